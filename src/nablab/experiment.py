@@ -1,0 +1,344 @@
+"""The contract of nablab: what an experiment, a condition, a record and a claim are.
+
+An experiment is one file in ``nablab/experiments``: a frozen dataclass that derives from
+`Experiment`. Its docstring is its page, its fields are its configuration. This module imports
+neither torch nor numpy, so that listing the experiments costs nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from nablab.plots import Figure
+    from nablab.training import Training
+
+Level = str | int | float | bool
+Scalar = float | int | bool
+
+
+class Condition(Mapping[str, Level]):
+    """One combination of factor levels, such as ``model=deep, target=sinc``.
+
+    A read-only mapping from factor to level, ordered as given, hashable and equal by content.
+
+    >>> condition = Condition(model="deep", target="sinc")
+    >>> condition["model"], str(condition)
+    ('deep', 'model=deep, target=sinc')
+    """
+
+    __slots__ = ("_levels",)
+
+    def __init__(self, **levels: Level) -> None:
+        self._levels = levels
+
+    def __getitem__(self, factor: str) -> Level:
+        return self._levels[factor]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._levels)
+
+    def __len__(self) -> int:
+        return len(self._levels)
+
+    def __hash__(self) -> int:
+        return hash(frozenset(self._levels.items()))
+
+    def __str__(self) -> str:
+        return ", ".join(f"{factor}={level}" for factor, level in self._levels.items())
+
+    def __repr__(self) -> str:
+        return f"Condition({', '.join(f'{k}={v!r}' for k, v in self._levels.items())})"
+
+    @property
+    def slug(self) -> str:
+        """A short name that is safe in a file name; not unique."""
+        return re.sub(r"[^a-zA-Z0-9]+", "-", "-".join(str(v) for v in self._levels.values()))[:40].strip("-")
+
+    def matches(self, where: Mapping[str, Level]) -> bool:
+        """Whether every factor in ``where`` stands at the given level here."""
+        return all(factor in self and self[factor] == level for factor, level in where.items())
+
+
+class Curve(NamedTuple):
+    """A quantity against training steps: two arrays of one length."""
+
+    steps: npt.NDArray[np.int64]
+    values: npt.NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True)
+class Record:
+    """What one trial (one condition with one seed) left behind.
+
+    Attributes:
+        condition: The factor levels of the trial.
+        seed: The trial's seed, counted from 0.
+        scalars: One number per metric; NaN where it does not exist, infinity where a
+            threshold was never reached.
+        notes: Short texts, such as why training stopped.
+        curves: Quantities against steps; read from the store when first asked for.
+        arrays: Further arrays, such as predictions; read when first asked for.
+    """
+
+    condition: Condition
+    seed: int
+    scalars: Mapping[str, float]
+    notes: Mapping[str, str] = field(default_factory=dict)
+    curves: Mapping[str, Curve] = field(default_factory=dict)
+    arrays: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
+
+
+class Records(Sequence[Record]):
+    """The records of a run, ordered by condition as the experiment lists them, then by seed."""
+
+    def __init__(self, records: Iterable[Record]) -> None:
+        self._records = tuple(records)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._records[index]
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __iter__(self) -> Iterator[Record]:
+        return iter(self._records)
+
+    def where(self, **levels: Level) -> Records:
+        """The records whose condition has all these levels."""
+        return Records(record for record in self if record.condition.matches(levels))
+
+    def levels(self, factor: str) -> list[Level]:
+        """The levels of a factor, in the order in which they first occur."""
+        return list(dict.fromkeys(r.condition[factor] for r in self if factor in r.condition))
+
+    @property
+    def conditions(self) -> list[Condition]:
+        """The conditions, in the order in which they first occur."""
+        return list(dict.fromkeys(record.condition for record in self))
+
+    @property
+    def metrics(self) -> list[str]:
+        """The names of all scalars, in the order in which they first occur."""
+        return list(dict.fromkeys(metric for record in self for metric in record.scalars))
+
+    def values(self, metric: str) -> list[float]:
+        """One value per record that has the metric."""
+        return [record.scalars[metric] for record in self if metric in record.scalars]
+
+
+@dataclass(frozen=True)
+class Published:
+    """A value that somebody else reported, to be printed beside the measured one.
+
+    Attributes:
+        value: The reported value of the claim's effect or metric.
+        source: Where it was reported, in a few words.
+        of: Whether ``value`` is the ``"effect"`` of the claim or the mean of its metric for ``first``.
+    """
+
+    value: float
+    source: str
+    of: Literal["effect", "metric"] = "effect"
+
+
+Kind = Literal["difference", "trend", "correlation", "bound", "equality"]
+Scale = Literal["linear", "log10", "ranks"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """One testable sentence over records, with its statistic and smallest effect of interest.
+
+    Use the constructors: `less`, `greater`, `rises`, `falls`, `correlates`, `at_most`, `at_least`, `equal`.
+
+    Attributes:
+        kind: The statistic. ``difference``: first minus second level of a factor; ``trend``:
+            Kendall's tau of the metric along a numeric factor; ``correlation``: Kendall's tau of two
+            metrics; ``bound``: metric against a constant; ``equality``: two or more levels within a margin.
+        metric: The scalar that is compared.
+        sign: -1 if the claim says that the effect is negative, +1 if it says positive.
+        by: The factor whose levels are compared (difference, trend, equality).
+        first: The level that the claim is about (difference).
+        second: The level that it is compared with (difference).
+        other: The second metric (correlation).
+        bound: The constant (bound).
+        margin: The largest relative difference that counts as equal (equality).
+        within: One verdict for every level of this factor, instead of one for all.
+        where: Only records with these levels.
+        paired: Compare the same seed with the same seed. Only where trials of one seed share
+            something that matters (weights, labels, order of batches).
+        scale: ``linear`` differences; ``log10`` for quantities that span decades (an effect of -1 is
+            ten times less); ``ranks``: Cliff's delta, from -1 to 1, for values that may be infinite.
+        smallest_effect: The smallest effect of interest, not negative, in units of ``scale``.
+        sentence: The claim in words; made from the parts if empty.
+        published: What somebody else reported.
+    """
+
+    kind: Kind
+    metric: str
+    sign: Literal[-1, 1] = 1
+    by: str = ""
+    first: Level | None = None
+    second: Level | None = None
+    other: str = ""
+    bound: float = 0.0
+    margin: float = 0.0
+    within: str = ""
+    where: Mapping[str, Level] = field(default_factory=dict)
+    paired: bool = False
+    scale: Scale = "linear"
+    smallest_effect: float = 0.0
+    sentence: str = ""
+    published: Published | None = None
+
+    @classmethod
+    def less(cls, metric: str, first: Level, second: Level, *, by: str, **options: Any) -> Claim:
+        """``metric`` is lower at level ``first`` of factor ``by`` than at level ``second``."""
+        return cls(kind="difference", metric=metric, sign=-1, by=by, first=first, second=second, **options)
+
+    @classmethod
+    def greater(cls, metric: str, first: Level, second: Level, *, by: str, **options: Any) -> Claim:
+        """``metric`` is higher at level ``first`` of factor ``by`` than at level ``second``."""
+        return cls(kind="difference", metric=metric, sign=1, by=by, first=first, second=second, **options)
+
+    @classmethod
+    def rises(cls, metric: str, *, by: str, **options: Any) -> Claim:
+        """``metric`` rises with the numeric factor ``by`` (Kendall's tau)."""
+        return cls(kind="trend", metric=metric, sign=1, by=by, **options)
+
+    @classmethod
+    def falls(cls, metric: str, *, by: str, **options: Any) -> Claim:
+        """``metric`` falls as the numeric factor ``by`` rises (Kendall's tau)."""
+        return cls(kind="trend", metric=metric, sign=-1, by=by, **options)
+
+    @classmethod
+    def correlates(cls, metric: str, other: str, *, sign: Literal[-1, 1] = 1, **options: Any) -> Claim:
+        """``metric`` and ``other`` rise together (sign 1) or oppose each other (sign -1)."""
+        return cls(kind="correlation", metric=metric, other=other, sign=sign, **options)
+
+    @classmethod
+    def at_most(cls, metric: str, bound: float, **options: Any) -> Claim:
+        """The mean of ``metric`` is at most ``bound``."""
+        return cls(kind="bound", metric=metric, sign=-1, bound=bound, **options)
+
+    @classmethod
+    def at_least(cls, metric: str, bound: float, **options: Any) -> Claim:
+        """The mean of ``metric`` is at least ``bound``."""
+        return cls(kind="bound", metric=metric, sign=1, bound=bound, **options)
+
+    @classmethod
+    def equal(cls, metric: str, *, by: str, margin: float, **options: Any) -> Claim:
+        """``metric`` differs by at most ``margin`` (relative) between any two levels of ``by``."""
+        return cls(kind="equality", metric=metric, by=by, margin=margin, **options)
+
+
+class Lab(Protocol):
+    """What an experiment sees of the laboratory: no store, no device, no executor, no screen."""
+
+    def seed(self, seed: int, purpose: str, **factors: Level) -> int:
+        """A 63-bit integer from hash(experiment, factors, seed, purpose).
+
+        Leave the factors out to share the randomness between conditions (a paired comparison).
+        """
+        ...
+
+    def train(self, build: Callable[[], Any], data: tuple[Any, Any], *, seeds: Sequence[int], **options: Any) -> Training:
+        """`nablab.training.fit` on the lab's device, with its progress, checkpoints and stop key.
+
+        ``seeds`` are integers from `seed`, one per replica.
+        """
+        ...
+
+    def record(self, seed: int, **values: Scalar | str) -> None:
+        """Keep numbers (metrics) and short texts (notes) of the trial with this seed."""
+        ...
+
+    def curve(self, seed: int, name: str, steps: Any, values: Any) -> None:
+        """Keep a quantity against training steps."""
+        ...
+
+    def array(self, seed: int, name: str, values: Any) -> None:
+        """Keep an array; numeric, no Python objects."""
+        ...
+
+    def note(self, text: str) -> None:
+        """Say something to the user once: an automatic choice, a caveat. It stays in the report."""
+        ...
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One question, one file. Subclasses are frozen dataclasses; the docstring is their page.
+
+    Class attributes that a subclass sets:
+        name: The name on the command line, in kebab case; made from the class name if not set.
+        version: Raise it when a change of the code changes the results.
+        presets: Field overrides by name; every experiment has ``quick``, ``standard`` and ``paper``.
+            The key ``seeds`` sets the number of seeds of that preset.
+        claims: What is tested.
+        exercises: Questions for a student, each one sentence or two.
+        references: Papers and courses, each one line.
+    """
+
+    name: ClassVar[str] = ""
+    version: ClassVar[int] = 1
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"quick": {}, "standard": {}, "paper": {}}
+    claims: ClassVar[tuple[Claim, ...]] = ()
+    exercises: ClassVar[tuple[str, ...]] = ()
+    references: ClassVar[tuple[str, ...]] = ()
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "name" not in cls.__dict__:
+            cls.name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", cls.__name__).lower()
+
+    @classmethod
+    def question(cls) -> str:
+        """The first line of the docstring."""
+        return (cls.__doc__ or "").strip().split("\n", 1)[0]
+
+    def validate(self) -> None:
+        """Raise `nablab.errors.UsageError` for field values that make no sense together."""
+
+    def conditions(self) -> list[Condition]:
+        """The conditions to run, in the order in which reports show them."""
+        raise NotImplementedError(f"{type(self).__name__} must define conditions()")
+
+    def run(self, condition: Condition, seeds: Sequence[int], lab: Lab) -> None:
+        """Run all ``seeds`` of one condition and keep the outcome with ``lab.record``."""
+        raise NotImplementedError(f"{type(self).__name__} must define run()")
+
+    def figures(self, records: Records) -> dict[str, Figure]:
+        """The figures of the report, by name, in order. Records may be incomplete."""
+        return {}
+
+    def baselines(self, records: Records) -> dict[str, Mapping[str, float]]:
+        """Trivial baselines and ceilings: metric, then name of the baseline, then value."""
+        return {}
+
+    def active_claims(self) -> tuple[Claim, ...]:
+        """The claims that this configuration can test; all of them unless overridden."""
+        return self.claims
+
+    def configuration(self) -> dict[str, Any]:
+        """The resolved fields, as plain JSON types."""
+        return {f.name: plain(getattr(self, f.name)) for f in dataclasses.fields(self)}
+
+
+def plain(value: Any) -> Any:
+    """Turn dataclasses, tuples and mappings into dicts and lists that JSON can hold."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [plain(v) for v in value]
+    return value
