@@ -18,7 +18,7 @@ class StoreError(NablabError):
     """The store cannot be read or written: no space, no permission, or a newer format."""
 
 
-class Interrupted(NablabError):  # noqa: N818 - it is a request that was met, not a failure
+class Interrupted(NablabError):
     """The user asked to stop; what was done is saved."""
 
 

@@ -250,7 +250,9 @@ class Lab(Protocol):
         """
         ...
 
-    def train(self, build: Callable[[], Any], data: tuple[Any, Any], *, seeds: Sequence[int], **options: Any) -> Training:
+    def train(
+        self, build: Callable[[], Any], data: tuple[Any, Any], *, seeds: Sequence[int], **options: Any
+    ) -> Training:
         """`nablab.training.fit` on the lab's device, with its progress, checkpoints and stop key.
 
         ``seeds`` are integers from `seed`, one per replica.
@@ -322,6 +324,10 @@ class Experiment:
 
     def baselines(self, records: Records) -> dict[str, Mapping[str, float]]:
         """Trivial baselines and ceilings: metric, then name of the baseline, then value."""
+        return {}
+
+    def sources(self) -> Mapping[str, str]:
+        """Hashes of a user's files that the results depend on, by name; part of the run's identity."""
         return {}
 
     def active_claims(self) -> tuple[Claim, ...]:

@@ -1,1 +1,88 @@
-""""""
+"""Training: one loop, several engines for replicas, optimizers, schedules, stopping rules, probes.
+
+A name is imported when it is first used, so that importing this package does not import PyTorch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from nablab.training.batched import BatchedEngine
+    from nablab.training.checkpoints import Checkpoint
+    from nablab.training.engine import Engine, Loss, Unsupported
+    from nablab.training.fused import FusedEngine
+    from nablab.training.loop import Progress, fit
+    from nablab.training.optimizers import SGD, Adam, AdamW, RMSprop, Specification
+    from nablab.training.probes import Context, Probe
+    from nablab.training.result import Training
+    from nablab.training.schedules import Constant, Cosine, Exponential, Linear, Schedule, StepDecay
+    from nablab.training.seeding import build_replicas, derive, generator
+    from nablab.training.sequential import SequentialEngine
+    from nablab.training.speed import Speed, measure_speed
+    from nablab.training.stopping import EarlyStopping, Plateau, Rule, Threshold
+
+_NAMES = {
+    "batched": "BatchedEngine",
+    "checkpoints": "Checkpoint",
+    "engine": "Engine Loss Unsupported",
+    "fused": "FusedEngine",
+    "loop": "Progress fit",
+    "optimizers": "SGD Adam AdamW RMSprop Specification",
+    "probes": "Context Probe",
+    "result": "Training",
+    "schedules": "Constant Cosine Exponential Linear Schedule StepDecay",
+    "seeding": "build_replicas derive generator",
+    "sequential": "SequentialEngine",
+    "speed": "Speed measure_speed",
+    "stopping": "EarlyStopping Plateau Rule Threshold",
+}
+_MODULES = {name: module for module, names in _NAMES.items() for name in names.split()}
+
+__all__ = [
+    "SGD",
+    "Adam",
+    "AdamW",
+    "BatchedEngine",
+    "Checkpoint",
+    "Constant",
+    "Context",
+    "Cosine",
+    "EarlyStopping",
+    "Engine",
+    "Exponential",
+    "FusedEngine",
+    "Linear",
+    "Loss",
+    "Plateau",
+    "Probe",
+    "Progress",
+    "RMSprop",
+    "Rule",
+    "Schedule",
+    "SequentialEngine",
+    "Specification",
+    "Speed",
+    "StepDecay",
+    "Threshold",
+    "Training",
+    "Unsupported",
+    "build_replicas",
+    "derive",
+    "fit",
+    "generator",
+    "measure_speed",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_MODULES])

@@ -1,0 +1,84 @@
+"""Measure, print the tables, and write them as Markdown where ``--output`` says."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from benchmarks.table import Findings, Goal, Table, goals_table
+
+REPEATS = 5
+STARTUP_REPEATS = 15
+TURN_SECONDS = 1.0
+SUBJECTS = ("startup", "presets", "replicas")
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Measure what the options ask for."""
+    options = _parser().parse_args(words)
+    from benchmarks import machine
+
+    tables: list[Table] = [machine.describe()]
+    goals: list[Goal] = []
+    for subject in [options.only] if options.only else SUBJECTS:
+        say(f"measuring {subject}")
+        findings = _MEASURES[subject](options)
+        tables += findings.tables
+        goals += findings.goals
+    if goals:
+        tables.insert(1, goals_table(goals))
+    print("\n\n".join(table.text() for table in tables))
+    if options.output:
+        page = "\n\n".join(table.markdown() for table in tables) + "\n"
+        options.output.write_text(page, encoding="utf-8")
+
+
+def say(text: str) -> None:
+    """Progress, beside the output."""
+    print(f"... {text}", file=sys.stderr, flush=True)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--only", choices=SUBJECTS, help="measure this subject only")
+    parser.add_argument(
+        "--repeats", type=int, default=REPEATS, help=f"repeats of each measurement ({REPEATS})"
+    )
+    parser.add_argument("--quick", action="store_true", help="one small case, to see that it works")
+    parser.add_argument("--standard", action="store_true", help="run the standard preset too (minutes)")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="write the tables as Markdown too")
+    return parser
+
+
+def _startup(options: argparse.Namespace) -> Findings:
+    from benchmarks import startup
+
+    return startup.measure(repeats=3 if options.quick else STARTUP_REPEATS)
+
+
+def _presets(options: argparse.Namespace) -> Findings:
+    from benchmarks import presets
+
+    names = ("quick", "standard") if options.standard else ("quick",)
+    return presets.measure(names, repeats=1 if options.quick else min(options.repeats, 3), say=say)
+
+
+def _replicas(options: argparse.Namespace) -> Findings:
+    from benchmarks import cases, replicas
+
+    if options.quick:
+        return replicas.measure(cases.QUICK, repeats=min(options.repeats, 2), turn_seconds=0.05, say=say)
+    return replicas.measure(cases.ALL, repeats=options.repeats, turn_seconds=TURN_SECONDS, say=say)
+
+
+_MEASURES: dict[str, Callable[[argparse.Namespace], Findings]] = {
+    "startup": _startup,
+    "presets": _presets,
+    "replicas": _replicas,
+}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,77 @@
+"""Files that are either whole or absent, at any moment and whatever kills the process.
+
+Every write goes to a temporary file in the same folder, is flushed to the disk, and is renamed.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import tempfile
+from pathlib import Path
+
+from nablab.errors import StoreError
+
+
+def write_bytes(path: Path, content: bytes, *, durable: bool = True) -> None:
+    """Replace ``path`` with ``content`` atomically.
+
+    Args:
+        path: The file; its folder is made if absent.
+        content: All of the new content.
+        durable: Wait until the disk has it. Only files that may be lost (progress) go without.
+
+    Raises:
+        StoreError: No space left, or the folder is not writable.
+    """
+    temporary = ""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
+        Path(temporary).chmod(0o666 & ~_umask())  # mkstemp makes it private
+        Path(temporary).replace(path)
+        if durable:
+            _sync_folder(path.parent)
+    except OSError as error:
+        if temporary:
+            Path(temporary).unlink(missing_ok=True)
+        raise store_error(error, path) from error
+
+
+def store_error(error: OSError, path: Path) -> StoreError:
+    """Say what an operating system's error means for the store and what to do about it."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return StoreError(
+            f"No space left on the disk that holds the store ({path.parent}). "
+            "What was finished is kept. Free some space and give the same command again to go on."
+        )
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return StoreError(
+            f"The store cannot be written: {error.strerror} ({path.parent}). "
+            "Choose a folder that you may write with --store FOLDER or NABLAB_STORE."
+        )
+    if error.errno in (errno.ENOTDIR, errno.EEXIST):
+        return StoreError(
+            f"The store cannot be written: {path.parent} or a folder above it is a file. "
+            "Choose another folder with --store FOLDER or NABLAB_STORE."
+        )
+    return StoreError(f"The store cannot be written: {error.strerror or error} ({path}).")
+
+
+def _umask() -> int:
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

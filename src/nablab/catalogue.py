@@ -1,0 +1,123 @@
+"""Finds the experiments by scanning folders: there is no registry to edit.
+
+Looks into ``nablab/experiments`` and into the folders named by ``NABLAB_EXPERIMENTS`` (separated as
+in ``PATH``). An experiment whose file cannot be imported is listed with its error and breaks nothing else.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+from nablab.errors import UsageError, unknown
+from nablab.experiment import Experiment
+
+BUILT_IN = Path(__file__).parent / "experiments"
+USER_PACKAGE = "nablab_user_experiments"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One experiment in the catalogue.
+
+    Attributes:
+        name: The name on the command line.
+        path: Its file.
+        experiment: The class, or None if the file could not be imported.
+        error: Why not.
+    """
+
+    name: str
+    path: Path
+    experiment: type[Experiment] | None
+    error: str = ""
+
+    @property
+    def question(self) -> str:
+        """The experiment's question, or what is wrong with its file."""
+        return self.experiment.question() if self.experiment else f"cannot be imported: {self.error}"
+
+
+def scan() -> dict[str, Entry]:
+    """All experiments by name, in alphabetical order."""
+    entries: dict[str, Entry] = {}
+    for folder in [BUILT_IN, *_user_folders()]:
+        for path in sorted(folder.glob("*.py")):
+            if not path.name.startswith("_"):
+                _add(entries, path)
+    return dict(sorted(entries.items()))
+
+
+def find(name: str) -> type[Experiment]:
+    """The experiment class of this name.
+
+    Raises:
+        UsageError: There is none (with the nearest name), or its file cannot be imported.
+    """
+    entries = scan()
+    if name not in entries:
+        raise unknown("experiment", name, entries, remedy="'nablab list' describes them.")
+    entry = entries[name]
+    if entry.experiment is None:
+        raise UsageError(f"The experiment '{name}' cannot be imported ({entry.path}): {entry.error}")
+    return entry.experiment
+
+
+def _user_folders() -> list[Path]:
+    named = os.environ.get("NABLAB_EXPERIMENTS", "")
+    return [Path(part) for part in named.split(os.pathsep) if part]
+
+
+def _add(entries: dict[str, Entry], path: Path) -> None:
+    fallback = path.stem.replace("_", "-")
+    try:
+        found = _experiments_in(_import(path))
+        error = "it defines no Experiment"
+    except Exception as problem:  # a user's file may raise anything on import; the list shows it
+        found, error = [], f"{type(problem).__name__}: {problem}"
+    if not found:
+        entries[fallback] = Entry(fallback, path, None, error)
+    for experiment in found:
+        if experiment.name in entries:
+            first = entries[experiment.name].path
+            entries[fallback] = Entry(
+                fallback, path, None, f"the name '{experiment.name}' is taken by {first}"
+            )
+        else:
+            entries[experiment.name] = Entry(experiment.name, path, experiment)
+
+
+def _import(path: Path) -> ModuleType:
+    if path.parent == BUILT_IN:
+        return importlib.import_module(f"nablab.experiments.{path.stem}")
+    name = f"{USER_PACKAGE}.{path.stem}"
+    if name in sys.modules and getattr(sys.modules[name], "__file__", None) == str(path):
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path} is no Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules.setdefault(USER_PACKAGE, ModuleType(USER_PACKAGE))
+    sys.modules[name] = module  # pickling an experiment needs its module to be found by name
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def _experiments_in(module: ModuleType) -> list[type[Experiment]]:
+    return [
+        value
+        for value in vars(module).values()
+        if isinstance(value, type)
+        and issubclass(value, Experiment)
+        and value is not Experiment
+        and value.__module__ == module.__name__
+    ]

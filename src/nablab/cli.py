@@ -1,0 +1,287 @@
+"""The command line. torch, numpy and matplotlib are imported inside commands, so help is quick."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import App, CycloptsError, Parameter
+from rich.console import Console
+
+import nablab
+from nablab.errors import Interrupted, NablabError, StoreError, UsageError
+
+if TYPE_CHECKING:
+    from nablab.lab.runner import Plan
+    from nablab.runs import Run
+
+DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+
+app = App(
+    name="nablab",
+    help="A laboratory for deep learning: ask a question, train over seeds, get a verdict.",
+    version=nablab.__version__,
+    help_epilogue="Start with: nablab run deep-vs-shallow --preset quick",
+)
+output = Console(highlight=False)
+errors = Console(stderr=True, highlight=False)
+
+Json = Annotated[bool, Parameter(name="--json", negative="", help="Print JSON, for programs.")]
+StoreOption = Annotated[Path | None, Parameter(help="The folder of runs [default: $NABLAB_STORE or ./runs].")]
+
+
+@app.command(name="list")
+def list_experiments(*, as_json: Json = False) -> int:
+    """List the experiments."""
+    from nablab import catalogue
+
+    entries = catalogue.scan().values()
+    if as_json:
+        print_json([{"name": e.name, "question": e.question, "error": e.error} for e in entries])
+        return DONE
+    width = max((len(entry.name) for entry in entries), default=0)
+    for entry in entries:
+        style = "red" if entry.error else "default"
+        output.print(f"[bold]{entry.name:<{width}}[/bold]  ", end="")
+        output.print(entry.question, style=style, markup=False)
+    output.print("\n'nablab show NAME' explains one; 'nablab run NAME' runs it.", style="dim")
+    return DONE
+
+
+@app.command
+def show(name: str, /, *, as_json: Json = False) -> int:
+    """Explain an experiment: its question, theory, claims, presets and settings.
+
+    Args:
+        name: The experiment; 'nablab list' names them.
+    """
+    from nablab import catalogue
+    from nablab.showing import experiment_facts, print_experiment
+
+    experiment = catalogue.find(name)
+    if as_json:
+        print_json(experiment_facts(experiment))
+    else:
+        print_experiment(output, experiment)
+    return DONE
+
+
+@app.command
+def run(
+    *tokens: Annotated[str, Parameter(name="NAME... [key=value ...]")],
+    preset: str = "standard",
+    seeds: int | None = None,
+    device: str = "cpu",
+    replicas: str = "auto",
+    jobs: int = 1,
+    model: str | None = None,
+    dry_run: Annotated[bool, Parameter(negative="")] = False,
+    fresh: Annotated[bool, Parameter(negative="")] = False,
+    quiet: Annotated[bool, Parameter(negative="")] = False,
+    as_json: Json = False,
+    store: StoreOption = None,
+) -> int:
+    """Run experiments, or what is still missing of them, and write their reports.
+
+    Args:
+        tokens: Experiments, and settings such as steps=2_000; 'nablab show NAME' lists the settings.
+        preset: A named collection of settings: quick, standard, paper, or another that 'show' lists.
+        seeds: Number of seeds per condition [default: the preset's].
+        device: cpu, cuda or mps.
+        replicas: How the seeds of a condition are trained: auto, batched or sequential.
+        jobs: Number of worker processes.
+        model: Your own network, package.module:factory or path/to/file.py:factory.
+        dry_run: Print the configuration, the trials, and a measured estimate of time and memory.
+        fresh: Forget the run's earlier trials first.
+        quiet: Print the verdicts only.
+    """
+    from nablab import runs
+
+    plans = _plans(tokens, preset, seeds, device, replicas, model)
+    if dry_run:
+        return _dry_run(plans, as_json)
+    code = DONE
+    for plan in plans:
+        observer = _observer(quiet or as_json)
+        try:
+            done = runs.run_plan(plan, store=store, jobs=jobs, observer=observer, fresh=fresh)
+        finally:
+            observer.close()
+        state = done.state
+        _print_outcome(done, as_json=as_json)
+        if state == "interrupted":
+            errors.print("Stopped; everything finished is saved. Give the same command again to go on:")
+            errors.print(f"  {done.command}", markup=False, soft_wrap=True)
+            return INTERRUPTED
+        code = code if state == "done" else FAILED
+    return code
+
+
+@app.command(name="runs")
+def list_runs(*, as_json: Json = False, store: StoreOption = None) -> int:
+    """List the runs in the store, the latest first."""
+    from nablab.runs import open_store
+    from nablab.showing import print_runs, run_facts
+
+    facts = [run_facts(folder) for folder in open_store(store).runs()]
+    if as_json:
+        print_json(facts)
+    else:
+        print_runs(output, facts)
+    return DONE
+
+
+@app.command
+def report(
+    *references: str,
+    output_file: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
+    store: StoreOption = None,
+) -> int:
+    """Write the report of runs anew.
+
+    Args:
+        references: Run ids (or their beginnings), experiments (their latest run), or folders of runs.
+        output_file: Where to write it, for one run [default: into the run's folder].
+    """
+    from nablab.runs import open_run
+
+    if not references:
+        raise UsageError("Which run? Give a run id or an experiment; 'nablab runs' lists them.")
+    if output_file and len(references) > 1:
+        raise UsageError("--output takes one run; leave it out to write each report into its run's folder.")
+    for reference in references:
+        output.print(str(open_run(reference, store).report(output_file)), markup=False, soft_wrap=True)
+    return DONE
+
+
+@app.command
+def compare(
+    first: str,
+    second: str,
+    /,
+    *,
+    output_file: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
+    store: StoreOption = None,
+) -> int:
+    """Compare two runs: what differs in their settings, verdicts and numbers.
+
+    Args:
+        first: A run id (or its beginning), an experiment (its latest run), or a folder of a run.
+        second: Another.
+        output_file: Write an HTML page here, too.
+    """
+    from nablab.runs import open_run
+    from nablab.showing import print_comparison
+
+    left, right = open_run(first, store), open_run(second, store)
+    print_comparison(output, left.view(), right.view())
+    if output_file:
+        from nablab.atomic import write_bytes
+        from nablab.report.compare import compare as compare_page
+
+        write_bytes(output_file, compare_page(left.view(), right.view()).encode())
+        output.print(f"Page: {output_file}", markup=False, soft_wrap=True)
+    return DONE
+
+
+def print_json(value: Any) -> None:
+    """Print JSON that any program can read: NaN and infinity become strings."""
+    from nablab.lab.files import finite
+
+    print(json.dumps(finite(value), indent=1, ensure_ascii=False))
+
+
+def _plans(
+    tokens: Sequence[str], preset: str, seeds: int | None, device: str, replicas: str, model: str | None
+) -> list[Plan]:
+    from nablab import catalogue, configuration
+    from nablab.runs import make_plan
+
+    names = [token for token in tokens if "=" not in token]
+    settings = [token for token in tokens if "=" in token]
+    if not names:
+        raise UsageError("Which experiment? 'nablab list' names them, such as: nablab run deep-vs-shallow")
+    if model is not None:
+        settings.append(f"model={model}")
+    plans = []
+    for name in names:
+        overrides = configuration.parse_overrides(catalogue.find(name), settings)
+        plans.append(
+            make_plan(name, preset=preset, seeds=seeds, device=device, replicas=replicas, overrides=overrides)
+        )
+    return plans
+
+
+def _dry_run(plans: Sequence[Plan], as_json: bool) -> int:
+    from nablab.runs import rehearse
+    from nablab.showing import dry_run_facts, print_dry_run
+
+    facts = [dry_run_facts(plan, rehearse(plan)) for plan in plans]
+    if as_json:
+        print_json(facts)
+    else:
+        for one in facts:
+            print_dry_run(output, one)
+    return DONE
+
+
+def _observer(quiet: bool) -> Any:
+    from nablab import terminal
+
+    if quiet:
+        return terminal.Quiet(errors)
+    return terminal.LiveTable(output) if output.is_terminal else terminal.PlainLines(output)
+
+
+def _print_outcome(done: Run, *, as_json: bool) -> None:
+    from nablab.terminal import print_verdicts
+
+    report_path = done.folder.path / "report.html"
+    if as_json:
+        verdicts = [verdict.to_dict() for verdict in done.verdicts]
+        print_json(
+            {
+                "experiment": done.experiment.name,
+                "run": done.folder.path.name,
+                "state": done.state,
+                "folder": str(done.folder.path),
+                "report": str(report_path) if report_path.exists() else None,
+                "messages": list(done.messages),
+                "verdicts": verdicts,
+            }
+        )
+        return
+    for message in done.messages:
+        errors.print(f"Failed: {message}", markup=False, style="red", soft_wrap=True)
+    print_verdicts(output, done.verdicts)
+    if report_path.exists():
+        output.print(f"\nReport: {report_path}", markup=False, soft_wrap=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit with 0 (done), 1 (a run failed), 2 (usage) or 130 (interrupted)."""
+    try:
+        code = app(arguments, exit_on_error=False, print_error=False, error_console=errors)
+    except CycloptsError as error:
+        errors.print(f"Error: {error}", markup=False)
+        errors.print("'nablab --help' and 'nablab COMMAND --help' explain the commands.", style="dim")
+        code = USAGE
+    except UsageError as error:
+        code = _fail(error, USAGE)
+    except (KeyboardInterrupt, Interrupted):
+        errors.print("Stopped.")
+        code = INTERRUPTED
+    except (StoreError, NablabError) as error:
+        code = _fail(error, FAILED)
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of our output has left; there is nobody to tell
+        code = DONE
+    sys.exit(code or DONE)
+
+
+def _fail(error: Exception, code: int) -> int:
+    errors.print(f"Error: {error}", markup=False, soft_wrap=True)
+    return code

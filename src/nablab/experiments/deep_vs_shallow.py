@@ -1,0 +1,295 @@
+"""Dense networks of one size and different depth learn functions of one variable."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import log10
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from nablab import data, models, plots, training
+from nablab.errors import UsageError
+from nablab.experiment import Claim, Condition, Experiment, Lab, Published, Records
+
+if TYPE_CHECKING:
+    from torch import nn
+
+TRIOS: Mapping[str, Mapping[str, str]] = {
+    # 571, 572 and 571 parameters.
+    "equal": {"deep": "1-5-10-10-10-10-10-5-1", "middle": "1-10-18-15-4-1", "shallow": "1-190-1"},
+    # 2,361, 1,511 and 701 parameters, as one course compared them. It gave the middle one's count only.
+    "unmatched": {"deep": "1-10-20x6-1", "middle": "1-20-25-35-1", "shallow": "1-20-30-1"},
+    "none": {},
+}
+PAPER_TARGETS = ("sinc", "sign_sin", "quadratic_sine", "sawtooth")
+YOURS = "yours"
+MEAN = "mean of the training targets"
+# Losses span decades, so they are compared by their ratio; a factor of 1.5 is the smallest that matters here.
+DECADES: Mapping[str, Any] = {"by": "model", "scale": "log10", "smallest_effect": log10(1.5)}
+
+
+@dataclass(frozen=True)
+class DeepVsShallow(Experiment):
+    """Does depth help at an equal number of parameters?
+
+    One hidden layer is enough in principle: with enough units it comes as close as you like to any
+    continuous function on an interval (Cybenko 1989; Leshno et al. 1993). The theorem does not say how
+    many units that takes. A layer of n ReLU units draws at most n + 1 straight pieces. Layers compose,
+    and composition can double the pieces at every layer: the tent map, 2x up to 1/2 and 2 - 2x after it,
+    composed k times is a sawtooth of 2^(k-1) teeth and 2^k pieces. A network of k layers with two units
+    each equals it, and one hidden layer needs 2^k - 1 units (Telgarsky 2016). So depth wins in what can be
+    represented. Whether gradient descent finds it is another question, and the one asked here: three
+    networks of 571 or 572 parameters with seven, four and one hidden layers learn the same few points.
+
+    What to expect (10 seeds, 20,000 steps). On the smooth sinc most networks get below 0.001: the deep one
+    after about 1,100 steps, the shallow one after about 1,900. On the discontinuous sign_sin depth makes
+    steeper jumps: seven of ten deep networks end below every shallow one (0.07 to 0.12), but the worst gives
+    up a wave and ends at 0.25. Look at the spread over seeds before you look at the mean. On the sawtooth
+    (k = 4) an exact network of 25 parameters exists and no deep one finds it; the shallow networks end
+    lowest. What depth can represent is not what training finds.
+
+    What others reported, one seed each: sinc at a loss of 0.001 after 961 (deep), 857 (middle) and 2,186
+    (shallow) epochs of Adam. sign_sin after 20,000 epochs: 0.052, 0.122, 0.184 in one course, and 0.423,
+    0.098, 0.184 in another with the same networks and learning rate. The ranking turned over, for the
+    spread over seeds exceeds the effect. That is why every number here comes with several seeds.
+
+    Networks train on evenly spaced points and are scored midway between them, so that a jump cannot be
+    learned by heart. Nobody is stopped at the threshold: that would make all losses equal. ``converged``
+    means that the best loss fell by less than 1 % over the last tenth of the steps; a rule on one small
+    change of the loss would call every plateau an end.
+
+    Running time on two cores: quick and standard under half a minute, paper about ten minutes. The preset
+    unmatched repeats a comparison of networks whose sizes differ, and says so.
+
+    Attributes:
+        targets: What to learn: sinc, sign_sin, quadratic_sine, sine_plus_x, cosine_over_x, sawtooth,
+            sawtooth-K for 2^K pieces, or an expression of x such as x*sin(x)@-3..3@300 (domain, points).
+        trio: The networks deep, middle and shallow: equal in size, unmatched in size, or none.
+        networks: Further dense networks by their widths, such as 1-30-30-1,1-10-20x6-1.
+        model: Your own network as a further condition: package.module:factory or path/to/file.py:factory.
+        activation: Activation of the hidden layers.
+        optimizer: Optimizer, on the full batch.
+        learning_rate: Learning rate.
+        weight_decay: L2 penalty; above 0 it bounds the loss that can be reached. Decoupled for AdamW.
+        steps: Optimizer steps; one step is one epoch.
+        threshold: The training loss whose first crossing is counted in steps.
+    """
+
+    targets: tuple[str, ...] = ("sinc", "sign_sin")
+    trio: Literal["equal", "unmatched", "none"] = "equal"
+    networks: tuple[str, ...] = ()
+    model: str | None = None
+    activation: Literal["leaky_relu", "relu", "tanh", "sigmoid", "gelu", "silu", "elu"] = "leaky_relu"
+    optimizer: Literal["Adam", "AdamW", "RMSprop", "SGD"] = "Adam"
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.0
+    steps: int = 20_000
+    threshold: float = 1e-3
+
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "quick": {"targets": ("sinc", "sign_sin", "sawtooth"), "steps": 8_000, "seeds": 5},
+        "standard": {"seeds": 10},
+        "paper": {"targets": PAPER_TARGETS, "steps": 25_000, "seeds": 30},
+        "unmatched": {"trio": "unmatched", "activation": "relu", "seeds": 10},
+    }
+    claims: ClassVar[tuple[Claim, ...]] = (
+        # Trials of one seed share nothing but the data, for the architectures differ: not paired.
+        Claim.less("held_out_mse", "deep", "shallow", within="target", **DECADES,
+                   sentence="The deep network has a lower held-out error than the shallow one"),
+        Claim.less("train_mse", "deep", "shallow", where={"target": "sign_sin"}, **DECADES,
+                   published=Published(log10(0.052 / 0.184), "one course, one seed; another course: 0.36"),
+                   sentence="On sign_sin the deep network has a lower training loss than the shallow one"),
+        Claim.less("steps_to_threshold", "deep", "shallow", by="model", where={"target": "sinc"},
+                   scale="ranks", smallest_effect=0.3,
+                   published=Published(961, "one course, one seed, at 0.001; shallow 2,186", of="metric"),
+                   sentence="On sinc the deep network gets below the threshold sooner than the shallow one"),
+        Claim.at_least("held_out_mse", 1e-3, where={"target": "sawtooth", "model": "deep"},
+                       sentence="Training does not find the sawtooth, although a smaller network equals it"),
+        Claim.equal("parameters", by="model", margin=0.01,
+                    sentence="The compared networks have the same number of parameters within 1 %"),
+    )  # fmt: skip
+    exercises: ClassVar[tuple[str, ...]] = (
+        "How many straight pieces can each of the three networks draw at most? Count them in a trained one.",
+        "Set activation=tanh. Which verdicts turn over, and why might smooth units help on sinc?",
+        "Some deep networks predict a constant on the sawtooth. At which layer does the signal die?",
+        "Find the largest K for which training learns sawtooth-K. Does depth raise it?",
+        "Set weight_decay=1e-4. Which loss can no longer be reached, and what does that do to the ranking?",
+    )
+    references: ClassVar[tuple[str, ...]] = (
+        "Cybenko, Approximation by superpositions of a sigmoidal function, 1989.",
+        "Leshno et al., Multilayer networks with a nonpolynomial activation approximate any function, 1993.",
+        "Telgarsky, Benefits of depth in neural networks, COLT 2016, arXiv:1602.04485.",
+    )
+
+    @property
+    def widths(self) -> dict[str, str]:
+        """The dense networks of this configuration: condition name to widths."""
+        return {**TRIOS[self.trio], **{widths: widths for widths in self.networks}}
+
+    @property
+    def names(self) -> list[str]:
+        """The networks of this configuration, yours last."""
+        return [*self.widths, *([YOURS] if self.model else [])]
+
+    def validate(self) -> None:
+        """Check every target, every network, and the user's own one on a few points."""
+        for key in ("learning_rate", "threshold", "steps"):
+            if not 0 < getattr(self, key) < float("inf"):
+                raise UsageError(f"{key}={getattr(self, key)} is impossible: it must be above 0 and finite.")
+        if not 0 <= self.weight_decay < float("inf"):
+            raise UsageError(f"weight_decay={self.weight_decay} is impossible: it must be 0 or more.")
+        if len(set(self.targets)) < len(self.targets) or len(set(self.names)) < len(self.names):
+            raise UsageError("targets and networks name each one once; one of them is given twice.")
+        if not self.targets or not self.names:
+            raise UsageError("There is nothing to compare: give at least one of targets and one network.")
+        for spec in self.targets:
+            data.target(spec)
+        for widths in map(models.parse_widths, self.networks):
+            if widths[0] != 1 or widths[-1] != 1:
+                raise UsageError(f"networks: {list(widths)} must begin and end with 1, as in 1-9-1.")
+        if self.model is not None:
+            x, y = data.target(self.targets[0]).train()
+            models.check_output(models.load_factory(self.model)(), x[:5], y[:5].shape)
+
+    def conditions(self) -> list[Condition]:
+        """Every target with every network."""
+        return [Condition(model=name, target=target) for target in self.targets for name in self.names]
+
+    def sources(self) -> Mapping[str, str]:
+        """The user's network: a changed file makes a new run."""
+        return {"model": models.source_hash(self.model)} if self.model else {}
+
+    def run(self, condition: Condition, seeds: Sequence[int], lab: Lab) -> None:
+        """Train one network per seed on the full batch and score it between the training points."""
+        build = self.builder(str(condition["model"]))
+        target = data.target(str(condition["target"]))
+        x_held_out, y_held_out = target.held_out()
+        optimizer = getattr(training, self.optimizer)
+        result = lab.train(
+            build,
+            target.train(),
+            seeds=[lab.seed(seed, "weights", **condition) for seed in seeds],
+            steps=self.steps,
+            optimizer=optimizer(learning_rate=self.learning_rate, weight_decay=self.weight_decay),
+            held_out={"held_out": (x_held_out, y_held_out)},
+            converged=training.Plateau(window_steps=max(1, self.steps // 10)),
+            eval_every=max(1, self.steps // 200),
+        )
+        errors = _errors(result.predict(x_held_out), y_held_out)
+        errors_at_best = _errors(result.predict(x_held_out, at="best"), y_held_out)
+        for k, seed in enumerate(seeds):
+            lab.record(
+                seed,
+                train_mse=result.final[k],
+                held_out_mse=errors[k],
+                best_train_mse=result.best[k],
+                held_out_mse_at_best=errors_at_best[k],
+                steps_to_threshold=result.steps_to(self.threshold)[k],
+                parameters=_count(build()),
+                converged=bool(result.converged[k]),
+                stop_reason=result.stop_reason[k],
+            )
+            lab.curve(seed, "train_mse", *_thinned(result.train_loss[k]))
+            lab.curve(seed, "held_out_mse", result.evaluation_steps, result.evaluations["held_out_loss"][k])
+        self._keep_predictions(target, result, seeds, lab)
+        self._warn_of_sizes(lab)
+
+    def builder(self, name: str) -> Callable[[], nn.Module]:
+        """What builds one fresh network of a condition."""
+        if name == YOURS and self.model is not None:
+            return models.load_factory(self.model)
+        widths = self.widths[name]
+        return lambda: models.dense(widths, self.activation)
+
+    def _keep_predictions(self, target: data.Target, result: Any, seeds: Sequence[int], lab: Lab) -> None:
+        import numpy as np
+        import torch
+
+        x = np.sort(np.concatenate([target.grid(), target.midpoints()]))
+        x = x[:: -(-len(x) // 1_200)]  # figures are some 800 pixels wide
+        predictions = result.predict(torch.from_numpy(x).float()[:, None])[..., 0].cpu().numpy()
+        for k, seed in enumerate(seeds):
+            lab.array(seed, "x", x.astype(np.float32))
+            lab.array(seed, "truth", target.truth(x).astype(np.float32))
+            lab.array(seed, "prediction", predictions[k])
+
+    def _warn_of_sizes(self, lab: Lab) -> None:
+        sizes = {name: _count(self.builder(name)()) for name in self.names}
+        if max(sizes.values()) > 1.01 * min(sizes.values()):
+            listed = ", ".join(f"{name} {size:,}" for name, size in sizes.items())
+            lab.note(f"Sizes differ ({listed} parameters): size, not depth, may explain a better score.")
+
+    def active_claims(self) -> tuple[Claim, ...]:
+        """The claims whose targets and networks this configuration runs."""
+        run = {*self.targets, *self.names, None}
+        return tuple(
+            claim
+            for claim in self.claims
+            if {claim.first, claim.second, *claim.where.values()} <= run
+            and (len(self.names) > 1 or claim.kind != "equality")
+        )
+
+    def references_of(self, spec: str) -> dict[str, float]:
+        """Held-out errors to compare with: the mean, a cubic spline, and the exact sawtooth network."""
+        import numpy as np
+        from scipy.interpolate import CubicSpline
+
+        target = data.target(spec)
+        x, y, seen = target.midpoints(), target.truth(target.midpoints()), target.truth(target.grid())
+        found = {MEAN: seen.mean(), "cubic spline through the points": CubicSpline(target.grid(), seen)(x)}
+        depth = data.sawtooth_depth(spec)
+        if depth is not None and target.low >= 0 and target.high <= 1:
+            exact = models.sawtooth_network(depth)(target.held_out()[0])[:, 0]
+            found[f"exact network, {6 * depth + 1} parameters"] = exact.detach().numpy()
+        return {name: float(np.mean((prediction - y) ** 2)) for name, prediction in found.items()}
+
+    def baselines(self, records: Records) -> dict[str, Mapping[str, float]]:
+        """The held-out errors of `references_of`, for every target."""
+        pairs = [(spec, *item) for spec in self.targets for item in self.references_of(spec).items()]
+        return {"held_out_mse": {f"{spec}: {name}": value for spec, name, value in pairs}}
+
+    def figures(self, records: Records) -> dict[str, plots.Figure]:
+        """Loss against steps, truth and predictions, and the final error of every network."""
+        loss = plots.curves(
+            records,
+            curve="train_mse",
+            log_x=True,
+            x_label="steps (full batch)",
+            y_label="training loss (MSE)",
+            title="Loss against steps",
+            caption="See how far the seeds of one network lie apart, and the long plateaus before a fall.",
+        )
+        predictions = plots.predictions(
+            records,
+            title="Truth and predictions",
+            caption="See the jumps and the outer waves: a network that gave up there is nearly flat.",
+        )
+        means: Any = {spec: {MEAN: self.references_of(spec)[MEAN]} for spec in self.targets}
+        error = plots.dots(
+            records,
+            "held_out_mse",
+            log_y=True,
+            baselines=means,
+            y_label="held-out error (MSE)",
+            title="Final error between the training points",
+            caption="A network at the line has learned nothing but the mean.",
+        )
+        return {"loss": loss, "predictions": predictions, "error": error}
+
+
+def _count(network: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def _errors(predictions: Any, y: Any) -> Any:
+    """Mean squared error per replica: (K, N, 1) against (N, 1) gives float64 (K,)."""
+    return (predictions.cpu().double() - y.double()).square().mean(dim=(1, 2)).numpy()
+
+
+def _thinned(losses: Any) -> tuple[Any, Any]:
+    """About 500 steps, evenly spaced on a logarithmic axis, as far as the loss is a number."""
+    import numpy as np
+
+    steps = np.unique(np.geomspace(1, len(losses), 500).astype(np.int64)) - 1
+    steps = steps[np.isfinite(losses[steps])]
+    return steps, losses[steps]

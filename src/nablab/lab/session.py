@@ -1,0 +1,261 @@
+"""What an experiment gets as ``lab``: it hides the store, the device, checkpoints and progress."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from nablab.errors import Interrupted, UsageError
+from nablab.experiment import Condition, Curve, Experiment, Level, Record, Scalar
+from nablab.lab.stop import StopToken
+from nablab.lab.store import RunFolder
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from nablab.training import Training
+
+PROGRESS_SECONDS = 0.5
+
+
+def checkpoint_seconds() -> float:
+    """Seconds between checkpoints: ``NABLAB_CHECKPOINT_SECONDS``, else 30.
+
+    Raises:
+        UsageError: The variable holds no positive number.
+    """
+    text = os.environ.get("NABLAB_CHECKPOINT_SECONDS", "30")
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not seconds > 0:
+        raise UsageError(
+            f"NABLAB_CHECKPOINT_SECONDS is '{text}'; it must be seconds, such as 30."
+        )
+    return seconds
+
+
+@dataclass
+class _Draft:
+    """A record while it is being made."""
+
+    scalars: dict[str, float] = field(default_factory=dict)
+    notes: dict[str, str] = field(default_factory=dict)
+    curves: dict[str, Curve] = field(default_factory=dict)
+    arrays: dict[str, Any] = field(default_factory=dict)
+
+
+class Notebook:
+    """The part of a lab that keeps what an experiment tells it; needs no store.
+
+    Args:
+        experiment: The configured experiment.
+        condition: The condition being run.
+        seeds: The seeds that the experiment was asked to run.
+    """
+
+    def __init__(self, experiment: Experiment, condition: Condition, seeds: Sequence[int]) -> None:
+        self._experiment = experiment
+        self._condition = condition
+        self._drafts = {seed: _Draft() for seed in seeds}
+        self.notes: list[str] = []
+
+    def seed(self, seed: int, purpose: str, **factors: Level) -> int:
+        """See `nablab.experiment.Lab.seed`."""
+        from nablab.training import seeding
+
+        named = [part for item in sorted(factors.items()) for part in item]
+        return seeding.derive(self._experiment.name, *named, seed, purpose)
+
+    def record(self, seed: int, **values: Scalar | str) -> None:
+        """See `nablab.experiment.Lab.record`."""
+        draft = self._draft(seed)
+        for name, value in values.items():
+            if isinstance(value, str):
+                draft.notes[name] = value
+            else:
+                draft.scalars[name] = float(value)
+
+    def curve(self, seed: int, name: str, steps: Any, values: Any) -> None:
+        """See `nablab.experiment.Lab.curve`."""
+        import numpy as np
+
+        curve = Curve(np.asarray(steps, dtype=np.int64), np.asarray(values))
+        if curve.steps.shape != curve.values.shape:
+            raise ValueError(f"curve '{name}': {curve.steps.shape} steps but {curve.values.shape} values")
+        self._draft(seed).curves[name] = curve
+
+    def array(self, seed: int, name: str, values: Any) -> None:
+        """See `nablab.experiment.Lab.array`."""
+        import numpy as np
+
+        self._draft(seed).arrays[name] = np.asarray(values)
+
+    def note(self, text: str) -> None:
+        """See `nablab.experiment.Lab.note`."""
+        if text not in self.notes:
+            self.notes.append(text)
+
+    def records(self) -> list[Record]:
+        """The finished records, by seed.
+
+        Raises:
+            RuntimeError: The experiment recorded nothing for a seed that it was given.
+        """
+        empty = [seed for seed, draft in self._drafts.items() if not draft.scalars]
+        if empty:
+            name = type(self._experiment).__name__
+            raise RuntimeError(f"{name}.run recorded nothing for seeds {empty} of {self._condition}")
+        return [
+            Record(self._condition, seed, draft.scalars, draft.notes, draft.curves, draft.arrays)
+            for seed, draft in self._drafts.items()
+        ]
+
+    def _draft(self, seed: int) -> _Draft:
+        if seed not in self._drafts:
+            raise ValueError(f"seed {seed} was not asked for; this run has {sorted(self._drafts)}")
+        return self._drafts[seed]
+
+
+class Session(Notebook):
+    """The lab of one condition in a real run: trains with checkpoints and says how far it is."""
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        condition: Condition,
+        seeds: Sequence[int],
+        *,
+        folder: RunFolder,
+        stop: StopToken,
+        device: str,
+        replicas: str,
+    ) -> None:
+        super().__init__(experiment, condition, seeds)
+        self._folder = folder
+        self._stop = stop
+        self._device = device
+        self._replicas = replicas
+        self._parts = 0
+        self._reported = 0.0
+        self._loss = float("nan")
+
+    def train(
+        self, build: Callable[[], nn.Module], data: tuple[Any, Any], *, seeds: Sequence[int], **options: Any
+    ) -> Training:
+        """See `nablab.experiment.Lab.train`."""
+        from nablab import training
+
+        if self._stop.requested():
+            raise Interrupted("stopped before training")
+        path = self._folder.checkpoint_path(self._condition, self._parts)
+        self._parts += 1
+        return training.fit(
+            build,
+            data,
+            seeds=seeds,
+            device=self._device,
+            replicas=self._replicas,
+            checkpoint=training.Checkpoint(path, every_seconds=checkpoint_seconds()),
+            on_progress=self._progress,
+            should_stop=self._stop.requested,
+            on_note=self.note,
+            **options,
+        )
+
+    def finish(self) -> None:
+        """Forget the work in progress: the results are safe."""
+        for part in range(self._parts):
+            self._folder.checkpoint_path(self._condition, part).unlink(missing_ok=True)
+        self._folder.progress_path(self._condition).unlink(missing_ok=True)
+
+    def _progress(self, progress: Any) -> None:
+        now = time.monotonic()
+        if now - self._reported < PROGRESS_SECONDS:
+            return
+        self._reported = now
+        content = {
+            "condition": dict(self._condition),
+            "replicas": len(self._drafts),
+            "part": self._parts,
+            "step": progress.step,
+            "steps": progress.steps,
+            "rate": progress.replica_steps_per_second,
+            "loss": progress.train_loss,
+            "time": time.time(),
+        }
+        self._folder.write_json(
+            str(self._folder.progress_path(self._condition).relative_to(self._folder.path)),
+            content,
+            durable=False,
+        )
+
+
+@dataclass
+class Estimate:
+    """What a rehearsal found.
+
+    Attributes:
+        seconds: Expected time of the condition with the given seeds.
+        engine: The engine that was chosen.
+        steps: Optimizer steps per replica.
+    """
+
+    seconds: float = 0.0
+    engine: str = ""
+    steps: int = 0
+
+
+class Rehearsal(Notebook):
+    """The lab of a dry run: takes a few measured steps instead of all, and adds up what all would cost."""
+
+    STEPS = 20  # enough for the code after training to have something to work on
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        condition: Condition,
+        seeds: Sequence[int],
+        *,
+        device: str,
+        replicas: str,
+    ) -> None:
+        super().__init__(experiment, condition, seeds)
+        self._device = device
+        self._replicas = replicas
+        self.estimate = Estimate()
+        self._spent = 0.0
+
+    def train(
+        self, build: Callable[[], nn.Module], data: tuple[Any, Any], *, seeds: Sequence[int], **options: Any
+    ) -> Training:
+        """Measure the speed of a few steps, then train for a few."""
+        from nablab import training
+
+        begin = time.perf_counter()
+        steps = int(options.pop("steps"))
+        common: Mapping[str, Any] = {
+            "seeds": seeds,
+            "device": self._device,
+            "replicas": self._replicas,
+            "on_note": self.note,
+            **options,
+        }
+        speed = training.measure_speed(build, data, steps=steps, **common)
+        result = training.fit(build, data, steps=min(steps, self.STEPS), **common)
+        self.estimate.seconds += speed.setup_seconds + speed.seconds_per_step * steps
+        self.estimate.engine = speed.engine
+        self.estimate.steps += steps
+        self._spent += time.perf_counter() - begin
+        return result
+
+    def rehearse(self) -> Estimate:
+        """Run the condition in small and return the estimate of the whole."""
+        begin = time.perf_counter()
+        self._experiment.run(self._condition, list(self._drafts), self)
+        self.estimate.seconds += time.perf_counter() - begin - self._spent
+        return self.estimate

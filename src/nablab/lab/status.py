@@ -1,0 +1,113 @@
+"""The state of a run, kept so that a crashed run is never shown as running.
+
+A running process writes its heartbeat into ``status.json`` every few seconds. Whoever reads
+"running" checks that the process still lives (on the same machine) or that the heartbeat is
+fresh (on another); otherwise the run has crashed.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+from nablab.errors import StoreError
+from nablab.lab.store import RunFolder
+
+State = Literal["running", "done", "failed", "interrupted", "crashed", "incomplete"]
+HEARTBEAT_SECONDS = 5.0
+STALE_SECONDS = 60.0  # a loaded cluster file system may lag by tens of seconds
+
+
+def read_state(folder: RunFolder) -> State:
+    """The true state of a run, whatever its last process managed to write."""
+    status = folder.read_json("status.json")
+    if status is None:
+        return "incomplete"
+    if status.get("state") != "running":
+        state: State = status.get("state", "incomplete")
+        return state
+    if status.get("host") == socket.gethostname():
+        return "running" if _alive(status.get("pid", -1), status.get("process_started")) else "crashed"
+    fresh = time.time() - float(status.get("heartbeat", 0)) < STALE_SECONDS
+    return "running" if fresh else "crashed"
+
+
+class Heartbeat:
+    """Writes ``status.json`` while a run goes on; a context manager.
+
+    On leaving, the state is what `finish` was told, or ``failed`` if nothing was told.
+    """
+
+    def __init__(self, folder: RunFolder, **facts: Any) -> None:
+        self._folder = folder
+        self._facts = facts
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name="nablab-heartbeat", daemon=True)
+        self._state: State = "failed"
+        self._started = time.time()
+
+    def __enter__(self) -> Heartbeat:
+        self._write("running")
+        self._thread.start()
+        return self
+
+    def finish(self, state: State, **facts: Any) -> None:
+        """Say how the run ended; written when the context is left."""
+        self._state = state
+        self._facts.update(facts)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
+        try:
+            self._write(self._state, durable=True)
+        except StoreError:
+            if error is None:  # with an error on its way out, that one is the news
+                raise
+
+    def _beat(self) -> None:
+        while not self._stop.wait(HEARTBEAT_SECONDS):
+            try:
+                self._write("running")
+            except StoreError:
+                continue  # a full disk is met and reported by whoever writes results
+
+    def _write(self, state: State, *, durable: bool = False) -> None:
+        content = {
+            "state": state,
+            "pid": os.getpid(),
+            "process_started": _process_started(os.getpid()),
+            "host": socket.gethostname(),
+            "started": self._started,
+            "heartbeat": time.time(),
+            "seconds": time.time() - self._started,
+            **self._facts,
+        }
+        self._folder.write_json("status.json", content, durable=durable)
+
+
+def _alive(pid: int, started: str | None) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return pid > 0
+    return started is None or _process_started(pid) == started
+
+
+def _process_started(pid: int) -> str | None:
+    """The kernel's start time of a process, which tells a reused pid apart (Linux; None elsewhere)."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return None
+    fields = text.rsplit(")", 1)[1].split()
+    return None if fields[0] == "Z" else fields[19]

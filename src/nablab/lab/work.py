@@ -1,0 +1,156 @@
+"""One piece of work: all pending seeds of one condition, done by whoever holds its lock."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from nablab.errors import Interrupted, NablabError, StoreError
+from nablab.experiment import Condition, Experiment
+from nablab.lab.session import Session
+from nablab.lab.stop import StopToken
+from nablab.lab.store import CorruptTrial, RunFolder
+
+
+@dataclass(frozen=True)
+class Work:
+    """What an executor is given: one condition with its seeds. Picklable.
+
+    Attributes:
+        experiment: The configured experiment.
+        condition: The condition to run.
+        seeds: Number of seeds wanted: 0 to seeds - 1.
+        folder: The run's folder.
+        device: Where to train.
+        replicas: How to train replicas.
+        stop: The request to stop, to be looked at.
+    """
+
+    experiment: Experiment
+    condition: Condition
+    seeds: int
+    folder: Path
+    device: str
+    replicas: str
+    stop: StopToken
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a piece of work ended.
+
+    Attributes:
+        state: ``done``; ``failed`` (the experiment raised); ``busy`` (another process has the lock);
+            ``interrupted`` (asked to stop); ``halted`` (the store cannot be written).
+        trained: Seeds that were trained now.
+        seconds: Wall time.
+        message: What went wrong, for people.
+        notes: What was chosen automatically.
+    """
+
+    state: Literal["done", "failed", "busy", "interrupted", "halted"]
+    trained: tuple[int, ...] = ()
+    seconds: float = 0.0
+    message: str = ""
+    notes: tuple[str, ...] = field(default=())
+
+
+def pending_seeds(folder: RunFolder, condition: Condition, seeds: int) -> tuple[list[int], list[str]]:
+    """The seeds that still have to be run, and a message for every damaged trial among them."""
+    pending, damaged = [], []
+    for seed in range(seeds):
+        try:
+            record = folder.read_trial(condition, seed)
+        except CorruptTrial as damage:
+            damaged.append(f"{damage}. The trial ({condition}, seed {seed}) is run again.")
+            record = None
+        if record is None:
+            pending.append(seed)
+    return pending, damaged
+
+
+def do(work: Work) -> Outcome:
+    """Run the pending seeds of a condition and store their records.
+
+    Never raises for what can go wrong in a run: the outcome says it.
+    """
+    import filelock
+
+    folder = RunFolder(work.folder)
+    path = folder.lock_path(work.condition)
+    begin = time.perf_counter()
+    if work.stop.requested():
+        return Outcome("interrupted")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(path, timeout=0):
+            return _do_locked(work, folder, begin)
+    except filelock.Timeout:
+        return Outcome("busy")
+    except Interrupted as stop:
+        return Outcome("interrupted", message=str(stop))
+    except StoreError as error:
+        return Outcome("halted", message=str(error), seconds=time.perf_counter() - begin)
+    except OSError as error:
+        return Outcome("halted", message=f"The store cannot be used: {error}")
+
+
+def _do_locked(work: Work, folder: RunFolder, begin: float) -> Outcome:
+    trained: list[int] = []
+    notes: list[str] = []
+    while True:
+        pending, damaged = pending_seeds(folder, work.condition, work.seeds)
+        notes += damaged
+        if not pending:
+            return Outcome("done", tuple(trained), time.perf_counter() - begin, notes=tuple(notes))
+        seeds = _seeds_begun(folder, work.condition, pending) or pending
+        session = Session(
+            work.experiment,
+            work.condition,
+            seeds,
+            folder=folder,
+            stop=work.stop,
+            device=work.device,
+            replicas=work.replicas,
+        )
+        folder.write_json(_marker(folder, work.condition), {"seeds": seeds})
+        try:
+            work.experiment.run(work.condition, seeds, session)
+            records = session.records()
+        except (Interrupted, StoreError):
+            raise
+        except Exception as error:  # an experiment may raise anything; the other conditions go on
+            return _failed(work, folder, error, begin)
+        for record in records:
+            folder.write_trial(record)
+        session.finish()
+        (folder.path / _marker(folder, work.condition)).unlink(missing_ok=True)
+        folder.failure_path(work.condition).unlink(missing_ok=True)
+        trained += seeds
+        notes += session.notes
+
+
+def _marker(folder: RunFolder, condition: Condition) -> str:
+    return f"checkpoints/{folder.condition_key(condition)}.json"
+
+
+def _seeds_begun(folder: RunFolder, condition: Condition, pending: list[int]) -> list[int]:
+    """The seeds of a batch that was interrupted, if any of them is still pending.
+
+    The whole batch is run again with its checkpoint, even if some of its trials were already
+    written: rounding may depend on who shares a batch, and a resumed run must give the same bytes.
+    """
+    begun = (folder.read_json(_marker(folder, condition)) or {}).get("seeds", [])
+    return list(begun) if set(begun) & set(pending) else []
+
+
+def _failed(work: Work, folder: RunFolder, error: Exception, begin: float) -> Outcome:
+    kind = "" if isinstance(error, NablabError) else f"{type(error).__name__}: "
+    message = f"{work.condition}: {kind}{error}"
+    content = {"condition": dict(work.condition), "message": message, "traceback": traceback.format_exc()}
+    name = str(folder.failure_path(work.condition).relative_to(folder.path))
+    folder.write_json(name, content)
+    return Outcome("failed", message=message, seconds=time.perf_counter() - begin)

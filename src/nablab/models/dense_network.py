@@ -1,0 +1,116 @@
+"""Dense (fully connected) networks, written by their widths: 1-10-10-1 has two hidden layers of ten units."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING, Literal, get_args
+
+from nablab.errors import UsageError, unknown
+
+if TYPE_CHECKING:
+    from torch import nn
+
+Activation = Literal["leaky_relu", "relu", "tanh", "sigmoid", "gelu", "silu", "elu"]
+Widths = Sequence[int] | str
+
+MOST_UNITS = 100_000  # in one layer; more is a typing mistake
+
+
+def parse_widths(widths: Widths) -> tuple[int, ...]:
+    """Read ``"1-10-20x6-1"`` (six layers of 20) as (1, 10, 20, 20, 20, 20, 20, 20, 1).
+
+    Numbers in a sequence are checked and returned as they are.
+
+    Raises:
+        UsageError: Fewer than two widths, or one that is not a positive whole number.
+
+    >>> parse_widths("1-10-20x2-1")
+    (1, 10, 20, 20, 1)
+    """
+    if not isinstance(widths, str):
+        parsed = list(widths)
+    elif not re.fullmatch(r"\d{1,6}(x\d{1,3})?(-\d{1,6}(x\d{1,3})?)*", widths):
+        raise UsageError(f"'{widths}' are no widths of layers. Write them as 1-10-10-1 or 1-10-20x6-1.")
+    else:
+        parsed = []
+        for part in widths.split("-"):
+            width, _, repeats = part.partition("x")
+            parsed += [int(width)] * int(repeats or 1)
+    if len(parsed) < 2 or not all(1 <= width <= MOST_UNITS for width in parsed):
+        raise UsageError(
+            f"'{widths}' is no network: it takes an input and an output width at least, "
+            f"each from 1 to {MOST_UNITS:,}, such as 1-10-10-1."
+        )
+    return tuple(parsed)
+
+
+def parameter_count(widths: Widths) -> int:
+    """Number of weights and biases: the sum of (inputs + 1) x outputs over the layers. Needs no torch.
+
+    >>> parameter_count("1-190-1")
+    571
+    """
+    return sum((inputs + 1) * outputs for inputs, outputs in pairwise(parse_widths(widths)))
+
+
+def dense(widths: Widths, activation: Activation = "leaky_relu") -> nn.Sequential:
+    """A dense network with biases, and an activation after every layer but the last.
+
+    Takes (N, widths[0]) to (N, widths[-1]). Weights start as PyTorch starts `torch.nn.Linear`.
+
+    Args:
+        widths: Input, hidden and output widths, as numbers or as ``"1-10-10-1"``.
+        activation: Its name; leaky ReLU has PyTorch's slope of 0.01 on the negative side.
+
+    Raises:
+        UsageError: Widths or an activation that do not exist.
+    """
+    from torch import nn
+
+    if activation not in get_args(Activation):
+        raise unknown("activation", activation, get_args(Activation))
+    kinds: dict[str, type[nn.Module]] = {
+        "leaky_relu": nn.LeakyReLU,
+        "relu": nn.ReLU,
+        "tanh": nn.Tanh,
+        "sigmoid": nn.Sigmoid,
+        "gelu": nn.GELU,
+        "silu": nn.SiLU,
+        "elu": nn.ELU,
+    }
+    layers: list[nn.Module] = []
+    for inputs, outputs in pairwise(parse_widths(widths)):
+        layers += [nn.Linear(inputs, outputs), kinds[activation]()]
+    return nn.Sequential(*layers[:-1])
+
+
+def sawtooth_network(depth: int) -> nn.Sequential:
+    """The ReLU network of ``depth`` hidden layers of 2 units that equals the sawtooth on [0, 1].
+
+    The tent map is 2·relu(x) - 4·relu(x - 1/2) on [0, 1]. Each hidden layer computes both terms, and
+    the sum is folded into the next layer's weights, so the tent map is composed ``depth`` times:
+    2^(depth-1) teeth and 2^depth straight pieces from 6·depth + 1 parameters. In float32 the values
+    on [0, 1] are exact, for doubling and subtracting from 1 lose no bit.
+
+    Telgarsky, "Benefits of depth in neural networks", COLT 2016, arXiv:1602.04485.
+
+    Args:
+        depth: Number of compositions, at least 1.
+    """
+    import torch
+
+    if depth < 1:
+        raise UsageError(f"A sawtooth needs a depth of at least 1, not {depth}.")
+    network = dense([1, *[2] * depth, 1], "relu")
+    into = torch.tensor([[1.0], [1.0]])
+    shift = torch.tensor([0.0, -0.5])
+    fold = torch.tensor([[2.0, -4.0]])
+    layers = [layer for layer in network if isinstance(layer, torch.nn.Linear)]
+    with torch.no_grad():
+        for index, layer in enumerate(layers):
+            last = index == len(layers) - 1
+            layer.weight.copy_(into if index == 0 else fold if last else into @ fold)
+            layer.bias.copy_(torch.zeros(1) if last else shift)
+    return network

@@ -1,0 +1,198 @@
+"""Bring your own network: ``package.module:factory`` or ``path/to/file.py:factory``.
+
+A factory is a function without arguments that returns a fresh `torch.nn.Module`. It is called once for
+every seed, so its random weights must come from torch's global generator, as PyTorch's layers do.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from nablab.errors import UsageError, unknown
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+FORM = "Write package.module:factory or path/to/file.py:factory."
+
+
+def load_factory(spec: str) -> Callable[[], nn.Module]:
+    """Load a user's factory; what it returns on each call is checked.
+
+    Modules are looked up as Python does, with the current folder first; a file may import its neighbors.
+
+    Args:
+        spec: ``package.module:factory`` or ``path/to/file.py:factory``.
+
+    Returns:
+        A function that calls the factory and raises `UsageError` if the factory raises, returns
+        something else than a `torch.nn.Module`, or a module without parameters.
+
+    Raises:
+        UsageError: No colon, no such file or module, an error inside it, no such name, or not callable.
+    """
+    source, name = _split(spec)
+    module = _load_file(Path(source), spec) if source.endswith(".py") else _load_module(source, spec)
+    if not hasattr(module, name):
+        public = [key for key in vars(module) if not key.startswith("_") and callable(vars(module)[key])]
+        raise unknown(f"name in {source}", name, public)
+    factory = getattr(module, name)
+    if not callable(factory):
+        raise UsageError(
+            f"'{name}' in {source} is a {type(factory).__name__}, not a function that builds a network."
+        )
+
+    def build() -> nn.Module:
+        return _checked(factory, spec)
+
+    return build
+
+
+def check_output(module: nn.Module, x: Tensor, expected_shape: Sequence[int]) -> None:
+    """Raise `UsageError` unless ``module(x)`` is a tensor of the expected shape. Draws no random number.
+
+    Args:
+        module: The network; its mode and the state of the random generator are restored.
+        x: A batch of inputs.
+        expected_shape: The shape that the output must have.
+    """
+    import torch
+
+    expected = tuple(expected_shape)
+    was_training = module.training
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        try:
+            output: Any = module.eval()(x)
+        except Exception as error:
+            raise UsageError(
+                f"The network {type(module).__name__} fails on an input of shape {tuple(x.shape)}: "
+                f"{type(error).__name__}: {error}{_where(error)}. It must return shape {expected}."
+            ) from error
+        finally:
+            module.train(was_training)
+    if not isinstance(output, torch.Tensor):
+        raise UsageError(
+            f"The network {type(module).__name__} returns a {type(output).__name__}; "
+            f"it must return one tensor of shape {expected}."
+        )
+    if tuple(output.shape) != expected:
+        raise UsageError(
+            f"The network {type(module).__name__} turns an input of shape {tuple(x.shape)} into "
+            f"{tuple(output.shape)}; it must return {expected}. Change its last layer."
+        )
+
+
+def source_hash(spec: str) -> str:
+    """The SHA-256 of the file that holds the factory; empty where there is no such file (a built-in module).
+
+    Raises:
+        UsageError: As `load_factory` for a spec without a colon or a missing file or module.
+    """
+    source, _ = _split(spec)
+    if source.endswith(".py"):
+        path = _existing(Path(source), spec)
+    else:
+        with _importing_from(Path.cwd()):
+            found = importlib.util.find_spec(source)
+        if found is None:
+            raise UsageError(f"There is no module '{source}' (from '{spec}').")
+        if not found.has_location or found.origin is None:
+            return ""
+        path = Path(found.origin)
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _split(spec: str) -> tuple[str, str]:
+    source, colon, name = spec.rpartition(":")
+    if not colon or not source or not name.isidentifier():
+        raise UsageError(f"'{spec}' does not name a factory. {FORM}")
+    return source, name
+
+
+def _existing(path: Path, spec: str) -> Path:
+    path = path.expanduser()
+    if not path.is_file():
+        raise UsageError(f"There is no file '{path}' (from '{spec}', looked for in {Path.cwd()}). {FORM}")
+    return path
+
+
+def _load_file(path: Path, spec: str) -> ModuleType:
+    path = _existing(path, spec).resolve()
+    name = f"nablab_user_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}_{path.stem}"
+    found = importlib.util.spec_from_file_location(name, path)
+    if found is None or found.loader is None:
+        raise UsageError(f"'{path}' is not a Python file. {FORM}")
+    module = importlib.util.module_from_spec(found)
+    sys.modules[name] = module  # dataclasses and pickle look their module up here
+    try:
+        with _importing_from(path.parent):
+            found.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        raise _failed("Loading", str(path), error) from error
+    return module
+
+
+def _load_module(name: str, spec: str) -> ModuleType:
+    with _importing_from(Path.cwd()):
+        try:
+            return importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if error.name and (name == error.name or name.startswith(f"{error.name}.")):
+                raise UsageError(
+                    f"There is no module '{error.name}' (from '{spec}', looked for in {Path.cwd()} "
+                    f"and among the installed packages). {FORM}"
+                ) from None
+            raise _failed("Importing", name, error) from error
+        except Exception as error:
+            raise _failed("Importing", name, error) from error
+
+
+@contextmanager
+def _importing_from(folder: Path) -> Iterator[None]:
+    """Put a folder first among those that Python searches, as ``python file.py`` does."""
+    sys.path.insert(0, str(folder))
+    importlib.invalidate_caches()
+    try:
+        yield
+    finally:
+        sys.path.remove(str(folder))
+
+
+def _checked(factory: Callable[[], Any], spec: str) -> nn.Module:
+    from torch import nn
+
+    try:
+        module = factory()
+    except Exception as error:
+        raise _failed("Calling", f"{spec}()", error) from error
+    if not isinstance(module, nn.Module):
+        what = (
+            "the class itself, not an instance" if isinstance(module, type) else f"a {type(module).__name__}"
+        )
+        raise UsageError(f"{spec}() returned {what}; it must return a torch.nn.Module.")
+    if not any(parameter.requires_grad for parameter in module.parameters()):
+        raise UsageError(
+            f"{spec}() returned a network without trainable parameters: there is nothing to train."
+        )
+    return module
+
+
+def _failed(doing: str, what: str, error: Exception) -> UsageError:
+    return UsageError(f"{doing} {what} raised {type(error).__name__}: {error}{_where(error)}.")
+
+
+def _where(error: BaseException) -> str:
+    """The innermost line of a traceback that is not Python's import machinery."""
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith("<frozen")]
+    own = [f for f in frames if f.filename != __file__ and "site-packages" not in f.filename] or frames
+    return f" ({own[-1].filename}, line {own[-1].lineno})" if own else ""

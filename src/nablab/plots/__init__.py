@@ -1,0 +1,30 @@
+"""The drawing vocabulary of experiments: curves, predictions and dots over conditions and seeds.
+
+Every function takes records and gives a `Figure`: the drawing, a caption that says how to read it,
+and the plotted numbers. Records may be incomplete; what is missing is said in the caption.
+Importing this package imports neither numpy nor matplotlib, and drawing never touches pyplot, so
+there is no global state and nothing to close.
+"""
+
+from nablab.plots.curves import curves, mean_curve, thin
+from nablab.plots.dots import dots
+from nablab.plots.frame import canvas, drawing
+from nablab.plots.predictions import predictions
+from nablab.plots.style import Figure, Style, palette, styles
+from nablab.plots.summary import Summary, summarize
+
+__all__ = [
+    "Figure",
+    "Style",
+    "Summary",
+    "canvas",
+    "curves",
+    "dots",
+    "drawing",
+    "mean_curve",
+    "palette",
+    "predictions",
+    "styles",
+    "summarize",
+    "thin",
+]

@@ -1,0 +1,172 @@
+"""One number per trial: every seed a dot, with mean and interval beside."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from nablab.experiment import Level, Records
+from nablab.plots import frame
+from nablab.plots.style import INK, PAPER, Figure, Style
+from nablab.plots.summary import summarize
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Baselines = Mapping[str, float] | Mapping[Level, Mapping[str, float]]
+
+
+def dots(
+    records: Records,
+    metric: str,
+    *,
+    by: str = "model",
+    panel_by: str = "target",
+    log_y: bool | None = None,
+    baselines: Baselines | None = None,
+    x_label: str = "",
+    y_label: str = "",
+    title: str = "",
+    caption: str = "",
+) -> Figure:
+    """Each seed one dot; the mean and its 95 % interval beside; baselines and ceilings as lines.
+
+    On a logarithmic axis the mean is geometric. Infinite values (a threshold never reached) are
+    drawn as triangles at the upper edge; a condition that has them shows its median instead.
+
+    Args:
+        records: The trials; factors other than the two named here are pooled.
+        metric: Name of the scalar.
+        by: The factor whose levels stand side by side and have colors.
+        panel_by: The factor whose levels have panels.
+        log_y: Logarithmic axis; None: when all values are positive and span a factor of 30.
+        baselines: Value by name for all panels, or one such mapping per level of ``panel_by``.
+        x_label: Label of the horizontal axis; the factor if empty.
+        y_label: Label of the vertical axis, with its unit; the metric's name if empty.
+        title: Title; made from the names if empty.
+        caption: What to see; how to read the figure is added.
+    """
+    looks = frame.styles_of(records, by)
+    panels = frame.panels_of(records, panel_by)
+    finite = [v for v in records.values(metric) if math.isfinite(v)]
+    if log_y is None:
+        log_y = bool(finite) and min(finite) > 0 and max(finite) > 30 * min(finite)
+    table = frame.Table("series", panel_by, by, "seed", "value", "low", "high")
+    notes = frame.Notes()
+    with frame.drawing():
+        figure, axes = frame.panel_axes(len(panels))
+        for ax, (panel, subset) in zip(axes, panels, strict=True):
+            for position, (level, look) in enumerate(looks.items()):
+                here = [r for r in frame.at(subset, by, level) if metric in r.scalars]
+                values = {r.seed: r.scalars[metric] for r in here}
+                where = {panel_by: panel, by: level}
+                _column(ax, position, values, look, table, where, log_y, notes)
+            _lines(ax, _of_panel(baselines, panel), table, {panel_by: panel}, log_y, notes)
+            ax.set_xlim(-0.6, len(looks) - 0.3)
+            _names(ax, list(looks), len(panels))
+            frame.name_panel(ax, panel)
+            drawn = any(math.isfinite(v) for v in subset.values(metric))
+            frame.ticks(ax, "y", log=log_y and drawn)
+            if not drawn:
+                ax.set_yticks([])
+            ax.set_xlabel(x_label or (by if "" not in looks else ""))
+        for ax in axes[::2]:
+            ax.set_ylabel(y_label or frame.words(metric))
+    mean = "geometric mean" if log_y else "mean"
+    how = f"Each dot is one seed. Beside the dots: their {mean} and its 95 % interval."
+    title = title or frame.sentence(f"{frame.words(metric)} by {by}")
+    alt = f"{title}. One dot per seed for {frame.listed(looks)}. Panels: {frame.listed(p for p, _ in panels)}."
+    return Figure(title, notes.caption(caption, how), figure, table.columns, alt)
+
+
+def _column(
+    ax: Axes,
+    position: int,
+    values: Mapping[int, float],
+    look: Style,
+    table: frame.Table,
+    where: dict[str, Level],
+    log_y: bool,
+    notes: frame.Notes,
+) -> None:
+    """Draw the dots of one condition, and its mean and interval to their right."""
+    name = frame.listed(where.values())
+    shown = {s: v for s, v in values.items() if math.isfinite(v) and (v > 0 or not log_y)}
+    endless = [s for s, v in values.items() if v == math.inf]
+    missing = len(values) - len(shown) - len(endless)
+    if missing:
+        notes.say(f"{frame.sentence(name)}: {missing} of {len(values)} have no value that can be drawn.")
+    x = [position + _jitter(seed) for seed in shown]
+    ax.plot(x, list(shown.values()), look.marker, color=look.color, ms=5, alpha=0.6, mew=0)
+    table.extend(len(values), series="seed", seed=list(values), value=list(values.values()), where=where)
+    if endless:
+        edge = ax.get_xaxis_transform()
+        at = [position + _jitter(seed) for seed in endless]
+        ax.plot(at, [0.97] * len(at), "^", color=look.color, ms=6, mew=0, transform=edge)
+        notes.say("A triangle at the upper edge marks a seed that never reached the threshold (infinite).")
+    notes.count(name, len(values), len(values), "")
+    if not shown or missing:
+        return
+    center, low, high = _center([*shown.values(), *(math.inf for _ in endless)], log_y)
+    table.extend(1, series="median" if endless else "mean", value=center, low=low, high=high, where=where)
+    if endless:
+        notes.say("Where a value is infinite, the bar is the median.")
+    if not math.isfinite(center):
+        return
+    beside = position + 0.32
+    if math.isfinite(low) and math.isfinite(high):
+        ax.plot([beside, beside], [low, high], color=look.color, lw=2, solid_capstyle="butt")
+    ax.plot([beside], [center], look.marker, color=look.color, ms=7.5, mec=PAPER, mew=1.2, zorder=3)
+
+
+def _center(values: Sequence[float], log_y: bool) -> tuple[float, float, float]:
+    """Mean and interval (on logarithms if ``log_y``), or the median where values are infinite."""
+    summary = summarize(values, geometric=log_y)
+    return summary.center, summary.low, summary.high
+
+
+def _jitter(seed: int) -> float:
+    """A sideways shift that depends on the seed alone: multiples of the golden ratio spread evenly."""
+    return 0.24 * ((seed * 0.6180339887498949) % 1.0) - 0.16
+
+
+def _of_panel(baselines: Baselines | None, panel: Level) -> Mapping[str, float]:
+    """The baselines of one panel, from either form."""
+    found: Any = baselines or {}
+    if any(isinstance(value, Mapping) for value in found.values()):
+        found = found.get(panel, {})
+    return dict(found)
+
+
+def _lines(
+    ax: Axes,
+    baselines: Mapping[str, float],
+    table: frame.Table,
+    where: dict[str, Level],
+    log_y: bool,
+    notes: frame.Notes,
+) -> None:
+    """Draw baselines as labelled lines; labels stand below the lowest and above the others."""
+    drawable = {k: v for k, v in baselines.items() if math.isfinite(v) and (v > 0 or not log_y)}
+    for name in baselines.keys() - drawable.keys():
+        notes.say(f"The {name} ({baselines[name]:g}) cannot be drawn on this axis.")
+    table.extend(len(baselines), series=list(baselines), value=list(baselines.values()), where=where)
+    for rank, (name, value) in enumerate(sorted(drawable.items(), key=lambda item: item[1])):
+        ax.axhline(value, color=INK, lw=1, ls=(0, (4, 3)), alpha=0.6, zorder=1)
+        side = "top" if rank == 0 and len(drawable) > 1 else "bottom"
+        edge = ax.get_yaxis_transform()
+        ax.text(0.995, value, f" {name} ", transform=edge, ha="right", va=side, fontsize=9, alpha=0.85)
+    if drawable:
+        ax.margins(y=0.12)
+
+
+def _names(ax: Axes, levels: Sequence[Level], panels: int) -> None:
+    """Write the levels below the dots, slanted where they would run into each other."""
+    labels = [str(level) for level in levels]
+    room = 34 if panels > 1 else 52
+    slanted = sum(len(label) + 2 for label in labels) > room
+    ax.set_xticks(
+        range(len(labels)), labels, rotation=30 if slanted else 0, ha="right" if slanted else "center"
+    )
+    ax.tick_params(axis="x", length=0)

@@ -1,0 +1,221 @@
+"""What all drawings share: settings, grids of axes, ticks, legends, the table and the caption."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from nablab.experiment import Level, Records
+from nablab.plots.style import INK, SETTINGS, Style, styles
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as Canvas
+
+# 18,000 points of about 14 bytes keep an SVG below 300 kB.
+POINTS_PER_FIGURE = 18_000
+# Inches. 8 are 768 CSS pixels, so that text of 10 points stays above 8 points at 800 pixels.
+WIDE, NARROW = 8.0, 5.6
+_SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+@contextmanager
+def drawing() -> Iterator[None]:
+    """The matplotlib settings of every figure: for drawing by hand, and for saving."""
+    import matplotlib as mpl
+
+    with mpl.rc_context(dict(SETTINGS)):
+        yield
+
+
+def canvas(
+    rows: int = 1, columns: int = 1, *, height: float = 3.0, width: float | None = None, **options: Any
+) -> tuple[Canvas, list[list[Axes]]]:
+    """An empty figure with a grid of axes; call it inside ``with drawing():``.
+
+    Args:
+        rows: Number of rows.
+        columns: Number of columns.
+        height: Height of a row in inches.
+        width: Width of the figure in inches; 8, or 5.6 for a single column.
+        options: Further options of ``matplotlib.figure.Figure.subplots``.
+    """
+    from matplotlib.figure import Figure as Canvas
+
+    size = (width or (WIDE if columns > 1 else NARROW), rows * height + 0.3)
+    figure = Canvas(figsize=size, layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False, **options)
+    return figure, [list(row) for row in axes]
+
+
+def panel_axes(panels: int, *, height: float = 2.9) -> tuple[Canvas, list[Axes]]:
+    """One axes per panel, two in a row; what is left over of the last row stays empty."""
+    columns = min(2, panels)
+    figure, grid = canvas(math.ceil(panels / columns), columns, height=height)
+    axes = [ax for row in grid for ax in row]
+    for spare in axes[panels:]:
+        spare.remove()
+    return figure, axes[:panels]
+
+
+def panels_of(records: Records, factor: str) -> list[tuple[Level, Records]]:
+    """The levels of the factor with their records; one nameless panel if no record has the factor."""
+    levels = records.levels(factor) if factor else []
+    return [(level, records.where(**{factor: level})) for level in levels] or [("", records)]
+
+
+def styles_of(records: Records, factor: str) -> dict[Level, Style]:
+    """The style of each level; one nameless level if no record has the factor."""
+    return styles((records.levels(factor) if factor else []) or [""])
+
+
+def at(records: Records, factor: str, level: Level) -> Records:
+    """The records at one level; all of them for the nameless level."""
+    return records if level == "" and not records.levels(factor) else records.where(**{factor: level})
+
+
+def name_panel(ax: Axes, *parts: Level) -> None:
+    """Title a panel with the levels it shows."""
+    text = " · ".join(str(part) for part in parts if part != "")
+    if text:
+        ax.set_title(text)
+
+
+def ticks(axis_of: Axes, which: str, *, log: bool) -> None:
+    """Ticks without mathematical markup, so that an SVG holds plain text in the reader's font."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+
+    axis = axis_of.xaxis if which == "x" else axis_of.yaxis
+    if not log:
+        axis.set_major_locator(MaxNLocator(5, min_n_ticks=3))
+        low, high = axis.get_view_interval()
+        if which == "x" or max(abs(low), abs(high)) >= 1000:
+            axis.set_major_formatter(FuncFormatter(lambda value, _: plain_number(value)))
+        return
+    (axis_of.set_xscale if which == "x" else axis_of.set_yscale)("log")
+    low, high = axis.get_view_interval()
+    decades = math.log10(high / low) if 0 < low < high else 1.0
+    axis.set_minor_locator(LogLocator(subs=tuple(range(2, 10)), numticks=30))
+    axis.set_minor_formatter(NullFormatter())
+    if decades >= 2:
+        axis.set_major_locator(LogLocator(numticks=7))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: power_of_ten(value)))
+        return
+    subs = (1.0, 2.0, 5.0) if decades > 0.5 else tuple(float(i) for i in range(1, 10))
+    axis.set_major_locator(LogLocator(subs=subs, numticks=12))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+
+
+def power_of_ten(value: float) -> str:
+    """A power of ten as text.
+
+    >>> power_of_ten(0.001)
+    '10⁻³'
+    """
+    return "10" + str(round(math.log10(value))).translate(_SUPERSCRIPTS) if value > 0 else "0"
+
+
+def plain_number(value: float) -> str:
+    """A tick with a comma between thousands and a real minus sign.
+
+    >>> plain_number(20000.0), plain_number(-0.5)
+    ('20,000', '−0.5')
+    """
+    text = f"{value:,.0f}" if abs(value) >= 1000 else f"{value:g}"
+    return text.replace("-", "−")
+
+
+def legend(figure: Canvas, entries: Mapping[Level, Style], extra: Sequence[Any] = ()) -> None:
+    """One legend above all panels; none where there is a single nameless entry."""
+    from matplotlib.lines import Line2D
+
+    handles = [
+        Line2D([], [], color=look.color, ls=look.line, lw=2.2, label=str(level))
+        for level, look in entries.items()
+        if level != ""
+    ]
+    handles += list(extra)
+    if handles:
+        figure.legend(
+            handles=handles, loc="outside upper left", ncols=min(5, len(handles)), labelcolor=INK, handlelength=1.6
+        )
+
+
+def words(name: str) -> str:
+    """A metric's name as a reader says it.
+
+    >>> words("held_out_mse")
+    'held-out MSE'
+    """
+    text = name.replace("held_out", "held-out").replace("_", " ")
+    upper = {"mse", "mae", "fid", "bleu", "auc"}
+    return " ".join(part.upper() if part in upper else part for part in text.split(" "))
+
+
+def sentence(text: str) -> str:
+    """The text with a capital first letter.
+
+    >>> sentence("held-out MSE")
+    'Held-out MSE'
+    """
+    return text[:1].upper() + text[1:]
+
+
+def listed(names: Iterable[Level]) -> str:
+    """Names with commas."""
+    return ", ".join(str(name) for name in names if name != "")
+
+
+class Table:
+    """The plotted numbers, built row by row, kept column by column."""
+
+    def __init__(self, *columns: str) -> None:
+        # Two parts of a figure may be told apart by the same factor: one column is enough then.
+        self.columns: dict[str, list[Any]] = {name: [] for name in columns if name}
+
+    def extend(self, count: int, *, where: Mapping[str, Level], **values: Any) -> None:
+        """Append ``count`` rows; a single value stands in each of them, a missing one is empty."""
+        row = {**values, **where}
+        for name, column in self.columns.items():
+            value = row.get(name, "")
+            several = hasattr(value, "__len__") and not isinstance(value, str)
+            column.extend((v.item() if hasattr(v, "item") else v for v in value) if several else [value] * count)
+
+
+class Notes:
+    """What the reader of an incomplete figure must know."""
+
+    def __init__(self) -> None:
+        self._sentences: dict[str, None] = {}
+        self._single: list[str] = []
+        self._empty: list[str] = []
+
+    def say(self, text: str) -> None:
+        """Add a sentence once."""
+        self._sentences[text] = None
+
+    def has(self, start: str) -> bool:
+        """Whether a sentence with this start was said."""
+        return any(text.startswith(start) for text in self._sentences)
+
+    def count(self, name: str, runs: int, used: int, why: str) -> None:
+        """Note a condition without runs, with a single one, or with some left out."""
+        name = name or "this condition"
+        if not runs:
+            self._empty.append(name)
+        elif used < runs:
+            verb = "run is" if runs - used == 1 else "runs are"
+            self.say(f"{sentence(name)}: {runs - used} of {runs} {verb} left out of the mean ({why}).")
+        if used == 1:
+            self._single.append(name)
+
+    def caption(self, *sentences: str) -> str:
+        """All sentences as one paragraph."""
+        notes = list(self._sentences)
+        if self._single:
+            notes.append(f"A single seed, so no interval: {', '.join(self._single)}.")
+        if self._empty:
+            notes.append(f"No runs yet: {', '.join(self._empty)}.")
+        return " ".join(s.strip() for s in (*sentences, *notes) if s.strip())

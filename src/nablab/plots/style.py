@@ -1,0 +1,101 @@
+"""What a figure is, and the colors, lines and letters of all figures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from nablab.experiment import Level
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure as Canvas
+
+# Stand-ins that the SVG export turns into the page's text and background colors. In a PNG they
+# are as good as black and white.
+INK = "#010203"
+PAPER = "#fdfefd"
+
+# Okabe and Ito (2008), black replaced by gray because text and truth are drawn in black; yellow
+# comes last because it is faint on white.
+COLORS = ("#0072b2", "#d55e00", "#009e73", "#e69f00", "#cc79a7", "#56b4e9", "#767676", "#f0e442")
+LINES = ("-", "--", ":", "-.")
+MARKERS = ("o", "s", "^", "D")
+
+SETTINGS: Mapping[str, Any] = {
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "axes.linewidth": 0.6,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 10.5,
+    "figure.constrained_layout.h_pad": 0.08,
+    "figure.constrained_layout.w_pad": 0.06,
+    "font.size": 10,
+    "legend.fontsize": 10,
+    "legend.frameon": False,
+    "lines.solid_capstyle": "round",
+    "svg.fonttype": "none",
+    "svg.hashsalt": "nablab",
+    "text.color": INK,
+    # A condition may be named "$": names are text, never formulas.
+    "text.parse_math": False,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "xtick.labelsize": 9.5,
+    "ytick.labelsize": 9.5,
+}
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A drawing with what a reader needs beside it.
+
+    Attributes:
+        title: What is drawn, in a few words.
+        caption: What to see in it and how to read it.
+        figure: A matplotlib figure made without pyplot.
+        table: The plotted numbers, one column per key, all of one length.
+        alt: The drawing in words, for those who cannot see it.
+    """
+
+    title: str
+    caption: str
+    figure: Canvas
+    table: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    alt: str = ""
+
+
+@dataclass(frozen=True)
+class Style:
+    """How one level of a factor is drawn."""
+
+    color: str
+    line: str
+    marker: str
+
+
+def styles(levels: Iterable[Level]) -> dict[Level, Style]:
+    """One style per level, by order: eight colors, then the same colors with other lines and markers.
+
+    >>> len({(s.color, s.line) for s in styles(range(20)).values()})
+    20
+    """
+    return {
+        level: Style(
+            COLORS[i % len(COLORS)],
+            LINES[i // len(COLORS) % len(LINES)],
+            MARKERS[i // len(COLORS) % len(MARKERS)],
+        )
+        for i, level in enumerate(dict.fromkeys(levels))
+    }
+
+
+def palette(levels: Iterable[Level]) -> dict[Level, str]:
+    """One Okabe-Ito color per level, by order; they repeat after eight (see `styles`).
+
+    >>> palette(["deep", "shallow"])
+    {'deep': '#0072b2', 'shallow': '#d55e00'}
+    """
+    return {level: style.color for level, style in styles(levels).items()}

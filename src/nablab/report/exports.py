@@ -1,0 +1,105 @@
+"""Files beside the page: figures as SVG, PNG and CSV, numbers as CSV; all written atomically."""
+
+from __future__ import annotations
+
+import csv
+import html
+import io
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from nablab.plots import Figure, drawing
+from nablab.plots.style import INK, PAPER
+
+FONTS = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', 'Liberation Sans', Arial, sans-serif"
+PNG_DPI = 200
+# A path of this many characters is a curve: a tenth of a point is fine enough there.
+LONG_PATH = 400
+
+
+def slug(name: str) -> str:
+    """A name that is safe in file names, ids and addresses.
+
+    >>> slug("Held-out error / <b>")
+    'held-out-error-b'
+    """
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "figure"
+
+
+def svg(figure: Figure, name: str) -> str:
+    """The figure as SVG that can stand alone or inside a page.
+
+    Text stays text in the system's font. Text and axes take the color of the text around
+    (``currentColor``) and the background is transparent, so light and dark pages both work. Ids
+    carry the figure's name, so that several figures share a page. The same figure gives the same bytes.
+    """
+    buffer = io.StringIO()
+    with drawing():
+        figure.figure.savefig(
+            buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None, "Format": None, "Type": None}
+        )
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r"<defs>\s*<style[^>]*>.*?</style>\s*</defs>", "", text, flags=re.DOTALL)
+    text = re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL)
+    text = text.replace("xlink:href", "href").replace(' xmlns:xlink="http://www.w3.org/1999/xlink"', "")
+    text = _own_ids(text, slug(name))
+    text = re.sub(r'(\sd=")([^"]*)"', lambda m: f'{m[1]}{_rounded(m[2])}"', text)
+    text = re.sub(r"\n\s*", "\n", text)
+    text = text.replace(INK, "currentColor").replace(PAPER, "var(--page, #fff)")
+    text = re.sub(r"(font:[^;\"']*?[\d.]+px) [^;\"]*", rf"\1 {FONTS}", text)
+    return _open_tag(text, figure, slug(name))
+
+
+def _own_ids(text: str, prefix: str) -> str:
+    """Drop ids that nothing refers to and prefix the others."""
+    used = set(re.findall(r'(?:url\(#|href="#)([^)"]+)', text))
+    text = re.sub(r'\sid="([^"]+)"', lambda m: f' id="{prefix}-{m[1]}"' if m[1] in used else "", text)
+    return re.sub(r'(url\(#|href="#)([^)"]+)', rf"\1{prefix}-\2", text)
+
+
+def _rounded(path: str) -> str:
+    """Path data with as many digits as can be seen."""
+    digits = 1 if len(path) > LONG_PATH else 2
+    short = re.sub(r"-?\d+\.\d+", lambda m: f"{float(m[0]):.{digits}f}".rstrip("0").rstrip("."), path)
+    return re.sub(r"\s+", " ", short).strip().replace("-0 ", "0 ")
+
+
+def _open_tag(text: str, figure: Figure, name: str) -> str:
+    """Replace the root tag: size by the view box, words for those who cannot see it."""
+    end = text.index(">")
+    found = re.search(r'viewBox="([^"]+)"', text[:end])
+    box = found[1] if found else "0 0 576 400"
+    width, height = (float(n) * 4 / 3 for n in box.split()[2:])
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{box}" width="{width:.0f}" height="{height:.0f}" '
+        f'role="img" aria-labelledby="{name}-title {name}-alt" stroke-linejoin="round" stroke-linecap="butt">'
+        f'<title id="{name}-title">{html.escape(figure.title)}</title>'
+        f'<desc id="{name}-alt">{html.escape(figure.alt or figure.caption)}</desc>' + text[end + 1 :].strip() + "\n"
+    )
+
+
+def png(figure: Figure) -> bytes:
+    """The figure as PNG on white, 200 dots per inch, without a date."""
+    buffer = io.BytesIO()
+    with drawing():
+        figure.figure.savefig(
+            buffer, format="png", dpi=PNG_DPI, facecolor="white", metadata={"Software": None}
+        )
+    return buffer.getvalue()
+
+
+def csv_of_columns(table: Mapping[str, Sequence[Any]]) -> str:
+    """Columns of one length as CSV."""
+    return csv_of_rows(list(table), zip(*table.values(), strict=True))
+
+
+def csv_of_rows(header: Sequence[str], rows: Any) -> str:
+    """Rows as CSV; floats with all their digits."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    return buffer.getvalue()

@@ -1,0 +1,293 @@
+"""The whole way in one call: experiment, trials, records, verdicts, report.
+
+This is what ``nablab.run`` and the command line share.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from nablab import catalogue, configuration
+from nablab.errors import StoreError, UsageError, unknown
+from nablab.experiment import Experiment, Records
+from nablab.lab.executors import Executor, ProcessPool
+from nablab.lab.runner import Observer, Plan, Report, execute
+from nablab.lab.session import Estimate, Rehearsal
+from nablab.lab.status import State, read_state
+from nablab.lab.store import RunFolder, Store, default_root
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from nablab.report.page import RunView
+    from nablab.verdicts import Verdict
+
+DEFAULT_SEEDS = 5
+REPLICAS = ("auto", "batched", "sequential")
+DEVICES = ("cpu", "cuda", "mps")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run in the store and all that can be asked of it.
+
+    Attributes:
+        folder: Where it is.
+        experiment: The configured experiment.
+        seeds: Number of seeds per condition.
+        messages: What went wrong when it was run just now.
+    """
+
+    folder: RunFolder
+    experiment: Experiment
+    seeds: int
+    messages: tuple[str, ...] = field(default=())
+
+    @property
+    def state(self) -> State:
+        """``done``, ``running``, ``interrupted``, ``failed``, ``crashed`` or ``incomplete``."""
+        return read_state(self.folder)
+
+    @property
+    def records(self) -> Records:
+        """The finished trials."""
+        return self.folder.records(self.experiment.conditions(), self.seeds)
+
+    @property
+    def verdicts(self) -> list[Verdict]:
+        """The answer to every claim that the records so far allow."""
+        from nablab import verdicts
+
+        return verdicts.judge(self.experiment.active_claims(), self.records)
+
+    @property
+    def scalars(self) -> pd.DataFrame:
+        """Tidy: one row per (factors, seed, metric), with columns ``metric`` and ``value``."""
+        import pandas as pd
+
+        rows = [
+            {**record.condition, "seed": record.seed, "metric": metric, "value": value}
+            for record in self.records
+            for metric, value in record.scalars.items()
+        ]
+        return pd.DataFrame(rows)
+
+    def curves(self, name: str) -> pd.DataFrame:
+        """Tidy: one row per (factors, seed, step) of the curve, with columns ``steps`` and ``values``.
+
+        Raises:
+            UsageError: No trial has a curve of that name.
+        """
+        import pandas as pd
+
+        records = self.records
+        names = list(dict.fromkeys(curve for record in records for curve in record.curves))
+        if name not in names:
+            raise unknown("curve", name, names)
+        parts = [
+            pd.DataFrame({**r.condition, "seed": r.seed, **r.curves[name]._asdict()})
+            for r in records
+            if name in r.curves
+        ]
+        return pd.concat(parts, ignore_index=True)
+
+    def view(self) -> RunView:
+        """What a report needs to know."""
+        from nablab.report.page import RunView
+
+        status = self.folder.read_json("status.json") or {}
+        config = self.folder.config()
+        environment = {**(self.folder.read_json("environment.json") or {}), "seconds": status.get("seconds")}
+        return RunView(
+            experiment=self.experiment,
+            preset=config["preset"],
+            run_id=config["run_id"],
+            state=self.state,
+            records=self.records,
+            verdicts=self.verdicts,
+            environment=environment,
+            notes=tuple(status.get("notes", [])),
+            command=self.command,
+            seeds=self.seeds,
+        )
+
+    @property
+    def command(self) -> str:
+        """The command that makes this run."""
+        config = self.folder.config()
+        settings = configuration.changes(self.experiment, config["preset"])
+        words = ["nablab", "run", self.experiment.name, *settings]
+        words += ["--preset", config["preset"], "--seeds", str(self.seeds)]
+        if config["device"] != "cpu":
+            words += ["--device", config["device"]]
+        if config["replicas"] != "auto":
+            words += ["--replicas", config["replicas"]]
+        return shlex.join(words)
+
+    def write(self) -> Path:
+        """Write verdicts, figures and the report into the run's folder; return the report's path."""
+        from nablab.report.page import write_report
+
+        view = self.view()
+        self.folder.write_json(
+            "verdicts.json", {"verdicts": [verdict.to_dict() for verdict in view.verdicts]}
+        )
+        return write_report(view, self.folder.path)
+
+    def report(self, path: str | Path | None = None) -> Path:
+        """Write the report to ``path``, or into the run's folder; return where it is."""
+        from nablab.atomic import write_bytes
+        from nablab.report.page import render
+
+        if path is None:
+            return self.write()
+        write_bytes(Path(path), render(self.view()).encode())
+        return Path(path)
+
+
+def make_plan(
+    name: str,
+    *,
+    preset: str = "standard",
+    seeds: int | None = None,
+    device: str = "cpu",
+    replicas: str = "auto",
+    overrides: Mapping[str, Any] | None = None,
+) -> Plan:
+    """Check everything that can be wrong with a request before any work is done.
+
+    Raises:
+        UsageError: Unknown experiment, preset, key, device; a wrong value; no seeds.
+    """
+    experiment_class = catalogue.find(name)
+    experiment = configuration.resolve(experiment_class, preset, dict(overrides or {}))
+    if seeds is None:
+        seeds = int(experiment_class.presets[preset].get("seeds", DEFAULT_SEEDS))
+    if seeds < 1:
+        raise UsageError(f"--seeds is {seeds}: it must be 1 or more (5 or more for a verdict).")
+    if replicas not in REPLICAS:
+        raise unknown("way to train replicas", replicas, REPLICAS)
+    check_device(device)
+    return Plan(experiment, preset, seeds, device, replicas)
+
+
+def check_device(device: str) -> None:
+    """Refuse a device that does not exist or is not here.
+
+    Raises:
+        UsageError: With the devices that are here.
+    """
+    if device not in DEVICES:
+        raise unknown("device", device, DEVICES)
+    if device == "cpu":
+        return
+    import torch
+
+    here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not here[device]:
+        found = ", ".join(["cpu", *(name for name, there in here.items() if there)])
+        raise UsageError(f"This machine has no device '{device}' that PyTorch can use. Here: {found}.")
+
+
+def run(
+    name: str,
+    *,
+    preset: str = "standard",
+    seeds: int | None = None,
+    device: str = "cpu",
+    replicas: Literal["auto", "batched", "sequential"] = "auto",
+    jobs: int = 1,
+    store: str | Path | None = None,
+    executor: Executor | None = None,
+    observer: Observer | None = None,
+    fresh: bool = False,
+    **overrides: Any,
+) -> Run:
+    """Run an experiment, or what is still missing of it, and write its report.
+
+    Args:
+        name: The experiment, such as ``"deep-vs-shallow"``.
+        preset: ``"quick"``, ``"standard"``, ``"paper"``, or another of the experiment's presets.
+        seeds: Number of seeds per condition; the preset's if None.
+        device: ``"cpu"``, ``"cuda"`` or ``"mps"``.
+        replicas: How the seeds of a condition are trained; ``"auto"`` takes the fastest way.
+        jobs: Number of worker processes; 1 works in this process.
+        store: The folder of runs; ``NABLAB_STORE`` or ``runs`` if None.
+        executor: Where to do the work; overrides ``jobs``.
+        observer: Who is told of the progress.
+        fresh: Forget earlier trials of the same run first.
+        **overrides: Fields of the experiment, such as ``steps=2_000``.
+
+    Raises:
+        UsageError: Something is wrong with the request; nothing was done.
+        StoreError: The store cannot be written; what was finished is kept.
+    """
+    plan = make_plan(name, preset=preset, seeds=seeds, device=device, replicas=replicas, overrides=overrides)
+    return run_plan(plan, store=store, jobs=jobs, executor=executor, observer=observer, fresh=fresh)
+
+
+def run_plan(
+    plan: Plan,
+    *,
+    store: str | Path | None = None,
+    jobs: int = 1,
+    executor: Executor | None = None,
+    observer: Observer | None = None,
+    fresh: bool = False,
+) -> Run:
+    """Run a checked plan; see `run`."""
+    if jobs < 1:
+        raise UsageError(f"--jobs is {jobs}: it must be 1 or more.")
+    if executor is None and jobs > 1:
+        executor = ProcessPool(jobs, prepare=catalogue.scan)
+    outcome: Report = execute(plan, open_store(store), executor=executor, observer=observer, fresh=fresh)
+    result = Run(outcome.folder, plan.experiment, plan.seeds, tuple(outcome.messages))
+    if len(result.records):
+        result.write()
+    return result
+
+
+def open_store(root: str | Path | None = None) -> Store:
+    """The store at ``root``, or the default one."""
+    return Store(Path(root) if root is not None else default_root())
+
+
+def open_run(reference: str, store: str | Path | None = None) -> Run:
+    """Open a run by its id, the beginning of its id, its experiment (the latest run), or its folder.
+
+    Raises:
+        UsageError: There is no such run.
+        StoreError: It was written by a newer nablab, or its experiment has changed since.
+    """
+    folder = open_store(store).find(reference)
+    config = folder.config()
+    experiment_class = catalogue.find(config["experiment"])
+    try:
+        experiment = configuration.resolve(
+            experiment_class, config["preset"], config["configuration"], validate=False
+        )
+    except UsageError as error:
+        raise StoreError(
+            f"The run in {folder.path} was made with an earlier version of {config['experiment']}: {error}"
+        ) from error
+    status = folder.read_json("status.json") or {}
+    return Run(folder, experiment, int(status.get("seeds", 0)) or _seeds_there(folder))
+
+
+def rehearse(plan: Plan) -> list[Estimate]:
+    """Measure a few steps of every condition and estimate the whole; one estimate per condition."""
+    seeds = range(plan.seeds)
+    return [
+        Rehearsal(plan.experiment, condition, seeds, device=plan.device, replicas=plan.replicas).rehearse()
+        for condition in plan.conditions
+    ]
+
+
+def _seeds_there(folder: RunFolder) -> int:
+    from nablab.experiment import Record
+
+    return max((trial.seed + 1 for trial in folder.trials() if isinstance(trial, Record)), default=0)

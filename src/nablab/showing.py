@@ -1,0 +1,190 @@
+"""How experiments, runs, comparisons and estimates look in the terminal and as JSON."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from nablab import configuration
+from nablab.experiment import Experiment
+from nablab.values import in_text
+
+if TYPE_CHECKING:
+    from nablab.lab.runner import Plan
+    from nablab.lab.session import Estimate
+    from nablab.lab.store import RunFolder
+    from nablab.report.page import RunView
+
+
+def experiment_facts(experiment: type[Experiment]) -> dict[str, Any]:
+    """Everything `nablab show` knows, as plain JSON types."""
+    return {
+        "name": experiment.name,
+        "question": experiment.question(),
+        "page": inspect.cleandoc(experiment.__doc__ or ""),
+        "presets": {name: dict(preset) for name, preset in experiment.presets.items()},
+        "settings": [vars(field) for field in configuration.describe(experiment)],
+        "exercises": list(experiment.exercises),
+        "references": list(experiment.references),
+    }
+
+
+def print_experiment(console: Console, experiment: type[Experiment]) -> None:
+    """The page of an experiment: its docstring, presets, settings."""
+    page = inspect.cleandoc(experiment.__doc__ or "").split("\nAttributes:")[0]
+    question, _, rest = page.partition("\n")
+    console.print(Text(f"{experiment.name}: {question}", style="bold"))
+    console.print(Text(f"\n{reflow(rest)}"))
+    console.print(Text("\nPresets", style="bold"))
+    console.print(_presets(experiment))
+    console.print(Text("\nSettings (key=value on the command line)", style="bold"))
+    console.print(_settings(experiment))
+    console.print(f"\nRun it: nablab run {experiment.name} --preset quick", style="dim")
+
+
+def reflow(text: str) -> str:
+    r"""Join the lines of each paragraph, so that the terminal wraps them; lists and indented blocks stay.
+
+    >>> reflow("one\ntwo\n\n- three\n- four")
+    'one two\n\n- three\n- four'
+    """
+    blocks = re.split(r"\n\s*\n", text.strip("\n"))
+    shaped = re.compile(r"^(\s{2,}|[-*] )", re.MULTILINE)
+    return "\n\n".join(b.rstrip() if shaped.search(b) else " ".join(b.split()) for b in blocks)
+
+
+def _presets(experiment: type[Experiment]) -> Table:
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    for name, values in experiment.presets.items():
+        settings = ", ".join(f"{key}={in_text(value)}" for key, value in values.items())
+        table.add_row(Text(name, style="cyan"), Text(settings or "the defaults below"))
+    return table
+
+
+def _settings(experiment: type[Experiment]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
+    for title in ("key", "default", "meaning"):
+        table.add_column(title, overflow="fold")
+    for field in configuration.describe(experiment):
+        choices = f" One of: {', '.join(field.choices)}." if field.choices else ""
+        meaning = Text(field.help)
+        meaning.append(choices or f" ({field.type})", style="dim")
+        table.add_row(Text(field.name, style="cyan"), Text(field.default), meaning)
+    return table
+
+
+def run_facts(folder: RunFolder) -> dict[str, Any]:
+    """One line of `nablab runs`, as plain JSON types."""
+    from nablab.lab.status import read_state
+
+    config = folder.read_json("config.json") or {}
+    status = folder.read_json("status.json") or {}
+    verdicts = (folder.read_json("verdicts.json") or {}).get("verdicts", [])
+    outcomes = [verdict["outcome"] for verdict in verdicts]
+    report = folder.path / "report.html"
+    return {
+        "experiment": config.get("experiment", folder.path.parent.name),
+        "run": folder.path.name,
+        "preset": config.get("preset", ""),
+        "seeds": status.get("seeds"),
+        "state": read_state(folder),
+        "trials": len(list((folder.path / "trials").glob("*/trial.json"))),
+        "trials_wanted": status.get("trials"),
+        "seconds": status.get("seconds"),
+        "changed": folder.changed,
+        "verdicts": {kind: outcomes.count(kind) for kind in ("supported", "refuted", "inconclusive")},
+        "folder": str(folder.path),
+        "report": str(report) if report.exists() else None,
+    }
+
+
+def print_runs(console: Console, facts: Sequence[Mapping[str, Any]]) -> None:
+    """The runs of the store as a table."""
+    from nablab.terminal import now_text
+
+    if not facts:
+        console.print("There are no runs here yet. 'nablab run deep-vs-shallow --preset quick' makes one.")
+        return
+    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
+    for title in ("experiment", "run", "preset", "state", "trials", "verdicts", "changed"):
+        table.add_column(title, overflow="fold")
+    for fact in facts:
+        counts = ", ".join(f"{count} {kind}" for kind, count in fact["verdicts"].items() if count)
+        trials = f"{fact['trials']} of {fact['trials_wanted'] or '?'}"
+        cells = [fact["experiment"], fact["run"], fact["preset"], fact["state"], trials, counts]
+        table.add_row(*(Text(str(cell)) for cell in [*cells, now_text(fact["changed"])]))
+    console.print(table)
+
+
+def dry_run_facts(plan: Plan, estimates: Sequence[Estimate]) -> dict[str, Any]:
+    """What a dry run found, as plain JSON types. Memory is the peak of this process so far, in bytes."""
+    from nablab.lab.memory import peak_bytes
+
+    conditions = [
+        {"condition": dict(condition), "seconds": e.seconds, "engine": e.engine, "steps": e.steps}
+        for condition, e in zip(plan.conditions, estimates, strict=True)
+    ]
+    return {
+        "experiment": plan.experiment.name,
+        "run": plan.identity.run_id,
+        "preset": plan.preset,
+        "configuration": plan.experiment.configuration(),
+        "seeds": plan.seeds,
+        "trials": len(conditions) * plan.seeds,
+        "device": plan.device,
+        "replicas": plan.replicas,
+        "conditions": conditions,
+        "seconds": sum(e.seconds for e in estimates),
+        "peak_memory_bytes": peak_bytes(),
+    }
+
+
+def print_dry_run(console: Console, facts: Mapping[str, Any]) -> None:
+    """The configuration, the trials and the estimate."""
+    from nablab.durations import duration
+
+    console.print(Text(f"{facts['experiment']} ({facts['preset']}), run {facts['run']}", style="bold"))
+    settings = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    for key, value in facts["configuration"].items():
+        settings.add_row(Text(key, style="cyan"), Text(in_text(value)))
+    settings.add_row(Text("device", style="cyan"), facts["device"])
+    settings.add_row(Text("replicas", style="cyan"), facts["replicas"])
+    console.print(settings)
+    console.print()
+    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
+    for title in ("condition", "seeds", "steps", "engine"):
+        table.add_column(title, overflow="fold")
+    table.add_column("estimate", justify="right")
+    for row in facts["conditions"]:
+        name = ", ".join(f"{factor}={level}" for factor, level in row["condition"].items())
+        seeds, steps = str(facts["seeds"]), f"{row['steps']:,}"
+        table.add_row(Text(name), seeds, steps, row["engine"], duration(row["seconds"]))
+    console.print(table)
+    memory = facts["peak_memory_bytes"] / 1e9
+    console.print(
+        f"\n{facts['trials']} trials, about {duration(facts['seconds'])} and {memory:.1f} GB at the peak: "
+        "measured on a few steps of every condition, in one process. Nothing was stored."
+    )
+
+
+def print_comparison(console: Console, first: RunView, second: RunView) -> None:
+    """Two runs side by side: what differs, then verdicts, then numbers."""
+    from nablab.report.compare import compare_rows
+
+    for title, header, rows in compare_rows(first, second):
+        console.print(Text(f"\n{title}", style="bold"))
+        if not rows:
+            console.print("nothing differs")
+            continue
+        table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
+        for name in header:
+            table.add_column(name, overflow="fold")
+        for row in rows:
+            table.add_row(*(Text(str(cell)) for cell in row))
+        console.print(table)

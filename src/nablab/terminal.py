@@ -1,0 +1,184 @@
+"""What a run looks like in the terminal: one live table, or plain lines where there is no terminal."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.markup import escape
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from nablab.durations import duration
+
+if TYPE_CHECKING:
+    from nablab.experiment import Condition
+    from nablab.lab.runner import Plan
+    from nablab.lab.store import RunFolder
+    from nablab.lab.work import Outcome
+    from nablab.verdicts import Verdict
+
+MARKS = {"supported": ("+", "bold green"), "refuted": ("-", "bold red"), "inconclusive": ("?", "bold yellow")}
+ROWS = 12  # conditions shown at once; the rest is counted
+REFRESH_PER_SECOND = 4
+
+
+class PlainLines:
+    """An observer that prints a line when something ends: for logs and pipes."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self._total = self._ended = 0
+
+    def started(self, folder: RunFolder, plan: Plan, pending: int) -> None:
+        """Say what will be run."""
+        self._total = len(plan.conditions)
+        self.console.print(headline(plan, pending), highlight=False)
+
+    def finished(self, condition: Condition, outcome: Outcome) -> None:
+        """Say how a condition ended."""
+        self._ended += 1
+        self.console.print(f"[{self._ended}] {ending(condition, outcome)}", highlight=False, markup=False)
+
+    def stopping(self) -> None:
+        """Say that the request to stop was heard."""
+        self.console.print("Stopping: finishing the step and saving. Ctrl-C again ends at once.")
+
+    def close(self) -> None:
+        """Nothing is left open."""
+
+
+class LiveTable:
+    """An observer with one table that is redrawn in place."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self._live: Live | None = None
+        self._folder: RunFolder | None = None
+        self._states: dict[Condition, str] = {}
+        self._seeds = 0
+        self._stopping = False
+
+    def started(self, folder: RunFolder, plan: Plan, pending: int) -> None:
+        """Print the headline and open the table."""
+        from nablab.lab.work import pending_seeds
+
+        self.console.print(headline(plan, pending), highlight=False)
+        self._folder, self._seeds = folder, plan.seeds
+        for condition in plan.conditions:
+            waiting = pending_seeds(folder, condition, plan.seeds)[0]
+            self._states[condition] = "waiting" if waiting else "done before"
+        if pending:
+            self._live = Live(
+                self, console=self.console, refresh_per_second=REFRESH_PER_SECOND, transient=True
+            )
+            self._live.start()
+
+    def finished(self, condition: Condition, outcome: Outcome) -> None:
+        """Note how a condition ended."""
+        self._states[condition] = f"{outcome.state} in {duration(outcome.seconds)}"
+
+    def stopping(self) -> None:
+        """Say that the request to stop was heard."""
+        self._stopping = True
+
+    def close(self) -> None:
+        """Leave the table and free the terminal."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def __rich__(self) -> RenderableType:
+        progress = self._progress()
+        table = Table(box=None, pad_edge=False, header_style="dim", expand=False)
+        table.add_column("condition", overflow="ellipsis", no_wrap=True, ratio=3)
+        table.add_column("progress", no_wrap=True, min_width=10, ratio=2)
+        table.add_column("loss", justify="right", no_wrap=True)
+        table.add_column("left", justify="right", no_wrap=True)
+        for condition in self._shown(progress):
+            table.add_row(*self._cells(condition, progress.get(condition)))
+        done = sum(state.startswith("done") for state in self._states.values())
+        foot = f"{done} of {len(self._states)} conditions done, {self._seeds} seeds each"
+        if self._stopping:
+            foot = "Stopping: finishing the step and saving. Ctrl-C again ends at once."
+        return Group(table, Text(foot, style="dim"))
+
+    def _shown(self, progress: dict[Any, Any]) -> Sequence[Condition]:
+        """The conditions in work first, then those that wait, then the rest; in the experiment's order."""
+        if len(self._states) <= ROWS:
+            return list(self._states)
+        rank = {c: (c not in progress, self._states[c] != "waiting") for c in self._states}
+        return sorted(self._states, key=lambda condition: rank[condition])[:ROWS]
+
+    def _cells(self, condition: Condition, now: dict[str, Any] | None) -> tuple[RenderableType, ...]:
+        name = Text(", ".join(str(level) for level in condition.values()))
+        if now is None:
+            return name, Text(self._states[condition], style="dim"), "", ""
+        bar = ProgressBar(total=now["steps"], completed=now["step"], width=None)
+        left = (now["steps"] - now["step"]) * now["replicas"] / max(now["rate"], 1e-9)
+        return name, bar, f"{float(now['loss']):.2e}", duration(left)
+
+    def _progress(self) -> dict[Condition, dict[str, Any]]:
+        from nablab.experiment import Condition
+
+        found = {}
+        folder = self._folder.path / "progress" if self._folder else None
+        for path in sorted(folder.glob("*.json")) if folder else []:
+            try:
+                content = json.loads(path.read_bytes())
+            except (OSError, ValueError):
+                continue  # it was just removed: that condition is done
+            found[Condition(**content["condition"])] = content
+        return found
+
+
+class Quiet(PlainLines):
+    """An observer that prints nothing unless the user asks to stop."""
+
+    def started(self, folder: RunFolder, plan: Plan, pending: int) -> None:
+        """Print nothing."""
+
+    def finished(self, condition: Condition, outcome: Outcome) -> None:
+        """Print nothing."""
+
+
+def headline(plan: Plan, pending: int) -> str:
+    """One line: what is run."""
+    conditions = len(plan.conditions)
+    trials = conditions * plan.seeds
+    done = f", {trials - pending} of them done before" if pending < trials else ""
+    name = f"[bold]{escape(plan.experiment.name)}[/bold]"
+    size = f"{conditions} conditions x {plan.seeds} seeds = {trials} trials"
+    return f"{name} ({escape(plan.preset)}): {size}{done}"
+
+
+def ending(condition: Condition, outcome: Outcome) -> str:
+    """One line: how a condition ended."""
+    if outcome.state == "done":
+        return f"{condition}: {len(outcome.trained)} trials in {duration(outcome.seconds)}"
+    return f"{condition}: {outcome.state}{'. ' + outcome.message if outcome.message else ''}"
+
+
+def print_verdicts(console: Console, verdicts: Iterable[Verdict]) -> None:
+    """The verdicts in plain words, one paragraph each."""
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column(no_wrap=True)
+    table.add_column()
+    for verdict in verdicts:
+        mark, style = MARKS[verdict.outcome]
+        effect = f"\n{verdict.effect_text}" if verdict.effect_text else ""
+        table.add_row(
+            Text(f"{mark} {verdict.outcome}", style=style),
+            Text.assemble(verdict.claim, (effect, ""), (f"\n{verdict.reason}", "dim")),
+        )
+    console.print(table)
+
+
+def now_text(seconds: float) -> str:
+    """A date and time for people, local time."""
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds)) if seconds else "never"

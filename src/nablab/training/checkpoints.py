@@ -1,0 +1,96 @@
+"""Exact checkpoints: one safetensors file, written atomically, that says what it belongs to."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from nablab import atomic
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Where `fit` saves its state, and how often.
+
+    If the file exists, `fit` goes on from it; the caller removes it once the results are safe.
+
+    Attributes:
+        path: The file; its folder is made if absent.
+        every_seconds: The time between two saves.
+    """
+
+    path: str | os.PathLike[str]
+    every_seconds: float = 30.0
+
+
+class UnusableCheckpoint(Exception):
+    """The file is damaged or belongs to another training; the text says which."""
+
+
+def save(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+    """Write tensors and JSON facts so that at every moment the old or the new file is there in full.
+
+    Raises:
+        StoreError: The folder is not writable or full; the old file is untouched.
+    """
+    prepared = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    record = json.dumps({"format": FORMAT, "digest": digest(prepared), **facts})
+    content = safetensors.torch.save(prepared, metadata={"nablab": record})
+    atomic.write_bytes(Path(path), content)
+
+
+def load(
+    path: str | os.PathLike[str], fingerprint: Mapping[str, Any]
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read back what `save` wrote, if it is whole and its fact ``fingerprint`` equals the given one.
+
+    Raises:
+        UnusableCheckpoint: It is not.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            facts = json.loads((file.metadata() or {})["nablab"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        raise UnusableCheckpoint(f"it cannot be read ({error})") from error
+    if facts.get("format") != FORMAT:
+        raise UnusableCheckpoint(f"it has format {facts.get('format')}, this version reads {FORMAT}")
+    if facts["digest"] != digest(tensors):
+        raise UnusableCheckpoint("its content does not match its checksum")
+    theirs, ours = facts["fingerprint"], json.loads(json.dumps(fingerprint))
+    changed = sorted(key for key in theirs.keys() | ours.keys() if theirs.get(key) != ours.get(key))
+    if changed:
+        raise UnusableCheckpoint(f"it belongs to another training; these differ: {', '.join(changed)}")
+    return tensors, facts
+
+
+def digest(tensors: Mapping[str, Tensor]) -> str:
+    """A SHA-256 over names, dtypes, shapes and bytes, whatever the order of the mapping."""
+    total = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        total.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        total.update(flat.view(torch.uint8).numpy().data)
+    return total.hexdigest()
+
+
+def prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors under ``prefix/name``."""
+    return {f"{prefix}/{name}": tensor for name, tensor in tensors.items()}
+
+
+def under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The inverse of `prefixed`: what lies under ``prefix/``."""
+    return {name[len(prefix) + 1 :]: t for name, t in tensors.items() if name.startswith(f"{prefix}/")}

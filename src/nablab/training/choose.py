@@ -1,0 +1,125 @@
+"""Which engine trains: the fastest that can serve, and the reason, said aloud."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from nablab.errors import UsageError, unknown
+from nablab.training.batched import BatchedEngine
+from nablab.training.engine import Engine, Loss, Unsupported, loss_function
+from nablab.training.fused import FusedEngine
+from nablab.training.optimizers import Specification
+from nablab.training.seeding import derive
+from nablab.training.sequential import SequentialEngine
+
+# What each value of the option ``replicas`` tries, in order.
+ORDERS = {
+    "auto": ("fused", "batched", "sequential"),
+    "batched": ("fused", "batched"),
+    "sequential": ("sequential",),
+}
+
+# Stacked weights save calls, not arithmetic. Measured on two CPU cores: two replicas gain nothing
+# (0.7 to 1.0 times the speed of one after the other); five gain 1.9 times at 8 million operations per
+# replica and step, 1.2 times at 30 million, and lose (0.6 times) above 100 million.
+FEWEST_REPLICAS = 3
+MOST_OPERATIONS = 50e6
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What an engine is asked to train.
+
+    Attributes:
+        modules: K modules of one architecture.
+        x: Inputs (N, ...).
+        y: Targets (N, ...), or (K, N, ...) with own labels.
+        loss: Name or function.
+        optimizer: Specification.
+        own_labels: Whether each replica has its own targets.
+        seeds: One per replica.
+        batch_size: Samples per step.
+    """
+
+    modules: Sequence[nn.Module]
+    x: Tensor
+    y: Tensor
+    loss: Loss
+    optimizer: Specification
+    own_labels: bool
+    seeds: Sequence[int]
+    batch_size: int
+
+
+def check_option(replicas: str) -> None:
+    """Raise `UsageError` for an unknown value of the option ``replicas``."""
+    if replicas not in ORDERS:
+        raise unknown("way to train replicas", replicas, ORDERS)
+
+
+def choose(order: Sequence[str], request: Request, on_note: Callable[[str], None]) -> Engine:
+    """Build the first engine of ``order`` that can serve; say through ``on_note`` which and why.
+
+    The choice depends on the request and the machine's compiler, never on a measured time, so that
+    the same call gives the same numbers.
+
+    Raises:
+        UsageError: None of them can serve.
+    """
+    refusals: list[str] = []
+    for name in order:
+        try:
+            engine = _make(name, request)
+            if name == "batched" and "sequential" in order:
+                _check_worthwhile(request)
+        except Unsupported as reason:
+            refusals.append(f"not {name}: {reason}")
+            continue
+        why = f" ({'; '.join(refusals)})" if refusals else ""
+        on_note(f"Training {engine.replicas} replicas with the {engine.name} engine{why}.")
+        return engine
+    raise UsageError(
+        f"These networks cannot be trained as one batch ({'; '.join(refusals)}). "
+        "Use replicas='sequential' or replicas='auto'."
+    )
+
+
+def _make(name: str, request: Request) -> Engine:
+    options: dict[str, Any] = {
+        "loss": request.loss,
+        "optimizer": request.optimizer,
+        "own_labels": request.own_labels,
+    }
+    if name == "sequential":
+        options["seeds"] = [derive(seed, "forward") for seed in request.seeds]
+        return SequentialEngine(request.modules, request.x, request.y, **options)
+    if name == "fused":
+        return FusedEngine(request.modules, request.x, request.y, **options)
+    return BatchedEngine(request.modules, request.x, request.y, **options)
+
+
+def _check_worthwhile(request: Request) -> None:
+    """Raise `Unsupported` where stacking would not be faster than one network after the other."""
+    if len(request.modules) < FEWEST_REPLICAS:
+        raise Unsupported(f"fewer than {FEWEST_REPLICAS} replicas gain nothing")
+    if request.x.device.type != "cpu":
+        return
+    operations = _operations(request)
+    if operations > MOST_OPERATIONS:
+        millions = f"{operations / 1e6:.0f} million"
+        raise Unsupported(f"with {millions} operations per step and replica it saves nothing")
+
+
+def _operations(request: Request) -> int:
+    """Floating-point operations of one replica's forward and backward pass."""
+    module, size = request.modules[0], request.batch_size
+    target = request.y[0] if request.own_labels else request.y
+    with FlopCounterMode(display=False) as counter:
+        loss_function(request.loss)(module(request.x[:size]), target[:size]).backward()  # type: ignore[no-untyped-call]
+    module.zero_grad(set_to_none=True)
+    return int(counter.get_total_flops())

@@ -1,0 +1,129 @@
+"""What an engine is: K networks of one architecture that train side by side, and the losses they share.
+
+Three engines obey the contract: `SequentialEngine` (plain PyTorch, one network after the other; the
+truth), `BatchedEngine` (stacked weights) and `FusedEngine` (compiled code for dense networks).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+from torch.nn import functional
+
+from nablab.errors import UsageError, unknown
+
+Loss = Literal["mse", "cross_entropy"] | Callable[[Tensor, Tensor], Tensor]
+FloatArray = npt.NDArray[np.float64]
+
+# Bounds the memory of one forward pass without gradients: a 16-channel 28x28 feature map of so many
+# samples takes 0.8 GB in float32, and small dense networks still see large batches.
+PREDICTED_AT_ONCE = 16384
+
+
+class Unsupported(Exception):
+    """An engine cannot serve these networks, this loss or this optimizer; the text says why."""
+
+
+class Engine(Protocol):
+    """K networks of one architecture that train side by side; one loop drives every engine.
+
+    Constructors have the form ``Engine(modules, x, y, *, loss, optimizer, own_labels)``: K freshly
+    built modules, ``x`` of shape (N, ...), ``y`` of shape (N, ...) or, with own labels, (K, N, ...).
+    One that cannot serve raises `Unsupported`.
+
+    Attributes:
+        name: ``"fused"``, ``"batched"`` or ``"sequential"``.
+        replicas: K.
+    """
+
+    name: str
+    replicas: int
+
+    def advance(self, rates: FloatArray, batches: Tensor | None) -> FloatArray:
+        """Take ``len(rates)`` optimizer steps.
+
+        Args:
+            rates: float64 (steps,), multiplies the learning rate at each step.
+            batches: None for the full batch, else int64 (steps, K, batch_size): indices into the
+                training set.
+
+        Returns:
+            float64 (steps, K): the loss on the step's batch at the weights before the step. A frozen
+            replica is not touched and gives NaN. A replica whose loss is not finite at some step is
+            frozen from that step on; that step's row shows the loss as computed.
+        """
+        ...
+
+    def freeze(self, replicas: Sequence[int]) -> None:
+        """Leave these replicas as they are from now on."""
+        ...
+
+    def predict(self, x: Tensor) -> Tensor:
+        """The outputs (K, N, ...) of all replicas for ``x`` (N, ...), in eval mode, detached."""
+        ...
+
+    def parameters(self) -> dict[str, Tensor]:
+        """Stacked copies (K, ...) of the parameters, and of the buffers where modules have any."""
+        ...
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything needed to go on, bit for bit: CPU tensors by name."""
+        ...
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from what `state` gave."""
+        ...
+
+
+def loss_function(loss: Loss) -> Callable[[Tensor, Tensor], Tensor]:
+    """The function (output, target) -> scalar for a loss given by name or as a callable.
+
+    Raises:
+        UsageError: There is no loss of this name.
+
+    >>> loss_function("mse")(torch.tensor([1.0, 3.0]), torch.tensor([0.0, 0.0]))
+    tensor(5.)
+    """
+    if callable(loss):
+        return loss
+    if loss not in LOSSES:
+        raise unknown("loss", loss, LOSSES, remedy="A function (output, target) -> scalar tensor works too.")
+    return LOSSES[loss]
+
+
+def mean_squared_error(output: Tensor, target: Tensor) -> Tensor:
+    """The mean of the squared differences over all elements.
+
+    Raises:
+        UsageError: The shapes differ; PyTorch would broadcast (N, 1) against (N,) to (N, N).
+    """
+    if output.shape != target.shape:
+        raise UsageError(
+            f"The network gives outputs of shape {tuple(output.shape)}, but the targets have shape "
+            f"{tuple(target.shape)}; the mean squared error needs equal shapes. Reshape the targets, "
+            "for instance with y.unsqueeze(-1), or change the network's last layer."
+        )
+    return functional.mse_loss(output, target)
+
+
+LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "mse": mean_squared_error,
+    "cross_entropy": functional.cross_entropy,
+}
+
+
+def slices(samples: int, replicas: int) -> Iterator[slice]:
+    """Cut ``samples`` into slices that ``replicas`` networks can take at once."""
+    size = max(1, PREDICTED_AT_ONCE // replicas)
+    return (slice(start, start + size) for start in range(0, samples, size))
+
+
+def mask_after_divergence(losses: FloatArray) -> FloatArray:
+    """Set what follows a replica's first non-finite loss to NaN; ``losses`` is (steps, K)."""
+    failed_before = np.zeros_like(losses, dtype=bool)
+    failed_before[1:] = np.logical_or.accumulate(~np.isfinite(losses), axis=0)[:-1]
+    return np.where(failed_before, np.nan, losses)

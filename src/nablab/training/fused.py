@@ -1,0 +1,343 @@
+"""Small dense networks in compiled code: every step of a replica in one call, replicas over threads.
+
+PyTorch spends most of a small network's step on calls. Here one C function (``fused_dense.c``, whose head has
+the mathematics) does the forward pass, the gradient and the optimizer, with all data in the cache. Results
+depend neither on the number of replicas nor on that of threads, bit for bit.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from nablab.errors import UsageError
+from nablab.training import compiler
+from nablab.training.dense import DenseLayer, kernel_matrices, read_layers
+from nablab.training.engine import FloatArray, Loss, Unsupported
+from nablab.training.optimizers import SGD, Adam, AdamW, Number, RMSprop, Specification
+
+# Samples go through the network in tiles of so many bytes per unit. Smaller tiles add up partial gradients
+# more often; larger ones leave the cache. Measured from 512 to 8192: docs/engine-notes-fused.md.
+TILE_BYTES = 2048
+
+# PyTorch's blocked matrix products win on large layers. With all threads busy this engine is twice as fast at
+# 50,000 parameters and equal at 200,000; but a single replica has only one thread here. Same notes.
+LARGEST_NETWORK = 50_000
+
+_ALIGNMENT = 64
+_CHUNKS = 8  # Each replica's steps are cut so that threads with unequal numbers of replicas end together.
+_RULES: dict[type[Specification], int] = {SGD: 0, RMSprop: 1, Adam: 2, AdamW: 3}
+_REALS = {torch.float32: "float", torch.float64: "double"}
+_INT, _POINTER = ctypes.c_int64, ctypes.c_void_p
+
+
+class _Network(ctypes.Structure):
+    _fields_ = [
+        ("layers", _INT),
+        ("width", _POINTER),
+        ("bias", _POINTER),
+        ("offset", _POINTER),
+        ("is_tanh", _POINTER),
+        ("slope", _POINTER),
+        ("stored", _INT),
+        ("tile", _INT),
+        ("stride", _INT),
+    ]
+
+
+class _Data(ctypes.Structure):
+    _fields_ = [
+        ("samples", _INT),
+        ("batch", _INT),
+        ("x_packed", _POINTER),
+        ("y_packed", _POINTER),
+        ("stride", _INT),
+        ("x", _POINTER),
+        ("y", _POINTER),
+        ("indices", _POINTER),
+        ("own_labels", _INT),
+    ]
+
+
+class _Optimizer(ctypes.Structure):
+    _fields_ = [
+        ("rule", _INT),
+        ("nesterov", _INT),
+        ("learning_rate", _POINTER),
+        ("weight_decay", _POINTER),
+        ("epsilon", _POINTER),
+        ("first_decay", _POINTER),
+        ("second_decay", _POINTER),
+    ]
+
+
+class _Job(ctypes.Structure):
+    _fields_ = [
+        ("network", _POINTER),
+        ("data", _POINTER),
+        ("optimizer", _POINTER),
+        ("replicas", _INT),
+        ("steps", _INT),
+        ("chunks", _INT),
+        ("rates", _POINTER),
+        ("parameters", _POINTER),
+        ("first", _POINTER),
+        ("second", _POINTER),
+        ("taken", _POINTER),
+        ("active", _POINTER),
+        ("loss", _POINTER),
+        ("next", _INT),
+        ("finished", _POINTER),
+    ]
+    kept: Any
+
+
+class FusedEngine:
+    """K dense networks trained by compiled code, for the mean squared error on the CPU.
+
+    Args:
+        modules: K modules, each a `nn.Sequential` (nested or not) of `nn.Linear`, `nn.ReLU`,
+            `nn.LeakyReLU`, `nn.Tanh` and `nn.Identity`; only their weights are read.
+        x: Inputs (N, d), float32 or float64 as the weights.
+        y: Targets (N, outputs), or (K, N, outputs) with own labels.
+        loss: ``"mse"``.
+        optimizer: SGD, RMSprop, Adam or AdamW.
+        own_labels: Whether each replica has its own targets.
+
+    Raises:
+        Unsupported: Something else is asked for, the network is so large that PyTorch is faster, or there
+            is no C compiler.
+    """
+
+    name = "fused"
+
+    def __init__(
+        self,
+        modules: Sequence[nn.Module],
+        x: Tensor,
+        y: Tensor,
+        *,
+        loss: Loss,
+        optimizer: Specification,
+        own_labels: bool,
+    ) -> None:
+        self._layers = read_layers(modules[0])
+        _refuse_unsuitable(self._layers, modules, x, y, loss, optimizer, own_labels)
+        optimizer.check_replicas(len(modules))
+        self._library = compiler.load(_REALS[x.dtype])
+        self.replicas = len(modules)
+        self._keep: list[Any] = []  # what the C structures point to
+        self._lanes = int(self._library.nablab_lanes())
+        self._network = self._describe_network(x.element_size())
+        self._optimizer = self._describe_optimizer(optimizer)
+        self._x, self._y, self._own_labels = x.detach().contiguous(), y.detach().contiguous(), own_labels
+        self._packed: tuple[Tensor, Tensor] | None = None
+        self._scratch: list[Tensor] = []
+        flat = torch.stack(
+            [nn.utils.parameters_to_vector(kernel_matrices(m, self._layers)) for m in modules]
+        ).detach()
+        self._size = flat.shape[1]
+        self._weights, self._first, self._second = (
+            torch.zeros(self.replicas, int(self._network.stored), dtype=x.dtype) for _ in range(3)
+        )
+        self._weights[:, : self._size] = flat
+        self._taken = torch.zeros(self.replicas, dtype=torch.int64)
+        self._active = torch.ones(self.replicas, dtype=torch.bool)
+
+    def advance(self, rates: FloatArray, batches: Tensor | None) -> FloatArray:  # noqa: D102 - see Engine; so below
+        rates = np.ascontiguousarray(rates, dtype=np.float64)
+        losses = np.full((len(rates), self.replicas), np.nan)
+        finished = np.zeros(self.replicas, dtype=np.int64)
+        data, kept = self._describe_data(batches)
+        job = _Job(
+            network=ctypes.addressof(self._network),
+            data=ctypes.addressof(data),
+            optimizer=ctypes.addressof(self._optimizer),
+            replicas=self.replicas,
+            steps=len(rates),
+            chunks=min(_CHUNKS, len(rates)),
+            rates=rates.ctypes.data,
+            parameters=self._weights.data_ptr(),
+            first=self._first.data_ptr(),
+            second=self._second.data_ptr(),
+            taken=self._taken.data_ptr(),
+            active=self._active.data_ptr(),
+            loss=losses.ctypes.data,
+            next=0,
+            finished=finished.ctypes.data,
+        )
+        # The threads hold the job, and so this memory, even if an interrupt ends this call before them.
+        job.kept = self, rates, losses, finished, data, kept
+        self._work(job, min(torch.get_num_threads(), self.replicas))
+        return losses
+
+    def _work(self, job: _Job, threads: int) -> None:
+        """Run the job's queue on this thread and on ``threads - 1`` others; ctypes releases the GIL."""
+        size = int(self._library.nablab_scratch_bytes(ctypes.byref(self._network)))
+        self._scratch += [torch.empty(size, dtype=torch.uint8) for _ in range(threads - len(self._scratch))]
+        work = [(ctypes.byref(job), _POINTER(space.data_ptr())) for space in self._scratch[:threads]]
+        others = [threading.Thread(target=self._library.nablab_advance, args=args) for args in work[1:]]
+        for thread in others:
+            thread.start()
+        self._library.nablab_advance(*work[0])
+        for thread in others:
+            thread.join()
+
+    def freeze(self, replicas: Sequence[int]) -> None:  # noqa: D102
+        self._active[list(replicas)] = False
+
+    @torch.no_grad()
+    def predict(self, x: Tensor) -> Tensor:  # noqa: D102
+        inputs = self._layers[0].inputs
+        if x.ndim != 2 or x.shape[1] != inputs:
+            raise UsageError(f"The network takes inputs of shape (N, {inputs}), got {tuple(x.shape)}.")
+        rows = self._pack(x.detach().to(self._x), ones=True)
+        stride = rows.shape[1]
+        space = torch.empty(
+            self._library.nablab_scratch_bytes(ctypes.byref(self._network)), dtype=torch.uint8
+        )
+        outputs = torch.empty(self.replicas, self._layers[-1].outputs, stride, dtype=rows.dtype)
+        for weights, output in zip(self._weights, outputs, strict=True):
+            self._library.nablab_predict(
+                ctypes.byref(self._network),
+                _POINTER(weights.data_ptr()),
+                _POINTER(rows.data_ptr()),
+                _INT(stride // self._lanes),
+                _POINTER(output.data_ptr()),
+                _POINTER(space.data_ptr()),
+            )
+        return outputs[:, :, : len(x)].transpose(1, 2).contiguous()
+
+    def parameters(self) -> dict[str, Tensor]:  # noqa: D102
+        named: dict[str, Tensor] = {}
+        start = 0
+        for layer in self._layers:
+            end = start + layer.outputs * layer.columns
+            matrix = self._weights[:, start:end].reshape(self.replicas, layer.outputs, layer.columns)
+            named[f"{layer.name}weight"] = matrix[:, :, : layer.inputs].clone()
+            if layer.bias:
+                named[f"{layer.name}bias"] = matrix[:, :, -1].clone()
+            start = end
+        return named
+
+    def state(self) -> dict[str, Tensor]:  # noqa: D102
+        flat = {"weights": self._weights, "first": self._first, "second": self._second}
+        exact = {"taken": self._taken.clone(), "active": self._active.clone()}
+        return {name: tensor[:, : self._size].clone() for name, tensor in flat.items()} | exact
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:  # noqa: D102
+        for name, tensor in (("weights", self._weights), ("first", self._first), ("second", self._second)):
+            tensor[:, : self._size] = state[name]
+        self._taken.copy_(state["taken"])
+        self._active.copy_(state["active"])
+
+    def _describe_network(self, real_bytes: int) -> _Network:
+        layers = self._layers
+        sizes = [layer.outputs * layer.columns for layer in layers]
+        tile = max(1, TILE_BYTES // (real_bytes * self._lanes))
+        return _Network(
+            layers=len(layers),
+            width=self._integers([layers[0].inputs, *(layer.outputs for layer in layers)]),
+            bias=self._integers([layer.bias for layer in layers]),
+            offset=self._integers([0, *np.cumsum(sizes)[:-1]]),
+            is_tanh=self._integers([layer.tanh for layer in layers]),
+            slope=self._numbers([layer.slope for layer in layers]),
+            stored=_round_up(sum(sizes), self._lanes),
+            tile=tile,
+            stride=tile | 1,  # odd: rows at a power of two apart would share few sets of the cache
+        )
+
+    def _describe_optimizer(self, spec: Specification) -> _Optimizer:
+        values = {field.name: getattr(spec, field.name) for field in dataclasses.fields(spec)}
+        first, second = values.get("betas", (values.get("momentum", 0.0), values.get("smoothing", 0.0)))
+        return _Optimizer(
+            rule=_RULES[type(spec)],
+            nesterov=values.get("nesterov", False),
+            learning_rate=self._numbers(values["learning_rate"]),
+            weight_decay=self._numbers(values["weight_decay"]),
+            epsilon=self._numbers(values.get("epsilon", 0.0)),
+            first_decay=self._numbers(first),
+            second_decay=self._numbers(second),
+        )
+
+    def _describe_data(self, batches: Tensor | None) -> tuple[_Data, Any]:
+        data = _Data(samples=len(self._x), own_labels=self._own_labels)
+        if batches is not None:
+            indices = batches.to("cpu", torch.int64).contiguous()
+            if indices.numel() and not 0 <= int(indices.min()) <= int(indices.max()) < len(self._x):
+                raise IndexError(f"batches must hold indices from 0 to {len(self._x) - 1}")
+            data.batch, data.indices = indices.shape[2], indices.data_ptr()
+            data.x, data.y = self._x.data_ptr(), self._y.data_ptr()
+            return data, indices
+        if self._packed is None:
+            labels = self._y if self._own_labels else self._y[None]
+            self._packed = self._pack(self._x, ones=True), torch.stack([self._pack(y) for y in labels])
+        x_rows, y_rows = self._packed
+        data.x_packed, data.y_packed = x_rows.data_ptr(), y_rows.data_ptr()
+        data.stride = x_rows.shape[1] // self._lanes
+        return data, self._packed
+
+    def _pack(self, samples: Tensor, *, ones: bool = False) -> Tensor:
+        """Rows (features, N rounded up to an odd number of vectors), zero behind the samples."""
+        count, features = samples.shape
+        stride = (-(-count // self._lanes) | 1) * self._lanes
+        rows = torch.zeros(features + ones, stride, dtype=samples.dtype)
+        rows[:features, :count] = samples.T
+        rows[features:] = 1
+        return rows
+
+    def _integers(self, values: Any) -> int:
+        return self._kept(np.array(values, dtype=np.int64))
+
+    def _numbers(self, values: Number) -> int:
+        """One float64 per replica, or the sequence as it is."""
+        array = np.array(values, dtype=np.float64)
+        return self._kept(np.full(self.replicas, array) if array.ndim == 0 else array)
+
+    def _kept(self, array: Any) -> int:
+        self._keep.append(array)
+        return int(array.ctypes.data)
+
+
+def _refuse_unsuitable(
+    layers: Sequence[DenseLayer],
+    modules: Sequence[nn.Module],
+    x: Tensor,
+    y: Tensor,
+    loss: Loss,
+    optimizer: Specification,
+    own_labels: bool,
+) -> None:
+    parameters = list(modules[0].parameters())
+    if any(read_layers(module) != layers for module in modules[1:]):
+        raise Unsupported("the networks differ in their layers")
+    if loss != "mse":
+        raise Unsupported("the fused kernel has the mean squared error only")
+    if type(optimizer) not in _RULES:
+        raise Unsupported(f"the fused kernel has no {type(optimizer).__name__}")
+    if x.dtype not in _REALS or any(tensor.dtype != x.dtype for tensor in (y, *parameters)):
+        raise Unsupported("inputs, targets and weights are not all float32 or all float64")
+    if any(tensor.device.type != "cpu" for tensor in (x, y, *parameters)):
+        raise Unsupported("the fused kernel runs on the CPU only")
+    if not all(parameter.requires_grad for parameter in parameters):
+        raise Unsupported("some parameters of the network do not train")
+    if len(parameters) != sum(1 + layer.bias for layer in layers):
+        raise Unsupported("layers share their weights")
+    if x.ndim != 2 or x.shape[1] != layers[0].inputs:
+        raise Unsupported(f"inputs of shape {tuple(x.shape)} are not (N, {layers[0].inputs})")
+    expected = (*([len(modules)] if own_labels else []), len(x), layers[-1].outputs)
+    if tuple(y.shape) != expected:
+        raise Unsupported(f"targets of shape {tuple(y.shape)} are not {expected}")
+    if sum(parameter.numel() for parameter in parameters) > LARGEST_NETWORK:
+        raise Unsupported(f"with more than {LARGEST_NETWORK:,} parameters PyTorch is faster")
+
+
+def _round_up(value: int, multiple: int) -> int:
+    return -(-value // multiple) * multiple

@@ -1,0 +1,174 @@
+"""What is known of a training so far: curves, evaluations, who ended when and why, the best weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nablab.training.checkpoints import prefixed, under
+from nablab.training.engine import FloatArray
+from nablab.training.stopping import EarlyStopping, Rule
+
+Tensors = dict[str, Tensor]
+
+
+class Best:
+    """The lowest value of a metric per replica, with its step and the weights of that moment."""
+
+    def __init__(self, replicas: int) -> None:
+        self.values = np.full(replicas, np.inf)
+        self.steps = np.zeros(replicas, dtype=np.int64)
+        self.tensors: Tensors = {}
+
+    def update(self, values: FloatArray, step: int, parameters: Callable[[], Tensors]) -> None:
+        """Take over the replicas whose value is lower than before; ``parameters`` is asked if any is."""
+        improved = values < self.values
+        if self.tensors and not improved.any():
+            return
+        now = parameters()
+        if not self.tensors:
+            self.tensors = {name: tensor.clone() for name, tensor in now.items()}
+        where = torch.from_numpy(np.flatnonzero(improved))
+        for name, tensor in self.tensors.items():
+            tensor[where] = now[name][where]
+        self.values = np.where(improved, values, self.values)
+        self.steps = np.where(improved, step, self.steps)
+
+    def state(self) -> Tensors:
+        """For a checkpoint."""
+        numbers = {"values": torch.from_numpy(self.values), "steps": torch.from_numpy(self.steps)}
+        return numbers | prefixed("tensors", self.tensors)
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from what `state` gave."""
+        self.values, self.steps = state["values"].numpy().copy(), state["steps"].numpy().copy()
+        for name, tensor in under("tensors", state).items():
+            self.tensors[name].copy_(tensor)
+
+
+class History:
+    """The record of K replicas over a budget of steps; rules watch its evaluations.
+
+    Args:
+        replicas: K.
+        steps: The budget.
+        stop: Rules that end a replica.
+        converged: The rule that flags a replica.
+    """
+
+    def __init__(self, replicas: int, steps: int, stop: tuple[Rule, ...], converged: Rule | None) -> None:
+        self.step = 0
+        self.train_loss = np.full((replicas, steps), np.nan)
+        self.active = np.ones(replicas, dtype=bool)
+        self.steps_taken = np.zeros(replicas, dtype=np.int64)
+        self.stop_reason = ["budget"] * replicas
+        self.converged = np.zeros(replicas, dtype=bool)
+        self.evaluation_steps: list[int] = []
+        self.evaluations: list[dict[str, FloatArray]] = []
+        self.best = Best(replicas)
+        self.restored = next(
+            (rule for rule in stop if isinstance(rule, EarlyStopping) and rule.restore_best), None
+        )
+        self.best_restored = Best(replicas) if self.restored else None
+        self._watches = [(rule, rule.watch(replicas)) for rule in stop]
+        self._convergence = (converged, converged.watch(replicas)) if converged else None
+
+    def add_losses(self, losses: FloatArray) -> None:
+        """Append the losses (steps, K) of a chunk, and end the replicas that diverged in it."""
+        start, self.step = self.step, self.step + len(losses)
+        self.train_loss[:, start : self.step] = losses.T
+        failed = ~np.isfinite(losses)
+        for replica in np.flatnonzero(self.active & failed.any(axis=0)).tolist():
+            self.end(replica, "diverged", start + int(failed[:, replica].argmax()))
+        self.steps_taken[self.active] = self.step
+
+    def end(self, replica: int, reason: str, step: int) -> None:
+        """A replica takes no more steps."""
+        self.active[replica] = False
+        self.stop_reason[replica] = reason
+        self.steps_taken[replica] = step
+
+    def add_evaluation(
+        self, metrics: Mapping[str, FloatArray], parameters: Callable[[], Tensors]
+    ) -> list[int]:
+        """Append an evaluation at the present step.
+
+        Returns:
+            The replicas that it ended: by a stopping rule, or because the training loss is not finite.
+        """
+        own = {name: np.where(self.active, values, np.nan) for name, values in metrics.items()}
+        self.evaluation_steps.append(self.step)
+        self.evaluations.append(own)
+        self.best.update(own["train_loss"], self.step, parameters)
+        if self.restored and self.best_restored:
+            self.best_restored.update(own[self.restored.metric], self.step, parameters)
+        before = self.active.copy()
+        for replica in np.flatnonzero(self.active & ~np.isfinite(own["train_loss"])).tolist():
+            self.end(replica, "diverged", self.step)
+        self._apply_rules(own, before)
+        ended: list[int] = np.flatnonzero(before & ~self.active).tolist()
+        return ended
+
+    def _apply_rules(self, metrics: Mapping[str, FloatArray], evaluated: Any) -> None:
+        if self._convergence:
+            rule, watch = self._convergence
+            holds = watch.update(self.step, metrics[rule.metric])
+            self.converged = np.where(evaluated, holds, self.converged)
+        for rule, watch in self._watches:
+            holds = watch.update(self.step, metrics[rule.metric])
+            for replica in np.flatnonzero(self.active & holds).tolist():
+                self.end(replica, rule.name, self.step)
+
+    def curves(self) -> dict[str, FloatArray]:
+        """Each evaluated metric as float64 (K, T)."""
+        return {name: np.stack([e[name] for e in self.evaluations], axis=1) for name in self.evaluations[0]}
+
+    def final(self, engine_tensors: Tensors, losses: FloatArray) -> tuple[Tensors, FloatArray]:
+        """The final weights and their training loss, after early stopping restored its best ones."""
+        losses = np.where(np.array(self.stop_reason) == "diverged", np.nan, losses)
+        best = self.best_restored
+        if best is None:
+            return engine_tensors, losses
+        known = np.flatnonzero(np.isfinite(best.values))
+        rows = np.searchsorted(self.evaluation_steps, best.steps[known])
+        losses[known] = self.curves()["train_loss"][known, rows]
+        for name, tensor in engine_tensors.items():
+            tensor[torch.from_numpy(known)] = best.tensors[name][torch.from_numpy(known)]
+        return engine_tensors, losses
+
+    def state(self) -> tuple[Tensors, dict[str, Any]]:
+        """Tensors and JSON facts for a checkpoint."""
+        tensors = {
+            "train_loss": torch.from_numpy(self.train_loss[:, : self.step].copy()),
+            "active": torch.from_numpy(self.active),
+            "steps_taken": torch.from_numpy(self.steps_taken),
+            "evaluation_steps": torch.tensor(self.evaluation_steps, dtype=torch.int64),
+        }
+        tensors |= prefixed("curves", {name: torch.from_numpy(c) for name, c in self.curves().items()})
+        tensors |= prefixed("best", self.best.state())
+        if self.best_restored:
+            tensors |= prefixed("best_restored", self.best_restored.state())
+        return tensors, {"step": self.step, "stop_reason": self.stop_reason}
+
+    def load_state(
+        self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], parameters: Callable[[], Tensors]
+    ) -> None:
+        """Go on from what `state` gave: replay the evaluations for the rules, then take over the rest."""
+        steps = tensors["evaluation_steps"].tolist()
+        curves = {name: curve.numpy() for name, curve in under("curves", tensors).items()}
+        for row, step in enumerate(steps):
+            self.step = step
+            self.active = np.isfinite(curves["train_loss"][:, row])
+            self.add_evaluation({name: curve[:, row].copy() for name, curve in curves.items()}, parameters)
+        self.step = facts["step"]
+        self.train_loss[:, : self.step] = tensors["train_loss"].numpy()
+        self.active = tensors["active"].numpy().copy()
+        self.steps_taken = tensors["steps_taken"].numpy().copy()
+        self.stop_reason = list(facts["stop_reason"])
+        self.best.load_state(under("best", tensors))
+        if self.best_restored:
+            self.best_restored.load_state(under("best_restored", tensors))

@@ -1,0 +1,260 @@
+"""Optimizers as specifications, and their updates on stacked weights.
+
+A specification is a frozen dataclass with the semantics of its namesake in `torch.optim`. Every number
+may be a float or a sequence of K floats, one per replica. `Specification.torch_optimizer` makes the PyTorch
+optimizer of one replica; `Specification.update` performs the same step on all replicas at once, on one
+tensor (K, P) that holds the P weights of each.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nablab.errors import UsageError
+
+Number = float | Sequence[float]
+
+
+@dataclass(frozen=True)
+class Specification:
+    """What every optimizer has: checks, slots, a PyTorch twin and an update on stacked weights."""
+
+    def __post_init__(self) -> None:
+        for name, value in _numbers(self):
+            least = min(value) if isinstance(value, tuple) else value
+            if not least >= 0:
+                raise UsageError(f"{type(self).__name__}: {name} must not be negative, got {least}.")
+        # Sequences become tuples, so that a specification can be compared, hashed and printed.
+        for spec_field in dataclasses.fields(self):
+            object.__setattr__(self, spec_field.name, _frozen(getattr(self, spec_field.name)))
+
+    def check_replicas(self, replicas: int) -> None:
+        """Raise `UsageError` unless each sequence has one number per replica."""
+        for name, value in _numbers(self):
+            if isinstance(value, tuple) and len(value) != replicas:
+                raise UsageError(
+                    f"{type(self).__name__}: {name} has {len(value)} values for {replicas} replicas. "
+                    "Give one number, or one per seed."
+                )
+
+    def slots(self) -> tuple[str, ...]:
+        """The names of the tensors that the update keeps between steps."""
+        raise NotImplementedError
+
+    def update(
+        self, weights: Tensor, gradients: Tensor, slots: dict[str, Tensor], rate: float, count: int
+    ) -> None:
+        """Take one step in place.
+
+        Args:
+            weights: (K, P).
+            gradients: (K, P); may be overwritten.
+            slots: One tensor (K, P) per name in `slots`, zero before the first step.
+            rate: Multiplies the learning rate.
+            count: The number of this step, from 1.
+        """
+        raise NotImplementedError
+
+    def torch_optimizer(self, parameters: Iterable[nn.Parameter], replica: int) -> torch.optim.Optimizer:
+        """The PyTorch optimizer of one replica."""
+        raise NotImplementedError
+
+    def learning_rate_of(self, replica: int) -> float:
+        """The learning rate of one replica, before any schedule."""
+        return _pick(self.learning_rate, replica)  # type: ignore[attr-defined]
+
+
+@dataclass(frozen=True)
+class SGD(Specification):
+    """Stochastic gradient descent with momentum, as `torch.optim.SGD`."""
+
+    learning_rate: Number = 1e-2
+    momentum: Number = 0.0
+    nesterov: bool = False
+    weight_decay: Number = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        smallest = min(self.momentum) if isinstance(self.momentum, tuple) else self.momentum
+        if self.nesterov and not _positive(smallest):
+            raise UsageError("SGD: nesterov=True needs a momentum above 0, for instance momentum=0.9.")
+
+    def slots(self) -> tuple[str, ...]:
+        """The velocity, if there is momentum."""
+        return ("momentum",) if _any(self.momentum) else ()
+
+    def update(
+        self, weights: Tensor, gradients: Tensor, slots: dict[str, Tensor], rate: float, count: int
+    ) -> None:
+        """``v = momentum v + g``, ``w -= rate v``; with Nesterov ``w -= rate (g + momentum v)``."""
+        _decay_into(gradients, weights, self.weight_decay)
+        direction = gradients
+        if "momentum" in slots:
+            momentum = _column(self.momentum, weights)
+            velocity = slots["momentum"].mul_(momentum).add_(gradients)
+            direction = gradients + momentum * velocity if self.nesterov else velocity
+        weights.sub_(direction * _column(_scaled(self.learning_rate, rate), weights))
+
+    def torch_optimizer(self, parameters: Iterable[nn.Parameter], replica: int) -> torch.optim.Optimizer:
+        """`torch.optim.SGD` for one replica."""
+        return torch.optim.SGD(
+            parameters,
+            lr=self.learning_rate_of(replica),
+            momentum=_pick(self.momentum, replica),
+            nesterov=self.nesterov,
+            weight_decay=_pick(self.weight_decay, replica),
+        )
+
+
+@dataclass(frozen=True)
+class RMSprop(Specification):
+    """Gradients divided by the root of their smoothed squares, as `torch.optim.RMSprop`."""
+
+    learning_rate: Number = 1e-2
+    smoothing: Number = 0.99
+    epsilon: Number = 1e-8
+    momentum: Number = 0.0
+    weight_decay: Number = 0.0
+
+    def slots(self) -> tuple[str, ...]:
+        """The smoothed squares, and the velocity if there is momentum."""
+        return ("square", "momentum") if _any(self.momentum) else ("square",)
+
+    def update(
+        self, weights: Tensor, gradients: Tensor, slots: dict[str, Tensor], rate: float, count: int
+    ) -> None:
+        """``s = a s + (1 - a) g^2``, ``w -= rate g / (sqrt(s) + epsilon)``."""
+        _decay_into(gradients, weights, self.weight_decay)
+        square = slots["square"].lerp_(gradients.square(), 1 - _column(self.smoothing, weights))
+        direction = gradients / square.sqrt().add_(_column(self.epsilon, weights))
+        if "momentum" in slots:
+            direction = slots["momentum"].mul_(_column(self.momentum, weights)).add_(direction)
+        weights.sub_(direction * _column(_scaled(self.learning_rate, rate), weights))
+
+    def torch_optimizer(self, parameters: Iterable[nn.Parameter], replica: int) -> torch.optim.Optimizer:
+        """`torch.optim.RMSprop` for one replica."""
+        return torch.optim.RMSprop(
+            parameters,
+            lr=self.learning_rate_of(replica),
+            alpha=_pick(self.smoothing, replica),
+            eps=_pick(self.epsilon, replica),
+            momentum=_pick(self.momentum, replica),
+            weight_decay=_pick(self.weight_decay, replica),
+        )
+
+
+@dataclass(frozen=True)
+class Adam(Specification):
+    """Adam (Kingma and Ba, 2015) with weight decay as an L2 penalty, as `torch.optim.Adam`."""
+
+    learning_rate: Number = 1e-3
+    betas: tuple[Number, Number] = (0.9, 0.999)
+    epsilon: Number = 1e-8
+    weight_decay: Number = 0.0
+
+    def slots(self) -> tuple[str, ...]:
+        """The smoothed gradients and their smoothed squares."""
+        return ("mean", "square")
+
+    def update(
+        self, weights: Tensor, gradients: Tensor, slots: dict[str, Tensor], rate: float, count: int
+    ) -> None:
+        """``w -= rate m / (sqrt(s) + epsilon)``, with ``m`` and ``s`` corrected for their start at zero."""
+        _decay_into(gradients, weights, self.weight_decay)
+        self._step(weights, gradients, slots, rate, count)
+
+    def _step(
+        self, weights: Tensor, gradients: Tensor, slots: dict[str, Tensor], rate: float, count: int
+    ) -> None:
+        first, second = (_wide(beta) for beta in self.betas)
+        step_size = _wide(self.learning_rate) * rate / (1 - first**count)
+        mean = slots["mean"].lerp_(gradients, _column(1 - first, weights))
+        square = slots["square"].lerp_(gradients.square(), _column(1 - second, weights))
+        scale = square.sqrt().div_(_column((1 - second**count) ** 0.5, weights))
+        weights.sub_(mean.div(scale.add_(_column(self.epsilon, weights))).mul_(_column(step_size, weights)))
+
+    def torch_optimizer(self, parameters: Iterable[nn.Parameter], replica: int) -> torch.optim.Optimizer:
+        """`torch.optim.Adam` for one replica."""
+        return torch.optim.Adam(parameters, **self._torch_options(replica))
+
+    def _torch_options(self, replica: int) -> dict[str, Any]:
+        return {
+            "lr": self.learning_rate_of(replica),
+            "betas": tuple(_pick(beta, replica) for beta in self.betas),
+            "eps": _pick(self.epsilon, replica),
+            "weight_decay": _pick(self.weight_decay, replica),
+        }
+
+
+@dataclass(frozen=True)
+class AdamW(Adam):
+    """Adam with decoupled weight decay (Loshchilov and Hutter, 2019), as `torch.optim.AdamW`."""
+
+    weight_decay: Number = 1e-2
+
+    def update(
+        self, weights: Tensor, gradients: Tensor, slots: dict[str, Tensor], rate: float, count: int
+    ) -> None:
+        """``w -= rate weight_decay w``, then the step of `Adam` without weight decay."""
+        if _any(self.weight_decay):
+            shrink = 1 - _wide(self.learning_rate) * rate * _wide(self.weight_decay)
+            weights.mul_(_column(shrink, weights))
+        self._step(weights, gradients, slots, rate, count)
+
+    def torch_optimizer(self, parameters: Iterable[nn.Parameter], replica: int) -> torch.optim.Optimizer:
+        """`torch.optim.AdamW` for one replica."""
+        return torch.optim.AdamW(parameters, **self._torch_options(replica))
+
+
+def _decay_into(gradients: Tensor, weights: Tensor, weight_decay: Number) -> None:
+    if _any(weight_decay):
+        gradients.add_(weights * _column(weight_decay, weights))
+
+
+def _wide(value: Number) -> Any:
+    """A float, or a float64 column (K, 1) on the CPU: step sizes are computed in double precision."""
+    return torch.tensor(value, dtype=torch.float64)[:, None] if isinstance(value, tuple) else value
+
+
+def _column(value: Any, like: Tensor) -> Any:
+    """A float, or a column (K, 1) with the dtype and on the device of the weights."""
+    value = _wide(value)
+    return value.to(like) if isinstance(value, Tensor) else value
+
+
+def _scaled(value: Number, rate: float) -> Any:
+    return _wide(value) * rate
+
+
+def _pick(value: Number, replica: int) -> float:
+    return float(value[replica]) if isinstance(value, Sequence) else float(value)
+
+
+def _any(value: Number) -> bool:
+    return any(value) if isinstance(value, Sequence) else bool(value)
+
+
+def _positive(value: Any) -> bool:
+    return bool(value > 0)
+
+
+def _frozen(value: Any) -> Any:
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    return tuple(_frozen(item) for item in value) if isinstance(value, (list, tuple)) else value
+
+
+def _numbers(spec: Specification) -> Iterator[tuple[str, float | tuple[float, ...]]]:
+    """Each number of a specification by name; the two betas count as two."""
+    for spec_field in dataclasses.fields(spec):
+        value = _frozen(getattr(spec, spec_field.name))
+        if spec_field.name == "betas":
+            yield from ((f"betas[{i}]", beta) for i, beta in enumerate(value))
+        elif not isinstance(value, bool):
+            yield spec_field.name, value

@@ -1,0 +1,173 @@
+"""Plain PyTorch: one network after the other. Slow, serves every module, and is the truth for the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from nablab.training.engine import FloatArray, Loss, loss_function, slices
+from nablab.training.optimizers import Specification
+from nablab.training.seeding import derive
+
+
+class SequentialEngine:
+    """K modules, K PyTorch optimizers and K generators, for modules with dropout or buffers too.
+
+    Args:
+        modules: K modules; the engine trains them in place.
+        x: Inputs (N, ...), shared.
+        y: Targets (N, ...), or (K, N, ...) with own labels.
+        loss: Name or function.
+        optimizer: Specification.
+        own_labels: Whether each replica has its own targets.
+        seeds: One seed per replica for what its forward passes draw, such as dropout; from its index
+            if not given.
+    """
+
+    name = "sequential"
+
+    def __init__(
+        self,
+        modules: Sequence[nn.Module],
+        x: Tensor,
+        y: Tensor,
+        *,
+        loss: Loss,
+        optimizer: Specification,
+        own_labels: bool,
+        seeds: Sequence[int] | None = None,
+    ) -> None:
+        self.replicas = len(modules)
+        self._modules = list(modules)
+        self._x, self._y, self._own_labels = x, y, own_labels
+        self._loss = loss_function(loss)
+        self._specification = optimizer
+        self._optimizers = [
+            optimizer.torch_optimizer(module.parameters(), k) for k, module in enumerate(self._modules)
+        ]
+        self._active = np.ones(self.replicas, dtype=bool)
+        seeds = [derive("forward", k) for k in range(self.replicas)] if seeds is None else seeds
+        self._generators = [_seeded_generator_states(seed, x.device) for seed in seeds]
+
+    def advance(self, rates: FloatArray, batches: Tensor | None) -> FloatArray:
+        """See `Engine.advance`."""
+        losses = np.full((len(rates), self.replicas), np.nan)
+        for replica in np.flatnonzero(self._active).tolist():
+            with self._own_randomness(replica):
+                losses[:, replica] = self._advance_one(replica, rates, batches)
+        return losses
+
+    def _advance_one(self, replica: int, rates: FloatArray, batches: Tensor | None) -> FloatArray:
+        module, optimizer = self._modules[replica].train(), self._optimizers[replica]
+        learning_rate = self._specification.learning_rate_of(replica)
+        targets = self._y[replica] if self._own_labels else self._y
+        losses = np.full(len(rates), np.nan)
+        x, y = self._x, targets
+        for step, rate in enumerate(rates):
+            if batches is not None:
+                x, y = self._x[batches[step, replica]], targets[batches[step, replica]]
+            optimizer.zero_grad()
+            loss = self._loss(module(x), y)
+            losses[step] = loss.item()
+            if not np.isfinite(losses[step]):
+                self._active[replica] = False
+                break
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.param_groups[0]["lr"] = learning_rate * rate
+            optimizer.step()
+        return losses
+
+    def freeze(self, replicas: Sequence[int]) -> None:
+        """See `Engine.freeze`."""
+        self._active[list(replicas)] = False
+
+    @torch.no_grad()
+    def predict(self, x: Tensor) -> Tensor:
+        """See `Engine.predict`."""
+        outputs = []
+        for replica, module in enumerate(self._modules):
+            module.eval()
+            with self._own_randomness(replica, advance=False):
+                outputs.append(torch.cat([module(x[part]) for part in slices(len(x), 1)]))
+        return torch.stack(outputs)
+
+    def parameters(self) -> dict[str, Tensor]:
+        """See `Engine.parameters`."""
+        named = [_tensors(module) for module in self._modules]
+        return {name: torch.stack([tensors[name].detach() for tensors in named]) for name in named[0]}
+
+    def state(self) -> dict[str, Tensor]:
+        """See `Engine.state`."""
+        state = {"active": torch.from_numpy(self._active.copy())}
+        for k, module in enumerate(self._modules):
+            state |= {f"{k}/module/{name}": _copy(tensor) for name, tensor in _tensors(module).items()}
+            state |= {f"{k}/generator/{i}": s.clone() for i, s in enumerate(self._generators[k])}
+            for index, slots in self._optimizers[k].state_dict()["state"].items():
+                found = {slot: value for slot, value in slots.items() if value is not None}
+                state |= {f"{k}/optimizer/{index}/{slot}": _copy(value) for slot, value in found.items()}
+        return state
+
+    @torch.no_grad()
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """See `Engine.load_state`."""
+        self._active = state["active"].numpy().copy()
+        for k, module in enumerate(self._modules):
+            for name, tensor in _tensors(module).items():
+                tensor.copy_(state[f"{k}/module/{name}"])
+            self._generators[k] = [
+                state[f"{k}/generator/{i}"].clone() for i in range(len(self._generators[k]))
+            ]
+            slots: dict[int, dict[str, Tensor]] = {}
+            for name, value in state.items():
+                owner, _, rest = name.partition("/optimizer/")
+                if owner == str(k) and rest:
+                    index, slot = rest.split("/")
+                    slots.setdefault(int(index), {})[slot] = value.clone()
+            groups = self._optimizers[k].state_dict()["param_groups"]
+            self._optimizers[k].load_state_dict({"state": slots, "param_groups": groups})
+
+    @contextmanager
+    def _own_randomness(self, replica: int, *, advance: bool = True) -> Iterator[None]:
+        """Draw from the replica's own generators inside, and leave the global ones as they were."""
+        before = _generator_states(self._x.device)
+        _set_generator_states(self._generators[replica], self._x.device)
+        try:
+            yield
+        finally:
+            if advance:
+                self._generators[replica] = _generator_states(self._x.device)
+            _set_generator_states(before, self._x.device)
+
+
+def _tensors(module: nn.Module) -> dict[str, Tensor]:
+    return dict(module.named_parameters()) | dict(module.named_buffers())
+
+
+def _copy(value: Tensor | float) -> Tensor:
+    return torch.as_tensor(value).detach().cpu().clone(memory_format=torch.contiguous_format)
+
+
+def _generator_states(device: torch.device) -> list[Tensor]:
+    """The state of the CPU's generator and, on an accelerator, of the device's."""
+    states = [torch.get_rng_state()]
+    if device.type != "cpu":
+        states.append(torch.get_device_module(device).get_rng_state())
+    return states
+
+
+def _set_generator_states(states: Sequence[Tensor], device: torch.device) -> None:
+    torch.set_rng_state(states[0])
+    if device.type != "cpu":
+        torch.get_device_module(device).set_rng_state(states[1])
+
+
+def _seeded_generator_states(seed: int, device: torch.device) -> list[Tensor]:
+    before = _generator_states(device)
+    torch.manual_seed(seed)
+    states = _generator_states(device)
+    _set_generator_states(before, device)
+    return states

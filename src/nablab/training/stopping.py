@@ -1,0 +1,163 @@
+"""Rules that end the training of a replica, evaluated at every evaluation, for each replica alone.
+
+A rule is a frozen dataclass; `watch` gives its memory for one training, which is a function of the
+evaluations alone, so a resumed training rebuilds it by replaying them.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from nablab.errors import UsageError, unknown
+
+Values = npt.NDArray[np.float64]
+Mask = npt.NDArray[np.bool_]
+
+
+class Watch(Protocol):
+    """The memory of a rule during one training."""
+
+    def update(self, step: int, values: Values) -> Mask:
+        """Take the metric's values (K,) at ``step`` (NaN for replicas that ended); where the rule holds."""
+        ...
+
+
+class Rule(Protocol):
+    """When a replica ends: a metric, a name that becomes the stop reason, and a watch."""
+
+    @property
+    def name(self) -> str:
+        """The stop reason."""
+        ...
+
+    @property
+    def metric(self) -> str:
+        """The evaluated curve that the rule watches."""
+        ...
+
+    def watch(self, replicas: int) -> Watch:
+        """A fresh memory for so many replicas."""
+        ...
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """Stop once the metric is at or below ``value``."""
+
+    value: float
+    metric: str = "train_loss"
+    name: ClassVar[str] = "threshold"
+
+    def watch(self, replicas: int) -> Watch:
+        """A fresh memory for so many replicas."""
+        return _ThresholdWatch(self.value)
+
+
+@dataclass(frozen=True)
+class EarlyStopping:
+    """Stop after ``patience`` evaluations in a row without an improvement (Prechelt, 1998).
+
+    An evaluation improves if it is lower than the best so far by more than ``minimum_delta``; the count
+    starts anew at each improvement.
+
+    Attributes:
+        metric: An evaluated curve; choose held-out data, never a test set.
+        patience: Evaluations, not steps.
+        minimum_delta: In units of the metric.
+        restore_best: The final weights are those of the lowest evaluation of the metric, however the
+            training ends.
+    """
+
+    metric: str = "held_out_loss"
+    patience: int = 10
+    minimum_delta: float = 0.0
+    restore_best: bool = True
+    name: ClassVar[str] = "early stopping"
+
+    def __post_init__(self) -> None:
+        if self.patience < 1 or self.minimum_delta < 0:
+            raise UsageError("EarlyStopping: patience must be at least 1 and minimum_delta not negative.")
+
+    def watch(self, replicas: int) -> Watch:
+        """A fresh memory for so many replicas."""
+        return _PatienceWatch(replicas, self.patience, self.minimum_delta)
+
+
+@dataclass(frozen=True)
+class Plateau:
+    """Converged: over the last ``window_steps`` the best loss so far fell by at most a small share.
+
+    The window must be long. A rule on one small change of the loss between two checks stops on the
+    plateaus that networks cross while they learn, and wherever a noisy loss repeats itself by chance.
+    The defaults ask for 1 % within 2,000 steps, a tenth of the 20,000 steps usual here.
+    """
+
+    window_steps: int = 2000
+    relative_improvement: float = 0.01
+    metric: str = "train_loss"
+    name: ClassVar[str] = "plateau"
+
+    def __post_init__(self) -> None:
+        if self.window_steps < 1 or not 0 <= self.relative_improvement < 1:
+            raise UsageError("Plateau: window_steps must be at least 1 and relative_improvement in [0, 1).")
+
+    def watch(self, replicas: int) -> Watch:
+        """A fresh memory for so many replicas."""
+        return _PlateauWatch(replicas, self.window_steps, self.relative_improvement)
+
+
+class _ThresholdWatch:
+    def __init__(self, value: float) -> None:
+        self._value = value
+
+    def update(self, step: int, values: Values) -> Mask:
+        return np.asarray(values <= self._value)
+
+
+class _PatienceWatch:
+    def __init__(self, replicas: int, patience: int, minimum_delta: float) -> None:
+        self._patience, self._delta = patience, minimum_delta
+        self._best = np.full(replicas, np.inf)
+        self._waited = np.zeros(replicas, dtype=int)
+
+    def update(self, step: int, values: Values) -> Mask:
+        improved = values < self._best - self._delta
+        self._best = np.where(improved, values, self._best)
+        self._waited = np.where(improved, 0, self._waited + 1)
+        return self._waited >= self._patience
+
+
+class _PlateauWatch:
+    def __init__(self, replicas: int, window_steps: int, relative_improvement: float) -> None:
+        self._window, self._share = window_steps, relative_improvement
+        self._best = np.full(replicas, np.inf)
+        self._history: deque[tuple[int, Values]] = deque()
+
+    def update(self, step: int, values: Values) -> Mask:
+        self._best = np.fmin(self._best, values)
+        self._history.append((step, self._best))
+        while len(self._history) > 1 and self._history[1][0] <= step - self._window:
+            self._history.popleft()
+        began, then = self._history[0]
+        if began > step - self._window:
+            return np.zeros(len(values), dtype=bool)
+        known = np.isfinite(values) & np.isfinite(then)
+        fall = np.where(known, then, 0) - np.where(known, self._best, 0)
+        return known & (fall <= self._share * np.abs(np.where(known, then, 0)))
+
+
+def check_metrics(rules: tuple[Rule, ...], metrics: list[str]) -> None:
+    """Raise `UsageError` for a rule that watches a metric that is not evaluated."""
+    for rule in rules:
+        if rule.metric not in metrics:
+            raise unknown(
+                "evaluated metric",
+                rule.metric,
+                metrics,
+                remedy=f"Give the data that {rule.name} needs in held_out.",
+            )

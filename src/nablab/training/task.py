@@ -1,0 +1,207 @@
+"""What is to be trained: the options of `fit`, checked before any work, with the data on the device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from nablab.errors import UsageError, unknown
+from nablab.training import checkpoints, choose
+from nablab.training.batches import Batches
+from nablab.training.engine import Engine, FloatArray, Loss, loss_function
+from nablab.training.optimizers import Specification
+from nablab.training.schedules import Schedule
+from nablab.training.seeding import build_replicas
+from nablab.training.stopping import Rule, check_metrics
+
+Pair = tuple[Any, Any]
+DEVICES = ("cpu", "cuda", "mps")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """Checked options and data; see `fit` for what they mean."""
+
+    build: Callable[[], nn.Module]
+    x: Tensor
+    y: Tensor
+    seeds: tuple[int, ...]
+    steps: int
+    loss: Loss
+    optimizer: Specification
+    schedule: Schedule
+    batch_size: int | None
+    own_labels: bool
+    held_out: dict[str, tuple[Tensor, Tensor]]
+    eval_every: int
+    stop: tuple[Rule, ...]
+    converged: Rule | None
+    replicas: str
+
+    @property
+    def metrics(self) -> list[str]:
+        """The names of the evaluated curves."""
+        return ["train_loss", *(f"{name}_loss" for name in self.held_out)]
+
+    def rates(self) -> FloatArray:
+        """float64 (steps,): what multiplies the learning rate at each step."""
+        return np.asarray(self.schedule.multipliers(self.steps), dtype=np.float64)
+
+    def batches(self) -> Batches:
+        """The order in which each replica sees the samples."""
+        return Batches(len(self.x), self.batch_size, self.seeds, self.x.device)
+
+    def engine(self, on_note: Callable[[str], None], *, name: str | None = None) -> Engine:
+        """Build the replicas and the engine that trains them; a given ``name`` allows only that one."""
+        modules = [module.to(self.x.device) for module in build_replicas(self.build, self.seeds)]
+        _check_dtypes(modules[0], self.x)
+        request = choose.Request(
+            modules=modules,
+            x=self.x,
+            y=self.y,
+            loss=self.loss,
+            optimizer=self.optimizer,
+            own_labels=self.own_labels,
+            seeds=self.seeds,
+            batch_size=self.batch_size or len(self.x),
+        )
+        return choose.choose(choose.ORDERS[self.replicas] if name is None else (name,), request, on_note)
+
+    def evaluate(self, engine: Engine) -> dict[str, FloatArray]:
+        """The loss (K,) of the present weights on the training set and on each held-out set."""
+        losses = {"train_loss": self._loss_on(engine, self.x, self.y, self.own_labels)}
+        for name, (x, y) in self.held_out.items():
+            losses[f"{name}_loss"] = self._loss_on(engine, x, y, own_labels=False)
+        return losses
+
+    @torch.no_grad()
+    def _loss_on(self, engine: Engine, x: Tensor, y: Tensor, own_labels: bool) -> FloatArray:
+        function = loss_function(self.loss)
+        outputs = engine.predict(x)
+        losses = [function(output, y[k] if own_labels else y) for k, output in enumerate(outputs)]
+        return torch.stack(losses).double().cpu().numpy()
+
+    def fingerprint(self, engine: Engine) -> dict[str, Any]:
+        """Everything on which the course of training depends, as JSON types."""
+        data = {"x": self.x, "y": self.y}
+        for name, (x, y) in self.held_out.items():
+            data |= {f"{name}/x": x, f"{name}/y": y}
+        return {
+            "architecture": {name: [str(t.dtype), *t.shape[1:]] for name, t in engine.parameters().items()},
+            "data": checkpoints.digest(data),
+            "device": str(self.x.device),
+            "seeds": list(self.seeds),
+            "steps": self.steps,
+            "loss": self.loss if isinstance(self.loss, str) else _name(self.loss),
+            "optimizer": repr(self.optimizer),
+            "schedule": repr(self.schedule),
+            "batch size": self.batch_size,
+            "own labels": self.own_labels,
+            "evaluations": self.eval_every,
+            "stopping rules": [repr(rule) for rule in self.stop],
+            "convergence rule": repr(self.converged),
+            "replicas": self.replicas,
+            "PyTorch": torch.__version__,
+        }
+
+
+def make_task(
+    build: Callable[[], nn.Module],
+    data: Pair,
+    *,
+    seeds: Sequence[int],
+    steps: int,
+    loss: Loss,
+    optimizer: Specification,
+    schedule: Schedule,
+    batch_size: int | None,
+    own_labels: bool,
+    held_out: Mapping[str, Pair] | None,
+    eval_every: int | None,
+    stop: Sequence[Rule],
+    converged: Rule | None,
+    replicas: str,
+    device: str,
+) -> Task:
+    """Check the options of `fit` and move the data to the device.
+
+    Raises:
+        UsageError: A value that cannot work, with the remedy.
+    """
+    for name, value in {"steps": steps, "batch_size": batch_size, "eval_every": eval_every}.items():
+        if value is not None and value < 1:
+            raise UsageError(f"{name} must be at least 1, got {value}.")
+    if not seeds:
+        raise UsageError("seeds is empty: give one seed per replica.")
+    choose.check_option(replicas)
+    loss_function(loss)
+    optimizer.check_replicas(len(seeds))
+    target = _device(device)
+    x, y = (torch.as_tensor(part).to(target) for part in data)
+    _check_samples(x, y, len(seeds), own_labels)
+    task = Task(
+        build=build,
+        x=x,
+        y=y,
+        seeds=tuple(int(seed) for seed in seeds),
+        steps=steps,
+        loss=loss,
+        optimizer=optimizer,
+        schedule=schedule,
+        batch_size=batch_size,
+        own_labels=own_labels,
+        held_out={k: (_on(target, a), _on(target, b)) for k, (a, b) in (held_out or {}).items()},
+        eval_every=eval_every or max(1, steps // 100),
+        stop=tuple(stop),
+        converged=converged,
+        replicas=replicas,
+    )
+    check_metrics(task.stop + (() if converged is None else (converged,)), task.metrics)
+    return task
+
+
+def _on(device: torch.device, array: Any) -> Tensor:
+    return torch.as_tensor(array).to(device)
+
+
+def _device(name: str) -> torch.device:
+    if name.split(":")[0] not in DEVICES:
+        raise unknown("device", name, DEVICES)
+    device = torch.device(name)
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not there[device.type]:
+        available = [known for known, usable in there.items() if usable]
+        raise UsageError(f"Device '{name}' is not available here. Choices: {', '.join(available)}.")
+    return device
+
+
+def _check_samples(x: Tensor, y: Tensor, replicas: int, own_labels: bool) -> None:
+    if own_labels and len(y) != replicas:
+        raise UsageError(f"With own_labels, y needs one set per seed: {replicas} sets, got {len(y)}.")
+    labels = y.shape[1] if own_labels and y.ndim > 1 else len(y)
+    if len(x) != labels or not len(x):
+        raise UsageError(
+            f"Inputs and targets must have the same number of samples, got {len(x)} and {labels}."
+        )
+
+
+def _check_dtypes(module: nn.Module, x: Tensor) -> None:
+    parameter = next(module.parameters(), None)
+    if parameter is None:
+        raise UsageError("The network has no parameters, so there is nothing to train.")
+    if x.is_floating_point() and x.dtype != parameter.dtype:
+        raise UsageError(
+            f"The inputs are {x.dtype}, the network's weights {parameter.dtype}. "
+            f"Convert the data with x.to({parameter.dtype}), or the network with .to({x.dtype})."
+        )
+
+
+def _name(function: Callable[..., Any]) -> str:
+    return (
+        f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', type(function).__name__)}"
+    )

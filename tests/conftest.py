@@ -1,0 +1,47 @@
+"""Shared by all tests: one thread for torch, a store of one's own, and the toy experiments."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+TOYS = Path(__file__).parent / "toys"
+
+
+@pytest.fixture(autouse=True)
+def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test sees the user's store, data or experiments."""
+    monkeypatch.setenv("NABLAB_STORE", str(tmp_path / "runs"))
+    monkeypatch.setenv("NABLAB_EXPERIMENTS", str(TOYS))
+    monkeypatch.setenv("COLUMNS", "100")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _threads() -> None:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+Nablab = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def nablab(tmp_path: Path) -> Nablab:
+    """Run the command line in a process of its own, as a user would."""
+
+    def call(*words: str, timeout: float = 120, **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "nablab", *words],
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            cwd=tmp_path,
+            env={**os.environ, **environment},
+            check=False,
+        )
+
+    return call

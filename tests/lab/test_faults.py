@@ -1,0 +1,173 @@
+"""Faults, done for real: kill -9, Ctrl-C, a full disk, two processes at once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from nablab.lab.status import read_state
+from nablab.lab.store import RunFolder
+from tests.conftest import Nablab
+from tests.lab.disks import small_disk
+from tests.lab.test_runner import trial_bytes
+
+# Long enough to be hit in the middle on any machine: the sequential engine takes about 0.3 ms a step.
+LONG = ("run", "toy", "steps=12_000", "widths=3,5", "--seeds", "2", "--replicas", "sequential")
+
+
+def start(*words: str, cwd: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "nablab", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=cwd,
+        env={**os.environ, "NABLAB_CHECKPOINT_SECONDS": "0.2"},
+        start_new_session=True,  # so that a signal can be sent to it and its workers as a terminal does
+    )
+
+
+def wait_for(root: Path, pattern: str, process: subprocess.Popen[str]) -> Path:
+    deadline = time.time() + 60
+    while time.time() < deadline:
+        found = sorted(root.glob(pattern))
+        if found:
+            return found[0]
+        if process.poll() is not None:
+            raise AssertionError(f"the run ended early:\n{process.communicate()[0]}")
+        time.sleep(0.01)
+    raise AssertionError(f"{pattern} never came")
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The trials of the long run when nothing disturbs it."""
+    folder = tmp_path_factory.mktemp("reference")
+    environment = {**os.environ, "NABLAB_EXPERIMENTS": str(Path(__file__).parents[1] / "toys")}
+    subprocess.run([sys.executable, "-m", "nablab", *LONG], check=True, cwd=folder, env=environment)
+    return trial_bytes(next(folder.glob("runs/toy/*")))
+
+
+def test_kill_9_in_the_middle_of_a_trial(tmp_path: Path, nablab: Nablab, reference: dict[str, bytes]) -> None:
+    for _ in range(2):  # twice: a resumed run may be killed, too
+        process = start(*LONG, cwd=tmp_path)
+        checkpoint = wait_for(tmp_path, "runs/toy/*/checkpoints/*.safetensors", process)
+        process.kill()
+        process.wait()
+        folder = checkpoint.parent.parent
+        assert read_state(RunFolder(folder)) == "crashed"
+        assert "crashed" in nablab("runs").stdout
+    done = nablab(*LONG)
+    assert done.returncode == 0, done.stderr
+    assert trial_bytes(folder) == reference
+    assert read_state(RunFolder(folder)) == "done"
+    assert not list(folder.glob("checkpoints/*"))
+
+
+def test_kill_9_between_the_trials_of_a_batch(
+    tmp_path: Path, nablab: Nablab, reference: dict[str, bytes]
+) -> None:
+    process = start(*LONG, cwd=tmp_path)
+    first = wait_for(tmp_path, "runs/toy/*/trials/*/trial.json", process)
+    process.kill()
+    process.wait()
+    folder = first.parents[2]
+    assert nablab(*LONG).returncode == 0
+    assert trial_bytes(folder) == reference
+
+
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_ctrl_c_saves_and_says_how_to_go_on(
+    tmp_path: Path, nablab: Nablab, reference: dict[str, bytes], jobs: str
+) -> None:
+    process = start(*LONG, "--jobs", jobs, cwd=tmp_path)
+    progress = wait_for(tmp_path, "runs/toy/*/progress/*.json", process)
+    os.killpg(process.pid, signal.SIGINT)
+    text, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, text
+    assert "Traceback" not in text
+    assert "finishing the step" in text
+    assert "nablab run toy" in text
+    folder = progress.parent.parent
+    assert read_state(RunFolder(folder)) == "interrupted"
+    assert list(folder.glob("checkpoints/*.safetensors"))
+    assert nablab(*LONG).returncode == 0
+    assert trial_bytes(folder) == reference
+
+
+def test_two_processes_on_one_store_do_the_work_once(tmp_path: Path, reference: dict[str, bytes]) -> None:
+    processes = [start(*LONG, cwd=tmp_path) for _ in range(2)]
+    texts = [process.communicate(timeout=120)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], texts
+    assert trial_bytes(next(tmp_path.glob("runs/toy/*"))) == reference
+    trained = [line for text in texts for line in text.splitlines() if "2 trials in" in line]
+    assert len(trained) == 2, texts  # two conditions, each trained by one of the two
+
+
+def test_workers_leave_when_their_parent_is_killed(tmp_path: Path) -> None:
+    import psutil
+
+    process = start(*LONG, "--jobs", "2", cwd=tmp_path)
+    wait_for(tmp_path, "runs/toy/*/progress/*.json", process)
+    workers = psutil.Process(process.pid).children(recursive=True)
+    assert workers
+    process.kill()
+    process.wait()
+    _, alive = psutil.wait_procs(workers, timeout=30)
+    assert not alive
+
+
+def test_a_full_disk_stops_the_run_and_keeps_what_was_finished(nablab: Nablab, tmp_path: Path) -> None:
+    with small_disk(megabytes=1) as disk:
+        store = str(disk / "runs")
+        words = ("run", "toy", "--preset", "quick", "--store", store)
+        assert nablab(*words).returncode == 0
+        before = trial_bytes(next(disk.glob("runs/toy/*")))
+        free = os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize
+        filler = disk / "filler"
+        filler.write_bytes(b"\0" * (free - 8_192))
+        full = nablab(*words, "steps=20_000")  # longer curves than what is left
+        assert full.returncode == 1
+        assert "No space left" in full.stderr
+        assert "Traceback" not in full.stderr
+        states = {path.name: read_state(RunFolder(path)) for path in disk.glob("runs/toy/*")}
+        assert "running" not in states.values()
+        filler.unlink()
+        assert before == {
+            k: v for p in disk.glob("runs/toy/*") for k, v in trial_bytes(p).items() if k in before
+        }
+        again = nablab(*words, "steps=20_000")
+        assert again.returncode == 0, again.stderr
+
+
+def test_an_unwritable_store_is_refused_at_once(nablab: Nablab, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    done = nablab("run", "toy", "--preset", "quick", "--store", str(tmp_path / "file" / "runs"))
+    assert done.returncode == 1
+    assert "--store" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_without_a_compiler_the_run_goes_on_and_says_so_once(nablab: Nablab, tmp_path: Path) -> None:
+    empty = tmp_path / "bin"
+    empty.mkdir()
+    cache = str(tmp_path / "cache")
+    done = nablab("run", "toy", "--preset", "quick", PATH=str(empty), NABLAB_CACHE=cache, CC="")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("compiler") == 1, done.stdout
+
+
+def test_a_store_of_a_newer_version_is_refused(nablab: Nablab, tmp_path: Path) -> None:
+    assert nablab("run", "toy", "--preset", "quick").returncode == 0
+    config = next(tmp_path.glob("runs/toy/*/config.json"))
+    config.write_text(config.read_text().replace('"format": 1', '"format": 99'))
+    for words in (("run", "toy", "--preset", "quick"), ("report", "toy"), ("compare", "toy", "toy")):
+        done = nablab(*words)
+        assert done.returncode == 1
+        assert "newer nablab" in done.stderr

@@ -1,0 +1,171 @@
+"""The store keeps records exactly, notices damage, and finds runs by what a user would type."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nablab.errors import StoreError, UsageError
+from nablab.experiment import Condition, Curve, Record
+from nablab.lab.store import FORMAT, CorruptTrial, Identity, RunFolder, Store
+
+CONDITION = Condition(model="deep", rate=0.1)
+
+
+def record(seed: int = 0) -> Record:
+    return Record(
+        CONDITION,
+        seed,
+        {"loss": 0.1 + 0.2, "never": float("inf"), "missing": float("nan")},
+        {"stop": "budget"},
+        {"loss": Curve(np.arange(5), np.linspace(1, 0, 5))},
+        {"prediction": np.arange(6, dtype=np.float32).reshape(2, 3)},
+    )
+
+
+def identity(**changes: object) -> Identity:
+    return Identity("toy", 1, {"steps": 10, **changes})
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    return Store(tmp_path).create(identity(), preset="quick")
+
+
+def test_a_record_comes_back_exactly(folder: RunFolder) -> None:
+    folder.write_trial(record())
+    back = folder.read_trial(CONDITION, 0)
+    assert back is not None
+    assert back.condition == CONDITION
+    assert back.scalars["loss"] == 0.1 + 0.2
+    assert back.scalars["never"] == float("inf")
+    assert np.isnan(back.scalars["missing"])
+    assert back.notes == {"stop": "budget"}
+    np.testing.assert_array_equal(back.curves["loss"].values, np.linspace(1, 0, 5))
+    np.testing.assert_array_equal(back.arrays["prediction"], record().arrays["prediction"])
+    assert list(back.curves) == ["loss"]
+    assert list(back.arrays) == ["prediction"]
+
+
+def test_the_same_record_gives_the_same_bytes(folder: RunFolder, tmp_path: Path) -> None:
+    folder.write_trial(record())
+    path = folder.trial_path(CONDITION, 0)
+    first = {file.name: file.read_bytes() for file in path.iterdir()}
+    folder.write_trial(record())
+    assert {file.name: file.read_bytes() for file in path.iterdir()} == first
+
+
+@pytest.mark.parametrize("name", ["trial.json", "arrays.npz"])
+@pytest.mark.parametrize("damage", ["truncate", "flip", "empty", "remove"])
+def test_damage_is_noticed_and_named(folder: RunFolder, name: str, damage: str) -> None:
+    folder.write_trial(record())
+    path = folder.trial_path(CONDITION, 0) / name
+    content = bytearray(path.read_bytes())
+    if damage == "truncate":
+        path.write_bytes(content[:-20])
+    elif damage == "flip":
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+    elif damage == "empty":
+        path.write_bytes(b"")
+    else:
+        path.unlink()
+    if (name, damage) == ("trial.json", "remove"):
+        assert folder.read_trial(CONDITION, 0) is None  # never finished, as after a kill
+        return
+    with pytest.raises(CorruptTrial, match=name):
+        folder.read_trial(CONDITION, 0)
+    assert len(folder.records([CONDITION])) == 0
+
+
+def test_records_are_ordered_by_condition_then_seed(folder: RunFolder) -> None:
+    other = Condition(model="aaa", rate=0.1)
+    for condition, seed in [(other, 1), (CONDITION, 10), (CONDITION, 2), (other, 0)]:
+        folder.write_trial(Record(condition, seed, {"x": 1.0}))
+    found = folder.records([CONDITION, other])
+    assert [(r.condition, r.seed) for r in found] == [(CONDITION, 2), (CONDITION, 10), (other, 0), (other, 1)]
+    assert len(folder.records([CONDITION, other], seeds=2)) == 2
+
+
+def test_an_unlisted_condition_is_left_out(folder: RunFolder) -> None:
+    folder.write_trial(record())
+    assert len(folder.records([Condition(model="other")])) == 0
+
+
+def test_conditions_of_one_slug_have_different_keys() -> None:
+    one, two = Condition(a="x y"), Condition(a="x-y")
+    assert one.slug == two.slug
+    assert RunFolder.condition_key(one) != RunFolder.condition_key(two)
+
+
+@pytest.mark.parametrize("level", ["../../etc", "a/b", ".", "x" * 300, "\N{SNOWMAN}", ""])
+def test_levels_never_leave_the_folder(folder: RunFolder, level: str) -> None:
+    condition = Condition(a=level)
+    folder.write_trial(Record(condition, 0, {"x": 1.0}))
+    path = folder.trial_path(condition, 0)
+    assert path.resolve().parent == (folder.path / "trials").resolve()
+    back = folder.read_trial(condition, 0)
+    assert back is not None
+    assert back.condition == condition
+
+
+def test_the_run_id_depends_on_everything_that_decides_the_numbers() -> None:
+    base = identity()
+    assert identity().run_id == base.run_id
+    assert Identity("toy", 1, {"steps": 10}).run_id == base.run_id
+    others = [
+        identity(steps=11),
+        Identity("toy", 2, {"steps": 10}),
+        Identity("other", 1, {"steps": 10}),
+        Identity("toy", 1, {"steps": 10}, device="cuda"),
+        Identity("toy", 1, {"steps": 10}, replicas="sequential"),
+        Identity("toy", 1, {"steps": 10}, sources={"net.py": "abc"}),
+    ]
+    assert len({one.run_id for one in [base, *others]}) == 7
+
+
+def test_the_run_id_stays_the_same_between_versions() -> None:
+    assert identity().run_id == "5f6fb163ee"
+
+
+def test_a_newer_store_is_refused(folder: RunFolder, tmp_path: Path) -> None:
+    config = folder.config()
+    config["format"] = FORMAT + 1
+    (folder.path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(StoreError, match=r"newer nablab.*Upgrade"):
+        Store(tmp_path).create(identity(), preset="quick")
+
+
+def test_a_damaged_config_is_said(folder: RunFolder) -> None:
+    (folder.path / "config.json").write_text("{")
+    with pytest.raises(StoreError, match="no run"):
+        folder.config()
+
+
+def test_find_by_id_beginning_experiment_and_folder(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    one = store.create(identity(), preset="quick")
+    two = store.create(identity(steps=11), preset="quick")
+    one.write_json("status.json", {"state": "done"})
+    assert store.find(one.path.name).path == one.path
+    assert store.find(two.path.name[:6]).path == two.path
+    assert store.find(f"toy/{two.path.name}").path == two.path
+    assert store.find("toy").path == one.path  # the latest used
+    assert store.find(str(two.path)).path == two.path
+
+
+def test_an_unknown_or_ambiguous_reference_is_said(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    with pytest.raises(UsageError, match="no runs here yet"):
+        store.find("abc")
+    for steps in range(40):
+        store.create(identity(steps=steps), preset="quick")
+    with pytest.raises(UsageError, match=r"There is no run 'zzz'.*Runs here: toy/"):
+        store.find("zzz")
+    names = [run.path.name for run in store.runs()]
+    digit = next(d for d in "0123456789abcdef" if sum(n.startswith(d) for n in names) > 1)
+    with pytest.raises(UsageError, match="several runs"):
+        store.find(digit)

@@ -1,0 +1,72 @@
+"""A small experiment for the tests of the laboratory: fits a parabola with tiny networks."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from nablab.experiment import Claim, Condition, Experiment, Lab
+
+
+@dataclass(frozen=True)
+class Toy(Experiment):
+    """Does a wider network fit a parabola better?
+
+    A toy.
+
+    Attributes:
+        widths: Hidden units of the networks compared.
+        steps: Optimizer steps.
+        pause: Seconds to wait before training.
+        fail: Raise an error in the condition with this width.
+        learning_rate: Step size.
+        replicas_of: An unused choice, to test the parsing of literals.
+    """
+
+    widths: tuple[int, ...] = (2, 4)
+    steps: int = 200
+    pause: float = 0.0
+    fail: int | None = None
+    learning_rate: float = 0.01
+    replicas_of: Literal["one", "two"] = "one"
+    presets = {"quick": {"seeds": 3}, "standard": {}, "paper": {"steps": 400}}  # noqa: RUF012
+    claims: ClassVar[tuple[Claim, ...]] = (
+        Claim.less("train_mse", 4, 2, by="width", scale="log10"),
+        Claim.equal("answer", by="width", margin=0.01),
+    )
+
+    def conditions(self) -> list[Condition]:
+        return [Condition(width=width) for width in self.widths]
+
+    def run(self, condition: Condition, seeds: Sequence[int], lab: Lab) -> None:
+        import torch
+        from torch import nn
+
+        from nablab import training
+
+        time.sleep(self.pause)
+        width = int(condition["width"])
+        if width == self.fail:
+            raise RuntimeError("this width was asked to fail")
+        x = torch.linspace(-1, 1, 16)[:, None]
+        result = lab.train(
+            lambda: nn.Sequential(nn.Linear(1, width), nn.Tanh(), nn.Linear(width, 1)),
+            (x, x**2),
+            seeds=[lab.seed(seed, "weights", width=width) for seed in seeds],
+            steps=self.steps,
+            optimizer=training.Adam(learning_rate=self.learning_rate),
+            eval_every=50,
+        )
+        prediction = result.predict(x)
+        for place, seed in enumerate(seeds):
+            lab.record(
+                seed,
+                train_mse=float(result.final[place]),
+                answer=42,
+                never=float("inf"),
+                stop_reason=result.stop_reason[place],
+            )
+            lab.curve(seed, "train_mse", range(self.steps), result.train_loss[place])
+            lab.array(seed, "prediction", prediction[place, :, 0])

@@ -1,0 +1,113 @@
+"""Write docs/experiments/*.md from the experiments' docstrings and their reference runs.
+
+``python tools/write_docs.py`` writes the pages anew. ``--reference RUN`` first copies the verdicts,
+figures and environment of a run in the store to become the reference run of its experiment.
+``--check`` writes nothing and fails if a page is not what would be written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from nablab import catalogue, configuration, open_run
+from nablab.experiment import Experiment
+from nablab.values import in_text
+
+DOCS = Path(__file__).resolve().parents[1] / "docs" / "experiments"
+
+
+def copy_reference(reference: str) -> None:
+    """Keep what a page shows of a run: small files only, no trials."""
+    run = open_run(reference)
+    run.write()
+    target = DOCS / run.experiment.name
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir(parents=True)
+    for name in ("config.json", "environment.json", "verdicts.json", "scalars.csv"):
+        shutil.copy(run.folder.path / name, target / name)
+    for figure in sorted((run.folder.path / "figures").glob("*.png")):
+        shutil.copy(figure, target / figure.name)
+    facts = {"command": run.command, "seeds": run.seeds, "trials": len(run.records)}
+    status = json.loads((run.folder.path / "status.json").read_text())
+    facts["date"] = run.view().environment.get("date") or status["started"]
+    (target / "run.json").write_text(json.dumps(facts, indent=1) + "\n")
+
+
+def page(experiment: type[Experiment]) -> str:
+    """The Markdown page of one experiment."""
+    text = inspect.cleandoc(experiment.__doc__ or "").split("\nAttributes:")[0]
+    question, _, theory = text.partition("\n")
+    parts = [f"# {question}", f"`nablab run {experiment.name}`", theory.strip(), *_reference(experiment)]
+    parts += ["## Presets", _table(("preset", "settings"), _presets(experiment))]
+    fields = [
+        (f"`{f.name}`", f"`{f.default}`" if f.default else "", f"{f.help} ({f.type})")
+        for f in configuration.describe(experiment)
+    ]
+    parts += ["## Settings", _table(("key", "default", "meaning"), fields)]
+    parts += ["## Exercises", "\n".join(f"{i}. {text}" for i, text in enumerate(experiment.exercises, 1))]
+    parts += ["## References", "\n".join(f"- {line}" for line in experiment.references)]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _presets(experiment: type[Experiment]) -> list[tuple[str, str]]:
+    rows = []
+    for name, values in experiment.presets.items():
+        settings = ", ".join(f"`{key}={in_text(value)}`" for key, value in values.items())
+        rows.append((f"`{name}`", settings or "the defaults below"))
+    return rows
+
+
+def _reference(experiment: type[Experiment]) -> list[str]:
+    folder = DOCS / experiment.name
+    if not (folder / "run.json").exists():
+        return []
+    run, environment = _read(folder / "run.json"), _read(folder / "environment.json")
+    verdicts = _read(folder / "verdicts.json")["verdicts"]
+    machine = f"{environment['processor']}, {environment['cores']} cores, torch {environment['torch']}"
+    rows = [(v["outcome"], v["claim"], v["effect_text"] or "", v["reason"]) for v in verdicts]
+    figures = [f"![{path.stem}]({experiment.name}/{path.name})" for path in sorted(folder.glob("*.png"))]
+    intro = f"`{run['command']}`: {run['trials']} trials on {machine}."
+    return ["## Reference run", intro, _table(("verdict", "claim", "effect", "why"), rows), *figures]
+
+
+def _table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    lines = [header, tuple("---" for _ in header), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(path.read_text())
+    return content
+
+
+def main() -> int:
+    """Write or check the pages."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--reference", metavar="RUN")
+    parser.add_argument("--check", action="store_true")
+    options = parser.parse_args()
+    if options.reference:
+        copy_reference(options.reference)
+    stale = []
+    for entry in catalogue.scan().values():
+        if entry.path.parent != catalogue.BUILT_IN or entry.experiment is None:
+            continue
+        path, text = DOCS / f"{entry.name}.md", page(entry.experiment)
+        if not path.exists() or path.read_text() != text:
+            stale.append(path)
+            if not options.check:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(text)
+    for path in stale:
+        print(f"{'stale' if options.check else 'written'}: {path}")
+    return int(bool(stale) and options.check)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
