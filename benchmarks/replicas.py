@@ -23,9 +23,10 @@ from nablab import training
 
 CHECKED_STEPS = 50
 
-# Float32 sums in another order differ by some 1e-6 of the loss after 50 steps; a wrong epsilon, bias
-# correction or initial weight differs by more than 1e-2.
-TOLERANCE = 1e-3
+# Relative to the loss, over all steps and replicas. Measured: up to 5e-5 between the sides as they are
+# (float32 sums in another order); 4e-4 or more on the three deeper networks for an epsilon ten times too
+# large, 4e-3 for a learning rate 1 % too large, 0.05 for a wrong place of epsilon or no bias correction.
+TOLERANCE = 3e-4
 
 OURS = "nablab"
 
@@ -43,12 +44,14 @@ class Race:
         microseconds: Per replica-step, without compilation, by side.
         ratios: Seconds for `COUNTED_STEPS` steps with compilation, over ours of the same round, by side.
         compile_seconds: By side.
+        distance: The largest relative difference of the losses before the clock started.
     """
 
     case: Case
     microseconds: dict[str, Spread]
     ratios: dict[str, Spread]
     compile_seconds: dict[str, float]
+    distance: float
 
 
 def measure(
@@ -88,7 +91,7 @@ def _sides(case: Case, kernel_seconds: float, absent: dict[str, str]) -> list[Si
 
 
 def _race(case: Case, sides: Sequence[Side], repeats: int, turn_seconds: float) -> Race:
-    check_equal(sides)
+    distance = check_equal(sides)
     turns = {side.name: _turn(side, turn_seconds) for side in sides}
     seconds = take_turns(turns, repeats)  # per replica-step
     compiled = {side.name: side.compile_seconds for side in sides}
@@ -98,6 +101,7 @@ def _race(case: Case, sides: Sequence[Side], repeats: int, turn_seconds: float) 
         {name: Spread.of([1e6 * value for value in values]) for name, values in seconds.items()},
         {name: Spread.of(values) for name, values in ratios.items()},
         compiled,
+        distance,
     )
 
 
@@ -121,13 +125,16 @@ def ratios_of_totals(
     }
 
 
-def check_equal(sides: Sequence[Side]) -> None:
+def check_equal(sides: Sequence[Side]) -> float:
     """Train every side for a few steps and compare the losses of each step and replica with the first's.
 
+    Returns:
+        The largest difference, relative to the loss.
+
     Raises:
-        UnequalRace: They differ by more than `TOLERANCE`, relative to the loss.
+        UnequalRace: They differ by more than `TOLERANCE`.
     """
-    reference = sides[0].train(CHECKED_STEPS)
+    reference, largest = sides[0].train(CHECKED_STEPS), 0.0
     for side in sides[1:]:
         side.start()
         losses = side.train(CHECKED_STEPS)[:CHECKED_STEPS]
@@ -138,6 +145,8 @@ def check_equal(sides: Sequence[Side]) -> None:
                 f"'{side.name}' and '{sides[0].name}' start from equal weights, but within {CHECKED_STEPS} "
                 f"steps their losses differ by {distance:.2g} of the loss (allowed: {TOLERANCE:g})."
             )
+        largest = max(largest, distance)
+    return largest
 
 
 def _turn(side: Side, turn_seconds: float) -> Callable[[], float]:
@@ -185,7 +194,7 @@ def _ratios_table(races: Sequence[Race], absent: Sequence[str]) -> Table:
         "JAX's second column has one device per core (`pmap`); its first, one device for all replicas.",
         "The batched engine is what nablab uses where there is no C compiler, here without the loop around.",
         f"Before the clock starts, the losses of all sides over {CHECKED_STEPS} steps from equal weights "
-        f"must agree to {TOLERANCE:g} of the loss.",
+        f"must agree to {TOLERANCE:g} of the loss; {max(race.distance for race in races):.1g} was the most found.",
         *absent,
     ]
     columns = ("network", "replicas", "nablab, µs per replica-step", *others)

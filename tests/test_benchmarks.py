@@ -71,12 +71,18 @@ def test_ratios_count_compilation_on_both_sides() -> None:
 
 
 def test_the_plain_loop_computes_what_fit_computes() -> None:
-    check_equal([Fit(TINY, 0.0), PlainLoop(TINY, fused=False), PlainLoop(TINY, fused=True)])
+    sides = [Fit(TINY, 0.0), PlainLoop(TINY, fused=False), PlainLoop(TINY, fused=True)]
+    assert 0 < check_equal(sides) < 1e-5
 
 
 def test_an_unequal_race_is_refused() -> None:
     with pytest.raises(UnequalRace, match="'theirs' and 'nablab' start from equal weights"):
         check_equal([_Scripted("nablab"), _Scripted("theirs", loss=1.01)])
+
+
+def test_the_distance_is_relative_to_the_loss() -> None:
+    sides = [_Scripted("nablab", loss=4.0), _Scripted("theirs", loss=4.0004)]
+    assert check_equal(sides) == pytest.approx(1e-4)
 
 
 def test_a_side_that_gives_no_number_is_refused() -> None:

@@ -24,7 +24,7 @@ from nablab.training.engine import FloatArray, Loss, Unsupported
 from nablab.training.optimizers import SGD, Adam, AdamW, Number, RMSprop, Specification
 
 # Samples go through the network in tiles of so many bytes per unit. Smaller tiles add up partial gradients
-# more often; larger ones leave the cache. Measured from 512 to 8192: docs/engine-notes-fused.md.
+# more often; larger ones leave the cache. Measured from 512 to 8192: docs/engine.md.
 TILE_BYTES = 2048
 
 # PyTorch's blocked matrix products win on large layers. With all threads busy this engine is twice as fast at

@@ -35,7 +35,11 @@ enum { UNITS = 5, PATCH_ROWS = 3, PATCH_COLUMNS = 4 };
 enum { VECTORS = 4, LANES = sizeof(vec) / sizeof(real) };
 
 #define INLINE static inline __attribute__((always_inline))
+#ifdef __clang__
+#define UNROLL _Pragma("clang loop unroll(full)")
+#else
 #define UNROLL _Pragma("GCC unroll 16")
+#endif
 
 /* ---- vectors and activations -------------------------------------------------------------------------- */
 

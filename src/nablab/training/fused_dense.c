@@ -16,7 +16,7 @@
  * inputs makes db a column of dW. Lanes behind the last sample hold x = 0 and get delta = 0.
  *
  * Nearly all time goes into products of small matrices: fused_blocks.h. One build serves every architecture;
- * docs/engine-notes-fused.md has the measurements.
+ * docs/engine.md has the measurements.
  *
  * One thread at a time computes a replica, always in the same order: its numbers depend neither on the number
  * of replicas nor on the number of threads. `real` is float, or double with -DREAL=double.

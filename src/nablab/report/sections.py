@@ -1,0 +1,248 @@
+"""The parts of the page as plain values: sentences, cards and tables that a template only lays out."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from nablab import configuration as settings
+from nablab.durations import duration
+from nablab.experiment import Experiment
+from nablab.plots import Summary
+from nablab.plots.frame import sentence, words
+from nablab.report import tables
+from nablab.values import in_text
+
+if TYPE_CHECKING:
+    from nablab.report.page import RunView
+    from nablab.verdicts import Verdict
+
+LOGARITHMIC = "log10 ratio"
+MARKS = {"supported": "✓", "refuted": "✗", "inconclusive": "?"}
+# More metrics than this beside each other are cramped in a column of text.
+METRICS_PER_TABLE = 3
+LEVELS_LISTED = 6
+STATES = {
+    "running": "This run is still going.",
+    "interrupted": "This run was interrupted.",
+    "crashed": "The process of this run ended without a word: it was killed or it crashed.",
+    "failed": "A part of this run failed.",
+    "incomplete": "This run is not complete.",
+}
+
+
+def summary(view: RunView) -> str:
+    """One sentence: what was run, how much of it, how long it took and where."""
+    conditions = view.experiment.conditions()
+    trials = f"{_count(len(conditions), 'condition')} ({_factors(conditions)})"
+    where = [str(view.environment[key]) for key in ("processor",) if view.environment.get(key)]
+    if cores := view.environment.get("cores"):
+        where.append(_count(int(cores), "core"))
+    if device := view.environment.get("device"):
+        where.append(f"device {device}")
+    seconds = view.environment.get("seconds")
+    took = f" in {duration(float(seconds))}" if seconds else ""
+    machine = f" on {', '.join(where)}" if where else ""
+    total = _count(len(view.records), "trial")
+    return f"{view.experiment.name}, preset {view.preset}: {trials} with {_count(view.seeds, 'seed')} each; {total}{took}{machine}."
+
+
+def _factors(conditions: Sequence[Mapping[str, Any]]) -> str:
+    """The factors with their levels, as text."""
+    parts = []
+    for name in dict.fromkeys(factor for condition in conditions for factor in condition):
+        levels = list(dict.fromkeys(str(c[name]) for c in conditions if name in c))
+        more = f" and {len(levels) - LEVELS_LISTED} more" if len(levels) > LEVELS_LISTED else ""
+        parts.append(f"{words(name)}: {', '.join(levels[:LEVELS_LISTED])}{more}")
+    return "; ".join(parts) or "no factors"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def banner(view: RunView) -> str:
+    """What stands above all where trials are missing; empty for a complete run."""
+    planned = len(view.experiment.conditions()) * view.seeds
+    done = len(view.records)
+    if view.state == "done" and done >= planned:
+        return ""
+    why = STATES.get(view.state, STATES["incomplete"])
+    number = f"{done:,} of {_count(planned, 'trial')} {'are' if planned > 1 else 'is'} done."
+    if done >= planned:
+        return f"{why} {number}"
+    how = "More will follow." if view.state == "running" else "Give the command below again to run the rest."
+    return f"{why} {number} All that follows rests on these and may change. {how}"
+
+
+@dataclass(frozen=True)
+class Card:
+    """One verdict, ready to be laid out."""
+
+    outcome: str
+    mark: str
+    claim: str
+    effect: str
+    reason: str
+    facts: str
+    published: str
+
+
+def verdict_card(verdict: Verdict) -> Card:
+    """A verdict in words."""
+    outcome = verdict.outcome
+    claim, effect = claim_text(verdict), verdict.effect_text
+    return Card(
+        outcome, MARKS[outcome], claim, sentence(effect), verdict.reason, facts(verdict), published(verdict)
+    )
+
+
+def claim_text(verdict: Verdict) -> str:
+    """The claim, with those levels of its scope that the sentence does not name."""
+    unnamed = {factor: level for factor, level in verdict.scope.items() if str(level) not in verdict.claim}
+    claim = verdict.claim.rstrip(".")
+    return f"{claim} ({tables.scope(unnamed)})" if unnamed else claim
+
+
+def facts(verdict: Verdict) -> str:
+    """Seeds, the uncorrected p-value and the smallest effect of interest: what the reason leaves out."""
+    parts = [_count(verdict.seeds, "seed")]
+    if verdict.seeds_needed and f"{verdict.seeds_needed} seeds" not in verdict.reason:
+        parts.append(f"about {verdict.seeds_needed:,} needed to decide")
+    if verdict.p_value is not None:
+        parts.append(f"p = {tables.number(verdict.p_value, 2)} before correction")
+    if verdict.smallest_effect:
+        parts.append(f"smallest effect of interest: {distance(verdict.smallest_effect, verdict.unit)}")
+    return "; ".join(parts) + "."
+
+
+def amount(value: float, unit: str) -> str:
+    """An effect of either sign in its unit; a difference of logarithms as a factor.
+
+    >>> amount(-1.0, "log10 ratio"), amount(0.5, "Cliff's delta"), amount(2.0, "")
+    ('10 times lower', "0.5 (Cliff's delta)", '2')
+    """
+    if unit == LOGARITHMIC:
+        return f"{tables.number(10 ** abs(value))} times {'lower' if value < 0 else 'higher'}"
+    return f"{tables.number(value)} ({unit})" if unit else tables.number(value)
+
+
+def distance(value: float, unit: str) -> str:
+    """A size in its unit; a difference of logarithms as a factor.
+
+    >>> distance(-1.0, "log10 ratio"), distance(0.3, "Cliff's delta")
+    ('a factor of 10', "0.3 (Cliff's delta)")
+    """
+    return f"a factor of {tables.number(10 ** abs(value))}" if unit == LOGARITHMIC else amount(value, unit)
+
+
+def published(verdict: Verdict) -> str:
+    """The published value, the measured one and how far they lie apart; empty without one."""
+    if verdict.published is None:
+        return ""
+    reported, measured, apart = verdict.published, verdict.measured_for_published, verdict.distance
+    unit = verdict.unit if reported.of == "effect" else ""
+    text = f"Published: {amount(reported.value, unit)} ({reported.source})."
+    if measured is None or apart is None:
+        return f"{text} Not measured here, so there is nothing to compare it with."
+    percent = ""
+    if not unit and reported.value:
+        percent = f" ({tables.number(100 * abs(apart / reported.value))} % {'lower' if apart < 0 else 'higher'})"
+    return f"{text} Measured here: {amount(measured, unit)}. Distance: {distance(apart, unit)}{percent}."
+
+
+def theory(experiment: Experiment) -> str:
+    """The experiment's docstring without its question and without the section on its fields."""
+    doc = inspect.cleandoc(type(experiment).__doc__ or "").partition("\n")[2]
+    return re.sub(r"(?m)^(Attributes|Args):\n(?:[ \t]+.*\n?|[ \t]*\n)*", "", doc).strip("\n")
+
+
+@dataclass(frozen=True)
+class MetricTable:
+    """Conditions by some of the metrics.
+
+    Attributes:
+        factors: Names of the leading columns.
+        headings: Per metric: its name, and what its cells are.
+        rows: Per condition: its levels, its number of trials, and per metric center and remark.
+        baselines: Per baseline: its name, and per metric its value or nothing.
+    """
+
+    factors: list[str]
+    headings: list[tuple[str, str]]
+    rows: list[tuple[list[str], int, list[tuple[str, str]]]] = field(default_factory=list)
+    baselines: list[tuple[str, list[str]]] = field(default_factory=list)
+
+
+def condition_tables(view: RunView) -> list[MetricTable]:
+    """Every metric of every condition; at most three metrics per table."""
+    conditions = view.experiment.conditions()
+    rows = tables.condition_rows(view.records, conditions, tables.geometric_metrics(view.experiment))
+    baselines = view.experiment.baselines(view.records) if len(view.records) else {}
+    metrics = view.records.metrics
+    found = []
+    for start in range(0, len(metrics), METRICS_PER_TABLE):
+        shown = metrics[start : start + METRICS_PER_TABLE]
+        table = MetricTable(
+            tables.factors(row.condition for row in rows), [_heading(metric, rows) for metric in shown]
+        )
+        for row in rows:
+            levels = [str(row.condition.get(factor, "")) for factor in table.factors]
+            cells = [cell(row.summaries[metric], row.trials) for metric in shown]
+            table.rows.append((levels, row.trials, cells))
+        for column, metric in enumerate(shown):
+            for name, value in baselines.get(metric, {}).items():
+                values = [tables.number(value) if i == column else "" for i in range(len(shown))]
+                table.baselines.append((name, values))
+        found.append(table)
+    return found
+
+
+def _heading(metric: str, rows: Sequence[tables.ConditionRow]) -> tuple[str, str]:
+    name, kind = tables.metric_heading(metric, rows)
+    summaries = [row.summaries[metric] for row in rows]
+    intervals = any(s.low < s.high for s in summaries)
+    return name, f"{kind}, 95 % interval" if intervals else kind
+
+
+def cell(found: Summary, trials: int) -> tuple[str, str]:
+    """The center of a metric, and what must be said with it: interval, infinite or missing values."""
+    if not found.n:
+        return tables.MISSING, ""
+    remarks = []
+    if found.low < found.high:
+        remarks.append(tables.interval(found.low, found.high))
+    if found.infinite:
+        remarks.append(f"median; {found.infinite} of {found.n} infinite")
+    if found.n < trials:
+        remarks.append(f"{found.n} of {trials} trials")
+    return tables.number(found.center), "; ".join(remarks)
+
+
+def configuration(experiment: Experiment) -> list[tuple[str, str, str]]:
+    """Per field, nested ones after their parent: key, value as on the command line, meaning."""
+    meanings = {doc.name: doc.help for doc in settings.describe(type(experiment))}
+    return [(key, value, meanings.get(key, "")) for key, value in setting_texts(experiment).items()]
+
+
+def setting_texts(experiment: Experiment) -> dict[str, str]:
+    """The resolved fields as text, nested ones with dotted keys."""
+    found: dict[str, str] = {}
+    for key, value in experiment.configuration().items():
+        if isinstance(value, Mapping) and value:
+            found |= tables.flat(value, f"{key}.")
+        else:
+            found[key] = in_text(value)
+    return found
+
+
+def environment(view: RunView) -> dict[str, str]:
+    """The facts of the machine and the versions as text; the duration in words."""
+    facts = {key: value for key, value in view.environment.items() if key != "seconds"}
+    found = {key: text for key, text in tables.flat(facts).items() if text != tables.MISSING}
+    if view.environment.get("seconds"):
+        found["duration"] = duration(float(view.environment["seconds"]))
+    return found

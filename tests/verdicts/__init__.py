@@ -1,0 +1,1 @@
+"""Verdicts: intervals, tests, decisions and words."""
