@@ -28,6 +28,7 @@ run: $(VENV)/installed
 test: $(VENV)/installed-dev lint
 	$(BIN)/python tools/check_install.py
 	$(BIN)/python -m pytest -n $(WORKERS) -q
+	$(BIN)/python -m pytest -q --doctest-modules --pyargs nablab
 
 test-slow: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -m slow -q

@@ -194,7 +194,8 @@ def _ratios_table(races: Sequence[Race], absent: Sequence[str]) -> Table:
         "JAX's second column has one device per core (`pmap`); its first, one device for all replicas.",
         "The batched engine is what nablab uses where there is no C compiler, here without the loop around.",
         f"Before the clock starts, the losses of all sides over {CHECKED_STEPS} steps from equal weights "
-        f"must agree to {TOLERANCE:g} of the loss; {max(race.distance for race in races):.1g} was the most found.",
+        f"must agree to {TOLERANCE:g} of the loss; the most found was "
+        f"{max(race.distance for race in races):.1g}.",
         *absent,
     ]
     columns = ("network", "replicas", "nablab, µs per replica-step", *others)

@@ -16,6 +16,7 @@ from benchmarks import presets, replicas, startup
 from benchmarks.__main__ import main
 from benchmarks.cases import ALL, QUICK, Case
 from benchmarks.child import Cost, cost
+from benchmarks.peers import Side
 from benchmarks.peers.laboratory import Fit
 from benchmarks.peers.notebook import PlainLoop
 from benchmarks.replicas import UnequalRace, check_equal
@@ -71,7 +72,7 @@ def test_ratios_count_compilation_on_both_sides() -> None:
 
 
 def test_the_plain_loop_computes_what_fit_computes() -> None:
-    sides = [Fit(TINY, 0.0), PlainLoop(TINY, fused=False), PlainLoop(TINY, fused=True)]
+    sides: list[Side] = [Fit(TINY, 0.0), PlainLoop(TINY, fused=False), PlainLoop(TINY, fused=True)]
     assert 0 < check_equal(sides) < 1e-5
 
 

@@ -24,8 +24,11 @@ if TYPE_CHECKING:
     from nablab.verdicts import Verdict
 
 MARKS = {"supported": ("+", "bold green"), "refuted": ("-", "bold red"), "inconclusive": ("?", "bold yellow")}
+BAR_WIDTH = 15
+WIDE = 72  # columns from which the rate has room
 ROWS = 12  # conditions shown at once; the rest is counted
 REFRESH_PER_SECOND = 4
+STALE_SECONDS = 15.0  # progress this old was left by a process that was killed
 
 
 class PlainLines:
@@ -95,11 +98,13 @@ class LiveTable:
 
     def __rich__(self) -> RenderableType:
         progress = self._progress()
-        table = Table(box=None, pad_edge=False, header_style="dim", expand=False)
-        table.add_column("condition", overflow="ellipsis", no_wrap=True, ratio=3)
-        table.add_column("progress", no_wrap=True, min_width=10, ratio=2)
-        table.add_column("loss", justify="right", no_wrap=True)
-        table.add_column("left", justify="right", no_wrap=True)
+        table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
+        table.add_column("condition", overflow="ellipsis", no_wrap=True)
+        table.add_column("progress", no_wrap=True, min_width=BAR_WIDTH)
+        table.add_column("loss", justify="right", no_wrap=True, min_width=8)
+        table.add_column("left", justify="right", no_wrap=True, min_width=6)
+        if self.console.width >= WIDE:
+            table.add_column("steps/s", justify="right", no_wrap=True, min_width=7)
         for condition in self._shown(progress):
             table.add_row(*self._cells(condition, progress.get(condition)))
         done = sum(state.startswith("done") for state in self._states.values())
@@ -118,10 +123,11 @@ class LiveTable:
     def _cells(self, condition: Condition, now: dict[str, Any] | None) -> tuple[RenderableType, ...]:
         name = Text(", ".join(str(level) for level in condition.values()))
         if now is None:
-            return name, Text(self._states[condition], style="dim"), "", ""
-        bar = ProgressBar(total=now["steps"], completed=now["step"], width=None)
+            return name, Text(self._states[condition], style="dim")
+        bar = ProgressBar(total=now["steps"], completed=now["step"], width=BAR_WIDTH)
         left = (now["steps"] - now["step"]) * now["replicas"] / max(now["rate"], 1e-9)
-        return name, bar, f"{float(now['loss']):.2e}", duration(left)
+        cells = name, bar, f"{float(now['loss']):.2e}", duration(left), f"{now['rate']:,.0f}"
+        return cells if self.console.width >= WIDE else cells[:-1]
 
     def _progress(self) -> dict[Condition, dict[str, Any]]:
         from nablab.experiment import Condition
@@ -133,7 +139,8 @@ class LiveTable:
                 content = json.loads(path.read_bytes())
             except (OSError, ValueError):
                 continue  # it was just removed: that condition is done
-            found[Condition(**content["condition"])] = content
+            if time.time() - content["time"] < STALE_SECONDS:
+                found[Condition(**content["condition"])] = content
         return found
 
 

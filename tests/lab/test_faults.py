@@ -18,7 +18,7 @@ from tests.lab.disks import small_disk
 from tests.lab.test_runner import trial_bytes
 
 # Long enough to be hit in the middle on any machine: the sequential engine takes about 0.3 ms a step.
-LONG = ("run", "toy", "steps=12_000", "widths=3,5", "--seeds", "2", "--replicas", "sequential")
+LONG = ("run", "toy", "steps=6_000", "widths=3,5", "--seeds", "2", "--replicas", "sequential")
 
 
 def start(*words: str, cwd: Path) -> subprocess.Popen[str]:
@@ -59,7 +59,7 @@ def test_kill_9_in_the_middle_of_a_trial(tmp_path: Path, nablab: Nablab, referen
         process = start(*LONG, cwd=tmp_path)
         checkpoint = wait_for(tmp_path, "runs/toy/*/checkpoints/*.safetensors", process)
         process.kill()
-        process.wait()
+        process.communicate()
         folder = checkpoint.parent.parent
         assert read_state(RunFolder(folder)) == "crashed"
         assert "crashed" in nablab("runs").stdout
@@ -76,7 +76,7 @@ def test_kill_9_between_the_trials_of_a_batch(
     process = start(*LONG, cwd=tmp_path)
     first = wait_for(tmp_path, "runs/toy/*/trials/*/trial.json", process)
     process.kill()
-    process.wait()
+    process.communicate()
     folder = first.parents[2]
     assert nablab(*LONG).returncode == 0
     assert trial_bytes(folder) == reference
@@ -118,7 +118,7 @@ def test_workers_leave_when_their_parent_is_killed(tmp_path: Path) -> None:
     workers = psutil.Process(process.pid).children(recursive=True)
     assert workers
     process.kill()
-    process.wait()
+    process.communicate()
     _, alive = psutil.wait_procs(workers, timeout=30)
     assert not alive
 

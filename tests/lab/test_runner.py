@@ -192,3 +192,12 @@ def test_a_run_can_be_opened_again() -> None:
     assert again.experiment == run.experiment
     assert len(again.records) == 6
     assert again.report(run.folder.path.parent / "out.html").stat().st_size > 5_000
+
+
+def test_a_failing_figure_loses_no_trial() -> None:
+    run = run_toy(bad_figure=True)
+    assert run.state == "done"
+    assert len(run.records) == 6
+    page = (run.folder.path / "report.html").read_text()
+    assert "this figure was asked to fail" in page
+    assert "toy.py, line" in page

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-import sys
-import types
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
-from nablab.experiment import Claim, Condition, Curve, Experiment, Published, Record, Records
+from nablab.experiment import Claim, Condition, Curve, Experiment, Record, Records
 from nablab.plots import Figure, curves, dots, predictions
+from nablab.report.page import RunView
+from nablab.verdicts import Outcome, Verdict
+
+Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -54,17 +58,19 @@ class FakeDepth(Experiment):
     def figures(self, records: Records) -> dict[str, Figure]:
         baselines = {"mean of the targets": 0.2, "noise floor": 1e-5}
         return {
-            "loss": curves(records, "train_loss", y_label="training loss (MSE)", caption="Depth falls first."),
+            "loss": curves(
+                records, "train_loss", y_label="training loss (MSE)", caption="Depth falls first."
+            ),
             "predictions": predictions(records, caption="The jump of sign_sin is where all fail."),
             "held_out_error": dots(records, "held_out_mse", baselines=baselines, caption="Lower is better."),
             "steps": dots(records, "steps_to_0.001", y_label="steps to 0.001"),
         }
 
-    def baselines(self, records: Records) -> dict[str, dict[str, float]]:
+    def baselines(self, records: Records) -> dict[str, Mapping[str, float]]:
         return {"held_out_mse": {"mean of the targets": 0.2, "noise floor": 1e-5}}
 
 
-def truth_of(target: str, x: np.ndarray) -> np.ndarray:
+def truth_of(target: str, x: Floats) -> Floats:
     return np.sinc(5 * x) if target == "sinc" else np.sign(np.sin(5 * np.pi * x))
 
 
@@ -111,3 +117,52 @@ def experiment() -> FakeDepth:
 @pytest.fixture(scope="session")
 def records(experiment: FakeDepth) -> Records:
     return Records(fake_record(c, s) for c in experiment.conditions() for s in range(5))
+
+
+def fake_verdict(outcome: Outcome = "supported", **changes: Any) -> Verdict:
+    facts: dict[str, Any] = {
+        "claim": "The deep network has a lower held-out error than the shallow one (target sinc)",
+        "scope": {"target": "sinc"},
+        "outcome": outcome,
+        "effect": -0.6,
+        "interval": (-0.9, -0.3),
+        "unit": "log10 ratio",
+        "effect_text": "4.0 times lower (2.0 to 7.9)",
+        "p_value": 0.004,
+        "p_adjusted": 0.02,
+        "seeds": 5,
+        "seeds_needed": None,
+        "reason": "The whole 95 % interval lies beyond the smallest effect of interest.",
+        "smallest_effect": 0.2,
+    }
+    return Verdict(**{**facts, **changes})
+
+
+def fake_view(experiment: Experiment, records: Records, **changes: Any) -> RunView:
+    facts: dict[str, Any] = {
+        "experiment": experiment,
+        "preset": "quick",
+        "run_id": "fake-depth-a1",
+        "state": "done",
+        "records": records,
+        "verdicts": [fake_verdict()],
+        "environment": {
+            "nablab": "0.1.0",
+            "torch": "2.12.0",
+            "processor": "Abacus 9",
+            "cores": 2,
+            "threads": 1,
+            "device": "cpu",
+            "git": "",
+            "seconds": 75.0,
+        },
+        "notes": ("sign_sin: two networks differ in size.",),
+        "command": "nablab run fake-depth --preset quick --seeds 5",
+        "seeds": 5,
+    }
+    return RunView(**{**facts, **changes})
+
+
+@pytest.fixture(scope="session")
+def view(experiment: FakeDepth, records: Records) -> RunView:
+    return fake_view(experiment, records)

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from nablab.experiment import Claim, Condition, Experiment, Lab
+from nablab.experiment import Claim, Condition, Experiment, Lab, Records
+from nablab.plots import Figure
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class Toy(Experiment):
         fail: Raise an error in the condition with this width.
         learning_rate: Step size.
         replicas_of: An unused choice, to test the parsing of literals.
+        bad_figure: Raise an error when the figures are drawn.
     """
 
     widths: tuple[int, ...] = (2, 4)
@@ -31,11 +33,17 @@ class Toy(Experiment):
     fail: int | None = None
     learning_rate: float = 0.01
     replicas_of: Literal["one", "two"] = "one"
+    bad_figure: bool = False
     presets = {"quick": {"seeds": 3}, "standard": {}, "paper": {"steps": 400}}  # noqa: RUF012
     claims: ClassVar[tuple[Claim, ...]] = (
         Claim.less("train_mse", 4, 2, by="width", scale="log10"),
         Claim.equal("answer", by="width", margin=0.01),
     )
+
+    def figures(self, records: Records) -> dict[str, Figure]:
+        if self.bad_figure:
+            raise RuntimeError("this figure was asked to fail")
+        return {}
 
     def conditions(self) -> list[Condition]:
         return [Condition(width=width) for width in self.widths]

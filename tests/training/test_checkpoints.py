@@ -1,11 +1,11 @@
 """An interrupted training ends with the same bytes as an uninterrupted one; a bad file starts it over."""
 
 import dataclasses
-import os
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +15,7 @@ from torch import nn
 from nablab import training
 from nablab.errors import Interrupted, StoreError
 from nablab.training import Adam, Checkpoint, EarlyStopping, Plateau, Probe, checkpoints, choose, fit
+from nablab.training.history import History
 
 
 def dense():
@@ -109,23 +110,15 @@ def test_interrupted_at_any_chunk_the_bytes_are_the_same(build, engine, batch_si
     assert whole.engine == engine
     assert "diverged" in whole.stop_reason
 
-    path, interruptions = tmp_path / "fit.safetensors", 0
+    path = tmp_path / "fit.safetensors"
     for calls in [1, 2, 1, 3, 10**6]:
         probe = Summing()
-        try:
-            resumed = fit(
-                build,
-                **task,
-                probes=[probe],
-                checkpoint=Checkpoint(path),
-                should_stop=ask_after(calls),
-                on_note=notes.append,
-            )
-            break
-        except Interrupted as stop:
-            interruptions += 1
-            assert "the same call goes on from there" in str(stop)
-    assert interruptions == 4
+        arguments = {"probes": [probe], "checkpoint": Checkpoint(path), "should_stop": ask_after(calls)}
+        if calls == 10**6:
+            resumed = fit(build, **task, **arguments, on_note=notes.append)
+            continue
+        with pytest.raises(Interrupted, match="the same call goes on from there"):
+            fit(build, **task, **arguments, on_note=notes.append)
     assert sum("goes on from step" in note for note in notes) == 4
     same_bytes(resumed, whole)
     assert checkpoints.digest(probe.state()) == checkpoints.digest(whole_probe.state())
@@ -217,14 +210,15 @@ sys.path.insert(0, sys.argv[1])
 from test_checkpoints import noisy, options
 from nablab.training import Checkpoint, fit
 torch.set_num_threads(1)
-result = fit(noisy, **options(steps=2000, eval_every=100, stop=[]), checkpoint=Checkpoint(sys.argv[2], every_seconds=0.0))
+task = options(steps=900, eval_every=100, stop=[])
+result = fit(noisy, **task, checkpoint=Checkpoint(sys.argv[2], every_seconds=0.0))
 print(result.train_loss.tobytes().hex()[-400:], result.final.tobytes().hex())
 """
 
 
 def test_killed_without_warning_it_resumes_to_the_same_bytes(tmp_path):
     path = tmp_path / "fit.safetensors"
-    command = [sys.executable, "-c", PROGRAM, os.path.dirname(__file__), str(path)]  # noqa: PTH120
+    command = [sys.executable, "-c", PROGRAM, str(Path(__file__).parent), str(path)]
     for _ in range(2):
         size = path.stat().st_mtime_ns if path.exists() else None
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
@@ -236,7 +230,7 @@ def test_killed_without_warning_it_resumes_to_the_same_bytes(tmp_path):
         process.send_signal(signal.SIGKILL)
         process.communicate()
     resumed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    result = fit(noisy, **options(steps=2000, eval_every=100, stop=[]))
+    result = fit(noisy, **options(steps=900, eval_every=100, stop=[]))
     assert resumed.split() == [result.train_loss.tobytes().hex()[-400:], result.final.tobytes().hex()]
 
 
@@ -267,3 +261,29 @@ def test_save_and_load_are_inverse(tmp_path):
     found, facts = checkpoints.load(tmp_path / "x", {"seeds": [1, 2**62]})
     assert facts["step"] == 3
     assert checkpoints.digest(found) == checkpoints.digest(tensors)
+
+
+def test_an_evaluation_that_ended_a_replica_is_remembered_as_it_was():
+    """Converged, then ended by a probe; infinite at an evaluation: both survive a checkpoint."""
+
+    def record():
+        return History(3, 40, (EarlyStopping("train_loss", patience=9),), Plateau(10, 0.1))
+
+    def parameters():
+        return {"w": torch.arange(3.0)}
+
+    before, after = record(), record()
+    for values in ([1.0, 1.0, 1.0], [1.0, 0.5, 1.0], [1.0, 0.2, np.inf], [1.0, 0.1, 1.0]):
+        before.add_evaluation({"train_loss": np.array(values)}, parameters)
+        if before.step == 20:
+            before.end(0, "probe", before.step)
+        before.add_losses(np.ones((10, 3)))
+    assert before.stop_reason == ["probe", "budget", "diverged"]
+    assert before.converged.tolist() == [True, False, False]
+
+    tensors, facts = before.state()
+    after.load_state(tensors, facts, parameters)
+    again, facts_again = after.state()
+    assert facts_again == facts
+    for name, tensor in tensors.items():
+        assert tensor.numpy().tobytes() == again[name].numpy().tobytes(), name

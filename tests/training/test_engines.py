@@ -1,5 +1,7 @@
 """Every engine against a plain PyTorch loop, and the contract that all of them keep."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -30,7 +32,11 @@ OPTIMIZERS = {
     "nesterov, one each": (
         SGD([0.1, 0.02, 0.05], momentum=(0.9, 0.5, 0.8), nesterov=True, weight_decay=[0.0, 0.1, 0.01]),
         lambda p, k: torch.optim.SGD(
-            p, lr=[0.1, 0.02, 0.05][k], momentum=[0.9, 0.5, 0.8][k], nesterov=True, weight_decay=[0.0, 0.1, 0.01][k]
+            p,
+            lr=[0.1, 0.02, 0.05][k],
+            momentum=[0.9, 0.5, 0.8][k],
+            nesterov=True,
+            weight_decay=[0.0, 0.1, 0.01][k],
         ),
     ),
     "rmsprop": (RMSprop(0.01), lambda p, k: torch.optim.RMSprop(p, lr=0.01)),
@@ -42,7 +48,12 @@ OPTIMIZERS = {
     ),
     "adam": (Adam(0.01), lambda p, k: torch.optim.Adam(p, lr=0.01)),
     "adam, one each": (
-        Adam([0.01, 0.1, 0.001], betas=([0.9, 0.5, 0.8], 0.99), epsilon=[1e-8, 1e-3, 1e-6], weight_decay=(0.1, 0, 0)),
+        Adam(
+            [0.01, 0.1, 0.001],
+            betas=([0.9, 0.5, 0.8], 0.99),
+            epsilon=[1e-8, 1e-3, 1e-6],
+            weight_decay=(0.1, 0, 0),
+        ),
         lambda p, k: torch.optim.Adam(
             p,
             lr=[0.01, 0.1, 0.001][k],
@@ -67,7 +78,9 @@ def draw_batches(steps, replicas, samples, size):
 
 @pytest.mark.parametrize("batch_size", [None, 4])
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_in_float64_every_engine_equals_a_plain_pytorch_loop(engine_class, name, batch_size, problem, stacked):
+def test_in_float64_every_engine_equals_a_plain_pytorch_loop(
+    engine_class, name, batch_size, problem, stacked
+):
     task = problem()
     specification, make_optimizer = OPTIMIZERS[name]
     batches = None if batch_size is None else draw_batches(50, 3, 11, batch_size)
@@ -104,11 +117,13 @@ def test_cross_entropy(kind, batch_size, own_labels, problem):
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_in_float32_engines_differ_by_rounding_only(engine_class, name, problem):
-    """Fifty steps amplify the rounding of 6e-8 to at most 2e-4 here (measured: 4e-5)."""
+    """Fifty steps amplify the rounding of 6e-8 to at most 2e-4."""
     task = problem(dtype=torch.float32)
     specification, make_optimizer = OPTIMIZERS[name]
     expected, _ = task.plain_loop(make_optimizer, RATES, None)
-    np.testing.assert_allclose(task.engine(engine_class, specification).advance(RATES, None), expected, rtol=2e-4)
+    np.testing.assert_allclose(
+        task.engine(engine_class, specification).advance(RATES, None), expected, rtol=2e-4
+    )
 
 
 class Recurrent(nn.Module):
@@ -139,7 +154,13 @@ class Attention(nn.Module):
 
 def convolution():
     return nn.Sequential(
-        nn.Conv2d(1, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 2, 2), nn.GELU(), nn.Flatten(), nn.Linear(8, 3)
+        nn.Conv2d(1, 4, 3),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(4, 2, 2),
+        nn.GELU(),
+        nn.Flatten(),
+        nn.Linear(8, 3),
     )
 
 
@@ -214,19 +235,28 @@ def half_frozen():
 def test_batched_refuses_what_it_cannot_serve_and_says_why(make, reason):
     with pytest.raises(Unsupported, match=reason):
         BatchedEngine(
-            [make(), make()], torch.randn(4, 2), torch.randn(4, 3), loss="mse", optimizer=SGD(), own_labels=False
+            [make(), make()],
+            torch.randn(4, 2),
+            torch.randn(4, 3),
+            loss="mse",
+            optimizer=SGD(),
+            own_labels=False,
         )
 
 
 def test_dropout_of_probability_zero_is_no_dropout():
     module = nn.Sequential(nn.Linear(2, 3), nn.Dropout(0.0))
-    BatchedEngine([module], torch.randn(4, 2), torch.randn(4, 3), loss="mse", optimizer=SGD(), own_labels=False)
+    BatchedEngine(
+        [module], torch.randn(4, 2), torch.randn(4, 3), loss="mse", optimizer=SGD(), own_labels=False
+    )
 
 
 def test_a_loss_may_be_a_function(problem):
     task = problem()
     task.loss = lambda output, target: (output - target).abs().mean()
-    losses = [task.engine(kind, Adam(0.01)).advance(RATES, None) for kind in (BatchedEngine, SequentialEngine)]
+    losses = [
+        task.engine(kind, Adam(0.01)).advance(RATES, None) for kind in (BatchedEngine, SequentialEngine)
+    ]
     np.testing.assert_allclose(*losses, rtol=1e-9)
 
 
@@ -279,7 +309,7 @@ def test_neither_chunks_nor_a_saved_state_change_a_byte(engine_class, problem, c
 
     engine, losses = task.engine(engine_class, Adam(0.01)), []
     edges = sorted({0, 20, *cuts})
-    for start, end in zip(edges, edges[1:], strict=False):
+    for start, end in itertools.pairwise(edges):
         losses.append(engine.advance(RATES[start:end], batches[start:end]))
         engine.predict(task.x)
         if resume:

@@ -1,5 +1,6 @@
 """Seeds, initial weights and the order of samples."""
 
+import itertools
 import subprocess
 import sys
 
@@ -12,6 +13,7 @@ from torch import nn
 
 from nablab.training import build_replicas, derive, generator
 from nablab.training.batches import Batches
+
 
 def test_derived_seeds_never_change():
     """Written down once: a change would silently change every published number."""
@@ -73,7 +75,7 @@ def test_the_global_generator_survives_a_build_that_fails():
 def collect(batches, edges):
     """Every step's indices as a list of (K, size) tensors, asked for in pieces."""
     found = []
-    for start, end in zip(edges, edges[1:], strict=False):
+    for start, end in itertools.pairwise(edges):
         for first, last, indices in batches.between(start, end):
             assert first == len(found)
             assert last - first == len(indices)

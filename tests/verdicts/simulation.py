@@ -102,8 +102,8 @@ def wide(generator: np.random.Generator, n: int) -> Array:
 
 
 def lognormal(generator: np.random.Generator, n: int) -> Array:
-    """Skewed (logarithm of standard deviation 1), mean 0."""
-    return np.exp(generator.normal(size=n)) - math.exp(0.5)
+    """Skewed and positive; the logarithm has mean 0 and standard deviation 1."""
+    return np.exp(generator.normal(size=n))
 
 
 SHAPES: dict[str, tuple[Draw, Draw, float]] = {
@@ -138,16 +138,16 @@ def two_groups(shape: str, seeds: int, scale: str, shift: float = 0.0, **options
 
 
 def bound(shape: str, seeds: int, scale: str, sign: int, margin: float = 0.0) -> Case:
-    """Claim: the mean (median for ranks) is on one side of 0, where it is exactly."""
+    """Claim: the mean (median for ranks) is on one side of where it is exactly."""
     source = SHAPES[shape][0]
-    median = 1 - math.exp(0.5) if scale == "ranks" and shape == "lognormal" else 0.0
+    center = {"lognormal": 1.0 if scale == "ranks" else math.exp(0.5)}.get(shape, 0.0)
 
     def draw(generator: np.random.Generator) -> Records:
-        values = source(generator, seeds) - median + sign * margin
+        values = source(generator, seeds) + sign * margin
         return Records(records_of({"a": list(10**values if scale == "log10" else values)}))
 
     make = Claim.at_least if sign > 0 else Claim.at_most
-    claim = make("error", 1.0 if scale == "log10" else 0.0, scale=scale, smallest_effect=margin)
+    claim = make("error", 10**center if scale == "log10" else center, scale=scale, smallest_effect=margin)
     word = "at least" if sign > 0 else "at most"
     at = f", at d = {margin:.2g}" if margin else ""
     return Case(f"bound ({word}), {scale}, {shape}{at}", "null", seeds, (claim,), draw)
@@ -166,20 +166,27 @@ def trend(shape: str, seeds: int, slope: float = 0.0, paired: bool = False, at_t
         }
         return Records(records_of(groups, by="width"))
 
-    threshold = tau_of_slope(slope, seeds) if at_truth else 0.0
+    threshold = tau_of_slope(slope, seeds, paired) if at_truth else 0.0
     claim = Claim.rises("error", by="width", paired=paired, smallest_effect=threshold)
     at = f", at d = {threshold:.2g}" if threshold else ""
     name = f"trend{' of paired seeds' if paired else ''}, {shape}{at}"
     return Case(name, "null", seeds, (claim,), draw)
 
 
-def tau_of_slope(slope: float, seeds: int) -> float:
-    """Expected tau-b of normal values whose mean rises by ``slope`` from level to level."""
+def tau_of_slope(slope: float, seeds: int, paired: bool) -> float:
+    """Expected tau-b of normal values whose mean rises by ``slope`` from level to level.
+
+    Paired seeds share a normal value, so values of different seeds differ with variance 4, not 2.
+    """
     steps = range(len(WIDTHS))
-    gains = [2 * float(ndtr(slope * (j - i) / math.sqrt(2))) - 1 for i in steps for j in steps if i < j]
     trials = len(WIDTHS) * seeds
-    untied = len(gains) * seeds**2
-    return sum(gains) * seeds**2 / math.sqrt(untied * trials * (trials - 1) / 2)
+    same, other = (seeds, 2.0) if paired else (0, math.sqrt(2))
+    gain = 0.0
+    for gap in (j - i for i in steps for j in steps if i < j):
+        gain += same * (2 * float(ndtr(slope * gap / math.sqrt(2))) - 1)
+        gain += (seeds**2 - same) * (2 * float(ndtr(slope * gap / other)) - 1)
+    untied = math.comb(len(WIDTHS), 2) * seeds**2
+    return gain / math.sqrt(untied * math.comb(trials, 2))
 
 
 def correlation(seeds: int, paired: bool = False) -> Case:
@@ -226,9 +233,80 @@ def family(shift: float, seeds: int, power: float = 0.0) -> Case:
     return Case(name, truth, seeds, claims, draw, power)
 
 
-def effect(case: Case, words: str, power: float) -> Case:
-    """The same case with an effect that is there."""
-    return Case(f"{case.name}, {words}", "effect", case.seeds, case.claims, case.draw, power)
+def with_power(case: Case, name: str, power: float) -> Case:
+    """A case whose effect is there, and is found with at least this probability."""
+    return Case(name, "effect", case.seeds, case.claims, case.draw, power)
+
+
+def power_cases() -> Iterator[Case]:
+    """Effects of two standard deviations, and what finds them."""
+    for seeds, alone, together in ((5, 0.70, 0.60), (10, 0.95, 0.95)):
+        yield with_power(
+            two_groups("normal", seeds, "linear", 2.0), "two groups, linear, normal, 2 sd apart, alone", alone
+        )
+        yield family(2.0, seeds, together)
+    for seeds, power in ((5, 0.7), (10, 0.95)):
+        ranks = two_groups("normal", seeds, "ranks", 2.0)
+        yield with_power(ranks, "two groups, ranks, normal, 2 sd apart, alone", power)
+        rising = trend("normal", seeds, slope=1.0, at_truth=False)
+        yield with_power(rising, "trend, normal, 1 sd per step, 4 levels", 0.95)
+    ten = two_groups("normal", 10, "linear", 2.0, paired=True)
+    yield with_power(ten, "paired, linear, 1.4 sd of the differences", 0.9)
+
+
+@dataclass(frozen=True)
+class Advice:
+    """Whether the advised number of seeds decides as often as it should."""
+
+    name: str
+    pilot: int
+    advised: int
+    decided: float
+
+
+def advice_cases(runs: int = RUNS) -> Iterator[Advice]:
+    """A pilot whose effect and spread are the true ones, and how often the advised seeds decide."""
+    for options, pilot, shift, members in (
+        ({}, 5, 1.0, 1),
+        ({}, 5, 0.7, 1),
+        ({}, 5, 1.0, 6),
+        ({"paired": True}, 5, 0.8, 1),
+        ({"scale": "log10", "smallest_effect": 0.5}, 5, 1.5, 1),
+        ({"scale": "ranks"}, 10, 0.7, 1),
+        ({"scale": "ranks", "smallest_effect": 0.2}, 10, 1.0, 1),
+        ({"scale": "ranks", "paired": True}, 10, 0.8, 1),
+    ):
+        yield _advice(options, pilot, shift, members, runs)
+
+
+def _advice(options: dict[str, Any], pilot: int, shift: float, members: int, runs: int) -> Advice:
+    claims = tuple(
+        Claim.greater("error", "a", "b", by="model", where={"target": k}, **options) for k in range(members)
+    )
+    log10, paired = options.get("scale") == "log10", options.get("paired", False)
+
+    def records(first: Callable[[], Array], second: Callable[[], Array]) -> Records:
+        groups = [(k, first() + shift, 0.0 * second() if paired else second()) for k in range(members)]
+        return Records(
+            record
+            for k, x, y in groups
+            for record in records_of(
+                {"a": list(10**x if log10 else x), "b": list(10**y if log10 else y)}, target=k
+            )
+        )
+
+    scores = ndtri((np.arange(pilot) + 0.5) / pilot)
+    scores = scores / scores.std(ddof=1)
+    first = judge(claims, records(lambda: scores, lambda: scores), resamples=RESAMPLES)[0]
+    advised = first.seeds_needed or 0
+    generator = np.random.default_rng(7)
+    decided = 0
+    for _ in range(runs):
+        drawn = records(lambda: generator.normal(size=advised), lambda: generator.normal(size=advised))
+        decided += judge(claims, drawn, resamples=RESAMPLES)[0].outcome != "inconclusive"
+    words = ", ".join(f"{key}={value}" for key, value in options.items()) or "linear"
+    name = f"{words}; effect of {shift:g} sd{f'; family of {members}' if members > 1 else ''}"
+    return Advice(name, pilot, advised, decided / runs)
 
 
 def null_cases() -> Iterator[Case]:
@@ -270,13 +348,26 @@ def null_cases() -> Iterator[Case]:
 def main() -> None:
     """Print every case with its rates, in percent."""
     start = time.perf_counter()
-    print("| case | seeds | supported | refuted |\n|---|---|---|---|")
+    print("| effect at the threshold | seeds | supported % | refuted % |\n|---|---|---|---|")
     for case in null_cases():
         rates = measure(case)
-        print(f"| {case.name} | {case.seeds} | {100 * rates.supported:.1f} | {100 * rates.refuted:.1f} |", flush=True)
+        print(
+            f"| {case.name} | {case.seeds} | {100 * rates.supported:.1f} | {100 * rates.refuted:.1f} |",
+            flush=True,
+        )
+    print("\n| effect that is there | seeds | promised % | found % |\n|---|---|---|---|")
+    for case in power_cases():
+        rates = measure(case)
+        print(f"| {case.name} | {case.seeds} | {100 * case.power:.0f} | {100 * rates.each:.1f} |", flush=True)
+    print("\n| pilot | its seeds | advised seeds | decided % |\n|---|---|---|---|")
+    for advice in advice_cases():
+        print(
+            f"| {advice.name} | {advice.pilot} | {advice.advised} | {100 * advice.decided:.0f} |", flush=True
+        )
+    versions = f"Python {platform.python_version()}, numpy {np.__version__}, scipy {scipy.__version__}"
     print(
-        f"\n{RUNS} runs each, {RESAMPLES} resamples, {time.perf_counter() - start:.0f} s on "
-        f"{os.cpu_count()} cores; Python {platform.python_version()}, numpy {np.__version__}, scipy {scipy.__version__}"
+        f"\n{RUNS} runs each, {RESAMPLES} resamples; {time.perf_counter() - start:.0f} s on "
+        f"{os.cpu_count()} cores; {versions}"
     )
 
 

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 
 def write_json(path: Path, value: Any, *, durable: bool = True) -> None:
-    """Write ``value`` as indented JSON with sorted keys; NaN and infinity become strings."""
-    text = json.dumps(finite(value), indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    """Write ``value`` as indented JSON, keys in the order given; NaN and infinity become strings."""
+    text = json.dumps(finite(value), indent=1, ensure_ascii=False, allow_nan=False)
     write_bytes(path, text.encode() + b"\n", durable=durable)
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import Protocol
@@ -21,6 +21,7 @@ from nablab.lab.stop import StopToken
 from nablab.lab.store import Identity, RunFolder, Store
 from nablab.lab.work import Outcome, Work, do, pending_seeds
 
+LEFTOVER_SECONDS = 120.0  # a living process renames its temporary files within seconds
 BUSY_SECONDS = 0.5  # how often to ask for a condition that another process works on
 
 
@@ -197,11 +198,12 @@ def _kept_notes(folder: RunFolder) -> list[str]:
 
 
 def _sweep(folder: RunFolder) -> None:
-    """Remove what killed processes left half-written."""
-    shutil.rmtree(folder.path / "progress", ignore_errors=True)
-    for pattern in ("stop-*", ".*.tmp", "*/.*.tmp", "*/*/.*.tmp"):
+    """Remove what killed processes left half-written; another one may be starting right now."""
+    for pattern in ("stop-*", "progress/*", ".*.tmp", "*/.*.tmp", "*/*/.*.tmp"):
         for leftover in folder.path.glob(pattern):
-            leftover.unlink(missing_ok=True)
+            with contextlib.suppress(FileNotFoundError):
+                if time.time() - leftover.stat().st_mtime > LEFTOVER_SECONDS:
+                    leftover.unlink()
 
 
 def _forget(folder: RunFolder) -> None:
@@ -211,7 +213,7 @@ def _forget(folder: RunFolder) -> None:
         (folder.path / name).unlink(missing_ok=True)
 
 
-@contextmanager
+@contextlib.contextmanager
 def _stop_on_signals(stop: StopToken, observer: Observer) -> Iterator[None]:
     """The first Ctrl-C (or SIGTERM) asks to stop; the second one ends the program at once."""
     if threading.current_thread() is not threading.main_thread():

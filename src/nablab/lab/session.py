@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -33,9 +34,7 @@ def checkpoint_seconds() -> float:
     except ValueError:
         seconds = 0.0
     if not seconds > 0:
-        raise UsageError(
-            f"NABLAB_CHECKPOINT_SECONDS is '{text}'; it must be seconds, such as 30."
-        )
+        raise UsageError(f"NABLAB_CHECKPOINT_SECONDS is '{text}'; it must be seconds, such as 30.")
     return seconds
 
 
@@ -210,6 +209,15 @@ class Estimate:
     steps: int = 0
 
 
+def _stretched(result: Training, steps: int) -> Training:
+    """As long as the whole training, so that the code after it meets the shapes that it expects."""
+    import numpy as np
+
+    missing = steps - result.train_loss.shape[1]
+    losses = np.pad(result.train_loss, ((0, 0), (0, missing)), mode="edge")
+    return dataclasses.replace(result, train_loss=losses)
+
+
 class Rehearsal(Notebook):
     """The lab of a dry run: takes a few measured steps instead of all, and adds up what all would cost."""
 
@@ -246,7 +254,7 @@ class Rehearsal(Notebook):
             **options,
         }
         speed = training.measure_speed(build, data, steps=steps, **common)
-        result = training.fit(build, data, steps=min(steps, self.STEPS), **common)
+        result = _stretched(training.fit(build, data, steps=min(steps, self.STEPS), **common), steps)
         self.estimate.seconds += speed.setup_seconds + speed.seconds_per_step * steps
         self.estimate.engine = speed.engine
         self.estimate.steps += steps

@@ -55,32 +55,37 @@ def curves(
     panels = frame.panels_of(records, panel_by)
     table = frame.Table("series", panel_by, color_by, "seed", "step", "value", "low", "high")
     notes = frame.Notes()
-    points = min(400, max(16, frame.POINTS_PER_FIGURE // max(1, len(records))))
+    points = frame.points_per_line(len(records) + 3 * len(panels) * len(looks), len(panels))
     with frame.drawing():
         figure, axes = frame.panel_axes(len(panels))
         for ax, (panel, subset) in zip(axes, panels, strict=True):
             groups = {
-                level: [(r.seed, r.curves[curve]) for r in frame.at(subset, color_by, level) if curve in r.curves]
+                level: [
+                    (r.seed, r.curves[curve]) for r in frame.at(subset, color_by, level) if curve in r.curves
+                ]
                 for level in looks
             }
-            end = max((int(run.steps[-1]) for g in groups.values() for _, run in g if len(run.steps)), default=0)
+            end = max(
+                (int(run.steps[-1]) for g in groups.values() for _, run in g if len(run.steps)), default=0
+            )
             for level, group in groups.items():
                 where = {panel_by: panel, color_by: level}
                 group_of_runs = _Group(ax, looks[level], table, where, log_x, log_y)
                 kept = group_of_runs.draw_runs(group, points, end, notes)
                 notes.count(frame.listed([panel, level]), len(group), len(kept), "not finite or not drawable")
-                group_of_runs.draw_mean(kept)
+                group_of_runs.draw_mean(kept, min(GRID, points))
             frame.name_panel(ax, panel)
             frame.ticks(ax, "x", log=log_x)
             frame.ticks(ax, "y", log=log_y)
             ax.set_xlabel(x_label)
-        for ax in axes[::2]:
+        for ax in axes[:: frame.columns_of(len(panels))]:
             ax.set_ylabel(y_label or frame.words(curve))
         frame.legend(figure, looks)
     mean = "geometric mean" if log_y else "mean"
     how = f"Thin lines: single runs. Thick lines: {mean} over seeds; the band is its 95 % interval."
     title = title or frame.sentence(f"{frame.words(curve)} against {x_label}")
-    alt = f"{title}. One line per run, colored by {color_by}: {frame.listed(looks)}. Panels: {frame.listed(p for p, _ in panels)}."
+    alt = f"{title}. One line per run, colored by {color_by}: {frame.listed(looks)}."
+    alt += frame.in_panels(panels)
     return Figure(title, notes.caption(caption, how), figure, table.columns, alt)
 
 
@@ -104,22 +109,24 @@ class _Group:
             x, y = drawn.steps[keep], drawn.values[keep]
             self.ax.plot(x, y, color=self.look.color, ls=self.look.line, lw=0.6, alpha=0.4)
             self.table.extend(len(x), series="run", seed=seed, step=x, value=y, where=self.where)
-            if whole:
+            if whole and len(drawn.steps):
                 kept.append(drawn)
             if len(x) and x[-1] < end:
                 self.ax.plot(x[-1:], y[-1:], ".", ms=4, color=self.look.color, alpha=0.7)
                 notes.say("A dot marks a run that ended early; it keeps its last value in the mean.")
         return kept
 
-    def draw_mean(self, runs: Sequence[Curve]) -> None:
-        """Draw the mean of the runs and its interval."""
+    def draw_mean(self, runs: Sequence[Curve], grid: int) -> None:
+        """Draw the mean of the runs and its interval on about ``grid`` points."""
         if not runs:
             return
-        steps, mean, low, high = mean_curve(runs, log_x=self.log_x, log_y=self.log_y)
+        steps, mean, low, high = mean_curve(runs, log_x=self.log_x, log_y=self.log_y, grid=grid)
         self.ax.plot(steps, mean, color=self.look.color, ls=self.look.line, lw=2)
         if len(runs) > 1:
             self.ax.fill_between(steps, low, high, color=self.look.color, alpha=0.2, lw=0)
-        self.table.extend(len(steps), series="mean", step=steps, value=mean, low=low, high=high, where=self.where)
+        self.table.extend(
+            len(steps), series="mean", step=steps, value=mean, low=low, high=high, where=self.where
+        )
 
 
 def _drawable(run: Curve, *, log_x: bool, log_y: bool) -> tuple[Curve, bool]:
@@ -129,7 +136,9 @@ def _drawable(run: Curve, *, log_x: bool, log_y: bool) -> tuple[Curve, bool]:
     steps, values = np.asarray(run.steps), np.asarray(run.values, float)
     shown = np.isfinite(values) & ((values > 0) | (not log_y))
     first = int(log_x and len(steps) > 0 and steps[0] <= 0)
-    return Curve(steps[first:][shown[first:]], values[first:][shown[first:]]), bool(len(steps) and shown.all())
+    return Curve(steps[first:][shown[first:]], values[first:][shown[first:]]), bool(
+        len(steps) and shown.all()
+    )
 
 
 def thin(x: npt.ArrayLike, y: npt.ArrayLike, points: int, *, log: bool = False) -> npt.NDArray[np.int64]:
@@ -153,11 +162,11 @@ def thin(x: npt.ArrayLike, y: npt.ArrayLike, points: int, *, log: bool = False) 
 
 
 def mean_curve(
-    runs: Sequence[Curve], *, log_x: bool = False, log_y: bool = False
+    runs: Sequence[Curve], *, log_x: bool = False, log_y: bool = False, grid: int = GRID
 ) -> tuple[Floats, Floats, Floats, Floats]:
     """Mean over runs on a common grid of steps, with its 95 % interval (Student's t).
 
-    Steps are cut into at most 120 stretches; the first step stands alone. A run that ended early
+    Steps are cut into at most ``grid`` stretches; the first step stands alone. A run that ended early
     keeps its last value. Computed on logarithms if ``log_y``, which makes the mean geometric.
 
     Returns:
@@ -168,7 +177,7 @@ def mean_curve(
 
     longest = max(runs, key=lambda run: float(run.steps[-1]))
     position: Any = np.log(longest.steps) if log_x else longest.steps
-    inner = np.linspace(position[0], position[-1], GRID + 1)[1:-1]
+    inner = np.linspace(position[0], position[-1], grid + 1)[1:-1]
     edges = np.concatenate([[np.nextafter(float(position[0]), np.inf)], inner])
 
     def averaged(run: Curve) -> tuple[Floats, Floats]:
@@ -182,11 +191,11 @@ def mean_curve(
             np.bincount(bucket, weights=values)[filled] / count[filled],
         )
 
-    grid, _ = averaged(longest)
-    stacked = np.stack([np.interp(grid, *averaged(run)) for run in runs])
+    common, _ = averaged(longest)
+    stacked = np.stack([np.interp(common, *averaged(run)) for run in runs])
     mean = stacked.mean(axis=0)
     half = np.full_like(mean, np.nan)
     if len(runs) > 1:
         half = stdtrit(len(runs) - 1, 0.975) * stacked.std(axis=0, ddof=1) / math.sqrt(len(runs))
     back: Callable[[Floats], Floats] = np.exp if log_y else np.asarray
-    return grid, back(mean), back(mean - half), back(mean + half)
+    return common, back(mean), back(mean - half), back(mean + half)

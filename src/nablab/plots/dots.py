@@ -71,12 +71,13 @@ def dots(
             if not drawn:
                 ax.set_yticks([])
             ax.set_xlabel(x_label or (by if "" not in looks else ""))
-        for ax in axes[::2]:
+        for ax in axes[:: frame.columns_of(len(panels))]:
             ax.set_ylabel(y_label or frame.words(metric))
     mean = "geometric mean" if log_y else "mean"
     how = f"Each dot is one seed. Beside the dots: their {mean} and its 95 % interval."
     title = title or frame.sentence(f"{frame.words(metric)} by {by}")
-    alt = f"{title}. One dot per seed for {frame.listed(looks)}. Panels: {frame.listed(p for p, _ in panels)}."
+    alt = f"{title}. One dot per seed for {frame.listed(looks)}."
+    alt += frame.in_panels(panels)
     return Figure(title, notes.caption(caption, how), figure, table.columns, alt)
 
 
@@ -117,7 +118,7 @@ def _column(
     beside = position + 0.32
     if math.isfinite(low) and math.isfinite(high):
         ax.plot([beside, beside], [low, high], color=look.color, lw=2, solid_capstyle="butt")
-    ax.plot([beside], [center], look.marker, color=look.color, ms=7.5, mec=PAPER, mew=1.2, zorder=3)
+    ax.plot([beside], [center], look.marker, color=look.color, ms=6.5, mec=PAPER, mew=0.8, zorder=3)
 
 
 def _center(values: Sequence[float], log_y: bool) -> tuple[float, float, float]:
@@ -164,7 +165,7 @@ def _lines(
 def _names(ax: Axes, levels: Sequence[Level], panels: int) -> None:
     """Write the levels below the dots, slanted where they would run into each other."""
     labels = [str(level) for level in levels]
-    room = 34 if panels > 1 else 52
+    room = (52, 34, 24)[frame.columns_of(panels) - 1]
     slanted = sum(len(label) + 2 for label in labels) > room
     ax.set_xticks(
         range(len(labels)), labels, rotation=30 if slanted else 0, ha="right" if slanted else "center"

@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Canvas
 
-# 18,000 points of about 14 bytes keep an SVG below 300 kB.
+# 18,000 points of about 12 bytes keep an SVG below 300 kB with what else is in it.
 POINTS_PER_FIGURE = 18_000
+MOST_POINTS, FEWEST_POINTS = 400, 16
 # Inches. 8 are 768 CSS pixels, so that text of 10 points stays above 8 points at 800 pixels.
 WIDE, NARROW = 8.0, 5.6
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -26,7 +27,8 @@ def drawing() -> Iterator[None]:
     """The matplotlib settings of every figure: for drawing by hand, and for saving."""
     import matplotlib as mpl
 
-    with mpl.rc_context(dict(SETTINGS)):
+    settings: Any = dict(SETTINGS)
+    with mpl.rc_context(settings):
         yield
 
 
@@ -51,13 +53,24 @@ def canvas(
 
 
 def panel_axes(panels: int, *, height: float = 2.9) -> tuple[Canvas, list[Axes]]:
-    """One axes per panel, two in a row; what is left over of the last row stays empty."""
-    columns = min(2, panels)
+    """One axes per panel, up to three in one row or two in each of several; the last row may have a gap."""
+    columns = columns_of(panels)
     figure, grid = canvas(math.ceil(panels / columns), columns, height=height)
     axes = [ax for row in grid for ax in row]
     for spare in axes[panels:]:
         spare.remove()
     return figure, axes[:panels]
+
+
+def points_per_line(lines: int, panels: int) -> int:
+    """How many points a line may have; a band counts as two lines, a panel as 150 points."""
+    room = POINTS_PER_FIGURE - 150 * panels
+    return min(MOST_POINTS, max(FEWEST_POINTS, room // max(1, lines)))
+
+
+def columns_of(panels: int) -> int:
+    """How many panels stand in a row."""
+    return panels if panels <= 3 else 2
 
 
 def panels_of(records: Records, factor: str) -> list[tuple[Level, Records]]:
@@ -77,10 +90,31 @@ def at(records: Records, factor: str, level: Level) -> Records:
 
 
 def name_panel(ax: Axes, *parts: Level) -> None:
-    """Title a panel with the levels it shows."""
-    text = " · ".join(str(part) for part in parts if part != "")
+    """Title a panel with the levels it shows; on lines of their own, and shortened, where it is narrow."""
+    names = [str(part) for part in parts if part != ""]
+    place = ax.get_subplotspec()
+    columns = place.get_gridspec().ncols if place else 1
+    figure = ax.get_figure(root=True)
+    width = figure.get_figwidth() if figure else WIDE
+    # Inches for the axis beside, then points per letter.
+    room = int((width / columns - 0.45) * 72 / 6.2)
+    text = " · ".join(names)
+    if len(text) > room:
+        text = "\n".join(shortened(name, room) for name in names)
     if text:
         ax.set_title(text)
+
+
+def shortened(text: str, room: int) -> str:
+    """The text with its middle left out if it is longer than ``room``.
+
+    >>> shortened("x*sin(x)@-3..3@300", 12)
+    'x*sin(…3@300'
+    """
+    if len(text) <= room:
+        return text
+    tail = (room - 1) // 2
+    return f"{text[: room - 1 - tail]}…{text[len(text) - tail :]}"
 
 
 def ticks(axis_of: Axes, which: str, *, log: bool) -> None:
@@ -93,6 +127,10 @@ def ticks(axis_of: Axes, which: str, *, log: bool) -> None:
         low, high = axis.get_view_interval()
         if which == "x" or max(abs(low), abs(high)) >= 1000:
             axis.set_major_formatter(FuncFormatter(lambda value, _: plain_number(value)))
+        return
+    if axis.get_data_interval()[1] <= 0 or not math.isfinite(axis.get_data_interval()[1]):
+        # Nothing that a logarithmic axis can show: matplotlib would warn and invent a range.
+        axis.set_ticks([])
         return
     (axis_of.set_xscale if which == "x" else axis_of.set_yscale)("log")
     low, high = axis.get_view_interval()
@@ -137,10 +175,13 @@ def legend(figure: Canvas, entries: Mapping[Level, Style], extra: Sequence[Any] 
         if level != ""
     ]
     handles += list(extra)
-    if handles:
-        figure.legend(
-            handles=handles, loc="outside upper left", ncols=min(5, len(handles)), labelcolor=INK, handlelength=1.6
-        )
+    if not handles:
+        return
+    # Points: a letter takes about 5.6, the line and the gaps about as much as 7 letters.
+    longest = 5.6 * (7 + max(len(str(handle.get_label())) for handle in handles))
+    fitting = int(72 * figure.get_figwidth() / longest)
+    columns = max(1, min(5, fitting, len(handles)))
+    figure.legend(handles=handles, loc="outside upper left", ncols=columns, labelcolor=INK, handlelength=1.6)
 
 
 def words(name: str) -> str:
@@ -168,6 +209,12 @@ def listed(names: Iterable[Level]) -> str:
     return ", ".join(str(name) for name in names if name != "")
 
 
+def in_panels(panels: Iterable[tuple[Level, Records]], kind: str = "Panels") -> str:
+    """The names of the panels as a sentence; empty where there is a single nameless one."""
+    names = listed(panel for panel, _ in panels)
+    return f" {kind}: {names}." if names else ""
+
+
 class Table:
     """The plotted numbers, built row by row, kept column by column."""
 
@@ -181,7 +228,9 @@ class Table:
         for name, column in self.columns.items():
             value = row.get(name, "")
             several = hasattr(value, "__len__") and not isinstance(value, str)
-            column.extend((v.item() if hasattr(v, "item") else v for v in value) if several else [value] * count)
+            column.extend(
+                (v.item() if hasattr(v, "item") else v for v in value) if several else [value] * count
+            )
 
 
 class Notes:
@@ -206,8 +255,7 @@ class Notes:
         if not runs:
             self._empty.append(name)
         elif used < runs:
-            verb = "run is" if runs - used == 1 else "runs are"
-            self.say(f"{sentence(name)}: {runs - used} of {runs} {verb} left out of the mean ({why}).")
+            self.say(f"{sentence(name)}: {runs - used} of {runs} runs left out of the mean ({why}).")
         if used == 1:
             self._single.append(name)
 

@@ -14,10 +14,11 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as Canvas
 
     Floats = npt.NDArray[np.float64]
 
-COLUMNS = 4  # more models than this share one panel
+COLUMNS = 4  # more models than this take several rows
 TRAINING_POINTS = 60  # drawn per panel; more would hide the curves
 
 
@@ -36,11 +37,11 @@ def predictions(
     title: str = "",
     caption: str = "",
 ) -> Figure:
-    """Truth as a dark line; each seed thin, the mean over seeds thick, one standard deviation as a band.
+    """The truth, and predictions: each seed thin, their mean thick, one standard deviation as a band.
 
-    One row of panels per level of ``panel_by`` and one column per level of ``color_by``; with more
-    than four levels they share the panel. The frame follows the truth, so that one network gone
-    astray does not flatten the others.
+    The truth has the color of the text. One row of panels per level of ``panel_by`` and one column
+    per level of ``color_by``; more than four levels take several rows. The frame follows the truth, so
+    that one network gone astray does not flatten the others.
 
     Args:
         records: The runs; factors other than the two named here are pooled.
@@ -62,29 +63,45 @@ def predictions(
     names = (x, prediction, truth, train_x, train_y)
     looks = frame.styles_of(records, color_by)
     panels = frame.panels_of(records, panel_by)
-    columns: list[list[Level]] = [[level] for level in looks] if len(looks) <= COLUMNS else [list(looks)]
     table = frame.Table("series", panel_by, color_by, "seed", "x", "y", "deviation")
     notes = frame.Notes()
-    points = min(400, max(16, frame.POINTS_PER_FIGURE // max(1, len(records))))
+    cells = len(panels) * len(looks)
+    # A mean, its band and the truth in each cell.
+    points = frame.points_per_line(len(records) + 4 * cells, cells)
     with frame.drawing():
-        figure, grid = frame.canvas(
-            len(panels), len(columns), height=2.2 if len(columns) > 1 else 2.9, sharex="row", sharey="row"
-        )
-        for row, (panel, subset) in zip(grid, panels, strict=True):
-            for ax, levels in zip(row, columns, strict=True):
-                for level in levels:
-                    cell = _Cell(ax, looks[level], table, {panel_by: panel, color_by: level}, points)
-                    cell.draw(frame.at(subset, color_by, level), names, notes)
-                frame.name_panel(ax, panel, *(levels if len(levels) == 1 else ()))
-            _truth(row, subset, names, table, {panel_by: panel}, notes)
-            row[0].set_ylabel(y_label)
-        for ax in grid[-1]:
-            ax.set_xlabel(x_label)
-        frame.legend(figure, looks if len(columns) == 1 else {}, _keys(notes))
+        figure, grids = _grids(len(panels), list(looks), x_label, y_label)
+        for axes, (panel, subset) in zip(grids, panels, strict=True):
+            for level, ax in axes.items():
+                cell = _Cell(ax, looks[level], table, {panel_by: panel, color_by: level}, points)
+                cell.draw(frame.at(subset, color_by, level), names, notes)
+                frame.name_panel(ax, panel, level)
+            _truth(list(axes.values()), subset, names, table, {panel_by: panel}, notes, points)
+        frame.legend(figure, {}, _keys(notes))
     how = "Thin lines: single seeds. Thick lines: their mean; the band is one standard deviation over seeds."
     title = title or f"Truth and {frame.words(prediction)}s"
-    alt = f"{title}. Predictions of {frame.listed(looks)} as lines over the truth. Rows: {frame.listed(p for p, _ in panels)}."
+    alt = f"{title}. Predictions of {frame.listed(looks)} as lines over the truth."
+    alt += frame.in_panels(panels, "Rows")
     return Figure(title, notes.caption(caption, how), figure, table.columns, alt)
+
+
+def _grids(
+    panels: int, levels: Sequence[Level], x_label: str, y_label: str
+) -> tuple[Canvas, list[dict[Level, Axes]]]:
+    """Axes by level for every panel, in rows of four; labelled at the left and at the foot of each column."""
+    columns = min(COLUMNS, len(levels))
+    rows = -(-len(levels) // columns)
+    figure, grid = frame.canvas(panels * rows, columns, height=2.2, sharex="row", sharey="row")
+    found: list[dict[Level, Axes]] = []
+    for start in range(0, len(grid), rows):
+        axes = [ax for row in grid[start : start + rows] for ax in row]
+        for spare in axes[len(levels) :]:
+            spare.remove()
+        found.append(dict(zip(levels, axes, strict=False)))
+        for ax in axes[: len(levels) : columns]:
+            ax.set_ylabel(y_label)
+    for ax in list(found[-1].values())[-columns:]:
+        ax.set_xlabel(x_label)
+    return figure, found
 
 
 class _Cell:
@@ -112,7 +129,9 @@ class _Cell:
         mean, spread = stacked.mean(axis=0), stacked.std(axis=0, ddof=int(len(finite) > 1))
         self._line("mean", at, mean, spread=spread)
 
-    def _line(self, series: str, x: Floats, y: Floats, *, seed: Any = "", spread: Floats | None = None) -> None:
+    def _line(
+        self, series: str, x: Floats, y: Floats, *, seed: Any = "", spread: Floats | None = None
+    ) -> None:
         width, alpha = (2.0, 1.0) if series == "mean" else (0.6, 0.45)
         keep = thin(x, y, self.points)
         color = self.look.color
@@ -121,13 +140,21 @@ class _Cell:
             low, high = (y - spread)[keep], (y + spread)[keep]
             self.ax.fill_between(x[keep], low, high, color=color, alpha=0.2, lw=0)
         extra = {} if spread is None else {"deviation": spread[keep]}
-        self.table.extend(len(keep), series=series, seed=seed, x=x[keep], y=y[keep], **extra, where=self.where)
+        self.table.extend(
+            len(keep), series=series, seed=seed, x=x[keep], y=y[keep], **extra, where=self.where
+        )
 
 
 def _truth(
-    row: Sequence[Axes], records: Records, names: Sequence[str], table: frame.Table, where: dict[str, Level], notes: frame.Notes
+    axes: Sequence[Axes],
+    records: Records,
+    names: Sequence[str],
+    table: frame.Table,
+    where: dict[str, Level],
+    notes: frame.Notes,
+    most: int,
 ) -> None:
-    """Draw the truth and the training points of one row, and frame the row by them."""
+    """Draw the truth and the training points of one panel, and frame it by them."""
     import numpy as np
 
     x, _, truth, train_x, train_y = names
@@ -135,24 +162,29 @@ def _truth(
     if known is None:
         return
     at, true = _sorted(known, x, truth)
-    for ax in row:
-        ax.plot(at, true, color=INK, lw=0.8, zorder=4)
+    keep = thin(at, true, most)
+    for ax in axes:
+        ax.plot(at[keep], true[keep], color=INK, lw=0.8, zorder=4)
     table.extend(len(at), series="truth", x=at, y=true, where=where)
-    notes.say("The dark line is the truth.")
+    notes.say("The line in the color of the text is the truth.")
     if train_x in known.arrays and train_y in known.arrays:
         points = _sorted(known, train_x, train_y)
         every = -(-len(points[0]) // TRAINING_POINTS)
-        for ax in row:
-            ax.plot(points[0][::every], points[1][::every], ".", color=INK, ms=3.5, mew=0, alpha=0.6, zorder=4)
+        for ax in axes:
+            ax.plot(
+                points[0][::every], points[1][::every], ".", color=INK, ms=3.5, mew=0, alpha=0.6, zorder=4
+            )
         table.extend(len(points[0]), series="training", x=points[0], y=points[1], where=where)
         some = "" if every == 1 else f" (one in {every} drawn)"
-        notes.say(f"Dark points are training points{some}.")
+        notes.say(f"Points in that color are training points{some}.")
     low, high = float(np.min(true)), float(np.max(true))
     room = 0.5 * (high - low) or 1.0
-    bottom, top = row[0].get_ylim()
+    bottom, top = min(ax.get_ylim()[0] for ax in axes), max(ax.get_ylim()[1] for ax in axes)
     if bottom < low - room or top > high + room:
-        row[0].set_ylim(max(bottom, low - room), min(top, high + room))
+        bottom, top = max(bottom, low - room), min(top, high + room)
         notes.say("Lines that leave the frame are cut.")
+    for ax in axes:
+        ax.set_ylim(bottom, top)
 
 
 def _sorted(record: Record, x: str, y: str) -> tuple[Floats, Floats]:
@@ -169,6 +201,8 @@ def _keys(notes: frame.Notes) -> list[Any]:
     from matplotlib.lines import Line2D
 
     keys = [Line2D([], [], color=INK, lw=1.0, label="truth")]
-    if notes.has("Dark points"):
-        keys.append(Line2D([], [], color=INK, marker=".", ls="", ms=5, mew=0, alpha=0.7, label="training points"))
-    return keys if notes.has("The dark line") else []
+    if notes.has("Points in that color"):
+        keys.append(
+            Line2D([], [], color=INK, marker=".", ls="", ms=5, mew=0, alpha=0.7, label="training points")
+        )
+    return keys if notes.has("The line in the color") else []

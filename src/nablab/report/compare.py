@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from nablab.experiment import Condition
-from nablab.plots.frame import words
+from nablab.plots.frame import sentence
 from nablab.report import page, sections, tables
 
 if TYPE_CHECKING:
@@ -19,10 +19,14 @@ Section = tuple[str, list[str], list[list[str]]]
 
 def compare(a: RunView, b: RunView) -> str:
     """The comparison as one HTML page that stands alone."""
-    return page.environment().get_template("compare.html.j2").render(
-        title=_title(a, b),
-        runs=[_Side(name, view) for name, view in zip(_names(a, b), (a, b), strict=True)],
-        sections=compare_rows(a, b),
+    return (
+        page.environment()
+        .get_template("compare.html.j2")
+        .render(
+            title=_title(a, b),
+            runs=[_Side(name, view) for name, view in zip(_names(a, b), (a, b), strict=True)],
+            sections=compare_rows(a, b),
+        )
     )
 
 
@@ -45,10 +49,10 @@ def compare_rows(a: RunView, b: RunView) -> list[Section]:
         ("Settings that differ", ["setting", *names], _differing(_settings(a), _settings(b))),
         (
             "Environment that differs",
-            ["", *names],
+            ["fact", *names],
             _differing(sections.environment(a), sections.environment(b)),
         ),
-        ("Verdicts", ["claim", *names, ""], _verdicts(a.verdicts, b.verdicts)),
+        ("Verdicts", ["claim", *names, "change"], _verdicts(a.verdicts, b.verdicts)),
     ]
     return found + _metrics(a, b, names)
 
@@ -85,7 +89,7 @@ def _verdicts(first: Sequence[Verdict], second: Sequence[Verdict]) -> list[list[
     for claim in dict.fromkeys([*sides[0], *sides[1]]):
         pair = [side.get(claim) for side in sides]
         outcomes = {verdict.outcome if verdict else "" for verdict in pair}
-        remark = "" if len(outcomes) == 1 else "only in one" if "" in outcomes else "differs"
+        remark = "none" if len(outcomes) == 1 else "only in one" if "" in outcomes else "differs"
         rows.append([claim, *(_verdict(verdict) for verdict in pair), remark])
     return rows
 
@@ -115,8 +119,10 @@ def _metrics(a: RunView, b: RunView, names: tuple[str, str]) -> list[Section]:
             ]
             for condition in conditions
         ]
-        last = "ratio" if metric in geometric else "difference"
-        found.append((words(metric), [*factors, *names, f"{last} (second to first)"], rows))
+        last = "second / first" if metric in geometric else "second − first"
+        measured = [row for side in sides for row in side.values() if metric in row.summaries]
+        name, kind = sections.heading(metric, measured)
+        found.append((f"{sentence(name)}: {kind}", [*factors, *names, last], rows))
     return found
 
 
@@ -130,14 +136,18 @@ def _center(row: tables.ConditionRow | None, metric: str) -> str:
 
 
 def _difference(
-    sides: Sequence[Mapping[Condition, tables.ConditionRow]], condition: Condition, metric: str, *, geometric: bool
+    sides: Sequence[Mapping[Condition, tables.ConditionRow]],
+    condition: Condition,
+    metric: str,
+    *,
+    geometric: bool,
 ) -> str:
-    """The second center against the first: a ratio of geometric means, a difference of others."""
+    """The second center against the first: a ratio of geometric means, a difference of means or medians."""
     pair = [side[condition].summaries.get(metric) for side in sides if condition in side]
     if len(pair) < 2 or pair[0] is None or pair[1] is None:
         return tables.MISSING
     first, second = pair[0], pair[1]
-    if not (math.isfinite(first.center) and math.isfinite(second.center)):
+    if first.kind != second.kind or not (math.isfinite(first.center) and math.isfinite(second.center)):
         return tables.MISSING
     if geometric and min(first.center, second.center) > 0:
         return f"× {tables.number(second.center / first.center)}"

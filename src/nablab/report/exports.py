@@ -36,8 +36,12 @@ def svg(figure: Figure, name: str) -> str:
     """
     buffer = io.StringIO()
     with drawing():
+        _settle(figure)
         figure.figure.savefig(
-            buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None, "Format": None, "Type": None}
+            buffer,
+            format="svg",
+            transparent=True,
+            metadata={"Date": None, "Creator": None, "Format": None, "Type": None},
         )
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
@@ -49,8 +53,19 @@ def svg(figure: Figure, name: str) -> str:
     text = re.sub(r'(\sd=")([^"]*)"', lambda m: f'{m[1]}{_rounded(m[2])}"', text)
     text = re.sub(r"\n\s*", "\n", text)
     text = text.replace(INK, "currentColor").replace(PAPER, "var(--page, #fff)")
-    text = re.sub(r"(font:[^;\"']*?[\d.]+px) [^;\"]*", rf"\1 {FONTS}", text)
+    # One font for the whole picture, named once at its root.
+    text = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font-size: \1", text)
+    text = re.sub(r"font-family: [^;\"]*;? ?", "", text)
+    text = re.sub(r' transform="rotate\(-?0 [^)]*\)"', "", text)
+    text = re.sub(r'( (?:x|y|width|height)=")(-?\d+\.\d+)"', lambda m: f'{m[1]}{float(m[2]):.2f}"', text)
     return _open_tag(text, figure, slug(name))
+
+
+def _settle(figure: Figure) -> None:
+    """Lay the figure out once: each further layout would move everything by a hair."""
+    if figure.figure.get_layout_engine() is not None:
+        figure.figure.draw_without_rendering()
+        figure.figure.set_layout_engine("none")
 
 
 def _own_ids(text: str, prefix: str) -> str:
@@ -64,7 +79,9 @@ def _rounded(path: str) -> str:
     """Path data with as many digits as can be seen."""
     digits = 1 if len(path) > LONG_PATH else 2
     short = re.sub(r"-?\d+\.\d+", lambda m: f"{float(m[0]):.{digits}f}".rstrip("0").rstrip("."), path)
-    return re.sub(r"\s+", " ", short).strip().replace("-0 ", "0 ")
+    short = re.sub(r"\s+", " ", short).strip().replace("-0 ", "0 ")
+    # Further points after a move or a line are lines without saying so.
+    return short if set(short) & set("CQHV") else short.replace(" L ", " ")
 
 
 def _open_tag(text: str, figure: Figure, name: str) -> str:
@@ -75,9 +92,12 @@ def _open_tag(text: str, figure: Figure, name: str) -> str:
     width, height = (float(n) * 4 / 3 for n in box.split()[2:])
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{box}" width="{width:.0f}" height="{height:.0f}" '
-        f'role="img" aria-labelledby="{name}-title {name}-alt" stroke-linejoin="round" stroke-linecap="butt">'
+        f'role="img" aria-labelledby="{name}-title {name}-alt" font-family="{FONTS}" '
+        'stroke-linejoin="round" stroke-linecap="butt">'
         f'<title id="{name}-title">{html.escape(figure.title)}</title>'
-        f'<desc id="{name}-alt">{html.escape(figure.alt or figure.caption)}</desc>' + text[end + 1 :].strip() + "\n"
+        f'<desc id="{name}-alt">{html.escape(figure.alt or figure.caption)}</desc>'
+        + text[end + 1 :].strip()
+        + "\n"
     )
 
 
@@ -85,6 +105,7 @@ def png(figure: Figure) -> bytes:
     """The figure as PNG on white, 200 dots per inch, without a date."""
     buffer = io.BytesIO()
     with drawing():
+        _settle(figure)
         figure.figure.savefig(
             buffer, format="png", dpi=PNG_DPI, facecolor="white", metadata={"Software": None}
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -63,10 +64,10 @@ def write_report(view: RunView, folder: Path) -> Path:
     Raises:
         StoreError: A file cannot be written.
     """
-    figures, trouble = _figures(view)
-    for name, figure in figures.items():
+    answers = _answers(view)
+    for name, (figure, svg) in answers.figures.items():
         base = folder / "figures" / name
-        write_bytes(base.with_suffix(".svg"), exports.svg(figure, name).encode())
+        write_bytes(base.with_suffix(".svg"), svg.encode())
         write_bytes(base.with_suffix(".png"), exports.png(figure))
         write_bytes(base.with_suffix(".csv"), exports.csv_of_columns(figure.table).encode())
     for name, (header, rows) in {
@@ -75,53 +76,98 @@ def write_report(view: RunView, folder: Path) -> Path:
     }.items():
         write_bytes(folder / name, exports.csv_of_rows(header, rows).encode())
     page = folder / "report.html"
-    write_bytes(page, _page(view, figures, trouble).encode())
+    write_bytes(page, _page(view, answers).encode())
     return page
 
 
 def render(view: RunView) -> str:
     """The whole page as text: inline pictures and styles, no script, nothing to load."""
-    return _page(view, *_figures(view))
+    return _page(view, _answers(view))
 
 
-def _figures(view: RunView) -> tuple[dict[str, Figure], str]:
-    """The experiment's figures by a name that is safe in files and ids, and what went wrong."""
-    try:
-        drawn = view.experiment.figures(view.records)
-    # Hours of training must not go without a report because of a mistake in a drawing.
-    except Exception as error:
-        last = traceback.extract_tb(error.__traceback__)[-1]
-        return {}, f"{type(error).__name__}: {error} ({Path(last.filename).name}, line {last.lineno})"
+@dataclass(frozen=True)
+class _Answers:
+    """What the experiment's own code made of the records, and what went wrong there.
+
+    Hours of training must not go without a report because of a mistake in a drawing, so an error
+    in this code is printed on the page instead of raised.
+
+    Attributes:
+        figures: By a name that is unique and safe in files and ids: the figure, and it as SVG.
+        baselines: Metric, then name, then value.
+        troubles: Sentences about errors.
+    """
+
+    figures: Mapping[str, tuple[Figure, str]]
+    baselines: Mapping[str, Mapping[str, float]]
+    troubles: Sequence[str]
+
+
+def _answers(view: RunView) -> _Answers:
+    troubles: list[str] = []
+    figures: dict[str, tuple[Figure, str]] = {}
+    baselines: dict[str, Mapping[str, float]] = {}
+    if len(view.records):
+        try:
+            named = _named(view.experiment.figures(view.records))
+            figures = {name: (figure, exports.svg(figure, f"svg-{name}")) for name, figure in named.items()}
+        except Exception as error:
+            troubles.append(f"The figures could not be drawn. {_place(error)}")
+        try:
+            baselines = view.experiment.baselines(view.records)
+        except Exception as error:
+            troubles.append(f"The baselines could not be computed. {_place(error)}")
+    return _Answers(figures, baselines, troubles)
+
+
+def _place(error: Exception) -> str:
+    """An error with the place where it was raised."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {error} ({Path(last.filename).name}, line {last.lineno})"
+
+
+def _named(figures: Mapping[str, Figure]) -> dict[str, Figure]:
+    """The figures by names that are unique and safe in files and ids."""
     named: dict[str, Figure] = {}
-    for name, figure in drawn.items():
+    for name, figure in figures.items():
         slug = base = exports.slug(name)
         number = 2
         while slug in named:
             slug, number = f"{base}-{number}", number + 1
         named[slug] = figure
-    return named, ""
+    return named
 
 
-def _page(view: RunView, figures: Mapping[str, Figure], trouble: str) -> str:
+def _page(view: RunView, answers: _Answers) -> str:
     experiment = view.experiment
-    return environment().get_template("report.html.j2").render(
-        question=experiment.question() or experiment.name,
-        view=view,
-        summary=sections.summary(view),
-        banner=sections.banner(view),
-        verdicts=[sections.verdict_card(verdict) for verdict in view.verdicts],
-        figures=[
-            {"id": name, "title": f.title, "caption": f.caption, "svg": Markup(exports.svg(f, f"svg-{name}"))}
-            for name, f in figures.items()
-        ],
-        trouble=trouble,
-        theory=prose.render(sections.theory(experiment)),
-        condition_tables=sections.condition_tables(view),
-        trials=tables.trial_rows(view.records),
-        configuration=sections.configuration(experiment),
-        environment=sections.environment(view),
-        exercises=[prose.inline(text) for text in experiment.exercises],
-        references=[prose.inline(text) for text in experiment.references],
+    return (
+        environment()
+        .get_template("report.html.j2")
+        .render(
+            question=experiment.question() or experiment.name,
+            view=view,
+            summary=sections.summary(view),
+            banner=sections.banner(view),
+            tally=sections.tally(view.verdicts),
+            verdicts=[sections.verdict_card(verdict) for verdict in view.verdicts],
+            figures=[
+                {
+                    "id": name,
+                    "title": f.title,
+                    "caption": f.caption,
+                    "svg": Markup(svg),
+                }
+                for name, (f, svg) in answers.figures.items()
+            ],
+            troubles=answers.troubles,
+            theory=prose.render(sections.theory(experiment)),
+            condition_tables=sections.condition_tables(view, answers.baselines),
+            trials=tables.trial_rows(view.records),
+            configuration=sections.configuration(experiment),
+            environment=sections.environment(view),
+            exercises=[prose.inline(text) for text in experiment.exercises],
+            references=[prose.inline(text) for text in experiment.references],
+        )
     )
 
 
@@ -130,7 +176,7 @@ def environment() -> jinja2.Environment:
     """The templates; all text is escaped unless it is marked as HTML."""
     import jinja2
 
-    return jinja2.Environment(
+    made = jinja2.Environment(
         loader=jinja2.PackageLoader("nablab.report"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
@@ -138,3 +184,10 @@ def environment() -> jinja2.Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+    made.filters["firm"] = _firm
+    return made
+
+
+def _firm(text: str) -> str:
+    """Text in which a power of ten and a count do not break across lines."""
+    return re.sub(r" × |(?<=n) = (?=\d)", lambda found: found[0].replace(" ", "\u00a0"), text)

@@ -14,9 +14,9 @@ _NUMBERED = re.compile(r"\d+[.)]\s")
 
 
 def render(text: str) -> Markup:
-    """Turn plain text into safe HTML; formulas stay as they are written.
+    r"""Turn plain text into safe HTML; formulas stay as they are written.
 
-    >>> print(render("See `x`:\\n\\n- one\\n- two"))
+    >>> print(render("See `x`:\n\n- one\n- two"))
     <p>See <code>x</code>:</p>
     <ul>
     <li>one</li>
@@ -38,9 +38,9 @@ def inline(text: str) -> Markup:
 
 
 def body(docstring: str) -> str:
-    """The docstring without its first line, which is the question.
+    r"""The docstring without its first line, which is the question.
 
-    >>> body("Why?\\n\\n    Because.")
+    >>> body("Why?\n\n    Because.")
     'Because.'
     """
     _, _, rest = inspect.cleandoc(docstring).partition("\n")

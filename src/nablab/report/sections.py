@@ -6,6 +6,7 @@ import inspect
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from nablab import configuration as settings
@@ -37,17 +38,16 @@ STATES = {
 def summary(view: RunView) -> str:
     """One sentence: what was run, how much of it, how long it took and where."""
     conditions = view.experiment.conditions()
-    trials = f"{_count(len(conditions), 'condition')} ({_factors(conditions)})"
-    where = [str(view.environment[key]) for key in ("processor",) if view.environment.get(key)]
-    if cores := view.environment.get("cores"):
-        where.append(_count(int(cores), "core"))
-    if device := view.environment.get("device"):
-        where.append(f"device {device}")
-    seconds = view.environment.get("seconds")
-    took = f" in {duration(float(seconds))}" if seconds else ""
-    machine = f" on {', '.join(where)}" if where else ""
-    total = _count(len(view.records), "trial")
-    return f"{view.experiment.name}, preset {view.preset}: {trials} with {_count(view.seeds, 'seed')} each; {total}{took}{machine}."
+    facts = view.environment
+    where = [str(facts["processor"])] if facts.get("processor") else []
+    where += [_count(int(facts["cores"]), "core")] if facts.get("cores") else []
+    where += [f"device {facts['device']}"] if facts.get("device") else []
+    done = _count(len(view.records), "trial")
+    done += f" in {duration(float(facts['seconds']))}" if facts.get("seconds") else ""
+    done += f" on {', '.join(where)}" if where else ""
+    planned = f"{_count(len(conditions), 'condition')} ({_factors(conditions)})"
+    each = f"{_count(view.seeds, 'seed')} each"
+    return f"{view.experiment.name}, preset {view.preset}: {planned} with {each}; {done}."
 
 
 def _factors(conditions: Sequence[Mapping[str, Any]]) -> str:
@@ -64,18 +64,22 @@ def _count(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
-def banner(view: RunView) -> str:
-    """What stands above all where trials are missing; empty for a complete run."""
+def banner(view: RunView) -> tuple[str, str] | None:
+    """What stands above all where the run is not complete: the state, and what it means for the reader."""
     planned = len(view.experiment.conditions()) * view.seeds
     done = len(view.records)
     if view.state == "done" and done >= planned:
-        return ""
-    why = STATES.get(view.state, STATES["incomplete"])
-    number = f"{done:,} of {_count(planned, 'trial')} {'are' if planned > 1 else 'is'} done."
+        return None
+    state = STATES.get(view.state, STATES["incomplete"])
+    number = f"{done:,} of {_count(planned, 'trial')} {'is' if done == 1 else 'are'} done."
     if done >= planned:
-        return f"{why} {number}"
-    how = "More will follow." if view.state == "running" else "Give the command below again to run the rest."
-    return f"{why} {number} All that follows rests on these and may change. {how}"
+        return state, number
+    how = (
+        "More will follow."
+        if view.state == "running"
+        else "The command at the end of the page runs the rest."
+    )
+    return state, f"{number} All that follows rests on these and may change. {how}"
 
 
 @dataclass(frozen=True)
@@ -89,6 +93,15 @@ class Card:
     reason: str
     facts: str
     published: str
+
+
+def tally(verdicts: Sequence[Verdict]) -> str:
+    """How many claims came out how; empty for fewer than two."""
+    if len(verdicts) < 2:
+        return ""
+    outcomes = [verdict.outcome for verdict in verdicts]
+    counts = [f"{outcomes.count(kind)} {kind}" for kind in dict.fromkeys(sorted(outcomes, reverse=True))]
+    return f"{', '.join(counts)}. Each claim was tested over the seeds; a claim is open until they settle it."
 
 
 def verdict_card(verdict: Verdict) -> Card:
@@ -150,7 +163,9 @@ def published(verdict: Verdict) -> str:
         return f"{text} Not measured here, so there is nothing to compare it with."
     percent = ""
     if not unit and reported.value:
-        percent = f" ({tables.number(100 * abs(apart / reported.value))} % {'lower' if apart < 0 else 'higher'})"
+        percent = (
+            f" ({tables.number(100 * abs(apart / reported.value))} % {'lower' if apart < 0 else 'higher'})"
+        )
     return f"{text} Measured here: {amount(measured, unit)}. Distance: {distance(apart, unit)}{percent}."
 
 
@@ -177,17 +192,15 @@ class MetricTable:
     baselines: list[tuple[str, list[str]]] = field(default_factory=list)
 
 
-def condition_tables(view: RunView) -> list[MetricTable]:
-    """Every metric of every condition; at most three metrics per table."""
+def condition_tables(view: RunView, baselines: Mapping[str, Mapping[str, float]]) -> list[MetricTable]:
+    """Every metric of every condition, with the baselines of each metric; at most three metrics per table."""
     conditions = view.experiment.conditions()
     rows = tables.condition_rows(view.records, conditions, tables.geometric_metrics(view.experiment))
-    baselines = view.experiment.baselines(view.records) if len(view.records) else {}
     metrics = view.records.metrics
     found = []
-    for start in range(0, len(metrics), METRICS_PER_TABLE):
-        shown = metrics[start : start + METRICS_PER_TABLE]
+    for shown in shares(metrics, METRICS_PER_TABLE):
         table = MetricTable(
-            tables.factors(row.condition for row in rows), [_heading(metric, rows) for metric in shown]
+            tables.factors(row.condition for row in rows), [heading(metric, rows) for metric in shown]
         )
         for row in rows:
             levels = [str(row.condition.get(factor, "")) for factor in table.factors]
@@ -201,11 +214,28 @@ def condition_tables(view: RunView) -> list[MetricTable]:
     return found
 
 
-def _heading(metric: str, rows: Sequence[tables.ConditionRow]) -> tuple[str, str]:
-    name, kind = tables.metric_heading(metric, rows)
-    summaries = [row.summaries[metric] for row in rows]
-    intervals = any(s.low < s.high for s in summaries)
-    return name, f"{kind}, 95 % interval" if intervals else kind
+def shares(names: Sequence[str], most: int) -> list[Sequence[str]]:
+    """The names in as few parts of at most ``most`` as possible, of nearly one size.
+
+    >>> shares("abcdefg", 3)
+    ['abc', 'de', 'fg']
+    """
+    parts = -(-len(names) // most)
+    size, larger = divmod(len(names), parts) if parts else (0, 0)
+    ends = [i * size + min(i, larger) for i in range(parts + 1)]
+    return [names[a:b] for a, b in pairwise(ends)]
+
+
+def heading(metric: str, rows: Sequence[tables.ConditionRow]) -> tuple[str, str]:
+    """A metric's name in words, and what its numbers are: means, medians, or one value for all seeds."""
+    found = [row.summaries[metric] for row in rows if row.summaries[metric].n]
+    if found and all(s.low == s.high for s in found):
+        return words(metric), "the same for all seeds"
+    kinds = dict.fromkeys(s.kind for s in found)
+    means = " or ".join(kind for kind in kinds if kind != "median")
+    if any(s.low < s.high for s in found):
+        means += ", 95 % interval"
+    return words(metric), ", or ".join(part for part in (means, "median" * ("median" in kinds)) if part)
 
 
 def cell(found: Summary, trials: int) -> tuple[str, str]:

@@ -67,7 +67,9 @@ class ConditionRow:
     summaries: Mapping[str, Summary]
 
 
-def condition_rows(records: Records, conditions: Sequence[Condition], geometric: set[str]) -> list[ConditionRow]:
+def condition_rows(
+    records: Records, conditions: Sequence[Condition], geometric: set[str]
+) -> list[ConditionRow]:
     """One row per planned condition, with those that have no trial yet, in the planned order."""
     everything = dict.fromkeys([*conditions, *records.conditions])
     metrics = records.metrics
@@ -77,12 +79,6 @@ def condition_rows(records: Records, conditions: Sequence[Condition], geometric:
         found = {m: summarize(own.values(m), geometric=m in geometric) for m in metrics}
         rows.append(ConditionRow(condition, len(own), found))
     return rows
-
-
-def metric_heading(metric: str, rows: Sequence[ConditionRow]) -> tuple[str, str]:
-    """The metric in words, and what its centers are (the same in all rows, or said per cell)."""
-    kinds = list(dict.fromkeys(row.summaries[metric].kind for row in rows if row.summaries[metric].n))
-    return words(metric), " or ".join(kinds) or "mean"
 
 
 def trial_rows(records: Records) -> tuple[list[str], list[list[str]]]:

@@ -85,6 +85,7 @@ def loss_function(loss: Loss) -> Callable[[Tensor, Tensor], Tensor]:
     Raises:
         UsageError: There is no loss of this name.
 
+    >>> import torch
     >>> loss_function("mse")(torch.tensor([1.0, 3.0]), torch.tensor([0.0, 0.0]))
     tensor(5.)
     """

@@ -145,6 +145,7 @@ class History:
         tensors = {
             "train_loss": torch.from_numpy(self.train_loss[:, : self.step].copy()),
             "active": torch.from_numpy(self.active),
+            "converged": torch.from_numpy(self.converged),
             "steps_taken": torch.from_numpy(self.steps_taken),
             "evaluation_steps": torch.tensor(self.evaluation_steps, dtype=torch.int64),
         }
@@ -162,11 +163,11 @@ class History:
         curves = {name: curve.numpy() for name, curve in under("curves", tensors).items()}
         for row, step in enumerate(steps):
             self.step = step
-            self.active = np.isfinite(curves["train_loss"][:, row])
             self.add_evaluation({name: curve[:, row].copy() for name, curve in curves.items()}, parameters)
         self.step = facts["step"]
         self.train_loss[:, : self.step] = tensors["train_loss"].numpy()
         self.active = tensors["active"].numpy().copy()
+        self.converged = tensors["converged"].numpy().copy()
         self.steps_taken = tensors["steps_taken"].numpy().copy()
         self.stop_reason = list(facts["stop_reason"])
         self.best.load_state(under("best", tensors))

@@ -1,7 +1,8 @@
 """Verdicts: claims and records in, intervals, tests and plain words out. Pure.
 
-The decision rule is in ``judging.py``; what the records say about one claim in ``evidence.py``; effects,
-intervals and tests in ``contrasts.py`` and ``agreement.py``; words in ``wording.py``.
+The decision rule is in ``judging.py``; what the records say about one claim in ``evidence.py`` and
+``values.py``; effects, intervals and tests in ``contrasts.py``, ``agreement.py`` and ``resampling.py``; how
+many seeds it takes in ``planning.py``; words in ``wording.py``.
 """
 
 from nablab.verdicts.judging import Outcome, Verdict, judge

@@ -2,6 +2,7 @@
 
 * `contrast_means`: difference of two means, independent groups.
 * `contrast_pairs`: mean of paired differences, or of one sample about a constant.
+* `contrast_bound`: mean of one sample about a constant, where the values may be skewed.
 * `contrast_ranks`: Cliff's delta, independent groups; infinities and ties are welcome.
 * `contrast_signs`: Cliff's delta of pairs (wins minus losses).
 
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 from scipy.special import bdtrc, betaincinv, ndtri
@@ -65,6 +67,27 @@ def contrast_pairs(differences: Array, shift: float, design: Design) -> Contrast
     return Contrast(effect=effect, low=low, high=high, p_above=above, p_below=below, standard_error=error)
 
 
+def contrast_bound(x: Array, bound: float, shift: float, design: Design) -> Contrast:
+    """Mean of a sample about a constant; as `contrast_pairs`, and careful with skewed positive values.
+
+    Losses are often skewed to the right: most values are small, and the few large ones that carry the
+    mean are easily missed by five seeds. For positive values, therefore, the upper limit is at least that of
+    a lognormal mean (Krishnamoorthy and Mathew 2003, generalized confidence interval).
+    """
+    plain = contrast_pairs(x - bound, shift, design)
+    if not (x > 0).all() or bound + shift <= 0 or np.ptp(x) == 0:
+        return plain
+    logs = np.log(x)
+    error, spread = float(np.std(logs, ddof=1)), len(x) - 1
+    generator = np.random.default_rng([design.seed, 4, len(x)])
+    z, scale = generator.normal(size=design.resamples), generator.chisquare(spread, size=design.resamples)
+    variance = error**2 * spread / scale
+    pivots = float(logs.mean()) - z * np.sqrt(variance / len(x)) + variance / 2
+    high = math.exp(min(700.0, float(np.quantile(pivots, (1 + design.confidence) / 2)))) - bound
+    below = (int((pivots >= math.log(bound + shift)).sum()) + 1) / (design.resamples + 1)
+    return replace(plain, high=max(plain.high, high), p_below=max(plain.p_below, below))
+
+
 def interval_of_ratio(x: Array, y: Array, paired: bool, design: Design) -> tuple[float, float]:
     """Interval of mean(x) / mean(y) - 1 for positive values, at least two in each group."""
     estimate = math.log(np.mean(x) / np.mean(y))
@@ -97,12 +120,12 @@ def _welch(splits: Array, pooled: Array) -> Array:
 
 
 def contrast_ranks(x: Array, y: Array, shift: float, design: Design) -> Contrast:
-    r"""Cliff's delta, P(x > y) - P(x < y), of independent groups of at least two values, which may be infinite.
+    r"""Cliff's delta, P(x > y) - P(x < y), of independent groups of at least two values.
 
-    The interval is Newcombe's score interval (method 5): unlike a bootstrap it keeps its width where the
-    groups are completely separated. The test permutes the studentized delta of Brunner and Munzel, so
-    unequal spreads do no harm. Source: Newcombe 2006, Statistics in Medicine 25; Neubert and Brunner
-    2007; for ``shift`` other than 0 Pauly, Asendorf and Konietschke 2016.
+    The values may be infinite. The interval is Newcombe's score interval (method 5): unlike a bootstrap
+    it keeps its width where the groups are completely separated. The test permutes the studentized delta
+    of Brunner and Munzel, so unequal spreads do no harm. Source: Newcombe 2006, Statistics in Medicine
+    25; Neubert and Brunner 2007; for ``shift`` other than 0 Pauly, Asendorf and Konietschke 2016.
     """
     pooled = np.concatenate([x, y])
     dominance = signs_of_pairs(pooled)
@@ -112,7 +135,9 @@ def contrast_ranks(x: Array, y: Array, shift: float, design: Design) -> Contrast
     splits, exact = splits_of(len(x), len(y), design.resamples, design.seed)
     statistic = _brunner_munzel(observed, dominance, shift)[0]
     above, below = tails(float(statistic), _brunner_munzel(splits, dominance, 0.0), exact)
-    error = (high - low) / (2 * float(ndtri((1 + design.confidence) / 2)))
+    # The data shifted are none of the arrangements, so nothing else keeps p from being 0.
+    above, below = max(above, 1 / len(splits)), max(below, 1 / len(splits))
+    error = _planned_error(effect, shift, lambda theta: _variance(theta, len(x), len(y)))
     return Contrast(effect=effect, low=low, high=high, p_above=above, p_below=below, standard_error=error)
 
 
@@ -128,7 +153,7 @@ def contrast_signs(signs: Array, shift: float, design: Design) -> Contrast:
     low = float(betaincinv(wins, n - wins + 1, tail)) if wins > 0 else 0.0
     high = float(betaincinv(wins + 1, n - wins, 1 - tail)) if wins < n else 1.0
     chance = (1 + shift) / 2
-    error = (high - low) / float(ndtri((1 + design.confidence) / 2))
+    error = _planned_error(2 * wins / n - 1, shift, lambda theta: theta * (1 - theta) / n)
     return Contrast(
         effect=2 * wins / n - 1,
         low=2 * low - 1,
@@ -148,17 +173,29 @@ def newcombe_interval(delta: float, m: int, n: int, confidence: float) -> tuple[
     """
     z = float(ndtri((1 + confidence) / 2))
     theta = (1 + delta) / 2
-    size = (m + n) / 2
 
     def excess(candidate: float) -> float:
         """Squared distance from the estimate less what the interval allows."""
-        overlap = (1 - candidate) / (2 - candidate) + candidate / (1 + candidate)
-        variance = candidate * (1 - candidate) / (m * n) * (1 + (size - 1) * overlap)
-        return (theta - candidate) ** 2 - z**2 * variance
+        return (theta - candidate) ** 2 - z**2 * _variance(candidate, m, n)
 
     low = 0.0 if theta == 0 else _bisect(excess, 0.0, theta)
     high = 1.0 if theta == 1 else _bisect(excess, 1.0, theta)
     return 2 * low - 1, 2 * high - 1
+
+
+def _planned_error(effect: float, shift: float, variance: Callable[[float], float]) -> float:
+    """Standard error for planning: a share's variance at the threshold differs from that at the effect.
+
+    A test of 2.5 % takes 1.96 standard errors from the threshold, 80 % power another 0.84 from the effect.
+    """
+    at_shift, at_effect = (2 * math.sqrt(variance((1 + delta) / 2)) for delta in (shift, effect))
+    return 0.7 * at_shift + 0.3 * at_effect
+
+
+def _variance(theta: float, m: int, n: int) -> float:
+    """Of the estimated P(x > y), for groups of ``m`` and ``n`` (Newcombe's method 5)."""
+    overlap = (1 - theta) / (2 - theta) + theta / (1 + theta)
+    return theta * (1 - theta) / (m * n) * (1 + ((m + n) / 2 - 1) * overlap)
 
 
 def _bisect(excess: Callable[[float], float], outside: float, inside: float) -> float:

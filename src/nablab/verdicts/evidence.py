@@ -7,16 +7,17 @@ their mean (their median for ranks) stands for the seed: trials of one seed are 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 
 import numpy as np
 
 from nablab.errors import UsageError
-from nablab.experiment import Claim, Level, Record, Records, Scale
-from nablab.verdicts.agreement import contrast_tau
+from nablab.experiment import Claim, Record, Records, Scale
+from nablab.verdicts.agreement import Groups, contrast_tau
 from nablab.verdicts.contrasts import (
+    contrast_bound,
     contrast_means,
     contrast_pairs,
     contrast_ranks,
@@ -24,11 +25,9 @@ from nablab.verdicts.contrasts import (
     interval_of_ratio,
 )
 from nablab.verdicts.resampling import Array, Contrast, Design
+from nablab.verdicts.values import Group, array, constant, no_order, of_level, prepare, relative, summary
 
 UNITS: Mapping[Scale, str] = {"linear": "", "log10": "log10 ratio", "ranks": "Cliff's delta"}
-
-Group = dict[int, float]
-"""One value per seed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +51,7 @@ class Evidence:
         caveats: Sentences about what was left out or changed.
         failure: Why there is no answer, or empty.
         exact: The values do not vary at all, and the answer needs no test.
+        trials_per_seed: How many trials of a seed stand in a trend or correlation.
     """
 
     unit: str
@@ -70,6 +70,7 @@ class Evidence:
     caveats: tuple[str, ...] = ()
     failure: str = ""
     exact: bool = False
+    trials_per_seed: float = 1
 
 
 def examine(claim: Claim, records: Records, design: Design) -> Evidence | None:
@@ -85,20 +86,22 @@ def examine(claim: Claim, records: Records, design: Design) -> Evidence | None:
 
 
 def _difference(claim: Claim, records: Records, design: Design) -> Evidence | None:
-    sides = [_of_level(records, claim, level) for level in (claim.first, claim.second)]
+    sides = [of_level(records, claim, level) for level in (claim.first, claim.second)]
     if not all(sides):
         return None
     names = [str(claim.first), str(claim.second)]
     blank = _blank(claim, dict(zip(names, sides, strict=True)), UNITS[claim.scale])
-    (x, y), caveats, failure = _prepare(dict(zip(names, sides, strict=True)), claim)
+    (x, y), caveats, failure = prepare(dict(zip(names, sides, strict=True)), claim)
     if claim.paired:
         shared = [seed for seed in x if seed in y]
         x, y = ({seed: group[seed] for seed in shared} for group in (x, y))
-    blank = replace(blank, seeds=min(len(x), len(y)), caveats=caveats, failure=failure)
-    if failure or blank.seeds < 2:
+    if failure:
+        return replace(blank, failure=failure)
+    blank = replace(blank, seeds=min(len(x), len(y)), caveats=caveats)
+    if blank.seeds < 2:
         return blank
     shift = claim.sign * claim.smallest_effect
-    return _decided(blank, claim, _compare(_array(x), _array(y), shift, claim, design))
+    return _decided(blank, claim, _compare(array(x), array(y), shift, claim, design))
 
 
 def _bound(claim: Claim, records: Records, design: Design) -> Evidence | None:
@@ -108,14 +111,19 @@ def _bound(claim: Claim, records: Records, design: Design) -> Evidence | None:
         return None
     side = list(records)
     blank = _blank(claim, {"all": side}, UNITS[claim.scale])
-    (x,), caveats, failure = _prepare({"": side}, claim)
-    blank = replace(blank, seeds=len(x), caveats=caveats, failure=failure)
-    if failure or blank.seeds < 2:
+    (group,), caveats, failure = prepare({"": side}, claim)
+    if failure:
+        return replace(blank, failure=failure)
+    blank = replace(blank, seeds=len(group), caveats=caveats)
+    if blank.seeds < 2:
         return blank
+    x, shift = array(group), claim.sign * claim.smallest_effect
+    if claim.scale == "linear":
+        return _decided(blank, claim, contrast_bound(x, claim.bound, shift, design))
     bound = math.log10(claim.bound) if claim.scale == "log10" else claim.bound
-    constant = np.full(len(x), bound)
-    shift = claim.sign * claim.smallest_effect
-    return _decided(blank, claim, _compare(_array(x), constant, shift, replace(claim, paired=True), design))
+    return _decided(
+        blank, claim, _compare(x, np.full(len(x), bound), shift, replace(claim, paired=True), design)
+    )
 
 
 def _trend(claim: Claim, records: Records, design: Design) -> Evidence | None:
@@ -127,56 +135,56 @@ def _trend(claim: Claim, records: Records, design: Design) -> Evidence | None:
         raise UsageError(
             f"A trend needs numeric levels, but '{claim.by}' has: {named}. Compare levels instead."
         )
-    sides = {str(level): _of_level(records, claim, level) for level in levels}
+    sides = {str(level): of_level(records, claim, level) for level in sorted(levels, key=float)}
     blank = _blank(claim, sides, "Kendall's tau", floor=_floor_of_trend(len(levels), claim.paired))
-    ranked, caveats, failure = _prepare(sides, replace(claim, scale="ranks"))
-    trials = [
+    ranked, caveats, failure = prepare(sides, replace(claim, scale="ranks"))
+    if failure:
+        return replace(blank, failure=failure)
+    rows = [
         (float(level), seed, value)
-        for level, group in zip(levels, ranked, strict=True)
+        for level, group in zip(sorted(levels, key=float), ranked, strict=True)
         for seed, value in sorted(group.items())
-        if not math.isnan(value)
     ]
-    x, seeds, y = (np.array(column) for column in zip(*trials, strict=True)) if trials else (np.zeros(0),) * 3
-    sizes = [int((x == float(level)).sum()) for level in levels]
-    caveats += _caveats_of_nan(sides, claim.metric)
-    blank = replace(blank, seeds=min(sizes), caveats=caveats, failure=failure or _no_order(y, claim.metric))
+    x, y = _column(rows, 0), _column(rows, 2)
+    blank = replace(
+        blank,
+        seeds=min(map(len, ranked)),
+        caveats=caveats,
+        failure=no_order(y, claim.metric),
+        trials_per_seed=len(levels),
+    )
     if blank.failure or blank.seeds < 2:
         return blank
-    groups = (seeds if claim.paired else x).astype(np.float64)
+    groups = _numbered(_column(rows, 1 if claim.paired else 0))
     shift = claim.sign * claim.smallest_effect
     return _decided(blank, claim, contrast_tau(x, y, shift, design, groups=groups, blocked=claim.paired))
 
 
 def _correlation(claim: Claim, records: Records, design: Design) -> Evidence | None:
-    trials = sorted(
-        (
-            (str(r.condition), r.seed, r)
-            for r in records
-            if claim.metric in r.scalars and claim.other in r.scalars
-        ),
-        key=lambda trial: trial[:2],
-    )
     if not len(records):
         return None
-    pairs = [(seed, float(r.scalars[claim.metric]), float(r.scalars[claim.other])) for _, seed, r in trials]
+    both = [r for r in records if claim.metric in r.scalars and claim.other in r.scalars]
+    both.sort(key=lambda r: (str(r.condition), r.seed))
+    pairs = [(r.seed, float(r.scalars[claim.metric]), float(r.scalars[claim.other])) for r in both]
     usable = [pair for pair in pairs if not any(math.isnan(value) for value in pair[1:])]
-    per_seed = max(1.0, len(usable) / max(1, len({pair[0] for pair in usable})))
-    blank = _blank(
-        claim,
-        {"all": [trial[2] for trial in trials]},
-        "Kendall's tau",
-        floor=lambda n: math.exp(-math.lgamma(n * per_seed + 1)),
+    seeds = len({pair[0] for pair in usable})
+    per_seed = max(1.0, len(usable) / max(1, seeds))
+    x, y = _column(usable, 1), _column(usable, 2)
+    lost = len(pairs) - len(usable)
+    failure = "" if pairs else f"No trial recorded both '{claim.metric}' and '{claim.other}'."
+    failure = failure or ("" if usable else "Every trial ended in NaN.")
+    blank = replace(
+        _blank(
+            claim, {"all": both}, "Kendall's tau", floor=lambda n: math.exp(-math.lgamma(n * per_seed + 1))
+        ),
+        seeds=seeds,
+        trials_per_seed=per_seed,
+        caveats=(f"{lost} of {len(pairs)} trials hold NaN and are left out.",) if lost and usable else (),
+        failure=failure or no_order(x, claim.metric) or no_order(y, claim.other),
     )
-    caveats: tuple[str, ...] = ()
-    if len(usable) < len(pairs):
-        caveats = (f"{len(pairs) - len(usable)} of {len(pairs)} trials hold NaN and are left out.",)
-    seeds, x, y = (np.array(column) for column in zip(*usable, strict=True)) if usable else (np.zeros(0),) * 3
-    failure = "" if trials else f"No trial recorded both '{claim.metric}' and '{claim.other}'."
-    failure = failure or _no_order(x, claim.metric) or _no_order(y, claim.other)
-    blank = replace(blank, seeds=len(set(seeds.tolist())), caveats=caveats, failure=failure)
-    if failure or len(x) < 3 or (claim.paired and blank.seeds < 2):
+    if blank.failure or len(x) < 3 or (claim.paired and seeds < 2):
         return blank
-    groups = seeds if claim.paired else np.zeros(len(x))
+    groups = _numbered(_column(usable, 0) if claim.paired else np.zeros(len(x)))
     shift = claim.sign * claim.smallest_effect
     return _decided(blank, claim, contrast_tau(x, y, shift, design, groups=groups, blocked=claim.paired))
 
@@ -187,23 +195,23 @@ def _equality(claim: Claim, records: Records, design: Design) -> Evidence | None
     levels = records.levels(claim.by)
     if len(levels) < 2:
         return None
-    sides = {str(level): _of_level(records, claim, level) for level in levels}
+    sides = {str(level): of_level(records, claim, level) for level in levels}
     blank = replace(_blank(claim, sides, "relative difference"), threshold=claim.margin)
-    constants = [_constant(side, claim.metric) for side in sides.values()]
+    constants = [constant(side, claim.metric) for side in sides.values()]
     if not any(math.isnan(value) for value in constants):
-        gap = max(_relative(a, b) for a, b in combinations(constants, 2))
+        gap = max(relative(a, b) for a, b in combinations(constants, 2))
         equal = gap <= claim.margin * (1 + 1e-12)
         shown = gap if math.isfinite(gap) else None
         interval = None if shown is None else (shown, shown)
         return replace(blank, exact=True, effect=shown, interval=interval, supports=equal, refutes=not equal)
-    groups, caveats, failure = _prepare(sides, claim)
-    blank = replace(blank, seeds=min(map(len, groups)), caveats=caveats, failure=failure)
+    groups, caveats, failure = prepare(sides, claim)
     raw = [value for group in groups for value in group.values()]
     if not failure and claim.scale == "linear" and not (min(raw) > 0 or max(raw) < 0):
-        blank = replace(
-            blank, failure="A relative difference needs values that are all above or all below 0."
-        )
-    if blank.failure or blank.seeds < 2:
+        failure = "A relative difference needs values that are all above or all below 0."
+    if failure:
+        return replace(blank, failure=failure)
+    blank = replace(blank, seeds=min(map(len, groups)), caveats=caveats)
+    if blank.seeds < 2:
         return blank
     return _all_pairs_equal(blank, claim, groups, design)
 
@@ -214,7 +222,7 @@ def _all_pairs_equal(blank: Evidence, claim: Claim, groups: Sequence[Group], des
     for a, b in combinations(groups, 2):
         shared = [seed for seed in a if seed in b]
         a, b = ({s: g[s] for s in shared} if claim.paired else g for g in (a, b))
-        x, y = sorted((_array(a), _array(b)), key=lambda v: abs(v.mean()), reverse=claim.scale == "linear")
+        x, y = sorted((array(a), array(b)), key=lambda v: abs(v.mean()), reverse=claim.scale == "linear")
         x, y = (x, y) if x.mean() >= y.mean() or claim.scale == "linear" else (y, x)
         x, y = (abs(x), abs(y)) if claim.scale == "linear" else (x, y)
         if min(len(x), len(y)) < 2:
@@ -252,7 +260,7 @@ def _gap_of_pair(x: Array, y: Array, claim: Claim, design: Design) -> tuple[floa
     if claim.scale == "linear":
         return (float(x.mean() / y.mean() - 1), *interval_of_ratio(x, y, claim.paired, design))
     result = contrast_pairs(x - y, 0.0, design) if claim.paired else contrast_means(x, y, 0.0, design)
-    effect, low, high = (10**value - 1 for value in (result.effect, result.low, result.high))
+    effect, low, high = (10 ** min(value, 300) - 1 for value in (result.effect, result.low, result.high))
     return effect, low, high
 
 
@@ -318,11 +326,11 @@ def _blank(
     """Evidence before any test: who is compared, and in what unit."""
     one_sample = claim.paired or claim.kind == "bound"
     default = (lambda n: 0.5**n) if one_sample else (lambda n: 1 / math.comb(2 * n, n))
-    groups = {name: _summary(side, claim.metric) for name, side in sides.items()}
+    groups = {name: summary(side, claim.metric) for name, side in sides.items()}
     first = (
         next(iter(groups.values()))
         if claim.kind == "difference"
-        else _summary([record for side in sides.values() for record in side], claim.metric)
+        else summary([record for side in sides.values() for record in side], claim.metric)
     )
     measured = first["median" if claim.scale == "ranks" else "mean"]
     return Evidence(
@@ -341,109 +349,10 @@ def _floor_of_trend(levels: int, paired: bool) -> Callable[[int], float]:
     return lambda n: math.exp(levels * math.lgamma(n + 1) - math.lgamma(levels * n + 1))
 
 
-# --- values -----------------------------------------------------------------------------------
+def _column(rows: Sequence[tuple[float, ...]], index: int) -> Array:
+    return np.array([row[index] for row in rows], dtype=np.float64)
 
 
-def _of_level(records: Records, claim: Claim, level: Level | None) -> list[Record]:
-    return [
-        record for record in records if claim.by in record.condition and record.condition[claim.by] == level
-    ]
-
-
-def _values(side: Iterable[Record], metric: str) -> Array:
-    return np.array([record.scalars[metric] for record in side if metric in record.scalars], dtype=np.float64)
-
-
-def _array(group: Group) -> Array:
-    return np.array([group[seed] for seed in sorted(group)], dtype=np.float64)
-
-
-def _summary(side: Sequence[Record], metric: str) -> dict[str, float]:
-    values = _values(side, metric)
-    usable = values[~np.isnan(values)]
-    both = np.isposinf(usable).any() and np.isneginf(usable).any()
-    return {
-        "mean": float(usable.mean()) if len(usable) and not both else math.nan,
-        "median": float(np.quantile(usable, 0.5, method="averaged_inverted_cdf"))
-        if len(usable)
-        else math.nan,
-        "n": len(usable),
-        "nan": len(values) - len(usable),
-    }
-
-
-def _constant(side: Sequence[Record], metric: str) -> float:
-    """The one finite value that all trials share, else NaN."""
-    values = _values(side, metric)
-    same = len(values) > 0 and bool(np.isfinite(values).all()) and bool((values == values[0]).all())
-    return float(values[0]) if same else math.nan
-
-
-def _relative(a: float, b: float) -> float:
-    """Relative difference to the smaller of the two; infinite if it is 0 or the signs differ."""
-    small, large = sorted((a, b), key=abs)
-    if small == large:
-        return 0.0
-    return large / small - 1 if small * large > 0 else math.inf
-
-
-def _prepare(sides: Mapping[str, Sequence[Record]], claim: Claim) -> tuple[list[Group], tuple[str, ...], str]:
-    """One value per seed on the claim's scale for every side, with caveats, and why it failed if it did."""
-    metric, scale = claim.metric, claim.scale
-    values = np.concatenate([_values(side, metric) for side in sides.values()])
-    failure, caveats = "", []
-    floor = 0.0
-    if not len(values):
-        failure = f"No trial recorded '{metric}'."
-    elif scale != "ranks" and np.isinf(values).any():
-        failure = (
-            f"Some values of {metric} are infinite and have no mean; the scale 'ranks' can compare them."
-        )
-    elif scale == "log10" and (values < 0).any():
-        failure = f"Some values of {metric} are negative and have no logarithm."
-    elif scale == "log10" and (values == 0).any():
-        positive = values[values > 0]
-        floor = float(positive.min()) if len(positive) else 0.0
-        failure = "" if len(positive) else f"All values of {metric} are 0 and have no logarithm."
-        caveats.append(f"{(values == 0).sum()} zeros count as {floor:.3g}, the smallest positive value.")
-    if failure:
-        return [{} for _ in sides], (), failure
-    groups = [_one_per_seed(side, metric, scale, floor) for side in sides.values()]
-    if scale == "ranks":
-        hurt = int(np.isnan(values).sum())
-        if hurt and claim.kind in ("difference", "bound"):
-            caveats.append(
-                f"{hurt} of {len(values)} trials ended in NaN; each counts against the conclusion."
-            )
-        return groups, tuple(caveats), ""
-    groups = [{seed: value for seed, value in group.items() if not math.isnan(value)} for group in groups]
-    return groups, (*caveats, *_caveats_of_nan(sides, metric)), ""
-
-
-def _one_per_seed(side: Iterable[Record], metric: str, scale: Scale, floor: float) -> Group:
-    """The seed's value on the scale; NaN if any of its trials is NaN."""
-    by_seed: dict[int, list[float]] = {}
-    for record in side:
-        if metric in record.scalars:
-            value = float(record.scalars[metric])
-            value = math.log10(max(value, floor)) if scale == "log10" and not math.isnan(value) else value
-            by_seed.setdefault(record.seed, []).append(value)
-    if scale == "ranks":
-        return {s: math.nan if np.isnan(v).any() else sorted(v)[len(v) // 2] for s, v in by_seed.items()}
-    return {seed: sum(values) / len(values) for seed, values in by_seed.items()}
-
-
-def _caveats_of_nan(sides: Mapping[str, Sequence[Record]], metric: str) -> tuple[str, ...]:
-    counts = {name: _summary(side, metric) for name, side in sides.items()}
-    return tuple(
-        f"{count['nan']:.0f} of {count['nan'] + count['n']:.0f} trials{f' of {name}' if name else ''}"
-        " ended in NaN and are left out."
-        for name, count in counts.items()
-        if count["nan"]
-    )
-
-
-def _no_order(values: Array, metric: str) -> str:
-    """Why values without a rank order cannot be judged."""
-    same = len(values) > 1 and bool((values == values[0]).all())
-    return f"Every trial has the same {metric}, so there is no order to test." if same else ""
+def _numbered(labels: Array) -> Groups:
+    """Labels as numbers from 0."""
+    return np.unique(labels, return_inverse=True)[1]

@@ -7,18 +7,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from scipy.special import ndtri
-
 from nablab.experiment import Claim, Level, Published, Records
 from nablab.verdicts.evidence import Evidence, examine
+from nablab.verdicts.planning import leans_against, seeds_needed
 from nablab.verdicts.resampling import Design, holm
-from nablab.verdicts.wording import effect_text, number, sentence
+from nablab.verdicts.wording import effect_text, reason, sentence
 
 Outcome = Literal["supported", "refuted", "inconclusive"]
 
 ALPHA = 0.05
-POWER = 0.8
-MOST_SEEDS = 1_000  # beyond it the advice is to think again, not to buy seeds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +119,7 @@ def judge(
     refuted = holm([_p(case.evidence, case.evidence.p_refuted) for case in cases])
     family = sum(not case.evidence.exact and not case.evidence.failure for case in cases)
     return [
-        _verdict(case, p_for, p_against, max(1, family), confidence)
+        _verdict(case, p_for, p_against, max(1, family), design)
         for case, p_for, p_against in zip(cases, supported, refuted, strict=True)
     ]
 
@@ -140,14 +137,17 @@ def _p(evidence: Evidence, p: float) -> float:
     return math.nan if evidence.exact or evidence.failure else p
 
 
-def _verdict(case: _Case, p_for: float, p_against: float, family: int, confidence: float) -> Verdict:
+def _verdict(case: _Case, p_for: float, p_against: float, family: int, design: Design) -> Verdict:
     claim, evidence = case.claim, case.evidence
     outcome = _outcome(evidence, p_for, p_against)
-    against = outcome == "refuted" or (outcome == "inconclusive" and _leans_against(claim, evidence))
+    against = outcome == "refuted" or (outcome == "inconclusive" and leans_against(claim, evidence))
     p_value = evidence.p_refuted if against else evidence.p_supported
     p_adjusted = p_against if against else p_for
-    needed, advice = (None, "") if outcome != "inconclusive" else _seeds_needed(evidence, family)
-    why = _reason(claim, evidence, outcome, p_adjusted, family, confidence)
+    needed, advice = None, ""
+    if outcome == "inconclusive":
+        level = ALPHA / family
+        needed, advice = seeds_needed(claim, evidence, level, design.confidence, design.resamples)
+    why = reason(claim, evidence, outcome, p_adjusted, family, design.confidence)
     measured, distance = _published(claim, evidence)
     return Verdict(
         claim=sentence(claim, case.scope),
@@ -180,83 +180,8 @@ def _outcome(evidence: Evidence, p_for: float, p_against: float) -> Outcome:
     return "inconclusive"
 
 
-def _leans_against(claim: Claim, evidence: Evidence) -> bool:
-    if evidence.effect is None:
-        return False
-    if claim.kind == "equality":
-        return evidence.effect > evidence.threshold
-    return claim.sign * (evidence.effect - evidence.threshold) < 0
-
-
-def _reason(
-    claim: Claim, evidence: Evidence, outcome: Outcome, p: float, family: int, confidence: float
-) -> str:
-    if evidence.failure:
-        return evidence.failure
-    if evidence.exact:
-        return "Exact: the values do not depend on the seed, so no test is needed."
-    if evidence.effect is None:
-        return f"{evidence.seeds} seed{'' if evidence.seeds == 1 else 's'} cannot show a spread."
-    many = f" after correction for {family} claims" if family > 1 else ""
-    interval = f"{100 * confidence:g} % interval"
-    if outcome == "inconclusive":
-        return _why_open(claim, evidence, interval, f"p = {_p_text(p)}{many}", p)
-    side = _side(claim, evidence, outcome)
-    return f"The whole {interval} lies {side}, p = {_p_text(p)}{many}."
-
-
-def _side(claim: Claim, evidence: Evidence, outcome: Outcome) -> str:
-    """Where the interval lies, in words."""
-    if claim.kind == "equality":
-        return "within the margin" if outcome == "supported" else "beyond the margin"
-    if claim.kind == "bound":
-        return "on the claimed side of the bound" if outcome == "supported" else "on its other side"
-    if outcome == "supported":
-        return "beyond the smallest effect of interest" if claim.smallest_effect else "on the claimed side"
-    low, high = evidence.interval or (math.nan, math.nan)
-    if low > 0 or high < 0:
-        opposite = (low > 0) == (claim.sign < 0)
-        return "on the opposite side" if opposite else "short of the smallest effect of interest"
-    return "short of the smallest effect of interest"
-
-
-def _why_open(claim: Claim, evidence: Evidence, interval: str, p_text: str, p: float) -> str:
-    clear = evidence.supports or evidence.refutes
-    if clear:
-        return f"The {interval} is clear of the threshold, but {p_text} is not below {ALPHA}."
-    line = "the margin" if claim.kind == "equality" else "the bound" if claim.kind == "bound" else "zero"
-    if claim.smallest_effect and claim.kind != "bound":
-        line = f"the smallest effect of interest ({number(evidence.threshold)} {evidence.unit})".replace(
-            " )", ")"
-        )
-    also = "" if math.isnan(p) or p < ALPHA else f", and {p_text}"
-    return f"The {interval} reaches across {line}{also}."
-
-
-def _seeds_needed(evidence: Evidence, family: int) -> tuple[int | None, str]:
-    """About how many seeds decide at 80 % power if effect and spread stay as they are (normal approximation)."""
-    if evidence.failure:
-        return None, ""
-    level = ALPHA / family
-    fewest = next((n for n in range(2, MOST_SEEDS) if evidence.floor(n) < level), None)
-    if evidence.effect is None:
-        return fewest, f"It takes at least {fewest} seeds." if fewest else ""
-    gap = abs(evidence.effect - evidence.threshold)
-    reach = float(ndtri(1 - min(level, ALPHA / 2)) + ndtri(POWER)) * evidence.standard_error
-    if gap <= 0 or evidence.seeds * (reach / gap) ** 2 > MOST_SEEDS:
-        return None, "The effect is so near to this line that more seeds would hardly decide."
-    needed = max(math.ceil(evidence.seeds * (reach / gap) ** 2), fewest or 2)
-    if needed <= evidence.seeds:
-        needed = evidence.seeds + max(1, evidence.seeds // 4)
-    return needed, f"About {needed} seeds would decide."
-
-
 def _published(claim: Claim, evidence: Evidence) -> tuple[float | None, float | None]:
     if claim.published is None:
         return None, None
     measured = evidence.effect if claim.published.of == "effect" else evidence.measured
     return measured, None if measured is None else measured - claim.published.value
-
-
-def _p_text(p: float) -> str:
-    return f"{p:.1g}" if p < 0.01 else f"{p:.2f}"

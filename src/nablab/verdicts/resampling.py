@@ -169,7 +169,10 @@ def bca(replicates: Array, estimate: float, influences: Sequence[Array], z: floa
         z: Normal quantile of the confidence level, 1.96 for 95 %.
     """
     count = len(replicates)
-    below = ((replicates < estimate).sum() + (replicates <= estimate).sum()) / (2 * count)
+    # Ties are common for few values, and rounding must not decide them.
+    tolerance = 1e-9 * float(np.ptp(replicates))
+    lower, not_higher = replicates < estimate - tolerance, replicates <= estimate + tolerance
+    below = (lower.sum() + not_higher.sum()) / (2 * count)
     bias = float(ndtri(np.clip(below, 1 / (count + 1), count / (count + 1))))
     # Each sample's influences are scaled by (n - 1) / n, as jackknife pseudo-values are.
     scaled = [u * (len(u) - 1) / len(u) for u in influences]
@@ -222,8 +225,15 @@ def sign_flips(n: int, resamples: int, seed: int) -> tuple[Array, bool]:
 
 
 def tails(observed: float, null: Array, exact: bool, scale: float | None = None) -> tuple[float, float]:
-    """p-values of both tails; a random sample counts the data itself (Phipson and Smyth 2010)."""
-    tolerance = 100 * ROUNDING * (abs(observed) if scale is None else scale)
+    """p-values of both tails; a random sample counts the data itself (Phipson and Smyth 2010).
+
+    Args:
+        observed: The statistic of the data.
+        null: The statistic of every arrangement.
+        exact: Whether these are all arrangements.
+        scale: Size of the statistic's terms, for telling ties; studentized statistics are of size 1.
+    """
+    tolerance = 100 * ROUNDING * (max(1.0, abs(observed)) if scale is None else scale)
     above, below = int((null >= observed - tolerance).sum()), int((null <= observed + tolerance).sum())
     extra = 0 if exact else 1
     total = len(null) + extra

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Literal
 
 from nablab.errors import UsageError
 from nablab.experiment import Claim, Level
 from nablab.verdicts.evidence import Evidence
 
 COMPARISONS = {-1: "lower", 1: "higher"}
+SIDES = {-1: "below", 1: "above"}
 
 
 def sentence(claim: Claim, scope: Mapping[str, Level]) -> str:
@@ -28,7 +30,7 @@ def sentence(claim: Claim, scope: Mapping[str, Level]) -> str:
         text = claim.sentence.format(
             first=claim.first, second=claim.second, metric=words(claim.metric), scope=where, level=level
         )
-    except (KeyError, IndexError, ValueError) as error:
+    except (KeyError, IndexError, ValueError, AttributeError, TypeError) as error:
         raise UsageError(
             f"The sentence of the claim on '{claim.metric}' cannot be filled in: {error}. "
             "Its fields are {first}, {second}, {metric}, {scope} and {level}."
@@ -49,8 +51,47 @@ def effect_text(claim: Claim, evidence: Evidence) -> str:
     if evidence.unit == "Kendall's tau":
         return f"Kendall's tau {number(effect)} ({number(low)} to {number(high)})"
     if claim.scale == "ranks":
-        return _rank_text(effect, low, high)
+        return _rank_text(claim, effect, low, high)
     return _difference_text(claim, effect, low, high)
+
+
+def reason(
+    claim: Claim,
+    evidence: Evidence,
+    outcome: Literal["supported", "refuted", "inconclusive"],
+    p: float,
+    family: int,
+    confidence: float,
+) -> str:
+    """Why the claim got its outcome: where the interval lies, and the p-value.
+
+    Args:
+        claim: What is claimed.
+        evidence: What was found.
+        outcome: What it was judged to be.
+        p: Adjusted p-value of the side that the outcome is about.
+        family: Number of claims that the p-value was adjusted for.
+        confidence: Of the interval.
+    """
+    if evidence.failure:
+        return evidence.failure
+    if evidence.exact:
+        infinite = "" if evidence.effect is not None else " The relative difference is infinite."
+        return f"Exact: every seed gives the same values, so no test is needed.{infinite}"
+    if evidence.effect is None or evidence.interval is None:
+        few = f"{evidence.seeds} seed{'' if evidence.seeds == 1 else 's'}"
+        return f"{few} cannot show how much the result varies from seed to seed."
+    interval = f"{100 * confidence:g} % interval"
+    p_text = f"p {_p_text(p)}{f' after correction for {family} claims' if family > 1 else ''}"
+    if outcome != "inconclusive":
+        return f"The whole {interval} lies {_side(claim, evidence, outcome == 'supported')}, {p_text}."
+    if evidence.supports or evidence.refutes:
+        place = _side(claim, evidence, evidence.supports)
+        return f"The whole {interval} lies {place}, but {p_text} is not below 0.05."
+    if evidence.interval == (evidence.threshold, evidence.threshold):
+        return f"The values do not vary, and the effect is exactly {_line(claim, evidence, touching=True)}."
+    also = "" if p < 0.05 else f", and {p_text}"
+    return f"The {interval} includes {_line(claim, evidence)}{also}."
 
 
 def number(value: float) -> str:
@@ -92,35 +133,92 @@ def _generated(claim: Claim) -> str:
     if claim.kind == "bound":
         side = "at least" if claim.sign > 0 else "at most"
         return f"{metric[0].upper()}{metric[1:]} is {side} {number(claim.bound)}"
-    return f"{metric[0].upper()}{metric[1:]} is the same within {100 * claim.margin:.3g} % for every {words(claim.by)}"
+    same = f"is the same within {100 * claim.margin:.3g} %"
+    return f"{metric[0].upper()}{metric[1:]} {same} for every {words(claim.by)}"
 
 
 def _with(where: str, text: str) -> str:
     return f"{text} ({where})" if where else text
 
 
+def _line(claim: Claim, evidence: Evidence, *, touching: bool = False) -> str:
+    """The threshold in the words of the effect."""
+    if claim.kind == "equality":
+        return f"the margin of {100 * claim.margin:.3g} %"
+    if claim.kind == "bound" and claim.scale != "ranks":
+        return _bound_line(claim)
+    if not claim.smallest_effect:
+        if claim.kind == "bound":
+            return f"the point where as many seeds lie below {number(claim.bound)} as above"
+        return "zero" if claim.kind in ("trend", "correlation") or touching else "'no difference'"
+    return f"the smallest effect of interest, {_threshold(claim, evidence)}"
+
+
+def _threshold(claim: Claim, evidence: Evidence) -> str:
+    if evidence.unit == "Kendall's tau":
+        return f"tau {number(evidence.threshold)}"
+    if claim.scale == "ranks":
+        return _share(claim, evidence.threshold)
+    return _amount(claim, evidence.threshold)
+
+
+def _bound_line(claim: Claim) -> str:
+    """The bound, moved by the smallest effect of interest."""
+    if not claim.smallest_effect:
+        return f"the bound of {number(claim.bound)}"
+    shift = claim.sign * claim.smallest_effect
+    moved = claim.bound * 10**shift if claim.scale == "log10" else claim.bound + shift
+    return f"{number(moved)}, the bound of {number(claim.bound)} moved by the smallest effect of interest"
+
+
+def _side(claim: Claim, evidence: Evidence, supporting: bool) -> str:
+    """Where the whole interval lies, in words."""
+    if claim.kind == "equality":
+        return f"{'within' if supporting else 'beyond'} {_line(claim, evidence)}"
+    if claim.kind == "bound" and claim.scale != "ranks":
+        return f"{SIDES[claim.sign if supporting else -claim.sign]} {_bound_line(claim)}"
+    if supporting:
+        return f"beyond {_line(claim, evidence)}" if claim.smallest_effect else "on the claimed side"
+    low, high = evidence.interval or (math.nan, math.nan)
+    if not claim.smallest_effect or (low > 0 if claim.sign < 0 else high < 0):
+        return "on the opposite side"
+    return f"short of {_line(claim, evidence)}"
+
+
 def _bound_text(claim: Claim, effect: float, low: float, high: float) -> str:
     if claim.scale == "ranks":
-        return _rank_text(effect, low, high)
+        return _rank_text(claim, effect, low, high)
     if claim.scale == "log10":
         values = [claim.bound * 10**value for value in (effect, low, high)]
         kind = "geometric mean"
     else:
         values = [claim.bound + value for value in (effect, low, high)]
         kind = "mean"
-    mean, low, high = map(number, values)
-    return f"{kind} {mean} ({low} to {high}), against {number(claim.bound)}"
+    mean, lowest, highest = map(number, values)
+    return f"{kind} {mean} ({lowest} to {highest}), against {number(claim.bound)}"
 
 
-def _rank_text(effect: float, low: float, high: float) -> str:
+def _rank_text(claim: Claim, effect: float, low: float, high: float) -> str:
     """Cliff's delta as the share of pairs in which the first is lower (or higher); ties count half."""
-    sign = -1 if effect < 0 else 1
-    share, one, two = (50 * (1 + sign * value) for value in (effect, low, high))
-    one, two = sorted((one, two))
-    return f"{COMPARISONS[sign]} in {share:.0f} % of pairs ({one:.0f} to {two:.0f} %)"
+    one, two = sorted(_percent(effect, value) for value in (low, high))
+    return f"{_share(claim, effect)} ({one:.0f} to {two:.0f} %)"
+
+
+def _share(claim: Claim, delta: float) -> str:
+    sign = -1 if delta < 0 else 1
+    what = SIDES[sign] + f" {number(claim.bound)}" if claim.kind == "bound" else COMPARISONS[sign]
+    whose = "seeds" if claim.paired or claim.kind == "bound" else "pairs"
+    return f"{what} in {_percent(delta, delta):.0f} % of {whose}"
+
+
+def _percent(effect: float, delta: float) -> float:
+    """The share of pairs on the side of ``effect``."""
+    return 50 * (1 + (-delta if effect < 0 else delta))
 
 
 def _difference_text(claim: Claim, effect: float, low: float, high: float) -> str:
+    if low == high:
+        return _amount(claim, effect)
     if low <= 0 <= high:
         return f"{_amount(claim, effect)} ({_amount(claim, low)} to {_amount(claim, high)})"
     near, far = sorted((abs(low), abs(high)))
@@ -128,6 +226,8 @@ def _difference_text(claim: Claim, effect: float, low: float, high: float) -> st
 
 
 def _amount(claim: Claim, value: float) -> str:
+    if value == 0:
+        return "no difference"
     times = " times" if claim.scale == "log10" else ""
     return f"{_size(claim, abs(value))}{times} {COMPARISONS[-1 if value < 0 else 1]}"
 
@@ -135,4 +235,16 @@ def _amount(claim: Claim, value: float) -> str:
 def _size(claim: Claim, size: float) -> str:
     if claim.scale != "log10":
         return number(size)
-    return f"{10**size:.1f}" if size < 2 else number(10 ** min(size, 300))
+    ratio = 10 ** min(size, 300)
+    if ratio >= 100:
+        return number(ratio)
+    return f"{ratio:.1f}" if ratio >= 1.095 else f"{ratio:.2f}" if ratio >= 1.005 else f"{ratio:.3f}"
+
+
+def _p_text(p: float) -> str:
+    """With its sign; p-values of a permutation test are never 0.
+
+    >>> _p_text(0.0548), _p_text(0.00001)
+    ('= 0.055', '< 0.0001')
+    """
+    return "< 0.0001" if p < 1e-4 else f"= {p:.2g}"

@@ -1,0 +1,86 @@
+"""How many seeds it takes: the fewest that could decide at all, and how many would probably do."""
+
+from __future__ import annotations
+
+import math
+
+from scipy.special import betaincinv, ndtri
+
+from nablab.experiment import Claim
+from nablab.verdicts.contrasts import newcombe_interval
+from nablab.verdicts.evidence import Evidence
+
+POWER = 0.8
+MOST_SEEDS = 1_000
+"""Beyond it the advice is to think again, not to buy seeds."""
+
+
+def seeds_needed(
+    claim: Claim, evidence: Evidence, level: float, confidence: float, resamples: int
+) -> tuple[int | None, str]:
+    """How many seeds decide with 80 % power if effect and spread stay as they are, and that in words.
+
+    The usual formula for a normal mean, with the correction for Student's quantiles of Guenther 1981.
+
+    Args:
+        claim: What is claimed.
+        evidence: What was found; the claim is undecided.
+        level: p has to be below it: 0.05 divided by the number of claims.
+        confidence: Of the interval, two-sided.
+        resamples: Number of random arrangements; no smaller p than one over it can be had.
+    """
+    if evidence.failure:
+        return None, ""
+    against = evidence.effect is not None and leans_against(claim, evidence)
+    needed = _fewest(claim, evidence, level, confidence, against)
+    if level <= 1 / (resamples + 1) and not (claim.paired and claim.scale == "ranks"):
+        return None, f"So many claims need more than {resamples} resamples."
+    if evidence.effect is None:
+        return needed, f"It takes at least {needed} seeds." if needed else ""
+    gap = abs(evidence.effect - evidence.threshold)
+    z = float(-ndtri(min(level, (1 - confidence) / 2)))
+    reach = (z + float(ndtri(POWER))) * evidence.standard_error
+    if gap <= 0 or evidence.seeds * (reach / gap) ** 2 > MOST_SEEDS or needed is None:
+        return None, "The effect is so near to this line that more seeds would hardly decide."
+    groups = 1 if claim.paired or claim.kind == "bound" else 2
+    usual = evidence.seeds * (reach / gap) ** 2 + z**2 / (2 * groups)
+    if claim.scale == "ranks" and groups == 1 and evidence.unit != "Kendall's tau":
+        # The sign test's p-value moves in steps: Fleiss 1981's correction, for a share of gap / 2.
+        usual *= (1 + math.sqrt(1 + 8 / (usual * gap))) ** 2 / 4
+    needed = max(math.ceil(usual), needed, evidence.seeds + max(1, evidence.seeds // 4))
+    return needed, f"About {needed} seeds would decide, if effect and spread stay as they are."
+
+
+def leans_against(claim: Claim, evidence: Evidence) -> bool:
+    """Whether the effect lies on the refuting side of its threshold."""
+    if evidence.effect is None:
+        return False
+    if claim.kind == "equality":
+        return evidence.effect > evidence.threshold
+    return claim.sign * (evidence.effect - evidence.threshold) < 0
+
+
+def _fewest(claim: Claim, evidence: Evidence, level: float, confidence: float, against: bool) -> int | None:
+    """The smallest number of seeds at which the clearest possible data would decide."""
+    threshold = -claim.smallest_effect if against else claim.smallest_effect
+    return next(
+        (
+            n
+            for n in range(2, MOST_SEEDS)
+            if evidence.floor(n) < level and _clearest_limit(claim, evidence, n, confidence) > threshold
+        ),
+        None,
+    )
+
+
+def _clearest_limit(claim: Claim, evidence: Evidence, n: int, confidence: float) -> float:
+    """The inner limit of the interval of data in complete agreement; means have no such limit."""
+    z = float(ndtri((1 + confidence) / 2))
+    if evidence.unit == "Kendall's tau":
+        c = z**2 / n if claim.paired else 2 * z**2 / (n * evidence.trials_per_seed)
+        return (1 - c) / (1 + c)
+    if claim.scale != "ranks":
+        return math.inf
+    if claim.paired or claim.kind == "bound":
+        return 2 * float(betaincinv(n, 1, (1 - confidence) / 2)) - 1
+    return newcombe_interval(1.0, n, n, confidence)[0]
