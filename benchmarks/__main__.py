@@ -47,7 +47,6 @@ def _parser() -> argparse.ArgumentParser:
         "--repeats", type=int, default=REPEATS, help=f"repeats of each measurement ({REPEATS})"
     )
     parser.add_argument("--quick", action="store_true", help="one small case, to see that it works")
-    parser.add_argument("--standard", action="store_true", help="run the standard preset too (minutes)")
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the tables as Markdown too")
     return parser
 
@@ -61,7 +60,7 @@ def _startup(options: argparse.Namespace) -> Findings:
 def _presets(options: argparse.Namespace) -> Findings:
     from benchmarks import presets
 
-    names = ("quick", "standard") if options.standard else ("quick",)
+    names = ("quick",) if options.quick else ("quick", "standard")
     return presets.measure(names, repeats=1 if options.quick else min(options.repeats, 3), say=say)
 
 

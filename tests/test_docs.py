@@ -26,9 +26,7 @@ def test_the_experiments_pages_are_fresh() -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_between_pages_and_to_pictures_lead_somewhere(page: Path) -> None:
     links = re.findall(r"\]\(([^)#\s]+)", page.read_text())
-    broken = [
-        link for link in links if not link.startswith("http") and not (page.parent / link).exists()
-    ]
+    broken = [link for link in links if not link.startswith("http") and not (page.parent / link).exists()]
     assert broken == []
 
 

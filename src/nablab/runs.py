@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -40,17 +40,19 @@ class Run:
         experiment: The configured experiment.
         seeds: Number of seeds per condition.
         messages: What went wrong when it was run just now.
+        ended: How it ended when it was run just now; None for a run that was opened from the store.
     """
 
     folder: RunFolder
     experiment: Experiment
     seeds: int
-    messages: tuple[str, ...] = field(default=())
+    messages: tuple[str, ...] = ()
+    ended: State | None = None
 
     @property
     def state(self) -> State:
         """``done``, ``running``, ``interrupted``, ``failed``, ``crashed`` or ``incomplete``."""
-        return read_state(self.folder)
+        return self.ended or read_state(self.folder)  # another process may go on with the same run
 
     @property
     def records(self) -> Records:
@@ -245,7 +247,7 @@ def run_plan(
     if executor is None and jobs > 1:
         executor = ProcessPool(jobs, prepare=catalogue.scan)
     outcome: Report = execute(plan, open_store(store), executor=executor, observer=observer, fresh=fresh)
-    result = Run(outcome.folder, plan.experiment, plan.seeds, tuple(outcome.messages))
+    result = Run(outcome.folder, plan.experiment, plan.seeds, tuple(outcome.messages), outcome.state)
     if len(result.records):
         result.write()
     return result

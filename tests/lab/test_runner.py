@@ -201,3 +201,12 @@ def test_a_failing_figure_loses_no_trial() -> None:
     page = (run.folder.path / "report.html").read_text()
     assert "this figure was asked to fail" in page
     assert "toy.py, line" in page
+
+
+def test_a_run_knows_how_it_ended_while_another_process_goes_on() -> None:
+    run = run_toy()
+    status = run.folder.read_json("status.json") or {}
+    other = {"state": "running", "pid": os.getppid(), "process_started": None}
+    run.folder.write_json("status.json", {**status, **other})
+    assert nablab.open_run(str(run.folder.path)).state == "running"
+    assert run.state == "done"

@@ -283,7 +283,7 @@ def test_below_five_values_the_interval_is_students() -> None:
 
 @pytest.mark.parametrize(("n", "least"), [(3, 0.93), (5, 0.89), (10, 0.92)])
 def test_interval_of_a_normal_mean_covers_it_about_as_often_as_it_says(n: int, least: float) -> None:
-    """The page says 95, 92 and 94 %; the limits leave two standard errors of 1,000 runs."""
+    """The page says 95, 91 and 95 %; the limits leave two standard errors of 1,000 runs."""
     generator = np.random.default_rng(12)
     hits = 0
     for _ in range(1_000):

@@ -169,7 +169,7 @@ def newcombe_interval(delta: float, m: int, n: int, confidence: float) -> tuple[
 
     >>> low, high = newcombe_interval(1.0, 5, 5, 0.95)
     >>> round(low, 2), high
-    (0.41, 1.0)
+    (0.29, 1.0)
     """
     z = float(ndtri((1 + confidence) / 2))
     theta = (1 + delta) / 2

@@ -50,8 +50,8 @@ def constant(side: Iterable[Record], metric: str) -> float:
 def relative(a: float, b: float) -> float:
     """Relative difference to the smaller of the two; infinite if it is 0 or the signs differ.
 
-    >>> relative(100.0, 102.0), relative(0.0, 1.0)
-    (0.02, inf)
+    >>> relative(100.0, 150.0), relative(0.0, 1.0)
+    (0.5, inf)
     """
     small, large = sorted((a, b), key=abs)
     if small == large:
