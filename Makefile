@@ -10,6 +10,7 @@ SOURCES := $(shell find src -type f -not -name '*.pyc') pyproject.toml README.md
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
+.SECONDARY:
 .PHONY: help run test test-slow bench lint format docs develop clean
 
 help:

@@ -38,6 +38,12 @@ def test_an_error_leaves_failed(folder: RunFolder) -> None:
     assert read_state(folder) == "failed"
 
 
+def test_a_second_ctrl_c_leaves_interrupted(folder: RunFolder) -> None:
+    with pytest.raises(KeyboardInterrupt), Heartbeat(folder):
+        raise KeyboardInterrupt
+    assert read_state(folder) == "interrupted"
+
+
 def test_a_killed_process_reads_as_crashed(folder: RunFolder) -> None:
     program = (
         "import os, sys; from pathlib import Path; from nablab.lab.status import Heartbeat\n"

@@ -40,7 +40,8 @@ def read_state(folder: RunFolder) -> State:
 class Heartbeat:
     """Writes ``status.json`` while a run goes on; a context manager.
 
-    On leaving, the state is what `finish` was told, or ``failed`` if nothing was told.
+    On leaving, the state is what `finish` was told; ``interrupted`` after Ctrl-C, ``failed`` after any
+    other error.
     """
 
     def __init__(self, folder: RunFolder, **facts: Any) -> None:
@@ -64,6 +65,8 @@ class Heartbeat:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if kind is not None and issubclass(kind, KeyboardInterrupt):
+            self._state = "interrupted"
         self._stop.set()
         self._thread.join()
         try:
