@@ -12,10 +12,12 @@ import inspect
 import json
 import shutil
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 from nablab import catalogue, configuration, open_run
+from nablab.durations import duration
 from nablab.experiment import Experiment
 from nablab.values import in_text
 
@@ -35,7 +37,8 @@ def copy_reference(reference: str) -> None:
         shutil.copy(figure, target / figure.name)
     facts = {"command": run.command, "seeds": run.seeds, "trials": len(run.records)}
     status = json.loads((run.folder.path / "status.json").read_text())
-    facts["date"] = run.view().environment.get("date") or status["started"]
+    facts["date"] = time.strftime("%Y-%m-%d", time.gmtime(status["started"]))
+    facts["seconds"] = round(status["seconds"])
     (target / "run.json").write_text(json.dumps(facts, indent=1) + "\n")
 
 
@@ -72,7 +75,8 @@ def _reference(experiment: type[Experiment]) -> list[str]:
     machine = f"{environment['processor']}, {environment['cores']} cores, torch {environment['torch']}"
     rows = [(v["outcome"], v["claim"], v["effect_text"] or "", v["reason"]) for v in verdicts]
     figures = [f"![{path.stem}]({experiment.name}/{path.name})" for path in sorted(folder.glob("*.png"))]
-    intro = f"`{run['command']}`: {run['trials']} trials on {machine}."
+    took = duration(run["seconds"])
+    intro = f"`{run['command']}`: {run['trials']} trials in {took} on {machine}, {run['date']}."
     return ["## Reference run", intro, _table(("verdict", "claim", "effect", "why"), rows), *figures]
 
 

@@ -23,7 +23,7 @@ from nablab.lab.store import RunFolder, Store, default_root
 if TYPE_CHECKING:
     import pandas as pd
 
-    from nablab.report.page import RunView
+    from nablab.report.view import RunView
     from nablab.verdicts import Verdict
 
 DEFAULT_SEEDS = 5
@@ -99,7 +99,7 @@ class Run:
 
     def view(self) -> RunView:
         """What a report needs to know."""
-        from nablab.report.page import RunView
+        from nablab.report.view import RunView
 
         status = self.folder.read_json("status.json") or {}
         config = self.folder.config()

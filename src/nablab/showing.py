@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from nablab.lab.runner import Plan
     from nablab.lab.session import Estimate
     from nablab.lab.store import RunFolder
-    from nablab.report.page import RunView
+    from nablab.report.view import RunView
 
 
 def experiment_facts(experiment: type[Experiment]) -> dict[str, Any]:
@@ -113,7 +113,7 @@ def print_runs(console: Console, facts: Sequence[Mapping[str, Any]]) -> None:
         return
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
     for title in ("experiment", "run", "preset", "state", "trials", "verdicts", "changed"):
-        table.add_column(title, overflow="fold")
+        table.add_column(title, overflow="fold", no_wrap=title in ("experiment", "run", "state"))
     for fact in facts:
         counts = ", ".join(f"{count} {kind}" for kind, count in fact["verdicts"].items() if count)
         trials = f"{fact['trials']} of {fact['trials_wanted'] or '?'}"

@@ -130,7 +130,7 @@ def test_a_wrong_path_is_answered_before_anything_runs(folder: Path, spec: str, 
     ("name", "message"),
     [
         ("broken", r"Calling mine.py:broken\(\) raised TypeError: .*nowhere.*mine.py, line 9\)"),
-        ("text", r"returned a str; it must return a torch.nn.Module"),
+        ("text", r"returned an object of type str; it must return a torch.nn.Module"),
         ("the_class", r"returned the class itself, not an instance"),
         ("empty", r"without trainable parameters"),
         ("frozen", r"without trainable parameters"),

@@ -12,7 +12,7 @@ import pytest
 
 from nablab.experiment import Claim, Condition, Curve, Experiment, Record, Records
 from nablab.plots import Figure, curves, dots, predictions
-from nablab.report.page import RunView
+from nablab.report.view import RunView
 from nablab.verdicts import Outcome, Verdict
 
 Floats = npt.NDArray[np.float64]

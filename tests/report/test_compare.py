@@ -8,7 +8,7 @@ import pytest
 
 from nablab.experiment import Condition, Record, Records
 from nablab.report.compare import compare, compare_rows
-from nablab.report.page import RunView
+from nablab.report.view import RunView
 from tests.report.conftest import FakeDepth, fake_verdict, fake_view
 from tests.report.test_page import Page
 

@@ -15,7 +15,8 @@ from nablab.errors import StoreError
 from nablab.experiment import Condition, Experiment, Published, Record, Records
 from nablab.plots import Figure, dots
 from nablab.report import sections, tables
-from nablab.report.page import RunView, render, write_report
+from nablab.report.page import render, write_report
+from nablab.report.view import RunView
 from tests.report.conftest import FakeDepth, fake_record, fake_verdict, fake_view
 
 VOID = {"meta", "link", "br", "hr", "img", "input", "col", "wbr"}
@@ -415,5 +416,5 @@ def test_one_record_per_condition_is_enough_for_a_page() -> None:
 def test_the_tally_counts_outcomes() -> None:
     outcomes = ["supported", "inconclusive", "refuted", "inconclusive"]
     verdicts = [fake_verdict(outcome=outcome) for outcome in outcomes]
-    assert sections.tally(verdicts).startswith("1 supported, 1 refuted, 2 inconclusive.")
+    assert sections.tally(verdicts).startswith("1 supported, 1 refuted, 2 inconclusive")
     assert sections.tally(verdicts[:1]) == ""

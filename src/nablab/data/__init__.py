@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from nablab.lazy import lazy_names
 
 if TYPE_CHECKING:
     from nablab.data.expressions import parse_expression as parse_expression
@@ -11,24 +13,9 @@ if TYPE_CHECKING:
     from nablab.data.functions import sawtooth_depth as sawtooth_depth
     from nablab.data.functions import target as target
 
-_HOME = {
-    "TARGETS": "functions",
-    "Target": "functions",
-    "sawtooth_depth": "functions",
-    "target": "functions",
-    "parse_expression": "expressions",
-}
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {"functions": "TARGETS Target sawtooth_depth target", "expressions": "parse_expression"},
+)
 
 __all__ = ["TARGETS", "Target", "parse_expression", "sawtooth_depth", "target"]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
-    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOME])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from nablab.lazy import lazy_names
 
 if TYPE_CHECKING:
     from nablab.models.dense_network import Activation as Activation
@@ -14,16 +16,13 @@ if TYPE_CHECKING:
     from nablab.models.factory import load_factory as load_factory
     from nablab.models.factory import source_hash as source_hash
 
-_HOME = {
-    "Activation": "dense_network",
-    "check_output": "factory",
-    "dense": "dense_network",
-    "load_factory": "factory",
-    "parameter_count": "dense_network",
-    "parse_widths": "dense_network",
-    "sawtooth_network": "dense_network",
-    "source_hash": "factory",
-}
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "dense_network": "Activation dense parameter_count parse_widths sawtooth_network",
+        "factory": "check_output load_factory source_hash",
+    },
+)
 
 __all__ = [
     "Activation",
@@ -35,15 +34,3 @@ __all__ = [
     "sawtooth_network",
     "source_hash",
 ]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
-    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOME])

@@ -177,7 +177,9 @@ def _checked(factory: Callable[[], Any], spec: str) -> nn.Module:
         raise _failed("Calling", f"{spec}()", error) from error
     if not isinstance(module, nn.Module):
         what = (
-            "the class itself, not an instance" if isinstance(module, type) else f"a {type(module).__name__}"
+            "the class itself, not an instance"
+            if isinstance(module, type)
+            else f"an object of type {type(module).__name__}"
         )
         raise UsageError(f"{spec}() returned {what}; it must return a torch.nn.Module.")
     if not any(parameter.requires_grad for parameter in module.parameters()):

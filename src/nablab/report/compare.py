@@ -11,7 +11,7 @@ from nablab.plots.frame import sentence
 from nablab.report import page, sections, tables
 
 if TYPE_CHECKING:
-    from nablab.report.page import RunView
+    from nablab.report.view import RunView
     from nablab.verdicts import Verdict
 
 Section = tuple[str, list[str], list[list[str]]]

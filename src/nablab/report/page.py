@@ -8,48 +8,17 @@ import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
 from nablab.atomic import write_bytes
-from nablab.experiment import Experiment, Records
 from nablab.plots import Figure
 from nablab.report import exports, prose, sections, tables
+from nablab.report.view import RunView
 
 if TYPE_CHECKING:
     import jinja2
-
-    from nablab.verdicts import Verdict
-
-
-@dataclass(frozen=True)
-class RunView:
-    """What a report needs to know of a run.
-
-    Attributes:
-        experiment: The configured experiment.
-        preset: The preset it started from.
-        run_id: The run's name in the store.
-        state: ``done``, ``interrupted``, ``crashed``, ``failed``, ``running`` or ``incomplete``.
-        records: The finished trials.
-        verdicts: The answers to the claims, in the order of the claims.
-        environment: Versions, processor, cores, threads, device, git state, and ``seconds``.
-        notes: Automatic choices and caveats, one sentence or two each.
-        command: The command that makes this run.
-        seeds: Planned number of seeds per condition.
-    """
-
-    experiment: Experiment
-    preset: str
-    run_id: str
-    state: str
-    records: Records
-    verdicts: list[Verdict]
-    environment: Mapping[str, Any]
-    notes: Sequence[str]
-    command: str
-    seeds: int
 
 
 def write_report(view: RunView, folder: Path) -> Path:

@@ -18,7 +18,7 @@ from nablab.report import tables
 from nablab.values import in_text
 
 if TYPE_CHECKING:
-    from nablab.report.page import RunView
+    from nablab.report.view import RunView
     from nablab.verdicts import Verdict
 
 LOGARITHMIC = "log10 ratio"
@@ -101,7 +101,7 @@ def tally(verdicts: Sequence[Verdict]) -> str:
         return ""
     outcomes = [verdict.outcome for verdict in verdicts]
     counts = [f"{outcomes.count(kind)} {kind}" for kind in dict.fromkeys(sorted(outcomes, reverse=True))]
-    return f"{', '.join(counts)}. Each claim was tested over the seeds; a claim is open until they settle it."
+    return f"{', '.join(counts)}."
 
 
 def verdict_card(verdict: Verdict) -> Card:

@@ -5,8 +5,9 @@ A name is imported when it is first used, so that importing this package does no
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from nablab.lazy import lazy_names
 
 if TYPE_CHECKING:
     from nablab.training.batched import BatchedEngine
@@ -23,22 +24,24 @@ if TYPE_CHECKING:
     from nablab.training.speed import Speed, measure_speed
     from nablab.training.stopping import EarlyStopping, Plateau, Rule, Threshold
 
-_NAMES = {
-    "batched": "BatchedEngine",
-    "checkpoints": "Checkpoint",
-    "engine": "Engine Loss Unsupported",
-    "fused": "FusedEngine",
-    "loop": "Progress fit",
-    "optimizers": "SGD Adam AdamW RMSprop Specification",
-    "probes": "Context Probe",
-    "result": "Training",
-    "schedules": "Constant Cosine Exponential Linear Schedule StepDecay",
-    "seeding": "build_replicas derive generator",
-    "sequential": "SequentialEngine",
-    "speed": "Speed measure_speed",
-    "stopping": "EarlyStopping Plateau Rule Threshold",
-}
-_MODULES = {name: module for module, names in _NAMES.items() for name in names.split()}
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "batched": "BatchedEngine",
+        "checkpoints": "Checkpoint",
+        "engine": "Engine Loss Unsupported",
+        "fused": "FusedEngine",
+        "loop": "Progress fit",
+        "optimizers": "SGD Adam AdamW RMSprop Specification",
+        "probes": "Context Probe",
+        "result": "Training",
+        "schedules": "Constant Cosine Exponential Linear Schedule StepDecay",
+        "seeding": "build_replicas derive generator",
+        "sequential": "SequentialEngine",
+        "speed": "Speed measure_speed",
+        "stopping": "EarlyStopping Plateau Rule Threshold",
+    },
+)
 
 __all__ = [
     "SGD",
@@ -74,15 +77,3 @@ __all__ = [
     "generator",
     "measure_speed",
 ]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *_MODULES])
