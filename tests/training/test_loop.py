@@ -365,15 +365,6 @@ def test_measured_speed(data):
     assert speed.engine == fit(small, data, seeds=range(3), steps=5).engine
 
 
-def test_every_public_name_exists():
-    assert set(training.__all__) == set(training._MODULES)
-    for name in training.__all__:
-        assert getattr(training, name) is not None
-    assert set(training.__all__) <= set(dir(training))
-    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
-        _ = training.nothing
-
-
 def test_importing_the_package_does_not_import_pytorch():
     import subprocess
     import sys
