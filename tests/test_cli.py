@@ -49,6 +49,8 @@ def test_usage_errors_exit_with_2_and_one_message(
 def test_run_then_runs_report_compare(nablab: Nablab, tmp_path: Path) -> None:
     first = nablab("run", "toy", "--preset", "quick")
     assert first.returncode == 0, first.stderr
+    assert "[1] width=2: 3 trials in" in first.stdout  # no terminal: plain lines
+    assert "\x1b" not in first.stdout
     assert "supported" in first.stdout or "refuted" in first.stdout or "inconclusive" in first.stdout
     assert "report.html" in first.stdout
     second = nablab("run", "toy", "--preset", "quick", "learning_rate=0.02", "--quiet")

@@ -8,8 +8,9 @@ import pytest
 
 from nablab.errors import UsageError
 from nablab.experiment import Claim, Records
+from nablab.naming import words
 from nablab.verdicts import judge
-from nablab.verdicts.wording import number, sentence, words
+from nablab.verdicts.wording import number, sentence
 from tests.verdicts.simulation import records_of
 from tests.verdicts.test_judging import HIGH, LOW, MIDDLE, MIXED, less, one, trend_records
 

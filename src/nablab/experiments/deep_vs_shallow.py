@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from math import log10
+from math import log10, nan
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from nablab import data, models, plots, training
@@ -283,8 +283,9 @@ def _count(network: nn.Module) -> int:
 
 
 def _errors(predictions: Any, y: Any) -> Any:
-    """Mean squared error per replica: (K, N, 1) against (N, 1) gives float64 (K,)."""
-    return (predictions.cpu().double() - y.double()).square().mean(dim=(1, 2)).numpy()
+    """Mean squared error per replica, NaN if it diverged: (K, N, 1) against (N, 1) gives float64 (K,)."""
+    errors = (predictions.cpu().double() - y.double()).square().mean(dim=(1, 2))
+    return errors.nan_to_num(nan, posinf=nan).numpy()
 
 
 def _thinned(losses: Any) -> tuple[Any, Any]:

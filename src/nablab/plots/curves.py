@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nablab.experiment import Curve, Level, Records
+from nablab.naming import sentence, words
 from nablab.plots import frame
 from nablab.plots.style import Figure, Style
 
@@ -79,11 +80,11 @@ def curves(
             frame.ticks(ax, "y", log=log_y)
             ax.set_xlabel(x_label)
         for ax in axes[:: frame.columns_of(len(panels))]:
-            ax.set_ylabel(y_label or frame.words(curve))
+            ax.set_ylabel(y_label or words(curve))
         frame.legend(figure, looks)
     mean = "geometric mean" if log_y else "mean"
     how = f"Thin lines: single runs. Thick lines: {mean} over seeds; the band is its 95 % interval."
-    title = title or frame.sentence(f"{frame.words(curve)} against {x_label}")
+    title = title or sentence(f"{words(curve)} against {x_label}")
     alt = f"{title}. One line per run, colored by {color_by}: {frame.listed(looks)}."
     alt += frame.in_panels(panels)
     return Figure(title, notes.caption(caption, how), figure, table.columns, alt)

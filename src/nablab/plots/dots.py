@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nablab.experiment import Level, Records
+from nablab.naming import sentence, words
 from nablab.plots import frame
 from nablab.plots.style import INK, PAPER, Figure, Style
 from nablab.plots.summary import summarize
@@ -72,10 +73,10 @@ def dots(
                 ax.set_yticks([])
             ax.set_xlabel(x_label or (by if "" not in looks else ""))
         for ax in axes[:: frame.columns_of(len(panels))]:
-            ax.set_ylabel(y_label or frame.words(metric))
+            ax.set_ylabel(y_label or words(metric))
     mean = "geometric mean" if log_y else "mean"
     how = f"Each dot is one seed. Beside the dots: their {mean} and its 95 % interval."
-    title = title or frame.sentence(f"{frame.words(metric)} by {by}")
+    title = title or sentence(f"{words(metric)} by {by}")
     alt = f"{title}. One dot per seed for {frame.listed(looks)}."
     alt += frame.in_panels(panels)
     return Figure(title, notes.caption(caption, how), figure, table.columns, alt)
@@ -97,7 +98,7 @@ def _column(
     endless = [s for s, v in values.items() if v == math.inf]
     missing = len(values) - len(shown) - len(endless)
     if missing:
-        notes.say(f"{frame.sentence(name)}: {missing} of {len(values)} have no value that can be drawn.")
+        notes.say(f"{sentence(name)}: {missing} of {len(values)} have no value that can be drawn.")
     x = [position + _jitter(seed) for seed in shown]
     ax.plot(x, list(shown.values()), look.marker, color=look.color, ms=5, alpha=0.6, mew=0)
     table.extend(len(values), series="seed", seed=list(values), value=list(values.values()), where=where)

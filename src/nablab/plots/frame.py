@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from nablab.experiment import Level, Records
+from nablab.naming import sentence
 from nablab.plots.style import INK, SETTINGS, Style, styles
 
 if TYPE_CHECKING:
@@ -182,26 +183,6 @@ def legend(figure: Canvas, entries: Mapping[Level, Style], extra: Sequence[Any] 
     fitting = int(72 * figure.get_figwidth() / longest)
     columns = max(1, min(5, fitting, len(handles)))
     figure.legend(handles=handles, loc="outside upper left", ncols=columns, labelcolor=INK, handlelength=1.6)
-
-
-def words(name: str) -> str:
-    """A metric's name as a reader says it.
-
-    >>> words("held_out_mse")
-    'held-out MSE'
-    """
-    text = name.replace("held_out", "held-out").replace("_", " ")
-    upper = {"mse", "mae", "fid", "bleu", "auc"}
-    return " ".join(part.upper() if part in upper else part for part in text.split(" "))
-
-
-def sentence(text: str) -> str:
-    """The text with a capital first letter.
-
-    >>> sentence("held-out MSE")
-    'Held-out MSE'
-    """
-    return text[:1].upper() + text[1:]
 
 
 def listed(names: Iterable[Level]) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from nablab.experiment import Level, Record, Records
+from nablab.naming import words
 from nablab.plots import frame
 from nablab.plots.curves import thin
 from nablab.plots.style import INK, Figure, Style
@@ -78,7 +79,7 @@ def predictions(
             _truth(list(axes.values()), subset, names, table, {panel_by: panel}, notes, points)
         frame.legend(figure, {}, _keys(notes))
     how = "Thin lines: single seeds. Thick lines: their mean; the band is one standard deviation over seeds."
-    title = title or f"Truth and {frame.words(prediction)}s"
+    title = title or f"Truth and {words(prediction)}s"
     alt = f"{title}. Predictions of {frame.listed(looks)} as lines over the truth."
     alt += frame.in_panels(panels, "Rows")
     return Figure(title, notes.caption(caption, how), figure, table.columns, alt)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from nablab.experiment import Condition
-from nablab.plots.frame import sentence
+from nablab.naming import sentence
 from nablab.report import page, sections, tables
 
 if TYPE_CHECKING:

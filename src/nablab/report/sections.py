@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from nablab import configuration as settings
 from nablab.durations import duration
 from nablab.experiment import Experiment
+from nablab.naming import sentence, words
 from nablab.plots import Summary
-from nablab.plots.frame import sentence, words
 from nablab.report import tables
 from nablab.values import in_text
 

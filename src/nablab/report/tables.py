@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from nablab.experiment import Condition, Experiment, Level, Records
+from nablab.naming import words
 from nablab.plots import Summary, summarize
-from nablab.plots.frame import words
 
 if TYPE_CHECKING:
     from nablab.verdicts import Verdict

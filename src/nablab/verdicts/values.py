@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import numpy as np
 
 from nablab.experiment import Claim, Level, Record, Scale
+from nablab.naming import words
 from nablab.verdicts.resampling import Array
 
 Group = dict[int, float]
@@ -92,7 +93,7 @@ def prepare(sides: Mapping[str, Sequence[Record]], claim: Claim) -> tuple[list[G
 def no_order(values: Array, metric: str) -> str:
     """Why values without a rank order cannot be judged."""
     same = len(values) > 1 and bool((values == values[0]).all())
-    return f"Every trial has the same {metric}, so there is no order to test." if same else ""
+    return f"Every trial has the same {words(metric)}, so there is no order to test." if same else ""
 
 
 def _values(side: Iterable[Record], metric: str) -> Array:
@@ -114,15 +115,16 @@ def _unfit(values: Array, metric: str, scale: Scale) -> str:
     """Why values cannot be put on the scale."""
     if scale == "ranks":
         return ""
+    some = f"Some values of {words(metric)}"
     if np.isinf(values).any():
-        return f"Some values of {metric} are infinite and have no mean; the scale 'ranks' can compare them."
+        return f"{some} are infinite and have no mean; the scale 'ranks' can compare them."
     size = np.abs(values[values != 0])
     if scale == "linear" and ((size > LARGEST) | (size < 1 / LARGEST)).any():
-        return f"Some values of {metric} are too large or too small for the scale 'linear'; use 'log10'."
+        return f"{some} are too large or too small for the scale 'linear'; use 'log10'."
     if scale == "log10" and (values < 0).any():
-        return f"Some values of {metric} are negative and have no logarithm."
+        return f"{some} are negative and have no logarithm."
     if scale == "log10" and not (values > 0).any():
-        return f"All values of {metric} are 0 and have no logarithm."
+        return f"All values of {words(metric)} are 0 and have no logarithm."
     return ""
 
 

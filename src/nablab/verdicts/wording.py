@@ -8,6 +8,7 @@ from typing import Literal
 
 from nablab.errors import UsageError
 from nablab.experiment import Claim, Level
+from nablab.naming import words
 from nablab.verdicts.evidence import Evidence
 
 COMPARISONS = {-1: "lower", 1: "higher"}
@@ -106,16 +107,6 @@ def number(value: float) -> str:
         rounded = float(f"{value:.3g}")
         return f"{rounded:,.{max(0, 2 - math.floor(math.log10(abs(rounded))))}f}"
     return f"{value:.2e}"
-
-
-def words(name: str) -> str:
-    """A name as words.
-
-    >>> words("held_out_mse"), words("steps_to_threshold")
-    ('held-out MSE', 'steps to threshold')
-    """
-    text = f" {name.replace('_', ' ')} ".replace(" held out ", " held-out ")
-    return text.replace(" mse ", " MSE ").strip()
 
 
 def _generated(claim: Claim) -> str:
