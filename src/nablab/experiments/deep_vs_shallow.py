@@ -59,8 +59,9 @@ class DeepVsShallow(Experiment):
     means that the best loss fell by less than 1 % over the last tenth of the steps; a rule on one small
     change of the loss would call every plateau an end.
 
-    Running time on two cores: quick and standard under half a minute, paper about five minutes. The preset
-    unmatched repeats a comparison of networks whose sizes differ, and says so.
+    Running time on two cores: quick and standard under half a minute, paper about five minutes; without
+    a C compiler quick takes two minutes. The preset unmatched repeats a comparison of networks whose
+    sizes differ, and says so.
 
     Attributes:
         targets: What to learn: sinc, sign_sin, quadratic_sine, sine_plus_x, cosine_over_x, sawtooth,
