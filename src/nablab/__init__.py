@@ -12,11 +12,11 @@ Importing this module imports neither torch nor numpy.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from nablab.errors import NablabError, StoreError, UsageError
 from nablab.experiment import Claim, Condition, Experiment, Published, Record, Records
+from nablab.lazy import lazy_names
 
 if TYPE_CHECKING:
     from nablab.runs import Run, open_run, run
@@ -37,14 +37,4 @@ __all__ = [
     "run",
 ]
 
-_LAZY = {"run": "nablab.runs", "open_run": "nablab.runs", "Run": "nablab.runs"}
-
-
-def __getattr__(name: str) -> Any:
-    if name in _LAZY:
-        return getattr(importlib.import_module(_LAZY[name]), name)
-    raise AttributeError(f"module 'nablab' has no attribute '{name}'")
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = lazy_names(__name__, {"runs": "Run open_run run"})

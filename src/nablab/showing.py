@@ -168,8 +168,9 @@ def print_dry_run(console: Console, facts: Mapping[str, Any]) -> None:
     console.print(table)
     memory = facts["peak_memory_bytes"] / 1e9
     console.print(
-        f"\n{facts['trials']} trials, about {duration(facts['seconds'])} and {memory:.1f} GB at the peak: "
-        "measured on a few steps of every condition, in one process. Nothing was stored."
+        f"\n{facts['trials']} trials, about {duration(facts['seconds'])} of training and {memory:.1f} GB at "
+        "the peak, measured on a few steps of every condition in one process. Starting up and writing the "
+        "report come on top. Nothing was stored."
     )
 
 

@@ -70,6 +70,24 @@ def test_kill_9_in_the_middle_of_a_trial(tmp_path: Path, nablab: Nablab, referen
     assert not list(folder.glob("checkpoints/*"))
 
 
+def test_kill_9_with_the_fused_engine(tmp_path: Path, nablab: Nablab) -> None:
+    settings = ("targets=sinc", "trio=none", "networks=1-30-30-30-1", "steps=60_000", "--seeds", "2")
+    words = ("run", "deep-vs-shallow", *settings)
+    undisturbed = nablab(*words, "--store", "undisturbed")
+    assert undisturbed.returncode == 0, undisturbed.stderr
+    process = start(*words, cwd=tmp_path)
+    checkpoint = wait_for(tmp_path, "runs/deep-vs-shallow/*/checkpoints/*.safetensors", process)
+    process.kill()
+    process.communicate()
+    done = nablab(*words)
+    assert done.returncode == 0, done.stderr
+    folder = checkpoint.parent.parent
+    assert trial_bytes(folder) == trial_bytes(next(tmp_path.glob("undisturbed/deep-vs-shallow/*")))
+    notes = (RunFolder(folder).read_json("status.json") or {})["notes"]
+    assert any("fused engine" in note for note in notes)
+    assert any("goes on from step" in note for note in notes)
+
+
 def test_kill_9_between_the_trials_of_a_batch(
     tmp_path: Path, nablab: Nablab, reference: dict[str, bytes]
 ) -> None:
