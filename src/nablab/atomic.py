@@ -43,6 +43,15 @@ def write_bytes(path: Path, content: bytes, *, durable: bool = True) -> None:
         raise store_error(error, path) from error
 
 
+def remove_leftovers(folder: Path, name: str = "*") -> None:
+    """Remove the temporary files that killed processes left of files called ``name`` (a glob pattern).
+
+    Only for who alone may write those files at the moment: a write under way would fail.
+    """
+    for path in folder.glob(f".{name}.*.tmp"):
+        path.unlink(missing_ok=True)
+
+
 def store_error(error: OSError, path: Path) -> StoreError:
     """Say what an operating system's error means for the store and what to do about it."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):

@@ -70,6 +70,38 @@ def test_kill_9_in_the_middle_of_a_trial(tmp_path: Path, nablab: Nablab, referen
     assert not list(folder.glob("checkpoints/*"))
 
 
+def test_what_a_killed_process_was_writing_is_swept(
+    tmp_path: Path, nablab: Nablab, reference: dict[str, bytes]
+) -> None:
+    process = start(*LONG, cwd=tmp_path)
+    checkpoint = wait_for(tmp_path, "runs/toy/*/checkpoints/*.safetensors", process)
+    process.kill()
+    process.communicate()
+    folder = checkpoint.parent.parent
+    trial = folder / next(iter(reference))
+    trial.parent.mkdir(parents=True, exist_ok=True)
+    # As a write cut short leaves them; the window is too short to be hit by a kill at will.
+    leftovers = [trial.with_name(".arrays.npz.abc.tmp"), checkpoint.with_name(f".{checkpoint.name}.abc.tmp")]
+    for path in leftovers:
+        path.write_bytes(b"half")
+    assert nablab(*LONG).returncode == 0
+    assert trial_bytes(folder) == reference
+    assert not any(path.exists() for path in leftovers)
+
+
+def test_a_kill_between_the_last_trial_and_the_clean_up_leaves_no_checkpoint(
+    tmp_path: Path, nablab: Nablab
+) -> None:
+    words = ("run", "toy", "widths=3", "--seeds", "1")
+    assert nablab(*words).returncode == 0
+    folder = next(tmp_path.glob("runs/toy/*"))
+    trial = next(folder.glob("trials/*")).name
+    checkpoint = folder / "checkpoints" / f"{trial.rpartition('-s')[0]}-0.safetensors"
+    checkpoint.write_bytes(b"half")
+    assert nablab(*words).returncode == 0
+    assert not checkpoint.exists()
+
+
 def test_kill_9_with_the_fused_engine(tmp_path: Path, nablab: Nablab) -> None:
     settings = ("targets=sinc", "trio=none", "networks=1-30-30-30-1", "steps=60_000", "--seeds", "2")
     words = ("run", "deep-vs-shallow", *settings)

@@ -144,7 +144,7 @@ def execute(
     items = [
         Work(plan.experiment, condition, plan.seeds, folder.path, plan.device, plan.replicas, stop)
         for condition, seeds in pending
-        if seeds
+        if seeds or folder.checkpoints(condition)  # what a kill after the last trial left is cleaned up
     ]
     with Heartbeat(folder, seeds=plan.seeds, trials=len(conditions) * plan.seeds) as heartbeat:
         with _stop_on_signals(stop, observer):

@@ -166,12 +166,6 @@ class Session(Notebook):
             **options,
         )
 
-    def finish(self) -> None:
-        """Forget the work in progress: the results are safe."""
-        for part in range(self._parts):
-            self._folder.checkpoint_path(self._condition, part).unlink(missing_ok=True)
-        self._folder.progress_path(self._condition).unlink(missing_ok=True)
-
     def _progress(self, progress: Any) -> None:
         now = time.monotonic()
         if now - self._reported < PROGRESS_SECONDS:

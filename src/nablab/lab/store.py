@@ -16,6 +16,7 @@
 
 from __future__ import annotations
 
+import glob
 import io
 import json
 import os
@@ -24,7 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nablab.atomic import write_bytes
+from nablab.atomic import remove_leftovers, write_bytes
 from nablab.errors import StoreError, UsageError
 from nablab.experiment import Condition, Curve, Experiment, Record, Records
 from nablab.lab import files
@@ -258,6 +259,19 @@ class RunFolder:
     def checkpoint_path(self, condition: Condition, part: int) -> Path:
         """The checkpoint of the ``part``-th training within a condition."""
         return self.path / "checkpoints" / f"{self.condition_key(condition)}-{part}.safetensors"
+
+    def checkpoints(self, condition: Condition) -> list[Path]:
+        """The checkpoints there are of a condition, and the file that says which seeds they are of."""
+        key, folder = glob.escape(self.condition_key(condition)), self.path / "checkpoints"
+        return sorted([*folder.glob(f"{key}-*.safetensors"), *folder.glob(f"{key}.json")])
+
+    def remove_leftovers(self, condition: Condition) -> None:
+        """Remove what a killed process was writing for this condition; only for who holds its lock."""
+        key = self.condition_key(condition)
+        for folder in self.path.glob(f"trials/{glob.escape(key)}-s*"):
+            remove_leftovers(folder)
+        for name in ("checkpoints", "progress", "failures"):
+            remove_leftovers(self.path / name, f"{glob.escape(key)}*")
 
     def lock_path(self, condition: Condition) -> Path:
         """The lock file of a condition."""

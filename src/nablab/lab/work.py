@@ -101,10 +101,12 @@ def do(work: Work) -> Outcome:
 def _do_locked(work: Work, folder: RunFolder, begin: float) -> Outcome:
     trained: list[int] = []
     notes: list[str] = []
+    folder.remove_leftovers(work.condition)
     while True:
         pending, damaged = pending_seeds(folder, work.condition, work.seeds)
         notes += damaged
         if not pending:
+            _forget_progress(folder, work.condition)
             return Outcome("done", tuple(trained), time.perf_counter() - begin, notes=tuple(notes))
         seeds = _seeds_begun(folder, work.condition, pending) or pending
         session = Session(
@@ -126,8 +128,7 @@ def _do_locked(work: Work, folder: RunFolder, begin: float) -> Outcome:
             return _failed(work, folder, error, begin)
         for record in records:
             folder.write_trial(record)
-        session.finish()
-        (folder.path / _marker(folder, work.condition)).unlink(missing_ok=True)
+        _forget_progress(folder, work.condition)
         folder.failure_path(work.condition).unlink(missing_ok=True)
         trained += seeds
         notes += session.notes
@@ -135,6 +136,13 @@ def _do_locked(work: Work, folder: RunFolder, begin: float) -> Outcome:
 
 def _marker(folder: RunFolder, condition: Condition) -> str:
     return f"checkpoints/{folder.condition_key(condition)}.json"
+
+
+def _forget_progress(folder: RunFolder, condition: Condition) -> None:
+    """Remove checkpoints and progress of a finished condition, those of a killed process too."""
+    for path in folder.checkpoints(condition):
+        path.unlink(missing_ok=True)
+    folder.progress_path(condition).unlink(missing_ok=True)
 
 
 def _seeds_begun(folder: RunFolder, condition: Condition, pending: list[int]) -> list[int]:
