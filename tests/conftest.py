@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+# Before torch is imported: its threads would fight with the other test workers.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 TOYS = Path(__file__).parent / "toys"
 
 
@@ -19,11 +21,6 @@ def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NABLAB_STORE", str(tmp_path / "runs"))
     monkeypatch.setenv("NABLAB_EXPERIMENTS", str(TOYS))
     monkeypatch.setenv("COLUMNS", "100")
-
-
-@pytest.fixture(autouse=True, scope="session")
-def _threads() -> None:
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 Nablab = Callable[..., subprocess.CompletedProcess[str]]

@@ -187,6 +187,56 @@ def compare(
     return DONE
 
 
+@app.command
+def measure(
+    *tokens: Annotated[str, Parameter(name="INSTRUMENT [key=value ...]")],
+    model: str | None = None,
+    data: Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative="")] = (),
+    loss: str | None = None,
+    weights: Annotated[tuple[Path, ...], Parameter(consume_multiple=True, negative="")] = (),
+    device: str = "cpu",
+    figure: Path | None = None,
+    only_cost: Annotated[bool, Parameter(name="--cost", negative="")] = False,
+    as_json: Json = False,
+) -> int:
+    """Measure a network with an instrument; without one, list the instruments.
+
+    Args:
+        tokens: The instrument and its options; 'nablab measure INSTRUMENT' alone lists the options.
+        model: Your network, package.module:factory or path/to/file.py:factory.
+        data: A target such as sinc, or file.npz with arrays x and y; several are batches.
+        loss: mse, cross_entropy, ... or package.module:function of (output, target) [default: by the data].
+        weights: A safetensors file; two or more for instruments that compare networks.
+        device: cpu, cuda or mps.
+        figure: Write the figure here: .png, .svg or .pdf.
+        only_cost: Say what the call would cost, and do not measure.
+    """
+    from nablab import measuring, showing
+
+    names = [token for token in tokens if "=" not in token]
+    if len(names) > 1:
+        raise UsageError(f"One instrument at a time: {', '.join(names)}.")
+    if not names:
+        showing.print_instruments(output, measuring.instrument_facts(), as_json=as_json)
+        return DONE
+    if model is None and not data and not weights:
+        showing.print_instrument(output, measuring.option_facts(names[0]), as_json=as_json)
+        return DONE
+    settings = [token for token in tokens if "=" in token]
+    request = measuring.Request(names[0], settings, model, data, loss, weights, device)
+    if figure:
+        measuring.check_figure(figure)
+    if only_cost:
+        showing.print_measurement(output, names[0], measuring.estimate(request), as_json=as_json)
+        return DONE
+    result = measuring.measure(request)
+    showing.print_measurement(output, names[0], result, as_json=as_json)
+    if figure:
+        measuring.write_figure(result, figure)
+        errors.print(f"Figure: {figure}", markup=False, soft_wrap=True)
+    return DONE
+
+
 def print_json(value: Any) -> None:
     """Print JSON that any program can read: NaN and infinity become strings."""
     from nablab.lab.files import finite

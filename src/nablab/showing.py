@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from rich.text import Text
 
 from nablab import configuration
 from nablab.experiment import Experiment
+from nablab.naming import words
 from nablab.values import in_text
 
 if TYPE_CHECKING:
@@ -20,6 +22,11 @@ if TYPE_CHECKING:
     from nablab.lab.session import Estimate
     from nablab.lab.store import RunFolder
     from nablab.report.view import RunView
+
+SHORT = 12  # numbers of an array that the terminal lists
+MEASURE_EXAMPLE = (
+    "nablab measure hessian_trace --model my_network.py:build --data data.npz --figure trace.png"
+)
 
 
 def experiment_facts(experiment: type[Experiment]) -> dict[str, Any]:
@@ -189,3 +196,69 @@ def print_comparison(console: Console, first: RunView, second: RunView) -> None:
         for row in rows:
             table.add_row(*(Text(str(cell)) for cell in row))
         console.print(table)
+
+
+def print_instruments(console: Console, facts: Sequence[Mapping[str, str]], *, as_json: bool) -> None:
+    """The list of instruments."""
+    if as_json:
+        print(json.dumps(facts, indent=1))
+        return
+    width = max(len(one["name"]) for one in facts)
+    for one in facts:
+        console.print(f"[bold]{one['name']:<{width}}[/bold]  ", end="")
+        console.print(one["purpose"], markup=False)
+    console.print("\n'nablab measure INSTRUMENT' lists its options; such as:", style="dim")
+    console.print(MEASURE_EXAMPLE, style="dim", soft_wrap=True)
+
+
+def print_instrument(console: Console, facts: Mapping[str, Any], *, as_json: bool) -> None:
+    """What one instrument does and takes."""
+    if as_json:
+        print(json.dumps(facts, indent=1))
+        return
+    console.print(Text(f"{facts['name']}: {facts['purpose']}", style="bold"))
+    console.print(f"\nTakes {', '.join(facts['takes'])}. Options (key=value):\n")
+    table = Table("option", "default", "takes", "meaning", box=None, pad_edge=False)
+    for option in facts["options"]:
+        table.add_row(*(Text(option[key]) for key in ("name", "default", "type", "help")))
+    console.print(table)
+    console.print(f"\n{MEASURE_EXAMPLE}", style="dim", soft_wrap=True)
+
+
+def print_measurement(console: Console, name: str, result: Any, *, as_json: bool) -> None:
+    """The numbers of a measurement, a line each; long arrays give their shape, range and mean."""
+    if as_json:
+        print(json.dumps(result.to_dict(), indent=1))
+        return
+    console.print(Text(name, style="bold"))
+    facts = {field: getattr(result, field) for field in result.to_dict()}
+    notes = facts.pop("notes", ())
+    table = Table(box=None, show_header=False, pad_edge=False)
+    for field, value in facts.items():
+        table.add_row(words(field), Text(_in_short(value)))
+    console.print(table)
+    for note in notes:
+        console.print(f"Note: {note}", markup=False)
+
+
+def _in_short(value: Any) -> str:
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: "none"}[value]
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, Mapping):
+        return "\n".join(f"{key}: {_in_short(part)}" for key, part in value.items())
+    if hasattr(value, "shape") and hasattr(value, "size"):
+        return _array_in_short(value)
+    if isinstance(value, (tuple, list)):
+        return ", ".join(_in_short(part) for part in value)
+    return str(value)
+
+
+def _array_in_short(array: Any) -> str:
+    if array.size <= SHORT:
+        return ", ".join(_in_short(part) for part in array.reshape(-1).tolist())
+    shape = " x ".join(map(str, array.shape))
+    if array.dtype.kind not in "fiu":
+        return f"{shape} values"
+    return f"{shape} numbers, {array.min():.4g} to {array.max():.4g}, mean {array.mean():.4g}"

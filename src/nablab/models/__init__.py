@@ -14,13 +14,14 @@ if TYPE_CHECKING:
     from nablab.models.dense_network import sawtooth_network as sawtooth_network
     from nablab.models.factory import check_output as check_output
     from nablab.models.factory import load_factory as load_factory
+    from nablab.models.factory import load_function as load_function
     from nablab.models.factory import source_hash as source_hash
 
 __getattr__, __dir__ = lazy_names(
     __name__,
     {
         "dense_network": "Activation dense parameter_count parse_widths sawtooth_network",
-        "factory": "check_output load_factory source_hash",
+        "factory": "check_output load_factory load_function source_hash",
     },
 )
 
@@ -29,6 +30,7 @@ __all__ = [
     "check_output",
     "dense",
     "load_factory",
+    "load_function",
     "parameter_count",
     "parse_widths",
     "sawtooth_network",

@@ -40,21 +40,32 @@ def load_factory(spec: str) -> Callable[[], nn.Module]:
     Raises:
         UsageError: No colon, no such file or module, an error inside it, no such name, or not callable.
     """
-    source, name = _split(spec)
-    module = _load_file(Path(source), spec) if source.endswith(".py") else _load_module(source, spec)
-    if not hasattr(module, name):
-        public = [key for key in vars(module) if not key.startswith("_") and callable(vars(module)[key])]
-        raise unknown(f"name in {source}", name, public)
-    factory = getattr(module, name)
-    if not callable(factory):
-        raise UsageError(
-            f"'{name}' in {source} is a {type(factory).__name__}, not a function that builds a network."
-        )
+    factory = load_function(spec)
 
     def build() -> nn.Module:
         return _checked(factory, spec)
 
     return build
+
+
+def load_function(spec: str) -> Callable[..., Any]:
+    """Load a user's function, such as a loss of (output, target), without calling it.
+
+    Args:
+        spec: ``package.module:function`` or ``path/to/file.py:function``.
+
+    Raises:
+        UsageError: No colon, no such file or module, an error inside it, no such name, or not callable.
+    """
+    source, name = _split(spec)
+    module = _load_file(Path(source), spec) if source.endswith(".py") else _load_module(source, spec)
+    if not hasattr(module, name):
+        public = [key for key in vars(module) if not key.startswith("_") and callable(vars(module)[key])]
+        raise unknown(f"name in {source}", name, public)
+    function: Callable[..., Any] = getattr(module, name)
+    if not callable(function):
+        raise UsageError(f"'{name}' in {source} is a {type(function).__name__}, not a function.")
+    return function
 
 
 def check_output(module: nn.Module, x: Tensor, expected_shape: Sequence[int]) -> None:

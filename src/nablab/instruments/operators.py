@@ -1,0 +1,340 @@
+r"""Products with the Hessian and the Gauss-Newton matrix of a loss, without forming them.
+
+A product costs two gradient evaluations if the graph of the gradient is kept between products
+(`cached`), three if it is built anew (Pearlmutter 1994), and two by finite differences.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from scipy.sparse.linalg import LinearOperator
+from torch import Tensor
+
+from nablab.errors import UsageError
+from nablab.instruments.losses import split
+from nablab.instruments.objective import Objective
+
+Method = Literal["auto", "double-backward", "finite-difference"]
+
+CACHE_SHARE = 0.25  # of the free memory may be kept as graphs
+FINITE_DIFFERENCE = (
+    "Products are central differences of the gradient, since {why}: about {digits} digits."
+)
+
+
+class Operator:
+    """A symmetric matrix (P, P) known by its products.
+
+    Attributes:
+        objective: The loss, with the point at which it is measured.
+        shape: (P, P).
+        dtype: The dtype of vectors.
+        device: Where vectors live.
+    """
+
+    def __init__(self, objective: Objective) -> None:
+        self.objective = objective
+        self.shape = (objective.size, objective.size)
+        self.dtype, self.device = objective.dtype, objective.device
+
+    def __matmul__(self, vectors: Tensor) -> Tensor:
+        """The product with a vector (P,) or with each column of a block (P, k)."""
+        if vectors.shape[:1] != (self.shape[1],) or vectors.ndim not in (1, 2):
+            raise UsageError(
+                f"A block of shape {tuple(vectors.shape)} does not fit a matrix of shape {self.shape}."
+            )
+        columns = vectors.to(self.device, self.dtype).reshape(self.shape[1], -1).T
+        with self.objective.quiet():
+            product = self._products(columns).T
+        return product.reshape(vectors.shape)
+
+    def _products(self, rows: Tensor) -> Tensor:
+        """The product with each row of (k, P), as rows."""
+        raise NotImplementedError
+
+    def to_scipy(self) -> LinearOperator:
+        """The operator for NumPy vectors and blocks, in its own dtype."""
+
+        def product(vectors: Any) -> Any:
+            return (self @ torch.from_numpy(np.asarray(vectors))).cpu().numpy()
+
+        kind = torch.empty(0, dtype=self.dtype).numpy().dtype
+        return LinearOperator(self.shape, matvec=product, matmat=product, rmatvec=product, dtype=kind)
+
+
+@dataclass
+class _Graph:
+    """A batch's gradient as a function of what it was computed from."""
+
+    leaves: list[Tensor]
+    gradients: list[Tensor]
+
+
+class HessianOperator(Operator):
+    """The Hessian of the mean loss over all data with respect to the chosen parameters.
+
+    Args:
+        model: Any module, in the mode in which it is measured.
+        loss: See `Objective`.
+        data: See `Objective`; batches may have unequal sizes.
+        parameters: Names or glob patterns of the parameters: one layer's block of the Hessian, or all.
+        dtype: The dtype to measure in; by default the parameters' own.
+        batch_size: Cut batches to bound the memory.
+        method: ``"double-backward"`` is exact; ``"finite-difference"`` needs first derivatives only;
+            ``"auto"`` takes the second where the model has no second derivative, and says so in `notes`.
+        cache: Keep the graphs of the gradient between products: a third less work for more memory. By
+            default if they fit a quarter of the memory that is free.
+        check: See `Objective`.
+
+    >>> from torch import nn
+    >>> H = HessianOperator(nn.Linear(2, 1, bias=False), "mse", (torch.eye(2), torch.ones(2, 1)))
+    >>> H @ torch.tensor([1.0, 0.0])
+    tensor([1., 0.])
+    """
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        loss: Any,
+        data: Any,
+        *,
+        parameters: Any = "*",
+        dtype: torch.dtype | None = None,
+        batch_size: int | None = None,
+        method: Method = "auto",
+        cache: bool | None = None,
+        check: bool = True,
+    ) -> None:
+        super().__init__(
+            Objective(
+                model, loss, data, parameters=parameters, dtype=dtype, batch_size=batch_size, check=check
+            )
+        )
+        self._graphs: list[_Graph] = []
+        self.cached = False
+        self.method = method
+        if method == "auto":
+            self.method = self._usable_method()
+        if self.method == "double-backward":
+            self.cached = self._worth_keeping() if cache is None else cache
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was chosen automatically."""
+        return self.objective.notes
+
+    @property
+    def gradients_per_product(self) -> float:
+        """What a product with a vector costs by the arithmetic, in gradient evaluations."""
+        return 3.0 if self.method == "double-backward" and not self.cached else 2.0
+
+    def _products(self, rows: Tensor) -> Tensor:
+        if self.method == "finite-difference":
+            return torch.stack([self._difference(row) for row in rows])
+        total = torch.zeros_like(rows)
+        for place, (batch, weight) in enumerate(self.objective.batches):
+            graph = self._graph(place, batch)
+            for k, row in enumerate(rows):
+                total[k] += weight * self._backward(graph, row, last=not self.cached and k == len(rows) - 1)
+        self.objective.spent += 2 * len(rows)
+        return total
+
+    def _graph(self, place: int, batch: Any) -> _Graph:
+        if place < len(self._graphs):
+            return self._graphs[place]
+        graph = self._linearize(batch)
+        self.objective.spent += self.objective.batches.weights[place]
+        if self.cached:
+            self._graphs.append(graph)
+        return graph
+
+    def _linearize(self, batch: Any) -> _Graph:
+        leaves = self.objective.leaves()
+        value = self.objective.batch_loss(leaves, batch)
+        if not value.requires_grad:
+            self.objective._gradients(value, leaves)  # raises the error that says why
+        inputs = list(leaves.values())
+        found = torch.autograd.grad(value, inputs, create_graph=True, materialize_grads=True)
+        return _Graph(inputs, list(found))
+
+    def _backward(self, graph: _Graph, row: Tensor, *, last: bool) -> Tensor:
+        directions = self.objective.unflatten(row).values()
+        pairs = [(g, v) for g, v in zip(graph.gradients, directions, strict=True) if g.requires_grad]
+        if not pairs:  # the loss is linear in every parameter
+            return torch.zeros_like(row)
+        found = torch.autograd.grad(
+            [g for g, _ in pairs], graph.leaves, [v for _, v in pairs],
+            retain_graph=not last, materialize_grads=True,
+        )  # fmt: skip
+        return self.objective.flatten(dict(zip(self.objective.names, found, strict=True)))
+
+    def _difference(self, row: Tensor) -> Tensor:
+        norm = row.norm()
+        if not norm:
+            return torch.zeros_like(row)
+        point = self.objective.point
+        # The cube root of the unit roundoff balances truncation (h^2) and cancellation (eps / h).
+        step = torch.finfo(self.dtype).eps ** (1 / 3) * (1 + point.norm()) / norm
+        ahead = self.objective.gradient(point + step * row)
+        behind = self.objective.gradient(point - step * row)
+        difference: Tensor = (ahead - behind) / (2 * step)
+        return difference
+
+    def _usable_method(self) -> Method:
+        """Differences where a product fails, and where autograd would leave out a part without a word."""
+        try:
+            with self.objective.quiet():
+                graph = self._linearize(self.objective.batches.items[0])
+                if _has_dead_end(graph.gradients):
+                    raise NotImplementedError("a function in it may be differentiated once only")
+                self._backward(graph, torch.ones_like(self.objective.point), last=True)
+        except (RuntimeError, NotImplementedError) as error:
+            if isinstance(error, torch.OutOfMemoryError):
+                raise
+            why = f"this model has no second derivative ({str(error).splitlines()[0][:120]})"
+            digits = 10 if self.dtype == torch.float64 else 4
+            self.objective.notes += (FINITE_DIFFERENCE.format(why=why, digits=digits),)
+            return "finite-difference"
+        self.objective.spent += 3 * self.objective.batches.weights[0]
+        return "double-backward"
+
+    def _worth_keeping(self) -> bool:
+        batches = self.objective.batches
+        with self.objective.quiet(), counting_saved_bytes() as saved:
+            self._linearize(batches.items[0])
+        self.objective.spent += batches.weights[0]
+        return saved["bytes"] / batches.weights[0] < CACHE_SHARE * free_memory(self.device)
+
+
+class GaussNewtonOperator(Operator):
+    r"""The generalized Gauss-Newton matrix :math:`\frac1N\sum_i J_i^\top H_{\ell,i} J_i` of the mean loss.
+
+    :math:`J` is the Jacobian of the outputs in the parameters and :math:`H_\ell` the Hessian of the loss in
+    the outputs. It is positive semidefinite for a convex loss by construction: never ask it for negative
+    curvature (Schraudolph 2002; Martens 2020). The loss must be given as ``loss(output, target)``.
+
+    Args:
+        model: See `HessianOperator`.
+        loss: A name or ``loss(output, target)``; a `Closure` does not do.
+        data: Batches (inputs, target).
+        parameters: See `HessianOperator`.
+        dtype: See `HessianOperator`.
+        batch_size: See `HessianOperator`.
+        check: See `Objective`.
+    """
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        loss: Any,
+        data: Any,
+        *,
+        parameters: Any = "*",
+        dtype: torch.dtype | None = None,
+        batch_size: int | None = None,
+        check: bool = True,
+    ) -> None:
+        super().__init__(
+            Objective(
+                model, loss, data, parameters=parameters, dtype=dtype, batch_size=batch_size, check=check
+            )
+        )
+        outputs, target = self._outputs(self.objective.batches.items[0], self.objective.leaves())
+        self.objective.criterion(outputs.detach(), target)  # a closure is refused here
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was chosen automatically."""
+        return self.objective.notes
+
+    def _outputs(self, batch: Any, leaves: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        with self.objective.quiet():
+            if self.objective.is_closure:
+                self.objective.criterion(self.objective.point, self.objective.point)
+            outputs = self.objective.batch_outputs(leaves, batch)
+        if not isinstance(outputs, Tensor):
+            raise UsageError(
+                f"The model returns a {type(outputs).__name__}; the Gauss-Newton matrix needs one tensor of "
+                "outputs. Wrap the model in a module that returns that tensor."
+            )
+        return outputs, split(batch)[1]
+
+    def _products(self, rows: Tensor) -> Tensor:
+        total = torch.zeros_like(rows)
+        for batch, weight in self.objective.batches:
+            leaves = self.objective.leaves()
+            inputs = list(leaves.values())
+            outputs, target = self._outputs(batch, leaves)
+            dual = torch.zeros_like(outputs, requires_grad=True)
+            pulled = torch.autograd.grad(outputs, inputs, dual, create_graph=True, materialize_grads=True)
+            linear = [place for place, tensor in enumerate(pulled) if tensor.requires_grad]
+            free = outputs.detach().requires_grad_()
+            slope = torch.autograd.grad(self.objective.criterion(free, target), free, create_graph=True)[0]
+            for k, row in enumerate(rows):
+                directions = list(self.objective.unflatten(row).values())
+                pushed = torch.autograd.grad(
+                    [pulled[i] for i in linear], dual, [directions[i] for i in linear], retain_graph=True
+                )[0]
+                bent = (
+                    torch.autograd.grad(slope, free, pushed, retain_graph=True)[0]
+                    if slope.requires_grad
+                    else torch.zeros_like(pushed)  # the loss is linear in the outputs
+                )
+                found = torch.autograd.grad(outputs, inputs, bent, retain_graph=True, materialize_grads=True)
+                flat = self.objective.flatten(dict(zip(self.objective.names, found, strict=True)))
+                total[k] += weight * flat
+        self.objective.spent += 1 + 4 / 3 * len(rows)
+        return total
+
+
+def _has_dead_end(tensors: list[Tensor]) -> bool:
+    """Whether a graph holds a node that can only raise an error.
+
+    `torch.autograd.grad` runs just the nodes on the way to its inputs. A ``once_differentiable`` function
+    cuts the way and puts its error off it, so the second derivative through it silently comes out as zero.
+    """
+    seen: set[Any] = set()
+    stack = [tensor.grad_fn for tensor in tensors]
+    while stack:
+        node = stack.pop()
+        if node is None or node in seen:
+            continue
+        if node.name().endswith(("::Error", "::NotImplemented")):
+            return True
+        seen.add(node)
+        stack += [following for following, _ in node.next_functions]
+    return False
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes of memory that are free on a device; for the CPU, what the operating system calls available."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
+    except (ValueError, OSError):
+        return 2**31  # macOS does not say; two gigabytes are there on any machine that runs PyTorch
+
+
+@contextmanager
+def counting_saved_bytes() -> Iterator[dict[str, int]]:
+    """Count the bytes that autograd keeps for the graphs built inside, each storage once."""
+    seen: set[int] = set()
+    total = {"bytes": 0}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in seen:
+            seen.add(storage.data_ptr())
+            total["bytes"] += storage.nbytes()
+        return tensor.detach()  # the tensor itself may be the node's own output: a cycle that is never freed
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        yield total
