@@ -17,7 +17,7 @@ help:
 	@echo "make run        install into .venv and run the first experiment (about a minute)"
 	@echo "make test       linters, types, import rules and tests, on the installed wheel"
 	@echo "make test-slow  the tests that take minutes"
-	@echo "make bench      ratios against PyTorch and JAX, measured side by side"
+	@echo "make bench      ratios against PyTorch, JAX and other tools, measured side by side"
 	@echo "make format     format the code"
 	@echo "make docs       write the experiments' pages anew from their docstrings"
 	@echo "make develop    install the checkout itself (editable) for development"
@@ -73,6 +73,7 @@ $(VENV)/dependencies: $(VENV)/created constraints.txt pyproject.toml
 
 $(VENV)/dependencies-%: $(VENV)/dependencies
 	$(PIP) install -q --constraint constraints.txt $$($(BIN)/python tools/requirements.py $*)
+	$(PIP) install -q --constraint constraints.txt --no-deps $$($(BIN)/python tools/requirements.py --alone $*)
 	@touch $@
 
 $(VENV)/wheel: $(VENV)/created $(SOURCES)

@@ -12,7 +12,7 @@ from benchmarks.table import Findings, Goal, Table, goals_table
 REPEATS = 5
 STARTUP_REPEATS = 15
 TURN_SECONDS = 1.0
-SUBJECTS = ("startup", "presets", "replicas")
+SUBJECTS = ("startup", "presets", "replicas", "instruments", "answers")
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -72,10 +72,25 @@ def _replicas(options: argparse.Namespace) -> Findings:
     return replicas.measure(cases.ALL, repeats=options.repeats, turn_seconds=TURN_SECONDS, say=say)
 
 
+def _instruments(options: argparse.Namespace) -> Findings:
+    from benchmarks import instruments
+
+    repeats = min(options.repeats, 2) if options.quick else options.repeats
+    return instruments.measure(repeats=repeats, quick=options.quick, say=say)
+
+
+def _answers(options: argparse.Namespace) -> Findings:
+    from benchmarks import answers
+
+    return answers.measure(quick=options.quick, say=say)
+
+
 _MEASURES: dict[str, Callable[[argparse.Namespace], Findings]] = {
     "startup": _startup,
     "presets": _presets,
     "replicas": _replicas,
+    "instruments": _instruments,
+    "answers": _answers,
 }
 
 

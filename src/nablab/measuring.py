@@ -35,12 +35,12 @@ from nablab import models, values
 from nablab.atomic import write_bytes
 from nablab.errors import UsageError, unknown
 from nablab.instruments import INSTRUMENTS
+from nablab.instruments.base.losses import LOSSES
+from nablab.instruments.base.measurement import Instrument, Measurement
 from nablab.instruments.costs import Cost, cost, find_instrument
-from nablab.instruments.losses import LOSSES
-from nablab.instruments.measurement import Instrument, Measurement
 
 if TYPE_CHECKING:
-    from nablab.instruments.losses import Loss
+    from nablab.instruments.base.losses import Loss
 
 NAMES = (("x", "y"), ("inputs", "targets"))  # what the arrays of a data file may be called
 FIGURES = (".png", ".svg", ".pdf")

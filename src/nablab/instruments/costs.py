@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from nablab.errors import UsageError, unknown
-from nablab.instruments.losses import Loss
-from nablab.instruments.measurement import Instrument, Size
-from nablab.instruments.objective import Objective
-from nablab.instruments.operators import counting_saved_bytes
+from nablab.instruments.base.graphs import counting_saved_bytes
+from nablab.instruments.base.losses import Loss
+from nablab.instruments.base.measurement import Instrument, Size
+from nablab.instruments.base.objective import Objective
 
 REPEATS = 3  # timings of one batch's gradient; the fastest counts, the first one warms up
 

@@ -6,25 +6,34 @@ Importing this package imports neither numpy nor matplotlib, and drawing never t
 there is no global state and nothing to close.
 """
 
+from nablab.plots.critical_points import outcomes, spectra
 from nablab.plots.curves import curves, mean_curve, thin
 from nablab.plots.dots import dots
 from nablab.plots.frame import canvas, drawing
+from nablab.plots.paths import Plane, paths
 from nablab.plots.predictions import predictions
 from nablab.plots.style import Figure, Style, palette, styles
 from nablab.plots.summary import Summary, summarize
+from nablab.plots.surfaces import lines, surfaces
 
 __all__ = [
     "Figure",
+    "Plane",
     "Style",
     "Summary",
     "canvas",
     "curves",
     "dots",
     "drawing",
+    "lines",
     "mean_curve",
+    "outcomes",
     "palette",
+    "paths",
     "predictions",
+    "spectra",
     "styles",
     "summarize",
+    "surfaces",
     "thin",
 ]

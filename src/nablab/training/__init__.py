@@ -14,9 +14,11 @@ if TYPE_CHECKING:
     from nablab.training.checkpoints import Checkpoint
     from nablab.training.engine import Engine, Loss, Unsupported
     from nablab.training.fused import FusedEngine
+    from nablab.training.gradients import GradientNorms
     from nablab.training.loop import Progress, fit
     from nablab.training.optimizers import SGD, Adam, AdamW, RMSprop, Specification
     from nablab.training.probes import Context, Probe
+    from nablab.training.recording import WeightRecorder
     from nablab.training.result import Training
     from nablab.training.schedules import Constant, Cosine, Exponential, Linear, Schedule, StepDecay
     from nablab.training.seeding import build_replicas, derive, generator
@@ -31,9 +33,11 @@ __getattr__, __dir__ = lazy_names(
         "checkpoints": "Checkpoint",
         "engine": "Engine Loss Unsupported",
         "fused": "FusedEngine",
+        "gradients": "GradientNorms",
         "loop": "Progress fit",
         "optimizers": "SGD Adam AdamW RMSprop Specification",
         "probes": "Context Probe",
+        "recording": "WeightRecorder",
         "result": "Training",
         "schedules": "Constant Cosine Exponential Linear Schedule StepDecay",
         "seeding": "build_replicas derive generator",
@@ -56,6 +60,7 @@ __all__ = [
     "Engine",
     "Exponential",
     "FusedEngine",
+    "GradientNorms",
     "Linear",
     "Loss",
     "Plateau",
@@ -71,6 +76,7 @@ __all__ = [
     "Threshold",
     "Training",
     "Unsupported",
+    "WeightRecorder",
     "build_replicas",
     "derive",
     "fit",

@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from nablab.errors import UsageError
-from nablab.instruments.batches import is_batch, read_batches
+from nablab.instruments.base.batches import is_batch, read_batches
 
 X, Y = torch.randn(10, 3), torch.randn(10, 1)
 CPU = torch.device("cpu")

@@ -30,8 +30,9 @@ class Measurement:
     notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types; arrays of more than 1,000 entries give ``{"shape": [...]}``."""
-        return {field.name: plain(getattr(self, field.name)) for field in dataclasses.fields(self)}
+        """The fields that its ``repr`` shows, as JSON types; long arrays give ``{"shape": [...]}``."""
+        shown = [field.name for field in dataclasses.fields(self) if field.repr]
+        return {name: plain(getattr(self, name)) for name in shown if not name.startswith("_")}
 
     def plot(self) -> Figure:
         """A matplotlib figure of the result."""

@@ -15,8 +15,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
 from nablab.errors import UsageError, unknown
-from nablab.instruments.batches import count_samples, part_of, read_batches
-from nablab.instruments.losses import Closure, Evaluation, Loss, Outputs, split
+from nablab.instruments.base.batches import count_samples, part_of, read_batches
+from nablab.instruments.base.losses import Closure, Evaluation, Loss, Outputs, split
 
 _SPLIT_TOLERANCE = {torch.float64: 1e-9}  # relative; other dtypes 1e-3: means of halves against the whole
 ATTENTION = (
@@ -130,6 +130,11 @@ class Objective:
         return functional_call(self._outputs, given, (split(batch)[0],))
 
     @property
+    def model(self) -> nn.Module:
+        """The model itself; for looking, not for writing."""
+        return self._module.model
+
+    @property
     def is_closure(self) -> bool:
         """Whether outputs and targets cannot be had apart."""
         return self._module.is_closure
@@ -171,7 +176,7 @@ class Objective:
             for batch, weight in self.batches:
                 value = self.batch_loss(leaves, batch)
                 total += weight * float(value.detach())
-                gradient += weight * self.flatten(self._gradients(value, leaves))
+                gradient += weight * self.flatten(self.gradients_of(value, leaves))
         self.spent += 1
         return total, gradient
 
@@ -184,7 +189,12 @@ class Objective:
         tensors = self.values if vector is None else self.unflatten(vector)
         return {name: tensor.detach().clone().requires_grad_() for name, tensor in tensors.items()}
 
-    def _gradients(self, value: Tensor, leaves: dict[str, Tensor]) -> dict[str, Tensor]:
+    def gradients_of(self, value: Tensor, leaves: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The gradients of a loss by name.
+
+        Raises:
+            UsageError: The loss does not depend on the parameters.
+        """
         if not value.requires_grad:
             raise UsageError(_no_gradient(self.names))
         found = torch.autograd.grad(value, list(leaves.values()), materialize_grads=True)

@@ -6,9 +6,6 @@ A product costs two gradient evaluations if the graph of the gradient is kept be
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -18,15 +15,14 @@ from scipy.sparse.linalg import LinearOperator
 from torch import Tensor
 
 from nablab.errors import UsageError
-from nablab.instruments.losses import split
-from nablab.instruments.objective import Objective
+from nablab.instruments.base.graphs import counting_saved_bytes, free_memory, has_dead_end
+from nablab.instruments.base.losses import split
+from nablab.instruments.base.objective import Objective
 
 Method = Literal["auto", "double-backward", "finite-difference"]
 
 CACHE_SHARE = 0.25  # of the free memory may be kept as graphs
-FINITE_DIFFERENCE = (
-    "Products are central differences of the gradient, since {why}: about {digits} digits."
-)
+FINITE_DIFFERENCE = "Products are central differences of the gradient, since {why}: about {digits} digits."
 
 
 class Operator:
@@ -159,7 +155,7 @@ class HessianOperator(Operator):
         leaves = self.objective.leaves()
         value = self.objective.batch_loss(leaves, batch)
         if not value.requires_grad:
-            self.objective._gradients(value, leaves)  # raises the error that says why
+            self.objective.gradients_of(value, leaves)  # raises the error that says why
         inputs = list(leaves.values())
         found = torch.autograd.grad(value, inputs, create_graph=True, materialize_grads=True)
         return _Graph(inputs, list(found))
@@ -176,14 +172,11 @@ class HessianOperator(Operator):
         return self.objective.flatten(dict(zip(self.objective.names, found, strict=True)))
 
     def _difference(self, row: Tensor) -> Tensor:
-        norm = row.norm()
-        if not norm:
+        if not row.any():
             return torch.zeros_like(row)
-        point = self.objective.point
-        # The cube root of the unit roundoff balances truncation (h^2) and cancellation (eps / h).
-        step = torch.finfo(self.dtype).eps ** (1 / 3) * (1 + point.norm()) / norm
-        ahead = self.objective.gradient(point + step * row)
-        behind = self.objective.gradient(point - step * row)
+        step = _step(self.objective.point, row)
+        ahead = self.objective.gradient(self.objective.point + step * row)
+        behind = self.objective.gradient(self.objective.point - step * row)
         difference: Tensor = (ahead - behind) / (2 * step)
         return difference
 
@@ -192,15 +185,15 @@ class HessianOperator(Operator):
         try:
             with self.objective.quiet():
                 graph = self._linearize(self.objective.batches.items[0])
-                if _has_dead_end(graph.gradients):
+                if has_dead_end(graph.gradients):
                     raise NotImplementedError("a function in it may be differentiated once only")
                 self._backward(graph, torch.ones_like(self.objective.point), last=True)
         except (RuntimeError, NotImplementedError) as error:
             if isinstance(error, torch.OutOfMemoryError):
                 raise
             why = f"this model has no second derivative ({str(error).splitlines()[0][:120]})"
-            digits = 10 if self.dtype == torch.float64 else 4
-            self.objective.notes += (FINITE_DIFFERENCE.format(why=why, digits=digits),)
+            note = FINITE_DIFFERENCE.format(why=why, digits=_digits(self.dtype))
+            self.objective.notes += (note,)
             return "finite-difference"
         self.objective.spent += 3 * self.objective.batches.weights[0]
         return "double-backward"
@@ -246,8 +239,14 @@ class GaussNewtonOperator(Operator):
                 model, loss, data, parameters=parameters, dtype=dtype, batch_size=batch_size, check=check
             )
         )
-        outputs, target = self._outputs(self.objective.batches.items[0], self.objective.leaves())
+        leaves = self.objective.leaves()
+        outputs, target = self._outputs(self.objective.batches.items[0], leaves)
         self.objective.criterion(outputs.detach(), target)  # a closure is refused here
+        self._exact = not has_dead_end(self._pulled(outputs, leaves)[1])
+        if not self._exact:
+            why = "a function in the model may be differentiated once only"
+            note = FINITE_DIFFERENCE.format(why=why, digits=_digits(self.dtype))
+            self.objective.notes += (note.replace("the gradient", "the outputs"),)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -266,75 +265,62 @@ class GaussNewtonOperator(Operator):
             )
         return outputs, split(batch)[1]
 
+    def _pulled(self, outputs: Tensor, leaves: dict[str, Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """A vector u in the space of the outputs, and J^T u as a function of it."""
+        dual = torch.zeros_like(outputs, requires_grad=True)
+        inputs = list(leaves.values())
+        found = torch.autograd.grad(outputs, inputs, dual, create_graph=True, materialize_grads=True)
+        return dual, list(found)
+
     def _products(self, rows: Tensor) -> Tensor:
         total = torch.zeros_like(rows)
         for batch, weight in self.objective.batches:
             leaves = self.objective.leaves()
-            inputs = list(leaves.values())
             outputs, target = self._outputs(batch, leaves)
-            dual = torch.zeros_like(outputs, requires_grad=True)
-            pulled = torch.autograd.grad(outputs, inputs, dual, create_graph=True, materialize_grads=True)
-            linear = [place for place, tensor in enumerate(pulled) if tensor.requires_grad]
+            dual, pulled = self._pulled(outputs, leaves)
             free = outputs.detach().requires_grad_()
             slope = torch.autograd.grad(self.objective.criterion(free, target), free, create_graph=True)[0]
             for k, row in enumerate(rows):
-                directions = list(self.objective.unflatten(row).values())
-                pushed = torch.autograd.grad(
-                    [pulled[i] for i in linear], dual, [directions[i] for i in linear], retain_graph=True
-                )[0]
+                pushed = self._push(dual, pulled, row) if self._exact else self._difference(batch, row)
                 bent = (
                     torch.autograd.grad(slope, free, pushed, retain_graph=True)[0]
                     if slope.requires_grad
                     else torch.zeros_like(pushed)  # the loss is linear in the outputs
                 )
-                found = torch.autograd.grad(outputs, inputs, bent, retain_graph=True, materialize_grads=True)
+                found = torch.autograd.grad(
+                    outputs, list(leaves.values()), bent, retain_graph=True, materialize_grads=True
+                )
                 flat = self.objective.flatten(dict(zip(self.objective.names, found, strict=True)))
                 total[k] += weight * flat
         self.objective.spent += 1 + 4 / 3 * len(rows)
         return total
 
+    def _push(self, dual: Tensor, pulled: list[Tensor], row: Tensor) -> Tensor:
+        """J v: J^T u is linear in u, and its derivative in u along v is what is asked for."""
+        directions = self.objective.unflatten(row).values()
+        pairs = [(part, v) for part, v in zip(pulled, directions, strict=True) if part.requires_grad]
+        parts, vectors = zip(*pairs, strict=True)
+        return torch.autograd.grad(parts, dual, vectors, retain_graph=True)[0]
 
-def _has_dead_end(tensors: list[Tensor]) -> bool:
-    """Whether a graph holds a node that can only raise an error.
-
-    `torch.autograd.grad` runs just the nodes on the way to its inputs. A ``once_differentiable`` function
-    cuts the way and puts its error off it, so the second derivative through it silently comes out as zero.
-    """
-    seen: set[Any] = set()
-    stack = [tensor.grad_fn for tensor in tensors]
-    while stack:
-        node = stack.pop()
-        if node is None or node in seen:
-            continue
-        if node.name().endswith(("::Error", "::NotImplemented")):
-            return True
-        seen.add(node)
-        stack += [following for following, _ in node.next_functions]
-    return False
+    def _difference(self, batch: Any, row: Tensor) -> Tensor:
+        step = _step(self.objective.point, row)
+        with torch.no_grad():
+            ahead, behind = (
+                self.objective.batch_outputs(self.objective.unflatten(point), batch)
+                for point in (self.objective.point + step * row, self.objective.point - step * row)
+            )
+        difference: Tensor = (ahead - behind) / (2 * step)
+        return difference
 
 
-def free_memory(device: torch.device) -> int:
-    """Bytes of memory that are free on a device; for the CPU, what the operating system calls available."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
-    except (ValueError, OSError):
-        return 2**31  # macOS does not say; two gigabytes are there on any machine that runs PyTorch
+def _step(point: Tensor, row: Tensor) -> Tensor:
+    """The length of a central difference along ``row``."""
+    information = torch.finfo(row.dtype)
+    # The cube root of the unit roundoff balances truncation (h^2) and cancellation (eps / h).
+    step: Tensor = information.eps ** (1 / 3) * (1 + point.norm()) / row.norm().clamp_min(information.tiny)
+    return step
 
 
-@contextmanager
-def counting_saved_bytes() -> Iterator[dict[str, int]]:
-    """Count the bytes that autograd keeps for the graphs built inside, each storage once."""
-    seen: set[int] = set()
-    total = {"bytes": 0}
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in seen:
-            seen.add(storage.data_ptr())
-            total["bytes"] += storage.nbytes()
-        return tensor.detach()  # the tensor itself may be the node's own output: a cycle that is never freed
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        yield total
+def _digits(dtype: torch.dtype) -> int:
+    """Digits that central differences leave."""
+    return 10 if dtype == torch.float64 else 4

@@ -115,22 +115,29 @@ def count_samples(batch: Any) -> int:
 
 def move(batch: Any, device: torch.device, dtype: torch.dtype) -> Any:
     """The batch with every tensor on ``device`` and every floating-point tensor in ``dtype``."""
-    return _apply(batch, lambda t: t.detach().to(device, dtype if t.is_floating_point() else None))
+    return map_tensors(batch, lambda t: t.detach().to(device, dtype if t.is_floating_point() else None))
 
 
 def part_of(batch: Any, start: int, stop: int) -> Any:
     """Samples ``start`` to ``stop - 1`` of a batch; tensors of another length are kept whole."""
     length = count_samples(batch)
-    return _apply(batch, lambda t: t[start:stop] if t.ndim and len(t) == length else t)
+    return map_tensors(batch, lambda t: t[start:stop] if t.ndim and len(t) == length else t)
 
 
-def _apply(batch: Any, change: Callable[[Tensor], Tensor]) -> Any:
+def take(batch: Any, indices: Tensor) -> Any:
+    """The samples of a batch with these indices; tensors of another length than the batch are kept whole."""
+    length = count_samples(batch)
+    return map_tensors(batch, lambda t: t[indices.to(t.device)] if t.ndim and len(t) == length else t)
+
+
+def map_tensors(batch: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """The batch with every tensor changed; other leaves are kept."""
     if isinstance(batch, Tensor):
         return change(batch)
     if isinstance(batch, Mapping):
-        return {key: _apply(value, change) for key, value in batch.items()}
+        return {key: map_tensors(value, change) for key, value in batch.items()}
     if isinstance(batch, tuple | list):
-        parts = [_apply(part, change) for part in batch]
+        parts = [map_tensors(part, change) for part in batch]
         return type(batch)(*parts) if hasattr(batch, "_fields") else type(batch)(parts)
     return batch
 

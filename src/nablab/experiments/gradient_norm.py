@@ -1,0 +1,292 @@
+"""The norm of the gradient while dense networks learn functions of one variable."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import log10
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from nablab import data, models, plots, training
+from nablab.errors import UsageError
+from nablab.experiment import Claim, Condition, Curve, Experiment, Lab, Published, Record, Records
+
+if TYPE_CHECKING:
+    from torch import nn
+
+DEEP = "1-5-10x5-5-1"  # 571 parameters
+YOURS = "yours"
+# Norms span decades, so they are compared by their ratio; a factor of 1.5 is the smallest that matters.
+DECADES: Mapping[str, Any] = {"scale": "log10", "smallest_effect": log10(1.5)}
+BLOCKS = 20  # stretches of the training whose mean norms are compared, so that single spikes do not count
+
+
+@dataclass(frozen=True)
+class GradientNorm(Experiment):
+    """How does the gradient shrink while a network learns?
+
+    The gradient g of the training loss points where the loss rises fastest, and its norm |g| says how
+    steep the surface is at the present weights. At a minimum it is zero. So it is tempting to read a small
+    norm as "nearly done", but a plateau has a small gradient as well, and so has a network whose signal
+    has died. That is why the loss is drawn beside the norm, on the same axis.
+
+    Two norms are easily confused. The full-batch norm belongs to the loss over all samples. A minibatch of
+    B samples has the gradient g plus noise, and the mean of its squared norm is |g|^2 + tr(S)/B, where S
+    is the covariance of single samples' gradients. As training goes on |g|^2 falls and the noise takes
+    over: the minibatch norm levels off while the true gradient still shrinks. A curve made of minibatch
+    norms shows the noise. McCandlish et al. 2018 turn the ratio tr(S)/|g|^2 into the largest batch size
+    that pays.
+
+    A third number says what the optimizer makes of the gradient: the update-to-weight ratio, the length of
+    one step over the length of the weights; near 0.001 is healthy by rule of thumb. Adam divides the mean of
+    recent gradients by their recent size, so a gradient that keeps its direction makes steps of one
+    length however small it is. Steps shrink where the direction keeps turning over: the network then
+    bounces across a valley, and the norm jitters instead of going to zero.
+
+    What to expect (10 seeds). The norm falls by two to four decades, and not steadily: on sinc a
+    third to a half of all twentieths of the training are higher than the one before, for Adam bounces.
+    Whether it rises first depends on the task: on sinc it drops from the first step on; on sine_plus_x, whose
+    values reach 10, it rises in the two deep networks (3.4 and 2.5 times) and not in the shallow one. On sinc
+    the loss goes on falling while the norm jitters: Kendall's tau between them is 0.25 to 0.4. At the end
+    the norm on 32 samples is 6 to 38 times the full one, so a curve of minibatch norms shows noise. And
+    a small norm is no proof of success: look for the deep network on sinc whose norm is below all others
+    while its loss stays at 0.087, that of a constant.
+
+    What others reported, one seed each: 0.0428 at epoch 100 and 0.0057 at epoch 1,800 for the network of
+    571 parameters on sinc (course A); that the norm rises first, then falls and levels off together with the
+    loss (course C); that it declines steadily (course E).
+
+    Running time on two cores: quick about 15 seconds, standard about a minute, paper about ten minutes.
+
+    Attributes:
+        targets: What to learn; names and expressions as in deep-vs-shallow, such as sinc or x*sin(x)@-3..3.
+        networks: Dense networks by their widths, such as 1-5-10x5-5-1.
+        model: Your own network as a further condition: package.module:factory or path/to/file.py:factory.
+        activation: Activation of the hidden layers.
+        optimizer: Optimizer.
+        learning_rate: Learning rate.
+        batch_size: Samples per training step; all of them if not given.
+        minibatch: Samples of the minibatch whose gradient is measured beside the full one.
+        steps: Optimizer steps.
+        measurements: How many times the gradient is measured on the way.
+    """
+
+    targets: tuple[str, ...] = ("sinc", "sine_plus_x@2000")
+    networks: tuple[str, ...] = (DEEP, "1-500-1", "1-10-30x3-1")
+    model: str | None = None
+    activation: Literal["leaky_relu", "relu", "tanh", "sigmoid", "gelu", "silu", "elu"] = "relu"
+    optimizer: Literal["Adam", "AdamW", "RMSprop", "SGD"] = "Adam"
+    learning_rate: float = 1e-3
+    batch_size: int | None = None
+    minibatch: int = 32
+    steps: int = 2_000
+    measurements: int = 100
+
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "quick": {"targets": ("sinc",), "networks": (DEEP, "1-500-1"), "seeds": 10},
+        "standard": {"seeds": 10},
+        "paper": {"targets": ("sinc", "sine_plus_x@20000"), "seeds": 30},
+    }
+    claims: ClassVar[tuple[Claim, ...]] = (
+        Claim.at_most("norm_at_end_over_start", 1.0, within="model", **DECADES,
+                      sentence="The gradient norm is lower at the end of training than at its start"),
+        *(Claim.at_least("norm_at_peak_over_start", 1.5, within="target", where={"model": model},
+                         scale="log10",
+                         sentence=f"The norm of {model} first rises to 1.5 times its start or more")
+          for model in (DEEP, "1-500-1", "1-10-30x3-1")),
+        Claim.at_least("share_falling", 0.95, within="model",
+                       sentence="The norm declines steadily: every twentieth of the training is lower"),
+        Claim.at_least("tau_with_loss", 0.0, within="model", smallest_effect=0.2,
+                       sentence="Norm and loss fall and level off together (Kendall's tau over steps)"),
+        Claim.at_most("norm_at_1800_over_100", 1.0, where={"model": DEEP, "target": "sinc"}, **DECADES,
+                      published=Published(0.0057 / 0.0428, "course A, one seed", of="metric"),
+                      sentence="On sinc the norm falls between steps 100 and 1,800"),
+        Claim.at_least("minibatch_over_full_norm", 1.5, within="model", scale="log10",
+                       sentence="At the end the minibatch norm is one and a half times the full one or more"),
+    )  # fmt: skip
+    exercises: ClassVar[tuple[str, ...]] = (
+        "Set optimizer=SGD and learning_rate=0.05. Does the norm still jitter at the end, and why not?",
+        "Set minibatch=2 and minibatch=128. Where do the two norms part, and does the formula predict it?",
+        "Find a stretch where the loss stands still. Is the gradient small there, or does it bounce?",
+        "Which layer has the largest gradient at the start, and which at the end? Try activation=sigmoid.",
+        "Set batch_size=32. What limits the loss now, and what would you do with the learning rate?",
+    )
+    references: ClassVar[tuple[str, ...]] = (
+        "McCandlish et al., An empirical model of large-batch training, 2018, arXiv:1812.06162.",
+        "Kingma and Ba, Adam: a method for stochastic optimization, ICLR 2015, arXiv:1412.6980.",
+    )
+
+    @property
+    def names(self) -> list[str]:
+        """The networks of this configuration, yours last."""
+        return [*self.networks, *([YOURS] if self.model else [])]
+
+    def validate(self) -> None:
+        """Check every number, target and network, and the user's own one on a few points."""
+        for key in ("learning_rate", "steps", "measurements", "minibatch", "batch_size"):
+            value = getattr(self, key)
+            if value is not None and not 0 < value < float("inf"):
+                raise UsageError(f"{key}={value} is impossible: it must be above 0 and finite.")
+        if len(set(self.targets)) < len(self.targets) or len(set(self.names)) < len(self.names):
+            raise UsageError("targets and networks name each one once; one of them is given twice.")
+        if not self.targets or not self.names:
+            raise UsageError("There is nothing to train: give at least one of targets and one network.")
+        for spec in self.targets:
+            data.target(spec)
+        for widths in map(models.parse_widths, self.networks):
+            if widths[0] != 1 or widths[-1] != 1:
+                raise UsageError(f"networks: {list(widths)} must begin and end with 1, as in 1-9-1.")
+        if self.model is not None:
+            x, y = data.target(self.targets[0]).train()
+            models.check_output(models.load_factory(self.model)(), x[:5], y[:5].shape)
+
+    def conditions(self) -> list[Condition]:
+        """Every target with every network."""
+        return [Condition(model=name, target=target) for target in self.targets for name in self.names]
+
+    def sources(self) -> Mapping[str, str]:
+        """The user's network: a changed file makes a new run."""
+        return {"model": models.source_hash(self.model)} if self.model else {}
+
+    def active_claims(self) -> tuple[Claim, ...]:
+        """The claims whose target, network and steps this configuration runs."""
+        run = {*self.targets, *self.names}
+        claims = (claim for claim in self.claims if set(claim.where.values()) <= run)
+        return tuple(c for c in claims if c.metric != "norm_at_1800_over_100" or self.steps >= 1_800)
+
+    def builder(self, name: str) -> Callable[[], nn.Module]:
+        """What builds one fresh network of a condition."""
+        if name == YOURS and self.model is not None:
+            return models.load_factory(self.model)
+        return lambda: models.dense(name, self.activation)
+
+    def run(self, condition: Condition, seeds: Sequence[int], lab: Lab) -> None:
+        """Train one network per seed and measure its gradients on the way."""
+        build = self.builder(str(condition["model"]))
+        pair = data.target(str(condition["target"])).train()
+        every = max(1, self.steps // self.measurements)
+        probe = training.GradientNorms(build, pair, every=every, minibatch=self.minibatch)
+        optimizer = getattr(training, self.optimizer)
+        result = lab.train(
+            build,
+            pair,
+            seeds=[lab.seed(seed, "weights", **condition) for seed in seeds],
+            steps=self.steps,
+            optimizer=optimizer(learning_rate=self.learning_rate),
+            batch_size=self.batch_size,
+            eval_every=every,
+            probes=[probe],
+        )
+        evaluated = _positions(result.evaluation_steps, probe.steps)
+        layers = _layers(probe.parts)
+        ratios = {name: value for name, value in probe.part_ratios.items() if name.endswith("weight")}
+        for k, seed in enumerate(seeds):
+            loss = result.evaluations["train_loss"][k][evaluated]
+            lab.curve(seed, "training loss", probe.steps, loss)
+            lab.curve(seed, "full-batch norm", probe.steps, probe.norms[k])
+            lab.curve(seed, f"norm on {self.minibatch} samples", probe.steps, probe.minibatch_norms[k])
+            for name, norms in _three(layers).items():
+                lab.curve(seed, f"norm, {name}", probe.steps, norms[k])
+            for name, values in _three(ratios).items():  # the last step has no update after it
+                lab.curve(seed, f"ratio, {name}", probe.steps[:-1], values[k, :-1])
+            lab.record(
+                seed,
+                train_mse=result.final[k],
+                stop_reason=result.stop_reason[k],
+                **_statistics(probe.steps, probe.norms[k], probe.minibatch_norms[k], loss),
+            )
+
+    def figures(self, records: Records) -> dict[str, plots.Figure]:
+        """Norms and loss in one figure, then norms and update-to-weight ratios layer by layer."""
+        both = plots.curves(
+            _by_curve(records, lambda name: ", " not in name),
+            curve="value",
+            color_by="curve",
+            panel_by="case",
+            y_label="gradient norm, loss (MSE)",
+            title="Gradient norm and loss",
+            caption="See where the minibatch norm parts from the full one: from there on it shows noise.",
+        )
+        layers = plots.curves(
+            _by_curve(records, lambda name: name.startswith("norm, ")),
+            curve="value",
+            color_by="curve",
+            panel_by="case",
+            y_label="gradient norm of one layer",
+            title="Gradient norm of each layer",
+            caption="Weights and bias together; the first layer is next to the input.",
+        )
+        ratios = plots.curves(
+            _by_curve(records, lambda name: name.startswith("ratio, ")),
+            curve="value",
+            color_by="curve",
+            panel_by="case",
+            y_label="update-to-weight ratio of one step",
+            title="Update-to-weight ratio of each layer",
+            caption="Weights only. With Adam a falling ratio means that gradients keep changing direction.",
+        )
+        return {"norms": both, "layers": layers, "ratios": ratios}
+
+
+def _by_curve(records: Records, wanted: Callable[[str], bool]) -> Records:
+    """One record per wanted curve, so that a figure can color by curve and have a panel per case."""
+    return Records(
+        Record(
+            Condition(curve=name, case=f"{record.condition['model']} on {record.condition['target']}"),
+            record.seed,
+            {},
+            curves={"value": Curve(*record.curves[name])},
+        )
+        for record in records
+        for name in sorted(record.curves, key=lambda name: "last" in name)  # after the middle layer
+        if wanted(name)
+    )
+
+
+def _positions(among: Any, steps: Any) -> Any:
+    """Where each of ``steps`` stands among sorted steps that hold them all."""
+    import numpy as np
+
+    return np.searchsorted(among, steps)
+
+
+def _layers(parts: Mapping[str, Any]) -> dict[str, Any]:
+    """Norms by layer: the parameters of one module together."""
+    import numpy as np
+
+    squares: dict[str, Any] = {}
+    for name, norms in parts.items():
+        layer = name.rpartition(".")[0]
+        squares[layer] = squares.get(layer, 0) + np.square(norms)
+    return {layer: np.sqrt(total) for layer, total in squares.items()}
+
+
+def _three(layers: Mapping[str, Any]) -> dict[str, Any]:
+    """The first, the middle and the last of the layers, or what there is of them."""
+    values = list(layers.values())
+    names = {0: "first layer", len(values) // 2: "middle layer", len(values) - 1: "last layer"}
+    return {name: values[place] for place, name in sorted(names.items())}
+
+
+def _statistics(steps: Any, norms: Any, minibatch: Any, loss: Any) -> dict[str, float]:
+    """What the claims are about, from one run; NaN if it ended early."""
+    import numpy as np
+    from scipy.stats import kendalltau
+
+    with np.errstate(divide="ignore", invalid="ignore"):
+        full, noisy = np.log10(norms), np.log10(minibatch)
+    quarter, tail = max(2, len(full) // 4), max(1, len(full) // 10)
+    means = np.array([block.mean() for block in np.array_split(full, min(BLOCKS, len(full)))])
+    ends = [full[np.abs(steps - step).argmin()] for step in (100, 1_800)]
+    return {
+        "first_norm": float(norms[0]),
+        "final_norm": float(10 ** full[-tail:].mean()),
+        "norm_at_end_over_start": float(10 ** (full[-tail:].mean() - full[0])),
+        "norm_at_peak_over_start": float(10 ** (full[:quarter].max() - full[0])),
+        "share_falling": float(np.mean(np.diff(means) < 0)) if np.isfinite(means).all() else float("nan"),
+        "tau_with_loss": float(kendalltau(norms, loss).statistic),
+        "norm_at_1800_over_100": float(10 ** (ends[1] - ends[0])),
+        "norm_at_100": float(10 ** ends[0]),
+        "norm_at_1800": float(10 ** ends[1]),
+        "minibatch_over_full_norm": float(10 ** (noisy[-tail:].mean() - full[-tail:].mean())),
+    }

@@ -1,0 +1,293 @@
+"""The error surface around what dense networks learn: lines and planes through weight space."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import isfinite, nan
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from nablab import data, models, plots, training
+from nablab.errors import UsageError
+from nablab.experiment import Claim, Condition, Experiment, Lab, Records
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from nablab.instruments import Interpolation, LossPlane
+
+NETWORKS: Mapping[str, str] = {"deep": "1-5-10-10-10-10-10-5-1", "shallow": "1-190-1"}  # 571 parameters each
+SOLUTIONS = ("A", "B", "C")  # of one seed: three initial weights; B and C are there to be compared with A
+METRICS = (
+    *("train_mse", "held_out_mse", "line_rise", "barrier", "nonconvex_share"),
+    *("path_explained", "path_beyond_walk", "path_error"),
+)
+
+
+@dataclass(frozen=True)
+class LossLandscape(Experiment):
+    """What does the error surface look like where training starts, passes and ends?
+
+    A network of 571 weights has a loss on a space of 571 dimensions, and a picture has two. Every picture
+    here is a cut through that space, and what it shows depends on the cut.
+
+    The straight line from the initial weights to the solution was the first to be drawn. Goodfellow et al.
+    (2015) found that the loss falls along it without a bump, on all networks they tried, although no
+    training path is straight. Later work found exceptions (Lucas et al. 2021). The line between two
+    solutions is another matter: there the loss climbs (Frankle et al. 2020 measure the climb as a barrier),
+    partly because two networks may compute the same with their hidden units in another order. Random planes
+    need a scale: double one ReLU layer and halve the next, and the function stays while all slopes change.
+    Li et al. (2018) give every filter of a direction the norm of the weights' filter, which undoes that.
+    They found that depth makes surfaces less convex. The plane of a path's two principal components shows
+    the path best, but a random walk of 41 steps would fill it by 90 %, too, so a path that looks flat proves
+    nothing by itself (Antognini and Sohl-Dickstein 2018).
+
+    Three networks per seed learn from different initial weights: A is measured, B and C are there to be
+    compared with. The plane of the path carries circles: the distance of each point from the plane, to
+    scale. Where a circle is wide, the colors under the point are not its loss.
+
+    What to expect (10 seeds, 10,000 steps). On sinc 16 of 20 lines fall without a bump of 1 %. On sign_sin
+    18 of 20 climb, up to eight times the initial loss: the claim of 2015 does not carry over to a target with
+    jumps. Between solutions every line has a barrier, 1 to 200 times the variance of the targets: a network
+    halfway is worse than a constant. Around the deep network 54 % of the random plane is not convex, around
+    the shallow one 32 %. Two components hold 86 to 99.6 % of a path: the deep one on sinc is no flatter than
+    a random walk.
+
+    Running time on two cores: quick under half a minute, standard about a minute, paper some ten minutes.
+
+    Attributes:
+        targets: What to learn, as for deep-vs-shallow: sinc, sign_sin, quadratic_sine or an expression of x.
+        networks: Names (deep, shallow: 571 parameters each) or widths such as 1-30-30-1.
+        activation: Activation of the hidden layers.
+        learning_rate: Learning rate of Adam, on the full batch.
+        steps: Optimizer steps.
+        resolution: Points along each side of a plane, an odd number.
+        extent: Half the side of the random plane; at 1 a step is as long as the weights of a filter.
+        alphas: Points on a line, from -0.5 to 1.5.
+        path_points: Points of the training path that are kept.
+    """
+
+    targets: tuple[str, ...] = ("sinc", "sign_sin")
+    networks: tuple[str, ...] = ("deep", "shallow")
+    activation: Literal["leaky_relu", "relu", "tanh", "sigmoid", "gelu", "silu", "elu"] = "leaky_relu"
+    learning_rate: float = 1e-3
+    steps: int = 10_000
+    resolution: int = 25
+    extent: float = 1.0
+    alphas: int = 81
+    path_points: int = 40
+
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "quick": {"targets": ("sinc",), "steps": 4_000, "resolution": 21, "alphas": 61, "seeds": 8},
+        "standard": {"seeds": 10},
+        "paper": {"steps": 20_000, "resolution": 51, "alphas": 201, "seeds": 30},
+    }
+    claims: ClassVar[tuple[Claim, ...]] = (
+        Claim.at_most("line_rise", 0.01, within="target",
+                      sentence="From start to solution the loss never rises by 1 % of the initial one"),
+        Claim.at_least("barrier", 0.1,
+                       sentence="Between two solutions the loss rises by a tenth of the targets' variance"),
+        Claim.at_least("path_beyond_walk", 0.0, within="model",
+                       sentence="Two directions hold more of the path than of a random walk"),
+        Claim.greater("nonconvex_share", "deep", "shallow", by="model", smallest_effect=0.05,
+                      sentence="The plane around the deep network's solution is less convex"),
+    )  # fmt: skip
+    exercises: ClassVar[tuple[str, ...]] = (
+        "The mean of two solutions computes neither function. Why may the order of hidden units be to blame?",
+        "Set extent=0.1. What happens to the difference between deep and shallow, and what does that say?",
+        "Halve learning_rate and double steps. Do more of the lines fall without a bump?",
+        "The random plane does not move the biases. What would it look like if they moved by their norm, "
+        "too?",
+        "On which share of the path do the circles reach the next contour? What can be said of the loss "
+        "there?",
+    )
+    references: ClassVar[tuple[str, ...]] = (
+        "Goodfellow, Vinyals and Saxe, Qualitatively characterizing neural network optimization problems, "
+        "ICLR 2015, arXiv:1412.6544.",
+        "Li et al., Visualizing the loss landscape of neural nets, NeurIPS 2018, arXiv:1712.09913.",
+        "Garipov et al., Loss surfaces, mode connectivity, and fast ensembling of DNNs, NeurIPS 2018, "
+        "arXiv:1802.10026.",
+        "Antognini and Sohl-Dickstein, PCA of high dimensional random walks with comparison to neural "
+        "network training, NeurIPS 2018, arXiv:1806.08805.",
+        "Frankle et al., Linear mode connectivity and the lottery ticket hypothesis, ICML 2020, "
+        "arXiv:1912.05671.",
+        "Lucas et al., Analyzing monotonic linear interpolation in neural network loss landscapes, ICML "
+        "2021, arXiv:2104.11044.",
+    )
+
+    def validate(self) -> None:
+        """Check every target, every network and the sizes of the grids."""
+        for key in ("learning_rate", "steps", "extent"):
+            if not 0 < getattr(self, key) < float("inf"):
+                raise UsageError(f"{key}={getattr(self, key)} is impossible: it must be above 0 and finite.")
+        for key in ("targets", "networks"):
+            if len(set(getattr(self, key))) != len(getattr(self, key)) or not getattr(self, key):
+                raise UsageError(f"{key}={getattr(self, key)} must name at least one, and each once.")
+        if self.resolution < 5 or self.resolution % 2 == 0:
+            raise UsageError(f"resolution={self.resolution} is impossible: an odd number from 5 on.")
+        for key, least in (("alphas", 5), ("path_points", 3)):
+            if getattr(self, key) < least:
+                raise UsageError(f"{key}={getattr(self, key)} is impossible: it must be at least {least}.")
+        for spec in self.targets:
+            data.target(spec)
+        for network in self.networks:
+            widths = models.parse_widths(NETWORKS.get(network, network))
+            if widths[0] != 1 or widths[-1] != 1:
+                raise UsageError(f"networks: {network} must begin and end with 1, as in 1-9-1.")
+
+    def conditions(self) -> list[Condition]:
+        """Every target with every network."""
+        return [Condition(model=name, target=target) for target in self.targets for name in self.networks]
+
+    def run(self, condition: Condition, seeds: Sequence[int], lab: Lab) -> None:
+        """Train three solutions per seed, then measure the surface around the first."""
+        target = data.target(str(condition["target"]))
+        recorder = training.WeightRecorder(every=max(1, self.steps // self.path_points))
+        result = lab.train(
+            self.builder(str(condition["model"])),
+            target.train(),
+            seeds=[lab.seed(seed, f"weights of {name}", **condition) for seed in seeds for name in SOLUTIONS],
+            steps=self.steps,
+            optimizer=training.Adam(learning_rate=self.learning_rate),
+            probes=[recorder],
+        )
+        for k, seed in enumerate(seeds):
+            own = range(len(SOLUTIONS) * k, len(SOLUTIONS) * (k + 1))
+            if not all(isfinite(result.final[replica]) for replica in own):
+                lab.record(seed, **dict.fromkeys(METRICS, nan), stop_reason="diverged")
+                continue
+            solutions = [result.module(replica).eval() for replica in own]
+            sets = {"train": target.train(), "held_out": target.held_out()}
+            self._survey(solutions, recorder.path(own[0]), sets, seed, lab)
+
+    def builder(self, name: str) -> Callable[[], nn.Module]:
+        """What builds one fresh network of a condition."""
+        widths = NETWORKS.get(name, name)
+        return lambda: models.dense(widths, self.activation)
+
+    def _survey(
+        self,
+        solutions: Sequence[nn.Module],
+        path: Sequence[Any],
+        sets: Mapping[str, Any],
+        seed: int,
+        lab: Lab,
+    ) -> None:
+        """Two lines and three planes, and the numbers that the claims are about."""
+        import copy
+
+        from nablab.instruments import interpolate, loss_plane, random_walk_shares
+
+        first, second, third = solutions
+        start = copy.deepcopy(first)
+        start.load_state_dict(path[0])
+        across: Any = {"low": -0.5, "high": 1.5, "count": self.alphas}
+        line = interpolate(start, first, "mse", sets, **across)
+        between = interpolate(first, second, "mse", sets, **across)
+        of_a: Any = {"model": first, "loss": "mse", "data": sets["train"], "resolution": self.resolution}
+        plane = loss_plane(**of_a, extent=self.extent, seed=lab.seed(seed, "directions"))
+        trail = loss_plane(**of_a, path=path)
+        three = loss_plane(**of_a, through=[second, third])
+        explained = float(trail.explained.sum())
+        lab.record(
+            seed,
+            train_mse=line.at(1.0),
+            held_out_mse=line.at(1.0, data="held_out"),
+            line_rise=largest_rise(line),
+            barrier=between.barrier / float(sets["train"][1].var(correction=0)),
+            nonconvex_share=nonconvex_share(plane),
+            path_explained=explained,
+            path_beyond_walk=explained - float(random_walk_shares(len(path), "last")[:2].sum()),
+            path_error=float(trail.path_error.max() / distances(trail).max()),
+        )
+        for name, curve in (("line", line), ("between", between)):
+            lab.array(seed, f"{name}_alpha", curve.alphas)
+            for part, values in curve.values.items():
+                lab.array(seed, f"{name}_{part}", values["loss"])
+        for name, found in (("plane", plane), ("trail", trail), ("three", three)):
+            lab.array(seed, f"{name}_alphas", found.alphas)
+            lab.array(seed, f"{name}_betas", found.betas)
+            lab.array(seed, f"{name}_values", found.losses)
+        lab.array(seed, "trail_marks", trail.path)
+        lab.array(seed, "trail_errors", trail.path_error)
+        lab.array(seed, "three_marks", three.models)
+
+    def active_claims(self) -> tuple[Claim, ...]:
+        """The comparison of deep and shallow only where both are run."""
+        both = set(NETWORKS) <= set(self.networks)
+        return tuple(claim for claim in self.claims if both or claim.kind != "difference")
+
+    def baselines(self, records: Records) -> dict[str, Mapping[str, float]]:
+        """The loss of the mean, and how much two directions hold of a random walk."""
+        from nablab.instruments import random_walk_shares
+
+        walk = float(random_walk_shares(self.path_points + 1, "last")[:2].sum())
+        means = {f"{spec}: mean of the training targets": variance(spec) for spec in self.targets}
+        return {"train_mse": means, "path_explained": {"random walk of as many points": walk}}
+
+    def figures(self, records: Records) -> dict[str, plots.Figure]:
+        """The two lines, then the three planes of the first seed."""
+        loss: Any = {"y_label": "training loss (MSE)"}
+        return {
+            "line": plots.lines(
+                records, "line_alpha", "line_train", more={"held_out": "line_held_out"}, **loss,
+                x_label="alpha (0: initial weights, 1: solution)", title="From the start to the solution",
+                caption="See where lines rise between the two vertical ones: a straight way down is no rule.",
+            ),
+            "between": plots.lines(
+                records, "between_alpha", "between_train", more={"held_out": "between_held_out"}, **loss,
+                x_label="alpha (0: solution A, 1: solution B)", title="Between two solutions",
+                caption="Both ends are low. See how far the middle lies above them.",
+            ),
+            "plane": plots.surfaces(
+                records, "plane", title="Random plane around a solution",
+                caption="The cross is the solution; a step of 1 is as long as each filter's weights.",
+            ),
+            "path": plots.surfaces(
+                records, "trail", marks="path", equal=True, title="The plane of the path",
+                labels=("principal component 1", "principal component 2"),
+                caption="From the open circle to the cross. The thin circle around a point is its distance "
+                "from the plane, to scale: where it is wide, the colors are not the point's loss.",
+            ),
+            "solutions": plots.surfaces(
+                records, "three", marks="letters", equal=True, labels=("distance", "distance"),
+                title="The plane through three solutions",
+                caption="A, B and C started from different weights. See the ridge between any two of them.",
+            ),
+        }  # fmt: skip
+
+
+def variance(spec: str) -> float:
+    """The loss of the best constant."""
+    return float(data.target(spec).train()[1].var(correction=0))
+
+
+def largest_rise(line: Interpolation) -> float:
+    """The highest climb of the training loss above its lowest so far, alpha 0 to 1, in units of its start."""
+    import numpy as np
+
+    losses = line.losses[(line.alphas >= 0) & (line.alphas <= 1)]
+    return float((losses - np.minimum.accumulate(losses)).max() / losses[0])
+
+
+def distances(trail: LossPlane) -> Any:
+    """Of the path's points from the solution."""
+    import numpy as np
+
+    return np.sqrt((trail.path**2).sum(axis=1) + trail.path_error**2)
+
+
+def nonconvex_share(plane: LossPlane) -> float:
+    """The share of inner grid points with a clearly negative curvature in some direction of the plane.
+
+    Second differences give the 2 x 2 Hessian of the plane; clear means a tenth of its largest curvature, as
+    Li et al. 2018 color their maps by the ratio of the two.
+    """
+    import numpy as np
+
+    f, a, b = plane.losses, plane.alphas[1] - plane.alphas[0], plane.betas[1] - plane.betas[0]
+    xx = (f[1:-1, 2:] - 2 * f[1:-1, 1:-1] + f[1:-1, :-2]) / a**2
+    yy = (f[2:, 1:-1] - 2 * f[1:-1, 1:-1] + f[:-2, 1:-1]) / b**2
+    xy = (f[2:, 2:] - f[2:, :-2] - f[:-2, 2:] + f[:-2, :-2]) / (4 * a * b)
+    middle, radius = (xx + yy) / 2, np.sqrt(((xx - yy) / 2) ** 2 + xy**2)
+    return float(np.mean(middle - radius < -0.1 * np.abs(middle + radius)))

@@ -1,0 +1,286 @@
+"""Where training stops, the gradient is not zero: search for zero from there and see what kind it is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import nan
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from nablab import data, models, plots, training
+from nablab.errors import UsageError
+from nablab.experiment import Claim, Condition, Experiment, Lab, Records
+
+if TYPE_CHECKING:
+    from nablab.instruments import Replicas
+    from nablab.instruments.base.losses import Loss
+    from nablab.training import Context, Probe
+
+MOST_PARAMETERS = 2_000  # beyond, the eigenvectors of 100 Hessians in every iteration take hours
+FIRST_STOP = 10  # steps; earlier, the networks are the same as their initial weights
+EXACT, FURTHER = 1e-16, 30  # the tolerance and the iterations that show how exact a critical point is
+
+
+@dataclass(frozen=True)
+class ZeroGradient(Experiment):
+    """What kind of points have zero gradient?
+
+    A point of zero gradient is a minimum if no eigenvalue of the Hessian is negative, else a saddle. The
+    minimal ratio is the share of positive eigenvalues. Where eigenvalues of random signs are likely, saddles
+    should outnumber minima, and the more so the higher the loss (Dauphin et al. 2014).
+
+    How zero is reached: every network trains by itself and stops at a step of its own, drawn from 10 to
+    3,000 on a logarithmic scale, for points of different loss are needed. From there Levenberg-Marquardt
+    lowers ||g|| in float64, to 1e-8. A search that ends elsewhere says so. Where ||Hg|| is small against
+    ||H|| ||g||, it is stuck in a gradient-flat region, as most published ones were (Frye et al. 2021).
+
+    How the ratio is counted: by all eigenvalues of the exact Hessian, as (positive, zero, negative). An
+    eigenvalue below the floor is zero: c eps P max|lambda|, plus the measured rounding of the Hessian, plus
+    how far up to 30 further steps still move the eigenvalues. The last part matters most: where a product of
+    small weights is zero, a gradient of 1e-8 lies far from the point and leaves eigenvalues of 1e-3 open.
+    ``ratio_above_rounding`` leaves it out. Beside it stands the share of random neighbors of higher loss.
+
+    What to expect (100 networks of 241 parameters). Without weight decay 45 reach zero, all of them at the
+    constant function (loss 0.0869), with 1 to 9 positive eigenvalues, up to 8 negative and 224 to 240 zero.
+    All others use up their iterations far from where they began: what they approach may lie at infinity.
+    Counted above rounding, wherever the search ended, the ratio falls with the loss (tau -0.57), but mostly
+    at points that are not critical. Weight decay of 0.001 bounds the weights: 70 reach zero, 17 at losses of
+    0.017 to 0.023 and 53 near 0.088, and 19 end gradient-flat. At the 70 the ratio does fall with the loss
+    (tau -0.50), by little: its median is 0.93 at the low losses and 0.92 at the high ones, and one of the
+    high ones is a minimum, with 241 positive eigenvalues. Nearly all neighbors at a distance of 0.1 are
+    higher at every critical point: sampling sees the few steep directions, not the signs.
+
+    ReLU layers have flat directions by construction: scaling a unit's inputs up and its outputs down changes
+    nothing, a unit that is never active has no influence, and inside a linear piece the second derivative
+    of the activation is zero. Their points of zero gradient come as sets, and a kink may have none.
+
+    Mistakes of published solutions: counting positive entries of the Hessian; float32 and a threshold of 0,
+    which call half of the zeros positive (.50 to .54); a Gauss-Newton block, positive semidefinite by
+    construction; one network trained 100 times; plateaus called minima; the sign of a Lanczos density's bulk.
+
+    Running time on two busy cores: quick under a minute, standard about six, paper hours.
+
+    Attributes:
+        networks: Dense networks by their widths, such as 1-8-8-8-8-1.
+        targets: What to learn; of a target with many points, write how many, as in cosine_over_x@300.
+        activations: Activations of the hidden layers: tanh, sigmoid, silu, gelu, elu, relu or leaky_relu.
+        weight_decays: Penalties; half of each times the squared norm of all weights is added to the loss.
+        learning_rate: Learning rate of Adam, on the full batch.
+        steps: The latest step at which a training is stopped.
+        tolerance: The norm of the gradient that counts as zero.
+        iterations: Iterations of the search.
+        noise_factor: c in the noise floor.
+        radius: Distance of the random neighbors whose loss is compared with the point's.
+    """
+
+    networks: tuple[str, ...] = ("1-8-8-8-8-1",)
+    targets: tuple[str, ...] = ("sinc",)
+    activations: tuple[str, ...] = ("tanh",)
+    weight_decays: tuple[float, ...] = (0.0, 1e-3)
+    learning_rate: float = 1e-3
+    steps: int = 3_000
+    tolerance: float = 1e-8
+    iterations: int = 200
+    noise_factor: float = 1.0
+    radius: float = 0.1
+
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "quick": {"networks": ("1-6-6-1",), "targets": ("sinc@100",), "iterations": 100, "seeds": 24},
+        "standard": {"seeds": 100},
+        "paper": {
+            "networks": ("1-8-8-8-8-1", "1-5-10-10-10-10-10-5-1"),
+            "targets": ("sinc", "cosine_over_x@300", "sine_plus_x@300"),
+            "activations": ("tanh", "leaky_relu"),
+            "iterations": 400,
+            "seeds": 100,
+        },
+    }
+    claims: ClassVar[tuple[Claim, ...]] = (
+        Claim.correlates("minimal_ratio", "critical_loss", sign=-1, within="weight_decay",
+                         smallest_effect=0.1,
+                         sentence="At critical points, the minimal ratio falls as the loss rises"),
+        Claim.at_least("reached", 0.5, within="weight_decay",
+                       sentence="At least half of the searches end in a true critical point"),
+        Claim.correlates("ratio_above_rounding", "loss", sign=-1, within="weight_decay", smallest_effect=0.1,
+                         sentence="As courses count, wherever the search ends: a higher minimal ratio goes "
+                         "with a lower loss"),
+    )  # fmt: skip
+    exercises: ClassVar[tuple[str, ...]] = (
+        "A network whose last weights are zero is constant. When is its gradient zero? Find it in a figure.",
+        "Set tolerance=1e-4. Which verdicts turn over, and how many of the points are still critical?",
+        "Set activations=relu. How many eigenvalues are zero at a critical point? Along which directions?",
+        "Multiply the loss by 100. Which recorded numbers change, and what does that say of a threshold?",
+        "Why is the share of neighbors with a higher loss near 1 where many eigenvalues are negative?",
+    )
+    references: ClassVar[tuple[str, ...]] = (
+        "Dauphin et al., Identifying and attacking the saddle point problem, NeurIPS 2014, arXiv:1406.2572.",
+        "Pascanu et al., On the saddle point problem for non-convex optimization, 2014, arXiv:1405.4604.",
+        "Frye et al., Critical point-finding methods reveal gradient-flat regions of deep network losses, "
+        "Neural Computation 2021, arXiv:2003.10397.",
+        "Fukumizu and Amari, Local minima and plateaus in hierarchical structures of multilayer perceptrons, "
+        "Neural Networks 2000.",
+    )
+
+    def validate(self) -> None:
+        """Check every network, every target and the numbers."""
+        for widths in map(models.parse_widths, self.networks):
+            size = models.parameter_count(widths)
+            if widths[0] != 1 or widths[-1] != 1 or size > MOST_PARAMETERS:
+                raise UsageError(
+                    f"networks: {list(widths)} with {size:,} parameters is unusable. It must begin and end "
+                    f"with 1, as 1-9-1, and have at most {MOST_PARAMETERS:,}: each step takes the Hessian."
+                )
+        for spec in self.targets:
+            data.target(spec)
+        for activation in self.activations:
+            models.dense([1, 1], activation)  # type: ignore[arg-type]  # a wrong name is refused there
+        if not self.conditions() or len(set(self.conditions())) < len(self.conditions()):
+            raise UsageError(
+                "networks, targets, activations and weight_decays need one entry each, none twice."
+            )
+        if min(self.weight_decays) < 0 or self.noise_factor < 0 or self.steps < FIRST_STOP:
+            raise UsageError(
+                f"No weight_decays and no noise_factor below 0, no steps below {FIRST_STOP}, please."
+            )
+        for key in ("learning_rate", "tolerance", "radius", "iterations"):
+            if not 0 < getattr(self, key) < float("inf"):
+                raise UsageError(f"{key}={getattr(self, key)} is impossible: it must be above 0 and finite.")
+
+    def conditions(self) -> list[Condition]:
+        """Every network, target and activation with every penalty."""
+        return [
+            Condition(network=network, target=target, activation=activation, weight_decay=decay)
+            for network in self.networks
+            for target in self.targets
+            for activation in self.activations
+            for decay in self.weight_decays
+        ]
+
+    def run(self, condition: Condition, seeds: Sequence[int], lab: Lab) -> None:
+        """Train one network per seed for a while of its own, search from there, and count eigenvalues."""
+        from nablab.instruments import Replicas, find_critical_point, inertia
+
+        activation: Any = condition["activation"]
+        points = data.target(str(condition["target"])).train()
+        decay = float(condition["weight_decay"])
+        # Networks of one seed begin alike and stop at the same step, whatever their penalty.
+        shared = {name: level for name, level in condition.items() if name != "weight_decay"}
+        result = lab.train(
+            lambda: models.dense(str(condition["network"]), activation),
+            points,
+            seeds=[lab.seed(seed, "weights", **shared) for seed in seeds],
+            steps=self.steps,
+            optimizer=training.Adam(learning_rate=self.learning_rate, weight_decay=decay),
+            probes=[_stopping_at([self.stop(lab.seed(seed, "stop", **shared)) for seed in seeds])],
+            eval_every=self.steps,
+        )
+        trained = [k for k in range(len(seeds)) if result.stop_reason[k] != "diverged"]
+        for k in set(range(len(seeds))) - set(trained):
+            lab.record(seeds[k], reached=False, reason="diverged in training")
+        if not trained:
+            return
+        tensors = {name: tensor[trained] for name, tensor in result.parameters().items()}
+        network, loss = models.dense(str(condition["network"]), activation), penalized(decay)
+        # L-BFGS before takes longer and gets less far than the second-order steps alone.
+        options: Any = {"max_iterations": self.iterations, "lbfgs_iterations": 0}
+        found: Any = find_critical_point(
+            Replicas(network, tensors), loss, points, tolerance=self.tolerance, **options
+        )
+        kind: Any = inertia(
+            found.replicas, loss, points, noise_factor=self.noise_factor, radii=(self.radius,)
+        )
+        floor = kind.noise_floor + _shift(found.replicas, found.reached, kind.eigenvalues, loss, points)
+        for place, k in enumerate(trained):
+            values = kind.eigenvalues[place]
+            positive, negative = sum(values > floor[place]), sum(values < -floor[place])
+            lab.record(
+                seeds[k],
+                train_mse=result.final[k],
+                steps=int(result.steps_taken[k]),
+                loss_before=found.loss_before[place],
+                loss=kind.loss[place],
+                critical_loss=kind.loss[place] if found.reached[place] else nan,
+                reached=bool(found.reached[place]),
+                gradient_norm_before=found.gradient_norm_before[place],
+                gradient_norm=kind.gradient_norm[place],
+                flatness=kind.flatness[place],
+                positive=int(positive),
+                zero=int(len(values) - positive - negative),
+                negative=int(negative),
+                minimal_ratio=positive / len(values),
+                minimal_ratio_nonzero=positive / (positive + negative) if positive + negative else nan,
+                ratio_above_rounding=kind.minimal_ratio[place],
+                noise_floor=kind.noise_floor[place],
+                floor=floor[place],
+                neighbor_ratio=kind.neighbor_ratio[place, 0],
+                distance=found.distance[place],
+                iterations=int(found.iterations[place]),
+                reason=found.reason[place],
+            )
+            lab.array(seeds[k], "eigenvalues", values)
+
+    def stop(self, seed: int) -> int:
+        """The step at which a training ends: log-uniform between 10 and `steps`, in tens."""
+        import numpy as np
+
+        share = float(np.random.default_rng(seed).uniform())
+        return round(float(FIRST_STOP * (self.steps / FIRST_STOP) ** share) / 10) * 10
+
+    def figures(self, records: Records) -> dict[str, plots.Figure]:
+        """Minimal ratio against loss, how many searches reached zero, and spectra."""
+        ratio = plots.outcomes(
+            records, "loss", "minimal_ratio", ("loss at the end of the search", "minimal ratio"),
+            "Minimal ratio against loss",
+            "Only filled circles are critical points and can speak for the claim. A column of them has the "
+            "loss of the best constant function: places on one critical set.",
+        )  # fmt: skip
+        reached = plots.outcomes(
+            records, "gradient_norm_before", "gradient_norm",
+            ("norm of the gradient before the search", "norm of the gradient after it"),
+            "How many searches reached zero gradient",
+            "The line is the tolerance. What stays above it is no critical point, however small it is.",
+            self.tolerance,
+        )  # fmt: skip
+        return {"ratio": ratio, "reached": reached, "spectra": plots.spectra(records)}
+
+
+def penalized(weight_decay: float) -> Loss:
+    """The mean squared error, plus half the penalty times the squared norm of all weights."""
+    from torch.nn.functional import mse_loss
+
+    from nablab.instruments import Closure
+
+    def function(network: Any, batch: Any) -> Any:
+        squares = sum(parameter.square().sum() for parameter in network.parameters())
+        return mse_loss(network(batch[0]), batch[1]) + weight_decay / 2 * squares
+
+    return Closure(function) if weight_decay else mse_loss
+
+
+def _shift(replicas: Replicas, reached: Any, eigenvalues: Any, loss: Loss, points: Any) -> Any:
+    """How far further steps still move the eigenvalues of points that reached zero, (K,); 0 for others."""
+    import numpy as np
+
+    from nablab.instruments import find_critical_point, inertia
+
+    shift, places = np.zeros(len(eigenvalues)), np.flatnonzero(reached)
+    if len(places):
+        options: Any = {"tolerance": EXACT, "max_iterations": FURTHER, "lbfgs_iterations": 0}
+        nearer = find_critical_point(replicas.select(places.tolist()), loss, points, **options)
+        again = inertia(nearer.replicas, loss, points, neighbors=0)
+        shift[places] = np.abs(again.eigenvalues - eigenvalues[places]).max(axis=1)
+    return shift
+
+
+def _stopping_at(stops: Sequence[int]) -> Probe:
+    """A probe that ends each replica at a step of its own."""
+
+    class Stopping(training.Probe):
+        every = 10
+
+        def on_step_end(self, context: Context) -> None:
+            for replica, stop in enumerate(stops):
+                if context.step == stop:
+                    context.stop(replica)
+
+    return Stopping()

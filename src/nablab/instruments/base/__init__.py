@@ -1,0 +1,1 @@
+"""What instruments measure with: data, losses, the objective, replicas, results."""

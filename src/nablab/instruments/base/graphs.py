@@ -1,0 +1,57 @@
+"""Autograd's graphs: what they hold, whether they lead anywhere, and the memory that is there for them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def has_dead_end(tensors: list[Tensor]) -> bool:
+    """Whether a graph holds a node that can only raise an error.
+
+    `torch.autograd.grad` runs just the nodes on the way to its inputs. A ``once_differentiable`` function
+    cuts the way and puts its error off it, so the second derivative through it silently comes out as zero.
+    """
+    seen: set[Any] = set()
+    stack = [tensor.grad_fn for tensor in tensors]
+    while stack:
+        node = stack.pop()
+        if node is None or node in seen:
+            continue
+        if node.name().endswith(("::Error", "::NotImplemented")):
+            return True
+        seen.add(node)
+        stack += [following for following, _ in node.next_functions]
+    return False
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes of memory that are free on a device; for the CPU, what the operating system calls available."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
+    except (ValueError, OSError):
+        return 2**31  # macOS does not say; two gigabytes are there on any machine that runs PyTorch
+
+
+@contextmanager
+def counting_saved_bytes() -> Iterator[dict[str, int]]:
+    """Count the bytes that autograd keeps for the graphs built inside, each storage once."""
+    seen: set[int] = set()
+    total = {"bytes": 0}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in seen:
+            seen.add(storage.data_ptr())
+            total["bytes"] += storage.nbytes()
+        return tensor.detach()  # the tensor itself may be the node's own output: a cycle that is never freed
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        yield total

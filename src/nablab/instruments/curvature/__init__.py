@@ -1,0 +1,1 @@
+"""Second derivatives: products, eigenvalues, traces, densities, exact matrices, critical points."""

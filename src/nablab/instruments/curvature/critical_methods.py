@@ -1,0 +1,409 @@
+r"""Methods that drive the gradient of K networks at once to zero, each from its own point.
+
+Every step lowers the gradient's norm, so none can run away: L-BFGS on :math:`\frac12\|g\|^2`, whose
+gradient is :math:`Hg`; Newton's method with MINRES; Levenberg-Marquardt with the exact Hessian.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from nablab.instruments.base.replicas import ReplicaObjective
+from nablab.instruments.curvature.hessian_matrix import hessian_blocks, symmetrized, usable_method
+from nablab.instruments.curvature.inertia import in_threads
+
+MEMORY = 20  # pairs that L-BFGS keeps
+SUFFICIENT = 1e-4  # Armijo's constant (Nocedal and Wright 2006, section 3.1)
+HALVINGS = 30
+# Iterations that must lower ||g|| to `WORTHWHILE` of it. Less patience gives Levenberg-Marquardt up in the
+# valley of Rosenbrock's function, which it crosses by 5 % in 20 iterations and then solves.
+PATIENCE = 20
+WORTHWHILE = 0.99
+INNER_PRODUCTS = 300  # of MINRES per Newton step
+# Damping of Levenberg-Marquardt as shares of ||H||^2: the best is found by trying, for a gradient costs a
+# hundredth of the Hessian.
+DAMPINGS = tuple(10.0 ** (-2 * k) for k in range(13))
+POLISHING = 30  # iterations of Levenberg-Marquardt after saddle-free Newton
+REUSES = 4  # further steps with one Hessian (Shamanskii 1967), as long as each halves ||g||
+
+
+@dataclass
+class Search:
+    """Where the networks are.
+
+    Attributes:
+        objective: All K networks.
+        tolerance: A network is done when its gradient's norm is at most this.
+        points: (K, P).
+        gradients: (K, P) at `points`.
+        active: Numbers (k,) of the networks that are still moved.
+        stalled: bool (K,): the method found no more step.
+        history: Norms (K,) after each iteration; NaN for networks that are not moved any more.
+        began: Length of the history when the method began.
+    """
+
+    objective: ReplicaObjective
+    tolerance: float
+    points: Tensor
+    gradients: Tensor
+    active: Tensor
+    stalled: Tensor
+    history: list[Tensor] = field(default_factory=list)
+    began: int = 0
+
+    @classmethod
+    def start(cls, objective: ReplicaObjective, tolerance: float) -> Search:
+        """All networks where they are; those without a finite gradient, and those at zero, stay."""
+        points = objective.points.clone()
+        gradients = objective.gradients(points)
+        search = cls(
+            objective, tolerance, points, gradients,
+            active=torch.arange(len(points), device=points.device),
+            stalled=torch.zeros(len(points), dtype=torch.bool, device=points.device),
+        )  # fmt: skip
+        search.history.append(search.norms())
+        search.active = search.active[search.norms().isfinite()]
+        search.leave()
+        return search
+
+    def norms(self) -> Tensor:
+        """The gradients' norms (K,)."""
+        norms: Tensor = self.gradients.norm(dim=1)
+        return norms
+
+    def part(self) -> ReplicaObjective:
+        """The objective of the active networks; add its `spent` with `pay`."""
+        return self.objective.subset(self.active)
+
+    def pay(self, part: ReplicaObjective) -> None:
+        """Count what a part of the networks cost."""
+        self.objective.spent += part.spent
+        part.spent = 0.0
+
+    def record(self, before: Tensor) -> None:
+        """Note the norms after an iteration, and let networks go that are done or make no way.
+
+        Args:
+            before: The norms (K,) before the iteration.
+        """
+        norms = self.norms()
+        moved = _is_in(self.active, self.stalled)
+        self.history.append(torch.where(moved, norms, torch.nan))
+        self.stalled |= moved & (norms >= before)
+        if len(self.history) - self.began > PATIENCE:
+            past = self.history[-1 - PATIENCE]
+            self.stalled |= moved & (norms > WORTHWHILE * past)  # never true where the past is NaN
+        self.leave()
+
+    def again(self) -> None:
+        """Move all networks that are not done, those that an earlier method gave up, too."""
+        norms = self.norms()
+        self.stalled[:] = False
+        self.active = ((norms > self.tolerance) & norms.isfinite()).nonzero().flatten()
+        self.began = len(self.history)
+
+    def leave(self) -> None:
+        """Move no further networks that are at zero or stalled."""
+        keep = (self.norms()[self.active] > self.tolerance) & ~self.stalled[self.active]
+        self.active = self.active[keep]
+
+
+def gradient_norm_descent(search: Search, iterations: int) -> None:
+    r"""L-BFGS on :math:`\frac12\|g\|^2` (Liu and Nocedal 1989), halving steps until Armijo's rule holds."""
+    if not len(search.active):
+        return
+    part = search.part()
+    _, slopes = part.gradients_and_products(search.points[search.active], lambda g: g)
+    search.pay(part)
+    every = torch.zeros_like(search.points)
+    every[search.active] = slopes
+    pairs: list[tuple[Tensor, Tensor]] = []
+    for _ in range(iterations):
+        if not len(search.active):
+            return
+        active, before = search.active, search.norms()
+        own = [(s[active], y[active]) for s, y in pairs]
+        direction = -_inverse_hessian_times(own, every[active])
+        if not pairs:
+            direction = direction * _first_length(search, every[active])
+        uphill = (direction * every[active]).sum(1) >= 0
+        direction[uphill] = -every[active][uphill]
+        old_points, old_slopes = search.points.clone(), every.clone()
+        _descend(search, direction, every)
+        pairs = [*pairs[-MEMORY + 1 :], (search.points - old_points, every - old_slopes)]
+        search.record(before)
+
+
+def newton_minres(search: Search, iterations: int) -> None:
+    r"""Newton's method on :math:`g = 0` with steps by MINRES and a line search on :math:`\|g\|^2`.
+
+    Roosta, Liu, Xu and Mahoney, "Newton-MR: inexact Newton method with minimum residual sub-problem solver"
+    (EURO Journal on Computational Optimization 2022). MINRES needs no positive definite Hessian, and each of
+    its iterates is a direction in which the gradient's norm falls.
+    """
+    for _ in range(iterations):
+        if not len(search.active):
+            return
+        active, before = search.active, search.norms()
+        part, points = search.part(), search.points[active]
+        gradients = search.gradients[active]
+        # Loose far from the solution, tight near it (Eisenstat and Walker 1996): fast local convergence.
+        start = search.history[0][active]
+        forcing = (gradients.norm(dim=1) / start).sqrt().clamp(1e-8, 1e-2)
+
+        def product(v: Tensor, part: ReplicaObjective = part, points: Tensor = points) -> Tensor:
+            return part.products(points, v)
+
+        most = min(INNER_PRODUCTS, 2 * search.objective.base.size)
+        steps = minres(product, -gradients, forcing, most)
+        slopes = torch.zeros_like(search.points)
+        slopes[active] = part.products(points, gradients)
+        search.pay(part)
+        _descend(search, steps, slopes, needs_slopes=False)
+        search.record(before)
+
+
+def levenberg_marquardt(search: Search, iterations: int) -> None:
+    r"""Steps :math:`-(H^2 + \mu I)^{-1} H g` with the exact Hessian, each with the best of many dampings.
+
+    The eigenvectors of H give the step for every :math:`\mu` at once (Levenberg 1944, Marquardt 1963).
+    """
+    if not len(search.active):
+        return
+    how = usable_method(search.objective, "auto")
+    for _ in range(iterations):
+        if not len(search.active):
+            return
+        before, part, numbers = search.norms(), search.part(), search.active
+        for rows, raw in hessian_blocks(part, points=search.points[numbers], method=how):
+            values, vectors = eigenpairs(symmetrized(raw)[0])
+            _steps_with(search, numbers[rows], values, vectors)
+        search.pay(part)
+        search.record(before)
+
+
+def saddle_free_newton(search: Search, iterations: int) -> None:
+    r"""Steps :math:`-(|H| + \nu I)^{-1} g` down the loss, each with the best of many dampings.
+
+    :math:`|H|` has the absolute values of the eigenvalues, so saddles repel (Dauphin et al., "Identifying and
+    attacking the saddle point problem in high-dimensional non-convex optimization", 2014). The last digits
+    of the gradient, which the rounding of the loss hides, are left to Levenberg-Marquardt.
+    """
+    if not len(search.active):
+        return
+    how = usable_method(search.objective, "auto")
+    for _ in range(iterations):
+        if not len(search.active):
+            break
+        part, numbers = search.part(), search.active
+        moved = torch.zeros_like(search.stalled)
+        for rows, raw in hessian_blocks(part, points=search.points[numbers], method=how):
+            values, vectors = eigenpairs(symmetrized(raw)[0])
+            moved[numbers[rows]] = _step_down(search, numbers[rows], values, vectors)
+        search.pay(part)
+        search.history.append(torch.where(_is_in(numbers, moved), search.norms(), torch.nan))
+        search.stalled |= ~moved
+        search.leave()
+    search.again()
+    levenberg_marquardt(search, POLISHING)
+
+
+METHODS: Mapping[str, Callable[[Search, int], None]] = {
+    "newton-minres": newton_minres,
+    "levenberg-marquardt": levenberg_marquardt,
+    "gradient-norm": gradient_norm_descent,
+    "saddle-free-newton": saddle_free_newton,
+}
+
+
+def minres(product: Callable[[Tensor], Tensor], right: Tensor, tolerance: Tensor, most: int) -> Tensor:
+    r"""Minimize :math:`\|Ax - b\|` over growing Krylov spaces, for k symmetric systems at once.
+
+    Paige and Saunders, "Solution of sparse indefinite systems of linear equations" (SIAM Journal on Numerical
+    Analysis 1975). A system is left as it is once its residual is below ``tolerance`` times its right side,
+    or once :math:`\|A r\| \le 10^{-10} \|A\| \|r\|`: the least-squares solution of a singular system.
+
+    Args:
+        product: The products (k, P) of each matrix with its row.
+        right: The right sides b, (k, P).
+        tolerance: (k,).
+        most: Products at most.
+    """
+    x = torch.zeros_like(right)
+    beta = start = right.norm(dim=1)
+    v_old, v = torch.zeros_like(right), right / start.clamp_min(1e-300)[:, None]
+    w, w_old = torch.zeros_like(right), torch.zeros_like(right)
+    residual = start.clone()
+    cosine, sine = -torch.ones_like(start), torch.zeros_like(start)
+    delta_bar, epsilon, scale = torch.zeros_like(start), torch.zeros_like(start), torch.zeros_like(start)
+    beta = torch.zeros_like(start)
+    running = start > 0
+    for _ in range(most):
+        p = product(v)
+        alpha = (v * p).sum(1)
+        p = p - alpha[:, None] * v - beta[:, None] * v_old
+        beta_new = p.norm(dim=1)
+        scale = torch.maximum(scale, (alpha.square() + beta.square() + beta_new.square()).sqrt())
+        # Rotate the new column of the tridiagonal matrix into the upper triangle.
+        delta = cosine * delta_bar + sine * alpha
+        gamma_bar = sine * delta_bar - cosine * alpha
+        epsilon_new, delta_bar = sine * beta_new, -cosine * beta_new
+        gamma = torch.hypot(gamma_bar, beta_new).clamp_min(1e-300)
+        flat = torch.hypot(gamma_bar, delta_bar) <= 1e-10 * scale  # ||A r|| / ||r||, before the new column
+        running &= ~flat
+        cosine, sine = gamma_bar / gamma, beta_new / gamma
+        w_new = (v - epsilon[:, None] * w_old - delta[:, None] * w) / gamma[:, None]
+        x = torch.where(running[:, None], x + (cosine * residual)[:, None] * w_new, x)
+        residual = sine * residual
+        w_old, w, epsilon = w, w_new, epsilon_new
+        running &= (residual.abs() > tolerance * start) & (beta_new > 1e-14 * scale)
+        if not running.any():
+            break
+        v_old, v, beta = v, p / beta_new.clamp_min(1e-300)[:, None], beta_new
+    return x
+
+
+def eigenpairs(matrices: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues (k, P) and eigenvectors (k, P, P) of symmetric matrices."""
+    found = in_threads(torch.linalg.eigh, matrices)
+    return torch.stack([pair[0] for pair in found]), torch.stack([pair[1] for pair in found])
+
+
+def _descend(search: Search, directions: Tensor, slopes: Tensor, *, needs_slopes: bool = True) -> None:
+    r"""Move active networks along directions, halving steps until :math:`\frac12\|g\|^2` falls enough.
+
+    Args:
+        search: Changed in place.
+        directions: (k, P), of the active networks.
+        slopes: :math:`Hg` (K, P) of all; those of moved networks are renewed.
+        needs_slopes: Whether the new ones are needed.
+    """
+    waiting, directions, length = search.active, directions, 1.0
+    values = search.norms().square() / 2
+    descent = torch.zeros_like(values)
+    descent[waiting] = (directions * slopes[waiting]).sum(1)
+    rows = torch.arange(len(waiting), device=waiting.device)
+    for _ in range(HALVINGS):
+        part = search.objective.subset(waiting)
+        trial = search.points[waiting] + length * directions[rows]
+        if needs_slopes:
+            gradients, products = part.gradients_and_products(trial, lambda g: g)
+        else:
+            gradients = products = part.gradients(trial)
+        search.pay(part)
+        new = gradients.square().sum(1) / 2
+        good = new <= values[waiting] + SUFFICIENT * length * descent[waiting]
+        good &= (new < values[waiting]) & products.isfinite().all(1)
+        moved = waiting[good]
+        search.points[moved], search.gradients[moved] = trial[good], gradients[good]
+        if needs_slopes:
+            slopes[moved] = products[good]
+        waiting, rows, length = waiting[~good], rows[~good], length / 2
+        if not len(waiting):
+            return
+
+
+def _inverse_hessian_times(pairs: list[tuple[Tensor, Tensor]], vectors: Tensor) -> Tensor:
+    """The two-loop recursion (Nocedal and Wright 2006, algorithm 7.4); only pairs with curvature count."""
+    kept = []
+    for s, y in pairs:
+        curvature = (s * y).sum(1)
+        usable = curvature > 1e-12 * s.norm(dim=1) * y.norm(dim=1)
+        kept.append((s, y, torch.where(usable, 1 / curvature, 0.0)))
+    result = vectors.clone()
+    shares = []
+    for s, y, inverse in reversed(kept):
+        share = inverse * (s * result).sum(1)
+        result = result - share[:, None] * y
+        shares.append(share)
+    scale = torch.ones(len(vectors), dtype=vectors.dtype, device=vectors.device)
+    for _, y, inverse in kept:
+        scale = torch.where(inverse > 0, 1 / (inverse * y.square().sum(1)), scale)
+    result = result * scale[:, None]
+    for (s, y, inverse), share in zip(kept, reversed(shares), strict=True):
+        result = result + s * (share - inverse * (y * result).sum(1))[:, None]
+    return result
+
+
+def _first_length(search: Search, slopes: Tensor) -> Tensor:
+    """The step (k, 1) along ``-Hg`` that would be best if the gradient were linear."""
+    part = search.part()
+    bent = part.products(search.points[search.active], slopes)
+    search.pay(part)
+    return (slopes.square().sum(1) / bent.square().sum(1).clamp_min(1e-300)).clamp(max=1e6)[:, None]
+
+
+def _steps_with(search: Search, numbers: Tensor, values: Tensor, vectors: Tensor) -> None:
+    """Levenberg-Marquardt steps of some networks while their Hessians' eigenvectors are at hand."""
+    rows = torch.arange(len(numbers), device=numbers.device)
+    squares = values.square().amax(dim=1)
+    for _ in range(1 + REUSES):
+        chosen = numbers[rows]
+        part, start = search.objective.subset(chosen), search.gradients[chosen]
+        within = (vectors[rows].mT @ start[..., None])[..., 0]
+        best_norm, best = start.norm(dim=1), search.points[chosen].clone()
+        best_gradient = start.clone()
+        for damping in DAMPINGS:
+            weights = values[rows] / (values[rows].square() + damping * squares[rows, None]).clamp_min(1e-300)
+            step = (vectors[rows] @ (weights * within)[..., None])[..., 0]
+            trial = search.points[chosen] - step
+            gradient = part.gradients(trial)
+            norm = gradient.norm(dim=1)
+            better = norm < best_norm  # never true for NaN
+            best_norm = torch.where(better, norm, best_norm)
+            best[better], best_gradient[better] = trial[better], gradient[better]
+        search.pay(part)
+        halved = best_norm < start.norm(dim=1) / 2
+        search.points[chosen], search.gradients[chosen] = best, best_gradient
+        rows = rows[halved & (best_norm > search.tolerance)]
+        if not len(rows):
+            return
+
+
+def _step_down(search: Search, numbers: Tensor, values: Tensor, vectors: Tensor) -> Tensor:
+    """One saddle-free Newton step of some networks; which of them it moved, (k,) bool."""
+    part, points, gradients = (
+        search.objective.subset(numbers),
+        search.points[numbers],
+        search.gradients[numbers],
+    )
+    within = (vectors.mT @ gradients[..., None])[..., 0]
+    start = part.losses(points)
+    lowest, best = start.clone(), points.clone()
+    sizes = values.abs()
+    for damping in DAMPINGS:
+        weights = 1 / (sizes + math.sqrt(damping) * sizes.amax(dim=1, keepdim=True)).clamp_min(1e-300)
+        trial = points - (vectors @ (weights * within)[..., None])[..., 0]
+        losses = part.losses(trial)
+        better = losses < lowest  # never true for NaN
+        lowest = torch.where(better, losses, lowest)
+        best[better] = trial[better]
+    new = part.gradients(best)
+    search.pay(part)
+    moved = (lowest < start) & new.isfinite().all(dim=1)
+    search.points[numbers[moved]], search.gradients[numbers[moved]] = best[moved], new[moved]
+    return moved
+
+
+def _is_in(numbers: Tensor, like: Tensor) -> Tensor:
+    inside = torch.zeros_like(like)
+    inside[numbers] = True
+    return inside
+
+
+def spectral_norms(objective: ReplicaObjective, points: Tensor, seed: int, products: int = 40) -> Tensor:
+    """Lower bounds (K,) of the Hessians' spectral norms by the power method, within a few percent."""
+    generator = torch.Generator().manual_seed(seed)
+    vector = torch.randn(points.shape[1], generator=generator, dtype=torch.float64).to(points)
+    vectors = (vector / vector.norm()).expand_as(points)
+    norms = points.new_zeros(len(points))
+    for _ in range(products):
+        vectors = objective.products(points, vectors)
+        norms = vectors.norm(dim=1)
+        vectors = vectors / norms.clamp_min(math.ulp(0.0) * 2**60)[:, None]
+    return norms

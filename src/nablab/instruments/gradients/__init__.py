@@ -1,0 +1,1 @@
+"""First derivatives, by weights and by inputs, and the rise of the loss nearby."""

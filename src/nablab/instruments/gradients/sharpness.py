@@ -1,0 +1,372 @@
+"""How far the loss rises near a minimum: three definitions that are all called sharpness.
+
+They measure different neighborhoods, and none of them predicts generalization reliably (Andriushchenko et
+al. 2023): Keskar's box depends on how weights are scaled, the adaptive ball does not change when a ReLU
+network is rescaled without changing its function, and the Gaussian average sees typical directions, not the
+worst.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy.optimize import minimize
+from torch import Tensor, nn
+
+from nablab.errors import UsageError, unknown
+from nablab.instruments.base.losses import Loss
+from nablab.instruments.base.measurement import Expected, Measurement, Size, instrument
+from nablab.instruments.base.objective import Objective
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Definition = Literal["keskar", "average", "adaptive"]
+Norm = Literal["linf", "l2"]
+Floats = npt.NDArray[np.float64]
+
+BLUE, ORANGE = "#0072b2", "#d55e00"
+RADII = {"keskar": 1e-3, "average": 1e-2, "adaptive": 5e-3}
+# The search sees the loss times this over the mean slope across the box, so that the first step reaches
+# the bound in most coordinates. Ten iterations on small tanh networks then found what a hundred did, or more;
+# with 1, or in the weights' own units, up to 3 % less; with the loss as it is, in box units, 75 % less.
+STEEPNESS = 10.0
+SETTLED = 0.01  # converged: the last step raised the rise by less than this share
+AT_BOUND = 1e-6  # relative distance at which a coordinate counts as lying on the bound
+CRITICAL = (
+    "The gradient is exactly 0 at the model's point: the search started from a random point of the "
+    "neighborhood instead."
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sharpness(Measurement):
+    """What `sharpness` found.
+
+    Attributes:
+        sharpness: The value of the definition: for ``"keskar"`` 100 (largest - loss) / (1 + loss), for the
+            others the rise of the loss itself. Worst cases are lower bounds, as good as the search, and
+            never below 0: the model's own point counts.
+        standard_error: Of the average over draws; NaN for worst cases, which are searched, not sampled.
+        definition: ``"keskar"``, ``"average"`` or ``"adaptive"``.
+        loss: At the model's own point.
+        largest: The largest loss that was found (for ``"average"``: of the draws).
+        values: Worst cases: the largest loss so far after each iteration, from the start; ``"average"``: the
+            rise of each draw.
+        iterations: Steps of the search, or draws.
+        bound_share: The share of coordinates at the bound of the box, for a ball the used share of the
+            radius; NaN for ``"average"``.
+        radius: Size of the neighborhood.
+        converged: The search ended by itself, or its last step added less than a hundredth of the rise; for
+            ``"average"`` always True.
+    """
+
+    sharpness: float
+    standard_error: float
+    definition: str
+    loss: float
+    largest: float
+    values: Floats
+    iterations: int
+    bound_share: float
+    radius: float
+    converged: bool
+
+    def plot(self) -> Figure:
+        """The search's progress, or the distribution of the rises."""
+        from matplotlib.figure import Figure as Canvas
+
+        figure = Canvas(figsize=(5.4, 3.3), layout="constrained")
+        ax: Any = figure.subplots()
+        if self.definition == "average":
+            ax.hist(self.values, bins=max(8, len(self.values) // 5), color=BLUE, alpha=0.6)
+            ax.axvline(self.sharpness, color=ORANGE, label="mean")
+            ax.set_xlabel(f"rise of the loss (radius {self.radius:g})")
+            ax.set_ylabel("draws")
+        else:
+            ax.plot(
+                range(len(self.values)), self.values, "o-", ms=3.5, color=BLUE, label="largest loss so far"
+            )
+            ax.axhline(self.loss, color=ORANGE, ls="--", label="loss of the model")
+            ax.set_xlabel("iterations of the search")
+            ax.set_ylabel(f"loss (radius {self.radius:g})")
+        ax.legend(frameon=False, fontsize=9)
+        return figure
+
+
+def _expected(
+    size: Size,
+    *,
+    definition: Definition = "keskar",
+    iterations: int | None = None,
+    draws: int = 50,
+    subspace: int | None = None,
+    **_: Any,
+) -> Expected:
+    if definition == "average":
+        return Expected(gradients=2 * draws / 3, numbers=3.0 * size.parameters)
+    # L-BFGS-B needs two evaluations a step on average, and keeps ten pairs of vectors.
+    steps = iterations or (10 if definition == "keskar" else 20)
+    return Expected(gradients=(2.0 if definition == "keskar" else 1.0) * steps + 1,
+                    numbers=(25.0 + (subspace or 0)) * size.parameters)  # fmt: skip
+
+
+@instrument(expected=_expected)
+def sharpness(
+    model: nn.Module,
+    loss: Loss,
+    data: Any,
+    *,
+    definition: Definition = "keskar",
+    radius: float | None = None,
+    iterations: int | None = None,
+    subspace: int | None = None,
+    draws: int = 50,
+    relative: bool = False,
+    norm: Norm = "linf",
+    parameters: str | Sequence[str] = "*",
+    dtype: torch.dtype | None = None,
+    batch_size: int | None = None,
+    seed: int = 0,
+) -> Sharpness:
+    r"""Measure how far the loss rises in a neighborhood of the model's weights :math:`x`.
+
+    Args:
+        model: Any module, in the mode in which it is to be measured, usually ``model.eval()``.
+        loss: A name, ``loss(output, target)`` or a `Closure`; see `Objective`.
+        data: One batch, batches of any sizes, or a data set.
+        definition: ``"keskar"``: :math:`100 (\max_z f(x + z) - f(x)) / (1 + f(x))` over the box
+            :math:`|z_i| \le \epsilon (|x_i| + 1)`, by ten iterations of L-BFGS-B (Keskar et al. 2017,
+            :math:`\epsilon` = 1e-3 and 5e-4). ``"average"``: the mean of :math:`f(x + z) - f(x)` over
+            :math:`z \sim N(0, \sigma^2 I)`. ``"adaptive"``: the largest :math:`f(x + z) - f(x)` with
+            :math:`\|z / |x|\| \le \rho`, by Auto-PGD (Kwon et al. 2021; Andriushchenko et al. 2023).
+        radius: :math:`\epsilon` (default 1e-3), :math:`\sigma` (1e-2) or :math:`\rho` (5e-3).
+        iterations: Of the search; 10 for ``"keskar"``, 20 for ``"adaptive"``.
+        subspace: For ``"keskar"``: search a random subspace of this many dimensions, the box being
+            :math:`|y_i| \le \epsilon (|(A^+ x)_i| + 1)` for :math:`z = A y` with orthonormal columns of A.
+        draws: For ``"average"``: pairs :math:`\pm z`; a pair cancels the gradient's part of the rise.
+        relative: For ``"average"``: :math:`\sigma |x_i|` as the standard deviation of each weight.
+        norm: For ``"adaptive"``: ``"linf"`` (each weight changes by at most :math:`\rho |x_i|`) or ``"l2"``.
+        parameters: Names or glob patterns of the parameters that may move.
+        dtype: The dtype of the loss; the search itself is in float64.
+        batch_size: Cut batches, to bound the memory.
+        seed: For draws, subspaces and random starts.
+
+    Raises:
+        UsageError: See `Objective`; an unknown definition or norm, or a number that cannot work.
+
+    Keskar et al., "On large-batch training for deep learning", ICLR 2017, arXiv:1609.04836.
+    Kwon et al., "ASAM", ICML 2021, arXiv:2102.11600.
+    Croce and Hein, "Reliable evaluation of adversarial robustness", ICML 2020, arXiv:2003.01690 (Auto-PGD).
+    Andriushchenko et al., "A modern look at the relationship between sharpness and generalization",
+    ICML 2023, arXiv:2302.07011.
+
+    >>> model = nn.Linear(1, 1, bias=False)
+    >>> _ = model.weight.data.fill_(1.0)
+    >>> found = sharpness(model, "mse", (torch.ones(4, 1), torch.ones(4, 1)), radius=0.1, dtype=torch.float64)
+    >>> round(found.sharpness, 6)  # 100 (0.2^2 - 0) / (1 + 0)
+    4.0
+    """
+    radius = _check_options(definition, norm, radius, iterations, subspace, draws)
+    objective = Objective(model, loss, data, parameters=parameters, dtype=dtype, batch_size=batch_size)
+    generator = torch.Generator().manual_seed(seed)
+    value = objective.loss()
+    if definition == "average":
+        return _average(objective, value, radius, draws, relative, generator)
+    if definition == "keskar":
+        allowed = iterations or 10
+        found, steps, share = _keskar(objective, radius, allowed, subspace, generator)
+    else:
+        allowed = iterations or 20
+        found, steps, share = _adaptive(objective, radius, allowed, norm, generator)
+    values = np.maximum.accumulate([value, *found])
+    rise = float(values[-1]) - value
+    last = float(values[-1] - values[-2]) if len(values) > 1 else math.inf
+    return Sharpness(
+        sharpness=100 * rise / (1 + value) if definition == "keskar" else rise,
+        standard_error=math.nan,
+        definition=definition,
+        loss=value,
+        largest=float(values[-1]),
+        values=values,
+        iterations=steps,
+        bound_share=share,
+        radius=radius,
+        converged=steps < allowed or last <= SETTLED * rise,
+        gradients=objective.spent,
+        notes=objective.notes,
+    )
+
+
+def _average(
+    objective: Objective, value: float, radius: float, draws: int, relative: bool, generator: torch.Generator
+) -> Sharpness:
+    point = objective.point
+    scale = radius * (point.abs() if relative else torch.ones_like(point))
+    rises, largest = [], value
+    for _ in range(draws):
+        # Drawn on the CPU in float64, so that every device and dtype sees the same directions.
+        normal = torch.randn(len(point), generator=generator, dtype=torch.float64)
+        step = scale * normal.to(point)
+        pair = [objective.loss(point + step), objective.loss(point - step)]
+        largest = max(largest, *pair)
+        rises.append(sum(pair) / 2 - value)
+    values = np.array(rises)
+    return Sharpness(
+        sharpness=float(values.mean()),
+        standard_error=float(values.std(ddof=1)) / math.sqrt(draws),
+        definition="average",
+        loss=value,
+        largest=largest,
+        values=values,
+        iterations=draws,
+        bound_share=math.nan,
+        radius=radius,
+        converged=True,
+        gradients=objective.spent,
+        notes=objective.notes,
+    )
+
+
+class _Rise:
+    """Minus the loss times a factor, of float64 coordinates in [-1, 1]; notes the largest loss."""
+
+    def __init__(self, objective: Objective, displacement: Callable[[Tensor], Tensor], pull: Any) -> None:
+        self._objective, self._displacement, self._pull = objective, displacement, pull
+        self._point = objective.point.double()
+        self.best, self.where, self.factor = -math.inf, np.zeros(0), 1.0
+        self.values: list[float] = []
+
+    def __call__(self, coordinates: Any) -> tuple[float, Any]:
+        step = self._displacement(torch.from_numpy(coordinates).to(self._point))
+        point = (self._point + step).to(self._objective.dtype)
+        value, gradient = self._objective.loss_and_gradient(point)
+        if value > self.best:
+            self.best, self.where = value, coordinates.copy()
+        return -self.factor * value, -self.factor * self._pull(gradient.double()).cpu().numpy()
+
+    def after_step(self, _: Any) -> None:
+        self.values.append(self.best)
+
+
+def _keskar(
+    objective: Objective, radius: float, iterations: int, subspace: int | None, generator: torch.Generator
+) -> tuple[list[float], int, float]:
+    """Loss after each iteration, their number, and the share of coordinates at the bound."""
+    point = objective.point.double()
+    if subspace is None:
+        bound = radius * (point.abs() + 1)
+        rise = _Rise(objective, lambda y: bound * y, lambda gradient: bound * gradient)
+        size = len(point)
+    else:
+        size = min(subspace, len(point))
+        normal = torch.randn(len(point), size, generator=generator, dtype=torch.float64)
+        basis = torch.linalg.qr(normal)[0].to(point)  # orthonormal, so the pseudo-inverse is the transpose
+        bound = radius * ((basis.T @ point).abs() + 1)
+        rise = _Rise(objective, lambda y: basis @ (bound * y), lambda gradient: bound * (basis.T @ gradient))
+    start = np.zeros(size)
+    slope = rise(start)[1]
+    if not slope.any():
+        objective.notes += (CRITICAL,)
+        start = torch.rand(size, generator=generator, dtype=torch.float64).numpy() * 2 - 1
+        slope = rise(start)[1]
+    rise.factor = STEEPNESS / max(float(np.abs(slope).mean()), 1e-300)
+    # No tolerance ends the search early: gradients near a minimum are below scipy's default, which would
+    # report a sharpness of 0.
+    options: Any = {"maxiter": iterations, "ftol": 0.0, "gtol": 0.0}
+    bounds = [(-1.0, 1.0)] * size
+    search: Any = minimize  # its stubs do not know a function that returns its gradient, too
+    found = search(
+        rise, start, jac=True, method="L-BFGS-B", bounds=bounds, callback=rise.after_step, options=options
+    )
+    share = float(np.mean(np.abs(rise.where) >= 1 - AT_BOUND))
+    return [*rise.values[:-1], rise.best], int(found.nit), share
+
+
+def _adaptive(
+    objective: Objective, radius: float, iterations: int, norm: Norm, generator: torch.Generator
+) -> tuple[list[float], int, float]:
+    """Auto-PGD (Croce and Hein 2020) in the coordinates z / |x|: halve the step where progress stalls."""
+    point = objective.point.double()
+    scale = point.abs()
+
+    def evaluate(coordinates: Tensor) -> tuple[float, Tensor]:
+        moved = (point + scale * coordinates).to(objective.dtype)
+        found, gradient = objective.loss_and_gradient(moved)
+        return found, scale * gradient.double()
+
+    def ascend(place: Tensor, slope: Tensor, step: float) -> Tensor:
+        direction = slope.sign() if norm == "linf" else slope / slope.norm().clamp_min(1e-300)
+        return _project(place + step * direction, radius, norm)
+
+    here = torch.zeros_like(point)
+    now, slope = evaluate(here)
+    if not bool(slope.any()):
+        objective.notes += (CRITICAL,)
+        here = torch.rand(len(point), generator=generator, dtype=torch.float64).to(point) * 2 - 1
+        here = _project(radius * here, radius, norm)
+        now, slope = evaluate(here)
+    best, best_place, best_slope = now, here, slope
+    previous, step, rises = here, 2 * radius, 0
+    values: list[float] = []
+    checkpoints, last_best, halved = _checkpoints(iterations), best, False
+    for iteration in range(1, iterations + 1):
+        target = ascend(here, slope, step)
+        momentum = 0.75 if iteration > 1 else 1.0
+        following = _project(
+            here + momentum * (target - here) + (1 - momentum) * (here - previous), radius, norm
+        )
+        previous, here, before = here, following, now
+        now, slope = evaluate(here)
+        rises += now > before
+        if now > best:
+            best, best_place, best_slope = now, here, slope
+        values.append(best)
+        if iteration in checkpoints:
+            length = checkpoints[iteration]
+            stalled = rises < 0.75 * length or (not halved and best == last_best)
+            halved, last_best, rises = stalled, best, 0
+            if stalled:
+                step, here, previous, slope, now = step / 2, best_place, best_place, best_slope, best
+    used = float(best_place.abs().max() if norm == "linf" else best_place.norm()) / radius
+    return values, iterations, used
+
+
+def _checkpoints(iterations: int) -> dict[int, int]:
+    """Where Auto-PGD looks back, with the number of steps since the last time (its section 3)."""
+    shares = [0.0, 0.22]
+    while shares[-1] < 1:
+        shares.append(shares[-1] + max(shares[-1] - shares[-2] - 0.03, 0.06))
+    places = sorted({math.ceil(share * iterations) for share in shares[1:]})
+    return {place: place - before for before, place in zip([0, *places], places, strict=False)}
+
+
+def _project(coordinates: Tensor, radius: float, norm: Norm) -> Tensor:
+    if norm == "linf":
+        return coordinates.clamp(-radius, radius)
+    shrunk: Tensor = coordinates * (radius / coordinates.norm().clamp_min(radius))
+    return shrunk
+
+
+def _check_options(
+    definition: str, norm: str, radius: float | None, iterations: int | None, subspace: int | None, draws: int
+) -> float:
+    if definition not in RADII:
+        raise unknown("definition of sharpness", definition, RADII)
+    if norm not in get_args(Norm):
+        raise unknown("norm", norm, get_args(Norm))
+    radius = RADII[definition] if radius is None else radius
+    if not 0 < radius < math.inf:
+        raise UsageError(f"radius={radius} is no neighborhood: it must be above 0 and finite.")
+    for name, value, least in (("iterations", iterations, 1), ("subspace", subspace, 1), ("draws", draws, 2)):
+        if value is not None and value < least:
+            raise UsageError(f"{name}={value} is too few: at least {least}.")
+    if subspace is not None and definition != "keskar":
+        raise UsageError(f"A subspace is for definition='keskar'; '{definition}' has none. Leave it out.")
+    return radius

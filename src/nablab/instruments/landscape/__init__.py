@@ -1,0 +1,1 @@
+"""The loss along lines, planes and paths through weight space."""

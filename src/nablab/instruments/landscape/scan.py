@@ -1,0 +1,309 @@
+"""The loss and metrics of a model at many points of a line or plane through weight space.
+
+Points are given by coefficients over a few basis points, such as ``(1 - alpha, alpha)`` over two models, so
+that a block of points can be measured at once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.func import vmap
+
+from nablab.errors import UsageError, unknown
+from nablab.instruments.base.losses import Closure, Loss, split
+from nablab.instruments.base.objective import Objective
+from nablab.instruments.landscape.dense_blocks import DenseBlocks
+
+Floats: TypeAlias = npt.NDArray[np.float64]
+Metric: TypeAlias = Callable[[Tensor, Tensor], Tensor]
+Metrics: TypeAlias = str | Sequence[str] | Mapping[str, str | Metric]
+
+MOST_DENSE = 100_000  # parameters; above, the products of one network keep the processor busy
+MOST_WORK = 3_000_000  # parameters times samples; above, vmap on a CPU was slower than a loop
+BLOCK = 64  # points per vmap; from 25 to 125 took the same time
+IGNORED = -100  # PyTorch's mark of a sample that does not count
+BLOCK_NUMBERS = 2**22  # numbers of weights in a block
+
+
+def accuracy(outputs: Tensor, target: Tensor) -> Tensor:
+    """Share of samples whose largest output is at the target's class; for one output, whose sign is right.
+
+    Args:
+        outputs: (N, C) scores of classes, or (N,) or (N, 1) logits.
+        target: (N,) class numbers; for logits 0 and 1, shaped like them.
+    """
+    if outputs.ndim > 1 and outputs.shape[1] > 1:
+        return (outputs.argmax(1) == target).double().mean()
+    return ((outputs > 0) == (target > 0.5)).double().mean()
+
+
+def error(outputs: Tensor, target: Tensor) -> Tensor:
+    """One minus `accuracy`."""
+    return 1 - accuracy(outputs, target)
+
+
+METRICS: Mapping[str, Metric] = {"accuracy": accuracy, "error": error}
+
+
+def read_metrics(metrics: Metrics, loss: Loss) -> dict[str, Metric]:
+    """Metrics beside the loss, by name.
+
+    Args:
+        metrics: Names, or a mapping of names to names or functions ``(outputs, target) -> mean over the
+            batch``. ``"loss"`` is always measured and may be left out.
+        loss: The loss; a closure gives no outputs, so there are no metrics with it.
+
+    Raises:
+        UsageError: A name without a function, or metrics with a closure.
+    """
+    names = [metrics] if isinstance(metrics, str) else metrics
+    given: Mapping[str, Any] = names if isinstance(names, Mapping) else {name: name for name in names}
+    found: dict[str, Metric] = {}
+    for name, metric in given.items():
+        if name == "loss":
+            continue
+        if isinstance(metric, str) and metric not in METRICS:
+            raise unknown("metric", metric, ["loss", *METRICS], remedy="Or give {name: function}.")
+        found[name] = METRICS[metric] if isinstance(metric, str) else metric
+    if found and isinstance(loss, Closure):
+        raise UsageError(
+            f"Metrics ({', '.join(found)}) need outputs and targets; a Closure gives only the loss. "
+            "Give a loss(output, target) and batches (inputs, target)."
+        )
+    return found
+
+
+def data_sets(data: Any) -> dict[str, Any]:
+    """The data sets by name; one without a name is called "data".
+
+    A mapping of which no value is a tensor, such as ``{"train": ..., "test": ...}``, holds several data
+    sets; any other mapping is one batch.
+    """
+    if isinstance(data, Mapping) and data and not any(isinstance(part, Tensor) for part in data.values()):
+        return {str(name): part for name, part in data.items()}
+    return {"data": data}
+
+
+def model_tensors(objective: Objective) -> dict[str, Tensor]:
+    """Every parameter and floating-point buffer of the objective's model, by its name in the model."""
+    rest = {
+        name.removeprefix("model."): t for name, t in objective.fixed.items() if name.startswith("model.")
+    }
+    return {
+        **objective.values,
+        **{name: tensor for name, tensor in rest.items() if tensor.is_floating_point()},
+    }
+
+
+def check_match(model_a: nn.Module, model_b: nn.Module) -> None:
+    """Raise the error that names the first tensor which two models do not have in one shape."""
+    a, b = (dict(m.named_parameters()) | dict(m.named_buffers()) for m in (model_a, model_b))
+    for name in [*a, *b]:
+        if name not in a or name not in b:
+            where = "second" if name not in b else "first"
+            raise UsageError(
+                f"The models do not match: the {where} one has no parameter '{name}'. Only models of one "
+                "architecture can be joined by a line."
+            )
+        if a[name].shape != b[name].shape:
+            raise UsageError(
+                f"The models do not match: the parameter '{name}' has the shape {tuple(a[name].shape)} in "
+                f"the first and {tuple(b[name].shape)} in the second. Only models of one architecture can "
+                "be joined by a line."
+            )
+
+
+def by_name(values: Floats, sets: Iterable[str], measured: Sequence[str]) -> dict[str, dict[str, Floats]]:
+    """Values (data sets, measured, ...) by data set, then by what was measured."""
+    return {name: dict(zip(measured, own, strict=True)) for name, own in zip(sets, values, strict=True)}
+
+
+class Scan:
+    r"""Measures a model at points :math:`\sum_b c_b \theta_b`, one by one or in blocks.
+
+    Args:
+        model: The model.
+        loss: Its loss.
+        objectives: By name of the data set; all of this model.
+        basis: By name of a parameter or buffer, a tensor (B, ...) with its values at the basis points. Names
+            that are left out keep the model's own values.
+        metrics: What is measured beside the loss.
+        batched: Measure points in blocks; None chooses by the size.
+        amend: Gives further tensors for a point from its tensors (batch-norm statistics); then points are
+            measured one by one.
+
+    Attributes:
+        measured: Names of what is measured, "loss" first.
+        batched: What was chosen.
+        spent: Gradient evaluations so far: a forward pass over a data set counts 1/3.
+        notes: What was chosen automatically.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: Loss,
+        objectives: Mapping[str, Objective],
+        basis: Mapping[str, Tensor],
+        metrics: Mapping[str, Metric],
+        *,
+        batched: bool | None = None,
+        amend: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None,
+    ) -> None:
+        self.objectives, self.measured = dict(objectives), ("loss", *metrics)
+        self.spent = 0.0
+        self.notes: tuple[str, ...] = ()
+        self._loss, self.basis, self._metrics, self._amend = loss, dict(basis), dict(metrics), amend
+        first = next(iter(objectives.values()))
+        self._numbers = sum(tensor[0].numel() for tensor in basis.values())
+        self._largest = max(max(o.batches.samples) for o in objectives.values())
+        self._dense = DenseBlocks.of(model, self.basis) if not isinstance(loss, Closure) else None
+        self._dtype, self._device = first.dtype, first.device
+        if batched and amend is not None:
+            raise UsageError("batched=True cannot go with re-estimated batch-norm statistics: leave it out.")
+        self._may_fall_back = batched is None
+        self.batched = self._worth_it(model) if batched is None else batched
+        if amend is not None:
+            self.batched = False
+
+    def _worth_it(self, model: nn.Module) -> bool:
+        if self._device.type != "cpu":
+            return self._numbers <= BLOCK_NUMBERS // BLOCK
+        if self._dense is not None:
+            return self._numbers <= MOST_DENSE
+        slow = nn.modules.conv._ConvNd | nn.RNNBase  # grouped convolutions, and no rule for recurrence
+        return self._numbers * self._largest <= MOST_WORK and not any(
+            isinstance(m, slow) for m in model.modules()
+        )
+
+    @property
+    def block(self) -> int:
+        """Points that are measured at once."""
+        if not self.batched:
+            return 1
+        return max(1, min(BLOCK, BLOCK_NUMBERS // self._numbers))
+
+    def __call__(self, coefficients: Floats) -> tuple[Floats, Floats]:
+        """Measure the points with these coefficients (K, B).
+
+        Returns:
+            Means over the data, (data sets, measured, K), and their standard errors from the spread over
+            batches, NaN for a single batch. Points where the loss overflows are infinite or NaN.
+        """
+        parts = [
+            self._block(coefficients[k : k + self.block]) for k in range(0, len(coefficients), self.block)
+        ]
+        means, errors = (np.concatenate([part[i] for part in parts], axis=-1) for i in (0, 1))
+        return means, errors
+
+    def own(self, objective: Objective) -> tuple[Floats, Floats]:
+        """Measure a model at its own weights, through its own objective: (measured,) and standard errors."""
+        with objective.quiet(), torch.no_grad():
+            found = [self._one(objective, objective.values, batch) for batch, _ in objective.batches]
+        self.spent += 1 / 3
+        means, errors = _mean([np.array(values)[:, None] for values in found], objective.batches.weights)
+        return means[:, 0], errors[:, 0]
+
+    def _block(self, coefficients: Floats) -> tuple[Floats, Floats]:
+        found = [self._on(objective, coefficients) for objective in self.objectives.values()]
+        self.spent += len(coefficients) * len(found) / 3
+        return np.stack([means for means, _ in found]), np.stack([errors for _, errors in found])
+
+    def _on(self, objective: Objective, coefficients: Floats) -> tuple[Floats, Floats]:
+        with objective.quiet(), torch.no_grad():
+            if self.batched:
+                try:
+                    found = [self._many(objective, coefficients, batch) for batch, _ in objective.batches]
+                    return _mean(found, objective.batches.weights)
+                except (RuntimeError, NotImplementedError) as problem:
+                    self._fall_back(problem)
+            points = [self._point(row) for row in coefficients]
+            found = [
+                np.array([self._one(objective, point, batch) for point in points]).T
+                for batch, _ in objective.batches
+            ]
+        return _mean(found, objective.batches.weights)
+
+    def _fall_back(self, problem: Exception) -> None:
+        reason = str(problem).strip().splitlines()[0][:150]
+        if not self._may_fall_back:
+            raise UsageError(
+                f"The model cannot be measured at several points at once: {reason} Leave batched out, or "
+                "False."
+            ) from problem
+        self.batched = False
+        self.notes += (f"Points were measured one by one, for the model does not go through vmap: {reason}",)
+
+    # One point
+
+    def _point(self, row: Floats) -> dict[str, Tensor]:
+        factors = torch.as_tensor(row, dtype=self._dtype, device=self._device)
+        tensors = {name: torch.tensordot(factors, basis, 1) for name, basis in self.basis.items()}
+        return tensors if self._amend is None else {**tensors, **self._amend(tensors)}
+
+    def _one(self, objective: Objective, tensors: dict[str, Tensor], batch: Any) -> list[float]:
+        if not self._metrics:
+            return [float(objective.batch_loss(tensors, batch))]
+        outputs, target = objective.batch_outputs(tensors, batch), split(batch)[1]
+        functions = (objective.criterion, *self._metrics.values())
+        return [float(function(outputs, target)) for function in functions]
+
+    # A block of points
+
+    def _many(self, objective: Objective, coefficients: Floats, batch: Any) -> Floats:
+        """What is measured on one batch, (measured, K)."""
+        factors = torch.as_tensor(coefficients, dtype=self._dtype, device=self._device)
+        if isinstance(self._loss, Closure):
+            return _numbers(vmap(lambda t: objective.batch_loss(t, batch))(self._points(factors)))[None]
+        outputs, target = self._outputs(objective, factors, batch), split(batch)[1]
+        found = [mean_loss(self._loss, objective, outputs, target)]
+        found += [vmap(lambda o, m=metric: m(o, target))(outputs) for metric in self._metrics.values()]
+        return np.stack([_numbers(values) for values in found])
+
+    def _points(self, factors: Tensor) -> dict[str, Tensor]:
+        return {name: torch.tensordot(factors, basis, 1) for name, basis in self.basis.items()}
+
+    def _outputs(self, objective: Objective, factors: Tensor, batch: Any) -> Tensor:
+        inputs = split(batch)[0]
+        if self._dense is not None and self._dense.takes(inputs):
+            return self._dense.outputs(factors, inputs)
+        found: Tensor = vmap(lambda t: objective.batch_outputs(t, batch))(self._points(factors))
+        return found
+
+
+def mean_loss(loss: Loss, objective: Objective, outputs: Tensor, target: Tensor) -> Tensor:
+    """The mean loss of each of K outputs (K, N, ...), as (K,).
+
+    The two common losses are written out: under vmap cross-entropy took as long as the network.
+    """
+    if loss == "mse" and outputs.shape[1:] == target.shape:
+        return (outputs - target).square_().flatten(1).mean(1)
+    if loss == "cross_entropy" and outputs.ndim == 3 and target.ndim == 1 and not target.is_floating_point():
+        scores, counted = outputs.transpose(1, 2), target != IGNORED
+        likelihood = scores.gather(1, target.clamp(min=0).expand(len(scores), 1, -1))[:, 0]
+        return ((scores.logsumexp(1) - likelihood) * counted).sum(1) / counted.sum()
+    found: Tensor = vmap(lambda o: objective.criterion(o, target))(outputs)
+    return found
+
+
+def _numbers(values: Tensor) -> Floats:
+    return values.double().cpu().numpy()
+
+
+def _mean(found: Sequence[Floats], weights: Sequence[float]) -> tuple[Floats, Floats]:
+    """The weighted mean of values of batches (measured, K), and its standard error from their spread."""
+    means = np.zeros_like(found[0], dtype=np.float64)
+    for values, weight in zip(found, weights, strict=True):
+        means += weight * values  # in this order, as Objective.loss adds: the ends are equal to the bit
+    if len(found) < 2:
+        return means, np.full_like(means, math.nan)
+    with np.errstate(invalid="ignore"):
+        squares = sum(weight**2 * (v - means) ** 2 for v, weight in zip(found, weights, strict=True))
+        return means, np.sqrt(squares * len(found) / (len(found) - 1))

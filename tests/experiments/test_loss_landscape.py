@@ -1,0 +1,267 @@
+"""Loss landscape: what it records is measured again here, and its numbers have closed forms."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from nablab import data, models, training
+from nablab.configuration import parse_overrides, resolve
+from nablab.errors import UsageError
+from nablab.experiment import Condition, Level, Record, Records
+from nablab.experiments.loss_landscape import NETWORKS, LossLandscape, largest_rise, nonconvex_share
+from nablab.plots.surfaces import round_numbers
+
+
+class Memory:
+    """A lab that keeps everything in memory."""
+
+    def __init__(self, condition: Condition) -> None:
+        self.condition = condition
+        self.scalars: dict[int, dict[str, float]] = {}
+        self.texts: dict[int, dict[str, str]] = {}
+        self.arrays: dict[int, dict[str, Any]] = {}
+        self.result: Any = None
+        self.recorder: Any = None
+
+    def seed(self, seed: int, purpose: str, **factors: Level) -> int:
+        return training.derive(purpose, *map(str, factors.values()), seed)
+
+    def train(self, build: Callable[[], Any], pair: Any, *, seeds: Sequence[int], **options: Any) -> Any:
+        self.recorder = options["probes"][0]
+        self.result = training.fit(build, pair, seeds=seeds, replicas="sequential", **options)
+        return self.result
+
+    def record(self, seed: int, **values: Any) -> None:
+        for name, value in values.items():
+            kept = self.texts if isinstance(value, str) else self.scalars
+            kept.setdefault(seed, {})[name] = value if isinstance(value, str) else float(value)
+
+    def array(self, seed: int, name: str, values: Any) -> None:
+        self.arrays.setdefault(seed, {})[name] = np.asarray(values)
+
+    def records(self) -> list[Record]:
+        return [
+            Record(self.condition, s, self.scalars[s], self.texts.get(s, {}), {}, self.arrays.get(s, {}))
+            for s in self.scalars
+        ]
+
+
+SMALL: dict[str, Any] = {
+    "targets": ("sinc@20",),
+    "networks": ("1-6-1", "1-3-3-1"),
+    "steps": 24,
+    "learning_rate": 1e-2,
+    "resolution": 5,
+    "alphas": 9,
+    "path_points": 6,
+}
+
+
+def run(seeds: Sequence[int] = (0, 1), **overrides: Any) -> tuple[LossLandscape, Records, list[Memory]]:
+    experiment = resolve(LossLandscape, "quick", {**SMALL, **overrides})
+    labs = [Memory(condition) for condition in experiment.conditions()]
+    for lab in labs:
+        experiment.run(lab.condition, seeds, lab)  # type: ignore[arg-type]
+    return experiment, Records(record for lab in labs for record in lab.records()), labs
+
+
+@pytest.fixture(scope="module")
+def finished() -> tuple[LossLandscape, Records, list[Memory]]:
+    return run()
+
+
+def test_the_networks_are_equal_in_size() -> None:
+    assert [models.parameter_count(widths) for widths in NETWORKS.values()] == [571, 571]
+
+
+def test_every_trial_records_what_was_promised(finished: tuple[Any, Records, list[Memory]]) -> None:
+    _, records, _ = finished
+    assert len(records) == 4
+    for record in records:
+        assert set(record.scalars) == {
+            *("train_mse", "held_out_mse", "line_rise", "barrier", "nonconvex_share"),
+            *("path_explained", "path_beyond_walk", "path_error"),
+        }
+        assert all(math.isfinite(value) for value in record.scalars.values())
+        for plane in ("plane", "trail", "three"):
+            assert record.arrays[f"{plane}_values"].shape == (5, 5)
+            assert 0 in record.arrays[f"{plane}_alphas"]
+        assert record.arrays["trail_marks"].shape == (7, 2)
+        np.testing.assert_allclose(record.arrays["trail_marks"][-1], 0, atol=1e-6)
+        assert record.arrays["three_marks"].shape == (3, 2)
+
+
+def test_losses_are_those_of_the_networks_that_were_trained(
+    finished: tuple[Any, Records, list[Memory]],
+) -> None:
+    _, records, labs = finished
+    for lab in labs:
+        target = data.target("sinc@20")
+        for k, record in enumerate(records.where(**lab.condition)):
+            solution = lab.result.module(3 * k)
+            for part, (x, y) in (("train", target.train()), ("held_out", target.held_out())):
+                with torch.no_grad():
+                    expected = (solution(x) - y).square().mean().item()
+                assert record.scalars[f"{part}_mse"] == pytest.approx(expected, rel=1e-5)
+                line, alpha = record.arrays[f"line_{part}"], record.arrays["line_alpha"]
+                assert line[alpha == 1] == pytest.approx(expected, rel=1e-5)
+            assert record.arrays["line_train"][record.arrays["line_alpha"] == 0] == pytest.approx(
+                lab.result.train_loss[3 * k, 0], rel=1e-5
+            )
+            other = record.arrays["between_train"][record.arrays["between_alpha"] == 1]
+            assert other == pytest.approx(lab.result.final[3 * k + 1], rel=1e-5)
+
+
+def test_the_barrier_is_in_units_of_the_targets_variance(
+    finished: tuple[Any, Records, list[Memory]],
+) -> None:
+    variance = np.var(data.target("sinc@20").train()[1].numpy())
+    for record in finished[1]:
+        alpha, loss = record.arrays["between_alpha"], record.arrays["between_train"]
+        inside = (alpha >= 0) & (alpha <= 1)
+        straight = np.interp(alpha[inside], [0, 1], loss[inside][[0, -1]])
+        assert record.scalars["barrier"] == pytest.approx(
+            (loss[inside] - straight).max() / variance, rel=1e-5
+        )
+
+
+def test_seeds_and_solutions_start_from_weights_of_their_own(
+    finished: tuple[Any, Records, list[Memory]],
+) -> None:
+    used = [seed for lab in finished[2] for seed in lab.result.seeds]
+    assert len(set(used)) == len(used) == 12
+
+
+def test_a_seed_does_not_depend_on_its_company(finished: tuple[Any, Records, list[Memory]]) -> None:
+    _, alone, _ = run([1])
+    for record in alone:
+        twin = next(r for r in finished[1] if (r.condition, r.seed) == (record.condition, record.seed))
+        assert record.scalars == pytest.approx(twin.scalars, rel=1e-5)
+
+
+def test_a_diverged_network_is_recorded_as_such() -> None:
+    _, records, _ = run([0], learning_rate=1e30, networks=("1-4-1",))
+    assert all(math.isnan(value) for value in records[0].scalars.values())
+    assert records[0].notes == {"stop_reason": "diverged"}
+
+
+class Line:
+    """Only what `largest_rise` reads."""
+
+    def __init__(self, losses: Sequence[float]) -> None:
+        self.alphas = np.array([-0.5, 0, 0.25, 0.5, 0.75, 1, 1.5])
+        self.losses = np.array([9.0, *losses, 9.0])
+
+
+@pytest.mark.parametrize(
+    ("losses", "rise"), [([4, 3, 2, 1, 0], 0.0), ([4, 5, 2, 1, 0], 0.25), ([4, 1, 2, 3, 0], 0.5)]
+)
+def test_the_largest_rise_counts_from_the_lowest_so_far(losses: list[float], rise: float) -> None:
+    assert largest_rise(Line(losses)) == rise  # type: ignore[arg-type]
+
+
+class Grid:
+    """Only what `nonconvex_share` reads."""
+
+    def __init__(self, function: Callable[[Any, Any], Any]) -> None:
+        self.alphas, self.betas = np.linspace(-1, 1, 21), np.linspace(-2, 2, 31)
+        self.losses = function(self.alphas[None, :], self.betas[:, None])
+
+
+@pytest.mark.parametrize(
+    ("function", "share"),
+    [
+        (lambda a, b: a**2 + 3 * b**2 + a * b, 0.0),
+        (lambda a, b: a**2 - b**2, 1.0),
+        (lambda a, b: a**2 + b**2 + 3 * a * b, 1.0),  # a saddle across the axes: the mixed term tells
+        (lambda a, b: -(a**2) - b**2, 1.0),
+        (lambda a, b: a**2 - 0.05 * b**2, 0.0),  # not clearly
+        (lambda a, b: np.sin(np.pi * a) + 0 * b + b**2 * 1e-9, 9 / 19),  # concave where a is positive
+    ],
+)
+def test_the_nonconvex_share_of_known_surfaces(function: Callable[[Any, Any], Any], share: float) -> None:
+    assert nonconvex_share(Grid(function)) == pytest.approx(share, abs=0.03)  # type: ignore[arg-type]
+
+
+def test_figures_show_every_seed_and_name_their_axes(finished: tuple[Any, Records, list[Memory]]) -> None:
+    experiment, records, _ = finished
+    figures = experiment.figures(records)
+    assert list(figures) == ["line", "between", "plane", "path", "solutions"]
+    ax = figures["line"].figure.axes[0]
+    assert ax.get_yscale() == "log"
+    assert (ax.get_xlabel(), ax.get_ylabel()) == (
+        "alpha (0: initial weights, 1: solution)",
+        "training loss (MSE)",
+    )
+    drawn = [line for line in ax.lines if len(line.get_xdata()) == 9]
+    assert len(drawn) == 2 * (2 + 1)
+    assert len(figures["line"].table["held_out"]) == 4 * 9
+    paths = figures["path"].figure.axes[0]
+    assert paths.get_xlabel() == "principal component 1"
+    np.testing.assert_array_equal(paths.lines[0].get_xydata(), records[0].arrays["trail_marks"])
+    radii = [patch.get_radius() for patch in paths.patches]
+    np.testing.assert_array_equal(radii, records[0].arrays["trail_errors"])
+    table = figures["plane"].table
+    assert len(table["value"]) == 2 * 25
+    corner = records[0].arrays["plane_values"][0, -1]
+    row = table["value"].index(corner)
+    alphas, betas = records[0].arrays["plane_alphas"], records[0].arrays["plane_betas"]
+    assert (table["alpha"][row], table["beta"][row]) == (alphas[-1], betas[0])
+
+
+def test_an_unfinished_run_has_figures_too(finished: tuple[Any, Records, list[Memory]]) -> None:
+    experiment, records, _ = finished
+    figures = experiment.figures(Records(list(records)[:1]))
+    assert "A single seed" in figures["line"].caption
+    _, diverged, _ = run([0], learning_rate=1e30)
+    assert "No runs yet" in experiment.figures(diverged)["plane"].caption
+
+
+def test_baselines_are_the_mean_and_a_random_walk() -> None:
+    experiment = resolve(LossLandscape, "quick", SMALL)
+    found = experiment.baselines(Records([]))
+    _, y = data.target("sinc@20").train()
+    assert found["train_mse"]["sinc@20: mean of the training targets"] == pytest.approx(
+        (y - y.mean()).square().mean().item()
+    )
+    assert 0.85 < found["path_explained"]["random walk of as many points"] < 1
+
+
+def test_only_claims_that_can_be_tested_are_active() -> None:
+    standard = resolve(LossLandscape, "standard", {})
+    assert len(standard.active_claims()) == 4
+    assert len(dataclasses.replace(standard, networks=("deep",)).active_claims()) == 3
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["targets=snic"], "Did you mean 'sinc'"),
+        (["targets=()"], "must name at least one"),
+        (["networks=deep,deep"], "each once"),
+        (["networks=1-5-2"], "must begin and end with 1"),
+        (["networks=depp"], "are no widths"),
+        (["resolution=24"], "an odd number from 5 on"),
+        (["steps=0"], "steps=0 is impossible"),
+        (["extent=-1"], "extent=-1.0 is impossible"),
+        (["alphas=2"], "alphas=2 is impossible: it must be at least 5"),
+        (["path_points=2"], "path_points=2 is impossible: it must be at least 3"),
+    ],
+)
+def test_impossible_settings_are_refused(words: list[str], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        resolve(LossLandscape, "quick", parse_overrides(LossLandscape, words))
+
+
+@pytest.mark.parametrize(("low", "high"), [(1e-5, 300.0), (0.12, 0.9), (3.0, 3.5e3)])
+def test_ticks_of_color_bars_are_few_and_inside(low: float, high: float) -> None:
+    ticks = round_numbers(low, high)
+    assert 2 <= len(ticks) <= 10
+    assert low <= min(ticks) < max(ticks) <= high

@@ -1,0 +1,289 @@
+"""Weight trajectories: what it records is recomputed here from the stored paths, and its settings are "
+"checked."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from nablab import models, training
+from nablab.configuration import parse_overrides, resolve
+from nablab.errors import UsageError
+from nablab.experiment import Condition, Curve, Level, Record, Records
+from nablab.experiments.weight_trajectories import OWN, SHARED, WeightTrajectories
+
+
+class Memory:
+    """A lab that keeps everything in memory and trains one network after the other."""
+
+    def __init__(self, condition: Condition) -> None:
+        self.condition = condition
+        self.scalars: dict[int, dict[str, float]] = {}
+        self.curves: dict[int, dict[str, Curve]] = {}
+        self.arrays: dict[int, dict[str, Any]] = {}
+        self.result: Any = None
+
+    def seed(self, seed: int, purpose: str, **factors: Level) -> int:
+        return training.derive(purpose, *map(str, factors.values()), seed)
+
+    def train(self, build: Callable[[], Any], pair: Any, *, seeds: Sequence[int], **options: Any) -> Any:
+        self.result = training.fit(build, pair, seeds=seeds, replicas="sequential", **options)
+        return self.result
+
+    def record(self, seed: int, **values: Any) -> None:
+        kept = {name: float(value) for name, value in values.items() if not isinstance(value, str)}
+        self.scalars.setdefault(seed, {}).update(kept)
+
+    def curve(self, seed: int, name: str, steps: Any, values: Any) -> None:
+        self.curves.setdefault(seed, {})[name] = Curve(np.asarray(steps), np.asarray(values))
+
+    def array(self, seed: int, name: str, values: Any) -> None:
+        self.arrays.setdefault(seed, {})[name] = np.asarray(values)
+
+    def records(self) -> list[Record]:
+        return [
+            Record(self.condition, s, self.scalars[s], {}, self.curves.get(s, {}), self.arrays.get(s, {}))
+            for s in self.scalars
+        ]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def small(**overrides: Any) -> WeightTrajectories:
+    values = {
+        "target": "sinc@30",
+        "network": "1-6-5-1",
+        "layer": 2,
+        "steps": 60,
+        "points": 12,
+        "batch_size": 8,
+    }
+    return resolve(WeightTrajectories, "quick", {**values, "learning_rate": 1e-2, **overrides})
+
+
+def run(experiment: WeightTrajectories, seeds: Sequence[int] = (0, 1, 2)) -> tuple[Records, list[Memory]]:
+    labs = []
+    for condition in experiment.conditions():
+        labs.append(Memory(condition))
+        experiment.run(condition, seeds, labs[-1])  # type: ignore[arg-type]
+    return Records(record for lab in labs for record in lab.records()), labs
+
+
+@pytest.fixture(scope="module")
+def finished() -> tuple[WeightTrajectories, Records, list[Memory]]:
+    experiment = small()
+    return experiment, *run(experiment)
+
+
+def flat(module: torch.nn.Module) -> np.ndarray:
+    return torch.cat([p.detach().reshape(-1) for p in module.parameters()]).numpy()
+
+
+def two_components(rows: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
+    """Explained share, coordinates and relative error by the singular value decomposition."""
+    x = rows.astype(np.float64) - rows.astype(np.float64).mean(axis=0)
+    u, s, v = np.linalg.svd(x, full_matrices=False)
+    error = np.linalg.norm(x - (u[:, :2] * s[:2]) @ v[:2], axis=1) / np.linalg.norm(x, axis=1)
+    return float((s[:2] ** 2).sum() / (s**2).sum()), u[:, :2] * s[:2], error
+
+
+def test_paths_go_from_the_start_to_the_trained_network(finished: Any) -> None:
+    _, records, labs = finished
+    starts = {}
+    for lab in labs:
+        for k, record in enumerate(records.where(**lab.condition)):
+            path = record.arrays["path"]
+            assert path.shape == (13, models.parameter_count("1-6-5-1"))
+            assert path.dtype == np.float32
+            np.testing.assert_array_equal(path[-1], flat(lab.result.module(k)))
+            np.testing.assert_array_equal(record.arrays["loss"], lab.result.evaluations["train_loss"][k])
+            assert len(record.arrays["loss"]) == len(path)
+            starts[lab.condition["start"], record.seed] = path[0]
+    for seed in (1, 2):
+        np.testing.assert_array_equal(starts[SHARED, seed], starts[SHARED, 0])
+        assert np.abs(starts[OWN, seed] - starts[OWN, 0]).max() > 0.1
+
+
+def test_runs_from_one_start_differ_by_their_batches(finished: Any) -> None:
+    _, records, _ = finished
+    ends = [record.arrays["path"][-1] for record in records.where(start=SHARED)]
+    assert np.abs(ends[0] - ends[1]).max() > 1e-3
+
+
+def test_what_two_components_show_is_recomputed(finished: Any) -> None:
+    from scipy.spatial import procrustes
+
+    _, records, _ = finished
+    walk = sum(6 / (13**2 - 1) / (4 * math.sin(math.pi * j / 26) ** 2) for j in (1, 2))
+    for record in records:
+        path = record.arrays["path"]
+        share, plane, error = two_components(path)
+        layer_share, layer_plane, _ = two_components(path[:, 12:47])  # after 6 weights and 6 biases
+        assert record.scalars["explained_variance"] == pytest.approx(share, abs=1e-6)
+        assert record.scalars["explained_variance_of_layer"] == pytest.approx(layer_share, abs=1e-6)
+        assert record.scalars["above_random_walk"] == pytest.approx(share - walk, abs=1e-6)
+        assert record.scalars["mean_projection_error"] == pytest.approx(error.mean(), abs=1e-5)
+        agreement = 1 - procrustes(plane, layer_plane)[2]
+        assert record.scalars["layer_agreement"] == pytest.approx(agreement, abs=1e-5)
+        steps, values = record.curves["projection_error"]
+        assert steps.tolist() == list(range(0, 61, 5))
+        np.testing.assert_allclose(values, error, atol=1e-5)
+        assert record.curves["explained_share"].steps.tolist() == list(range(1, 11))
+        assert record.curves["explained_share"].values[:2].sum() == pytest.approx(share, abs=1e-6)
+
+
+def test_distances_are_those_of_run_and_partner(finished: Any) -> None:
+    _, records, labs = finished
+    for lab in labs:
+        for k, record in enumerate(records.where(**lab.condition)):
+            a, b = (flat(lab.result.module(i)).astype(np.float64) for i in (k, k + 3))
+            expected = np.linalg.norm(a - b) / math.sqrt((a**2).sum() + (b**2).sum())
+            assert record.scalars["end_distance"] == pytest.approx(expected, rel=1e-5)
+            assert record.scalars["end_distance_matched"] <= record.scalars["end_distance"] + 1e-12
+            share = record.scalars["end_distance_matched"] / record.scalars["end_distance"]
+            assert record.scalars["matched_share"] == pytest.approx(share)
+            assert math.isnan(record.scalars["matching_gain"]) == (lab.condition["start"] == SHARED)
+
+
+def test_matching_gain_compares_ends_with_starts(finished: Any) -> None:
+    from nablab.instruments.landscape.matching import match_units
+
+    _, records, labs = finished
+    lab = labs[1]
+    seeds = lab.result.seeds
+    for k, record in enumerate(records.where(start=OWN)):
+        first, second = training.build_replicas(lambda: models.dense("1-6-5-1"), [seeds[k], seeds[k + 3]])
+        start = match_units(first, second)
+        expected = start.distance_after / start.distance_before - record.scalars["matched_share"]
+        assert record.scalars["matching_gain"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_every_claim_finds_its_metric(finished: Any) -> None:
+    from nablab.verdicts import judge
+
+    experiment, records, _ = finished
+    verdicts = judge(experiment.active_claims(), records, resamples=99)
+    assert len(verdicts) == 9
+    assert all(verdict.effect is not None for verdict in verdicts)
+
+
+def test_the_paths_figure_shows_each_run_in_each_row(finished: Any) -> None:
+    experiment, records, _ = finished
+    figure = experiment.figures(records)["paths"]
+    axes = [ax for ax in figure.figure.axes if ax.get_title(loc="left")]
+    titles = [ax.get_title(loc="left") for ax in axes]
+    assert titles == [
+        f"{start} · {part}"
+        for start in (SHARED, OWN, f"{OWN}, matched")
+        for part in ("whole network", "layer 2")
+    ]
+    runs = [record.arrays["path"] for record in records.where(start=OWN)]
+    joint, plane, _ = two_components(np.concatenate(runs))
+    lines = [line for line in axes[2].get_lines() if len(line.get_xdata()) == 13]
+    drawn = np.concatenate([np.stack(line.get_data(), axis=1) for line in lines])
+    np.testing.assert_allclose(np.abs(drawn), np.abs(plane), atol=1e-5)
+    assert len({line.get_color() for line in lines}) == 3
+    shares = [int(text.split("(")[1].split()[0]) for text in (axes[2].get_xlabel(), axes[2].get_ylabel())]
+    assert sum(shares) == pytest.approx(100 * joint, abs=1.01)
+    assert set(figure.table) == {"panel", "run", "point", "x", "y", "value"}
+    assert len(figure.table["x"]) == 6 * 3 * 13
+
+
+def test_matched_paths_are_the_same_networks_in_another_order(finished: Any) -> None:
+    experiment, records, _ = finished
+    rows = experiment._rows_of(records)
+    goal = rows[OWN][0][1][-1]
+    x = torch.linspace(-1, 1, 7)[:, None]
+
+    def distance(point: Any) -> float:
+        return sum(float((point[name] - goal[name]).square().sum()) for name in goal)
+
+    for (_, plain), (_, matched) in zip(rows[OWN], rows[f"{OWN}, matched"], strict=True):
+        assert distance(matched[-1]) <= distance(plain[-1])
+        for before, after in zip(plain, matched, strict=True):
+            outputs = []
+            for point in (before, after):
+                network = models.dense("1-6-5-1")
+                network.load_state_dict(point)
+                outputs.append(network(x).detach())
+            torch.testing.assert_close(*outputs, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(
+        rows[OWN][0][1][3]["0.weight"], rows[f"{OWN}, matched"][0][1][3]["0.weight"]
+    )
+
+
+def test_other_figures_name_their_axes_and_unfinished_runs_have_figures(finished: Any) -> None:
+    experiment, records, _ = finished
+    figures = experiment.figures(records)
+    assert list(figures) == ["paths", "share", "error", "ends"]
+    assert figures["share"].figure.axes[0].get_ylabel() == "share of the variance"
+    walk = [line for line in figures["share"].figure.axes[0].get_lines() if line.get_linestyle() == "--"]
+    assert walk[0].get_ydata()[0] == pytest.approx(6 / (13**2 - 1) / (4 * math.sin(math.pi / 26) ** 2))
+    assert [ax.get_title(loc="left") for ax in figures["ends"].figure.axes] == [
+        "units as trained",
+        "units matched",
+    ]
+    assert len({ax.get_ylim() for ax in figures["ends"].figure.axes}) == 1
+    experiment.figures(Records(list(records)[:1]))
+    experiment.figures(Records([]))
+
+
+@pytest.mark.filterwarnings("ignore:overflow:RuntimeWarning", "ignore:invalid value:RuntimeWarning")
+def test_diverged_runs_are_recorded_as_such() -> None:
+    experiment = small(optimizer="SGD", learning_rate=1e9)
+    records, _ = run(experiment, [0])
+    for record in records:
+        for metric in ("explained_variance", "layer_agreement", "end_distance", "matched_share"):
+            assert math.isnan(record.scalars[metric])
+    figures = experiment.figures(records)
+    assert figures["paths"].table["x"] == []
+
+
+def test_a_layer_that_never_moves_has_no_picture() -> None:
+    experiment = small()
+    path = [{"0.weight": torch.ones(1) * t, "2.weight": torch.ones(1)} for t in range(3)]
+    assert not experiment._moves(path)
+    assert small(layer=1)._moves(path)
+
+
+def test_a_training_of_two_points_is_described() -> None:
+    """A dry run takes a few steps only."""
+    records, _ = run(small(steps=2, points=2), [0])
+    assert records[0].scalars["explained_variance"] == pytest.approx(1)
+
+
+def test_presets() -> None:
+    expected = {"quick": (1_200, 8), "standard": (3_600, 16), "paper": (12_000, 30), "sgd": (12_000, 16)}
+    for preset, (steps, seeds) in expected.items():
+        assert resolve(WeightTrajectories, preset, {}).steps == steps
+        assert WeightTrajectories.presets[preset]["seeds"] == seeds
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["layer=0"], r"layer=0 is impossible: there are 8 layers"),
+        (["layer=9"], r"layer=9 is impossible"),
+        (["network=1-1"], r"\[1, 1\] needs a hidden layer"),
+        (["network=2-5-1"], r"\[2, 5, 1\] needs a hidden layer, 1 input"),
+        (["points=1"], r"points=1 is impossible: it must be from 2 to steps=1200"),
+        (["points=5000"], r"points=5000 is impossible"),
+        (["batch_size=0"], r"batch_size=0 is impossible"),
+        (["learning_rate=-1"], r"learning_rate=-1.0 is impossible"),
+        (["target=snic"], r"Did you mean 'sinc'"),
+    ],
+)
+def test_impossible_settings_are_refused(words: list[str], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        resolve(WeightTrajectories, "quick", parse_overrides(WeightTrajectories, words))
