@@ -25,6 +25,7 @@ def measure(*, repeats: int, quick: bool, say: Callable[[str], None]) -> Finding
             for name, values in seconds.items()
         }
         for name, values in seconds.items():
+            say(f"  {name}: {spread_text(Spread.of(values))} s")
             ratio = "" if name == OURS else spread_text(ratios[name], "x")
             rows.append([race.label, name, spread_text(Spread.of(values)), ratio])
             if name in race.goals:

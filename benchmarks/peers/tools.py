@@ -26,7 +26,7 @@ from benchmarks.timing import Spread
 from nablab import instruments
 
 PAIRS = 10
-STEPS = 80  # products of the spectral density for each starting vector
+STEPS = 15  # products of the spectral density for each starting vector
 PROBES = 2  # starting vectors
 RESOLUTION = 25
 ROWS_NETWORKS = 2  # of a hundred networks, those that the loop of double backwards does

@@ -143,13 +143,28 @@ def write_figure(measurement: Measurement, path: Path) -> None:
 
 
 def _summary(chosen: Instrument[..., Any]) -> str:
-    return inspect.cleandoc(chosen.__doc__ or "").partition("\n")[0]
+    return _without_markup(inspect.cleandoc(chosen.__doc__ or "").partition("\n")[0])
+
+
+SIGNS = {r"\le": "≤", r"\pm": "±", r"\sim": "~", r"\max": "max", r"\|": "||"}
+
+
+def _without_markup(text: str) -> str:
+    r"""A docstring's words without the marks of its markup.
+
+    >>> _without_markup(r"``True`` for :math:`\sigma |x_i|` with :math:`\|x\| \le 1`; see `Objective`.")
+    'True for sigma |x_i| with ||x|| ≤ 1; see Objective.'
+    """
+    for command, sign in SIGNS.items():
+        text = text.replace(command, sign)
+    text = re.sub(r":\w+:`([^`]*)`", lambda role: re.sub(r"\\([A-Za-z]+)", r"\1", role[1]), text)
+    return text.replace("`", "")
 
 
 def _argument_docs(chosen: Instrument[..., Any]) -> dict[str, str]:
     section = inspect.cleandoc(chosen.__doc__ or "").partition("\nArgs:\n")[2].partition("\n\n")[0]
     found = re.findall(r"^    (\w+): (.*(?:\n {5,}.*)*)", section, re.MULTILINE)
-    return {name: " ".join(text.split()) for name, text in found}
+    return {name: _without_markup(" ".join(text.split())) for name, text in found}
 
 
 def _type_in_words(key: str, hint: Any) -> str:

@@ -203,10 +203,10 @@ def print_instruments(console: Console, facts: Sequence[Mapping[str, str]], *, a
     if as_json:
         print(json.dumps(facts, indent=1))
         return
-    width = max(len(one["name"]) for one in facts)
+    table = Table(box=None, show_header=False, pad_edge=False)
     for one in facts:
-        console.print(f"[bold]{one['name']:<{width}}[/bold]  ", end="")
-        console.print(one["purpose"], markup=False)
+        table.add_row(Text(one["name"], style="bold"), Text(one["purpose"]))
+    console.print(table)
     console.print("\n'nablab measure INSTRUMENT' lists its options; such as:", style="dim")
     console.print(MEASURE_EXAMPLE, style="dim", soft_wrap=True)
 

@@ -12,6 +12,7 @@ from nablab.lazy import lazy_names
 
 if TYPE_CHECKING:
     from nablab.instruments.base.losses import Closure as Closure
+    from nablab.instruments.base.losses import Penalized as Penalized
     from nablab.instruments.base.measurement import Measurement as Measurement
     from nablab.instruments.base.objective import Objective as Objective
     from nablab.instruments.base.replicas import ReplicaObjective as ReplicaObjective
@@ -78,7 +79,7 @@ INSTRUMENTS = (
 __getattr__, __dir__ = lazy_names(
     __name__,
     {
-        "base.losses": "Closure",
+        "base.losses": "Closure Penalized",
         "base.measurement": "Measurement",
         "base.objective": "Objective",
         "base.replicas": "ReplicaObjective Replicas",
@@ -122,6 +123,7 @@ __all__ = [
     "Matching",
     "Measurement",
     "Objective",
+    "Penalized",
     "ReplicaObjective",
     "Replicas",
     "Sharpness",

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -35,6 +36,41 @@ class Closure:
 
     function: Callable[[Any, Any], Tensor]
     samples: Callable[[Any], int] | None = None
+
+
+@dataclass(frozen=True, init=False, kw_only=True)
+class Penalized(Closure):
+    r"""A loss of outputs and target plus the penalty :math:`\frac{\lambda}{2} \|\theta\|^2` of weight decay.
+
+    It is what `torch.optim.Adam` and `torch.optim.SGD` with ``weight_decay`` minimize (`torch.optim.AdamW`
+    does not). All parameters count, also those that an instrument does not vary.
+
+    Attributes:
+        loss: ``loss(output, target)``, the mean over a batch.
+        weight_decay: :math:`\lambda`.
+
+    >>> Penalized("mse", 1e-3).weight_decay
+    0.001
+    """
+
+    loss: Callable[[Tensor, Tensor], Tensor]
+    weight_decay: float
+
+    def __init__(self, loss: str | Callable[[Tensor, Tensor], Tensor], weight_decay: float) -> None:
+        if not 0 <= weight_decay < float("inf"):
+            raise UsageError(f"weight_decay={weight_decay} is impossible: it must be 0 or more and finite.")
+        if isinstance(loss, str) and loss not in LOSSES:
+            raise unknown("loss", loss, LOSSES)
+        criterion = LOSSES[loss] if isinstance(loss, str) else loss
+
+        def function(model: nn.Module, batch: Any) -> Tensor:
+            inputs, target = split(batch)
+            squares = torch.stack([parameter.square().sum() for parameter in model.parameters()]).sum()
+            return criterion(call(model, inputs), target) + weight_decay / 2 * squares
+
+        fields = {"function": function, "samples": None, "loss": criterion, "weight_decay": weight_decay}
+        for name, value in fields.items():
+            object.__setattr__(self, name, value)
 
 
 Loss: TypeAlias = str | Callable[[Tensor, Tensor], Tensor] | Closure

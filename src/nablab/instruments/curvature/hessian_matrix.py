@@ -15,7 +15,7 @@ from torch.func import grad, jvp, vmap
 from nablab.errors import UsageError, unknown
 from nablab.instruments.base.batches import Batches, count_samples, map_tensors, part_of, tensors_in
 from nablab.instruments.base.graphs import counting_saved_bytes, free_memory
-from nablab.instruments.base.losses import Loss, split
+from nablab.instruments.base.losses import Loss, Penalized, split
 from nablab.instruments.base.measurement import Expected, Measurement, Size, instrument
 from nablab.instruments.base.objective import select_parameters
 from nablab.instruments.base.replicas import ForwardDifferentiable, LossOf, ReplicaObjective, Replicas
@@ -109,11 +109,11 @@ def hessian_matrix(
     max_bytes: float | None = None,
     check: bool = True,
 ) -> HessianMatrix:
-    r"""The Hessian :math:`H = \nabla^2 f(\theta)` of the mean loss over all data, to rounding error.
+    r"""The exact Hessian of the mean loss over all data, to rounding error.
 
-    Columns are the directional derivatives of the gradient, :math:`H e_j = \frac{d}{dt} \nabla f(\theta + t
-    e_j)`, by forward mode over reverse mode (Griewank and Walther 2008, section 3.4), a chunk of columns at
-    once. A column costs about two gradients.
+    Columns of :math:`H = \nabla^2 f(\theta)` are directional derivatives of the gradient, :math:`H e_j =
+    \frac{d}{dt} \nabla f(\theta + t e_j)`, by forward mode over reverse mode (Griewank and Walther 2008,
+    section 3.4), a chunk of columns at once. A column costs about two gradients.
 
     Args:
         model: A module, or `Replicas` of one architecture.
@@ -397,6 +397,7 @@ def _dense_matrices(
     objective: ReplicaObjective, points: Tensor, layers: Sequence[DenseLayer]
 ) -> Tensor | None:
     total: Tensor | None = None
+    loss = objective.base._module.criterion
     for batch, weight in objective.batches:
         x, y = split(batch)
         own = objective.own_targets
@@ -406,19 +407,22 @@ def _dense_matrices(
                 objective.base.unflatten(points),
                 x,
                 y.transpose(0, 1) if own else y,
-                objective.base.criterion,
+                loss.loss if isinstance(loss, Penalized) else objective.base.criterion,
                 own_targets=own,
             )
         if found is None:
             return None
         total = weight * found if total is None else total.add_(found, alpha=weight)
+    if isinstance(loss, Penalized) and total is not None:
+        total.diagonal(dim1=1, dim2=2).add_(loss.weight_decay)
     return total
 
 
 def _is_dense(objective: ReplicaObjective) -> bool:
     base = objective.base
     layers = dense_layers(base.model)
-    if layers is None or base.is_closure or base.dtype not in (torch.float32, torch.float64):
+    separate = not base.is_closure or isinstance(base._module.criterion, Penalized)
+    if layers is None or not separate or base.dtype not in (torch.float32, torch.float64):
         return False
     names = [name for layer in layers for name in (layer.weight, layer.bias) if name]
     if list(base.names) != names:

@@ -135,10 +135,10 @@ def sharpness(
     batch_size: int | None = None,
     seed: int = 0,
 ) -> Sharpness:
-    r"""Measure how far the loss rises in a neighborhood of the model's weights :math:`x`.
+    r"""Measure how far the loss rises in a neighborhood of the model's weights.
 
     Args:
-        model: Any module, in the mode in which it is to be measured, usually ``model.eval()``.
+        model: Any module, with weights :math:`x`, in the mode in which it is to be measured.
         loss: A name, ``loss(output, target)`` or a `Closure`; see `Objective`.
         data: One batch, batches of any sizes, or a data set.
         definition: ``"keskar"``: :math:`100 (\max_z f(x + z) - f(x)) / (1 + f(x))` over the box

@@ -144,7 +144,9 @@ def interpolate(
     batch_size: int | None = None,
     batched: bool | None = None,
 ) -> Interpolation:
-    r"""Measure the models on the line :math:`\theta(\alpha) = (1-\alpha)\theta_a + \alpha\theta_b`.
+    r"""Measure the models on the straight line between two models.
+
+    The models are :math:`\theta(\alpha) = (1-\alpha)\theta_a + \alpha\theta_b`.
 
     All parameters, frozen ones too, and all floating-point buffers (the running statistics of batch norm) are
     interpolated; integer buffers are those of the first model. The two ends are measured on the models
