@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from nablab.errors import UsageError
 from nablab.instruments import Closure, GaussNewtonOperator, HessianOperator, Objective
+from nablab.instruments.curvature import operators
 from tests.instruments.networks import CASES, Sine, case
 
 
@@ -43,7 +44,8 @@ def test_hessian_of_every_kind_of_network(name: str, cache: bool) -> None:
     model, loss, data = case(name)
     operator = HessianOperator(model, loss, data, dtype=torch.float64, cache=cache)
     assert operator.method == "double-backward"
-    torch.testing.assert_close(matrix(operator), dense(operator.objective), rtol=1e-9, atol=1e-12)
+    truth = dense(Objective(model, loss, data, dtype=torch.float64))
+    torch.testing.assert_close(matrix(operator), truth, rtol=1e-9, atol=1e-12)
 
 
 def test_linear_regression_has_the_hessian_of_the_textbook() -> None:
@@ -178,12 +180,50 @@ def test_products_cost_what_the_arithmetic_says() -> None:
 
 
 def test_the_graph_is_kept_only_if_it_fits(monkeypatch: pytest.MonkeyPatch) -> None:
-    from nablab.instruments.curvature import operators
-
     model, loss, data = case("dense")
     assert HessianOperator(model, loss, data).cached
     monkeypatch.setattr(operators, "free_memory", lambda device: 1000)
     assert not HessianOperator(model, loss, data).cached
+
+
+def test_large_batches_are_cut_for_the_cache(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, loss, (x, y) = case("convolutional")
+    x, y = x.repeat(10, 1, 1, 1), y.repeat(10)
+    monkeypatch.setattr(operators, "CACHE_BYTES", 20_000)
+    operator = HessianOperator(model, loss, (x, y), dtype=torch.float64)
+    assert len(operator.objective.batches) > 1
+    assert operator.objective.batches.items[0][0].stride() == (36, 1, 6, 1)
+    asked = HessianOperator(model, loss, (x, y), dtype=torch.float64, batch_size=70)
+    assert asked.objective.batches.samples == (70,)
+    torch.testing.assert_close(matrix(operator), matrix(asked), rtol=1e-10, atol=1e-13)
+
+
+def test_batches_that_are_no_mean_are_not_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(operators, "CACHE_BYTES", 100)
+    loss = nn.CrossEntropyLoss(weight=torch.tensor([1.0, 5.0]))
+    x, y = torch.randn(99, 3), (torch.arange(99) > 20).long()
+    operator = HessianOperator(nn.Linear(3, 2), loss, (x, y))
+    assert operator.objective.batches.samples == (99,)
+
+
+class Viewing(nn.Module):
+    """Its view() does not take another memory layout."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution, self.head = nn.Conv2d(2, 3, 3), nn.Linear(48, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.tanh(self.convolution(x)).view(len(x), -1))
+
+
+def test_a_model_that_needs_its_layout_keeps_it() -> None:
+    x, y = torch.randn(7, 2, 6, 6), torch.arange(7) % 2
+    operator = HessianOperator(Viewing(), "cross_entropy", (x, y), dtype=torch.float64)
+    assert operator.method == "double-backward"
+    assert operator.objective.batches.items[0][0].is_contiguous()
 
 
 def test_operators_leave_nothing_behind() -> None:

@@ -37,6 +37,11 @@ class Batches:
         """The share of each batch in the mean over samples: a ragged last batch counts for what it holds."""
         return tuple(n / self.total for n in self.samples)
 
+    def cut(self, size: int) -> Batches:
+        """The same samples in batches of at most ``size``, counted by the first tensor's length."""
+        items = [piece for item in self.items for piece in _cut(item, size)]
+        return Batches(tuple(items), tuple(count_samples(item) for item in items))
+
     def __iter__(self) -> Any:
         return iter(zip(self.items, self.weights, strict=True))
 

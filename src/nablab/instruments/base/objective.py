@@ -266,22 +266,38 @@ class Objective:
 
     def _check_mean(self, batch: Any, whole: float) -> None:
         """A loss that sums, or a model that mixes samples, makes the mean over batches wrong."""
+        mean = None if self.is_closure else self._mean_of_halves(batch)
+        if mean is not None and not self._agree(mean, whole):
+            raise UsageError(
+                f"The loss of a batch is not the mean over its samples: {whole:.6g} for "
+                f"{count_samples(batch)} samples, {mean:.6g} as the mean of its halves. A loss that sums, "
+                "class weights, or batch statistics do this. Use reduction='mean', give all data as one "
+                "batch, or a Closure whose samples= counts what the mean is over."
+            )
+
+    def may_be_cut(self) -> bool:
+        """Whether the first batch's loss is the mean of its parts' losses, so that batches may be cut."""
+        batch = self.batches.items[0]
+        if self.is_closure or count_samples(batch) < 2:
+            return False
+        with self.quiet(), torch.no_grad():
+            whole = float(self.batch_loss(self.values, batch))
+        mean = self._mean_of_halves(batch)
+        self.spent += 2 / 3 * self.batches.weights[0]
+        return mean is not None and self._agree(mean, whole)
+
+    def _mean_of_halves(self, batch: Any) -> float | None:
         length = count_samples(batch)
-        if self.is_closure or length < 2:
-            return
+        if length < 2:
+            return None
         half = length // 2
         with self.quiet(), torch.no_grad():
             first = float(self.batch_loss(self.values, part_of(batch, 0, half)))
             second = float(self.batch_loss(self.values, part_of(batch, half, length)))
-        mean = (half * first + (length - half) * second) / length
-        tolerance = _SPLIT_TOLERANCE.get(self.dtype, 1e-3)
-        if abs(mean - whole) > tolerance * max(abs(whole), abs(first), abs(second)):
-            raise UsageError(
-                f"The loss of a batch is not the mean over its samples: {whole:.6g} for {length} samples, "
-                f"{mean:.6g} as the mean of its halves. A loss that sums, class weights, or batch "
-                "statistics do this. Use reduction='mean', give all data as one batch, or a Closure whose "
-                "samples= counts what the mean is over."
-            )
+        return (half * first + (length - half) * second) / length
+
+    def _agree(self, mean: float, whole: float) -> bool:
+        return abs(mean - whole) <= _SPLIT_TOLERANCE.get(self.dtype, 1e-3) * max(abs(whole), abs(mean))
 
 
 def select_parameters(model: nn.Module, patterns: str | Sequence[str] = "*") -> tuple[str, ...]:

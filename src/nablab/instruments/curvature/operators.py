@@ -12,15 +12,19 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from scipy.sparse.linalg import LinearOperator
-from torch import Tensor
+from torch import Tensor, nn
 
 from nablab.errors import UsageError
+from nablab.instruments.base.batches import Batches, map_tensors, part_of
 from nablab.instruments.base.graphs import counting_saved_bytes, free_memory, has_dead_end
 from nablab.instruments.base.losses import split
 from nablab.instruments.base.objective import Objective
 
 Method = Literal["auto", "double-backward", "finite-difference"]
 
+# What autograd keeps of one piece of a batch; LeNet was as fast with 20 MB as with 50, slower with 10 or 200.
+CACHE_BYTES = 32 * 2**20
+SMALLEST_PIECE = 16  # samples; below, calls cost more than the cache saves
 CACHE_SHARE = 0.25  # of the free memory may be kept as graphs
 FINITE_DIFFERENCE = "Products are central differences of the gradient, since {why}: about {digits} digits."
 
@@ -113,6 +117,8 @@ class HessianOperator(Operator):
                 model, loss, data, parameters=parameters, dtype=dtype, batch_size=batch_size, check=check
             )
         )
+        if batch_size is None:
+            suit_processor(self.objective)
         self._graphs: list[_Graph] = []
         self.cached = False
         self.method = method
@@ -311,6 +317,57 @@ class GaussNewtonOperator(Operator):
             )
         difference: Tensor = (ahead - behind) / (2 * step)
         return difference
+
+
+def suit_processor(objective: Objective) -> None:
+    """On a CPU, cut large batches to what the cache holds, and lay images out channels last.
+
+    The products stay the same to rounding. On two cores and LeNet with 2,000 images a product took 0.33 s in
+    one batch, 0.21 s in batches of 500 or 200, and 0.17 s channels last as well. Models that allow neither
+    (batches that are no mean over samples, ``view`` on a convolution's output) keep what was given.
+    """
+    if objective.device.type != "cpu":
+        return
+    with objective.quiet(), counting_saved_bytes() as saved:
+        objective.batch_loss(objective.leaves(), objective.batches.items[0])
+    objective.spent += objective.batches.weights[0] / 3
+    samples = objective.batches.samples[0]
+    fits = max(SMALLEST_PIECE, int(samples * CACHE_BYTES / max(1, saved["bytes"])))
+    if fits < samples and objective.may_be_cut():
+        objective.batches = objective.batches.cut(fits)
+    convolves = any(isinstance(module, nn.Conv2d) for module in objective.model.modules())
+    if convolves and not objective.is_closure:
+        _lay_channels_last(objective)
+
+
+def _lay_channels_last(objective: Objective) -> None:
+    few = part_of(objective.batches.items[0], 0, 2)
+    expected = _twice(objective, few)
+    try:
+        found = _twice(objective, map_tensors(few, _channels_last))
+    except RuntimeError:  # view() on what a convolution returns
+        return
+    if torch.isclose(found, expected, rtol=1e-3):
+        items = tuple(map_tensors(item, _channels_last) for item in objective.batches.items)
+        objective.batches = Batches(items, objective.batches.samples)
+
+
+def _twice(objective: Objective, batch: Any) -> Tensor:
+    """The loss of a batch, after a gradient and a gradient of that."""
+    leaves = objective.leaves()
+    with objective.quiet():
+        value = objective.batch_loss(leaves, batch)
+        inputs = list(leaves.values())
+        slopes = torch.autograd.grad(value, inputs, create_graph=True, allow_unused=True)
+        bent = [slope.sum() for slope in slopes if slope is not None and slope.requires_grad]
+        if bent:
+            torch.autograd.grad(torch.stack(bent).sum(), inputs, allow_unused=True)
+    return value.detach()
+
+
+def _channels_last(tensor: Tensor) -> Tensor:
+    images = tensor.ndim == 4 and tensor.is_floating_point()
+    return tensor.clone(memory_format=torch.channels_last) if images else tensor
 
 
 def _step(point: Tensor, row: Tensor) -> Tensor:
