@@ -48,7 +48,7 @@ class GradientNorm(Experiment):
     Whether it rises first depends on the task: on sinc it drops from the first step on; on sine_plus_x, whose
     values reach 10, it rises in the two deep networks (3.4 and 2.5 times) and not in the shallow one. On sinc
     the loss goes on falling while the norm jitters: Kendall's tau between them is 0.25 to 0.4. At the end
-    the norm on 32 samples is 6 to 38 times the full one, so a curve of minibatch norms shows noise. And
+    the norm on 32 samples is 7 to 45 times the full one, so a curve of minibatch norms shows noise. And
     a small norm is no proof of success: look for the deep network on sinc whose norm is below all others
     while its loss stays at 0.087, that of a constant.
 
@@ -56,7 +56,7 @@ class GradientNorm(Experiment):
     571 parameters on sinc (course A); that the norm rises first, then falls and levels off together with the
     loss (course C); that it declines steadily (course E).
 
-    Running time on two cores: quick about 15 seconds, standard about a minute, paper about ten minutes.
+    Running time on two cores: quick about ten seconds, standard half a minute, paper about ten minutes.
 
     Attributes:
         targets: What to learn; names and expressions as in deep-vs-shallow, such as sinc or x*sin(x)@-3..3.

@@ -53,7 +53,7 @@ class LossLandscape(Experiment):
     the shallow one 32 %. Two components hold 86 to 99.6 % of a path: the deep one on sinc is no flatter than
     a random walk.
 
-    Running time on two cores: quick under half a minute, standard about a minute, paper some ten minutes.
+    Running time on two cores: quick and standard about half a minute, paper some ten minutes.
 
     Attributes:
         targets: What to learn, as for deep-vs-shallow: sinc, sign_sin, quadratic_sine or an expression of x.
