@@ -235,15 +235,18 @@ def print_measurement(console: Console, name: str, result: Any, *, as_json: bool
     notes = facts.pop("notes", ())
     table = Table(box=None, show_header=False, pad_edge=False)
     for field, value in facts.items():
-        table.add_row(words(field), Text(_in_short(value)))
+        if text := _in_short(value):  # what was not asked for is empty
+            table.add_row(words(field), Text(text))
     console.print(table)
     for note in notes:
         console.print(f"Note: {note}", markup=False)
 
 
 def _in_short(value: Any) -> str:
-    if isinstance(value, bool) or value is None:
-        return {True: "yes", False: "no", None: "none"}[value]
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:.6g}"
     if isinstance(value, Mapping):
