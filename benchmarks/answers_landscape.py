@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks.answers import Ask, Question, Reply
 from benchmarks.answers_cases import Data, Floats, tanh_network
 from benchmarks.peers.tools import peer
+from benchmarks.questions import Ask, Question, Reply
 from nablab.instruments.landscape.directions import random_directions
 from nablab.instruments.landscape.interpolation import interpolate
 from nablab.instruments.landscape.planes import loss_plane

@@ -10,9 +10,9 @@ import torch
 from scipy.sparse.linalg import eigsh
 from torch import Tensor, nn
 
-from benchmarks.answers import Ask, Question, Reply, refusal, repeated
 from benchmarks.answers_cases import Data, Floats, cut, regression, softmax_regression, softmax_trace
 from benchmarks.peers.tools import peer
+from benchmarks.questions import Ask, Question, Reply, refusal, repeated
 from nablab.instruments.curvature.density import spectral_density
 from nablab.instruments.curvature.eigenvalues import hessian_eigenvalues
 from nablab.instruments.curvature.inertia import inertia

@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from scipy.sparse.linalg import eigsh
 from torch import Tensor, nn
 
-from benchmarks.answers import Ask, Question, Reply, refusal
 from benchmarks.answers_cases import (
     Data,
     differences,
@@ -22,6 +21,7 @@ from benchmarks.answers_cases import (
 )
 from benchmarks.answers_spectrum import curvlinops, eigenthings, pyhessian
 from benchmarks.peers.tools import peer
+from benchmarks.questions import Ask, Question, Reply, refusal
 from nablab.instruments.curvature.eigenvalues import hessian_eigenvalues
 from nablab.instruments.curvature.hessian_matrix import hessian_matrix
 from nablab.instruments.curvature.operators import HessianOperator

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from benchmarks import answers_landscape, answers_spectrum, answers_traps
-from benchmarks.answers import Ask, Question, Reply, answered, measure, refusal, repeated, versions
+from benchmarks.answers import answered, measure, versions
 from benchmarks.answers_cases import (
     Cubes,
     cut,
@@ -25,6 +25,7 @@ from benchmarks.answers_cases import (
     softmax_trace,
 )
 from benchmarks.peers import Absent
+from benchmarks.questions import Ask, Question, Reply, refusal, repeated
 
 PEERS = ("pyhessian", "hessian_eigenthings", "curvlinops", "loss_landscapes")
 SEEDS = range(2)
