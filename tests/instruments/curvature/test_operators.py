@@ -226,6 +226,42 @@ def test_a_model_that_needs_its_layout_keeps_it() -> None:
     assert operator.objective.batches.items[0][0].is_contiguous()
 
 
+class Raising(torch.autograd.Function):
+    """The identity, whose derivative cannot be differentiated: it raises, as some of PyTorch's own do."""
+
+    @staticmethod
+    def forward(context, x: Tensor, depth: int) -> Tensor:  # type: ignore[no-untyped-def, override]
+        context.depth = depth
+        return x.clone()
+
+    @staticmethod
+    def backward(context, slope: Tensor) -> tuple[Tensor, None]:  # type: ignore[no-untyped-def, override]
+        if context.depth:
+            raise RuntimeError("the second derivative is not implemented")
+        return Raising.apply(slope, 1), None
+
+
+class RaisingConvolution(nn.Module):
+    def __init__(self, exact: bool) -> None:
+        super().__init__()
+        self.convolution, self.head, self.exact = nn.Conv2d(2, 3, 3), nn.Linear(48, 2), exact
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = torch.tanh(self.convolution(x))
+        return self.head((hidden if self.exact else Raising.apply(hidden, 0)).flatten(1))
+
+
+def test_a_convolution_whose_second_derivative_raises_is_measured_by_differences() -> None:
+    rough, exact = RaisingConvolution(exact=False), RaisingConvolution(exact=True)
+    exact.load_state_dict(rough.state_dict())
+    data = torch.randn(7, 2, 6, 6), torch.arange(7) % 2
+    operator = HessianOperator(rough, "cross_entropy", data, dtype=torch.float64)
+    assert operator.method == "finite-difference"
+    vector = torch.randn(operator.shape[0], dtype=torch.float64)
+    expected = HessianOperator(exact, "cross_entropy", data, dtype=torch.float64) @ vector
+    torch.testing.assert_close(operator @ vector, expected, rtol=1e-6, atol=1e-7)
+
+
 def test_operators_leave_nothing_behind() -> None:
     model, loss, data = case("convolutional")
 
