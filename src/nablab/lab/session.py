@@ -249,7 +249,9 @@ class Rehearsal(Notebook):
         }
         speed = training.measure_speed(build, data, steps=steps, **common)
         result = _stretched(training.fit(build, data, steps=min(steps, self.STEPS), **common), steps)
+        evaluations = 2 + steps // int(options.get("eval_every") or max(1, steps // 100))
         self.estimate.seconds += speed.setup_seconds + speed.seconds_per_step * steps
+        self.estimate.seconds += speed.seconds_per_evaluation * evaluations
         self.estimate.engine = speed.engine
         self.estimate.steps += steps
         self._spent += time.perf_counter() - begin

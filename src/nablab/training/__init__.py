@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from nablab.training.engine import Engine, Loss, Unsupported
     from nablab.training.fused import FusedEngine
     from nablab.training.gradients import GradientNorms
+    from nablab.training.inputs import Augment, Inputs, Precision, Prepare
     from nablab.training.loop import Progress, fit
     from nablab.training.optimizers import SGD, Adam, AdamW, RMSprop, Specification
     from nablab.training.probes import Context, Probe
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from nablab.training.sequential import SequentialEngine
     from nablab.training.speed import Speed, measure_speed
     from nablab.training.stopping import EarlyStopping, Plateau, Rule, Threshold
+    from nablab.training.task import OwnLabels
 
 __getattr__, __dir__ = lazy_names(
     __name__,
@@ -34,6 +36,7 @@ __getattr__, __dir__ = lazy_names(
         "engine": "Engine Loss Unsupported",
         "fused": "FusedEngine",
         "gradients": "GradientNorms",
+        "inputs": "Augment Inputs Precision Prepare",
         "loop": "Progress fit",
         "optimizers": "SGD Adam AdamW RMSprop Specification",
         "probes": "Context Probe",
@@ -44,6 +47,7 @@ __getattr__, __dir__ = lazy_names(
         "sequential": "SequentialEngine",
         "speed": "Speed measure_speed",
         "stopping": "EarlyStopping Plateau Rule Threshold",
+        "task": "OwnLabels",
     },
 )
 
@@ -51,6 +55,7 @@ __all__ = [
     "SGD",
     "Adam",
     "AdamW",
+    "Augment",
     "BatchedEngine",
     "Checkpoint",
     "Constant",
@@ -61,9 +66,13 @@ __all__ = [
     "Exponential",
     "FusedEngine",
     "GradientNorms",
+    "Inputs",
     "Linear",
     "Loss",
+    "OwnLabels",
     "Plateau",
+    "Precision",
+    "Prepare",
     "Probe",
     "Progress",
     "RMSprop",

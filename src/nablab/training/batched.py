@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, vmap
 
 from nablab.training.engine import FloatArray, Loss, Unsupported, loss_function, mask_after_divergence, slices
+from nablab.training.inputs import Inputs
 from nablab.training.optimizers import Specification
 
 _DROPOUT = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
@@ -26,15 +27,16 @@ class BatchedEngine:
 
     Args:
         modules: K modules; only their weights are read.
-        x: Inputs (N, ...), shared.
+        x: Stored samples (N, ...), shared.
         y: Targets (N, ...), or (K, N, ...) with own labels.
         loss: Name or function.
         optimizer: Specification.
         own_labels: Whether each replica has its own targets.
+        inputs: How stored samples become inputs.
 
     Raises:
-        Unsupported: The modules have buffers, active dropout, untrained or mixed parameters, or an
-            operation that `vmap` cannot do.
+        Unsupported: The samples are to be augmented; the modules have buffers, active dropout,
+            untrained or mixed parameters, or an operation that `vmap` cannot do.
     """
 
     name = "batched"
@@ -48,8 +50,13 @@ class BatchedEngine:
         loss: Loss,
         optimizer: Specification,
         own_labels: bool,
+        inputs: Inputs = Inputs(),  # noqa: B008 - immutable
     ) -> None:
+        if inputs.augment is not None:
+            raise Unsupported("each replica augments its own batches")
         _refuse_unsuitable(modules[0])
+        self._inputs = inputs
+        self._full: Tensor | None = None  # all samples made ready, once they are asked for
         self.replicas = len(modules)
         self._module = modules[0]
         self._optimizer = optimizer
@@ -86,9 +93,11 @@ class BatchedEngine:
 
     def _gradient(self, batch: Tensor | None) -> tuple[Tensor, Tensor]:
         """Gradients (K, P) and losses (K,) on one batch (K, batch_size) of indices, or on everything."""
-        x, y = self._x, self._y
-        if batch is not None:
-            x = x[batch]
+        y = self._y
+        if batch is None:
+            x = self._full = self._inputs.ready(self._x) if self._full is None else self._full
+        else:
+            x = self._inputs.ready(self._x[batch])
             y = (
                 y[torch.arange(self.replicas, device=batch.device)[:, None], batch]
                 if self._own_labels
@@ -107,8 +116,9 @@ class BatchedEngine:
         return self._loss(self._forward(weights, x), y)
 
     def _forward(self, weights: Tensor, x: Tensor) -> Tensor:
-        output: Tensor = functional_call(self._module, self._unstack(weights), (x,))
-        return output
+        with self._inputs.autocast(x.device):
+            output: Tensor = functional_call(self._module, self._unstack(weights), (x,))
+        return output.float() if self._inputs.bfloat16 else output
 
     def _unstack(self, weights: Tensor) -> dict[str, Tensor]:
         """Views of (..., P) weights by name."""
@@ -127,7 +137,8 @@ class BatchedEngine:
         """See `Engine.predict`."""
         self._module.eval()
         forward = vmap(self._forward, in_dims=(0, None), randomness="error")
-        return torch.cat([forward(self._weights, x[part]) for part in slices(len(x), self.replicas)], dim=1)
+        parts = (self._inputs.ready(x[part]) for part in slices(len(x), self.replicas))
+        return torch.cat([forward(self._weights, part) for part in parts], dim=1)
 
     def parameters(self) -> dict[str, Tensor]:
         """See `Engine.parameters`."""

@@ -13,6 +13,7 @@ from nablab.errors import UsageError, unknown
 from nablab.training.batched import BatchedEngine
 from nablab.training.engine import Engine, Loss, Unsupported, loss_function
 from nablab.training.fused import FusedEngine
+from nablab.training.inputs import Inputs
 from nablab.training.optimizers import Specification
 from nablab.training.seeding import derive
 from nablab.training.sequential import SequentialEngine
@@ -37,13 +38,14 @@ class Request:
 
     Attributes:
         modules: K modules of one architecture.
-        x: Inputs (N, ...).
+        x: Stored samples (N, ...).
         y: Targets (N, ...), or (K, N, ...) with own labels.
         loss: Name or function.
         optimizer: Specification.
         own_labels: Whether each replica has its own targets.
         seeds: One per replica.
         batch_size: Samples per step.
+        inputs: How stored samples become inputs.
     """
 
     modules: Sequence[nn.Module]
@@ -54,6 +56,7 @@ class Request:
     own_labels: bool
     seeds: Sequence[int]
     batch_size: int
+    inputs: Inputs = Inputs()  # noqa: RUF009 - immutable
 
 
 def check_option(replicas: str) -> None:
@@ -94,6 +97,7 @@ def _make(name: str, request: Request) -> Engine:
         "loss": request.loss,
         "optimizer": request.optimizer,
         "own_labels": request.own_labels,
+        "inputs": request.inputs,
     }
     if name == "sequential":
         options["seeds"] = [derive(seed, "forward") for seed in request.seeds]
@@ -120,6 +124,7 @@ def _operations(request: Request) -> int:
     module, size = request.modules[0], request.batch_size
     target = request.y[0] if request.own_labels else request.y
     with FlopCounterMode(display=False) as counter:
-        loss_function(request.loss)(module(request.x[:size]), target[:size]).backward()  # type: ignore[no-untyped-call]
+        output = module(request.inputs.ready(request.x[:size]))
+        loss_function(request.loss)(output, target[:size]).backward()  # type: ignore[no-untyped-call]
     module.zero_grad(set_to_none=True)
     return int(counter.get_total_flops())

@@ -31,9 +31,10 @@ class Unsupported(Exception):
 class Engine(Protocol):
     """K networks of one architecture that train side by side; one loop drives every engine.
 
-    Constructors have the form ``Engine(modules, x, y, *, loss, optimizer, own_labels)``: K freshly
-    built modules, ``x`` of shape (N, ...), ``y`` of shape (N, ...) or, with own labels, (K, N, ...).
-    One that cannot serve raises `Unsupported`.
+    Constructors have the form ``Engine(modules, x, y, *, loss, optimizer, own_labels, inputs)``: K freshly
+    built modules, stored samples ``x`` of shape (N, ...), ``y`` of shape (N, ...) or, with own labels,
+    (K, N, ...), and the `Inputs` that make a network's input of stored samples. One that cannot serve
+    raises `Unsupported`.
 
     Attributes:
         name: ``"fused"``, ``"batched"`` or ``"sequential"``.
@@ -63,7 +64,7 @@ class Engine(Protocol):
         ...
 
     def predict(self, x: Tensor) -> Tensor:
-        """The outputs (K, N, ...) of all replicas for ``x`` (N, ...), in eval mode, detached."""
+        """The outputs (K, N, ...) of all replicas for stored samples (N, ...), in eval mode, detached."""
         ...
 
     def parameters(self) -> dict[str, Tensor]:
@@ -115,6 +116,23 @@ LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "mse": mean_squared_error,
     "cross_entropy": functional.cross_entropy,
 }
+
+NOT_COUNTED = -100  # the label that cross-entropy ignores
+
+
+def accuracy(output: Tensor, labels: Tensor) -> Tensor:
+    """The share of samples whose largest output is that of their label; labels of -100 are not counted.
+
+    Args:
+        output: (N, classes).
+        labels: int64 (N,).
+
+    >>> import torch
+    >>> accuracy(torch.tensor([[2.0, 1.0], [0.0, 3.0], [1.0, 0.0]]), torch.tensor([0, 0, -100]))
+    tensor(0.5000)
+    """
+    counted = labels != NOT_COUNTED
+    return (output.argmax(1)[counted] == labels[counted]).float().mean()
 
 
 def slices(samples: int, replicas: int) -> Iterator[slice]:

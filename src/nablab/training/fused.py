@@ -21,6 +21,7 @@ from nablab.errors import UsageError
 from nablab.training import compiler
 from nablab.training.dense import DenseLayer, kernel_matrices, read_layers
 from nablab.training.engine import FloatArray, Loss, Unsupported
+from nablab.training.inputs import Inputs
 from nablab.training.optimizers import SGD, Adam, AdamW, Number, RMSprop, Specification
 
 # Samples go through the network in tiles of so many bytes per unit. Smaller tiles add up partial gradients
@@ -110,6 +111,7 @@ class FusedEngine:
         loss: ``"mse"``.
         optimizer: SGD, RMSprop, Adam or AdamW.
         own_labels: Whether each replica has its own targets.
+        inputs: How stored samples become inputs; here they must be stored as the network sees them.
 
     Raises:
         Unsupported: Something else is asked for, the network is so large that PyTorch is faster, or there
@@ -127,7 +129,10 @@ class FusedEngine:
         loss: Loss,
         optimizer: Specification,
         own_labels: bool,
+        inputs: Inputs = Inputs(),  # noqa: B008 - immutable
     ) -> None:
+        if inputs != Inputs():
+            raise Unsupported("it takes inputs as they are stored, in the precision of the weights")
         self._layers = read_layers(modules[0])
         _refuse_unsuitable(self._layers, modules, x, y, loss, optimizer, own_labels)
         optimizer.check_replicas(len(modules))

@@ -21,8 +21,9 @@ from torch import Tensor, nn
 from nablab.errors import Interrupted, UsageError
 from nablab.training import checkpoints
 from nablab.training.checkpoints import Checkpoint, UnusableCheckpoint, prefixed, under
-from nablab.training.engine import Engine, Loss
+from nablab.training.engine import Engine, FloatArray, Loss
 from nablab.training.history import History
+from nablab.training.inputs import Augment, Precision, Prepare
 from nablab.training.optimizers import Adam, Specification
 from nablab.training.probes import Context, Probe, overrides
 from nablab.training.result import Training
@@ -66,6 +67,10 @@ def fit(
     schedule: Schedule = Constant(),  # noqa: B008 - immutable
     batch_size: int | None = None,
     own_labels: bool = False,
+    prepare: Prepare | None = None,
+    augment: Augment | None = None,
+    precision: Precision = "float32",
+    train_samples: int | None = None,
     held_out: Mapping[str, Pair] | None = None,
     eval_every: int | None = None,
     stop: Sequence[Rule] = (),
@@ -91,7 +96,15 @@ def fit(
         batch_size: Samples per step, drawn without replacement, reshuffled each epoch, the last batch
             of an epoch smaller; None for all samples at each step.
         own_labels: The targets are (K, N, ...), one set per replica.
-        held_out: Further data by name, (inputs, targets) each, evaluated as ``"<name>_loss"``.
+        prepare: Makes the network's input of a batch of stored samples, such as `nablab.data.Normalize`;
+            applied whenever the network runs, so that the data may stay in fewer bytes.
+        augment: (stored samples, generator) to stored samples, for training batches, before ``prepare``.
+        precision: ``"float32"``; ``"bfloat16"`` for products in half the bytes (`torch.autocast`); or
+            ``"auto"``: bfloat16 where the hardware multiplies it fast.
+        train_samples: The first so many training samples stand for all in evaluations; None for all.
+        held_out: Further data by name, (inputs, targets) each, evaluated as ``"<name>_loss"`` and, with
+            cross-entropy, ``"<name>_accuracy"``; the targets may be `OwnLabels`. With cross-entropy a label
+            of -100 is counted nowhere.
         eval_every: Steps between evaluations; None for about 100 evaluations. The weights before
             training and at the end are evaluated too.
         stop: Rules that end a replica at an evaluation.
@@ -122,6 +135,10 @@ def fit(
         schedule=schedule,
         batch_size=batch_size,
         own_labels=own_labels,
+        prepare=prepare,
+        augment=augment,
+        precision=precision,
+        train_samples=train_samples,
         held_out=held_out,
         eval_every=eval_every,
         stop=stop,
@@ -152,6 +169,8 @@ class _Run:
         self._history = self._fresh_history()
         self._fingerprint = task.fingerprint(self._engine) if checkpoint else {}
         self._chunk = 1
+        self._latest: dict[str, FloatArray] = {}  # of all replicas, those that ended included
+        self._latest_step = -1
         if checkpoint and Path(checkpoint.path).exists():
             self._resume(checkpoint)
 
@@ -212,8 +231,8 @@ class _Run:
             self._evaluate()
 
     def _evaluate(self) -> None:
-        metrics = self._task.evaluate(self._engine)
-        self._engine.freeze(self._history.add_evaluation(metrics, cache(self._engine.parameters)))
+        self._latest, self._latest_step = self._task.evaluate(self._engine), self._history.step
+        self._engine.freeze(self._history.add_evaluation(self._latest, cache(self._engine.parameters)))
 
     def _stop_replica(self, replica: int) -> None:
         if self._history.active[replica]:
@@ -284,8 +303,9 @@ class _Run:
 
     def _result(self) -> Training:
         history, engine = self._history, self._engine
-        losses = self._task.evaluate(engine)["train_loss"]
-        final_tensors, final = history.final(engine.parameters(), losses)
+        if self._latest_step != history.step:
+            self._latest = self._task.evaluate(engine)
+        final_tensors, final = history.final(engine.parameters(), self._latest["train_loss"])
         return Training(
             engine=engine.name,
             seeds=self._task.seeds,
@@ -299,6 +319,7 @@ class _Run:
             stop_reason=tuple(history.stop_reason),
             converged=history.converged,
             _build=self._task.build,
+            _prepare=self._task.inputs.ready,
             _final_tensors=final_tensors,
             _best_tensors=history.best.tensors,
         )

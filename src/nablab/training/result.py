@@ -27,8 +27,9 @@ class Training:
         seeds: One per replica.
         train_loss: float64 (K, steps): the loss on the step's batch before each step; NaN after a replica
             ended, and NaN or infinite where it diverged.
-        evaluations: ``"train_loss"`` on the full training set and one ``"<name>_loss"`` per held-out set:
-            float64 (K, T) at `evaluation_steps`; NaN after a replica ended.
+        evaluations: ``"train_loss"`` on the training set and one ``"<name>_loss"`` per held-out set, with
+            cross-entropy also ``"train_accuracy"`` and ``"<name>_accuracy"``: float64 (K, T) at
+            `evaluation_steps`; NaN after a replica ended.
         evaluation_steps: int64 (T,), from 0, before training, to the end.
         final: float64 (K,), the loss of the final weights on the full training set; NaN if diverged.
         best: float64 (K,), the lowest full-training-set loss at an evaluation.
@@ -50,6 +51,7 @@ class Training:
     stop_reason: tuple[str, ...]
     converged: npt.NDArray[np.bool_]
     _build: Callable[[], nn.Module] = field(repr=False)
+    _prepare: Callable[[Tensor], Tensor] = field(repr=False)
     _final_tensors: dict[str, Tensor] = field(repr=False)
     _best_tensors: dict[str, Tensor] = field(repr=False)
 
@@ -59,7 +61,10 @@ class Training:
 
     @torch.no_grad()
     def predict(self, x: Tensor, *, at: At = "final") -> Tensor:
-        """The outputs (K, N, ...) of every replica in eval mode, for inputs ``x`` (N, ...)."""
+        """The outputs (K, N, ...) of every replica in eval mode and float32, for samples ``x`` (N, ...).
+
+        The samples are prepared as in training.
+        """
         tensors = self.parameters(at=at)
         x = torch.as_tensor(x).to(next(iter(tensors.values())).device)
         module = self.module(0, at=at).eval()
@@ -67,12 +72,17 @@ class Training:
         for replica in range(len(self.seeds)):
             own = {name: tensor[replica] for name, tensor in tensors.items()}
             outputs.append(
-                torch.cat([functional_call(module, own, (x[part],)) for part in slices(len(x), 1)])
+                torch.cat(
+                    [functional_call(module, own, (self._prepare(x[part]),)) for part in slices(len(x), 1)]
+                )
             )
         return torch.stack(outputs)
 
     def module(self, replica: int, *, at: At = "final") -> nn.Module:
-        """A fresh module with the weights of one replica, in training mode as PyTorch leaves it."""
+        """A fresh module with the weights of one replica, in training mode as PyTorch leaves it.
+
+        It takes prepared inputs.
+        """
         module = build_replicas(self._build, [self.seeds[replica]])[0]
         tensors = self.parameters(at=at)
         targets = dict(module.named_parameters()) | dict(module.named_buffers())

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from nablab.training.engine import FloatArray, Loss, loss_function, slices
+from nablab.training.inputs import Inputs, laid_out, layout
 from nablab.training.optimizers import Specification
 from nablab.training.seeding import derive
 
@@ -19,13 +20,14 @@ class SequentialEngine:
 
     Args:
         modules: K modules; the engine trains them in place.
-        x: Inputs (N, ...), shared.
+        x: Stored samples (N, ...), shared.
         y: Targets (N, ...), or (K, N, ...) with own labels.
         loss: Name or function.
         optimizer: Specification.
         own_labels: Whether each replica has its own targets.
-        seeds: One seed per replica for what its forward passes draw, such as dropout; from its index
-            if not given.
+        inputs: How stored samples become inputs.
+        seeds: One seed per replica for what its forward passes draw, such as dropout, and for
+            augmentation; from its index if not given.
     """
 
     name = "sequential"
@@ -39,10 +41,12 @@ class SequentialEngine:
         loss: Loss,
         optimizer: Specification,
         own_labels: bool,
+        inputs: Inputs = Inputs(),  # noqa: B008 - immutable
         seeds: Sequence[int] | None = None,
     ) -> None:
         self.replicas = len(modules)
-        self._modules = list(modules)
+        self._inputs, self._layout = inputs, layout(modules[0])
+        self._modules = [m.to(memory_format=self._layout) for m in modules]  # type: ignore[call-overload]
         self._x, self._y, self._own_labels = x, y, own_labels
         self._loss = loss_function(loss)
         self._specification = optimizer
@@ -51,6 +55,8 @@ class SequentialEngine:
         ]
         self._active = np.ones(self.replicas, dtype=bool)
         seeds = [derive("forward", k) for k in range(self.replicas)] if seeds is None else seeds
+        self._seeds = tuple(seeds)
+        self._taken = 0
         self._generators = [_seeded_generator_states(seed, x.device) for seed in seeds]
 
     def advance(self, rates: FloatArray, batches: Tensor | None) -> FloatArray:
@@ -59,6 +65,7 @@ class SequentialEngine:
         for replica in np.flatnonzero(self._active).tolist():
             with self._own_randomness(replica):
                 losses[:, replica] = self._advance_one(replica, rates, batches)
+        self._taken += len(rates)
         return losses
 
     def _advance_one(self, replica: int, rates: FloatArray, batches: Tensor | None) -> FloatArray:
@@ -66,12 +73,16 @@ class SequentialEngine:
         learning_rate = self._specification.learning_rate_of(replica)
         targets = self._y[replica] if self._own_labels else self._y
         losses = np.full(len(rates), np.nan)
+        augments = self._inputs.augment is not None
         x, y = self._x, targets
+        ready = self._ready(x) if batches is None and not augments else x
         for step, rate in enumerate(rates):
             if batches is not None:
                 x, y = self._x[batches[step, replica]], targets[batches[step, replica]]
+            if batches is not None or augments:
+                ready = self._ready(self._inputs.augmented(x, self._seeds[replica], self._taken + step))
             optimizer.zero_grad()
-            loss = self._loss(module(x), y)
+            loss = self._loss(self._forward(module, ready), y)
             losses[step] = loss.item()
             if not np.isfinite(losses[step]):
                 self._active[replica] = False
@@ -80,6 +91,15 @@ class SequentialEngine:
             optimizer.param_groups[0]["lr"] = learning_rate * rate
             optimizer.step()
         return losses
+
+    def _ready(self, x: Tensor) -> Tensor:
+        return laid_out(self._inputs.ready(x), self._layout)
+
+    def _forward(self, module: nn.Module, ready: Tensor) -> Tensor:
+        if not self._inputs.bfloat16:
+            return module(ready)  # type: ignore[no-any-return]
+        with self._inputs.autocast(ready.device):
+            return module(ready).float()  # type: ignore[no-any-return]
 
     def freeze(self, replicas: Sequence[int]) -> None:
         """See `Engine.freeze`."""
@@ -92,7 +112,8 @@ class SequentialEngine:
         for replica, module in enumerate(self._modules):
             module.eval()
             with self._own_randomness(replica, advance=False):
-                outputs.append(torch.cat([module(x[part]) for part in slices(len(x), 1)]))
+                parts = [self._forward(module, self._ready(x[part])) for part in slices(len(x), 1)]
+                outputs.append(torch.cat(parts))
         return torch.stack(outputs)
 
     def parameters(self) -> dict[str, Tensor]:
@@ -102,7 +123,7 @@ class SequentialEngine:
 
     def state(self) -> dict[str, Tensor]:
         """See `Engine.state`."""
-        state = {"active": torch.from_numpy(self._active.copy())}
+        state = {"active": torch.from_numpy(self._active.copy()), "taken": torch.tensor(self._taken)}
         for k, module in enumerate(self._modules):
             state |= {f"{k}/module/{name}": _copy(tensor) for name, tensor in _tensors(module).items()}
             state |= {f"{k}/generator/{i}": s.clone() for i, s in enumerate(self._generators[k])}
@@ -115,6 +136,7 @@ class SequentialEngine:
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """See `Engine.load_state`."""
         self._active = state["active"].numpy().copy()
+        self._taken = int(state["taken"])
         for k, module in enumerate(self._modules):
             for name, tensor in _tensors(module).items():
                 tensor.copy_(state[f"{k}/module/{name}"])

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
+from nablab.training.inputs import Augment, Precision, Prepare
 from nablab.training.optimizers import Adam, Specification
 from nablab.training.schedules import Constant, Schedule
 from nablab.training.task import Pair, Task, make_task
@@ -20,11 +21,13 @@ class Speed:
 
     Attributes:
         seconds_per_step: For one step of all replicas together.
+        seconds_per_evaluation: For one evaluation of all replicas on the training and held-out sets.
         setup_seconds: For building the replicas and the engine, and the first step.
         engine: The engine that would train.
     """
 
     seconds_per_step: float
+    seconds_per_evaluation: float
     setup_seconds: float
     engine: str
 
@@ -40,6 +43,11 @@ def measure_speed(
     schedule: Schedule = Constant(),  # noqa: B008 - immutable
     batch_size: int | None = None,
     own_labels: bool = False,
+    prepare: Prepare | None = None,
+    augment: Augment | None = None,
+    precision: Precision = "float32",
+    train_samples: int | None = None,
+    held_out: Mapping[str, Pair] | None = None,
     replicas: str = "auto",
     device: str = "cpu",
     minimum_seconds: float = 0.2,
@@ -47,7 +55,7 @@ def measure_speed(
 ) -> Speed:
     """Take a few steps with the options of `fit` and say how long one takes.
 
-    Evaluations, probes and checkpoints are not measured; ``other_options`` are options of `fit` that
+    Probes and checkpoints are not measured; ``other_options`` are options of `fit` that
     do not matter here.
 
     Raises:
@@ -64,7 +72,11 @@ def measure_speed(
         schedule=schedule,
         batch_size=batch_size,
         own_labels=own_labels,
-        held_out=None,
+        prepare=prepare,
+        augment=augment,
+        precision=precision,
+        train_samples=train_samples,
+        held_out=held_out,
         eval_every=None,
         stop=(),
         converged=None,
@@ -87,4 +99,7 @@ def _measure(task: Task, began: float, minimum_seconds: float) -> Speed:
     while (seconds := time.perf_counter() - began) < minimum_seconds:
         advance(taken, taken + count)
         taken, count = taken + count, count * 2
-    return Speed(seconds / (taken - 1), setup_seconds, engine.name)
+    began = time.perf_counter()
+    task.evaluate(engine)
+    evaluation = time.perf_counter() - began
+    return Speed(seconds / (taken - 1), evaluation, setup_seconds, engine.name)

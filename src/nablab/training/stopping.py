@@ -47,15 +47,22 @@ class Rule(Protocol):
 
 @dataclass(frozen=True)
 class Threshold:
-    """Stop once the metric is at or below ``value``."""
+    """Stop once the metric is at or below ``value``, or at or above it.
+
+    Attributes:
+        value: The threshold.
+        metric: An evaluated curve.
+        above: Whether the metric must rise to the threshold, as an accuracy does, instead of falling.
+    """
 
     value: float
     metric: str = "train_loss"
+    above: bool = False
     name: ClassVar[str] = "threshold"
 
     def watch(self, replicas: int) -> Watch:
         """A fresh memory for so many replicas."""
-        return _ThresholdWatch(self.value)
+        return _ThresholdWatch(self.value, self.above)
 
 
 @dataclass(frozen=True)
@@ -112,11 +119,11 @@ class Plateau:
 
 
 class _ThresholdWatch:
-    def __init__(self, value: float) -> None:
-        self._value = value
+    def __init__(self, value: float, above: bool) -> None:
+        self._value, self._above = value, above
 
     def update(self, step: int, values: Values) -> Mask:
-        return np.asarray(values <= self._value)
+        return np.asarray(values >= self._value if self._above else values <= self._value)
 
 
 class _PatienceWatch:

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from nablab.errors import UsageError, unknown
 from nablab.training import checkpoints, choose
 from nablab.training.batches import Batches
-from nablab.training.engine import Engine, FloatArray, Loss, loss_function
+from nablab.training.engine import Engine, FloatArray, Loss, accuracy, loss_function
+from nablab.training.inputs import Augment, Inputs, Precision, Prepare, make_inputs
 from nablab.training.optimizers import Specification
 from nablab.training.schedules import Schedule
 from nablab.training.seeding import build_replicas
@@ -21,6 +22,28 @@ from nablab.training.stopping import Rule, check_metrics
 
 Pair = tuple[Any, Any]
 DEVICES = ("cpu", "cuda", "mps")
+
+
+@dataclass(frozen=True, eq=False)
+class OwnLabels:
+    """Targets (K, N, ...) of a held-out set, one set of N per replica."""
+
+    values: Any
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """A data set on which losses are evaluated.
+
+    Attributes:
+        x: Stored samples (N, ...).
+        y: Targets (N, ...), or (K, N, ...) with own labels.
+        own_labels: Whether each replica has its own targets.
+    """
+
+    x: Tensor
+    y: Tensor
+    own_labels: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +60,8 @@ class Task:
     schedule: Schedule
     batch_size: int | None
     own_labels: bool
-    held_out: dict[str, tuple[Tensor, Tensor]]
+    inputs: Inputs
+    evaluated: dict[str, Evaluated]
     eval_every: int
     stop: tuple[Rule, ...]
     converged: Rule | None
@@ -46,7 +70,8 @@ class Task:
     @property
     def metrics(self) -> list[str]:
         """The names of the evaluated curves."""
-        return ["train_loss", *(f"{name}_loss" for name in self.held_out)]
+        kinds = ("loss", "accuracy") if self.loss == "cross_entropy" else ("loss",)
+        return [f"{name}_{kind}" for name in self.evaluated for kind in kinds]
 
     def rates(self) -> FloatArray:
         """float64 (steps,): what multiplies the learning rate at each step."""
@@ -59,7 +84,7 @@ class Task:
     def engine(self, on_note: Callable[[str], None], *, name: str | None = None) -> Engine:
         """Build the replicas and the engine that trains them; a given ``name`` allows only that one."""
         modules = [module.to(self.x.device) for module in build_replicas(self.build, self.seeds)]
-        _check_dtypes(modules[0], self.x)
+        _check_dtypes(modules[0], self.inputs.ready(self.x[:1]))
         request = choose.Request(
             modules=modules,
             x=self.x,
@@ -69,28 +94,27 @@ class Task:
             own_labels=self.own_labels,
             seeds=self.seeds,
             batch_size=self.batch_size or len(self.x),
+            inputs=self.inputs,
         )
         return choose.choose(choose.ORDERS[self.replicas] if name is None else (name,), request, on_note)
 
     def evaluate(self, engine: Engine) -> dict[str, FloatArray]:
-        """The loss (K,) of the present weights on the training set and on each held-out set."""
-        losses = {"train_loss": self._loss_on(engine, self.x, self.y, self.own_labels)}
-        for name, (x, y) in self.held_out.items():
-            losses[f"{name}_loss"] = self._loss_on(engine, x, y, own_labels=False)
-        return losses
-
-    @torch.no_grad()
-    def _loss_on(self, engine: Engine, x: Tensor, y: Tensor, own_labels: bool) -> FloatArray:
-        function = loss_function(self.loss)
-        outputs = engine.predict(x)
-        losses = [function(output, y[k] if own_labels else y) for k, output in enumerate(outputs)]
-        return torch.stack(losses).double().cpu().numpy()
+        """Each of `metrics` (K,), at the present weights, on the training set and each held-out set."""
+        found: dict[str, FloatArray] = {}
+        outputs: dict[int, Tensor] = {}  # sets that share their samples share one prediction
+        for name, data in self.evaluated.items():
+            if id(data.x) not in outputs:
+                outputs[id(data.x)] = engine.predict(data.x)
+            found[f"{name}_loss"] = _scored(loss_function(self.loss), outputs[id(data.x)], data)
+            if self.loss == "cross_entropy":
+                found[f"{name}_accuracy"] = _scored(accuracy, outputs[id(data.x)], data)
+        return found
 
     def fingerprint(self, engine: Engine) -> dict[str, Any]:
         """Everything on which the course of training depends, as JSON types."""
         data = {"x": self.x, "y": self.y}
-        for name, (x, y) in self.held_out.items():
-            data |= {f"{name}/x": x, f"{name}/y": y}
+        for name, own in self.evaluated.items():
+            data |= {f"{name}/x": own.x, f"{name}/y": own.y}
         return {
             "architecture": {name: [str(t.dtype), *t.shape[1:]] for name, t in engine.parameters().items()},
             "data": checkpoints.digest(data),
@@ -102,6 +126,7 @@ class Task:
             "schedule": repr(self.schedule),
             "batch size": self.batch_size,
             "own labels": self.own_labels,
+            "inputs": self.inputs.text(),
             "evaluations": self.eval_every,
             "stopping rules": [repr(rule) for rule in self.stop],
             "convergence rule": repr(self.converged),
@@ -121,6 +146,10 @@ def make_task(
     schedule: Schedule,
     batch_size: int | None,
     own_labels: bool,
+    prepare: Prepare | None,
+    augment: Augment | None,
+    precision: Precision,
+    train_samples: int | None,
     held_out: Mapping[str, Pair] | None,
     eval_every: int | None,
     stop: Sequence[Rule],
@@ -133,7 +162,8 @@ def make_task(
     Raises:
         UsageError: A value that cannot work, with the remedy.
     """
-    for name, value in {"steps": steps, "batch_size": batch_size, "eval_every": eval_every}.items():
+    counts = {"steps": steps, "batch_size": batch_size, "eval_every": eval_every}
+    for name, value in (counts | {"train_samples": train_samples}).items():
         if value is not None and value < 1:
             raise UsageError(f"{name} must be at least 1, got {value}.")
     if not seeds:
@@ -144,6 +174,12 @@ def make_task(
     target = _device(device)
     x, y = (torch.as_tensor(part).to(target) for part in data)
     _check_samples(x, y, len(seeds), own_labels)
+    part = slice(train_samples)
+    training_set = x[part] if train_samples else x
+    labels = y if not train_samples else y[:, part] if own_labels else y[part]
+    evaluated = {"train": Evaluated(training_set, labels, own_labels)}
+    for name, pair in (held_out or {}).items():
+        evaluated[name] = _evaluated(pair, x, training_set, target, len(seeds))
     task = Task(
         build=build,
         x=x,
@@ -155,7 +191,8 @@ def make_task(
         schedule=schedule,
         batch_size=batch_size,
         own_labels=own_labels,
-        held_out={k: (_on(target, a), _on(target, b)) for k, (a, b) in (held_out or {}).items()},
+        inputs=make_inputs(prepare, augment, precision, target),
+        evaluated=evaluated,
         eval_every=eval_every or max(1, steps // 100),
         stop=tuple(stop),
         converged=converged,
@@ -165,8 +202,22 @@ def make_task(
     return task
 
 
-def _on(device: torch.device, array: Any) -> Tensor:
-    return torch.as_tensor(array).to(device)
+def _evaluated(pair: Pair, x: Tensor, training_set: Tensor, device: torch.device, replicas: int) -> Evaluated:
+    """A held-out set on the device; samples that are the training set's stay one tensor with it."""
+    samples, own = pair[0], isinstance(pair[1], OwnLabels)
+    labels = torch.as_tensor(pair[1].values if isinstance(pair[1], OwnLabels) else pair[1]).to(device)
+    stored = torch.as_tensor(samples).to(device)
+    if stored.data_ptr() == x.data_ptr() and stored.shape == training_set.shape:
+        stored = training_set
+    _check_samples(stored, labels, replicas, own)
+    return Evaluated(stored, labels, own)
+
+
+@torch.no_grad()
+def _scored(function: Callable[[Tensor, Tensor], Tensor], outputs: Tensor, data: Evaluated) -> FloatArray:
+    """float64 (K,): a loss or a score of each replica's outputs (K, N, ...)."""
+    values = [function(out, data.y[k] if data.own_labels else data.y) for k, out in enumerate(outputs)]
+    return torch.stack(values).double().cpu().numpy()
 
 
 def _device(name: str) -> torch.device:
