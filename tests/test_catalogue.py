@@ -51,6 +51,10 @@ def test_the_presets_are_there_and_make_sense(experiment: type[Experiment]) -> N
         assert all(isinstance(claim, Claim) for claim in configured.active_claims())
 
 
+def test_the_quick_preset_needs_no_download(experiment: type[Experiment]) -> None:
+    assert set(configuration.resolve(experiment, "quick", {}).data_sets()) <= {"digits"}
+
+
 def test_the_configuration_survives_json_and_pickle(experiment: type[Experiment]) -> None:
     import json
 

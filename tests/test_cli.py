@@ -11,6 +11,8 @@ from pathlib import Path
 import pexpect
 import pytest
 
+from nablab.lab.runner import Plan
+from nablab.lab.session import Estimate
 from tests.conftest import Nablab
 
 
@@ -29,6 +31,7 @@ from tests.conftest import Nablab
         (("run", "toy", "--device", "tpu"), "cpu, cuda, mps"),
         (("run", "toy", "--model", "net.py:make"), "model"),
         (("run", "toy", "--bogus"), "--bogus"),
+        (("run", "--all", "toy"), "leave out toy"),
         (("show", "tyo"), "Did you mean 'toy'"),
         (("shwo", "toy"), "show"),
         (("report",), "Which run"),
@@ -44,6 +47,26 @@ def test_usage_errors_exit_with_2_and_one_message(
     assert any(part in done.stderr for part in message.split("|")), done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "runs").exists()
+
+
+def test_all_experiments_are_run_by_one_word(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from nablab import catalogue, cli, runs
+
+    asked: list[tuple[str, str]] = []
+
+    def rehearse(plan: Plan) -> list[Estimate]:
+        asked.append((plan.experiment.name, plan.preset))
+        return [Estimate() for _ in plan.conditions]
+
+    monkeypatch.setattr(catalogue, "BUILT_IN", Path("nowhere"))
+    monkeypatch.setattr(runs, "rehearse", rehearse)
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["run", "--all", "--preset", "quick", "--dry-run", "--json"])
+    assert ended.value.code == 0
+    assert asked == [("toy", "quick")]
+    json.loads(capsys.readouterr().out)
 
 
 def test_run_then_runs_report_compare(nablab: Nablab, tmp_path: Path) -> None:

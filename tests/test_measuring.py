@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from nablab import instruments
+from nablab import data, instruments
 from tests.conftest import Nablab
 
 NETWORK = """
@@ -20,6 +20,9 @@ from torch import nn
 
 def build():
     return nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
+
+def digits():
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
 
 def one_output():
     return nn.Sequential(nn.Linear(1, 4), nn.Tanh(), nn.Linear(4, 1))
@@ -111,6 +114,17 @@ def test_targets_are_data_and_batches_may_be_several(nablab: Nablab) -> None:
     assert twice["norm"] == pytest.approx(once["norm"], rel=1e-5)
 
 
+def test_images_are_data(nablab: Nablab) -> None:
+    digits, model = data.load("digits", split="test").first(50), ("--model", "network.py:digits")
+    found = facts(nablab, "gradient_norm", *model, "--data", "digits:test@50")
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    loss = nn.functional.cross_entropy(network(digits.normalize(digits.images)), digits.labels)
+    norm = torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(network.parameters()))]).norm()
+    assert found["norm"] == pytest.approx(norm.item(), rel=1e-5)
+    assert facts(nablab, "gradient_norm", *model, "--data", "digits@50")["norm"] != found["norm"]
+
+
 def test_a_loss_of_ones_own(nablab: Nablab) -> None:
     found = facts(nablab, "gradient_norm", *MODEL, "--data", "numbers.npz", "--loss", "network.py:mine")
     usual = facts(nablab, "gradient_norm", *MODEL, "--data", "numbers.npz")
@@ -140,6 +154,9 @@ def test_instruments_and_their_options_are_listed(nablab: Nablab) -> None:
         (("hessian_trace", *MODEL), "Which data? Give --data"),
         (("hessian_trace", *MODEL, "--data", "none.npz"), "'none.npz' cannot be read"),
         (("hessian_trace", *MODEL, "--data", "sincc"), "Did you mean 'sinc'"),
+        (("hessian_trace", *MODEL, "--data", "mnits@50"), "Did you mean 'mnist'"),
+        (("hessian_trace", *MODEL, "--data", "digits:tset"), "Did you mean 'test'"),
+        (("hessian_trace", *MODEL, "--data", "digits@5000"), "from 1 to 1,297"),
         (("hessian_trace", "prodcts=3", *MODEL, "--data", "classes.npz"), "Did you mean 'products'"),
         (("hessian_trace", "products=many", *MODEL, "--data", "classes.npz"), "products='many' does not fit"),
         (("hessian_trace", "dtype=float16", *MODEL, "--data", "classes.npz"), "Choices: float32, float64"),

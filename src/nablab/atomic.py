@@ -8,18 +8,26 @@ from __future__ import annotations
 import errno
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
-from nablab.errors import StoreError
+from nablab.errors import NablabError, StoreError
 
 
-def write_bytes(path: Path, content: bytes, *, durable: bool = True) -> None:
+def write_bytes(
+    path: Path,
+    content: bytes,
+    *,
+    durable: bool = True,
+    explain: Callable[[OSError, Path], NablabError] | None = None,
+) -> None:
     """Replace ``path`` with ``content`` atomically.
 
     Args:
         path: The file; its folder is made if absent.
         content: All of the new content.
         durable: Wait until the disk has it. Only files that may be lost (progress) go without.
+        explain: What makes the error of an operating system's error [default: `store_error`].
 
     Raises:
         StoreError: No space left, or the folder is not writable.
@@ -40,7 +48,7 @@ def write_bytes(path: Path, content: bytes, *, durable: bool = True) -> None:
     except OSError as error:
         if temporary:
             Path(temporary).unlink(missing_ok=True)
-        raise store_error(error, path) from error
+        raise (explain or store_error)(error, path) from error
 
 
 def remove_leftovers(folder: Path, name: str = "*") -> None:

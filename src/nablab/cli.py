@@ -26,6 +26,8 @@ app = App(
     version=nablab.__version__,
     help_epilogue="Start with: nablab run deep-vs-shallow --preset quick",
 )
+data_app = App(name="data", help="List and fetch data sets.")
+app.command(data_app)
 output = Console(highlight=False)
 errors = Console(stderr=True, highlight=False)
 
@@ -78,6 +80,7 @@ def run(
     replicas: str = "auto",
     jobs: int = 1,
     model: str | None = None,
+    every: Annotated[bool, Parameter(name="--all", negative="")] = False,
     dry_run: Annotated[bool, Parameter(negative="")] = False,
     fresh: Annotated[bool, Parameter(negative="")] = False,
     quiet: Annotated[bool, Parameter(negative="")] = False,
@@ -94,13 +97,14 @@ def run(
         replicas: How the seeds of a condition are trained: auto, batched or sequential.
         jobs: Number of worker processes.
         model: Your own network, package.module:factory or path/to/file.py:factory.
+        every: Run every experiment of the catalogue.
         dry_run: Print the configuration, the trials, and a measured estimate of time and memory.
         fresh: Forget the run's earlier trials first.
         quiet: Print the verdicts only.
     """
     from nablab import runs
 
-    plans = _plans(tokens, preset, seeds, device, replicas, model)
+    plans = _plans(_named(tokens, every), preset, seeds, device, replicas, model)
     if dry_run:
         return _dry_run(plans, as_json)
     code = DONE
@@ -204,7 +208,8 @@ def measure(
     Args:
         tokens: The instrument and its options; 'nablab measure INSTRUMENT' alone lists the options.
         model: Your network, package.module:factory or path/to/file.py:factory.
-        data: A target such as sinc, or file.npz with arrays x and y; several are batches.
+        data: A target such as sinc, images such as mnist:test@1000, or file.npz with x and y; several are
+            batches.
         loss: mse, cross_entropy, ... or package.module:function of (output, target) [default: by the data].
         weights: A safetensors file; two or more for instruments that compare networks.
         device: cpu, cuda or mps.
@@ -237,11 +242,51 @@ def measure(
     return DONE
 
 
+@data_app.command(name="list")
+def list_data(*, as_json: Json = False) -> int:
+    """List the data sets: what is here, how large, from where, under which license."""
+    from nablab.showing_data import print_sets, set_facts
+
+    if as_json:
+        print_json(set_facts())
+    else:
+        print_sets(output, set_facts())
+    return DONE
+
+
+@data_app.command(name="get")
+def get_data(name: str, /) -> int:
+    """Fetch a data set, verify it, and say where it lies.
+
+    Args:
+        name: The data set; 'nablab data list' names them.
+    """
+    from nablab.showing_data import get
+
+    get(output, name)
+    return DONE
+
+
 def print_json(value: Any) -> None:
     """Print JSON that any program can read: NaN and infinity become strings."""
     from nablab.lab.files import finite
 
     print(json.dumps(finite(value), indent=1, ensure_ascii=False))
+
+
+def _named(tokens: Sequence[str], every: bool) -> Sequence[str]:
+    """The tokens, with the name of every experiment if that is asked for."""
+    if not every:
+        return tokens
+    from nablab import catalogue
+
+    if tokens:
+        raise UsageError(f"--all runs every experiment with its preset; leave out {' '.join(tokens)}.")
+    entries = catalogue.scan().values()
+    for entry in entries:
+        if entry.error:
+            errors.print(f"Left out: {entry.name} cannot be imported: {entry.error}", markup=False)
+    return [entry.name for entry in entries if not entry.error]
 
 
 def _plans(

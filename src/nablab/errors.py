@@ -18,6 +18,10 @@ class StoreError(NablabError):
     """The store cannot be read or written: no space, no permission, or a newer format."""
 
 
+class DataError(NablabError):
+    """A data set cannot be had or read: no source answers, a file is damaged, or the disk is full."""
+
+
 class Interrupted(NablabError):
     """The user asked to stop; what was done is saved."""
 

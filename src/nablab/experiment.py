@@ -330,6 +330,13 @@ class Experiment:
         """Hashes of a user's files that the results depend on, by name; part of the run's identity."""
         return {}
 
+    def data_sets(self) -> tuple[str, ...]:
+        """The data sets that the run reads, by name or path.
+
+        They are fetched before the first trial, and the report's title names them.
+        """
+        return ()
+
     def active_claims(self) -> tuple[Claim, ...]:
         """The claims that this configuration can test; all of them unless overridden."""
         return self.claims

@@ -4,8 +4,10 @@
 what               how it is named
 =================  ==================================================================================
 model              ``package.module:factory`` or ``path/to/file.py:factory``
-data               a target such as ``sinc`` (its training points), or ``file.npz`` with the arrays ``x``
-                   and ``y`` (or ``inputs`` and ``targets``); several files are several batches
+data               a target such as ``sinc`` (its training points); images such as ``mnist``,
+                   ``mnist:test@1000`` (the first 1,000 of the test split, normalized) or a folder of them; or
+                   ``file.npz`` with the arrays ``x`` and ``y`` (or ``inputs`` and ``targets``); several are
+                   several batches
 loss               ``mse``, ``cross_entropy`` and others by name, or ``package.module:function`` of
                    (output, target); by default from the targets: whole numbers are classes
 weights            one safetensors file for a model, two for an instrument of two models, any number for
@@ -15,6 +17,7 @@ weights            one safetensors file for a model, two for an instrument of tw
 
 from __future__ import annotations
 
+import difflib
 import inspect
 import io
 import re
@@ -40,6 +43,7 @@ from nablab.instruments.base.measurement import Instrument, Measurement
 from nablab.instruments.costs import Cost, cost, find_instrument
 
 if TYPE_CHECKING:
+    from nablab.data import ImageSet
     from nablab.instruments.base.losses import Loss
 
 NAMES = (("x", "y"), ("inputs", "targets"))  # what the arrays of a data file may be called
@@ -258,14 +262,16 @@ def _points(request: Request) -> list[dict[str, Tensor]]:
 def _data(request: Request) -> Any:
     if not request.data:
         raise UsageError(
-            "Which data? Give --data with a file.npz that holds x and y, or with a target "
-            f"({', '.join(targets.TARGETS)})."
+            "Which data? Give --data with a file.npz that holds x and y, with images "
+            f"({', '.join(targets.image_set_names())}), or with a target ({', '.join(targets.TARGETS)})."
         )
     batches = [_batch(name) for name in request.data]
     return batches[0] if len(batches) == 1 else batches
 
 
 def _batch(name: str) -> tuple[Tensor, Tensor]:
+    if images := _images(name):
+        return images.normalize(images.images), images.labels
     if not name.endswith(".npz"):
         return targets.target(name).train()
     try:
@@ -285,6 +291,24 @@ def _batch(name: str) -> tuple[Tensor, Tensor]:
     if len(x) != len(y):
         raise UsageError(f"The data file '{name}' holds {len(x)} inputs and {len(y)} targets.")
     return _usual(x), _usual(y)
+
+
+def _images(name: str) -> ImageSet | None:
+    """The images of ``NAME``, ``NAME:test`` or ``NAME:test@SAMPLES``; None if the text names no images.
+
+    Raises:
+        UsageError: A split or a number of samples that does not exist.
+    """
+    where, _, samples = name.partition("@")
+    place, _, split = where.rpartition(":") if ":" in where else (where, "", "train")
+    if place.endswith(".npz") or not targets.is_image_set(place):
+        if difflib.get_close_matches(place, targets.image_set_names(), n=1):
+            targets.check_image_set(place)  # a typing mistake: says what was meant
+        return None
+    found = targets.load(place, split=split)
+    if samples and not (samples.isdigit() and 0 < int(samples) <= len(found)):
+        raise UsageError(f"'@{samples}' in '{name}' is no number of samples from 1 to {len(found):,}.")
+    return found.first(int(samples)) if samples else found
 
 
 def _usual(tensor: Tensor) -> Tensor:

@@ -244,6 +244,7 @@ def run_plan(
     """Run a checked plan; see `run`."""
     if jobs < 1:
         raise UsageError(f"--jobs is {jobs}: it must be 1 or more.")
+    _fetch(plan.experiment)
     if executor is None and jobs > 1:
         executor = ProcessPool(jobs, prepare=catalogue.scan)
     outcome: Report = execute(plan, open_store(store), executor=executor, observer=observer, fresh=fresh)
@@ -251,6 +252,15 @@ def run_plan(
     if len(result.records):
         result.write()
     return result
+
+
+def _fetch(experiment: Experiment) -> None:
+    """Have all data on this machine before any worker starts; a user's own data is checked by it."""
+    from nablab import data
+
+    for name in experiment.data_sets():
+        for split in ("train", "test"):
+            data.load(name, split=split)
 
 
 def open_store(root: str | Path | None = None) -> Store:

@@ -50,6 +50,17 @@ def test_a_run_leaves_records_verdicts_and_a_report() -> None:
     assert not list(run.folder.path.glob("stop-*"))
 
 
+def test_data_that_is_not_there_is_said_before_any_trial(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from nablab import catalogue
+
+    monkeypatch.setattr(catalogue.find("toy"), "data_sets", lambda self: (str(tmp_path / "images"),))
+    with pytest.raises(UsageError, match="There is nothing at"):
+        run_toy(store=tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()
+
+
 def test_scalars_and_curves_are_tidy() -> None:
     run = run_toy()
     scalars = run.scalars

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from nablab.errors import StoreError, UsageError
-from nablab.experiment import Condition, Curve, Record
+from nablab.experiment import Condition, Curve, Experiment, Record
 from nablab.lab.store import FORMAT, CorruptTrial, Identity, RunFolder, Store
 
 CONDITION = Condition(model="deep", rate=0.1)
@@ -125,6 +125,21 @@ def test_the_run_id_depends_on_everything_that_decides_the_numbers() -> None:
         Identity("toy", 1, {"steps": 10}, sources={"net.py": "abc"}),
     ]
     assert len({one.run_id for one in [base, *others]}) == 7
+
+
+def test_the_run_id_depends_on_the_content_of_a_users_data(tmp_path: Path) -> None:
+    class OnImages(Experiment):
+        def data_sets(self) -> tuple[str, ...]:
+            return ("mnist", str(tmp_path / "mine"))
+
+    for place in ("cats/1.png", "dogs/1.png"):
+        (tmp_path / "mine" / place).parent.mkdir(parents=True)
+        (tmp_path / "mine" / place).write_bytes(place.encode())
+    first = Identity.of(OnImages())
+    assert set(first.sources) == {str(tmp_path / "mine")}
+    assert Identity.of(OnImages()).run_id == first.run_id
+    (tmp_path / "mine" / "dogs" / "1.png").rename(tmp_path / "mine" / "cats" / "2.png")
+    assert Identity.of(OnImages()).run_id != first.run_id
 
 
 def test_the_run_id_stays_the_same_between_versions() -> None:

@@ -144,6 +144,19 @@ def test_summary_says_what_was_run_and_where(page: Page) -> None:
     assert summary in page.words
 
 
+def test_the_title_names_the_data(view: RunView, html: str) -> None:
+    class OnImages(FakeDepth):
+        """Do leaves differ?"""
+
+        def data_sets(self) -> tuple[str, ...]:
+            return ("mnist", "/home/me/my-leaves.npz")
+
+    on_images = render(replace(view, experiment=OnImages()))
+    assert "<title>Do leaves differ? Data: mnist, my-leaves.npz" in on_images
+    assert '<span class="data">Data: mnist, my-leaves.npz</span></h1>' in on_images
+    assert "Data:" not in html.partition("</h1>")[0]
+
+
 def test_theory_has_neither_the_question_nor_the_fields() -> None:
     class Documented(Experiment):
         """Why?

@@ -7,34 +7,60 @@ from typing import TYPE_CHECKING
 from nablab.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from nablab.data.cache import fetch as fetch
     from nablab.data.expressions import parse_expression as parse_expression
     from nablab.data.functions import TARGETS as TARGETS
     from nablab.data.functions import Target as Target
     from nablab.data.functions import sawtooth_depth as sawtooth_depth
     from nablab.data.functions import target as target
+    from nablab.data.identity import source_hash as source_hash
     from nablab.data.images import Augment as Augment
     from nablab.data.images import ImageSet as ImageSet
     from nablab.data.images import Normalize as Normalize
+    from nablab.data.known import check_image_set as check_image_set
+    from nablab.data.known import image_set_names as image_set_names
+    from nablab.data.known import is_image_set as is_image_set
+    from nablab.data.labels import Corrupted as Corrupted
+    from nablab.data.labels import corrupt as corrupt
     from nablab.data.load import load as load
+    from nablab.data.tasks import Task as Task
+    from nablab.data.tasks import task as task
+    from nablab.data.whitening import Whiten as Whiten
 
 __getattr__, __dir__ = lazy_names(
     __name__,
     {
         "functions": "TARGETS Target sawtooth_depth target",
+        "cache": "fetch",
         "expressions": "parse_expression",
+        "identity": "source_hash",
         "images": "Augment ImageSet Normalize",
+        "known": "check_image_set image_set_names is_image_set",
+        "labels": "Corrupted corrupt",
         "load": "load",
+        "tasks": "Task task",
+        "whitening": "Whiten",
     },
 )
 
 __all__ = [
     "TARGETS",
     "Augment",
+    "Corrupted",
     "ImageSet",
     "Normalize",
     "Target",
+    "Task",
+    "Whiten",
+    "check_image_set",
+    "corrupt",
+    "fetch",
+    "image_set_names",
+    "is_image_set",
     "load",
     "parse_expression",
     "sawtooth_depth",
+    "source_hash",
     "target",
+    "task",
 ]

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from nablab.data.progress import file_size
 from nablab.errors import UsageError
 
 
@@ -57,21 +58,22 @@ class Augment:
 
         Args:
             images: A batch (N, C, H, W).
-            generator: A CPU generator; two numbers are drawn per image for a shift, one for a flip.
+            generator: A CPU generator; one number is drawn per image for a flip, two for a shift.
         """
         count, _, height, width = images.shape
-        columns = torch.arange(width).expand(count, width)
-        if self.flip:
-            mirrored = torch.randint(2, (count, 1), generator=generator).bool()
-            columns = torch.where(mirrored, columns.flip(1), columns)
-        if not self.shift:
-            return images.gather(3, columns.to(images.device)[:, None, None].expand(images.shape))
-        padded = torch.nn.functional.pad(images, [self.shift] * 4)
-        offsets = torch.randint(2 * self.shift + 1, (2, count, 1), generator=generator)
-        rows = (torch.arange(height) + offsets[0]).to(images.device)
-        columns = (columns + offsets[1]).to(images.device)
-        index = torch.arange(count, device=images.device)[:, None, None]
-        return padded.permute(0, 2, 3, 1)[index, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+        mirrored = torch.randint(2, (count,), generator=generator).nonzero()[:, 0] if self.flip else None
+        if self.shift:
+            padded = torch.nn.functional.pad(images, [self.shift] * 4)
+            # Every window of the padded images as a view; only the drawn ones are copied.
+            windows = padded.unfold(2, height, 1).unfold(3, width, 1)
+            down, right = torch.randint(2 * self.shift + 1, (2, count), generator=generator)
+            result = windows[torch.arange(count), :, down, right]
+        else:
+            result = images.clone()
+        if mirrored is not None:
+            mirrored = mirrored.to(images.device)
+            result[mirrored] = result[mirrored].flip(3)
+        return result
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,6 +91,7 @@ class ImageSet:
         license: Under which terms the data may be used.
         citation: Whom to cite.
         source: Where the bytes came from.
+        notes: What was decided for the user, such as a test split that was cut off.
     """
 
     name: str
@@ -101,6 +104,7 @@ class ImageSet:
     license: str = ""
     citation: str = ""
     source: str = ""
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.images)
@@ -114,6 +118,25 @@ class ImageSet:
     def normalize(self) -> Normalize:
         """What makes a network's input of a batch, with the training split's mean and deviation."""
         return Normalize(self.mean, self.std)
+
+    def describe(self) -> str:
+        """One paragraph for a report: name, size, memory, source, terms and whom to cite.
+
+        >>> from nablab import data
+        >>> data.load("digits", split="test").describe().split(". ")[0]
+        'digits, test split: 500 images of 8 x 8 pixels, 1 channel, 10 classes, 36 kB in memory'
+        """
+        _, channels, height, width = self.images.shape
+        plural = "" if channels == 1 else "s"
+        parts = [
+            f"{self.name}, {self.split} split: {len(self):,} images of {height} x {width} pixels, "
+            f"{channels} channel{plural}, {len(self.classes)} classes, {file_size(self.nbytes)} in memory",
+            f"Source: {self.source}" if self.source else "",
+            f"License: {self.license}" if self.license else "",
+            f"Cite: {self.citation}" if self.citation else "",
+            *self.notes,
+        ]
+        return ". ".join(part.rstrip(".") for part in parts if part) + "."
 
     def take(self, indices: Tensor | Sequence[int]) -> ImageSet:
         """The samples at these places, copied."""

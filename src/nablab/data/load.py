@@ -1,50 +1,83 @@
-"""Data sets by name: `load`."""
+"""Labeled images by name or path: `load`."""
 
 from __future__ import annotations
 
-import dataclasses
-from functools import cache
+from pathlib import Path
 
-import numpy as np
-import torch
-
+from nablab.data import cache, known
+from nablab.data.decoding import decode
+from nablab.data.digits import digits
+from nablab.data.forms import check_form, in_form
 from nablab.data.images import ImageSet
-from nablab.errors import unknown
-
-DIGITS_FOR_TRAINING = 1_297
+from nablab.data.progress import Progress
 
 
 def load(
-    name: str, *, split: str = "train", size: int | None = None, channels: int | None = None
+    name: str,
+    *,
+    split: str = "train",
+    size: int | None = None,
+    channels: int | None = None,
+    folder: str | Path | None = None,
+    offline: bool = False,
+    progress: Progress | None = None,
 ) -> ImageSet:
-    """Load a data set."""
-    if name != "digits":
-        raise unknown("data set", name, ["digits"])
-    found = _digits(split)
-    if size is not None and size != found.images.shape[-1]:
-        resized = torch.nn.functional.interpolate(found.images.float(), size=(size, size), mode="bilinear")
-        found = dataclasses.replace(found, images=resized.round().clamp(0, 255).byte())
-    return found
+    """Load one split of a data set of labeled images into memory.
+
+    A known set that is not on this machine is fetched, verified and cached.
+
+    Args:
+        name: A name that `image_set_names` lists, or a path of your own data: a folder with a subfolder
+            of images per class (below ``train`` and ``test``, if it has them), or a ``.npz`` file.
+        split: ``"train"`` or ``"test"``.
+        size: Height and width in pixels; images of another size are resized bilinearly (with
+            antialiasing when they shrink).
+        channels: 1 or 3; color becomes gray by the weights of ITU-R BT.601, gray becomes three equal
+            channels.
+        folder: Where you have the files of a known set [default: ``$NABLAB_DATA``].
+        offline: Ask no server and no registry, as with ``NABLAB_OFFLINE=1``.
+        progress: Told what a fetch does [default: a bar or lines on standard error].
+
+    Raises:
+        UsageError: There is no such set or path, or it does not have the form it should.
+        DataError: A known set cannot be had, or files are damaged.
+
+    >>> digits = load("digits", size=28)
+    >>> digits.images.shape, digits.images.dtype, digits.classes[:3]
+    (torch.Size([1297, 1, 28, 28]), torch.uint8, ('0', '1', '2'))
+    """
+    known.check_image_set(name)
+    check_form(split, size, channels)
+    if known.is_path(name):
+        from nablab.data.own import load_own
+
+        return load_own(Path(name).expanduser(), split=split, size=size, channels=channels)
+    place = Path(folder) if folder else None
+
+    def as_it_is(which: str) -> ImageSet:
+        if name == known.DIGITS:
+            return digits(which)
+        return _known(known.KNOWN[name], which, folder=place, offline=offline, progress=progress)
+
+    return in_form(as_it_is(split), size, channels, training=lambda: as_it_is("train"), key=name)
 
 
-@cache
-def _digits(split: str) -> ImageSet:
-    from sklearn.datasets import load_digits
-
-    bunch = load_digits()
-    images = torch.from_numpy(np.round(bunch.images * (255 / 16)).astype(np.uint8))[:, None]
-    labels = torch.from_numpy(bunch.target.astype(np.int64))
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
-    train, test = order[:DIGITS_FOR_TRAINING], order[DIGITS_FOR_TRAINING:]
-    scale = images[train].float() / 255
-    where = train if split == "train" else test
+def _known(
+    one: known.KnownSet, split: str, *, folder: Path | None, offline: bool, progress: Progress | None
+) -> ImageSet:
+    """A split of a known set as it is."""
+    files = one.files_of(split)
+    content = cache.read(one, files, folder=folder, offline=offline, progress=progress)
+    images, labels = decode(one, [content.files[file.name] for file in files])
     return ImageSet(
-        "digits",
-        split,
-        images[where],
-        labels[where],
-        tuple("0123456789"),
-        (float(scale.mean()),),
-        (float(scale.std()),),
-        source="scikit-learn",
+        name=one.name,
+        split=split,
+        images=images,
+        labels=labels,
+        classes=one.classes,
+        mean=one.mean,
+        std=one.std,
+        license=one.license,
+        citation=one.citation,
+        source=content.source,
     )

@@ -40,6 +40,14 @@ class CorruptTrial(Exception):
     """A trial's files do not agree with their checksums, or cannot be read."""
 
 
+def _own_data(experiment: Experiment) -> dict[str, str]:
+    """Hashes of the user's own data among what the experiment reads."""
+    from nablab.data import source_hash
+
+    hashes = {name: source_hash(name) for name in experiment.data_sets()}
+    return {name: value for name, value in hashes.items() if value}
+
+
 @dataclass(frozen=True)
 class Identity:
     """Everything that decides a run's numbers, and so its id.
@@ -69,7 +77,7 @@ class Identity:
             experiment.configuration(),
             device,
             replicas,
-            experiment.sources(),
+            {**experiment.sources(), **_own_data(experiment)},
         )
 
     @property

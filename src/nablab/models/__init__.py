@@ -16,22 +16,34 @@ if TYPE_CHECKING:
     from nablab.models.factory import load_factory as load_factory
     from nablab.models.factory import load_function as load_function
     from nablab.models.factory import source_hash as source_hash
+    from nablab.models.images import image_network as image_network
+    from nablab.models.images import image_networks as image_networks
+    from nablab.models.images import parameter_count_of as parameter_count_of
+    from nablab.models.shaped import check_network as check_network
+    from nablab.models.shaped import network as network
 
 __getattr__, __dir__ = lazy_names(
     __name__,
     {
         "dense_network": "Activation dense parameter_count parse_widths sawtooth_network",
         "factory": "check_output load_factory load_function source_hash",
+        "images": "image_network image_networks parameter_count_of",
+        "shaped": "check_network network",
     },
 )
 
 __all__ = [
     "Activation",
+    "check_network",
     "check_output",
     "dense",
+    "image_network",
+    "image_networks",
     "load_factory",
     "load_function",
+    "network",
     "parameter_count",
+    "parameter_count_of",
     "parse_widths",
     "sawtooth_network",
     "source_hash",

@@ -69,6 +69,20 @@ def dense(widths: Widths, activation: Activation = "leaky_relu") -> nn.Sequentia
     """
     from torch import nn
 
+    layers: list[nn.Module] = []
+    for inputs, outputs in pairwise(parse_widths(widths)):
+        layers += [nn.Linear(inputs, outputs), activation_layer(activation)]
+    return nn.Sequential(*layers[:-1])
+
+
+def activation_layer(activation: Activation) -> nn.Module:
+    """A fresh activation layer by its name.
+
+    Raises:
+        UsageError: A name that does not exist.
+    """
+    from torch import nn
+
     if activation not in get_args(Activation):
         raise unknown("activation", activation, get_args(Activation))
     kinds: dict[str, type[nn.Module]] = {
@@ -80,10 +94,7 @@ def dense(widths: Widths, activation: Activation = "leaky_relu") -> nn.Sequentia
         "silu": nn.SiLU,
         "elu": nn.ELU,
     }
-    layers: list[nn.Module] = []
-    for inputs, outputs in pairwise(parse_widths(widths)):
-        layers += [nn.Linear(inputs, outputs), kinds[activation]()]
-    return nn.Sequential(*layers[:-1])
+    return kinds[activation]()
 
 
 def sawtooth_network(depth: int) -> nn.Sequential:

@@ -9,12 +9,15 @@ there is no global state and nothing to close.
 from nablab.plots.critical_points import outcomes, spectra
 from nablab.plots.curves import curves, mean_curve, thin
 from nablab.plots.dots import dots
+from nablab.plots.factors import side_by_side
 from nablab.plots.frame import canvas, drawing
+from nablab.plots.images import image_rows, mistake_arrays, mistakes
 from nablab.plots.paths import Plane, paths
 from nablab.plots.predictions import predictions
 from nablab.plots.style import Figure, Style, palette, styles
 from nablab.plots.summary import Summary, summarize
 from nablab.plots.surfaces import lines, surfaces
+from nablab.plots.trends import trend
 
 __all__ = [
     "Figure",
@@ -25,15 +28,20 @@ __all__ = [
     "curves",
     "dots",
     "drawing",
+    "image_rows",
     "lines",
     "mean_curve",
+    "mistake_arrays",
+    "mistakes",
     "outcomes",
     "palette",
     "paths",
     "predictions",
+    "side_by_side",
     "spectra",
     "styles",
     "summarize",
     "surfaces",
     "thin",
+    "trend",
 ]

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from nablab.experiment import Level, Records
 from nablab.naming import sentence, words
 from nablab.plots import frame
-from nablab.plots.style import INK, PAPER, Figure, Style
+from nablab.plots.reference_lines import References, across, of_panel
+from nablab.plots.style import PAPER, Figure, Style
 from nablab.plots.summary import summarize
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-Baselines = Mapping[str, float] | Mapping[Level, Mapping[str, float]]
 
 
 def dots(
@@ -25,7 +24,7 @@ def dots(
     by: str = "model",
     panel_by: str = "target",
     log_y: bool | None = None,
-    baselines: Baselines | None = None,
+    baselines: References | None = None,
     x_label: str = "",
     y_label: str = "",
     title: str = "",
@@ -63,7 +62,7 @@ def dots(
                 values = {r.seed: r.scalars[metric] for r in here}
                 where = {panel_by: panel, by: level}
                 _column(ax, position, values, look, table, where, log_y, notes)
-            _lines(ax, _of_panel(baselines, panel), table, {panel_by: panel}, log_y, notes)
+            across(ax, of_panel(baselines, panel), table, {panel_by: panel}, log_y, notes)
             ax.set_xlim(-0.6, len(looks) - 0.3)
             _names(ax, list(looks), len(panels))
             frame.name_panel(ax, panel)
@@ -131,36 +130,6 @@ def _center(values: Sequence[float], log_y: bool) -> tuple[float, float, float]:
 def _jitter(seed: int) -> float:
     """A sideways shift that depends on the seed alone: multiples of the golden ratio spread evenly."""
     return 0.24 * ((seed * 0.6180339887498949) % 1.0) - 0.16
-
-
-def _of_panel(baselines: Baselines | None, panel: Level) -> Mapping[str, float]:
-    """The baselines of one panel, from either form."""
-    found: Any = baselines or {}
-    if any(isinstance(value, Mapping) for value in found.values()):
-        found = found.get(panel, {})
-    return dict(found)
-
-
-def _lines(
-    ax: Axes,
-    baselines: Mapping[str, float],
-    table: frame.Table,
-    where: dict[str, Level],
-    log_y: bool,
-    notes: frame.Notes,
-) -> None:
-    """Draw baselines as labelled lines; labels stand below the lowest and above the others."""
-    drawable = {k: v for k, v in baselines.items() if math.isfinite(v) and (v > 0 or not log_y)}
-    for name in baselines.keys() - drawable.keys():
-        notes.say(f"The {name} ({baselines[name]:g}) cannot be drawn on this axis.")
-    table.extend(len(baselines), series=list(baselines), value=list(baselines.values()), where=where)
-    for rank, (name, value) in enumerate(sorted(drawable.items(), key=lambda item: item[1])):
-        ax.axhline(value, color=INK, lw=1, ls=(0, (4, 3)), alpha=0.6, zorder=1)
-        side = "top" if rank == 0 and len(drawable) > 1 else "bottom"
-        edge = ax.get_yaxis_transform()
-        ax.text(0.995, value, f" {name} ", transform=edge, ha="right", va=side, fontsize=9, alpha=0.85)
-    if drawable:
-        ax.margins(y=0.12)
 
 
 def _names(ax: Axes, levels: Sequence[Level], panels: int) -> None:

@@ -144,7 +144,7 @@ def ticks(axis_of: Axes, which: str, *, log: bool) -> None:
         return
     subs = (1.0, 2.0, 5.0) if decades > 0.5 else tuple(float(i) for i in range(1, 10))
     axis.set_major_locator(LogLocator(subs=subs, numticks=12))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: short_number(value)))
 
 
 def power_of_ten(value: float) -> str:
@@ -154,6 +154,18 @@ def power_of_ten(value: float) -> str:
     '10⁻³'
     """
     return "10" + str(round(math.log10(value))).translate(_SUPERSCRIPTS) if value > 0 else "0"
+
+
+def short_number(value: float) -> str:
+    """A tick in few letters: k for thousands from 10,000 on, M for millions.
+
+    >>> short_number(0.5), short_number(5_000.0), short_number(50_000.0), short_number(2e6)
+    ('0.5', '5000', '50k', '2M')
+    """
+    for least, unit, letter in ((1e6, 1e6, "M"), (1e4, 1e3, "k")):
+        if value >= least:
+            return f"{value / unit:g}{letter}"
+    return f"{value:g}"
 
 
 def plain_number(value: float) -> str:

@@ -114,6 +114,7 @@ def _page(view: RunView, answers: _Answers) -> str:
         .get_template("report.html.j2")
         .render(
             question=experiment.question() or experiment.name,
+            data=", ".join(Path(name).name for name in experiment.data_sets()),
             view=view,
             summary=sections.summary(view),
             banner=sections.banner(view),

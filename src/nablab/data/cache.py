@@ -1,0 +1,350 @@
+"""The files of known data sets: found in the user's folder or the cache, or fetched, and always checked."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nablab import atomic
+from nablab.data.download import SourceError
+from nablab.data.known import DIGITS, KNOWN, File, KnownSet
+from nablab.data.progress import Progress, Step, file_size, shown
+from nablab.data.sources import Source, read_plain_or_gzip
+from nablab.errors import DataError, UsageError, unknown
+
+if TYPE_CHECKING:
+    import filelock
+
+ORIGIN = "origin.json"
+
+
+class CacheError(DataError):
+    """The cache cannot be written."""
+
+
+class Refused(SourceError):
+    """A source served something else than the data set."""
+
+
+@dataclass(frozen=True)
+class Content:
+    """Verified files in memory.
+
+    Attributes:
+        files: Their content by name.
+        source: Where it came from, for people.
+    """
+
+    files: dict[str, bytearray]
+    source: str
+
+
+def cache_folder() -> Path:
+    """Where fetched data sets lie: ``$NABLAB_CACHE/data``, or below the user's cache folder."""
+    if chosen := os.environ.get("NABLAB_CACHE"):
+        return Path(chosen).expanduser() / "data"
+    import platformdirs
+
+    return platformdirs.user_cache_path("nablab") / "data"
+
+
+def read(
+    known: KnownSet,
+    files: Sequence[File],
+    *,
+    folder: Path | None = None,
+    offline: bool = False,
+    progress: Progress | None = None,
+) -> Content:
+    """Read files of a data set from the user's folder or the cache; fetch the set if it is in neither.
+
+    Args:
+        known: The data set.
+        files: Which of its files.
+        folder: The user's folder [default: ``$NABLAB_DATA``].
+        offline: Use what is on this machine only, as with ``NABLAB_OFFLINE=1``.
+        progress: Told what happens [default: a bar or lines on standard error].
+
+    Raises:
+        DataError: The files are in neither place and no source serves them; a file of the user's
+            folder has a wrong checksum; or the cache cannot be written.
+    """
+    tried: list[tuple[str, str]] = []
+    found = _from_own_folder(known, files, folder, tried) or _from_cache(known, files)
+    if found:
+        return found
+    if offline or _is_offline():
+        tried.append((str(cache_folder() / known.name), _cache_lacks(known, files)))
+        raise _nowhere(known, tried, offline=True)
+    fetch(known.name, progress=progress, tried=tried)
+    content = _from_cache(known, files)
+    if content is None:
+        raise DataError(f"{cache_folder() / known.name} was changed by another program while it was read.")
+    return content
+
+
+def fetch(name: str, *, progress: Progress | None = None, tried: list[tuple[str, str]] | None = None) -> Path:
+    """Bring a data set into the cache, unless it is there; of several processes one does the work.
+
+    Args:
+        name: A set that can be fetched: mnist, fashion-mnist or cifar10.
+        progress: Told what happens [default: a bar or lines on standard error].
+        tried: Places that were looked at before, with what was wrong, for the error.
+
+    Returns:
+        The folder with the set's files.
+
+    Raises:
+        UsageError: There is no such set.
+        DataError: No source serves the files, ``NABLAB_OFFLINE`` forbids to ask, or the cache cannot be
+            written.
+    """
+    if name not in KNOWN:
+        raise unknown("data set to fetch", name, KNOWN)
+    known, place = KNOWN[name], cache_folder() / name
+    if _is_offline():
+        if lacks := _cache_lacks(known, known.files):
+            raise _nowhere(known, [(str(place), lacks)], offline=True)
+        return place
+    with shown() if progress is None else nullcontext(progress) as say:
+        try:
+            with _alone(known, say):
+                _fetch_missing(known, place, say, list(tried or []))
+        except CacheError:
+            shutil.rmtree(_work(known), ignore_errors=True)
+            raise
+        except OSError as error:
+            shutil.rmtree(_work(known), ignore_errors=True)
+            raise cache_error(error, place) from error
+    return place
+
+
+def state_of(known: KnownSet) -> dict[str, object]:
+    """What is on this machine of a data set, by the files' sizes; nothing is read.
+
+    Returns:
+        ``state`` ("yours", "cached", "incomplete" or "absent"), ``bytes`` on the disk, ``folder``, and
+        ``source``.
+    """
+    for place in _own_places(known, None):
+        if all((place / f.name).is_file() or (place / f"{f.name}.gz").is_file() for f in known.files):
+            present = [path for f in known.files for path in place.glob(f"{f.name}*")]
+            size = sum(path.stat().st_size for path in present)
+            return {"state": "yours", "bytes": size, "folder": str(place), "source": str(place)}
+    place = cache_folder() / known.name
+    whole = [file for file in known.files if _size(place / file.name) == file.size]
+    state = "cached" if len(whole) == len(known.files) else "incomplete" if whole else "absent"
+    return {
+        "state": state,
+        "bytes": sum(file.size for file in whole),
+        "folder": str(place),
+        "source": _origin(place) if whole else "",
+    }
+
+
+def cache_error(error: OSError, path: Path) -> CacheError:
+    """Say what an operating system's error means for the cache and what to do about it."""
+    remedy = "choose another folder with NABLAB_CACHE"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return CacheError(
+            f"No space left on the disk that holds the cache ({cache_folder()}). Nothing half-written was "
+            f"left behind. Free some space, or {remedy}, and give the same command again."
+        )
+    return CacheError(f"The cache cannot be written: {error.strerror or error} ({path}): {remedy}.")
+
+
+def _from_own_folder(
+    known: KnownSet, files: Sequence[File], folder: Path | None, tried: list[tuple[str, str]]
+) -> Content | None:
+    """The files in the user's folder; a file that is there with a wrong checksum is refused."""
+    for place in _own_places(known, folder):
+        contents: dict[str, bytearray] = {}
+        for file in files:
+            try:
+                content = read_plain_or_gzip(place / file.name)
+            except SourceError as error:
+                raise DataError(f"{error}. Replace the file or remove it.") from error
+            if content is None:
+                continue
+            if wrong := _mistake(file, content):
+                raise DataError(
+                    f"{place / file.name} is not {known.name}'s: {wrong}. Replace the file or remove it; "
+                    "without it, the cache and the public sources are used."
+                )
+            contents[file.name] = bytearray(content)
+        if len(contents) == len(files):
+            return Content(contents, str(place))
+        lacks = ", ".join(file.name for file in files if file.name not in contents)
+        tried.append((str(place), f"has no {lacks}" if place.exists() else "is not there"))
+    return None
+
+
+def _is_offline() -> bool:
+    return os.environ.get("NABLAB_OFFLINE", "") not in ("", "0")
+
+
+def _own_places(known: KnownSet, folder: Path | None) -> list[Path]:
+    """Where a user may have put the files.
+
+    A folder that is named for this set may hold them directly; below ``NABLAB_DATA``, which serves all
+    sets, only a folder of the set's own counts: MNIST and Fashion-MNIST have the same file names.
+    """
+    base = folder or (Path(os.environ["NABLAB_DATA"]) if os.environ.get("NABLAB_DATA") else None)
+    if base is None:
+        return []
+    base = base.expanduser()
+    if folder and not base.is_dir():
+        raise UsageError(f"There is no folder {base}: folder= names one with the files of {known.name}.")
+    places = [base / name for name in (known.name, *known.folders)]
+    inside = [place for place in places if place.is_dir()]
+    return inside or ([base] if folder else [places[0]])
+
+
+def _from_cache(known: KnownSet, files: Sequence[File]) -> Content | None:
+    """The files in the cache if all are there and right."""
+    place = cache_folder() / known.name
+    contents: dict[str, bytearray] = {}
+    for file in files:
+        content = _read_exactly(place / file.name, file.size)
+        if content is None or _mistake(file, content):
+            return None
+        contents[file.name] = content
+    return Content(contents, _origin(place))
+
+
+def _read_exactly(path: Path, size: int) -> bytearray | None:
+    """The content in memory that tensors may own and write, or None if the size differs."""
+    if _size(path) != size:
+        return None
+    content = bytearray(size)
+    with path.open("rb") as file:
+        return content if file.readinto(content) == size else None
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else -1
+
+
+def _mistake(file: File, content: bytes | bytearray) -> str:
+    """What is wrong with a file's content, or nothing."""
+    if len(content) != file.size:
+        kind = "truncated" if len(content) < file.size else "too long"
+        return f"it is {kind} ({len(content):,} bytes in place of {file.size:,})"
+    digest = hashlib.sha256(content).hexdigest()
+    if digest == file.sha256:
+        return ""
+    others = [k.name for k in KNOWN.values() for f in k.files if f.sha256 == digest]
+    whose = f"; this is {others[0]}'s" if others else ""
+    return f"its checksum is wrong (SHA-256 {digest[:16]}... in place of {file.sha256[:16]}...{whose})"
+
+
+def _fetch_missing(known: KnownSet, place: Path, progress: Progress, tried: list[tuple[str, str]]) -> None:
+    """Fetch every file that is not in the cache or not right, from source after source."""
+    if place.is_dir():
+        atomic.remove_leftovers(place)
+    missing = {file.name: file for file in known.files if not _is_right(place / file.name, file, progress)}
+    if not missing:
+        return
+    progress(Step(f"{known.name} ({known.title}, {file_size(known.nbytes)}) is fetched into {place}"))
+    for source in known.sources:
+        try:
+            for name, content in source.fetch(list(missing), _work(known), progress):
+                _keep(place, missing[name], content, source)
+                del missing[name]
+        except SourceError as error:
+            if isinstance(error, Refused):  # what was downloaded must not be taken for good next time
+                shutil.rmtree(_work(known), ignore_errors=True)
+            tried.append((source.label, str(error)))
+            progress(Step(f"{source.label}: {error}"))
+        if not missing:
+            shutil.rmtree(_work(known), ignore_errors=True)
+            progress(Step(f"{known.name} is in {place}, verified; from {source.label}"))
+            return
+    raise _nowhere(known, tried)
+
+
+def _keep(place: Path, file: File, content: bytes, source: Source) -> None:
+    """Put a file into the cache if it is right."""
+    if wrong := _mistake(file, content):
+        raise Refused(f"{file.name} is refused: {wrong}")
+    atomic.write_bytes(place / file.name, content, explain=cache_error)
+    origins = _origins(place) | {file.name: source.label}
+    atomic.write_bytes(place / ORIGIN, json.dumps(origins, indent=1).encode(), explain=cache_error)
+
+
+def _is_right(path: Path, file: File, progress: Progress) -> bool:
+    if not path.is_file():
+        return False
+    wrong = _mistake(file, path.read_bytes())
+    if wrong:
+        progress(Step(f"{path} was changed: {wrong}. It is fetched again."))
+    return not wrong
+
+
+def _cache_lacks(known: KnownSet, files: Sequence[File]) -> str:
+    """What is wrong with the cache, for the list of what was tried."""
+    reasons: list[str] = []
+    for file in files:
+        path = cache_folder() / known.name / file.name
+        if not path.is_file():
+            reasons.append(f"has no {file.name}")
+        elif wrong := _mistake(file, path.read_bytes()):
+            reasons.append(f"{file.name} was changed: {wrong}")
+    return "; ".join(reasons)
+
+
+def _origins(place: Path) -> dict[str, str]:
+    try:
+        content = json.loads((place / ORIGIN).read_text())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _origin(place: Path) -> str:
+    """Who served the files of the cache."""
+    return ", ".join(dict.fromkeys(_origins(place).values())) or "the cache"
+
+
+def _work(known: KnownSet) -> Path:
+    return cache_folder() / f"{known.name}.unfinished"
+
+
+@contextmanager
+def _alone(known: KnownSet, progress: Progress) -> Iterator[None]:
+    """Hold the lock of a data set; say so if another process has it."""
+    import filelock
+
+    folder = cache_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    lock: filelock.BaseFileLock = filelock.FileLock(folder / f"{known.name}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        progress(Step(f"Another process is fetching {known.name}; waiting for it."))
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _nowhere(known: KnownSet, tried: Sequence[tuple[str, str]], *, offline: bool = False) -> DataError:
+    """The error when nobody serves a data set: what was tried, where to put the files, what else there is."""
+    what = "is not on this machine, and no source may be asked (offline)" if offline else "cannot be fetched"
+    listed = "\n".join(f"  {label}: {reason}" for label, reason in tried)
+    names = ", ".join(file.name for file in known.files)
+    return DataError(
+        f"The data set {known.name} {what}. Tried:\n{listed}\n"
+        f"If you have its files ({names}; as they are or as .gz), put them into a folder "
+        f"FOLDER/{known.name} and set NABLAB_DATA=FOLDER. "
+        f"Without any download there is '{DIGITS}', scikit-learn's 8x8 digits."
+    )

@@ -1,0 +1,188 @@
+"""What there is to learn, in one form: a function of one variable, or a set of labeled images.
+
+Experiments on optimization ask the same questions of both, and take either by its name::
+
+    sinc, x*sin(x)@-3..3@400      a function, as `nablab.data.target` reads it; mean squared error
+    mnist, digits, ./my-images    labeled images, as `nablab.data.load` reads them; cross-entropy
+    mnist@10000                   10,000 of its training images, drawn once and for all
+
+Making a `Task` reads nothing but a user's own images, and does not import torch for the rest.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal
+
+from nablab import data
+from nablab.data import known
+from nablab.data.functions import TARGETS, Target, target
+from nablab.errors import UsageError, unknown
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from nablab.data.images import ImageSet
+
+    Pair = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Task:
+    """A problem: inputs and targets to learn, others to be tested on, and the loss between them.
+
+    Attributes:
+        name: What the user wrote.
+        loss: ``"mse"`` or ``"cross_entropy"``, as `nablab.training.fit` takes it.
+        shape: Of one input: (1,) for a function, (C, H, W) for images.
+        outputs: What a network must give for it: 1, or one logit per class.
+        data_set: The name or path of the images, for `Experiment.data_sets`; empty for a function.
+        samples: How many training images are drawn; None for all.
+    """
+
+    name: str
+    loss: Literal["mse", "cross_entropy"]
+    shape: tuple[int, ...]
+    outputs: int
+    data_set: str = ""
+    samples: int | None = None
+
+    def train(self) -> Pair:
+        """The training set as stored: x and y float32 (N, 1), or uint8 (N, C, H, W) and int64 (N,)."""
+        return (self._images.images, self._images.labels) if self.data_set else self._function.train()
+
+    def held_out(self) -> Pair:
+        """Samples that are not trained on: the points between those of a function, or the test split."""
+        if not self.data_set:
+            return self._function.held_out()
+        test = self._load("test")
+        return test.images, test.labels
+
+    @property
+    def held_out_name(self) -> str:
+        """What to call them: ``"held_out"`` or ``"test"``."""
+        return "test" if self.data_set else "held_out"
+
+    @property
+    def prepare(self) -> Callable[[Tensor], Tensor] | None:
+        """Makes the network's input of stored samples; None where they are it. `fit` takes it as it is."""
+        return self._images.normalize if self.data_set else None
+
+    def prepared(self, samples: int | None = None, *, held_out: bool = False) -> Pair:
+        """Inputs as a bare network takes them, float32, and their targets: what instruments take.
+
+        Args:
+            samples: The first so many, None for all. 60,000 images of 28 x 28 take 188 MB.
+            held_out: Those of `held_out` instead of the training set.
+        """
+        x, y = (part[:samples] for part in (self.held_out() if held_out else self.train()))
+        return (self.prepare(x) if self.prepare else x), y
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was decided for the user, to be passed to `Lab.note`."""
+        return self._images.notes if self.data_set else ()
+
+    @property
+    def loss_name(self) -> str:
+        """The loss in words that an axis can hold."""
+        return {"mse": "MSE", "cross_entropy": "cross-entropy"}[self.loss]
+
+    def constant_loss(self) -> float:
+        """The training loss of the best constant: the variance of y, or the entropy of the classes (nats)."""
+        y = self.train()[1]
+        if self.loss == "mse":
+            return float(y.double().var(correction=0))
+        shares = y.bincount().double() / len(y)
+        return float(-sum(share * math.log(share) for share in shares.tolist() if share))
+
+    @cached_property
+    def _function(self) -> Target:
+        return target(self.name)
+
+    @cached_property
+    def _images(self) -> ImageSet:
+        images = self._load("train")
+        if self.samples is None:
+            return images
+        if self.samples > len(images):
+            raise UsageError(
+                f"'{self.name}' asks for {self.samples:,} training images, but {self.data_set} has "
+                f"{len(images):,}. Ask for fewer, or write {self.data_set} for all."
+            )
+        import torch
+
+        # A user's folder is sorted by class, so the first ones would not do.
+        order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
+        return images.take(order[: self.samples])
+
+    def _load(self, split: str) -> ImageSet:
+        channels, size, _ = self.shape
+        return data.load(self.data_set, split=split, size=size, channels=channels)
+
+
+def task(spec: str, *, size: int = 28, channels: int = 1) -> Task:
+    """The task that ``spec`` names, checked. No set that is known by name is read; a user's own is.
+
+    Args:
+        spec: A target such as ``sinc``, or an image set such as ``mnist``; see the module's text.
+        size: Height and width to which images are brought.
+        channels: Channels to which images are brought, 1 or 3.
+
+    Raises:
+        UsageError: Neither a target nor an image set, or a number of samples below 1.
+
+    >>> task("sinc").shape, task("digits").shape, task("digits@200").train()[0].shape
+    ((1,), (1, 28, 28), torch.Size([200, 1, 28, 28]))
+    """
+    name, samples = _parts(spec)
+    if not _means_images(name):
+        _check_target(spec)
+        return Task(name=spec, loss="mse", shape=(1,), outputs=1)
+    known.check_image_set(name)
+    if samples is not None and samples < 1:
+        raise UsageError(f"'{spec}' asks for no image: write a number from 1, or {name} for all.")
+    return Task(
+        name=spec,
+        loss="cross_entropy",
+        shape=(channels, size, size),
+        outputs=_classes(name, size, channels),
+        data_set=name,
+        samples=samples,
+    )
+
+
+def _parts(spec: str) -> tuple[str, int | None]:
+    """The name and the number after the last ``@``, if there is one."""
+    found = re.fullmatch(r"(.+)@(\d[\d_]{0,9})", spec)
+    return (found[1], int(found[2])) if found else (spec, None)
+
+
+def _means_images(name: str) -> bool:
+    """Whether it is an image set, or looks like one more than like a target.
+
+    ``x/2`` has a slash as a path has, so a path that is not there must look like one in other ways, too.
+    """
+    if name.startswith(("/", "./", "../", "~")) or name.endswith(".npz"):
+        return True
+    return name not in ("x", "pi", "e", *TARGETS) and known.is_image_set(name)
+
+
+def _check_target(spec: str) -> None:
+    word = spec.partition("@")[0].strip()
+    if re.fullmatch(r"[A-Za-z_]\w*", word) and word not in ("x", "pi", "e", *TARGETS):
+        remedy = "Or write an expression of x, such as x*sin(x)@-3..3@300, or a folder of images."
+        raise unknown("target or image set", word, [*TARGETS, *known.image_set_names()], remedy=remedy)
+    target(spec)
+
+
+def _classes(name: str, size: int, channels: int) -> int:
+    if name in known.KNOWN:
+        return len(known.KNOWN[name].classes)
+    if name == known.DIGITS:
+        return 10
+    return len(data.load(name, split="test", size=size, channels=channels).classes)

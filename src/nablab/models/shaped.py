@@ -1,0 +1,57 @@
+"""A network by its notation for samples of a given shape: of numbers, or of images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from nablab.errors import UsageError
+from nablab.models.dense_network import Activation, dense, parameter_count, parse_widths
+from nablab.models.images import image_network, parameter_count_of
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def network(
+    spec: str, *, shape: Sequence[int], outputs: int, activation: Activation = "relu"
+) -> nn.Sequential:
+    """An untrained network for inputs (N, *shape) and outputs (N, outputs).
+
+    Args:
+        spec: For inputs of one axis the widths of a dense network, as `dense` takes them; for images a name
+            or the layers of an `image_network`.
+        shape: Of one input: (features,), or (channels, size, size).
+        outputs: Values per sample.
+        activation: After every layer but the last.
+
+    Raises:
+        UsageError: As `check_network`.
+
+    >>> network("1-9-1", shape=(1,), outputs=1)[0], len(network("lenet", shape=(1, 28, 28), outputs=10))
+    (Linear(in_features=1, out_features=9, bias=True), 12)
+    """
+    check_network(spec, shape=shape, outputs=outputs)
+    if len(shape) == 1:
+        return dense(spec, activation)
+    return image_network(spec, channels=shape[0], size=shape[-1], classes=outputs, activation=activation)
+
+
+def check_network(spec: str, *, shape: Sequence[int], outputs: int) -> int:
+    """The number of parameters of such a network. Needs no torch.
+
+    Raises:
+        UsageError: There is no such network, or it does not fit the inputs or the outputs.
+
+    >>> check_network("1-190-1", shape=(1,), outputs=1), check_network("lenet", shape=(1, 28, 28), outputs=10)
+    (571, 61706)
+    """
+    if len(shape) > 1:
+        return parameter_count_of(spec, channels=shape[0], size=shape[-1], classes=outputs)
+    widths = parse_widths(spec)
+    if widths[0] != shape[0] or widths[-1] != outputs:
+        raise UsageError(
+            f"The network {spec} must begin with {shape[0]} and end with {outputs}, "
+            f"as in {shape[0]}-9-{outputs}."
+        )
+    return parameter_count(widths)

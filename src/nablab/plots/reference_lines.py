@@ -1,0 +1,72 @@
+"""Dashed lines at known values: baselines and ceilings across a panel, thresholds up and down it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from nablab.experiment import Level
+from nablab.plots import frame
+from nablab.plots.style import INK, PAPER
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# Value by name for all panels, or one such mapping per panel.
+References = Mapping[str, float] | Mapping[Level, Mapping[str, float]]
+DASHES = (0, (4, 3))
+
+
+def of_panel(references: References | None, panel: Level) -> Mapping[str, float]:
+    """The references of one panel, from either form."""
+    found: Any = references or {}
+    if any(isinstance(value, Mapping) for value in found.values()):
+        found = found.get(panel, {})
+    return dict(found)
+
+
+def across(
+    ax: Axes,
+    values: Mapping[str, float],
+    table: frame.Table,
+    where: Mapping[str, Level],
+    log_y: bool,
+    notes: frame.Notes,
+) -> None:
+    """Draw labelled horizontal lines; labels stand below the lowest and above the others."""
+    drawable = _drawable(values, log_y, notes)
+    table.extend(len(values), series=list(values), value=list(values.values()), where=where)
+    for rank, (name, value) in enumerate(sorted(drawable.items(), key=lambda item: item[1])):
+        ax.axhline(value, color=INK, lw=1, ls=DASHES, alpha=0.6, zorder=1)
+        side = "top" if rank == 0 and len(drawable) > 1 else "bottom"
+        edge = ax.get_yaxis_transform()
+        ax.text(0.995, value, f" {name} ", transform=edge, ha="right", va=side, fontsize=9, alpha=0.85)
+    if drawable:
+        ax.margins(y=0.12)
+
+
+def upright(ax: Axes, values: Mapping[str, float], log_x: bool, notes: frame.Notes) -> None:
+    """Draw vertical lines, labelled along them from the top, on the side where the axis has more room."""
+    drawable = _drawable(values, log_x, notes)
+    for value in drawable.values():
+        ax.axvline(value, color=INK, lw=1, ls=DASHES, alpha=0.6, zorder=1)
+    low, high = ax.get_xlim()
+    middle = math.sqrt(low * high) if log_x and low > 0 else (low + high) / 2
+    for name, value in drawable.items():
+        side = "right" if value > middle else "left"
+        edge = ax.get_xaxis_transform()
+        # The label's ground is the page's color, for it may cross a line.
+        ground = {"facecolor": PAPER, "edgecolor": "none", "alpha": 0.75, "pad": 1}
+        shift = (-3, 0) if side == "right" else (3, 0)
+        ax.annotate(
+            name, (value, 0.98), shift, edge, "offset points",
+            rotation=90, ha=side, va="top", fontsize=9, bbox=ground, zorder=2,
+        )  # fmt: skip
+
+
+def _drawable(values: Mapping[str, float], log: bool, notes: frame.Notes) -> dict[str, float]:
+    drawable = {k: v for k, v in values.items() if math.isfinite(v) and (v > 0 or not log)}
+    for name in values.keys() - drawable.keys():
+        notes.say(f"The {name} ({values[name]:g}) cannot be drawn on this axis.")
+    return drawable
