@@ -255,12 +255,14 @@ def run_plan(
 
 
 def _fetch(experiment: Experiment) -> None:
-    """Have all data on this machine before any worker starts; a user's own data is checked by it."""
+    """Have all data on this machine before any worker starts."""
     from nablab import data
 
     for name in experiment.data_sets():
-        for split in ("train", "test"):
-            data.load(name, split=split)
+        data.check_image_set(name)
+        if name in data.image_set_names():
+            for split in ("train", "test"):
+                data.load(name, split=split)
 
 
 def open_store(root: str | Path | None = None) -> Store:

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nablab.data import corrupt
+from nablab.data import by_truth, corrupt
 from nablab.errors import UsageError
 
 
@@ -89,3 +89,23 @@ def test_labels_that_are_none() -> None:
         corrupt(true_labels(40).reshape(4, 10), 0.5, classes=10, seed=0)
     with pytest.raises(UsageError, match=r"classes must be at least 1"):
         corrupt(true_labels(), 0.5, classes=0, seed=0)
+
+
+def test_parts_by_truth_hold_each_label_once() -> None:
+    truth = true_labels(500)
+    labels = torch.stack([corrupt(truth, 0.6, classes=10, seed=seed).labels for seed in (0, 1)])
+    parts = by_truth(labels, truth)
+    assert all(part.shape == (2, 500) for part in parts.values())
+    assert torch.equal((parts["unchanged"] == -100), (parts["changed"] != -100))
+    assert torch.equal((parts["changed"] == -100), (parts["truth_of_changed"] == -100))
+    assert torch.equal(torch.where(parts["changed"] == -100, parts["unchanged"], parts["changed"]), labels)
+    wrong = labels != truth
+    assert torch.equal(parts["truth_of_changed"][wrong], truth.expand(2, -1)[wrong])
+    assert bool((parts["unchanged"] == -100).eq(wrong).all())
+
+
+def test_what_is_in_no_part_is_counted_nowhere() -> None:
+    from nablab.training.engine import NOT_COUNTED
+
+    parts = by_truth(torch.tensor([1, 0]), torch.tensor([0, 0]))
+    assert int(parts["unchanged"].min()) == int(parts["changed"].min()) == NOT_COUNTED

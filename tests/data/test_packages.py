@@ -6,12 +6,16 @@ import gzip
 import io
 import json
 import shutil
+import signal
 import stat
+import subprocess
 import sys
 import tarfile
+import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
 
@@ -24,6 +28,7 @@ from nablab.data.progress import silent
 from nablab.errors import DataError
 from tests.data.tiny import tiny_files, tiny_set
 
+ROOT = Path(__file__).resolve().parents[2]
 NPM = NpmPackage("tiny-data", "1.0.0", "1 kB", read_members("package/data/"))
 DEBIAN = DebianPackage("dataset-tiny", "1 kB", read_members("./usr/share/tiny/"))
 
@@ -106,6 +111,67 @@ def test_a_clients_failure_is_quoted(programs: Path) -> None:
         data.load("tiny", progress=silent)
     program(programs, "npm", "pass")
     with pytest.raises(DataError, match="left 0 files"):
+        data.load("tiny", progress=silent)
+
+
+INTERRUPTED = """
+import sys
+from nablab import data
+from nablab.data import known
+from tests.data.test_packages import NPM
+from tests.data.tiny import tiny_set
+known.KNOWN["tiny"] = tiny_set(sources=(NPM,))
+try:
+    data.fetch("tiny")
+except KeyboardInterrupt:
+    sys.exit(130)
+"""
+
+
+def test_ctrl_c_ends_the_client_too_and_the_next_fetch_is_whole(
+    programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = tmp_path / "client.pid"
+    program(
+        programs,
+        "npm",
+        "import os, time\n"
+        "target = pathlib.Path(sys.argv[sys.argv.index('--pack-destination') + 1])\n"
+        "target.joinpath('half.tgz').write_text('half')\n"
+        f"pathlib.Path({str(started)!r}).write_text(str(os.getpid()))\n"
+        "time.sleep(60)",
+    )
+    process = subprocess.Popen([sys.executable, "-c", INTERRUPTED], cwd=ROOT, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 30
+    while not (started.exists() and started.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=30) == 130
+    client = int(started.read_text())
+    while _runs(client) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not _runs(client)
+    monkeypatch.setitem(known.KNOWN, "tiny", tiny_set(sources=(NPM,)))
+    files = {f"package/data/{name}": body for name, body in tiny_files().items()}
+    fake_npm(programs, tar_bytes(files), tmp_path)
+    assert len(data.load("tiny", progress=silent)) == 30
+
+
+def _runs(process: int) -> bool:
+    try:
+        return psutil.Process(process).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+@pytest.mark.usefixtures("from_npm")
+def test_a_client_that_was_killed_is_said(programs: Path) -> None:
+    program(
+        programs,
+        "npm",
+        "import os; sys.stderr.write('npm warn x'); sys.stderr.flush(); os.kill(os.getpid(), 15)",
+    )
+    with pytest.raises(DataError, match="npm was stopped by signal 15"):
         data.load("tiny", progress=silent)
 
 

@@ -21,11 +21,13 @@ if TYPE_CHECKING:
     from nablab.data.known import image_set_names as image_set_names
     from nablab.data.known import is_image_set as is_image_set
     from nablab.data.labels import Corrupted as Corrupted
+    from nablab.data.labels import by_truth as by_truth
     from nablab.data.labels import corrupt as corrupt
     from nablab.data.load import load as load
     from nablab.data.tasks import Task as Task
     from nablab.data.tasks import task as task
     from nablab.data.whitening import Whiten as Whiten
+    from nablab.data.whitening import center_crop as center_crop
 
 __getattr__, __dir__ = lazy_names(
     __name__,
@@ -36,10 +38,10 @@ __getattr__, __dir__ = lazy_names(
         "identity": "source_hash",
         "images": "Augment ImageSet Normalize",
         "known": "check_image_set image_set_names is_image_set",
-        "labels": "Corrupted corrupt",
+        "labels": "Corrupted by_truth corrupt",
         "load": "load",
         "tasks": "Task task",
-        "whitening": "Whiten",
+        "whitening": "Whiten center_crop",
     },
 )
 
@@ -52,6 +54,8 @@ __all__ = [
     "Target",
     "Task",
     "Whiten",
+    "by_truth",
+    "center_crop",
     "check_image_set",
     "corrupt",
     "fetch",

@@ -81,21 +81,25 @@ def read(
     found = _from_own_folder(known, files, folder, tried) or _from_cache(known, files)
     if found:
         return found
-    if offline or _is_offline():
-        tried.append((str(cache_folder() / known.name), _cache_lacks(known, files)))
-        raise _nowhere(known, tried, offline=True)
-    fetch(known.name, progress=progress, tried=tried)
+    fetch(known.name, offline=offline, progress=progress, tried=tried)
     content = _from_cache(known, files)
     if content is None:
         raise DataError(f"{cache_folder() / known.name} was changed by another program while it was read.")
     return content
 
 
-def fetch(name: str, *, progress: Progress | None = None, tried: list[tuple[str, str]] | None = None) -> Path:
+def fetch(
+    name: str,
+    *,
+    offline: bool = False,
+    progress: Progress | None = None,
+    tried: Sequence[tuple[str, str]] = (),
+) -> Path:
     """Bring a data set into the cache, unless it is there; of several processes one does the work.
 
     Args:
         name: A set that can be fetched: mnist, fashion-mnist or cifar10.
+        offline: Ask nobody, as with ``NABLAB_OFFLINE=1``: an error unless all files are in the cache.
         progress: Told what happens [default: a bar or lines on standard error].
         tried: Places that were looked at before, with what was wrong, for the error.
 
@@ -104,20 +108,20 @@ def fetch(name: str, *, progress: Progress | None = None, tried: list[tuple[str,
 
     Raises:
         UsageError: There is no such set.
-        DataError: No source serves the files, ``NABLAB_OFFLINE`` forbids to ask, or the cache cannot be
-            written.
+        DataError: No source serves the files or may be asked, or the cache cannot be written.
     """
     if name not in KNOWN:
         raise unknown("data set to fetch", name, KNOWN)
     known, place = KNOWN[name], cache_folder() / name
-    if _is_offline():
-        if lacks := _cache_lacks(known, known.files):
-            raise _nowhere(known, [(str(place), lacks)], offline=True)
+    attempts = list(tried)
+    if offline or os.environ.get("NABLAB_OFFLINE", "") not in ("", "0"):
+        if lacks := _cache_lacks(known):
+            raise _nowhere(known, [*attempts, (str(place), lacks)], offline=True)
         return place
     with shown() if progress is None else nullcontext(progress) as say:
         try:
             with _alone(known, say):
-                _fetch_missing(known, place, say, list(tried or []))
+                _fetch_missing(known, place, say, attempts)
         except CacheError:
             shutil.rmtree(_work(known), ignore_errors=True)
             raise
@@ -185,10 +189,6 @@ def _from_own_folder(
         lacks = ", ".join(file.name for file in files if file.name not in contents)
         tried.append((str(place), f"has no {lacks}" if place.exists() else "is not there"))
     return None
-
-
-def _is_offline() -> bool:
-    return os.environ.get("NABLAB_OFFLINE", "") not in ("", "0")
 
 
 def _own_places(known: KnownSet, folder: Path | None) -> list[Path]:
@@ -289,14 +289,13 @@ def _is_right(path: Path, file: File, progress: Progress) -> bool:
     return not wrong
 
 
-def _cache_lacks(known: KnownSet, files: Sequence[File]) -> str:
+def _cache_lacks(known: KnownSet) -> str:
     """What is wrong with the cache, for the list of what was tried."""
-    reasons: list[str] = []
-    for file in files:
-        path = cache_folder() / known.name / file.name
-        if not path.is_file():
-            reasons.append(f"has no {file.name}")
-        elif wrong := _mistake(file, path.read_bytes()):
+    place = cache_folder() / known.name
+    absent = [file.name for file in known.files if not (place / file.name).is_file()]
+    reasons = [f"has no {', '.join(absent)}"] if absent else []
+    for file in known.files:
+        if file.name not in absent and (wrong := _mistake(file, (place / file.name).read_bytes())):
             reasons.append(f"{file.name} was changed: {wrong}")
     return "; ".join(reasons)
 

@@ -13,6 +13,8 @@ from torch import Tensor
 
 from nablab.errors import UsageError
 
+NOT_COUNTED = -100  # the label that PyTorch's cross-entropy ignores, and training's accuracy too
+
 
 class Corrupted(NamedTuple):
     """What `corrupt` gives.
@@ -68,3 +70,26 @@ def corrupt(labels: Tensor, share: float, *, classes: int, seed: int) -> Corrupt
     drawn = torch.randint(classes, (len(labels),), generator=generator)
     redrawn, drawn = redrawn.to(labels.device), drawn.to(labels.device)
     return Corrupted(torch.where(redrawn, drawn, labels.long()), redrawn)
+
+
+def by_truth(labels: Tensor, truth: Tensor) -> dict[str, Tensor]:
+    """Labels in parts, for scores of each part: what is in no part holds -100, which is counted nowhere.
+
+    Args:
+        labels: int64 (..., N), some of them corrupted.
+        truth: int64 (N,).
+
+    Returns:
+        int64 (..., N) each. ``"unchanged"``: the labels that are the true ones; ``"changed"``: the others;
+        ``"truth_of_changed"``: the true ones in their place.
+
+    >>> parts = by_truth(torch.tensor([3, 1, 2]), torch.tensor([0, 1, 2]))
+    >>> {name: part.tolist() for name, part in parts.items()}
+    {'unchanged': [-100, 1, 2], 'changed': [3, -100, -100], 'truth_of_changed': [0, -100, -100]}
+    """
+    changed = labels != truth
+    return {
+        "unchanged": labels.masked_fill(changed, NOT_COUNTED),
+        "changed": labels.masked_fill(~changed, NOT_COUNTED),
+        "truth_of_changed": truth.expand_as(labels).masked_fill(~changed, NOT_COUNTED),
+    }

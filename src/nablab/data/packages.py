@@ -156,6 +156,8 @@ def _call(words: Sequence[str], folder: Path, *, output: int = subprocess.DEVNUL
     complaint = done.stderr.decode(errors="replace")
     if "ENOSPC" in complaint or "No space left" in complaint:
         raise OSError(errno.ENOSPC, "No space left on device")
+    if done.returncode < 0:
+        raise SourceError(f"{words[0]} was stopped by signal {-done.returncode}")
     if done.returncode:
         raise SourceError(f"{words[0]} failed: {_last_words(complaint)}")
 
@@ -163,6 +165,7 @@ def _call(words: Sequence[str], folder: Path, *, output: int = subprocess.DEVNUL
 def _last_words(text: str) -> str:
     """The line of a client's complaint that says most: the first error, else the last line."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
+    lines = [line for line in lines if not line.startswith(("npm warn", "npm WARN", "npm notice", "W:"))]
     errors = [line for line in lines if line.lower().startswith(("npm err", "e:", "error"))]
     return " ".join(errors[:2] or lines[-1:])[:300] or "it gave no reason"
 

@@ -1,10 +1,12 @@
-"""Each image to mean 0 and deviation 1 by itself: `Whiten`, beside `nablab.data.Normalize`."""
+"""Images as Zhang et al. (ICLR 2017) prepared them: the middle of each, whitened by itself."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from torch import Tensor
+
+from nablab.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -27,3 +29,22 @@ class Whiten:
         least = images.shape[-3:].numel() ** -0.5
         deviation = values.std(axes, correction=0, keepdim=True).clamp_min(least)
         return (values - values.mean(axes, keepdim=True)) / deviation
+
+
+def center_crop(images: Tensor, side: int) -> Tensor:
+    """The middle ``side`` x ``side`` pixels of images (N, C, H, W), copied where anything is cut.
+
+    Of an odd rest the larger half is cut at the bottom and on the right.
+
+    Raises:
+        UsageError: The images are smaller.
+
+    >>> import torch
+    >>> center_crop(torch.arange(16).reshape(1, 1, 4, 4), 2).flatten().tolist()
+    [5, 6, 9, 10]
+    """
+    height, width = images.shape[-2:]
+    if not 1 <= side <= min(height, width):
+        raise UsageError(f"{side} x {side} pixels cannot be cut from images of {height} x {width}.")
+    top, left = (height - side) // 2, (width - side) // 2
+    return images[..., top : top + side, left : left + side].contiguous()
