@@ -12,7 +12,7 @@ from benchmarks.table import Findings, Goal, Table, goals_table
 REPEATS = 5
 STARTUP_REPEATS = 15
 TURN_SECONDS = 1.0
-SUBJECTS = ("startup", "presets", "replicas", "instruments", "answers")
+SUBJECTS = ("startup", "presets", "replicas", "instruments", "images", "answers")
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -79,6 +79,13 @@ def _instruments(options: argparse.Namespace) -> Findings:
     return instruments.measure(repeats=repeats, quick=options.quick, say=say)
 
 
+def _images(options: argparse.Namespace) -> Findings:
+    from benchmarks import images
+
+    repeats = 1 if options.quick else min(options.repeats, 3)
+    return images.measure(repeats=repeats, quick=options.quick, say=say)
+
+
 def _answers(options: argparse.Namespace) -> Findings:
     from benchmarks import answers
 
@@ -90,6 +97,7 @@ _MEASURES: dict[str, Callable[[argparse.Namespace], Findings]] = {
     "presets": _presets,
     "replicas": _replicas,
     "instruments": _instruments,
+    "images": _images,
     "answers": _answers,
 }
 

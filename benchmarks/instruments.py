@@ -6,7 +6,7 @@ A side that is measured on a part of the work (a few of a hundred networks) is s
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from benchmarks.contest import OURS, Race, Side
 from benchmarks.peers import Absent, tools
@@ -16,8 +16,20 @@ from benchmarks.timing import Spread, take_turns
 
 def measure(*, repeats: int, quick: bool, say: Callable[[str], None]) -> Findings:
     """Run every race and make the tables."""
-    rows, goals, notes = [], [], []
-    for race in tools.races(quick=quick):
+    rows, goals, notes = measure_races(tools.races(quick=quick), repeats, say)
+    title = "Instruments: how many times faster nablab is"
+    columns = ("measure", "side", "seconds", "nablab is faster by")
+    return Findings([Table(title, columns, rows, notes), tools.product_costs(repeats)], goals)
+
+
+def measure_races(
+    races: Sequence[Race], repeats: int, say: Callable[[str], None]
+) -> tuple[list[list[str]], list[Goal], list[str]]:
+    """Rows (race, side, seconds, ratio), goals and notes."""
+    rows: list[list[str]] = []
+    goals: list[Goal] = []
+    notes: list[str] = []
+    for race in races:
         say(race.label)
         seconds = _seconds(race, repeats, notes)
         ratios = {
@@ -33,9 +45,7 @@ def measure(*, repeats: int, quick: bool, say: Callable[[str], None]) -> Finding
                 label = f"{race.label}, against {name}"
                 goals.append(Goal(label, spread_text(ratios[name], "x"), at_least, aim))
         notes += race.notes
-    title = "Instruments: how many times faster nablab is"
-    columns = ("measure", "side", "seconds", "nablab is faster by")
-    return Findings([Table(title, columns, rows, notes), tools.product_costs(repeats)], goals)
+    return rows, goals, notes
 
 
 def _seconds(race: Race, repeats: int, notes: list[str]) -> dict[str, list[float]]:

@@ -69,6 +69,10 @@ def test_some_of_the_images_are_drawn_once() -> None:
     assert few.data_set == "digits"
 
 
+def parts(images: data.ImageSet) -> tuple[torch.Tensor, torch.Tensor]:
+    return images.images, images.labels
+
+
 def test_a_folder_of_ones_own(tmp_path: Path) -> None:
     from PIL import Image
 
@@ -79,6 +83,15 @@ def test_a_folder_of_ones_own(tmp_path: Path) -> None:
             image.save(tmp_path / "zoo" / name / f"{number}.png")
     task = data.task(str(tmp_path / "zoo"), size=6)
     assert (task.outputs, len(task.train()[0]), len(task.held_out()[0])) == (3, 12, 3)
+    first = data.load(str(tmp_path / "zoo"), size=6)
+    assert first.labels.tolist() == sorted(first.labels.tolist())  # by class, so the first are no sample
+    x, y = task.train()
+    assert y.tolist() != sorted(y.tolist())
+    pairs = [
+        sorted(zip(images.sum((1, 2, 3)).tolist(), labels.tolist(), strict=True))
+        for images, labels in ((x, y), parts(first))
+    ]
+    assert pairs[0] == pairs[1]
     assert "a fifth of each class was cut off" in task.notes[0]
 
 

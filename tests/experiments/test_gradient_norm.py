@@ -119,6 +119,51 @@ def test_the_figures_hold_the_curves(finished: Any) -> None:
     assert figures["norms"].figure.axes[0].get_yscale() == "log"
 
 
+@pytest.fixture(scope="module")
+def on_images() -> tuple[GradientNorm, Records, list[Memory]]:
+    networks = ("784-8-10", "conv3k5-pool-8")
+    experiment = small(targets=("digits@150",), networks=networks, batch_size=10, steps=30, samples=150)
+    return experiment, *run(experiment, [0])
+
+
+def test_on_images_the_norm_is_that_of_the_cross_entropy(on_images: Any) -> None:
+    experiment, _, labs = on_images
+    assert experiment.data_sets() == ("digits",)
+    task = data.task("digits@150")
+    x, y = task.prepared()
+    for lab in labs:
+        network = lab.result.module(0)
+        loss = nn.functional.cross_entropy(network(x), y)
+        slopes = torch.autograd.grad(loss, list(network.parameters()))
+        truth = math.sqrt(sum(float(slope.square().sum()) for slope in slopes))
+        assert lab.curves[0]["full-batch norm"].values[-1] == pytest.approx(truth, rel=1e-4)
+        assert lab.curves[0]["training loss"].values[-1] == pytest.approx(float(loss.detach()), rel=1e-4)
+        assert lab.scalars[0]["sampling_error"] == 0  # a sample of all
+
+
+def test_figures_of_images_name_their_loss(on_images: Any) -> None:
+    experiment, records, _ = on_images
+    figure = experiment.figures(records)["norms"]
+    assert figure.figure.axes[0].get_ylabel() == "gradient norm, loss (cross-entropy)"
+    assert set(figure.table["case"]) == {"784-8-10 on digits@150", "conv3k5-pool-8 on digits@150"}
+
+
+def test_a_sample_comes_with_its_error() -> None:
+    experiment = small(targets=("digits@150",), networks=("784-8-10",), steps=10, samples=100)
+    records, labs = run(experiment, [0])
+    assert 0 < records[0].scalars["sampling_error"] < 1
+    assert labs[0].options["train_samples"] == 100
+
+
+def test_the_mnist_preset_reads_nothing_to_be_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data, "load", None)
+    experiment = resolve(GradientNorm, "mnist", {})
+    assert experiment.data_sets() == ("mnist",)
+    assert experiment.conditions()[0]["model"] == "lenet"
+    peaks = [c.where for c in experiment.active_claims() if c.metric == "norm_at_peak_over_start"]
+    assert [where["model"] for where in peaks] == ["lenet", "784-256-128-64-10"]
+
+
 def test_claims_are_those_that_the_configuration_can_test() -> None:
     metrics = [claim.metric for claim in resolve(GradientNorm, "quick", {}).active_claims()]
     assert "norm_at_1800_over_100" in metrics
@@ -148,9 +193,11 @@ def test_training_on_minibatches_and_a_network_of_your_own(tmp_path: Path) -> No
         ({"steps": 0}, "steps=0 is impossible"),
         ({"minibatch": -1}, "minibatch=-1 is impossible"),
         ({"networks": ()}, "nothing to train"),
-        ({"networks": ("2-3-1",)}, "must begin and end with 1"),
+        ({"networks": ("2-3-1",)}, "must begin with 1 and end with 1"),
         ({"targets": ("sinc", "sinc")}, "given twice"),
         ({"targets": ("sink",)}, "Did you mean 'sinc'"),
+        ({"targets": ("digits",)}, "begins with 1, but images of 1 x 28 x 28 have 784"),
+        ({"samples": 0}, "samples=0 is impossible"),
     ],
 )
 def test_settings_that_cannot_work(overrides: Any, message: str) -> None:

@@ -15,7 +15,8 @@ from nablab import data, models, training
 from nablab.configuration import parse_overrides, resolve
 from nablab.errors import UsageError
 from nablab.experiment import Condition, Level, Record, Records
-from nablab.experiments.loss_landscape import NETWORKS, LossLandscape, largest_rise, nonconvex_share
+from nablab.experiments.loss_landscape import NETWORKS, LossLandscape
+from nablab.instruments.landscape.shapes import largest_rise, nonconvex_share
 from nablab.plots.surfaces import round_numbers
 
 
@@ -45,6 +46,9 @@ class Memory:
 
     def array(self, seed: int, name: str, values: Any) -> None:
         self.arrays.setdefault(seed, {})[name] = np.asarray(values)
+
+    def note(self, text: str) -> None:
+        pass
 
     def records(self) -> list[Record]:
         return [
@@ -86,8 +90,8 @@ def test_every_trial_records_what_was_promised(finished: tuple[Any, Records, lis
     assert len(records) == 4
     for record in records:
         assert set(record.scalars) == {
-            *("train_mse", "held_out_mse", "line_rise", "barrier", "nonconvex_share"),
-            *("path_explained", "path_beyond_walk", "path_error"),
+            *("train_loss", "held_out_loss", "line_rise", "barrier", "nonconvex_share"),
+            *("path_explained", "path_beyond_walk", "path_error", "plane_interval"),
         }
         assert all(math.isfinite(value) for value in record.scalars.values())
         for plane in ("plane", "trail", "three"):
@@ -109,7 +113,7 @@ def test_losses_are_those_of_the_networks_that_were_trained(
             for part, (x, y) in (("train", target.train()), ("held_out", target.held_out())):
                 with torch.no_grad():
                     expected = (solution(x) - y).square().mean().item()
-                assert record.scalars[f"{part}_mse"] == pytest.approx(expected, rel=1e-5)
+                assert record.scalars[f"{part}_loss"] == pytest.approx(expected, rel=1e-5)
                 line, alpha = record.arrays[f"line_{part}"], record.arrays["line_alpha"]
                 assert line[alpha == 1] == pytest.approx(expected, rel=1e-5)
             assert record.arrays["line_train"][record.arrays["line_alpha"] == 0] == pytest.approx(
@@ -150,6 +154,59 @@ def test_a_diverged_network_is_recorded_as_such() -> None:
     _, records, _ = run([0], learning_rate=1e30, networks=("1-4-1",))
     assert all(math.isnan(value) for value in records[0].scalars.values())
     assert records[0].notes == {"stop_reason": "diverged"}
+
+
+@pytest.fixture(scope="module")
+def images() -> tuple[LossLandscape, Records, list[Memory]]:
+    own = {"targets": ("digits@300",), "networks": ("conv4k5s3-pool-9",), "batch_size": 50, "subset": 60}
+    return run(**own)
+
+
+def test_images_come_with_accuracies_of_both_splits(images: tuple[Any, Records, list[Memory]]) -> None:
+    _, records, labs = images
+    task = data.task("digits@300")
+    for k, record in enumerate(records):
+        solution = labs[0].result.module(3 * k)
+        for held_out, name in ((False, "train"), (True, "held_out")):
+            x, y = task.prepared(60, held_out=held_out)
+            with torch.no_grad():
+                outputs = solution(x)
+            at = record.arrays["line_alpha"] == 1
+            accuracy = (outputs.argmax(1) == y).float().mean().item()
+            assert record.arrays[f"line_{name}_accuracy"][at] == pytest.approx(accuracy)
+            loss = torch.nn.functional.cross_entropy(outputs, y).item()
+            assert record.scalars[f"{name}_loss"] == pytest.approx(loss, rel=1e-5)
+
+
+def test_planes_of_images_are_drawn_with_their_interval(images: tuple[Any, Records, list[Memory]]) -> None:
+    _, records, labs = images
+    x, y = data.task("digits@300").prepared()
+    for k, record in enumerate(records):
+        assert 0 < record.scalars["plane_interval"] < 1
+        with torch.no_grad():
+            whole = torch.nn.functional.cross_entropy(labs[0].result.module(3 * k)(x), y).item()
+        center = record.arrays["plane_values"][2, 2]  # 60 of 300 images
+        assert center == pytest.approx(whole, rel=0.3)
+        assert center != pytest.approx(whole, rel=1e-6)
+        row = record.arrays["trail_values"][record.arrays["trail_betas"] == 0][0]
+        assert row[record.arrays["trail_alphas"] == 0] == pytest.approx(center)  # the same images
+
+
+def test_functions_are_measured_on_all_points(finished: tuple[Any, Records, list[Memory]]) -> None:
+    assert {record.scalars["plane_interval"] for record in finished[1]} == {0.0}
+    assert not any("accuracy" in name for record in finished[1] for name in record.arrays)
+
+
+def test_figures_of_images(images: tuple[Any, Records, list[Memory]]) -> None:
+    experiment, records, _ = images
+    figures = experiment.figures(records)
+    assert list(figures) == ["line", "between", "plane", "path", "solutions", "accuracy"]
+    assert figures["line"].figure.axes[0].get_ylabel() == "training loss (cross-entropy)"
+    axes = figures["accuracy"].figure.axes
+    assert [ax.get_ylabel() for ax in axes] == ["training accuracy", "test accuracy"] * 2
+    assert experiment.data_sets() == ("digits",)
+    entropy = experiment.baselines(records)["train_loss"]["digits@300: best constant"]
+    assert 2.2 < entropy < math.log(10)
 
 
 class Line:
@@ -228,7 +285,7 @@ def test_baselines_are_the_mean_and_a_random_walk() -> None:
     experiment = resolve(LossLandscape, "quick", SMALL)
     found = experiment.baselines(Records([]))
     _, y = data.target("sinc@20").train()
-    assert found["train_mse"]["sinc@20: mean of the training targets"] == pytest.approx(
+    assert found["train_loss"]["sinc@20: best constant"] == pytest.approx(
         (y - y.mean()).square().mean().item()
     )
     assert 0.85 < found["path_explained"]["random walk of as many points"] < 1
@@ -246,9 +303,13 @@ def test_only_claims_that_can_be_tested_are_active() -> None:
         (["targets=snic"], "Did you mean 'sinc'"),
         (["targets=()"], "must name at least one"),
         (["networks=deep,deep"], "each once"),
-        (["networks=1-5-2"], "must begin and end with 1"),
+        (["networks=1-5-2"], "must begin with 1 and end with 1"),
         (["networks=depp"], "are no widths"),
         (["resolution=24"], "an odd number from 5 on"),
+        (["targets=digits"], "There is no image network 'deep'"),
+        (["targets=digits@0", "networks=lenet"], "asks for no image"),
+        (["subset=9"], "subset=9 is impossible: it must be at least 20"),
+        (["batch_size=0"], "batch_size=0 is impossible"),
         (["steps=0"], "steps=0 is impossible"),
         (["extent=-1"], "extent=-1.0 is impossible"),
         (["alphas=2"], "alphas=2 is impossible: it must be at least 5"),

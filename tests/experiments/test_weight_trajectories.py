@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from nablab import models, training
+from nablab import data, models, training
 from nablab.configuration import parse_overrides, resolve
 from nablab.errors import UsageError
 from nablab.experiment import Condition, Curve, Level, Record, Records
@@ -107,8 +107,10 @@ def test_paths_go_from_the_start_to_the_trained_network(finished: Any) -> None:
             assert path.shape == (13, models.parameter_count("1-6-5-1"))
             assert path.dtype == np.float32
             np.testing.assert_array_equal(path[-1], flat(lab.result.module(k)))
-            np.testing.assert_array_equal(record.arrays["loss"], lab.result.evaluations["train_loss"][k])
-            assert len(record.arrays["loss"]) == len(path)
+            np.testing.assert_array_equal(
+                record.arrays["train_loss"], lab.result.evaluations["train_loss"][k]
+            )
+            assert len(record.arrays["train_loss"]) == len(path)
             starts[lab.condition["start"], record.seed] = path[0]
     for seed in (1, 2):
         np.testing.assert_array_equal(starts[SHARED, seed], starts[SHARED, 0])
@@ -174,7 +176,7 @@ def test_every_claim_finds_its_metric(finished: Any) -> None:
 
     experiment, records, _ = finished
     verdicts = judge(experiment.active_claims(), records, resamples=99)
-    assert len(verdicts) == 9
+    assert len(verdicts) == 11
     assert all(verdict.effect is not None for verdict in verdicts)
 
 
@@ -239,6 +241,62 @@ def test_other_figures_name_their_axes_and_unfinished_runs_have_figures(finished
     experiment.figures(Records([]))
 
 
+@pytest.fixture(scope="module")
+def on_images() -> tuple[WeightTrajectories, Records, list[Memory]]:
+    images = {"target": "digits@100", "network": "784-4-3-10", "batch_size": 20, "weight_decay": 1e-4}
+    experiment = small(**images, steps=40, points=4)
+    return experiment, *run(experiment, [0, 1])
+
+
+def test_images_are_learned_with_cross_entropy(on_images: Any) -> None:
+    experiment, records, labs = on_images
+    assert experiment.data_sets() == ("digits",)
+    task = data.task("digits@100")
+    for lab in labs:
+        for k, record in enumerate(records.where(**lab.condition)):
+            network = lab.result.module(k)
+            for pair, kind in ((task.prepared(), "train"), (task.prepared(held_out=True), "test")):
+                outputs = network(pair[0]).detach()
+                loss = float(torch.nn.functional.cross_entropy(outputs, pair[1]))
+                accuracy = float((outputs.argmax(dim=1) == pair[1]).float().mean())
+                assert record.scalars[f"{kind}_loss"] == pytest.approx(loss, rel=1e-4)
+                assert record.scalars[f"{kind}_accuracy"] == pytest.approx(accuracy, abs=1e-6)
+                assert record.arrays[f"{kind}_accuracy"].shape == (5,)
+            path = record.arrays["path"]
+            assert path.shape == (5, models.parameter_count("784-4-3-10"))
+            share, _, _ = two_components(path)
+            layer_share, _, _ = two_components(path[:, 785 * 4 : 785 * 4 + 5 * 3])
+            assert record.scalars["explained_variance"] == pytest.approx(share, abs=1e-5)
+            assert record.scalars["explained_variance_of_layer"] == pytest.approx(layer_share, abs=1e-5)
+
+
+def test_the_figure_of_images_says_the_accuracy_at_the_ends(on_images: Any) -> None:
+    experiment, records, _ = on_images
+    figure = experiment.figures(records)["paths"]
+    run = records.where(start=OWN)[0]
+    texts = [text.get_text() for text in figure.figure.axes[2].texts]
+    assert f"{100 * run.scalars['test_accuracy']:.1f} %" in texts
+    errors = [
+        value
+        for panel, run_, value in zip(*(figure.table[c] for c in ("panel", "run", "value")), strict=True)
+        if panel == f"{OWN} · whole network" and run_ == run.seed
+    ]
+    assert errors == pytest.approx(list(1 - run.arrays["test_accuracy"]))
+    assert any(ax.get_xlabel().startswith("test error (1 - accuracy)") for ax in figure.figure.axes)
+
+
+def test_points_near_the_origin_are_counted() -> None:
+    """A random walk's picture is a parabola with a third of its points within half its radius."""
+    walk = np.cumsum(np.random.default_rng(0).normal(size=(300, 20_000)), axis=0, dtype=np.float32)
+    path = [{"0.weight": torch.from_numpy(row), "2.weight": torch.from_numpy(row[:9])} for row in walk]
+    lab = Memory(Condition(start=OWN))
+    small()._describe(path, range(300), 0, lab)  # type: ignore[arg-type]
+    assert lab.scalars[0]["share_near_origin"] == pytest.approx(1 / 3, abs=0.02)
+    far = walk.astype(np.float64) - walk.mean(axis=0)
+    radius = np.linalg.norm(np.hstack([far, far[:, :9]]), axis=1)
+    assert lab.scalars[0]["share_near_mean"] == pytest.approx((radius < radius.max() / 2).mean())
+
+
 @pytest.mark.filterwarnings("ignore:overflow:RuntimeWarning", "ignore:invalid value:RuntimeWarning")
 def test_diverged_runs_are_recorded_as_such() -> None:
     experiment = small(optimizer="SGD", learning_rate=1e9)
@@ -271,12 +329,32 @@ def test_presets() -> None:
 
 
 @pytest.mark.parametrize(
+    ("preset", "parameters", "epochs", "batch"),
+    [("mnist", 8_280, 45, 1_000), ("mnist-wide", 418_060, 45, 1_000), ("mnist-deep", 242_762, 24, 128)],
+)
+def test_the_course_s_networks(
+    preset: str, parameters: int, epochs: int, batch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(data, "load", None)  # to be checked, a preset reads no data
+    experiment = resolve(WeightTrajectories, preset, {})
+    assert models.parameter_count(experiment.network) == parameters
+    steps_per_epoch = -(-60_000 // batch)
+    assert experiment.steps == epochs * steps_per_epoch
+    assert experiment.steps // experiment.points == 3 * steps_per_epoch
+    assert WeightTrajectories.presets[preset]["seeds"] == 8
+    assert experiment.data_sets() == ("mnist",)
+
+
+@pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["layer=0"], r"layer=0 is impossible: there are 8 layers"),
+        (["layer=0"], r"layer=0 is impossible: network=1-10-20x6-1 has 8 layers"),
         (["layer=9"], r"layer=9 is impossible"),
-        (["network=1-1"], r"\[1, 1\] needs a hidden layer"),
-        (["network=2-5-1"], r"\[2, 5, 1\] needs a hidden layer, 1 input"),
+        (["network=1-1", "layer=1"], r"network=1-1 has 1 layers, and at least 2 are needed"),
+        (["network=2-5-1"], r"The network 2-5-1 must begin with 1 and end with 1"),
+        (["target=digits"], r"begins with 1, but images of 1 x 28 x 28 have 784 values"),
+        (["target=digits", "network=lenet"], r"'lenet' are no widths of layers"),
+        (["weight_decay=-1"], r"weight_decay=-1.0 is impossible: it must not be negative"),
         (["points=1"], r"points=1 is impossible: it must be from 2 to steps=1200"),
         (["points=5000"], r"points=5000 is impossible"),
         (["batch_size=0"], r"batch_size=0 is impossible"),

@@ -76,11 +76,13 @@ def test_reported_parameter_counts_on_color_images(name: str) -> None:
 @pytest.mark.parametrize(("channels", "size", "classes"), [(1, 28, 10), (3, 32, 7)])
 @pytest.mark.parametrize("name", models.image_networks())
 def test_every_name_gives_logits(name: str, channels: int, size: int, classes: int) -> None:
+    torch.manual_seed(0)
     network = models.image_network(name, channels=channels, size=size, classes=classes)
     images = torch.rand(3, channels, size, size, generator=torch.Generator().manual_seed(0))
     logits = network.eval()(images)
     assert logits.shape == (3, classes)
     assert bool((logits < 0).any())
+    assert bool((logits > 0).any())
     assert not torch.allclose(logits.exp().sum(1), torch.ones(3))  # no softmax
     assert counted(network) == models.parameter_count_of(name, channels=channels, size=size, classes=classes)
 

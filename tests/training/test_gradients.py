@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from nablab.errors import Interrupted, UsageError
 from nablab.training import SGD, Adam, Checkpoint, Threshold, build_replicas, fit
-from nablab.training.gradients import GradientNorms
+from nablab.training.gradients import GROUPS, GradientNorms, _drawn, _mean_product
 
 X = torch.linspace(-1, 1, 21)[:, None].double()
 Y = torch.sin(4 * X)
@@ -126,6 +126,100 @@ def test_networks_and_labels_of_their_own_without_vmap() -> None:
     assert slow.norms[2, -1] == pytest.approx(norm(truth.values()), rel=1e-9)
 
 
+def images(samples: int) -> tuple[Tensor, Tensor]:
+    """Most images are of class 0, so that the gradient stands out from its noise."""
+    made = torch.Generator().manual_seed(0)
+    x = torch.randint(256, (samples, 1, 6, 6), generator=made, dtype=torch.uint8)
+    return x, (x[:, 0, 0, 0] > 200).long()
+
+
+def halve(x: Tensor) -> Tensor:
+    return x.double() / 128 - 1
+
+
+def convolutional() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3)).double()
+
+
+def dense() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(36, 5), nn.ReLU(), nn.Linear(5, 3)).double()
+
+
+@pytest.mark.parametrize("network", [convolutional, dense])
+def test_stored_images_are_prepared_in_parts(network: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nablab.training.gradients.IMAGES_AT_ONCE", 7)
+    monkeypatch.setattr("nablab.training.gradients.AT_ONCE", 24)
+    x, y = images(31)
+    common: Any = {"loss": "cross_entropy", "prepare": halve}
+    probe = GradientNorms(network, (x, y), every=2, minibatch=10, **common)
+    options: Any = {"optimizer": SGD(learning_rate=0.1), "batch_size": 10, **common}
+    result = fit(network, (x, y), seeds=SEEDS, steps=4, probes=[probe], **options)
+    for k in range(3):
+        module = result.module(k)
+        loss = nn.functional.cross_entropy(module(halve(x)), y)
+        slopes = torch.autograd.grad(loss, list(module.parameters()))
+        assert probe.norms[k, -1] == pytest.approx(norm(slopes), rel=1e-9)
+        weights = build_replicas(network, SEEDS)[k].parameters()
+        # The minibatch is the next step's: its gradient times the rate is the update.
+        update = 0.1 * probe.minibatch_norms[k, 0] / norm(weights)
+        assert probe.ratios[k, 0] == pytest.approx(update, rel=1e-9)
+    assert probe.norm_errors.shape == (3, 0)
+
+
+def test_a_sample_is_judged_by_its_groups() -> None:
+    x, y = images(95)
+    common: Any = {"loss": "cross_entropy", "prepare": halve}
+    probe = GradientNorms(dense, (x, y), every=3, samples=47, **common)
+    result = fit(
+        dense, (x, y), seeds=SEEDS, steps=3, optimizer=SGD(learning_rate=0.1), probes=[probe], **common
+    )
+    sample = _drawn(95, 47)
+    assert sample is not None
+    assert len(set(sample.tolist())) == 40
+    module = result.module(1)
+    groups = []
+    for group in sample.split(4):
+        loss = nn.functional.cross_entropy(module(halve(x[group])), y[group])
+        slopes = torch.autograd.grad(loss, list(module.parameters()))
+        groups.append(torch.cat([slope.flatten() for slope in slopes]))
+
+    def mean_product(among: list[Tensor]) -> float:
+        pairs = [float(a @ b) for a in among for b in among if a is not b]
+        return sum(pairs) / len(pairs)
+
+    square = mean_product(groups)
+    others = [mean_product(groups[:j] + groups[j + 1 :]) for j in range(GROUPS)]
+    error = math.sqrt((GROUPS - 1) * np.var(others))
+    assert square > 0
+    assert probe.norms[1, -1] == pytest.approx(math.sqrt(square), rel=1e-9)
+    assert probe.norm_errors[1, -1] == pytest.approx(error / (2 * math.sqrt(square)), rel=1e-9)
+    again = GradientNorms(dense, (x, y), every=3, samples=47, **common)
+    again.load_state(probe.state())
+    np.testing.assert_array_equal(again.norm_errors, probe.norm_errors)
+
+
+def test_the_estimate_has_no_bias_and_knows_its_error() -> None:
+    """4,000 samples of ten noisy gradients: the mean is the square of the true one, |g|^2 = 9."""
+    made = torch.Generator().manual_seed(0)
+    truth = torch.full((30,), math.sqrt(9 / 30), dtype=torch.float64)
+    gradients = truth + torch.randn(4_000, 10, 30, generator=made, dtype=torch.float64)
+    squares, errors = _mean_product(gradients @ gradients.mT)
+    standard_error = float(squares.std()) / math.sqrt(4_000)
+    assert abs(float(squares.mean()) - 9) < 4 * standard_error
+    assert float(gradients.mean(dim=1).square().sum(dim=1).mean()) > 11.9  # what one norm of all would give
+    # The jackknife's variance is known to lean to the safe side.
+    assert 1 < float(errors.square().mean().sqrt() / squares.std()) < 1.15
+
+
+def test_a_sample_of_everything_is_no_sample() -> None:
+    probe = GradientNorms(build, (X, Y), every=4, samples=21)
+    exact = GradientNorms(build, (X, Y), every=4)
+    train(probe, steps=4)
+    train(exact, steps=4)
+    np.testing.assert_array_equal(probe.norms, exact.norms)
+    assert probe.norm_errors.shape == (3, 0)
+
+
 def test_an_interrupted_training_measures_the_same(tmp_path: Path) -> None:
     whole = GradientNorms(build, (X, Y), every=3, minibatch=5)
     train(whole, steps=20, batch_size=5)
@@ -179,3 +273,5 @@ def test_usage_errors() -> None:
         GradientNorms(build, (X, Y), every=0)
     with pytest.raises(UsageError, match="minibatch=0 is impossible"):
         GradientNorms(build, (X, Y), every=1, minibatch=0)
+    with pytest.raises(UsageError, match="samples=9 is impossible: it must be at least 10"):
+        GradientNorms(build, (X, Y), every=1, samples=9)

@@ -66,6 +66,12 @@ def test_labels_of_minus_100_are_not_counted():
     assert accuracy(output, torch.tensor([0, 0, -100, -100])).item() == 0.5
 
 
+def test_an_accuracy_reaches_a_threshold_that_it_equals():
+    labels = torch.zeros(500, dtype=torch.int64)
+    output = nn.functional.one_hot((torch.arange(500) >= 475).long(), 2).float()
+    assert accuracy(output, labels).item() == 0.95
+
+
 @pytest.mark.parametrize("replicas", ["batched", "sequential"])
 def test_held_out_sets_may_have_labels_of_their_own_per_replica(images, replicas):
     x, y = images

@@ -12,7 +12,7 @@ from torch import nn
 
 from nablab.errors import Interrupted, UsageError
 from nablab.training import Checkpoint, Context, Probe, fit
-from nablab.training.recording import WeightRecorder
+from nablab.training.recording import WeightRecorder, path_array, path_from_array
 
 X = torch.linspace(-1, 1, 12)[:, None]
 SEEDS = [3, 4, 5]
@@ -109,3 +109,27 @@ def test_bad_input_is_refused() -> None:
         WeightRecorder(every=0)
     with pytest.raises(UsageError, match=r"no parameter '1.weight'.*Did you mean.*Choices: 0.weight, 0.bias"):
         train(WeightRecorder(every=1, parameters="1.weight"))
+
+
+def test_the_first_replicas_alone_can_be_kept() -> None:
+    data = torch.randn(12, 1, generator=torch.Generator().manual_seed(0)), torch.ones(12, 1)
+    some, every = WeightRecorder(every=2, replicas=2), WeightRecorder(every=2)
+    fit(lambda: nn.Linear(1, 1), data, seeds=[0, 1, 2], steps=5, batch_size=4, probes=[some, every])
+    assert some.weights["weight"].shape == (4, 2, 1, 1)
+    torch.testing.assert_close(some.weights["weight"], every.weights["weight"][:, :2], rtol=0, atol=0)
+    assert some.path(0)[0]["weight"].untyped_storage().nbytes() == 8  # float32 of two, not of three
+    again = WeightRecorder(every=2, replicas=2)
+    again.load_state(some.state())
+    torch.testing.assert_close(again.path(1), some.path(1), rtol=0, atol=0)
+    with pytest.raises(UsageError, match="replicas=0 is impossible"):
+        WeightRecorder(every=2, replicas=0)
+
+
+def test_a_path_survives_as_an_array() -> None:
+    network = nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 1))
+    path = [{n: p.detach() + t for n, p in network.named_parameters()} for t in range(4)]
+    rows = path_array(path)
+    assert rows.shape == (4, 13)
+    assert rows[1] == pytest.approx(rows[0] + 1)
+    assert rows[2, :6] == pytest.approx(path[2]["0.weight"].flatten().numpy())
+    torch.testing.assert_close(path_from_array(rows, network), path, rtol=0, atol=0)

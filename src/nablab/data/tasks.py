@@ -114,15 +114,20 @@ class Task:
                 f"'{self.name}' asks for {self.samples:,} training images, but {self.data_set} has "
                 f"{len(images):,}. Ask for fewer, or write {self.data_set} for all."
             )
-        import torch
-
-        # A user's folder is sorted by class, so the first ones would not do.
-        order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
-        return images.take(order[: self.samples])
+        return _shuffled(images).first(self.samples)
 
     def _load(self, split: str) -> ImageSet:
         channels, size, _ = self.shape
-        return data.load(self.data_set, split=split, size=size, channels=channels)
+        images = data.load(self.data_set, split=split, size=size, channels=channels)
+        # A user's images come sorted by class, and the first ones of a task must stand for all.
+        return _shuffled(images) if known.is_path(self.data_set) else images
+
+
+def _shuffled(images: ImageSet) -> ImageSet:
+    """In an order that is drawn once and for all."""
+    import torch
+
+    return images.take(torch.randperm(len(images), generator=torch.Generator().manual_seed(0)))
 
 
 def task(spec: str, *, size: int = 28, channels: int = 1) -> Task:

@@ -1,4 +1,4 @@
-"""The error surface around what dense networks learn: lines and planes through weight space."""
+"""The error surface around what networks learn: lines and planes through weight space."""
 
 from __future__ import annotations
 
@@ -14,13 +14,15 @@ from nablab.experiment import Claim, Condition, Experiment, Lab, Records
 if TYPE_CHECKING:
     from torch import nn
 
-    from nablab.instruments import Interpolation, LossPlane
+    from nablab.data.tasks import Task
 
-NETWORKS: Mapping[str, str] = {"deep": "1-5-10-10-10-10-10-5-1", "shallow": "1-190-1"}  # 571 parameters each
+# 571 parameters each, for functions of one variable.
+NETWORKS: Mapping[str, str] = {"deep": "1-5-10-10-10-10-10-5-1", "shallow": "1-190-1"}
+AT_ONCE = 4_000  # images in one call; the first layer of LeNet takes 75 MB for them
 SOLUTIONS = ("A", "B", "C")  # of one seed: three initial weights; B and C are there to be compared with A
 METRICS = (
-    *("train_mse", "held_out_mse", "line_rise", "barrier", "nonconvex_share"),
-    *("path_explained", "path_beyond_walk", "path_error"),
+    *("train_loss", "held_out_loss", "line_rise", "barrier", "nonconvex_share"),
+    *("path_explained", "path_beyond_walk", "path_error", "plane_interval"),
 )
 
 
@@ -53,14 +55,21 @@ class LossLandscape(Experiment):
     the shallow one 32 %. Two components hold 86 to 99.6 % of a path: the deep one on sinc is no flatter than
     a random walk.
 
-    Running time on two cores: quick and standard about half a minute, paper some ten minutes.
+    The preset mnist asks the same of images: cross-entropy, minibatches, lines on the first images of both
+    splits, planes on as many random training images, with the interval that comes from drawing them.
+
+    Running time on two cores: quick and standard about half a minute, mnist some minutes, paper ten.
 
     Attributes:
-        targets: What to learn, as for deep-vs-shallow: sinc, sign_sin, quadratic_sine or an expression of x.
-        networks: Names (deep, shallow: 571 parameters each) or widths such as 1-30-30-1.
+        targets: What to learn: a function (sinc, sign_sin, quadratic_sine or an expression of x), or images
+            (mnist, digits, a folder; mnist@10000 for fewer).
+        networks: For functions names (deep, shallow: 571 parameters each) or widths such as 1-30-30-1; for
+            images lenet, 784-100-10 or other image networks.
         activation: Activation of the hidden layers.
-        learning_rate: Learning rate of Adam, on the full batch.
+        learning_rate: Learning rate of Adam.
+        batch_size: Samples per step; none for the full batch.
         steps: Optimizer steps.
+        subset: Images on which lines and planes are measured; functions are measured on all points.
         resolution: Points along each side of a plane, an odd number.
         extent: Half the side of the random plane; at 1 a step is as long as the weights of a filter.
         alphas: Points on a line, from -0.5 to 1.5.
@@ -71,7 +80,9 @@ class LossLandscape(Experiment):
     networks: tuple[str, ...] = ("deep", "shallow")
     activation: Literal["leaky_relu", "relu", "tanh", "sigmoid", "gelu", "silu", "elu"] = "leaky_relu"
     learning_rate: float = 1e-3
+    batch_size: int | None = None
     steps: int = 10_000
+    subset: int = 1_000
     resolution: int = 25
     extent: float = 1.0
     alphas: int = 81
@@ -81,12 +92,23 @@ class LossLandscape(Experiment):
         "quick": {"targets": ("sinc",), "steps": 4_000, "resolution": 21, "alphas": 61, "seeds": 8},
         "standard": {"seeds": 10},
         "paper": {"steps": 20_000, "resolution": 51, "alphas": 201, "seeds": 30},
+        "mnist": {
+            "targets": ("mnist",),
+            "networks": ("lenet", "784-100-10"),
+            "activation": "relu",
+            "batch_size": 128,
+            "steps": 938,
+            "resolution": 21,
+            "alphas": 41,
+            "seeds": 8,
+        },
     }
+    version: ClassVar[int] = 2
     claims: ClassVar[tuple[Claim, ...]] = (
         Claim.at_most("line_rise", 0.01, within="target",
                       sentence="From start to solution the loss never rises by 1 % of the initial one"),
         Claim.at_least("barrier", 0.1,
-                       sentence="Between two solutions the loss rises by a tenth of the targets' variance"),
+                       sentence="Between two solutions the loss rises by a tenth of the best constant's"),
         Claim.at_least("path_beyond_walk", 0.0, within="model",
                        sentence="Two directions hold more of the path than of a random walk"),
         Claim.greater("nonconvex_share", "deep", "shallow", by="model", smallest_effect=0.05,
@@ -96,44 +118,38 @@ class LossLandscape(Experiment):
         "The mean of two solutions computes neither function. Why may the order of hidden units be to blame?",
         "Set extent=0.1. What happens to the difference between deep and shallow, and what does that say?",
         "Halve learning_rate and double steps. Do more of the lines fall without a bump?",
-        "The random plane does not move the biases. What would it look like if they moved by their norm, "
-        "too?",
-        "On which share of the path do the circles reach the next contour? What can be said of the loss "
-        "there?",
+        "The random plane does not move the biases. What if they moved by their norm, too?",
+        "On which share of the path do the circles reach the next contour? What is known of the loss there?",
     )
     references: ClassVar[tuple[str, ...]] = (
-        "Goodfellow, Vinyals and Saxe, Qualitatively characterizing neural network optimization problems, "
-        "ICLR 2015, arXiv:1412.6544.",
+        "Goodfellow et al., Qualitatively characterizing network optimization, ICLR 2015, arXiv:1412.6544.",
         "Li et al., Visualizing the loss landscape of neural nets, NeurIPS 2018, arXiv:1712.09913.",
-        "Garipov et al., Loss surfaces, mode connectivity, and fast ensembling of DNNs, NeurIPS 2018, "
-        "arXiv:1802.10026.",
-        "Antognini and Sohl-Dickstein, PCA of high dimensional random walks with comparison to neural "
-        "network training, NeurIPS 2018, arXiv:1806.08805.",
-        "Frankle et al., Linear mode connectivity and the lottery ticket hypothesis, ICML 2020, "
-        "arXiv:1912.05671.",
-        "Lucas et al., Analyzing monotonic linear interpolation in neural network loss landscapes, ICML "
-        "2021, arXiv:2104.11044.",
+        "Garipov et al., Loss surfaces, mode connectivity, fast ensembling, NeurIPS 2018, arXiv:1802.10026.",
+        "Antognini and Sohl-Dickstein, PCA of high dimensional random walks, NeurIPS 2018, arXiv:1806.08805.",
+        "Frankle et al., Linear mode connectivity and lottery tickets, ICML 2020, arXiv:1912.05671.",
+        "Lucas et al., Analyzing monotonic linear interpolation, ICML 2021, arXiv:2104.11044.",
     )
 
     def validate(self) -> None:
         """Check every target, every network and the sizes of the grids."""
-        for key in ("learning_rate", "steps", "extent"):
-            if not 0 < getattr(self, key) < float("inf"):
+        for key in ("learning_rate", "steps", "extent", "batch_size"):
+            if getattr(self, key) is not None and not 0 < getattr(self, key) < float("inf"):
                 raise UsageError(f"{key}={getattr(self, key)} is impossible: it must be above 0 and finite.")
         for key in ("targets", "networks"):
             if len(set(getattr(self, key))) != len(getattr(self, key)) or not getattr(self, key):
                 raise UsageError(f"{key}={getattr(self, key)} must name at least one, and each once.")
         if self.resolution < 5 or self.resolution % 2 == 0:
             raise UsageError(f"resolution={self.resolution} is impossible: an odd number from 5 on.")
-        for key, least in (("alphas", 5), ("path_points", 3)):
+        for key, least in (("alphas", 5), ("path_points", 3), ("subset", 20)):
             if getattr(self, key) < least:
                 raise UsageError(f"{key}={getattr(self, key)} is impossible: it must be at least {least}.")
-        for spec in self.targets:
-            data.target(spec)
-        for network in self.networks:
-            widths = models.parse_widths(NETWORKS.get(network, network))
-            if widths[0] != 1 or widths[-1] != 1:
-                raise UsageError(f"networks: {network} must begin and end with 1, as in 1-9-1.")
+        for task in map(data.task, self.targets):
+            for network in self.networks:
+                models.check_network(spec_of(network, task), shape=task.shape, outputs=task.outputs)
+
+    def data_sets(self) -> tuple[str, ...]:
+        """The image sets among the targets."""
+        return tuple(task.data_set for task in map(data.task, self.targets) if task.data_set)
 
     def conditions(self) -> list[Condition]:
         """Every target with every network."""
@@ -141,69 +157,76 @@ class LossLandscape(Experiment):
 
     def run(self, condition: Condition, seeds: Sequence[int], lab: Lab) -> None:
         """Train three solutions per seed, then measure the surface around the first."""
-        target = data.target(str(condition["target"]))
+        task = data.task(str(condition["target"]))
+        for note in task.notes:
+            lab.note(note)
         recorder = training.WeightRecorder(every=max(1, self.steps // self.path_points))
         result = lab.train(
-            self.builder(str(condition["model"])),
-            target.train(),
+            self.builder(str(condition["model"]), task),
+            task.train(),
             seeds=[lab.seed(seed, f"weights of {name}", **condition) for seed in seeds for name in SOLUTIONS],
-            steps=self.steps,
-            optimizer=training.Adam(learning_rate=self.learning_rate),
-            probes=[recorder],
-        )
+            steps=self.steps, batch_size=self.batch_size, loss=task.loss, prepare=task.prepare,
+            optimizer=training.Adam(learning_rate=self.learning_rate), probes=[recorder],
+            eval_every=self.steps, train_samples=self.subset if task.data_set else None,
+        )  # fmt: skip
         for k, seed in enumerate(seeds):
             own = range(len(SOLUTIONS) * k, len(SOLUTIONS) * (k + 1))
             if not all(isfinite(result.final[replica]) for replica in own):
                 lab.record(seed, **dict.fromkeys(METRICS, nan), stop_reason="diverged")
                 continue
             solutions = [result.module(replica).eval() for replica in own]
-            sets = {"train": target.train(), "held_out": target.held_out()}
-            self._survey(solutions, recorder.path(own[0]), sets, seed, lab)
+            self._survey(task, solutions, recorder.path(own[0]), seed, lab)
 
-    def builder(self, name: str) -> Callable[[], nn.Module]:
+    def builder(self, name: str, task: Task) -> Callable[[], nn.Module]:
         """What builds one fresh network of a condition."""
-        widths = NETWORKS.get(name, name)
-        return lambda: models.dense(widths, self.activation)
+        spec, activation = spec_of(name, task), self.activation
+        return lambda: models.network(spec, shape=task.shape, outputs=task.outputs, activation=activation)
 
     def _survey(
-        self,
-        solutions: Sequence[nn.Module],
-        path: Sequence[Any],
-        sets: Mapping[str, Any],
-        seed: int,
-        lab: Lab,
+        self, task: Task, solutions: Sequence[nn.Module], path: Sequence[Any], seed: int, lab: Lab
     ) -> None:
         """Two lines and three planes, and the numbers that the claims are about."""
         import copy
 
+        import numpy as np
+
         from nablab.instruments import interpolate, loss_plane, random_walk_shares
+        from nablab.instruments.landscape.shapes import largest_rise, nonconvex_share, relative_interval
 
         first, second, third = solutions
         start = copy.deepcopy(first)
         start.load_state_dict(path[0])
-        across: Any = {"low": -0.5, "high": 1.5, "count": self.alphas}
-        line = interpolate(start, first, "mse", sets, **across)
-        between = interpolate(first, second, "mse", sets, **across)
-        of_a: Any = {"model": first, "loss": "mse", "data": sets["train"], "resolution": self.resolution}
-        plane = loss_plane(**of_a, extent=self.extent, seed=lab.seed(seed, "directions"))
+        images = bool(task.data_set)
+        few = self.subset if images else None
+        sets = {"train": task.prepared(few), "held_out": task.prepared(few, held_out=True)}
+        metrics = "accuracy" if images else ()
+        across: Any = {"low": -0.5, "high": 1.5, "count": self.alphas, "metrics": metrics}
+        line = interpolate(start, first, task.loss, sets, **across)
+        between = interpolate(first, second, task.loss, sets, **across)
+        of_a: Any = {"model": first, "loss": task.loss, "data": task.prepared(), "batch_size": AT_ONCE}
+        of_a |= {"resolution": self.resolution, "seed": lab.seed(seed, "directions")}
+        of_a |= {"subset": few if few and few < len(task.train()[1]) else None}
+        plane = loss_plane(**of_a, extent=self.extent)
         trail = loss_plane(**of_a, path=path)
         three = loss_plane(**of_a, through=[second, third])
+        distances = np.sqrt((trail.path**2).sum(axis=1) + trail.path_error**2)  # from the solution
         explained = float(trail.explained.sum())
         lab.record(
-            seed,
-            train_mse=line.at(1.0),
-            held_out_mse=line.at(1.0, data="held_out"),
+            seed, train_loss=line.at(1.0), held_out_loss=line.at(1.0, data="held_out"),
             line_rise=largest_rise(line),
-            barrier=between.barrier / float(sets["train"][1].var(correction=0)),
+            barrier=between.barrier / task.constant_loss(),
             nonconvex_share=nonconvex_share(plane),
             path_explained=explained,
             path_beyond_walk=explained - float(random_walk_shares(len(path), "last")[:2].sum()),
-            path_error=float(trail.path_error.max() / distances(trail).max()),
-        )
+            path_error=float(trail.path_error.max() / distances.max()),
+            plane_interval=relative_interval(plane),
+        )  # fmt: skip
         for name, curve in (("line", line), ("between", between)):
             lab.array(seed, f"{name}_alpha", curve.alphas)
             for part, values in curve.values.items():
                 lab.array(seed, f"{name}_{part}", values["loss"])
+                if images:
+                    lab.array(seed, f"{name}_{part}_accuracy", values["accuracy"])
         for name, found in (("plane", plane), ("trail", trail), ("three", three)):
             lab.array(seed, f"{name}_alphas", found.alphas)
             lab.array(seed, f"{name}_betas", found.betas)
@@ -222,13 +245,23 @@ class LossLandscape(Experiment):
         from nablab.instruments import random_walk_shares
 
         walk = float(random_walk_shares(self.path_points + 1, "last")[:2].sum())
-        means = {f"{spec}: mean of the training targets": variance(spec) for spec in self.targets}
-        return {"train_mse": means, "path_explained": {"random walk of as many points": walk}}
+        means = {f"{spec}: best constant": data.task(spec).constant_loss() for spec in self.targets}
+        return {"train_loss": means, "path_explained": {"random walk of as many points": walk}}
 
     def figures(self, records: Records) -> dict[str, plots.Figure]:
         """The two lines, then the three planes of the first seed."""
-        loss: Any = {"y_label": "training loss (MSE)"}
-        return {
+        losses = dict.fromkeys(data.task(spec).loss_name for spec in self.targets)
+        loss: Any = {"y_label": f"training loss ({', '.join(losses)})"}
+        of = {spec: records.where(target=spec) for spec in self.targets if data.task(spec).data_set}
+        scored = [
+            plots.LinePanel(f"{name}: {spec}", f"{part} accuracy",
+                            plots.lines_of(own, f"{array}_alpha", f"{array}_{key}_accuracy", by="model"),
+                            limits=(0.0, 1.0))
+            for spec, own in of.items()
+            for array, name in (("line", "start to solution"), ("between", "A to B"))
+            for key, part in (("train", "training"), ("held_out", "test"))
+        ]  # fmt: skip
+        found = {
             "line": plots.lines(
                 records, "line_alpha", "line_train", more={"held_out": "line_held_out"}, **loss,
                 x_label="alpha (0: initial weights, 1: solution)", title="From the start to the solution",
@@ -255,39 +288,12 @@ class LossLandscape(Experiment):
                 caption="A, B and C started from different weights. See the ridge between any two of them.",
             ),
         }  # fmt: skip
+        if scored:
+            caption = "See how short the way is on which a solution keeps its accuracy."
+            found["accuracy"] = plots.line_panels(scored, title="Accuracy along both lines", caption=caption)
+        return found
 
 
-def variance(spec: str) -> float:
-    """The loss of the best constant."""
-    return float(data.target(spec).train()[1].var(correction=0))
-
-
-def largest_rise(line: Interpolation) -> float:
-    """The highest climb of the training loss above its lowest so far, alpha 0 to 1, in units of its start."""
-    import numpy as np
-
-    losses = line.losses[(line.alphas >= 0) & (line.alphas <= 1)]
-    return float((losses - np.minimum.accumulate(losses)).max() / losses[0])
-
-
-def distances(trail: LossPlane) -> Any:
-    """Of the path's points from the solution."""
-    import numpy as np
-
-    return np.sqrt((trail.path**2).sum(axis=1) + trail.path_error**2)
-
-
-def nonconvex_share(plane: LossPlane) -> float:
-    """The share of inner grid points with a clearly negative curvature in some direction of the plane.
-
-    Second differences give the 2 x 2 Hessian of the plane; clear means a tenth of its largest curvature, as
-    Li et al. 2018 color their maps by the ratio of the two.
-    """
-    import numpy as np
-
-    f, a, b = plane.losses, plane.alphas[1] - plane.alphas[0], plane.betas[1] - plane.betas[0]
-    xx = (f[1:-1, 2:] - 2 * f[1:-1, 1:-1] + f[1:-1, :-2]) / a**2
-    yy = (f[2:, 1:-1] - 2 * f[1:-1, 1:-1] + f[:-2, 1:-1]) / b**2
-    xy = (f[2:, 2:] - f[2:, :-2] - f[:-2, 2:] + f[:-2, :-2]) / (4 * a * b)
-    middle, radius = (xx + yy) / 2, np.sqrt(((xx - yy) / 2) ** 2 + xy**2)
-    return float(np.mean(middle - radius < -0.1 * np.abs(middle + radius)))
+def spec_of(network: str, task: Task) -> str:
+    """The layers of a network; ``deep`` and ``shallow`` are known for functions only."""
+    return network if task.data_set else NETWORKS.get(network, network)

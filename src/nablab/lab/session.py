@@ -248,7 +248,9 @@ class Rehearsal(Notebook):
             **options,
         }
         speed = training.measure_speed(build, data, steps=steps, **common)
-        result = _stretched(training.fit(build, data, steps=min(steps, self.STEPS), **common), steps)
+        # A schedule is made for all the steps; a warm-up may be longer than these few.
+        short = {name: value for name, value in common.items() if name != "schedule"}
+        result = _stretched(training.fit(build, data, steps=min(steps, self.STEPS), **short), steps)
         evaluations = 2 + steps // int(options.get("eval_every") or max(1, steps // 100))
         self.estimate.seconds += speed.setup_seconds + speed.seconds_per_step * steps
         self.estimate.seconds += speed.seconds_per_evaluation * evaluations

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from nablab.models.images import image_network as image_network
     from nablab.models.images import image_networks as image_networks
     from nablab.models.images import parameter_count_of as parameter_count_of
+    from nablab.models.random_features import RandomFeatures as RandomFeatures
+    from nablab.models.random_features import minimum_norm as minimum_norm
     from nablab.models.shaped import check_network as check_network
     from nablab.models.shaped import network as network
 
@@ -28,12 +30,14 @@ __getattr__, __dir__ = lazy_names(
         "dense_network": "Activation dense parameter_count parse_widths sawtooth_network",
         "factory": "check_output load_factory load_function source_hash",
         "images": "image_network image_networks parameter_count_of",
+        "random_features": "RandomFeatures minimum_norm",
         "shaped": "check_network network",
     },
 )
 
 __all__ = [
     "Activation",
+    "RandomFeatures",
     "check_network",
     "check_output",
     "dense",
@@ -41,6 +45,7 @@ __all__ = [
     "image_networks",
     "load_factory",
     "load_function",
+    "minimum_norm",
     "network",
     "parameter_count",
     "parameter_count_of",

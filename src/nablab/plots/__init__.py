@@ -9,11 +9,13 @@ there is no global state and nothing to close.
 from nablab.plots.critical_points import outcomes, spectra
 from nablab.plots.curves import curves, mean_curve, thin
 from nablab.plots.dots import dots
-from nablab.plots.factors import side_by_side
+from nablab.plots.factors import metrics_side_by_side, side_by_side
 from nablab.plots.frame import canvas, drawing
 from nablab.plots.images import image_rows, mistake_arrays, mistakes
+from nablab.plots.line_panels import LinePanel, line_panels, lines_of
 from nablab.plots.paths import Plane, paths
 from nablab.plots.predictions import predictions
+from nablab.plots.scatters import scatter
 from nablab.plots.style import Figure, Style, palette, styles
 from nablab.plots.summary import Summary, summarize
 from nablab.plots.surfaces import lines, surfaces
@@ -21,6 +23,7 @@ from nablab.plots.trends import trend
 
 __all__ = [
     "Figure",
+    "LinePanel",
     "Plane",
     "Style",
     "Summary",
@@ -29,14 +32,18 @@ __all__ = [
     "dots",
     "drawing",
     "image_rows",
+    "line_panels",
     "lines",
+    "lines_of",
     "mean_curve",
+    "metrics_side_by_side",
     "mistake_arrays",
     "mistakes",
     "outcomes",
     "palette",
     "paths",
     "predictions",
+    "scatter",
     "side_by_side",
     "spectra",
     "styles",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import nan
 
 from nablab.experiment import Condition, Record, Records
 
@@ -21,4 +22,28 @@ def side_by_side(records: Records, curves: Mapping[str, str], *, curve: str, fac
         for level, name in curves.items()
         for r in records
         if name in r.curves
+    )
+
+
+def metrics_side_by_side(
+    records: Records, metrics: Mapping[str, str], *, metric: str, factor: str
+) -> Records:
+    """Several metrics of a trial under one name, told apart by a new factor; NaN where a trial lacks one.
+
+    Args:
+        records: The trials.
+        metrics: By level of the new factor, the name of a metric.
+        metric: The name that they get.
+        factor: The new factor.
+
+    >>> trials = Records([Record(Condition(model="deep"), 0, {"before": 2.0, "after": 1.0})])
+    >>> names = {"as trained": "before", "matched": "after"}
+    >>> longer = metrics_side_by_side(trials, names, metric="distance", factor="units")
+    >>> [(str(record.condition), record.scalars["distance"]) for record in longer]
+    [('model=deep, units=as trained', 2.0), ('model=deep, units=matched', 1.0)]
+    """
+    return Records(
+        Record(Condition(**r.condition, **{factor: level}), r.seed, {metric: r.scalars.get(name, nan)})
+        for level, name in metrics.items()
+        for r in records
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from nablab.experiment import Level
@@ -26,12 +26,14 @@ class Plane:
         runs: By label: float64 (T, 2), the points of a run.
         values: By label: float64 (T,), what the color of a point says, such as its loss; positive.
         shares: The share of the variance that each of the two axes holds.
+        ends: By label, what to write at the end of a run, such as its accuracy.
     """
 
     title: str
     runs: Mapping[Level, Floats]
     values: Mapping[Level, Floats]
     shares: tuple[float, float]
+    ends: Mapping[Level, str] = field(default_factory=dict)
 
 
 def paths(
@@ -62,6 +64,7 @@ def paths(
         for ax, plane in zip(axes, planes, strict=False):
             for label, xy in plane.runs.items():
                 _draw(ax, xy, plane.values[label], looks[label].color, norm)
+                ax.annotate(plane.ends.get(label, ""), xy[-1], (4, 3), textcoords="offset points", size=6.5)
                 where = {"panel": plane.title, "run": label}
                 x, y = xy[:, 0], xy[:, 1]
                 points = range(len(xy))
@@ -100,11 +103,11 @@ def _keys(figure: Any, axes: Sequence[Any], norm: Any, label: str) -> None:
     bar.outline.set_visible(False)
     bar.ax.minorticks_off()
     low, high = norm.vmin, norm.vmax
-    decades = [exponent for exponent in range(-30, 31) if low <= 10.0**exponent <= high]
-    if decades:
-        bar.set_ticks(
-            [10.0**exponent for exponent in decades], labels=[frame.power_of_ten(10.0**e) for e in decades]
-        )
+    decades = [10.0**exponent for exponent in range(-30, 31) if low <= 10.0**exponent <= high]
+    if len(decades) > 1:
+        bar.set_ticks(decades, labels=[frame.power_of_ten(decade) for decade in decades])
+    else:  # within a decade or two its ends say more
+        bar.set_ticks([low, high], labels=[f"{end:.2g}" for end in (low, high)])
     marks = (("o", "none", "start"), ("s", INK, "end"))
     handles = [Line2D([], [], color=INK, marker=m, mfc=f, ls="", ms=6, label=name) for m, f, name in marks]
     figure.legend(handles=handles, loc="outside upper left", ncols=2)

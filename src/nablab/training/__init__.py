@@ -14,12 +14,13 @@ if TYPE_CHECKING:
     from nablab.training.checkpoints import Checkpoint
     from nablab.training.engine import Engine, Loss, Unsupported
     from nablab.training.fused import FusedEngine
+    from nablab.training.fused_images import FusedImageEngine
     from nablab.training.gradients import GradientNorms
     from nablab.training.inputs import Augment, Inputs, Precision, Prepare
     from nablab.training.loop import Progress, fit
     from nablab.training.optimizers import SGD, Adam, AdamW, RMSprop, Specification
     from nablab.training.probes import Context, Probe
-    from nablab.training.recording import WeightRecorder
+    from nablab.training.recording import WeightRecorder, path_array, path_from_array
     from nablab.training.result import Training
     from nablab.training.schedules import Constant, Cosine, Exponential, Linear, Schedule, StepDecay
     from nablab.training.seeding import build_replicas, derive, generator
@@ -35,12 +36,13 @@ __getattr__, __dir__ = lazy_names(
         "checkpoints": "Checkpoint",
         "engine": "Engine Loss Unsupported",
         "fused": "FusedEngine",
+        "fused_images": "FusedImageEngine",
         "gradients": "GradientNorms",
         "inputs": "Augment Inputs Precision Prepare",
         "loop": "Progress fit",
         "optimizers": "SGD Adam AdamW RMSprop Specification",
         "probes": "Context Probe",
-        "recording": "WeightRecorder",
+        "recording": "WeightRecorder path_array path_from_array",
         "result": "Training",
         "schedules": "Constant Cosine Exponential Linear Schedule StepDecay",
         "seeding": "build_replicas derive generator",
@@ -65,6 +67,7 @@ __all__ = [
     "Engine",
     "Exponential",
     "FusedEngine",
+    "FusedImageEngine",
     "GradientNorms",
     "Inputs",
     "Linear",
@@ -91,4 +94,6 @@ __all__ = [
     "fit",
     "generator",
     "measure_speed",
+    "path_array",
+    "path_from_array",
 ]

@@ -97,7 +97,9 @@ class BatchedEngine:
         if batch is None:
             x = self._full = self._inputs.ready(self._x) if self._full is None else self._full
         else:
-            x = self._inputs.ready(self._x[batch])
+            # Not x[batch]: 15 instead of 394 µs for 600 images of 784 bytes.
+            chosen = self._x.index_select(0, batch.flatten())
+            x = self._inputs.ready(chosen.reshape(*batch.shape, *self._x.shape[1:]))
             y = (
                 y[torch.arange(self.replicas, device=batch.device)[:, None], batch]
                 if self._own_labels

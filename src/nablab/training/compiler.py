@@ -1,4 +1,4 @@
-"""Compile the fused kernel with the machine's C compiler, once, and load it.
+"""Compile the fused kernels with the machine's C compiler, once, and load it.
 
 The library lies in the user's cache folder (or ``$NABLAB_CACHE``). Its name holds a hash of everything that
 went in: the source, the options, and what the compiler says of itself and of this machine's processor. So a
@@ -23,8 +23,8 @@ import platformdirs
 
 from nablab.training.engine import Unsupported
 
-SOURCE = Path(__file__).with_name("fused_dense.c")
-HEADER = SOURCE.with_name("fused_blocks.h")
+_FOLDER = Path(__file__).parent
+_HEADERS = ("fused_blocks.h", "fused_update.h", "fused_image_layers.h")
 
 _OPTIONS = ("-O3", "-std=gnu11", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared")
 
@@ -41,13 +41,17 @@ _MACHINE_OPTIONS = (
 _TIMEOUT_SECONDS = 120
 
 
-def load(real: str) -> ctypes.CDLL:
-    """The kernel's library for ``real`` = ``"float"`` or ``"double"``, compiled if the cache has none.
+def load(real: str, source: str = "fused_dense.c") -> ctypes.CDLL:
+    """A kernel's library for ``real`` = ``"float"`` or ``"double"``, compiled if the cache has none.
+
+    Args:
+        real: The type of every number in it.
+        source: The kernel's file, beside this one.
 
     Raises:
         Unsupported: There is no C compiler, or it fails, or its library cannot be loaded.
     """
-    return _load(real, str(cache_folder()), tuple(_compiler()))
+    return _load(real, source, str(cache_folder()), tuple(_compiler()))
 
 
 def cache_folder() -> Path:
@@ -56,11 +60,12 @@ def cache_folder() -> Path:
 
 
 @functools.cache
-def _load(real: str, folder: str, compiler: tuple[str, ...]) -> ctypes.CDLL:
+def _load(real: str, source: str, folder: str, compiler: tuple[str, ...]) -> ctypes.CDLL:
     machine, description = _describe(compiler)
     options = (*_OPTIONS, *machine, f"-DREAL={real}")
-    key = _digest(SOURCE.read_bytes(), HEADER.read_bytes(), repr((compiler, options)).encode(), description)
-    library = _find(Path(folder), key) or _build(compiler, options, Path(folder), key)
+    texts = [(_FOLDER / name).read_bytes() for name in (source, *_HEADERS)]
+    key = _digest(*texts, repr((compiler, options)).encode(), description)
+    library = _find(Path(folder), key) or _build(compiler, options, _FOLDER / source, Path(folder), key)
     try:
         return ctypes.CDLL(str(library))
     except OSError as error:
@@ -96,12 +101,12 @@ def _find(folder: Path, key: str) -> Path | None:
     return None
 
 
-def _build(compiler: Sequence[str], options: Sequence[str], folder: Path, key: str) -> Path:
+def _build(compiler: Sequence[str], options: Sequence[str], source: Path, folder: Path, key: str) -> Path:
     """Compile into the cache. The rename is atomic, so several processes may do this at once."""
     folder = _writable(folder)
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         built = Path(scratch) / "kernel.so"
-        result = _run([*compiler, *options, str(SOURCE), "-o", str(built), "-lm"])
+        result = _run([*compiler, *options, str(source), "-o", str(built), "-lm"])
         if result.returncode != 0:
             raise Unsupported(f"the C compiler '{shlex.join(compiler)}' failed: {_first_line(result.stderr)}")
         library = folder / f"{key}-{_digest(built.read_bytes())}.so"

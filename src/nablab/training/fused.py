@@ -8,7 +8,6 @@ depend neither on the number of replicas nor on that of threads, bit for bit.
 from __future__ import annotations
 
 import ctypes
-import dataclasses
 import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -21,8 +20,9 @@ from nablab.errors import UsageError
 from nablab.training import compiler
 from nablab.training.dense import DenseLayer, kernel_matrices, read_layers
 from nablab.training.engine import FloatArray, Loss, Unsupported
+from nablab.training.fused_optimizer import REALS, RULES, OptimizerNumbers
 from nablab.training.inputs import Inputs
-from nablab.training.optimizers import SGD, Adam, AdamW, Number, RMSprop, Specification
+from nablab.training.optimizers import Specification
 
 # Samples go through the network in tiles of so many bytes per unit. Smaller tiles add up partial gradients
 # more often; larger ones leave the cache. Measured from 512 to 8192: docs/engine.md.
@@ -34,8 +34,6 @@ LARGEST_NETWORK = 50_000
 
 _ALIGNMENT = 64
 _CHUNKS = 8  # Each replica's steps are cut so that threads with unequal numbers of replicas end together.
-_RULES: dict[type[Specification], int] = {SGD: 0, RMSprop: 1, Adam: 2, AdamW: 3}
-_REALS = {torch.float32: "float", torch.float64: "double"}
 _INT, _POINTER = ctypes.c_int64, ctypes.c_void_p
 
 
@@ -64,18 +62,6 @@ class _Data(ctypes.Structure):
         ("y", _POINTER),
         ("indices", _POINTER),
         ("own_labels", _INT),
-    ]
-
-
-class _Optimizer(ctypes.Structure):
-    _fields_ = [
-        ("rule", _INT),
-        ("nesterov", _INT),
-        ("learning_rate", _POINTER),
-        ("weight_decay", _POINTER),
-        ("epsilon", _POINTER),
-        ("first_decay", _POINTER),
-        ("second_decay", _POINTER),
     ]
 
 
@@ -131,17 +117,17 @@ class FusedEngine:
         own_labels: bool,
         inputs: Inputs = Inputs(),  # noqa: B008 - immutable
     ) -> None:
-        if inputs != Inputs():
+        if inputs.prepare or inputs.augment or (inputs.bfloat16 and not inputs.automatic):
             raise Unsupported("it takes inputs as they are stored, in the precision of the weights")
         self._layers = read_layers(modules[0])
         _refuse_unsuitable(self._layers, modules, x, y, loss, optimizer, own_labels)
         optimizer.check_replicas(len(modules))
-        self._library = compiler.load(_REALS[x.dtype])
+        self._library = compiler.load(REALS[x.dtype])
         self.replicas = len(modules)
         self._keep: list[Any] = []  # what the C structures point to
         self._lanes = int(self._library.nablab_lanes())
         self._network = self._describe_network(x.element_size())
-        self._optimizer = self._describe_optimizer(optimizer)
+        self._optimizer = OptimizerNumbers(optimizer, self.replicas)
         self._x, self._y, self._own_labels = x.detach().contiguous(), y.detach().contiguous(), own_labels
         self._packed: tuple[Tensor, Tensor] | None = None
         self._scratch: list[Tensor] = []
@@ -164,7 +150,7 @@ class FusedEngine:
         job = _Job(
             network=ctypes.addressof(self._network),
             data=ctypes.addressof(data),
-            optimizer=ctypes.addressof(self._optimizer),
+            optimizer=self._optimizer.address,
             replicas=self.replicas,
             steps=len(rates),
             chunks=min(_CHUNKS, len(rates)),
@@ -259,19 +245,6 @@ class FusedEngine:
             stride=tile | 1,  # odd: rows at a power of two apart would share few sets of the cache
         )
 
-    def _describe_optimizer(self, spec: Specification) -> _Optimizer:
-        values = {field.name: getattr(spec, field.name) for field in dataclasses.fields(spec)}
-        first, second = values.get("betas", (values.get("momentum", 0.0), values.get("smoothing", 0.0)))
-        return _Optimizer(
-            rule=_RULES[type(spec)],
-            nesterov=values.get("nesterov", False),
-            learning_rate=self._numbers(values["learning_rate"]),
-            weight_decay=self._numbers(values["weight_decay"]),
-            epsilon=self._numbers(values.get("epsilon", 0.0)),
-            first_decay=self._numbers(first),
-            second_decay=self._numbers(second),
-        )
-
     def _describe_data(self, batches: Tensor | None) -> tuple[_Data, Any]:
         data = _Data(samples=len(self._x), own_labels=self._own_labels)
         if batches is not None:
@@ -301,10 +274,8 @@ class FusedEngine:
     def _integers(self, values: Any) -> int:
         return self._kept(np.array(values, dtype=np.int64))
 
-    def _numbers(self, values: Number) -> int:
-        """One float64 per replica, or the sequence as it is."""
-        array = np.array(values, dtype=np.float64)
-        return self._kept(np.full(self.replicas, array) if array.ndim == 0 else array)
+    def _numbers(self, values: Sequence[float]) -> int:
+        return self._kept(np.array(values, dtype=np.float64))
 
     def _kept(self, array: Any) -> int:
         self._keep.append(array)
@@ -325,9 +296,9 @@ def _refuse_unsuitable(
         raise Unsupported("the networks differ in their layers")
     if loss != "mse":
         raise Unsupported("the fused kernel has the mean squared error only")
-    if type(optimizer) not in _RULES:
+    if type(optimizer) not in RULES:
         raise Unsupported(f"the fused kernel has no {type(optimizer).__name__}")
-    if x.dtype not in _REALS or any(tensor.dtype != x.dtype for tensor in (y, *parameters)):
+    if x.dtype not in REALS or any(tensor.dtype != x.dtype for tensor in (y, *parameters)):
         raise Unsupported("inputs, targets and weights are not all float32 or all float64")
     if any(tensor.device.type != "cpu" for tensor in (x, y, *parameters)):
         raise Unsupported("the fused kernel runs on the CPU only")

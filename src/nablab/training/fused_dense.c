@@ -22,11 +22,9 @@
  * of replicas nor on the number of threads. `real` is float, or double with -DREAL=double.
  */
 #include "fused_blocks.h"
+#include "fused_update.h"
 
-#include <float.h>
 #include <sched.h>
-
-enum { SGD, RMSPROP, ADAM, ADAMW };
 
 /* ctypes mirrors Network, Data, Optimizer and Job in fused.py. A stride is a row's length in vectors. */
 typedef struct {
@@ -48,12 +46,6 @@ typedef struct {
     const int64_t *indices;             /* (steps, K, batch) */
     int64_t own_labels;
 } Data;
-
-typedef struct {
-    int64_t rule, nesterov;
-    const double *learning_rate, *weight_decay, *epsilon; /* (K) each, and so the next two */
-    const double *first_decay, *second_decay;             /* momentum or beta1; smoothing or beta2 */
-} Optimizer;
 
 typedef struct {
     const Network *network;
@@ -197,58 +189,18 @@ static double loss_and_gradient(const Job *job, const Scratch *scratch, int64_t 
     return squares / count;
 }
 
-/* A memory that fades into subnormal numbers would stay there and cost a hundred cycles at every step. */
-INLINE real flush(real value) {
-    const real smallest = IS_DOUBLE ? (real)DBL_MIN : (real)FLT_MIN;
-    return value < smallest && value > -smallest ? 0 : value;
-}
-
-/* Scalars are computed in double and rounded once, as PyTorch does. */
-static void update(const Job *job, const real *restrict gradient, int64_t replica, int64_t step) {
-    const Optimizer *o = job->optimizer;
-    const int64_t size = job->network->stored;
-    real *restrict w = job->parameters + replica * size;
-    real *restrict m = job->first + replica * size, *restrict v = job->second + replica * size;
-    const double rate = o->learning_rate[replica] * job->rates[step], decay = o->weight_decay[replica];
-    const double first = o->first_decay[replica], second = o->second_decay[replica];
-    const double taken = (double)++job->taken[replica];
-    const real lr = (real)rate, epsilon = (real)o->epsilon[replica];
-    const real l2 = (real)(o->rule == ADAMW ? 0 : decay);
-    const real b1 = (real)first, b2 = (real)second, c1 = (real)(1 - first), c2 = (real)(1 - second);
-    if (o->rule == SGD) {
-        const real now = o->nesterov ? 1 : 0, past = o->nesterov ? b1 : 1;
-        for (int64_t p = 0; p < size; p++) {
-            const real g = gradient[p] + l2 * w[p];
-            m[p] = flush(b1 * m[p] + g);
-            w[p] -= lr * (now * g + past * m[p]);
-        }
-    } else if (o->rule == RMSPROP) {
-        for (int64_t p = 0; p < size; p++) {
-            const real g = gradient[p] + l2 * w[p];
-            v[p] = flush(b2 * v[p] + c2 * (g * g));
-            m[p] = flush(b1 * m[p] + g / ((real)sqrt(v[p]) + epsilon));
-            w[p] -= lr * m[p];
-        }
-    } else {
-        const real move = (real)(rate / (1 - pow(first, taken)));
-        const real unbias = (real)(1 / sqrt(1 - pow(second, taken)));
-        const real keep = (real)(o->rule == ADAMW ? 1 - rate * decay : 1);
-        for (int64_t p = 0; p < size; p++) {
-            const real g = gradient[p] + l2 * w[p];
-            m[p] = flush(m[p] + c1 * (g - m[p]));
-            v[p] = flush(b2 * v[p] + c2 * (g * g));
-            w[p] = keep * w[p] - move * (m[p] / ((real)sqrt(v[p]) * unbias + epsilon));
-        }
-    }
-}
-
 static void advance_chunk(const Job *job, const Scratch *scratch, int64_t replica, int64_t chunk) {
     const int64_t end = job->steps * (chunk + 1) / job->chunks;
     for (int64_t step = job->steps * chunk / job->chunks; step < end && job->active[replica]; step++) {
         const double loss = loss_and_gradient(job, scratch, replica, step);
         job->loss[step * job->replicas + replica] = loss;
         if (isfinite(loss))
-            update(job, scratch->gradient, replica, step);
+            update((Update){.optimizer = job->optimizer, .replica = replica, .rate = job->rates[step],
+                            .taken = ++job->taken[replica], .end = job->network->stored,
+                            .weights = job->parameters + replica * job->network->stored,
+                            .first = job->first + replica * job->network->stored,
+                            .second = job->second + replica * job->network->stored,
+                            .gradient = scratch->gradient});
         else
             job->active[replica] = 0;
     }

@@ -69,6 +69,8 @@ class History:
         self.converged = np.zeros(replicas, dtype=bool)
         self.evaluation_steps: list[int] = []
         self.evaluations: list[dict[str, FloatArray]] = []
+        self.seconds = 0.0  # of training, without evaluations and probes
+        self.evaluation_seconds: list[float] = []
         self.best = Best(replicas)
         self.restored = next(
             (rule for rule in stop if isinstance(rule, EarlyStopping) and rule.restore_best), None
@@ -103,6 +105,7 @@ class History:
         own = {name: np.where(self.active, values, np.nan) for name, values in metrics.items()}
         self.evaluation_steps.append(self.step)
         self.evaluations.append(own)
+        self.evaluation_seconds.append(self.seconds)
         self.best.update(own["train_loss"], self.step, parameters)
         if self.restored and self.best_restored:
             self.best_restored.update(own[self.restored.metric], self.step, parameters)
@@ -148,12 +151,13 @@ class History:
             "converged": torch.from_numpy(self.converged),
             "steps_taken": torch.from_numpy(self.steps_taken),
             "evaluation_steps": torch.tensor(self.evaluation_steps, dtype=torch.int64),
+            "evaluation_seconds": torch.tensor(self.evaluation_seconds, dtype=torch.float64),
         }
         tensors |= prefixed("curves", {name: torch.from_numpy(c) for name, c in self.curves().items()})
         tensors |= prefixed("best", self.best.state())
         if self.best_restored:
             tensors |= prefixed("best_restored", self.best_restored.state())
-        return tensors, {"step": self.step, "stop_reason": self.stop_reason}
+        return tensors, {"step": self.step, "stop_reason": self.stop_reason, "seconds": self.seconds}
 
     def load_state(
         self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], parameters: Callable[[], Tensors]
@@ -162,9 +166,9 @@ class History:
         steps = tensors["evaluation_steps"].tolist()
         curves = {name: curve.numpy() for name, curve in under("curves", tensors).items()}
         for row, step in enumerate(steps):
-            self.step = step
+            self.step, self.seconds = step, float(tensors["evaluation_seconds"][row])
             self.add_evaluation({name: curve[:, row].copy() for name, curve in curves.items()}, parameters)
-        self.step = facts["step"]
+        self.step, self.seconds = facts["step"], facts["seconds"]
         self.train_loss[:, : self.step] = tensors["train_loss"].numpy()
         self.active = tensors["active"].numpy().copy()
         self.converged = tensors["converged"].numpy().copy()

@@ -31,11 +31,14 @@ class Inputs:
         augment: (stored samples, generator) to stored samples, for training batches only.
         bfloat16: Multiply in bfloat16 where that is safe (`torch.autocast`); weights, losses, sums of
             gradients and optimizer steps stay in float32.
+        automatic: Whether the precision was left to the laboratory: an engine that is faster in float32 may
+            use that.
     """
 
     prepare: Prepare | None = None
     augment: Augment | None = None
     bfloat16: bool = False
+    automatic: bool = False
 
     def ready(self, x: Tensor) -> Tensor:
         """The network's inputs for stored samples, without augmentation."""
@@ -69,7 +72,7 @@ def make_inputs(
     if precision == "bfloat16" and device.type == "mps":
         raise UsageError("precision=bfloat16 is not available on mps. Choices: float32, auto.")
     fast = precision == "bfloat16" or (precision == "auto" and multiplies_bfloat16_fast(device))
-    return Inputs(prepare, augment, fast)
+    return Inputs(prepare, augment, fast, precision == "auto")
 
 
 def multiplies_bfloat16_fast(device: torch.device) -> bool:

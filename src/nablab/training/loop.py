@@ -206,6 +206,7 @@ class _Run:
         for first, last, indices in self._batches.between(start, self._next_event()):
             history.add_losses(self._engine.advance(self._rates[first:last], indices))
         seconds = max(time.perf_counter() - began, 1e-9)
+        history.seconds += seconds
         taken = history.step - start
         wanted = int(SECONDS_PER_CHUNK * taken / seconds)
         self._chunk = min(max(wanted, 1), self._chunk * CHUNK_GROWTH)
@@ -312,6 +313,7 @@ class _Run:
             train_loss=history.train_loss,
             evaluations=history.curves(),
             evaluation_steps=np.array(history.evaluation_steps, dtype=np.int64),
+            seconds=np.array(history.evaluation_seconds, dtype=np.float64),
             final=final,
             best=history.best.values,
             best_step=history.best.steps,

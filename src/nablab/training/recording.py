@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from nablab.errors import UsageError, unknown
 from nablab.training.probes import Context, Probe
@@ -24,9 +25,10 @@ class WeightRecorder(Probe):
     Args:
         every: Steps between two points.
         parameters: Names or glob patterns of the parameters (and buffers) to keep, such as ``"0.*"``.
+        replicas: Keep only the first so many replicas; None for all.
 
     Raises:
-        UsageError: ``every`` is below 1; at the start of training, a pattern that matches nothing.
+        UsageError: ``every`` or ``replicas`` is below 1; when training starts, a pattern without a match.
 
     >>> from torch import nn
     >>> from nablab import training
@@ -37,10 +39,14 @@ class WeightRecorder(Probe):
     (array([0, 2, 4, 5]), 4, torch.Size([1, 1]))
     """
 
-    def __init__(self, *, every: int, parameters: str | Sequence[str] = "*") -> None:
+    def __init__(
+        self, *, every: int, parameters: str | Sequence[str] = "*", replicas: int | None = None
+    ) -> None:
         if every < 1:
             raise UsageError(f"every={every} is impossible: weights are kept every 1 step or more.")
-        self.every = every
+        if replicas is not None and replicas < 1:
+            raise UsageError(f"replicas={replicas} is impossible: give 1 or more, or leave it out for all.")
+        self.every, self._replicas = every, replicas
         self._patterns = (parameters,) if isinstance(parameters, str) else tuple(parameters)
         self._steps: list[int] = []
         self._points: list[dict[str, Tensor]] = []
@@ -96,5 +102,22 @@ class WeightRecorder(Probe):
             if not found:
                 raise unknown("parameter", pattern, every)
             chosen.update(found)
-        self._points.append({name: tensor.cpu() for name, tensor in every.items() if name in chosen})
+        own = slice(self._replicas)
+        # A part of a tensor would keep all of it in memory.
+        self._points.append(
+            {name: tensor[own].cpu().clone() for name, tensor in every.items() if name in chosen}
+        )
         self._steps.append(context.step)
+
+
+def path_array(path: Sequence[Mapping[str, Tensor]]) -> npt.NDArray[Any]:
+    """The T points of a path as one array (T, P), for a store; `path_from_array` goes back."""
+    return torch.stack([torch.cat([t.reshape(-1) for t in point.values()]) for point in path]).numpy()
+
+
+def path_from_array(rows: npt.NDArray[Any], module: nn.Module) -> list[dict[str, Tensor]]:
+    """The points (T, P) as tensors by parameter of a module of the same architecture; memory is shared."""
+    parameters = dict(module.named_parameters())
+    parts = torch.split(torch.from_numpy(rows), [p.numel() for p in parameters.values()], dim=1)
+    shaped = [part.reshape(-1, *p.shape) for part, p in zip(parts, parameters.values(), strict=True)]
+    return [dict(zip(parameters, point, strict=True)) for point in zip(*shaped, strict=True)]

@@ -31,6 +31,8 @@ class Training:
             cross-entropy also ``"train_accuracy"`` and ``"<name>_accuracy"``: float64 (K, T) at
             `evaluation_steps`; NaN after a replica ended.
         evaluation_steps: int64 (T,), from 0, before training, to the end.
+        seconds: float64 (T,): seconds of training up to each evaluation, of all replicas together and
+            without the evaluations; they go on where a checkpoint left off.
         final: float64 (K,), the loss of the final weights on the full training set; NaN if diverged.
         best: float64 (K,), the lowest full-training-set loss at an evaluation.
         best_step: int64 (K,), the step of that evaluation.
@@ -44,6 +46,7 @@ class Training:
     train_loss: FloatArray
     evaluations: dict[str, FloatArray]
     evaluation_steps: npt.NDArray[np.int64]
+    seconds: FloatArray
     final: FloatArray
     best: FloatArray
     best_step: npt.NDArray[np.int64]

@@ -9,10 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nablab.training.engine import FloatArray, Loss, loss_function, slices
+from nablab.training.engine import PREDICTED_AT_ONCE, FloatArray, Loss, loss_function
 from nablab.training.inputs import Inputs, laid_out, layout
 from nablab.training.optimizers import Specification
 from nablab.training.seeding import derive
+
+# Feature maps of more samples leave the cache. On one core, from 128 to 8,192 at once: 12, 11, 15 and 30 µs a
+# sample for conv16k5s2-bn-conv32k3-pool-128 in bfloat16, 74 to 198 µs for 343,000 parameters.
+CONVOLVED_AT_ONCE = 256
 
 
 class SequentialEngine:
@@ -78,7 +82,8 @@ class SequentialEngine:
         ready = self._ready(x) if batches is None and not augments else x
         for step, rate in enumerate(rates):
             if batches is not None:
-                x, y = self._x[batches[step, replica]], targets[batches[step, replica]]
+                # Not x[...]: 15 instead of 394 µs for 600 images of 784 bytes.
+                x, y = (part.index_select(0, batches[step, replica]) for part in (self._x, targets))
             if batches is not None or augments:
                 ready = self._ready(self._inputs.augmented(x, self._seeds[replica], self._taken + step))
             optimizer.zero_grad()
@@ -109,10 +114,12 @@ class SequentialEngine:
     def predict(self, x: Tensor) -> Tensor:
         """See `Engine.predict`."""
         outputs = []
+        size = CONVOLVED_AT_ONCE if self._layout == torch.channels_last else PREDICTED_AT_ONCE
         for replica, module in enumerate(self._modules):
             module.eval()
             with self._own_randomness(replica, advance=False):
-                parts = [self._forward(module, self._ready(x[part])) for part in slices(len(x), 1)]
+                starts = range(0, len(x), size)
+                parts = [self._forward(module, self._ready(x[i : i + size])) for i in starts]
                 outputs.append(torch.cat(parts))
         return torch.stack(outputs)
 

@@ -30,19 +30,23 @@ class DenseBlocks:
 
     A first layer is linear in its weights: its outputs at all points are combinations of those at the B basis
     points, so it costs B products however many points there are.
+
+    Attributes:
+        later_numbers: Weights behind the first layer, which every point multiplies by itself.
     """
 
     def __init__(self, layers: list[_Layer], flatten: bool) -> None:
         self._layers, self._flatten = layers, flatten
         self._widest = max(layer.weight.shape[1] for layer in layers)
+        self.later_numbers = sum(layer.weight[0].numel() for layer in layers[1:])
 
     @classmethod
     def of(cls, model: nn.Module, basis: Mapping[str, Tensor]) -> DenseBlocks | None:
         """The blocks of a model, or None if it is another kind of network."""
-        if type(model) is not nn.Sequential or any(_has_hooks(module) for module in model.modules()):
+        if type(model) is not nn.Sequential or any(has_hooks(module) for module in model.modules()):
             return None
         children = list(model._modules.items())  # named_children() leaves out a module that stands twice
-        flatten = bool(children) and _is_flatten(children[0][1])
+        flatten = bool(children) and is_flatten(children[0][1])
         layers: list[_Layer] = []
         for name, module in children[int(flatten) :]:
             if type(module) is nn.Linear:
@@ -50,7 +54,7 @@ class DenseBlocks:
                 if not all(key in basis for key in wanted):
                     return None
                 layers.append(_Layer(basis[wanted[0]], basis[wanted[1]] if len(wanted) > 1 else None, ()))
-            elif (function := _elementwise(module)) is not None and layers:
+            elif (function := elementwise(module)) is not None and layers:
                 layers[-1] = _Layer(layers[-1].weight, layers[-1].bias, (*layers[-1].after, function))
             else:
                 return None
@@ -115,7 +119,7 @@ def _view(buffer: Tensor, *shape: int) -> Tensor:
     return buffer[: math.prod(shape)].view(shape)
 
 
-def _elementwise(module: nn.Module) -> Function | None:
+def elementwise(module: nn.Module) -> Function | None:
     """What an activation does to values that nobody else needs: in place where PyTorch can."""
     if type(module) is nn.LeakyReLU:
         slope = module.negative_slope
@@ -133,9 +137,11 @@ def _elementwise(module: nn.Module) -> Function | None:
     return known.get(type(module))
 
 
-def _is_flatten(module: nn.Module) -> bool:
+def is_flatten(module: nn.Module) -> bool:
+    """Whether it makes one row of every sample."""
     return type(module) is nn.Flatten and (module.start_dim, module.end_dim) == (1, -1)
 
 
-def _has_hooks(module: nn.Module) -> bool:
+def has_hooks(module: nn.Module) -> bool:
+    """Whether calling it does more than its class says."""
     return bool(module._forward_hooks or module._forward_pre_hooks) or hasattr(module, "parametrizations")

@@ -20,12 +20,13 @@ from nablab.errors import UsageError, unknown
 from nablab.instruments.base.losses import Closure, Loss, split
 from nablab.instruments.base.objective import Objective
 from nablab.instruments.landscape.dense_blocks import DenseBlocks
+from nablab.instruments.landscape.image_blocks import ImageBlocks
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 Metric: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 Metrics: TypeAlias = str | Sequence[str] | Mapping[str, str | Metric]
 
-MOST_DENSE = 100_000  # parameters; above, the products of one network keep the processor busy
+MOST_DENSE = 100_000  # parameters behind the first layer; above, one network's products fill the processor
 MOST_WORK = 3_000_000  # parameters times samples; above, vmap on a CPU was slower than a loop
 BLOCK = 64  # points per vmap; from 25 to 125 took the same time
 IGNORED = -100  # PyTorch's mark of a sample that does not count
@@ -120,6 +121,11 @@ def check_match(model_a: nn.Module, model_b: nn.Module) -> None:
             )
 
 
+def blocks_of(model: nn.Module, basis: Mapping[str, Tensor]) -> DenseBlocks | ImageBlocks | None:
+    """What measures the model at many points at once, or None for a model that neither kind serves."""
+    return DenseBlocks.of(model, basis) or ImageBlocks.of(model, basis)
+
+
 def by_name(values: Floats, sets: Iterable[str], measured: Sequence[str]) -> dict[str, dict[str, Floats]]:
     """Values (data sets, measured, ...) by data set, then by what was measured."""
     return {name: dict(zip(measured, own, strict=True)) for name, own in zip(sets, values, strict=True)}
@@ -164,7 +170,7 @@ class Scan:
         first = next(iter(objectives.values()))
         self._numbers = sum(tensor[0].numel() for tensor in basis.values())
         self._largest = max(max(o.batches.samples) for o in objectives.values())
-        self._dense = DenseBlocks.of(model, self.basis) if not isinstance(loss, Closure) else None
+        self._blocks = None if isinstance(loss, Closure) else blocks_of(model, self.basis)
         self._dtype, self._device = first.dtype, first.device
         if batched and amend is not None:
             raise UsageError("batched=True cannot go with re-estimated batch-norm statistics: leave it out.")
@@ -176,8 +182,10 @@ class Scan:
     def _worth_it(self, model: nn.Module) -> bool:
         if self._device.type != "cpu":
             return self._numbers <= BLOCK_NUMBERS // BLOCK
-        if self._dense is not None:
-            return self._numbers <= MOST_DENSE
+        if isinstance(self._blocks, DenseBlocks):
+            return self._blocks.later_numbers <= MOST_DENSE
+        if self._blocks is not None:
+            return True
         slow = nn.modules.conv._ConvNd | nn.RNNBase  # grouped convolutions, and no rule for recurrence
         return self._numbers * self._largest <= MOST_WORK and not any(
             isinstance(m, slow) for m in model.modules()
@@ -272,8 +280,8 @@ class Scan:
 
     def _outputs(self, objective: Objective, factors: Tensor, batch: Any) -> Tensor:
         inputs = split(batch)[0]
-        if self._dense is not None and self._dense.takes(inputs):
-            return self._dense.outputs(factors, inputs)
+        if self._blocks is not None and self._blocks.takes(inputs):
+            return self._blocks.outputs(factors, inputs)
         found: Tensor = vmap(lambda t: objective.batch_outputs(t, batch))(self._points(factors))
         return found
 

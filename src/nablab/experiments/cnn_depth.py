@@ -1,0 +1,300 @@
+"""Shallow and deep, small and large convolutional networks read images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import ceil, inf, nan
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from nablab import data, metrics, models, plots, training
+from nablab.errors import UsageError
+from nablab.experiment import Claim, Condition, Experiment, Lab, Published, Records
+
+if TYPE_CHECKING:
+    from torch import nn
+
+TRIO = DEEP, MIDDLE, SHALLOW = "cnn-25k-deep", "cnn-25k-middle", "cnn-25k-shallow"
+PAIR = "lenet", "cnn-343k"
+SIZES = SMALL, _, LARGE = "cnn-96k", "cnn-207k", "cnn-856k"
+ALL, FAST, YOURS = (*TRIO, *PAIR, *SIZES), "fast", "yours"
+COURSES = {"A": TRIO, "B and E": PAIR, "C": SIZES, "the lab": (FAST,), "you": (YOURS,)}
+COURSE = {name: course for course, names in COURSES.items() for name in names}
+RECIPES: Mapping[str, Mapping[str, Any]] = {
+    "A": {"learning_rate": 1e-3, "weight_decay": 1e-4, "batch_size": 600, "epochs": 15},
+    "B and E": {"optimizer": "SGD", "learning_rate": 0.01, "momentum": 0.5, "batch_size": 64, "epochs": 10},
+    "C": {"learning_rate": 1e-3, "batch_size": 128, "epochs": 10},
+}
+PUBLISHED: Mapping[str, Any] = {"settings": "published", "schedule": "constant", "validation": 0, "seeds": 5}
+TRAIN_SAMPLES, SHOWN = 10_000, 10  # training images that are scored, and mistakes that a trial keeps
+# A tenth of a point is ten test images of MNIST: no less is worth a claim.
+BETTER: Mapping[str, Any] = {"by": "network", "smallest_effect": 0.001}
+
+
+@dataclass(frozen=True)
+class CnnDepth(Experiment):
+    """Do deeper or larger convolutional networks read images better?
+
+    A convolution looks for one pattern at every place with one set of weights; pooling keeps where it was
+    found, roughly. LeNet (LeCun et al. 1998) is two such pairs and three dense layers. It has (in × height
+    × width + 1) × out parameters per convolution, (in + 1) × out per dense layer: 61,706. Depth mostly comes
+    with size, so there are three designs here. Three networks of 25.6 thousand parameters with seven, five
+    and four layers: depth alone. Three of 96, 207 and 856 thousand: size alone. LeNet against 342,698: both.
+
+    What to look for. On MNIST almost everything gets 98.5 to 99.5 %: a tenth of a point, ten test images,
+    is the smallest difference that counts here, and seeds differ by as much. Look at their spread first.
+
+    What others reported, one seed each, on MNIST. Course A (Adam, batch 600, 15 epochs): 98.66 (five
+    layers), 97.90 (seven), 98.80 (four). Courses B and E (SGD, batch 64, 10 epochs): LeNet 98.81 and 98.87,
+    342,698 parameters 99.27 both. Yet E concluded that LeNet wins: it compared training accuracies with
+    dropout active, which only the large network has. ``train_accuracy_dropout_on`` repeats that mistake. C
+    wrote that the largest is best from the first epoch and hardly overfits, A: more complexity, better.
+
+    Nothing is chosen by the test split: the last epoch counts. ``test_accuracy_at_best`` is that of the
+    epoch with the best accuracy on ``validation`` images, held out of the training split by seed.
+    ``seconds`` are those of training one network, without evaluations, on the machine at hand. The lab's
+    own network (preset fast) read 99.34 to 99.42 % after its four epochs (three seeds).
+
+    Running time on two cores: quick under half a minute, standard minutes, paper most of an hour.
+
+    Attributes:
+        data: mnist, fashion-mnist, cifar10, digits, or yours: a folder of images or a file.npz.
+        networks: Names such as lenet, or layers such as conv6k5p2-pool-conv16k5-pool-120-84.
+        model: Your own network as a further condition: package.module:factory or path/to/file.py:factory.
+        size: Height and width in pixels to which images are brought.
+        channels: 1 for gray, 3 for color.
+        settings: one: those below for all networks; published: each course's own for its networks.
+        epochs: Passes over the training images.
+        batch_size: Images per step.
+        optimizer: Optimizer.
+        learning_rate: Learning rate; its peak under the schedule cosine.
+        momentum: Of SGD.
+        weight_decay: L2 penalty; decoupled for AdamW.
+        schedule: constant, or cosine: a fifth of the steps up in a line, the rest down half a cosine.
+        shift: Training images are shifted by up to so many pixels, anew in every epoch.
+        validation: Training images held out.
+        threshold: The test accuracy whose first crossing is counted.
+        precision: auto takes bfloat16 where the processor multiplies it fast.
+    """
+
+    data: str = "mnist"
+    networks: tuple[str, ...] = ALL
+    model: str | None = None
+    size: int = 28
+    channels: Literal[1, 3] = 1
+    settings: Literal["one", "published"] = "one"
+    epochs: int = 5
+    batch_size: int = 256
+    optimizer: Literal["Adam", "AdamW", "SGD"] = "Adam"
+    learning_rate: float = 3e-3
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+    schedule: Literal["constant", "cosine"] = "cosine"
+    shift: int = 0
+    validation: int = 5_000
+    threshold: float = 0.99
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "quick": {"data": "digits", "networks": (*TRIO, "lenet", SMALL, LARGE), "epochs": 4, "batch_size": 64,
+                  "validation": 0, "threshold": 0.9, "seeds": 5},
+        "standard": {"seeds": 5},
+        "paper": PUBLISHED,
+        "course-a": {**PUBLISHED, "networks": TRIO},
+        "course-b": {**PUBLISHED, "networks": PAIR},
+        "course-c": {**PUBLISHED, "networks": SIZES},
+        # Tuned on 10,000 held-out training images, three seeds a setting: 99.2 %. Shifts gave 0.1 point,
+        # wider layers 0.02 for 1.6 times the seconds.
+        "fast": {"networks": (FAST,), "epochs": 4, "learning_rate": 0.01, "shift": 1, "validation": 0,
+                 "seeds": 5},
+    }  # fmt: skip
+    claims: ClassVar[tuple[Claim, ...]] = (
+        Claim.equal("parameters", by="network", margin=0.01, where={"course": "A"},
+                    sentence="The three networks of course A have the same number of parameters within 1 %"),
+        Claim.greater("test_accuracy", DEEP, SHALLOW, **BETTER,
+                      published=Published(0.9790 - 0.9880, "course A, one seed"),
+                      sentence="At equal size seven layers read test images better than four"),
+        Claim.greater("test_accuracy", "lenet", "cnn-343k", **BETTER,
+                      published=Published(0.9881 - 0.9927, "course B, one seed; course E: -0.0040"),
+                      sentence="LeNet beats the network of 342,698 parameters (course E)"),
+        Claim.greater("train_accuracy_dropout_on", "lenet", "cnn-343k", **BETTER,
+                      sentence="Training accuracy with dropout active makes LeNet look better (E's mistake)"),
+        Claim.greater("first_epoch_accuracy", LARGE, SMALL, **BETTER,
+                      sentence="Of three sizes the largest is ahead after the first epoch (course C)"),
+        Claim.greater("test_accuracy", LARGE, SMALL, **BETTER,
+                      sentence="Of three sizes the largest is best at the end (course C)"),
+        Claim.at_most("gap", 0.01, where={"network": LARGE},
+                      sentence="The largest hardly overfits: a gap of at most one point (course C)"),
+        Claim.less("epochs_to_threshold", LARGE, SMALL, by="network", scale="ranks", smallest_effect=0.3,
+                   sentence="Of three sizes the largest reaches the threshold in fewer epochs"),
+        Claim.correlates("test_accuracy", "parameters", smallest_effect=0.1,
+                         published=Published(0.8, "from the five scores of courses A and B, one seed each"),
+                         sentence="More complexity, better accuracy (course A)"),
+        Claim.at_least("test_accuracy", 0.99, where={"network": FAST},
+                       sentence="The lab's own network reads 99 % of the test images"),
+        Claim.at_most("seconds_to_threshold", 10, where={"network": FAST}, scale="ranks",
+                      sentence="The lab's own network is there within 10 seconds of training"),
+    )  # fmt: skip
+    exercises: ClassVar[tuple[str, ...]] = (
+        "Count the parameters of LeNet by hand. Which layer holds most, and what does padding change?",
+        "Write a network of 25.6 thousand parameters with one convolution. Where does it stand in the trio?",
+        "Take data=fashion-mnist. Which verdicts turn over where there is more room above?",
+    )
+    references: ClassVar[tuple[str, ...]] = (
+        "LeCun, Bottou, Bengio, Haffner, Gradient-based learning applied to document recognition, 1998.",
+        "Srivastava et al., Dropout: a simple way to prevent neural networks from overfitting, JMLR 2014.",
+    )
+
+    @property
+    def names(self) -> list[str]:
+        """The networks of this configuration, yours last."""
+        return [*self.networks, *([YOURS] if self.model else [])]
+
+    def validate(self) -> None:
+        """Check the numbers, the images, every network, and the user's own on two images."""
+        for key in ("learning_rate", "epochs", "batch_size", "threshold"):
+            if not 0 < getattr(self, key) < inf:
+                raise UsageError(f"{key}={getattr(self, key)} is impossible: it must be above 0 and finite.")
+        for key in ("momentum", "weight_decay", "shift", "validation"):
+            if not 0 <= getattr(self, key) < inf:
+                raise UsageError(f"{key}={getattr(self, key)} is impossible: it must be 0 or more.")
+        if not 0 < len(self.names) == len(set(self.names)):
+            raise UsageError("networks: give at least one network, and each once.")
+        unpublished = [name for name in self.names if COURSE.get(name) not in RECIPES]
+        if self.settings == "published" and unpublished:
+            raise UsageError(f"No course published settings for '{unpublished[0]}': take settings=one.")
+        data.check_image_set(self.data)
+        task = data.task(self.data, size=self.size, channels=self.channels)
+        for spec in self.networks:
+            models.check_network(spec, shape=task.shape, outputs=task.outputs)
+        if self.model is not None:
+            x = data.load("digits", size=self.size, channels=self.channels).first(2)
+            models.check_output(models.load_factory(self.model)(), x.normalize(x.images), (2, task.outputs))
+
+    def conditions(self) -> list[Condition]:
+        """Every network, with the course that it comes from."""
+        return [Condition(network=name, course=COURSE.get(name, "none")) for name in self.names]
+
+    def data_sets(self) -> tuple[str, ...]:
+        """The images."""
+        return (self.data,)
+
+    def sources(self) -> Mapping[str, str]:
+        """The user's images and network: a changed file makes a new run."""
+        own = {"data": data.source_hash(self.data), "model": self.model and models.source_hash(self.model)}
+        return {name: found for name, found in own.items() if found}
+
+    def builder(self, name: str) -> Callable[[], nn.Module]:
+        """What builds one fresh network of a condition."""
+        if name == YOURS and self.model is not None:
+            return models.load_factory(self.model)
+        task = data.task(self.data, size=self.size, channels=self.channels)
+        return lambda: models.network(name, shape=task.shape, outputs=task.outputs)
+
+    def settings_of(self, name: str) -> CnnDepth:
+        """This configuration with the settings by which a network is trained."""
+        return replace(self, **RECIPES[COURSE[name]]) if self.settings == "published" else self
+
+    def run(self, condition: Condition, seeds: Sequence[int], lab: Lab) -> None:
+        """Train one network per seed and score it on the test split after every epoch."""
+        name = str(condition["network"])
+        own = self.settings_of(name)
+        form: Any = {"size": self.size, "channels": self.channels}
+        train, test = (data.load(self.data, split=split, **form) for split in ("train", "test"))
+        for note in (*train.notes, *test.notes):
+            lab.note(note)
+        held_out = {"test": (test.images, test.labels)}
+        if self.validation:
+            train, kept = train.hold_out(self.validation, seed=lab.seed(0, "validation"))
+            held_out["validation"] = (kept.images, kept.labels)
+        epoch = ceil(len(train) / own.batch_size)
+        cosine = training.Cosine(warmup_steps=own.epochs * epoch // 5)
+        options = {"learning_rate": own.learning_rate, "weight_decay": own.weight_decay}
+        options |= {"momentum": own.momentum} if own.optimizer == "SGD" else {}
+        result = lab.train(
+            self.builder(name), (train.images, train.labels), loss="cross_entropy", held_out=held_out,
+            seeds=[lab.seed(seed, "weights", network=name) for seed in seeds],
+            steps=own.epochs * epoch, batch_size=own.batch_size, eval_every=epoch,
+            optimizer=getattr(training, own.optimizer)(**options),
+            schedule=cosine if own.schedule == "cosine" else training.Constant(),
+            prepare=train.normalize, augment=data.Augment(shift=self.shift) if self.shift else None,
+            precision=self.precision, train_samples=TRAIN_SAMPLES,
+        )  # fmt: skip
+        for k, seed in enumerate(seeds):
+            self._record(k, seed, own.epochs, result, lab)
+        self._look(result, seeds, train.first(TRAIN_SAMPLES), test, lab)
+
+    def _record(self, k: int, seed: int, epochs: int, result: Any, lab: Lab) -> None:
+        """What the evaluations of one network say; the first of them is before training."""
+        missing = [nan] * (epochs + 1 - len(result.evaluation_steps))  # when all networks have diverged
+        curves = {name: [*values[k].tolist(), *missing] for name, values in result.evaluations.items()}
+        train, test = curves["train_accuracy"], curves["test_accuracy"]
+        reached = next((epoch for epoch, score in enumerate(test) if score >= self.threshold), None)
+        seconds = result.seconds / len(result.seeds)
+        lab.record(
+            seed, test_accuracy=test[-1], test_error=1 - test[-1], test_loss=curves["test_loss"][-1],
+            train_accuracy=train[-1], gap=train[-1] - test[-1], first_epoch_accuracy=test[1],
+            epochs_to_threshold=inf if reached is None else reached,
+            seconds_to_threshold=inf if reached is None else seconds[reached], seconds=seconds[-1],
+            parameters=sum(parameter.numel() for parameter in result.module(k).parameters()),
+            stop_reason=result.stop_reason[k],
+        )  # fmt: skip
+        if scores := curves.get("validation_accuracy"):
+            best = scores.index(max(scores))  # the first is a number, whatever comes of training
+            lab.record(
+                seed, validation_accuracy=scores[-1], best_epoch=best, test_accuracy_at_best=test[best]
+            )
+        for name in ("train_accuracy", "test_accuracy"):
+            lab.curve(seed, name, range(1, len(test)), curves[name][1:])
+
+    def _look(self, result: Any, seeds: Sequence[int], train: Any, test: Any, lab: Lab) -> None:
+        """Accuracy on training images with dropout active, the trivial score, and the surest mistakes."""
+        seen, constant = (train.images, train.labels), metrics.constant_accuracy(train.labels, test.labels)
+        for k, (seed, logits) in enumerate(zip(seeds, result.predict(test.images).cpu(), strict=True)):
+            dropping = metrics.accuracy_with_dropout(result.module(k), *seen, prepare=train.normalize)
+            lab.record(seed, train_accuracy_dropout_on=dropping, constant_accuracy=constant)
+            places, answers = metrics.surest_mistakes(logits, test.labels, most=SHOWN)
+            for name, array in plots.mistake_arrays(test, places, answers).items():
+                lab.array(seed, name, array)
+
+    def active_claims(self) -> tuple[Claim, ...]:
+        """The claims whose networks this configuration runs; what is published was measured on MNIST."""
+        run, mnist = {*self.names, None}, self.data == "mnist"
+        many = {"equality": len(run.intersection(TRIO)) > 1, "correlation": len(self.names) > 2}
+        return tuple(
+            claim if mnist else replace(claim, published=None)
+            for claim in self.claims
+            if {claim.first, claim.second, network := claim.where.get("network")} <= run
+            and many.get(claim.kind, True) and (mnist or network != FAST)
+        )  # fmt: skip
+
+    def baselines(self, records: Records) -> dict[str, Mapping[str, float]]:
+        """What always saying the most frequent class of the training images scores."""
+        scores = records.values("constant_accuracy")
+        return {"test_accuracy": {"always the most frequent class": scores[0]}} if scores else {}
+
+    def figures(self, records: Records) -> dict[str, plots.Figure]:
+        """Accuracy by network, against epochs and against size, and the surest mistakes."""
+        accuracy = plots.dots(
+            records, "test_accuracy", by="network", panel_by="", log_y=False, y_label="test accuracy",
+            title="Test accuracy after the last epoch",
+            caption="Compare the distance of two networks with the spread of the seeds of one.",
+        )  # fmt: skip
+        splits = {"test images": "test_accuracy", "training images": "train_accuracy"}
+        epochs = plots.curves(
+            plots.side_by_side(records, splits, curve="accuracy", factor="images"), "accuracy",
+            color_by="network", panel_by="images", log_y=False, x_label="epochs", y_label="accuracy",
+            title="Accuracy against epochs",
+            caption="Without dropout and shifts. The axis leaves out what is far below the final scores.",
+        )  # fmt: skip
+        for ax in epochs.figure.axes:
+            ax.set_ylim(bottom=max(0, 4 * min([0.99, *records.values("test_accuracy")]) - 3))
+        size = plots.trend(
+            records, "test_accuracy", color_by="network", log_y=False, title="Test accuracy against size",
+            caption="At 25.6 thousand parameters stand three networks that differ in depth alone.",
+        )  # fmt: skip
+        mistakes = plots.mistakes(
+            records, by="network", title="The surest mistakes",
+            caption=f"Up to {SHOWN} test images per network, of one seed, the surest wrong answer first.",
+        )  # fmt: skip
+        return {"accuracy": accuracy, "epochs": epochs, "size": size, "mistakes": mistakes}

@@ -1,0 +1,300 @@
+"""The error along the straight line through two trained networks: flatness, part 1."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from math import ceil, inf, isfinite, nan
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from nablab import data, models, plots, training
+from nablab.errors import UsageError, unknown
+from nablab.experiment import Claim, Condition, Experiment, Lab, Published, Records
+from nablab.models.images import NETWORKS
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from nablab.data.tasks import Task
+    from nablab.instruments import Interpolation as Line
+
+# In what the second network differs from the first, beside the order of the samples.
+ENDS: Mapping[str, tuple[str, ...]] = {
+    "order": (), "start": ("start",), "batch": ("batch",), "rate": ("rate",),
+    "batch-start": ("batch", "start"), "rate-start": ("rate", "start"),
+}  # fmt: skip
+OUTSIDE = (-1.0, -0.75, -0.5, -0.25, -0.1, 1.1, 1.25, 1.5, 1.75, 2.0)
+NEIGHBOR = 0.1  # an end is called a minimum if the loss is higher at this distance to both sides
+STABLE = 0.02  # error barrier below which Frankle et al. 2020 call a network stable
+BORDER = {"stable below (Frankle et al. 2020)": STABLE}
+AT_ONCE = 2_000  # samples that are measured at once; the outputs of 64 points for them take 5 MB
+TRAIN, TEST = "train", "test"
+METRICS = (
+    *("error_barrier", "loss_barrier", "rise_at_ends", "accuracy_lost", "error_near_ends", "train_loss_a"),
+    *("train_loss_b", "test_accuracy_a", "test_accuracy_b", "distance"),
+)
+
+
+@dataclass(frozen=True)
+class Interpolation(Experiment):
+    """What lies on the straight line between two trained networks?
+
+    Train twice and join the two weight vectors by a line, theta(alpha) = (1 - alpha) A + alpha B. Measure
+    each network on it, from alpha = -1 to 2, without training any of them. A barrier is the largest rise
+    above the straight line between the values at the two ends. If there is none, the two trainings ended in
+    the same valley.
+
+    Frankle et al. (2020) train two copies of one network, from the same initial weights, with the samples in
+    another order, and call the network stable if the error rises by less than 2 % of the samples. Small
+    networks on MNIST are stable from the start. From different initial weights there is a barrier. Part of it
+    is an illusion: hidden units have no order of their own, and two networks that compute the same may list
+    them differently. Reordering the units of B to match A's (Ainsworth et al. 2023) changes no output.
+
+    The line was proposed to see whether a solution is flat: Keskar et al. (2017) drew it between a network
+    trained with a small batch and one trained with a large one, and the large one stood in the narrower
+    valley. Two caveats: at equal epochs the large batch takes fewer steps, so its end is less trained. And a
+    width in alpha depends on the distance of the ends and on the scale of the weights, which can change while
+    the function stays (Dinh et al. 2017).
+
+    What to expect (quick: digits, 8 seeds). Between networks of one start the test error rises by 0.4 % of
+    the samples, between others by 7 to 8 %, and matching removes nine tenths of the loss barrier. Few ends
+    are minima: beyond most of them the loss falls on, for training was not over.
+
+    All first networks of a seed are the same, and all second ones see the samples in another order. With
+    batch norm the statistics are collected anew at every point; the gain over interpolated ones is recorded.
+    Training a network of the line for an epoch before measuring it would measure that epoch, not the line.
+
+    Running time on two cores: quick in seconds, standard in minutes.
+
+    Attributes:
+        data: The images: mnist, digits, fashion-mnist, cifar10, a folder or an .npz; mnist@10000 for fewer.
+        networks: Names or layers of image networks, such as lenet, 784-300-100-10.
+        ends: What else differs: order (nothing), start (weights), batch, rate, batch-start, rate-start.
+        batch_size: Samples per step of the first network.
+        large_batch: Of the second one, where the ends differ in batch.
+        learning_rate: Of Adam.
+        large_rate: Of the second one, where the ends differ in rate.
+        epochs: Passes over the training set.
+        equal: What networks of different batch size have in common: epochs, or steps (slow).
+        alphas: Points from one end to the other; ten more lie outside.
+        train_samples: The first so many training images measure the line; the test split is whole.
+    """
+
+    data: str = "mnist"
+    networks: tuple[str, ...] = ("lenet",)
+    ends: tuple[str, ...] = ("order", "start", "batch", "rate")
+    batch_size: int = 64
+    large_batch: int = 1_024
+    learning_rate: float = 1e-3
+    large_rate: float = 1e-2
+    epochs: int = 2
+    equal: Literal["epochs", "steps"] = "epochs"
+    alphas: int = 21
+    train_samples: int = 5_000
+
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "quick": {"data": "digits", "networks": ("784-100-10",), "epochs": 8, "alphas": 11, "seeds": 8},
+        "standard": {"seeds": 8},
+        # As Frankle et al. 2020, whose LeNet is the dense one: 24,000 steps; 30 values of alpha, here 31.
+        "paper": {"networks": ("784-300-100-10", "lenet"), "ends": tuple(ENDS), "batch_size": 60, "seeds": 9,
+                  "epochs": 24, "learning_rate": 1.2e-3, "alphas": 31, "train_samples": 60_000},
+        "batch-norm": {"networks": ("conv6k5p2-bn-pool-conv16k5-bn-pool-120-84",), "seeds": 8,
+                       "ends": ("order", "start"), "epochs": 1, "alphas": 11, "train_samples": 2_000},
+    }  # fmt: skip
+    claims: ClassVar[tuple[Claim, ...]] = (
+        Claim.at_most("error_barrier", STABLE, within="network", where={"ends": "order"},
+                      published=Published(STABLE, "Frankle et al. 2020: below it", of="metric"),
+                      sentence="From the same start the test error rises by less than 2 % of the samples"),
+        Claim.greater("error_barrier", "start", "order", by="ends", within="network", paired=True,
+                      sentence="Other initial weights make a higher barrier than another order of samples"),
+        Claim.at_least("barrier_removed", 0.5, within="network", where={"ends": "start"},
+                       sentence="Matching the hidden units removes half of the loss barrier"),
+        Claim.at_least("rise_at_ends", 0.0, within="ends",
+                       sentence="Both ends are minima of the training loss along the line (a course)"),
+        Claim.at_least("accuracy_lost", 0.01,
+                       sentence="From alpha = 1.5 to 2 the test accuracy falls by 1 % or more (a course)"),
+        Claim.at_most("error_near_ends", 0.0, where={"ends": "batch"},
+                      sentence="The test error is lower near the end of the small batch (a course)"),
+        Claim.at_least("barrier_of_statistics", 0.0, where={"ends": "start"},
+                       sentence="Statistics collected anew make the error barrier lower"),
+    )  # fmt: skip
+    exercises: ClassVar[tuple[str, ...]] = (
+        "Why can the middle of the line have a lower loss than both ends if they share their start?",
+        "Multiply one ReLU layer by 10 and divide the next by 10. What do the line and the outputs do?",
+        "Run networks=mlp-50,mlp-500,mlp-2000 ends=start. Does matching remove more if layers are wider?",
+    )
+    references: ClassVar[tuple[str, ...]] = (
+        "Goodfellow et al., Qualitatively characterizing network optimization, ICLR 2015, arXiv:1412.6544.",
+        "Keskar et al., On large-batch training for deep learning, ICLR 2017, arXiv:1609.04836.",
+        "Dinh et al., Sharp minima can generalize for deep nets, ICML 2017, arXiv:1703.04933.",
+        "Frankle et al., Linear mode connectivity and lottery tickets, ICML 2020, arXiv:1912.05671.",
+        "Ainsworth, Hayase and Srinivasa, Git Re-Basin, ICLR 2023, arXiv:2209.04836.",
+    )
+
+    def validate(self) -> None:
+        """Check the numbers, the ends, the images and the networks."""
+        for key in ("batch_size", "large_batch", "learning_rate", "large_rate", "epochs"):
+            if not 0 < getattr(self, key) < float("inf"):
+                raise UsageError(f"{key}={getattr(self, key)} is impossible: it must be above 0 and finite.")
+        if self.alphas < 3 or self.train_samples < 2:
+            raise UsageError("alphas must be at least 3, train_samples at least 2.")
+        for key in ("networks", "ends"):
+            if len(set(getattr(self, key))) != len(getattr(self, key)) or not getattr(self, key):
+                raise UsageError(f"{key}={getattr(self, key)} must name at least one, and each once.")
+        for name in set(self.ends) - set(ENDS):
+            raise unknown("difference of ends", name, ENDS)
+        task = data.task(self.data)
+        if not task.data_set:
+            raise UsageError(f"data={self.data} is a function: take images: mnist, digits, a folder.")
+        for network in self.networks:
+            models.check_network(network, shape=task.shape, outputs=task.outputs)
+
+    def data_sets(self) -> tuple[str, ...]:
+        """The images."""
+        return (data.task(self.data).data_set,)
+
+    def conditions(self) -> list[Condition]:
+        """Every network with every pair of ends."""
+        return [Condition(network=network, ends=ends) for network in self.networks for ends in self.ends]
+
+    def active_claims(self) -> tuple[Claim, ...]:
+        """The claims whose ends are run; the one on batch norm only for networks that have it."""
+        run = {*self.ends, None}
+        norm = any(map(normalizes, self.networks))
+        return tuple(
+            claim for claim in self.claims
+            if {claim.first, claim.second, claim.where.get("ends")} <= run
+            and (norm or claim.metric != "barrier_of_statistics")
+        )  # fmt: skip
+
+    def run(self, condition: Condition, seeds: Sequence[int], lab: Lab) -> None:
+        """Train both ends for every seed, then measure the line through them."""
+        task, network = data.task(self.data), str(condition["network"])
+        for note in task.notes:
+            lab.note(note)
+        differs = ENDS[str(condition["ends"])]
+        first = self._train(task, network, seeds, "A", (), lab)
+        second = self._train(task, network, seeds, "B", differs, lab)
+        sets = {TRAIN: task.prepared(self.train_samples), TEST: task.prepared(held_out=True)}
+        for k, seed in enumerate(seeds):
+            if not (isfinite(first.final[k]) and isfinite(second.final[k])):
+                lab.record(seed, **dict.fromkeys(METRICS, nan), stop_reason="diverged")
+                continue
+            pair = first.module(k).eval(), second.module(k).eval()
+            self._survey(*pair, sets, "start" in differs, normalizes(network), seed, lab)
+
+    def _train(
+        self, task: Task, network: str, seeds: Sequence[int], which: str, differs: Sequence[str], lab: Lab
+    ) -> training.Training:
+        """One network per seed, the A or B of the two."""
+        images, labels = task.train()
+        batch_size = self.large_batch if "batch" in differs else self.batch_size
+        steps = self.epochs * ceil(len(images) / (batch_size if self.equal == "epochs" else self.batch_size))
+        rate = self.large_rate if "rate" in differs else self.learning_rate
+        weights = "B" if "start" in differs else "A"
+        orders = [lab.seed(seed, f"order of {which}") for seed in seeds]
+        starts = [lab.seed(seed, f"weights of {weights}") for seed in seeds]
+        return lab.train(
+            builder(task, network, dict(zip(orders, starts, strict=True))), (images, labels), seeds=orders,
+            steps=steps, batch_size=batch_size, optimizer=training.Adam(learning_rate=rate),
+            loss="cross_entropy", prepare=task.prepare, precision="auto", eval_every=steps,
+            train_samples=min(self.train_samples, len(images)),
+        )  # fmt: skip
+
+    def _survey(
+        self, a: nn.Module, b: nn.Module, sets: Any, match: bool, norm: bool, seed: int, lab: Lab
+    ) -> None:
+        """The line, again with matched units or other statistics, and what the claims are about."""
+        import numpy as np
+
+        from nablab.instruments import interpolate, match_units
+
+        inside = np.linspace(0, 1, self.alphas)
+        options: Any = {"metrics": ("accuracy", "error"), "batch_size": AT_ONCE}
+        anew: Any = {**options, "reestimate_batch_norm": sets[TRAIN] if norm else False}
+        alphas = np.round([*inside, *OUTSIDE, NEIGHBOR, 1 - NEIGHBOR], 12)  # 0.9 comes in two roundings
+        line = interpolate(a, b, "cross_entropy", sets, alphas=alphas, **anew)
+        lab.record(seed, **numbers(line))
+        lab.array(seed, "alpha", line.alphas)
+        for part, metric in product((TRAIN, TEST), ("loss", "accuracy")):
+            lab.array(seed, f"{part}_{metric}", line.values[part][metric])
+        if norm:
+            interpolated = interpolate(a, b, "cross_entropy", sets, alphas=inside, **options)
+            gain = interpolated.barrier_of("error", data=TEST)[0] - line.barrier_of("error", data=TEST)[0]
+            lab.record(seed, barrier_of_statistics=gain)
+        if match:
+            matched = interpolate(a, match_units(a, b).module, "cross_entropy", sets, alphas=inside, **anew)
+            removed = 1 - matched.barrier / line.barrier if line.barrier > 0 else nan
+            lab.record(seed, loss_barrier_matched=matched.barrier, barrier_removed=removed,
+                       error_barrier_matched=matched.barrier_of("error", data=TEST)[0])  # fmt: skip
+            lab.array(seed, "matched_alpha", matched.alphas)
+            lab.array(seed, "matched_loss", matched.losses)
+
+    def baselines(self, records: Records) -> dict[str, Mapping[str, float]]:
+        """Chance, and the border of what is called stable."""
+        chance = {"chance": 1 / data.task(self.data).outputs}
+        return {"test_accuracy_a": chance, "test_accuracy_b": chance, "error_barrier": BORDER}
+
+    def figures(self, records: Records) -> dict[str, plots.Figure]:
+        """For each network the whole line and what matching does; then all barriers."""
+        found: dict[str, plots.Figure] = {}
+        for network in self.networks:
+            part = records.where(network=network)
+            quantities = [
+                plots.LinePanel(f"{kind}, {split}", unit, plots.lines_of(part, "alpha", f"{split}_{kind}"),
+                                log=kind == "loss", limits=(0.0, 1.0 if kind == "accuracy" else inf))
+                for kind, unit in (("loss", "cross-entropy (nats)"), ("accuracy", "share"))
+                for split in (TRAIN, TEST)
+            ]  # fmt: skip
+            found[f"line-{network}"] = plots.line_panels(
+                quantities, title=f"Loss and accuracy along the line, {network}",
+                caption="Colors say in what the ends differ. See where the loss rises between the ends, and "
+                "where accuracy begins to fall outside.",
+            )  # fmt: skip
+            before = plots.lines_of(part, "alpha", "train_loss", within=(0.0, 1.0))
+            panels = [
+                plots.LinePanel(f"ends: {ends}", "training cross-entropy (nats)",
+                                {"as trained": before[ends], "units matched": runs}, log=True)
+                for ends, runs in plots.lines_of(part, "matched_alpha", "matched_loss").items()
+            ]  # fmt: skip
+            if panels:
+                found[f"matching-{network}"] = plots.line_panels(
+                    panels, columns=min(2, len(panels)), skip=4, title=f"Matching the units, {network}",
+                    caption="Both lines join networks that compute the same two functions.",
+                )  # fmt: skip
+        found["barrier"] = plots.dots(
+            records, "error_barrier", by="ends", panel_by="network", y_label="rise of the test error (share)",
+            baselines=BORDER, title="The barrier between the ends",
+            caption="The largest rise of the test error above the straight line between its values there.",
+        )  # fmt: skip
+        return found
+
+
+def normalizes(network: str) -> bool:
+    """Whether the network has batch norm."""
+    return "-bn" in NETWORKS.get(network, network)
+
+
+def builder(task: Task, network: str, starts: Mapping[int, int]) -> Callable[[], nn.Module]:
+    """Builds a network with the weights that ``starts`` gives a seed of training, which decides the order."""
+    import torch
+
+    def build() -> nn.Module:
+        torch.manual_seed(starts[torch.initial_seed()])
+        return models.network(network, shape=task.shape, outputs=task.outputs)
+
+    return build
+
+
+def numbers(line: Line) -> dict[str, float]:
+    """The scalars of a line; accuracies and errors are shares of the test split."""
+    losses = {alpha: line.at(alpha) for alpha in (0.0, 1.0)}
+    sides = [line.at(end + side) / losses[end] - 1 for end in losses for side in (-NEIGHBOR, NEIGHBOR)]
+    error = line.values[TEST]["error"]
+    near = [float(error[abs(line.alphas - middle) < 0.13].mean()) for middle in (1 / 8, 7 / 8)]
+    accuracy = {alpha: line.at(alpha, metric="accuracy", data=TEST) for alpha in (0.0, 1.0, 1.5, 2.0)}
+    return dict(zip(METRICS, (
+        line.barrier_of("error", data=TEST)[0], line.barrier, min(sides), accuracy[1.5] - accuracy[2.0],
+        near[0] - near[1], losses[0.0], losses[1.0], accuracy[0.0], accuracy[1.0], line.distance,
+    ), strict=True))  # fmt: skip

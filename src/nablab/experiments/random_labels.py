@@ -1,0 +1,300 @@
+"""Networks learn images whose labels are drawn at random, in part or all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from math import inf, log10, nan
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from nablab import data, models, plots, training
+from nablab.errors import UsageError
+from nablab.experiment import Claim, Condition, Experiment, Lab, Published, Record, Records
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from nablab.data import Task
+
+YOURS = "yours"
+FORMS = {"gray": (1, 28, 28), "color": (3, 32, 32), "zhang": (3, 32, 28)}  # channels, pixels, kept
+SPLITS = {"training": "train", "test": "test"}
+PARTS = {"unchanged label": "unchanged", "changed label": "changed", "true class": "truth_of_changed"}
+OUTCOME = {"train_accuracy": "training", "test_accuracy": "test", "epochs_to_memorize": "training"}
+POSITIVE = ("learning_rate", "decay", "batch_size", "epochs", "memorized", "early_epochs", "chance_margin")
+ALL_SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
+
+
+@dataclass(frozen=True)
+class RandomLabels(Experiment):
+    """Can a network fit random labels?
+
+    2 N + d weights can give N points in d dimensions any labels (Zhang et al. 2017). So the question is not
+    capacity, but whether gradient descent finds such weights, how soon, and what is left of the test
+    accuracy. Each training label is drawn anew over all classes with probability s, the share; one redrawn
+    label in ten is the old one by chance. At share 1 labels say nothing about images. Network and optimizer
+    are those of share 0, where they generalize: neither alone explains that. Test labels are the true ones.
+
+    What to look for. What follows from the image is learned first, the rest by heart (Arpit et al. 2017):
+    at share 0.5 images with changed labels first get their true class, and the test accuracy is highest
+    before the network memorizes. At share 1 one label in ten is unchanged by chance, and nothing tells it
+    from the others: the control. The dashed line in the first figure is what copying the label of one
+    neighbor of the right class would score, 1 - s (1 - 1 / classes).
+
+    What others reported. CIFAR-10, MLP of 3 x 512 units: 100 % training and 10.48 % test accuracy on random
+    labels, 100 and 52.39 % on true ones; 1 x 512: 99.34 and 10.61 %, 100 and 50.51 %; random labels take
+    1.5 to 3.5 times as long (Zhang et al.). Course A, MNIST, 784-500-10, Adam 1e-4, batch 100: a loss of
+    0.0588 and 9.92 % test accuracy after 1,000 epochs (preset course). Courses B and E stopped at a loss of
+    about 2 and called it fitted. Running time on two cores: quick under half a minute, standard (20,000
+    images) and full (60,000) minutes, paper and course hours.
+
+    Attributes:
+        data: mnist, fashion-mnist, cifar10, digits, your folder of images or .npz file; mnist@10000 for
+            10,000 of its training images.
+        networks: Networks by name or layers, such as mlp-500,lenet,cnn-205k or flatten-512-bn-512.
+        model: Your own network as a further condition: package.module:factory or path/to/file.py:factory.
+        shares: With which probability each training label is redrawn; 0 leaves all labels true.
+        form: gray (28 x 28 pixels), color (32 x 32), or zhang: color, the middle 28 x 28 pixels of 32 x 32,
+            each image scaled by its own mean and deviation instead of the training set's.
+        optimizer: Optimizer; SGD with momentum 0.9.
+        learning_rate: Learning rate.
+        decay: What multiplies the learning rate after every epoch.
+        batch_size: Samples per step.
+        epochs: Passes over the training set, at most.
+        memorized: The training accuracy at which a network has memorized its labels and training ends.
+        early_epochs: The epoch at which early accuracies are taken.
+        chance_margin: How far from chance the test accuracy at share 1 may lie and still count as chance.
+    """
+
+    data: str = "mnist@20000"
+    networks: tuple[str, ...] = ("flatten-512-bn-512-bn-512-bn",)
+    model: str | None = None
+    shares: tuple[float, ...] = (0.0, 0.5, 1.0)
+    form: Literal["gray", "color", "zhang"] = "gray"
+    optimizer: Literal["Adam", "AdamW", "SGD"] = "Adam"
+    learning_rate: float = 4e-4
+    decay: float = 0.95
+    batch_size: int = 250
+    epochs: int = 80
+    memorized: float = 0.999
+    early_epochs: int = 1
+    chance_margin: float = 0.01
+
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "quick": {"data": "digits", "networks": ("flatten-256-bn-256-bn",), "shares": ALL_SHARES,
+                  "learning_rate": 4e-3, "decay": 0.97, "batch_size": 200, "epochs": 80, "early_epochs": 3,
+                  "chance_margin": 0.05, "seeds": 7},
+        "standard": {"seeds": 7},
+        "full": {"data": "mnist", "learning_rate": 7e-4, "decay": 0.97, "batch_size": 1_000, "seeds": 7},
+        # As Zhang et al. 2017: SGD with momentum 0.9, rate 0.01, times 0.95 after every epoch.
+        "paper": {"data": "cifar10", "form": "zhang", "networks": ("mlp-512x3", "mlp-512"),
+                  "shares": ALL_SHARES, "optimizer": "SGD", "learning_rate": 0.01, "decay": 0.95,
+                  "batch_size": 128, "epochs": 300, "seeds": 7},
+        "course": {"data": "mnist", "networks": ("mlp-500",), "shares": (0.0, 1.0), "learning_rate": 1e-4,
+                   "decay": 1.0, "batch_size": 100, "epochs": 1_000, "seeds": 7},
+    }  # fmt: skip
+    claims: ClassVar[tuple[Claim, ...]] = (
+        Claim.at_least("train_accuracy", 0.999, within="network",
+                       published=Published(1.0, "Zhang et al., 3 x 512; 1 x 512: 0.9934", of="metric"),
+                       sentence="The network memorizes its labels, whatever the share of random ones"),
+        Claim.falls("test_accuracy", by="share", within="network",
+                    sentence="Test accuracy falls as the share of random labels rises"),
+        Claim.rises("epochs_to_memorize", by="share", within="network",
+                    sentence="Memorizing takes longer the more labels are random (also course E)"),
+        Claim.greater("epochs_to_memorize", 1.0, 0.0, by="share", within="network", scale="log10",
+                      smallest_effect=log10(1.5), published=Published(log10(3.5), "Zhang et al.: 1.5 to 3.5"),
+                      sentence="Random labels take at least 1.5 times as long as the true ones"),
+        Claim.at_most("above_chance", 0.01, within="network", where={"share": 1.0},
+                      published=Published(0.0048, "Zhang et al., CIFAR-10: 10.48 %", of="metric"),
+                      sentence="With random labels only, the test accuracy is not above chance"),
+        Claim.at_least("above_chance", -0.01, within="network", where={"share": 1.0},
+                       sentence="With random labels only, the test accuracy is not below chance"),
+        Claim.greater("clean_lead", 0.5, 1.0, by="share", within="network", smallest_effect=0.05,
+                      sentence="Early on, unchanged labels are ahead of changed ones (control: share 1)"),
+        Claim.greater("cost_of_memorizing", 0.5, 0.0, by="share", within="network", smallest_effect=0.02,
+                      sentence="At share 0.5 memorizing costs test accuracy that was there early on"),
+        Claim.at_most("tau_of_losses", 0.0, within="network", where={"share": 1.0}, smallest_effect=0.5,
+                      sentence="On random labels the test loss rises as the training loss falls (courses)"),
+    )  # fmt: skip
+    exercises: ClassVar[tuple[str, ...]] = (
+        "Why does the test accuracy at share 0.5 first rise and then fall? Which labels are learned when?",
+        "Is the network above or below the line of copying one neighbor's label at share 0.5? Why?",
+        "Set data=mnist@5000. Does memorizing take fewer epochs, or fewer optimizer steps?",
+        "Set networks=mlp-10-20. How many labels can it memorize, and how many parameters is that each?",
+    )
+    references: ClassVar[tuple[str, ...]] = (
+        "Zhang et al., Understanding deep learning requires rethinking generalization, arXiv:1611.03530.",
+        "Arpit et al., A closer look at memorization in deep networks, arXiv:1706.05394.",
+    )
+
+    @property
+    def names(self) -> list[str]:
+        """The networks of this configuration, yours last."""
+        return [*self.networks, *([YOURS] if self.model else [])]
+
+    @property
+    def task(self) -> Task:
+        """The images, before they are cut."""
+        channels, size, _ = FORMS[self.form]
+        return data.task(self.data, size=size, channels=channels)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of one image as the network sees it."""
+        return FORMS[self.form][0], FORMS[self.form][2], FORMS[self.form][2]
+
+    def data_sets(self) -> tuple[str, ...]:
+        """The one image set."""
+        return (self.task.data_set,)
+
+    def sources(self) -> Mapping[str, str]:
+        """The user's network: a changed file makes a new run."""
+        return {"model": models.source_hash(self.model)} if self.model else {}
+
+    def validate(self) -> None:
+        """Check every number, the data, every network, and the user's own one on two images."""
+        for key in POSITIVE:
+            if not 0 < getattr(self, key) < inf:
+                raise UsageError(f"{key}={getattr(self, key)} is impossible: it must be above 0 and finite.")
+        if not all(0 <= share <= 1 for share in self.shares):
+            raise UsageError(f"shares={self.shares} is impossible: a share is from 0 (all labels true) to 1.")
+        for levels in (self.shares, self.names):
+            if not levels or len(set(levels)) < len(levels):
+                raise UsageError("Give at least one of shares and one network, and each of them once.")
+        if self.memorized > 1 or self.early_epochs > self.epochs:
+            pair = f"memorized={self.memorized} must be at most 1, and early_epochs={self.early_epochs}"
+            raise UsageError(f"{pair} at most epochs={self.epochs}.")
+        if self.task.loss != "cross_entropy":
+            sets = ", ".join(data.image_set_names())
+            raise UsageError(f"data={self.data} is a function and has no labels. Choices: {sets}.")
+        for spec in self.networks:
+            models.check_network(spec, shape=self.shape, outputs=self.task.outputs)
+        if self.model is not None:
+            from torch import zeros
+
+            own = models.load_factory(self.model)()
+            models.check_output(own, zeros(2, *self.shape), (2, self.task.outputs))
+
+    def conditions(self) -> list[Condition]:
+        """Every network at every share."""
+        return [Condition(network=name, share=share) for name in self.names for share in self.shares]
+
+    def active_claims(self) -> tuple[Claim, ...]:
+        """The claims whose shares this configuration runs, with its margin for chance."""
+        run = {*self.shares, None}
+        found = [c for c in self.claims if {c.first, c.second, *c.where.values()} <= run]
+        margin = self.chance_margin
+        return tuple(c if c.metric != "above_chance" else replace(c, bound=-c.sign * margin) for c in found)
+
+    def builder(self, name: str) -> Callable[[], nn.Module]:
+        """What builds one fresh network of a condition."""
+        if name == YOURS and self.model is not None:
+            return models.load_factory(self.model)
+        return lambda: models.network(name, shape=self.shape, outputs=self.task.outputs)
+
+    def run(self, condition: Condition, seeds: Sequence[int], lab: Lab) -> None:
+        """Train one network per seed, each on labels of its own, until it has memorized them."""
+        import torch
+        from numpy import isfinite
+
+        task, side = self.task, self.shape[1]
+        for note in task.notes:
+            lab.note(note)
+        (x, truth), test = ((data.center_crop(x, side), y) for x, y in (task.train(), task.held_out()))
+        drawn_by = [lab.seed(seed, "labels", **condition) for seed in seeds]
+        labels = torch.stack([data.corrupt(truth, float(condition["share"]), classes=task.outputs, seed=seed)
+                              .labels for seed in drawn_by])  # fmt: skip
+        own = {n: (x, training.OwnLabels(part)) for n, part in data.by_truth(labels, truth).items()}
+        momentum = {"momentum": 0.9} if self.optimizer == "SGD" else {}
+        epoch = -(-len(x) // self.batch_size)
+        result = lab.train(
+            self.builder(str(condition["network"])),
+            (x, labels),
+            seeds=[lab.seed(seed, "weights", **condition) for seed in seeds],
+            steps=self.epochs * epoch,
+            loss="cross_entropy",
+            optimizer=getattr(training, self.optimizer)(learning_rate=self.learning_rate, **momentum),
+            schedule=training.StepDecay(every=epoch, factor=self.decay),
+            batch_size=self.batch_size,
+            own_labels=True,
+            prepare=data.Whiten() if self.form == "zhang" else task.prepare,
+            precision="auto",
+            held_out={"test": test, **own},  # those of the training images cost no further prediction
+            eval_every=epoch,
+            stop=[training.Threshold(self.memorized, metric="train_accuracy", above=True)],
+        )
+        trivial = [1 / task.outputs, float(test[1].bincount().max()) / len(test[1])]
+        for k, seed in enumerate(seeds):
+            trained = isfinite(result.evaluations["train_loss"][k])  # NaN after the end
+            curves = {name: values[k][trained] for name, values in result.evaluations.items()}
+            for name, values in curves.items():
+                lab.curve(seed, name, result.evaluation_steps[trained] // epoch, values)
+            lab.array(seed, "trivial", trivial)
+            scores = self._scores(curves, trivial[0])
+            lab.record(seed, **scores, stop_reason=result.stop_reason[k])
+            if scores["epochs_to_memorize"] == inf:
+                lab.note(f"{condition}, seed {seed}: not memorized. Training ended at an accuracy of "
+                         f"{scores['train_accuracy']:.2%} ({result.stop_reason[k]}).")  # fmt: skip
+
+    def _scores(self, curves: Mapping[str, Any], chance: float) -> dict[str, float]:
+        """What is recorded of one run, from its curves over epochs."""
+        from scipy.stats import kendalltau
+
+        early = min(self.early_epochs, len(curves["train_loss"]) - 1)
+        start, end = ({name: float(values[i]) for name, values in curves.items()} for i in (early, -1))
+        reached = (curves["train_accuracy"] >= self.memorized).nonzero()[0]
+        return {
+            **{f"{s}_{kind}": end[f"{s}_{kind}"] for kind in ("accuracy", "loss") for s in SPLITS.values()},
+            "epochs_to_memorize": float(reached[0]) if len(reached) else inf,
+            "clean_lead": start["unchanged_accuracy"] - start["changed_accuracy"],
+            "cost_of_memorizing": start["test_accuracy"] - end["test_accuracy"],
+            "above_chance": end["test_accuracy"] - chance,
+            "tau_of_losses": float(kendalltau(curves["train_loss"], curves["test_loss"])[0])
+            if early
+            else nan,
+        }
+
+    def baselines(self, records: Records) -> dict[str, Mapping[str, float]]:
+        """Chance, the largest test class, and what copying one neighbor's label would score."""
+        found = next((r.arrays["trivial"] for r in records if "trivial" in r.arrays), (nan, nan))
+        chance, largest = map(float, found)
+        copied = {f"one neighbor's label, share {s:g}": 1 - s * (1 - chance) for s in self.shares}
+        return {"test_accuracy": {"chance": chance, "largest class": largest, **copied}}
+
+    def figures(self, records: Records) -> dict[str, plots.Figure]:
+        """The outcome by share, accuracy and loss against epochs, and which labels come first."""
+        outcome = plots.trend(
+            records, {"accuracy": list(OUTCOME)[:2], "epochs until memorized": list(OUTCOME)[2:]},
+            x="share", color_by="network", log_x=False, names=OUTCOME, x_label="share of redrawn labels",
+            title="What random labels cost", caption="Dashed: copying one neighbor's label (see text).",
+        )  # fmt: skip
+        chance = self.baselines(records)["test_accuracy"]["chance"]
+        outcome.figure.axes[0].plot([0, 1], [1, chance], color="#767676", ls="--", lw=1.4, zorder=1)
+        splits = _panels(records, SPLITS)
+        accuracy, loss = (
+            plots.curves(splits, kind, color_by="share", panel_by="panel", x_label="epochs",
+                         log_y=kind == "loss", title=f"Training and test {kind} while labels are learned",
+                         caption="Training: on the labels as given. Test: on the true ones.")
+            for kind in ("accuracy", "loss")
+        )  # fmt: skip
+        parts = plots.curves(
+            _panels(Records(r for r in records if r.condition["share"]), PARTS), "accuracy",
+            color_by="panel", panel_by="share", x_label="epochs", log_y=False,
+            y_label="share of training images", title="Which labels are learned first",
+            caption="Changed labels differ from the true ones; some redrawn ones do not.",
+        )  # fmt: skip
+        for ax in (*accuracy.figure.axes, *parts.figure.axes):
+            ax.set_ylim(-0.02, 1.03)
+        return {"outcome": outcome, "accuracy": accuracy, "loss": loss, "parts": parts}
+
+
+def _panels(records: Records, panels: Mapping[str, str]) -> Records:
+    """The records once per panel, with that part's curves as accuracy and loss and the share in words."""
+    panelled = []
+    for record, (panel, part) in product(records, panels.items()):
+        name = f"{record.condition['network']} · {panel}" if len(records.levels("network")) > 1 else panel
+        condition = Condition(panel=name, share=f"{record.condition['share']:.0%} redrawn")
+        curves = {kind: record.curves[f"{part}_{kind}"] for kind in ("accuracy", "loss") if record.curves}
+        panelled.append(Record(condition, record.seed, {}, curves=curves))
+    return Records(panelled)

@@ -1,0 +1,292 @@
+"""Five measures of how flat a minimum is, by batch size and learning rate, against generalization."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import inf, isfinite, log10, nan
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from nablab import data, models, plots, training
+from nablab.errors import UsageError
+from nablab.experiment import Claim, Condition, Experiment, Lab, Published, Records
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from nablab.data.tasks import Task
+
+KESKAR = "keskar_sharpness"
+MEASURES = {
+    KESKAR: "Keskar's sharpness",
+    "average_sharpness": "average-case sharpness",
+    "adaptive_sharpness": "adaptive worst case",
+    "largest_eigenvalue": "largest eigenvalue",
+    "trace": "trace of the Hessian",
+}
+HALF = "keskar_sharpness_5e_4"
+SCORES = ("test_loss", "test_accuracy", "gap")
+F1 = "keskar-f1"
+
+
+@dataclass(frozen=True)
+class Sharpness(Experiment):
+    """Do large batches end in sharp minima, and does sharpness tell how well a network generalizes?
+
+    Keskar et al. (2017) say yes to both. Their sharpness is 100 (max f(x + z) - f(x)) / (1 + f(x)), where f
+    is the training loss and z lies in the box of half-width ε (|x_i| + 1), searched by ten iterations of
+    L-BFGS-B. They trained a network on MNIST (F1, five hidden layers of 512 units with batch norm) with
+    batches of 256 and of 6,000, a tenth of the data, and found 1.23 ± .83 and 205 ± 70 at ε = 1e-3, with
+    98.03 and 97.81 % of the test images right. But a ReLU network computes the same function when a unit's
+    inputs are scaled up and its outputs down, and the box then catches other networks: sharpness is no
+    property of the function (Dinh et al. 2017). Andriushchenko et al. (2023) compared many measures on many
+    networks; most did not correlate with generalization, and some did with the wrong sign.
+
+    So here are five, of the same networks: Keskar's; the average rise of the loss under Gaussian changes of
+    the weights (σ = 0.01); the largest rise when each weight changes by at most 0.5 % (adaptive, unmoved by
+    rescaling; Auto-PGD); the largest eigenvalue of the Hessian; and its trace (Hutchinson, 20 products).
+    Each is held against the gap, the training accuracy minus the test accuracy, by Kendall's tau over all
+    batch sizes and learning rates. Beside them the training loss, the trivial measure: networks that are
+    trained as many epochs with larger batches take fewer steps and are not at a minimum yet. The preset
+    equal-loss ends all trainings at one loss and shows what remains.
+
+    Batch norm is measured in eval mode, with the running statistics that training left, as the network is
+    used. They lag behind the weights after few steps. All measures take the same evenly spaced training
+    images, in float32, and worst cases are lower bounds: as good as their search.
+
+    What to expect. Keskar's sharpness rises with the batch (quick, 5 seeds: tau 0.58; 2.6 times from 40 to
+    640), and no measure tells the gap: the taus lie from -0.28 to -0.12. On MNIST (standard, one seed, rate
+    0.001) it is 4, 59, 794, 437 and 80 from a batch of 64 to one of 10,000, whose 40 steps have not reached
+    a minimum. A high tau over batch sizes alone may be nothing but the batch size.
+
+    Running time on two cores (estimated): quick half a minute, standard five minutes, keskar a quarter of an
+    hour, paper hours.
+
+    Attributes:
+        data: The images, at 28 x 28 in gray: mnist, digits, a folder or a .npz; mnist@10000 draws so many.
+        network: The network by its name or its layers; see `nablab.models.image_network`.
+        model: Your own network instead: package.module:factory or path/to/file.py:factory.
+        batch_sizes: Images per step, rising.
+        learning_rates: Learning rates; every batch size is trained with each.
+        epochs: Passes over the training images, the same for all.
+        target_loss: Training ends when the training loss gets down to it; 0 for never.
+        measured: So many training images are measured.
+        both_radii: Measure Keskar's sharpness at ε = 5e-4, too.
+        optimizer: Optimizer of all networks.
+    """
+
+    data: str = "mnist@10000"
+    network: str = "flatten-256-bn-256-bn"
+    model: str | None = None
+    batch_sizes: tuple[int, ...] = (64, 256, 1_000, 4_000, 10_000)
+    learning_rates: tuple[float, ...] = (1e-3, 4e-3)
+    epochs: int = 40
+    target_loss: float = 0.0
+    measured: int = 1_000
+    both_radii: bool = False
+    optimizer: Literal["Adam", "AdamW", "RMSprop", "SGD"] = "Adam"
+
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "quick": {"data": "digits@640", "network": "flatten-32-bn-32-bn", "batch_sizes": (40, 160, 640),
+                  "learning_rates": (2e-3, 8e-3), "epochs": 20, "measured": 320, "seeds": 5},
+        "standard": {"seeds": 5},
+        "equal-loss": {"epochs": 100, "target_loss": 0.05, "seeds": 5},
+        "keskar": {"network": F1, "learning_rates": (1e-3,), "both_radii": True, "seeds": 5},
+        "paper": {"data": "mnist", "network": F1, "batch_sizes": (256, 6_000), "learning_rates": (1e-3,),
+                  "epochs": 100, "measured": 60_000, "both_radii": True, "seeds": 5},
+    }  # fmt: skip
+    claims: ClassVar[tuple[Claim, ...]] = (
+        Claim.rises(KESKAR, by="batch_size", sentence="Keskar's sharpness rises with the batch size"),
+        *(
+            Claim.correlates(metric, "gap", paired=True,
+                             sentence=f"The gap rises with {name if 'Keskar' in name else 'the ' + name}")
+            for metric, name in MEASURES.items()
+        ),
+    )  # fmt: skip
+    exercises: ClassVar[tuple[str, ...]] = (
+        "Scale one layer by 10 and the next by 1/10. Which measures change, and which do not?",
+        "Take preset=equal-loss. How much of the ratio between large and small batches remains?",
+        "Draw the gap against the training loss. Does any measure say more than that?",
+        "The eigenvalue is a limit of small changes. Why may Keskar's box still order networks differently?",
+        "Set optimizer=SGD learning_rates=0.05,0.2. Whose tau changes its sign?",
+    )
+    references: ClassVar[tuple[str, ...]] = (
+        "Keskar et al., On large-batch training for deep learning, ICLR 2017, arXiv:1609.04836.",
+        "Dinh et al., Sharp minima can generalize for deep nets, ICML 2017, arXiv:1703.04933.",
+        "Andriushchenko et al., A modern look at the relationship between sharpness and generalization, "
+        "ICML 2023, arXiv:2302.07011.",
+    )
+
+    def validate(self) -> None:
+        """Check the numbers, the data and the network; no data are fetched."""
+        numbers = {
+            "epochs": [self.epochs],
+            "measured": [self.measured],
+            "learning_rates": self.learning_rates,
+        }
+        for key, values in numbers.items():
+            if not values or not all(0 < value < inf for value in values):
+                raise UsageError(f"{key}={list(values)} is impossible: it must be above 0 and finite.")
+        if not 0 <= self.target_loss < inf:
+            raise UsageError(f"target_loss={self.target_loss} is impossible: it must be 0 or more.")
+        if len(set(self.learning_rates)) < len(self.learning_rates):
+            raise UsageError("learning_rates names each one once; one of them is given twice.")
+        sizes = self.batch_sizes
+        if len(sizes) < 2 or sizes[0] < 2 or sorted(set(sizes)) != list(sizes):
+            raise UsageError(f"batch_sizes={list(sizes)} must be two or more, rising, from 2.")
+        task = data.task(self.data)
+        if task.loss != "cross_entropy":
+            raise UsageError(f"data={self.data} is a function. This experiment is about classes of images.")
+        self._check_sizes(task.samples)
+        models.check_network(self.network, shape=task.shape, outputs=task.outputs)
+        if self.model is not None:
+            models.load_factory(self.model)()
+
+    def _check_sizes(self, samples: int | None) -> None:
+        if samples is None:
+            return
+        if self.batch_sizes[-1] > samples:
+            raise UsageError(f"A batch of {self.batch_sizes[-1]:,} exceeds the {samples:,} training images "
+                             f"of {self.data}: take smaller batches or more images.")  # fmt: skip
+        alone = [size for size in self.batch_sizes if samples % size == 1]
+        if alone:
+            raise UsageError(f"With a batch size of {alone[0]} the last batch of {samples:,} images is one "
+                             "image, which has no batch statistics: take another size.")  # fmt: skip
+
+    def conditions(self) -> list[Condition]:
+        """Every batch size with every learning rate."""
+        rates, sizes = self.learning_rates, self.batch_sizes
+        return [Condition(batch_size=size, learning_rate=rate) for rate in rates for size in sizes]
+
+    def sources(self) -> Mapping[str, str]:
+        """The user's network: a changed file makes a new run."""
+        return {"model": models.source_hash(self.model)} if self.model else {}
+
+    def data_sets(self) -> tuple[str, ...]:
+        """The images."""
+        return (data.task(self.data).data_set,)
+
+    def active_claims(self) -> tuple[Claim, ...]:
+        """Those of the class, and two on the smallest and the largest batch of this configuration."""
+        small, large = self.batch_sizes[0], self.batch_sizes[-1]
+        f1 = self.model is None and self.network == F1
+        source = "Keskar et al. 2017, F1 on 60,000 images, batches of 256 and 6,000"
+        ratio = Claim.greater(
+            KESKAR, large, small, by="batch_size", scale="log10", smallest_effect=log10(5),
+            published=Published(log10(205 / 1.23), source) if f1 else None,
+            sentence=f"Batches of {large:,} end at least five times as sharp as batches of {small:,}",
+        )  # fmt: skip
+        accuracy = Claim.greater(
+            "test_accuracy", small, large, by="batch_size", smallest_effect=0.001,
+            published=Published(0.9803 - 0.9781, source) if f1 else None,
+            sentence=f"Batches of {small:,} give a higher test accuracy than batches of {large:,}",
+        )  # fmt: skip
+        return (ratio, accuracy, *self.claims)
+
+    def builder(self, task: Task) -> Callable[[], nn.Module]:
+        """What builds one fresh network."""
+        if self.model is not None:
+            return models.load_factory(self.model)
+        return lambda: models.network(self.network, shape=task.shape, outputs=task.outputs)
+
+    def run(self, condition: Condition, seeds: Sequence[int], lab: Lab) -> None:
+        """Train one network per seed and measure the surroundings of where it ends."""
+        task = data.task(self.data)
+        for note in task.notes:
+            lab.note(note)
+        images, labels = task.train()
+        self._check_sizes(len(images))
+        per_epoch = -(-len(images) // int(condition["batch_size"]))
+        steps = self.epochs * per_epoch
+        result = lab.train(
+            self.builder(task),
+            (images, labels),
+            seeds=[lab.seed(seed, "weights") for seed in seeds],  # shared by all conditions
+            loss="cross_entropy",
+            steps=steps,
+            batch_size=int(condition["batch_size"]),
+            optimizer=getattr(training, self.optimizer)(learning_rate=float(condition["learning_rate"])),
+            prepare=task.prepare,
+            precision="auto",  # of training; measures are always in float32
+            stop=[training.Threshold(self.target_loss)] if self.target_loss else [],
+            eval_every=max(2, per_epoch // 4) if self.target_loss else steps,
+        )
+        missed = result.stop_reason.count("budget")
+        if self.target_loss and missed:
+            lab.note(f"{condition}: {missed} of {len(seeds)} networks did not get down to a loss of "
+                     f"{self.target_loss} in {self.epochs} epochs and are measured as they are.")  # fmt: skip
+        chosen, test = _spread(task.prepared(), self.measured), task.prepared(held_out=True)
+        for k, seed in enumerate(seeds):
+            reached = result.evaluations["train_accuracy"][k]
+            accuracy = float(reached[reached == reached][-1])
+            lab.record(seed, train_loss=result.final[k], train_accuracy=accuracy,
+                       steps=int(result.steps_taken[k]), stop_reason=result.stop_reason[k])  # fmt: skip
+            found = dict.fromkeys((*SCORES, *MEASURES), nan)
+            if isfinite(result.final[k]):  # else it diverged, and there is nothing to measure
+                module = result.module(k).eval()
+                found = _scores(module, *test, accuracy) | self._measure(module, chosen)
+            lab.record(seed, **found)
+
+    def _measure(self, module: nn.Module, chosen: Any) -> dict[str, float]:
+        """The five measures on prepared training images and labels."""
+        from nablab.instruments import hessian_eigenvalues, hessian_trace, sharpness
+
+        at = (module, "cross_entropy", chosen)
+        # Ten pairs of draws and 20 products leave errors of a few per cent, far less than seeds differ by.
+        largest = hessian_eigenvalues(*at, tolerance=1e-2, certify=False)
+        found = {
+            KESKAR: sharpness(*at, definition="keskar", radius=1e-3).sharpness,
+            "average_sharpness": sharpness(*at, definition="average", draws=10).sharpness,
+            "adaptive_sharpness": sharpness(*at, definition="adaptive").sharpness,
+            "largest_eigenvalue": float(largest.values[0]),
+            "trace": hessian_trace(*at, method="hutchinson", products=20).value,
+        }
+        if self.both_radii:
+            found[HALF] = sharpness(*at, definition="keskar", radius=5e-4).sharpness
+        return found
+
+    def baselines(self, records: Records) -> dict[str, Mapping[str, float]]:
+        """Chance."""
+        return {"test_accuracy": {"chance": 1 / data.task(self.data).outputs}}
+
+    def figures(self, records: Records) -> dict[str, plots.Figure]:
+        """Every measure against the batch size, how far training went, and the measures against the gap."""
+        against: Mapping[str, Any] = {"x": "batch_size", "color_by": "learning_rate"}
+        measures = plots.trend(
+            records, {name: [metric] for metric, name in MEASURES.items()}, log_y=True, **against,
+            names=dict.fromkeys(MEASURES, "measure"), title="Five measures against the batch size",
+            caption="Which measures rise together, and where do they part?",
+        )  # fmt: skip
+        scores = plots.trend(
+            records, {"loss (cross-entropy)": ["train_loss", "test_loss"],
+                      "accuracy": ["train_accuracy", "test_accuracy"]}, **against,
+            names={f"{split}_{kind}": split for split in ("train", "test") for kind in ("loss", "accuracy")},
+            title="How far training went", caption="Equal epochs are fewer steps for larger batches.",
+        )  # fmt: skip
+        gap = plots.scatter(
+            records, {"training loss": "train_loss", **{name: metric for metric, name in MEASURES.items()}},
+            y="gap", color_by="batch_size", y_label="gap (train − test accuracy)",
+            title="Does sharpness tell the gap?",
+            caption="The training loss is the trivial measure: does any other say more?",
+        )  # fmt: skip
+        return {"measures": measures, "gap": gap, "scores": scores}
+
+
+def _spread(pair: Any, count: int) -> Any:
+    """So many samples at equal distances, for a user's folder is sorted by class."""
+    import torch
+
+    total = len(pair[0])
+    places = torch.arange(min(count, total)) * total // min(count, total)
+    return pair[0][places], pair[1][places]
+
+
+def _scores(module: nn.Module, x: Any, y: Any, train_accuracy: float) -> dict[str, float]:
+    """Loss and accuracy on the test set (N, C, H, W), and how far its accuracy is below the training's."""
+    import torch
+
+    with torch.no_grad():
+        logits = torch.cat([module(part) for part in x.split(1_000)])
+    accuracy = float((logits.argmax(1) == y).double().mean())
+    loss = float(torch.nn.functional.cross_entropy(logits, y))
+    return dict(zip(SCORES, (loss, accuracy, train_accuracy - accuracy), strict=True))

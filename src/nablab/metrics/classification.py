@@ -1,0 +1,72 @@
+"""What accuracy alone does not say: the trivial score, the surest mistakes, the score with dropout."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+BATCH = 1_000
+
+
+def constant_accuracy(train_labels: Tensor, test_labels: Tensor) -> float:
+    """The accuracy on ``test_labels`` of always saying the most frequent class of ``train_labels``.
+
+    >>> constant_accuracy(torch.tensor([1, 1, 0]), torch.tensor([0, 1, 0, 0]))
+    0.25
+    """
+    return float((test_labels == train_labels.bincount().argmax()).double().mean())
+
+
+def surest_mistakes(logits: Tensor, labels: Tensor, *, most: int) -> tuple[Tensor, Tensor]:
+    """Where a network is wrong, the surest first: by the probability that it gives to its answer.
+
+    Args:
+        logits: (N, classes).
+        labels: int64 (N,).
+        most: How many to give at most.
+
+    Returns:
+        The samples int64 (M,) and the wrong answers int64 (M,).
+
+    >>> surest_mistakes(torch.tensor([[3.0, 0.0], [0.0, 1.0], [5.0, 0.0]]), torch.tensor([1, 1, 1]), most=2)
+    (tensor([2, 0]), tensor([0, 0]))
+    """
+    sureness, answers = logits.float().softmax(dim=1).max(dim=1)
+    wrong = (answers != labels).nonzero()[:, 0]
+    order = sureness[wrong].argsort(descending=True, stable=True)
+    chosen = wrong[order[:most]]
+    return chosen, answers[chosen]
+
+
+def accuracy_with_dropout(
+    network: nn.Module, inputs: Tensor, labels: Tensor, *, prepare: Callable[[Tensor], Tensor] | None = None
+) -> float:
+    """The accuracy with dropout active and all else in evaluation mode: what a score *while training* shows.
+
+    The network's mode is restored, and PyTorch's generator is left as it was: the masks come from a fixed
+    seed. Without dropout it is the accuracy in evaluation mode.
+
+    Args:
+        network: Gives logits (N, classes).
+        inputs: Samples (N, ...), on any device.
+        labels: int64 (N,).
+        prepare: Makes the network's input of a batch of samples.
+    """
+    device = next(network.parameters()).device
+    modes = {module: module.training for module in network.modules()}
+    for module in modes:
+        module.training = isinstance(module, nn.modules.dropout._DropoutNd)
+    right = 0
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.manual_seed(0)
+            for samples, truth in zip(torch.split(inputs, BATCH), torch.split(labels, BATCH), strict=True):
+                batch = samples.to(device)
+                answers = network(prepare(batch) if prepare else batch).argmax(dim=1)
+                right += int((answers.cpu() == truth.cpu()).sum())
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+    return right / len(labels)

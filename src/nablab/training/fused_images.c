@@ -1,0 +1,281 @@
+/* Small networks for images: all steps of a replica's training in one call.
+ *
+ * A network is a chain of convolutions, max poolings and dense layers, each but the last with or without a ReLU
+ * behind it. The loss is the mean cross-entropy of the softmax over the samples whose label counts.
+ *
+ * Layout. A pixel is a vector of samples, so loops run over whole vectors whatever the sizes of layers. Pixels
+ * of a row lie one after the other: a convolution reads the same row at as many offsets as its kernel is wide.
+ * Where a convolution pads, the maps that it reads have a border of zeros, and so have the deltas that it reads
+ * going backward. Samples go through all layers in tiles of `tile` vectors whose maps fit the second-level cache.
+ *
+ * A batch is always computed as two parts whose gradients are added at the end, by one thread or by two. So a
+ * replica's numbers depend neither on the number of replicas nor on the number of threads.
+ */
+#include "fused_image_layers.h"
+#include "fused_update.h"
+
+#include <sched.h>
+
+enum { UNCOUNTED = -100, SPINS = 4000 };
+
+/* ctypes mirrors these in fused_images.py. */
+typedef struct {
+    int64_t samples, own_labels;
+    const uint8_t *bytes;   /* (samples, channels, height, width), with `table`; or null */
+    const real *table;      /* (channels, 256): what a byte becomes */
+    const real *numbers;    /* the samples, if they are no bytes */
+    const int64_t *labels;  /* (K or 1, samples) */
+    const int64_t *indices; /* (steps, K, batch), or null for all samples in order */
+    int64_t batch;
+} Data;
+
+typedef struct {
+    const Network *network;
+    const Data *data;
+    const Optimizer *optimizer;
+    int64_t replicas, steps, chunks, threads;
+    const double *rates;               /* (steps): multiplies the learning rate */
+    real *parameters, *first, *second; /* (K, stored): the weights and the optimizer's two memories */
+    int64_t *taken;                    /* (K): steps taken since the start of training */
+    uint8_t *active;                   /* (K): 0 once frozen or diverged */
+    double *loss;                      /* (steps, K) */
+    int64_t next, *finished;           /* the queue: next ticket; (K) chunks finished */
+    int64_t arrived, places;           /* two threads on one replica: at the barrier; given out */
+    real *gradient[PARTS];
+    double part_loss[PARTS];
+} Job;
+
+/* ---- a network on one tile ----------------------------------------------------------------------------- */
+
+static void forward(const Network *n, const real *parameters, const Scratch *scratch) {
+    for (int64_t place = 0; place < n->layers; place++)
+        if (n->layer[place].kind == CONVOLUTION) convolve(n, place, parameters, scratch);
+        else if (n->layer[place].kind == DENSE) dense(n, place, parameters, scratch);
+        else pool(n, place, scratch);
+}
+
+static void backward(const Network *n, const real *parameters, const Scratch *scratch, real *gradient) {
+    for (int64_t place = n->layers - 1; place >= 0; place--) {
+        const int64_t kind = n->layer[place].kind;
+        if (kind == POOLING) {
+            if (place) pool_back(n, place, scratch);
+            continue;
+        }
+        (kind == DENSE ? dense_gradient : convolution_gradient)(n, place, scratch, gradient);
+        bias_gradient(n, place, scratch, gradient);
+        if (place) (kind == DENSE ? dense_back : convolve_back)(n, place, parameters, scratch);
+    }
+}
+
+/* Fills the last delta; returns the sum of the losses of the samples that count. */
+static double softmax_delta(const Network *n, const Scratch *scratch, const int64_t *labels, int64_t samples,
+                            real factor) {
+    const int64_t classes = n->layer[n->layers - 1].channels, lanes = n->tile * LANES;
+    const real *z = (const real *)scratch->value[n->layers].at;
+    real *delta = (real *)scratch->delta[n->layers].at;
+    double total = 0;
+    for (int64_t s = 0; s < lanes; s++) {
+        const int64_t label = s < samples ? labels[s] : UNCOUNTED;
+        if (label == UNCOUNTED) {
+            for (int64_t c = 0; c < classes; c++) delta[c * lanes + s] = 0;
+            continue;
+        }
+        real most = z[s], mass = 0;
+        for (int64_t c = 1; c < classes; c++) most = z[c * lanes + s] > most ? z[c * lanes + s] : most;
+        for (int64_t c = 0; c < classes; c++) {
+            const real part = IS_DOUBLE ? (real)exp(z[c * lanes + s] - most)
+                                        : (real)expf((float)(z[c * lanes + s] - most));
+            delta[c * lanes + s] = part;
+            mass += part;
+        }
+        total += log((double)mass) + (double)most - (double)z[label * lanes + s];
+        for (int64_t c = 0; c < classes; c++)
+            delta[c * lanes + s] = factor * (delta[c * lanes + s] / mass - (real)(c == label));
+    }
+    return total;
+}
+
+/* The samples of `index`, or of `start` and on where it is null, into the first maps; zeros behind them. */
+static void gather(const Network *n, const Data *d, const Maps maps, const int64_t *index, int64_t start,
+                   int64_t samples) {
+    const int64_t lanes = n->tile * LANES, area = n->height * n->width, size = n->channels * area;
+    int64_t from[VECTORS * LANES];
+    for (int64_t s = 0; s < lanes; s++)
+        from[s] = size * (s >= samples ? (index ? index[0] : start) : index ? index[s] : start + s);
+    for (int64_t c = 0; c < n->channels; c++)
+        for (int64_t y = 0; y < n->height; y++)
+            for (int64_t x = 0; x < n->width; x++) {
+                real *to = (real *)(maps.at + c * maps.plane + y * maps.row + x * n->tile);
+                const int64_t pixel = c * area + y * n->width + x;
+                if (d->bytes)
+                    for (int64_t s = 0; s < lanes; s++) to[s] = d->table[c * 256 + d->bytes[from[s] + pixel]];
+                else
+                    for (int64_t s = 0; s < lanes; s++) to[s] = d->numbers[from[s] + pixel];
+            }
+}
+
+/* ---- one step ------------------------------------------------------------------------------------------ */
+
+static int64_t batch_size(const Data *d) { return d->indices ? d->batch : d->samples; }
+
+/* Fills `gradient` with a part of a step's gradient; returns the part's loss. */
+static double part_gradient(const Job *job, const Scratch *scratch, int64_t replica, int64_t step, int64_t part,
+                            real *gradient) {
+    const Network *n = job->network;
+    const Data *d = job->data;
+    const int64_t batch = batch_size(d), lanes = n->tile * LANES, tiles = (batch + lanes - 1) / lanes;
+    const int64_t *index = d->indices ? d->indices + (step * job->replicas + replica) * batch : 0;
+    const int64_t *labels = d->labels + (d->own_labels ? replica : 0) * d->samples;
+    const real *parameters = job->parameters + replica * n->stored;
+    int64_t counted = 0, chosen[VECTORS * LANES];
+    double loss = 0;
+    for (int64_t s = 0; s < batch; s++) counted += labels[index ? index[s] : s] != UNCOUNTED;
+    memset(gradient, 0, n->stored * sizeof(real));
+    for (int64_t tile = tiles * part / PARTS; tile < tiles * (part + 1) / PARTS; tile++) {
+        const int64_t start = tile * lanes, samples = batch - start < lanes ? batch - start : lanes;
+        for (int64_t s = 0; s < samples; s++) chosen[s] = labels[index ? index[start + s] : start + s];
+        gather(n, d, scratch->value[0], index ? index + start : 0, start, samples);
+        forward(n, parameters, scratch);
+        loss += softmax_delta(n, scratch, chosen, samples, (real)(1.0 / (double)counted));
+        backward(n, parameters, scratch, gradient);
+    }
+    return loss / (double)counted;
+}
+
+/* Adds the parts of the gradient and updates the parameters from `start` to `end`. */
+static void update_range(const Job *job, int64_t replica, int64_t step, int64_t start, int64_t end,
+                         real *const *gradient) {
+    const int64_t stored = job->network->stored;
+    for (int64_t p = start; p < end; p++) gradient[0][p] += gradient[1][p];
+    update((Update){.optimizer = job->optimizer, .replica = replica, .rate = job->rates[step],
+                    .taken = job->taken[replica] + 1, .start = start, .end = end,
+                    .weights = job->parameters + replica * stored, .first = job->first + replica * stored,
+                    .second = job->second + replica * stored, .gradient = gradient[0]});
+}
+
+static void advance_chunk(const Job *job, const Scratch *scratch, int64_t replica, int64_t chunk) {
+    const int64_t end = job->steps * (chunk + 1) / job->chunks;
+    for (int64_t step = job->steps * chunk / job->chunks; step < end && job->active[replica]; step++) {
+        double loss = 0;
+        for (int64_t part = 0; part < PARTS; part++)
+            loss += part_gradient(job, scratch, replica, step, part, scratch->gradient[part]);
+        job->loss[step * job->replicas + replica] = loss;
+        if (isfinite(loss)) {
+            update_range(job, replica, step, 0, job->network->stored, scratch->gradient);
+            job->taken[replica]++;
+        } else
+            job->active[replica] = 0;
+    }
+}
+
+static void wait_for_all(Job *job, int64_t *meetings) {
+    const int64_t expected = PARTS * ++*meetings;
+    __atomic_add_fetch(&job->arrived, 1, __ATOMIC_ACQ_REL);
+    for (int64_t spin = 0; __atomic_load_n(&job->arrived, __ATOMIC_ACQUIRE) < expected; spin++)
+        if (spin > SPINS) sched_yield();
+}
+
+/* Two threads on the only replica: a part of the batch each, then a part of the parameters each. */
+static void advance_together(Job *job, const Scratch *scratch) {
+    const int64_t part = __atomic_fetch_add(&job->places, 1, __ATOMIC_RELAXED);
+    const int64_t stored = job->network->stored, half = stored / 2 / LANES * LANES;
+    int64_t meetings = 0;
+    if (part >= PARTS) return;
+    job->gradient[part] = scratch->gradient[part];
+    for (int64_t step = 0; step < job->steps; step++) {
+        job->part_loss[part] = part_gradient(job, scratch, 0, step, part, job->gradient[part]);
+        wait_for_all(job, &meetings);
+        const double loss = job->part_loss[0] + job->part_loss[1];
+        if (part == 0) job->loss[step] = loss;
+        if (!isfinite(loss)) {
+            if (part == 0) job->active[0] = 0;
+            return;
+        }
+        update_range(job, 0, step, part ? half : 0, part ? stored : half, job->gradient);
+        wait_for_all(job, &meetings);
+        if (part == 0) job->taken[0]++;
+    }
+}
+
+/* ---- what Python calls --------------------------------------------------------------------------------- */
+
+/* Maps with a border at the next free place. */
+static Maps place_maps(vec **space, Shape shape, int64_t border, int64_t tile) {
+    const int64_t row = (shape.width + 2 * border) * tile, plane = (shape.height + 2 * border) * row;
+    const Maps maps = {.at = *space + border * (row + tile), .row = row, .plane = plane};
+    *space += shape.channels * plane;
+    return maps;
+}
+
+/* Lays out a thread's memory and returns its size in vectors. It must be zero at first: borders stay so. */
+static int64_t lay_out(const Network *n, vec *space, Scratch *scratch) {
+    vec *const start = space;
+    int64_t widest = 1;
+    for (int64_t place = 0; place <= n->layers; place++) {
+        const Shape shape = shape_of(n, place);
+        const Layer *reader = place < n->layers ? n->layer + place : 0, *maker = place ? reader - 1 : 0;
+        if (place == n->layers) maker = n->layer + place - 1;
+        const int64_t size = shape.channels * shape.height * shape.width;
+        const int64_t border = reader && reader->kind == CONVOLUTION ? reader->padding : 0;
+        scratch->value[place] = place_maps(&space, shape, border, n->tile);
+        if (maker)
+            scratch->delta[place] = place_maps(
+                &space, shape, maker->kind == CONVOLUTION ? maker->kernel - 1 - maker->padding : 0, n->tile);
+        if (reader && reader->kind == DENSE && size > widest) widest = size;
+    }
+    scratch->turned = (real *)space;
+    space += (widest + LANES - 1) / LANES * n->tile * LANES;
+    for (int64_t part = 0; part < PARTS; part++, space += n->stored / LANES + 1)
+        scratch->gradient[part] = (real *)space;
+    return space - start;
+}
+
+int64_t nablab_lanes(void) { return LANES; }
+
+int64_t nablab_most_layers(void) { return MOST_LAYERS; }
+
+int64_t nablab_scratch_bytes(const Network *n) {
+    Scratch scratch;
+    vec nowhere;
+    return lay_out(n, &nowhere, &scratch) * (int64_t)sizeof(vec);
+}
+
+/* Works until the queue is empty. Tickets go round the replicas chunk by chunk, so that threads end together;
+ * a chunk waits for its replica's chunk before it. */
+void nablab_advance(Job *job, vec *space) {
+    Scratch scratch;
+    lay_out(job->network, space, &scratch);
+    if (job->replicas == 1 && job->threads == PARTS) {
+        if (job->active[0]) advance_together(job, &scratch);
+        return;
+    }
+    for (;;) {
+        const int64_t ticket = __atomic_fetch_add(&job->next, 1, __ATOMIC_RELAXED);
+        const int64_t chunk = ticket / job->replicas, replica = ticket % job->replicas;
+        if (chunk >= job->chunks) return;
+        while (__atomic_load_n(&job->finished[replica], __ATOMIC_ACQUIRE) < chunk) sched_yield();
+        advance_chunk(job, &scratch, replica, chunk);
+        __atomic_store_n(&job->finished[replica], chunk + 1, __ATOMIC_RELEASE);
+    }
+}
+
+/* The outputs (K, samples, classes) of all replicas: tickets are tiles of replicas. */
+void nablab_predict(const Network *n, const Data *d, const real *parameters, int64_t replicas, int64_t *next,
+                    real *out, vec *space) {
+    Scratch scratch;
+    lay_out(n, space, &scratch);
+    const int64_t lanes = n->tile * LANES, tiles = (d->samples + lanes - 1) / lanes;
+    const int64_t classes = n->layer[n->layers - 1].channels;
+    for (;;) {
+        const int64_t ticket = __atomic_fetch_add(next, 1, __ATOMIC_RELAXED);
+        const int64_t replica = ticket / tiles, start = ticket % tiles * lanes;
+        if (replica >= replicas) return;
+        const int64_t samples = d->samples - start < lanes ? d->samples - start : lanes;
+        gather(n, d, scratch.value[0], 0, start, samples);
+        forward(n, parameters + replica * n->stored, &scratch);
+        const real *z = (const real *)scratch.value[n->layers].at;
+        for (int64_t s = 0; s < samples; s++)
+            for (int64_t c = 0; c < classes; c++)
+                out[(replica * d->samples + start + s) * classes + c] = z[c * lanes + s];
+    }
+}

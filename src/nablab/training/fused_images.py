@@ -1,0 +1,363 @@
+"""Small networks for images in compiled code: convolutions, max pooling and dense layers, cross-entropy.
+
+PyTorch spends most of a step of such a network on starting operations and on passing feature maps through
+memory. Here a whole chunk of steps is one call; samples go through the network in tiles whose maps stay in
+the cache. All is float32 (or float64, as the weights are). Results depend neither on the number of replicas
+nor on that of threads, bit for bit.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from nablab.errors import UsageError
+from nablab.training import compiler
+from nablab.training.engine import NOT_COUNTED, FloatArray, Loss, Unsupported
+from nablab.training.fused_optimizer import REALS, RULES, OptimizerNumbers
+from nablab.training.image_layers import CONVOLUTION, ImageLayer, read_image_layers
+from nablab.training.inputs import Inputs, Prepare
+from nablab.training.optimizers import Specification
+
+# The maps of a tile should stay in a core's second-level cache, which has 1 to 2 MB on today's processors.
+CACHE_BYTES = 1_400_000
+TILES = (4, 2, 1)  # vectors of samples, as fused_images.c has them
+
+# Beyond, the matrix products of dense layers take most of the time, and PyTorch's are better.
+LARGEST_NETWORK = 2_000_000
+
+_CHUNKS = 8  # Each replica's steps are cut so that threads with unequal numbers of replicas end together.
+_PARTS = 2  # a batch is computed in as many parts; so many threads can share one replica
+_INT, _POINTER = ctypes.c_int64, ctypes.c_void_p
+_BYTES = 256
+
+
+def _structure(name: str, *fields: tuple[str, Any]) -> Any:
+    return type(name, (ctypes.Structure,), {"_fields_": fields})
+
+
+_Layer = _structure(
+    "_Layer",
+    *((name, _INT) for name in ("kind", "kernel", "padding", "relu", "weights", "bias")),
+    *((name, _INT) for name in ("channels", "height", "width")),
+)
+_Network = _structure(
+    "_Network",
+    *((name, _INT) for name in ("layers", "stored", "tile", "channels", "height", "width")),
+    ("layer", _POINTER),
+)
+_Data = _structure(
+    "_Data",
+    ("samples", _INT),
+    ("own_labels", _INT),
+    *((name, _POINTER) for name in ("bytes", "table", "numbers", "labels", "indices")),
+    ("batch", _INT),
+)
+
+
+class _Job(ctypes.Structure):
+    _fields_ = [
+        ("network", _POINTER),
+        ("data", _POINTER),
+        ("optimizer", _POINTER),
+        ("replicas", _INT),
+        ("steps", _INT),
+        ("chunks", _INT),
+        ("threads", _INT),
+        ("rates", _POINTER),
+        ("parameters", _POINTER),
+        ("first", _POINTER),
+        ("second", _POINTER),
+        ("taken", _POINTER),
+        ("active", _POINTER),
+        ("loss", _POINTER),
+        ("next", _INT),
+        ("finished", _POINTER),
+        ("arrived", _INT),
+        ("places", _INT),
+        ("gradient", _POINTER * _PARTS),
+        ("part_loss", ctypes.c_double * _PARTS),
+    ]
+    kept: Any
+
+
+class FusedImageEngine:
+    """K small networks for images trained by compiled code, for cross-entropy on the CPU.
+
+    Args:
+        modules: K modules, each a `nn.Sequential` (nested or not) of `nn.Conv2d`, `nn.MaxPool2d`, `nn.ReLU`,
+            `nn.Flatten`, `nn.Linear` and `nn.Identity`; only their weights are read.
+        x: Stored samples (N, channels, height, width) or (N, features): uint8 with an ``inputs.prepare`` that
+            takes each value by itself, or as the network sees them.
+        y: Labels, int64 (N,), or (K, N) with own labels.
+        loss: ``"cross_entropy"``.
+        optimizer: SGD, RMSprop, Adam or AdamW.
+        own_labels: Whether each replica has its own labels.
+        inputs: How stored samples become inputs.
+
+    Raises:
+        Unsupported: Something else is asked for, the network is so large that PyTorch is faster, or there
+            is no C compiler.
+    """
+
+    name = "fused-images"
+
+    def __init__(
+        self,
+        modules: Sequence[nn.Module],
+        x: Tensor,
+        y: Tensor,
+        *,
+        loss: Loss,
+        optimizer: Specification,
+        own_labels: bool,
+        inputs: Inputs = Inputs(),  # noqa: B008 - immutable
+    ) -> None:
+        self._layers = read_image_layers(modules[0], x.shape[1:])
+        parameter = next(modules[0].parameters())
+        _refuse_unsuitable(self._layers, modules, x, y, loss, optimizer, own_labels, inputs)
+        self._real = parameter.dtype
+        self._prepare = inputs.prepare
+        self._table = None if self._prepare is None else _table(self._prepare, x, self._real)
+        if self._table is None and x.dtype != self._real:
+            raise Unsupported("inputs and weights differ in their dtype")
+        optimizer.check_replicas(len(modules))
+        self._library = compiler.load(REALS[self._real], "fused_images.c")
+        self.replicas = len(modules)
+        self._lanes = int(self._library.nablab_lanes())
+        if len(self._layers) > int(self._library.nablab_most_layers()):
+            raise Unsupported("the network has too many layers")
+        self._size = sum(layer.parameters for layer in self._layers)
+        self._stored = -(-self._size // self._lanes) * self._lanes
+        self._shape = tuple(x.shape[1:])
+        self._network, self._kept_layers = self._describe_network(parameter.element_size())
+        self._optimizer = OptimizerNumbers(optimizer, self.replicas)
+        self._x, self._y, self._own_labels = x.detach().contiguous(), y.detach().contiguous(), own_labels
+        self._scratch: list[Tensor] = []
+        self._weights, self._first, self._second = (
+            torch.zeros(self.replicas, self._stored, dtype=self._real) for _ in range(3)
+        )
+        flat = [nn.utils.parameters_to_vector(module.parameters()).detach() for module in modules]
+        self._weights[:, : self._size] = torch.stack(flat)
+        self._taken = torch.zeros(self.replicas, dtype=torch.int64)
+        self._active = torch.ones(self.replicas, dtype=torch.bool)
+
+    def advance(self, rates: FloatArray, batches: Tensor | None) -> FloatArray:
+        """See `Engine.advance`."""
+        rates = np.ascontiguousarray(rates, dtype=np.float64)
+        losses = np.full((len(rates), self.replicas), np.nan)
+        finished = np.zeros(self.replicas, dtype=np.int64)
+        data, kept = self._describe_data(self._x, self._y, batches)
+        threads = min(torch.get_num_threads(), max(self.replicas, _PARTS))
+        job = _Job(
+            network=ctypes.addressof(self._network),
+            data=ctypes.addressof(data),
+            optimizer=self._optimizer.address,
+            replicas=self.replicas,
+            steps=len(rates),
+            chunks=min(_CHUNKS, len(rates)),
+            threads=threads,
+            rates=rates.ctypes.data,
+            parameters=self._weights.data_ptr(),
+            first=self._first.data_ptr(),
+            second=self._second.data_ptr(),
+            taken=self._taken.data_ptr(),
+            active=self._active.data_ptr(),
+            loss=losses.ctypes.data,
+            next=0,
+            finished=finished.ctypes.data,
+        )
+        # The threads hold the job, and so this memory, even if an interrupt ends this call before them.
+        job.kept = self, rates, losses, finished, data, kept
+        reference = ctypes.byref(job)
+        self._work(threads, lambda space: self._library.nablab_advance(reference, _POINTER(space)))
+        return losses
+
+    def _work(self, threads: int, task: Callable[[int], object]) -> None:
+        """Run ``task`` on this thread and on ``threads - 1`` others; ctypes releases the GIL."""
+        size = int(self._library.nablab_scratch_bytes(ctypes.byref(self._network)))
+        missing = threads - len(self._scratch)
+        self._scratch += [torch.zeros(size, dtype=torch.uint8) for _ in range(missing)]
+        spaces = [space.data_ptr() for space in self._scratch[:threads]]
+        others = [threading.Thread(target=task, args=(space,)) for space in spaces[1:]]
+        for thread in others:
+            thread.start()
+        task(spaces[0])
+        for thread in others:
+            thread.join()
+
+    def freeze(self, replicas: Sequence[int]) -> None:
+        """See `Engine.freeze`."""
+        self._active[list(replicas)] = False
+
+    @torch.no_grad()
+    def predict(self, x: Tensor) -> Tensor:
+        """See `Engine.predict`."""
+        if tuple(x.shape[1:]) != self._shape:
+            raise UsageError(f"The network takes samples of shape {self._shape}, got {tuple(x.shape[1:])}.")
+        stored = x.detach()
+        if self._prepare is not None and x.dtype != torch.uint8:
+            stored = self._prepare(stored)
+        if self._prepare is None or x.dtype != torch.uint8:
+            stored = stored.to(self._real)
+        stored = stored.contiguous()
+        data, kept = self._describe_data(stored, torch.zeros(1, dtype=torch.int64), None)
+        outputs = torch.empty(self.replicas, len(x), self._layers[-1].outputs[0], dtype=self._real)
+        ticket = _INT(0)
+
+        def work(space: int) -> None:
+            self._library.nablab_predict(
+                ctypes.byref(self._network),
+                ctypes.byref(data),
+                _POINTER(self._weights.data_ptr()),
+                _INT(self.replicas),
+                ctypes.byref(ticket),
+                _POINTER(outputs.data_ptr()),
+                _POINTER(space),
+            )
+
+        self._work(torch.get_num_threads(), work)
+        del kept
+        return outputs
+
+    def parameters(self) -> dict[str, Tensor]:
+        """See `Engine.parameters`."""
+        named: dict[str, Tensor] = {}
+        start = 0
+        for layer in self._layers:
+            if not layer.weights:
+                continue
+            flat = self._weights[:, start : start + layer.parameters].clone()
+            outputs, inputs = layer.outputs[0], layer.inputs[0]
+            shape: tuple[int, ...] = (outputs, layer.weights // outputs)
+            if layer.kind == CONVOLUTION:
+                shape = (outputs, inputs, layer.kernel, layer.kernel)
+            named[f"{layer.name}weight"] = flat[:, : layer.weights].reshape(self.replicas, *shape)
+            if layer.bias:
+                named[f"{layer.name}bias"] = flat[:, layer.weights :].clone()
+            start += layer.parameters
+        return named
+
+    def state(self) -> dict[str, Tensor]:
+        """See `Engine.state`."""
+        flat = {"weights": self._weights, "first": self._first, "second": self._second}
+        exact = {"taken": self._taken.clone(), "active": self._active.clone()}
+        return {name: tensor[:, : self._size].clone() for name, tensor in flat.items()} | exact
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """See `Engine.load_state`."""
+        for name, tensor in (("weights", self._weights), ("first", self._first), ("second", self._second)):
+            tensor[:, : self._size] = state[name]
+        self._taken.copy_(state["taken"])
+        self._active.copy_(state["active"])
+
+    def _describe_network(self, real_bytes: int) -> tuple[Any, Any]:
+        rows = (_Layer * len(self._layers))()
+        start = 0
+        for row, layer in zip(rows, self._layers, strict=True):
+            row.kind, row.kernel, row.padding, row.relu = layer.kind, layer.kernel, layer.padding, layer.relu
+            row.weights, row.bias = start, start + layer.weights if layer.bias else -1
+            row.channels, row.height, row.width = layer.outputs
+            start += layer.parameters
+        channels, height, width = self._layers[0].inputs
+        network = _Network(
+            layers=len(rows),
+            stored=self._stored,
+            channels=channels,
+            height=height,
+            width=width,
+            layer=ctypes.addressof(rows),
+        )
+        for tile in TILES:
+            network.tile = tile
+            gradients = _PARTS * (self._stored + self._lanes) * real_bytes
+            maps = self._library.nablab_scratch_bytes(ctypes.byref(network)) - gradients
+            if maps <= CACHE_BYTES:
+                break
+        return network, rows
+
+    def _describe_data(self, x: Tensor, y: Tensor, batches: Tensor | None) -> tuple[Any, Any]:
+        data = _Data(samples=len(x), own_labels=self._own_labels, labels=y.data_ptr())
+        if self._table is not None and x.dtype == torch.uint8:
+            data.bytes, data.table = x.data_ptr(), self._table.data_ptr()
+        else:
+            data.numbers = x.data_ptr()
+        indices = None
+        if batches is not None:
+            indices = batches.to("cpu", torch.int64).contiguous()
+            if indices.numel() and not 0 <= int(indices.min()) <= int(indices.max()) < len(x):
+                raise IndexError(f"batches must hold indices from 0 to {len(x) - 1}")
+            data.indices, data.batch = indices.data_ptr(), indices.shape[2]
+        return data, (x, y, indices, self._table)
+
+
+def _table(prepare: Prepare, x: Tensor, real: torch.dtype) -> Tensor:
+    """What ``prepare`` makes of each byte in each channel, (channels, 256).
+
+    Raises:
+        Unsupported: The samples are no bytes, or a value's result depends on where it stands.
+    """
+    if x.dtype != torch.uint8:
+        raise Unsupported("it prepares stored bytes only")
+    sample = x[:1]
+    values = torch.arange(_BYTES, dtype=torch.uint8)
+    columns = values.view(-1, *[1] * (x.ndim - 1)).expand(_BYTES, *x.shape[1:])
+    ready = prepare(columns.contiguous())
+    if ready.shape != columns.shape or ready.dtype != real:
+        raise Unsupported("the prepared samples have another shape or another dtype than the weights")
+    table = ready.reshape(_BYTES, x.shape[1], -1)[:, :, 0].T.contiguous()
+    places = torch.arange(len(table)).view(-1, *[1] * (x.ndim - 2))
+    probe = torch.cat([columns.flip(0)[:1], sample, x[-1:], columns[7:9]])
+    if not torch.equal(table[places, probe.long()], prepare(probe)) or not torch.equal(
+        table[places, columns.long()], ready
+    ):
+        raise Unsupported("what is made of a value depends on more than the value")
+    return table
+
+
+def _refuse_unsuitable(
+    layers: Sequence[ImageLayer],
+    modules: Sequence[nn.Module],
+    x: Tensor,
+    y: Tensor,
+    loss: Loss,
+    optimizer: Specification,
+    own_labels: bool,
+    inputs: Inputs,
+) -> None:
+    parameters = list(modules[0].parameters())
+    if any(read_image_layers(module, x.shape[1:]) != layers for module in modules[1:]):
+        raise Unsupported("the networks differ in their layers")
+    if loss != "cross_entropy":
+        raise Unsupported("the fused kernel for images has cross-entropy only")
+    if type(optimizer) not in RULES:
+        raise Unsupported(f"the fused kernel has no {type(optimizer).__name__}")
+    if inputs.augment is not None:
+        raise Unsupported("the samples are to be augmented")
+    if inputs.bfloat16 and not inputs.automatic:
+        raise Unsupported("it computes in the precision of the weights")
+    if any(p.dtype != parameters[0].dtype for p in parameters) or parameters[0].dtype not in REALS:
+        raise Unsupported("the weights are not all float32 or all float64")
+    if any(tensor.device.type != "cpu" for tensor in (x, y, *parameters)):
+        raise Unsupported("the fused kernel runs on the CPU only")
+    if not all(parameter.requires_grad for parameter in parameters):
+        raise Unsupported("some parameters of the network do not train")
+    if sum(p.numel() for p in parameters) != sum(layer.parameters for layer in layers):
+        raise Unsupported("layers share their weights")
+    _refuse_labels(y, (*([len(modules)] if own_labels else []), len(x)), layers[-1].outputs[0])
+    if sum(layer.parameters for layer in layers) > LARGEST_NETWORK:
+        raise Unsupported(f"with more than {LARGEST_NETWORK:,} parameters PyTorch is faster")
+
+
+def _refuse_labels(y: Tensor, expected: tuple[int, ...], classes: int) -> None:
+    if y.dtype != torch.int64 or tuple(y.shape) != expected:
+        raise Unsupported(f"labels of {y.dtype} and shape {tuple(y.shape)} are not int64 {expected}")
+    counted = y[y != NOT_COUNTED]
+    if counted.numel() and not 0 <= int(counted.min()) <= int(counted.max()) < classes:
+        raise Unsupported(f"labels are not all from 0 to {classes - 1}")
