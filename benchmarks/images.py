@@ -125,7 +125,14 @@ def _interpolation(images: Images, quick: bool) -> Race:
 
     def ours() -> None:
         instruments.interpolate(
-            first, second, "cross_entropy", prepared, count=count, metrics=("accuracy",), batch_size=SCORED
+            first,
+            second,
+            "cross_entropy",
+            prepared,
+            count=count,
+            metrics=("accuracy",),
+            batch_size=SCORED,
+            predict=training.stacked_predictor(first, prepared["test"][0]),
         )
 
     def loop() -> None:

@@ -33,7 +33,7 @@ class Normalize:
         """float32 (..., C, H, W) from uint8 (..., C, H, W), on the same device."""
         shift = torch.tensor([-m / s for m, s in zip(self.mean, self.std, strict=True)], device=images.device)
         scale = torch.tensor([1 / (255 * s) for s in self.std], device=images.device)
-        return torch.addcmul(shift[:, None, None], images.float(), scale[:, None, None])
+        return images.float().mul_(scale[:, None, None]).add_(shift[:, None, None])
 
 
 @dataclass(frozen=True)

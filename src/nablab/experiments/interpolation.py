@@ -211,7 +211,8 @@ class Interpolation(Experiment):
         from nablab.instruments import interpolate, match_units
 
         inside = np.linspace(0, 1, self.alphas)
-        options: Any = {"metrics": ("accuracy", "error"), "batch_size": AT_ONCE}
+        predict = training.stacked_predictor(a, sets[TRAIN][0])
+        options: Any = {"metrics": ("accuracy", "error"), "batch_size": AT_ONCE, "predict": predict}
         anew: Any = {**options, "reestimate_batch_norm": sets[TRAIN] if norm else False}
         alphas = np.round([*inside, *OUTSIDE, NEIGHBOR, 1 - NEIGHBOR], 12)  # 0.9 comes in two roundings
         line = interpolate(a, b, "cross_entropy", sets, alphas=alphas, **anew)
@@ -249,8 +250,7 @@ class Interpolation(Experiment):
             ]  # fmt: skip
             found[f"line-{network}"] = plots.line_panels(
                 quantities, title=f"Loss and accuracy along the line, {network}",
-                caption="Colors say in what the ends differ. See where the loss rises between the ends, and "
-                "where accuracy begins to fall outside.",
+                caption="Colors: in what the ends differ. See where the loss rises, and accuracy falls.",
             )  # fmt: skip
             before = plots.lines_of(part, "alpha", "train_loss", within=(0.0, 1.0))
             panels = [

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from nablab.training.seeding import build_replicas, derive, generator
     from nablab.training.sequential import SequentialEngine
     from nablab.training.speed import Speed, measure_speed
+    from nablab.training.stacked import stacked_predictor
     from nablab.training.stopping import EarlyStopping, Plateau, Rule, Threshold
     from nablab.training.task import OwnLabels
 
@@ -48,6 +49,7 @@ __getattr__, __dir__ = lazy_names(
         "seeding": "build_replicas derive generator",
         "sequential": "SequentialEngine",
         "speed": "Speed measure_speed",
+        "stacked": "stacked_predictor",
         "stopping": "EarlyStopping Plateau Rule Threshold",
         "task": "OwnLabels",
     },
@@ -96,4 +98,5 @@ __all__ = [
     "measure_speed",
     "path_array",
     "path_from_array",
+    "stacked_predictor",
 ]

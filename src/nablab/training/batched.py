@@ -139,7 +139,7 @@ class BatchedEngine:
         """See `Engine.predict`."""
         self._module.eval()
         forward = vmap(self._forward, in_dims=(0, None), randomness="error")
-        parts = (self._inputs.ready(x[part]) for part in slices(len(x), self.replicas))
+        parts = (self._inputs.ready(x[part]) for part in slices(len(x), self._module, replicas=self.replicas))
         return torch.cat([forward(self._weights, part) for part in parts], dim=1)
 
     def parameters(self) -> dict[str, Tensor]:

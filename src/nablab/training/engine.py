@@ -11,7 +11,7 @@ from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from nablab.errors import UsageError, unknown
@@ -22,6 +22,9 @@ FloatArray = npt.NDArray[np.float64]
 # Bounds the memory of one forward pass without gradients: a 16-channel 28x28 feature map of so many
 # samples takes 0.8 GB in float32, and small dense networks still see large batches.
 PREDICTED_AT_ONCE = 16384
+# Feature maps of more samples leave the cache. On one core, from 128 to 8,192 at once: 12, 11, 15 and 30 µs a
+# sample for conv16k5s2-bn-conv32k3-pool-128 in bfloat16, 74 to 198 µs for 343,000 parameters.
+CONVOLVED_AT_ONCE = 256
 
 
 class Unsupported(Exception):
@@ -135,9 +138,10 @@ def accuracy(output: Tensor, labels: Tensor) -> Tensor:
     return (output.argmax(1)[counted] == labels[counted]).double().mean()
 
 
-def slices(samples: int, replicas: int) -> Iterator[slice]:
-    """Cut ``samples`` into slices that ``replicas`` networks can take at once."""
-    size = max(1, PREDICTED_AT_ONCE // replicas)
+def slices(samples: int, module: nn.Module, *, replicas: int = 1) -> Iterator[slice]:
+    """Cut ``samples`` into slices that ``replicas`` networks like ``module`` take at once."""
+    convolves = any(isinstance(part, nn.Conv2d) for part in module.modules())
+    size = max(1, (CONVOLVED_AT_ONCE if convolves else PREDICTED_AT_ONCE) // replicas)
     return (slice(start, start + size) for start in range(0, samples, size))
 
 

@@ -74,11 +74,8 @@ class Training:
         outputs = []
         for replica in range(len(self.seeds)):
             own = {name: tensor[replica] for name, tensor in tensors.items()}
-            outputs.append(
-                torch.cat(
-                    [functional_call(module, own, (self._prepare(x[part]),)) for part in slices(len(x), 1)]
-                )
-            )
+            parts = (self._prepare(x[part]) for part in slices(len(x), module))
+            outputs.append(torch.cat([functional_call(module, own, (part,)) for part in parts]))
         return torch.stack(outputs)
 
     def module(self, replica: int, *, at: At = "final") -> nn.Module:

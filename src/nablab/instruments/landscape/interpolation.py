@@ -20,6 +20,7 @@ from nablab.instruments.base.objective import Objective
 from nablab.instruments.landscape.batch_norm import BatchNormEstimator, tracks
 from nablab.instruments.landscape.scan import (
     Metrics,
+    Predictor,
     Scan,
     by_name,
     check_match,
@@ -143,6 +144,7 @@ def interpolate(
     dtype: torch.dtype | None = None,
     batch_size: int | None = None,
     batched: bool | None = None,
+    predict: Predictor | None = None,
 ) -> Interpolation:
     r"""Measure the models on the straight line between two models.
 
@@ -178,6 +180,9 @@ def interpolate(
         batch_size: Cut batches into pieces of at most this many samples.
         batched: Measure many alphas at once (`torch.func.vmap`); None: for small models. Equal up to
             rounding.
+        predict: Computes the outputs (K, N, ...) of K models from their stacked tensors (K, ...) by name and
+            inputs (N, ...), where you have something faster than PyTorch, such as
+            `nablab.training.stacked_predictor`. Not used where batch-norm statistics are re-estimated.
 
     Raises:
         UsageError: The models do not match (the tensor and both shapes are named) or compute different
@@ -206,7 +211,7 @@ def interpolate(
     tensors_a, tensors_b = model_tensors(own_a), model_tensors(own_b)
     basis = {name: torch.stack([tensor, tensors_b[name].to(tensor)]) for name, tensor in tensors_a.items()}
     amend = _amend(model_a, loss, own_a, reestimate_batch_norm, batch_size)
-    scan = Scan(model_a, loss, first, basis, functions, batched=batched, amend=amend)
+    scan = Scan(model_a, loss, first, basis, functions, batched=batched, predict=predict, amend=amend)
     means, _ = scan(np.stack([1 - asked, asked], axis=1))
     ends = {alpha: [scan.own(o)[0] for o in objectives.values()] for alpha, objectives in
             ((0.0, first), (1.0, second))}  # fmt: skip

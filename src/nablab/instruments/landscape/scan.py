@@ -24,6 +24,7 @@ from nablab.instruments.landscape.image_blocks import ImageBlocks
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 Metric: TypeAlias = Callable[[Tensor, Tensor], Tensor]
+Predictor: TypeAlias = Callable[[dict[str, Tensor], Tensor], Tensor]
 Metrics: TypeAlias = str | Sequence[str] | Mapping[str, str | Metric]
 
 MOST_DENSE = 100_000  # parameters behind the first layer; above, one network's products fill the processor
@@ -142,6 +143,8 @@ class Scan:
             that are left out keep the model's own values.
         metrics: What is measured beside the loss.
         batched: Measure points in blocks; None chooses by the size.
+        predict: Computes outputs (K, N, ...) from stacked tensors (K, ...) and inputs (N, ...), in place of
+            `torch.func.vmap`.
         amend: Gives further tensors for a point from its tensors (batch-norm statistics); then points are
             measured one by one.
 
@@ -161,6 +164,7 @@ class Scan:
         metrics: Mapping[str, Metric],
         *,
         batched: bool | None = None,
+        predict: Predictor | None = None,
         amend: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None,
     ) -> None:
         self.objectives, self.measured = dict(objectives), ("loss", *metrics)
@@ -171,6 +175,7 @@ class Scan:
         self._numbers = sum(tensor[0].numel() for tensor in basis.values())
         self._largest = max(max(o.batches.samples) for o in objectives.values())
         self._blocks = None if isinstance(loss, Closure) else blocks_of(model, self.basis)
+        self._predict = None if isinstance(loss, Closure) else predict
         self._dtype, self._device = first.dtype, first.device
         if batched and amend is not None:
             raise UsageError("batched=True cannot go with re-estimated batch-norm statistics: leave it out.")
@@ -180,6 +185,8 @@ class Scan:
             self.batched = False
 
     def _worth_it(self, model: nn.Module) -> bool:
+        if self._predict is not None:
+            return True
         if self._device.type != "cpu":
             return self._numbers <= BLOCK_NUMBERS // BLOCK
         if isinstance(self._blocks, DenseBlocks):
@@ -280,6 +287,8 @@ class Scan:
 
     def _outputs(self, objective: Objective, factors: Tensor, batch: Any) -> Tensor:
         inputs = split(batch)[0]
+        if self._predict is not None:
+            return self._predict(self._points(factors), inputs)
         if self._blocks is not None and self._blocks.takes(inputs):
             return self._blocks.outputs(factors, inputs)
         found: Tensor = vmap(lambda t: objective.batch_outputs(t, batch))(self._points(factors))
