@@ -8,8 +8,7 @@ depend neither on the number of replicas nor on that of threads, bit for bit.
 from __future__ import annotations
 
 import ctypes
-import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -21,6 +20,7 @@ from nablab.training import compiler
 from nablab.training.dense import DenseLayer, kernel_matrices, read_layers
 from nablab.training.engine import FloatArray, Loss, Unsupported
 from nablab.training.fused_optimizer import REALS, RULES, OptimizerNumbers
+from nablab.training.fused_replicas import FusedReplicas
 from nablab.training.inputs import Inputs
 from nablab.training.optimizers import Specification
 
@@ -86,7 +86,7 @@ class _Job(ctypes.Structure):
     kept: Any
 
 
-class FusedEngine:
+class FusedEngine(FusedReplicas):
     """K dense networks trained by compiled code, for the mean squared error on the CPU.
 
     Args:
@@ -130,17 +130,10 @@ class FusedEngine:
         self._optimizer = OptimizerNumbers(optimizer, self.replicas)
         self._x, self._y, self._own_labels = x.detach().contiguous(), y.detach().contiguous(), own_labels
         self._packed: tuple[Tensor, Tensor] | None = None
-        self._scratch: list[Tensor] = []
         flat = torch.stack(
             [nn.utils.parameters_to_vector(kernel_matrices(m, self._layers)) for m in modules]
         ).detach()
-        self._size = flat.shape[1]
-        self._weights, self._first, self._second = (
-            torch.zeros(self.replicas, int(self._network.stored), dtype=x.dtype) for _ in range(3)
-        )
-        self._weights[:, : self._size] = flat
-        self._taken = torch.zeros(self.replicas, dtype=torch.int64)
-        self._active = torch.ones(self.replicas, dtype=torch.bool)
+        self._hold(flat, int(self._network.stored))
 
     def advance(self, rates: FloatArray, batches: Tensor | None) -> FloatArray:  # noqa: D102 - see Engine; so below
         rates = np.ascontiguousarray(rates, dtype=np.float64)
@@ -155,34 +148,19 @@ class FusedEngine:
             steps=len(rates),
             chunks=min(_CHUNKS, len(rates)),
             rates=rates.ctypes.data,
-            parameters=self._weights.data_ptr(),
-            first=self._first.data_ptr(),
-            second=self._second.data_ptr(),
-            taken=self._taken.data_ptr(),
-            active=self._active.data_ptr(),
             loss=losses.ctypes.data,
             next=0,
             finished=finished.ctypes.data,
+            **self._addresses(),
         )
         # The threads hold the job, and so this memory, even if an interrupt ends this call before them.
         job.kept = self, rates, losses, finished, data, kept
-        self._work(job, min(torch.get_num_threads(), self.replicas))
+        reference = ctypes.byref(job)
+        self._work(
+            min(torch.get_num_threads(), self.replicas),
+            lambda space: self._library.nablab_advance(reference, _POINTER(space)),
+        )
         return losses
-
-    def _work(self, job: _Job, threads: int) -> None:
-        """Run the job's queue on this thread and on ``threads - 1`` others; ctypes releases the GIL."""
-        size = int(self._library.nablab_scratch_bytes(ctypes.byref(self._network)))
-        self._scratch += [torch.empty(size, dtype=torch.uint8) for _ in range(threads - len(self._scratch))]
-        work = [(ctypes.byref(job), _POINTER(space.data_ptr())) for space in self._scratch[:threads]]
-        others = [threading.Thread(target=self._library.nablab_advance, args=args) for args in work[1:]]
-        for thread in others:
-            thread.start()
-        self._library.nablab_advance(*work[0])
-        for thread in others:
-            thread.join()
-
-    def freeze(self, replicas: Sequence[int]) -> None:  # noqa: D102
-        self._active[list(replicas)] = False
 
     @torch.no_grad()
     def predict(self, x: Tensor) -> Tensor:  # noqa: D102
@@ -217,17 +195,6 @@ class FusedEngine:
                 named[f"{layer.name}bias"] = matrix[:, :, -1].clone()
             start = end
         return named
-
-    def state(self) -> dict[str, Tensor]:  # noqa: D102
-        flat = {"weights": self._weights, "first": self._first, "second": self._second}
-        exact = {"taken": self._taken.clone(), "active": self._active.clone()}
-        return {name: tensor[:, : self._size].clone() for name, tensor in flat.items()} | exact
-
-    def load_state(self, state: Mapping[str, Tensor]) -> None:  # noqa: D102
-        for name, tensor in (("weights", self._weights), ("first", self._first), ("second", self._second)):
-            tensor[:, : self._size] = state[name]
-        self._taken.copy_(state["taken"])
-        self._active.copy_(state["active"])
 
     def _describe_network(self, real_bytes: int) -> _Network:
         layers = self._layers

@@ -9,8 +9,7 @@ nor on that of threads, bit for bit.
 from __future__ import annotations
 
 import ctypes
-import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -21,6 +20,7 @@ from nablab.errors import UsageError
 from nablab.training import compiler
 from nablab.training.engine import NOT_COUNTED, FloatArray, Loss, Unsupported
 from nablab.training.fused_optimizer import REALS, RULES, OptimizerNumbers
+from nablab.training.fused_replicas import FusedReplicas
 from nablab.training.image_layers import CONVOLUTION, ImageLayer, read_image_layers
 from nablab.training.inputs import Inputs, Prepare
 from nablab.training.optimizers import Specification
@@ -87,7 +87,7 @@ class _Job(ctypes.Structure):
     kept: Any
 
 
-class FusedImageEngine:
+class FusedImageEngine(FusedReplicas):
     """K small networks for images trained by compiled code, for cross-entropy on the CPU.
 
     Args:
@@ -133,20 +133,14 @@ class FusedImageEngine:
         self._lanes = int(self._library.nablab_lanes())
         if len(self._layers) > int(self._library.nablab_most_layers()):
             raise Unsupported("the network has too many layers")
-        self._size = sum(layer.parameters for layer in self._layers)
-        self._stored = -(-self._size // self._lanes) * self._lanes
+        size = sum(layer.parameters for layer in self._layers)
+        self._stored = -(-size // self._lanes) * self._lanes
         self._shape = tuple(x.shape[1:])
         self._network, self._kept_layers = self._describe_network(parameter.element_size())
         self._optimizer = OptimizerNumbers(optimizer, self.replicas)
         self._x, self._y, self._own_labels = x.detach().contiguous(), y.detach().contiguous(), own_labels
-        self._scratch: list[Tensor] = []
-        self._weights, self._first, self._second = (
-            torch.zeros(self.replicas, self._stored, dtype=self._real) for _ in range(3)
-        )
         flat = [nn.utils.parameters_to_vector(module.parameters()).detach() for module in modules]
-        self._weights[:, : self._size] = torch.stack(flat)
-        self._taken = torch.zeros(self.replicas, dtype=torch.int64)
-        self._active = torch.ones(self.replicas, dtype=torch.bool)
+        self._hold(torch.stack(flat), self._stored)
 
     def advance(self, rates: FloatArray, batches: Tensor | None) -> FloatArray:
         """See `Engine.advance`."""
@@ -164,37 +158,16 @@ class FusedImageEngine:
             chunks=min(_CHUNKS, len(rates)),
             threads=threads,
             rates=rates.ctypes.data,
-            parameters=self._weights.data_ptr(),
-            first=self._first.data_ptr(),
-            second=self._second.data_ptr(),
-            taken=self._taken.data_ptr(),
-            active=self._active.data_ptr(),
             loss=losses.ctypes.data,
             next=0,
             finished=finished.ctypes.data,
+            **self._addresses(),
         )
         # The threads hold the job, and so this memory, even if an interrupt ends this call before them.
         job.kept = self, rates, losses, finished, data, kept
         reference = ctypes.byref(job)
         self._work(threads, lambda space: self._library.nablab_advance(reference, _POINTER(space)))
         return losses
-
-    def _work(self, threads: int, task: Callable[[int], object]) -> None:
-        """Run ``task`` on this thread and on ``threads - 1`` others; ctypes releases the GIL."""
-        size = int(self._library.nablab_scratch_bytes(ctypes.byref(self._network)))
-        missing = threads - len(self._scratch)
-        self._scratch += [torch.zeros(size, dtype=torch.uint8) for _ in range(missing)]
-        spaces = [space.data_ptr() for space in self._scratch[:threads]]
-        others = [threading.Thread(target=task, args=(space,)) for space in spaces[1:]]
-        for thread in others:
-            thread.start()
-        task(spaces[0])
-        for thread in others:
-            thread.join()
-
-    def freeze(self, replicas: Sequence[int]) -> None:
-        """See `Engine.freeze`."""
-        self._active[list(replicas)] = False
 
     @torch.no_grad()
     def predict(self, x: Tensor) -> Tensor:
@@ -243,19 +216,6 @@ class FusedImageEngine:
                 named[f"{layer.name}bias"] = flat[:, layer.weights :].clone()
             start += layer.parameters
         return named
-
-    def state(self) -> dict[str, Tensor]:
-        """See `Engine.state`."""
-        flat = {"weights": self._weights, "first": self._first, "second": self._second}
-        exact = {"taken": self._taken.clone(), "active": self._active.clone()}
-        return {name: tensor[:, : self._size].clone() for name, tensor in flat.items()} | exact
-
-    def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """See `Engine.load_state`."""
-        for name, tensor in (("weights", self._weights), ("first", self._first), ("second", self._second)):
-            tensor[:, : self._size] = state[name]
-        self._taken.copy_(state["taken"])
-        self._active.copy_(state["active"])
 
     def _describe_network(self, real_bytes: int) -> tuple[Any, Any]:
         rows = (_Layer * len(self._layers))()
