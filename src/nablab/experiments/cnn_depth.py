@@ -54,8 +54,8 @@ class CnnDepth(Experiment):
     epoch with the best accuracy on ``validation`` images, held out of the training split by seed.
     ``seconds`` are those of training one network, without evaluations, on the machine at hand. The lab's
     own network (preset fast) read 99.34 to 99.42 % after its four epochs (three seeds).
-
-    Running time on two cores: quick under half a minute, standard minutes, paper most of an hour.
+    What to expect (standard, 5 seeds): the trio of one size 98.6 (seven layers), 98.9 (five), 99.0 (four);
+    LeNet 99.0 against 99.5; three sizes 98.8, 99.2, 99.3. Standard takes 13 minutes on two busy cores.
 
     Attributes:
         data: mnist, fashion-mnist, cifar10, digits, or yours: a folder of images or a file.npz.

@@ -46,8 +46,8 @@ class RandomLabels(Experiment):
     labels, 100 and 52.39 % on true ones; 1 x 512: 99.34 and 10.61 %, 100 and 50.51 %; random labels take
     1.5 to 3.5 times as long (Zhang et al.). Course A, MNIST, 784-500-10, Adam 1e-4, batch 100: a loss of
     0.0588 and 9.92 % test accuracy after 1,000 epochs (preset course). Courses B and E stopped at a loss of
-    about 2 and called it fitted. Running time on two cores: quick under half a minute, standard (20,000
-    images) and full (60,000) minutes, paper and course hours.
+    about 2 and called it fitted. What to expect (standard, 7 seeds): 36 epochs instead of 4.6; test accuracy
+    97.2, 64.6 and 10.2 %. Time on two cores: standard 4.5 minutes; full (60,000 images) 80 s a network.
 
     Attributes:
         data: mnist, fashion-mnist, cifar10, digits, your folder of images or .npz file; mnist@10000 for
@@ -86,7 +86,7 @@ class RandomLabels(Experiment):
                   "learning_rate": 4e-3, "decay": 0.97, "batch_size": 200, "epochs": 80, "early_epochs": 3,
                   "chance_margin": 0.05, "seeds": 7},
         "standard": {"seeds": 7},
-        "full": {"data": "mnist", "learning_rate": 7e-4, "decay": 0.97, "batch_size": 1_000, "seeds": 7},
+        "full": {"data": "mnist", "learning_rate": 1e-3, "decay": 0.97, "batch_size": 500, "seeds": 7},
         # As Zhang et al. 2017: SGD with momentum 0.9, rate 0.01, times 0.95 after every epoch.
         "paper": {"data": "cifar10", "form": "zhang", "networks": ("mlp-512x3", "mlp-512"),
                   "shares": ALL_SHARES, "optimizer": "SGD", "learning_rate": 0.01, "decay": 0.95,
