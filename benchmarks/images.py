@@ -26,10 +26,17 @@ GIGABYTE = 1e9
 # What is run as a user runs it: words after `nablab run`, and the goals for its time.
 COMMANDS: tuple[tuple[tuple[str, ...], tuple[str, str] | None], ...] = (
     (("cnn-depth", "--preset", "fast"), ("20 s", "8 s")),
-    (("random-labels", "--preset", "standard"), ("4 min", "60 s")),
+    (("random-labels", "--preset", "full", "shares=1.0", "--seeds", "1"), ("4 min", "60 s")),
     *(
         ((name, "--preset", "standard"), None)
-        for name in ("cnn-depth", "parameters-vs-generalization", "interpolation", "sensitivity", "sharpness")
+        for name in (
+            "cnn-depth",
+            "random-labels",
+            "parameters-vs-generalization",
+            "interpolation",
+            "sensitivity",
+            "sharpness",
+        )
     ),
     (("weight-trajectories", "--preset", "mnist"), None),
     (("gradient-norm", "--preset", "mnist"), None),
