@@ -57,15 +57,15 @@ class Interpolation(Experiment):
     width in alpha depends on the distance of the ends and on the scale of the weights, which can change while
     the function stays (Dinh et al. 2017).
 
-    What to expect (quick: digits, 8 seeds). Between networks of one start the test error rises by 0.4 % of
-    the samples, between others by 7 to 8 %, and matching removes nine tenths of the loss barrier. Few ends
-    are minima: beyond most of them the loss falls on, for training was not over.
+    What to expect (standard: LeNet on MNIST, 8 seeds). Between networks of one start the test error rises by
+    0.14 % of the samples, between others by 55 %, and matching removes nine tenths of the loss barrier. On
+    the digits (quick) 0.4 and 7 to 8 %. Few ends are minima: the loss falls on, for training was not over.
 
     All first networks of a seed are the same, and all second ones see the samples in another order. With
     batch norm the statistics are collected anew at every point; the gain over interpolated ones is recorded.
     Training a network of the line for an epoch before measuring it would measure that epoch, not the line.
 
-    Running time on two cores: quick in seconds, standard in minutes.
+    Running time on two cores: quick in seconds, standard six minutes.
 
     Attributes:
         data: The images: mnist, digits, fashion-mnist, cifar10, a folder or an .npz; mnist@10000 for fewer.
