@@ -1,7 +1,8 @@
 """Write docs/experiments/*.md from the experiments' docstrings and their reference runs.
 
 ``python tools/write_docs.py`` writes the pages anew. ``--reference RUN`` first copies the verdicts,
-figures and environment of a run in the store to become the reference run of its experiment.
+figures and environment of a run in the store to become the reference run of its experiment; a run of
+another preset than standard becomes a further one.
 ``--check`` writes nothing and fails if a page is not what would be written.
 """
 
@@ -28,7 +29,8 @@ def copy_reference(reference: str) -> None:
     """Keep what a page shows of a run: small files only, no trials."""
     run = open_run(reference)
     run.write()
-    target = DOCS / run.experiment.name
+    preset = run.folder.config()["preset"]
+    target = DOCS / (run.experiment.name if preset == "standard" else f"{run.experiment.name}-{preset}")
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
     for name in ("config.json", "environment.json", "verdicts.json", "scalars.csv"):
@@ -46,7 +48,7 @@ def page(experiment: type[Experiment]) -> str:
     """The Markdown page of one experiment."""
     text = inspect.cleandoc(experiment.__doc__ or "").split("\nAttributes:")[0]
     question, _, theory = text.partition("\n")
-    parts = [f"# {question}", f"`nablab run {experiment.name}`", theory.strip(), *_reference(experiment)]
+    parts = [f"# {question}", f"`nablab run {experiment.name}`", theory.strip(), *_references(experiment)]
     parts += ["## Presets", _table(("preset", "settings"), _presets(experiment))]
     fields = [
         (f"`{f.name}`", f"`{f.default}`" if f.default else "", f"{f.help} ({f.type})")
@@ -66,18 +68,26 @@ def _presets(experiment: type[Experiment]) -> list[tuple[str, str]]:
     return rows
 
 
-def _reference(experiment: type[Experiment]) -> list[str]:
-    folder = DOCS / experiment.name
+def _references(experiment: type[Experiment]) -> list[str]:
+    """The reference run, and those of other presets."""
+    presets = [preset for preset in experiment.presets if preset != "standard"]
+    folders = [DOCS / experiment.name, *(DOCS / f"{experiment.name}-{preset}" for preset in presets)]
+    return [part for folder in folders for part in _reference(folder)]
+
+
+def _reference(folder: Path) -> list[str]:
     if not (folder / "run.json").exists():
         return []
     run, environment = _read(folder / "run.json"), _read(folder / "environment.json")
     verdicts = _read(folder / "verdicts.json")["verdicts"]
     machine = f"{environment['processor']}, {environment['cores']} cores, torch {environment['torch']}"
     rows = [(v["outcome"], v["claim"], v["effect_text"] or "", v["reason"]) for v in verdicts]
-    figures = [f"![{path.stem}]({experiment.name}/{path.name})" for path in sorted(folder.glob("*.png"))]
+    figures = [f"![{path.stem}]({folder.name}/{path.name})" for path in sorted(folder.glob("*.png"))]
     took = duration(run["seconds"])
     intro = f"`{run['command']}`: {run['trials']} trials in {took} on {machine}, {run['date']}."
-    return ["## Reference run", intro, _table(("verdict", "claim", "effect", "why"), rows), *figures]
+    preset = _read(folder / "config.json")["preset"]
+    title = "## Reference run" if preset == "standard" else f"## Reference run of the preset {preset}"
+    return [title, intro, _table(("verdict", "claim", "effect", "why"), rows), *figures]
 
 
 def _table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
