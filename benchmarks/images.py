@@ -17,7 +17,7 @@ from benchmarks.startup import nablab_command
 from benchmarks.table import Findings, Goal, Table, significant
 from nablab import instruments, training
 
-BATCH, WIDE_BATCH, SCORED = 64, 600, 1_000
+BATCH, WIDE_BATCH, SCORED = 64, 600, 500
 SEEDS, EPOCHS, ALPHAS = 5, 10, 61
 WIDTHS = (50, 100, 200, 300, 500, 700, 1000, 1300, 1600, 2000)
 NOTEBOOK = "notebook loop"

@@ -28,7 +28,7 @@ OUTSIDE = (-1.0, -0.75, -0.5, -0.25, -0.1, 1.1, 1.25, 1.5, 1.75, 2.0)
 NEIGHBOR = 0.1  # an end is called a minimum if the loss is higher at this distance to both sides
 STABLE = 0.02  # error barrier below which Frankle et al. 2020 call a network stable
 BORDER = {"stable below (Frankle et al. 2020)": STABLE}
-AT_ONCE = 2_000  # samples that are measured at once; the outputs of 64 points for them take 5 MB
+AT_ONCE = 500  # samples that are measured at once: the maps of more leave the cache
 TRAIN, TEST = "train", "test"
 METRICS = (
     *("error_barrier", "loss_barrier", "rise_at_ends", "accuracy_lost", "error_near_ends", "train_loss_a"),

@@ -55,11 +55,11 @@ class Sharpness(Experiment):
     images, in float32, and worst cases are lower bounds: as good as their search.
 
     What to expect. Keskar's sharpness rises with the batch (quick, 5 seeds: tau 0.58; 2.6 times from 40 to
-    640), and no measure tells the gap: the taus lie from -0.28 to -0.12. On MNIST (standard, one seed, rate
-    0.001) it is 4, 59, 794, 437 and 80 from a batch of 64 to one of 10,000, whose 40 steps have not reached
-    a minimum. A high tau over batch sizes alone may be nothing but the batch size.
+    640), and no measure tells the gap: the taus lie from -0.28 to -0.12. On MNIST (standard, rate 0.001,
+    medians of 5 seeds) it is 6, 51, 746, 454 and 94 from a batch of 64 to one of 10,000, whose 40 steps have
+    not reached a minimum. A high tau over batch sizes alone may be nothing but the batch size.
 
-    Running time on two cores (estimated): quick half a minute, standard five minutes, keskar a quarter of an
+    Running time on two cores: standard four minutes; estimated: quick half a minute, keskar a quarter of an
     hour, paper hours.
 
     Attributes:

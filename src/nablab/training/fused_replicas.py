@@ -62,6 +62,10 @@ class FusedReplicas:
         """See `Engine.freeze`."""
         self._active[list(replicas)] = False
 
+    def load_weights(self, flat: Tensor) -> None:
+        """Take over weights (K, P) alone, each row as `torch.nn.utils.parameters_to_vector` gives it."""
+        self._weights[:, : self._size] = flat
+
     def state(self) -> dict[str, Tensor]:
         """See `Engine.state`."""
         flat = {"weights": self._weights, "first": self._first, "second": self._second}

@@ -43,7 +43,7 @@ def stacked_predictor(module: nn.Module, x: Tensor) -> Predictor | None:
     def predict(tensors: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
         weights = torch.cat([tensors[name].flatten(1) for name in names], dim=1)
         own = engine(len(weights))
-        own.load_state(own.state() | {"weights": weights})
+        own.load_weights(weights)
         return own.predict(inputs)
 
     try:
