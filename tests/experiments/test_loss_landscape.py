@@ -17,6 +17,7 @@ from nablab.errors import UsageError
 from nablab.experiment import Condition, Level, Record, Records
 from nablab.experiments.loss_landscape import NETWORKS, LossLandscape
 from nablab.instruments.landscape.shapes import largest_rise, nonconvex_share
+from nablab.lab.session import Rehearsal
 from nablab.plots.surfaces import round_numbers
 
 
@@ -326,3 +327,11 @@ def test_ticks_of_color_bars_are_few_and_inside(low: float, high: float) -> None
     ticks = round_numbers(low, high)
     assert 2 <= len(ticks) <= 10
     assert low <= min(ticks) < max(ticks) <= high
+
+
+def test_a_dry_run_of_few_steps_keeps_a_path_that_spans_a_plane() -> None:
+    experiment = LossLandscape(
+        targets=("sign_sin",), networks=("shallow",), steps=5_000, resolution=5, alphas=5
+    )
+    rehearsal = Rehearsal(experiment, experiment.conditions()[0], [0], device="cpu", replicas="auto")
+    assert rehearsal.rehearse().steps == 5_000

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from nablab.lab.store import RunFolder
 if TYPE_CHECKING:
     from torch import nn
 
-    from nablab.training import Training
+    from nablab.training import Probe, Training
 
 PROGRESS_SECONDS = 0.5
 
@@ -212,6 +213,19 @@ def _stretched(result: Training, steps: int) -> Training:
     return dataclasses.replace(result, train_loss=losses)
 
 
+@contextmanager
+def _more_often(probes: Sequence[Probe], times: int) -> Iterator[None]:
+    """Let probes look so many times as often: what follows needs as many points from a short training."""
+    usual = {probe: probe.every for probe in probes if "every" in vars(probe)}
+    for probe, every in usual.items():
+        probe.every = max(1, every // times)
+    try:
+        yield
+    finally:
+        for probe, every in usual.items():
+            probe.every = every
+
+
 class Rehearsal(Notebook):
     """The lab of a dry run: takes a few measured steps instead of all, and adds up what all would cost."""
 
@@ -250,7 +264,8 @@ class Rehearsal(Notebook):
         speed = training.measure_speed(build, data, steps=steps, **common)
         # A schedule is made for all the steps; a warm-up may be longer than these few.
         short = {name: value for name, value in common.items() if name != "schedule"}
-        result = _stretched(training.fit(build, data, steps=min(steps, self.STEPS), **short), steps)
+        with _more_often(options.get("probes", ()), max(1, steps // self.STEPS)):
+            result = _stretched(training.fit(build, data, steps=min(steps, self.STEPS), **short), steps)
         evaluations = 2 + steps // int(options.get("eval_every") or max(1, steps // 100))
         self.estimate.seconds += speed.setup_seconds + speed.seconds_per_step * steps
         self.estimate.seconds += speed.seconds_per_evaluation * evaluations
