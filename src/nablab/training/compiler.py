@@ -24,7 +24,7 @@ import platformdirs
 from nablab.training.engine import Unsupported
 
 _FOLDER = Path(__file__).parent
-_HEADERS = ("fused_blocks.h", "fused_update.h", "fused_image_layers.h")
+_HEADERS = ("fused_blocks.h", "fused_update.h", "fused_job.h", "fused_image_layers.h")
 
 _OPTIONS = ("-O3", "-std=gnu11", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared")
 

@@ -33,7 +33,6 @@ TILE_BYTES = 2048
 LARGEST_NETWORK = 50_000
 
 _ALIGNMENT = 64
-_CHUNKS = 8  # Each replica's steps are cut so that threads with unequal numbers of replicas end together.
 _INT, _POINTER = ctypes.c_int64, ctypes.c_void_p
 
 
@@ -63,27 +62,6 @@ class _Data(ctypes.Structure):
         ("indices", _POINTER),
         ("own_labels", _INT),
     ]
-
-
-class _Job(ctypes.Structure):
-    _fields_ = [
-        ("network", _POINTER),
-        ("data", _POINTER),
-        ("optimizer", _POINTER),
-        ("replicas", _INT),
-        ("steps", _INT),
-        ("chunks", _INT),
-        ("rates", _POINTER),
-        ("parameters", _POINTER),
-        ("first", _POINTER),
-        ("second", _POINTER),
-        ("taken", _POINTER),
-        ("active", _POINTER),
-        ("loss", _POINTER),
-        ("next", _INT),
-        ("finished", _POINTER),
-    ]
-    kept: Any
 
 
 class FusedEngine(FusedReplicas):
@@ -136,31 +114,8 @@ class FusedEngine(FusedReplicas):
         self._hold(flat, int(self._network.stored))
 
     def advance(self, rates: FloatArray, batches: Tensor | None) -> FloatArray:  # noqa: D102 - see Engine; so below
-        rates = np.ascontiguousarray(rates, dtype=np.float64)
-        losses = np.full((len(rates), self.replicas), np.nan)
-        finished = np.zeros(self.replicas, dtype=np.int64)
         data, kept = self._describe_data(batches)
-        job = _Job(
-            network=ctypes.addressof(self._network),
-            data=ctypes.addressof(data),
-            optimizer=self._optimizer.address,
-            replicas=self.replicas,
-            steps=len(rates),
-            chunks=min(_CHUNKS, len(rates)),
-            rates=rates.ctypes.data,
-            loss=losses.ctypes.data,
-            next=0,
-            finished=finished.ctypes.data,
-            **self._addresses(),
-        )
-        # The threads hold the job, and so this memory, even if an interrupt ends this call before them.
-        job.kept = self, rates, losses, finished, data, kept
-        reference = ctypes.byref(job)
-        self._work(
-            min(torch.get_num_threads(), self.replicas),
-            lambda space: self._library.nablab_advance(reference, _POINTER(space)),
-        )
-        return losses
+        return self._train(rates, data, kept, min(torch.get_num_threads(), self.replicas))
 
     @torch.no_grad()
     def predict(self, x: Tensor) -> Tensor:  # noqa: D102

@@ -22,11 +22,8 @@
  * of replicas nor on the number of threads. `real` is float, or double with -DREAL=double.
  */
 #include "fused_blocks.h"
-#include "fused_update.h"
 
-#include <sched.h>
-
-/* ctypes mirrors Network, Data, Optimizer and Job in fused.py. A stride is a row's length in vectors. */
+/* ctypes mirrors Network and Data in fused.py. A stride is a row's length in vectors. */
 typedef struct {
     int64_t layers;
     const int64_t *width;   /* (layers + 1): inputs, hidden units ..., outputs */
@@ -47,19 +44,6 @@ typedef struct {
     int64_t own_labels;
 } Data;
 
-typedef struct {
-    const Network *network;
-    const Data *data;
-    const Optimizer *optimizer;
-    int64_t replicas, steps, chunks;
-    const double *rates;               /* (steps): multiplies the learning rate */
-    real *parameters, *first, *second; /* (K, stored): the weights and the optimizer's two memories */
-    int64_t *taken;                    /* (K): steps taken since the start of training */
-    uint8_t *active;                   /* (K): 0 once frozen or diverged */
-    double *loss;                      /* (steps, K) */
-    int64_t next, *finished;           /* the queue: next ticket; (K) chunks finished */
-} Job;
-
 typedef struct { /* some samples: x with its row of ones, and y */
     const vec *x, *y;
     int64_t x_stride, y_stride, samples, vectors;
@@ -71,6 +55,8 @@ typedef struct { /* a thread's memory */
     vec *delta, *delta_before;
     real *turned, *gradient; /* (stored): every [W | b] transposed; the gradient */
 } Scratch;
+
+#include "fused_job.h"
 
 /* ---- a network on one tile ---------------------------------------------------------------------------- */
 
@@ -189,21 +175,11 @@ static double loss_and_gradient(const Job *job, const Scratch *scratch, int64_t 
     return squares / count;
 }
 
-static void advance_chunk(const Job *job, const Scratch *scratch, int64_t replica, int64_t chunk) {
-    const int64_t end = job->steps * (chunk + 1) / job->chunks;
-    for (int64_t step = job->steps * chunk / job->chunks; step < end && job->active[replica]; step++) {
-        const double loss = loss_and_gradient(job, scratch, replica, step);
-        job->loss[step * job->replicas + replica] = loss;
-        if (isfinite(loss))
-            update((Update){.optimizer = job->optimizer, .replica = replica, .rate = job->rates[step],
-                            .taken = ++job->taken[replica], .end = job->network->stored,
-                            .weights = job->parameters + replica * job->network->stored,
-                            .first = job->first + replica * job->network->stored,
-                            .second = job->second + replica * job->network->stored,
-                            .gradient = scratch->gradient});
-        else
-            job->active[replica] = 0;
-    }
+static double take_step(const Job *job, const Scratch *scratch, int64_t replica, int64_t step, int begins) {
+    const double loss = loss_and_gradient(job, scratch, replica, step);
+    (void)begins;
+    if (isfinite(loss)) update(job, replica, step, 0, job->network->stored, scratch->gradient);
+    return loss;
 }
 
 /* ---- what Python calls -------------------------------------------------------------------------------- */
@@ -242,20 +218,11 @@ int64_t nablab_scratch_bytes(const Network *n) {
     return lay_out(n, &nowhere, &scratch) * (int64_t)sizeof(vec);
 }
 
-/* Works until the queue is empty. Tickets go round the replicas chunk by chunk, so that threads end together;
- * a chunk waits for its replica's chunk before it. */
 void nablab_advance(Job *job, vec *space) {
     Scratch scratch;
     lay_out(job->network, space, &scratch);
     fill_ones(job->network, &scratch);
-    for (;;) {
-        const int64_t ticket = __atomic_fetch_add(&job->next, 1, __ATOMIC_RELAXED);
-        const int64_t chunk = ticket / job->replicas, replica = ticket % job->replicas;
-        if (chunk >= job->chunks) return;
-        while (__atomic_load_n(&job->finished[replica], __ATOMIC_ACQUIRE) < chunk) sched_yield();
-        advance_chunk(job, &scratch, replica, chunk);
-        __atomic_store_n(&job->finished[replica], chunk + 1, __ATOMIC_RELEASE);
-    }
+    work_through(job, &scratch);
 }
 
 /* One replica's outputs (outputs, stride) for packed rows x (inputs + 1, stride). */

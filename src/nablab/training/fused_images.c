@@ -12,11 +12,8 @@
  * replica's numbers depend neither on the number of replicas nor on the number of threads.
  */
 #include "fused_image_layers.h"
-#include "fused_update.h"
 
-#include <sched.h>
-
-enum { UNCOUNTED = -100, SPINS = 4000 };
+enum { UNCOUNTED = -100, SPINS = 4000, TOGETHER = 8 };
 
 /* ctypes mirrors these in fused_images.py. */
 typedef struct {
@@ -29,21 +26,7 @@ typedef struct {
     int64_t batch;
 } Data;
 
-typedef struct {
-    const Network *network;
-    const Data *data;
-    const Optimizer *optimizer;
-    int64_t replicas, steps, chunks, threads;
-    const double *rates;               /* (steps): multiplies the learning rate */
-    real *parameters, *first, *second; /* (K, stored): the weights and the optimizer's two memories */
-    int64_t *taken;                    /* (K): steps taken since the start of training */
-    uint8_t *active;                   /* (K): 0 once frozen or diverged */
-    double *loss;                      /* (steps, K) */
-    int64_t next, *finished;           /* the queue: next ticket; (K) chunks finished */
-    int64_t arrived, places;           /* two threads on one replica: at the barrier; given out */
-    real *gradient[PARTS];
-    double part_loss[PARTS];
-} Job;
+#include "fused_job.h"
 
 /* ---- a network on one tile ----------------------------------------------------------------------------- */
 
@@ -145,27 +128,17 @@ static double part_gradient(const Job *job, const Scratch *scratch, int64_t repl
 /* Adds the parts of the gradient and updates the parameters from `start` to `end`. */
 static void update_range(const Job *job, int64_t replica, int64_t step, int64_t start, int64_t end,
                          real *const *gradient) {
-    const int64_t stored = job->network->stored;
     for (int64_t p = start; p < end; p++) gradient[0][p] += gradient[1][p];
-    update((Update){.optimizer = job->optimizer, .replica = replica, .rate = job->rates[step],
-                    .taken = job->taken[replica] + 1, .start = start, .end = end,
-                    .weights = job->parameters + replica * stored, .first = job->first + replica * stored,
-                    .second = job->second + replica * stored, .gradient = gradient[0]});
+    update(job, replica, step, start, end, gradient[0]);
 }
 
-static void advance_chunk(const Job *job, const Scratch *scratch, int64_t replica, int64_t chunk) {
-    const int64_t end = job->steps * (chunk + 1) / job->chunks;
-    for (int64_t step = job->steps * chunk / job->chunks; step < end && job->active[replica]; step++) {
-        double loss = 0;
-        for (int64_t part = 0; part < PARTS; part++)
-            loss += part_gradient(job, scratch, replica, step, part, scratch->gradient[part]);
-        job->loss[step * job->replicas + replica] = loss;
-        if (isfinite(loss)) {
-            update_range(job, replica, step, 0, job->network->stored, scratch->gradient);
-            job->taken[replica]++;
-        } else
-            job->active[replica] = 0;
-    }
+static double take_step(const Job *job, const Scratch *scratch, int64_t replica, int64_t step, int begins) {
+    double loss = 0;
+    (void)begins;
+    for (int64_t part = 0; part < PARTS; part++)
+        loss += part_gradient(job, scratch, replica, step, part, scratch->gradient[part]);
+    if (isfinite(loss)) update_range(job, replica, step, 0, job->network->stored, scratch->gradient);
+    return loss;
 }
 
 static void wait_for_all(Job *job, int64_t *meetings) {
@@ -240,42 +213,36 @@ int64_t nablab_scratch_bytes(const Network *n) {
     return lay_out(n, &nowhere, &scratch) * (int64_t)sizeof(vec);
 }
 
-/* Works until the queue is empty. Tickets go round the replicas chunk by chunk, so that threads end together;
- * a chunk waits for its replica's chunk before it. */
 void nablab_advance(Job *job, vec *space) {
     Scratch scratch;
     lay_out(job->network, space, &scratch);
     if (job->replicas == 1 && job->threads == PARTS) {
         if (job->active[0]) advance_together(job, &scratch);
-        return;
-    }
-    for (;;) {
-        const int64_t ticket = __atomic_fetch_add(&job->next, 1, __ATOMIC_RELAXED);
-        const int64_t chunk = ticket / job->replicas, replica = ticket % job->replicas;
-        if (chunk >= job->chunks) return;
-        while (__atomic_load_n(&job->finished[replica], __ATOMIC_ACQUIRE) < chunk) sched_yield();
-        advance_chunk(job, &scratch, replica, chunk);
-        __atomic_store_n(&job->finished[replica], chunk + 1, __ATOMIC_RELEASE);
-    }
+    } else
+        work_through(job, &scratch);
 }
 
-/* The outputs (K, samples, classes) of all replicas: tickets are tiles of replicas. */
+/* The outputs (K, samples, classes) of all replicas. A ticket is a tile of samples for some replicas: to gather
+ * the samples takes a tenth of LeNet's forward pass. */
 void nablab_predict(const Network *n, const Data *d, const real *parameters, int64_t replicas, int64_t *next,
                     real *out, vec *space) {
     Scratch scratch;
     lay_out(n, space, &scratch);
     const int64_t lanes = n->tile * LANES, tiles = (d->samples + lanes - 1) / lanes;
-    const int64_t classes = n->layer[n->layers - 1].channels;
+    const int64_t classes = n->layer[n->layers - 1].channels, groups = (replicas + TOGETHER - 1) / TOGETHER;
     for (;;) {
         const int64_t ticket = __atomic_fetch_add(next, 1, __ATOMIC_RELAXED);
-        const int64_t replica = ticket / tiles, start = ticket % tiles * lanes;
-        if (replica >= replicas) return;
+        const int64_t first = ticket % groups * TOGETHER, start = ticket / groups * lanes;
+        if (ticket >= groups * tiles) return;
         const int64_t samples = d->samples - start < lanes ? d->samples - start : lanes;
+        const int64_t last = first + TOGETHER < replicas ? first + TOGETHER : replicas;
         gather(n, d, scratch.value[0], 0, start, samples);
-        forward(n, parameters + replica * n->stored, &scratch);
-        const real *z = (const real *)scratch.value[n->layers].at;
-        for (int64_t s = 0; s < samples; s++)
-            for (int64_t c = 0; c < classes; c++)
-                out[(replica * d->samples + start + s) * classes + c] = z[c * lanes + s];
+        for (int64_t replica = first; replica < last; replica++) {
+            forward(n, parameters + replica * n->stored, &scratch);
+            const real *z = (const real *)scratch.value[n->layers].at;
+            for (int64_t s = 0; s < samples; s++)
+                for (int64_t c = 0; c < classes; c++)
+                    out[(replica * d->samples + start + s) * classes + c] = z[c * lanes + s];
+        }
     }
 }

@@ -12,7 +12,6 @@ import ctypes
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -32,7 +31,6 @@ TILES = (4, 2, 1)  # vectors of samples, as fused_images.c has them
 # Beyond, the matrix products of dense layers take most of the time, and PyTorch's are better.
 LARGEST_NETWORK = 2_000_000
 
-_CHUNKS = 8  # Each replica's steps are cut so that threads with unequal numbers of replicas end together.
 _PARTS = 2  # a batch is computed in as many parts; so many threads can share one replica
 _INT, _POINTER = ctypes.c_int64, ctypes.c_void_p
 _BYTES = 256
@@ -59,32 +57,6 @@ _Data = _structure(
     *((name, _POINTER) for name in ("bytes", "table", "numbers", "labels", "indices")),
     ("batch", _INT),
 )
-
-
-class _Job(ctypes.Structure):
-    _fields_ = [
-        ("network", _POINTER),
-        ("data", _POINTER),
-        ("optimizer", _POINTER),
-        ("replicas", _INT),
-        ("steps", _INT),
-        ("chunks", _INT),
-        ("threads", _INT),
-        ("rates", _POINTER),
-        ("parameters", _POINTER),
-        ("first", _POINTER),
-        ("second", _POINTER),
-        ("taken", _POINTER),
-        ("active", _POINTER),
-        ("loss", _POINTER),
-        ("next", _INT),
-        ("finished", _POINTER),
-        ("arrived", _INT),
-        ("places", _INT),
-        ("gradient", _POINTER * _PARTS),
-        ("part_loss", ctypes.c_double * _PARTS),
-    ]
-    kept: Any
 
 
 class FusedImageEngine(FusedReplicas):
@@ -144,30 +116,9 @@ class FusedImageEngine(FusedReplicas):
 
     def advance(self, rates: FloatArray, batches: Tensor | None) -> FloatArray:
         """See `Engine.advance`."""
-        rates = np.ascontiguousarray(rates, dtype=np.float64)
-        losses = np.full((len(rates), self.replicas), np.nan)
-        finished = np.zeros(self.replicas, dtype=np.int64)
         data, kept = self._describe_data(self._x, self._y, batches)
         threads = min(torch.get_num_threads(), max(self.replicas, _PARTS))
-        job = _Job(
-            network=ctypes.addressof(self._network),
-            data=ctypes.addressof(data),
-            optimizer=self._optimizer.address,
-            replicas=self.replicas,
-            steps=len(rates),
-            chunks=min(_CHUNKS, len(rates)),
-            threads=threads,
-            rates=rates.ctypes.data,
-            loss=losses.ctypes.data,
-            next=0,
-            finished=finished.ctypes.data,
-            **self._addresses(),
-        )
-        # The threads hold the job, and so this memory, even if an interrupt ends this call before them.
-        job.kept = self, rates, losses, finished, data, kept
-        reference = ctypes.byref(job)
-        self._work(threads, lambda space: self._library.nablab_advance(reference, _POINTER(space)))
-        return losses
+        return self._train(rates, data, kept, threads)
 
     @torch.no_grad()
     def predict(self, x: Tensor) -> Tensor:

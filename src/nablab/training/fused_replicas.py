@@ -1,4 +1,4 @@
-"""What the two compiled engines have in common: K replicas in flat memory, and threads that work on them."""
+"""What the compiled engines have in common: K replicas in flat memory, and threads that work on them."""
 
 from __future__ import annotations
 
@@ -7,8 +7,44 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from nablab.training.engine import FloatArray
+from nablab.training.fused_optimizer import OptimizerNumbers
+
+# Each replica's steps are cut so that threads with unequal numbers of replicas end together.
+_CHUNKS = 8
+_INT, _POINTER = ctypes.c_int64, ctypes.c_void_p
+
+
+class _Job(ctypes.Structure):
+    """As in fused_job.h."""
+
+    _fields_ = [
+        ("network", _POINTER),
+        ("data", _POINTER),
+        ("optimizer", _POINTER),
+        ("replicas", _INT),
+        ("steps", _INT),
+        ("chunks", _INT),
+        ("threads", _INT),
+        ("rates", _POINTER),
+        ("parameters", _POINTER),
+        ("first", _POINTER),
+        ("second", _POINTER),
+        ("taken", _POINTER),
+        ("active", _POINTER),
+        ("loss", _POINTER),
+        ("next", _INT),
+        ("finished", _POINTER),
+        ("arrived", _INT),
+        ("places", _INT),
+        ("gradient", _POINTER * 2),
+        ("part_loss", ctypes.c_double * 2),
+    ]
+    kept: Any
 
 
 class FusedReplicas:
@@ -20,6 +56,7 @@ class FusedReplicas:
     replicas: int
     _library: ctypes.CDLL
     _network: Any
+    _optimizer: OptimizerNumbers
 
     def _hold(self, flat: Tensor, stored: int) -> None:
         """Take over the weights (K, P)."""
@@ -32,15 +69,40 @@ class FusedReplicas:
         self._active = torch.ones(len(flat), dtype=torch.bool)
         self._scratch: list[Tensor] = []
 
-    def _addresses(self) -> dict[str, int]:
-        """Where all of it lies, by the names that the C structures have."""
-        return {
-            "parameters": self._weights.data_ptr(),
-            "first": self._first.data_ptr(),
-            "second": self._second.data_ptr(),
-            "taken": self._taken.data_ptr(),
-            "active": self._active.data_ptr(),
-        }
+    def _train(self, rates: FloatArray, data: Any, kept: Any, threads: int) -> FloatArray:
+        """Take ``len(rates)`` steps and return the losses (steps, K).
+
+        Args:
+            rates: (steps,): multiplies the learning rate at each step.
+            data: The kernel's structure of the samples.
+            kept: Whatever ``data`` points to.
+            threads: How many work.
+        """
+        rates = np.ascontiguousarray(rates, dtype=np.float64)
+        losses = np.full((len(rates), self.replicas), np.nan)
+        finished = np.zeros(self.replicas, dtype=np.int64)
+        job = _Job(
+            network=ctypes.addressof(self._network),
+            data=ctypes.addressof(data),
+            optimizer=self._optimizer.address,
+            replicas=self.replicas,
+            steps=len(rates),
+            chunks=min(_CHUNKS, len(rates)),
+            threads=threads,
+            rates=rates.ctypes.data,
+            parameters=self._weights.data_ptr(),
+            first=self._first.data_ptr(),
+            second=self._second.data_ptr(),
+            taken=self._taken.data_ptr(),
+            active=self._active.data_ptr(),
+            loss=losses.ctypes.data,
+            finished=finished.ctypes.data,
+        )
+        # The threads hold the job, and so this memory, even if an interrupt ends this call before them.
+        job.kept = self, rates, losses, finished, data, kept
+        reference = ctypes.byref(job)
+        self._work(threads, lambda space: self._library.nablab_advance(reference, _POINTER(space)))
+        return losses
 
     def _work(self, threads: int, task: Callable[[int], object]) -> None:
         """Run ``task`` on this thread and on ``threads - 1`` others, each with the address of its own memory.

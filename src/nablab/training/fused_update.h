@@ -9,14 +9,29 @@ typedef struct {
     const double *first_decay, *second_decay;             /* momentum or beta1; smoothing or beta2 */
 } Optimizer;
 
+/* The numbers of one step of one replica, computed in double and rounded once, as PyTorch does. */
 typedef struct {
-    const Optimizer *optimizer;
-    int64_t replica, taken;             /* taken: the number of this step, from 1 */
-    int64_t start, end;                 /* the parameters to update */
-    double rate;                        /* multiplies the learning rate */
-    real *weights, *first, *second;     /* of this replica: the weights and the optimizer's two memories */
-    const real *gradient;
-} Update;
+    int64_t rule;
+    real lr, epsilon, l2;
+    real b1, b2, c1, c2;     /* the two decays, and 1 minus each */
+    real now, past;          /* SGD: shares of gradient and memory */
+    real move, unbias, keep; /* Adam */
+} Rule;
+
+/* The step number `taken`, from 1; `rate` multiplies the learning rate. */
+static Rule rule_of(const Optimizer *o, int64_t replica, int64_t taken, double rate) {
+    const double lr = o->learning_rate[replica] * rate, decay = o->weight_decay[replica];
+    const double first = o->first_decay[replica], second = o->second_decay[replica];
+    const int adam = o->rule == ADAM || o->rule == ADAMW;
+    return (Rule){
+        .rule = o->rule, .lr = (real)lr, .epsilon = (real)o->epsilon[replica],
+        .l2 = (real)(o->rule == ADAMW ? 0 : decay), .b1 = (real)first, .b2 = (real)second,
+        .c1 = (real)(1 - first), .c2 = (real)(1 - second), .now = o->nesterov ? 1 : 0,
+        .past = o->nesterov ? (real)first : 1, .move = adam ? (real)(lr / (1 - pow(first, (double)taken))) : 0,
+        .unbias = adam ? (real)(1 / sqrt(1 - pow(second, (double)taken))) : 0,
+        .keep = (real)(o->rule == ADAMW ? 1 - lr * decay : 1),
+    };
+}
 
 /* A memory that fades into subnormal numbers would stay there and cost a hundred cycles at every step. */
 INLINE real flush(real value) {
@@ -24,41 +39,29 @@ INLINE real flush(real value) {
     return value < smallest && value > -smallest ? 0 : value;
 }
 
-/* Scalars are computed in double and rounded once, as PyTorch does. */
-static void update(const Update u) {
-    const Optimizer *o = u.optimizer;
-    const int64_t replica = u.replica, start = u.start, size = u.end;
-    real *restrict w = u.weights, *restrict m = u.first, *restrict v = u.second;
-    const real *restrict gradient = u.gradient;
-    const double rate = o->learning_rate[replica] * u.rate, decay = o->weight_decay[replica];
-    const double first = o->first_decay[replica], second = o->second_decay[replica];
-    const double taken = (double)u.taken;
-    const real lr = (real)rate, epsilon = (real)o->epsilon[replica];
-    const real l2 = (real)(o->rule == ADAMW ? 0 : decay);
-    const real b1 = (real)first, b2 = (real)second, c1 = (real)(1 - first), c2 = (real)(1 - second);
-    if (o->rule == SGD) {
-        const real now = o->nesterov ? 1 : 0, past = o->nesterov ? b1 : 1;
-        for (int64_t p = start; p < size; p++) {
-            const real g = gradient[p] + l2 * w[p];
-            m[p] = flush(b1 * m[p] + g);
-            w[p] -= lr * (now * g + past * m[p]);
+/* Updates `count` weights and the optimizer's two memories of each. */
+INLINE void apply(const Rule *rule, real *restrict w, real *restrict m, real *restrict v,
+                  const real *restrict gradient, int64_t count) {
+    const Rule u = *rule;
+    if (u.rule == SGD) {
+        for (int64_t p = 0; p < count; p++) {
+            const real g = gradient[p] + u.l2 * w[p];
+            m[p] = flush(u.b1 * m[p] + g);
+            w[p] -= u.lr * (u.now * g + u.past * m[p]);
         }
-    } else if (o->rule == RMSPROP) {
-        for (int64_t p = start; p < size; p++) {
-            const real g = gradient[p] + l2 * w[p];
-            v[p] = flush(b2 * v[p] + c2 * (g * g));
-            m[p] = flush(b1 * m[p] + g / ((real)sqrt(v[p]) + epsilon));
-            w[p] -= lr * m[p];
+    } else if (u.rule == RMSPROP) {
+        for (int64_t p = 0; p < count; p++) {
+            const real g = gradient[p] + u.l2 * w[p];
+            v[p] = flush(u.b2 * v[p] + u.c2 * (g * g));
+            m[p] = flush(u.b1 * m[p] + g / ((real)sqrt(v[p]) + u.epsilon));
+            w[p] -= u.lr * m[p];
         }
     } else {
-        const real move = (real)(rate / (1 - pow(first, taken)));
-        const real unbias = (real)(1 / sqrt(1 - pow(second, taken)));
-        const real keep = (real)(o->rule == ADAMW ? 1 - rate * decay : 1);
-        for (int64_t p = start; p < size; p++) {
-            const real g = gradient[p] + l2 * w[p];
-            m[p] = flush(m[p] + c1 * (g - m[p]));
-            v[p] = flush(b2 * v[p] + c2 * (g * g));
-            w[p] = keep * w[p] - move * (m[p] / ((real)sqrt(v[p]) * unbias + epsilon));
+        for (int64_t p = 0; p < count; p++) {
+            const real g = gradient[p] + u.l2 * w[p];
+            m[p] = flush(m[p] + u.c1 * (g - m[p]));
+            v[p] = flush(u.b2 * v[p] + u.c2 * (g * g));
+            w[p] = u.keep * w[p] - u.move * (m[p] / ((real)sqrt(v[p]) * u.unbias + u.epsilon));
         }
     }
 }
