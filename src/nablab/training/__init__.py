@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from nablab.training.checkpoints import Checkpoint
     from nablab.training.engine import Engine, Loss, Unsupported
     from nablab.training.fused import FusedEngine
+    from nablab.training.fused_bfloat16 import FusedBfloat16Engine
     from nablab.training.fused_images import FusedImageEngine
     from nablab.training.gradients import GradientNorms
     from nablab.training.inputs import Augment, Inputs, Precision, Prepare
@@ -37,6 +38,7 @@ __getattr__, __dir__ = lazy_names(
         "checkpoints": "Checkpoint",
         "engine": "Engine Loss Unsupported",
         "fused": "FusedEngine",
+        "fused_bfloat16": "FusedBfloat16Engine",
         "fused_images": "FusedImageEngine",
         "gradients": "GradientNorms",
         "inputs": "Augment Inputs Precision Prepare",
@@ -68,6 +70,7 @@ __all__ = [
     "EarlyStopping",
     "Engine",
     "Exponential",
+    "FusedBfloat16Engine",
     "FusedEngine",
     "FusedImageEngine",
     "GradientNorms",

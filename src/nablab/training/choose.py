@@ -19,6 +19,7 @@ from nablab.training.batched import BatchedEngine
 from nablab.training.batches import Batches
 from nablab.training.engine import Engine, Loss, Unsupported, loss_function
 from nablab.training.fused import FusedEngine
+from nablab.training.fused_bfloat16 import FusedBfloat16Engine
 from nablab.training.fused_images import FusedImageEngine
 from nablab.training.inputs import Inputs
 from nablab.training.optimizers import Specification
@@ -27,13 +28,13 @@ from nablab.training.sequential import SequentialEngine
 
 # What each value of the option ``replicas`` tries, in order.
 ORDERS = {
-    "auto": ("fused", "fused-images", "batched", "sequential"),
-    "batched": ("fused", "fused-images", "batched"),
+    "auto": ("fused", "fused-bfloat16", "fused-images", "batched", "sequential"),
+    "batched": ("fused", "fused-bfloat16", "fused-images", "batched"),
     "sequential": ("sequential",),
 }
 
 # The compiled engines serve one loss each; of the other one nothing is said.
-_LOSS_OF = {"fused": "mse", "fused-images": "cross_entropy"}
+_LOSS_OF = {"fused": "mse", "fused-bfloat16": "cross_entropy", "fused-images": "cross_entropy"}
 
 # Stacked weights save calls, not arithmetic. Measured on two CPU cores: two replicas gain nothing
 # (0.7 to 1.0 times the speed of one after the other); five gain 1.9 times at 8 million operations per
@@ -44,6 +45,10 @@ MOST_OPERATIONS = 50e6
 # With fewer parameters the compiled engine for images won everywhere: LeNet (61,706, batch 64) took 1.6 ms a
 # step on one core with AMX, PyTorch in bfloat16 5.1 ms. From some hundred thousand on either may win.
 SURELY_FUSED = 70_000
+
+# With fewer parameters an automatic precision stays float32: a network of 64-96-10 takes a tenth of a
+# millisecond a step, and there is nothing to gain from rounding.
+FEWEST_ROUNDED = 20_000
 MEASURED_BATCHES = 8
 
 
@@ -93,6 +98,8 @@ def choose(order: Sequence[str], request: Request, on_note: Callable[[str], None
     for name in order:
         if name in _LOSS_OF and (_LOSS_OF[name] != request.loss) and len(order) > 1:
             continue
+        if name == "fused-bfloat16" and not _rounds(request):
+            continue
         try:
             engine = _make(name, request)
             if name == "batched" and "sequential" in order:
@@ -123,9 +130,19 @@ def _make(name: str, request: Request) -> Engine:
         return SequentialEngine(request.modules, request.x, request.y, **options)
     if name == "fused":
         return FusedEngine(request.modules, request.x, request.y, **options)
+    if name == "fused-bfloat16":
+        return FusedBfloat16Engine(request.modules, request.x, request.y, **options)
     if name == "fused-images":
         return FusedImageEngine(request.modules, request.x, request.y, **options)
     return BatchedEngine(request.modules, request.x, request.y, **options)
+
+
+def _rounds(request: Request) -> bool:
+    """Whether these are dense networks whose products are to be in bfloat16."""
+    module, inputs = request.modules[0], request.inputs
+    if not inputs.bfloat16 or any(isinstance(part, nn.Conv2d) for part in module.modules()):
+        return False
+    return not inputs.automatic or sum(p.numel() for p in module.parameters()) >= FEWEST_ROUNDED
 
 
 def _check_worthwhile(request: Request) -> None:

@@ -20,7 +20,7 @@ from nablab.training import compiler
 from nablab.training.dense import DenseLayer, kernel_matrices, read_layers
 from nablab.training.engine import FloatArray, Loss, Unsupported
 from nablab.training.fused_optimizer import REALS, RULES, OptimizerNumbers
-from nablab.training.fused_replicas import FusedReplicas
+from nablab.training.fused_replicas import FusedReplicas, check_indices
 from nablab.training.inputs import Inputs
 from nablab.training.optimizers import Specification
 
@@ -169,10 +169,8 @@ class FusedEngine(FusedReplicas):
 
     def _describe_data(self, batches: Tensor | None) -> tuple[_Data, Any]:
         data = _Data(samples=len(self._x), own_labels=self._own_labels)
-        if batches is not None:
-            indices = batches.to("cpu", torch.int64).contiguous()
-            if indices.numel() and not 0 <= int(indices.min()) <= int(indices.max()) < len(self._x):
-                raise IndexError(f"batches must hold indices from 0 to {len(self._x) - 1}")
+        indices = check_indices(batches, len(self._x))
+        if indices is not None:
             data.batch, data.indices = indices.shape[2], indices.data_ptr()
             data.x, data.y = self._x.data_ptr(), self._y.data_ptr()
             return data, indices

@@ -17,10 +17,11 @@ from torch import Tensor, nn
 
 from nablab.errors import UsageError
 from nablab.training import compiler
-from nablab.training.engine import NOT_COUNTED, FloatArray, Loss, Unsupported
-from nablab.training.fused_optimizer import REALS, RULES, OptimizerNumbers
-from nablab.training.fused_replicas import FusedReplicas
-from nablab.training.image_layers import CONVOLUTION, ImageLayer, read_image_layers
+from nablab.training.engine import FloatArray, Loss, Unsupported
+from nablab.training.fused_layers import FusedLayers, refuse_unsuitable, structure
+from nablab.training.fused_optimizer import REALS, OptimizerNumbers
+from nablab.training.fused_replicas import check_indices
+from nablab.training.image_layers import read_image_layers
 from nablab.training.inputs import Inputs, Prepare
 from nablab.training.optimizers import Specification
 
@@ -36,21 +37,17 @@ _INT, _POINTER = ctypes.c_int64, ctypes.c_void_p
 _BYTES = 256
 
 
-def _structure(name: str, *fields: tuple[str, Any]) -> Any:
-    return type(name, (ctypes.Structure,), {"_fields_": fields})
-
-
-_Layer = _structure(
+_Layer = structure(
     "_Layer",
     *((name, _INT) for name in ("kind", "kernel", "padding", "relu", "weights", "bias")),
     *((name, _INT) for name in ("channels", "height", "width")),
 )
-_Network = _structure(
+_Network = structure(
     "_Network",
     *((name, _INT) for name in ("layers", "stored", "tile", "channels", "height", "width")),
     ("layer", _POINTER),
 )
-_Data = _structure(
+_Data = structure(
     "_Data",
     ("samples", _INT),
     ("own_labels", _INT),
@@ -59,7 +56,7 @@ _Data = _structure(
 )
 
 
-class FusedImageEngine(FusedReplicas):
+class FusedImageEngine(FusedLayers):
     """K small networks for images trained by compiled code, for cross-entropy on the CPU.
 
     Args:
@@ -93,7 +90,12 @@ class FusedImageEngine(FusedReplicas):
     ) -> None:
         self._layers = read_image_layers(modules[0], x.shape[1:])
         parameter = next(modules[0].parameters())
-        _refuse_unsuitable(self._layers, modules, x, y, loss, optimizer, own_labels, inputs)
+        shape = x.shape[1:]
+        refuse_unsuitable(self._layers, modules, x, y, loss, optimizer, own_labels, inputs, shape)
+        if inputs.bfloat16 and not inputs.automatic:
+            raise Unsupported("it computes in the precision of the weights")
+        if sum(layer.parameters for layer in self._layers) > LARGEST_NETWORK:
+            raise Unsupported(f"with more than {LARGEST_NETWORK:,} parameters PyTorch is faster")
         self._real = parameter.dtype
         self._prepare = inputs.prepare
         self._table = None if self._prepare is None else _table(self._prepare, x, self._real)
@@ -132,50 +134,15 @@ class FusedImageEngine(FusedReplicas):
             stored = stored.to(self._real)
         stored = stored.contiguous()
         data, kept = self._describe_data(stored, torch.zeros(1, dtype=torch.int64), None)
-        outputs = torch.empty(self.replicas, len(x), self._layers[-1].outputs[0], dtype=self._real)
-        ticket = _INT(0)
-
-        def work(space: int) -> None:
-            self._library.nablab_predict(
-                ctypes.byref(self._network),
-                ctypes.byref(data),
-                _POINTER(self._weights.data_ptr()),
-                _INT(self.replicas),
-                ctypes.byref(ticket),
-                _POINTER(outputs.data_ptr()),
-                _POINTER(space),
-            )
-
-        self._work(torch.get_num_threads(), work)
+        outputs = self._outputs(data, len(x))
         del kept
         return outputs
 
-    def parameters(self) -> dict[str, Tensor]:
-        """See `Engine.parameters`."""
-        named: dict[str, Tensor] = {}
-        start = 0
-        for layer in self._layers:
-            if not layer.weights:
-                continue
-            flat = self._weights[:, start : start + layer.parameters].clone()
-            outputs, inputs = layer.outputs[0], layer.inputs[0]
-            shape: tuple[int, ...] = (outputs, layer.weights // outputs)
-            if layer.kind == CONVOLUTION:
-                shape = (outputs, inputs, layer.kernel, layer.kernel)
-            named[f"{layer.name}weight"] = flat[:, : layer.weights].reshape(self.replicas, *shape)
-            if layer.bias:
-                named[f"{layer.name}bias"] = flat[:, layer.weights :].clone()
-            start += layer.parameters
-        return named
-
     def _describe_network(self, real_bytes: int) -> tuple[Any, Any]:
-        rows = (_Layer * len(self._layers))()
-        start = 0
+        rows = self._describe_layers(_Layer)
         for row, layer in zip(rows, self._layers, strict=True):
-            row.kind, row.kernel, row.padding, row.relu = layer.kind, layer.kernel, layer.padding, layer.relu
-            row.weights, row.bias = start, start + layer.weights if layer.bias else -1
+            row.kind, row.kernel, row.padding = layer.kind, layer.kernel, layer.padding
             row.channels, row.height, row.width = layer.outputs
-            start += layer.parameters
         channels, height, width = self._layers[0].inputs
         network = _Network(
             layers=len(rows),
@@ -199,11 +166,8 @@ class FusedImageEngine(FusedReplicas):
             data.bytes, data.table = x.data_ptr(), self._table.data_ptr()
         else:
             data.numbers = x.data_ptr()
-        indices = None
-        if batches is not None:
-            indices = batches.to("cpu", torch.int64).contiguous()
-            if indices.numel() and not 0 <= int(indices.min()) <= int(indices.max()) < len(x):
-                raise IndexError(f"batches must hold indices from 0 to {len(x) - 1}")
+        indices = check_indices(batches, len(x))
+        if indices is not None:
             data.indices, data.batch = indices.data_ptr(), indices.shape[2]
         return data, (x, y, indices, self._table)
 
@@ -230,45 +194,3 @@ def _table(prepare: Prepare, x: Tensor, real: torch.dtype) -> Tensor:
     ):
         raise Unsupported("what is made of a value depends on more than the value")
     return table
-
-
-def _refuse_unsuitable(
-    layers: Sequence[ImageLayer],
-    modules: Sequence[nn.Module],
-    x: Tensor,
-    y: Tensor,
-    loss: Loss,
-    optimizer: Specification,
-    own_labels: bool,
-    inputs: Inputs,
-) -> None:
-    parameters = list(modules[0].parameters())
-    if any(read_image_layers(module, x.shape[1:]) != layers for module in modules[1:]):
-        raise Unsupported("the networks differ in their layers")
-    if loss != "cross_entropy":
-        raise Unsupported("the fused kernel for images has cross-entropy only")
-    if type(optimizer) not in RULES:
-        raise Unsupported(f"the fused kernel has no {type(optimizer).__name__}")
-    if inputs.augment is not None:
-        raise Unsupported("the samples are to be augmented")
-    if inputs.bfloat16 and not inputs.automatic:
-        raise Unsupported("it computes in the precision of the weights")
-    if any(p.dtype != parameters[0].dtype for p in parameters) or parameters[0].dtype not in REALS:
-        raise Unsupported("the weights are not all float32 or all float64")
-    if any(tensor.device.type != "cpu" for tensor in (x, y, *parameters)):
-        raise Unsupported("the fused kernel runs on the CPU only")
-    if not all(parameter.requires_grad for parameter in parameters):
-        raise Unsupported("some parameters of the network do not train")
-    if sum(p.numel() for p in parameters) != sum(layer.parameters for layer in layers):
-        raise Unsupported("layers share their weights")
-    _refuse_labels(y, (*([len(modules)] if own_labels else []), len(x)), layers[-1].outputs[0])
-    if sum(layer.parameters for layer in layers) > LARGEST_NETWORK:
-        raise Unsupported(f"with more than {LARGEST_NETWORK:,} parameters PyTorch is faster")
-
-
-def _refuse_labels(y: Tensor, expected: tuple[int, ...], classes: int) -> None:
-    if y.dtype != torch.int64 or tuple(y.shape) != expected:
-        raise Unsupported(f"labels of {y.dtype} and shape {tuple(y.shape)} are not int64 {expected}")
-    counted = y[y != NOT_COUNTED]
-    if counted.numel() and not 0 <= int(counted.min()) <= int(counted.max()) < classes:
-        raise Unsupported(f"labels are not all from 0 to {classes - 1}")

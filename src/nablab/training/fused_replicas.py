@@ -110,6 +110,7 @@ class FusedReplicas:
         ctypes releases the GIL.
         """
         size = int(self._library.nablab_scratch_bytes(ctypes.byref(self._network)))
+        self._scratch = [space for space in self._scratch if len(space) == size]
         missing = threads - len(self._scratch)
         self._scratch += [torch.zeros(size, dtype=torch.uint8) for _ in range(missing)]
         spaces = [space.data_ptr() for space in self._scratch[:threads]]
@@ -140,3 +141,17 @@ class FusedReplicas:
             tensor[:, : self._size] = state[name]
         self._taken.copy_(state["taken"])
         self._active.copy_(state["active"])
+
+
+def check_indices(batches: Tensor | None, samples: int) -> Tensor | None:
+    """The batches as the kernels read them: int64, contiguous, on the CPU.
+
+    Raises:
+        IndexError: An index is not one of a sample.
+    """
+    if batches is None:
+        return None
+    indices = batches.to("cpu", torch.int64).contiguous()
+    if indices.numel() and not 0 <= int(indices.min()) <= int(indices.max()) < samples:
+        raise IndexError(f"batches must hold indices from 0 to {samples - 1}")
+    return indices
