@@ -348,8 +348,6 @@ typedef struct { /* the optimizer of one replica */
     int begins, ends;
 } Optimization;
 
-INLINE void fetch(const real *from) { __builtin_prefetch(from, 1, 2), __builtin_prefetch(from + 16, 1, 2); }
-
 /* Adds the gradients of a square to those of the slabs before; behind the last slab, updates its weights. */
 static void update_square(const Layer *l, const Place *p, const Optimization *o, real *square, int64_t top,
                           int64_t left) {
@@ -377,10 +375,6 @@ static void update_square(const Layer *l, const Place *p, const Optimization *o,
 static void learn(const Layer *l, const Place *p, const Scratch *scratch, const Optimization *o, int64_t width) {
     for (int64_t top = 0; top < padded(l->outputs); top += SIDE)
         for (int64_t left = 0; left < padded(l->inputs); left += SIDE) {
-            for (int64_t r = top; o->ends && r < top + SIDE && r < l->outputs; r++) {
-                const int64_t at = l->weights + r * l->inputs + left;
-                fetch(o->w + at), fetch(o->m + at), fetch(o->v + at);
-            }
             multiply(tile_at(p->delta_a, top, 0, width), tile_at(p->input_t, left, 0, width), width,
                      scratch->square);
             update_square(l, p, o, scratch->square, top, left);
