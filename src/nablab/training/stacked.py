@@ -41,9 +41,8 @@ def stacked_predictor(module: nn.Module, x: Tensor) -> Predictor | None:
         return engines[replicas]
 
     def predict(tensors: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
-        weights = torch.cat([tensors[name].flatten(1) for name in names], dim=1)
-        own = engine(len(weights))
-        own.load_weights(weights)
+        own = engine(len(tensors[names[0]]))
+        own.load_weights(torch.cat([tensors[name].flatten(1) for name in names], dim=1))
         return own.predict(inputs)
 
     try:

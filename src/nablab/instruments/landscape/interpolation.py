@@ -182,7 +182,8 @@ def interpolate(
             rounding.
         predict: Computes the outputs (K, N, ...) of K models from their stacked tensors (K, ...) by name and
             inputs (N, ...), where you have something faster than PyTorch, such as
-            `nablab.training.stacked_predictor`. Not used where batch-norm statistics are re-estimated.
+            `nablab.training.stacked_predictor`. The ends are predicted too, then, after a comparison with the
+            models on the first batch. Not used where batch-norm statistics are re-estimated.
 
     Raises:
         UsageError: The models do not match (the tensor and both shapes are named) or compute different
@@ -213,12 +214,18 @@ def interpolate(
     amend = _amend(model_a, loss, own_a, reestimate_batch_norm, batch_size)
     scan = Scan(model_a, loss, first, basis, functions, batched=batched, predict=predict, amend=amend)
     means, _ = scan(np.stack([1 - asked, asked], axis=1))
-    ends = {alpha: [scan.own(o)[0] for o in objectives.values()] for alpha, objectives in
-            ((0.0, first), (1.0, second))}  # fmt: skip
-    _check_function(means[0, 0, asked == 1], float(ends[1.0][0][0]), own_a.dtype, amend is None)
-    if amend is None:
-        for alpha, values in ends.items():
-            means[:, :, asked == alpha] = np.stack(values)[:, :, None]
+    ends: dict[float, list[Floats]] = {}
+    if scan.predicts:
+        for alpha, own in ((0.0, own_a), (1.0, own_b)):
+            loss_of_model, routed = scan.check_prediction(own, np.array([1 - alpha, alpha]))
+            _check_function(routed, loss_of_model, own.dtype)
+    else:
+        for alpha, objectives in ((0.0, first), (1.0, second)):
+            ends[alpha] = [scan.own(objective)[0] for objective in objectives.values()]
+        if amend is None:
+            _check_function(float(means[0, 0, asked == 1][0]), float(ends[1.0][0][0]), own_a.dtype)
+            for alpha, values in ends.items():
+                means[:, :, asked == alpha] = np.stack(values)[:, :, None]
     curve = means[0, 0]
     barrier, barrier_alpha = _barrier(asked, curve)
     squared = sum(
@@ -265,13 +272,13 @@ def _alphas(alphas: npt.ArrayLike | None, low: float, high: float, count: int) -
     return np.unique(asked)
 
 
-def _check_function(routed: Floats, own: float, dtype: torch.dtype, comparable: bool) -> None:
-    """The second model's weights, given to the first model, must give the second model's loss."""
+def _check_function(routed: float, own: float, dtype: torch.dtype) -> None:
+    """A model's weights, given to the first model (or to ``predict``), must give that model's loss."""
     tolerance = SAME_FUNCTION.get(dtype, 1e-3)
-    if comparable and abs(float(routed[0]) - own) > tolerance * max(abs(own), 1e-6):
+    if abs(routed - own) > tolerance * max(abs(own), 1e-6):
         raise UsageError(
             f"The models hold tensors of the same names and shapes but compute different functions: with "
-            f"the second one's weights the first gives a loss of {float(routed[0]):.6g}, the second "
+            f"the second one's weights the first gives a loss of {routed:.6g}, the second "
             f"{own:.6g}. Do their activations, their modes or their integer buffers differ?"
         )
 

@@ -175,6 +175,7 @@ class Scan:
         self._numbers = sum(tensor[0].numel() for tensor in basis.values())
         self._largest = max(max(o.batches.samples) for o in objectives.values())
         self._blocks = None if isinstance(loss, Closure) else blocks_of(model, self.basis)
+        self._kept: tuple[Tensor, dict[str, Tensor]] | None = None  # the last block's tensors
         self._predict = None if isinstance(loss, Closure) else predict
         self._dtype, self._device = first.dtype, first.device
         if batched and amend is not None:
@@ -197,6 +198,11 @@ class Scan:
         return self._numbers * self._largest <= MOST_WORK and not any(
             isinstance(m, slow) for m in model.modules()
         )
+
+    @property
+    def predicts(self) -> bool:
+        """Whether outputs come from ``predict``."""
+        return self._predict is not None and self.batched
 
     @property
     def block(self) -> int:
@@ -225,6 +231,13 @@ class Scan:
         self.spent += 1 / 3
         means, errors = _mean([np.array(values)[:, None] for values in found], objective.batches.weights)
         return means[:, 0], errors[:, 0]
+
+    def check_prediction(self, objective: Objective, row: Floats) -> tuple[float, float]:
+        """The losses on the first batch: of the objective's own model, and as predicted at a point (B,)."""
+        with objective.quiet(), torch.no_grad():
+            batch = next(iter(objective.batches))[0]
+            own = self._one(objective, objective.values, batch)[0]
+            return own, float(self._many(objective, row[None], batch)[0, 0])
 
     def _block(self, coefficients: Floats) -> tuple[Floats, Floats]:
         found = [self._on(objective, coefficients) for objective in self.objectives.values()]
@@ -283,7 +296,11 @@ class Scan:
         return np.stack([_numbers(values) for values in found])
 
     def _points(self, factors: Tensor) -> dict[str, Tensor]:
-        return {name: torch.tensordot(factors, basis, 1) for name, basis in self.basis.items()}
+        """The tensors of a block's points, which are the same for every batch."""
+        if self._kept is None or not torch.equal(self._kept[0], factors):
+            tensors = {name: torch.tensordot(factors, basis, 1) for name, basis in self.basis.items()}
+            self._kept = factors, tensors
+        return self._kept[1]
 
     def _outputs(self, objective: Objective, factors: Tensor, batch: Any) -> Tensor:
         inputs = split(batch)[0]
