@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from nablab.training.seeding import build_replicas, derive, generator
     from nablab.training.sequential import SequentialEngine
     from nablab.training.speed import Speed, measure_speed
-    from nablab.training.stacked import stacked_predictor
+    from nablab.training.stacked import StackedPredictor, stacked_predictor
     from nablab.training.stopping import EarlyStopping, Plateau, Rule, Threshold
     from nablab.training.task import OwnLabels
 
@@ -51,7 +51,7 @@ __getattr__, __dir__ = lazy_names(
         "seeding": "build_replicas derive generator",
         "sequential": "SequentialEngine",
         "speed": "Speed measure_speed",
-        "stacked": "stacked_predictor",
+        "stacked": "StackedPredictor stacked_predictor",
         "stopping": "EarlyStopping Plateau Rule Threshold",
         "task": "OwnLabels",
     },
@@ -89,6 +89,7 @@ __all__ = [
     "SequentialEngine",
     "Specification",
     "Speed",
+    "StackedPredictor",
     "StepDecay",
     "Threshold",
     "Training",

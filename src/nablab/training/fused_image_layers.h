@@ -20,6 +20,7 @@ typedef struct {
 typedef struct {
     int64_t layers, stored, tile;
     int64_t channels, height, width; /* of the images */
+    int64_t basis;                   /* most networks in a Basis */
     const Layer *layer;
 } Network;
 
@@ -31,6 +32,8 @@ typedef struct { /* maps (channel, row, column) of vectors; `at` is the first pi
 typedef struct {
     Maps value[MOST_LAYERS + 1], delta[MOST_LAYERS + 1];
     real *turned, *gradient[PARTS];
+    vec *first, *basis; /* all of the first layer's outputs, and as many for each network of a Basis */
+    int64_t first_size;
 } Scratch;
 
 typedef struct {

@@ -13,7 +13,7 @@
  */
 #include "fused_image_layers.h"
 
-enum { UNCOUNTED = -100, SPINS = 4000, TOGETHER = 8 };
+enum { UNCOUNTED = -100, SPINS = 4000, TOGETHER = 31 };
 
 /* ctypes mirrors these in fused_images.py. */
 typedef struct {
@@ -30,8 +30,9 @@ typedef struct {
 
 /* ---- a network on one tile ----------------------------------------------------------------------------- */
 
-static void forward(const Network *n, const real *parameters, const Scratch *scratch) {
-    for (int64_t place = 0; place < n->layers; place++)
+/* From the layer `first` on. */
+static void forward(const Network *n, const real *parameters, const Scratch *scratch, int64_t first) {
+    for (int64_t place = first; place < n->layers; place++)
         if (n->layer[place].kind == CONVOLUTION) convolve(n, place, parameters, scratch);
         else if (n->layer[place].kind == DENSE) dense(n, place, parameters, scratch);
         else pool(n, place, scratch);
@@ -118,7 +119,7 @@ static double part_gradient(const Job *job, const Scratch *scratch, int64_t repl
         const int64_t start = tile * lanes, samples = batch - start < lanes ? batch - start : lanes;
         for (int64_t s = 0; s < samples; s++) chosen[s] = labels[index ? index[start + s] : start + s];
         gather(n, d, scratch->value[0], index ? index + start : 0, start, samples);
-        forward(n, parameters, scratch);
+        forward(n, parameters, scratch, 0);
         loss += softmax_delta(n, scratch, chosen, samples, (real)(1.0 / (double)counted));
         backward(n, parameters, scratch, gradient);
     }
@@ -190,7 +191,9 @@ static int64_t lay_out(const Network *n, vec *space, Scratch *scratch) {
         if (place == n->layers) maker = n->layer + place - 1;
         const int64_t size = shape.channels * shape.height * shape.width;
         const int64_t border = reader && reader->kind == CONVOLUTION ? reader->padding : 0;
+        vec *const maps = space;
         scratch->value[place] = place_maps(&space, shape, border, n->tile);
+        if (place == 1) scratch->first = maps, scratch->first_size = space - maps;
         if (maker)
             scratch->delta[place] = place_maps(
                 &space, shape, maker->kind == CONVOLUTION ? maker->kernel - 1 - maker->padding : 0, n->tile);
@@ -198,6 +201,8 @@ static int64_t lay_out(const Network *n, vec *space, Scratch *scratch) {
     }
     scratch->turned = (real *)space;
     space += (widest + LANES - 1) / LANES * n->tile * LANES;
+    scratch->basis = space;
+    space += n->basis * scratch->first_size;
     for (int64_t part = 0; part < PARTS; part++, space += n->stored / LANES + 1)
         scratch->gradient[part] = (real *)space;
     return space - start;
@@ -222,23 +227,52 @@ void nablab_advance(Job *job, vec *space) {
         work_through(job, &scratch);
 }
 
-/* The outputs (K, samples, classes) of all replicas. A ticket is a tile of samples for some replicas: to gather
- * the samples takes a tenth of LeNet's forward pass. */
+/* The replicas' first layers as combinations of a few: what these give is computed once for all replicas. */
+typedef struct {
+    int64_t size;              /* B; 0: none, and each replica computes its own */
+    const real *parameters;    /* (B, stored) */
+    const real *factors;       /* (K, B) */
+} Basis;
+
+static void compute_basis(const Network *n, const Basis *b, const Scratch *scratch) {
+    Layer first = n->layer[0];
+    Network linear = *n;
+    first.relu = 0, linear.layers = 1, linear.layer = &first;
+    for (int64_t i = 0; i < b->size; i++) {
+        forward(&linear, b->parameters + i * n->stored, scratch, 0);
+        memcpy(scratch->basis + i * scratch->first_size, scratch->first, scratch->first_size * sizeof(vec));
+    }
+}
+
+/* The first layer's outputs for a replica, from those of the basis. Borders are zero in all of them. */
+static void combine(const Network *n, const Basis *b, const Scratch *scratch, const real *factors) {
+    const real slope = (real)!n->layer[0].relu;
+    for (int64_t v = 0; v < scratch->first_size; v++) {
+        vec total = {0};
+        for (int64_t i = 0; i < b->size; i++) total += factors[i] * scratch->basis[i * scratch->first_size + v];
+        scratch->first[v] = leak(total, total, slope);
+    }
+}
+
+/* The outputs (K, samples, classes) of all replicas. A ticket is a tile of samples for some replicas, so that
+ * samples are gathered, and the basis is computed, once for these. */
 void nablab_predict(const Network *n, const Data *d, const real *parameters, int64_t replicas, int64_t *next,
-                    real *out, vec *space) {
+                    real *out, vec *space, const Basis *basis) {
     Scratch scratch;
     lay_out(n, space, &scratch);
     const int64_t lanes = n->tile * LANES, tiles = (d->samples + lanes - 1) / lanes;
     const int64_t classes = n->layer[n->layers - 1].channels, groups = (replicas + TOGETHER - 1) / TOGETHER;
     for (;;) {
         const int64_t ticket = __atomic_fetch_add(next, 1, __ATOMIC_RELAXED);
-        const int64_t first = ticket % groups * TOGETHER, start = ticket / groups * lanes;
+        const int64_t start = ticket / groups * lanes, from = ticket % groups * TOGETHER;
         if (ticket >= groups * tiles) return;
         const int64_t samples = d->samples - start < lanes ? d->samples - start : lanes;
-        const int64_t last = first + TOGETHER < replicas ? first + TOGETHER : replicas;
+        const int64_t end = from + TOGETHER < replicas ? from + TOGETHER : replicas;
         gather(n, d, scratch.value[0], 0, start, samples);
-        for (int64_t replica = first; replica < last; replica++) {
-            forward(n, parameters + replica * n->stored, &scratch);
+        if (basis->size) compute_basis(n, basis, &scratch);
+        for (int64_t replica = from; replica < end; replica++) {
+            if (basis->size) combine(n, basis, &scratch, basis->factors + replica * basis->size);
+            forward(n, parameters + replica * n->stored, &scratch, basis->size > 0);
             const real *z = (const real *)scratch.value[n->layers].at;
             for (int64_t s = 0; s < samples; s++)
                 for (int64_t c = 0; c < classes; c++)

@@ -9,7 +9,7 @@ nor on that of threads, bit for bit.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -44,7 +44,7 @@ _Layer = structure(
 )
 _Network = structure(
     "_Network",
-    *((name, _INT) for name in ("layers", "stored", "tile", "channels", "height", "width")),
+    *((name, _INT) for name in ("layers", "stored", "tile", "channels", "height", "width", "basis")),
     ("layer", _POINTER),
 )
 _Data = structure(
@@ -54,6 +54,9 @@ _Data = structure(
     *((name, _POINTER) for name in ("bytes", "table", "numbers", "labels", "indices")),
     ("batch", _INT),
 )
+
+
+_Basis = structure("_Basis", ("size", _INT), ("parameters", _POINTER), ("factors", _POINTER))
 
 
 class FusedImageEngine(FusedLayers):
@@ -113,11 +116,13 @@ class FusedImageEngine(FusedLayers):
         self._network, self._kept_layers = self._describe_network(parameter.element_size())
         self._optimizer = OptimizerNumbers(optimizer, self.replicas)
         self._x, self._y, self._own_labels = x.detach().contiguous(), y.detach().contiguous(), own_labels
+        self._basis: tuple[Tensor, Tensor] | None = None
         flat = [nn.utils.parameters_to_vector(module.parameters()).detach() for module in modules]
         self._hold(torch.stack(flat), self._stored)
 
     def advance(self, rates: FloatArray, batches: Tensor | None) -> FloatArray:
         """See `Engine.advance`."""
+        self._basis, self._network.basis = None, 0
         data, kept = self._describe_data(self._x, self._y, batches)
         threads = min(torch.get_num_threads(), max(self.replicas, _PARTS))
         return self._train(rates, data, kept, threads)
@@ -134,9 +139,42 @@ class FusedImageEngine(FusedLayers):
             stored = stored.to(self._real)
         stored = stored.contiguous()
         data, kept = self._describe_data(stored, torch.zeros(1, dtype=torch.int64), None)
-        outputs = self._outputs(data, len(x))
+        basis = _Basis(size=0)
+        if self._basis is not None:
+            basis.size, basis.parameters, basis.factors = (
+                len(self._basis[0]),
+                *(t.data_ptr() for t in self._basis),
+            )
+        self._network.basis = basis.size
+        outputs = self._outputs(data, len(x), ctypes.byref(basis))
         del kept
         return outputs
+
+    def load_points(self, basis: Tensor, factors: Tensor) -> None:
+        """Take over weights that are combinations of a few, ``factors @ basis``.
+
+        The first layer is linear in its weights. As long as these stay, `predict` computes its outputs for
+        the basis only and combines them: the same outputs, up to rounding.
+
+        Args:
+            basis: (B, P), each row as `torch.nn.utils.parameters_to_vector` gives it.
+            factors: (K, B).
+        """
+        self.load_weights(factors @ basis)
+        if self._layers[0].weights:
+            rows = torch.zeros(len(basis), self._stored, dtype=self._real)
+            rows[:, : self._size] = basis
+            self._basis = rows, factors.to(self._real).contiguous()
+
+    def load_weights(self, flat: Tensor) -> None:
+        """Take over weights (K, P) alone, each row as `torch.nn.utils.parameters_to_vector` gives it."""
+        self._basis = None
+        super().load_weights(flat)
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """See `Engine.load_state`."""
+        self._basis = None
+        super().load_state(state)
 
     def _describe_network(self, real_bytes: int) -> tuple[Any, Any]:
         rows = self._describe_layers(_Layer)

@@ -47,8 +47,8 @@ class FusedLayers(FusedReplicas):
             start += layer.parameters
         return named
 
-    def _outputs(self, data: Any, samples: int) -> Tensor:
-        """The outputs (K, samples, classes) for the kernel's structure of the samples."""
+    def _outputs(self, data: Any, samples: int, *more: Any) -> Tensor:
+        """The outputs (K, samples, classes) for the kernel's samples and what ``more`` it takes."""
         outputs = torch.empty(self.replicas, samples, self._layers[-1].outputs[0], dtype=self._weights.dtype)
         ticket = _INT(0)
 
@@ -61,6 +61,7 @@ class FusedLayers(FusedReplicas):
                 ctypes.byref(ticket),
                 _POINTER(outputs.data_ptr()),
                 _POINTER(space),
+                *more,
             )
 
         self._work(torch.get_num_threads(), work)

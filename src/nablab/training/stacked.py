@@ -12,10 +12,66 @@ from nablab.training.engine import Unsupported
 from nablab.training.fused_images import FusedImageEngine
 from nablab.training.optimizers import SGD
 
-Predictor = Callable[[Mapping[str, Tensor], Tensor], Tensor]
+
+class StackedPredictor:
+    """Computes the outputs of K networks of one architecture from their stacked weights.
+
+    Args:
+        module: The architecture; its weights are not used.
+        x: At least one input (N, ...), prepared as the network takes it.
+
+    Raises:
+        Unsupported: The compiled engine for images does not serve the network, or there is no C compiler.
+    """
+
+    def __init__(self, module: nn.Module, x: Tensor) -> None:
+        self._module, self._x = module, x[:1]
+        self._names = [name for name, _ in module.named_parameters()]
+        self._engines: dict[int, FusedImageEngine] = {}
+        self._holders: dict[int, object] = {}  # whose points an engine holds now
+        self._engine(1)
+
+    def __call__(self, tensors: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
+        """Outputs (K, N, C) for parameters (K, ...) by name and inputs (N, ...)."""
+        flat = self._flat(tensors)
+        engine = self._engine(len(flat))
+        self._holders.pop(len(flat), None)
+        engine.load_weights(flat)
+        return engine.predict(inputs)
+
+    def at_points(self, basis: Mapping[str, Tensor], factors: Tensor) -> Callable[[Tensor], Tensor]:
+        """What gives the outputs (K, N, C) for inputs (N, ...) at K combinations of B networks.
+
+        Their first layer is computed for the B networks only, and their weights are made once.
+
+        Args:
+            basis: Parameters (B, ...) by name.
+            factors: (K, B).
+        """
+        engine, flat = self._engine(len(factors)), self._flat(basis)
+
+        def predict(inputs: Tensor) -> Tensor:
+            if self._holders.get(len(factors)) is not predict:
+                engine.load_points(flat, factors)
+                self._holders[len(factors)] = predict
+            return engine.predict(inputs)
+
+        return predict
+
+    def _flat(self, tensors: Mapping[str, Tensor]) -> Tensor:
+        return torch.cat([tensors[name].flatten(1) for name in self._names], dim=1)
+
+    def _engine(self, replicas: int) -> FusedImageEngine:
+        if replicas not in self._engines:
+            networks = [copy.deepcopy(self._module) for _ in range(replicas)]
+            labels = torch.zeros(1, dtype=torch.int64)
+            self._engines[replicas] = FusedImageEngine(
+                networks, self._x, labels, loss="cross_entropy", optimizer=SGD(), own_labels=False
+            )
+        return self._engines[replicas]
 
 
-def stacked_predictor(module: nn.Module, x: Tensor) -> Predictor | None:
+def stacked_predictor(module: nn.Module, x: Tensor) -> StackedPredictor | None:
     """What computes the outputs of K networks like ``module`` several times as fast as PyTorch.
 
     For `nablab.instruments.interpolate` and others that measure many points of weight space, for instance.
@@ -25,28 +81,11 @@ def stacked_predictor(module: nn.Module, x: Tensor) -> Predictor | None:
         x: At least one input (N, ...), prepared as the network takes it.
 
     Returns:
-        A function of stacked parameters (K, ...) by name and inputs (N, ...) that gives outputs (K, N, C); or
-        None for a network that the compiled engine for images does not serve, or without a C compiler.
+        A `StackedPredictor`, a function of stacked parameters (K, ...) by name and inputs (N, ...) that gives
+        outputs (K, N, C); or None for a network that the compiled engine for images does not serve, or
+        without a C compiler.
     """
-    engines: dict[int, FusedImageEngine] = {}
-    names = [name for name, _ in module.named_parameters()]
-
-    def engine(replicas: int) -> FusedImageEngine:
-        if replicas not in engines:
-            networks = [copy.deepcopy(module) for _ in range(replicas)]
-            labels = torch.zeros(1, dtype=torch.int64)
-            engines[replicas] = FusedImageEngine(
-                networks, x[:1], labels, loss="cross_entropy", optimizer=SGD(), own_labels=False
-            )
-        return engines[replicas]
-
-    def predict(tensors: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
-        own = engine(len(tensors[names[0]]))
-        own.load_weights(torch.cat([tensors[name].flatten(1) for name in names], dim=1))
-        return own.predict(inputs)
-
     try:
-        engine(1)
+        return StackedPredictor(module, x)
     except Unsupported:
         return None
-    return predict

@@ -218,7 +218,9 @@ def interpolate(
     if scan.predicts:
         for alpha, own in ((0.0, own_a), (1.0, own_b)):
             loss_of_model, routed = scan.check_prediction(own, np.array([1 - alpha, alpha]))
-            _check_function(routed, loss_of_model, own.dtype)
+            _check_function(
+                routed, loss_of_model, own.dtype, by="predict" if alpha == 0 else "the first model"
+            )
     else:
         for alpha, objectives in ((0.0, first), (1.0, second)):
             ends[alpha] = [scan.own(objective)[0] for objective in objectives.values()]
@@ -272,15 +274,21 @@ def _alphas(alphas: npt.ArrayLike | None, low: float, high: float, count: int) -
     return np.unique(asked)
 
 
-def _check_function(routed: float, own: float, dtype: torch.dtype) -> None:
+def _check_function(routed: float, own: float, dtype: torch.dtype, *, by: str = "the first model") -> None:
     """A model's weights, given to the first model (or to ``predict``), must give that model's loss."""
     tolerance = SAME_FUNCTION.get(dtype, 1e-3)
-    if abs(routed - own) > tolerance * max(abs(own), 1e-6):
+    if abs(routed - own) <= tolerance * max(abs(own), 1e-6) or (math.isnan(routed) and math.isnan(own)):
+        return
+    if by == "predict":
         raise UsageError(
-            f"The models hold tensors of the same names and shapes but compute different functions: with "
-            f"the second one's weights the first gives a loss of {routed:.6g}, the second "
-            f"{own:.6g}. Do their activations, their modes or their integer buffers differ?"
+            f"predict computes another function than the models: on the first batch it gives a loss of "
+            f"{routed:.6g} for the first model, the model itself {own:.6g}."
         )
+    raise UsageError(
+        f"The models hold tensors of the same names and shapes but compute different functions: with the "
+        f"second one's weights the first gives a loss of {routed:.6g}, the second {own:.6g}. Do their "
+        "activations, their modes or their integer buffers differ?"
+    )
 
 
 def _amend(

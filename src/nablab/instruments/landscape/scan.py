@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -144,7 +145,8 @@ class Scan:
         metrics: What is measured beside the loss.
         batched: Measure points in blocks; None chooses by the size.
         predict: Computes outputs (K, N, ...) from stacked tensors (K, ...) and inputs (N, ...), in place of
-            `torch.func.vmap`.
+            `torch.func.vmap`. If it has a method ``at_points(basis, factors)``, that is called once for each
+            block and gives a function of inputs alone.
         amend: Gives further tensors for a point from its tensors (batch-norm statistics); then points are
             measured one by one.
 
@@ -175,7 +177,7 @@ class Scan:
         self._numbers = sum(tensor[0].numel() for tensor in basis.values())
         self._largest = max(max(o.batches.samples) for o in objectives.values())
         self._blocks = None if isinstance(loss, Closure) else blocks_of(model, self.basis)
-        self._kept: tuple[Tensor, dict[str, Tensor]] | None = None  # the last block's tensors
+        self._kept: tuple[Tensor, Any] | None = None  # what was made of the last block's coefficients
         self._predict = None if isinstance(loss, Closure) else predict
         self._dtype, self._device = first.dtype, first.device
         if batched and amend is not None:
@@ -296,16 +298,22 @@ class Scan:
         return np.stack([_numbers(values) for values in found])
 
     def _points(self, factors: Tensor) -> dict[str, Tensor]:
-        """The tensors of a block's points, which are the same for every batch."""
+        return {name: torch.tensordot(factors, basis, 1) for name, basis in self.basis.items()}
+
+    def _predictions(self, predict: Predictor, factors: Tensor) -> Callable[[Tensor], Tensor]:
+        """What gives the outputs at a block's points: made once for all batches."""
         if self._kept is None or not torch.equal(self._kept[0], factors):
-            tensors = {name: torch.tensordot(factors, basis, 1) for name, basis in self.basis.items()}
-            self._kept = factors, tensors
-        return self._kept[1]
+            if hasattr(predict, "at_points"):
+                self._kept = factors, predict.at_points(self.basis, factors)
+            else:
+                self._kept = factors, partial(predict, self._points(factors))
+        made: Callable[[Tensor], Tensor] = self._kept[1]
+        return made
 
     def _outputs(self, objective: Objective, factors: Tensor, batch: Any) -> Tensor:
         inputs = split(batch)[0]
         if self._predict is not None:
-            return self._predict(self._points(factors), inputs)
+            return self._predictions(self._predict, factors)(inputs)
         if self._blocks is not None and self._blocks.takes(inputs):
             return self._blocks.outputs(factors, inputs)
         found: Tensor = vmap(lambda t: objective.batch_outputs(t, batch))(self._points(factors))
