@@ -1,7 +1,8 @@
 """What an engine is: K networks of one architecture that train side by side, and the losses they share.
 
-Three engines obey the contract: `SequentialEngine` (plain PyTorch, one network after the other; the
-truth), `BatchedEngine` (stacked weights) and `FusedEngine` (compiled code for dense networks).
+Five engines obey the contract: `SequentialEngine` (plain PyTorch, one network after the other; the truth),
+`BatchedEngine` (stacked weights), and three in compiled code: `FusedEngine` (dense networks, mean squared
+error), `FusedImageEngine` (networks for images) and `FusedBfloat16Engine` (dense ones on matrix tiles).
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class Engine(Protocol):
     raises `Unsupported`.
 
     Attributes:
-        name: ``"fused"``, ``"batched"`` or ``"sequential"``.
+        name: ``"fused"``, ``"fused-bfloat16"``, ``"fused-images"``, ``"batched"`` or ``"sequential"``.
         replicas: K.
     """
 
