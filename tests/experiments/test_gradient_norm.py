@@ -183,7 +183,7 @@ def test_training_on_minibatches_and_a_network_of_your_own(tmp_path: Path) -> No
     assert labs[0].options["batch_size"] == 8
     assert set(records.levels("model")) == {"yours"}
     assert experiment.sources()["model"]
-    with pytest.raises(UsageError, match=r"must return \(5, 1\)"):
+    with pytest.raises(UsageError, match=r"must return \(2, 1\)"):
         small(model=f"{path}:wide")
 
 

@@ -278,3 +278,12 @@ def test_a_network_of_ones_own(tmp_path: Path) -> None:
     lab = run_one(experiment, (0,), design=STEPS, batch_size=60)
     assert [tuple(p.shape) for p in lab.result.module(0).parameters()] == [(10, 784), (10,)]
     assert experiment.sources()["model"]
+
+
+def test_a_network_of_ones_own_with_other_outputs_stops_before_any_work(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "from torch import nn\ndef net():\n    return nn.Sequential(nn.Flatten(), nn.Linear(784, 3))\n"
+    )
+    with pytest.raises(UsageError, match=r"\(2, 10\)"):
+        small(model=f"{path}:net")

@@ -242,3 +242,12 @@ def test_large_batches_of_keskars_network_end_five_times_as_sharp() -> None:
     labs = [run_one(experiment, (0, 1), **condition) for condition in experiment.conditions()]
     small_batch, large_batch = (np.mean([s[KESKAR] for s in lab.scalars.values()]) for lab in labs)
     assert large_batch > 5 * small_batch
+
+
+def test_a_network_of_ones_own_with_other_outputs_stops_before_any_work(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "from torch import nn\ndef net():\n    return nn.Sequential(nn.Flatten(), nn.Linear(784, 3))\n"
+    )
+    with pytest.raises(UsageError, match=r"\(2, 10\)"):
+        small(model=f"{path}:net")

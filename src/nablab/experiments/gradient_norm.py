@@ -144,10 +144,7 @@ class GradientNorm(Experiment):
             for network in self.networks:
                 models.check_network(network, shape=task.shape, outputs=task.outputs)
             if self.model is not None:
-                import torch
-
-                x = torch.zeros(5, *task.shape)
-                models.check_output(models.load_factory(self.model)(), x, (5, task.outputs))
+                models.check_model(self.model, shape=task.shape, outputs=task.outputs)
 
     def data_sets(self) -> tuple[str, ...]:
         """The images among the targets."""

@@ -171,10 +171,7 @@ class RandomLabels(Experiment):
         for spec in self.networks:
             models.check_network(spec, shape=self.shape, outputs=self.task.outputs)
         if self.model is not None:
-            from torch import zeros
-
-            own = models.load_factory(self.model)()
-            models.check_output(own, zeros(2, *self.shape), (2, self.task.outputs))
+            models.check_model(self.model, shape=self.shape, outputs=self.task.outputs)
 
     def conditions(self) -> list[Condition]:
         """Every network at every share."""
@@ -189,9 +186,8 @@ class RandomLabels(Experiment):
 
     def builder(self, name: str) -> Callable[[], nn.Module]:
         """What builds one fresh network of a condition."""
-        if name == YOURS and self.model is not None:
-            return models.load_factory(self.model)
-        return lambda: models.network(name, shape=self.shape, outputs=self.task.outputs)
+        model = self.model if name == YOURS else None
+        return models.network_builder(name, shape=self.shape, outputs=self.task.outputs, model=model)
 
     def run(self, condition: Condition, seeds: Sequence[int], lab: Lab) -> None:
         """Train one network per seed, each on labels of its own, until it has memorized them."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import inf, isfinite, log10, nan
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -14,7 +14,6 @@ from nablab.experiment import Claim, Condition, Experiment, Lab, Record, Records
 if TYPE_CHECKING:
     from torch import nn
 
-    from nablab.data.tasks import Task
 
 DESIGNS = (EPOCHS, STEPS, LOSS) = ("equal epochs", "equal steps", "equal loss")
 LEARNED = "all learned"
@@ -140,7 +139,7 @@ class Sensitivity(Experiment):
         self._check_sizes(task.samples)
         models.check_network(self.network, shape=task.shape, outputs=task.outputs)
         if self.model is not None:
-            models.load_factory(self.model)()
+            models.check_model(self.model, shape=task.shape, outputs=task.outputs)
 
     def _check_sizes(self, samples: int | None) -> None:
         largest = max(*self.batch_sizes, self.batch_size)
@@ -170,12 +169,6 @@ class Sensitivity(Experiment):
                                 scale="log10", smallest_effect=log10(1.1), sentence=novak)  # fmt: skip
         return (*self.claims, extreme)
 
-    def builder(self, task: Task) -> Callable[[], nn.Module]:
-        """What builds one fresh network."""
-        if self.model is not None:
-            return models.load_factory(self.model)
-        return lambda: models.network(self.network, shape=task.shape, outputs=task.outputs)
-
     def run(self, condition: Condition, seeds: Sequence[int], lab: Lab) -> None:
         """Train one network per seed and measure how its outputs react to test images."""
         task = data.task(self.data)
@@ -184,7 +177,7 @@ class Sensitivity(Experiment):
         images, labels = task.train()
         self._check_sizes(len(images))
         result = lab.train(
-            self.builder(task),
+            models.network_builder(self.network, shape=task.shape, outputs=task.outputs, model=self.model),
             (images, self._labels(condition, labels, task.outputs, seeds, lab)),
             seeds=[lab.seed(seed, "weights") for seed in seeds],  # shared by all conditions
             loss="cross_entropy",

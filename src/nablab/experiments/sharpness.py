@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import inf, isfinite, log10, nan
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -14,7 +14,6 @@ from nablab.experiment import Claim, Condition, Experiment, Lab, Published, Reco
 if TYPE_CHECKING:
     from torch import nn
 
-    from nablab.data.tasks import Task
 
 KESKAR = "keskar_sharpness"
 MEASURES = {
@@ -140,7 +139,7 @@ class Sharpness(Experiment):
         self._check_sizes(task.samples)
         models.check_network(self.network, shape=task.shape, outputs=task.outputs)
         if self.model is not None:
-            models.load_factory(self.model)()
+            models.check_model(self.model, shape=task.shape, outputs=task.outputs)
 
     def _check_sizes(self, samples: int | None) -> None:
         if samples is None:
@@ -183,12 +182,6 @@ class Sharpness(Experiment):
         )  # fmt: skip
         return (ratio, accuracy, *self.claims)
 
-    def builder(self, task: Task) -> Callable[[], nn.Module]:
-        """What builds one fresh network."""
-        if self.model is not None:
-            return models.load_factory(self.model)
-        return lambda: models.network(self.network, shape=task.shape, outputs=task.outputs)
-
     def run(self, condition: Condition, seeds: Sequence[int], lab: Lab) -> None:
         """Train one network per seed and measure the surroundings of where it ends."""
         task = data.task(self.data)
@@ -199,7 +192,7 @@ class Sharpness(Experiment):
         per_epoch = -(-len(images) // int(condition["batch_size"]))
         steps = self.epochs * per_epoch
         result = lab.train(
-            self.builder(task),
+            models.network_builder(self.network, shape=task.shape, outputs=task.outputs, model=self.model),
             (images, labels),
             seeds=[lab.seed(seed, "weights") for seed in seeds],  # shared by all conditions
             loss="cross_entropy",

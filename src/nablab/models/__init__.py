@@ -21,8 +21,10 @@ if TYPE_CHECKING:
     from nablab.models.images import parameter_count_of as parameter_count_of
     from nablab.models.random_features import RandomFeatures as RandomFeatures
     from nablab.models.random_features import minimum_norm as minimum_norm
+    from nablab.models.shaped import check_model as check_model
     from nablab.models.shaped import check_network as check_network
     from nablab.models.shaped import network as network
+    from nablab.models.shaped import network_builder as network_builder
 
 __getattr__, __dir__ = lazy_names(
     __name__,
@@ -31,13 +33,14 @@ __getattr__, __dir__ = lazy_names(
         "factory": "check_output load_factory load_function source_hash",
         "images": "image_network image_networks parameter_count_of",
         "random_features": "RandomFeatures minimum_norm",
-        "shaped": "check_network network",
+        "shaped": "check_model check_network network network_builder",
     },
 )
 
 __all__ = [
     "Activation",
     "RandomFeatures",
+    "check_model",
     "check_network",
     "check_output",
     "dense",
@@ -47,6 +50,7 @@ __all__ = [
     "load_function",
     "minimum_norm",
     "network",
+    "network_builder",
     "parameter_count",
     "parameter_count_of",
     "parse_widths",

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from nablab.errors import UsageError
 from nablab.models.dense_network import Activation, dense, parameter_count, parse_widths
+from nablab.models.factory import check_output, load_factory
 from nablab.models.images import image_network, parameter_count_of
 
 if TYPE_CHECKING:
@@ -35,6 +36,29 @@ def network(
     if len(shape) == 1:
         return dense(spec, activation)
     return image_network(spec, channels=shape[0], size=shape[-1], classes=outputs, activation=activation)
+
+
+def network_builder(
+    spec: str, *, shape: Sequence[int], outputs: int, model: str | None = None
+) -> Callable[[], nn.Module]:
+    """What builds one fresh network: the user's own if there is one, else the one of the notation.
+
+    Args:
+        spec: As in `network`.
+        shape: Of one input.
+        outputs: Values per sample.
+        model: The user's factory, as in `load_factory`.
+    """
+    if model is not None:
+        return load_factory(model)
+    return lambda: network(spec, shape=shape, outputs=outputs)
+
+
+def check_model(model: str, *, shape: Sequence[int], outputs: int) -> None:
+    """Raise `UsageError` unless a user's network takes inputs (2, *shape) and gives (2, outputs)."""
+    import torch
+
+    check_output(load_factory(model)(), torch.zeros(2, *shape), (2, outputs))
 
 
 def check_network(spec: str, *, shape: Sequence[int], outputs: int) -> int:
