@@ -27,7 +27,7 @@ ENDS: Mapping[str, tuple[str, ...]] = {
 OUTSIDE = (-1.0, -0.75, -0.5, -0.25, -0.1, 1.1, 1.25, 1.5, 1.75, 2.0)
 NEIGHBOR = 0.1  # an end is called a minimum if the loss is higher at this distance to both sides
 STABLE = 0.02  # error barrier below which Frankle et al. 2020 call a network stable
-BORDER = {"stable below (Frankle et al. 2020)": STABLE}
+BORDER = {"stable below": STABLE}
 AT_ONCE = 500  # samples that are measured at once: the maps of more leave the cache
 TRAIN, TEST = "train", "test"
 METRICS = (
@@ -266,7 +266,8 @@ class Interpolation(Experiment):
         found["barrier"] = plots.dots(
             records, "error_barrier", by="ends", panel_by="network", y_label="rise of the test error (share)",
             baselines=BORDER, title="The barrier between the ends",
-            caption="The largest rise of the test error above the straight line between its values there.",
+            caption="The largest rise of the test error above the straight line between its values there. "
+            "Frankle et al. (2020) call a pair below the dashed line stable.",
         )  # fmt: skip
         return found
 

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 # Value by name for all panels, or one such mapping per panel.
 References = Mapping[str, float] | Mapping[Level, Mapping[str, float]]
 DASHES = (0, (4, 3))
+# A label's ground is the page's color, for the label may cross lines or dots.
+GROUND = {"facecolor": PAPER, "edgecolor": "none", "alpha": 0.75, "pad": 1}
 
 
 def of_panel(references: References | None, panel: Level) -> Mapping[str, float]:
@@ -41,7 +43,11 @@ def across(
         ax.axhline(value, color=INK, lw=1, ls=DASHES, alpha=0.6, zorder=1)
         side = "top" if rank == 0 and len(drawable) > 1 else "bottom"
         edge = ax.get_yaxis_transform()
-        ax.text(0.995, value, f" {name} ", transform=edge, ha="right", va=side, fontsize=9, alpha=0.85)
+        shift = (-2, -2 if side == "top" else 2)
+        ax.annotate(
+            f" {name} ", (0.995, value), shift, edge, "offset points", ha="right", va=side, fontsize=9, alpha=0.85,
+            bbox=GROUND, zorder=4,
+        )  # fmt: skip
     if drawable:
         ax.margins(y=0.12)
 
@@ -56,12 +62,10 @@ def upright(ax: Axes, values: Mapping[str, float], log_x: bool, notes: frame.Not
     for name, value in drawable.items():
         side = "right" if value > middle else "left"
         edge = ax.get_xaxis_transform()
-        # The label's ground is the page's color, for it may cross a line.
-        ground = {"facecolor": PAPER, "edgecolor": "none", "alpha": 0.75, "pad": 1}
         shift = (-3, 0) if side == "right" else (3, 0)
         ax.annotate(
             name, (value, 0.98), shift, edge, "offset points",
-            rotation=90, ha=side, va="top", fontsize=9, bbox=ground, zorder=2,
+            rotation=90, ha=side, va="top", fontsize=9, bbox=GROUND, zorder=2,
         )  # fmt: skip
 
 
