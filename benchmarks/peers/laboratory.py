@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from benchmarks.cases import LEARNING_RATE, Case
 from benchmarks.peers import Absent
 from nablab import training
-from nablab.training import Unsupported, compiler
+from nablab.training import Unsupported
+from nablab.training.fused import compiler
 from nablab.training.engine import FloatArray
 
 OPTIMIZER = training.Adam(learning_rate=LEARNING_RATE)

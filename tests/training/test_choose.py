@@ -6,6 +6,7 @@ from torch import nn
 
 from nablab.errors import UsageError
 from nablab.training import Unsupported, choose, fit
+from nablab.training.fused import compiler
 
 
 def dense():
@@ -63,6 +64,20 @@ def test_without_a_compiler_the_batched_engine_serves(monkeypatch):
         "batched",
         "Training 3 replicas with the batched engine (not fused: no C compiler found).",
     )
+
+
+def test_a_processor_without_tiles_trains_in_another_engine(monkeypatch, tmp_path):
+    """The kernel compiles for a plain processor too, and says that it cannot serve."""
+    compiler._compiler()  # without one there is nothing to compile
+    monkeypatch.setattr(compiler, "_MACHINE_OPTIONS", ((),))
+    monkeypatch.setenv("NABLAB_CACHE", str(tmp_path))
+    notes = []
+    x, y = torch.randn(20, 8), torch.arange(20) % 3
+    options = {"loss": "cross_entropy", "precision": "bfloat16", "steps": 2, "batch_size": 10}
+    build = lambda: nn.Sequential(nn.Linear(8, 5), nn.ReLU(), nn.Linear(5, 3))  # noqa: E731
+    result = fit(build, (x, y), seeds=[1], on_note=notes.append, **options)
+    assert result.engine == "sequential"
+    assert "not fused-bfloat16: the processor has no matrix tiles" in " ".join(notes)
 
 
 def test_batched_or_nothing_names_the_remedy():

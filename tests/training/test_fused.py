@@ -12,9 +12,10 @@ import torch
 from torch import nn
 
 from nablab.errors import UsageError
-from nablab.training import compiler, fused
 from nablab.training.engine import Unsupported
-from nablab.training.fused import FusedEngine
+from nablab.training.fused import compiler
+from nablab.training.fused import dense as fused
+from nablab.training.fused.dense import FusedEngine
 from nablab.training.optimizers import SGD, Adam, AdamW, RMSprop
 
 ACTIVATIONS = {
@@ -460,7 +461,7 @@ def test_an_unwritable_cache_is_no_obstacle(monkeypatch, tmp_path):
 
 
 def test_two_processes_may_compile_at_once(tmp_path):
-    script = "from nablab.training import compiler; print(compiler.load('float').nablab_lanes())"
+    script = "from nablab.training.fused import compiler; print(compiler.load('float').nablab_lanes())"
     environment = os.environ | {"NABLAB_CACHE": str(tmp_path), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", script]
     processes = [

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from nablab import data
 from nablab.training import SGD, Adam, AdamW, RMSprop, Unsupported, build_replicas, choose, fit
-from nablab.training.fused_bfloat16 import SLAB, FusedBfloat16Engine
+from nablab.training.fused.bfloat16 import SLAB, FusedBfloat16Engine
 from nablab.training.inputs import Inputs
 from tests.training.test_fused_images import threads
 
@@ -244,7 +244,7 @@ def test_what_it_does_not_serve_it_refuses(make, options, reason):
 
 
 def test_samples_that_would_fill_the_memory_are_refused(monkeypatch):
-    monkeypatch.setattr("nablab.training.fused_bfloat16.LARGEST_STORE", 12 * 70)
+    monkeypatch.setattr("nablab.training.fused.bfloat16.LARGEST_STORE", 12 * 70)
     with pytest.raises(Unsupported, match="in bfloat16 take more than"):
         engine_of(deep, pair_of(12))
 

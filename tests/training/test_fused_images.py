@@ -13,7 +13,7 @@ from torch.nn import functional
 from nablab import data, models
 from nablab.errors import UsageError
 from nablab.training import SGD, Adam, AdamW, RMSprop, Unsupported, build_replicas, fit
-from nablab.training.fused_images import FusedImageEngine
+from nablab.training.fused.images import FusedImageEngine
 from nablab.training.inputs import Inputs
 
 SAMPLES, CLASSES = 75, 4

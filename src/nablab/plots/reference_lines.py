@@ -45,8 +45,8 @@ def across(
         edge = ax.get_yaxis_transform()
         shift = (-2, -2 if side == "top" else 2)
         ax.annotate(
-            f" {name} ", (0.995, value), shift, edge, "offset points", ha="right", va=side, fontsize=9, alpha=0.85,
-            bbox=GROUND, zorder=4,
+            f" {name} ", (0.995, value), shift, edge, "offset points",
+            ha="right", va=side, fontsize=9, alpha=0.85, bbox=GROUND, zorder=4,
         )  # fmt: skip
     if drawable:
         ax.margins(y=0.12)

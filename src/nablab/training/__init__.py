@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from nablab.training.batched import BatchedEngine
     from nablab.training.checkpoints import Checkpoint
     from nablab.training.engine import Engine, Loss, Unsupported
-    from nablab.training.fused import FusedEngine
-    from nablab.training.fused_bfloat16 import FusedBfloat16Engine
-    from nablab.training.fused_images import FusedImageEngine
+    from nablab.training.fused.bfloat16 import FusedBfloat16Engine
+    from nablab.training.fused.dense import FusedEngine
+    from nablab.training.fused.images import FusedImageEngine
     from nablab.training.gradients import GradientNorms
     from nablab.training.inputs import Augment, Inputs, Precision, Prepare
     from nablab.training.loop import Progress, fit
@@ -37,9 +37,9 @@ __getattr__, __dir__ = lazy_names(
         "batched": "BatchedEngine",
         "checkpoints": "Checkpoint",
         "engine": "Engine Loss Unsupported",
-        "fused": "FusedEngine",
-        "fused_bfloat16": "FusedBfloat16Engine",
-        "fused_images": "FusedImageEngine",
+        "fused.dense": "FusedEngine",
+        "fused.bfloat16": "FusedBfloat16Engine",
+        "fused.images": "FusedImageEngine",
         "gradients": "GradientNorms",
         "inputs": "Augment Inputs Precision Prepare",
         "loop": "Progress fit",

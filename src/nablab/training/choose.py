@@ -18,9 +18,9 @@ from nablab.training import measured
 from nablab.training.batched import BatchedEngine
 from nablab.training.batches import Batches
 from nablab.training.engine import Engine, Loss, Unsupported, loss_function
-from nablab.training.fused import FusedEngine
-from nablab.training.fused_bfloat16 import FusedBfloat16Engine
-from nablab.training.fused_images import FusedImageEngine
+from nablab.training.fused.bfloat16 import FusedBfloat16Engine
+from nablab.training.fused.dense import FusedEngine
+from nablab.training.fused.images import FusedImageEngine
 from nablab.training.inputs import Inputs
 from nablab.training.optimizers import Specification
 from nablab.training.seeding import derive

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from nablab.training.engine import Unsupported
-from nablab.training.fused_images import FusedImageEngine
+from nablab.training.fused.images import FusedImageEngine
 from nablab.training.optimizers import SGD
 
 

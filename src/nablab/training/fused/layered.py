@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from nablab.training.engine import NOT_COUNTED, Loss, Unsupported
-from nablab.training.fused_optimizer import REALS, RULES
-from nablab.training.fused_replicas import FusedReplicas
-from nablab.training.image_layers import CONVOLUTION, ImageLayer, read_image_layers
+from nablab.training.fused.image_layers import CONVOLUTION, ImageLayer, read_image_layers
+from nablab.training.fused.optimizer import REALS, RULES
+from nablab.training.fused.replicas import FusedReplicas
 from nablab.training.inputs import Inputs
 from nablab.training.optimizers import Specification
 

@@ -1,4 +1,4 @@
-/* The vector type, the activations and the two register-blocked loops of fused_dense.c.
+/* The vector type, the activations and the two register-blocked loops of dense.c.
  *
  * Rows are vectors of samples; a stride is a row's length in vectors. `product_block` keeps R rows of V
  * vectors in registers, `gradient_block` a patch of R rows and C columns. R, V and C are constants after

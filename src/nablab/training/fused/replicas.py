@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from nablab.training.engine import FloatArray
-from nablab.training.fused_optimizer import OptimizerNumbers
+from nablab.training.fused.optimizer import OptimizerNumbers
 
 # Each replica's steps are cut so that threads with unequal numbers of replicas end together.
 _CHUNKS = 8
@@ -20,7 +20,7 @@ _INT, _POINTER = ctypes.c_int64, ctypes.c_void_p
 
 
 class _Job(ctypes.Structure):
-    """As in fused_job.h."""
+    """As in job.h."""
 
     _fields_ = [
         ("network", _POINTER),

@@ -11,11 +11,11 @@
  * A batch is always computed as two parts whose gradients are added at the end, by one thread or by two. So a
  * replica's numbers depend neither on the number of replicas nor on the number of threads.
  */
-#include "fused_image_layers.h"
+#include "image_layers.h"
 
 enum { UNCOUNTED = -100, SPINS = 4000, TOGETHER = 31 };
 
-/* ctypes mirrors these in fused_images.py. */
+/* ctypes mirrors these in images.py. */
 typedef struct {
     int64_t samples, own_labels;
     const uint8_t *bytes;   /* (samples, channels, height, width), with `table`; or null */
@@ -26,7 +26,7 @@ typedef struct {
     int64_t batch;
 } Data;
 
-#include "fused_job.h"
+#include "job.h"
 
 /* ---- a network on one tile ----------------------------------------------------------------------------- */
 

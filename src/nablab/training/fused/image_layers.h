@@ -1,16 +1,16 @@
-/* The layers of fused_images.c, forward, backward and their gradients, on one tile of samples.
+/* The layers of images.c, forward, backward and their gradients, on one tile of samples.
  *
  * A pixel is a vector of samples; maps lie by channel, row and column. Each loop keeps a block of results in
  * registers: `line` of R channels by S vectors of a row of pixels, `add_taps` of R channels by C taps, `units`
  * of R units, `outer_rows` of R units by vectors of inputs. Sizes of blocks are constants after inlining.
  */
-#include "fused_blocks.h"
+#include "blocks.h"
 
 enum { CONVOLUTION, DENSE, POOLING };
 enum { PARTS = 2, TAPS = 5, ROWS = UNITS == 10 ? 6 : 3, MOST_LAYERS = 64 };
 typedef real loose __attribute__((vector_size(VECTOR_BYTES), may_alias, aligned(sizeof(real))));
 
-/* ctypes mirrors both in fused_images.py. */
+/* ctypes mirrors both in images.py. */
 typedef struct {
     int64_t kind, kernel, padding, relu;
     int64_t weights, bias;           /* where they start among the parameters; bias -1: none */

@@ -29,7 +29,7 @@ class _Optimizer(ctypes.Structure):
 
 
 class OptimizerNumbers:
-    """The structure that fused_update.h reads, and the memory that it points to.
+    """The structure that update.h reads, and the memory that it points to.
 
     Args:
         spec: One of `RULES`.

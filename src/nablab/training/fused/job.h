@@ -1,10 +1,10 @@
 /* The training of K replicas as a job for several threads. To be included behind the kernel's own types
  * Network, Data and Scratch; the kernel defines `take_step`. */
-#include "fused_update.h"
+#include "update.h"
 
 #include <sched.h>
 
-/* ctypes mirrors it in fused_replicas.py. */
+/* ctypes mirrors it in replicas.py. */
 typedef struct {
     const Network *network;
     const Data *data;

@@ -24,7 +24,7 @@ import platformdirs
 from nablab.training.engine import Unsupported
 
 _FOLDER = Path(__file__).parent
-_HEADERS = ("fused_blocks.h", "fused_update.h", "fused_job.h", "fused_image_layers.h")
+_HEADERS = ("blocks.h", "update.h", "job.h", "image_layers.h", "tiles.h")
 
 _OPTIONS = ("-O3", "-std=gnu11", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared")
 
@@ -41,7 +41,7 @@ _MACHINE_OPTIONS = (
 _TIMEOUT_SECONDS = 120
 
 
-def load(real: str, source: str = "fused_dense.c") -> ctypes.CDLL:
+def load(real: str, source: str = "dense.c") -> ctypes.CDLL:
     """A kernel's library for ``real`` = ``"float"`` or ``"double"``, compiled if the cache has none.
 
     Args:

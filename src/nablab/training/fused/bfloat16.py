@@ -16,12 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from nablab.errors import UsageError
-from nablab.training import compiler
 from nablab.training.engine import FloatArray, Loss, Unsupported
-from nablab.training.fused_layers import FusedLayers, refuse_unsuitable, structure
-from nablab.training.fused_optimizer import OptimizerNumbers
-from nablab.training.fused_replicas import check_indices
-from nablab.training.image_layers import DENSE, read_image_layers
+from nablab.training.fused import compiler
+from nablab.training.fused.image_layers import DENSE, read_image_layers
+from nablab.training.fused.layered import FusedLayers, refuse_unsuitable, structure
+from nablab.training.fused.optimizer import OptimizerNumbers
+from nablab.training.fused.replicas import check_indices
 from nablab.training.inputs import Inputs
 from nablab.training.optimizers import Specification
 
@@ -88,7 +88,7 @@ class FusedBfloat16Engine(FusedLayers):
         if 2 * len(x) * shape.numel() > LARGEST_STORE:
             raise Unsupported(f"the samples in bfloat16 take more than {LARGEST_STORE / 2**30:.0f} GB")
         optimizer.check_replicas(len(modules))
-        self._library = compiler.load("float", "fused_bfloat16.c")
+        self._library = compiler.load("float", "bfloat16.c")
         if not int(self._library.nablab_has_tiles()):
             raise Unsupported("the processor has no matrix tiles for bfloat16")
         if len(self._layers) > int(self._library.nablab_most_layers()):

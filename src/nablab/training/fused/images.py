@@ -16,18 +16,18 @@ import torch
 from torch import Tensor, nn
 
 from nablab.errors import UsageError
-from nablab.training import compiler
 from nablab.training.engine import FloatArray, Loss, Unsupported
-from nablab.training.fused_layers import FusedLayers, refuse_unsuitable, structure
-from nablab.training.fused_optimizer import REALS, OptimizerNumbers
-from nablab.training.fused_replicas import check_indices
-from nablab.training.image_layers import read_image_layers
+from nablab.training.fused import compiler
+from nablab.training.fused.image_layers import read_image_layers
+from nablab.training.fused.layered import FusedLayers, refuse_unsuitable, structure
+from nablab.training.fused.optimizer import REALS, OptimizerNumbers
+from nablab.training.fused.replicas import check_indices
 from nablab.training.inputs import Inputs, Prepare
 from nablab.training.optimizers import Specification
 
 # The maps of a tile should stay in a core's second-level cache, which has 1 to 2 MB on today's processors.
 CACHE_BYTES = 1_400_000
-TILES = (4, 2, 1)  # vectors of samples, as fused_images.c has them
+TILES = (4, 2, 1)  # vectors of samples, as images.c has them
 
 # Beyond, the matrix products of dense layers take most of the time, and PyTorch's are better.
 LARGEST_NETWORK = 2_000_000
@@ -105,7 +105,7 @@ class FusedImageEngine(FusedLayers):
         if self._table is None and x.dtype != self._real:
             raise Unsupported("inputs and weights differ in their dtype")
         optimizer.check_replicas(len(modules))
-        self._library = compiler.load(REALS[self._real], "fused_images.c")
+        self._library = compiler.load(REALS[self._real], "images.c")
         self.replicas = len(modules)
         self._lanes = int(self._library.nablab_lanes())
         if len(self._layers) > int(self._library.nablab_most_layers()):

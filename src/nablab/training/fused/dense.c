@@ -15,13 +15,13 @@
  * of shape (outputs, inputs + 1), without the last column where there is no bias, and a row of ones below the
  * inputs makes db a column of dW. Lanes behind the last sample hold x = 0 and get delta = 0.
  *
- * Nearly all time goes into products of small matrices: fused_blocks.h. One build serves every architecture;
+ * Nearly all time goes into products of small matrices: blocks.h. One build serves every architecture;
  * docs/engine.md has the measurements.
  *
  * One thread at a time computes a replica, always in the same order: its numbers depend neither on the number
  * of replicas nor on the number of threads. `real` is float, or double with -DREAL=double.
  */
-#include "fused_blocks.h"
+#include "blocks.h"
 
 /* ctypes mirrors Network and Data in fused.py. A stride is a row's length in vectors. */
 typedef struct {
@@ -56,7 +56,7 @@ typedef struct { /* a thread's memory */
     real *turned, *gradient; /* (stored): every [W | b] transposed; the gradient */
 } Scratch;
 
-#include "fused_job.h"
+#include "job.h"
 
 /* ---- a network on one tile ---------------------------------------------------------------------------- */
 

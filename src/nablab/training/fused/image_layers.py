@@ -11,7 +11,7 @@ from torch import nn
 
 from nablab.training.engine import Unsupported
 
-CONVOLUTION, DENSE, POOLING = range(3)  # as in fused_images.c
+CONVOLUTION, DENSE, POOLING = range(3)  # as in images.c
 
 Shape = tuple[int, int, int]  # channels, height, width
 

@@ -1,6 +1,6 @@
 """Small dense networks in compiled code: every step of a replica in one call, replicas over threads.
 
-PyTorch spends most of a small network's step on calls. Here one C function (``fused_dense.c``, whose head has
+PyTorch spends most of a small network's step on calls. Here one C function (``dense.c``, whose head has
 the mathematics) does the forward pass, the gradient and the optimizer, with all data in the cache. Results
 depend neither on the number of replicas nor on that of threads, bit for bit.
 """
@@ -16,11 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from nablab.errors import UsageError
-from nablab.training import compiler
-from nablab.training.dense import DenseLayer, kernel_matrices, read_layers
 from nablab.training.engine import FloatArray, Loss, Unsupported
-from nablab.training.fused_optimizer import REALS, RULES, OptimizerNumbers
-from nablab.training.fused_replicas import FusedReplicas, check_indices
+from nablab.training.fused import compiler
+from nablab.training.fused.dense_layers import DenseLayer, kernel_matrices, read_layers
+from nablab.training.fused.optimizer import REALS, RULES, OptimizerNumbers
+from nablab.training.fused.replicas import FusedReplicas, check_indices
 from nablab.training.inputs import Inputs
 from nablab.training.optimizers import Specification
 
