@@ -266,8 +266,7 @@ class Interpolation(Experiment):
         found["barrier"] = plots.dots(
             records, "error_barrier", by="ends", panel_by="network", y_label="rise of the test error (share)",
             baselines=BORDER, title="The barrier between the ends",
-            caption="The largest rise of the test error above the straight line between its values there. "
-            "Frankle et al. (2020) call a pair below the dashed line stable.",
+            caption="Rise above the straight line. Frankle et al. (2020): stable below the dashed line.",
         )  # fmt: skip
         return found
 

@@ -56,9 +56,10 @@ class LossLandscape(Experiment):
     a random walk.
 
     The preset mnist asks the same of images: cross-entropy, minibatches, lines on the first images of both
-    splits, planes on as many random training images, with the interval that comes from drawing them.
+    splits, planes on random training images. All 16 lines fall. Between two LeNets the loss rises by 0.80 of
+    the best constant's, between two networks of one hidden layer by 0.14.
 
-    Running time on two cores: quick and standard about half a minute, mnist some minutes, paper ten.
+    Running time on two cores: quick and standard about half a minute, mnist six minutes, paper ten.
 
     Attributes:
         targets: What to learn: a function (sinc, sign_sin, quadratic_sine or an expression of x), or images

@@ -56,10 +56,12 @@ class Sharpness(Experiment):
     What to expect. Keskar's sharpness rises with the batch (quick, 5 seeds: tau 0.58; 2.6 times from 40 to
     640), and no measure tells the gap: the taus lie from -0.28 to -0.12. On MNIST (standard, rate 0.001,
     medians of 5 seeds) it is 6, 51, 746, 454 and 94 from a batch of 64 to one of 10,000, whose 40 steps have
-    not reached a minimum. A high tau over batch sizes alone may be nothing but the batch size.
+    not reached a minimum. On Keskar's own network (preset keskar) batches of 10,000 end 106 times as sharp
+    as batches of 64 (39 to 209; published 147, for 6,000 against 256), and 5 seeds cannot tell their test
+    accuracies apart. A high tau over batch sizes alone may be nothing but the batch size.
 
-    Running time on two cores: standard four minutes; estimated: quick half a minute, keskar a quarter of an
-    hour, paper hours.
+    Running time on two cores: standard four minutes, keskar thirteen; estimated: quick half a minute, paper
+    hours.
 
     Attributes:
         data: The images, at 28 x 28 in gray: mnist, digits, a folder or a .npz; mnist@10000 draws so many.

@@ -57,7 +57,7 @@ class WeightTrajectories(Experiment):
     half its radius. Beware of the joint picture: eight runs from own starts are nearly orthogonal, seven
     components hold 13 to 15 % each. All end 9 to 10 from the mean, and in the plane some end 2 from it.
 
-    Running time on two cores: quick and standard under half a minute, paper and mnist minutes.
+    Running time on two cores: quick and standard under half a minute, mnist two minutes, paper more.
 
     Attributes:
         target: What to learn: sinc or an expression of x as in deep-vs-shallow; mnist, digits or your images.
