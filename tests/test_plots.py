@@ -17,6 +17,8 @@ from nablab import plots
 from nablab.experiment import Condition, Curve, Record, Records
 from nablab.plots.frame import power_of_ten, ticks
 from nablab.report import exports
+
+LONG = "the best of all constants that could be guessed"
 from tests.report.conftest import FakeDepth, fake_record
 
 LIMIT = 300_000
@@ -146,6 +148,20 @@ class TestDots:
     def test_nan_is_said_and_not_drawn(self) -> None:
         caption = plots.dots(scalars({"deep": [3.0, math.nan]}), "error").caption
         assert "Deep: 1 of 2 have no value that can be drawn." in caption
+
+    def test_a_label_stands_where_it_hides_no_dot(self) -> None:
+        crowded = {"left": [5.0] * 5, "right": [1.0 + 0.04 * n for n in range(8)]}
+        records = Records(
+            Record(Condition(width=name), seed, {"error": value})
+            for name, values in crowded.items()
+            for seed, value in enumerate(values)
+        )
+        figure = plots.dots(records, "error", by="width", panel_by="", baselines={LONG: 1.0})
+        [label] = [text for text in figure.figure.axes[0].texts if text.get_text() == f" {LONG} "]
+        assert (label.get_ha(), label.get_va()) == ("right", "top")
+        free = plots.dots(records, "error", by="width", panel_by="", baselines={LONG: 3.0})
+        [label] = [text for text in free.figure.axes[0].texts if text.get_text() == f" {LONG} "]
+        assert (label.get_ha(), label.get_va()) == ("right", "bottom")
 
     def test_baselines_are_labelled_and_tabled_per_panel(self, records: Records) -> None:
         baselines: Any = {"sinc": {"mean of targets": 0.2}, "sign_sin": {"other mean": 0.9}}

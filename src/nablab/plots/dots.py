@@ -62,12 +62,12 @@ def dots(
                 values = {r.seed: r.scalars[metric] for r in here}
                 where = {panel_by: panel, by: level}
                 _column(ax, position, values, look, table, where, log_y, notes)
-            across(ax, of_panel(baselines, panel), table, {panel_by: panel}, log_y, notes)
             ax.set_xlim(-0.6, len(looks) - 0.3)
             _names(ax, list(looks), len(panels))
             frame.name_panel(ax, panel)
             drawn = any(math.isfinite(v) for v in subset.values(metric))
             frame.ticks(ax, "y", log=log_y and drawn)
+            across(ax, of_panel(baselines, panel), table, {panel_by: panel}, log_y, notes)
             if not drawn:
                 ax.set_yticks([])
             ax.set_xlabel(x_label or (by if "" not in looks else ""))

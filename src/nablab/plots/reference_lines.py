@@ -12,6 +12,7 @@ from nablab.plots.style import INK, PAPER
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.text import Text
 
 # Value by name for all panels, or one such mapping per panel.
 References = Mapping[str, float] | Mapping[Level, Mapping[str, float]]
@@ -36,20 +37,46 @@ def across(
     log_y: bool,
     notes: frame.Notes,
 ) -> None:
-    """Draw labelled horizontal lines; labels stand below the lowest and above the others."""
+    """Draw labelled horizontal lines, each label at the corner of its line where it hides the fewest dots.
+
+    To be called when the data are drawn and the limits of x are set.
+    """
     drawable = _drawable(values, log_y, notes)
     table.extend(len(values), series=list(values), value=list(values.values()), where=where)
-    for rank, (name, value) in enumerate(sorted(drawable.items(), key=lambda item: item[1])):
+    for value in drawable.values():
         ax.axhline(value, color=INK, lw=1, ls=DASHES, alpha=0.6, zorder=1)
-        side = "top" if rank == 0 and len(drawable) > 1 else "bottom"
-        edge = ax.get_yaxis_transform()
-        shift = (-2, -2 if side == "top" else 2)
-        ax.annotate(
-            f" {name} ", (0.995, value), shift, edge, "offset points",
-            ha="right", va=side, fontsize=9, alpha=0.85, bbox=GROUND, zorder=4,
-        )  # fmt: skip
     if drawable:
         ax.margins(y=0.12)
+    dots = _dots(ax)
+    for rank, (name, value) in enumerate(sorted(drawable.items(), key=lambda item: item[1])):
+        usual = "top" if rank == 0 and len(drawable) > 1 else "bottom"
+        sides = [
+            (h, v) for h in ("right", "left") for v in sorted(("top", "bottom"), key=lambda v: v != usual)
+        ]
+        boxes = [_label(ax, name, value, *side) for side in sides]
+        hidden = [int(sum(box.get_window_extent().contains(*dot) for dot in dots)) for box in boxes]
+        best = hidden.index(min(hidden))
+        for box in (*boxes[:best], *boxes[best + 1 :]):
+            box.remove()
+
+
+def _label(ax: Axes, name: str, value: float, side: str, vertical: str) -> Text:
+    x, edge = (0.995 if side == "right" else 0.005), ax.get_yaxis_transform()
+    return ax.text(
+        x, value, f" {name} ", transform=edge, ha=side, va=vertical, fontsize=9, alpha=0.85, zorder=4
+    )
+
+
+def _dots(ax: Axes) -> list[tuple[float, float]]:
+    """Where scattered dots and the corners of lines are, in pixels."""
+    import numpy as np
+    from matplotlib.collections import PathCollection
+
+    points = [c.get_offsets() for c in ax.collections if isinstance(c, PathCollection)]
+    points += [line.get_xydata() for line in ax.lines if line.get_transform() == ax.transData]
+    found = np.concatenate([np.asarray(p, dtype=float).reshape(-1, 2) for p in points] or [np.empty((0, 2))])
+    pixels = ax.transData.transform(found[np.isfinite(found).all(axis=1)])
+    return [(float(x), float(y)) for x, y in pixels]
 
 
 def upright(ax: Axes, values: Mapping[str, float], log_x: bool, notes: frame.Notes) -> None:

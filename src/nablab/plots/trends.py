@@ -98,10 +98,10 @@ def trend(
                     own = frame.at(panel.records, color_by, level)
                     named: dict[str, Level] = {"panel": panel.title, "metric": metric, color_by: level}
                     drawing.series(own, metric, looks.pairs[metric, level], named, spoken[metric])
-            across(ax, of_panel(horizontal, panel.title), table, {"panel": panel.title}, vertical_log, notes)
             frame.name_panel(ax, "" if isinstance(metrics, Mapping) else panel.title)
             frame.ticks(ax, "x", log=log_x)
             frame.ticks(ax, "y", log=vertical_log)
+            across(ax, of_panel(horizontal, panel.title), table, {"panel": panel.title}, vertical_log, notes)
             upright(ax, of_panel(vertical, panel.title), log_x, notes)
             ax.set_xlabel(x_label or words(x))
             if isinstance(metrics, Mapping) or ax in axes[:: frame.columns_of(len(panels))]:
