@@ -17,10 +17,9 @@ from nablab import plots
 from nablab.experiment import Condition, Curve, Record, Records
 from nablab.plots.frame import power_of_ten, ticks
 from nablab.report import exports
-
-LONG = "the best of all constants that could be guessed"
 from tests.report.conftest import FakeDepth, fake_record
 
+LONG = "the best of all constants that could be guessed"
 LIMIT = 300_000
 
 
