@@ -73,7 +73,7 @@ def one_thread() -> Iterator[None]:
 
 SMALL: dict[str, Any] = {
     "data": "digits@120", "network": "flatten-64", "batch_sizes": (20, 60, 120), "epochs": 4, "steps": 9,
-    "batch_size": 40, "most_steps": 1_500, "inputs": 60, "loss": 0.3, "learning_rate": 1e-2,
+    "batch_size": 40, "most_steps": 1_500, "inputs": 60, "loss": 0.3, "learning_rate": 1e-2, "decay": 0.998,
 }  # fmt: skip
 
 
@@ -249,8 +249,9 @@ def test_the_extreme_sizes_make_a_claim() -> None:
         ({"batch_size": 500}, "A batch of 500 exceeds"),
         ({"loss": 0.0}, "loss=0.0 is impossible"),
         ({"learning_rate": -1.0}, "learning_rate=-1.0 is impossible"),
-        ({"corrupted": 1.5}, "corrupted=1.5 is no share"),
-        ({"corrupted": 0.0}, "corrupted=0.0 is no share"),
+        ({"corrupted": 1.5}, "corrupted=1.5 must be above 0"),
+        ({"corrupted": 0.0}, "corrupted=0.0 must be above 0"),
+        ({"decay": 0.0}, "decay=0.0 must be above 0 and at most 1"),
         ({"shift": 0}, "shift=0 is no augmentation"),
         ({"data": "sinc"}, "data=sinc is a function"),
         ({"data": "minst"}, "Did you mean 'mnist'"),
