@@ -181,6 +181,17 @@ def test_batches_of_other_sizes_may_follow():
     np.testing.assert_array_equal(engine.advance(RATES, batches), fresh.advance(RATES, batches))
 
 
+def test_samples_that_are_kept_are_still_those_that_are_asked_for():
+    pair = pair_of(30)
+    engine = engine_of(deep, pair)
+    others = [pair_of(20 + n)[0].flip(0) for n in range(6)]  # more than are kept
+    for x in (*others, pair[0], *others):
+        torch.testing.assert_close(engine.predict(x), engine.predict(x.clone()), rtol=0, atol=0)
+    before = engine.predict(others[0])
+    others[0].fill_(3)  # in place: the same object with other numbers
+    assert not torch.equal(engine.predict(others[0]), before)
+
+
 def test_a_saved_state_goes_on_bit_for_bit():
     pair, batches = pair_of(100), batches_of(40, 100)
     whole, first, second = (engine_of(deep, pair, optimizer=Adam(0.01)) for _ in range(3))
