@@ -50,7 +50,7 @@ class ParametersVsGeneralization(Experiment):
 
     What to expect on the digits (quick, 5 seeds): trained networks err on 13 % of the test at a tenth of
     N K, on 17 to 18 % from half to twice, on 14 % at eight times; random features on 11 % at a quarter, 86 %
-    at P = N K, 17 % at eight times. On MNIST (standard, 5 seeds, 9 minutes on two busy cores): 96.6 %
+    at P = N K, 17 % at eight times. On MNIST (standard, 5 seeds, 7 minutes on two busy cores): 96.6 %
     with 50 hidden units to 98.3 % with 2,000; one course reported 95.23 to 98.16 %, one run each. Trials
     of one seed share the noisy labels, never the weights. The claims on trained networks were chosen on
     digits; MNIST is the fresh test.

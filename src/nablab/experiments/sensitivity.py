@@ -49,12 +49,14 @@ class Sensitivity(Experiment):
     the probability that a misclassified test input is more sensitive than a correct one (area under the ROC
     curve), ``error_detection_by_confidence`` the same for 1 - the largest probability, without a Jacobian.
 
-    What to expect (quick, 8 seeds, digits). From a batch of 32 to one of 640 the sensitivity rises by 57 %
-    at equal epochs, falls by 28 % at equal steps, and stays within 6 % at equal loss. On logits the first two
-    turn over. Random labels raise it 13 times. Augmentation does nothing to it here. It tells misclassified
-    inputs by 0.96, and so does confidence.
+    What to expect (quick, 8 seeds, digits). From a batch of 32 to one of 640 the sensitivity rises by 49 %
+    at equal epochs, falls by 28 % at equal steps, and stays within 5 % at equal loss. On logits the first two
+    turn over. Random labels raise it 13 times, augmentation does nothing to it. It tells misclassified inputs
+    by 0.96, and so does confidence. On 10,000 images of MNIST (standard, 64 to 10,000) equal loss is not
+    equal: the largest batch ends 20 % more sensitive. Random labels raise it 24 times, augmentation lowers it
+    1.3 times.
 
-    Running time on two cores (estimated): quick half a minute, standard ten minutes, paper hours.
+    Running time on two cores: quick half a minute, standard seven minutes; paper hours (estimated).
 
     Attributes:
         data: The images, at 28 x 28 in gray: mnist, digits, a folder or a .npz; mnist@10000 draws so many.
@@ -92,7 +94,7 @@ class Sensitivity(Experiment):
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "quick": {"data": "digits@640", "network": "flatten-96-96", "batch_sizes": (32, 64, 160, 320, 640),
-                  "steps": 50, "batch_size": 128, "most_steps": 1_500, "inputs": 250,
+                  "steps": 50, "batch_size": 128, "most_steps": 1_500, "decay": 0.998, "inputs": 250,
                   "loss": 0.1, "seeds": 8},
         "standard": {"seeds": 8},
         "paper": {"data": "mnist", "network": "flatten-512-512", "epochs": 50, "steps": 3_000, "loss": 0.01,
