@@ -21,10 +21,13 @@ pytestmark = [
 
 # Networks large enough that an automatic precision rounds, and as few images as leave something to find.
 SMALL: dict[str, dict[str, Any]] = {
-    "cnn-depth": {"data": "mnist@6000", "networks": ("mlp-300-100", "cnn-343k"), "epochs": 3},
+    "cnn-depth": {
+        "data": "digits", "networks": ("lenet", "cnn-343k"), "epochs": 4, "batch_size": 64, "validation": 0,
+        "threshold": 0.9,
+    },
     "random-labels": {"data": "mnist@2000", "learning_rate": 2e-3, "batch_size": 100, "epochs": 40},
     "parameters-vs-generalization": {
-        "data": "mnist@6000", "hidden": ("30", "100", "300", "1000"), "ratios": (), "batch_size": 100,
+        "data": "digits", "hidden": ("30", "100", "300", "1000"), "ratios": (), "batch_size": 100,
     },
     "interpolation": {"data": "mnist@6000", "networks": ("784-300-100-10",), "epochs": 4, "alphas": 11},
     "sensitivity": {"data": "mnist@2000", "batch_sizes": (64, 500, 2_000), "inputs": 300},
