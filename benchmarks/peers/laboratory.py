@@ -16,8 +16,8 @@ from benchmarks.cases import LEARNING_RATE, Case
 from benchmarks.peers import Absent
 from nablab import training
 from nablab.training import Unsupported
-from nablab.training.fused import compiler
 from nablab.training.engine import FloatArray
+from nablab.training.fused import compiler
 
 OPTIMIZER = training.Adam(learning_rate=LEARNING_RATE)
 
