@@ -192,7 +192,9 @@ def test_a_client_that_finds_the_disk_full(programs: Path, cache: Path) -> None:
 
 
 @pytest.mark.usefixtures("from_npm")
-@pytest.mark.parametrize("content", [b"no archive", tar_bytes({"package/other": b""})])
+@pytest.mark.parametrize(
+    "content", [b"no archive", tar_bytes({"package/other": b""})], ids=["no archive", "another file"]
+)
 def test_a_package_without_the_files_is_named_and_fetched_anew(
     programs: Path, tmp_path: Path, content: bytes
 ) -> None:
