@@ -391,3 +391,22 @@ def test_integer_buffers_that_differ_are_said() -> None:
 
     result = interpolate(with_table(1), with_table(2), "cross_entropy", classes(), count=5)
     assert "The integer buffer 'table' differs" in result.notes[0]
+
+
+def test_a_model_whose_loss_overflows_is_measured_and_not_refused() -> None:
+    a, b = (nn.Linear(1, 1) for _ in range(2))
+    with torch.no_grad():
+        b.weight.fill_(1e15)
+    batches = [(torch.full((3, 1), size), torch.ones(3, 1)) for size in (1.0, 1e10)]
+    result = interpolate(a, b, "mse", batches, count=7)
+    assert np.isinf(result.at(1.0))
+
+
+def test_a_prediction_that_is_not_a_number_is_refused() -> None:
+    a, b = (nn.Linear(1, 1) for _ in range(2))
+
+    def broken(weights: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        return torch.full((len(weights), len(x), 1), torch.nan)
+
+    with pytest.raises(UsageError, match="predict"):
+        interpolate(a, b, "mse", (torch.ones(3, 1), torch.ones(3, 1)), count=7, predict=broken)

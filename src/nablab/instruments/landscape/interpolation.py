@@ -277,7 +277,8 @@ def _alphas(alphas: npt.ArrayLike | None, low: float, high: float, count: int) -
 def _check_function(routed: float, own: float, dtype: torch.dtype, *, by: str = "the first model") -> None:
     """A model's weights, given to the first model (or to ``predict``), must give that model's loss."""
     tolerance = SAME_FUNCTION.get(dtype, 1e-3)
-    if abs(routed - own) <= tolerance * max(abs(own), 1e-6) or (math.isnan(routed) and math.isnan(own)):
+    overflowed = not (math.isfinite(routed) or math.isfinite(own))
+    if overflowed or abs(routed - own) <= tolerance * max(abs(own), 1e-6):
         return
     if by == "predict":
         raise UsageError(

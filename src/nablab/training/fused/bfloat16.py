@@ -126,10 +126,10 @@ class FusedBfloat16Engine(FusedLayers):
         """See `Engine.predict`."""
         rounded = self._kept_rounded(x)
         data = _Data(samples=len(x), x=rounded.data_ptr())
-        return self._outputs(data, len(x))
+        return self._outputs(data, len(x), rounded)
 
     def _kept_rounded(self, x: Tensor) -> Tensor:
-        """The same, kept for the next time: evaluations ask for the same samples again and again."""
+        """What `_rounded` gives, kept: evaluations ask for the same samples again and again."""
         for seen, version, rounded in self._seen:
             if seen is x and version == x._version:
                 return rounded

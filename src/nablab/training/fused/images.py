@@ -141,14 +141,10 @@ class FusedImageEngine(FusedLayers):
         data, kept = self._describe_data(stored, torch.zeros(1, dtype=torch.int64), None)
         basis = _Basis(size=0)
         if self._basis is not None:
-            basis.size, basis.parameters, basis.factors = (
-                len(self._basis[0]),
-                *(t.data_ptr() for t in self._basis),
-            )
+            rows, factors = self._basis
+            basis.size, basis.parameters, basis.factors = len(rows), rows.data_ptr(), factors.data_ptr()
         self._network.basis = basis.size
-        outputs = self._outputs(data, len(x), ctypes.byref(basis))
-        del kept
-        return outputs
+        return self._outputs(data, len(x), (kept, self._basis), ctypes.byref(basis))
 
     def load_points(self, basis: Tensor, factors: Tensor) -> None:
         """Take over weights that are combinations of a few, ``factors @ basis``.

@@ -47,12 +47,15 @@ class FusedLayers(FusedReplicas):
             start += layer.parameters
         return named
 
-    def _outputs(self, data: Any, samples: int, *more: Any) -> Tensor:
-        """The outputs (K, samples, classes) for the kernel's samples and what ``more`` it takes."""
+    def _outputs(self, data: Any, samples: int, kept: Any, *more: Any) -> Tensor:
+        """The outputs (K, samples, classes) for the kernel's samples and what ``more`` it takes.
+
+        ``kept`` is what the samples' structure points to: the threads hold it.
+        """
         outputs = torch.empty(self.replicas, samples, self._layers[-1].outputs[0], dtype=self._weights.dtype)
         ticket = _INT(0)
 
-        def work(space: int) -> None:
+        def work(space: int, _held: Any = (kept, more)) -> None:
             self._library.nablab_predict(
                 ctypes.byref(self._network),
                 ctypes.byref(data),

@@ -113,11 +113,15 @@ class FusedReplicas:
         self._scratch = [space for space in self._scratch if len(space) == size]
         missing = threads - len(self._scratch)
         self._scratch += [torch.zeros(size, dtype=torch.uint8) for _ in range(missing)]
-        spaces = [space.data_ptr() for space in self._scratch[:threads]]
-        others = [threading.Thread(target=task, args=(space,)) for space in spaces[1:]]
+
+        def work(space: Tensor) -> None:  # holds its memory, even if an interrupt ends this call before it
+            task(space.data_ptr())
+
+        spaces = self._scratch[:threads]
+        others = [threading.Thread(target=work, args=(space,)) for space in spaces[1:]]
         for thread in others:
             thread.start()
-        task(spaces[0])
+        work(spaces[0])
         for thread in others:
             thread.join()
 
