@@ -400,6 +400,9 @@ def test_a_model_whose_loss_overflows_is_measured_and_not_refused() -> None:
     batches = [(torch.full((3, 1), size), torch.ones(3, 1)) for size in (1.0, 1e10)]
     result = interpolate(a, b, "mse", batches, count=7)
     assert np.isinf(result.at(1.0))
+    assert np.isnan(result.barrier)
+    assert not result.monotone
+    assert result.notes == ("The loss overflows at 6 of 7 alphas.",)
 
 
 def test_a_prediction_that_is_not_a_number_is_refused() -> None:

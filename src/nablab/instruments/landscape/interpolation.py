@@ -47,7 +47,8 @@ class Interpolation(Measurement):
         alphas: float64 (A,), ascending; 0 is the first model and 1 the second.
         values: By data set, then by metric ("loss" first): float64 (A,).
         barrier: The largest rise of the loss on the first data set above the straight line between the ends,
-            for alpha from 0 to 1: :math:`\max_\alpha f(\alpha) - (1-\alpha) f(0) - \alpha f(1)`; at least 0.
+            for alpha from 0 to 1: :math:`\max_\alpha f(\alpha) - (1-\alpha) f(0) - \alpha f(1)`; at least 0,
+            NaN if the loss of an end overflows.
         barrier_alpha: Where it is; 0 if there is none.
         monotone: Whether the loss on the first data set never rises from alpha = 0 to 1 by more than
             rounding.
@@ -326,22 +327,26 @@ def _notes(model_a: nn.Module, model_b: nn.Module, ends: Mapping[float, Any], am
 
 
 def _undefined(model: nn.Module, curve: Floats) -> tuple[str, ...]:
+    notes: tuple[str, ...] = ()
+    if overflows := int(np.isinf(curve).sum()):
+        notes = (f"The loss overflows at {overflows} of {len(curve)} alphas.",)
     count = int(np.isnan(curve).sum())
     if not count:
-        return ()
+        return notes
     reason = ""
     if any(tracks(module) for module in model.modules()):
         reason = (
             " Beyond the ends an interpolated batch-norm variance can be negative; "
             "reestimate_batch_norm=True collects true ones."
         )
-    return (f"The loss is not a number at {count} of {len(curve)} alphas.{reason}",)
+    return (*notes, f"The loss is not a number at {count} of {len(curve)} alphas.{reason}")
 
 
 def _barrier(alphas: Floats, curve: Floats) -> tuple[float, float]:
     inside = (alphas >= 0) & (alphas <= 1)
     alpha, values = alphas[inside], curve[inside]
-    rise = values - ((1 - alpha) * values[0] + alpha * values[-1])
+    with np.errstate(invalid="ignore"):  # an end without bounds leaves the barrier undefined
+        rise = values - ((1 - alpha) * values[0] + alpha * values[-1])
     rise[[0, -1]] = 0.0
     place = int(np.argmax(rise))  # NaN, a loss that overflows, is the largest
     return float(rise[place]), float(alpha[place])
@@ -349,5 +354,7 @@ def _barrier(alphas: Floats, curve: Floats) -> tuple[float, float]:
 
 def _monotone(alphas: Floats, curve: Floats, dtype: torch.dtype) -> bool:
     values = curve[(alphas >= 0) & (alphas <= 1)]
+    if not np.isfinite(values).all():
+        return False
     rounding = 10 * torch.finfo(dtype).eps * float(np.max(np.abs(values)))
     return bool(np.all(np.diff(values) <= rounding))
