@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,6 +13,9 @@ import pytest
 
 # Before torch is imported: its threads would fight with the other test workers.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# A shell script's background jobs ignore Ctrl-C, and so would the processes that tests start and interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 TOYS = Path(__file__).parent / "toys"
 
 
