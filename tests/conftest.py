@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from nablab.cli import main
+
 # Before torch is imported: its threads would fight with the other test workers.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # A shell script's background jobs ignore Ctrl-C, and so would the processes that tests start and interrupt.
@@ -44,5 +46,23 @@ def nablab(tmp_path: Path) -> Nablab:
             env={**os.environ, **environment},
             check=False,
         )
+
+    return call
+
+
+@pytest.fixture
+def nablab_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Nablab:
+    """The same without a process of its own, which takes seconds to import PyTorch."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*words: str) -> subprocess.CompletedProcess[str]:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main(words)
+        written = capsys.readouterr()
+        assert isinstance(ended.value.code, int)
+        return subprocess.CompletedProcess(words, ended.value.code, written.out, written.err)
 
     return call

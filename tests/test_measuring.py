@@ -44,8 +44,8 @@ def files(tmp_path: Path) -> None:
         save_file(network.state_dict(), tmp_path / f"{seed}.safetensors")
 
 
-def facts(nablab: Nablab, *words: str) -> dict:
-    done = nablab("measure", *words, "--json")
+def facts(nablab_here: Nablab, *words: str) -> dict:
+    done = nablab_here("measure", *words, "--json")
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
@@ -65,8 +65,8 @@ def test_numbers_are_those_of_python(nablab: Nablab, tmp_path: Path) -> None:
     assert found["value"] == pytest.approx(expected.value, rel=1e-4)
 
 
-def test_the_terminal_names_the_numbers(nablab: Nablab) -> None:
-    done = nablab("measure", "gradient-norm", *MODEL, "--data", "numbers.npz")
+def test_the_terminal_names_the_numbers(nablab_here: Nablab) -> None:
+    done = nablab_here("measure", "gradient-norm", *MODEL, "--data", "numbers.npz")
     assert done.returncode == 0, done.stderr
     assert "gradient" in done.stdout
     assert "0.weight" in done.stdout
@@ -94,56 +94,56 @@ def test_every_instrument_is_tried() -> None:
 
 
 @pytest.mark.parametrize("name", instruments.INSTRUMENTS)
-def test_every_instrument_runs_and_draws(nablab: Nablab, tmp_path: Path, name: str) -> None:
+def test_every_instrument_runs_and_draws(nablab_here: Nablab, tmp_path: Path, name: str) -> None:
     words = [*ONE_MODEL.get(name, ()), "--figure", "figure.png"]
     if name not in POINTS:
         words += [*MODEL, "--data", "classes.npz"]
     count = {**dict.fromkeys(TWO_MODELS, 2), **dict.fromkeys(POINTS, 3)}.get(name, 1)
     words += ["--weights", *[f"{seed}.safetensors" for seed in range(count)]]
-    found = facts(nablab, name, *words)
+    found = facts(nablab_here, name, *words)
     assert "gradients" in found
     assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_targets_are_data_and_batches_may_be_several(nablab: Nablab) -> None:
+def test_targets_are_data_and_batches_may_be_several(nablab_here: Nablab) -> None:
     model = ("--model", "network.py:one_output")
-    whole = facts(nablab, "gradient_norm", *model, "--data", "sinc")
+    whole = facts(nablab_here, "gradient_norm", *model, "--data", "sinc")
     assert whole["norm"] > 0
-    twice = facts(nablab, "gradient_norm", *MODEL, "--data", "classes.npz", "classes.npz")
-    once = facts(nablab, "gradient_norm", *MODEL, "--data", "classes.npz")
+    twice = facts(nablab_here, "gradient_norm", *MODEL, "--data", "classes.npz", "classes.npz")
+    once = facts(nablab_here, "gradient_norm", *MODEL, "--data", "classes.npz")
     assert twice["norm"] == pytest.approx(once["norm"], rel=1e-5)
 
 
-def test_images_are_data(nablab: Nablab) -> None:
+def test_images_are_data(nablab_here: Nablab) -> None:
     digits, model = data.load("digits", split="test").first(50), ("--model", "network.py:digits")
-    found = facts(nablab, "gradient_norm", *model, "--data", "digits:test@50")
+    found = facts(nablab_here, "gradient_norm", *model, "--data", "digits:test@50")
     torch.manual_seed(0)
     network = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
     loss = nn.functional.cross_entropy(network(digits.normalize(digits.images)), digits.labels)
     norm = torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(network.parameters()))]).norm()
     assert found["norm"] == pytest.approx(norm.item(), rel=1e-5)
-    assert facts(nablab, "gradient_norm", *model, "--data", "digits@50")["norm"] != found["norm"]
+    assert facts(nablab_here, "gradient_norm", *model, "--data", "digits@50")["norm"] != found["norm"]
 
 
-def test_a_loss_of_ones_own(nablab: Nablab) -> None:
-    found = facts(nablab, "gradient_norm", *MODEL, "--data", "numbers.npz", "--loss", "network.py:mine")
-    usual = facts(nablab, "gradient_norm", *MODEL, "--data", "numbers.npz")
+def test_a_loss_of_ones_own(nablab_here: Nablab) -> None:
+    found = facts(nablab_here, "gradient_norm", *MODEL, "--data", "numbers.npz", "--loss", "network.py:mine")
+    usual = facts(nablab_here, "gradient_norm", *MODEL, "--data", "numbers.npz")
     assert found["norm"] != usual["norm"]
 
 
-def test_the_cost_comes_without_the_measurement(nablab: Nablab) -> None:
-    found = facts(nablab, "hessian_trace", "products=20", *MODEL, "--data", "classes.npz", "--cost")
+def test_the_cost_comes_without_the_measurement(nablab_here: Nablab) -> None:
+    found = facts(nablab_here, "hessian_trace", "products=20", *MODEL, "--data", "classes.npz", "--cost")
     assert set(found) == {"gradients", "seconds_per_gradient", "seconds", "bytes"}
 
 
-def test_instruments_and_their_options_are_listed(nablab: Nablab) -> None:
-    listed = nablab("measure").stdout
+def test_instruments_and_their_options_are_listed(nablab_here: Nablab) -> None:
+    listed = nablab_here("measure").stdout
     for name in instruments.INSTRUMENTS:
         assert name in listed
-    options = nablab("measure", "hessian_trace").stdout
+    options = nablab_here("measure", "hessian_trace").stdout
     assert "products" in options
     assert "float32 or float64" in options
-    assert json.loads(nablab("measure", "hessian_trace", "--json").stdout)["name"] == "hessian_trace"
+    assert json.loads(nablab_here("measure", "hessian_trace", "--json").stdout)["name"] == "hessian_trace"
 
 
 @pytest.mark.parametrize(
@@ -174,24 +174,27 @@ def test_instruments_and_their_options_are_listed(nablab: Nablab) -> None:
         (("hessian_trace", "inertia"), "One instrument at a time"),
     ],
 )
-def test_mistakes_are_named(nablab: Nablab, words: tuple[str, ...], text: str) -> None:
-    done = nablab("measure", *words)
+def test_mistakes_are_named(nablab_here: Nablab, words: tuple[str, ...], text: str) -> None:
+    done = nablab_here("measure", *words)
     assert done.returncode == 2, done.stdout + done.stderr
     assert text in " ".join(done.stderr.split())
     assert "Traceback" not in done.stderr
 
 
-def test_weights_of_another_network_are_named(nablab: Nablab, tmp_path: Path) -> None:
+def test_weights_of_another_network_are_named(nablab_here: Nablab, tmp_path: Path) -> None:
     save_file(nn.Linear(3, 2).state_dict(), tmp_path / "other.safetensors")
     other = nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 2))
     save_file(other.state_dict(), tmp_path / "wide.safetensors")
     base = ("measure", "hessian_trace", *MODEL, "--data", "classes.npz", "--weights")
-    assert "missing 0.bias" in nablab(*base, "other.safetensors").stderr
-    assert "'0.bias' has shape (5,) there and (4,) in the network" in nablab(*base, "wide.safetensors").stderr
+    assert "missing 0.bias" in nablab_here(*base, "other.safetensors").stderr
+    assert (
+        "'0.bias' has shape (5,) there and (4,) in the network"
+        in nablab_here(*base, "wide.safetensors").stderr
+    )
 
 
-def test_nothing_is_unpickled(nablab: Nablab, tmp_path: Path) -> None:
+def test_nothing_is_unpickled(nablab_here: Nablab, tmp_path: Path) -> None:
     np.savez(tmp_path / "objects.npz", x=np.array([{"a": 1}], dtype=object), y=np.zeros(1))
-    done = nablab("measure", "hessian_trace", *MODEL, "--data", "objects.npz")
+    done = nablab_here("measure", "hessian_trace", *MODEL, "--data", "objects.npz")
     assert done.returncode == 2
     assert "cannot be read" in done.stderr

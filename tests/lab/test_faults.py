@@ -18,7 +18,7 @@ from tests.lab.disks import small_disk
 from tests.lab.test_runner import trial_bytes
 
 # Long enough to be hit in the middle on any machine: the sequential engine takes about 0.3 ms a step.
-LONG = ("run", "toy", "steps=6_000", "widths=3,5", "--seeds", "2", "--replicas", "sequential")
+LONG = ("run", "toy", "steps=3_000", "widths=3,5", "--seeds", "2", "--replicas", "sequential")
 
 
 def start(*words: str, cwd: Path) -> subprocess.Popen[str]:
@@ -103,7 +103,7 @@ def test_a_kill_between_the_last_trial_and_the_clean_up_leaves_no_checkpoint(
 
 
 def test_kill_9_with_the_fused_engine(tmp_path: Path, nablab: Nablab) -> None:
-    settings = ("targets=sinc", "trio=none", "networks=1-30-30-30-1", "steps=60_000", "--seeds", "2")
+    settings = ("targets=sinc", "trio=none", "networks=1-30-30-30-1", "steps=20_000", "--seeds", "2")
     words = ("run", "deep-vs-shallow", *settings)
     undisturbed = nablab(*words, "--store", "undisturbed")
     assert undisturbed.returncode == 0, undisturbed.stderr
