@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
 from nablab import data, plots
@@ -37,7 +39,21 @@ def test_every_image_is_drawn_as_it_is_with_its_words() -> None:
 def test_no_rows_and_too_many_images() -> None:
     assert plots.image_rows({}).table["text"] == []
     many = [(np.zeros((1, 2, 2)), str(i)) for i in range(30)]
-    assert len(plots.image_rows({"row": many}).table["text"]) == 12
+    assert len(plots.image_rows({"row": many}).table["text"]) == 10
+
+
+@pytest.mark.parametrize("words", ["automobile → airplane", "Ankle boot → T-shirt/top", "x" * 60, "7 → 1"])
+@pytest.mark.parametrize("columns", [1, 6, 8, 10])
+def test_words_of_any_length_stand_apart_and_leave_the_images_their_room(words: str, columns: int) -> None:
+    figure = plots.image_rows({"one": [(np.zeros((1, 4, 4)), words)] * columns, "none": []}).figure
+    figure.draw_without_rendering()
+    axes = figure.axes[:columns]
+    boxes = [ax.texts[0].get_window_extent() for ax in axes]
+    assert all(left.x1 <= right.x0 for left, right in pairwise(boxes))
+    assert all(box.y1 <= ax.get_window_extent().y0 for ax, box in zip(axes, boxes, strict=True))
+    assert boxes[0].x0 >= 0
+    assert boxes[-1].x1 <= figure.bbox.x1
+    assert min(ax.get_window_extent().width for ax in axes) > 0.6 * figure.bbox.width / 10
 
 
 def image_set() -> data.ImageSet:

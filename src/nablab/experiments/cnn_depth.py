@@ -289,10 +289,10 @@ class CnnDepth(Experiment):
         )  # fmt: skip
         for ax in epochs.figure.axes:
             ax.set_ylim(bottom=max(0, 4 * min([0.99, *records.values("test_accuracy")]) - 3))
+        trio = "At 25.6 thousand parameters stand three networks that differ in depth alone."
         size = plots.trend(
             records, "test_accuracy", color_by="network", log_y=False, title="Test accuracy against size",
-            caption="At 25.6 thousand parameters stand three networks that differ in depth alone.",
-        )  # fmt: skip
+            caption=trio if {*TRIO} <= {*self.networks} else "")  # fmt: skip
         mistakes = plots.mistakes(
             records, by="network", title="The surest mistakes",
             caption=f"Up to {SHOWN} test images per network, of one seed, the surest wrong answer first.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,9 @@ if TYPE_CHECKING:
 
     from nablab.data import ImageSet
 
-MOST_COLUMNS = 12
+MOST_COLUMNS, MOST_LINES = 10, 3
+LARGE, SMALL, LETTER = 9, 6.5, 0.66  # font sizes in points; the width of a letter as a part of its size
+UNBROKEN = "\u00a0"  # a space at which no line is broken
 
 
 def image_rows(
@@ -24,15 +27,17 @@ def image_rows(
 
     Args:
         rows: By level, its images uint8 (C, H, W) with 1 or 3 channels, each with the words below it. A row
-            shows up to 12; one without images says so.
+            shows up to 10; one without images says so. Long words go on in up to three lines.
         title: Title.
         caption: What to see.
     """
     columns = min(MOST_COLUMNS, max((len(images) for images in rows.values()), default=0)) or 1
     table = frame.Table("row", "place", "text")
-    longest = max((len(text) for images in rows.values() for _, text in images), default=0)
+    below = [text for images in rows.values() for _, text in images[:columns]]
+    size = LARGE if all(len(text) <= _letters(columns, LARGE) for text in below) else SMALL
+    lines = max((len(_lines(text, _letters(columns, size))) for text in below), default=1)
     with frame.drawing():
-        height = frame.WIDE / max(columns, 6) + 0.32
+        height = frame.WIDE / max(columns, 6) + 0.32 + (lines - 1) * SMALL * 1.3 / 72
         figure, grid = frame.canvas(max(1, len(rows)), columns, height=height, width=frame.WIDE)
         for ax in (ax for line in grid for ax in line):
             ax.set_axis_off()
@@ -43,11 +48,22 @@ def image_rows(
             for place, (ax, (image, text)) in enumerate(zip(line, images, strict=False)):
                 shown = image[0] if len(image) == 1 else image.transpose(1, 2, 0)
                 ax.imshow(shown, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-                size = 9 if longest * columns < 110 else 7
-                ax.text(0.5, -0.05, text, transform=ax.transAxes, ha="center", va="top", fontsize=size)
-                table.extend(1, row=str(level), place=place, text=text, where={})
+                words = "\n".join(_lines(text, _letters(columns, size)))
+                ax.text(0.5, -0.05, words, transform=ax.transAxes, ha="center", va="top", fontsize=size)
+                table.extend(1, row=str(level), place=place, text=text.replace(UNBROKEN, " "), where={})
     alt = f"{title}. Images with words below, in rows: {frame.listed(rows)}."
     return Figure(title, caption, figure, table.columns, alt)
+
+
+def _letters(columns: int, size: float) -> int:
+    """How many letters of a font size in points stand below one image."""
+    return int(frame.WIDE * 72 / max(columns, 6) / (LETTER * size))
+
+
+def _lines(text: str, room: int) -> list[str]:
+    """The words in lines of at most ``room`` letters."""
+    words = textwrap.wrap(text, room, break_long_words=False, break_on_hyphens=False)
+    return [frame.shortened(line, room) for line in words[:MOST_LINES]] or [""]
 
 
 def mistake_arrays(images: ImageSet, places: Any, answers: Any) -> dict[str, npt.NDArray[Any]]:
@@ -85,7 +101,7 @@ def mistakes(records: Records, *, by: str = "model", title: str = "", caption: s
         arrays = record.arrays
         names = arrays["class_names"].tobytes().decode().split("\n")
         pairs = zip(arrays["mistaken"], arrays["mistaken_for"], strict=True)
-        words = [f"{names[truth]} → {names[answer]}" for truth, answer in pairs]
+        words = [f"{names[truth]} →{UNBROKEN}{names[answer]}" for truth, answer in pairs]
         rows[level] = list(zip(arrays["mistakes"], words, strict=True))
     how = "Below each image: its class → the answer."
     return image_rows(rows, title=title, caption=" ".join(part for part in (caption, how) if part))
