@@ -204,6 +204,14 @@ class Estimate:
     steps: int = 0
 
 
+def _few(pair: tuple[Any, Any], samples: int) -> tuple[Any, Any]:
+    """The first of some held-out samples and their labels."""
+    from nablab.training import OwnLabels
+
+    x, y = pair
+    return x[:samples], OwnLabels(y.values[:, :samples]) if isinstance(y, OwnLabels) else y[:samples]
+
+
 def _stretched(result: Training, steps: int) -> Training:
     """As long as the whole training, so that the code after it meets the shapes that it expects."""
     import numpy as np
@@ -229,7 +237,7 @@ def _more_often(probes: Sequence[Probe], times: int) -> Iterator[None]:
 class Rehearsal(Notebook):
     """The lab of a dry run: takes a few measured steps instead of all, and adds up what all would cost."""
 
-    STEPS = 20  # enough for the code after training to have something to work on
+    STEPS, SAMPLES = 20, 256  # enough for the code after training to have something to work on
 
     def __init__(
         self,
@@ -262,8 +270,12 @@ class Rehearsal(Notebook):
             **options,
         }
         speed = training.measure_speed(build, data, steps=steps, **common)
-        # A schedule is made for all the steps; a warm-up may be longer than these few.
+        # A schedule is made for all the steps; a warm-up may be longer than these few. An evaluation was
+        # measured: the few steps need no whole one.
         short = {name: value for name, value in common.items() if name != "schedule"}
+        held_out = options.get("held_out") or {}
+        short["held_out"] = {name: _few(pair, self.SAMPLES) for name, pair in held_out.items()}
+        short["train_samples"] = min(self.SAMPLES, options.get("train_samples") or len(data[0]))
         with _more_often(options.get("probes", ()), max(1, steps // self.STEPS)):
             result = _stretched(training.fit(build, data, steps=min(steps, self.STEPS), **short), steps)
         evaluations = 2 + steps // int(options.get("eval_every") or max(1, steps // 100))
