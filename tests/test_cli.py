@@ -56,7 +56,7 @@ def test_all_experiments_are_run_by_one_word(
 
     asked: list[tuple[str, str]] = []
 
-    def rehearse(plan: Plan) -> list[Estimate]:
+    def rehearse(plan: Plan, **_: object) -> list[Estimate]:
         asked.append((plan.experiment.name, plan.preset))
         return [Estimate() for _ in plan.conditions]
 
@@ -151,6 +151,19 @@ def test_a_narrow_terminal_shows_a_live_table_that_fits(tmp_path: Path) -> None:
     )
     child.expect("conditions done")
     child.expect("Report:")
+    child.expect(pexpect.EOF)
+    child.close()
+    assert child.exitstatus == 0
+
+
+def test_a_dry_run_in_a_terminal_says_where_it_is(tmp_path: Path) -> None:
+    words = ["-m", "nablab", "run", "toy", "--preset", "quick", "--dry-run"]
+    child = pexpect.spawn(
+        sys.executable, words, dimensions=(20, 60), cwd=str(tmp_path), encoding="utf-8", timeout=60
+    )
+    child.expect(r"Measuring toy, 1 of \d+: width=\d")
+    child.expect(r"Measuring toy, 2 of \d+: width=\d")
+    child.expect("Nothing was")
     child.expect(pexpect.EOF)
     child.close()
     assert child.exitstatus == 0

@@ -311,10 +311,14 @@ def _plans(
 
 
 def _dry_run(plans: Sequence[Plan], as_json: bool) -> int:
+    from nablab import terminal
     from nablab.runs import rehearse
     from nablab.showing import dry_run_facts, print_dry_run
 
-    facts = [dry_run_facts(plan, rehearse(plan)) for plan in plans]
+    facts = []
+    for plan in plans:
+        with terminal.measuring(errors, plan) as say:
+            facts.append(dry_run_facts(plan, rehearse(plan, on_condition=say)))
     if as_json:
         print_json(facts)
     else:

@@ -6,14 +6,14 @@ This is what ``nablab.run`` and the command line share.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from nablab import catalogue, configuration
 from nablab.errors import StoreError, UsageError, unknown
-from nablab.experiment import Experiment, Records
+from nablab.experiment import Condition, Experiment, Records
 from nablab.lab.executors import Executor, ProcessPool
 from nablab.lab.runner import Observer, Plan, Report, execute
 from nablab.lab.session import Estimate, Rehearsal
@@ -292,13 +292,20 @@ def open_run(reference: str, store: str | Path | None = None) -> Run:
     return Run(folder, experiment, int(status.get("seeds", 0)) or _seeds_there(folder))
 
 
-def rehearse(plan: Plan) -> list[Estimate]:
-    """Measure a few steps of every condition and estimate the whole; one estimate per condition."""
-    seeds = range(plan.seeds)
-    return [
-        Rehearsal(plan.experiment, condition, seeds, device=plan.device, replicas=plan.replicas).rehearse()
-        for condition in plan.conditions
-    ]
+def rehearse(plan: Plan, *, on_condition: Callable[[Condition], None] = lambda _: None) -> list[Estimate]:
+    """Measure a few steps of every condition and estimate the whole; one estimate per condition.
+
+    ``on_condition`` hears of every condition before it is measured.
+    """
+    _fetch(plan.experiment)
+    estimates = []
+    for condition in plan.conditions:
+        on_condition(condition)
+        lab = Rehearsal(
+            plan.experiment, condition, range(plan.seeds), device=plan.device, replicas=plan.replicas
+        )
+        estimates.append(lab.rehearse())
+    return estimates
 
 
 def _seeds_there(folder: RunFolder) -> int:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group, RenderableType
@@ -54,6 +56,25 @@ class PlainLines:
 
     def close(self) -> None:
         """Nothing is left open."""
+
+
+@contextmanager
+def measuring(console: Console, plan: Plan) -> Iterator[Callable[[Condition], None]]:
+    """In a terminal: say which condition a dry run is at, in one line that goes away at the end."""
+    if not console.is_terminal:
+        yield lambda _: None
+        return
+    numbers, status = count(1), console.status("")
+
+    def say(condition: Condition) -> None:
+        place = f"{next(numbers)} of {len(plan.conditions)}"
+        status.update(escape(f"Measuring {plan.experiment.name}, {place}: {condition}"))
+        status.start()
+
+    try:
+        yield say
+    finally:
+        status.stop()
 
 
 class LiveTable:
