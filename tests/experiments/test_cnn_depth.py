@@ -261,22 +261,35 @@ def test_your_own_network_and_images(mine: str, tmp_path: Path) -> None:
     records, _ = run(experiment, seeds=[0])
     assert [r.condition["network"] for r in records] == ["flatten-5", "yours"]
     assert records[1].scalars["parameters"] == 7_850
-    assert set(experiment.sources()) == {"model", "data"}
+    assert set(experiment.sources()) == {"model"}
     assert small().sources() == {}
     assert experiment.data_sets() == (str(path),)
     with pytest.raises(UsageError, match="Change its last layer"):
         small(model=f"{mine}:wide")
 
 
+def test_fewer_images_are_drawn_and_nothing_published_is_compared_with_them() -> None:
+    experiment = small(networks=("flatten-5",), data="digits@100", epochs=1, batch_size=50)
+    assert len(experiment.task.images()) == 100
+    assert len(experiment.task.images("test")) == 500
+    records, _ = run(experiment, seeds=[0])
+    assert records[0].scalars["test_accuracy"] > 0
+    assert experiment.data_sets() == ("digits",)
+    fewer = CnnDepth(data="mnist@10000").active_claims()
+    assert not any(claim.published for claim in fewer)
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
+        ({"data": "digits@0"}, "asks for no image"),
+        ({"data": "digits@100", "validation": 100}, "validation=100 leaves no image"),
         ({"networks": ("lenett",)}, "Did you mean 'lenet'"),
         ({"networks": ("784-5-9",)}, "must end with 10"),
         ({"networks": ("lenet", "lenet")}, "at least one network, and each once"),
         ({"networks": ()}, "at least one network"),
         ({"data": "minst"}, "Did you mean 'mnist'"),
-        ({"data": "sinc"}, "no data set 'sinc'"),
+        ({"data": "sinc"}, "data=sinc is a function"),
         ({"epochs": 0}, "epochs=0 is impossible: it must be above 0"),
         ({"learning_rate": -1.0}, "learning_rate=-1.0 is impossible"),
         ({"shift": -1}, "shift=-1 is impossible: it must be 0 or more"),

@@ -223,7 +223,7 @@ def test_only_claims_that_can_be_tested_are_active() -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["data=sinc"], "is a function: take images"),
+        (["data=sinc"], "data=sinc is a function"),
         (["data=mnits"], "Did you mean 'mnist'"),
         (["networks=lenett"], "Did you mean 'lenet'"),
         (["networks=lenet,lenet"], "each once"),

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from nablab.data.labels import corrupt as corrupt
     from nablab.data.load import load as load
     from nablab.data.tasks import Task as Task
+    from nablab.data.tasks import image_task as image_task
     from nablab.data.tasks import task as task
     from nablab.data.whitening import Whiten as Whiten
     from nablab.data.whitening import center_crop as center_crop
@@ -40,7 +41,7 @@ __getattr__, __dir__ = lazy_names(
         "known": "check_image_set image_set_names is_image_set",
         "labels": "Corrupted by_truth corrupt",
         "load": "load",
-        "tasks": "Task task",
+        "tasks": "Task image_task task",
         "whitening": "Whiten center_crop",
     },
 )

@@ -62,6 +62,10 @@ class Task:
         test = self._load("test")
         return test.images, test.labels
 
+    def images(self, split: str = "train") -> ImageSet:
+        """Of a task of images: those of ``"train"`` that are drawn, or of ``"test"``, with class names."""
+        return self._images if split == "train" else self._load(split)
+
     @property
     def held_out_name(self) -> str:
         """What to call them: ``"held_out"`` or ``"test"``."""
@@ -159,6 +163,24 @@ def task(spec: str, *, size: int = 28, channels: int = 1) -> Task:
         data_set=name,
         samples=samples,
     )
+
+
+def image_task(spec: str, *, size: int = 28, channels: int = 1) -> Task:
+    """As `task`, for images only.
+
+    Raises:
+        UsageError: As `task`, and for a function.
+
+    >>> image_task("digits@200").images().classes[:3]
+    ('0', '1', '2')
+    """
+    found = task(spec, size=size, channels=channels)
+    if not found.data_set:
+        sets = ", ".join(known.image_set_names())
+        raise UsageError(
+            f"data={spec} is a function and has no labels. Choices: {sets}, a folder of images or a file.npz."
+        )
+    return found
 
 
 def _parts(spec: str) -> tuple[str, int | None]:

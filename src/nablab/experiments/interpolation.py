@@ -144,9 +144,7 @@ class Interpolation(Experiment):
                 raise UsageError(f"{key}={getattr(self, key)} must name at least one, and each once.")
         for name in set(self.ends) - set(ENDS):
             raise unknown("difference of ends", name, ENDS)
-        task = data.task(self.data)
-        if not task.data_set:
-            raise UsageError(f"data={self.data} is a function: take images: mnist, digits, a folder.")
+        task = data.image_task(self.data)
         for network in self.networks:
             models.check_network(network, shape=task.shape, outputs=task.outputs)
 

@@ -137,7 +137,7 @@ class RandomLabels(Experiment):
     def task(self) -> Task:
         """The images, before they are cut."""
         channels, size, _ = FORMS[self.form]
-        return data.task(self.data, size=size, channels=channels)
+        return data.image_task(self.data, size=size, channels=channels)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -165,9 +165,6 @@ class RandomLabels(Experiment):
         if self.memorized > 1 or self.early_epochs > self.epochs:
             pair = f"memorized={self.memorized} must be at most 1, and early_epochs={self.early_epochs}"
             raise UsageError(f"{pair} at most epochs={self.epochs}.")
-        if self.task.loss != "cross_entropy":
-            sets = ", ".join(data.image_set_names())
-            raise UsageError(f"data={self.data} is a function and has no labels. Choices: {sets}.")
         for spec in self.networks:
             models.check_network(spec, shape=self.shape, outputs=self.task.outputs)
         if self.model is not None:

@@ -135,9 +135,7 @@ class Sharpness(Experiment):
         sizes = self.batch_sizes
         if len(sizes) < 2 or sizes[0] < 2 or sorted(set(sizes)) != list(sizes):
             raise UsageError(f"batch_sizes={list(sizes)} must be two or more, rising, from 2.")
-        task = data.task(self.data)
-        if task.loss != "cross_entropy":
-            raise UsageError(f"data={self.data} is a function. This experiment is about classes of images.")
+        task = data.image_task(self.data)
         self._check_sizes(task.samples)
         models.check_network(self.network, shape=task.shape, outputs=task.outputs)
         if self.model is not None:
