@@ -11,6 +11,7 @@ from pathlib import Path
 import pexpect
 import pytest
 
+from nablab import catalogue, cli
 from nablab.lab.runner import Plan
 from nablab.lab.session import Estimate
 from tests.conftest import Nablab
@@ -167,6 +168,17 @@ def test_a_dry_run_in_a_terminal_says_where_it_is(tmp_path: Path) -> None:
     child.expect(pexpect.EOF)
     child.close()
     assert child.exitstatus == 0
+
+
+def test_in_a_narrow_terminal_questions_stay_in_their_column(
+    nablab_here: Nablab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cli.output, "_width", 40)
+    listed = nablab_here("list").stdout.split("\n\n")[0].splitlines()
+    names = [entry.name for entry in catalogue.scan().values()]
+    column = max(len(name) for name in names) + 2
+    assert [line[:column].strip() for line in listed if line[:column].strip()] == names
+    assert max(len(line) for line in listed) <= 40
 
 
 def test_a_closed_pipe_is_no_error(tmp_path: Path) -> None:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, CycloptsError, Parameter
 from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 import nablab
 from nablab.errors import Interrupted, NablabError, StoreError, UsageError
@@ -44,11 +46,11 @@ def list_experiments(*, as_json: Json = False) -> int:
     if as_json:
         print_json([{"name": e.name, "question": e.question, "error": e.error} for e in entries])
         return DONE
-    width = max((len(entry.name) for entry in entries), default=0)
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True, style="bold")
     for entry in entries:
-        style = "red" if entry.error else "default"
-        output.print(f"[bold]{entry.name:<{width}}[/bold]  ", end="")
-        output.print(entry.question, style=style, markup=False)
+        table.add_row(entry.name, Text(entry.question, style="red" if entry.error else ""))
+    output.print(table)
     output.print("\n'nablab show NAME' explains one; 'nablab run NAME' runs it.", style="dim")
     return DONE
 
