@@ -157,6 +157,27 @@ def test_the_title_names_the_data(view: RunView, html: str) -> None:
     assert "Data:" not in html.partition("</h1>")[0]
 
 
+@pytest.mark.parametrize(
+    ("targets", "title"),
+    [
+        (("mnist@10000",), "mnist@10000"),
+        (("mnist", "mnist@5", "sinc"), "mnist, mnist@5"),
+        (("sinc", "~/my/leaves.npz@20"), "mnist, leaves.npz@20"),
+    ],
+)
+def test_the_title_says_which_part_of_the_data(view: RunView, targets: tuple[str, ...], title: str) -> None:
+    @dataclass(frozen=True)
+    class OnParts(FakeDepth):
+        """Do leaves differ?"""
+
+        targets: tuple[str, ...] = ()
+
+        def data_sets(self) -> tuple[str, ...]:
+            return ("mnist", "~/my/leaves.npz") if "leaves" in str(self.targets) else ("mnist", "mnist")
+
+    assert f"Data: {title}</span>" in render(replace(view, experiment=OnParts(targets=targets)))
+
+
 def test_theory_has_neither_the_question_nor_the_fields() -> None:
     class Documented(Experiment):
         """Why?
