@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
+import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from nablab import data
+from nablab.data import own
 from nablab.errors import UsageError
 
 
@@ -141,3 +144,25 @@ def test_a_folder_does_not_hide_a_function(tmp_path: Path, monkeypatch: pytest.M
         (tmp_path / name).mkdir()
         assert data.task(name).loss == "mse"
     assert data.task("x/2").loss == "mse"
+
+
+def test_your_own_images_are_read_once_until_they_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+
+    def watched(*given: Any, **options: Any) -> Any:
+        calls.append(options["split"])
+        return load_own(*given, **options)
+
+    load_own = own.load_own
+    monkeypatch.setattr(own, "load_own", watched)
+    path = tmp_path / "own.npz"
+    for classes in (4, 5):
+        images = np.zeros((40, 8, 8), dtype=np.uint8)
+        images[::2] = classes
+        np.savez(path, images=images, labels=np.arange(40) % classes)
+        os.utime(path, ns=(0, classes))
+        calls.clear()
+        assert [data.task(f"{path}@9", size=8).outputs for _ in range(3)] == [classes] * 3
+        assert calls == ["test"]

@@ -53,16 +53,7 @@ def load_own(path: Path, *, split: str, size: int | None, channels: int | None) 
     Raises:
         UsageError: It does not have such a form; the text names the file or array.
     """
-    if path.is_dir():
-        from nablab.data.own_folder import open_folder
-
-        own = open_folder(path, size, channels)
-    elif path.suffix == ".npz":
-        from nablab.data.own_arrays import open_arrays
-
-        own = open_arrays(path, size, channels)
-    else:
-        raise UsageError(f"{path} is neither a folder nor an .npz file.")
+    own = _open(path, size, channels)
     where, cut = _places(own, split)
     images, notes = own.images(where[0], where[1])
     mean, std = _statistics(own, images if split == "train" else None)
@@ -77,6 +68,31 @@ def load_own(path: Path, *, split: str, size: int | None, channels: int | None) 
         source=str(path.resolve()),
         notes=(*notes, CUT_NOTE) if cut else notes,
     )
+
+
+def count_classes(path: Path, *, size: int | None, channels: int | None) -> int:
+    """The number of classes. The images are read, and so checked, once per process and state of the files.
+
+    Raises:
+        UsageError: As `load_own`.
+    """
+    own = _open(path, size, channels)
+    if own.fingerprint not in _own_statistics:
+        load_own(path, split="test", size=size, channels=channels)
+    return len(own.classes)
+
+
+def _open(path: Path, size: int | None, channels: int | None) -> Own:
+    """What is there, without its images."""
+    if path.is_dir():
+        from nablab.data.own_folder import open_folder
+
+        return open_folder(path, size, channels)
+    if path.suffix == ".npz":
+        from nablab.data.own_arrays import open_arrays
+
+        return open_arrays(path, size, channels)
+    raise UsageError(f"{path} is neither a folder nor an .npz file.")
 
 
 def check_labels(labels: np.ndarray, classes: Sequence[str], where: str) -> None:
