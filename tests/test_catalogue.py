@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from nablab import catalogue, configuration
+from nablab import catalogue, configuration, data
 from nablab.experiment import Claim, Condition, Experiment
 
 BUILT_IN = [entry for entry in catalogue.scan().values() if entry.path.parent == catalogue.BUILT_IN]
@@ -52,7 +52,8 @@ def test_the_presets_are_there_and_make_sense(experiment: type[Experiment]) -> N
 
 
 def test_the_quick_preset_needs_no_download(experiment: type[Experiment]) -> None:
-    assert set(configuration.resolve(experiment, "quick", {}).data_sets()) <= {"digits"}
+    named = configuration.resolve(experiment, "quick", {}).data_sets()
+    assert {data.data_set_of(spec) for spec in named} <= {"digits"}
 
 
 def test_the_configuration_survives_json_and_pickle(experiment: type[Experiment]) -> None:

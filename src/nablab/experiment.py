@@ -331,7 +331,7 @@ class Experiment:
         return {}
 
     def data_sets(self) -> tuple[str, ...]:
-        """The data sets that the run reads, by name or path.
+        """The data sets that the run reads, by name or path, as the settings write them (``mnist@10000``).
 
         They are fetched before the first trial, and the report's title names them.
         """

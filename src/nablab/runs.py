@@ -258,7 +258,7 @@ def _fetch(experiment: Experiment) -> None:
     """Have all data on this machine before any worker starts."""
     from nablab import data
 
-    for name in experiment.data_sets():
+    for name in map(data.data_set_of, experiment.data_sets()):
         data.check_image_set(name)
         if name in data.image_set_names():
             for split in ("train", "test"):

@@ -128,7 +128,7 @@ def on_images() -> tuple[GradientNorm, Records, list[Memory]]:
 
 def test_on_images_the_norm_is_that_of_the_cross_entropy(on_images: Any) -> None:
     experiment, _, labs = on_images
-    assert experiment.data_sets() == ("digits",)
+    assert experiment.data_sets() == ("digits@150",)
     task = data.task("digits@150")
     x, y = task.prepared()
     for lab in labs:

@@ -205,7 +205,7 @@ def test_figures_of_images(images: tuple[Any, Records, list[Memory]]) -> None:
     assert figures["line"].figure.axes[0].get_ylabel() == "training loss (cross-entropy)"
     axes = figures["accuracy"].figure.axes
     assert [ax.get_ylabel() for ax in axes] == ["training accuracy", "test accuracy"] * 2
-    assert experiment.data_sets() == ("digits",)
+    assert experiment.data_sets() == ("digits@300",)
     entropy = experiment.baselines(records)["train_loss"]["digits@300: best constant"]
     assert 2.2 < entropy < math.log(10)
 

@@ -231,7 +231,7 @@ def test_figures_and_baselines(finished: tuple[Sensitivity, list[Memory]]) -> No
     assert set(figures["errors"].table["inputs"]) == {"misclassified", "correct"}
     assert experiment.baselines(records)["test_accuracy"] == {"chance": 0.1}
     assert experiment.figures(Records([]))  # nothing has run yet
-    assert experiment.data_sets() == ("digits",)
+    assert experiment.data_sets() == ("digits@120",)
 
 
 def test_the_extreme_sizes_make_a_claim() -> None:

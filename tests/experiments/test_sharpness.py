@@ -231,7 +231,7 @@ def test_a_network_of_ones_own(tmp_path: Path) -> None:
     lab = run_one(experiment, (0,), batch_size=120, learning_rate=1e-2)
     assert [tuple(p.shape) for p in lab.result.module(0).parameters()] == [(10, 784), (10,)]
     assert experiment.sources()["model"]
-    assert experiment.data_sets() == ("digits",)
+    assert experiment.data_sets() == ("digits@120",)
 
 
 @pytest.mark.slow

@@ -250,7 +250,7 @@ def on_images() -> tuple[WeightTrajectories, Records, list[Memory]]:
 
 def test_images_are_learned_with_cross_entropy(on_images: Any) -> None:
     experiment, records, labs = on_images
-    assert experiment.data_sets() == ("digits",)
+    assert experiment.data_sets() == ("digits@100",)
     task = data.task("digits@100")
     for lab in labs:
         for k, record in enumerate(records.where(**lab.condition)):

@@ -149,33 +149,12 @@ def test_the_title_names_the_data(view: RunView, html: str) -> None:
         """Do leaves differ?"""
 
         def data_sets(self) -> tuple[str, ...]:
-            return ("mnist", "/home/me/my-leaves.npz")
+            return ("mnist@10000", "/home/me/my-leaves.npz", "/home/me/my-leaves.npz")
 
     on_images = render(replace(view, experiment=OnImages()))
-    assert "<title>Do leaves differ? Data: mnist, my-leaves.npz" in on_images
-    assert '<span class="data">Data: mnist, my-leaves.npz</span></h1>' in on_images
+    assert "<title>Do leaves differ? Data: mnist@10000, my-leaves.npz" in on_images
+    assert '<span class="data">Data: mnist@10000, my-leaves.npz</span></h1>' in on_images
     assert "Data:" not in html.partition("</h1>")[0]
-
-
-@pytest.mark.parametrize(
-    ("targets", "title"),
-    [
-        (("mnist@10000",), "mnist@10000"),
-        (("mnist", "mnist@5", "sinc"), "mnist, mnist@5"),
-        (("sinc", "~/my/leaves.npz@20"), "mnist, leaves.npz@20"),
-    ],
-)
-def test_the_title_says_which_part_of_the_data(view: RunView, targets: tuple[str, ...], title: str) -> None:
-    @dataclass(frozen=True)
-    class OnParts(FakeDepth):
-        """Do leaves differ?"""
-
-        targets: tuple[str, ...] = ()
-
-        def data_sets(self) -> tuple[str, ...]:
-            return ("mnist", "~/my/leaves.npz") if "leaves" in str(self.targets) else ("mnist", "mnist")
-
-    assert f"Data: {title}</span>" in render(replace(view, experiment=OnParts(targets=targets)))
 
 
 def test_theory_has_neither_the_question_nor_the_fields() -> None:

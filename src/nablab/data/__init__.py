@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from nablab.data.labels import corrupt as corrupt
     from nablab.data.load import load as load
     from nablab.data.tasks import Task as Task
+    from nablab.data.tasks import data_set_of as data_set_of
+    from nablab.data.tasks import image_sets as image_sets
     from nablab.data.tasks import image_task as image_task
     from nablab.data.tasks import task as task
     from nablab.data.whitening import Whiten as Whiten
@@ -41,7 +43,7 @@ __getattr__, __dir__ = lazy_names(
         "known": "check_image_set image_set_names is_image_set",
         "labels": "Corrupted by_truth corrupt",
         "load": "load",
-        "tasks": "Task image_task task",
+        "tasks": "Task data_set_of image_sets image_task task",
         "whitening": "Whiten center_crop",
     },
 )
@@ -59,8 +61,11 @@ __all__ = [
     "center_crop",
     "check_image_set",
     "corrupt",
+    "data_set_of",
     "fetch",
     "image_set_names",
+    "image_sets",
+    "image_task",
     "is_image_set",
     "load",
     "parse_expression",

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -182,6 +182,24 @@ def image_task(spec: str, *, size: int = 28, channels: int = 1) -> Task:
             f"data={spec} is a function and has no labels. Choices: {sets}, a folder of images or a file.npz."
         )
     return found
+
+
+def image_sets(specs: Iterable[str]) -> tuple[str, ...]:
+    """Those of some tasks that are image sets, as they are written: what `Experiment.data_sets` gives.
+
+    >>> image_sets(["sinc", "mnist", "digits@200", "x*sin(x)@-3..3@50"])
+    ('mnist', 'digits@200')
+    """
+    return tuple(spec for spec in specs if _means_images(data_set_of(spec)))
+
+
+def data_set_of(spec: str) -> str:
+    """The name or path of an image set, without how many of its images are meant.
+
+    >>> data_set_of("mnist@10000"), data_set_of("./flowers")
+    ('mnist', './flowers')
+    """
+    return _parts(spec)[0]
 
 
 def _parts(spec: str) -> tuple[str, int | None]:

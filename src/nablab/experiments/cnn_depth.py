@@ -183,7 +183,7 @@ class CnnDepth(Experiment):
 
     def data_sets(self) -> tuple[str, ...]:
         """The images."""
-        return (self.task.data_set,)
+        return (self.data,)
 
     def sources(self) -> Mapping[str, str]:
         """The user's network: a changed file makes a new run."""

@@ -150,7 +150,7 @@ class Interpolation(Experiment):
 
     def data_sets(self) -> tuple[str, ...]:
         """The images."""
-        return (data.task(self.data).data_set,)
+        return (self.data,)
 
     def conditions(self) -> list[Condition]:
         """Every network with every pair of ends."""

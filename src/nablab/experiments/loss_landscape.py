@@ -150,7 +150,7 @@ class LossLandscape(Experiment):
 
     def data_sets(self) -> tuple[str, ...]:
         """The image sets among the targets."""
-        return tuple(task.data_set for task in map(data.task, self.targets) if task.data_set)
+        return data.image_sets(self.targets)
 
     def conditions(self) -> list[Condition]:
         """Every target with every network."""

@@ -146,7 +146,7 @@ class RandomLabels(Experiment):
 
     def data_sets(self) -> tuple[str, ...]:
         """The one image set."""
-        return (self.task.data_set,)
+        return (self.data,)
 
     def sources(self) -> Mapping[str, str]:
         """The user's network: a changed file makes a new run."""

@@ -163,7 +163,7 @@ class Sharpness(Experiment):
 
     def data_sets(self) -> tuple[str, ...]:
         """The images."""
-        return (data.task(self.data).data_set,)
+        return (self.data,)
 
     def active_claims(self) -> tuple[Claim, ...]:
         """Those of the class, and two on the smallest and the largest batch of this configuration."""

@@ -138,7 +138,7 @@ class WeightTrajectories(Experiment):
 
     def data_sets(self) -> tuple[str, ...]:
         """The images, if it is images that are learned."""
-        return tuple(filter(None, [data.task(self.target).data_set]))
+        return data.image_sets([self.target])
 
     def conditions(self) -> list[Condition]:
         """Runs from one start, and runs from starts of their own."""

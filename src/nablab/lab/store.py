@@ -42,9 +42,9 @@ class CorruptTrial(Exception):
 
 def _own_data(experiment: Experiment) -> dict[str, str]:
     """Hashes of the user's own data among what the experiment reads."""
-    from nablab.data import source_hash
+    from nablab.data import data_set_of, source_hash
 
-    hashes = {name: source_hash(name) for name in experiment.data_sets()}
+    hashes = {name: source_hash(name) for name in map(data_set_of, experiment.data_sets())}
     return {name: value for name, value in hashes.items() if value}
 
 

@@ -20,8 +20,6 @@ from nablab.report.view import RunView
 if TYPE_CHECKING:
     import jinja2
 
-    from nablab.experiment import Experiment
-
 
 def write_report(view: RunView, folder: Path) -> Path:
     """Write the report and everything beside it into ``folder``, each file atomically.
@@ -109,17 +107,6 @@ def _named(figures: Mapping[str, Figure]) -> dict[str, Figure]:
     return named
 
 
-def _data(experiment: Experiment) -> str:
-    """The data sets as the settings write them: ``mnist@10000`` where they ask for a part."""
-    settings = experiment.configuration().values()
-    words = [word for value in settings for word in (value if isinstance(value, list) else [value])]
-    parts = {
-        name: [word for word in words if word == name or str(word).startswith(f"{name}@")] or [name]
-        for name in experiment.data_sets()
-    }
-    return ", ".join(Path(spec).name for specs in parts.values() for spec in dict.fromkeys(specs))
-
-
 def _page(view: RunView, answers: _Answers) -> str:
     experiment = view.experiment
     return (
@@ -127,7 +114,7 @@ def _page(view: RunView, answers: _Answers) -> str:
         .get_template("report.html.j2")
         .render(
             question=experiment.question() or experiment.name,
-            data=_data(experiment),
+            data=", ".join(dict.fromkeys(Path(spec).name for spec in experiment.data_sets())),
             view=view,
             summary=sections.summary(view),
             banner=sections.banner(view),

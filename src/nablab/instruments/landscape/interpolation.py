@@ -252,7 +252,7 @@ def interpolate(
             *own_a.notes,
             *scan.notes,
             *_notes(model_a, model_b, ends, amend),
-            *_undefined(model_a, curve),
+            *_not_finite(model_a, curve),
         ),
     )
 
@@ -326,7 +326,7 @@ def _notes(model_a: nn.Module, model_b: nn.Module, ends: Mapping[float, Any], am
     return tuple(notes)
 
 
-def _undefined(model: nn.Module, curve: Floats) -> tuple[str, ...]:
+def _not_finite(model: nn.Module, curve: Floats) -> tuple[str, ...]:
     notes: tuple[str, ...] = ()
     if overflows := int(np.isinf(curve).sum()):
         notes = (f"The loss overflows at {overflows} of {len(curve)} alphas.",)
