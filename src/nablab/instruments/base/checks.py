@@ -55,11 +55,15 @@ class Findings:
     Attributes:
         notes: What to know before the number is used.
         pristine: Buffers by name that a forward pass changes without consequence, as they were before.
+        attention: Whether a pass calls PyTorch's attention.
+        drawn: The global generators that a pass draws from or seeds.
         loss_reads_model: Whether ``loss(output, target)`` depends on the parameters beside the output.
     """
 
     notes: tuple[str, ...] = ()
     pristine: Mapping[str, Tensor] = field(default_factory=dict)
+    attention: bool = True
+    drawn: frozenset[str] = frozenset()
     loss_reads_model: bool = False
 
 
@@ -103,7 +107,13 @@ class Checks:
         objective.spent += 2 / 3 * objective.batches.weights[0]
         if len(objective.batches) > 1:
             self._check_mean()
-        return Findings(tuple(self._notes), pristine, loss_reads_model)
+        return Findings(
+            tuple(self._notes),
+            pristine,
+            attention.seen,
+            frozenset(drawn.names | drawn_again.names),
+            loss_reads_model,
+        )
 
     def samples_are_apart(self) -> bool:
         """Whether the loss of some samples of the first batch is the mean of its parts' losses."""

@@ -33,10 +33,10 @@ def guard() -> bool:
     """Install the handler, in the main thread, unless it is there; whoever gets True calls `release`."""
     if _handler or threading.current_thread() is not threading.main_thread():
         return False
-    before = signal.getsignal(signal.SIGINT)
-    if not callable(before):  # Ctrl-C is ignored, or ends the process
+    _handler.append(signal.getsignal(signal.SIGINT))
+    if not callable(_handler[0]):  # Ctrl-C is ignored, or ends the process
+        _handler.clear()
         return False
-    _handler.append(before)
     signal.signal(signal.SIGINT, _interrupted)
     return True
 
@@ -44,8 +44,9 @@ def guard() -> bool:
 def release() -> None:
     """Give Ctrl-C its former meaning."""
     if _handler:
-        if signal.getsignal(signal.SIGINT) is _interrupted:  # else the user's code has set its own meanwhile
-            signal.signal(signal.SIGINT, _handler[-1])
+        found = signal.signal(signal.SIGINT, _handler[-1])
+        if found is not _interrupted:  # the user's code has set its own meanwhile
+            signal.signal(signal.SIGINT, found)
         _handler.clear()
 
 

@@ -17,7 +17,7 @@ from nablab.instruments.base.batches import read_batches
 from nablab.instruments.base.checks import Checks, check_parameters
 from nablab.instruments.base.losses import Closure, Evaluation, Loss, call, split
 from nablab.instruments.base.placement import Placement
-from nablab.instruments.base.surroundings import Surroundings
+from nablab.instruments.base.surroundings import Surroundings, Uses
 
 HALF = (
     "The weights are {dtype}; they were measured in float32, as the function of these weights without the "
@@ -86,7 +86,7 @@ class Objective:
         self.dtype, self.notes = measuring_dtype(own, dtype)
         self._module = Evaluation(model, loss)
         self._placement = Placement(self._module)
-        self._recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())
+        self._uses = Uses(recurrence=any(isinstance(module, nn.RNNBase) for module in model.modules()))
         given = {f"model.{name}": tensor for name, tensor in (tensors or {}).items()}
         copies = {
             name: self._copy(given.get(name, tensor)) for name, tensor in self._placement.originals.items()
@@ -113,6 +113,7 @@ class Objective:
             with self.quiet():
                 found = Checks(self).run()
             self._pristine, self.reads_model = found.pristine, found.loss_reads_model
+            self._uses = Uses(self._uses.recurrence, found.attention, bool(found.drawn & {"numpy", "python"}))
             self.notes += found.notes
 
     # Vectors and tensors by name
@@ -240,9 +241,9 @@ class Objective:
             yield
             return
         guards = interrupts.guard()
-        surroundings = Surroundings()
+        surroundings = Surroundings(self._uses)
         try:
-            surroundings.borrow(recurrent=self._recurrent)
+            surroundings.borrow()
             self._placement.open(self.dtype, self.device)
             self._put = set()
             self._placement.put({name: self._base(name) for name in self._placement.originals})

@@ -213,6 +213,7 @@ class ReplicaObjective:
                 **options,
             )
             self.base._pristine, self.base.reads_model = checked._pristine, checked.reads_model
+            self.base._uses = checked._uses
             if not own_targets:
                 self.batches = checked.batches
             self.notes = checked.notes + self.notes

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,13 +20,16 @@ class Generators:
 
     Args:
         others: Generators beside the global ones of PyTorch, NumPy and Python, such as a data loader's.
+        only_torch: Leave NumPy's and Python's out, which take a tenth of a millisecond.
     """
 
-    def __init__(self, others: tuple[torch.Generator, ...] = ()) -> None:
+    def __init__(self, others: tuple[torch.Generator, ...] = (), *, only_torch: bool = False) -> None:
         self.torch = torch.get_rng_state()
         self.cuda = torch.cuda.get_rng_state_all() if _cuda_in_use() else []
-        self.numpy = np.random.get_state(legacy=False)  # noqa: NPY002, the user's global generator
-        self.python = random.getstate()
+        self._only_torch = only_torch
+        if not only_torch:
+            self.numpy = np.random.get_state(legacy=False)  # noqa: NPY002, the user's global generator
+            self.python = random.getstate()
         self._others = [(generator, generator.get_state()) for generator in others]
 
     def restore(self) -> None:
@@ -33,8 +37,9 @@ class Generators:
         torch.set_rng_state(self.torch)
         if self.cuda:
             torch.cuda.set_rng_state_all(self.cuda)
-        np.random.set_state(self.numpy)  # noqa: NPY002
-        random.setstate(self.python)
+        if not self._only_torch:
+            np.random.set_state(self.numpy)  # noqa: NPY002
+            random.setstate(self.python)
         for generator, state in self._others:
             generator.set_state(state)
 
@@ -70,6 +75,21 @@ def preserved_generators(others: tuple[torch.Generator, ...] = ()) -> Iterator[G
         before.restore()
 
 
+@dataclass(frozen=True)
+class Uses:
+    """What a model's passes use of the process; what is not known to be unused counts as used.
+
+    Attributes:
+        recurrence: It has recurrent layers.
+        attention: It calls PyTorch's attention.
+        numpy_or_python: It draws from the global generators of NumPy or Python.
+    """
+
+    recurrence: bool = True
+    attention: bool = True
+    numpy_or_python: bool = True
+
+
 class Kernels:
     """The process-wide switches that decide which kernels run, as they were.
 
@@ -79,25 +99,22 @@ class Kernels:
     gives its layer no gradient where the inputs need none) and refuses `torch.autograd.grad`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, uses: Uses) -> None:
         self._fast_path = torch.backends.mha.get_fastpath_enabled()
         self._cudnn = torch.backends.cudnn.enabled
-        self._attention = [(switch, is_on()) for is_on, switch in _ATTENTION]
+        self._attention = [(switch, is_on()) for is_on, switch in _ATTENTION] if uses.attention else []
         self._checkpoint = CheckpointFunction.__dict__.get("apply")
         self._gradients = torch.is_grad_enabled()
 
-    def switch(self, *, recurrent: bool) -> None:
-        """Take the kernels that can be differentiated twice.
-
-        Args:
-            recurrent: Whether the model has recurrent layers; convolutions keep cuDNN, which is faster.
-        """
+    def switch(self, uses: Uses) -> None:
+        """Take the kernels that can be differentiated twice."""
         torch.set_grad_enabled(True)
-        torch.backends.mha.set_fastpath_enabled(False)
-        if recurrent:
+        if uses.recurrence:  # convolutions keep cuDNN, which is faster
             torch.backends.cudnn.enabled = False
-        for _, switch in _ATTENTION:
-            switch(switch is torch.backends.cuda.enable_math_sdp)
+        if uses.attention:
+            torch.backends.mha.set_fastpath_enabled(False)
+            for _, switch in _ATTENTION:
+                switch(switch is torch.backends.cuda.enable_math_sdp)
         setattr(CheckpointFunction, "apply", staticmethod(_call_directly))  # noqa: B010, typed as a method
 
     def restore(self) -> None:
@@ -116,15 +133,16 @@ class Kernels:
 class Surroundings:
     """Generators and kernels together, given back after a measurement and when Ctrl-C ends it."""
 
-    def __init__(self) -> None:
-        self._generators, self._kernels = Generators(), Kernels()
+    def __init__(self, uses: Uses) -> None:
+        self._generators = Generators(only_torch=not uses.numpy_or_python)
+        self._kernels, self._uses = Kernels(uses), uses
         self._borrowed = False
 
-    def borrow(self, *, recurrent: bool) -> None:
+    def borrow(self) -> None:
         """Switch the kernels; must be followed by `restore`."""
         self._borrowed = True
         interrupts.opened(self.restore)
-        self._kernels.switch(recurrent=recurrent)
+        self._kernels.switch(self._uses)
 
     def restore(self) -> None:
         """Give everything back; doing it twice does no harm."""
