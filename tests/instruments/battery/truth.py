@@ -145,15 +145,22 @@ class Truth:
         for batch in self.batches:
             inputs = split(batch)[0]
             parts = inputs if isinstance(inputs, tuple) else (inputs,)
-            for place in range(len(parts[0])):
-                rows = tuple(part[place : place + 1] for part in parts)
-                free = tuple(row for row in rows if row.is_floating_point())
-                assert len(free) == len(rows)
-                jacobian = torch.autograd.functional.jacobian(lambda *r: self.model(*r), free)
-                found.append(sum(float(part.square().sum()) for part in jacobian) ** 0.5)
+            found += [self._input_norm([part[i : i + 1] for part in parts]) for i in range(len(parts[0]))]
         return found
 
     # Inside
+
+    def _input_norm(self, rows: list[Tensor]) -> float:
+        """The norm of one sample's Jacobian; inputs that are whole numbers are held."""
+        free = tuple(row for row in rows if row.is_floating_point())
+
+        def outputs(*values: Tensor) -> Tensor:
+            remaining = iter(values)
+            found: Tensor = self.model(*(next(remaining) if r.is_floating_point() else r for r in rows))
+            return found
+
+        jacobian = torch.autograd.functional.jacobian(outputs, free)
+        return sum(float(part.square().sum()) for part in jacobian) ** 0.5
 
     def _batch_loss(self, batch: Any) -> Tensor:
         with warnings.catch_warnings():
@@ -183,7 +190,7 @@ class Truth:
 
     @staticmethod
     def _flat(parts: list[Tensor]) -> Tensor:
-        return torch.cat([_real(part).reshape(-1) for part in parts]).double().clone()
+        return torch.cat([torch.zeros(0), *(_real(part).reshape(-1) for part in parts)]).double()
 
 
 def _real(tensor: Tensor) -> Tensor:

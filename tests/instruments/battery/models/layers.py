@@ -153,7 +153,7 @@ def half(dtype: torch.dtype, measured: torch.dtype | None) -> Model:
         sample=rows_of,
         dtype=measured,
         answer=EITHER,
-        tolerance=1e-6 if measured else 0.1,
+        tolerance=1e-6 if measured else 2e-3,
         matchable=True,
     )
 
