@@ -202,10 +202,12 @@ def test_large_batches_are_cut_for_the_cache(
 
 def test_batches_that_are_no_mean_are_not_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(operators, "CACHE_BYTES", 100)
-    loss = nn.CrossEntropyLoss(weight=torch.tensor([1.0, 5.0]))
     x, y = torch.randn(99, 3), (torch.arange(99) > 20).long()
-    operator = HessianOperator(nn.Linear(3, 2), loss, (x, y))
-    assert operator.objective.batches.samples == (99,)
+    loss = nn.CrossEntropyLoss(weight=torch.tensor([1.0, 5.0]))
+    own = HessianOperator(nn.Linear(3, 2), lambda output, target: loss(output, target), (x, y))
+    assert own.objective.batches.samples == (99,)
+    known = HessianOperator(nn.Linear(3, 2), loss, (x, y))  # weighed by the weights of its targets
+    assert len(known.objective.batches) > 1
 
 
 class Viewing(nn.Module):

@@ -19,6 +19,7 @@ LOSSES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
     "binary_cross_entropy": F.binary_cross_entropy_with_logits,
     "nll": F.nll_loss,
 }
+IGNORED = -100  # PyTorch's mark of a target that does not count
 
 
 @dataclass(frozen=True)
@@ -65,8 +66,11 @@ class Penalized(Closure):
 
         def function(model: nn.Module, batch: Any) -> Tensor:
             inputs, target = split(batch)
+            output = call(model, inputs)
+            if _pairs_elements(criterion):
+                check_equal_shapes(output, target)
             squares = torch.stack([parameter.square().sum() for parameter in model.parameters()]).sum()
-            return criterion(call(model, inputs), target) + weight_decay / 2 * squares
+            return criterion(output, target) + weight_decay / 2 * squares
 
         fields = {"function": function, "samples": None, "loss": criterion, "weight_decay": weight_decay}
         for name, value in fields.items():
@@ -77,7 +81,7 @@ Loss: TypeAlias = str | Callable[[Tensor, Tensor], Tensor] | Closure
 
 
 class Evaluation(nn.Module):
-    """A model and its loss as one module, so that both get their tensors from one functional call."""
+    """A model and its loss as one module, so that both get their tensors in one way."""
 
     def __init__(self, model: nn.Module, loss: Loss) -> None:
         super().__init__()
@@ -87,7 +91,7 @@ class Evaluation(nn.Module):
                 raise unknown("loss", loss, LOSSES)
             loss = LOSSES[loss]
         elif isinstance(loss, nn.Module):
-            if getattr(loss, "reduction", "mean") != "mean":
+            if getattr(loss, "reduction", "mean") not in ("mean", "batchmean"):
                 raise UsageError(
                     f"The loss {type(loss).__name__} has reduction='{loss.reduction}'; instruments weight "
                     "batches by their samples and need the mean over a batch: use reduction='mean'."
@@ -104,12 +108,110 @@ class Evaluation(nn.Module):
         """Whether outputs and targets cannot be had apart."""
         return isinstance(self.criterion, Closure)
 
+    @property
+    def count(self) -> Callable[[Any], float] | None:
+        """Counts what the mean of a batch is over, where the loss is a known one; else None."""
+        return counter(self.criterion)
+
     def forward(self, batch: Any) -> Any:
         """The loss of a batch."""
         if isinstance(self.criterion, Closure):
             return self.criterion.function(self.model, batch)
         inputs, target = split(batch)
-        return self.criterion(call(self.model, inputs), target)
+        return self.loss_of(call(self.model, inputs), target)
+
+    def loss_of(self, output: Any, target: Any) -> Any:
+        """The loss of an output.
+
+        Raises:
+            UsageError: The loss needs a tensor and the model gives something else, or output and target have
+            shapes that PyTorch would broadcast against each other.
+        """
+        if not isinstance(output, Tensor) and _is_known(self.criterion):
+            raise UsageError(
+                f"The model returns a {type(output).__name__}; this loss needs one tensor of outputs. Give "
+                "Closure(lambda model, batch: ...), which picks what it needs of what the model returns."
+            )
+        if _pairs_elements(self.criterion):
+            check_equal_shapes(output, target)
+        criterion: Any = self.criterion
+        return criterion(output, target)
+
+
+def counter(loss: Any) -> Callable[[Any], float] | None:
+    """What the mean of a batch is over, for the losses of PyTorch whose means are known.
+
+    Cross-entropy takes the mean over the targets that are not ignored, and with class weights over their
+    weights; losses of pairs of elements take it over elements. So the mean over several batches is the mean
+    over all targets only if batches are weighed by these.
+
+    Args:
+        loss: What `Evaluation` calls: a function, a loss module, or a `Closure`.
+
+    Returns:
+        A function of a batch ``(inputs, target)``, or None: then a mean over samples is assumed and checked.
+
+    >>> targets = torch.tensor([1, -100, 0, -100])
+    >>> counter(F.cross_entropy)((torch.zeros(4, 3), targets))
+    2.0
+    """
+    if isinstance(loss, Penalized):
+        return counter(loss.loss)
+    if loss is F.cross_entropy or loss is F.nll_loss:
+        return lambda batch: _targets_that_count(split(batch)[1], IGNORED, None)
+    if type(loss) in (nn.CrossEntropyLoss, nn.NLLLoss):
+        if loss.weight is not None and float(getattr(loss, "label_smoothing", False)):
+            return None  # its two terms are means over different things
+        return lambda batch: _targets_that_count(split(batch)[1], loss.ignore_index, loss.weight)
+    if _pairs_elements(loss) and getattr(loss, "reduction", "mean") == "mean":
+        return lambda batch: float(split(batch)[1].numel())
+    return None
+
+
+def _targets_that_count(target: Tensor, ignored: int, weight: Tensor | None) -> float:
+    if target.is_floating_point():  # probabilities of classes, (N, C, ...): a mean over all but the classes
+        classes = target.shape[1] if target.ndim > 1 else target.numel()
+        return target.numel() / max(1, classes)
+    counted = target != ignored
+    if weight is None:
+        return float(counted.sum())
+    return float(weight.detach().double()[target[counted].to(weight.device)].sum())
+
+
+# Losses that are means over pairs of elements of output and target: broadcasting them is a mistake.
+_PAIRED_FUNCTIONS = (
+    F.mse_loss, F.l1_loss, F.smooth_l1_loss, F.huber_loss, F.binary_cross_entropy_with_logits,
+    F.binary_cross_entropy,
+)  # fmt: skip
+_PAIRED_MODULES = (nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss, nn.BCEWithLogitsLoss, nn.BCELoss)
+
+
+def _is_known(loss: Any) -> bool:
+    return any(loss is function for function in LOSSES.values()) or _pairs_elements(loss)
+
+
+def _pairs_elements(loss: Any) -> bool:
+    if isinstance(loss, nn.Module):
+        return type(loss) in _PAIRED_MODULES and getattr(loss, "weight", None) is None
+    return any(loss is function for function in _PAIRED_FUNCTIONS)
+
+
+def check_equal_shapes(output: Any, target: Any) -> None:
+    """Refuse what PyTorch would broadcast: (N, 1) against (N,) gives (N, N) pairs.
+
+    Raises:
+        UsageError: The shapes differ.
+    """
+    if isinstance(output, Tensor) and isinstance(target, Tensor) and output.shape != target.shape:
+        raise UsageError(
+            f"The model gives outputs of shape {tuple(output.shape)}, but the targets have shape "
+            f"{tuple(target.shape)}; this loss compares them element by element and needs equal shapes. "
+            f"Reshape the targets{_reshaping(output, target)}, or change the model's last layer."
+        )
+
+
+def _reshaping(output: Tensor, target: Tensor) -> str:
+    return ", for instance with y.unsqueeze(-1)" if output.shape == (*target.shape, 1) else ""
 
 
 class Outputs(nn.Module):

@@ -4,47 +4,52 @@ from __future__ import annotations
 
 import fnmatch
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from typing import Any, cast
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.overrides import TorchFunctionMode
 
 from nablab.errors import UsageError, unknown
-from nablab.instruments.base.batches import count_samples, part_of, read_batches
-from nablab.instruments.base.losses import Closure, Evaluation, Loss, Outputs, split
+from nablab.instruments.base import interrupts
+from nablab.instruments.base.batches import read_batches
+from nablab.instruments.base.checks import Checks, check_parameters
+from nablab.instruments.base.losses import Closure, Evaluation, Loss, call, split
+from nablab.instruments.base.placement import Placement
+from nablab.instruments.base.surroundings import Surroundings
 
-_SPLIT_TOLERANCE = {torch.float64: 1e-9}  # relative; other dtypes 1e-3: means of halves against the whole
-ATTENTION = (
-    "Attention was computed with PyTorch's math kernel: the fused ones have no second derivative. "
-    "Values may differ from the fused kernel's in the last digits."
+HALF = (
+    "The weights are {dtype}; they were measured in float32, as the function of these weights without the "
+    "rounding in between: steps and differences below the rounding of {dtype} would be lost."
 )
 
 
 class Objective:
     r"""The mean loss :math:`f(\theta) = \frac1N \sum_i \ell(\theta; x_i, y_i)` and its gradient.
 
-    The model is never written to: weights and buffers are copied on construction and given to the model by
-    `torch.func.functional_call`. Modes, ``.grad``, hooks and random generators stay as they are.
+    Weights and buffers are copied on construction; for a pass the copies stand in the places of the model's
+    own (see `Placement`), and after it the model holds what it held before: the same objects with the same
+    contents. Modes, ``.grad``, hooks and random generators stay as they are, after Ctrl-C as well.
 
     Args:
         model: Any module, in the mode in which it is to be measured (usually ``model.eval()``).
         loss: A name, a function ``loss(output, target)`` that gives the mean over its batch, or a `Closure`.
         data: One batch, an iterable of batches, or a data set; see `read_batches`.
         parameters: Names or glob patterns of the parameters that count as variables, such as ``"*.weight"``.
-        dtype: The dtype to measure in; by default the parameters' own.
+        dtype: The dtype to measure in; by default the widest of the parameters' own, and float32 for weights
+            in half precision.
         batch_size: Cut batches into pieces of at most this many samples, to bound the memory.
-        check: Verify that the loss is a deterministic mean over samples (three forward passes of a batch).
+        tensors: Values by name that stand for the model's own parameters and buffers.
+        check: Verify that the loss is a deterministic mean over samples (a few passes of a batch).
 
     Attributes:
         names: Names of the chosen parameters.
         shapes: Their shapes.
         size: Number of their entries, P.
         point: The chosen parameters as one vector (P,).
+        values: The chosen parameters by name.
+        fixed: All other tensors of model and loss, by their names in `Evaluation`.
         batches: The data.
         dtype: The dtype of the measurement.
         device: Where the model is.
@@ -53,7 +58,7 @@ class Objective:
 
     Raises:
         UsageError: No parameter matches or has a gradient, the loss is not a scalar or is NaN, the forward
-            pass is random or depends on how samples share a batch.
+            pass fails, is random, or depends on how samples share a batch.
 
     >>> model = nn.Linear(2, 1)
     >>> objective = Objective(model, "mse", (torch.zeros(5, 2), torch.ones(5, 1)))
@@ -70,40 +75,53 @@ class Objective:
         parameters: str | Sequence[str] = "*",
         dtype: torch.dtype | None = None,
         batch_size: int | None = None,
+        tensors: Mapping[str, Tensor] | None = None,
         check: bool = True,
     ) -> None:
         self.names = select_parameters(model, parameters)
         self.spent = 0.0
-        self.notes: tuple[str, ...] = ()
         own = dict(model.named_parameters())
-        first = own[self.names[0]]
-        self.dtype, self.device = dtype or first.dtype, first.device
+        check_parameters(own, self.names)
+        self.device = own[self.names[0]].device
+        self.dtype, self.notes = measuring_dtype(own, dtype)
         self._module = Evaluation(model, loss)
-        self._outputs = Outputs(model)
-        self._rnns = [module for module in model.modules() if isinstance(module, nn.RNNBase)]
-        _check_weights(own)
-        tensors = dict(self._module.named_parameters()) | dict(self._module.named_buffers())
-        copies = {name: self._copy(tensor) for name, tensor in tensors.items()}
+        self._placement = Placement(self._module)
+        self._recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())
+        given = {f"model.{name}": tensor for name, tensor in (tensors or {}).items()}
+        copies = {
+            name: self._copy(given.get(name, tensor)) for name, tensor in self._placement.originals.items()
+        }
         self.values = {name: copies.pop(f"model.{name}") for name in self.names}
-        self.fixed = copies
+        self.fixed: dict[str, Tensor] = copies
         self.shapes = tuple(value.shape for value in self.values.values())
         self._counts = [math.prod(shape) for shape in self.shapes]
         self.size = sum(self._counts)
         self.point = self.flatten(self.values)
+        self._put: set[str] = set()  # names whose places hold something else than `values` and `fixed`
+        self._pristine: Mapping[str, Tensor] = {}  # buffers that a forward pass changes, as they were
         samples = loss.samples if isinstance(loss, Closure) else None
         self.batches = read_batches(
-            data, device=self.device, dtype=self.dtype, batch_size=batch_size, samples=samples
-        )
+            data,
+            device=self.device,
+            dtype=self.dtype,
+            batch_size=batch_size,
+            samples=samples,
+            count=None if samples else self._module.count,
+        ).without_empty()
+        self.reads_model = False
         if check:
-            self._check()
+            with self.quiet():
+                found = Checks(self).run()
+            self._pristine, self.reads_model = found.pristine, found.loss_reads_model
+            self.notes += found.notes
 
     # Vectors and tensors by name
 
-    def flatten(self, tensors: dict[str, Tensor]) -> Tensor:
+    def flatten(self, tensors: Mapping[str, Tensor]) -> Tensor:
         """One vector (P,) of tensors by parameter name; leading axes beyond the parameters' own are kept."""
         parts = [
-            tensors[name].reshape(*tensors[name].shape[: tensors[name].ndim - len(shape)], -1)
-            for name, shape in zip(self.names, self.shapes, strict=True)
+            tensors[name].reshape((*tensors[name].shape[: tensors[name].ndim - len(shape)], count))
+            for name, shape, count in zip(self.names, self.shapes, self._counts, strict=True)
         ]
         return torch.cat(parts, dim=-1)
 
@@ -111,23 +129,35 @@ class Objective:
         """The inverse of `flatten`: views of ``vector`` (..., P) in the parameters' shapes."""
         parts = torch.split(vector, self._counts, dim=-1)
         return {
-            name: part.reshape(*part.shape[:-1], *shape)
+            name: part.reshape((*part.shape[:-1], *shape))
             for name, part, shape in zip(self.names, parts, self.shapes, strict=True)
         }
 
     # The function
 
-    def batch_loss(self, tensors: dict[str, Tensor], batch: Any) -> Tensor:
-        """The mean loss of one batch at the given values of the chosen parameters; differentiable, pure."""
-        given = {**self.fixed, **{f"model.{name}": tensor for name, tensor in tensors.items()}}
-        value: Tensor = functional_call(self._module, given, (batch,))
-        return value
+    def batch_loss(self, tensors: Mapping[str, Tensor], batch: Any) -> Tensor:
+        """The mean loss of one batch at the given values of the chosen parameters; differentiable, pure.
 
-    def batch_outputs(self, tensors: dict[str, Tensor], batch: Any) -> Any:
+        Run it and the backward passes through it in one `quiet`: some models read their weights in the
+        backward pass again.
+        """
+        with self._placed(tensors), torch.enable_grad():  # the loss may hold derivatives, in the inputs say
+            value: Tensor = self._module(batch)
+            return value
+
+    def batch_outputs(self, tensors: Mapping[str, Tensor], batch: Any) -> Any:
         """What the model returns on the inputs of a batch ``(inputs, target)``; differentiable, pure."""
-        given = {k: v for k, v in self.fixed.items() if k.startswith("model.")}
-        given |= {f"model.{name}": tensor for name, tensor in tensors.items()}
-        return functional_call(self._outputs, given, (split(batch)[0],))
+        with self._placed(tensors), torch.enable_grad():
+            return call(self.model, split(batch)[0])
+
+    def place(self, tensors: Mapping[str, Tensor]) -> None:
+        """Put values of parameters and buffers in the model, inside `quiet`, until the next pass does."""
+        given = {f"model.{name}": tensor for name, tensor in tensors.items()}
+        stale = self._put - given.keys()
+        self._placement.put({name: self._base(name) for name in stale})
+        self._placement.put(given)
+        self._placement.put({name: tensor.clone() for name, tensor in self._pristine.items()})
+        self._put = set(given)
 
     @property
     def model(self) -> nn.Module:
@@ -150,21 +180,17 @@ class Objective:
                 "This instrument needs outputs and loss apart; a Closure gives only their composition. "
                 "Give a loss(output, target) and batches (inputs, target)."
             )
-        loss = self._module.criterion
-        if isinstance(loss, nn.Module):
-            prefix = "criterion."
-            own = {k.removeprefix(prefix): v for k, v in self.fixed.items() if k.startswith(prefix)}
-            value: Tensor = functional_call(loss, own, (outputs, target))
+        with self.quiet():
+            value: Tensor = self._module.loss_of(outputs, target)
             return value
-        return cast("Callable[[Tensor, Tensor], Tensor]", loss)(outputs, target)
 
     def loss(self, vector: Tensor | None = None) -> float:
         """The mean loss over all data at ``vector`` (P,), or at the model's own point."""
         tensors = self.values if vector is None else self.unflatten(vector)
         total = 0.0
-        with self.quiet(), torch.no_grad():
+        with self.quiet():
             for batch, weight in self.batches:
-                total += weight * float(self.batch_loss(tensors, batch))
+                total += weight * float(self.batch_loss(tensors, batch).detach())
         self.spent += 1 / 3
         return total
 
@@ -190,7 +216,7 @@ class Objective:
         return {name: tensor.detach().clone().requires_grad_() for name, tensor in tensors.items()}
 
     def gradients_of(self, value: Tensor, leaves: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The gradients of a loss by name.
+        """The gradients of a loss by name; call inside the `quiet` in which the loss was computed.
 
         Raises:
             UsageError: The loss does not depend on the parameters.
@@ -198,106 +224,110 @@ class Objective:
         if not value.requires_grad:
             raise UsageError(_no_gradient(self.names))
         found = torch.autograd.grad(value, list(leaves.values()), materialize_grads=True)
-        return dict(zip(leaves, found, strict=True))
+        return {
+            name: gradient.to_dense() if gradient.is_sparse else gradient
+            for name, gradient in zip(leaves, found, strict=True)
+        }
 
     @contextmanager
     def quiet(self) -> Iterator[None]:
-        """Run the model inside: generators restored after, kernels that can be differentiated twice."""
-        with ExitStack() as stack:
-            devices = [self.device] if self.device.type == "cuda" else []
-            stack.enter_context(torch.random.fork_rng(devices=devices))
-            stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-            stack.enter_context(_without_fast_attention())
-            if self._rnns:  # cuDNN's recurrent kernels have no second derivative either
-                stack.enter_context(torch.backends.cudnn.flags(enabled=False))
-                stack.callback(self._restore_rnns)
+        """Run the model inside, forward and backward; everything it touches is given back after.
+
+        Inside, the model holds the tensors of this objective, generators may be drawn from, and kernels are
+        taken that can be differentiated twice. It may be nested.
+        """
+        if self._placement.is_open:
+            yield
+            return
+        guards = interrupts.guard()
+        surroundings = Surroundings()
+        try:
+            surroundings.borrow(recurrent=self._recurrent)
+            self._placement.open(self.dtype, self.device)
+            self._put = set()
+            self._placement.put({name: self._base(name) for name in self._placement.originals})
+            yield
+        finally:
+            try:
+                self._placement.restore()
+                surroundings.restore()
+            except BaseException:  # something else than Ctrl-C, such as a timer's signal, came in between
+                self._placement.restore()
+                surroundings.restore()
+                raise
+            finally:
+                if guards:
+                    interrupts.release()
+
+    @contextmanager
+    def converted(self, dtype: torch.dtype) -> Iterator[None]:
+        """Inside a `quiet`: the model at its own point with all its tensors in another dtype."""
+        kept = self.values, self.fixed
+        self.values, self.fixed = (
+            {n: t.to(dtype) if t.is_floating_point() else t for n, t in tensors.items()} for tensors in kept
+        )
+        try:
+            self._placement.put({name: self._base(name) for name in self._placement.originals})
+            yield
+        finally:
+            self.values, self.fixed = kept
+            self._placement.put({name: self._base(name) for name in self._placement.originals})
+
+    @contextmanager
+    def _placed(self, tensors: Mapping[str, Tensor]) -> Iterator[None]:
+        if self._placement.is_open:
+            self.place(tensors)
+            yield
+            return
+        with self.quiet():
+            self.place(tensors)
             yield
 
-    def _restore_rnns(self) -> None:
-        for module in self._rnns:  # they keep a list of the tensors of the latest call
-            module._init_flat_weights()
+    def _base(self, name: str) -> Tensor:
+        """What stands in the place of a name (of `Evaluation`) unless a pass gives another value."""
+        chosen = self.values.get(name.removeprefix("model."))
+        return chosen if chosen is not None and name.startswith("model.") else self.fixed[name]
 
     def _copy(self, tensor: Tensor) -> Tensor:
         kind = self.dtype if tensor.is_floating_point() else None
         return tensor.detach().to(self.device, kind, copy=True)
 
-    # Checks before anything costly
-
-    def _check(self) -> None:
-        batch = self.batches.items[0]
-        before = {name: tensor.clone() for name, tensor in self.fixed.items()}
-        losses = []
-        with self.quiet(), torch.no_grad(), _AttentionSeen() as attention:
-            for seed in (0, 1):
-                torch.manual_seed(seed)
-                losses.append(self._checked_loss(batch))
-        if attention.seen:
-            self.notes += (ATTENTION,)
-        changed = [name for name, tensor in before.items() if not _same(tensor, self.fixed[name])]
-        if changed:
-            shown = ", ".join(name.removeprefix("model.") for name in changed[:3])
-            raise UsageError(
-                f"A forward pass changes {len(changed)} buffers ({shown}): the model is in training mode, "
-                "where batch norm depends on the batch. Call model.eval() before measuring."
-            )
-        if losses[0] != losses[1]:
-            raise UsageError(
-                f"The forward pass is random: two passes over one batch gave {losses[0]:.6g} and "
-                f"{losses[1]:.6g}. Dropout in training mode does this: call model.eval() before measuring."
-            )
-        if not math.isfinite(losses[0]):
-            raise UsageError(
-                f"The loss of the first batch is {losses[0]}, with finite weights and data. "
-                "Nothing can be measured at such a point."
-            )
-        if len(self.batches) > 1:
-            self._check_mean(batch, losses[0])
-        self.spent += 2 / 3 * self.batches.weights[0]
-
-    def _checked_loss(self, batch: Any) -> float:
-        value = self.batch_loss(self.values, batch)
-        if not isinstance(value, Tensor) or value.numel() != 1 or value.is_complex():
-            what = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-            raise UsageError(
-                f"The loss is not one real number ({what}). Give the mean over the batch: "
-                "reduction='mean', or .mean()."
-            )
-        return float(value)
-
-    def _check_mean(self, batch: Any, whole: float) -> None:
-        """A loss that sums, or a model that mixes samples, makes the mean over batches wrong."""
-        mean = None if self.is_closure else self._mean_of_halves(batch)
-        if mean is not None and not self._agree(mean, whole):
-            raise UsageError(
-                f"The loss of a batch is not the mean over its samples: {whole:.6g} for "
-                f"{count_samples(batch)} samples, {mean:.6g} as the mean of its halves. A loss that sums, "
-                "class weights, or batch statistics do this. Use reduction='mean', give all data as one "
-                "batch, or a Closure whose samples= counts what the mean is over."
-            )
-
     def may_be_cut(self) -> bool:
-        """Whether the first batch's loss is the mean of its parts' losses, so that batches may be cut."""
-        batch = self.batches.items[0]
-        if self.is_closure or count_samples(batch) < 2:
+        """Whether batches may be cut into pieces: the mean is known, and samples do not mix."""
+        if self.is_closure or self.batches.count is None:
             return False
-        with self.quiet(), torch.no_grad():
-            whole = float(self.batch_loss(self.values, batch))
-        mean = self._mean_of_halves(batch)
         self.spent += 2 / 3 * self.batches.weights[0]
-        return mean is not None and self._agree(mean, whole)
+        with self.quiet():
+            return Checks(self).samples_are_apart()
 
-    def _mean_of_halves(self, batch: Any) -> float | None:
-        length = count_samples(batch)
-        if length < 2:
-            return None
-        half = length // 2
-        with self.quiet(), torch.no_grad():
-            first = float(self.batch_loss(self.values, part_of(batch, 0, half)))
-            second = float(self.batch_loss(self.values, part_of(batch, half, length)))
-        return (half * first + (length - half) * second) / length
 
-    def _agree(self, mean: float, whole: float) -> bool:
-        return abs(mean - whole) <= _SPLIT_TOLERANCE.get(self.dtype, 1e-3) * max(abs(whole), abs(mean))
+def measuring_dtype(
+    parameters: Mapping[str, Tensor], asked: torch.dtype | None
+) -> tuple[torch.dtype, tuple[str, ...]]:
+    """The dtype to measure in, and a note where it is not the parameters' own.
+
+    Args:
+        parameters: The model's parameters by name.
+        asked: What the caller wants; None for the widest of the parameters' own.
+
+    Raises:
+        UsageError: A dtype that is no real floating-point type, or in half precision.
+    """
+    if asked is not None:
+        if asked not in (torch.float32, torch.float64):
+            name = str(asked).removeprefix("torch.")
+            raise UsageError(
+                f"dtype={name} is impossible: differences would be lost in its rounding. Measure in "
+                "torch.float32 or torch.float64; the weights are converted."
+            )
+        return asked, ()
+    kinds = [tensor.dtype for tensor in parameters.values() if tensor.is_floating_point()]
+    widest = kinds[0]
+    for kind in kinds[1:]:
+        widest = torch.promote_types(widest, kind)
+    if torch.finfo(widest).bits < 32:
+        return torch.float32, (HALF.format(dtype=str(widest).removeprefix("torch.")),)
+    return widest, ()
 
 
 def select_parameters(model: nn.Module, patterns: str | Sequence[str] = "*") -> tuple[str, ...]:
@@ -327,47 +357,8 @@ def select_parameters(model: nn.Module, patterns: str | Sequence[str] = "*") -> 
     return tuple(name for name in trainable if name in chosen)
 
 
-def _check_weights(parameters: dict[str, nn.Parameter]) -> None:
-    for name, parameter in parameters.items():
-        if not bool(parameter.isfinite().all()):
-            bad = int((~parameter.isfinite()).sum())
-            raise UsageError(
-                f"The parameter '{name}' holds {bad} values that are NaN or infinite: the model has "
-                "diverged. Measure an earlier checkpoint."
-            )
-
-
 def _no_gradient(names: Sequence[str]) -> str:
     return (
         f"The loss does not depend on the chosen parameters ({', '.join(names[:3])}): it has no gradient. "
         "Is the output detached, computed under no_grad, or reached through another module than this one?"
     )
-
-
-def _same(a: Tensor, b: Tensor) -> bool:
-    return bool(((a == b) | ((a != a) & (b != b))).all())
-
-
-@contextmanager
-def _without_fast_attention() -> Iterator[None]:
-    """Switch off the inference-only path of `nn.MultiheadAttention`, which has no derivative."""
-    before = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(before)
-
-
-class _AttentionSeen(TorchFunctionMode):
-    """Notes whether fused attention is called inside."""
-
-    seen = False
-
-    def __torch_function__(
-        self, function: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
-        # The second is a Python function: what it calls is not shown to a mode.
-        fused = nn.functional.scaled_dot_product_attention, nn.functional.multi_head_attention_forward
-        self.seen = self.seen or function in fused
-        return function(*args, **(kwargs or {}))

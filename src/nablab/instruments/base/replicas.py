@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import torch
@@ -19,6 +19,7 @@ from nablab.instruments.base.batches import Batches, is_batch, move, read_batche
 from nablab.instruments.base.graphs import has_dead_end
 from nablab.instruments.base.losses import Closure, Loss, split
 from nablab.instruments.base.objective import Objective, select_parameters
+from nablab.instruments.base.placement import copied
 
 LossOf: TypeAlias = Callable[[dict[str, Tensor]], Tensor]
 
@@ -97,7 +98,7 @@ class Replicas:
 
     def network(self, replica: int) -> nn.Module:
         """A new module with the weights and in the dtype of one replica."""
-        module = copy.deepcopy(self.module)
+        module = copied(self.module)
         with torch.no_grad():
             for name, target in _tensors_of(module).items():
                 if name in self.tensors:
@@ -182,7 +183,15 @@ class ReplicaObjective:
         self.spent = 0.0
         # The checks of a single objective are made at a replica whose loss is finite, if there is one.
         options: dict[str, Any] = {"parameters": parameters, "dtype": dtype}
-        self.base = Objective(replicas.network(0), loss, self._data_of(0), check=False, **options)
+        self.base = Objective(
+            replicas.module,
+            loss,
+            self._data_of(0),
+            tensors={name: tensor[0] for name, tensor in replicas.tensors.items()},
+            check=False,
+            **options,
+        )
+        self.batches = self._counted(len(replicas))
         stacked = {name: self._moved(tensor) for name, tensor in replicas.tensors.items()}
         self.points = self.base.flatten(
             {n: stacked.pop(n) if n in stacked else v.expand(len(replicas), *v.shape)
@@ -196,7 +205,16 @@ class ReplicaObjective:
         if check:
             finite = self.losses().isfinite().nonzero().flatten().tolist()
             chosen = finite[0] if finite else 0
-            checked = Objective(replicas.network(chosen), loss, self._data_of(chosen), **options)
+            checked = Objective(
+                replicas.module,
+                loss,
+                self._data_of(chosen),
+                tensors={name: tensor[chosen] for name, tensor in replicas.tensors.items()},
+                **options,
+            )
+            self.base._pristine, self.base.reads_model = checked._pristine, checked.reads_model
+            if not own_targets:
+                self.batches = checked.batches
             self.notes = checked.notes + self.notes
         self.spent = 0.0
 
@@ -213,7 +231,7 @@ class ReplicaObjective:
         part.spent = 0.0
         if self.own_targets:
             items = tuple((split(b)[0], split(b)[1][:, replicas]) for b in self.batches.items)
-            part.batches = Batches(items, self.batches.samples)
+            part.batches = replace(self.batches, items=items)
         return part
 
     def tensors(self, points: Tensor) -> dict[str, Tensor]:
@@ -255,14 +273,18 @@ class ReplicaObjective:
     def losses(self, points: Tensor | None = None) -> Tensor:
         """The losses (K,) over all data at points (K, P), or at the replicas' own."""
         points = self.points if points is None else points
-        with self.quiet(), torch.no_grad():
-            total = sum(weight * self.batch_losses(points, batch) for batch, weight in self.batches)
+        with self.quiet():
+            total = sum(weight * self.batch_losses(points, batch).detach() for batch, weight in self.batches)
         self.spent += len(points) / 3
         return torch.as_tensor(total)
 
     def losses_and_gradients(self, points: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The losses (K,) and gradients (K, P) over all data."""
         points = self.points if points is None else points
+        if self._one_by_one(points):
+            each = [self._single(k).losses_and_gradients(points[k : k + 1]) for k in range(len(points))]
+            self.spent += len(points)
+            return torch.cat([loss for loss, _ in each]), torch.cat([gradient for _, gradient in each])
         losses, gradients = points.new_zeros(len(points)), torch.zeros_like(points)
         for batch, weight in self.batches:
             leaf = points.detach().clone().requires_grad_()
@@ -289,16 +311,44 @@ class ReplicaObjective:
 
         With one batch the gradient's graph is built once; with several, a first pass finds the gradients.
         """
-        if len(self.batches) == 1:
-            leaf, found = self._graph(points, self.batches.items[0])
-            self.spent += 3 * len(points)
-            return found.detach(), self._backward(leaf, found, choose(found.detach()))
+        if len(self.batches) == 1 and not self._one_by_one(points):
+            with self.quiet():
+                leaf, found = self._graph(points, self.batches.items[0])
+                self.spent += 3 * len(points)
+                return found.detach(), self._backward(leaf, found, choose(found.detach()))
         gradients = self.gradients(points)
         vectors, products = choose(gradients), torch.zeros_like(points)
+        if self._one_by_one(points):
+            for k in range(len(points)):
+                products[k] = self._single(k).products(points[k : k + 1], vectors[k : k + 1])[0]
+            self.spent += 3 * len(points)
+            return gradients, products
         for batch, weight in self.batches:
-            products += weight * self._backward(*self._graph(points, batch), vectors)
+            with self.quiet():
+                products += weight * self._backward(*self._graph(points, batch), vectors)
         self.spent += 3 * len(points)
         return gradients, products
+
+    def _one_by_one(self, points: Tensor) -> bool:
+        """Whether a graph may span one replica only: models that are not batched may read weights again."""
+        return len(points) > 1 and not self._batched
+
+    def _single(self, replica: int) -> ReplicaObjective:
+        return self.subset(torch.tensor([replica]))
+
+    def _counted(self, replicas: int) -> Batches:
+        """The batches with what their means are over."""
+        counted = self.base.batches
+        if not self.own_targets:
+            return counted
+        if len(self.batches) > 1 and counted.count is not None:
+            for batch in self.batches.items:
+                if len({counted.count(self._seen_by(k, batch)) for k in range(replicas)}) > 1:
+                    raise UsageError(
+                        "The replicas' own targets are ignored in unequal numbers, so batches weigh "
+                        "differently for each replica. Give all data as one batch."
+                    )
+        return self.batches
 
     def _graph(self, points: Tensor, batch: Any) -> tuple[Tensor, Tensor]:
         leaf = points.detach().clone().requires_grad_()

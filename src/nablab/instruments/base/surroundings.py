@@ -1,0 +1,151 @@
+"""What a measurement borrows from the process and gives back: generators, kernels, gradients on or off."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.checkpoint import CheckpointFunction
+
+from nablab.instruments.base import interrupts
+
+
+class Generators:
+    """The states of all random generators that a model or a data set may draw from.
+
+    Args:
+        others: Generators beside the global ones of PyTorch, NumPy and Python, such as a data loader's.
+    """
+
+    def __init__(self, others: tuple[torch.Generator, ...] = ()) -> None:
+        self.torch = torch.get_rng_state()
+        self.cuda = torch.cuda.get_rng_state_all() if _cuda_in_use() else []
+        self.numpy = np.random.get_state(legacy=False)  # noqa: NPY002, the user's global generator
+        self.python = random.getstate()
+        self._others = [(generator, generator.get_state()) for generator in others]
+
+    def restore(self) -> None:
+        """Give every generator the state it had."""
+        torch.set_rng_state(self.torch)
+        if self.cuda:
+            torch.cuda.set_rng_state_all(self.cuda)
+        np.random.set_state(self.numpy)  # noqa: NPY002
+        random.setstate(self.python)
+        for generator, state in self._others:
+            generator.set_state(state)
+
+    def differences(self, other: Generators) -> set[str]:
+        """Names of the global generators whose states differ from another moment's."""
+        found = set()
+        if not torch.equal(self.torch, other.torch):
+            found.add("torch")
+        if not all(torch.equal(mine, yours) for mine, yours in zip(self.cuda, other.cuda, strict=True)):
+            found.add("cuda")
+        mine, yours = self.numpy["state"], other.numpy["state"]
+        if mine["pos"] != yours["pos"] or not np.array_equal(mine["key"], yours["key"]):
+            found.add("numpy")
+        if self.python != other.python:
+            found.add("python")
+        return found
+
+
+def seed_all(seed: int) -> None:
+    """Seed every global generator; inside `preserved_generators` only."""
+    torch.manual_seed(seed)
+    np.random.seed(seed)  # noqa: NPY002
+    random.seed(seed)
+
+
+@contextmanager
+def preserved_generators(others: tuple[torch.Generator, ...] = ()) -> Iterator[Generators]:
+    """Leave all random generators as they were, whatever is drawn inside."""
+    before = Generators(others)
+    try:
+        yield before
+    finally:
+        before.restore()
+
+
+class Kernels:
+    """The process-wide switches that decide which kernels run, as they were.
+
+    Inside a measurement: attention on the math kernel and recurrent layers without cuDNN, since the fused
+    ones have no second derivative; no inference-only path of `torch.nn.MultiheadAttention`; the reentrant
+    form of activation checkpointing calls its function directly, for it cuts the graph (and so silently
+    gives its layer no gradient where the inputs need none) and refuses `torch.autograd.grad`.
+    """
+
+    def __init__(self) -> None:
+        self._fast_path = torch.backends.mha.get_fastpath_enabled()
+        self._cudnn = torch.backends.cudnn.enabled
+        self._attention = [(switch, is_on()) for is_on, switch in _ATTENTION]
+        self._checkpoint = CheckpointFunction.__dict__.get("apply")
+        self._gradients = torch.is_grad_enabled()
+
+    def switch(self, *, recurrent: bool) -> None:
+        """Take the kernels that can be differentiated twice.
+
+        Args:
+            recurrent: Whether the model has recurrent layers; convolutions keep cuDNN, which is faster.
+        """
+        torch.set_grad_enabled(True)
+        torch.backends.mha.set_fastpath_enabled(False)
+        if recurrent:
+            torch.backends.cudnn.enabled = False
+        for _, switch in _ATTENTION:
+            switch(switch is torch.backends.cuda.enable_math_sdp)
+        setattr(CheckpointFunction, "apply", staticmethod(_call_directly))  # noqa: B010, typed as a method
+
+    def restore(self) -> None:
+        """Give the switches the positions they had."""
+        torch.set_grad_enabled(self._gradients)
+        torch.backends.mha.set_fastpath_enabled(self._fast_path)
+        torch.backends.cudnn.enabled = self._cudnn
+        for switch, on in self._attention:
+            switch(on)
+        if self._checkpoint is not None:
+            setattr(CheckpointFunction, "apply", self._checkpoint)  # noqa: B010
+        elif "apply" in CheckpointFunction.__dict__:
+            del CheckpointFunction.apply
+
+
+class Surroundings:
+    """Generators and kernels together, given back after a measurement and when Ctrl-C ends it."""
+
+    def __init__(self) -> None:
+        self._generators, self._kernels = Generators(), Kernels()
+        self._borrowed = False
+
+    def borrow(self, *, recurrent: bool) -> None:
+        """Switch the kernels; must be followed by `restore`."""
+        self._borrowed = True
+        interrupts.opened(self.restore)
+        self._kernels.switch(recurrent=recurrent)
+
+    def restore(self) -> None:
+        """Give everything back; doing it twice does no harm."""
+        if self._borrowed:
+            self._kernels.restore()
+            self._generators.restore()
+            interrupts.closed(self.restore)
+            self._borrowed = False
+
+
+_ATTENTION: tuple[tuple[Callable[[], bool], Callable[[bool], None]], ...] = (
+    (torch.backends.cuda.flash_sdp_enabled, torch.backends.cuda.enable_flash_sdp),
+    (torch.backends.cuda.mem_efficient_sdp_enabled, torch.backends.cuda.enable_mem_efficient_sdp),
+    (torch.backends.cuda.math_sdp_enabled, torch.backends.cuda.enable_math_sdp),
+    (torch.backends.cuda.cudnn_sdp_enabled, torch.backends.cuda.enable_cudnn_sdp),
+)
+
+
+def _cuda_in_use() -> bool:
+    return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
+
+
+def _call_directly(function: Callable[..., Any], preserve: bool, *arguments: Any) -> Any:
+    return function(*arguments)
