@@ -306,3 +306,22 @@ def test_the_figure_and_the_record():
     record = json.loads(json.dumps(found.to_dict()))
     assert record["values"] == found.values.tolist()
     assert record["converged"] is False
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("extreme", [1e6, -1e6, 1e4, 1e3])
+def test_the_interval_of_the_others_holds_them_beside_an_extreme_value(
+    extreme: float, dtype: torch.dtype
+) -> None:
+    """The first random start beside 1e6 sees hardly more than the middle of all others."""
+    values = torch.linspace(0, 1, 100, dtype=dtype)
+    values[50] = extreme
+    others = torch.cat([values[:50], values[51:]])
+    for seed in range(10):
+        found = eigenvalues_of(torch.diag(values), which="magnitude", seed=seed)
+        assert found.values[0] == pytest.approx(extreme, rel=1e-4)
+        low, high = found.others
+        assert low <= float(others.min())
+        assert high >= float(others.max())
+        assert found.certified
+        assert max(-low, high) < abs(extreme)

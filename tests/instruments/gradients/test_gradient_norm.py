@@ -92,6 +92,45 @@ def test_sample_norms_and_noise_against_a_plain_loop(batch_size: int | None) -> 
     assert result.noise_error == pytest.approx(float(distances.std() / math.sqrt(len(x))), rel=1e-10)
 
 
+@pytest.mark.parametrize("factor", [1e150, 1e-150])
+def test_losses_of_any_size_have_norms_and_noise(factor: float) -> None:
+    model, (x, y) = network(), samples()
+    usual = gradient_norm(model, "mse", (x, y), per_sample=True)
+    scaled = gradient_norm(
+        model, lambda output, target: nn.functional.mse_loss(output, target) * factor, (x, y), per_sample=True
+    )
+    np.testing.assert_allclose(scaled.sample_norms, usual.sample_norms * factor, rtol=1e-12)
+    assert scaled.noise == pytest.approx(usual.noise * factor * factor, rel=1e-9)
+    assert scaled.noise_scale == pytest.approx(usual.noise_scale, rel=1e-9)
+    assert scaled.noise_scale_error == pytest.approx(usual.noise_scale_error, rel=1e-9)
+
+
+class Sequences(nn.Module):
+    def __init__(self, kind: type[nn.RNNBase], batch_first: bool = True) -> None:
+        super().__init__()
+        self.recurrent, self.head = kind(3, 4, batch_first=batch_first), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.recurrent(x)[0][:, -1])
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+def test_sample_norms_of_sequences_leave_no_tensor_behind(kind: type[nn.RNNBase]) -> None:
+    torch.manual_seed(0)
+    model, x, y = Sequences(kind), torch.randn(4, 3, 3), torch.tensor([0, 1, 1, 0])
+    counts = []
+    for _ in range(4):
+        result = gradient_norm(model, "cross_entropy", (x, y), per_sample=True)
+        gc.collect()
+        counts.append(sum(issubclass(type(thing), Tensor) for thing in gc.get_objects()))
+    assert counts[-1] == counts[1]
+    for i in range(4):
+        model.zero_grad()
+        nn.functional.cross_entropy(model(x[i : i + 1]), y[i : i + 1]).backward()
+        own = norm_of({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
+        assert result.sample_norms[i] == pytest.approx(own, rel=1e-5)
+
+
 def test_the_mean_square_over_minibatches_is_gradient_plus_noise() -> None:
     """Over all batches of size B drawn without replacement, exactly: |g|^2 + tr(Sigma) (1/B - 1/N)."""
     model, (x, y) = network(), samples(7)

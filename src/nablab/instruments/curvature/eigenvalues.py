@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from nablab.errors import UsageError, unknown
 from nablab.instruments.base.measurement import Expected, Measurement, Size, instrument
-from nablab.instruments.curvature.lanczos import Krylov, unseen_beyond
+from nablab.instruments.curvature.lanczos import BREAKDOWN, Krylov, unseen_around
 from nablab.instruments.curvature.matrices import (
     Array,
     Curvature,
@@ -254,6 +254,7 @@ class _Search:
             self._settle()
             return False
         self._lock()
+        spread = 0.0
         for step in range(1, 1 + max(CHECK_LEAST, round(CHECK_SHARE * self.products))):
             if krylov.full or self.products >= self.max_products:
                 break
@@ -264,8 +265,12 @@ class _Search:
             if self._lies_outside(low, high, self.tolerance):
                 self.goal = self.tolerance
                 return True
-            ended = krylov.coupling == 0  # an invariant subspace: what it holds is exact
-            self.others = (low, high) if ended else self._bounds(low, high, step)
+            ended = krylov.coupling == 0  # an invariant subspace: what it holds is exact but for rounding
+            spread = krylov.coupling if step == 1 else spread
+            if not ended:
+                left = self.matrix.shape[0] - self.needed
+                low, high = unseen_around(low, high, step, left, CHANCE, spread=spread)
+            self.others = self._rounded(low, high)
             self.certified = not self._lies_outside(*self.others, CHECK_SLACK)
             if ended or self.certified:
                 break
@@ -275,7 +280,7 @@ class _Search:
         """The basis is the whole space: nothing can have been missed."""
         values = self._ritz()[0]
         rest = np.delete(values, _select(values, self.count, self.which))
-        self.others = (float(rest.min()), float(rest.max())) if rest.size else None
+        self.others = self._rounded(float(rest.min()), float(rest.max())) if rest.size else None
         self.certified = True
 
     def result(self) -> Eigenvalues:
@@ -341,12 +346,13 @@ class _Search:
         fresh = random_vector(self.matrix, self.generator)
         self.krylov.lock(values[wanted], rotation[:, wanted], residuals[wanted], fresh)
 
-    def _bounds(self, low: float, high: float, steps: int) -> tuple[float, float]:
-        size = self.matrix.shape[0] - self.needed
-        return (
-            -unseen_beyond(-low, -float(self.highest), steps, size, CHANCE),
-            unseen_beyond(high, float(self.lowest), steps, size, CHANCE),
-        )
+    def _rounded(self, low: float, high: float) -> tuple[float, float]:
+        """An interval of eigenvalues with what the rounding of the products hides at either end.
+
+        Beside one value of a million, float32 takes a coupling of 1 for the end of the subspace.
+        """
+        hidden = BREAKDOWN * torch.finfo(self.krylov.vectors.dtype).eps * self.krylov.scale
+        return low - hidden, high + hidden
 
     def _lies_outside(self, low: float, high: float, slack: float) -> bool:
         """Whether an interval of other eigenvalues reaches beyond those listed by a share of the norm."""

@@ -145,7 +145,7 @@ def unseen_beyond(highest: float, lowest: float, steps: int, size: int, chance: 
 
     Args:
         highest: The highest Ritz value of the run.
-        lowest: A lower bound of the spectrum (in practice the lowest Ritz value seen).
+        lowest: A lower bound of the spectrum; a Ritz value is none (see `unseen_around`).
         steps: Products of the run, at least 1.
         size: Dimensions in which the start was drawn.
         chance: The chance that is accepted.
@@ -165,3 +165,34 @@ def unseen_beyond(highest: float, lowest: float, steps: int, size: int, chance: 
 
     low, high = math.log(1e-14), math.log(2 * size / chance**2 + 1)
     return highest + width * math.exp(brentq(excess, low, high)) if excess(low) > 0 else highest
+
+
+def unseen_around(
+    low: float, high: float, steps: int, size: int, chance: float, *, spread: float
+) -> tuple[float, float]:
+    r"""The interval that holds all eigenvalues but for a chance at either end, from Ritz values.
+
+    `unseen_beyond` needs a bound of the other end. The two ends bound each other: with
+    :math:`g` the excess of that bound in units of the width that it is given, no end lies
+    farther out than :math:`d = g (w + d)` with the width :math:`w` of the Ritz values, so
+    :math:`d = g w / (1 - g)`. Early in a run, where :math:`g \ge 1`, the first step's bound
+    holds: an eigenvalue whose eigenvector has the component :math:`c` in the start lies at
+    most :math:`b / c` from the start's Rayleigh quotient, :math:`b` being the first coupling
+    (the spread of the spectrum as the start sees it).
+
+    Args:
+        low: The lowest Ritz value of the run.
+        high: The highest.
+        steps: Products of the run, at least 1.
+        size: Dimensions in which the start was drawn.
+        chance: The chance that is accepted.
+        spread: The coupling after the first product.
+
+    >>> low, high = unseen_around(0.0, 1.0, 30, 1000, 1e-3, spread=0.3)
+    >>> -0.1 < low < 0 and 1 < high < 1.1
+    True
+    """
+    share = unseen_beyond(1.0, 0.0, steps, size, chance) - 1
+    farthest = spread / (chance * math.sqrt(math.pi / (2 * size))) + high - low
+    beyond = min(farthest, share * (high - low) / (1 - share)) if share < 1 and steps > 1 else farthest
+    return low - beyond, high + beyond

@@ -213,11 +213,16 @@ def _gradient_of(objective: Objective, batch: Any) -> tuple[float, Tensor]:
 
 
 class _Spread:
-    """Squared distances of many gradients (of samples or batches) from their mean, taken in as they come."""
+    """Squared distances of many gradients (of samples or batches) from their mean, taken in as they come.
+
+    Everything is in units of a power of two near the gradient's norm: squares neither overflow nor vanish,
+    and no digit changes.
+    """
 
     def __init__(self, gradient: Tensor, total: int) -> None:
-        self._gradient, self._total = gradient, total
         self.norm = float(gradient.norm())
+        self._unit = math.ldexp(1.0, math.frexp(self.norm)[1]) if math.isfinite(self.norm) else 1.0
+        self._gradient, self._total = gradient / self._unit, total
         self.norms: list[float] = []
         self._weights: list[float] = []
         self._distances: list[float] = []
@@ -226,9 +231,9 @@ class _Spread:
 
     def add(self, rows: Tensor, weights: Sequence[float]) -> None:
         """Take gradients (n, P), each the mean over ``weights`` samples."""
-        rows = rows.double()
+        rows = rows.double() / self._unit
         away = rows - self._gradient
-        self.norms += rows.norm(dim=1).tolist()
+        self.norms += (rows.norm(dim=1) * self._unit).tolist()
         self._distances += away.square().sum(dim=1).tolist()
         self._products += (away @ self._gradient).tolist()
         self._weights += list(weights)
@@ -236,7 +241,7 @@ class _Spread:
 
     def check_mean(self, dtype: torch.dtype) -> None:
         """Raise `UsageError` unless the mean of the gradients taken is the gradient of the whole."""
-        apart = float((self._sum / sum(self._weights) - self._gradient).norm())
+        apart = self._unit * float((self._sum / sum(self._weights) - self._gradient).norm())
         if apart > _TOLERANCE.get(dtype, 1e-3) * (self.norm + max(self.norms)):
             raise UsageError(
                 f"The gradient over the data (norm {self.norm:.6g}) is not the mean of the samples' own "
@@ -252,23 +257,17 @@ class _Spread:
         weights = np.array(self._weights)
         traces = weights * np.array(self._distances) * units / (units - 1)
         trace = float(traces.mean())
-        error = float(traces.std(ddof=1)) / math.sqrt(units)
-        signal = self.norm**2 - trace / self._total
+        found = {
+            "noise": trace * self._unit * self._unit,
+            "noise_error": float(traces.std(ddof=1)) / math.sqrt(units) * self._unit * self._unit,
+        }
+        signal = float(self._gradient.square().sum()) - trace / self._total
         if signal <= 0:
-            return {
-                "noise": trace,
-                "noise_error": error,
-                "noise_scale": math.inf,
-                "noise_scale_error": math.nan,
-            }
+            return {**found, "noise_scale": math.inf, "noise_scale_error": math.nan}
         slope = 2 * weights * units / self._total * np.array(self._products) - (traces - trace) / self._total
         influence = (traces - trace) / signal - trace / signal**2 * slope
-        return {
-            "noise": trace,
-            "noise_error": error,
-            "noise_scale": trace / signal,
-            "noise_scale_error": float(influence.std(ddof=1)) / math.sqrt(units),
-        }
+        error = float(influence.std(ddof=1)) / math.sqrt(units)
+        return {**found, "noise_scale": trace / signal, "noise_scale_error": error}
 
 
 def _sample_gradients(objective: Objective, counts: Any) -> Iterator[tuple[Tensor, list[float]]]:
@@ -287,7 +286,7 @@ def _sample_gradients(objective: Objective, counts: Any) -> Iterator[tuple[Tenso
                 try:
                     yield _vectorized(objective, part_of(batch, start, stop), own), weights
                     continue
-                except (RuntimeError, NotImplementedError, UserWarning) as error:
+                except (RuntimeError, NotImplementedError) as error:
                     if isinstance(error, torch.OutOfMemoryError):
                         raise
                     vectorized = False
@@ -306,7 +305,9 @@ def _vectorized(objective: Objective, batch: Any, own: Sequence[bool]) -> Tensor
         return objective.batch_loss(leaves, sample)
 
     with objective.quiet(), warnings.catch_warnings():
-        # Operations without a batching rule run in a hidden loop and only warn that they are slow.
-        warnings.filterwarnings("error", message=".*batching rule.*")
+        # Operations without a batching rule run in a hidden loop and warn that it is slow. The loop over
+        # whole samples would be slower still, and the warning made an error keeps the tensors of the pass in
+        # memory for good (PyTorch 2.13).
+        warnings.filterwarnings("ignore", message=".*batching rule.*")
         found = vmap(grad(loss), in_dims=(None, 0), randomness="different")(objective.values, mapped)
     return objective.flatten(found)

@@ -3,7 +3,7 @@ r"""Bring the hidden units of two networks of one architecture into one order.""
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -14,7 +14,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from nablab.errors import UsageError, unknown
-from nablab.instruments.base.batches import is_batch, move
+from nablab.instruments.base.batches import read_batches, tensors_in
 from nablab.instruments.base.losses import call, split
 from nablab.instruments.base.measurement import Expected, Measurement, instrument
 from nablab.instruments.landscape.permutations import Permutations, Specification, find_specification
@@ -25,6 +25,11 @@ if TYPE_CHECKING:
 Method = Literal["weights", "activations"]
 Orders = dict[str, npt.NDArray[np.int64]]
 
+UNCHECKED = (
+    "Whether the new network is the same function was not checked: it is if the specification lists all that "
+    "belongs to a unit. Give data, and the outputs are compared."
+)
+SAME = 1e-9  # relative distance of outputs in float64; a permutation changes the order of sums only
 COLORS = {"before": "#767676", "after": "#0072b2"}
 
 
@@ -94,8 +99,9 @@ class Matching(Measurement):
 
 
 def _expected(size: Any, *, method: str = "weights", **_: Any) -> Expected:
-    # Two forward passes, a third of a gradient each, for activations; float64 copies of both networks.
-    return Expected(gradients=2 / 3 if method == "activations" else 0.0, numbers=4.0 * size.parameters)
+    # Two forward passes, a third of a gradient each, for activations, and two that compare the functions on
+    # the first batch, which may be all data; float64 copies of both networks.
+    return Expected(gradients=4 / 3 if method == "activations" else 0.0, numbers=4.0 * size.parameters)
 
 
 @instrument(expected=_expected)
@@ -131,19 +137,22 @@ def match_units(
     Args:
         model_a: The network that gives the order. Neither network is changed.
         model_b: The network to be reordered, of the same architecture.
-        data: For ``method="activations"``: a tensor of inputs, a batch ``(inputs, targets)``, or an iterable
-            of such batches. Targets are not used.
+        data: A tensor of inputs, a batch ``(inputs, targets)``, or an iterable of such batches. Targets are
+            not used. With them the outputs of the new network are compared with those of ``model_b``;
+            ``method="activations"`` needs them.
         method: ``"weights"`` or ``"activations"``.
         specification: By group of units, the ``(parameter, axis)`` pairs that list these units. Found
             automatically for `nn.Sequential` of linear and convolutional layers, batch norm, activations,
-            pooling and flattening; needed for other models.
+            pooling and flattening; needed for other models. Give ``data`` beside your own, as a parameter
+            that it forgets makes the new network another function.
         seed: Of the order of layers and of the random starts.
         restarts: Random starts beside the three others.
         sweeps: At most, in each start.
 
     Raises:
         UsageError: Different architectures (parameter and shapes named), weights that are NaN, a model whose
-            units cannot be found without a specification, or data missing for activations.
+            units cannot be found without a specification, a specification that changes the function, or data
+            missing for activations.
 
     >>> def network():
     ...     return nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 1))
@@ -164,17 +173,22 @@ def match_units(
     a, b = _weights(model_a), _weights(model_b)
     _check_alike(a, b)
     plan = Permutations(model_b, specification or find_specification(model_b))
+    batches = None if data is None else _inputs(model_b, data)
     if method == "weights":
         search = _Search(plan, a, b, np.random.default_rng(seed), sweeps)
         orders, taken, converged, start = search.best(restarts)
     else:
-        orders, taken, converged, start = _by_activations(model_a, model_b, data, plan), 1, True, method
+        orders, taken, converged, start = _by_activations(model_a, model_b, batches, plan), 1, True, method
     orders = {group: orders[group] for group in plan.sizes}  # in the order of the layers again
     module = copy.deepcopy(model_b)
     _load(module, plan.apply({**dict(model_b.named_parameters()), **dict(model_b.named_buffers())}, orders))
     after = plan.apply(b, orders)
+    if batches is not None:
+        _check_function(model_b, module, batches[0])
+    passes = 2.0 * (method == "activations") + (2 / len(batches) if batches is not None else 0.0)
     return Matching(
-        gradients=2 / 3 if method == "activations" else 0.0,
+        gradients=passes / 3,
+        notes=() if batches is not None or specification is None else (UNCHECKED,),
         permutations=orders,
         module=module,
         method=method,
@@ -257,27 +271,49 @@ def _assign(benefit: Tensor) -> npt.NDArray[np.int64]:
     return np.asarray(columns[np.argsort(rows)], dtype=np.int64)
 
 
-def _by_activations(model_a: nn.Module, model_b: nn.Module, data: Any, plan: Permutations) -> Orders:
-    if data is None:
+def _by_activations(
+    model_a: nn.Module, model_b: nn.Module, inputs: Sequence[Any] | None, plan: Permutations
+) -> Orders:
+    if inputs is None:
         raise UsageError("method='activations' needs data: give inputs as the third argument.")
     totals = {group: torch.zeros(n, n, dtype=torch.float64) for group, n in plan.sizes.items()}
-    batches = [data] if is_batch(data) else data
     networks = [_quiet_copy(model) for model in (model_a, model_b)]
-    count = 0
-    for batch in batches:
-        inputs = split(batch)[0] if isinstance(batch, tuple | list) else batch
-        first, second = (_activations(network, inputs, plan) for network in networks)
+    for batch in inputs:
+        first, second = (_activations(network, batch, plan) for network in networks)
         for group, total in totals.items():
             total += first[group] @ second[group].T
-        count += 1
-    if not count:
-        raise UsageError(
-            "The data hold no batch. Generators can be read only once: give a list, or a new one."
-        )
     bad = [group for group, total in totals.items() if not bool(total.isfinite().all())]
     if bad:
         raise UsageError(f"The activations of '{bad[0]}' are NaN or infinite on these data.")
     return {group: _assign(total) for group, total in totals.items()}
+
+
+def _inputs(model: nn.Module, data: Any) -> list[Any]:
+    """The inputs of every batch, float64, where the model is."""
+    device = next(model.parameters()).device
+    batches = read_batches(data, device=device, dtype=torch.float64).items
+    return [split(batch)[0] if isinstance(batch, tuple | list) else batch for batch in batches]
+
+
+def _check_function(model: nn.Module, permuted: nn.Module, inputs: Any) -> None:
+    """Raise `UsageError` if reordering units has changed what the network computes."""
+    before, after = (_outputs(_quiet_copy(network), inputs) for network in (model, permuted))
+    apart = max(
+        (float((one - other).abs().max()) for one, other in zip(before, after, strict=True)), default=0.0
+    )
+    size = max((float(one.abs().max()) for one in before), default=0.0)
+    if not apart <= SAME * max(size, 1e-300):
+        raise UsageError(
+            "The specification makes another function of the network: on the first batch outputs differ by "
+            f"up to {apart:.3g}, with outputs up to {size:.3g}. It leaves out a parameter or buffer that "
+            "lists units, or holds one that does not: list for each group all axes along its units."
+        )
+
+
+def _outputs(model: nn.Module, inputs: Any) -> list[Tensor]:
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        found = tensors_in(call(model, inputs))
+    return [tensor for tensor in found if tensor.is_floating_point() and tensor.numel()]
 
 
 def _quiet_copy(model: nn.Module) -> nn.Module:
@@ -297,9 +333,7 @@ def _activations(model: nn.Module, inputs: Any, plan: Permutations) -> dict[str,
             found[group] = output.detach().movedim(axis, 0).flatten(1).cpu()
 
         handles.append(layer.register_forward_hook(keep))
-    device = next(model.parameters()).device
-    with torch.no_grad():
-        call(model, move(inputs, device, torch.float64))
+    _outputs(model, inputs)
     for handle in handles:
         handle.remove()
     return found

@@ -88,7 +88,8 @@ class _Walk:
         elif kind is nn.Flatten and layer.start_dim == 1:
             self._layout = "flattened" if self._layout == "channels" else self._layout
         elif not (kind in ANYWHERE or (kind in ON_CHANNELS and self._layout in ("", "channels"))):
-            raise UsageError(f"Layer '{name}' ({layer}) may mix or reorder units. {REMEDY}")
+            shown = str(layer) if "\n" not in str(layer) else kind.__name__
+            raise UsageError(f"Layer '{name}' ({shown}) may mix or reorder units. {REMEDY}")
 
     def hidden(self) -> dict[str, list[tuple[str, int]]]:
         """All groups but the last: the outputs keep their order."""
