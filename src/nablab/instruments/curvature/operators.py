@@ -19,6 +19,14 @@ from nablab.instruments.base.batches import Batches, map_tensors, part_of
 from nablab.instruments.base.graphs import counting_saved_bytes, free_memory, has_dead_end
 from nablab.instruments.base.losses import split
 from nablab.instruments.base.objective import Objective
+from nablab.instruments.curvature.verification import (
+    CONTRADICTED,
+    WRONG,
+    Claim,
+    examine,
+    rounds_inside,
+)
+from nablab.instruments.precision import refuse_half
 
 Method = Literal["auto", "double-backward", "finite-difference"]
 
@@ -40,6 +48,7 @@ class Operator:
     """
 
     def __init__(self, objective: Objective) -> None:
+        refuse_half(objective.dtype, "Curvature")
         self.objective = objective
         self.shape = (objective.size, objective.size)
         self.dtype, self.device = objective.dtype, objective.device
@@ -88,10 +97,15 @@ class HessianOperator(Operator):
         dtype: The dtype to measure in; by default the parameters' own.
         batch_size: Cut batches to bound the memory.
         method: ``"double-backward"`` is exact; ``"finite-difference"`` needs first derivatives only;
-            ``"auto"`` takes the second where the model has no second derivative, and says so in `notes`.
+            ``"auto"`` takes the second where the model has no second derivative or a wrong one, and says so
+            in `notes`.
         cache: Keep the graphs of the gradient between products: a third less work for more memory. By
             default if they fit a quarter of the memory that is free.
-        check: See `Objective`.
+        check: See `Objective`; and compare two products on the first batch with differences of the gradient
+            and with each other (seven gradients of that batch; see `nablab.instruments.curvature.verification`).
+
+    Raises:
+        UsageError: See `Objective`; half precision; a gradient that is not the derivative of the loss.
 
     >>> from torch import nn
     >>> H = HessianOperator(nn.Linear(2, 1, bias=False), "mse", (torch.eye(2), torch.ones(2, 1)))
@@ -124,6 +138,8 @@ class HessianOperator(Operator):
         self.method = method
         if method == "auto":
             self.method = self._usable_method()
+        if check and self.method == "double-backward":
+            self._verify(model, loss, parameters, may_change=method == "auto")
         if self.method == "double-backward":
             self.cached = self._worth_keeping() if cache is None else cache
 
@@ -158,24 +174,10 @@ class HessianOperator(Operator):
         return graph
 
     def _linearize(self, batch: Any) -> _Graph:
-        leaves = self.objective.leaves()
-        value = self.objective.batch_loss(leaves, batch)
-        if not value.requires_grad:
-            self.objective.gradients_of(value, leaves)  # raises the error that says why
-        inputs = list(leaves.values())
-        found = torch.autograd.grad(value, inputs, create_graph=True, materialize_grads=True)
-        return _Graph(inputs, list(found))
+        return _linearized(self.objective, batch)
 
     def _backward(self, graph: _Graph, row: Tensor, *, last: bool) -> Tensor:
-        directions = self.objective.unflatten(row).values()
-        pairs = [(g, v) for g, v in zip(graph.gradients, directions, strict=True) if g.requires_grad]
-        if not pairs:  # the loss is linear in every parameter
-            return torch.zeros_like(row)
-        found = torch.autograd.grad(
-            [g for g, _ in pairs], graph.leaves, [v for _, v in pairs],
-            retain_graph=not last, materialize_grads=True,
-        )  # fmt: skip
-        return self.objective.flatten(dict(zip(self.objective.names, found, strict=True)))
+        return _pulled_back(self.objective, graph, row, last=last)
 
     def _difference(self, row: Tensor) -> Tensor:
         if not row.any():
@@ -203,6 +205,29 @@ class HessianOperator(Operator):
             return "finite-difference"
         self.objective.spent += 3 * self.objective.batches.weights[0]
         return "double-backward"
+
+    def _verify(self, model: nn.Module, loss: Any, parameters: Any, *, may_change: bool) -> None:
+        """Measure by differences if a product is found wrong, or say that it is."""
+        batch, share = self.objective.batches.items[0], self.objective.batches.weights[0]
+        objective = in_float64(model, loss, batch, parameters) or self.objective
+        with objective.quiet():
+            try:
+                graph = _linearized(objective, objective.batches.items[0])
+            except (RuntimeError, TypeError):  # a model that casts or a device that lacks float64
+                objective = self.objective
+                graph = _linearized(objective, batch)
+            before = objective.spent
+            verdict = examine(_claim(objective, graph), differences=objective is not self.objective)
+            spent = objective.spent - before
+            objective.spent = before
+        self.objective.spent += share * (spent + 5)  # the graph, and two products with it
+        verdict.refuse_asymmetry()
+        if verdict.wrong and may_change:
+            self.method = "finite-difference"
+            note = FINITE_DIFFERENCE.format(why=WRONG.format(gap=verdict.gap), digits=_digits(self.dtype))
+            self.objective.notes += (note,)
+        elif verdict.wrong:
+            self.objective.notes += (CONTRADICTED.format(part="the Hessian", gap=verdict.gap),)
 
     def _worth_keeping(self) -> bool:
         batches = self.objective.batches
@@ -317,6 +342,51 @@ class GaussNewtonOperator(Operator):
             )
         difference: Tensor = (ahead - behind) / (2 * step)
         return difference
+
+
+def _linearized(objective: Objective, batch: Any) -> _Graph:
+    """The gradient of a batch's loss with its graph; call inside `quiet`."""
+    leaves = objective.leaves()
+    value = objective.batch_loss(leaves, batch)
+    if not value.requires_grad:
+        objective.gradients_of(value, leaves)  # raises the error that says why
+    inputs = list(leaves.values())
+    found = torch.autograd.grad(value, inputs, create_graph=True, materialize_grads=True)
+    return _Graph(inputs, list(found))
+
+
+def _pulled_back(objective: Objective, graph: _Graph, row: Tensor, *, last: bool) -> Tensor:
+    """The product of the Hessian behind a graph with a vector (P,); call inside `quiet`."""
+    directions = objective.unflatten(row).values()
+    pairs = [(g, v) for g, v in zip(graph.gradients, directions, strict=True) if g.requires_grad]
+    if not pairs:  # the loss is linear in every parameter
+        return torch.zeros_like(row)
+    found = torch.autograd.grad(
+        [g for g, _ in pairs], graph.leaves, [v for _, v in pairs],
+        retain_graph=not last, materialize_grads=True,
+    )  # fmt: skip
+    return objective.flatten(dict(zip(objective.names, found, strict=True)))
+
+
+def in_float64(model: nn.Module, loss: Any, batch: Any, parameters: Any) -> Objective | None:
+    """The loss of one batch in float64, or None on a device that lacks it."""
+    try:
+        return Objective(model, loss, iter([batch]), parameters=parameters, dtype=torch.float64, check=False)
+    except (RuntimeError, TypeError):
+        return None
+
+
+def _claim(objective: Objective, graph: _Graph) -> Claim:
+    """The gradient of a mean loss over one batch, and its products."""
+    sizes = [shape.numel() for shape in objective.shapes]
+    return Claim(
+        point=objective.point,
+        function=objective.gradient,
+        product=lambda vector: _pulled_back(objective, graph, vector, last=False),
+        parts=sizes,
+        sizes=sizes,
+        coarse=rounds_inside(graph.gradients),
+    )
 
 
 def suit_processor(objective: Objective) -> None:
