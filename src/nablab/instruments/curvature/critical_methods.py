@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from nablab.instruments.base.replicas import ReplicaObjective
-from nablab.instruments.curvature.hessian_matrix import hessian_blocks, symmetrized, usable_method
+from nablab.instruments.curvature.hessian_matrix import symmetrized
+from nablab.instruments.curvature.hessian_methods import Way, choose_way, hessian_blocks
 from nablab.instruments.curvature.inertia import in_threads
 
 MEMORY = 20  # pairs that L-BFGS keeps
@@ -49,6 +50,7 @@ class Search:
         stalled: bool (K,): the method found no more step.
         history: Norms (K,) after each iteration; NaN for networks that are not moved any more.
         began: Length of the history when the method began.
+        chosen: How Hessians are computed, once one was.
     """
 
     objective: ReplicaObjective
@@ -59,6 +61,7 @@ class Search:
     stalled: Tensor
     history: list[Tensor] = field(default_factory=list)
     began: int = 0
+    chosen: Way | None = None
 
     @classmethod
     def start(cls, objective: ReplicaObjective, tolerance: float) -> Search:
@@ -79,6 +82,12 @@ class Search:
         """The gradients' norms (K,)."""
         norms: Tensor = self.gradients.norm(dim=1)
         return norms
+
+    def way(self) -> Way:
+        """How Hessians are computed; chosen at the first call, which notes why."""
+        if self.chosen is None:
+            self.chosen = choose_way(self.objective, "auto")
+        return self.chosen
 
     def part(self) -> ReplicaObjective:
         """The objective of the active networks; add its `spent` with `pay`."""
@@ -184,14 +193,14 @@ def levenberg_marquardt(search: Search, iterations: int) -> None:
     """
     if not len(search.active):
         return
-    how = usable_method(search.objective, "auto")
+    way = search.way()
     damping = torch.full_like(search.norms(), FIRST_DAMPING)
     for _ in range(iterations):
         if not len(search.active):
             return
         before, part, numbers = search.norms(), search.part(), search.active
-        for rows, raw in hessian_blocks(part, points=search.points[numbers], method=how):
-            values, vectors = eigenpairs(symmetrized(raw)[0])
+        for rows, raw in hessian_blocks(part, way, points=search.points[numbers]):
+            rows, values, vectors = eigenpairs(rows, symmetrized(raw)[0])
             _bent_step(search, numbers[rows], values, vectors, damping)
         search.pay(part)
         search.record(before, patience=LONG_PATIENCE)
@@ -206,14 +215,14 @@ def saddle_free_newton(search: Search, iterations: int) -> None:
     """
     if not len(search.active):
         return
-    how = usable_method(search.objective, "auto")
+    way = search.way()
     for _ in range(iterations):
         if not len(search.active):
             break
         part, numbers = search.part(), search.active
         moved = torch.zeros_like(search.stalled)
-        for rows, raw in hessian_blocks(part, points=search.points[numbers], method=how):
-            values, vectors = eigenpairs(symmetrized(raw)[0])
+        for rows, raw in hessian_blocks(part, way, points=search.points[numbers]):
+            rows, values, vectors = eigenpairs(rows, symmetrized(raw)[0])
             moved[numbers[rows]] = _step_down(search, numbers[rows], values, vectors)
         search.pay(part)
         search.history.append(torch.where(_is_in(numbers, moved), search.norms(), torch.nan))
@@ -278,10 +287,18 @@ def minres(product: Callable[[Tensor], Tensor], right: Tensor, tolerance: Tensor
     return x
 
 
-def eigenpairs(matrices: Tensor) -> tuple[Tensor, Tensor]:
-    """Eigenvalues (k, P) and eigenvectors (k, P, P) of symmetric matrices."""
+def eigenpairs(rows: Tensor, matrices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The rows (k,) of symmetric matrices (k, P, P) that are finite, eigenvalues and eigenvectors of those.
+
+    A network whose Hessian is not finite takes no step, and so is stalled.
+    """
+    finite = matrices.isfinite().flatten(1).all(dim=1)
+    if not bool(finite.all()):
+        rows, matrices = rows[finite.to(rows.device)], matrices[finite]
     found = in_threads(torch.linalg.eigh, matrices)
-    return torch.stack([pair[0] for pair in found]), torch.stack([pair[1] for pair in found])
+    if not found:
+        return rows, matrices.new_empty(0, matrices.shape[1]), matrices
+    return rows, torch.stack([pair[0] for pair in found]), torch.stack([pair[1] for pair in found])
 
 
 def _descend(search: Search, directions: Tensor, slopes: Tensor, *, needs_slopes: bool = True) -> None:

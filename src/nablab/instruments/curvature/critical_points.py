@@ -23,6 +23,7 @@ from nablab.instruments.curvature.critical_methods import (
     gradient_norm_descent,
     spectral_norms,
 )
+from nablab.instruments.curvature.differences import verified
 from nablab.instruments.curvature.hessian_matrix import MAX_BYTES, FloatArray, check_fits
 from nablab.instruments.curvature.inertia import BoolArray, IntArray
 
@@ -178,10 +179,11 @@ def find_critical_point(
         max_iterations: Iterations of the method.
         lbfgs_iterations: Iterations of L-BFGS before it.
         max_bytes: See `hessian_matrix`; for Levenberg-Marquardt.
-        check: See `Objective`.
+        check: See `Objective` and `verified`.
 
     Raises:
-        UsageError: An option is out of range, or the Hessian would not fit.
+        UsageError: An option is out of range, the Hessian would not fit, or the gradient is not the
+            derivative of the loss.
 
     >>> x = torch.linspace(-1, 1, 9, dtype=torch.float64)[:, None]
     >>> found = find_critical_point(nn.Linear(1, 1), "mse", (x, 3 * x + 1))
@@ -196,6 +198,7 @@ def find_critical_point(
         model, loss, data, parameters=parameters, dtype=dtype,
         batch_size=batch_size, own_targets=own_targets, check=check,
     )  # fmt: skip
+    objective = verified(objective, model, loss, parameters=parameters, check=check)
     search = Search.start(objective, tolerance)
     if chosen != "saddle-free-newton":
         gradient_norm_descent(search, lbfgs_iterations)
@@ -240,7 +243,7 @@ def _result(search: Search, *, replicas: nn.Module | Replicas, method: str, seed
         tolerance=search.tolerance,
         replicas=Replicas(module, objective.tensors(search.points)),
         gradients=objective.spent,
-        notes=objective.notes,
+        notes=objective.notes + (search.chosen.notes if search.chosen else ()),
     )
 
 

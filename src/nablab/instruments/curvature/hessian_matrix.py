@@ -2,42 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
-from torch.func import grad, jvp, vmap
 
-from nablab.errors import UsageError, unknown
-from nablab.instruments.base.batches import Batches, count_samples, map_tensors, part_of, tensors_in
-from nablab.instruments.base.graphs import counting_saved_bytes, free_memory
-from nablab.instruments.base.losses import Loss, Penalized, split
+from nablab.errors import UsageError
+from nablab.instruments.base.graphs import free_memory
+from nablab.instruments.base.losses import Loss
 from nablab.instruments.base.measurement import Expected, Measurement, Size, instrument
 from nablab.instruments.base.objective import select_parameters
-from nablab.instruments.base.replicas import ForwardDifferentiable, LossOf, ReplicaObjective, Replicas
-from nablab.instruments.curvature.dense_hessian import DenseLayer, dense_hessians, dense_layers
+from nablab.instruments.base.replicas import ReplicaObjective, Replicas
+from nablab.instruments.curvature.differences import ByDifferences, verified
+from nablab.instruments.curvature.hessian_methods import COLUMNS, Method, choose_way, hessian_blocks
+from nablab.instruments.curvature.matrices import NOT_FINITE
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FloatArray: TypeAlias = npt.NDArray[np.float64]
-Method = Literal["auto", "dense", "forward-over-reverse", "double-backward"]
-
-# On two cores and a network of 571 parameters and 300 samples, 16 columns at once took 1.3 times as long as
-# 64, and all 571 took 2.5 times as long: the tangents no longer fit the cache.
-COLUMNS = 64
-TOGETHER = 4  # replicas in one batch: half the time per network of one; ten were no faster than four
-WORKING_BYTES = 2**29  # the tangents of one chunk take at most this, and an eighth of the free memory
 PROBES = 8  # random vectors; 24 gradients, against some hundreds or thousands for the matrix
-MAX_BYTES = 4 * 10**9
-DOUBLE_BACKWARD = (
-    "Rows of the Hessian were computed one by one, by double backward passes: this model has no usable "
-    "forward-mode derivative ({why})."
+CHECK = 7  # gradients: two products with one graph and a difference, in `verified`
+CHOICE = 6  # gradients: one product by forward mode and one by reverse, in `choose_way`
+FURTHER = 64.0  # a second step of the weights, in units of their last digit
+KINK = (
+    "The point lies on a kink of the loss, to rounding: the last digit of a weight decides between different "
+    "Hessians. This is the one on the side that PyTorch takes."
 )
+IMPRECISE = (
+    "Two computations of the Hessian differ by {error:.1g} of its norm (noise_floor and rounding count this): "
+    "the loss is computed in few digits somewhere, or a derivative is wrong."
+)
+MAX_BYTES = 4 * 10**9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,9 +89,11 @@ class HessianMatrix(Measurement):
         return figure
 
 
-def _expected(size: Size, *, chunk: int | None = None, **_: Any) -> Expected:
+def _expected(size: Size, *, chunk: int | None = None, method: str = "auto", **_: Any) -> Expected:
     chunks = -(-size.parameters // (chunk or COLUMNS))
-    return Expected(gradients=2 * size.parameters + chunks, numbers=2.0 * size.parameters**2)
+    columns = 2 * size.parameters + chunks
+    gradients = columns + CHECK + CHOICE * (method == "auto") + 3 * PROBES
+    return Expected(gradients=gradients, numbers=2.0 * size.parameters**2)
 
 
 @instrument(expected=_expected)
@@ -125,13 +127,15 @@ def hessian_matrix(
         own_targets: See `ReplicaObjective`.
         method: ``"auto"`` is ``"dense"`` (see `dense_hessian`) for dense networks measured whole, else
             ``"forward-over-reverse"``, or where an operation of the model has no forward-mode derivative
-            ``"double-backward"``, a pass per row; `notes` says so.
+            ``"double-backward"``, a pass per row; or where the second derivative is missing or wrong
+            ``"finite-difference"``, central differences of the gradient. `notes` says so.
         chunk: Columns at once; by default 64, or fewer if they would need too much memory.
         max_bytes: The most that the matrices may take; by default 4 GB, or half of the free memory.
-        check: See `Objective`.
+        check: See `Objective` and `verified`.
 
     Raises:
-        UsageError: The matrix would not fit; the message says what to use instead.
+        UsageError: The matrix would not fit; the message says what to use instead. The loss has no finite
+            second derivative, or a gradient that is not its derivative.
 
     >>> result = hessian_matrix(nn.Linear(2, 1, bias=False), "mse", (torch.eye(2), torch.ones(2, 1)))
     >>> result.matrix
@@ -143,12 +147,17 @@ def hessian_matrix(
         model, loss, data, parameters=parameters, dtype=dtype,
         batch_size=batch_size, own_targets=own_targets, check=check,
     )  # fmt: skip
+    objective = verified(objective, model, loss, parameters=parameters, check=check)
+    way = choose_way(objective, method)
     matrices = objective.points.new_empty(len(objective), objective.base.size, objective.base.size)
     errors = objective.points.new_empty(2, len(objective))
-    for part, found in hessian_blocks(objective, method=method, chunk=chunk):
+    for part, found in hessian_blocks(objective, way, chunk=chunk):
+        require_finite(found, part)
         matrices[part], errors[0, part] = symmetrized(found)
         errors[1, part] = rounding_norm(objective, part, matrices[part])
-    ratios = relative(errors, matrices.flatten(1).norm(dim=1)).cpu().double().numpy()
+    errors = relative(errors, matrices.flatten(1).norm(dim=1))
+    notes = objective.notes + way.notes + precision_notes(*errors, torch.finfo(errors.dtype).eps)
+    ratios = errors.cpu().double().numpy()
     arrays = matrices.cpu().double().numpy()
     return HessianMatrix(
         matrix=arrays[0] if objective.single else arrays,
@@ -156,87 +165,24 @@ def hessian_matrix(
         rounding=float(ratios[1, 0]) if objective.single else ratios[1],
         names=objective.base.names,
         sizes=tuple(shape.numel() for shape in objective.base.shapes),
-        method=usable_method(objective, method),
+        method=way.method,
         gradients=objective.spent,
-        notes=objective.notes,
+        notes=notes,
     )
 
 
-def hessian_blocks(
-    objective: ReplicaObjective,
-    *,
-    points: Tensor | None = None,
-    method: Method = "auto",
-    chunk: int | None = None,
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """The Hessians of all replicas, a few replicas at a time, so that few of them are held at once.
-
-    Args:
-        objective: The networks.
-        points: Where, (K, P); by default at their own parameters.
-        method: See `hessian_matrix`.
-        chunk: See `hessian_matrix`.
-
-    Yields:
-        The numbers (k,) of some replicas and their matrices (k, P, P) as computed, not symmetrized.
-    """
-    if chunk is not None and chunk < 1:
-        raise UsageError(f"chunk={chunk} is impossible: it must be at least 1.")
-    points = objective.points if points is None else points
-    compute = METHODS[usable_method(objective, method)]
-    columns, together = _sizes(objective, chunk)
-    most = max(1, WORKING_BYTES // (2 * objective.base.size**2 * points.itemsize))
-    together = most if compute is _dense else min(together, most)  # the dense method cuts its work by itself
-    for numbers in torch.split(torch.arange(len(points)), together):
-        part = objective.subset(numbers)
-        yield numbers, compute(part, points[numbers], columns)
-        objective.spent += part.spent
-
-
-def usable_method(objective: ReplicaObjective, method: str) -> Method:
-    """The method to compute by: the one asked for, or the fastest that works for this model.
+def require_finite(matrices: Tensor, numbers: Tensor) -> None:
+    """Refuse Hessians (k, P, P) of the replicas (k,) of these numbers that hold NaN or infinities.
 
     Raises:
-        UsageError: No such method, or the model lacks the derivative that it needs.
+        UsageError: As the summary says.
     """
-    if method not in ("auto", *METHODS):
-        raise unknown("method", method, ["auto", *METHODS])
-    dense = method in ("auto", "dense") and _is_dense(objective)
-    if method == "dense" and not dense:
+    finite = matrices.isfinite().flatten(1).all(dim=1).cpu()
+    if not bool(finite.all()):
+        bad = int((~matrices.isfinite()).sum())
         raise UsageError(
-            "method='dense' needs a Sequential of Linear layers and elementwise activations, all of whose "
-            "parameters are chosen, batches (inputs, target) and a loss(output, target). Use method='auto'."
+            NOT_FINITE.format(what=f"The Hessian of replica {int(numbers[~finite][0])}", bad=bad)
         )
-    if method != "auto" or dense:
-        return "dense" if dense else cast(Method, method)
-    if DOUBLE_BACKWARD[:40] in " ".join(objective.notes):
-        return "double-backward"
-    first = objective.subset(torch.arange(1))
-    first.products(first.points, torch.ones_like(first.points))  # raises for what has no second derivative
-    try:
-        why = "" if _modes_agree(first) else "the one it has contradicts reverse mode"
-    except (RuntimeError, ValueError) as error:
-        if isinstance(error, torch.OutOfMemoryError | UsageError):
-            raise
-        why = str(error).strip().splitlines()[0][:120]
-    if not why:
-        return "forward-over-reverse"
-    objective.notes += (DOUBLE_BACKWARD.format(why=why),)
-    return "double-backward"
-
-
-def _modes_agree(objective: ReplicaObjective) -> bool:
-    """Whether forward and reverse mode give the same derivative of the gradient along a random vector.
-
-    A function of the user's own may state a wrong derivative for one of them.
-    """
-    generator = torch.Generator().manual_seed(0)
-    vector = torch.randn(1, objective.base.size, generator=generator, dtype=torch.float64)
-    vector = vector.to(objective.points)
-    forward = _derivatives_along(objective, objective.points, vector)[:, 0]
-    reverse = objective.products(objective.points, vector)
-    gap = (forward - reverse).norm()
-    return bool(gap <= torch.finfo(vector.dtype).eps ** 0.5 * reverse.norm()) or not bool(gap.isfinite())
 
 
 def symmetrized(matrices: Tensor) -> tuple[Tensor, Tensor]:
@@ -248,11 +194,16 @@ def symmetrized(matrices: Tensor) -> tuple[Tensor, Tensor]:
 def rounding_norm(objective: ReplicaObjective, numbers: Tensor, matrices: Tensor, *, seed: int = 0) -> Tensor:
     r"""How much rounding changes Hessians: an estimate (k,) of :math:`\|\hat H - \tilde H\|_F`.
 
-    :math:`\tilde H` are the Hessians as double backward passes give them with the samples in reverse (of a
-    closure's batches, in the same order). For a standard normal vector v,
+    :math:`\tilde H` are the Hessians as double backward passes give them with every weight moved by its last
+    digit, up or down by chance: the same loss to rounding, whatever it is, with all rounding errors drawn
+    anew. For a standard normal vector v,
     :math:`E\|(\hat H - \tilde H) v\|^2 = \|\hat H - \tilde H\|_F^2`; the mean over `PROBES`
     vectors has a relative standard error of about 1/sqrt(2 PROBES) for a difference of low rank, and less for
-    one that is noise. Beside rounding, it would show a derivative formula that is wrong.
+    one that is noise. Beside rounding, it shows where two methods of differentiation contradict each other.
+
+    Where the last digit decides on which side of a kink the point lies (an activation's input that is 0 to
+    rounding, but not by zero weights), the Hessian jumps. Weights then stay where they are, and a note says
+    so.
 
     Args:
         objective: The networks.
@@ -261,18 +212,58 @@ def rounding_norm(objective: ReplicaObjective, numbers: Tensor, matrices: Tensor
         seed: Of the random vectors.
     """
     part = objective.subset(numbers)
-    if not part.base.is_closure:
-        items = tuple(_reversed(batch) for batch in part.batches.items)
-        part.batches = Batches(items, part.batches.samples)
+    if isinstance(part, ByDifferences):
+        part.stretch = 2.0  # another step, so that its error shows
     generator = torch.Generator().manual_seed(seed)
-    total = matrices.new_zeros(len(numbers))
-    for _ in range(PROBES):
-        vector = torch.randn(part.base.size, generator=generator, dtype=torch.float64).to(matrices)
-        vectors = vector.expand_as(part.points)  # the same for each, so that none depends on the others
-        difference = part.products(part.points, vectors) - (matrices @ vectors[..., None])[..., 0]
-        total += difference.square().sum(dim=1) / PROBES
+    size, epsilon = part.base.size, torch.finfo(matrices.dtype).eps
+    signs = (2 * torch.randint(0, 2, (size,), generator=generator) - 1).to(matrices)
+    probes = [torch.randn(size, generator=generator, dtype=torch.float64).to(matrices) for _ in range(PROBES)]
+    found = _distances(part, matrices, part.points * (1 + epsilon * signs), probes)
+    norms = matrices.flatten(1).norm(dim=1)
+    suspect = found > epsilon**0.5 * norms
+    if bool(suspect.any()):
+        found, kinked = _without_kinks(part, matrices, signs, probes, found, suspect)
+        if bool(kinked.any()) and KINK not in objective.notes:
+            objective.notes += (KINK,)
     objective.spent += part.spent
+    return found
+
+
+def _without_kinks(
+    part: ReplicaObjective,
+    matrices: Tensor,
+    signs: Tensor,
+    probes: Sequence[Tensor],
+    found: Tensor,
+    suspect: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """The distances (k,) without those that come of a kink, and where there is one (k,).
+
+    What a kink adds does not grow with the step of the weights, and is gone without a step.
+    """
+    epsilon = torch.finfo(matrices.dtype).eps
+    further = _distances(part, matrices, part.points * (1 + FURTHER * epsilon * signs), probes)
+    still = _distances(part, matrices, part.points, probes)
+    kinked = suspect & (further < FURTHER**0.5 * found) & (still < found / FURTHER)
+    return torch.where(kinked, still, found), kinked
+
+
+def _distances(part: ReplicaObjective, matrices: Tensor, points: Tensor, probes: Sequence[Tensor]) -> Tensor:
+    """The root mean square (k,) over probes of matrices times a probe less the product at points (k, P)."""
+    total = matrices.new_zeros(len(matrices))
+    for vector in probes:
+        vectors = vector.expand_as(points)  # the same for each, so that none depends on the others
+        # Three times the vector has another mantissa, so that products round anew where points do not move.
+        product = part.products(points, 3 * vectors) / 3
+        difference = product - (matrices @ vectors[..., None])[..., 0]
+        total += difference.square().sum(dim=1) / len(probes)
     return total.sqrt()
+
+
+def precision_notes(asymmetry: Tensor, rounding: Tensor, epsilon: float) -> tuple[str, ...]:
+    """What to say of Hessians whose error, relative to their norms (k,), is above half of the digits."""
+    worst = float(torch.maximum(asymmetry, rounding).max())
+    return (IMPRECISE.format(error=worst),) if worst > epsilon**0.5 else ()
 
 
 def relative(norms: Tensor, wholes: Tensor) -> Tensor:
@@ -316,128 +307,5 @@ def check_fits(
         )
 
 
-def _reversed(batch: Any) -> Any:
-    length = count_samples(batch)
-    return map_tensors(batch, lambda t: t.flip(0) if t.ndim and len(t) == length else t)
-
-
 def _gigabytes(size: float) -> str:
     return f"{size / 1e9:,.3g} GB"
-
-
-def _sizes(objective: ReplicaObjective, chunk: int | None) -> tuple[int, int]:
-    """Columns and replicas at once."""
-    first = objective.subset(torch.arange(1))
-    with counting_saved_bytes() as saved:
-        for batch in objective.batches.items[:1]:
-            first._graph(first.points, batch)
-    allowed = min(WORKING_BYTES, free_memory(objective.base.device) / 8)
-    fits = max(1, int(allowed / max(1, saved["bytes"])))
-    columns = min(chunk or min(COLUMNS, fits), objective.base.size)
-    return columns, max(1, min(TOGETHER, fits // columns))
-
-
-def _forward_over_reverse(objective: ReplicaObjective, points: Tensor, columns: int) -> Tensor:
-    size = objective.base.size
-    total = points.new_zeros(len(points), size, size)
-    for start in range(0, size, columns):
-        stop = min(start + columns, size)
-        basis = points.new_zeros(stop - start, size)
-        basis[torch.arange(stop - start), torch.arange(start, stop)] = 1
-        total[:, start:stop] = _derivatives_along(objective, points, basis)
-    return total
-
-
-def _derivatives_along(objective: ReplicaObjective, points: Tensor, directions: Tensor) -> Tensor:
-    """The derivatives (K, c, P) of the gradients along directions (c, P), by forward mode."""
-    flatten, unflatten = objective.base.flatten, objective.base.unflatten
-    total = points.new_zeros(len(points), *directions.shape)
-
-    def rows(loss: LossOf, tensors: dict[str, Tensor]) -> Tensor:
-        def row(direction: Tensor) -> Tensor:
-            return flatten(jvp(grad(loss), (tensors,), (unflatten(direction),))[1])
-
-        return vmap(row)(directions)
-
-    for batch, weight in objective.batches:
-        with objective.quiet(), ForwardDifferentiable():
-            total += weight * objective.per_replica(rows, points, batch)
-    objective.spent += len(points) * (2 * len(directions) + 1)
-    return total
-
-
-def _double_backward(objective: ReplicaObjective, points: Tensor, columns: int) -> Tensor:
-    size = objective.base.size
-    total = points.new_zeros(len(points), size, size)
-    for batch, weight in objective.batches:
-        with objective.quiet():
-            leaf, gradients = objective._graph(points, batch)
-            if not gradients.requires_grad:
-                continue  # the loss of this batch is linear in every parameter
-            for j in range(size):
-                row = torch.autograd.grad(
-                    gradients[:, j].sum(), leaf, retain_graph=j < size - 1, materialize_grads=True
-                )[0]
-                total[:, j] += weight * row
-    objective.spent += len(points) * (2 * size + 1)
-    return total
-
-
-def _dense(objective: ReplicaObjective, points: Tensor, columns: int) -> Tensor:
-    layers = dense_layers(objective.base.model) or ()
-    found = _dense_matrices(objective, points, layers)
-    if found is None:
-        raise RuntimeError("the loss ties samples together on a later batch only")
-    units = sum(objective.base.values[layer.weight].shape[0] for layer in layers)
-    objective.spent += len(points) * (2 * units + 1)  # a tangent for each unit instead of each parameter
-    return found
-
-
-def _dense_matrices(
-    objective: ReplicaObjective, points: Tensor, layers: Sequence[DenseLayer]
-) -> Tensor | None:
-    total: Tensor | None = None
-    loss = objective.base._module.criterion
-    for batch, weight in objective.batches:
-        x, y = split(batch)
-        own = objective.own_targets
-        with objective.quiet():
-            found = dense_hessians(
-                layers,
-                objective.base.unflatten(points),
-                x,
-                y.transpose(0, 1) if own else y,
-                loss.loss if isinstance(loss, Penalized) else objective.base.criterion,
-                own_targets=own,
-            )
-        if found is None:
-            return None
-        total = weight * found if total is None else total.add_(found, alpha=weight)
-    if isinstance(loss, Penalized) and total is not None:
-        total.diagonal(dim1=1, dim2=2).add_(loss.weight_decay)
-    return total
-
-
-def _is_dense(objective: ReplicaObjective) -> bool:
-    base = objective.base
-    layers = dense_layers(base.model)
-    separate = not base.is_closure or isinstance(base._module.criterion, Penalized)
-    if layers is None or not separate or base.dtype not in (torch.float32, torch.float64):
-        return False
-    names = [name for layer in layers for name in (layer.weight, layer.bias) if name]
-    if list(base.names) != names:
-        return False
-    for batch in objective.batches.items:
-        inputs = tensors_in(batch)
-        if not isinstance(batch, tuple | list) or len(inputs) != 2 or inputs[0].ndim != 2:
-            return False
-    few = objective.subset(torch.arange(1))
-    few.batches = Batches((part_of(objective.batches.items[0], 0, 2),), (2,))
-    return _dense_matrices(few, few.points, layers) is not None
-
-
-METHODS: Mapping[str, Callable[[ReplicaObjective, Tensor, int], Tensor]] = {
-    "dense": _dense,
-    "forward-over-reverse": _forward_over_reverse,
-    "double-backward": _double_backward,
-}

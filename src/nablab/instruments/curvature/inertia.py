@@ -17,16 +17,20 @@ from nablab.errors import UsageError
 from nablab.instruments.base.losses import Loss
 from nablab.instruments.base.measurement import Expected, Measurement, Size, instrument
 from nablab.instruments.base.replicas import ReplicaObjective, Replicas
+from nablab.instruments.curvature.differences import verified
 from nablab.instruments.curvature.hessian_matrix import (
-    COLUMNS,
+    CHECK,
+    CHOICE,
     PROBES,
     FloatArray,
-    Method,
     check_fits,
-    hessian_blocks,
+    precision_notes,
+    relative,
+    require_finite,
     rounding_norm,
     symmetrized,
-)  # fmt: skip
+)
+from nablab.instruments.curvature.hessian_methods import COLUMNS, Method, choose_way, hessian_blocks
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -161,11 +165,13 @@ def _expected(
     chunk: int | None = None,
     neighbors: int = NEIGHBORS,
     radii: Sequence[float] = RADII,
+    method: str = "auto",
     **_: Any,
 ) -> Expected:
     columns = 2 * size.parameters + -(-size.parameters // (chunk or COLUMNS))
     around = neighbors * len(radii) / 3
-    return Expected(gradients=columns + 3 * PROBES + 1 + around, numbers=3.0 * size.parameters**2)
+    checks = CHECK + CHOICE * (method == "auto") + 3 * PROBES
+    return Expected(gradients=columns + checks + 1 + around, numbers=3.0 * size.parameters**2)
 
 
 @instrument(expected=_expected)
@@ -199,8 +205,8 @@ def inertia(
     error is a modest function of P times :math:`\varepsilon \|H\|_2` (LAPACK Users' Guide, section 4.7); P
     itself, c = 1, is the convention of matrix ranks in NumPy and MATLAB. The other terms are the rounding of
     the Hessian itself, measured: its asymmetry, and its distance to the same Hessian computed in another way
-    with the samples in reverse (`rounding_norm`). Without a floor, half of the zero eigenvalues count
-    as positive.
+    with every weight moved by its last digit (`rounding_norm`). Without a floor, half of the zero eigenvalues
+    count as positive.
 
     The certificate of the point is the gradient's norm; `Inertia.flatness` tells gradient-flat points, where
     descent on :math:`\|g\|^2` stops without a critical point (Frye et al., "Critical point-finding methods
@@ -234,10 +240,11 @@ def inertia(
         method: See `hessian_matrix`.
         chunk: See `hessian_matrix`.
         max_bytes: See `hessian_matrix`; few matrices are held at once.
-        check: See `Objective`.
+        check: See `Objective` and `verified`.
 
     Raises:
-        UsageError: An option is out of range, or the Hessian would not fit.
+        UsageError: An option is out of range, the Hessian would not fit or is not finite, or the gradient is
+            not the derivative of the loss.
 
     >>> x = torch.tensor([[1.0, 0.0], [2.0, 0.0]], dtype=torch.float64)
     >>> result = inertia(nn.Linear(2, 1, bias=False), "mse", (x, x[:, :1]))
@@ -250,13 +257,18 @@ def inertia(
         model, loss, data, parameters=parameters, dtype=dtype,
         batch_size=batch_size, own_targets=own_targets, check=check,
     )  # fmt: skip
+    objective = verified(objective, model, loss, parameters=parameters, check=check)
+    way = choose_way(objective, method)
     losses, gradients = objective.losses_and_gradients()
     found = {
         "eigenvalues": torch.empty_like(objective.points),
         **{name: torch.empty_like(losses) for name in ("asymmetry", "rounding", "flatness")},
     }
-    for part, raw in hessian_blocks(objective, method=method, chunk=chunk):
+    sizes = torch.empty_like(losses)
+    for part, raw in hessian_blocks(objective, way, chunk=chunk):
+        require_finite(raw, part)
         matrices, found["asymmetry"][part] = symmetrized(raw)
+        sizes[part] = matrices.flatten(1).norm(dim=1)
         found["rounding"][part] = rounding_norm(objective, part, matrices, seed=seed)
         found["eigenvalues"][part] = torch.stack(in_threads(torch.linalg.eigvalsh, matrices))
         found["flatness"][part] = flatness(matrices, gradients[part], found["eigenvalues"][part])
@@ -264,6 +276,8 @@ def inertia(
     arrays["loss"] = losses.cpu().double().numpy()
     arrays["gradient_norm"] = gradients.norm(dim=1).cpu().double().numpy()
     counts = _counts(arrays, noise_factor, absolute_floor, torch.finfo(objective.base.dtype).eps)
+    errors = relative(torch.stack([found["asymmetry"], found["rounding"]]), sizes)
+    notes = objective.notes + way.notes + precision_notes(*errors, torch.finfo(sizes.dtype).eps)
     higher = _higher_neighbors(objective, losses, neighbors, radii, seed)
     fields: dict[str, Any] = {**arrays, **counts, **_shares(higher, neighbors)}
     if objective.single:
@@ -274,7 +288,7 @@ def inertia(
         neighbors=neighbors,
         noise_factor=noise_factor,
         gradients=objective.spent,
-        notes=objective.notes,
+        notes=notes,
     )
 
 

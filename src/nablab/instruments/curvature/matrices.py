@@ -17,6 +17,11 @@ from nablab.instruments.curvature.operators import GaussNewtonOperator, HessianO
 Array = NDArray[np.float64]
 Curvature = Literal["hessian", "gauss-newton"]
 
+NOT_FINITE = (
+    "{what} holds {bad} entries that are NaN or infinite, although weights, data and loss are finite: the loss "
+    "has no finite second derivative here (a square root or a norm at zero does this). Smooth that function, "
+    "or measure at another point."
+)
 MEMORY_SHARE = 0.5  # of the free memory may be filled with vectors
 
 
@@ -124,9 +129,5 @@ def finite_norm(image: Tensor) -> float:
     norm = float(image.norm())
     if not math.isfinite(norm):
         bad = int((~image.isfinite()).sum())
-        raise UsageError(
-            f"A product with the matrix holds {bad} entries that are NaN or infinite, although weights, "
-            "data and loss are finite: the loss has no finite second derivative here (a square root or a "
-            "norm at zero does this). Smooth that function, or measure at another point."
-        )
+        raise UsageError(NOT_FINITE.format(what="A product with the matrix", bad=bad))
     return norm

@@ -6,6 +6,8 @@ A product costs two gradient evaluations if the graph of the gradient is kept be
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -19,6 +21,14 @@ from nablab.instruments.base.batches import Batches, map_tensors, part_of
 from nablab.instruments.base.graphs import counting_saved_bytes, free_memory, has_dead_end
 from nablab.instruments.base.losses import split
 from nablab.instruments.base.objective import Objective
+from nablab.instruments.curvature.verification import (
+    CONTRADICTED,
+    WRONG,
+    Claim,
+    examine,
+    rounds_inside,
+)
+from nablab.instruments.precision import refuse_half
 
 Method = Literal["auto", "double-backward", "finite-difference"]
 
@@ -26,6 +36,18 @@ Method = Literal["auto", "double-backward", "finite-difference"]
 CACHE_BYTES = 32 * 2**20
 SMALLEST_PIECE = 16  # samples; below, calls cost more than the cache saves
 CACHE_SHARE = 0.25  # of the free memory may be kept as graphs
+WRONG_JACOBIAN = (
+    "its derivative of the backward pass is wrong: a product with the Jacobian is {gap:.2g} of its size off "
+    "differences of the outputs"
+)
+WRONG_LOSS = (
+    "The loss is bent by central differences of its slope in the outputs, about {digits} digits: its own "
+    "second derivative is wrong, {gap:.2g} of its size off them."
+)
+PENALTY = (
+    "The loss depends on the parameters also past the outputs (a penalty on weights does): the Gauss-Newton "
+    "matrix is that of the outputs and leaves this part out. The Hessian counts it."
+)
 FINITE_DIFFERENCE = "Products are central differences of the gradient, since {why}: about {digits} digits."
 
 
@@ -40,6 +62,7 @@ class Operator:
     """
 
     def __init__(self, objective: Objective) -> None:
+        refuse_half(objective.dtype, "Curvature")
         self.objective = objective
         self.shape = (objective.size, objective.size)
         self.dtype, self.device = objective.dtype, objective.device
@@ -88,10 +111,15 @@ class HessianOperator(Operator):
         dtype: The dtype to measure in; by default the parameters' own.
         batch_size: Cut batches to bound the memory.
         method: ``"double-backward"`` is exact; ``"finite-difference"`` needs first derivatives only;
-            ``"auto"`` takes the second where the model has no second derivative, and says so in `notes`.
+            ``"auto"`` takes the second where the model has no second derivative or a wrong one, and says so
+            in `notes`.
         cache: Keep the graphs of the gradient between products: a third less work for more memory. By
             default if they fit a quarter of the memory that is free.
-        check: See `Objective`.
+        check: See `Objective`; and compare two products on the first batch with differences of the gradient
+            and with each other (seven gradients of that batch; see `nablab.instruments.curvature.verification`).
+
+    Raises:
+        UsageError: See `Objective`; half precision; a gradient that is not the derivative of the loss.
 
     >>> from torch import nn
     >>> H = HessianOperator(nn.Linear(2, 1, bias=False), "mse", (torch.eye(2), torch.ones(2, 1)))
@@ -124,6 +152,8 @@ class HessianOperator(Operator):
         self.method = method
         if method == "auto":
             self.method = self._usable_method()
+        if check and self.method == "double-backward":
+            self._verify(model, loss, parameters, may_change=method == "auto")
         if self.method == "double-backward":
             self.cached = self._worth_keeping() if cache is None else cache
 
@@ -158,24 +188,10 @@ class HessianOperator(Operator):
         return graph
 
     def _linearize(self, batch: Any) -> _Graph:
-        leaves = self.objective.leaves()
-        value = self.objective.batch_loss(leaves, batch)
-        if not value.requires_grad:
-            self.objective.gradients_of(value, leaves)  # raises the error that says why
-        inputs = list(leaves.values())
-        found = torch.autograd.grad(value, inputs, create_graph=True, materialize_grads=True)
-        return _Graph(inputs, list(found))
+        return _linearized(self.objective, batch)
 
     def _backward(self, graph: _Graph, row: Tensor, *, last: bool) -> Tensor:
-        directions = self.objective.unflatten(row).values()
-        pairs = [(g, v) for g, v in zip(graph.gradients, directions, strict=True) if g.requires_grad]
-        if not pairs:  # the loss is linear in every parameter
-            return torch.zeros_like(row)
-        found = torch.autograd.grad(
-            [g for g, _ in pairs], graph.leaves, [v for _, v in pairs],
-            retain_graph=not last, materialize_grads=True,
-        )  # fmt: skip
-        return self.objective.flatten(dict(zip(self.objective.names, found, strict=True)))
+        return _pulled_back(self.objective, graph, row, last=last)
 
     def _difference(self, row: Tensor) -> Tensor:
         if not row.any():
@@ -198,11 +214,36 @@ class HessianOperator(Operator):
             if isinstance(error, torch.OutOfMemoryError):
                 raise
             why = f"this model has no second derivative ({str(error).splitlines()[0][:120]})"
-            note = FINITE_DIFFERENCE.format(why=why, digits=_digits(self.dtype))
+            note = FINITE_DIFFERENCE.format(why=why, digits=digits_of_differences(self.dtype))
             self.objective.notes += (note,)
             return "finite-difference"
         self.objective.spent += 3 * self.objective.batches.weights[0]
         return "double-backward"
+
+    def _verify(self, model: nn.Module, loss: Any, parameters: Any, *, may_change: bool) -> None:
+        """Measure by differences if a product is found wrong, or say that it is."""
+        batch, share = self.objective.batches.items[0], self.objective.batches.weights[0]
+        objective = in_float64(model, loss, batch, parameters) or self.objective
+        with objective.quiet():
+            try:
+                graph = _linearized(objective, objective.batches.items[0])
+            except (RuntimeError, TypeError):  # a model that casts or a device that lacks float64
+                objective = self.objective
+                graph = _linearized(objective, batch)
+            before = objective.spent
+            verdict = examine(_claim(objective, graph), differences=objective is not self.objective)
+            spent = objective.spent - before
+            objective.spent = before
+        self.objective.spent += share * (spent + 5)  # the graph, and two products with it
+        verdict.refuse_asymmetry()
+        if verdict.wrong and may_change:
+            self.method = "finite-difference"
+            note = FINITE_DIFFERENCE.format(
+                why=WRONG.format(gap=verdict.gap), digits=digits_of_differences(self.dtype)
+            )
+            self.objective.notes += (note,)
+        elif verdict.wrong:
+            self.objective.notes += (CONTRADICTED.format(part="the Hessian", gap=verdict.gap),)
 
     def _worth_keeping(self) -> bool:
         batches = self.objective.batches
@@ -226,7 +267,10 @@ class GaussNewtonOperator(Operator):
         parameters: See `HessianOperator`.
         dtype: See `HessianOperator`.
         batch_size: See `HessianOperator`.
-        check: See `Objective`.
+        check: See `Objective`; and check the derivatives that products are made of on the first batch.
+
+    Raises:
+        UsageError: See `Objective`; a `Closure`; half precision; a backward pass that is not the derivative.
     """
 
     def __init__(
@@ -245,14 +289,100 @@ class GaussNewtonOperator(Operator):
                 model, loss, data, parameters=parameters, dtype=dtype, batch_size=batch_size, check=check
             )
         )
+        self._exact = self._exact_loss = True
+        with self.objective.quiet():
+            leaves = self.objective.leaves()
+            outputs, target = self._outputs(self.objective.batches.items[0], leaves)
+            self.objective.criterion(outputs.detach(), target)  # a closure is refused here
+            if has_dead_end(self._pulled(outputs, leaves)[1]):
+                self._take_differences("a function in the model may be differentiated once only")
+        if check:
+            self._verify(model, loss, parameters)
+
+    def _take_differences(self, why: str) -> None:
+        self._exact = False
+        note = FINITE_DIFFERENCE.format(why=why, digits=digits_of_differences(self.dtype))
+        self.objective.notes += (note.replace("the gradient", "the outputs", 1),)
+
+    def _verify(self, model: nn.Module, loss: Any, parameters: Any) -> None:
+        """Check both derivatives that a product is made of, and the product, on the first batch."""
+        batch, share = self.objective.batches.items[0], self.objective.batches.weights[0]
+        fine = in_float64(model, loss, batch, parameters)
+        try:
+            self._verify_at(fine or self.objective, differences=fine is not None)
+        except (RuntimeError, TypeError):  # a model that casts or a device that lacks float64
+            if fine is None:
+                raise
+            self._verify_at(self.objective, differences=False)
+        self.objective.spent += 8 * share  # two products and their graph, two differences, a gradient
+
+    def _verify_at(self, objective: Objective, *, differences: bool) -> None:
+        before = objective.spent
+        twin = GaussNewtonOperator.__new__(GaussNewtonOperator)
+        Operator.__init__(twin, objective)
+        twin._exact, twin._exact_loss = self._exact, self._exact_loss
+        twin.objective = copy.copy(objective)
+        twin.objective.batches = Batches(objective.batches.items[:1], objective.batches.samples[:1])
+        with objective.quiet():
+            jacobian, bend = twin._claims()
+            if self._exact:
+                verdict = examine(jacobian, differences=differences, symmetric=False)
+                if verdict.wrong:
+                    self._take_differences(WRONG_JACOBIAN.format(gap=verdict.gap))
+                    twin._exact = False
+            verdict = examine(bend, differences=differences)
+            verdict.refuse_asymmetry()
+            if verdict.wrong:
+                self._exact_loss = twin._exact_loss = False
+                digits = digits_of_differences(self.dtype)
+                self.objective.notes += (WRONG_LOSS.format(gap=verdict.gap, digits=digits),)
+            products = dataclasses.replace(jacobian, product=lambda vector: twin._products(vector[None])[0])
+            examine(products, differences=False).refuse_asymmetry()
+            self._note_penalty(twin)
+        objective.spent = before
+
+    def _claims(self) -> tuple[Claim, Claim]:
+        """The outputs' derivative in the parameters, and the loss's second in the outputs; one batch."""
+        batch = self.objective.batches.items[0]
         leaves = self.objective.leaves()
-        outputs, target = self._outputs(self.objective.batches.items[0], leaves)
-        self.objective.criterion(outputs.detach(), target)  # a closure is refused here
-        self._exact = not has_dead_end(self._pulled(outputs, leaves)[1])
-        if not self._exact:
-            why = "a function in the model may be differentiated once only"
-            note = FINITE_DIFFERENCE.format(why=why, digits=_digits(self.dtype))
-            self.objective.notes += (note.replace("the gradient", "the outputs"),)
+        outputs, target = self._outputs(batch, leaves)
+        dual, pulled = self._pulled(outputs, leaves)
+        free = outputs.detach().requires_grad_()
+        slope = torch.autograd.grad(self.objective.criterion(free, target), free, create_graph=True)[0]
+        sizes = [shape.numel() for shape in self.objective.shapes]
+
+        def slope_at(point: Tensor) -> Tensor:
+            return self._slope(point.reshape(free.shape), target).flatten()
+
+        jacobian = Claim(
+            point=self.objective.point,
+            function=lambda point: self._outputs_at(point, batch).flatten(),
+            product=lambda vector: self._push(dual, pulled, vector).flatten(),
+            parts=[outputs.numel()],
+            sizes=sizes,
+            coarse=rounds_inside([outputs]),
+        )
+        bend = Claim(
+            point=free.detach().flatten(),
+            function=slope_at,
+            product=lambda vector: self._bent(slope, free, target, vector.reshape(free.shape)).flatten(),
+            parts=[free.numel()],
+            sizes=[free.numel()],
+            coarse=rounds_inside([slope]),
+        )
+        return jacobian, bend
+
+    def _note_penalty(self, twin: GaussNewtonOperator) -> None:
+        """Say so if the loss depends on the parameters past the outputs."""
+        objective = twin.objective
+        whole = objective.gradient()
+        leaves = objective.leaves()
+        outputs, target = twin._outputs(objective.batches.items[0], leaves)
+        slope = twin._slope(outputs, target)
+        found = torch.autograd.grad(outputs, list(leaves.values()), slope, materialize_grads=True)
+        through = objective.flatten(dict(zip(objective.names, found, strict=True)))
+        if (whole - through).norm() > torch.finfo(whole.dtype).eps ** 0.5 * whole.norm():
+            self.objective.notes += (PENALTY,)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -283,16 +413,12 @@ class GaussNewtonOperator(Operator):
         for batch, weight in self.objective.batches:
             leaves = self.objective.leaves()
             outputs, target = self._outputs(batch, leaves)
-            dual, pulled = self._pulled(outputs, leaves)
+            dual, pulled = self._pulled(outputs, leaves) if self._exact else (outputs, [])
             free = outputs.detach().requires_grad_()
             slope = torch.autograd.grad(self.objective.criterion(free, target), free, create_graph=True)[0]
             for k, row in enumerate(rows):
                 pushed = self._push(dual, pulled, row) if self._exact else self._difference(batch, row)
-                bent = (
-                    torch.autograd.grad(slope, free, pushed, retain_graph=True)[0]
-                    if slope.requires_grad
-                    else torch.zeros_like(pushed)  # the loss is linear in the outputs
-                )
+                bent = self._bent(slope, free, target, pushed)
                 found = torch.autograd.grad(
                     outputs, list(leaves.values()), bent, retain_graph=True, materialize_grads=True
                 )
@@ -305,18 +431,85 @@ class GaussNewtonOperator(Operator):
         """J v: J^T u is linear in u, and its derivative in u along v is what is asked for."""
         directions = self.objective.unflatten(row).values()
         pairs = [(part, v) for part, v in zip(pulled, directions, strict=True) if part.requires_grad]
+        if not pairs:  # the outputs depend on none of the parameters
+            return torch.zeros_like(dual)
         parts, vectors = zip(*pairs, strict=True)
-        return torch.autograd.grad(parts, dual, vectors, retain_graph=True)[0]
+        return torch.autograd.grad(parts, dual, vectors, retain_graph=True, materialize_grads=True)[0]
+
+    def _bent(self, slope: Tensor, free: Tensor, target: Tensor, pushed: Tensor) -> Tensor:
+        """The Hessian of the loss in the outputs times a vector of their shape."""
+        if not self._exact_loss:
+            step = _step(free.detach(), pushed) if pushed.any() else torch.ones_like(pushed.norm())
+            ahead, behind = (self._slope(free.detach() + h * pushed, target) for h in (step, -step))
+            difference: Tensor = (ahead - behind) / (2 * step)
+            return difference
+        if not slope.requires_grad:  # the loss is linear in the outputs
+            return torch.zeros_like(pushed)
+        return torch.autograd.grad(slope, free, pushed, retain_graph=True, materialize_grads=True)[0]
+
+    def _slope(self, outputs: Tensor, target: Tensor) -> Tensor:
+        """The gradient of the loss in the outputs, at outputs."""
+        free = outputs.detach().requires_grad_()
+        return torch.autograd.grad(self.objective.criterion(free, target), free)[0]
+
+    def _outputs_at(self, point: Tensor, batch: Any) -> Tensor:
+        # Not under no_grad: a model may differentiate inside, as physics-informed ones do.
+        outputs: Tensor = self.objective.batch_outputs(self.objective.unflatten(point.detach()), batch)
+        return outputs.detach()
 
     def _difference(self, batch: Any, row: Tensor) -> Tensor:
+        if not row.any():
+            return torch.zeros_like(self._outputs_at(self.objective.point, batch))
         step = _step(self.objective.point, row)
-        with torch.no_grad():
-            ahead, behind = (
-                self.objective.batch_outputs(self.objective.unflatten(point), batch)
-                for point in (self.objective.point + step * row, self.objective.point - step * row)
-            )
+        ahead = self._outputs_at(self.objective.point + step * row, batch)
+        behind = self._outputs_at(self.objective.point - step * row, batch)
         difference: Tensor = (ahead - behind) / (2 * step)
         return difference
+
+
+def _linearized(objective: Objective, batch: Any) -> _Graph:
+    """The gradient of a batch's loss with its graph; call inside `quiet`."""
+    leaves = objective.leaves()
+    value = objective.batch_loss(leaves, batch)
+    if not value.requires_grad:
+        objective.gradients_of(value, leaves)  # raises the error that says why
+    inputs = list(leaves.values())
+    found = torch.autograd.grad(value, inputs, create_graph=True, materialize_grads=True)
+    return _Graph(inputs, list(found))
+
+
+def _pulled_back(objective: Objective, graph: _Graph, row: Tensor, *, last: bool) -> Tensor:
+    """The product of the Hessian behind a graph with a vector (P,); call inside `quiet`."""
+    directions = objective.unflatten(row).values()
+    pairs = [(g, v) for g, v in zip(graph.gradients, directions, strict=True) if g.requires_grad]
+    if not pairs:  # the loss is linear in every parameter
+        return torch.zeros_like(row)
+    found = torch.autograd.grad(
+        [g for g, _ in pairs], graph.leaves, [v for _, v in pairs],
+        retain_graph=not last, materialize_grads=True,
+    )  # fmt: skip
+    return objective.flatten(dict(zip(objective.names, found, strict=True)))
+
+
+def in_float64(model: nn.Module, loss: Any, batch: Any, parameters: Any) -> Objective | None:
+    """The loss of one batch in float64, or None on a device that lacks it."""
+    try:
+        return Objective(model, loss, iter([batch]), parameters=parameters, dtype=torch.float64, check=False)
+    except (RuntimeError, TypeError):
+        return None
+
+
+def _claim(objective: Objective, graph: _Graph) -> Claim:
+    """The gradient of a mean loss over one batch, and its products."""
+    sizes = [shape.numel() for shape in objective.shapes]
+    return Claim(
+        point=objective.point,
+        function=objective.gradient,
+        product=lambda vector: _pulled_back(objective, graph, vector, last=False),
+        parts=sizes,
+        sizes=sizes,
+        coarse=rounds_inside(graph.gradients),
+    )
 
 
 def suit_processor(objective: Objective) -> None:
@@ -378,6 +571,6 @@ def _step(point: Tensor, row: Tensor) -> Tensor:
     return step
 
 
-def _digits(dtype: torch.dtype) -> int:
+def digits_of_differences(dtype: torch.dtype) -> int:
     """Digits that central differences leave."""
     return 10 if dtype == torch.float64 else 4

@@ -1,0 +1,324 @@
+"""Ways to compute the Hessians of networks, and which of them are right and fast for a given model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.func import grad, jvp, vmap
+
+from nablab.errors import UsageError, unknown
+from nablab.instruments.base.batches import Batches, part_of, tensors_in
+from nablab.instruments.base.graphs import counting_saved_bytes, free_memory
+from nablab.instruments.base.losses import Penalized, split
+from nablab.instruments.base.replicas import ForwardDifferentiable, LossOf, ReplicaObjective
+from nablab.instruments.curvature.dense_hessian import DenseLayer, dense_hessians, dense_layers
+from nablab.instruments.curvature.differences import ByDifferences
+
+Method = Literal["auto", "dense", "forward-over-reverse", "double-backward", "finite-difference"]
+
+# On two cores and a network of 571 parameters and 300 samples, 16 columns at once took 1.3 times as long as
+# 64, and all 571 took 2.5 times as long: the tangents no longer fit the cache.
+COLUMNS = 64
+TOGETHER = 4  # replicas in one batch: half the time per network of one; ten were no faster than four
+WORKING_BYTES = 2**29  # the tangents of one chunk take at most this, and an eighth of the free memory
+# The dense method and a product by autograd differ by rounding only, or the loss holds a part that the
+# method does not see; a weak penalty is a small part.
+SAME = 1e4  # roundoffs
+DOUBLE_BACKWARD = (
+    "Rows of the Hessian were computed one by one, by double backward passes: this model has no usable "
+    "forward-mode derivative ({why})."
+)
+PAST_ARGUMENTS = (
+    "The fast method for dense networks was left: it does not give what differentiating the loss gives. "
+    "A loss that reaches the model past its arguments, such as a penalty on its weights, does this."
+)
+TIED = (
+    "The fast method for dense networks was left: the loss is no sum over the samples of a batch, "
+    "so that samples are tied together."
+)
+
+
+@dataclass
+class Way:
+    """How Hessians are computed.
+
+    Attributes:
+        method: The method; it changes where a later batch shows that it does not apply.
+        notes: Why it is that one.
+    """
+
+    method: Method
+    notes: tuple[str, ...] = ()
+
+
+def choose_way(objective: ReplicaObjective, method: str) -> Way:
+    """The method that was asked for, or the fastest that gives this model's derivatives.
+
+    Args:
+        objective: The networks; its products are taken as right (see `verified`).
+        method: See `hessian_matrix`.
+
+    Raises:
+        UsageError: No such method, or the model lacks the derivative that it needs.
+    """
+    if method not in ("auto", *METHODS):
+        raise unknown("method", method, ["auto", *METHODS])
+    if method == "finite-difference":
+        return Way("finite-difference")
+    if method == "double-backward" and isinstance(objective, ByDifferences):
+        raise UsageError(
+            f"method='double-backward' cannot be used: {objective.why}. Leave method= out, which takes "
+            "differences of gradients where nothing better is there."
+        )
+    notes: tuple[str, ...] = ()
+    if method in ("auto", "dense") and _looks_dense(objective):
+        same = _dense_agrees(objective)
+        if same:
+            return Way("dense")
+        notes = (PAST_ARGUMENTS,) if same is not None else ()
+    if method == "dense":
+        raise UsageError(
+            "method='dense' needs a Sequential of Linear layers and elementwise activations, all of whose "
+            "parameters are chosen, batches (inputs, target) and a loss(output, target) that is a mean over "
+            "samples and sees nothing else. Use method='auto'."
+        )
+    if method in ("double-backward", "forward-over-reverse"):
+        return Way("double-backward" if method == "double-backward" else "forward-over-reverse")
+    return _general_way(objective, notes)
+
+
+def _general_way(objective: ReplicaObjective, notes: tuple[str, ...]) -> Way:
+    """Forward mode if it gives the same as the objective's products, else those products."""
+    differences = isinstance(objective, ByDifferences)
+    first = objective.subset(torch.arange(1))
+    try:
+        other = "differences of gradients" if differences else "reverse mode"
+        why = "" if _modes_agree(first) else f"the one it has contradicts {other}"
+    except (RuntimeError, ValueError) as error:
+        if isinstance(error, torch.OutOfMemoryError | UsageError):
+            raise
+        why = str(error).strip().splitlines()[0][:120]
+    objective.spent += first.spent
+    if not why:
+        return Way("forward-over-reverse", notes)
+    if differences:
+        return Way("finite-difference", notes)
+    return Way("double-backward", (*notes, DOUBLE_BACKWARD.format(why=why)))
+
+
+def _modes_agree(objective: ReplicaObjective) -> bool:
+    """Whether forward mode gives the objective's derivative of the gradient along a random vector.
+
+    A function of the user's own may state a wrong derivative for one of them. A fourth of the digits must
+    agree: models that cast to float32 inside have no more than half of them.
+    """
+    generator = torch.Generator().manual_seed(0)
+    vector = torch.randn(1, objective.base.size, generator=generator, dtype=torch.float64)
+    vector = vector.to(objective.points)
+    forward = _derivatives_along(objective, objective.points, vector)[:, 0]
+    reverse = objective.products(objective.points, vector)
+    gap = (forward - reverse).norm()
+    return bool(gap <= torch.finfo(vector.dtype).eps ** 0.25 * reverse.norm()) or not bool(gap.isfinite())
+
+
+def hessian_blocks(
+    objective: ReplicaObjective,
+    way: Way,
+    *,
+    points: Tensor | None = None,
+    chunk: int | None = None,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """The Hessians of all replicas, a few replicas at a time, so that few of them are held at once.
+
+    Args:
+        objective: The networks.
+        way: From `choose_way`; it may change.
+        points: Where, (K, P); by default at their own parameters.
+        chunk: See `hessian_matrix`.
+
+    Yields:
+        The numbers (k,) of some replicas and their matrices (k, P, P) as computed, not symmetrized.
+    """
+    if chunk is not None and chunk < 1:
+        raise UsageError(f"chunk={chunk} is impossible: it must be at least 1.")
+    points = objective.points if points is None else points
+    columns, together = _sizes(objective, way, chunk)
+    waiting = torch.arange(len(points))
+    while len(waiting):
+        numbers = waiting[:together]
+        part = objective.subset(numbers)
+        found = METHODS[way.method](part, points[numbers], columns)
+        objective.spent += part.spent
+        if found is None:
+            general = _general_way(objective, (TIED,))
+            way.method, way.notes = general.method, way.notes + general.notes
+            columns, together = _sizes(objective, way, chunk)
+            continue
+        yield numbers, found
+        waiting = waiting[len(numbers) :]
+
+
+def _sizes(objective: ReplicaObjective, way: Way, chunk: int | None) -> tuple[int, int]:
+    """Columns and replicas at once."""
+    size = objective.base.size
+    most = max(1, WORKING_BYTES // (2 * size**2 * objective.points.itemsize))
+    if way.method in ("dense", "finite-difference"):  # dense_hessians cuts its work by itself
+        return 1, most
+    first = objective.subset(torch.arange(1))
+    batch = objective.batches.items[0]
+    with objective.quiet(), counting_saved_bytes() as saved:
+        leaf = first.points.detach().clone().requires_grad_()
+        value = first.batch_losses(leaf, batch).sum()
+        if value.requires_grad:
+            torch.autograd.grad(value, leaf, create_graph=not isinstance(objective, ByDifferences))
+    allowed = min(WORKING_BYTES, free_memory(objective.base.device) / 8)
+    fits = max(1, int(allowed / max(1, saved["bytes"])))
+    columns = min(chunk or min(COLUMNS, fits), size)
+    return columns, min(most, max(1, min(TOGETHER, fits // columns)))
+
+
+# --- the methods: of networks, at points (K, P), so many columns at once; None where one does not apply
+
+
+def _forward_over_reverse(objective: ReplicaObjective, points: Tensor, columns: int) -> Tensor:
+    size = objective.base.size
+    total = points.new_zeros(len(points), size, size)
+    for start in range(0, size, columns):
+        stop = min(start + columns, size)
+        basis = points.new_zeros(stop - start, size)
+        basis[torch.arange(stop - start), torch.arange(start, stop)] = 1
+        total[:, start:stop] = _derivatives_along(objective, points, basis)
+    return total
+
+
+def _derivatives_along(objective: ReplicaObjective, points: Tensor, directions: Tensor) -> Tensor:
+    """The derivatives (K, c, P) of the gradients along directions (c, P), by forward mode."""
+    flatten, unflatten = objective.base.flatten, objective.base.unflatten
+    total = points.new_zeros(len(points), *directions.shape)
+
+    def rows(loss: LossOf, tensors: dict[str, Tensor]) -> Tensor:
+        def row(direction: Tensor) -> Tensor:
+            return flatten(jvp(grad(loss), (tensors,), (unflatten(direction),))[1])
+
+        return vmap(row)(directions)
+
+    for batch, weight in objective.batches:
+        with objective.quiet(), ForwardDifferentiable():
+            total += weight * objective.per_replica(rows, points, batch)
+    objective.spent += len(points) * (2 * len(directions) + 1)
+    return total
+
+
+def _double_backward(objective: ReplicaObjective, points: Tensor, columns: int) -> Tensor:
+    size = objective.base.size
+    total = points.new_zeros(len(points), size, size)
+    for batch, weight in objective.batches:
+        with objective.quiet():
+            leaf, gradients = objective._graph(points, batch)
+            if not gradients.requires_grad:
+                continue  # the loss of this batch is linear in every parameter
+            for j in range(size):
+                row = torch.autograd.grad(
+                    gradients[:, j].sum(), leaf, retain_graph=j < size - 1, materialize_grads=True
+                )[0]
+                total[:, j] += weight * row
+    objective.spent += len(points) * (2 * size + 1)
+    return total
+
+
+def _finite_difference(objective: ReplicaObjective, points: Tensor, columns: int) -> Tensor:
+    if not isinstance(objective, ByDifferences):
+        spent, objective = objective, ByDifferences.of(objective, "")
+        matrices = _finite_difference(objective, points, columns)
+        spent.spent = objective.spent
+        return matrices
+    size = objective.base.size
+    total = points.new_zeros(len(points), size, size)
+    for j in range(size):
+        unit = torch.zeros_like(points)
+        unit[:, j] = 1
+        total[:, j] = objective.products(points, unit)
+    return total
+
+
+def _dense(objective: ReplicaObjective, points: Tensor, columns: int) -> Tensor | None:
+    layers = dense_layers(objective.base.model) or ()
+    found = _dense_matrices(objective, points, layers)
+    units = sum(objective.base.values[layer.weight].shape[0] for layer in layers)
+    objective.spent += len(points) * (2 * units + 1)  # a tangent for each unit instead of each parameter
+    return found
+
+
+def _dense_matrices(
+    objective: ReplicaObjective, points: Tensor, layers: Sequence[DenseLayer]
+) -> Tensor | None:
+    total: Tensor | None = None
+    loss = objective.base._module.criterion
+    for batch, weight in objective.batches:
+        x, y = split(batch)
+        own = objective.own_targets
+        with objective.quiet():
+            found = dense_hessians(
+                layers,
+                objective.base.unflatten(points),
+                x,
+                y.transpose(0, 1) if own else y,
+                loss.loss if isinstance(loss, Penalized) else objective.base.criterion,
+                own_targets=own,
+            )
+        if found is None:
+            return None
+        total = weight * found if total is None else total.add_(found, alpha=weight)
+    if isinstance(loss, Penalized) and total is not None:
+        total.diagonal(dim1=1, dim2=2).add_(loss.weight_decay)
+    return total
+
+
+def _looks_dense(objective: ReplicaObjective) -> bool:
+    """Whether model, parameters and batches have the form that the dense method needs."""
+    base = objective.base
+    layers = dense_layers(base.model)
+    separate = not base.is_closure or isinstance(base._module.criterion, Penalized)
+    if layers is None or not separate or base.dtype not in (torch.float32, torch.float64):
+        return False
+    names = [name for layer in layers for name in (layer.weight, layer.bias) if name]
+    if list(base.names) != names:
+        return False
+    for batch in objective.batches.items:
+        inputs = tensors_in(batch)
+        if not isinstance(batch, tuple | list) or len(inputs) != 2 or inputs[0].ndim != 2:
+            return False
+    return True
+
+
+def _dense_agrees(objective: ReplicaObjective) -> bool | None:
+    """Whether the dense method gives the objective's products on two samples; None if it does not apply."""
+    few = objective.subset(torch.arange(1))
+    few.batches = Batches((part_of(objective.batches.items[0], 0, 2),), (2,))
+    try:
+        matrix = _dense_matrices(few, few.points, dense_layers(objective.base.model) or ())
+        if matrix is None:
+            return None
+        generator = torch.Generator().manual_seed(0)
+        vector = torch.randn(1, objective.base.size, generator=generator, dtype=torch.float64)
+        vector = vector.to(few.points)
+        product = few.products(few.points, vector)
+    except (RuntimeError, IndexError) as error:  # a loss that cannot be had of two samples by themselves
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        return None
+    gap = (product - (matrix @ vector[..., None])[..., 0]).norm()
+    few_roundoffs = SAME * torch.finfo(vector.dtype).eps
+    return bool(gap <= few_roundoffs * product.norm()) or not bool(gap.isfinite())
+
+
+METHODS: Mapping[str, Callable[[ReplicaObjective, Tensor, int], Tensor | None]] = {
+    "dense": _dense,
+    "forward-over-reverse": _forward_over_reverse,
+    "double-backward": _double_backward,
+    "finite-difference": _finite_difference,
+}
