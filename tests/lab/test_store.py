@@ -10,7 +10,8 @@ import pytest
 
 from nablab.errors import StoreError, UsageError
 from nablab.experiment import Condition, Curve, Experiment, Record
-from nablab.lab.store import FORMAT, CorruptTrial, Identity, RunFolder, Store
+from nablab.lab.store import FORMAT, Identity, RunFolder, Store
+from nablab.lab.trials import CorruptTrial
 
 CONDITION = Condition(model="deep", rate=0.1)
 
@@ -147,16 +148,18 @@ def test_the_run_id_stays_the_same_between_versions() -> None:
 
 
 def test_a_newer_store_is_refused(folder: RunFolder, tmp_path: Path) -> None:
-    config = folder.config()
-    config["format"] = FORMAT + 1
-    (folder.path / "config.json").write_text(json.dumps(config))
+    path = folder.path / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "format": FORMAT + 1}))
     with pytest.raises(StoreError, match=r"newer nablab.*Upgrade"):
         Store(tmp_path).create(identity(), preset="quick")
 
 
-def test_a_damaged_config_is_said(folder: RunFolder) -> None:
+def test_a_damaged_or_missing_config_is_said(folder: RunFolder) -> None:
     (folder.path / "config.json").write_text("{")
-    with pytest.raises(StoreError, match="no run"):
+    with pytest.raises(StoreError, match=r"config.json is damaged: it is no whole JSON.*Remove this file"):
+        folder.config()
+    (folder.path / "config.json").unlink()
+    with pytest.raises(StoreError, match=r"config.json is missing: this folder is no run"):
         folder.config()
 
 

@@ -16,6 +16,7 @@ from nablab.errors import StoreError
 from nablab.experiment import Condition, Experiment
 from nablab.lab.environment import describe_environment
 from nablab.lab.executors import Executor, InProcess, WorkerLost
+from nablab.lab.reading import Damaged
 from nablab.lab.status import Heartbeat, State, read_state
 from nablab.lab.stop import StopToken
 from nablab.lab.store import Identity, RunFolder, Store
@@ -194,7 +195,11 @@ def _account(work: Work, outcome: Outcome, observer: Observer, stop: StopToken, 
 
 def _kept_notes(folder: RunFolder) -> list[str]:
     """Notes of earlier commands on this run, which hold for the trials they left."""
-    return list((folder.read_json("status.json") or {}).get("notes", []))
+    try:
+        status = folder.status()
+    except Damaged:
+        return []  # the observer has named it
+    return list(status.notes) if status else []
 
 
 def _sweep(folder: RunFolder) -> None:

@@ -27,6 +27,7 @@ class RunView:
         notes: Automatic choices and caveats, one sentence or two each.
         command: The command that makes this run.
         seeds: Planned number of seeds per condition.
+        damage: What of the run is damaged and left out, a sentence or two each.
     """
 
     experiment: Experiment
@@ -39,3 +40,4 @@ class RunView:
     notes: Sequence[str]
     command: str
     seeds: int
+    damage: Sequence[str] = ()
