@@ -15,8 +15,9 @@ from nablab import catalogue, configuration
 from nablab.errors import StoreError, UsageError, unknown
 from nablab.experiment import Condition, Experiment, Records
 from nablab.lab.executors import Executor, ProcessPool
+from nablab.lab.provenance import provenance
 from nablab.lab.runner import Observer, Plan, Report, execute
-from nablab.lab.session import Estimate, Rehearsal
+from nablab.lab.session import Estimate, Rehearsal, checkpoint_seconds
 from nablab.lab.status import State, read_state
 from nablab.lab.store import RunFolder, Store, default_root
 
@@ -101,18 +102,17 @@ class Run:
         """What a report needs to know."""
         from nablab.report.view import RunView
 
-        status = self.folder.read_json("status.json") or {}
-        config = self.folder.config()
-        environment = {**(self.folder.read_json("environment.json") or {}), "seconds": status.get("seconds")}
+        config, records = self.folder.config(), self.records
+        made = provenance(self.folder, records)
         return RunView(
             experiment=self.experiment,
             preset=config["preset"],
             run_id=config["run_id"],
             state=self.state,
-            records=self.records,
+            records=records,
             verdicts=self.verdicts,
-            environment=environment,
-            notes=tuple(status.get("notes", [])),
+            environment={**made.facts(), "seconds": made.seconds, "started": made.started},
+            notes=tuple(made.notes),
             command=self.command,
             seeds=self.seeds,
         )
@@ -244,6 +244,7 @@ def run_plan(
     """Run a checked plan; see `run`."""
     if jobs < 1:
         raise UsageError(f"--jobs is {jobs}: it must be 1 or more.")
+    checkpoint_seconds()  # a wrong setting is said once and before any work
     _fetch(plan.experiment)
     if executor is None and jobs > 1:
         executor = ProcessPool(jobs, prepare=catalogue.scan)

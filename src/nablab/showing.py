@@ -88,6 +88,7 @@ def _settings(experiment: type[Experiment]) -> Table:
 
 def run_facts(folder: RunFolder) -> dict[str, Any]:
     """One line of `nablab runs`, as plain JSON types."""
+    from nablab.lab.provenance import seconds_of
     from nablab.lab.status import read_state
 
     config = folder.read_json("config.json") or {}
@@ -103,7 +104,7 @@ def run_facts(folder: RunFolder) -> dict[str, Any]:
         "state": read_state(folder),
         "trials": len(list((folder.path / "trials").glob("*/trial.json"))),
         "trials_wanted": status.get("trials"),
-        "seconds": status.get("seconds"),
+        "seconds": seconds_of(folder),
         "changed": folder.changed,
         "verdicts": {kind: outcomes.count(kind) for kind in ("supported", "refuted", "inconclusive")},
         "folder": str(folder.path),

@@ -4,9 +4,9 @@
 
     <root>/<experiment>/<run id>/
         config.json        what was asked for; its hash is the run id
-        environment.json   versions, device, threads, git state
         status.json        state, process, heartbeat
         trials/<key>/      trial.json (written last: its presence says "done") and arrays.npz
+        provenance/        per condition: where and how long its trials were trained, and their notes
         checkpoints/       one file per condition in training; gone when its trials are done
         progress/          one small file per condition in training, for whoever watches
         locks/             who works on which condition

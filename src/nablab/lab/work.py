@@ -104,11 +104,11 @@ def _do_locked(work: Work, folder: RunFolder, begin: float) -> Outcome:
     folder.remove_leftovers(work.condition)
     while True:
         pending, damaged = pending_seeds(folder, work.condition, work.seeds)
-        notes += damaged
         if not pending:
             _forget_progress(folder, work.condition)
             return Outcome("done", tuple(trained), time.perf_counter() - begin, notes=tuple(notes))
-        seeds = _seeds_begun(folder, work.condition, pending) or pending
+        begun = _seeds_begun(folder, work.condition, pending)
+        seeds = begun or pending
         session = Session(
             work.experiment,
             work.condition,
@@ -117,11 +117,14 @@ def _do_locked(work: Work, folder: RunFolder, begin: float) -> Outcome:
             stop=work.stop,
             device=work.device,
             replicas=work.replicas,
+            notes=damaged,
+            goes_on=bool(begun),
         )
         folder.write_json(_marker(folder, work.condition), {"seeds": seeds})
         try:
-            work.experiment.run(work.condition, seeds, session)
-            records = session.records()
+            with session.journal():
+                work.experiment.run(work.condition, seeds, session)
+                records = session.records()
         except (Interrupted, StoreError):
             raise
         except Exception as error:  # an experiment may raise anything; the other conditions go on
