@@ -16,6 +16,7 @@ from nablab import catalogue, configuration
 from nablab.errors import StoreError, UsageError, unknown
 from nablab.experiment import Condition, Experiment, Records
 from nablab.lab.executors import Executor, ProcessPool
+from nablab.lab.provenance import provenance
 from nablab.lab.reading import Damaged
 from nablab.lab.runner import Observer, Plan, Report, execute
 from nablab.lab.session import Estimate, Rehearsal, checkpoint_seconds
@@ -118,17 +119,17 @@ class Run:
         """What a report needs to know."""
         from nablab.report.view import RunView
 
-        status, config = _whole(self.folder.status), self.folder.config()
-        seconds = status.seconds if status else None
+        config, records = self.folder.config(), self.records
+        made = provenance(self.folder, records)
         return RunView(
             experiment=self.experiment,
             preset=config.preset,
             run_id=config.run_id,
             state=self.state,
-            records=self.records,
+            records=records,
             verdicts=self.verdicts,
-            environment={**(_whole(self.folder.environment) or {}), "seconds": seconds},
-            notes=status.notes if status else (),
+            environment={**made.facts(), "seconds": made.seconds, "started": made.started},
+            notes=tuple(made.notes),
             command=self.command,
             seeds=self.seeds,
             damage=self.damage,
@@ -189,7 +190,7 @@ def make_plan(
     """Check everything that can be wrong with a request before any work is done.
 
     Raises:
-        UsageError: Unknown experiment, preset, key, device; a wrong value, also in the environment; no seeds.
+        UsageError: Unknown experiment, preset, key, device; a wrong value; no seeds.
     """
     experiment_class = catalogue.find(name)
     experiment = configuration.resolve(experiment_class, preset, dict(overrides or {}))
@@ -200,7 +201,6 @@ def make_plan(
     if replicas not in REPLICAS:
         raise unknown("way to train replicas", replicas, REPLICAS)
     check_device(device)
-    checkpoint_seconds()
     return Plan(experiment, preset, seeds, device, replicas)
 
 
@@ -271,6 +271,7 @@ def run_plan(
     """Run a checked plan; see `run`."""
     if jobs < 1:
         raise UsageError(f"--jobs is {jobs}: it must be 1 or more.")
+    checkpoint_seconds()  # a wrong setting is said once and before any work
     _fetch(plan.experiment)
     if executor is None and jobs > 1:
         executor = ProcessPool(jobs, prepare=catalogue.scan)

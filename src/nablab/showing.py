@@ -91,6 +91,7 @@ def _settings(experiment: type[Experiment]) -> Table:
 
 def run_facts(folder: RunFolder) -> dict[str, Any]:
     """One line of `nablab runs`, as plain JSON types."""
+    from nablab.lab.provenance import seconds_of
     from nablab.lab.status import state_of
 
     damage: list[str] = []
@@ -114,7 +115,7 @@ def run_facts(folder: RunFolder) -> dict[str, Any]:
         "state": state_of(status) if status else "incomplete",
         "trials": trials,
         "trials_wanted": status.trials if status else None,
-        "seconds": status.seconds if status else None,
+        "seconds": seconds_of(folder),
         "changed": folder.changed,
         "verdicts": {kind: outcomes.count(kind) for kind in ("supported", "refuted", "inconclusive")},
         "folder": str(folder.path),

@@ -61,15 +61,51 @@ class Status:
 
 @dataclass(frozen=True)
 class Environment:
-    """``environment.json``: the facts that reports put into sentences; there are others beside them."""
+    """``environment.json`` of earlier versions: the facts of the machine that gave the last command."""
 
     remedy: ClassVar[str] = "Where the trials ran is not shown."
 
-    processor: str = ""
-    cores: Count = 0
-    threads: Count = 0
-    device: str = ""
-    git: str = ""
+    facts: Mapping[str, FactorLevel]
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one process did for a group.
+
+    Attributes:
+        environment: Versions, processor, threads, device, git state: see `describe_environment`.
+        started: When it began, in seconds since the epoch.
+        seconds: How long it worked, as far as it came to write that down.
+        notes: Automatic choices and caveats.
+    """
+
+    environment: Mapping[str, FactorLevel]
+    started: Seconds
+    seconds: Seconds
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Group:
+    """Seeds of one condition that were trained together, by one process or several in turn."""
+
+    seeds: tuple[Seed, ...]
+    parts: tuple[Part, ...]
+
+    def __post_init__(self) -> None:
+        if not self.parts:
+            raise Misfit("a group of seeds lacks its parts")
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """``provenance/<key>.json``: where and how long the trials of a condition were trained."""
+
+    remedy: ClassVar[str] = "Where the trials of this condition were trained is not shown, nor their notes."
+
+    format: Annotated[int, Bounds(1)]
+    condition: Mapping[str, FactorLevel]
+    groups: tuple[Group, ...]
 
 
 @dataclass(frozen=True)

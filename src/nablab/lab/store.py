@@ -4,9 +4,9 @@
 
     <root>/<experiment>/<run id>/
         config.json        what was asked for; its hash is the run id
-        environment.json   versions, device, threads, git state
         status.json        state, process, heartbeat
         trials/<key>/      trial.json (written last: its presence says "done") and arrays.npz
+        provenance/        per condition: where and how long its trials were trained, and their notes
         checkpoints/       one file per condition in training; gone when its trials are done
         progress/          one small file per condition in training, for whoever watches
         locks/             who works on which condition
@@ -19,14 +19,14 @@ from __future__ import annotations
 import functools
 import glob
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from nablab.atomic import remove_leftovers
 from nablab.errors import StoreError, UsageError
-from nablab.experiment import Condition, Experiment, Record, Records
+from nablab.experiment import Condition, Experiment, Level, Record, Records
 from nablab.lab import contents, files, reading, trials
 from nablab.lab.trials import CorruptTrial
 
@@ -181,6 +181,10 @@ def _folders(parent: Path | str) -> list[str]:
         ) from error
 
 
+def _read_provenance(path: Path) -> contents.Provenance | None:
+    return reading.read(path, contents.Provenance)
+
+
 class RunFolder:
     """One run on the disk. Reading never changes it."""
 
@@ -232,8 +236,8 @@ class RunFolder:
         """
         return reading.read(self.path / "status.json", contents.Status)
 
-    def environment(self) -> dict[str, Any]:
-        """All facts in ``environment.json``; those that reports put into sentences have been checked.
+    def environment(self) -> Mapping[str, Level]:
+        """The facts in ``environment.json``, which earlier versions wrote; none if there is none.
 
         Raises:
             Damaged: It cannot be read or does not fit.
@@ -241,10 +245,10 @@ class RunFolder:
         path = self.path / "environment.json"
         try:
             body = reading.unsealed(reading.read_object(path) or {})
-            reading.fit(body, contents.Environment)
+            found: contents.Environment = reading.fit({"facts": body}, contents.Environment)
         except reading.Misfit as error:
             raise reading.damaged(path, error, contents.Environment) from error
-        return body
+        return found.facts
 
     def verdicts(self) -> contents.Verdicts | None:
         """What ``verdicts.json`` says of each claim, or None if there is none.
@@ -257,7 +261,10 @@ class RunFolder:
     def damage(self) -> list[str]:
         """A sentence for every damaged file beside the trials and ``config.json``, which a report needs."""
         found = []
-        for look in (self.status, self.environment):
+        made = sorted((self.path / "provenance").glob("*.json"))
+        looks: list[Callable[[], object]] = [self.status, self.environment]
+        looks += [functools.partial(_read_provenance, path) for path in made]
+        for look in looks:
             try:
                 look()
             except reading.Damaged as error:

@@ -109,8 +109,8 @@ def _do_locked(work: Work, folder: RunFolder, begin: float) -> Outcome:
     folder.remove_leftovers(work.condition)
     while True:
         pending, damaged = pending_seeds(folder, work.condition, work.seeds)
-        seeds = _seeds_begun(folder, work.condition, pending, damaged) or pending
-        notes += damaged
+        begun = _seeds_begun(folder, work.condition, pending, damaged)
+        seeds = begun or pending
         damage += damaged
         if not pending:
             _forget_progress(folder, work.condition)
@@ -124,11 +124,14 @@ def _do_locked(work: Work, folder: RunFolder, begin: float) -> Outcome:
             stop=work.stop,
             device=work.device,
             replicas=work.replicas,
+            notes=damaged,
+            goes_on=bool(begun),
         )
         folder.write_json(_marker(folder, work.condition), {"seeds": seeds})
         try:
-            work.experiment.run(work.condition, seeds, session)
-            records = session.records()
+            with session.journal():
+                work.experiment.run(work.condition, seeds, session)
+                records = session.records()
         except (Interrupted, StoreError):
             raise
         except Exception as error:  # an experiment may raise anything; the other conditions go on
