@@ -317,7 +317,7 @@ def open_run(reference: str, store: str | Path | None = None) -> Run:
             f"The run in {folder.path} was made with an earlier version of {config.experiment}: {error}"
         ) from error
     status = _whole(folder.status)
-    return Run(folder, experiment, (status.seeds if status else 0) or _seeds_there(folder))
+    return Run(folder, experiment, (status and status.seeds) or _seeds_there(folder))
 
 
 def rehearse(plan: Plan, *, on_condition: Callable[[Condition], None] = lambda _: None) -> list[Estimate]:

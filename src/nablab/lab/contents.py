@@ -54,8 +54,8 @@ class Status:
     started: Seconds = 0.0
     heartbeat: Seconds = 0.0
     seconds: Seconds | None = None
-    seeds: Seed = 0
-    trials: Count = 0
+    seeds: Seed | None = None
+    trials: Count | None = None
     notes: tuple[str, ...] = ()
 
 

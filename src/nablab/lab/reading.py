@@ -112,16 +112,18 @@ def read_bytes(path: Path, *, most: float = math.inf) -> bytes | None:
         return None
     except OSError as error:
         raise Misfit(f"it cannot be read: {error.strerror}") from error
-    with open(descriptor, "rb") as file:  # noqa: PTH123 - a descriptor, not a path
+    try:
         facts = os.fstat(descriptor)
         if not stat.S_ISREG(facts.st_mode):
             raise Misfit(f"it is {'a folder' if stat.S_ISDIR(facts.st_mode) else 'no regular file'}")
         if facts.st_size > most:
             raise Misfit(f"it has {facts.st_size:,} bytes, more than any file of its kind")
-        try:
+        with open(descriptor, "rb", closefd=False) as file:
             return file.read()
-        except OSError as error:
-            raise Misfit(f"it cannot be read: {error.strerror}") from error
+    except OSError as error:
+        raise Misfit(f"it cannot be read: {error.strerror}") from error
+    finally:
+        os.close(descriptor)
 
 
 def unsealed(value: Mapping[str, Any]) -> dict[str, Any]:
