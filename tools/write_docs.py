@@ -33,14 +33,16 @@ def copy_reference(reference: str) -> None:
     target = DOCS / (run.experiment.name if preset == "standard" else f"{run.experiment.name}-{preset}")
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
-    for name in ("config.json", "environment.json", "verdicts.json", "scalars.csv"):
+    for name in ("config.json", "verdicts.json", "scalars.csv"):
         shutil.copy(run.folder.path / name, target / name)
+    environment = dict(run.view().environment)
+    seconds, started = environment.pop("seconds"), environment.pop("started")
+    (target / "environment.json").write_text(json.dumps(environment, indent=1) + "\n")
     for figure in sorted((run.folder.path / "figures").glob("*.png")):
         shutil.copy(figure, target / figure.name)
     facts = {"command": run.command, "seeds": run.seeds, "trials": len(run.records)}
-    status = json.loads((run.folder.path / "status.json").read_text())
-    facts["date"] = time.strftime("%Y-%m-%d", time.gmtime(status["started"]))
-    facts["seconds"] = round(status["seconds"])
+    facts["date"] = time.strftime("%Y-%m-%d", time.gmtime(started[1]))
+    facts["seconds"] = round(seconds)
     (target / "run.json").write_text(json.dumps(facts, indent=1) + "\n")
 
 
