@@ -1,8 +1,8 @@
 """Null effects of every kind: claim by shape of the values by trials a seed by number of seeds.
 
 Trials of one seed share its luck, and for correlations the conditions have qualities of their own; neither
-has to do with what is claimed. ``python -m tests.verdicts.grid`` prints the rates of every cell; with ``300 1000
-0 2`` it takes the first half of the cells, 300 runs each, and 1,000 where that leaves a doubt.
+has to do with what is claimed. ``python -m tests.verdicts.grid`` prints the rates of every cell; with
+``300 1000 0 2`` it takes the first half of the cells, 300 runs each, and 1,000 where that leaves a doubt.
 """
 
 from __future__ import annotations

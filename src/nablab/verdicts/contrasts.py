@@ -122,9 +122,11 @@ def contrast_bound(
         return plain
     student = float(stdtrit(len(x) - 1, (1 + design.confidence) / 2))
     reach = skew_factor(len(x)) * student * plain.standard_error
-    plain = replace(
-        plain, low=min(plain.low, plain.effect - reach), high=max(plain.high, plain.effect + reach)
-    )
+    low = plain.effect - reach
+    if not logarithms and (x >= 0).all():
+        # Values that are never negative have a limit that needs no more than that (Gaffke 2005).
+        low = max(low, limits_of_mean(x, 0.0, math.inf, design)[0] - bound)
+    plain = replace(plain, low=min(plain.low, low), high=max(plain.high, plain.effect + reach))
     if logarithms or not (x > 0).all() or bound + shift <= 0:
         return plain
     logs = np.log(x)
@@ -138,7 +140,7 @@ def contrast_bound(
     return replace(plain, high=max(plain.high, high), p_below=max(plain.p_below, below))
 
 
-def skew_factor(n: int) -> float:
+def skew_factor(n: float) -> float:
     """How many times Student's 95 % interval has to be as wide for a mean of skewed values.
 
     Found by simulation: the factor at which a lognormal mean (sigma = 1) escapes above the upper limit in 5 %

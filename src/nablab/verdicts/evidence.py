@@ -66,6 +66,7 @@ class Evidence:
         failure: Why there is no answer, or empty.
         exact: The values do not vary at all, and the answer needs no test.
         trials_per_seed: How many trials of a seed stand in a trend or correlation.
+        conditions: How many conditions a correlation runs over.
         share: The outcomes are 0 or 1, so the effect is about the share of ones.
     """
 
@@ -86,6 +87,7 @@ class Evidence:
     failure: str = ""
     exact: bool = False
     trials_per_seed: float = 1
+    conditions: int = 1
     share: bool = False
 
 
@@ -232,7 +234,12 @@ def _correlation(claim: Claim, records: Records, design: Design) -> Evidence | N
         return blank
     cells = _cells(usable)
     floor = (lambda n: 1 / cells.ways(1)) if claim.paired else (lambda n: 1 / cells.ways(n))
-    blank = replace(blank, floor=floor, caveats=(*blank.caveats, *_seeds_without_say(usable, claim)))
+    blank = replace(
+        blank,
+        floor=floor,
+        conditions=cells.shape[0],
+        caveats=(*blank.caveats, *_seeds_without_say(usable, claim)),
+    )
     if len(x) < 3 or (claim.paired and blank.seeds < 2):
         return blank
     shift = claim.sign * claim.smallest_effect

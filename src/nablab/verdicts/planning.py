@@ -8,7 +8,7 @@ from scipy.special import betaincinv, ndtri
 
 from nablab.experiment import Claim
 from nablab.verdicts.agreement import score_interval, spread_without_effect
-from nablab.verdicts.contrasts import newcombe_interval
+from nablab.verdicts.contrasts import newcombe_interval, skew_factor
 from nablab.verdicts.evidence import Evidence
 from nablab.verdicts.resampling import ALPHA
 
@@ -42,11 +42,17 @@ def seeds_needed(
             None,
             "More seeds cannot decide it: with so few conditions p stays too large whatever they give.",
         )
+    if claim.kind == "correlation" and evidence.conditions > 1 and evidence.effect is not None:
+        return None, "More conditions would tell, rather than more seeds: theirs are few."
+    if evidence.share and evidence.measured in (0.0, 1.0):
+        return needed, f"It takes at least {needed} seeds, all with this outcome." if needed else ""
     if evidence.effect is None:
         return needed, f"It takes at least {needed} seeds." if needed else ""
     gap = abs(evidence.effect - evidence.threshold)
     z = float(-ndtri(min(level, (1 - confidence) / 2)))
     reach = (z + float(ndtri(POWER))) * evidence.standard_error
+    if claim.kind == "bound" and claim.scale != "ranks" and not evidence.share:
+        reach = _reach_of_bound(z, gap, evidence)
     if gap <= 0 or evidence.seeds * (reach / gap) ** 2 > MOST_SEEDS or needed is None:
         return None, "The effect is so near to this line that more seeds would hardly decide."
     groups = 1 if claim.paired or claim.kind == "bound" else 2
@@ -57,6 +63,15 @@ def seeds_needed(
     needed = max(math.ceil(usual), needed, evidence.seeds + max(1, evidence.seeds // 4))
     advice = f"About {needed} seeds would decide, if effect and spread stay as they are."
     return needed, f"{_out_of_reach(evidence, level)}{advice}"
+
+
+def _reach_of_bound(z: float, gap: float, evidence: Evidence) -> float:
+    """How far from the line the effect has to be; the stand-off for skewed values shrinks with more seeds."""
+    seeds = float(evidence.seeds)
+    for _ in range(20):
+        reach = (z * skew_factor(seeds) + float(ndtri(POWER))) * evidence.standard_error
+        seeds = max(2.0, evidence.seeds * (reach / gap) ** 2) if gap > 0 else seeds
+    return reach
 
 
 def _out_of_reach(evidence: Evidence, level: float) -> str:

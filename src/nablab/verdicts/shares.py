@@ -20,7 +20,7 @@ def limits_of_mean(values: Array, low: float, high: float, design: Design) -> tu
 
     Where every value stands at one of the ends these are Clopper and Pearson's limits of a share (1934),
     elsewhere those of Gaffke (2005, "Three test statistics for a nonparametric one-sided hypothesis on the
-    mean of a nonnegative variable"), which agree with them at the ends.
+    mean of a nonnegative variable"), which agree with them at the ends. The upper end may be infinite.
 
     >>> low, high = limits_of_mean(np.zeros(5), 0.0, 1.0, Design())
     >>> low, round(high, 4)
@@ -34,7 +34,7 @@ def limits_of_mean(values: Array, low: float, high: float, design: Design) -> tu
         return low + (high - low) * lower, low + (high - low) * upper
     mean = float(values.mean())
     lower = float(np.quantile(_means(values, low, design), tail))
-    upper = float(np.quantile(_means(values, high, design), 1 - tail))
+    upper = float(np.quantile(_means(values, high, design), 1 - tail)) if math.isfinite(high) else high
     return min(lower, mean), max(upper, mean)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from fractions import Fraction
 
 import numpy as np
 
@@ -26,6 +27,10 @@ EXACT = (
     " If it is a property of the condition and not of the seed, such as a number of parameters, say "
     "exact=True in the claim."
 )
+
+
+COARSEST = 100
+"""Shares of more parts than this hardly agree in all seeds by chance."""
 
 
 def same_for_all_seeds(side: Iterable[Record], metric: str) -> tuple[float, ...]:
@@ -57,12 +62,12 @@ def only_zero_or_one(sides: Iterable[Sequence[Record]], metric: str) -> bool:
 def no_replicates(sides: Mapping[str, Sequence[Record]], claim: Claim) -> str:
     """Why seeds that all gave one result are no replicates; empty if they vary, or may be equal by nature.
 
-    Whole numbers, such as a count of epochs, and infinities can be equal by nature. Others cannot: then
-    the seed does not reach what it should, or the quantity has no randomness.
+    Coarse values, such as a count of epochs, a share of a few points or infinity, can be equal by nature.
+    Others cannot: then the seed does not reach what it should, or the quantity has no randomness.
     """
     for name, side in sides.items():
         values = same_for_all_seeds(side, claim.metric)
-        if not values or all(map(_whole, values)):
+        if not values or all(map(_coarse, values)):
             continue
         which = f", {values[0]:.6g}" if len(set(values)) == 1 else ""
         remedy = {
@@ -71,7 +76,7 @@ def no_replicates(sides: Mapping[str, Sequence[Record]], claim: Claim) -> str:
         }.get(claim.kind, "")
         return (
             f"All {_seeds(side)} seeds{whose(claim, name)} gave the same {words(claim.metric)}{which}: "
-            f"they are copies of one result, not replicates.{remedy}"
+            f"they look like copies of one result, not replicates; does the seed reach it?{remedy}"
         )
     return ""
 
@@ -97,7 +102,7 @@ def constant_ratio(claim: Claim) -> str:
 
 
 def equal_by_nature(sides: Mapping[str, Sequence[Record]], claim: Claim) -> tuple[str, ...]:
-    """A sentence for each side whose seeds all gave the same whole numbers."""
+    """A sentence for each side whose seeds all gave the same coarse values."""
     said = []
     for name, side in sides.items():
         values = same_for_all_seeds(side, claim.metric)
@@ -134,8 +139,11 @@ def _far(values: Array) -> Array:
     )
 
 
-def _whole(value: float) -> bool:
-    return math.isinf(value) or value == round(value)
+def _coarse(value: float) -> bool:
+    """Whether it is infinite or a fraction with a denominator of at most `COARSEST`."""
+    if math.isinf(value):
+        return True
+    return abs(value - float(Fraction(value).limit_denominator(COARSEST))) <= 1e-9 * abs(value)
 
 
 def _seeds(side: Iterable[Record]) -> int:

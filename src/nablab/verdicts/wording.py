@@ -42,23 +42,22 @@ def sentence(claim: Claim, scope: Mapping[str, Level]) -> str:
 
 
 def effect_text(claim: Claim, evidence: Evidence) -> str:
-    """The effect with its interval, as a person would say it; empty if there is none."""
+    """The quantity, its effect and interval, as a person would say it; empty if there is none."""
     if evidence.effect is None:
         return ""
-    effect = evidence.effect
-    if evidence.interval is None:
-        return _without_interval(claim, effect)
-    low, high = evidence.interval
+    effect, limits = evidence.effect, evidence.interval or ()
     if claim.kind == "equality":
         text = f"largest relative difference {100 * effect:.3g} %"
-        return text if evidence.exact else f"{text} ({100 * low:.3g} to {100 * high:.3g} %)"
-    if claim.kind == "bound":
-        return _bound_text(claim, effect, low, high)
+        return text if evidence.exact else f"{text} ({' to '.join(f'{100 * v:.3g}' for v in limits)} %)"
     if evidence.unit == "Kendall's tau":
-        return f"Kendall's tau {number(effect)} ({number(low)} to {number(high)})"
+        other = claim.other or claim.by
+        interval = " to ".join(number(limit) for limit in limits)
+        return f"Kendall's tau of {words(claim.metric)} with {words(other)} {number(effect)} ({interval})"
     if claim.scale == "ranks":
-        return _rank_text(claim, effect, low, high)
-    return _difference_text(claim, effect, low, high)
+        return f"{words(claim.metric)} {_rank_text(claim, effect, *limits)}"
+    if claim.kind == "bound":
+        return _bound_text(claim, effect, *limits)
+    return f"{words(claim.metric)} {_difference_text(claim, effect, *limits)}"
 
 
 def reason(
@@ -172,15 +171,6 @@ def _method(claim: Claim, evidence: Evidence) -> tuple[str, str, str]:
     return statistic, test, interval
 
 
-def _without_interval(claim: Claim, effect: float) -> str:
-    """The estimate alone, where the values do not vary."""
-    if claim.kind == "difference":
-        return _amount(claim, effect)
-    if claim.kind == "bound":
-        return _bound_text(claim, effect)
-    return ""
-
-
 def _generated(claim: Claim) -> str:
     metric = words(claim.metric)
     if claim.kind == "difference":
@@ -249,22 +239,20 @@ def _side(claim: Claim, evidence: Evidence, supporting: bool) -> str:
 
 
 def _bound_text(claim: Claim, effect: float, *limits: float) -> str:
-    if claim.scale == "ranks":
-        return _rank_text(claim, effect, *limits)
+    """The mean beside its bound; no limits where the values do not vary."""
     if claim.scale == "log10":
         values = [claim.bound * 10 ** min(value, 300) for value in (effect, *limits)]
-        kind = "geometric mean"
     else:
         values = [claim.bound + value for value in (effect, *limits)]
-        kind = "mean"
     mean, *ends = map(number, values)
     interval = f" ({' to '.join(ends)})" if ends else ""
-    return f"{kind} {mean}{interval}, against {number(claim.bound)}"
+    kind = "geometric mean" if claim.scale == "log10" else "mean"
+    return f"{kind} {words(claim.metric)} {mean}{interval}, against {number(claim.bound)}"
 
 
-def _rank_text(claim: Claim, effect: float, low: float, high: float) -> str:
+def _rank_text(claim: Claim, effect: float, *limits: float) -> str:
     """Cliff's delta as the share of pairs in which the first is lower (or higher); ties count half."""
-    one, two = sorted(_percent(effect, value) for value in (low, high))
+    one, two = sorted(_percent(effect, value) for value in limits)
     return f"{_share(claim, effect)} ({one:.0f} to {two:.0f} %)"
 
 
@@ -280,7 +268,10 @@ def _percent(effect: float, delta: float) -> float:
     return 50 * (1 + (-delta if effect < 0 else delta))
 
 
-def _difference_text(claim: Claim, effect: float, low: float, high: float) -> str:
+def _difference_text(claim: Claim, effect: float, *limits: float) -> str:
+    if not limits:
+        return _amount(claim, effect)
+    low, high = limits
     if low <= 0 <= high:
         return f"{_amount(claim, effect)} ({_amount(claim, low)} to {_amount(claim, high)})"
     near, far = sorted((abs(low), abs(high)))
