@@ -25,6 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nablab import user_code
 from nablab.atomic import remove_leftovers, write_bytes
 from nablab.errors import StoreError, UsageError
 from nablab.experiment import Condition, Curve, Experiment, Record, Records
@@ -46,6 +47,12 @@ def _own_data(experiment: Experiment) -> dict[str, str]:
 
     hashes = {name: source_hash(name) for name in map(data_set_of, experiment.data_sets())}
     return {name: value for name, value in hashes.items() if value}
+
+
+def _own_code(experiment: Experiment) -> dict[str, str]:
+    """The hash of the user's code that defines the experiment; nablab's own have a ``version``."""
+    code = user_code.code_of_class(type(experiment))
+    return {"the experiment's code": code.sha256} if code else {}
 
 
 @dataclass(frozen=True)
@@ -77,7 +84,7 @@ class Identity:
             experiment.configuration(),
             device,
             replicas,
-            {**experiment.sources(), **_own_data(experiment)},
+            {**experiment.sources(), **_own_data(experiment), **_own_code(experiment)},
         )
 
     @property
