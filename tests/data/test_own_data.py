@@ -371,3 +371,25 @@ def test_other_content_with_the_same_size_and_time_has_another_hash(tmp_path: Pa
         os.utime(path, ns=(10**18, 10**18))
         hashes.add(data.source_hash(str(path)))
     assert len(hashes) == 2
+
+
+@pytest.mark.parametrize("size", [None, 28])
+@pytest.mark.parametrize("kind", ["folder", "npz"])
+def test_a_channel_that_never_varies_is_zeros_and_said(tmp_path: Path, kind: str, size: int | None) -> None:
+    images = DRAW.integers(256, size=(20, 6, 6, 3), dtype=np.uint8)
+    images[..., 2] = 77
+    place = str(tmp_path / "set")
+    if kind == "npz":
+        place = arrays(tmp_path / "set.npz", images=images, labels=np.arange(20) % 2)
+    for index, pixels in enumerate(images if kind == "folder" else []):
+        path = tmp_path / "set" / "ab"[index % 2] / f"{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(path)
+    for split in ("train", "test"):
+        loaded = data.load(place, split=split, size=size)
+        seen = loaded.normalize(loaded.images)
+        assert torch.equal(seen[:, 2], torch.zeros_like(seen[:, 2]))
+        assert seen[:, :2].abs().max() < 5
+        assert "blue is one and the same everywhere" in loaded.describe()
+    task = data.image_task(place, size=28, channels=3)
+    assert any("blue is one and the same everywhere" in note for note in task.notes)
