@@ -132,7 +132,8 @@ def test_photographs_are_turned_upright(tmp_path: Path) -> None:
 def test_files_that_are_no_images_are_left_out_and_said(tmp_path: Path) -> None:
     folder_of(tmp_path, {"a": 4, "b": 4})
     (tmp_path / "a" / "labels.csv").write_text("x")
-    assert "Files that are no images, which were left out: 1" in data.load(str(tmp_path)).notes
+    note = "Files that are no images by their names, which were left out: 1 (a/labels.csv)"
+    assert note in data.load(str(tmp_path)).notes
 
 
 def write(path: Path, content: bytes) -> None:
