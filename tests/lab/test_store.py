@@ -142,7 +142,7 @@ def test_the_run_id_depends_on_the_content_of_a_users_data(tmp_path: Path) -> No
         (tmp_path / "mine" / place).parent.mkdir(parents=True)
         (tmp_path / "mine" / place).write_bytes(place.encode())
     first = Identity.of(OnImages())
-    assert set(first.sources) == {str(tmp_path / "mine")}
+    assert set(first.sources) == {str(tmp_path / "mine"), "the experiment's code"}
     assert Identity.of(OnImages()).run_id == first.run_id
     (tmp_path / "mine" / "dogs" / "1.png").rename(tmp_path / "mine" / "cats" / "2.png")
     assert Identity.of(OnImages()).run_id != first.run_id

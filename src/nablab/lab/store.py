@@ -24,6 +24,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from nablab import user_code
 from nablab.atomic import remove_leftovers
 from nablab.errors import StoreError, UsageError
 from nablab.experiment import Condition, Experiment, Level, Record, Records
@@ -43,6 +44,12 @@ def _own_data(experiment: Experiment) -> dict[str, str]:
 
     hashes = {name: source_hash(name) for name in map(data_set_of, experiment.data_sets())}
     return {name: value for name, value in hashes.items() if value}
+
+
+def _own_code(experiment: Experiment) -> dict[str, str]:
+    """The hash of the user's code that defines the experiment; nablab's own have a ``version``."""
+    code = user_code.code_of_class(type(experiment))
+    return {"the experiment's code": code.sha256} if code else {}
 
 
 @dataclass(frozen=True)
@@ -74,7 +81,7 @@ class Identity:
             experiment.configuration(),
             device,
             replicas,
-            {**experiment.sources(), **_own_data(experiment)},
+            {**experiment.sources(), **_own_data(experiment), **_own_code(experiment)},
         )
 
     @property

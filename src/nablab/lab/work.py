@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from nablab.errors import Interrupted, NablabError, StoreError
+from nablab import user_code
+from nablab.errors import Interrupted, NablabError, StoreError, UsageError
 from nablab.experiment import Condition, Experiment
 from nablab.lab import contents, reading
 from nablab.lab.session import Session
 from nablab.lab.stop import StopToken
-from nablab.lab.store import RunFolder
+from nablab.lab.store import Identity, RunFolder
 from nablab.lab.trials import CorruptTrial
 
 
@@ -129,8 +130,13 @@ def _do_locked(work: Work, folder: RunFolder, begin: float) -> Outcome:
         )
         folder.write_json(_marker(folder, work.condition), {"seeds": seeds})
         try:
+            _check_unchanged(work)
+            own = user_code.code_of_class(type(work.experiment))
             with session.journal():
-                work.experiment.run(work.condition, seeds, session)
+                with user_code.watching() as unseen:
+                    work.experiment.run(work.condition, seeds, session)
+                if note := user_code.unseen_note({**dict.fromkeys(own.unseen if own else ()), **unseen}):
+                    session.note(note)
                 records = session.records()
         except (Interrupted, StoreError):
             raise
@@ -142,6 +148,19 @@ def _do_locked(work: Work, folder: RunFolder, begin: float) -> Outcome:
         folder.failure_path(work.condition).unlink(missing_ok=True)
         trained += seeds
         notes += session.notes
+
+
+def _check_unchanged(work: Work) -> None:
+    """Refuse to train on files that are no longer those of the run's id.
+
+    A run may take hours, and whoever waits for it edits the model or adds images meanwhile.
+    """
+    identity = Identity.of(work.experiment, device=work.device, replicas=work.replicas)
+    if identity.run_id != work.folder.name:
+        raise UsageError(
+            "your code or data were changed after the run began, so this condition was not trained. Give the "
+            f"command again: it makes a new run for the files as they are now ({identity.run_id})."
+        )
 
 
 def _marker(folder: RunFolder, condition: Condition) -> str:
