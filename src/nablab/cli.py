@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import json
+import os
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,7 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 import nablab
-from nablab.errors import Interrupted, NablabError, StoreError, UsageError
+from nablab.errors import TRACEBACK, Interrupted, NablabError, UsageError, in_short, raised
+from nablab.streams import make_readable, only_json, print_json
 
 if TYPE_CHECKING:
     from nablab.lab.runner import Plan
@@ -269,13 +271,6 @@ def get_data(name: str, /) -> int:
     return DONE
 
 
-def print_json(value: Any) -> None:
-    """Print JSON that any program can read: NaN and infinity become strings."""
-    from nablab.lab.files import finite
-
-    print(json.dumps(finite(value), indent=1, ensure_ascii=False))
-
-
 def _named(tokens: Sequence[str], every: bool) -> Sequence[str]:
     """The tokens, with the name of every experiment if that is asked for."""
     if not every:
@@ -364,25 +359,52 @@ def _print_outcome(done: Run, *, as_json: bool) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit with 0 (done), 1 (a run failed), 2 (usage) or 130 (interrupted)."""
+    make_readable()
     try:
-        code = app(arguments, exit_on_error=False, print_error=False, error_console=errors)
+        code = _command(arguments)
     except CycloptsError as error:
-        errors.print(f"Error: {error}", markup=False)
+        code = _fail(f"{error}", error, USAGE)
         errors.print("'nablab --help' and 'nablab COMMAND --help' explain the commands.", style="dim")
-        code = USAGE
     except UsageError as error:
-        code = _fail(error, USAGE)
+        code = _fail(f"{error}", error, USAGE)
     except (KeyboardInterrupt, Interrupted):
         errors.print("Stopped.")
         code = INTERRUPTED
-    except (StoreError, NablabError) as error:
-        code = _fail(error, FAILED)
+    except NablabError as error:
+        code = _fail(f"{error}", error, FAILED)
     except BrokenPipeError:
         sys.stderr.close()  # the reader of our output has left; there is nobody to tell
         code = DONE
-    sys.exit(code or DONE)
+    except OSError as error:
+        code = _fail(_of_the_system(error), error, FAILED)
+    except SystemExit as error:
+        code = _fail(f"{raised('A file of yours', error)}", error, FAILED)
+    except Exception as error:
+        code = _fail(f"{UNFORESEEN} {raised('The command', error)}", error, FAILED)
+    sys.exit(code)
 
 
-def _fail(error: Exception, code: int) -> int:
-    errors.print(f"Error: {error}", markup=False, soft_wrap=True)
+UNFORESEEN = "This should not happen, please report it:"
+
+
+def _command(arguments: Sequence[str] | None) -> int:
+    """Parse the words and call their command; with --json nothing else reaches standard output."""
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    command, bound, _ = app.parse_args(words, exit_on_error=False, print_error=False, error_console=errors)
+    with only_json(bool(bound.arguments.get("as_json"))):
+        return command(*bound.args, **bound.kwargs) or DONE
+
+
+def _of_the_system(error: OSError) -> str:
+    """What the operating system refused, and where."""
+    named = str(error.filename) if error.filename is not None else ""
+    place = f" ({named if len(named) <= 200 else named[:200] + '…'})" if named else ""
+    return f"{error.strerror or in_short(error)}{place}."
+
+
+def _fail(message: str, error: BaseException, code: int) -> int:
+    """Print why a command ended, and where if that is asked for."""
+    errors.print(f"Error: {message}", markup=False, soft_wrap=True)
+    if os.environ.get(TRACEBACK):
+        traceback.print_exception(error)
     return code

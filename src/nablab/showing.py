@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,7 @@ from rich.text import Text
 from nablab import configuration
 from nablab.experiment import Experiment
 from nablab.naming import words
+from nablab.streams import print_json
 from nablab.values import in_text
 
 if TYPE_CHECKING:
@@ -201,7 +201,7 @@ def print_comparison(console: Console, first: RunView, second: RunView) -> None:
 def print_instruments(console: Console, facts: Sequence[Mapping[str, str]], *, as_json: bool) -> None:
     """The list of instruments."""
     if as_json:
-        print(json.dumps(facts, indent=1))
+        print_json(facts)
         return
     table = Table(box=None, show_header=False, pad_edge=False)
     for one in facts:
@@ -214,7 +214,7 @@ def print_instruments(console: Console, facts: Sequence[Mapping[str, str]], *, a
 def print_instrument(console: Console, facts: Mapping[str, Any], *, as_json: bool) -> None:
     """What one instrument does and takes."""
     if as_json:
-        print(json.dumps(facts, indent=1))
+        print_json(facts)
         return
     console.print(Text(f"{facts['name']}: {facts['purpose']}", style="bold"))
     console.print(f"\nTakes {', '.join(facts['takes'])}. Options (key=value):\n")
@@ -228,7 +228,7 @@ def print_instrument(console: Console, facts: Mapping[str, Any], *, as_json: boo
 def print_measurement(console: Console, name: str, result: Any, *, as_json: bool) -> None:
     """The numbers of a measurement, a line each; long arrays give their shape, range and mean."""
     if as_json:
-        print(json.dumps(result.to_dict(), indent=1))
+        print_json(result.to_dict())
         return
     console.print(Text(name, style="bold"))
     facts = {field: getattr(result, field) for field in result.to_dict()}

@@ -128,6 +128,16 @@ def read_array(path: Path, name: str) -> np.ndarray:
         raise UsageError(f"{path}: {name} cannot be read, the file is damaged: {error}.") from error
 
 
+def array_names(path: Path) -> list[str]:
+    """The names of the arrays in an ``.npz`` file.
+
+    Raises:
+        UsageError: It is no such file, or it is damaged.
+    """
+    with _opened(path) as content:
+        return list(content.files)
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[NpzFile]:
     """The file's arrays, which are read when they are asked for."""
@@ -139,8 +149,7 @@ def _opened(path: Path) -> Iterator[NpzFile]:
 
 def _pairs(path: Path) -> Mapping[str, tuple[str, str]]:
     """By split, the names of images and labels."""
-    with _opened(path) as content:
-        names = list(content.files)
+    names = array_names(path)
     for splits in SPLIT_PAIRS:
         if set(splits["train"]) <= set(names):
             return {split: pair for split, pair in splits.items() if set(pair) <= set(names)}

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from nablab.errors import UsageError, unknown
+from nablab.models.factory import output_of
+from nablab.models.targets import check_targets
 from nablab.training import checkpoints, choose
 from nablab.training.batches import Batches
 from nablab.training.engine import Engine, FloatArray, Loss, accuracy, loss_function
@@ -84,7 +86,7 @@ class Task:
     def engine(self, on_note: Callable[[str], None], *, name: str | None = None) -> Engine:
         """Build the replicas and the engine that trains them; a given ``name`` allows only that one."""
         modules = [module.to(self.x.device) for module in build_replicas(self.build, self.seeds)]
-        _check_dtypes(modules[0], self.inputs.ready(self.x[:1]))
+        self._check_network(modules[0])
         request = choose.Request(
             modules=modules,
             x=self.x,
@@ -97,6 +99,14 @@ class Task:
             inputs=self.inputs,
         )
         return choose.choose(choose.ORDERS[self.replicas] if name is None else (name,), request, on_note)
+
+    def _check_network(self, module: nn.Module) -> None:
+        """Try the network on one sample, and hold its output against the targets."""
+        sample = self.inputs.ready(self.x[:1])
+        _check_dtypes(module, sample)
+        if isinstance(self.loss, str):
+            output = output_of(module, sample, wanted=f"for {self.loss} it must return one tensor")
+            check_targets(self.loss, output, self.y.flatten(0, 1) if self.own_labels else self.y)
 
     def evaluate(self, engine: Engine) -> dict[str, FloatArray]:
         """Each of `metrics` (K,), at the present weights, on the training set and each held-out set."""
