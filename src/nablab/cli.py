@@ -161,7 +161,8 @@ def report(
     if output_file and len(references) > 1:
         raise UsageError("--output takes one run; leave it out to write each report into its run's folder.")
     for reference in references:
-        output.print(str(open_run(reference, store).report(output_file)), markup=False, soft_wrap=True)
+        written = open_run(reference, store).report(output_file, on_trouble=_say_failure)
+        output.print(str(written), markup=False, soft_wrap=True)
     return DONE
 
 
@@ -351,10 +352,14 @@ def _print_outcome(done: Run, *, as_json: bool) -> None:
         )
         return
     for message in done.messages:
-        errors.print(f"Failed: {message}", markup=False, style="red", soft_wrap=True)
+        _say_failure(message)
     print_verdicts(output, done.verdicts)
     if report_path.exists():
         output.print(f"\nReport: {report_path}", markup=False, soft_wrap=True)
+
+
+def _say_failure(message: str) -> None:
+    errors.print(f"Failed: {message}", markup=False, style="red", soft_wrap=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

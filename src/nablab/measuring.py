@@ -40,6 +40,7 @@ from nablab.instruments.base.measurement import Instrument, Measurement
 from nablab.instruments.costs import Cost, cost, find_instrument
 from nablab.measured_data import as_loss_needs, check_fit, read_data
 from nablab.measured_weights import load_weights, read_weights
+from nablab.plots.frame import matplotlib_as_shipped
 
 if TYPE_CHECKING:
     from nablab.instruments.base.losses import Loss
@@ -82,7 +83,7 @@ def measure(request: Request) -> Measurement:
     chosen = find_instrument(request.instrument)
     options = _options(chosen, request.settings)
     prepared = _prepare(chosen, request)
-    with _in_one_sentence(chosen.__name__):
+    with _in_one_sentence(f"Measuring {chosen.__name__}"):
         given = [prepared.found[name] for name in _positional(chosen)]
         result = typing.cast("Measurement", chosen(*given, **options))
     return dataclasses.replace(result, notes=(*result.notes, *prepared.notes)) if prepared.notes else result
@@ -104,19 +105,19 @@ def estimate(request: Request) -> Cost:
         request = dataclasses.replace(request, weights=(*request.weights, *request.weights)[:2])
     found = _prepare(chosen, request).found
     model = found["model" if "model" in names else "model_a"]
-    with _in_one_sentence(chosen.__name__):
+    with _in_one_sentence(f"Measuring {chosen.__name__}"):
         return cost(chosen.__name__, model, found["loss"], found["data"], **options)
 
 
 @contextmanager
-def _in_one_sentence(name: str) -> Iterator[None]:
+def _in_one_sentence(doing: str) -> Iterator[None]:
     """Turn what the user's code or PyTorch raises into one sentence; nablab's own errors are sentences."""
     try:
         yield
     except NablabError:
         raise
     except (Exception, SystemExit) as error:
-        raise raised(f"Measuring {name}", error) from error
+        raise raised(doing, error) from error
 
 
 def instrument_facts() -> list[dict[str, str]]:
@@ -159,7 +160,8 @@ def write_figure(measurement: Measurement, path: Path) -> None:
         UsageError: The measurement has no figure.
     """
     content = io.BytesIO()
-    measurement.plot().savefig(content, format=path.suffix[1:], dpi=200, bbox_inches="tight")
+    with matplotlib_as_shipped(), _in_one_sentence("Drawing the figure"):
+        measurement.plot().savefig(content, format=path.suffix[1:], dpi=200, bbox_inches="tight")
     write_bytes(path, content.getvalue())
 
 

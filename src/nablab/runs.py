@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -130,24 +130,29 @@ class Run:
             words += ["--replicas", config["replicas"]]
         return shlex.join(words)
 
-    def write(self) -> Path:
-        """Write verdicts, figures and the report into the run's folder; return the report's path."""
+    def write(self, *, on_trouble: Callable[[str], None] = lambda _: None) -> Path:
+        """Write verdicts, figures and the report into the run's folder; return the report's path.
+
+        ``on_trouble`` hears of what could not be drawn.
+        """
         from nablab.report.page import write_report
 
         view = self.view()
         self.folder.write_json(
             "verdicts.json", {"verdicts": [verdict.to_dict() for verdict in view.verdicts]}
         )
-        return write_report(view, self.folder.path)
+        return write_report(view, self.folder.path, on_trouble=on_trouble)
 
-    def report(self, path: str | Path | None = None) -> Path:
+    def report(
+        self, path: str | Path | None = None, *, on_trouble: Callable[[str], None] = lambda _: None
+    ) -> Path:
         """Write the report to ``path``, or into the run's folder; return where it is."""
         from nablab.atomic import write_bytes
         from nablab.report.page import render
 
         if path is None:
-            return self.write()
-        write_bytes(Path(path), render(self.view()).encode())
+            return self.write(on_trouble=on_trouble)
+        write_bytes(Path(path), render(self.view(), on_trouble=on_trouble).encode())
         return Path(path)
 
 
@@ -249,9 +254,10 @@ def run_plan(
         executor = ProcessPool(jobs, prepare=catalogue.scan)
     outcome: Report = execute(plan, open_store(store), executor=executor, observer=observer, fresh=fresh)
     result = Run(outcome.folder, plan.experiment, plan.seeds, tuple(outcome.messages), outcome.state)
+    troubles: list[str] = []
     if len(result.records):
-        result.write()
-    return result
+        result.write(on_trouble=troubles.append)
+    return replace(result, messages=(*result.messages, *troubles)) if troubles else result
 
 
 def _fetch(experiment: Experiment) -> None:
