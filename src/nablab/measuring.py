@@ -20,6 +20,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import io
+import math
 import re
 import typing
 from collections.abc import Iterator, Mapping, Sequence
@@ -36,8 +37,9 @@ from nablab.atomic import write_bytes
 from nablab.errors import NablabError, UsageError, raised, unknown
 from nablab.instruments import INSTRUMENTS
 from nablab.instruments.base.losses import LOSSES
-from nablab.instruments.base.measurement import Instrument, Measurement
+from nablab.instruments.base.measurement import Instrument, Measurement, Size
 from nablab.instruments.costs import Cost, cost, find_instrument
+from nablab.lab.memory import check_memory
 from nablab.measured_data import as_loss_needs, check_fit, read_data
 from nablab.measured_weights import load_weights, read_weights
 from nablab.plots.frame import matplotlib_as_shipped
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
     from nablab.instruments.base.losses import Loss
 
 FIGURES = (".png", ".svg", ".pdf")
+FLOAT_BYTES = 4
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
@@ -84,9 +87,24 @@ def measure(request: Request) -> Measurement:
     options = _options(chosen, request.settings)
     prepared = _prepare(chosen, request)
     with _in_one_sentence(f"Measuring {chosen.__name__}"):
+        _check_memory(chosen, prepared.found, options)
         given = [prepared.found[name] for name in _positional(chosen)]
         result = typing.cast("Measurement", chosen(*given, **options))
     return dataclasses.replace(result, notes=(*result.notes, *prepared.notes)) if prepared.notes else result
+
+
+def _check_memory(chosen: Instrument[..., Any], found: Mapping[str, Any], options: Mapping[str, Any]) -> None:
+    """Refuse a measurement that would hold more numbers than fit, before they are made."""
+    if "loss" not in found:
+        return
+    parameters = inspect.signature(chosen.measure).parameters.values()
+    defaults = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+    model = found["model" if "model" in found else "model_a"]
+    batches = found["data"] if isinstance(found["data"], list) else [found["data"]]
+    size = Size(sum(p.numel() for p in model.parameters()), sum(len(x) for x, _ in batches), 1)
+    expected = chosen.expected(size, **{**defaults, **options})
+    if math.isfinite(expected.numbers):  # an instrument refuses itself what makes no sense
+        check_memory(FLOAT_BYTES * int(expected.numbers), f"{chosen.__name__} of this network")
 
 
 def estimate(request: Request) -> Cost:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from nablab import catalogue, configuration
-from nablab.errors import StoreError, UsageError, unknown
+from nablab.errors import NablabError, StoreError, UsageError, raised, unknown
 from nablab.experiment import Condition, Experiment, Records
 from nablab.lab.executors import Executor, ProcessPool
 from nablab.lab.runner import Observer, Plan, Report, execute
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from nablab.verdicts import Verdict
 
 DEFAULT_SEEDS = 5
+MOST_SEEDS = 10_000  # of one condition; verdicts gain nothing long before
 REPLICAS = ("auto", "batched", "sequential")
 DEVICES = ("cpu", "cuda", "mps")
 
@@ -174,8 +175,11 @@ def make_plan(
     experiment = configuration.resolve(experiment_class, preset, dict(overrides or {}))
     if seeds is None:
         seeds = int(experiment_class.presets[preset].get("seeds", DEFAULT_SEEDS))
-    if seeds < 1:
-        raise UsageError(f"--seeds is {seeds}: it must be 1 or more (5 or more for a verdict).")
+    if not 1 <= seeds <= MOST_SEEDS:
+        raise UsageError(
+            f"seeds={seeds} is impossible: it must be 1 or more (5 or more for a verdict) and at most "
+            f"{MOST_SEEDS:,}."
+        )
     if replicas not in REPLICAS:
         raise unknown("way to train replicas", replicas, REPLICAS)
     check_device(device)
@@ -248,7 +252,7 @@ def run_plan(
 ) -> Run:
     """Run a checked plan; see `run`."""
     if jobs < 1:
-        raise UsageError(f"--jobs is {jobs}: it must be 1 or more.")
+        raise UsageError(f"jobs={jobs} is impossible: it must be 1 or more.")
     _fetch(plan.experiment)
     if executor is None and jobs > 1:
         executor = ProcessPool(jobs, prepare=catalogue.scan)
@@ -302,6 +306,9 @@ def rehearse(plan: Plan, *, on_condition: Callable[[Condition], None] = lambda _
     """Measure a few steps of every condition and estimate the whole; one estimate per condition.
 
     ``on_condition`` hears of every condition before it is measured.
+
+    Raises:
+        CodeError: The experiment's code raised an error.
     """
     _fetch(plan.experiment)
     estimates = []
@@ -310,7 +317,12 @@ def rehearse(plan: Plan, *, on_condition: Callable[[Condition], None] = lambda _
         lab = Rehearsal(
             plan.experiment, condition, range(plan.seeds), device=plan.device, replicas=plan.replicas
         )
-        estimates.append(lab.rehearse())
+        try:
+            estimates.append(lab.rehearse())
+        except NablabError:
+            raise
+        except (Exception, SystemExit) as error:  # an experiment may raise anything
+            raise raised(f"The dry run of {plan.experiment.name} ({condition})", error) from error
     return estimates
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from nablab import data, models, plots, training
 from nablab.errors import UsageError
 from nablab.experiment import Claim, Condition, Experiment, Lab, Published, Records
+from nablab.values import Epochs, Samples
 
 if TYPE_CHECKING:
     from torch import nn
@@ -79,11 +80,11 @@ class Sharpness(Experiment):
     data: str = "mnist@10000"
     network: str = "flatten-256-bn-256-bn"
     model: str | None = None
-    batch_sizes: tuple[int, ...] = (64, 256, 1_000, 4_000, 10_000)
+    batch_sizes: tuple[Samples, ...] = (64, 256, 1_000, 4_000, 10_000)
     learning_rates: tuple[float, ...] = (1e-3, 4e-3)
-    epochs: int = 40
+    epochs: Epochs = 40
     target_loss: float = 0.0
-    measured: int = 1_000
+    measured: Samples = 1_000
     both_radii: bool = False
     optimizer: Literal["Adam", "AdamW", "RMSprop", "SGD"] = "Adam"
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from nablab.errors import Interrupted, UsageError
 from nablab.experiment import Condition, Curve, Experiment, Level, Record, Scalar
+from nablab.lab.memory import check_memory
 from nablab.lab.stop import StopToken
 from nablab.lab.store import RunFolder
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from nablab.training import Probe, Training
 
 PROGRESS_SECONDS = 0.5
+COPIES = 3  # of the losses: as trained, as recorded, and one while they are worked on
 
 
 def checkpoint_seconds() -> float:
@@ -37,6 +39,15 @@ def checkpoint_seconds() -> float:
     if not seconds > 0:
         raise UsageError(f"NABLAB_CHECKPOINT_SECONDS is '{text}'; it must be seconds, such as 30.")
     return seconds
+
+
+def check_history(replicas: int, steps: int) -> None:
+    """Refuse a training whose losses cannot be held: one per replica and step, and copies of them.
+
+    Raises:
+        UsageError: They would not fit into the memory.
+    """
+    check_memory(8 * COPIES * replicas * steps, f"The losses of {steps:,} steps of {replicas} replicas")
 
 
 @dataclass
@@ -152,6 +163,7 @@ class Session(Notebook):
 
         if self._stop.requested():
             raise Interrupted("stopped before training")
+        check_history(len(seeds), options.get("steps", 0))
         path = self._folder.checkpoint_path(self._condition, self._parts)
         self._parts += 1
         return training.fit(
@@ -262,6 +274,7 @@ class Rehearsal(Notebook):
 
         begin = time.perf_counter()
         steps = int(options.pop("steps"))
+        check_history(len(seeds), steps)
         common: Mapping[str, Any] = {
             "seeds": seeds,
             "device": self._device,

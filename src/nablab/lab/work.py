@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from nablab.errors import Interrupted, NablabError, StoreError
+from nablab.errors import Interrupted, NablabError, StoreError, in_short
 from nablab.experiment import Condition, Experiment
 from nablab.lab.session import Session
 from nablab.lab.stop import StopToken
@@ -124,7 +124,7 @@ def _do_locked(work: Work, folder: RunFolder, begin: float) -> Outcome:
             records = session.records()
         except (Interrupted, StoreError):
             raise
-        except Exception as error:  # an experiment may raise anything; the other conditions go on
+        except (Exception, SystemExit) as error:  # it may raise anything; the other conditions go on
             return _failed(work, folder, error, begin)
         for record in records:
             folder.write_trial(record)
@@ -155,9 +155,9 @@ def _seeds_begun(folder: RunFolder, condition: Condition, pending: list[int]) ->
     return list(begun) if set(begun) & set(pending) else []
 
 
-def _failed(work: Work, folder: RunFolder, error: Exception, begin: float) -> Outcome:
-    kind = "" if isinstance(error, NablabError) else f"{type(error).__name__}: "
-    message = f"{work.condition}: {kind}{error}"
+def _failed(work: Work, folder: RunFolder, error: BaseException, begin: float) -> Outcome:
+    what = error if isinstance(error, NablabError) else in_short(error)
+    message = f"{work.condition}: {what}"
     content = {"condition": dict(work.condition), "message": message, "traceback": traceback.format_exc()}
     name = str(folder.failure_path(work.condition).relative_to(folder.path))
     folder.write_json(name, content)

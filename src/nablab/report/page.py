@@ -91,18 +91,18 @@ def _answers(view: RunView, on_trouble: Tell) -> _Answers:
             with matplotlib_as_shipped():
                 named = _named(view.experiment.figures(view.records))
             figures = {name: (figure, exports.svg(figure, f"svg-{name}")) for name, figure in named.items()}
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             troubles.append(f"The figures could not be drawn. {_place(error)}")
         try:
             baselines = view.experiment.baselines(view.records)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             troubles.append(f"The baselines could not be computed. {_place(error)}")
     for trouble in troubles:
         on_trouble(trouble)
     return _Answers(figures, baselines, troubles)
 
 
-def _place(error: Exception) -> str:
+def _place(error: BaseException) -> str:
     """An error with the place where it was raised."""
     last = traceback.extract_tb(error.__traceback__)[-1]
     return f"{type(error).__name__}: {error} ({Path(last.filename).name}, line {last.lineno})"
