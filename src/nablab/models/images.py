@@ -281,7 +281,8 @@ class _Walk:
         if self._units * self._side**2 > MOST_VALUES:
             raise UsageError(
                 f"'{token}' in '{self._notation}' makes {self._units * self._side**2:,} values of one image; "
-                f"at most {MOST_VALUES:,} fit. Take fewer filters, a narrower border, a stride (s2) or smaller images."
+                f"at most {MOST_VALUES:,} fit. Take fewer filters, a narrower border, a stride (s2) or "
+                "smaller images."
             )
         self._waits = True
 
