@@ -454,3 +454,35 @@ def test_the_cost_with_a_user_file_that_prints_is_json(nablab_here: Nablab, tmp_
     np.savez(tmp_path / "data.npz", x=INPUTS, y=CLASSES)
     model = ("--model", "network.py:loud")
     assert facts(nablab_here, "gradient_norm", *model, "--data", "data.npz", "--cost")["seconds"] > 0
+
+
+def test_settings_may_stand_after_the_data(nablab_here: Nablab, tmp_path: Path) -> None:
+    before = facts(nablab_here, "hessian_trace", "products=12", *MODEL, "--data", "classes.npz")
+    after = facts(nablab_here, "hessian_trace", *MODEL, "--data", "classes.npz", "products=12")
+    assert after == before
+    points = ("--weights", "0.safetensors", "1.safetensors", "2.safetensors")
+    late = facts(nablab_here, "trajectory_pca", *points, "components=1")
+    assert late == facts(nablab_here, "trajectory_pca", "components=1", *points)
+    done = nablab_here("measure", "hessian_trace", *MODEL, "--data", "classes.npz", "prodcts=12")
+    assert "Did you mean 'products'" in done.stderr
+    (tmp_path / "a=1.npz").write_bytes((tmp_path / "classes.npz").read_bytes())
+    named = facts(nablab_here, "gradient_norm", *MODEL, "--data", "a=1.npz")
+    assert named == facts(nablab_here, "gradient_norm", *MODEL, "--data", "classes.npz")
+
+
+def test_figures_do_not_depend_on_the_surroundings(
+    nablab: Nablab, nablab_here: Nablab, tmp_path: Path
+) -> None:
+    words = ("measure", "gradient_norm", *MODEL, "--data", "classes.npz", "--figure")
+    (tmp_path / "mpl").mkdir()
+    theirs = "text.usetex: True\nfont.size: 30\nsavefig.facecolor: red\nlines.linewidth: 9\n"
+    (tmp_path / "mpl" / "matplotlibrc").write_text(theirs)
+    done = nablab(
+        *words,
+        "theirs.png",
+        MPLBACKEND="module://matplotlib_inline.backend_inline",  # what a notebook's "!" hands on
+        MPLCONFIGDIR=str(tmp_path / "mpl"),
+    )
+    assert done.returncode == 0, done.stderr
+    assert nablab_here(*words, "plain.png").returncode == 0
+    assert (tmp_path / "theirs.png").read_bytes() == (tmp_path / "plain.png").read_bytes()

@@ -7,7 +7,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from cyclopts import App, CycloptsError, Parameter
 from rich.console import Console
@@ -16,12 +16,14 @@ from rich.text import Text
 
 import nablab
 from nablab.errors import TRACEBACK, Interrupted, NablabError, UsageError, in_short, raised
+from nablab.places import is_there
 from nablab.streams import make_readable, only_json, print_json
 
 if TYPE_CHECKING:
     from nablab.lab.runner import Plan
     from nablab.runs import Run
 
+Word = TypeVar("Word", str, Path)
 DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
 app = App(
@@ -226,13 +228,16 @@ def measure(
     names = [token for token in tokens if "=" not in token]
     if len(names) > 1:
         raise UsageError(f"One instrument at a time: {', '.join(names)}.")
+    settings = [token for token in tokens if "=" in token]
+    data, late = _without_settings(data)
+    weights, later = _without_settings(weights)
+    settings += [*late, *later]
     if not names:
         showing.print_instruments(output, measuring.instrument_facts(), as_json=as_json)
         return DONE
     if model is None and not data and not weights:
         showing.print_instrument(output, measuring.option_facts(names[0]), as_json=as_json)
         return DONE
-    settings = [token for token in tokens if "=" in token]
     request = measuring.Request(names[0], settings, model, data, loss, weights, device)
     if figure:
         measuring.check_figure(figure)
@@ -245,6 +250,17 @@ def measure(
         measuring.write_figure(result, figure)
         errors.print(f"Figure: {figure}", markup=False, soft_wrap=True)
     return DONE
+
+
+def _without_settings(words: tuple[Word, ...]) -> tuple[tuple[Word, ...], list[str]]:
+    """Words of an option that takes several, without the settings that were written after them."""
+    settings = [word for word in words if _is_setting(str(word)) and not is_there(word)]
+    return tuple(word for word in words if word not in settings), [str(word) for word in settings]
+
+
+def _is_setting(word: str) -> bool:
+    key, equals, _ = word.partition("=")
+    return bool(equals) and key.isidentifier()
 
 
 @data_app.command(name="list")
@@ -383,7 +399,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except OSError as error:
         code = _fail(_of_the_system(error), error, FAILED)
     except SystemExit as error:
-        code = _fail(f"{raised('A file of yours', error)}", error, FAILED)
+        if isinstance(error.__context__, BrokenPipeError):  # rich leaves so where the reader has left
+            code = DONE
+        else:
+            code = _fail(f"{raised('A file of yours', error)}", error, FAILED)
     except Exception as error:
         code = _fail(f"{UNFORESEEN} {raised('The command', error)}", error, FAILED)
     sys.exit(code)

@@ -17,6 +17,7 @@ from torch import nn
 from tests.command_lines.runner import Server, check
 from tests.command_lines.words import command_lines
 
+FITTING = ("--model", "net.py:build", "--data", "data.npz")
 NETWORKS = """
 import sys
 import torch
@@ -127,7 +128,7 @@ def test_a_thousand_command_lines(whole: Server, words: list[str]) -> None:
         ["measure", "gradient_norm", "--model", "~nobody/net.py:build", "--data", "data.npz"],
         ["measure", "gradient_norm", "--model", "net.py:build", "--data", "b" * 5_000 + ".npz"],
         ["measure", "gradient_norm", "--model", "net.py:build", "--data", "data.npz", "--weights", "c" * 999],
-        ["measure", "loss_plane", "resolution=1e6", "--model", "net.py:build", "--data", "data.npz"],
+        ["measure", "loss_plane", "resolution=1e6", *FITTING],
         ["measure", "hessian_matrix", "--model", "net.py:leaves", "--data", "data.npz"],
         ["data", "get", "d" * 5_000],
         ["report", "e" * 5_000],
@@ -150,7 +151,7 @@ def test_lines_that_once_hung_or_raised(quick: Server, words: list[str]) -> None
     [
         ["measure", "gradient_norm", "--model", "closed/net.py:build", "--data", "data.npz"],
         ["measure", "gradient_norm", "--model", "net.py:build", "--data", "closed/data.npz"],
-        [*"measure inertia --model net.py:build --data data.npz --figure closed/a.png".split()],
+        ["measure", "inertia", *FITTING, "--figure", "closed/a.png"],
         ["measure", "gradient_norm", "--model", "sealed.py:build", "--data", "data.npz"],
         ["measure", "gradient_norm", "--model", "net.py:build", "--data", "sealed.npz"],
         ["run", "toy", "steps=20", "--seeds", "1", "--store", "closed"],

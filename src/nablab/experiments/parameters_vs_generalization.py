@@ -37,7 +37,7 @@ class ParametersVsGeneralization(Experiment):
     have more than MNIST has images. What the images leave open, the optimizer decides.
 
     The first part trains networks of many sizes for equal epochs on all images. Equal epochs are not
-    convergence: look at ``train_accuracy`` and ``converged``, and take preset=converged to go on.
+    convergence: look at ``train_accuracy`` and ``converged``, and take --preset converged to go on.
 
     The second is double descent (Belkin et al. 2019; Nakkiran et al. 2020): few images, shrunk so that
     layers are wide before parameters are many; a share of the labels drawn anew; training until all is

@@ -107,7 +107,7 @@ class Sharpness(Experiment):
     )  # fmt: skip
     exercises: ClassVar[tuple[str, ...]] = (
         "Scale one layer by 10 and the next by 1/10. Which measures change, and which do not?",
-        "Take preset=equal-loss. How much of the ratio between large and small batches remains?",
+        "Take --preset equal-loss. How much of the ratio between large and small batches remains?",
         "Draw the gap against the training loss. Does any measure say more than that?",
         "The eigenvalue is a limit of small changes. Why may Keskar's box still order networks differently?",
         "Set optimizer=SGD learning_rates=0.05,0.2. Whose tau changes its sign?",

@@ -113,7 +113,7 @@ class WeightTrajectories(Experiment):
     )  # fmt: skip
     exercises: ClassVar[tuple[str, ...]] = (
         "Project a random walk in 2,361 dimensions with trajectory_pca. Could you tell it from a run?",
-        "Take preset=sgd. Which paths become straighter, and what does a straight path say about the loss?",
+        "Take --preset sgd. Which paths become straighter, and what does a straight path say about the loss?",
         "Set layer=1 and then layer=8. Which layer alone looks most like the whole, and is it the largest?",
     )
     references: ClassVar[tuple[str, ...]] = (

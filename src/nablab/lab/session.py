@@ -208,12 +208,14 @@ class Estimate:
     Attributes:
         seconds: Expected time of the condition with the given seeds.
         engine: The engine that was chosen.
-        steps: Optimizer steps per replica.
+        steps: Optimizer steps per replica, if none ends early.
+        may_end_early: A stopping rule may end a training before its last step.
     """
 
     seconds: float = 0.0
     engine: str = ""
     steps: int = 0
+    may_end_early: bool = False
 
 
 def _few(pair: tuple[Any, Any], samples: int) -> tuple[Any, Any]:
@@ -296,6 +298,7 @@ class Rehearsal(Notebook):
         self.estimate.seconds += speed.seconds_per_evaluation * evaluations
         self.estimate.engine = speed.engine
         self.estimate.steps += steps
+        self.estimate.may_end_early |= bool(options.get("stop"))
         self._spent += time.perf_counter() - begin
         return result
 
