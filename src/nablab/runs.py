@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from nablab import catalogue, configuration
-from nablab.errors import StoreError, UsageError, unknown
+from nablab.errors import NablabError, StoreError, UsageError, raised, unknown
 from nablab.experiment import Condition, Experiment, Records
 from nablab.lab.executors import Executor, ProcessPool
 from nablab.lab.provenance import provenance
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 DEFAULT_SEEDS = 5
+MOST_SEEDS = 10_000  # of one condition; verdicts gain nothing long before
 REPLICAS = ("auto", "batched", "sequential")
 DEVICES = ("cpu", "cuda", "mps")
 
@@ -152,17 +153,22 @@ class Run:
             words += ["--store", str(root)]
         return shlex.join(words)
 
-    def write(self) -> Path:
-        """Write verdicts, figures and the report into the run's folder; return the report's path."""
+    def write(self, *, on_trouble: Callable[[str], None] = lambda _: None) -> Path:
+        """Write verdicts, figures and the report into the run's folder; return the report's path.
+
+        ``on_trouble`` hears of what could not be drawn.
+        """
         from nablab.report.page import write_report
 
         view = self.view()
         self.folder.write_json(
             "verdicts.json", {"verdicts": [verdict.to_dict() for verdict in view.verdicts]}
         )
-        return write_report(view, self.folder.path)
+        return write_report(view, self.folder.path, on_trouble=on_trouble)
 
-    def report(self, path: str | Path | None = None) -> Path:
+    def report(
+        self, path: str | Path | None = None, *, on_trouble: Callable[[str], None] = lambda _: None
+    ) -> Path:
         """Write the report to ``path``, or into the run's folder; return where it is.
 
         Raises:
@@ -172,9 +178,9 @@ class Run:
         from nablab.report.page import render
 
         if path is None:
-            return self.write()
+            return self.write(on_trouble=on_trouble)
         check_output(Path(path))
-        write_output(Path(path), render(self.view()).encode())
+        write_output(Path(path), render(self.view(), on_trouble=on_trouble).encode())
         return Path(path)
 
 
@@ -196,8 +202,11 @@ def make_plan(
     experiment = configuration.resolve(experiment_class, preset, dict(overrides or {}))
     if seeds is None:
         seeds = int(experiment_class.presets[preset].get("seeds", DEFAULT_SEEDS))
-    if seeds < 1:
-        raise UsageError(f"--seeds is {seeds}: it must be 1 or more (5 or more for a verdict).")
+    if not 1 <= seeds <= MOST_SEEDS:
+        raise UsageError(
+            f"seeds={seeds} is impossible: it must be 1 or more (5 or more for a verdict) and at most "
+            f"{MOST_SEEDS:,}."
+        )
     if replicas not in REPLICAS:
         raise unknown("way to train replicas", replicas, REPLICAS)
     check_device(device)
@@ -270,16 +279,17 @@ def run_plan(
 ) -> Run:
     """Run a checked plan; see `run`."""
     if jobs < 1:
-        raise UsageError(f"--jobs is {jobs}: it must be 1 or more.")
+        raise UsageError(f"jobs={jobs} is impossible: it must be 1 or more.")
     checkpoint_seconds()  # a wrong setting is said once and before any work
     _fetch(plan.experiment)
     if executor is None and jobs > 1:
         executor = ProcessPool(jobs, prepare=catalogue.scan)
     outcome: Report = execute(plan, open_store(store), executor=executor, observer=observer, fresh=fresh)
     result = Run(outcome.folder, plan.experiment, plan.seeds, tuple(outcome.messages), outcome.state)
+    troubles: list[str] = []
     if len(result.records):
-        result.write()
-    return result
+        result.write(on_trouble=troubles.append)
+    return replace(result, messages=(*result.messages, *troubles)) if troubles else result
 
 
 def _fetch(experiment: Experiment) -> None:
@@ -324,6 +334,9 @@ def rehearse(plan: Plan, *, on_condition: Callable[[Condition], None] = lambda _
     """Measure a few steps of every condition and estimate the whole; one estimate per condition.
 
     ``on_condition`` hears of every condition before it is measured.
+
+    Raises:
+        CodeError: The experiment's code raised an error.
     """
     _fetch(plan.experiment)
     estimates = []
@@ -332,7 +345,12 @@ def rehearse(plan: Plan, *, on_condition: Callable[[Condition], None] = lambda _
         lab = Rehearsal(
             plan.experiment, condition, range(plan.seeds), device=plan.device, replicas=plan.replicas
         )
-        estimates.append(lab.rehearse())
+        try:
+            estimates.append(lab.rehearse())
+        except NablabError:
+            raise
+        except (Exception, SystemExit) as error:  # an experiment may raise anything
+            raise raised(f"The dry run of {plan.experiment.name} ({condition})", error) from error
     return estimates
 
 

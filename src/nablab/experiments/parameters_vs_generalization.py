@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import log10
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from nablab import data, models, plots, training
 from nablab.errors import UsageError
 from nablab.experiment import Claim, Condition, Experiment, Lab, Published, Records
+from nablab.values import AtMost, Epochs, Samples
 
 ONE, DESCENT, FEATURES = "one hidden layer", "trained networks", "random features"
 MANY = "above 10,000"
@@ -36,7 +37,7 @@ class ParametersVsGeneralization(Experiment):
     have more than MNIST has images. What the images leave open, the optimizer decides.
 
     The first part trains networks of many sizes for equal epochs on all images. Equal epochs are not
-    convergence: look at ``train_accuracy`` and ``converged``, and take preset=converged to go on.
+    convergence: look at ``train_accuracy`` and ``converged``, and take --preset converged to go on.
 
     The second is double descent (Belkin et al. 2019; Nakkiran et al. 2020): few images, shrunk so that
     layers are wide before parameters are many; a share of the labels drawn anew; training until all is
@@ -70,14 +71,14 @@ class ParametersVsGeneralization(Experiment):
 
     data: str = "mnist"
     hidden: tuple[str, ...] = (*WIDTHS, *PAIRS)
-    epochs: int = 10
-    batch_size: int = 600
+    epochs: Epochs = 10
+    batch_size: Samples = 600
     learning_rate: float = 1e-3
     ratios: tuple[float, ...] = (0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 1.5, 2.0, 4.0, 8.0)
     noise: tuple[float, ...] = (0.0, 0.2)
-    samples: int = 1_000
-    pixels: int = 8
-    descent_epochs: int = 150
+    samples: Samples = 1_000
+    pixels: Annotated[int, AtMost(512)] = 8
+    descent_epochs: Epochs = 150
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "quick": {"data": "digits", "hidden": ("3", "10", "20", "50", "100", "200"), "batch_size": 100,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from nablab import data, models, plots, training
 from nablab.errors import UsageError
 from nablab.experiment import Claim, Condition, Experiment, Lab, Published, Record, Records
+from nablab.values import Epochs, Samples
 
 if TYPE_CHECKING:
     from torch import nn
@@ -75,10 +76,10 @@ class RandomLabels(Experiment):
     optimizer: Literal["Adam", "AdamW", "SGD"] = "Adam"
     learning_rate: float = 4e-4
     decay: float = 0.95
-    batch_size: int = 250
-    epochs: int = 80
+    batch_size: Samples = 250
+    epochs: Epochs = 80
     memorized: float = 0.999
-    early_epochs: int = 1
+    early_epochs: Epochs = 1
     chance_margin: float = 0.01
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
