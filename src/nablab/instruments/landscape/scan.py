@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.func import vmap
 
 from nablab.errors import UsageError, unknown
+from nablab.instruments.base.batches import Batches
 from nablab.instruments.base.losses import Closure, Loss, split
 from nablab.instruments.base.objective import Objective
 from nablab.instruments.landscape.dense_blocks import DenseBlocks
@@ -231,7 +232,7 @@ class Scan:
         with objective.quiet(), torch.no_grad():
             found = [self._one(objective, objective.values, batch) for batch, _ in objective.batches]
         self.spent += 1 / 3
-        means, errors = _mean([np.array(values)[:, None] for values in found], objective.batches.weights)
+        means, errors = _mean([np.array(values)[:, None] for values in found], objective.batches)
         return means[:, 0], errors[:, 0]
 
     def check_prediction(self, objective: Objective, row: Floats) -> tuple[float, float]:
@@ -251,7 +252,7 @@ class Scan:
             if self.batched:
                 try:
                     found = [self._many(objective, coefficients, batch) for batch, _ in objective.batches]
-                    return _mean(found, objective.batches.weights)
+                    return _mean(found, objective.batches)
                 except (RuntimeError, NotImplementedError) as problem:
                     self._fall_back(problem)
             points = [self._point(row) for row in coefficients]
@@ -259,7 +260,7 @@ class Scan:
                 np.array([self._one(objective, point, batch) for point in points]).T
                 for batch, _ in objective.batches
             ]
-        return _mean(found, objective.batches.weights)
+        return _mean(found, objective.batches)
 
     def _fall_back(self, problem: Exception) -> None:
         reason = str(problem).strip().splitlines()[0][:150]
@@ -292,10 +293,17 @@ class Scan:
         factors = torch.as_tensor(coefficients, dtype=self._dtype, device=self._device)
         if isinstance(self._loss, Closure):
             return _numbers(vmap(lambda t: objective.batch_loss(t, batch))(self._points(factors)))[None]
+        if objective.reads_model:  # the loss needs the weights of each point in the model, not outputs alone
+            return _numbers(vmap(lambda t: self._measured(objective, t, batch))(self._points(factors))).T
         outputs, target = self._outputs(objective, factors, batch), split(batch)[1]
         found = [mean_loss(self._loss, objective, outputs, target)]
         found += [vmap(lambda o, m=metric: m(o, target))(outputs) for metric in self._metrics.values()]
         return np.stack([_numbers(values) for values in found])
+
+    def _measured(self, objective: Objective, tensors: dict[str, Tensor], batch: Any) -> Tensor:
+        outputs, target = objective.batch_outputs(tensors, batch), split(batch)[1]
+        functions = (objective.criterion, *self._metrics.values())
+        return torch.stack([function(outputs, target).to(outputs.dtype) for function in functions])
 
     def _points(self, factors: Tensor) -> dict[str, Tensor]:
         return {name: torch.tensordot(factors, basis, 1) for name, basis in self.basis.items()}
@@ -339,9 +347,18 @@ def _numbers(values: Tensor) -> Floats:
     return values.double().cpu().numpy()
 
 
-def _mean(found: Sequence[Floats], weights: Sequence[float]) -> tuple[Floats, Floats]:
-    """The weighted mean of values of batches (measured, K), and its standard error from their spread."""
+def _mean(found: Sequence[Floats], batches: Batches) -> tuple[Floats, Floats]:
+    """The weighted mean of values of batches (measured, K), and its standard error from their spread.
+
+    The loss, which comes first, weighs by what it is a mean over, such as targets that are not ignored; the
+    metrics weigh by samples.
+    """
     means = np.zeros_like(found[0], dtype=np.float64)
+    others = len(found[0]) - 1
+    weights = [
+        np.array([own, *[share] * others])[:, None]
+        for own, share in zip(batches.weights, batches.sample_weights, strict=True)
+    ]
     for values, weight in zip(found, weights, strict=True):
         means += weight * values  # in this order, as Objective.loss adds: the ends are equal to the bit
     if len(found) < 2:
