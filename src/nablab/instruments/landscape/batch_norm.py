@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from nablab.errors import UsageError
 from nablab.instruments.base.batches import Batches, read_batches
 from nablab.instruments.base.losses import Closure, Evaluation, Loss, Outputs, split
+from nablab.instruments.base.placement import copied
 
 
 @dataclass
@@ -67,22 +66,24 @@ class BatchNormEstimator:
             )
         self.passes = 0
         self._layers, self._batches, self._closure = layers, batches, isinstance(loss, Closure)
-        copied = copy.deepcopy(model).requires_grad_(False)
-        for module in copied.modules():
+        own = copied(model).requires_grad_(False)  # its weights may be written to
+        for module in own.modules():
             if tracks(module):
                 module.train()
-        self._module = Evaluation(copied, loss) if loss is not None and self._closure else Outputs(copied)
+        self._module = Evaluation(own, loss) if loss is not None and self._closure else Outputs(own)
 
     def __call__(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The running means and variances at weights given by name, by name of their buffers."""
         found: dict[str, _Moments] = {}
         modules = dict(self._module.model.named_modules())
         handles = [modules[name].register_forward_pre_hook(_keep(name, found)) for name in self._layers]
-        given = {f"model.{name}": tensor.clone() for name, tensor in tensors.items()}
+        own = dict(self._module.model.named_parameters()) | dict(self._module.model.named_buffers())
+        for name, tensor in tensors.items():
+            own[name].data = tensor.detach().clone()  # of the dtype of the measurement
         try:
             with torch.no_grad():
                 for batch, _ in self._batches:
-                    functional_call(self._module, given, (batch if self._closure else split(batch)[0],))
+                    self._module(batch if self._closure else split(batch)[0])
         finally:
             for handle in handles:
                 handle.remove()

@@ -2,7 +2,6 @@ r"""Bring the hidden units of two networks of one architecture into one order.""
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -17,6 +16,7 @@ from nablab.errors import UsageError, unknown
 from nablab.instruments.base.batches import read_batches, tensors_in
 from nablab.instruments.base.losses import call, split
 from nablab.instruments.base.measurement import Expected, Measurement, instrument
+from nablab.instruments.base.placement import copied
 from nablab.instruments.landscape.permutations import Permutations, Specification, find_specification
 
 if TYPE_CHECKING:
@@ -180,7 +180,7 @@ def match_units(
     else:
         orders, taken, converged, start = _by_activations(model_a, model_b, batches, plan), 1, True, method
     orders = {group: orders[group] for group in plan.sizes}  # in the order of the layers again
-    module = copy.deepcopy(model_b)
+    module = copied(model_b)
     _load(module, plan.apply({**dict(model_b.named_parameters()), **dict(model_b.named_buffers())}, orders))
     after = plan.apply(b, orders)
     if batches is not None:
@@ -298,6 +298,8 @@ def _inputs(model: nn.Module, data: Any) -> list[Any]:
 def _check_function(model: nn.Module, permuted: nn.Module, inputs: Any) -> None:
     """Raise `UsageError` if reordering units has changed what the network computes."""
     before, after = (_outputs(_quiet_copy(network), inputs) for network in (model, permuted))
+    if not all(bool(one.isfinite().all()) for one in before):
+        raise UsageError("The outputs of model_b are NaN or infinite on these data. Give other inputs.")
     apart = max(
         (float((one - other).abs().max()) for one, other in zip(before, after, strict=True)), default=0.0
     )
@@ -318,7 +320,7 @@ def _outputs(model: nn.Module, inputs: Any) -> list[Tensor]:
 
 def _quiet_copy(model: nn.Module) -> nn.Module:
     """A copy to run: hooks stay on the copy, and dropout and batch norm do not depend on the batch."""
-    return copy.deepcopy(model).double().eval()
+    return copied(model).double().eval()
 
 
 def _activations(model: nn.Module, inputs: Any, plan: Permutations) -> dict[str, Tensor]:

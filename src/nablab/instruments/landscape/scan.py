@@ -280,10 +280,10 @@ class Scan:
 
     def _one(self, objective: Objective, tensors: dict[str, Tensor], batch: Any) -> list[float]:
         if not self._metrics:
-            return [float(objective.batch_loss(tensors, batch))]
+            return [float(objective.batch_loss(tensors, batch).detach())]
         outputs, target = objective.batch_outputs(tensors, batch), split(batch)[1]
         functions = (objective.criterion, *self._metrics.values())
-        return [float(function(outputs, target)) for function in functions]
+        return [float(torch.as_tensor(function(outputs, target)).detach()) for function in functions]
 
     # A block of points
 
