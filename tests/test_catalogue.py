@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+import nablab
 from nablab import catalogue, configuration, data
+from nablab.errors import UsageError
 from nablab.experiment import Claim, Condition, Experiment
 
 BUILT_IN = [entry for entry in catalogue.scan().values() if entry.path.parent == catalogue.BUILT_IN]
@@ -105,3 +107,89 @@ def test_a_taken_name_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     (tmp_path / "mine.py").write_text(text)
     monkeypatch.setenv("NABLAB_EXPERIMENTS", str(tmp_path))
     assert "is taken by" in catalogue.scan()["mine"].error
+
+
+MINE = """
+from dataclasses import dataclass
+from nablab.experiment import Condition, Experiment
+from _constant import VALUE
+
+@dataclass(frozen=True)
+class Mine(Experiment):
+    '''Is it one?'''
+
+    def conditions(self):
+        return [Condition(part="all")]
+
+    def run(self, condition, seeds, lab):
+        from _late import FACTOR
+        for seed in seeds:
+            lab.record(seed, value=1 * VALUE * FACTOR)
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with an experiment of the user's that imports two files beside it."""
+    folder = tmp_path / "own"
+    folder.mkdir()
+    (folder / "mine.py").write_text(MINE)
+    (folder / "_constant.py").write_text("VALUE = 1")
+    (folder / "_late.py").write_text("FACTOR = 1")
+    monkeypatch.setenv("NABLAB_EXPERIMENTS", str(folder))
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    return folder
+
+
+def test_an_edited_experiment_makes_a_new_run_with_new_numbers(own: Path) -> None:
+    def outcome() -> tuple[str, float]:
+        run = nablab.run("mine", preset="quick", seeds=1)
+        return run.folder.path.name, run.records[0].scalars["value"]
+
+    first = outcome()
+    assert first[1] == 1
+    assert outcome() == first
+    edited = MINE.replace("1 * VALUE", "2 * VALUE")
+    edits = {"mine.py": edited, "_constant.py": "VALUE = 3", "_late.py": "FACTOR = 5"}
+    found = [first]
+    for name, text in edits.items():
+        (own / name).write_text(text)
+        found.append(outcome())
+    assert [value for _, value in found] == [1, 2, 6, 30]
+    assert len({run_id for run_id, _ in found}) == 4
+    for name, text in {"mine.py": MINE, "_constant.py": "VALUE = 1", "_late.py": "FACTOR = 1"}.items():
+        (own / name).write_text(text)
+    assert outcome() == first
+
+
+def test_nablabs_own_experiments_are_known_by_their_version() -> None:
+    plan = nablab.runs.make_plan("deep-vs-shallow", preset="quick")
+    assert plan.identity.sources == {}
+    assert plan.identity.run_id == "13e37ba554"
+
+
+def test_a_plan_of_an_edited_experiment_is_refused(own: Path) -> None:
+    plan = nablab.runs.make_plan("mine", preset="quick")
+    (own / "_constant.py").write_text("VALUE = 2")
+    with pytest.raises(UsageError, match=r"mine\.py, or what it imports, was edited after Mine was loaded"):
+        nablab.runs.run_plan(plan)
+    nablab.runs.make_plan("mine", preset="quick")
+    with pytest.raises(UsageError, match="was edited after Mine was loaded"):
+        nablab.runs.run_plan(plan)
+
+
+def test_files_edited_while_a_run_works_end_it(own: Path) -> None:
+    text = MINE.replace('[Condition(part="all")]', '[Condition(part=part) for part in ("a", "b")]')
+    late = f"import pathlib\npathlib.Path({str(own / '_constant.py')!r}).write_text('VALUE = 2')\nFACTOR = 1"
+    (own / "mine.py").write_text(text)
+    (own / "_late.py").write_text(late)
+    run = nablab.run("mine", preset="quick", seeds=1)
+    assert run.state == "failed"
+    assert [record.condition["part"] for record in run.records] == ["a"]
+    assert "part=b" in run.messages[0]
+
+
+def test_what_an_experiment_reads_unseen_is_noted(own: Path) -> None:
+    (own / "_late.py").write_text("import os\nFACTOR = int(os.environ.get('FACTOR', 1))")
+    run = nablab.run("mine", preset="quick", seeds=1)
+    assert any("_late.py, line 2, reads an environment variable" in note for note in run.view().notes)

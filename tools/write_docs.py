@@ -2,13 +2,15 @@
 
 ``python tools/write_docs.py`` writes the pages anew. ``--reference RUN`` first copies the verdicts,
 figures and environment of a run in the store to become the reference run of its experiment; a run of
-another preset than standard becomes a further one.
+another preset than standard becomes a further one. ``--judge`` answers the claims of all reference runs anew
+from their stored numbers: after a change of the statistics or of a claim's words.
 ``--check`` writes nothing and fails if a page is not what would be written.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import inspect
 import json
 import shutil
@@ -19,8 +21,9 @@ from typing import Any
 
 from nablab import catalogue, configuration, open_run
 from nablab.durations import duration
-from nablab.experiment import Experiment
+from nablab.experiment import Condition, Experiment, Record, Records
 from nablab.values import in_text
+from nablab.verdicts import judge
 
 DOCS = Path(__file__).resolve().parents[1] / "docs" / "experiments"
 
@@ -33,15 +36,44 @@ def copy_reference(reference: str) -> None:
     target = DOCS / (run.experiment.name if preset == "standard" else f"{run.experiment.name}-{preset}")
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
-    for name in ("config.json", "environment.json", "verdicts.json", "scalars.csv"):
+    for name in ("config.json", "verdicts.json", "scalars.csv"):
         shutil.copy(run.folder.path / name, target / name)
+    environment = dict(run.view().environment)
+    seconds, started = environment.pop("seconds"), environment.pop("started")
+    (target / "environment.json").write_text(json.dumps(environment, indent=1) + "\n")
     for figure in sorted((run.folder.path / "figures").glob("*.png")):
         shutil.copy(figure, target / figure.name)
     facts = {"command": run.command, "seeds": run.seeds, "trials": len(run.records)}
-    status = json.loads((run.folder.path / "status.json").read_text())
-    facts["date"] = time.strftime("%Y-%m-%d", time.gmtime(status["started"]))
-    facts["seconds"] = round(status["seconds"])
+    facts["date"] = time.strftime("%Y-%m-%d", time.gmtime(started[1]))
+    facts["seconds"] = round(seconds)
     (target / "run.json").write_text(json.dumps(facts, indent=1) + "\n")
+
+
+def judge_anew() -> None:
+    """Write the verdicts of every reference run from its ``scalars.csv``; nothing is trained."""
+    for path in sorted(DOCS.glob("*/scalars.csv")):
+        config = _read(path.parent / "config.json")
+        experiment = configuration.resolve(
+            catalogue.find(config["experiment"]), config["preset"], config["configuration"], validate=False
+        )
+        verdicts = judge(experiment.active_claims(), _records(path, experiment))
+        content = {"verdicts": [verdict.to_dict() for verdict in verdicts]}
+        (path.parent / "verdicts.json").write_text(json.dumps(content, indent=1) + "\n")
+
+
+def _records(path: Path, experiment: Experiment) -> Records:
+    """The trials of a tidy table; the experiment knows of what type a factor's levels are."""
+    conditions = {
+        tuple((factor, str(level)) for factor, level in condition.items()): condition
+        for condition in experiment.conditions()
+    }
+    trials: dict[tuple[Condition, int], dict[str, float]] = {}
+    with path.open(newline="") as lines:
+        for row in csv.DictReader(lines):
+            metric, value, seed = row.pop("metric"), float(row.pop("value")), int(row.pop("seed"))
+            condition = conditions[tuple((factor, level) for factor, level in row.items() if level)]
+            trials.setdefault((condition, seed), {})[metric] = value
+    return Records(Record(condition, seed, scalars) for (condition, seed), scalars in trials.items())
 
 
 def page(experiment: type[Experiment]) -> str:
@@ -104,10 +136,13 @@ def main() -> int:
     """Write or check the pages."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--reference", metavar="RUN")
+    parser.add_argument("--judge", action="store_true")
     parser.add_argument("--check", action="store_true")
     options = parser.parse_args()
     if options.reference:
         copy_reference(options.reference)
+    if options.judge:
+        judge_anew()
     stale = []
     for entry in catalogue.scan().values():
         if entry.path.parent != catalogue.BUILT_IN or entry.experiment is None:

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from nablab.errors import NablabError, StoreError
+from nablab.errors import NablabError, StoreError, UsageError
 
 
 def write_bytes(
@@ -51,6 +52,59 @@ def write_bytes(
         raise (explain or store_error)(error, path) from error
 
 
+def write_output(path: Path, content: bytes) -> None:
+    """Write a file that the user named, wherever it leads.
+
+    A regular file is replaced as a whole. A link stays, and the file behind it is written; into a pipe or a
+    device the bytes are sent.
+
+    Raises:
+        UsageError: It cannot be written.
+    """
+    try:
+        if not _is_stream(path):
+            write_bytes(Path(os.path.realpath(path)), content, explain=_output_error)
+            return
+        with path.open("wb", buffering=0) as stream:
+            view = memoryview(content)
+            while view:
+                view = view[stream.write(view) :]
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise _output_error(error, path) from error
+
+
+def check_output(path: Path) -> None:
+    """Refuse a place where `write_output` cannot write, before the work that makes the content.
+
+    Raises:
+        UsageError: It is a folder, or another name of a file that is open.
+    """
+    try:
+        if path.is_dir():
+            raise UsageError(f"{path} is a folder. Name a file in it.")
+        # Writing a second time into a file that a shell holds open would mix both.
+        opened = os.path.abspath(path).startswith(("/dev/", "/proc/"))  # noqa: PTH100
+        if opened and path.is_file():
+            raise UsageError(f"{path} is the file {os.path.realpath(path)} here. Name that file.")
+    except OSError as error:
+        raise _output_error(error, path) from error
+
+
+def _is_stream(path: Path) -> bool:
+    """Whether a path leads to something that is neither absent nor a regular file or a folder."""
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
+def _output_error(error: OSError, path: Path) -> UsageError:
+    return UsageError(f"{path} cannot be written: {error.strerror or error}. Name another file.")
+
+
 def remove_leftovers(folder: Path, name: str = "*") -> None:
     """Remove the temporary files that killed processes left of files called ``name`` (a glob pattern).
 
@@ -77,6 +131,8 @@ def store_error(error: OSError, path: Path) -> StoreError:
             f"The store cannot be written: {path.parent} or a folder above it is a file. "
             "Choose another folder with --store FOLDER or NABLAB_STORE."
         )
+    if error.errno == errno.EISDIR:
+        return StoreError(f"The store cannot be written: {path} is a folder, not a file. Remove it.")
     return StoreError(f"The store cannot be written: {error.strerror or error} ({path}).")
 
 

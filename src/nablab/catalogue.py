@@ -2,6 +2,7 @@
 
 Looks into ``nablab/experiments`` and into the folders named by ``NABLAB_EXPERIMENTS`` (separated as
 in ``PATH``). An experiment whose file cannot be imported is listed with its error and breaks nothing else.
+A file of a user's that was edited since it was imported is imported anew.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
+from nablab import user_code
 from nablab.errors import UsageError, unknown
 from nablab.experiment import Experiment
 
@@ -96,19 +98,26 @@ def _import(path: Path) -> ModuleType:
     if path.parent == BUILT_IN:
         return importlib.import_module(f"nablab.experiments.{path.stem}")
     name = f"{USER_PACKAGE}.{path.stem}"
-    if name in sys.modules and getattr(sys.modules[name], "__file__", None) == str(path):
+    path = path.resolve()
+    code = user_code.code_of(path, folder=path.parent)
+    if user_code.is_loaded(name, code):
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise ImportError(f"{path} is no Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules.setdefault(USER_PACKAGE, ModuleType(USER_PACKAGE))
+    user_code.forget_stale(code)
     sys.modules[name] = module  # pickling an experiment needs its module to be found by name
     try:
-        spec.loader.exec_module(module)
+        with user_code.importing(path.parent):
+            spec.loader.exec_module(module)
     except BaseException:
         del sys.modules[name]
         raise
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))  # for imports inside methods; last, so that nothing is hidden
+    user_code.remember(code, program=name)
     return module
 
 

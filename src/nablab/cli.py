@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, CycloptsError, Parameter
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 import nablab
+from nablab.consoles import SafeConsole
 from nablab.errors import Interrupted, NablabError, StoreError, UsageError
 
 if TYPE_CHECKING:
@@ -30,8 +30,8 @@ app = App(
 )
 data_app = App(name="data", help="List and fetch data sets.")
 app.command(data_app)
-output = Console(highlight=False)
-errors = Console(stderr=True, highlight=False)
+output = SafeConsole(highlight=False)
+errors = SafeConsole(stderr=True, highlight=False)
 
 Json = Annotated[bool, Parameter(name="--json", negative="", help="Print JSON, for programs.")]
 StoreOption = Annotated[Path | None, Parameter(help="The folder of runs [default: $NABLAB_STORE or ./runs].")]
@@ -153,13 +153,17 @@ def report(
         output_file: Where to write it, for one run [default: into the run's folder].
     """
     from nablab.runs import open_run
+    from nablab.terminal import print_damage
 
     if not references:
         raise UsageError("Which run? Give a run id or an experiment; 'nablab runs' lists them.")
     if output_file and len(references) > 1:
         raise UsageError("--output takes one run; leave it out to write each report into its run's folder.")
     for reference in references:
-        output.print(str(open_run(reference, store).report(output_file)), markup=False, soft_wrap=True)
+        run = open_run(reference, store)
+        path = run.report(output_file)
+        print_damage(errors, run.damage)
+        output.print(str(path), markup=False, soft_wrap=True)
     return DONE
 
 
@@ -179,16 +183,20 @@ def compare(
         second: Another.
         output_file: Write an HTML page here, too.
     """
+    from nablab.atomic import check_output, write_output
     from nablab.runs import open_run
     from nablab.showing import print_comparison
+    from nablab.terminal import print_damage
 
-    left, right = open_run(first, store), open_run(second, store)
-    print_comparison(output, left.view(), right.view())
     if output_file:
-        from nablab.atomic import write_bytes
+        check_output(output_file)
+    left, right = open_run(first, store).view(), open_run(second, store).view()
+    print_damage(errors, dict.fromkeys([*left.damage, *right.damage]))
+    print_comparison(output, left, right)
+    if output_file:
         from nablab.report.compare import compare as compare_page
 
-        write_bytes(output_file, compare_page(left.view(), right.view()).encode())
+        write_output(output_file, compare_page(left, right).encode())
         output.print(f"Page: {output_file}", markup=False, soft_wrap=True)
     return DONE
 

@@ -175,6 +175,8 @@ class Claim:
         where: Only records with these levels.
         paired: Compare the same seed with the same seed. Only where trials of one seed share
             something that matters (weights, labels, order of batches).
+        exact: The metric is a property of the condition and not of the seed, such as a number of
+            parameters: equal values need no test (equality).
         scale: ``linear`` differences; ``log10`` for quantities that span decades (an effect of -1 is
             ten times less); ``ranks``: Cliff's delta, from -1 to 1, for values that may be infinite.
         smallest_effect: The smallest effect of interest, not negative, in units of ``scale``.
@@ -194,6 +196,7 @@ class Claim:
     within: str = ""
     where: Mapping[str, Level] = field(default_factory=dict)
     paired: bool = False
+    exact: bool = False
     scale: Scale = "linear"
     smallest_effect: float = 0.0
     sentence: str = ""

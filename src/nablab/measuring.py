@@ -35,7 +35,7 @@ from torch import Tensor, nn
 
 from nablab import data as targets
 from nablab import models, values
-from nablab.atomic import write_bytes
+from nablab.atomic import write_output
 from nablab.errors import UsageError, unknown
 from nablab.instruments import INSTRUMENTS
 from nablab.instruments.base.losses import LOSSES
@@ -143,7 +143,7 @@ def write_figure(measurement: Measurement, path: Path) -> None:
     """
     content = io.BytesIO()
     measurement.plot().savefig(content, format=path.suffix[1:], dpi=200, bbox_inches="tight")
-    write_bytes(path, content.getvalue())
+    write_output(path, content.getvalue())
 
 
 def _summary(chosen: Instrument[..., Any]) -> str:

@@ -8,17 +8,21 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from nablab import catalogue, configuration
 from nablab.errors import StoreError, UsageError, unknown
 from nablab.experiment import Condition, Experiment, Records
 from nablab.lab.executors import Executor, ProcessPool
+from nablab.lab.provenance import provenance
+from nablab.lab.reading import Damaged
 from nablab.lab.runner import Observer, Plan, Report, execute
-from nablab.lab.session import Estimate, Rehearsal
+from nablab.lab.session import Estimate, Rehearsal, checkpoint_seconds
 from nablab.lab.status import State, read_state
 from nablab.lab.store import RunFolder, Store, default_root
+from nablab.lab.trials import CorruptTrial
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,6 +30,7 @@ if TYPE_CHECKING:
     from nablab.report.view import RunView
     from nablab.verdicts import Verdict
 
+T = TypeVar("T")
 DEFAULT_SEEDS = 5
 REPLICAS = ("auto", "batched", "sequential")
 DEVICES = ("cpu", "cuda", "mps")
@@ -34,6 +39,9 @@ DEVICES = ("cpu", "cuda", "mps")
 @dataclass(frozen=True)
 class Run:
     """A run in the store and all that can be asked of it.
+
+    Its trials are read once, when they are first asked for, and judged once; open the run again to see what
+    has been added since.
 
     Attributes:
         folder: Where it is.
@@ -57,9 +65,19 @@ class Run:
     @property
     def records(self) -> Records:
         """The finished trials."""
-        return self.folder.records(self.experiment.conditions(), self.seeds)
+        return self._survey[0]
+
+    @cached_property
+    def _survey(self) -> tuple[Records, list[CorruptTrial]]:
+        return self.folder.survey(self.experiment.conditions(), self.seeds)
 
     @property
+    def damage(self) -> tuple[str, ...]:
+        """A sentence for every damaged file of the run; what it held is left out everywhere else."""
+        trials = [f"{error} It is left out; the run's command trains it again." for error in self._survey[1]]
+        return (*self.folder.damage(), *trials)
+
+    @cached_property
     def verdicts(self) -> list[Verdict]:
         """The answer to every claim that the records so far allow."""
         from nablab import verdicts
@@ -101,33 +119,37 @@ class Run:
         """What a report needs to know."""
         from nablab.report.view import RunView
 
-        status = self.folder.read_json("status.json") or {}
-        config = self.folder.config()
-        environment = {**(self.folder.read_json("environment.json") or {}), "seconds": status.get("seconds")}
+        config, records = self.folder.config(), self.records
+        made = provenance(self.folder, records)
         return RunView(
             experiment=self.experiment,
-            preset=config["preset"],
-            run_id=config["run_id"],
+            preset=config.preset,
+            run_id=config.run_id,
             state=self.state,
-            records=self.records,
+            records=records,
             verdicts=self.verdicts,
-            environment=environment,
-            notes=tuple(status.get("notes", [])),
+            environment={**made.facts(), "seconds": made.seconds, "started": made.started},
+            notes=tuple(made.notes),
             command=self.command,
             seeds=self.seeds,
+            damage=self.damage,
         )
 
     @property
     def command(self) -> str:
-        """The command that makes this run."""
+        """The command that makes this run, in the store where it is."""
         config = self.folder.config()
-        settings = configuration.changes(self.experiment, config["preset"])
+        settings = configuration.changes(self.experiment, config.preset)
         words = ["nablab", "run", self.experiment.name, *settings]
-        words += ["--preset", config["preset"], "--seeds", str(self.seeds)]
-        if config["device"] != "cpu":
-            words += ["--device", config["device"]]
-        if config["replicas"] != "auto":
-            words += ["--replicas", config["replicas"]]
+        words += ["--preset", config.preset, "--seeds", str(self.seeds)]
+        if config.device != "cpu":
+            words += ["--device", config.device]
+        if config.replicas != "auto":
+            words += ["--replicas", config.replicas]
+        root = self.folder.path.parent.parent
+        its_place = root / self.experiment.name / config.run_id == self.folder.path  # else it was copied out
+        if its_place and root.resolve() != default_root().resolve():
+            words += ["--store", str(root)]
         return shlex.join(words)
 
     def write(self) -> Path:
@@ -141,13 +163,18 @@ class Run:
         return write_report(view, self.folder.path)
 
     def report(self, path: str | Path | None = None) -> Path:
-        """Write the report to ``path``, or into the run's folder; return where it is."""
-        from nablab.atomic import write_bytes
+        """Write the report to ``path``, or into the run's folder; return where it is.
+
+        Raises:
+            UsageError: Nothing can be written at ``path``.
+        """
+        from nablab.atomic import check_output, write_output
         from nablab.report.page import render
 
         if path is None:
             return self.write()
-        write_bytes(Path(path), render(self.view()).encode())
+        check_output(Path(path))
+        write_output(Path(path), render(self.view()).encode())
         return Path(path)
 
 
@@ -244,6 +271,7 @@ def run_plan(
     """Run a checked plan; see `run`."""
     if jobs < 1:
         raise UsageError(f"--jobs is {jobs}: it must be 1 or more.")
+    checkpoint_seconds()  # a wrong setting is said once and before any work
     _fetch(plan.experiment)
     if executor is None and jobs > 1:
         executor = ProcessPool(jobs, prepare=catalogue.scan)
@@ -279,17 +307,17 @@ def open_run(reference: str, store: str | Path | None = None) -> Run:
     """
     folder = open_store(store).find(reference)
     config = folder.config()
-    experiment_class = catalogue.find(config["experiment"])
+    experiment_class = catalogue.find(config.experiment)
     try:
         experiment = configuration.resolve(
-            experiment_class, config["preset"], config["configuration"], validate=False
+            experiment_class, config.preset, config.configuration, validate=False
         )
     except UsageError as error:
         raise StoreError(
-            f"The run in {folder.path} was made with an earlier version of {config['experiment']}: {error}"
+            f"The run in {folder.path} was made with an earlier version of {config.experiment}: {error}"
         ) from error
-    status = folder.read_json("status.json") or {}
-    return Run(folder, experiment, int(status.get("seeds", 0)) or _seeds_there(folder))
+    status = _whole(folder.status)
+    return Run(folder, experiment, (status and status.seeds) or _seeds_there(folder))
 
 
 def rehearse(plan: Plan, *, on_condition: Callable[[Condition], None] = lambda _: None) -> list[Estimate]:
@@ -306,6 +334,14 @@ def rehearse(plan: Plan, *, on_condition: Callable[[Condition], None] = lambda _
         )
         estimates.append(lab.rehearse())
     return estimates
+
+
+def _whole(look: Callable[[], T]) -> T | None:
+    """What a file of the run says, or None if it is damaged; `Run.damage` names it then."""
+    try:
+        return look()
+    except Damaged:
+        return None
 
 
 def _seeds_there(folder: RunFolder) -> int:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import inspect
 import json
 import re
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from nablab import configuration
+from nablab.errors import StoreError
 from nablab.experiment import Experiment
 from nablab.naming import words
+from nablab.terminal import print_damage
 from nablab.values import in_text
 
 if TYPE_CHECKING:
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from nablab.lab.store import RunFolder
     from nablab.report.view import RunView
 
+T = TypeVar("T")
 SHORT = 12  # numbers of an array that the terminal lists
 MEASURE_EXAMPLE = (
     "nablab measure hessian_trace --model my_network.py:build --data data.npz --figure trace.png"
@@ -88,26 +91,36 @@ def _settings(experiment: type[Experiment]) -> Table:
 
 def run_facts(folder: RunFolder) -> dict[str, Any]:
     """One line of `nablab runs`, as plain JSON types."""
-    from nablab.lab.status import read_state
+    from nablab.lab.provenance import seconds_of
+    from nablab.lab.status import state_of
 
-    config = folder.read_json("config.json") or {}
-    status = folder.read_json("status.json") or {}
-    verdicts = (folder.read_json("verdicts.json") or {}).get("verdicts", [])
-    outcomes = [verdict["outcome"] for verdict in verdicts]
+    damage: list[str] = []
+
+    def whole(look: Callable[[], T]) -> T | None:
+        try:
+            return look()
+        except StoreError as error:
+            damage.append(str(error))
+            return None
+
+    config, status, verdicts = whole(folder.config), whole(folder.status), whole(folder.verdicts)
+    trials, damaged = (whole(folder.count_trials) if config else None) or (None, [])
+    outcomes = [verdict.outcome for verdict in verdicts.verdicts] if verdicts else []
     report = folder.path / "report.html"
     return {
-        "experiment": config.get("experiment", folder.path.parent.name),
+        "experiment": config.experiment if config else folder.path.parent.name,
         "run": folder.path.name,
-        "preset": config.get("preset", ""),
-        "seeds": status.get("seeds"),
-        "state": read_state(folder),
-        "trials": len(list((folder.path / "trials").glob("*/trial.json"))),
-        "trials_wanted": status.get("trials"),
-        "seconds": status.get("seconds"),
+        "preset": config.preset if config else "",
+        "seeds": status.seeds if status else None,
+        "state": state_of(status) if status else "incomplete",
+        "trials": trials,
+        "trials_wanted": status.trials if status else None,
+        "seconds": seconds_of(folder),
         "changed": folder.changed,
         "verdicts": {kind: outcomes.count(kind) for kind in ("supported", "refuted", "inconclusive")},
         "folder": str(folder.path),
         "report": str(report) if report.exists() else None,
+        "damage": [*damage, *(f"{error} The run's command trains it again." for error in damaged)],
     }
 
 
@@ -123,10 +136,12 @@ def print_runs(console: Console, facts: Sequence[Mapping[str, Any]]) -> None:
         table.add_column(title, overflow="fold", no_wrap=title in ("experiment", "run", "state"))
     for fact in facts:
         counts = ", ".join(f"{count} {kind}" for kind, count in fact["verdicts"].items() if count)
-        trials = f"{fact['trials']} of {fact['trials_wanted'] or '?'}"
+        done = "?" if fact["trials"] is None else fact["trials"]
+        trials = f"{done} of {fact['trials_wanted'] or '?'}"
         cells = [fact["experiment"], fact["run"], fact["preset"], fact["state"], trials, counts]
         table.add_row(*(Text(str(cell)) for cell in [*cells, now_text(fact["changed"])]))
     console.print(table)
+    print_damage(console, [text for fact in facts for text in fact["damage"]])
 
 
 def dry_run_facts(plan: Plan, estimates: Sequence[Estimate]) -> dict[str, Any]:

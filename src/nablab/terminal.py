@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import count
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -19,7 +18,10 @@ from rich.text import Text
 from nablab.durations import duration
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from nablab.experiment import Condition
+    from nablab.lab.contents import Progress
     from nablab.lab.runner import Plan
     from nablab.lab.store import RunFolder
     from nablab.lab.work import Outcome
@@ -43,11 +45,13 @@ class PlainLines:
     def started(self, folder: RunFolder, plan: Plan, pending: int) -> None:
         """Say what will be run."""
         self._total = len(plan.conditions)
+        print_damage(self.console, folder.damage())
         self.console.print(headline(plan, pending), highlight=False)
 
     def finished(self, condition: Condition, outcome: Outcome) -> None:
         """Say how a condition ended."""
         self._ended += 1
+        print_damage(self.console, outcome.damage)
         self.console.print(f"[{self._ended}] {ending(condition, outcome)}", highlight=False, markup=False)
 
     def stopping(self) -> None:
@@ -83,8 +87,8 @@ class LiveTable:
     def __init__(self, console: Console) -> None:
         self.console = console
         self._live: Live | None = None
-        self._folder: RunFolder | None = None
         self._states: dict[Condition, str] = {}
+        self._progress_paths: dict[Path, Condition] = {}
         self._seeds = 0
         self._stopping = False
 
@@ -92,8 +96,10 @@ class LiveTable:
         """Print the headline and open the table."""
         from nablab.lab.work import pending_seeds
 
+        print_damage(self.console, folder.damage())
         self.console.print(headline(plan, pending), highlight=False)
-        self._folder, self._seeds = folder, plan.seeds
+        self._seeds = plan.seeds
+        self._progress_paths = {folder.progress_path(condition): condition for condition in plan.conditions}
         for condition in plan.conditions:
             waiting = pending_seeds(folder, condition, plan.seeds)[0]
             self._states[condition] = "waiting" if waiting else "done before"
@@ -105,6 +111,7 @@ class LiveTable:
 
     def finished(self, condition: Condition, outcome: Outcome) -> None:
         """Note how a condition ended."""
+        print_damage(self.console, outcome.damage)
         self._states[condition] = f"{outcome.state} in {duration(outcome.seconds)}"
 
     def stopping(self) -> None:
@@ -134,45 +141,46 @@ class LiveTable:
             foot = "Stopping: finishing the step and saving. Ctrl-C again ends at once."
         return Group(table, Text(foot, style="dim"))
 
-    def _shown(self, progress: dict[Any, Any]) -> Sequence[Condition]:
+    def _shown(self, progress: dict[Condition, Progress]) -> Sequence[Condition]:
         """The conditions in work first, then those that wait, then the rest; in the experiment's order."""
         if len(self._states) <= ROWS:
             return list(self._states)
         rank = {c: (c not in progress, self._states[c] != "waiting") for c in self._states}
         return sorted(self._states, key=lambda condition: rank[condition])[:ROWS]
 
-    def _cells(self, condition: Condition, now: dict[str, Any] | None) -> tuple[RenderableType, ...]:
+    def _cells(self, condition: Condition, now: Progress | None) -> tuple[RenderableType, ...]:
         name = Text(", ".join(str(level) for level in condition.values()))
         if now is None:
             return name, Text(self._states[condition], style="dim")
-        bar = ProgressBar(total=now["steps"], completed=now["step"], width=BAR_WIDTH)
-        left = (now["steps"] - now["step"]) * now["replicas"] / max(now["rate"], 1e-9)
-        cells = name, bar, f"{float(now['loss']):.2e}", duration(left), f"{now['rate']:,.0f}"
+        bar = ProgressBar(total=now.steps, completed=now.step, width=BAR_WIDTH)
+        left = max(0, now.steps - now.step) * now.replicas / max(now.rate, 1e-9)
+        cells = name, bar, f"{now.loss:.2e}", duration(left), f"{now.rate:,.0f}"
         return cells if self.console.width >= WIDE else cells[:-1]
 
-    def _progress(self) -> dict[Condition, dict[str, Any]]:
-        from nablab.experiment import Condition
+    def _progress(self) -> dict[Condition, Progress]:
+        from nablab.lab import contents, reading
 
         found = {}
-        folder = self._folder.path / "progress" if self._folder else None
-        for path in sorted(folder.glob("*.json")) if folder else []:
+        for path, condition in self._progress_paths.items():
             try:
-                content = json.loads(path.read_bytes())
-            except (OSError, ValueError):
-                continue  # it was just removed: that condition is done
-            if time.time() - content["time"] < STALE_SECONDS:
-                found[Condition(**content["condition"])] = content
+                now = reading.read(path, contents.Progress)
+            except reading.Damaged:
+                continue  # no number of it decides anything: the row shows the state instead
+            if now and abs(time.time() - now.time) < STALE_SECONDS:
+                found[condition] = now
         return found
 
 
 class Quiet(PlainLines):
-    """An observer that prints nothing unless the user asks to stop."""
+    """An observer that prints nothing unless something is damaged or the user asks to stop."""
 
     def started(self, folder: RunFolder, plan: Plan, pending: int) -> None:
-        """Print nothing."""
+        """Print what is damaged, else nothing."""
+        print_damage(self.console, folder.damage())
 
     def finished(self, condition: Condition, outcome: Outcome) -> None:
-        """Print nothing."""
+        """Print what was damaged, else nothing."""
+        print_damage(self.console, outcome.damage)
 
 
 def headline(plan: Plan, pending: int) -> str:
@@ -207,6 +215,15 @@ def print_verdicts(console: Console, verdicts: Iterable[Verdict]) -> None:
     console.print(table)
 
 
+def print_damage(console: Console, texts: Iterable[str]) -> None:
+    """What of the store is damaged, a paragraph each."""
+    for text in texts:
+        console.print(f"Damaged: {text}", markup=False, highlight=False, style="red", soft_wrap=True)
+
+
 def now_text(seconds: float) -> str:
     """A date and time for people, local time."""
-    return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds)) if seconds else "never"
+    try:
+        return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds)) if seconds else "never"
+    except (OverflowError, ValueError, OSError):  # a disk may say any time
+        return "?"

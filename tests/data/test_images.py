@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from nablab.data import Augment, ImageSet, Normalize
+from nablab.data.forms import statistics
 from nablab.errors import UsageError
 
 
@@ -164,3 +165,45 @@ def test_memory_and_description() -> None:
         "some, train split: 10 images of 9 x 7 pixels, 1 channel, 4 classes, 1 kB in memory. "
         "Source: /x. License: MIT. Cite: Doe, 2020. Cut off."
     )
+
+
+def constant_blue(value: int = 100) -> torch.Tensor:
+    images = some(12, channels=3)
+    images[:, 2] = value
+    return images
+
+
+def test_the_deviation_of_a_channel_that_never_varies_is_zero() -> None:
+    for value in range(256):
+        mean, std = statistics(constant_blue(value))
+        assert (mean[2], std[2]) == (value / 255, 0.0)
+        assert min(std[:2]) > 0.1
+
+
+def test_a_channel_that_never_varies_becomes_zeros() -> None:
+    images = constant_blue()
+    normalize = Normalize(*statistics(images))
+    assert torch.equal(normalize(images)[:, 2], torch.zeros(12, 9, 7))
+    assert torch.equal(normalize(constant_blue(255))[:, 2], torch.zeros(12, 9, 7))  # test images, too
+    rest = Normalize(*statistics(images[:, :2]))(images[:, :2])
+    assert torch.equal(normalize(images)[:, :2], rest)
+
+
+@pytest.mark.parametrize(
+    ("std", "said"),
+    [
+        ((0.3, 0.3, 0.0), "In all training images blue is one and the same everywhere"),
+        ((0.0,), "In all training images the gray value is one and the same"),
+        (
+            (0.3, 1e-5, 0.3),
+            "green hardly varies: scaled to a deviation of 1, a single step of the 255 becomes 392",
+        ),
+        ((0.3, 0.01, 0.3), ""),
+    ],
+)
+def test_a_channel_without_content_is_said(std: tuple[float, ...], said: str) -> None:
+    images = some(12, channels=len(std))
+    made = ImageSet("mine", "train", images, torch.zeros(12).long(), ("a",), (0.5,) * len(std), std)
+    assert len(made.notes) == bool(said)
+    assert said in made.describe()
+    assert made.first(3).notes == made.notes  # once

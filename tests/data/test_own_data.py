@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from pathlib import Path
 
 import numpy as np
@@ -130,7 +132,8 @@ def test_photographs_are_turned_upright(tmp_path: Path) -> None:
 def test_files_that_are_no_images_are_left_out_and_said(tmp_path: Path) -> None:
     folder_of(tmp_path, {"a": 4, "b": 4})
     (tmp_path / "a" / "labels.csv").write_text("x")
-    assert "Files that are no images, which were left out: 1" in data.load(str(tmp_path)).notes
+    note = "Files that are no images by their names, which were left out: 1 (a/labels.csv)"
+    assert note in data.load(str(tmp_path)).notes
 
 
 def write(path: Path, content: bytes) -> None:
@@ -320,3 +323,74 @@ def test_a_name_is_never_a_folder_of_the_same_name(tmp_path: Path, monkeypatch: 
     assert data.load("./digits").classes == ("a", "b")
     folder_of(tmp_path / "flowers", {"a": 5, "b": 5})
     assert data.load("flowers").name == "flowers"
+
+
+def linked(top: Path, target: Path) -> Path:
+    top.parent.mkdir(parents=True, exist_ok=True)
+    top.symlink_to(target, target_is_directory=target.is_dir())
+    return top
+
+
+def test_links_have_the_hash_of_what_they_lead_to(tmp_path: Path) -> None:
+    real = folder_of(tmp_path / "real" / "train", {"a": 2, "b": 2}).parent
+    expected = data.source_hash(str(real))
+    for name in ("a", "b"):
+        linked(tmp_path / "classes" / "train" / name, real / "train" / name)
+        for file in ("000.png", "001.png"):
+            linked(tmp_path / "files" / "train" / name / file, real / "train" / name / file)
+    linked(tmp_path / "split" / "train", real / "train")
+    linked(tmp_path / "whole", real)
+    places = [str(tmp_path / place) for place in ("classes", "files", "split", "whole")]
+    assert [data.source_hash(place) for place in places] == [expected] * 4
+    picture(real / "train" / "b" / "001.png", seed=77)
+    hashes = {data.source_hash(place) for place in (*places, str(real))}
+    assert len(hashes) == 1
+    assert hashes != {expected}
+
+
+def test_a_link_to_a_folder_above_does_not_go_round_for_ever(tmp_path: Path) -> None:
+    folder_of(tmp_path / "set", {"a": 2, "b": 2})
+    before = data.source_hash(str(tmp_path / "set"))
+    linked(tmp_path / "set" / "a" / "up", tmp_path / "set")
+    picture(tmp_path / "set" / "a" / "000.png", seed=5)
+    assert data.source_hash(str(tmp_path / "set")) != before
+
+
+def test_the_hash_of_a_folder_is_what_it_always_was(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "1.png").write_bytes(b"one")
+    (tmp_path / "b.txt").write_bytes(b"2")
+    expected = hashlib.sha256(b"a/1.png\x003\x00one" + b"b.txt\x001\x002").hexdigest()
+    assert data.source_hash(str(tmp_path)) == expected
+
+
+def test_other_content_with_the_same_size_and_time_has_another_hash(tmp_path: Path) -> None:
+    path = tmp_path / "x.npz"
+    hashes = set()
+    for content in (b"one", b"two"):
+        path.write_bytes(content)
+        os.utime(path, ns=(10**18, 10**18))
+        hashes.add(data.source_hash(str(path)))
+    assert len(hashes) == 2
+
+
+@pytest.mark.parametrize("size", [None, 28])
+@pytest.mark.parametrize("kind", ["folder", "npz"])
+def test_a_channel_that_never_varies_is_zeros_and_said(tmp_path: Path, kind: str, size: int | None) -> None:
+    images = DRAW.integers(256, size=(20, 6, 6, 3), dtype=np.uint8)
+    images[..., 2] = 77
+    place = str(tmp_path / "set")
+    if kind == "npz":
+        place = arrays(tmp_path / "set.npz", images=images, labels=np.arange(20) % 2)
+    for index, pixels in enumerate(images if kind == "folder" else []):
+        path = tmp_path / "set" / "ab"[index % 2] / f"{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(path)
+    for split in ("train", "test"):
+        loaded = data.load(place, split=split, size=size)
+        seen = loaded.normalize(loaded.images)
+        assert torch.equal(seen[:, 2], torch.zeros_like(seen[:, 2]))
+        assert seen[:, :2].abs().max() < 5
+        assert "blue is one and the same everywhere" in loaded.describe()
+    task = data.image_task(place, size=28, channels=3)
+    assert any("blue is one and the same everywhere" in note for note in task.notes)

@@ -166,3 +166,26 @@ def test_your_own_images_are_read_once_until_they_change(
         calls.clear()
         assert [data.task(f"{path}@9", size=8).outputs for _ in range(3)] == [classes] * 3
         assert calls == ["test"]
+
+
+def test_a_folder_whose_name_ends_in_a_number_is_itself(tmp_path: Path) -> None:
+    from tests.data.test_own_data import folder_of
+
+    place = str(folder_of(tmp_path / "good@12", {"a": 5, "b": 5}))
+    assert data.data_set_of(place) == place
+    assert len(data.image_task(place).images()) == 8
+    assert len(data.image_task(f"{place}@6").images()) == 6
+    assert data.data_set_of("digits@12") == "digits"
+
+
+def test_a_number_that_may_belong_to_the_name_or_not_is_refused(tmp_path: Path) -> None:
+    from tests.data.test_own_data import folder_of
+
+    for name, count in (("good", 20), ("good@12", 5)):
+        folder_of(tmp_path / name, {"a": count, "b": count})
+    with pytest.raises(
+        UsageError, match=r"may mean the folder of this name or 12 images of .*good: both are there"
+    ):
+        data.image_task(f"{tmp_path}/good@12")
+    assert len(data.image_task(f"{tmp_path}/good@12/").images()) == 8
+    assert len(data.image_task(f"{tmp_path}/good/@12").images()) == 12

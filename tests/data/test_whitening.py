@@ -39,3 +39,12 @@ def test_the_middle_is_cut() -> None:
 def test_what_cannot_be_cut(side: int) -> None:
     with pytest.raises(UsageError, match=rf"{side} x {side} pixels cannot be cut from images of 5 x 6\."):
         center_crop(IMAGES, side)
+
+
+@pytest.mark.parametrize("value", [1, 77, 200, 255])
+def test_equal_values_become_zeros_whatever_their_number(value: int) -> None:
+    flat = torch.full((2, 3, 28, 28), value, dtype=torch.uint8)
+    flat[1, 0, 0, 0] = value - 1
+    white = Whiten()(flat)
+    assert torch.equal(white[0], torch.zeros(3, 28, 28))
+    assert white[1].abs().max() > 1

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from nablab import open_run
 from nablab.lab.status import read_state
 from nablab.lab.store import RunFolder
 from tests.conftest import Nablab
@@ -115,7 +116,7 @@ def test_kill_9_with_the_fused_engine(tmp_path: Path, nablab: Nablab) -> None:
     assert done.returncode == 0, done.stderr
     folder = checkpoint.parent.parent
     assert trial_bytes(folder) == trial_bytes(next(tmp_path.glob("undisturbed/deep-vs-shallow/*")))
-    notes = (RunFolder(folder).read_json("status.json") or {})["notes"]
+    notes = open_run(str(folder)).view().notes
     assert any("fused engine" in note for note in notes)
     assert any("goes on from step" in note for note in notes)
 

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 
 from nablab import atomic
-from nablab.errors import StoreError
+from nablab.errors import StoreError, UsageError
 from nablab.lab import files
 from tests.lab.disks import small_disk
 
@@ -94,6 +95,73 @@ def test_a_file_in_the_way_is_said(tmp_path: Path) -> None:
     (tmp_path / "runs").write_text("I am a file")
     with pytest.raises(StoreError, match=r"is a file.*--store"):
         atomic.write_bytes(tmp_path / "runs" / "x" / "config.json", b"")
+
+
+def test_a_folder_in_the_way_of_a_file_is_said(tmp_path: Path) -> None:
+    (tmp_path / "report.html").mkdir()
+    with pytest.raises(StoreError, match=r"report.html is a folder, not a file. Remove it"):
+        atomic.write_bytes(tmp_path / "report.html", b"")
+
+
+# --- files that the user named ----------------------------------------------------------------
+
+
+def test_an_output_goes_through_a_link_and_leaves_it(tmp_path: Path) -> None:
+    (tmp_path / "real.html").write_text("old")
+    (tmp_path / "link.html").symlink_to("real.html")
+    (tmp_path / "new.html").symlink_to("later.html")
+    for name in ("link.html", "new.html"):
+        atomic.write_output(tmp_path / name, b"page")
+        assert (tmp_path / name).is_symlink()
+    assert (tmp_path / "real.html").read_bytes() == (tmp_path / "later.html").read_bytes() == b"page"
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "later.html",
+        "link.html",
+        "new.html",
+        "real.html",
+    ]
+
+
+def test_an_output_is_sent_into_a_pipe(tmp_path: Path) -> None:
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    content, found = bytes(range(256)) * 1_000, []
+    reader = threading.Thread(target=lambda: found.append(path.read_bytes()))
+    reader.start()
+    atomic.check_output(path)
+    atomic.write_output(path, content)
+    reader.join(timeout=10)
+    assert found == [content]
+    assert path.is_fifo()
+
+
+def test_an_output_into_a_device_leaves_the_device() -> None:
+    before = Path("/dev/null").stat()
+    atomic.write_output(Path("/dev/null"), b"page")
+    assert Path("/dev/null").is_char_device()
+    assert Path("/dev/null").stat().st_ino == before.st_ino
+
+
+def test_an_output_is_a_new_or_replaced_file_elsewhere(tmp_path: Path) -> None:
+    path = tmp_path / "folder" / "page.html"
+    for content in (b"first", b"second"):
+        atomic.check_output(path)
+        atomic.write_output(path, content)
+        assert path.read_bytes() == content
+    assert [one.name for one in path.parent.iterdir()] == ["page.html"]
+
+
+def test_outputs_that_cannot_be_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"is a folder. Name a file in it"):
+        atomic.check_output(tmp_path)
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(UsageError, match=r"loop cannot be written: Too many levels.*Name another file"):
+        atomic.write_output(tmp_path / "loop", b"")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match=r"cannot be written: Not a directory"):
+        atomic.write_output(tmp_path / "file" / "page.html", b"")
+    with (tmp_path / "held").open("w") as held, pytest.raises(UsageError, match=r"is the file .*held here"):
+        atomic.check_output(Path(f"/proc/self/fd/{held.fileno()}"))
 
 
 def test_no_permission_is_said(tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ def test_a_run_leaves_records_verdicts_and_a_report() -> None:
     assert {(v.scope and "") or v.outcome for v in run.verdicts} <= {"supported", "refuted", "inconclusive"}
     assert (run.folder.path / "report.html").stat().st_size > 5_000
     names = {path.name for path in run.folder.path.iterdir()}
-    assert {"config.json", "environment.json", "status.json", "verdicts.json", "trials"} <= names
+    assert {"config.json", "provenance", "status.json", "verdicts.json", "trials"} <= names
     assert not list(run.folder.path.glob("checkpoints/*"))
     assert not list(run.folder.path.glob("progress/*"))
     assert not list(run.folder.path.glob("stop-*"))

@@ -198,3 +198,115 @@ def test_the_hash_of_the_source_changes_with_the_file(folder: Path) -> None:
     with pytest.raises(UsageError, match="There is no module 'other_module'"):
         models.source_hash("other_module:network")
     assert models.source_hash("sys:exit") == ""
+
+
+NET = """
+    from torch import nn
+    from width_of_net import WIDTH
+
+    def network():
+        return nn.Linear(1, WIDTH)
+"""
+
+
+@pytest.mark.parametrize("spec", ["nb/net.py:network", "nets_of_mine.net:network"])
+def test_the_hash_changes_with_what_the_file_imports(folder: Path, spec: str) -> None:
+    write(folder, "nb/net.py", NET)
+    write(folder, "nb/width_of_net.py", "WIDTH = 3")
+    write(folder, "nets_of_mine/net.py", NET.replace("from width_of_net", "from .parts.width"))
+    write(folder, "nets_of_mine/__init__.py", "")
+    write(folder, "nets_of_mine/parts/__init__.py", "")
+    write(folder, "nets_of_mine/parts/width.py", "WIDTH = 3")
+    before = models.source_hash(spec)
+    assert models.load_factory(spec)().out_features == 3
+    for place in ("nb/width_of_net.py", "nets_of_mine/parts/width.py"):
+        write(folder, place, "WIDTH = 5")  # of the same size, within the same second
+    assert models.source_hash(spec) != before
+    assert models.load_factory(spec)().out_features == 5  # the hash is that of what runs
+
+
+IMPORTS = {
+    "inside a function": "def network():\n    from torch import nn\n    import deep_part\n",
+    "by a text": "import importlib\npart = importlib.import_module('deep_part')\n",
+    "over two files": "import part_between\n",
+    "from a package": "from package_beside import deep\n",
+    "data by a path": "from pathlib import Path\n(Path(__file__).parent / 'data' / 'w.txt').read_text()\n",
+    "data by a name": "WEIGHTS = 'nb/data/w.txt'\n",
+    "data of a part": "import part_with_data\n",
+    "a script": "exec(open('nb/deep_part.py').read())\n",
+}
+
+
+@pytest.mark.parametrize("way", IMPORTS)
+def test_every_way_to_another_file_is_followed(folder: Path, way: str) -> None:
+    write(folder, "nb/net.py", IMPORTS[way])
+    write(folder, "nb/part_between.py", "if True:\n    from deep_part import X as Y")
+    write(folder, "nb/package_beside/__init__.py", "")
+    write(folder, "nb/part_with_data.py", "open('data/w.txt')")
+
+    def change(text: str) -> str:
+        for place in ("deep_part.py", "package_beside/deep.py", "data/w.txt"):
+            write(folder, f"nb/{place}", text)
+        return models.source_hash("nb/net.py:network")
+
+    first = change("X = 1")
+    assert change("X = 2") != first
+    assert change("X = 1") == first
+    write(folder, "nb/unrelated.py", "X = 3")
+    assert models.source_hash("nb/net.py:network") == first
+
+
+def test_a_file_that_stands_alone_keeps_the_hash_of_its_bytes(folder: Path) -> None:
+    import hashlib
+
+    content = (folder / "mine.py").read_bytes()
+    assert models.source_hash("mine.py:network") == hashlib.sha256(content).hexdigest()
+    (folder / "losses.csv").write_text("1")
+    write(folder, "writes.py", "open('losses.csv', 'a').write('2')\nopen('losses.csv', mode='w')\n")
+    before = models.source_hash("writes.py:network")
+    (folder / "losses.csv").write_text("1, 2")  # what the code writes is a result, not a source
+    assert models.source_hash("writes.py:network") == before
+
+
+def test_the_hash_does_not_depend_on_where_the_folder_lies(folder: Path) -> None:
+    for place in ("here", "elsewhere/there"):
+        write(folder, f"{place}/net.py", NET)
+        write(folder, f"{place}/width_of_net.py", "WIDTH = 3")
+    hashes = {models.source_hash(f"{place}/net.py:network") for place in ("here", "elsewhere/there")}
+    assert len(hashes) == 1
+
+
+def test_equal_names_in_two_folders_are_two_modules(folder: Path) -> None:
+    for number, place in enumerate(("first", "second")):
+        write(folder, f"{place}/net.py", NET)
+        write(folder, f"{place}/width_of_net.py", f"WIDTH = {number + 1}")
+    widths = [models.load_factory(f"{place}/net.py:network")().out_features for place in ("first", "second")]
+    assert widths == [1, 2]
+    assert models.load_factory("first/net.py:network")().out_features == 1
+
+
+def test_an_import_inside_the_factory_finds_its_neighbor(folder: Path) -> None:
+    text = (
+        "from torch import nn\ndef network():\n    from late_neighbor import N\n    return nn.Linear(1, N)\n"
+    )
+    write(folder, "nb/late.py", text)
+    write(folder, "nb/late_neighbor.py", "N = 6")
+    assert models.load_factory("nb/late.py:network")().out_features == 6
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("import os\nn = os.environ['WIDTH']", "line 2, reads an environment variable"),
+        ("def f(name):\n    import importlib\n    importlib.import_module(name)", "line 3, imports a module"),
+        ("import torch\ndef f(path): return torch.load(path)", "line 2, reads a file whose name is made"),
+        ("def f(text): exec(text)", "line 1, runs code that is made while it runs"),
+        ("from width_of_net import WIDTH", ""),
+    ],
+)
+def test_what_cannot_be_seen_is_said(folder: Path, line: str, said: str) -> None:
+    write(folder, "net.py", line)
+    write(folder, "width_of_net.py", "WIDTH = 3")
+    found = models.unseen("net.py:network")
+    assert len(found) == bool(said)
+    assert said in "".join(found)

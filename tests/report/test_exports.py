@@ -6,6 +6,7 @@ import csv
 import io
 import math
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -21,9 +22,19 @@ def test_columns_read_back_as_they_were(rows: list[tuple[str, float]]) -> None:
     names, values = [row[0] for row in rows], [row[1] for row in rows]
     header, *found = csv.reader(io.StringIO(exports.csv_of_columns({"name": names, "value": values})))
     assert header == ["name", "value"]
-    assert [row[0] for row in found] == names
+    assert all(row[0] in (name, f"'{name}") for row, name in zip(found, names, strict=True))
     for row, value in zip(found, values, strict=True):
         assert float(row[1]) == value or math.isnan(value)
+
+
+@pytest.mark.parametrize("text", ["=1+1", "@SUM(A1)", "+cmd", "-2+3", "\t=1", "\r=1", "\n=1", "=", "-"])
+def test_text_never_becomes_a_formula(text: str) -> None:
+    records = Records([Record(Condition(model=text), 0, {text: -0.5})])
+    for table in (exports.csv_of_rows(*tables.scalar_rows(records)), exports.csv_of_columns({text: [text]})):
+        rows = list(csv.reader(io.StringIO(table, newline="")))
+        assert not any(cell[:1] in "=+@\t\r\n-" for row in rows for cell in row if cell not in ("-0.5", "0"))
+        assert any(cell == f"'{text}".replace("\r", "\n") for row in rows for cell in row)
+    assert exports.csv_of_rows(["x"], [["-0.5"], ["-inf"], ["+1e3"], [-2]]) == "x\n-0.5\n-inf\n+1e3\n-2\n"
 
 
 def test_scalars_are_tidy_and_keep_all_digits() -> None:

@@ -139,7 +139,7 @@ def test_the_page_does_not_change_with_the_same_records(view: RunView, html: str
 def test_summary_says_what_was_run_and_where(page: Page) -> None:
     summary = (
         "fake-depth, preset quick: 6 conditions (target: sinc, sign_sin; model: deep, middle, shallow) "
-        "with 5 seeds each; 30 trials in 1 min 15 s on Abacus 9, 2 cores, device cpu."
+        "with 5 seeds each; 30 trials in 1 min 15 s of work on Abacus 9, 2 cores, device cpu."
     )
     assert summary in page.words
 

@@ -25,6 +25,7 @@ class Toy(Experiment):
         learning_rate: Step size.
         replicas_of: An unused choice, to test the parsing of literals.
         bad_figure: Raise an error when the figures are drawn.
+        caveats: Say something of the trials of each condition.
     """
 
     widths: tuple[int, ...] = (2, 4)
@@ -34,6 +35,7 @@ class Toy(Experiment):
     learning_rate: float = 0.01
     replicas_of: Literal["one", "two"] = "one"
     bad_figure: bool = False
+    caveats: bool = False
     presets = {"quick": {"seeds": 3}, "standard": {}, "paper": {"steps": 400}}  # noqa: RUF012
     claims: ClassVar[tuple[Claim, ...]] = (
         Claim.less("train_mse", 4, 2, by="width", scale="log10"),
@@ -58,6 +60,8 @@ class Toy(Experiment):
         width = int(condition["width"])
         if width == self.fail:
             raise RuntimeError("this width was asked to fail")
+        if self.caveats:
+            lab.note(f"width {width}, seeds {list(seeds)}: a caveat")
         x = torch.linspace(-1, 1, 16)[:, None]
         result = lab.train(
             lambda: nn.Sequential(nn.Linear(1, width), nn.Tanh(), nn.Linear(width, 1)),

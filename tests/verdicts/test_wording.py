@@ -36,10 +36,12 @@ SAME = [2.0, 2.1, 1.9, 2.05, 1.95]
          "includes the smallest effect of interest, lower in 65 % of pairs, and p = "),
         ({"scale": "ranks", "smallest_effect": 0.3, "paired": True}, MIXED, MIDDLE, "% of seeds (",
          "includes the smallest effect of interest, lower in 65 % of seeds, and p = "),
-        ({}, [1.0] * 5, [1.0] * 5, "no difference",
-         "The values do not vary, and the effect is exactly zero."),
+        ({}, [2.0] * 5, [2.0] * 5, "no difference",
+         "All 5 seeds gave the same error, so how much it varies from seed to seed is not known."),
+        ({}, [0.2502] * 5, HIGH, "3.85 lower",
+         "All 5 seeds with model = a gave the same error, 0.2502: they look like copies"),
         ({}, LOW[:3], HIGH[:3], "lower (",
-         "The whole 95 % interval lies on the claimed side, but p = 0.05 is not below 0.05. About 4 seeds"),
+         "The whole 95 % interval lies on the claimed side, but p = 0.05 is not below 0.05. 3 seeds cannot"),
         ({}, LOW[:1], HIGH[:1], "",
          "1 seed cannot show how much the result varies from seed to seed. It takes at least 4 seeds."),
     ],
@@ -55,12 +57,12 @@ def test_differences(
 @pytest.mark.parametrize(
     ("claim", "effect", "reason"),
     [
-        (Claim.at_most("error", 3.0), "mean 1.05 (", "lies below the bound of 3.00, p = 0.03"),
+        (Claim.at_most("error", 3.0), "mean error 1.05 (", "lies below the bound of 3.00, p = 0.03"),
         (Claim.at_least("error", 3.0), "against 3.00", "lies below the bound of 3.00, p = 0.03"),
-        (Claim.at_most("error", 1.06), "mean 1.05 (", "includes the bound of 1.06"),
-        (Claim.at_most("error", 3.0, smallest_effect=1.0), "mean 1.05 (",
+        (Claim.at_most("error", 1.06), "mean error 1.05 (", "includes the bound of 1.06"),
+        (Claim.at_most("error", 3.0, smallest_effect=1.0), "mean error 1.05 (",
          "lies below 2.00, the bound of 3.00 moved by the smallest effect of interest, p = 0.03"),
-        (Claim.at_most("error", 10.0, scale="log10", smallest_effect=1.0), "geometric mean 1.05 (",
+        (Claim.at_most("error", 10.0, scale="log10", smallest_effect=1.0), "geometric mean error 1.05 (",
          "includes 1.00, the bound of 10.0 moved by the smallest effect of interest"),
         (Claim.at_most("error", 1.06, scale="ranks"), "below 1.06 in 60 % of seeds (",
          "includes the point where as many seeds lie below 1.06 as above"),
@@ -74,7 +76,7 @@ def test_bounds(claim: Claim, effect: str, reason: str) -> None:
 
 def test_trends_and_equality() -> None:
     (trend,) = judge([Claim.rises("error", by="width", smallest_effect=0.3)], trend_records(0.15))
-    assert trend.effect_text.startswith("Kendall's tau ")
+    assert trend.effect_text.startswith("Kendall's tau of error with width ")
     assert "includes the smallest effect of interest, tau 0.300, and p = " in trend.reason
     (trend,) = judge([Claim.rises("error", by="width")], trend_records(0.05))
     assert "The 95 % interval includes zero, and p = " in trend.reason
@@ -132,6 +134,6 @@ def test_numbers_and_words() -> None:
 
 def test_ratios_near_one_keep_their_digits() -> None:
     slightly = one(less(scale="log10"), [1.0] * 5, [1.04] * 5)
-    assert slightly.effect_text.startswith("1.04 times lower")
+    assert slightly.effect_text.startswith("error 1.04 times lower")
     large = one(less(scale="log10"), [1.0] * 5, [1.2e4] * 5)
-    assert large.effect_text.startswith("12,000 times lower")
+    assert large.effect_text.startswith("error 12,000 times lower")

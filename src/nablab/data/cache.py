@@ -173,7 +173,7 @@ def _from_own_folder(
         contents: dict[str, bytearray] = {}
         for file in files:
             try:
-                content = read_plain_or_gzip(place / file.name)
+                content = read_plain_or_gzip(place / file.name, file.size)
             except SourceError as error:
                 raise DataError(f"{error}. Replace the file or remove it.") from error
             if content is None:
@@ -236,8 +236,9 @@ def _size(path: Path) -> int:
 def _mistake(file: File, content: bytes | bytearray) -> str:
     """What is wrong with a file's content, or nothing."""
     if len(content) != file.size:
-        kind = "truncated" if len(content) < file.size else "too long"
-        return f"it is {kind} ({len(content):,} bytes in place of {file.size:,})"
+        if len(content) > file.size:  # of which one byte too many was read, and no more
+            return f"it is too long (more than {file.size:,} bytes)"
+        return f"it is truncated ({len(content):,} bytes in place of {file.size:,})"
     digest = hashlib.sha256(content).hexdigest()
     if digest == file.sha256:
         return ""
@@ -255,8 +256,9 @@ def _fetch_missing(known: KnownSet, place: Path, progress: Progress, tried: list
         return
     progress(Step(f"{known.name} ({known.title}, {file_size(known.nbytes)}) is fetched into {place}"))
     for source in known.sources:
+        sizes = {name: file.size for name, file in missing.items()}
         try:
-            for name, content in source.fetch(list(missing), _work(known), progress):
+            for name, content in source.fetch(sizes, _work(known), progress):
                 _keep(place, missing[name], content, source)
                 del missing[name]
         except SourceError as error:
@@ -283,7 +285,7 @@ def _keep(place: Path, file: File, content: bytes, source: Source) -> None:
 def _is_right(path: Path, file: File, progress: Progress) -> bool:
     if not path.is_file():
         return False
-    wrong = _mistake(file, path.read_bytes())
+    wrong = _mistake(file, read_plain_or_gzip(path, file.size) or b"")
     if wrong:
         progress(Step(f"{path} was changed: {wrong}. It is fetched again."))
     return not wrong
@@ -295,7 +297,8 @@ def _cache_lacks(known: KnownSet) -> str:
     absent = [file.name for file in known.files if not (place / file.name).is_file()]
     reasons = [f"has no {', '.join(absent)}"] if absent else []
     for file in known.files:
-        if file.name not in absent and (wrong := _mistake(file, (place / file.name).read_bytes())):
+        content = None if file.name in absent else read_plain_or_gzip(place / file.name, file.size)
+        if content is not None and (wrong := _mistake(file, content)):
             reasons.append(f"{file.name} was changed: {wrong}")
     return "; ".join(reasons)
 

@@ -31,13 +31,14 @@ class SourceError(Exception):
     """A source does not serve a data set; the text says why, for the list of what was tried."""
 
 
-def download(url: str, folder: Path, progress: Progress) -> Path:
+def download(url: str, folder: Path, progress: Progress, *, most: int | None = None) -> Path:
     """Fetch a file, going on where an earlier attempt stopped.
 
     Args:
         url: http or https.
         folder: Where the file goes; an unfinished one stays there as ``*.part``.
         progress: Told how far it is.
+        most: The bytes that it may have; a server that sends more is refused.
 
     Returns:
         The complete file. Its content is not checked beyond its length and that it is no HTML page.
@@ -56,7 +57,7 @@ def download(url: str, folder: Path, progress: Progress) -> Path:
     for attempt in range(RESUMPTIONS):
         before = part.stat().st_size if part.exists() else 0
         try:
-            _receive(url, part, progress)
+            _receive(url, part, progress, most)
             break
         except SourceError:
             part.unlink(missing_ok=True)
@@ -69,7 +70,7 @@ def download(url: str, folder: Path, progress: Progress) -> Path:
     return complete
 
 
-def _receive(url: str, part: Path, progress: Progress) -> None:
+def _receive(url: str, part: Path, progress: Progress, most: int | None) -> None:
     """Append what is missing to ``part``; an incomplete answer raises and keeps what came."""
     have = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(url, headers={"User-Agent": "nablab", "Accept-Encoding": "identity"})
@@ -82,7 +83,7 @@ def _receive(url: str, part: Path, progress: Progress) -> None:
         if error.code != 416:  # the part is longer than the file, or all of it
             raise
         part.unlink()
-        _receive(url, part, progress)
+        _receive(url, part, progress, most)
         return
     with response:
         if response.status != 206:  # the server knows no ranges: from the beginning
@@ -98,6 +99,8 @@ def _receive(url: str, part: Path, progress: Progress) -> None:
                 file.write(piece)
                 file.flush()  # so that a killed process leaves all that came
                 have += len(piece)
+                if most is not None and have > most:
+                    raise SourceError(f"sends more than the {most:,} bytes that the file may have")
                 progress(Step(text, have, total))
                 piece = response.read1(PIECE)  # what has come; `read` would wait for a whole piece
     if total is not None and have < total:

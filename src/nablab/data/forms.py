@@ -90,7 +90,8 @@ def convert(images: Tensor, size: int | None, channels: int | None) -> Tensor:
 def statistics(images: Tensor) -> Statistics:
     """Mean and standard deviation of each channel of uint8 images (N, C, H, W), on the scale from 0 to 1.
 
-    Exact: from the number of pixels of each of the 256 values.
+    Exact: from the number of pixels of each of the 256 values. Of a channel with one value only the deviation
+    is 0, which sums of rounded numbers would miss (3e-18).
     """
     values = torch.arange(256, dtype=torch.float64) / 255
     means, deviations = [], []
@@ -98,6 +99,10 @@ def statistics(images: Tensor) -> Statistics:
         counts = torch.zeros(256, dtype=torch.float64)
         for start in range(0, len(images), CHUNK):
             counts += torch.bincount(images[start : start + CHUNK, channel].flatten(), minlength=256)
+        if counts.count_nonzero() == 1:
+            means.append(values[counts.argmax()].item())
+            deviations.append(0.0)
+            continue
         mean = (counts @ values / counts.sum()).item()
         means.append(mean)
         deviations.append((counts @ (values - mean) ** 2 / counts.sum()).sqrt().item())

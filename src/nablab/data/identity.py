@@ -3,16 +3,30 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import time
+from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 
 from nablab.data.known import check_image_set, is_path
+from nablab.errors import UsageError
+
+CHUNK = 1 << 20  # bytes hashed at once
+
+RACY = 2_000_000_000  # ns; a file changed this lately may change again without another time of change
+
+State = tuple[str, int, int, int, int]  # where a file is; its size, two times of change (ns) and its inode
 
 
 def source_hash(spec: str) -> str:
     """The SHA-256 of a user's folder (names and contents) or file; empty for a set known by name.
 
+    Links count as what they lead to: a folder of links has the hash of a folder with the files themselves.
+    The content of files that have not changed since is not read again in one process.
+
     Raises:
-        UsageError: There is no such set, folder or file.
+        UsageError: There is no such set, folder or file, or a part of it cannot be read.
 
     >>> source_hash("mnist")
     ''
@@ -21,9 +35,49 @@ def source_hash(spec: str) -> str:
     if not is_path(spec):
         return ""
     place = Path(spec).expanduser()
+    try:
+        paths = [place] if place.is_file() else sorted(_files(place, ()))
+        states = tuple(state_of(path) for path in paths)
+        fresh = time.time_ns() - max((state[3] for state in states), default=0) < RACY
+        return (_hash.__wrapped__ if fresh else _hash)(str(place), states)
+    except OSError as error:
+        raise UsageError(
+            f"{error.filename or spec} cannot be read: {error.strerror}. Make it readable, or leave it out."
+        ) from error
+
+
+def _files(folder: Path, above: tuple[tuple[int, int], ...]) -> Iterator[Path]:
+    """All files below a folder, also those behind links to folders; a link to a folder above is not followed.
+
+    Args:
+        folder: Where to look.
+        above: Device and inode of the folders that lead here.
+    """
+    state = folder.stat()
+    here = (state.st_dev, state.st_ino)
+    if here in above:
+        return
+    for path in folder.iterdir():
+        if path.is_dir():
+            yield from _files(path, (*above, here))
+        elif path.is_file():
+            yield path
+
+
+def state_of(path: Path) -> State:
+    """What changes with a file's content, without reading it; the second time cannot be set back."""
+    state = path.stat()
+    return str(path), state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino
+
+
+@lru_cache(maxsize=32)
+def _hash(place: str, states: tuple[State, ...]) -> str:
+    """Of names below ``place`` and contents."""
     total = hashlib.sha256()
-    paths = [place] if place.is_file() else sorted(path for path in place.rglob("*") if path.is_file())
-    for path in paths:
-        total.update(f"{path.relative_to(place)}\0{path.stat().st_size}\0".encode())
-        total.update(path.read_bytes())
+    for path, size, *_ in states:
+        # As the file system has the name, which need not be text.
+        total.update(os.fsencode(Path(path).relative_to(place)) + f"\0{size}\0".encode())
+        with Path(path).open("rb") as file:
+            while piece := file.read(CHUNK):
+                total.update(piece)
     return total.hexdigest()

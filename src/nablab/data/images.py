@@ -16,14 +16,18 @@ from torch import Tensor
 from nablab.data.progress import file_size
 from nablab.errors import UsageError
 
+HARDLY = 0.1  # deviation in steps of the 255; rounding alone gives a gray value that varies about 0.3
+
 
 @dataclass(frozen=True)
 class Normalize:
     """uint8 images to float32 of mean 0 and standard deviation 1, channel by channel.
 
+    A channel whose deviation is 0 has nothing to tell: it becomes zeros, whatever the images hold there.
+
     Attributes:
         mean: Per channel, on the scale from 0 to 1.
-        std: Per channel, on the scale from 0 to 1; above 0.
+        std: Per channel, on the scale from 0 to 1.
     """
 
     mean: tuple[float, ...]
@@ -31,8 +35,9 @@ class Normalize:
 
     def __call__(self, images: Tensor) -> Tensor:
         """float32 (..., C, H, W) from uint8 (..., C, H, W), on the same device."""
-        shift = torch.tensor([-m / s for m, s in zip(self.mean, self.std, strict=True)], device=images.device)
-        scale = torch.tensor([1 / (255 * s) for s in self.std], device=images.device)
+        pairs = list(zip(self.mean, self.std, strict=True))
+        shift = torch.tensor([-m / s if s else 0.0 for m, s in pairs], device=images.device)
+        scale = torch.tensor([1 / (255 * s) if s else 0.0 for _, s in pairs], device=images.device)
         return images.float().mul_(scale[:, None, None]).add_(shift[:, None, None])
 
 
@@ -91,7 +96,8 @@ class ImageSet:
         license: Under which terms the data may be used.
         citation: Whom to cite.
         source: Where the bytes came from.
-        notes: What was decided for the user, such as a test split that was cut off.
+        notes: What was decided for the user, such as a test split that was cut off; and which channels
+            do not vary, or hardly.
     """
 
     name: str
@@ -105,6 +111,11 @@ class ImageSet:
     citation: str = ""
     source: str = ""
     notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        notes = [_note(*one) for one in zip(_channel_names(len(self.std)), self.std, strict=True)]
+        added = tuple(note for note in notes if note and note not in self.notes)
+        object.__setattr__(self, "notes", (*self.notes, *added))
 
     def __len__(self) -> int:
         return len(self.images)
@@ -161,3 +172,24 @@ class ImageSet:
         order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
         held_out = dataclasses.replace(self.take(order[:samples].sort().values), split="validation")
         return self.take(order[samples:].sort().values), held_out
+
+
+def _channel_names(count: int) -> tuple[str, ...]:
+    return {1: ("the gray value",), 3: ("red", "green", "blue")}.get(count) or tuple(
+        f"channel {number}" for number in range(count)
+    )
+
+
+def _note(channel: str, std: float) -> str:
+    """What to say of a channel with this deviation over the training images; nothing if it varies."""
+    if std == 0:
+        return (
+            f"In all training images {channel} is one and the same everywhere: it tells nothing, and the "
+            "network sees zeros there"
+        )
+    if 255 * std < HARDLY:
+        return (
+            f"In the training images {channel} hardly varies: scaled to a deviation of 1, a single step of "
+            f"the 255 becomes {1 / (255 * std):,.0f}, which may spoil training"
+        )
+    return ""

@@ -7,6 +7,7 @@ bytes from another; the comments say which. This module imports neither torch no
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -225,6 +226,15 @@ def is_image_set(spec: str) -> bool:
     return spec in image_set_names() or (is_path(spec) and Path(spec).expanduser().exists())
 
 
+def in_text(path: str | Path) -> str:
+    r"""A path for people and records: bytes that are no UTF-8, as a file's name may have, as ``\xe9``.
+
+    >>> in_text(b"caf\xe9.png".decode("utf-8", "surrogateescape"))
+    'caf\\xe9.png'
+    """
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
 def check_image_set(spec: str) -> None:
     """Raise a `UsageError` that says what is wrong unless `load` knows this name or path; nothing is read.
 
@@ -237,6 +247,11 @@ def check_image_set(spec: str) -> None:
     if not is_path(spec):
         remedy = "Your own data: a folder of images (./folder) or a file.npz."
         raise unknown("data set", spec, image_set_names(), remedy=remedy)
+    if in_text(spec) != spec:
+        raise UsageError(
+            f"The path {in_text(spec)} is no UTF-8, so that no record could name it. Rename it, or make a "
+            "link of another name to it."
+        )
     if not Path(spec).expanduser().exists():
         raise UsageError(
             f"There is nothing at {spec}. Give a folder with one subfolder of images per class, "

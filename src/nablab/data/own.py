@@ -12,9 +12,11 @@ from torch import Tensor
 
 from nablab.data.forms import Statistics, statistics
 from nablab.data.images import ImageSet
+from nablab.data.known import in_text
 from nablab.errors import UsageError
 
 TEST_SHARE = 0.2
+NAMED = 3  # of the labels in a message
 CUT_NOTE = "There is no test split, so a fifth of each class was cut off for it, the same fifth every time"
 
 _own_statistics: dict[Hashable, Statistics] = {}
@@ -58,14 +60,14 @@ def load_own(path: Path, *, split: str, size: int | None, channels: int | None) 
     images, notes = own.images(where[0], where[1])
     mean, std = _statistics(own, images if split == "train" else None)
     return ImageSet(
-        name=path.resolve().stem if path.suffix == ".npz" else path.resolve().name,
+        name=in_text(path.resolve().stem if path.suffix == ".npz" else path.resolve().name),
         split=split,
         images=images,
         labels=torch.from_numpy(own.labels[where[0]][where[1]]),
         classes=own.classes,
         mean=mean,
         std=std,
-        source=str(path.resolve()),
+        source=in_text(path.resolve()),
         notes=(*notes, CUT_NOTE) if cut else notes,
     )
 
@@ -119,11 +121,30 @@ def check_classes(labels: np.ndarray, classes: Sequence[str], where: str) -> Non
             raise UsageError(f"{where}: the class '{name}' is empty. Give it images or leave it out.")
 
 
+def check_numbered(labels: np.ndarray, where: str) -> None:
+    """Raise a `UsageError` unless labels are the numbers from 0 without gaps, where classes have no names.
+
+    Args:
+        labels: Whole numbers (N,), none of them below 0.
+        where: Names the labels in the message.
+    """
+    there = np.unique(labels)
+    if there[0] < 0 or there[-1] == len(there) - 1:
+        return
+    lacking = int(np.flatnonzero(there != np.arange(len(there)))[0])
+    some = ", ".join(map(str, there[:NAMED])) + (f", ... {there[-1]}" if len(there) > NAMED else "")
+    raise UsageError(
+        f"{where} has the {len(there):,} labels {some}: the class '{lacking}' is empty. Labels count from 0 "
+        "without gaps. np.unique(labels, return_inverse=True)[1] numbers any labels so; an array classes may "
+        "keep their names."
+    )
+
+
 def _places(own: Own, split: str) -> tuple[tuple[str, np.ndarray], bool]:
     """In which stored split the images of a split lie, and at which places; whether it was cut."""
     if "test" in own.labels:
         return (split, np.arange(len(own.labels[split]))), False
-    train, test = cut(own.labels["train"], own.classes, str(own.path))
+    train, test = cut(own.labels["train"], own.classes, in_text(own.path))
     return ("train", train if split == "train" else test), True
 
 

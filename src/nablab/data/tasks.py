@@ -154,6 +154,7 @@ def task(spec: str, *, size: int = 28, channels: int = 1) -> Task:
         _check_target(spec)
         return Task(name=spec, loss="mse", shape=(1,), outputs=1)
     known.check_image_set(name)
+    _check_meaning(spec)
     if samples is not None and samples < 1:
         raise UsageError(f"'{spec}' asks for no image: write a number from 1, or {name} for all.")
     return Task(
@@ -203,9 +204,24 @@ def data_set_of(spec: str) -> str:
 
 
 def _parts(spec: str) -> tuple[str, int | None]:
-    """The name and the number after the last ``@``, if there is one."""
+    """The name and the number after the last ``@``, if there is one.
+
+    What is on the disk as it is written is a name as a whole.
+    """
     found = re.fullmatch(r"(.+)@(\d[\d_]{0,9})", spec)
-    return (found[1], int(found[2])) if found else (spec, None)
+    if not found or (found[1] not in known.image_set_names() and Path(spec).expanduser().exists()):
+        return spec, None
+    return found[1], int(found[2])
+
+
+def _check_meaning(spec: str) -> None:
+    """Refuse ``./d@12`` where there is such a folder, and another one ``./d``, of which 12 may be meant."""
+    part, _, number = spec.rpartition("@")
+    if _parts(spec)[0] == spec and number.isdigit() and part and Path(part).expanduser().exists():
+        raise UsageError(
+            f"'{spec}' may mean the folder of this name or {number} images of {part}: both are there. Write "
+            f"{spec}/ for the first or {part}/@{number} for the second."
+        )
 
 
 def _means_images(name: str) -> bool:

@@ -14,7 +14,7 @@ class Whiten:
     """uint8 images to float32, each minus its own mean and over its own standard deviation.
 
     Mean and deviation are taken over all pixels and channels of the image. The deviation counts as at
-    least 1 / sqrt(values), so that an image of one color becomes zeros. This is what TensorFlow calls
+    least 1 / sqrt(values); an image of one value everywhere becomes zeros. This is what TensorFlow calls
     per_image_standardization, formerly per_image_whitening (Zhang et al., ICLR 2017, used it).
 
     >>> import torch
@@ -28,7 +28,10 @@ class Whiten:
         axes = (-3, -2, -1)
         least = images.shape[-3:].numel() ** -0.5
         deviation = values.std(axes, correction=0, keepdim=True).clamp_min(least)
-        return (values - values.mean(axes, keepdim=True)) / deviation
+        whitened = (values - values.mean(axes, keepdim=True)) / deviation
+        # The mean of equal numbers is rounded, and what is left of them must be nothing.
+        varies = values.amax(axes, keepdim=True) > values.amin(axes, keepdim=True)
+        return whitened * varies
 
 
 def center_crop(images: Tensor, side: int) -> Tensor:

@@ -110,7 +110,7 @@ class CnnDepth(Experiment):
                  "seeds": 5},
     }  # fmt: skip
     claims: ClassVar[tuple[Claim, ...]] = (
-        Claim.equal("parameters", by="network", margin=0.01, where={"course": "A"},
+        Claim.equal("parameters", by="network", margin=0.01, exact=True, where={"course": "A"},
                     sentence="The three networks of course A have the same number of parameters within 1 %"),
         Claim.greater("test_accuracy", DEEP, SHALLOW, **BETTER,
                       published=Published(0.9790 - 0.9880, "course A, one seed"),

@@ -1,7 +1,8 @@
-"""What a run ran on: versions, processor, threads, git state."""
+"""What trials ran on: versions, processor, threads, git state."""
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
 import subprocess
@@ -11,28 +12,38 @@ from pathlib import Path
 from typing import Any
 
 import nablab
+from nablab.lab.git import git_state
 
 PACKAGES = ("torch", "numpy", "scipy", "pandas", "matplotlib")
 
 
 def describe_environment(device: str) -> dict[str, Any]:
-    """The facts that a reader needs to judge or repeat a run."""
+    """The facts that a reader needs to judge or repeat a trial, as they are in this process now."""
     import torch
 
-    facts: dict[str, Any] = {
+    facts = {**_lasting(), "threads": torch.get_num_threads(), "device": device}
+    if device == "cuda":
+        facts["device"] = f"cuda ({torch.cuda.get_device_name()})"
+    return facts | {"git": _git_state(str(Path.cwd()))}
+
+
+@functools.cache
+def _lasting() -> dict[str, Any]:
+    """What stays the same while the process lives."""
+    return {
         "nablab": nablab.__version__,
         "python": platform.python_version(),
         **{name: metadata.version(name) for name in PACKAGES},
         "platform": platform.platform(),
         "processor": processor(),
         "cores": os.cpu_count() or 1,
-        "threads": torch.get_num_threads(),
-        "device": device,
-        "git": git_state(Path.cwd()),
     }
-    if device == "cuda":
-        facts["device"] = f"cuda ({torch.cuda.get_device_name()})"
-    return facts
+
+
+@functools.cache
+def _git_state(folder: str) -> str:
+    """As of the first question: the code of this process was loaded by then."""
+    return git_state(Path(folder))
 
 
 def processor() -> str:
@@ -42,17 +53,8 @@ def processor() -> str:
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
     if sys.platform == "darwin":
-        return _output("sysctl", "-n", "machdep.cpu.brand_string") or platform.processor()
+        return _output("/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string") or platform.processor()
     return platform.processor() or platform.machine()
-
-
-def git_state(folder: Path) -> str:
-    """The commit of the folder, with ``+changes`` when files differ; empty outside a repository."""
-    commit = _output("git", "-C", str(folder), "rev-parse", "--short=12", "HEAD")
-    if not commit:
-        return ""
-    changed = _output("git", "-C", str(folder), "status", "--porcelain", "--untracked-files=no")
-    return f"{commit} +changes" if changed else commit
 
 
 def _output(*command: str) -> str:

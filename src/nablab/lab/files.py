@@ -28,6 +28,21 @@ def canonical_json(value: Any) -> bytes:
     return json.dumps(finite(value), sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 
 
+SEAL = "sha256"
+"""The field of a JSON file that holds the checksum of the other fields."""
+
+
+def seal(body: Mapping[str, Any]) -> str:
+    """The checksum of a JSON file's fields, whatever their order and the layout of the text."""
+    return sha256(canonical_json(body))
+
+
+def sealed(value: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields and, last, their checksum."""
+    body = {name: part for name, part in value.items() if name != SEAL}
+    return {**body, SEAL: seal(body)}
+
+
 def npz_bytes(arrays: Mapping[str, npt.NDArray[Any]]) -> bytes:
     """The bytes of an npz file that depend on the arrays alone.
 

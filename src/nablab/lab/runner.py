@@ -10,12 +10,12 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from types import FrameType
-from typing import Protocol
+from typing import Any, Protocol
 
 from nablab.errors import StoreError
 from nablab.experiment import Condition, Experiment
-from nablab.lab.environment import describe_environment
 from nablab.lab.executors import Executor, InProcess, WorkerLost
+from nablab.lab.reading import Damaged
 from nablab.lab.status import Heartbeat, State, read_state
 from nablab.lab.stop import StopToken
 from nablab.lab.store import Identity, RunFolder, Store
@@ -91,13 +91,11 @@ class Report:
         folder: Where it is.
         state: ``done``, ``failed`` or ``interrupted``.
         messages: What went wrong, for people.
-        notes: Automatic choices and caveats.
     """
 
     folder: RunFolder
     state: State = "done"
     messages: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
 
 
 def execute(
@@ -138,19 +136,19 @@ def execute(
     stop = StopToken.create(folder.path)
     conditions = plan.conditions
     pending = [(c, pending_seeds(folder, c, plan.seeds)[0]) for c in conditions]
-    report = Report(folder, notes=_kept_notes(folder))
+    report = Report(folder)
     observer.started(folder, plan, sum(len(seeds) for _, seeds in pending))
-    folder.write_json("environment.json", describe_environment(plan.device))
     items = [
         Work(plan.experiment, condition, plan.seeds, folder.path, plan.device, plan.replicas, stop)
         for condition, seeds in pending
         if seeds or folder.checkpoints(condition)  # what a kill after the last trial left is cleaned up
     ]
-    with Heartbeat(folder, seeds=plan.seeds, trials=len(conditions) * plan.seeds) as heartbeat:
+    facts = {"seeds": plan.seeds, "trials": len(conditions) * plan.seeds, **_kept_notes(folder)}
+    with Heartbeat(folder, **facts) as heartbeat:
         with _stop_on_signals(stop, observer):
             _work_off(items, executor or InProcess(), observer, stop, report)
         stop.clear()
-        heartbeat.finish(report.state, notes=report.notes)
+        heartbeat.finish(report.state)
     return report
 
 
@@ -180,7 +178,6 @@ def _work_off(
 
 
 def _account(work: Work, outcome: Outcome, observer: Observer, stop: StopToken, report: Report) -> None:
-    report.notes.extend(note for note in outcome.notes if note not in report.notes)
     if outcome.state == "interrupted":
         report.state = "interrupted"
     if outcome.state == "failed":
@@ -192,9 +189,13 @@ def _account(work: Work, outcome: Outcome, observer: Observer, stop: StopToken, 
     observer.finished(work.condition, outcome)
 
 
-def _kept_notes(folder: RunFolder) -> list[str]:
-    """Notes of earlier commands on this run, which hold for the trials they left."""
-    return list((folder.read_json("status.json") or {}).get("notes", []))
+def _kept_notes(folder: RunFolder) -> dict[str, Any]:
+    """Notes that an earlier nablab kept with its last command; they hold for the trials it left."""
+    try:
+        status = folder.status()
+    except Damaged:
+        return {}  # the observer has named it
+    return {"notes": status.notes} if status and status.notes else {}
 
 
 def _sweep(folder: RunFolder) -> None:
@@ -207,7 +208,7 @@ def _sweep(folder: RunFolder) -> None:
 
 
 def _forget(folder: RunFolder) -> None:
-    for name in ("trials", "checkpoints", "progress", "failures", "figures"):
+    for name in ("trials", "checkpoints", "progress", "failures", "figures", "provenance"):
         shutil.rmtree(folder.path / name, ignore_errors=True)
     for name in ("verdicts.json", "report.html", "status.json"):
         (folder.path / name).unlink(missing_ok=True)

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from nablab.errors import Interrupted, UsageError
 from nablab.experiment import Condition, Curve, Experiment, Level, Record, Scalar
+from nablab.lab.environment import describe_environment
+from nablab.lab.provenance import Journal
 from nablab.lab.stop import StopToken
 from nablab.lab.store import RunFolder
 
@@ -122,7 +124,19 @@ class Notebook:
 
 
 class Session(Notebook):
-    """The lab of one condition in a real run: trains with checkpoints and says how far it is."""
+    """The lab of one condition in a real run: trains with checkpoints and says how far it is.
+
+    Args:
+        experiment: See `Notebook`.
+        condition: See `Notebook`.
+        seeds: See `Notebook`.
+        folder: The run.
+        stop: The request to stop, to be looked at.
+        device: Where to train.
+        replicas: How to train replicas.
+        notes: What has to be said of these trials before they begin.
+        goes_on: Whether another process began these seeds.
+    """
 
     def __init__(
         self,
@@ -134,10 +148,21 @@ class Session(Notebook):
         stop: StopToken,
         device: str,
         replicas: str,
+        notes: Sequence[str] = (),
+        goes_on: bool = False,
     ) -> None:
         super().__init__(experiment, condition, seeds)
+        self.notes += notes
         self._folder = folder
         self._stop = stop
+        self._journal = Journal(
+            folder,
+            condition,
+            seeds,
+            environment=describe_environment(device),
+            goes_on=goes_on,
+            every_seconds=checkpoint_seconds(),
+        )
         self._device = device
         self._replicas = replicas
         self._parts = 0
@@ -167,7 +192,17 @@ class Session(Notebook):
             **options,
         )
 
+    @contextmanager
+    def journal(self) -> Iterator[None]:
+        """Around the work: where it was done, how long it took and its notes are kept, however it ends."""
+        self._journal.write(self.notes)
+        try:
+            yield
+        finally:
+            self._journal.write(self.notes)
+
     def _progress(self, progress: Any) -> None:
+        self._journal.tick(self.notes)
         now = time.monotonic()
         if now - self._reported < PROGRESS_SECONDS:
             return

@@ -1,8 +1,8 @@
 """The state of a run, kept so that a crashed run is never shown as running.
 
 A running process writes its heartbeat into ``status.json`` every few seconds. Whoever reads
-"running" checks that the process still lives (on the same machine) or that the heartbeat is
-fresh (on another); otherwise the run has crashed.
+"running" checks that the process still lives (on the same machine, where its start time tells it from a
+later one of the same number) or that the heartbeat is fresh; otherwise the run has crashed.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from types import TracebackType
 from typing import Any, Literal
 
 from nablab.errors import StoreError
+from nablab.lab.contents import Status
+from nablab.lab.reading import Damaged
 from nablab.lab.store import RunFolder
 
 State = Literal["running", "done", "failed", "interrupted", "crashed", "incomplete"]
@@ -24,17 +26,27 @@ STALE_SECONDS = 60.0  # a loaded cluster file system may lag by tens of seconds
 
 
 def read_state(folder: RunFolder) -> State:
-    """The true state of a run, whatever its last process managed to write."""
-    status = folder.read_json("status.json")
-    if status is None:
+    """The true state of a run, whatever its last process managed to write.
+
+    A damaged status counts as none: `RunFolder.damage` names it, and locks keep two processes apart.
+    """
+    try:
+        status = folder.status()
+    except Damaged:
         return "incomplete"
-    if status.get("state") != "running":
-        state: State = status.get("state", "incomplete")
-        return state
-    if status.get("host") == socket.gethostname():
-        return "running" if _alive(status.get("pid", -1), status.get("process_started")) else "crashed"
-    fresh = time.time() - float(status.get("heartbeat", 0)) < STALE_SECONDS
-    return "running" if fresh else "crashed"
+    return "incomplete" if status is None else state_of(status)
+
+
+def state_of(status: Status) -> State:
+    """The true state behind what a status says."""
+    if status.state != "running":
+        return status.state
+    here = status.host == socket.gethostname() and status.pid is not None
+    if here and (status.process_started or not _STARTS_KNOWN):
+        return "running" if _alive(status.pid, status.process_started) else "crashed"
+    # A clock that is ahead must not make a run last for ever.
+    fresh = abs(time.time() - status.heartbeat) < STALE_SECONDS
+    return "running" if fresh and (not here or _alive(status.pid, None)) else "crashed"
 
 
 class Heartbeat:
@@ -50,7 +62,7 @@ class Heartbeat:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="nablab-heartbeat", daemon=True)
         self._state: State = "failed"
-        self._started = time.time()
+        self._started, self._begin = time.time(), time.monotonic()
 
     def __enter__(self) -> Heartbeat:
         self._write("running")
@@ -90,19 +102,21 @@ class Heartbeat:
             "host": socket.gethostname(),
             "started": self._started,
             "heartbeat": time.time(),
-            "seconds": time.time() - self._started,
+            "seconds": time.monotonic() - self._begin,
             **self._facts,
         }
         self._folder.write_json("status.json", content, durable=durable)
 
 
-def _alive(pid: int, started: str | None) -> bool:
+def _alive(pid: int | None, started: str | None) -> bool:
+    if pid is None:
+        return False
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return False
-    except (PermissionError, OverflowError):
-        return pid > 0
+    except PermissionError:
+        pass  # it lives, as another user's
     return started is None or _process_started(pid) == started
 
 
@@ -114,3 +128,6 @@ def _process_started(pid: int) -> str | None:
         return None
     fields = text.rsplit(")", 1)[1].split()
     return None if fields[0] == "Z" else fields[19]
+
+
+_STARTS_KNOWN = _process_started(os.getpid()) is not None

@@ -4,9 +4,9 @@
 
     <root>/<experiment>/<run id>/
         config.json        what was asked for; its hash is the run id
-        environment.json   versions, device, threads, git state
         status.json        state, process, heartbeat
         trials/<key>/      trial.json (written last: its presence says "done") and arrays.npz
+        provenance/        per condition: where and how long its trials were trained, and their notes
         checkpoints/       one file per condition in training; gone when its trials are done
         progress/          one small file per condition in training, for whoever watches
         locks/             who works on which condition
@@ -16,28 +16,26 @@
 
 from __future__ import annotations
 
+import functools
 import glob
-import io
-import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from nablab.atomic import remove_leftovers, write_bytes
+from nablab import user_code
+from nablab.atomic import remove_leftovers
 from nablab.errors import StoreError, UsageError
-from nablab.experiment import Condition, Curve, Experiment, Record, Records
-from nablab.lab import files
-
-if TYPE_CHECKING:
-    import numpy.typing as npt
+from nablab.experiment import Condition, Experiment, Level, Record, Records
+from nablab.lab import contents, files, reading, trials
+from nablab.lab.trials import CorruptTrial
 
 FORMAT = 1
-
-
-class CorruptTrial(Exception):
-    """A trial's files do not agree with their checksums, or cannot be read."""
+LONGEST_NAME = 200  # characters of a name that a message repeats
+ID_DIGITS = 10
+NO_IDENTITY = ("format", "run_id", "preset")  # fields of config.json that its hash leaves out
+SYSTEM = ("lost+found",)  # what file systems keep at their root, which only root may read
 
 
 def _own_data(experiment: Experiment) -> dict[str, str]:
@@ -46,6 +44,12 @@ def _own_data(experiment: Experiment) -> dict[str, str]:
 
     hashes = {name: source_hash(name) for name in map(data_set_of, experiment.data_sets())}
     return {name: value for name, value in hashes.items() if value}
+
+
+def _own_code(experiment: Experiment) -> dict[str, str]:
+    """The hash of the user's code that defines the experiment; nablab's own have a ``version``."""
+    code = user_code.code_of_class(type(experiment))
+    return {"the experiment's code": code.sha256} if code else {}
 
 
 @dataclass(frozen=True)
@@ -77,13 +81,13 @@ class Identity:
             experiment.configuration(),
             device,
             replicas,
-            {**experiment.sources(), **_own_data(experiment)},
+            {**experiment.sources(), **_own_data(experiment), **_own_code(experiment)},
         )
 
     @property
     def run_id(self) -> str:
-        """Ten hexadecimal digits of the hash of everything here."""
-        return files.sha256(files.canonical_json(self.to_dict()))[:10]
+        """The first hexadecimal digits of the hash of everything here."""
+        return files.seal(self.to_dict())[:ID_DIGITS]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
@@ -107,19 +111,33 @@ class Store:
         """Open the folder of this identity, making it if absent.
 
         Raises:
-            StoreError: The folder cannot be written, or a newer nablab wrote it.
+            StoreError: The folder cannot be written, is damaged or another run's, or a newer nablab wrote it.
         """
         folder = RunFolder(self.root / identity.experiment / identity.run_id)
-        if (folder.path / "config.json").exists():
-            folder.config()  # refuses a newer format
+        path = folder.path / "config.json"
+        if os.path.lexists(path):
+            config = folder.config()  # refuses a newer format
+            if config.run_id != identity.run_id:
+                reason = f"it is of the run {config.run_id}, not of {identity.run_id}"
+                raise reading.damaged(path, reason, contents.Config)
             return folder
         content = {"format": FORMAT, "run_id": identity.run_id, "preset": preset, **identity.to_dict()}
-        files.write_json(folder.path / "config.json", content)
+        folder.write_json("config.json", content)
         return folder
 
     def runs(self) -> list[RunFolder]:
-        """All runs here, the latest used first."""
-        found = [RunFolder(path.parent) for path in self.root.glob("*/*/config.json")]
+        """All runs here, the latest used first.
+
+        Raises:
+            StoreError: The store or a folder in it cannot be read.
+        """
+        found = [
+            RunFolder(Path(run))
+            for experiment in _folders(self.root)
+            for run in _folders(experiment)
+            if os.path.lexists(os.path.join(run, "config.json"))  # noqa: PTH118 - thousands of runs
+            or os.path.lexists(os.path.join(run, "trials"))  # noqa: PTH118
+        ]
         return sorted(found, key=lambda run: run.changed, reverse=True)
 
     def find(self, reference: str) -> RunFolder:
@@ -127,8 +145,9 @@ class Store:
 
         Raises:
             UsageError: Nothing or more than one run fits.
+            StoreError: The store cannot be read.
         """
-        if (Path(reference) / "config.json").is_file():
+        if os.path.isfile(os.path.join(reference, "config.json")):  # noqa: PTH113, PTH118 - raises for no text
             return RunFolder(Path(reference))
         runs = self.runs()
         by_experiment = [run for run in runs if run.path.parent.name == reference]
@@ -147,7 +166,30 @@ class Store:
             if runs
             else "There are no runs here yet: 'nablab run deep-vs-shallow' makes one."
         )
-        raise UsageError(f"There is no run '{reference}' in {self.root}. {remedy}")
+        shown = reference if len(reference) <= LONGEST_NAME else f"{reference[:LONGEST_NAME]}…"
+        raise UsageError(f"There is no run '{shown}' in {self.root}. {remedy}")
+
+
+def _folders(parent: Path | str) -> list[str]:
+    """The folders in a folder, by name; none if it does not exist.
+
+    Raises:
+        StoreError: It cannot be read.
+    """
+    try:
+        with os.scandir(parent) as entries:
+            return sorted(entry.path for entry in entries if entry.is_dir() and entry.name not in SYSTEM)
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise StoreError(
+            f"The store cannot be read: {error.strerror} ({parent}). "
+            "Choose a folder that you may read with --store FOLDER or NABLAB_STORE."
+        ) from error
+
+
+def _read_provenance(path: Path) -> contents.Provenance | None:
+    return reading.read(path, contents.Provenance)
 
 
 class RunFolder:
@@ -158,33 +200,95 @@ class RunFolder:
 
     # What was asked for
 
-    def config(self) -> dict[str, Any]:
+    def config(self) -> contents.Config:
         """The content of ``config.json``.
 
         Raises:
-            StoreError: It cannot be read, or a newer nablab wrote it.
+            StoreError: It is missing, damaged, or of another id than it says; or a newer nablab wrote it.
         """
-        config = self.read_json("config.json")
-        if config is None:
-            raise StoreError(f"{self.path / 'config.json'} is missing or damaged: this folder is no run.")
-        if config.get("format", 0) > FORMAT:
-            raise StoreError(
-                f"The run in {self.path} was written by a newer nablab (store format {config['format']}; "
-                f"this one knows up to {FORMAT}). Upgrade nablab, or choose another folder with --store."
-            )
+        path = self.path / "config.json"
+        try:
+            value = reading.read_object(path)
+            if value is None:
+                raise StoreError(
+                    f"{path} is missing: this folder is no run, or it was lost. "
+                    "The run's command writes it anew and keeps every trial."
+                )
+            written = value.get("format")
+            if isinstance(written, int) and written > FORMAT:
+                raise StoreError(
+                    f"The run in {self.path} was written by a newer nablab (store format {written}; "
+                    f"this one knows up to {FORMAT}). Upgrade nablab, or choose another folder with --store."
+                )
+            body = reading.unsealed(value)
+            config: contents.Config = reading.fit(body, contents.Config)
+            # Whatever an identity holds is under the hash, also what this version does not know.
+            identity = {name: part for name, part in body.items() if name not in NO_IDENTITY}
+            if files.seal(identity)[:ID_DIGITS] != config.run_id:
+                raise reading.Misfit(f"its settings are not those of the run {config.run_id}")
+        except reading.Misfit as error:
+            raise reading.damaged(path, error, contents.Config) from error
         return config
 
-    def read_json(self, name: str) -> dict[str, Any] | None:
-        """A JSON file of the run, or None if it is absent or damaged."""
-        try:
-            value = json.loads((self.path / name).read_bytes())
-        except (OSError, ValueError):
-            return None
-        return value if isinstance(value, dict) else None
+    @functools.cached_property
+    def run_id(self) -> str:
+        """The id that ``config.json`` says, read once."""
+        return self.config().run_id
 
-    def write_json(self, name: str, value: Any, *, durable: bool = True) -> None:
-        """Write a JSON file of the run atomically."""
-        files.write_json(self.path / name, value, durable=durable)
+    def status(self) -> contents.Status | None:
+        """The content of ``status.json``, or None if there is none.
+
+        Raises:
+            Damaged: It cannot be read or does not fit.
+        """
+        return reading.read(self.path / "status.json", contents.Status)
+
+    def environment(self) -> Mapping[str, Level]:
+        """The facts in ``environment.json``, which earlier versions wrote; none if there is none.
+
+        Raises:
+            Damaged: It cannot be read or does not fit.
+        """
+        path = self.path / "environment.json"
+        try:
+            body = reading.unsealed(reading.read_object(path) or {})
+            found: contents.Environment = reading.fit({"facts": body}, contents.Environment)
+        except reading.Misfit as error:
+            raise reading.damaged(path, error, contents.Environment) from error
+        return found.facts
+
+    def verdicts(self) -> contents.Verdicts | None:
+        """What ``verdicts.json`` says of each claim, or None if there is none.
+
+        Raises:
+            Damaged: It cannot be read or does not fit.
+        """
+        return reading.read(self.path / "verdicts.json", contents.Verdicts)
+
+    def damage(self) -> list[str]:
+        """A sentence for every damaged file beside the trials and ``config.json``, which a report needs."""
+        found = []
+        made = sorted((self.path / "provenance").glob("*.json"))
+        looks: list[Callable[[], object]] = [self.status, self.environment]
+        looks += [functools.partial(_read_provenance, path) for path in made]
+        for look in looks:
+            try:
+                look()
+            except reading.Damaged as error:
+                found.append(str(error))
+        return found
+
+    def read_json(self, name: str) -> dict[str, Any] | None:
+        """The fields of a JSON file of the run, or None if it is absent or damaged."""
+        try:
+            value = reading.read_object(self.path / name)
+            return None if value is None else reading.unsealed(value)
+        except reading.Misfit:
+            return None
+
+    def write_json(self, name: str, value: Mapping[str, Any], *, durable: bool = True) -> None:
+        """Write a JSON file of the run atomically, with its checksum."""
+        files.write_json(self.path / name, files.sealed(value), durable=durable)
 
     @property
     def changed(self) -> float:
@@ -198,9 +302,8 @@ class RunFolder:
 
     @staticmethod
     def condition_key(condition: Condition) -> str:
-        """A name for files: readable first, unique by the hash at its end."""
-        digest = files.sha256(files.canonical_json(dict(condition)))[:8]
-        return f"{condition.slug}-{digest}"
+        """See `nablab.lab.trials.condition_key`."""
+        return trials.condition_key(condition)
 
     def trial_path(self, condition: Condition, seed: int) -> Path:
         """The folder of one trial."""
@@ -208,59 +311,72 @@ class RunFolder:
 
     def write_trial(self, record: Record) -> None:
         """Keep a finished trial: its arrays first, then ``trial.json``, which makes it count."""
-        arrays = {f"array.{name}": values for name, values in record.arrays.items()}
-        for name, curve in record.curves.items():
-            arrays[f"curve.{name}.steps"] = curve.steps
-            arrays[f"curve.{name}.values"] = curve.values
-        content = files.npz_bytes(arrays)
-        body = {
-            "format": FORMAT,
-            "condition": dict(record.condition),
-            "seed": record.seed,
-            "scalars": {name: float(value) for name, value in record.scalars.items()},
-            "notes": dict(record.notes),
-            "arrays_sha256": files.sha256(content),
-        }
-        body["sha256"] = files.sha256(files.canonical_json(body))
-        folder = self.trial_path(record.condition, record.seed)
-        write_bytes(folder / "arrays.npz", content)
-        files.write_json(folder / "trial.json", body)
+        trials.write(self.trial_path(record.condition, record.seed), record, run_id=self.run_id)
 
     def read_trial(self, condition: Condition, seed: int) -> Record | None:
         """One trial, or None if it was not finished.
 
         Raises:
-            CorruptTrial: Its files are damaged.
+            CorruptTrial: Its files are damaged or another trial's.
+            StoreError: A newer nablab wrote it.
         """
-        folder = self.trial_path(condition, seed)
-        if not (folder / "trial.json").exists():
-            return None
-        return read_trial_folder(folder)
+        record = trials.read(self.trial_path(condition, seed), self.run_id)
+        return record and replace(record, condition=condition)
 
     def trials(self) -> Iterator[Record | CorruptTrial]:
-        """All finished trials in the folder, damaged ones as the error that says what is wrong."""
-        for path in sorted((self.path / "trials").glob("*/trial.json")):
+        """All finished trials in the folder, damaged ones as the error that says what is wrong.
+
+        Raises:
+            StoreError: The folder cannot be read, or a newer nablab wrote a trial.
+        """
+        for folder in _folders(self.path / "trials"):
             try:
-                yield read_trial_folder(path.parent)
+                record = trials.read(Path(folder), self.run_id)
             except CorruptTrial as damage:
                 yield damage
+            else:
+                if record is not None:
+                    yield record
+
+    def count_trials(self) -> tuple[int, list[CorruptTrial]]:
+        """How many trials are finished and seem whole, and what is damaged; reads no arrays.
+
+        Raises:
+            StoreError: The folder or ``config.json`` cannot be read, or a newer nablab wrote a trial.
+        """
+        whole, damage = 0, []
+        for folder in _folders(self.path / "trials"):
+            try:
+                whole += trials.check(Path(folder), self.run_id)
+            except CorruptTrial as error:
+                damage.append(error)
+        return whole, damage
 
     def records(self, conditions: Sequence[Condition], seeds: int | None = None) -> Records:
-        """The finished, undamaged trials of these conditions, in their order, then by seed.
+        """The finished, undamaged trials of these conditions; see `survey`."""
+        return self.survey(conditions, seeds)[0]
+
+    def survey(
+        self, conditions: Sequence[Condition], seeds: int | None = None
+    ) -> tuple[Records, list[CorruptTrial]]:
+        """The finished trials of these conditions, in their order, then by seed, and what is damaged.
 
         Args:
             conditions: What the experiment lists.
             seeds: Only seeds below this number; None for all.
         """
-        order = {condition: place for place, condition in enumerate(conditions)}
-        found = [
-            trial
-            for trial in self.trials()
-            if isinstance(trial, Record)
-            and trial.condition in order
-            and (seeds is None or trial.seed < seeds)
-        ]
-        return Records(sorted(found, key=lambda record: (order[record.condition], record.seed)))
+        order = {self.condition_key(condition): place for place, condition in enumerate(conditions)}
+        found: list[tuple[int, int, Record]] = []
+        damage = []
+        for trial in self.trials():
+            if isinstance(trial, CorruptTrial):
+                damage.append(trial)
+                continue
+            place = order.get(self.condition_key(trial.condition))
+            if place is not None and (seeds is None or trial.seed < seeds):
+                # Its levels as the experiment has them: JSON lacks infinity.
+                found.append((place, trial.seed, replace(trial, condition=conditions[place])))
+        return Records(record for _, _, record in sorted(found, key=lambda one: one[:2])), damage
 
     # Work in progress
 
@@ -292,80 +408,6 @@ class RunFolder:
     def failure_path(self, condition: Condition) -> Path:
         """The failure file of a condition."""
         return self.path / "failures" / f"{self.condition_key(condition)}.json"
-
-
-class StoredArrays(Mapping[str, Any]):
-    """The arrays or curves of a trial, read from its npz file when first asked for."""
-
-    def __init__(self, path: Path, digest: str, prefix: str, build: Any) -> None:
-        self._path, self._digest, self._prefix, self._build = path, digest, prefix, build
-        self._loaded: dict[str, Any] | None = None
-
-    def _arrays(self) -> dict[str, Any]:
-        if self._loaded is None:
-            raw = load_arrays(self._path, self._digest)
-            mine = {k.removeprefix(self._prefix): v for k, v in raw.items() if k.startswith(self._prefix)}
-            self._loaded = self._build(mine)
-        return self._loaded
-
-    def __getitem__(self, name: str) -> Any:
-        return self._arrays()[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._arrays())
-
-    def __len__(self) -> int:
-        return len(self._arrays())
-
-
-def load_arrays(path: Path, digest: str) -> dict[str, npt.NDArray[Any]]:
-    """Read an npz file, without pickle, after checking its hash.
-
-    Raises:
-        CorruptTrial: The file is absent, or is not what was written.
-    """
-    import numpy as np
-
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise CorruptTrial(f"{path} cannot be read: {error.strerror}") from error
-    if files.sha256(content) != digest:
-        raise CorruptTrial(f"{path} is damaged: its checksum is wrong")
-    with np.load(io.BytesIO(content), allow_pickle=False) as archive:
-        return dict(archive)
-
-
-def read_trial_folder(folder: Path) -> Record:
-    """Read a trial's folder and check both of its files.
-
-    Raises:
-        CorruptTrial: A file is damaged or absent.
-    """
-    path = folder / "trial.json"
-    try:
-        body = json.loads(path.read_bytes())
-        claimed = body.pop("sha256")
-        whole = claimed == files.sha256(files.canonical_json(body))
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise CorruptTrial(f"{path} is damaged: it is no readable trial") from error
-    if not whole:
-        raise CorruptTrial(f"{path} is damaged: its checksum is wrong")
-    arrays_path, digest = folder / "arrays.npz", body["arrays_sha256"]
-    load_arrays(arrays_path, digest)
-    return Record(
-        condition=Condition(**body["condition"]),
-        seed=body["seed"],
-        scalars={name: float(value) for name, value in body["scalars"].items()},
-        notes=body["notes"],
-        curves=StoredArrays(arrays_path, digest, "curve.", _curves),
-        arrays=StoredArrays(arrays_path, digest, "array.", dict),
-    )
-
-
-def _curves(arrays: Mapping[str, Any]) -> dict[str, Curve]:
-    names = [name.removesuffix(".steps") for name in arrays if name.endswith(".steps")]
-    return {name: Curve(arrays[f"{name}.steps"], arrays[f"{name}.values"]) for name in names}
 
 
 def default_root() -> Path:

@@ -8,11 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from nablab.errors import Interrupted, NablabError, StoreError
+from nablab import user_code
+from nablab.errors import Interrupted, NablabError, StoreError, UsageError
 from nablab.experiment import Condition, Experiment
+from nablab.lab import contents, reading
 from nablab.lab.session import Session
 from nablab.lab.stop import StopToken
-from nablab.lab.store import CorruptTrial, RunFolder
+from nablab.lab.store import Identity, RunFolder
+from nablab.lab.trials import CorruptTrial
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,7 @@ class Outcome:
         seconds: Wall time.
         message: What went wrong, for people.
         notes: What was chosen automatically.
+        damage: What of the store was damaged and is done again; a part of the notes.
     """
 
     state: Literal["done", "failed", "busy", "interrupted", "halted"]
@@ -56,6 +60,7 @@ class Outcome:
     seconds: float = 0.0
     message: str = ""
     notes: tuple[str, ...] = field(default=())
+    damage: tuple[str, ...] = field(default=())
 
 
 def pending_seeds(folder: RunFolder, condition: Condition, seeds: int) -> tuple[list[int], list[str]]:
@@ -65,7 +70,7 @@ def pending_seeds(folder: RunFolder, condition: Condition, seeds: int) -> tuple[
         try:
             record = folder.read_trial(condition, seed)
         except CorruptTrial as damage:
-            damaged.append(f"{damage}. The trial ({condition}, seed {seed}) is run again.")
+            damaged.append(f"{damage} The trial ({condition}, seed {seed}) is run again.")
             record = None
         if record is None:
             pending.append(seed)
@@ -101,14 +106,17 @@ def do(work: Work) -> Outcome:
 def _do_locked(work: Work, folder: RunFolder, begin: float) -> Outcome:
     trained: list[int] = []
     notes: list[str] = []
+    damage: list[str] = []
     folder.remove_leftovers(work.condition)
     while True:
         pending, damaged = pending_seeds(folder, work.condition, work.seeds)
-        notes += damaged
+        begun = _seeds_begun(folder, work.condition, pending, damaged)
+        seeds = begun or pending
+        damage += damaged
         if not pending:
             _forget_progress(folder, work.condition)
-            return Outcome("done", tuple(trained), time.perf_counter() - begin, notes=tuple(notes))
-        seeds = _seeds_begun(folder, work.condition, pending) or pending
+            seconds = time.perf_counter() - begin
+            return Outcome("done", tuple(trained), seconds, notes=tuple(notes), damage=tuple(damage))
         session = Session(
             work.experiment,
             work.condition,
@@ -117,11 +125,19 @@ def _do_locked(work: Work, folder: RunFolder, begin: float) -> Outcome:
             stop=work.stop,
             device=work.device,
             replicas=work.replicas,
+            notes=damaged,
+            goes_on=bool(begun),
         )
         folder.write_json(_marker(folder, work.condition), {"seeds": seeds})
         try:
-            work.experiment.run(work.condition, seeds, session)
-            records = session.records()
+            _check_unchanged(work)
+            own = user_code.code_of_class(type(work.experiment))
+            with session.journal():
+                with user_code.watching() as unseen:
+                    work.experiment.run(work.condition, seeds, session)
+                if note := user_code.unseen_note({**dict.fromkeys(own.unseen if own else ()), **unseen}):
+                    session.note(note)
+                records = session.records()
         except (Interrupted, StoreError):
             raise
         except Exception as error:  # an experiment may raise anything; the other conditions go on
@@ -132,6 +148,19 @@ def _do_locked(work: Work, folder: RunFolder, begin: float) -> Outcome:
         folder.failure_path(work.condition).unlink(missing_ok=True)
         trained += seeds
         notes += session.notes
+
+
+def _check_unchanged(work: Work) -> None:
+    """Refuse to train on files that are no longer those of the run's id.
+
+    A run may take hours, and whoever waits for it edits the model or adds images meanwhile.
+    """
+    identity = Identity.of(work.experiment, device=work.device, replicas=work.replicas)
+    if identity.run_id != work.folder.name:
+        raise UsageError(
+            "your code or data were changed after the run began, so this condition was not trained. Give the "
+            f"command again: it makes a new run for the files as they are now ({identity.run_id})."
+        )
 
 
 def _marker(folder: RunFolder, condition: Condition) -> str:
@@ -145,13 +174,22 @@ def _forget_progress(folder: RunFolder, condition: Condition) -> None:
     folder.progress_path(condition).unlink(missing_ok=True)
 
 
-def _seeds_begun(folder: RunFolder, condition: Condition, pending: list[int]) -> list[int]:
+def _seeds_begun(
+    folder: RunFolder, condition: Condition, pending: list[int], damaged: list[str]
+) -> list[int]:
     """The seeds of a batch that was interrupted, if any of them is still pending.
+
+    What says so may be damaged: that is added to ``damaged``, and no seed is taken from it.
 
     The whole batch is run again with its checkpoint, even if some of its trials were already
     written: rounding may depend on who shares a batch, and a resumed run must give the same bytes.
     """
-    begun = (folder.read_json(_marker(folder, condition)) or {}).get("seeds", [])
+    try:
+        marker = reading.read(folder.path / _marker(folder, condition), contents.Marker)
+    except reading.Damaged as error:
+        damaged.append(str(error))
+        return []
+    begun = marker.seeds if marker else ()
     return list(begun) if set(begun) & set(pending) else []
 
 

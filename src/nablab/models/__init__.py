@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from nablab.models.factory import load_factory as load_factory
     from nablab.models.factory import load_function as load_function
     from nablab.models.factory import source_hash as source_hash
+    from nablab.models.factory import unseen as unseen
     from nablab.models.images import image_network as image_network
     from nablab.models.images import image_networks as image_networks
     from nablab.models.images import parameter_count_of as parameter_count_of
@@ -30,7 +31,7 @@ __getattr__, __dir__ = lazy_names(
     __name__,
     {
         "dense_network": "Activation dense parameter_count parse_widths sawtooth_network",
-        "factory": "check_output load_factory load_function source_hash",
+        "factory": "check_output load_factory load_function source_hash unseen",
         "images": "image_network image_networks parameter_count_of",
         "random_features": "RandomFeatures minimum_norm",
         "shaped": "check_model check_network network network_builder",
@@ -56,4 +57,5 @@ __all__ = [
     "parse_widths",
     "sawtooth_network",
     "source_hash",
+    "unseen",
 ]

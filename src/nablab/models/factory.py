@@ -11,12 +11,12 @@ import importlib
 import importlib.util
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from nablab import user_code
 from nablab.errors import UsageError, unknown
 
 if TYPE_CHECKING:
@@ -41,9 +41,11 @@ def load_factory(spec: str) -> Callable[[], nn.Module]:
         UsageError: No colon, no such file or module, an error inside it, no such name, or not callable.
     """
     factory = load_function(spec)
+    folder = _folder(_split(spec)[0])
 
     def build() -> nn.Module:
-        return _checked(factory, spec)
+        with user_code.importing(folder):  # an import may stand inside the factory
+            return _checked(factory, spec)
 
     return build
 
@@ -103,23 +105,52 @@ def check_output(module: nn.Module, x: Tensor, expected_shape: Sequence[int]) ->
 
 
 def source_hash(spec: str) -> str:
-    """The SHA-256 of the file that holds the factory; empty where there is no such file (a built-in module).
+    """The SHA-256 of the code that the factory is made of; empty where there is no file (a built-in module).
+
+    It covers the factory's file, what that imports from beside it, and the data files that these name; of
+    an installed package the one file. See `nablab.user_code`.
 
     Raises:
         UsageError: As `load_factory` for a spec without a colon or a missing file or module.
     """
+    code = _code(spec)
+    return "" if code is None else code.sha256
+
+
+def unseen(spec: str) -> tuple[str, ...]:
+    """What decides the factory's networks but is not covered by `source_hash`, with file and line.
+
+    Raises:
+        UsageError: As `source_hash`.
+    """
+    code = _code(spec)
+    return () if code is None else code.unseen
+
+
+def _code(spec: str) -> user_code.Code | None:
     source, _ = _split(spec)
     if source.endswith(".py"):
         path = _existing(Path(source), spec)
-    else:
-        with _importing_from(Path.cwd()):
-            found = importlib.util.find_spec(source)
-        if found is None:
-            raise UsageError(f"There is no module '{source}' (from '{spec}').")
-        if not found.has_location or found.origin is None:
-            return ""
-        path = Path(found.origin)
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+        return user_code.code_of(path, folder=path.resolve().parent)
+    try:
+        return _code_of_module(source)
+    except ModuleNotFoundError as error:
+        raise UsageError(f"There is no module '{source}' (from '{spec}').") from error
+
+
+def _code_of_module(name: str) -> user_code.Code | None:
+    """The code of a module; None if it is built in.
+
+    Raises:
+        ModuleNotFoundError: There is no such module.
+    """
+    found = user_code.find_module(name, Path.cwd())
+    return user_code.code_of(found, folder=Path.cwd(), module=name) if found else None
+
+
+def _folder(source: str) -> Path:
+    """Where the imports of a factory's file or module are looked up first."""
+    return Path(source).expanduser().resolve().parent if source.endswith(".py") else Path.cwd()
 
 
 def _split(spec: str) -> tuple[str, str]:
@@ -143,20 +174,26 @@ def _load_file(path: Path, spec: str) -> ModuleType:
     if found is None or found.loader is None:
         raise UsageError(f"'{path}' is not a Python file. {FORM}")
     module = importlib.util.module_from_spec(found)
+    code = user_code.code_of(path, folder=path.parent)
+    user_code.forget_stale(code)
     sys.modules[name] = module  # dataclasses and pickle look their module up here
     try:
-        with _importing_from(path.parent):
+        with user_code.importing(path.parent):
             found.loader.exec_module(module)
     except Exception as error:
         del sys.modules[name]
         raise _failed("Loading", str(path), error) from error
+    user_code.remember(code)
     return module
 
 
 def _load_module(name: str, spec: str) -> ModuleType:
-    with _importing_from(Path.cwd()):
+    with user_code.importing(Path.cwd()):
         try:
-            return importlib.import_module(name)
+            code = _code_of_module(name)
+            if code:
+                user_code.forget_stale(code)
+            module = importlib.import_module(name)
         except ModuleNotFoundError as error:
             if error.name and (name == error.name or name.startswith(f"{error.name}.")):
                 raise UsageError(
@@ -166,17 +203,9 @@ def _load_module(name: str, spec: str) -> ModuleType:
             raise _failed("Importing", name, error) from error
         except Exception as error:
             raise _failed("Importing", name, error) from error
-
-
-@contextmanager
-def _importing_from(folder: Path) -> Iterator[None]:
-    """Put a folder first among those that Python searches, as ``python file.py`` does."""
-    sys.path.insert(0, str(folder))
-    importlib.invalidate_caches()
-    try:
-        yield
-    finally:
-        sys.path.remove(str(folder))
+    if code:
+        user_code.remember(code)
+    return module
 
 
 def _checked(factory: Callable[[], Any], spec: str) -> nn.Module:

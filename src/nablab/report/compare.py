@@ -34,7 +34,7 @@ class _Side:
     """What the page says of one run before the tables."""
 
     def __init__(self, name: str, view: RunView) -> None:
-        self.name, self.command = name, view.command
+        self.name, self.command, self.damage = name, view.command, view.damage
         self.summary, self.banner = sections.summary(view), sections.banner(view)
 
 

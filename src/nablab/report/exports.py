@@ -16,6 +16,8 @@ FONTS = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', 'Libera
 PNG_DPI = 200
 # A path of this many characters is a curve: a tenth of a point is fine enough there.
 LONG_PATH = 400
+# With what spreadsheets begin a formula; they leave out white space before it. The empty text is none.
+FORMULA = ("=", "+", "-", "@", "\t", "\n")
 
 
 def slug(name: str) -> str:
@@ -118,9 +120,27 @@ def csv_of_columns(table: Mapping[str, Sequence[Any]]) -> str:
 
 
 def csv_of_rows(header: Sequence[str], rows: Any) -> str:
-    """Rows as CSV; floats with all their digits."""
+    """Rows as CSV; floats with all their digits, text so that no spreadsheet takes it for a formula."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
+    writer.writerow([_cell(name) for name in header])
+    writer.writerows([_cell(value) for value in row] for row in rows)
     return buffer.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    """Text that would begin a formula (a level, a note, a name from elsewhere) behind an apostrophe.
+
+    >>> _cell("=1+1"), _cell("-0.5"), _cell(-0.5), _cell("sinc")
+    ("'=1+1", '-0.5', -0.5, 'sinc')
+    """
+    if not isinstance(value, str):
+        return value
+    value = value.replace("\r\n", "\n").replace("\r", "\n")  # the writer quotes no cell for a bare \\r
+    if value[:1] not in FORMULA:
+        return value
+    try:
+        float(value)
+    except ValueError:
+        return f"'{value}"
+    return value

@@ -6,6 +6,7 @@ import inspect
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -36,14 +37,15 @@ STATES = {
 
 
 def summary(view: RunView) -> str:
-    """One sentence: what was run, how much of it, how long it took and where."""
+    """One sentence: what was run, how much of it, how long the work took and where."""
     conditions = view.experiment.conditions()
     facts = view.environment
+    cores = facts.get("cores")
     where = [str(facts["processor"])] if facts.get("processor") else []
-    where += [_count(int(facts["cores"]), "core")] if facts.get("cores") else []
+    where += [_count(cores, "core") if isinstance(cores, int) else f"cores: {cores}"] if cores else []
     where += [f"device {facts['device']}"] if facts.get("device") else []
     done = _count(len(view.records), "trial")
-    done += f" in {duration(float(facts['seconds']))}" if facts.get("seconds") else ""
+    done += f" in {duration(float(facts['seconds']))} of work" if facts.get("seconds") else ""
     done += f" on {', '.join(where)}" if where else ""
     planned = f"{_count(len(conditions), 'condition')} ({_factors(conditions)})"
     each = f"{_count(view.seeds, 'seed')} each"
@@ -270,9 +272,17 @@ def setting_texts(experiment: Experiment) -> dict[str, str]:
 
 
 def environment(view: RunView) -> dict[str, str]:
-    """The facts of the machine and the versions as text; the duration in words."""
-    facts = {key: value for key, value in view.environment.items() if key != "seconds"}
+    """The facts of the machine and the versions as text; the time of work and its dates in words."""
+    facts = {key: value for key, value in view.environment.items() if key not in ("seconds", "started")}
     found = {key: text for key, text in tables.flat(facts).items() if text != tables.MISSING}
     if view.environment.get("seconds"):
-        found["duration"] = duration(float(view.environment["seconds"]))
+        found["time of work"] = f"{duration(float(view.environment['seconds']))}, all trials together"
+    if view.environment.get("started"):
+        first, last = (_date(seconds) for seconds in view.environment["started"])
+        found["begun"] = first if first == last else f"{first} to {last}"
     return found
+
+
+def _date(seconds: float) -> str:
+    """A day in UTC."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d")

@@ -23,10 +23,13 @@ class RunView:
         state: ``done``, ``interrupted``, ``crashed``, ``failed``, ``running`` or ``incomplete``.
         records: The finished trials.
         verdicts: The answers to the claims, in the order of the claims.
-        environment: Versions, processor, cores, threads, device, git state, and ``seconds``.
+        environment: Versions, processor, cores, threads, device, git state; where trials differ in one of
+            them, a text with all values. With ``seconds`` of work, added over the trials, and ``started``:
+            when the first and the last part of it began.
         notes: Automatic choices and caveats, one sentence or two each.
         command: The command that makes this run.
         seeds: Planned number of seeds per condition.
+        damage: What of the run is damaged and left out, a sentence or two each.
     """
 
     experiment: Experiment
@@ -39,3 +42,4 @@ class RunView:
     notes: Sequence[str]
     command: str
     seeds: int
+    damage: Sequence[str] = ()

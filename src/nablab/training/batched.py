@@ -126,7 +126,7 @@ class BatchedEngine:
         """Views of (..., P) weights by name."""
         parts = torch.split(weights, [shape.numel() for shape in self._shapes.values()], dim=-1)
         return {
-            name: part.reshape(*part.shape[:-1], *shape)
+            name: part.reshape((*part.shape[:-1], *shape))
             for (name, shape), part in zip(self._shapes.items(), parts, strict=True)
         }
 

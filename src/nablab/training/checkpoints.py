@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -45,7 +46,7 @@ def save(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], facts: Map
     Raises:
         StoreError: The folder is not writable or full; the old file is untouched.
     """
-    prepared = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    prepared = {name: _in_order(tensor) for name, tensor in tensors.items()}
     record = json.dumps({"format": FORMAT, "digest": digest(prepared), **facts})
     content = safetensors.torch.save(prepared, metadata={"nablab": record})
     atomic.write_bytes(Path(path), content)
@@ -81,9 +82,17 @@ def digest(tensors: Mapping[str, Tensor]) -> str:
     total = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         total.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
-        flat = tensor.detach().cpu().contiguous().reshape(-1)
-        total.update(flat.view(torch.uint8).numpy().data)
+        total.update(_in_order(tensor).reshape(-1).view(torch.uint8).numpy().data)
     return total.hexdigest()
+
+
+def _in_order(tensor: Tensor) -> Tensor:
+    """The values on the CPU, one after the other as in a fresh tensor; a view wherever they lie so."""
+    plain = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()
+    # An axis of size 1 may have any stride and the tensor still counts as contiguous: the weights of a single
+    # network, cut from a longer row. Such a tensor can neither be flattened to bytes nor compared by strides.
+    strides = [math.prod(plain.shape[axis + 1 :]) for axis in range(plain.ndim)]
+    return plain.as_strided(plain.shape, strides)
 
 
 def prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

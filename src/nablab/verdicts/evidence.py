@@ -2,6 +2,7 @@
 
 The unit is the seed. Where a level holds several trials of one seed (a claim over several targets, say),
 their mean (their median for ranks) stands for the seed: trials of one seed are no independent evidence.
+Nor are trials of one condition for a correlation: there whole seeds and whole conditions are the units.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ import numpy as np
 
 from nablab.errors import UsageError
 from nablab.experiment import Claim, Record, Records, Scale
-from nablab.verdicts.agreement import Groups, contrast_tau
+from nablab.naming import words
+from nablab.verdicts.agreement import Cells, Groups, contrast_correlation, contrast_trend
 from nablab.verdicts.contrasts import (
     contrast_bound,
     contrast_means,
@@ -24,8 +26,20 @@ from nablab.verdicts.contrasts import (
     contrast_signs,
     interval_of_ratio,
 )
-from nablab.verdicts.resampling import Array, Contrast, Design
-from nablab.verdicts.values import Group, array, constant, no_order, of_level, prepare, relative, summary
+from nablab.verdicts.resampling import Array, Contrast, Design, agreeing
+from nablab.verdicts.shares import contrast_share, interval_of_two, limits_of_mean
+from nablab.verdicts.spread import (
+    RANKS,
+    constant,
+    constant_ratio,
+    equal_by_nature,
+    no_replicates,
+    no_spread,
+    only_zero_or_one,
+    outliers,
+    same_for_all_seeds,
+)
+from nablab.verdicts.values import Group, array, no_order, of_level, prepare, relative, summary
 
 UNITS: Mapping[Scale, str] = {"linear": "", "log10": "log10 ratio", "ranks": "Cliff's delta"}
 
@@ -52,6 +66,8 @@ class Evidence:
         failure: Why there is no answer, or empty.
         exact: The values do not vary at all, and the answer needs no test.
         trials_per_seed: How many trials of a seed stand in a trend or correlation.
+        conditions: How many conditions a correlation runs over.
+        share: The outcomes are 0 or 1, so the effect is about the share of ones.
     """
 
     unit: str
@@ -71,6 +87,8 @@ class Evidence:
     failure: str = ""
     exact: bool = False
     trials_per_seed: float = 1
+    conditions: int = 1
+    share: bool = False
 
 
 def examine(claim: Claim, records: Records, design: Design) -> Evidence | None:
@@ -91,7 +109,8 @@ def _difference(claim: Claim, records: Records, design: Design) -> Evidence | No
         return None
     names = [str(claim.first), str(claim.second)]
     blank = _blank(claim, dict(zip(names, sides, strict=True)), UNITS[claim.scale])
-    (x, y), caveats, failure = prepare(dict(zip(names, sides, strict=True)), claim)
+    named = dict(zip(names, sides, strict=True))
+    (x, y), caveats, failure = prepare(named, claim)
     if claim.paired:
         shared = [seed for seed in x if seed in y]
         x, y = ({seed: group[seed] for seed in shared} for group in (x, y))
@@ -100,8 +119,20 @@ def _difference(claim: Claim, records: Records, design: Design) -> Evidence | No
     blank = replace(blank, seeds=min(len(x), len(y)), caveats=caveats)
     if blank.seeds < 2:
         return blank
+    share = claim.scale == "linear" and only_zero_or_one(sides, claim.metric)
+    failure = no_replicates(named, claim)
+    if claim.scale != "ranks":
+        compared = [{seed: x[seed] - y[seed] for seed in x}] if claim.paired else [x, y]
+        if not share:
+            failure = failure or no_spread(compared, [""], claim, _what(claim))
+            caveats = (*caveats, *outliers(compared, [""] if claim.paired else names, claim))
+        effect = float(array(x).mean() - array(y).mean())
+    blank = replace(blank, caveats=caveats, share=share)
+    if failure:
+        return replace(blank, failure=failure, effect=None if claim.scale == "ranks" else effect)
+    blank = replace(blank, caveats=(*caveats, *equal_by_nature(named, claim)))
     shift = claim.sign * claim.smallest_effect
-    return _decided(blank, claim, _compare(array(x), array(y), shift, claim, design))
+    return _decided(blank, claim, _compare(array(x), array(y), shift, claim, design, share))
 
 
 def _bound(claim: Claim, records: Records, design: Design) -> Evidence | None:
@@ -118,9 +149,27 @@ def _bound(claim: Claim, records: Records, design: Design) -> Evidence | None:
     if blank.seeds < 2:
         return blank
     x, shift = array(group), claim.sign * claim.smallest_effect
-    if claim.scale == "linear":
-        return _decided(blank, claim, contrast_bound(x, claim.bound, shift, design))
     bound = math.log10(claim.bound) if claim.scale == "log10" else claim.bound
+    share = claim.scale == "linear" and only_zero_or_one([side], claim.metric)
+    failure = no_replicates({"": side}, claim)
+    if claim.scale != "ranks" and not share:
+        failure = failure or no_spread([group], [""], claim)
+        caveats = (*caveats, *outliers([group], [""], claim))
+    if failure:
+        effect = None if claim.scale == "ranks" else float(x.mean()) - bound
+        return replace(blank, failure=failure, effect=effect)
+    alike = equal_by_nature({"": side}, claim)
+    blank = replace(blank, caveats=(*caveats, *alike), share=share)
+    if share:
+        if alike:
+            blank = replace(blank, caveats=(*blank.caveats, RANKS.strip()))
+        # The clearest outcomes, all ones or all zeros, have this chance at the bound.
+        chance = min(1.0, max(0.0, bound + shift if claim.sign > 0 else 1 - bound - shift))
+        blank = replace(blank, floor=lambda n: chance**n)
+        return _decided(blank, claim, contrast_share(x, bound, shift, design))
+    if claim.scale != "ranks":
+        logarithms = claim.scale == "log10"
+        return _decided(blank, claim, contrast_bound(x, bound, shift, design, logarithms=logarithms))
     return _decided(
         blank, claim, _compare(x, np.full(len(x), bound), shift, replace(claim, paired=True), design)
     )
@@ -150,14 +199,14 @@ def _trend(claim: Claim, records: Records, design: Design) -> Evidence | None:
         blank,
         seeds=min(map(len, ranked)),
         caveats=caveats,
-        failure=no_order(y, claim.metric),
+        failure=no_order(y, claim.metric) or no_replicates(sides, claim),
         trials_per_seed=len(levels),
     )
     if blank.failure or blank.seeds < 2:
         return blank
-    groups = _numbered(_column(rows, 1 if claim.paired else 0))
+    seeds = _numbered(_column(rows, 1))
     shift = claim.sign * claim.smallest_effect
-    return _decided(blank, claim, contrast_tau(x, y, shift, design, groups=groups, blocked=claim.paired))
+    return _decided(blank, claim, contrast_trend(x, y, seeds, shift, design, paired=claim.paired))
 
 
 def _correlation(claim: Claim, records: Records, design: Design) -> Evidence | None:
@@ -165,28 +214,81 @@ def _correlation(claim: Claim, records: Records, design: Design) -> Evidence | N
         return None
     both = [r for r in records if claim.metric in r.scalars and claim.other in r.scalars]
     both.sort(key=lambda r: (str(r.condition), r.seed))
-    pairs = [(r.seed, float(r.scalars[claim.metric]), float(r.scalars[claim.other])) for r in both]
-    usable = [pair for pair in pairs if not any(math.isnan(value) for value in pair[1:])]
-    seeds = len({pair[0] for pair in usable})
-    per_seed = max(1.0, len(usable) / max(1, seeds))
-    x, y = _column(usable, 1), _column(usable, 2)
-    lost = len(pairs) - len(usable)
-    failure = "" if pairs else f"No trial recorded both '{claim.metric}' and '{claim.other}'."
+    usable = [
+        r for r in both if not (math.isnan(r.scalars[claim.metric]) or math.isnan(r.scalars[claim.other]))
+    ]
+    x, y = (
+        np.array([r.scalars[name] for r in usable], dtype=np.float64) for name in (claim.metric, claim.other)
+    )
+    lost = len(both) - len(usable)
+    failure = "" if both else f"No trial recorded both '{claim.metric}' and '{claim.other}'."
     failure = failure or ("" if usable else "Every trial ended in NaN.")
     blank = replace(
-        _blank(
-            claim, {"all": both}, "Kendall's tau", floor=lambda n: math.exp(-math.lgamma(n * per_seed + 1))
-        ),
-        seeds=seeds,
-        trials_per_seed=per_seed,
-        caveats=(f"{lost} of {len(pairs)} trials hold NaN and are left out.",) if lost and usable else (),
+        _blank(claim, {"all": both}, "Kendall's tau"),
+        seeds=len({r.seed for r in usable}),
+        trials_per_seed=max(1.0, len(usable) / max(1, len({r.seed for r in usable}))),
+        caveats=(f"{lost} of {len(both)} trials hold NaN and are left out.",) if lost and usable else (),
         failure=failure or no_order(x, claim.metric) or no_order(y, claim.other),
     )
-    if blank.failure or len(x) < 3 or (claim.paired and seeds < 2):
+    if blank.failure:
         return blank
-    groups = _numbered(_column(usable, 0) if claim.paired else np.zeros(len(x)))
+    cells = _cells(usable)
+    floor = (lambda n: 1 / cells.ways(1)) if claim.paired else (lambda n: 1 / cells.ways(n))
+    blank = replace(
+        blank,
+        floor=floor,
+        conditions=cells.shape[0],
+        caveats=(*blank.caveats, *_seeds_without_say(usable, claim)),
+    )
+    if len(x) < 3 or (claim.paired and blank.seeds < 2):
+        return blank
     shift = claim.sign * claim.smallest_effect
-    return _decided(blank, claim, contrast_tau(x, y, shift, design, groups=groups, blocked=claim.paired))
+    return _decided(blank, claim, contrast_correlation(x, y, cells, shift, design, paired=claim.paired))
+
+
+def _cells(records: Sequence[Record]) -> Cells:
+    """Conditions by seeds; the levels of each factor where the conditions are all combinations of them."""
+    conditions = list(dict.fromkeys(r.condition for r in records))
+    factors = {
+        name: [c.get(name) for c in conditions] for name in dict.fromkeys(f for c in conditions for f in c)
+    }
+    kept: list[str] = []
+    # A factor that follows from another (the course that a network belongs to) has no levels of its own.
+    for name in sorted(factors, key=lambda name: -len(set(factors[name]))):
+        if not any(_follows(factors[name], factors[other]) for other in kept):
+            kept.append(name)
+    levels = [list(dict.fromkeys(factors[name])) for name in kept]
+    crossed = math.prod(map(len, levels)) == len(conditions)
+    sizes = tuple(map(len, levels)) if crossed and levels else (len(conditions),)
+    if crossed and levels:
+        places = {
+            condition: tuple(
+                found.index(condition.get(name)) for name, found in zip(kept, levels, strict=True)
+            )
+            for condition in conditions
+        }
+        conditions.sort(key=places.__getitem__)
+    rows = {condition: row for row, condition in enumerate(conditions)}
+    seeds = _numbered(np.array([r.seed for r in records], dtype=np.float64))
+    return Cells(np.array([rows[r.condition] for r in records]), seeds, sizes)
+
+
+def _follows(factor: Sequence[object], other: Sequence[object]) -> bool:
+    """Whether the level of ``other`` tells that of ``factor``."""
+    return len(set(zip(other, factor, strict=True))) == len(set(other))
+
+
+def _seeds_without_say(records: Sequence[Record], claim: Claim) -> tuple[str, ...]:
+    """A sentence where neither metric differs from seed to seed, so that the seeds are copies."""
+    by_condition: dict[object, list[Record]] = {}
+    for record in records:
+        by_condition.setdefault(record.condition, []).append(record)
+    alike = all(
+        same_for_all_seeds(side, metric)
+        for side in by_condition.values()
+        for metric in (claim.metric, claim.other)
+    )
+    return ("All seeds of a condition gave the same values, so they count as one.",) if alike else ()
 
 
 def _equality(claim: Claim, records: Records, design: Design) -> Evidence | None:
@@ -198,7 +300,7 @@ def _equality(claim: Claim, records: Records, design: Design) -> Evidence | None
     sides = {str(level): of_level(records, claim, level) for level in levels}
     blank = replace(_blank(claim, sides, "relative difference"), threshold=claim.margin)
     constants = [constant(side, claim.metric) for side in sides.values()]
-    if not any(math.isnan(value) for value in constants):
+    if claim.exact and not any(math.isnan(value) for value in constants):
         gap = max(relative(a, b) for a, b in combinations(constants, 2))
         equal = gap <= claim.margin * (1 + 1e-12)
         shown = gap if math.isfinite(gap) else None
@@ -210,9 +312,14 @@ def _equality(claim: Claim, records: Records, design: Design) -> Evidence | None
         failure = "A relative difference needs values that are all above or all below 0."
     if failure:
         return replace(blank, failure=failure)
+    if claim.exact:
+        caveats = (*caveats, "The claim calls the values exact, but they differ from seed to seed.")
     blank = replace(blank, seeds=min(map(len, groups)), caveats=caveats)
     if blank.seeds < 2:
         return blank
+    failure = no_replicates(sides, claim) or no_spread(groups, list(sides), claim)
+    if failure:
+        return replace(blank, failure=failure)
     return _all_pairs_equal(blank, claim, groups, design)
 
 
@@ -232,17 +339,26 @@ def _all_pairs_equal(blank: Evidence, claim: Claim, groups: Sequence[Group], des
             within.append(test.p_below)
             beyond.append(test.p_above)
         pairs.append(_gap_of_pair(x, y, claim, design))
+    if any(math.isnan(low) for _, low, _ in pairs):
+        return replace(blank, failure=constant_ratio(claim))
     effect, low, high = max(pairs)
     least = 1 / (1 + claim.margin) - 1
+    p_above, p_below = min(1.0, len(beyond) * min(beyond)), max(within)
+    error = (high - low) / 3.92
+    contrast = Contrast(
+        effect=effect, low=low, high=high, p_above=p_above, p_below=p_below, standard_error=error
+    )
+    contrast = agreeing(contrast, claim.margin, blank.floor(blank.seeds))
+    inside = all(lower > least and upper < claim.margin for _, lower, upper in pairs)
     return replace(
         blank,
         effect=effect,
-        interval=(low, high),
-        standard_error=(high - low) / 3.92,
-        supports=all(lower > least and upper < claim.margin for _, lower, upper in pairs),
-        refutes=low > claim.margin,
-        p_supported=max(within),
-        p_refuted=min(1.0, len(beyond) * min(beyond)),
+        interval=(contrast.low, contrast.high),
+        standard_error=error,
+        supports=inside and contrast.high < claim.margin,
+        refutes=contrast.low > claim.margin,
+        p_supported=p_below,
+        p_refuted=p_above,
     )
 
 
@@ -276,10 +392,21 @@ _EXAMINERS: Mapping[str, Callable[[Claim, Records, Design], Evidence | None]] = 
 # --- decisions --------------------------------------------------------------------------------
 
 
-def _compare(x: Array, y: Array, shift: float, claim: Claim, design: Design) -> Contrast:
-    """The contrast of two samples; with ranks a NaN stands at the end that hurts each conclusion most."""
+def _compare(x: Array, y: Array, shift: float, claim: Claim, design: Design, share: bool = False) -> Contrast:
+    """The contrast of two samples; with ranks a NaN stands at the end that hurts each conclusion most.
+
+    Outcomes that are 0 or 1 (``share``) have limits of their own.
+    """
     if claim.scale != "ranks":
-        return contrast_pairs(x - y, shift, design) if claim.paired else contrast_means(x, y, shift, design)
+        contrast = (
+            contrast_pairs(x - y, shift, design) if claim.paired else contrast_means(x, y, shift, design)
+        )
+        if not share:
+            return contrast
+        low, high = (
+            limits_of_mean(x - y, -1.0, 1.0, design) if claim.paired else interval_of_two(x, y, design)
+        )
+        return replace(contrast, low=low, high=high, standard_error=(high - low) / 3.92)
     worst, best = (_rank_contrast(x, y, end, shift, claim, design) for end in (-np.inf, np.inf))
     return Contrast(
         effect=(worst.effect + best.effect) / 2,
@@ -301,6 +428,7 @@ def _rank_contrast(x: Array, y: Array, end: float, shift: float, claim: Claim, d
 def _decided(blank: Evidence, claim: Claim, contrast: Contrast) -> Evidence:
     """Turn a contrast into evidence for the claimed side."""
     threshold = claim.sign * claim.smallest_effect
+    contrast = agreeing(contrast, threshold, blank.floor(blank.seeds))
     above, below = contrast.low > threshold, contrast.high < threshold
     p_above, p_below = contrast.p_above, contrast.p_below
     rising = claim.sign > 0
@@ -340,6 +468,10 @@ def _blank(
         groups=groups,
         measured=measured if math.isfinite(measured) else None,
     )
+
+
+def _what(claim: Claim) -> str:
+    return f"difference in {words(claim.metric)}" if claim.paired else ""
 
 
 def _floor_of_trend(levels: int, paired: bool) -> Callable[[int], float]:

@@ -10,12 +10,10 @@ from typing import Any, Literal
 from nablab.experiment import Claim, Level, Published, Records
 from nablab.verdicts.evidence import Evidence, examine
 from nablab.verdicts.planning import leans_against, seeds_needed
-from nablab.verdicts.resampling import Design, holm
-from nablab.verdicts.wording import effect_text, reason, sentence
+from nablab.verdicts.resampling import ALPHA, Design, holm
+from nablab.verdicts.wording import effect_text, method, reason, sentence
 
 Outcome = Literal["supported", "refuted", "inconclusive"]
-
-ALPHA = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +38,7 @@ class Verdict:
         measured_for_published: What was measured here of the same quantity.
         distance: Measured minus published.
         groups: By level: mean, median, number of values, number of NaN.
+        method: Which test, interval and correction were used; empty in files of older versions.
     """
 
     claim: str
@@ -59,6 +58,7 @@ class Verdict:
     measured_for_published: float | None = None
     distance: float | None = None
     groups: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    method: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; NaN and infinity as floats."""
@@ -147,7 +147,7 @@ def _verdict(case: _Case, p_for: float, p_against: float, family: int, design: D
     if outcome == "inconclusive":
         level = ALPHA / family
         needed, advice = seeds_needed(claim, evidence, level, design.confidence, design.resamples)
-    why = reason(claim, evidence, outcome, p_adjusted, family, design.confidence)
+    why = reason(claim, evidence, outcome, (p_value, p_adjusted), family, design.confidence)
     measured, distance = _published(claim, evidence)
     return Verdict(
         claim=sentence(claim, case.scope),
@@ -167,6 +167,7 @@ def _verdict(case: _Case, p_for: float, p_against: float, family: int, design: D
         measured_for_published=measured,
         distance=distance,
         groups=evidence.groups,
+        method=method(claim, evidence, family, design.confidence),
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import combinations, product
 
@@ -22,6 +22,9 @@ Array = npt.NDArray[np.float64]
 FEWEST_FOR_BOOTSTRAP = 5
 """Below it the interval is Student's: resampled means never leave [min, max], which covers the mean of
 a symmetric distribution with probability 1 - 2**(1 - n) only, 75 % for three values."""
+
+ALPHA = 0.05
+"""A claim is decided where the adjusted one-sided p-value lies below it."""
 
 ROUNDING = 1e-12
 """Statistics closer than this (relative) are tied, and a variance below this share of the whole is zero."""
@@ -48,7 +51,7 @@ class Contrast:
 
     Attributes:
         effect: The point estimate.
-        low: Lower limit of the interval; NaN where one value gives no interval.
+        low: Lower limit of the interval; NaN where the values do not vary.
         high: Upper limit.
         p_above: p-value of "the effect is at most the shift": small if the effect lies above it.
         p_below: p-value of "the effect is at least the shift": small if the effect lies below it.
@@ -61,6 +64,27 @@ class Contrast:
     p_above: float
     p_below: float
     standard_error: float
+
+
+def agreeing(contrast: Contrast, threshold: float, floor: float) -> Contrast:
+    """The contrast with an interval that holds its estimate and does not contradict its test.
+
+    A bootstrap interval of few values can miss its own estimate, and can leave out a threshold that the
+    test does not reject. It is stretched to either; an interval can only become more honest by that. Where
+    so few seeds cannot reach 0.05 whatever they give, the smallest p-value that they can reach counts.
+
+    Args:
+        contrast: Effect, interval and test.
+        threshold: What the effect is tested against.
+        floor: The smallest p-value that so many seeds can reach.
+    """
+    low, high = min(contrast.low, contrast.effect), max(contrast.high, contrast.effect)
+    level = max(ALPHA, floor * (1 + 1e-9))
+    if contrast.p_above > level:
+        low = min(low, threshold)
+    if contrast.p_below > level:
+        high = max(high, threshold)
+    return replace(contrast, low=low, high=high)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -78,36 +102,6 @@ def holm(p_values: Sequence[float]) -> list[float]:
         highest = max(highest, min(1.0, (len(order) - position) * p_values[index]))
         adjusted[index] = highest
     return adjusted
-
-
-def interval_of_mean(
-    values: Sequence[float] | npt.NDArray[np.floating],
-    *,
-    confidence: float = 0.95,
-    resamples: int = 9_999,
-    seed: int = 0,
-) -> tuple[float, float]:
-    """Confidence interval of a mean: BCa bootstrap, Student's t below five values.
-
-    Args:
-        values: One-dimensional; NaN is left out.
-        confidence: Two-sided, between 0 and 1.
-        resamples: Number of bootstrap resamples.
-        seed: Of the resampling; the same seed gives the same interval.
-
-    Returns:
-        The limits, in the units of ``values``. Equal limits for constant values; two NaN where there is
-        no interval: fewer than two values, or infinite ones.
-
-    >>> interval_of_mean([3.0, 3.0, 3.0])
-    (3.0, 3.0)
-    """
-    x = np.asarray(values, dtype=np.float64).ravel()
-    x = x[~np.isnan(x)]
-    if len(x) < 2 or not np.isfinite(x).all():
-        return math.nan, math.nan
-    design = Design(confidence=confidence, resamples=resamples, seed=seed)
-    return interval_of_means([x], np.ones(1), float(np.mean(x)), design)
 
 
 def interval_of_means(
@@ -135,10 +129,14 @@ def bootstrap(
         samples: The values, so scaled and signed that the statistic is about the sum of their means.
         estimate: The statistic of the data.
         design: Confidence, number of resamples and seed.
+
+    Returns:
+        The limits, which hold the estimate; two NaN for constant samples, which do not show how much
+        others would differ.
     """
     variances = [float(np.var(sample)) / len(sample) for sample in samples]
     if sum(variances) <= ROUNDING**2 * max(float(np.mean(sample**2)) for sample in samples):
-        return estimate, estimate
+        return math.nan, math.nan
     unbiased = [v * len(sample) / (len(sample) - 1) for v, sample in zip(variances, samples, strict=True)]
     freedom = sum(unbiased) ** 2 / sum(
         v**2 / (len(sample) - 1) for v, sample in zip(unbiased, samples, strict=True)
@@ -153,7 +151,8 @@ def bootstrap(
         for stream, sample in enumerate(samples)
     ]
     influences = [(sample - sample.mean()) / (len(sample) - 1) for sample in samples]
-    return bca(statistic(weights), estimate, influences, z)
+    low, high = bca(statistic(weights), estimate, influences, z)
+    return min(low, estimate), max(high, estimate)
 
 
 def bca(replicates: Array, estimate: float, influences: Sequence[Array], z: float) -> tuple[float, float]:

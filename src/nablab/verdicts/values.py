@@ -30,22 +30,12 @@ def array(group: Group) -> Array:
 
 def summary(side: Iterable[Record], metric: str) -> dict[str, float]:
     """Mean, median, number of values and number of NaN."""
-    values = _values(side, metric)
+    values = values_of(side, metric)
     usable = values[~np.isnan(values)]
     both = np.isposinf(usable).any() and np.isneginf(usable).any()
     with np.errstate(over="ignore"):
         mean = float(usable.mean()) if len(usable) and not both else math.nan
     return {"mean": mean, "median": _median(usable), "n": len(usable), "nan": len(values) - len(usable)}
-
-
-def constant(side: Iterable[Record], metric: str) -> float:
-    """The one finite value that all trials of at least two seeds share, else NaN."""
-    side = list(side)
-    values = _values(side, metric)
-    if len({record.seed for record in side if metric in record.scalars}) < 2:
-        return math.nan
-    same = bool(np.isfinite(values).all()) and bool((values == values[0]).all())
-    return float(values[0]) if same else math.nan
 
 
 def relative(a: float, b: float) -> float:
@@ -68,7 +58,7 @@ def prepare(sides: Mapping[str, Sequence[Record]], claim: Claim) -> tuple[list[G
         claim: Its metric and scale.
     """
     metric, scale = claim.metric, claim.scale
-    values = np.concatenate([_values(side, metric) for side in sides.values()])
+    values = np.concatenate([values_of(side, metric) for side in sides.values()])
     failure = _empty_side(sides, claim) or _unfit(values, metric, scale)
     if failure:
         return [{} for _ in sides], (), failure
@@ -96,18 +86,19 @@ def no_order(values: Array, metric: str) -> str:
     return f"Every trial has the same {words(metric)}, so there is no order to test." if same else ""
 
 
-def _values(side: Iterable[Record], metric: str) -> Array:
+def values_of(side: Iterable[Record], metric: str) -> Array:
+    """The metric of every trial that has it."""
     return np.array([record.scalars[metric] for record in side if metric in record.scalars], dtype=np.float64)
 
 
 def _empty_side(sides: Mapping[str, Sequence[Record]], claim: Claim) -> str:
     """Why a side without a single number cannot be judged."""
     for name, side in sides.items():
-        values = _values(side, claim.metric)
+        values = values_of(side, claim.metric)
         if not len(values):
-            return f"No trial{_whose(claim, name)} recorded '{claim.metric}'."
+            return f"No trial{whose(claim, name)} recorded '{claim.metric}'."
         if np.isnan(values).all():
-            return f"Every trial{_whose(claim, name)} ended in NaN."
+            return f"Every trial{whose(claim, name)} ended in NaN."
     return ""
 
 
@@ -157,12 +148,13 @@ def _median(values: Sequence[float] | Array) -> float:
 def _caveats_of_nan(sides: Mapping[str, Sequence[Record]], claim: Claim) -> tuple[str, ...]:
     counts = {name: summary(side, claim.metric) for name, side in sides.items()}
     return tuple(
-        f"{count['nan']:.0f} of {count['nan'] + count['n']:.0f} trials{_whose(claim, name)} ended in NaN and"
+        f"{count['nan']:.0f} of {count['nan'] + count['n']:.0f} trials{whose(claim, name)} ended in NaN and"
         f" {'is' if count['nan'] == 1 else 'are'} left out."
         for name, count in counts.items()
         if count["nan"]
     )
 
 
-def _whose(claim: Claim, name: str) -> str:
+def whose(claim: Claim, name: str) -> str:
+    """Which trials a sentence speaks of; empty for all."""
     return f" with {claim.by} = {name}" if name else ""

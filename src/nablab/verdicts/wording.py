@@ -10,7 +10,9 @@ from nablab.errors import UsageError
 from nablab.experiment import Claim, Level
 from nablab.naming import words
 from nablab.verdicts.evidence import Evidence
+from nablab.verdicts.resampling import ALPHA
 
+FEW = 30
 COMPARISONS = {-1: "lower", 1: "higher"}
 SIDES = {-1: "below", 1: "above"}
 
@@ -40,27 +42,29 @@ def sentence(claim: Claim, scope: Mapping[str, Level]) -> str:
 
 
 def effect_text(claim: Claim, evidence: Evidence) -> str:
-    """The effect with its interval, as a person would say it; empty if there is none."""
-    if evidence.effect is None or evidence.interval is None:
+    """The quantity, its effect and interval, as a person would say it; empty if there is none."""
+    if evidence.effect is None:
         return ""
-    effect, (low, high) = evidence.effect, evidence.interval
+    effect, limits = evidence.effect, evidence.interval or ()
     if claim.kind == "equality":
         text = f"largest relative difference {100 * effect:.3g} %"
-        return text if evidence.exact else f"{text} ({100 * low:.3g} to {100 * high:.3g} %)"
-    if claim.kind == "bound":
-        return _bound_text(claim, effect, low, high)
+        return text if evidence.exact else f"{text} ({' to '.join(f'{100 * v:.3g}' for v in limits)} %)"
     if evidence.unit == "Kendall's tau":
-        return f"Kendall's tau {number(effect)} ({number(low)} to {number(high)})"
+        other = claim.other or claim.by
+        interval = " to ".join(number(limit) for limit in limits)
+        return f"Kendall's tau of {words(claim.metric)} with {words(other)} {number(effect)} ({interval})"
     if claim.scale == "ranks":
-        return _rank_text(claim, effect, low, high)
-    return _difference_text(claim, effect, low, high)
+        return f"{words(claim.metric)} {_rank_text(claim, effect, *limits)}"
+    if claim.kind == "bound":
+        return _bound_text(claim, effect, *limits)
+    return f"{words(claim.metric)} {_difference_text(claim, effect, *limits)}"
 
 
 def reason(
     claim: Claim,
     evidence: Evidence,
     outcome: Literal["supported", "refuted", "inconclusive"],
-    p: float,
+    p_values: tuple[float, float],
     family: int,
     confidence: float,
 ) -> str:
@@ -70,7 +74,7 @@ def reason(
         claim: What is claimed.
         evidence: What was found.
         outcome: What it was judged to be.
-        p: Adjusted p-value of the side that the outcome is about.
+        p_values: Of the side that the outcome is about, before and after correction.
         family: Number of claims that the p-value was adjusted for.
         confidence: Of the interval.
     """
@@ -83,16 +87,41 @@ def reason(
         few = f"{evidence.seeds} seed{'' if evidence.seeds == 1 else 's'}"
         return f"{few} cannot show how much the result varies from seed to seed."
     interval = f"{100 * confidence:g} % interval"
+    raw, p = p_values
     p_text = f"p {_p_text(p)}{f' after correction for {family} claims' if family > 1 else ''}"
+    if family > 1 and p >= ALPHA > raw:
+        p_text += f" ({_p_text(raw).removeprefix('= ')} before)"
     if outcome != "inconclusive":
         return f"The whole {interval} lies {_side(claim, evidence, outcome == 'supported')}, {p_text}."
     if evidence.supports or evidence.refutes:
         place = _side(claim, evidence, evidence.supports)
         return f"The whole {interval} lies {place}, but {p_text} is not below 0.05."
-    if evidence.interval == (evidence.threshold, evidence.threshold):
-        return f"The values do not vary, and the effect is exactly {_line(claim, evidence, touching=True)}."
-    also = "" if p < 0.05 else f", and {p_text}"
+    also = "" if p < ALPHA else f", and {p_text}"
     return f"The {interval} includes {_line(claim, evidence)}{also}."
+
+
+def method(claim: Claim, evidence: Evidence, family: int, confidence: float) -> str:
+    """Which statistic, test, interval and correction made the verdict, and what they cannot see.
+
+    Args:
+        claim: What is claimed.
+        evidence: What was found.
+        family: Number of claims that p-values are adjusted for.
+        confidence: Of the interval.
+    """
+    if evidence.exact or evidence.failure or evidence.interval is None:
+        return ""
+    statistic, test, interval = _method(claim, evidence)
+    parts = [f"{statistic}; {test}, one-sided; {100 * confidence:g} % interval: {interval}."]
+    if family > 1:
+        parts.append(f"Holm's correction for {family} claims.")
+    if claim.scale != "ranks" and claim.kind in ("difference", "bound", "equality") and evidence.seeds < FEW:
+        missed = 100 * 0.9**evidence.seeds
+        parts.append(
+            f"{evidence.seeds} seeds miss what befalls one seed in ten {missed:.0f} % of the time, and "
+            "what they miss is not in this mean."
+        )
+    return " ".join(parts)
 
 
 def number(value: float) -> str:
@@ -107,6 +136,39 @@ def number(value: float) -> str:
         rounded = float(f"{value:.3g}")
         return f"{rounded:,.{max(0, 2 - math.floor(math.log10(abs(rounded))))}f}"
     return f"{value:.2e}"
+
+
+def _method(claim: Claim, evidence: Evidence) -> tuple[str, str, str]:
+    """Statistic, test and interval."""
+    tau = "Kendall's tau-b", "score interval with the spread of bootstrap and permutations"
+    if claim.kind == "trend":
+        unit = "values permuted within each seed" if claim.paired else "values permuted over trials"
+        return tau[0], unit, tau[1]
+    if claim.kind == "correlation":
+        unit = "whole levels" if claim.paired else "whole seeds and whole levels"
+        return tau[0], f"{unit} exchanged", tau[1]
+    if claim.kind == "equality":
+        return "Largest ratio of means less 1", "two one-sided permutation tests a pair", "bootstrap (BCa)"
+    mean = "geometric mean" if claim.scale == "log10" else "mean"
+    one_sample = claim.paired or claim.kind == "bound"
+    if claim.scale == "ranks":
+        if one_sample:
+            return "Share of seeds", "exact sign test", "Clopper and Pearson"
+        return "Cliff's delta", "permutation of Brunner and Munzel's statistic", "Newcombe's score interval"
+    if claim.kind == "bound":
+        if evidence.share:
+            return (
+                "Share",
+                "exact binomial test (of means of trials Gaffke's)",
+                "Clopper and Pearson",
+            )
+        return mean.capitalize(), "sign flips", "bootstrap (BCa), widened for skewed values"
+    statistic = f"Difference of {mean}s"
+    interval = "bootstrap (BCa; Student's below five seeds)"
+    if evidence.share:
+        interval = "Gaffke's limits" if claim.paired else "exact limits of both shares combined (Newcombe)"
+    test = "sign flips of paired differences" if one_sample else "permutation of Welch's t"
+    return statistic, test, interval
 
 
 def _generated(claim: Claim) -> str:
@@ -176,22 +238,21 @@ def _side(claim: Claim, evidence: Evidence, supporting: bool) -> str:
     return f"short of {_line(claim, evidence)}"
 
 
-def _bound_text(claim: Claim, effect: float, low: float, high: float) -> str:
-    if claim.scale == "ranks":
-        return _rank_text(claim, effect, low, high)
+def _bound_text(claim: Claim, effect: float, *limits: float) -> str:
+    """The mean beside its bound; no limits where the values do not vary."""
     if claim.scale == "log10":
-        values = [claim.bound * 10**value for value in (effect, low, high)]
-        kind = "geometric mean"
+        values = [claim.bound * 10 ** min(value, 300) for value in (effect, *limits)]
     else:
-        values = [claim.bound + value for value in (effect, low, high)]
-        kind = "mean"
-    mean, lowest, highest = map(number, values)
-    return f"{kind} {mean} ({lowest} to {highest}), against {number(claim.bound)}"
+        values = [claim.bound + value for value in (effect, *limits)]
+    mean, *ends = map(number, values)
+    interval = f" ({' to '.join(ends)})" if ends else ""
+    kind = "geometric mean" if claim.scale == "log10" else "mean"
+    return f"{kind} {words(claim.metric)} {mean}{interval}, against {number(claim.bound)}"
 
 
-def _rank_text(claim: Claim, effect: float, low: float, high: float) -> str:
+def _rank_text(claim: Claim, effect: float, *limits: float) -> str:
     """Cliff's delta as the share of pairs in which the first is lower (or higher); ties count half."""
-    one, two = sorted(_percent(effect, value) for value in (low, high))
+    one, two = sorted(_percent(effect, value) for value in limits)
     return f"{_share(claim, effect)} ({one:.0f} to {two:.0f} %)"
 
 
@@ -207,9 +268,10 @@ def _percent(effect: float, delta: float) -> float:
     return 50 * (1 + (-delta if effect < 0 else delta))
 
 
-def _difference_text(claim: Claim, effect: float, low: float, high: float) -> str:
-    if low == high:
+def _difference_text(claim: Claim, effect: float, *limits: float) -> str:
+    if not limits:
         return _amount(claim, effect)
+    low, high = limits
     if low <= 0 <= high:
         return f"{_amount(claim, effect)} ({_amount(claim, low)} to {_amount(claim, high)})"
     near, far = sorted((abs(low), abs(high)))

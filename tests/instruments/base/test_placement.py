@@ -329,8 +329,23 @@ def test_weights_that_the_forward_pass_changes_are_refused() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Embedding(7, 4, max_norm=0.5), nn.Flatten(), nn.Linear(4, 3))
     data = torch.randint(0, 7, (9, 1)), torch.randint(0, 3, (9,))
-    with pytest.raises(UsageError, match=r"changes the parameter '0.weight' in place.*max_norm"):
-        Objective(model, "cross_entropy", data)
+    for within_bounds in (False, True):
+        if within_bounds:
+            model(data[0])
+        with pytest.raises(UsageError, match=r"changes the parameter '0.weight' in place.*max_norm=None"):
+            hessian_matrix(model, "cross_entropy", data)
+    assert Objective(model, "cross_entropy", data, parameters="2.*").size == 15
+    model[0].max_norm = None
+    assert Objective(model, "cross_entropy", data).size == 43
+
+    class Clipping(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.no_grad():
+                self.weight.clamp_(-0.1, 0.1)
+            return super().forward(x)
+
+    with pytest.raises(UsageError, match=r"changes the parameter 'weight' in place.*changed copy"):
+        Objective(Clipping(4, 3), "cross_entropy", common_data())
 
 
 def test_complex_weights_are_refused_with_the_form_that_works() -> None:

@@ -237,9 +237,8 @@ class Checks:
         changed = [name for name in objective.names if not _same(point[name], objective.values[name])]
         if changed:
             raise UsageError(
-                f"The forward pass changes the parameter '{changed[0]}' in place, as an embedding with "
-                "max_norm does, so the loss is not a function of the weights. Run one forward pass first, so "
-                "that the weights are within bounds, or measure without max_norm."
+                f"The forward pass changes the parameter '{changed[0]}' in place, so the loss is not a "
+                "function of the weights. Let the model compute with a changed copy instead."
             )
 
     def _check_reach(self, batch: Any) -> bool:
@@ -417,6 +416,24 @@ def check_parameters(parameters: Mapping[str, nn.Parameter], chosen: Sequence[st
             raise UsageError(
                 f"The parameter '{name}' holds {bad} values that are NaN or infinite: the model has "
                 "diverged. Measure an earlier checkpoint."
+            )
+
+
+def check_modules(model: nn.Module, chosen: Sequence[str]) -> None:
+    """Refuse layers that write to the weights that are measured.
+
+    Raises:
+        UsageError: An embedding with ``max_norm``, which scales its rows down in every forward pass: the loss
+            is no function of the weights that has a derivative.
+    """
+    for name, module in model.named_modules():
+        rescales = isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.max_norm is not None
+        weight = f"{name}.weight" if name else "weight"
+        if rescales and weight in chosen:
+            raise UsageError(
+                f"The forward pass changes the parameter '{weight}' in place (max_norm={module.max_norm}), "
+                "so the loss is not a function of the weights. Set max_norm=None on that layer to measure, "
+                "after one forward pass that scales its rows, or choose other parameters with parameters=."
             )
 
 

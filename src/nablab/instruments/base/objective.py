@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from nablab.errors import UsageError, unknown
 from nablab.instruments.base import interrupts
 from nablab.instruments.base.batches import read_batches
-from nablab.instruments.base.checks import Checks, check_parameters
+from nablab.instruments.base.checks import Checks, check_modules, check_parameters
 from nablab.instruments.base.losses import Closure, Evaluation, Loss, call, split
 from nablab.instruments.base.placement import Placement
 from nablab.instruments.base.surroundings import Surroundings, Uses
@@ -82,6 +82,7 @@ class Objective:
         self.spent = 0.0
         own = dict(model.named_parameters())
         check_parameters(own, self.names)
+        check_modules(model, self.names)
         self.device = own[self.names[0]].device
         self.dtype, self.notes = measuring_dtype(own, dtype)
         self._module = Evaluation(model, loss)

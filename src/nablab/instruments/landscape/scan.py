@@ -176,9 +176,12 @@ class Scan:
         first = next(iter(objectives.values()))
         self._numbers = sum(tensor[0].numel() for tensor in basis.values())
         self._largest = max(max(o.batches.samples) for o in objectives.values())
-        self._blocks = None if isinstance(loss, Closure) else blocks_of(model, self.basis)
+        # A loss that reads the weights itself, such as a penalty on a model that it holds, cannot be had from
+        # outputs alone.
+        self._whole = isinstance(loss, Closure) or any(o.reads_model for o in objectives.values())
+        self._blocks = None if self._whole else blocks_of(model, self.basis)
         self._kept: tuple[Tensor, Any] | None = None  # what was made of the last block's coefficients
-        self._predict = None if isinstance(loss, Closure) else predict
+        self._predict = None if self._whole else predict
         self._dtype, self._device = first.dtype, first.device
         if batched and amend is not None:
             raise UsageError("batched=True cannot go with re-estimated batch-norm statistics: leave it out.")
@@ -290,10 +293,12 @@ class Scan:
     def _many(self, objective: Objective, coefficients: Floats, batch: Any) -> Floats:
         """What is measured on one batch, (measured, K)."""
         factors = torch.as_tensor(coefficients, dtype=self._dtype, device=self._device)
-        if isinstance(self._loss, Closure):
-            return _numbers(vmap(lambda t: objective.batch_loss(t, batch))(self._points(factors)))[None]
+        if self._whole:
+            losses = vmap(lambda t: objective.batch_loss(t, batch))(self._points(factors))
+            if not self._metrics:
+                return _numbers(losses)[None]
         outputs, target = self._outputs(objective, factors, batch), split(batch)[1]
-        found = [mean_loss(self._loss, objective, outputs, target)]
+        found = [losses if self._whole else mean_loss(self._loss, objective, outputs, target)]
         found += [vmap(lambda o, m=metric: m(o, target))(outputs) for metric in self._metrics.values()]
         return np.stack([_numbers(values) for values in found])
 

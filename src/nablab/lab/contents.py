@@ -1,0 +1,170 @@
+"""What the JSON files of the store hold: fields, types and bounds, and what to do when one is damaged."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal
+
+from nablab.lab.reading import Bounds, Misfit, Spelled
+
+MOST_SEEDS = 10**9
+LONGEST = 10**11  # seconds; three thousand years
+
+Seed = Annotated[int, Bounds(0, MOST_SEEDS)]
+Count = Annotated[int, Bounds(0, 10**15)]
+Seconds = Annotated[float, Bounds(0, LONGEST)]
+Number = Annotated[float, Spelled]
+FactorLevel = bool | int | float | str
+
+
+@dataclass(frozen=True)
+class Config:
+    """``config.json``: what was asked for; see `nablab.lab.store.Identity`."""
+
+    remedy: ClassVar[str] = (
+        "The run cannot be read without it. Remove this file and give the run's command again, "
+        "which writes it anew and keeps every trial."
+    )
+
+    format: Annotated[int, Bounds(1)]
+    run_id: str
+    preset: str
+    experiment: str
+    version: int
+    configuration: Mapping[str, Any]
+    device: str
+    replicas: str
+    sources: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Status:
+    """``status.json``: how the last command ended, or who is at work."""
+
+    remedy: ClassVar[str] = (
+        "How the last command ended, its number of seeds and its notes are not known; "
+        "the run's command writes it anew."
+    )
+
+    state: Literal["running", "done", "failed", "interrupted"]
+    pid: Annotated[int, Bounds(1, 2**31 - 1)] | None = None
+    process_started: str | None = None
+    host: str = ""
+    started: Seconds = 0.0
+    heartbeat: Seconds = 0.0
+    seconds: Seconds | None = None
+    seeds: Seed | None = None
+    trials: Count | None = None
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Environment:
+    """``environment.json`` of earlier versions: the facts of the machine that gave the last command."""
+
+    remedy: ClassVar[str] = "Where the trials ran is not shown."
+
+    facts: Mapping[str, FactorLevel]
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one process did for a group.
+
+    Attributes:
+        environment: Versions, processor, threads, device, git state: see `describe_environment`.
+        started: When it began, in seconds since the epoch.
+        seconds: How long it worked, as far as it came to write that down.
+        notes: Automatic choices and caveats.
+    """
+
+    environment: Mapping[str, FactorLevel]
+    started: Seconds
+    seconds: Seconds
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Group:
+    """Seeds of one condition that were trained together, by one process or several in turn."""
+
+    seeds: tuple[Seed, ...]
+    parts: tuple[Part, ...]
+
+    def __post_init__(self) -> None:
+        if not self.parts:
+            raise Misfit("a group of seeds lacks its parts")
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """``provenance/<key>.json``: where and how long the trials of a condition were trained."""
+
+    remedy: ClassVar[str] = "Where the trials of this condition were trained is not shown, nor their notes."
+
+    format: Annotated[int, Bounds(1)]
+    condition: Mapping[str, FactorLevel]
+    groups: tuple[Group, ...]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """``trial.json``: the record of a trial without its arrays.
+
+    Attributes:
+        run: The id of the run that it belongs to; format 1 had none.
+    """
+
+    format: Annotated[int, Bounds(1)]
+    condition: Mapping[str, FactorLevel]
+    seed: Seed
+    scalars: Mapping[str, Number]
+    notes: Mapping[str, str]
+    arrays_sha256: str
+    arrays_bytes: Count | None = None
+    run: str | None = None
+
+
+@dataclass(frozen=True)
+class Marker:
+    """``checkpoints/<key>.json``: the seeds that the checkpoints beside it are of."""
+
+    remedy: ClassVar[str] = "The checkpoint beside it is used only if it fits the seeds that are missing."
+
+    seeds: tuple[Seed, ...]
+
+    def __post_init__(self) -> None:
+        if len(set(self.seeds)) < len(self.seeds):
+            raise Misfit("'seeds' names a seed twice")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """``progress/<key>.json``: how far the training of a condition is."""
+
+    remedy: ClassVar[str] = "It is only shown."
+
+    condition: Mapping[str, FactorLevel]
+    replicas: Annotated[int, Bounds(1, MOST_SEEDS)]
+    step: Count
+    steps: Annotated[int, Bounds(1, 10**15)]
+    rate: Annotated[float, Bounds(0, 1e15)]
+    loss: Number
+    time: Seconds
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one claim."""
+
+    outcome: Literal["supported", "refuted", "inconclusive"]
+
+
+@dataclass(frozen=True)
+class Verdicts:
+    """``verdicts.json``: the answers, for programs; ``nablab runs`` counts them."""
+
+    remedy: ClassVar[str] = "'nablab report' writes it anew from the trials."
+
+    verdicts: tuple[Outcome, ...]

@@ -1,0 +1,252 @@
+"""Where and when trials were trained, how long that took, and what had to be said about it.
+
+``provenance/<condition>.json`` holds one entry for each group of seeds that were trained together, and
+in it one part for each process that worked on the group: after a kill, another process, perhaps on
+another machine, goes on. A group is written when its training begins, again about as often as its
+checkpoints, and a last time before its first trial counts, so that no trial is without its group.
+
+These facts lie beside the trials and not in them: trials are the same bytes however long they took.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from nablab.experiment import Condition, Record
+from nablab.lab import contents, files, reading
+from nablab.lab.contents import Group, Part
+from nablab.lab.store import RunFolder
+
+FORMAT = 1
+FOLDER = "provenance"
+
+
+class Journal:
+    """Writes down a group while it is trained; only for who holds the condition's lock.
+
+    Args:
+        folder: The run.
+        condition: The condition.
+        seeds: The seeds of the group.
+        environment: What they are trained in.
+        goes_on: Whether these seeds were begun by another process whose work is taken up.
+        every_seconds: How often `tick` writes.
+    """
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        condition: Condition,
+        seeds: Sequence[int],
+        *,
+        environment: Mapping[str, Any],
+        goes_on: bool,
+        every_seconds: float,
+    ) -> None:
+        self._folder, self._condition, self._every = folder, condition, every_seconds
+        self._seeds, self._environment = tuple(seeds), dict(environment)
+        groups = _groups(folder, condition) or []
+        same = [group for group in groups if group.seeds == self._seeds]
+        self._earlier = same[-1].parts if goes_on and same else ()
+        self._others = _without(groups, self._seeds)
+        self._started, self._begin = time.time(), time.perf_counter()
+        self._written = self._begin
+
+    def tick(self, notes: Sequence[str]) -> None:
+        """Write what is known by now if the last time was long enough ago."""
+        if time.perf_counter() - self._written >= self._every:
+            self.write(notes)
+
+    def write(self, notes: Sequence[str]) -> None:
+        """Write the group as it is by now, with the notes so far."""
+        self._written = time.perf_counter()
+        part = Part(self._environment, self._started, self._written - self._begin, tuple(notes))
+        groups = [*self._others, Group(self._seeds, (*self._earlier, part))]
+        content = {
+            "format": FORMAT,
+            "condition": dict(self._condition),
+            "groups": [_plain(group) for group in groups],
+        }
+        self._folder.write_json(_name(self._folder, self._condition), content)
+
+
+@dataclass
+class Provenance:
+    """What is known about the making of some trials.
+
+    Attributes:
+        environments: Each environment, with the number of trials that were trained in it.
+        seconds: Time of work on them, added over groups and processes; None where none is known.
+        started: When the first and the last of the processes began, in seconds since the epoch.
+        notes: Automatic choices and caveats, in the order of the trials.
+    """
+
+    environments: list[tuple[Mapping[str, Any], int]] = field(default_factory=list)
+    seconds: float | None = None
+    started: tuple[float, float] | None = None
+    notes: list[str] = field(default_factory=list)
+
+    def facts(self) -> dict[str, Any]:
+        """The environment as one table: where trials differ in a fact, each value with its trials."""
+        names = dict.fromkeys(name for environment, _ in self.environments for name in environment)
+        return {name: self._fact(name) for name in names}
+
+    def _fact(self, name: str) -> Any:
+        counts: dict[Any, int] = {}
+        for environment, trials in self.environments:
+            value = environment.get(name, "unknown")
+            counts[value] = counts.get(value, 0) + trials
+        if len(counts) == 1:
+            return next(iter(counts))
+        return "; ".join(f"{value or 'none'} ({_trials(count)})" for value, count in counts.items())
+
+    def differing(self) -> list[str]:
+        """The facts that are not the same for all trials."""
+        first = self.environments[0][0] if self.environments else {}
+        names = dict.fromkeys(name for environment, _ in self.environments for name in environment)
+        return [name for name in names if any(e.get(name) != first.get(name) for e, _ in self.environments)]
+
+
+def provenance(folder: RunFolder, records: Iterable[Record]) -> Provenance:
+    """What is known about the making of these trials of a run."""
+    found = Provenance()
+    unknown = 0
+    for condition, seeds in _by_condition(records).items():
+        groups = _groups(folder, condition)
+        if groups is None:
+            path = folder.path / _name(folder, condition)
+            found.notes.append(f"{path} is damaged: where {condition} was trained is not known.")
+        for group in groups or []:
+            members = seeds & set(group.seeds)
+            seeds -= members
+            if members:
+                _add(found, group, len(members))
+        unknown += len(seeds)
+    if unknown:
+        _add_unknown(found, folder, unknown)
+    found.notes = list(dict.fromkeys([*_earlier_notes(folder), *found.notes]))
+    _say_differences(found)
+    return found
+
+
+def seconds_of(folder: RunFolder) -> float | None:
+    """Time of work on all groups of a run, those in work included; None where none is known."""
+    found = []
+    for path in sorted((folder.path / FOLDER).glob("*.json")):
+        try:
+            content = reading.read(path, contents.Provenance)
+        except reading.Damaged:
+            return None  # a part of the sum is not the sum
+        found += [part.seconds for group in (content.groups if content else ()) for part in group.parts]
+    return sum(found) if found else None
+
+
+def _by_condition(records: Iterable[Record]) -> dict[Condition, set[int]]:
+    seeds: dict[Condition, set[int]] = {}
+    for record in records:
+        seeds.setdefault(record.condition, set()).add(record.seed)
+    return seeds
+
+
+def _add(found: Provenance, group: Group, trials: int) -> None:
+    found.seconds = (found.seconds or 0.0) + sum(part.seconds for part in group.parts)
+    starts = [part.started for part in group.parts]
+    low, high = found.started or (starts[0], starts[0])
+    found.started = min(low, *starts), max(high, *starts)
+    for environment in _unique(part.environment for part in group.parts):
+        _count(found, environment, trials)
+    for part in group.parts:
+        found.notes.extend(part.notes)
+
+
+def _count(found: Provenance, environment: Mapping[str, Any], trials: int) -> None:
+    for place, (known, before) in enumerate(found.environments):
+        if known == environment:
+            found.environments[place] = known, before + trials
+            return
+    found.environments.append((environment, trials))
+
+
+def _unique(environments: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    unique: list[Mapping[str, Any]] = []
+    for environment in environments:
+        if environment not in unique:
+            unique.append(environment)
+    return unique
+
+
+def _add_unknown(found: Provenance, folder: RunFolder, trials: int) -> None:
+    """Trials of a nablab that kept the environment of its last command only, or whose file is gone."""
+    try:
+        environment = folder.environment()
+    except reading.Damaged:
+        environment = {}
+    if not environment:
+        found.notes.append(f"Where and how long {_trials(trials)} ran is not known: no file says it.")
+        return
+    _count(found, environment, trials)
+    found.notes.append(
+        f"{_trials(trials)} ran under an earlier nablab, which kept the environment of its last command "
+        "only: another one may have trained them. How long they took is not known."
+    )
+
+
+def _say_differences(found: Provenance) -> None:
+    names = found.differing()
+    if names:
+        found.notes.append(
+            f"Not all trials, or not all parts of a trial, ran in the same environment; what differs: "
+            f"{', '.join(names)}. The section on the environment has the values. The last digits of their "
+            "numbers may differ for that reason alone."
+        )
+
+
+def _earlier_notes(folder: RunFolder) -> list[str]:
+    """Notes of a nablab that kept them with the command and not with the trials."""
+    try:
+        status = folder.status()
+    except reading.Damaged:
+        return []
+    return list(status.notes) if status else []
+
+
+def _trials(count: int) -> str:
+    return f"{count:,} trial{'' if count == 1 else 's'}"
+
+
+def _without(groups: Sequence[Group], seeds: Sequence[int]) -> list[Group]:
+    """The groups without these seeds: a trial belongs to the group that trained it last."""
+    left = [Group(tuple(s for s in group.seeds if s not in seeds), group.parts) for group in groups]
+    return [group for group in left if group.seeds]
+
+
+def _name(folder: RunFolder, condition: Condition) -> str:
+    return f"{FOLDER}/{folder.condition_key(condition)}.json"
+
+
+def _plain(group: Group) -> dict[str, Any]:
+    parts = [
+        {
+            "environment": dict(part.environment),
+            "started": part.started,
+            "seconds": part.seconds,
+            "notes": list(part.notes),
+        }
+        for part in group.parts
+    ]
+    return {"seeds": list(group.seeds), "parts": parts}
+
+
+def _groups(folder: RunFolder, condition: Condition) -> Sequence[Group] | None:
+    """The groups of a condition; None if its file is damaged, of another format or of another condition."""
+    try:
+        content = reading.read(folder.path / _name(folder, condition), contents.Provenance)
+    except reading.Damaged:
+        return None
+    if content is None:
+        return []
+    same = files.canonical_json(content.condition) == files.canonical_json(dict(condition))
+    return content.groups if same and content.format == FORMAT else None

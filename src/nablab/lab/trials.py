@@ -1,0 +1,209 @@
+"""A trial on the disk: ``trial.json``, which is written last and says "done", and ``arrays.npz``.
+
+A trial is believed if both files have the bytes that were written, and if it lies where it belongs: in the
+folder of its condition and seed, in the run that it names.
+"""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nablab.atomic import write_bytes
+from nablab.errors import StoreError
+from nablab.experiment import Condition, Curve, Record
+from nablab.lab import contents, files, reading
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+TRIAL_FORMAT = 2  # since 2 a trial names its run
+
+
+class CorruptTrial(reading.Damaged):
+    """A trial's files do not agree with their checksums or their place, or cannot be read."""
+
+
+def condition_key(condition: Condition) -> str:
+    """A name for files: readable first, unique by the hash at its end."""
+    digest = files.sha256(files.canonical_json(dict(condition)))[:8]
+    return f"{condition.slug}-{digest}"
+
+
+def write(folder: Path, record: Record, *, run_id: str) -> None:
+    """Keep a finished trial in its folder: its arrays first, then ``trial.json``, which makes it count."""
+    arrays = {f"array.{name}": values for name, values in record.arrays.items()}
+    for name, curve in record.curves.items():
+        arrays[f"curve.{name}.steps"] = curve.steps
+        arrays[f"curve.{name}.values"] = curve.values
+    content = files.npz_bytes(arrays)
+    body = {
+        "format": TRIAL_FORMAT,
+        "run": run_id,
+        "condition": dict(record.condition),
+        "seed": record.seed,
+        "scalars": {name: float(value) for name, value in record.scalars.items()},
+        "notes": dict(record.notes),
+        "arrays_bytes": len(content),
+        "arrays_sha256": files.sha256(content),
+    }
+    write_bytes(folder / "arrays.npz", content)
+    files.write_json(folder / "trial.json", files.sealed(body))
+
+
+class StoredArrays(Mapping[str, Any]):
+    """The arrays or curves of a trial, read from its npz file when first asked for.
+
+    Raises:
+        CorruptTrial: The file has been damaged since the trial was read.
+    """
+
+    def __init__(self, path: Path, digest: str, prefix: str, build: Any) -> None:
+        self._path, self._digest, self._prefix, self._build = path, digest, prefix, build
+        self._loaded: dict[str, Any] | None = None
+
+    def _arrays(self) -> dict[str, Any]:
+        if self._loaded is None:
+            raw = load_arrays(self._path, self._digest)
+            mine = {k.removeprefix(self._prefix): v for k, v in raw.items() if k.startswith(self._prefix)}
+            try:
+                self._loaded = self._build(mine)
+            except KeyError as error:
+                raise CorruptTrial(f"{self._path} is damaged: it lacks {error}.") from error
+        return self._loaded
+
+    def __getitem__(self, name: str) -> Any:
+        return self._arrays()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._arrays())
+
+    def __len__(self) -> int:
+        return len(self._arrays())
+
+
+def checked_bytes(path: Path, digest: str) -> bytes:
+    """The bytes of a trial's npz file, after checking its hash.
+
+    Raises:
+        CorruptTrial: The file is absent, or is not what was written.
+    """
+    try:
+        content = reading.read_bytes(path)
+    except reading.Misfit as error:
+        raise CorruptTrial(f"{path} is damaged: {error}.") from error
+    if content is None:
+        raise CorruptTrial(f"{path} is missing.")
+    if files.sha256(content) != digest:
+        raise CorruptTrial(f"{path} is damaged: its checksum is wrong.")
+    return content
+
+
+def load_arrays(path: Path, digest: str) -> dict[str, npt.NDArray[Any]]:
+    """Read an npz file, without pickle, after checking its hash.
+
+    Raises:
+        CorruptTrial: The file is absent, or is not what was written.
+    """
+    import numpy as np
+
+    content = checked_bytes(path, digest)
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as archive:
+            return dict(archive)
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, AttributeError) as error:
+        raise CorruptTrial(f"{path} is damaged: it holds no arrays ({error}).") from error
+
+
+def read_facts(folder: Path, run_id: str) -> contents.Trial | None:
+    """Read ``trial.json`` in a trial's folder and hold it against its place; None if it is not finished.
+
+    Args:
+        folder: The trial's folder, whose name says condition and seed.
+        run_id: The run that it lies in.
+
+    Raises:
+        CorruptTrial: It is damaged or another trial's.
+        StoreError: A newer nablab wrote it.
+    """
+    path = folder / "trial.json"
+    try:
+        value = reading.read_object(path)
+        if value is None:
+            return None
+        if files.SEAL not in value:
+            raise reading.Misfit(f"'{files.SEAL}' is missing")
+        body = reading.unsealed(value)
+        if isinstance(body.get("format"), int) and body["format"] > TRIAL_FORMAT:
+            raise StoreError(
+                f"{path} was written by a newer nablab (trial format {body['format']}; this one knows up to "
+                f"{TRIAL_FORMAT}). Upgrade nablab, or choose another folder with --store."
+            )
+        trial: contents.Trial = reading.fit(body, contents.Trial)
+        _check_place(trial, folder, run_id)
+    except reading.Misfit as error:
+        raise CorruptTrial(f"{path} is damaged: {error}.") from error
+    return trial
+
+
+def _check_place(trial: contents.Trial, folder: Path, run_id: str) -> None:
+    """A folder that was copied or renamed must not pass for another trial."""
+    if "self" in trial.condition:
+        raise reading.Misfit("a factor cannot be called 'self'")
+    condition = Condition(**trial.condition)
+    if folder.name != f"{condition_key(condition)}-s{trial.seed}":
+        raise reading.Misfit(f"it is the trial {condition}, seed {trial.seed}, in another trial's folder")
+    if trial.run is None and trial.format > 1:
+        raise reading.Misfit("'run' is missing")
+    if trial.run not in (None, run_id):
+        raise reading.Misfit(f"it is a trial of the run {trial.run}, not of {run_id}")
+
+
+def check(folder: Path, run_id: str) -> bool:
+    """Whether a trial is finished; its arrays are looked at by their size alone, so that it costs little.
+
+    Raises:
+        CorruptTrial: A file is damaged, absent or another trial's.
+        StoreError: A newer nablab wrote it.
+    """
+    trial = read_facts(folder, run_id)
+    if trial is None:
+        return False
+    path = folder / "arrays.npz"
+    try:
+        size = path.stat().st_size
+    except OSError as error:
+        raise CorruptTrial(f"{path} cannot be read: {error.strerror}.") from error
+    if trial.arrays_bytes not in (None, size):
+        raise CorruptTrial(f"{path} is damaged: it has {size:,} bytes instead of {trial.arrays_bytes:,}.")
+    return True
+
+
+def read(folder: Path, run_id: str) -> Record | None:
+    """Read a trial's folder and check both of its files; None if the trial is not finished.
+
+    Raises:
+        CorruptTrial: A file is damaged, absent or another trial's.
+        StoreError: A newer nablab wrote it.
+    """
+    trial = read_facts(folder, run_id)
+    if trial is None:
+        return None
+    arrays_path, digest = folder / "arrays.npz", trial.arrays_sha256
+    checked_bytes(arrays_path, digest)
+    return Record(
+        condition=Condition(**trial.condition),
+        seed=trial.seed,
+        scalars=trial.scalars,
+        notes=trial.notes,
+        curves=StoredArrays(arrays_path, digest, "curve.", _curves),
+        arrays=StoredArrays(arrays_path, digest, "array.", dict),
+    )
+
+
+def _curves(arrays: Mapping[str, Any]) -> dict[str, Curve]:
+    names = [name.removesuffix(".steps") for name in arrays if name.endswith(".steps")]
+    return {name: Curve(arrays[f"{name}.steps"], arrays[f"{name}.values"]) for name in names}

@@ -1,0 +1,38 @@
+"""An experiment without training, for tests of the store that need many runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from nablab.experiment import Claim, Condition, Experiment, Lab
+
+
+@dataclass(frozen=True)
+class Arithmetic(Experiment):
+    """Has a larger number a larger square?
+
+    Attributes:
+        numbers: What is squared.
+        noise: How much the seeds differ.
+    """
+
+    numbers: tuple[int, ...] = (2, 3)
+    noise: float = 0.125
+    presets = {"standard": {}, "quick": {"seeds": 5}}  # noqa: RUF012
+    claims: ClassVar[tuple[Claim, ...]] = (
+        Claim.greater("square", 3, 2, by="number"),
+        Claim.at_most("square", 4.0),
+    )
+
+    def conditions(self) -> list[Condition]:
+        return [Condition(number=number) for number in self.numbers]
+
+    def run(self, condition: Condition, seeds: Sequence[int], lab: Lab) -> None:
+        number = int(condition["number"])
+        for seed in seeds:
+            lab.record(seed, square=number**2 + self.noise * seed, parity="odd" if number % 2 else "even")
+            lab.curve(seed, "powers", range(4), [float(number**power) for power in range(4)])
+            lab.array(seed, "number", [number])
+        lab.note("Numbers are small.")

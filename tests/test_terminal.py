@@ -1,0 +1,122 @@
+"""What the terminal shows of a run, whatever the files and names hold."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from nablab.consoles import SafeConsole
+from nablab.lab.runner import Plan
+from nablab.lab.store import RunFolder, Store
+from nablab.runs import make_plan
+from nablab.terminal import LiveTable, PlainLines, Quiet, now_text
+
+RED = "\x1b[31mred\x1b]0;title\x07\x9b2J"
+
+
+@pytest.fixture
+def plan() -> Plan:
+    return make_plan("toy", preset="quick")
+
+
+@pytest.fixture
+def folder(plan: Plan, tmp_path: Path) -> RunFolder:
+    return Store(tmp_path).create(plan.identity, preset="quick")
+
+
+def progress(plan: Plan, **changes: Any) -> dict[str, Any]:
+    content = {
+        "condition": dict(plan.conditions[0]), "replicas": 3, "part": 1, "step": 50, "steps": 200,
+        "rate": 100.0, "loss": 0.125, "time": time.time(),
+    }  # fmt: skip
+    return {**content, **changes}
+
+
+def shown(folder: RunFolder, plan: Plan, content: str) -> str:
+    """What the live table shows with this progress file."""
+    stream = StringIO()
+    table = LiveTable(Console(file=stream, width=100))
+    table.started(folder, plan, 0)  # nothing pending: no thread that draws
+    path = folder.progress_path(plan.conditions[0])
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(content)
+    table.console.print(table)
+    return stream.getvalue()
+
+
+def test_progress_is_shown(folder: RunFolder, plan: Plan) -> None:
+    text = shown(folder, plan, json.dumps(progress(plan)))
+    assert "1.25e-01" in text
+    assert "4.5 s" in text  # 150 steps of 3 replicas at 100 a second
+    assert "waiting" in text  # the other condition
+    assert "nan" in shown(folder, plan, json.dumps(progress(plan, loss="nan")))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"steps": 0}, {"steps": "200"}, {"step": None}, {"rate": float("nan")}, {"rate": -1.0}, {"loss": [1]},
+        {"time": "now"}, {"time": 10**400}, {"time": time.time() + 10**6}, {"time": 0.0}, {"replicas": 0},
+        {"condition": [1]}, {"condition": {"self": 1, "width": [1]}}, {"steps": 10**30},
+    ],
+)  # fmt: skip
+def test_progress_of_another_shape_is_not_shown(
+    folder: RunFolder, plan: Plan, changes: dict[str, Any]
+) -> None:
+    text = shown(folder, plan, json.dumps(progress(plan, **changes)))
+    assert text.count("waiting") == 2
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "17", '{"step": ' + "[" * 100_000])
+def test_progress_that_is_none_is_not_shown(folder: RunFolder, plan: Plan, content: str) -> None:
+    assert shown(folder, plan, content).count("waiting") == 2
+
+
+def test_a_pipe_for_progress_is_not_waited_for(folder: RunFolder, plan: Plan) -> None:
+    path = folder.progress_path(plan.conditions[0])
+    path.parent.mkdir()
+    os.mkfifo(path)
+    table = LiveTable(Console(file=StringIO(), width=100))
+    table.started(folder, plan, 0)
+    table.console.print(table)
+
+
+@pytest.mark.parametrize("observer", [PlainLines, LiveTable, Quiet])
+def test_a_damaged_file_of_the_run_is_said_before_it_goes_on(
+    folder: RunFolder, plan: Plan, observer: Any
+) -> None:
+    (folder.path / "status.json").write_text("{")
+    stream = StringIO()
+    observer(Console(file=stream, width=100)).started(folder, plan, 0)
+    assert f"Damaged: {folder.path / 'status.json'} is damaged" in stream.getvalue()
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_text_never_steers_the_terminal(terminal: bool) -> None:
+    stream = StringIO()
+    colors = "truecolor" if terminal else None
+    console = SafeConsole(file=stream, width=60, force_terminal=terminal, color_system=colors)
+    table = Table(RED)
+    table.add_row(Text(RED, style="bold"), RED)
+    console.print(table)
+    console.print(RED, markup=False, style="green")
+    console.print(f"[bold]{RED}[/bold]\ttabs\nand lines stay")
+    text = stream.getvalue()
+    assert ("\x1b[1m" in text) == terminal  # its own colors stay
+    assert not any(sign in text for sign in ("\x1b[31m", "\x1b]0;", "\x07", "\x9b"))
+    assert "[31mred" in text
+    assert "and lines stay" in text.splitlines()
+
+
+@pytest.mark.parametrize("seconds", [1e300, -1e300, float("inf"), float("nan")])
+def test_a_time_that_no_calendar_has(seconds: float) -> None:
+    assert now_text(seconds) == "?"
