@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from nablab.instruments.base.replicas import Replicas as Replicas
     from nablab.instruments.costs import Cost as Cost
     from nablab.instruments.costs import cost as cost
+    from nablab.instruments.counters import count_labels as count_labels
+    from nablab.instruments.counters import count_next_tokens as count_next_tokens
     from nablab.instruments.curvature.critical_points import CriticalPoint as CriticalPoint
     from nablab.instruments.curvature.critical_points import find_critical_point as find_critical_point
     from nablab.instruments.curvature.density import SpectralDensity as SpectralDensity
@@ -84,6 +86,7 @@ __getattr__, __dir__ = lazy_names(
         "base.objective": "Objective",
         "base.replicas": "ReplicaObjective Replicas",
         "costs": "Cost cost",
+        "counters": "count_labels count_next_tokens",
         "curvature.critical_points": "CriticalPoint find_critical_point",
         "curvature.density": "SpectralDensity density_of spectral_density",
         "curvature.diagonal": "Diagonal diagonal_of hessian_diagonal",
@@ -131,6 +134,8 @@ __all__ = [
     "Trace",
     "TrajectoryPCA",
     "cost",
+    "count_labels",
+    "count_next_tokens",
     "density_of",
     "diagonal_of",
     "eigenvalues_of",

@@ -33,6 +33,8 @@ class Truth:
             self.case: Case = make(row, gradients=False)
             self.model = in_double(self.case.model)
             self.other = in_double(self.case.other)
+            if isinstance(self.case.loss, nn.Module):
+                in_double(self.case.loss)
         self.batches = [doubled(batch) for batch in self.case.batches]
         counts = [self.case.count(batch) for batch in self.case.batches]
         self.weights = [count / sum(counts) for count in counts]

@@ -21,6 +21,7 @@ from torch.func import grad, vmap
 
 from nablab.errors import UsageError
 from nablab.instruments.base.batches import count_samples, map_tensors, part_of, tensors_in
+from nablab.instruments.base.checks import MISFITS
 from nablab.instruments.base.losses import Closure, Loss
 from nablab.instruments.base.measurement import Expected, Measurement, Size, instrument
 from nablab.instruments.base.objective import Objective
@@ -286,13 +287,28 @@ def _sample_gradients(objective: Objective, counts: Any) -> Iterator[tuple[Tenso
                 try:
                     yield _vectorized(objective, part_of(batch, start, stop), own), weights
                     continue
-                except (RuntimeError, NotImplementedError) as error:
-                    if isinstance(error, torch.OutOfMemoryError):
+                except MISFITS as error:
+                    if isinstance(error, torch.OutOfMemoryError | UsageError):
                         raise
                     vectorized = False
                     objective.notes += (LOOP.format(why=str(error).strip().splitlines()[0][:120]),)
             for place, weight in zip(range(start, stop), weights, strict=True):
-                yield _gradient_of(objective, part_of(batch, place, place + 1))[1][None], [weight]
+                yield _alone(objective, batch, place)[None], [weight]
+
+
+def _alone(objective: Objective, batch: Any, place: int) -> Tensor:
+    """The gradient (P,) of one sample of a batch."""
+    try:
+        return _gradient_of(objective, part_of(batch, place, place + 1))[1]
+    except MISFITS as error:
+        if isinstance(error, torch.OutOfMemoryError | UsageError):
+            raise
+        why = (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
+        raise UsageError(
+            f"Sample {place} of a batch cannot be measured by itself ({why}): the samples of this batch are "
+            "tied together, as the nodes of a graph or packed sequences are. Leave per_sample=False, or give "
+            "several batches and noise=True."
+        ) from error
 
 
 def _vectorized(objective: Objective, batch: Any, own: Sequence[bool]) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from nablab.errors import UsageError
 from nablab.instruments.base.batches import count_samples, map_tensors, part_of, read_batches, tensors_in
+from nablab.instruments.base.checks import MISFITS
 from nablab.instruments.base.losses import Closure, Loss, call, split
 from nablab.instruments.base.objective import Objective
 
@@ -50,7 +52,7 @@ class Jacobian:
         try:
             leaves, outputs = self.forward(batch)
             torch.autograd.grad(outputs.sum(), leaves, materialize_grads=True)
-        except RuntimeError:  # such as .view() of a tensor in another layout than it expects
+        except (RuntimeError, UsageError):  # such as .view() of a tensor in another layout than it expects
             objective.fixed = before
             self._layout = torch.Tensor.detach
 
@@ -85,7 +87,7 @@ class Jacobian:
     def forward(self, batch: Any) -> tuple[list[Tensor], Tensor]:
         """Inputs that ask for a gradient, and outputs (n, C)."""
         leaves = self._leaves(batch)
-        with self.objective.quiet(), torch.enable_grad():
+        with self.objective.quiet(), torch.enable_grad(), _apart():
             outputs = self._evaluate(batch, leaves)
         self.objective.spent += self.share / 3
         if not outputs.requires_grad:
@@ -193,7 +195,8 @@ class Jacobian:
         leaves = self._leaves(batch)
         remaining = iter(leaves)
         given = map_tensors(inputs, lambda tensor: next(remaining) if _varies(tensor, length) else tensor)
-        value = self.objective.batch_loss(self.objective.values, (given, target))
+        with _apart():
+            value = self.objective.batch_loss(self.objective.values, (given, target))
         found = torch.autograd.grad(value, leaves, materialize_grads=True)
         self.objective.spent += 2 / 3 * self.share
         norms = length * torch.cat([part.flatten(1) for part in found], dim=1).norm(dim=1)
@@ -228,6 +231,22 @@ class Jacobian:
                 "The loss of a batch is not the mean over its samples: a sample's gradient depends on its "
                 "batch. Use reduction='mean' and no class weights."
             )
+
+
+@contextmanager
+def _apart() -> Iterator[None]:
+    """Say what it means if the model fails on some samples of a batch, having run on all of them."""
+    try:
+        yield
+    except MISFITS as error:
+        if isinstance(error, torch.OutOfMemoryError | UsageError):
+            raise
+        why = (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
+        raise UsageError(
+            f"The model fails on some samples of a batch by themselves ({why}): they are tied together, "
+            "as the nodes of a graph are, or a tensor of the batch has no row for each of them. Wrap the "
+            "model in a module that takes one tensor whose first axis is the sample."
+        ) from error
 
 
 class _Anchored(nn.Module):

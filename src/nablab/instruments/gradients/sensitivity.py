@@ -159,8 +159,9 @@ def input_sensitivity(
     """
     _check_options(norm, of, method, projections, iterations, loss)
     objective = prepare(model, data, of, loss if norm == "loss-gradient" else None, dtype, batch_size)
-    jacobian = Jacobian(objective, of)
-    jacobian.check_independence()
+    with objective.quiet():  # over backward passes too: checkpointed layers read their weights again
+        jacobian = Jacobian(objective, of)
+        jacobian.check_independence()
     generator = torch.Generator(objective.device).manual_seed(seed)
     if norm == "loss-gradient":
         used, measure = "reverse", jacobian.loss_gradients

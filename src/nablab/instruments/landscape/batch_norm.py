@@ -11,11 +11,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from nablab.errors import UsageError
-from nablab.instruments.base import interrupts
 from nablab.instruments.base.batches import Batches, read_batches
 from nablab.instruments.base.losses import Closure, Evaluation, Loss, call, split
-from nablab.instruments.base.placement import Placement, converted
-from nablab.instruments.base.surroundings import preserved_generators
+from nablab.instruments.base.placement import copied
 
 
 @dataclass
@@ -48,7 +46,7 @@ class BatchNormEstimator:
     batch they are the exact statistics of the data. With several, a layer behind another batch norm sees
     values that were normalized batch by batch, as in training.
 
-    The model holds what it held before after every call (see `Placement`).
+    The model is copied, never written to.
 
     Args:
         model: A model with batch-norm layers that track statistics.
@@ -67,32 +65,29 @@ class BatchNormEstimator:
                 "is nothing to re-estimate. Leave reestimate_batch_norm out."
             )
         self.passes = 0
-        self._layers, self._batches, self._closure = layers, batches, isinstance(loss, Closure)
-        self._module = Evaluation(model, loss) if isinstance(loss, Closure) else None
-        self._model, self._placement = model, Placement(self._module or model)
+        self._layers, self._batches = layers, batches
+        own = copied(model).requires_grad_(False)  # its weights may be written to
+        for module in own.modules():
+            if tracks(module):
+                module.train()
+        self._model = own
+        self._evaluation = Evaluation(own, loss) if isinstance(loss, Closure) else None
 
     def __call__(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The running means and variances at weights given by name, by name of their buffers."""
         found: dict[str, _Moments] = {}
         modules = dict(self._model.named_modules())
-        prefix = "" if self._module is None else "model."
-        given = {prefix + name: tensor.clone() for name, tensor in tensors.items()}
-        like = next(iter(given.values()), next(self._model.parameters(), torch.zeros(())))
-        own = {name: converted(t, like.dtype, like.device) for name, t in self._placement.originals.items()}
-        guards = interrupts.guard()
+        handles = [modules[name].register_forward_pre_hook(_keep(name, found)) for name in self._layers]
+        own = dict(self._model.named_parameters()) | dict(self._model.named_buffers())
+        for name, tensor in tensors.items():
+            own[name].data = tensor.detach().clone()  # of the dtype of the measurement
         try:
-            with preserved_generators():
-                self._placement.open(like.dtype, like.device)
-                self._placement.put({**own, **given})
-                for name in self._layers:
-                    _listen(modules[name], _keep(name, found))
-                with torch.no_grad():
-                    for batch, _ in self._batches:
-                        self._pass(batch)
+            with torch.no_grad():
+                for batch, _ in self._batches:
+                    self._pass(batch)
         finally:
-            self._placement.restore()
-            if guards:
-                interrupts.release()
+            for handle in handles:
+                handle.remove()
         self.passes += 1
         statistics: dict[str, Tensor] = {}
         for name, moments in found.items():
@@ -104,17 +99,10 @@ class BatchNormEstimator:
         return statistics
 
     def _pass(self, batch: Any) -> None:
-        if self._module is not None:
-            self._module(batch)
+        if self._evaluation is not None:
+            self._evaluation(batch)
         else:
             call(self._model, split(batch)[0])
-
-
-def _listen(layer: nn.Module, hook: Callable[[nn.Module, tuple[Tensor, ...]], None]) -> None:
-    """Train a layer and hear its inputs, until the placement gives it back its mode and its hooks."""
-    layer.__dict__["_forward_pre_hooks"] = layer._forward_pre_hooks.copy()
-    layer.register_forward_pre_hook(hook)
-    layer.training = True
 
 
 def batch_norm_statistics(

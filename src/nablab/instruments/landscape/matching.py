@@ -298,6 +298,8 @@ def _inputs(model: nn.Module, data: Any) -> list[Any]:
 def _check_function(model: nn.Module, permuted: nn.Module, inputs: Any) -> None:
     """Raise `UsageError` if reordering units has changed what the network computes."""
     before, after = (_outputs(_quiet_copy(network), inputs) for network in (model, permuted))
+    if not all(bool(one.isfinite().all()) for one in before):
+        raise UsageError("The outputs of model_b are NaN or infinite on these data. Give other inputs.")
     apart = max(
         (float((one - other).abs().max()) for one, other in zip(before, after, strict=True)), default=0.0
     )

@@ -177,9 +177,12 @@ class Scan:
         first = next(iter(objectives.values()))
         self._numbers = sum(tensor[0].numel() for tensor in basis.values())
         self._largest = max(max(o.batches.samples) for o in objectives.values())
-        self._blocks = None if isinstance(loss, Closure) else blocks_of(model, self.basis)
+        # A loss that reads the weights itself, such as a penalty on a model that it holds, cannot be had from
+        # outputs alone.
+        self._whole = isinstance(loss, Closure) or any(o.reads_model for o in objectives.values())
+        self._blocks = None if self._whole else blocks_of(model, self.basis)
         self._kept: tuple[Tensor, Any] | None = None  # what was made of the last block's coefficients
-        self._predict = None if isinstance(loss, Closure) else predict
+        self._predict = None if self._whole else predict
         self._dtype, self._device = first.dtype, first.device
         if batched and amend is not None:
             raise UsageError("batched=True cannot go with re-estimated batch-norm statistics: leave it out.")
@@ -281,29 +284,24 @@ class Scan:
 
     def _one(self, objective: Objective, tensors: dict[str, Tensor], batch: Any) -> list[float]:
         if not self._metrics:
-            return [float(objective.batch_loss(tensors, batch))]
+            return [float(objective.batch_loss(tensors, batch).detach())]
         outputs, target = objective.batch_outputs(tensors, batch), split(batch)[1]
         functions = (objective.criterion, *self._metrics.values())
-        return [float(function(outputs, target)) for function in functions]
+        return [float(torch.as_tensor(function(outputs, target)).detach()) for function in functions]
 
     # A block of points
 
     def _many(self, objective: Objective, coefficients: Floats, batch: Any) -> Floats:
         """What is measured on one batch, (measured, K)."""
         factors = torch.as_tensor(coefficients, dtype=self._dtype, device=self._device)
-        if isinstance(self._loss, Closure):
-            return _numbers(vmap(lambda t: objective.batch_loss(t, batch))(self._points(factors)))[None]
-        if objective.reads_model:  # the loss needs the weights of each point in the model, not outputs alone
-            return _numbers(vmap(lambda t: self._measured(objective, t, batch))(self._points(factors))).T
+        if self._whole:
+            losses = vmap(lambda t: objective.batch_loss(t, batch))(self._points(factors))
+            if not self._metrics:
+                return _numbers(losses)[None]
         outputs, target = self._outputs(objective, factors, batch), split(batch)[1]
-        found = [mean_loss(self._loss, objective, outputs, target)]
+        found = [losses if self._whole else mean_loss(self._loss, objective, outputs, target)]
         found += [vmap(lambda o, m=metric: m(o, target))(outputs) for metric in self._metrics.values()]
         return np.stack([_numbers(values) for values in found])
-
-    def _measured(self, objective: Objective, tensors: dict[str, Tensor], batch: Any) -> Tensor:
-        outputs, target = objective.batch_outputs(tensors, batch), split(batch)[1]
-        functions = (objective.criterion, *self._metrics.values())
-        return torch.stack([function(outputs, target).to(outputs.dtype) for function in functions])
 
     def _points(self, factors: Tensor) -> dict[str, Tensor]:
         return {name: torch.tensordot(factors, basis, 1) for name, basis in self.basis.items()}

@@ -142,6 +142,12 @@ def _points_of(run: Any) -> list[Any]:
 def _shapes(point: Any) -> dict[str, tuple[int, ...]]:
     """The shapes of a vector, or of the floating-point tensors of a point that has names."""
     if isinstance(point, Mapping):
+        for name, tensor in point.items():
+            if isinstance(tensor, Tensor) and tensor.is_complex():
+                raise UsageError(
+                    f"The tensor '{name}' of the points is complex. Give its real and imaginary parts as "
+                    "a real tensor: torch.view_as_real."
+                )
         return {str(n): tuple(t.shape) for n, t in point.items() if n == "" or _is_floating(t)}
     if not isinstance(point, str | os.PathLike):
         raise UsageError(

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nablab.instruments import Closure
+from nablab.instruments import Closure, count_next_tokens
 from tests.instruments.battery.case import EITHER, VALUE, Model, rows_of
 
 TOKENS, STEPS = 4, 5
@@ -74,11 +74,6 @@ def texts() -> list[dict[str, Tensor]]:
     return batches
 
 
-def predicted(batch: dict[str, Tensor]) -> int:
-    """The model shifts the labels itself: the first of a sequence is predicted by nothing."""
-    return int((batch["labels"][:, 1:] != -100).sum())
-
-
 def sentences() -> dict[str, Tensor]:
     mask = torch.ones(4, STEPS, dtype=torch.long)
     mask[0, 3:] = mask[2, 4:] = 0
@@ -100,8 +95,9 @@ def _gpt(attention: str) -> Model:
     return Model(
         build=lambda: gpt(attention),
         data=texts,
-        loss=Closure(own_loss, samples=predicted),
+        loss=Closure(own_loss, samples=count_next_tokens),
         plain=next_token_loss,
+        count=lambda batch: float((batch["labels"][:, 1:] != -100).sum()),
         sample=rows_of,
         token_inputs=True,
         tolerance=1e-5,  # of the cast

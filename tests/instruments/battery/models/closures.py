@@ -34,9 +34,13 @@ def evidence_bound(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
 
 def seeded_evidence_bound(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
     """The same, with noise drawn from a generator of its own."""
-    generator = torch.Generator().manual_seed(0)
-    noise = torch.randn(len(batch["x"]), 1, generator=generator).to(batch["x"])
+    noise = batch["drawn"] if "drawn" in batch else _seeded_noise(batch)
     return evidence_bound(model, {**batch, "noise": noise})
+
+
+def _seeded_noise(batch: dict[str, Tensor]) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(len(batch["x"]), 1, generator=generator).to(batch["x"])
 
 
 def growth() -> nn.Module:
@@ -84,6 +88,7 @@ ROWS = {
         build=Autoencoder,
         data=_examples,
         loss=Closure(seeded_evidence_bound),
+        sample=lambda batch, i: rows_of({**batch, "drawn": _seeded_noise(batch)}, i),
         answers={**_OUTPUTS, "gradient_norm per sample": EITHER},
     ),
     "differential equation": Model(

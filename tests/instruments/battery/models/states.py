@@ -92,7 +92,10 @@ ROWS = {
         sample=rows_of,
         dtype=None,
         tolerance=2e-3,
-        answers={"find_critical_point": EITHER, "hessian_matrix": EITHER, "inertia": EITHER},
+        answers={
+            **{"find_critical_point": EITHER, "hessian_matrix": EITHER, "inertia": EITHER},
+            "interpolate": REFUSAL,  # two models that differ in what is no parameter
+        },
     ),
     "tensor that is no buffer": Model(build=PlainTensor, data=regression, sample=rows_of, answer=EITHER),
     "input changed in place": Model(
