@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from nablab.errors import UsageError, unknown
 from nablab.instruments.base.measurement import Expected, Measurement, Size, instrument
-from nablab.instruments.curvature.lanczos import Krylov, unseen_beyond
+from nablab.instruments.curvature.lanczos import Krylov, beyond_breakdown, unseen_beyond
 from nablab.instruments.curvature.matrices import (
     Array,
     Curvature,
@@ -30,6 +30,7 @@ from nablab.instruments.curvature.matrices import (
     gradients_spent,
     notes_of,
     random_vector,
+    roundoff_of,
     rows_that_fit,
 )
 
@@ -254,7 +255,8 @@ class _Search:
             self._settle()
             return False
         self._lock()
-        for step in range(1, 1 + max(CHECK_LEAST, round(CHECK_SHARE * self.products))):
+        krylov.neglected, ended, steps = 0.0, 0, 0
+        for _ in range(max(CHECK_LEAST, round(CHECK_SHARE * self.products))):
             if krylov.full or self.products >= self.max_products:
                 break
             self._step()
@@ -264,18 +266,21 @@ class _Search:
             if self._lies_outside(low, high, self.tolerance):
                 self.goal = self.tolerance
                 return True
-            ended = krylov.coupling == 0  # an invariant subspace: what it holds is exact
-            self.others = (low, high) if ended else self._bounds(low, high, step)
+            steps += 1
+            self.others = self._bounds(low, high, steps, ended + (krylov.coupling == 0))
             self.certified = not self._lies_outside(*self.others, CHECK_SLACK)
-            if ended or self.certified:
+            if self.certified:
                 break
+            if krylov.coupling == 0:  # the next product starts a sequence from a new random vector
+                ended, steps = ended + 1, 0
         return False
 
     def _settle(self) -> None:
         """The basis is the whole space: nothing can have been missed."""
         values = self._ritz()[0]
         rest = np.delete(values, _select(values, self.count, self.which))
-        self.others = (float(rest.min()), float(rest.max())) if rest.size else None
+        margin = roundoff_of(self.matrix, self.norm)
+        self.others = (float(rest.min()) - margin, float(rest.max()) + margin) if rest.size else None
         self.certified = True
 
     def result(self) -> Eigenvalues:
@@ -341,12 +346,25 @@ class _Search:
         fresh = random_vector(self.matrix, self.generator)
         self.krylov.lock(values[wanted], rotation[:, wanted], residuals[wanted], fresh)
 
-    def _bounds(self, low: float, high: float, steps: int) -> tuple[float, float]:
+    def _bounds(self, low: float, high: float, steps: int, ended: int) -> tuple[float, float]:
+        """Where the others lie, from the steps of the sequence that goes on and from those that ended."""
         size = self.matrix.shape[0] - self.needed
-        return (
-            -unseen_beyond(-low, -float(self.highest), steps, size, CHANCE),
-            unseen_beyond(high, float(self.lowest), steps, size, CHANCE),
-        )
+        margin = roundoff_of(self.matrix, self.norm)
+        # Beside one large eigenvalue the lowest Ritz value is no lower bound yet, so each end is bounded from
+        # the other: the largest is known, or it would have been found.
+        least, most = self._chebyshev(low, high, steps, size)
+        if ended:
+            reach = beyond_breakdown(self.krylov.neglected, ended, size, CHANCE)
+            least, most = max(least, low - reach), min(most, high + reach)
+        return least - margin, most + margin
+
+    def _chebyshev(self, low: float, high: float, steps: int, size: int) -> tuple[float, float]:
+        """What steps from one random start leave to both ends of the spectrum."""
+        if self.which == "smallest":
+            most = unseen_beyond(high, min(self.lowest, low), steps, size, CHANCE)
+            return -unseen_beyond(-low, -max(self.highest, most), steps, size, CHANCE), most
+        least = -unseen_beyond(-low, -max(self.highest, high), steps, size, CHANCE)
+        return least, unseen_beyond(high, min(self.lowest, least), steps, size, CHANCE)
 
     def _lies_outside(self, low: float, high: float, slack: float) -> bool:
         """Whether an interval of other eigenvalues reaches beyond those listed by a share of the norm."""

@@ -42,6 +42,7 @@ class Krylov:
         size: Rows that have been multiplied, m.
         coupling: b, or 0 at a breakdown.
         scale: The largest norm of a product so far.
+        neglected: The largest coupling that was taken as 0.
         defects: For each row what its residual holds beyond the coupling (0 unless `lock` was called).
     """
 
@@ -49,7 +50,7 @@ class Krylov:
         self.vectors = torch.empty(capacity + 1, start.numel(), dtype=start.dtype, device=start.device)
         self.projected = np.zeros((capacity, capacity))
         self.defects = np.zeros(capacity)
-        self.size, self.coupling, self.scale = 0, 0.0, 0.0
+        self.size, self.coupling, self.scale, self.neglected = 0, 0.0, 0.0, 0.0
         self.vectors[0] = start / start.norm()
 
     @property
@@ -73,7 +74,7 @@ class Krylov:
         self.coupling = float(rest.norm())
         roundoff = torch.finfo(rest.dtype).eps
         if self.size == rest.numel() or self.coupling <= BREAKDOWN * roundoff * self.scale:
-            self.coupling = 0.0
+            self.neglected, self.coupling = max(self.neglected, self.coupling), 0.0
         else:
             self.vectors[self.size] = rest / self.coupling
         return self.coupling
@@ -126,6 +127,28 @@ class Krylov:
         rest = torch.addmv(vector, basis.T, first, alpha=-1)
         second = basis @ rest
         return torch.addmv(rest, basis.T, second, alpha=-1), first + second
+
+
+def beyond_breakdown(neglected: float, sequences: int, size: int, chance: float) -> float:
+    r"""How far an eigenvalue may lie from all Ritz values of sequences that ended, but for a stated chance.
+
+    A Krylov sequence ends where its coupling :math:`\beta` is no more than rounding: in float32, beside a
+    large eigenvalue, that is long before it has seen everything. With :math:`c` the component of an
+    eigenvector in its start, some Ritz value lies within :math:`\beta / |c|` of the eigenvalue. The chance of
+    a component below :math:`c` is at most :math:`\sqrt{2 P c^2 / \pi}` for each random start, and all of
+    them must have one.
+
+    Args:
+        neglected: The largest coupling at which a sequence ended.
+        sequences: How many ended, at least 1.
+        size: Dimensions in which the starts were drawn.
+        chance: The chance that is accepted.
+
+    >>> beyond_breakdown(1e-6, 1, 157, 1e-3)
+    0.009997...
+    """
+    component = math.pow(chance, 1 / sequences) * math.sqrt(math.pi / (2 * size))
+    return neglected / component
 
 
 def unseen_beyond(highest: float, lowest: float, steps: int, size: int, chance: float) -> float:

@@ -116,7 +116,7 @@ class HessianOperator(Operator):
         cache: Keep the graphs of the gradient between products: a third less work for more memory. By
             default if they fit a quarter of the memory that is free.
         check: See `Objective`; and compare two products on the first batch with differences of the gradient
-            and with each other (seven gradients of that batch; see `nablab.instruments.curvature.verification`).
+            and with each other (seven gradients of that batch; see `verification`).
 
     Raises:
         UsageError: See `Objective`; half precision; a gradient that is not the derivative of the loss.
