@@ -1,4 +1,4 @@
-"""Second derivatives that are wrong are found before anything is measured, and right ones are not suspected."""
+"""Wrong second derivatives are found before anything is measured, and right ones are not suspected."""
 
 from __future__ import annotations
 
@@ -346,7 +346,7 @@ def test_a_second_derivative_that_is_not_a_number_is_refused(kind: Any) -> None:
     model = nn.Linear(2, 1, bias=False)
     model.weight.data.zero_()
     root = Closure(lambda module, batch: module.weight.abs().pow(1.5).sum() + module(batch).mean())
-    with pytest.raises(UsageError, match="NaN or infinite.*no finite second derivative here"):
+    with pytest.raises(UsageError, match=r"NaN or infinite.*no finite second derivative here"):
         kind(model, root, torch.ones(3, 2), method="double-backward")
 
 

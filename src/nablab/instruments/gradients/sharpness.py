@@ -46,8 +46,8 @@ LOST = (
     "radius. Measure with {remedy}."
 )
 HIDDEN = (
-    "The rise of {rise:.2g} is within the rounding of the loss ({loss:.4g} in {dtype}), and may be no rise at "
-    "all. Measure with {remedy}."
+    "The rise of {rise:.2g} is within the rounding of the loss ({loss:.4g} in {dtype}), and may be no rise. "
+    "Measure with {remedy}."
 )
 CRITICAL = (
     "The gradient is exactly 0 at the model's point: the search started from a random point of the "
