@@ -354,3 +354,72 @@ def test_a_second_derivative_that_is_not_a_number_is_refused(kind: Any) -> None:
 def test_half_precision_is_refused_in_one_sentence(kind: Any) -> None:
     with pytest.raises(UsageError, match=r"cannot be measured in bfloat16.*dtype=torch.float32"):
         kind(nn.Linear(2, 1), "mse", (torch.ones(3, 2), torch.ones(3, 1)), dtype=torch.bfloat16)
+
+
+class Inside(nn.Module):
+    """Differentiates itself by `torch.func` in the forward pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.linear = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.func.vmap(torch.func.grad(lambda one: self.linear(one).tanh().sum()))(x)[:, :3]
+
+
+class Outside(Inside):
+    def forward(self, x: Tensor) -> Tensor:
+        slopes = 1 - self.linear(x).tanh().square()
+        return (slopes @ self.linear.weight)[:, :3]
+
+
+def test_functional_derivatives_inside_the_forward_pass() -> None:
+    data = torch.randn(12, 4, generator=torch.Generator().manual_seed(2)), torch.arange(12) % 3
+    found = HessianOperator(Inside(), "cross_entropy", data, dtype=torch.float64)
+    truth = HessianOperator(Outside(), "cross_entropy", data, dtype=torch.float64)
+    assert found.method == "double-backward"
+    vector = torch.ones(found.shape[0], dtype=torch.float64)
+    torch.testing.assert_close(found @ vector, truth @ vector, rtol=1e-10, atol=1e-12)
+    triple = inertia(Outside(), "cross_entropy", data, neighbors=0).triple
+    assert inertia(Inside(), "cross_entropy", data, neighbors=0).triple == triple
+
+
+def test_a_model_compiled_without_a_second_derivative() -> None:
+    class Compiled(torch.autograd.Function):
+        """What `torch.compile` gives: a backward pass that refuses to be differentiated."""
+
+        @staticmethod
+        def forward(context, x: Tensor) -> Tensor:  # type: ignore[no-untyped-def, override]
+            context.save_for_backward(x)
+            return x.sin()
+
+        @staticmethod
+        def backward(context, slope: Tensor) -> Tensor:  # type: ignore[no-untyped-def, override]
+            if torch.is_grad_enabled():
+                raise RuntimeError("does not currently support double backward")
+            return slope * context.saved_tensors[0].cos()
+
+    model, data = Layered(Compiled.apply), points()
+    vector = torch.ones(32, dtype=torch.float64)
+    for kind in (HessianOperator, GaussNewtonOperator):
+        found = kind(model, "mse", data, dtype=torch.float64)
+        assert any("does not currently support double backward" in note for note in found.notes)
+        truth = kind(Layered(torch.sin), "mse", data, dtype=torch.float64)
+        torch.testing.assert_close(found @ vector, truth @ vector, rtol=1e-6, atol=1e-8)
+    matrix = hessian_matrix(model, "mse", data)
+    np.testing.assert_allclose(
+        matrix.matrix, hessian_matrix(Layered(torch.sin), "mse", data).matrix, atol=1e-8
+    )
+
+
+def test_a_penalty_that_the_gauss_newton_matrix_leaves_out_is_said() -> None:
+    held: dict[str, nn.Module] = {}
+
+    def loss(output: Tensor, target: Tensor) -> Tensor:
+        return F.mse_loss(output, target) + 0.1 * held["model"].first.weight.square().sum()
+
+    held["model"] = model = Layered(torch.sin)
+    found = GaussNewtonOperator(model, loss, points(), dtype=torch.float64)
+    assert any("also past the outputs" in note for note in found.notes)
+    assert GaussNewtonOperator(Layered(torch.sin), "mse", points(), dtype=torch.float64).notes == ()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -247,10 +248,10 @@ class HessianOperator(Operator):
 
     def _worth_keeping(self) -> bool:
         batches = self.objective.batches
-        with self.objective.quiet(), counting_saved_bytes() as saved:
-            self._linearize(batches.items[0])
+        with self.objective.quiet():
+            kept = kept_bytes(lambda: self._linearize(batches.items[0]))
         self.objective.spent += batches.weights[0]
-        return saved["bytes"] / batches.weights[0] < CACHE_SHARE * free_memory(self.device)
+        return kept is not None and kept / batches.weights[0] < CACHE_SHARE * free_memory(self.device)
 
 
 class GaussNewtonOperator(Operator):
@@ -294,10 +295,24 @@ class GaussNewtonOperator(Operator):
             leaves = self.objective.leaves()
             outputs, target = self._outputs(self.objective.batches.items[0], leaves)
             self.objective.criterion(outputs.detach(), target)  # a closure is refused here
-            if has_dead_end(self._pulled(outputs, leaves)[1]):
-                self._take_differences("a function in the model may be differentiated once only")
+            why = self._lacking(outputs, leaves)
+        if why:
+            self._take_differences(why)
         if check:
             self._verify(model, loss, parameters)
+
+    def _lacking(self, outputs: Tensor, leaves: dict[str, Tensor]) -> str:
+        """Why the backward pass cannot be differentiated, or nothing."""
+        try:
+            dual, pulled = self._pulled(outputs, leaves)
+            if has_dead_end(pulled):
+                return "a function in the model may be differentiated once only"
+            self._push(dual, pulled, torch.ones_like(self.objective.point))
+        except RuntimeError as error:
+            if isinstance(error, torch.OutOfMemoryError):
+                raise
+            return f"the backward pass has no derivative ({str(error).splitlines()[0][:120]})"
+        return ""
 
     def _take_differences(self, why: str) -> None:
         self._exact = False
@@ -346,7 +361,7 @@ class GaussNewtonOperator(Operator):
         batch = self.objective.batches.items[0]
         leaves = self.objective.leaves()
         outputs, target = self._outputs(batch, leaves)
-        dual, pulled = self._pulled(outputs, leaves)
+        dual, pulled = self._pulled(outputs, leaves) if self._exact else (outputs, [])
         free = outputs.detach().requires_grad_()
         slope = torch.autograd.grad(self.objective.criterion(free, target), free, create_graph=True)[0]
         sizes = [shape.numel() for shape in self.objective.shapes]
@@ -491,6 +506,21 @@ def _pulled_back(objective: Objective, graph: _Graph, row: Tensor, *, last: bool
     return objective.flatten(dict(zip(objective.names, found, strict=True)))
 
 
+def kept_bytes(work: Callable[[], Any]) -> int | None:
+    """The bytes that autograd keeps for what ``work`` builds, or None where it cannot be asked.
+
+    Models that call `torch.func` inside do not allow PyTorch's hooks on saved tensors.
+    """
+    try:
+        with counting_saved_bytes() as saved:
+            work()
+    except RuntimeError as error:
+        if "saved tensor hooks" not in str(error):
+            raise
+        return None
+    return saved["bytes"]
+
+
 def in_float64(model: nn.Module, loss: Any, batch: Any, parameters: Any) -> Objective | None:
     """The loss of one batch in float64, or None on a device that lacks it."""
     try:
@@ -521,11 +551,13 @@ def suit_processor(objective: Objective) -> None:
     """
     if objective.device.type != "cpu":
         return
-    with objective.quiet(), counting_saved_bytes() as saved:
-        objective.batch_loss(objective.leaves(), objective.batches.items[0])
+    with objective.quiet():
+        kept = kept_bytes(lambda: objective.batch_loss(objective.leaves(), objective.batches.items[0]))
+    if kept is None:
+        return
     objective.spent += objective.batches.weights[0] / 3
     samples = objective.batches.samples[0]
-    fits = max(SMALLEST_PIECE, int(samples * CACHE_BYTES / max(1, saved["bytes"])))
+    fits = max(SMALLEST_PIECE, int(samples * CACHE_BYTES / max(1, kept)))
     if fits < samples and objective.may_be_cut():
         objective.batches = objective.batches.cut(fits)
     convolves = any(isinstance(module, nn.Conv2d) for module in objective.model.modules())
