@@ -12,7 +12,8 @@ from torch import Tensor
 
 from nablab.errors import UsageError, unknown
 from nablab.instruments.base.graphs import free_memory
-from nablab.instruments.curvature.operators import GaussNewtonOperator, HessianOperator, Operator
+from nablab.instruments.curvature.gauss_newton import GaussNewtonOperator
+from nablab.instruments.curvature.operators import HessianOperator, Operator
 
 Array = NDArray[np.float64]
 Curvature = Literal["hessian", "gauss-newton"]
