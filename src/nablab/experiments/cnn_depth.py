@@ -173,6 +173,7 @@ class CnnDepth(Experiment):
         if self.validation >= (self.task.samples or inf):
             raise UsageError(f"validation={self.validation} leaves no image of {self.data} to train on.")
         form: Any = {"shape": self.task.shape, "outputs": self.task.outputs}
+        form |= {"samples": self.task.train_samples - self.validation, "batch_sizes": [self.batch_size]}
         for spec in self.networks:
             models.check_network(spec, **form)
         if self.model is not None:

@@ -142,10 +142,12 @@ class GradientNorm(Experiment):
         if not self.targets or not self.names:
             raise UsageError("There is nothing to train: give at least one of targets and one network.")
         for task in map(data.task, self.targets):
+            form: Any = {"shape": task.shape, "outputs": task.outputs}
+            form |= {"samples": task.train_samples, "batch_sizes": [self.batch_size]}
             for network in self.networks:
-                models.check_network(network, shape=task.shape, outputs=task.outputs)
+                models.check_network(network, **form)
             if self.model is not None:
-                models.check_model(self.model, shape=task.shape, outputs=task.outputs)
+                models.check_model(self.model, **form)
 
     def data_sets(self) -> tuple[str, ...]:
         """The images among the targets."""

@@ -147,7 +147,8 @@ class Interpolation(Experiment):
             raise unknown("difference of ends", name, ENDS)
         task = data.image_task(self.data)
         for network in self.networks:
-            models.check_network(network, shape=task.shape, outputs=task.outputs)
+            form: Any = {"shape": task.shape, "outputs": task.outputs, "samples": task.train_samples}
+            models.check_network(network, **form, batch_sizes=(self.batch_size, self.large_batch))
 
     def data_sets(self) -> tuple[str, ...]:
         """The images."""

@@ -147,7 +147,8 @@ class LossLandscape(Experiment):
                 raise UsageError(f"{key}={getattr(self, key)} is impossible: it must be at least {least}.")
         for task in map(data.task, self.targets):
             for network in self.networks:
-                models.check_network(spec_of(network, task), shape=task.shape, outputs=task.outputs)
+                form: Any = {"shape": task.shape, "outputs": task.outputs, "samples": task.train_samples}
+                models.check_network(spec_of(network, task), **form, batch_sizes=[self.batch_size])
 
     def data_sets(self) -> tuple[str, ...]:
         """The image sets among the targets."""

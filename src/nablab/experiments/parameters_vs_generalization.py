@@ -165,7 +165,8 @@ class ParametersVsGeneralization(Experiment):
         for note in (*train.notes, *test.notes):
             lab.note(note)
         if "hidden" in condition:
-            return self._grow(condition, train, test, seeds, lab)
+            self._grow(condition, train, test, seeds, lab)
+            return
         if self.samples >= len(train):
             raise UsageError(f"samples={self.samples} is too many: {self.data} has {len(train):,} images.")
         # One choice of images for all seeds and sizes, so that replicas can share them.
@@ -174,7 +175,7 @@ class ParametersVsGeneralization(Experiment):
         drawn = [lab.seed(seed, "labels", noise=condition["noise"]) for seed in seeds]
         labels = [data.corrupt(train.labels, share, classes=classes, seed=seed).labels for seed in drawn]
         part = self._descend if condition["part"] == DESCENT else self._solve
-        return part(condition, (train, test), labels, seeds, lab)
+        part(condition, (train, test), labels, seeds, lab)
 
     def _grow(self, condition: Condition, train: Any, test: Any, seeds: Sequence[int], lab: Lab) -> None:
         """Train one size on all images."""
@@ -202,12 +203,11 @@ class ParametersVsGeneralization(Experiment):
             optimizer=training.Adam(learning_rate=RATE),
             own_labels=True,
         )
+        size = models.parameter_count(f"{inputs}-{units}-{classes}")
         for k, seed in enumerate(seeds):
             scores = {name: float(values[k, -1]) for name, values in result.evaluations.items()}
             lab.record(seed, **{f"{s}_error": 1 - scores.pop(f"{s}_accuracy") for s in ("train", "test")})
-            lab.record(
-                seed, **scores, fitted_parameters=models.parameter_count(f"{inputs}-{units}-{classes}")
-            )
+            lab.record(seed, **scores, fitted_parameters=size)
 
     def _solve(self, condition: Condition, sets: Any, labels: Any, seeds: Sequence[int], lab: Lab) -> None:
         """Fit random features by least squares."""

@@ -166,10 +166,12 @@ class RandomLabels(Experiment):
         if self.memorized > 1 or self.early_epochs > self.epochs:
             pair = f"memorized={self.memorized} must be at most 1, and early_epochs={self.early_epochs}"
             raise UsageError(f"{pair} at most epochs={self.epochs}.")
+        form: Any = {"shape": self.shape, "outputs": self.task.outputs}
+        form |= {"samples": self.task.train_samples, "batch_sizes": [self.batch_size]}
         for spec in self.networks:
-            models.check_network(spec, shape=self.shape, outputs=self.task.outputs)
+            models.check_network(spec, **form)
         if self.model is not None:
-            models.check_model(self.model, shape=self.shape, outputs=self.task.outputs)
+            models.check_model(self.model, **form)
 
     def conditions(self) -> list[Condition]:
         """Every network at every share."""

@@ -141,9 +141,11 @@ class Sensitivity(Experiment):
             raise UsageError(f"batch_sizes={list(sizes)} must be two or more, rising, from 1.")
         task = data.image_task(self.data)
         self._check_sizes(task.samples)
-        models.check_network(self.network, shape=task.shape, outputs=task.outputs)
+        form: Any = {"shape": task.shape, "outputs": task.outputs}
+        form |= {"samples": task.train_samples, "batch_sizes": (*self.batch_sizes, self.batch_size)}
+        models.check_network(self.network, **form)
         if self.model is not None:
-            models.check_model(self.model, shape=task.shape, outputs=task.outputs)
+            models.check_model(self.model, **form)
 
     def _check_sizes(self, samples: int | None) -> None:
         largest = max(*self.batch_sizes, self.batch_size)

@@ -138,9 +138,11 @@ class Sharpness(Experiment):
             raise UsageError(f"batch_sizes={list(sizes)} must be two or more, rising, from 2.")
         task = data.image_task(self.data)
         self._check_sizes(task.samples)
-        models.check_network(self.network, shape=task.shape, outputs=task.outputs)
+        form: Any = {"shape": task.shape, "outputs": task.outputs}
+        form |= {"samples": task.train_samples, "batch_sizes": self.batch_sizes}
+        models.check_network(self.network, **form)
         if self.model is not None:
-            models.check_model(self.model, shape=task.shape, outputs=task.outputs)
+            models.check_model(self.model, **form)
 
     def _check_sizes(self, samples: int | None) -> None:
         if samples is None:
@@ -148,10 +150,6 @@ class Sharpness(Experiment):
         if self.batch_sizes[-1] > samples:
             raise UsageError(f"A batch of {self.batch_sizes[-1]:,} exceeds the {samples:,} training images "
                              f"of {self.data}: take smaller batches or more images.")  # fmt: skip
-        alone = [size for size in self.batch_sizes if samples % size == 1]
-        if alone:
-            raise UsageError(f"With a batch size of {alone[0]} the last batch of {samples:,} images is one "
-                             "image, which has no batch statistics: take another size.")  # fmt: skip
 
     def conditions(self) -> list[Condition]:
         """Every batch size with every learning rate."""

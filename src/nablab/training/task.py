@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from nablab.errors import UsageError, unknown
 from nablab.models.factory import output_of
 from nablab.models.targets import check_targets
+from nablab.models.last_batch import check_single
 from nablab.training import checkpoints, choose
 from nablab.training.batches import Batches
 from nablab.training.engine import Engine, FloatArray, Loss, accuracy, loss_function
@@ -225,6 +226,8 @@ def make_task(
         converged=converged,
         replicas=replicas,
     )
+    if steps > len(x) // min(batch_size or len(x), len(x)):  # else the last batch of an epoch is not reached
+        check_single(build, len(x), batch_size, lambda: task.inputs.ready(x[:1]).cpu())
     check_metrics(task.stop + (() if converged is None else (converged,)), task.metrics)
     return task
 
