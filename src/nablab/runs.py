@@ -6,12 +6,14 @@ This is what ``nablab.run`` and the command line share.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from nablab import catalogue, configuration
+from nablab.atomic import remove_leftovers, store_error
 from nablab.errors import StoreError, UsageError, unknown
 from nablab.experiment import Condition, Experiment, Records
 from nablab.lab.executors import Executor, ProcessPool
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from nablab.verdicts import Verdict
 
 DEFAULT_SEEDS = 5
+REPORT_SECONDS = 120.0  # drawing takes seconds; a machine may be very busy
 REPLICAS = ("auto", "batched", "sequential")
 DEVICES = ("cpu", "cuda", "mps")
 
@@ -134,11 +137,12 @@ class Run:
         """Write verdicts, figures and the report into the run's folder; return the report's path."""
         from nablab.report.page import write_report
 
-        view = self.view()
-        self.folder.write_json(
-            "verdicts.json", {"verdicts": [verdict.to_dict() for verdict in view.verdicts]}
-        )
-        return write_report(view, self.folder.path)
+        with _alone_with_the_report(self.folder):
+            view = self.view()
+            self.folder.write_json(
+                "verdicts.json", {"verdicts": [verdict.to_dict() for verdict in view.verdicts]}
+            )
+            return write_report(view, self.folder.path)
 
     def report(self, path: str | Path | None = None) -> Path:
         """Write the report to ``path``, or into the run's folder; return where it is."""
@@ -307,6 +311,32 @@ def rehearse(plan: Plan, *, on_condition: Callable[[Condition], None] = lambda _
         )
         estimates.append(lab.rehearse())
     return estimates
+
+
+@contextmanager
+def _alone_with_the_report(folder: RunFolder) -> Iterator[None]:
+    """Hold the report's lock, so that what a killed process was writing there can be removed."""
+    import filelock
+
+    path = folder.path / "locks" / "report.lock"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(path)
+        lock.acquire(timeout=REPORT_SECONDS)
+    except filelock.Timeout as error:
+        raise StoreError(
+            f"Another process has been writing the report of {folder.path} for more than "
+            f"{REPORT_SECONDS:.0f} s. Wait for it, then give the command again."
+        ) from error
+    except OSError as error:
+        raise store_error(error, path) from error
+    try:
+        remove_leftovers(folder.path / "figures")
+        for name in ("verdicts.json", "*.csv", "report.html"):
+            remove_leftovers(folder.path, name)
+        yield
+    finally:
+        lock.release()
 
 
 def _seeds_there(folder: RunFolder) -> int:

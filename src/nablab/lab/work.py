@@ -11,7 +11,7 @@ from typing import Literal
 from nablab.errors import Interrupted, NablabError, StoreError
 from nablab.experiment import Condition, Experiment
 from nablab.lab.session import Session
-from nablab.lab.stop import StopToken
+from nablab.lab.stop import StopToken, saving_when_told_to_end
 from nablab.lab.store import CorruptTrial, RunFolder
 
 
@@ -77,6 +77,11 @@ def do(work: Work) -> Outcome:
 
     Never raises for what can go wrong in a run: the outcome says it.
     """
+    with saving_when_told_to_end():
+        return _do(work)
+
+
+def _do(work: Work) -> Outcome:
     import filelock
 
     folder = RunFolder(work.folder)
