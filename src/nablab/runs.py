@@ -21,6 +21,7 @@ from nablab.lab.provenance import provenance
 from nablab.lab.runner import Observer, Plan, Report, execute
 from nablab.lab.session import Estimate, Rehearsal, checkpoint_seconds
 from nablab.lab.status import State, read_state
+from nablab.lab.stop import shield_resource_tracker
 from nablab.lab.store import RunFolder, Store, default_root
 
 if TYPE_CHECKING:
@@ -251,6 +252,7 @@ def run_plan(
     checkpoint_seconds()  # a wrong setting is said once and before any work
     _fetch(plan.experiment)
     if executor is None and jobs > 1:
+        shield_resource_tracker()
         executor = ProcessPool(jobs, prepare=catalogue.scan)
     outcome: Report = execute(plan, open_store(store), executor=executor, observer=observer, fresh=fresh)
     result = Run(outcome.folder, plan.experiment, plan.seeds, tuple(outcome.messages), outcome.state)
