@@ -15,6 +15,7 @@ from rich.text import Text
 import nablab
 from nablab.consoles import SafeConsole
 from nablab.errors import Interrupted, NablabError, StoreError, UsageError
+from nablab.lasting import lasting_output
 
 if TYPE_CHECKING:
     from nablab.lab.runner import Plan
@@ -370,6 +371,7 @@ def _print_outcome(done: Run, *, as_json: bool) -> None:
         output.print(f"\nReport: {report_path}", markup=False, soft_wrap=True)
 
 
+@lasting_output()
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit with 0 (done), 1 (a run failed), 2 (usage) or 130 (interrupted)."""
     try:
@@ -385,9 +387,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         code = INTERRUPTED
     except (StoreError, NablabError) as error:
         code = _fail(error, FAILED)
-    except BrokenPipeError:
-        sys.stderr.close()  # the reader of our output has left; there is nobody to tell
-        code = DONE
     sys.exit(code or DONE)
 
 

@@ -276,13 +276,8 @@ def normalizes(network: str) -> bool:
 
 def builder(task: Task, network: str, starts: Mapping[int, int]) -> Callable[[], nn.Module]:
     """Builds a network with the weights that ``starts`` gives a seed of training, which decides the order."""
-    import torch
-
-    def build() -> nn.Module:
-        torch.manual_seed(starts[torch.initial_seed()])
-        return models.network(network, shape=task.shape, outputs=task.outputs)
-
-    return build
+    form: Any = {"shape": task.shape, "outputs": task.outputs}
+    return training.SharedStart(lambda: models.network(network, **form), starts)
 
 
 def numbers(line: Line) -> dict[str, float]:

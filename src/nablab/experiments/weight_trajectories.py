@@ -189,7 +189,7 @@ class WeightTrajectories(Experiment):
             task = data.task(self.target)
             form: Any = {"shape": task.shape, "outputs": task.outputs, "activation": self.activation}
             return lambda: models.network(self.network, **form)
-        return lambda: training.build_replicas(self.builder(None), [start])[0]
+        return training.SharedStart(self.builder(None), start)
 
     def _describe(self, path: Path, steps: Any, seed: int, lab: Lab) -> None:
         """Record what two components show of one path: of the whole network and of one layer."""

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from nablab.training.recording import WeightRecorder, path_array, path_from_array
     from nablab.training.result import Training
     from nablab.training.schedules import Constant, Cosine, Exponential, Linear, Schedule, StepDecay
-    from nablab.training.seeding import build_replicas, derive, generator
+    from nablab.training.seeding import SharedStart, build_replicas, derive, generator
     from nablab.training.sequential import SequentialEngine
     from nablab.training.speed import Speed, measure_speed
     from nablab.training.stacked import StackedPredictor, stacked_predictor
@@ -48,7 +48,7 @@ __getattr__, __dir__ = lazy_names(
         "recording": "WeightRecorder path_array path_from_array",
         "result": "Training",
         "schedules": "Constant Cosine Exponential Linear Schedule StepDecay",
-        "seeding": "build_replicas derive generator",
+        "seeding": "SharedStart build_replicas derive generator",
         "sequential": "SequentialEngine",
         "speed": "Speed measure_speed",
         "stacked": "StackedPredictor stacked_predictor",
@@ -87,6 +87,7 @@ __all__ = [
     "Rule",
     "Schedule",
     "SequentialEngine",
+    "SharedStart",
     "Specification",
     "Speed",
     "StackedPredictor",

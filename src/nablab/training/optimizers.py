@@ -43,6 +43,10 @@ class Specification:
                     "Give one number, or one per seed."
                 )
 
+    def differs_by_replica(self) -> bool:
+        """Whether any number is given per replica."""
+        return any(isinstance(value, tuple) for _, value in _numbers(self))
+
     def slots(self) -> tuple[str, ...]:
         """The names of the tensors that the update keeps between steps."""
         raise NotImplementedError

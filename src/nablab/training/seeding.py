@@ -6,8 +6,13 @@ No stream is drawn from another, so adding a seed, a factor or a replica never m
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -37,15 +42,83 @@ def generator(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
+@dataclass(frozen=True)
+class Built:
+    """A network, and the states in which building it left the global generators.
+
+    Attributes:
+        module: The network.
+        states: A hash of each state, by the name of the library.
+    """
+
+    module: nn.Module
+    states: Mapping[str, int]
+
+    def generators_equal(self, other: Built) -> list[str]:
+        """The libraries whose generator stands where it stood for the other network."""
+        return [name for name, state in self.states.items() if state == other.states[name]]
+
+
+def built(build: Callable[[], nn.Module], seeds: Sequence[int]) -> Iterator[Built]:
+    """Call ``build`` once per seed, with all global generators seeded; they are left as they were.
+
+    PyTorch's as by ``torch.manual_seed(seed)``; those of NumPy and of Python's `random` by a seed derived
+    from it, since networks of users draw weights from these, too.
+    """
+    for seed in seeds:
+        with _own_generators():
+            torch.default_generator.manual_seed(seed)
+            np.random.seed(derive(seed, "numpy") % 2**32)  # noqa: NPY002 - the global one is the point
+            random.seed(derive(seed, "random"))
+            module = build()
+            states = _generator_states()
+        yield Built(module, states)
+
+
 def build_replicas(build: Callable[[], nn.Module], seeds: Sequence[int]) -> list[nn.Module]:
     """Call ``build`` once per seed, each time as if after ``torch.manual_seed(seed)``.
 
-    The weights are those that PyTorch gives for the seed, whatever the other seeds are; PyTorch's
-    global generator is left as it was.
+    The weights are those that PyTorch gives for the seed, whatever the other seeds are; the global
+    generators are left as they were.
     """
-    modules = []
-    with torch.random.fork_rng(devices=[]):
-        for seed in seeds:
-            torch.default_generator.manual_seed(seed)
-            modules.append(build())
-    return modules
+    return [network.module for network in built(build, seeds)]
+
+
+@dataclass(frozen=True)
+class SharedStart:
+    """Builds networks whose first weights do not follow the seed of their training, on purpose.
+
+    Attributes:
+        build: Builds one network.
+        starts: The seed of the weights, for all, or by the seed of training.
+    """
+
+    build: Callable[[], nn.Module]
+    starts: int | Mapping[int, int]
+
+    def __call__(self) -> nn.Module:
+        """A network; its training's seed is the one that PyTorch was seeded with last."""
+        start = self.starts if isinstance(self.starts, int) else self.starts[torch.initial_seed()]
+        return build_replicas(self.build, [start])[0]
+
+
+@contextmanager
+def _own_generators() -> Iterator[None]:
+    states = np.random.get_state(), random.getstate()  # noqa: NPY002
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        np.random.set_state(states[0])  # noqa: NPY002
+        random.setstate(states[1])
+
+
+def _generator_states() -> dict[str, int]:
+    """What tells two states of each library's generator apart: a hash, as there may be many networks."""
+    numpy_state: Any = np.random.get_state(legacy=False)  # noqa: NPY002
+    position = numpy_state["state"]
+    return {
+        "PyTorch": hash(torch.get_rng_state().numpy().tobytes()),
+        "NumPy": hash((position["key"].tobytes(), position["pos"], numpy_state["gauss"])),
+        "Python's random": hash(random.getstate()),
+    }

@@ -16,8 +16,9 @@ from nablab.training.batches import Batches
 from nablab.training.engine import Engine, FloatArray, Loss, accuracy, loss_function
 from nablab.training.inputs import Augment, Inputs, Precision, Prepare, make_inputs
 from nablab.training.optimizers import Specification
+from nablab.training.replicates import check_replicates, draws_random_numbers
 from nablab.training.schedules import Schedule
-from nablab.training.seeding import build_replicas
+from nablab.training.seeding import built
 from nablab.training.stopping import Rule, check_metrics
 
 Pair = tuple[Any, Any]
@@ -83,8 +84,17 @@ class Task:
 
     def engine(self, on_note: Callable[[str], None], *, name: str | None = None) -> Engine:
         """Build the replicas and the engine that trains them; a given ``name`` allows only that one."""
-        modules = [module.to(self.x.device) for module in build_replicas(self.build, self.seeds)]
+        networks = list(built(self.build, self.seeds))
+        modules = [network.module.to(self.x.device) for network in networks]
         _check_dtypes(modules[0], self.inputs.ready(self.x[:1]))
+        check_replicates(
+            networks,
+            self.build,
+            self.seeds,
+            training=self,
+            varies=lambda: self._varies_by_seed(modules[0]),
+            on_note=on_note,
+        )
         request = choose.Request(
             modules=modules,
             x=self.x,
@@ -97,6 +107,13 @@ class Task:
             inputs=self.inputs,
         )
         return choose.choose(choose.ORDERS[self.replicas] if name is None else (name,), request, on_note)
+
+    def _varies_by_seed(self, module: nn.Module) -> bool:
+        """Whether trainings of two seeds differ even where their first weights do not."""
+        shuffled = self.batch_size is not None and self.batch_size < len(self.x)
+        if shuffled or self.own_labels or self.inputs.augment or self.optimizer.differs_by_replica():
+            return True
+        return draws_random_numbers(module, self.inputs.ready(self.x[:2]))
 
     def evaluate(self, engine: Engine) -> dict[str, FloatArray]:
         """Each of `metrics` (K,), at the present weights, on the training set and each held-out set."""

@@ -1,0 +1,131 @@
+"""Whether networks that were built under different seeds are replicates: alike in kind, apart in weights.
+
+Copies of one draw look like a perfectly certain result: an interval of no width that says nothing.
+"""
+
+from __future__ import annotations
+
+import copy
+import weakref
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.weak import WeakIdKeyDictionary
+
+from nablab.errors import UsageError
+from nablab.training.seeding import Built, SharedStart, built, derive
+
+RUNNING = ("running_mean", "running_var", "num_batches_tracked")
+FRESH = (
+    "Let the function build a new network at each call, and draw its weights from PyTorch's global "
+    "generator, as PyTorch's layers do."
+)
+
+# What trains in a network that was handed out, and to which training; forgotten with the tensor.
+_handed_out: MutableMapping[Tensor, weakref.ref[Any]] = WeakIdKeyDictionary()
+
+
+def check_replicates(
+    networks: Sequence[Built],
+    build: Callable[[], nn.Module],
+    seeds: Sequence[int],
+    *,
+    training: Any,
+    varies: Callable[[], bool],
+    on_note: Callable[[str], None],
+) -> None:
+    """Refuse networks that share weights or are copies of one draw; say where only the rest differs by seed.
+
+    Args:
+        networks: What ``build`` made, one per seed.
+        build: Builds one more where there is a single seed.
+        seeds: One per network.
+        training: Stands for the training that they are for; may build anew.
+        varies: Whether anything but the first weights depends on the seed: batches, labels, dropout.
+        on_note: Told where seeds share their first weights.
+
+    Raises:
+        UsageError: A network or trainable weight was handed out twice; the function seeds a generator, so
+            that all seeds have the same weights; or all seeds would give the same trial.
+    """
+    _check_apart([network.module for network in networks], training)
+    if isinstance(build, SharedStart):
+        return  # on purpose
+    first, other = networks[0], _another(networks, build, seeds)
+    if other is None or not _same(first.module, other.module):
+        return
+    name = type(first.module).__name__
+    generators = first.generators_equal(other)
+    if generators:
+        raise UsageError(
+            f"The function that builds {name} sets the seed of {' and '.join(generators)} itself, so every "
+            f"seed gets the same weights and the seeds are no repetitions. Remove that line. {FRESH}"
+        )
+    if len(networks) > 1 and not varies():
+        raise UsageError(
+            f"{name} starts from the same weights under every seed, and nothing else depends on the seed "
+            f"(all samples at each step, no dropout): the trials would be copies of one. {FRESH}"
+        )
+    on_note(
+        f"{name} starts from the same weights under every seed: seeds differ in the rest only, such as the "
+        "order of samples, and intervals say nothing of other weights."
+    )
+
+
+def draws_random_numbers(module: nn.Module, x: Tensor) -> bool:
+    """Whether a forward pass in training mode draws random numbers, as dropout does."""
+    trial = copy.deepcopy(module).train()
+    devices = [x.device] if x.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices), torch.no_grad():
+        before = _states(x.device)
+        trial(x)
+        return any(not torch.equal(a, b) for a, b in zip(before, _states(x.device), strict=True))
+
+
+def _states(device: torch.device) -> list[Tensor]:
+    states = [torch.get_rng_state()]
+    return [*states, torch.cuda.get_rng_state(device)] if device.type == "cuda" else states
+
+
+def _another(networks: Sequence[Built], build: Callable[[], nn.Module], seeds: Sequence[int]) -> Built | None:
+    """A network of another seed than the first; None where all seeds are one on purpose."""
+    if len(networks) == 1:
+        return next(built(build, [derive(seeds[0], "another network")]))
+    return next((networks[k] for k, seed in enumerate(seeds) if seed != seeds[0]), None)
+
+
+def _check_apart(modules: Sequence[nn.Module], training: Any) -> None:
+    """Refuse what would be trained twice, by two replicas or by two trainings."""
+    seen: dict[int, int] = {}
+    for replica, module in enumerate(modules):
+        for name, tensor in _trained(module):
+            owner = _handed_out.get(tensor)
+            earlier = owner is not None and owner() is not training
+            if earlier or seen.setdefault(id(tensor), replica) != replica:
+                raise UsageError(
+                    f"The function that builds {type(module).__name__} handed out '{name}' before: what one "
+                    f"training does to it, another one would start from. {FRESH}"
+                )
+    for module in modules:
+        for _, tensor in _trained(module):
+            _handed_out[tensor] = weakref.ref(training)
+
+
+def _trained(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """What training changes: trainable parameters and running statistics. Frozen parts may be shared."""
+    yield from ((name, tensor) for name, tensor in module.named_parameters() if tensor.requires_grad)
+    yield from ((name, tensor) for name, tensor in module.named_buffers() if name.endswith(RUNNING))
+
+
+def _same(one: nn.Module, other: nn.Module) -> bool:
+    """Whether all parameters and buffers are equal, bit for bit up to NaN."""
+    pairs = [dict(m.named_parameters()) | dict(m.named_buffers()) for m in (one, other)]
+    if pairs[0].keys() != pairs[1].keys():
+        return False
+    return all(_equal(pairs[0][name], pairs[1][name]) for name in pairs[0])
+
+
+def _equal(a: Tensor, b: Tensor) -> bool:
+    return a.shape == b.shape and a.dtype == b.dtype and torch.equal(a, b)

@@ -1,0 +1,176 @@
+"""Networks of different seeds are replicates: other weights, nothing shared; or it is said, or refused."""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from nablab import training
+from nablab.errors import UsageError
+
+X = torch.linspace(-1, 1, 16)[:, None]
+
+
+def fit(build: Callable[[], nn.Module], *, seeds: Any = (1, 2, 3), **options: Any) -> tuple[Any, list[str]]:
+    notes: list[str] = []
+    settings: dict[str, Any] = {"steps": 3, "replicas": "sequential", "on_note": notes.append, **options}
+    result = training.fit(build, (X, X**2), seeds=seeds, **settings)
+    return result, [note for note in notes if "every seed" in note]
+
+
+def network() -> nn.Module:
+    return nn.Sequential(nn.Linear(1, 4), nn.Tanh(), nn.Linear(4, 1))
+
+
+def seeded_by_torch() -> nn.Module:
+    torch.manual_seed(0)
+    return network()
+
+
+def filled(draw: Callable[[int], Any]) -> nn.Module:
+    module = network()
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.copy_(torch.tensor(draw(parameter.numel()), dtype=torch.float32).view_as(parameter))
+    return module
+
+
+def from_numpy() -> nn.Module:
+    return filled(lambda n: np.random.normal(size=n))  # noqa: NPY002
+
+
+def seeded_by_numpy() -> nn.Module:
+    np.random.seed(0)  # noqa: NPY002
+    return from_numpy()
+
+
+def from_python() -> nn.Module:
+    return filled(lambda n: [random.random() for _ in range(n)])
+
+
+def seeded_by_python() -> nn.Module:
+    random.seed(0)
+    return from_python()
+
+
+def from_a_generator_of_its_own() -> nn.Module:
+    generator = np.random.default_rng(0)
+    return filled(lambda n: generator.normal(size=n))
+
+
+def zeros() -> nn.Module:
+    return filled(lambda n: [0.0] * n)
+
+
+class Dropping(nn.Module):
+    """Dropout that no module shows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = zeros()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.body(nn.functional.dropout(x, 0.5, self.training))
+
+
+def of_copies() -> Callable[[], nn.Module]:
+    one = network()
+    return lambda: copy.deepcopy(one)
+
+
+@pytest.mark.parametrize("build", [network, from_numpy, from_python])
+def test_weights_follow_the_seed_whatever_generator_they_are_drawn_from(build: Any) -> None:
+    np.random.seed(5)  # noqa: NPY002
+    random.seed(5)
+    before = np.random.get_state()[1].tolist(), random.getstate()  # type: ignore[index]  # noqa: NPY002
+    result, notes = fit(build)
+    assert notes == []
+    assert len(set(result.train_loss[:, 0])) == 3
+    again, _ = fit(build, seeds=[3])
+    assert again.train_loss[0, 0] == result.train_loss[2, 0]
+    assert (np.random.get_state()[1].tolist(), random.getstate()) == before  # type: ignore[index]  # noqa: NPY002
+
+
+@pytest.mark.parametrize("seeds", [(1, 2, 3), (1,)], ids=["three", "one"])
+@pytest.mark.parametrize(
+    ("build", "library"),
+    [(seeded_by_torch, "PyTorch"), (seeded_by_numpy, "NumPy"), (seeded_by_python, "Python's random")],
+)
+def test_a_function_that_seeds_itself_is_refused(build: Any, library: str, seeds: Any) -> None:
+    with pytest.raises(UsageError, match=f"sets the seed of .*{library}.* itself.*Remove that line"):
+        fit(build, seeds=seeds, batch_size=4)
+
+
+@pytest.mark.parametrize("build", [from_a_generator_of_its_own, zeros, of_copies()])
+def test_one_draw_for_all_seeds(build: Any) -> None:
+    with pytest.raises(UsageError, match="the trials would be copies of one"):
+        fit(build)
+    for varying in ({"batch_size": 4}, {"optimizer": training.SGD(learning_rate=(0.1, 0.2, 0.3))}):
+        result, notes = fit(build, **varying)
+        assert len(notes) == 1
+        assert "the same weights under every seed" in notes[0]
+        assert len(set(result.final.tolist())) == 3
+    assert len(fit(build, seeds=[1])[1]) == 1
+
+
+def test_labels_and_dropout_of_each_seed_are_something_that_varies() -> None:
+    own = torch.stack([X, X**2, X**3])
+    _, notes = _fit_own(zeros, own)
+    assert len(notes) == 1
+    _, notes = fit(Dropping)
+    assert len(notes) == 1
+
+
+def _fit_own(build: Any, labels: torch.Tensor) -> tuple[Any, list[str]]:
+    notes: list[str] = []
+    options: Any = {"steps": 3, "replicas": "sequential", "own_labels": True, "on_note": notes.append}
+    result = training.fit(build, (X, labels), seeds=[1, 2, 3], **options)
+    return result, [note for note in notes if "every seed" in note]
+
+
+def test_one_network_handed_out_again_is_refused() -> None:
+    one, backbone = network(), nn.Linear(1, 4)
+    frozen = nn.Linear(1, 4).requires_grad_(False)
+    with pytest.raises(UsageError, match=r"handed out '0.weight' before"):
+        fit(lambda: one, batch_size=4)
+    with pytest.raises(UsageError, match=r"handed out '0.weight' before"):
+        fit(lambda: nn.Sequential(backbone, nn.Linear(4, 1)))
+    fit(lambda: nn.Sequential(frozen, nn.Linear(4, 1)))
+
+
+def test_a_trained_network_handed_out_to_the_next_training_is_refused() -> None:
+    one = network()
+    assert len(fit(lambda: one, seeds=[1], batch_size=4)[1]) == 1
+    with pytest.raises(UsageError, match="handed out"):
+        fit(lambda: one, seeds=[1], batch_size=4)
+
+
+def test_statistics_of_a_shared_normalization_are_something_that_is_trained() -> None:
+    norm = nn.BatchNorm1d(1, affine=False)
+    with pytest.raises(UsageError, match="running_mean"):
+        fit(lambda: nn.Sequential(norm, network()))
+
+
+def test_starts_that_are_shared_on_purpose_are_neither_noted_nor_refused() -> None:
+    result, notes = fit(training.SharedStart(network, 7), batch_size=4)
+    assert notes == []
+    assert len(set(result.final.tolist())) == 3
+    by_seed = training.SharedStart(network, {1: 7, 2: 7, 3: 8})
+    first = [training.build_replicas(by_seed, [seed])[0][0].weight for seed in (1, 2, 3)]  # type: ignore[index]
+    expected = [training.build_replicas(network, [start])[0][0].weight for start in (7, 7, 8)]  # type: ignore[index]
+    assert all(torch.equal(a, b) for a, b in zip(first, expected, strict=True))
+    assert fit(by_seed, seeds=[3], batch_size=4)[1] == []
+
+
+def test_equal_seeds_are_equal_on_purpose() -> None:
+    rates = training.SGD(learning_rate=(0.1, 0.2))
+    result, notes = fit(network, seeds=[1, 1], optimizer=rates)
+    assert notes == []
+    assert result.train_loss[0, 0] == result.train_loss[1, 0]
