@@ -332,3 +332,74 @@ def test_fields_of_every_file(trial: Trial, base: Base, name: str) -> None:
     for one, damage, command in fields(base, FIELDS_SLOW):
         if one == name:
             trial.check(name, damage, command)
+
+
+# --- what the commands say ----------------------------------------------------------------------
+
+
+def test_a_damaged_trial_is_named_by_every_command(trial: Trial) -> None:
+    left_out, again = "It is left out", "trains it again"
+    remedies = {"report": left_out, "compare": left_out, "runs": again, "run": "is run again"}
+    for command, remedy in remedies.items():
+        _, said, code = trial.answer("trials/*-s1/trial.json", flipped, command)
+        assert code == 0
+        assert "-s1/trial.json is damaged: " in said, command
+        assert remedy in said, command
+    trial.answer("trials/*-s1/trial.json", flipped, "report")
+    page = (trial.place / "store" / trial.base.place / "report.html").read_text()
+    assert "It is left out; the run&#39;s command trains it again." in page
+
+
+def test_runs_counts_what_is_whole(trial: Trial) -> None:
+    trial.answer("trials/*-s1/arrays.npz", truncated, "runs")
+    listed = trial.call("runs", "--store", str(trial.place / "store")).stdout
+    assert "8 of 10" in listed  # one was never trained, one is damaged
+    assert "arrays.npz is damaged: it has" in listed
+
+
+def test_a_bad_marker_trains_no_seed_that_is_none(trial: Trial) -> None:
+    for seeds in ([-1], [float("inf")], ["x"]):
+        damage = functools.partial(with_field, place=("seeds",), value=seeds, seal=False)
+        _, said, code = trial.answer("checkpoints/*.json", damage, "run")
+        assert code == 0
+        assert "damaged: " in said
+        trials = sorted(path.name for path in trial.place.glob(f"store/{trial.base.place}/trials/*"))
+        assert [name.rpartition("-s")[2] for name in trials] == ["0", "1", "2", "3", "4"] * 2
+
+
+def test_the_command_of_a_run_names_its_store(
+    trial: Trial, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    elsewhere = runs.run("arithmetic", preset="quick", seeds=2, store="other place")
+    assert elsewhere.command.endswith("--seeds 2 --store 'other place'")
+    assert "--store &#39;other place&#39;" in (elsewhere.folder.path / "report.html").read_text()
+    usual = runs.run("arithmetic", preset="quick", seeds=2)
+    assert "--store" not in usual.command
+    shutil.copytree(usual.folder.path, tmp_path / "copy")
+    assert runs.open_run(str(tmp_path / "copy")).command == usual.command
+
+
+def test_outputs_of_report_and_compare(trial: Trial, tmp_path: Path) -> None:
+    store = ("--store", str(trial.base.store))
+    run = Path(trial.base.place).name
+    (tmp_path / "link.html").symlink_to("page.html")
+    for words in (("report", run), ("compare", run, trial.base.other)):
+        assert trial.call(*words, "-o", "/dev/null", *store).returncode == 0
+        assert Path("/dev/null").is_char_device()
+        refused = trial.call(*words, "-o", str(tmp_path), *store)
+        assert (refused.returncode, "is a folder. Name a file in it" in refused.stderr) == (2, True)
+        assert trial.call(*words, "-o", str(tmp_path / "link.html"), *store).returncode == 0
+        assert (tmp_path / "link.html").is_symlink()
+        assert (tmp_path / "page.html").read_text().startswith("<!doctype html>")
+
+
+@pytest.mark.parametrize("seconds", ["soon", "0", "-3", "nan"])
+def test_a_bad_time_between_checkpoints_refuses_the_command(
+    trial: Trial, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: str
+) -> None:
+    monkeypatch.setenv("NABLAB_CHECKPOINT_SECONDS", seconds)
+    done = trial.call("run", "arithmetic", "--preset", "quick", "--store", str(tmp_path / "new"))
+    assert done.returncode == 2
+    assert f"NABLAB_CHECKPOINT_SECONDS is '{seconds}'" in done.stderr
+    assert not (tmp_path / "new").exists()
