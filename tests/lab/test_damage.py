@@ -403,3 +403,10 @@ def test_a_bad_time_between_checkpoints_refuses_the_command(
     assert done.returncode == 2
     assert f"NABLAB_CHECKPOINT_SECONDS is '{seconds}'" in done.stderr
     assert not (tmp_path / "new").exists()
+
+
+def test_a_run_with_an_infinite_setting_can_be_opened(trial: Trial, tmp_path: Path) -> None:
+    run = runs.run("arithmetic", preset="quick", seeds=2, noise=float("inf"), store=tmp_path / "new")
+    again = runs.open_run("arithmetic", tmp_path / "new")
+    assert again.experiment == run.experiment
+    assert "noise=inf" in again.command
