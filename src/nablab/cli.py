@@ -16,6 +16,7 @@ from rich.text import Text
 import nablab
 from nablab.consoles import SafeConsole
 from nablab.errors import TRACEBACK, Interrupted, NablabError, UsageError, in_short, raised
+from nablab.lasting import lasting_output
 from nablab.places import is_there
 from nablab.streams import make_readable, only_json, print_json
 
@@ -385,6 +386,7 @@ def _say_failure(message: str) -> None:
     errors.print(f"Failed: {message}", markup=False, style="red", soft_wrap=True)
 
 
+@lasting_output()
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit with 0 (done), 1 (a run failed), 2 (usage) or 130 (interrupted)."""
     make_readable()
@@ -400,16 +402,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         code = INTERRUPTED
     except NablabError as error:
         code = _fail(f"{error}", error, FAILED)
-    except BrokenPipeError:
-        sys.stderr.close()  # the reader of our output has left; there is nobody to tell
-        code = DONE
     except OSError as error:
         code = _fail(_of_the_system(error), error, FAILED)
     except SystemExit as error:
-        if isinstance(error.__context__, BrokenPipeError):  # rich leaves so where the reader has left
-            code = DONE
-        else:
-            code = _fail(f"{raised('A file of yours', error)}", error, FAILED)
+        code = _fail(f"{raised('A file of yours', error)}", error, FAILED)
     except Exception as error:
         code = _fail(f"{UNFORESEEN} {raised('The command', error)}", error, FAILED)
     sys.exit(code)

@@ -6,13 +6,15 @@ This is what ``nablab.run`` and the command line share.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from nablab import catalogue, configuration
+from nablab.atomic import remove_leftovers, store_error
 from nablab.errors import NablabError, StoreError, UsageError, raised, unknown
 from nablab.experiment import Condition, Experiment, Records
 from nablab.lab.executors import Executor, ProcessPool
@@ -21,6 +23,7 @@ from nablab.lab.reading import Damaged
 from nablab.lab.runner import Observer, Plan, Report, execute
 from nablab.lab.session import Estimate, Rehearsal, checkpoint_seconds
 from nablab.lab.status import State, read_state
+from nablab.lab.stop import shield_resource_tracker
 from nablab.lab.store import RunFolder, Store, default_root
 from nablab.lab.trials import CorruptTrial
 
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 DEFAULT_SEEDS = 5
 MOST_SEEDS = 10_000  # of one condition; verdicts gain nothing long before
+REPORT_SECONDS = 120.0  # drawing takes seconds; a machine may be very busy
 REPLICAS = ("auto", "batched", "sequential")
 DEVICES = ("cpu", "cuda", "mps")
 
@@ -160,11 +164,12 @@ class Run:
         """
         from nablab.report.page import write_report
 
-        view = self.view()
-        self.folder.write_json(
-            "verdicts.json", {"verdicts": [verdict.to_dict() for verdict in view.verdicts]}
-        )
-        return write_report(view, self.folder.path, on_trouble=on_trouble)
+        with _alone_with_the_report(self.folder):
+            view = self.view()
+            self.folder.write_json(
+                "verdicts.json", {"verdicts": [verdict.to_dict() for verdict in view.verdicts]}
+            )
+            return write_report(view, self.folder.path, on_trouble=on_trouble)
 
     def report(
         self, path: str | Path | None = None, *, on_trouble: Callable[[str], None] = lambda _: None
@@ -283,6 +288,7 @@ def run_plan(
     checkpoint_seconds()  # a wrong setting is said once and before any work
     _fetch(plan.experiment)
     if executor is None and jobs > 1:
+        shield_resource_tracker()
         executor = ProcessPool(jobs, prepare=catalogue.scan)
     outcome: Report = execute(plan, open_store(store), executor=executor, observer=observer, fresh=fresh)
     result = Run(outcome.folder, plan.experiment, plan.seeds, tuple(outcome.messages), outcome.state)
@@ -360,6 +366,32 @@ def _whole(look: Callable[[], T]) -> T | None:
         return look()
     except Damaged:
         return None
+
+
+@contextmanager
+def _alone_with_the_report(folder: RunFolder) -> Iterator[None]:
+    """Hold the report's lock, so that what a killed process was writing there can be removed."""
+    import filelock
+
+    path = folder.path / "locks" / "report.lock"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(path)
+        lock.acquire(timeout=REPORT_SECONDS)
+    except filelock.Timeout as error:
+        raise StoreError(
+            f"Another process has been writing the report of {folder.path} for more than "
+            f"{REPORT_SECONDS:.0f} s. Wait for it, then give the command again."
+        ) from error
+    except OSError as error:
+        raise store_error(error, path) from error
+    try:
+        remove_leftovers(folder.path / "figures")
+        for name in ("verdicts.json", "*.csv", "report.html"):
+            remove_leftovers(folder.path, name)
+        yield
+    finally:
+        lock.release()
 
 
 def _seeds_there(folder: RunFolder) -> int:

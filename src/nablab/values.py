@@ -372,6 +372,8 @@ def _conform_scalar(value: Any, hint: Any, key: str) -> Any:
             return number
     if hint not in (int, float) and isinstance(value, hint):
         return value
+    if hint is float and value in ("inf", "-inf"):
+        return float(value)  # JSON lacks infinity: so the store spells it
     raise _wrong(key, value, hint)
 
 

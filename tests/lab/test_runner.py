@@ -47,7 +47,7 @@ def test_a_run_leaves_records_verdicts_and_a_report() -> None:
     assert {"config.json", "provenance", "status.json", "verdicts.json", "trials"} <= names
     assert not list(run.folder.path.glob("checkpoints/*"))
     assert not list(run.folder.path.glob("progress/*"))
-    assert not list(run.folder.path.glob("stop-*"))
+    assert not list(run.folder.path.glob("go-*"))
 
 
 def test_data_that_is_not_there_is_said_before_any_trial(

@@ -13,7 +13,7 @@ from nablab.errors import Interrupted, NablabError, StoreError, UsageError, in_s
 from nablab.experiment import Condition, Experiment
 from nablab.lab import contents, reading
 from nablab.lab.session import Session
-from nablab.lab.stop import StopToken
+from nablab.lab.stop import StopToken, saving_when_told_to_end
 from nablab.lab.store import Identity, RunFolder
 from nablab.lab.trials import CorruptTrial
 
@@ -82,6 +82,11 @@ def do(work: Work) -> Outcome:
 
     Never raises for what can go wrong in a run: the outcome says it.
     """
+    with saving_when_told_to_end():
+        return _do(work)
+
+
+def _do(work: Work) -> Outcome:
     import filelock
 
     folder = RunFolder(work.folder)

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from nablab.errors import UsageError, unknown
 from nablab.models.factory import output_of
-from nablab.models.targets import check_targets
 from nablab.models.last_batch import check_single
+from nablab.models.targets import check_targets
 from nablab.training import checkpoints, choose
 from nablab.training.batches import Batches
 from nablab.training.engine import Engine, FloatArray, Loss, accuracy, loss_function
