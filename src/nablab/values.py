@@ -360,16 +360,17 @@ def conform(value: Any, hint: Any, key: str) -> Any:
 def _conform_scalar(value: Any, hint: Any, key: str) -> Any:
     truth = isinstance(value, bool)
     if hint is int and isinstance(value, numbers.Integral) and not truth:
-        if abs(value) > LARGEST_INTEGER:
+        number = operator.index(value)
+        if abs(number) > LARGEST_INTEGER:
             raise _too_large(key, "a number of so many digits", LARGEST_INTEGER)
-        return operator.index(value)
+        return number
     if hint is float and isinstance(value, numbers.Real) and not truth:
         try:
-            number = float(value)
+            decimal = float(value)
         except OverflowError:
             raise _wrong(key, "a number of so many digits", hint) from None
-        if not math.isnan(number):
-            return number
+        if not math.isnan(decimal):
+            return decimal
     if hint not in (int, float) and isinstance(value, hint):
         return value
     if hint is float and value in ("inf", "-inf"):

@@ -37,6 +37,7 @@ class Server:
             "NABLAB_EXPERIMENTS": str(Path(__file__).parents[1] / "toys"),
             "OMP_NUM_THREADS": "1",
             "COLUMNS": "80",
+            "NABLAB_OFFLINE": "1",
         }
         environment.pop("NABLAB_TRACEBACK", None)
         self._process = subprocess.Popen(

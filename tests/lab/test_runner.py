@@ -162,12 +162,12 @@ def test_a_lost_worker_is_said() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"seeds": 0}, "--seeds is 0: it must be 1 or more"),
-        ({"seeds": -3}, "--seeds is -3"),
+        ({"seeds": 0}, "seeds=0 is impossible: it must be 1 or more"),
+        ({"seeds": -3}, "seeds=-3 is impossible"),
         ({"preset": "qiuck"}, "Did you mean 'quick'"),
         ({"device": "gpu"}, r"There is no device 'gpu'.*cpu, cuda, mps"),
         ({"replicas": "batch"}, "Did you mean 'batched'"),
-        ({"jobs": 0}, "--jobs is 0"),
+        ({"jobs": 0}, "jobs=0 is impossible"),
         ({"stepz": 3}, "Did you mean 'steps'"),
         ({"steps": "many"}, "steps"),
     ],
