@@ -10,6 +10,7 @@ from typing import Literal
 
 from nablab.errors import Interrupted, NablabError, StoreError
 from nablab.experiment import Condition, Experiment
+from nablab.lab.executors import with_trial_threads
 from nablab.lab.session import Session
 from nablab.lab.stop import StopToken
 from nablab.lab.store import CorruptTrial, RunFolder
@@ -72,6 +73,7 @@ def pending_seeds(folder: RunFolder, condition: Condition, seeds: int) -> tuple[
     return pending, damaged
 
 
+@with_trial_threads
 def do(work: Work) -> Outcome:
     """Run the pending seeds of a condition and store their records.
 
