@@ -12,7 +12,7 @@ from benchmarks.table import Findings, Goal, Table, goals_table
 REPEATS = 5
 STARTUP_REPEATS = 15
 TURN_SECONDS = 1.0
-SUBJECTS = ("startup", "presets", "replicas", "instruments", "images", "answers")
+SUBJECTS = ("startup", "presets", "replicas", "instruments", "images", "busy", "answers")
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -86,6 +86,14 @@ def _images(options: argparse.Namespace) -> Findings:
     return images.measure(repeats=repeats, quick=options.quick, say=say)
 
 
+def _busy(options: argparse.Namespace) -> Findings:
+    from benchmarks import busy
+
+    if options.quick:
+        return busy.measure(repeats=1, turn_seconds=0.02, say=say)
+    return busy.measure(repeats=options.repeats, turn_seconds=TURN_SECONDS, say=say)
+
+
 def _answers(options: argparse.Namespace) -> Findings:
     from benchmarks import answers
 
@@ -98,6 +106,7 @@ _MEASURES: dict[str, Callable[[argparse.Namespace], Findings]] = {
     "replicas": _replicas,
     "instruments": _instruments,
     "images": _images,
+    "busy": _busy,
     "answers": _answers,
 }
 

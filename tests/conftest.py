@@ -27,6 +27,8 @@ def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NABLAB_STORE", str(tmp_path / "runs"))
     monkeypatch.setenv("NABLAB_EXPERIMENTS", str(TOYS))
     monkeypatch.setenv("COLUMNS", "100")
+    # On a busy machine a short test may last, and a worker process of its own would make it last longer.
+    monkeypatch.setattr("nablab.lab.executors.PATIENCE_SECONDS", 3600.0)
 
 
 Nablab = Callable[..., subprocess.CompletedProcess[str]]

@@ -7,7 +7,8 @@ Ask a question, train over seeds, get a verdict::
     run = nablab.run("deep-vs-shallow", preset="quick")
     run.verdicts, run.scalars, run.report("out.html")
 
-Importing this module imports neither torch nor numpy.
+Importing this module imports neither torch nor numpy. Import it before torch: then the threads of
+PyTorch sleep while they wait, in your own program too, unless you have set ``OMP_WAIT_POLICY``.
 """
 
 from __future__ import annotations
@@ -17,9 +18,12 @@ from typing import TYPE_CHECKING
 from nablab.errors import NablabError, StoreError, UsageError
 from nablab.experiment import Claim, Condition, Experiment, Published, Record, Records
 from nablab.lazy import lazy_names
+from nablab.threads import wait_passively
 
 if TYPE_CHECKING:
     from nablab.runs import Run, open_run, run
+
+wait_passively()  # before anything here can load PyTorch
 
 __version__ = "0.1.0"
 __all__ = [

@@ -7,7 +7,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from cyclopts import App, CycloptsError, Parameter
 from rich.table import Table
@@ -85,7 +85,7 @@ def run(
     seeds: int | None = None,
     device: str = "cpu",
     replicas: str = "auto",
-    jobs: int = 1,
+    jobs: int | Literal["auto"] = "auto",
     model: str | None = None,
     every: Annotated[bool, Parameter(name="--all", negative="")] = False,
     dry_run: Annotated[bool, Parameter(negative="")] = False,
@@ -102,7 +102,8 @@ def run(
         seeds: Number of seeds per condition [default: the preset's].
         device: cpu, cuda or mps.
         replicas: How the seeds of a condition are trained: auto, batched or sequential.
-        jobs: Number of worker processes.
+        jobs: Number of worker processes, or auto: one more for each further core once a run with several
+            conditions lasts longer than 5 seconds. The numbers do not depend on it.
         model: Your own network, package.module:factory or path/to/file.py:factory.
         every: Run every experiment of the catalogue.
         dry_run: Print the configuration, the trials, and a measured estimate of time and memory.

@@ -13,14 +13,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from nablab import catalogue, configuration
+from nablab import catalogue, configuration, threads
 from nablab.atomic import remove_leftovers, store_error
 from nablab.errors import NablabError, StoreError, UsageError, raised, unknown
 from nablab.experiment import Condition, Experiment, Records
-from nablab.lab.executors import Executor, ProcessPool
+from nablab.lab.executors import Executor, InProcess, ProcessPool, WithHelpers, with_trial_threads
 from nablab.lab.provenance import provenance
 from nablab.lab.reading import Damaged
-from nablab.lab.runner import Observer, Plan, Report, execute
+from nablab.lab.runner import Observer, Plan, Report, Silent, execute
 from nablab.lab.session import Estimate, Rehearsal, checkpoint_seconds
 from nablab.lab.status import State, read_state
 from nablab.lab.stop import shield_resource_tracker
@@ -243,7 +243,7 @@ def run(
     seeds: int | None = None,
     device: str = "cpu",
     replicas: Literal["auto", "batched", "sequential"] = "auto",
-    jobs: int = 1,
+    jobs: int | Literal["auto"] = "auto",
     store: str | Path | None = None,
     executor: Executor | None = None,
     observer: Observer | None = None,
@@ -258,7 +258,9 @@ def run(
         seeds: Number of seeds per condition; the preset's if None.
         device: ``"cpu"``, ``"cuda"`` or ``"mps"``.
         replicas: How the seeds of a condition are trained; ``"auto"`` takes the fastest way.
-        jobs: Number of worker processes; 1 works in this process.
+        jobs: Number of worker processes; 1 works in this process. ``"auto"`` works in this process too, and
+            takes a worker for each further core once a run with several conditions lasts; on the CPU only.
+            The numbers are the same, to the last bit.
         store: The folder of runs; ``NABLAB_STORE`` or ``runs`` if None.
         executor: Where to do the work; overrides ``jobs``.
         observer: Who is told of the progress.
@@ -277,25 +279,34 @@ def run_plan(
     plan: Plan,
     *,
     store: str | Path | None = None,
-    jobs: int = 1,
+    jobs: int | Literal["auto"] = "auto",
     executor: Executor | None = None,
     observer: Observer | None = None,
     fresh: bool = False,
 ) -> Run:
     """Run a checked plan; see `run`."""
-    if jobs < 1:
-        raise UsageError(f"jobs={jobs} is impossible: it must be 1 or more.")
+    if jobs != "auto" and jobs < 1:
+        raise UsageError(f"jobs={jobs} is impossible: it must be 1 or more, or auto.")
     checkpoint_seconds()  # a wrong setting is said once and before any work
     _fetch(plan.experiment)
-    if executor is None and jobs > 1:
+    if jobs != 1:
         shield_resource_tracker()
-        executor = ProcessPool(jobs, prepare=catalogue.scan)
+    executor = executor or _executor(jobs, plan.device, observer)
     outcome: Report = execute(plan, open_store(store), executor=executor, observer=observer, fresh=fresh)
     result = Run(outcome.folder, plan.experiment, plan.seeds, tuple(outcome.messages), outcome.state)
     troubles: list[str] = []
     if len(result.records):
         result.write(on_trouble=troubles.append)
     return replace(result, messages=(*result.messages, *troubles)) if troubles else result
+
+
+def _executor(jobs: int | Literal["auto"], device: str, observer: Observer | None) -> Executor:
+    """Who works: with ``auto`` helpers for every further core, where several processes gain anything."""
+    if jobs == "auto":
+        count = threads.cores() if device == "cpu" else 1
+        on_start = observer.helped if observer else Silent().helped
+        return WithHelpers(count, prepare=catalogue.scan, on_start=on_start) if count > 1 else InProcess()
+    return ProcessPool(jobs, prepare=catalogue.scan) if jobs > 1 else InProcess()
 
 
 def _fetch(experiment: Experiment) -> None:
@@ -336,6 +347,7 @@ def open_run(reference: str, store: str | Path | None = None) -> Run:
     return Run(folder, experiment, (status and status.seeds) or _seeds_there(folder))
 
 
+@with_trial_threads
 def rehearse(plan: Plan, *, on_condition: Callable[[Condition], None] = lambda _: None) -> list[Estimate]:
     """Measure a few steps of every condition and estimate the whole; one estimate per condition.
 

@@ -58,6 +58,10 @@ class PlainLines:
         """Say that the request to stop was heard."""
         self.console.print("Stopping: finishing the step and saving. Ctrl-C again ends at once.")
 
+    def helped(self, workers: int) -> None:
+        """Say that further processes work."""
+        self.console.print(helping(workers), highlight=False)
+
     def close(self) -> None:
         """Nothing is left open."""
 
@@ -117,6 +121,10 @@ class LiveTable:
     def stopping(self) -> None:
         """Say that the request to stop was heard."""
         self._stopping = True
+
+    def helped(self, workers: int) -> None:
+        """Say that further processes work."""
+        self.console.print(helping(workers), highlight=False)
 
     def close(self) -> None:
         """Leave the table and free the terminal."""
@@ -182,6 +190,9 @@ class Quiet(PlainLines):
         """Print what was damaged, else nothing."""
         print_damage(self.console, outcome.damage)
 
+    def helped(self, workers: int) -> None:
+        """Print nothing."""
+
 
 def headline(plan: Plan, pending: int) -> str:
     """One line: what is run."""
@@ -191,6 +202,12 @@ def headline(plan: Plan, pending: int) -> str:
     name = f"[bold]{escape(plan.experiment.name)}[/bold]"
     size = f"{conditions} conditions x {plan.seeds} seeds = {trials} trials"
     return f"{name} ({escape(plan.preset)}): {size}{done}"
+
+
+def helping(workers: int) -> str:
+    """One line: that further processes work."""
+    processes = "a worker process helps" if workers == 1 else f"{workers} worker processes help"
+    return f"{workers + 1} conditions at a time from now on: {processes} (--jobs 1 works without)."
 
 
 def ending(condition: Condition, outcome: Outcome) -> str:

@@ -13,7 +13,6 @@ import pytest
 import nablab
 from nablab import runs
 from nablab.errors import StoreError, UsageError
-from nablab.lab.executors import ProcessPool, WorkerLost
 from nablab.lab.runner import Silent
 from nablab.lab.work import Outcome
 
@@ -148,15 +147,6 @@ def test_two_processes_give_the_bytes_of_one() -> None:
     two = run_toy(fresh=True, jobs=2)
     assert two.state == "done"
     assert trial_bytes(two.folder.path) == before
-
-
-def _die(item: int) -> int:
-    os._exit(9)
-
-
-def test_a_lost_worker_is_said() -> None:
-    with pytest.raises(WorkerLost, match="same command again"):
-        list(ProcessPool(1).results(_die, [1]))
 
 
 @pytest.mark.parametrize(

@@ -1,22 +1,43 @@
-"""Where work is done: in this process, or in a pool of processes.
+"""Where work is done: in this process, in a pool of processes, or in both.
 
 An executor is anything with `results`, so an existing distributed engine joins by one small class:
-submit every item, yield each outcome when it is there.
+submit every item, yield each outcome when it is there. What a trial computes does not depend on the executor:
+its function is decorated with `with_trial_threads`.
 """
 
 from __future__ import annotations
 
 import concurrent.futures
+import functools
 import multiprocessing
 import os
+import queue
 import signal
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol, TypeVar
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
+
+from nablab import threads
+from nablab.lab.memory import peak_bytes
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+Options = ParamSpec("Options")
+
+# A worker needs some three seconds of a core until it has imported PyTorch. Work that is done in five is
+# better done without; where more is left, the five seconds are little of it.
+PATIENCE_SECONDS = 5.0
+NO_LIMIT = 1_000_000  # processes
+
+LOST = (
+    "A worker process died without an answer; it may have been killed or have run out of memory. "
+    "What was finished is kept; give the same command again to go on, with fewer --jobs if memory was short."
+)
 
 
 class Executor(Protocol):
@@ -64,33 +85,199 @@ class ProcessPool:
         self, function: Callable[[Item], Result], items: Sequence[Item]
     ) -> Iterator[tuple[Item, Result]]:
         """See `Executor.results`."""
-        threads = max(1, (os.cpu_count() or 1) // self.jobs)
-        with concurrent.futures.ProcessPoolExecutor(
-            max_workers=self.jobs,
-            mp_context=multiprocessing.get_context("spawn"),  # torch's threads do not survive a fork
-            initializer=_start_worker,
-            initargs=(os.getpid(), threads, self.prepare),
-        ) as pool:
-            waiting = {pool.submit(function, item): item for item in items}
+        with _safe_path():
+            pool = _pool(self.jobs, engines=max(1, threads.cores() // self.jobs), prepare=self.prepare)
+        with pool:
+            with _safe_path():
+                waiting = {pool.submit(function, item): item for item in items}
             for future in concurrent.futures.as_completed(waiting):
                 try:
                     yield waiting[future], future.result()
-                except concurrent.futures.process.BrokenProcessPool as error:
-                    raise WorkerLost(
-                        "A worker process died without an answer; it may have been killed or have run out of "
-                        "memory. What was finished is kept; give the same command again to go on, with fewer "
-                        "--jobs if memory was short."
-                    ) from error
+                except BrokenProcessPool as error:
+                    raise _worker_lost(error) from error
 
 
-def _start_worker(parent: int, threads: int, prepare: Callable[[], object] | None) -> None:
+class WithHelpers:
+    """Does the work here, and takes workers to help if it lasts: the choice of ``--jobs auto``.
+
+    Short runs stay in this process; whatever waits after `PATIENCE_SECONDS` is shared with worker
+    processes, so that all cores have work. An item that ends in a worker while this process is busy with
+    one of its own is yielded after that.
+
+    Args:
+        jobs: Number of processes that work, this one included.
+        prepare: Called once in every worker before its first item; picklable.
+        patience: Seconds before workers are started; `PATIENCE_SECONDS` if None.
+        on_start: Told how many workers start.
+    """
+
+    def __init__(
+        self,
+        jobs: int,
+        prepare: Callable[[], object] | None = None,
+        *,
+        patience: float | None = None,
+        on_start: Callable[[int], object] = lambda workers: None,
+    ) -> None:
+        self.jobs = jobs
+        self.prepare = prepare
+        self.patience = PATIENCE_SECONDS if patience is None else patience
+        self.on_start = on_start
+
+    def results(
+        self, function: Callable[[Item], Result], items: Sequence[Item]
+    ) -> Iterator[tuple[Item, Result]]:
+        """See `Executor.results`."""
+        waiting = deque(items)
+        found: queue.SimpleQueue[tuple[Item, Result] | Exception] = queue.SimpleQueue()
+        ended = threading.Event()
+        helping = threading.Thread(
+            target=self._help, args=(function, waiting, found, ended), name="nablab-helpers", daemon=True
+        )
+        with threads.borrowed():
+            helping.start()
+            try:
+                while (item := _next(waiting)) is not None:
+                    found.put((item, function(item)))
+                    yield from _there(found)
+                ended.set()  # nobody needs to start any more
+                helping.join()
+                yield from _there(found)
+            finally:  # whoever took our results may have had enough
+                waiting.clear()
+                ended.set()
+                helping.join()
+
+    def _help(
+        self,
+        function: Callable[[Item], Result],
+        waiting: deque[Item],
+        found: queue.SimpleQueue[tuple[Item, Result] | Exception],
+        ended: threading.Event,
+    ) -> None:
+        """Once patience is over, let workers do what waits; what goes wrong is an answer too."""
+        if ended.wait(self.patience):
+            return
+        workers = min(self.jobs - 1, len(waiting), _room())
+        if workers < 1:
+            return
+        try:
+            self.on_start(workers)
+            self._share(workers, function, waiting, found)
+        except Exception as error:
+            waiting.clear()
+            found.put(_worker_lost(error) if isinstance(error, BrokenProcessPool) else error)
+
+    def _share(
+        self,
+        workers: int,
+        function: Callable[[Item], Result],
+        waiting: deque[Item],
+        found: queue.SimpleQueue[tuple[Item, Result] | Exception],
+    ) -> None:
+        engines = max(1, threads.cores() // (workers + 1))
+        threads.give_engines(engines)  # from here on this process has its share of the cores only
+        with _safe_path():
+            pool = _pool(workers, engines=engines, prepare=self.prepare)
+        with pool:
+            busy: dict[concurrent.futures.Future[Result], Item] = {}
+            while True:
+                # One item for each worker and no more: the rest is for whoever is free first, here or there.
+                while len(busy) < workers and (item := _next(waiting)) is not None:
+                    with _safe_path():
+                        busy[pool.submit(function, item)] = item
+                if not busy:
+                    return
+                done, _ = concurrent.futures.wait(busy, return_when=concurrent.futures.FIRST_COMPLETED)
+                for future in done:
+                    found.put((busy.pop(future), future.result()))
+
+
+def with_trial_threads(
+    function: Callable[Concatenate[Any, Options], Result],
+) -> Callable[Concatenate[Any, Options], Result]:
+    """Let a function, whose first argument has an ``experiment``, compute with its trials' threads."""
+
+    @functools.wraps(function)
+    def computed(work: Any, *arguments: Options.args, **options: Options.kwargs) -> Result:
+        with threads.fixed(threads.trial_threads(len(work.experiment.conditions()))):
+            return function(work, *arguments, **options)
+
+    return computed
+
+
+def _next(waiting: deque[Item]) -> Item | None:
+    """Take the first that waits, if any; threads may ask at the same time."""
+    try:
+        return waiting.popleft()
+    except IndexError:
+        return None
+
+
+def _there(found: queue.SimpleQueue[tuple[Item, Result] | Exception]) -> Iterator[tuple[Item, Result]]:
+    """All answers that are there; one that says what went wrong is raised."""
+    while not found.empty():
+        answer = found.get()
+        if isinstance(answer, Exception):
+            raise answer
+        yield answer
+
+
+def _room() -> int:
+    """How many more processes like this one the free memory holds."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration, ValueError):  # other systems than Linux do not say
+        return NO_LIMIT
+    return free // peak_bytes()
+
+
+def _worker_lost(error: Exception) -> WorkerLost:
+    lost = WorkerLost(LOST)
+    lost.__cause__ = error
+    return lost
+
+
+def _pool(
+    workers: int, *, engines: int, prepare: Callable[[], object] | None
+) -> concurrent.futures.ProcessPoolExecutor:
+    return concurrent.futures.ProcessPoolExecutor(
+        max_workers=workers,
+        mp_context=multiprocessing.get_context("spawn"),  # torch's threads do not survive a fork
+        initializer=_start_worker,
+        initargs=(os.getpid(), engines, prepare),
+    )
+
+
+SAFE_PATH = "PYTHONSAFEPATH"
+_environment = threading.RLock()
+
+
+@contextmanager
+def _safe_path() -> Iterator[None]:
+    """Python processes that start inside do not look for modules in the current folder.
+
+    `multiprocessing` starts its workers, and a process that watches over them, with ``python -c``. That would
+    import whatever is called ``signal.py`` or ``types.py`` in the folder where the user happens to be.
+    """
+    with _environment:
+        before = os.environ.get(SAFE_PATH)
+        os.environ[SAFE_PATH] = "1"
+        try:
+            yield
+        finally:
+            del os.environ[SAFE_PATH]
+            if before is not None:
+                os.environ[SAFE_PATH] = before
+
+
+def _start_worker(parent: int, engines: int, prepare: Callable[[], object] | None) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent asks workers to stop by the stop token
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    os.environ["OMP_NUM_THREADS"] = str(threads)
+    os.environ.pop(SAFE_PATH, None)  # what the user's code starts shall find what it finds otherwise
     threading.Thread(target=_leave_with, args=(parent,), daemon=True).start()
-    import torch
-
-    torch.set_num_threads(threads)
+    threads.give_engines(engines)
     if prepare is not None:
         prepare()
 

@@ -70,6 +70,10 @@ class Observer(Protocol):
         """The user asked to stop."""
         ...
 
+    def helped(self, workers: int) -> None:
+        """The run lasts and has several conditions, so worker processes start; told from another thread."""
+        ...
+
 
 class Silent:
     """An observer that shows nothing."""
@@ -82,6 +86,9 @@ class Silent:
 
     def stopping(self) -> None:
         """See `Observer.stopping`."""
+
+    def helped(self, workers: int) -> None:
+        """See `Observer.helped`."""
 
 
 @dataclass

@@ -12,6 +12,7 @@ from nablab import user_code
 from nablab.errors import Interrupted, NablabError, StoreError, UsageError, in_short
 from nablab.experiment import Condition, Experiment
 from nablab.lab import contents, reading
+from nablab.lab.executors import with_trial_threads
 from nablab.lab.session import Session
 from nablab.lab.stop import StopToken, saving_when_told_to_end
 from nablab.lab.store import Identity, RunFolder
@@ -77,6 +78,7 @@ def pending_seeds(folder: RunFolder, condition: Condition, seeds: int) -> tuple[
     return pending, damaged
 
 
+@with_trial_threads
 def do(work: Work) -> Outcome:
     """Run the pending seeds of a condition and store their records.
 

@@ -12,9 +12,11 @@ import json
 import os
 import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
+import filelock
 import numpy as np
 import platformdirs
 import torch
@@ -22,9 +24,11 @@ from torch import Tensor
 
 from nablab import atomic
 from nablab.errors import StoreError
+from nablab.threads import borrowed, give_engines
 from nablab.training.engine import Engine
 
 ROUNDS = 3  # in turns; the fastest counts, for other work on the machine only slows
+LONGEST_SECONDS = 60.0  # that another process is waited for
 SECONDS = 0.05  # of each engine in each round, at least one step
 
 
@@ -37,10 +41,30 @@ def milliseconds(key: str, engines: Mapping[str, Callable[[], tuple[Engine, Tens
     """
     path = folder() / f"{_digest(key)}.json"
     known = _read(path, set(engines))
-    if known is None:
-        known = _measure(engines)
-        _write(path, {"key": key, "milliseconds": known})
+    if known is not None:
+        return known
+    with _alone(path.with_suffix(".lock")):
+        known = _read(path, set(engines))  # another process may have measured meanwhile
+        if known is None:
+            known = _measure(engines)
+            _write(path, {"key": key, "milliseconds": known})
     return known
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Processes that ask at the same time get one answer, or they would train with different engines."""
+    lock = filelock.FileLock(path, timeout=LONGEST_SECONDS)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except (OSError, filelock.Timeout):  # the folder cannot be written, or is on a disk without locks
+        yield
+        return
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def folder() -> Path:
@@ -78,7 +102,14 @@ def _write(path: Path, answer: Mapping[str, object]) -> None:
 
 
 def _measure(engines: Mapping[str, Callable[[], tuple[Engine, Tensor]]]) -> dict[str, float]:
-    made = {name: make() for name, make in engines.items()}
+    with borrowed():
+        give_engines(
+            torch.get_num_threads()
+        )  # the answer must not depend on how many processes share the cores
+        return _measured({name: make() for name, make in engines.items()})
+
+
+def _measured(made: Mapping[str, tuple[Engine, Tensor]]) -> dict[str, float]:
     best = dict.fromkeys(made, float("inf"))
     for engine, batches in made.values():  # the first step sets up what later ones use again
         engine.advance(np.ones(1), batches[:1])

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from nablab.errors import UsageError
+from nablab.threads import engine_threads
 from nablab.training.engine import FloatArray, Loss, Unsupported
 from nablab.training.fused import compiler
 from nablab.training.fused.image_layers import DENSE, read_image_layers
@@ -118,7 +119,7 @@ class FusedBfloat16Engine(FusedLayers):
             data.indices, data.batch = indices.data_ptr(), indices.shape[2]
         slabs = -(-data.batch // SLAB)
         self._network.slab, self._network.slabs = -(-data.batch // (slabs * SIDE)) * SIDE, slabs
-        threads = min(torch.get_num_threads(), self.replicas)
+        threads = min(engine_threads(), self.replicas)
         return self._train(rates, data, (self._x, self._y, indices), threads)
 
     @torch.no_grad()

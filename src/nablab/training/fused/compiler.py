@@ -115,7 +115,7 @@ def _build(compiler: Sequence[str], options: Sequence[str], source: Path, folder
     """Compile into the cache. The rename is atomic, so several processes may do this at once."""
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         built = Path(scratch) / "kernel.so"
-        result = _run([*compiler, *options, str(source), "-o", str(built), "-lm"])
+        result = _run([*compiler, *options, str(source), "-o", str(built), "-lm", "-pthread"])
         if result.returncode != 0:
             raise Unsupported(f"the C compiler '{shlex.join(compiler)}' failed: {_first_line(result.stderr)}")
         library = folder / f"{key}-{_digest(built.read_bytes())}.so"

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from nablab.errors import UsageError
+from nablab.threads import engine_threads
 from nablab.training.engine import FloatArray, Loss, Unsupported
 from nablab.training.fused import compiler
 from nablab.training.fused.dense_layers import DenseLayer, kernel_matrices, read_layers
@@ -115,7 +116,7 @@ class FusedEngine(FusedReplicas):
 
     def advance(self, rates: FloatArray, batches: Tensor | None) -> FloatArray:  # noqa: D102 - see Engine; so below
         data, kept = self._describe_data(batches)
-        return self._train(rates, data, kept, min(torch.get_num_threads(), self.replicas))
+        return self._train(rates, data, kept, min(engine_threads(), self.replicas))
 
     @torch.no_grad()
     def predict(self, x: Tensor) -> Tensor:  # noqa: D102

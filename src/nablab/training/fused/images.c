@@ -142,11 +142,24 @@ static double take_step(const Job *job, const Scratch *scratch, int64_t replica,
     return loss;
 }
 
+static pthread_mutex_t door = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t opened = PTHREAD_COND_INITIALIZER; /* shared by all jobs: who wakes looks again */
+
+/* Spins for as long as the other thread takes if it has a core of its own, then sleeps until it is there: where
+ * other programs keep the cores busy, spinning would take the core that it waits for. */
 static void wait_for_all(Job *job, int64_t *meetings) {
     const int64_t expected = PARTS * ++*meetings;
-    __atomic_add_fetch(&job->arrived, 1, __ATOMIC_ACQ_REL);
-    for (int64_t spin = 0; __atomic_load_n(&job->arrived, __ATOMIC_ACQUIRE) < expected; spin++)
-        if (spin > SPINS) sched_yield();
+    if (__atomic_add_fetch(&job->arrived, 1, __ATOMIC_ACQ_REL) == expected) {
+        pthread_mutex_lock(&door);
+        pthread_cond_broadcast(&opened);
+        pthread_mutex_unlock(&door);
+        return;
+    }
+    for (int64_t spin = 0; spin < SPINS; spin++)
+        if (__atomic_load_n(&job->arrived, __ATOMIC_ACQUIRE) >= expected) return;
+    pthread_mutex_lock(&door);
+    while (__atomic_load_n(&job->arrived, __ATOMIC_ACQUIRE) < expected) pthread_cond_wait(&opened, &door);
+    pthread_mutex_unlock(&door);
 }
 
 /* Two threads on the only replica: a part of the batch each, then a part of the parameters each. */

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from nablab.errors import UsageError
+from nablab.threads import engine_threads
 from nablab.training.engine import FloatArray, Loss, Unsupported
 from nablab.training.fused import compiler
 from nablab.training.fused.image_layers import read_image_layers
@@ -124,7 +125,7 @@ class FusedImageEngine(FusedLayers):
         """See `Engine.advance`."""
         self._basis, self._network.basis = None, 0
         data, kept = self._describe_data(self._x, self._y, batches)
-        threads = min(torch.get_num_threads(), max(self.replicas, _PARTS))
+        threads = min(engine_threads(), max(self.replicas, _PARTS))
         return self._train(rates, data, kept, threads)
 
     @torch.no_grad()

@@ -2,7 +2,7 @@
  * Network, Data and Scratch; the kernel defines `take_step`. */
 #include "update.h"
 
-#include <sched.h>
+#include <pthread.h>
 
 /* ctypes mirrors it in replicas.py. */
 typedef struct {
@@ -15,7 +15,8 @@ typedef struct {
     int64_t *taken;                    /* (K): steps taken since the start of training */
     uint8_t *active;                   /* (K): 0 once frozen or diverged */
     double *loss;                      /* (steps, K) */
-    int64_t next, *finished;           /* the queue: next ticket; (K) chunks finished */
+    int64_t *finished;                 /* (K): chunks done */
+    uint8_t *held;                     /* (K): 1 while a thread works on the replica */
     int64_t arrived, places;           /* two threads that share one replica: at the barrier; given out */
     real *gradient[2];                 /* and a part each of the gradient */
     double part_loss[2];
@@ -46,15 +47,30 @@ static void advance_chunk(const Job *job, const Scratch *scratch, int64_t replic
     }
 }
 
-/* Works until the queue is empty. Tickets go round the replicas chunk by chunk, so that threads end together;
- * a chunk waits for its replica's chunk before it. */
-static void work_through(Job *job, const Scratch *scratch) {
+/* The replica that is furthest behind of those that nobody holds, now held; -1 if all that remains is held. */
+static int64_t hold_next(Job *job) {
     for (;;) {
-        const int64_t ticket = __atomic_fetch_add(&job->next, 1, __ATOMIC_RELAXED);
-        const int64_t chunk = ticket / job->replicas, replica = ticket % job->replicas;
-        if (chunk >= job->chunks) return;
-        while (__atomic_load_n(&job->finished[replica], __ATOMIC_ACQUIRE) < chunk) sched_yield();
-        advance_chunk(job, scratch, replica, chunk);
-        __atomic_store_n(&job->finished[replica], chunk + 1, __ATOMIC_RELEASE);
+        int64_t next = -1, least = job->chunks;
+        for (int64_t replica = 0; replica < job->replicas; replica++) {
+            if (__atomic_load_n(job->held + replica, __ATOMIC_RELAXED)) continue;
+            const int64_t finished = __atomic_load_n(job->finished + replica, __ATOMIC_RELAXED);
+            if (finished < least) least = finished, next = replica;
+        }
+        if (next < 0) return -1;
+        if (__atomic_exchange_n(job->held + next, 1, __ATOMIC_ACQUIRE)) continue; /* another was faster */
+        if (job->finished[next] < job->chunks) return next;
+        __atomic_store_n(job->held + next, 0, __ATOMIC_RELEASE);
+    }
+}
+
+/* Works chunk by chunk, each time on the replica that is furthest behind, so that threads end together.
+ *
+ * No thread waits for another: where other programs keep the cores busy, one that is suspended holds a single
+ * replica, and the rest goes on. Chunks of a replica come one after the other whoever computes them. */
+static void work_through(Job *job, const Scratch *scratch) {
+    for (int64_t replica; (replica = hold_next(job)) >= 0;) {
+        advance_chunk(job, scratch, replica, job->finished[replica]);
+        __atomic_store_n(job->finished + replica, job->finished[replica] + 1, __ATOMIC_RELAXED);
+        __atomic_store_n(job->held + replica, 0, __ATOMIC_RELEASE);
     }
 }

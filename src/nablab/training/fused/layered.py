@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nablab.threads import engine_threads
 from nablab.training.engine import NOT_COUNTED, Loss, Unsupported
 from nablab.training.fused.image_layers import CONVOLUTION, ImageLayer, read_image_layers
 from nablab.training.fused.optimizer import REALS, RULES
@@ -67,7 +68,7 @@ class FusedLayers(FusedReplicas):
                 *more,
             )
 
-        self._work(torch.get_num_threads(), work)
+        self._work(engine_threads(), work)
         return outputs
 
     def _describe_layers(self, make: Callable[..., Any]) -> Any:

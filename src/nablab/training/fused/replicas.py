@@ -37,8 +37,8 @@ class _Job(ctypes.Structure):
         ("taken", _POINTER),
         ("active", _POINTER),
         ("loss", _POINTER),
-        ("next", _INT),
         ("finished", _POINTER),
+        ("held", _POINTER),
         ("arrived", _INT),
         ("places", _INT),
         ("gradient", _POINTER * 2),
@@ -81,6 +81,7 @@ class FusedReplicas:
         rates = np.ascontiguousarray(rates, dtype=np.float64)
         losses = np.full((len(rates), self.replicas), np.nan)
         finished = np.zeros(self.replicas, dtype=np.int64)
+        held = np.zeros(self.replicas, dtype=np.uint8)
         job = _Job(
             network=ctypes.addressof(self._network),
             data=ctypes.addressof(data),
@@ -97,9 +98,10 @@ class FusedReplicas:
             active=self._active.data_ptr(),
             loss=losses.ctypes.data,
             finished=finished.ctypes.data,
+            held=held.ctypes.data,
         )
         # The threads hold the job, and so this memory, even if an interrupt ends this call before them.
-        job.kept = self, rates, losses, finished, data, kept
+        job.kept = self, rates, losses, finished, held, data, kept
         reference = ctypes.byref(job)
         self._work(threads, lambda space: self._library.nablab_advance(reference, _POINTER(space)))
         return losses
