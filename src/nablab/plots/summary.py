@@ -15,10 +15,12 @@ class Summary:
     Attributes:
         kind: ``mean``, ``geometric mean``, or ``median`` where a value is infinite.
         center: The mean or median; NaN without values.
-        low: Lower end of the 95 % interval of the mean; NaN for a median or fewer than two values.
+        low: Lower end of the 95 % interval of the mean; NaN for a median, fewer than two values, or
+            values that are all the same.
         high: Upper end.
         n: Number of values, infinite ones included, NaN not.
         infinite: How many of them are infinite.
+        same: Whether all of at least two values are the same.
     """
 
     kind: str
@@ -27,6 +29,7 @@ class Summary:
     high: float
     n: int
     infinite: int = 0
+    same: bool = False
 
 
 def summarize(values: Iterable[float], *, geometric: bool = False) -> Summary:
@@ -49,7 +52,8 @@ def summarize(values: Iterable[float], *, geometric: bool = False) -> Summary:
     center, (low, high) = math.fsum(scaled) / len(scaled), _interval(scaled)
     if geometric:
         center, low, high = math.exp(center), math.exp(low), math.exp(high)
-    return Summary("geometric mean" if geometric else "mean", center, low, high, len(known))
+    same = len(known) > 1 and len(set(known)) == 1
+    return Summary("geometric mean" if geometric else "mean", center, low, high, len(known), same=same)
 
 
 def _interval(values: list[float]) -> tuple[float, float]:

@@ -231,7 +231,7 @@ def shares(names: Sequence[str], most: int) -> list[Sequence[str]]:
 def heading(metric: str, rows: Sequence[tables.ConditionRow]) -> tuple[str, str]:
     """A metric's name in words, and what its numbers are: means, medians, or one value for all seeds."""
     found = [row.summaries[metric] for row in rows if row.summaries[metric].n]
-    if found and all(s.low == s.high for s in found):
+    if found and all(s.same for s in found):
         return words(metric), "the same for all seeds"
     kinds = dict.fromkeys(s.kind for s in found)
     means = " or ".join(kind for kind in kinds if kind != "median")
