@@ -199,7 +199,7 @@ def with_trial_threads(
     """Let a function, whose first argument has an ``experiment``, compute with its trials' threads."""
 
     @functools.wraps(function)
-    def computed(work: Any, *arguments: Options.args, **options: Options.kwargs) -> Result:
+    def computed(work: Any, /, *arguments: Options.args, **options: Options.kwargs) -> Result:
         with threads.fixed(threads.trial_threads(len(work.experiment.conditions()))):
             return function(work, *arguments, **options)
 
