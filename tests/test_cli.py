@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +13,7 @@ from pathlib import Path
 import pexpect
 import pytest
 
-from nablab import catalogue, cli
+from nablab import catalogue, cli, configuration, streams
 from nablab.lab.runner import Plan
 from nablab.lab.session import Estimate
 from tests.conftest import Nablab
@@ -26,6 +28,8 @@ from tests.conftest import Nablab
         (("run", "toy", "steps=x"), "steps"),
         (("run", "toy", "steps=1", "steps=2"), "twice"),
         (("run", "toy", "replicas_of=tow"), "two"),
+        (("run", "toy", "preset=quick"), "'preset' is an option of its own: --preset NAME"),
+        (("run", "toy", "--seeds", "1000000000"), "at most 10,000"),
         (("run", "toy", "--preset", "qick"), "Did you mean 'quick'"),
         (("run", "toy", "--seeds", "0"), "must be 1 or more"),
         (("run", "toy", "--seeds", "many"), "many"),
@@ -193,3 +197,212 @@ def test_version(nablab: Nablab) -> None:
     import nablab as package
 
     assert nablab("--version").stdout.strip() == package.__version__
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252", "utf-8"])
+def test_any_encoding_of_the_output_will_do(monkeypatch: pytest.MonkeyPatch, encoding: str) -> None:
+    for words in (["show", "sharpness"], ["list"], ["show", "zero-gradient", "--json"], ["data", "list"]):
+        raw = io.BytesIO()
+        monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding=encoding, write_through=True))
+        with pytest.raises(SystemExit) as ended:
+            cli.main(words)
+        assert ended.value.code == 0
+        text = raw.getvalue().decode(encoding)
+        if words == ["show", "sharpness"]:
+            width = "half-width ε (|x_i|" if encoding == "utf-8" else "half-width epsilon (|x_i|"
+            assert width in " ".join(text.split())
+            assert "?" not in text.partition("Keskar")[2].partition("Claims")[0]
+        if "--json" in words:
+            assert json.loads(text)["question"] == catalogue.find("zero-gradient").question()
+            assert (
+                json.loads(text)["page"].isascii() or encoding == "utf-8" or "ε" in json.loads(text)["page"]
+            )
+
+
+@pytest.mark.parametrize(
+    ("text", "readable"),
+    [
+        ("2 × 3 ≤ 10⁻³ … ½", "2 x 3 <= 10-3 ... 1/2"),
+        ("Zoë’s naïve “ﬁt” — ∇‖g‖²", 'Zoe\'s naive "fit" - grad||g||2'),
+        ("日本 \udcff", "?? ?"),
+        ("├──┤ ━╸", "+--+ --"),
+    ],
+)
+def test_characters_that_an_encoding_lacks_have_a_nearest(text: str, readable: str) -> None:
+    assert text.encode("ascii", streams.READABLE).decode() == readable
+
+
+LOUD = """
+import os
+import subprocess
+print("on import")
+os.write(1, b"past Python\\n")
+subprocess.run(["echo", "from a child"])
+from torch import nn
+
+def build():
+    print("when built")
+    return nn.Sequential(nn.Linear(1, 3), nn.Tanh(), nn.Linear(3, 1))
+"""
+
+
+def test_a_loud_file_leaves_the_json_of_a_run_alone(
+    nablab: Nablab, nablab_here: Nablab, tmp_path: Path
+) -> None:
+    (tmp_path / "loud.py").write_text(LOUD)
+    words = ["run", "deep-vs-shallow", "--preset", "quick", "targets=sinc", "trio=none", "steps=20"]
+    words += ["--model", "loud.py:build", "--seeds", "2", "--json"]
+    done = nablab(*words, "--jobs", "2")
+    json.loads(done.stdout)
+    for said in ("on import", "past Python", "from a child", "when built"):
+        assert said in done.stderr
+    done = nablab_here(*words, "--dry-run")
+    json.loads(done.stdout)
+    assert "when built" in done.stderr
+
+
+def test_a_loud_experiment_leaves_every_json_alone(
+    nablab_here: Nablab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    toy = (Path(__file__).parent / "toys" / "toy.py").read_text()
+    for name in ("list", "show"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f"{name}.py").write_text(toy + "\nprint('a word')\n")
+        monkeypatch.setenv("NABLAB_EXPERIMENTS", str(tmp_path / name))
+        done = nablab_here(name, *(["toy"] if name == "show" else []), "--json")
+        json.loads(done.stdout)
+        assert "a word" in done.stderr
+
+
+LEAVING = """
+import sys
+{on_import}
+from dataclasses import dataclass
+from nablab.experiment import Condition, Experiment
+
+@dataclass(frozen=True)
+class Leaving(Experiment):
+    "Does it stay?"
+    where: str = "run"
+
+    def leave(self, where):
+        if self.where == where:
+            sys.exit(0)
+
+    def validate(self):
+        self.leave("validate")
+
+    def conditions(self):
+        self.leave("conditions")
+        return [Condition(only="one")]
+
+    def run(self, condition, seeds, lab):
+        self.leave("run")
+        for seed in seeds:
+            lab.record(seed, value=1.0)
+
+    def figures(self, records):
+        self.leave("figures")
+        return {{}}
+"""
+
+
+@pytest.mark.parametrize("where", ["validate", "conditions", "run", "figures"])
+def test_an_experiment_that_calls_exit_is_an_error(
+    nablab_here: Nablab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "leaving.py").write_text(LEAVING.format(on_import=""))
+    monkeypatch.setenv("NABLAB_EXPERIMENTS", str(tmp_path / "own"))
+    done = nablab_here("run", "leaving", f"where={where}", "--seeds", "1")
+    assert "leaving.py, line " in done.stderr
+    assert "SystemExit: 0" in done.stderr
+    assert done.returncode == (0 if where == "figures" else 1)
+    if where != "figures":
+        dry = nablab_here("run", "leaving", f"where={where}", "--seeds", "1", "--dry-run")
+        assert dry.returncode == 1
+        assert "leaving.py, line " in dry.stderr
+
+
+def test_a_file_that_calls_exit_on_import_is_listed_as_broken(
+    nablab_here: Nablab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "leaving.py").write_text(LEAVING.format(on_import="sys.exit(0)"))
+    monkeypatch.setenv("NABLAB_EXPERIMENTS", str(tmp_path / "own"))
+    done = nablab_here("list")
+    assert "cannot be imported: SystemExit: 0" in " ".join(done.stdout.split())
+    assert "sharpness" in done.stdout
+    for words in (["show", "leaving"], ["run", "leaving"]):
+        done = nablab_here(*words)
+        assert done.returncode == 2
+        assert "SystemExit: 0" in done.stderr
+
+
+def test_a_dry_run_that_raises_is_one_sentence(nablab_here: Nablab) -> None:
+    done = nablab_here("run", "toy", "fail=4", "--dry-run", "--seeds", "1", "steps=20")
+    assert done.returncode == 1
+    assert "The dry run of toy (width=4) raised RuntimeError: this width was asked to fail (" in done.stderr
+    assert "toy.py, line " in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_figures_that_are_missing_are_said(nablab_here: Nablab) -> None:
+    words = ("run", "toy", "bad_figure=true", "--preset", "quick", "steps=20")
+    done = nablab_here(*words)
+    said = "Failed: The figures could not be drawn. RuntimeError: this figure was asked to fail"
+    assert said in done.stderr
+    assert said in nablab_here("report", "toy").stderr
+    assert json.loads(nablab_here(*words, "--json").stdout)["messages"]
+
+
+@pytest.mark.parametrize("width", [60, 80, 44])
+def test_runs_break_between_words_and_name_their_settings(
+    nablab_here: Nablab, monkeypatch: pytest.MonkeyPatch, width: int
+) -> None:
+    widths = "widths=2,3,4,5,6,7,8,9,10,11,12"
+    for more in ((), ("learning_rate=0.02", widths)):
+        assert nablab_here("run", "toy", "--preset", "quick", "steps=20", *more, "--quiet").returncode == 0
+    facts = json.loads(nablab_here("runs", "--json").stdout)
+    monkeypatch.setattr(cli.output, "_width", width)
+    lines = nablab_here("runs").stdout.splitlines()
+    assert max(map(len, lines)) <= width
+    said = {word.rstrip(",:") for line in lines for word in line.split()}
+    for fact in facts:
+        assert {f"toy/{fact['run']}", "quick", "done", "steps=20"} <= said
+    assert {"learning_rate=0.02", widths} <= said
+    assert facts[0]["settings"] == [widths, "steps=20", "learning_rate=0.02"]
+
+
+@pytest.mark.parametrize("width", [40, 80])
+def test_show_holds_claims_and_exercises_and_cuts_nothing(
+    nablab_here: Nablab, monkeypatch: pytest.MonkeyPatch, width: int
+) -> None:
+    monkeypatch.setattr(cli.output, "_width", width)
+    for name in ("random-labels", "cnn-depth", "toy"):
+        text = nablab_here("show", name).stdout
+        experiment = catalogue.find(name)
+        whole = " ".join(text.split())
+        assert "`" not in text
+        assert "…" not in text
+        for point in (*(claim.sentence for claim in experiment.claims), *experiment.exercises):
+            assert " ".join(point.replace("`", "").rstrip(".").split()) in whole
+        joined = re.sub(r"([,;]) *\n", r"\1", text)
+        for field in configuration.describe(experiment):
+            assert f"{field.name}={field.default}" in joined
+
+
+def test_texts_name_the_option_for_a_preset() -> None:
+    for entry in catalogue.scan().values():
+        assert entry.experiment
+        texts = [entry.experiment.__doc__ or "", *entry.experiment.exercises]
+        assert not [text for text in texts if "preset=" in text], entry.name
+
+
+def test_a_dry_run_says_at_most_where_training_may_end_early(nablab_here: Nablab) -> None:
+    words = ["data=digits@60", "networks=flatten-3", "shares=0", "epochs=1", "batch_size=30", "--seeds", "1"]
+    done = nablab_here("run", "random-labels", *words, "--dry-run")
+    assert "at most 2" in done.stdout
+    assert "at most about" in done.stdout
+    done = nablab_here("run", "toy", "steps=20", "--seeds", "1", "--dry-run")
+    assert "at most" not in done.stdout

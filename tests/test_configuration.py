@@ -7,15 +7,17 @@ import json
 import subprocess
 import sys
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_args, get_origin
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nablab import catalogue
 from nablab.configuration import changes, describe, parse_overrides, resolve
 from nablab.errors import UsageError
 from nablab.experiment import Experiment
+from nablab.values import AtMost, fields_of
 
 
 @dataclass(frozen=True)
@@ -135,7 +137,7 @@ def test_text_becomes_the_value_of_the_type(token: str, value: object) -> None:
         ("steps.x=5", r"no key 'steps.x'"),
         ("seeds=5", r"--seeds N"),
         ("steps=2.5", r"steps='2.5' does not fit. 'steps' takes: whole number. Example: steps=20000."),
-        ("steps=1e999999999", r"takes: whole number"),
+        ("steps=1e999999999", "too large: it must be at most 9,223,372,036,854,775,807"),
         ("steps=nan", r"takes: whole number"),
         ("rate=fast", r"'rate' takes: number. Example: rate=1e-3."),
         ("rate=nan", r"takes: number"),
@@ -194,7 +196,10 @@ def test_dotted_keys_reach_into_nested_dataclasses() -> None:
         ({"steps": 2.0}, "steps=2.0 does not fit"),
         ({"rate": float("nan")}, "rate=nan does not fit"),
         ({"mode": "other"}, "Choices: slow, fast, 3"),
-        ({"widths": "1,2"}, "whole numbers, separated by commas"),
+        ({"widths": "1,x"}, "takes: whole number"),
+        ({"widths": 3}, "whole numbers, separated by commas"),
+        ({"steps": 10**30}, "too large"),
+        ({"rate": 10**400}, "rate='a number of so many digits' does not fit"),
         ({"interval": (1.0,)}, "it has 1 parts instead of 2"),
         ({"stesp": 1}, "Did you mean 'steps'"),
         ({"steps": 0}, "steps must be positive"),
@@ -203,6 +208,84 @@ def test_dotted_keys_reach_into_nested_dataclasses() -> None:
 def test_values_from_python_are_checked_too(values: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         resolve(Everything, "standard", values)
+
+
+@dataclass(frozen=True)
+class Bounded(Experiment):
+    """Are bounds kept?"""
+
+    epochs: Annotated[int, AtMost(100)] = 1
+    limit: Annotated[int, AtMost(100)] | None = None
+    name: Annotated[int, AtMost(100)] | str = 1
+    sizes: tuple[Annotated[int, AtMost(100)], ...] = (1,)
+    networks: tuple[tuple[Annotated[int, AtMost(100)], ...], ...] = ((1,),)
+    pair: tuple[Annotated[float, AtMost(0.5)], int] = (0.0, 1)
+
+
+@pytest.mark.parametrize(
+    ("token", "bound"),
+    [
+        ("epochs=101", "100"),
+        ("epochs=1e12", "100"),
+        ("epochs=1e999999999", "100"),
+        ("limit=101", "100"),
+        ("name=101", "100"),
+        ("sizes=1,2,101", "100"),
+        ("networks=1,2;3,101", "100"),
+        ("pair=0.6,1", "0.5"),
+        ("pair=inf,1", "0.5"),
+    ],
+)
+def test_a_number_beyond_the_bound_of_its_field(token: str, bound: str) -> None:
+    key = token.partition("=")[0]
+    with pytest.raises(UsageError, match=f"{key}=.* is too large: it must be at most {bound}[.]"):
+        parse_overrides(Bounded, [token])
+    value = {
+        "sizes": (1, 101),
+        "networks": ((1, 101),),
+        "pair": (0.6, 1),
+    }.get(key, 101)
+    with pytest.raises(UsageError, match=f"too large: it must be at most {bound}[.]"):
+        resolve(Bounded, "standard", {key: value})
+
+
+def test_numbers_up_to_the_bound_are_taken() -> None:
+    tokens = ["epochs=100", "limit=none", "name=many", "sizes=100,1", "networks=100;1", "pair=0.5,7"]
+    values = parse_overrides(Bounded, tokens)
+    assert list(values.values()) == [100, None, "many", (100, 1), ((100,), (1,)), (0.5, 7)]
+    assert {doc.name: doc.type for doc in describe(Bounded)}["sizes"] == "whole numbers, separated by commas"
+    assert {doc.name: doc.type for doc in describe(Bounded)}["limit"] == "whole number or none"
+
+
+def test_every_whole_number_of_every_experiment_has_a_bound() -> None:
+    bare = []
+    for entry in catalogue.scan().values():
+        if entry.path.parent != catalogue.BUILT_IN:
+            continue
+        assert entry.experiment
+        for name, hint in fields_of(entry.experiment).items():
+            bare += [(entry.name, name) for part in parts_of(hint) if part is int]
+    assert not bare
+
+
+def parts_of(hint: Any) -> list[Any]:
+    """The types that a hint is made of; one with a bound stands for itself."""
+    if get_origin(hint) is Annotated:
+        return [hint]
+    return [hint, *(part for inner in get_args(hint) for part in parts_of(inner))]
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("sinc", ("sinc",)), ("a,min(x,1)", ("a", "min(x,1)")), ("()", ())]
+)
+def test_a_text_from_python_stands_for_a_tuple(text: str, value: tuple[str, ...]) -> None:
+    assert resolve(Everything, "standard", {"names": text}).names == value
+
+
+@pytest.mark.parametrize("key", ["preset", "seeds", "device", "jobs", "store"])
+def test_an_option_taken_for_a_key_is_named(key: str) -> None:
+    with pytest.raises(UsageError, match=f"'{key}' is an option of its own: --{key}"):
+        parse_overrides(Everything, [f"{key}=x"])
 
 
 def test_a_finished_run_can_be_read_without_validation() -> None:

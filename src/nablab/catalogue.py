@@ -16,7 +16,7 @@ from pathlib import Path
 from types import ModuleType
 
 from nablab import user_code
-from nablab.errors import UsageError, unknown
+from nablab.errors import UsageError, in_short, unknown
 from nablab.experiment import Experiment
 
 BUILT_IN = Path(__file__).parent / "experiments"
@@ -80,8 +80,8 @@ def _add(entries: dict[str, Entry], path: Path) -> None:
     try:
         found = _experiments_in(_import(path))
         error = "it defines no Experiment"
-    except Exception as problem:  # a user's file may raise anything on import; the list shows it
-        found, error = [], f"{type(problem).__name__}: {problem}"
+    except (Exception, SystemExit) as problem:  # a user's file may raise anything; the list shows it
+        found, error = [], in_short(problem)
     if not found:
         entries[fallback] = Entry(fallback, path, None, error)
     for experiment in found:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
+import os
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from cyclopts import App, CycloptsError, Parameter
 from rich.table import Table
@@ -14,12 +15,16 @@ from rich.text import Text
 
 import nablab
 from nablab.consoles import SafeConsole
-from nablab.errors import Interrupted, NablabError, StoreError, UsageError
+from nablab.errors import TRACEBACK, Interrupted, NablabError, UsageError, in_short, raised
+from nablab.lasting import lasting_output
+from nablab.places import is_there
+from nablab.streams import make_readable, only_json, print_json
 
 if TYPE_CHECKING:
     from nablab.lab.runner import Plan
     from nablab.runs import Run
 
+Word = TypeVar("Word", str, Path)
 DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
 app = App(
@@ -161,9 +166,9 @@ def report(
         raise UsageError("--output takes one run; leave it out to write each report into its run's folder.")
     for reference in references:
         run = open_run(reference, store)
-        path = run.report(output_file)
+        written = run.report(output_file, on_trouble=_say_failure)
         print_damage(errors, run.damage)
-        output.print(str(path), markup=False, soft_wrap=True)
+        output.print(str(written), markup=False, soft_wrap=True)
     return DONE
 
 
@@ -231,13 +236,16 @@ def measure(
     names = [token for token in tokens if "=" not in token]
     if len(names) > 1:
         raise UsageError(f"One instrument at a time: {', '.join(names)}.")
+    settings = [token for token in tokens if "=" in token]
+    data, late = _without_settings(data)
+    weights, later = _without_settings(weights)
+    settings += [*late, *later]
     if not names:
         showing.print_instruments(output, measuring.instrument_facts(), as_json=as_json)
         return DONE
     if model is None and not data and not weights:
         showing.print_instrument(output, measuring.option_facts(names[0]), as_json=as_json)
         return DONE
-    settings = [token for token in tokens if "=" in token]
     request = measuring.Request(names[0], settings, model, data, loss, weights, device)
     if figure:
         measuring.check_figure(figure)
@@ -250,6 +258,17 @@ def measure(
         measuring.write_figure(result, figure)
         errors.print(f"Figure: {figure}", markup=False, soft_wrap=True)
     return DONE
+
+
+def _without_settings(words: tuple[Word, ...]) -> tuple[tuple[Word, ...], list[str]]:
+    """Words of an option that takes several, without the settings that were written after them."""
+    settings = [word for word in words if _is_setting(str(word)) and not is_there(word)]
+    return tuple(word for word in words if word not in settings), [str(word) for word in settings]
+
+
+def _is_setting(word: str) -> bool:
+    key, equals, _ = word.partition("=")
+    return bool(equals) and key.isidentifier()
 
 
 @data_app.command(name="list")
@@ -275,13 +294,6 @@ def get_data(name: str, /) -> int:
 
     get(output, name)
     return DONE
-
-
-def print_json(value: Any) -> None:
-    """Print JSON that any program can read: NaN and infinity become strings."""
-    from nablab.lab.files import finite
-
-    print(json.dumps(finite(value), indent=1, ensure_ascii=False))
 
 
 def _named(tokens: Sequence[str], every: bool) -> Sequence[str]:
@@ -364,33 +376,62 @@ def _print_outcome(done: Run, *, as_json: bool) -> None:
         )
         return
     for message in done.messages:
-        errors.print(f"Failed: {message}", markup=False, style="red", soft_wrap=True)
+        _say_failure(message)
     print_verdicts(output, done.verdicts)
     if report_path.exists():
         output.print(f"\nReport: {report_path}", markup=False, soft_wrap=True)
 
 
+def _say_failure(message: str) -> None:
+    errors.print(f"Failed: {message}", markup=False, style="red", soft_wrap=True)
+
+
+@lasting_output()
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit with 0 (done), 1 (a run failed), 2 (usage) or 130 (interrupted)."""
+    make_readable()
     try:
-        code = app(arguments, exit_on_error=False, print_error=False, error_console=errors)
+        code = _command(arguments)
     except CycloptsError as error:
-        errors.print(f"Error: {error}", markup=False)
+        code = _fail(f"{error}", error, USAGE)
         errors.print("'nablab --help' and 'nablab COMMAND --help' explain the commands.", style="dim")
-        code = USAGE
     except UsageError as error:
-        code = _fail(error, USAGE)
+        code = _fail(f"{error}", error, USAGE)
     except (KeyboardInterrupt, Interrupted):
         errors.print("Stopped.")
         code = INTERRUPTED
-    except (StoreError, NablabError) as error:
-        code = _fail(error, FAILED)
-    except BrokenPipeError:
-        sys.stderr.close()  # the reader of our output has left; there is nobody to tell
-        code = DONE
-    sys.exit(code or DONE)
+    except NablabError as error:
+        code = _fail(f"{error}", error, FAILED)
+    except OSError as error:
+        code = _fail(_of_the_system(error), error, FAILED)
+    except SystemExit as error:
+        code = _fail(f"{raised('A file of yours', error)}", error, FAILED)
+    except Exception as error:
+        code = _fail(f"{UNFORESEEN} {raised('The command', error)}", error, FAILED)
+    sys.exit(code)
 
 
-def _fail(error: Exception, code: int) -> int:
-    errors.print(f"Error: {error}", markup=False, soft_wrap=True)
+UNFORESEEN = "This should not happen, please report it:"
+
+
+def _command(arguments: Sequence[str] | None) -> int:
+    """Parse the words and call their command; with --json nothing else reaches standard output."""
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    command, bound, _ = app.parse_args(words, exit_on_error=False, print_error=False, error_console=errors)
+    with only_json(bool(bound.arguments.get("as_json"))):
+        return command(*bound.args, **bound.kwargs) or DONE
+
+
+def _of_the_system(error: OSError) -> str:
+    """What the operating system refused, and where."""
+    named = str(error.filename) if error.filename is not None else ""
+    place = f" ({named if len(named) <= 200 else named[:200] + '…'})" if named else ""
+    return f"{error.strerror or in_short(error)}{place}."
+
+
+def _fail(message: str, error: BaseException, code: int) -> int:
+    """Print why a command ended, and where if that is asked for."""
+    errors.print(f"Error: {message}", markup=False, soft_wrap=True)
+    if os.environ.get(TRACEBACK):
+        traceback.print_exception(error)
     return code

@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 import difflib
+import site
+import sysconfig
+import traceback
 from collections.abc import Iterable
+from pathlib import Path
+
+HERE = str(Path(__file__).parent)
+LONGEST = 200  # characters of a name that a message repeats
+TRACEBACK = "NABLAB_TRACEBACK"  # the environment variable that shows tracebacks
 
 
 class NablabError(Exception):
@@ -22,6 +30,10 @@ class DataError(NablabError):
     """A data set cannot be had or read: no source answers, a file is damaged, or the disk is full."""
 
 
+class CodeError(NablabError):
+    """Code of the user's or of a library raised an error while it was at work (exit code 1)."""
+
+
 class Interrupted(NablabError):
     """The user asked to stop; what was done is saved."""
 
@@ -33,7 +45,42 @@ def unknown(kind: str, name: str, choices: Iterable[str], *, remedy: str = "") -
     There is no preset 'qiuck'. Did you mean 'quick'? Choices: quick, standard.
     """
     choices = list(choices)
+    name = name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…"
     near = difflib.get_close_matches(name, choices, n=1, cutoff=0.5)
     hint = f" Did you mean '{near[0]}'?" if near else ""
     listed = f" Choices: {', '.join(choices)}." if choices else ""
     return UsageError(f"There is no {kind} '{name}'.{hint}{listed}{' ' + remedy if remedy else ''}")
+
+
+def raised(doing: str, error: BaseException) -> CodeError:
+    """Build the one sentence for an error that nobody foresaw; the traceback can still be seen.
+
+    >>> print(raised("Reading a.py", ValueError("no such name")))
+    Reading a.py raised ValueError: no such name. To see the traceback, set NABLAB_TRACEBACK=1.
+    """
+    return CodeError(f"{doing} raised {in_short(error)}. To see the traceback, set {TRACEBACK}=1.")
+
+
+def in_short(error: BaseException) -> str:
+    """The kind of an error, the first line of its text, and the place in a user's file where it was raised.
+
+    >>> in_short(SystemExit(0))
+    'SystemExit: 0'
+    """
+    lines = str(error).strip().splitlines()
+    text = f": {lines[0].rstrip('.')}" if lines else ""
+    return f"{type(error).__name__}{text}{place_of(error)}"
+
+
+def place_of(error: BaseException) -> str:
+    """The innermost line of a traceback that is the user's own, in brackets; else the innermost of all."""
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith("<frozen")]
+    own = [f for f in frames if not f.filename.startswith(_libraries())]
+    place = (own or frames)[-1:]
+    return "".join(f" ({frame.filename}, line {frame.lineno})" for frame in place)
+
+
+def _libraries() -> tuple[str, ...]:
+    """Folders of code that is not the user's: nablab itself, installed packages, Python's library."""
+    folders = [HERE, sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"), *site.getsitepackages()]
+    return tuple(folder for folder in folders if folder)

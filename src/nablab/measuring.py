@@ -17,37 +17,38 @@ weights            one safetensors file for a model, two for an instrument of tw
 
 from __future__ import annotations
 
-import difflib
+import dataclasses
 import inspect
 import io
+import math
 import re
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from nablab import data as targets
 from nablab import models, values
 from nablab.atomic import write_output
-from nablab.errors import UsageError, unknown
+from nablab.errors import NablabError, UsageError, raised, unknown
 from nablab.instruments import INSTRUMENTS
 from nablab.instruments.base.losses import LOSSES
-from nablab.instruments.base.measurement import Instrument, Measurement
+from nablab.instruments.base.measurement import Instrument, Measurement, Size
 from nablab.instruments.costs import Cost, cost, find_instrument
+from nablab.lab.memory import check_memory
+from nablab.measured_data import as_loss_needs, check_fit, read_data
+from nablab.measured_weights import load_weights, read_weights
+from nablab.plots.frame import matplotlib_as_shipped
 
 if TYPE_CHECKING:
-    from nablab.data import ImageSet
     from nablab.instruments.base.losses import Loss
 
-NAMES = (("x", "y"), ("inputs", "targets"))  # what the arrays of a data file may be called
 FIGURES = (".png", ".svg", ".pdf")
+FLOAT_BYTES = 4
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
@@ -80,10 +81,30 @@ def measure(request: Request) -> Measurement:
     Raises:
         UsageError: An unknown name, a file that cannot be read or does not fit the model, or what the
             instrument refuses.
+        CodeError: The network, the loss or PyTorch raised an error that nobody foresaw.
     """
     chosen = find_instrument(request.instrument)
     options = _options(chosen, request.settings)
-    return typing.cast("Measurement", chosen(*_arguments(chosen, request), **options))
+    prepared = _prepare(chosen, request)
+    with _in_one_sentence(f"Measuring {chosen.__name__}"):
+        _check_memory(chosen, prepared.found, options)
+        given = [prepared.found[name] for name in _positional(chosen)]
+        result = typing.cast("Measurement", chosen(*given, **options))
+    return dataclasses.replace(result, notes=(*result.notes, *prepared.notes)) if prepared.notes else result
+
+
+def _check_memory(chosen: Instrument[..., Any], found: Mapping[str, Any], options: Mapping[str, Any]) -> None:
+    """Refuse a measurement that would hold more numbers than fit, before they are made."""
+    if "loss" not in found:
+        return
+    parameters = inspect.signature(chosen.measure).parameters.values()
+    defaults = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+    model = found["model" if "model" in found else "model_a"]
+    batches = found["data"] if isinstance(found["data"], list) else [found["data"]]
+    size = Size(sum(p.numel() for p in model.parameters()), sum(len(x) for x, _ in batches), 1)
+    expected = chosen.expected(size, **{**defaults, **options})
+    if math.isfinite(expected.numbers):  # an instrument refuses itself what makes no sense
+        check_memory(FLOAT_BYTES * int(expected.numbers), f"{chosen.__name__} of this network")
 
 
 def estimate(request: Request) -> Cost:
@@ -91,15 +112,30 @@ def estimate(request: Request) -> Cost:
 
     Raises:
         UsageError: As `measure`; or the instrument takes something else than a model, a loss and data.
+        CodeError: As `measure`.
     """
     chosen = find_instrument(request.instrument)
     names = _positional(chosen)
     if "data" not in names:
         raise UsageError(f"{chosen.__name__} runs no model: it costs seconds. Leave --cost out.")
     options = _options(chosen, request.settings)
-    batches = _data(request)
-    loss = _loss(request, batches)
-    return cost(chosen.__name__, _model(request, 0), loss, batches, **options)
+    if "model_b" in names:
+        request = dataclasses.replace(request, weights=(*request.weights, *request.weights)[:2])
+    found = _prepare(chosen, request).found
+    model = found["model" if "model" in names else "model_a"]
+    with _in_one_sentence(f"Measuring {chosen.__name__}"):
+        return cost(chosen.__name__, model, found["loss"], found["data"], **options)
+
+
+@contextmanager
+def _in_one_sentence(doing: str) -> Iterator[None]:
+    """Turn what the user's code or PyTorch raises into one sentence; nablab's own errors are sentences."""
+    try:
+        yield
+    except NablabError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise raised(doing, error) from error
 
 
 def instrument_facts() -> list[dict[str, str]]:
@@ -142,7 +178,8 @@ def write_figure(measurement: Measurement, path: Path) -> None:
         UsageError: The measurement has no figure.
     """
     content = io.BytesIO()
-    measurement.plot().savefig(content, format=path.suffix[1:], dpi=200, bbox_inches="tight")
+    with matplotlib_as_shipped(), _in_one_sentence("Drawing the figure"):
+        measurement.plot().savefig(content, format=path.suffix[1:], dpi=200, bbox_inches="tight")
     write_output(path, content.getvalue())
 
 
@@ -196,129 +233,61 @@ def _positional(chosen: Instrument[..., Any]) -> list[str]:
     return [p.name for p in parameters if p.kind is not p.KEYWORD_ONLY]
 
 
-def _arguments(chosen: Instrument[..., Any], request: Request) -> list[Any]:
-    arguments: list[Any] = []
+@dataclass(frozen=True)
+class _Prepared:
+    """What a request names, by the names of an instrument's arguments, and what must be said of it."""
+
+    found: Mapping[str, Any]
+    notes: tuple[str, ...]
+
+
+def _prepare(chosen: Instrument[..., Any], request: Request) -> _Prepared:
+    """Read what the request names; hold the network, the data and the loss against each other."""
     names = _positional(chosen)
-    batches = _data(request) if "data" in names else None
     if "model_b" in names and len(request.weights) != 2:
         raise UsageError(
             f"{chosen.__name__} compares two models: give --weights FIRST.safetensors SECOND.safetensors "
             f"({len(request.weights)} given)."
         )
+    found: dict[str, Any] = {}
+    notes: tuple[str, ...] = ()
+    if "data" in names:
+        batches = read_data(request.data)
+        found["loss"] = _loss(request, batches[0][1])
+        batches = as_loss_needs(batches, found["loss"])
+        found["data"] = batches[0] if len(batches) == 1 else batches
+    for place, name in enumerate(name for name in names if name in ("model", "model_a", "model_b")):
+        found[name], said = _model(request, place)
+        notes += said
+        if "loss" in names:
+            check_fit(found[name], found["loss"], batches, request.data)
+    if "points" in names:
+        found["points"] = _points(request)
     for name in names:
-        if name in ("model", "model_a", "model_b"):
-            arguments.append(_model(request, int(name == "model_b")))
-        elif name == "loss":
-            arguments.append(_loss(request, batches))
-        elif name == "data":
-            arguments.append(batches)
-        elif name == "points":
-            arguments.append(_points(request))
-        else:
+        if name not in found:
             raise UsageError(f"{chosen.__name__} needs '{name}', which only Python can give.")
-    return arguments
+    return _Prepared(found, notes)
 
 
-def _model(request: Request, place: int) -> nn.Module:
+def _model(request: Request, place: int) -> tuple[nn.Module, tuple[str, ...]]:
+    """The network with the weights of this place among the files, and what must be said of them."""
     if request.model is None:
         raise UsageError("Which network? Give --model package.module:factory or path/to/file.py:factory.")
     torch.manual_seed(0)  # without weights the network is a fresh one, the same each time
     module = models.load_factory(request.model)()
-    if len(request.weights) > place:
-        _load_weights(module, request.weights[place])
-    return module.to(request.device).eval()
-
-
-def _read_weights(path: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise UsageError(f"The weights '{path}' cannot be read as safetensors: {error}.") from error
-
-
-def _load_weights(module: nn.Module, path: Path) -> None:
-    state, own = _read_weights(path), module.state_dict()
-    missing, extra = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
-    if missing or extra:
-        raise UsageError(
-            f"The weights '{path}' do not fit {type(module).__name__}: missing "
-            f"{', '.join(missing[:5]) or 'nothing'}; not in the network {', '.join(extra[:5]) or 'nothing'}."
-        )
-    for name, tensor in state.items():
-        if tensor.shape != own[name].shape:
-            raise UsageError(
-                f"The weights '{path}' do not fit {type(module).__name__}: '{name}' has shape "
-                f"{tuple(tensor.shape)} there and {tuple(own[name].shape)} in the network."
-            )
-    module.load_state_dict(state)
+    given = request.weights[place : place + 1]
+    notes = tuple(note for path in given for note in load_weights(module, path))
+    return module.to(request.device).eval(), notes
 
 
 def _points(request: Request) -> list[dict[str, Tensor]]:
     if len(request.weights) < 2:
         raise UsageError("Give the points in weight space: --weights A.safetensors B.safetensors ...")
-    return [_read_weights(path) for path in request.weights]
+    return [read_weights(path) for path in request.weights]
 
 
-def _data(request: Request) -> Any:
-    if not request.data:
-        raise UsageError(
-            "Which data? Give --data with a file.npz that holds x and y, with images "
-            f"({', '.join(targets.image_set_names())}), or with a target ({', '.join(targets.TARGETS)})."
-        )
-    batches = [_batch(name) for name in request.data]
-    return batches[0] if len(batches) == 1 else batches
-
-
-def _batch(name: str) -> tuple[Tensor, Tensor]:
-    if images := _images(name):
-        return images.normalize(images.images), images.labels
-    if not name.endswith(".npz"):
-        return targets.target(name).train()
-    try:
-        with np.load(name, allow_pickle=False) as file:
-            arrays = {key: file[key] for key in file.files}
-    except (OSError, ValueError) as error:
-        raise UsageError(f"The data file '{name}' cannot be read: {error}.") from error
-    for keys in NAMES:
-        if set(keys) <= arrays.keys():
-            x, y = (torch.from_numpy(np.ascontiguousarray(arrays[key])) for key in keys)
-            break
-    else:
-        raise UsageError(
-            f"The data file '{name}' holds {', '.join(arrays) or 'nothing'}; it must hold x and y, "
-            "or inputs and targets."
-        )
-    if len(x) != len(y):
-        raise UsageError(f"The data file '{name}' holds {len(x)} inputs and {len(y)} targets.")
-    return _usual(x), _usual(y)
-
-
-def _images(name: str) -> ImageSet | None:
-    """The images of ``NAME``, ``NAME:test`` or ``NAME:test@SAMPLES``; None if the text names no images.
-
-    Raises:
-        UsageError: A split or a number of samples that does not exist.
-    """
-    where, _, samples = name.partition("@")
-    place, _, split = where.rpartition(":") if ":" in where else (where, "", "train")
-    if place.endswith(".npz") or not targets.is_image_set(place):
-        if difflib.get_close_matches(place, targets.image_set_names(), n=1):
-            targets.check_image_set(place)  # a typing mistake: says what was meant
-        return None
-    found = targets.load(place, split=split)
-    if samples and not (samples.isdigit() and 0 < int(samples) <= len(found)):
-        raise UsageError(f"'@{samples}' in '{name}' is no number of samples from 1 to {len(found):,}.")
-    return found.first(int(samples)) if samples else found
-
-
-def _usual(tensor: Tensor) -> Tensor:
-    """Whole numbers of any width as int64, as classes and tokens must be."""
-    return tensor if tensor.is_floating_point() else tensor.long()
-
-
-def _loss(request: Request, batches: Any) -> Loss:
+def _loss(request: Request, target: Tensor) -> Loss:
     if request.loss is None:
-        target = (batches[0] if isinstance(batches, list) else batches)[1]
         return "mse" if target.is_floating_point() else "cross_entropy"
     if ":" in request.loss:
         function: Loss = models.load_function(request.loss)

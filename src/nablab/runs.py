@@ -6,14 +6,16 @@ This is what ``nablab.run`` and the command line share.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from nablab import catalogue, configuration
-from nablab.errors import StoreError, UsageError, unknown
+from nablab.atomic import remove_leftovers, store_error
+from nablab.errors import NablabError, StoreError, UsageError, raised, unknown
 from nablab.experiment import Condition, Experiment, Records
 from nablab.lab.executors import Executor, ProcessPool
 from nablab.lab.provenance import provenance
@@ -21,6 +23,7 @@ from nablab.lab.reading import Damaged
 from nablab.lab.runner import Observer, Plan, Report, execute
 from nablab.lab.session import Estimate, Rehearsal, checkpoint_seconds
 from nablab.lab.status import State, read_state
+from nablab.lab.stop import shield_resource_tracker
 from nablab.lab.store import RunFolder, Store, default_root
 from nablab.lab.trials import CorruptTrial
 
@@ -32,6 +35,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 DEFAULT_SEEDS = 5
+MOST_SEEDS = 10_000  # of one condition; verdicts gain nothing long before
+REPORT_SECONDS = 120.0  # drawing takes seconds; a machine may be very busy
 REPLICAS = ("auto", "batched", "sequential")
 DEVICES = ("cpu", "cuda", "mps")
 
@@ -152,17 +157,23 @@ class Run:
             words += ["--store", str(root)]
         return shlex.join(words)
 
-    def write(self) -> Path:
-        """Write verdicts, figures and the report into the run's folder; return the report's path."""
+    def write(self, *, on_trouble: Callable[[str], None] = lambda _: None) -> Path:
+        """Write verdicts, figures and the report into the run's folder; return the report's path.
+
+        ``on_trouble`` hears of what could not be drawn.
+        """
         from nablab.report.page import write_report
 
-        view = self.view()
-        self.folder.write_json(
-            "verdicts.json", {"verdicts": [verdict.to_dict() for verdict in view.verdicts]}
-        )
-        return write_report(view, self.folder.path)
+        with _alone_with_the_report(self.folder):
+            view = self.view()
+            self.folder.write_json(
+                "verdicts.json", {"verdicts": [verdict.to_dict() for verdict in view.verdicts]}
+            )
+            return write_report(view, self.folder.path, on_trouble=on_trouble)
 
-    def report(self, path: str | Path | None = None) -> Path:
+    def report(
+        self, path: str | Path | None = None, *, on_trouble: Callable[[str], None] = lambda _: None
+    ) -> Path:
         """Write the report to ``path``, or into the run's folder; return where it is.
 
         Raises:
@@ -172,9 +183,9 @@ class Run:
         from nablab.report.page import render
 
         if path is None:
-            return self.write()
+            return self.write(on_trouble=on_trouble)
         check_output(Path(path))
-        write_output(Path(path), render(self.view()).encode())
+        write_output(Path(path), render(self.view(), on_trouble=on_trouble).encode())
         return Path(path)
 
 
@@ -196,8 +207,11 @@ def make_plan(
     experiment = configuration.resolve(experiment_class, preset, dict(overrides or {}))
     if seeds is None:
         seeds = int(experiment_class.presets[preset].get("seeds", DEFAULT_SEEDS))
-    if seeds < 1:
-        raise UsageError(f"--seeds is {seeds}: it must be 1 or more (5 or more for a verdict).")
+    if not 1 <= seeds <= MOST_SEEDS:
+        raise UsageError(
+            f"seeds={seeds} is impossible: it must be 1 or more (5 or more for a verdict) and at most "
+            f"{MOST_SEEDS:,}."
+        )
     if replicas not in REPLICAS:
         raise unknown("way to train replicas", replicas, REPLICAS)
     check_device(device)
@@ -270,16 +284,18 @@ def run_plan(
 ) -> Run:
     """Run a checked plan; see `run`."""
     if jobs < 1:
-        raise UsageError(f"--jobs is {jobs}: it must be 1 or more.")
+        raise UsageError(f"jobs={jobs} is impossible: it must be 1 or more.")
     checkpoint_seconds()  # a wrong setting is said once and before any work
     _fetch(plan.experiment)
     if executor is None and jobs > 1:
+        shield_resource_tracker()
         executor = ProcessPool(jobs, prepare=catalogue.scan)
     outcome: Report = execute(plan, open_store(store), executor=executor, observer=observer, fresh=fresh)
     result = Run(outcome.folder, plan.experiment, plan.seeds, tuple(outcome.messages), outcome.state)
+    troubles: list[str] = []
     if len(result.records):
-        result.write()
-    return result
+        result.write(on_trouble=troubles.append)
+    return replace(result, messages=(*result.messages, *troubles)) if troubles else result
 
 
 def _fetch(experiment: Experiment) -> None:
@@ -324,6 +340,9 @@ def rehearse(plan: Plan, *, on_condition: Callable[[Condition], None] = lambda _
     """Measure a few steps of every condition and estimate the whole; one estimate per condition.
 
     ``on_condition`` hears of every condition before it is measured.
+
+    Raises:
+        CodeError: The experiment's code raised an error.
     """
     _fetch(plan.experiment)
     estimates = []
@@ -332,7 +351,12 @@ def rehearse(plan: Plan, *, on_condition: Callable[[Condition], None] = lambda _
         lab = Rehearsal(
             plan.experiment, condition, range(plan.seeds), device=plan.device, replicas=plan.replicas
         )
-        estimates.append(lab.rehearse())
+        try:
+            estimates.append(lab.rehearse())
+        except NablabError:
+            raise
+        except (Exception, SystemExit) as error:  # an experiment may raise anything
+            raise raised(f"The dry run of {plan.experiment.name} ({condition})", error) from error
     return estimates
 
 
@@ -342,6 +366,32 @@ def _whole(look: Callable[[], T]) -> T | None:
         return look()
     except Damaged:
         return None
+
+
+@contextmanager
+def _alone_with_the_report(folder: RunFolder) -> Iterator[None]:
+    """Hold the report's lock, so that what a killed process was writing there can be removed."""
+    import filelock
+
+    path = folder.path / "locks" / "report.lock"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(path)
+        lock.acquire(timeout=REPORT_SECONDS)
+    except filelock.Timeout as error:
+        raise StoreError(
+            f"Another process has been writing the report of {folder.path} for more than "
+            f"{REPORT_SECONDS:.0f} s. Wait for it, then give the command again."
+        ) from error
+    except OSError as error:
+        raise store_error(error, path) from error
+    try:
+        remove_leftovers(folder.path / "figures")
+        for name in ("verdicts.json", "*.csv", "report.html"):
+            remove_leftovers(folder.path, name)
+        yield
+    finally:
+        lock.release()
 
 
 def _seeds_there(folder: RunFolder) -> int:

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import inspect
-import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
 from nablab import configuration
-from nablab.errors import StoreError
-from nablab.experiment import Experiment
+from nablab.errors import StoreError, UsageError
+from nablab.experiment import Claim, Experiment
 from nablab.naming import words
+from nablab.streams import print_json
 from nablab.terminal import print_damage
 from nablab.values import in_text
 
 if TYPE_CHECKING:
+    from nablab.lab.contents import Config
     from nablab.lab.runner import Plan
     from nablab.lab.session import Estimate
     from nablab.lab.store import RunFolder
@@ -46,16 +48,90 @@ def experiment_facts(experiment: type[Experiment]) -> dict[str, Any]:
 
 
 def print_experiment(console: Console, experiment: type[Experiment]) -> None:
-    """The page of an experiment: its docstring, presets, settings."""
+    """The page of an experiment: its docstring, claims, presets, settings, exercises and references."""
     page = inspect.cleandoc(experiment.__doc__ or "").split("\nAttributes:")[0]
     question, _, rest = page.partition("\n")
-    console.print(Text(f"{experiment.name}: {question}", style="bold"))
-    console.print(Text(f"\n{reflow(rest)}"))
-    console.print(Text("\nPresets", style="bold"))
-    console.print(_presets(experiment))
-    console.print(Text("\nSettings (key=value on the command line)", style="bold"))
-    console.print(_settings(experiment))
+    console.print(Text(f"{experiment.name}: {_without_quotes(question)}", style="bold"))
+    console.print(Text(f"\n{reflow(_without_quotes(rest))}"))
+    _print_points(console, "Claims, each tested and answered with a verdict", _claims(experiment))
+    console.print(Text("\nPresets (--preset NAME)", style="bold"))
+    for name, values in experiment.presets.items():
+        settings = [_setting(key, value) for key, value in values.items()] or ["the defaults below"]
+        console.print(Text(name, style="cyan"))
+        console.print(Padding(Text("\n".join(_lines(settings, console.width - 4))), (0, 0, 0, 4)))
+    console.print(Text("\nSettings (key=value), with their defaults", style="bold"))
+    for field in configuration.describe(experiment):
+        _print_setting(console, field)
+    _print_points(console, "Exercises", experiment.exercises)
+    _print_points(console, "References", experiment.references)
     console.print(f"\nRun it: nablab run {experiment.name} --preset quick", style="dim")
+
+
+def _print_setting(console: Console, field: configuration.FieldDoc) -> None:
+    lines = _lines([f"{field.name}={field.default}"], console.width)
+    console.print(Text("\n".join(lines), style="cyan"))
+    meaning = Text(_without_quotes(field.help))
+    meaning.append(f" One of: {', '.join(field.choices)}." if field.choices else f" ({field.type})", "dim")
+    console.print(Padding(meaning, (0, 0, 0, 4)))
+
+
+def _print_points(console: Console, title: str, points: Sequence[str]) -> None:
+    """A list with a title; nothing where there is no point."""
+    if not points:
+        return
+    console.print(Text(f"\n{title}", style="bold"))
+    table = Table.grid(padding=(0, 1, 0, 0))
+    for number, point in enumerate(points, 1):
+        table.add_row(f"{number}.", Text(_without_quotes(point)))
+    console.print(table)
+
+
+def _claims(experiment: type[Experiment]) -> list[str]:
+    """The sentences of the claims, those on levels of a factor once; needs no torch."""
+    return list(dict.fromkeys(map(_claim, experiment.claims)))
+
+
+def _claim(claim: Claim) -> str:
+    text = claim.sentence
+    if not text:  # only an experiment of the user's own leaves it out
+        from nablab.verdicts.wording import sentence
+
+        text = sentence(claim, claim.where)
+    within = f" (for every {words(claim.within)})" if claim.within else ""
+    return f"{text.rstrip('.')}{within}."
+
+
+def _setting(key: str, value: Any) -> str:
+    """A setting of a preset as the command line writes it."""
+    return f"--seeds {value}" if key == "seeds" else f"{key}={in_text(value)}"
+
+
+def _lines(parts: Sequence[str], width: int) -> list[str]:
+    """Words in lines of this width; one that is longer is broken after commas, else where it must be.
+
+    >>> _lines(["steps=8", "targets=sinc,sign_sin,sawtooth"], 16)
+    ['steps=8', 'targets=sinc,', 'sign_sin,', 'sawtooth']
+    """
+    lines: list[str] = []
+    for part in parts:
+        if lines and len(lines[-1]) + 1 + len(part) <= width:
+            lines[-1] += f" {part}"
+            continue
+        lines.append("")
+        for piece in re.findall(rf"[^,;]{{1,{max(1, width - 1)}}}[,;]?|[,;]", part):
+            if lines[-1] and len(lines[-1]) + len(piece) > width:
+                lines.append("")
+            lines[-1] += piece
+    return lines
+
+
+def _without_quotes(text: str) -> str:
+    """A docstring's words without the backquotes of its markup.
+
+    >>> _without_quotes("``True`` is what `nablab.run` takes")
+    'True is what nablab.run takes'
+    """
+    return text.replace("`", "")
 
 
 def reflow(text: str) -> str:
@@ -67,26 +143,6 @@ def reflow(text: str) -> str:
     blocks = re.split(r"\n\s*\n", text.strip("\n"))
     shaped = re.compile(r"^(\s{2,}|[-*] )", re.MULTILINE)
     return "\n\n".join(b.rstrip() if shaped.search(b) else " ".join(b.split()) for b in blocks)
-
-
-def _presets(experiment: type[Experiment]) -> Table:
-    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
-    for name, values in experiment.presets.items():
-        settings = ", ".join(f"{key}={in_text(value)}" for key, value in values.items())
-        table.add_row(Text(name, style="cyan"), Text(settings or "the defaults below"))
-    return table
-
-
-def _settings(experiment: type[Experiment]) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
-    for title in ("key", "default", "meaning"):
-        table.add_column(title, overflow="fold")
-    for field in configuration.describe(experiment):
-        choices = f" One of: {', '.join(field.choices)}." if field.choices else ""
-        meaning = Text(field.help)
-        meaning.append(choices or f" ({field.type})", style="dim")
-        table.add_row(Text(field.name, style="cyan"), Text(field.default), meaning)
-    return table
 
 
 def run_facts(folder: RunFolder) -> dict[str, Any]:
@@ -111,6 +167,7 @@ def run_facts(folder: RunFolder) -> dict[str, Any]:
         "experiment": config.experiment if config else folder.path.parent.name,
         "run": folder.path.name,
         "preset": config.preset if config else "",
+        "settings": changed_settings(config) if config else [],
         "seeds": status.seeds if status else None,
         "state": state_of(status) if status else "incomplete",
         "trials": trials,
@@ -125,23 +182,45 @@ def run_facts(folder: RunFolder) -> dict[str, Any]:
 
 
 def print_runs(console: Console, facts: Sequence[Mapping[str, Any]]) -> None:
-    """The runs of the store as a table."""
+    """The runs of the store: two lines each, or more where they are longer than the terminal is wide."""
     from nablab.terminal import now_text
 
     if not facts:
         console.print("There are no runs here yet. 'nablab run deep-vs-shallow --preset quick' makes one.")
         return
-    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
-    for title in ("experiment", "run", "preset", "state", "trials", "verdicts", "changed"):
-        table.add_column(title, overflow="fold", no_wrap=title in ("experiment", "run", "state"))
     for fact in facts:
-        counts = ", ".join(f"{count} {kind}" for kind, count in fact["verdicts"].items() if count)
         done = "?" if fact["trials"] is None else fact["trials"]
-        trials = f"{done} of {fact['trials_wanted'] or '?'}"
-        cells = [fact["experiment"], fact["run"], fact["preset"], fact["state"], trials, counts]
-        table.add_row(*(Text(str(cell)) for cell in [*cells, now_text(fact["changed"])]))
-    console.print(table)
+        trials = f"{done} of {fact['trials_wanted'] or '?'} trials"
+        counts = [f"{count} {kind}" for kind, count in fact["verdicts"].items() if count]
+        head = [
+            f"{fact['experiment']}/{fact['run']}",
+            f"{fact['state']},",
+            f"{trials},",
+            now_text(fact["changed"]),
+        ]
+        lines = _lines(head, console.width)
+        line = Text("\n".join(lines))
+        line.stylize("bold", 0, len(head[0]))
+        console.print(line)
+        what = [word for word in (fact["preset"], *fact.get("settings", ())) if word]
+        what[-1:] = [f"{word}:" for word in what[-1:] if counts] or what[-1:]
+        below = "\n".join(_lines([*what, ", ".join(counts)], console.width - 4))
+        console.print(Padding(Text(below.rstrip(), style="dim"), (0, 0, 0, 4)))
     print_damage(console, [text for fact in facts for text in fact["damage"]])
+
+
+def changed_settings(config: Config) -> list[str]:
+    """What a run changed in its preset, as ``key=value`` words; nothing where its experiment is gone."""
+    from nablab import catalogue
+
+    try:
+        experiment_class = catalogue.find(config.experiment)
+        experiment = configuration.resolve(
+            experiment_class, config.preset, config.configuration, validate=False
+        )
+    except UsageError:
+        return []
+    return configuration.changes(experiment, config.preset)
 
 
 def dry_run_facts(plan: Plan, estimates: Sequence[Estimate]) -> dict[str, Any]:
@@ -149,7 +228,13 @@ def dry_run_facts(plan: Plan, estimates: Sequence[Estimate]) -> dict[str, Any]:
     from nablab.lab.memory import peak_bytes
 
     conditions = [
-        {"condition": dict(condition), "seconds": e.seconds, "engine": e.engine, "steps": e.steps}
+        {
+            "condition": dict(condition),
+            "seconds": e.seconds,
+            "engine": e.engine,
+            "steps": e.steps,
+            "may_end_early": e.may_end_early,
+        }
         for condition, e in zip(plan.conditions, estimates, strict=True)
     ]
     return {
@@ -163,6 +248,7 @@ def dry_run_facts(plan: Plan, estimates: Sequence[Estimate]) -> dict[str, Any]:
         "replicas": plan.replicas,
         "conditions": conditions,
         "seconds": sum(e.seconds for e in estimates),
+        "may_end_early": any(e.may_end_early for e in estimates),
         "peak_memory_bytes": peak_bytes(),
     }
 
@@ -185,14 +271,17 @@ def print_dry_run(console: Console, facts: Mapping[str, Any]) -> None:
     table.add_column("estimate", justify="right")
     for row in facts["conditions"]:
         name = ", ".join(f"{factor}={level}" for factor, level in row["condition"].items())
-        seeds, steps = str(facts["seeds"]), f"{row['steps']:,}"
-        table.add_row(Text(name), seeds, steps, row["engine"], duration(row["seconds"]))
+        most = "at most " if row["may_end_early"] else ""
+        seeds, steps = str(facts["seeds"]), f"{most}{row['steps']:,}"
+        table.add_row(Text(name), seeds, steps, row["engine"], f"{most}{duration(row['seconds'])}")
     console.print(table)
     memory = facts["peak_memory_bytes"] / 1e9
+    about = "at most about" if facts["may_end_early"] else "about"
+    early = " Training may end before its last step, and then sooner." if facts["may_end_early"] else ""
     console.print(
-        f"\n{facts['trials']} trials, about {duration(facts['seconds'])} of training and {memory:.1f} GB at "
-        "the peak, measured on a few steps of every condition in one process. Starting up and writing the "
-        "report come on top. Nothing was stored."
+        f"\n{facts['trials']} trials, {about} {duration(facts['seconds'])} of training and {memory:.1f} GB "
+        "at the peak, measured on a few steps of every condition in one process. Starting up and writing "
+        f"the report come on top.{early} Nothing was stored."
     )
 
 
@@ -216,7 +305,7 @@ def print_comparison(console: Console, first: RunView, second: RunView) -> None:
 def print_instruments(console: Console, facts: Sequence[Mapping[str, str]], *, as_json: bool) -> None:
     """The list of instruments."""
     if as_json:
-        print(json.dumps(facts, indent=1))
+        print_json(facts)
         return
     table = Table(box=None, show_header=False, pad_edge=False)
     for one in facts:
@@ -229,7 +318,7 @@ def print_instruments(console: Console, facts: Sequence[Mapping[str, str]], *, a
 def print_instrument(console: Console, facts: Mapping[str, Any], *, as_json: bool) -> None:
     """What one instrument does and takes."""
     if as_json:
-        print(json.dumps(facts, indent=1))
+        print_json(facts)
         return
     console.print(Text(f"{facts['name']}: {facts['purpose']}", style="bold"))
     console.print(f"\nTakes {', '.join(facts['takes'])}. Options (key=value):\n")
@@ -243,7 +332,7 @@ def print_instrument(console: Console, facts: Mapping[str, Any], *, as_json: boo
 def print_measurement(console: Console, name: str, result: Any, *, as_json: bool) -> None:
     """The numbers of a measurement, a line each; long arrays give their shape, range and mean."""
     if as_json:
-        print(json.dumps(result.to_dict(), indent=1))
+        print_json(result.to_dict())
         return
     console.print(Text(name, style="bold"))
     facts = {field: getattr(result, field) for field in result.to_dict()}

@@ -1,8 +1,9 @@
 """Values of typed fields: read from text, checked from Python, and put into words.
 
 The types are those that fields of experiments use: ``int``, ``float``, ``bool``, ``str``, ``Literal``,
-unions, tuples, and dataclasses. `nablab.configuration` says how each is written. Nothing is ever
-evaluated as Python. This module imports neither torch nor numpy.
+unions, tuples, and dataclasses; a number may carry its bound, ``Annotated[int, AtMost(1_000)]``.
+`nablab.configuration` says how each is written. Nothing is ever evaluated as Python. This module imports
+neither torch nor numpy.
 """
 
 from __future__ import annotations
@@ -15,19 +16,40 @@ import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal, InvalidOperation
-from typing import Any, Literal, Union
+from typing import Annotated, Any, Literal, Union
 
-from nablab.errors import UsageError, unknown
+from nablab.errors import LONGEST, UsageError, unknown
 
 TRUE = ("true", "yes", "on", "1")
 FALSE = ("false", "no", "off", "0")
 NONE = ("none", "null")
-LARGEST_INTEGER = 10**20  # "1e999999999" must not build a number of a billion digits
+LARGEST_INTEGER = 2**63 - 1  # NumPy and PyTorch count in 64 bits
+
+
+@dataclasses.dataclass(frozen=True)
+class AtMost:
+    """The largest value of a number, written beside its type.
+
+    Far above what anyone would run, so that a typing mistake is met as one, before anything of that size is
+    made. Lower bounds that depend on other fields stay with an experiment's ``validate``.
+
+    >>> parse("2e3", Annotated[int, AtMost(1_000)], "epochs")
+    Traceback (most recent call last):
+    nablab.errors.UsageError: epochs=2e3 is too large: it must be at most 1,000.
+    """
+
+    limit: float
+
+
+# What several experiments count. A training of 10^9 steps takes days on any machine.
+Steps = Annotated[int, AtMost(10**9)]
+Epochs = Annotated[int, AtMost(10**6)]
+Samples = Annotated[int, AtMost(10**9)]
 
 
 def fields_of(owner: type) -> dict[str, Any]:
     """The type of every field of a dataclass, by name."""
-    hints = typing.get_type_hints(owner)
+    hints = typing.get_type_hints(owner, include_extras=True)
     return {field.name: hints[field.name] for field in dataclasses.fields(owner) if field.init}
 
 
@@ -55,17 +77,60 @@ def type_of(owner: type, key: str) -> Any:
 
 def unknown_key(owner: type, key: str) -> UsageError:
     """The error for a key that no field has."""
-    remedy = "The number of seeds is an option of its own: --seeds N." if key == "seeds" else ""
+    option = OPTIONS.get(key)
+    remedy = f"'{key}' is an option of its own: {option}." if option else ""
     return unknown("key", key, keys_of(owner), remedy=remedy)
+
+
+# Options of `nablab run` that are easily taken for keys.
+OPTIONS = {
+    "seeds": "--seeds N",
+    "preset": "--preset NAME",
+    "device": "--device cpu",
+    "replicas": "--replicas auto",
+    "jobs": "--jobs N",
+    "store": "--store FOLDER",
+    "fresh": "--fresh",
+}
 
 
 def members_of(hint: Any) -> tuple[Any, ...]:
     """The members of a union, from strict to lax; any other type alone."""
     if typing.get_origin(hint) in (Union, types.UnionType):
         order = [types.NoneType, bool, int, float]
-        members = typing.get_args(hint)
-        return tuple(sorted(members, key=lambda m: order.index(m) if m in order else 5 + (m is str)))
+        members = {member: bare(member) for member in typing.get_args(hint)}
+        rank = {m: order.index(b) if b in order else 5 + (b is str) for m, b in members.items()}
+        return tuple(sorted(members, key=lambda member: rank[member]))
     return (hint,)
+
+
+def bare(hint: Any) -> Any:
+    """A type without its bounds."""
+    return typing.get_args(hint)[0] if typing.get_origin(hint) is Annotated else hint
+
+
+def _within_bounds(read: Callable[[], Any], hint: Any, key: str, given: Any) -> Any:
+    """What is read for a type with bounds, if it is not beyond them."""
+    try:
+        value = read()
+    except TooLarge:
+        value = math.inf  # too large for any field: the message names the bound of this one
+    for bound in typing.get_args(hint)[1:]:
+        if isinstance(bound, AtMost) and value > bound.limit:
+            raise _too_large(key, given, bound.limit)
+    return value
+
+
+class TooLarge(UsageError):
+    """A number beyond the bound of its field; another member of a union must not take it as text."""
+
+
+def _too_large(key: str, given: Any, limit: float) -> TooLarge:
+    return TooLarge(f"{key}={_shortened(str(given))} is too large: it must be at most {limit:,}.")
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
 
 
 def dataclasses_of(hint: Any) -> list[type]:
@@ -82,6 +147,8 @@ def parse(text: str, hint: Any, key: str) -> Any:
     members = members_of(hint)
     if len(members) > 1:
         return _parse_union(text, hint, members, key)
+    if typing.get_origin(hint) is Annotated:
+        return _within_bounds(lambda: parse(text, bare(hint), key), hint, key, text)
     origin = typing.get_origin(hint)
     if origin is Literal:
         return _parse_literal(text, hint, key)
@@ -90,6 +157,8 @@ def parse(text: str, hint: Any, key: str) -> Any:
     if hint in _SCALARS:
         try:
             return _SCALARS[hint](text)
+        except OverflowError:
+            raise _too_large(key, text, LARGEST_INTEGER) from None
         except ValueError:
             raise _wrong(key, text, hint) from None
     if dataclasses.is_dataclass(hint):
@@ -104,6 +173,8 @@ def _parse_union(text: str, hint: Any, members: tuple[Any, ...], key: str) -> An
             continue
         try:
             return parse(text, member, key)
+        except TooLarge:
+            raise
         except UsageError:
             continue
     if classes and set(members) <= {*classes, types.NoneType}:
@@ -189,7 +260,12 @@ def _parse_int(text: str) -> int:
         number = Decimal(text)
     except InvalidOperation:
         raise ValueError(text) from None
-    if not number.is_finite() or number.copy_abs() > LARGEST_INTEGER or number != number.to_integral_value():
+    if not number.is_finite():
+        raise ValueError(text)
+    # Compared before it is written out: "1e999999999" must not build a number of a billion digits.
+    if number.copy_abs() > LARGEST_INTEGER:
+        raise OverflowError(text)
+    if number != number.to_integral_value():
         raise ValueError(text)
     return int(number)
 
@@ -249,21 +325,30 @@ def replace(instance: Any, values: Mapping[str, Any], prefix: str = "") -> Any:
 
 
 def conform(value: Any, hint: Any, key: str) -> Any:
-    """Check a Python value against a type; lists become tuples, whole numbers may stand for floats."""
+    """Check a Python value against a type; lists become tuples, whole numbers may stand for floats.
+
+    A text may stand for a tuple, as the command line writes it: ``"sinc"``, ``"sinc,x**2"``.
+    """
     members = members_of(hint)
     if len(members) > 1:
         for member in members:
             try:
                 return conform(value, member, key)
+            except TooLarge:
+                raise
             except UsageError:
                 continue
         raise _wrong(key, value, hint)
+    if typing.get_origin(hint) is Annotated:
+        return _within_bounds(lambda: conform(value, bare(hint), key), hint, key, value)
     origin = typing.get_origin(hint)
     if origin is Literal:
         if not any(value == c and type(value) is type(c) for c in typing.get_args(hint)):
             raise unknown(f"value of '{key}'", str(value), [str(c) for c in typing.get_args(hint)])
         return value
     if origin is tuple:
+        if isinstance(value, str):
+            return parse(value, hint, key)
         if not isinstance(value, (tuple, list)):
             raise _wrong(key, value, hint)
         return _each(value, hint, key, value, conform)
@@ -275,11 +360,21 @@ def conform(value: Any, hint: Any, key: str) -> Any:
 def _conform_scalar(value: Any, hint: Any, key: str) -> Any:
     truth = isinstance(value, bool)
     if hint is int and isinstance(value, numbers.Integral) and not truth:
-        return operator.index(value)
-    if hint is float and isinstance(value, numbers.Real) and not truth and not math.isnan(value):
-        return float(value)
+        number = operator.index(value)
+        if abs(number) > LARGEST_INTEGER:
+            raise _too_large(key, "a number of so many digits", LARGEST_INTEGER)
+        return number
+    if hint is float and isinstance(value, numbers.Real) and not truth:
+        try:
+            decimal = float(value)
+        except OverflowError:
+            raise _wrong(key, "a number of so many digits", hint) from None
+        if not math.isnan(decimal):
+            return decimal
     if hint not in (int, float) and isinstance(value, hint):
         return value
+    if hint is float and value in ("inf", "-inf"):
+        return float(value)  # JSON lacks infinity: so the store spells it
     raise _wrong(key, value, hint)
 
 
@@ -304,6 +399,7 @@ def in_words(hint: Any) -> str:
     members = members_of(hint)
     if len(members) > 1:
         return " or ".join(in_words(m) for m in (*members[1:], members[0]))
+    hint = bare(hint)
     if hint in _PLAIN:
         return _PLAIN[hint]
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
@@ -312,7 +408,7 @@ def in_words(hint: Any) -> str:
     if origin is tuple and inner[-1] is Ellipsis:
         if typing.get_origin(inner[0]) is tuple:
             return f"groups, separated by semicolons, of {in_words(inner[0])}"
-        return f"{_PLURAL.get(inner[0], in_words(inner[0]))}, separated by commas"
+        return f"{_PLURAL.get(bare(inner[0]), in_words(inner[0]))}, separated by commas"
     if origin is tuple:
         return f"{len(inner)} values, separated by commas: {', '.join(map(in_words, inner))}"
     return str(getattr(hint, "__name__", hint)).lower()
@@ -347,9 +443,11 @@ def in_text(value: Any) -> str:
 
 
 def _wrong(key: str, value: Any, hint: Any, why: str = "") -> UsageError:
-    shown = f"'{value}'" if isinstance(value, str) else repr(value)
+    text = _shortened(value if isinstance(value, str) else repr(value))
+    shown = f"'{text}'" if isinstance(value, str) else text
     reason = f": {why}" if why else ""
-    example = next((e for kind, e in _EXAMPLES.items() if kind in members_of(hint)), "")
+    kinds = [bare(member) for member in members_of(hint)]
+    example = next((e for kind, e in _EXAMPLES.items() if kind in kinds), "")
     hint_text = f" Example: {key}={example}." if example else ""
     return UsageError(f"{key}={shown} does not fit{reason}. '{key}' takes: {in_words(hint)}.{hint_text}")
 

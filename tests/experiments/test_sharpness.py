@@ -206,7 +206,7 @@ def test_published_numbers_stand_beside_the_published_network() -> None:
         ({"batch_sizes": (20,)}, "batch_sizes=.20. must be two or more, rising, from 2"),
         ({"batch_sizes": (1, 20)}, "from 2"),
         ({"batch_sizes": (20, 121)}, "A batch of 121 exceeds the 120 training images of digits@120"),
-        ({"batch_sizes": (17, 120)}, "With a batch size of 17 the last batch of 120 images is one image"),
+        ({"batch_sizes": (17, 120)}, r"The last batch of an epoch \(120 samples by 17\) is one sample"),
         ({"learning_rates": ()}, "learning_rates=.. is impossible"),
         ({"learning_rates": (1e-3, 1e-3)}, "one of them is given twice"),
         ({"learning_rates": (1e-3, -1.0)}, "is impossible"),

@@ -2,7 +2,7 @@
 
 Every file of a run that was killed is damaged in every way of a table, and read by every command that reads.
 A command may go on without the file or refuse it; either it names the file, or what it answers is what it
-answers without the damage. The ordinary suite takes a part of the product, the slow one all of it.
+answers without the damage. The ordinary suite takes a part of the product, the slow one more of it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from nablab.lab import files
 from tests.conftest import Nablab
 
 EXPERIMENTS = Path(__file__).parent / "plain"
-PART = 9  # one in so many of all combinations is tried in the ordinary suite
+PART, FIELDS = 17, 307  # one in so many of all combinations is tried in the ordinary suite
+FIELDS_SLOW = 13  # and of the combinations of fields, some ten thousand, in the slow one
 
 
 # --- the damages ------------------------------------------------------------------------------
@@ -301,7 +302,7 @@ def test_every_damage_of_every_file(trial: Trial, name: str) -> None:
             trial.check(name, damage, command)
 
 
-def fields(base: Base, every: bool) -> Iterator[tuple[str, Callable[[Path], None], str]]:
+def fields(base: Base, one_in: int) -> Iterator[tuple[str, Callable[[Path], None], str]]:
     for name in JSON_FILES:
         content = json.loads(sorted((base.store / base.place).glob(name))[0].read_text())
         for place in places_in(content):
@@ -311,7 +312,7 @@ def fields(base: Base, every: bool) -> Iterator[tuple[str, Callable[[Path], None
                         continue
                     damage = functools.partial(with_field, place=place, value=value, seal=seal)
                     for command in COMMANDS:
-                        if every or zlib.crc32(f"{name}{place}{words}{seal}{command}".encode()) % 199 == 0:
+                        if zlib.crc32(f"{name}{place}{words}{seal}{command}".encode()) % one_in == 0:
                             yield name, damage, command
 
 
@@ -321,13 +322,91 @@ def is_right(name: str, place: tuple[str, ...], words: str) -> bool:
 
 
 def test_a_field_that_does_not_fit_changes_no_answer_without_a_word(trial: Trial, base: Base) -> None:
-    for name, damage, command in fields(base, every=False):
+    for name, damage, command in fields(base, FIELDS):
         trial.check(name, damage, command)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", JSON_FILES)
-def test_every_field_of_every_file(trial: Trial, base: Base, name: str) -> None:
-    for one, damage, command in fields(base, every=True):
+def test_fields_of_every_file(trial: Trial, base: Base, name: str) -> None:
+    for one, damage, command in fields(base, FIELDS_SLOW):
         if one == name:
             trial.check(name, damage, command)
+
+
+# --- what the commands say ----------------------------------------------------------------------
+
+
+def test_a_damaged_trial_is_named_by_every_command(trial: Trial) -> None:
+    left_out, again = "It is left out", "trains it again"
+    remedies = {"report": left_out, "compare": left_out, "runs": again, "run": "is run again"}
+    for command, remedy in remedies.items():
+        _, said, code = trial.answer("trials/*-s1/trial.json", flipped, command)
+        assert code == 0
+        assert "-s1/trial.json is damaged: " in said, command
+        assert remedy in said, command
+    trial.answer("trials/*-s1/trial.json", flipped, "report")
+    page = (trial.place / "store" / trial.base.place / "report.html").read_text()
+    assert "It is left out; the run&#39;s command trains it again." in page
+
+
+def test_runs_counts_what_is_whole(trial: Trial) -> None:
+    trial.answer("trials/*-s1/arrays.npz", truncated, "runs")
+    listed = trial.call("runs", "--store", str(trial.place / "store")).stdout
+    assert "8 of 10" in listed  # one was never trained, one is damaged
+    assert "arrays.npz is damaged: it has" in listed
+
+
+def test_a_bad_marker_trains_no_seed_that_is_none(trial: Trial) -> None:
+    for seeds in ([-1], [float("inf")], ["x"]):
+        damage = functools.partial(with_field, place=("seeds",), value=seeds, seal=False)
+        _, said, code = trial.answer("checkpoints/*.json", damage, "run")
+        assert code == 0
+        assert "damaged: " in said
+        trials = sorted(path.name for path in trial.place.glob(f"store/{trial.base.place}/trials/*"))
+        assert [name.rpartition("-s")[2] for name in trials] == ["0", "1", "2", "3", "4"] * 2
+
+
+def test_the_command_of_a_run_names_its_store(
+    trial: Trial, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    elsewhere = runs.run("arithmetic", preset="quick", seeds=2, store="other place")
+    assert elsewhere.command.endswith("--seeds 2 --store 'other place'")
+    assert "--store &#39;other place&#39;" in (elsewhere.folder.path / "report.html").read_text()
+    usual = runs.run("arithmetic", preset="quick", seeds=2)
+    assert "--store" not in usual.command
+    shutil.copytree(usual.folder.path, tmp_path / "copy")
+    assert runs.open_run(str(tmp_path / "copy")).command == usual.command
+
+
+def test_outputs_of_report_and_compare(trial: Trial, tmp_path: Path) -> None:
+    store = ("--store", str(trial.base.store))
+    run = Path(trial.base.place).name
+    (tmp_path / "link.html").symlink_to("page.html")
+    for words in (("report", run), ("compare", run, trial.base.other)):
+        assert trial.call(*words, "-o", "/dev/null", *store).returncode == 0
+        assert Path("/dev/null").is_char_device()
+        refused = trial.call(*words, "-o", str(tmp_path), *store)
+        assert (refused.returncode, "is a folder. Name a file in it" in refused.stderr) == (2, True)
+        assert trial.call(*words, "-o", str(tmp_path / "link.html"), *store).returncode == 0
+        assert (tmp_path / "link.html").is_symlink()
+        assert (tmp_path / "page.html").read_text().startswith("<!doctype html>")
+
+
+@pytest.mark.parametrize("seconds", ["soon", "0", "-3", "nan"])
+def test_a_bad_time_between_checkpoints_refuses_the_command(
+    trial: Trial, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: str
+) -> None:
+    monkeypatch.setenv("NABLAB_CHECKPOINT_SECONDS", seconds)
+    done = trial.call("run", "arithmetic", "--preset", "quick", "--store", str(tmp_path / "new"))
+    assert done.returncode == 2
+    assert f"NABLAB_CHECKPOINT_SECONDS is '{seconds}'" in done.stderr
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_run_with_an_infinite_setting_can_be_opened(trial: Trial, tmp_path: Path) -> None:
+    run = runs.run("arithmetic", preset="quick", seeds=2, noise=float("inf"), store=tmp_path / "new")
+    again = runs.open_run("arithmetic", tmp_path / "new")
+    assert again.experiment == run.experiment
+    assert "noise=inf" in again.command

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -140,11 +140,14 @@ def test_seeds_trained_again_leave_their_first_group(tmp_path: Path) -> None:
 
 def test_a_training_says_how_long_it_took_so_far(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NABLAB_CHECKPOINT_SECONDS", "0.000001")
-    written: list[float] = []
+    written: list[Journal] = []
     write = Journal.write
-    monkeypatch.setattr(
-        Journal, "write", lambda self, notes: (write(self, notes), written.append(self._written))[0]
-    )
+
+    def watched(self: Journal, notes: Sequence[str]) -> None:
+        written.append(self)
+        write(self, notes)
+
+    monkeypatch.setattr(Journal, "write", watched)
     run_toy(seeds=1, widths=(2,), steps=3_000, replicas="sequential")
     assert len(written) > 2  # begin, end, and between them: what a kill -9 leaves
 

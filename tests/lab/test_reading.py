@@ -23,9 +23,7 @@ def written(path: Path, **changes: Any) -> Path:
 
 
 def test_what_fits_comes_back_typed(tmp_path: Path) -> None:
-    found = read(
-        written(tmp_path / "status.json", later="of a newer version"), contents.Status
-    )
+    found = read(written(tmp_path / "status.json", later="of a newer version"), contents.Status)
     assert found == contents.Status("done", pid=7, seeds=5, seconds=1.5, notes=("a", "b"))
     assert read(tmp_path / "nothing.json", contents.Status) is None
 

@@ -47,7 +47,7 @@ def test_a_run_leaves_records_verdicts_and_a_report() -> None:
     assert {"config.json", "provenance", "status.json", "verdicts.json", "trials"} <= names
     assert not list(run.folder.path.glob("checkpoints/*"))
     assert not list(run.folder.path.glob("progress/*"))
-    assert not list(run.folder.path.glob("stop-*"))
+    assert not list(run.folder.path.glob("go-*"))
 
 
 def test_data_that_is_not_there_is_said_before_any_trial(
@@ -162,12 +162,12 @@ def test_a_lost_worker_is_said() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"seeds": 0}, "--seeds is 0: it must be 1 or more"),
-        ({"seeds": -3}, "--seeds is -3"),
+        ({"seeds": 0}, "seeds=0 is impossible: it must be 1 or more"),
+        ({"seeds": -3}, "seeds=-3 is impossible"),
         ({"preset": "qiuck"}, "Did you mean 'quick'"),
         ({"device": "gpu"}, r"There is no device 'gpu'.*cpu, cuda, mps"),
         ({"replicas": "batch"}, "Did you mean 'batched'"),
-        ({"jobs": 0}, "--jobs is 0"),
+        ({"jobs": 0}, "jobs=0 is impossible"),
         ({"stepz": 3}, "Did you mean 'steps'"),
         ({"steps": "many"}, "steps"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import textwrap
 from pathlib import Path
 
@@ -210,7 +211,10 @@ NET = """
 
 
 @pytest.mark.parametrize("spec", ["nb/net.py:network", "nets_of_mine.net:network"])
-def test_the_hash_changes_with_what_the_file_imports(folder: Path, spec: str) -> None:
+def test_the_hash_changes_with_what_the_file_imports(
+    folder: Path, spec: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
     write(folder, "nb/net.py", NET)
     write(folder, "nb/width_of_net.py", "WIDTH = 3")
     write(folder, "nets_of_mine/net.py", NET.replace("from width_of_net", "from .parts.width"))

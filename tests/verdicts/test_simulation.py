@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.verdicts import grid
 from tests.verdicts.simulation import (
     RUNS,
     Advice,
@@ -44,6 +45,23 @@ def test_a_null_effect_is_rarely_supported_or_refuted(case: Case) -> None:
     assert rates.refuted <= allowed()
 
 
+THIN = [
+    grid.difference("heavy tails", 5, 2),
+    grid.difference("0 or 1, 50 %", 7, 1, paired=True),
+    grid.bound("skewed to the left", 5, 4),
+    grid.bound("0 or 1, 10 %", 10, 2),
+    grid.trend("ties", 4, 4),
+    grid.correlation("normal", 5, 4, "rates"),
+    grid.equality("skewed to the right", 5, 2),
+]
+
+
+@pytest.mark.parametrize("case", THIN, ids=label)
+def test_a_thin_sample_of_the_grid(case: Case) -> None:
+    rates = measure(case, runs=150, resamples=grid.RESAMPLES)
+    assert max(rates.supported, rates.refuted) <= allowed(0.05, 150)
+
+
 def test_a_simulation_can_find_a_wrong_rule() -> None:
     """Without a threshold an effect of one standard deviation is supported often."""
     case = two_groups("normal", 10, "linear", 1.0)
@@ -62,6 +80,19 @@ def test_the_number_of_resamples_hardly_matters() -> None:
     few, many = measure(case, runs=200), measure(case, runs=200, resamples=9_999)
     assert abs(few.supported - many.supported) <= 0.02
     assert abs(few.refuted - many.refuted) <= 0.02
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", grid.SHAPES)
+@pytest.mark.parametrize("kind", grid.KINDS)
+def test_no_cell_of_the_grid_is_decided_too_often(kind: str, shape: str) -> None:
+    """Every number of seeds and of trials a seed; all cells together take about an hour of one core."""
+    wrong = []
+    for case in grid.cells(kind, shape):
+        rates = grid.rates(case)
+        if max(rates.supported, rates.refuted) > allowed():
+            wrong.append((label(case), rates))
+    assert not wrong
 
 
 @pytest.mark.slow

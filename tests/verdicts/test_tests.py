@@ -211,7 +211,7 @@ def test_blocks_are_permuted_within() -> None:
 def test_complete_agreement_keeps_a_wide_interval() -> None:
     few, many = tau_of(np.arange(6.0), np.arange(6.0)), tau_of(np.arange(40.0), np.arange(40.0))
     assert few.high == many.high == 1
-    assert 0.0 < few.low < 0.3
+    assert 0.0 < few.low < 0.4
     assert 0.6 < many.low < 1
 
 

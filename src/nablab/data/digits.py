@@ -12,9 +12,9 @@ import torch
 
 from nablab.data.forms import statistics
 from nablab.data.images import ImageSet
-from nablab.data.known import DIGITS
+from nablab.data.known import DIGITS, DIGITS_SAMPLES
 
-TRAINING_SAMPLES = 1_297  # leaves 500 for the test split
+TRAINING_SAMPLES = DIGITS_SAMPLES["train"]
 PIXEL_MAX = 16
 
 

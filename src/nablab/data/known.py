@@ -81,6 +81,7 @@ class KnownSet:
 
 SPLITS = ("train", "test")
 DIGITS = "digits"
+DIGITS_SAMPLES = {"train": 1_297, "test": 500}
 TRAIN_IMAGES, TRAIN_LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
 TEST_IMAGES, TEST_LABELS = "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"
 IDX_SPLITS = {"train": (TRAIN_IMAGES, TRAIN_LABELS), "test": (TEST_IMAGES, TEST_LABELS)}
@@ -215,6 +216,17 @@ def image_set_names() -> list[str]:
     ['mnist', 'fashion-mnist', 'cifar10', 'digits']
     """
     return [*KNOWN, DIGITS]
+
+
+def train_samples(spec: str) -> int | None:
+    """The number of training images of a set that is known by name; None for others.
+
+    >>> train_samples("mnist"), train_samples("digits"), train_samples("./mine")
+    (60000, 1297, None)
+    """
+    return (
+        DIGITS_SAMPLES["train"] if spec == DIGITS else KNOWN[spec].samples["train"] if spec in KNOWN else None
+    )
 
 
 def is_image_set(spec: str) -> bool:

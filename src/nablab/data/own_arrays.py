@@ -166,6 +166,16 @@ def _header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
     return shape, dtype
 
 
+def array_names(path: Path) -> list[str]:
+    """The names of the arrays in an ``.npz`` file.
+
+    Raises:
+        UsageError: It is no such file, or it is damaged.
+    """
+    with _opened(path) as content:
+        return list(content.files)
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[NpzFile]:
     """The file's arrays, which are read when they are asked for."""
@@ -177,8 +187,7 @@ def _opened(path: Path) -> Iterator[NpzFile]:
 
 def _pairs(path: Path) -> Mapping[str, tuple[str, str]]:
     """By split, the names of images and labels."""
-    with _opened(path) as content:
-        names = list(content.files)
+    names = array_names(path)
     for splits in SPLIT_PAIRS:
         if set(splits["train"]) <= set(names):
             return {split: pair for split, pair in splits.items() if set(pair) <= set(names)}

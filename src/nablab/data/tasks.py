@@ -68,6 +68,15 @@ class Task:
         return self._images if split == "train" else self._load(split)
 
     @property
+    def train_samples(self) -> int:
+        """How many samples there are to train on. Of a set that is known by name no byte is read."""
+        if self.samples is not None:
+            return self.samples
+        if not self.data_set:
+            return len(self._function.train()[0])
+        return known.train_samples(self.data_set) or len(self._images)
+
+    @property
     def held_out_name(self) -> str:
         """What to call them: ``"held_out"`` or ``"test"``."""
         return "test" if self.data_set else "held_out"

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import ceil, inf, nan
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from nablab import data, metrics, models, plots, training
 from nablab.errors import UsageError
 from nablab.experiment import Claim, Condition, Experiment, Lab, Published, Records
+from nablab.values import AtMost, Epochs, Samples
 
 if TYPE_CHECKING:
     from torch import nn
@@ -82,18 +83,18 @@ class CnnDepth(Experiment):
     data: str = "mnist"
     networks: tuple[str, ...] = ALL
     model: str | None = None
-    size: int = 28
+    size: Annotated[int, AtMost(512)] = 28
     channels: Literal[1, 3] = 1
     settings: Literal["one", "published"] = "one"
-    epochs: int = 5
-    batch_size: int = 256
+    epochs: Epochs = 5
+    batch_size: Samples = 256
     optimizer: Literal["Adam", "AdamW", "SGD"] = "Adam"
     learning_rate: float = 3e-3
     momentum: float = 0.0
     weight_decay: float = 0.0
     schedule: Literal["constant", "cosine"] = "cosine"
-    shift: int = 0
-    validation: int = 5_000
+    shift: Annotated[int, AtMost(512)] = 0
+    validation: Samples = 5_000
     threshold: float = 0.99
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
 
@@ -172,6 +173,7 @@ class CnnDepth(Experiment):
         if self.validation >= (self.task.samples or inf):
             raise UsageError(f"validation={self.validation} leaves no image of {self.data} to train on.")
         form: Any = {"shape": self.task.shape, "outputs": self.task.outputs}
+        form |= {"samples": self.task.train_samples - self.validation, "batch_sizes": [self.batch_size]}
         for spec in self.networks:
             models.check_network(spec, **form)
         if self.model is not None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from nablab import data, models, plots, training
 from nablab.errors import UsageError
 from nablab.experiment import Claim, Condition, Experiment, Lab, Published, Records
+from nablab.values import Steps
 
 if TYPE_CHECKING:
     from torch import nn
@@ -85,7 +86,7 @@ class DeepVsShallow(Experiment):
     optimizer: Literal["Adam", "AdamW", "RMSprop", "SGD"] = "Adam"
     learning_rate: float = 1e-3
     weight_decay: float = 0.0
-    steps: int = 20_000
+    steps: Steps = 20_000
     threshold: float = 1e-3
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {

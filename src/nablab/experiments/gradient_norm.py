@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import log10
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from nablab import data, models, plots, training
 from nablab.errors import UsageError
 from nablab.experiment import Claim, Condition, Curve, Experiment, Lab, Published, Record, Records
+from nablab.values import AtMost, Samples, Steps
 
 if TYPE_CHECKING:
     from torch import nn
@@ -83,11 +84,11 @@ class GradientNorm(Experiment):
     activation: Literal["leaky_relu", "relu", "tanh", "sigmoid", "gelu", "silu", "elu"] = "relu"
     optimizer: Literal["Adam", "AdamW", "RMSprop", "SGD"] = "Adam"
     learning_rate: float = 1e-3
-    batch_size: int | None = None
-    minibatch: int = 32
-    samples: int | None = None
-    steps: int = 2_000
-    measurements: int = 100
+    batch_size: Samples | None = None
+    minibatch: Samples = 32
+    samples: Samples | None = None
+    steps: Steps = 2_000
+    measurements: Annotated[int, AtMost(100_000)] = 100
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "quick": {"targets": ("sinc",), "networks": (DEEP, "1-500-1"), "seeds": 10},
@@ -141,10 +142,12 @@ class GradientNorm(Experiment):
         if not self.targets or not self.names:
             raise UsageError("There is nothing to train: give at least one of targets and one network.")
         for task in map(data.task, self.targets):
+            form: Any = {"shape": task.shape, "outputs": task.outputs}
+            form |= {"samples": task.train_samples, "batch_sizes": [self.batch_size]}
             for network in self.networks:
-                models.check_network(network, shape=task.shape, outputs=task.outputs)
+                models.check_network(network, **form)
             if self.model is not None:
-                models.check_model(self.model, shape=task.shape, outputs=task.outputs)
+                models.check_model(self.model, **form)
 
     def data_sets(self) -> tuple[str, ...]:
         """The images among the targets."""

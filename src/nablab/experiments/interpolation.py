@@ -6,12 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from math import ceil, inf, isfinite, nan
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from nablab import data, models, plots, training
 from nablab.errors import UsageError, unknown
 from nablab.experiment import Claim, Condition, Experiment, Lab, Published, Records
 from nablab.models.images import NETWORKS
+from nablab.values import AtMost, Epochs, Samples
 
 if TYPE_CHECKING:
     from torch import nn
@@ -84,14 +85,14 @@ class Interpolation(Experiment):
     data: str = "mnist"
     networks: tuple[str, ...] = ("lenet",)
     ends: tuple[str, ...] = ("order", "start", "batch", "rate")
-    batch_size: int = 64
-    large_batch: int = 1_024
+    batch_size: Samples = 64
+    large_batch: Samples = 1_024
     learning_rate: float = 1e-3
     large_rate: float = 1e-2
-    epochs: int = 2
+    epochs: Epochs = 2
     equal: Literal["epochs", "steps"] = "epochs"
-    alphas: int = 21
-    train_samples: int = 5_000
+    alphas: Annotated[int, AtMost(10_001)] = 21
+    train_samples: Samples = 5_000
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "quick": {"data": "digits", "networks": ("784-100-10",), "epochs": 8, "alphas": 11, "seeds": 8},
@@ -146,7 +147,8 @@ class Interpolation(Experiment):
             raise unknown("difference of ends", name, ENDS)
         task = data.image_task(self.data)
         for network in self.networks:
-            models.check_network(network, shape=task.shape, outputs=task.outputs)
+            form: Any = {"shape": task.shape, "outputs": task.outputs, "samples": task.train_samples}
+            models.check_network(network, **form, batch_sizes=(self.batch_size, self.large_batch))
 
     def data_sets(self) -> tuple[str, ...]:
         """The images."""

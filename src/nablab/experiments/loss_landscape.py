@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite, nan
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from nablab import data, models, plots, training
 from nablab.errors import UsageError
 from nablab.experiment import Claim, Condition, Experiment, Lab, Records
+from nablab.values import AtMost, Samples, Steps
 
 if TYPE_CHECKING:
     from torch import nn
@@ -81,13 +82,13 @@ class LossLandscape(Experiment):
     networks: tuple[str, ...] = ("deep", "shallow")
     activation: Literal["leaky_relu", "relu", "tanh", "sigmoid", "gelu", "silu", "elu"] = "leaky_relu"
     learning_rate: float = 1e-3
-    batch_size: int | None = None
-    steps: int = 10_000
-    subset: int = 1_000
-    resolution: int = 25
+    batch_size: Samples | None = None
+    steps: Steps = 10_000
+    subset: Samples = 1_000
+    resolution: Annotated[int, AtMost(1_001)] = 25
     extent: float = 1.0
-    alphas: int = 81
-    path_points: int = 40
+    alphas: Annotated[int, AtMost(10_001)] = 81
+    path_points: Annotated[int, AtMost(10_000)] = 40
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "quick": {"targets": ("sinc",), "steps": 4_000, "resolution": 21, "alphas": 61, "seeds": 8},
@@ -146,7 +147,8 @@ class LossLandscape(Experiment):
                 raise UsageError(f"{key}={getattr(self, key)} is impossible: it must be at least {least}.")
         for task in map(data.task, self.targets):
             for network in self.networks:
-                models.check_network(spec_of(network, task), shape=task.shape, outputs=task.outputs)
+                form: Any = {"shape": task.shape, "outputs": task.outputs, "samples": task.train_samples}
+                models.check_network(spec_of(network, task), **form, batch_sizes=[self.batch_size])
 
     def data_sets(self) -> tuple[str, ...]:
         """The image sets among the targets."""

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import log10
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from nablab import data, models, plots, training
 from nablab.errors import UsageError
 from nablab.experiment import Claim, Condition, Experiment, Lab, Published, Records
+from nablab.values import AtMost, Epochs, Samples
 
 ONE, DESCENT, FEATURES = "one hidden layer", "trained networks", "random features"
 MANY = "above 10,000"
@@ -36,7 +37,7 @@ class ParametersVsGeneralization(Experiment):
     have more than MNIST has images. What the images leave open, the optimizer decides.
 
     The first part trains networks of many sizes for equal epochs on all images. Equal epochs are not
-    convergence: look at ``train_accuracy`` and ``converged``, and take preset=converged to go on.
+    convergence: look at ``train_accuracy`` and ``converged``, and take --preset converged to go on.
 
     The second is double descent (Belkin et al. 2019; Nakkiran et al. 2020): few images, shrunk so that
     layers are wide before parameters are many; a share of the labels drawn anew; training until all is
@@ -70,14 +71,14 @@ class ParametersVsGeneralization(Experiment):
 
     data: str = "mnist"
     hidden: tuple[str, ...] = (*WIDTHS, *PAIRS)
-    epochs: int = 10
-    batch_size: int = 600
+    epochs: Epochs = 10
+    batch_size: Samples = 600
     learning_rate: float = 1e-3
     ratios: tuple[float, ...] = (0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 1.5, 2.0, 4.0, 8.0)
     noise: tuple[float, ...] = (0.0, 0.2)
-    samples: int = 1_000
-    pixels: int = 8
-    descent_epochs: int = 150
+    samples: Samples = 1_000
+    pixels: Annotated[int, AtMost(512)] = 8
+    descent_epochs: Epochs = 150
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "quick": {"data": "digits", "hidden": ("3", "10", "20", "50", "100", "200"), "batch_size": 100,
@@ -164,7 +165,8 @@ class ParametersVsGeneralization(Experiment):
         for note in (*train.notes, *test.notes):
             lab.note(note)
         if "hidden" in condition:
-            return self._grow(condition, train, test, seeds, lab)
+            self._grow(condition, train, test, seeds, lab)
+            return
         if self.samples >= len(train):
             raise UsageError(f"samples={self.samples} is too many: {self.data} has {len(train):,} images.")
         # One choice of images for all seeds and sizes, so that replicas can share them.
@@ -173,7 +175,7 @@ class ParametersVsGeneralization(Experiment):
         drawn = [lab.seed(seed, "labels", noise=condition["noise"]) for seed in seeds]
         labels = [data.corrupt(train.labels, share, classes=classes, seed=seed).labels for seed in drawn]
         part = self._descend if condition["part"] == DESCENT else self._solve
-        return part(condition, (train, test), labels, seeds, lab)
+        part(condition, (train, test), labels, seeds, lab)
 
     def _grow(self, condition: Condition, train: Any, test: Any, seeds: Sequence[int], lab: Lab) -> None:
         """Train one size on all images."""
@@ -201,12 +203,11 @@ class ParametersVsGeneralization(Experiment):
             optimizer=training.Adam(learning_rate=RATE),
             own_labels=True,
         )
+        size = models.parameter_count(f"{inputs}-{units}-{classes}")
         for k, seed in enumerate(seeds):
             scores = {name: float(values[k, -1]) for name, values in result.evaluations.items()}
             lab.record(seed, **{f"{s}_error": 1 - scores.pop(f"{s}_accuracy") for s in ("train", "test")})
-            lab.record(
-                seed, **scores, fitted_parameters=models.parameter_count(f"{inputs}-{units}-{classes}")
-            )
+            lab.record(seed, **scores, fitted_parameters=size)
 
     def _solve(self, condition: Condition, sets: Any, labels: Any, seeds: Sequence[int], lab: Lab) -> None:
         """Fit random features by least squares."""

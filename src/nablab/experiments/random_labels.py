@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from nablab import data, models, plots, training
 from nablab.errors import UsageError
 from nablab.experiment import Claim, Condition, Experiment, Lab, Published, Record, Records
+from nablab.values import Epochs, Samples
 
 if TYPE_CHECKING:
     from torch import nn
@@ -75,10 +76,10 @@ class RandomLabels(Experiment):
     optimizer: Literal["Adam", "AdamW", "SGD"] = "Adam"
     learning_rate: float = 4e-4
     decay: float = 0.95
-    batch_size: int = 250
-    epochs: int = 80
+    batch_size: Samples = 250
+    epochs: Epochs = 80
     memorized: float = 0.999
-    early_epochs: int = 1
+    early_epochs: Epochs = 1
     chance_margin: float = 0.01
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
@@ -165,10 +166,12 @@ class RandomLabels(Experiment):
         if self.memorized > 1 or self.early_epochs > self.epochs:
             pair = f"memorized={self.memorized} must be at most 1, and early_epochs={self.early_epochs}"
             raise UsageError(f"{pair} at most epochs={self.epochs}.")
+        form: Any = {"shape": self.shape, "outputs": self.task.outputs}
+        form |= {"samples": self.task.train_samples, "batch_sizes": [self.batch_size]}
         for spec in self.networks:
-            models.check_network(spec, shape=self.shape, outputs=self.task.outputs)
+            models.check_network(spec, **form)
         if self.model is not None:
-            models.check_model(self.model, shape=self.shape, outputs=self.task.outputs)
+            models.check_model(self.model, **form)
 
     def conditions(self) -> list[Condition]:
         """Every network at every share."""

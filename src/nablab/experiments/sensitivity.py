@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import inf, isfinite, log10, nan
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from nablab import data, models, plots, training
 from nablab.errors import UsageError
 from nablab.experiment import Claim, Condition, Experiment, Lab, Record, Records
+from nablab.values import AtMost, Epochs, Samples, Steps
 
 if TYPE_CHECKING:
     from torch import nn
@@ -79,15 +80,15 @@ class Sensitivity(Experiment):
     data: str = "mnist@10000"
     network: str = "flatten-300-300"
     model: str | None = None
-    batch_sizes: tuple[int, ...] = (64, 256, 1_000, 4_000, 10_000)
-    epochs: int = 10
-    steps: int = 100
+    batch_sizes: tuple[Samples, ...] = (64, 256, 1_000, 4_000, 10_000)
+    epochs: Epochs = 10
+    steps: Steps = 100
     loss: float = 0.05
-    batch_size: int = 250
-    most_steps: int = 6_000
+    batch_size: Samples = 250
+    most_steps: Steps = 6_000
     corrupted: float = 1.0
-    shift: int = 2
-    inputs: int = 500
+    shift: Annotated[int, AtMost(14)] = 2
+    inputs: Samples = 500
     optimizer: Literal["Adam", "AdamW", "RMSprop", "SGD"] = "Adam"
     learning_rate: float = 2e-3
     decay: float = 0.99
@@ -140,9 +141,11 @@ class Sensitivity(Experiment):
             raise UsageError(f"batch_sizes={list(sizes)} must be two or more, rising, from 1.")
         task = data.image_task(self.data)
         self._check_sizes(task.samples)
-        models.check_network(self.network, shape=task.shape, outputs=task.outputs)
+        form: Any = {"shape": task.shape, "outputs": task.outputs}
+        form |= {"samples": task.train_samples, "batch_sizes": (*self.batch_sizes, self.batch_size)}
+        models.check_network(self.network, **form)
         if self.model is not None:
-            models.check_model(self.model, shape=task.shape, outputs=task.outputs)
+            models.check_model(self.model, **form)
 
     def _check_sizes(self, samples: int | None) -> None:
         largest = max(*self.batch_sizes, self.batch_size)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from nablab import data, models, plots, training
 from nablab.errors import UsageError
 from nablab.experiment import Claim, Condition, Experiment, Lab, Published, Records
+from nablab.values import Epochs, Samples
 
 if TYPE_CHECKING:
     from torch import nn
@@ -79,11 +80,11 @@ class Sharpness(Experiment):
     data: str = "mnist@10000"
     network: str = "flatten-256-bn-256-bn"
     model: str | None = None
-    batch_sizes: tuple[int, ...] = (64, 256, 1_000, 4_000, 10_000)
+    batch_sizes: tuple[Samples, ...] = (64, 256, 1_000, 4_000, 10_000)
     learning_rates: tuple[float, ...] = (1e-3, 4e-3)
-    epochs: int = 40
+    epochs: Epochs = 40
     target_loss: float = 0.0
-    measured: int = 1_000
+    measured: Samples = 1_000
     both_radii: bool = False
     optimizer: Literal["Adam", "AdamW", "RMSprop", "SGD"] = "Adam"
 
@@ -106,7 +107,7 @@ class Sharpness(Experiment):
     )  # fmt: skip
     exercises: ClassVar[tuple[str, ...]] = (
         "Scale one layer by 10 and the next by 1/10. Which measures change, and which do not?",
-        "Take preset=equal-loss. How much of the ratio between large and small batches remains?",
+        "Take --preset equal-loss. How much of the ratio between large and small batches remains?",
         "Draw the gap against the training loss. Does any measure say more than that?",
         "The eigenvalue is a limit of small changes. Why may Keskar's box still order networks differently?",
         "Set optimizer=SGD learning_rates=0.05,0.2. Whose tau changes its sign?",
@@ -137,9 +138,11 @@ class Sharpness(Experiment):
             raise UsageError(f"batch_sizes={list(sizes)} must be two or more, rising, from 2.")
         task = data.image_task(self.data)
         self._check_sizes(task.samples)
-        models.check_network(self.network, shape=task.shape, outputs=task.outputs)
+        form: Any = {"shape": task.shape, "outputs": task.outputs}
+        form |= {"samples": task.train_samples, "batch_sizes": self.batch_sizes}
+        models.check_network(self.network, **form)
         if self.model is not None:
-            models.check_model(self.model, shape=task.shape, outputs=task.outputs)
+            models.check_model(self.model, **form)
 
     def _check_sizes(self, samples: int | None) -> None:
         if samples is None:
@@ -147,10 +150,6 @@ class Sharpness(Experiment):
         if self.batch_sizes[-1] > samples:
             raise UsageError(f"A batch of {self.batch_sizes[-1]:,} exceeds the {samples:,} training images "
                              f"of {self.data}: take smaller batches or more images.")  # fmt: skip
-        alone = [size for size in self.batch_sizes if samples % size == 1]
-        if alone:
-            raise UsageError(f"With a batch size of {alone[0]} the last batch of {samples:,} images is one "
-                             "image, which has no batch statistics: take another size.")  # fmt: skip
 
     def conditions(self) -> list[Condition]:
         """Every batch size with every learning rate."""

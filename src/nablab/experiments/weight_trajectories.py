@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite, nan
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from nablab import data, models, plots, training
 from nablab.errors import UsageError
 from nablab.experiment import Claim, Condition, Experiment, Lab, Level, Record, Records
+from nablab.values import AtMost, Samples, Steps
 
 if TYPE_CHECKING:
     from torch import nn
@@ -76,14 +77,14 @@ class WeightTrajectories(Experiment):
 
     target: str = "sinc"
     network: str = "1-10-20x6-1"
-    layer: int = 4
+    layer: Annotated[int, AtMost(1_000)] = 4
     activation: Literal["leaky_relu", "relu", "tanh", "sigmoid", "gelu", "silu", "elu"] = "leaky_relu"
     optimizer: Literal["Adam", "AdamW", "RMSprop", "SGD"] = "Adam"
     learning_rate: float = 1e-3
     weight_decay: float = 0.0
-    batch_size: int = 50
-    steps: int = 3_600
-    points: int = 40
+    batch_size: Samples = 50
+    steps: Steps = 3_600
+    points: Annotated[int, AtMost(10_000)] = 40
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "quick": {"steps": 1_200, "seeds": 8},
@@ -112,7 +113,7 @@ class WeightTrajectories(Experiment):
     )  # fmt: skip
     exercises: ClassVar[tuple[str, ...]] = (
         "Project a random walk in 2,361 dimensions with trajectory_pca. Could you tell it from a run?",
-        "Take preset=sgd. Which paths become straighter, and what does a straight path say about the loss?",
+        "Take --preset sgd. Which paths become straighter, and what does a straight path say about the loss?",
         "Set layer=1 and then layer=8. Which layer alone looks most like the whole, and is it the largest?",
     )
     references: ClassVar[tuple[str, ...]] = (

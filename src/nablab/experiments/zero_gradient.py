@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import nan
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from nablab import data, models, plots, training
 from nablab.errors import UsageError
 from nablab.experiment import Claim, Condition, Experiment, Lab, Records
+from nablab.values import AtMost, Steps
 
 if TYPE_CHECKING:
     from nablab.instruments import Replicas
@@ -80,9 +81,9 @@ class ZeroGradient(Experiment):
     activations: tuple[str, ...] = ("tanh",)
     weight_decays: tuple[float, ...] = (0.0, 1e-3)
     learning_rate: float = 1e-3
-    steps: int = 3_000
+    steps: Steps = 3_000
     tolerance: float = 1e-8
-    iterations: int = 200
+    iterations: Annotated[int, AtMost(1_000_000)] = 200
     noise_factor: float = 1.0
     radius: float = 0.1
 

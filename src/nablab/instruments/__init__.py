@@ -32,11 +32,11 @@ if TYPE_CHECKING:
     from nablab.instruments.curvature.eigenvalues import Eigenvalues as Eigenvalues
     from nablab.instruments.curvature.eigenvalues import eigenvalues_of as eigenvalues_of
     from nablab.instruments.curvature.eigenvalues import hessian_eigenvalues as hessian_eigenvalues
+    from nablab.instruments.curvature.gauss_newton import GaussNewtonOperator as GaussNewtonOperator
     from nablab.instruments.curvature.hessian_matrix import HessianMatrix as HessianMatrix
     from nablab.instruments.curvature.hessian_matrix import hessian_matrix as hessian_matrix
     from nablab.instruments.curvature.inertia import Inertia as Inertia
     from nablab.instruments.curvature.inertia import inertia as inertia
-    from nablab.instruments.curvature.operators import GaussNewtonOperator as GaussNewtonOperator
     from nablab.instruments.curvature.operators import HessianOperator as HessianOperator
     from nablab.instruments.curvature.trace import Trace as Trace
     from nablab.instruments.curvature.trace import hessian_trace as hessian_trace
@@ -93,7 +93,8 @@ __getattr__, __dir__ = lazy_names(
         "curvature.eigenvalues": "Eigenvalues eigenvalues_of hessian_eigenvalues",
         "curvature.hessian_matrix": "HessianMatrix hessian_matrix",
         "curvature.inertia": "Inertia inertia",
-        "curvature.operators": "GaussNewtonOperator HessianOperator",
+        "curvature.gauss_newton": "GaussNewtonOperator",
+        "curvature.operators": "HessianOperator",
         "curvature.trace": "Trace hessian_trace trace_of",
         "gradients.gradient_monitor": "GradientMonitor update_ratio",
         "gradients.gradient_norm": "GradientNorm gradient_norm",

@@ -25,6 +25,7 @@ from nablab.lab import files
 
 MOST_BYTES = 64 * 2**20  # the largest file here, a trial of many metrics, has some hundred kilobytes
 MOST_DEPTH = 32  # settings of settings: the deepest of ours is 5
+MAPPING = typing.get_origin(Mapping[str, Any])
 SHOWN = 60  # characters of a value that a message repeats
 
 T = TypeVar("T")
@@ -154,19 +155,15 @@ def fit(value: Any, hint: Any, field: str = "") -> Any:
     """
     if hint is Any:
         return value
-    marks: tuple[Any, ...] = ()
-    if typing.get_origin(hint) is typing.Annotated:
-        hint, *rest = typing.get_args(hint)
-        marks = tuple(rest)
-    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    hint, origin, inner, marks = _taken_apart(hint)
     if origin in (Union, types.UnionType):
-        return _fit_union(value, inner, field)
+        return value if type(value) in inner else _fit_union(value, inner, field)
     if origin is Literal:
         return _required(value, value in inner if isinstance(value, str) else False, hint, field)
     if origin is tuple:
         _required(value, isinstance(value, list), hint, field)
         return tuple(fit(part, inner[0], f"{field}[{place}]") for place, part in enumerate(value))
-    if origin is typing.get_origin(Mapping[str, Any]):
+    if origin is MAPPING:
         _required(value, isinstance(value, dict), hint, field)
         return {name: fit(part, inner[1], f"{field}.{name}") for name, part in value.items()}
     if dataclasses.is_dataclass(hint):
@@ -176,6 +173,16 @@ def fit(value: Any, hint: Any, field: str = "") -> Any:
         return _fit_number(value, marks, field)
     _required(value, type(value) is hint, hint, field)
     return _within(value, marks, hint, field)
+
+
+@functools.cache
+def _taken_apart(hint: Any) -> tuple[Any, Any, tuple[Any, ...], tuple[Any, ...]]:
+    """A type without its marks, its origin, what is in its brackets, and its marks."""
+    marks: tuple[Any, ...] = ()
+    if typing.get_origin(hint) is typing.Annotated:
+        hint, *rest = typing.get_args(hint)
+        marks = tuple(rest)
+    return hint, typing.get_origin(hint), typing.get_args(hint), marks
 
 
 def _fit_union(value: Any, members: tuple[Any, ...], field: str) -> Any:

@@ -17,11 +17,12 @@ from nablab.experiment import Condition, Experiment
 from nablab.lab.executors import Executor, InProcess, WorkerLost
 from nablab.lab.reading import Damaged
 from nablab.lab.status import Heartbeat, State, read_state
-from nablab.lab.stop import StopToken
+from nablab.lab.stop import StopToken, end_signals
 from nablab.lab.store import Identity, RunFolder, Store
 from nablab.lab.work import Outcome, Work, do, pending_seeds
 
 LEFTOVER_SECONDS = 120.0  # a living process renames its temporary files within seconds
+LOST_SECONDS = 0.5  # a signal to several processes does not reach them at once
 BUSY_SECONDS = 0.5  # how often to ask for a condition that another process works on
 
 
@@ -122,7 +123,26 @@ def execute(
         StoreError: The store cannot be written.
     """
     observer = observer or Silent()
-    folder = store.create(plan.identity, preset=plan.preset)
+    with _said():
+        folder = store.create(plan.identity, preset=plan.preset)
+        _make_ready(folder, fresh=fresh)
+        pending = [(c, pending_seeds(folder, c, plan.seeds)[0]) for c in plan.conditions]
+        stop = StopToken.create(folder.path)
+    report = Report(folder)
+    try:
+        with _stop_on_signals(stop, observer):
+            _execute(plan, pending, executor or InProcess(), observer, stop, report)
+    except StoreError:
+        _check_not_deleted(folder)  # the reason of whatever could not be written
+        raise
+    finally:
+        stop.request()  # whoever still works on it has nobody to work for
+    _check_not_deleted(folder)
+    return report
+
+
+def _make_ready(folder: RunFolder, *, fresh: bool) -> None:
+    """Remove what is asked to be forgotten and what dead processes left."""
     others = read_state(folder) == "running"
     if fresh and others:
         raise StoreError(
@@ -133,23 +153,61 @@ def execute(
         _forget(folder)
     if not others:
         _sweep(folder)
-    stop = StopToken.create(folder.path)
-    conditions = plan.conditions
-    pending = [(c, pending_seeds(folder, c, plan.seeds)[0]) for c in conditions]
-    report = Report(folder)
+
+
+def _execute(
+    plan: Plan,
+    pending: Sequence[tuple[Condition, Sequence[int]]],
+    executor: Executor,
+    observer: Observer,
+    stop: StopToken,
+    report: Report,
+) -> None:
+    folder = report.folder
     observer.started(folder, plan, sum(len(seeds) for _, seeds in pending))
     items = [
         Work(plan.experiment, condition, plan.seeds, folder.path, plan.device, plan.replicas, stop)
         for condition, seeds in pending
         if seeds or folder.checkpoints(condition)  # what a kill after the last trial left is cleaned up
     ]
-    facts = {"seeds": plan.seeds, "trials": len(conditions) * plan.seeds, **_kept_notes(folder)}
+    facts = {"seeds": plan.seeds, "trials": len(pending) * plan.seeds, **_kept_notes(folder)}
     with Heartbeat(folder, **facts) as heartbeat:
-        with _stop_on_signals(stop, observer):
-            _work_off(items, executor or InProcess(), observer, stop, report)
-        stop.clear()
+        _work_off(items, executor, observer, stop, report)
+        if report.state == "done" and not _complete(folder, plan):
+            report.state = "incomplete"
+            report.messages.append("Trials that were done are gone: another process deleted them meanwhile.")
         heartbeat.finish(report.state)
-    return report
+
+
+def _complete(folder: RunFolder, plan: Plan) -> bool:
+    """Whether every trial is there, as far as the names of files tell."""
+    return all(
+        (folder.trial_path(condition, seed) / "trial.json").exists()
+        for condition in plan.conditions
+        for seed in range(plan.seeds)
+    )
+
+
+def _check_not_deleted(folder: RunFolder) -> None:
+    """Raise `StoreError` if the run's folder was deleted under our feet."""
+    if not (folder.path / "config.json").exists():
+        raise StoreError(
+            f"The run's folder was deleted while the run went on ({folder.path}), so it was stopped. "
+            "Give the same command again to start over."
+        )
+
+
+@contextlib.contextmanager
+def _said() -> Iterator[None]:
+    """Around work on the store's files: what the operating system refuses becomes a sentence."""
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(
+            f"The store cannot be used: {error.strerror or error} ({error.filename}). Nothing was run. Give "
+            "yourself the right to read and write it, or choose another folder with --store FOLDER or "
+            "NABLAB_STORE."
+        ) from error
 
 
 def _work_off(
@@ -165,6 +223,10 @@ def _work_off(
                     continue
                 _account(work, outcome, observer, stop, report)
         except WorkerLost as lost:
+            time.sleep(LOST_SECONDS)
+            if stop.requested():  # the signal that told us to stop ended a worker that had no work yet
+                report.state = "interrupted"
+                return
             report.state = "failed"
             report.messages.append(str(lost))
             return
@@ -200,7 +262,7 @@ def _kept_notes(folder: RunFolder) -> dict[str, Any]:
 
 def _sweep(folder: RunFolder) -> None:
     """Remove what killed processes left half-written; another one may be starting right now."""
-    for pattern in ("stop-*", "progress/*", ".*.tmp", "*/.*.tmp", "*/*/.*.tmp"):
+    for pattern in ("go-*", "stop-*", "progress/*", ".*.tmp", "*/.*.tmp", "*/*/.*.tmp"):
         for leftover in folder.path.glob(pattern):
             with contextlib.suppress(FileNotFoundError):
                 if time.time() - leftover.stat().st_mtime > LEFTOVER_SECONDS:
@@ -208,26 +270,35 @@ def _sweep(folder: RunFolder) -> None:
 
 
 def _forget(folder: RunFolder) -> None:
-    for name in ("trials", "checkpoints", "progress", "failures", "figures", "provenance"):
-        shutil.rmtree(folder.path / name, ignore_errors=True)
-    for name in ("verdicts.json", "report.html", "status.json"):
+    """Delete all that was run; first what would speak of trials that are gone if the rest stays."""
+    for name in ("status.json", "verdicts.json", "report.html", "environment.json"):
         (folder.path / name).unlink(missing_ok=True)
+    for name in ("trials", "checkpoints", "progress", "failures", "figures", "provenance"):
+        path = folder.path / name
+        try:
+            shutil.rmtree(path)
+        except FileNotFoundError:
+            continue
+        except OSError as error:  # which names the file in the folder without the folder
+            raise OSError(error.errno, f"--fresh could not delete it: {error.strerror}", str(path)) from error
 
 
 @contextlib.contextmanager
 def _stop_on_signals(stop: StopToken, observer: Observer) -> Iterator[None]:
-    """The first Ctrl-C (or SIGTERM) asks to stop; the second one ends the program at once."""
+    """The first Ctrl-C, SIGTERM or SIGHUP asks to stop; the second one ends the program at once."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    asked: list[int] = []
 
     def ask(number: int, frame: FrameType | None) -> None:
-        if stop.path.exists():
+        asked.append(number)
+        if len(asked) > 1:
             raise KeyboardInterrupt
         stop.request()
         observer.stopping()
 
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, ask) for number in end_signals()}
     try:
         yield
     finally:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from nablab.errors import Interrupted, UsageError
 from nablab.experiment import Condition, Curve, Experiment, Level, Record, Scalar
 from nablab.lab.environment import describe_environment
+from nablab.lab.memory import check_memory
 from nablab.lab.provenance import Journal
 from nablab.lab.stop import StopToken
 from nablab.lab.store import RunFolder
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from nablab.training import Probe, Training
 
 PROGRESS_SECONDS = 0.5
+COPIES = 3  # of the losses: as trained, as recorded, and one while they are worked on
 
 
 def checkpoint_seconds() -> float:
@@ -39,6 +41,15 @@ def checkpoint_seconds() -> float:
     if not seconds > 0:
         raise UsageError(f"NABLAB_CHECKPOINT_SECONDS is '{text}'; it must be seconds, such as 30.")
     return seconds
+
+
+def check_history(replicas: int, steps: int) -> None:
+    """Refuse a training whose losses cannot be held: one per replica and step, and copies of them.
+
+    Raises:
+        UsageError: They would not fit into the memory.
+    """
+    check_memory(8 * COPIES * replicas * steps, f"The losses of {steps:,} steps of {replicas} replicas")
 
 
 @dataclass
@@ -177,6 +188,7 @@ class Session(Notebook):
 
         if self._stop.requested():
             raise Interrupted("stopped before training")
+        check_history(len(seeds), options.get("steps", 0))
         path = self._folder.checkpoint_path(self._condition, self._parts)
         self._parts += 1
         return training.fit(
@@ -231,12 +243,14 @@ class Estimate:
     Attributes:
         seconds: Expected time of the condition with the given seeds.
         engine: The engine that was chosen.
-        steps: Optimizer steps per replica.
+        steps: Optimizer steps per replica, if none ends early.
+        may_end_early: A stopping rule may end a training before its last step.
     """
 
     seconds: float = 0.0
     engine: str = ""
     steps: int = 0
+    may_end_early: bool = False
 
 
 def _few(pair: tuple[Any, Any], samples: int) -> tuple[Any, Any]:
@@ -297,6 +311,7 @@ class Rehearsal(Notebook):
 
         begin = time.perf_counter()
         steps = int(options.pop("steps"))
+        check_history(len(seeds), steps)
         common: Mapping[str, Any] = {
             "seeds": seeds,
             "device": self._device,
@@ -318,6 +333,7 @@ class Rehearsal(Notebook):
         self.estimate.seconds += speed.seconds_per_evaluation * evaluations
         self.estimate.engine = speed.engine
         self.estimate.steps += steps
+        self.estimate.may_end_early |= bool(options.get("stop"))
         self._spent += time.perf_counter() - begin
         return result
 

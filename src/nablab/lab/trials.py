@@ -6,6 +6,7 @@ folder of its condition and seed, in the run that it names.
 
 from __future__ import annotations
 
+import functools
 import io
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 TRIAL_FORMAT = 2  # since 2 a trial names its run
+# Arrays and curves of the trials that were asked for last: a drawing goes through some of them several times,
+# and those of thousands of trials are gigabytes.
+TRIALS_KEPT = 32
 
 
 class CorruptTrial(reading.Damaged):
@@ -55,7 +59,7 @@ def write(folder: Path, record: Record, *, run_id: str) -> None:
 
 
 class StoredArrays(Mapping[str, Any]):
-    """The arrays or curves of a trial, read from its npz file when first asked for.
+    """The arrays or curves of a trial, read from its npz file when they are asked for.
 
     Raises:
         CorruptTrial: The file has been damaged since the trial was read.
@@ -63,17 +67,15 @@ class StoredArrays(Mapping[str, Any]):
 
     def __init__(self, path: Path, digest: str, prefix: str, build: Any) -> None:
         self._path, self._digest, self._prefix, self._build = path, digest, prefix, build
-        self._loaded: dict[str, Any] | None = None
 
     def _arrays(self) -> dict[str, Any]:
-        if self._loaded is None:
-            raw = load_arrays(self._path, self._digest)
-            mine = {k.removeprefix(self._prefix): v for k, v in raw.items() if k.startswith(self._prefix)}
-            try:
-                self._loaded = self._build(mine)
-            except KeyError as error:
-                raise CorruptTrial(f"{self._path} is damaged: it lacks {error}.") from error
-        return self._loaded
+        raw = load_arrays(self._path, self._digest)
+        mine = {k.removeprefix(self._prefix): v for k, v in raw.items() if k.startswith(self._prefix)}
+        try:
+            found: dict[str, Any] = self._build(mine)
+        except KeyError as error:
+            raise CorruptTrial(f"{self._path} is damaged: it lacks {error}.") from error
+        return found
 
     def __getitem__(self, name: str) -> Any:
         return self._arrays()[name]
@@ -102,6 +104,7 @@ def checked_bytes(path: Path, digest: str) -> bytes:
     return content
 
 
+@functools.lru_cache(maxsize=TRIALS_KEPT)
 def load_arrays(path: Path, digest: str) -> dict[str, npt.NDArray[Any]]:
     """Read an npz file, without pickle, after checking its hash.
 

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Literal
 
 from nablab import user_code
-from nablab.errors import Interrupted, NablabError, StoreError, UsageError
+from nablab.errors import Interrupted, NablabError, StoreError, UsageError, in_short
 from nablab.experiment import Condition, Experiment
 from nablab.lab import contents, reading
 from nablab.lab.session import Session
-from nablab.lab.stop import StopToken
+from nablab.lab.stop import StopToken, saving_when_told_to_end
 from nablab.lab.store import Identity, RunFolder
 from nablab.lab.trials import CorruptTrial
 
@@ -82,6 +82,11 @@ def do(work: Work) -> Outcome:
 
     Never raises for what can go wrong in a run: the outcome says it.
     """
+    with saving_when_told_to_end():
+        return _do(work)
+
+
+def _do(work: Work) -> Outcome:
     import filelock
 
     folder = RunFolder(work.folder)
@@ -140,7 +145,7 @@ def _do_locked(work: Work, folder: RunFolder, begin: float) -> Outcome:
                 records = session.records()
         except (Interrupted, StoreError):
             raise
-        except Exception as error:  # an experiment may raise anything; the other conditions go on
+        except (Exception, SystemExit) as error:  # it may raise anything; the other conditions go on
             return _failed(work, folder, error, begin)
         for record in records:
             folder.write_trial(record)
@@ -193,9 +198,9 @@ def _seeds_begun(
     return list(begun) if set(begun) & set(pending) else []
 
 
-def _failed(work: Work, folder: RunFolder, error: Exception, begin: float) -> Outcome:
-    kind = "" if isinstance(error, NablabError) else f"{type(error).__name__}: "
-    message = f"{work.condition}: {kind}{error}"
+def _failed(work: Work, folder: RunFolder, error: BaseException, begin: float) -> Outcome:
+    what = error if isinstance(error, NablabError) else in_short(error)
+    message = f"{work.condition}: {what}"
     content = {"condition": dict(work.condition), "message": message, "traceback": traceback.format_exc()}
     name = str(folder.failure_path(work.condition).relative_to(folder.path))
     folder.write_json(name, content)

@@ -16,6 +16,8 @@ Activation = Literal["leaky_relu", "relu", "tanh", "sigmoid", "gelu", "silu", "e
 Widths = Sequence[int] | str
 
 MOST_UNITS = 100_000  # in one layer; more is a typing mistake
+# Weights and biases of one network: 0.4 GB in float32, and four times that with Adam's moments.
+MOST_PARAMETERS = 100_000_000
 
 
 def parse_widths(widths: Widths) -> tuple[int, ...]:
@@ -24,7 +26,8 @@ def parse_widths(widths: Widths) -> tuple[int, ...]:
     Numbers in a sequence are checked and returned as they are.
 
     Raises:
-        UsageError: Fewer than two widths, or one that is not a positive whole number.
+        UsageError: Fewer than two widths, one that is not a positive whole number, or a network of too
+            many parameters.
 
     >>> parse_widths("1-10-20x2-1")
     (1, 10, 20, 20, 1)
@@ -43,7 +46,16 @@ def parse_widths(widths: Widths) -> tuple[int, ...]:
             f"'{widths}' is no network: it takes an input and an output width at least, "
             f"each from 1 to {MOST_UNITS:,}, such as 1-10-10-1."
         )
+    check_size(widths, sum((inputs + 1) * outputs for inputs, outputs in pairwise(parsed)))
     return tuple(parsed)
+
+
+def check_size(spec: object, parameters: int) -> None:
+    """Raise `UsageError` for a network that is too large to be trained here."""
+    if parameters > MOST_PARAMETERS:
+        raise UsageError(
+            f"'{spec}' has {parameters:,} parameters; networks here have at most {MOST_PARAMETERS:,}."
+        )
 
 
 def parameter_count(widths: Widths) -> int:

@@ -10,14 +10,15 @@ import hashlib
 import importlib
 import importlib.util
 import sys
-import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from nablab import user_code
-from nablab.errors import UsageError, unknown
+from nablab.errors import UsageError, in_short, unknown
+from nablab.naming import sentence
+from nablab.places import is_file, place
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -78,30 +79,43 @@ def check_output(module: nn.Module, x: Tensor, expected_shape: Sequence[int]) ->
         x: A batch of inputs.
         expected_shape: The shape that the output must have.
     """
-    import torch
-
     expected = tuple(expected_shape)
-    was_training = module.training
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        try:
-            output: Any = module.eval()(x)
-        except Exception as error:
-            raise UsageError(
-                f"The network {type(module).__name__} fails on an input of shape {tuple(x.shape)}: "
-                f"{type(error).__name__}: {error}{_where(error)}. It must return shape {expected}."
-            ) from error
-        finally:
-            module.train(was_training)
-    if not isinstance(output, torch.Tensor):
-        raise UsageError(
-            f"The network {type(module).__name__} returns a {type(output).__name__}; "
-            f"it must return one tensor of shape {expected}."
-        )
+    output = output_of(module, x, wanted=f"it must return one tensor of shape {expected}")
     if tuple(output.shape) != expected:
         raise UsageError(
             f"The network {type(module).__name__} turns an input of shape {tuple(x.shape)} into "
             f"{tuple(output.shape)}; it must return {expected}. Change its last layer."
         )
+
+
+def output_of(module: nn.Module, x: Tensor, *, wanted: str) -> Tensor:
+    """What a network makes of a batch in eval mode, without gradients. Draws no random number.
+
+    Args:
+        module: The network; its mode and the state of the random generator are restored.
+        x: A batch of inputs.
+        wanted: What it should return, for messages: a sentence without capital and full stop.
+
+    Raises:
+        UsageError: It raises an error, or returns something else than a tensor.
+    """
+    import torch
+
+    was_training = {part: part.training for part in module.modules()}
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        try:
+            output: Any = module.eval()(x)
+        except (Exception, SystemExit) as error:
+            raise UsageError(
+                f"The network {type(module).__name__} fails on an input of shape {tuple(x.shape)}: "
+                f"{in_short(error)}. {sentence(wanted)}."
+            ) from error
+        finally:
+            for part, training in was_training.items():
+                part.training = training
+    if not isinstance(output, torch.Tensor):
+        raise UsageError(f"The network {type(module).__name__} returns a {type(output).__name__}; {wanted}.")
+    return output
 
 
 def source_hash(spec: str) -> str:
@@ -161,8 +175,8 @@ def _split(spec: str) -> tuple[str, str]:
 
 
 def _existing(path: Path, spec: str) -> Path:
-    path = path.expanduser()
-    if not path.is_file():
+    path = place(path)
+    if not is_file(path):
         raise UsageError(f"There is no file '{path}' (from '{spec}', looked for in {Path.cwd()}). {FORM}")
     return path
 
@@ -180,7 +194,7 @@ def _load_file(path: Path, spec: str) -> ModuleType:
     try:
         with user_code.importing(path.parent):
             found.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # sys.exit() in a user's file must not end nablab in silence
         del sys.modules[name]
         raise _failed("Loading", str(path), error) from error
     user_code.remember(code)
@@ -201,7 +215,7 @@ def _load_module(name: str, spec: str) -> ModuleType:
                     f"and among the installed packages). {FORM}"
                 ) from None
             raise _failed("Importing", name, error) from error
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise _failed("Importing", name, error) from error
     if code:
         user_code.remember(code)
@@ -210,10 +224,11 @@ def _load_module(name: str, spec: str) -> ModuleType:
 
 def _checked(factory: Callable[[], Any], spec: str) -> nn.Module:
     from torch import nn
+    from torch.nn.parameter import is_lazy
 
     try:
         module = factory()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise _failed("Calling", f"{spec}()", error) from error
     if not isinstance(module, nn.Module):
         what = (
@@ -222,6 +237,12 @@ def _checked(factory: Callable[[], Any], spec: str) -> nn.Module:
             else f"an object of type {type(module).__name__}"
         )
         raise UsageError(f"{spec}() returned {what}; it must return a torch.nn.Module.")
+    lazy = [name for name, parameter in module.named_parameters() if is_lazy(parameter)]
+    if lazy:
+        raise UsageError(
+            f"{spec}() returned a network whose layers have no size yet ({lazy[0]}). Let it call the network "
+            "on one batch of inputs before it returns it, or give the layers their sizes."
+        )
     if not any(parameter.requires_grad for parameter in module.parameters()):
         raise UsageError(
             f"{spec}() returned a network without trainable parameters: there is nothing to train."
@@ -229,12 +250,5 @@ def _checked(factory: Callable[[], Any], spec: str) -> nn.Module:
     return module
 
 
-def _failed(doing: str, what: str, error: Exception) -> UsageError:
-    return UsageError(f"{doing} {what} raised {type(error).__name__}: {error}{_where(error)}.")
-
-
-def _where(error: BaseException) -> str:
-    """The innermost line of a traceback that is not Python's import machinery."""
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith("<frozen")]
-    own = [f for f in frames if f.filename != __file__ and "site-packages" not in f.filename] or frames
-    return f" ({own[-1].filename}, line {own[-1].lineno})" if own else ""
+def _failed(doing: str, what: str, error: BaseException) -> UsageError:
+    return UsageError(f"{doing} {what} raised {in_short(error)}.")

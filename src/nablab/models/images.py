@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NoReturn
 
 from nablab.errors import UsageError, unknown
-from nablab.models.dense_network import Activation, activation_layer
+from nablab.models.dense_network import Activation, activation_layer, check_size
 
 if TYPE_CHECKING:
     from torch import nn
@@ -60,6 +60,8 @@ LAYERS = (
     "after a convolution or a width), drop0.5 (dropout), 120 (a dense layer of 120 units), 120x2 (two such)"
 )
 MOST = 100_000  # filters or units of one layer, and pixels of a side; more is a typing mistake
+# Values of one layer for one image: a batch of 64 takes 2.6 GB. ResNets for large photos have 800,000.
+MOST_VALUES = 10_000_000
 _TOKENS = {
     "conv": re.compile(r"conv(\d{1,6})k(\d{1,3})((?:[ps]\d{1,3})*)(?:x(\d{1,3}))?"),
     "pool": re.compile(r"pool(\d{1,3})?"),
@@ -188,7 +190,9 @@ def _plan(spec: str, channels: int, size: int, classes: int) -> list[_Layer]:
         )
     for token in tokens:
         walk.pass_token(token)
-    return walk.end(classes)
+    layers = walk.end(classes)
+    check_size(spec, sum(layer.parameters for layer in layers))
+    return layers
 
 
 def _hidden_of_widths(spec: str, tokens: list[str], channels: int, size: int, classes: int) -> list[str]:
@@ -274,6 +278,12 @@ class _Walk:
             self._no_pixel(token, f"a border (p{-(-(kernel - self._side) // 2)}), a smaller kernel")
         self._layers.append(_Layer("conv", self._units, filters, kernel, stride, padding))
         self._units, self._side = filters, (self._side + 2 * padding - kernel) // stride + 1
+        if self._units * self._side**2 > MOST_VALUES:
+            raise UsageError(
+                f"'{token}' in '{self._notation}' makes {self._units * self._side**2:,} values of one image; "
+                f"at most {MOST_VALUES:,} fit. Take fewer filters, a narrower border, a stride (s2) or "
+                "smaller images."
+            )
         self._waits = True
 
     def _pool(self, token: str, window: int) -> None:

@@ -9,9 +9,10 @@ from nablab.errors import UsageError
 from nablab.models.dense_network import Activation, dense, parameter_count, parse_widths
 from nablab.models.factory import check_output, load_factory
 from nablab.models.images import image_network, parameter_count_of
+from nablab.models.last_batch import check_single
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 
 def network(
@@ -54,24 +55,54 @@ def network_builder(
     return lambda: network(spec, shape=shape, outputs=outputs)
 
 
-def check_model(model: str, *, shape: Sequence[int], outputs: int) -> None:
-    """Raise `UsageError` unless a user's network takes inputs (2, *shape) and gives (2, outputs)."""
+def check_model(
+    model: str,
+    *,
+    shape: Sequence[int],
+    outputs: int,
+    samples: int = 0,
+    batch_sizes: Sequence[int | None] = (),
+) -> None:
+    """Raise `UsageError` unless a user's network takes inputs (2, *shape) and gives (2, outputs).
+
+    With ``samples`` and ``batch_sizes`` it must also be trainable on the batches that these give.
+    """
     import torch
 
-    check_output(load_factory(model)(), torch.zeros(2, *shape), (2, outputs))
+    build = load_factory(model)
+    check_output(build(), torch.zeros(2, *shape), (2, outputs))
+    for size in batch_sizes:
+        check_single(build, samples, size, lambda: torch.zeros(1, *shape))
 
 
-def check_network(spec: str, *, shape: Sequence[int], outputs: int) -> int:
-    """The number of parameters of such a network. Needs no torch.
+def check_network(
+    spec: str,
+    *,
+    shape: Sequence[int],
+    outputs: int,
+    samples: int = 0,
+    batch_sizes: Sequence[int | None] = (),
+) -> int:
+    """The number of parameters of such a network. Needs no torch, unless a batch is one sample.
+
+    Args:
+        spec: As in `network`.
+        shape: Of one input.
+        outputs: Values per sample.
+        samples: Of the training set.
+        batch_sizes: Samples per step in the trainings to come; None for all.
 
     Raises:
-        UsageError: There is no such network, or it does not fit the inputs or the outputs.
+        UsageError: There is no such network, it does not fit the inputs or the outputs, or it cannot be
+            trained on a batch of one sample that there will be.
 
     >>> check_network("1-190-1", shape=(1,), outputs=1), check_network("lenet", shape=(1, 28, 28), outputs=10)
     (571, 61706)
     """
     if len(shape) > 1:
-        return parameter_count_of(spec, channels=shape[0], size=shape[-1], classes=outputs)
+        count = parameter_count_of(spec, channels=shape[0], size=shape[-1], classes=outputs)
+        _check_batches(spec, shape, outputs, samples, batch_sizes)
+        return count
     widths = parse_widths(spec)
     if widths[0] != shape[0] or widths[-1] != outputs:
         raise UsageError(
@@ -79,3 +110,16 @@ def check_network(spec: str, *, shape: Sequence[int], outputs: int) -> int:
             f"as in {shape[0]}-9-{outputs}."
         )
     return parameter_count(widths)
+
+
+def _check_batches(
+    spec: str, shape: Sequence[int], outputs: int, samples: int, batch_sizes: Sequence[int | None]
+) -> None:
+    def example() -> Tensor:
+        import torch
+
+        return torch.zeros(1, *shape)
+
+    build = network_builder(spec, shape=shape, outputs=outputs)
+    for size in batch_sizes:
+        check_single(build, samples, size, example)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -26,11 +27,40 @@ _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 @contextmanager
 def drawing() -> Iterator[None]:
     """The matplotlib settings of every figure: for drawing by hand, and for saving."""
-    import matplotlib as mpl
-
     settings: Any = dict(SETTINGS)
-    with mpl.rc_context(settings):
+    with matplotlib_as_shipped() as mpl, mpl.rc_context(settings):
         yield
+
+
+# What belongs to the program around, not to the look of a figure; its backend may be in use.
+_KEPT = ("backend", "interactive")
+
+
+@contextmanager
+def matplotlib_as_shipped() -> Iterator[Any]:
+    """The settings that matplotlib comes with, whatever a matplotlibrc, a style or a program has set.
+
+    Gives the module itself.
+    """
+    mpl = _matplotlib()
+    shipped: Any = {key: value for key, value in mpl.rcParamsDefault.items() if key not in _KEPT}
+    with mpl.rc_context(shipped):
+        yield mpl
+
+
+def _matplotlib() -> Any:
+    """Import matplotlib, whose import fails where ``MPLBACKEND`` names a backend that is not installed.
+
+    A notebook sets it for the commands that it starts, whatever Python these run in. Figures here are drawn
+    without any backend.
+    """
+    backend = os.environ.pop("MPLBACKEND", None)
+    try:
+        import matplotlib
+    finally:
+        if backend is not None:
+            os.environ["MPLBACKEND"] = backend
+    return matplotlib
 
 
 def canvas(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import re
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +14,7 @@ from markupsafe import Markup
 
 from nablab.atomic import write_bytes
 from nablab.plots import Figure
+from nablab.plots.frame import matplotlib_as_shipped
 from nablab.report import exports, prose, sections, tables
 from nablab.report.view import RunView
 
@@ -21,11 +22,20 @@ if TYPE_CHECKING:
     import jinja2
 
 
-def write_report(view: RunView, folder: Path) -> Path:
+Tell = Callable[[str], None]
+
+
+def write_report(view: RunView, folder: Path, *, on_trouble: Tell = lambda _: None) -> Path:
     """Write the report and everything beside it into ``folder``, each file atomically.
 
     The files are ``figures/<name>.svg``, ``.png`` and ``.csv``, ``scalars.csv``, ``verdicts.csv``
     and, last, ``report.html``.
+
+    Args:
+        view: The run.
+        folder: Where to write.
+        on_trouble: Hears of figures and baselines that are missing because code raised an error; the page
+            says it, too.
 
     Returns:
         The path of the page.
@@ -33,7 +43,7 @@ def write_report(view: RunView, folder: Path) -> Path:
     Raises:
         StoreError: A file cannot be written.
     """
-    answers = _answers(view)
+    answers = _answers(view, on_trouble)
     for name, (figure, svg) in answers.figures.items():
         base = folder / "figures" / name
         write_bytes(base.with_suffix(".svg"), svg.encode())
@@ -49,9 +59,9 @@ def write_report(view: RunView, folder: Path) -> Path:
     return page
 
 
-def render(view: RunView) -> str:
+def render(view: RunView, *, on_trouble: Tell = lambda _: None) -> str:
     """The whole page as text: inline pictures and styles, no script, nothing to load."""
-    return _page(view, _answers(view))
+    return _page(view, _answers(view, on_trouble))
 
 
 @dataclass(frozen=True)
@@ -72,24 +82,27 @@ class _Answers:
     troubles: Sequence[str]
 
 
-def _answers(view: RunView) -> _Answers:
+def _answers(view: RunView, on_trouble: Tell) -> _Answers:
     troubles: list[str] = []
     figures: dict[str, tuple[Figure, str]] = {}
     baselines: dict[str, Mapping[str, float]] = {}
     if len(view.records):
         try:
-            named = _named(view.experiment.figures(view.records))
+            with matplotlib_as_shipped():
+                named = _named(view.experiment.figures(view.records))
             figures = {name: (figure, exports.svg(figure, f"svg-{name}")) for name, figure in named.items()}
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             troubles.append(f"The figures could not be drawn. {_place(error)}")
         try:
             baselines = view.experiment.baselines(view.records)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             troubles.append(f"The baselines could not be computed. {_place(error)}")
+    for trouble in troubles:
+        on_trouble(trouble)
     return _Answers(figures, baselines, troubles)
 
 
-def _place(error: Exception) -> str:
+def _place(error: BaseException) -> str:
     """An error with the place where it was raised."""
     last = traceback.extract_tb(error.__traceback__)[-1]
     return f"{type(error).__name__}: {error} ({Path(last.filename).name}, line {last.lineno})"

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from nablab.experiment import Condition, Experiment, Level, Records
+from nablab.experiment import Condition, Experiment, Level, Record, Records
 from nablab.naming import words
 from nablab.plots import Summary, summarize
 
@@ -71,11 +71,13 @@ def condition_rows(
     records: Records, conditions: Sequence[Condition], geometric: set[str]
 ) -> list[ConditionRow]:
     """One row per planned condition, with those that have no trial yet, in the planned order."""
-    everything = dict.fromkeys([*conditions, *records.conditions])
+    everything: dict[Condition, list[Record]] = {condition: [] for condition in conditions}
+    for record in records:
+        everything.setdefault(record.condition, []).append(record)
     metrics = records.metrics
     rows = []
-    for condition in everything:
-        own = Records(r for r in records if r.condition == condition)
+    for condition, trials in everything.items():
+        own = Records(trials)
         found = {m: summarize(own.values(m), geometric=m in geometric) for m in metrics}
         rows.append(ConditionRow(condition, len(own), found))
     return rows

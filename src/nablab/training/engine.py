@@ -15,7 +15,8 @@ import numpy.typing as npt
 from torch import Tensor, nn
 from torch.nn import functional
 
-from nablab.errors import UsageError, unknown
+from nablab.errors import unknown
+from nablab.models.targets import check_equal_shapes
 
 Loss = Literal["mse", "cross_entropy"] | Callable[[Tensor, Tensor], Tensor]
 FloatArray = npt.NDArray[np.float64]
@@ -107,12 +108,7 @@ def mean_squared_error(output: Tensor, target: Tensor) -> Tensor:
     Raises:
         UsageError: The shapes differ; PyTorch would broadcast (N, 1) against (N,) to (N, N).
     """
-    if output.shape != target.shape:
-        raise UsageError(
-            f"The network gives outputs of shape {tuple(output.shape)}, but the targets have shape "
-            f"{tuple(target.shape)}; the mean squared error needs equal shapes. Reshape the targets, "
-            "for instance with y.unsqueeze(-1), or change the network's last layer."
-        )
+    check_equal_shapes("the mean squared error", output.shape, target)
     return functional.mse_loss(output, target)
 
 

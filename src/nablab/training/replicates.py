@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from typing import Any
 
 import torch
@@ -24,7 +24,7 @@ FRESH = (
 )
 
 # What trains in a network that was handed out, and to which training; forgotten with the tensor.
-_handed_out = WeakIdKeyDictionary()
+_handed_out: MutableMapping[Tensor, weakref.ref[Any]] = WeakIdKeyDictionary()
 
 
 def check_replicates(
@@ -98,17 +98,16 @@ def _another(networks: Sequence[Built], build: Callable[[], nn.Module], seeds: S
 
 def _check_apart(modules: Sequence[nn.Module], training: Any) -> None:
     """Refuse what would be trained twice, by two replicas or by two trainings."""
-    seen = WeakIdKeyDictionary()
+    seen: dict[int, int] = {}
     for replica, module in enumerate(modules):
         for name, tensor in _trained(module):
             owner = _handed_out.get(tensor)
             earlier = owner is not None and owner() is not training
-            if earlier or seen.get(tensor, replica) != replica:
+            if earlier or seen.setdefault(id(tensor), replica) != replica:
                 raise UsageError(
                     f"The function that builds {type(module).__name__} handed out '{name}' before: what one "
                     f"training does to it, another one would start from. {FRESH}"
                 )
-            seen[tensor] = replica
     for module in modules:
         for _, tensor in _trained(module):
             _handed_out[tensor] = weakref.ref(training)

@@ -10,6 +10,7 @@ import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -114,9 +115,10 @@ def _own_generators() -> Iterator[None]:
 
 def _generator_states() -> dict[str, int]:
     """What tells two states of each library's generator apart: a hash, as there may be many networks."""
-    kind, key, *rest = np.random.get_state()  # type: ignore[misc]  # noqa: NPY002
+    numpy_state: Any = np.random.get_state(legacy=False)  # noqa: NPY002
+    position = numpy_state["state"]
     return {
         "PyTorch": hash(torch.get_rng_state().numpy().tobytes()),
-        "NumPy": hash((kind, key.tobytes(), *rest)),
+        "NumPy": hash((position["key"].tobytes(), position["pos"], numpy_state["gauss"])),
         "Python's random": hash(random.getstate()),
     }

@@ -11,6 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from nablab.errors import UsageError, unknown
+from nablab.models.factory import output_of
+from nablab.models.last_batch import check_single
+from nablab.models.targets import check_targets
 from nablab.training import checkpoints, choose
 from nablab.training.batches import Batches
 from nablab.training.engine import Engine, FloatArray, Loss, accuracy, loss_function
@@ -86,7 +89,7 @@ class Task:
         """Build the replicas and the engine that trains them; a given ``name`` allows only that one."""
         networks = list(built(self.build, self.seeds))
         modules = [network.module.to(self.x.device) for network in networks]
-        _check_dtypes(modules[0], self.inputs.ready(self.x[:1]))
+        self._check_network(modules[0])
         check_replicates(
             networks,
             self.build,
@@ -114,6 +117,14 @@ class Task:
         if shuffled or self.own_labels or self.inputs.augment or self.optimizer.differs_by_replica():
             return True
         return draws_random_numbers(module, self.inputs.ready(self.x[:2]))
+
+    def _check_network(self, module: nn.Module) -> None:
+        """Try the network on one sample, and hold its output against the targets."""
+        sample = self.inputs.ready(self.x[:1])
+        _check_dtypes(module, sample)
+        if isinstance(self.loss, str):
+            output = output_of(module, sample, wanted=f"for {self.loss} it must return one tensor")
+            check_targets(self.loss, output, self.y.flatten(0, 1) if self.own_labels else self.y)
 
     def evaluate(self, engine: Engine) -> dict[str, FloatArray]:
         """Each of `metrics` (K,), at the present weights, on the training set and each held-out set."""
@@ -215,6 +226,8 @@ def make_task(
         converged=converged,
         replicas=replicas,
     )
+    if steps > len(x) // min(batch_size or len(x), len(x)):  # else the last batch of an epoch is not reached
+        check_single(build, len(x), batch_size, lambda: task.inputs.ready(x[:1]).cpu())
     check_metrics(task.stop + (() if converged is None else (converged,)), task.metrics)
     return task
 

@@ -15,7 +15,7 @@ from itertools import permutations, product
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import stdtrit
+from scipy.special import ndtri
 
 from nablab.verdicts.resampling import Array, Contrast, Design, bootstrap_counts, signs_of_pairs, tails
 
@@ -42,12 +42,12 @@ def contrast_trend(
     groups = _numbered(seeds if paired else levels)
     if paired:
         null = _Tau.numerators(levels, _shuffled_within(values, groups, design))
-        freedom = int(groups.max())
+        units = int(groups.max()) + 1
     else:
         null = _null_numerators(tuple(levels), tuple(np.sort(_ranks(values))), design.resamples, design.seed)
-        freedom = len(levels) - 2
+        units = len(levels)
     weights = _weights_of_seeds(groups, design) if paired else _weights_within(groups, design)
-    return _contrast(levels, values, shift, design, weights, (null, False), freedom)
+    return _contrast(levels, values, shift, design, weights, (null, False), units)
 
 
 def contrast_correlation(
@@ -86,7 +86,7 @@ def contrast_correlation(
         if size > 1
     ]
     weights = np.prod(counts, axis=0)
-    return _contrast(x, y, shift, design, weights, (null, exact), max(cells.shape) - 1)
+    return _contrast(x, y, shift, design, weights, (null, exact), max(cells.shape))
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ def _contrast(
     design: Design,
     weights: Array,
     null: tuple[Array, bool],
-    freedom: int,
+    units: int,
 ) -> Contrast:
     """Tau, its interval and its test.
 
@@ -160,9 +160,11 @@ def _contrast(
     room = max(0.0, largest**2 - effect**2)
     without = float(np.mean(arranged**2)) / largest**2
     resampled = float(np.var(tau(weights))) / room if room > 1e-9 else 0.0
+    # A bootstrap of n units is too narrow by this factor; the arrangements' spread is not an estimate.
+    resampled *= units / (units - 1)
     variance = max(without, resampled)
-    quantile = float(stdtrit(max(1, freedom), (1 + design.confidence) / 2))
-    low, high = score_interval(effect, largest, quantile**2 * variance)
+    z = float(ndtri((1 + design.confidence) / 2))
+    low, high = score_interval(effect, largest, z**2 * variance)
     error = math.sqrt(variance * max(room, 0.1 * largest**2))
     return Contrast(effect=effect, low=low, high=high, p_above=above, p_below=below, standard_error=error)
 

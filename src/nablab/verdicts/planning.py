@@ -45,7 +45,8 @@ def seeds_needed(
     if claim.kind == "correlation" and evidence.conditions > 1 and evidence.effect is not None:
         return None, "More conditions would tell, rather than more seeds: theirs are few."
     if evidence.share and evidence.measured in (0.0, 1.0):
-        return needed, f"It takes at least {needed} seeds, all with this outcome." if needed else ""
+        advice = f"It takes at least {needed} seeds, all with this outcome."
+        return needed, f"{_out_of_reach(evidence, level)}{advice}" if needed else ""
     if evidence.effect is None:
         return needed, f"It takes at least {needed} seeds." if needed else ""
     gap = abs(evidence.effect - evidence.threshold)

@@ -325,3 +325,22 @@ def test_the_interval_of_the_others_holds_them_beside_an_extreme_value(
         assert high >= float(others.max())
         assert found.certified
         assert max(-low, high) < abs(extreme)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("which", ["largest", "smallest", "magnitude", "both"])
+def test_the_others_lie_where_it_is_said_beside_one_large_eigenvalue(which: str, dtype: torch.dtype) -> None:
+    """Products in float32 beside 1e6 know the others to 0.1 only, and a sequence ends at once."""
+    for size, large in ((50, 1e6), (300, -1e6), (40, 30.0)):
+        spectrum = torch.linspace(0, 1, size, dtype=torch.float64)
+        spectrum[0] = large
+        rotation = torch.linalg.qr(torch.randn(size, size, dtype=torch.float64))[0]
+        matrix = (rotation * spectrum) @ rotation.T
+        matrix = ((matrix + matrix.T) / 2).to(dtype)
+        truth = torch.linalg.eigvalsh(matrix.double()).tolist()
+        found = eigenvalues_of(matrix, which=which)
+        for value in found.values:
+            truth.remove(min(truth, key=lambda other, value=value: abs(other - value)))
+        assert found.others is not None
+        assert found.others[0] <= truth[0]
+        assert truth[-1] <= found.others[1]

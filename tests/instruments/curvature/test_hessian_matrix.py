@@ -1,5 +1,6 @@
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -8,9 +9,15 @@ from torch.nn import functional as F
 
 from nablab.errors import UsageError
 from nablab.instruments import Closure
-from nablab.instruments.base.replicas import Replicas
+from nablab.instruments.base.replicas import ReplicaObjective, Replicas
 from nablab.instruments.curvature.hessian_matrix import hessian_matrix
-from nablab.instruments.curvature.hessian_methods import DOUBLE_BACKWARD
+from nablab.instruments.curvature.hessian_methods import (
+    DOUBLE_BACKWARD,
+    PAST_ARGUMENTS,
+    TIED,
+    choose_way,
+    hessian_blocks,
+)
 from tests.instruments.networks import Sine
 
 METHODS = ["dense", "forward-over-reverse", "double-backward"]
@@ -297,3 +304,56 @@ def test_the_figure_names_the_parameters():
     ]
     assert axes.images[0].get_array().shape == (27, 27)
     assert hessian_matrix(Replicas.stack([network()] * 2), "mse", batch()).plot().axes
+
+
+def held_penalty(strength):
+    """A loss(output, target) that holds the model and penalizes its weights past its arguments."""
+    held = {}
+
+    def loss(output, target):
+        return F.mse_loss(output, target) + strength * sum(
+            p.square().sum() for p in held["model"].parameters()
+        )
+
+    return loss, held
+
+
+@pytest.mark.parametrize("strength", [0.1, 1e-7])
+def test_the_dense_method_is_left_where_the_loss_reaches_past_its_arguments(strength):
+    module, data = network(), batch()
+    loss, held = held_penalty(strength)
+    held["model"] = module
+    objective = ReplicaObjective(module, loss, data)
+    held["model"] = objective.base.model
+    way = choose_way(objective, "auto")
+    assert way.method == "forward-over-reverse"
+    assert way.notes == (PAST_ARGUMENTS,)
+    (_, found), *_ = hessian_blocks(objective, way)
+    truth = dense_truth(network(), squared, data) + 2 * strength * np.eye(27)
+    assert found[0].numpy() == pytest.approx(truth, rel=1e-12, abs=1e-14)
+    with pytest.raises(UsageError, match="sees nothing else"):
+        choose_way(objective, "dense")
+
+
+def test_samples_that_are_tied_on_a_later_batch_only():
+    def loss(output, target):
+        own = output[:, :1]
+        tied = (own[2:] * own[:-2]).mean() if len(own) > 2 else 0.0
+        return (output - target).square().mean() + tied
+
+    module, (x, y) = network(), batch()
+    found = hessian_matrix(module, loss, [(x[:2], y[:2]), (x[2:], y[2:])], check=False)
+    parts = [dense_truth(module, loss, (x[a:b], y[a:b])) for a, b in ((0, 2), (2, 12))]
+    assert found.matrix == pytest.approx((2 * parts[0] + 10 * parts[1]) / 12, rel=1e-11, abs=1e-13)
+    assert found.method == "forward-over-reverse"
+    assert TIED in found.notes
+
+
+def test_differences_are_near_the_exact_hessian_and_their_error_is_known():
+    module, data = network(), batch()
+    found = hessian_matrix(module, "mse", data, method="finite-difference")
+    truth = hessian_matrix(module, "mse", data).matrix
+    assert found.method == "finite-difference"
+    error = abs(found.matrix - truth).max() / abs(truth).max()
+    assert 1e-13 < error < 1e-8
+    assert found.rounding > 1e-11

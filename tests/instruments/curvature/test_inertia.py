@@ -1,8 +1,12 @@
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from scipy.stats import binomtest
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from nablab.errors import UsageError
 from nablab.instruments import Closure
@@ -203,3 +207,144 @@ def test_the_figures_show_the_counts():
     many = inertia(Replicas.stack(modules), "mse", (x, x), neighbors=0).plot().axes[0]
     assert many.get_xlabel() == "loss"
     assert [len(line.get_xdata()) for line in many.lines] == [0, 4]
+
+
+# Losses that are others with the samples, or what is taken for samples, in another order
+
+
+class TimeFirst(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.recurrent, self.head = nn.LSTM(2, 2), nn.Linear(2, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.recurrent(x)[0].mean(0))
+
+
+class OneSequence(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.recurrent, self.head = nn.GRU(2, 2), nn.Linear(2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.recurrent(x)[0])
+
+
+class Graph(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(2, 3), nn.Linear(3, 3)
+
+    def forward(self, x: Tensor, edges: Tensor) -> Tensor:
+        def passed(h: Tensor) -> Tensor:
+            return h + torch.zeros_like(h).index_add(0, edges[1], h[edges[0]])
+
+        return self.last(passed(self.first(passed(x)).tanh()))
+
+
+class Masked(nn.Module):
+    """Attention whose causal mask (T, T) stands in the batch, with as many samples as steps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention, self.head = nn.MultiheadAttention(2, 1, batch_first=True), nn.Linear(2, 3)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        return self.head(self.attention(x, x, x, attn_mask=mask, need_weights=False)[0].mean(1))
+
+
+class Packed(nn.Module):
+    """Sequences by descending length, as `pack_padded_sequence` asks for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.recurrent, self.head = nn.RNN(2, 3, batch_first=True), nn.Linear(3, 3)
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        packed = nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True)
+        return self.head(self.recurrent(packed)[1][0])
+
+
+def cox(output: Tensor, events: Tensor) -> Tensor:
+    """The partial likelihood of Cox, of rows sorted by time."""
+    risk = output[:, 0]
+    return -((risk - torch.logcumsumexp(risk, 0)) * events[:, 0]).mean()
+
+
+def ordered(name: str) -> tuple[nn.Module, Any, Any]:
+    torch.manual_seed(3)
+    wide = {"dtype": torch.float64}
+    x, t = torch.randn(8, 2, **wide), torch.randn(8, 1, **wide)
+    labels = torch.randint(0, 3, (8,))
+    weights = torch.rand(8, 1, **wide)
+    network = nn.Sequential(nn.Linear(2, 3), nn.Softmax(dim=1), nn.Linear(3, 1))
+    upper = torch.triu(torch.ones(5, 5, dtype=torch.bool), 1)
+    return {
+        "time first": lambda: (TimeFirst(), "cross_entropy", (torch.randn(4, 8, 2, **wide), labels)),
+        "one sequence": lambda: (OneSequence(), "mse", (x, t)),
+        "graph": lambda: (Graph(), "cross_entropy", (x, torch.randint(0, 8, (2, 15)), labels)),
+        "mask": lambda: (Masked(), "cross_entropy", (torch.randn(5, 5, 2, **wide), upper, labels[:5])),
+        "lengths": lambda: (
+            Packed(),
+            "cross_entropy",
+            (torch.randn(4, 5, 2, **wide), torch.tensor([5, 4, 4, 2]), labels[:4]),
+        ),
+        "weights": lambda: (network, lambda o, q: (weights * (o - q) ** 2).mean(), (x, t)),
+        "weights, dense": lambda: (
+            nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 1)),
+            lambda o, q: (weights * (o - q) ** 2).mean(),
+            (x, t),
+        ),
+        "cox": lambda: (network, cox, (x, (torch.rand(8, 1) > 0.3).double())),
+    }[name]()
+
+
+ORDERED = ["time first", "one sequence", "graph", "mask", "lengths", "weights", "weights, dense", "cox"]
+
+
+@pytest.mark.parametrize("name", ORDERED)
+def test_losses_that_are_others_in_another_order_keep_their_inertia(name: str) -> None:
+    model, loss, data = ordered(name)
+    found = inertia(model, loss, data, neighbors=0)
+    assert found.rounding < 1e-11 * np.abs(found.eigenvalues).max()
+    model, loss, data = ordered(name)
+    criterion = loss if callable(loss) else {"mse": F.mse_loss, "cross_entropy": F.cross_entropy}[loss]
+    own = list(model.double().parameters())
+    with sdpa_kernel(SDPBackend.MATH):
+        value = criterion(model(*data[:-1]), data[-1])
+        gradient = torch.cat([g.flatten() for g in torch.autograd.grad(value, own, create_graph=True)])
+        rows = [torch.autograd.grad(g, own, retain_graph=True, materialize_grads=True) for g in gradient]
+    truth = np.linalg.eigvalsh(torch.stack([torch.cat([g.flatten() for g in row]) for row in rows]).numpy())
+    floor = 1e-11 * np.abs(truth).max()
+    assert found.triple == ((truth > floor).sum(), (abs(truth) <= floor).sum(), (truth < -floor).sum())
+
+
+def test_a_point_on_a_kink_is_counted_on_its_side_and_it_is_said() -> None:
+    """The network of the textbook for exclusive or: one unit's input is 1 - 1 for two of the samples."""
+    model = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 1)).double()
+    with torch.no_grad():
+        model[0].weight.fill_(1.0)
+        model[0].bias.copy_(torch.tensor([0.0, -1.0]))
+        model[2].weight.copy_(torch.tensor([[1.0, -2.0]]))
+        model[2].bias.zero_()
+    x = torch.tensor([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]], dtype=torch.float64)
+    found = inertia(model, "mse", (x, torch.tensor([[0.0], [1.0], [1.0], [0.0]]).double()), neighbors=0)
+    # At a loss of 0 the Hessian is J'J / 2, of the rank of the outputs' Jacobian: 4 samples.
+    assert found.triple == (4, 5, 0)
+    assert any("lies on a kink" in note for note in found.notes)
+
+
+def test_few_digits_inside_the_model_are_counted_and_said() -> None:
+    class Casting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(1)
+            self.first, self.last = nn.Linear(2, 3), nn.Linear(3, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(self.first(x).float().tanh().to(x.dtype))
+
+    x, y = torch.randn(12, 2), torch.randn(12, 2)
+    found = inertia(Casting(), "mse", (x, y), neighbors=0)
+    assert found.noise_floor > 1e-9
+    assert not any("contradicts" in note for note in found.notes)

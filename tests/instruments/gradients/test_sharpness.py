@@ -251,3 +251,46 @@ def test_the_figures() -> None:
     (axes,) = average.plot().axes
     assert sum(patch.get_height() for patch in axes.patches) == 50
     assert axes.get_xlabel() == "rise of the loss (radius 0.01)"
+
+
+@pytest.mark.parametrize("definition", ["keskar", "average", "adaptive"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_refused(definition: str, dtype: torch.dtype) -> None:
+    with pytest.raises(UsageError, match=r"Sharpness cannot be measured in b?float16.*dtype=torch.float32"):
+        sharpness(
+            nn.Linear(4, 3), "mse", (torch.ones(5, 4), torch.ones(5, 3)), definition=definition, dtype=dtype
+        )
+
+
+@pytest.mark.parametrize(
+    ("definition", "weight", "options"),
+    [
+        ("average", 1e5, {}),
+        ("keskar", 1.0, {"radius": 1e-7}),
+        ("keskar", 1e4, {"radius": 1e-7, "subspace": 3}),
+        ("adaptive", 1.0, {"radius": 1e-6}),
+        ("adaptive", 1.0, {"radius": 1e-6, "norm": "l2"}),
+    ],
+)
+def test_steps_that_rounding_swallows_are_noted(
+    definition: str, weight: float, options: dict[str, Any]
+) -> None:
+    torch.manual_seed(0)
+    model = nn.Linear(4, 3)
+    model.weight.data.uniform_(-weight, weight)
+    data = torch.randn(6, 4), torch.randn(6, 3)
+    coarse = sharpness(model, "mse", data, definition=definition, **options)
+    assert any("lost to the rounding of the weights in float32" in note for note in coarse.notes)
+    fine = sharpness(model, "mse", data, definition=definition, dtype=torch.float64, **options)
+    assert not any("lost to the rounding" in note for note in fine.notes)
+    usual = sharpness(nn.Linear(4, 3), "mse", data, definition=definition)
+    assert usual.notes == ()
+
+
+def test_a_rise_within_the_rounding_of_the_loss_is_noted() -> None:
+    torch.manual_seed(0)
+    model, data = nn.Linear(4, 3), (torch.randn(6, 4), torch.randn(6, 3))
+    found = sharpness(model, lambda o, t: 1e4 + (o - t).square().mean(), data, definition="adaptive")
+    assert any("is within the rounding of the loss" in note for note in found.notes)
+    usual = sharpness(model, "mse", data, definition="adaptive")
+    assert usual.notes == ()

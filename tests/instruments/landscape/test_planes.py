@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from nablab.errors import UsageError
@@ -440,3 +441,23 @@ def test_a_diverged_model_is_refused() -> None:
         model[0].weight[0, 0] = float("nan")
     with pytest.raises(UsageError, match=r"'0\.weight' holds 1 values that are NaN"):
         loss_plane(model, "cross_entropy", classes())
+
+
+def test_a_loss_that_holds_the_model_is_right_at_every_point() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1))
+    data = torch.randn(9, 3), torch.randn(9, 1)
+
+    def holding(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        return F.mse_loss(output, target) + 0.1 * sum(p.square().sum() for p in model.parameters())
+
+    def given(network: nn.Module, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        penalty = sum(p.square().sum() for p in network.parameters())
+        return F.mse_loss(network(batch[0]), batch[1]) + 0.1 * penalty
+
+    for batched in (True, False):
+        found, right = (
+            loss_plane(model, loss, data, resolution=5, batched=batched, dtype=torch.float64).values
+            for loss in (holding, Closure(given))
+        )
+        assert found["data"]["loss"] == pytest.approx(right["data"]["loss"], rel=1e-9)

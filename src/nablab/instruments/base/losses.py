@@ -214,18 +214,6 @@ def _reshaping(output: Tensor, target: Tensor) -> str:
     return ", for instance with y.unsqueeze(-1)" if output.shape == (*target.shape, 1) else ""
 
 
-class Outputs(nn.Module):
-    """The outputs of a model on the inputs of a batch, under the names that `Evaluation` gives tensors."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, inputs: Any) -> Any:
-        """What the model returns."""
-        return call(self.model, inputs)
-
-
 def call(model: nn.Module, inputs: Any) -> Any:
     """``model(inputs)``, ``model(*inputs)`` for a tuple or list, ``model(**inputs)`` for a mapping."""
     if isinstance(inputs, Mapping):

@@ -82,7 +82,7 @@ class Placement:
         self._saved = [_Contents(module) for module in self._modules]
         interrupts.opened(self.restore)
         for (place, key), tensor in self._loose:
-            place[key] = _converted(tensor, dtype, device)
+            place[key] = converted(tensor, dtype, device)
         for place, key in self._containers:
             place[key] = self._converted_list(place[key], dtype, device)
         for module in self._modules:
@@ -119,7 +119,7 @@ class Placement:
     def _converted_list(self, value: Any, dtype: torch.dtype | None, device: torch.device) -> Any:
         """A list or dictionary with the tensors in it converted; those with names get theirs by `put`."""
         if isinstance(value, Tensor):
-            return value if id(value) in self._names else _converted(value, dtype, device)
+            return value if id(value) in self._names else converted(value, dtype, device)
         if type(value) is tuple:
             return tuple(self._converted_list(part, dtype, device) for part in value)
         if type(value) not in (list, dict):
@@ -229,7 +229,8 @@ def _holds_tensor(value: Any, depth: int = 0) -> bool:
     return any(isinstance(part, Tensor) or _holds_tensor(part, depth + 1) for part in parts)
 
 
-def _converted(tensor: Tensor, dtype: torch.dtype | None, device: torch.device) -> Tensor:
+def converted(tensor: Tensor, dtype: torch.dtype | None, device: torch.device) -> Tensor:
+    """A copy without a graph; a floating-point tensor in another dtype, or in its own if that is None."""
     kind = dtype if tensor.is_floating_point() else None
     return tensor.detach().to(device, kind, copy=True)
 

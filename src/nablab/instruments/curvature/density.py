@@ -32,6 +32,7 @@ from nablab.instruments.curvature.matrices import (
     notes_of,
     random_signs,
     require_rows,
+    roundoff_of,
     rows_that_fit,
 )
 
@@ -287,8 +288,7 @@ def density_of(
         nodes=nodes,
         weights=weights,
         residuals=residuals,
-        # Rounding of a product adds up over entries as a random walk; ten such lengths are safe.
-        roundoff=10 * float(np.sqrt(matrix.shape[0])) * torch.finfo(matrix.dtype).eps * scale,
+        roundoff=roundoff_of(matrix, scale),
         products=sum(len(nodes) for nodes, _, _ in runs),
         gradients=gradients_spent(matrix) - spent,
         notes=notes_of(matrix),

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from nablab.errors import UsageError, unknown
 from nablab.instruments.base.measurement import Expected, Measurement, Size, instrument
-from nablab.instruments.curvature.lanczos import BREAKDOWN, Krylov, unseen_around
+from nablab.instruments.curvature.lanczos import Krylov, beyond_breakdown, unseen_beyond
 from nablab.instruments.curvature.matrices import (
     Array,
     Curvature,
@@ -30,6 +30,7 @@ from nablab.instruments.curvature.matrices import (
     gradients_spent,
     notes_of,
     random_vector,
+    roundoff_of,
     rows_that_fit,
 )
 
@@ -254,8 +255,8 @@ class _Search:
             self._settle()
             return False
         self._lock()
-        spread = 0.0
-        for step in range(1, 1 + max(CHECK_LEAST, round(CHECK_SHARE * self.products))):
+        krylov.neglected, ended, steps = 0.0, 0, 0
+        for _ in range(max(CHECK_LEAST, round(CHECK_SHARE * self.products))):
             if krylov.full or self.products >= self.max_products:
                 break
             self._step()
@@ -265,22 +266,21 @@ class _Search:
             if self._lies_outside(low, high, self.tolerance):
                 self.goal = self.tolerance
                 return True
-            ended = krylov.coupling == 0  # an invariant subspace: what it holds is exact but for rounding
-            spread = krylov.coupling if step == 1 else spread
-            if not ended:
-                left = self.matrix.shape[0] - self.needed
-                low, high = unseen_around(low, high, step, left, CHANCE, spread=spread)
-            self.others = self._rounded(low, high)
+            steps += 1
+            self.others = self._bounds(low, high, steps, ended + (krylov.coupling == 0))
             self.certified = not self._lies_outside(*self.others, CHECK_SLACK)
-            if ended or self.certified:
+            if self.certified:
                 break
+            if krylov.coupling == 0:  # the next product starts a sequence from a new random vector
+                ended, steps = ended + 1, 0
         return False
 
     def _settle(self) -> None:
         """The basis is the whole space: nothing can have been missed."""
         values = self._ritz()[0]
         rest = np.delete(values, _select(values, self.count, self.which))
-        self.others = self._rounded(float(rest.min()), float(rest.max())) if rest.size else None
+        margin = roundoff_of(self.matrix, self.norm)
+        self.others = (float(rest.min()) - margin, float(rest.max()) + margin) if rest.size else None
         self.certified = True
 
     def result(self) -> Eigenvalues:
@@ -346,13 +346,25 @@ class _Search:
         fresh = random_vector(self.matrix, self.generator)
         self.krylov.lock(values[wanted], rotation[:, wanted], residuals[wanted], fresh)
 
-    def _rounded(self, low: float, high: float) -> tuple[float, float]:
-        """An interval of eigenvalues with what the rounding of the products hides at either end.
+    def _bounds(self, low: float, high: float, steps: int, ended: int) -> tuple[float, float]:
+        """Where the others lie, from the steps of the sequence that goes on and from those that ended."""
+        size = self.matrix.shape[0] - self.needed
+        margin = roundoff_of(self.matrix, self.norm)
+        # Beside one large eigenvalue the lowest Ritz value is no lower bound yet, so each end is bounded from
+        # the other: the largest is known, or it would have been found.
+        least, most = self._chebyshev(low, high, steps, size)
+        if ended:
+            reach = beyond_breakdown(self.krylov.neglected, ended, size, CHANCE)
+            least, most = max(least, low - reach), min(most, high + reach)
+        return least - margin, most + margin
 
-        Beside one value of a million, float32 takes a coupling of 1 for the end of the subspace.
-        """
-        hidden = BREAKDOWN * torch.finfo(self.krylov.vectors.dtype).eps * self.krylov.scale
-        return low - hidden, high + hidden
+    def _chebyshev(self, low: float, high: float, steps: int, size: int) -> tuple[float, float]:
+        """What steps from one random start leave to both ends of the spectrum."""
+        if self.which == "smallest":
+            most = unseen_beyond(high, min(self.lowest, low), steps, size, CHANCE)
+            return -unseen_beyond(-low, -max(self.highest, most), steps, size, CHANCE), most
+        least = -unseen_beyond(-low, -max(self.highest, high), steps, size, CHANCE)
+        return least, unseen_beyond(high, min(self.lowest, least), steps, size, CHANCE)
 
     def _lies_outside(self, low: float, high: float, slack: float) -> bool:
         """Whether an interval of other eigenvalues reaches beyond those listed by a share of the norm."""

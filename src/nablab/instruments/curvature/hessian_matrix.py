@@ -34,8 +34,8 @@ KINK = (
     "Hessians. This is the one on the side that PyTorch takes."
 )
 IMPRECISE = (
-    "Two computations of the Hessian differ by {error:.1g} of its norm (noise_floor and rounding count this): "
-    "the loss is computed in few digits somewhere, or a derivative is wrong."
+    "Two computations of the Hessian differ by {error:.1g} of its norm, which rounding and noise_floor "
+    "count: the loss is computed in few digits somewhere, or a derivative is wrong."
 )
 MAX_BYTES = 4 * 10**9
 
@@ -156,7 +156,7 @@ def hessian_matrix(
         matrices[part], errors[0, part] = symmetrized(found)
         errors[1, part] = rounding_norm(objective, part, matrices[part])
     errors = relative(errors, matrices.flatten(1).norm(dim=1))
-    notes = objective.notes + way.notes + precision_notes(*errors, torch.finfo(errors.dtype).eps)
+    notes = objective.notes + way.notes + precision_notes(errors[0], errors[1])
     ratios = errors.cpu().double().numpy()
     arrays = matrices.cpu().double().numpy()
     return HessianMatrix(
@@ -214,56 +214,53 @@ def rounding_norm(objective: ReplicaObjective, numbers: Tensor, matrices: Tensor
     part = objective.subset(numbers)
     if isinstance(part, ByDifferences):
         part.stretch = 2.0  # another step, so that its error shows
-    generator = torch.Generator().manual_seed(seed)
-    size, epsilon = part.base.size, torch.finfo(matrices.dtype).eps
-    signs = (2 * torch.randint(0, 2, (size,), generator=generator) - 1).to(matrices)
-    probes = [torch.randn(size, generator=generator, dtype=torch.float64).to(matrices) for _ in range(PROBES)]
-    found = _distances(part, matrices, part.points * (1 + epsilon * signs), probes)
-    norms = matrices.flatten(1).norm(dim=1)
-    suspect = found > epsilon**0.5 * norms
+    probes = _probes(part, seed)
+    epsilon = torch.finfo(matrices.dtype).eps
+    found = _distances(part, matrices, probes, epsilon)
+    suspect = found > epsilon**0.5 * matrices.flatten(1).norm(dim=1)
     if bool(suspect.any()):
-        found, kinked = _without_kinks(part, matrices, signs, probes, found, suspect)
+        # What a kink adds does not grow with the step of the weights, and is gone without a step.
+        further = _distances(part, matrices, probes, FURTHER * epsilon)
+        still = _distances(part, matrices, probes, 0.0)
+        kinked = suspect & (further < FURTHER**0.5 * found) & (still < found / FURTHER)
+        found = torch.where(kinked, still, found)
         if bool(kinked.any()) and KINK not in objective.notes:
             objective.notes += (KINK,)
     objective.spent += part.spent
     return found
 
 
-def _without_kinks(
-    part: ReplicaObjective,
-    matrices: Tensor,
-    signs: Tensor,
-    probes: Sequence[Tensor],
-    found: Tensor,
-    suspect: Tensor,
-) -> tuple[Tensor, Tensor]:
-    """The distances (k,) without those that come of a kink, and where there is one (k,).
-
-    What a kink adds does not grow with the step of the weights, and is gone without a step.
-    """
-    epsilon = torch.finfo(matrices.dtype).eps
-    further = _distances(part, matrices, part.points * (1 + FURTHER * epsilon * signs), probes)
-    still = _distances(part, matrices, part.points, probes)
-    kinked = suspect & (further < FURTHER**0.5 * found) & (still < found / FURTHER)
-    return torch.where(kinked, still, found), kinked
+def _probes(part: ReplicaObjective, seed: int) -> list[tuple[Tensor, Tensor]]:
+    """Random vectors (P,) with random signs (P,) each."""
+    generator = torch.Generator().manual_seed(seed)
+    size, like = part.base.size, part.points
+    return [
+        (
+            torch.randn(size, generator=generator, dtype=torch.float64).to(like),
+            (2 * torch.randint(0, 2, (size,), generator=generator) - 1).to(like),
+        )
+        for _ in range(PROBES)
+    ]
 
 
-def _distances(part: ReplicaObjective, matrices: Tensor, points: Tensor, probes: Sequence[Tensor]) -> Tensor:
-    """The root mean square (k,) over probes of matrices times a probe less the product at points (k, P)."""
+def _distances(
+    part: ReplicaObjective, matrices: Tensor, probes: Sequence[tuple[Tensor, Tensor]], step: float
+) -> Tensor:
+    """The root mean square (k,) over probes of a product less that with weights moved by a share ``step``."""
     total = matrices.new_zeros(len(matrices))
-    for vector in probes:
-        vectors = vector.expand_as(points)  # the same for each, so that none depends on the others
+    for vector, signs in probes:
+        vectors = vector.expand_as(part.points)  # the same for each, so that none depends on the others
         # Three times the vector has another mantissa, so that products round anew where points do not move.
-        product = part.products(points, 3 * vectors) / 3
+        product = part.products(part.points * (1 + step * signs), 3 * vectors) / 3
         difference = product - (matrices @ vectors[..., None])[..., 0]
         total += difference.square().sum(dim=1) / len(probes)
     return total.sqrt()
 
 
-def precision_notes(asymmetry: Tensor, rounding: Tensor, epsilon: float) -> tuple[str, ...]:
+def precision_notes(asymmetry: Tensor, rounding: Tensor) -> tuple[str, ...]:
     """What to say of Hessians whose error, relative to their norms (k,), is above half of the digits."""
     worst = float(torch.maximum(asymmetry, rounding).max())
-    return (IMPRECISE.format(error=worst),) if worst > epsilon**0.5 else ()
+    return (IMPRECISE.format(error=worst),) if worst > torch.finfo(rounding.dtype).eps ** 0.5 else ()
 
 
 def relative(norms: Tensor, wholes: Tensor) -> Tensor:

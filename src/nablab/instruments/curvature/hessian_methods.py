@@ -12,11 +12,12 @@ from torch.func import grad, jvp, vmap
 
 from nablab.errors import UsageError, unknown
 from nablab.instruments.base.batches import Batches, part_of, tensors_in
-from nablab.instruments.base.graphs import counting_saved_bytes, free_memory
+from nablab.instruments.base.graphs import free_memory
 from nablab.instruments.base.losses import Penalized, split
 from nablab.instruments.base.replicas import ForwardDifferentiable, LossOf, ReplicaObjective
 from nablab.instruments.curvature.dense_hessian import DenseLayer, dense_hessians, dense_layers
 from nablab.instruments.curvature.differences import ByDifferences
+from nablab.instruments.curvature.operators import kept_bytes
 
 Method = Literal["auto", "dense", "forward-over-reverse", "double-backward", "finite-difference"]
 
@@ -31,6 +32,10 @@ SAME = 1e4  # roundoffs
 DOUBLE_BACKWARD = (
     "Rows of the Hessian were computed one by one, by double backward passes: this model has no usable "
     "forward-mode derivative ({why})."
+)
+BY_FORWARD_MODE = (
+    "The Hessian itself was computed by forward mode, which agrees with those differences and is exact; "
+    "`rounding` is the distance to them."
 )
 PAST_ARGUMENTS = (
     "The fast method for dense networks was left: it does not give what differentiating the loss gives. "
@@ -104,7 +109,7 @@ def _general_way(objective: ReplicaObjective, notes: tuple[str, ...]) -> Way:
         why = str(error).strip().splitlines()[0][:120]
     objective.spent += first.spent
     if not why:
-        return Way("forward-over-reverse", notes)
+        return Way("forward-over-reverse", (*notes, BY_FORWARD_MODE) if differences else notes)
     if differences:
         return Way("finite-difference", notes)
     return Way("double-backward", (*notes, DOUBLE_BACKWARD.format(why=why)))
@@ -170,13 +175,19 @@ def _sizes(objective: ReplicaObjective, way: Way, chunk: int | None) -> tuple[in
         return 1, most
     first = objective.subset(torch.arange(1))
     batch = objective.batches.items[0]
-    with objective.quiet(), counting_saved_bytes() as saved:
+
+    def linearize() -> None:
         leaf = first.points.detach().clone().requires_grad_()
         value = first.batch_losses(leaf, batch).sum()
         if value.requires_grad:
             torch.autograd.grad(value, leaf, create_graph=not isinstance(objective, ByDifferences))
+
+    with objective.quiet():
+        kept = kept_bytes(linearize)
+    if kept is None:
+        return min(chunk or COLUMNS, size), 1
     allowed = min(WORKING_BYTES, free_memory(objective.base.device) / 8)
-    fits = max(1, int(allowed / max(1, saved["bytes"])))
+    fits = max(1, int(allowed / max(1, kept)))
     columns = min(chunk or min(COLUMNS, fits), size)
     return columns, min(most, max(1, min(TOGETHER, fits // columns)))
 

@@ -277,7 +277,7 @@ def inertia(
     arrays["gradient_norm"] = gradients.norm(dim=1).cpu().double().numpy()
     counts = _counts(arrays, noise_factor, absolute_floor, torch.finfo(objective.base.dtype).eps)
     errors = relative(torch.stack([found["asymmetry"], found["rounding"]]), sizes)
-    notes = objective.notes + way.notes + precision_notes(*errors, torch.finfo(sizes.dtype).eps)
+    notes = objective.notes + way.notes + precision_notes(errors[0], errors[1])
     higher = _higher_neighbors(objective, losses, neighbors, radii, seed)
     fields: dict[str, Any] = {**arrays, **counts, **_shares(higher, neighbors)}
     if objective.single:

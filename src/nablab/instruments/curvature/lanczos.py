@@ -42,6 +42,7 @@ class Krylov:
         size: Rows that have been multiplied, m.
         coupling: b, or 0 at a breakdown.
         scale: The largest norm of a product so far.
+        neglected: The largest coupling that was taken as 0.
         defects: For each row what its residual holds beyond the coupling (0 unless `lock` was called).
     """
 
@@ -49,7 +50,7 @@ class Krylov:
         self.vectors = torch.empty(capacity + 1, start.numel(), dtype=start.dtype, device=start.device)
         self.projected = np.zeros((capacity, capacity))
         self.defects = np.zeros(capacity)
-        self.size, self.coupling, self.scale = 0, 0.0, 0.0
+        self.size, self.coupling, self.scale, self.neglected = 0, 0.0, 0.0, 0.0
         self.vectors[0] = start / start.norm()
 
     @property
@@ -73,7 +74,7 @@ class Krylov:
         self.coupling = float(rest.norm())
         roundoff = torch.finfo(rest.dtype).eps
         if self.size == rest.numel() or self.coupling <= BREAKDOWN * roundoff * self.scale:
-            self.coupling = 0.0
+            self.neglected, self.coupling = max(self.neglected, self.coupling), 0.0
         else:
             self.vectors[self.size] = rest / self.coupling
         return self.coupling
@@ -128,6 +129,28 @@ class Krylov:
         return torch.addmv(rest, basis.T, second, alpha=-1), first + second
 
 
+def beyond_breakdown(neglected: float, sequences: int, size: int, chance: float) -> float:
+    r"""How far an eigenvalue may lie from all Ritz values of sequences that ended, but for a stated chance.
+
+    A Krylov sequence ends where its coupling :math:`\beta` is no more than rounding: in float32, beside a
+    large eigenvalue, that is long before it has seen everything. With :math:`c` the component of an
+    eigenvector in its start, some Ritz value lies within :math:`\beta / |c|` of the eigenvalue. The chance of
+    a component below :math:`c` is at most :math:`\sqrt{2 P c^2 / \pi}` for each random start, and all of
+    them must have one.
+
+    Args:
+        neglected: The largest coupling at which a sequence ended.
+        sequences: How many ended, at least 1.
+        size: Dimensions in which the starts were drawn.
+        chance: The chance that is accepted.
+
+    >>> beyond_breakdown(1e-6, 1, 157, 1e-3)
+    0.009997...
+    """
+    component = math.pow(chance, 1 / sequences) * math.sqrt(math.pi / (2 * size))
+    return neglected / component
+
+
 def unseen_beyond(highest: float, lowest: float, steps: int, size: int, chance: float) -> float:
     r"""The level that no eigenvalue exceeds, but for a stated chance, after Lanczos from a random start.
 
@@ -145,7 +168,7 @@ def unseen_beyond(highest: float, lowest: float, steps: int, size: int, chance: 
 
     Args:
         highest: The highest Ritz value of the run.
-        lowest: A lower bound of the spectrum; a Ritz value is none (see `unseen_around`).
+        lowest: A lower bound of the spectrum (in practice the lowest Ritz value seen).
         steps: Products of the run, at least 1.
         size: Dimensions in which the start was drawn.
         chance: The chance that is accepted.
@@ -165,34 +188,3 @@ def unseen_beyond(highest: float, lowest: float, steps: int, size: int, chance: 
 
     low, high = math.log(1e-14), math.log(2 * size / chance**2 + 1)
     return highest + width * math.exp(brentq(excess, low, high)) if excess(low) > 0 else highest
-
-
-def unseen_around(
-    low: float, high: float, steps: int, size: int, chance: float, *, spread: float
-) -> tuple[float, float]:
-    r"""The interval that holds all eigenvalues but for a chance at either end, from Ritz values.
-
-    `unseen_beyond` needs a bound of the other end. The two ends bound each other: with
-    :math:`g` the excess of that bound in units of the width that it is given, no end lies
-    farther out than :math:`d = g (w + d)` with the width :math:`w` of the Ritz values, so
-    :math:`d = g w / (1 - g)`. Early in a run, where :math:`g \ge 1`, the first step's bound
-    holds: an eigenvalue whose eigenvector has the component :math:`c` in the start lies at
-    most :math:`b / c` from the start's Rayleigh quotient, :math:`b` being the first coupling
-    (the spread of the spectrum as the start sees it).
-
-    Args:
-        low: The lowest Ritz value of the run.
-        high: The highest.
-        steps: Products of the run, at least 1.
-        size: Dimensions in which the start was drawn.
-        chance: The chance that is accepted.
-        spread: The coupling after the first product.
-
-    >>> low, high = unseen_around(0.0, 1.0, 30, 1000, 1e-3, spread=0.3)
-    >>> -0.1 < low < 0 and 1 < high < 1.1
-    True
-    """
-    share = unseen_beyond(1.0, 0.0, steps, size, chance) - 1
-    farthest = spread / (chance * math.sqrt(math.pi / (2 * size))) + high - low
-    beyond = min(farthest, share * (high - low) / (1 - share)) if share < 1 and steps > 1 else farthest
-    return low - beyond, high + beyond

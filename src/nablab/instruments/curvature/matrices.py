@@ -12,15 +12,16 @@ from torch import Tensor
 
 from nablab.errors import UsageError, unknown
 from nablab.instruments.base.graphs import free_memory
-from nablab.instruments.curvature.operators import GaussNewtonOperator, HessianOperator, Operator
+from nablab.instruments.curvature.gauss_newton import GaussNewtonOperator
+from nablab.instruments.curvature.operators import HessianOperator, Operator
 
 Array = NDArray[np.float64]
 Curvature = Literal["hessian", "gauss-newton"]
 
 NOT_FINITE = (
-    "{what} holds {bad} entries that are NaN or infinite, although weights, data and loss are finite: the loss "
-    "has no finite second derivative here (a square root or a norm at zero does this). Smooth that function, "
-    "or measure at another point."
+    "{what} holds {bad} entries that are NaN or infinite, although weights, data and loss are finite: "
+    "the loss has no finite second derivative here (a square root or a norm at zero does this). "
+    "Smooth that function, or measure at another point."
 )
 MEMORY_SHARE = 0.5  # of the free memory may be filled with vectors
 
@@ -118,6 +119,12 @@ def check_matrix(matrix: Matrix) -> None:
             "real matrix. Give a HessianOperator, a GaussNewtonOperator or a square tensor of "
             "floating-point numbers."
         )
+
+
+def roundoff_of(matrix: Matrix, scale: float) -> float:
+    """To how much an eigenvalue of a matrix of norm ``scale`` is known at best, from its dtype."""
+    # Rounding of a product adds up over entries as a random walk; ten such lengths are safe.
+    return 10 * math.sqrt(matrix.shape[0]) * torch.finfo(matrix.dtype).eps * scale
 
 
 def finite_norm(image: Tensor) -> float:

@@ -11,8 +11,9 @@ them on without a word. So every measurement of curvature begins with two produc
 A difference is itself only near the truth, and kinks (ReLU) put jumps into it. Three things keep it from
 raising false alarms. It is taken in float64, also for a measurement in float32, with steps of 1e-9 of the
 weights, so short that hardly ever a kink lies within. A product that is off is called wrong only if
-differences of several steps agree with each other far better than with it: rounding falls with the step,
-what kinks add changes with it. And a second direction must confirm it.
+differences of several steps, and those to either side, agree with each other far better than with it:
+rounding falls with the step, a kink nearby adds what changes with it, and at a kink the two sides differ.
+And a second direction must confirm it.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from torch import Tensor
 
 from nablab.errors import UsageError
 
-# Steps as shares of the weights. Shorter ones drown in rounding; at longer ones kinks of a large batch add up.
+# Steps as shares of the weights. Shorter ones drown in rounding; at longer ones kinks of many samples add up.
 STEPS = (1e-9, 8e-9, 6.4e-8, 5.12e-7, 4.096e-6)
 AGREEMENT = 1e-4  # of its size: a product that is this near to a difference is right
 NEGLIGIBLE = 1e-6  # of the whole: parameters whose rows are smaller cannot be told from rounding
@@ -152,7 +153,7 @@ class _Comparison:
         """Take differences until each part of the product is confirmed, or all steps are taken."""
         right: Tensor | None = None
         wrong = gaps = torch.zeros(len(claim.parts), dtype=torch.float64, device=vector.device)
-        previous: Tensor | None = None
+        previous = here = None
         difference = product
         for step in STEPS:
             ahead = claim.function(claim.point + step * vector)
@@ -167,8 +168,10 @@ class _Comparison:
             if previous is not None:
                 # A function that rounds, such as one that casts to float32, does not move at all.
                 moved = _norms(ahead - behind, claim.parts) > 0
-                settled = _norms(difference - previous, claim.parts) <= SETTLED * off
-                gaps = torch.where(settled & moved, off / sizes, gaps)
+                here = claim.function(claim.point) if here is None else here
+                sides = _norms(ahead - here - (here - behind), claim.parts) / step
+                spread = torch.maximum(_norms(difference - previous, claim.parts), sides)
+                gaps = torch.where((spread <= SETTLED * off) & moved, off / sizes, gaps)
                 wrong = torch.maximum(wrong, gaps)
             previous = difference
         found = torch.where(right, 0.0, wrong) if right is not None else wrong

@@ -23,6 +23,7 @@ from nablab.errors import UsageError, unknown
 from nablab.instruments.base.losses import Loss
 from nablab.instruments.base.measurement import Expected, Measurement, Size, instrument
 from nablab.instruments.base.objective import Objective
+from nablab.instruments.precision import refuse_half
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -39,6 +40,15 @@ RADII = {"keskar": 1e-3, "average": 1e-2, "adaptive": 5e-3}
 STEEPNESS = 10.0
 SETTLED = 0.01  # converged: the last step raised the rise by less than this share
 AT_BOUND = 1e-6  # relative distance at which a coordinate counts as lying on the bound
+COARSE = 0.01  # of a step may be lost to the rounding of the weights
+LOST = (
+    "About {lost:.0%} of a step is lost to the rounding of the weights in {dtype}: they are large beside the "
+    "radius. Measure with {remedy}."
+)
+HIDDEN = (
+    "The rise of {rise:.2g} is within the rounding of the loss ({loss:.4g} in {dtype}), and may be no rise. "
+    "Measure with {remedy}."
+)
 CRITICAL = (
     "The gradient is exactly 0 at the model's point: the search started from a random point of the "
     "neighborhood instead."
@@ -154,12 +164,14 @@ def sharpness(
         relative: For ``"average"``: :math:`\sigma |x_i|` as the standard deviation of each weight.
         norm: For ``"adaptive"``: ``"linf"`` (each weight changes by at most :math:`\rho |x_i|`) or ``"l2"``.
         parameters: Names or glob patterns of the parameters that may move.
-        dtype: The dtype of the loss; the search itself is in float64.
+        dtype: The dtype of the loss; the search itself is in float64. Half precision would round the steps
+            away and is refused; a model in half precision is measured in float32.
         batch_size: Cut batches, to bound the memory.
         seed: For draws, subspaces and random starts.
 
     Raises:
-        UsageError: See `Objective`; an unknown definition or norm, or a number that cannot work.
+        UsageError: See `Objective`; an unknown definition or norm, a number that cannot work, or half
+            precision.
 
     Keskar et al., "On large-batch training for deep learning", ICLR 2017, arXiv:1609.04836.
     Kwon et al., "ASAM", ICML 2021, arXiv:2102.11600.
@@ -175,7 +187,9 @@ def sharpness(
     """
     radius = _check_options(definition, norm, radius, iterations, subspace, draws)
     objective = Objective(model, loss, data, parameters=parameters, dtype=dtype, batch_size=batch_size)
+    refuse_half(objective.dtype, "Sharpness")
     generator = torch.Generator().manual_seed(seed)
+    _note_lost_steps(objective, definition, radius, subspace, relative, norm)
     value = objective.loss()
     if definition == "average":
         return _average(objective, value, radius, draws, relative, generator)
@@ -188,6 +202,7 @@ def sharpness(
     values = np.maximum.accumulate([value, *found])
     rise = float(values[-1]) - value
     last = float(values[-1] - values[-2]) if len(values) > 1 else math.inf
+    _note_hidden_rise(objective, rise, value)
     return Sharpness(
         sharpness=100 * rise / (1 + value) if definition == "keskar" else rise,
         standard_error=math.nan,
@@ -218,6 +233,7 @@ def _average(
         largest = max(largest, *pair)
         rises.append(sum(pair) / 2 - value)
     values = np.array(rises)
+    _note_hidden_rise(objective, float(values.mean()), value)
     return Sharpness(
         sharpness=float(values.mean()),
         standard_error=float(values.std(ddof=1)) / math.sqrt(draws),
@@ -232,6 +248,42 @@ def _average(
         gradients=objective.spent,
         notes=objective.notes,
     )
+
+
+def _note_lost_steps(
+    objective: Objective, definition: str, radius: float, subspace: int | None, relative: bool, norm: str
+) -> None:
+    """Say so if the weights' last digits are no longer small beside the steps."""
+    point = objective.point.double()
+    length = float(point.norm())
+    if definition == "keskar" and subspace is None:
+        step = radius * float((point.abs() + 1).norm())
+    elif definition == "keskar":
+        step = radius * (length + math.sqrt(min(subspace or 0, len(point))))
+    elif definition == "average":
+        step = radius * (length if relative else math.sqrt(len(point)))
+    else:  # in the ball, every weight moves by the same share of the radius
+        step = radius * length / (math.sqrt(len(point)) if norm == "l2" else 1.0)
+    digit = torch.finfo(objective.dtype).eps / 2 * length
+    if digit > COARSE * step:
+        lost = min(digit / step, 1.0) if step else 1.0
+        note = LOST.format(lost=lost, dtype=_name(objective.dtype), remedy=_remedy(objective.dtype))
+        objective.notes += (note,)
+
+
+def _note_hidden_rise(objective: Objective, rise: float, value: float) -> None:
+    """Say so if the loss in its dtype cannot tell the rise from none."""
+    if value and abs(rise) <= 10 * torch.finfo(objective.dtype).eps * abs(value):
+        kinds = {"dtype": _name(objective.dtype), "remedy": _remedy(objective.dtype)}
+        objective.notes += (HIDDEN.format(rise=rise, loss=value, **kinds),)
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _remedy(dtype: torch.dtype) -> str:
+    return "a larger radius=" if dtype == torch.float64 else "dtype=torch.float64, or a larger radius="
 
 
 class _Rise:

@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from nablab.errors import UsageError
 from nablab.instruments.base.batches import Batches, read_batches
-from nablab.instruments.base.losses import Closure, Evaluation, Loss, Outputs, split
+from nablab.instruments.base.losses import Closure, Evaluation, Loss, call, split
 from nablab.instruments.base.placement import copied
 
 
@@ -65,25 +65,26 @@ class BatchNormEstimator:
                 "is nothing to re-estimate. Leave reestimate_batch_norm out."
             )
         self.passes = 0
-        self._layers, self._batches, self._closure = layers, batches, isinstance(loss, Closure)
+        self._layers, self._batches = layers, batches
         own = copied(model).requires_grad_(False)  # its weights may be written to
         for module in own.modules():
             if tracks(module):
                 module.train()
-        self._module = Evaluation(own, loss) if loss is not None and self._closure else Outputs(own)
+        self._model = own
+        self._evaluation = Evaluation(own, loss) if isinstance(loss, Closure) else None
 
     def __call__(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The running means and variances at weights given by name, by name of their buffers."""
         found: dict[str, _Moments] = {}
-        modules = dict(self._module.model.named_modules())
+        modules = dict(self._model.named_modules())
         handles = [modules[name].register_forward_pre_hook(_keep(name, found)) for name in self._layers]
-        own = dict(self._module.model.named_parameters()) | dict(self._module.model.named_buffers())
+        own = dict(self._model.named_parameters()) | dict(self._model.named_buffers())
         for name, tensor in tensors.items():
             own[name].data = tensor.detach().clone()  # of the dtype of the measurement
         try:
             with torch.no_grad():
                 for batch, _ in self._batches:
-                    self._module(batch if self._closure else split(batch)[0])
+                    self._pass(batch)
         finally:
             for handle in handles:
                 handle.remove()
@@ -96,6 +97,12 @@ class BatchNormEstimator:
             statistics[f"{name}.running_mean"] = moments.mean.to(like)
             statistics[f"{name}.running_var"] = variance.to(like)
         return statistics
+
+    def _pass(self, batch: Any) -> None:
+        if self._evaluation is not None:
+            self._evaluation(batch)
+        else:
+            call(self._model, split(batch)[0])
 
 
 def batch_norm_statistics(

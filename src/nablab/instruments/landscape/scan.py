@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.func import vmap
 
 from nablab.errors import UsageError, unknown
+from nablab.instruments.base.batches import Batches
 from nablab.instruments.base.losses import Closure, Loss, split
 from nablab.instruments.base.objective import Objective
 from nablab.instruments.landscape.dense_blocks import DenseBlocks
@@ -234,7 +235,7 @@ class Scan:
         with objective.quiet(), torch.no_grad():
             found = [self._one(objective, objective.values, batch) for batch, _ in objective.batches]
         self.spent += 1 / 3
-        means, errors = _mean([np.array(values)[:, None] for values in found], objective.batches.weights)
+        means, errors = _mean([np.array(values)[:, None] for values in found], objective.batches)
         return means[:, 0], errors[:, 0]
 
     def check_prediction(self, objective: Objective, row: Floats) -> tuple[float, float]:
@@ -254,7 +255,7 @@ class Scan:
             if self.batched:
                 try:
                     found = [self._many(objective, coefficients, batch) for batch, _ in objective.batches]
-                    return _mean(found, objective.batches.weights)
+                    return _mean(found, objective.batches)
                 except (RuntimeError, NotImplementedError) as problem:
                     self._fall_back(problem)
             points = [self._point(row) for row in coefficients]
@@ -262,7 +263,7 @@ class Scan:
                 np.array([self._one(objective, point, batch) for point in points]).T
                 for batch, _ in objective.batches
             ]
-        return _mean(found, objective.batches.weights)
+        return _mean(found, objective.batches)
 
     def _fall_back(self, problem: Exception) -> None:
         reason = str(problem).strip().splitlines()[0][:150]
@@ -344,9 +345,18 @@ def _numbers(values: Tensor) -> Floats:
     return values.double().cpu().numpy()
 
 
-def _mean(found: Sequence[Floats], weights: Sequence[float]) -> tuple[Floats, Floats]:
-    """The weighted mean of values of batches (measured, K), and its standard error from their spread."""
+def _mean(found: Sequence[Floats], batches: Batches) -> tuple[Floats, Floats]:
+    """The weighted mean of values of batches (measured, K), and its standard error from their spread.
+
+    The loss, which comes first, weighs by what it is a mean over, such as targets that are not ignored; the
+    metrics weigh by samples.
+    """
     means = np.zeros_like(found[0], dtype=np.float64)
+    others = len(found[0]) - 1
+    weights = [
+        np.array([own, *[share] * others])[:, None]
+        for own, share in zip(batches.weights, batches.sample_weights, strict=True)
+    ]
     for values, weight in zip(found, weights, strict=True):
         means += weight * values  # in this order, as Objective.loss adds: the ends are equal to the bit
     if len(found) < 2:

@@ -65,7 +65,17 @@ def _load(real: str, source: str, folder: str, compiler: tuple[str, ...]) -> cty
     options = (*_OPTIONS, *machine, f"-DREAL={real}")
     texts = [(_FOLDER / name).read_bytes() for name in (source, *_HEADERS)]
     key = _digest(*texts, repr((compiler, options)).encode(), description)
-    library = _find(Path(folder), key) or _build(compiler, options, _FOLDER / source, Path(folder), key)
+    known = _find(Path(folder), key)
+    if known is not None:
+        return _opened(known)
+    if _is_writable(Path(folder)):
+        return _opened(_build(compiler, options, _FOLDER / source, Path(folder), key))
+    # Each process compiles for itself then. What is loaded stays, although its file goes.
+    with tempfile.TemporaryDirectory(prefix="nablab-") as scratch:
+        return _opened(_build(compiler, options, _FOLDER / source, Path(scratch), key))
+
+
+def _opened(library: Path) -> ctypes.CDLL:
     try:
         return ctypes.CDLL(str(library))
     except OSError as error:
@@ -103,7 +113,6 @@ def _find(folder: Path, key: str) -> Path | None:
 
 def _build(compiler: Sequence[str], options: Sequence[str], source: Path, folder: Path, key: str) -> Path:
     """Compile into the cache. The rename is atomic, so several processes may do this at once."""
-    folder = _writable(folder)
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         built = Path(scratch) / "kernel.so"
         result = _run([*compiler, *options, str(source), "-o", str(built), "-lm"])
@@ -114,13 +123,13 @@ def _build(compiler: Sequence[str], options: Sequence[str], source: Path, folder
     return library
 
 
-def _writable(folder: Path) -> Path:
-    """The folder, or a fresh temporary one where it cannot be written: then each process compiles."""
+def _is_writable(folder: Path) -> bool:
+    """Whether the folder is there, made now if need be, and can be written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError:
-        return Path(tempfile.mkdtemp(prefix="nablab-"))
-    return folder if os.access(folder, os.W_OK) else Path(tempfile.mkdtemp(prefix="nablab-"))
+        return False
+    return os.access(folder, os.W_OK)
 
 
 def _run(command: Sequence[str]) -> subprocess.CompletedProcess[bytes]:
