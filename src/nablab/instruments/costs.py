@@ -17,6 +17,8 @@ from nablab.instruments.base.losses import Loss
 from nablab.instruments.base.measurement import Instrument, Size
 from nablab.instruments.base.objective import Objective
 
+DENSE = ("find_critical_point", "hessian_matrix", "inertia")  # they multiply by the Hessian, too
+COPIES = 5  # vectors of all parameters in any measurement: values, point, leaves, gradient, a product
 REPEATS = 3  # timings of one batch's gradient; the fastest counts, the first one warms up
 
 
@@ -26,9 +28,13 @@ class Cost:
 
     Attributes:
         gradients: Gradient evaluations over all data.
-        seconds_per_gradient: Measured on one batch and scaled to all data.
-        seconds: Their product. Eigenvalue problems of dense matrices and the like come on top.
-        bytes: Numbers held beside the model and the data, and the graph of one batch's gradient.
+        seconds_per_gradient: Measured on one batch and scaled to all data; for instruments of curvature, a
+            third of a product with the Hessian.
+        seconds: Their product. Eigenvalue problems of dense matrices, orthogonalization of vectors and the
+            like come on top.
+        bytes: Numbers held beside the model and the data: what the instrument keeps, the copies of the
+            weights that every measurement makes, and the graph of one batch's gradient or Hessian product.
+            Temporary copies of vectors come on top: up to three times this much was seen.
     """
 
     gradients: float
@@ -97,7 +103,8 @@ def cost(
             raise unknown(f"option of {name}", key, keywords)
     dtype = dtype or keywords.get("dtype")
     objective = Objective(model, loss, data, parameters=parameters, dtype=dtype, batch_size=batch_size)
-    seconds, graph = _time_gradient(objective)
+    curved = "operator" in keywords or name.replace("-", "_") in DENSE
+    seconds, graph = _time_product(objective) if curved else _time_gradient(objective)
     outputs = _outputs_per_sample(objective)
     size = Size(objective.size, objective.batches.total, outputs)
     expected = chosen.expected(size, **{**keywords, **options})
@@ -106,7 +113,7 @@ def cost(
         gradients=expected.gradients,
         seconds_per_gradient=seconds,
         seconds=seconds * expected.gradients,
-        bytes=int(expected.numbers * itemsize) + graph,
+        bytes=int((expected.numbers + COPIES * objective.size) * itemsize) + graph,
     )
 
 
@@ -127,6 +134,44 @@ def _time_gradient(objective: Objective) -> tuple[float, int]:
             _synchronize(objective.device)
             fastest = min(fastest, time.perf_counter() - begin)
     return fastest / weight, saved["bytes"]
+
+
+def _time_product(objective: Objective) -> tuple[float, int]:
+    """A third of the seconds of a Hessian product over all data, and the bytes of one batch's graph."""
+    batch, weight = objective.batches.items[0], objective.batches.weights[0]
+    fastest = float("inf")
+    with objective.quiet():
+        with counting_saved_bytes() as saved:
+            possible = _make_product(objective, batch)
+        if not possible:  # differences of two gradients are taken instead
+            return _time_gradient(objective)
+        for _ in range(REPEATS):
+            _synchronize(objective.device)
+            begin = time.perf_counter()
+            _make_product(objective, batch)
+            _synchronize(objective.device)
+            fastest = min(fastest, time.perf_counter() - begin)
+    return fastest / weight / 3, saved["bytes"]
+
+
+def _make_product(objective: Objective, batch: Any) -> bool:
+    """Multiply the Hessian of a batch by its gradient; False where the model has no second derivative."""
+    leaves = objective.leaves()
+    value = objective.batch_loss(leaves, batch)
+    if not value.requires_grad:
+        objective.gradients_of(value, leaves)  # raises the error that says why
+    inputs = list(leaves.values())
+    try:
+        found = torch.autograd.grad(value, inputs, create_graph=True, materialize_grads=True)
+        curved = [gradient for gradient in found if gradient.requires_grad]
+        if curved:
+            vectors = [gradient.detach() for gradient in curved]
+            torch.autograd.grad(curved, inputs, vectors, materialize_grads=True)
+    except (RuntimeError, NotImplementedError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        return False
+    return True
 
 
 def _outputs_per_sample(objective: Objective) -> int:

@@ -61,6 +61,21 @@ def test_a_cost_is_measured_before_the_call() -> None:
     assert set(small.to_dict()) == {"gradients", "seconds_per_gradient", "seconds", "bytes"}
 
 
+def test_the_bytes_hold_the_copies_of_the_weights_and_the_graph_of_a_product() -> None:
+    model = nn.Sequential(nn.Linear(3, 400), nn.Tanh(), nn.Linear(400, 1))
+    size = sum(parameter.numel() for parameter in model.parameters())
+    gradient = instruments.cost("gradient_norm", model, "mse", DATA).bytes
+    product = instruments.cost("hessian_trace", model, "mse", DATA, products=2).bytes
+    assert gradient >= (5 + 3) * 4 * size
+    assert product > gradient
+
+
+def test_models_without_a_second_derivative_have_a_cost() -> None:
+    model = nn.Sequential(nn.EmbeddingBag(5, 3), nn.Linear(3, 1))
+    data = torch.randint(0, 5, (6, 2)), torch.randn(6, 1)
+    assert instruments.cost("hessian_trace", model, "mse", data).seconds > 0
+
+
 def test_the_expected_cost_is_near_what_was_spent() -> None:
     model = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 1))
     for name, options in (

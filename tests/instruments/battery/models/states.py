@@ -93,7 +93,9 @@ ROWS = {
         dtype=None,
         tolerance=2e-3,
         answers={
-            **{"find_critical_point": EITHER, "hessian_matrix": EITHER, "inertia": EITHER},
+            "find_critical_point": EITHER,
+            "hessian_matrix": EITHER,
+            "inertia": EITHER,
             "interpolate": REFUSAL,  # two models that differ in what is no parameter
         },
     ),
