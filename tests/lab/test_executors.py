@@ -150,3 +150,12 @@ def test_workers_import_nothing_from_the_current_folder(
         if isinstance(executor, ProcessPool):
             assert not [file for file in found[0][1] if file.startswith(str(tmp_path))]
     assert os.environ.get("PYTHONSAFEPATH") == before
+
+
+def test_a_run_says_that_workers_help() -> None:
+    from nablab.terminal import helping
+
+    assert (
+        helping(1) == "2 conditions at a time from now on: a worker process helps (--jobs 1 works without)."
+    )
+    assert helping(3).startswith("4 conditions at a time from now on: 3 worker processes help")
