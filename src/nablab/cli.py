@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import traceback
@@ -16,7 +17,7 @@ from rich.text import Text
 import nablab
 from nablab.consoles import SafeConsole
 from nablab.errors import TRACEBACK, Interrupted, NablabError, UsageError, in_short, raised
-from nablab.lasting import lasting_output
+from nablab.lasting import lasting_output, what_is_lost
 from nablab.places import is_there
 from nablab.streams import make_readable, only_json, print_json
 
@@ -404,7 +405,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except NablabError as error:
         code = _fail(f"{error}", error, FAILED)
     except OSError as error:
-        code = _fail(_of_the_system(error), error, FAILED)
+        if error.errno == errno.ENOSPC and error.filename is None:  # standard output; the store names files
+            errors.print(what_is_lost(error), markup=False)
+            code = FAILED
+        else:
+            code = _fail(_of_the_system(error), error, FAILED)
     except SystemExit as error:
         code = _fail(f"{raised('A file of yours', error)}", error, FAILED)
     except Exception as error:

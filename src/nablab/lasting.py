@@ -47,8 +47,13 @@ def lasting_output() -> Iterator[None]:
         error = lost()
         if error is None:
             raise
-        print(f"Not all output could be written: {error.strerror}. Runs are kept.", file=sys.stderr)
+        print(what_is_lost(error), file=sys.stderr)
         raise SystemExit(ended.code or 1) from None
+
+
+def what_is_lost(error: OSError) -> str:
+    """Say that output could not be written, for the end of a command."""
+    return f"Not all output could be written: {error.strerror}. Runs are kept."
 
 
 def make_lasting() -> None:

@@ -264,7 +264,7 @@ def test_a_loss_may_be_a_function(problem):
 def test_mse_refuses_to_broadcast(kind, problem):
     task = problem()
     task.y = task.y[:, 0]
-    with pytest.raises(UsageError, match="unsqueeze"):
+    with pytest.raises(UsageError, match="equal shapes"):
         task.engine(kind, SGD()).advance(np.ones(1), None)
 
 

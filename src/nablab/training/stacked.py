@@ -25,7 +25,8 @@ class StackedPredictor:
     """
 
     def __init__(self, module: nn.Module, x: Tensor) -> None:
-        self._module, self._x = module, x[:1]
+        # A copy: while the module is measured, it may hold other tensors than its own.
+        self._module, self._x = copy.deepcopy(module), x[:1]
         self._names = [name for name, _ in module.named_parameters()]
         self._engines: dict[int, FusedImageEngine] = {}
         self._holders: dict[int, object] = {}  # whose points an engine holds now

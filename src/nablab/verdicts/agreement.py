@@ -163,6 +163,8 @@ def _contrast(
     # A bootstrap of n units is too narrow by this factor; the arrangements' spread is not an estimate.
     resampled *= units / (units - 1)
     variance = max(without, resampled)
+    if variance == 0:  # all values of every seed are tied, so neither shows how tau could have come out
+        variance = spread_without_effect(max(2, len(x)))
     z = float(ndtri((1 + design.confidence) / 2))
     low, high = score_interval(effect, largest, z**2 * variance)
     error = math.sqrt(variance * max(room, 0.1 * largest**2))

@@ -138,9 +138,8 @@ def bootstrap(
     if sum(variances) <= ROUNDING**2 * max(float(np.mean(sample**2)) for sample in samples):
         return math.nan, math.nan
     unbiased = [v * len(sample) / (len(sample) - 1) for v, sample in zip(variances, samples, strict=True)]
-    freedom = sum(unbiased) ** 2 / sum(
-        v**2 / (len(sample) - 1) for v, sample in zip(unbiased, samples, strict=True)
-    )
+    shares = [v / sum(unbiased) for v in unbiased]  # squares of tiny variances would be 0
+    freedom = 1 / sum(s**2 / (len(sample) - 1) for s, sample in zip(shares, samples, strict=True))
     student = float(stdtrit(freedom, (1 + design.confidence) / 2))
     if min(len(sample) for sample in samples) < FEWEST_FOR_BOOTSTRAP:
         half = student * math.sqrt(sum(unbiased))

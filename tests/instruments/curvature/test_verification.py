@@ -352,7 +352,7 @@ def test_a_second_derivative_that_is_not_a_number_is_refused(kind: Any) -> None:
 
 @pytest.mark.parametrize("kind", [HessianOperator, GaussNewtonOperator, hessian_matrix, inertia])
 def test_half_precision_is_refused_in_one_sentence(kind: Any) -> None:
-    with pytest.raises(UsageError, match=r"cannot be measured in bfloat16.*dtype=torch.float32"):
+    with pytest.raises(UsageError, match=r"dtype=bfloat16 is impossible.*torch.float32"):
         kind(nn.Linear(2, 1), "mse", (torch.ones(3, 2), torch.ones(3, 1)), dtype=torch.bfloat16)
 
 

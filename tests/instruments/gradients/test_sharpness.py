@@ -256,7 +256,7 @@ def test_the_figures() -> None:
 @pytest.mark.parametrize("definition", ["keskar", "average", "adaptive"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_is_refused(definition: str, dtype: torch.dtype) -> None:
-    with pytest.raises(UsageError, match=r"Sharpness cannot be measured in b?float16.*dtype=torch.float32"):
+    with pytest.raises(UsageError, match=r"dtype=b?float16 is impossible.*torch.float32"):
         sharpness(
             nn.Linear(4, 3), "mse", (torch.ones(5, 4), torch.ones(5, 3)), definition=definition, dtype=dtype
         )

@@ -9,9 +9,11 @@ hide in rounding.
 from __future__ import annotations
 
 import math
+import traceback
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
 # What PyTorch and models raise for data that do not fit; a timer's exception, say, is not among them.
 MISFITS = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError)
+TORCH = str(Path(torch.__file__).parent)
 FEW = 64  # samples that the tests of a mean use
 ATTENTION = (
     "Attention was computed with PyTorch's math kernel: the fused ones have no second derivative. "
@@ -137,6 +140,8 @@ class Checks:
         except (UsageError, torch.OutOfMemoryError):
             raise
         except MISFITS as error:
+            if not _is_torchs(error):
+                raise
             raise UsageError(self._describe(error, batch)) from error
         if not isinstance(value, Tensor) or value.numel() != 1 or value.is_complex():
             what = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
@@ -484,6 +489,13 @@ def _double(batch: Any) -> Any:
         return tensor.detach().double().requires_grad_(tensor.requires_grad)
 
     return map_tensors(batch, converted)
+
+
+def _is_torchs(error: Exception) -> bool:
+    """Whether PyTorch raised an error, or an operation in the user's code did: else it is a bug of theirs."""
+    frames = traceback.extract_tb(error.__traceback__)
+    inside = bool(frames) and frames[-1].filename.startswith(TORCH)
+    return inside or isinstance(error, RuntimeError | TypeError)
 
 
 def _same(a: Tensor, b: Tensor) -> bool:

@@ -12,7 +12,6 @@ from nablab.instruments.base.batches import Batches
 from nablab.instruments.base.replicas import ReplicaObjective, Replicas
 from nablab.instruments.curvature.operators import FINITE_DIFFERENCE, digits_of_differences
 from nablab.instruments.curvature.verification import WRONG, Claim, Verdict, examine, rounds_inside
-from nablab.instruments.precision import refuse_half
 
 
 class ByDifferences(ReplicaObjective):
@@ -76,7 +75,6 @@ def verified(
     Raises:
         UsageError: Half precision; a gradient that is not the derivative of the loss.
     """
-    refuse_half(objective.base.dtype, "Curvature")
     share = objective.batches.weights[0]
     first = _on_batch(objective, _finite_replica(objective))
     try:

@@ -26,7 +26,6 @@ from nablab.instruments.curvature.verification import (
     examine,
     rounds_inside,
 )
-from nablab.instruments.precision import refuse_half
 
 Method = Literal["auto", "double-backward", "finite-difference"]
 
@@ -48,7 +47,6 @@ class Operator:
     """
 
     def __init__(self, objective: Objective) -> None:
-        refuse_half(objective.dtype, "Curvature")
         self.objective = objective
         self.shape = (objective.size, objective.size)
         self.dtype, self.device = objective.dtype, objective.device

@@ -23,7 +23,6 @@ from nablab.errors import UsageError, unknown
 from nablab.instruments.base.losses import Loss
 from nablab.instruments.base.measurement import Expected, Measurement, Size, instrument
 from nablab.instruments.base.objective import Objective
-from nablab.instruments.precision import refuse_half
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -187,7 +186,6 @@ def sharpness(
     """
     radius = _check_options(definition, norm, radius, iterations, subspace, draws)
     objective = Objective(model, loss, data, parameters=parameters, dtype=dtype, batch_size=batch_size)
-    refuse_half(objective.dtype, "Sharpness")
     generator = torch.Generator().manual_seed(seed)
     _note_lost_steps(objective, definition, radius, subspace, relative, norm)
     value = objective.loss()
