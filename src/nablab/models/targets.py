@@ -83,7 +83,7 @@ def _check_range(low: int, high: int, classes: int) -> None:
 
 
 def _check_numbers(loss: str, output: Tensor, target: Tensor) -> None:
-    check_equal_shapes(loss, output.shape, target)
+    check_equal_shapes(loss, output.shape, target.shape, whole_numbers=_whole(target))
     if loss == "binary_cross_entropy" and not bool(((target >= 0) & (target <= 1)).all()):
         raise UsageError(
             f"The targets go from {float(target.min()):g} to {float(target.max()):g}; "
@@ -91,22 +91,30 @@ def _check_numbers(loss: str, output: Tensor, target: Tensor) -> None:
         )
 
 
-def check_equal_shapes(loss: str, output: Sequence[int], target: Tensor) -> None:
+def check_equal_shapes(
+    loss: str, output: Sequence[int], target: Sequence[int], *, whole_numbers: bool = False
+) -> None:
     """Raise `UsageError` unless a sample's target has the shape of its output.
 
     PyTorch would broadcast (N, 1) against (N,) to (N, N), and the mean over that is another number.
+
+    Args:
+        loss: Its name, for the message.
+        output: The shape of some outputs, (n, ...).
+        target: The shape of some targets, (N, ...).
+        whole_numbers: Whether the targets are whole numbers, which may be meant as classes.
     """
-    if tuple(output[1:]) == tuple(target.shape[1:]):
+    if tuple(output[1:]) == tuple(target[1:]):
         return
     remedy = "Change the network's last layer, or the targets."
-    if tuple(output[1:]) == (*target.shape[1:], 1):
+    if tuple(output[1:]) == (*target[1:], 1):
         remedy = "Give y one more axis: y = y[..., None]."
-    elif (*output[1:], 1) == tuple(target.shape[1:]):
+    elif (*output[1:], 1) == tuple(target[1:]):
         remedy = "Drop the last axis of y: y = y[..., 0]."
-    elif target.ndim == 1 and len(output) == 2 and _whole(target):
+    elif len(target) == 1 and len(output) == 2 and whole_numbers:
         remedy = f"If y holds classes, store whole numbers, {WHOLE}, for cross_entropy."
     raise UsageError(
-        f"The network gives outputs of {_each(output)}, but the targets are {_each(target.shape)}; {loss} "
+        f"The network gives outputs of {_each(output)}, but the targets are {_each(target)}; {loss} "
         f"needs equal shapes. {remedy}"
     )
 

@@ -108,7 +108,7 @@ def mean_squared_error(output: Tensor, target: Tensor) -> Tensor:
     Raises:
         UsageError: The shapes differ; PyTorch would broadcast (N, 1) against (N,) to (N, N).
     """
-    check_equal_shapes("the mean squared error", output.shape, target)
+    check_equal_shapes("the mean squared error", output.shape, target.shape)
     return functional.mse_loss(output, target)
 
 
