@@ -71,6 +71,7 @@ def test_kill_9_in_the_middle_of_a_trial(tmp_path: Path, nablab: Nablab, referen
     assert not list(folder.glob("checkpoints/*"))
 
 
+@pytest.mark.slow
 def test_what_a_killed_process_was_writing_is_swept(
     tmp_path: Path, nablab: Nablab, reference: dict[str, bytes]
 ) -> None:
@@ -103,6 +104,7 @@ def test_a_kill_between_the_last_trial_and_the_clean_up_leaves_no_checkpoint(
     assert not checkpoint.exists()
 
 
+@pytest.mark.slow  # the same with PyTorch's engine is above
 def test_kill_9_with_the_fused_engine(tmp_path: Path, nablab: Nablab) -> None:
     settings = ("targets=sinc", "trio=none", "networks=1-30-30-30-1", "steps=20_000", "--seeds", "2")
     words = ("run", "deep-vs-shallow", *settings)
@@ -135,7 +137,12 @@ def test_kill_9_between_the_trials_of_a_batch(
 
 @pytest.mark.parametrize(
     ("number", "jobs"),
-    [(signal.SIGINT, "1"), (signal.SIGINT, "2"), (signal.SIGTERM, "2"), (signal.SIGHUP, "2")],
+    [
+        pytest.param(signal.SIGINT, "1", marks=pytest.mark.slow),
+        pytest.param(signal.SIGINT, "2", marks=pytest.mark.slow),
+        (signal.SIGTERM, "2"),
+        pytest.param(signal.SIGHUP, "2", marks=pytest.mark.slow),
+    ],
 )
 def test_a_signal_to_all_processes_saves_and_says_how_to_go_on(
     tmp_path: Path, nablab: Nablab, reference: dict[str, bytes], number: signal.Signals, jobs: str

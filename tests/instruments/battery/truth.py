@@ -35,6 +35,9 @@ class Truth:
             self.other = in_double(self.case.other)
             if isinstance(self.case.loss, nn.Module):
                 in_double(self.case.loss)
+        for module in self.model.modules():
+            if hasattr(module, "use_reentrant"):  # that form refuses autograd.grad; the function is the same
+                module.use_reentrant = False
         self.batches = [doubled(batch) for batch in self.case.batches]
         counts = [self.case.count(batch) for batch in self.case.batches]
         self.weights = [count / sum(counts) for count in counts]

@@ -254,6 +254,8 @@ def _pulled_back(objective: Objective, graph: _Graph, row: Tensor, *, last: bool
     pairs = [(g, v) for g, v in zip(graph.gradients, directions, strict=True) if g.requires_grad]
     if not pairs:  # the loss is linear in every parameter
         return torch.zeros_like(row)
+    # Activation checkpointing runs the forward pass again here: with the tensors of this graph, not others.
+    objective.place(dict(zip(objective.names, graph.leaves, strict=True)))
     found = torch.autograd.grad(
         [g for g, _ in pairs], graph.leaves, [v for _, v in pairs],
         retain_graph=not last, materialize_grads=True,
