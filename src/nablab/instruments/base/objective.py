@@ -6,6 +6,7 @@ import fnmatch
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -87,7 +88,7 @@ class Objective:
         self.dtype, self.notes = measuring_dtype(own, dtype)
         self._module = Evaluation(model, loss)
         self._placement = Placement(self._module)
-        self._uses = Uses(recurrence=any(isinstance(module, nn.RNNBase) for module in model.modules()))
+        self._uses = Uses.of(model)
         given = {f"model.{name}": tensor for name, tensor in (tensors or {}).items()}
         copies = {
             name: self._copy(given.get(name, tensor)) for name, tensor in self._placement.originals.items()
@@ -114,7 +115,11 @@ class Objective:
             with self.quiet():
                 found = Checks(self).run()
             self._pristine, self.reads_model = found.pristine, found.loss_reads_model
-            self._uses = Uses(self._uses.recurrence, found.attention, bool(found.drawn & {"numpy", "python"}))
+            self._uses = replace(
+                self._uses,
+                attention=found.attention,
+                numpy_or_python=bool(found.drawn & {"numpy", "python"}),
+            )
             self.notes += found.notes
 
     # Vectors and tensors by name

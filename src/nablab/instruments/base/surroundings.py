@@ -83,11 +83,25 @@ class Uses:
         recurrence: It has recurrent layers.
         attention: It calls PyTorch's attention.
         numpy_or_python: It draws from the global generators of NumPy or Python.
+        compiled: It holds modules of `torch.compile`.
     """
 
     recurrence: bool = True
     attention: bool = True
     numpy_or_python: bool = True
+    compiled: bool = False
+
+    @classmethod
+    def of(cls, model: torch.nn.Module) -> Uses:
+        """What can be known of a model without running it."""
+        modules = list(model.modules())
+        return cls(
+            recurrence=any(isinstance(module, torch.nn.RNNBase) for module in modules),
+            compiled=any(
+                type(module).__name__ == "OptimizedModule" or getattr(module, "_compiled_call_impl", None)
+                for module in modules
+            ),
+        )
 
 
 class Kernels:
@@ -96,7 +110,8 @@ class Kernels:
     Inside a measurement: attention on the math kernel and recurrent layers without cuDNN, since the fused
     ones have no second derivative; no inference-only path of `torch.nn.MultiheadAttention`; the reentrant
     form of activation checkpointing calls its function directly, for it cuts the graph (and so silently
-    gives its layer no gradient where the inputs need none) and refuses `torch.autograd.grad`.
+    gives its layer no gradient where the inputs need none) and refuses `torch.autograd.grad`; compiled
+    modules run as they were written, for their code has no second derivative.
     """
 
     def __init__(self, uses: Uses) -> None:
@@ -105,6 +120,7 @@ class Kernels:
         self._attention = [(switch, is_on()) for is_on, switch in _ATTENTION] if uses.attention else []
         self._checkpoint = CheckpointFunction.__dict__.get("apply")
         self._gradients = torch.is_grad_enabled()
+        self._stance: Any = None
 
     def switch(self, uses: Uses) -> None:
         """Take the kernels that can be differentiated twice."""
@@ -115,11 +131,15 @@ class Kernels:
             torch.backends.mha.set_fastpath_enabled(False)
             for _, switch in _ATTENTION:
                 switch(switch is torch.backends.cuda.enable_math_sdp)
+        if uses.compiled:
+            self._stance = torch.compiler.set_stance("force_eager")
         setattr(CheckpointFunction, "apply", staticmethod(_call_directly))  # noqa: B010, typed as a method
 
     def restore(self) -> None:
         """Give the switches the positions they had."""
         torch.set_grad_enabled(self._gradients)
+        if self._stance is not None:
+            self._stance.__exit__(None, None, None)
         torch.backends.mha.set_fastpath_enabled(self._fast_path)
         torch.backends.cudnn.enabled = self._cudnn
         for switch, on in self._attention:
