@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
+
+
+def nodes_behind(tensors: Iterable[Tensor]) -> Iterator[Any]:
+    """All nodes of the graphs that tensors come from, each once."""
+    seen: set[Any] = set()
+    waiting = [tensor.grad_fn for tensor in tensors]
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        yield node
+        waiting += [following for following, _ in node.next_functions]
 
 
 def has_dead_end(tensors: list[Tensor]) -> bool:
@@ -17,17 +30,7 @@ def has_dead_end(tensors: list[Tensor]) -> bool:
     `torch.autograd.grad` runs just the nodes on the way to its inputs. A ``once_differentiable`` function
     cuts the way and puts its error off it, so the second derivative through it silently comes out as zero.
     """
-    seen: set[Any] = set()
-    stack = [tensor.grad_fn for tensor in tensors]
-    while stack:
-        node = stack.pop()
-        if node is None or node in seen:
-            continue
-        if node.name().endswith(("::Error", "::NotImplemented")):
-            return True
-        seen.add(node)
-        stack += [following for following, _ in node.next_functions]
-    return False
+    return any(node.name().endswith(("::Error", "::NotImplemented")) for node in nodes_behind(tensors))
 
 
 def free_memory(device: torch.device) -> int:

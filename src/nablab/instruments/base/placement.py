@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from nablab.errors import UsageError
 from nablab.instruments.base import interrupts
+from nablab.instruments.base.graphs import nodes_behind
 
 # What `nn.Module` itself keeps in its `__dict__`; the rest are attributes of the user's class.
 _OWN = frozenset(nn.Module().__dict__)
@@ -113,8 +114,8 @@ class Placement:
 
     def reached_past(self, value: Tensor) -> list[str]:
         """Names of parameters whose own tensors, not those put in their place, the graph of a value reads."""
-        found = {id(leaf): leaf for leaf in _leaves_of(value)}
-        return [self._names[number] for number in found if number in self._names]
+        leaves = [id(node.variable) for node in nodes_behind([value]) if hasattr(node, "variable")]
+        return [self._names[number] for number in leaves if number in self._names]
 
     def _converted_list(self, value: Any, dtype: torch.dtype | None, device: torch.device) -> Any:
         """A list or dictionary with the tensors in it converted; those with names get theirs by `put`."""
@@ -233,17 +234,3 @@ def converted(tensor: Tensor, dtype: torch.dtype | None, device: torch.device) -
     """A copy without a graph; a floating-point tensor in another dtype, or in its own if that is None."""
     kind = dtype if tensor.is_floating_point() else None
     return tensor.detach().to(device, kind, copy=True)
-
-
-def _leaves_of(value: Tensor) -> Iterator[Tensor]:
-    """The tensors at the ends of a value's graph."""
-    seen: set[Any] = set()
-    waiting = [value.grad_fn]
-    while waiting:
-        node = waiting.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if hasattr(node, "variable"):
-            yield node.variable
-        waiting += [following for following, _ in node.next_functions]

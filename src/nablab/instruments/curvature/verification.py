@@ -21,12 +21,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from nablab.errors import UsageError
+from nablab.instruments.base.graphs import nodes_behind
 
 # Steps as shares of the weights. Shorter ones drown in rounding; at longer ones kinks of many samples add up.
 STEPS = (1e-9, 8e-9, 6.4e-8, 5.12e-7, 4.096e-6)
@@ -181,18 +181,11 @@ class _Comparison:
 def rounds_inside(tensors: Sequence[Tensor]) -> bool:
     """Whether the graph of tensors casts to a dtype that is coarser than theirs."""
     finest = torch.finfo(tensors[0].dtype).eps
-    seen: set[Any] = set()
-    stack = [tensor.grad_fn for tensor in tensors]
-    while stack:
-        node = stack.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
+    for node in nodes_behind(tensors):
         # Only casts are looked at: of outputs that are not there, other nodes state float32.
         kinds = [metadata.dtype for metadata in node._input_metadata] if "ToCopy" in node.name() else []
         if any(kind.is_floating_point and torch.finfo(kind).eps > finest for kind in kinds):
             return True
-        stack += [following for following, _ in node.next_functions]
     return False
 
 
