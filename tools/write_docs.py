@@ -32,7 +32,7 @@ def copy_reference(reference: str) -> None:
     """Keep what a page shows of a run: small files only, no trials."""
     run = open_run(reference)
     run.write()
-    preset = run.folder.config()["preset"]
+    preset = run.folder.config().preset
     target = DOCS / (run.experiment.name if preset == "standard" else f"{run.experiment.name}-{preset}")
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)

@@ -76,6 +76,8 @@ class ZeroGradient(Experiment):
         radius: Distance of the random neighbors whose loss is compared with the point's.
     """
 
+    version: ClassVar[int] = 2
+
     networks: tuple[str, ...] = ("1-8-8-8-8-1",)
     targets: tuple[str, ...] = ("sinc",)
     activations: tuple[str, ...] = ("tanh",)

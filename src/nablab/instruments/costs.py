@@ -34,7 +34,11 @@ class Cost:
             like come on top.
         bytes: Numbers held beside the model and the data: what the instrument keeps, the copies of the
             weights that every measurement makes, and the graph of one batch's gradient or Hessian product.
-            Temporary copies of vectors come on top: up to three times this much was seen.
+            Temporary copies of vectors come on top.
+
+    It is the order of magnitude: with a million parameters on two busy cores, instruments took 1.5 to 3.6
+    times the bytes and 3 to 10 times the seconds, sharpness 44 times, since its own arithmetic counts more
+    than gradients there.
     """
 
     gradients: float
