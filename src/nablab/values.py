@@ -35,7 +35,7 @@ class AtMost:
 
     >>> parse("2e3", Annotated[int, AtMost(1_000)], "epochs")
     Traceback (most recent call last):
-    nablab.errors.UsageError: epochs=2e3 is too large: it must be at most 1,000.
+    nablab.values.TooLarge: epochs=2e3 is too large: it must be at most 1,000.
     """
 
     limit: float
