@@ -46,6 +46,7 @@ def copy_reference(reference: str) -> None:
     facts = {"command": run.command, "seeds": run.seeds, "trials": len(run.records)}
     facts["date"] = time.strftime("%Y-%m-%d", time.gmtime(started[1]))
     facts["seconds"] = round(seconds)
+    facts["of_work"] = True  # of all processes together; runs of earlier versions knew the time by the clock
     (target / "run.json").write_text(json.dumps(facts, indent=1) + "\n")
 
 
@@ -115,7 +116,7 @@ def _reference(folder: Path) -> list[str]:
     machine = f"{environment['processor']}, {environment['cores']} cores, torch {environment['torch']}"
     rows = [(v["outcome"], v["claim"], v["effect_text"] or "", v["reason"]) for v in verdicts]
     figures = [f"![{path.stem}]({folder.name}/{path.name})" for path in sorted(folder.glob("*.png"))]
-    took = duration(run["seconds"])
+    took = duration(run["seconds"]) + (" of work" if run.get("of_work") else "")
     intro = f"`{run['command']}`: {run['trials']} trials in {took} on {machine}, {run['date']}."
     preset = _read(folder / "config.json")["preset"]
     title = "## Reference run" if preset == "standard" else f"## Reference run of the preset {preset}"
