@@ -18,7 +18,8 @@ from nablab.verdicts.agreement import Cells, contrast_correlation
 from nablab.verdicts.evidence import _cells
 from nablab.verdicts.resampling import ALPHA, Contrast, Design, agreeing
 from nablab.verdicts.shares import interval_of_two, limits_of_mean
-from tests.verdicts.grid import KINDS, correlation
+from tests.verdicts.grid import KINDS, RESAMPLES, correlation
+from tests.verdicts.grid import bound as cell_of_bounds
 from tests.verdicts.simulation import allowed, measure, records_of
 from tests.verdicts.test_judging import HIGH, LOW, less, one
 
@@ -95,6 +96,16 @@ def test_every_interval_holds_its_estimate_and_agrees_with_its_test(seeds: int, 
                 assert verdict.p_value is not None
                 # So few seeds cannot reach 0.05 in every kind of test: then the clearest data count.
                 assert verdict.p_value <= ALPHA or "cannot bring p below" in verdict.reason
+
+
+@pytest.mark.parametrize("bound", [0.0, 1.0])
+def test_zeros_and_ones_are_no_shares_about_an_end_of_the_scale(bound: float) -> None:
+    """Values of -1, 0 and 1 often show no -1 in five seeds; a single 1 would then refute 'at most 0'."""
+    claim = Claim.at_most("error", 0.0) if bound == 0 else Claim.at_least("error", 1.0)
+    values = [0.0, 0.0, 0.0, 1.0, 0.0] if bound == 0 else [1.0, 1.0, 0.0, 1.0, 1.0]
+    assert judged(claim, {"a": values}).outcome == "inconclusive"
+    rates = measure(cell_of_bounds("ties", 5, 1), runs=300, resamples=RESAMPLES)
+    assert max(rates.refuted, rates.supported) <= allowed(runs=300)
 
 
 def test_an_interval_is_stretched_to_what_its_test_does_not_reject() -> None:

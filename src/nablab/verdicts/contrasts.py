@@ -123,7 +123,7 @@ def contrast_bound(
     student = float(stdtrit(len(x) - 1, (1 + design.confidence) / 2))
     reach = skew_factor(len(x)) * student * plain.standard_error
     low = plain.effect - reach
-    if not logarithms and (x >= 0).all():
+    if not logarithms and bound + shift > 0 and (x >= 0).all():
         # Values that are never negative have a limit that needs no more than that (Gaffke 2005).
         low = max(low, limits_of_mean(x, 0.0, math.inf, design)[0] - bound)
     plain = replace(plain, low=min(plain.low, low), high=max(plain.high, plain.effect + reach))

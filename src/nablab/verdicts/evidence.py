@@ -150,7 +150,10 @@ def _bound(claim: Claim, records: Records, design: Design) -> Evidence | None:
         return blank
     x, shift = array(group), claim.sign * claim.smallest_effect
     bound = math.log10(claim.bound) if claim.scale == "log10" else claim.bound
-    share = claim.scale == "linear" and only_zero_or_one([side], claim.metric)
+    # A bound at an end of the scale is no bound of a share: one value beyond it would settle the claim,
+    # though a metric that could also be -1 may show nothing but zeros and ones in five seeds.
+    inside = 0 < bound < 1 and 0 < bound + shift < 1
+    share = claim.scale == "linear" and inside and only_zero_or_one([side], claim.metric)
     failure = no_replicates({"": side}, claim)
     if claim.scale != "ranks" and not share:
         failure = failure or no_spread([group], [""], claim)
