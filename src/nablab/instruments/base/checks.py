@@ -253,7 +253,7 @@ class Checks:
             Whether ``loss(output, target)`` reads parameters beside the output, through a model it holds.
         """
         objective = self.objective
-        few = self._few(batch)
+        few = self.few(batch)
         value = objective.batch_loss(objective.leaves(), few)
         past = objective._placement.reached_past(value)
         if past:
@@ -269,10 +269,10 @@ class Checks:
         constant = map_tensors(outputs, lambda tensor: tensor.detach())
         return bool(objective.criterion(constant, split(few)[1]).requires_grad)
 
-    def _few(self, batch: Any) -> Any:
+    def few(self, batch: Any, most: int = 4) -> Any:
         """Some samples of a batch, where the loss can be had of some; else the batch."""
         try:
-            few = _Part(batch, axis=0).select(torch.arange(min(4, count_samples(batch))))
+            few = _Part(batch, axis=0).select(torch.arange(min(most, count_samples(batch))))
             self.objective.batch_loss(self.objective.values, few)
         except MISFITS:  # weights per sample, packed sequences and the like: the whole is always possible
             return batch

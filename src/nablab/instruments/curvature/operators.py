@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from nablab.errors import UsageError
 from nablab.instruments.base.batches import Batches, map_tensors, part_of
+from nablab.instruments.base.checks import Checks
 from nablab.instruments.base.graphs import counting_saved_bytes, free_memory, has_dead_end
 from nablab.instruments.base.objective import Objective
 from nablab.instruments.curvature.verification import (
@@ -31,6 +32,7 @@ Method = Literal["auto", "double-backward", "finite-difference"]
 
 # What autograd keeps of one piece of a batch; LeNet was as fast with 20 MB as with 50, slower with 10 or 200.
 CACHE_BYTES = 32 * 2**20
+FEW_FOR_CHECK = 16  # samples that the second derivative is checked on
 SMALLEST_PIECE = 16  # samples; below, calls cost more than the cache saves
 CACHE_SHARE = 0.25  # of the free memory may be kept as graphs
 FINITE_DIFFERENCE = "Products are central differences of the gradient, since {why}: about {digits} digits."
@@ -100,7 +102,7 @@ class HessianOperator(Operator):
         cache: Keep the graphs of the gradient between products: a third less work for more memory. By
             default if they fit a quarter of the memory that is free.
         check: See `Objective`; and compare two products on the first batch with differences of the gradient
-            and with each other (seven gradients of that batch; see `verification`).
+            and with each other (seven gradients of 16 of its samples; see `verification`).
 
     Raises:
         UsageError: See `Objective`; half precision; a gradient that is not the derivative of the loss.
@@ -207,7 +209,10 @@ class HessianOperator(Operator):
     def _verify(self, model: nn.Module, loss: Any, parameters: Any, *, may_change: bool) -> None:
         """Measure by differences if a product is found wrong, or say that it is."""
         batch, share = self.objective.batches.items[0], self.objective.batches.weights[0]
-        objective = in_float64(model, loss, batch, parameters) or self.objective
+        with self.objective.quiet():
+            few = Checks(self.objective).few(batch, FEW_FOR_CHECK)  # a formula is wrong for few samples, too
+        share *= min(1.0, FEW_FOR_CHECK / self.objective.batches.samples[0]) if few is not batch else 1.0
+        objective = in_float64(model, loss, few, parameters) or self.objective
         with objective.quiet():
             try:
                 graph = _linearized(objective, objective.batches.items[0])
