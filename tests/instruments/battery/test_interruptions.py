@@ -102,6 +102,7 @@ def ending_early() -> Iterator[None]:
             yield
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", TIMED_FORMS)
 def test_ctrl_c_at_a_random_moment_changes_nothing(form: str) -> None:
     interrupt_often(form, IN_FAST)

@@ -18,7 +18,7 @@ from nablab.instruments.base.batches import read_batches
 from nablab.instruments.base.checks import Checks, check_modules, check_parameters
 from nablab.instruments.base.losses import Closure, Evaluation, Loss, call, split
 from nablab.instruments.base.placement import Placement
-from nablab.instruments.base.surroundings import Surroundings, Uses
+from nablab.instruments.base.surroundings import Surroundings, Uses, function_modes, leave_modes
 
 HALF = (
     "The weights are {dtype}; they were measured in float32, as the function of these weights without the "
@@ -246,7 +246,7 @@ class Objective:
         if self._placement.is_open:
             yield
             return
-        guards = interrupts.guard()
+        guards, modes = interrupts.guard(), function_modes()
         surroundings = Surroundings(self._uses)
         try:
             surroundings.borrow()
@@ -263,6 +263,7 @@ class Objective:
                 surroundings.restore()
                 raise
             finally:
+                leave_modes(modes)
                 if guards:
                     interrupts.release()
 

@@ -173,6 +173,17 @@ class Surroundings:
             self._borrowed = False
 
 
+def function_modes() -> int:
+    """How many modes stand between PyTorch's functions and their callers."""
+    return int(torch._C._len_torch_function_stack())
+
+
+def leave_modes(count: int) -> None:
+    """Leave the modes beyond ``count``, which an interrupt kept from being left."""
+    while function_modes() > count:
+        torch._C._pop_torch_function_stack()
+
+
 _ATTENTION: tuple[tuple[Callable[[], bool], Callable[[bool], None]], ...] = (
     (torch.backends.cuda.flash_sdp_enabled, torch.backends.cuda.enable_flash_sdp),
     (torch.backends.cuda.mem_efficient_sdp_enabled, torch.backends.cuda.enable_mem_efficient_sdp),
