@@ -170,7 +170,7 @@ def test_nablabs_own_experiments_are_known_by_their_version() -> None:
 
 def test_a_plan_of_an_edited_experiment_is_refused(own: Path) -> None:
     plan = nablab.runs.make_plan("mine", preset="quick")
-    (own / "_constant.py").write_text("VALUE = 2")
+    (own / "_constant.py").write_text("VALUE = 22")
     with pytest.raises(UsageError, match=r"mine\.py, or what it imports, was edited after Mine was loaded"):
         nablab.runs.run_plan(plan)
     nablab.runs.make_plan("mine", preset="quick")
