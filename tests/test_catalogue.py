@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import nablab
-from nablab import catalogue, configuration, data
+from nablab import catalogue, configuration, data, runs
 from nablab.errors import UsageError
 from nablab.experiment import Claim, Condition, Experiment
 
@@ -163,19 +163,19 @@ def test_an_edited_experiment_makes_a_new_run_with_new_numbers(own: Path) -> Non
 
 
 def test_nablabs_own_experiments_are_known_by_their_version() -> None:
-    plan = nablab.runs.make_plan("deep-vs-shallow", preset="quick")
+    plan = runs.make_plan("deep-vs-shallow", preset="quick")
     assert plan.identity.sources == {}
     assert plan.identity.run_id == "13e37ba554"
 
 
 def test_a_plan_of_an_edited_experiment_is_refused(own: Path) -> None:
-    plan = nablab.runs.make_plan("mine", preset="quick")
+    plan = runs.make_plan("mine", preset="quick")
     (own / "_constant.py").write_text("VALUE = 22")
     with pytest.raises(UsageError, match=r"mine\.py, or what it imports, was edited after Mine was loaded"):
-        nablab.runs.run_plan(plan)
-    nablab.runs.make_plan("mine", preset="quick")
+        runs.run_plan(plan)
+    runs.make_plan("mine", preset="quick")
     with pytest.raises(UsageError, match="was edited after Mine was loaded"):
-        nablab.runs.run_plan(plan)
+        runs.run_plan(plan)
 
 
 def test_files_edited_while_a_run_works_end_it(own: Path) -> None:
