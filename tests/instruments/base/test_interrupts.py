@@ -37,6 +37,44 @@ def test_an_interrupt_in_the_forward_pass() -> None:
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+def test_the_first_ctrl_c_waits_for_the_end_of_the_pass_and_the_second_does_not() -> None:
+    model, data = model_and_data()
+    reached: list[str] = []
+
+    def press(name: str) -> None:
+        signal.raise_signal(signal.SIGINT)
+        reached.append(name)
+
+    handles = [
+        model[0].register_forward_hook(lambda *_: press("first")),
+        model[1].register_forward_hook(lambda *_: press("second")),
+    ]
+    ids = [id(parameter) for parameter in model.parameters()]
+    with pytest.raises(KeyboardInterrupt):
+        gradient_norm(model, "cross_entropy", data)
+    assert reached == ["first"]
+    assert [id(parameter) for parameter in model.parameters()] == ids
+    handles[1].remove()
+    with pytest.raises(KeyboardInterrupt):
+        gradient_norm(model, "cross_entropy", data)
+    assert reached == ["first", "first"]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    handles[0].remove()
+    gradient_norm(model, "cross_entropy", data)  # nothing is held any more
+
+
+def test_an_interrupt_where_python_swallows_exceptions_ends_the_measurement() -> None:
+    class Pressed:
+        def __del__(self) -> None:
+            signal.raise_signal(signal.SIGINT)
+
+    model, data = model_and_data()
+    handle = model[1].register_forward_hook(lambda *_: Pressed() and None)
+    with pytest.raises(KeyboardInterrupt):
+        gradient_norm(model, "cross_entropy", data)
+    handle.remove()
+
+
 @pytest.mark.parametrize("count", [60, pytest.param(400, marks=pytest.mark.slow)])
 def test_interrupts_at_random_moments(count: int) -> None:
     model, data = model_and_data()

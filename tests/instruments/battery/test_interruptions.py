@@ -41,9 +41,6 @@ TIMED = (
 )
 IN_FAST, IN_ALL = 10, 100  # interrupts of a form
 
-# A Ctrl-C that arrives in a destructor or a callback of C++ is reported there, and the call goes on.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-
 
 class Broken(Exception):
     """An error that no instrument knows."""
@@ -102,7 +99,6 @@ def ending_early() -> Iterator[None]:
             yield
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("form", TIMED_FORMS)
 def test_ctrl_c_at_a_random_moment_changes_nothing(form: str) -> None:
     interrupt_often(form, IN_FAST)

@@ -1,7 +1,9 @@
 """Ctrl-C in the middle of a measurement: what was borrowed is given back before the measurement ends.
 
-A ``finally`` is not enough: an exception may arrive between any two instructions, in the ``finally`` as
-well. A signal handler runs as a whole.
+A ``finally`` is not enough: an exception of a signal handler may arrive between any two instructions, in
+the ``finally`` as well. So the first Ctrl-C is held until the measurement has come to a safe point, which
+every pass of the model has. Whoever does not want to wait for it presses again: the handler then gives
+everything back itself, for a handler runs as a whole, and raises where it is.
 """
 
 from __future__ import annotations
@@ -15,11 +17,12 @@ from typing import Any
 Restore = Callable[[], None]
 
 _open: list[Restore] = []
-_handler: list[Any] = []  # the handler of Ctrl-C that was there before
+_held: list[BaseException] = []  # what Ctrl-C is to raise at the next safe point
+_before: Any = signal.default_int_handler  # the handler that was there before ours
 
 
 def opened(restore: Restore) -> None:
-    """Register what gives something back; from now on Ctrl-C calls it, if nothing else does before."""
+    """Register what gives something back; from now on a second Ctrl-C calls it, if nothing else did."""
     _open.append(restore)
 
 
@@ -31,31 +34,44 @@ def closed(restore: Restore) -> None:
 
 def guard() -> bool:
     """Install the handler, in the main thread, unless it is there; whoever gets True calls `release`."""
-    if _handler or threading.current_thread() is not threading.main_thread():
+    global _before
+    if threading.current_thread() is not threading.main_thread():
         return False
-    _handler.append(signal.getsignal(signal.SIGINT))
-    if not callable(_handler[0]):  # Ctrl-C is ignored, or ends the process
-        _handler.clear()
+    found = signal.getsignal(signal.SIGINT)
+    if found is _on_interrupt or not callable(found):  # not callable: it is ignored, or ends the process
         return False
-    signal.signal(signal.SIGINT, _interrupted)
+    _before = found
+    signal.signal(signal.SIGINT, _on_interrupt)
     return True
 
 
+def safe_point() -> None:
+    """Raise what a Ctrl-C asked for; call it where an exception leaves nothing behind.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C was pressed, and its former handler raises this (or another error).
+    """
+    if _held and threading.current_thread() is threading.main_thread():
+        raise _held.pop()
+
+
 def release() -> None:
-    """Give Ctrl-C its former meaning."""
-    if _handler:
-        found = signal.signal(signal.SIGINT, _handler[-1])
-        if found is not _interrupted:  # the user's code has set its own meanwhile
-            signal.signal(signal.SIGINT, found)
-        _handler.clear()
+    """Give Ctrl-C its former meaning, and raise what is held still."""
+    found = signal.signal(signal.SIGINT, _before)
+    if found is not _on_interrupt:  # the user's code has set its own meanwhile
+        signal.signal(signal.SIGINT, found)
+    safe_point()
 
 
-def _interrupted(number: int, frame: FrameType | None) -> None:
-    before = _handler[-1] if _handler else signal.default_int_handler
+def _on_interrupt(number: int, frame: FrameType | None) -> None:
     try:
-        before(number, frame)  # may only note that a stop was asked for: then the measurement goes on
-    except BaseException:
+        _before(number, frame)  # may only note that a stop was asked for: then the measurement goes on
+    except BaseException as error:
+        if not _held:
+            _held.append(error.with_traceback(None))
+            return
+        _held.clear()
         for restore in reversed(_open.copy()):
             restore()
-        release()
+        signal.signal(signal.SIGINT, _before)
         raise

@@ -159,6 +159,7 @@ class Objective:
 
     def place(self, tensors: Mapping[str, Tensor]) -> None:
         """Put values of parameters and buffers in the model, inside `quiet`, until the next pass does."""
+        interrupts.safe_point()
         given = {f"model.{name}": tensor for name, tensor in tensors.items()}
         stale = self._put - given.keys()
         self._placement.put({name: self._base(name) for name in stale})
@@ -244,6 +245,7 @@ class Objective:
         taken that can be differentiated twice. It may be nested.
         """
         if self._placement.is_open:
+            interrupts.safe_point()
             yield
             return
         guards, modes = interrupts.guard(), function_modes()
