@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 SOURCES := $(shell find src -type f -not -name '*.pyc') pyproject.toml README.md
-WORKERS ?= 2
+WORKERS ?= 3
 
 .DEFAULT_GOAL := help
 .SECONDARY:
@@ -28,7 +28,7 @@ run: $(VENV)/installed
 
 test: $(VENV)/installed-dev lint
 	$(BIN)/python tools/check_install.py
-	$(BIN)/python -m pytest -n $(WORKERS) -q
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -q
 	$(BIN)/python -m pytest -q --doctest-modules --pyargs nablab
 
 test-slow: $(VENV)/installed-dev

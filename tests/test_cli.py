@@ -74,55 +74,55 @@ def test_all_experiments_are_run_by_one_word(
     json.loads(capsys.readouterr().out)
 
 
-def test_run_then_runs_report_compare(nablab: Nablab, tmp_path: Path) -> None:
+def test_run_then_runs_report_compare(nablab: Nablab, nablab_here: Nablab, tmp_path: Path) -> None:
     first = nablab("run", "toy", "--preset", "quick")
     assert first.returncode == 0, first.stderr
     assert "[1] width=2: 3 trials in" in first.stdout  # no terminal: plain lines
     assert "\x1b" not in first.stdout
     assert "supported" in first.stdout or "refuted" in first.stdout or "inconclusive" in first.stdout
     assert "report.html" in first.stdout
-    second = nablab("run", "toy", "--preset", "quick", "learning_rate=0.02", "--quiet")
+    second = nablab_here("run", "toy", "--preset", "quick", "learning_rate=0.02", "--quiet")
     assert second.returncode == 0
     assert "trials in" not in second.stdout
-    listed = json.loads(nablab("runs", "--json").stdout)
+    listed = json.loads(nablab_here("runs", "--json").stdout)
     assert [fact["state"] for fact in listed] == ["done", "done"]
     one, two = (fact["run"] for fact in listed)
-    assert one in nablab("runs").stdout
-    compared = nablab("compare", one, two, "-o", str(tmp_path / "compare.html"))
+    assert one in nablab_here("runs").stdout
+    compared = nablab_here("compare", one, two, "-o", str(tmp_path / "compare.html"))
     assert compared.returncode == 0, compared.stderr
     assert "learning_rate" in compared.stdout
     assert "0.02" in (tmp_path / "compare.html").read_text()
-    reported = nablab("report", one, "--output", str(tmp_path / "out.html"))
+    reported = nablab_here("report", one, "--output", str(tmp_path / "out.html"))
     assert reported.returncode == 0, reported.stderr
     assert (tmp_path / "out.html").read_text().startswith("<!doctype html>") or (
         tmp_path / "out.html"
     ).read_text().startswith("<!DOCTYPE html>")
 
 
-def test_json_is_all_that_is_printed(nablab: Nablab) -> None:
+def test_json_is_all_that_is_printed(nablab: Nablab, nablab_here: Nablab) -> None:
     done = nablab("run", "toy", "--preset", "quick", "--json")
     content = json.loads(done.stdout)
     assert content["state"] == "done"
     assert {verdict["outcome"] for verdict in content["verdicts"]}
     assert Path(content["report"]).name == "report.html"
-    assert json.loads(nablab("list", "--json").stdout)[0]["name"]
-    assert json.loads(nablab("show", "toy", "--json").stdout)["name"] == "toy"
+    assert json.loads(nablab_here("list", "--json").stdout)[0]["name"]
+    assert json.loads(nablab_here("show", "toy", "--json").stdout)["name"] == "toy"
 
 
-def test_a_failed_run_exits_with_1_and_says_why(nablab: Nablab) -> None:
-    done = nablab("run", "toy", "--preset", "quick", "fail=4")
+def test_a_failed_run_exits_with_1_and_says_why(nablab_here: Nablab) -> None:
+    done = nablab_here("run", "toy", "--preset", "quick", "fail=4")
     assert done.returncode == 1
     assert "this width was asked to fail" in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_dry_run_measures_and_stores_nothing(nablab: Nablab, tmp_path: Path) -> None:
-    done = nablab("run", "toy", "steps=50_000", "--dry-run", "--seeds", "7")
+def test_dry_run_measures_and_stores_nothing(nablab_here: Nablab, tmp_path: Path) -> None:
+    done = nablab_here("run", "toy", "steps=50_000", "--dry-run", "--seeds", "7")
     assert done.returncode == 0, done.stderr
     assert "50_000" in done.stdout or "50,000" in done.stdout or "50000" in done.stdout
     assert "14 trials" in done.stdout
     assert not (tmp_path / "runs").exists()
-    facts = json.loads(nablab("run", "toy", "steps=50_000", "--dry-run", "--json").stdout)[0]
+    facts = json.loads(nablab_here("run", "toy", "steps=50_000", "--dry-run", "--json").stdout)[0]
     assert facts["seconds"] > 0.2  # 500,000 replica-steps are never free
     assert facts["peak_memory_bytes"] > 50e6
     assert all(row["steps"] == 50_000 for row in facts["conditions"])

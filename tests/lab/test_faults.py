@@ -19,7 +19,7 @@ from tests.lab.disks import small_disk
 from tests.lab.test_runner import trial_bytes
 
 # Long enough to be hit in the middle on any machine: the sequential engine takes about 0.3 ms a step.
-LONG = ("run", "toy", "steps=3_000", "widths=3,5", "--seeds", "2", "--replicas", "sequential")
+LONG = ("run", "toy", "steps=1_500", "widths=3,5", "--seeds", "2", "--replicas", "sequential")
 
 
 def start(*words: str, cwd: Path) -> subprocess.Popen[str]:
@@ -55,7 +55,9 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     return trial_bytes(next(folder.glob("runs/toy/*")))
 
 
-def test_kill_9_in_the_middle_of_a_trial(tmp_path: Path, nablab: Nablab, reference: dict[str, bytes]) -> None:
+def test_kill_9_in_the_middle_of_a_trial(
+    tmp_path: Path, nablab_here: Nablab, reference: dict[str, bytes]
+) -> None:
     for _ in range(2):  # twice: a resumed run may be killed, too
         process = start(*LONG, cwd=tmp_path)
         checkpoint = wait_for(tmp_path, "runs/toy/*/checkpoints/*.safetensors", process)
@@ -63,8 +65,8 @@ def test_kill_9_in_the_middle_of_a_trial(tmp_path: Path, nablab: Nablab, referen
         process.communicate()
         folder = checkpoint.parent.parent
         assert read_state(RunFolder(folder)) == "crashed"
-        assert "crashed" in nablab("runs").stdout
-    done = nablab(*LONG)
+        assert "crashed" in nablab_here("runs").stdout
+    done = nablab_here(*LONG)
     assert done.returncode == 0, done.stderr
     assert trial_bytes(folder) == reference
     assert read_state(RunFolder(folder)) == "done"
@@ -73,7 +75,7 @@ def test_kill_9_in_the_middle_of_a_trial(tmp_path: Path, nablab: Nablab, referen
 
 @pytest.mark.slow
 def test_what_a_killed_process_was_writing_is_swept(
-    tmp_path: Path, nablab: Nablab, reference: dict[str, bytes]
+    tmp_path: Path, nablab_here: Nablab, reference: dict[str, bytes]
 ) -> None:
     process = start(*LONG, cwd=tmp_path)
     checkpoint = wait_for(tmp_path, "runs/toy/*/checkpoints/*.safetensors", process)
@@ -86,21 +88,21 @@ def test_what_a_killed_process_was_writing_is_swept(
     leftovers = [trial.with_name(".arrays.npz.abc.tmp"), checkpoint.with_name(f".{checkpoint.name}.abc.tmp")]
     for path in leftovers:
         path.write_bytes(b"half")
-    assert nablab(*LONG).returncode == 0
+    assert nablab_here(*LONG).returncode == 0
     assert trial_bytes(folder) == reference
     assert not any(path.exists() for path in leftovers)
 
 
 def test_a_kill_between_the_last_trial_and_the_clean_up_leaves_no_checkpoint(
-    tmp_path: Path, nablab: Nablab
+    tmp_path: Path, nablab_here: Nablab
 ) -> None:
     words = ("run", "toy", "widths=3", "--seeds", "1")
-    assert nablab(*words).returncode == 0
+    assert nablab_here(*words).returncode == 0
     folder = next(tmp_path.glob("runs/toy/*"))
     trial = next(folder.glob("trials/*")).name
     checkpoint = folder / "checkpoints" / f"{trial.rpartition('-s')[0]}-0.safetensors"
     checkpoint.write_bytes(b"half")
-    assert nablab(*words).returncode == 0
+    assert nablab_here(*words).returncode == 0
     assert not checkpoint.exists()
 
 
@@ -124,14 +126,14 @@ def test_kill_9_with_the_fused_engine(tmp_path: Path, nablab: Nablab) -> None:
 
 
 def test_kill_9_between_the_trials_of_a_batch(
-    tmp_path: Path, nablab: Nablab, reference: dict[str, bytes]
+    tmp_path: Path, nablab_here: Nablab, reference: dict[str, bytes]
 ) -> None:
     process = start(*LONG, cwd=tmp_path)
     first = wait_for(tmp_path, "runs/toy/*/trials/*/trial.json", process)
     process.kill()
     process.communicate()
     folder = first.parents[2]
-    assert nablab(*LONG).returncode == 0
+    assert nablab_here(*LONG).returncode == 0
     assert trial_bytes(folder) == reference
 
 
@@ -145,7 +147,7 @@ def test_kill_9_between_the_trials_of_a_batch(
     ],
 )
 def test_a_signal_to_all_processes_saves_and_says_how_to_go_on(
-    tmp_path: Path, nablab: Nablab, reference: dict[str, bytes], number: signal.Signals, jobs: str
+    tmp_path: Path, nablab_here: Nablab, reference: dict[str, bytes], number: signal.Signals, jobs: str
 ) -> None:
     process = start(*LONG, "--jobs", jobs, cwd=tmp_path)
     progress = wait_for(tmp_path, "runs/toy/*/progress/*.json", process)
@@ -158,7 +160,7 @@ def test_a_signal_to_all_processes_saves_and_says_how_to_go_on(
     folder = progress.parent.parent
     assert read_state(RunFolder(folder)) == "interrupted"
     assert list(folder.glob("checkpoints/*.safetensors"))
-    assert nablab(*LONG).returncode == 0
+    assert nablab_here(*LONG).returncode == 0
     assert trial_bytes(folder) == reference
 
 
@@ -193,11 +195,13 @@ def test_workers_leave_when_their_parent_is_killed(tmp_path: Path) -> None:
     assert not alive
 
 
-def test_a_full_disk_stops_the_run_and_keeps_what_was_finished(nablab: Nablab, tmp_path: Path) -> None:
+def test_a_full_disk_stops_the_run_and_keeps_what_was_finished(
+    nablab: Nablab, nablab_here: Nablab, tmp_path: Path
+) -> None:
     with small_disk(megabytes=1) as disk:
         store = str(disk / "runs")
         words = ("run", "toy", "--preset", "quick", "--store", store)
-        assert nablab(*words).returncode == 0
+        assert nablab_here(*words).returncode == 0
         before = trial_bytes(next(disk.glob("runs/toy/*")))
         free = os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize
         filler = disk / "filler"
@@ -213,13 +217,13 @@ def test_a_full_disk_stops_the_run_and_keeps_what_was_finished(nablab: Nablab, t
         assert before == {
             k: v for p in disk.glob("runs/toy/*") for k, v in trial_bytes(p).items() if k in before
         }
-        again = nablab(*words, "steps=20_000")
+        again = nablab_here(*words, "steps=20_000")
         assert again.returncode == 0, again.stderr
 
 
-def test_an_unwritable_store_is_refused_at_once(nablab: Nablab, tmp_path: Path) -> None:
+def test_an_unwritable_store_is_refused_at_once(nablab_here: Nablab, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    done = nablab("run", "toy", "--preset", "quick", "--store", str(tmp_path / "file" / "runs"))
+    done = nablab_here("run", "toy", "--preset", "quick", "--store", str(tmp_path / "file" / "runs"))
     assert done.returncode == 1
     assert "--store" in done.stderr
     assert "Traceback" not in done.stderr
@@ -234,11 +238,11 @@ def test_without_a_compiler_the_run_goes_on_and_says_so_once(nablab: Nablab, tmp
     assert done.stdout.count("compiler") == 1, done.stdout
 
 
-def test_a_store_of_a_newer_version_is_refused(nablab: Nablab, tmp_path: Path) -> None:
-    assert nablab("run", "toy", "--preset", "quick").returncode == 0
+def test_a_store_of_a_newer_version_is_refused(nablab_here: Nablab, tmp_path: Path) -> None:
+    assert nablab_here("run", "toy", "--preset", "quick").returncode == 0
     config = next(tmp_path.glob("runs/toy/*/config.json"))
     config.write_text(config.read_text().replace('"format": 1', '"format": 99'))
     for words in (("run", "toy", "--preset", "quick"), ("report", "toy"), ("compare", "toy", "toy")):
-        done = nablab(*words)
+        done = nablab_here(*words)
         assert done.returncode == 1
         assert "newer nablab" in done.stderr
