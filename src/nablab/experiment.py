@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from nablab.plots import Figure
-    from nablab.training import Training
+    from nablab.training import Learner, Recipe, Supervised, Training
 
 Level = str | int | float | bool
 Scalar = float | int | bool
@@ -258,11 +258,11 @@ class Lab(Protocol):
         ...
 
     def train(
-        self, build: Callable[[], Any], data: tuple[Any, Any], *, seeds: Sequence[int], **options: Any
+        self, learner: Learner | Supervised, data: Any, recipe: Recipe, *, seeds: Sequence[int]
     ) -> Training:
-        """`nablab.training.fit` on the lab's device, with its progress, checkpoints and stop key.
+        """`nablab.training.train` on the lab's device, with its progress, checkpoints and stop key.
 
-        ``seeds`` are integers from `seed`, one per replica.
+        ``seeds`` are integers from `seed`, one per trial.
         """
         ...
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +32,10 @@ class Memory(Notebook):
     result: Any = None
     options: dict[str, Any]
 
-    def train(self, build: Callable[[], Any], pair: Any, *, seeds: Sequence[int], **options: Any) -> Any:
+    def train(self, learner: Any, pair: Any, recipe: Any, *, seeds: Sequence[int]) -> Any:
+        options = vars(recipe)
         self.options = {"seeds": seeds, "data": pair, **options}
-        self.result = training.fit(build, pair, seeds=seeds, on_note=self.note, **options)
+        self.result = training.train(learner, pair, recipe, seeds=seeds, on_note=self.note)
         return self.result
 
 
@@ -155,7 +156,7 @@ def test_the_validation_images_are_held_out_of_training_and_the_same_for_all(
         )
         assert lab.options["augment"] == data.Augment(shift=1)
         # 1,200 images are 19 batches of up to 64; a fifth of three epochs is the warm-up.
-        assert (lab.options["eval_every"], lab.options["steps"]) == (19, 57)
+        assert (lab.options["eval_every"], lab.options["epochs"]) == (19, 3)
         assert lab.options["schedule"] == training.Cosine(warmup_steps=11)
     assert not set(labs[0].options["seeds"]) & set(labs[1].options["seeds"])
 

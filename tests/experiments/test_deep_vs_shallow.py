@@ -6,7 +6,7 @@ import dataclasses
 import math
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +37,10 @@ class Memory:
     def seed(self, seed: int, purpose: str, **factors: Level) -> int:
         return training.derive(purpose, *map(str, factors.values()), seed)
 
-    def train(self, build: Callable[[], Any], pair: Any, *, seeds: Sequence[int], **options: Any) -> Any:
+    def train(self, learner: Any, pair: Any, recipe: Any, *, seeds: Sequence[int]) -> Any:
+        options = vars(recipe)
         self.options = {"seeds": seeds, **options}
-        self.result = training.fit(build, pair, seeds=seeds, replicas="sequential", **options)
+        self.result = training.train(learner, pair, recipe, seeds=seeds, replicas="sequential")
         return self.result
 
     def record(self, seed: int, **values: Any) -> None:
@@ -174,7 +175,7 @@ def test_conditions_and_seeds_start_from_weights_of_their_own(
 def test_nobody_is_stopped_at_the_threshold() -> None:
     experiment = small(targets=("0*x@20",), trio="none", networks=("1-2-1",), threshold=0.5, steps=50)
     records, labs = run(experiment, [0])
-    assert "stop" not in labs[0].options
+    assert not labs[0].options["stop"]
     assert records[0].scalars["steps_to_threshold"] < 50
     assert labs[0].result.steps_taken.tolist() == [50]
 

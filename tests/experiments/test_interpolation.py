@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -33,9 +33,10 @@ class Memory:
     def seed(self, seed: int, purpose: str, **factors: Level) -> int:
         return training.derive(purpose, *map(str, factors.values()), seed)
 
-    def train(self, build: Callable[[], Any], pair: Any, *, seeds: Sequence[int], **options: Any) -> Any:
+    def train(self, learner: Any, pair: Any, recipe: Any, *, seeds: Sequence[int]) -> Any:
+        options = vars(recipe)
         self.options.append(options)
-        self.results.append(training.fit(build, pair, seeds=seeds, replicas="sequential", **options))
+        self.results.append(training.train(learner, pair, recipe, seeds=seeds, replicas="sequential"))
         return self.results[-1]
 
     def record(self, seed: int, **values: Any) -> None:

@@ -35,9 +35,10 @@ class Memory:
     def seed(self, seed: int, purpose: str, **factors: Level) -> int:
         return training.derive(purpose, *map(str, factors.values()), seed)
 
-    def train(self, build: Callable[[], Any], pair: Any, *, seeds: Sequence[int], **options: Any) -> Any:
+    def train(self, learner: Any, pair: Any, recipe: Any, *, seeds: Sequence[int]) -> Any:
+        options = vars(recipe)
         self.recorder = options["probes"][0]
-        self.result = training.fit(build, pair, seeds=seeds, replicas="sequential", **options)
+        self.result = training.train(learner, pair, recipe, seeds=seeds, replicas="sequential")
         return self.result
 
     def record(self, seed: int, **values: Any) -> None:

@@ -39,9 +39,10 @@ class Memory:
     def seed(self, seed: int, purpose: str, **factors: Level) -> int:
         return training.derive(purpose, *map(str, factors.values()), seed)
 
-    def train(self, build: Callable[[], Any], data: Any, *, seeds: Sequence[int], **options: Any) -> Any:
-        self.build, self.data, self.options = build, data, {"seeds": seeds, **options}
-        self.result = training.fit(build, data, seeds=seeds, replicas="sequential", **options)
+    def train(self, learner: Any, data: Any, recipe: Any, *, seeds: Sequence[int]) -> Any:
+        options = vars(recipe)
+        self.build, self.data, self.options = learner.build, data, {"seeds": seeds, **options}
+        self.result = training.train(learner, data, recipe, seeds=seeds, replicas="sequential")
         return self.result
 
     def record(self, seed: int, **values: Any) -> None:

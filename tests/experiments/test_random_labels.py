@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +28,10 @@ class Memory(Notebook):
     result: training.Training
     labels: torch.Tensor
 
-    def train(self, build: Callable[[], Any], pair: Any, *, seeds: Sequence[int], **options: Any) -> Any:
+    def train(self, learner: Any, pair: Any, recipe: Any, *, seeds: Sequence[int]) -> Any:
+        options = vars(recipe)
         self.labels, self.options = pair[1], options
-        self.result = training.fit(build, pair, seeds=seeds, replicas="sequential", **options)
+        self.result = training.train(learner, pair, recipe, seeds=seeds, replicas="sequential")
         return self.result
 
 
@@ -182,7 +183,7 @@ def test_options_of_the_training(finished: Any) -> None:
     _, _, labs = finished
     assert labs[0].options["optimizer"] == training.Adam(learning_rate=1e-2)
     assert labs[0].options["schedule"] == training.StepDecay(every=6, factor=0.95)
-    assert labs[0].options["steps"] == 80 * 6
+    assert labs[0].options["epochs"] == 80
     sgd = small(optimizer="SGD", shares=(0.0,), epochs=3, learning_rate=0.1)
     assert run(sgd, (0,))[1][0].options["optimizer"] == training.SGD(learning_rate=0.1, momentum=0.9)
 

@@ -3,8 +3,9 @@ checked, and random labels raise it."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,10 +47,11 @@ class Memory:
     def seed(self, seed: int, purpose: str, **factors: Level) -> int:
         return training.derive(purpose, *map(str, factors.values()), seed)
 
-    def train(self, build: Callable[[], Any], pair: Any, *, seeds: Sequence[int], **options: Any) -> Any:
+    def train(self, learner: Any, pair: Any, recipe: Any, *, seeds: Sequence[int]) -> Any:
+        options = vars(recipe)
         self.options, self.labels = options, pair[1]
-        options = {**options, "precision": "float32"}
-        self.result = training.fit(build, pair, seeds=seeds, replicas="sequential", **options)
+        recipe = dataclasses.replace(recipe, precision="float32")
+        self.result = training.train(learner, pair, recipe, seeds=seeds, replicas="sequential")
         return self.result
 
     def record(self, seed: int, **values: Any) -> None:
@@ -132,7 +134,7 @@ def test_one_optimizer_and_shared_initial_weights(finished: tuple[Sensitivity, l
     assert {lab.options["optimizer"] for lab in labs} == {training.Adam(learning_rate=1e-2)}
     assert len({lab.result.seeds for lab in labs}) == 1
     assert [lab.condition["training"] for lab in labs if lab.options["augment"]] == [AUGMENTED]
-    assert not any("held_out" in lab.options for lab in labs)  # the test split decides nothing
+    assert not any(lab.options["held_out"] for lab in labs)  # the test split decides nothing
 
 
 def test_random_labels_are_each_seeds_own(finished: tuple[Sensitivity, list[Memory]]) -> None:

@@ -3,8 +3,9 @@ and large batches of the published network end in sharper places."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +33,11 @@ class Memory:
     def seed(self, seed: int, purpose: str, **factors: Level) -> int:
         return training.derive(purpose, *map(str, factors.values()), seed)
 
-    def train(self, build: Callable[[], Any], pair: Any, *, seeds: Sequence[int], **options: Any) -> Any:
+    def train(self, learner: Any, pair: Any, recipe: Any, *, seeds: Sequence[int]) -> Any:
+        options = vars(recipe)
         self.options = options
-        options = {**options, "precision": "float32"}
-        self.result = training.fit(build, pair, seeds=seeds, replicas="sequential", **options)
+        recipe = dataclasses.replace(recipe, precision="float32")
+        self.result = training.train(learner, pair, recipe, seeds=seeds, replicas="sequential")
         return self.result
 
     def record(self, seed: int, **values: Any) -> None:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,8 +31,8 @@ class Memory:
     def seed(self, seed: int, purpose: str, **factors: Level) -> int:
         return training.derive(purpose, *map(str, factors.values()), seed)
 
-    def train(self, build: Callable[[], Any], pair: Any, *, seeds: Sequence[int], **options: Any) -> Any:
-        self.result = training.fit(build, pair, seeds=seeds, replicas="sequential", **options)
+    def train(self, learner: Any, pair: Any, recipe: Any, *, seeds: Sequence[int]) -> Any:
+        self.result = training.train(learner, pair, recipe, seeds=seeds, replicas="sequential")
         return self.result
 
     def record(self, seed: int, **values: Any) -> None:

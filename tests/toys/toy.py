@@ -64,12 +64,14 @@ class Toy(Experiment):
             lab.note(f"width {width}, seeds {list(seeds)}: a caveat")
         x = torch.linspace(-1, 1, 16)[:, None]
         result = lab.train(
-            lambda: nn.Sequential(nn.Linear(1, width), nn.Tanh(), nn.Linear(width, 1)),
+            training.Supervised(lambda: nn.Sequential(nn.Linear(1, width), nn.Tanh(), nn.Linear(width, 1))),
             (x, x**2),
+            training.Recipe(
+                steps=self.steps,
+                optimizer=training.Adam(learning_rate=self.learning_rate),
+                eval_every=50,
+            ),
             seeds=[lab.seed(seed, "weights", width=width) for seed in seeds],
-            steps=self.steps,
-            optimizer=training.Adam(learning_rate=self.learning_rate),
-            eval_every=50,
         )
         prediction = result.predict(x)
         for place, seed in enumerate(seeds):

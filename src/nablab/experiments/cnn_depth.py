@@ -216,14 +216,22 @@ class CnnDepth(Experiment):
         options = {"learning_rate": own.learning_rate, "weight_decay": own.weight_decay}
         options |= {"momentum": own.momentum} if own.optimizer == "SGD" else {}
         result = lab.train(
-            self.builder(name), (train.images, train.labels), loss="cross_entropy", held_out=held_out,
+            training.Supervised(self.builder(name), "cross_entropy"),
+            (train.images, train.labels),
+            training.Recipe(
+                epochs=own.epochs,
+                batch_size=own.batch_size,
+                optimizer=getattr(training, own.optimizer)(**options),
+                schedule=cosine if own.schedule == "cosine" else training.Constant(),
+                prepare=train.normalize,
+                augment=data.Augment(shift=self.shift) if self.shift else None,
+                precision=self.precision,
+                held_out=held_out,
+                train_samples=TRAIN_SAMPLES,
+                eval_every=epoch,
+            ),
             seeds=[lab.seed(seed, "weights", network=name) for seed in seeds],
-            steps=own.epochs * epoch, batch_size=own.batch_size, eval_every=epoch,
-            optimizer=getattr(training, own.optimizer)(**options),
-            schedule=cosine if own.schedule == "cosine" else training.Constant(),
-            prepare=train.normalize, augment=data.Augment(shift=self.shift) if self.shift else None,
-            precision=self.precision, train_samples=TRAIN_SAMPLES,
-        )  # fmt: skip
+        )
         for k, seed in enumerate(seeds):
             self._record(k, seed, own.epochs, result, lab)
         self._look(result, seeds, train.first(TRAIN_SAMPLES), test, lab)

@@ -169,14 +169,16 @@ class DeepVsShallow(Experiment):
         x_held_out, y_held_out = target.held_out()
         optimizer = getattr(training, self.optimizer)
         result = lab.train(
-            build,
+            training.Supervised(build),
             target.train(),
+            training.Recipe(
+                steps=self.steps,
+                optimizer=optimizer(learning_rate=self.learning_rate, weight_decay=self.weight_decay),
+                held_out={"held_out": (x_held_out, y_held_out)},
+                converged=training.Plateau(window_steps=max(1, self.steps // 10)),
+                eval_every=max(1, self.steps // 200),
+            ),
             seeds=[lab.seed(seed, "weights", **condition) for seed in seeds],
-            steps=self.steps,
-            optimizer=optimizer(learning_rate=self.learning_rate, weight_decay=self.weight_decay),
-            held_out={"held_out": (x_held_out, y_held_out)},
-            converged=training.Plateau(window_steps=max(1, self.steps // 10)),
-            eval_every=max(1, self.steps // 200),
         )
         errors = _errors(result.predict(x_held_out), y_held_out)
         errors_at_best = _errors(result.predict(x_held_out, at="best"), y_held_out)

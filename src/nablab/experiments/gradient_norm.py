@@ -185,16 +185,18 @@ class GradientNorm(Experiment):
         sizes: Any = {"minibatch": self.minibatch, "samples": self.samples}
         probe = training.GradientNorms(build, pair, every=every, **sizes, **how)
         result = lab.train(
-            build,
+            training.Supervised(build, task.loss),
             pair,
+            training.Recipe(
+                steps=self.steps,
+                batch_size=self.batch_size,
+                optimizer=getattr(training, self.optimizer)(learning_rate=self.learning_rate),
+                prepare=task.prepare,
+                train_samples=self.samples if task.data_set else None,  # the first points are no sample
+                eval_every=every,
+                probes=[probe],
+            ),
             seeds=[lab.seed(seed, "weights", **condition) for seed in seeds],
-            steps=self.steps,
-            optimizer=getattr(training, self.optimizer)(learning_rate=self.learning_rate),
-            batch_size=self.batch_size,
-            train_samples=self.samples if task.data_set else None,  # the first points are no sample
-            eval_every=every,
-            probes=[probe],
-            **how,
         )
         estimate = f"The full-batch norm is an estimate from {self.samples} samples; see sampling_error."
         for note in (*task.notes, *([estimate] if probe.norm_errors.size else [])):

@@ -195,12 +195,21 @@ class Interpolation(Experiment):
         weights = "B" if "start" in differs else "A"
         orders = [lab.seed(seed, f"order of {which}") for seed in seeds]
         starts = [lab.seed(seed, f"weights of {weights}") for seed in seeds]
+        build = builder(task, network, dict(zip(orders, starts, strict=True)))
         return lab.train(
-            builder(task, network, dict(zip(orders, starts, strict=True))), (images, labels), seeds=orders,
-            steps=steps, batch_size=batch_size, optimizer=training.Adam(learning_rate=rate),
-            loss="cross_entropy", prepare=task.prepare, precision="auto", eval_every=steps,
-            train_samples=min(self.train_samples, len(images)),
-        )  # fmt: skip
+            training.Supervised(build, "cross_entropy"),
+            (images, labels),
+            training.Recipe(
+                steps=steps,
+                batch_size=batch_size,
+                optimizer=training.Adam(learning_rate=rate),
+                prepare=task.prepare,
+                precision="auto",
+                train_samples=min(self.train_samples, len(images)),
+                eval_every=steps,
+            ),
+            seeds=orders,
+        )
 
     def _survey(
         self, a: nn.Module, b: nn.Module, sets: Any, match: bool, norm: bool, seed: int, lab: Lab

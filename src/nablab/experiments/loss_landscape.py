@@ -165,13 +165,19 @@ class LossLandscape(Experiment):
             lab.note(note)
         recorder = training.WeightRecorder(every=max(1, self.steps // self.path_points))
         result = lab.train(
-            self.builder(str(condition["model"]), task),
+            training.Supervised(self.builder(str(condition["model"]), task), task.loss),
             task.train(),
+            training.Recipe(
+                steps=self.steps,
+                batch_size=self.batch_size,
+                optimizer=training.Adam(learning_rate=self.learning_rate),
+                prepare=task.prepare,
+                train_samples=self.subset if task.data_set else None,
+                eval_every=self.steps,
+                probes=[recorder],
+            ),
             seeds=[lab.seed(seed, f"weights of {name}", **condition) for seed in seeds for name in SOLUTIONS],
-            steps=self.steps, batch_size=self.batch_size, loss=task.loss, prepare=task.prepare,
-            optimizer=training.Adam(learning_rate=self.learning_rate), probes=[recorder],
-            eval_every=self.steps, train_samples=self.subset if task.data_set else None,
-        )  # fmt: skip
+        )
         for k, seed in enumerate(seeds):
             own = range(len(SOLUTIONS) * k, len(SOLUTIONS) * (k + 1))
             if not all(isfinite(result.final[replica]) for replica in own):

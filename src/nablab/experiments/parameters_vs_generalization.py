@@ -180,10 +180,14 @@ class ParametersVsGeneralization(Experiment):
     def _grow(self, condition: Condition, train: Any, test: Any, seeds: Sequence[int], lab: Lab) -> None:
         """Train one size on all images."""
         result = lab.train(
-            **_task(str(condition["hidden"]), train, train.labels, test, self.epochs, self.batch_size, 5),
+            _network(str(condition["hidden"]), train),
+            (train.images, train.labels),
+            training.Recipe(
+                optimizer=training.Adam(learning_rate=self.learning_rate),
+                precision="auto",
+                **_options(train, test, self.epochs, self.batch_size, evaluations=5),
+            ),
             seeds=[lab.seed(seed, "weights", **condition) for seed in seeds],
-            optimizer=training.Adam(learning_rate=self.learning_rate),
-            precision="auto",
         )
         for k, seed in enumerate(seeds):
             scores = {name: float(values[k, -1]) for name, values in result.evaluations.items()}
@@ -198,10 +202,14 @@ class ParametersVsGeneralization(Experiment):
         inputs, classes = self.pixels**2, len(train.classes)
         units = max(1, round(float(condition["ratio"]) * len(train) * classes / (inputs + 1 + classes)))
         result = lab.train(
-            **_task(str(units), train, torch.stack(labels), test, self.descent_epochs, BATCH, 1),
+            _network(str(units), train),
+            (train.images, torch.stack(labels)),
+            training.Recipe(
+                optimizer=training.Adam(learning_rate=RATE),
+                own_labels=True,
+                **_options(train, test, self.descent_epochs, BATCH, evaluations=1),
+            ),
             seeds=[lab.seed(seed, "weights", **condition) for seed in seeds],
-            optimizer=training.Adam(learning_rate=RATE),
-            own_labels=True,
         )
         size = models.parameter_count(f"{inputs}-{units}-{classes}")
         for k, seed in enumerate(seeds):
@@ -284,16 +292,19 @@ class ParametersVsGeneralization(Experiment):
         return found
 
 
-def _task(
-    hidden: str, train: Any, labels: Any, test: Any, epochs: int, batch_size: int, evaluations: int
-) -> dict[str, Any]:
-    """How a dense network with these hidden layers learns these labels of the training images."""
+def _network(hidden: str, train: Any) -> training.Supervised:
+    """A dense network with these hidden layers for these images."""
     size, classes = train.images.shape[-1], len(train.classes)
+    layers = f"{size**2}-{hidden}-{classes}"
+    return training.Supervised(
+        lambda: models.image_network(layers, size=size, classes=classes), "cross_entropy"
+    )
+
+
+def _options(train: Any, test: Any, epochs: int, batch_size: int, *, evaluations: int) -> dict[str, Any]:
+    """What both parts train with."""
     steps = epochs * -(-len(train) // batch_size)
     return {
-        "build": lambda: models.image_network(f"{size**2}-{hidden}-{classes}", size=size, classes=classes),
-        "data": (train.images, labels),
-        "loss": "cross_entropy",
         "prepare": train.normalize,
         "held_out": {"test": (test.images, test.labels)},
         "steps": steps,

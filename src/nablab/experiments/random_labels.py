@@ -205,20 +205,21 @@ class RandomLabels(Experiment):
         momentum = {"momentum": 0.9} if self.optimizer == "SGD" else {}
         epoch = -(-len(x) // self.batch_size)
         result = lab.train(
-            self.builder(str(condition["network"])),
+            training.Supervised(self.builder(str(condition["network"])), "cross_entropy"),
             (x, labels),
+            training.Recipe(
+                epochs=self.epochs,
+                batch_size=self.batch_size,
+                optimizer=getattr(training, self.optimizer)(learning_rate=self.learning_rate, **momentum),
+                schedule=training.StepDecay(every=epoch, factor=self.decay),
+                own_labels=True,
+                prepare=data.Whiten() if self.form == "zhang" else task.prepare,
+                precision="auto",
+                held_out={"test": test, **own},  # those of the training images cost no further prediction
+                eval_every=epoch,
+                stop=[training.Threshold(self.memorized, metric="train_accuracy", above=True)],
+            ),
             seeds=[lab.seed(seed, "weights", **condition) for seed in seeds],
-            steps=self.epochs * epoch,
-            loss="cross_entropy",
-            optimizer=getattr(training, self.optimizer)(learning_rate=self.learning_rate, **momentum),
-            schedule=training.StepDecay(every=epoch, factor=self.decay),
-            batch_size=self.batch_size,
-            own_labels=True,
-            prepare=data.Whiten() if self.form == "zhang" else task.prepare,
-            precision="auto",
-            held_out={"test": test, **own},  # those of the training images cost no further prediction
-            eval_every=epoch,
-            stop=[training.Threshold(self.memorized, metric="train_accuracy", above=True)],
         )
         trivial = [1 / task.outputs, float(test[1].bincount().max()) / len(test[1])]
         for k, seed in enumerate(seeds):

@@ -182,18 +182,20 @@ class Sensitivity(Experiment):
             lab.note(note)
         images, labels = task.train()
         self._check_sizes(len(images))
+        build = models.network_builder(self.network, shape=task.shape, outputs=task.outputs, model=self.model)
         result = lab.train(
-            models.network_builder(self.network, shape=task.shape, outputs=task.outputs, model=self.model),
+            training.Supervised(build, "cross_entropy"),
             (images, self._labels(condition, labels, task.outputs, seeds, lab)),
+            training.Recipe(
+                batch_size=int(condition["batch_size"]),
+                optimizer=getattr(training, self.optimizer)(learning_rate=self.learning_rate),
+                prepare=task.prepare,
+                augment=data.Augment(shift=self.shift) if condition["training"] == AUGMENTED else None,
+                precision="auto",  # of training; Jacobians are always in float32
+                own_labels=condition["training"] == RANDOM,
+                **self._ending(condition, len(images)),
+            ),
             seeds=[lab.seed(seed, "weights") for seed in seeds],  # shared by all conditions
-            loss="cross_entropy",
-            batch_size=int(condition["batch_size"]),
-            optimizer=getattr(training, self.optimizer)(learning_rate=self.learning_rate),
-            prepare=task.prepare,
-            augment=data.Augment(shift=self.shift) if condition["training"] == AUGMENTED else None,
-            precision="auto",  # of training; Jacobians are always in float32
-            own_labels=condition["training"] == RANDOM,
-            **self._ending(condition, len(images)),
         )
         missed = result.stop_reason.count("budget")
         if condition["design"] in (LOSS, LEARNED) and missed:

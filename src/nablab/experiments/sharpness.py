@@ -190,18 +190,21 @@ class Sharpness(Experiment):
         self._check_sizes(len(images))
         per_epoch = -(-len(images) // int(condition["batch_size"]))
         steps = self.epochs * per_epoch
+        build = models.network_builder(self.network, shape=task.shape, outputs=task.outputs, model=self.model)
+        optimizer = getattr(training, self.optimizer)
         result = lab.train(
-            models.network_builder(self.network, shape=task.shape, outputs=task.outputs, model=self.model),
+            training.Supervised(build, "cross_entropy"),
             (images, labels),
+            training.Recipe(
+                steps=steps,
+                batch_size=int(condition["batch_size"]),
+                optimizer=optimizer(learning_rate=float(condition["learning_rate"])),
+                prepare=task.prepare,
+                precision="auto",  # of training; measures are always in float32
+                stop=[training.Threshold(self.target_loss)] if self.target_loss else [],
+                eval_every=max(2, per_epoch // 4) if self.target_loss else steps,
+            ),
             seeds=[lab.seed(seed, "weights") for seed in seeds],  # shared by all conditions
-            loss="cross_entropy",
-            steps=steps,
-            batch_size=int(condition["batch_size"]),
-            optimizer=getattr(training, self.optimizer)(learning_rate=float(condition["learning_rate"])),
-            prepare=task.prepare,
-            precision="auto",  # of training; measures are always in float32
-            stop=[training.Threshold(self.target_loss)] if self.target_loss else [],
-            eval_every=max(2, per_epoch // 4) if self.target_loss else steps,
         )
         missed = result.stop_reason.count("budget")
         if self.target_loss and missed:

@@ -151,18 +151,20 @@ class WeightTrajectories(Experiment):
         recorder = training.WeightRecorder(every=self.steps // self.points, replicas=runs)
         ends = training.WeightRecorder(every=self.steps)  # all that is needed of partners
         optimizer = getattr(training, self.optimizer)
+        build = self.builder(lab.seed(0, "shared start") if condition["start"] == SHARED else None)
         result = lab.train(
-            self.builder(lab.seed(0, "shared start") if condition["start"] == SHARED else None),
+            training.Supervised(build, task.loss),
             task.train(),
+            training.Recipe(
+                steps=self.steps,
+                batch_size=self.batch_size,
+                optimizer=optimizer(learning_rate=self.learning_rate, weight_decay=self.weight_decay),
+                prepare=task.prepare,
+                held_out={task.held_out_name: task.held_out()},
+                eval_every=recorder.every,
+                probes=[recorder, ends],
+            ),
             seeds=[lab.seed(seed, role, **condition) for role in ("run", "partner") for seed in seeds],
-            steps=self.steps,
-            loss=task.loss,
-            batch_size=self.batch_size,
-            prepare=task.prepare,
-            held_out={task.held_out_name: task.held_out()},
-            optimizer=optimizer(learning_rate=self.learning_rate, weight_decay=self.weight_decay),
-            eval_every=recorder.every,
-            probes=[recorder, ends],
         )
         for note in task.notes:
             lab.note(note)

@@ -171,13 +171,15 @@ class ZeroGradient(Experiment):
         # Networks of one seed begin alike and stop at the same step, whatever their penalty.
         shared = {name: level for name, level in condition.items() if name != "weight_decay"}
         result = lab.train(
-            lambda: models.dense(str(condition["network"]), activation),
+            training.Supervised(lambda: models.dense(str(condition["network"]), activation)),
             points,
+            training.Recipe(
+                steps=self.steps,
+                optimizer=training.Adam(learning_rate=self.learning_rate, weight_decay=decay),
+                probes=[_stopping_at([self.stop(lab.seed(seed, "stop", **shared)) for seed in seeds])],
+                eval_every=self.steps,
+            ),
             seeds=[lab.seed(seed, "weights", **shared) for seed in seeds],
-            steps=self.steps,
-            optimizer=training.Adam(learning_rate=self.learning_rate, weight_decay=decay),
-            probes=[_stopping_at([self.stop(lab.seed(seed, "stop", **shared)) for seed in seeds])],
-            eval_every=self.steps,
         )
         trained = [k for k in range(len(seeds)) if result.stop_reason[k] != "diverged"]
         for k in set(range(len(seeds))) - set(trained):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -19,9 +19,7 @@ from nablab.lab.stop import StopToken
 from nablab.lab.store import RunFolder
 
 if TYPE_CHECKING:
-    from torch import nn
-
-    from nablab.training import Probe, Training
+    from nablab.training import Learner, Probe, Recipe, Supervised, Training
 
 PROGRESS_SECONDS = 0.5
 COPIES = 3  # of the losses: as trained, as recorded, and one while they are worked on
@@ -181,19 +179,20 @@ class Session(Notebook):
         self._loss = float("nan")
 
     def train(
-        self, build: Callable[[], nn.Module], data: tuple[Any, Any], *, seeds: Sequence[int], **options: Any
+        self, learner: Learner | Supervised, data: Any, recipe: Recipe, *, seeds: Sequence[int]
     ) -> Training:
         """See `nablab.experiment.Lab.train`."""
         from nablab import training
 
         if self._stop.requested():
             raise Interrupted("stopped before training")
-        check_history(len(seeds), options.get("steps", 0))
+        check_history(len(seeds), recipe.steps or 0)
         path = self._folder.checkpoint_path(self._condition, self._parts)
         self._parts += 1
-        return training.fit(
-            build,
+        return training.train(
+            learner,
             data,
+            recipe,
             seeds=seeds,
             device=self._device,
             replicas=self._replicas,
@@ -201,7 +200,6 @@ class Session(Notebook):
             on_progress=self._progress,
             should_stop=self._stop.requested,
             on_note=self.note,
-            **options,
         )
 
     @contextmanager
@@ -253,12 +251,37 @@ class Estimate:
     may_end_early: bool = False
 
 
-def _few(pair: tuple[Any, Any], samples: int) -> tuple[Any, Any]:
-    """The first of some held-out samples and their labels."""
-    from nablab.training import OwnLabels
+def _short(recipe: Recipe, steps: int, samples: int) -> Recipe:
+    """The recipe for a few steps and small evaluations, which were measured already.
 
-    x, y = pair
-    return x[:samples], OwnLabels(y.values[:, :samples]) if isinstance(y, OwnLabels) else y[:samples]
+    A schedule is made for all the steps, and a warm-up may be longer than these few.
+    """
+    from nablab.training import Constant
+
+    return dataclasses.replace(
+        recipe,
+        steps=steps,
+        epochs=None,
+        schedule=Constant(),
+        held_out={name: _few(data, samples) for name, data in recipe.held_out.items()},
+        train_samples=samples if recipe.train_samples is None else min(samples, recipe.train_samples),
+    )
+
+
+def _few(data: Any, samples: int) -> Any:
+    """The first of some held-out samples."""
+    import torch
+
+    from nablab.training import OwnLabels, PerTrial, Subset
+
+    if isinstance(data, PerTrial):
+        return PerTrial(tuple(_few(own, samples) for own in data.sets))
+    if isinstance(data, tuple):
+        x, y = data
+        return x[:samples], OwnLabels(y.values[:, :samples]) if isinstance(y, OwnLabels) else y[:samples]
+    if isinstance(data, Mapping):
+        return {name: tensor[:samples] for name, tensor in data.items()}
+    return Subset(data, torch.arange(min(samples, len(data))))
 
 
 def _stretched(result: Training, steps: int) -> Training:
@@ -304,38 +327,26 @@ class Rehearsal(Notebook):
         self._spent = 0.0
 
     def train(
-        self, build: Callable[[], nn.Module], data: tuple[Any, Any], *, seeds: Sequence[int], **options: Any
+        self, learner: Learner | Supervised, data: Any, recipe: Recipe, *, seeds: Sequence[int]
     ) -> Training:
         """Measure the speed of a few steps, then train for a few."""
         from nablab import training
 
         begin = time.perf_counter()
-        steps = int(options.pop("steps"))
-        check_history(len(seeds), steps)
-        common: Mapping[str, Any] = {
-            "seeds": seeds,
-            "device": self._device,
-            "replicas": self._replicas,
-            "on_note": self.note,
-            **options,
-        }
-        speed = training.measure_speed(build, data, steps=steps, **common)
-        # A schedule is made for all the steps; a warm-up may be longer than these few. An evaluation was
-        # measured: the few steps need no whole one.
-        short = {name: value for name, value in common.items() if name != "schedule"}
-        held_out = options.get("held_out") or {}
-        short["held_out"] = {name: _few(pair, self.SAMPLES) for name, pair in held_out.items()}
-        short["train_samples"] = min(self.SAMPLES, options.get("train_samples") or len(data[0]))
-        with _more_often(options.get("probes", ()), max(1, steps // self.STEPS)):
-            result = _stretched(training.fit(build, data, steps=min(steps, self.STEPS), **short), steps)
-        evaluations = 2 + steps // int(options.get("eval_every") or max(1, steps // 100))
-        self.estimate.seconds += speed.setup_seconds + speed.seconds_per_step * steps
+        where: Mapping[str, Any] = {"seeds": seeds, "device": self._device, "replicas": self._replicas}
+        speed = training.measure_speed(learner, data, recipe, **where)
+        check_history(len(seeds), speed.steps)
+        with _more_often(recipe.probes, max(1, speed.steps // self.STEPS)):
+            short = _short(recipe, min(speed.steps, self.STEPS), self.SAMPLES)
+            result = training.train(learner, data, short, on_note=self.note, **where)
+        evaluations = 2 + speed.steps // speed.eval_every
+        self.estimate.seconds += speed.setup_seconds + speed.seconds_per_step * speed.steps
         self.estimate.seconds += speed.seconds_per_evaluation * evaluations
         self.estimate.engine = speed.engine
-        self.estimate.steps += steps
-        self.estimate.may_end_early |= bool(options.get("stop"))
+        self.estimate.steps += speed.steps
+        self.estimate.may_end_early |= bool(recipe.stop)
         self._spent += time.perf_counter() - begin
-        return result
+        return _stretched(result, speed.steps)
 
     def rehearse(self) -> Estimate:
         """Run the condition in small and return the estimate of the whole."""
