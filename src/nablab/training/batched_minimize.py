@@ -80,6 +80,8 @@ class BatchedMinimizeEngine:
         names = list(hyper[0]) if hyper else []
         self._hyper = {name: torch.tensor([own[name] for own in hyper], device=device) for name in names}
         self._generators = [torch.Generator() for _ in seeds]
+        self._together = vmap(grad_and_value(self._one, has_aux=True), randomness="error")
+        self._now = 0, 1.0  # the step that is computed, and its rate
         self._draws: dict[str, list[Draw]] = {}  # what the loss asks for, by the shapes of a batch
         self._rehearse()
 
@@ -108,18 +110,21 @@ class BatchedMinimizeEngine:
         for generator, seed in zip(self._generators, self._seeds, strict=True):
             generator.manual_seed(derive(seed, "step", step))
         drawn = self._drawn(batch, training=True)
-
-        def loss(weights: Tensor, batch: Any, hyper: Any, drawn: Any) -> tuple[Tensor, dict[str, Tensor]]:
-            values = self._values(weights, batch, Moment(step, self._steps, rate, hyper, Given(drawn)))
-            return values["loss"], values
-
-        together = vmap(grad_and_value(loss, has_aux=True), randomness="error")
-        gradients, (_, values) = together(self._stacked.weights, batch, self._hyper, drawn)
+        self._now = step, rate
+        gradients, (_, values) = self._together(self._stacked.weights, batch, self._hyper, drawn)
         self.measures = tuple(values)
         if self._learner.clip_norm is not None:  # as torch.nn.utils.clip_grad_norm_
             norms = gradients.norm(dim=1, keepdim=True)
             gradients = gradients * (self._learner.clip_norm / (norms + 1e-6)).clamp(max=1.0)
         return gradients, torch.stack(list(values.values()), dim=1)
+
+    def _one(
+        self, weights: Tensor, batch: Any, hyper: Any, drawn: Sequence[Tensor]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of one trial, and all values."""
+        step, rate = self._now
+        values = self._values(weights, batch, Moment(step, self._steps, rate, hyper, Given(drawn)))
+        return values["loss"], values
 
     def _batch(self, step: int) -> Any:
         """The batches of all trials, stacked: tensors (K, n, ...)."""

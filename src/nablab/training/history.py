@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nablab.errors import unknown
 from nablab.training.checkpoints import prefixed, under
 from nablab.training.engine import FloatArray
 from nablab.training.stopping import EarlyStopping, Rule
@@ -28,6 +29,15 @@ class Goal:
 
     metric: str = "train_loss"
     higher: frozenset[str] = frozenset()
+
+    def check(self, curves: Sequence[str]) -> None:
+        """Refuse a metric that is not evaluated; without a loss there is no best, unless one is asked for.
+
+        Raises:
+            UsageError: There is no such curve.
+        """
+        if self.metric not in curves and self.metric != Goal.metric:
+            raise unknown("evaluated metric", self.metric, curves, remedy="It is what `best` asks for.")
 
     def lower_is_better(self, metric: str, values: FloatArray) -> FloatArray:
         """The values of a curve, negated where higher is better."""

@@ -6,6 +6,7 @@ evaluations, checkpoints, stopping and the replicas are the loop's business: a l
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -112,7 +113,7 @@ class Minimize(Learner):
         optimizer.zero_grad()
         values = self.named_losses(state.net, batches[0], moment)
         # A loss that is not finite is reported, and would only spoil the weights.
-        if torch.isfinite(values["loss"]):
+        if math.isfinite(values["loss"].item()):
             values["loss"].backward()  # type: ignore[no-untyped-call]
             if self.clip_norm is not None:
                 nn.utils.clip_grad_norm_(state.net.parameters(), self.clip_norm)

@@ -316,7 +316,6 @@ class _Run:
             probe.on_train_begin(self._context())
         if not self._history.evaluation_steps:
             self._evaluate()
-            check_metrics(self._rules(), list(self._latest))
         saved = time.monotonic()
         while self._history.step < self._task.steps and self._history.active.any():
             speed = self._advance()
@@ -367,6 +366,9 @@ class _Run:
 
     def _evaluate(self) -> None:
         self._latest, self._latest_step = self._task.evaluate(self._engine), self._history.step
+        if not self._history.evaluation_steps:  # what a learner evaluates is known only now
+            check_metrics(self._rules(), list(self._latest))
+            self._task.goal.check(list(self._latest))
         self._engine.freeze(self._history.add_evaluation(self._latest, cache(self._engine.parameters)))
 
     def _rules(self) -> tuple[Rule, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,6 +21,8 @@ from nablab.training.randomness import preserved, reseed
 from nablab.training.samplers import Sampler
 from nablab.training.seeding import derive
 
+# What sets the seed of PyTorch's own generators, for dropout, apart from that of the moment.
+FORWARD = 1
 EVALUATED_AT_ONCE = 256  # samples, where the recipe has no batch size
 
 
@@ -92,11 +95,12 @@ class OneByOneEngine:
         for offset, rate in enumerate(rates.tolist()):
             step = self._taken + offset
             self._set_rates(replica, rate)
-            reseed(derive(seed, "forward", step), self._device)
-            moment = self._moment(replica, step, rate, derive(seed, "step", step))
+            drawn = derive(seed, "step", step)
+            reseed(drawn ^ FORWARD, self._device)
+            moment = self._moment(replica, step, rate, drawn)
             values = self._learner.step(state, self._batches(seed, step), moment)
             rows.append(self._row(values))
-            if not np.isfinite(rows[-1]).all():
+            if not all(map(math.isfinite, rows[-1])):
                 self._active[replica] = False
                 break
         return rows
@@ -122,7 +126,7 @@ class OneByOneEngine:
             self.measures = tuple(values)
         if tuple(values) != self.measures:
             raise ValueError(f"a step gave {list(values)} and an earlier one {list(self.measures)}")
-        return torch.stack([value.detach().reshape(()) for value in values.values()]).double().tolist()
+        return [value.item() for value in values.values()]
 
     def freeze(self, replicas: Sequence[int]) -> None:
         """See `Engine.freeze`."""
@@ -145,7 +149,7 @@ class OneByOneEngine:
         means, scores = Means(), {key: metric.new() for key, metric in metrics.items()}
         for part, indices in enumerate(in_order(len(data), self._size, self._device)):
             drawn = derive(seed, "evaluation", name, part)
-            reseed(drawn, self._device)
+            reseed(drawn ^ FORWARD, self._device)
             batch = data.batch(indices)
             moment = self._moment(replica, self._taken, 1.0, drawn)
             means.add(self._learner.evaluate(state, batch, moment), len(indices))
