@@ -71,6 +71,91 @@ class Condition(Mapping[str, Level]):
         return all(factor in self and self[factor] == level for factor, level in where.items())
 
 
+class Trial(NamedTuple):
+    """One condition with one seed: the unit of storage and resumption.
+
+    Attributes:
+        condition: The factor levels.
+        seed: Counted from 0.
+    """
+
+    condition: Condition
+    seed: int
+
+
+class Trials(Sequence[Trial]):
+    """What one call of `Experiment.run` does: trials that may train in one batch.
+
+    They differ by seed and by the factors in `Experiment.batch_over`, and by nothing else.
+
+    Args:
+        conditions: The conditions, which agree in all factors but those.
+        seeds: The seeds of each condition.
+
+    Attributes:
+        condition: The levels that all trials share.
+        conditions: The conditions.
+        seeds: The seeds of each condition.
+
+    >>> trials = Trials([Condition(network="small", beta=1.0), Condition(network="small", beta=4.0)], [0, 1])
+    >>> str(trials.condition), trials.each("beta"), trials[2]
+    ('network=small', (1.0, 1.0, 4.0, 4.0), Trial(condition=Condition(network='small', beta=4.0), seed=0))
+    """
+
+    def __init__(self, conditions: Sequence[Condition], seeds: Sequence[int]) -> None:
+        self.conditions, self.seeds = tuple(conditions), tuple(seeds)
+        self.condition = shared_levels(self.conditions)
+        self._trials = [Trial(condition, seed) for condition in conditions for seed in seeds]
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._trials[index]
+
+    def __len__(self) -> int:
+        return len(self._trials)
+
+    def each(self, factor: str) -> tuple[Any, ...]:
+        """The level of a factor in each trial, which is what a number per trial takes."""
+        return tuple(trial.condition[factor] for trial in self)
+
+
+def shared_levels(conditions: Sequence[Condition]) -> Condition:
+    """The factors, with their levels, in which conditions agree."""
+    first = conditions[0]
+    same = {
+        factor: level
+        for factor, level in first.items()
+        if all(factor in other and other[factor] == level for other in conditions[1:])
+    }
+    return Condition(**same)
+
+
+def text_of(conditions: Sequence[Condition]) -> str:
+    """Conditions that train in one batch, in words: what they share, and the levels of the rest.
+
+    >>> text_of([Condition(network="small", beta=1), Condition(network="small", beta=4)])
+    'network=small, beta=1/4'
+    """
+    return ", ".join(f"{factor}={levels}" for factor, levels in levels_of(conditions).items())
+
+
+def levels_of(conditions: Sequence[Condition]) -> dict[str, str]:
+    """The levels of each factor as a text, several of them apart by slashes."""
+    levels: dict[str, dict[str, None]] = {}
+    for condition in conditions:
+        for factor, level in condition.items():
+            levels.setdefault(factor, {})[str(level)] = None
+    return {factor: "/".join(found) for factor, found in levels.items()}
+
+
+def grouped(conditions: Sequence[Condition], batch_over: Sequence[str]) -> list[tuple[Condition, ...]]:
+    """The conditions in groups that differ by these factors alone, in the order of their first ones."""
+    groups: dict[tuple[tuple[str, Level], ...], list[Condition]] = {}
+    for condition in conditions:
+        key = tuple((factor, level) for factor, level in condition.items() if factor not in batch_over)
+        groups.setdefault(key, []).append(condition)
+    return [tuple(group) for group in groups.values()]
+
+
 class Curve(NamedTuple):
     """A quantity against training steps: two arrays of one length."""
 
@@ -250,11 +335,19 @@ class Claim:
 class Lab(Protocol):
     """What an experiment sees of the laboratory: no store, no device, no executor, no screen."""
 
-    def seed(self, seed: int, purpose: str, **factors: Level) -> int:
+    def seed(self, trial: Trial, purpose: str, *, by: Sequence[str] | None = None) -> int:
         """A 63-bit integer from hash(experiment, factors, seed, purpose).
 
-        Leave the factors out to share the randomness between conditions (a paired comparison).
+        Args:
+            trial: The trial.
+            purpose: What the randomness is for: ``"weights"``, ``"labels"``.
+            by: The factors that count. None for all: nothing is shared between conditions. With ``()``
+                conditions share the randomness of a seed, for a paired comparison.
         """
+        ...
+
+    def shared_seed(self, purpose: str) -> int:
+        """The same for all trials of the experiment: a split of the data, one common start."""
         ...
 
     def train(
@@ -266,15 +359,15 @@ class Lab(Protocol):
         """
         ...
 
-    def record(self, seed: int, **values: Scalar | str) -> None:
-        """Keep numbers (metrics) and short texts (notes) of the trial with this seed."""
+    def record(self, trial: Trial, **values: Scalar | str) -> None:
+        """Keep numbers (metrics) and short texts (notes) of a trial."""
         ...
 
-    def curve(self, seed: int, name: str, steps: Any, values: Any) -> None:
+    def curve(self, trial: Trial, name: str, steps: Any, values: Any) -> None:
         """Keep a quantity against training steps."""
         ...
 
-    def array(self, seed: int, name: str, values: Any) -> None:
+    def array(self, trial: Trial, name: str, values: Any) -> None:
         """Keep an array; numeric, no Python objects."""
         ...
 
@@ -289,6 +382,8 @@ class Experiment:
 
     Class attributes that a subclass sets:
         name: The name on the command line, in kebab case; made from the class name if not set.
+        batch_over: Factors whose levels may train in one batch; the trials of one call of `run` then differ
+            by them, too.
         version: Raise it when a change of the code changes the results.
         presets: Field overrides by name; every experiment has ``quick``, ``standard`` and ``paper``.
             The key ``seeds`` sets the number of seeds of that preset.
@@ -299,6 +394,7 @@ class Experiment:
 
     name: ClassVar[str] = ""
     version: ClassVar[int] = 1
+    batch_over: ClassVar[tuple[str, ...]] = ()
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"quick": {}, "standard": {}, "paper": {}}
     claims: ClassVar[tuple[Claim, ...]] = ()
     exercises: ClassVar[tuple[str, ...]] = ()
@@ -321,8 +417,12 @@ class Experiment:
         """The conditions to run, in the order in which reports show them."""
         raise NotImplementedError(f"{type(self).__name__} must define conditions()")
 
-    def run(self, condition: Condition, seeds: Sequence[int], lab: Lab) -> None:
-        """Run all ``seeds`` of one condition and keep the outcome with ``lab.record``."""
+    def groups(self) -> list[tuple[Condition, ...]]:
+        """The conditions in groups that may train in one batch: the units of work."""
+        return grouped(self.conditions(), self.batch_over)
+
+    def run(self, trials: Trials, lab: Lab) -> None:
+        """Run these trials and keep the outcome of each with ``lab.record``."""
         raise NotImplementedError(f"{type(self).__name__} must define run()")
 
     def figures(self, records: Records) -> dict[str, Figure]:

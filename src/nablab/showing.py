@@ -14,7 +14,7 @@ from rich.text import Text
 
 from nablab import configuration
 from nablab.errors import StoreError, UsageError
-from nablab.experiment import Claim, Experiment
+from nablab.experiment import Claim, Condition, Experiment, shared_levels, text_of
 from nablab.naming import words
 from nablab.streams import print_json
 from nablab.terminal import print_damage
@@ -229,13 +229,14 @@ def dry_run_facts(plan: Plan, estimates: Sequence[Estimate]) -> dict[str, Any]:
 
     conditions = [
         {
-            "condition": dict(condition),
+            "condition": dict(shared_levels(group)),
+            "conditions": [dict(condition) for condition in group],
             "seconds": e.seconds,
             "engine": e.engine,
             "steps": e.steps,
             "may_end_early": e.may_end_early,
         }
-        for condition, e in zip(plan.conditions, estimates, strict=True)
+        for group, e in zip(plan.groups, estimates, strict=True)
     ]
     return {
         "experiment": plan.experiment.name,
@@ -243,7 +244,7 @@ def dry_run_facts(plan: Plan, estimates: Sequence[Estimate]) -> dict[str, Any]:
         "preset": plan.preset,
         "configuration": plan.experiment.configuration(),
         "seeds": plan.seeds,
-        "trials": len(conditions) * plan.seeds,
+        "trials": len(plan.conditions) * plan.seeds,
         "device": plan.device,
         "replicas": plan.replicas,
         "conditions": conditions,
@@ -270,7 +271,7 @@ def print_dry_run(console: Console, facts: Mapping[str, Any]) -> None:
         table.add_column(title, overflow="fold")
     table.add_column("estimate", justify="right")
     for row in facts["conditions"]:
-        name = ", ".join(f"{factor}={level}" for factor, level in row["condition"].items())
+        name = text_of([Condition(**condition) for condition in row["conditions"]])
         most = "at most " if row["may_end_early"] else ""
         seeds, steps = str(facts["seeds"]), f"{most}{row['steps']:,}"
         table.add_row(Text(name), seeds, steps, row["engine"], f"{most}{duration(row['seconds'])}")

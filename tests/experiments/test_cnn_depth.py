@@ -14,7 +14,7 @@ import torch
 from nablab import data, models, training
 from nablab.configuration import resolve
 from nablab.errors import UsageError
-from nablab.experiment import Condition, Curve, Record, Records
+from nablab.experiment import Condition, Curve, Record, Records, Trials
 from nablab.experiments.cnn_depth import ALL, COURSES, RECIPES, CnnDepth
 from nablab.lab.session import Notebook, Rehearsal
 
@@ -45,9 +45,9 @@ def small(**overrides: Any) -> CnnDepth:
 
 
 def run(experiment: CnnDepth, seeds: Sequence[int] = (0, 1)) -> tuple[Records, list[Memory]]:
-    labs = [Memory(experiment, condition, seeds) for condition in experiment.conditions()]
+    labs = [Memory(experiment, Trials([condition], seeds)) for condition in experiment.conditions()]
     for lab in labs:
-        experiment.run(lab._condition, seeds, lab)
+        experiment.run(lab._trials, lab)
     return Records(record for lab in labs for record in lab.records()), labs
 
 
@@ -106,7 +106,7 @@ def test_scores_are_those_of_the_final_weights(finished: tuple[CnnDepth, Records
     test = data.load("digits", split="test", size=28)
     for lab in labs:
         images, labels = lab.options["data"]
-        for k, record in enumerate(records.where(**lab._condition)):
+        for k, record in enumerate(records.where(**lab._trials.condition)):
             network = lab.result.module(k).eval()
             for metric, x, y in (
                 ("test_accuracy", test.images, test.labels),
@@ -117,7 +117,7 @@ def test_scores_are_those_of_the_final_weights(finished: tuple[CnnDepth, Records
                 assert record.scalars[metric] == pytest.approx(float((answers == y).double().mean()))
         # The same trial with dropout active scores lower, and only where there is dropout.
         gaps = [r.scalars["train_accuracy"] - r.scalars["train_accuracy_dropout_on"] for r in lab.records()]
-        dropping = "drop" in str(lab._condition["network"])
+        dropping = "drop" in str(lab._trials.condition["network"])
         assert all(gap > 0.02 if dropping else abs(gap) < 1e-6 for gap in gaps)
 
 
@@ -125,7 +125,7 @@ def test_curves_thresholds_and_the_best_epoch(finished: tuple[CnnDepth, Records,
     experiment, records, labs = finished
     for lab in labs:
         curves = lab.result.evaluations
-        for k, record in enumerate(records.where(**lab._condition)):
+        for k, record in enumerate(records.where(**lab._trials.condition)):
             test = curves["test_accuracy"][k]
             assert record.curves["test_accuracy"].steps.tolist() == [1, 2, 3]
             np.testing.assert_array_equal(record.curves["test_accuracy"].values, test[1:])
@@ -308,7 +308,7 @@ def test_impossible_settings_stop_before_any_work(overrides: dict[str, Any], mes
 def test_a_dry_run_measures_a_schedule_with_a_long_warm_up() -> None:
     experiment = small(networks=("flatten-9",), epochs=20)
     condition = experiment.conditions()[0]
-    rehearsal = Rehearsal(experiment, condition, [0], device="cpu", replicas="auto")
+    rehearsal = Rehearsal(experiment, Trials([condition], [0]), device="cpu", replicas="auto")
     estimate = rehearsal.rehearse()
     assert estimate.steps == 20 * 21
     assert estimate.seconds > 0

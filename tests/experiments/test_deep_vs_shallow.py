@@ -17,7 +17,7 @@ import torch
 from nablab import data, models, training
 from nablab.configuration import describe, parse_overrides, resolve
 from nablab.errors import UsageError
-from nablab.experiment import Condition, Curve, Level, Record, Records
+from nablab.experiment import Condition, Curve, Record, Records, Trial, Trials
 from nablab.experiments.deep_vs_shallow import TRIOS, DeepVsShallow
 
 
@@ -34,8 +34,12 @@ class Memory:
         self.result: Any = None
         self.options: dict[str, Any] = {}
 
-    def seed(self, seed: int, purpose: str, **factors: Level) -> int:
-        return training.derive(purpose, *map(str, factors.values()), seed)
+    def seed(self, trial: Trial, purpose: str, *, by: Sequence[str] | None = None) -> int:
+        factors = trial.condition if by is None else by
+        return training.derive(purpose, *(str(trial.condition[name]) for name in factors), trial.seed)
+
+    def shared_seed(self, purpose: str) -> int:
+        return training.derive(purpose, 0)
 
     def train(self, learner: Any, pair: Any, recipe: Any, *, seeds: Sequence[int]) -> Any:
         options = vars(recipe)
@@ -43,18 +47,18 @@ class Memory:
         self.result = training.train(learner, pair, recipe, seeds=seeds, replicas="sequential")
         return self.result
 
-    def record(self, seed: int, **values: Any) -> None:
+    def record(self, trial: Trial, **values: Any) -> None:
         for name, value in values.items():
             if isinstance(value, str):
-                self.texts.setdefault(seed, {})[name] = value
+                self.texts.setdefault(trial.seed, {})[name] = value
             else:
-                self.scalars.setdefault(seed, {})[name] = float(value)
+                self.scalars.setdefault(trial.seed, {})[name] = float(value)
 
-    def curve(self, seed: int, name: str, steps: Any, values: Any) -> None:
-        self.curves.setdefault(seed, {})[name] = Curve(np.asarray(steps), np.asarray(values))
+    def curve(self, trial: Trial, name: str, steps: Any, values: Any) -> None:
+        self.curves.setdefault(trial.seed, {})[name] = Curve(np.asarray(steps), np.asarray(values))
 
-    def array(self, seed: int, name: str, values: Any) -> None:
-        self.arrays.setdefault(seed, {})[name] = np.asarray(values)
+    def array(self, trial: Trial, name: str, values: Any) -> None:
+        self.arrays.setdefault(trial.seed, {})[name] = np.asarray(values)
 
     def note(self, text: str) -> None:
         self.notes.append(text)
@@ -75,7 +79,7 @@ def run(experiment: DeepVsShallow, seeds: Sequence[int] = (0, 1)) -> tuple[Recor
     labs = []
     for condition in experiment.conditions():
         labs.append(Memory(condition))
-        experiment.run(condition, seeds, labs[-1])
+        experiment.run(Trials([condition], seeds), labs[-1])
     return Records(record for lab in labs for record in lab.records()), labs
 
 
@@ -194,7 +198,7 @@ def test_your_own_network_is_one_more_condition(mine: str) -> None:
     experiment = small(targets=("sinc@40",), model=f"{mine}:good")
     assert [c["model"] for c in experiment.conditions()] == ["deep", "middle", "shallow", "yours"]
     lab = Memory(experiment.conditions()[-1])
-    experiment.run(lab.condition, [0], lab)
+    experiment.run(Trials([lab.condition], [0]), lab)
     assert lab.scalars[0]["parameters"] == 28
     assert lab.notes == [
         "Sizes differ (deep 571, middle 572, shallow 571, yours 28 parameters): "

@@ -14,7 +14,7 @@ import torch
 from nablab import data, models, training
 from nablab.configuration import parse_overrides, resolve
 from nablab.errors import UsageError
-from nablab.experiment import Condition, Records
+from nablab.experiment import Condition, Records, Trials
 from nablab.experiments.random_labels import RandomLabels
 from nablab.lab.session import Notebook
 
@@ -51,8 +51,8 @@ def small(**overrides: Any) -> RandomLabels:
 def run(experiment: RandomLabels, seeds: Sequence[int] = (0, 1)) -> tuple[Records, list[Memory]]:
     labs = []
     for condition in experiment.conditions():
-        labs.append(Memory(experiment, condition, seeds))
-        experiment.run(condition, seeds, labs[-1])
+        labs.append(Memory(experiment, Trials([condition], seeds)))
+        experiment.run(Trials([condition], seeds), labs[-1])
     return Records(record for lab in labs for record in lab.records()), labs
 
 
@@ -106,7 +106,7 @@ def test_no_two_seeds_or_shares_have_the_same_labels_or_weights(finished: Any) -
 def test_curves_end_with_the_training_and_hold_what_was_evaluated(finished: Any) -> None:
     _, records, labs = finished
     for lab in labs:
-        for k, record in enumerate(records.where(share=lab._condition["share"])):
+        for k, record in enumerate(records.where(share=lab._trials.condition["share"])):
             epochs, accuracy = record.curves["train_accuracy"]
             assert epochs.tolist() == list(range(int(record.scalars["epochs_to_memorize"]) + 1))
             assert accuracy[-1] >= 0.999 > accuracy[:-1].max()

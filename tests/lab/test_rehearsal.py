@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from nablab import training
-from nablab.experiment import Condition
+from nablab.experiment import Condition, Trials
 from nablab.lab.session import Rehearsal
 from tests.toys.toy import Toy
 
@@ -27,7 +27,7 @@ def test_an_evaluation_is_measured_once_and_the_short_training_takes_few_samples
     monkeypatch.setattr(training, "train", watched(training.train, trained))
     x, y = torch.randn(400, 3), torch.zeros(400, dtype=torch.int64)
     own = training.OwnLabels(torch.zeros(2, 400, dtype=torch.int64))
-    rehearsal = Rehearsal(Toy(), Condition(width=3), [0, 1], device="cpu", replicas="auto")
+    rehearsal = Rehearsal(Toy(), Trials([Condition(width=3)], [0, 1]), device="cpu", replicas="auto")
     result = rehearsal.train(
         training.Supervised(lambda: nn.Linear(3, 2), "cross_entropy"),
         (x, y),

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import log10
 from typing import Annotated, Any, ClassVar
 
 from nablab import data, models, plots, training
 from nablab.errors import UsageError
-from nablab.experiment import Claim, Condition, Experiment, Lab, Published, Records
+from nablab.experiment import Claim, Condition, Experiment, Lab, Published, Records, Trials
 from nablab.values import AtMost, Epochs, Samples
 
 ONE, DESCENT, FEATURES = "one hidden layer", "trained networks", "random features"
@@ -158,26 +158,27 @@ class ParametersVsGeneralization(Experiment):
         """The images."""
         return (self.data,)
 
-    def run(self, condition: Condition, seeds: Sequence[int], lab: Lab) -> None:
+    def run(self, trials: Trials, lab: Lab) -> None:
         """Train one network on all images, or one on few with noisy labels, or solve for random features."""
+        condition = trials.condition
         side = PIXELS if "hidden" in condition else self.pixels
         train, test = (data.load(self.data, split=s, size=side, channels=1) for s in ("train", "test"))
         for note in (*train.notes, *test.notes):
             lab.note(note)
         if "hidden" in condition:
-            self._grow(condition, train, test, seeds, lab)
+            self._grow(condition, train, test, trials, lab)
             return
         if self.samples >= len(train):
             raise UsageError(f"samples={self.samples} is too many: {self.data} has {len(train):,} images.")
         # One choice of images for all seeds and sizes, so that replicas can share them.
-        train = train.hold_out(self.samples, seed=lab.seed(0, "samples"))[1]
+        train = train.hold_out(self.samples, seed=lab.shared_seed("samples"))[1]
         share, classes = float(condition["noise"]), len(train.classes)
-        drawn = [lab.seed(seed, "labels", noise=condition["noise"]) for seed in seeds]
+        drawn = [lab.seed(trial, "labels", by=("noise",)) for trial in trials]
         labels = [data.corrupt(train.labels, share, classes=classes, seed=seed).labels for seed in drawn]
         part = self._descend if condition["part"] == DESCENT else self._solve
-        part(condition, (train, test), labels, seeds, lab)
+        part(condition, (train, test), labels, trials, lab)
 
-    def _grow(self, condition: Condition, train: Any, test: Any, seeds: Sequence[int], lab: Lab) -> None:
+    def _grow(self, condition: Condition, train: Any, test: Any, trials: Trials, lab: Lab) -> None:
         """Train one size on all images."""
         result = lab.train(
             _network(str(condition["hidden"]), train),
@@ -187,14 +188,14 @@ class ParametersVsGeneralization(Experiment):
                 precision="auto",
                 **_options(train, test, self.epochs, self.batch_size, evaluations=5),
             ),
-            seeds=[lab.seed(seed, "weights", **condition) for seed in seeds],
+            seeds=[lab.seed(trial, "weights") for trial in trials],
         )
-        for k, seed in enumerate(seeds):
+        for k, trial in enumerate(trials):
             scores = {name: float(values[k, -1]) for name, values in result.evaluations.items()}
             gap = scores["train_accuracy"] - scores["test_accuracy"]
-            lab.record(seed, **scores, accuracy_gap=gap, converged=bool(result.converged[k]))
+            lab.record(trial, **scores, accuracy_gap=gap, converged=bool(result.converged[k]))
 
-    def _descend(self, condition: Condition, sets: Any, labels: Any, seeds: Sequence[int], lab: Lab) -> None:
+    def _descend(self, condition: Condition, sets: Any, labels: Any, trials: Trials, lab: Lab) -> None:
         """Train one hidden layer on few images, as wide as the ratio says, to the end."""
         import torch
 
@@ -209,31 +210,31 @@ class ParametersVsGeneralization(Experiment):
                 own_labels=True,
                 **_options(train, test, self.descent_epochs, BATCH, evaluations=1),
             ),
-            seeds=[lab.seed(seed, "weights", **condition) for seed in seeds],
+            seeds=[lab.seed(trial, "weights") for trial in trials],
         )
         size = models.parameter_count(f"{inputs}-{units}-{classes}")
-        for k, seed in enumerate(seeds):
+        for k, trial in enumerate(trials):
             scores = {name: float(values[k, -1]) for name, values in result.evaluations.items()}
-            lab.record(seed, **{f"{s}_error": 1 - scores.pop(f"{s}_accuracy") for s in ("train", "test")})
-            lab.record(seed, **scores, fitted_parameters=size)
+            lab.record(trial, **{f"{s}_error": 1 - scores.pop(f"{s}_accuracy") for s in ("train", "test")})
+            lab.record(trial, **scores, fitted_parameters=size)
 
-    def _solve(self, condition: Condition, sets: Any, labels: Any, seeds: Sequence[int], lab: Lab) -> None:
+    def _solve(self, condition: Condition, sets: Any, labels: Any, trials: Trials, lab: Lab) -> None:
         """Fit random features by least squares."""
         from torch.nn.functional import one_hot
 
         train, test = sets
         count, classes = max(1, round(float(condition["ratio"]) * len(train))), len(train.classes)
         x, x_test = train.normalize(train.images), train.normalize(test.images)
-        for seed, own in zip(seeds, labels, strict=True):
+        for trial, own in zip(trials, labels, strict=True):
             # The mean is taken off, so that the features need not carry it.
             goal, truth = (one_hot(y, classes).double() - 1 / classes for y in (own, test.labels))
-            generator = training.generator(lab.seed(seed, "directions", **condition))
+            generator = training.generator(lab.seed(trial, "directions"))
             model = models.RandomFeatures.fit(x, goal, features=count, generator=generator)
             for name, images, y, wanted in (("train", x, own, goal), ("test", x_test, test.labels, truth)):
                 outputs = model(images)
-                lab.record(seed, **{f"{name}_error": float((outputs.argmax(1) != y).double().mean())})
-                lab.record(seed, **{f"{name}_mse": float((outputs - wanted).square().mean())})
-            lab.record(seed, fitted_parameters=count * classes)
+                lab.record(trial, **{f"{name}_error": float((outputs.argmax(1) != y).double().mean())})
+                lab.record(trial, **{f"{name}_mse": float((outputs - wanted).square().mean())})
+            lab.record(trial, fitted_parameters=count * classes)
 
     def active_claims(self) -> tuple[Claim, ...]:
         """The claims whose sizes, ratios and noise occur; published values where the setting is theirs."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from nablab.errors import Interrupted, UsageError
-from nablab.experiment import Condition, Curve, Experiment, Level, Record, Scalar
+from nablab.experiment import Curve, Experiment, Record, Scalar, Trial, Trials
 from nablab.lab.environment import describe_environment
 from nablab.lab.memory import check_memory
 from nablab.lab.provenance import Journal
@@ -65,46 +65,52 @@ class Notebook:
 
     Args:
         experiment: The configured experiment.
-        condition: The condition being run.
-        seeds: The seeds that the experiment was asked to run.
+        trials: What it is asked to run.
     """
 
-    def __init__(self, experiment: Experiment, condition: Condition, seeds: Sequence[int]) -> None:
+    def __init__(self, experiment: Experiment, trials: Trials) -> None:
         self._experiment = experiment
-        self._condition = condition
-        self._drafts = {seed: _Draft() for seed in seeds}
+        self._trials = trials
+        self._drafts = {trial: _Draft() for trial in trials}
         self.notes: list[str] = []
 
-    def seed(self, seed: int, purpose: str, **factors: Level) -> int:
+    def seed(self, trial: Trial, purpose: str, *, by: Sequence[str] | None = None) -> int:
         """See `nablab.experiment.Lab.seed`."""
         from nablab.training import seeding
 
-        named = [part for item in sorted(factors.items()) for part in item]
-        return seeding.derive(self._experiment.name, *named, seed, purpose)
+        counted = trial.condition if by is None else by
+        named = [part for factor in sorted(counted) for part in (factor, trial.condition[factor])]
+        return seeding.derive(self._experiment.name, *named, trial.seed, purpose)
 
-    def record(self, seed: int, **values: Scalar | str) -> None:
+    def shared_seed(self, purpose: str) -> int:
+        """See `nablab.experiment.Lab.shared_seed`."""
+        from nablab.training import seeding
+
+        return seeding.derive(self._experiment.name, 0, purpose)
+
+    def record(self, trial: Trial, **values: Scalar | str) -> None:
         """See `nablab.experiment.Lab.record`."""
-        draft = self._draft(seed)
+        draft = self._draft(trial)
         for name, value in values.items():
             if isinstance(value, str):
                 draft.notes[name] = value
             else:
                 draft.scalars[name] = float(value)
 
-    def curve(self, seed: int, name: str, steps: Any, values: Any) -> None:
+    def curve(self, trial: Trial, name: str, steps: Any, values: Any) -> None:
         """See `nablab.experiment.Lab.curve`."""
         import numpy as np
 
         curve = Curve(np.asarray(steps, dtype=np.int64), np.asarray(values))
         if curve.steps.shape != curve.values.shape:
             raise ValueError(f"curve '{name}': {curve.steps.shape} steps but {curve.values.shape} values")
-        self._draft(seed).curves[name] = curve
+        self._draft(trial).curves[name] = curve
 
-    def array(self, seed: int, name: str, values: Any) -> None:
+    def array(self, trial: Trial, name: str, values: Any) -> None:
         """See `nablab.experiment.Lab.array`."""
         import numpy as np
 
-        self._draft(seed).arrays[name] = np.asarray(values)
+        self._draft(trial).arrays[name] = np.asarray(values)
 
     def note(self, text: str) -> None:
         """See `nablab.experiment.Lab.note`."""
@@ -112,33 +118,32 @@ class Notebook:
             self.notes.append(text)
 
     def records(self) -> list[Record]:
-        """The finished records, by seed.
+        """The finished records, in the order of the trials.
 
         Raises:
-            RuntimeError: The experiment recorded nothing for a seed that it was given.
+            RuntimeError: The experiment recorded nothing for a trial that it was given.
         """
-        empty = [seed for seed, draft in self._drafts.items() if not draft.scalars]
-        if empty:
-            name = type(self._experiment).__name__
-            raise RuntimeError(f"{name}.run recorded nothing for seeds {empty} of {self._condition}")
+        for trial, draft in self._drafts.items():
+            if not draft.scalars:
+                name = type(self._experiment).__name__
+                raise RuntimeError(f"{name}.run recorded nothing for seed {trial.seed} of {trial.condition}")
         return [
-            Record(self._condition, seed, draft.scalars, draft.notes, draft.curves, draft.arrays)
-            for seed, draft in self._drafts.items()
+            Record(trial.condition, trial.seed, draft.scalars, draft.notes, draft.curves, draft.arrays)
+            for trial, draft in self._drafts.items()
         ]
 
-    def _draft(self, seed: int) -> _Draft:
-        if seed not in self._drafts:
-            raise ValueError(f"seed {seed} was not asked for; this run has {sorted(self._drafts)}")
-        return self._drafts[seed]
+    def _draft(self, trial: Trial) -> _Draft:
+        if trial not in self._drafts:
+            raise ValueError(f"{trial} was not asked for; this call has {list(self._drafts)}")
+        return self._drafts[trial]
 
 
 class Session(Notebook):
-    """The lab of one condition in a real run: trains with checkpoints and says how far it is.
+    """The lab of some trials in a real run: trains with checkpoints and says how far it is.
 
     Args:
         experiment: See `Notebook`.
-        condition: See `Notebook`.
-        seeds: See `Notebook`.
+        trials: See `Notebook`.
         folder: The run.
         stop: The request to stop, to be looked at.
         device: Where to train.
@@ -150,8 +155,7 @@ class Session(Notebook):
     def __init__(
         self,
         experiment: Experiment,
-        condition: Condition,
-        seeds: Sequence[int],
+        trials: Trials,
         *,
         folder: RunFolder,
         stop: StopToken,
@@ -160,14 +164,14 @@ class Session(Notebook):
         notes: Sequence[str] = (),
         goes_on: bool = False,
     ) -> None:
-        super().__init__(experiment, condition, seeds)
+        super().__init__(experiment, trials)
         self.notes += notes
         self._folder = folder
         self._stop = stop
         self._journal = Journal(
             folder,
-            condition,
-            seeds,
+            trials.condition,
+            trials.seeds,
             environment=describe_environment(device),
             goes_on=goes_on,
             every_seconds=checkpoint_seconds(),
@@ -187,7 +191,7 @@ class Session(Notebook):
         if self._stop.requested():
             raise Interrupted("stopped before training")
         check_history(len(seeds), recipe.steps or 0)
-        path = self._folder.checkpoint_path(self._condition, self._parts)
+        path = self._folder.checkpoint_path(self._trials.condition, self._parts)
         self._parts += 1
         return training.train(
             learner,
@@ -218,7 +222,7 @@ class Session(Notebook):
             return
         self._reported = now
         content = {
-            "condition": dict(self._condition),
+            "condition": dict(self._trials.condition),
             "replicas": len(self._drafts),
             "part": self._parts,
             "step": progress.step,
@@ -228,7 +232,7 @@ class Session(Notebook):
             "time": time.time(),
         }
         self._folder.write_json(
-            str(self._folder.progress_path(self._condition).relative_to(self._folder.path)),
+            str(self._folder.progress_path(self._trials.condition).relative_to(self._folder.path)),
             content,
             durable=False,
         )
@@ -314,13 +318,12 @@ class Rehearsal(Notebook):
     def __init__(
         self,
         experiment: Experiment,
-        condition: Condition,
-        seeds: Sequence[int],
+        trials: Trials,
         *,
         device: str,
         replicas: str,
     ) -> None:
-        super().__init__(experiment, condition, seeds)
+        super().__init__(experiment, trials)
         self._device = device
         self._replicas = replicas
         self.estimate = Estimate()
@@ -349,8 +352,8 @@ class Rehearsal(Notebook):
         return _stretched(result, speed.steps)
 
     def rehearse(self) -> Estimate:
-        """Run the condition in small and return the estimate of the whole."""
+        """Run the trials in small and return the estimate of the whole."""
         begin = time.perf_counter()
-        self._experiment.run(self._condition, list(self._drafts), self)
+        self._experiment.run(self._trials, self)
         self.estimate.seconds += time.perf_counter() - begin - self._spent
         return self.estimate
