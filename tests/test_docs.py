@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import Nablab
+
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 
@@ -21,6 +23,23 @@ def test_the_experiments_pages_are_fresh() -> None:
         check=False,
     )
     assert done.returncode == 0, f"{done.stdout}{done.stderr}\nRun 'make docs' and commit the pages."
+
+
+@pytest.mark.parametrize("name", ["MomentumHelps", "CriticSteps"])
+def test_the_experiments_of_the_guide_run(
+    name: str, nablab_here: Nablab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blocks = re.findall(
+        r"```python\n(.*?)```", (ROOT / "docs" / "writing-an-experiment.md").read_text(), re.S
+    )
+    (block,) = [block for block in blocks if f"class {name}(Experiment)" in block]
+    assert len([line for line in block.splitlines() if line.strip()]) <= 60
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "mine.py").write_text(block)
+    monkeypatch.setenv("NABLAB_EXPERIMENTS", str(tmp_path / "own"))
+    command = re.sub(r"(?<=[a-z])(?=[A-Z])", "-", name).lower()
+    done = nablab_here("run", command, "--preset", "quick")
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -99,7 +99,8 @@ class History:
     ) -> None:
         self._goal = goal
         self.step = 0
-        self.beside: dict[str, FloatArray] = {}  # what a step gives beside its loss, (K, steps) each
+        self.loss_name = "loss"  # of what a step gives first
+        self.beside: dict[str, FloatArray] = {}  # what it gives beside that, (K, steps) each
         self.train_loss = np.full((replicas, steps), np.nan)
         self.active = np.ones(replicas, dtype=bool)
         self.steps_taken = np.zeros(replicas, dtype=np.int64)
@@ -127,6 +128,7 @@ class History:
         start, self.step = self.step, self.step + len(losses)
         values = losses.reshape(*losses.shape[:2], -1)
         self.train_loss[:, start : self.step] = values[:, :, 0].T
+        self.loss_name = measures[0] if measures else self.loss_name
         for place, name in enumerate(measures[1:], 1):
             curve = self.beside.setdefault(name, np.full_like(self.train_loss, np.nan))
             curve[:, start : self.step] = values[:, :, place].T
@@ -182,6 +184,10 @@ class History:
         values = metrics[rule.metric]
         return self._goal.lower_is_better(rule.metric, values) if rule.improves else values
 
+    def measures(self) -> dict[str, FloatArray]:
+        """What the steps gave, (K, steps) by name."""
+        return {self.loss_name: self.train_loss, **self.beside}
+
     def best_values(self) -> FloatArray:
         """float64 (K,): the best value of the goal's metric."""
         return self._goal.lower_is_better(self._goal.metric, self.best.values)
@@ -224,7 +230,8 @@ class History:
         tensors |= prefixed("best", self.best.state())
         if self.best_restored:
             tensors |= prefixed("best_restored", self.best_restored.state())
-        return tensors, {"step": self.step, "stop_reason": self.stop_reason, "seconds": self.seconds}
+        facts = {"step": self.step, "stop_reason": self.stop_reason, "seconds": self.seconds}
+        return tensors, facts | {"loss name": self.loss_name}
 
     def load_state(
         self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], parameters: Callable[[], Tensors]
@@ -236,6 +243,7 @@ class History:
             self.step, self.seconds = step, float(tensors["evaluation_seconds"][row])
             self.add_evaluation({name: curve[:, row].copy() for name, curve in curves.items()}, parameters)
         self.step, self.seconds = facts["step"], facts["seconds"]
+        self.loss_name = facts["loss name"]
         self.train_loss[:, : self.step] = tensors["train_loss"].numpy()
         for name, curve in under("beside", tensors).items():
             self.beside[name] = np.full_like(self.train_loss, np.nan)

@@ -462,7 +462,7 @@ class _Run:
             stop_reason=tuple(history.stop_reason),
             converged=history.converged,
             _build=self._task.build,
-            measures=dict(history.beside),
+            measures=history.measures(),
             steps_per_epoch=self._batches.steps_per_epoch,
             _prepare=self._task.prepare,
             _final_tensors=final_tensors,

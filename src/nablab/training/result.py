@@ -25,7 +25,7 @@ class Outcome:
     Attributes:
         curves: The evaluated curves by name, float64 (T,) at `steps`, up to where the trial ended.
         steps: int64 (T,): the steps of the evaluations, from 0.
-        measures: What each step gave by name, float64 (steps taken,): ``"loss"`` and what stood beside it.
+        measures: What each step gave by name, float64 (steps taken,); see `Training`.
         steps_taken: Optimizer steps.
         steps_per_epoch: Of the training.
         stop_reason: ``"budget"``, ``"diverged"``, ``"probe"`` or the name of the rule that ended it.
@@ -85,7 +85,8 @@ class Training(Sequence[Outcome]):
         seeds: One per replica.
         train_loss: float64 (K, steps): the loss on the step's batch before each step; NaN after a replica
             ended, and NaN or infinite where it diverged.
-        measures: What a learner's steps gave beside the loss, by name, float64 (K, steps) each.
+        measures: What the steps gave by name, float64 (K, steps) each: `train_loss` as ``"loss"``, or by the
+            name that a learner gives it, and what stands beside it.
         evaluations: ``"train_loss"`` on the training set and one ``"<name>_loss"`` per held-out set, with
             cross-entropy also ``"train_accuracy"`` and ``"<name>_accuracy"``: float64 (K, T) at
             `evaluation_steps`; NaN after a replica ended.
@@ -127,14 +128,13 @@ class Training(Sequence[Outcome]):
         if isinstance(index, slice):
             return [self[k] for k in range(*index.indices(len(self)))]
         k = range(len(self))[index]
-        known = ~np.isnan(np.stack([curve[k] for curve in self.evaluations.values()])).all(axis=0)
+        curves = np.array([curve[k] for curve in self.evaluations.values()])
+        known = ~np.isnan(curves).all(axis=0)  # until the trial ended
         taken = int(self.steps_taken[k])
         return Outcome(
             curves={name: curve[k][known] for name, curve in self.evaluations.items()},
             steps=self.evaluation_steps[known],
-            measures={
-                name: values[k, :taken] for name, values in {"loss": self.train_loss, **self.measures}.items()
-            },
+            measures={name: values[k, :taken] for name, values in self.measures.items()},
             steps_taken=taken,
             steps_per_epoch=self.steps_per_epoch,
             stop_reason=self.stop_reason[k],
