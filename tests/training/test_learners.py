@@ -38,7 +38,9 @@ from nablab.training import (
     fit,
     train,
 )
-from tests.training.learners import gan, recurrent, vae
+from tests.learners import _gan as gan
+from tests.learners import _recurrent as recurrent
+from tests.learners import _vae as vae
 
 Case = tuple[Learner, Any, Recipe]
 
