@@ -7,18 +7,24 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from nablab import seeding
 from nablab.errors import Interrupted, UsageError
 from nablab.experiment import Condition, Curve, Experiment, Level, Record, Scalar
+from nablab.lab.drafts import Draft, Drafts, Log, last_step
 from nablab.lab.environment import describe_environment
+from nablab.lab.loop_files import check_state, check_total
+from nablab.lab.loops import OwnLoops
 from nablab.lab.memory import check_memory
 from nablab.lab.provenance import Journal
+from nablab.lab.shortening import Shortened
 from nablab.lab.stop import StopToken
 from nablab.lab.store import RunFolder
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import nn
 
     from nablab.training import Probe, Training
@@ -43,6 +49,17 @@ def checkpoint_seconds() -> float:
     return seconds
 
 
+def check_amount(amount: Any) -> int:
+    """A number for a foreign loop, or the error that says why it is none.
+
+    Raises:
+        UsageError: It is no whole number above 0.
+    """
+    if isinstance(amount, bool) or not hasattr(amount, "__index__") or amount < 1:
+        raise UsageError(f"lab.budget takes a whole number of 1 or more, not {amount!r}.")
+    return int(amount)
+
+
 def check_history(replicas: int, steps: int) -> None:
     """Refuse a training whose losses cannot be held: one per replica and step, and copies of them.
 
@@ -52,18 +69,11 @@ def check_history(replicas: int, steps: int) -> None:
     check_memory(8 * COPIES * replicas * steps, f"The losses of {steps:,} steps of {replicas} replicas")
 
 
-@dataclass
-class _Draft:
-    """A record while it is being made."""
-
-    scalars: dict[str, float] = field(default_factory=dict)
-    notes: dict[str, str] = field(default_factory=dict)
-    curves: dict[str, Curve] = field(default_factory=dict)
-    arrays: dict[str, Any] = field(default_factory=dict)
-
-
 class Notebook:
     """The part of a lab that keeps what an experiment tells it; needs no store.
+
+    It is a lab in memory for experiments that do not call ``train``: it runs their loops as they are, and
+    `records` gives what they left.
 
     Args:
         experiment: The configured experiment.
@@ -74,15 +84,28 @@ class Notebook:
     def __init__(self, experiment: Experiment, condition: Condition, seeds: Sequence[int]) -> None:
         self._experiment = experiment
         self._condition = condition
-        self._drafts = {seed: _Draft() for seed in seeds}
+        self._drafts = {seed: Draft() for seed in seeds}
         self.notes: list[str] = []
 
     def seed(self, seed: int, purpose: str, **factors: Level) -> int:
         """See `nablab.experiment.Lab.seed`."""
-        from nablab.training import seeding
-
         named = [part for item in sorted(factors.items()) for part in item]
         return seeding.derive(self._experiment.name, *named, seed, purpose)
+
+    def rng(self, seed: int, purpose: str, **factors: Level) -> np.random.Generator:
+        """See `nablab.experiment.Lab.rng`."""
+        import numpy as np
+
+        return np.random.default_rng(self.seed(seed, purpose, **factors))
+
+    def steps(self, total: int, *, state: Any = None, name: str = "") -> Iterator[int]:
+        """See `nablab.experiment.Lab.steps`."""
+        check_state(state)
+        return iter(range(check_total(total)))
+
+    def budget(self, amount: int) -> int:
+        """See `nablab.experiment.Lab.budget`."""
+        return check_amount(amount)
 
     def record(self, seed: int, **values: Scalar | str) -> None:
         """See `nablab.experiment.Lab.record`."""
@@ -101,6 +124,17 @@ class Notebook:
         if curve.steps.shape != curve.values.shape:
             raise ValueError(f"curve '{name}': {curve.steps.shape} steps but {curve.values.shape} values")
         self._draft(seed).curves[name] = curve
+
+    def log(self, seed: int, step: int, **values: float) -> None:
+        """See `nablab.experiment.Lab.log`."""
+        logs = self._draft(seed).logs
+        for name, value in values.items():
+            log = logs.get(name) or Log(last_step(self._layers(), seed, name))
+            try:
+                log.add(step, value)
+            except (UsageError, TypeError, ValueError) as error:
+                raise UsageError(f"lab.log: seed {seed}, curve '{name}': {error}.") from error
+            logs[name] = log
 
     def array(self, seed: int, name: str, values: Any) -> None:
         """See `nablab.experiment.Lab.array`."""
@@ -124,14 +158,18 @@ class Notebook:
             name = type(self._experiment).__name__
             raise RuntimeError(f"{name}.run recorded nothing for seeds {empty} of {self._condition}")
         return [
-            Record(self._condition, seed, draft.scalars, draft.notes, draft.curves, draft.arrays)
+            Record(self._condition, seed, draft.scalars, draft.notes, draft.all_curves(), draft.arrays)
             for seed, draft in self._drafts.items()
         ]
 
-    def _draft(self, seed: int) -> _Draft:
+    def _draft(self, seed: int) -> Draft:
         if seed not in self._drafts:
             raise ValueError(f"seed {seed} was not asked for; this run has {sorted(self._drafts)}")
         return self._drafts[seed]
+
+    def _layers(self) -> list[Drafts]:
+        """Everything that was said so far, the latest last."""
+        return [self._drafts]
 
 
 class Session(Notebook):
@@ -176,9 +214,16 @@ class Session(Notebook):
         )
         self._device = device
         self._replicas = replicas
-        self._parts = 0
+        self._loops = OwnLoops(
+            folder,
+            condition,
+            self._drafts,
+            stop=stop,
+            every_seconds=checkpoint_seconds(),
+            on_note=self.note,
+            on_progress=self._own_progress,
+        )
         self._reported = 0.0
-        self._loss = float("nan")
 
     def train(
         self, build: Callable[[], nn.Module], data: tuple[Any, Any], *, seeds: Sequence[int], **options: Any
@@ -186,11 +231,11 @@ class Session(Notebook):
         """See `nablab.experiment.Lab.train`."""
         from nablab import training
 
+        self._loops.save_ended()  # a training may last
         if self._stop.requested():
             raise Interrupted("stopped before training")
         check_history(len(seeds), options.get("steps", 0))
-        path = self._folder.checkpoint_path(self._condition, self._parts)
-        self._parts += 1
+        path = self._folder.checkpoint_path(self._condition, self._loops.next_number())
         return training.fit(
             build,
             data,
@@ -204,6 +249,15 @@ class Session(Notebook):
             **options,
         )
 
+    def steps(self, total: int, *, state: Any = None, name: str = "") -> Iterator[int]:
+        """See `nablab.experiment.Lab.steps`."""
+        return self._loops.steps(total, state=state, name=name)
+
+    def records(self) -> list[Record]:
+        """See `Notebook.records`."""
+        self._loops.close_all()
+        return super().records()
+
     @contextmanager
     def journal(self) -> Iterator[None]:
         """Around the work: where it was done, how long it took and its notes are kept, however it ends."""
@@ -213,7 +267,22 @@ class Session(Notebook):
         finally:
             self._journal.write(self.notes)
 
+    def _draft(self, seed: int) -> Draft:
+        super()._draft(seed)  # refuses an unknown seed
+        return self._loops.draft(seed)
+
+    def _layers(self) -> list[Drafts]:
+        return self._loops.layers()
+
     def _progress(self, progress: Any) -> None:
+        speed, loss = progress.replica_steps_per_second, progress.train_loss
+        self._show(progress.step, progress.steps, rate=speed, loss=loss, replicas=len(self._drafts))
+
+    def _own_progress(self, step: int, steps: int, rate: float) -> None:
+        self._show(step, steps, rate=rate, loss=float("nan"), replicas=1)
+
+    def _show(self, step: int, steps: int, *, rate: float, loss: float, replicas: int) -> None:
+        """Write how far the part in work is, for whoever watches."""
         self._journal.tick(self.notes)
         now = time.monotonic()
         if now - self._reported < PROGRESS_SECONDS:
@@ -221,12 +290,12 @@ class Session(Notebook):
         self._reported = now
         content = {
             "condition": dict(self._condition),
-            "replicas": len(self._drafts),
-            "part": self._parts,
-            "step": progress.step,
-            "steps": progress.steps,
-            "rate": progress.replica_steps_per_second,
-            "loss": progress.train_loss,
+            "replicas": replicas,
+            "part": self._loops.begun,
+            "step": step,
+            "steps": steps,
+            "rate": rate,
+            "loss": loss,
             "time": time.time(),
         }
         self._folder.write_json(
@@ -242,15 +311,17 @@ class Estimate:
 
     Attributes:
         seconds: Expected time of the condition with the given seeds.
-        engine: The engine that was chosen.
-        steps: Optimizer steps per replica, if none ends early.
-        may_end_early: A stopping rule may end a training before its last step.
+        engine: The engine that was chosen; "own loop" or "library's loop" where no training is.
+        steps: Steps of all trainings (per replica) and loops, if none ends early.
+        may_end_early: A stopping rule, or a library's loop of at most so many turns, may end early.
+        run_in_full: Nothing could be shortened, so that the whole condition was run and thrown away.
     """
 
     seconds: float = 0.0
     engine: str = ""
     steps: int = 0
     may_end_early: bool = False
+    run_in_full: bool = False
 
 
 def _few(pair: tuple[Any, Any], samples: int) -> tuple[Any, Any]:
@@ -296,12 +367,15 @@ class Rehearsal(Notebook):
         *,
         device: str,
         replicas: str,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         super().__init__(experiment, condition, seeds)
         self._device = device
         self._replicas = replicas
         self.estimate = Estimate()
-        self._spent = 0.0
+        self._clock = clock
+        self._spent = 0.0  # on what is in the estimate already
+        self._shortened = Shortened(clock, self._now, self._add)
 
     def train(
         self, build: Callable[[], nn.Module], data: tuple[Any, Any], *, seeds: Sequence[int], **options: Any
@@ -309,7 +383,8 @@ class Rehearsal(Notebook):
         """Measure the speed of a few steps, then train for a few."""
         from nablab import training
 
-        begin = time.perf_counter()
+        self._shortened.end_call()
+        begin = self._clock()
         steps = int(options.pop("steps"))
         check_history(len(seeds), steps)
         common: Mapping[str, Any] = {
@@ -334,12 +409,38 @@ class Rehearsal(Notebook):
         self.estimate.engine = speed.engine
         self.estimate.steps += steps
         self.estimate.may_end_early |= bool(options.get("stop"))
-        self._spent += time.perf_counter() - begin
+        self._spent += self._clock() - begin
         return result
+
+    def steps(self, total: int, *, state: Any = None, name: str = "") -> Iterator[int]:
+        """Take a few steps of a loop and measure them; the others are reckoned to last as long."""
+        check_state(state)
+        self.estimate.engine = self.estimate.engine or "own loop"
+        self.estimate.steps += check_total(total)
+        return self._shortened.steps(check_total(total))
+
+    def budget(self, amount: int) -> int:
+        """A small share; what lasts until something is kept, or a loop goes on, is reckoned for the whole."""
+        self.estimate.engine = self.estimate.engine or "library's loop"
+        self.estimate.may_end_early |= check_amount(amount) > 1  # no library is bound to use up its budget
+        return self._shortened.budget(check_amount(amount))
 
     def rehearse(self) -> Estimate:
         """Run the condition in small and return the estimate of the whole."""
-        begin = time.perf_counter()
+        begin = self._now()
         self._experiment.run(self._condition, list(self._drafts), self)
-        self.estimate.seconds += time.perf_counter() - begin - self._spent
+        self._shortened.end_call()
+        self.estimate.seconds = self._now() - begin
+        self.estimate.run_in_full = not self.estimate.engine
         return self.estimate
+
+    def _now(self) -> float:
+        """The time as if all that was cut short had been done."""
+        return self._clock() + self.estimate.seconds - self._spent
+
+    def _add(self, seconds: float) -> None:
+        self.estimate.seconds += seconds
+
+    def _draft(self, seed: int) -> Draft:
+        self._shortened.end_call()  # something is kept: the library's work is over
+        return super()._draft(seed)
