@@ -283,8 +283,8 @@ def print_dry_run(console: Console, facts: Mapping[str, Any]) -> None:
     more = " Training may end before its last step, and then sooner." if facts["may_end_early"] else ""
     if any(row["run_in_full"] for row in facts["conditions"]):
         more += (
-            " What is marked 'run in full' calls none of lab.train, lab.steps and lab.budget: if it has a loop "
-            "of its own, nothing of that could be left out, so it was run to its end and thrown away."
+            " What is marked 'run in full' calls none of lab.train, lab.steps and lab.budget: if it has a "
+            "loop of its own, nothing of that could be left out, so it was run to its end and thrown away."
         )
     console.print(
         f"\n{facts['trials']} trials, {about} {duration(facts['seconds'])} of training and {memory:.1f} GB "

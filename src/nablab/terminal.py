@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -163,7 +162,7 @@ class LiveTable:
             return name, Text(self._states[condition], style="dim")
         bar = ProgressBar(total=now.steps, completed=now.step, width=BAR_WIDTH)
         left = max(0, now.steps - now.step) * now.replicas / max(now.rate, 1e-9)
-        loss = "" if math.isnan(now.loss) else f"{now.loss:.2e}"  # a loop of the experiment's own has none
+        loss = "" if now.loss is None else f"{now.loss:.2e}"
         cells = name, bar, loss, duration(left), f"{now.rate:,.0f}"
         return cells if self.console.width >= WIDE else cells[:-1]
 

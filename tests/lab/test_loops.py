@@ -263,6 +263,46 @@ def test_what_was_not_saved_is_done_again_with_the_same_bytes(
             assert as_bytes(resumed.records()) == expected, (at, every)
 
 
+@pytest.mark.usefixtures("eager")
+def test_trainings_before_in_and_after_loops_keep_their_checkpoints_apart(
+    lab_of: Callable[..., Session], tmp_path: Path
+) -> None:
+    import torch
+    from torch import nn
+
+    x = torch.linspace(-1, 1, 8)[:, None]
+
+    def train(lab: Any, tick: Callable[[], None], name: str) -> None:
+        seeds = [lab.seed(seed, name) for seed in (0, 1)]
+        result = lab.train(lambda: nn.Linear(1, 1), (x, x**2), seeds=seeds, steps=20)
+        tick()
+        for place in (0, 1):
+            lab.record(place, **{name: result.final[place]})
+
+    def work(lab: Any, tick: Callable[[], None]) -> None:
+        walk = walker(lab, 0)
+        train(lab, tick, "before")
+        for turn in lab.steps(3, state=walk):
+            lab.log(0, turn, height=walk.go())
+            train(lab, tick, f"turn_{turn}")
+        for step in lab.steps(2, state=walk):
+            lab.log(0, 3 + step, height=walk.go())
+            tick()
+        train(lab, tick, "after")
+
+    tick, calls = counter()
+    undisturbed = lab_of(tmp_path / "undisturbed")
+    work(undisturbed, tick)
+    assert len(calls) == 7
+    for at in range(1, len(calls) + 1):
+        with pytest.raises(Killed):
+            work(lab_of(tmp_path / str(at)), killer(at))
+        resumed = lab_of(tmp_path / str(at))
+        work(resumed, lambda: None)
+        assert as_bytes(resumed.records()) == as_bytes(undisturbed.records()), at
+        assert not [note for note in resumed.notes if "is not used" in note]
+
+
 def _saving(lab: Session, every: int) -> Session:
     """Let a lab save at every so many looks."""
     walking, looks = lab._loops, iter(range(10**6))

@@ -32,6 +32,7 @@ class OwnLoops:
         every_seconds: How often to save.
         on_note: Told what was chosen automatically.
         on_progress: Told the step, the number of steps and the steps per second, about every 0.2 s.
+        on_save: Called before a loop in work is saved: what else belongs to that moment.
     """
 
     def __init__(
@@ -44,10 +45,11 @@ class OwnLoops:
         every_seconds: float,
         on_note: Callable[[str], None],
         on_progress: Callable[[int, int, float], None],
+        on_save: Callable[[], None] = lambda: None,
     ) -> None:
         self._files = LoopFiles(folder, condition, list(drafts), on_note)
-        self._drafts, self._stop, self._on_progress = drafts, stop, on_progress
-        self._every = every_seconds
+        self._drafts, self._stop, self._every = drafts, stop, every_seconds
+        self._on_progress, self._on_save = on_progress, on_save
         self._open: list[Loop] = []  # the innermost last
         self._begun = 0
         self._look_at = 0.0  # of all loops together: a short one may end before it would look
@@ -143,6 +145,7 @@ class OwnLoops:
 
     def _save(self, loop: Loop, step: int) -> None:
         self._close_inner(loop)
+        self._on_save()
         if loop.state is None:
             self._files.save()
         else:

@@ -15,8 +15,6 @@ from nablab.errors import Interrupted, UsageError
 from nablab.experiment import Condition, Curve, Experiment, Level, Record, Scalar
 from nablab.lab.drafts import Draft, Drafts, Log, last_step
 from nablab.lab.environment import describe_environment
-from nablab.lab.loop_files import check_state, check_total
-from nablab.lab.loops import OwnLoops
 from nablab.lab.memory import check_memory
 from nablab.lab.provenance import Journal
 from nablab.lab.shortening import Shortened
@@ -100,6 +98,8 @@ class Notebook:
 
     def steps(self, total: int, *, state: Any = None, name: str = "") -> Iterator[int]:
         """See `nablab.experiment.Lab.steps`."""
+        from nablab.lab.loop_files import check_state, check_total
+
         check_state(state)
         return iter(range(check_total(total)))
 
@@ -200,6 +200,8 @@ class Session(Notebook):
         notes: Sequence[str] = (),
         goes_on: bool = False,
     ) -> None:
+        from nablab.lab.loops import OwnLoops  # brings NumPy, which `nablab runs` does without
+
         super().__init__(experiment, condition, seeds)
         self.notes += notes
         self._folder = folder
@@ -222,6 +224,7 @@ class Session(Notebook):
             every_seconds=checkpoint_seconds(),
             on_note=self.note,
             on_progress=self._own_progress,
+            on_save=lambda: self._journal.write(self.notes),  # a resumed loop does not say them again
         )
         self._reported = 0.0
 
@@ -279,9 +282,9 @@ class Session(Notebook):
         self._show(progress.step, progress.steps, rate=speed, loss=loss, replicas=len(self._drafts))
 
     def _own_progress(self, step: int, steps: int, rate: float) -> None:
-        self._show(step, steps, rate=rate, loss=float("nan"), replicas=1)
+        self._show(step, steps, rate=rate, loss=None, replicas=1)
 
-    def _show(self, step: int, steps: int, *, rate: float, loss: float, replicas: int) -> None:
+    def _show(self, step: int, steps: int, *, rate: float, loss: float | None, replicas: int) -> None:
         """Write how far the part in work is, for whoever watches."""
         self._journal.tick(self.notes)
         now = time.monotonic()
@@ -414,6 +417,8 @@ class Rehearsal(Notebook):
 
     def steps(self, total: int, *, state: Any = None, name: str = "") -> Iterator[int]:
         """Take a few steps of a loop and measure them; the others are reckoned to last as long."""
+        from nablab.lab.loop_files import check_state, check_total
+
         check_state(state)
         self.estimate.engine = self.estimate.engine or "own loop"
         self.estimate.steps += check_total(total)
