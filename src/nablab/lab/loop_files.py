@@ -40,6 +40,7 @@ class Loop:
         state: What it changes; None if that is not known, so that it can only be done as a whole.
         step: Where it goes on.
         said: What its body said, by seed.
+        looked: The step and the time when somebody last looked how fast it is.
     """
 
     number: int
@@ -48,6 +49,7 @@ class Loop:
     state: Any
     step: int = 0
     said: Drafts = field(default_factory=dict)
+    looked: tuple[int, float] = (0, 0.0)
 
     def __str__(self) -> str:
         return f"loop '{self.name}'" if self.name else f"loop {self.number + 1}"

@@ -53,7 +53,6 @@ class OwnLoops:
         self._open: list[Loop] = []  # the innermost last
         self._begun = 0
         self._look_at = 0.0  # of all loops together: a short one may end before it would look
-        self._looked = (0, 0.0)
         self._save_at = time.monotonic() + every_seconds
 
     @property
@@ -107,7 +106,7 @@ class OwnLoops:
 
     def _walk(self, loop: Loop) -> Iterator[int]:
         clock, look_at, step = time.monotonic, self._look_at, loop.step
-        self._looked = step, clock()
+        loop.looked = step, clock()
         try:
             for step in range(loop.step, loop.total):
                 yield step
@@ -128,10 +127,9 @@ class OwnLoops:
     def _look(self, loop: Loop, step: int) -> float:
         """Between two steps: show, stop, save; return when to look again."""
         now = time.monotonic()
-        earlier, then = self._looked
-        if step > earlier:  # an inner loop may have looked last
-            self._on_progress(step, loop.total, (step - earlier) / max(now - then, 1e-9))
-        self._looked = step, now
+        earlier, then = loop.looked
+        self._on_progress(step, loop.total, (step - earlier) / max(now - then, 1e-9))
+        loop.looked = step, now
         if self._stop.requested():
             self._save(loop, step)
             goes_on = "it goes on from there" if loop.state is not None else "without a state it starts over"

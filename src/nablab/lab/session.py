@@ -120,7 +120,8 @@ class Notebook:
         """See `nablab.experiment.Lab.curve`."""
         import numpy as np
 
-        curve = Curve(np.asarray(steps, dtype=np.int64), np.asarray(values))
+        # Copies: a loop may go on changing its arrays after it gave them.
+        curve = Curve(np.array(steps, dtype=np.int64), np.array(values))
         if curve.steps.shape != curve.values.shape:
             raise ValueError(f"curve '{name}': {curve.steps.shape} steps but {curve.values.shape} values")
         self._draft(seed).curves[name] = curve
@@ -140,7 +141,7 @@ class Notebook:
         """See `nablab.experiment.Lab.array`."""
         import numpy as np
 
-        self._draft(seed).arrays[name] = np.asarray(values)
+        self._draft(seed).arrays[name] = np.array(values)
 
     def note(self, text: str) -> None:
         """See `nablab.experiment.Lab.note`."""
