@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError, safe_open
 
 from nablab import atomic
+from nablab.errors import UsageError
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     Arrays = dict[str, npt.NDArray[Any]]
 
 FORMAT = 1
+MOST_FACTS = 40 * 2**20  # characters; safetensors reads no header of more than 100 MB, and quotes are doubled
 
 
 class UnusableCheckpoint(Exception):
@@ -72,11 +74,19 @@ def save_arrays(path: str | os.PathLike[str], arrays: Arrays, facts: Mapping[str
         facts: Plain JSON types, among them ``fingerprint``.
 
     Raises:
+        UsageError: The facts are too long for a file.
         StoreError: The folder is not writable or full; the old file is untouched.
     """
     import safetensors.numpy
 
-    content = safetensors.numpy.save(arrays, metadata=metadata(_digest(arrays, facts), facts))
+    record = metadata(_digest(arrays, facts), facts)
+    length = len(record["nablab"])
+    if length > MOST_FACTS:
+        raise UsageError(
+            f"A checkpoint would hold {length / 1e6:,.1f} MB of numbers and texts in lists and mappings, and "
+            f"can hold {MOST_FACTS / 1e6:,.1f}. Keep long lists of numbers in NumPy arrays."
+        )
+    content = safetensors.numpy.save(arrays, metadata=record)
     atomic.write_bytes(Path(path), content)
 
 

@@ -495,6 +495,12 @@ def test_nothing_is_written_before_a_save_is_due(
         for _ in lab.steps(1, state=walk):
             pass
     assert len(written) == 1  # they took much memory
+    monkeypatch.setattr(loop_files, "MOST_BYTES", 1e9)
+    monkeypatch.setattr(loop_files, "MOST_LOOPS", 10)
+    for _ in range(15):
+        for _ in lab.steps(1, state={}):
+            pass
+    assert len(written) == 2  # they were many
 
 
 def test_a_request_to_stop_is_seen_between_two_steps_and_saves(

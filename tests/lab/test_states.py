@@ -232,6 +232,13 @@ def test_an_object_that_does_not_take_its_state_back_is_named() -> None:
         states.give({"f": Forgetful()}, states.take({"f": Methods()}))
 
 
+def test_what_would_not_fit_into_a_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoint_files, "MOST_FACTS", 5_000)
+    with pytest.raises(UsageError, match="Keep long lists of numbers in NumPy arrays"):
+        through_a_file(states.pack(list(range(5_000)), "x"), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("change", ["cut", "flipped", "facts", "other kind"])
 def test_a_file_that_was_changed_is_not_believed(change: str, tmp_path: Path) -> None:
     path = tmp_path / "state.safetensors"

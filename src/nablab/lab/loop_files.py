@@ -26,7 +26,8 @@ from nablab.lab.states import Packed
 from nablab.lab.store import RunFolder
 
 KIND = "loops of an experiment's own"
-MOST_BYTES = 64 * 2**20  # of finished loops that wait in memory for the next save
+# Of finished loops that wait in memory for the next save, and then lie in one file.
+MOST_BYTES, MOST_LOOPS = 64 * 2**20, 10_000
 
 
 @dataclass(eq=False)
@@ -164,7 +165,8 @@ class LoopFiles:
         self._folder, self._condition, self._on_note = folder, condition, on_note
         self._fingerprint = {"kind": KIND, "seeds": list(seeds)}
         self._found: dict[int, Mark] = {}
-        self._finished: list[Mark] = []  # not on the disk yet
+        self._finished: list[Mark] = []  # not on the disk yet, by number
+        self._waiting_bytes = 0
 
     def find(self, loop: Loop) -> Mark | None:
         """Where an earlier process left this loop, if that is known and still fits."""
@@ -186,7 +188,9 @@ class LoopFiles:
 
     def finish(self, mark: Mark) -> None:
         """Keep a loop that ended for the next save; what was nested in it is no longer needed."""
-        self._finished = [*self._before(mark), mark]
+        self._drop_nested(mark)
+        self._finished.append(mark)
+        self._waiting_bytes += mark.nbytes
 
     def save(self, current: Mark | None = None) -> None:
         """Write what ended since the last save, and the loop in work.
@@ -194,20 +198,23 @@ class LoopFiles:
         Raises:
             StoreError: The disk is full or not writable.
         """
-        waiting = self._before(current) if current else self._finished
-        if waiting:
-            self._write(waiting)
+        if current:
+            self._drop_nested(current)
+        if self._finished:
+            self._write(self._finished)
         if current:
             self._write([current])
-        self._finished = []
+        self._finished, self._waiting_bytes = [], 0
 
     def make_room(self) -> None:
-        """Write the loops that ended if they take much memory."""
-        if sum(mark.nbytes for mark in self._finished) > MOST_BYTES:
+        """Write the loops that ended if they take much memory or are many."""
+        if self._waiting_bytes > MOST_BYTES or len(self._finished) >= MOST_LOOPS:
             self.save()
 
-    def _before(self, mark: Mark) -> list[Mark]:
-        return [other for other in self._finished if other.number < mark.number]
+    def _drop_nested(self, mark: Mark) -> None:
+        """Forget the loops that ended in the body of another one: its state goes on from them."""
+        while self._finished and self._finished[-1].number > mark.number:
+            self._waiting_bytes -= self._finished.pop().nbytes
 
     def _write(self, marks: Sequence[Mark]) -> None:
         arrays: dict[str, Any] = {}
