@@ -121,7 +121,7 @@ class Notebook:
         import numpy as np
 
         # Copies: a loop may go on changing its arrays after it gave them.
-        curve = Curve(np.array(steps, dtype=np.int64), np.array(values))
+        curve = Curve(np.asarray(steps, dtype=np.int64).copy(), np.asarray(values).copy())
         if curve.steps.shape != curve.values.shape:
             raise ValueError(f"curve '{name}': {curve.steps.shape} steps but {curve.values.shape} values")
         self._draft(seed).curves[name] = curve
@@ -141,7 +141,7 @@ class Notebook:
         """See `nablab.experiment.Lab.array`."""
         import numpy as np
 
-        self._draft(seed).arrays[name] = np.array(values)
+        self._draft(seed).arrays[name] = np.asarray(values).copy(order="K")
 
     def note(self, text: str) -> None:
         """See `nablab.experiment.Lab.note`."""
