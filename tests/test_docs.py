@@ -53,3 +53,19 @@ def test_links_between_pages_and_to_pictures_lead_somewhere(page: Path) -> None:
 def test_files_named_in_the_text_exist(page: Path) -> None:
     names = re.findall(r"`((?:src|docs|tests|benchmarks|tools)/[\w./-]+\.\w+)`", page.read_text())
     assert [name for name in names if not (ROOT / name).exists()] == []
+
+
+def test_the_example_of_a_loop_of_ones_own_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nablab_here: Nablab
+) -> None:
+    page = (ROOT / "docs" / "writing-an-experiment.md").read_text()
+    example = page.split("## A loop of your own")[1].split("```python\n")[1].split("```")[0]
+    (tmp_path / "wider_margin.py").write_text(example)
+    monkeypatch.setenv("NABLAB_EXPERIMENTS", str(tmp_path))
+    done = nablab_here("run", "wider-margin", "--preset", "quick", "--seeds", "10")
+    assert done.returncode == 0, done.stderr
+    assert "supported" in done.stdout
+    report = next(tmp_path.glob("runs/wider-margin/*/report.html"))
+    assert "mistakes" in report.read_text()
+    foretold = nablab_here("run", "wider-margin", "--preset", "quick", "--dry-run")
+    assert "own loop" in foretold.stdout

@@ -163,7 +163,8 @@ class LiveTable:
             return name, Text(self._states[group], style="dim")
         bar = ProgressBar(total=now.steps, completed=now.step, width=BAR_WIDTH)
         left = max(0, now.steps - now.step) * now.replicas / max(now.rate, 1e-9)
-        cells = name, bar, f"{now.loss:.2e}", duration(left), f"{now.rate:,.0f}"
+        loss = "" if now.loss is None else f"{now.loss:.2e}"
+        cells = name, bar, loss, duration(left), f"{now.rate:,.0f}"
         return cells if self.console.width >= WIDE else cells[:-1]
 
     def _progress(self) -> dict[Conditions, Progress]:

@@ -23,7 +23,7 @@ class BetaVae(Experiment):
     samples: int = 200
 
     batch_over: ClassVar[tuple[str, ...]] = ("beta",)
-    presets = {"quick": {"seeds": 2}, "standard": {}, "paper": {}}
+    presets = {"quick": {"seeds": 2}, "standard": {}, "paper": {}}  # noqa: RUF012
     claims: ClassVar[tuple[Claim, ...]] = (Claim.less("divergence", 4.0, 0.5, by="beta", paired=True),)
 
     def conditions(self) -> list[Condition]:

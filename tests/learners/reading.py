@@ -20,7 +20,7 @@ class Reading(Experiment):
     epochs: int = 3
     rates: tuple[float, ...] = (1e-2, 1e-3)
 
-    presets = {"quick": {"seeds": 2}, "standard": {}, "paper": {}}
+    presets = {"quick": {"seeds": 2}, "standard": {}, "paper": {}}  # noqa: RUF012
     claims: ClassVar[tuple[Claim, ...]] = (Claim.greater("accuracy", 1e-2, 1e-3, by="rate"),)
 
     def conditions(self) -> list[Condition]:

@@ -20,7 +20,7 @@ class RingGan(Experiment):
     steps: int = 40
     critic_steps: tuple[int, ...] = (1, 3)
 
-    presets = {"quick": {"seeds": 2}, "standard": {}, "paper": {}}
+    presets = {"quick": {"seeds": 2}, "standard": {}, "paper": {}}  # noqa: RUF012
     claims: ClassVar[tuple[Claim, ...]] = (Claim.greater("modes", 3, 1, by="critic_steps"),)
 
     def conditions(self) -> list[Condition]:

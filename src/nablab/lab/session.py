@@ -5,20 +5,25 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from nablab import seeding
 from nablab.errors import Interrupted, UsageError
 from nablab.experiment import Curve, Experiment, Record, Scalar, Trial, Trials
+from nablab.lab.drafts import Draft, Drafts, Log, last_step
 from nablab.lab.environment import describe_environment
 from nablab.lab.memory import check_memory
 from nablab.lab.provenance import Journal
+from nablab.lab.shortening import Shortened
 from nablab.lab.stop import StopToken
 from nablab.lab.store import RunFolder
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from nablab.training import Learner, Probe, Recipe, Supervised, Training
 
 PROGRESS_SECONDS = 0.5
@@ -41,6 +46,17 @@ def checkpoint_seconds() -> float:
     return seconds
 
 
+def check_amount(amount: Any) -> int:
+    """A number for a foreign loop, or the error that says why it is none.
+
+    Raises:
+        UsageError: It is no whole number above 0.
+    """
+    if isinstance(amount, bool) or not hasattr(amount, "__index__") or amount < 1:
+        raise UsageError(f"lab.budget takes a whole number of 1 or more, not {amount!r}.")
+    return int(amount)
+
+
 def check_history(replicas: int, steps: int) -> None:
     """Refuse a training whose losses cannot be held: one per replica and step, and copies of them.
 
@@ -50,18 +66,11 @@ def check_history(replicas: int, steps: int) -> None:
     check_memory(8 * COPIES * replicas * steps, f"The losses of {steps:,} steps of {replicas} replicas")
 
 
-@dataclass
-class _Draft:
-    """A record while it is being made."""
-
-    scalars: dict[str, float] = field(default_factory=dict)
-    notes: dict[str, str] = field(default_factory=dict)
-    curves: dict[str, Curve] = field(default_factory=dict)
-    arrays: dict[str, Any] = field(default_factory=dict)
-
-
 class Notebook:
     """The part of a lab that keeps what an experiment tells it; needs no store.
+
+    It is a lab in memory for experiments that do not call ``train``: it runs their loops as they are, and
+    `records` gives what they left.
 
     Args:
         experiment: The configured experiment.
@@ -71,22 +80,36 @@ class Notebook:
     def __init__(self, experiment: Experiment, trials: Trials) -> None:
         self._experiment = experiment
         self._trials = trials
-        self._drafts = {trial: _Draft() for trial in trials}
+        self._places = {trial: place for place, trial in enumerate(trials)}
+        self._drafts: Drafts = {place: Draft() for place in range(len(trials))}
         self.notes: list[str] = []
 
     def seed(self, trial: Trial, purpose: str, *, by: Sequence[str] | None = None) -> int:
         """See `nablab.experiment.Lab.seed`."""
-        from nablab.training import seeding
-
         counted = trial.condition if by is None else by
         named = [part for factor in sorted(counted) for part in (factor, trial.condition[factor])]
         return seeding.derive(self._experiment.name, *named, trial.seed, purpose)
 
     def shared_seed(self, purpose: str) -> int:
         """See `nablab.experiment.Lab.shared_seed`."""
-        from nablab.training import seeding
-
         return seeding.derive(self._experiment.name, 0, purpose)
+
+    def rng(self, trial: Trial, purpose: str, *, by: Sequence[str] | None = None) -> np.random.Generator:
+        """See `nablab.experiment.Lab.rng`."""
+        import numpy as np
+
+        return np.random.default_rng(self.seed(trial, purpose, by=by))
+
+    def steps(self, total: int, *, state: Any = None, name: str = "") -> Iterator[int]:
+        """See `nablab.experiment.Lab.steps`."""
+        from nablab.lab.loop_files import check_state, check_total
+
+        check_state(state)
+        return iter(range(check_total(total)))
+
+    def budget(self, amount: int) -> int:
+        """See `nablab.experiment.Lab.budget`."""
+        return check_amount(amount)
 
     def record(self, trial: Trial, **values: Scalar | str) -> None:
         """See `nablab.experiment.Lab.record`."""
@@ -101,16 +124,28 @@ class Notebook:
         """See `nablab.experiment.Lab.curve`."""
         import numpy as np
 
-        curve = Curve(np.asarray(steps, dtype=np.int64), np.asarray(values))
+        # Copies: a loop may go on changing its arrays after it gave them.
+        curve = Curve(np.asarray(steps, dtype=np.int64).copy(), np.asarray(values).copy())
         if curve.steps.shape != curve.values.shape:
             raise ValueError(f"curve '{name}': {curve.steps.shape} steps but {curve.values.shape} values")
         self._draft(trial).curves[name] = curve
+
+    def log(self, trial: Trial, step: int, **values: float) -> None:
+        """See `nablab.experiment.Lab.log`."""
+        logs = self._draft(trial).logs
+        for name, value in values.items():
+            log = logs.get(name) or Log(last_step(self._layers(), self._places[trial], name))
+            try:
+                log.add(step, value)
+            except (UsageError, TypeError, ValueError) as error:
+                raise UsageError(f"lab.log: seed {trial.seed}, curve '{name}': {error}.") from error
+            logs[name] = log
 
     def array(self, trial: Trial, name: str, values: Any) -> None:
         """See `nablab.experiment.Lab.array`."""
         import numpy as np
 
-        self._draft(trial).arrays[name] = np.asarray(values)
+        self._draft(trial).arrays[name] = np.asarray(values).copy(order="K")
 
     def note(self, text: str) -> None:
         """See `nablab.experiment.Lab.note`."""
@@ -123,19 +158,27 @@ class Notebook:
         Raises:
             RuntimeError: The experiment recorded nothing for a trial that it was given.
         """
-        for trial, draft in self._drafts.items():
+        for trial, draft in zip(self._trials, self._drafts.values(), strict=True):
             if not draft.scalars:
                 name = type(self._experiment).__name__
                 raise RuntimeError(f"{name}.run recorded nothing for seed {trial.seed} of {trial.condition}")
         return [
-            Record(trial.condition, trial.seed, draft.scalars, draft.notes, draft.curves, draft.arrays)
-            for trial, draft in self._drafts.items()
+            Record(trial.condition, trial.seed, draft.scalars, draft.notes, draft.all_curves(), draft.arrays)
+            for trial, draft in zip(self._trials, self._drafts.values(), strict=True)
         ]
 
-    def _draft(self, trial: Trial) -> _Draft:
-        if trial not in self._drafts:
-            raise ValueError(f"{trial} was not asked for; this call has {list(self._drafts)}")
-        return self._drafts[trial]
+    def _draft(self, trial: Trial) -> Draft:
+        """Where to keep what is said of a trial now."""
+        return self._drafts[self._place(trial)]
+
+    def _place(self, trial: Trial) -> int:
+        if trial not in self._places:
+            raise ValueError(f"{trial} was not asked for; this call has {list(self._places)}")
+        return self._places[trial]
+
+    def _layers(self) -> list[Drafts]:
+        """Everything that was said so far, the latest last."""
+        return [self._drafts]
 
 
 class Session(Notebook):
@@ -164,6 +207,8 @@ class Session(Notebook):
         notes: Sequence[str] = (),
         goes_on: bool = False,
     ) -> None:
+        from nablab.lab.loops import OwnLoops  # brings NumPy, which `nablab runs` does without
+
         super().__init__(experiment, trials)
         self.notes += notes
         self._folder = folder
@@ -178,9 +223,17 @@ class Session(Notebook):
         )
         self._device = device
         self._replicas = replicas
-        self._parts = 0
+        self._loops = OwnLoops(
+            folder,
+            trials,
+            self._drafts,
+            stop=stop,
+            every_seconds=checkpoint_seconds(),
+            on_note=self.note,
+            on_progress=self._own_progress,
+            on_save=lambda: self._journal.write(self.notes),  # a resumed loop does not say them again
+        )
         self._reported = 0.0
-        self._loss = float("nan")
 
     def train(
         self, learner: Learner | Supervised, data: Any, recipe: Recipe, *, seeds: Sequence[int]
@@ -188,11 +241,11 @@ class Session(Notebook):
         """See `nablab.experiment.Lab.train`."""
         from nablab import training
 
+        self._loops.save_ended()  # a training may last
         if self._stop.requested():
             raise Interrupted("stopped before training")
         check_history(len(seeds), recipe.steps or 0)
-        path = self._folder.checkpoint_path(self._trials.condition, self._parts)
-        self._parts += 1
+        path = self._folder.checkpoint_path(self._trials.condition, self._loops.next_number())
         return training.train(
             learner,
             data,
@@ -206,6 +259,15 @@ class Session(Notebook):
             on_note=self.note,
         )
 
+    def steps(self, total: int, *, state: Any = None, name: str = "") -> Iterator[int]:
+        """See `nablab.experiment.Lab.steps`."""
+        return self._loops.steps(total, state=state, name=name)
+
+    def records(self) -> list[Record]:
+        """See `Notebook.records`."""
+        self._loops.close_all()
+        return super().records()
+
     @contextmanager
     def journal(self) -> Iterator[None]:
         """Around the work: where it was done, how long it took and its notes are kept, however it ends."""
@@ -215,7 +277,21 @@ class Session(Notebook):
         finally:
             self._journal.write(self.notes)
 
+    def _draft(self, trial: Trial) -> Draft:
+        return self._loops.draft(self._place(trial))
+
+    def _layers(self) -> list[Drafts]:
+        return self._loops.layers()
+
     def _progress(self, progress: Any) -> None:
+        speed, loss = progress.replica_steps_per_second, progress.train_loss
+        self._show(progress.step, progress.steps, rate=speed, loss=loss, replicas=len(self._drafts))
+
+    def _own_progress(self, step: int, steps: int, rate: float) -> None:
+        self._show(step, steps, rate=rate, loss=None, replicas=1)
+
+    def _show(self, step: int, steps: int, *, rate: float, loss: float | None, replicas: int) -> None:
+        """Write how far the part in work is, for whoever watches."""
         self._journal.tick(self.notes)
         now = time.monotonic()
         if now - self._reported < PROGRESS_SECONDS:
@@ -223,12 +299,12 @@ class Session(Notebook):
         self._reported = now
         content = {
             "condition": dict(self._trials.condition),
-            "replicas": len(self._drafts),
-            "part": self._parts,
-            "step": progress.step,
-            "steps": progress.steps,
-            "rate": progress.replica_steps_per_second,
-            "loss": progress.train_loss,
+            "replicas": replicas,
+            "part": self._loops.begun,
+            "step": step,
+            "steps": steps,
+            "rate": rate,
+            "loss": loss,
             "time": time.time(),
         }
         self._folder.write_json(
@@ -244,15 +320,17 @@ class Estimate:
 
     Attributes:
         seconds: Expected time of the condition with the given seeds.
-        engine: The engine that was chosen.
-        steps: Optimizer steps per replica, if none ends early.
-        may_end_early: A stopping rule may end a training before its last step.
+        engine: The engine that was chosen; "own loop" or "library's loop" where no training is.
+        steps: Steps of all trainings (per replica) and loops, if none ends early.
+        may_end_early: A stopping rule, or a library's loop of at most so many turns, may end early.
+        run_in_full: Nothing could be shortened, so that the whole condition was run and thrown away.
     """
 
     seconds: float = 0.0
     engine: str = ""
     steps: int = 0
     may_end_early: bool = False
+    run_in_full: bool = False
 
 
 def _short(recipe: Recipe, steps: int, samples: int) -> Recipe:
@@ -322,12 +400,15 @@ class Rehearsal(Notebook):
         *,
         device: str,
         replicas: str,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         super().__init__(experiment, trials)
         self._device = device
         self._replicas = replicas
         self.estimate = Estimate()
-        self._spent = 0.0
+        self._clock = clock
+        self._spent = 0.0  # on what is in the estimate already
+        self._shortened = Shortened(clock, self._now, self._add)
 
     def train(
         self, learner: Learner | Supervised, data: Any, recipe: Recipe, *, seeds: Sequence[int]
@@ -335,7 +416,8 @@ class Rehearsal(Notebook):
         """Measure the speed of a few steps, then train for a few."""
         from nablab import training
 
-        begin = time.perf_counter()
+        self._shortened.end_call()
+        begin = self._clock()
         where: Mapping[str, Any] = {"seeds": seeds, "device": self._device, "replicas": self._replicas}
         speed = training.measure_speed(learner, data, recipe, **where)
         check_history(len(seeds), speed.steps)
@@ -348,12 +430,40 @@ class Rehearsal(Notebook):
         self.estimate.engine = speed.engine
         self.estimate.steps += speed.steps
         self.estimate.may_end_early |= bool(recipe.stop)
-        self._spent += time.perf_counter() - begin
+        self._spent += self._clock() - begin
         return _stretched(result, speed.steps)
+
+    def steps(self, total: int, *, state: Any = None, name: str = "") -> Iterator[int]:
+        """Take a few steps of a loop and measure them; the others are reckoned to last as long."""
+        from nablab.lab.loop_files import check_state, check_total
+
+        check_state(state)
+        self.estimate.engine = self.estimate.engine or "own loop"
+        self.estimate.steps += check_total(total)
+        return self._shortened.steps(check_total(total))
+
+    def budget(self, amount: int) -> int:
+        """A small share; what lasts until something is kept, or a loop goes on, is reckoned for the whole."""
+        self.estimate.engine = self.estimate.engine or "library's loop"
+        self.estimate.may_end_early |= check_amount(amount) > 1  # no library is bound to use up its budget
+        return self._shortened.budget(check_amount(amount))
 
     def rehearse(self) -> Estimate:
         """Run the trials in small and return the estimate of the whole."""
-        begin = time.perf_counter()
+        begin = self._now()
         self._experiment.run(self._trials, self)
-        self.estimate.seconds += time.perf_counter() - begin - self._spent
+        self._shortened.end_call()
+        self.estimate.seconds = self._now() - begin
+        self.estimate.run_in_full = not self.estimate.engine
         return self.estimate
+
+    def _now(self) -> float:
+        """The time as if all that was cut short had been done."""
+        return self._clock() + self.estimate.seconds - self._spent
+
+    def _add(self, seconds: float) -> None:
+        self.estimate.seconds += seconds
+
+    def _draft(self, trial: Trial) -> Draft:
+        self._shortened.end_call()  # something is kept: the library's work is over
+        return super()._draft(trial)
