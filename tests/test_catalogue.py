@@ -121,10 +121,10 @@ class Mine(Experiment):
     def conditions(self):
         return [Condition(part="all")]
 
-    def run(self, condition, seeds, lab):
+    def run(self, trials, lab):
         from _late import FACTOR
-        for seed in seeds:
-            lab.record(seed, value=1 * VALUE * FACTOR)
+        for trial in trials:
+            lab.record(trial, value=1 * VALUE * FACTOR)
 """
 
 

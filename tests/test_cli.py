@@ -296,10 +296,10 @@ class Leaving(Experiment):
         self.leave("conditions")
         return [Condition(only="one")]
 
-    def run(self, condition, seeds, lab):
+    def run(self, trials, lab):
         self.leave("run")
-        for seed in seeds:
-            lab.record(seed, value=1.0)
+        for trial in trials:
+            lab.record(trial, value=1.0)
 
     def figures(self, records):
         self.leave("figures")

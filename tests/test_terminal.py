@@ -59,6 +59,9 @@ def test_progress_is_shown(folder: RunFolder, plan: Plan) -> None:
     assert "4.5 s" in text  # 150 steps of 3 replicas at 100 a second
     assert "waiting" in text  # the other condition
     assert "nan" in shown(folder, plan, json.dumps(progress(plan, loss="nan")))
+    without = shown(folder, plan, json.dumps(progress(plan, loss=None)))  # a loop of the experiment's own
+    assert "4.5 s" in without
+    assert "None" not in without
 
 
 @pytest.mark.parametrize(

@@ -342,7 +342,7 @@ def _dry_run(plans: Sequence[Plan], as_json: bool) -> int:
     facts = []
     for plan in plans:
         with terminal.measuring(errors, plan) as say:
-            facts.append(dry_run_facts(plan, rehearse(plan, on_condition=say)))
+            facts.append(dry_run_facts(plan, rehearse(plan, on_conditions=say)))
     if as_json:
         print_json(facts)
     else:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from nablab.plots import Figure
-    from nablab.training import Training
+    from nablab.training import Learner, Recipe, Supervised, Training
 
 Level = str | int | float | bool
 Scalar = float | int | bool
@@ -69,6 +69,91 @@ class Condition(Mapping[str, Level]):
     def matches(self, where: Mapping[str, Level]) -> bool:
         """Whether every factor in ``where`` stands at the given level here."""
         return all(factor in self and self[factor] == level for factor, level in where.items())
+
+
+class Trial(NamedTuple):
+    """One condition with one seed: the unit of storage and resumption.
+
+    Attributes:
+        condition: The factor levels.
+        seed: Counted from 0.
+    """
+
+    condition: Condition
+    seed: int
+
+
+class Trials(Sequence[Trial]):
+    """What one call of `Experiment.run` does: trials that may train in one batch.
+
+    They differ by seed and by the factors in `Experiment.batch_over`, and by nothing else.
+
+    Args:
+        conditions: The conditions, which agree in all factors but those.
+        seeds: The seeds of each condition.
+
+    Attributes:
+        condition: The levels that all trials share.
+        conditions: The conditions.
+        seeds: The seeds of each condition.
+
+    >>> trials = Trials([Condition(network="small", beta=1.0), Condition(network="small", beta=4.0)], [0, 1])
+    >>> str(trials.condition), trials.each("beta"), trials[2]
+    ('network=small', (1.0, 1.0, 4.0, 4.0), Trial(condition=Condition(network='small', beta=4.0), seed=0))
+    """
+
+    def __init__(self, conditions: Sequence[Condition], seeds: Sequence[int]) -> None:
+        self.conditions, self.seeds = tuple(conditions), tuple(seeds)
+        self.condition = shared_levels(self.conditions)
+        self._trials = [Trial(condition, seed) for condition in conditions for seed in seeds]
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._trials[index]
+
+    def __len__(self) -> int:
+        return len(self._trials)
+
+    def each(self, factor: str) -> tuple[Any, ...]:
+        """The level of a factor in each trial, which is what a number per trial takes."""
+        return tuple(trial.condition[factor] for trial in self)
+
+
+def shared_levels(conditions: Sequence[Condition]) -> Condition:
+    """The factors, with their levels, in which conditions agree."""
+    first = conditions[0]
+    same = {
+        factor: level
+        for factor, level in first.items()
+        if all(factor in other and other[factor] == level for other in conditions[1:])
+    }
+    return Condition(**same)
+
+
+def text_of(conditions: Sequence[Condition]) -> str:
+    """Conditions that train in one batch, in words: what they share, and the levels of the rest.
+
+    >>> text_of([Condition(network="small", beta=1), Condition(network="small", beta=4)])
+    'network=small, beta=1/4'
+    """
+    return ", ".join(f"{factor}={levels}" for factor, levels in levels_of(conditions).items())
+
+
+def levels_of(conditions: Sequence[Condition]) -> dict[str, str]:
+    """The levels of each factor as a text, several of them apart by slashes."""
+    levels: dict[str, dict[str, None]] = {}
+    for condition in conditions:
+        for factor, level in condition.items():
+            levels.setdefault(factor, {})[str(level)] = None
+    return {factor: "/".join(found) for factor, found in levels.items()}
+
+
+def grouped(conditions: Sequence[Condition], batch_over: Sequence[str]) -> list[tuple[Condition, ...]]:
+    """The conditions in groups that differ by these factors alone, in the order of their first ones."""
+    groups: dict[tuple[tuple[str, Level], ...], list[Condition]] = {}
+    for condition in conditions:
+        key = tuple((factor, level) for factor, level in condition.items() if factor not in batch_over)
+        groups.setdefault(key, []).append(condition)
+    return [tuple(group) for group in groups.values()]
 
 
 class Curve(NamedTuple):
@@ -250,31 +335,95 @@ class Claim:
 class Lab(Protocol):
     """What an experiment sees of the laboratory: no store, no device, no executor, no screen."""
 
-    def seed(self, seed: int, purpose: str, **factors: Level) -> int:
+    def seed(self, trial: Trial, purpose: str, *, by: Sequence[str] | None = None) -> int:
         """A 63-bit integer from hash(experiment, factors, seed, purpose).
 
-        Leave the factors out to share the randomness between conditions (a paired comparison).
+        Args:
+            trial: The trial.
+            purpose: What the randomness is for: ``"weights"``, ``"labels"``.
+            by: The factors that count. None for all: nothing is shared between conditions. With ``()``
+                conditions share the randomness of a seed, for a paired comparison.
         """
+        ...
+
+    def shared_seed(self, purpose: str) -> int:
+        """The same for all trials of the experiment: a split of the data, one common start."""
+        ...
+
+    def rng(self, trial: Trial, purpose: str, *, by: Sequence[str] | None = None) -> np.random.Generator:
+        """NumPy's generator that starts from `seed` with the same arguments."""
         ...
 
     def train(
-        self, build: Callable[[], Any], data: tuple[Any, Any], *, seeds: Sequence[int], **options: Any
+        self, learner: Learner | Supervised, data: Any, recipe: Recipe, *, seeds: Sequence[int]
     ) -> Training:
-        """`nablab.training.fit` on the lab's device, with its progress, checkpoints and stop key.
+        """`nablab.training.train` on the lab's device, with its progress, checkpoints and stop key.
 
-        ``seeds`` are integers from `seed`, one per replica.
+        ``seeds`` are integers from `seed`, one per trial.
         """
         ...
 
-    def record(self, seed: int, **values: Scalar | str) -> None:
-        """Keep numbers (metrics) and short texts (notes) of the trial with this seed."""
+    def steps(self, total: int, *, state: Any = None, name: str = "") -> Iterator[int]:
+        """Count the steps of a loop of the experiment's own, whatever it computes with.
+
+        Between two steps the laboratory shows the progress, saves the state about every 30 seconds, and
+        looks whether the user asked to stop; it then saves, and the same command goes on from there. A dry
+        run takes a few steps and reckons the rest. Loops may follow one another, and may lie in one another.
+
+        A loop that is taken up again, and one that ended before, finds its ``state`` as it was, and what
+        its body kept with `record`, `curve`, `log` and `array`. Everything else that the body changes and
+        somebody reads later must be in ``state``; what a step needs it takes from its number.
+
+        Args:
+            total: The steps; the last one is ``total - 1``. The body may ``break``.
+            state: What the body changes: an object with ``state_dict()`` and ``load_state_dict(state)`` (a
+                network, an optimizer), a dataclass that is not frozen, a generator of random numbers; or a
+                mapping of names to such objects, ``{}`` if there is nothing. What they give is made of
+                mappings, lists, tuples, arrays, tensors, numbers, strings, truth values and None. Without
+                a state the loop is shown and stops all the same, and starts over when it is taken up.
+            name: What messages call the loop.
+
+        Yields:
+            0 to ``total - 1``; from where it was left if it is taken up again.
+
+        Raises:
+            UsageError: ``state`` holds something that cannot be saved; the text names the entry.
+            Interrupted: The user asked to stop; the loop was saved.
+        """
         ...
 
-    def curve(self, seed: int, name: str, steps: Any, values: Any) -> None:
+    def budget(self, amount: int) -> int:
+        """The amount of work to hand to a library's own loop, such as scikit-learn's ``max_iter``.
+
+        In a run it is ``amount``, in a dry run a small share: the time from this call until something is
+        kept or another loop begins is then taken as many times. So call it just before the library's work,
+        and `record` what came out just after it.
+
+        Args:
+            amount: The whole amount, a whole number of 1 or more.
+        """
+        ...
+
+    def record(self, trial: Trial, **values: Scalar | str) -> None:
+        """Keep numbers (metrics) and short texts (notes) of a trial."""
+        ...
+
+    def curve(self, trial: Trial, name: str, steps: Any, values: Any) -> None:
         """Keep a quantity against training steps."""
         ...
 
-    def array(self, seed: int, name: str, values: Any) -> None:
+    def log(self, trial: Trial, step: int, **values: float) -> None:
+        """Keep one point of a curve, or of several by name; for loops that find their curves step by step.
+
+        The steps of a curve count up from 0 or any later number. A loop that is resumed by `steps` finds
+        the points that it logged before, so that the curve has no gap and no point twice.
+
+        Raises:
+            UsageError: The curve has a point of this or a later step.
+        """
+        ...
+
+    def array(self, trial: Trial, name: str, values: Any) -> None:
         """Keep an array; numeric, no Python objects."""
         ...
 
@@ -289,6 +438,8 @@ class Experiment:
 
     Class attributes that a subclass sets:
         name: The name on the command line, in kebab case; made from the class name if not set.
+        batch_over: Factors whose levels may train in one batch; the trials of one call of `run` then differ
+            by them, too.
         version: Raise it when a change of the code changes the results.
         presets: Field overrides by name; every experiment has ``quick``, ``standard`` and ``paper``.
             The key ``seeds`` sets the number of seeds of that preset.
@@ -299,6 +450,7 @@ class Experiment:
 
     name: ClassVar[str] = ""
     version: ClassVar[int] = 1
+    batch_over: ClassVar[tuple[str, ...]] = ()
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"quick": {}, "standard": {}, "paper": {}}
     claims: ClassVar[tuple[Claim, ...]] = ()
     exercises: ClassVar[tuple[str, ...]] = ()
@@ -321,8 +473,12 @@ class Experiment:
         """The conditions to run, in the order in which reports show them."""
         raise NotImplementedError(f"{type(self).__name__} must define conditions()")
 
-    def run(self, condition: Condition, seeds: Sequence[int], lab: Lab) -> None:
-        """Run all ``seeds`` of one condition and keep the outcome with ``lab.record``."""
+    def groups(self) -> list[tuple[Condition, ...]]:
+        """The conditions in groups that may train in one batch: the units of work."""
+        return grouped(self.conditions(), self.batch_over)
+
+    def run(self, trials: Trials, lab: Lab) -> None:
+        """Run these trials and keep the outcome of each with ``lab.record``."""
         raise NotImplementedError(f"{type(self).__name__} must define run()")
 
     def figures(self, records: Records) -> dict[str, Figure]:

@@ -6,7 +6,7 @@ This is what ``nablab.run`` and the command line share.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from nablab import catalogue, configuration, threads
 from nablab.atomic import remove_leftovers, store_error
 from nablab.errors import NablabError, StoreError, UsageError, raised, unknown
-from nablab.experiment import Condition, Experiment, Records
+from nablab.experiment import Condition, Experiment, Records, Trials, text_of
 from nablab.lab.executors import Executor, InProcess, ProcessPool, WithHelpers, with_trial_threads
 from nablab.lab.provenance import provenance
 from nablab.lab.reading import Damaged
@@ -125,7 +125,7 @@ class Run:
         from nablab.report.view import RunView
 
         config, records = self.folder.config(), self.records
-        made = provenance(self.folder, records)
+        made = provenance(self.folder, records, self.experiment.groups())
         return RunView(
             experiment=self.experiment,
             preset=config.preset,
@@ -348,27 +348,31 @@ def open_run(reference: str, store: str | Path | None = None) -> Run:
 
 
 @with_trial_threads
-def rehearse(plan: Plan, *, on_condition: Callable[[Condition], None] = lambda _: None) -> list[Estimate]:
-    """Measure a few steps of every condition and estimate the whole; one estimate per condition.
+def rehearse(
+    plan: Plan, *, on_conditions: Callable[[Sequence[Condition]], None] = lambda _: None
+) -> list[Estimate]:
+    """Measure a few steps of every condition and estimate the whole.
 
-    ``on_condition`` hears of every condition before it is measured.
+    Conditions that train in one batch are measured together. ``on_conditions`` hears of them before.
+
+    Returns:
+        One estimate for each of `Plan.groups`.
 
     Raises:
         CodeError: The experiment's code raised an error.
     """
     _fetch(plan.experiment)
     estimates = []
-    for condition in plan.conditions:
-        on_condition(condition)
-        lab = Rehearsal(
-            plan.experiment, condition, range(plan.seeds), device=plan.device, replicas=plan.replicas
-        )
+    for conditions in plan.groups:
+        on_conditions(conditions)
+        trials = Trials(conditions, range(plan.seeds))
+        lab = Rehearsal(plan.experiment, trials, device=plan.device, replicas=plan.replicas)
         try:
             estimates.append(lab.rehearse())
         except NablabError:
             raise
         except (Exception, SystemExit) as error:  # an experiment may raise anything
-            raise raised(f"The dry run of {plan.experiment.name} ({condition})", error) from error
+            raise raised(f"The dry run of {plan.experiment.name} ({text_of(conditions)})", error) from error
     return estimates
 
 

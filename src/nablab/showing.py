@@ -14,7 +14,7 @@ from rich.text import Text
 
 from nablab import configuration
 from nablab.errors import StoreError, UsageError
-from nablab.experiment import Claim, Experiment
+from nablab.experiment import Claim, Condition, Experiment, shared_levels, text_of
 from nablab.naming import words
 from nablab.streams import print_json
 from nablab.terminal import print_damage
@@ -229,13 +229,15 @@ def dry_run_facts(plan: Plan, estimates: Sequence[Estimate]) -> dict[str, Any]:
 
     conditions = [
         {
-            "condition": dict(condition),
+            "condition": dict(shared_levels(group)),
+            "conditions": [dict(condition) for condition in group],
             "seconds": e.seconds,
             "engine": e.engine,
             "steps": e.steps,
             "may_end_early": e.may_end_early,
+            "run_in_full": e.run_in_full,
         }
-        for condition, e in zip(plan.conditions, estimates, strict=True)
+        for group, e in zip(plan.groups, estimates, strict=True)
     ]
     return {
         "experiment": plan.experiment.name,
@@ -243,7 +245,7 @@ def dry_run_facts(plan: Plan, estimates: Sequence[Estimate]) -> dict[str, Any]:
         "preset": plan.preset,
         "configuration": plan.experiment.configuration(),
         "seeds": plan.seeds,
-        "trials": len(conditions) * plan.seeds,
+        "trials": len(plan.conditions) * plan.seeds,
         "device": plan.device,
         "replicas": plan.replicas,
         "conditions": conditions,
@@ -270,18 +272,25 @@ def print_dry_run(console: Console, facts: Mapping[str, Any]) -> None:
         table.add_column(title, overflow="fold")
     table.add_column("estimate", justify="right")
     for row in facts["conditions"]:
-        name = ", ".join(f"{factor}={level}" for factor, level in row["condition"].items())
+        name = text_of([Condition(**condition) for condition in row["conditions"]])
         most = "at most " if row["may_end_early"] else ""
-        seeds, steps = str(facts["seeds"]), f"{most}{row['steps']:,}"
-        table.add_row(Text(name), seeds, steps, row["engine"], f"{most}{duration(row['seconds'])}")
+        seeds = str(facts["seeds"])
+        steps = f"{most}{row['steps']:,}" if row["steps"] else ""
+        engine = "run in full" if row["run_in_full"] else row["engine"]
+        table.add_row(Text(name), seeds, steps, engine, f"{most}{duration(row['seconds'])}")
     console.print(table)
     memory = facts["peak_memory_bytes"] / 1e9
     about = "at most about" if facts["may_end_early"] else "about"
-    early = " Training may end before its last step, and then sooner." if facts["may_end_early"] else ""
+    more = " Training may end before its last step, and then sooner." if facts["may_end_early"] else ""
+    if any(row["run_in_full"] for row in facts["conditions"]):
+        more += (
+            " What is marked 'run in full' calls none of lab.train, lab.steps and lab.budget: if it has a "
+            "loop of its own, nothing of that could be left out, so it was run to its end and thrown away."
+        )
     console.print(
         f"\n{facts['trials']} trials, {about} {duration(facts['seconds'])} of training and {memory:.1f} GB "
         "at the peak, measured on a few steps of every condition in one process. Starting up and writing "
-        f"the report come on top.{early} Nothing was stored."
+        f"the report come on top.{more} Nothing was stored."
     )
 
 

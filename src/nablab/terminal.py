@@ -16,11 +16,11 @@ from rich.table import Table
 from rich.text import Text
 
 from nablab.durations import duration
+from nablab.experiment import Condition, levels_of, shared_levels, text_of
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from nablab.experiment import Condition
     from nablab.lab.contents import Progress
     from nablab.lab.runner import Plan
     from nablab.lab.store import RunFolder
@@ -32,6 +32,7 @@ BAR_WIDTH = 15
 WIDE = 72  # columns from which the rate has room
 ROWS = 12  # conditions shown at once; the rest is counted
 REFRESH_PER_SECOND = 4
+Conditions = tuple[Condition, ...]  # that train in one batch
 STALE_SECONDS = 15.0  # progress this old was left by a process that was killed
 
 
@@ -44,15 +45,15 @@ class PlainLines:
 
     def started(self, folder: RunFolder, plan: Plan, pending: int) -> None:
         """Say what will be run."""
-        self._total = len(plan.conditions)
+        self._total = len(plan.groups)
         print_damage(self.console, folder.damage())
         self.console.print(headline(plan, pending), highlight=False)
 
-    def finished(self, condition: Condition, outcome: Outcome) -> None:
-        """Say how a condition ended."""
+    def finished(self, conditions: Sequence[Condition], outcome: Outcome) -> None:
+        """Say how conditions ended."""
         self._ended += 1
         print_damage(self.console, outcome.damage)
-        self.console.print(f"[{self._ended}] {ending(condition, outcome)}", highlight=False, markup=False)
+        self.console.print(f"[{self._ended}] {ending(conditions, outcome)}", highlight=False, markup=False)
 
     def stopping(self) -> None:
         """Say that the request to stop was heard."""
@@ -67,16 +68,16 @@ class PlainLines:
 
 
 @contextmanager
-def measuring(console: Console, plan: Plan) -> Iterator[Callable[[Condition], None]]:
+def measuring(console: Console, plan: Plan) -> Iterator[Callable[[Sequence[Condition]], None]]:
     """In a terminal: say which condition a dry run is at, in one line that goes away at the end."""
     if not console.is_terminal:
         yield lambda _: None
         return
     numbers, status = count(1), console.status("")
 
-    def say(condition: Condition) -> None:
-        place = f"{next(numbers)} of {len(plan.conditions)}"
-        status.update(escape(f"Measuring {plan.experiment.name}, {place}: {condition}"))
+    def say(conditions: Sequence[Condition]) -> None:
+        place = f"{next(numbers)} of {len(plan.groups)}"
+        status.update(escape(f"Measuring {plan.experiment.name}, {place}: {text_of(conditions)}"))
         status.start()
 
     try:
@@ -91,8 +92,8 @@ class LiveTable:
     def __init__(self, console: Console) -> None:
         self.console = console
         self._live: Live | None = None
-        self._states: dict[Condition, str] = {}
-        self._progress_paths: dict[Path, Condition] = {}
+        self._states: dict[Conditions, str] = {}
+        self._progress_paths: dict[Path, Conditions] = {}
         self._seeds = 0
         self._stopping = False
 
@@ -103,20 +104,20 @@ class LiveTable:
         print_damage(self.console, folder.damage())
         self.console.print(headline(plan, pending), highlight=False)
         self._seeds = plan.seeds
-        self._progress_paths = {folder.progress_path(condition): condition for condition in plan.conditions}
-        for condition in plan.conditions:
-            waiting = pending_seeds(folder, condition, plan.seeds)[0]
-            self._states[condition] = "waiting" if waiting else "done before"
+        self._progress_paths = {folder.progress_path(shared_levels(group)): group for group in plan.groups}
+        for group in plan.groups:
+            waiting = pending_seeds(folder, group, plan.seeds)[0]
+            self._states[group] = "waiting" if waiting else "done before"
         if pending:
             self._live = Live(
                 self, console=self.console, refresh_per_second=REFRESH_PER_SECOND, transient=True
             )
             self._live.start()
 
-    def finished(self, condition: Condition, outcome: Outcome) -> None:
-        """Note how a condition ended."""
+    def finished(self, conditions: Sequence[Condition], outcome: Outcome) -> None:
+        """Note how conditions ended."""
         print_damage(self.console, outcome.damage)
-        self._states[condition] = f"{outcome.state} in {duration(outcome.seconds)}"
+        self._states[tuple(conditions)] = f"{outcome.state} in {duration(outcome.seconds)}"
 
     def stopping(self) -> None:
         """Say that the request to stop was heard."""
@@ -141,41 +142,42 @@ class LiveTable:
         table.add_column("left", justify="right", no_wrap=True, min_width=6)
         if self.console.width >= WIDE:
             table.add_column("steps/s", justify="right", no_wrap=True, min_width=7)
-        for condition in self._shown(progress):
-            table.add_row(*self._cells(condition, progress.get(condition)))
+        for group in self._shown(progress):
+            table.add_row(*self._cells(group, progress.get(group)))
         done = sum(state.startswith("done") for state in self._states.values())
         foot = f"{done} of {len(self._states)} conditions done, {self._seeds} seeds each"
         if self._stopping:
             foot = "Stopping: finishing the step and saving. Ctrl-C again ends at once."
         return Group(table, Text(foot, style="dim"))
 
-    def _shown(self, progress: dict[Condition, Progress]) -> Sequence[Condition]:
+    def _shown(self, progress: dict[Conditions, Progress]) -> Sequence[Conditions]:
         """The conditions in work first, then those that wait, then the rest; in the experiment's order."""
         if len(self._states) <= ROWS:
             return list(self._states)
         rank = {c: (c not in progress, self._states[c] != "waiting") for c in self._states}
-        return sorted(self._states, key=lambda condition: rank[condition])[:ROWS]
+        return sorted(self._states, key=lambda group: rank[group])[:ROWS]
 
-    def _cells(self, condition: Condition, now: Progress | None) -> tuple[RenderableType, ...]:
-        name = Text(", ".join(str(level) for level in condition.values()))
+    def _cells(self, group: Conditions, now: Progress | None) -> tuple[RenderableType, ...]:
+        name = Text(", ".join(levels_of(group).values()))
         if now is None:
-            return name, Text(self._states[condition], style="dim")
+            return name, Text(self._states[group], style="dim")
         bar = ProgressBar(total=now.steps, completed=now.step, width=BAR_WIDTH)
         left = max(0, now.steps - now.step) * now.replicas / max(now.rate, 1e-9)
-        cells = name, bar, f"{now.loss:.2e}", duration(left), f"{now.rate:,.0f}"
+        loss = "" if now.loss is None else f"{now.loss:.2e}"
+        cells = name, bar, loss, duration(left), f"{now.rate:,.0f}"
         return cells if self.console.width >= WIDE else cells[:-1]
 
-    def _progress(self) -> dict[Condition, Progress]:
+    def _progress(self) -> dict[Conditions, Progress]:
         from nablab.lab import contents, reading
 
         found = {}
-        for path, condition in self._progress_paths.items():
+        for path, group in self._progress_paths.items():
             try:
                 now = reading.read(path, contents.Progress)
             except reading.Damaged:
                 continue  # no number of it decides anything: the row shows the state instead
             if now and abs(time.time() - now.time) < STALE_SECONDS:
-                found[condition] = now
+                found[group] = now
         return found
 
 
@@ -186,7 +188,7 @@ class Quiet(PlainLines):
         """Print what is damaged, else nothing."""
         print_damage(self.console, folder.damage())
 
-    def finished(self, condition: Condition, outcome: Outcome) -> None:
+    def finished(self, conditions: Sequence[Condition], outcome: Outcome) -> None:
         """Print what was damaged, else nothing."""
         print_damage(self.console, outcome.damage)
 
@@ -210,11 +212,11 @@ def helping(workers: int) -> str:
     return f"{workers + 1} conditions at a time from now on: {processes} (--jobs 1 works without)."
 
 
-def ending(condition: Condition, outcome: Outcome) -> str:
-    """One line: how a condition ended."""
+def ending(conditions: Sequence[Condition], outcome: Outcome) -> str:
+    """One line: how conditions ended."""
     if outcome.state == "done":
-        return f"{condition}: {len(outcome.trained)} trials in {duration(outcome.seconds)}"
-    return f"{condition}: {outcome.state}{'. ' + outcome.message if outcome.message else ''}"
+        return f"{text_of(conditions)}: {len(outcome.trained)} trials in {duration(outcome.seconds)}"
+    return f"{text_of(conditions)}: {outcome.state}{'. ' + outcome.message if outcome.message else ''}"
 
 
 def print_verdicts(console: Console, verdicts: Iterable[Verdict]) -> None:

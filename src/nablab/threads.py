@@ -39,13 +39,13 @@ def wait_passively() -> None:
         os.environ.update(PASSIVE)
 
 
-def trial_threads(conditions: int) -> int:
-    """PyTorch's threads in each trial of a run with so many conditions.
+def trial_threads(groups: int) -> int:
+    """PyTorch's threads in each trial of a run with so many groups of conditions, its units of work.
 
-    With several conditions it is one: worker processes of one thread each, on different conditions, never
-    wait for one another.
+    With several it is one: worker processes of one thread each, on different groups, never wait for one
+    another.
     """
-    return THREADS_ALONE if conditions == 1 else 1
+    return THREADS_ALONE if groups == 1 else 1
 
 
 def cores() -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import torch
 from nablab import data, models, training
 from nablab.configuration import resolve
 from nablab.errors import UsageError
-from nablab.experiment import Condition, Curve, Record, Records
+from nablab.experiment import Condition, Curve, Record, Records, Trials
 from nablab.experiments.cnn_depth import ALL, COURSES, RECIPES, CnnDepth
 from nablab.lab.session import Notebook, Rehearsal
 
@@ -32,9 +32,10 @@ class Memory(Notebook):
     result: Any = None
     options: dict[str, Any]
 
-    def train(self, build: Callable[[], Any], pair: Any, *, seeds: Sequence[int], **options: Any) -> Any:
+    def train(self, learner: Any, pair: Any, recipe: Any, *, seeds: Sequence[int]) -> Any:
+        options = vars(recipe)
         self.options = {"seeds": seeds, "data": pair, **options}
-        self.result = training.fit(build, pair, seeds=seeds, on_note=self.note, **options)
+        self.result = training.train(learner, pair, recipe, seeds=seeds, on_note=self.note)
         return self.result
 
 
@@ -44,9 +45,9 @@ def small(**overrides: Any) -> CnnDepth:
 
 
 def run(experiment: CnnDepth, seeds: Sequence[int] = (0, 1)) -> tuple[Records, list[Memory]]:
-    labs = [Memory(experiment, condition, seeds) for condition in experiment.conditions()]
+    labs = [Memory(experiment, Trials([condition], seeds)) for condition in experiment.conditions()]
     for lab in labs:
-        experiment.run(lab._condition, seeds, lab)
+        experiment.run(lab._trials, lab)
     return Records(record for lab in labs for record in lab.records()), labs
 
 
@@ -105,7 +106,7 @@ def test_scores_are_those_of_the_final_weights(finished: tuple[CnnDepth, Records
     test = data.load("digits", split="test", size=28)
     for lab in labs:
         images, labels = lab.options["data"]
-        for k, record in enumerate(records.where(**lab._condition)):
+        for k, record in enumerate(records.where(**lab._trials.condition)):
             network = lab.result.module(k).eval()
             for metric, x, y in (
                 ("test_accuracy", test.images, test.labels),
@@ -116,7 +117,7 @@ def test_scores_are_those_of_the_final_weights(finished: tuple[CnnDepth, Records
                 assert record.scalars[metric] == pytest.approx(float((answers == y).double().mean()))
         # The same trial with dropout active scores lower, and only where there is dropout.
         gaps = [r.scalars["train_accuracy"] - r.scalars["train_accuracy_dropout_on"] for r in lab.records()]
-        dropping = "drop" in str(lab._condition["network"])
+        dropping = "drop" in str(lab._trials.condition["network"])
         assert all(gap > 0.02 if dropping else abs(gap) < 1e-6 for gap in gaps)
 
 
@@ -124,7 +125,7 @@ def test_curves_thresholds_and_the_best_epoch(finished: tuple[CnnDepth, Records,
     experiment, records, labs = finished
     for lab in labs:
         curves = lab.result.evaluations
-        for k, record in enumerate(records.where(**lab._condition)):
+        for k, record in enumerate(records.where(**lab._trials.condition)):
             test = curves["test_accuracy"][k]
             assert record.curves["test_accuracy"].steps.tolist() == [1, 2, 3]
             np.testing.assert_array_equal(record.curves["test_accuracy"].values, test[1:])
@@ -155,7 +156,7 @@ def test_the_validation_images_are_held_out_of_training_and_the_same_for_all(
         )
         assert lab.options["augment"] == data.Augment(shift=1)
         # 1,200 images are 19 batches of up to 64; a fifth of three epochs is the warm-up.
-        assert (lab.options["eval_every"], lab.options["steps"]) == (19, 57)
+        assert (lab.options["eval_every"], lab.options["epochs"]) == (19, 3)
         assert lab.options["schedule"] == training.Cosine(warmup_steps=11)
     assert not set(labs[0].options["seeds"]) & set(labs[1].options["seeds"])
 
@@ -307,7 +308,7 @@ def test_impossible_settings_stop_before_any_work(overrides: dict[str, Any], mes
 def test_a_dry_run_measures_a_schedule_with_a_long_warm_up() -> None:
     experiment = small(networks=("flatten-9",), epochs=20)
     condition = experiment.conditions()[0]
-    rehearsal = Rehearsal(experiment, condition, [0], device="cpu", replicas="auto")
+    rehearsal = Rehearsal(experiment, Trials([condition], [0]), device="cpu", replicas="auto")
     estimate = rehearsal.rehearse()
     assert estimate.steps == 20 * 21
     assert estimate.seconds > 0

@@ -6,7 +6,7 @@ import dataclasses
 import math
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import torch
 from nablab import data, models, training
 from nablab.configuration import describe, parse_overrides, resolve
 from nablab.errors import UsageError
-from nablab.experiment import Condition, Curve, Level, Record, Records
+from nablab.experiment import Condition, Curve, Record, Records, Trial, Trials
 from nablab.experiments.deep_vs_shallow import TRIOS, DeepVsShallow
 
 
@@ -34,26 +34,31 @@ class Memory:
         self.result: Any = None
         self.options: dict[str, Any] = {}
 
-    def seed(self, seed: int, purpose: str, **factors: Level) -> int:
-        return training.derive(purpose, *map(str, factors.values()), seed)
+    def seed(self, trial: Trial, purpose: str, *, by: Sequence[str] | None = None) -> int:
+        factors = trial.condition if by is None else by
+        return training.derive(purpose, *(str(trial.condition[name]) for name in factors), trial.seed)
 
-    def train(self, build: Callable[[], Any], pair: Any, *, seeds: Sequence[int], **options: Any) -> Any:
+    def shared_seed(self, purpose: str) -> int:
+        return training.derive(purpose, 0)
+
+    def train(self, learner: Any, pair: Any, recipe: Any, *, seeds: Sequence[int]) -> Any:
+        options = vars(recipe)
         self.options = {"seeds": seeds, **options}
-        self.result = training.fit(build, pair, seeds=seeds, replicas="sequential", **options)
+        self.result = training.train(learner, pair, recipe, seeds=seeds, replicas="sequential")
         return self.result
 
-    def record(self, seed: int, **values: Any) -> None:
+    def record(self, trial: Trial, **values: Any) -> None:
         for name, value in values.items():
             if isinstance(value, str):
-                self.texts.setdefault(seed, {})[name] = value
+                self.texts.setdefault(trial.seed, {})[name] = value
             else:
-                self.scalars.setdefault(seed, {})[name] = float(value)
+                self.scalars.setdefault(trial.seed, {})[name] = float(value)
 
-    def curve(self, seed: int, name: str, steps: Any, values: Any) -> None:
-        self.curves.setdefault(seed, {})[name] = Curve(np.asarray(steps), np.asarray(values))
+    def curve(self, trial: Trial, name: str, steps: Any, values: Any) -> None:
+        self.curves.setdefault(trial.seed, {})[name] = Curve(np.asarray(steps), np.asarray(values))
 
-    def array(self, seed: int, name: str, values: Any) -> None:
-        self.arrays.setdefault(seed, {})[name] = np.asarray(values)
+    def array(self, trial: Trial, name: str, values: Any) -> None:
+        self.arrays.setdefault(trial.seed, {})[name] = np.asarray(values)
 
     def note(self, text: str) -> None:
         self.notes.append(text)
@@ -74,7 +79,7 @@ def run(experiment: DeepVsShallow, seeds: Sequence[int] = (0, 1)) -> tuple[Recor
     labs = []
     for condition in experiment.conditions():
         labs.append(Memory(condition))
-        experiment.run(condition, seeds, labs[-1])
+        experiment.run(Trials([condition], seeds), labs[-1])
     return Records(record for lab in labs for record in lab.records()), labs
 
 
@@ -174,7 +179,7 @@ def test_conditions_and_seeds_start_from_weights_of_their_own(
 def test_nobody_is_stopped_at_the_threshold() -> None:
     experiment = small(targets=("0*x@20",), trio="none", networks=("1-2-1",), threshold=0.5, steps=50)
     records, labs = run(experiment, [0])
-    assert "stop" not in labs[0].options
+    assert not labs[0].options["stop"]
     assert records[0].scalars["steps_to_threshold"] < 50
     assert labs[0].result.steps_taken.tolist() == [50]
 
@@ -193,7 +198,7 @@ def test_your_own_network_is_one_more_condition(mine: str) -> None:
     experiment = small(targets=("sinc@40",), model=f"{mine}:good")
     assert [c["model"] for c in experiment.conditions()] == ["deep", "middle", "shallow", "yours"]
     lab = Memory(experiment.conditions()[-1])
-    experiment.run(lab.condition, [0], lab)
+    experiment.run(Trials([lab.condition], [0]), lab)
     assert lab.scalars[0]["parameters"] == 28
     assert lab.notes == [
         "Sizes differ (deep 571, middle 572, shallow 571, yours 28 parameters): "

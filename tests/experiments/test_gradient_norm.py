@@ -15,7 +15,7 @@ from torch import nn
 from nablab import data
 from nablab.configuration import resolve
 from nablab.errors import UsageError
-from nablab.experiment import Records
+from nablab.experiment import Records, Trials
 from nablab.experiments.gradient_norm import DEEP, GradientNorm, _statistics, _three
 from nablab.models import parameter_count
 from tests.experiments.test_deep_vs_shallow import Memory
@@ -31,7 +31,7 @@ def run(experiment: GradientNorm, seeds: Sequence[int] = (0, 1)) -> tuple[Record
     for condition in experiment.conditions():
         labs.append(Memory(condition))
         labs[-1].arrays = {seed: {} for seed in seeds}
-        experiment.run(condition, seeds, labs[-1])
+        experiment.run(Trials([condition], seeds), labs[-1])
     return Records(record for lab in labs for record in lab.records()), labs
 
 

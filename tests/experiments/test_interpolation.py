@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from torch import nn
 from nablab import data, training
 from nablab.configuration import parse_overrides, resolve
 from nablab.errors import UsageError
-from nablab.experiment import Condition, Level, Record, Records
+from nablab.experiment import Condition, Record, Records, Trial, Trials
 from nablab.experiments.interpolation import ENDS, METRICS, Interpolation, normalizes, numbers
 from nablab.instruments import interpolate
 
@@ -30,21 +30,26 @@ class Memory:
         self.results: list[Any] = []
         self.options: list[dict[str, Any]] = []
 
-    def seed(self, seed: int, purpose: str, **factors: Level) -> int:
-        return training.derive(purpose, *map(str, factors.values()), seed)
+    def seed(self, trial: Trial, purpose: str, *, by: Sequence[str] | None = None) -> int:
+        factors = trial.condition if by is None else by
+        return training.derive(purpose, *(str(trial.condition[name]) for name in factors), trial.seed)
 
-    def train(self, build: Callable[[], Any], pair: Any, *, seeds: Sequence[int], **options: Any) -> Any:
+    def shared_seed(self, purpose: str) -> int:
+        return training.derive(purpose, 0)
+
+    def train(self, learner: Any, pair: Any, recipe: Any, *, seeds: Sequence[int]) -> Any:
+        options = vars(recipe)
         self.options.append(options)
-        self.results.append(training.fit(build, pair, seeds=seeds, replicas="sequential", **options))
+        self.results.append(training.train(learner, pair, recipe, seeds=seeds, replicas="sequential"))
         return self.results[-1]
 
-    def record(self, seed: int, **values: Any) -> None:
+    def record(self, trial: Trial, **values: Any) -> None:
         for name, value in values.items():
             kept = self.texts if isinstance(value, str) else self.scalars
-            kept.setdefault(seed, {})[name] = value if isinstance(value, str) else float(value)
+            kept.setdefault(trial.seed, {})[name] = value if isinstance(value, str) else float(value)
 
-    def array(self, seed: int, name: str, values: Any) -> None:
-        self.arrays.setdefault(seed, {})[name] = np.asarray(values)
+    def array(self, trial: Trial, name: str, values: Any) -> None:
+        self.arrays.setdefault(trial.seed, {})[name] = np.asarray(values)
 
     def note(self, text: str) -> None:
         pass
@@ -63,7 +68,7 @@ def run(seeds: Sequence[int] = (0, 1), **overrides: Any) -> tuple[Interpolation,
     experiment = resolve(Interpolation, "quick", {**SMALL, **overrides})
     labs = [Memory(condition) for condition in experiment.conditions()]
     for lab in labs:
-        experiment.run(lab.condition, seeds, lab)  # type: ignore[arg-type]
+        experiment.run(Trials([lab.condition], seeds), lab)  # type: ignore[arg-type]
     return experiment, Records(record for lab in labs for record in lab.records()), labs
 
 
@@ -245,6 +250,6 @@ def test_lenet_on_mnist_has_no_barrier_from_a_shared_start() -> None:
     experiment = resolve(Interpolation, "standard", {"ends": ("order", "start"), "epochs": 1})
     labs = [Memory(condition) for condition in experiment.conditions()]
     for lab in labs:
-        experiment.run(lab.condition, [0, 1], lab)  # type: ignore[arg-type]
+        experiment.run(Trials([lab.condition], [0, 1]), lab)  # type: ignore[arg-type]
     shared, own = ([record.scalars["error_barrier"] for record in lab.records()] for lab in labs)
     assert max(shared) < 0.02 < min(own)

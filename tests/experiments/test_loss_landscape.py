@@ -14,7 +14,7 @@ import torch
 from nablab import data, models, training
 from nablab.configuration import parse_overrides, resolve
 from nablab.errors import UsageError
-from nablab.experiment import Condition, Level, Record, Records
+from nablab.experiment import Condition, Record, Records, Trial, Trials
 from nablab.experiments.loss_landscape import NETWORKS, LossLandscape
 from nablab.instruments.landscape.shapes import largest_rise, nonconvex_share
 from nablab.lab.session import Rehearsal
@@ -32,21 +32,26 @@ class Memory:
         self.result: Any = None
         self.recorder: Any = None
 
-    def seed(self, seed: int, purpose: str, **factors: Level) -> int:
-        return training.derive(purpose, *map(str, factors.values()), seed)
+    def seed(self, trial: Trial, purpose: str, *, by: Sequence[str] | None = None) -> int:
+        factors = trial.condition if by is None else by
+        return training.derive(purpose, *(str(trial.condition[name]) for name in factors), trial.seed)
 
-    def train(self, build: Callable[[], Any], pair: Any, *, seeds: Sequence[int], **options: Any) -> Any:
+    def shared_seed(self, purpose: str) -> int:
+        return training.derive(purpose, 0)
+
+    def train(self, learner: Any, pair: Any, recipe: Any, *, seeds: Sequence[int]) -> Any:
+        options = vars(recipe)
         self.recorder = options["probes"][0]
-        self.result = training.fit(build, pair, seeds=seeds, replicas="sequential", **options)
+        self.result = training.train(learner, pair, recipe, seeds=seeds, replicas="sequential")
         return self.result
 
-    def record(self, seed: int, **values: Any) -> None:
+    def record(self, trial: Trial, **values: Any) -> None:
         for name, value in values.items():
             kept = self.texts if isinstance(value, str) else self.scalars
-            kept.setdefault(seed, {})[name] = value if isinstance(value, str) else float(value)
+            kept.setdefault(trial.seed, {})[name] = value if isinstance(value, str) else float(value)
 
-    def array(self, seed: int, name: str, values: Any) -> None:
-        self.arrays.setdefault(seed, {})[name] = np.asarray(values)
+    def array(self, trial: Trial, name: str, values: Any) -> None:
+        self.arrays.setdefault(trial.seed, {})[name] = np.asarray(values)
 
     def note(self, text: str) -> None:
         pass
@@ -73,7 +78,7 @@ def run(seeds: Sequence[int] = (0, 1), **overrides: Any) -> tuple[LossLandscape,
     experiment = resolve(LossLandscape, "quick", {**SMALL, **overrides})
     labs = [Memory(condition) for condition in experiment.conditions()]
     for lab in labs:
-        experiment.run(lab.condition, seeds, lab)  # type: ignore[arg-type]
+        experiment.run(Trials([lab.condition], seeds), lab)  # type: ignore[arg-type]
     return experiment, Records(record for lab in labs for record in lab.records()), labs
 
 
@@ -333,5 +338,7 @@ def test_a_dry_run_of_few_steps_keeps_a_path_that_spans_a_plane() -> None:
     experiment = LossLandscape(
         targets=("sign_sin",), networks=("shallow",), steps=5_000, resolution=5, alphas=5
     )
-    rehearsal = Rehearsal(experiment, experiment.conditions()[0], [0], device="cpu", replicas="auto")
+    rehearsal = Rehearsal(
+        experiment, Trials([experiment.conditions()[0]], [0]), device="cpu", replicas="auto"
+    )
     assert rehearsal.rehearse().steps == 5_000

@@ -14,7 +14,7 @@ import torch
 from nablab import data, models, training
 from nablab.configuration import parse_overrides, resolve
 from nablab.errors import UsageError
-from nablab.experiment import Condition, Level, Record, Records
+from nablab.experiment import Condition, Record, Records, Trial, Trials
 from nablab.experiments.parameters_vs_generalization import (
     DESCENT,
     FEATURES,
@@ -36,16 +36,21 @@ class Memory:
         self.data: Any = None
         self.result: Any = None
 
-    def seed(self, seed: int, purpose: str, **factors: Level) -> int:
-        return training.derive(purpose, *map(str, factors.values()), seed)
+    def seed(self, trial: Trial, purpose: str, *, by: Sequence[str] | None = None) -> int:
+        factors = trial.condition if by is None else by
+        return training.derive(purpose, *(str(trial.condition[name]) for name in factors), trial.seed)
 
-    def train(self, build: Callable[[], Any], data: Any, *, seeds: Sequence[int], **options: Any) -> Any:
-        self.build, self.data, self.options = build, data, {"seeds": seeds, **options}
-        self.result = training.fit(build, data, seeds=seeds, replicas="sequential", **options)
+    def shared_seed(self, purpose: str) -> int:
+        return training.derive(purpose, 0)
+
+    def train(self, learner: Any, data: Any, recipe: Any, *, seeds: Sequence[int]) -> Any:
+        options = vars(recipe)
+        self.build, self.data, self.options = learner.build, data, {"seeds": seeds, **options}
+        self.result = training.train(learner, data, recipe, seeds=seeds, replicas="sequential")
         return self.result
 
-    def record(self, seed: int, **values: Any) -> None:
-        self.scalars.setdefault(seed, {}).update({name: float(value) for name, value in values.items()})
+    def record(self, trial: Trial, **values: Any) -> None:
+        self.scalars.setdefault(trial.seed, {}).update({name: float(value) for name, value in values.items()})
 
     def records(self) -> list[Record]:
         return [Record(self.condition, seed, scalars) for seed, scalars in self.scalars.items()]
@@ -74,7 +79,7 @@ def run(experiment: ParametersVsGeneralization, seeds: Sequence[int] = (0, 1)) -
     labs = []
     for condition in experiment.conditions():
         labs.append(Memory(condition))
-        experiment.run(condition, seeds, labs[-1])  # type: ignore[arg-type]
+        experiment.run(Trials([condition], seeds), labs[-1])  # type: ignore[arg-type]
     return labs
 
 
@@ -296,7 +301,7 @@ class TestThreshold:
         for condition in experiment.conditions():
             if condition["part"] == DESCENT:
                 lab = Memory(condition)
-                experiment.run(condition, range(100, 108), lab)  # type: ignore[arg-type]
+                experiment.run(Trials([condition], range(100, 108)), lab)  # type: ignore[arg-type]
                 found[condition["ratio"]] = [lab.scalars[seed]["test_error"] for seed in range(100, 108)]
         low, peak, end = (np.mean(found[ratio]) for ratio in (0.1, 0.5, 8.0))
         assert peak > low + 0.01

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import torch
 from nablab import data, models, training
 from nablab.configuration import parse_overrides, resolve
 from nablab.errors import UsageError
-from nablab.experiment import Condition, Records
+from nablab.experiment import Condition, Records, Trials
 from nablab.experiments.random_labels import RandomLabels
 from nablab.lab.session import Notebook
 
@@ -28,9 +28,10 @@ class Memory(Notebook):
     result: training.Training
     labels: torch.Tensor
 
-    def train(self, build: Callable[[], Any], pair: Any, *, seeds: Sequence[int], **options: Any) -> Any:
+    def train(self, learner: Any, pair: Any, recipe: Any, *, seeds: Sequence[int]) -> Any:
+        options = vars(recipe)
         self.labels, self.options = pair[1], options
-        self.result = training.fit(build, pair, seeds=seeds, replicas="sequential", **options)
+        self.result = training.train(learner, pair, recipe, seeds=seeds, replicas="sequential")
         return self.result
 
 
@@ -50,8 +51,8 @@ def small(**overrides: Any) -> RandomLabels:
 def run(experiment: RandomLabels, seeds: Sequence[int] = (0, 1)) -> tuple[Records, list[Memory]]:
     labs = []
     for condition in experiment.conditions():
-        labs.append(Memory(experiment, condition, seeds))
-        experiment.run(condition, seeds, labs[-1])
+        labs.append(Memory(experiment, Trials([condition], seeds)))
+        experiment.run(Trials([condition], seeds), labs[-1])
     return Records(record for lab in labs for record in lab.records()), labs
 
 
@@ -105,7 +106,7 @@ def test_no_two_seeds_or_shares_have_the_same_labels_or_weights(finished: Any) -
 def test_curves_end_with_the_training_and_hold_what_was_evaluated(finished: Any) -> None:
     _, records, labs = finished
     for lab in labs:
-        for k, record in enumerate(records.where(share=lab._condition["share"])):
+        for k, record in enumerate(records.where(share=lab._trials.condition["share"])):
             epochs, accuracy = record.curves["train_accuracy"]
             assert epochs.tolist() == list(range(int(record.scalars["epochs_to_memorize"]) + 1))
             assert accuracy[-1] >= 0.999 > accuracy[:-1].max()
@@ -182,7 +183,7 @@ def test_options_of_the_training(finished: Any) -> None:
     _, _, labs = finished
     assert labs[0].options["optimizer"] == training.Adam(learning_rate=1e-2)
     assert labs[0].options["schedule"] == training.StepDecay(every=6, factor=0.95)
-    assert labs[0].options["steps"] == 80 * 6
+    assert labs[0].options["epochs"] == 80
     sgd = small(optimizer="SGD", shares=(0.0,), epochs=3, learning_rate=0.1)
     assert run(sgd, (0,))[1][0].options["optimizer"] == training.SGD(learning_rate=0.1, momentum=0.9)
 

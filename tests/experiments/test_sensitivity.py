@@ -3,8 +3,9 @@ checked, and random labels raise it."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import torch
 from nablab import data, training
 from nablab.configuration import resolve
 from nablab.errors import UsageError
-from nablab.experiment import Condition, Level, Record, Records
+from nablab.experiment import Condition, Level, Record, Records, Trial, Trials
 from nablab.experiments.sensitivity import (
     AUGMENTED,
     DESIGNS,
@@ -43,18 +44,23 @@ class Memory:
         self.labels: Any = None
         self.result: Any = None
 
-    def seed(self, seed: int, purpose: str, **factors: Level) -> int:
-        return training.derive(purpose, *map(str, factors.values()), seed)
+    def seed(self, trial: Trial, purpose: str, *, by: Sequence[str] | None = None) -> int:
+        factors = trial.condition if by is None else by
+        return training.derive(purpose, *(str(trial.condition[name]) for name in factors), trial.seed)
 
-    def train(self, build: Callable[[], Any], pair: Any, *, seeds: Sequence[int], **options: Any) -> Any:
+    def shared_seed(self, purpose: str) -> int:
+        return training.derive(purpose, 0)
+
+    def train(self, learner: Any, pair: Any, recipe: Any, *, seeds: Sequence[int]) -> Any:
+        options = vars(recipe)
         self.options, self.labels = options, pair[1]
-        options = {**options, "precision": "float32"}
-        self.result = training.fit(build, pair, seeds=seeds, replicas="sequential", **options)
+        recipe = dataclasses.replace(recipe, precision="float32")
+        self.result = training.train(learner, pair, recipe, seeds=seeds, replicas="sequential")
         return self.result
 
-    def record(self, seed: int, **values: Any) -> None:
+    def record(self, trial: Trial, **values: Any) -> None:
         kept = {name: float(value) for name, value in values.items() if not isinstance(value, str)}
-        self.scalars.setdefault(seed, {}).update(kept)
+        self.scalars.setdefault(trial.seed, {}).update(kept)
 
     def note(self, text: str) -> None:
         self.notes.append(text)
@@ -84,7 +90,7 @@ def small(**overrides: Any) -> Sensitivity:
 def run_one(experiment: Sensitivity, seeds: Sequence[int] = (0, 1, 2), **levels: Level) -> Memory:
     (condition,) = [c for c in experiment.conditions() if c.matches(levels)]
     lab = Memory(condition)
-    experiment.run(condition, seeds, lab)  # type: ignore[arg-type]
+    experiment.run(Trials([condition], seeds), lab)  # type: ignore[arg-type]
     return lab
 
 
@@ -132,7 +138,7 @@ def test_one_optimizer_and_shared_initial_weights(finished: tuple[Sensitivity, l
     assert {lab.options["optimizer"] for lab in labs} == {training.Adam(learning_rate=1e-2)}
     assert len({lab.result.seeds for lab in labs}) == 1
     assert [lab.condition["training"] for lab in labs if lab.options["augment"]] == [AUGMENTED]
-    assert not any("held_out" in lab.options for lab in labs)  # the test split decides nothing
+    assert not any(lab.options["held_out"] for lab in labs)  # the test split decides nothing
 
 
 def test_random_labels_are_each_seeds_own(finished: tuple[Sensitivity, list[Memory]]) -> None:

@@ -3,8 +3,9 @@ and large batches of the published network end in sharper places."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import torch
 from nablab import data, models, training
 from nablab.configuration import resolve
 from nablab.errors import UsageError
-from nablab.experiment import Condition, Level, Record, Records
+from nablab.experiment import Condition, Level, Record, Records, Trial, Trials
 from nablab.experiments.sharpness import F1, HALF, KESKAR, MEASURES, SCORES, Sharpness, _spread
 
 
@@ -29,18 +30,23 @@ class Memory:
         self.options: dict[str, Any] = {}
         self.result: Any = None
 
-    def seed(self, seed: int, purpose: str, **factors: Level) -> int:
-        return training.derive(purpose, *map(str, factors.values()), seed)
+    def seed(self, trial: Trial, purpose: str, *, by: Sequence[str] | None = None) -> int:
+        factors = trial.condition if by is None else by
+        return training.derive(purpose, *(str(trial.condition[name]) for name in factors), trial.seed)
 
-    def train(self, build: Callable[[], Any], pair: Any, *, seeds: Sequence[int], **options: Any) -> Any:
+    def shared_seed(self, purpose: str) -> int:
+        return training.derive(purpose, 0)
+
+    def train(self, learner: Any, pair: Any, recipe: Any, *, seeds: Sequence[int]) -> Any:
+        options = vars(recipe)
         self.options = options
-        options = {**options, "precision": "float32"}
-        self.result = training.fit(build, pair, seeds=seeds, replicas="sequential", **options)
+        recipe = dataclasses.replace(recipe, precision="float32")
+        self.result = training.train(learner, pair, recipe, seeds=seeds, replicas="sequential")
         return self.result
 
-    def record(self, seed: int, **values: Any) -> None:
+    def record(self, trial: Trial, **values: Any) -> None:
         kept = {name: float(value) for name, value in values.items() if not isinstance(value, str)}
-        self.scalars.setdefault(seed, {}).update(kept)
+        self.scalars.setdefault(trial.seed, {}).update(kept)
 
     def note(self, text: str) -> None:
         self.notes.append(text)
@@ -70,7 +76,7 @@ def small(**overrides: Any) -> Sharpness:
 def run_one(experiment: Sharpness, seeds: Sequence[int] = (0, 1), **levels: Level) -> Memory:
     (condition,) = [c for c in experiment.conditions() if c.matches(levels)]
     lab = Memory(condition)
-    experiment.run(condition, seeds, lab)  # type: ignore[arg-type]
+    experiment.run(Trials([condition], seeds), lab)  # type: ignore[arg-type]
     return lab
 
 

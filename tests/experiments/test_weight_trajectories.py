@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ import torch
 from nablab import data, models, training
 from nablab.configuration import parse_overrides, resolve
 from nablab.errors import UsageError
-from nablab.experiment import Condition, Curve, Level, Record, Records
+from nablab.experiment import Condition, Curve, Record, Records, Trial, Trials
 from nablab.experiments.weight_trajectories import OWN, SHARED, WeightTrajectories
 
 
@@ -28,22 +28,26 @@ class Memory:
         self.arrays: dict[int, dict[str, Any]] = {}
         self.result: Any = None
 
-    def seed(self, seed: int, purpose: str, **factors: Level) -> int:
-        return training.derive(purpose, *map(str, factors.values()), seed)
+    def seed(self, trial: Trial, purpose: str, *, by: Sequence[str] | None = None) -> int:
+        factors = trial.condition if by is None else by
+        return training.derive(purpose, *(str(trial.condition[name]) for name in factors), trial.seed)
 
-    def train(self, build: Callable[[], Any], pair: Any, *, seeds: Sequence[int], **options: Any) -> Any:
-        self.result = training.fit(build, pair, seeds=seeds, replicas="sequential", **options)
+    def shared_seed(self, purpose: str) -> int:
+        return training.derive(purpose, 0)
+
+    def train(self, learner: Any, pair: Any, recipe: Any, *, seeds: Sequence[int]) -> Any:
+        self.result = training.train(learner, pair, recipe, seeds=seeds, replicas="sequential")
         return self.result
 
-    def record(self, seed: int, **values: Any) -> None:
+    def record(self, trial: Trial, **values: Any) -> None:
         kept = {name: float(value) for name, value in values.items() if not isinstance(value, str)}
-        self.scalars.setdefault(seed, {}).update(kept)
+        self.scalars.setdefault(trial.seed, {}).update(kept)
 
-    def curve(self, seed: int, name: str, steps: Any, values: Any) -> None:
-        self.curves.setdefault(seed, {})[name] = Curve(np.asarray(steps), np.asarray(values))
+    def curve(self, trial: Trial, name: str, steps: Any, values: Any) -> None:
+        self.curves.setdefault(trial.seed, {})[name] = Curve(np.asarray(steps), np.asarray(values))
 
-    def array(self, seed: int, name: str, values: Any) -> None:
-        self.arrays.setdefault(seed, {})[name] = np.asarray(values)
+    def array(self, trial: Trial, name: str, values: Any) -> None:
+        self.arrays.setdefault(trial.seed, {})[name] = np.asarray(values)
 
     def records(self) -> list[Record]:
         return [
@@ -76,7 +80,7 @@ def run(experiment: WeightTrajectories, seeds: Sequence[int] = (0, 1, 2)) -> tup
     labs = []
     for condition in experiment.conditions():
         labs.append(Memory(condition))
-        experiment.run(condition, seeds, labs[-1])  # type: ignore[arg-type]
+        experiment.run(Trials([condition], seeds), labs[-1])  # type: ignore[arg-type]
     return Records(record for lab in labs for record in lab.records()), labs
 
 
@@ -290,7 +294,7 @@ def test_points_near_the_origin_are_counted() -> None:
     walk = np.cumsum(np.random.default_rng(0).normal(size=(300, 20_000)), axis=0, dtype=np.float32)
     path = [{"0.weight": torch.from_numpy(row), "2.weight": torch.from_numpy(row[:9])} for row in walk]
     lab = Memory(Condition(start=OWN))
-    small()._describe(path, range(300), 0, lab)  # type: ignore[arg-type]
+    small()._describe(path, range(300), Trial(Condition(start=OWN), 0), lab)  # type: ignore[arg-type]
     assert lab.scalars[0]["share_near_origin"] == pytest.approx(1 / 3, abs=0.02)
     far = walk.astype(np.float64) - walk.mean(axis=0)
     radius = np.linalg.norm(np.hstack([far, far[:, :9]]), axis=1)

@@ -12,7 +12,7 @@ import torch
 from nablab import models
 from nablab.configuration import resolve
 from nablab.errors import UsageError
-from nablab.experiment import Record, Records
+from nablab.experiment import Record, Records, Trials
 from nablab.experiments.zero_gradient import ZeroGradient, _shift, penalized
 from nablab.instruments.base.objective import Objective
 from nablab.instruments.base.replicas import Replicas
@@ -34,7 +34,7 @@ def run(experiment: ZeroGradient) -> list[Memory]:
     labs = []
     for condition in experiment.conditions():
         labs.append(Memory(condition))
-        experiment.run(condition, SEEDS, labs[-1])
+        experiment.run(Trials([condition], SEEDS), labs[-1])
     return labs
 
 

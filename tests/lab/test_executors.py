@@ -104,7 +104,7 @@ class Work:
         self.experiment = self
         self._conditions = conditions
 
-    def conditions(self) -> list[int]:
+    def groups(self) -> list[int]:
         return list(range(self._conditions))
 
 

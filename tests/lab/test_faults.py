@@ -22,14 +22,14 @@ from tests.lab.test_runner import trial_bytes
 LONG = ("run", "toy", "steps=1_500", "widths=3,5", "--seeds", "2", "--replicas", "sequential")
 
 
-def start(*words: str, cwd: Path) -> subprocess.Popen[str]:
+def start(*words: str, cwd: Path, checkpoint_seconds: float = 0.2) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "nablab", *words],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         cwd=cwd,
-        env={**os.environ, "NABLAB_CHECKPOINT_SECONDS": "0.2"},
+        env={**os.environ, "NABLAB_CHECKPOINT_SECONDS": str(checkpoint_seconds)},
         start_new_session=True,  # so that a signal can be sent to it and its workers as a terminal does
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ class Vandal(Silent):
     def started(self, folder: RunFolder, plan: Any, pending: int) -> None:
         self.folder = folder.path
 
-    def finished(self, condition: Condition, outcome: Outcome) -> None:
+    def finished(self, conditions: Sequence[Condition], outcome: Outcome) -> None:
         if self.act:
             self.act(self.folder)
             self.act = lambda _: None

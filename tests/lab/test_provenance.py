@@ -31,7 +31,7 @@ class Killer(Silent):
     def __init__(self, after: int) -> None:
         self.left = after
 
-    def finished(self, condition: Condition, outcome: Outcome) -> None:
+    def finished(self, conditions: Sequence[Condition], outcome: Outcome) -> None:
         self.left -= 1
         if not self.left:
             raise Killed
@@ -122,7 +122,7 @@ def test_the_parts_of_a_resumed_trial_add_up(tmp_path: Path) -> None:
         )
         journal._begin -= seconds
         journal.write([f"on {machine}"])
-    found = nablab.lab.provenance.provenance(folder, _records(condition, 2))
+    found = nablab.lab.provenance.provenance(folder, _records(condition, 2), [(condition,)])
     assert found.seconds == pytest.approx(42.0, abs=1.0)
     assert found.facts() == {"processor": "A (2 trials); B (2 trials)"}
     assert found.notes[:2] == ["on A", "on B"]
@@ -134,7 +134,7 @@ def test_seeds_trained_again_leave_their_first_group(tmp_path: Path) -> None:
         Journal(
             folder, condition, seeds, environment={"processor": machine}, goes_on=False, every_seconds=1.0
         ).write([])
-    found = nablab.lab.provenance.provenance(folder, _records(condition, 3))
+    found = nablab.lab.provenance.provenance(folder, _records(condition, 3), [(condition,)])
     assert found.facts() == {"processor": "A (2 trials); B (1 trial)"}
 
 

@@ -28,8 +28,8 @@ class Witness(Silent):
     def __init__(self) -> None:
         self.trained: list[tuple[Any, int]] = []
 
-    def finished(self, condition: Any, outcome: Outcome) -> None:
-        self.trained += [(condition, seed) for seed in outcome.trained]
+    def finished(self, conditions: Any, outcome: Outcome) -> None:
+        self.trained += outcome.trained
 
 
 def run_toy(**options: Any) -> runs.Run:

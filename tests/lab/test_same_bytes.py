@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import pytest
 import torch
 
 from nablab import catalogue, runs
-from nablab.experiment import Condition, Experiment, Lab, Record
+from nablab.experiment import Condition, Experiment, Lab, Record, Trials
 from nablab.lab.executors import InProcess, ProcessPool
 from nablab.lab.runner import Plan, execute
 from nablab.lab.session import Notebook
@@ -66,11 +65,11 @@ class Adding(Experiment):
     def conditions(self) -> list[Condition]:
         return [Condition(part=part) for part in self.parts]
 
-    def run(self, condition: Condition, seeds: Sequence[int], lab: Lab) -> None:
-        for seed in seeds:
-            numbers = torch.rand(3, 1_000_003, generator=torch.Generator().manual_seed(seed))
-            lab.record(seed, total=float(numbers[0].sum()), mean=float(numbers.mean()))
-            lab.array(seed, "products", (numbers @ numbers.T).numpy())
+    def run(self, trials: Trials, lab: Lab) -> None:
+        for trial in trials:
+            numbers = torch.rand(3, 1_000_003, generator=torch.Generator().manual_seed(trial.seed))
+            lab.record(trial, total=float(numbers[0].sum()), mean=float(numbers.mean()))
+            lab.array(trial, "products", (numbers @ numbers.T).numpy())
 
 
 def test_the_sum_follows_the_threads_where_nothing_fixes_them() -> None:
@@ -79,8 +78,9 @@ def test_the_sum_follows_the_threads_where_nothing_fixes_them() -> None:
     before = torch.get_num_threads()
     for count in (1, 2):
         torch.set_num_threads(count)
-        notebook = Notebook(Adding(), Condition(part=1), [0])
-        Adding().run(Condition(part=1), [0], notebook)
+        trials = Trials([Condition(part=1)], [0])
+        notebook = Notebook(Adding(), trials)
+        Adding().run(trials, notebook)
         found.add(
             (*notebook.records()[0].scalars.values(), notebook.records()[0].arrays["products"].tobytes())
         )

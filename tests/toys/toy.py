@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from nablab.experiment import Claim, Condition, Experiment, Lab, Records
+from nablab.experiment import Claim, Condition, Experiment, Lab, Records, Trials
 from nablab.plots import Figure
 
 
@@ -50,7 +49,8 @@ class Toy(Experiment):
     def conditions(self) -> list[Condition]:
         return [Condition(width=width) for width in self.widths]
 
-    def run(self, condition: Condition, seeds: Sequence[int], lab: Lab) -> None:
+    def run(self, trials: Trials, lab: Lab) -> None:
+        condition = trials.condition
         import torch
         from torch import nn
 
@@ -61,24 +61,26 @@ class Toy(Experiment):
         if width == self.fail:
             raise RuntimeError("this width was asked to fail")
         if self.caveats:
-            lab.note(f"width {width}, seeds {list(seeds)}: a caveat")
+            lab.note(f"width {width}, seeds {list(trials.seeds)}: a caveat")
         x = torch.linspace(-1, 1, 16)[:, None]
         result = lab.train(
-            lambda: nn.Sequential(nn.Linear(1, width), nn.Tanh(), nn.Linear(width, 1)),
+            training.Supervised(lambda: nn.Sequential(nn.Linear(1, width), nn.Tanh(), nn.Linear(width, 1))),
             (x, x**2),
-            seeds=[lab.seed(seed, "weights", width=width) for seed in seeds],
-            steps=self.steps,
-            optimizer=training.Adam(learning_rate=self.learning_rate),
-            eval_every=50,
+            training.Recipe(
+                steps=self.steps,
+                optimizer=training.Adam(learning_rate=self.learning_rate),
+                eval_every=50,
+            ),
+            seeds=[lab.seed(trial, "weights") for trial in trials],
         )
         prediction = result.predict(x)
-        for place, seed in enumerate(seeds):
+        for place, trial in enumerate(trials):
             lab.record(
-                seed,
+                trial,
                 train_mse=float(result.final[place]),
                 answer=42,
                 never=float("inf"),
                 stop_reason=result.stop_reason[place],
             )
-            lab.curve(seed, "train_mse", range(self.steps), result.train_loss[place])
-            lab.array(seed, "prediction", prediction[place, :, 0])
+            lab.curve(trial, "train_mse", range(self.steps), result.train_loss[place])
+            lab.array(trial, "prediction", prediction[place, :, 0])

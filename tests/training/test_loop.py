@@ -358,8 +358,9 @@ def test_specifications_compare_and_hash():
 
 
 def test_measured_speed(data):
-    options = {"batch_size": 4, "eval_every": 3, "stop": [Threshold(0.1)], "minimum_seconds": 0.02}
-    speed = training.measure_speed(small, data, seeds=range(3), steps=5, **options)
+    recipe = training.Recipe(steps=5, batch_size=4, eval_every=3, stop=[Threshold(0.1)])
+    learner = training.Supervised(small)
+    speed = training.measure_speed(learner, data, recipe, seeds=range(3), minimum_seconds=0.02)
     assert 0 < speed.seconds_per_step < 0.02
     assert speed.setup_seconds > 0
     assert speed.engine == fit(small, data, seeds=range(3), steps=5).engine

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from math import ceil, inf, nan
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from nablab import data, metrics, models, plots, training
 from nablab.errors import UsageError
-from nablab.experiment import Claim, Condition, Experiment, Lab, Published, Records
+from nablab.experiment import Claim, Condition, Experiment, Lab, Published, Records, Trial, Trials
 from nablab.values import AtMost, Epochs, Samples
 
 if TYPE_CHECKING:
@@ -200,8 +200,9 @@ class CnnDepth(Experiment):
         """This configuration with the settings by which a network is trained."""
         return replace(self, **RECIPES[COURSE[name]]) if self.settings == "published" else self
 
-    def run(self, condition: Condition, seeds: Sequence[int], lab: Lab) -> None:
+    def run(self, trials: Trials, lab: Lab) -> None:
         """Train one network per seed and score it on the test split after every epoch."""
+        condition = trials.condition
         name = str(condition["network"])
         own = self.settings_of(name)
         train, test = self.task.images("train"), self.task.images("test")
@@ -209,26 +210,34 @@ class CnnDepth(Experiment):
             lab.note(note)
         held_out = {"test": (test.images, test.labels)}
         if self.validation:
-            train, kept = train.hold_out(self.validation, seed=lab.seed(0, "validation"))
+            train, kept = train.hold_out(self.validation, seed=lab.shared_seed("validation"))
             held_out["validation"] = (kept.images, kept.labels)
         epoch = ceil(len(train) / own.batch_size)
         cosine = training.Cosine(warmup_steps=own.epochs * epoch // 5)
         options = {"learning_rate": own.learning_rate, "weight_decay": own.weight_decay}
         options |= {"momentum": own.momentum} if own.optimizer == "SGD" else {}
         result = lab.train(
-            self.builder(name), (train.images, train.labels), loss="cross_entropy", held_out=held_out,
-            seeds=[lab.seed(seed, "weights", network=name) for seed in seeds],
-            steps=own.epochs * epoch, batch_size=own.batch_size, eval_every=epoch,
-            optimizer=getattr(training, own.optimizer)(**options),
-            schedule=cosine if own.schedule == "cosine" else training.Constant(),
-            prepare=train.normalize, augment=data.Augment(shift=self.shift) if self.shift else None,
-            precision=self.precision, train_samples=TRAIN_SAMPLES,
-        )  # fmt: skip
-        for k, seed in enumerate(seeds):
-            self._record(k, seed, own.epochs, result, lab)
-        self._look(result, seeds, train.first(TRAIN_SAMPLES), test, lab)
+            training.Supervised(self.builder(name), "cross_entropy"),
+            (train.images, train.labels),
+            training.Recipe(
+                epochs=own.epochs,
+                batch_size=own.batch_size,
+                optimizer=getattr(training, own.optimizer)(**options),
+                schedule=cosine if own.schedule == "cosine" else training.Constant(),
+                prepare=train.normalize,
+                augment=data.Augment(shift=self.shift) if self.shift else None,
+                precision=self.precision,
+                held_out=held_out,
+                train_samples=TRAIN_SAMPLES,
+                eval_every=epoch,
+            ),
+            seeds=[lab.seed(trial, "weights") for trial in trials],
+        )
+        for k, trial in enumerate(trials):
+            self._record(k, trial, own.epochs, result, lab)
+        self._look(result, trials, train.first(TRAIN_SAMPLES), test, lab)
 
-    def _record(self, k: int, seed: int, epochs: int, result: Any, lab: Lab) -> None:
+    def _record(self, k: int, trial: Trial, epochs: int, result: Any, lab: Lab) -> None:
         """What the evaluations of one network say; the first of them is before training."""
         missing = [nan] * (epochs + 1 - len(result.evaluation_steps))  # when all networks have diverged
         curves = {name: [*values[k].tolist(), *missing] for name, values in result.evaluations.items()}
@@ -236,7 +245,7 @@ class CnnDepth(Experiment):
         reached = next((epoch for epoch, score in enumerate(test) if score >= self.threshold), None)
         seconds = result.seconds / len(result.seeds)
         lab.record(
-            seed, test_accuracy=test[-1], test_error=1 - test[-1], test_loss=curves["test_loss"][-1],
+            trial, test_accuracy=test[-1], test_error=1 - test[-1], test_loss=curves["test_loss"][-1],
             train_accuracy=train[-1], gap=train[-1] - test[-1], first_epoch_accuracy=test[1],
             epochs_to_threshold=inf if reached is None else reached,
             seconds_to_threshold=inf if reached is None else seconds[reached], seconds=seconds[-1],
@@ -246,20 +255,20 @@ class CnnDepth(Experiment):
         if scores := curves.get("validation_accuracy"):
             best = scores.index(max(scores))  # the first is a number, whatever comes of training
             lab.record(
-                seed, validation_accuracy=scores[-1], best_epoch=best, test_accuracy_at_best=test[best]
+                trial, validation_accuracy=scores[-1], best_epoch=best, test_accuracy_at_best=test[best]
             )
-        lab.curve(seed, "train_accuracy", range(1, len(train)), train[1:])
-        lab.curve(seed, "test_accuracy", range(1, len(test)), test[1:])
+        lab.curve(trial, "train_accuracy", range(1, len(train)), train[1:])
+        lab.curve(trial, "test_accuracy", range(1, len(test)), test[1:])
 
-    def _look(self, result: Any, seeds: Sequence[int], train: Any, test: Any, lab: Lab) -> None:
+    def _look(self, result: Any, trials: Trials, train: Any, test: Any, lab: Lab) -> None:
         """Accuracy on training images with dropout active, the trivial score, and the surest mistakes."""
         seen, constant = (train.images, train.labels), metrics.constant_accuracy(train.labels, test.labels)
-        for k, (seed, logits) in enumerate(zip(seeds, result.predict(test.images).cpu(), strict=True)):
+        for k, (trial, logits) in enumerate(zip(trials, result.predict(test.images).cpu(), strict=True)):
             dropping = metrics.accuracy_with_dropout(result.module(k), *seen, prepare=train.normalize)
-            lab.record(seed, train_accuracy_dropout_on=dropping, constant_accuracy=constant)
+            lab.record(trial, train_accuracy_dropout_on=dropping, constant_accuracy=constant)
             places, answers = metrics.surest_mistakes(logits, test.labels, most=SHOWN)
             for name, array in plots.mistake_arrays(test, places, answers).items():
-                lab.array(seed, name, array)
+                lab.array(trial, name, array)
 
     def active_claims(self) -> tuple[Claim, ...]:
         """The claims whose networks this configuration runs; what is published was measured on MNIST."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import log10, nan
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from nablab import data, models, plots, training
 from nablab.errors import UsageError
-from nablab.experiment import Claim, Condition, Experiment, Lab, Published, Records
+from nablab.experiment import Claim, Condition, Experiment, Lab, Published, Records, Trials
 from nablab.values import Steps
 
 if TYPE_CHECKING:
@@ -162,27 +162,30 @@ class DeepVsShallow(Experiment):
         """The user's network: a changed file makes a new run."""
         return {"model": models.source_hash(self.model)} if self.model else {}
 
-    def run(self, condition: Condition, seeds: Sequence[int], lab: Lab) -> None:
+    def run(self, trials: Trials, lab: Lab) -> None:
         """Train one network per seed on the full batch and score it between the training points."""
+        condition = trials.condition
         build = self.builder(str(condition["model"]))
         target = data.target(str(condition["target"]))
         x_held_out, y_held_out = target.held_out()
         optimizer = getattr(training, self.optimizer)
         result = lab.train(
-            build,
+            training.Supervised(build),
             target.train(),
-            seeds=[lab.seed(seed, "weights", **condition) for seed in seeds],
-            steps=self.steps,
-            optimizer=optimizer(learning_rate=self.learning_rate, weight_decay=self.weight_decay),
-            held_out={"held_out": (x_held_out, y_held_out)},
-            converged=training.Plateau(window_steps=max(1, self.steps // 10)),
-            eval_every=max(1, self.steps // 200),
+            training.Recipe(
+                steps=self.steps,
+                optimizer=optimizer(learning_rate=self.learning_rate, weight_decay=self.weight_decay),
+                held_out={"held_out": (x_held_out, y_held_out)},
+                converged=training.Plateau(window_steps=max(1, self.steps // 10)),
+                eval_every=max(1, self.steps // 200),
+            ),
+            seeds=[lab.seed(trial, "weights") for trial in trials],
         )
         errors = _errors(result.predict(x_held_out), y_held_out)
         errors_at_best = _errors(result.predict(x_held_out, at="best"), y_held_out)
-        for k, seed in enumerate(seeds):
+        for k, trial in enumerate(trials):
             lab.record(
-                seed,
+                trial,
                 train_mse=result.final[k],
                 held_out_mse=errors[k],
                 best_train_mse=result.best[k],
@@ -192,9 +195,9 @@ class DeepVsShallow(Experiment):
                 converged=bool(result.converged[k]),
                 stop_reason=result.stop_reason[k],
             )
-            lab.curve(seed, "train_mse", *_thinned(result.train_loss[k]))
-            lab.curve(seed, "held_out_mse", result.evaluation_steps, result.evaluations["held_out_loss"][k])
-        self._keep_predictions(target, result, seeds, lab)
+            lab.curve(trial, "train_mse", *_thinned(result.train_loss[k]))
+            lab.curve(trial, "held_out_mse", result.evaluation_steps, result.evaluations["held_out_loss"][k])
+        self._keep_predictions(target, result, trials, lab)
         self._warn_of_sizes(lab)
 
     def builder(self, name: str) -> Callable[[], nn.Module]:
@@ -204,17 +207,17 @@ class DeepVsShallow(Experiment):
         widths = self.widths[name]
         return lambda: models.dense(widths, self.activation)
 
-    def _keep_predictions(self, target: data.Target, result: Any, seeds: Sequence[int], lab: Lab) -> None:
+    def _keep_predictions(self, target: data.Target, result: Any, trials: Trials, lab: Lab) -> None:
         import numpy as np
         import torch
 
         x = np.sort(np.concatenate([target.grid(), target.midpoints()]))
         x = x[:: -(-len(x) // 1_200)]  # figures are some 800 pixels wide
         predictions = result.predict(torch.from_numpy(x).float()[:, None])[..., 0].cpu().numpy()
-        for k, seed in enumerate(seeds):
-            lab.array(seed, "x", x.astype(np.float32))
-            lab.array(seed, "truth", target.truth(x).astype(np.float32))
-            lab.array(seed, "prediction", predictions[k])
+        for k, trial in enumerate(trials):
+            lab.array(trial, "x", x.astype(np.float32))
+            lab.array(trial, "truth", target.truth(x).astype(np.float32))
+            lab.array(trial, "prediction", predictions[k])
 
     def _warn_of_sizes(self, lab: Lab) -> None:
         sizes = {name: _count(self.builder(name)()) for name in self.names}

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import log10
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from nablab import data, models, plots, training
 from nablab.errors import UsageError
-from nablab.experiment import Claim, Condition, Curve, Experiment, Lab, Published, Record, Records
+from nablab.experiment import Claim, Condition, Curve, Experiment, Lab, Published, Record, Records, Trials
 from nablab.values import AtMost, Samples, Steps
 
 if TYPE_CHECKING:
@@ -174,9 +174,11 @@ class GradientNorm(Experiment):
         form: Any = {"shape": task.shape, "outputs": task.outputs, "activation": self.activation}
         return lambda: models.network(name, **form)
 
-    def run(self, condition: Condition, seeds: Sequence[int], lab: Lab) -> None:
+    def run(self, trials: Trials, lab: Lab) -> None:
         """Train one network per seed and measure its gradients on the way."""
         import numpy as np
+
+        condition = trials.condition
 
         task = data.task(str(condition["target"]))
         build, pair = self.builder(str(condition["model"]), task), task.train()
@@ -185,16 +187,18 @@ class GradientNorm(Experiment):
         sizes: Any = {"minibatch": self.minibatch, "samples": self.samples}
         probe = training.GradientNorms(build, pair, every=every, **sizes, **how)
         result = lab.train(
-            build,
+            training.Supervised(build, task.loss),
             pair,
-            seeds=[lab.seed(seed, "weights", **condition) for seed in seeds],
-            steps=self.steps,
-            optimizer=getattr(training, self.optimizer)(learning_rate=self.learning_rate),
-            batch_size=self.batch_size,
-            train_samples=self.samples if task.data_set else None,  # the first points are no sample
-            eval_every=every,
-            probes=[probe],
-            **how,
+            training.Recipe(
+                steps=self.steps,
+                batch_size=self.batch_size,
+                optimizer=getattr(training, self.optimizer)(learning_rate=self.learning_rate),
+                prepare=task.prepare,
+                train_samples=self.samples if task.data_set else None,  # the first points are no sample
+                eval_every=every,
+                probes=[probe],
+            ),
+            seeds=[lab.seed(trial, "weights") for trial in trials],
         )
         estimate = f"The full-batch norm is an estimate from {self.samples} samples; see sampling_error."
         for note in (*task.notes, *([estimate] if probe.norm_errors.size else [])):
@@ -202,17 +206,17 @@ class GradientNorm(Experiment):
         evaluated = np.searchsorted(result.evaluation_steps, probe.steps)
         layers, errors = _layers(probe.parts), probe.norm_errors
         ratios = {name: value for name, value in probe.part_ratios.items() if name.endswith("weight")}
-        for k, seed in enumerate(seeds):
+        for k, trial in enumerate(trials):
             loss = result.evaluations["train_loss"][k][evaluated]
-            lab.curve(seed, "training loss", probe.steps, loss)
-            lab.curve(seed, "full-batch norm", probe.steps, probe.norms[k])
-            lab.curve(seed, f"norm on {self.minibatch} samples", probe.steps, probe.minibatch_norms[k])
+            lab.curve(trial, "training loss", probe.steps, loss)
+            lab.curve(trial, "full-batch norm", probe.steps, probe.norms[k])
+            lab.curve(trial, f"norm on {self.minibatch} samples", probe.steps, probe.minibatch_norms[k])
             for name, norms in _three(layers).items():
-                lab.curve(seed, f"norm, {name}", probe.steps, norms[k])
+                lab.curve(trial, f"norm, {name}", probe.steps, norms[k])
             for name, values in _three(ratios).items():  # the last step has no update after it
-                lab.curve(seed, f"ratio, {name}", probe.steps[:-1], values[k, :-1])
+                lab.curve(trial, f"ratio, {name}", probe.steps[:-1], values[k, :-1])
             lab.record(
-                seed,
+                trial,
                 train_loss=result.final[k],
                 sampling_error=float((errors[k] / probe.norms[k]).mean()) if errors.size else 0.0,
                 stop_reason=result.stop_reason[k],

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from nablab import data, models, plots, training
 from nablab.errors import UsageError, unknown
-from nablab.experiment import Claim, Condition, Experiment, Lab, Published, Records
+from nablab.experiment import Claim, Condition, Experiment, Lab, Published, Records, Trial, Trials
 from nablab.models.images import NETWORKS
 from nablab.values import AtMost, Epochs, Samples
 
@@ -168,24 +168,25 @@ class Interpolation(Experiment):
             and (norm or claim.metric != "barrier_of_statistics")
         )  # fmt: skip
 
-    def run(self, condition: Condition, seeds: Sequence[int], lab: Lab) -> None:
+    def run(self, trials: Trials, lab: Lab) -> None:
         """Train both ends for every seed, then measure the line through them."""
+        condition = trials.condition
         task, network = data.task(self.data), str(condition["network"])
         for note in task.notes:
             lab.note(note)
         differs = ENDS[str(condition["ends"])]
-        first = self._train(task, network, seeds, "A", (), lab)
-        second = self._train(task, network, seeds, "B", differs, lab)
+        first = self._train(task, network, trials, "A", (), lab)
+        second = self._train(task, network, trials, "B", differs, lab)
         sets = {TRAIN: task.prepared(self.train_samples), TEST: task.prepared(held_out=True)}
-        for k, seed in enumerate(seeds):
+        for k, trial in enumerate(trials):
             if not (isfinite(first.final[k]) and isfinite(second.final[k])):
-                lab.record(seed, **dict.fromkeys(METRICS, nan), stop_reason="diverged")
+                lab.record(trial, **dict.fromkeys(METRICS, nan), stop_reason="diverged")
                 continue
             pair = first.module(k).eval(), second.module(k).eval()
-            self._survey(*pair, sets, "start" in differs, normalizes(network), seed, lab)
+            self._survey(*pair, sets, "start" in differs, normalizes(network), trial, lab)
 
     def _train(
-        self, task: Task, network: str, seeds: Sequence[int], which: str, differs: Sequence[str], lab: Lab
+        self, task: Task, network: str, trials: Trials, which: str, differs: Sequence[str], lab: Lab
     ) -> training.Training:
         """One network per seed, the A or B of the two."""
         images, labels = task.train()
@@ -193,17 +194,26 @@ class Interpolation(Experiment):
         steps = self.epochs * ceil(len(images) / (batch_size if self.equal == "epochs" else self.batch_size))
         rate = self.large_rate if "rate" in differs else self.learning_rate
         weights = "B" if "start" in differs else "A"
-        orders = [lab.seed(seed, f"order of {which}") for seed in seeds]
-        starts = [lab.seed(seed, f"weights of {weights}") for seed in seeds]
+        orders = [lab.seed(trial, f"order of {which}", by=()) for trial in trials]
+        starts = [lab.seed(trial, f"weights of {weights}", by=()) for trial in trials]
+        build = builder(task, network, dict(zip(orders, starts, strict=True)))
         return lab.train(
-            builder(task, network, dict(zip(orders, starts, strict=True))), (images, labels), seeds=orders,
-            steps=steps, batch_size=batch_size, optimizer=training.Adam(learning_rate=rate),
-            loss="cross_entropy", prepare=task.prepare, precision="auto", eval_every=steps,
-            train_samples=min(self.train_samples, len(images)),
-        )  # fmt: skip
+            training.Supervised(build, "cross_entropy"),
+            (images, labels),
+            training.Recipe(
+                steps=steps,
+                batch_size=batch_size,
+                optimizer=training.Adam(learning_rate=rate),
+                prepare=task.prepare,
+                precision="auto",
+                train_samples=min(self.train_samples, len(images)),
+                eval_every=steps,
+            ),
+            seeds=orders,
+        )
 
     def _survey(
-        self, a: nn.Module, b: nn.Module, sets: Any, match: bool, norm: bool, seed: int, lab: Lab
+        self, a: nn.Module, b: nn.Module, sets: Any, match: bool, norm: bool, trial: Trial, lab: Lab
     ) -> None:
         """The line, again with matched units or other statistics, and what the claims are about."""
         import numpy as np
@@ -216,21 +226,21 @@ class Interpolation(Experiment):
         anew: Any = {**options, "reestimate_batch_norm": sets[TRAIN] if norm else False}
         alphas = np.round([*inside, *OUTSIDE, NEIGHBOR, 1 - NEIGHBOR], 12)  # 0.9 comes in two roundings
         line = interpolate(a, b, "cross_entropy", sets, alphas=alphas, **anew)
-        lab.record(seed, **numbers(line))
-        lab.array(seed, "alpha", line.alphas)
+        lab.record(trial, **numbers(line))
+        lab.array(trial, "alpha", line.alphas)
         for part, metric in product((TRAIN, TEST), ("loss", "accuracy")):
-            lab.array(seed, f"{part}_{metric}", line.values[part][metric])
+            lab.array(trial, f"{part}_{metric}", line.values[part][metric])
         if norm:
             interpolated = interpolate(a, b, "cross_entropy", sets, alphas=inside, **options)
             gain = interpolated.barrier_of("error", data=TEST)[0] - line.barrier_of("error", data=TEST)[0]
-            lab.record(seed, barrier_of_statistics=gain)
+            lab.record(trial, barrier_of_statistics=gain)
         if match:
             matched = interpolate(a, match_units(a, b).module, "cross_entropy", sets, alphas=inside, **anew)
             removed = 1 - matched.barrier / line.barrier if line.barrier > 0 else nan
-            lab.record(seed, loss_barrier_matched=matched.barrier, barrier_removed=removed,
+            lab.record(trial, loss_barrier_matched=matched.barrier, barrier_removed=removed,
                        error_barrier_matched=matched.barrier_of("error", data=TEST)[0])  # fmt: skip
-            lab.array(seed, "matched_alpha", matched.alphas)
-            lab.array(seed, "matched_loss", matched.losses)
+            lab.array(trial, "matched_alpha", matched.alphas)
+            lab.array(trial, "matched_loss", matched.losses)
 
     def baselines(self, records: Records) -> dict[str, Mapping[str, float]]:
         """Chance, and the border of what is called stable."""

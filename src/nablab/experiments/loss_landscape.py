@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from nablab import data, models, plots, training
 from nablab.errors import UsageError
-from nablab.experiment import Claim, Condition, Experiment, Lab, Records
+from nablab.experiment import Claim, Condition, Experiment, Lab, Records, Trial, Trials
 from nablab.values import AtMost, Samples, Steps
 
 if TYPE_CHECKING:
@@ -158,27 +158,34 @@ class LossLandscape(Experiment):
         """Every target with every network."""
         return [Condition(model=name, target=target) for target in self.targets for name in self.networks]
 
-    def run(self, condition: Condition, seeds: Sequence[int], lab: Lab) -> None:
+    def run(self, trials: Trials, lab: Lab) -> None:
         """Train three solutions per seed, then measure the surface around the first."""
+        condition = trials.condition
         task = data.task(str(condition["target"]))
         for note in task.notes:
             lab.note(note)
         recorder = training.WeightRecorder(every=max(1, self.steps // self.path_points))
         result = lab.train(
-            self.builder(str(condition["model"]), task),
+            training.Supervised(self.builder(str(condition["model"]), task), task.loss),
             task.train(),
-            seeds=[lab.seed(seed, f"weights of {name}", **condition) for seed in seeds for name in SOLUTIONS],
-            steps=self.steps, batch_size=self.batch_size, loss=task.loss, prepare=task.prepare,
-            optimizer=training.Adam(learning_rate=self.learning_rate), probes=[recorder],
-            eval_every=self.steps, train_samples=self.subset if task.data_set else None,
-        )  # fmt: skip
-        for k, seed in enumerate(seeds):
+            training.Recipe(
+                steps=self.steps,
+                batch_size=self.batch_size,
+                optimizer=training.Adam(learning_rate=self.learning_rate),
+                prepare=task.prepare,
+                train_samples=self.subset if task.data_set else None,
+                eval_every=self.steps,
+                probes=[recorder],
+            ),
+            seeds=[lab.seed(trial, f"weights of {name}") for trial in trials for name in SOLUTIONS],
+        )
+        for k, trial in enumerate(trials):
             own = range(len(SOLUTIONS) * k, len(SOLUTIONS) * (k + 1))
             if not all(isfinite(result.final[replica]) for replica in own):
-                lab.record(seed, **dict.fromkeys(METRICS, nan), stop_reason="diverged")
+                lab.record(trial, **dict.fromkeys(METRICS, nan), stop_reason="diverged")
                 continue
             solutions = [result.module(replica).eval() for replica in own]
-            self._survey(task, solutions, recorder.path(own[0]), seed, lab)
+            self._survey(task, solutions, recorder.path(own[0]), trial, lab)
 
     def builder(self, name: str, task: Task) -> Callable[[], nn.Module]:
         """What builds one fresh network of a condition."""
@@ -186,7 +193,7 @@ class LossLandscape(Experiment):
         return lambda: models.network(spec, shape=task.shape, outputs=task.outputs, activation=activation)
 
     def _survey(
-        self, task: Task, solutions: Sequence[nn.Module], path: Sequence[Any], seed: int, lab: Lab
+        self, task: Task, solutions: Sequence[nn.Module], path: Sequence[Any], trial: Trial, lab: Lab
     ) -> None:
         """Two lines and three planes, and the numbers that the claims are about."""
         import copy
@@ -207,7 +214,7 @@ class LossLandscape(Experiment):
         line = interpolate(start, first, task.loss, sets, **across)
         between = interpolate(first, second, task.loss, sets, **across)
         of_a: Any = {"model": first, "loss": task.loss, "data": task.prepared(), "batch_size": AT_ONCE}
-        of_a |= {"resolution": self.resolution, "seed": lab.seed(seed, "directions")}
+        of_a |= {"resolution": self.resolution, "seed": lab.seed(trial, "directions", by=())}
         of_a |= {"subset": few if few and few < len(task.train()[1]) else None}
         plane = loss_plane(**of_a, extent=self.extent)
         trail = loss_plane(**of_a, path=path)
@@ -215,7 +222,7 @@ class LossLandscape(Experiment):
         distances = np.sqrt((trail.path**2).sum(axis=1) + trail.path_error**2)  # from the solution
         explained = float(trail.explained.sum())
         lab.record(
-            seed, train_loss=line.at(1.0), held_out_loss=line.at(1.0, data="held_out"),
+            trial, train_loss=line.at(1.0), held_out_loss=line.at(1.0, data="held_out"),
             line_rise=largest_rise(line),
             barrier=between.barrier / task.constant_loss(),
             nonconvex_share=nonconvex_share(plane),
@@ -225,18 +232,18 @@ class LossLandscape(Experiment):
             plane_interval=relative_interval(plane),
         )  # fmt: skip
         for name, curve in (("line", line), ("between", between)):
-            lab.array(seed, f"{name}_alpha", curve.alphas)
+            lab.array(trial, f"{name}_alpha", curve.alphas)
             for part, values in curve.values.items():
-                lab.array(seed, f"{name}_{part}", values["loss"])
+                lab.array(trial, f"{name}_{part}", values["loss"])
                 if images:
-                    lab.array(seed, f"{name}_{part}_accuracy", values["accuracy"])
+                    lab.array(trial, f"{name}_{part}_accuracy", values["accuracy"])
         for name, found in (("plane", plane), ("trail", trail), ("three", three)):
-            lab.array(seed, f"{name}_alphas", found.alphas)
-            lab.array(seed, f"{name}_betas", found.betas)
-            lab.array(seed, f"{name}_values", found.losses)
-        lab.array(seed, "trail_marks", trail.path)
-        lab.array(seed, "trail_errors", trail.path_error)
-        lab.array(seed, "three_marks", three.models)
+            lab.array(trial, f"{name}_alphas", found.alphas)
+            lab.array(trial, f"{name}_betas", found.betas)
+            lab.array(trial, f"{name}_values", found.losses)
+        lab.array(trial, "trail_marks", trail.path)
+        lab.array(trial, "trail_errors", trail.path_error)
+        lab.array(trial, "three_marks", three.models)
 
     def active_claims(self) -> tuple[Claim, ...]:
         """The comparison of deep and shallow only where both are run."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import log10
 from typing import Annotated, Any, ClassVar
 
 from nablab import data, models, plots, training
 from nablab.errors import UsageError
-from nablab.experiment import Claim, Condition, Experiment, Lab, Published, Records
+from nablab.experiment import Claim, Condition, Experiment, Lab, Published, Records, Trials
 from nablab.values import AtMost, Epochs, Samples
 
 ONE, DESCENT, FEATURES = "one hidden layer", "trained networks", "random features"
@@ -158,39 +158,44 @@ class ParametersVsGeneralization(Experiment):
         """The images."""
         return (self.data,)
 
-    def run(self, condition: Condition, seeds: Sequence[int], lab: Lab) -> None:
+    def run(self, trials: Trials, lab: Lab) -> None:
         """Train one network on all images, or one on few with noisy labels, or solve for random features."""
+        condition = trials.condition
         side = PIXELS if "hidden" in condition else self.pixels
         train, test = (data.load(self.data, split=s, size=side, channels=1) for s in ("train", "test"))
         for note in (*train.notes, *test.notes):
             lab.note(note)
         if "hidden" in condition:
-            self._grow(condition, train, test, seeds, lab)
+            self._grow(condition, train, test, trials, lab)
             return
         if self.samples >= len(train):
             raise UsageError(f"samples={self.samples} is too many: {self.data} has {len(train):,} images.")
         # One choice of images for all seeds and sizes, so that replicas can share them.
-        train = train.hold_out(self.samples, seed=lab.seed(0, "samples"))[1]
+        train = train.hold_out(self.samples, seed=lab.shared_seed("samples"))[1]
         share, classes = float(condition["noise"]), len(train.classes)
-        drawn = [lab.seed(seed, "labels", noise=condition["noise"]) for seed in seeds]
+        drawn = [lab.seed(trial, "labels", by=("noise",)) for trial in trials]
         labels = [data.corrupt(train.labels, share, classes=classes, seed=seed).labels for seed in drawn]
         part = self._descend if condition["part"] == DESCENT else self._solve
-        part(condition, (train, test), labels, seeds, lab)
+        part(condition, (train, test), labels, trials, lab)
 
-    def _grow(self, condition: Condition, train: Any, test: Any, seeds: Sequence[int], lab: Lab) -> None:
+    def _grow(self, condition: Condition, train: Any, test: Any, trials: Trials, lab: Lab) -> None:
         """Train one size on all images."""
         result = lab.train(
-            **_task(str(condition["hidden"]), train, train.labels, test, self.epochs, self.batch_size, 5),
-            seeds=[lab.seed(seed, "weights", **condition) for seed in seeds],
-            optimizer=training.Adam(learning_rate=self.learning_rate),
-            precision="auto",
+            _network(str(condition["hidden"]), train),
+            (train.images, train.labels),
+            training.Recipe(
+                optimizer=training.Adam(learning_rate=self.learning_rate),
+                precision="auto",
+                **_options(train, test, self.epochs, self.batch_size, evaluations=5),
+            ),
+            seeds=[lab.seed(trial, "weights") for trial in trials],
         )
-        for k, seed in enumerate(seeds):
+        for k, trial in enumerate(trials):
             scores = {name: float(values[k, -1]) for name, values in result.evaluations.items()}
             gap = scores["train_accuracy"] - scores["test_accuracy"]
-            lab.record(seed, **scores, accuracy_gap=gap, converged=bool(result.converged[k]))
+            lab.record(trial, **scores, accuracy_gap=gap, converged=bool(result.converged[k]))
 
-    def _descend(self, condition: Condition, sets: Any, labels: Any, seeds: Sequence[int], lab: Lab) -> None:
+    def _descend(self, condition: Condition, sets: Any, labels: Any, trials: Trials, lab: Lab) -> None:
         """Train one hidden layer on few images, as wide as the ratio says, to the end."""
         import torch
 
@@ -198,34 +203,38 @@ class ParametersVsGeneralization(Experiment):
         inputs, classes = self.pixels**2, len(train.classes)
         units = max(1, round(float(condition["ratio"]) * len(train) * classes / (inputs + 1 + classes)))
         result = lab.train(
-            **_task(str(units), train, torch.stack(labels), test, self.descent_epochs, BATCH, 1),
-            seeds=[lab.seed(seed, "weights", **condition) for seed in seeds],
-            optimizer=training.Adam(learning_rate=RATE),
-            own_labels=True,
+            _network(str(units), train),
+            (train.images, torch.stack(labels)),
+            training.Recipe(
+                optimizer=training.Adam(learning_rate=RATE),
+                own_labels=True,
+                **_options(train, test, self.descent_epochs, BATCH, evaluations=1),
+            ),
+            seeds=[lab.seed(trial, "weights") for trial in trials],
         )
         size = models.parameter_count(f"{inputs}-{units}-{classes}")
-        for k, seed in enumerate(seeds):
+        for k, trial in enumerate(trials):
             scores = {name: float(values[k, -1]) for name, values in result.evaluations.items()}
-            lab.record(seed, **{f"{s}_error": 1 - scores.pop(f"{s}_accuracy") for s in ("train", "test")})
-            lab.record(seed, **scores, fitted_parameters=size)
+            lab.record(trial, **{f"{s}_error": 1 - scores.pop(f"{s}_accuracy") for s in ("train", "test")})
+            lab.record(trial, **scores, fitted_parameters=size)
 
-    def _solve(self, condition: Condition, sets: Any, labels: Any, seeds: Sequence[int], lab: Lab) -> None:
+    def _solve(self, condition: Condition, sets: Any, labels: Any, trials: Trials, lab: Lab) -> None:
         """Fit random features by least squares."""
         from torch.nn.functional import one_hot
 
         train, test = sets
         count, classes = max(1, round(float(condition["ratio"]) * len(train))), len(train.classes)
         x, x_test = train.normalize(train.images), train.normalize(test.images)
-        for seed, own in zip(seeds, labels, strict=True):
+        for trial, own in zip(trials, labels, strict=True):
             # The mean is taken off, so that the features need not carry it.
             goal, truth = (one_hot(y, classes).double() - 1 / classes for y in (own, test.labels))
-            generator = training.generator(lab.seed(seed, "directions", **condition))
+            generator = training.generator(lab.seed(trial, "directions"))
             model = models.RandomFeatures.fit(x, goal, features=count, generator=generator)
             for name, images, y, wanted in (("train", x, own, goal), ("test", x_test, test.labels, truth)):
                 outputs = model(images)
-                lab.record(seed, **{f"{name}_error": float((outputs.argmax(1) != y).double().mean())})
-                lab.record(seed, **{f"{name}_mse": float((outputs - wanted).square().mean())})
-            lab.record(seed, fitted_parameters=count * classes)
+                lab.record(trial, **{f"{name}_error": float((outputs.argmax(1) != y).double().mean())})
+                lab.record(trial, **{f"{name}_mse": float((outputs - wanted).square().mean())})
+            lab.record(trial, fitted_parameters=count * classes)
 
     def active_claims(self) -> tuple[Claim, ...]:
         """The claims whose sizes, ratios and noise occur; published values where the setting is theirs."""
@@ -284,16 +293,19 @@ class ParametersVsGeneralization(Experiment):
         return found
 
 
-def _task(
-    hidden: str, train: Any, labels: Any, test: Any, epochs: int, batch_size: int, evaluations: int
-) -> dict[str, Any]:
-    """How a dense network with these hidden layers learns these labels of the training images."""
+def _network(hidden: str, train: Any) -> training.Supervised:
+    """A dense network with these hidden layers for these images."""
     size, classes = train.images.shape[-1], len(train.classes)
+    layers = f"{size**2}-{hidden}-{classes}"
+    return training.Supervised(
+        lambda: models.image_network(layers, size=size, classes=classes), "cross_entropy"
+    )
+
+
+def _options(train: Any, test: Any, epochs: int, batch_size: int, *, evaluations: int) -> dict[str, Any]:
+    """What both parts train with."""
     steps = epochs * -(-len(train) // batch_size)
     return {
-        "build": lambda: models.image_network(f"{size**2}-{hidden}-{classes}", size=size, classes=classes),
-        "data": (train.images, labels),
-        "loss": "cross_entropy",
         "prepare": train.normalize,
         "held_out": {"test": (test.images, test.labels)},
         "steps": steps,

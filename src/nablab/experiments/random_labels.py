@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from itertools import product
 from math import inf, log10, nan
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from nablab import data, models, plots, training
 from nablab.errors import UsageError
-from nablab.experiment import Claim, Condition, Experiment, Lab, Published, Record, Records
+from nablab.experiment import Claim, Condition, Experiment, Lab, Published, Record, Records, Trials
 from nablab.values import Epochs, Samples
 
 if TYPE_CHECKING:
@@ -189,48 +189,51 @@ class RandomLabels(Experiment):
         model = self.model if name == YOURS else None
         return models.network_builder(name, shape=self.shape, outputs=self.task.outputs, model=model)
 
-    def run(self, condition: Condition, seeds: Sequence[int], lab: Lab) -> None:
+    def run(self, trials: Trials, lab: Lab) -> None:
         """Train one network per seed, each on labels of its own, until it has memorized them."""
         import torch
         from numpy import isfinite
+
+        condition = trials.condition
 
         task, side = self.task, self.shape[1]
         for note in task.notes:
             lab.note(note)
         (x, truth), test = ((data.center_crop(x, side), y) for x, y in (task.train(), task.held_out()))
-        drawn_by = [lab.seed(seed, "labels", **condition) for seed in seeds]
+        drawn_by = [lab.seed(trial, "labels") for trial in trials]
         labels = torch.stack([data.corrupt(truth, float(condition["share"]), classes=task.outputs, seed=seed)
                               .labels for seed in drawn_by])  # fmt: skip
         own = {n: (x, training.OwnLabels(part)) for n, part in data.by_truth(labels, truth).items()}
         momentum = {"momentum": 0.9} if self.optimizer == "SGD" else {}
         epoch = -(-len(x) // self.batch_size)
         result = lab.train(
-            self.builder(str(condition["network"])),
+            training.Supervised(self.builder(str(condition["network"])), "cross_entropy"),
             (x, labels),
-            seeds=[lab.seed(seed, "weights", **condition) for seed in seeds],
-            steps=self.epochs * epoch,
-            loss="cross_entropy",
-            optimizer=getattr(training, self.optimizer)(learning_rate=self.learning_rate, **momentum),
-            schedule=training.StepDecay(every=epoch, factor=self.decay),
-            batch_size=self.batch_size,
-            own_labels=True,
-            prepare=data.Whiten() if self.form == "zhang" else task.prepare,
-            precision="auto",
-            held_out={"test": test, **own},  # those of the training images cost no further prediction
-            eval_every=epoch,
-            stop=[training.Threshold(self.memorized, metric="train_accuracy", above=True)],
+            training.Recipe(
+                epochs=self.epochs,
+                batch_size=self.batch_size,
+                optimizer=getattr(training, self.optimizer)(learning_rate=self.learning_rate, **momentum),
+                schedule=training.StepDecay(every=epoch, factor=self.decay),
+                own_labels=True,
+                prepare=data.Whiten() if self.form == "zhang" else task.prepare,
+                precision="auto",
+                held_out={"test": test, **own},  # those of the training images cost no further prediction
+                eval_every=epoch,
+                stop=[training.Threshold(self.memorized, metric="train_accuracy", above=True)],
+            ),
+            seeds=[lab.seed(trial, "weights") for trial in trials],
         )
         trivial = [1 / task.outputs, float(test[1].bincount().max()) / len(test[1])]
-        for k, seed in enumerate(seeds):
+        for k, trial in enumerate(trials):
             trained = isfinite(result.evaluations["train_loss"][k])  # NaN after the end
             curves = {name: values[k][trained] for name, values in result.evaluations.items()}
             for name, values in curves.items():
-                lab.curve(seed, name, result.evaluation_steps[trained] // epoch, values)
-            lab.array(seed, "trivial", trivial)
+                lab.curve(trial, name, result.evaluation_steps[trained] // epoch, values)
+            lab.array(trial, "trivial", trivial)
             scores = self._scores(curves, trivial[0])
-            lab.record(seed, **scores, stop_reason=result.stop_reason[k])
+            lab.record(trial, **scores, stop_reason=result.stop_reason[k])
             if scores["epochs_to_memorize"] == inf:
-                lab.note(f"{condition}, seed {seed}: not memorized. Training ended at an accuracy of "
+                lab.note(f"{condition}, seed {trial.seed}: not memorized. Training ended at an accuracy of "
                          f"{scores['train_accuracy']:.2%} ({result.stop_reason[k]}).")  # fmt: skip
 
     def _scores(self, curves: Mapping[str, Any], chance: float) -> dict[str, float]:

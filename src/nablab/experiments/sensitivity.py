@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import inf, isfinite, log10, nan
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from nablab import data, models, plots, training
 from nablab.errors import UsageError
-from nablab.experiment import Claim, Condition, Experiment, Lab, Record, Records
+from nablab.experiment import Claim, Condition, Experiment, Lab, Record, Records, Trials
 from nablab.values import AtMost, Epochs, Samples, Steps
 
 if TYPE_CHECKING:
@@ -175,46 +175,49 @@ class Sensitivity(Experiment):
                                 scale="log10", smallest_effect=log10(1.1), sentence=novak)  # fmt: skip
         return (*self.claims, extreme)
 
-    def run(self, condition: Condition, seeds: Sequence[int], lab: Lab) -> None:
+    def run(self, trials: Trials, lab: Lab) -> None:
         """Train one network per seed and measure how its outputs react to test images."""
+        condition = trials.condition
         task = data.task(self.data)
         for note in task.notes:
             lab.note(note)
         images, labels = task.train()
         self._check_sizes(len(images))
+        build = models.network_builder(self.network, shape=task.shape, outputs=task.outputs, model=self.model)
         result = lab.train(
-            models.network_builder(self.network, shape=task.shape, outputs=task.outputs, model=self.model),
-            (images, self._labels(condition, labels, task.outputs, seeds, lab)),
-            seeds=[lab.seed(seed, "weights") for seed in seeds],  # shared by all conditions
-            loss="cross_entropy",
-            batch_size=int(condition["batch_size"]),
-            optimizer=getattr(training, self.optimizer)(learning_rate=self.learning_rate),
-            prepare=task.prepare,
-            augment=data.Augment(shift=self.shift) if condition["training"] == AUGMENTED else None,
-            precision="auto",  # of training; Jacobians are always in float32
-            own_labels=condition["training"] == RANDOM,
-            **self._ending(condition, len(images)),
+            training.Supervised(build, "cross_entropy"),
+            (images, self._labels(condition, labels, task.outputs, trials, lab)),
+            training.Recipe(
+                batch_size=int(condition["batch_size"]),
+                optimizer=getattr(training, self.optimizer)(learning_rate=self.learning_rate),
+                prepare=task.prepare,
+                augment=data.Augment(shift=self.shift) if condition["training"] == AUGMENTED else None,
+                precision="auto",  # of training; Jacobians are always in float32
+                own_labels=condition["training"] == RANDOM,
+                **self._ending(condition, len(images)),
+            ),
+            seeds=[lab.seed(trial, "weights", by=()) for trial in trials],  # shared by all conditions
         )
         missed = result.stop_reason.count("budget")
         if condition["design"] in (LOSS, LEARNED) and missed:
-            lab.note(f"{condition}: {missed} of {len(seeds)} networks did not get there within "
+            lab.note(f"{condition}: {missed} of {len(trials)} networks did not get there within "
                      f"most_steps={self.most_steps:,} and are measured as they are.")  # fmt: skip
         test = task.prepared(held_out=True)
-        for k, seed in enumerate(seeds):
+        for k, trial in enumerate(trials):
             accuracy = result.evaluations["train_accuracy"][k]
-            lab.record(seed, train_loss=result.final[k], train_accuracy=accuracy[accuracy == accuracy][-1],
+            lab.record(trial, train_loss=result.final[k], train_accuracy=accuracy[accuracy == accuracy][-1],
                        steps=int(result.steps_taken[k]), stop_reason=result.stop_reason[k])  # fmt: skip
             diverged = not isfinite(result.final[k])  # then there is no Jacobian
             found = {} if diverged else _measure(result.module(k).eval(), *test, self.inputs)
-            lab.record(seed, **{name: found.get(name, nan) for name in MEASURED})
+            lab.record(trial, **{name: found.get(name, nan) for name in MEASURED})
 
-    def _labels(self, condition: Condition, labels: Any, classes: int, seeds: Sequence[int], lab: Lab) -> Any:
+    def _labels(self, condition: Condition, labels: Any, classes: int, trials: Trials, lab: Lab) -> Any:
         """The labels (N,), or (K, N) if each seed has random ones of its own."""
         if condition["training"] != RANDOM:
             return labels
         import torch
 
-        draws = [lab.seed(seed, "labels") for seed in seeds]
+        draws = [lab.seed(trial, "labels", by=()) for trial in trials]
         return torch.stack([data.corrupt(labels, self.corrupted, classes=classes, seed=n)[0] for n in draws])
 
     def _ending(self, condition: Condition, samples: int) -> dict[str, Any]:

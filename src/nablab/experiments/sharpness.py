@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import inf, isfinite, log10, nan
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from nablab import data, models, plots, training
 from nablab.errors import UsageError
-from nablab.experiment import Claim, Condition, Experiment, Lab, Published, Records
+from nablab.experiment import Claim, Condition, Experiment, Lab, Published, Records, Trials
 from nablab.values import Epochs, Samples
 
 if TYPE_CHECKING:
@@ -181,8 +181,9 @@ class Sharpness(Experiment):
         )  # fmt: skip
         return (ratio, accuracy, *self.claims)
 
-    def run(self, condition: Condition, seeds: Sequence[int], lab: Lab) -> None:
+    def run(self, trials: Trials, lab: Lab) -> None:
         """Train one network per seed and measure the surroundings of where it ends."""
+        condition = trials.condition
         task = data.task(self.data)
         for note in task.notes:
             lab.note(note)
@@ -190,34 +191,37 @@ class Sharpness(Experiment):
         self._check_sizes(len(images))
         per_epoch = -(-len(images) // int(condition["batch_size"]))
         steps = self.epochs * per_epoch
+        build = models.network_builder(self.network, shape=task.shape, outputs=task.outputs, model=self.model)
+        optimizer = getattr(training, self.optimizer)
         result = lab.train(
-            models.network_builder(self.network, shape=task.shape, outputs=task.outputs, model=self.model),
+            training.Supervised(build, "cross_entropy"),
             (images, labels),
-            seeds=[lab.seed(seed, "weights") for seed in seeds],  # shared by all conditions
-            loss="cross_entropy",
-            steps=steps,
-            batch_size=int(condition["batch_size"]),
-            optimizer=getattr(training, self.optimizer)(learning_rate=float(condition["learning_rate"])),
-            prepare=task.prepare,
-            precision="auto",  # of training; measures are always in float32
-            stop=[training.Threshold(self.target_loss)] if self.target_loss else [],
-            eval_every=max(2, per_epoch // 4) if self.target_loss else steps,
+            training.Recipe(
+                steps=steps,
+                batch_size=int(condition["batch_size"]),
+                optimizer=optimizer(learning_rate=float(condition["learning_rate"])),
+                prepare=task.prepare,
+                precision="auto",  # of training; measures are always in float32
+                stop=[training.Threshold(self.target_loss)] if self.target_loss else [],
+                eval_every=max(2, per_epoch // 4) if self.target_loss else steps,
+            ),
+            seeds=[lab.seed(trial, "weights", by=()) for trial in trials],  # shared by all conditions
         )
         missed = result.stop_reason.count("budget")
         if self.target_loss and missed:
-            lab.note(f"{condition}: {missed} of {len(seeds)} networks did not get down to a loss of "
+            lab.note(f"{condition}: {missed} of {len(trials)} networks did not get down to a loss of "
                      f"{self.target_loss} in {self.epochs} epochs and are measured as they are.")  # fmt: skip
         chosen, test = _spread(task.prepared(), self.measured), task.prepared(held_out=True)
-        for k, seed in enumerate(seeds):
+        for k, trial in enumerate(trials):
             reached = result.evaluations["train_accuracy"][k]
             accuracy = float(reached[reached == reached][-1])
-            lab.record(seed, train_loss=result.final[k], train_accuracy=accuracy,
+            lab.record(trial, train_loss=result.final[k], train_accuracy=accuracy,
                        steps=int(result.steps_taken[k]), stop_reason=result.stop_reason[k])  # fmt: skip
             found = dict.fromkeys((*SCORES, *MEASURES), nan)
             if isfinite(result.final[k]):  # else it diverged, and there is nothing to measure
                 module = result.module(k).eval()
                 found = _scores(module, *test, accuracy) | self._measure(module, chosen)
-            lab.record(seed, **found)
+            lab.record(trial, **found)
 
     def _measure(self, module: nn.Module, chosen: Any) -> dict[str, float]:
         """The five measures on prepared training images and labels."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from nablab import data, models, plots, training
 from nablab.errors import UsageError
-from nablab.experiment import Claim, Condition, Experiment, Lab, Level, Record, Records
+from nablab.experiment import Claim, Condition, Experiment, Lab, Level, Record, Records, Trial, Trials
 from nablab.values import AtMost, Samples, Steps
 
 if TYPE_CHECKING:
@@ -145,44 +145,47 @@ class WeightTrajectories(Experiment):
         """Runs from one start, and runs from starts of their own."""
         return [Condition(start=start) for start in STARTS]
 
-    def run(self, condition: Condition, seeds: Sequence[int], lab: Lab) -> None:
+    def run(self, trials: Trials, lab: Lab) -> None:
         """Train two networks per seed: a run, and a partner to hold it against."""
-        task, runs = data.task(self.target), len(seeds)
+        condition = trials.condition
+        task, runs = data.task(self.target), len(trials)
         recorder = training.WeightRecorder(every=self.steps // self.points, replicas=runs)
         ends = training.WeightRecorder(every=self.steps)  # all that is needed of partners
         optimizer = getattr(training, self.optimizer)
+        build = self.builder(lab.shared_seed("shared start") if condition["start"] == SHARED else None)
         result = lab.train(
-            self.builder(lab.seed(0, "shared start") if condition["start"] == SHARED else None),
+            training.Supervised(build, task.loss),
             task.train(),
-            seeds=[lab.seed(seed, role, **condition) for role in ("run", "partner") for seed in seeds],
-            steps=self.steps,
-            loss=task.loss,
-            batch_size=self.batch_size,
-            prepare=task.prepare,
-            held_out={task.held_out_name: task.held_out()},
-            optimizer=optimizer(learning_rate=self.learning_rate, weight_decay=self.weight_decay),
-            eval_every=recorder.every,
-            probes=[recorder, ends],
+            training.Recipe(
+                steps=self.steps,
+                batch_size=self.batch_size,
+                optimizer=optimizer(learning_rate=self.learning_rate, weight_decay=self.weight_decay),
+                prepare=task.prepare,
+                held_out={task.held_out_name: task.held_out()},
+                eval_every=recorder.every,
+                probes=[recorder, ends],
+            ),
+            seeds=[lab.seed(trial, role) for role in ("run", "partner") for trial in trials],
         )
         for note in task.notes:
             lab.note(note)
         found = result.evaluations
         shown = 1 - found["test_accuracy"] if task.data_set else found["train_loss"]
-        for k, seed in enumerate(seeds):
+        for k, trial in enumerate(trials):
             path, partner = recorder.path(k), ends.path(k + runs)
             losses = result.final[[k, k + runs]].tolist()  # NaN if diverged
             lab.record(
-                seed, stop_reason=result.stop_reason[k], **dict.fromkeys(DESCRIPTION + COMPARISON, nan)
+                trial, stop_reason=result.stop_reason[k], **dict.fromkeys(DESCRIPTION + COMPARISON, nan)
             )
-            lab.array(seed, "path", training.path_array(path))
-            lab.array(seed, "shown", shown[k])
+            lab.array(trial, "path", training.path_array(path))
+            lab.array(trial, "shown", shown[k])
             for name, values in found.items():
-                lab.array(seed, name, values[k])
-                lab.record(seed, **{name: values[k, -1]})
+                lab.array(trial, name, values[k])
+                lab.record(trial, **{name: values[k, -1]})
             if isfinite(losses[0]) and self._moves(path):
-                self._describe(path, recorder.steps, seed, lab)
+                self._describe(path, recorder.steps, trial, lab)
             if isfinite(sum(losses)):
-                lab.record(seed, **self._compare(path, partner))
+                lab.record(trial, **self._compare(path, partner))
 
     def builder(self, start: int | None) -> Callable[[], nn.Module]:
         """What builds one network; the same one each time where ``start`` gives a seed."""
@@ -192,7 +195,7 @@ class WeightTrajectories(Experiment):
             return lambda: models.network(self.network, **form)
         return training.SharedStart(self.builder(None), start)
 
-    def _describe(self, path: Path, steps: Any, seed: int, lab: Lab) -> None:
+    def _describe(self, path: Path, steps: Any, trial: Trial, lab: Lab) -> None:
         """Record what two components show of one path: of the whole network and of one layer."""
         from scipy.spatial import procrustes
 
@@ -204,9 +207,9 @@ class WeightTrajectories(Experiment):
         radii = (whole.coordinates**2).sum(axis=1) ** 0.5, whole.distance  # in the plane, in all dimensions
         near = [float((radius < radius.max() / 2).mean()) for radius in radii]
         found = (*shares, above, errors.mean(), agreement, *near)
-        lab.record(seed, **dict(zip(DESCRIPTION, found, strict=True)))
-        lab.curve(seed, "projection_error", steps, errors)
-        lab.curve(seed, "explained_share", range(1, len(largest) + 1), largest)
+        lab.record(trial, **dict(zip(DESCRIPTION, found, strict=True)))
+        lab.curve(trial, "projection_error", steps, errors)
+        lab.curve(trial, "explained_share", range(1, len(largest) + 1), largest)
 
     def _compare(self, path: Path, partner: Path) -> dict[str, float]:
         """How far the two networks start and end from each other, before and after matching units."""

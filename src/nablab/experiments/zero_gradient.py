@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from nablab import data, models, plots, training
 from nablab.errors import UsageError
-from nablab.experiment import Claim, Condition, Experiment, Lab, Records
+from nablab.experiment import Claim, Condition, Experiment, Lab, Records, Trials
 from nablab.values import AtMost, Steps
 
 if TYPE_CHECKING:
@@ -161,27 +161,31 @@ class ZeroGradient(Experiment):
             for decay in self.weight_decays
         ]
 
-    def run(self, condition: Condition, seeds: Sequence[int], lab: Lab) -> None:
+    def run(self, trials: Trials, lab: Lab) -> None:
         """Train one network per seed for a while of its own, search from there, and count eigenvalues."""
         from nablab.instruments import Replicas, find_critical_point, inertia
+
+        condition = trials.condition
 
         activation: Any = condition["activation"]
         points = data.target(str(condition["target"])).train()
         decay = float(condition["weight_decay"])
         # Networks of one seed begin alike and stop at the same step, whatever their penalty.
-        shared = {name: level for name, level in condition.items() if name != "weight_decay"}
+        shared = [factor for factor in condition if factor != "weight_decay"]
         result = lab.train(
-            lambda: models.dense(str(condition["network"]), activation),
+            training.Supervised(lambda: models.dense(str(condition["network"]), activation)),
             points,
-            seeds=[lab.seed(seed, "weights", **shared) for seed in seeds],
-            steps=self.steps,
-            optimizer=training.Adam(learning_rate=self.learning_rate, weight_decay=decay),
-            probes=[_stopping_at([self.stop(lab.seed(seed, "stop", **shared)) for seed in seeds])],
-            eval_every=self.steps,
+            training.Recipe(
+                steps=self.steps,
+                optimizer=training.Adam(learning_rate=self.learning_rate, weight_decay=decay),
+                probes=[_stopping_at([self.stop(lab.seed(trial, "stop", by=shared)) for trial in trials])],
+                eval_every=self.steps,
+            ),
+            seeds=[lab.seed(trial, "weights", by=shared) for trial in trials],
         )
-        trained = [k for k in range(len(seeds)) if result.stop_reason[k] != "diverged"]
-        for k in set(range(len(seeds))) - set(trained):
-            lab.record(seeds[k], reached=False, reason="diverged in training")
+        trained = [k for k in range(len(trials)) if result.stop_reason[k] != "diverged"]
+        for k in set(range(len(trials))) - set(trained):
+            lab.record(trials[k], reached=False, reason="diverged in training")
         if not trained:
             return
         tensors = {name: tensor[trained] for name, tensor in result.parameters().items()}
@@ -199,7 +203,7 @@ class ZeroGradient(Experiment):
             values = kind.eigenvalues[place]
             positive, negative = sum(values > floor[place]), sum(values < -floor[place])
             lab.record(
-                seeds[k],
+                trials[k],
                 train_mse=result.final[k],
                 steps=int(result.steps_taken[k]),
                 loss_before=found.loss_before[place],
@@ -222,7 +226,7 @@ class ZeroGradient(Experiment):
                 iterations=int(found.iterations[place]),
                 reason=found.reason[place],
             )
-            lab.array(seeds[k], "eigenvalues", values)
+            lab.array(trials[k], "eigenvalues", values)
 
     def stop(self, seed: int) -> int:
         """The step at which a training ends: log-uniform between 10 and `steps`, in tens."""

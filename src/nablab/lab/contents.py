@@ -141,7 +141,7 @@ class Marker:
 
 @dataclass(frozen=True)
 class Progress:
-    """``progress/<key>.json``: how far the training of a condition is."""
+    """``progress/<key>.json``: how far the training, or another loop, of a condition is."""
 
     remedy: ClassVar[str] = "It is only shown."
 
@@ -150,8 +150,8 @@ class Progress:
     step: Count
     steps: Annotated[int, Bounds(1, 10**15)]
     rate: Annotated[float, Bounds(0, 1e15)]
-    loss: Number
     time: Seconds
+    loss: Number | None = None  # of a training
 
 
 @dataclass(frozen=True)

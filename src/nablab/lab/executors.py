@@ -200,7 +200,7 @@ def with_trial_threads(
 
     @functools.wraps(function)
     def computed(work: Any, /, *arguments: Options.args, **options: Options.kwargs) -> Result:
-        with threads.fixed(threads.trial_threads(len(work.experiment.conditions()))):
+        with threads.fixed(threads.trial_threads(len(work.experiment.groups()))):
             return function(work, *arguments, **options)
 
     return computed

@@ -11,11 +11,12 @@ These facts lie beside the trials and not in them: trials are the same bytes how
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from nablab.experiment import Condition, Record
+from nablab.experiment import Condition, Record, shared_levels
 from nablab.lab import contents, files, reading
 from nablab.lab.contents import Group, Part
 from nablab.lab.store import RunFolder
@@ -110,11 +111,21 @@ class Provenance:
         return [name for name in names if any(e.get(name) != first.get(name) for e, _ in self.environments)]
 
 
-def provenance(folder: RunFolder, records: Iterable[Record]) -> Provenance:
-    """What is known about the making of these trials of a run."""
+def provenance(
+    folder: RunFolder, records: Iterable[Record], units: Sequence[Sequence[Condition]]
+) -> Provenance:
+    """What is known about the making of these trials of a run.
+
+    Args:
+        folder: The run.
+        records: The trials.
+        units: The run's conditions, in groups that train in one batch.
+    """
     found = Provenance()
     unknown = 0
-    for condition, seeds in _by_condition(records).items():
+    unit_of = {condition: shared_levels(unit) for unit in units for condition in unit}
+    for condition, trials in _by_unit(records, unit_of).items():
+        seeds = set(trials)
         groups = _groups(folder, condition)
         if groups is None:
             path = folder.path / _name(folder, condition)
@@ -123,8 +134,8 @@ def provenance(folder: RunFolder, records: Iterable[Record]) -> Provenance:
             members = seeds & set(group.seeds)
             seeds -= members
             if members:
-                _add(found, group, len(members))
-        unknown += len(seeds)
+                _add(found, group, sum(trials[seed] for seed in members))
+        unknown += sum(trials[seed] for seed in seeds)
     if unknown:
         _add_unknown(found, folder, unknown)
     found.notes = list(dict.fromkeys([*_earlier_notes(folder), *found.notes]))
@@ -144,11 +155,15 @@ def seconds_of(folder: RunFolder) -> float | None:
     return sum(found) if found else None
 
 
-def _by_condition(records: Iterable[Record]) -> dict[Condition, set[int]]:
-    seeds: dict[Condition, set[int]] = {}
+def _by_unit(
+    records: Iterable[Record], unit_of: Mapping[Condition, Condition]
+) -> dict[Condition, Counter[int]]:
+    """How many trials each seed has in each unit of work, by the levels that its conditions share."""
+    found: dict[Condition, Counter[int]] = {}
     for record in records:
-        seeds.setdefault(record.condition, set()).add(record.seed)
-    return seeds
+        unit = unit_of.get(record.condition, record.condition)
+        found.setdefault(unit, Counter())[record.seed] += 1
+    return found
 
 
 def _add(found: Provenance, group: Group, trials: int) -> None:

@@ -13,7 +13,7 @@ from types import FrameType
 from typing import Any, Protocol
 
 from nablab.errors import StoreError
-from nablab.experiment import Condition, Experiment
+from nablab.experiment import Condition, Experiment, shared_levels
 from nablab.lab.executors import Executor, InProcess, WorkerLost
 from nablab.lab.reading import Damaged
 from nablab.lab.status import Heartbeat, State, read_state
@@ -50,6 +50,11 @@ class Plan:
         return self.experiment.conditions()
 
     @property
+    def groups(self) -> list[tuple[Condition, ...]]:
+        """The conditions in groups that may train in one batch: the units of work."""
+        return self.experiment.groups()
+
+    @property
     def identity(self) -> Identity:
         """What decides the numbers."""
         return Identity.of(self.experiment, device=self.device, replicas=self.replicas)
@@ -62,8 +67,8 @@ class Observer(Protocol):
         """The run begins; ``pending`` trials are still to do."""
         ...
 
-    def finished(self, condition: Condition, outcome: Outcome) -> None:
-        """A condition ended."""
+    def finished(self, conditions: Sequence[Condition], outcome: Outcome) -> None:
+        """Conditions that trained in one batch ended."""
         ...
 
     def stopping(self) -> None:
@@ -81,7 +86,7 @@ class Silent:
     def started(self, folder: RunFolder, plan: Plan, pending: int) -> None:
         """See `Observer.started`."""
 
-    def finished(self, condition: Condition, outcome: Outcome) -> None:
+    def finished(self, conditions: Sequence[Condition], outcome: Outcome) -> None:
         """See `Observer.finished`."""
 
     def stopping(self) -> None:
@@ -133,7 +138,7 @@ def execute(
     with _said():
         folder = store.create(plan.identity, preset=plan.preset)
         _make_ready(folder, fresh=fresh)
-        pending = [(c, pending_seeds(folder, c, plan.seeds)[0]) for c in plan.conditions]
+        pending = [(group, pending_seeds(folder, group, plan.seeds)[0]) for group in plan.groups]
         stop = StopToken.create(folder.path)
     report = Report(folder)
     try:
@@ -164,20 +169,22 @@ def _make_ready(folder: RunFolder, *, fresh: bool) -> None:
 
 def _execute(
     plan: Plan,
-    pending: Sequence[tuple[Condition, Sequence[int]]],
+    pending: Sequence[tuple[Sequence[Condition], Sequence[int]]],
     executor: Executor,
     observer: Observer,
     stop: StopToken,
     report: Report,
 ) -> None:
     folder = report.folder
-    observer.started(folder, plan, sum(len(seeds) for _, seeds in pending))
+    observer.started(folder, plan, sum(len(group) * len(seeds) for group, seeds in pending))
     items = [
-        Work(plan.experiment, condition, plan.seeds, folder.path, plan.device, plan.replicas, stop)
-        for condition, seeds in pending
-        if seeds or folder.checkpoints(condition)  # what a kill after the last trial left is cleaned up
+        Work(plan.experiment, tuple(group), plan.seeds, folder.path, plan.device, plan.replicas, stop)
+        for group, seeds in pending
+        # What a kill after the last trial left is cleaned up.
+        if seeds or folder.checkpoints(shared_levels(group))
     ]
-    facts = {"seeds": plan.seeds, "trials": len(pending) * plan.seeds, **_kept_notes(folder)}
+    trials = len(plan.conditions) * plan.seeds
+    facts = {"seeds": plan.seeds, "trials": trials, **_kept_notes(folder)}
     with Heartbeat(folder, **facts) as heartbeat:
         _work_off(items, executor, observer, stop, report)
         if report.state == "done" and not _complete(folder, plan):
@@ -255,7 +262,7 @@ def _account(work: Work, outcome: Outcome, observer: Observer, stop: StopToken, 
     if outcome.state == "halted":
         stop.request()
         raise StoreError(outcome.message)
-    observer.finished(work.condition, outcome)
+    observer.finished(work.conditions, outcome)
 
 
 def _kept_notes(folder: RunFolder) -> dict[str, Any]:

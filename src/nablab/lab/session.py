@@ -7,21 +7,24 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from nablab import seeding
 from nablab.errors import Interrupted, UsageError
-from nablab.experiment import Condition, Curve, Experiment, Level, Record, Scalar
+from nablab.experiment import Curve, Experiment, Record, Scalar, Trial, Trials
+from nablab.lab.drafts import Draft, Drafts, Log, last_step
 from nablab.lab.environment import describe_environment
 from nablab.lab.memory import check_memory
 from nablab.lab.provenance import Journal
+from nablab.lab.shortening import Shortened
 from nablab.lab.stop import StopToken
 from nablab.lab.store import RunFolder
 
 if TYPE_CHECKING:
-    from torch import nn
+    import numpy as np
 
-    from nablab.training import Probe, Training
+    from nablab.training import Learner, Probe, Recipe, Supervised, Training
 
 PROGRESS_SECONDS = 0.5
 COPIES = 3  # of the losses: as trained, as recorded, and one while they are worked on
@@ -43,6 +46,17 @@ def checkpoint_seconds() -> float:
     return seconds
 
 
+def check_amount(amount: Any) -> int:
+    """A number for a foreign loop, or the error that says why it is none.
+
+    Raises:
+        UsageError: It is no whole number above 0.
+    """
+    if isinstance(amount, bool) or not hasattr(amount, "__index__") or amount < 1:
+        raise UsageError(f"lab.budget takes a whole number of 1 or more, not {amount!r}.")
+    return int(amount)
+
+
 def check_history(replicas: int, steps: int) -> None:
     """Refuse a training whose losses cannot be held: one per replica and step, and copies of them.
 
@@ -52,61 +66,86 @@ def check_history(replicas: int, steps: int) -> None:
     check_memory(8 * COPIES * replicas * steps, f"The losses of {steps:,} steps of {replicas} replicas")
 
 
-@dataclass
-class _Draft:
-    """A record while it is being made."""
-
-    scalars: dict[str, float] = field(default_factory=dict)
-    notes: dict[str, str] = field(default_factory=dict)
-    curves: dict[str, Curve] = field(default_factory=dict)
-    arrays: dict[str, Any] = field(default_factory=dict)
-
-
 class Notebook:
     """The part of a lab that keeps what an experiment tells it; needs no store.
 
+    It is a lab in memory for experiments that do not call ``train``: it runs their loops as they are, and
+    `records` gives what they left.
+
     Args:
         experiment: The configured experiment.
-        condition: The condition being run.
-        seeds: The seeds that the experiment was asked to run.
+        trials: What it is asked to run.
     """
 
-    def __init__(self, experiment: Experiment, condition: Condition, seeds: Sequence[int]) -> None:
+    def __init__(self, experiment: Experiment, trials: Trials) -> None:
         self._experiment = experiment
-        self._condition = condition
-        self._drafts = {seed: _Draft() for seed in seeds}
+        self._trials = trials
+        self._places = {trial: place for place, trial in enumerate(trials)}
+        self._drafts: Drafts = {place: Draft() for place in range(len(trials))}
         self.notes: list[str] = []
 
-    def seed(self, seed: int, purpose: str, **factors: Level) -> int:
+    def seed(self, trial: Trial, purpose: str, *, by: Sequence[str] | None = None) -> int:
         """See `nablab.experiment.Lab.seed`."""
-        from nablab.training import seeding
+        counted = trial.condition if by is None else by
+        named = [part for factor in sorted(counted) for part in (factor, trial.condition[factor])]
+        return seeding.derive(self._experiment.name, *named, trial.seed, purpose)
 
-        named = [part for item in sorted(factors.items()) for part in item]
-        return seeding.derive(self._experiment.name, *named, seed, purpose)
+    def shared_seed(self, purpose: str) -> int:
+        """See `nablab.experiment.Lab.shared_seed`."""
+        return seeding.derive(self._experiment.name, 0, purpose)
 
-    def record(self, seed: int, **values: Scalar | str) -> None:
+    def rng(self, trial: Trial, purpose: str, *, by: Sequence[str] | None = None) -> np.random.Generator:
+        """See `nablab.experiment.Lab.rng`."""
+        import numpy as np
+
+        return np.random.default_rng(self.seed(trial, purpose, by=by))
+
+    def steps(self, total: int, *, state: Any = None, name: str = "") -> Iterator[int]:
+        """See `nablab.experiment.Lab.steps`."""
+        from nablab.lab.loop_files import check_state, check_total
+
+        check_state(state)
+        return iter(range(check_total(total)))
+
+    def budget(self, amount: int) -> int:
+        """See `nablab.experiment.Lab.budget`."""
+        return check_amount(amount)
+
+    def record(self, trial: Trial, **values: Scalar | str) -> None:
         """See `nablab.experiment.Lab.record`."""
-        draft = self._draft(seed)
+        draft = self._draft(trial)
         for name, value in values.items():
             if isinstance(value, str):
                 draft.notes[name] = value
             else:
                 draft.scalars[name] = float(value)
 
-    def curve(self, seed: int, name: str, steps: Any, values: Any) -> None:
+    def curve(self, trial: Trial, name: str, steps: Any, values: Any) -> None:
         """See `nablab.experiment.Lab.curve`."""
         import numpy as np
 
-        curve = Curve(np.asarray(steps, dtype=np.int64), np.asarray(values))
+        # Copies: a loop may go on changing its arrays after it gave them.
+        curve = Curve(np.asarray(steps, dtype=np.int64).copy(), np.asarray(values).copy())
         if curve.steps.shape != curve.values.shape:
             raise ValueError(f"curve '{name}': {curve.steps.shape} steps but {curve.values.shape} values")
-        self._draft(seed).curves[name] = curve
+        self._draft(trial).curves[name] = curve
 
-    def array(self, seed: int, name: str, values: Any) -> None:
+    def log(self, trial: Trial, step: int, **values: float) -> None:
+        """See `nablab.experiment.Lab.log`."""
+        logs = self._draft(trial).logs
+        for name, value in values.items():
+            log = logs.get(name) or Log(last_step(self._layers(), self._places[trial], name))
+            try:
+                log.add(step, value)
+            except (UsageError, TypeError, ValueError) as error:
+                raise UsageError(f"lab.log: seed {trial.seed}, curve '{name}': {error}.") from error
+            logs[name] = log
+
+    def array(self, trial: Trial, name: str, values: Any) -> None:
         """See `nablab.experiment.Lab.array`."""
         import numpy as np
 
-        self._draft(seed).arrays[name] = np.asarray(values)
+        self._draft(trial).arrays[name] = np.asarray(values).copy(order="K")
 
     def note(self, text: str) -> None:
         """See `nablab.experiment.Lab.note`."""
@@ -114,33 +153,40 @@ class Notebook:
             self.notes.append(text)
 
     def records(self) -> list[Record]:
-        """The finished records, by seed.
+        """The finished records, in the order of the trials.
 
         Raises:
-            RuntimeError: The experiment recorded nothing for a seed that it was given.
+            RuntimeError: The experiment recorded nothing for a trial that it was given.
         """
-        empty = [seed for seed, draft in self._drafts.items() if not draft.scalars]
-        if empty:
-            name = type(self._experiment).__name__
-            raise RuntimeError(f"{name}.run recorded nothing for seeds {empty} of {self._condition}")
+        for trial, draft in zip(self._trials, self._drafts.values(), strict=True):
+            if not draft.scalars:
+                name = type(self._experiment).__name__
+                raise RuntimeError(f"{name}.run recorded nothing for seed {trial.seed} of {trial.condition}")
         return [
-            Record(self._condition, seed, draft.scalars, draft.notes, draft.curves, draft.arrays)
-            for seed, draft in self._drafts.items()
+            Record(trial.condition, trial.seed, draft.scalars, draft.notes, draft.all_curves(), draft.arrays)
+            for trial, draft in zip(self._trials, self._drafts.values(), strict=True)
         ]
 
-    def _draft(self, seed: int) -> _Draft:
-        if seed not in self._drafts:
-            raise ValueError(f"seed {seed} was not asked for; this run has {sorted(self._drafts)}")
-        return self._drafts[seed]
+    def _draft(self, trial: Trial) -> Draft:
+        """Where to keep what is said of a trial now."""
+        return self._drafts[self._place(trial)]
+
+    def _place(self, trial: Trial) -> int:
+        if trial not in self._places:
+            raise ValueError(f"{trial} was not asked for; this call has {list(self._places)}")
+        return self._places[trial]
+
+    def _layers(self) -> list[Drafts]:
+        """Everything that was said so far, the latest last."""
+        return [self._drafts]
 
 
 class Session(Notebook):
-    """The lab of one condition in a real run: trains with checkpoints and says how far it is.
+    """The lab of some trials in a real run: trains with checkpoints and says how far it is.
 
     Args:
         experiment: See `Notebook`.
-        condition: See `Notebook`.
-        seeds: See `Notebook`.
+        trials: See `Notebook`.
         folder: The run.
         stop: The request to stop, to be looked at.
         device: Where to train.
@@ -152,8 +198,7 @@ class Session(Notebook):
     def __init__(
         self,
         experiment: Experiment,
-        condition: Condition,
-        seeds: Sequence[int],
+        trials: Trials,
         *,
         folder: RunFolder,
         stop: StopToken,
@@ -162,38 +207,49 @@ class Session(Notebook):
         notes: Sequence[str] = (),
         goes_on: bool = False,
     ) -> None:
-        super().__init__(experiment, condition, seeds)
+        from nablab.lab.loops import OwnLoops  # brings NumPy, which `nablab runs` does without
+
+        super().__init__(experiment, trials)
         self.notes += notes
         self._folder = folder
         self._stop = stop
         self._journal = Journal(
             folder,
-            condition,
-            seeds,
+            trials.condition,
+            trials.seeds,
             environment=describe_environment(device),
             goes_on=goes_on,
             every_seconds=checkpoint_seconds(),
         )
         self._device = device
         self._replicas = replicas
-        self._parts = 0
+        self._loops = OwnLoops(
+            folder,
+            trials,
+            self._drafts,
+            stop=stop,
+            every_seconds=checkpoint_seconds(),
+            on_note=self.note,
+            on_progress=self._own_progress,
+            on_save=lambda: self._journal.write(self.notes),  # a resumed loop does not say them again
+        )
         self._reported = 0.0
-        self._loss = float("nan")
 
     def train(
-        self, build: Callable[[], nn.Module], data: tuple[Any, Any], *, seeds: Sequence[int], **options: Any
+        self, learner: Learner | Supervised, data: Any, recipe: Recipe, *, seeds: Sequence[int]
     ) -> Training:
         """See `nablab.experiment.Lab.train`."""
         from nablab import training
 
+        self._loops.save_ended()  # a training may last
         if self._stop.requested():
             raise Interrupted("stopped before training")
-        check_history(len(seeds), options.get("steps", 0))
-        path = self._folder.checkpoint_path(self._condition, self._parts)
-        self._parts += 1
-        return training.fit(
-            build,
+        check_history(len(seeds), recipe.steps or 0)
+        path = self._folder.checkpoint_path(self._trials.condition, self._loops.next_number())
+        return training.train(
+            learner,
             data,
+            recipe,
             seeds=seeds,
             device=self._device,
             replicas=self._replicas,
@@ -201,8 +257,16 @@ class Session(Notebook):
             on_progress=self._progress,
             should_stop=self._stop.requested,
             on_note=self.note,
-            **options,
         )
+
+    def steps(self, total: int, *, state: Any = None, name: str = "") -> Iterator[int]:
+        """See `nablab.experiment.Lab.steps`."""
+        return self._loops.steps(total, state=state, name=name)
+
+    def records(self) -> list[Record]:
+        """See `Notebook.records`."""
+        self._loops.close_all()
+        return super().records()
 
     @contextmanager
     def journal(self) -> Iterator[None]:
@@ -213,24 +277,38 @@ class Session(Notebook):
         finally:
             self._journal.write(self.notes)
 
+    def _draft(self, trial: Trial) -> Draft:
+        return self._loops.draft(self._place(trial))
+
+    def _layers(self) -> list[Drafts]:
+        return self._loops.layers()
+
     def _progress(self, progress: Any) -> None:
+        speed, loss = progress.replica_steps_per_second, progress.train_loss
+        self._show(progress.step, progress.steps, rate=speed, loss=loss, replicas=len(self._drafts))
+
+    def _own_progress(self, step: int, steps: int, rate: float) -> None:
+        self._show(step, steps, rate=rate, loss=None, replicas=1)
+
+    def _show(self, step: int, steps: int, *, rate: float, loss: float | None, replicas: int) -> None:
+        """Write how far the part in work is, for whoever watches."""
         self._journal.tick(self.notes)
         now = time.monotonic()
         if now - self._reported < PROGRESS_SECONDS:
             return
         self._reported = now
         content = {
-            "condition": dict(self._condition),
-            "replicas": len(self._drafts),
-            "part": self._parts,
-            "step": progress.step,
-            "steps": progress.steps,
-            "rate": progress.replica_steps_per_second,
-            "loss": progress.train_loss,
+            "condition": dict(self._trials.condition),
+            "replicas": replicas,
+            "part": self._loops.begun,
+            "step": step,
+            "steps": steps,
+            "rate": rate,
+            "loss": loss,
             "time": time.time(),
         }
         self._folder.write_json(
-            str(self._folder.progress_path(self._condition).relative_to(self._folder.path)),
+            str(self._folder.progress_path(self._trials.condition).relative_to(self._folder.path)),
             content,
             durable=False,
         )
@@ -242,23 +320,50 @@ class Estimate:
 
     Attributes:
         seconds: Expected time of the condition with the given seeds.
-        engine: The engine that was chosen.
-        steps: Optimizer steps per replica, if none ends early.
-        may_end_early: A stopping rule may end a training before its last step.
+        engine: The engine that was chosen; "own loop" or "library's loop" where no training is.
+        steps: Steps of all trainings (per replica) and loops, if none ends early.
+        may_end_early: A stopping rule, or a library's loop of at most so many turns, may end early.
+        run_in_full: Nothing could be shortened, so that the whole condition was run and thrown away.
     """
 
     seconds: float = 0.0
     engine: str = ""
     steps: int = 0
     may_end_early: bool = False
+    run_in_full: bool = False
 
 
-def _few(pair: tuple[Any, Any], samples: int) -> tuple[Any, Any]:
-    """The first of some held-out samples and their labels."""
-    from nablab.training import OwnLabels
+def _short(recipe: Recipe, steps: int, samples: int) -> Recipe:
+    """The recipe for a few steps and small evaluations, which were measured already.
 
-    x, y = pair
-    return x[:samples], OwnLabels(y.values[:, :samples]) if isinstance(y, OwnLabels) else y[:samples]
+    A schedule is made for all the steps, and a warm-up may be longer than these few.
+    """
+    from nablab.training import Constant
+
+    return dataclasses.replace(
+        recipe,
+        steps=steps,
+        epochs=None,
+        schedule=Constant(),
+        held_out={name: _few(data, samples) for name, data in recipe.held_out.items()},
+        train_samples=samples if recipe.train_samples is None else min(samples, recipe.train_samples),
+    )
+
+
+def _few(data: Any, samples: int) -> Any:
+    """The first of some held-out samples."""
+    import torch
+
+    from nablab.training import OwnLabels, PerTrial, Subset
+
+    if isinstance(data, PerTrial):
+        return PerTrial(tuple(_few(own, samples) for own in data.sets))
+    if isinstance(data, tuple):
+        x, y = data
+        return x[:samples], OwnLabels(y.values[:, :samples]) if isinstance(y, OwnLabels) else y[:samples]
+    if isinstance(data, Mapping):
+        return {name: tensor[:samples] for name, tensor in data.items()}
+    return Subset(data, torch.arange(min(samples, len(data))))
 
 
 def _stretched(result: Training, steps: int) -> Training:
@@ -291,55 +396,74 @@ class Rehearsal(Notebook):
     def __init__(
         self,
         experiment: Experiment,
-        condition: Condition,
-        seeds: Sequence[int],
+        trials: Trials,
         *,
         device: str,
         replicas: str,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        super().__init__(experiment, condition, seeds)
+        super().__init__(experiment, trials)
         self._device = device
         self._replicas = replicas
         self.estimate = Estimate()
-        self._spent = 0.0
+        self._clock = clock
+        self._spent = 0.0  # on what is in the estimate already
+        self._shortened = Shortened(clock, self._now, self._add)
 
     def train(
-        self, build: Callable[[], nn.Module], data: tuple[Any, Any], *, seeds: Sequence[int], **options: Any
+        self, learner: Learner | Supervised, data: Any, recipe: Recipe, *, seeds: Sequence[int]
     ) -> Training:
         """Measure the speed of a few steps, then train for a few."""
         from nablab import training
 
-        begin = time.perf_counter()
-        steps = int(options.pop("steps"))
-        check_history(len(seeds), steps)
-        common: Mapping[str, Any] = {
-            "seeds": seeds,
-            "device": self._device,
-            "replicas": self._replicas,
-            "on_note": self.note,
-            **options,
-        }
-        speed = training.measure_speed(build, data, steps=steps, **common)
-        # A schedule is made for all the steps; a warm-up may be longer than these few. An evaluation was
-        # measured: the few steps need no whole one.
-        short = {name: value for name, value in common.items() if name != "schedule"}
-        held_out = options.get("held_out") or {}
-        short["held_out"] = {name: _few(pair, self.SAMPLES) for name, pair in held_out.items()}
-        short["train_samples"] = min(self.SAMPLES, options.get("train_samples") or len(data[0]))
-        with _more_often(options.get("probes", ()), max(1, steps // self.STEPS)):
-            result = _stretched(training.fit(build, data, steps=min(steps, self.STEPS), **short), steps)
-        evaluations = 2 + steps // int(options.get("eval_every") or max(1, steps // 100))
-        self.estimate.seconds += speed.setup_seconds + speed.seconds_per_step * steps
+        self._shortened.end_call()
+        begin = self._clock()
+        where: Mapping[str, Any] = {"seeds": seeds, "device": self._device, "replicas": self._replicas}
+        speed = training.measure_speed(learner, data, recipe, **where)
+        check_history(len(seeds), speed.steps)
+        with _more_often(recipe.probes, max(1, speed.steps // self.STEPS)):
+            short = _short(recipe, min(speed.steps, self.STEPS), self.SAMPLES)
+            result = training.train(learner, data, short, on_note=self.note, **where)
+        evaluations = 2 + speed.steps // speed.eval_every
+        self.estimate.seconds += speed.setup_seconds + speed.seconds_per_step * speed.steps
         self.estimate.seconds += speed.seconds_per_evaluation * evaluations
         self.estimate.engine = speed.engine
-        self.estimate.steps += steps
-        self.estimate.may_end_early |= bool(options.get("stop"))
-        self._spent += time.perf_counter() - begin
-        return result
+        self.estimate.steps += speed.steps
+        self.estimate.may_end_early |= bool(recipe.stop)
+        self._spent += self._clock() - begin
+        return _stretched(result, speed.steps)
+
+    def steps(self, total: int, *, state: Any = None, name: str = "") -> Iterator[int]:
+        """Take a few steps of a loop and measure them; the others are reckoned to last as long."""
+        from nablab.lab.loop_files import check_state, check_total
+
+        check_state(state)
+        self.estimate.engine = self.estimate.engine or "own loop"
+        self.estimate.steps += check_total(total)
+        return self._shortened.steps(check_total(total))
+
+    def budget(self, amount: int) -> int:
+        """A small share; what lasts until something is kept, or a loop goes on, is reckoned for the whole."""
+        self.estimate.engine = self.estimate.engine or "library's loop"
+        self.estimate.may_end_early |= check_amount(amount) > 1  # no library is bound to use up its budget
+        return self._shortened.budget(check_amount(amount))
 
     def rehearse(self) -> Estimate:
-        """Run the condition in small and return the estimate of the whole."""
-        begin = time.perf_counter()
-        self._experiment.run(self._condition, list(self._drafts), self)
-        self.estimate.seconds += time.perf_counter() - begin - self._spent
+        """Run the trials in small and return the estimate of the whole."""
+        begin = self._now()
+        self._experiment.run(self._trials, self)
+        self._shortened.end_call()
+        self.estimate.seconds = self._now() - begin
+        self.estimate.run_in_full = not self.estimate.engine
         return self.estimate
+
+    def _now(self) -> float:
+        """The time as if all that was cut short had been done."""
+        return self._clock() + self.estimate.seconds - self._spent
+
+    def _add(self, seconds: float) -> None:
+        self.estimate.seconds += seconds
+
+    def _draft(self, trial: Trial) -> Draft:
+        self._shortened.end_call()  # something is kept: the library's work is over
+        return super()._draft(trial)

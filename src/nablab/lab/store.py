@@ -7,7 +7,7 @@
         status.json        state, process, heartbeat
         trials/<key>/      trial.json (written last: its presence says "done") and arrays.npz
         provenance/        per condition: where and how long its trials were trained, and their notes
-        checkpoints/       one file per condition in training; gone when its trials are done
+        checkpoints/       of trainings and loops in work; gone when the condition's trials are done
         progress/          one small file per condition in training, for whoever watches
         locks/             who works on which condition
         failures/          the traceback of a condition that raised an error

@@ -1,16 +1,17 @@
-"""One piece of work: all pending seeds of one condition, done by whoever holds its lock."""
+"""One piece of work: all pending trials of a group of conditions, done by whoever holds its lock."""
 
 from __future__ import annotations
 
 import time
 import traceback
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from nablab import user_code
 from nablab.errors import Interrupted, NablabError, StoreError, UsageError, in_short
-from nablab.experiment import Condition, Experiment
+from nablab.experiment import Condition, Experiment, Trial, Trials, shared_levels
 from nablab.lab import contents, reading
 from nablab.lab.executors import with_trial_threads
 from nablab.lab.session import Session
@@ -21,12 +22,12 @@ from nablab.lab.trials import CorruptTrial
 
 @dataclass(frozen=True)
 class Work:
-    """What an executor is given: one condition with its seeds. Picklable.
+    """What an executor is given: conditions that may train in one batch, with their seeds. Picklable.
 
     Attributes:
         experiment: The configured experiment.
-        condition: The condition to run.
-        seeds: Number of seeds wanted: 0 to seeds - 1.
+        conditions: What to run: one condition, or those that differ by `Experiment.batch_over` alone.
+        seeds: Number of seeds of each that are wanted: 0 to seeds - 1.
         folder: The run's folder.
         device: Where to train.
         replicas: How to train replicas.
@@ -34,12 +35,17 @@ class Work:
     """
 
     experiment: Experiment
-    condition: Condition
+    conditions: tuple[Condition, ...]
     seeds: int
     folder: Path
     device: str
     replicas: str
     stop: StopToken
+
+    @property
+    def condition(self) -> Condition:
+        """The levels that the conditions share: the name of the work."""
+        return shared_levels(self.conditions)
 
 
 @dataclass(frozen=True)
@@ -49,7 +55,7 @@ class Outcome:
     Attributes:
         state: ``done``; ``failed`` (the experiment raised); ``busy`` (another process has the lock);
             ``interrupted`` (asked to stop); ``halted`` (the store cannot be written).
-        trained: Seeds that were trained now.
+        trained: Trials that were run now.
         seconds: Wall time.
         message: What went wrong, for people.
         notes: What was chosen automatically.
@@ -57,30 +63,37 @@ class Outcome:
     """
 
     state: Literal["done", "failed", "busy", "interrupted", "halted"]
-    trained: tuple[int, ...] = ()
+    trained: tuple[Trial, ...] = ()
     seconds: float = 0.0
     message: str = ""
     notes: tuple[str, ...] = field(default=())
     damage: tuple[str, ...] = field(default=())
 
 
-def pending_seeds(folder: RunFolder, condition: Condition, seeds: int) -> tuple[list[int], list[str]]:
-    """The seeds that still have to be run, and a message for every damaged trial among them."""
-    pending, damaged = [], []
-    for seed in range(seeds):
-        try:
-            record = folder.read_trial(condition, seed)
-        except CorruptTrial as damage:
-            damaged.append(f"{damage} The trial ({condition}, seed {seed}) is run again.")
-            record = None
-        if record is None:
-            pending.append(seed)
-    return pending, damaged
+def pending_seeds(
+    folder: RunFolder, conditions: Sequence[Condition], seeds: int
+) -> tuple[list[int], list[str]]:
+    """The seeds that some condition lacks, and a message for every damaged trial among them.
+
+    Conditions that train in one batch run a seed together, whoever of them lacks it.
+    """
+    pending: set[int] = set()
+    damaged = []
+    for condition in conditions:
+        for seed in range(seeds):
+            try:
+                record = folder.read_trial(condition, seed)
+            except CorruptTrial as damage:
+                damaged.append(f"{damage} The trial ({condition}, seed {seed}) is run again.")
+                record = None
+            if record is None:
+                pending.add(seed)
+    return sorted(pending), damaged
 
 
 @with_trial_threads
 def do(work: Work) -> Outcome:
-    """Run the pending seeds of a condition and store their records.
+    """Run the pending trials and store their records.
 
     Never raises for what can go wrong in a run: the outcome says it.
     """
@@ -111,12 +124,13 @@ def _do(work: Work) -> Outcome:
 
 
 def _do_locked(work: Work, folder: RunFolder, begin: float) -> Outcome:
-    trained: list[int] = []
+    trained: list[Trial] = []
     notes: list[str] = []
     damage: list[str] = []
-    folder.remove_leftovers(work.condition)
+    for condition in {work.condition, *work.conditions}:
+        folder.remove_leftovers(condition)
     while True:
-        pending, damaged = pending_seeds(folder, work.condition, work.seeds)
+        pending, damaged = pending_seeds(folder, work.conditions, work.seeds)
         begun = _seeds_begun(folder, work.condition, pending, damaged)
         seeds = begun or pending
         damage += damaged
@@ -124,10 +138,10 @@ def _do_locked(work: Work, folder: RunFolder, begin: float) -> Outcome:
             _forget_progress(folder, work.condition)
             seconds = time.perf_counter() - begin
             return Outcome("done", tuple(trained), seconds, notes=tuple(notes), damage=tuple(damage))
+        trials = Trials(work.conditions, seeds)
         session = Session(
             work.experiment,
-            work.condition,
-            seeds,
+            trials,
             folder=folder,
             stop=work.stop,
             device=work.device,
@@ -141,7 +155,7 @@ def _do_locked(work: Work, folder: RunFolder, begin: float) -> Outcome:
             own = user_code.code_of_class(type(work.experiment))
             with session.journal():
                 with user_code.watching() as unseen:
-                    work.experiment.run(work.condition, seeds, session)
+                    work.experiment.run(trials, session)
                 if note := user_code.unseen_note({**dict.fromkeys(own.unseen if own else ()), **unseen}):
                     session.note(note)
                 records = session.records()
@@ -153,7 +167,7 @@ def _do_locked(work: Work, folder: RunFolder, begin: float) -> Outcome:
             folder.write_trial(record)
         _forget_progress(folder, work.condition)
         folder.failure_path(work.condition).unlink(missing_ok=True)
-        trained += seeds
+        trained += trials
         notes += session.notes
 
 

@@ -12,17 +12,23 @@ from nablab.lazy import lazy_names
 if TYPE_CHECKING:
     from nablab.training.batched import BatchedEngine
     from nablab.training.checkpoints import Checkpoint
+    from nablab.training.datasets import Arrays, Dataset, PerTrial, Sequences, Subset
     from nablab.training.engine import Engine, Loss, Unsupported
     from nablab.training.fused.bfloat16 import FusedBfloat16Engine
     from nablab.training.fused.dense import FusedEngine
     from nablab.training.fused.images import FusedImageEngine
     from nablab.training.gradients import GradientNorms
     from nablab.training.inputs import Augment, Inputs, Precision, Prepare
-    from nablab.training.loop import Progress, fit
+    from nablab.training.learners import Learner, Minimize, State, Supervised
+    from nablab.training.loop import Progress, fit, train
+    from nablab.training.metric import Accuracy, Metric, Score
+    from nablab.training.moments import Moment
     from nablab.training.optimizers import SGD, Adam, AdamW, RMSprop, Specification
     from nablab.training.probes import Context, Probe
+    from nablab.training.recipe import Recipe
     from nablab.training.recording import WeightRecorder, path_array, path_from_array
-    from nablab.training.result import Training
+    from nablab.training.result import Outcome, Training
+    from nablab.training.samplers import Bucketed, Folds, Sampler, Shuffled
     from nablab.training.schedules import Constant, Cosine, Exponential, Linear, Schedule, StepDecay
     from nablab.training.seeding import SharedStart, build_replicas, derive, generator
     from nablab.training.sequential import SequentialEngine
@@ -42,56 +48,81 @@ __getattr__, __dir__ = lazy_names(
         "fused.images": "FusedImageEngine",
         "gradients": "GradientNorms",
         "inputs": "Augment Inputs Precision Prepare",
-        "loop": "Progress fit",
+        "loop": "Progress fit train",
         "optimizers": "SGD Adam AdamW RMSprop Specification",
         "probes": "Context Probe",
         "recording": "WeightRecorder path_array path_from_array",
-        "result": "Training",
+        "result": "Outcome Training",
         "schedules": "Constant Cosine Exponential Linear Schedule StepDecay",
         "seeding": "SharedStart build_replicas derive generator",
         "sequential": "SequentialEngine",
         "speed": "Speed measure_speed",
         "stacked": "StackedPredictor stacked_predictor",
         "stopping": "EarlyStopping Plateau Rule Threshold",
+        "datasets": "Arrays Dataset PerTrial Sequences Subset",
+        "learners": "Learner Minimize State Supervised",
+        "metric": "Accuracy Metric Score",
+        "moments": "Moment",
+        "recipe": "Recipe",
+        "samplers": "Bucketed Folds Sampler Shuffled",
         "task": "OwnLabels",
     },
 )
 
 __all__ = [
     "SGD",
+    "Accuracy",
     "Adam",
     "AdamW",
+    "Arrays",
     "Augment",
     "BatchedEngine",
+    "Bucketed",
     "Checkpoint",
     "Constant",
     "Context",
     "Cosine",
+    "Dataset",
     "EarlyStopping",
     "Engine",
     "Exponential",
+    "Folds",
     "FusedBfloat16Engine",
     "FusedEngine",
     "FusedImageEngine",
     "GradientNorms",
     "Inputs",
+    "Learner",
     "Linear",
     "Loss",
+    "Metric",
+    "Minimize",
+    "Moment",
+    "Outcome",
     "OwnLabels",
+    "PerTrial",
     "Plateau",
     "Precision",
     "Prepare",
     "Probe",
     "Progress",
     "RMSprop",
+    "Recipe",
     "Rule",
+    "Sampler",
     "Schedule",
+    "Score",
+    "Sequences",
     "SequentialEngine",
     "SharedStart",
+    "Shuffled",
     "Specification",
     "Speed",
     "StackedPredictor",
+    "State",
     "StepDecay",
+    "Subset",
+    "Supervised",
     "Threshold",
     "Training",
     "Unsupported",
@@ -104,4 +135,5 @@ __all__ = [
     "path_array",
     "path_from_array",
     "stacked_predictor",
+    "train",
 ]

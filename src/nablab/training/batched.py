@@ -18,8 +18,7 @@ from torch.func import functional_call, grad_and_value, vmap
 from nablab.training.engine import FloatArray, Loss, Unsupported, loss_function, mask_after_divergence, slices
 from nablab.training.inputs import Inputs
 from nablab.training.optimizers import Specification
-
-_DROPOUT = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
+from nablab.training.stacked_weights import StackedWeights
 
 
 class BatchedEngine:
@@ -40,6 +39,7 @@ class BatchedEngine:
     """
 
     name = "batched"
+    measures: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -54,19 +54,13 @@ class BatchedEngine:
     ) -> None:
         if inputs.augment is not None:
             raise Unsupported("each replica augments its own batches")
-        _refuse_unsuitable(modules[0])
+        self._stacked = StackedWeights(modules, optimizer)
         self._inputs = inputs
         self._full: Tensor | None = None  # all samples made ready, once they are asked for
         self.replicas = len(modules)
         self._module = modules[0]
-        self._optimizer = optimizer
         self._loss = loss_function(loss)
         self._x, self._y, self._own_labels = x, y, own_labels
-        self._shapes = {name: p.shape for name, p in modules[0].named_parameters()}
-        self._weights = torch.stack([nn.utils.parameters_to_vector(m.parameters()).detach() for m in modules])
-        self._slots = {slot: torch.zeros_like(self._weights) for slot in optimizer.slots()}
-        self._active = torch.ones(self.replicas, dtype=torch.bool, device=x.device)
-        self._count = 0
         self._gradients: dict[tuple[int | None, int | None], Callable[..., Any]] = {}
         self._rehearse()
 
@@ -76,20 +70,9 @@ class BatchedEngine:
         losses = []
         for step, rate in enumerate(rates):
             gradients, loss = self._gradient(None if batches is None else batches[step])
-            losses.append(torch.where(self._active, loss, torch.nan))
-            self._active &= torch.isfinite(loss)
-            self._count += 1
-            self._step(gradients, float(rate))
+            losses.append(torch.where(self._stacked.active, loss, torch.nan))
+            self._stacked.step(gradients, loss, float(rate))
         return mask_after_divergence(torch.stack(losses).double().cpu().numpy())
-
-    def _step(self, gradients: Tensor, rate: float) -> None:
-        if bool(self._active.all()):
-            self._optimizer.update(self._weights, gradients, self._slots, rate, self._count)
-            return
-        before = [tensor.clone() for tensor in (self._weights, *self._slots.values())]
-        self._optimizer.update(self._weights, gradients, self._slots, rate, self._count)
-        for tensor, old in zip((self._weights, *self._slots.values()), before, strict=True):
-            tensor.copy_(torch.where(self._active[:, None], tensor, old))
 
     def _gradient(self, batch: Tensor | None) -> tuple[Tensor, Tensor]:
         """Gradients (K, P) and losses (K,) on one batch (K, batch_size) of indices, or on everything."""
@@ -111,7 +94,7 @@ class BatchedEngine:
             function = grad_and_value(self._loss_of)
             self._gradients[x_dim, y_dim] = vmap(function, in_dims=(0, x_dim, y_dim), randomness="error")
         self._module.train()
-        gradients, loss = self._gradients[x_dim, y_dim](self._weights, x, y)
+        gradients, loss = self._gradients[x_dim, y_dim](self._stacked.weights, x, y)
         return gradients, loss
 
     def _loss_of(self, weights: Tensor, x: Tensor, y: Tensor) -> Tensor:
@@ -119,20 +102,12 @@ class BatchedEngine:
 
     def _forward(self, weights: Tensor, x: Tensor) -> Tensor:
         with self._inputs.autocast(x.device):
-            output: Tensor = functional_call(self._module, self._unstack(weights), (x,))
+            output: Tensor = functional_call(self._module, self._stacked.by_name(weights), (x,))
         return output.float() if self._inputs.bfloat16 else output
-
-    def _unstack(self, weights: Tensor) -> dict[str, Tensor]:
-        """Views of (..., P) weights by name."""
-        parts = torch.split(weights, [shape.numel() for shape in self._shapes.values()], dim=-1)
-        return {
-            name: part.reshape((*part.shape[:-1], *shape))
-            for (name, shape), part in zip(self._shapes.items(), parts, strict=True)
-        }
 
     def freeze(self, replicas: Sequence[int]) -> None:
         """See `Engine.freeze`."""
-        self._active[list(replicas)] = False
+        self._stacked.freeze(replicas)
 
     @torch.no_grad()
     def predict(self, x: Tensor) -> Tensor:
@@ -140,25 +115,19 @@ class BatchedEngine:
         self._module.eval()
         forward = vmap(self._forward, in_dims=(0, None), randomness="error")
         parts = (self._inputs.ready(x[part]) for part in slices(len(x), self._module, replicas=self.replicas))
-        return torch.cat([forward(self._weights, part) for part in parts], dim=1)
+        return torch.cat([forward(self._stacked.weights, part) for part in parts], dim=1)
 
     def parameters(self) -> dict[str, Tensor]:
         """See `Engine.parameters`."""
-        return {name: part.clone() for name, part in self._unstack(self._weights).items()}
+        return self._stacked.parameters()
 
     def state(self) -> dict[str, Tensor]:
         """See `Engine.state`."""
-        tensors = {"weights": self._weights, "active": self._active, "count": torch.tensor(self._count)}
-        tensors |= {f"slot/{name}": tensor for name, tensor in self._slots.items()}
-        return {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
+        return self._stacked.state()
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """See `Engine.load_state`."""
-        self._weights.copy_(state["weights"])
-        self._active.copy_(state["active"])
-        self._count = int(state["count"])
-        for name, tensor in self._slots.items():
-            tensor.copy_(state[f"slot/{name}"])
+        self._stacked.load_state(state)
 
     @torch.no_grad()
     def _rehearse(self) -> None:
@@ -174,19 +143,5 @@ class BatchedEngine:
             except (RuntimeError, NotImplementedError, UserWarning) as error:
                 reason = str(error).strip().split("\n")[0]
                 raise Unsupported(f"torch.func.vmap cannot run the network or its loss: {reason}") from error
-        if gradients.shape != self._weights.shape:
+        if gradients.shape != self._stacked.weights.shape:
             raise Unsupported("the gradients do not have the shape of the weights")
-
-
-def _refuse_unsuitable(module: nn.Module) -> None:
-    if any(True for _ in module.buffers()):
-        raise Unsupported("the network has buffers, such as those of batch normalisation")
-    if any(isinstance(part, _DROPOUT) and part.p > 0 for part in module.modules()):
-        raise Unsupported("the network has dropout, and each replica needs its own random numbers")
-    parameters = list(module.parameters())
-    if not parameters:
-        raise Unsupported("the network has no parameters")
-    if not all(parameter.requires_grad for parameter in parameters):
-        raise Unsupported("some parameters of the network do not train")
-    if len({parameter.dtype for parameter in parameters}) > 1:
-        raise Unsupported("the parameters of the network have several dtypes")

@@ -16,9 +16,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from nablab import atomic
-
-FORMAT = 1
+from nablab import atomic, checkpoint_files
+from nablab.checkpoint_files import UnusableCheckpoint as UnusableCheckpoint  # part of this module, too
 
 
 @dataclass(frozen=True)
@@ -36,10 +35,6 @@ class Checkpoint:
     every_seconds: float = 30.0
 
 
-class UnusableCheckpoint(Exception):
-    """The file is damaged or belongs to another training; the text says which."""
-
-
 def save(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
     """Write tensors and JSON facts so that at every moment the old or the new file is there in full.
 
@@ -47,8 +42,8 @@ def save(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], facts: Map
         StoreError: The folder is not writable or full; the old file is untouched.
     """
     prepared = {name: _in_order(tensor) for name, tensor in tensors.items()}
-    record = json.dumps({"format": FORMAT, "digest": digest(prepared), **facts})
-    content = safetensors.torch.save(prepared, metadata={"nablab": record})
+    record = checkpoint_files.metadata(digest(prepared), facts)
+    content = safetensors.torch.save(prepared, metadata=record)
     atomic.write_bytes(Path(path), content)
 
 
@@ -66,14 +61,7 @@ def load(
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise UnusableCheckpoint(f"it cannot be read ({error})") from error
-    if facts.get("format") != FORMAT:
-        raise UnusableCheckpoint(f"it has format {facts.get('format')}, this version reads {FORMAT}")
-    if facts["digest"] != digest(tensors):
-        raise UnusableCheckpoint("its content does not match its checksum")
-    theirs, ours = facts["fingerprint"], json.loads(json.dumps(fingerprint))
-    changed = sorted(key for key in theirs.keys() | ours.keys() if theirs.get(key) != ours.get(key))
-    if changed:
-        raise UnusableCheckpoint(f"it belongs to another training; these differ: {', '.join(changed)}")
+    checkpoint_files.check(facts, digest=digest(tensors), fingerprint=fingerprint, work="training")
     return tensors, facts
 
 

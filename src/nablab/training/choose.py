@@ -33,6 +33,13 @@ ORDERS = {
     "sequential": ("sequential",),
 }
 
+# The same for learners that are not `Supervised`.
+LEARNERS = {
+    "auto": ("batched", "sequential"),
+    "batched": ("batched",),
+    "sequential": ("sequential",),
+}
+
 # The compiled engines serve one loss each; of the other one nothing is said.
 _LOSS_OF = {"fused": "mse", "fused-bfloat16": "cross_entropy", "fused-images": "cross_entropy"}
 
@@ -109,13 +116,18 @@ def choose(order: Sequence[str], request: Request, on_note: Callable[[str], None
         except Unsupported as reason:
             refusals.append(f"not {name}: {reason}")
             continue
-        why = f" ({'; '.join(refusals)})" if refusals else ""
-        on_note(f"Training {engine.replicas} replicas with the {engine.name} engine{why}.")
+        say(engine.name, engine.replicas, refusals, on_note)
         return engine
     raise UsageError(
         f"These networks cannot be trained as one batch ({'; '.join(refusals)}). "
         "Use replicas='sequential' or replicas='auto'."
     )
+
+
+def say(engine: str, replicas: int, refusals: Sequence[str], on_note: Callable[[str], None]) -> None:
+    """Tell which engine trains, and why those before it do not."""
+    why = f" ({'; '.join(refusals)})" if refusals else ""
+    on_note(f"Training {replicas} replicas with the {engine} engine{why}.")
 
 
 def _make(name: str, request: Request) -> Engine:

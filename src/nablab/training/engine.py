@@ -44,10 +44,12 @@ class Engine(Protocol):
     Attributes:
         name: ``"fused"``, ``"fused-bfloat16"``, ``"fused-images"``, ``"batched"`` or ``"sequential"``.
         replicas: K.
+        measures: The names of what a step gives, the loss first; empty where it is the loss alone.
     """
 
     name: str
     replicas: int
+    measures: tuple[str, ...]
 
     def advance(self, rates: FloatArray, batches: Tensor | None) -> FloatArray:
         """Take ``len(rates)`` optimizer steps.
@@ -58,9 +60,10 @@ class Engine(Protocol):
                 training set.
 
         Returns:
-            float64 (steps, K): the loss on the step's batch at the weights before the step. A frozen
-            replica is not touched and gives NaN. A replica whose loss is not finite at some step is
-            frozen from that step on; that step's row shows the loss as computed.
+            float64 (steps, K): the loss on the step's batch at the weights before the step; or
+            (steps, K, measures) where a step gives more than one number. A frozen replica is not touched
+            and gives NaN. A replica whose loss is not finite at some step is frozen from that step on; that
+            step's row shows the loss as computed.
         """
         ...
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from torch import Tensor, nn
@@ -22,14 +22,17 @@ from nablab.errors import Interrupted, UsageError
 from nablab.training import checkpoints
 from nablab.training.checkpoints import Checkpoint, UnusableCheckpoint, prefixed, under
 from nablab.training.engine import Engine, FloatArray, Loss
-from nablab.training.history import History
+from nablab.training.history import Goal, History
 from nablab.training.inputs import Augment, Precision, Prepare
+from nablab.training.learners import Learner, Supervised
+from nablab.training.learning import make_learner_task
 from nablab.training.optimizers import Adam, Specification
 from nablab.training.probes import Context, Probe, overrides
+from nablab.training.recipe import Recipe
 from nablab.training.result import Training
 from nablab.training.schedules import Constant, Schedule
-from nablab.training.stopping import Rule
-from nablab.training.task import Pair, Task, make_task
+from nablab.training.stopping import Rule, check_metrics
+from nablab.training.task import Pair, make_task
 
 # A person feels a reaction within 0.2 s as prompt; shorter chunks would only cost calls.
 SECONDS_PER_CHUNK = 0.2
@@ -125,12 +128,8 @@ def fit(
         UsageError: An option that cannot work, found before training.
         Interrupted: ``should_stop`` said so.
     """
-    task = make_task(
-        build,
-        data,
-        seeds=seeds,
+    recipe = Recipe(
         steps=steps,
-        loss=loss,
         optimizer=optimizer,
         schedule=schedule,
         batch_size=batch_size,
@@ -139,15 +138,146 @@ def fit(
         augment=augment,
         precision=precision,
         train_samples=train_samples,
-        held_out=held_out,
+        held_out=held_out or {},
         eval_every=eval_every,
         stop=stop,
         converged=converged,
+        probes=probes,
+    )
+    return train(
+        Supervised(build, loss),
+        data,
+        recipe,
+        seeds=seeds,
         replicas=replicas,
         device=device,
+        checkpoint=checkpoint,
+        on_progress=on_progress,
+        should_stop=should_stop,
+        on_note=on_note,
     )
-    run = _Run(task, tuple(probes), checkpoint, on_note or _logger.info)
+
+
+def train(
+    learner: Learner | Supervised,
+    data: Any,
+    recipe: Recipe,
+    *,
+    seeds: Sequence[int],
+    replicas: str = "auto",
+    device: str = "cpu",
+    checkpoint: Checkpoint | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+    should_stop: Callable[[], bool] | None = None,
+    on_note: Callable[[str], None] | None = None,
+) -> Training:
+    """Train a learner, one trial per seed, side by side where that is possible.
+
+    Args:
+        learner: `Supervised`, `Minimize`, or a `Learner` of one's own with one network or several.
+        data: For `Supervised` inputs (N, ...) and targets (N, ...); else a `Dataset`, or tensors by name.
+        recipe: How.
+        seeds: One per trial, for the weights, the order of the samples and all that a step draws.
+        replicas: ``"auto"``, ``"batched"`` (as one batch or not at all) or ``"sequential"``.
+        device: ``"cpu"``, ``"cuda"`` or ``"mps"``.
+        checkpoint: Where to save the state; an interrupted training goes on from there, and ends with
+            the same bytes on the CPU as an uninterrupted one.
+        on_progress: Called at most every 0.2 s or so.
+        should_stop: Asked about every 0.2 s; once true, the state is saved and `Interrupted` raised.
+        on_note: Told each automatic choice and its reason; logged if not given.
+
+    Returns:
+        Curves, stop reasons and weights of all trials; one `Outcome` each.
+
+    Raises:
+        UsageError: An option that cannot work, found before training.
+        Interrupted: ``should_stop`` said so.
+    """
+    task = task_of(learner, data, recipe, seeds=seeds, replicas=replicas, device=device)
+    run = _Run(task, tuple(recipe.probes), checkpoint, on_note or _logger.info)
     return run.train(on_progress, should_stop)
+
+
+class TrainingTask(Protocol):
+    """What the loop needs to know: checked options and data, the engine and the evaluations."""
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """One per trial."""
+        ...
+
+    @property
+    def steps(self) -> int:
+        """The budget."""
+        ...
+
+    @property
+    def eval_every(self) -> int:
+        """Steps between evaluations."""
+        ...
+
+    @property
+    def stop(self) -> tuple[Rule, ...]:
+        """Rules that end a trial."""
+        ...
+
+    @property
+    def converged(self) -> Rule | None:
+        """The rule that flags a trial."""
+        ...
+
+    @property
+    def goal(self) -> Goal:
+        """What counts as best."""
+        ...
+
+    @property
+    def build(self) -> Callable[[], nn.Module]:
+        """Makes one fresh network."""
+        ...
+
+    def prepare(self, samples: Tensor) -> Tensor:
+        """The network's input of stored samples."""
+        ...
+
+    def rates(self) -> FloatArray:
+        """float64 (steps,): what multiplies the learning rate at each step."""
+        ...
+
+    def batches(self) -> Any:
+        """Cuts steps into runs of batches; see `Batches`."""
+        ...
+
+    def engine(self, on_note: Callable[[str], None], *, name: str | None = None) -> Engine:
+        """The engine that trains; a given ``name`` allows only that one."""
+        ...
+
+    def evaluate(self, engine: Engine) -> dict[str, FloatArray]:
+        """The evaluated curves' values (K,) at the present weights."""
+        ...
+
+    def fingerprint(self, engine: Engine) -> dict[str, Any]:
+        """Everything on which the course of training depends, as JSON types."""
+        ...
+
+
+def task_of(
+    learner: Learner | Supervised,
+    data: Any,
+    recipe: Recipe,
+    *,
+    seeds: Sequence[int],
+    replicas: str,
+    device: str,
+) -> TrainingTask:
+    """Check what is to be trained; see `train`.
+
+    Raises:
+        UsageError: A value that cannot work, with the remedy.
+    """
+    make: Any = make_task if isinstance(learner, Supervised) else make_learner_task
+    task: TrainingTask = make(learner, data, recipe, seeds=seeds, replicas=replicas, device=device)
+    return task
 
 
 class _Run:
@@ -155,7 +285,7 @@ class _Run:
 
     def __init__(
         self,
-        task: Task,
+        task: TrainingTask,
         probes: tuple[Probe, ...],
         checkpoint: Checkpoint | None,
         on_note: Callable[[str], None],
@@ -175,7 +305,9 @@ class _Run:
             self._resume(checkpoint)
 
     def _fresh_history(self) -> History:
-        return History(len(self._task.seeds), self._task.steps, self._task.stop, self._task.converged)
+        return History(
+            len(self._task.seeds), self._task.steps, self._task.stop, self._task.converged, self._task.goal
+        )
 
     def train(
         self, on_progress: Callable[[Progress], None] | None, should_stop: Callable[[], bool] | None
@@ -204,7 +336,8 @@ class _Run:
         history, began = self._history, time.perf_counter()
         start, replicas = history.step, int(history.active.sum())
         for first, last, indices in self._batches.between(start, self._next_event()):
-            history.add_losses(self._engine.advance(self._rates[first:last], indices))
+            losses = self._engine.advance(self._rates[first:last], indices)
+            history.add_losses(losses, self._engine.measures)
         seconds = max(time.perf_counter() - began, 1e-9)
         history.seconds += seconds
         taken = history.step - start
@@ -233,7 +366,15 @@ class _Run:
 
     def _evaluate(self) -> None:
         self._latest, self._latest_step = self._task.evaluate(self._engine), self._history.step
+        if not self._history.evaluation_steps:  # what a learner evaluates is known only now
+            check_metrics(self._rules(), list(self._latest))
+            self._task.goal.check(list(self._latest))
         self._engine.freeze(self._history.add_evaluation(self._latest, cache(self._engine.parameters)))
+
+    def _rules(self) -> tuple[Rule, ...]:
+        """All that watch a curve."""
+        converged = self._task.converged
+        return self._task.stop + (() if converged is None else (converged,))
 
     def _stop_replica(self, replica: int) -> None:
         if self._history.active[replica]:
@@ -306,7 +447,7 @@ class _Run:
         history, engine = self._history, self._engine
         if self._latest_step != history.step:
             self._latest = self._task.evaluate(engine)
-        final_tensors, final = history.final(engine.parameters(), self._latest["train_loss"])
+        final_tensors, final = history.final(engine.parameters(), history.goal_of(self._latest))
         return Training(
             engine=engine.name,
             seeds=self._task.seeds,
@@ -315,13 +456,15 @@ class _Run:
             evaluation_steps=np.array(history.evaluation_steps, dtype=np.int64),
             seconds=np.array(history.evaluation_seconds, dtype=np.float64),
             final=final,
-            best=history.best.values,
+            best=history.best_values(),
             best_step=history.best.steps,
             steps_taken=history.steps_taken,
             stop_reason=tuple(history.stop_reason),
             converged=history.converged,
             _build=self._task.build,
-            _prepare=self._task.inputs.ready,
+            measures=history.measures(),
+            steps_per_epoch=self._batches.steps_per_epoch,
+            _prepare=self._task.prepare,
             _final_tensors=final_tensors,
             _best_tensors=history.best.tensors,
         )

@@ -9,9 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from nablab.training import snapshots
+from nablab.training.checkpoints import prefixed, under
 from nablab.training.engine import FloatArray, Loss, loss_function, slices
 from nablab.training.inputs import Inputs, laid_out, layout
 from nablab.training.optimizers import Specification
+from nablab.training.randomness import generator_states, seeded_generator_states, set_generator_states
 from nablab.training.seeding import derive
 
 
@@ -31,6 +34,7 @@ class SequentialEngine:
     """
 
     name = "sequential"
+    measures: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -57,7 +61,7 @@ class SequentialEngine:
         seeds = [derive("forward", k) for k in range(self.replicas)] if seeds is None else seeds
         self._seeds = tuple(seeds)
         self._taken = 0
-        self._generators = [_seeded_generator_states(seed, x.device) for seed in seeds]
+        self._generators = [seeded_generator_states(seed, x.device) for seed in seeds]
 
     def advance(self, rates: FloatArray, batches: Tensor | None) -> FloatArray:
         """See `Engine.advance`."""
@@ -119,78 +123,35 @@ class SequentialEngine:
 
     def parameters(self) -> dict[str, Tensor]:
         """See `Engine.parameters`."""
-        named = [_tensors(module) for module in self._modules]
+        named = [snapshots.tensors_of(module) for module in self._modules]
         return {name: torch.stack([tensors[name].detach() for tensors in named]) for name in named[0]}
 
     def state(self) -> dict[str, Tensor]:
         """See `Engine.state`."""
         state = {"active": torch.from_numpy(self._active.copy()), "taken": torch.tensor(self._taken)}
         for k, module in enumerate(self._modules):
-            state |= {f"{k}/module/{name}": _copy(tensor) for name, tensor in _tensors(module).items()}
+            state |= prefixed(str(k), snapshots.take(module, {"optimizer": self._optimizers[k]}))
             state |= {f"{k}/generator/{i}": s.clone() for i, s in enumerate(self._generators[k])}
-            for index, slots in self._optimizers[k].state_dict()["state"].items():
-                found = {slot: value for slot, value in slots.items() if value is not None}
-                state |= {f"{k}/optimizer/{index}/{slot}": _copy(value) for slot, value in found.items()}
         return state
 
-    @torch.no_grad()
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """See `Engine.load_state`."""
         self._active = state["active"].numpy().copy()
         self._taken = int(state["taken"])
         for k, module in enumerate(self._modules):
-            for name, tensor in _tensors(module).items():
-                tensor.copy_(state[f"{k}/module/{name}"])
+            snapshots.put(under(str(k), state), module, {"optimizer": self._optimizers[k]})
             self._generators[k] = [
                 state[f"{k}/generator/{i}"].clone() for i in range(len(self._generators[k]))
             ]
-            slots: dict[int, dict[str, Tensor]] = {}
-            for name, value in state.items():
-                owner, _, rest = name.partition("/optimizer/")
-                if owner == str(k) and rest:
-                    index, slot = rest.split("/")
-                    slots.setdefault(int(index), {})[slot] = value.clone()
-            groups = self._optimizers[k].state_dict()["param_groups"]
-            self._optimizers[k].load_state_dict({"state": slots, "param_groups": groups})
 
     @contextmanager
     def _own_randomness(self, replica: int, *, advance: bool = True) -> Iterator[None]:
         """Draw from the replica's own generators inside, and leave the global ones as they were."""
-        before = _generator_states(self._x.device)
-        _set_generator_states(self._generators[replica], self._x.device)
+        before = generator_states(self._x.device)
+        set_generator_states(self._generators[replica], self._x.device)
         try:
             yield
         finally:
             if advance:
-                self._generators[replica] = _generator_states(self._x.device)
-            _set_generator_states(before, self._x.device)
-
-
-def _tensors(module: nn.Module) -> dict[str, Tensor]:
-    return dict(module.named_parameters()) | dict(module.named_buffers())
-
-
-def _copy(value: Tensor | float) -> Tensor:
-    return torch.as_tensor(value).detach().cpu().clone(memory_format=torch.contiguous_format)
-
-
-def _generator_states(device: torch.device) -> list[Tensor]:
-    """The state of the CPU's generator and, on an accelerator, of the device's."""
-    states = [torch.get_rng_state()]
-    if device.type != "cpu":
-        states.append(torch.get_device_module(device).get_rng_state())
-    return states
-
-
-def _set_generator_states(states: Sequence[Tensor], device: torch.device) -> None:
-    torch.set_rng_state(states[0])
-    if device.type != "cpu":
-        torch.get_device_module(device).set_rng_state(states[1])
-
-
-def _seeded_generator_states(seed: int, device: torch.device) -> list[Tensor]:
-    before = _generator_states(device)
-    torch.manual_seed(seed)
-    states = _generator_states(device)
-    _set_generator_states(before, device)
-    return states
+                self._generators[replica] = generator_states(self._x.device)
+            set_generator_states(before, self._x.device)

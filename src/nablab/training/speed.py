@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
-
-from nablab.training.inputs import Augment, Precision, Prepare
-from nablab.training.optimizers import Adam, Specification
-from nablab.training.schedules import Constant, Schedule
-from nablab.training.task import Pair, Task, make_task
+from nablab.training.learners import Learner, Supervised
+from nablab.training.loop import TrainingTask, task_of
+from nablab.training.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -24,69 +21,41 @@ class Speed:
         seconds_per_evaluation: For one evaluation of all replicas on the training and held-out sets.
         setup_seconds: For building the replicas and the engine, and the first step.
         engine: The engine that would train.
+        steps: The steps of the whole training, at most.
+        eval_every: Steps between evaluations.
     """
 
     seconds_per_step: float
     seconds_per_evaluation: float
     setup_seconds: float
     engine: str
+    steps: int
+    eval_every: int
 
 
 def measure_speed(
-    build: Callable[[], nn.Module],
-    data: Pair,
+    learner: Learner | Supervised,
+    data: Any,
+    recipe: Recipe,
     *,
     seeds: Sequence[int],
-    steps: int,
-    loss: Any = "mse",
-    optimizer: Specification = Adam(),  # noqa: B008 - immutable
-    schedule: Schedule = Constant(),  # noqa: B008 - immutable
-    batch_size: int | None = None,
-    own_labels: bool = False,
-    prepare: Prepare | None = None,
-    augment: Augment | None = None,
-    precision: Precision = "float32",
-    train_samples: int | None = None,
-    held_out: Mapping[str, Pair] | None = None,
     replicas: str = "auto",
     device: str = "cpu",
     minimum_seconds: float = 0.2,
-    **other_options: Any,
 ) -> Speed:
-    """Take a few steps with the options of `fit` and say how long one takes.
+    """Take a few steps of `train` and say how long one takes.
 
-    Probes and checkpoints are not measured; ``other_options`` are options of `fit` that
-    do not matter here.
+    Probes and checkpoints are not measured.
 
     Raises:
-        UsageError: As `fit`.
+        UsageError: As `train`.
     """
     began = time.perf_counter()
-    task = make_task(
-        build,
-        data,
-        seeds=seeds,
-        steps=steps,
-        loss=loss,
-        optimizer=optimizer,
-        schedule=schedule,
-        batch_size=batch_size,
-        own_labels=own_labels,
-        prepare=prepare,
-        augment=augment,
-        precision=precision,
-        train_samples=train_samples,
-        held_out=held_out,
-        eval_every=None,
-        stop=(),
-        converged=None,
-        replicas=replicas,
-        device=device,
-    )
+    task = task_of(learner, data, recipe, seeds=seeds, replicas=replicas, device=device)
     return _measure(task, began, minimum_seconds)
 
 
-def _measure(task: Task, began: float, minimum_seconds: float) -> Speed:
+def _measure(task: TrainingTask, began: float, minimum_seconds: float) -> Speed:
     engine, batches, rates = task.engine(lambda note: None), task.batches(), task.rates()
 
     def advance(start: int, end: int) -> None:
@@ -102,4 +71,4 @@ def _measure(task: Task, began: float, minimum_seconds: float) -> Speed:
     began = time.perf_counter()
     task.evaluate(engine)
     evaluation = time.perf_counter() - began
-    return Speed(seconds / (taken - 1), evaluation, setup_seconds, engine.name)
+    return Speed(seconds / (taken - 1), evaluation, setup_seconds, engine.name, task.steps, task.eval_every)

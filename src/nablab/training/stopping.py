@@ -40,6 +40,11 @@ class Rule(Protocol):
         """The evaluated curve that the rule watches."""
         ...
 
+    @property
+    def improves(self) -> bool:
+        """Whether it looks for improvement: it is then given values of which lower is better."""
+        ...
+
     def watch(self, replicas: int) -> Watch:
         """A fresh memory for so many replicas."""
         ...
@@ -59,6 +64,7 @@ class Threshold:
     metric: str = "train_loss"
     above: bool = False
     name: ClassVar[str] = "threshold"
+    improves: ClassVar[bool] = False
 
     def watch(self, replicas: int) -> Watch:
         """A fresh memory for so many replicas."""
@@ -85,6 +91,7 @@ class EarlyStopping:
     minimum_delta: float = 0.0
     restore_best: bool = True
     name: ClassVar[str] = "early stopping"
+    improves: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.patience < 1 or self.minimum_delta < 0:
@@ -108,6 +115,7 @@ class Plateau:
     relative_improvement: float = 0.01
     metric: str = "train_loss"
     name: ClassVar[str] = "plateau"
+    improves: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.window_steps < 1 or not 0 <= self.relative_improvement < 1:

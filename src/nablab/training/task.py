@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,8 +17,11 @@ from nablab.models.targets import check_targets
 from nablab.training import checkpoints, choose
 from nablab.training.batches import Batches
 from nablab.training.engine import Engine, FloatArray, Loss, accuracy, loss_function
-from nablab.training.inputs import Augment, Inputs, Precision, Prepare, make_inputs
+from nablab.training.history import Goal
+from nablab.training.inputs import Inputs, make_inputs
+from nablab.training.learners import Supervised
 from nablab.training.optimizers import Specification
+from nablab.training.recipe import EVALUATIONS, FOR_LEARNERS, Recipe, check_fits
 from nablab.training.replicates import check_replicates, draws_random_numbers
 from nablab.training.schedules import Schedule
 from nablab.training.seeding import built
@@ -69,6 +72,7 @@ class Task:
     eval_every: int
     stop: tuple[Rule, ...]
     converged: Rule | None
+    best: str
     replicas: str
 
     @property
@@ -80,6 +84,16 @@ class Task:
     def rates(self) -> FloatArray:
         """float64 (steps,): what multiplies the learning rate at each step."""
         return np.asarray(self.schedule.multipliers(self.steps), dtype=np.float64)
+
+    @property
+    def goal(self) -> Goal:
+        """What counts as best: the loss on the training set; a higher accuracy is a better one."""
+        higher = frozenset(metric for metric in self.metrics if metric.endswith("_accuracy"))
+        return Goal(self.best, higher)
+
+    def prepare(self, samples: Tensor) -> Tensor:
+        """The network's input of stored samples."""
+        return self.inputs.ready(samples)
 
     def batches(self) -> Batches:
         """The order in which each replica sees the samples."""
@@ -164,71 +178,61 @@ class Task:
 
 
 def make_task(
-    build: Callable[[], nn.Module],
+    learner: Supervised,
     data: Pair,
+    recipe: Recipe,
     *,
     seeds: Sequence[int],
-    steps: int,
-    loss: Loss,
-    optimizer: Specification,
-    schedule: Schedule,
-    batch_size: int | None,
-    own_labels: bool,
-    prepare: Prepare | None,
-    augment: Augment | None,
-    precision: Precision,
-    train_samples: int | None,
-    held_out: Mapping[str, Pair] | None,
-    eval_every: int | None,
-    stop: Sequence[Rule],
-    converged: Rule | None,
     replicas: str,
     device: str,
 ) -> Task:
-    """Check the options of `fit` and move the data to the device.
+    """Check what a network is to be trained with, and move the data to the device.
 
     Raises:
         UsageError: A value that cannot work, with the remedy.
     """
-    counts = {"steps": steps, "batch_size": batch_size, "eval_every": eval_every}
-    for name, value in (counts | {"train_samples": train_samples}).items():
-        if value is not None and value < 1:
-            raise UsageError(f"{name} must be at least 1, got {value}.")
+    check_fits(recipe, FOR_LEARNERS, "Supervised", "Give nablab.training.Minimize or a Learner of your own.")
     if not seeds:
         raise UsageError("seeds is empty: give one seed per replica.")
     choose.check_option(replicas)
-    loss_function(loss)
-    optimizer.check_replicas(len(seeds))
-    target = _device(device)
+    loss_function(learner.loss)
+    recipe.optimizer.check_replicas(len(seeds))
+    target = device_named(device)
     x, y = (torch.as_tensor(part).to(target) for part in data)
+    own_labels = recipe.own_labels
     _check_samples(x, y, len(seeds), own_labels)
-    part = slice(train_samples)
-    training_set = x[part] if train_samples else x
-    labels = y if not train_samples else y[:, part] if own_labels else y[part]
+    first = recipe.train_samples
+    if first == 0:
+        raise UsageError("train_samples must be at least 1 for Supervised, got 0.")
+    training_set = x if first is None else x[:first]
+    labels = y if first is None else y[:, :first] if own_labels else y[:first]
     evaluated = {"train": Evaluated(training_set, labels, own_labels)}
-    for name, pair in (held_out or {}).items():
+    for name, pair in recipe.held_out.items():
         evaluated[name] = _evaluated(pair, x, training_set, target, len(seeds))
+    batch_size = recipe.batch_size
+    steps = recipe.budget(Batches(len(x), batch_size, seeds, target).steps_per_epoch)
     task = Task(
-        build=build,
+        build=learner.build,
         x=x,
         y=y,
         seeds=tuple(int(seed) for seed in seeds),
         steps=steps,
-        loss=loss,
-        optimizer=optimizer,
-        schedule=schedule,
+        loss=learner.loss,
+        optimizer=recipe.optimizer,
+        schedule=recipe.schedule,
         batch_size=batch_size,
         own_labels=own_labels,
-        inputs=make_inputs(prepare, augment, precision, target),
+        inputs=make_inputs(recipe.prepare, recipe.augment, recipe.precision, target),
         evaluated=evaluated,
-        eval_every=eval_every or max(1, steps // 100),
-        stop=tuple(stop),
-        converged=converged,
+        eval_every=recipe.eval_every or max(1, steps // EVALUATIONS),
+        stop=tuple(recipe.stop),
+        converged=recipe.converged,
+        best=recipe.best,
         replicas=replicas,
     )
     if steps > len(x) // min(batch_size or len(x), len(x)):  # else the last batch of an epoch is not reached
-        check_single(build, len(x), batch_size, lambda: task.inputs.ready(x[:1]).cpu())
-    check_metrics(task.stop + (() if converged is None else (converged,)), task.metrics)
+        check_single(learner.build, len(x), batch_size, lambda: task.inputs.ready(x[:1]).cpu())
+    check_metrics(task.stop + (() if task.converged is None else (task.converged,)), task.metrics)
     return task
 
 
@@ -250,7 +254,12 @@ def _scored(function: Callable[[Tensor, Tensor], Tensor], outputs: Tensor, data:
     return torch.stack(values).double().cpu().numpy()
 
 
-def _device(name: str) -> torch.device:
+def device_named(name: str) -> torch.device:
+    """Find a device by name.
+
+    Raises:
+        UsageError: There is none of this name, or it is not here.
+    """
     if name.split(":")[0] not in DEVICES:
         raise unknown("device", name, DEVICES)
     device = torch.device(name)

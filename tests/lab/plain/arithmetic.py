@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from nablab.experiment import Claim, Condition, Experiment, Lab
+from nablab.experiment import Claim, Condition, Experiment, Lab, Trials
 
 
 @dataclass(frozen=True)
@@ -29,10 +28,13 @@ class Arithmetic(Experiment):
     def conditions(self) -> list[Condition]:
         return [Condition(number=number) for number in self.numbers]
 
-    def run(self, condition: Condition, seeds: Sequence[int], lab: Lab) -> None:
+    def run(self, trials: Trials, lab: Lab) -> None:
+        condition = trials.condition
         number = int(condition["number"])
-        for seed in seeds:
-            lab.record(seed, square=number**2 + self.noise * seed, parity="odd" if number % 2 else "even")
-            lab.curve(seed, "powers", range(4), [float(number**power) for power in range(4)])
-            lab.array(seed, "number", [number])
+        for trial in trials:
+            lab.record(
+                trial, square=number**2 + self.noise * trial.seed, parity="odd" if number % 2 else "even"
+            )
+            lab.curve(trial, "powers", range(4), [float(number**power) for power in range(4)])
+            lab.array(trial, "number", [number])
         lab.note("Numbers are small.")

@@ -66,6 +66,7 @@ class FusedBfloat16Engine(FusedLayers):
     """
 
     name = "fused-bfloat16"
+    measures: tuple[str, ...] = ()
 
     def __init__(
         self,

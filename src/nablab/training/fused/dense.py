@@ -84,6 +84,7 @@ class FusedEngine(FusedReplicas):
     """
 
     name = "fused"
+    measures: tuple[str, ...] = ()
 
     def __init__(
         self,

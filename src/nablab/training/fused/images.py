@@ -80,6 +80,7 @@ class FusedImageEngine(FusedLayers):
     """
 
     name = "fused-images"
+    measures: tuple[str, ...] = ()
 
     def __init__(
         self,

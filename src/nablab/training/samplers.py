@@ -1,0 +1,128 @@
+"""Samplers: which samples stand in which batch, as a function of the seed and the batch's number.
+
+Nothing is drawn from a running generator, so a training's position is its step alone: nothing needs saving.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from nablab.errors import UsageError
+from nablab.training.seeding import derive, generator
+
+KEPT_ORDERS = 64  # epochs' orders that a sampler remembers, as trials of a batch take turns
+
+
+class Sampler(Protocol):
+    """Which samples stand in which batch.
+
+    Attributes:
+        batches_per_epoch: Batches until each sample was seen once.
+        text: What it does, for a checkpoint to know it by.
+    """
+
+    batches_per_epoch: int
+    text: str
+
+    def indices(self, seed: int, batch: int) -> Tensor:
+        """The samples, int64 (n,), of a batch counted from the beginning of training."""
+        ...
+
+
+class Shuffled:
+    """A fresh order for every seed and epoch, cut into batches; the last one of an epoch may be smaller.
+
+    Args:
+        samples: N.
+        batch_size: Samples of a batch; None, or N and more, for all of them in their order.
+    """
+
+    def __init__(self, samples: int, batch_size: int | None) -> None:
+        self._samples = samples
+        self._size = samples if batch_size is None else min(batch_size, samples)
+        self.batches_per_epoch = -(-samples // self._size)
+        self.text = f"shuffled, {self._size} of {samples}"
+        self._order = lru_cache(KEPT_ORDERS)(self._drawn)
+
+    def indices(self, seed: int, batch: int) -> Tensor:
+        """See `Sampler.indices`."""
+        epoch, place = divmod(batch, self.batches_per_epoch)
+        return self._order(seed, epoch)[place * self._size : (place + 1) * self._size]
+
+    def _drawn(self, seed: int, epoch: int) -> Tensor:
+        if self._size == self._samples:
+            return torch.arange(self._samples)
+        return torch.randperm(self._samples, generator=generator(derive(seed, "order", epoch)))
+
+
+class Bucketed:
+    """Batches of similar lengths, so that little is padded: sorted within pools, pools and batches shuffled.
+
+    Args:
+        lengths: int64 (N,).
+        batch_size: Samples of a batch.
+        batches_per_pool: Larger pools pad less and mix less.
+    """
+
+    def __init__(self, lengths: Tensor, batch_size: int, *, batches_per_pool: int = 50) -> None:
+        if batch_size < 1 or batches_per_pool < 1:
+            raise UsageError("Bucketed: batch_size and batches_per_pool must be at least 1.")
+        self._lengths, self._size, self._pool = lengths.cpu(), batch_size, batch_size * batches_per_pool
+        whole_pools, rest = divmod(len(lengths), self._pool)
+        self.batches_per_epoch = whole_pools * batches_per_pool + -(-rest // batch_size)
+        self.text = f"bucketed, {batch_size} of {len(lengths)}, {batches_per_pool} batches a pool"
+        self._order = lru_cache(KEPT_ORDERS)(self._drawn)
+
+    def indices(self, seed: int, batch: int) -> Tensor:
+        """See `Sampler.indices`."""
+        epoch, place = divmod(batch, self.batches_per_epoch)
+        return self._order(seed, epoch)[place]
+
+    def _drawn(self, seed: int, epoch: int) -> list[Tensor]:
+        draw = generator(derive(seed, "order", epoch))
+        batches: list[Tensor] = []
+        for pool in torch.split(torch.randperm(len(self._lengths), generator=draw), self._pool):
+            by_length = pool[self._lengths[pool].argsort(stable=True)]
+            batches += torch.split(by_length, self._size)
+        return [batches[place] for place in torch.randperm(len(batches), generator=draw).tolist()]
+
+
+class Folds:
+    """K-fold cross-validation: each trial trains on all folds but its own, shuffled.
+
+    Args:
+        samples: N.
+        folds: How many.
+        held_out: The fold that each seed leaves out, by seed.
+        batch_size: Samples of a batch; None for all that are left.
+        seed: Decides which samples are in which fold, for all trials.
+    """
+
+    def __init__(
+        self, samples: int, folds: int, held_out: dict[int, int], batch_size: int | None, *, seed: int
+    ) -> None:
+        if not 2 <= folds <= samples or not all(0 <= fold < folds for fold in held_out.values()):
+            raise UsageError(f"Folds: {folds} folds of {samples} samples, of which {held_out} leave one out.")
+        self._parts = torch.randperm(samples, generator=generator(seed)).tensor_split(folds)
+        self._held_out = held_out
+        self._fewest = samples - max(len(part) for part in self._parts)
+        self._inner = Shuffled(self._fewest, batch_size)  # every trial takes equally many steps
+        self.batches_per_epoch = self._inner.batches_per_epoch
+        self.text = f"{folds} folds by {seed}, {self._inner.text}, held out {sorted(held_out.items())}"
+
+    def indices(self, seed: int, batch: int) -> Tensor:
+        """See `Sampler.indices`."""
+        return self.training(seed)[self._inner.indices(seed, batch)]
+
+    def training(self, seed: int) -> Tensor:
+        """The samples that a trial learns from, equally many for every fold: one may stay unused."""
+        rest = [part for fold, part in enumerate(self._parts) if fold != self._held_out[seed]]
+        return torch.cat(rest)[: self._fewest]
+
+    def validation(self, seed: int) -> Tensor:
+        """The samples of the fold that a trial leaves out."""
+        return self._parts[self._held_out[seed]]

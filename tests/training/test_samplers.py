@@ -1,0 +1,83 @@
+"""Samplers give every sample its turn, and are functions of the seed and the batch's number."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nablab.errors import UsageError
+from nablab.training import Bucketed, Folds, Shuffled
+from nablab.training.batches import Batches
+from nablab.training.samplers import Sampler
+
+
+def epoch_of(sampler: Sampler, seed: int, epoch: int) -> list[torch.Tensor]:
+    first = epoch * sampler.batches_per_epoch
+    return [sampler.indices(seed, first + place) for place in range(sampler.batches_per_epoch)]
+
+
+@given(st.integers(1, 60), st.integers(1, 70))
+def test_shuffled_gives_each_sample_once_an_epoch(samples: int, size: int) -> None:
+    sampler = Shuffled(samples, size)
+    for epoch in (0, 3):
+        batches = epoch_of(sampler, 5, epoch)
+        assert sorted(torch.cat(batches).tolist()) == list(range(samples))
+        assert {len(batch) for batch in batches[:-1]} <= {size}
+
+
+def test_shuffled_is_the_order_of_the_engines_for_one_tensor() -> None:
+    sampler, batches = Shuffled(23, 5), Batches(23, 5, [8, 9], torch.device("cpu"))
+    for first, last, indices in batches.between(0, 2 * batches.steps_per_epoch):
+        assert indices is not None
+        for step in range(first, last):
+            for k, seed in enumerate([8, 9]):
+                assert torch.equal(sampler.indices(seed, step), indices[step - first, k])
+
+
+def test_all_samples_at_each_step_stay_in_their_order() -> None:
+    assert torch.equal(Shuffled(4, None).indices(1, 7), torch.arange(4))
+
+
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=80), st.integers(1, 9), st.integers(1, 5))
+def test_bucketed_gives_each_sample_once_an_epoch(lengths: list[int], size: int, pool: int) -> None:
+    sampler = Bucketed(torch.tensor(lengths), size, batches_per_pool=pool)
+    for epoch in (0, 2):
+        batches = epoch_of(sampler, 4, epoch)
+        assert sorted(torch.cat(batches).tolist()) == list(range(len(lengths)))
+        assert all(1 <= len(batch) <= size for batch in batches)
+
+
+def test_bucketed_pads_less_and_shuffles() -> None:
+    lengths = torch.randint(5, 400, (2_000,), generator=torch.Generator().manual_seed(0))
+
+    def padded(sampler: Sampler) -> float:
+        return sum(float(lengths[b].max() * len(b) - lengths[b].sum()) for b in epoch_of(sampler, 1, 0))
+
+    bucketed = Bucketed(lengths, 32)
+    assert padded(bucketed) < 0.15 * padded(Shuffled(2_000, 32))
+    first, second = (torch.cat(epoch_of(bucketed, 1, epoch)) for epoch in (0, 1))
+    assert not torch.equal(first, second)
+    longest = torch.tensor([float(lengths[batch].max()) for batch in epoch_of(bucketed, 1, 0)])
+    assert 0.4 < float((longest.diff() > 0).float().mean()) < 0.6  # batches are in no order of length
+
+
+@given(st.integers(4, 50), st.integers(2, 4))
+def test_folds_are_apart_and_every_trial_takes_equally_many_steps(samples: int, folds: int) -> None:
+    held_out = {100 + fold: fold for fold in range(folds)}
+    sampler = Folds(samples, folds, held_out, 3, seed=9)
+    left = [set(sampler.validation(seed).tolist()) for seed in held_out]
+    assert set.union(*left) == set(range(samples))
+    assert sum(map(len, left)) == samples
+    for seed in held_out:
+        seen = torch.cat(epoch_of(sampler, seed, 0)).tolist()
+        assert len(seen) == len(set(seen)) == samples - max(map(len, left))
+        assert not set(seen) & left[seed - 100]
+
+
+def test_bad_samplers_are_refused() -> None:
+    with pytest.raises(UsageError, match="at least 1"):
+        Bucketed(torch.ones(3), 0)
+    with pytest.raises(UsageError, match="folds of 3 samples"):
+        Folds(3, 4, {}, None, seed=0)
