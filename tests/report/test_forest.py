@@ -20,7 +20,7 @@ from tests.verdicts.simulation import records_of
 from tests.verdicts.test_judging import HIGH, LOW, MIXED, less
 from tests.verdicts.test_judging import MIDDLE as BETWEEN
 
-AXIS = Axis(quantity="error", line=-0.2, side=-1, line_text="0.200 lower", zero_text="equal")
+AXIS = Axis(line=-0.2, side=-1, line_text="0.200 lower", zero_text="equal")
 
 
 def drawn(effect: float, low: float, high: float, **changes: Any) -> tuple[Places, Axis]:

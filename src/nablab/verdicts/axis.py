@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from nablab.experiment import Claim
-from nablab.verdicts.effects import number, quantity
+from nablab.verdicts.effects import number
 from nablab.verdicts.evidence import Evidence
 from nablab.verdicts.wording import threshold_text
 
@@ -20,7 +20,6 @@ class Axis:
     All positions are in the unit of the verdict's effect.
 
     Attributes:
-        quantity: What is drawn, in words.
         line: The line that decides: the smallest effect of interest with its sign, the bound, or the margin.
         side: On which side of the line the claim is true: 1 above, -1 below.
         line_text: The line in words, such as ``1.5 times lower``.
@@ -28,7 +27,6 @@ class Axis:
         published: What somebody else reported, where it can stand on this axis.
     """
 
-    quantity: str
     line: float
     side: Literal[-1, 1]
     line_text: str
@@ -46,7 +44,6 @@ def axis_of(claim: Claim, evidence: Evidence) -> Axis | None:
     if evidence.effect is None:
         return None
     return Axis(
-        quantity=_quantity(claim),
         # Adding zero turns -0.0 into 0.0.
         line=claim.margin if claim.kind == "equality" else claim.sign * claim.smallest_effect + 0.0,
         side=-1 if claim.kind == "equality" else claim.sign,
@@ -54,16 +51,6 @@ def axis_of(claim: Claim, evidence: Evidence) -> Axis | None:
         zero_text=_zero_text(claim),
         published=_published(claim),
     )
-
-
-def _quantity(claim: Claim) -> str:
-    if claim.kind == "difference":
-        return f"{quantity(claim)}, {claim.first} against {claim.second}"
-    if claim.kind in ("trend", "correlation"):
-        return f"Kendall's tau of {quantity(claim)}"
-    if claim.kind == "equality":
-        return f"largest difference in {quantity(claim)}"
-    return quantity(claim)
 
 
 def _zero_text(claim: Claim) -> str:
