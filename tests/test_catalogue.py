@@ -71,9 +71,7 @@ def test_the_configuration_survives_json_and_pickle(experiment: type[Experiment]
         assert configuration.resolve(experiment, "standard", settings) == configured
 
 
-def test_files_stay_small_and_import_nothing_heavy(experiment: type[Experiment]) -> None:
-    path = Path(inspect.getfile(experiment))
-    assert len(path.read_text().splitlines()) <= 320
+def test_files_import_nothing_heavy(experiment: type[Experiment]) -> None:
     program = (
         f"import sys, {experiment.__module__}; "
         "sys.exit(bool({'torch', 'numpy', 'matplotlib', 'pandas'} & set(sys.modules)))"

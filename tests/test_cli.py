@@ -406,3 +406,39 @@ def test_a_dry_run_says_at_most_where_training_may_end_early(nablab_here: Nablab
     assert "at most about" in done.stdout
     done = nablab_here("run", "toy", "steps=20", "--seeds", "1", "--dry-run")
     assert "at most" not in done.stdout
+
+
+def test_show_and_the_dry_run_name_claims_that_the_seeds_cannot_decide(nablab_here: Nablab) -> None:
+    shown = " ".join(nablab_here("show", "sharpness").stdout.split())
+    assert "5 seeds cannot decide 5 of the claims: five batch sizes at one learning rate" in shown
+    assert "- The gap rises with Keskar's sharpness (takes more conditions)" in shown
+    assert "cannot decide" not in nablab_here("show", "deep-vs-shallow").stdout
+    words = ["run", "deep-vs-shallow", "--preset", "quick", "steps=20", "targets=sawtooth", "--dry-run"]
+    dry = " ".join(nablab_here(*words, "--seeds", "5").stdout.split())
+    assert "5 seeds cannot decide 1 of the claims on their own, whatever they give:" in dry
+    assert "- Training does not find the sawtooth, although a smaller network equals it" in dry
+    assert "(takes at least 6 seeds)" in dry
+    (facts,) = json.loads(nablab_here(*words, "--seeds", "5", "--json").stdout)
+    assert [one["seeds"] for one in facts["undecided"]] == [6]
+    assert "cannot decide" not in nablab_here(*words, "--seeds", "6").stdout
+
+
+def test_show_lists_what_others_reported(nablab_here: Nablab) -> None:
+    shown = " ".join(nablab_here("show", "deep-vs-shallow").stdout.split())
+    assert "a course (sinc, deep network, Adam): epochs until the loss is 0.001 961, 1 seed" in shown
+    facts = json.loads(nablab_here("show", "deep-vs-shallow", "--json").stdout)
+    assert facts["reported"][0]["value"] == 961
+
+
+def test_an_experiment_whose_conditions_fail_is_still_shown(
+    nablab_here: Nablab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own").mkdir()
+    leaving = LEAVING.format(on_import="").replace('where: str = "run"', 'where: str = "conditions"')
+    (tmp_path / "own" / "leaving.py").write_text(leaving)
+    monkeypatch.setenv("NABLAB_EXPERIMENTS", str(tmp_path / "own"))
+    done = nablab_here("show", "leaving")
+    assert done.returncode == 0
+    assert "Whether 5 seeds can decide the claims is not known: SystemExit: 0" in " ".join(
+        done.stdout.split()
+    )

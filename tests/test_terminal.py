@@ -18,7 +18,9 @@ from nablab.consoles import SafeConsole
 from nablab.lab.runner import Plan
 from nablab.lab.store import RunFolder, Store
 from nablab.runs import make_plan
-from nablab.terminal import LiveTable, PlainLines, Quiet, now_text
+from nablab.terminal import ROOM_FOR_EFFECTS, LiveTable, PlainLines, Quiet, now_text, print_verdicts
+from nablab.verdicts import Verdict
+from tests.report.conftest import fake_verdict
 
 RED = "\x1b[31mred\x1b]0;title\x07\x9b2J"
 
@@ -123,3 +125,46 @@ def test_text_never_steers_the_terminal(terminal: bool) -> None:
 @pytest.mark.parametrize("seconds", [1e300, -1e300, float("inf"), float("nan")])
 def test_a_time_that_no_calendar_has(seconds: float) -> None:
     assert now_text(seconds) == "?"
+
+
+# --- the summary after a run ------------------------------------------------------------------
+
+
+def summary(verdicts: list[Verdict], width: int) -> list[str]:
+    """The lines that the terminal shows of these verdicts."""
+    stream = StringIO()
+    print_verdicts(Console(file=stream, width=width), verdicts)
+    return [line.rstrip() for line in stream.getvalue().splitlines()]
+
+
+def verdicts_of_three() -> list[Verdict]:
+    scope = {"network": "flatten-256"}
+    claim = "The deep network has a lower held-out error than the shallow one (network flatten-256)"
+    return [
+        fake_verdict("supported", claim=claim, scope=scope, answer="depth helps"),
+        fake_verdict("refuted", claim=claim, scope=scope),
+        fake_verdict("inconclusive", claim=claim, scope=scope, advice="about 12 seeds would tell"),
+    ]
+
+
+@pytest.mark.parametrize("width", [60, 80, 100])
+def test_the_answer_comes_first_then_one_or_two_lines_a_claim(width: int) -> None:
+    lines = summary(verdicts_of_three(), width)
+    assert lines[0] == "Depth helps."
+    assert max(map(len, lines)) <= width
+    rows = [number for number, line in enumerate(lines) if line[:2] in ("+ ", "- ", "? ")]
+    legend, *claims = rows
+    assert (
+        " ".join(lines[legend : claims[0]]).split("; ")[0] == "+ 1 supported, - 1 refuted, ? 1 inconclusive"
+    )
+    assert [lines[row][0] for row in claims] == ["+", "-", "?"]
+    ends = [*claims[1:], len(lines)]
+    assert all(end - row <= 2 for row, end in zip(claims, ends, strict=True))
+    text = " ".join(" ".join(lines).split())
+    assert text.count("flatten-256") == 1  # what all claims share is said once
+    assert ("4.0 times lower (2.0 to 7.9)" in text) == (width >= ROOM_FOR_EFFECTS)
+    assert "About 12 seeds would tell." in text
+
+
+def test_no_verdict_prints_nothing() -> None:
+    assert summary([], 80) == []

@@ -21,9 +21,11 @@ from typing import Any
 
 from nablab import catalogue, configuration, open_run
 from nablab.durations import duration
-from nablab.experiment import Condition, Experiment, Record, Records
+from nablab.experiment import Condition, Experiment, Record, Records, Reported
+from nablab.report.reported import measured, table_of
+from nablab.report.sections import MARKS
 from nablab.values import in_text
-from nablab.verdicts import judge
+from nablab.verdicts import Verdict, answer, judge
 
 DOCS = Path(__file__).resolve().parents[1] / "docs" / "experiments"
 
@@ -53,13 +55,17 @@ def copy_reference(reference: str) -> None:
 def judge_anew() -> None:
     """Write the verdicts of every reference run from its ``scalars.csv``; nothing is trained."""
     for path in sorted(DOCS.glob("*/scalars.csv")):
-        config = _read(path.parent / "config.json")
-        experiment = configuration.resolve(
-            catalogue.find(config["experiment"]), config["preset"], config["configuration"], validate=False
-        )
+        experiment = _configured(path.parent)
         verdicts = judge(experiment.active_claims(), _records(path, experiment))
         content = {"verdicts": [verdict.to_dict() for verdict in verdicts]}
         (path.parent / "verdicts.json").write_text(json.dumps(content, indent=1) + "\n")
+
+
+def _configured(folder: Path) -> Experiment:
+    """The experiment as a reference run was configured."""
+    config = _read(folder / "config.json")
+    found = catalogue.find(config["experiment"])
+    return configuration.resolve(found, config["preset"], config["configuration"], validate=False)
 
 
 def _records(path: Path, experiment: Experiment) -> Records:
@@ -82,6 +88,7 @@ def page(experiment: type[Experiment]) -> str:
     text = inspect.cleandoc(experiment.__doc__ or "").split("\nAttributes:")[0]
     question, _, theory = text.partition("\n")
     parts = [f"# {question}", f"`nablab run {experiment.name}`", theory.strip(), *_references(experiment)]
+    parts += _reported(experiment)
     parts += ["## Presets", _table(("preset", "settings"), _presets(experiment))]
     fields = [
         (f"`{f.name}`", f"`{f.default}`" if f.default else "", f"{f.help} ({f.type})")
@@ -103,24 +110,44 @@ def _presets(experiment: type[Experiment]) -> list[tuple[str, str]]:
 
 def _references(experiment: type[Experiment]) -> list[str]:
     """The reference run, and those of other presets."""
+    return [part for folder in _folders(experiment) for part in _reference(folder)]
+
+
+def _folders(experiment: type[Experiment]) -> list[Path]:
+    """Where the reference runs of an experiment are, that of the preset standard first."""
     presets = [preset for preset in experiment.presets if preset != "standard"]
     folders = [DOCS / experiment.name, *(DOCS / f"{experiment.name}-{preset}" for preset in presets)]
-    return [part for folder in folders for part in _reference(folder)]
+    return [folder for folder in folders if (folder / "run.json").exists()]
+
+
+def _reported(experiment: type[Experiment]) -> list[str]:
+    """What others reported, beside the reference run that repeats the setting."""
+    if not experiment.reported:
+        return []
+    table = table_of(experiment.reported, [_beside(one, experiment) for one in experiment.reported])
+    return ["## What others reported", _table(table.header, table.rows)]
+
+
+def _beside(one: Reported, experiment: type[Experiment]) -> str:
+    """What the first reference run of the same setting measured, with its preset; empty without one."""
+    for folder in _folders(experiment):
+        configured = _configured(folder)
+        if found := measured(one, configured, _records(folder / "scalars.csv", configured)):
+            return f"{found}, {_read(folder / 'config.json')['preset']}"
+    return ""
 
 
 def _reference(folder: Path) -> list[str]:
-    if not (folder / "run.json").exists():
-        return []
     run, environment = _read(folder / "run.json"), _read(folder / "environment.json")
-    verdicts = _read(folder / "verdicts.json")["verdicts"]
+    verdicts = [Verdict.from_dict(content) for content in _read(folder / "verdicts.json")["verdicts"]]
     machine = f"{environment['processor']}, {environment['cores']} cores, torch {environment['torch']}"
-    rows = [(v["outcome"], v["claim"], v["effect_text"] or "", v["reason"]) for v in verdicts]
+    rows = [(f"{MARKS[v.outcome]} {v.outcome}", v.claim, v.effect_text, v.reason) for v in verdicts]
     figures = [f"![{path.stem}]({folder.name}/{path.name})" for path in sorted(folder.glob("*.png"))]
     took = duration(run["seconds"]) + (" of work" if run.get("of_work") else "")
     intro = f"`{run['command']}`: {run['trials']} trials in {took} on {machine}, {run['date']}."
     preset = _read(folder / "config.json")["preset"]
     title = "## Reference run" if preset == "standard" else f"## Reference run of the preset {preset}"
-    return [title, intro, _table(("verdict", "claim", "effect", "why"), rows), *figures]
+    return [title, intro, answer(verdicts), _table(("verdict", "claim", "effect", "why"), rows), *figures]
 
 
 def _table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:

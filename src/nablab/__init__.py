@@ -16,7 +16,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from nablab.errors import NablabError, StoreError, UsageError
-from nablab.experiment import Claim, Condition, Experiment, Published, Record, Records
+from nablab.experiment import (
+    Answer,
+    Claim,
+    Condition,
+    Experiment,
+    Published,
+    Record,
+    Records,
+    Reported,
+)
 from nablab.lazy import lazy_names
 from nablab.threads import wait_passively
 
@@ -27,6 +36,7 @@ wait_passively()  # before anything here can load PyTorch
 
 __version__ = "0.1.0"
 __all__ = [
+    "Answer",
     "Claim",
     "Condition",
     "Experiment",
@@ -34,6 +44,7 @@ __all__ = [
     "Published",
     "Record",
     "Records",
+    "Reported",
     "Run",
     "StoreError",
     "UsageError",

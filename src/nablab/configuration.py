@@ -35,6 +35,7 @@ from nablab.experiment import Experiment
 from nablab.values import choices_of, fields_of, in_text, in_words, keys_of, parse, replace, type_of
 
 _E = TypeVar("_E", bound=Experiment)
+DEFAULT_SEEDS = 5  # of a preset that names no number
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,11 @@ def resolve(
 def changes(experiment: Experiment, preset: str) -> list[str]:
     """The overrides, as ``key=value`` words, that make ``experiment`` from its preset."""
     return list(_changes(experiment, _preset(type(experiment), preset), prefix=""))
+
+
+def seeds_of(experiment_class: type[Experiment], preset: str) -> int:
+    """The number of seeds of a preset."""
+    return int(experiment_class.presets[preset].get("seeds", DEFAULT_SEEDS))
 
 
 def _preset(experiment_class: type[_E], preset: str) -> _E:

@@ -238,6 +238,48 @@ class Published:
     of: Literal["effect", "metric"] = "effect"
 
 
+@dataclass(frozen=True, kw_only=True)
+class Reported:
+    """A result that somebody else reported, for the table beside what is measured here.
+
+    Attributes:
+        who: Who reported it, in a few words, such as a paper's authors or "course A".
+        quantity: What was measured, in words.
+        value: What was reported: a number in the metric's unit, or a text where it is none, such as a range.
+        setting: Data, network, training: what a reader must know to compare.
+        seeds: How many seeds it rests on; None where that was not said.
+        source: Where it stands, if ``who`` does not tell.
+        metric: The recorded scalar that is the same quantity, or empty.
+        where: The factor levels that the value belongs to.
+        fields: The settings under which a value measured here is comparable, such as the data set.
+    """
+
+    who: str
+    quantity: str
+    value: float | str
+    setting: str = ""
+    seeds: int | None = None
+    source: str = ""
+    metric: str = ""
+    where: Mapping[str, Level] = field(default_factory=dict)
+    fields: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What a claim means for its experiment's question, as parts of a sentence that can be read aloud.
+
+    Attributes:
+        supported: What follows if the claim is supported.
+        refuted: What follows if it is refuted.
+        open: What stays open if it is inconclusive, a phrase with "whether".
+    """
+
+    supported: str
+    refuted: str
+    open: str
+
+
 Kind = Literal["difference", "trend", "correlation", "bound", "equality"]
 Scale = Literal["linear", "log10", "ranks"]
 
@@ -271,6 +313,8 @@ class Claim:
         smallest_effect: The smallest effect of interest, not negative, in units of ``scale``.
         sentence: The claim in words; made from the parts if empty.
         published: What somebody else reported.
+        quantity: What the metric is in words, where its name does not tell a stranger.
+        answer: What follows for the experiment's question; None for a claim that its answer leaves out.
     """
 
     kind: Kind
@@ -290,6 +334,8 @@ class Claim:
     smallest_effect: float = 0.0
     sentence: str = ""
     published: Published | None = None
+    quantity: str = ""
+    answer: Answer | None = None
 
     @classmethod
     def less(cls, metric: str, first: Level, second: Level, *, by: str, **options: Any) -> Claim:
@@ -443,7 +489,9 @@ class Experiment:
         version: Raise it when a change of the code changes the results.
         presets: Field overrides by name; every experiment has ``quick``, ``standard`` and ``paper``.
             The key ``seeds`` sets the number of seeds of that preset.
-        claims: What is tested.
+        claims: What is tested, the most important first.
+        reported: What others reported, a row each.
+        undecided: By preset: why some of its claims cannot be decided with its number of seeds.
         exercises: Questions for a student, each one sentence or two.
         references: Papers and courses, each one line.
     """
@@ -453,6 +501,8 @@ class Experiment:
     batch_over: ClassVar[tuple[str, ...]] = ()
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"quick": {}, "standard": {}, "paper": {}}
     claims: ClassVar[tuple[Claim, ...]] = ()
+    reported: ClassVar[tuple[Reported, ...]] = ()
+    undecided: ClassVar[Mapping[str, str]] = {}
     exercises: ClassVar[tuple[str, ...]] = ()
     references: ClassVar[tuple[str, ...]] = ()
 

@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from nablab.verdicts import Verdict
 
 T = TypeVar("T")
-DEFAULT_SEEDS = 5
 MOST_SEEDS = 10_000  # of one condition; verdicts gain nothing long before
 REPORT_SECONDS = 120.0  # drawing takes seconds; a machine may be very busy
 REPLICAS = ("auto", "batched", "sequential")
@@ -206,7 +205,7 @@ def make_plan(
     experiment_class = catalogue.find(name)
     experiment = configuration.resolve(experiment_class, preset, dict(overrides or {}))
     if seeds is None:
-        seeds = int(experiment_class.presets[preset].get("seeds", DEFAULT_SEEDS))
+        seeds = configuration.seeds_of(experiment_class, preset)
     if not 1 <= seeds <= MOST_SEEDS:
         raise UsageError(
             f"seeds={seeds} is impossible: it must be 1 or more (5 or more for a verdict) and at most "

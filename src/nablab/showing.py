@@ -14,8 +14,9 @@ from rich.text import Text
 
 from nablab import configuration
 from nablab.errors import StoreError, UsageError
-from nablab.experiment import Claim, Condition, Experiment, shared_levels, text_of
+from nablab.experiment import Claim, Condition, Experiment, Reported, plain, shared_levels, text_of
 from nablab.naming import words
+from nablab.showing_seeds import undecided_claims, warnings, warnings_of_preset
 from nablab.streams import print_json
 from nablab.terminal import print_damage
 from nablab.values import in_text
@@ -42,6 +43,10 @@ def experiment_facts(experiment: type[Experiment]) -> dict[str, Any]:
         "page": inspect.cleandoc(experiment.__doc__ or ""),
         "presets": {name: dict(preset) for name, preset in experiment.presets.items()},
         "settings": [vars(field) for field in configuration.describe(experiment)],
+        "undecided": {
+            name: lines for name in experiment.presets if (lines := warnings_of_preset(experiment, name))
+        },
+        "reported": [plain(one) for one in experiment.reported],
         "exercises": list(experiment.exercises),
         "references": list(experiment.references),
     }
@@ -54,17 +59,25 @@ def print_experiment(console: Console, experiment: type[Experiment]) -> None:
     console.print(Text(f"{experiment.name}: {_without_quotes(question)}", style="bold"))
     console.print(Text(f"\n{reflow(_without_quotes(rest))}"))
     _print_points(console, "Claims, each tested and answered with a verdict", _claims(experiment))
+    _print_points(console, "What others reported", [_reported(one) for one in experiment.reported])
     console.print(Text("\nPresets (--preset NAME)", style="bold"))
     for name, values in experiment.presets.items():
         settings = [_setting(key, value) for key, value in values.items()] or ["the defaults below"]
         console.print(Text(name, style="cyan"))
         console.print(Padding(Text("\n".join(_lines(settings, console.width - 4))), (0, 0, 0, 4)))
+        _print_warnings(console, warnings_of_preset(experiment, name), indent=4)
     console.print(Text("\nSettings (key=value), with their defaults", style="bold"))
     for field in configuration.describe(experiment):
         _print_setting(console, field)
     _print_points(console, "Exercises", experiment.exercises)
     _print_points(console, "References", experiment.references)
     console.print(f"\nRun it: nablab run {experiment.name} --preset quick", style="dim")
+
+
+def _print_warnings(console: Console, lines: Sequence[str], *, indent: int = 0) -> None:
+    """Which claims stay open; nothing where all can be decided."""
+    for line in lines:
+        console.print(Padding(Text(_without_quotes(line), style="yellow"), (0, 0, 0, indent)))
 
 
 def _print_setting(console: Console, field: configuration.FieldDoc) -> None:
@@ -89,6 +102,15 @@ def _print_points(console: Console, title: str, points: Sequence[str]) -> None:
 def _claims(experiment: type[Experiment]) -> list[str]:
     """The sentences of the claims, those on levels of a factor once; needs no torch."""
     return list(dict.fromkeys(map(_claim, experiment.claims)))
+
+
+def _reported(one: Reported) -> str:
+    """What somebody else reported, on one line."""
+    who = one.who + (f" ({one.setting})" if one.setting else "")
+    value = one.value if isinstance(one.value, str) else f"{one.value:.4g}"
+    seeds = "" if one.seeds is None else f", {one.seeds} seed{'' if one.seeds == 1 else 's'}"
+    source = f" [{one.source}]" if one.source else ""
+    return f"{who}: {one.quantity} {value}{seeds}{source}"
 
 
 def _claim(claim: Claim) -> str:
@@ -249,6 +271,8 @@ def dry_run_facts(plan: Plan, estimates: Sequence[Estimate]) -> dict[str, Any]:
         "device": plan.device,
         "replicas": plan.replicas,
         "conditions": conditions,
+        "undecided": undecided_claims(plan.experiment, plan.seeds),
+        "warnings": warnings(plan.experiment, plan.preset, plan.seeds),
         "seconds": sum(e.seconds for e in estimates),
         "may_end_early": any(e.may_end_early for e in estimates),
         "peak_memory_bytes": peak_bytes(),
@@ -292,6 +316,9 @@ def print_dry_run(console: Console, facts: Mapping[str, Any]) -> None:
         "at the peak, measured on a few steps of every condition in one process. Starting up and writing "
         f"the report come on top.{more} Nothing was stored."
     )
+    if facts["warnings"]:
+        console.print()
+        _print_warnings(console, facts["warnings"])
 
 
 def print_comparison(console: Console, first: RunView, second: RunView) -> None:

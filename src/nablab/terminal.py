@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import count
 from typing import TYPE_CHECKING
@@ -17,10 +17,12 @@ from rich.text import Text
 
 from nablab.durations import duration
 from nablab.experiment import Condition, levels_of, shared_levels, text_of
+from nablab.naming import sentence, words
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from nablab.experiment import Level
     from nablab.lab.contents import Progress
     from nablab.lab.runner import Plan
     from nablab.lab.store import RunFolder
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 MARKS = {"supported": ("+", "bold green"), "refuted": ("-", "bold red"), "inconclusive": ("?", "bold yellow")}
 BAR_WIDTH = 15
 WIDE = 72  # columns from which the rate has room
+ROOM_FOR_EFFECTS = 96  # columns from which most claims, and most effects, take one line each
 ROWS = 12  # conditions shown at once; the rest is counted
 REFRESH_PER_SECOND = 4
 Conditions = tuple[Condition, ...]  # that train in one batch
@@ -219,19 +222,46 @@ def ending(conditions: Sequence[Condition], outcome: Outcome) -> str:
     return f"{text_of(conditions)}: {outcome.state}{'. ' + outcome.message if outcome.message else ''}"
 
 
-def print_verdicts(console: Console, verdicts: Iterable[Verdict]) -> None:
-    """The verdicts in plain words, one paragraph each."""
-    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_column(no_wrap=True)
-    table.add_column()
+def print_verdicts(console: Console, verdicts: Sequence[Verdict]) -> None:
+    """The answer, then one or two lines per claim; its effect only where there is room.
+
+    Tests, p-values and reasons are left to the report.
+    """
+    from nablab.verdicts.answering import answer, bare_claim, shared_scope
+
+    if not verdicts:
+        return
+    console.print(Text(answer(verdicts), style="bold"))
+    shared = shared_scope(verdicts)
+    console.print(Text(f"\n{_legend(verdicts, shared)}", style="dim"))
+    wide = console.width >= ROOM_FOR_EFFECTS
+    table = Table.grid(padding=(0, 1, 0, 0))
     for verdict in verdicts:
         mark, style = MARKS[verdict.outcome]
-        effect = f"\n{verdict.effect_text}" if verdict.effect_text else ""
-        table.add_row(
-            Text(f"{mark} {verdict.outcome}", style=style),
-            Text.assemble(verdict.claim, (effect, ""), (f"\n{verdict.reason}", "dim")),
-        )
+        said = Text(f"{bare_claim(verdict, shared)}.")
+        said.append(_below(verdict, console.width) if wide else _after(verdict), style="dim")
+        table.add_row(Text(mark, style=style), said)
     console.print(table)
+
+
+def _below(verdict: Verdict, width: int) -> str:
+    """The second line: the effect, and what it would take to decide if that fits as well."""
+    parts = [f"{sentence(part)}." for part in (verdict.effect_text, verdict.advice) if part]
+    line = " ".join(parts)
+    return f"\n{line if len(line) <= width - 2 else parts[0]}" if parts else ""
+
+
+def _after(verdict: Verdict) -> str:
+    """What it would take to decide, behind the claim."""
+    return f" {sentence(verdict.advice)}." if verdict.advice else ""
+
+
+def _legend(verdicts: Sequence[Verdict], shared: Mapping[str, Level]) -> str:
+    """What the signs mean, how often each occurs, and what all claims share."""
+    outcomes = [verdict.outcome for verdict in verdicts]
+    counts = [f"{MARKS[kind][0]} {outcomes.count(kind)} {kind}" for kind in MARKS if kind in outcomes]
+    scope = [f"{words(factor)} {level}" for factor, level in shared.items()]
+    return "; ".join([", ".join(counts), *([f"all for {', '.join(scope)}"] if scope else [])])
 
 
 def print_damage(console: Console, texts: Iterable[str]) -> None:

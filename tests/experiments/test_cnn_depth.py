@@ -84,7 +84,7 @@ def test_presets_hold_the_published_settings() -> None:
         assert set(RECIPES) == {"A", "B and E", "C"}
     standard = resolve(CnnDepth, "standard", {})
     assert standard.settings_of("lenet") == standard
-    assert (standard.validation, CnnDepth.presets["standard"]["seeds"]) == (5_000, 5)
+    assert (standard.validation, CnnDepth.presets["standard"]["seeds"]) == (5_000, 8)
 
 
 def test_every_trial_records_what_was_promised(finished: tuple[CnnDepth, Records, list[Memory]]) -> None:

@@ -107,7 +107,7 @@ def test_the_trios_have_the_sizes_that_were_published() -> None:
 
 def test_presets() -> None:
     expected = {
-        "quick": (8_000, 5),
+        "quick": (8_000, 7),
         "standard": (20_000, 10),
         "paper": (25_000, 30),
         "unmatched": (20_000, 10),

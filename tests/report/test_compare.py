@@ -52,8 +52,8 @@ def test_verdicts_side_by_side(view: RunView, other: RunView) -> None:
     _, rows = section(view, other, "Verdicts")
     effect = "4.0 times lower (2.0 to 7.9)"
     assert rows == [
-        [view.verdicts[0].claim, f"✓ supported: {effect}", f"✗ refuted: {effect}", "differs"],
-        ["Only here", "–", f"✓ supported: {effect}", "only in one"],
+        [view.verdicts[0].claim, f"+ supported: {effect}", f"− refuted: {effect}", "differs"],
+        ["Only here", "–", f"+ supported: {effect}", "only in one"],
     ]
 
 

@@ -12,11 +12,13 @@ from pathlib import Path
 import pytest
 
 from nablab.errors import StoreError
-from nablab.experiment import Condition, Experiment, Published, Record, Records
+from nablab.experiment import Condition, Experiment, Published, Record, Records, Reported
 from nablab.plots import Figure, dots
 from nablab.report import sections, tables
 from nablab.report.page import render, write_report
+from nablab.report.reported import reported_table
 from nablab.report.view import RunView
+from nablab.verdicts import answer, judge
 from tests.report.conftest import FakeDepth, fake_record, fake_verdict, fake_view
 
 VOID = {"meta", "link", "br", "hr", "img", "input", "col", "wbr"}
@@ -175,7 +177,7 @@ def test_theory_has_neither_the_question_nor_the_fields() -> None:
 
 
 def test_a_verdict_is_a_word_with_a_mark_an_effect_and_a_reason(page: Page) -> None:
-    assert "✓ Supported. The deep network has a lower held-out error" in page.words
+    assert "+ supported The deep network has a lower held-out error" in page.words
     assert "4.0 times lower (2.0 to 7.9)" in page.words
     assert "smallest effect of interest: a factor of 1.58" in page.words
 
@@ -183,8 +185,8 @@ def test_a_verdict_is_a_word_with_a_mark_an_effect_and_a_reason(page: Page) -> N
 def test_each_outcome_has_its_own_mark(records: Records) -> None:
     verdicts = [fake_verdict("refuted"), fake_verdict("inconclusive", seeds_needed=12)]
     words = Page(render(small(records, verdicts=verdicts))).words
-    assert "✗ Refuted." in words
-    assert "? Inconclusive." in words
+    assert "− refuted The deep" in words
+    assert "? inconclusive The deep" in words
     assert "about 12 needed to decide" in words
 
 
@@ -201,21 +203,21 @@ def test_seeds_needed_are_said_once(records: Records) -> None:
             "log10 ratio",
             -0.6,
             0.4,
-            "Published: 10 times lower (x). Measured here: 3.98 times lower. Distance: a factor of 2.51.",
+            "Published 10 times lower (x). Measured here: 3.98 times lower. Distance: a factor of 2.51.",
         ),
         (
             Published(961.0, "a course", of="metric"),
             "Cliff's delta",
             721.0,
             -240.0,
-            "Published: 961 (a course). Measured here: 721. Distance: −240 (25 % lower).",
+            "Published 961 (a course). Measured here: 721. Distance: −240 (25 % lower).",
         ),
         (
             Published(0.5, "a course"),
             "Kendall's tau",
             None,
             None,
-            "Published: 0.5 (Kendall's tau) (a course). Not measured here",
+            "Published 0.5 (Kendall's tau) (a course). Not measured here",
         ),
     ],
 )
@@ -431,3 +433,105 @@ def test_the_tally_counts_outcomes() -> None:
     verdicts = [fake_verdict(outcome=outcome) for outcome in outcomes]
     assert sections.tally(verdicts).startswith("1 supported, 1 refuted, 2 inconclusive")
     assert sections.tally(verdicts[:1]) == ""
+
+
+# --- at one glance ----------------------------------------------------------------------------
+
+
+def judged(records: Records, **changes: object) -> RunView:
+    """A view whose verdicts are the real ones."""
+    return small(records, verdicts=judge(FakeDepth.claims, records), **changes)
+
+
+def test_the_answer_comes_first_then_rows_then_figures(view: RunView, records: Records) -> None:
+    html = render(replace(view, verdicts=judge(FakeDepth.claims, records)))
+    places = [html.index(part) for part in ('class="answer"', 'class="claim ', "<figure", 'id="theory"')]
+    assert places == sorted(places)
+    verdicts = judge(FakeDepth.claims, records)
+    assert answer(verdicts) in Page(html).words
+
+
+def test_every_claim_is_one_row_with_a_drawing_that_has_a_title(records: Records) -> None:
+    page = Page(render(judged(records)))
+    rows = [value for tag, key, value in page.attributes if (tag, key) == ("details", "class")]
+    assert [row.split()[0] for row in rows] == ["how-to", "claim", "claim", "claim"]
+    assert page.tags["title"] == 1 + 3
+    assert page.tags["svg"] == sum(tag == "svg" and key == "role" for tag, key, _ in page.attributes) == 3
+
+
+def test_the_details_of_a_claim_hold_what_a_statistician_asks(records: Records) -> None:
+    words = Page(render(judged(records))).words
+    for part in ("permutation of Welch's t", "Holm's correction for 3 claims", "95 % interval: bootstrap"):
+        assert part in words
+    assert "before correction" in words
+    assert "after it" in words
+
+
+def test_details_are_shown_on_a_click_and_in_print() -> None:
+    css = (Path(sections.__file__).parent / "templates/style.css").read_text()
+    screen, printed = css.split("@media print")
+    assert re.search(r"\.more \{ display: none;", screen)
+    assert re.search(r"details\[open\] \+ \.more \{ display: block; \}", screen)
+    assert re.search(r"\.more \{ display: block;", printed)
+
+
+def test_what_all_claims_share_is_said_once(records: Records) -> None:
+    verdicts = [
+        fake_verdict(claim=f"Claim {n} (network flatten-256)", scope={"network": "flatten-256"})
+        for n in range(3)
+    ]
+    words = Page(render(small(records, verdicts=verdicts))).words
+    assert words.count("network flatten-256") == 1
+    assert "all for network flatten-256." in words
+    alone = Page(render(small(records, verdicts=verdicts[:1]))).words
+    assert "Claim 0 (network flatten-256)." in alone
+
+
+def test_the_head_says_what_was_run_and_when(records: Records) -> None:
+    facts = {"started": (1_800_000_000.0, 1_800_090_000.0)}
+    words = Page(render(small(records, environment=facts))).words
+    assert "plain, preset quick, 5 seeds, 2027-01-15 to 2027-01-16." in words
+
+
+def test_numbers_have_a_real_minus(records: Records) -> None:
+    verdict = fake_verdict(effect_text="tau -0.5 for 1-190-1")
+    assert "Tau −0.5 for 1-190-1." in Page(render(small(records, verdicts=[verdict]))).words
+
+
+def test_what_others_reported_stands_beside_what_was_measured(records: Records) -> None:
+    @dataclass(frozen=True)
+    class WithReports(FakeDepth):
+        """Does depth help?"""
+
+        reported = (
+            Reported(who="a course", quantity="parameters", value=571.0, seeds=1, metric="parameters",
+                     where={"model": "deep"}, fields={"steps": 2_000}),
+            Reported(who="a paper", quantity="parameters", value=571.0, metric="parameters",
+                     where={"model": "deep"}, fields={"steps": 9_000}),
+            Reported(who="a book", source="page 3", quantity="slope", value="falls"),
+        )  # fmt: skip
+
+        def figures(self, records: Records) -> dict[str, Figure]:
+            return {}
+
+    table = reported_table(WithReports(), records)
+    assert table.header == ("who", "what", "reported", "seeds", "measured here")
+    assert table.rows == [
+        ("a course", "parameters", "571", "1", "571 (10 seeds)"),
+        ("a paper", "parameters", "571", "–", "–"),  # another setting: nothing is comparable
+        ("a book (page 3)", "slope", "falls", "–", "–"),
+    ]
+    assert table.beside
+    page = Page(render(fake_view(WithReports(), records)))
+    assert "This run repeats none of these settings" not in page.words
+    other = Page(render(fake_view(WithReports(steps=7), records)))
+    assert "This run repeats none of these settings" in other.words
+    assert "reported" in page.ids
+    assert "a book (page 3) slope falls" in page.words
+
+
+def test_wide_parts_say_that_there_is_more_on_a_phone() -> None:
+    css = (Path(sections.__file__).parent / "templates/style.css").read_text()
+    phone = css[css.index("@media screen and (max-width: 40rem)") :]
+    assert re.search(r"\.swipe \{ display: block; \}", phone)
+    assert re.search(r"\.scroll \{[^}]*var\(--shade\)", css)

@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 
 from nablab.errors import UsageError
-from nablab.experiment import Claim, Records
+from nablab.experiment import Claim, Condition, Record, Records
 from nablab.naming import words
 from nablab.verdicts import judge
-from nablab.verdicts.wording import number, sentence
+from nablab.verdicts.effects import number
+from nablab.verdicts.wording import sentence
 from tests.verdicts.simulation import records_of
 from tests.verdicts.test_judging import HIGH, LOW, MIDDLE, MIXED, less, one, trend_records
 
@@ -20,27 +21,32 @@ SAME = [2.0, 2.1, 1.9, 2.05, 1.95]
 @pytest.mark.parametrize(
     ("options", "a", "b", "effect", "reason"),
     [
-        ({}, LOW, HIGH, "3.05 lower (", "The whole 95 % interval lies on the claimed side, p = 0.004."),
-        ({}, HIGH, LOW, "3.05 higher (", "The whole 95 % interval lies on the opposite side, p = 0.004."),
-        ({}, MIXED, MIDDLE, "0.300 higher (", "The 95 % interval includes 'no difference', and p = 0.3"),
-        ({"smallest_effect": 0.5}, LOW, HIGH, "3.05 lower (",
+        ({}, LOW, HIGH, "error 3.05 lower for a than for b (",
+         "The whole 95 % interval lies on the claimed side, p = 0.004."),
+        ({}, HIGH, LOW, "error 3.05 higher for a than for b (",
+         "The whole 95 % interval lies on the opposite side, p = 0.004."),
+        ({}, MIXED, MIDDLE, "error 0.300 higher for a than for b (",
+         "The 95 % interval includes 'no difference', and p = 0.3"),
+        ({"smallest_effect": 0.5}, LOW, HIGH, "error 3.05 lower for a than for b (",
          "lies beyond the smallest effect of interest, 0.500 lower, p = 0.004."),
-        ({"smallest_effect": 2.0}, LOW, MIDDLE, "1.01 lower (",
+        ({"smallest_effect": 2.0}, LOW, MIDDLE, "error 1.01 lower for a than for b (",
          "lies short of the smallest effect of interest, 2.00 lower, p = 0.004."),
-        ({"smallest_effect": 1.0}, LOW, MIDDLE, "1.01 lower (",
+        ({"smallest_effect": 1.0}, LOW, MIDDLE, "error 1.01 lower for a than for b (",
          "The 95 % interval includes the smallest effect of interest, 1.00 lower, and p = "),
-        ({"scale": "log10"}, LOW, HIGH, "3.9 times lower (", "lies on the claimed side"),
-        ({"scale": "log10", "smallest_effect": 0.176}, MIXED, MIDDLE, "times lower (",
+        ({"scale": "log10"}, LOW, HIGH, "error 3.9 times lower for a than for b (",
+         "lies on the claimed side"),
+        ({"scale": "log10", "smallest_effect": 0.176}, MIXED, MIDDLE, "times lower for a than for b (",
          "includes the smallest effect of interest, 1.5 times lower, and p = "),
-        ({"scale": "ranks", "smallest_effect": 0.3}, MIXED, MIDDLE, "lower in 52 % of pairs (",
+        ({"scale": "ranks", "smallest_effect": 0.3}, MIXED, MIDDLE,
+         "error lower for a than for b in 52 % of pairs (",
          "includes the smallest effect of interest, lower in 65 % of pairs, and p = "),
         ({"scale": "ranks", "smallest_effect": 0.3, "paired": True}, MIXED, MIDDLE, "% of seeds (",
          "includes the smallest effect of interest, lower in 65 % of seeds, and p = "),
-        ({}, [2.0] * 5, [2.0] * 5, "no difference",
+        ({}, [2.0] * 5, [2.0] * 5, "no difference in error for a and for b",
          "All 5 seeds gave the same error, so how much it varies from seed to seed is not known."),
-        ({}, [0.2502] * 5, HIGH, "3.85 lower",
+        ({}, [0.2502] * 5, HIGH, "error 3.85 lower for a than for b",
          "All 5 seeds with model = a gave the same error, 0.2502: they look like copies"),
-        ({}, LOW[:3], HIGH[:3], "lower (",
+        ({}, LOW[:3], HIGH[:3], "lower for a than for b (",
          "The whole 95 % interval lies on the claimed side, but p = 0.05 is not below 0.05. 3 seeds cannot"),
         ({}, LOW[:1], HIGH[:1], "",
          "1 seed cannot show how much the result varies from seed to seed. It takes at least 4 seeds."),
@@ -58,12 +64,12 @@ def test_differences(
     ("claim", "effect", "reason"),
     [
         (Claim.at_most("error", 3.0), "mean error 1.05 (", "lies below the bound of 3.00, p = 0.03"),
-        (Claim.at_least("error", 3.0), "against 3.00", "lies below the bound of 3.00, p = 0.03"),
+        (Claim.at_least("error", 3.0), "; claimed: at least 3.00", "lies below the bound of 3.00, p = 0.03"),
         (Claim.at_most("error", 1.06), "mean error 1.05 (", "includes the bound of 1.06"),
         (Claim.at_most("error", 3.0, smallest_effect=1.0), "mean error 1.05 (",
-         "lies below 2.00, the bound of 3.00 moved by the smallest effect of interest, p = 0.03"),
+         "lies below 2.00, which is the bound of 3.00 less the smallest effect of interest (1.00), p = 0.03"),
         (Claim.at_most("error", 10.0, scale="log10", smallest_effect=1.0), "geometric mean error 1.05 (",
-         "includes 1.00, the bound of 10.0 moved by the smallest effect of interest"),
+         "includes 1.00, which is the bound of 10.0 divided by the smallest effect of interest (10.0)"),
         (Claim.at_most("error", 1.06, scale="ranks"), "below 1.06 in 60 % of seeds (",
          "includes the point where as many seeds lie below 1.06 as above"),
     ],
@@ -76,12 +82,14 @@ def test_bounds(claim: Claim, effect: str, reason: str) -> None:
 
 def test_trends_and_equality() -> None:
     (trend,) = judge([Claim.rises("error", by="width", smallest_effect=0.3)], trend_records(0.15))
-    assert trend.effect_text.startswith("Kendall's tau of error with width ")
+    assert trend.effect_text.startswith("no clear tendency of error with width (Kendall's tau 0.")
     assert "includes the smallest effect of interest, tau 0.300, and p = " in trend.reason
     (trend,) = judge([Claim.rises("error", by="width")], trend_records(0.05))
     assert "The 95 % interval includes zero, and p = " in trend.reason
+    (trend,) = judge([Claim.rises("error", by="width")], trend_records(1.0))
+    assert trend.effect_text.startswith("error rising with width (Kendall's tau 0.")
     equal = one(Claim.equal("error", by="model", margin=0.5), SAME, [*SAME[1:], 2.2])
-    assert equal.effect_text.startswith("largest relative difference ")
+    assert equal.effect_text.startswith("largest difference in error from one model to another ")
     assert "lies within the margin of 50 %, p = 0.004." in equal.reason
     beyond = one(Claim.equal("error", by="model", margin=0.05), LOW, HIGH)
     assert "lies beyond the margin of 5 %, p = 0.0079." in beyond.reason
@@ -134,6 +142,30 @@ def test_numbers_and_words() -> None:
 
 def test_ratios_near_one_keep_their_digits() -> None:
     slightly = one(less(scale="log10"), [1.0] * 5, [1.04] * 5)
-    assert slightly.effect_text.startswith("error 1.04 times lower")
+    assert slightly.effect_text.startswith("error 1.04 times lower for a than for b")
     large = one(less(scale="log10"), [1.0] * 5, [1.2e4] * 5)
-    assert large.effect_text.startswith("error 12,000 times lower")
+    assert large.effect_text.startswith("error 12,000 times lower for a than for b")
+
+
+def test_levels_that_are_numbers_come_with_their_factor() -> None:
+    claim = Claim.less("error", 8.0, 0.5, by="ratio")
+    records = Records(
+        Record(Condition(ratio=ratio), seed, {"error": value})
+        for ratio, values in ((8.0, LOW), (0.5, HIGH))
+        for seed, value in enumerate(values)
+    )
+    (verdict,) = judge([claim], records)
+    assert verdict.effect_text.startswith("error 3.05 lower at ratio 8 than at ratio 0.5 (")
+
+
+def test_a_claim_may_name_its_quantity() -> None:
+    named = one(less(quantity="test error of the network"), LOW, HIGH)
+    assert named.effect_text.startswith("test error of the network 3.05 lower for a than for b")
+    assert named.claim == "Test error of the network is lower for a than for b"
+
+
+def test_a_mean_never_looks_like_the_bound_that_it_passes() -> None:
+    claim = Claim.at_least("error", 0.999, quantity="accuracy")
+    (verdict,) = judge([claim], Records(records_of({"a": [0.9994, 0.9996, 0.9995, 0.9993, 0.9997]})))
+    assert verdict.effect_text.startswith("mean accuracy 0.99950 (0.99905 to ")
+    assert verdict.effect_text.endswith("; claimed: at least 0.999")

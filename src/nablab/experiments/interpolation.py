@@ -10,7 +10,18 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from nablab import data, models, plots, training
 from nablab.errors import UsageError, unknown
-from nablab.experiment import Claim, Condition, Experiment, Lab, Published, Records, Trial, Trials
+from nablab.experiment import (
+    Answer,
+    Claim,
+    Condition,
+    Experiment,
+    Lab,
+    Published,
+    Records,
+    Reported,
+    Trial,
+    Trials,
+)
 from nablab.models.images import NETWORKS
 from nablab.values import AtMost, Epochs, Samples
 
@@ -106,19 +117,40 @@ class Interpolation(Experiment):
     claims: ClassVar[tuple[Claim, ...]] = (
         Claim.at_most("error_barrier", STABLE, within="network", where={"ends": "order"},
                       published=Published(STABLE, "Frankle et al. 2020: below it", of="metric"),
-                      sentence="From the same start the test error rises by less than 2 % of the samples"),
+                      sentence="From the same start the test error rises by less than 2 % of the samples",
+                      answer=Answer(supported="between two trainings from one start the line stays low",
+                                    refuted="even between two trainings from one start the error rises",
+                                    open="whether the line stays low between trainings from one start")),
         Claim.greater("error_barrier", "start", "order", by="ends", within="network", paired=True,
-                      sentence="Other initial weights make a higher barrier than another order of samples"),
+                      sentence="Other initial weights make a higher barrier than another order of samples",
+                      answer=Answer(supported="between trainings from different starts stands a barrier",
+                                    refuted="different starts make no higher barrier",
+                                    open="whether different starts make a higher barrier")),
         Claim.at_least("barrier_removed", 0.5, within="network", where={"ends": "start"},
-                       sentence="Matching the hidden units removes half of the loss barrier"),
-        Claim.at_least("rise_at_ends", 0.0, within="ends",
+                       quantity="share of the loss barrier that matching removes",
+                       sentence="Matching the hidden units removes half of the loss barrier",
+                       answer=Answer(supported="matching hidden units removes half of the barrier or more",
+                                     refuted="matching hidden units removes less than half of the barrier",
+                                     open="whether matching hidden units removes half of the barrier")),
+        Claim.at_least("rise_at_ends", 0.0, within="ends", quantity="rise of the loss just beyond the ends",
                        sentence="Both ends are minima of the training loss along the line (a course)"),
-        Claim.at_least("accuracy_lost", 0.01,
+        Claim.at_least("accuracy_lost", 0.01, quantity="test accuracy lost from alpha = 1.5 to 2",
                        sentence="From alpha = 1.5 to 2 the test accuracy falls by 1 % or more (a course)"),
         Claim.at_most("error_near_ends", 0.0, where={"ends": "batch"},
+                      quantity="test error near the small batch's end minus the other's",
                       sentence="The test error is lower near the end of the small batch (a course)"),
         Claim.at_least("barrier_of_statistics", 0.0, where={"ends": "start"},
                        sentence="Statistics collected anew make the error barrier lower"),
+    )  # fmt: skip
+    reported: ClassVar[tuple[Reported, ...]] = (
+        Reported(who="Frankle et al. 2020", setting="small networks on MNIST, one start",
+                 quantity="rise of the test error", value="below 0.02"),
+        Reported(who="Keskar et al. 2017", setting="small against large batch",
+                 quantity="valley along the line", value="narrower at the large batch"),
+        Reported(who="a course", quantity="both ends", value="minima of the training loss along the line"),
+        Reported(who="a course", quantity="test accuracy from alpha = 1.5 to 2",
+                 value="falls by 1 % or more"),
+        Reported(who="a course", quantity="test error", value="lower near the end of the small batch"),
     )  # fmt: skip
     exercises: ClassVar[tuple[str, ...]] = (
         "Why can the middle of the line have a lower loss than both ends if they share their start?",

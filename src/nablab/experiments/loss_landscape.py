@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from nablab import data, models, plots, training
 from nablab.errors import UsageError
-from nablab.experiment import Claim, Condition, Experiment, Lab, Records, Trial, Trials
+from nablab.experiment import Answer, Claim, Condition, Experiment, Lab, Records, Reported, Trial, Trials
 from nablab.values import AtMost, Samples, Steps
 
 if TYPE_CHECKING:
@@ -108,13 +108,34 @@ class LossLandscape(Experiment):
     version: ClassVar[int] = 2
     claims: ClassVar[tuple[Claim, ...]] = (
         Claim.at_most("line_rise", 0.01, within="target",
-                      sentence="From start to solution the loss never rises by 1 % of the initial one"),
+                      quantity="rise on the way, over the initial loss",
+                      sentence="From start to solution the loss never rises by 1 % of the initial one",
+                      answer=Answer(supported="on the straight line from the start to the solution the loss "
+                                              "only falls",
+                                    refuted="on the straight line from the start to the solution the loss "
+                                            "climbs on the way",
+                                    open="whether the loss only falls from the start to the solution")),
         Claim.at_least("barrier", 0.1,
-                       sentence="Between two solutions the loss rises by a tenth of the best constant's"),
-        Claim.at_least("path_beyond_walk", 0.0, within="model",
+                       quantity="barrier, over the best constant's loss",
+                       sentence="Between two solutions the loss rises by a tenth of the best constant's",
+                       answer=Answer(supported="between two solutions stands a barrier",
+                                     refuted="between two solutions there is hardly a barrier",
+                                     open="whether a barrier stands between two solutions")),
+        Claim.at_least("path_beyond_walk", 0.0, within="model", quantity="share held beyond a random walk's",
                        sentence="Two directions hold more of the path than of a random walk"),
         Claim.greater("nonconvex_share", "deep", "shallow", by="model", smallest_effect=0.05,
-                      sentence="The plane around the deep network's solution is less convex"),
+                      quantity="share of the plane that is not convex",
+                      sentence="The plane around the deep network's solution is less convex",
+                      answer=Answer(supported="the surface is less convex around a deep network",
+                                    refuted="the surface is not less convex around a deep network",
+                                    open="whether the surface is less convex around a deep network")),
+    )  # fmt: skip
+    reported: ClassVar[tuple[Reported, ...]] = (
+        Reported(who="Goodfellow et al. 2015", setting="all networks that they tried",
+                 quantity="loss from the initial weights to the solution", value="falls without a bump"),
+        Reported(who="Lucas et al. 2021", quantity="the same", value="exceptions exist"),
+        Reported(who="Li et al. 2018", quantity="surface around the solution",
+                 value="less convex with depth"),
     )  # fmt: skip
     exercises: ClassVar[tuple[str, ...]] = (
         "The mean of two solutions computes neither function. Why may the order of hidden units be to blame?",

@@ -9,7 +9,19 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from nablab import data, models, plots, training
 from nablab.errors import UsageError
-from nablab.experiment import Claim, Condition, Experiment, Lab, Level, Record, Records, Trial, Trials
+from nablab.experiment import (
+    Answer,
+    Claim,
+    Condition,
+    Experiment,
+    Lab,
+    Level,
+    Record,
+    Records,
+    Reported,
+    Trial,
+    Trials,
+)
 from nablab.values import AtMost, Samples, Steps
 
 if TYPE_CHECKING:
@@ -40,9 +52,9 @@ class WeightTrajectories(Experiment):
 
     A network of P weights is a point in P dimensions, and training draws a path. To see it, project it on
     its principal components: with the T centered points as the rows of X, the Gram matrix XXᵀ = VΛVᵀ (T ×
-    T) gives the coordinates VΛ^½ and, in Λ, the share of each component. Li et al. (2018) find 40 to 90 %
-    of a path's variation in two components. That is less than it seems: a random walk in many dimensions
-    has 6/π² + 6/(2π)² = 76 % there (Antognini and Sohl-Dickstein 2018). Every path looks flat. The order
+    T) gives the coordinates VΛ^½ and, in Λ, the share of each component. Two components seem to hold most of
+    a path's variation. That is less than it seems: a random walk in many dimensions has 6/π² + 6/(2π)² = 76 %
+    there (Antognini and Sohl-Dickstein 2018). Every path looks flat. The order
     of hidden units is arbitrary, so distances say little before units are matched (Ainsworth et al. 2023).
 
     Each seed trains a run and a partner. With one start, only the order of samples differs, and claims hold
@@ -54,9 +66,9 @@ class WeightTrajectories(Experiment):
     Layer 4 agrees with the whole by 0.93 and 0.96. Runs from one start end at a distance of 0.43, others at
     1.00, or 0.73 with units matched; but untrained networks come as close (0.75), by choice of the order.
 
-    One course reported paths that are dense near the origin; a random walk has a third of its points within
-    half its radius. Beware of the joint picture: eight runs from own starts are nearly orthogonal, seven
-    components hold 13 to 15 % each. All end 9 to 10 from the mean, and in the plane some end 2 from it.
+    A random walk has a third of its points within half its radius. Beware of the joint picture: eight runs
+    from own starts are nearly orthogonal, seven components hold 13 to 15 % each. All end 9 to 10 from the
+    mean, and in the plane some end 2 from it.
 
     Running time on two cores: quick and standard under half a minute, mnist two minutes, paper more.
 
@@ -98,18 +110,32 @@ class WeightTrajectories(Experiment):
     claims: ClassVar[tuple[Claim, ...]] = (
         Claim.at_least("explained_variance", 0.4, within="start",
                        sentence="Two components hold at least 40 % of a path's variation (Li et al. 2018)"),
-        Claim.at_least("above_random_walk", 0.0, within="start",
-                       sentence="Two components hold more of a path than of a random walk of as many points"),
+        Claim.at_least("above_random_walk", 0.0, within="start", quantity="share held beyond a random walk's",
+                       sentence="Two components hold more of a path than of a random walk of as many points",
+                       answer=Answer(supported="the path of training is flatter than a random walk: two "
+                                               "directions hold more of it",
+                                     refuted="the path of training is no flatter than a random walk",
+                                     open="whether the path is flatter than a random walk")),
         Claim.at_least("layer_agreement", 0.9, within="start",
                        sentence="The picture of one layer looks like that of the whole network"),
         Claim.at_least("share_near_origin", 0.5, within="start",
                        sentence="Paths are dense near the origin: most points are within half their radius"),
         Claim.less("end_distance", SHARED, OWN, by="start", smallest_effect=0.05,
-                   sentence="Runs from one start end closer together than runs from different starts"),
+                   sentence="Runs from one start end closer together than runs from different starts",
+                   answer=Answer(supported="runs from one start end closer together than others",
+                                 refuted="runs from one start end no closer together than others",
+                                 open="whether runs from one start end closer together")),
         Claim.at_most("matched_share", 0.9, where={"start": OWN},
                       sentence="Matching the hidden units brings ends of different starts a tenth closer"),
         Claim.at_least("matching_gain", 0.0, where={"start": OWN},
                        sentence="Matching brings the ends closer by more than it brings the starts closer"),
+    )  # fmt: skip
+    reported: ClassVar[tuple[Reported, ...]] = (
+        Reported(who="Li et al. 2018", quantity="share of a path's variation in two components",
+                 value="0.4 to 0.9"),
+        Reported(who="Antognini and Sohl-Dickstein 2018", setting="random walk in many dimensions, formula",
+                 quantity="share of a path's variation in two components", value=0.76),
+        Reported(who="one course", quantity="points of a path", value="dense near the origin"),
     )  # fmt: skip
     exercises: ClassVar[tuple[str, ...]] = (
         "Project a random walk in 2,361 dimensions with trajectory_pca. Could you tell it from a run?",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from nablab import data, models, plots, training
 from nablab.errors import UsageError
-from nablab.experiment import Claim, Condition, Experiment, Lab, Records, Trials
+from nablab.experiment import Answer, Claim, Condition, Experiment, Lab, Records, Reported, Trials
 from nablab.values import AtMost, Steps
 
 if TYPE_CHECKING:
@@ -26,9 +26,11 @@ EXACT, FURTHER = 1e-16, 30  # the tolerance and the iterations that show how exa
 class ZeroGradient(Experiment):
     """What kind of points have zero gradient?
 
-    A point of zero gradient is a minimum if no eigenvalue of the Hessian is negative, else a saddle. The
-    minimal ratio is the share of positive eigenvalues. Where eigenvalues of random signs are likely, saddles
-    should outnumber minima, and the more so the higher the loss (Dauphin et al. 2014).
+    Where the gradient g of the loss is zero, the Hessian H, the matrix of second derivatives, tells what
+    kind of point it is. Each eigenvalue is the curvature along one direction. If none is negative, no
+    direction leads down and the point is a minimum, else a saddle. The minimal ratio is the share of
+    positive ones. Where eigenvalues of random signs are likely, saddles should outnumber minima, and the
+    more so the higher the loss (Dauphin et al. 2014).
 
     How zero is reached: every network trains by itself and stops at a step of its own, drawn from 10 to
     3,000 on a logarithmic scale, for points of different loss are needed. From there Levenberg-Marquardt
@@ -58,8 +60,8 @@ class ZeroGradient(Experiment):
     of the activation is zero. Their points of zero gradient come as sets, and a kink may have none.
 
     Mistakes of published solutions: counting positive entries of the Hessian; float32 and a threshold of 0,
-    which call half of the zeros positive (.50 to .54); a Gauss-Newton block, positive semidefinite by
-    construction; one network trained 100 times; plateaus called minima; the sign of a Lanczos density's bulk.
+    which call half of the zeros positive; a Gauss-Newton block, positive semidefinite by construction; one
+    network trained 100 times; plateaus called minima; the sign of a Lanczos density's bulk.
 
     Running time on two cores: quick 15 seconds, standard two and a half minutes with --jobs 2, paper hours.
 
@@ -103,12 +105,29 @@ class ZeroGradient(Experiment):
     claims: ClassVar[tuple[Claim, ...]] = (
         Claim.correlates("minimal_ratio", "critical_loss", sign=-1, within="weight_decay",
                          smallest_effect=0.1,
-                         sentence="At critical points, the minimal ratio falls as the loss rises"),
+                         sentence="At critical points, the minimal ratio falls as the loss rises",
+                         answer=Answer(supported="at points of zero gradient, the higher the loss the fewer "
+                                                 "directions lead up",
+                                       refuted="at points of zero gradient, a higher loss does not go with "
+                                               "fewer directions that lead up",
+                                       open="whether fewer directions lead up where the loss is higher")),
         Claim.at_least("reached", 0.5, within="weight_decay",
-                       sentence="At least half of the searches end in a true critical point"),
+                       quantity="share of searches that reach zero gradient",
+                       sentence="At least half of the searches end in a true critical point",
+                       answer=Answer(supported="at least half of the searches reach such a point",
+                                     refuted="fewer than half of the searches reach such a point",
+                                     open="whether half of the searches reach such a point")),
         Claim.correlates("ratio_above_rounding", "loss", sign=-1, within="weight_decay", smallest_effect=0.1,
                          sentence="As courses count, wherever the search ends: a higher minimal ratio goes "
                          "with a lower loss"),
+    )  # fmt: skip
+    reported: ClassVar[tuple[Reported, ...]] = (
+        Reported(who="Dauphin et al. 2014", setting="theory, for eigenvalues of random signs",
+                 quantity="saddles against minima", value="more saddles, the more so the higher the loss"),
+        Reported(who="Frye et al. 2021", quantity="published critical points",
+                 value="mostly gradient-flat regions"),
+        Reported(who="published solutions of courses", setting="float32, threshold 0",
+                 quantity="minimal ratio", value="0.50 to 0.54"),
     )  # fmt: skip
     exercises: ClassVar[tuple[str, ...]] = (
         "A network whose last weights are zero is constant. When is its gradient zero? Find it in a figure.",

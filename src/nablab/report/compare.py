@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from nablab.experiment import Condition
 from nablab.naming import sentence
 from nablab.report import page, sections, tables
+from nablab.verdicts.answering import bare_claim
 
 if TYPE_CHECKING:
     from nablab.report.view import RunView
@@ -84,7 +85,7 @@ def _differing(first: Mapping[str, str], second: Mapping[str, str]) -> list[list
 
 
 def _verdicts(first: Sequence[Verdict], second: Sequence[Verdict]) -> list[list[str]]:
-    sides = [{sections.claim_text(verdict): verdict for verdict in side} for side in (first, second)]
+    sides = [{bare_claim(verdict, {}): verdict for verdict in side} for side in (first, second)]
     rows = []
     for claim in dict.fromkeys([*sides[0], *sides[1]]):
         pair = [side.get(claim) for side in sides]

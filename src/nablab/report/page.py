@@ -16,7 +16,9 @@ from nablab.atomic import write_bytes
 from nablab.plots import Figure
 from nablab.plots.frame import matplotlib_as_shipped
 from nablab.report import exports, prose, sections, tables
+from nablab.report.reported import reported_table
 from nablab.report.view import RunView
+from nablab.verdicts.answering import answer
 
 if TYPE_CHECKING:
     import jinja2
@@ -129,10 +131,14 @@ def _page(view: RunView, answers: _Answers) -> str:
             question=experiment.question() or experiment.name,
             data=", ".join(dict.fromkeys(Path(spec).name for spec in experiment.data_sets())),
             view=view,
+            answer=answer(view.verdicts),
+            headline=sections.headline(view),
             summary=sections.summary(view),
             banner=sections.banner(view),
             tally=sections.tally(view.verdicts),
-            verdicts=[sections.verdict_card(verdict) for verdict in view.verdicts],
+            shared=sections.shared(view.verdicts),
+            verdicts=sections.verdict_rows(view),
+            reported=reported_table(experiment, view.records),
             figures=[
                 {
                     "id": name,

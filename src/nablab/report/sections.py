@@ -1,4 +1,4 @@
-"""The parts of the page as plain values: sentences, cards and tables that a template only lays out."""
+"""The parts of the page as plain values: sentences, rows and tables that a template only lays out."""
 
 from __future__ import annotations
 
@@ -10,20 +10,23 @@ from datetime import UTC, datetime
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+from markupsafe import Markup
+
 from nablab import configuration as settings
 from nablab.durations import duration
 from nablab.experiment import Experiment
 from nablab.naming import sentence, words
 from nablab.plots import Summary
-from nablab.report import tables
+from nablab.report import forest, tables
 from nablab.values import in_text
+from nablab.verdicts.answering import bare_claim, shared_scope
 
 if TYPE_CHECKING:
     from nablab.report.view import RunView
     from nablab.verdicts import Verdict
 
 LOGARITHMIC = "log10 ratio"
-MARKS = {"supported": "✓", "refuted": "✗", "inconclusive": "?"}
+MARKS = {"supported": "+", "refuted": "−", "inconclusive": "?"}
 # More metrics than this beside each other are cramped in a column of text.
 METRICS_PER_TABLE = 3
 LEVELS_LISTED = 6
@@ -85,16 +88,38 @@ def banner(view: RunView) -> tuple[str, str] | None:
 
 
 @dataclass(frozen=True)
-class Card:
-    """One verdict, ready to be laid out."""
+class Row:
+    """One verdict, ready to be laid out.
+
+    Attributes:
+        outcome: ``supported``, ``refuted`` or ``inconclusive``.
+        mark: Its sign, so that color is never alone.
+        claim: The claim in words, without what all claims share.
+        effect: The effect with its interval in words; empty if there is none.
+        open_: What it would take to decide; empty where it is decided.
+        drawing: Effect, interval and deciding line as SVG; empty where nothing was measured.
+        details: What stands behind it: heading and text.
+    """
 
     outcome: str
     mark: str
     claim: str
     effect: str
-    reason: str
-    facts: str
-    published: str
+    open_: str
+    drawing: Markup
+    details: Sequence[tuple[str, str]]
+
+
+def headline(view: RunView) -> str:
+    """What was run, in one line; the whole of it stands further down."""
+    parts = [view.experiment.name, f"preset {view.preset}", _count(view.seeds, "seed")]
+    return ", ".join([*parts, *_dates(view)])
+
+
+def shared(verdicts: Sequence[Verdict]) -> str:
+    """The scope that all claims share, in words; empty if there is none."""
+    scope = shared_scope(verdicts)
+    return ", ".join(f"{words(factor)} {level}" for factor, level in scope.items())
 
 
 def tally(verdicts: Sequence[Verdict]) -> str:
@@ -103,32 +128,54 @@ def tally(verdicts: Sequence[Verdict]) -> str:
         return ""
     outcomes = [verdict.outcome for verdict in verdicts]
     counts = [f"{outcomes.count(kind)} {kind}" for kind in dict.fromkeys(sorted(outcomes, reverse=True))]
-    return f"{', '.join(counts)}."
+    return ", ".join(counts)
 
 
-def verdict_card(verdict: Verdict) -> Card:
-    """A verdict in words."""
-    outcome = verdict.outcome
-    claim, effect = claim_text(verdict), verdict.effect_text
-    return Card(
-        outcome, MARKS[outcome], claim, sentence(effect), verdict.reason, facts(verdict), published(verdict)
-    )
+def verdict_rows(view: RunView) -> list[Row]:
+    """The verdicts in words and drawings, in the order of the claims."""
+    scope = shared_scope(view.verdicts)
+    return [
+        Row(
+            outcome=verdict.outcome,
+            mark=MARKS[verdict.outcome],
+            claim=bare_claim(verdict, scope),
+            effect=tables.with_minus(sentence(verdict.effect_text)),
+            open_=sentence(verdict.advice),
+            drawing=Markup(forest.drawing(verdict, f"forest-{number}")),
+            details=_details(verdict),
+        )
+        for number, verdict in enumerate(view.verdicts, 1)
+    ]
 
 
-def claim_text(verdict: Verdict) -> str:
-    """The claim, with those levels of its scope that the sentence does not name."""
-    unnamed = {factor: level for factor, level in verdict.scope.items() if str(level) not in verdict.claim}
-    claim = verdict.claim.rstrip(".")
-    return f"{claim} ({tables.scope(unnamed)})" if unnamed else claim
+def _details(verdict: Verdict) -> list[tuple[str, str]]:
+    """What a statistician asks, a line each."""
+    found = [
+        ("Why", tables.with_minus(verdict.reason)),
+        ("Method", verdict.method),
+        ("Numbers", facts(verdict)),
+        ("Published", published(verdict)),
+    ]
+    return [(heading, text) for heading, text in found if text]
+
+
+def _dates(view: RunView) -> list[str]:
+    """The day of the run, or the first and the last of them; nothing where it is not known."""
+    if not view.environment.get("started"):
+        return []
+    first, last = (_date(seconds) for seconds in view.environment["started"])
+    return [first if first == last else f"{first} to {last}"]
 
 
 def facts(verdict: Verdict) -> str:
-    """Seeds, the uncorrected p-value and the smallest effect of interest: what the reason leaves out."""
+    """Seeds, p-values and the smallest effect of interest."""
     parts = [_count(verdict.seeds, "seed")]
     if verdict.seeds_needed and f"{verdict.seeds_needed} seeds" not in verdict.reason:
         parts.append(f"about {verdict.seeds_needed:,} needed to decide")
     if verdict.p_value is not None:
         parts.append(f"p = {tables.number(verdict.p_value, 2)} before correction")
+    if verdict.p_adjusted is not None:
+        parts.append(f"{tables.number(verdict.p_adjusted, 2)} after it")
     if verdict.smallest_effect:
         parts.append(f"smallest effect of interest: {distance(verdict.smallest_effect, verdict.unit)}")
     return "; ".join(parts) + "."
@@ -160,7 +207,7 @@ def published(verdict: Verdict) -> str:
         return ""
     reported, measured, apart = verdict.published, verdict.measured_for_published, verdict.distance
     unit = verdict.unit if reported.of == "effect" else ""
-    text = f"Published: {amount(reported.value, unit)} ({reported.source})."
+    text = f"{amount(reported.value, unit)} ({reported.source})."
     if measured is None or apart is None:
         return f"{text} Not measured here, so there is nothing to compare it with."
     percent = ""
@@ -277,9 +324,8 @@ def environment(view: RunView) -> dict[str, str]:
     found = {key: text for key, text in tables.flat(facts).items() if text != tables.MISSING}
     if view.environment.get("seconds"):
         found["time of work"] = f"{duration(float(view.environment['seconds']))}, all trials together"
-    if view.environment.get("started"):
-        first, last = (_date(seconds) for seconds in view.environment["started"])
-        found["begun"] = first if first == last else f"{first} to {last}"
+    for dates in _dates(view):
+        found["begun"] = dates
     return found
 
 

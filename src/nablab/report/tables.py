@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -37,6 +38,15 @@ def number(value: Any, digits: int = 3) -> str:
         return f"{mantissa} × 10{str(int(exponent)).translate(_SUPERSCRIPTS)}".replace("-", "−")
     text = f"{value:,.0f}" if size >= 10 ** (digits - 1) else f"{value:.{digits}g}"
     return text.replace("-", "−")
+
+
+def with_minus(text: str) -> str:
+    """Words whose numbers have a real minus sign; names such as 1-190-1 stay.
+
+    >>> with_minus("tau -0.5 of 1-190-1 (-0.7 to -0.1)")
+    'tau −0.5 of 1-190-1 (−0.7 to −0.1)'
+    """
+    return re.sub(r"(?<![\w-])-(?=\d)", "−", text)
 
 
 def interval(low: float, high: float) -> str:

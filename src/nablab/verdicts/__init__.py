@@ -3,10 +3,42 @@
 The decision rule is in ``judging.py``; what the records say about one claim in ``evidence.py`` and
 ``values.py``; whether the seeds vary at all in ``spread.py``; effects, intervals and tests in
 ``contrasts.py``, ``agreement.py``, ``shares.py`` and ``resampling.py``; how many seeds it takes in
-``planning.py``; words in ``wording.py``.
+``planning.py``, and whether so many can decide at all in ``floors.py`` and ``feasibility.py``; words in
+``wording.py`` and ``effects.py``; what a drawing needs in ``axis.py``; and the answer to the whole
+question in ``answering.py``.
 """
 
-from nablab.verdicts.contrasts import interval_of_mean
-from nablab.verdicts.judging import Outcome, Verdict, judge
+from __future__ import annotations
 
-__all__ = ["Outcome", "Verdict", "interval_of_mean", "judge"]
+from typing import TYPE_CHECKING
+
+from nablab.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from nablab.verdicts.answering import answer
+    from nablab.verdicts.axis import Axis
+    from nablab.verdicts.contrasts import interval_of_mean
+    from nablab.verdicts.feasibility import Undecidable, undecidable
+    from nablab.verdicts.judging import Outcome, Verdict, judge
+
+__all__ = [
+    "Axis",
+    "Outcome",
+    "Undecidable",
+    "Verdict",
+    "answer",
+    "interval_of_mean",
+    "judge",
+    "undecidable",
+]
+
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "answering": "answer",
+        "axis": "Axis",
+        "contrasts": "interval_of_mean",
+        "feasibility": "Undecidable undecidable",
+        "judging": "Outcome Verdict judge",
+    },
+)

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import ndtri
 
+from nablab.verdicts.floors import score_interval, spread_without_effect, ways
 from nablab.verdicts.resampling import Array, Contrast, Design, bootstrap_counts, signs_of_pairs, tails
 
 Groups = npt.NDArray[np.intp]
@@ -111,28 +112,7 @@ class Cells:
 
     def ways(self, seeds: int) -> float:
         """In how many ways levels and so many seeds can change places."""
-        logarithm = sum(math.lgamma(size + 1) for size in (*self.factors, seeds))
-        return math.exp(min(700.0, logarithm))
-
-
-def score_interval(tau: float, largest: float, c: float) -> tuple[float, float]:
-    """Limits whose distance from tau is at most the error that they themselves would have.
-
-    The variance of tau falls to 0 where the agreement is complete, so the limits solve (tau - t)^2 = c
-    (largest^2 - t^2), as Wilson's do for a share. They hold the estimate and never leave the range.
-
-    >>> low, high = score_interval(1.0, 1.0, 0.25)
-    >>> round(low, 6), high
-    (0.6, 1.0)
-    """
-    half = math.sqrt(max(0.0, c * (largest**2 * (1 + c) - tau**2)))
-    low, high = (tau - half) / (1 + c), (tau + half) / (1 + c)
-    return max(-largest, min(low, tau)), min(largest, max(high, tau))
-
-
-def spread_without_effect(trials: float) -> float:
-    """Variance of tau of so many independent trials (Kendall 1938)."""
-    return 2 * (2 * trials + 5) / (9 * trials * (trials - 1))
+        return ways(self.factors, seeds)
 
 
 def _contrast(

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import bdtrc, betaincinv, ndtri, stdtrit
 
+from nablab.verdicts.floors import score_interval_of_ranks, variance_of_share
 from nablab.verdicts.resampling import (
     ROUNDING,
     Array,
@@ -199,7 +200,7 @@ def contrast_ranks(x: Array, y: Array, shift: float, design: Design) -> Contrast
     above, below = tails(float(statistic), _brunner_munzel(splits, dominance, 0.0), exact)
     # The data shifted are none of the arrangements, so nothing else keeps p from being 0.
     above, below = max(above, 1 / len(splits)), max(below, 1 / len(splits))
-    error = _planned_error(effect, shift, lambda theta: _variance(theta, len(x), len(y)))
+    error = _planned_error(effect, shift, lambda theta: variance_of_share(theta, len(x), len(y)))
     return Contrast(effect=effect, low=low, high=high, p_above=above, p_below=below, standard_error=error)
 
 
@@ -233,16 +234,7 @@ def newcombe_interval(delta: float, m: int, n: int, confidence: float) -> tuple[
     >>> round(low, 2), high
     (0.29, 1.0)
     """
-    z = float(ndtri((1 + confidence) / 2))
-    theta = (1 + delta) / 2
-
-    def excess(candidate: float) -> float:
-        """Squared distance from the estimate less what the interval allows."""
-        return (theta - candidate) ** 2 - z**2 * _variance(candidate, m, n)
-
-    low = 0.0 if theta == 0 else _bisect(excess, 0.0, theta)
-    high = 1.0 if theta == 1 else _bisect(excess, 1.0, theta)
-    return 2 * low - 1, 2 * high - 1
+    return score_interval_of_ranks(delta, m, n, float(ndtri((1 + confidence) / 2)))
 
 
 def _planned_error(effect: float, shift: float, variance: Callable[[float], float]) -> float:
@@ -252,23 +244,6 @@ def _planned_error(effect: float, shift: float, variance: Callable[[float], floa
     """
     at_shift, at_effect = (2 * math.sqrt(variance((1 + delta) / 2)) for delta in (shift, effect))
     return 0.7 * at_shift + 0.3 * at_effect
-
-
-def _variance(theta: float, m: int, n: int) -> float:
-    """Of the estimated P(x > y), for groups of ``m`` and ``n`` (Newcombe's method 5)."""
-    overlap = (1 - theta) / (2 - theta) + theta / (1 + theta)
-    return theta * (1 - theta) / (m * n) * (1 + ((m + n) / 2 - 1) * overlap)
-
-
-def _bisect(excess: Callable[[float], float], outside: float, inside: float) -> float:
-    """The border between ``outside`` (excess above 0) and ``inside`` (not above 0)."""
-    for _ in range(60):
-        middle = (outside + inside) / 2
-        if excess(middle) > 0:
-            outside = middle
-        else:
-            inside = middle
-    return (outside + inside) / 2
 
 
 def _binomial_tail(wins: int, n: int, chance: float) -> float:

@@ -26,6 +26,7 @@ from nablab.verdicts.contrasts import (
     contrast_signs,
     interval_of_ratio,
 )
+from nablab.verdicts.floors import crossed, floor_of, floor_of_exchanges, floor_of_trend
 from nablab.verdicts.resampling import Array, Contrast, Design, agreeing
 from nablab.verdicts.shares import contrast_share, interval_of_two, limits_of_mean
 from nablab.verdicts.spread import (
@@ -188,7 +189,7 @@ def _trend(claim: Claim, records: Records, design: Design) -> Evidence | None:
             f"A trend needs numeric levels, but '{claim.by}' has: {named}. Compare levels instead."
         )
     sides = {str(level): of_level(records, claim, level) for level in sorted(levels, key=float)}
-    blank = _blank(claim, sides, "Kendall's tau", floor=_floor_of_trend(len(levels), claim.paired))
+    blank = _blank(claim, sides, "Kendall's tau", floor=floor_of_trend(len(levels), claim.paired))
     ranked, caveats, failure = prepare(sides, replace(claim, scale="ranks"))
     if failure:
         return replace(blank, failure=failure)
@@ -236,7 +237,7 @@ def _correlation(claim: Claim, records: Records, design: Design) -> Evidence | N
     if blank.failure:
         return blank
     cells = _cells(usable)
-    floor = (lambda n: 1 / cells.ways(1)) if claim.paired else (lambda n: 1 / cells.ways(n))
+    floor = floor_of_exchanges(cells.factors, claim.paired)
     blank = replace(
         blank,
         floor=floor,
@@ -251,34 +252,10 @@ def _correlation(claim: Claim, records: Records, design: Design) -> Evidence | N
 
 def _cells(records: Sequence[Record]) -> Cells:
     """Conditions by seeds; the levels of each factor where the conditions are all combinations of them."""
-    conditions = list(dict.fromkeys(r.condition for r in records))
-    factors = {
-        name: [c.get(name) for c in conditions] for name in dict.fromkeys(f for c in conditions for f in c)
-    }
-    kept: list[str] = []
-    # A factor that follows from another (the course that a network belongs to) has no levels of its own.
-    for name in sorted(factors, key=lambda name: -len(set(factors[name]))):
-        if not any(_follows(factors[name], factors[other]) for other in kept):
-            kept.append(name)
-    levels = [list(dict.fromkeys(factors[name])) for name in kept]
-    crossed = math.prod(map(len, levels)) == len(conditions)
-    sizes = tuple(map(len, levels)) if crossed and levels else (len(conditions),)
-    if crossed and levels:
-        places = {
-            condition: tuple(
-                found.index(condition.get(name)) for name, found in zip(kept, levels, strict=True)
-            )
-            for condition in conditions
-        }
-        conditions.sort(key=places.__getitem__)
+    conditions, sizes = crossed([r.condition for r in records])
     rows = {condition: row for row, condition in enumerate(conditions)}
     seeds = _numbered(np.array([r.seed for r in records], dtype=np.float64))
     return Cells(np.array([rows[r.condition] for r in records]), seeds, sizes)
-
-
-def _follows(factor: Sequence[object], other: Sequence[object]) -> bool:
-    """Whether the level of ``other`` tells that of ``factor``."""
-    return len(set(zip(other, factor, strict=True))) == len(set(other))
 
 
 def _seeds_without_say(records: Sequence[Record], claim: Claim) -> tuple[str, ...]:
@@ -455,8 +432,6 @@ def _blank(
     floor: Callable[[int], float] | None = None,
 ) -> Evidence:
     """Evidence before any test: who is compared, and in what unit."""
-    one_sample = claim.paired or claim.kind == "bound"
-    default = (lambda n: 0.5**n) if one_sample else (lambda n: 1 / math.comb(2 * n, n))
     groups = {name: summary(side, claim.metric) for name, side in sides.items()}
     first = (
         next(iter(groups.values()))
@@ -467,7 +442,7 @@ def _blank(
     return Evidence(
         unit=unit,
         seeds=min(len({record.seed for record in side}) for side in sides.values()),
-        floor=floor or default,
+        floor=floor or floor_of(claim, []),
         groups=groups,
         measured=measured if math.isfinite(measured) else None,
     )
@@ -475,13 +450,6 @@ def _blank(
 
 def _what(claim: Claim) -> str:
     return f"difference in {words(claim.metric)}" if claim.paired else ""
-
-
-def _floor_of_trend(levels: int, paired: bool) -> Callable[[int], float]:
-    """One over the number of ways to deal the values to the levels."""
-    if paired:
-        return lambda n: math.exp(-n * math.lgamma(levels + 1))
-    return lambda n: math.exp(levels * math.lgamma(n + 1) - math.lgamma(levels * n + 1))
 
 
 def _column(rows: Sequence[tuple[float, ...]], index: int) -> Array:

@@ -8,10 +8,13 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from nablab.experiment import Claim, Level, Published, Records
+from nablab.verdicts.axis import Axis, axis_of
+from nablab.verdicts.effects import effect_text
 from nablab.verdicts.evidence import Evidence, examine
-from nablab.verdicts.planning import leans_against, seeds_needed
-from nablab.verdicts.resampling import ALPHA, Design, holm
-from nablab.verdicts.wording import effect_text, method, reason, sentence
+from nablab.verdicts.floors import ALPHA
+from nablab.verdicts.planning import Advice, advise, leans_against
+from nablab.verdicts.resampling import Design, holm
+from nablab.verdicts.wording import method, reason, sentence
 
 Outcome = Literal["supported", "refuted", "inconclusive"]
 
@@ -39,6 +42,9 @@ class Verdict:
         distance: Measured minus published.
         groups: By level: mean, median, number of values, number of NaN.
         method: Which test, interval and correction were used; empty in files of older versions.
+        axis: Where the effect can be drawn; None where there is none, and in files of older versions.
+        answer: What follows for the experiment's question; empty for claims that its answer leaves out.
+        advice: What it would take to decide, as part of a sentence; empty where it is decided.
     """
 
     claim: str
@@ -59,6 +65,9 @@ class Verdict:
     distance: float | None = None
     groups: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     method: str = ""
+    axis: Axis | None = None
+    answer: str = ""
+    advice: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; NaN and infinity as floats."""
@@ -67,12 +76,13 @@ class Verdict:
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Verdict:
         """The inverse of `to_dict`, also after a detour through JSON."""
-        published, interval = content["published"], content["interval"]
+        published, interval, axis = content["published"], content["interval"], content.get("axis")
         return cls(
             **{
                 **content,
                 "published": Published(**published) if published else None,
                 "interval": (float(interval[0]), float(interval[1])) if interval else None,
+                "axis": Axis.from_dict(axis) if axis else None,
             }
         )
 
@@ -143,10 +153,10 @@ def _verdict(case: _Case, p_for: float, p_against: float, family: int, design: D
     against = outcome == "refuted" or (outcome == "inconclusive" and leans_against(claim, evidence))
     p_value = evidence.p_refuted if against else evidence.p_supported
     p_adjusted = p_against if against else p_for
-    needed, advice = None, ""
+    advice = Advice()
     if outcome == "inconclusive":
         level = ALPHA / family
-        needed, advice = seeds_needed(claim, evidence, level, design.confidence, design.resamples)
+        advice = advise(claim, evidence, level, design.confidence, design.resamples)
     why = reason(claim, evidence, outcome, (p_value, p_adjusted), family, design.confidence)
     measured, distance = _published(claim, evidence)
     return Verdict(
@@ -160,15 +170,26 @@ def _verdict(case: _Case, p_for: float, p_against: float, family: int, design: D
         p_value=None if math.isnan(p_value) else p_value,
         p_adjusted=None if math.isnan(p_adjusted) else p_adjusted,
         seeds=evidence.seeds,
-        seeds_needed=needed,
-        reason=" ".join(part for part in (why, advice, *evidence.caveats) if part),
+        seeds_needed=advice.seeds,
+        reason=" ".join(part for part in (why, advice.text, *evidence.caveats) if part),
         smallest_effect=claim.smallest_effect,
         published=claim.published,
         measured_for_published=measured,
         distance=distance,
         groups=evidence.groups,
         method=method(claim, evidence, family, design.confidence),
+        axis=axis_of(claim, evidence),
+        answer=_answer(claim, outcome),
+        advice=advice.short,
     )
+
+
+def _answer(claim: Claim, outcome: Outcome) -> str:
+    """What the outcome means for the question, in the words of the claim's author."""
+    if claim.answer is None:
+        return ""
+    open_ = claim.answer.open
+    return {"supported": claim.answer.supported, "refuted": claim.answer.refuted}.get(outcome, open_)
 
 
 def _outcome(evidence: Evidence, p_for: float, p_against: float) -> Outcome:

@@ -3,23 +3,35 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
-from scipy.special import betaincinv, ndtri
+from scipy.special import ndtri
 
 from nablab.experiment import Claim
-from nablab.verdicts.agreement import score_interval, spread_without_effect
-from nablab.verdicts.contrasts import newcombe_interval, skew_factor
+from nablab.verdicts.contrasts import skew_factor
 from nablab.verdicts.evidence import Evidence
-from nablab.verdicts.resampling import ALPHA
+from nablab.verdicts.feasibility import MOST_SEEDS
+from nablab.verdicts.floors import ALPHA, clearest_limit
 
 POWER = 0.8
-MOST_SEEDS = 1_000
-"""Beyond it the advice is to think again, not to buy seeds."""
 
 
-def seeds_needed(
-    claim: Claim, evidence: Evidence, level: float, confidence: float, resamples: int
-) -> tuple[int | None, str]:
+@dataclass(frozen=True)
+class Advice:
+    """What it would take to decide a claim that stayed open.
+
+    Attributes:
+        seeds: About how many seeds; None where more seeds would not help.
+        text: That in whole sentences; empty where nothing can be said.
+        short: That as part of a sentence, after "open".
+    """
+
+    seeds: int | None = None
+    text: str = ""
+    short: str = ""
+
+
+def advise(claim: Claim, evidence: Evidence, level: float, confidence: float, resamples: int) -> Advice:
     """How many seeds decide with 80 % power if effect and spread stay as they are, and that in words.
 
     The usual formula for a normal mean, with the correction for Student's quantiles of Guenther 1981.
@@ -32,38 +44,59 @@ def seeds_needed(
         resamples: Number of random arrangements; no smaller p than one over it can be had.
     """
     if evidence.failure:
-        return None, ""
+        return Advice(short="these seeds give no answer")
     against = evidence.effect is not None and leans_against(claim, evidence)
-    needed = _fewest(claim, evidence, level, confidence, against)
+    fewest = _fewest(claim, evidence, level, confidence, against)
     if level <= 1 / (resamples + 1) and not (claim.paired and claim.scale == "ranks"):
-        return None, f"So many claims need more than {resamples} resamples."
-    if needed is None and evidence.floor(MOST_SEEDS) >= level:
-        return (
-            None,
-            "More seeds cannot decide it: with so few conditions p stays too large whatever they give.",
+        return Advice(text=f"So many claims need more than {resamples} resamples.", short="too many claims")
+    if fewest is None and evidence.floor(MOST_SEEDS) >= level:
+        return Advice(
+            text="More seeds cannot decide it: with so few conditions p stays too large whatever they give.",
+            short="too few conditions",
         )
     if claim.kind == "correlation" and evidence.conditions > 1 and evidence.effect is not None:
-        return None, "More conditions would tell, rather than more seeds: theirs are few."
+        return Advice(
+            text="More conditions would tell, rather than more seeds: theirs are few.",
+            short="too few conditions",
+        )
     if evidence.share and evidence.measured in (0.0, 1.0):
-        advice = f"It takes at least {needed} seeds, all with this outcome."
-        return needed, f"{_out_of_reach(evidence, level)}{advice}" if needed else ""
+        return _at_least(fewest, f"{_out_of_reach(evidence, level)}", ", all with this outcome")
     if evidence.effect is None:
-        return needed, f"It takes at least {needed} seeds." if needed else ""
-    gap = abs(evidence.effect - evidence.threshold)
+        return _at_least(fewest)
+    usual = _usual(claim, evidence, level, confidence)
+    if math.isinf(usual) or fewest is None:
+        return Advice(
+            text="The effect is so near to this line that more seeds would hardly decide.",
+            short="the effect is very near the line",
+        )
+    needed = max(math.ceil(usual), fewest, evidence.seeds + max(1, evidence.seeds // 4))
+    sentence = f"About {needed} seeds would decide, if effect and spread stay as they are."
+    return Advice(needed, f"{_out_of_reach(evidence, level)}{sentence}", f"about {needed} seeds would tell")
+
+
+def _at_least(fewest: int | None, before: str = "", after: str = "") -> Advice:
+    """Advice from the clearest possible data alone."""
+    if not fewest:
+        return Advice(short="too few seeds")
+    text = f"{before}It takes at least {fewest} seeds{after}."
+    return Advice(fewest, text, f"at least {fewest} seeds would tell")
+
+
+def _usual(claim: Claim, evidence: Evidence, level: float, confidence: float) -> float:
+    """The number of seeds of the usual formula; infinite where the effect lies on the line."""
+    gap = abs((evidence.effect or 0.0) - evidence.threshold)
     z = float(-ndtri(min(level, (1 - confidence) / 2)))
     reach = (z + float(ndtri(POWER))) * evidence.standard_error
     if claim.kind == "bound" and claim.scale != "ranks" and not evidence.share:
         reach = _reach_of_bound(z, gap, evidence)
-    if gap <= 0 or evidence.seeds * (reach / gap) ** 2 > MOST_SEEDS or needed is None:
-        return None, "The effect is so near to this line that more seeds would hardly decide."
+    if gap <= 0 or evidence.seeds * (reach / gap) ** 2 > MOST_SEEDS:
+        return math.inf
     groups = 1 if claim.paired or claim.kind == "bound" else 2
     usual = evidence.seeds * (reach / gap) ** 2 + z**2 / (2 * groups)
     if claim.scale == "ranks" and groups == 1 and evidence.unit != "Kendall's tau":
         # The sign test's p-value moves in steps: Fleiss 1981's correction, for a share of gap / 2.
         usual *= (1 + math.sqrt(1 + 8 / (usual * gap))) ** 2 / 4
-    needed = max(math.ceil(usual), needed, evidence.seeds + max(1, evidence.seeds // 4))
-    advice = f"About {needed} seeds would decide, if effect and spread stay as they are."
-    return needed, f"{_out_of_reach(evidence, level)}{advice}"
+    return usual
 
 
 def _reach_of_bound(z: float, gap: float, evidence: Evidence) -> float:
@@ -99,29 +132,17 @@ def _fewest(claim: Claim, evidence: Evidence, level: float, confidence: float, a
     threshold = -claim.smallest_effect if against else claim.smallest_effect
     # The exact limits of a share are the same test as its p-value, at their own level.
     level = min(level, (1 - confidence) / 2) if evidence.share else level
-    return next(
-        (
-            n
-            for n in range(2, MOST_SEEDS)
-            if evidence.floor(n) < level and _clearest_limit(claim, evidence, n, confidence) > threshold
-        ),
-        None,
-    )
-
-
-def _clearest_limit(claim: Claim, evidence: Evidence, n: int, confidence: float) -> float:
-    """The inner limit of the interval of data in complete agreement; means have no such limit."""
     z = float(ndtri((1 + confidence) / 2))
-    if evidence.unit == "Kendall's tau":
-        trials = n * evidence.trials_per_seed
-        # Exchanged conditions are the units of a paired correlation, however many seeds there are.
-        if claim.kind == "correlation" and claim.paired:
-            trials = evidence.trials_per_seed
-        if trials < 3:
-            return -1.0
-        return score_interval(1.0, 1.0, z**2 * spread_without_effect(trials))[0]
-    if claim.scale != "ranks":
-        return math.inf
-    if claim.paired or claim.kind == "bound":
-        return 2 * float(betaincinv(n, 1, (1 - confidence) / 2)) - 1
-    return newcombe_interval(1.0, n, n, confidence)[0]
+
+    def decides(n: int) -> bool:
+        limit = clearest_limit(claim, n, _trials(claim, evidence, n), z)
+        return evidence.floor(n) < level and limit > threshold
+
+    return next((n for n in range(2, MOST_SEEDS) if decides(n)), None)
+
+
+def _trials(claim: Claim, evidence: Evidence, n: int) -> float:
+    """How many trials stand in a trend or correlation of ``n`` seeds."""
+    # Exchanged conditions are the units of a paired correlation, however many seeds there are.
+    alone = claim.kind == "correlation" and claim.paired
+    return evidence.trials_per_seed if alone else n * evidence.trials_per_seed

@@ -17,14 +17,13 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import ndtr, ndtri, stdtrit
 
+from nablab.verdicts.floors import ALPHA
+
 Array = npt.NDArray[np.float64]
 
 FEWEST_FOR_BOOTSTRAP = 5
 """Below it the interval is Student's: resampled means never leave [min, max], which covers the mean of
 a symmetric distribution with probability 1 - 2**(1 - n) only, 75 % for three values."""
-
-ALPHA = 0.05
-"""A claim is decided where the adjusted one-sided p-value lies below it."""
 
 ROUNDING = 1e-12
 """Statistics closer than this (relative) are tied, and a variance below this share of the whole is zero."""

@@ -1,20 +1,34 @@
-"""Verdicts in plain words: the claim's sentence, its effect, and why it was judged so."""
+"""Verdicts in plain words: the claim's sentence, why it was judged so, and by which method.
+
+Effects have a file of their own, ``effects.py``.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from nablab.errors import UsageError
 from nablab.experiment import Claim, Level
 from nablab.naming import words
-from nablab.verdicts.evidence import Evidence
-from nablab.verdicts.resampling import ALPHA
+from nablab.verdicts.effects import (
+    COMPARISONS,
+    SIDES,
+    amount,
+    claimed_bound,
+    number,
+    on_scale,
+    quantity,
+    share,
+    size,
+)
+from nablab.verdicts.floors import ALPHA
+
+if TYPE_CHECKING:
+    from nablab.verdicts.evidence import Evidence
 
 FEW = 30
-COMPARISONS = {-1: "lower", 1: "higher"}
-SIDES = {-1: "below", 1: "above"}
 
 
 def sentence(claim: Claim, scope: Mapping[str, Level]) -> str:
@@ -39,25 +53,6 @@ def sentence(claim: Claim, scope: Mapping[str, Level]) -> str:
             "Its fields are {first}, {second}, {metric}, {scope} and {level}."
         ) from error
     return text if "{scope}" in claim.sentence or "{level}" in claim.sentence else _with(where, text)
-
-
-def effect_text(claim: Claim, evidence: Evidence) -> str:
-    """The quantity, its effect and interval, as a person would say it; empty if there is none."""
-    if evidence.effect is None:
-        return ""
-    effect, limits = evidence.effect, evidence.interval or ()
-    if claim.kind == "equality":
-        text = f"largest relative difference {100 * effect:.3g} %"
-        return text if evidence.exact else f"{text} ({' to '.join(f'{100 * v:.3g}' for v in limits)} %)"
-    if evidence.unit == "Kendall's tau":
-        other = claim.other or claim.by
-        interval = " to ".join(number(limit) for limit in limits)
-        return f"Kendall's tau of {words(claim.metric)} with {words(other)} {number(effect)} ({interval})"
-    if claim.scale == "ranks":
-        return f"{words(claim.metric)} {_rank_text(claim, effect, *limits)}"
-    if claim.kind == "bound":
-        return _bound_text(claim, effect, *limits)
-    return f"{words(claim.metric)} {_difference_text(claim, effect, *limits)}"
 
 
 def reason(
@@ -124,20 +119,6 @@ def method(claim: Claim, evidence: Evidence, family: int, confidence: float) -> 
     return " ".join(parts)
 
 
-def number(value: float) -> str:
-    """Three significant digits.
-
-    >>> number(0.01234), number(1234.5)
-    ('0.0123', '1,230')
-    """
-    if not math.isfinite(value) or value == 0:
-        return "0" if value == 0 else str(value)
-    if 1e-4 <= abs(value) < 1e6:
-        rounded = float(f"{value:.3g}")
-        return f"{rounded:,.{max(0, 2 - math.floor(math.log10(abs(rounded))))}f}"
-    return f"{value:.2e}"
-
-
 def _method(claim: Claim, evidence: Evidence) -> tuple[str, str, str]:
     """Statistic, test and interval."""
     tau = "Kendall's tau-b", "score interval with the spread of bootstrap and permutations"
@@ -172,7 +153,7 @@ def _method(claim: Claim, evidence: Evidence) -> tuple[str, str, str]:
 
 
 def _generated(claim: Claim) -> str:
-    metric = words(claim.metric)
+    metric = quantity(claim)
     if claim.kind == "difference":
         side = COMPARISONS[claim.sign]
         return f"{metric[0].upper()}{metric[1:]} is {side} for {claim.first} than for {claim.second}"
@@ -184,8 +165,7 @@ def _generated(claim: Claim) -> str:
         side = "rise together" if claim.sign > 0 else "oppose each other"
         return f"{metric[0].upper()}{metric[1:]} and {words(claim.other)} {side}"
     if claim.kind == "bound":
-        side = "at least" if claim.sign > 0 else "at most"
-        return f"{metric[0].upper()}{metric[1:]} is {side} {number(claim.bound)}"
+        return f"{metric[0].upper()}{metric[1:]} is {claimed_bound(claim)}"
     same = f"is the same within {100 * claim.margin:.3g} %"
     return f"{metric[0].upper()}{metric[1:]} {same} for every {words(claim.by)}"
 
@@ -204,24 +184,34 @@ def _line(claim: Claim, evidence: Evidence, *, touching: bool = False) -> str:
         if claim.kind == "bound":
             return f"the point where as many seeds lie below {number(claim.bound)} as above"
         return "zero" if claim.kind in ("trend", "correlation") or touching else "'no difference'"
-    return f"the smallest effect of interest, {_threshold(claim, evidence)}"
+    return f"the smallest effect of interest, {threshold_text(claim)}"
 
 
-def _threshold(claim: Claim, evidence: Evidence) -> str:
-    if evidence.unit == "Kendall's tau":
-        return f"tau {number(evidence.threshold)}"
+def threshold_text(claim: Claim) -> str:
+    """What the effect is held against, in short: ``1.5 times lower``, ``tau 0.300``, ``0.0500``."""
+    if claim.kind == "equality":
+        return f"{100 * claim.margin:.3g} %"
+    line = claim.sign * claim.smallest_effect + 0.0
+    if claim.kind in ("trend", "correlation"):
+        return f"tau {number(line)}"
     if claim.scale == "ranks":
-        return _share(claim, evidence.threshold)
-    return _amount(claim, evidence.threshold)
+        return share(claim, line)
+    if claim.kind == "bound":
+        return number(on_scale(claim, line))
+    return amount(claim, line)
 
 
 def _bound_line(claim: Claim) -> str:
-    """The bound, moved by the smallest effect of interest."""
+    """The bound; where an effect must reach beyond it to be of interest, how that line comes about."""
     if not claim.smallest_effect:
         return f"the bound of {number(claim.bound)}"
-    shift = claim.sign * claim.smallest_effect
-    moved = claim.bound * 10**shift if claim.scale == "log10" else claim.bound + shift
-    return f"{number(moved)}, the bound of {number(claim.bound)} moved by the smallest effect of interest"
+    line = number(on_scale(claim, claim.sign * claim.smallest_effect))
+    if claim.scale == "log10":
+        how = "times" if claim.sign > 0 else "divided by"
+    else:
+        how = "plus" if claim.sign > 0 else "less"
+    least = f"the smallest effect of interest ({size(claim, claim.smallest_effect)})"
+    return f"{line}, which is the bound of {number(claim.bound)} {how} {least}"
 
 
 def _side(claim: Claim, evidence: Evidence, supporting: bool) -> str:
@@ -236,62 +226,6 @@ def _side(claim: Claim, evidence: Evidence, supporting: bool) -> str:
     if not claim.smallest_effect or (low > 0 if claim.sign < 0 else high < 0):
         return "on the opposite side"
     return f"short of {_line(claim, evidence)}"
-
-
-def _bound_text(claim: Claim, effect: float, *limits: float) -> str:
-    """The mean beside its bound; no limits where the values do not vary."""
-    if claim.scale == "log10":
-        values = [claim.bound * 10 ** min(value, 300) for value in (effect, *limits)]
-    else:
-        values = [claim.bound + value for value in (effect, *limits)]
-    mean, *ends = map(number, values)
-    interval = f" ({' to '.join(ends)})" if ends else ""
-    kind = "geometric mean" if claim.scale == "log10" else "mean"
-    return f"{kind} {words(claim.metric)} {mean}{interval}, against {number(claim.bound)}"
-
-
-def _rank_text(claim: Claim, effect: float, *limits: float) -> str:
-    """Cliff's delta as the share of pairs in which the first is lower (or higher); ties count half."""
-    one, two = sorted(_percent(effect, value) for value in limits)
-    return f"{_share(claim, effect)} ({one:.0f} to {two:.0f} %)"
-
-
-def _share(claim: Claim, delta: float) -> str:
-    sign = -1 if delta < 0 else 1
-    what = SIDES[sign] + f" {number(claim.bound)}" if claim.kind == "bound" else COMPARISONS[sign]
-    whose = "seeds" if claim.paired or claim.kind == "bound" else "pairs"
-    return f"{what} in {_percent(delta, delta):.0f} % of {whose}"
-
-
-def _percent(effect: float, delta: float) -> float:
-    """The share of pairs on the side of ``effect``."""
-    return 50 * (1 + (-delta if effect < 0 else delta))
-
-
-def _difference_text(claim: Claim, effect: float, *limits: float) -> str:
-    if not limits:
-        return _amount(claim, effect)
-    low, high = limits
-    if low <= 0 <= high:
-        return f"{_amount(claim, effect)} ({_amount(claim, low)} to {_amount(claim, high)})"
-    near, far = sorted((abs(low), abs(high)))
-    return f"{_amount(claim, effect)} ({_size(claim, near)} to {_size(claim, far)})"
-
-
-def _amount(claim: Claim, value: float) -> str:
-    if value == 0:
-        return "no difference"
-    times = " times" if claim.scale == "log10" else ""
-    return f"{_size(claim, abs(value))}{times} {COMPARISONS[-1 if value < 0 else 1]}"
-
-
-def _size(claim: Claim, size: float) -> str:
-    if claim.scale != "log10":
-        return number(size)
-    ratio = 10 ** min(size, 300)
-    if ratio >= 100:
-        return number(ratio)
-    return f"{ratio:.1f}" if ratio >= 1.095 else f"{ratio:.2f}" if ratio >= 1.005 else f"{ratio:.3f}"
 
 
 def _p_text(p: float) -> str:
