@@ -18,7 +18,9 @@ from torch.autograd import (  # type: ignore[attr-defined]
     _enable_profiler_legacy,
 )
 
-SHORT = 0.3  # seconds; below, the first run mostly warms up, so that others follow
+from nablab.errors import UsageError
+
+SHORT = 0.1  # seconds; below, the first run mostly warms up, so that others follow
 # Runs of short work, of which the fastest counts: more of what takes a millisecond, for another program on
 # the machine takes several at a time.
 FEWEST, MOST, ENOUGH = 3, 30, 0.1  # the last in seconds
@@ -76,7 +78,14 @@ def counting_bytes(*, arrays: bool = False) -> Iterator[Count]:
     Args:
         arrays: What Python and NumPy allocate, as well, which makes Python slow. Their largest sum is added
             to that of the tensors, whether or not both were reached at the same time.
+
+    Raises:
+        UsageError: A profiler of PyTorch is running: there can be one only.
     """
+    if torch._C._autograd._profiler_enabled():
+        raise UsageError(
+            "What a call costs cannot be told while PyTorch's profiler runs. Ask before or after."
+        )
     found = Count()
     plain = torch._C._profiler._ExperimentalConfig()
     traced = arrays and not tracemalloc.is_tracing()
@@ -86,9 +95,9 @@ def counting_bytes(*, arrays: bool = False) -> Iterator[Count]:
     if arrays:
         tracemalloc.reset_peak()
     collects = gc.isenabled()
-    gc.disable()  # what is older than the work is not to be freed in it
     _enable_profiler_legacy(ProfilerConfig(ProfilerState.CPU, False, True, False, False, False, plain))
     try:
+        gc.disable()  # what is older than the work is not to be freed in it
         yield found
     finally:
         records = _disable_profiler_legacy()
