@@ -173,6 +173,7 @@ def _sampled_diagonal(
             square += step * (row - mean)
             for name, part in _by_layer(matrix, row).items():
                 sums.setdefault(name, []).append(float(part.sum()))
+        del signs, image, sign, product, row  # before the next block is made
     errors = (square / (samples * (samples - 1))).sqrt()
     layers = {name: float(np.mean(part)) for name, part in sums.items()}
     layer_errors = {name: float(np.std(part, ddof=1) / math.sqrt(samples)) for name, part in sums.items()}

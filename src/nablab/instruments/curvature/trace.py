@@ -190,7 +190,10 @@ def trace_of(matrix: Matrix, *, method: Method = "xtrace", products: int = 60, s
 
 
 def _hutchinson(matrix: Matrix, products: int, generator: torch.Generator) -> tuple[Array, float]:
-    blocks = [_inner(signs, image) for signs, image in sign_products(matrix, products, generator)]
+    blocks = []
+    for signs, image in sign_products(matrix, products, generator):
+        blocks.append(_inner(signs, image))
+        del signs, image  # before the next block is made
     estimates = np.concatenate(blocks)
     return estimates, _error_of_mean(estimates)
 
@@ -354,6 +357,7 @@ def sign_products(matrix: Matrix, count: int, generator: torch.Generator) -> Ite
         image = matrix @ signs
         finite_norm(image)
         yield signs, image
+        del signs, image
 
 
 def _times(matrix: Matrix, vectors: Tensor) -> Tensor:
