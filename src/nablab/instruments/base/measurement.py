@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 import numpy as np
 import torch
 
-from nablab.instruments.base.rehearsals import Rehearse
+from nablab.instruments.base.rehearsals import Rehearsal
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -104,7 +104,7 @@ class Instrument(Generic[P, R]):
     """
 
     def __init__(
-        self, measure: Callable[P, R], expected: Callable[..., Expected], rehearse: Rehearse
+        self, measure: Callable[P, R], expected: Callable[..., Expected], rehearse: Rehearsal
     ) -> None:
         self.measure, self.expected, self.rehearse = measure, expected, rehearse
         self.__doc__, self.__name__ = measure.__doc__, measure.__name__
@@ -117,7 +117,7 @@ class Instrument(Generic[P, R]):
 
 
 def instrument(
-    *, expected: Callable[..., Expected], rehearse: Rehearse
+    *, expected: Callable[..., Expected], rehearse: Rehearsal
 ) -> Callable[[Callable[P, R]], Instrument[P, R]]:
     """Make a function an instrument that `cost` and ``nablab measure`` know.
 

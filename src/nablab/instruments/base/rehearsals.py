@@ -2,7 +2,8 @@
 
 No table of factors is kept. What is foretold was done on this machine: either the instrument itself, with
 options that make it short (`Trials`), or its own arithmetic on a `StandIn`: a matrix or a function of fewer
-parameters that costs next to nothing, beside a few true products or gradients.
+parameters that costs next to nothing, beside a few true products or gradients. A call that turns out to be
+short is then made: it tells more than anything shorter could.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from nablab.errors import UsageError
 from nablab.instruments.base.batches import count_samples, part_of, read_pieces
 from nablab.instruments.base.footprints import Footprint, footprint
 
+BRIEF = 0.5  # seconds; a call that is expected to take less is made
 ROWS_SHARE = 8  # a stand-in has this part of the parameters, or as many as its kind needs at least
 
 
@@ -129,7 +131,33 @@ class Call:
         return {name: value for name, value in self.options.items() if name in taken}
 
 
-Rehearse = Callable[[Call], Cost]
+Arguments = Callable[[Call, Any], tuple[Any, ...]]
+
+
+def model_loss_and_data(call: Call, data: Any) -> tuple[Any, ...]:
+    """What most instruments take."""
+    return call.model, call.loss, data
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """How what a call takes is found out.
+
+    Attributes:
+        foretell: Foretells a long call from something shorter.
+        arguments: The instrument's arguments, from a call and data.
+    """
+
+    foretell: Callable[[Call], Cost]
+    arguments: Arguments = model_loss_and_data
+
+    def __call__(self, call: Call) -> Cost:
+        """What a call takes; a short one is its own rehearsal."""
+        found = self.foretell(call)
+        if found.seconds >= BRIEF:
+            return found
+        gradients, taken = _tried(call, Trial(()), self.arguments)
+        return Cost(gradients=gradients, seconds=taken.seconds, bytes=max(taken.peak, found.bytes))
 
 
 # Small calls of the instrument itself
@@ -171,9 +199,7 @@ class Trials:
     notes: tuple[str, ...] = ()
 
 
-def by_trials(
-    plan: Callable[[Call], Trials], arguments: Callable[[Call, Any], tuple[Any, ...]] | None = None
-) -> Rehearse:
+def by_trials(plan: Callable[[Call], Trials], arguments: Arguments = model_loss_and_data) -> Rehearsal:
     """Foretell an instrument from small calls.
 
     Args:
@@ -181,7 +207,7 @@ def by_trials(
         arguments: The instrument's arguments for data; by default model, loss and data.
     """
 
-    def rehearse(call: Call) -> Cost:
+    def foretell(call: Call) -> Cost:
         chosen = plan(call)
         found = [_tried(call, trial, arguments) for trial in chosen.trials]
         rows = [[1.0, *trial.units] for trial in chosen.trials]
@@ -199,12 +225,10 @@ def by_trials(
             most = (most + line) / 2 if chosen.bytes_may_stop else line
         return Cost(gradients=gradients, seconds=seconds, bytes=int(most), notes=chosen.notes)
 
-    return rehearse
+    return Rehearsal(foretell, arguments)
 
 
-def _tried(
-    call: Call, trial: Trial, arguments: Callable[[Call, Any], tuple[Any, ...]] | None
-) -> tuple[float, Footprint]:
+def _tried(call: Call, trial: Trial, arguments: Arguments) -> tuple[float, Footprint]:
     """Gradients and footprint of a small call."""
     sets = call.sets if trial.samples is None else call.sets.first(trial.samples)
     options = {**call.options, **trial.options}
@@ -212,8 +236,7 @@ def _tried(
 
     def work() -> Any:
         nonlocal spent
-        given = (call.model, call.loss, sets.data()) if arguments is None else arguments(call, sets.data())
-        found = call.measure(*given, **options)
+        found = call.measure(*arguments(call, sets.data()), **options)
         spent = found.gradients
         return found
 
@@ -314,10 +337,10 @@ def read_sets(data: Any, batch_size: int | None, *, named: bool) -> Sets:
     return Sets({str(name): read_pieces(part, batch_size) for name, part in data.items()}, named=True)
 
 
-def refuse(reason: str) -> Rehearse:
+def refuse(reason: str) -> Rehearsal:
     """For an instrument that takes something else than a model, a loss and data."""
 
-    def rehearse(call: Call) -> Cost:
+    def foretell(call: Call) -> Cost:
         raise UsageError(reason)
 
-    return rehearse
+    return Rehearsal(foretell)

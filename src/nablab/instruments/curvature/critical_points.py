@@ -139,6 +139,8 @@ def _expected(
 
 def _trials(call: Call) -> Trials:
     """Few iterations, of L-BFGS and of what follows it."""
+    names = "method", "tolerance", "max_iterations", "lbfgs_iterations"
+    _check_options(*(call.options[name] for name in names))
     few = [(2, 0), (6, 0), (2, 2)]  # iterations of L-BFGS and of the method behind it
     trials = [
         Trial(own, {"lbfgs_iterations": own[0], "max_iterations": own[1], "tolerance": 1e-300}) for own in few

@@ -16,7 +16,7 @@ from nablab.instruments.base.rehearsals import (
     Call,
     Cost,
     Prepared,
-    Rehearse,
+    Rehearsal,
     on_stand_in,
     placeholder,
     stand_in_rows,
@@ -173,7 +173,7 @@ def spectrum_like(matrix: Operator, rows: int) -> Array:
 
 def by_products(
     find: Callable[[], Callable[..., Any]], *, spectrum: bool = False, notes: tuple[str, ...] = ()
-) -> Rehearse:
+) -> Rehearsal:
     """Foretell an instrument of curvature.
 
     Args:
@@ -182,7 +182,7 @@ def by_products(
         notes: See `Cost`.
     """
 
-    def rehearse(call: Call) -> Cost:
+    def foretell(call: Call) -> Cost:
         made: list[Operator] = []
 
         def prepare() -> Operator:
@@ -202,4 +202,4 @@ def by_products(
         found = on_stand_in(call, prepared, stand_in, lambda matrix: measure(matrix, **options))
         return dataclasses.replace(found, notes=notes)
 
-    return rehearse
+    return Rehearsal(foretell)

@@ -198,7 +198,7 @@ def sharpness(
     >>> round(found.sharpness, 6)  # 100 (0.2^2 - 0) / (1 + 0)
     4.0
     """
-    _check_options(definition, norm, radius, iterations, subspace, draws)
+    _check_options(definition, norm, radius, iterations, subspace, draws)  # before the model runs
     return _sharpness_of(
         Objective(model, loss, data, parameters=parameters, dtype=dtype, batch_size=batch_size),
         definition=definition,
@@ -224,8 +224,8 @@ def _sharpness_of(
     norm: Norm,
     seed: int,
 ) -> Sharpness:
-    """The sharpness of any loss, with options that were checked."""
-    radius = RADII[definition] if radius is None else radius
+    """The sharpness of any loss."""
+    radius = _check_options(definition, norm, radius, iterations, subspace, draws)
     generator = torch.Generator().manual_seed(seed)
     _note_lost_steps(objective, definition, radius, subspace, relative, norm)
     value = objective.loss()

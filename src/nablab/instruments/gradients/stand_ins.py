@@ -16,7 +16,7 @@ from nablab.instruments.base.rehearsals import (
     Call,
     Cost,
     Prepared,
-    Rehearse,
+    Rehearsal,
     on_stand_in,
     placeholder,
     stand_in_rows,
@@ -141,7 +141,7 @@ def by_losses(
     *,
     arrays: Callable[[Call], bool],
     notes: Callable[[Call], tuple[str, ...]],
-) -> Rehearse:
+) -> Rehearsal:
     """Foretell an instrument that asks for losses and gradients at many points.
 
     Args:
@@ -150,7 +150,7 @@ def by_losses(
         notes: See `Cost`.
     """
 
-    def rehearse(call: Call) -> Cost:
+    def foretell(call: Call) -> Cost:
         made: list[Objective] = []
 
         def prepare() -> Objective:
@@ -174,4 +174,4 @@ def by_losses(
         held = taken.kept + int(count.peak * call.parameters / small.rows)
         return dataclasses.replace(found, bytes=max(taken.peak, held))
 
-    return rehearse
+    return Rehearsal(foretell)

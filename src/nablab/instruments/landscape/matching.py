@@ -110,7 +110,9 @@ def _trials(call: Call) -> Trials:
     """The starts that are no random ones; matching activations has no starts."""
     if call.options["method"] == "activations":
         return Trials((1,), (Trial((1,)),))
-    return Trials((3 + call.options["restarts"],), (Trial((3,), {"restarts": 0}),), notes=(SWEEPS,))
+    restarts = call.options["restarts"]
+    few = Trial((3,), {"restarts": min(0, restarts)})  # what is impossible is refused
+    return Trials((3 + restarts,), (few,), notes=(SWEEPS,))
 
 
 def _arguments(asked: Call, data: Any) -> tuple[Any, ...]:

@@ -185,6 +185,8 @@ def _expected(size: Any, *, resolution: int = 25, **_: Any) -> Expected:
 
 def _trials(call: Call) -> Trials:
     """Two coarse planes for a fine one; else the plane itself."""
+    names = "resolution", "extent", "directions", "through", "path"
+    _check_options(*(call.options[name] for name in names))
     resolution = call.options["resolution"]
     few = [(5, 7), (5, 11)][resolution >= FINE] if resolution > COARSE else (resolution,)
     trials = [Trial((own**2,), {"resolution": own, "checkpoint": None}) for own in few]
