@@ -156,8 +156,12 @@ class Rehearsal:
         found = self.foretell(call)
         if found.seconds >= BRIEF:
             return found
-        gradients, taken = _tried(call, Trial(()), self.arguments)
-        return Cost(gradients=gradients, seconds=taken.seconds, bytes=max(taken.peak, found.bytes))
+        runs = [_tried(call, Trial(()), self.arguments) for _ in range(2)]
+        return Cost(
+            gradients=runs[0][0],
+            seconds=min(taken.seconds for _, taken in runs),
+            bytes=max(runs[0][1].peak, found.bytes),  # arrays are counted in the second only
+        )
 
 
 # Small calls of the instrument itself
