@@ -108,7 +108,7 @@ def _check_memory(chosen: Instrument[..., Any], found: Mapping[str, Any], option
 
 
 def estimate(request: Request) -> Cost:
-    """What `measure` would cost, by timing one gradient.
+    """What `measure` would cost; see `nablab.instruments.cost`.
 
     Raises:
         UsageError: As `measure`; or the instrument takes something else than a model, a loss and data.

@@ -2,53 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import time
-from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from nablab.errors import UsageError, unknown
-from nablab.instruments.base.graphs import counting_saved_bytes
+from nablab.errors import unknown
 from nablab.instruments.base.losses import Loss
-from nablab.instruments.base.measurement import Instrument, Size
-from nablab.instruments.base.objective import Objective
+from nablab.instruments.base.measurement import Instrument
+from nablab.instruments.base.objective import select_parameters
+from nablab.instruments.base.rehearsals import Call, read_sets
+from nablab.instruments.base.rehearsals import Cost as Cost
 
-DENSE = ("find_critical_point", "hessian_matrix", "inertia")  # they multiply by the Hessian, too
-COPIES = 5  # vectors of all parameters in any measurement: values, point, leaves, gradient, a product
-REPEATS = 3  # timings of one batch's gradient; the fastest counts, the first one warms up
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cost:
-    """What a call is expected to take on this machine.
-
-    Attributes:
-        gradients: Gradient evaluations over all data.
-        seconds_per_gradient: Measured on one batch and scaled to all data; for instruments of curvature, a
-            third of a product with the Hessian.
-        seconds: Their product. Eigenvalue problems of dense matrices, orthogonalization of vectors and the
-            like come on top.
-        bytes: Numbers held beside the model and the data: what the instrument keeps, the copies of the
-            weights that every measurement makes, and the graph of one batch's gradient or Hessian product.
-            Temporary copies of vectors come on top.
-
-    It is the order of magnitude: with a million parameters on two busy cores, instruments took 1.5 to 3.6
-    times the bytes and 3 to 10 times the seconds, sharpness 44 times, since its own arithmetic counts more
-    than gradients there.
-    """
-
-    gradients: float
-    seconds_per_gradient: float
-    seconds: float
-    bytes: int
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types."""
-        return vars(self).copy()
+SEVERAL_SETS = ("interpolate", "loss_plane")  # they take data sets by name
 
 
 def find_instrument(name: str) -> Instrument[..., Any]:
@@ -77,11 +47,17 @@ def cost(
     batch_size: int | None = None,
     **options: Any,
 ) -> Cost:
-    """Expected gradient evaluations, seconds and bytes of an instrument, by timing one gradient.
+    """Expected gradient evaluations, seconds and bytes of an instrument, from a rehearsal on this machine.
+
+    Instruments of curvature and sharpness make everything ready, a few products with the Hessian (or a few
+    gradients), and run their own arithmetic on a stand-in with an eighth of the parameters. The others are
+    called with options that make them short: a few points of a plane, a few batches. A rehearsal takes a
+    small part of a long call; of a call that is hardly longer than its preparation, as `gradient_norm` on one
+    batch, it takes as long as the call. The model and the random generators stay as they are.
 
     Args:
         name: The instrument.
-        model: See `Objective`.
+        model: See `Objective`; of instruments that compare two models, the first.
         loss: See `Objective`.
         data: See `Objective`.
         parameters: See `Objective`.
@@ -90,7 +66,7 @@ def cost(
         options: The instrument's other options, as the call will have them.
 
     Raises:
-        UsageError: No such instrument or option, or what `Objective` refuses.
+        UsageError: No such instrument or option, or what the call would refuse.
 
     >>> estimate = cost("hessian_trace", nn.Linear(3, 1), "mse", (torch.ones(8, 3), torch.ones(8, 1)))
     >>> estimate.gradients > 0 and estimate.bytes > 0
@@ -105,87 +81,17 @@ def cost(
     for key in options:
         if key not in keywords:
             raise unknown(f"option of {name}", key, keywords)
-    dtype = dtype or keywords.get("dtype")
-    objective = Objective(model, loss, data, parameters=parameters, dtype=dtype, batch_size=batch_size)
-    curved = "operator" in keywords or name.replace("-", "_") in DENSE
-    seconds, graph = _time_product(objective) if curved else _time_gradient(objective)
-    outputs = _outputs_per_sample(objective)
-    size = Size(objective.size, objective.batches.total, outputs)
-    expected = chosen.expected(size, **{**keywords, **options})
-    itemsize = objective.point.element_size()
-    return Cost(
-        gradients=expected.gradients,
-        seconds_per_gradient=seconds,
-        seconds=seconds * expected.gradients,
-        bytes=int((expected.numbers + COPIES * objective.size) * itemsize) + graph,
-    )
-
-
-def _time_gradient(objective: Objective) -> tuple[float, int]:
-    batch, weight = objective.batches.items[0], objective.batches.weights[0]
-    fastest = float("inf")
-    with objective.quiet():
-        with counting_saved_bytes() as saved:
-            objective.batch_loss(objective.leaves(), batch)
-        for _ in range(REPEATS):
-            _synchronize(objective.device)
-            begin = time.perf_counter()
-            leaves = objective.leaves()
-            value = objective.batch_loss(leaves, batch)
-            if not value.requires_grad:
-                raise UsageError("The loss does not depend on the chosen parameters: it has no gradient.")
-            torch.autograd.grad(value, list(leaves.values()), allow_unused=True)
-            _synchronize(objective.device)
-            fastest = min(fastest, time.perf_counter() - begin)
-    return fastest / weight, saved["bytes"]
-
-
-def _time_product(objective: Objective) -> tuple[float, int]:
-    """A third of the seconds of a Hessian product over all data, and the bytes of one batch's graph."""
-    batch, weight = objective.batches.items[0], objective.batches.weights[0]
-    fastest = float("inf")
-    with objective.quiet():
-        with counting_saved_bytes() as saved:
-            possible = _make_product(objective, batch)
-        if not possible:  # differences of two gradients are taken instead
-            return _time_gradient(objective)
-        for _ in range(REPEATS):
-            _synchronize(objective.device)
-            begin = time.perf_counter()
-            _make_product(objective, batch)
-            _synchronize(objective.device)
-            fastest = min(fastest, time.perf_counter() - begin)
-    return fastest / weight / 3, saved["bytes"]
-
-
-def _make_product(objective: Objective, batch: Any) -> bool:
-    """Multiply the Hessian of a batch by its gradient; False where the model has no second derivative."""
-    leaves = objective.leaves()
-    value = objective.batch_loss(leaves, batch)
-    if not value.requires_grad:
-        objective.gradients_of(value, leaves)  # raises the error that says why
-    inputs = list(leaves.values())
-    try:
-        found = torch.autograd.grad(value, inputs, create_graph=True, materialize_grads=True)
-        curved = [gradient for gradient in found if gradient.requires_grad]
-        if curved:
-            vectors = [gradient.detach() for gradient in curved]
-            torch.autograd.grad(curved, inputs, vectors, materialize_grads=True)
-    except (RuntimeError, NotImplementedError) as error:
-        if isinstance(error, torch.OutOfMemoryError):
-            raise
-        return False
-    return True
-
-
-def _outputs_per_sample(objective: Objective) -> int:
-    if objective.is_closure:
-        return 1
-    with objective.quiet(), torch.no_grad():
-        outputs = objective.batch_outputs(objective.values, objective.batches.items[0])
-    return max(1, outputs[0].numel()) if isinstance(outputs, Tensor) and outputs.ndim else 1
-
-
-def _synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    own: dict[str, Any] = {"parameters": parameters, "batch_size": batch_size}
+    if dtype is not None:
+        own["dtype"] = dtype
+    if "loss" in keywords:  # of the inputs' gradients only
+        own["loss"] = loss if options.get("norm") == "loss-gradient" else None
+    given = {key: value for key, value in own.items() if key in keywords}
+    begin = time.perf_counter()
+    sets = read_sets(data, batch_size, named=chosen.__name__ in SEVERAL_SETS)
+    reading = time.perf_counter() - begin
+    named = dict(model.named_parameters())
+    size = sum(named[key].numel() for key in select_parameters(model, parameters))
+    call = Call(chosen.measure, model, loss, sets, {**keywords, **given, **options}, size)
+    found = chosen.rehearse(call)
+    return dataclasses.replace(found, seconds=found.seconds + reading)

@@ -55,18 +55,18 @@ def test_a_cost_is_measured_before_the_call() -> None:
     model = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 1))
     small = instruments.cost("hessian_trace", model, "mse", DATA, products=10)
     large = instruments.cost("hessian-trace", model, "mse", DATA, products=40)
-    assert large.gradients == pytest.approx(4 * small.gradients)
-    assert small.seconds == pytest.approx(small.gradients * small.seconds_per_gradient)
+    assert large.gradients - small.gradients == pytest.approx(2 * 30)  # the graph is kept
+    assert small.seconds > 0
     assert small.bytes > 0
-    assert set(small.to_dict()) == {"gradients", "seconds_per_gradient", "seconds", "bytes"}
+    assert json.loads(json.dumps(small.to_dict())).keys() == {"gradients", "seconds", "bytes", "notes"}
 
 
 def test_the_bytes_hold_the_copies_of_the_weights_and_the_graph_of_a_product() -> None:
     model = nn.Sequential(nn.Linear(3, 400), nn.Tanh(), nn.Linear(400, 1))
     size = sum(parameter.numel() for parameter in model.parameters())
     gradient = instruments.cost("gradient_norm", model, "mse", DATA).bytes
-    product = instruments.cost("hessian_trace", model, "mse", DATA, products=2).bytes
-    assert gradient >= (5 + 3) * 4 * size
+    product = instruments.cost("hessian_trace", model, "mse", DATA, products=4).bytes
+    assert gradient >= 5 * 4 * size  # values, point, leaves, gradient, and its sum
     assert product > gradient
 
 

@@ -32,6 +32,19 @@ def test_the_basis_stays_orthonormal_far_beyond_convergence(dtype, digits):
     assert float((gram - torch.eye(110)).abs().max()) < digits
 
 
+def test_memory_that_is_taken_in_two_parts_changes_nothing():
+    dense = matrix(np.linspace(0, 1, 60) ** 2, dtype=torch.float32)
+    start = random_vector(dense, torch.Generator().manual_seed(0))
+    whole, parted = Krylov(start, 30), Krylov(start, 30, 8)
+    assert (len(whole.vectors), len(parted.vectors)) == (31, 9)
+    for step in range(30):
+        for krylov in (whole, parted):
+            krylov.absorb(dense @ krylov.newest)
+        assert len(parted.vectors) == (9 if step < 8 else 31)
+    assert torch.equal(whole.vectors, parted.vectors)
+    assert np.array_equal(whole.projected, parted.projected)
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_a_converged_eigenvalue_has_no_ghosts(dtype):
     spectrum = np.concatenate([[1000.0], np.linspace(0, 1, 119)])

@@ -106,13 +106,7 @@ def read_batches(
         UsageError: No batch, a batch without samples, or NaN in one. Infinities pass, for masks hold them; a
             loss that they make infinite is refused where it is measured.
     """
-    if batch_size is not None and batch_size < 1:
-        raise UsageError(f"batch_size={batch_size} is impossible: it must be at least 1.")
-    pieces: list[Any] = []
-    with preserved_generators(_generators_of(data)):
-        for batch in _batches_of(data, batch_size):
-            pieces += [batch] if batch_size is None else _cut(batch, batch_size)
-    moved = tuple(move(piece, device, dtype) for piece in pieces)
+    moved = tuple(move(piece, device, dtype) for piece in read_pieces(data, batch_size))
     if not moved:
         raise UsageError(
             "The data hold no batch. A generator can be read only once: give a list, or a new one."
@@ -123,6 +117,21 @@ def read_batches(
             raise UsageError(f"Batch {place} of the data holds no sample.")
         _check_numbers(piece, place)
     return Batches(moved, counts, count)
+
+
+def read_pieces(data: Any, batch_size: int | None = None) -> list[Any]:
+    """The batches of data of any accepted form, as they are; see `read_batches`.
+
+    Raises:
+        UsageError: An impossible ``batch_size``, or data that cannot be read or cut.
+    """
+    if batch_size is not None and batch_size < 1:
+        raise UsageError(f"batch_size={batch_size} is impossible: it must be at least 1.")
+    pieces: list[Any] = []
+    with preserved_generators(_generators_of(data)):
+        for batch in _batches_of(data, batch_size):
+            pieces += [batch] if batch_size is None else _cut(batch, batch_size)
+    return pieces
 
 
 def is_batch(data: Any) -> bool:

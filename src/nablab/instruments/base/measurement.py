@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 import numpy as np
 import torch
 
+from nablab.instruments.base.rehearsals import Rehearsal
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -75,7 +77,9 @@ class Size:
 
 @dataclass(frozen=True)
 class Expected:
-    """What an instrument is expected to cost.
+    """What an instrument costs by its arithmetic, before anything has run.
+
+    It serves to refuse what cannot fit; `nablab.instruments.cost` tries instead, and is much nearer.
 
     Attributes:
         gradients: Gradient evaluations over all data.
@@ -96,10 +100,13 @@ class Instrument(Generic[P, R]):
     Attributes:
         measure: The function itself.
         expected: ``expected(size, **options)`` with the options of the call, its defaults filled in.
+        rehearse: Finds out what a call takes on this machine; see `nablab.instruments.cost`.
     """
 
-    def __init__(self, measure: Callable[P, R], expected: Callable[..., Expected]) -> None:
-        self.measure, self.expected = measure, expected
+    def __init__(
+        self, measure: Callable[P, R], expected: Callable[..., Expected], rehearse: Rehearsal
+    ) -> None:
+        self.measure, self.expected, self.rehearse = measure, expected, rehearse
         self.__doc__, self.__name__ = measure.__doc__, measure.__name__
         self.__wrapped__ = measure  # so that signature() and help() show the function's own
         self.__module__ = measure.__module__
@@ -109,10 +116,13 @@ class Instrument(Generic[P, R]):
         return self.measure(*args, **kwargs)
 
 
-def instrument(*, expected: Callable[..., Expected]) -> Callable[[Callable[P, R]], Instrument[P, R]]:
+def instrument(
+    *, expected: Callable[..., Expected], rehearse: Rehearsal
+) -> Callable[[Callable[P, R]], Instrument[P, R]]:
     """Make a function an instrument that `cost` and ``nablab measure`` know.
 
     Args:
         expected: Called as ``expected(size, **options)``; it must accept every option it needs and ``**_``.
+        rehearse: See `nablab.instruments.base.rehearsals`.
     """
-    return lambda measure: Instrument(measure, expected)
+    return lambda measure: Instrument(measure, expected, rehearse)

@@ -16,6 +16,7 @@ from nablab.instruments.base.graphs import free_memory
 from nablab.instruments.base.losses import Loss
 from nablab.instruments.base.measurement import Expected, Measurement, Size, instrument, plain
 from nablab.instruments.base.objective import select_parameters
+from nablab.instruments.base.rehearsals import Call, Trial, Trials, by_trials
 from nablab.instruments.base.replicas import ReplicaObjective, Replicas
 from nablab.instruments.curvature.critical_methods import (
     METHODS,
@@ -33,6 +34,10 @@ if TYPE_CHECKING:
 Method = Literal["auto", "newton-minres", "levenberg-marquardt", "gradient-norm", "saddle-free-newton"]
 
 DENSE_PARAMETERS = 2_000  # above, an eigendecomposition per step takes longer than MINRES
+AT_MOST = (
+    "At most: a search ends as soon as it gets there, or gets no further. Later iterations may take more "
+    "products each than the first ones."
+)
 FLAT = 1e-3  # at most, where no step helps: gradient-flat
 REACHED = "gradient below tolerance"
 USED_UP = "iterations used up, at ||Hg|| / (||H|| ||g||) = {flatness:.1e}"
@@ -132,7 +137,19 @@ def _expected(
     return Expected(gradients=4.0 * lbfgs_iterations + step * max_iterations, numbers=numbers)
 
 
-@instrument(expected=_expected)
+def _trials(call: Call) -> Trials:
+    """Few iterations, of L-BFGS and of what follows it."""
+    names = "method", "tolerance", "max_iterations", "lbfgs_iterations"
+    _check_options(*(call.options[name] for name in names))
+    few = [(2, 0), (6, 0), (2, 2)]  # iterations of L-BFGS and of the method behind it
+    trials = [
+        Trial(own, {"lbfgs_iterations": own[0], "max_iterations": own[1], "tolerance": 1e-300}) for own in few
+    ]
+    wanted = call.options["lbfgs_iterations"], call.options["max_iterations"]
+    return Trials(wanted, tuple(trials), notes=(AT_MOST,))
+
+
+@instrument(expected=_expected, rehearse=by_trials(_trials))
 def find_critical_point(
     model: nn.Module | Replicas,
     loss: Loss,

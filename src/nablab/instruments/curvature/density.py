@@ -35,6 +35,7 @@ from nablab.instruments.curvature.matrices import (
     roundoff_of,
     rows_that_fit,
 )
+from nablab.instruments.curvature.stand_ins import by_products
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -188,7 +189,7 @@ def _expected(size: Size, *, probes: int = 10, steps: int = 80, **_: Any) -> Exp
     return Expected(2.5 * probes * steps, size.parameters * (steps + probes))
 
 
-@instrument(expected=_expected)
+@instrument(expected=_expected, rehearse=by_products(lambda: density_of))
 def spectral_density(
     model: torch.nn.Module,
     loss: Any,

@@ -22,6 +22,7 @@ from nablab.instruments.curvature.matrices import (
     notes_of,
 )
 from nablab.instruments.curvature.operators import Operator
+from nablab.instruments.curvature.stand_ins import by_products
 from nablab.instruments.curvature.trace import BLOCK, exact_diagonal, sign_products
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def _expected(size: Size, *, samples: int = 30, **_: Any) -> Expected:
     return Expected(2.5 * min(samples, size.parameters), (2 * BLOCK + 4) * size.parameters)
 
 
-@instrument(expected=_expected)
+@instrument(expected=_expected, rehearse=by_products(lambda: diagonal_of))
 def hessian_diagonal(
     model: torch.nn.Module,
     loss: Any,
@@ -164,14 +165,15 @@ def _sampled_diagonal(
     square, done = torch.zeros_like(mean), 0
     sums: dict[str, list[float]] = {}
     for signs, image in sign_products(matrix, samples, generator):
-        seen = (signs * image).T.double()
-        for row in seen:  # Welford's update: no cancellation where the scatter is small
+        for sign, product in zip(signs.T, image.T, strict=True):
+            row = (sign * product).double()
             done += 1
-            step = row - mean
+            step = row - mean  # Welford's update: no cancellation where the scatter is small
             mean += step / done
             square += step * (row - mean)
-        for name, part in _by_layer(matrix, seen).items():
-            sums.setdefault(name, []).extend(part.flatten(1).sum(1).tolist())
+            for name, part in _by_layer(matrix, row).items():
+                sums.setdefault(name, []).append(float(part.sum()))
+        del signs, image, sign, product, row  # before the next block is made
     errors = (square / (samples * (samples - 1))).sqrt()
     layers = {name: float(np.mean(part)) for name, part in sums.items()}
     layer_errors = {name: float(np.std(part, ddof=1) / math.sqrt(samples)) for name, part in sums.items()}

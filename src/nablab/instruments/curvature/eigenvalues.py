@@ -32,7 +32,9 @@ from nablab.instruments.curvature.matrices import (
     random_vector,
     roundoff_of,
     rows_that_fit,
+    true_rows,
 )
+from nablab.instruments.curvature.stand_ins import SEARCH, by_products
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -42,6 +44,7 @@ Which = Literal["largest", "smallest", "magnitude", "both"]
 # The basis holds this many vectors beyond four for each wanted pair: ten outliers of a small network's
 # Hessian then need no restart, and re-orthogonalization stays cheap beside the products.
 SPARE_ROWS = 100
+FIRST_ROWS = 40  # the largest eigenvalue of a trained network, checked, seldom needs more
 SMALLEST_SPARE = 8  # below this a restart keeps too little to get on
 CHANCE = 1e-3  # that an eigenvalue beyond `others` was missed
 CHECK_SLACK = 0.01  # of the norm: how far beyond the last value the check must bound the others
@@ -122,7 +125,7 @@ def _expected(
     return Expected(2.5 * products, size.parameters * min(size.parameters, 5 * wanted + SPARE_ROWS))
 
 
-@instrument(expected=_expected)
+@instrument(expected=_expected, rehearse=by_products(lambda: eigenvalues_of, spectrum=True, notes=(SEARCH,)))
 def hessian_eigenvalues(
     model: torch.nn.Module,
     loss: Any,
@@ -226,7 +229,7 @@ class _Search:
         self.needed = 2 * count if which == "both" else count
         self.capacity = _capacity(matrix, self.needed)
         self.generator = torch.Generator().manual_seed(seed)
-        self.krylov = Krylov(random_vector(matrix, self.generator), self.capacity)
+        self.krylov = Krylov(random_vector(matrix, self.generator), self.capacity, FIRST_ROWS)
         self.products, self.norm = 0, 0.0
         self.lowest, self.highest = np.inf, -np.inf
         self.spent_before = gradients_spent(matrix)
@@ -411,10 +414,11 @@ def _capacity(matrix: Matrix, needed: int) -> int:
     size = int(matrix.shape[0])
     fit = rows_that_fit(matrix) - 2 * needed - 1  # result and products need their own
     if fit < min(size, needed + SMALLEST_SPARE):
-        gigabytes = (3 * needed + SMALLEST_SPARE) * size * matrix.dtype.itemsize / 1e9
+        rows = true_rows(matrix)
+        gigabytes = (3 * needed + SMALLEST_SPARE) * rows * matrix.dtype.itemsize / 1e9
         raise UsageError(
-            f"{needed} eigenvectors of {size:,} entries need {gigabytes:.3g} GB, more than half of the free "
-            "memory. Ask for fewer, choose some parameters by parameters=, or measure in float32."
+            f"{needed} eigenvectors of {rows:,} entries need {gigabytes:.3g} GB, more than half of "
+            "the free memory. Ask for fewer, choose some parameters by parameters=, or measure in float32."
         )
     return min(size, fit, 4 * needed + SPARE_ROWS)
 

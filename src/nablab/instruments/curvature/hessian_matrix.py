@@ -16,6 +16,7 @@ from nablab.instruments.base.graphs import free_memory
 from nablab.instruments.base.losses import Loss
 from nablab.instruments.base.measurement import Expected, Measurement, Size, instrument
 from nablab.instruments.base.objective import select_parameters
+from nablab.instruments.base.rehearsals import Call, Trial, Trials, by_trials
 from nablab.instruments.base.replicas import ReplicaObjective, Replicas
 from nablab.instruments.curvature.differences import ByDifferences, verified
 from nablab.instruments.curvature.hessian_methods import COLUMNS, Method, choose_way, hessian_blocks
@@ -37,6 +38,7 @@ IMPRECISE = (
     "Two computations of the Hessian differ by {error:.1g} of its norm, which rounding and noise_floor "
     "count: the loss is computed in few digits somewhere, or a derivative is wrong."
 )
+FEW_SAMPLES = 8  # the fewest, and the part of many samples, whose matrix tells what that of all costs
 MAX_BYTES = 4 * 10**9
 
 
@@ -96,7 +98,16 @@ def _expected(size: Size, *, chunk: int | None = None, method: str = "auto", **_
     return Expected(gradients=gradients, numbers=2.0 * size.parameters**2)
 
 
-@instrument(expected=_expected)
+def on_few_samples(call: Call) -> Trials:
+    """Matrices of an eighth and a fourth of the samples; of few samples, the call itself."""
+    total = sum(call.sets.samples())
+    few = max(FEW_SAMPLES, total // FEW_SAMPLES)
+    counts = (few, 2 * few) if total >= 4 * few else (total,)
+    trials = tuple(Trial((count,), samples=count) for count in counts)
+    return Trials((total,), trials, bytes_until=(total,))
+
+
+@instrument(expected=_expected, rehearse=by_trials(on_few_samples))
 def hessian_matrix(
     model: nn.Module | Replicas,
     loss: Loss,

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from nablab.errors import UsageError
 from nablab.instruments.base.losses import Loss
 from nablab.instruments.base.measurement import Expected, Measurement, Size, instrument
+from nablab.instruments.base.rehearsals import by_trials
 from nablab.instruments.base.replicas import ReplicaObjective, Replicas
 from nablab.instruments.curvature.differences import verified
 from nablab.instruments.curvature.hessian_matrix import (
@@ -24,6 +25,7 @@ from nablab.instruments.curvature.hessian_matrix import (
     PROBES,
     FloatArray,
     check_fits,
+    on_few_samples,
     precision_notes,
     relative,
     require_finite,
@@ -174,7 +176,7 @@ def _expected(
     return Expected(gradients=columns + checks + 1 + around, numbers=3.0 * size.parameters**2)
 
 
-@instrument(expected=_expected)
+@instrument(expected=_expected, rehearse=by_trials(on_few_samples))
 def inertia(
     model: nn.Module | Replicas,
     loss: Loss,

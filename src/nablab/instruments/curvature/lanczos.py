@@ -35,9 +35,14 @@ class Krylov:
     The caller multiplies: ``krylov.absorb(matrix @ krylov.newest)``. When the product leaves nothing new
     (`coupling` is 0: the basis spans an invariant subspace) the caller stops or goes on with `inject`.
 
+    Args:
+        start: The first vector (P,), of any length.
+        capacity: Products that fit.
+        first: Memory for so many is taken at once, and for all of them where a further one comes; None takes
+            it for all at once.
+
     Attributes:
-        vectors: The basis (capacity + 1, P) in the dtype of the start; rows up to and including `size` are
-            filled.
+        vectors: The basis (rows, P) in the dtype of the start; rows up to and including `size` are filled.
         projected: T (capacity, capacity), float64.
         size: Rows that have been multiplied, m.
         coupling: b, or 0 at a breakdown.
@@ -46,8 +51,9 @@ class Krylov:
         defects: For each row what its residual holds beyond the coupling (0 unless `lock` was called).
     """
 
-    def __init__(self, start: Tensor, capacity: int) -> None:
-        self.vectors = torch.empty(capacity + 1, start.numel(), dtype=start.dtype, device=start.device)
+    def __init__(self, start: Tensor, capacity: int, first: int | None = None) -> None:
+        rows = 1 + (capacity if first is None else min(first, capacity))
+        self.vectors = torch.empty(rows, start.numel(), dtype=start.dtype, device=start.device)
         self.projected = np.zeros((capacity, capacity))
         self.defects = np.zeros(capacity)
         self.size, self.coupling, self.scale, self.neglected = 0, 0.0, 0.0, 0.0
@@ -76,13 +82,13 @@ class Krylov:
         if self.size == rest.numel() or self.coupling <= BREAKDOWN * roundoff * self.scale:
             self.neglected, self.coupling = max(self.neglected, self.coupling), 0.0
         else:
-            self.vectors[self.size] = rest / self.coupling
+            self._append(rest / self.coupling)
         return self.coupling
 
     def inject(self, vector: Tensor) -> None:
         """Go on with the part of ``vector`` that is orthogonal to the basis."""
         rest, _ = self._orthogonalize(vector / vector.norm())
-        self.vectors[self.size] = rest / rest.norm()
+        self._append(rest / rest.norm())
         self.coupling = 0.0
 
     def ritz(self) -> tuple[Array, Array, Array]:
@@ -120,6 +126,14 @@ class Krylov:
         for start in range(0, self.vectors.shape[1], COLUMNS):
             columns = slice(start, start + COLUMNS)
             yield columns, mix @ self.vectors[: self.size, columns]
+
+    def _append(self, vector: Tensor) -> None:
+        """Make a unit vector the newest one."""
+        if self.size == len(self.vectors):
+            every = self.vectors.new_empty(len(self.projected) + 1, vector.numel())
+            every[: self.size] = self.vectors
+            self.vectors = every
+        self.vectors[self.size] = vector
 
     def _orthogonalize(self, vector: Tensor) -> tuple[Tensor, Tensor]:
         basis = self.vectors[: self.size]

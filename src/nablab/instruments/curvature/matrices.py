@@ -89,7 +89,13 @@ def random_signs(matrix: Matrix, count: int, generator: torch.Generator) -> Tens
 
 def rows_that_fit(matrix: Matrix) -> int:
     """How many vectors of the matrix' size may be held at once."""
-    return int(MEMORY_SHARE * free_memory(matrix.device) / (matrix.shape[0] * matrix.dtype.itemsize))
+    return int(MEMORY_SHARE * free_memory(matrix.device) / (true_rows(matrix) * matrix.dtype.itemsize))
+
+
+def true_rows(matrix: Matrix) -> int:
+    """The rows of a matrix; of a stand-in, those of the matrix in whose place it is."""
+    rows: int = getattr(matrix, "stands_for", matrix.shape[0])
+    return rows
 
 
 def require_rows(matrix: Matrix, rows: int, remedy: str) -> None:
@@ -99,10 +105,10 @@ def require_rows(matrix: Matrix, rows: int, remedy: str) -> None:
         UsageError: ``rows`` vectors need more than half of the free memory.
     """
     if rows > rows_that_fit(matrix):
-        gigabytes = rows * matrix.shape[0] * matrix.dtype.itemsize / 1e9
+        gigabytes = rows * true_rows(matrix) * matrix.dtype.itemsize / 1e9
         free = free_memory(matrix.device) / 1e9
         raise UsageError(
-            f"{rows} vectors of {matrix.shape[0]:,} entries need {gigabytes:.3g} GB, more than half of the "
+            f"{rows} vectors of {true_rows(matrix):,} entries need {gigabytes:.3g} GB, more than half of the "
             f"{free:.3g} GB that are free. {remedy}"
         )
 

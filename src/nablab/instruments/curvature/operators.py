@@ -155,7 +155,10 @@ class HessianOperator(Operator):
 
     def _products(self, rows: Tensor) -> Tensor:
         if self.method == "finite-difference":
-            return torch.stack([self._difference(row) for row in rows])
+            differences = torch.empty_like(rows)
+            for k, row in enumerate(rows):
+                differences[k] = self._difference(row)
+            return differences
         total = torch.zeros_like(rows)
         for place, (batch, weight) in enumerate(self.objective.batches):
             graph = self._graph(place, batch)

@@ -38,6 +38,7 @@ from nablab.instruments.curvature.matrices import (
     random_signs,
     require_rows,
 )
+from nablab.instruments.curvature.stand_ins import by_products
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -96,7 +97,7 @@ def _expected_trace(size: Size, *, method: str = "xtrace", products: int = 60, *
     return Expected(2.5 * products, size.parameters * held)
 
 
-@instrument(expected=_expected_trace)
+@instrument(expected=_expected_trace, rehearse=by_products(lambda: trace_of))
 def hessian_trace(
     model: torch.nn.Module,
     loss: Any,
@@ -189,7 +190,10 @@ def trace_of(matrix: Matrix, *, method: Method = "xtrace", products: int = 60, s
 
 
 def _hutchinson(matrix: Matrix, products: int, generator: torch.Generator) -> tuple[Array, float]:
-    blocks = [_inner(signs, image) for signs, image in sign_products(matrix, products, generator)]
+    blocks = []
+    for signs, image in sign_products(matrix, products, generator):
+        blocks.append(_inner(signs, image))
+        del signs, image  # before the next block is made
     estimates = np.concatenate(blocks)
     return estimates, _error_of_mean(estimates)
 
@@ -353,17 +357,22 @@ def sign_products(matrix: Matrix, count: int, generator: torch.Generator) -> Ite
         image = matrix @ signs
         finite_norm(image)
         yield signs, image
+        del signs, image
 
 
 def _times(matrix: Matrix, vectors: Tensor) -> Tensor:
-    image = torch.cat([matrix @ part for part in torch.split(vectors, BLOCK, dim=1)], dim=1)
+    image = torch.empty_like(vectors)  # in whose columns blocks are written: joined, they would be held twice
+    for start in range(0, vectors.shape[1], BLOCK):
+        columns = slice(start, start + BLOCK)
+        image[:, columns] = matrix @ vectors[:, columns]
     finite_norm(image)
     return image
 
 
 def _inner(left: Tensor, right: Tensor) -> Array:
-    """Inner products of the columns, summed in float64."""
-    return _numpy((left.double() * right.double()).sum(0))
+    """Inner products of the columns, summed in float64; one by one, for copies take twice the memory."""
+    products = [(one.double() * other.double()).sum() for one, other in zip(left.T, right.T, strict=True)]
+    return _numpy(torch.stack(products))
 
 
 def _numpy(tensor: Tensor) -> Array:

@@ -25,6 +25,7 @@ from nablab.instruments.base.checks import MISFITS
 from nablab.instruments.base.losses import Closure, Loss
 from nablab.instruments.base.measurement import Expected, Measurement, Size, instrument
 from nablab.instruments.base.objective import Objective
+from nablab.instruments.base.rehearsals import Call, Trial, Trials, by_trials
 from nablab.instruments.gradients.gradient_monitor import ratio
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ Integers = npt.NDArray[np.int64]
 
 HELD = 2**24  # numbers of per-sample gradients held at once: 64 MB in float32
 BLUE, ORANGE, GREEN = "#0072b2", "#d55e00", "#009e73"
+MANY_BATCHES = 10  # of so many, a few tell what all of them cost
 _TOLERANCE = {torch.float64: 1e-8}  # relative; other dtypes 1e-3
 SHOWN = 24  # parameters that a figure has room for
 LOOP = "Per-sample gradients were taken one by one: torch.func.vmap cannot run this model or loss ({why})."
@@ -119,7 +121,14 @@ def _expected(size: Size, *, per_sample: bool = False, noise: bool = False, **_:
     return Expected(gradients=2.0 if per_sample or noise else 1.0, numbers=held)
 
 
-@instrument(expected=_expected)
+def _trials(call: Call) -> Trials:
+    """A few of many batches; else the call itself, which is short."""
+    samples = call.sets.samples()
+    few = [sum(samples[:count]) for count in (2, 3)] if len(samples) >= MANY_BATCHES else [sum(samples)]
+    return Trials((sum(samples),), tuple(Trial((count,), samples=count) for count in few))
+
+
+@instrument(expected=_expected, rehearse=by_trials(_trials))
 def gradient_norm(
     model: nn.Module,
     loss: Loss,

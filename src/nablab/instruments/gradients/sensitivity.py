@@ -19,7 +19,16 @@ from torch import Tensor, nn
 from nablab.errors import UsageError, unknown
 from nablab.instruments.base.losses import Closure, Loss
 from nablab.instruments.base.measurement import Expected, Measurement, Size, instrument
-from nablab.instruments.gradients.input_jacobians import HELD, MOST_PASSES, Jacobian, Method, Of, prepare
+from nablab.instruments.base.rehearsals import Call, Trial, Trials, by_trials
+from nablab.instruments.gradients.input_jacobians import (
+    AT_ONCE,
+    HELD,
+    MOST_PASSES,
+    Jacobian,
+    Method,
+    Of,
+    prepare,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -28,6 +37,7 @@ Norm = Literal["frobenius", "spectral", "loss-gradient"]
 Floats = npt.NDArray[np.float64]
 
 BLUE, ORANGE = "#0072b2", "#d55e00"
+MANY = 6  # forward passes, of which one and two tell what all of them cost
 MOST_ROWS = 64  # up to so many outputs the spectral norm comes from the whole Jacobian
 
 
@@ -107,7 +117,18 @@ def _expected(
     return Expected(gradients=(1 + passes) / 3, numbers=HELD if norm == "spectral" else size.samples)
 
 
-@instrument(expected=_expected)
+def _trials(call: Call) -> Trials:
+    """One and two forward passes of many; else the call itself."""
+    total = sum(call.sets.samples())
+    few = [AT_ONCE, 2 * AT_ONCE] if total >= MANY * AT_ONCE else [total]
+    return Trials((total,), tuple(Trial((count,), samples=count) for count in few))
+
+
+def _arguments(call: Call, data: Any) -> tuple[Any, ...]:
+    return call.model, data
+
+
+@instrument(expected=_expected, rehearse=by_trials(_trials, _arguments))
 def input_sensitivity(
     model: nn.Module,
     data: Any,

@@ -23,6 +23,8 @@ from nablab.errors import UsageError, unknown
 from nablab.instruments.base.losses import Loss
 from nablab.instruments.base.measurement import Expected, Measurement, Size, instrument
 from nablab.instruments.base.objective import Objective
+from nablab.instruments.base.rehearsals import Call
+from nablab.instruments.gradients.stand_ins import by_losses
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -47,6 +49,10 @@ LOST = (
 HIDDEN = (
     "The rise of {rise:.2g} is within the rounding of the loss ({loss:.4g} in {dtype}), and may be no rise. "
     "Measure with {remedy}."
+)
+LINE_SEARCH = (
+    "How many gradients the line searches take is known when they end: one or two for each iteration, "
+    "seldom more."
 )
 CRITICAL = (
     "The gradient is exactly 0 at the model's point: the search started from a random point of the "
@@ -126,7 +132,15 @@ def _expected(
                     numbers=(25.0 + (subspace or 0)) * size.parameters)  # fmt: skip
 
 
-@instrument(expected=_expected)
+def _by_scipy(call: Call) -> bool:
+    return bool(call.options["definition"] == "keskar")
+
+
+def _notes(call: Call) -> tuple[str, ...]:
+    return (LINE_SEARCH,) if _by_scipy(call) else ()
+
+
+@instrument(expected=_expected, rehearse=by_losses(lambda: _sharpness_of, arrays=_by_scipy, notes=_notes))
 def sharpness(
     model: nn.Module,
     loss: Loss,
@@ -184,8 +198,34 @@ def sharpness(
     >>> round(found.sharpness, 6)  # 100 (0.2^2 - 0) / (1 + 0)
     4.0
     """
+    _check_options(definition, norm, radius, iterations, subspace, draws)  # before the model runs
+    return _sharpness_of(
+        Objective(model, loss, data, parameters=parameters, dtype=dtype, batch_size=batch_size),
+        definition=definition,
+        radius=radius,
+        iterations=iterations,
+        subspace=subspace,
+        draws=draws,
+        relative=relative,
+        norm=norm,
+        seed=seed,
+    )
+
+
+def _sharpness_of(
+    objective: Objective,
+    *,
+    definition: Definition,
+    radius: float | None,
+    iterations: int | None,
+    subspace: int | None,
+    draws: int,
+    relative: bool,
+    norm: Norm,
+    seed: int,
+) -> Sharpness:
+    """The sharpness of any loss."""
     radius = _check_options(definition, norm, radius, iterations, subspace, draws)
-    objective = Objective(model, loss, data, parameters=parameters, dtype=dtype, batch_size=batch_size)
     generator = torch.Generator().manual_seed(seed)
     _note_lost_steps(objective, definition, radius, subspace, relative, norm)
     value = objective.loss()

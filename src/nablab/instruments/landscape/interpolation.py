@@ -17,6 +17,7 @@ from nablab.instruments.base.batches import read_batches
 from nablab.instruments.base.losses import Closure, Loss
 from nablab.instruments.base.measurement import Expected, Measurement, instrument
 from nablab.instruments.base.objective import Objective
+from nablab.instruments.base.rehearsals import Call, Trial, Trials, by_trials
 from nablab.instruments.landscape.batch_norm import BatchNormEstimator, tracks
 from nablab.instruments.landscape.scan import (
     Metrics,
@@ -26,6 +27,7 @@ from nablab.instruments.landscape.scan import (
     check_match,
     data_sets,
     model_tensors,
+    points_at_once,
     read_metrics,
 )
 
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
 
 Floats = npt.NDArray[np.float64]
 
+FEW_POINTS = (4, 12)  # of so many points, `MANY_POINTS` and more tell what they cost
+MANY_POINTS = 36
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#e69f00", "#cc79a7")
 # Relative; other dtypes 1e-3: one loss by two routes. In float64 more than rounding is allowed, for models of
 # the transformers library compute their loss in float32 whatever they are in.
@@ -131,7 +135,21 @@ def _expected(size: Any, *, count: int = 61, alphas: Any = None, **_: Any) -> Ex
     return Expected(gradients=(points + 3) / 3, numbers=4.0 * size.parameters)
 
 
-@instrument(expected=_expected)
+def _trials(call: Call) -> Trials:
+    """Two short lines for a long one; else the line itself."""
+    asked = _alphas(*(call.options[name] for name in ("alphas", "low", "high", "count")))
+    points = len(asked)
+    few = [np.linspace(0, 1, own) for own in FEW_POINTS] if points >= MANY_POINTS else [asked]
+    trials = tuple(Trial((len(alphas),), {"alphas": alphas}) for alphas in few)
+    at_once = min(points, points_at_once(call.parameters))
+    return Trials((points,), trials, bytes_until=(at_once,), bytes_may_stop=True)
+
+
+def _arguments(call: Call, data: Any) -> tuple[Any, ...]:
+    return call.model, call.model, call.loss, data
+
+
+@instrument(expected=_expected, rehearse=by_trials(_trials, _arguments))
 def interpolate(
     model_a: nn.Module,
     model_b: nn.Module,

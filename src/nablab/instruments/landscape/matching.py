@@ -17,6 +17,7 @@ from nablab.instruments.base.batches import read_batches, tensors_in
 from nablab.instruments.base.losses import call, split
 from nablab.instruments.base.measurement import Expected, Measurement, instrument
 from nablab.instruments.base.placement import copied
+from nablab.instruments.base.rehearsals import Call, Trial, Trials, by_trials
 from nablab.instruments.landscape.permutations import Permutations, Specification, find_specification
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ UNCHECKED = (
     "Whether the new network is the same function was not checked: it is if the specification lists all that "
     "belongs to a unit. Give data, and the outputs are compared."
 )
+SWEEPS = "How many sweeps a start takes is known when it ends. Expected are those for independent networks."
 SAME = 1e-9  # relative distance of outputs in float64; a permutation changes the order of sums only
 COLORS = {"before": "#767676", "after": "#0072b2"}
 
@@ -104,7 +106,27 @@ def _expected(size: Any, *, method: str = "weights", **_: Any) -> Expected:
     return Expected(gradients=4 / 3 if method == "activations" else 0.0, numbers=4.0 * size.parameters)
 
 
-@instrument(expected=_expected)
+def _trials(call: Call) -> Trials:
+    """The starts that are no random ones; matching activations has no starts."""
+    if call.options["method"] == "activations":
+        return Trials((1,), (Trial((1,)),))
+    restarts = call.options["restarts"]
+    few = Trial((3,), {"restarts": min(0, restarts)})  # what is impossible is refused
+    return Trials((3 + restarts,), (few,), notes=(SWEEPS,))
+
+
+def _arguments(asked: Call, data: Any) -> tuple[Any, ...]:
+    """The network and another one of its architecture, as far from it as independent training leads."""
+    other = copied(asked.model)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            drawn = torch.randn(parameter.shape, generator=generator)
+            parameter.copy_(parameter.square().mean().sqrt() * drawn.to(parameter))
+    return asked.model, other, data
+
+
+@instrument(expected=_expected, rehearse=by_trials(_trials, _arguments))
 def match_units(
     model_a: nn.Module,
     model_b: nn.Module,

@@ -19,10 +19,18 @@ from nablab.instruments.base.batches import tensors_in
 from nablab.instruments.base.losses import Loss
 from nablab.instruments.base.measurement import Expected, Measurement, instrument
 from nablab.instruments.base.objective import Objective
+from nablab.instruments.base.rehearsals import Call, Trial, Trials, by_trials
 from nablab.instruments.landscape.directions import Biases, Normalization, random_directions
 from nablab.instruments.landscape.partial_results import PartialResults, fingerprint
 from nablab.instruments.landscape.plane_geometry import geometry_of, grid_axes
-from nablab.instruments.landscape.scan import Metrics, Scan, by_name, data_sets, read_metrics
+from nablab.instruments.landscape.scan import (
+    Metrics,
+    Scan,
+    by_name,
+    data_sets,
+    points_at_once,
+    read_metrics,
+)
 from nablab.instruments.landscape.subsets import random_subset
 
 if TYPE_CHECKING:
@@ -33,6 +41,7 @@ Floats = npt.NDArray[np.float64]
 Values = dict[str, dict[str, Floats]]
 
 CHUNK = 64  # points between two looks at the clock
+COARSE, FINE = 9, 21  # resolutions; above, the small planes that tell the cost are a third of the points
 LEVELS = 18
 
 
@@ -174,7 +183,18 @@ def _expected(size: Any, *, resolution: int = 25, **_: Any) -> Expected:
     return Expected(gradients=resolution**2 / 3, numbers=3.0 * size.parameters)
 
 
-@instrument(expected=_expected)
+def _trials(call: Call) -> Trials:
+    """Two coarse planes for a fine one; else the plane itself."""
+    names = "resolution", "extent", "directions", "through", "path"
+    _check_options(*(call.options[name] for name in names))
+    resolution = call.options["resolution"]
+    few = [(5, 7), (5, 11)][resolution >= FINE] if resolution > COARSE else (resolution,)
+    trials = [Trial((own**2,), {"resolution": own, "checkpoint": None}) for own in few]
+    at_once = min(resolution**2, points_at_once(call.parameters))
+    return Trials((resolution**2,), tuple(trials), bytes_until=(at_once,), bytes_may_stop=True)
+
+
+@instrument(expected=_expected, rehearse=by_trials(_trials))
 def loss_plane(
     model: nn.Module,
     loss: Loss,

@@ -124,6 +124,11 @@ def check_match(model_a: nn.Module, model_b: nn.Module) -> None:
             )
 
 
+def points_at_once(numbers: int) -> int:
+    """Points of so many numbers each that are measured at once, where several are."""
+    return max(1, min(BLOCK, BLOCK_NUMBERS // numbers))
+
+
 def blocks_of(model: nn.Module, basis: Mapping[str, Tensor]) -> DenseBlocks | ImageBlocks | None:
     """What measures the model at many points at once, or None for a model that neither kind serves."""
     return DenseBlocks.of(model, basis) or ImageBlocks.of(model, basis)
@@ -213,9 +218,7 @@ class Scan:
     @property
     def block(self) -> int:
         """Points that are measured at once."""
-        if not self.batched:
-            return 1
-        return max(1, min(BLOCK, BLOCK_NUMBERS // self._numbers))
+        return points_at_once(self._numbers) if self.batched else 1
 
     def __call__(self, coefficients: Floats) -> tuple[Floats, Floats]:
         """Measure the points with these coefficients (K, B).

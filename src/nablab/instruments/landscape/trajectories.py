@@ -13,11 +13,13 @@ import torch
 
 from nablab.errors import UsageError, unknown
 from nablab.instruments.base.measurement import Expected, Measurement, instrument
+from nablab.instruments.base.rehearsals import refuse
 from nablab.instruments.landscape.weight_paths import BLOCK, Center, Floats, Points, center_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+NO_MODEL = "trajectory_pca runs no model: it costs seconds and `block` numbers of memory. Call it."
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#e69f00", "#cc79a7", "#56b4e9", "#767676", "#f0e442")
 
 
@@ -130,7 +132,7 @@ def _expected(size: Any, *, points: int = 50, **_: Any) -> Expected:
     return Expected(gradients=0.0, numbers=float(2 * BLOCK + 3 * points**2))
 
 
-@instrument(expected=_expected)
+@instrument(expected=_expected, rehearse=refuse(NO_MODEL))
 def trajectory_pca(
     points: Any,
     *,
