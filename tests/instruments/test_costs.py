@@ -72,10 +72,10 @@ CALLS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("sharpness", {"definition": "adaptive"}),
     ("spectral_density", {"probes": 3, "steps": 40}),
 )
+SEARCH = {"lbfgs_iterations": 8, "max_iterations": 3, "method": "newton-minres"}
 SQUARE: tuple[tuple[str, dict[str, Any]], ...] = (  # they hold a matrix
     ("hessian_matrix", {}),
     ("inertia", {"neighbors": 10}),
-    ("find_critical_point", {"lbfgs_iterations": 8, "max_iterations": 3, "method": "newton-minres"}),
 )
 
 
@@ -135,7 +135,11 @@ def test_the_bytes_of_small_networks(name: str, options: dict[str, Any], size: s
 
 
 @pytest.mark.usefixtures("foretold")
-@pytest.mark.parametrize(("name", "options"), SQUARE, ids=lambda value: str(value))
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [*SQUARE, pytest.param("find_critical_point", SEARCH, marks=pytest.mark.slow)],
+    ids=lambda value: str(value),
+)
 @pytest.mark.parametrize("network", [dense(8, 12, 10), convolutional(1)], ids=["dense", "convolutional"])
 def test_the_bytes_of_whole_matrices(name: str, options: dict[str, Any], network: Network) -> None:
     check_bytes(name, options, network)
@@ -144,7 +148,14 @@ def test_the_bytes_of_whole_matrices(name: str, options: dict[str, Any], network
 @pytest.mark.usefixtures("foretold")
 @pytest.mark.parametrize(
     "name",
-    ["gradient_norm", "hessian_eigenvalues", "hessian_trace", "interpolate", "loss_plane", "sharpness"],
+    [
+        "gradient_norm",
+        "hessian_eigenvalues",
+        "hessian_trace",
+        "interpolate",
+        "loss_plane",
+        pytest.param("sharpness", marks=pytest.mark.slow),
+    ],
 )
 def test_the_bytes_of_a_larger_network(name: str) -> None:
     check_bytes(name, {}, NETWORKS["dense, 90,510"])
@@ -160,8 +171,6 @@ def test_the_bytes_of_a_larger_network(name: str) -> None:
         ("hessian_eigenvalues", {}),
         ("hessian_trace", {}),
         ("interpolate", {}),
-        ("loss_plane", {}),
-        ("sharpness", {}),
         ("spectral_density", {"probes": 3, "steps": 40}),
     ],
     ids=lambda value: str(value),

@@ -11,7 +11,6 @@ from nablab.training.learners import Learner, Supervised
 from nablab.training.loop import TrainingTask, task_of
 from nablab.training.recipe import Recipe
 
-
 SHORT_SECONDS = 0.1
 
 

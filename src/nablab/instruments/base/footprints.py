@@ -11,12 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.autograd import (  # type: ignore[attr-defined]
-    ProfilerConfig,
-    ProfilerState,
-    _disable_profiler_legacy,
-    _enable_profiler_legacy,
-)
 
 from nablab.errors import UsageError
 
@@ -82,6 +76,14 @@ def counting_bytes(*, arrays: bool = False) -> Iterator[Count]:
     Raises:
         UsageError: A profiler of PyTorch is running: there can be one only.
     """
+    # Private names, imported here so that no instrument depends on them.
+    from torch.autograd import (  # type: ignore[attr-defined]
+        ProfilerConfig,
+        ProfilerState,
+        _disable_profiler_legacy,
+        _enable_profiler_legacy,
+    )
+
     if torch._C._autograd._profiler_enabled():
         raise UsageError(
             "What a call costs cannot be told while PyTorch's profiler runs. Ask before or after."
