@@ -14,60 +14,12 @@ import numpy as np
 import pytest
 import torch
 
-from nablab import data, models, training
+from nablab import data, models
 from nablab.configuration import describe, parse_overrides, resolve
 from nablab.errors import UsageError
-from nablab.experiment import Condition, Curve, Record, Records, Trial, Trials
+from nablab.experiment import Records, Trials
 from nablab.experiments.deep_vs_shallow import TRIOS, DeepVsShallow
-
-
-class Memory:
-    """A lab that keeps everything in memory and trains one network after the other."""
-
-    def __init__(self, condition: Condition) -> None:
-        self.condition = condition
-        self.scalars: dict[int, dict[str, float]] = {}
-        self.texts: dict[int, dict[str, str]] = {}
-        self.curves: dict[int, dict[str, Curve]] = {}
-        self.arrays: dict[int, dict[str, Any]] = {}
-        self.notes: list[str] = []
-        self.result: Any = None
-        self.options: dict[str, Any] = {}
-
-    def seed(self, trial: Trial, purpose: str, *, by: Sequence[str] | None = None) -> int:
-        factors = trial.condition if by is None else by
-        return training.derive(purpose, *(str(trial.condition[name]) for name in factors), trial.seed)
-
-    def shared_seed(self, purpose: str) -> int:
-        return training.derive(purpose, 0)
-
-    def train(self, learner: Any, pair: Any, recipe: Any, *, seeds: Sequence[int]) -> Any:
-        options = vars(recipe)
-        self.options = {"seeds": seeds, **options}
-        self.result = training.train(learner, pair, recipe, seeds=seeds, replicas="sequential")
-        return self.result
-
-    def record(self, trial: Trial, **values: Any) -> None:
-        for name, value in values.items():
-            if isinstance(value, str):
-                self.texts.setdefault(trial.seed, {})[name] = value
-            else:
-                self.scalars.setdefault(trial.seed, {})[name] = float(value)
-
-    def curve(self, trial: Trial, name: str, steps: Any, values: Any) -> None:
-        self.curves.setdefault(trial.seed, {})[name] = Curve(np.asarray(steps), np.asarray(values))
-
-    def array(self, trial: Trial, name: str, values: Any) -> None:
-        self.arrays.setdefault(trial.seed, {})[name] = np.asarray(values)
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
-
-    def records(self) -> list[Record]:
-        return [
-            Record(self.condition, s, self.scalars[s], self.texts[s], self.curves[s], self.arrays[s])
-            for s in self.scalars
-        ]
+from tests.experiments.memory import Memory
 
 
 def small(**overrides: Any) -> DeepVsShallow:

@@ -18,7 +18,7 @@ from nablab.errors import UsageError
 from nablab.experiment import Records, Trials
 from nablab.experiments.gradient_norm import DEEP, GradientNorm, _statistics, _three
 from nablab.models import parameter_count
-from tests.experiments.test_deep_vs_shallow import Memory
+from tests.experiments.memory import Memory
 
 
 def small(**overrides: Any) -> GradientNorm:

@@ -14,52 +14,10 @@ from torch import nn
 from nablab import data, training
 from nablab.configuration import parse_overrides, resolve
 from nablab.errors import UsageError
-from nablab.experiment import Condition, Record, Records, Trial, Trials
+from nablab.experiment import Records, Trials
 from nablab.experiments.interpolation import ENDS, METRICS, Interpolation, normalizes, numbers
 from nablab.instruments import interpolate
-
-
-class Memory:
-    """A lab that keeps everything in memory."""
-
-    def __init__(self, condition: Condition) -> None:
-        self.condition = condition
-        self.scalars: dict[int, dict[str, float]] = {}
-        self.texts: dict[int, dict[str, str]] = {}
-        self.arrays: dict[int, dict[str, Any]] = {}
-        self.results: list[Any] = []
-        self.options: list[dict[str, Any]] = []
-
-    def seed(self, trial: Trial, purpose: str, *, by: Sequence[str] | None = None) -> int:
-        factors = trial.condition if by is None else by
-        return training.derive(purpose, *(str(trial.condition[name]) for name in factors), trial.seed)
-
-    def shared_seed(self, purpose: str) -> int:
-        return training.derive(purpose, 0)
-
-    def train(self, learner: Any, pair: Any, recipe: Any, *, seeds: Sequence[int]) -> Any:
-        options = vars(recipe)
-        self.options.append(options)
-        self.results.append(training.train(learner, pair, recipe, seeds=seeds, replicas="sequential"))
-        return self.results[-1]
-
-    def record(self, trial: Trial, **values: Any) -> None:
-        for name, value in values.items():
-            kept = self.texts if isinstance(value, str) else self.scalars
-            kept.setdefault(trial.seed, {})[name] = value if isinstance(value, str) else float(value)
-
-    def array(self, trial: Trial, name: str, values: Any) -> None:
-        self.arrays.setdefault(trial.seed, {})[name] = np.asarray(values)
-
-    def note(self, text: str) -> None:
-        pass
-
-    def records(self) -> list[Record]:
-        return [
-            Record(self.condition, s, self.scalars[s], self.texts.get(s, {}), {}, self.arrays.get(s, {}))
-            for s in self.scalars
-        ]
-
+from tests.experiments.memory import Memory
 
 SMALL: dict[str, Any] = {"data": "digits@200", "networks": ("784-12-10",), "epochs": 2, "alphas": 5}
 
@@ -93,8 +51,8 @@ def test_the_ends_differ_in_what_they_say(finished: tuple[Any, Records, list[Mem
         for k in range(2):
             assert torch.equal(untrained(first, k), untrained(second, k)) == ("start" not in differs)
             assert not torch.equal(weights(first.module(k)), weights(second.module(k)))
-        assert [options["batch_size"] for options in lab.options] == [64, 1024 if "batch" in differs else 64]
-        rates = [options["optimizer"].learning_rate for options in lab.options]
+        assert [options["batch_size"] for options in lab.asked] == [64, 1024 if "batch" in differs else 64]
+        rates = [options["optimizer"].learning_rate for options in lab.asked]
         assert rates == [1e-3, 1e-2 if "rate" in differs else 1e-3]
 
 
@@ -191,7 +149,7 @@ def test_batch_norm_is_measured_with_statistics_of_its_own() -> None:
 def test_equal_steps_and_equal_epochs() -> None:
     for equal, steps in (("epochs", [8, 2]), ("steps", [8, 8])):
         _, _, labs = run([0], ends=("batch",), equal=equal)
-        assert [options["steps"] for options in labs[0].options] == steps
+        assert [options["steps"] for options in labs[0].asked] == steps
 
 
 def test_a_diverged_network_is_recorded_as_such() -> None:

@@ -11,57 +11,15 @@ import numpy as np
 import pytest
 import torch
 
-from nablab import data, models, training
+from nablab import data, models
 from nablab.configuration import parse_overrides, resolve
 from nablab.errors import UsageError
-from nablab.experiment import Condition, Record, Records, Trial, Trials
+from nablab.experiment import Records, Trials
 from nablab.experiments.loss_landscape import NETWORKS, LossLandscape
 from nablab.instruments.landscape.shapes import largest_rise, nonconvex_share
 from nablab.lab.session import Rehearsal
 from nablab.plots.surfaces import round_numbers
-
-
-class Memory:
-    """A lab that keeps everything in memory."""
-
-    def __init__(self, condition: Condition) -> None:
-        self.condition = condition
-        self.scalars: dict[int, dict[str, float]] = {}
-        self.texts: dict[int, dict[str, str]] = {}
-        self.arrays: dict[int, dict[str, Any]] = {}
-        self.result: Any = None
-        self.recorder: Any = None
-
-    def seed(self, trial: Trial, purpose: str, *, by: Sequence[str] | None = None) -> int:
-        factors = trial.condition if by is None else by
-        return training.derive(purpose, *(str(trial.condition[name]) for name in factors), trial.seed)
-
-    def shared_seed(self, purpose: str) -> int:
-        return training.derive(purpose, 0)
-
-    def train(self, learner: Any, pair: Any, recipe: Any, *, seeds: Sequence[int]) -> Any:
-        options = vars(recipe)
-        self.recorder = options["probes"][0]
-        self.result = training.train(learner, pair, recipe, seeds=seeds, replicas="sequential")
-        return self.result
-
-    def record(self, trial: Trial, **values: Any) -> None:
-        for name, value in values.items():
-            kept = self.texts if isinstance(value, str) else self.scalars
-            kept.setdefault(trial.seed, {})[name] = value if isinstance(value, str) else float(value)
-
-    def array(self, trial: Trial, name: str, values: Any) -> None:
-        self.arrays.setdefault(trial.seed, {})[name] = np.asarray(values)
-
-    def note(self, text: str) -> None:
-        pass
-
-    def records(self) -> list[Record]:
-        return [
-            Record(self.condition, s, self.scalars[s], self.texts.get(s, {}), {}, self.arrays.get(s, {}))
-            for s in self.scalars
-        ]
-
+from tests.experiments.memory import Memory
 
 SMALL: dict[str, Any] = {
     "targets": ("sinc@20",),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ import torch
 from nablab import data, models, training
 from nablab.configuration import parse_overrides, resolve
 from nablab.errors import UsageError
-from nablab.experiment import Condition, Record, Records, Trial, Trials
+from nablab.experiment import Records, Trials
 from nablab.experiments.parameters_vs_generalization import (
     DESCENT,
     FEATURES,
@@ -23,37 +23,7 @@ from nablab.experiments.parameters_vs_generalization import (
     TAPERED,
     ParametersVsGeneralization,
 )
-
-
-class Memory:
-    """A lab that keeps everything in memory and trains one network after the other."""
-
-    def __init__(self, condition: Condition) -> None:
-        self.condition = condition
-        self.scalars: dict[int, dict[str, float]] = {}
-        self.options: dict[str, Any] = {}
-        self.build: Callable[[], Any] | None = None
-        self.data: Any = None
-        self.result: Any = None
-
-    def seed(self, trial: Trial, purpose: str, *, by: Sequence[str] | None = None) -> int:
-        factors = trial.condition if by is None else by
-        return training.derive(purpose, *(str(trial.condition[name]) for name in factors), trial.seed)
-
-    def shared_seed(self, purpose: str) -> int:
-        return training.derive(purpose, 0)
-
-    def train(self, learner: Any, data: Any, recipe: Any, *, seeds: Sequence[int]) -> Any:
-        options = vars(recipe)
-        self.build, self.data, self.options = learner.build, data, {"seeds": seeds, **options}
-        self.result = training.train(learner, data, recipe, seeds=seeds, replicas="sequential")
-        return self.result
-
-    def record(self, trial: Trial, **values: Any) -> None:
-        self.scalars.setdefault(trial.seed, {}).update({name: float(value) for name, value in values.items()})
-
-    def records(self) -> list[Record]:
-        return [Record(self.condition, seed, scalars) for seed, scalars in self.scalars.items()]
+from tests.experiments.memory import Memory
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -212,30 +182,30 @@ class TestSizes:
         self, finished: tuple[Any, list[Memory]]
     ) -> None:
         for lab in finished[1]:
-            if "hidden" in lab.condition and lab.build:
-                network = lab.build()
+            if "hidden" in lab.condition and lab.asked:
+                network = lab.options["build"]()
                 assert sum(p.numel() for p in network.parameters()) == lab.condition["parameters"]
                 assert isinstance(network[-1], torch.nn.Linear)
 
     def test_training_never_sees_the_test_split(self, finished: tuple[Any, list[Memory]]) -> None:
         test = {image.tobytes() for image in data.load("digits", split="test", size=28).images.numpy()}
-        images, _ = finished[1][0].data
+        images, _ = finished[1][0].options["data"]
         shared = sum(image.tobytes() in test for image in images.numpy())
         assert len(images) == 1_297
         assert shared == 0
         assert not finished[1][0].options.get("stop")
 
     def test_weights_differ_by_seed_and_size(self, finished: tuple[Any, list[Memory]]) -> None:
-        seeds = [seed for lab in finished[1] if "seeds" in lab.options for seed in lab.options["seeds"]]
+        seeds = [seed for lab in finished[1] if lab.asked for seed in lab.options["seeds"]]
         assert len(set(seeds)) == len(seeds)
 
 
 class TestThreshold:
     def test_the_width_follows_from_the_ratio(self, finished: tuple[Any, list[Memory]]) -> None:
         for lab in finished[1]:
-            if lab.condition["part"] != DESCENT or lab.build is None:
+            if lab.condition["part"] != DESCENT or not lab.asked:
                 continue
-            parameters = sum(p.numel() for p in lab.build().parameters())
+            parameters = sum(p.numel() for p in lab.options["build"]().parameters())
             assert lab.scalars[0]["fitted_parameters"] == parameters
             # A unit has 64 + 1 + 10 parameters; the nearest width is at most half a unit off, and the
             # ten biases of the output.
@@ -244,7 +214,7 @@ class TestThreshold:
     def test_trained_networks_and_random_features_get_the_same_images_and_labels(self) -> None:
         experiment = small(hidden=(), ratios=(1.0,), samples=40)
         trained, solved = run(experiment, seeds=(3,))
-        images, labels = trained.data
+        images, labels = trained.options["data"]
         assert images.shape == (40, 1, 8, 8)
         # With as many features as make interpolation certain the twin reproduces exactly these labels.
         mine = data.load("digits", size=8).hold_out(40, seed=training.derive("samples", 0))[1]
@@ -259,7 +229,7 @@ class TestThreshold:
     ) -> None:
         lab = next(lab for lab in finished[1] if lab.condition["part"] == DESCENT)
         test = data.load("digits", split="test", size=8)
-        images, labels = lab.data
+        images, labels = lab.options["data"]
         for x, y, name in ((images, labels, "train"), (test.images, test.labels, "test")):
             wrong = (lab.result.predict(x).argmax(2) != y).double().mean(1)
             assert [lab.scalars[k][f"{name}_error"] for k in range(2)] == pytest.approx(wrong.tolist())

@@ -3,7 +3,6 @@ checked, and random labels raise it."""
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ import torch
 from nablab import data, training
 from nablab.configuration import resolve
 from nablab.errors import UsageError
-from nablab.experiment import Condition, Level, Record, Records, Trial, Trials
+from nablab.experiment import Level, Records, Trials
 from nablab.experiments.sensitivity import (
     AUGMENTED,
     DESIGNS,
@@ -31,42 +30,13 @@ from nablab.experiments.sensitivity import (
     _area,
     _measure,
 )
+from tests.experiments.memory import Memory
 
 
-class Memory:
-    """A lab that keeps everything in memory and trains one network after the other."""
+class Float32(Memory):
+    """Rounding to bfloat16 differs between processors."""
 
-    def __init__(self, condition: Condition) -> None:
-        self.condition = condition
-        self.scalars: dict[int, dict[str, float]] = {}
-        self.notes: list[str] = []
-        self.options: dict[str, Any] = {}
-        self.labels: Any = None
-        self.result: Any = None
-
-    def seed(self, trial: Trial, purpose: str, *, by: Sequence[str] | None = None) -> int:
-        factors = trial.condition if by is None else by
-        return training.derive(purpose, *(str(trial.condition[name]) for name in factors), trial.seed)
-
-    def shared_seed(self, purpose: str) -> int:
-        return training.derive(purpose, 0)
-
-    def train(self, learner: Any, pair: Any, recipe: Any, *, seeds: Sequence[int]) -> Any:
-        options = vars(recipe)
-        self.options, self.labels = options, pair[1]
-        recipe = dataclasses.replace(recipe, precision="float32")
-        self.result = training.train(learner, pair, recipe, seeds=seeds, replicas="sequential")
-        return self.result
-
-    def record(self, trial: Trial, **values: Any) -> None:
-        kept = {name: float(value) for name, value in values.items() if not isinstance(value, str)}
-        self.scalars.setdefault(trial.seed, {}).update(kept)
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
-
-    def records(self) -> list[Record]:
-        return [Record(self.condition, seed, scalars) for seed, scalars in self.scalars.items()]
+    precision = "float32"
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -89,7 +59,7 @@ def small(**overrides: Any) -> Sensitivity:
 
 def run_one(experiment: Sensitivity, seeds: Sequence[int] = (0, 1, 2), **levels: Level) -> Memory:
     (condition,) = [c for c in experiment.conditions() if c.matches(levels)]
-    lab = Memory(condition)
+    lab = Float32(condition)
     experiment.run(Trials([condition], seeds), lab)  # type: ignore[arg-type]
     return lab
 
@@ -144,11 +114,11 @@ def test_one_optimizer_and_shared_initial_weights(finished: tuple[Sensitivity, l
 def test_random_labels_are_each_seeds_own(finished: tuple[Sensitivity, list[Memory]]) -> None:
     lab = lab_of(finished[1], training=RANDOM)
     true = data.task("digits@120").train()[1]
-    assert lab.labels.shape == (3, 120)
+    assert lab.options["data"][1].shape == (3, 120)
     assert lab.options["own_labels"]
-    shares = [float((own == true).float().mean()) for own in lab.labels]
+    shares = [float((own == true).float().mean()) for own in lab.options["data"][1]]
     assert max(shares) < 0.3
-    assert not torch.equal(lab.labels[0], lab.labels[1])
+    assert not torch.equal(lab.options["data"][1][0], lab.options["data"][1][1])
 
 
 def test_sensitivity_is_the_jacobian_of_the_probabilities(finished: tuple[Sensitivity, list[Memory]]) -> None:

@@ -3,7 +3,6 @@ and large batches of the published network end in sharper places."""
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,46 +12,18 @@ import numpy as np
 import pytest
 import torch
 
-from nablab import data, models, training
+from nablab import data, models
 from nablab.configuration import resolve
 from nablab.errors import UsageError
-from nablab.experiment import Condition, Level, Record, Records, Trial, Trials
+from nablab.experiment import Level, Records, Trials
 from nablab.experiments.sharpness import F1, HALF, KESKAR, MEASURES, SCORES, Sharpness, _spread
+from tests.experiments.memory import Memory
 
 
-class Memory:
-    """A lab that keeps everything in memory and trains one network after the other."""
+class Float32(Memory):
+    """Rounding to bfloat16 differs between processors."""
 
-    def __init__(self, condition: Condition) -> None:
-        self.condition = condition
-        self.scalars: dict[int, dict[str, float]] = {}
-        self.notes: list[str] = []
-        self.options: dict[str, Any] = {}
-        self.result: Any = None
-
-    def seed(self, trial: Trial, purpose: str, *, by: Sequence[str] | None = None) -> int:
-        factors = trial.condition if by is None else by
-        return training.derive(purpose, *(str(trial.condition[name]) for name in factors), trial.seed)
-
-    def shared_seed(self, purpose: str) -> int:
-        return training.derive(purpose, 0)
-
-    def train(self, learner: Any, pair: Any, recipe: Any, *, seeds: Sequence[int]) -> Any:
-        options = vars(recipe)
-        self.options = options
-        recipe = dataclasses.replace(recipe, precision="float32")
-        self.result = training.train(learner, pair, recipe, seeds=seeds, replicas="sequential")
-        return self.result
-
-    def record(self, trial: Trial, **values: Any) -> None:
-        kept = {name: float(value) for name, value in values.items() if not isinstance(value, str)}
-        self.scalars.setdefault(trial.seed, {}).update(kept)
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
-
-    def records(self) -> list[Record]:
-        return [Record(self.condition, seed, scalars) for seed, scalars in self.scalars.items()]
+    precision = "float32"
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -75,7 +46,7 @@ def small(**overrides: Any) -> Sharpness:
 
 def run_one(experiment: Sharpness, seeds: Sequence[int] = (0, 1), **levels: Level) -> Memory:
     (condition,) = [c for c in experiment.conditions() if c.matches(levels)]
-    lab = Memory(condition)
+    lab = Float32(condition)
     experiment.run(Trials([condition], seeds), lab)  # type: ignore[arg-type]
     return lab
 

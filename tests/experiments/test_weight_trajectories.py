@@ -14,46 +14,9 @@ import torch
 from nablab import data, models, training
 from nablab.configuration import parse_overrides, resolve
 from nablab.errors import UsageError
-from nablab.experiment import Condition, Curve, Record, Records, Trial, Trials
+from nablab.experiment import Condition, Records, Trial, Trials
 from nablab.experiments.weight_trajectories import OWN, SHARED, WeightTrajectories
-
-
-class Memory:
-    """A lab that keeps everything in memory and trains one network after the other."""
-
-    def __init__(self, condition: Condition) -> None:
-        self.condition = condition
-        self.scalars: dict[int, dict[str, float]] = {}
-        self.curves: dict[int, dict[str, Curve]] = {}
-        self.arrays: dict[int, dict[str, Any]] = {}
-        self.result: Any = None
-
-    def seed(self, trial: Trial, purpose: str, *, by: Sequence[str] | None = None) -> int:
-        factors = trial.condition if by is None else by
-        return training.derive(purpose, *(str(trial.condition[name]) for name in factors), trial.seed)
-
-    def shared_seed(self, purpose: str) -> int:
-        return training.derive(purpose, 0)
-
-    def train(self, learner: Any, pair: Any, recipe: Any, *, seeds: Sequence[int]) -> Any:
-        self.result = training.train(learner, pair, recipe, seeds=seeds, replicas="sequential")
-        return self.result
-
-    def record(self, trial: Trial, **values: Any) -> None:
-        kept = {name: float(value) for name, value in values.items() if not isinstance(value, str)}
-        self.scalars.setdefault(trial.seed, {}).update(kept)
-
-    def curve(self, trial: Trial, name: str, steps: Any, values: Any) -> None:
-        self.curves.setdefault(trial.seed, {})[name] = Curve(np.asarray(steps), np.asarray(values))
-
-    def array(self, trial: Trial, name: str, values: Any) -> None:
-        self.arrays.setdefault(trial.seed, {})[name] = np.asarray(values)
-
-    def records(self) -> list[Record]:
-        return [
-            Record(self.condition, s, self.scalars[s], {}, self.curves.get(s, {}), self.arrays.get(s, {}))
-            for s in self.scalars
-        ]
+from tests.experiments.memory import Memory
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -17,7 +17,7 @@ from nablab.experiments.zero_gradient import ZeroGradient, _shift, penalized
 from nablab.instruments.base.objective import Objective
 from nablab.instruments.base.replicas import Replicas
 from nablab.plots import critical_points as drawn
-from tests.experiments.test_deep_vs_shallow import Memory
+from tests.experiments.memory import Memory
 
 SEEDS = (0, 1, 2, 3)
 
