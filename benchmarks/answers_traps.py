@@ -315,5 +315,6 @@ def _held() -> tuple[int, int]:
     gc.collect()
     # PyTorch's compiler keeps tensors without contents, of types of its own.
     tensors = [thing for thing in gc.get_objects() if type(thing) in (Tensor, nn.Parameter)]
+    tensors = [tensor for tensor in tensors if tensor.layout is torch.strided]
     storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}
     return len(tensors), sum(storages.values())
