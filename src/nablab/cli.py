@@ -23,6 +23,7 @@ from nablab.streams import make_readable, only_json, print_json
 
 if TYPE_CHECKING:
     from nablab.lab.runner import Plan
+    from nablab.measuring import Kept
     from nablab.runs import Run
 
 Word = TypeVar("Word", str, Path)
@@ -92,6 +93,7 @@ def run(
     dry_run: Annotated[bool, Parameter(negative="")] = False,
     fresh: Annotated[bool, Parameter(negative="")] = False,
     quiet: Annotated[bool, Parameter(negative="")] = False,
+    keep_weights: str = "4MB",
     as_json: Json = False,
     store: StoreOption = None,
 ) -> int:
@@ -110,10 +112,11 @@ def run(
         dry_run: Print the configuration, the trials, and a measured estimate of time and memory.
         fresh: Forget the run's earlier trials first.
         quiet: Print the verdicts only.
+        keep_weights: What the weights of trained networks may take in each trial, such as 20MB; 0 for none.
     """
     from nablab import runs
 
-    plans = _plans(_named(tokens, every), preset, seeds, device, replicas, model)
+    plans = _plans(_named(tokens, every), preset, seeds, device, replicas, model, keep_weights)
     if dry_run:
         return _dry_run(plans, as_json)
     code = DONE
@@ -215,10 +218,14 @@ def measure(
     data: Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative="")] = (),
     loss: str | None = None,
     weights: Annotated[tuple[Path, ...], Parameter(consume_multiple=True, negative="")] = (),
+    run_reference: Annotated[str | None, Parameter(name="--run")] = None,
+    condition: str | None = None,
+    seed: int | None = None,
     device: str = "cpu",
     figure: Path | None = None,
     only_cost: Annotated[bool, Parameter(name="--cost", negative="")] = False,
     as_json: Json = False,
+    store: StoreOption = None,
 ) -> int:
     """Measure a network with an instrument; without one, list the instruments.
 
@@ -228,7 +235,12 @@ def measure(
         data: A target such as sinc, images such as mnist:test@1000, or file.npz with x and y; several are
             batches.
         loss: mse, cross_entropy, ... or package.module:function of (output, target) [default: by the data].
-        weights: A safetensors file; two or more for instruments that compare networks.
+        weights: A safetensors file; two or more for instruments that compare networks. With --run the names
+            of weights that it kept: final, best, or final-2 of a trial's second network [default: final].
+        run_reference: Measure a network that this run kept, on what it was trained on: a run id (or its
+            beginning), an experiment (its latest run), or a folder of a run.
+        condition: Which condition of the run, "factor=level,..."; as many levels as single it out.
+        seed: Which seed of the run [default: 0].
         device: cpu, cuda or mps.
         figure: Write the figure here: .png, .svg or .pdf.
         only_cost: Say what the call would cost, and do not measure.
@@ -245,10 +257,12 @@ def measure(
     if not names:
         showing.print_instruments(output, measuring.instrument_facts(), as_json=as_json)
         return DONE
-    if model is None and not data and not weights:
+    said = (model, run_reference, condition, seed)
+    if not data and not weights and said == (None,) * len(said):
         showing.print_instrument(output, measuring.option_facts(names[0]), as_json=as_json)
         return DONE
-    request = measuring.Request(names[0], settings, model, data, loss, weights, device)
+    kept = _kept(run_reference, condition, seed, store)
+    request = measuring.Request(names[0], settings, model, data, loss, weights, device, kept)
     if figure:
         measuring.check_figure(figure)
     if only_cost:
@@ -260,6 +274,18 @@ def measure(
         measuring.write_figure(result, figure)
         errors.print(f"Figure: {figure}", markup=False, soft_wrap=True)
     return DONE
+
+
+def _kept(reference: str | None, condition: str | None, seed: int | None, store: Path | None) -> Kept | None:
+    """The trial whose network is to be measured, if one is named."""
+    from nablab.measuring import Kept
+    from nablab.runs import open_run
+
+    if reference is None:
+        if condition is not None or seed is not None:
+            raise UsageError("--condition and --seed say which trial of a run: give --run RUN, too.")
+        return None
+    return Kept(open_run(reference, store), condition or "", seed or 0)
 
 
 def _without_settings(words: tuple[Word, ...]) -> tuple[tuple[Word, ...], list[str]]:
@@ -314,7 +340,13 @@ def _named(tokens: Sequence[str], every: bool) -> Sequence[str]:
 
 
 def _plans(
-    tokens: Sequence[str], preset: str, seeds: int | None, device: str, replicas: str, model: str | None
+    tokens: Sequence[str],
+    preset: str,
+    seeds: int | None,
+    device: str,
+    replicas: str,
+    model: str | None,
+    keep_weights: str,
 ) -> list[Plan]:
     from nablab import catalogue, configuration
     from nablab.runs import make_plan
@@ -329,7 +361,15 @@ def _plans(
     for name in names:
         overrides = configuration.parse_overrides(catalogue.find(name), settings)
         plans.append(
-            make_plan(name, preset=preset, seeds=seeds, device=device, replicas=replicas, overrides=overrides)
+            make_plan(
+                name,
+                preset=preset,
+                seeds=seeds,
+                device=device,
+                replicas=replicas,
+                keep_weights=keep_weights,
+                overrides=overrides,
+            )
         )
     return plans
 

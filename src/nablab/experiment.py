@@ -13,9 +13,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol
 
+from nablab.errors import UsageError
+
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
+    from torch import Tensor, nn
 
     from nablab.plots import Figure
     from nablab.training import Learner, Recipe, Supervised, Training
@@ -175,6 +178,8 @@ class Record:
         notes: Short texts, such as why training stopped.
         curves: Quantities against steps; read from the store when first asked for.
         arrays: Further arrays, such as predictions; read when first asked for.
+        weights: Kept tensors by name, then by their names in the network; read when first asked for.
+        weights_left_out: Bytes of the weights that were too large to be kept, by name.
     """
 
     condition: Condition
@@ -183,6 +188,8 @@ class Record:
     notes: Mapping[str, str] = field(default_factory=dict)
     curves: Mapping[str, Curve] = field(default_factory=dict)
     arrays: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
+    weights: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
+    weights_left_out: Mapping[str, int] = field(default_factory=dict)
 
 
 class Records(Sequence[Record]):
@@ -378,8 +385,8 @@ class Claim:
         return cls(kind="equality", metric=metric, by=by, margin=margin, **options)
 
 
-class Lab(Protocol):
-    """What an experiment sees of the laboratory: no store, no device, no executor, no screen."""
+class Seeds(Protocol):
+    """The part of a lab from which all randomness comes."""
 
     def seed(self, trial: Trial, purpose: str, *, by: Sequence[str] | None = None) -> int:
         """A 63-bit integer from hash(experiment, factors, seed, purpose).
@@ -400,12 +407,18 @@ class Lab(Protocol):
         """NumPy's generator that starts from `seed` with the same arguments."""
         ...
 
+
+class Lab(Seeds, Protocol):
+    """What an experiment sees of the laboratory: no store, no device, no executor, no screen."""
+
     def train(
         self, learner: Learner | Supervised, data: Any, recipe: Recipe, *, seeds: Sequence[int]
     ) -> Training:
         """`nablab.training.train` on the lab's device, with its progress, checkpoints and stop key.
 
-        ``seeds`` are integers from `seed`, one per trial.
+        ``seeds`` are integers from `seed`, one per trial. They say whose weights a training leaves: those are
+        kept with the trial, up to a size that the run sets, as ``final`` and ``best``; of the trial's second
+        network as ``final-2`` and ``best-2``, and so on.
         """
         ...
 
@@ -473,6 +486,21 @@ class Lab(Protocol):
         """Keep an array; numeric, no Python objects."""
         ...
 
+    def weights(self, trial: Trial, name: str, tensors: Mapping[str, Any] | nn.Module) -> None:
+        """Keep weights with a trial, whatever their size; ``run.weights(condition, seed, name)`` gives them.
+
+        What `train` leaves is kept without this.
+
+        Args:
+            trial: The trial.
+            name: Small letters, digits, ``-`` and ``_``. Weights of an earlier call of this name give way.
+            tensors: Tensors or arrays by name, or a module, whose ``state_dict()`` is taken. They are copied.
+
+        Raises:
+            UsageError: The name or a tensor cannot be kept.
+        """
+        ...
+
     def note(self, text: str) -> None:
         """Say something to the user once: an automatic choice, a caveat. It stays in the report."""
         ...
@@ -530,6 +558,39 @@ class Experiment:
     def run(self, trials: Trials, lab: Lab) -> None:
         """Run these trials and keep the outcome of each with ``lab.record``."""
         raise NotImplementedError(f"{type(self).__name__} must define run()")
+
+    def network_of(self, condition: Condition) -> nn.Module:
+        """Build a fresh network of a condition, for `nablab.runs.Run.model` to put kept weights into.
+
+        Optional. It has the names and shapes of what ``lab.train`` was given, whatever its own weights are.
+
+        Raises:
+            UsageError: The experiment does not define it, or trains no network in this condition.
+        """
+        raise UsageError(
+            f"{self.name} does not say how its networks are built: give {type(self).__name__} a method "
+            "network_of(condition) that returns one. Run.weights gives the tensors without it."
+        )
+
+    def objective(self, trial: Trial, lab: Seeds) -> tuple[Any, tuple[Tensor, Tensor]]:
+        """Give the loss and the samples that the network of a trial was trained on, for ``measure --run``.
+
+        Optional.
+
+        Args:
+            trial: The trial.
+            lab: Gives the seeds that `run` was given.
+
+        Returns:
+            A loss as instruments take it, and inputs, prepared as the network takes them, with targets.
+
+        Raises:
+            UsageError: The experiment does not define it.
+        """
+        raise UsageError(
+            f"{self.name} does not say what its networks were trained on: give --data, or give "
+            f"{type(self).__name__} a method objective(trial, lab)."
+        )
 
     def figures(self, records: Records) -> dict[str, Figure]:
         """The figures of the report, by name, in order. Records may be incomplete."""

@@ -41,7 +41,17 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def load_weights(module: nn.Module, path: Path) -> tuple[str, ...]:
-    """Give a network the weights of a file.
+    """Give a network the weights of a file; see `set_weights`."""
+    return set_weights(module, read_weights(path), path)
+
+
+def set_weights(module: nn.Module, tensors: Mapping[str, Tensor], path: Path | str) -> tuple[str, ...]:
+    """Give a network weights by name.
+
+    Args:
+        module: The network.
+        tensors: As in its ``state_dict()``.
+        path: Where they are from, for messages.
 
     Returns:
         What was done so that they fit: prefixes left out, numbers rounded.
@@ -50,7 +60,7 @@ def load_weights(module: nn.Module, path: Path) -> tuple[str, ...]:
         UsageError: Names, shapes or kinds of numbers differ.
     """
     own = module.state_dict()
-    state, notes = _renamed(read_weights(path), own, path)
+    state, notes = _renamed(dict(tensors), own, path)
     kind = type(module).__name__
     missing, extra = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
     if missing or extra:
@@ -68,7 +78,7 @@ def load_weights(module: nn.Module, path: Path) -> tuple[str, ...]:
 
 
 def _renamed(
-    state: dict[str, Tensor], own: Mapping[str, Tensor], path: Path
+    state: dict[str, Tensor], own: Mapping[str, Tensor], path: Path | str
 ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """The weights without the prefixes of wrappers, if it is these that keep them from fitting."""
     left_out: list[str] = []

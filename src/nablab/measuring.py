@@ -11,7 +11,8 @@ data               a target such as ``sinc`` (its training points); images such 
 loss               ``mse``, ``cross_entropy`` and others by name, or ``package.module:function`` of
                    (output, target); by default from the targets: whole numbers are classes
 weights            one safetensors file for a model, two for an instrument of two models, any number for
-                   one of points in weight space
+                   one of points in weight space; with a run, the names of weights that it kept
+run                a run, with a condition and a seed: its kept network, on the data it was trained on
 =================  ==================================================================================
 """
 
@@ -40,16 +41,32 @@ from nablab.instruments.base.losses import LOSSES
 from nablab.instruments.base.measurement import Instrument, Measurement, Size
 from nablab.instruments.costs import Cost, cost, find_instrument
 from nablab.lab.memory import check_memory
-from nablab.measured_data import as_loss_needs, check_fit, read_data
+from nablab.measured_data import Pair, as_loss_needs, check_fit, read_data
 from nablab.measured_weights import load_weights, read_weights
 from nablab.plots.frame import matplotlib_as_shipped
 
 if TYPE_CHECKING:
     from nablab.instruments.base.losses import Loss
+    from nablab.runs import Run
 
 FIGURES = (".png", ".svg", ".pdf")
 FLOAT_BYTES = 4
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A trial of a run, whose network is to be measured.
+
+    Attributes:
+        run: The run.
+        condition: Some of its levels, such as ``model=deep``.
+        seed: Of the trial.
+    """
+
+    run: Run
+    condition: str = ""
+    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -62,8 +79,9 @@ class Request:
         model: A factory.
         data: Targets or npz files; more than one are batches.
         loss: A loss's name or a function's, or None.
-        weights: Safetensors files.
+        weights: Safetensors files; of a kept trial, the names of its weights.
         device: ``cpu``, ``cuda`` or ``mps``.
+        kept: A trial, in place of a model; without ``data`` what it was trained on is taken.
     """
 
     instrument: str
@@ -73,6 +91,7 @@ class Request:
     loss: str | None = None
     weights: Sequence[Path] = ()
     device: str = "cpu"
+    kept: Kept | None = None
 
 
 def measure(request: Request) -> Measurement:
@@ -245,22 +264,24 @@ def _prepare(chosen: Instrument[..., Any], request: Request) -> _Prepared:
     """Read what the request names; hold the network, the data and the loss against each other."""
     names = _positional(chosen)
     if "model_b" in names and len(request.weights) != 2:
+        how = "final final-2" if request.kept else "FIRST.safetensors SECOND.safetensors"
         raise UsageError(
-            f"{chosen.__name__} compares two models: give --weights FIRST.safetensors SECOND.safetensors "
-            f"({len(request.weights)} given)."
+            f"{chosen.__name__} compares two models: give --weights {how} ({len(request.weights)} given)."
         )
+    if request.kept and request.model is not None:
+        raise UsageError("Give --model or --run, one of the two: a run builds its networks itself.")
     found: dict[str, Any] = {}
     notes: tuple[str, ...] = ()
     if "data" in names:
-        batches = read_data(request.data)
-        found["loss"] = _loss(request, batches[0][1])
+        batches, loss = _data(request)
+        found["loss"] = loss if request.loss is None and loss is not None else _loss(request, batches[0][1])
         batches = as_loss_needs(batches, found["loss"])
         found["data"] = batches[0] if len(batches) == 1 else batches
     for place, name in enumerate(name for name in names if name in ("model", "model_a", "model_b")):
         found[name], said = _model(request, place)
         notes += said
         if "loss" in names:
-            check_fit(found[name], found["loss"], batches, request.data)
+            check_fit(found[name], found["loss"], batches, request.data or ["The trial's own data"])
     if "points" in names:
         found["points"] = _points(request)
     for name in names:
@@ -269,10 +290,25 @@ def _prepare(chosen: Instrument[..., Any], request: Request) -> _Prepared:
     return _Prepared(found, notes)
 
 
+def _data(request: Request) -> tuple[list[Pair], Any]:
+    """The batches, and the loss that comes with them if they are a trial's own."""
+    if request.kept is None or request.data:
+        return read_data(request.data), None
+    loss, pair = request.kept.run.objective(request.kept.condition, request.kept.seed)
+    return [pair], loss
+
+
 def _model(request: Request, place: int) -> tuple[nn.Module, tuple[str, ...]]:
     """The network with the weights of this place among the files, and what must be said of them."""
+    if request.kept is not None:
+        kept, name = request.kept, str([*request.weights, Path("final")][place])
+        trained = kept.run.model(kept.condition, kept.seed, at=name)
+        return trained.to(request.device).eval(), ()
     if request.model is None:
-        raise UsageError("Which network? Give --model package.module:factory or path/to/file.py:factory.")
+        raise UsageError(
+            "Which network? Give --model package.module:factory or path/to/file.py:factory, or --run RUN for "
+            "one that a run kept."
+        )
     torch.manual_seed(0)  # without weights the network is a fresh one, the same each time
     module = models.load_factory(request.model)()
     given = request.weights[place : place + 1]
@@ -283,6 +319,8 @@ def _model(request: Request, place: int) -> tuple[nn.Module, tuple[str, ...]]:
 def _points(request: Request) -> list[dict[str, Tensor]]:
     if len(request.weights) < 2:
         raise UsageError("Give the points in weight space: --weights A.safetensors B.safetensors ...")
+    if kept := request.kept:
+        return [kept.run.weights(kept.condition, kept.seed, str(name)) for name in request.weights]
     return [read_weights(path) for path in request.weights]
 
 

@@ -16,19 +16,22 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from nablab import catalogue, configuration, threads
 from nablab.atomic import remove_leftovers, store_error
 from nablab.errors import NablabError, StoreError, UsageError, raised, unknown
-from nablab.experiment import Condition, Experiment, Records, Trials, text_of
+from nablab.experiment import Condition, Experiment, Level, Records, Trial, Trials, text_of
 from nablab.lab.executors import Executor, InProcess, ProcessPool, WithHelpers, with_trial_threads
+from nablab.lab.kept_weights import MOST_BYTES, bytes_of, in_words
 from nablab.lab.provenance import provenance
 from nablab.lab.reading import Damaged
 from nablab.lab.runner import Observer, Plan, Report, Silent, execute
-from nablab.lab.session import Estimate, Rehearsal, checkpoint_seconds
+from nablab.lab.session import Estimate, Notebook, Rehearsal, checkpoint_seconds
 from nablab.lab.status import State, read_state
 from nablab.lab.stop import shield_resource_tracker
 from nablab.lab.store import RunFolder, Store, default_root
 from nablab.lab.trials import CorruptTrial
+from nablab.picking import pick_condition
 
 if TYPE_CHECKING:
     import pandas as pd
+    from torch import Tensor, nn
 
     from nablab.report.view import RunView
     from nablab.verdicts import Verdict
@@ -53,6 +56,7 @@ class Run:
         seeds: Number of seeds per condition.
         messages: What went wrong when it was run just now.
         ended: How it ended when it was run just now; None for a run that was opened from the store.
+        keep_weights: Bytes of the weights that trainings may leave in each trial, as the last command said.
     """
 
     folder: RunFolder
@@ -60,6 +64,7 @@ class Run:
     seeds: int
     messages: tuple[str, ...] = ()
     ended: State | None = None
+    keep_weights: int = MOST_BYTES
 
     @property
     def state(self) -> State:
@@ -119,6 +124,87 @@ class Run:
         ]
         return pd.concat(parts, ignore_index=True)
 
+    def weights(
+        self, condition: Mapping[str, Level] | str, seed: int, name: str = "final"
+    ) -> dict[str, Tensor]:
+        """The weights that were kept of a trial, on the CPU, by their names in the network.
+
+        Args:
+            condition: Levels by factor, as many as single it out; or a text such as ``model=deep``.
+            seed: Of the trial, from 0.
+            name: ``"final"``, ``"best"``, ``"final-2"`` for the trial's second network, or what the
+                experiment called them.
+
+        Raises:
+            UsageError: No such condition, seed or weights; the text says how to get them.
+            CorruptTrial: A file of the trial is damaged.
+        """
+        where = pick_condition(self.experiment.conditions(), condition)
+        record = self.folder.read_trial(where, seed) if seed >= 0 else None
+        if record is None:
+            raise UsageError(
+                f"There is no finished trial with {where}, seed {seed} in this run. This runs what is missing: "
+                f"{replace(self, seeds=min(max(self.seeds, seed + 1), MOST_SEEDS)).command}"
+            )
+        if name in record.weights:
+            return dict(record.weights[name])
+        if name in record.weights_left_out:
+            needed = self.keep_weights + 2 * sum(record.weights_left_out.values())
+            raise UsageError(
+                f"The weights '{name}' of {where}, seed {seed} were not kept: they take "
+                f"{in_words(record.weights_left_out[name])}, more than there was room for. This trains again "
+                f"and keeps them: {self._keeping(needed)}"
+            )
+        if not record.weights:
+            raise UsageError(
+                f"No weights were kept of {where}, seed {seed}: the run was told to keep none, an earlier "
+                "nablab made it, or its experiment does not train with lab.train. Where it does, this trains "
+                f"again and keeps them: {self._keeping(MOST_BYTES)}"
+            )
+        raise unknown("set of weights", name, record.weights)
+
+    def model(self, condition: Mapping[str, Level] | str, seed: int, *, at: str = "final") -> nn.Module:
+        """The trained network of a trial, rebuilt on the CPU in evaluation mode.
+
+        Args:
+            condition: As in `weights`.
+            seed: Of the trial, from 0.
+            at: The name of its weights, as in `weights`.
+
+        Raises:
+            UsageError: As `weights`; or the experiment does not say how its networks are built.
+            CodeError: The user's code raised an error while building the network.
+        """
+        from nablab.measured_weights import set_weights
+
+        where = pick_condition(self.experiment.conditions(), condition)
+        with _named(f"Building the network of {self.experiment.name} ({where})"):
+            module = self.experiment.network_of(where)
+        set_weights(module, self.weights(where, seed, at), f"{at} of {where}, seed {seed}")
+        return module.eval()
+
+    def objective(self, condition: Mapping[str, Level] | str, seed: int) -> tuple[Any, tuple[Tensor, Tensor]]:
+        """The loss and the samples that the network of a trial was trained on, as instruments take them.
+
+        Args:
+            condition: As in `weights`.
+            seed: Of the trial, from 0.
+
+        Raises:
+            UsageError: The experiment does not say it.
+            CodeError: The user's code raised an error.
+        """
+        where = pick_condition(self.experiment.conditions(), condition)
+        lab = Notebook(self.experiment, Trials([where], [seed]))
+        with _named(f"Making the data of {self.experiment.name} ({where})"):
+            return self.experiment.objective(Trial(where, seed), lab)
+
+    def _keeping(self, size: int) -> str:
+        """The command that makes this run anew and keeps so many bytes of weights in each trial."""
+        command = replace(self, keep_weights=MOST_BYTES).command
+        more = f" --keep-weights {in_words(size)}" if size > MOST_BYTES else ""
+        return f"{command}{more} --fresh"
+
     def view(self) -> RunView:
         """What a report needs to know."""
         from nablab.report.view import RunView
@@ -150,6 +236,8 @@ class Run:
             words += ["--device", config.device]
         if config.replicas != "auto":
             words += ["--replicas", config.replicas]
+        if self.keep_weights != MOST_BYTES:
+            words += ["--keep-weights", in_words(self.keep_weights)]
         root = self.folder.path.parent.parent
         its_place = root / self.experiment.name / config.run_id == self.folder.path  # else it was copied out
         if its_place and root.resolve() != default_root().resolve():
@@ -195,6 +283,7 @@ def make_plan(
     seeds: int | None = None,
     device: str = "cpu",
     replicas: str = "auto",
+    keep_weights: str | int = MOST_BYTES,
     overrides: Mapping[str, Any] | None = None,
 ) -> Plan:
     """Check everything that can be wrong with a request before any work is done.
@@ -214,7 +303,7 @@ def make_plan(
     if replicas not in REPLICAS:
         raise unknown("way to train replicas", replicas, REPLICAS)
     check_device(device)
-    return Plan(experiment, preset, seeds, device, replicas)
+    return Plan(experiment, preset, seeds, device, replicas, bytes_of(keep_weights))
 
 
 def check_device(device: str) -> None:
@@ -247,6 +336,7 @@ def run(
     executor: Executor | None = None,
     observer: Observer | None = None,
     fresh: bool = False,
+    keep_weights: str | int = MOST_BYTES,
     **overrides: Any,
 ) -> Run:
     """Run an experiment, or what is still missing of it, and write its report.
@@ -264,13 +354,23 @@ def run(
         executor: Where to do the work; overrides ``jobs``.
         observer: Who is told of the progress.
         fresh: Forget earlier trials of the same run first.
+        keep_weights: What the weights that trainings leave may take in each trial, such as ``"20MB"`` or a
+            number of bytes; 0 for none. `Run.weights` and `Run.model` give them back.
         **overrides: Fields of the experiment, such as ``steps=2_000``.
 
     Raises:
         UsageError: Something is wrong with the request; nothing was done.
         StoreError: The store cannot be written; what was finished is kept.
     """
-    plan = make_plan(name, preset=preset, seeds=seeds, device=device, replicas=replicas, overrides=overrides)
+    plan = make_plan(
+        name,
+        preset=preset,
+        seeds=seeds,
+        device=device,
+        replicas=replicas,
+        keep_weights=keep_weights,
+        overrides=overrides,
+    )
     return run_plan(plan, store=store, jobs=jobs, executor=executor, observer=observer, fresh=fresh)
 
 
@@ -292,7 +392,14 @@ def run_plan(
         shield_resource_tracker()
     executor = executor or _executor(jobs, plan.device, observer)
     outcome: Report = execute(plan, open_store(store), executor=executor, observer=observer, fresh=fresh)
-    result = Run(outcome.folder, plan.experiment, plan.seeds, tuple(outcome.messages), outcome.state)
+    result = Run(
+        outcome.folder,
+        plan.experiment,
+        plan.seeds,
+        tuple(outcome.messages),
+        outcome.state,
+        plan.keep_weights,
+    )
     troubles: list[str] = []
     if len(result.records):
         result.write(on_trouble=troubles.append)
@@ -343,7 +450,13 @@ def open_run(reference: str, store: str | Path | None = None) -> Run:
             f"The run in {folder.path} was made with an earlier version of {config.experiment}: {error}"
         ) from error
     status = _whole(folder.status)
-    return Run(folder, experiment, (status and status.seeds) or _seeds_there(folder))
+    said = status.keep_weights if status else None
+    return Run(
+        folder,
+        experiment,
+        (status and status.seeds) or _seeds_there(folder),
+        keep_weights=MOST_BYTES if said is None else said,
+    )
 
 
 @with_trial_threads
@@ -373,6 +486,17 @@ def rehearse(
         except (Exception, SystemExit) as error:  # an experiment may raise anything
             raise raised(f"The dry run of {plan.experiment.name} ({text_of(conditions)})", error) from error
     return estimates
+
+
+@contextmanager
+def _named(doing: str) -> Iterator[None]:
+    """Around an experiment's code, which may raise anything: it becomes one sentence."""
+    try:
+        yield
+    except NablabError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise raised(doing, error) from error
 
 
 def _whole(look: Callable[[], T]) -> T | None:

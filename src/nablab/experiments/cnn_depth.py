@@ -18,13 +18,14 @@ from nablab.experiment import (
     Published,
     Records,
     Reported,
+    Seeds,
     Trial,
     Trials,
 )
 from nablab.values import AtMost, Epochs, Samples
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from nablab.data.tasks import Task
 
@@ -236,6 +237,17 @@ class CnnDepth(Experiment):
     def settings_of(self, name: str) -> CnnDepth:
         """This configuration with the settings by which a network is trained."""
         return replace(self, **RECIPES[COURSE[name]]) if self.settings == "published" else self
+
+    def network_of(self, condition: Condition) -> nn.Module:
+        """See `Experiment.network_of`."""
+        return self.builder(str(condition["network"]))()
+
+    def objective(self, trial: Trial, lab: Seeds) -> tuple[Any, tuple[Tensor, Tensor]]:
+        """See `Experiment.objective`."""
+        train = self.task.images("train")
+        if self.validation:
+            train = train.hold_out(self.validation, seed=lab.shared_seed("validation"))[0]
+        return "cross_entropy", (train.normalize(train.images), train.labels)
 
     def run(self, trials: Trials, lab: Lab) -> None:
         """Train one network per seed and score it on the test split after every epoch."""

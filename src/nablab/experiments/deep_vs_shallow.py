@@ -9,11 +9,23 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from nablab import data, models, plots, training
 from nablab.errors import UsageError
-from nablab.experiment import Answer, Claim, Condition, Experiment, Lab, Published, Records, Reported, Trials
+from nablab.experiment import (
+    Answer,
+    Claim,
+    Condition,
+    Experiment,
+    Lab,
+    Published,
+    Records,
+    Reported,
+    Seeds,
+    Trial,
+    Trials,
+)
 from nablab.values import Steps
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 TRIOS: Mapping[str, Mapping[str, str]] = {
     # 571, 572 and 571 parameters.
@@ -181,6 +193,14 @@ class DeepVsShallow(Experiment):
     def sources(self) -> Mapping[str, str]:
         """The user's network: a changed file makes a new run."""
         return {"model": models.source_hash(self.model)} if self.model else {}
+
+    def network_of(self, condition: Condition) -> nn.Module:
+        """See `Experiment.network_of`."""
+        return self.builder(str(condition["model"]))()
+
+    def objective(self, trial: Trial, lab: Seeds) -> tuple[Any, tuple[Tensor, Tensor]]:
+        """See `Experiment.objective`."""
+        return "mse", data.target(str(trial.condition["target"])).train()
 
     def run(self, trials: Trials, lab: Lab) -> None:
         """Train one network per seed on the full batch and score it between the training points."""

@@ -20,12 +20,14 @@ from nablab.experiment import (
     Record,
     Records,
     Reported,
+    Seeds,
+    Trial,
     Trials,
 )
 from nablab.values import AtMost, Samples, Steps
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 DEEP = "1-5-10x5-5-1"  # 571 parameters
 DENSE = "784-256-128-64-10"
@@ -203,6 +205,15 @@ class GradientNorm(Experiment):
             return models.load_factory(self.model)
         form: Any = {"shape": task.shape, "outputs": task.outputs, "activation": self.activation}
         return lambda: models.network(name, **form)
+
+    def network_of(self, condition: Condition) -> nn.Module:
+        """See `Experiment.network_of`."""
+        return self.builder(str(condition["model"]), data.task(str(condition["target"])))()
+
+    def objective(self, trial: Trial, lab: Seeds) -> tuple[Any, tuple[Tensor, Tensor]]:
+        """See `Experiment.objective`."""
+        task = data.task(str(trial.condition["target"]))
+        return task.loss, task.prepared()
 
     def run(self, trials: Trials, lab: Lab) -> None:
         """Train one network per seed and measure its gradients on the way."""

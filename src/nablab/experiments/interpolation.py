@@ -19,6 +19,7 @@ from nablab.experiment import (
     Published,
     Records,
     Reported,
+    Seeds,
     Trial,
     Trials,
 )
@@ -26,7 +27,7 @@ from nablab.models.images import NETWORKS
 from nablab.values import AtMost, Epochs, Samples
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from nablab.data.tasks import Task
     from nablab.instruments import Interpolation as Line
@@ -199,6 +200,16 @@ class Interpolation(Experiment):
             if {claim.first, claim.second, claim.where.get("ends")} <= run
             and (norm or claim.metric != "barrier_of_statistics")
         )  # fmt: skip
+
+    def network_of(self, condition: Condition) -> nn.Module:
+        """See `Experiment.network_of`."""
+        task = data.task(self.data)
+        return models.network(str(condition["network"]), shape=task.shape, outputs=task.outputs)
+
+    def objective(self, trial: Trial, lab: Seeds) -> tuple[Any, tuple[Tensor, Tensor]]:
+        """See `Experiment.objective`."""
+        task = data.task(self.data)
+        return task.loss, task.prepared()
 
     def run(self, trials: Trials, lab: Lab) -> None:
         """Train both ends for every seed, then measure the line through them."""

@@ -9,11 +9,22 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from nablab import data, models, plots, training
 from nablab.errors import UsageError
-from nablab.experiment import Answer, Claim, Condition, Experiment, Lab, Records, Reported, Trial, Trials
+from nablab.experiment import (
+    Answer,
+    Claim,
+    Condition,
+    Experiment,
+    Lab,
+    Records,
+    Reported,
+    Seeds,
+    Trial,
+    Trials,
+)
 from nablab.values import AtMost, Samples, Steps
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from nablab.data.tasks import Task
 
@@ -178,6 +189,15 @@ class LossLandscape(Experiment):
     def conditions(self) -> list[Condition]:
         """Every target with every network."""
         return [Condition(model=name, target=target) for target in self.targets for name in self.networks]
+
+    def network_of(self, condition: Condition) -> nn.Module:
+        """See `Experiment.network_of`."""
+        return self.builder(str(condition["model"]), data.task(str(condition["target"])))()
+
+    def objective(self, trial: Trial, lab: Seeds) -> tuple[Any, tuple[Tensor, Tensor]]:
+        """See `Experiment.objective`."""
+        task = data.task(str(trial.condition["target"]))
+        return task.loss, task.prepared()
 
     def run(self, trials: Trials, lab: Lab) -> None:
         """Train three solutions per seed, then measure the surface around the first."""

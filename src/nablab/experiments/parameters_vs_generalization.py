@@ -5,12 +5,27 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import log10
-from typing import Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from nablab import data, models, plots, training
 from nablab.errors import UsageError
-from nablab.experiment import Answer, Claim, Condition, Experiment, Lab, Published, Records, Reported, Trials
+from nablab.experiment import (
+    Answer,
+    Claim,
+    Condition,
+    Experiment,
+    Lab,
+    Published,
+    Records,
+    Reported,
+    Seeds,
+    Trial,
+    Trials,
+)
 from nablab.values import AtMost, Epochs, Samples
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 ONE, DESCENT, FEATURES = "one hidden layer", "trained networks", "random features"
 MANY = "above 10,000"
@@ -175,23 +190,55 @@ class ParametersVsGeneralization(Experiment):
         """The images."""
         return (self.data,)
 
+    def network_of(self, condition: Condition) -> nn.Module:
+        """See `Experiment.network_of`."""
+        if condition["part"] == FEATURES:
+            raise UsageError(f"No network is trained where part={FEATURES}: random features are solved for.")
+        train = self._images(condition, "train")
+        hidden = condition.get("hidden") or self._units(condition, len(train.classes))
+        return _network(str(hidden), train).build()
+
+    def objective(self, trial: Trial, lab: Seeds) -> tuple[Any, tuple[Tensor, Tensor]]:
+        """See `Experiment.objective`."""
+        train = self._images(trial.condition, "train")
+        if "hidden" in trial.condition:
+            return "cross_entropy", (train.normalize(train.images), train.labels)
+        chosen = self._chosen(train, lab)
+        return "cross_entropy", (chosen.normalize(chosen.images), self._labels(chosen, trial, lab))
+
+    def _images(self, condition: Condition, split: str) -> Any:
+        side = PIXELS if "hidden" in condition else self.pixels
+        return data.load(self.data, split=split, size=side, channels=1)
+
+    def _chosen(self, train: Any, lab: Seeds) -> Any:
+        """One choice of images for all seeds and sizes, so that replicas can share them."""
+        if self.samples >= len(train):
+            raise UsageError(f"samples={self.samples} is too many: {self.data} has {len(train):,} images.")
+        return train.hold_out(self.samples, seed=lab.shared_seed("samples"))[1]
+
+    def _labels(self, train: Any, trial: Trial, lab: Seeds) -> Any:
+        """The labels of one seed, a share of them drawn anew."""
+        seed = lab.seed(trial, "labels", by=("noise",))
+        share = float(trial.condition["noise"])
+        return data.corrupt(train.labels, share, classes=len(train.classes), seed=seed).labels
+
+    def _units(self, condition: Condition, classes: int) -> int:
+        """How wide one hidden layer is for the condition's ratio."""
+        inputs = self.pixels**2
+        wanted = float(condition["ratio"]) * self.samples * classes / (inputs + 1 + classes)
+        return max(1, round(wanted))
+
     def run(self, trials: Trials, lab: Lab) -> None:
         """Train one network on all images, or one on few with noisy labels, or solve for random features."""
         condition = trials.condition
-        side = PIXELS if "hidden" in condition else self.pixels
-        train, test = (data.load(self.data, split=s, size=side, channels=1) for s in ("train", "test"))
+        train, test = (self._images(condition, split) for split in ("train", "test"))
         for note in (*train.notes, *test.notes):
             lab.note(note)
         if "hidden" in condition:
             self._grow(condition, train, test, trials, lab)
             return
-        if self.samples >= len(train):
-            raise UsageError(f"samples={self.samples} is too many: {self.data} has {len(train):,} images.")
-        # One choice of images for all seeds and sizes, so that replicas can share them.
-        train = train.hold_out(self.samples, seed=lab.shared_seed("samples"))[1]
-        share, classes = float(condition["noise"]), len(train.classes)
-        drawn = [lab.seed(trial, "labels", by=("noise",)) for trial in trials]
-        labels = [data.corrupt(train.labels, share, classes=classes, seed=seed).labels for seed in drawn]
+        train = self._chosen(train, lab)
+        labels = [self._labels(train, trial, lab) for trial in trials]
         part = self._descend if condition["part"] == DESCENT else self._solve
         part(condition, (train, test), labels, trials, lab)
 
@@ -218,7 +265,7 @@ class ParametersVsGeneralization(Experiment):
 
         train, test = sets
         inputs, classes = self.pixels**2, len(train.classes)
-        units = max(1, round(float(condition["ratio"]) * len(train) * classes / (inputs + 1 + classes)))
+        units = self._units(condition, classes)
         result = lab.train(
             _network(str(units), train),
             (train.images, torch.stack(labels)),

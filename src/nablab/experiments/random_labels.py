@@ -20,12 +20,14 @@ from nablab.experiment import (
     Record,
     Records,
     Reported,
+    Seeds,
+    Trial,
     Trials,
 )
 from nablab.values import Epochs, Samples
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from nablab.data import Task
 
@@ -235,6 +237,20 @@ class RandomLabels(Experiment):
         """What builds one fresh network of a condition."""
         model = self.model if name == YOURS else None
         return models.network_builder(name, shape=self.shape, outputs=self.task.outputs, model=model)
+
+    def network_of(self, condition: Condition) -> nn.Module:
+        """See `Experiment.network_of`."""
+        return self.builder(str(condition["network"]))()
+
+    def objective(self, trial: Trial, lab: Seeds) -> tuple[Any, tuple[Tensor, Tensor]]:
+        """See `Experiment.objective`."""
+        images, truth = self.task.train()
+        drawn_by = lab.seed(trial, "labels")
+        labels = data.corrupt(
+            truth, float(trial.condition["share"]), classes=self.task.outputs, seed=drawn_by
+        ).labels
+        prepare: Any = data.Whiten() if self.form == "zhang" else self.task.prepare
+        return "cross_entropy", (prepare(data.center_crop(images, self.shape[1])), labels)
 
     def run(self, trials: Trials, lab: Lab) -> None:
         """Train one network per seed, each on labels of its own, until it has memorized them."""

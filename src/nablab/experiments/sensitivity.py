@@ -9,11 +9,23 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from nablab import data, models, plots, training
 from nablab.errors import UsageError
-from nablab.experiment import Answer, Claim, Condition, Experiment, Lab, Record, Records, Reported, Trials
+from nablab.experiment import (
+    Answer,
+    Claim,
+    Condition,
+    Experiment,
+    Lab,
+    Record,
+    Records,
+    Reported,
+    Seeds,
+    Trial,
+    Trials,
+)
 from nablab.values import AtMost, Epochs, Samples, Steps
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 
 DESIGNS = (EPOCHS, STEPS, LOSS) = ("equal epochs", "equal steps", "equal loss")
@@ -194,6 +206,21 @@ class Sensitivity(Experiment):
                                 answer=LARGER)  # fmt: skip
         return (*self.claims, extreme)
 
+    def network_of(self, condition: Condition) -> nn.Module:
+        """See `Experiment.network_of`."""
+        task = data.task(self.data)
+        form: Any = {"shape": task.shape, "outputs": task.outputs}
+        return models.network_builder(self.network, **form, model=self.model)()
+
+    def objective(self, trial: Trial, lab: Seeds) -> tuple[Any, tuple[Tensor, Tensor]]:
+        """See `Experiment.objective`."""
+        task = data.task(self.data)
+        images, labels = task.prepared()
+        own = self._labels(
+            trial.condition, labels, task.outputs, Trials([trial.condition], [trial.seed]), lab
+        )
+        return task.loss, (images, own if own.ndim == 1 else own[0])
+
     def run(self, trials: Trials, lab: Lab) -> None:
         """Train one network per seed and measure how its outputs react to test images."""
         condition = trials.condition
@@ -230,7 +257,7 @@ class Sensitivity(Experiment):
             found = {} if diverged else _measure(result.module(k).eval(), *test, self.inputs)
             lab.record(trial, **{name: found.get(name, nan) for name in MEASURED})
 
-    def _labels(self, condition: Condition, labels: Any, classes: int, trials: Trials, lab: Lab) -> Any:
+    def _labels(self, condition: Condition, labels: Any, classes: int, trials: Trials, lab: Seeds) -> Any:
         """The labels (N,), or (K, N) if each seed has random ones of its own."""
         if condition["training"] != RANDOM:
             return labels

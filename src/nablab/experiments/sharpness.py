@@ -9,11 +9,23 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from nablab import data, models, plots, training
 from nablab.errors import UsageError
-from nablab.experiment import Answer, Claim, Condition, Experiment, Lab, Published, Records, Reported, Trials
+from nablab.experiment import (
+    Answer,
+    Claim,
+    Condition,
+    Experiment,
+    Lab,
+    Published,
+    Records,
+    Reported,
+    Seeds,
+    Trial,
+    Trials,
+)
 from nablab.values import Epochs, Samples
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 
 KESKAR = "keskar_sharpness"
@@ -208,6 +220,17 @@ class Sharpness(Experiment):
             sentence=f"Batches of {small:,} give a higher test accuracy than batches of {large:,}",
         )  # fmt: skip
         return (ratio, accuracy, *self.claims)
+
+    def network_of(self, condition: Condition) -> nn.Module:
+        """See `Experiment.network_of`."""
+        task = data.task(self.data)
+        form: Any = {"shape": task.shape, "outputs": task.outputs}
+        return models.network_builder(self.network, **form, model=self.model)()
+
+    def objective(self, trial: Trial, lab: Seeds) -> tuple[Any, tuple[Tensor, Tensor]]:
+        """See `Experiment.objective`."""
+        task = data.task(self.data)
+        return task.loss, task.prepared()
 
     def run(self, trials: Trials, lab: Lab) -> None:
         """Train one network per seed and measure the surroundings of where it ends."""

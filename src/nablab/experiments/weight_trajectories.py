@@ -19,13 +19,14 @@ from nablab.experiment import (
     Record,
     Records,
     Reported,
+    Seeds,
     Trial,
     Trials,
 )
 from nablab.values import AtMost, Samples, Steps
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     Path = Sequence[Mapping[str, Any]]  # T points, each the tensors of a network by name
 
@@ -170,6 +171,15 @@ class WeightTrajectories(Experiment):
     def conditions(self) -> list[Condition]:
         """Runs from one start, and runs from starts of their own."""
         return [Condition(start=start) for start in STARTS]
+
+    def network_of(self, condition: Condition) -> nn.Module:
+        """See `Experiment.network_of`."""
+        return self.builder(None)()
+
+    def objective(self, trial: Trial, lab: Seeds) -> tuple[Any, tuple[Tensor, Tensor]]:
+        """See `Experiment.objective`."""
+        task = data.task(self.target)
+        return task.loss, task.prepared()
 
     def run(self, trials: Trials, lab: Lab) -> None:
         """Train two networks per seed: a run, and a partner to hold it against."""

@@ -9,10 +9,23 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from nablab import data, models, plots, training
 from nablab.errors import UsageError
-from nablab.experiment import Answer, Claim, Condition, Experiment, Lab, Records, Reported, Trials
+from nablab.experiment import (
+    Answer,
+    Claim,
+    Condition,
+    Experiment,
+    Lab,
+    Records,
+    Reported,
+    Seeds,
+    Trial,
+    Trials,
+)
 from nablab.values import AtMost, Steps
 
 if TYPE_CHECKING:
+    from torch import Tensor, nn
+
     from nablab.instruments import Replicas
     from nablab.instruments.base.losses import Loss
     from nablab.training import Context, Probe
@@ -179,6 +192,16 @@ class ZeroGradient(Experiment):
             for activation in self.activations
             for decay in self.weight_decays
         ]
+
+    def network_of(self, condition: Condition) -> nn.Module:
+        """See `Experiment.network_of`."""
+        activation: Any = condition["activation"]
+        return models.dense(str(condition["network"]), activation)
+
+    def objective(self, trial: Trial, lab: Seeds) -> tuple[Any, tuple[Tensor, Tensor]]:
+        """See `Experiment.objective`."""
+        points = data.target(str(trial.condition["target"])).train()
+        return penalized(float(trial.condition["weight_decay"])), points
 
     def run(self, trials: Trials, lab: Lab) -> None:
         """Train one network per seed for a while of its own, search from there, and count eigenvalues."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
@@ -57,6 +58,7 @@ class Status:
     seeds: Seed | None = None
     trials: Count | None = None
     notes: tuple[str, ...] = ()
+    keep_weights: Count | None = None  # bytes in each trial, where the command said it
 
 
 @dataclass(frozen=True)
@@ -109,11 +111,32 @@ class Provenance:
 
 
 @dataclass(frozen=True)
+class Weights:
+    """Weights that were kept with a trial.
+
+    Attributes:
+        file: In the trial's folder. Two names of the same weights share one.
+        bytes: Its size.
+        sha256: Its checksum.
+    """
+
+    file: str
+    bytes: Count
+    sha256: str
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"weights-[a-z0-9][a-z0-9_-]*\.safetensors", self.file):
+            raise Misfit("weights are said to lie in a file that has another name")
+
+
+@dataclass(frozen=True)
 class Trial:
     """``trial.json``: the record of a trial without its arrays.
 
     Attributes:
         run: The id of the run that it belongs to; format 1 had none.
+        weights: What was kept, by name; None if nothing was.
+        weights_left_out: Bytes of what was too large to be kept, by name; None if nothing was.
     """
 
     format: Annotated[int, Bounds(1)]
@@ -124,6 +147,8 @@ class Trial:
     arrays_sha256: str
     arrays_bytes: Count | None = None
     run: str | None = None
+    weights: Mapping[str, Weights] | None = None
+    weights_left_out: Mapping[str, Count] | None = None
 
 
 @dataclass(frozen=True)

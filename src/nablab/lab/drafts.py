@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from nablab.errors import UsageError
 from nablab.experiment import Curve
+from nablab.lab.kept_weights import Packed
 
 if TYPE_CHECKING:
     import numpy as np
@@ -65,13 +66,21 @@ class Log:
 
 @dataclass
 class Draft:
-    """What was said of one trial: see `nablab.experiment.Record`, and the curves that are being logged."""
+    """What was said of one trial: see `nablab.experiment.Record`, and what is not in a record.
+
+    Attributes:
+        logs: Curves that are being logged.
+        trained: Weights that trainings left; those in ``weights`` were given by the experiment.
+    """
 
     scalars: dict[str, float] = field(default_factory=dict)
     notes: dict[str, str] = field(default_factory=dict)
     curves: dict[str, Curve] = field(default_factory=dict)
     arrays: dict[str, Any] = field(default_factory=dict)
     logs: dict[str, Log] = field(default_factory=dict)
+    weights: dict[str, Packed] = field(default_factory=dict)
+    trained: dict[str, Packed] = field(default_factory=dict)
+    weights_left_out: dict[str, int] = field(default_factory=dict)
 
     def add(self, later: Draft) -> None:
         """Take over what was said later."""
@@ -79,6 +88,9 @@ class Draft:
         self.notes |= later.notes
         self.curves |= later.curves
         self.arrays |= later.arrays
+        self.weights |= later.weights
+        self.trained |= later.trained
+        self.weights_left_out |= later.weights_left_out
         for name, log in later.logs.items():
             if name in self.logs:
                 self.logs[name].extend(log)
@@ -98,6 +110,10 @@ class Draft:
             )
         return self.curves | {name: Curve(*log.arrays()) for name, log in self.logs.items()}
 
+    def all_weights(self) -> dict[str, Packed]:
+        """What trainings left, and what the experiment gave, which takes precedence."""
+        return self.trained | self.weights
+
 
 Drafts = dict[int, Draft]  # by the place of the trial in its call of `Experiment.run`
 
@@ -111,6 +127,9 @@ def plain(drafts: Mapping[int, Draft]) -> dict[int, Any]:
             "curves": {name: list(curve) for name, curve in draft.curves.items()},
             "arrays": draft.arrays,
             "logs": {name: list(log.arrays()) for name, log in draft.logs.items()},
+            "weights": {name: _as_array(packed) for name, packed in draft.weights.items()},
+            "trained": {name: _as_array(packed) for name, packed in draft.trained.items()},
+            "weights_left_out": draft.weights_left_out,
         }
         for place, draft in drafts.items()
     }
@@ -125,9 +144,19 @@ def from_plain(drafts: Mapping[int, Any]) -> Drafts:
             curves={name: Curve(*curve) for name, curve in draft["curves"].items()},
             arrays=draft["arrays"],
             logs={name: Log.of(*log) for name, log in draft["logs"].items()},
+            # A loop that an earlier version saved has none of these.
+            weights={name: Packed(array.tobytes()) for name, array in draft.get("weights", {}).items()},
+            trained={name: Packed(array.tobytes()) for name, array in draft.get("trained", {}).items()},
+            weights_left_out=draft.get("weights_left_out", {}),
         )
         for place, draft in drafts.items()
     }
+
+
+def _as_array(packed: Packed) -> npt.NDArray[np.uint8]:
+    import numpy as np
+
+    return np.frombuffer(packed.content, dtype=np.uint8)
 
 
 def last_step(layers: Iterable[Mapping[int, Draft]], place: int, name: str) -> int:

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from nablab.errors import StoreError
 from nablab.experiment import Condition, Experiment, shared_levels
 from nablab.lab.executors import Executor, InProcess, WorkerLost
+from nablab.lab.kept_weights import MOST_BYTES
 from nablab.lab.reading import Damaged
 from nablab.lab.status import Heartbeat, State, read_state
 from nablab.lab.stop import StopToken, end_signals
@@ -36,6 +37,8 @@ class Plan:
         seeds: Number of seeds per condition.
         device: ``cpu``, ``cuda`` or ``mps``.
         replicas: ``auto``, ``batched`` or ``sequential``.
+        keep_weights: Bytes of the weights that trainings may leave in each trial. It decides no number, so it
+            is no part of the identity.
     """
 
     experiment: Experiment
@@ -43,6 +46,7 @@ class Plan:
     seeds: int
     device: str = "cpu"
     replicas: str = "auto"
+    keep_weights: int = MOST_BYTES
 
     @property
     def conditions(self) -> list[Condition]:
@@ -178,13 +182,24 @@ def _execute(
     folder = report.folder
     observer.started(folder, plan, sum(len(group) * len(seeds) for group, seeds in pending))
     items = [
-        Work(plan.experiment, tuple(group), plan.seeds, folder.path, plan.device, plan.replicas, stop)
+        Work(
+            plan.experiment,
+            tuple(group),
+            plan.seeds,
+            folder.path,
+            plan.device,
+            plan.replicas,
+            stop,
+            plan.keep_weights,
+        )
         for group, seeds in pending
         # What a kill after the last trial left is cleaned up.
         if seeds or folder.checkpoints(shared_levels(group))
     ]
     trials = len(plan.conditions) * plan.seeds
     facts = {"seeds": plan.seeds, "trials": trials, **_kept_notes(folder)}
+    if plan.keep_weights != MOST_BYTES:
+        facts["keep_weights"] = plan.keep_weights
     with Heartbeat(folder, **facts) as heartbeat:
         _work_off(items, executor, observer, stop, report)
         if report.state == "done" and not _complete(folder, plan):

@@ -15,14 +15,17 @@ from nablab.errors import Interrupted, UsageError
 from nablab.experiment import Curve, Experiment, Record, Scalar, Trial, Trials
 from nablab.lab.drafts import Draft, Drafts, Log, last_step
 from nablab.lab.environment import describe_environment
+from nablab.lab.kept_weights import MOST_BYTES, check_name, pack
 from nablab.lab.memory import check_memory
 from nablab.lab.provenance import Journal
 from nablab.lab.shortening import Shortened
 from nablab.lab.stop import StopToken
 from nablab.lab.store import RunFolder
+from nablab.lab.trained_weights import Owners, keep, note_of
 
 if TYPE_CHECKING:
     import numpy as np
+    from torch import nn
 
     from nablab.training import Learner, Probe, Recipe, Supervised, Training
 
@@ -147,6 +150,10 @@ class Notebook:
 
         self._draft(trial).arrays[name] = np.asarray(values).copy(order="K")
 
+    def weights(self, trial: Trial, name: str, tensors: Mapping[str, Any] | nn.Module) -> None:
+        """See `nablab.experiment.Lab.weights`."""
+        self._draft(trial).weights[check_name(name)] = pack(tensors)
+
     def note(self, text: str) -> None:
         """See `nablab.experiment.Lab.note`."""
         if text not in self.notes:
@@ -163,7 +170,16 @@ class Notebook:
                 name = type(self._experiment).__name__
                 raise RuntimeError(f"{name}.run recorded nothing for seed {trial.seed} of {trial.condition}")
         return [
-            Record(trial.condition, trial.seed, draft.scalars, draft.notes, draft.all_curves(), draft.arrays)
+            Record(
+                trial.condition,
+                trial.seed,
+                draft.scalars,
+                draft.notes,
+                draft.all_curves(),
+                draft.arrays,
+                draft.all_weights(),
+                {name: size for name, size in draft.weights_left_out.items() if name not in draft.weights},
+            )
             for trial, draft in zip(self._trials, self._drafts.values(), strict=True)
         ]
 
@@ -193,6 +209,7 @@ class Session(Notebook):
         replicas: How to train replicas.
         notes: What has to be said of these trials before they begin.
         goes_on: Whether another process began these seeds.
+        keep_weights: Bytes of the weights that trainings may leave in each trial.
     """
 
     def __init__(
@@ -206,6 +223,7 @@ class Session(Notebook):
         replicas: str,
         notes: Sequence[str] = (),
         goes_on: bool = False,
+        keep_weights: int = MOST_BYTES,
     ) -> None:
         from nablab.lab.loops import OwnLoops  # brings NumPy, which `nablab runs` does without
 
@@ -234,6 +252,14 @@ class Session(Notebook):
             on_save=lambda: self._journal.write(self.notes),  # a resumed loop does not say them again
         )
         self._reported = 0.0
+        self._keep_weights = keep_weights
+        self._owners = Owners(trials)
+
+    def seed(self, trial: Trial, purpose: str, *, by: Sequence[str] | None = None) -> int:
+        """See `nablab.experiment.Lab.seed`."""
+        seed = super().seed(trial, purpose, by=by)
+        self._owners.ask(seed, trial)
+        return seed
 
     def train(
         self, learner: Learner | Supervised, data: Any, recipe: Recipe, *, seeds: Sequence[int]
@@ -246,7 +272,7 @@ class Session(Notebook):
             raise Interrupted("stopped before training")
         check_history(len(seeds), recipe.steps or 0)
         path = self._folder.checkpoint_path(self._trials.condition, self._loops.next_number())
-        return training.train(
+        result = training.train(
             learner,
             data,
             recipe,
@@ -258,6 +284,25 @@ class Session(Notebook):
             should_stop=self._stop.requested,
             on_note=self.note,
         )
+        if self._keep_weights:
+            self._keep_trained(result)
+        return result
+
+    def _keep_trained(self, result: Training) -> None:
+        """Keep the weights that a training leaves, as far as there is room, or say why not."""
+        owners = self._owners.of(result.seeds)
+        if owners is None:
+            self.note(
+                "Weights were not kept: seeds that are not of lab.seed, or not one for each trial that asked "
+                "for it, do not tell whose they are. lab.weights keeps them."
+            )
+            return
+        for replica, trial in enumerate(owners):
+            draft = self._draft(trial)
+            most = self._keep_weights
+            place = self._place(trial)
+            if not keep(result, place, replica=replica, layers=self._layers(), draft=draft, most=most):
+                self.note(note_of(most))
 
     def steps(self, total: int, *, state: Any = None, name: str = "") -> Iterator[int]:
         """See `nablab.experiment.Lab.steps`."""

@@ -5,7 +5,8 @@
     <root>/<experiment>/<run id>/
         config.json        what was asked for; its hash is the run id
         status.json        state, process, heartbeat
-        trials/<key>/      trial.json (written last: its presence says "done") and arrays.npz
+        trials/<key>/      trial.json (written last: its presence says "done"), arrays.npz, and the weights
+                           that were kept
         provenance/        per condition: where and how long its trials were trained, and their notes
         checkpoints/       of trainings and loops in work; gone when the condition's trials are done
         progress/          one small file per condition in training, for whoever watches
@@ -310,7 +311,7 @@ class RunFolder:
         return self.path / "trials" / f"{self.condition_key(condition)}-s{seed}"
 
     def write_trial(self, record: Record) -> None:
-        """Keep a finished trial: its arrays first, then ``trial.json``, which makes it count."""
+        """Keep a finished trial: arrays and weights, then ``trial.json``, which makes it count."""
         trials.write(self.trial_path(record.condition, record.seed), record, run_id=self.run_id)
 
     def read_trial(self, condition: Condition, seed: int) -> Record | None:

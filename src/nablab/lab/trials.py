@@ -1,6 +1,6 @@
-"""A trial on the disk: ``trial.json``, which is written last and says "done", and ``arrays.npz``.
+"""A trial on the disk: ``trial.json``, which is written last and says "done", ``arrays.npz``, and weights.
 
-A trial is believed if both files have the bytes that were written, and if it lies where it belongs: in the
+A trial is believed if all files have the bytes that were written, and if it lies where it belongs: in the
 folder of its condition and seed, in the run that it names.
 """
 
@@ -17,6 +17,7 @@ from nablab.atomic import write_bytes
 from nablab.errors import StoreError
 from nablab.experiment import Condition, Curve, Record
 from nablab.lab import contents, files, reading
+from nablab.lab.kept_weights import Packed, check_name, pack
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -38,7 +39,7 @@ def condition_key(condition: Condition) -> str:
 
 
 def write(folder: Path, record: Record, *, run_id: str) -> None:
-    """Keep a finished trial in its folder: its arrays first, then ``trial.json``, which makes it count."""
+    """Keep a finished trial in its folder: arrays and weights, then ``trial.json``, which makes it count."""
     arrays = {f"array.{name}": values for name, values in record.arrays.items()}
     for name, curve in record.curves.items():
         arrays[f"curve.{name}.steps"] = curve.steps
@@ -55,7 +56,52 @@ def write(folder: Path, record: Record, *, run_id: str) -> None:
         "arrays_sha256": files.sha256(content),
     }
     write_bytes(folder / "arrays.npz", content)
+    weights = _write_weights(folder, record)
+    if weights:
+        body["weights"] = weights
+    if record.weights_left_out:
+        body["weights_left_out"] = dict(record.weights_left_out)
     files.write_json(folder / "trial.json", files.sealed(body))
+    named = {facts["file"] for facts in weights.values()}
+    for path in folder.glob("weights-*.safetensors"):  # of the damaged trial that this one takes the place of
+        if path.name not in named:
+            path.unlink(missing_ok=True)
+
+
+def _write_weights(folder: Path, record: Record) -> dict[str, dict[str, Any]]:
+    """Write each of the weights once; return what ``trial.json`` says of them, by name."""
+    found: dict[str, dict[str, Any]] = {}
+    by_content: dict[str, dict[str, Any]] = {}
+    for name, tensors in record.weights.items():
+        content = (tensors if isinstance(tensors, Packed) else pack(tensors)).content
+        digest = files.sha256(content)
+        if digest not in by_content:
+            file = f"weights-{check_name(name)}.safetensors"
+            write_bytes(folder / file, content)
+            by_content[digest] = {"file": file, "bytes": len(content), "sha256": digest}
+        found[name] = by_content[digest]
+    return found
+
+
+class StoredWeights(Mapping[str, Packed]):
+    """The weights of a trial by name; a file is read when its name is asked for.
+
+    Raises:
+        CorruptTrial: A file has been damaged since the trial was read.
+    """
+
+    def __init__(self, folder: Path, facts: Mapping[str, contents.Weights]) -> None:
+        self._folder, self._facts = folder, facts
+
+    def __getitem__(self, name: str) -> Packed:
+        facts = self._facts[name]
+        return Packed(checked_bytes(self._folder / facts.file, facts.sha256))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._facts)
+
+    def __len__(self) -> int:
+        return len(self._facts)
 
 
 class StoredArrays(Mapping[str, Any]):
@@ -88,7 +134,7 @@ class StoredArrays(Mapping[str, Any]):
 
 
 def checked_bytes(path: Path, digest: str) -> bytes:
-    """The bytes of a trial's npz file, after checking its hash.
+    """The bytes of a trial's arrays or weights, after checking its hash.
 
     Raises:
         CorruptTrial: The file is absent, or is not what was written.
@@ -166,7 +212,7 @@ def _check_place(trial: contents.Trial, folder: Path, run_id: str) -> None:
 
 
 def check(folder: Path, run_id: str) -> bool:
-    """Whether a trial is finished; its arrays are looked at by their size alone, so that it costs little.
+    """Whether a trial is finished; arrays and weights are looked at by their sizes alone, which costs little.
 
     Raises:
         CorruptTrial: A file is damaged, absent or another trial's.
@@ -175,18 +221,23 @@ def check(folder: Path, run_id: str) -> bool:
     trial = read_facts(folder, run_id)
     if trial is None:
         return False
-    path = folder / "arrays.npz"
+    _check_size(folder / "arrays.npz", trial.arrays_bytes)
+    for facts in (trial.weights or {}).values():
+        _check_size(folder / facts.file, facts.bytes)
+    return True
+
+
+def _check_size(path: Path, expected: int | None) -> None:
     try:
         size = path.stat().st_size
     except OSError as error:
         raise CorruptTrial(f"{path} cannot be read: {error.strerror}.") from error
-    if trial.arrays_bytes not in (None, size):
-        raise CorruptTrial(f"{path} is damaged: it has {size:,} bytes instead of {trial.arrays_bytes:,}.")
-    return True
+    if expected not in (None, size):
+        raise CorruptTrial(f"{path} is damaged: it has {size:,} bytes instead of {expected:,}.")
 
 
 def read(folder: Path, run_id: str) -> Record | None:
-    """Read a trial's folder and check both of its files; None if the trial is not finished.
+    """Read a trial's folder and check all of its files; None if the trial is not finished.
 
     Raises:
         CorruptTrial: A file is damaged, absent or another trial's.
@@ -197,6 +248,9 @@ def read(folder: Path, run_id: str) -> Record | None:
         return None
     arrays_path, digest = folder / "arrays.npz", trial.arrays_sha256
     checked_bytes(arrays_path, digest)
+    kept = trial.weights or {}
+    for file, weights_digest in {(facts.file, facts.sha256) for facts in kept.values()}:
+        checked_bytes(folder / file, weights_digest)
     return Record(
         condition=Condition(**trial.condition),
         seed=trial.seed,
@@ -204,6 +258,8 @@ def read(folder: Path, run_id: str) -> Record | None:
         notes=trial.notes,
         curves=StoredArrays(arrays_path, digest, "curve.", _curves),
         arrays=StoredArrays(arrays_path, digest, "array.", dict),
+        weights=StoredWeights(folder, kept),
+        weights_left_out=trial.weights_left_out or {},
     )
 
 

@@ -14,6 +14,7 @@ from nablab.errors import Interrupted, NablabError, StoreError, UsageError, in_s
 from nablab.experiment import Condition, Experiment, Trial, Trials, shared_levels
 from nablab.lab import contents, reading
 from nablab.lab.executors import with_trial_threads
+from nablab.lab.kept_weights import MOST_BYTES
 from nablab.lab.session import Session
 from nablab.lab.stop import StopToken, saving_when_told_to_end
 from nablab.lab.store import Identity, RunFolder
@@ -32,6 +33,7 @@ class Work:
         device: Where to train.
         replicas: How to train replicas.
         stop: The request to stop, to be looked at.
+        keep_weights: Bytes of the weights that trainings may leave in each trial.
     """
 
     experiment: Experiment
@@ -41,6 +43,7 @@ class Work:
     device: str
     replicas: str
     stop: StopToken
+    keep_weights: int = MOST_BYTES
 
     @property
     def condition(self) -> Condition:
@@ -148,6 +151,7 @@ def _do_locked(work: Work, folder: RunFolder, begin: float) -> Outcome:
             replicas=work.replicas,
             notes=damaged,
             goes_on=bool(begun),
+            keep_weights=work.keep_weights,
         )
         folder.write_json(_marker(folder, work.condition), {"seeds": seeds})
         try:
