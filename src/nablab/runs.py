@@ -143,8 +143,8 @@ class Run:
         record = self.folder.read_trial(where, seed) if seed >= 0 else None
         if record is None:
             raise UsageError(
-                f"There is no finished trial with {where}, seed {seed} in this run. This runs what is missing: "
-                f"{replace(self, seeds=min(max(self.seeds, seed + 1), MOST_SEEDS)).command}"
+                f"There is no finished trial with {where}, seed {seed} in this run. This runs what is "
+                f"missing: {replace(self, seeds=min(max(self.seeds, seed + 1), MOST_SEEDS)).command}"
             )
         if name in record.weights:
             return dict(record.weights[name])

@@ -164,8 +164,9 @@ def places_in(value: dict[str, Any]) -> Iterator[tuple[str, ...]]:
 
 FILES = (
     "config.json", "status.json", "provenance/*.json", "verdicts.json", "trials/*-s1/trial.json",
-    "trials/*-s1/arrays.npz", "checkpoints/*.json", "checkpoints/*.safetensors", "progress/*.json",
-    "failures/*.json", "report.html", "scalars.csv", "figures/*.svg",
+    "trials/*-s1/arrays.npz", "trials/*-s1/weights-squares.safetensors", "checkpoints/*.json",
+    "checkpoints/*.safetensors", "progress/*.json", "failures/*.json", "report.html", "scalars.csv",
+    "figures/*.svg",
 )  # fmt: skip
 JSON_FILES = tuple(name for name in FILES if name.endswith(".json") and not name.startswith("failures"))
 COMMANDS = {

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from nablab.experiment import Claim, Condition, Experiment, Lab, Records, Trials
+from nablab.experiment import Claim, Condition, Experiment, Lab, Records, Seeds, Trial, Trials
 from nablab.plots import Figure
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -49,10 +52,21 @@ class Toy(Experiment):
     def conditions(self) -> list[Condition]:
         return [Condition(width=width) for width in self.widths]
 
+    def network_of(self, condition: Condition) -> nn.Module:
+        from torch import nn
+
+        width = int(condition["width"])
+        return nn.Sequential(nn.Linear(1, width), nn.Tanh(), nn.Linear(width, 1))
+
+    def objective(self, trial: Trial, lab: Seeds) -> tuple[Any, tuple[Tensor, Tensor]]:
+        import torch
+
+        x = torch.linspace(-1, 1, 16)[:, None]
+        return "mse", (x, x**2)
+
     def run(self, trials: Trials, lab: Lab) -> None:
         condition = trials.condition
         import torch
-        from torch import nn
 
         from nablab import training
 
@@ -64,7 +78,7 @@ class Toy(Experiment):
             lab.note(f"width {width}, seeds {list(trials.seeds)}: a caveat")
         x = torch.linspace(-1, 1, 16)[:, None]
         result = lab.train(
-            training.Supervised(lambda: nn.Sequential(nn.Linear(1, width), nn.Tanh(), nn.Linear(width, 1))),
+            training.Supervised(lambda: self.network_of(condition)),
             (x, x**2),
             training.Recipe(
                 steps=self.steps,

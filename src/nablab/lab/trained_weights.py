@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from nablab.experiment import Trial
 from nablab.lab.drafts import Draft, Drafts
-from nablab.lab.kept_weights import in_words, pack
+from nablab.lab.kept_weights import Packed, in_words, pack
 
 if TYPE_CHECKING:
     from nablab.training import Training
+    from nablab.training.result import At
+
+HEADER = (
+    256  # bytes that name, kind and shape of a tensor take in a safetensors file, at most but for odd names
+)
 
 
 class Owners:
@@ -36,10 +42,14 @@ class Owners:
     def of(self, seeds: Sequence[int]) -> list[Trial] | None:
         """The trial of each network of a training; None if the seeds do not tell."""
         found = self._in_order(seeds) or self._by_seed(seeds)
-        if found is not None:
-            for seed in set(seeds):
-                self._asked.pop(seed, None)
-                self._had[seed] = [owner for owner, own in zip(found, seeds, strict=True) if own == seed]
+        if found is None:
+            return None
+        owners: dict[int, list[Trial]] = {}
+        for seed, trial in zip(seeds, found, strict=True):
+            owners.setdefault(seed, []).append(trial)
+        for seed in owners.keys() & self._asked.keys():
+            del self._asked[seed]
+            self._had[seed] = owners[seed]
         return found
 
     def _candidates(self, seed: int) -> list[Trial]:
@@ -57,13 +67,11 @@ class Owners:
 
     def _by_seed(self, seeds: Sequence[int]) -> list[Trial] | None:
         """As many networks of a seed as trials asked for it, in the order in which they did."""
-        found: list[Trial] = []
-        for place, seed in enumerate(seeds):
-            candidates = self._candidates(seed)
-            if list(seeds).count(seed) != len(candidates):
-                return None
-            found.append(candidates[list(seeds[:place]).count(seed)])
-        return found
+        networks = Counter(seeds)
+        if any(count != len(self._candidates(seed)) for seed, count in networks.items()):
+            return None
+        waiting = {seed: iter(self._candidates(seed)) for seed in networks}
+        return [next(waiting[seed]) for seed in seeds]
 
 
 def keep(
@@ -83,23 +91,20 @@ def keep(
         Whether all of it was kept.
     """
     said = [layer[place] for layer in layers if place in layer]
-    left = most - sum({id(one): len(one.content) for own in said for one in own.trained.values()}.values())
+    left = most - sum(map(len, {packed.content for own in said for packed in own.trained.values()}))
     number = 1 + sum(_is_final(name) for own in said for name in (*own.trained, *own.weights_left_out))
     ending = "" if number == 1 else f"-{number}"
-    final = _size(training, replica)
-    if final > left:
-        draft.weights_left_out |= {f"final{ending}": final, f"best{ending}": final}
-        return False
-    packed = pack(training.module(replica))
-    draft.trained[f"final{ending}"] = packed
-    if not _differs(training, replica):
-        draft.trained[f"best{ending}"] = packed
-    elif final > left - len(packed.content):
-        draft.weights_left_out[f"best{ending}"] = final
-        return False
+    final = _packed(training, replica, "final", left)
+    if _differs(training, replica):
+        best = _packed(training, replica, "best", left - (len(final.content) if final else 0))
     else:
-        draft.trained[f"best{ending}"] = pack(training.module(replica, at="best"))
-    return True
+        best = final
+    for name, packed in ((f"final{ending}", final), (f"best{ending}", best)):
+        if packed is None:
+            draft.weights_left_out[name] = _size(training, replica)
+        else:
+            draft.trained[name] = packed
+    return final is not None and best is not None
 
 
 def note_of(most: int) -> str:
@@ -114,9 +119,18 @@ def _is_final(name: str) -> bool:
     return name == "final" or name.startswith("final-")
 
 
+def _packed(training: Training, replica: int, at: At, left: int) -> Packed | None:
+    """The weights of one network, or None where they take more than is left."""
+    if _size(training, replica) > left + HEADER * len(training.parameters()):
+        return None  # of a large network not even a copy is made
+    packed = pack(training.module(replica, at=at))
+    return packed if len(packed.content) <= left else None
+
+
 def _size(training: Training, replica: int) -> int:
-    tensors: dict[str, Any] = training.parameters()
-    return sum(tensor[replica].numel() * tensor.element_size() for tensor in tensors.values())
+    """About how many bytes the weights of one network take in a file, rather too many."""
+    tensors = training.parameters().values()
+    return sum(tensor[replica].numel() * tensor.element_size() + HEADER for tensor in tensors)
 
 
 def _differs(training: Training, replica: int) -> bool:

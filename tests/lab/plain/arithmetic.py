@@ -31,10 +31,13 @@ class Arithmetic(Experiment):
     def run(self, trials: Trials, lab: Lab) -> None:
         condition = trials.condition
         number = int(condition["number"])
+        import numpy as np
+
         for trial in trials:
             lab.record(
                 trial, square=number**2 + self.noise * trial.seed, parity="odd" if number % 2 else "even"
             )
             lab.curve(trial, "powers", range(4), [float(number**power) for power in range(4)])
             lab.array(trial, "number", [number])
+            lab.weights(trial, "squares", {"square": np.array([number**2])})
         lab.note("Numbers are small.")
