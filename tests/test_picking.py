@@ -42,7 +42,7 @@ def test_levels_find_a_condition(wanted: Mapping[str, Any] | str, place: int) ->
     ("wanted", "message"),
     [
         ("", r"Which condition\? 5 fit: target=sinc, or so, width=2, norm=True; "),
-        ("width=4", "2 fit: target=sinc, or so, width=4, norm=False; target=a=b, width=4, norm=False. Give"),
+        ("width=4", r"2 fit: target=sinc, or so, width=4, norm=False; target=a=b, width=4, norm=False. Give"),
         ("wdith=4", "no factor 'wdith'. Did you mean 'width'"),
         ("width=3", "no level of 'width' '3'.*Choices: 2, 4, 8"),
         ("width=2, norm=false", "no level of 'norm' 'false'.*Choices: True"),
