@@ -56,5 +56,5 @@ def test_what_singles_none_out_is_said(wanted: Mapping[str, Any] | str, message:
 
 
 def test_of_many_conditions_a_dozen_is_listed() -> None:
-    with pytest.raises(UsageError, match="30 fit.*; and 18 more. Give"):
+    with pytest.raises(UsageError, match=r"30 fit.*; and 18 more. Give"):
         pick_condition([Condition(width=width) for width in range(30)], "")
