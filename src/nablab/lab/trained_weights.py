@@ -95,16 +95,17 @@ def keep(
     number = 1 + sum(_is_final(name) for own in said for name in (*own.trained, *own.weights_left_out))
     ending = "" if number == 1 else f"-{number}"
     final = _packed(training, replica, "final", left)
-    if _differs(training, replica):
-        best = _packed(training, replica, "best", left - (len(final.content) if final else 0))
-    else:
-        best = final
-    for name, packed in ((f"final{ending}", final), (f"best{ending}", best)):
+    found = {"final": final}
+    if training.parameters(at="best"):  # a learner whose recipe names no goal has no best ones
+        left -= len(final.content) if final else 0
+        differs = _differs(training, replica)
+        found["best"] = _packed(training, replica, "best", left) if differs else final
+    for name, packed in found.items():
         if packed is None:
-            draft.weights_left_out[name] = _size(training, replica)
+            draft.weights_left_out[name + ending] = _size(training, replica)
         else:
-            draft.trained[name] = packed
-    return final is not None and best is not None
+            draft.trained[name + ending] = packed
+    return None not in found.values()
 
 
 def note_of(most: int) -> str:
