@@ -424,3 +424,22 @@ def test_records_without_weights_are_written_as_before(tmp_path: Path) -> None:
     assert list(written) == [
         "format", "run", "condition", "seed", "scalars", "notes", "arrays_bytes", "arrays_sha256", "sha256",
     ]  # fmt: skip
+
+
+def test_trials_that_share_a_seed_have_their_networks_in_the_order_of_asking() -> None:
+    trials = Trials([Condition(a=1), Condition(a=2)], [0])
+    owners = Owners(trials)
+    for seed in (10, 11):
+        for trial in trials:
+            owners.ask(seed, trial)
+    assert owners.of([10, 10, 11, 11]) == [trials[0], trials[1], trials[0], trials[1]]
+
+
+def test_best_weights_are_left_out_where_only_the_final_ones_fit(tmp_path: Path) -> None:
+    run = nablab.run("toy", preset="quick", steps=120, learning_rate=2.0, keep_weights=400, store=tmp_path)
+    left_out = [record for record in run.records if record.weights_left_out]
+    assert left_out
+    for record in left_out:
+        assert list(record.weights) == ["final"]
+        with pytest.raises(UsageError, match="The weights 'best' of .* were not kept"):
+            run.weights(record.condition, record.seed, "best")
