@@ -441,5 +441,5 @@ def test_best_weights_are_left_out_where_only_the_final_ones_fit(tmp_path: Path)
     assert left_out
     for record in left_out:
         assert list(record.weights) == ["final"]
-        with pytest.raises(UsageError, match="The weights 'best' of .* were not kept"):
+        with pytest.raises(UsageError, match=r"The weights 'best' of .* were not kept"):
             run.weights(record.condition, record.seed, "best")
