@@ -313,8 +313,15 @@ def _growth(measure: Callable[[], object]) -> tuple[float, float]:
 def _held() -> tuple[int, int]:
     """How many tensors Python knows of, and the bytes of their storages, each counted once."""
     gc.collect()
-    # PyTorch's compiler keeps tensors without contents, of types of its own.
-    tensors = [thing for thing in gc.get_objects() if type(thing) in (Tensor, nn.Parameter)]
-    tensors = [tensor for tensor in tensors if tensor.layout is torch.strided]
-    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}
+    tensors = [thing for thing in gc.get_objects() if issubclass(type(thing), Tensor)]
+    storages = dict(filter(None, map(_storage, tensors)))
     return len(tensors), sum(storages.values())
+
+
+def _storage(tensor: Tensor) -> tuple[int, int] | None:
+    """Address and bytes of a tensor's storage; None for sparse, batched and fake ones, which have none."""
+    try:
+        storage = tensor.untyped_storage()
+        return storage.data_ptr(), storage.nbytes()
+    except (NotImplementedError, RuntimeError):
+        return None

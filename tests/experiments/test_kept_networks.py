@@ -30,9 +30,12 @@ SMALL: dict[str, tuple[dict[str, Any], str]] = {
     "weight-trajectories": ({"steps": 60}, "train_loss"),
     "zero-gradient": ({"steps": 50, "iterations": 5}, ""),
 }
+LONGEST = "sharpness", "sensitivity"  # to run, at their smallest
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in LONGEST)) for name in SMALL]
+)
 def test_a_rebuilt_network_has_the_recorded_score(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -49,9 +49,8 @@ def undisturbed(nablab_here: Nablab, name: str, *options: str) -> dict[str, byte
     return trial_bytes(folder_of(Path("undisturbed"), name))
 
 
-@pytest.mark.parametrize(
-    "name", ["beta-vae", pytest.param("ring-gan", marks=SLOW), pytest.param("reading", marks=SLOW)]
-)
+@pytest.mark.slow  # in this process interrupts are tests/training/test_learners.py's
+@pytest.mark.parametrize("name", LONG)
 def test_kill_9_in_training_and_resumed(name: str, nablab_here: Nablab, tmp_path: Path) -> None:
     process = start(*words_of(name), "--jobs", "1", cwd=tmp_path)
     checkpoint = wait_for(tmp_path, f"runs/{name}/*/checkpoints/*.safetensors", process)

@@ -431,7 +431,13 @@ def test_with_a_broken_compiler(monkeypatch, fresh_cache, tmp_path):
         compiler.load("float")
 
 
-@pytest.mark.parametrize("damage", [lambda content: content[: len(content) // 2], lambda content: b""])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: content[: len(content) // 2],
+        pytest.param(lambda content: b"", marks=pytest.mark.slow),
+    ],
+)
 def test_a_damaged_library_is_built_again(fresh_cache, damage):
     compiler.load("float")
     (library,) = fresh_cache.glob("*.so")
@@ -460,6 +466,7 @@ def test_an_unwritable_cache_is_no_obstacle(monkeypatch, tmp_path):
     compiler._load.cache_clear()
 
 
+@pytest.mark.slow
 def test_two_processes_may_compile_at_once(tmp_path):
     script = "from nablab.training.fused import compiler; print(compiler.load('float').nablab_lanes())"
     environment = os.environ | {"NABLAB_CACHE": str(tmp_path), "OMP_NUM_THREADS": "1"}
