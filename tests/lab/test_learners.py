@@ -14,7 +14,8 @@ import pytest
 import nablab
 from nablab import catalogue
 from nablab.experiment import Trials
-from nablab.lab.session import Rehearsal
+from nablab.lab.runner import Plan
+from nablab.runs import rehearse
 from tests.conftest import Nablab
 from tests.lab.test_faults import start, wait_for
 from tests.lab.test_runner import trial_bytes
@@ -113,14 +114,11 @@ def test_levels_that_share_a_batch_are_trials_of_their_own() -> None:
 def test_a_dry_run_foretells_the_time(name: str, tmp_path: Path) -> None:
     settings = dict(word.split("=") for word in LONG[name])
     experiment = catalogue.find(name)(**{key: 2 * int(value) for key, value in settings.items()})
-    group = experiment.groups()[0]
-    lab = Rehearsal(experiment, Trials(group, [0, 1]), device="cpu", replicas="auto")
-    lab.rehearse()  # warms up
-    lab = Rehearsal(experiment, Trials(group, [0, 1]), device="cpu", replicas="auto")
-    foretold = lab.rehearse().seconds
-    run = nablab.run(name, preset="quick", jobs=1, store=tmp_path, **{
-        key: 2 * int(value) for key, value in settings.items()
-    })  # fmt: skip
-    taken = run.view().environment["seconds"] / len(experiment.groups())
+    plan = Plan(experiment, "quick", seeds=2)
+    rehearse(plan)  # warms up
+    foretold = sum(estimate.seconds for estimate in rehearse(plan))
+    options = {key: 2 * int(value) for key, value in settings.items()}
+    run = nablab.run(name, preset="quick", jobs=1, store=tmp_path, **options)
+    taken = run.view().environment["seconds"]
     print(f"{name}: {foretold:.2f} s foretold, {taken:.2f} s taken")
     assert taken / 1.5 < foretold < taken * 1.5
