@@ -383,3 +383,17 @@ def test_a_training_without_evaluations_has_outcomes_without_curves() -> None:
     assert outcome.last() == outcome.at(epoch=1) == dict(outcome.curves) == {}
     assert outcome.steps_taken == len(outcome.measures["critic"]) == 3
     assert math.isnan(outcome.final)
+
+
+def changes_its_mind(net: Any, batch: Any, moment: Moment) -> Mapping[str, torch.Tensor]:
+    """Uniform noise first, then normal noise of the same shape."""
+    draw = moment.uniform if moment.step == 0 else moment.normal
+    return {"loss": (net(batch["x"] + draw(*batch["x"].shape)) - batch["x"]).square().mean()}
+
+
+def test_a_loss_that_draws_otherwise_later_is_not_given_what_was_drawn_for_it_at_first() -> None:
+    learner, data = Minimize(vae.Vae, changes_its_mind), {"x": torch.rand(20, 64)}
+    recipe = Recipe(steps=3, train_samples=0)
+    with pytest.raises(UsageError, match="other random numbers at this step"):
+        train(learner, data, recipe, seeds=[1, 2, 3], replicas="batched")
+    train(learner, data, recipe, seeds=[1, 2, 3], replicas="sequential")

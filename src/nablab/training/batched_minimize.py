@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, vmap
 from torch.utils import _pytree as pytree
 
+from nablab.errors import UsageError
 from nablab.training.datasets import Dataset, in_order
 from nablab.training.engine import FloatArray, Unsupported
 from nablab.training.learners import Learner, Minimize, State
@@ -29,6 +30,7 @@ from nablab.training.samplers import Sampler
 from nablab.training.seeding import derive
 from nablab.training.stacked_weights import StackedWeights
 
+SHARED_GENERATOR = "the loss draws from moment.generator; moment.normal and moment.uniform could be batched"
 Draw = tuple[str, tuple[int, ...]]  # "normal" or "uniform", and a shape
 
 
@@ -81,7 +83,7 @@ class BatchedMinimizeEngine:
         self._hyper = {name: torch.tensor([own[name] for own in hyper], device=device) for name in names}
         self._generators = [torch.Generator() for _ in seeds]
         self._together = vmap(grad_and_value(self._one, has_aux=True), randomness="error")
-        self._now = 0, 1.0  # the step that is computed, and its rate
+        self._now: tuple[int, float, Sequence[Draw]] = (0, 1.0, ())  # the step that is computed
         self._draws: dict[str, list[Draw]] = {}  # what the loss asks for, by the shapes of a batch
         self._rehearse()
 
@@ -109,8 +111,9 @@ class BatchedMinimizeEngine:
         batch = self._batch(step)
         for generator, seed in zip(self._generators, self._seeds, strict=True):
             generator.manual_seed(derive(seed, "step", step))
-        drawn = self._drawn(batch, training=True)
-        self._now = step, rate
+        draws = self._draws_for(batch)
+        drawn = self._drawn(draws)
+        self._now = step, rate, draws
         gradients, (_, values) = self._together(self._stacked.weights, batch, self._hyper, drawn)
         self.measures = tuple(values)
         if self._learner.clip_norm is not None:  # as torch.nn.utils.clip_grad_norm_
@@ -122,8 +125,8 @@ class BatchedMinimizeEngine:
         self, weights: Tensor, batch: Any, hyper: Any, drawn: Sequence[Tensor]
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of one trial, and all values."""
-        step, rate = self._now
-        values = self._values(weights, batch, Moment(step, self._steps, rate, hyper, Given(drawn)))
+        step, rate, draws = self._now
+        values = self._values(weights, batch, Moment(step, self._steps, rate, hyper, Given(draws, drawn)))
         return values["loss"], values
 
     def _batch(self, step: int) -> Any:
@@ -140,22 +143,21 @@ class BatchedMinimizeEngine:
 
     # Randomness
 
-    def _drawn(self, batch: Any, *, training: bool) -> list[Tensor]:
-        """What the loss will ask for on such a batch, for every trial: tensors (K, ...)."""
-        key = f"{training} {[tuple(leaf.shape) for leaf in pytree.tree_leaves(batch)]}"
+    def _draws_for(self, batch: Any) -> list[Draw]:
+        """What the loss asks for on batches of such shapes."""
+        key = str([tuple(leaf.shape) for leaf in pytree.tree_leaves(batch)])
         if key not in self._draws:
             self._draws[key] = self._asked_for(batch)
+        return self._draws[key]
+
+    def _drawn(self, draws: Sequence[Draw]) -> list[Tensor]:
+        """These random numbers for every trial: tensors (K, ...)."""
         sources = [Drawn(generator, self._device) for generator in self._generators]
-        return [
-            torch.stack(
-                [source.normal(shape) if kind == "normal" else source.uniform(shape) for source in sources]
-            )
-            for kind, shape in self._draws[key]
-        ]
+        return [torch.stack([getattr(source, kind)(shape) for source in sources]) for kind, shape in draws]
 
     def _asked_for(self, batch: Any) -> list[Draw]:
         """Run the loss of the first trial alone and note what it draws."""
-        noting = Noting()
+        noting = Noting(self._device)
         own = pytree.tree_map(lambda leaf: leaf[0], batch)
         hyper = {name: values[0] for name, values in self._hyper.items()}
         self._values(self._stacked.weights[0], own, Moment(0, self._steps, 1.0, hyper, noting))
@@ -239,52 +241,62 @@ class BatchedMinimizeEngine:
 
 
 class Noting:
-    """Stands for a generator, and notes what is asked of it."""
+    """Stands for a generator, and notes what is asked of it; gives zeros on a device."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device) -> None:
         self.draws: list[Draw] = []
+        self._device = device
 
     def normal(self, shape: tuple[int, ...]) -> Tensor:
         """See `nablab.training.moments.Source`."""
-        self.draws.append(("normal", shape))
-        return torch.zeros(shape)
+        return self._note("normal", shape)
 
     def uniform(self, shape: tuple[int, ...]) -> Tensor:
         """See `nablab.training.moments.Source`."""
-        self.draws.append(("uniform", shape))
-        return torch.zeros(shape)
+        return self._note("uniform", shape)
+
+    def _note(self, kind: str, shape: tuple[int, ...]) -> Tensor:
+        self.draws.append((kind, tuple(shape)))
+        return torch.zeros(shape, device=self._device)
 
     @property
     def generator(self) -> torch.Generator:
         """Refuse: trials that are computed at once cannot share a generator."""
-        raise Unsupported(
-            "the loss draws from moment.generator; moment.normal and moment.uniform can be batched"
-        )
+        raise Unsupported(SHARED_GENERATOR)
 
 
 class Given:
-    """Hands out what was drawn before, in the order in which it is asked for."""
+    """Hands out what was drawn before, in the order in which it is asked for.
 
-    def __init__(self, drawn: Sequence[Tensor]) -> None:
-        self._remaining = list(drawn)
+    Args:
+        draws: What is expected to be asked for.
+        drawn: It.
+    """
+
+    def __init__(self, draws: Sequence[Draw], drawn: Sequence[Tensor]) -> None:
+        self._remaining = list(zip(draws, drawn, strict=True))
 
     def normal(self, shape: tuple[int, ...]) -> Tensor:
         """See `nablab.training.moments.Source`."""
-        return self._next(shape)
+        return self._next("normal", shape)
 
     def uniform(self, shape: tuple[int, ...]) -> Tensor:
         """See `nablab.training.moments.Source`."""
-        return self._next(shape)
+        return self._next("uniform", shape)
 
-    def _next(self, shape: tuple[int, ...]) -> Tensor:
-        if not self._remaining or tuple(self._remaining[0].shape) != tuple(shape):
-            raise Unsupported("the loss draws random numbers of other shapes at other steps")
-        return self._remaining.pop(0)
+    def _next(self, kind: str, shape: tuple[int, ...]) -> Tensor:
+        if not self._remaining or self._remaining[0][0] != (kind, tuple(shape)):
+            raise UsageError(
+                "The loss draws other random numbers at this step than at the first one, so the trials "
+                "cannot be computed at once. Draw the same at every step, or train with "
+                "replicas='sequential'."
+            )
+        return self._remaining.pop(0)[1]
 
     @property
     def generator(self) -> torch.Generator:
         """Refuse; see `Noting`."""
-        return Noting().generator
+        raise Unsupported(SHARED_GENERATOR)
 
 
 class _Loss(nn.Module):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -102,8 +101,3 @@ def check_fits(recipe: Recipe, options: Sequence[str], whom: str, instead: str) 
     """
     if found := recipe.changed(options):
         raise UsageError(f"{', '.join(found)} of the recipe is not for {whom}. {instead}")
-
-
-def options_of(recipe: Recipe) -> dict[str, Any]:
-    """All options by name."""
-    return {f.name: getattr(recipe, f.name) for f in dataclasses.fields(recipe)}
