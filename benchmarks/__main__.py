@@ -12,7 +12,15 @@ from benchmarks.table import Findings, Goal, Table, goals_table
 REPEATS = 5
 STARTUP_REPEATS = 15
 TURN_SECONDS = 1.0
-SUBJECTS = ("startup", "presets", "replicas", "instruments", "images", "busy", "answers")
+SUBJECTS = (
+    "startup",
+    "presets",
+    "replicas",
+    "instruments",
+    "images",
+    "busy",
+    "answers",
+)
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -44,10 +52,17 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--only", choices=SUBJECTS, help="measure this subject only")
     parser.add_argument(
-        "--repeats", type=int, default=REPEATS, help=f"repeats of each measurement ({REPEATS})"
+        "--repeats",
+        type=int,
+        default=REPEATS,
+        help=f"repeats of each measurement ({REPEATS})",
     )
-    parser.add_argument("--quick", action="store_true", help="one small case, to see that it works")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="write the tables as Markdown too")
+    parser.add_argument(
+        "--quick", action="store_true", help="one small case, to see that it works"
+    )
+    parser.add_argument(
+        "--output", type=Path, metavar="FILE", help="write the tables as Markdown too"
+    )
     return parser
 
 
@@ -61,15 +76,21 @@ def _presets(options: argparse.Namespace) -> Findings:
     from benchmarks import presets
 
     names = ("quick",) if options.quick else ("quick", "standard")
-    return presets.measure(names, repeats=1 if options.quick else min(options.repeats, 3), say=say)
+    return presets.measure(
+        names, repeats=1 if options.quick else min(options.repeats, 3), say=say
+    )
 
 
 def _replicas(options: argparse.Namespace) -> Findings:
     from benchmarks import cases, replicas
 
     if options.quick:
-        return replicas.measure(cases.QUICK, repeats=min(options.repeats, 2), turn_seconds=0.05, say=say)
-    return replicas.measure(cases.ALL, repeats=options.repeats, turn_seconds=TURN_SECONDS, say=say)
+        return replicas.measure(
+            cases.QUICK, repeats=min(options.repeats, 2), turn_seconds=0.05, say=say
+        )
+    return replicas.measure(
+        cases.ALL, repeats=options.repeats, turn_seconds=TURN_SECONDS, say=say
+    )
 
 
 def _instruments(options: argparse.Namespace) -> Findings:

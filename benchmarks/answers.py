@@ -32,7 +32,9 @@ PACKAGES = {
 }
 
 
-def measure(*, quick: bool = False, say: Callable[[str], None] = lambda text: None) -> Findings:
+def measure(
+    *, quick: bool = False, say: Callable[[str], None] = lambda text: None
+) -> Findings:
     """Ask everything of everyone; ``quick`` takes two questions of each kind, and one start."""
     seeds = range(1 if quick else SEEDS)
     tables = [versions()]
@@ -61,14 +63,23 @@ def answered(question: Question) -> Table:
     for ask in question.asks:
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of old packages about their own future
+                warnings.simplefilter(
+                    "ignore"
+                )  # of old packages about their own future
                 reply = ask.reply()
         except Absent as reason:
             absent[ask.tool] = f"No {ask.tool}: {reason}"
             continue
-        rows.append((ask.tool, ask.call, reply.text, _shown(reply.distances), reply.says))
+        rows.append(
+            (ask.tool, ask.call, reply.text, _shown(reply.distances), reply.says)
+        )
     columns = ("tool", "call", "answer", question.distance, question.says)
-    notes = (question.setting, f"Truth: {question.truth}", *question.notes, *absent.values())
+    notes = (
+        question.setting,
+        f"Truth: {question.truth}",
+        *question.notes,
+        *absent.values(),
+    )
     return Table(question.title, columns, rows, notes)
 
 
@@ -83,10 +94,15 @@ def _shown(distances: Sequence[float]) -> str:
 def main() -> None:
     """Print every table."""
     findings = measure(
-        quick="--quick" in sys.argv, say=lambda text: print(f"... {text}", file=sys.stderr, flush=True)
+        quick="--quick" in sys.argv,
+        say=lambda text: print(f"... {text}", file=sys.stderr, flush=True),
     )
     markdown = "--markdown" in sys.argv
-    print("\n\n".join(table.markdown() if markdown else table.text() for table in findings.tables))
+    print(
+        "\n\n".join(
+            table.markdown() if markdown else table.text() for table in findings.tables
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -34,7 +34,8 @@ def regression(
     count = len(values)
     generator = torch.Generator().manual_seed(0)
     left, right, target = (
-        torch.randn(count, columns, generator=generator, dtype=torch.float64) for columns in (count, count, 1)
+        torch.randn(count, columns, generator=generator, dtype=torch.float64)
+        for columns in (count, count, 1)
     )
     u, v = torch.linalg.qr(left)[0], torch.linalg.qr(right)[0]
     inputs = (u * (values * count / 2).sqrt()) @ v.T
@@ -43,11 +44,16 @@ def regression(
     return model.eval(), (inputs.to(dtype), target.to(dtype))
 
 
-def softmax_regression(samples: int = 129, inputs: int = 20, classes: int = 5) -> tuple[nn.Module, Data]:
+def softmax_regression(
+    samples: int = 129, inputs: int = 20, classes: int = 5
+) -> tuple[nn.Module, Data]:
     """Softmax regression on Gaussian inputs of unequal length, float32."""
     torch.manual_seed(0)
     model = nn.Linear(inputs, classes)
-    x = torch.randn(samples, inputs) * torch.linspace(0.5, 2, samples)[torch.randperm(samples), None]
+    x = (
+        torch.randn(samples, inputs)
+        * torch.linspace(0.5, 2, samples)[torch.randperm(samples), None]
+    )
     return model.eval(), (x, torch.randint(classes, (samples,)))
 
 
@@ -78,7 +84,9 @@ def tanh_network(inputs: int = 10, hidden: int = 100) -> tuple[nn.Module, Data]:
 def dropout_network() -> tuple[nn.Module, Data]:
     """A tanh network with dropout, left in training mode."""
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(10, 20), nn.Tanh(), nn.Dropout(0.5), nn.Linear(20, 1))
+    model = nn.Sequential(
+        nn.Linear(10, 20), nn.Tanh(), nn.Dropout(0.5), nn.Linear(20, 1)
+    )
     return model.train(), (torch.randn(100, 10), torch.randn(100, 1))
 
 
@@ -124,7 +132,10 @@ def _randomized(model: nn.Module) -> tuple[nn.Module, Data]:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.copy_(torch.randn_like(parameter))
-    return model, (torch.randn(8, 3, dtype=torch.float64), torch.randn(8, 1, dtype=torch.float64))
+    return model, (
+        torch.randn(8, 3, dtype=torch.float64),
+        torch.randn(8, 1, dtype=torch.float64),
+    )
 
 
 def differences(model: nn.Module, loss: Loss, data: Data) -> Tensor:
@@ -144,4 +155,9 @@ def differences(model: nn.Module, loss: Loss, data: Data) -> Tensor:
         return torch.cat([part.flatten() for part in found])
 
     steps = STEP * torch.eye(len(point), dtype=point.dtype)
-    return torch.stack([(gradient(point + step) - gradient(point - step)) / (2 * STEP) for step in steps])
+    return torch.stack(
+        [
+            (gradient(point + step) - gradient(point - step)) / (2 * STEP)
+            for step in steps
+        ]
+    )

@@ -25,12 +25,16 @@ def questions(seeds: Sequence[int]) -> list[Question]:
     return [ends(), cells(), center(), directions(seeds), reach()]
 
 
-def landscapes(name: str, model: nn.Module | Sequence[nn.Module], metric: Any, **options: Any) -> Floats:
+def landscapes(
+    name: str, model: nn.Module | Sequence[nn.Module], metric: Any, **options: Any
+) -> Floats:
     """What a function of loss-landscapes returns, called on copies of the models."""
     tool = peer("loss_landscapes", name="loss-landscapes")
     models = [model] if isinstance(model, nn.Module) else model
     with torch.no_grad():
-        found: Floats = getattr(tool, name)(*models, metric, deepcopy_model=True, **options)
+        found: Floats = getattr(tool, name)(
+            *models, metric, deepcopy_model=True, **options
+        )
     return found
 
 
@@ -64,11 +68,17 @@ def ends() -> Question:
     def judged(values: Floats) -> Reply:
         found = [float(values[0]), float(values[-1])]
         distance = max(abs(a - b) for a, b in zip(found, truth, strict=True))
-        return Reply(" and ".join(f"{value:.7g}" for value in found), (distance,), "nothing")
+        return Reply(
+            " and ".join(f"{value:.7g}" for value in found), (distance,), "nothing"
+        )
 
     def straight() -> Reply:
         models = [first, second]
-        return judged(landscapes("linear_interpolation", models, loss_metric(loss, data), steps=100))
+        return judged(
+            landscapes(
+                "linear_interpolation", models, loss_metric(loss, data), steps=100
+            )
+        )
 
     return Question(
         "Interpolation: the loss at its two ends",
@@ -115,22 +125,37 @@ def cells() -> Question:
 
     def planar() -> Reply:
         said = np.stack(np.meshgrid(grid, grid, indexing="ij"), axis=-1)
-        values = landscapes("planar_interpolation", models, loss_metric(quadratic, data), steps=STEPS)
-        points = landscapes("planar_interpolation", models, weights_metric(), steps=STEPS)
+        values = landscapes(
+            "planar_interpolation", models, loss_metric(quadratic, data), steps=STEPS
+        )
+        points = landscapes(
+            "planar_interpolation", models, weights_metric(), steps=STEPS
+        )
         shifts = np.rint((points - said) * STEPS).astype(int)[:, :, 1]
-        text = ", ".join(f"row {i}: {shift[0]:+d}" for i, shift in enumerate(shifts) if len(set(shift)) == 1)
+        text = ", ".join(
+            f"row {i}: {shift[0]:+d}"
+            for i, shift in enumerate(shifts)
+            if len(set(shift)) == 1
+        )
         start = np.abs(points).sum(-1).min() < 1e-9
         says = f"the first model is {'evaluated' if start else 'never evaluated'}"
         return Reply(f"cells off: {text}", (_worst(values, exact(said)),), says)
 
     def ours() -> Reply:
-        found = loss_plane(models[0], quadratic, data, through=models[1:], resolution=STEPS)
+        found = loss_plane(
+            models[0], quadratic, data, through=models[1:], resolution=STEPS
+        )
         alpha, beta = np.meshgrid(found.alphas, found.betas)
-        said = alpha[..., None] * found.directions[0] + beta[..., None] * found.directions[1]
+        said = (
+            alpha[..., None] * found.directions[0]
+            + beta[..., None] * found.directions[1]
+        )
         distance = _worst(found.losses, exact(said))
         start = found.losses[found.center] == quadratic(models[0].point).item()
         says = f"the first model is {'evaluated' if start else 'never evaluated'}"
-        return Reply("cells off: none" if distance < 1e-9 else "cells off", (distance,), says)
+        return Reply(
+            "cells off: none" if distance < 1e-9 else "cells off", (distance,), says
+        )
 
     return Question(
         "A plane through three models: is each value that of its point",
@@ -165,17 +190,27 @@ def center() -> Question:
         values = landscapes("random_plane", model, loss_metric(loss, data), steps=steps)
         torch.manual_seed(0)
         points = landscapes("random_plane", model, weights_metric(), steps=steps)
-        own = nn.utils.parameters_to_vector(model.parameters()).detach().double().numpy()
+        own = (
+            nn.utils.parameters_to_vector(model.parameters()).detach().double().numpy()
+        )
         away = np.linalg.norm(points - own, axis=-1) / np.linalg.norm(own)
-        nearest = tuple(int(part) for part in np.unravel_index(away.argmin(), away.shape))
+        nearest = tuple(
+            int(part) for part in np.unravel_index(away.argmin(), away.shape)
+        )
         middle = float(values[steps // 2, steps // 2])
-        where = f"cell {nearest} is nearest to the model, {away.min():.2g} of its norm away"
+        where = (
+            f"cell {nearest} is nearest to the model, {away.min():.2g} of its norm away"
+        )
         return Reply(f"{middle:.7g}", (abs(middle - truth) / truth,), where)
 
     def ours() -> Reply:
         found = loss_plane(model, "mse", data, resolution=RESOLUTION)
         value = float(found.losses[found.center])
-        return Reply(f"{value:.7g}", (abs(value - truth) / truth,), f"cell {found.center} is the model")
+        return Reply(
+            f"{value:.7g}",
+            (abs(value - truth) / truth,),
+            f"cell {found.center} is the model",
+        )
 
     return Question(
         "A random plane: the loss in its middle",
@@ -184,7 +219,11 @@ def center() -> Question:
         "distance, of the loss",
         [
             Ask("nablab", f"loss_plane(resolution={RESOLUTION})", ours),
-            Ask("loss-landscapes", "random_plane(): cell (10, 10) of 20 x 20", lambda: random(20)),
+            Ask(
+                "loss-landscapes",
+                "random_plane(): cell (10, 10) of 20 x 20",
+                lambda: random(20),
+            ),
             Ask(
                 "loss-landscapes",
                 f"random_plane(steps={RESOLUTION}): cell (10, 10)",
@@ -202,7 +241,9 @@ def directions(seeds: Sequence[int]) -> Question:
 
     def judged(pairs: list[Floats]) -> Reply:
         positive = [float((pair[0] > 0).sum() / (pair[0] != 0).sum()) for pair in pairs]
-        cosines = [abs(float(a @ b / np.linalg.norm(a) / np.linalg.norm(b))) for a, b in pairs]
+        cosines = [
+            abs(float(a @ b / np.linalg.norm(a) / np.linalg.norm(b))) for a, b in pairs
+        ]
         distances = tuple(abs(share - 0.5) for share in positive)
         return Reply(f"{positive[0]:.1%}", distances, f"{max(cosines):.2f}")
 
@@ -211,7 +252,9 @@ def directions(seeds: Sequence[int]) -> Question:
         for seed in seeds:
             torch.manual_seed(seed)
             points = landscapes("random_plane", model, weights_metric(), steps=3)
-            pairs.append(np.stack([points[2, 0] - points[0, 0], points[0, 1] - points[0, 0]]))
+            pairs.append(
+                np.stack([points[2, 0] - points[0, 0], points[0, 1] - points[0, 0]])
+            )
         return judged(pairs)
 
     return Question(
@@ -246,7 +289,9 @@ def reach() -> Question:
     def judged(lengths: Sequence[float]) -> Reply:
         text = ", ".join(f"{length / np.linalg.norm(own):.3g}" for length in lengths)
         ratio = lengths[2] / lengths[1]
-        return Reply(text, (abs(ratio - 2),), f"the last is {ratio:.3g} times the one before")
+        return Reply(
+            text, (abs(ratio - 2),), f"the last is {ratio:.3g} times the one before"
+        )
 
     def line(distance: float) -> float:
         torch.manual_seed(0)
@@ -263,7 +308,11 @@ def reach() -> Question:
         "twice the distance goes twice as far",
         "distance, of the factor 2",
         [
-            Ask("nablab", "loss_plane(extent=...)", lambda: judged([ours(extent) for extent in asked])),
+            Ask(
+                "nablab",
+                "loss_plane(extent=...)",
+                lambda: judged([ours(extent) for extent in asked]),
+            ),
             Ask(
                 "loss-landscapes",
                 "random_line(distance=...)",

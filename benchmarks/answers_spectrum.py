@@ -10,7 +10,14 @@ import torch
 from scipy.sparse.linalg import eigsh
 from torch import Tensor, nn
 
-from benchmarks.answers_cases import Data, Floats, cut, regression, softmax_regression, softmax_trace
+from benchmarks.answers_cases import (
+    Data,
+    Floats,
+    cut,
+    regression,
+    softmax_regression,
+    softmax_trace,
+)
 from benchmarks.peers.tools import peer
 from benchmarks.questions import Ask, Question, Reply, refusal, repeated
 from nablab.instruments.curvature.density import spectral_density
@@ -46,10 +53,14 @@ def pyhessian(model: nn.Module, loss: Any, **data: Any) -> Any:
     return peer("pyhessian", name="PyHessian").hessian(model, loss, cuda=False, **data)
 
 
-def eigenthings(model: nn.Module, loss: Any, batches: Sequence[Data], **options: Any) -> tuple[Any, Any]:
+def eigenthings(
+    model: nn.Module, loss: Any, batches: Sequence[Data], **options: Any
+) -> tuple[Any, Any]:
     """The package hessian-eigenthings, and its Hessian of a model."""
     tool = peer("hessian_eigenthings", name="hessian-eigenthings")
-    return tool, tool.HessianOperator(model, batches, tool.supervised_loss(loss), **options)
+    return tool, tool.HessianOperator(
+        model, batches, tool.supervised_loss(loss), **options
+    )
 
 
 def curvlinops(model: nn.Module, loss: Any, batches: Sequence[Data]) -> Any:
@@ -69,7 +80,9 @@ def largest(label: str, spectrum: Floats, seeds: Sequence[int]) -> Question:
 
     def power(**options: Any) -> Reply:
         def ask(_: int) -> tuple[str, float, str]:
-            return judged(pyhessian(model, loss, data=data).eigenvalues(top_n=count, **options)[0])
+            return judged(
+                pyhessian(model, loss, data=data).eigenvalues(top_n=count, **options)[0]
+            )
 
         return repeated(ask, seeds)
 
@@ -86,8 +99,15 @@ def largest(label: str, spectrum: Floats, seeds: Sequence[int]) -> Question:
         operator = curvlinops(model, loss, [data]).to_scipy()
 
         def ask(seed: int) -> tuple[str, float, str]:
-            start = np.random.default_rng(seed).standard_normal(len(spectrum)).astype(np.float32)
-            return judged(eigsh(operator, k=count, v0=start, return_eigenvectors=False), _converged(True))
+            start = (
+                np.random.default_rng(seed)
+                .standard_normal(len(spectrum))
+                .astype(np.float32)
+            )
+            return judged(
+                eigsh(operator, k=count, v0=start, return_eigenvectors=False),
+                _converged(True),
+            )
 
         return repeated(ask, seeds)
 
@@ -145,7 +165,11 @@ def traces(seeds: Sequence[int]) -> Question:
         distance = abs(float(value) - truth)
         if error is None:
             return f"{float(value):.4g}", distance / truth, "no error"
-        return f"{float(value):.4g} ± {error:.2g}", distance / truth, _within(distance, error)
+        return (
+            f"{float(value):.4g} ± {error:.2g}",
+            distance / truth,
+            _within(distance, error),
+        )
 
     def hutchinson(seed: int) -> tuple[str, float, str]:
         probes = pyhessian(model, loss, dataloader=batches).trace()
@@ -159,12 +183,16 @@ def traces(seeds: Sequence[int]) -> Question:
 
     def crossed(name: str) -> Reply:
         operator = curvlinops(model, loss, batches)
-        module = {"xtrace": "epperly2024xtrace", "hutchpp_trace": "meyer2020hutch"}[name]
+        module = {"xtrace": "epperly2024xtrace", "hutchpp_trace": "meyer2020hutch"}[
+            name
+        ]
         estimate = getattr(peer(f"curvlinops.trace.{module}", name="curvlinops"), name)
         return repeated(lambda _: judged(estimate(operator, PRODUCTS)), seeds)
 
     def ours(seed: int) -> tuple[str, float, str]:
-        found = hessian_trace(model, "cross_entropy", batches, products=PRODUCTS, seed=seed)
+        found = hessian_trace(
+            model, "cross_entropy", batches, products=PRODUCTS, seed=seed
+        )
         return judged(found.value, found.standard_error)
 
     return Question(
@@ -174,11 +202,27 @@ def traces(seeds: Sequence[int]) -> Question:
         f"{truth:.4g}, by the closed form: the mean over samples of (1 + |x|²)(1 - |p|²)",
         "distance, of the trace",
         [
-            Ask("nablab", f"hessian_trace(products={PRODUCTS})", lambda: repeated(ours, seeds)),
-            Ask("PyHessian", "mean of trace(), dataloader", lambda: repeated(hutchinson, seeds)),
-            Ask("hessian-eigenthings", f"trace(num_matvecs={PRODUCTS})", lambda: repeated(plus, seeds)),
+            Ask(
+                "nablab",
+                f"hessian_trace(products={PRODUCTS})",
+                lambda: repeated(ours, seeds),
+            ),
+            Ask(
+                "PyHessian",
+                "mean of trace(), dataloader",
+                lambda: repeated(hutchinson, seeds),
+            ),
+            Ask(
+                "hessian-eigenthings",
+                f"trace(num_matvecs={PRODUCTS})",
+                lambda: repeated(plus, seeds),
+            ),
             Ask("curvlinops", f"xtrace(H, {PRODUCTS})", lambda: crossed("xtrace")),
-            Ask("curvlinops", f"hutchpp_trace(H, {PRODUCTS})", lambda: crossed("hutchpp_trace")),
+            Ask(
+                "curvlinops",
+                f"hutchpp_trace(H, {PRODUCTS})",
+                lambda: crossed("hutchpp_trace"),
+            ),
         ],
         [
             "hessian-eigenthings gives each batch the same weight, so one sample weighs as much as 64. "
@@ -203,7 +247,9 @@ def signs() -> Question:
     def dense() -> Reply:
         names = dict(model.named_parameters())
         found = torch.func.hessian(
-            lambda given: loss(torch.func.functional_call(model, given, (data[0],)), data[1])
+            lambda given: loss(
+                torch.func.functional_call(model, given, (data[0],)), data[1]
+            )
         )(names)
         return counted(found["weight"]["weight"].reshape(count, count).detach())
 
@@ -216,7 +262,11 @@ def signs() -> Question:
     def ours(dtype: torch.dtype) -> Reply:
         found = inertia(model, "mse", data, dtype=dtype)
         distance = abs(found.triple[0] - rank)
-        return Reply(str(found.triple), (float(distance),), f"noise floor {found.noise_floor:.1g}")
+        return Reply(
+            str(found.triple),
+            (float(distance),),
+            f"noise floor {found.noise_floor:.1g}",
+        )
 
     def refused() -> Reply:
         return refusal(lambda: spectral_density(model, "mse", data).share_above(0.0))
@@ -266,7 +316,9 @@ def ghosts(seeds: Sequence[int]) -> Question:
 
     def quadrature(seed: int) -> tuple[str, float, str]:
         tool, operator = eigenthings(model, loss, [data])
-        found = tool.spectral_density(operator, num_runs=1, lanczos_steps=steps, seed=seed)
+        found = tool.spectral_density(
+            operator, num_runs=1, lanczos_steps=steps, seed=seed
+        )
         return judged(found.raw_eigenvalues[0])
 
     def pairs(seed: int, **options: Any) -> tuple[str, float, str]:
@@ -314,7 +366,9 @@ def ghosts(seeds: Sequence[int]) -> Question:
 def shares(seeds: Sequence[int]) -> Question:
     """The share of eigenvalues above a threshold in a gap."""
     threshold = 0.6
-    spectrum = np.concatenate([np.linspace(0, 0.2, 120), np.linspace(0.9, 1.1, 200), np.linspace(2, 3, 80)])
+    spectrum = np.concatenate(
+        [np.linspace(0, 0.2, 120), np.linspace(0.9, 1.1, 200), np.linspace(2, 3, 80)]
+    )
     model, data = regression(spectrum)
     loss, truth = nn.MSELoss(), float((spectrum > threshold).mean())
 
@@ -328,15 +382,21 @@ def shares(seeds: Sequence[int]) -> Question:
     def papyan(seed: int) -> tuple[str, float, str]:
         spectrum = peer("curvlinops.papyan2020traces.spectrum", name="curvlinops")
         operator = curvlinops(model, loss, [data])
-        return smoothed(*spectrum.lanczos_approximate_spectrum(operator, 80, num_repeats=10))
+        return smoothed(
+            *spectrum.lanczos_approximate_spectrum(operator, 80, num_repeats=10)
+        )
 
     def quadrature(seed: int) -> tuple[str, float, str]:
         tool, operator = eigenthings(model, loss, [data])
-        found = tool.spectral_density(operator, seed=10 * seed)  # run i of a call starts from seed + i
+        found = tool.spectral_density(
+            operator, seed=10 * seed
+        )  # run i of a call starts from seed + i
         return smoothed(found.grid, found.density)
 
     def ours(seed: int) -> tuple[str, float, str]:
-        found = spectral_density(model, "mse", data, seed=seed).share_above(threshold, within=0.02)
+        found = spectral_density(model, "mse", data, seed=seed).share_above(
+            threshold, within=0.02
+        )
         text, distance, _ = judged(found.value)
         error = found.standard_error
         return f"{text} ± {error:.1g}", distance, _within(distance, error)

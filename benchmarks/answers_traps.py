@@ -58,13 +58,20 @@ def questions(seeds: Sequence[int]) -> list[Question]:
     ]
 
 
-def exact(title: str, setting: str, case: tuple[nn.Module, Data], notes: Sequence[str]) -> Question:
+def exact(
+    title: str, setting: str, case: tuple[nn.Module, Data], notes: Sequence[str]
+) -> Question:
     """The whole Hessian, of each tool from its products with the unit vectors."""
     model, data = case
-    loss, unit = nn.MSELoss(), torch.eye(sum(p.numel() for p in model.parameters()), dtype=torch.float64)
+    loss, unit = (
+        nn.MSELoss(),
+        torch.eye(sum(p.numel() for p in model.parameters()), dtype=torch.float64),
+    )
     truth = differences(model, loss, data)
 
-    def judged(build: Callable[[], Tensor], says: Callable[[], str] = lambda: "nothing") -> Reply:
+    def judged(
+        build: Callable[[], Tensor], says: Callable[[], str] = lambda: "nothing"
+    ) -> Reply:
         found: list[Tensor] = []
         reply = refusal(lambda: found.append(build().detach()))
         if not found:
@@ -80,8 +87,17 @@ def exact(title: str, setting: str, case: tuple[nn.Module, Data], notes: Sequenc
         rows = []
         for row in unit:
             parts = row.split([shape.numel() for shape in shapes])
-            vector = [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)]
-            rows.append(torch.cat([part.flatten() for part in multiply(tool.gradsH, tool.params, vector)]))
+            vector = [
+                part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)
+            ]
+            rows.append(
+                torch.cat(
+                    [
+                        part.flatten()
+                        for part in multiply(tool.gradsH, tool.params, vector)
+                    ]
+                )
+            )
         model.zero_grad()  # the graph that it left there
         return torch.stack(rows)
 
@@ -173,24 +189,38 @@ def random_network() -> Question:
         return Reply(f"{found[0]:.4g}, then {found[1]:.4g}", (distance,), says)
 
     def power(model: nn.Module, data: Data) -> float:
-        return pyhessian(model, loss, data=data).eigenvalues(tol=1e-8, maxIter=1000)[0][0]
+        return pyhessian(model, loss, data=data).eigenvalues(tol=1e-8, maxIter=1000)[0][
+            0
+        ]
 
     def iterated(model: nn.Module, data: Data) -> float:
         tool, operator = eigenthings(model, loss, [data])
         return float(tool.lanczos(operator, k=1, max_iter=50, seed=0).eigenvalues[0])
 
     def arpack(model: nn.Module, data: Data) -> float:
-        return float(eigsh(curvlinops(model, loss, [data]).to_scipy(), k=1, return_eigenvectors=False)[0])
+        return float(
+            eigsh(
+                curvlinops(model, loss, [data]).to_scipy(),
+                k=1,
+                return_eigenvectors=False,
+            )[0]
+        )
 
     def functional(model: nn.Module, data: Data) -> float:
         return float(torch.linalg.eigvalsh(functional_hessian(model, data))[-1])
 
     def twofold(model: nn.Module, data: Data) -> float:
-        return float(torch.linalg.eigvalsh(torch.autograd.functional.hessian(*_flat(model, data)))[-1])
+        return float(
+            torch.linalg.eigvalsh(
+                torch.autograd.functional.hessian(*_flat(model, data))
+            )[-1]
+        )
 
     def point(model: nn.Module, data: Data) -> float:
         tool = peer("loss_landscapes", name="loss-landscapes")
-        metric = peer("loss_landscapes.metrics", name="loss-landscapes").Loss(loss, *data)
+        metric = peer("loss_landscapes.metrics", name="loss-landscapes").Loss(
+            loss, *data
+        )
         return float(tool.point(model, metric))
 
     def ours(model: nn.Module, data: Data) -> float:
@@ -205,9 +235,19 @@ def random_network() -> Question:
         [
             Ask("nablab", "hessian_eigenvalues()", lambda: twice(ours)),
             Ask("PyTorch", "torch.func.hessian, eigvalsh", lambda: twice(functional)),
-            Ask("PyTorch", "torch.autograd.functional.hessian, eigvalsh", lambda: twice(twofold)),
-            Ask("PyHessian", "eigenvalues(tol=1e-8, maxIter=1000)", lambda: twice(power)),
-            Ask("hessian-eigenthings", "lanczos(k=1, max_iter=50, seed=0)", lambda: twice(iterated)),
+            Ask(
+                "PyTorch",
+                "torch.autograd.functional.hessian, eigvalsh",
+                lambda: twice(twofold),
+            ),
+            Ask(
+                "PyHessian", "eigenvalues(tol=1e-8, maxIter=1000)", lambda: twice(power)
+            ),
+            Ask(
+                "hessian-eigenthings",
+                "lanczos(k=1, max_iter=50, seed=0)",
+                lambda: twice(iterated),
+            ),
             Ask("curvlinops", "HessianLinearOperator(...)", lambda: twice(arpack)),
             Ask("loss-landscapes", "point() (the loss)", lambda: twice(point)),
         ],
@@ -246,7 +286,9 @@ def left_behind() -> Question:
     def line(**options: Any) -> Callable[[nn.Module, Data], object]:
         def measure(model: nn.Module, data: Data) -> object:
             tool = peer("loss_landscapes", name="loss-landscapes")
-            metric = peer("loss_landscapes.metrics", name="loss-landscapes").Loss(loss, *data)
+            metric = peer("loss_landscapes.metrics", name="loss-landscapes").Loss(
+                loss, *data
+            )
             return tool.random_line(model, metric, steps=5, **options)
 
         return measure
@@ -266,7 +308,9 @@ def left_behind() -> Question:
             Ask("PyHessian", "hessian(...).eigenvalues()", lambda: changed(pairs)),
             Ask("PyHessian", "hessian(...) alone", lambda: changed(built)),
             Ask("hessian-eigenthings", "lanczos(k=1)", lambda: changed(iterated)),
-            Ask("curvlinops", "HessianLinearOperator @ vector", lambda: changed(product)),
+            Ask(
+                "curvlinops", "HessianLinearOperator @ vector", lambda: changed(product)
+            ),
             Ask("loss-landscapes", "random_line()", lambda: changed(line())),
             Ask(
                 "loss-landscapes",
@@ -296,7 +340,10 @@ def _changes(model: nn.Module, before: Tensor) -> list[str]:
         found.append("eval mode")
     if not all(parameter.requires_grad for parameter in parameters):
         found.append("parameters frozen")
-    moved = float((nn.utils.parameters_to_vector(parameters).detach() - before).norm() / before.norm())
+    moved = float(
+        (nn.utils.parameters_to_vector(parameters).detach() - before).norm()
+        / before.norm()
+    )
     return [*found, f"weights moved by {moved:.0%} of their norm"] if moved else found
 
 
@@ -306,7 +353,9 @@ def _growth(measure: Callable[[], object]) -> tuple[float, float]:
     before = _held()
     for _ in range(MEASUREMENTS):
         measure()
-    tensors, held = ((now - then) / MEASUREMENTS for now, then in zip(_held(), before, strict=True))
+    tensors, held = (
+        (now - then) / MEASUREMENTS for now, then in zip(_held(), before, strict=True)
+    )
     return tensors, held
 
 

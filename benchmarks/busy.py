@@ -32,7 +32,9 @@ SPINNING = "while True: pass"
 @contextmanager
 def neighbors(count: int) -> Iterator[None]:
     """So many processes that each keep a core busy."""
-    processes = [subprocess.Popen([sys.executable, "-S", "-c", SPINNING]) for _ in range(count)]
+    processes = [
+        subprocess.Popen([sys.executable, "-S", "-c", SPINNING]) for _ in range(count)
+    ]
     try:
         yield
     finally:
@@ -41,7 +43,9 @@ def neighbors(count: int) -> Iterator[None]:
             process.wait()
 
 
-def measure(*, repeats: int, turn_seconds: float, say: Callable[[str], None]) -> Findings:
+def measure(
+    *, repeats: int, turn_seconds: float, say: Callable[[str], None]
+) -> Findings:
     """Seconds of the same work on a quiet and on a busy machine, in turns."""
     rows: list[Sequence[str]] = []
     goals, notes = [], []
@@ -54,10 +58,22 @@ def measure(*, repeats: int, turn_seconds: float, say: Callable[[str], None]) ->
             continue
         idle, busy = _race(work, repeats, turn_seconds)
         ratio = Spread.of([slow / fast for slow, fast in zip(busy, idle, strict=True)])
-        rows.append([name, *(spread_text(Spread.of([1e6 * s for s in part])) for part in (idle, busy))])
+        rows.append(
+            [
+                name,
+                *(
+                    spread_text(Spread.of([1e6 * s for s in part]))
+                    for part in (idle, busy)
+                ),
+            ]
+        )
         rows[-1] = [*rows[-1], spread_text(ratio, "x")]
         if not name.startswith("PyTorch"):
-            goals.append(Goal(f"busy against idle, {name}", spread_text(ratio, "x"), AT_LEAST, AIM))
+            goals.append(
+                Goal(
+                    f"busy against idle, {name}", spread_text(ratio, "x"), AT_LEAST, AIM
+                )
+            )
     notes += [
         f"Busy: beside {threads.cores()} processes that each keep a core busy, one for each core.",
         f"A step is one of all replicas: {REPLICAS} of each engine, 1 of the plain loop.",
@@ -78,7 +94,9 @@ def _race(
         with neighbors(threads.cores()):
             return _seconds(work, steps) / steps
 
-    found = take_turns({"idle": lambda: _seconds(work, steps) / steps, "busy": busy}, repeats)
+    found = take_turns(
+        {"idle": lambda: _seconds(work, steps) / steps, "busy": busy}, repeats
+    )
     return found["idle"], found["busy"]
 
 
@@ -95,18 +113,30 @@ def _sides() -> dict[str, Callable[[], Callable[[int], object]]]:
         "batched": partial(_dense, training.BatchedEngine, deep),
         "fused": partial(_dense, training.FusedEngine, deep),
         "fused-images": partial(_images, FusedImageEngine, lenet, Inputs(), REPLICAS),
-        "fused-images, one network": partial(_images, FusedImageEngine, lenet, Inputs(), 1),
-        "fused-bfloat16": partial(
-            _images, FusedBfloat16Engine, partial(perceptron, 300), Inputs(bfloat16=True), REPLICAS
+        "fused-images, one network": partial(
+            _images, FusedImageEngine, lenet, Inputs(), 1
         ),
-        "sequential, LeNet": partial(_images, training.SequentialEngine, lenet, Inputs(), REPLICAS),
+        "fused-bfloat16": partial(
+            _images,
+            FusedBfloat16Engine,
+            partial(perceptron, 300),
+            Inputs(bfloat16=True),
+            REPLICAS,
+        ),
+        "sequential, LeNet": partial(
+            _images, training.SequentialEngine, lenet, Inputs(), REPLICAS
+        ),
         "PyTorch loop": partial(_loop, deep),
     }
 
 
-def _dense(engine: Callable[..., training.Engine], case: Case) -> Callable[[int], object]:
+def _dense(
+    engine: Callable[..., training.Engine], case: Case
+) -> Callable[[int], object]:
     modules = training.build_replicas(case.build, range(REPLICAS))
-    made = engine(modules, *case.data(), loss="mse", optimizer=OPTIMIZER, own_labels=False)
+    made = engine(
+        modules, *case.data(), loss="mse", optimizer=OPTIMIZER, own_labels=False
+    )
     return lambda steps: made.advance(np.ones(steps), None)
 
 
@@ -120,7 +150,15 @@ def _images(
     x = torch.randn(BATCH, 1, 28, 28, generator=draw)
     y = torch.randint(CLASSES, (BATCH,), generator=draw)
     modules = training.build_replicas(build, range(replicas))
-    made = engine(modules, x, y, loss="cross_entropy", optimizer=OPTIMIZER, own_labels=False, inputs=inputs)
+    made = engine(
+        modules,
+        x,
+        y,
+        loss="cross_entropy",
+        optimizer=OPTIMIZER,
+        own_labels=False,
+        inputs=inputs,
+    )
     return lambda steps: made.advance(np.ones(steps), None)
 
 

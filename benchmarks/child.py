@@ -46,13 +46,19 @@ def cost(command: Sequence[str], **environment: str) -> Cost:
 
 def _measure(command: Sequence[str]) -> Cost:
     began = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
     assert process.stderr is not None
     complaint = process.stderr.read().decode(errors="replace").strip()
     _, status, usage = os.wait4(process.pid, 0)
     seconds = time.perf_counter() - began
-    peak = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)  # Linux counts in KiB
-    return Cost(seconds, peak, os.waitstatus_to_exitcode(status), complaint.rpartition("\n")[2])
+    peak = usage.ru_maxrss * (
+        1 if sys.platform == "darwin" else 1024
+    )  # Linux counts in KiB
+    return Cost(
+        seconds, peak, os.waitstatus_to_exitcode(status), complaint.rpartition("\n")[2]
+    )
 
 
 if __name__ == "__main__":

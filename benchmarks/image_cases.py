@@ -34,7 +34,9 @@ class Images:
     def first(self, samples: int) -> Images:
         """The same with the first ``samples`` training images only."""
         x, y = self.train
-        return Images(self.name, (x[:samples], y[:samples]), self.test, self.prepare, self.note)
+        return Images(
+            self.name, (x[:samples], y[:samples]), self.test, self.prepare, self.note
+        )
 
 
 def load(*, quick: bool) -> Images:
@@ -46,7 +48,9 @@ def load(*, quick: bool) -> Images:
         generator = torch.Generator().manual_seed(0)
         pairs = [
             (
-                torch.randint(256, (size, 1, 28, 28), dtype=torch.uint8, generator=generator),
+                torch.randint(
+                    256, (size, 1, 28, 28), dtype=torch.uint8, generator=generator
+                ),
                 torch.randint(CLASSES, (size,), generator=generator),
             )
             for size in (train_size, test_size)
@@ -54,8 +58,16 @@ def load(*, quick: bool) -> Images:
         reason = str(error).splitlines()[0]
         note = f"Random bytes of MNIST's shape stand for it, since MNIST is not here: {reason}"
         return Images("random bytes", *pairs, data.Normalize((MEAN,), (STD,)), note)
-    train, test = (part.first(size) for part, size in zip(sets, (train_size, test_size), strict=True))
-    return Images("MNIST", (train.images, train.labels), (test.images, test.labels), train.normalize)
+    train, test = (
+        part.first(size)
+        for part, size in zip(sets, (train_size, test_size), strict=True)
+    )
+    return Images(
+        "MNIST",
+        (train.images, train.labels),
+        (test.images, test.labels),
+        train.normalize,
+    )
 
 
 def lenet() -> nn.Module:

@@ -26,7 +26,10 @@ GIGABYTE = 1e9
 # What is run as a user runs it: words after `nablab run`, and the goals for its time.
 COMMANDS: tuple[tuple[tuple[str, ...], tuple[str, str] | None], ...] = (
     (("cnn-depth", "--preset", "fast"), ("20 s", "8 s")),
-    (("random-labels", "--preset", "full", "shares=1.0", "--seeds", "1"), ("4 min", "60 s")),
+    (
+        ("random-labels", "--preset", "full", "shares=1.0", "--seeds", "1"),
+        ("4 min", "60 s"),
+    ),
     *(
         ((name, "--preset", "standard"), None)
         for name in (
@@ -49,7 +52,11 @@ QUICK_COMMANDS = ((("cnn-depth", "--preset", "quick"), None),)
 def measure(*, repeats: int, quick: bool, say: Callable[[str], None]) -> Findings:
     """The races, then whole runs."""
     images = load(quick=quick)
-    races = [_epoch(images, quick), _widths(images, quick), _interpolation(images, quick)]
+    races = [
+        _epoch(images, quick),
+        _widths(images, quick),
+        _interpolation(images, quick),
+    ]
     rows, goals, notes = measure_races(races, repeats, say)
     notes = [*([images.note] if images.note else []), *notes]
     columns = ("measure", "side", "seconds", "nablab is faster by")
@@ -59,7 +66,12 @@ def measure(*, repeats: int, quick: bool, say: Callable[[str], None]) -> Finding
 
 
 def train(
-    build: Callable[[], nn.Module], images: Images, *, seeds: int, epochs: int, batch_size: int
+    build: Callable[[], nn.Module],
+    images: Images,
+    *,
+    seeds: int,
+    epochs: int,
+    batch_size: int,
 ) -> None:
     """What an experiment does, without evaluations: the loops have none either."""
     steps = epochs * -(-len(images.train[0]) // batch_size)
@@ -84,8 +96,12 @@ def _epoch(images: Images, quick: bool) -> Race:
     return Race(
         f"one epoch of LeNet on {len(images.train[0]):,} images ({images.name}), batch {BATCH}",
         {
-            OURS: lambda: Side(lambda: train(lenet, images, seeds=1, epochs=1, batch_size=BATCH)),
-            NOTEBOOK: lambda: Side(lambda: image_loops.notebook_epoch(lenet, part, BATCH), share),
+            OURS: lambda: Side(
+                lambda: train(lenet, images, seeds=1, epochs=1, batch_size=BATCH)
+            ),
+            NOTEBOOK: lambda: Side(
+                lambda: image_loops.notebook_epoch(lenet, part, BATCH), share
+            ),
             "Lightning, images in memory": lambda: Side(
                 image_loops.lightning_epoch(lenet, part, BATCH), share
             ),
@@ -106,7 +122,13 @@ def _widths(images: Images, quick: bool) -> Race:
 
     def ours() -> None:
         for hidden in widths:
-            train(lambda h=hidden: perceptron(h), images, seeds=SEEDS, epochs=1, batch_size=WIDE_BATCH)  # type: ignore[misc]
+            train(
+                lambda h=hidden: perceptron(h),
+                images,
+                seeds=SEEDS,
+                epochs=1,
+                batch_size=WIDE_BATCH,
+            )  # type: ignore[misc]
 
     def notebook() -> None:
         for hidden in widths:
@@ -156,7 +178,8 @@ def _interpolation(images: Images, quick: bool) -> Race:
 
 
 def measure_runs(
-    commands: Sequence[tuple[tuple[str, ...], tuple[str, str] | None]], say: Callable[[str], None]
+    commands: Sequence[tuple[tuple[str, ...], tuple[str, str] | None]],
+    say: Callable[[str], None],
 ) -> Findings:
     """Wall time and peak memory of whole commands, once each, into an empty store."""
     rows, goals, notes = [], [], []
@@ -167,22 +190,37 @@ def measure_runs(
         if done.exit_code:
             notes.append(f"{name} ended with {done.exit_code}: {done.complaint}")
             continue
-        seconds, gigabytes = significant(done.seconds), significant(done.peak_bytes / GIGABYTE)
+        seconds, gigabytes = (
+            significant(done.seconds),
+            significant(done.peak_bytes / GIGABYTE),
+        )
         say(f"  {seconds} s, {gigabytes} GB")
         rows.append((name, f"{seconds} s", f"{done.peak_bytes / 1e6:,.0f} MB"))
         if wanted:
             goals.append(Goal(f"{name}, wall time", f"{seconds} s", *wanted))
         if "standard" in words:
-            goals.append(Goal(f"{name}, peak memory", f"{gigabytes} GB", "3 GB", "1.5 GB"))
+            goals.append(
+                Goal(f"{name}, peak memory", f"{gigabytes} GB", "3 GB", "1.5 GB")
+            )
     notes.append(
         "One run each, from an empty store, with the report written; data and compiled kernels are there. "
         "Peak memory is the largest resident set of any process of the run (1 MB = 10⁶ bytes)."
     )
     return Findings(
-        [Table("Whole runs on images", ("command", "wall time", "peak memory"), rows, notes)], goals
+        [
+            Table(
+                "Whole runs on images",
+                ("command", "wall time", "peak memory"),
+                rows,
+                notes,
+            )
+        ],
+        goals,
     )
 
 
 def _run(words: Sequence[str]) -> Cost:
     with tempfile.TemporaryDirectory(prefix="nablab-bench-") as folder:
-        return cost([*nablab_command(), "run", *words, "--quiet", "--store", f"{folder}/runs"])
+        return cost(
+            [*nablab_command(), "run", *words, "--quiet", "--store", f"{folder}/runs"]
+        )

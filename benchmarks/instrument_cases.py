@@ -43,7 +43,10 @@ def trained_lenet() -> tuple[nn.Module, tuple[Tensor, Tensor]]:
 def trained_dense() -> tuple[nn.Module, tuple[Tensor, Tensor]]:
     """A dense network of 10,401 parameters after some steps on sinc, and the 300 points."""
     torch.manual_seed(0)
-    model, (x, y) = models.dense("1-100-100-1", activation="tanh"), data.target("sinc").train()
+    model, (x, y) = (
+        models.dense("1-100-100-1", activation="tanh"),
+        data.target("sinc").train(),
+    )
     return _train(model, lambda: F.mse_loss(model(x), y)), (x, y)
 
 
@@ -52,7 +55,10 @@ def trained_perceptron() -> tuple[nn.Module, tuple[Tensor, Tensor]]:
     torch.manual_seed(0)
     x, y = images(1_000)
     model = nn.Sequential(nn.Linear(784, 13), nn.ReLU(), nn.Linear(13, 10))
-    return _train(model, lambda: F.cross_entropy(model(x.flatten(1)), y)), (x.flatten(1), y)
+    return _train(model, lambda: F.cross_entropy(model(x.flatten(1)), y)), (
+        x.flatten(1),
+        y,
+    )
 
 
 def small_networks(count: int) -> tuple[list[nn.Module], tuple[Tensor, Tensor]]:

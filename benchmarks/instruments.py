@@ -19,7 +19,9 @@ def measure(*, repeats: int, quick: bool, say: Callable[[str], None]) -> Finding
     rows, goals, notes = measure_races(tools.races(quick=quick), repeats, say)
     title = "Instruments: how many times faster nablab is"
     columns = ("measure", "side", "seconds", "nablab is faster by")
-    return Findings([Table(title, columns, rows, notes), tools.product_costs(repeats)], goals)
+    return Findings(
+        [Table(title, columns, rows, notes), tools.product_costs(repeats)], goals
+    )
 
 
 def measure_races(
@@ -33,7 +35,9 @@ def measure_races(
         say(race.label)
         seconds = _seconds(race, repeats, notes)
         ratios = {
-            name: Spread.of([other / own for other, own in zip(values, seconds[OURS], strict=True)])
+            name: Spread.of(
+                [other / own for other, own in zip(values, seconds[OURS], strict=True)]
+            )
             for name, values in seconds.items()
         }
         for name, values in seconds.items():

@@ -24,7 +24,10 @@ def describe() -> Table:
         "vector instructions": torch.backends.cpu.get_cpu_capability(),
         "system": platform.platform(),
         "Python": platform.python_version(),
-        **{name: _version(name) for name in ("nablab", "torch", "jax", "jaxlib", "numpy")},
+        **{
+            name: _version(name)
+            for name in ("nablab", "torch", "jax", "jaxlib", "numpy")
+        },
         "C compiler": _compiler(),
         "load before the first measurement": f"{os.getloadavg()[0]:.2f}",
     }
@@ -48,7 +51,11 @@ def _version(package: str) -> str:
 def _compiler() -> str:
     try:
         done = subprocess.run(
-            [os.environ.get("CC", "cc"), "--version"], capture_output=True, text=True, check=False, timeout=30
+            [os.environ.get("CC", "cc"), "--version"],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=30,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         return f"none ({error})"

@@ -72,7 +72,9 @@ class Question:
     says: str = "what it says of it"
 
 
-def repeated(ask: Callable[[int], tuple[str, float, str]], seeds: Sequence[int]) -> Reply:
+def repeated(
+    ask: Callable[[int], tuple[str, float, str]], seeds: Sequence[int]
+) -> Reply:
     """Ask a random method once for each seed, with every generator set to it.
 
     Args:
@@ -91,12 +93,16 @@ def repeated(ask: Callable[[int], tuple[str, float, str]], seeds: Sequence[int])
 def refusal(ask: Callable[[], object]) -> Reply:
     """The beginning of the error that a tool answers with; its answer, if it does not refuse."""
     try:
-        with contextlib.redirect_stdout(io.StringIO()):  # some tools print before they raise
+        with contextlib.redirect_stdout(
+            io.StringIO()
+        ):  # some tools print before they raise
             given = ask()
     except Absent:
         raise
     except Exception as error:  # whatever a tool raises is its answer
-        words = textwrap.shorten(str(error).split(". ")[0], SENTENCE, placeholder=" ...")
+        words = textwrap.shorten(
+            str(error).split(". ")[0], SENTENCE, placeholder=" ..."
+        )
         return Reply("none", says=f"{type(error).__name__}: {words}")
     return Reply(str(given), says="nothing")
 
@@ -106,4 +112,6 @@ def _counted(words: Sequence[str]) -> str:
     kinds = dict.fromkeys(words)
     if len(kinds) == 1:
         return words[0]
-    return ", ".join(f"{kind} ({words.count(kind)} of {len(words)})" for kind in sorted(kinds))
+    return ", ".join(
+        f"{kind} ({words.count(kind)} of {len(words)})" for kind in sorted(kinds)
+    )

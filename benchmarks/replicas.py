@@ -55,7 +55,11 @@ class Race:
 
 
 def measure(
-    cases: Sequence[Case], *, repeats: int, turn_seconds: float, say: Callable[[str], None]
+    cases: Sequence[Case],
+    *,
+    repeats: int,
+    turn_seconds: float,
+    say: Callable[[str], None],
 ) -> Findings:
     """Run every case and make the tables."""
     absent: dict[str, str] = {}
@@ -67,19 +71,26 @@ def measure(
             sides = _sides(case, kernel_seconds.median, absent)
             races.append(_race(case, sides, repeats, turn_seconds))
     notes = [f"No {name}: {reason}" for name, reason in absent.items()]
-    return Findings([_ratios_table(races, notes), _times_table(races, kernel_seconds)], _goals(races))
+    return Findings(
+        [_ratios_table(races, notes), _times_table(races, kernel_seconds)],
+        _goals(races),
+    )
 
 
 def _sides(case: Case, kernel_seconds: float, absent: dict[str, str]) -> list[Side]:
     """The sides that can take part; why others cannot goes into ``absent``."""
     makers: dict[str, Callable[[], Side]] = {
         OURS: lambda: Fit(case, kernel_seconds),
-        "engine alone": lambda: EngineAlone("engine alone", case, training.FusedEngine, kernel_seconds),
+        "engine alone": lambda: EngineAlone(
+            "engine alone", case, training.FusedEngine, kernel_seconds
+        ),
         "PyTorch loop": lambda: PlainLoop(case, fused=False),
         "PyTorch loop, fused Adam": lambda: PlainLoop(case, fused=True),
         "JAX vmap+jit+scan": lambda: JaxScan(case, per_core=False),
         "JAX, device per core": lambda: JaxScan(case, per_core=True),
-        "batched engine": lambda: EngineAlone("batched engine", case, training.BatchedEngine, 0.0),
+        "batched engine": lambda: EngineAlone(
+            "batched engine", case, training.BatchedEngine, 0.0
+        ),
     }
     sides = []
     for name, make in makers.items():
@@ -98,7 +109,10 @@ def _race(case: Case, sides: Sequence[Side], repeats: int, turn_seconds: float) 
     ratios = ratios_of_totals(seconds, compiled, case.replicas)
     return Race(
         case,
-        {name: Spread.of([1e6 * value for value in values]) for name, values in seconds.items()},
+        {
+            name: Spread.of([1e6 * value for value in values])
+            for name, values in seconds.items()
+        },
         {name: Spread.of(values) for name, values in ratios.items()},
         compiled,
         distance,
@@ -106,7 +120,9 @@ def _race(case: Case, sides: Sequence[Side], repeats: int, turn_seconds: float) 
 
 
 def ratios_of_totals(
-    seconds: Mapping[str, Sequence[float]], compile_seconds: Mapping[str, float], replicas: int
+    seconds: Mapping[str, Sequence[float]],
+    compile_seconds: Mapping[str, float],
+    replicas: int,
 ) -> dict[str, list[float]]:
     """Seconds for `COUNTED_STEPS` steps with compilation, over ours of the same round, by side.
 
@@ -116,7 +132,9 @@ def ratios_of_totals(
         replicas: K.
     """
     totals = {
-        name: [compile_seconds[name] + COUNTED_STEPS * replicas * value for value in values]
+        name: [
+            compile_seconds[name] + COUNTED_STEPS * replicas * value for value in values
+        ]
         for name, values in seconds.items()
     }
     return {
@@ -214,13 +232,23 @@ def _times_table(races: Sequence[Race], kernel_seconds: Spread) -> Table:
         ]
         for race in races
     ]
-    columns = ("network", "replicas", *names, *(f"compile: {name}, s" for name in jax_names))
+    columns = (
+        "network",
+        "replicas",
+        *names,
+        *(f"compile: {name}, s" for name in jax_names),
+    )
     notes = [
         f"nablab's kernel took {spread_text(kernel_seconds)} s to compile, once per machine."
         if kernel_seconds.median
         else "This machine cannot compile nablab's kernel; the batched engine trained."
     ]
-    return Table("Replicas: microseconds per replica-step, without compilation", columns, rows, notes)
+    return Table(
+        "Replicas: microseconds per replica-step, without compilation",
+        columns,
+        rows,
+        notes,
+    )
 
 
 def _names(races: Sequence[Race]) -> list[str]:
@@ -245,5 +273,7 @@ def _goals(races: Sequence[Race]) -> list[Goal]:
         race = found.get((network, replicas))
         if race and side in race.ratios:
             measure = f"{race.case.label}, {replicas} replicas, against {side}"
-            goals.append(Goal(measure, spread_text(race.ratios[side], "x"), at_least, aim))
+            goals.append(
+                Goal(measure, spread_text(race.ratios[side], "x"), at_least, aim)
+            )
     return goals

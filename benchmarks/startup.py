@@ -38,7 +38,9 @@ def measure(*, repeats: int) -> Findings:
         else:
             turns[_name(words)] = lambda words=words: _seconds(words)  # type: ignore[misc]
     turns["python -c pass"] = lambda: cost([sys.executable, "-c", "pass"]).seconds
-    spreads = {name: Spread.of(values) for name, values in take_turns(turns, repeats).items()}
+    spreads = {
+        name: Spread.of(values) for name, values in take_turns(turns, repeats).items()
+    }
     rows = [(name, spread_text(spread, " s")) for name, spread in spreads.items()]
     goals = [
         Goal(name, f"{significant(spread.median)} s", AT_LEAST, AIM)

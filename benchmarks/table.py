@@ -30,7 +30,9 @@ class Table:
     def __post_init__(self) -> None:
         for row in self.rows:
             if len(row) != len(self.columns):
-                raise ValueError(f"{self.title}: a row of {len(row)} cells under {len(self.columns)} columns")
+                raise ValueError(
+                    f"{self.title}: a row of {len(row)} cells under {len(self.columns)} columns"
+                )
 
     def text(self) -> str:
         """The table with aligned columns: the first to the left, the others to the right."""
@@ -38,12 +40,17 @@ class Table:
         widths = [max(len(line[i]) for line in lines) for i in range(len(self.columns))]
         body = [_aligned(line, widths) for line in lines]
         rule = "  ".join("-" * width for width in widths)
-        return "\n".join([self.title, "", body[0], rule, *body[1:], *_after_blank(self.notes)])
+        return "\n".join(
+            [self.title, "", body[0], rule, *body[1:], *_after_blank(self.notes)]
+        )
 
     def markdown(self) -> str:
         """The same as a Markdown section."""
         marks = ["---", *["---:"] * (len(self.columns) - 1)]
-        body = ["| " + " | ".join(_escaped(line)) + " |" for line in (self.columns, marks, *self.rows)]
+        body = [
+            "| " + " | ".join(_escaped(line)) + " |"
+            for line in (self.columns, marks, *self.rows)
+        ]
         notes = [f"- {note}" for note in self.notes]
         return "\n".join([f"## {self.title}", "", *body, *_after_blank(notes)])
 
@@ -68,7 +75,9 @@ def spread_text(spread: Spread, unit: str = "") -> str:
     >>> spread_text(Spread(14.23, 14.0, 15.01), "x")
     '14.2x (14–15)'
     """
-    median, low, high = (significant(value) for value in (spread.median, spread.low, spread.high))
+    median, low, high = (
+        significant(value) for value in (spread.median, spread.low, spread.high)
+    )
     extremes = "" if low == high else f" ({low}–{high})"
     return f"{median}{unit}{extremes}"
 

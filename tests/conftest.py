@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from nablab.cli import main
+from nablab.cli.main import main
 
 # Before torch is imported: its threads would fight with the other test workers.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -38,7 +38,9 @@ Nablab = Callable[..., subprocess.CompletedProcess[str]]
 def nablab(tmp_path: Path) -> Nablab:
     """Run the command line in a process of its own, as a user would."""
 
-    def call(*words: str, timeout: float = 120, **environment: str) -> subprocess.CompletedProcess[str]:
+    def call(
+        *words: str, timeout: float = 120, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", "nablab", *words],
             capture_output=True,
@@ -65,6 +67,8 @@ def nablab_here(
             main(words)
         written = capsys.readouterr()
         assert isinstance(ended.value.code, int)
-        return subprocess.CompletedProcess(words, ended.value.code, written.out, written.err)
+        return subprocess.CompletedProcess(
+            words, ended.value.code, written.out, written.err
+        )
 
     return call

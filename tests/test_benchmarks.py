@@ -46,7 +46,10 @@ def test_the_quick_race_prints_its_rows_and_says_that_jax_is_missing(
     printed, written = capsys.readouterr().out, page.read_text(encoding="utf-8")
     for text in (printed, written):
         assert "tiny 13 P, 20 points" in text
-        assert "No JAX vmap+jit+scan: JAX is not installed: pip install 'nablab[bench]'" in text
+        assert (
+            "No JAX vmap+jit+scan: JAX is not installed: pip install 'nablab[bench]'"
+            in text
+        )
         assert "PyTorch loop, fused Adam" in text
         assert "batched engine" in text
     assert "| tiny 13 P, 20 points | 2 |" in written
@@ -56,7 +59,9 @@ def test_without_a_compiler_the_race_goes_on(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setitem(sys.modules, "jax", None)
     monkeypatch.setenv("PATH", "")
     monkeypatch.delenv("CC", raising=False)
-    findings = replicas.measure([TINY], repeats=1, turn_seconds=0.01, say=lambda text: None)
+    findings = replicas.measure(
+        [TINY], repeats=1, turn_seconds=0.01, say=lambda text: None
+    )
     ratios, times = findings.tables
     assert any("No engine alone: no C compiler found" in note for note in ratios.notes)
     assert any("cannot compile" in note for note in times.notes)
@@ -72,12 +77,18 @@ def test_ratios_count_compilation_on_both_sides() -> None:
 
 
 def test_the_plain_loop_computes_what_fit_computes() -> None:
-    sides: list[Side] = [Fit(TINY, 0.0), PlainLoop(TINY, fused=False), PlainLoop(TINY, fused=True)]
+    sides: list[Side] = [
+        Fit(TINY, 0.0),
+        PlainLoop(TINY, fused=False),
+        PlainLoop(TINY, fused=True),
+    ]
     assert 0 < check_equal(sides) < 1e-5
 
 
 def test_an_unequal_race_is_refused() -> None:
-    with pytest.raises(UnequalRace, match="'theirs' and 'nablab' start from equal weights"):
+    with pytest.raises(
+        UnequalRace, match="'theirs' and 'nablab' start from equal weights"
+    ):
         check_equal([_Scripted("nablab"), _Scripted("theirs", loss=1.01)])
 
 
@@ -128,7 +139,13 @@ def test_a_spread_holds_the_median_and_the_extremes() -> None:
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0.01234, "0.0123"), (3.849, "3.85"), (187.4, "187"), (999.9, "1,000"), (12345.6, "12,346")],
+    [
+        (0.01234, "0.0123"),
+        (3.849, "3.85"),
+        (187.4, "187"),
+        (999.9, "1,000"),
+        (12345.6, "12,346"),
+    ],
 )
 def test_numbers_have_three_digits_and_no_exponent(value: float, text: str) -> None:
     assert significant(value) == text
@@ -140,7 +157,9 @@ def test_a_spread_without_width_shows_one_number() -> None:
 
 
 def test_a_table_is_aligned_text_and_markdown() -> None:
-    table = Table("Title", ("name", "µs"), [("a|b", "1.5"), ("longer", "12")], ["a note"])
+    table = Table(
+        "Title", ("name", "µs"), [("a|b", "1.5"), ("longer", "12")], ["a note"]
+    )
     assert table.text().splitlines() == [
         "Title",
         "",
@@ -194,7 +213,9 @@ def test_start_up_measures_the_three_commands() -> None:
     assert [row[0] for row in findings.tables[0].rows] == [*names, "python -c pass"]
 
 
-def test_a_preset_is_run_from_nothing_and_a_failed_one_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_preset_is_run_from_nothing_and_a_failed_one_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     commands: list[tuple[Sequence[str], dict[str, str]]] = []
 
     def scripted(command: Sequence[str], **environment: str) -> Cost:
@@ -213,7 +234,9 @@ def test_a_preset_is_run_from_nothing_and_a_failed_one_is_named(monkeypatch: pyt
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="JAX is not installed")
+@pytest.mark.skipif(
+    importlib.util.find_spec("jax") is None, reason="JAX is not installed"
+)
 def test_jax_computes_the_same() -> None:
     """In a process of its own: the first import of JAX decides how many devices it has."""
     lines = (
@@ -224,7 +247,11 @@ def test_jax_computes_the_same() -> None:
         "for case in (ALL[0], ALL[-2]):",
         "    check_equal([Fit(case, 0), JaxScan(case, per_core=True), JaxScan(case, per_core=False)])",
     )
-    subprocess.run([sys.executable, "-c", "\n".join(lines)], check=True, cwd=Path(__file__).parents[1])
+    subprocess.run(
+        [sys.executable, "-c", "\n".join(lines)],
+        check=True,
+        cwd=Path(__file__).parents[1],
+    )
 
 
 class _Scripted:

@@ -42,7 +42,10 @@ def _one_thread() -> Iterator[None]:
 @pytest.fixture
 def no_peers(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in PEERS:
-        for module in [name, *(loaded for loaded in sys.modules if loaded.startswith(f"{name}."))]:
+        for module in [
+            name,
+            *(loaded for loaded in sys.modules if loaded.startswith(f"{name}.")),
+        ]:
             monkeypatch.setitem(sys.modules, module, None)
 
 
@@ -59,7 +62,9 @@ def test_the_regression_has_the_prescribed_spectrum() -> None:
     found = np.linalg.eigvalsh((2 / len(x) * x.T @ x).numpy())
     np.testing.assert_allclose(found, spectrum[::-1], atol=1e-14)
     np.testing.assert_allclose(
-        differences(model, nn.functional.mse_loss, regression(spectrum, torch.float64)[1]),
+        differences(
+            model, nn.functional.mse_loss, regression(spectrum, torch.float64)[1]
+        ),
         2 / len(x) * x.T @ x,
         atol=1e-9,
     )
@@ -75,7 +80,9 @@ def test_the_hand_written_network_is_a_cube_with_one_derivative() -> None:
     model, data = hand_written_network()
     plain = nn.Sequential(model[0], PlainCubes(), model[2])
     whole = torch.autograd.functional.hessian(*answers_traps._flat(plain, data))
-    torch.testing.assert_close(differences(model, nn.functional.mse_loss, data), whole, rtol=1e-7, atol=1e-3)
+    torch.testing.assert_close(
+        differences(model, nn.functional.mse_loss, data), whole, rtol=1e-7, atol=1e-3
+    )
     assert isinstance(model[1], Cubes)
 
 
@@ -125,16 +132,22 @@ def test_nablab_counts_the_rank_and_refuses_the_sign_of_the_bulk() -> None:
     replies = ours(answers_spectrum.signs())
     assert replies["inertia(dtype=torch.float32)"].text == "(60, 140, 0)"
     assert replies["inertia()"].text == "(60, 140, 0)"
-    assert replies["spectral_density().share_above(0)"].says.startswith("UsageError: The density does not")
+    assert replies["spectral_density().share_above(0)"].says.startswith(
+        "UsageError: The density does not"
+    )
 
 
-def test_products_through_a_function_that_may_be_differentiated_once_are_differences() -> None:
+def test_products_through_a_function_that_may_be_differentiated_once_are_differences() -> (
+    None
+):
     reply = ours(answers_traps.questions(SEEDS)[1])["HessianOperator @ unit vectors"]
     assert reply.distances[0] < 1e-8
     assert reply.says == "method: finite-difference"
 
 
-def test_nablab_refuses_dropout_and_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nablab_refuses_dropout_and_leaves_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     (reply,) = ours(answers_traps.random_network()).values()
     assert reply.says.startswith("UsageError: The forward pass is random")
     monkeypatch.setattr(answers_traps, "MEASUREMENTS", 5)
@@ -150,8 +163,13 @@ def test_a_leak_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(answers_traps, "MEASUREMENTS", 5)
     kept: list[torch.Tensor] = []
     shared = torch.ones(100)
-    growth = answers_traps._growth(lambda: kept.extend([torch.ones(3), torch.ones(2), shared[:1]]))
-    assert growth == (3, 4 * 5)  # bytes of five float32; the view's storage was there before
+    growth = answers_traps._growth(
+        lambda: kept.extend([torch.ones(3), torch.ones(2), shared[:1]])
+    )
+    assert growth == (
+        3,
+        4 * 5,
+    )  # bytes of five float32; the view's storage was there before
 
 
 def test_every_change_of_a_model_is_named() -> None:
@@ -172,21 +190,32 @@ def test_every_change_of_a_model_is_named() -> None:
     assert answers_traps._changes(model, before)[0] == ".grad erased"
 
 
-def test_a_shifted_scan_and_a_missing_start_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_shifted_scan_and_a_missing_start_are_seen(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """A tool that scans there and back is made up here; a straight one must be found right."""
     for name, straight in (("there and back", False), ("straight", True)):
         tool = fake_landscapes(straight)
         for module, content in tool.items():
             monkeypatch.setitem(sys.modules, module, content)
-        cells = {ask.tool: ask.reply() for ask in answers_landscape.cells().asks}["loss-landscapes"]
-        ends = {ask.tool: ask.reply() for ask in answers_landscape.ends().asks}["loss-landscapes"]
+        cells = {ask.tool: ask.reply() for ask in answers_landscape.cells().asks}[
+            "loss-landscapes"
+        ]
+        ends = {ask.tool: ask.reply() for ask in answers_landscape.ends().asks}[
+            "loss-landscapes"
+        ]
         if straight:
-            assert cells.text == "cells off: " + ", ".join(f"row {i}: +0" for i in range(5)), name
+            assert cells.text == "cells off: " + ", ".join(
+                f"row {i}: +0" for i in range(5)
+            ), name
             assert cells.distances[0] < 1e-12
             assert cells.says == "the first model is evaluated"
             assert max(ends.distances) < 1e-6
         else:
-            assert cells.text == "cells off: row 0: +1, row 1: +0, row 2: +1, row 3: +0, row 4: +1", name
+            assert (
+                cells.text
+                == "cells off: row 0: +1, row 1: +0, row 2: +1, row 3: +0, row 4: +1"
+            ), name
             assert cells.distances[0] > 0.5
             assert cells.says == "the first model is never evaluated"
             assert max(ends.distances) > 1e-4
@@ -201,29 +230,45 @@ def fake_landscapes(straight: bool) -> dict[str, Any]:
     def vector(model: nn.Module) -> torch.Tensor:
         return nn.utils.parameters_to_vector(model.parameters()).detach().clone()
 
-    def planar_interpolation(first: Any, one: Any, two: Any, metric: Any, steps: int, **_: Any) -> Any:
+    def planar_interpolation(
+        first: Any, one: Any, two: Any, metric: Any, steps: int, **_: Any
+    ) -> Any:
         start, copy = vector(first), answers_landscape.Plane(0, 0)
         by_one, by_two = (vector(one) - start) / steps, (vector(two) - start) / steps
-        step = [[j if straight or i % 2 else j + 1 for j in range(steps)] for i in range(steps)]
+        step = [
+            [j if straight or i % 2 else j + 1 for j in range(steps)]
+            for i in range(steps)
+        ]
         return np.array(
             [
-                [metric(wrapped(copy, start + i * by_one + step[i][j] * by_two)) for j in range(steps)]
+                [
+                    metric(wrapped(copy, start + i * by_one + step[i][j] * by_two))
+                    for j in range(steps)
+                ]
                 for i in range(steps)
             ]
         )
 
-    def linear_interpolation(first: Any, last: Any, metric: Any, steps: int, **_: Any) -> Any:
+    def linear_interpolation(
+        first: Any, last: Any, metric: Any, steps: int, **_: Any
+    ) -> Any:
         start, way = vector(first), vector(last) - vector(first)
         copy = answers_landscape.tanh_network()[0]
-        shares = np.linspace(0, 1, steps) if straight else (np.arange(steps) + 1) / steps
-        return np.array([metric(wrapped(copy, start + float(share) * way)) for share in shares])
+        shares = (
+            np.linspace(0, 1, steps) if straight else (np.arange(steps) + 1) / steps
+        )
+        return np.array(
+            [metric(wrapped(copy, start + float(share) * way)) for share in shares]
+        )
 
     def loss(criterion: Any, inputs: torch.Tensor, target: torch.Tensor) -> Any:
         return lambda wrapper: float(criterion(wrapper.model(inputs), target))
 
     top, metrics = ModuleType("loss_landscapes"), ModuleType("loss_landscapes.metrics")
     top.__dict__.update(
-        planar_interpolation=planar_interpolation, linear_interpolation=linear_interpolation, metrics=metrics
+        planar_interpolation=planar_interpolation,
+        linear_interpolation=linear_interpolation,
+        metrics=metrics,
     )
     metrics.__dict__["Loss"] = loss
     return {"loss_landscapes": top, "loss_landscapes.metrics": metrics}
@@ -237,7 +282,8 @@ def test_absent_tools_are_said_below_the_table() -> None:
     table = answered(answers_landscape.ends())
     assert [row[0] for row in table.rows] == ["nablab"]
     assert any(
-        note.startswith("No loss-landscapes: loss-landscapes is not installed") for note in table.notes
+        note.startswith("No loss-landscapes: loss-landscapes is not installed")
+        for note in table.notes
     )
     assert table.notes[1].startswith("Truth: 1.185")
 
@@ -251,7 +297,9 @@ def test_the_quick_measure_makes_a_table_for_each_question() -> None:
     for table in findings.tables[1:]:
         assert table.rows[0][0] == "nablab"
         assert "| nablab |" in table.markdown()
-    assert ["PyTorch", "torch.func.hessian"] in [list(row[:2]) for row in findings.tables[3].rows]
+    assert ["PyTorch", "torch.func.hessian"] in [
+        list(row[:2]) for row in findings.tables[3].rows
+    ]
 
 
 def test_every_question_asks_nablab_first() -> None:
@@ -260,11 +308,20 @@ def test_every_question_asks_nablab_first() -> None:
             assert question.asks[0].tool == "nablab", question.title
 
 
-def test_a_reply_of_many_starts_gives_the_first_answer_the_median_and_the_worst() -> None:
-    reply = repeated(lambda seed: (f"answer {seed}", seed / 10, "odd" if seed % 2 else "even"), range(3))
+def test_a_reply_of_many_starts_gives_the_first_answer_the_median_and_the_worst() -> (
+    None
+):
+    reply = repeated(
+        lambda seed: (f"answer {seed}", seed / 10, "odd" if seed % 2 else "even"),
+        range(3),
+    )
     assert reply == Reply("answer 0", (0.0, 0.1, 0.2), "even (2 of 3), odd (1 of 3)")
-    table = answered(Question("t", "s", "x", "distance", [Ask("a", "call()", lambda: reply)]))
-    assert table.rows == [("a", "call()", "answer 0", "0.1, at most 0.2", "even (2 of 3), odd (1 of 3)")]
+    table = answered(
+        Question("t", "s", "x", "distance", [Ask("a", "call()", lambda: reply)])
+    )
+    assert table.rows == [
+        ("a", "call()", "answer 0", "0.1, at most 0.2", "even (2 of 3), odd (1 of 3)")
+    ]
 
 
 def test_random_starts_are_set_for_every_generator() -> None:
@@ -318,11 +375,20 @@ def test_batches_are_weighed_by_curvlinops_and_not_by_eigenthings() -> None:
 def test_curvlinops_has_ghosts_and_a_wrong_hessian_through_layer_norm() -> None:
     pytest.importorskip("curvlinops")
     assert min(replies_of("curvlinops", answers_spectrum.ghosts([0]))[0].distances) > 5
-    assert replies_of("curvlinops", answers_traps.questions(SEEDS)[0])[0].distances[0] > 0.05
+    assert (
+        replies_of("curvlinops", answers_traps.questions(SEEDS)[0])[0].distances[0]
+        > 0.05
+    )
 
 
 def test_torch_func_hessian_is_wrong_through_layer_norm() -> None:
     """If this fails, PyTorch has mended it: write the note below that table anew."""
     model, data = layer_norm_network()
     truth = differences(model, nn.functional.mse_loss, data)
-    assert float((answers_traps.functional_hessian(model, data) - truth).norm() / truth.norm()) > 0.05
+    assert (
+        float(
+            (answers_traps.functional_hessian(model, data) - truth).norm()
+            / truth.norm()
+        )
+        > 0.05
+    )

@@ -11,7 +11,9 @@ from benchmarks import busy
 from nablab.training import Unsupported
 
 
-def test_neighbors_are_there_inside_and_gone_after(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_neighbors_are_there_inside_and_gone_after(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     started: list[subprocess.Popen[bytes]] = []
     popen = subprocess.Popen
 
@@ -30,8 +32,12 @@ def test_ratios_compare_the_same_steps(monkeypatch: pytest.MonkeyPatch) -> None:
         raise Unsupported("no such hardware")
 
     counted: list[int] = []
-    monkeypatch.setattr(busy, "_sides", lambda: {"one": lambda: counted.append, "other": absent})
-    monkeypatch.setattr(busy, "_seconds", lambda work, steps: (work(steps), 0.01 * steps)[1])
+    monkeypatch.setattr(
+        busy, "_sides", lambda: {"one": lambda: counted.append, "other": absent}
+    )
+    monkeypatch.setattr(
+        busy, "_seconds", lambda work, steps: (work(steps), 0.01 * steps)[1]
+    )
     found = busy.measure(repeats=2, turn_seconds=0.1, say=lambda text: None)
     assert [row[0] for row in found.tables[0].rows] == ["one"]
     assert found.tables[0].rows[0][-1].startswith("1x")

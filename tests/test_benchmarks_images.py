@@ -43,21 +43,29 @@ def test_the_notebooks_transform_gives_what_the_whole_batch_gives(few: Images) -
     assert [samples[index][1] for index in range(12)] == few.train[1][:12].tolist()
 
 
-def test_the_notebooks_evaluation_is_right_for_a_last_batch_that_is_smaller(few: Images) -> None:
+def test_the_notebooks_evaluation_is_right_for_a_last_batch_that_is_smaller(
+    few: Images,
+) -> None:
     torch.manual_seed(0)
     model = image_cases.lenet().eval()
     loss, accuracy = image_loops.notebook_evaluation(model, few.test, batch_size=25)
     with torch.no_grad():
         output = model(few.prepare(few.test[0]))
-    assert loss == pytest.approx(torch.nn.functional.cross_entropy(output, few.test[1]).item(), rel=1e-5)
+    assert loss == pytest.approx(
+        torch.nn.functional.cross_entropy(output, few.test[1]).item(), rel=1e-5
+    )
     assert accuracy == (output.argmax(1) == few.test[1]).double().mean().item()
 
 
-def test_both_sides_take_the_steps_of_an_epoch(few: Images, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_both_sides_take_the_steps_of_an_epoch(
+    few: Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """90 samples in batches of 40 are 3 steps, for either side."""
     taken = []
     step = torch.optim.Adam.step
-    monkeypatch.setattr(torch.optim.Adam, "step", lambda self, *a: (taken.append(1), step(self, *a)))
+    monkeypatch.setattr(
+        torch.optim.Adam, "step", lambda self, *a: (taken.append(1), step(self, *a))
+    )
     image_loops.notebook_epoch(image_cases.lenet, few, 40)
     assert len(taken) == 3
     found = []
@@ -68,7 +76,9 @@ def test_both_sides_take_the_steps_of_an_epoch(few: Images, monkeypatch: pytest.
     assert np.isfinite(found[0].train_loss).all()
 
 
-def test_without_mnist_random_bytes_stand_for_it_and_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_mnist_random_bytes_stand_for_it_and_it_is_said(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     def refuse(*arguments: object, **options: object) -> None:
         raise errors.DataError("The data set mnist cannot be fetched.\nTried: nothing")
 
@@ -80,7 +90,9 @@ def test_without_mnist_random_bytes_stand_for_it_and_it_is_said(monkeypatch: pyt
     assert found.train[0].dtype == torch.uint8
 
 
-def test_peers_that_are_not_installed_are_absent(few: Images, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_peers_that_are_not_installed_are_absent(
+    few: Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "pytorch_lightning", None)
     monkeypatch.setitem(sys.modules, "keras", None)
     with pytest.raises(Absent, match="Lightning is not installed"):
@@ -89,25 +101,37 @@ def test_peers_that_are_not_installed_are_absent(few: Images, monkeypatch: pytes
         image_loops.keras_epoch(few, 64)
 
 
-def test_whole_runs_say_time_memory_and_failures(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_whole_runs_say_time_memory_and_failures(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     def scripted(command: Sequence[str], **environment: str) -> Cost:
         if "sharpness" in command:
             return Cost(1.0, 1, 1, "it broke")
         return Cost(12.0, 500_000_000, 0, "")
 
     monkeypatch.setattr("benchmarks.images.cost", scripted)
-    commands = [(("cnn-depth", "--preset", "standard"), ("20 s", "8 s")), (("sharpness",), None)]
+    commands = [
+        (("cnn-depth", "--preset", "standard"), ("20 s", "8 s")),
+        (("sharpness",), None),
+    ]
     found = images.measure_runs(commands, lambda text: None)
-    assert found.tables[0].rows == [("nablab run cnn-depth --preset standard", "12 s", "500 MB")]
+    assert found.tables[0].rows == [
+        ("nablab run cnn-depth --preset standard", "12 s", "500 MB")
+    ]
     assert found.tables[0].notes[0] == "nablab run sharpness ended with 1: it broke"
-    assert [(goal.measured, goal.at_least) for goal in found.goals] == [("12 s", "20 s"), ("0.5 GB", "3 GB")]
+    assert [(goal.measured, goal.at_least) for goal in found.goals] == [
+        ("12 s", "20 s"),
+        ("0.5 GB", "3 GB"),
+    ]
 
 
 def test_the_quick_benchmark_prints_every_row(
     few: Images, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(images, "load", lambda quick: few)
-    monkeypatch.setattr(images, "cost", lambda command, **environment: Cost(1.0, 1_000_000, 0, ""))
+    monkeypatch.setattr(
+        images, "cost", lambda command, **environment: Cost(1.0, 1_000_000, 0, "")
+    )
     monkeypatch.setitem(sys.modules, "pytorch_lightning", None)
     monkeypatch.setitem(sys.modules, "keras", None)
     main(["--quick", "--only", "images"])

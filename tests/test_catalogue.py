@@ -11,11 +11,16 @@ from pathlib import Path
 import pytest
 
 import nablab
-from nablab import catalogue, configuration, data, runs
+from nablab import catalogue, data, runs
+from nablab.contract import Claim, Condition, Experiment
 from nablab.errors import UsageError
-from nablab.experiment import Claim, Condition, Experiment
+from nablab.settings import configuration
 
-BUILT_IN = [entry for entry in catalogue.scan().values() if entry.path.parent == catalogue.BUILT_IN]
+BUILT_IN = [
+    entry
+    for entry in catalogue.scan().values()
+    if entry.path.parent == catalogue.BUILT_IN
+]
 
 
 @pytest.fixture(params=BUILT_IN, ids=lambda entry: entry.name)
@@ -38,7 +43,9 @@ def test_the_page_teaches(experiment: type[Experiment]) -> None:
 
 
 def test_every_setting_is_explained(experiment: type[Experiment]) -> None:
-    unexplained = [field.name for field in configuration.describe(experiment) if not field.help]
+    unexplained = [
+        field.name for field in configuration.describe(experiment) if not field.help
+    ]
     assert unexplained == []
 
 
@@ -58,7 +65,9 @@ def test_the_quick_preset_needs_no_download(experiment: type[Experiment]) -> Non
     assert {data.data_set_of(spec) for spec in named} <= {"digits"}
 
 
-def test_the_configuration_survives_json_and_pickle(experiment: type[Experiment]) -> None:
+def test_the_configuration_survives_json_and_pickle(
+    experiment: type[Experiment],
+) -> None:
     import json
 
     for preset in experiment.presets:
@@ -79,7 +88,9 @@ def test_files_import_nothing_heavy(experiment: type[Experiment]) -> None:
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
-def test_broken_files_are_listed_with_their_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_broken_files_are_listed_with_their_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "broken_import.py").write_text("import nothing_of_this_name\n")
     (tmp_path / "broken_syntax.py").write_text("def (:\n")
     (tmp_path / "exits.py").write_text("raise SystemError('bad day')\n")
@@ -99,7 +110,7 @@ def test_broken_files_are_listed_with_their_error(tmp_path: Path, monkeypatch: p
 
 def test_a_taken_name_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = (
-        "from dataclasses import dataclass\nfrom nablab.experiment import Experiment\n"
+        "from dataclasses import dataclass\nfrom nablab.contract import Experiment\n"
         "@dataclass(frozen=True)\nclass Mine(Experiment):\n    '''Is it?'''\n    name = 'deep-vs-shallow'\n"
     )
     (tmp_path / "mine.py").write_text(text)
@@ -109,7 +120,7 @@ def test_a_taken_name_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 MINE = """
 from dataclasses import dataclass
-from nablab.experiment import Condition, Experiment
+from nablab.contract import Condition, Experiment
 from _constant import VALUE
 
 @dataclass(frozen=True)
@@ -155,7 +166,11 @@ def test_an_edited_experiment_makes_a_new_run_with_new_numbers(own: Path) -> Non
         found.append(outcome())
     assert [value for _, value in found] == [1, 2, 6, 30]
     assert len({run_id for run_id, _ in found}) == 4
-    for name, text in {"mine.py": MINE, "_constant.py": "VALUE = 1", "_late.py": "FACTOR = 1"}.items():
+    for name, text in {
+        "mine.py": MINE,
+        "_constant.py": "VALUE = 1",
+        "_late.py": "FACTOR = 1",
+    }.items():
         (own / name).write_text(text)
     assert outcome() == first
 
@@ -169,7 +184,10 @@ def test_nablabs_own_experiments_are_known_by_their_version() -> None:
 def test_a_plan_of_an_edited_experiment_is_refused(own: Path) -> None:
     plan = runs.make_plan("mine", preset="quick")
     (own / "_constant.py").write_text("VALUE = 22")
-    with pytest.raises(UsageError, match=r"mine\.py, or what it imports, was edited after Mine was loaded"):
+    with pytest.raises(
+        UsageError,
+        match=r"mine\.py, or what it imports, was edited after Mine was loaded",
+    ):
         runs.run_plan(plan)
     runs.make_plan("mine", preset="quick")
     with pytest.raises(UsageError, match="was edited after Mine was loaded"):
@@ -177,7 +195,9 @@ def test_a_plan_of_an_edited_experiment_is_refused(own: Path) -> None:
 
 
 def test_files_edited_while_a_run_works_end_it(own: Path) -> None:
-    text = MINE.replace('[Condition(part="all")]', '[Condition(part=part) for part in ("a", "b")]')
+    text = MINE.replace(
+        '[Condition(part="all")]', '[Condition(part=part) for part in ("a", "b")]'
+    )
     late = f"import pathlib\npathlib.Path({str(own / '_constant.py')!r}).write_text('VALUE = 2')\nFACTOR = 1"
     (own / "mine.py").write_text(text)
     (own / "_late.py").write_text(late)
@@ -191,8 +211,12 @@ def test_data_that_change_while_a_run_works_end_it(own: Path, tmp_path: Path) ->
     images = tmp_path / "images"
     (images / "a").mkdir(parents=True)
     (images / "a" / "1.png").write_bytes(b"one")
-    text = MINE.replace('[Condition(part="all")]', '[Condition(part=part) for part in ("a", "b")]')
-    (own / "mine.py").write_text(f"{text}\n    def data_sets(self):\n        return ({str(images)!r},)\n")
+    text = MINE.replace(
+        '[Condition(part="all")]', '[Condition(part=part) for part in ("a", "b")]'
+    )
+    (own / "mine.py").write_text(
+        f"{text}\n    def data_sets(self):\n        return ({str(images)!r},)\n"
+    )
     late = f"import pathlib\npathlib.Path({str(images)!r}, 'a', '2.png').write_text('2')\nFACTOR = 1"
     (own / "_late.py").write_text(late)
     run = nablab.run("mine", preset="quick", seeds=1)
@@ -202,6 +226,11 @@ def test_data_that_change_while_a_run_works_end_it(own: Path, tmp_path: Path) ->
 
 
 def test_what_an_experiment_reads_unseen_is_noted(own: Path) -> None:
-    (own / "_late.py").write_text("import os\nFACTOR = int(os.environ.get('FACTOR', 1))")
+    (own / "_late.py").write_text(
+        "import os\nFACTOR = int(os.environ.get('FACTOR', 1))"
+    )
     run = nablab.run("mine", preset="quick", seeds=1)
-    assert any("_late.py, line 2, reads an environment variable" in note for note in run.view().notes)
+    assert any(
+        "_late.py, line 2, reads an environment variable" in note
+        for note in run.view().notes
+    )

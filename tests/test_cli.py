@@ -13,9 +13,11 @@ from pathlib import Path
 import pexpect
 import pytest
 
-from nablab import catalogue, cli, configuration, streams
+from nablab import catalogue, cli
+from nablab.cli import streams
 from nablab.lab.runner import Plan
 from nablab.lab.session import Estimate
+from nablab.settings import configuration
 from tests.conftest import Nablab
 
 
@@ -28,7 +30,10 @@ from tests.conftest import Nablab
         (("run", "toy", "steps=x"), "steps"),
         (("run", "toy", "steps=1", "steps=2"), "twice"),
         (("run", "toy", "replicas_of=tow"), "two"),
-        (("run", "toy", "preset=quick"), "'preset' is an option of its own: --preset NAME"),
+        (
+            ("run", "toy", "preset=quick"),
+            "'preset' is an option of its own: --preset NAME",
+        ),
         (("run", "toy", "--seeds", "1000000000"), "at most 10,000"),
         (("run", "toy", "--preset", "qick"), "Did you mean 'quick'"),
         (("run", "toy", "--seeds", "0"), "must be 1 or more"),
@@ -74,14 +79,22 @@ def test_all_experiments_are_run_by_one_word(
     json.loads(capsys.readouterr().out)
 
 
-def test_run_then_runs_report_compare(nablab: Nablab, nablab_here: Nablab, tmp_path: Path) -> None:
+def test_run_then_runs_report_compare(
+    nablab: Nablab, nablab_here: Nablab, tmp_path: Path
+) -> None:
     first = nablab("run", "toy", "--preset", "quick")
     assert first.returncode == 0, first.stderr
     assert "[1] width=2: 3 trials in" in first.stdout  # no terminal: plain lines
     assert "\x1b" not in first.stdout
-    assert "supported" in first.stdout or "refuted" in first.stdout or "inconclusive" in first.stdout
+    assert (
+        "supported" in first.stdout
+        or "refuted" in first.stdout
+        or "inconclusive" in first.stdout
+    )
     assert "report.html" in first.stdout
-    second = nablab_here("run", "toy", "--preset", "quick", "learning_rate=0.02", "--quiet")
+    second = nablab_here(
+        "run", "toy", "--preset", "quick", "learning_rate=0.02", "--quiet"
+    )
     assert second.returncode == 0
     assert "trials in" not in second.stdout
     listed = json.loads(nablab_here("runs", "--json").stdout)
@@ -116,27 +129,41 @@ def test_a_failed_run_exits_with_1_and_says_why(nablab_here: Nablab) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_dry_run_measures_and_stores_nothing(nablab_here: Nablab, tmp_path: Path) -> None:
+def test_dry_run_measures_and_stores_nothing(
+    nablab_here: Nablab, tmp_path: Path
+) -> None:
     done = nablab_here("run", "toy", "steps=50_000", "--dry-run", "--seeds", "7")
     assert done.returncode == 0, done.stderr
     assert "50_000" in done.stdout or "50,000" in done.stdout or "50000" in done.stdout
     assert "14 trials" in done.stdout
     assert not (tmp_path / "runs").exists()
-    facts = json.loads(nablab_here("run", "toy", "steps=50_000", "--dry-run", "--json").stdout)[0]
+    facts = json.loads(
+        nablab_here("run", "toy", "steps=50_000", "--dry-run", "--json").stdout
+    )[0]
     assert facts["seconds"] > 0.2  # 500,000 replica-steps are never free
     assert facts["peak_memory_bytes"] > 50e6
     assert all(row["steps"] == 50_000 for row in facts["conditions"])
 
 
 def test_help_list_and_show_import_neither_torch_nor_numpy(nablab: Nablab) -> None:
-    for words in (["--help"], ["list"], ["show", "deep-vs-shallow"], ["run", "--help"], ["runs"]):
+    for words in (
+        ["--help"],
+        ["list"],
+        ["show", "deep-vs-shallow"],
+        ["run", "--help"],
+        ["runs"],
+    ):
         done = subprocess.run(
             [sys.executable, "-X", "importtime", "-m", "nablab", *words],
             capture_output=True,
             text=True,
             check=True,
         )
-        modules = {line.rsplit("|", 1)[-1].strip() for line in done.stderr.splitlines() if "|" in line}
+        modules = {
+            line.rsplit("|", 1)[-1].strip()
+            for line in done.stderr.splitlines()
+            if "|" in line
+        }
         assert not modules & {"torch", "numpy", "matplotlib", "pandas", "scipy"}, words
 
 
@@ -149,10 +176,25 @@ def test_show_explains_the_toy(nablab: Nablab) -> None:
 
 
 def test_a_narrow_terminal_shows_a_live_table_that_fits(tmp_path: Path) -> None:
-    words = ["-m", "nablab", "run", "toy", "steps=4_000", "--replicas", "sequential", "--seeds", "2"]
+    words = [
+        "-m",
+        "nablab",
+        "run",
+        "toy",
+        "steps=4_000",
+        "--replicas",
+        "sequential",
+        "--seeds",
+        "2",
+    ]
     environment = {**os.environ, "COLUMNS": "44", "TERM": "xterm-256color"}
     child = pexpect.spawn(
-        sys.executable, words, dimensions=(20, 44), cwd=str(tmp_path), env=environment, timeout=60
+        sys.executable,
+        words,
+        dimensions=(20, 44),
+        cwd=str(tmp_path),
+        env=environment,
+        timeout=60,
     )
     child.expect("conditions done")
     child.expect("Report:")
@@ -164,7 +206,12 @@ def test_a_narrow_terminal_shows_a_live_table_that_fits(tmp_path: Path) -> None:
 def test_a_dry_run_in_a_terminal_says_where_it_is(tmp_path: Path) -> None:
     words = ["-m", "nablab", "run", "toy", "--preset", "quick", "--dry-run"]
     child = pexpect.spawn(
-        sys.executable, words, dimensions=(20, 60), cwd=str(tmp_path), encoding="utf-8", timeout=60
+        sys.executable,
+        words,
+        dimensions=(20, 60),
+        cwd=str(tmp_path),
+        encoding="utf-8",
+        timeout=60,
     )
     child.expect(r"Measuring toy, 1 of \d+: width=\d")
     child.expect(r"Measuring toy, 2 of \d+: width=\d")
@@ -188,7 +235,11 @@ def test_in_a_narrow_terminal_questions_stay_in_their_column(
 def test_a_closed_pipe_is_no_error(tmp_path: Path) -> None:
     command = f"{sys.executable} -m nablab list | true"
     done = subprocess.run(
-        ["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, check=False, cwd=tmp_path
+        ["bash", "-o", "pipefail", "-c", command],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
     )
     assert "Traceback" not in done.stderr
 
@@ -200,22 +251,40 @@ def test_version(nablab: Nablab) -> None:
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252", "utf-8"])
-def test_any_encoding_of_the_output_will_do(monkeypatch: pytest.MonkeyPatch, encoding: str) -> None:
-    for words in (["show", "sharpness"], ["list"], ["show", "zero-gradient", "--json"], ["data", "list"]):
+def test_any_encoding_of_the_output_will_do(
+    monkeypatch: pytest.MonkeyPatch, encoding: str
+) -> None:
+    for words in (
+        ["show", "sharpness"],
+        ["list"],
+        ["show", "zero-gradient", "--json"],
+        ["data", "list"],
+    ):
         raw = io.BytesIO()
-        monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding=encoding, write_through=True))
+        monkeypatch.setattr(
+            sys, "stdout", io.TextIOWrapper(raw, encoding=encoding, write_through=True)
+        )
         with pytest.raises(SystemExit) as ended:
             cli.main(words)
         assert ended.value.code == 0
         text = raw.getvalue().decode(encoding)
         if words == ["show", "sharpness"]:
-            width = "half-width ε (|x_i|" if encoding == "utf-8" else "half-width epsilon (|x_i|"
+            width = (
+                "half-width ε (|x_i|"
+                if encoding == "utf-8"
+                else "half-width epsilon (|x_i|"
+            )
             assert width in " ".join(text.split())
             assert "?" not in text.partition("Keskar")[2].partition("Claims")[0]
         if "--json" in words:
-            assert json.loads(text)["question"] == catalogue.find("zero-gradient").question()
             assert (
-                json.loads(text)["page"].isascii() or encoding == "utf-8" or "ε" in json.loads(text)["page"]
+                json.loads(text)["question"]
+                == catalogue.find("zero-gradient").question()
+            )
+            assert (
+                json.loads(text)["page"].isascii()
+                or encoding == "utf-8"
+                or "ε" in json.loads(text)["page"]
             )
 
 
@@ -228,7 +297,9 @@ def test_any_encoding_of_the_output_will_do(monkeypatch: pytest.MonkeyPatch, enc
         ("├──┤ ━╸", "+--+ --"),
     ],
 )
-def test_characters_that_an_encoding_lacks_have_a_nearest(text: str, readable: str) -> None:
+def test_characters_that_an_encoding_lacks_have_a_nearest(
+    text: str, readable: str
+) -> None:
     assert text.encode("ascii", streams.READABLE).decode() == readable
 
 
@@ -250,7 +321,15 @@ def test_a_loud_file_leaves_the_json_of_a_run_alone(
     nablab: Nablab, nablab_here: Nablab, tmp_path: Path
 ) -> None:
     (tmp_path / "loud.py").write_text(LOUD)
-    words = ["run", "deep-vs-shallow", "--preset", "quick", "targets=sinc", "trio=none", "steps=20"]
+    words = [
+        "run",
+        "deep-vs-shallow",
+        "--preset",
+        "quick",
+        "targets=sinc",
+        "trio=none",
+        "steps=20",
+    ]
     words += ["--model", "loud.py:build", "--seeds", "2", "--json"]
     done = nablab(*words, "--jobs", "2")
     json.loads(done.stdout)
@@ -278,7 +357,7 @@ LEAVING = """
 import sys
 {on_import}
 from dataclasses import dataclass
-from nablab.experiment import Condition, Experiment
+from nablab.contract import Condition, Experiment
 
 @dataclass(frozen=True)
 class Leaving(Experiment):
@@ -319,7 +398,9 @@ def test_an_experiment_that_calls_exit_is_an_error(
     assert "SystemExit: 0" in done.stderr
     assert done.returncode == (0 if where == "figures" else 1)
     if where != "figures":
-        dry = nablab_here("run", "leaving", f"where={where}", "--seeds", "1", "--dry-run")
+        dry = nablab_here(
+            "run", "leaving", f"where={where}", "--seeds", "1", "--dry-run"
+        )
         assert dry.returncode == 1
         assert "leaving.py, line " in dry.stderr
 
@@ -328,7 +409,9 @@ def test_a_file_that_calls_exit_on_import_is_listed_as_broken(
     nablab_here: Nablab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "own").mkdir()
-    (tmp_path / "own" / "leaving.py").write_text(LEAVING.format(on_import="sys.exit(0)"))
+    (tmp_path / "own" / "leaving.py").write_text(
+        LEAVING.format(on_import="sys.exit(0)")
+    )
     monkeypatch.setenv("NABLAB_EXPERIMENTS", str(tmp_path / "own"))
     done = nablab_here("list")
     assert "cannot be imported: SystemExit: 0" in " ".join(done.stdout.split())
@@ -342,7 +425,10 @@ def test_a_file_that_calls_exit_on_import_is_listed_as_broken(
 def test_a_dry_run_that_raises_is_one_sentence(nablab_here: Nablab) -> None:
     done = nablab_here("run", "toy", "fail=4", "--dry-run", "--seeds", "1", "steps=20")
     assert done.returncode == 1
-    assert "The dry run of toy (width=4) raised RuntimeError: this width was asked to fail (" in done.stderr
+    assert (
+        "The dry run of toy (width=4) raised RuntimeError: this width was asked to fail ("
+        in done.stderr
+    )
     assert "toy.py, line " in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
@@ -362,7 +448,12 @@ def test_runs_break_between_words_and_name_their_settings(
 ) -> None:
     widths = "widths=2,3,4,5,6,7,8,9,10,11,12"
     for more in ((), ("learning_rate=0.02", widths)):
-        assert nablab_here("run", "toy", "--preset", "quick", "steps=20", *more, "--quiet").returncode == 0
+        assert (
+            nablab_here(
+                "run", "toy", "--preset", "quick", "steps=20", *more, "--quiet"
+            ).returncode
+            == 0
+        )
     facts = json.loads(nablab_here("runs", "--json").stdout)
     monkeypatch.setattr(cli.output, "_width", width)
     lines = nablab_here("runs").stdout.splitlines()
@@ -385,7 +476,10 @@ def test_show_holds_claims_and_exercises_and_cuts_nothing(
         whole = " ".join(text.split())
         assert "`" not in text
         assert "…" not in text
-        for point in (*(claim.sentence for claim in experiment.claims), *experiment.exercises):
+        for point in (
+            *(claim.sentence for claim in experiment.claims),
+            *experiment.exercises,
+        ):
             assert " ".join(point.replace("`", "").rstrip(".").split()) in whole
         joined = re.sub(r"([,;]) *\n", r"\1", text)
         for field in configuration.describe(experiment):
@@ -399,8 +493,18 @@ def test_texts_name_the_option_for_a_preset() -> None:
         assert not [text for text in texts if "preset=" in text], entry.name
 
 
-def test_a_dry_run_says_at_most_where_training_may_end_early(nablab_here: Nablab) -> None:
-    words = ["data=digits@60", "networks=flatten-3", "shares=0", "epochs=1", "batch_size=30", "--seeds", "1"]
+def test_a_dry_run_says_at_most_where_training_may_end_early(
+    nablab_here: Nablab,
+) -> None:
+    words = [
+        "data=digits@60",
+        "networks=flatten-3",
+        "shares=0",
+        "epochs=1",
+        "batch_size=30",
+        "--seeds",
+        "1",
+    ]
     done = nablab_here("run", "random-labels", *words, "--dry-run")
     assert "at most 2" in done.stdout
     assert "at most about" in done.stdout
@@ -408,15 +512,33 @@ def test_a_dry_run_says_at_most_where_training_may_end_early(nablab_here: Nablab
     assert "at most" not in done.stdout
 
 
-def test_show_and_the_dry_run_name_claims_that_the_seeds_cannot_decide(nablab_here: Nablab) -> None:
+def test_show_and_the_dry_run_name_claims_that_the_seeds_cannot_decide(
+    nablab_here: Nablab,
+) -> None:
     shown = " ".join(nablab_here("show", "sharpness").stdout.split())
-    assert "5 seeds cannot decide 5 of the claims: five batch sizes at one learning rate" in shown
+    assert (
+        "5 seeds cannot decide 5 of the claims: five batch sizes at one learning rate"
+        in shown
+    )
     assert "- The gap rises with Keskar's sharpness (takes more conditions)" in shown
     assert "cannot decide" not in nablab_here("show", "deep-vs-shallow").stdout
-    words = ["run", "deep-vs-shallow", "--preset", "quick", "steps=20", "targets=sawtooth", "--dry-run"]
+    words = [
+        "run",
+        "deep-vs-shallow",
+        "--preset",
+        "quick",
+        "steps=20",
+        "targets=sawtooth",
+        "--dry-run",
+    ]
     dry = " ".join(nablab_here(*words, "--seeds", "5").stdout.split())
-    assert "5 seeds cannot decide 1 of the claims on their own, whatever they give:" in dry
-    assert "- Training does not find the sawtooth, although a smaller network equals it" in dry
+    assert (
+        "5 seeds cannot decide 1 of the claims on their own, whatever they give:" in dry
+    )
+    assert (
+        "- Training does not find the sawtooth, although a smaller network equals it"
+        in dry
+    )
     assert "(takes at least 6 seeds)" in dry
     (facts,) = json.loads(nablab_here(*words, "--seeds", "5", "--json").stdout)
     assert [one["seeds"] for one in facts["undecided"]] == [6]
@@ -425,7 +547,10 @@ def test_show_and_the_dry_run_name_claims_that_the_seeds_cannot_decide(nablab_he
 
 def test_show_lists_what_others_reported(nablab_here: Nablab) -> None:
     shown = " ".join(nablab_here("show", "deep-vs-shallow").stdout.split())
-    assert "a course (sinc, deep network, Adam): epochs until the loss is 0.001 961, 1 seed" in shown
+    assert (
+        "a course (sinc, deep network, Adam): epochs until the loss is 0.001 961, 1 seed"
+        in shown
+    )
     facts = json.loads(nablab_here("show", "deep-vs-shallow", "--json").stdout)
     assert facts["reported"][0]["value"] == 961
 
@@ -434,11 +559,14 @@ def test_an_experiment_whose_conditions_fail_is_still_shown(
     nablab_here: Nablab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "own").mkdir()
-    leaving = LEAVING.format(on_import="").replace('where: str = "run"', 'where: str = "conditions"')
+    leaving = LEAVING.format(on_import="").replace(
+        'where: str = "run"', 'where: str = "conditions"'
+    )
     (tmp_path / "own" / "leaving.py").write_text(leaving)
     monkeypatch.setenv("NABLAB_EXPERIMENTS", str(tmp_path / "own"))
     done = nablab_here("show", "leaving")
     assert done.returncode == 0
-    assert "Whether 5 seeds can decide the claims is not known: SystemExit: 0" in " ".join(
-        done.stdout.split()
+    assert (
+        "Whether 5 seeds can decide the claims is not known: SystemExit: 0"
+        in " ".join(done.stdout.split())
     )

@@ -14,10 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nablab import catalogue
-from nablab.configuration import changes, describe, parse_overrides, resolve
+from nablab.contract import Experiment
 from nablab.errors import UsageError
-from nablab.experiment import Experiment
-from nablab.values import AtMost, fields_of
+from nablab.settings.configuration import changes, describe, parse_overrides, resolve
+from nablab.settings.values import AtMost, fields_of
 
 
 @dataclass(frozen=True)
@@ -136,17 +136,32 @@ def test_text_becomes_the_value_of_the_type(token: str, value: object) -> None:
         ("optimizer.momentun=1", r"Did you mean 'optimizer.momentum'"),
         ("steps.x=5", r"no key 'steps.x'"),
         ("seeds=5", r"--seeds N"),
-        ("steps=2.5", r"steps='2.5' does not fit. 'steps' takes: whole number. Example: steps=20000."),
-        ("steps=1e999999999", "too large: it must be at most 9,223,372,036,854,775,807"),
+        (
+            "steps=2.5",
+            r"steps='2.5' does not fit. 'steps' takes: whole number. Example: steps=20000.",
+        ),
+        (
+            "steps=1e999999999",
+            "too large: it must be at most 9,223,372,036,854,775,807",
+        ),
         ("steps=nan", r"takes: whole number"),
         ("rate=fast", r"'rate' takes: number. Example: rate=1e-3."),
         ("rate=nan", r"takes: number"),
         ("fused=maybe", r"takes: true or false"),
-        ("mode=fats", r"no value of 'mode' 'fats'. Did you mean 'fast'\? Choices: slow, fast, 3."),
+        (
+            "mode=fats",
+            r"no value of 'mode' 'fats'. Did you mean 'fast'\? Choices: slow, fast, 3.",
+        ),
         ("limit=much", r"'limit' takes: number or none"),
         ("widths=1,x", r"takes: whole number"),
-        ("interval=1", r"it has 1 parts instead of 2.*2 values, separated by commas: number, number"),
-        ("optimizer=adm", r"Did you mean 'adam'\? Choices: adam, sgd. Its parts are set by optimizer.learn"),
+        (
+            "interval=1",
+            r"it has 1 parts instead of 2.*2 values, separated by commas: number, number",
+        ),
+        (
+            "optimizer=adm",
+            r"Did you mean 'adam'\? Choices: adam, sgd. Its parts are set by optimizer.learn",
+        ),
     ],
 )
 def test_a_wrong_word_is_answered(token: str, message: str) -> None:
@@ -159,15 +174,39 @@ def test_a_key_given_twice_is_an_error() -> None:
         parse_overrides(Everything, ["steps=1", "steps=2"])
 
 
-@given(st.integers(-(10**15), 10**15), st.floats(allow_nan=False), st.lists(st.integers(-99, 99)))
-def test_numbers_survive_the_way_through_text(whole: int, number: float, widths: list[int]) -> None:
-    tokens = [f"steps={whole}", f"rate={number!r}", f"widths={','.join(map(str, widths))}"]
-    assert parse_overrides(Everything, tokens) == {"steps": whole, "rate": number, "widths": tuple(widths)}
+@given(
+    st.integers(-(10**15), 10**15),
+    st.floats(allow_nan=False),
+    st.lists(st.integers(-99, 99)),
+)
+def test_numbers_survive_the_way_through_text(
+    whole: int, number: float, widths: list[int]
+) -> None:
+    tokens = [
+        f"steps={whole}",
+        f"rate={number!r}",
+        f"widths={','.join(map(str, widths))}",
+    ]
+    assert parse_overrides(Everything, tokens) == {
+        "steps": whole,
+        "rate": number,
+        "widths": tuple(widths),
+    }
 
 
 @given(st.text(max_size=30))
 def test_any_text_is_parsed_or_refused_with_a_usage_error(text: str) -> None:
-    for key in ("steps", "rate", "fused", "mode", "limit", "widths", "interval", "networks", "optimizer"):
+    for key in (
+        "steps",
+        "rate",
+        "fused",
+        "mode",
+        "limit",
+        "widths",
+        "interval",
+        "networks",
+        "optimizer",
+    ):
         with contextlib.suppress(UsageError):
             parse_overrides(Everything, [f"{key}={text}"])
 
@@ -180,10 +219,16 @@ def test_overrides_beat_the_preset_and_the_preset_beats_the_default() -> None:
 
 def test_dotted_keys_reach_into_nested_dataclasses() -> None:
     assert resolve(Everything, "paper", {}).optimizer == SGD(momentum=0.9)
-    assert resolve(Everything, "standard", {"inner.learning_rate": 1}).inner == Adam(learning_rate=1.0)
-    assert resolve(Everything, "standard", {"inner": {"learning_rate": 1}}).inner == Adam(learning_rate=1.0)
+    assert resolve(Everything, "standard", {"inner.learning_rate": 1}).inner == Adam(
+        learning_rate=1.0
+    )
+    assert resolve(
+        Everything, "standard", {"inner": {"learning_rate": 1}}
+    ).inner == Adam(learning_rate=1.0)
     with pytest.raises(UsageError, match="no key 'momentum'"):
-        resolve(Everything, "standard", {"optimizer.momentum": 0.5})  # the default is Adam
+        resolve(
+            Everything, "standard", {"optimizer.momentum": 0.5}
+        )  # the default is Adam
     chosen = parse_overrides(Everything, ["optimizer.momentum=0.5", "optimizer=sgd"])
     assert resolve(Everything, "standard", chosen).optimizer == SGD(momentum=0.5)
 
@@ -205,7 +250,9 @@ def test_dotted_keys_reach_into_nested_dataclasses() -> None:
         ({"steps": 0}, "steps must be positive"),
     ],
 )
-def test_values_from_python_are_checked_too(values: dict[str, Any], message: str) -> None:
+def test_values_from_python_are_checked_too(
+    values: dict[str, Any], message: str
+) -> None:
     with pytest.raises(UsageError, match=message):
         resolve(Everything, "standard", values)
 
@@ -238,7 +285,9 @@ class Bounded(Experiment):
 )
 def test_a_number_beyond_the_bound_of_its_field(token: str, bound: str) -> None:
     key = token.partition("=")[0]
-    with pytest.raises(UsageError, match=f"{key}=.* is too large: it must be at most {bound}[.]"):
+    with pytest.raises(
+        UsageError, match=f"{key}=.* is too large: it must be at most {bound}[.]"
+    ):
         parse_overrides(Bounded, [token])
     value = {
         "sizes": (1, 101),
@@ -250,11 +299,29 @@ def test_a_number_beyond_the_bound_of_its_field(token: str, bound: str) -> None:
 
 
 def test_numbers_up_to_the_bound_are_taken() -> None:
-    tokens = ["epochs=100", "limit=none", "name=many", "sizes=100,1", "networks=100;1", "pair=0.5,7"]
+    tokens = [
+        "epochs=100",
+        "limit=none",
+        "name=many",
+        "sizes=100,1",
+        "networks=100;1",
+        "pair=0.5,7",
+    ]
     values = parse_overrides(Bounded, tokens)
-    assert list(values.values()) == [100, None, "many", (100, 1), ((100,), (1,)), (0.5, 7)]
-    assert {doc.name: doc.type for doc in describe(Bounded)}["sizes"] == "whole numbers, separated by commas"
-    assert {doc.name: doc.type for doc in describe(Bounded)}["limit"] == "whole number or none"
+    assert list(values.values()) == [
+        100,
+        None,
+        "many",
+        (100, 1),
+        ((100,), (1,)),
+        (0.5, 7),
+    ]
+    assert {doc.name: doc.type for doc in describe(Bounded)}[
+        "sizes"
+    ] == "whole numbers, separated by commas"
+    assert {doc.name: doc.type for doc in describe(Bounded)}[
+        "limit"
+    ] == "whole number or none"
 
 
 def test_every_whole_number_of_every_experiment_has_a_bound() -> None:
@@ -276,9 +343,12 @@ def parts_of(hint: Any) -> list[Any]:
 
 
 @pytest.mark.parametrize(
-    ("text", "value"), [("sinc", ("sinc",)), ("a,min(x,1)", ("a", "min(x,1)")), ("()", ())]
+    ("text", "value"),
+    [("sinc", ("sinc",)), ("a,min(x,1)", ("a", "min(x,1)")), ("()", ())],
 )
-def test_a_text_from_python_stands_for_a_tuple(text: str, value: tuple[str, ...]) -> None:
+def test_a_text_from_python_stands_for_a_tuple(
+    text: str, value: tuple[str, ...]
+) -> None:
     assert resolve(Everything, "standard", {"names": text}).names == value
 
 
@@ -293,7 +363,9 @@ def test_a_finished_run_can_be_read_without_validation() -> None:
 
 
 def test_lists_and_whole_numbers_from_python_are_taken() -> None:
-    experiment = resolve(Everything, "standard", {"widths": [1, 2], "rate": 1, "networks": [[1, 2], [3]]})
+    experiment = resolve(
+        Everything, "standard", {"widths": [1, 2], "rate": 1, "networks": [[1, 2], [3]]}
+    )
     assert experiment.widths == (1, 2)
     assert isinstance(experiment.rate, float)
     assert experiment.networks == ((1, 2), (3,))
@@ -314,26 +386,41 @@ def test_a_preset_with_an_unknown_key_is_found_out() -> None:
 
 def test_describe_says_what_each_field_takes() -> None:
     docs = {doc.name: doc for doc in describe(Everything)}
-    assert docs["steps"].help == "Optimizer steps. The second sentence is on a line of its own: with a colon."
+    assert (
+        docs["steps"].help
+        == "Optimizer steps. The second sentence is on a line of its own: with a colon."
+    )
     assert docs["rate"].help == "Learning rate."
     assert docs["mode"].choices == ("slow", "fast", "3")
     assert docs["limit"].type == "number or none"
     assert docs["limit"].default == "none"
     assert docs["networks"].default == "1,10,1"
-    assert docs["networks"].type == "groups, separated by semicolons, of whole numbers, separated by commas"
+    assert (
+        docs["networks"].type
+        == "groups, separated by semicolons, of whole numbers, separated by commas"
+    )
     assert docs["optimizer"].choices == ("adam", "sgd")
     assert docs["inner.learning_rate"].help == "Size of a step."
     assert "not" not in docs
 
 
 def test_defaults_shown_by_describe_can_be_typed_back() -> None:
-    tokens = [f"{doc.name}={doc.default}" for doc in describe(Everything) if "." not in doc.name]
-    assert resolve(Everything, "standard", parse_overrides(Everything, tokens)) == Everything()
+    tokens = [
+        f"{doc.name}={doc.default}"
+        for doc in describe(Everything)
+        if "." not in doc.name
+    ]
+    assert (
+        resolve(Everything, "standard", parse_overrides(Everything, tokens))
+        == Everything()
+    )
 
 
 def test_configuration_imports_nothing_heavy() -> None:
-    code = "import sys, nablab.configuration; print({'torch', 'numpy', 'matplotlib'} & set(sys.modules))"
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    code = "import sys, nablab.settings.configuration; print({'torch', 'numpy', 'matplotlib'} & set(sys.modules))"
+    out = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
     assert out.stdout.strip() == "set()"
 
 
@@ -350,7 +437,9 @@ def test_configuration_imports_nothing_heavy() -> None:
         ["inner.betas=0.5,0.6"],
     ],
 )
-def test_changes_are_the_words_that_make_the_same_experiment_again(preset: str, tokens: list[str]) -> None:
+def test_changes_are_the_words_that_make_the_same_experiment_again(
+    preset: str, tokens: list[str]
+) -> None:
     experiment = resolve(Everything, preset, parse_overrides(Everything, tokens))
     words = changes(experiment, preset)
     assert resolve(Everything, preset, parse_overrides(Everything, words)) == experiment

@@ -22,7 +22,9 @@ def test_the_experiments_pages_are_fresh() -> None:
         text=True,
         check=False,
     )
-    assert done.returncode == 0, f"{done.stdout}{done.stderr}\nRun 'make docs' and commit the pages."
+    assert done.returncode == 0, (
+        f"{done.stdout}{done.stderr}\nRun 'make docs' and commit the pages."
+    )
 
 
 @pytest.mark.parametrize("name", ["MomentumHelps", "CriticSteps"])
@@ -30,7 +32,9 @@ def test_the_experiments_of_the_guide_run(
     name: str, nablab_here: Nablab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     blocks = re.findall(
-        r"```python\n(.*?)```", (ROOT / "docs" / "writing-an-experiment.md").read_text(), re.S
+        r"```python\n(.*?)```",
+        (ROOT / "docs" / "writing-an-experiment.md").read_text(),
+        re.S,
     )
     (block,) = [block for block in blocks if f"class {name}(Experiment)" in block]
     assert len([line for line in block.splitlines() if line.strip()]) <= 60
@@ -45,13 +49,19 @@ def test_the_experiments_of_the_guide_run(
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_between_pages_and_to_pictures_lead_somewhere(page: Path) -> None:
     links = re.findall(r"\]\(([^)#\s]+)", page.read_text())
-    broken = [link for link in links if not link.startswith("http") and not (page.parent / link).exists()]
+    broken = [
+        link
+        for link in links
+        if not link.startswith("http") and not (page.parent / link).exists()
+    ]
     assert broken == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_files_named_in_the_text_exist(page: Path) -> None:
-    names = re.findall(r"`((?:src|docs|tests|benchmarks|tools)/[\w./-]+\.\w+)`", page.read_text())
+    names = re.findall(
+        r"`((?:src|docs|tests|benchmarks|tools)/[\w./-]+\.\w+)`", page.read_text()
+    )
     assert [name for name in names if not (ROOT / name).exists()] == []
 
 
@@ -59,7 +69,9 @@ def test_the_example_of_a_loop_of_ones_own_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nablab_here: Nablab
 ) -> None:
     page = (ROOT / "docs" / "writing-an-experiment.md").read_text()
-    example = page.split("## A loop of your own")[1].split("```python\n")[1].split("```")[0]
+    example = (
+        page.split("## A loop of your own")[1].split("```python\n")[1].split("```")[0]
+    )
     (tmp_path / "wider_margin.py").write_text(example)
     monkeypatch.setenv("NABLAB_EXPERIMENTS", str(tmp_path))
     done = nablab_here("run", "wider-margin", "--preset", "quick", "--seeds", "10")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from nablab import lasting
+from nablab.cli import lasting
 
 FULL = Path("/dev/full")
 needs_full = pytest.mark.skipif(not FULL.exists(), reason="needs /dev/full")
@@ -26,7 +26,9 @@ sys.exit(3 if lasting.lost() else 4)
 
 def run(**options: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", PROGRAM]
-    return subprocess.run(command, check=False, text=True, stderr=subprocess.PIPE, **options)  # type: ignore[call-overload,no-any-return]
+    return subprocess.run(
+        command, check=False, text=True, stderr=subprocess.PIPE, **options
+    )  # type: ignore[call-overload,no-any-return]
 
 
 def test_all_is_written_where_it_can_be(tmp_path: Path) -> None:
@@ -45,7 +47,10 @@ def test_a_full_disk_is_remembered() -> None:
 
 def test_a_reader_who_left_misses_nothing() -> None:
     process = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", PROGRAM],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     assert process.stdout is not None
     assert process.stderr is not None
@@ -57,7 +62,11 @@ def test_a_reader_who_left_misses_nothing() -> None:
 
 def test_closed_output_is_nowhere() -> None:
     done = subprocess.run(
-        f"{sys.executable} -c '{PROGRAM}' >&- 2>&-", shell=True, check=False, capture_output=True, text=True
+        f"{sys.executable} -c '{PROGRAM}' >&- 2>&-",
+        shell=True,
+        check=False,
+        capture_output=True,
+        text=True,
     )
     assert (done.returncode, done.stdout, done.stderr) == (4, "", "")
 
@@ -70,7 +79,9 @@ def test_what_stands_in_for_output_stays() -> None:
 
 
 @needs_full
-@pytest.mark.parametrize("words", [["list"], ["show", "sharpness", "--json"], ["--help"]])
+@pytest.mark.parametrize(
+    "words", [["list"], ["show", "sharpness", "--json"], ["--help"]]
+)
 def test_a_command_that_cannot_print_fails_in_one_sentence(words: list[str]) -> None:
     with FULL.open("w") as file:
         done = subprocess.run(
@@ -81,11 +92,18 @@ def test_a_command_that_cannot_print_fails_in_one_sentence(words: list[str]) -> 
             check=False,
         )
     assert done.returncode == 1
-    assert done.stderr == "Not all output could be written: No space left on device. Runs are kept.\n"
+    assert (
+        done.stderr
+        == "Not all output could be written: No space left on device. Runs are kept.\n"
+    )
 
 
 def test_a_command_whose_output_is_closed_works() -> None:
     done = subprocess.run(
-        f"{sys.executable} -m nablab list >&-", shell=True, check=False, capture_output=True, text=True
+        f"{sys.executable} -m nablab list >&-",
+        shell=True,
+        check=False,
+        capture_output=True,
+        text=True,
     )
     assert (done.returncode, done.stderr) == (0, "")

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from nablab.contract import Condition
 from nablab.errors import UsageError
-from nablab.experiment import Condition
-from nablab.picking import pick_condition
+from nablab.runs.picking import pick_condition
 
 CONDITIONS = [
     Condition(target="sinc, or so", width=2, norm=True),
@@ -28,7 +28,10 @@ CONDITIONS = [
         ("target=a=b,norm=false", 2),
         ("rate=1e-3, width=8", 4),
         ({"width": 2, "norm": True}, 0),
-        ({"target": "a=b", "rate": 0.001}, 3),  # the whole of it, though another one has the same and more
+        (
+            {"target": "a=b", "rate": 0.001},
+            3,
+        ),  # the whole of it, though another one has the same and more
         (CONDITIONS[4], 4),
         ("norm=TRUE", 0),
         ("width=2.0", 0),
@@ -42,15 +45,23 @@ def test_levels_find_a_condition(wanted: Mapping[str, Any] | str, place: int) ->
     ("wanted", "message"),
     [
         ("", r"Which condition\? 5 fit: target=sinc, or so, width=2, norm=True; "),
-        ("width=4", r"2 fit: target=sinc, or so, width=4, norm=False; target=a=b, width=4, norm=False. Give"),
+        (
+            "width=4",
+            r"2 fit: target=sinc, or so, width=4, norm=False; target=a=b, width=4, norm=False. Give",
+        ),
         ("wdith=4", "no factor 'wdith'. Did you mean 'width'"),
         ("width=3", "no level of 'width' '3'.*Choices: 2, 4, 8"),
         ("width=2, norm=false", "no level of 'norm' 'false'.*Choices: True"),
-        ("deep", "'deep' is no level. Write factor=level; factors: target, width, norm, rate"),
+        (
+            "deep",
+            "'deep' is no level. Write factor=level; factors: target, width, norm, rate",
+        ),
         ({"width": 99}, "no level of 'width' '99'"),
     ],
 )
-def test_what_singles_none_out_is_said(wanted: Mapping[str, Any] | str, message: str) -> None:
+def test_what_singles_none_out_is_said(
+    wanted: Mapping[str, Any] | str, message: str
+) -> None:
     with pytest.raises(UsageError, match=message):
         pick_condition(CONDITIONS, wanted)
 

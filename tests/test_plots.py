@@ -14,7 +14,7 @@ import pytest
 from scipy import stats
 
 from nablab import plots
-from nablab.experiment import Condition, Curve, Record, Records
+from nablab.contract import Condition, Curve, Record, Records
 from nablab.plots.frame import power_of_ten, ticks
 from nablab.report import exports
 from tests.report.conftest import FakeDepth, fake_record
@@ -25,7 +25,9 @@ LIMIT = 300_000
 
 @pytest.fixture(scope="module")
 def records() -> Records:
-    return Records(fake_record(c, s) for c in FakeDepth().conditions() for s in range(5))
+    return Records(
+        fake_record(c, s) for c in FakeDepth().conditions() for s in range(5)
+    )
 
 
 def scalars(values: Mapping[str, Sequence[float]], metric: str = "error") -> Records:
@@ -52,8 +54,12 @@ def losses(values: Sequence[Sequence[float]], model: str = "deep") -> Records:
 def rows(figure: plots.Figure, **where: Any) -> list[dict[str, Any]]:
     """The rows of the plotted numbers that match."""
     table = figure.table
-    found = [dict(zip(table, row, strict=True)) for row in zip(*table.values(), strict=True)]
-    return [row for row in found if all(row[key] == value for key, value in where.items())]
+    found = [
+        dict(zip(table, row, strict=True)) for row in zip(*table.values(), strict=True)
+    ]
+    return [
+        row for row in found if all(row[key] == value for key, value in where.items())
+    ]
 
 
 def texts(figure: plots.Figure) -> set[str]:
@@ -63,13 +69,25 @@ def texts(figure: plots.Figure) -> set[str]:
         figure.figure.canvas.draw_idle()
         figure.figure.draw_without_rendering()
     found = figure.figure.findobj(matplotlib.text.Text)
-    return {artist.get_text() for artist in found if isinstance(artist, matplotlib.text.Text)}
+    return {
+        artist.get_text()
+        for artist in found
+        if isinstance(artist, matplotlib.text.Text)
+    }
 
 
 class TestCurves:
     def test_labels_name_axes_panels_and_levels(self, records: Records) -> None:
         figure = plots.curves(records, x_label="full-batch steps", y_label="loss (MSE)")
-        wanted = {"full-batch steps", "loss (MSE)", "deep", "middle", "shallow", "sinc", "sign_sin"}
+        wanted = {
+            "full-batch steps",
+            "loss (MSE)",
+            "deep",
+            "middle",
+            "shallow",
+            "sinc",
+            "sign_sin",
+        }
         assert wanted <= texts(figure)
         assert all(word in figure.alt for word in ("deep", "sinc", "sign_sin"))
 
@@ -92,7 +110,9 @@ class TestCurves:
         assert "ended early" in figure.caption
 
     @pytest.mark.parametrize("bad", [math.nan, math.inf])
-    def test_a_run_that_diverged_is_drawn_so_far_and_left_out_of_the_mean(self, bad: float) -> None:
+    def test_a_run_that_diverged_is_drawn_so_far_and_left_out_of_the_mean(
+        self, bad: float
+    ) -> None:
         figure = plots.curves(losses([[1.0] * 20, [5.0] * 10 + [bad] * 10]))
         assert {row["value"] for row in rows(figure, series="run", seed=1)} == {5.0}
         assert {round(row["value"], 9) for row in rows(figure, series="mean")} == {1.0}
@@ -101,7 +121,10 @@ class TestCurves:
     def test_missing_curves_are_named(self, records: Records) -> None:
         whole = [r for r in records if r.condition["model"] != "middle"]
         empty = Record(Condition(target="sinc", model="middle"), 0, {})
-        assert "No runs yet: sinc, middle" in plots.curves(Records([*whole, empty])).caption
+        assert (
+            "No runs yet: sinc, middle"
+            in plots.curves(Records([*whole, empty])).caption
+        )
 
     def test_a_single_seed_has_no_band_and_says_so(self) -> None:
         figure = plots.curves(losses([[1.0, 0.5, 0.2]]))
@@ -137,7 +160,9 @@ class TestDots:
         assert [row["value"] for row in rows(figure, series="seed")] == values
         (mean,) = rows(figure, series="mean")
         low, high = interval_of_mean(values)
-        assert (mean["value"], mean["low"], mean["high"]) == pytest.approx((2.875, low, high))
+        assert (mean["value"], mean["low"], mean["high"]) == pytest.approx(
+            (2.875, low, high)
+        )
 
     def test_a_value_that_is_infinite_makes_the_center_a_median(self) -> None:
         figure = plots.dots(scalars({"deep": [3.0, 5.0, math.inf]}), "error")
@@ -155,35 +180,67 @@ class TestDots:
             for name, values in crowded.items()
             for seed, value in enumerate(values)
         )
-        figure = plots.dots(records, "error", by="width", panel_by="", baselines={LONG: 1.0})
-        [label] = [text for text in figure.figure.axes[0].texts if text.get_text() == f" {LONG} "]
+        figure = plots.dots(
+            records, "error", by="width", panel_by="", baselines={LONG: 1.0}
+        )
+        [label] = [
+            text
+            for text in figure.figure.axes[0].texts
+            if text.get_text() == f" {LONG} "
+        ]
         assert (label.get_ha(), label.get_va()) == ("right", "top")
-        free = plots.dots(records, "error", by="width", panel_by="", baselines={LONG: 3.0})
-        [label] = [text for text in free.figure.axes[0].texts if text.get_text() == f" {LONG} "]
+        free = plots.dots(
+            records, "error", by="width", panel_by="", baselines={LONG: 3.0}
+        )
+        [label] = [
+            text for text in free.figure.axes[0].texts if text.get_text() == f" {LONG} "
+        ]
         assert (label.get_ha(), label.get_va()) == ("right", "bottom")
 
-    def test_baselines_are_labelled_and_tabled_per_panel(self, records: Records) -> None:
-        baselines: Any = {"sinc": {"mean of targets": 0.2}, "sign_sin": {"other mean": 0.9}}
+    def test_baselines_are_labelled_and_tabled_per_panel(
+        self, records: Records
+    ) -> None:
+        baselines: Any = {
+            "sinc": {"mean of targets": 0.2},
+            "sign_sin": {"other mean": 0.9},
+        }
         figure = plots.dots(records, "held_out_mse", baselines=baselines)
-        assert [row["value"] for row in rows(figure, series="mean of targets", target="sinc")] == [0.2]
+        assert [
+            row["value"]
+            for row in rows(figure, series="mean of targets", target="sinc")
+        ] == [0.2]
         assert not rows(figure, series="mean of targets", target="sign_sin")
         assert {" mean of targets ", " other mean "} <= texts(figure)
 
     def test_a_baseline_that_does_not_fit_the_axis_is_said(self) -> None:
-        figure = plots.dots(scalars({"a": [1.0, 2.0]}), "error", log_y=True, baselines={"floor": 0.0})
+        figure = plots.dots(
+            scalars({"a": [1.0, 2.0]}), "error", log_y=True, baselines={"floor": 0.0}
+        )
         assert "The floor (0) cannot be drawn on this axis." in figure.caption
 
     @pytest.mark.parametrize(("low", "scale"), [(0.1, "linear"), (0.01, "log")])
-    def test_the_axis_is_logarithmic_where_values_span_decades(self, low: float, scale: str) -> None:
+    def test_the_axis_is_logarithmic_where_values_span_decades(
+        self, low: float, scale: str
+    ) -> None:
         figure = plots.dots(scalars({"a": [low, 1.0]}), "error")
         assert figure.figure.axes[0].get_yscale() == scale
 
     def test_three_panels_stand_in_one_row(self) -> None:
         three = Records(
-            Record(Condition(target=t, model="a"), s, {"error": s + 1.0}) for t in "xyz" for s in range(3)
+            Record(Condition(target=t, model="a"), s, {"error": s + 1.0})
+            for t in "xyz"
+            for s in range(3)
         )
         axes = plots.dots(three, "error").figure.axes
-        assert len({round(ax.get_subplotspec().get_position(ax.figure).y0, 6) for ax in axes}) == 1  # type: ignore[union-attr, arg-type]
+        assert (
+            len(
+                {
+                    round(ax.get_subplotspec().get_position(ax.figure).y0, 6)
+                    for ax in axes
+                }
+            )
+            == 1
+        )  # type: ignore[union-attr, arg-type]
         assert [bool(ax.get_ylabel()) for ax in axes] == [True, False, False]
 
 
@@ -192,7 +249,10 @@ class TestPredictions:
         figure = plots.predictions(records)
         series = {row["series"] for row in rows(figure, target="sinc", model="deep")}
         assert series == {"seed", "mean"}
-        assert {row["series"] for row in rows(figure, model="")} == {"truth", "training"}
+        assert {row["series"] for row in rows(figure, model="")} == {
+            "truth",
+            "training",
+        }
         assert {"sinc · deep", "sign_sin · shallow", "truth"} <= texts(figure)
 
     def test_the_frame_follows_the_truth(self, records: Records) -> None:
@@ -207,21 +267,40 @@ class TestPredictions:
         x = np.linspace(-1, 1, 20)
         many = Records(
             Record(
-                Condition(model=f"m{i}"), 0, {}, arrays={"x": x, "truth": x, "prediction": x * (1 + i / 9)}
+                Condition(model=f"m{i}"),
+                0,
+                {},
+                arrays={"x": x, "truth": x, "prediction": x * (1 + i / 9)},
             )
             for i in range(6)
         )
         axes = plots.predictions(many).figure.axes
         assert [ax.get_title(loc="left") for ax in axes] == [f"m{i}" for i in range(6)]
         assert len({ax.get_ylim() for ax in axes}) == 1
-        assert [bool(ax.get_ylabel()) for ax in axes] == [True, False, False, False, True, False]
-        assert [bool(ax.get_xlabel()) for ax in axes] == [False, False, True, True, True, True]
+        assert [bool(ax.get_ylabel()) for ax in axes] == [
+            True,
+            False,
+            False,
+            False,
+            True,
+            False,
+        ]
+        assert [bool(ax.get_xlabel()) for ax in axes] == [
+            False,
+            False,
+            True,
+            True,
+            True,
+            True,
+        ]
 
     def test_long_names_do_not_squeeze_the_panels(self) -> None:
         x = np.linspace(-1, 1, 20)
         many = Records(
             Record(
-                Condition(target="x*sin(x)+cos(20*x)@-3..3@300", model=f"1-10-20x6-{i}"),
+                Condition(
+                    target="x*sin(x)+cos(20*x)@-3..3@300", model=f"1-10-20x6-{i}"
+                ),
                 0,
                 {},
                 arrays={"x": x, "truth": x, "prediction": x},
@@ -238,7 +317,9 @@ class TestPredictions:
     def test_other_lengths_are_refused(self) -> None:
         arrays = {"x": np.zeros(5), "prediction": np.zeros(4)}
         with pytest.raises(ValueError, match="has 4 values, but 'x' has 5"):
-            plots.predictions(Records([Record(Condition(model="a"), 0, {}, arrays=arrays)]))
+            plots.predictions(
+                Records([Record(Condition(model="a"), 0, {}, arrays=arrays)])
+            )
 
 
 class TestStyle:
@@ -249,13 +330,20 @@ class TestStyle:
 
     def test_twelve_models_are_all_in_the_legend(self) -> None:
         many = Records(
-            Record(Condition(model=f"m{i}"), s, {}, curves={"train_loss": Curve(np.arange(9), np.ones(9))})
+            Record(
+                Condition(model=f"m{i}"),
+                s,
+                {},
+                curves={"train_loss": Curve(np.arange(9), np.ones(9))},
+            )
             for i in range(12)
             for s in range(2)
         )
         assert {f"m{i}" for i in range(12)} <= texts(plots.curves(many))
 
-    def test_a_condition_keeps_its_color_through_the_report(self, records: Records) -> None:
+    def test_a_condition_keeps_its_color_through_the_report(
+        self, records: Records
+    ) -> None:
         colors = []
         for figure in FakeDepth().figures(records).values():
             found = re.findall(r"#0072b2|#d55e00|#009e73", exports.svg(figure, "f"))
@@ -264,7 +352,9 @@ class TestStyle:
 
     def test_importing_plots_imports_neither_numpy_nor_matplotlib(self) -> None:
         code = "import sys, nablab.plots; print({'numpy', 'matplotlib', 'torch'} & set(sys.modules))"
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        )
         assert done.stdout.strip() == "set()"
 
 
@@ -318,7 +408,11 @@ class TestSvg:
                 seed,
                 {},
                 curves={"train_loss": Curve(steps, rng.lognormal(0, 1, 500))},
-                arrays={"x": x, "truth": x**2, "prediction": x**2 + rng.normal(0, 0.1, 500)},
+                arrays={
+                    "x": x,
+                    "truth": x**2,
+                    "prediction": x**2 + rng.normal(0, 0.1, 500),
+                },
             )
             for target in "abcd"
             for i in range(12)
@@ -345,10 +439,17 @@ class TestSvg:
         ([0, 1], [math.inf] * 2),
     ],
 )
-def test_curves_without_anything_to_draw_on_log_axes(steps: list[int], values: list[float]) -> None:
+def test_curves_without_anything_to_draw_on_log_axes(
+    steps: list[int], values: list[float]
+) -> None:
     curve = Curve(np.array(steps, dtype=np.int64), np.array(values))
     records = Records(
-        Record(Condition(model="a", target="t"), seed, {"loss": 1.0}, curves={"loss": curve})
+        Record(
+            Condition(model="a", target="t"),
+            seed,
+            {"loss": 1.0},
+            curves={"loss": curve},
+        )
         for seed in range(2)
     )
     figure = plots.curves(records, curve="loss", log_x=True, log_y=True)

@@ -13,7 +13,9 @@ from nablab.plots.style import COLORS
 def plane(title: str, runs: int = 2, points: int = 5, low: float = 1e-3) -> Plane:
     draw = np.random.default_rng(len(title))
     xy = {run: draw.normal(size=(points, 2)) for run in range(runs)}
-    return Plane(title, xy, {run: np.geomspace(1, low, points) for run in xy}, (0.613, 0.152))
+    return Plane(
+        title, xy, {run: np.geomspace(1, low, points) for run in xy}, (0.613, 0.152)
+    )
 
 
 def test_every_run_has_a_line_a_start_an_end_and_dots_by_value() -> None:
@@ -22,7 +24,10 @@ def test_every_run_has_a_line_a_start_an_end_and_dots_by_value() -> None:
     axes = [ax for ax in figure.figure.axes if ax.get_title(loc="left")]
     assert [ax.get_title(loc="left") for ax in axes] == ["first", "second panel"]
     for ax, shown in zip(axes, (first, second), strict=True):
-        assert (ax.get_xlabel(), ax.get_ylabel()) == ("component 1 (61 %)", "component 2 (15 %)")
+        assert (ax.get_xlabel(), ax.get_ylabel()) == (
+            "component 1 (61 %)",
+            "component 2 (15 %)",
+        )
         lines, dots = ax.get_lines(), ax.collections
         assert (len(lines), len(dots)) == (3 * len(shown.runs), len(shown.runs))
         for run, xy in shown.runs.items():
@@ -30,13 +35,24 @@ def test_every_run_has_a_line_a_start_an_end_and_dots_by_value() -> None:
             np.testing.assert_array_equal(np.c_[whole.get_data()], xy)
             np.testing.assert_array_equal(np.c_[start.get_data()], xy[:1])
             np.testing.assert_array_equal(np.c_[end.get_data()], xy[-1:])
-            assert (start.get_marker(), start.get_markerfacecolor(), end.get_marker()) == ("o", "none", "s")
-            assert {to_hex(line.get_color()) for line in (whole, start, end)} == {COLORS[run]}
+            assert (
+                start.get_marker(),
+                start.get_markerfacecolor(),
+                end.get_marker(),
+            ) == ("o", "none", "s")
+            assert {to_hex(line.get_color()) for line in (whole, start, end)} == {
+                COLORS[run]
+            }
             np.testing.assert_array_equal(dots[run].get_offsets(), xy)
             np.testing.assert_array_equal(dots[run].get_array(), shown.values[run])
             assert isinstance(dots[run].norm, LogNorm)
-            assert (dots[run].norm.vmin, dots[run].norm.vmax) == pytest.approx((1e-5, 1))
-    assert [text.get_text() for text in figure.figure.legends[0].get_texts()] == ["start", "end"]
+            assert (dots[run].norm.vmin, dots[run].norm.vmax) == pytest.approx(
+                (1e-5, 1)
+            )
+    assert [text.get_text() for text in figure.figure.legends[0].get_texts()] == [
+        "start",
+        "end",
+    ]
     bar = figure.figure.axes[-1]
     assert bar.get_xlabel() == "training loss (MSE)"
     assert [label.get_text() for label in bar.get_xticklabels()] == [
@@ -71,6 +87,8 @@ def test_spare_panels_are_left_out_and_nothing_to_draw_is_a_figure() -> None:
 
 def test_values_that_have_no_logarithm_still_draw() -> None:
     shown = plane("a")
-    figure = paths([Plane("a", shown.runs, {0: np.zeros(5), 1: np.full(5, np.nan)}, (0.5, 0.5))])
+    figure = paths(
+        [Plane("a", shown.runs, {0: np.zeros(5), 1: np.full(5, np.nan)}, (0.5, 0.5))]
+    )
     figure.figure.canvas.draw()
     assert len(figure.table["x"]) == 10

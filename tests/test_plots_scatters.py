@@ -7,14 +7,16 @@ import math
 import pytest
 
 from nablab import plots
-from nablab.experiment import Claim, Condition, Record, Records
+from nablab.contract import Claim, Condition, Record, Records
 from nablab.verdicts import judge
 
 
 def records() -> Records:
     return Records(
         Record(
-            Condition(size=size), seed, {"a": size + 0.1 * seed, "b": -size - seed, "y": size + 0.3 * seed}
+            Condition(size=size),
+            seed,
+            {"a": size + 0.1 * seed, "b": -size - seed, "y": size + 0.3 * seed},
         )
         for size in (1, 2, 4)
         for seed in range(4)
@@ -22,13 +24,23 @@ def records() -> Records:
 
 
 def test_every_trial_is_a_dot_and_tau_is_the_verdicts() -> None:
-    found = plots.scatter(records(), {"first": "a", "second": "b"}, y="y", color_by="size", y_label="gap")
+    found = plots.scatter(
+        records(), {"first": "a", "second": "b"}, y="y", color_by="size", y_label="gap"
+    )
     axes = found.figure.axes
     assert [ax.get_xlabel() for ax in axes] == ["first", "second"]
     assert axes[0].get_ylabel() == "gap"
-    assert sorted(x for line in axes[0].lines for x in line.get_xdata()) == sorted(records().values("a"))
-    assert sorted(y for line in axes[0].lines for y in line.get_ydata()) == sorted(records().values("y"))
-    drawn = [x for x, panel in zip(found.table["x"], found.table["panel"], strict=True) if panel == "first"]
+    assert sorted(x for line in axes[0].lines for x in line.get_xdata()) == sorted(
+        records().values("a")
+    )
+    assert sorted(y for line in axes[0].lines for y in line.get_ydata()) == sorted(
+        records().values("y")
+    )
+    drawn = [
+        x
+        for x, panel in zip(found.table["x"], found.table["panel"], strict=True)
+        if panel == "first"
+    ]
     assert sorted(x for x in drawn if x != "") == sorted(records().values("a"))
     verdict = judge([Claim.correlates("a", "y", paired=True)], records())[0]
     taus = [value for value in found.table["tau"] if value != ""]
@@ -60,6 +72,13 @@ def test_few_records_draw(kept: int) -> None:
 
 
 def test_wide_values_get_a_logarithmic_axis() -> None:
-    wide = Records(Record(Condition(size=1), k, {"a": 10.0**k, "y": float(k)}) for k in range(5))
-    assert plots.scatter(wide, {"first": "a"}, y="y").figure.axes[0].get_xscale() == "log"
-    assert plots.scatter(records(), {"first": "a"}, y="y").figure.axes[0].get_xscale() == "linear"
+    wide = Records(
+        Record(Condition(size=1), k, {"a": 10.0**k, "y": float(k)}) for k in range(5)
+    )
+    assert (
+        plots.scatter(wide, {"first": "a"}, y="y").figure.axes[0].get_xscale() == "log"
+    )
+    assert (
+        plots.scatter(records(), {"first": "a"}, y="y").figure.axes[0].get_xscale()
+        == "linear"
+    )

@@ -9,7 +9,12 @@ from nablab import plots
 from nablab.plots.style import SETTINGS
 from nablab.report import exports
 
-THEIRS = {"text.usetex": True, "font.size": 30.0, "axes.grid": True, "lines.linewidth": 9.0}
+THEIRS = {
+    "text.usetex": True,
+    "font.size": 30.0,
+    "axes.grid": True,
+    "lines.linewidth": 9.0,
+}
 
 
 def drawn() -> tuple[str, bytes]:
@@ -25,10 +30,14 @@ def test_a_programs_settings_change_no_figure() -> None:
     plain = drawn()
     with mpl.rc_context(THEIRS):
         assert drawn() == plain
-        assert {key: mpl.rcParams[key] for key in THEIRS} == THEIRS  # and they are left as they were
+        assert {
+            key: mpl.rcParams[key] for key in THEIRS
+        } == THEIRS  # and they are left as they were
 
 
-@pytest.mark.parametrize("key", ["text.usetex", "axes.grid", "lines.linewidth", "font.family"])
+@pytest.mark.parametrize(
+    "key", ["text.usetex", "axes.grid", "lines.linewidth", "font.family"]
+)
 def test_while_drawing_all_is_as_shipped_but_for_the_style(key: str) -> None:
     with mpl.rc_context({**THEIRS, "font.family": ["monospace"]}), plots.drawing():
         assert mpl.rcParams[key] == mpl.rcParamsDefault[key]

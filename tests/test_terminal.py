@@ -14,11 +14,18 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from nablab.consoles import SafeConsole
+from nablab.cli.consoles import SafeConsole
+from nablab.cli.live import (
+    ROOM_FOR_EFFECTS,
+    LiveTable,
+    PlainLines,
+    Quiet,
+    now_text,
+    print_verdicts,
+)
 from nablab.lab.runner import Plan
 from nablab.lab.store import RunFolder, Store
 from nablab.runs import make_plan
-from nablab.terminal import ROOM_FOR_EFFECTS, LiveTable, PlainLines, Quiet, now_text, print_verdicts
 from nablab.verdicts import Verdict
 from tests.report.conftest import fake_verdict
 
@@ -61,7 +68,9 @@ def test_progress_is_shown(folder: RunFolder, plan: Plan) -> None:
     assert "4.5 s" in text  # 150 steps of 3 replicas at 100 a second
     assert "waiting" in text  # the other condition
     assert "nan" in shown(folder, plan, json.dumps(progress(plan, loss="nan")))
-    without = shown(folder, plan, json.dumps(progress(plan, loss=None)))  # a loop of the experiment's own
+    without = shown(
+        folder, plan, json.dumps(progress(plan, loss=None))
+    )  # a loop of the experiment's own
     assert "4.5 s" in without
     assert "None" not in without
 
@@ -82,7 +91,9 @@ def test_progress_of_another_shape_is_not_shown(
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "17", '{"step": ' + "[" * 100_000])
-def test_progress_that_is_none_is_not_shown(folder: RunFolder, plan: Plan, content: str) -> None:
+def test_progress_that_is_none_is_not_shown(
+    folder: RunFolder, plan: Plan, content: str
+) -> None:
     assert shown(folder, plan, content).count("waiting") == 2
 
 
@@ -109,7 +120,9 @@ def test_a_damaged_file_of_the_run_is_said_before_it_goes_on(
 def test_text_never_steers_the_terminal(terminal: bool) -> None:
     stream = StringIO()
     colors = "truecolor" if terminal else None
-    console = SafeConsole(file=stream, width=60, force_terminal=terminal, color_system=colors)
+    console = SafeConsole(
+        file=stream, width=60, force_terminal=terminal, color_system=colors
+    )
     table = Table(RED)
     table.add_row(Text(RED, style="bold"), RED)
     console.print(table)
@@ -143,7 +156,9 @@ def verdicts_of_three() -> list[Verdict]:
     return [
         fake_verdict("supported", claim=claim, scope=scope, answer="depth helps"),
         fake_verdict("refuted", claim=claim, scope=scope),
-        fake_verdict("inconclusive", claim=claim, scope=scope, advice="about 12 seeds would tell"),
+        fake_verdict(
+            "inconclusive", claim=claim, scope=scope, advice="about 12 seeds would tell"
+        ),
     ]
 
 
@@ -152,10 +167,13 @@ def test_the_answer_comes_first_then_one_or_two_lines_a_claim(width: int) -> Non
     lines = summary(verdicts_of_three(), width)
     assert lines[0] == "Depth helps."
     assert max(map(len, lines)) <= width
-    rows = [number for number, line in enumerate(lines) if line[:2] in ("+ ", "- ", "? ")]
+    rows = [
+        number for number, line in enumerate(lines) if line[:2] in ("+ ", "- ", "? ")
+    ]
     legend, *claims = rows
     assert (
-        " ".join(lines[legend : claims[0]]).split("; ")[0] == "+ 1 supported, - 1 refuted, ? 1 inconclusive"
+        " ".join(lines[legend : claims[0]]).split("; ")[0]
+        == "+ 1 supported, - 1 refuted, ? 1 inconclusive"
     )
     assert [lines[row][0] for row in claims] == ["+", "-", "?"]
     ends = [*claims[1:], len(lines)]

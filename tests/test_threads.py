@@ -17,20 +17,35 @@ SHOW = f"import os; print([os.environ.get(key) for key in {KEYS}])"
 
 
 def child(*words: str, **settings: str) -> subprocess.CompletedProcess[str]:
-    environment = {name: value for name, value in os.environ.items() if name not in KEYS}
+    environment = {
+        name: value for name, value in os.environ.items() if name not in KEYS
+    }
     return subprocess.run(
-        [sys.executable, *words], env=environment | settings, capture_output=True, text=True, check=True
+        [sys.executable, *words],
+        env=environment | settings,
+        capture_output=True,
+        text=True,
+        check=True,
     )
 
 
 def test_importing_nablab_sets_it_for_what_is_loaded_later() -> None:
-    assert child("-c", f"import nablab; {SHOW}").stdout.strip() == "['PASSIVE', '0', '0']"
+    assert (
+        child("-c", f"import nablab; {SHOW}").stdout.strip() == "['PASSIVE', '0', '0']"
+    )
 
 
 @pytest.mark.parametrize(
-    "own", [{"OMP_WAIT_POLICY": "ACTIVE"}, {"GOMP_SPINCOUNT": "1000"}, {"KMP_BLOCKTIME": "200"}]
+    "own",
+    [
+        {"OMP_WAIT_POLICY": "ACTIVE"},
+        {"GOMP_SPINCOUNT": "1000"},
+        {"KMP_BLOCKTIME": "200"},
+    ],
 )
-def test_what_the_user_has_set_stays(own: Mapping[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_user_has_set_stays(
+    own: Mapping[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     for key in KEYS:
         monkeypatch.delenv(key, raising=False)
     for key, value in own.items():
@@ -49,13 +64,25 @@ def test_the_library_that_pytorch_brings_has_taken_it() -> None:
     assert "GOMP_SPINCOUNT = '0'" in done.stderr
 
 
-@pytest.mark.parametrize("words", [("-m", "nablab"), ("-c", "from nablab.cli import main; main()")])
-def test_commands_set_it_before_they_load_anything(words: tuple[str, ...], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "words", [("-m", "nablab"), ("-c", "from nablab.cli.main import main; main()")]
+)
+def test_commands_set_it_before_they_load_anything(
+    words: tuple[str, ...], tmp_path: Path
+) -> None:
     """An experiment of the user's, imported by the command, sees what is set."""
-    (tmp_path / "look.py").write_text(SHOW.replace("print(", "open('seen', 'w').write(str(") + ")")
+    (tmp_path / "look.py").write_text(
+        SHOW.replace("print(", "open('seen', 'w').write(str(") + ")"
+    )
     arguments = ["list"] if words[0] == "-m" else []
-    program = (*words, *arguments) if arguments else ("-c", words[1].replace("main()", "main(['list'])"))
-    environment = {name: value for name, value in os.environ.items() if name not in KEYS}
+    program = (
+        (*words, *arguments)
+        if arguments
+        else ("-c", words[1].replace("main()", "main(['list'])"))
+    )
+    environment = {
+        name: value for name, value in os.environ.items() if name not in KEYS
+    }
     subprocess.run(
         [sys.executable, *program],
         env=environment | {"NABLAB_EXPERIMENTS": str(tmp_path)},
@@ -68,9 +95,17 @@ def test_commands_set_it_before_they_load_anything(words: tuple[str, ...], tmp_p
 
 @pytest.mark.parametrize(
     ("content", "expected"),
-    [("200000 100000", 2.0), ("50000 100000", 0.5), ("max 100000", None), ("", None), ("1 2 3", None)],
+    [
+        ("200000 100000", 2.0),
+        ("50000 100000", 0.5),
+        ("max 100000", None),
+        ("", None),
+        ("1 2 3", None),
+    ],
 )
-def test_the_quota_of_a_container_is_read(content: str, expected: float | None, tmp_path: Path) -> None:
+def test_the_quota_of_a_container_is_read(
+    content: str, expected: float | None, tmp_path: Path
+) -> None:
     (tmp_path / "cpu.max").write_text(content)
     assert threads._quota(tmp_path / "cpu.max") == expected
     assert threads._quota(tmp_path / "missing") is None

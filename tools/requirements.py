@@ -13,5 +13,7 @@ extras = [word for word in sys.argv[1:] if word != "--alone"]
 if "--alone" in sys.argv:
     chosen = [r for e in extras for r in alone[e]]
 else:
-    chosen = [r for e in extras for r in project["optional-dependencies"][e]] or project["dependencies"]
+    chosen = [
+        r for e in extras for r in project["optional-dependencies"][e]
+    ] or project["dependencies"]
 print(" ".join(chosen))

@@ -19,12 +19,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-from nablab import catalogue, configuration, open_run
-from nablab.durations import duration
-from nablab.experiment import Condition, Experiment, Record, Records, Reported
+from nablab import catalogue, open_run
+from nablab.contract import Condition, Experiment, Record, Records, Reported
 from nablab.report.reported import measured, table_of
 from nablab.report.sections import MARKS
-from nablab.values import in_text
+from nablab.settings import configuration
+from nablab.settings.values import in_text
+from nablab.text.durations import duration
 from nablab.verdicts import Verdict, answer, judge
 
 DOCS = Path(__file__).resolve().parents[1] / "docs" / "experiments"
@@ -35,7 +36,11 @@ def copy_reference(reference: str) -> None:
     run = open_run(reference)
     run.write()
     preset = run.folder.config().preset
-    target = DOCS / (run.experiment.name if preset == "standard" else f"{run.experiment.name}-{preset}")
+    target = DOCS / (
+        run.experiment.name
+        if preset == "standard"
+        else f"{run.experiment.name}-{preset}"
+    )
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
     for name in ("config.json", "verdicts.json", "scalars.csv"):
@@ -48,7 +53,9 @@ def copy_reference(reference: str) -> None:
     facts = {"command": run.command, "seeds": run.seeds, "trials": len(run.records)}
     facts["date"] = time.strftime("%Y-%m-%d", time.gmtime(started[1]))
     facts["seconds"] = round(seconds)
-    facts["of_work"] = True  # of all processes together; runs of earlier versions knew the time by the clock
+    facts["of_work"] = (
+        True  # of all processes together; runs of earlier versions knew the time by the clock
+    )
     (target / "run.json").write_text(json.dumps(facts, indent=1) + "\n")
 
 
@@ -65,7 +72,9 @@ def _configured(folder: Path) -> Experiment:
     """The experiment as a reference run was configured."""
     config = _read(folder / "config.json")
     found = catalogue.find(config["experiment"])
-    return configuration.resolve(found, config["preset"], config["configuration"], validate=False)
+    return configuration.resolve(
+        found, config["preset"], config["configuration"], validate=False
+    )
 
 
 def _records(path: Path, experiment: Experiment) -> Records:
@@ -77,17 +86,31 @@ def _records(path: Path, experiment: Experiment) -> Records:
     trials: dict[tuple[Condition, int], dict[str, float]] = {}
     with path.open(newline="") as lines:
         for row in csv.DictReader(lines):
-            metric, value, seed = row.pop("metric"), float(row.pop("value")), int(row.pop("seed"))
-            condition = conditions[tuple((factor, level) for factor, level in row.items() if level)]
+            metric, value, seed = (
+                row.pop("metric"),
+                float(row.pop("value")),
+                int(row.pop("seed")),
+            )
+            condition = conditions[
+                tuple((factor, level) for factor, level in row.items() if level)
+            ]
             trials.setdefault((condition, seed), {})[metric] = value
-    return Records(Record(condition, seed, scalars) for (condition, seed), scalars in trials.items())
+    return Records(
+        Record(condition, seed, scalars)
+        for (condition, seed), scalars in trials.items()
+    )
 
 
 def page(experiment: type[Experiment]) -> str:
     """The Markdown page of one experiment."""
     text = inspect.cleandoc(experiment.__doc__ or "").split("\nAttributes:")[0]
     question, _, theory = text.partition("\n")
-    parts = [f"# {question}", f"`nablab run {experiment.name}`", theory.strip(), *_references(experiment)]
+    parts = [
+        f"# {question}",
+        f"`nablab run {experiment.name}`",
+        theory.strip(),
+        *_references(experiment),
+    ]
     parts += _reported(experiment)
     parts += ["## Presets", _table(("preset", "settings"), _presets(experiment))]
     fields = [
@@ -95,7 +118,10 @@ def page(experiment: type[Experiment]) -> str:
         for f in configuration.describe(experiment)
     ]
     parts += ["## Settings", _table(("key", "default", "meaning"), fields)]
-    parts += ["## Exercises", "\n".join(f"{i}. {text}" for i, text in enumerate(experiment.exercises, 1))]
+    parts += [
+        "## Exercises",
+        "\n".join(f"{i}. {text}" for i, text in enumerate(experiment.exercises, 1)),
+    ]
     parts += ["## References", "\n".join(f"- {line}" for line in experiment.references)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -103,7 +129,9 @@ def page(experiment: type[Experiment]) -> str:
 def _presets(experiment: type[Experiment]) -> list[tuple[str, str]]:
     rows = []
     for name, values in experiment.presets.items():
-        settings = ", ".join(f"`{key}={in_text(value)}`" for key, value in values.items())
+        settings = ", ".join(
+            f"`{key}={in_text(value)}`" for key, value in values.items()
+        )
         rows.append((f"`{name}`", settings or "the defaults below"))
     return rows
 
@@ -116,7 +144,10 @@ def _references(experiment: type[Experiment]) -> list[str]:
 def _folders(experiment: type[Experiment]) -> list[Path]:
     """Where the reference runs of an experiment are, that of the preset standard first."""
     presets = [preset for preset in experiment.presets if preset != "standard"]
-    folders = [DOCS / experiment.name, *(DOCS / f"{experiment.name}-{preset}" for preset in presets)]
+    folders = [
+        DOCS / experiment.name,
+        *(DOCS / f"{experiment.name}-{preset}" for preset in presets),
+    ]
     return [folder for folder in folders if (folder / "run.json").exists()]
 
 
@@ -124,7 +155,9 @@ def _reported(experiment: type[Experiment]) -> list[str]:
     """What others reported, beside the reference run that repeats the setting."""
     if not experiment.reported:
         return []
-    table = table_of(experiment.reported, [_beside(one, experiment) for one in experiment.reported])
+    table = table_of(
+        experiment.reported, [_beside(one, experiment) for one in experiment.reported]
+    )
     return ["## What others reported", _table(table.header, table.rows)]
 
 
@@ -132,27 +165,51 @@ def _beside(one: Reported, experiment: type[Experiment]) -> str:
     """What the first reference run of the same setting measured, with its preset; empty without one."""
     for folder in _folders(experiment):
         configured = _configured(folder)
-        if found := measured(one, configured, _records(folder / "scalars.csv", configured)):
+        if found := measured(
+            one, configured, _records(folder / "scalars.csv", configured)
+        ):
             return f"{found}, {_read(folder / 'config.json')['preset']}"
     return ""
 
 
 def _reference(folder: Path) -> list[str]:
     run, environment = _read(folder / "run.json"), _read(folder / "environment.json")
-    verdicts = [Verdict.from_dict(content) for content in _read(folder / "verdicts.json")["verdicts"]]
+    verdicts = [
+        Verdict.from_dict(content)
+        for content in _read(folder / "verdicts.json")["verdicts"]
+    ]
     machine = f"{environment['processor']}, {environment['cores']} cores, torch {environment['torch']}"
-    rows = [(f"{MARKS[v.outcome]} {v.outcome}", v.claim, v.effect_text, v.reason) for v in verdicts]
-    figures = [f"![{path.stem}]({folder.name}/{path.name})" for path in sorted(folder.glob("*.png"))]
+    rows = [
+        (f"{MARKS[v.outcome]} {v.outcome}", v.claim, v.effect_text, v.reason)
+        for v in verdicts
+    ]
+    figures = [
+        f"![{path.stem}]({folder.name}/{path.name})"
+        for path in sorted(folder.glob("*.png"))
+    ]
     took = duration(run["seconds"]) + (" of work" if run.get("of_work") else "")
     intro = f"`{run['command']}`: {run['trials']} trials in {took} on {machine}, {run['date']}."
     preset = _read(folder / "config.json")["preset"]
-    title = "## Reference run" if preset == "standard" else f"## Reference run of the preset {preset}"
-    return [title, intro, answer(verdicts), _table(("verdict", "claim", "effect", "why"), rows), *figures]
+    title = (
+        "## Reference run"
+        if preset == "standard"
+        else f"## Reference run of the preset {preset}"
+    )
+    return [
+        title,
+        intro,
+        answer(verdicts),
+        _table(("verdict", "claim", "effect", "why"), rows),
+        *figures,
+    ]
 
 
 def _table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
     lines = [header, tuple("---" for _ in header), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+    return "\n".join(
+        "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |"
+        for line in lines
+    )
 
 
 def _read(path: Path) -> dict[str, Any]:

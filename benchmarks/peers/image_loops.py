@@ -50,7 +50,9 @@ def normalize(tensor: Tensor) -> Tensor:
     return tensor.clone().sub_(mean).div_(std)
 
 
-def notebook_epoch(build: Callable[[], nn.Module], images: Images, batch_size: int) -> nn.Module:
+def notebook_epoch(
+    build: Callable[[], nn.Module], images: Images, batch_size: int
+) -> nn.Module:
     """One epoch of the usual loop: DataLoader, per-sample transform, float32, Adam as it comes."""
     model = build()
     loader = DataLoader(PerSample(*images.train), batch_size=batch_size, shuffle=True)
@@ -79,7 +81,9 @@ def notebook_evaluation(
     return loss / samples, right / samples
 
 
-def lightning_epoch(build: Callable[[], nn.Module], images: Images, batch_size: int) -> Callable[[], object]:
+def lightning_epoch(
+    build: Callable[[], nn.Module], images: Images, batch_size: int
+) -> Callable[[], object]:
     """One epoch of Lightning's trainer over a TensorDataset in memory, without logs, bars and checkpoints.
 
     Raises:
@@ -118,7 +122,9 @@ def lightning_epoch(build: Callable[[], nn.Module], images: Images, batch_size: 
                 enable_progress_bar=False,
                 enable_model_summary=False,
             )
-            trainer.fit(Module(), DataLoader(prepared, batch_size=batch_size, shuffle=True))
+            trainer.fit(
+                Module(), DataLoader(prepared, batch_size=batch_size, shuffle=True)
+            )
 
     return epoch
 
@@ -137,7 +143,9 @@ def keras_epoch(images: Images, batch_size: int) -> Callable[[], object]:
     except ImportError as error:
         raise Absent(f"Keras 3 on JAX is not installed ({error})") from error
     if keras.backend.backend() != "jax":
-        raise Absent(f"Keras runs on {keras.backend.backend()}; KERAS_BACKEND=jax is needed")
+        raise Absent(
+            f"Keras runs on {keras.backend.backend()}; KERAS_BACKEND=jax is needed"
+        )
     model: Any = keras.Sequential(
         [
             keras.Input((28, 28, 1)),
@@ -154,5 +162,8 @@ def keras_epoch(images: Images, batch_size: int) -> Callable[[], object]:
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(optimizer=keras.optimizers.Adam(), loss=loss)
     x, y = images.train
-    pixels, labels = images.prepare(x).permute(0, 2, 3, 1).contiguous().numpy(), y.numpy()
+    pixels, labels = (
+        images.prepare(x).permute(0, 2, 3, 1).contiguous().numpy(),
+        y.numpy(),
+    )
     return lambda: model.fit(pixels, labels, batch_size=batch_size, epochs=1, verbose=0)

@@ -27,7 +27,10 @@ from nablab.training.engine import FloatArray
 FLAGS = f"--xla_force_host_platform_device_count={usable_cores()}"
 
 MANY_POINTS = 1_000
-STEPS_PER_CALL = {False: 1_000, True: 100}  # by many points: a call of a second or so either way
+STEPS_PER_CALL = {
+    False: 1_000,
+    True: 100,
+}  # by many points: a call of a second or so either way
 
 
 class JaxScan:
@@ -47,7 +50,9 @@ class JaxScan:
         self.replicas = case.replicas
         self._jax, many = jax, case.points > MANY_POINTS
         devices = _devices(jax, case.replicas) if per_core else 1
-        self._shape = (devices, case.replicas // devices) if per_core else (case.replicas,)
+        self._shape = (
+            (devices, case.replicas // devices) if per_core else (case.replicas,)
+        )
         chunk = _chunk(jax, case, STEPS_PER_CALL[many], one_by_one=many and per_core)
         self._initial = self._stack(case)
         self.start()
@@ -77,9 +82,14 @@ class JaxScan:
     def _stack(self, case: Case) -> list[Any]:
         """Weights (K, outputs, inputs) and biases (K, outputs, 1) of each layer; K is split by device."""
         replicas = [list(module.parameters()) for module in case.modules()]
-        stacked = [np.stack([p.detach().numpy() for p in tensors]) for tensors in zip(*replicas, strict=True)]
+        stacked = [
+            np.stack([p.detach().numpy() for p in tensors])
+            for tensors in zip(*replicas, strict=True)
+        ]
         shaped = [a.reshape(*self._shape, *a.shape[1:]) for a in stacked]
-        return [(w, b[..., None]) for w, b in zip(shaped[::2], shaped[1::2], strict=True)]
+        return [
+            (w, b[..., None]) for w, b in zip(shaped[::2], shaped[1::2], strict=True)
+        ]
 
 
 def load_jax() -> Any:
@@ -110,7 +120,9 @@ def _devices(jax: Any, replicas: int) -> int:
     return max(n for n in range(1, len(jax.devices()) + 1) if replicas % n == 0)
 
 
-def _chunk(jax: Any, case: Case, steps: int, *, one_by_one: bool) -> Callable[[Any], Any]:
+def _chunk(
+    jax: Any, case: Case, steps: int, *, one_by_one: bool
+) -> Callable[[Any], Any]:
     """The function (state) -> (state, losses (steps, replicas)) that is compiled."""
     jnp = jax.numpy
     x, y = (tensor.numpy().T for tensor in case.data())
@@ -127,21 +139,35 @@ def _chunk(jax: Any, case: Case, steps: int, *, one_by_one: bool) -> Callable[[A
     gradient = jax.value_and_grad(loss)
 
     def gradients(parameters: Any) -> Any:
-        return jax.lax.map(gradient, parameters) if one_by_one else jax.vmap(gradient)(parameters)
+        return (
+            jax.lax.map(gradient, parameters)
+            if one_by_one
+            else jax.vmap(gradient)(parameters)
+        )
 
     def step(state: Any, _: None) -> Any:
         parameters, first, second, count = state
         losses, found = gradients(parameters)
-        return (*_adam(jax, parameters, found, first, second, count + 1), count + 1), losses
+        return (
+            *_adam(jax, parameters, found, first, second, count + 1),
+            count + 1,
+        ), losses
 
     return lambda state: jax.lax.scan(step, state, None, length=steps)
 
 
-def _adam(jax: Any, parameters: Any, gradients: Any, first: Any, second: Any, count: Any) -> Any:
+def _adam(
+    jax: Any, parameters: Any, gradients: Any, first: Any, second: Any, count: Any
+) -> Any:
     """One step of Adam in the order of operations of `torch.optim.Adam`."""
     root, each = jax.numpy.sqrt, jax.tree.map
     first = each(lambda m, g: 0.9 * m + 0.1 * g, first, gradients)
     second = each(lambda v, g: 0.999 * v + 0.001 * g * g, second, gradients)
     size, correction = LEARNING_RATE / (1 - 0.9**count), root(1 - 0.999**count)
-    parameters = each(lambda p, m, v: p - size * m / (root(v) / correction + 1e-8), parameters, first, second)
+    parameters = each(
+        lambda p, m, v: p - size * m / (root(v) / correction + 1e-8),
+        parameters,
+        first,
+        second,
+    )
     return parameters, first, second

@@ -54,9 +54,17 @@ class EngineAlone:
     """One of the engines, without the loop around it."""
 
     def __init__(
-        self, name: str, case: Case, engine: Callable[..., training.Engine], compile_seconds: float
+        self,
+        name: str,
+        case: Case,
+        engine: Callable[..., training.Engine],
+        compile_seconds: float,
     ) -> None:
-        self.name, self.replicas, self.compile_seconds = name, case.replicas, compile_seconds
+        self.name, self.replicas, self.compile_seconds = (
+            name,
+            case.replicas,
+            compile_seconds,
+        )
         self._modules: list[nn.Module] = case.modules()
         self._data: tuple[Tensor, Tensor] = case.data()
         self._make = engine
@@ -68,7 +76,11 @@ class EngineAlone:
     def start(self) -> None:
         """A new engine."""
         self._engine = self._make(
-            self._modules, *self._data, loss="mse", optimizer=OPTIMIZER, own_labels=False
+            self._modules,
+            *self._data,
+            loss="mse",
+            optimizer=OPTIMIZER,
+            own_labels=False,
         )
 
     def train(self, steps: int) -> FloatArray:

@@ -18,7 +18,9 @@ class Network(nn.Module):
 
     def __init__(self, widths: tuple[int, ...], activation: nn.Module) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(nn.Linear(inputs, outputs) for inputs, outputs in pairwise(widths))
+        self.layers = nn.ModuleList(
+            nn.Linear(inputs, outputs) for inputs, outputs in pairwise(widths)
+        )
         self.activation = activation
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -48,14 +50,20 @@ class PlainLoop:
 
     def start(self) -> None:
         """A new network with the weights of replica 0, and a new optimizer."""
-        activation = nn.LeakyReLU() if self._case.activation == "leaky_relu" else nn.ReLU()
+        activation = (
+            nn.LeakyReLU() if self._case.activation == "leaky_relu" else nn.ReLU()
+        )
         self._model = Network(parse_widths(self._case.widths), activation)
         with torch.no_grad():
-            for parameter, value in zip(self._model.parameters(), self._initial, strict=True):
+            for parameter, value in zip(
+                self._model.parameters(), self._initial, strict=True
+            ):
                 parameter.copy_(value)
         # None is the default, which on the CPU updates one tensor after the other.
         fused = True if self._fused else None
-        self._optimizer = torch.optim.Adam(self._model.parameters(), lr=LEARNING_RATE, fused=fused)
+        self._optimizer = torch.optim.Adam(
+            self._model.parameters(), lr=LEARNING_RATE, fused=fused
+        )
 
     def train(self, steps: int) -> FloatArray:
         """The notebook's cell."""

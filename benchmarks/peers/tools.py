@@ -41,9 +41,19 @@ def races(*, quick: bool) -> list[Race]:
         _density(quick),
         _jacobians(quick),
         _plane(
-            quick, "784-13-10 (10,345 parameters), 1,000 images", trained_perceptron(), "cross_entropy", True
+            quick,
+            "784-13-10 (10,345 parameters), 1,000 images",
+            trained_perceptron(),
+            "cross_entropy",
+            True,
         ),
-        _plane(quick, "1-100-100-1 (10,401 parameters), 300 points", trained_dense(), "mse", False),
+        _plane(
+            quick,
+            "1-100-100-1 (10,401 parameters), 300 points",
+            trained_dense(),
+            "mse",
+            False,
+        ),
     ]
 
 
@@ -72,8 +82,12 @@ def _hessians(quick: bool) -> Race:
         loss = F.mse_loss(network(x.double()), y.double())
         slopes = torch.autograd.grad(loss, parameters, create_graph=True)
         slope = torch.cat([part.flatten() for part in slopes])
-        found = [torch.autograd.grad(entry, parameters, retain_graph=True) for entry in slope]
-        return torch.stack([torch.cat([part.flatten() for part in row]) for row in found])
+        found = [
+            torch.autograd.grad(entry, parameters, retain_graph=True) for entry in slope
+        ]
+        return torch.stack(
+            [torch.cat([part.flatten() for part in row]) for row in found]
+        )
 
     def loop() -> None:
         for network in networks[:ROWS_NETWORKS]:
@@ -94,7 +108,9 @@ def _hessians(quick: bool) -> Race:
     return Race(
         f"exact Hessians and inertia of {count} networks of 571 parameters",
         {
-            OURS: lambda: Side(lambda: instruments.inertia(replicas, "mse", (x, y), neighbors=0)),
+            OURS: lambda: Side(
+                lambda: instruments.inertia(replicas, "mse", (x, y), neighbors=0)
+            ),
             "loop of double backwards": lambda: Side(loop, ROWS_NETWORKS / count),
             "torch.func.hessian": lambda: Side(vmap, ROWS_NETWORKS / count),
         },
@@ -107,17 +123,23 @@ def _eigenpairs(quick: bool) -> Race:
     if quick:
         x, y = x[:100], y[:100]
     notes: list[str] = []
-    equal = {"tolerance": 1e-4}  # replaced by what PyHessian reaches, so that residuals are equal
+    equal = {
+        "tolerance": 1e-4
+    }  # replaced by what PyHessian reaches, so that residuals are equal
 
     def pyhessian() -> Side:
         tool = peer("pyhessian", name="PyHessian")
 
         def pairs() -> Any:
             torch.manual_seed(0)
-            return _pyhessian(tool, model, x, y).eigenvalues(maxIter=1000, tol=1e-4, top_n=PAIRS)
+            return _pyhessian(tool, model, x, y).eigenvalues(
+                maxIter=1000, tol=1e-4, top_n=PAIRS
+            )
 
         values, vectors = pairs()
-        equal["tolerance"] = _worst_residual(model, (x, y), values, vectors) / abs(values[0])
+        equal["tolerance"] = _worst_residual(model, (x, y), values, vectors) / abs(
+            values[0]
+        )
         notes.append(
             f"PyHessian with tol=1e-4 leaves residuals of up to {equal['tolerance']:.1g} of the largest "
             "eigenvalue; nablab and eigsh are asked for no larger ones."
@@ -126,18 +148,26 @@ def _eigenpairs(quick: bool) -> Race:
 
     def ours() -> Any:
         options = {"count": PAIRS, "which": "magnitude", "certify": False, **equal}
-        return instruments.hessian_eigenvalues(model, "cross_entropy", (x, y), **options)
+        return instruments.hessian_eigenvalues(
+            model, "cross_entropy", (x, y), **options
+        )
 
     def scipy() -> Side:
         tool = peer("curvlinops", name="curvlinops")
         from scipy.sparse.linalg import eigsh
 
         operator = _curvlinops(tool, model, x, y).to_scipy()
-        return Side(lambda: eigsh(operator, k=PAIRS, which="LM", tol=equal["tolerance"]))
+        return Side(
+            lambda: eigsh(operator, k=PAIRS, which="LM", tol=equal["tolerance"])
+        )
 
     return Race(
         f"top {PAIRS} eigenpairs of LeNet's Hessian, {len(x):,} images",
-        {"PyHessian": pyhessian, OURS: lambda: Side(ours), "curvlinops with scipy's eigsh": scipy},
+        {
+            "PyHessian": pyhessian,
+            OURS: lambda: Side(ours),
+            "curvlinops with scipy's eigsh": scipy,
+        },
         {"PyHessian": ("2x", "5x")},
         notes,
     )
@@ -151,13 +181,19 @@ def _density(quick: bool) -> Race:
 
     def pyhessian() -> Side:
         tool = peer("pyhessian", name="PyHessian")
-        return Side(lambda: _with_eig(lambda: _pyhessian(tool, model, x, y).density(iter=steps, n_v=PROBES)))
+        return Side(
+            lambda: _with_eig(
+                lambda: _pyhessian(tool, model, x, y).density(iter=steps, n_v=PROBES)
+            )
+        )
 
     def curvlinops() -> Side:
         tool = peer("curvlinops", name="curvlinops")
         spectrum = peer("curvlinops.papyan2020traces.spectrum", name="curvlinops")
         operator = _curvlinops(tool, model, x, y)
-        return Side(lambda: [spectrum.fast_lanczos(operator, steps) for _ in range(PROBES)])
+        return Side(
+            lambda: [spectrum.fast_lanczos(operator, steps) for _ in range(PROBES)]
+        )
 
     return Race(
         f"spectral density of LeNet's Hessian, {PROBES} x {steps} products, {len(x):,} images",
@@ -199,7 +235,9 @@ def _jacobians(quick: bool) -> Race:
         {
             OURS: lambda: Side(lambda: instruments.input_sensitivity(model, x)),
             "torch.autograd.functional.jacobian in a loop": lambda: Side(loop, share),
-            "vmap(jacrev), 100 inputs at a time": lambda: Side(lambda: jacobians(x).flatten(1).norm(dim=1)),
+            "vmap(jacrev), 100 inputs at a time": lambda: Side(
+                lambda: jacobians(x).flatten(1).norm(dim=1)
+            ),
         },
         {
             "torch.autograd.functional.jacobian in a loop": ("10x", "30x"),
@@ -208,25 +246,37 @@ def _jacobians(quick: bool) -> Race:
     )
 
 
-def _plane(quick: bool, label: str, case: tuple[nn.Module, Any], loss: str, goal: bool) -> Race:
+def _plane(
+    quick: bool, label: str, case: tuple[nn.Module, Any], loss: str, goal: bool
+) -> Race:
     model, (x, y) = case
     size = 5 if quick else RESOLUTION
 
     def landscapes() -> Side:
         tool = peer("loss_landscapes", name="loss-landscapes")
         function = {"mse": nn.MSELoss(), "cross_entropy": nn.CrossEntropyLoss()}[loss]
-        metric = peer("loss_landscapes.metrics", name="loss-landscapes").Loss(function, x, y)
+        metric = peer("loss_landscapes.metrics", name="loss-landscapes").Loss(
+            function, x, y
+        )
 
         def plane() -> None:
             with torch.no_grad():
-                tool.random_plane(model, metric, steps=size, normalization="filter", deepcopy_model=True)
+                tool.random_plane(
+                    model,
+                    metric,
+                    steps=size,
+                    normalization="filter",
+                    deepcopy_model=True,
+                )
 
         return Side(plane)
 
     return Race(
         f"{size} x {size} loss plane, {label}",
         {
-            OURS: lambda: Side(lambda: instruments.loss_plane(model, loss, (x, y), resolution=size)),
+            OURS: lambda: Side(
+                lambda: instruments.loss_plane(model, loss, (x, y), resolution=size)
+            ),
             "loss-landscapes": landscapes,
         },
         {"loss-landscapes": ("5x", "20x")} if goal else {},
@@ -252,13 +302,17 @@ def product_costs(repeats: int) -> Table:
             ratios = []
             for _ in range(repeats):
                 gradient = _seconds(operator.objective.gradient)  # the same batches
-                ratios.append(_seconds(partial(operator.__matmul__, vectors)) / columns / gradient)
+                ratios.append(
+                    _seconds(partial(operator.__matmul__, vectors)) / columns / gradient
+                )
             rows.append([label, kind, bound, spread_text(Spread.of(ratios))])
     return Table(
         "Hessian-vector products in gradient evaluations",
         ("network", "product", "by the arithmetic", "measured"),
         rows,
-        ["One gradient evaluation is a forward and a backward pass over all data, timed in the same turn."],
+        [
+            "One gradient evaluation is a forward and a backward pass over all data, timed in the same turn."
+        ],
     )
 
 
@@ -271,19 +325,27 @@ def _seconds(work: Any, least: float = 0.2) -> float:
     return (time.perf_counter() - began) / calls
 
 
-def _loss_at(network: nn.Module, x: Tensor, y: Tensor, parameters: dict[str, Tensor]) -> Tensor:
+def _loss_at(
+    network: nn.Module, x: Tensor, y: Tensor, parameters: dict[str, Tensor]
+) -> Tensor:
     return F.mse_loss(torch.func.functional_call(network, parameters, x), y)
 
 
 def _curvlinops(tool: Any, model: nn.Module, x: Tensor, y: Tensor) -> Any:
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    parameters = [
+        parameter for parameter in model.parameters() if parameter.requires_grad
+    ]
     loss = nn.CrossEntropyLoss()
-    return tool.HessianLinearOperator(model, loss, parameters, [(x, y)], check_deterministic=False)
+    return tool.HessianLinearOperator(
+        model, loss, parameters, [(x, y)], check_deterministic=False
+    )
 
 
 def _pyhessian(tool: Any, model: nn.Module, x: Tensor, y: Tensor) -> Any:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it calls backward(create_graph=True), which warns of the leak
+        warnings.simplefilter(
+            "ignore"
+        )  # it calls backward(create_graph=True), which warns of the leak
         model.zero_grad()
         return tool.hessian(model, nn.CrossEntropyLoss(), data=(x, y), cuda=False)
 
@@ -302,7 +364,9 @@ def _with_eig(work: Any) -> None:
         del torch.eig
 
 
-def _worst_residual(model: nn.Module, data: Any, values: list[float], vectors: list[list[Tensor]]) -> float:
+def _worst_residual(
+    model: nn.Module, data: Any, values: list[float], vectors: list[list[Tensor]]
+) -> float:
     operator = instruments.HessianOperator(model, "cross_entropy", data)
     worst = 0.0
     for value, vector in zip(values, vectors, strict=True):

@@ -15,8 +15,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nablab.errors import NablabError, StoreError, UsageError
-from nablab.experiment import (
+from nablab.contract import (
     Answer,
     Claim,
     Condition,
@@ -26,15 +25,17 @@ from nablab.experiment import (
     Records,
     Reported,
 )
-from nablab.lazy import lazy_names
+from nablab.errors import NablabError, StoreError, UsageError
+from nablab.importing.lazy import lazy_names
 from nablab.threads import wait_passively
+from nablab.version import VERSION
 
 if TYPE_CHECKING:
     from nablab.runs import Run, open_run, run
 
 wait_passively()  # before anything here can load PyTorch
 
-__version__ = "0.1.0"
+__version__ = VERSION
 __all__ = [
     "Answer",
     "Claim",

@@ -1,6 +1,6 @@
 """``python -m nablab`` is the command ``nablab``."""
 
-from nablab.cli import main
+from nablab.cli.main import main
 
 if __name__ == "__main__":
     main()

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-from nablab import user_code
+from nablab.contract import Experiment
 from nablab.errors import UsageError, in_short, unknown
-from nablab.experiment import Experiment
+from nablab.importing import user_code
 
 BUILT_IN = Path(__file__).parent / "experiments"
 USER_PACKAGE = "nablab_user_experiments"
@@ -42,7 +42,11 @@ class Entry:
     @property
     def question(self) -> str:
         """The experiment's question, or what is wrong with its file."""
-        return self.experiment.question() if self.experiment else f"cannot be imported: {self.error}"
+        return (
+            self.experiment.question()
+            if self.experiment
+            else f"cannot be imported: {self.error}"
+        )
 
 
 def scan() -> dict[str, Entry]:
@@ -63,10 +67,14 @@ def find(name: str) -> type[Experiment]:
     """
     entries = scan()
     if name not in entries:
-        raise unknown("experiment", name, entries, remedy="'nablab list' describes them.")
+        raise unknown(
+            "experiment", name, entries, remedy="'nablab list' describes them."
+        )
     entry = entries[name]
     if entry.experiment is None:
-        raise UsageError(f"The experiment '{name}' cannot be imported ({entry.path}): {entry.error}")
+        raise UsageError(
+            f"The experiment '{name}' cannot be imported ({entry.path}): {entry.error}"
+        )
     return entry.experiment
 
 
@@ -80,7 +88,10 @@ def _add(entries: dict[str, Entry], path: Path) -> None:
     try:
         found = _experiments_in(_import(path))
         error = "it defines no Experiment"
-    except (Exception, SystemExit) as problem:  # a user's file may raise anything; the list shows it
+    except (
+        Exception,
+        SystemExit,
+    ) as problem:  # a user's file may raise anything; the list shows it
         found, error = [], in_short(problem)
     if not found:
         entries[fallback] = Entry(fallback, path, None, error)
@@ -88,7 +99,10 @@ def _add(entries: dict[str, Entry], path: Path) -> None:
         if experiment.name in entries:
             first = entries[experiment.name].path
             entries[fallback] = Entry(
-                fallback, path, None, f"the name '{experiment.name}' is taken by {first}"
+                fallback,
+                path,
+                None,
+                f"the name '{experiment.name}' is taken by {first}",
             )
         else:
             entries[experiment.name] = Entry(experiment.name, path, experiment)
@@ -108,7 +122,9 @@ def _import(path: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     sys.modules.setdefault(USER_PACKAGE, ModuleType(USER_PACKAGE))
     user_code.forget_stale(code)
-    sys.modules[name] = module  # pickling an experiment needs its module to be found by name
+    sys.modules[name] = (
+        module  # pickling an experiment needs its module to be found by name
+    )
     try:
         with user_code.importing(path.parent):
             spec.loader.exec_module(module)
@@ -116,7 +132,9 @@ def _import(path: Path) -> ModuleType:
         del sys.modules[name]
         raise
     if str(path.parent) not in sys.path:
-        sys.path.append(str(path.parent))  # for imports inside methods; last, so that nothing is hidden
+        sys.path.append(
+            str(path.parent)
+        )  # for imports inside methods; last, so that nothing is hidden
     user_code.remember(code, program=name)
     return module
 

@@ -38,7 +38,9 @@ class Interrupted(NablabError):
     """The user asked to stop; what was done is saved."""
 
 
-def unknown(kind: str, name: str, choices: Iterable[str], *, remedy: str = "") -> UsageError:
+def unknown(
+    kind: str, name: str, choices: Iterable[str], *, remedy: str = ""
+) -> UsageError:
     """Build the error for a name that does not exist, with the nearest one and the choices.
 
     >>> print(unknown("preset", "qiuck", ["quick", "standard"]))
@@ -49,7 +51,9 @@ def unknown(kind: str, name: str, choices: Iterable[str], *, remedy: str = "") -
     near = difflib.get_close_matches(name, choices, n=1, cutoff=0.5)
     hint = f" Did you mean '{near[0]}'?" if near else ""
     listed = f" Choices: {', '.join(choices)}." if choices else ""
-    return UsageError(f"There is no {kind} '{name}'.{hint}{listed}{' ' + remedy if remedy else ''}")
+    return UsageError(
+        f"There is no {kind} '{name}'.{hint}{listed}{' ' + remedy if remedy else ''}"
+    )
 
 
 def raised(doing: str, error: BaseException) -> CodeError:
@@ -58,7 +62,9 @@ def raised(doing: str, error: BaseException) -> CodeError:
     >>> print(raised("Reading a.py", ValueError("no such name")))
     Reading a.py raised ValueError: no such name. To see the traceback, set NABLAB_TRACEBACK=1.
     """
-    return CodeError(f"{doing} raised {in_short(error)}. To see the traceback, set {TRACEBACK}=1.")
+    return CodeError(
+        f"{doing} raised {in_short(error)}. To see the traceback, set {TRACEBACK}=1."
+    )
 
 
 def in_short(error: BaseException) -> str:
@@ -74,7 +80,11 @@ def in_short(error: BaseException) -> str:
 
 def place_of(error: BaseException) -> str:
     """The innermost line of a traceback that is the user's own, in brackets; else the innermost of all."""
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith("<frozen")]
+    frames = [
+        f
+        for f in traceback.extract_tb(error.__traceback__)
+        if not f.filename.startswith("<frozen")
+    ]
     own = [f for f in frames if not f.filename.startswith(_libraries())]
     place = (own or frames)[-1:]
     return "".join(f" ({frame.filename}, line {frame.lineno})" for frame in place)
@@ -82,5 +92,10 @@ def place_of(error: BaseException) -> str:
 
 def _libraries() -> tuple[str, ...]:
     """Folders of code that is not the user's: nablab itself, installed packages, Python's library."""
-    folders = [HERE, sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"), *site.getsitepackages()]
+    folders = [
+        HERE,
+        sysconfig.get_path("stdlib"),
+        sysconfig.get_path("purelib"),
+        *site.getsitepackages(),
+    ]
     return tuple(folder for folder in folders if folder)

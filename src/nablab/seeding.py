@@ -23,7 +23,9 @@ def derive(*parts: str | int | float) -> int:
 
 def _encode(part: str | int | float) -> bytes:
     if isinstance(part, bool) or not isinstance(part, (str, int, float)):
-        raise TypeError(f"seeds derive from str, int and float, not {type(part).__name__}")
+        raise TypeError(
+            f"seeds derive from str, int and float, not {type(part).__name__}"
+        )
     text = part.hex() if isinstance(part, float) else str(part)
     body = text.encode()
     return f"{type(part).__name__}:{len(body)}:".encode() + body

@@ -50,7 +50,11 @@ def trial_threads(groups: int) -> int:
 
 def cores() -> int:
     """The cores that this process may use: its affinity, and the quota of its container."""
-    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    count = (
+        len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count() or 1
+    )
     quota = _quota(Path("/sys/fs/cgroup/cpu.max"))
     return count if quota is None else max(1, min(count, round(quota)))
 

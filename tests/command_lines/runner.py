@@ -76,5 +76,10 @@ def check(words: Sequence[str], answer: Answer) -> None:
     assert "This should not happen" not in answer.stderr, told
     assert answer.bytes <= BYTES, told
     assert answer.code == 0 or answer.stderr.strip(), told
-    if "--json" in words and answer.code == 0 and answer.stdout and "--help" not in words:
+    if (
+        "--json" in words
+        and answer.code == 0
+        and answer.stdout
+        and "--help" not in words
+    ):
         json.loads(answer.stdout)

@@ -23,10 +23,13 @@ def main() -> None:
     import scipy.optimize
     import torch
 
-    from nablab import cli, measuring, runs, training
+    from nablab import cli, runs, training
+    from nablab.cli import measuring
     from nablab.report import page
 
-    assert all((matplotlib.figure, scipy.optimize, torch, measuring, runs, training, page))
+    assert all(
+        (matplotlib.figure, scipy.optimize, torch, measuring, runs, training, page)
+    )
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     for line in sys.stdin:
@@ -84,16 +87,27 @@ def in_child(command: Any, request: dict[str, Any], out: Path, err: Path) -> Non
             stub_training()
         os.chdir(request["folder"])
         for descriptor, path in ((0, Path(os.devnull)), (1, out), (2, err)):
-            flags = os.O_RDONLY if descriptor == 0 else os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+            flags = (
+                os.O_RDONLY
+                if descriptor == 0
+                else os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+            )
             os.dup2(os.open(path, flags, 0o600), descriptor)
         sys.stdout, sys.stderr = (
-            io.TextIOWrapper(os.fdopen(os.dup(n), "wb"), encoding="utf-8", line_buffering=True)
+            io.TextIOWrapper(
+                os.fdopen(os.dup(n), "wb"), encoding="utf-8", line_buffering=True
+            )
             for n in (1, 2)
         )
         without_privileges()
-        taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        taken = (
+            int(Path("/proc/self/statm").read_text().split()[0])
+            * resource.getpagesize()
+        )
         resource.setrlimit(resource.RLIMIT_AS, (taken + request["bytes"],) * 2)
-        resource.setrlimit(resource.RLIMIT_CPU, (request["seconds"], request["seconds"] + 5))
+        resource.setrlimit(
+            resource.RLIMIT_CPU, (request["seconds"], request["seconds"] + 5)
+        )
         signal.alarm(20 * request["seconds"])
         try:
             command(request["words"])

@@ -62,7 +62,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (place / "cut.npz").write_bytes((place / "data.npz").read_bytes()[:300])
     state = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 3)).state_dict()
     save_file(state, place / "weights.safetensors")
-    save_file({name: tensor.to(torch.int8) for name, tensor in state.items()}, place / "int8.safetensors")
+    save_file(
+        {name: tensor.to(torch.int8) for name, tensor in state.items()},
+        place / "int8.safetensors",
+    )
     torch.save(state, place / "old.pth")
     for name in ("cats", "dogs"):
         (place / "pictures" / name).mkdir(parents=True)
@@ -94,7 +97,9 @@ def whole(folder: Path) -> Iterator[Server]:
     server.close()
 
 
-usual = settings(deadline=None, suppress_health_check=list(HealthCheck), print_blob=True)
+usual = settings(
+    deadline=None, suppress_health_check=list(HealthCheck), print_blob=True
+)
 
 
 @settings(usual, max_examples=100, derandomize=True)

@@ -7,9 +7,10 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from nablab import catalogue, configuration, instruments
+from nablab import catalogue, instruments
+from nablab.contract import Experiment
 from nablab.data.known import KNOWN
-from nablab.experiment import Experiment
+from nablab.settings import configuration
 
 INSTRUMENTS = instruments.INSTRUMENTS
 # Small enough that a dry run takes a second or two: the rest of a preset is multiplied, not measured.
@@ -31,8 +32,31 @@ SMALL = {
     "zero-gradient": "networks=1-2-1 targets=sinc@20 weight_decays=0 steps=20 iterations=2",
     "toy": "steps=20",
 }
-HUGE = ("1e12", "9223372036854775807", "9223372036854775808", "1e20", "1e999999999", "-1e30", "1" * 400)
-NUMBERS = ("0", "1", "2", "3", "-1", "0.5", "1e-9", "1e308", "nan", "inf", "-inf", "1,2", "1_000", *HUGE)
+HUGE = (
+    "1e12",
+    "9223372036854775807",
+    "9223372036854775808",
+    "1e20",
+    "1e999999999",
+    "-1e30",
+    "1" * 400,
+)
+NUMBERS = (
+    "0",
+    "1",
+    "2",
+    "3",
+    "-1",
+    "0.5",
+    "1e-9",
+    "1e308",
+    "nan",
+    "inf",
+    "-inf",
+    "1,2",
+    "1_000",
+    *HUGE,
+)
 PLACES = (
     ".", "/", "/root", "/proc/self/mem", "/dev/null", "~nobody/x", "no/such/place", "data.npz", "cut.npz",
     "text.npz", "weights.safetensors", "old.pth", "closed", "closed/net.py", "net.py", "pictures", "é∇.npz",
@@ -57,14 +81,20 @@ odd = st.sampled_from([*NUMBERS, *TEXTS, *PLACES]) | st.text(
 )
 
 
-def mostly(usual: st.SearchStrategy[str], other: st.SearchStrategy[str] = odd) -> st.SearchStrategy[str]:
+def mostly(
+    usual: st.SearchStrategy[str], other: st.SearchStrategy[str] = odd
+) -> st.SearchStrategy[str]:
     """What is meant, most of the time."""
     return st.integers(0, 5).flatmap(lambda chance: other if chance == 0 else usual)
 
 
 def entries() -> dict[str, type[Experiment]]:
     """The experiments by name."""
-    return {name: entry.experiment for name, entry in catalogue.scan().items() if entry.experiment}
+    return {
+        name: entry.experiment
+        for name, entry in catalogue.scan().items()
+        if entry.experiment
+    }
 
 
 def values_of(field: configuration.FieldDoc) -> st.SearchStrategy[str]:
@@ -85,10 +115,18 @@ NETWORKS = [
 
 
 @st.composite
-def settings_of(draw: st.DrawFn, experiment: type[Experiment], *, small: bool = True) -> list[str]:
+def settings_of(
+    draw: st.DrawFn, experiment: type[Experiment], *, small: bool = True
+) -> list[str]:
     """``key=value`` words: what makes the experiment small, and up to three others."""
-    fields = [field for field in configuration.describe(experiment) if "." not in field.name]
-    found = dict(word.split("=", 1) for word in SMALL[experiment.name].split()) if small else {}
+    fields = [
+        field for field in configuration.describe(experiment) if "." not in field.name
+    ]
+    found = (
+        dict(word.split("=", 1) for word in SMALL[experiment.name].split())
+        if small
+        else {}
+    )
     for field in draw(st.lists(st.sampled_from(fields), max_size=3)):
         found[field.name] = draw(values_of(field))
     if draw(st.integers(0, 9)) == 0:
@@ -105,7 +143,9 @@ def _option(name: str, values: Iterable[str] | None) -> st.SearchStrategy[list[s
 def options(*known: tuple[str, Iterable[str] | None]) -> st.SearchStrategy[list[str]]:
     """Some of the options; of those with a value, a usual or an odd one."""
     one = [_option(name, values) for name, values in known]
-    unknown = st.sampled_from(["--bogus", "--help", "-x", "--json=3", "--seeds"]).map(lambda word: [word])
+    unknown = st.sampled_from(["--bogus", "--help", "-x", "--json=3", "--seeds"]).map(
+        lambda word: [word]
+    )
     chosen = st.lists(st.one_of(*one, unknown), max_size=4)
     return chosen.map(lambda groups: [word for group in groups for word in group])
 
@@ -138,21 +178,37 @@ def run_lines(draw: st.DrawFn) -> list[str]:
 @st.composite
 def measure_lines(draw: st.DrawFn) -> list[str]:
     """``nablab measure`` on small networks and data."""
-    from nablab import measuring
+    from nablab.cli import measuring
 
     name = draw(mostly(st.sampled_from(INSTRUMENTS)))
     words = ["measure", name]
     if name in INSTRUMENTS:
         facts: Sequence[Any] = measuring.option_facts(name)["options"]
         for option in draw(st.lists(st.sampled_from(facts), max_size=2)):
-            small = st.sampled_from([option["default"], "1", "2", "0", "-1", "0.5", "nan", "all", "true"])
+            small = st.sampled_from(
+                [option["default"], "1", "2", "0", "-1", "0.5", "nan", "all", "true"]
+            )
             words.append(f"{option['name']}={draw(mostly(small))}")
     words += draw(
         options(
             ("--model", MODELS),
             ("--data", DATA),
-            ("--loss", ["mse", "cross_entropy", "l1", "nll", "binary_cross_entropy", "net.py:loss", "mes"]),
-            ("--weights", ["weights.safetensors", "old.pth", "int8.safetensors", "net.py"]),
+            (
+                "--loss",
+                [
+                    "mse",
+                    "cross_entropy",
+                    "l1",
+                    "nll",
+                    "binary_cross_entropy",
+                    "net.py:loss",
+                    "mes",
+                ],
+            ),
+            (
+                "--weights",
+                ["weights.safetensors", "old.pth", "int8.safetensors", "net.py"],
+            ),
             ("--device", ["cpu", "cuda"]),
             ("--figure", ["a.png", "b.svg", "a.gif", "closed/a.png", "runs/c.pdf"]),
             ("--cost", None),
@@ -172,12 +228,20 @@ def command_lines() -> st.SearchStrategy[list[str]]:
     page = ("-o", ["page.html", "closed/page.html", "/proc/x", "."])
     simple = st.one_of(
         options(("--json", None)).map(lambda more: ["list", *more]),
-        st.tuples(names, options(("--json", None))).map(lambda pair: ["show", pair[0], *pair[1]]),
+        st.tuples(names, options(("--json", None))).map(
+            lambda pair: ["show", pair[0], *pair[1]]
+        ),
         options(("--json", None), places).map(lambda more: ["runs", *more]),
-        st.tuples(st.lists(runs, max_size=2), options(places, page)).map(lambda p: ["report", *p[0], *p[1]]),
-        st.tuples(st.lists(runs, max_size=3), options(places, page)).map(lambda p: ["compare", *p[0], *p[1]]),
+        st.tuples(st.lists(runs, max_size=2), options(places, page)).map(
+            lambda p: ["report", *p[0], *p[1]]
+        ),
+        st.tuples(st.lists(runs, max_size=3), options(places, page)).map(
+            lambda p: ["compare", *p[0], *p[1]]
+        ),
         options(("--json", None)).map(lambda more: ["data", "list", *more]),
-        mostly(st.sampled_from([*KNOWN, "digits"])).map(lambda name: ["data", "get", name]),
+        mostly(st.sampled_from([*KNOWN, "digits"])).map(
+            lambda name: ["data", "get", name]
+        ),
         st.lists(odd, max_size=4),
     )
     return st.one_of(run_lines(), run_lines(), measure_lines(), measure_lines(), simple)

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from nablab.data import download, known
+from nablab.data import known
+from nablab.data.fetching import download
 from tests.data.serving import Server
 from tests.data.tiny import tiny_files, tiny_set
 
@@ -16,7 +17,14 @@ from tests.data.tiny import tiny_files, tiny_set
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of fetched sets."""
     monkeypatch.setenv("NABLAB_CACHE", str(tmp_path / "cache"))
-    for name in ("NABLAB_DATA", "NABLAB_OFFLINE", "http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+    for name in (
+        "NABLAB_DATA",
+        "NABLAB_OFFLINE",
+        "http_proxy",
+        "https_proxy",
+        "HTTP_PROXY",
+        "HTTPS_PROXY",
+    ):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(download, "_closed", {})
     return tmp_path / "cache" / "data"

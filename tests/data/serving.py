@@ -55,7 +55,9 @@ class Server:
         listening = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         listening.daemon_threads = True
         server = Server(listening.server_address[1])
-        thread = threading.Thread(target=listening.serve_forever, kwargs={"poll_interval": 0.02})
+        thread = threading.Thread(
+            target=listening.serve_forever, kwargs={"poll_interval": 0.02}
+        )
         thread.start()
         try:
             yield server
@@ -75,14 +77,25 @@ def answer(server: Server, request: BaseHTTPRequestHandler) -> None:
     if content is None:
         request.send_error(404)
         return
-    start = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted and server.ranges else 0
+    start = (
+        int(wanted.removeprefix("bytes=").rstrip("-"))
+        if wanted and server.ranges
+        else 0
+    )
     if start >= len(content):
         request.send_error(416)
         return
     body = content[start:]
     half = server.cut > 0
     server.cut -= half
-    _send(request, 206 if start else 200, body, "application/gzip", half=half, pause=server.pause)
+    _send(
+        request,
+        206 if start else 200,
+        body,
+        "application/gzip",
+        half=half,
+        pause=server.pause,
+    )
 
 
 def _send(

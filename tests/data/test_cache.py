@@ -12,10 +12,10 @@ import time
 from pathlib import Path
 
 import pytest
+from nablab.data.fetching.cache import cache_error
 
 from nablab import data
 from nablab.data import known
-from nablab.data.cache import cache_error
 from nablab.data.known import TRAIN_IMAGES, TRAIN_LABELS
 from nablab.errors import DataError, UsageError
 from tests.data.serving import Server
@@ -30,7 +30,10 @@ def test_an_altered_file_in_the_cache_is_named_and_fetched_again(
 ) -> None:
     data.load("tiny", progress=Said())
     path = cache / "tiny" / TRAIN_IMAGES
-    for content, what in ((path.read_bytes()[:-3], "truncated"), (b"\1" * path.stat().st_size, "checksum")):
+    for content, what in (
+        (path.read_bytes()[:-3], "truncated"),
+        (b"\1" * path.stat().st_size, "checksum"),
+    ):
         path.write_bytes(content)
         with pytest.raises(DataError, match=rf"{TRAIN_IMAGES} was changed: .*{what}"):
             data.load("tiny", offline=True)
@@ -51,7 +54,12 @@ def put(folder: Path, files: dict[str, bytes], *, packed: bool = False) -> None:
 @pytest.mark.parametrize("inside", ["tiny", "Tiny/raw", "."])
 @pytest.mark.parametrize("packed", [False, True])
 def test_the_users_folder_comes_first(
-    tiny: known.KnownSet, server: Server, tmp_path: Path, cache: Path, inside: str, packed: bool
+    tiny: known.KnownSet,
+    server: Server,
+    tmp_path: Path,
+    cache: Path,
+    inside: str,
+    packed: bool,
 ) -> None:
     place = tmp_path / "mine" / inside
     put(place, tiny_files(), packed=packed)
@@ -63,7 +71,10 @@ def test_the_users_folder_comes_first(
 
 
 def test_nablab_data_is_a_folder_of_sets(
-    tiny: known.KnownSet, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny: known.KnownSet,
+    server: Server,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     put(tmp_path / "all" / "tiny", tiny_files())
     monkeypatch.setenv("NABLAB_DATA", str(tmp_path / "all"))
@@ -75,11 +86,17 @@ def test_nablab_data_is_a_folder_of_sets(
 
 
 def test_an_altered_file_of_the_users_is_refused(
-    tiny: known.KnownSet, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny: known.KnownSet,
+    server: Server,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     put(tmp_path / "tiny", tiny_files() | {TRAIN_LABELS: b"x" * 38})
     monkeypatch.setenv("NABLAB_DATA", str(tmp_path))
-    with pytest.raises(DataError, match=rf"{TRAIN_LABELS} is not tiny's: its checksum is wrong .*Replace"):
+    with pytest.raises(
+        DataError,
+        match=rf"{TRAIN_LABELS} is not tiny's: its checksum is wrong .*Replace",
+    ):
         data.load("tiny")
     assert server.log == []
 
@@ -92,13 +109,17 @@ def test_a_file_of_another_known_set_is_recognized(
 
     content = b"y" * 38
     other = known.File(TRAIN_LABELS, 38, hashlib.sha256(content).hexdigest())
-    monkeypatch.setitem(known.KNOWN, "other", dataclasses.replace(tiny, name="other", files=(other,)))
+    monkeypatch.setitem(
+        known.KNOWN, "other", dataclasses.replace(tiny, name="other", files=(other,))
+    )
     put(tmp_path / "tiny", tiny_files() | {TRAIN_LABELS: content})
     with pytest.raises(DataError, match="this is other's"):
         data.load("tiny", folder=tmp_path)
 
 
-def test_a_folder_that_is_not_there_is_a_mistake(tiny: known.KnownSet, tmp_path: Path) -> None:
+def test_a_folder_that_is_not_there_is_a_mistake(
+    tiny: known.KnownSet, tmp_path: Path
+) -> None:
     with pytest.raises(UsageError, match="There is no folder"):
         data.load("tiny", folder=tmp_path / "typo")
 
@@ -106,10 +127,14 @@ def test_a_folder_that_is_not_there_is_a_mistake(tiny: known.KnownSet, tmp_path:
 def test_a_full_disk_leaves_nothing_half_written(
     server: Server, monkeypatch: pytest.MonkeyPatch, tiny: known.KnownSet
 ) -> None:
-    server.contents[f"/set/{TRAIN_IMAGES}.gz"] = os.urandom(3_000_000)  # more than the disk has
+    server.contents[f"/set/{TRAIN_IMAGES}.gz"] = os.urandom(
+        3_000_000
+    )  # more than the disk has
     with small_disk(megabytes=1) as disk:
         monkeypatch.setenv("NABLAB_CACHE", str(disk))
-        with pytest.raises(DataError, match="No space left on the disk that holds the cache") as error:
+        with pytest.raises(
+            DataError, match="No space left on the disk that holds the cache"
+        ) as error:
             data.load("tiny", progress=Said())
         assert "NABLAB_CACHE" in str(error.value)
         assert names_in(disk) <= {"tiny.lock"}
@@ -138,7 +163,9 @@ def test_a_cache_that_is_a_file(
 ) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("NABLAB_CACHE", str(tmp_path / "file"))
-    with pytest.raises(DataError, match=r"The cache cannot be written: .*choose another folder"):
+    with pytest.raises(
+        DataError, match=r"The cache cannot be written: .*choose another folder"
+    ):
         data.load("tiny", progress=Said())
 
 
@@ -157,22 +184,32 @@ except KeyboardInterrupt:
 
 def start_fetch(server: Server) -> subprocess.Popen[str]:
     words = [sys.executable, "-c", FETCH, server.address("/set/")]
-    return subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
 
 
-def test_of_two_processes_one_fetches_and_the_other_waits_and_says_so(server: Server, cache: Path) -> None:
+def test_of_two_processes_one_fetches_and_the_other_waits_and_says_so(
+    server: Server, cache: Path
+) -> None:
     server.pause = 0.15
     both = [start_fetch(server), start_fetch(server)]
     outputs = [process.communicate(timeout=60) for process in both]
     assert [process.returncode for process in both] == [0, 0], outputs
     assert {out.strip() for out, _ in outputs} == {str(cache / "tiny")}
-    assert sorted(path for path, _ in server.log) == sorted(f"/set/{name}.gz" for name in tiny_files())
-    waited = ["Another process is fetching tiny; waiting for it." in err for _, err in outputs]
+    assert sorted(path for path, _ in server.log) == sorted(
+        f"/set/{name}.gz" for name in tiny_files()
+    )
+    waited = [
+        "Another process is fetching tiny; waiting for it." in err for _, err in outputs
+    ]
     assert sorted(waited) == [False, True]
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
-def test_a_fetch_that_is_stopped_goes_on_where_it_was(server: Server, cache: Path, how: int) -> None:
+def test_a_fetch_that_is_stopped_goes_on_where_it_was(
+    server: Server, cache: Path, how: int
+) -> None:
     server.pause = 0.5
     process = start_fetch(server)
     deadline = time.monotonic() + 30
@@ -194,14 +231,18 @@ def test_a_fetch_that_is_stopped_goes_on_where_it_was(server: Server, cache: Pat
     assert names_in(cache) == WHOLE
 
 
-def test_leftovers_of_a_killed_write_are_removed(tiny: known.KnownSet, cache: Path) -> None:
+def test_leftovers_of_a_killed_write_are_removed(
+    tiny: known.KnownSet, cache: Path
+) -> None:
     (cache / "tiny").mkdir(parents=True)
     (cache / "tiny" / f".{TRAIN_IMAGES}.abc.tmp").write_text("half")
     data.load("tiny", progress=Said())
     assert names_in(cache) == WHOLE
 
 
-def test_where_it_came_from_is_kept_and_its_loss_is_no_harm(tiny: known.KnownSet, cache: Path) -> None:
+def test_where_it_came_from_is_kept_and_its_loss_is_no_harm(
+    tiny: known.KnownSet, cache: Path
+) -> None:
     data.load("tiny", progress=Said())
     origin = cache / "tiny" / "origin.json"
     assert set(json.loads(origin.read_text())) == set(tiny_files())

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from nablab import showing_data
+from nablab.cli import showing_data
 from nablab.data import known
-from nablab.data.progress import Lines, Step
+from nablab.data.fetching.progress import Lines, Step
 from nablab.errors import UsageError
 from tests.conftest import Nablab
 from tests.data.serving import Server
@@ -40,19 +40,27 @@ def data_names() -> list[str]:
     return ["mnist", "fashion-mnist", "cifar10", "digits"]
 
 
-def test_getting_says_where_and_the_list_then_says_so(tiny: known.KnownSet, cache: Path) -> None:
+def test_getting_says_where_and_the_list_then_says_so(
+    tiny: known.KnownSet, cache: Path
+) -> None:
     stream = StringIO()
     showing_data.get(Console(file=stream, width=80), "tiny")
     assert stream.getvalue().strip() == str(cache / "tiny")
     fact = next(fact for fact in showing_data.set_facts() if fact["name"] == "tiny")
     assert (fact["state"], fact["bytes"]) == ("cached", tiny.nbytes)
-    assert any(line.startswith(f"tiny is in {cache / 'tiny'}, from http://") for line in shown(200))
+    assert any(
+        line.startswith(f"tiny is in {cache / 'tiny'}, from http://")
+        for line in shown(200)
+    )
     (cache / "tiny" / known.TRAIN_IMAGES).unlink()
     assert any("tiny is in" in line and "in part" in line for line in shown(200))
 
 
 def test_the_users_own_files_are_listed_as_such(
-    tiny: known.KnownSet, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny: known.KnownSet,
+    server: Server,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     place = tmp_path / "mine" / "tiny"
     place.mkdir(parents=True)
@@ -77,7 +85,9 @@ def test_what_cannot_be_got(tmp_path: Path) -> None:
 def test_the_command_line(nablab: Nablab) -> None:
     listed = json.loads(nablab("data", "list", "--json").stdout)
     assert [fact["name"] for fact in listed] == data_names()
-    assert {"samples", "shape", "bytes", "state", "folder", "source", "license"} <= set(listed[0])
+    assert {"samples", "shape", "bytes", "state", "folder", "source", "license"} <= set(
+        listed[0]
+    )
     assert set(listed[-1]) <= set(listed[0]) | {"state"}
     assert nablab("data", "list").stdout.startswith("name")
     got = nablab("data", "get", "digits")
@@ -89,14 +99,18 @@ def test_the_command_line(nablab: Nablab) -> None:
 def test_the_list_imports_neither_torch_nor_numpy() -> None:
     words = [sys.executable, "-X", "importtime", "-m", "nablab", "data", "list"]
     done = subprocess.run(words, capture_output=True, text=True, check=True)
-    modules = {line.rsplit("|", 1)[-1].strip() for line in done.stderr.splitlines() if "|" in line}
+    modules = {
+        line.rsplit("|", 1)[-1].strip()
+        for line in done.stderr.splitlines()
+        if "|" in line
+    }
     assert not modules & {"torch", "numpy", "sklearn", "PIL", "matplotlib"}
 
 
 def test_lines_say_each_thing_once_and_a_long_download_now_and_then(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from nablab.data import progress
+    from nablab.data.fetching import progress
 
     clock = iter([0.0, 1.0, 2.0, 7.5, 8.0])
     monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
@@ -109,21 +123,32 @@ def test_lines_say_each_thing_once_and_a_long_download_now_and_then(
         Step("end"),
     ):
         lines(step)
-    assert capsys.readouterr().err.splitlines() == ["begin", "a: 1.0 of 4.0 MB", "a: 3.0 MB", "end"]
+    assert capsys.readouterr().err.splitlines() == [
+        "begin",
+        "a: 1.0 of 4.0 MB",
+        "a: 3.0 MB",
+        "end",
+    ]
 
 
 def test_a_terminal_shows_a_bar(tmp_path: Path) -> None:
     import pexpect
 
     script = (
-        "from nablab.data.progress import Step, shown\n"
+        "from nablab.data.fetching.progress import Step, shown\n"
         "import time\n"
         "with shown() as say:\n"
         "    say(Step('beginning [x]'))\n"
         "    for done in range(1, 6):\n"
         "        say(Step('file.gz from host', done * 1_000_000, 5_000_000)); time.sleep(0.1)\n"
     )
-    child = pexpect.spawn(sys.executable, ["-c", script], dimensions=(20, 80), timeout=20, encoding="utf-8")
+    child = pexpect.spawn(
+        sys.executable,
+        ["-c", script],
+        dimensions=(20, 80),
+        timeout=20,
+        encoding="utf-8",
+    )
     child.expect_exact("beginning [x]")
     child.expect("/5.0.*MB")
     child.expect_exact("file.gz from host")

@@ -12,10 +12,11 @@ import pytest
 import torch
 
 from nablab import data
-from nablab.data import download, known
+from nablab.data import known
+from nablab.data.fetching import download
+from nablab.data.fetching.progress import Step
+from nablab.data.fetching.sources import Archive, Tree
 from nablab.data.known import TEST_IMAGES, TRAIN_IMAGES, TRAIN_LABELS
-from nablab.data.progress import Step
-from nablab.data.sources import Archive, Tree
 from nablab.errors import DataError
 from tests.data.serving import Server
 from tests.data.tiny import WHOLE, Said, names_in, tiny_arrays, tiny_files, tiny_set
@@ -28,11 +29,15 @@ def test_a_set_is_fetched_once_and_then_read_from_the_cache(
 ) -> None:
     said = Said()
     train = data.load("tiny", progress=said)
-    assert torch.equal(train.images[:, 0], torch.from_numpy(tiny_arrays()[TRAIN_IMAGES]))
+    assert torch.equal(
+        train.images[:, 0], torch.from_numpy(tiny_arrays()[TRAIN_IMAGES])
+    )
     assert train.labels.tolist() == [n % 10 for n in range(30)]
     assert (train.labels.dtype, train.images.dtype) == (torch.int64, torch.uint8)
     assert train.source == server.address("/set/")
-    assert {path for path, _ in server.log} == {f"/set/{name}.gz" for name in tiny_files()}
+    assert {path for path, _ in server.log} == {
+        f"/set/{name}.gz" for name in tiny_files()
+    }
     assert names_in(cache) == WHOLE
     assert not (cache / "tiny.unfinished").exists()
     sizes = [step for step in said if step.done is not None]
@@ -46,13 +51,17 @@ def test_a_set_is_fetched_once_and_then_read_from_the_cache(
     assert len(server.log) == asked
 
 
-def test_images_may_be_written_to_without_touching_the_cache(tiny: known.KnownSet) -> None:
+def test_images_may_be_written_to_without_touching_the_cache(
+    tiny: known.KnownSet,
+) -> None:
     first = data.load("tiny")
     first.images[:] = 0
     assert data.load("tiny").images.sum() > 0
 
 
-def test_offline_asks_nobody(tiny: known.KnownSet, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_offline_asks_nobody(
+    tiny: known.KnownSet, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(DataError) as error:
         data.load("tiny", offline=True)
     monkeypatch.setenv("NABLAB_OFFLINE", "1")
@@ -70,7 +79,9 @@ def test_no_source_is_one_error_that_lists_all_of_them(
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         closed = f"http://127.0.0.1:{unused.getsockname()[1]}/"
-    made = tiny_set(closed, server.address("/absent/"), sources=(Tree("/nonexistent/tiny"),))
+    made = tiny_set(
+        closed, server.address("/absent/"), sources=(Tree("/nonexistent/tiny"),)
+    )
     monkeypatch.setitem(known.KNOWN, "tiny", made)
     with pytest.raises(DataError) as error:
         data.load("tiny", progress=Said())
@@ -84,7 +95,9 @@ def test_no_source_is_one_error_that_lists_all_of_them(
     assert names_in(cache) == {"tiny.lock"}
 
 
-def test_a_name_that_does_not_resolve_closes_the_network_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_name_that_does_not_resolve_closes_the_network_for_all(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     asked = []
 
     def resolve(host: str, *args: object, **options: object) -> list[object]:
@@ -92,12 +105,16 @@ def test_a_name_that_does_not_resolve_closes_the_network_for_all(monkeypatch: py
         raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
 
     monkeypatch.setattr(socket, "getaddrinfo", resolve)
-    monkeypatch.setitem(known.KNOWN, "tiny", tiny_set("https://one.invalid/", "https://two.invalid/"))
+    monkeypatch.setitem(
+        known.KNOWN, "tiny", tiny_set("https://one.invalid/", "https://two.invalid/")
+    )
     with pytest.raises(DataError) as error:
         data.load("tiny", progress=Said())
     assert asked == ["one.invalid"]
     assert "one.invalid/: the host's name cannot be resolved\n" in str(error.value)
-    assert "two.invalid/: the host's name cannot be resolved (found out before)" in str(error.value)
+    assert "two.invalid/: the host's name cannot be resolved (found out before)" in str(
+        error.value
+    )
 
 
 def test_a_firewall_that_drops_packets_costs_seconds_not_minutes(
@@ -106,7 +123,9 @@ def test_a_firewall_that_drops_packets_costs_seconds_not_minutes(
     """A host with many addresses, none of which answers."""
     with socket.create_server(("127.0.0.1", 0), backlog=0) as full:
         port = full.getsockname()[1]
-        waiting = [socket.socket() for _ in range(4)]  # fill the queue: further connections hang
+        waiting = [
+            socket.socket() for _ in range(4)
+        ]  # fill the queue: further connections hang
         for one in waiting:
             one.setblocking(False)
             one.connect_ex(("127.0.0.1", port))
@@ -115,7 +134,9 @@ def test_a_firewall_that_drops_packets_costs_seconds_not_minutes(
         monkeypatch.setattr(download, "CONNECT_SECONDS", 0.4)
         start = time.monotonic()
         for url in (f"http://dropped.invalid:{port}/a", "http://other.invalid/b"):
-            with pytest.raises(download.SourceError, match=r"no connection within 0\.4 s"):
+            with pytest.raises(
+                download.SourceError, match=r"no connection within 0\.4 s"
+            ):
                 download.download(url, tmp_path, Said())
         assert time.monotonic() - start < 2
         for one in waiting:
@@ -126,14 +147,20 @@ def test_a_firewall_that_drops_packets_costs_seconds_not_minutes(
 def test_a_proxy_that_answers_with_a_page_is_recognized(
     tiny: known.KnownSet, server: Server, cache: Path, kind: str
 ) -> None:
-    server.page = "\n <!DOCTYPE html><html><head><title>Hotel\n Login</title></head></html>"
+    server.page = (
+        "\n <!DOCTYPE html><html><head><title>Hotel\n Login</title></head></html>"
+    )
     server.page_type = kind
-    with pytest.raises(DataError, match="answered with an HTML page titled 'Hotel Login'"):
+    with pytest.raises(
+        DataError, match="answered with an HTML page titled 'Hotel Login'"
+    ):
         data.load("tiny", progress=Said())
     assert names_in(cache) == {"tiny.lock"}
 
 
-def test_a_proxy_is_honored(tiny: known.KnownSet, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_proxy_is_honored(
+    tiny: known.KnownSet, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
     made = tiny_set("http://far.invalid/set/")
     monkeypatch.setitem(known.KNOWN, "tiny", made)
     monkeypatch.setenv("http_proxy", server.address(""))
@@ -151,11 +178,15 @@ def test_a_wrong_checksum_is_named_and_the_next_source_tried(
     said = Said()
     loaded = data.load("tiny", progress=said)
     assert f"{TRAIN_IMAGES} is refused: its checksum is wrong (SHA-256 " in said.text
-    assert torch.equal(loaded.images[:, 0], torch.from_numpy(tiny_arrays()[TRAIN_IMAGES]))
+    assert torch.equal(
+        loaded.images[:, 0], torch.from_numpy(tiny_arrays()[TRAIN_IMAGES])
+    )
     assert loaded.source == server.address("/set/")
 
 
-def test_what_was_refused_is_not_taken_for_good_next_time(tiny: known.KnownSet, server: Server) -> None:
+def test_what_was_refused_is_not_taken_for_good_next_time(
+    tiny: known.KnownSet, server: Server
+) -> None:
     good = dict(server.contents)
     server.offer("/set/", {TRAIN_IMAGES: b"something else"})
     with pytest.raises(DataError, match="is truncated"):
@@ -177,15 +208,23 @@ def test_files_that_were_right_are_kept_and_not_asked_for_again(
     assert f"/set/{TRAIN_IMAGES}.gz" not in {path for path, _ in server.log}
 
 
-def test_a_cut_connection_is_resumed_where_it_stopped(tiny: known.KnownSet, server: Server) -> None:
+def test_a_cut_connection_is_resumed_where_it_stopped(
+    tiny: known.KnownSet, server: Server
+) -> None:
     server.cut = 2
     assert len(data.load("tiny", progress=Said())) == 30
     size = len(server.contents[f"/set/{TRAIN_IMAGES}.gz"])
     first = [wanted for path, wanted in server.log if path == f"/set/{TRAIN_IMAGES}.gz"]
-    assert first == ["", f"bytes={size // 2}-", f"bytes={size // 2 + (size - size // 2) // 2}-"]
+    assert first == [
+        "",
+        f"bytes={size // 2}-",
+        f"bytes={size // 2 + (size - size // 2) // 2}-",
+    ]
 
 
-def test_a_server_without_ranges_is_asked_from_the_beginning(tiny: known.KnownSet, server: Server) -> None:
+def test_a_server_without_ranges_is_asked_from_the_beginning(
+    tiny: known.KnownSet, server: Server
+) -> None:
     server.cut, server.ranges = 99, False
     with pytest.raises(DataError, match="the connection ended after"):
         data.load("tiny", progress=Said())
@@ -193,7 +232,9 @@ def test_a_server_without_ranges_is_asked_from_the_beginning(tiny: known.KnownSe
     assert len(data.load("tiny", progress=Said())) == 30
 
 
-def test_a_part_longer_than_the_file_is_begun_anew(tmp_path: Path, server: Server) -> None:
+def test_a_part_longer_than_the_file_is_begun_anew(
+    tmp_path: Path, server: Server
+) -> None:
     server.contents["/file.bin"] = b"a" * 1_000
 
     def stop(step: Step) -> None:
@@ -204,12 +245,17 @@ def test_a_part_longer_than_the_file_is_begun_anew(tmp_path: Path, server: Serve
     (part,) = tmp_path.glob("*.part")
     assert 0 < part.stat().st_size < 1_000
     part.write_bytes(b"b" * 2_000)
-    assert download.download(server.address("/file.bin"), tmp_path, Said()).read_bytes() == b"a" * 1_000
+    assert (
+        download.download(server.address("/file.bin"), tmp_path, Said()).read_bytes()
+        == b"a" * 1_000
+    )
 
 
 def test_a_damaged_gzip_file_is_named(tiny: known.KnownSet, server: Server) -> None:
     packed = server.contents[f"/set/{TRAIN_IMAGES}.gz"]
-    server.contents[f"/set/{TRAIN_IMAGES}.gz"] = packed[:20] + b"\xff\xff\xff" + packed[23:]
+    server.contents[f"/set/{TRAIN_IMAGES}.gz"] = (
+        packed[:20] + b"\xff\xff\xff" + packed[23:]
+    )
     with pytest.raises(DataError, match=rf"{TRAIN_IMAGES}\.gz is damaged"):
         data.load("tiny", progress=Said())
     server.contents[f"/set/{TRAIN_IMAGES}.gz"] = packed
@@ -239,7 +285,8 @@ def test_an_archive_is_read_without_being_unpacked(
 
 
 @pytest.mark.parametrize(
-    ("content", "reason"), [(b"no archive", "damaged"), (None, "has no inside/train-images")]
+    ("content", "reason"),
+    [(b"no archive", "damaged"), (None, "has no inside/train-images")],
 )
 def test_an_archive_that_is_damaged_or_lacks_a_file(
     server: Server, monkeypatch: pytest.MonkeyPatch, content: bytes | None, reason: str

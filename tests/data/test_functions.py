@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nablab import data
-from nablab.data.expressions import FUNCTIONS
-from nablab.data.functions import sawtooth, tent
+from nablab.data.functions.expressions import FUNCTIONS
+from nablab.data.functions.targets import sawtooth, tent
 from nablab.errors import UsageError
 
 
@@ -50,7 +50,11 @@ def test_known_targets_have_their_domain_and_number_of_points(
         ("quadratic_sine", [0.0, np.pi / 2], [0.0, 1 + np.pi**2 / 4]),
         ("sine_plus_x", [np.pi, np.pi / 2], [np.pi, 1 + np.pi / 2]),
         ("cosine_over_x", [np.pi, np.pi / 2], [-1 / np.pi, 0.0]),
-        ("sawtooth-2", [0.0, 0.25, 0.5, 0.75, 1.0, 0.125], [0.0, 1.0, 0.0, 1.0, 0.0, 0.5]),
+        (
+            "sawtooth-2",
+            [0.0, 0.25, 0.5, 0.75, 1.0, 0.125],
+            [0.0, 1.0, 0.0, 1.0, 0.0, 0.5],
+        ),
     ],
 )
 def test_values_in_closed_form(name: str, x: list[float], y: list[float]) -> None:
@@ -61,7 +65,9 @@ def test_values_in_closed_form(name: str, x: list[float], y: list[float]) -> Non
 
 def test_sign_sin_agrees_with_its_definition_away_from_the_jumps() -> None:
     x = np.linspace(-1, 1, 1001) + 1e-4
-    np.testing.assert_array_equal(data.target("sign_sin").truth(x), np.sign(np.sin(5 * np.pi * x)))
+    np.testing.assert_array_equal(
+        data.target("sign_sin").truth(x), np.sign(np.sin(5 * np.pi * x))
+    )
 
 
 @pytest.mark.parametrize("depth", [1, 2, 3, 6])
@@ -71,7 +77,9 @@ def test_a_sawtooth_has_the_stated_teeth_and_pieces(depth: int) -> None:
     slopes = np.sign(np.diff(y))
     assert (y == 1).sum() == 2 ** (depth - 1)
     assert 1 + (slopes[1:] != slopes[:-1]).sum() == 2**depth
-    assert np.all(np.abs(np.diff(y)) == 2**depth / 2 ** (depth + 3))  # exact: all is dyadic
+    assert np.all(
+        np.abs(np.diff(y)) == 2**depth / 2 ** (depth + 3)
+    )  # exact: all is dyadic
 
 
 @given(st.floats(0, 1))
@@ -88,7 +96,9 @@ def test_held_out_points_lie_midway_between_training_points(name: str) -> None:
     x_held, y_held = target.held_out()
     assert len(x_held) == len(x) - 1
     torch.testing.assert_close(x_held, (x[1:] + x[:-1]) / 2, atol=1e-7, rtol=0)
-    np.testing.assert_allclose(y_held[:, 0], target.truth(target.midpoints()), rtol=1e-6)
+    np.testing.assert_allclose(
+        y_held[:, 0], target.truth(target.midpoints()), rtol=1e-6
+    )
 
 
 def test_the_number_of_points_can_be_given() -> None:
@@ -132,7 +142,9 @@ def test_the_domain_and_the_points_are_written_after_at_signs(
 )
 def test_expressions_compute_what_numpy_computes(text: str, python: object) -> None:
     x = np.linspace(0.1, 3, 50)
-    np.testing.assert_allclose(data.parse_expression(text)(x), python(x), rtol=1e-14, atol=1e-14)  # type: ignore[operator]
+    np.testing.assert_allclose(
+        data.parse_expression(text)(x), python(x), rtol=1e-14, atol=1e-14
+    )  # type: ignore[operator]
 
 
 @pytest.mark.parametrize(
@@ -185,10 +197,16 @@ def test_any_text_gives_numbers_or_a_usage_error(text: str) -> None:
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("sinx", r"no target 'sinx'. Did you mean 'sinc'\? Choices: sinc, sign_sin, .*expression of x"),
+        (
+            "sinx",
+            r"no target 'sinx'. Did you mean 'sinc'\? Choices: sinc, sign_sin, .*expression of x",
+        ),
         ("sawtooth-99", r"sawtooth-1 to sawtooth-16 exist"),
         ("sawtooth-0", r"sawtooth-1 to sawtooth-16 exist"),
-        ("1/x@-1..1@3", r"'1/x@-1..1@3' is -?inf at x = 0 \(1 of 5 points have no usable value\)"),
+        (
+            "1/x@-1..1@3",
+            r"'1/x@-1..1@3' is -?inf at x = 0 \(1 of 5 points have no usable value\)",
+        ),
         ("sqrt(x)", r"is nan at x = -1 .*sqrt\(x\)@LOW..HIGH"),
         ("9**9**9 + x", r"is inf at x = -1"),
         ("1e300*x@1..2", r"is 1e\+300 at x = 1"),  # float32 cannot hold it
@@ -197,7 +215,10 @@ def test_any_text_gives_numbers_or_a_usage_error(text: str) -> None:
         ("x@1..1", r"is empty"),
         ("x@0..x", r"'x' is no end of a domain"),
         ("x@0..1/0", r"'1/0' is no end of a domain"),
-        ("x@1", r"'@1' in 'x@1' is neither a domain such as @-3..3 nor a number of points from 2"),
+        (
+            "x@1",
+            r"'@1' in 'x@1' is neither a domain such as @-3..3 nor a number of points from 2",
+        ),
         ("x@many", r"'@many' in"),
         ("x@2000000", r"to 1,000,000"),
     ],
@@ -216,12 +237,17 @@ def test_the_depth_of_a_sawtooth_is_read_from_its_name() -> None:
 def test_every_function_of_the_list_works_on_arrays() -> None:
     x = np.linspace(0.1, 0.9, 7)
     for name, (arity, _) in FUNCTIONS.items():
-        assert data.parse_expression(f"{name}({', '.join(['x'] * arity)})")(x).shape == x.shape
+        assert (
+            data.parse_expression(f"{name}({', '.join(['x'] * arity)})")(x).shape
+            == x.shape
+        )
 
 
 def test_the_package_imports_nothing_until_it_is_used() -> None:
     code = "import sys; from nablab import data, models; print({'torch', 'numpy'} & set(sys.modules))"
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    out = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
     assert out.stdout.strip() == "set()"
     with pytest.raises(AttributeError, match="no attribute 'tarket'"):
         _ = data.tarket

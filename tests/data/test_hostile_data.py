@@ -17,7 +17,8 @@ import pytest
 from PIL import Image, TiffImagePlugin
 
 from nablab import data
-from nablab.data import known, limits
+from nablab.data import known
+from nablab.data.user import limits
 from nablab.errors import DataError, UsageError
 from tests.data.serving import Server
 from tests.data.test_own_data import GOOD, arrays, folder_of, write
@@ -63,13 +64,15 @@ def test_links_that_lead_nowhere_are_refused(tmp_path: Path) -> None:
     for index in range(4):
         (tmp_path / "files" / "a" / f"gone{index}.png").symlink_to(tmp_path / "nowhere")
     with pytest.raises(
-        UsageError, match=r"a/gone0\.png is a link to .*nowhere, where there is nothing, as 4 of the 6"
+        UsageError,
+        match=r"a/gone0\.png is a link to .*nowhere, where there is nothing, as 4 of the 6",
     ):
         data.load(str(tmp_path / "files"))
     folder_of(tmp_path / "classes", {"a": 2, "b": 2})
     (tmp_path / "classes" / "c").symlink_to(tmp_path / "nowhere")
     with pytest.raises(
-        UsageError, match=r"classes/c is a link to .*nowhere, where there is nothing\. Repair"
+        UsageError,
+        match=r"classes/c is a link to .*nowhere, where there is nothing\. Repair",
     ):
         data.load(str(tmp_path / "classes"))
     folder_of(tmp_path / "split" / "train", {"a": 2, "b": 2})
@@ -78,8 +81,12 @@ def test_links_that_lead_nowhere_are_refused(tmp_path: Path) -> None:
         data.load(str(tmp_path / "split"))
 
 
-@pytest.mark.parametrize("names", [("bus", "car", "train"), ("bus", "test"), ("car", "test", "train", "val")])
-def test_classes_may_have_the_names_of_splits(tmp_path: Path, names: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    "names", [("bus", "car", "train"), ("bus", "test"), ("car", "test", "train", "val")]
+)
+def test_classes_may_have_the_names_of_splits(
+    tmp_path: Path, names: tuple[str, ...]
+) -> None:
     folder_of(tmp_path, dict.fromkeys(names, 3))
     loaded = data.load(str(tmp_path))
     assert loaded.classes == names
@@ -88,7 +95,10 @@ def test_classes_may_have_the_names_of_splits(tmp_path: Path, names: tuple[str, 
 
 def test_splits_without_classes_are_no_classes(tmp_path: Path) -> None:
     folder_of(tmp_path, {"train": 3, "test": 3, "val": 3})
-    with pytest.raises(UsageError, match=r"train has no subfolders: .* such as train/cats/ and train/dogs/"):
+    with pytest.raises(
+        UsageError,
+        match=r"train has no subfolders: .* such as train/cats/ and train/dogs/",
+    ):
         data.load(str(tmp_path))
 
 
@@ -100,7 +110,9 @@ def test_splits_without_classes_are_no_classes(tmp_path: Path) -> None:
     [("6", 2), (b"6", 7), (b"\x06", 1), (6.0, 12), (9, 3), (70_000, 4)],
     ids=["text", "undefined", "byte", "double", "outside", "long"],
 )
-def test_an_odd_orientation_leaves_the_pixels_as_they_are(tmp_path: Path, value: object, kind: int) -> None:
+def test_an_odd_orientation_leaves_the_pixels_as_they_are(
+    tmp_path: Path, value: object, kind: int
+) -> None:
     folder_of(tmp_path / "train", {"a": 1, "b": 1}, height=4, width=8)
     folder_of(tmp_path / "test", {"a": 1, "b": 1}, height=4, width=8)
     path = tmp_path / "train" / "a" / "000.png"
@@ -111,7 +123,9 @@ def test_an_odd_orientation_leaves_the_pixels_as_they_are(tmp_path: Path, value:
     Image.fromarray(pixels).save(path, exif=b"Exif\0\0" + tiff_bytes(exif))
     loaded = data.load(str(tmp_path))
     assert np.array_equal(loaded.images[0, 0], pixels)
-    assert any("EXIF data do not say" in note and note.endswith(": 1") for note in loaded.notes)
+    assert any(
+        "EXIF data do not say" in note and note.endswith(": 1") for note in loaded.notes
+    )
 
 
 def tiff_bytes(directory: TiffImagePlugin.ImageFileDirectory_v2) -> bytes:
@@ -119,7 +133,9 @@ def tiff_bytes(directory: TiffImagePlugin.ImageFileDirectory_v2) -> bytes:
     return b"II*\0\x08\0\0\0" + directory.tobytes(8)
 
 
-@pytest.mark.parametrize("exif", [b"Exif\0\0rubbish", b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0"])
+@pytest.mark.parametrize(
+    "exif", [b"Exif\0\0rubbish", b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0"]
+)
 def test_broken_exif_data_do_not_hide_a_picture(tmp_path: Path, exif: bytes) -> None:
     folder_of(tmp_path / "train", {"a": 1, "b": 1})
     folder_of(tmp_path / "test", {"a": 1, "b": 1})
@@ -129,7 +145,9 @@ def test_broken_exif_data_do_not_hide_a_picture(tmp_path: Path, exif: bytes) -> 
     assert np.array_equal(data.load(str(tmp_path)).images[0, 0], pixels)
 
 
-def test_every_error_of_a_decoder_names_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_error_of_a_decoder_names_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder_of(tmp_path / "train", {"a": 1, "b": 1})
     folder_of(tmp_path / "test", {"a": 1, "b": 1})
 
@@ -137,7 +155,10 @@ def test_every_error_of_a_decoder_names_the_file(tmp_path: Path, monkeypatch: py
         raise TypeError("unsupported operand")
 
     monkeypatch.setattr(Image.Image, "convert", broken)
-    with pytest.raises(UsageError, match=r"train/a/000\.png cannot be read: TypeError: unsupported operand"):
+    with pytest.raises(
+        UsageError,
+        match=r"train/a/000\.png cannot be read: TypeError: unsupported operand",
+    ):
         data.load(str(tmp_path))
 
 
@@ -145,11 +166,16 @@ def test_the_first_of_several_frames_is_read_and_said(tmp_path: Path) -> None:
     folder_of(tmp_path / "train", {"a": 1, "b": 1})
     folder_of(tmp_path / "test", {"a": 1, "b": 1})
     frames = [Image.fromarray(np.full((6, 6), value, np.uint8)) for value in (10, 200)]
-    frames[0].save(tmp_path / "train" / "a" / "000.gif", save_all=True, append_images=frames[1:])
+    frames[0].save(
+        tmp_path / "train" / "a" / "000.gif", save_all=True, append_images=frames[1:]
+    )
     (tmp_path / "train" / "a" / "000.png").unlink()
     loaded = data.load(str(tmp_path), channels=1)
     assert (loaded.images[0] == 10).all()
-    assert "Images of several frames or pages, of which the first was read: 1" in loaded.notes
+    assert (
+        "Images of several frames or pages, of which the first was read: 1"
+        in loaded.notes
+    )
 
 
 # Names
@@ -168,7 +194,9 @@ def test_names_that_are_no_utf8_are_read(tmp_path: Path) -> None:
     before = data.source_hash(str(tmp_path))
     (strange / "001.png").rename(strange / "002.png")
     assert data.source_hash(str(tmp_path)) != before
-    with pytest.raises(UsageError, match=r"caf\\xe9/ is no UTF-8, so that no record could name it") as error:
+    with pytest.raises(
+        UsageError, match=r"caf\\xe9/ is no UTF-8, so that no record could name it"
+    ) as error:
         data.load(f"{strange}/")
     str(error.value).encode()
 
@@ -176,7 +204,9 @@ def test_names_that_are_no_utf8_are_read(tmp_path: Path) -> None:
 def test_errors_print_names_that_are_no_utf8(tmp_path: Path) -> None:
     folder_of(tmp_path, {"a": 2, "b": 2})
     (tmp_path / "a" / os.fsdecode(b"\xff.png")).write_bytes(b"no image")
-    with pytest.raises(UsageError, match=r"a/\\xff\.png cannot be read: it is no image"):
+    with pytest.raises(
+        UsageError, match=r"a/\\xff\.png cannot be read: it is no image"
+    ):
         data.load(str(tmp_path))
 
 
@@ -197,7 +227,9 @@ def test_labels_that_are_names_are_refused_at_once(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("labels", [[1, 2, 3, 1], [0, 2, 0, 2], [2**40, 0, 1, 2], [7, 7, 7, 7]])
+@pytest.mark.parametrize(
+    "labels", [[1, 2, 3, 1], [0, 2, 0, 2], [2**40, 0, 1, 2], [7, 7, 7, 7]]
+)
 def test_labels_count_from_0_without_gaps(tmp_path: Path, labels: list[int]) -> None:
     path = arrays(tmp_path / "f.npz", images=GOOD, labels=np.array(labels))
     with pytest.raises(UsageError, match="Labels count from 0 without gaps"):
@@ -243,19 +275,27 @@ def zipped(path: Path, **members: bytes) -> str:
 
 def test_an_array_that_claims_a_petabyte_is_refused(tmp_path: Path) -> None:
     labels = npy("(4,)", b"\0\1\0\1")
-    path = zipped(tmp_path / "f.npz", images=npy("(1125899906, 1000, 1000)", bytes(36)), labels=labels)
-    expected = (
-        "images is damaged: it claims 1,126 TB (shape (1125899906, 1000, 1000), uint8), and 0 kB are stored"
+    path = zipped(
+        tmp_path / "f.npz",
+        images=npy("(1125899906, 1000, 1000)", bytes(36)),
+        labels=labels,
     )
+    expected = "images is damaged: it claims 1,126 TB (shape (1125899906, 1000, 1000), uint8), and 0 kB are stored"
     assert expected in limited(lambda: data.load(path))
     path = zipped(
-        tmp_path / "l.npz", images=npy("(4, 3, 3)", bytes(36)), labels=npy("(1125899906000000,)", b"")
+        tmp_path / "l.npz",
+        images=npy("(4, 3, 3)", bytes(36)),
+        labels=npy("(1125899906000000,)", b""),
     )
     assert "labels is damaged: it claims 1,126 TB" in limited(lambda: data.load(path))
 
 
-def test_a_few_bytes_that_unpack_to_many_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "SMALL", 29_000_000)  # 256 MB would take seconds to pack
+def test_a_few_bytes_that_unpack_to_many_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        limits, "SMALL", 29_000_000
+    )  # 256 MB would take seconds to pack
     count = 30_000
     path = zipped(
         tmp_path / "f.npz",
@@ -269,14 +309,24 @@ def test_a_few_bytes_that_unpack_to_many_are_refused(tmp_path: Path, monkeypatch
     assert time.perf_counter() - begin < 2
 
 
-def test_what_does_not_fit_in_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_does_not_fit_in_memory_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(limits, "memory", lambda: 4_000)
-    path = arrays(tmp_path / "f.npz", images=np.zeros((4, 30, 30), np.uint8), labels=np.array([0, 1] * 2))
-    with pytest.raises(UsageError, match=r"images would take 4 kB in memory, and this process may use 4 kB"):
+    path = arrays(
+        tmp_path / "f.npz",
+        images=np.zeros((4, 30, 30), np.uint8),
+        labels=np.array([0, 1] * 2),
+    )
+    with pytest.raises(
+        UsageError,
+        match=r"images would take 4 kB in memory, and this process may use 4 kB",
+    ):
         data.load(path)
     folder_of(tmp_path / "set", {"a": 3, "b": 3}, height=30, width=30)
     with pytest.raises(
-        UsageError, match=r"6 images of 30 x 30 pixels, which would take 5 kB .*A smaller size"
+        UsageError,
+        match=r"6 images of 30 x 30 pixels, which would take 5 kB .*A smaller size",
     ):
         data.load(str(tmp_path / "set"))
     assert data.load(str(tmp_path / "set"), size=6).images.shape == (4, 1, 6, 6)
@@ -289,11 +339,17 @@ def test_a_picture_that_is_far_too_large_is_refused(tmp_path: Path) -> None:
     line = bytes(13_001)
     packed = b"".join(rows.compress(line * 100) for _ in range(130)) + rows.flush()
     chunks += [b"IDAT" + packed, b"IEND"]
-    content = b"".join(struct.pack(">I", len(c) - 4) + c + struct.pack(">I", zlib.crc32(c)) for c in chunks)
+    content = b"".join(
+        struct.pack(">I", len(c) - 4) + c + struct.pack(">I", zlib.crc32(c))
+        for c in chunks
+    )
     (tmp_path / "a" / "000.png").write_bytes(b"\x89PNG\r\n\x1a\n" + content)
     begin = time.perf_counter()
     text = limited(lambda: data.load(str(tmp_path), size=8), megabytes=100)
-    assert "a/000.png has 13,000 x 13,000 pixels (height x width), more than the 89,478,485 that one" in text
+    assert (
+        "a/000.png has 13,000 x 13,000 pixels (height x width), more than the 89,478,485 that one"
+        in text
+    )
     assert time.perf_counter() - begin < 2
 
 
@@ -322,7 +378,11 @@ def test_a_file_of_a_known_set_is_read_to_its_known_size(
     assert time.perf_counter() - begin < 2
 
 
-def test_a_server_that_never_ends_is_left(tmp_path: Path, tiny: known.KnownSet, server: Server) -> None:
+def test_a_server_that_never_ends_is_left(
+    tmp_path: Path, tiny: known.KnownSet, server: Server
+) -> None:
     server.contents[f"/set/{known.TRAIN_IMAGES}.gz"] = bytes(20_000_000)
-    with pytest.raises(DataError, match=r"sends more than the 10,000,\d+ bytes that the file may have"):
+    with pytest.raises(
+        DataError, match=r"sends more than the 10,000,\d+ bytes that the file may have"
+    ):
         data.load("tiny")

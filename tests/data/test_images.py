@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from nablab.data import Augment, ImageSet, Normalize
-from nablab.data.forms import statistics
+from nablab.data.images.forms import statistics
 from nablab.errors import UsageError
 
 
@@ -17,13 +17,19 @@ def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def some(count: int = 64, channels: int = 1, height: int = 9, width: int = 7) -> torch.Tensor:
-    return torch.randint(256, (count, channels, height, width), generator=seeded(5), dtype=torch.uint8)
+def some(
+    count: int = 64, channels: int = 1, height: int = 9, width: int = 7
+) -> torch.Tensor:
+    return torch.randint(
+        256, (count, channels, height, width), generator=seeded(5), dtype=torch.uint8
+    )
 
 
 def a_set(count: int = 20) -> ImageSet:
     labels = torch.arange(count) % 4
-    return ImageSet("some", "train", some(count), labels, tuple("abcd"), (0.5,), (0.25,))
+    return ImageSet(
+        "some", "train", some(count), labels, tuple("abcd"), (0.5,), (0.25,)
+    )
 
 
 def test_normalize_is_its_formula_channel_by_channel() -> None:
@@ -44,7 +50,7 @@ def test_normalize_takes_any_leading_dimensions() -> None:
 
 
 def test_a_set_normalized_by_its_own_statistics_has_mean_0_and_deviation_1() -> None:
-    from nablab.data.forms import statistics
+    from nablab.data.images.forms import statistics
 
     images = some(200, 3)
     mean, std = statistics(images)
@@ -118,7 +124,11 @@ def test_a_negative_shift_is_refused() -> None:
 
 def test_augment_works_on_batches_not_on_samples() -> None:
     """512 images take about a millisecond; a Python loop over them takes twenty or more."""
-    images, augment, generator = some(512, 1, 28, 28), Augment(shift=2, flip=True), seeded()
+    images, augment, generator = (
+        some(512, 1, 28, 28),
+        Augment(shift=2, flip=True),
+        seeded(),
+    )
     best = float("inf")
     for _ in range(20):
         start = time.perf_counter()
@@ -130,9 +140,16 @@ def test_augment_works_on_batches_not_on_samples() -> None:
 def test_hold_out_cuts_by_seed_and_loses_nothing() -> None:
     whole = a_set(20)
     rest, held = whole.hold_out(6, seed=3)
-    assert (len(rest), len(held), rest.split, held.split) == (14, 6, "train", "validation")
+    assert (len(rest), len(held), rest.split, held.split) == (
+        14,
+        6,
+        "train",
+        "validation",
+    )
     together = torch.cat([rest.images, held.images]).flatten(1)
-    assert sorted(map(tuple, together.tolist())) == sorted(map(tuple, whole.images.flatten(1).tolist()))
+    assert sorted(map(tuple, together.tolist())) == sorted(
+        map(tuple, whole.images.flatten(1).tolist())
+    )
     again = whole.hold_out(6, seed=3)[1]
     other = whole.hold_out(6, seed=4)[1]
     assert torch.equal(held.images, again.images)
@@ -184,7 +201,9 @@ def test_a_channel_that_never_varies_becomes_zeros() -> None:
     images = constant_blue()
     normalize = Normalize(*statistics(images))
     assert torch.equal(normalize(images)[:, 2], torch.zeros(12, 9, 7))
-    assert torch.equal(normalize(constant_blue(255))[:, 2], torch.zeros(12, 9, 7))  # test images, too
+    assert torch.equal(
+        normalize(constant_blue(255))[:, 2], torch.zeros(12, 9, 7)
+    )  # test images, too
     rest = Normalize(*statistics(images[:, :2]))(images[:, :2])
     assert torch.equal(normalize(images)[:, :2], rest)
 
@@ -203,7 +222,9 @@ def test_a_channel_that_never_varies_becomes_zeros() -> None:
 )
 def test_a_channel_without_content_is_said(std: tuple[float, ...], said: str) -> None:
     images = some(12, channels=len(std))
-    made = ImageSet("mine", "train", images, torch.zeros(12).long(), ("a",), (0.5,) * len(std), std)
+    made = ImageSet(
+        "mine", "train", images, torch.zeros(12).long(), ("a",), (0.5,) * len(std), std
+    )
     assert len(made.notes) == bool(said)
     assert said in made.describe()
     assert made.first(3).notes == made.notes  # once

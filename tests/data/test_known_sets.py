@@ -10,11 +10,11 @@ import time
 import numpy as np
 import pytest
 import torch
+from nablab.data.known.decoding import read_cifar, read_idx
 
 from nablab import data
 from nablab.data import known
-from nablab.data.decoding import read_cifar, read_idx
-from nablab.data.forms import convert, statistics
+from nablab.data.images.forms import convert, statistics
 from nablab.errors import DataError, UsageError
 from tests.data.tiny import idx, tiny_arrays
 
@@ -29,7 +29,8 @@ def test_names_are_known_and_near_names_are_suggested(tmp_path) -> None:  # type
         with pytest.raises(UsageError, match="Did you mean"):
             data.load(wrong)
     with pytest.raises(
-        UsageError, match=r"There is nothing at \./nowhere\. Give a folder with one subfolder"
+        UsageError,
+        match=r"There is nothing at \./nowhere\. Give a folder with one subfolder",
     ):
         data.check_image_set("./nowhere")
     assert not data.is_image_set("missing.npz")
@@ -68,13 +69,17 @@ def test_digits_are_scikit_learns_cut_into_two_splits() -> None:
     whole = torch.from_numpy(np.round(bunch.images * 255 / 16)).to(torch.uint8)
     order = torch.randperm(1_797, generator=torch.Generator().manual_seed(0))
     assert torch.equal(torch.cat([train.images, test.images])[:, 0], whole[order])
-    assert torch.equal(torch.cat([train.labels, test.labels]), torch.from_numpy(bunch.target)[order])
+    assert torch.equal(
+        torch.cat([train.labels, test.labels]), torch.from_numpy(bunch.target)[order]
+    )
     assert (train.mean, train.std) == (test.mean, test.std)
     assert set(train.labels.tolist()) == set(range(10))
 
 
-def test_digits_come_from_the_loader_where_the_file_is_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    from nablab.data import digits
+def test_digits_come_from_the_loader_where_the_file_is_elsewhere(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from nablab.data.known import digits
 
     expected = digits._table()
     monkeypatch.setattr(digits.importlib.util, "find_spec", lambda name: None)
@@ -120,7 +125,12 @@ def test_cifar_records_are_label_then_red_green_blue() -> None:
 
 
 def test_statistics_are_numpys() -> None:
-    images = torch.randint(256, (300, 3, 5, 7), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
+    images = torch.randint(
+        256,
+        (300, 3, 5, 7),
+        generator=torch.Generator().manual_seed(1),
+        dtype=torch.uint8,
+    )
     mean, std = statistics(images)
     scaled = images.double().numpy() / 255
     np.testing.assert_allclose(mean, scaled.mean(axis=(0, 2, 3)), rtol=1e-12)
@@ -129,11 +139,15 @@ def test_statistics_are_numpys() -> None:
 
 def some(channels: int, height: int, width: int, count: int = 5) -> torch.Tensor:
     generator = torch.Generator().manual_seed(2)
-    return torch.randint(256, (count, channels, height, width), generator=generator, dtype=torch.uint8)
+    return torch.randint(
+        256, (count, channels, height, width), generator=generator, dtype=torch.uint8
+    )
 
 
 @pytest.mark.parametrize(("side", "antialias"), [(16, False), (6, True)])
-def test_resizing_is_bilinear_and_antialiased_when_it_shrinks(side: int, antialias: bool) -> None:
+def test_resizing_is_bilinear_and_antialiased_when_it_shrinks(
+    side: int, antialias: bool
+) -> None:
     images = some(3, 12, 12)
     got = convert(images, side, None)
     exact = torch.nn.functional.interpolate(
@@ -148,7 +162,9 @@ def test_shrinking_by_two_keeps_the_mean_and_a_flat_image_stays_flat() -> None:
     for size in (3, 4, 28):
         assert (convert(flat, size, None) == 77).all()
     images = some(1, 32, 32)
-    assert (convert(images, 16, None).double().mean() - images.double().mean()).abs() < 1
+    assert (
+        convert(images, 16, None).double().mean() - images.double().mean()
+    ).abs() < 1
 
 
 def test_color_to_gray_is_pillows_and_gray_to_color_repeats() -> None:
@@ -158,7 +174,10 @@ def test_color_to_gray_is_pillows_and_gray_to_color_repeats() -> None:
     gray = convert(images, None, 1)
     for one, expected in zip(gray, images, strict=True):
         picture = Image.fromarray(expected.permute(1, 2, 0).numpy()).convert("L")
-        assert np.abs(np.asarray(picture).astype(int) - one[0].numpy().astype(int)).max() <= 1
+        assert (
+            np.abs(np.asarray(picture).astype(int) - one[0].numpy().astype(int)).max()
+            <= 1
+        )
     color = convert(gray, None, 3)
     assert torch.equal(color, gray.expand(-1, 3, -1, -1))
     assert torch.equal(convert(color, None, 1), gray)
@@ -166,8 +185,10 @@ def test_color_to_gray_is_pillows_and_gray_to_color_repeats() -> None:
         convert(some(2, 4, 4), None, 1)
 
 
-def test_conversion_in_chunks_is_conversion_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    from nablab.data import forms
+def test_conversion_in_chunks_is_conversion_of_the_whole(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from nablab.data.images.image_set import forms
 
     images = some(3, 9, 11, count=23)
     whole = convert(images, 7, 1)
@@ -188,7 +209,9 @@ def test_after_a_conversion_mean_and_deviation_are_those_of_the_converted_traini
     assert as_it_is.mean == tiny.mean
 
 
-def test_the_test_split_alone_gets_the_training_splits_statistics(tiny: known.KnownSet) -> None:
+def test_the_test_split_alone_gets_the_training_splits_statistics(
+    tiny: known.KnownSet,
+) -> None:
     test = data.load("tiny", split="test", size=5)
     train_images = torch.from_numpy(tiny_arrays()[known.TRAIN_IMAGES])[:, None]
     assert test.mean == statistics(convert(train_images, 5, None))[0]
@@ -196,14 +219,17 @@ def test_the_test_split_alone_gets_the_training_splits_statistics(tiny: known.Kn
 
 @pytest.mark.parametrize("one", known.KNOWN.values(), ids=lambda one: one.name)
 def test_what_is_stated_of_a_set_is_consistent(one: known.KnownSet) -> None:
-    assert [file.name for split in ("train", "test") for file in one.files_of(split)] == [
-        file.name for file in one.files
-    ]
+    assert [
+        file.name for split in ("train", "test") for file in one.files_of(split)
+    ] == [file.name for file in one.files]
     assert all(len(file.sha256) == 64 and int(file.sha256, 16) for file in one.files)
     pixels = one.shape[0] * one.shape[1] * one.shape[2]
     for split in ("train", "test"):
         headers = 16 + 8 if one.form == "idx" else 0
-        assert sum(file.size for file in one.files_of(split)) == one.samples[split] * (pixels + 1) + headers
+        assert (
+            sum(file.size for file in one.files_of(split))
+            == one.samples[split] * (pixels + 1) + headers
+        )
     assert len(one.classes) == 10
     assert len(one.mean) == len(one.std) == one.shape[0]
     assert all((one.license, one.citation, one.sources))
@@ -223,7 +249,9 @@ def test_the_stated_facts_are_those_of_the_real_data(one: known.KnownSet) -> Non
     np.testing.assert_allclose(mean, one.mean, rtol=1e-12)
     np.testing.assert_allclose(std, one.std, rtol=1e-12)
     assert torch.bincount(test.labels).tolist() == (
-        [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009] if one.name == "mnist" else [1_000] * 10
+        [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
+        if one.name == "mnist"
+        else [1_000] * 10
     )
     start = time.perf_counter()
     data.load(one.name)

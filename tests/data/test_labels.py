@@ -26,17 +26,23 @@ def test_share_1_redraws_every_label_uniformly_whatever_the_true_one() -> None:
     truth = true_labels()
     labels, redrawn = corrupt(truth, 1.0, classes=10, seed=3)
     assert redrawn.all()
-    counts = torch.zeros(10, 10).index_put((truth, labels), torch.ones(len(truth)), accumulate=True)
+    counts = torch.zeros(10, 10).index_put(
+        (truth, labels), torch.ones(len(truth)), accumulate=True
+    )
     # 100 cells that expect 400 each: chi-squared with 90 degrees of freedom (rows are fixed).
     chi_squared = float(((counts - 400) ** 2 / 400).sum())
     assert 50 < chi_squared < 140  # quantiles 0.0003 and 0.9994
 
 
 @pytest.mark.parametrize("share", [0.25, 0.5, 0.75])
-def test_the_share_is_that_of_redrawn_labels_and_a_tenth_of_them_stay(share: float) -> None:
+def test_the_share_is_that_of_redrawn_labels_and_a_tenth_of_them_stay(
+    share: float,
+) -> None:
     truth = true_labels()
     labels, redrawn = corrupt(truth, share, classes=10, seed=1)
-    assert redrawn.double().mean().item() == pytest.approx(share, abs=4 * (share * (1 - share) / 4e4) ** 0.5)
+    assert redrawn.double().mean().item() == pytest.approx(
+        share, abs=4 * (share * (1 - share) / 4e4) ** 0.5
+    )
     wrong = (labels != truth).double().mean().item()
     assert wrong == pytest.approx(0.9 * share, abs=0.011)
     assert torch.equal(labels[~redrawn], truth[~redrawn])
@@ -68,13 +74,18 @@ def test_neither_input_nor_dtype_is_changed() -> None:
     labels, redrawn = corrupt(truth, 1.0, classes=10, seed=0)
     assert torch.equal(truth, kept)
     assert (labels.dtype, redrawn.dtype) == (torch.int64, torch.bool)
-    assert corrupt(truth.to(torch.uint8), 0.5, classes=10, seed=0).labels.dtype == torch.int64
+    assert (
+        corrupt(truth.to(torch.uint8), 0.5, classes=10, seed=0).labels.dtype
+        == torch.int64
+    )
     assert np.array_equal(corrupt(truth[:0], 0.5, classes=10, seed=0).labels, [])
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.5, float("nan")])
 def test_a_share_that_is_none(share: float) -> None:
-    with pytest.raises(UsageError, match=r"must be from 0 to 1, got (-0\.1|1\.5|nan)\."):
+    with pytest.raises(
+        UsageError, match=r"must be from 0 to 1, got (-0\.1|1\.5|nan)\."
+    ):
         corrupt(true_labels(), share, classes=10, seed=0)
 
 
@@ -83,7 +94,9 @@ def test_labels_that_are_none() -> None:
         corrupt(true_labels(), 0.5, classes=9, seed=0)
     with pytest.raises(UsageError, match=r"got -1 to 9"):
         corrupt(true_labels() - (true_labels() == 0).long(), 0.5, classes=10, seed=0)
-    with pytest.raises(UsageError, match=r"whole numbers in one dimension, got torch\.float32"):
+    with pytest.raises(
+        UsageError, match=r"whole numbers in one dimension, got torch\.float32"
+    ):
         corrupt(true_labels().float(), 0.5, classes=10, seed=0)
     with pytest.raises(UsageError, match=r"shape \(4, 10\)"):
         corrupt(true_labels(40).reshape(4, 10), 0.5, classes=10, seed=0)
@@ -93,12 +106,17 @@ def test_labels_that_are_none() -> None:
 
 def test_parts_by_truth_hold_each_label_once() -> None:
     truth = true_labels(500)
-    labels = torch.stack([corrupt(truth, 0.6, classes=10, seed=seed).labels for seed in (0, 1)])
+    labels = torch.stack(
+        [corrupt(truth, 0.6, classes=10, seed=seed).labels for seed in (0, 1)]
+    )
     parts = by_truth(labels, truth)
     assert all(part.shape == (2, 500) for part in parts.values())
     assert torch.equal((parts["unchanged"] == -100), (parts["changed"] != -100))
     assert torch.equal((parts["changed"] == -100), (parts["truth_of_changed"] == -100))
-    assert torch.equal(torch.where(parts["changed"] == -100, parts["unchanged"], parts["changed"]), labels)
+    assert torch.equal(
+        torch.where(parts["changed"] == -100, parts["unchanged"], parts["changed"]),
+        labels,
+    )
     wrong = labels != truth
     assert torch.equal(parts["truth_of_changed"][wrong], truth.expand(2, -1)[wrong])
     assert bool((parts["unchanged"] == -100).eq(wrong).all())

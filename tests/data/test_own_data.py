@@ -12,17 +12,23 @@ import torch
 from PIL import Image
 
 from nablab import data
-from nablab.data.forms import statistics
-from nablab.data.own import cut
+from nablab.data.images.forms import statistics
+from nablab.data.user.own import cut
 from nablab.errors import UsageError
 
 DRAW = np.random.default_rng(3)
 
 
-def picture(path: Path, *, height: int = 6, width: int = 6, mode: str = "L", seed: int = 0) -> np.ndarray:
+def picture(
+    path: Path, *, height: int = 6, width: int = 6, mode: str = "L", seed: int = 0
+) -> np.ndarray:
     """Write a picture of noise and return its pixels."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    shape = {"L": (height, width), "RGB": (height, width, 3), "RGBA": (height, width, 4)}[mode]
+    shape = {
+        "L": (height, width),
+        "RGB": (height, width, 3),
+        "RGBA": (height, width, 4),
+    }[mode]
     pixels = np.random.default_rng(seed).integers(256, size=shape, dtype=np.uint8)
     Image.fromarray(pixels).save(path)
     return pixels
@@ -32,7 +38,9 @@ def folder_of(top: Path, counts: dict[str, int], **options: object) -> Path:
     """A folder with so many pictures per class."""
     for number, (name, count) in enumerate(counts.items()):
         for index in range(count):
-            picture(top / name / f"{index:03}.png", seed=100 * number + index, **options)  # type: ignore[arg-type]
+            picture(
+                top / name / f"{index:03}.png", seed=100 * number + index, **options
+            )  # type: ignore[arg-type]
     return top
 
 
@@ -45,20 +53,26 @@ def test_a_folder_with_train_and_test(tmp_path: Path) -> None:
     assert (train.name, train.classes, train.notes) == ("set", ("cat", "dog"), ())
     assert train.labels.tolist() == [0, 0, 1, 1, 1]
     assert test.labels.tolist() == [0, 1, 1]
-    assert np.array_equal(train.images[0, 0], np.asarray(Image.open(tmp_path / "set/train/cat/000.png")))
+    assert np.array_equal(
+        train.images[0, 0], np.asarray(Image.open(tmp_path / "set/train/cat/000.png"))
+    )
     assert (train.mean, train.std) == statistics(train.images)
     assert (test.mean, test.std) == (train.mean, train.std)
     assert train.source == str(tmp_path / "set")
 
 
-def test_without_a_test_split_a_fifth_of_each_class_is_cut_off_and_it_is_said(tmp_path: Path) -> None:
+def test_without_a_test_split_a_fifth_of_each_class_is_cut_off_and_it_is_said(
+    tmp_path: Path,
+) -> None:
     folder_of(tmp_path, {"a": 10, "b": 5, "c": 2})
     train, test = data.load(str(tmp_path)), data.load(str(tmp_path), split="test")
     assert torch.bincount(test.labels).tolist() == [2, 1, 1]
     assert torch.bincount(train.labels).tolist() == [8, 4, 1]
     assert "a fifth of each class" in train.describe()
     assert "a fifth of each class" in test.describe()
-    everything = {tuple(one.flatten().tolist()) for one in torch.cat([train.images, test.images])}
+    everything = {
+        tuple(one.flatten().tolist()) for one in torch.cat([train.images, test.images])
+    }
     assert len(everything) == 17
     assert torch.equal(data.load(str(tmp_path), split="test").images, test.images)
     assert (test.mean, test.std) == statistics(train.images)
@@ -88,10 +102,17 @@ def test_color_gray_and_sizes_as_asked(tmp_path: Path) -> None:
     picture(tmp_path / "b" / "1.bmp", mode="RGB")
     picture(tmp_path / "b" / "2.PNG", mode="L")
     for channels in (1, 3):
-        assert data.load(str(tmp_path), size=28, channels=channels).images.shape == (2, channels, 28, 28)
+        assert data.load(str(tmp_path), size=28, channels=channels).images.shape == (
+            2,
+            channels,
+            28,
+            28,
+        )
     with pytest.raises(UsageError, match=r"differ in size: .*size=28"):
         data.load(str(tmp_path), channels=1)
-    with pytest.raises(UsageError, match=r"is gray, .* is in color.*channels=1 makes all of them gray"):
+    with pytest.raises(
+        UsageError, match=r"is gray, .* is in color.*channels=1 makes all of them gray"
+    ):
         data.load(str(tmp_path), size=4)
 
 
@@ -115,13 +136,17 @@ def test_transparency_is_laid_on_black_and_said(tmp_path: Path) -> None:
     loaded = data.load(str(tmp_path))
     exact = pixels[..., :3].astype(float) * pixels[..., 3:] / 255
     assert np.abs(loaded.images[0].permute(1, 2, 0).numpy() - exact).max() <= 1
-    assert loaded.notes == ("Images with transparent parts, which were laid on black: 1",)
+    assert loaded.notes == (
+        "Images with transparent parts, which were laid on black: 1",
+    )
 
 
 def test_photographs_are_turned_upright(tmp_path: Path) -> None:
     folder_of(tmp_path / "train", {"a": 1, "b": 1}, height=4, width=8)
     folder_of(tmp_path / "test", {"a": 1, "b": 1}, height=4, width=8)
-    turned = Image.fromarray(np.asarray(Image.open(tmp_path / "train/a/000.png")).T.copy())
+    turned = Image.fromarray(
+        np.asarray(Image.open(tmp_path / "train/a/000.png")).T.copy()
+    )
     exif = Image.Exif()
     exif[0x0112] = 5  # stored transposed
     turned.save(tmp_path / "train" / "a" / "000.png", exif=exif)
@@ -132,7 +157,9 @@ def test_photographs_are_turned_upright(tmp_path: Path) -> None:
 def test_files_that_are_no_images_are_left_out_and_said(tmp_path: Path) -> None:
     folder_of(tmp_path, {"a": 4, "b": 4})
     (tmp_path / "a" / "labels.csv").write_text("x")
-    note = "Files that are no images by their names, which were left out: 1 (a/labels.csv)"
+    note = (
+        "Files that are no images by their names, which were left out: 1 (a/labels.csv)"
+    )
     assert note in data.load(str(tmp_path)).notes
 
 
@@ -143,10 +170,19 @@ def write(path: Path, content: bytes) -> None:
 
 def test_folders_that_are_no_data_set(tmp_path: Path) -> None:
     cases = {
-        "flat": ("has no subfolders: put the images of each class into a subfolder", {"1.png": b""}),
+        "flat": (
+            "has no subfolders: put the images of each class into a subfolder",
+            {"1.png": b""},
+        ),
         "one": (r"has one subfolder only \(images\)", {"images/1.png": b""}),
-        "empty": ("the class 'b' is empty. Give it images", {"a/1.png": b"", "b/notes.txt": b""}),
-        "deep": ("It has folders only: are these the classes", {"a/x/1.png": b"", "b/x/1.png": b""}),
+        "empty": (
+            "the class 'b' is empty. Give it images",
+            {"a/1.png": b"", "b/notes.txt": b""},
+        ),
+        "deep": (
+            "It has folders only: are these the classes",
+            {"a/x/1.png": b"", "b/x/1.png": b""},
+        ),
         "broken": (
             r"a/1\.png cannot be read: it is no image",
             {"a/1.png": b"no", "b/1.png": b"no", "test": b""},
@@ -169,24 +205,32 @@ def test_a_truncated_image_is_named(tmp_path: Path) -> None:
     folder_of(tmp_path / "test", {"a": 1, "b": 1})
     path = tmp_path / "train" / "b" / "000.png"
     path.write_bytes(path.read_bytes()[:300])
-    with pytest.raises(UsageError, match=r"train/b/000\.png cannot be read: .*Replace the file"):
+    with pytest.raises(
+        UsageError, match=r"train/b/000\.png cannot be read: .*Replace the file"
+    ):
         data.load(str(tmp_path))
 
 
 def test_deep_images_are_refused(tmp_path: Path) -> None:
     folder_of(tmp_path / "train", {"a": 1, "b": 1})
     folder_of(tmp_path / "test", {"a": 1, "b": 1})
-    Image.fromarray(np.full((6, 6), 40_000, np.uint16)).save(tmp_path / "train" / "a" / "000.png")
+    Image.fromarray(np.full((6, 6), 40_000, np.uint16)).save(
+        tmp_path / "train" / "a" / "000.png"
+    )
     with pytest.raises(UsageError, match="more than 8 bits per pixel"):
         data.load(str(tmp_path))
 
 
-def test_a_class_that_training_lacks_and_a_class_that_the_test_lacks(tmp_path: Path) -> None:
+def test_a_class_that_training_lacks_and_a_class_that_the_test_lacks(
+    tmp_path: Path,
+) -> None:
     folder_of(tmp_path / "train", {"a": 2, "b": 2, "c": 2})
     folder_of(tmp_path / "test", {"a": 1, "b": 1})
     assert data.load(str(tmp_path), split="test").classes == ("a", "b", "c")
     folder_of(tmp_path / "test", {"d": 1})
-    with pytest.raises(UsageError, match=r"test/d is a class that .*train does not have"):
+    with pytest.raises(
+        UsageError, match=r"test/d is a class that .*train does not have"
+    ):
         data.load(str(tmp_path), split="test")
 
 
@@ -239,7 +283,9 @@ def balanced(images: np.ndarray) -> dict[str, np.ndarray]:
         (np.full((4, 5, 5, 1), 7, np.uint8), 7),
     ],
 )
-def test_other_types_and_layouts_of_arrays(tmp_path: Path, images: np.ndarray, expected: int) -> None:
+def test_other_types_and_layouts_of_arrays(
+    tmp_path: Path, images: np.ndarray, expected: int
+) -> None:
     loaded = data.load(arrays(tmp_path / "f.npz", **balanced(images)))
     assert loaded.images.shape == (4, 1, 5, 5)
     assert (loaded.images == expected).all()
@@ -266,57 +312,98 @@ OBJECTS = np.array([np.zeros((2, 2)), np.zeros((3, 3)), None, None], dtype=objec
             r"labels outside the 2 classes, such as -1 at index 2\. Labels count",
         ),
         (GOOD, np.array([0, 2, 0, 2]), "the class '1' is empty"),
-        (GOOD, np.array([0, 1, 0.5, 1]), r"labels holds 0\.5 at index 2; labels are whole numbers"),
+        (
+            GOOD,
+            np.array([0, 1, 0.5, 1]),
+            r"labels holds 0\.5 at index 2; labels are whole numbers",
+        ),
         (GOOD, np.array([0, 1, np.nan, 1]), "labels holds nan at index 2"),
-        (GOOD, np.array(["a", "b", "a", "b"]), "labels holds <U1; labels are whole numbers"),
+        (
+            GOOD,
+            np.array(["a", "b", "a", "b"]),
+            "labels holds <U1; labels are whole numbers",
+        ),
         (GOOD, np.eye(4), r"labels has the shape \(4, 4\); labels are \(N,\)"),
         (GOOD, np.array([0, 1, 0, 1, 0]), "has 4 images and labels has 5 labels"),
         (GOOD[:0], TWO[:0], r"labels has the shape \(0,\)"),
         (GOOD[:0], TWO, "images is empty"),
-        (OBJECTS, TWO, "images is an array of Python objects, which is not read: it could run any code"),
-        (GOOD - 0.5, TWO, "values from -0.5 to -0.5; floats must lie from 0 to 1. Divide by 255"),
+        (
+            OBJECTS,
+            TWO,
+            "images is an array of Python objects, which is not read: it could run any code",
+        ),
+        (
+            GOOD - 0.5,
+            TWO,
+            "values from -0.5 to -0.5; floats must lie from 0 to 1. Divide by 255",
+        ),
         (GOOD + 255.0, TWO, "values from 255 to 255; floats must lie from 0 to 1"),
         (GOOD + np.nan, TWO, "not finite"),
-        (GOOD.astype(int) + 256, TWO, "values from 256 to 256; whole numbers must lie from 0 to 255"),
+        (
+            GOOD.astype(int) + 256,
+            TWO,
+            "values from 256 to 256; whole numbers must lie from 0 to 255",
+        ),
         (GOOD.astype(complex), TWO, "holds complex128"),
-        (np.zeros((4, 9), np.uint8), TWO, r"images has the shape \(4, 9\); images are \(N, height, width\)"),
+        (
+            np.zeros((4, 9), np.uint8),
+            TWO,
+            r"images has the shape \(4, 9\); images are \(N, height, width\)",
+        ),
         (np.zeros((4, 2, 3, 2), np.uint8), TWO, "with 1 or 3 channels"),
         (np.zeros((4, 3, 9, 1), np.uint8), TWO, "the channels may come first or last"),
     ],
 )
-def test_wrong_arrays_are_named(tmp_path: Path, images: np.ndarray, labels: np.ndarray, message: str) -> None:
+def test_wrong_arrays_are_named(
+    tmp_path: Path, images: np.ndarray, labels: np.ndarray, message: str
+) -> None:
     with pytest.raises(UsageError, match=message):
         data.load(arrays(tmp_path / "f.npz", images=images, labels=labels))
 
 
 def test_test_labels_outside_the_training_classes(tmp_path: Path) -> None:
     content = balanced(GOOD) | {"y_test": np.array([0, 1, 2, 1])}
-    with pytest.raises(UsageError, match=r"y_test has labels outside the 2 classes, such as 2 at index 2"):
+    with pytest.raises(
+        UsageError,
+        match=r"y_test has labels outside the 2 classes, such as 2 at index 2",
+    ):
         data.load(arrays(tmp_path / "f.npz", **content))
 
 
 def test_files_that_are_no_npz_or_lack_arrays(tmp_path: Path) -> None:
     (tmp_path / "text.npz").write_text("hello")
-    np.savez(tmp_path / "half.npz", images=DRAW.integers(256, size=(40, 30, 30)), labels=np.arange(40) % 2)
+    np.savez(
+        tmp_path / "half.npz",
+        images=DRAW.integers(256, size=(40, 30, 30)),
+        labels=np.arange(40) % 2,
+    )
     content = (tmp_path / "half.npz").read_bytes()
     (tmp_path / "cut.npz").write_bytes(content[: len(content) // 2])
     with (tmp_path / "array.npz").open("wb") as file:
         np.save(file, GOOD)
     for name in ("text", "cut", "array"):
-        with pytest.raises(UsageError, match=rf"{name}\.npz is no \.npz file, or it is damaged"):
+        with pytest.raises(
+            UsageError, match=rf"{name}\.npz is no \.npz file, or it is damaged"
+        ):
             data.load(str(tmp_path / f"{name}.npz"))
-    with pytest.raises(UsageError, match="has the arrays a, b; it needs images and labels, x and y"):
+    with pytest.raises(
+        UsageError, match="has the arrays a, b; it needs images and labels, x and y"
+    ):
         data.load(arrays(tmp_path / "f.npz", a=GOOD, b=TWO))
     damaged = bytearray(content)
     damaged[2_000] ^= 255
     (tmp_path / "damaged.npz").write_bytes(damaged)
-    with pytest.raises(UsageError, match=r"images cannot be read, the file is damaged: Bad CRC-32"):
+    with pytest.raises(
+        UsageError, match=r"images cannot be read, the file is damaged: Bad CRC-32"
+    ):
         data.load(str(tmp_path / "damaged.npz"))
     with pytest.raises(UsageError, match="There is nothing at"):
         data.load(str(tmp_path / "absent.npz"))
 
 
-def test_a_name_is_never_a_folder_of_the_same_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_name_is_never_a_folder_of_the_same_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder_of(tmp_path / "digits", {"a": 5, "b": 5})
     monkeypatch.chdir(tmp_path)
     assert data.load("digits").source == "scikit-learn"
@@ -337,7 +424,9 @@ def test_links_have_the_hash_of_what_they_lead_to(tmp_path: Path) -> None:
     for name in ("a", "b"):
         linked(tmp_path / "classes" / "train" / name, real / "train" / name)
         for file in ("000.png", "001.png"):
-            linked(tmp_path / "files" / "train" / name / file, real / "train" / name / file)
+            linked(
+                tmp_path / "files" / "train" / name / file, real / "train" / name / file
+            )
     linked(tmp_path / "split" / "train", real / "train")
     linked(tmp_path / "whole", real)
     places = [str(tmp_path / place) for place in ("classes", "files", "split", "whole")]
@@ -364,7 +453,9 @@ def test_the_hash_of_a_folder_is_what_it_always_was(tmp_path: Path) -> None:
     assert data.source_hash(str(tmp_path)) == expected
 
 
-def test_other_content_with_the_same_size_and_time_has_another_hash(tmp_path: Path) -> None:
+def test_other_content_with_the_same_size_and_time_has_another_hash(
+    tmp_path: Path,
+) -> None:
     path = tmp_path / "x.npz"
     hashes = set()
     for content in (b"one", b"two"):
@@ -376,7 +467,9 @@ def test_other_content_with_the_same_size_and_time_has_another_hash(tmp_path: Pa
 
 @pytest.mark.parametrize("size", [None, 28])
 @pytest.mark.parametrize("kind", ["folder", "npz"])
-def test_a_channel_that_never_varies_is_zeros_and_said(tmp_path: Path, kind: str, size: int | None) -> None:
+def test_a_channel_that_never_varies_is_zeros_and_said(
+    tmp_path: Path, kind: str, size: int | None
+) -> None:
     images = DRAW.integers(256, size=(20, 6, 6, 3), dtype=np.uint8)
     images[..., 2] = 77
     place = str(tmp_path / "set")

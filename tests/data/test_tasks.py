@@ -14,25 +14,44 @@ import pytest
 import torch
 
 from nablab import data
-from nablab.data import own
+from nablab.data.user import own
 from nablab.errors import UsageError
 
 
 def test_a_function_is_its_target() -> None:
     task, target = data.task("x*sin(x)@-3..3@50"), data.target("x*sin(x)@-3..3@50")
-    assert (task.loss, task.shape, task.outputs, task.held_out_name) == ("mse", (1,), 1, "held_out")
-    assert (task.data_set, task.prepare, task.notes, task.loss_name) == ("", None, (), "MSE")
-    for found, expected in ((task.train(), target.train()), (task.held_out(), target.held_out())):
+    assert (task.loss, task.shape, task.outputs, task.held_out_name) == (
+        "mse",
+        (1,),
+        1,
+        "held_out",
+    )
+    assert (task.data_set, task.prepare, task.notes, task.loss_name) == (
+        "",
+        None,
+        (),
+        "MSE",
+    )
+    for found, expected in (
+        (task.train(), target.train()),
+        (task.held_out(), target.held_out()),
+    ):
         assert torch.equal(found[0], expected[0])
         assert torch.equal(found[1], expected[1])
     assert torch.equal(task.prepared(7)[0], target.train()[0][:7])
-    assert task.constant_loss() == pytest.approx(float(target.train()[1].double().var(correction=0)))
+    assert task.constant_loss() == pytest.approx(
+        float(target.train()[1].double().var(correction=0))
+    )
 
 
 def test_images_are_their_set_in_the_form_of_the_networks() -> None:
     task = data.task("digits")
     assert (task.loss, task.shape, task.outputs) == ("cross_entropy", (1, 28, 28), 10)
-    assert (task.data_set, task.held_out_name, task.loss_name) == ("digits", "test", "cross-entropy")
+    assert (task.data_set, task.held_out_name, task.loss_name) == (
+        "digits",
+        "test",
+        "cross-entropy",
+    )
     for split, pair in (("train", task.train()), ("test", task.held_out())):
         expected = data.load("digits", split=split, size=28, channels=1)
         assert pair[0].dtype == torch.uint8
@@ -50,10 +69,17 @@ def test_images_are_their_set_in_the_form_of_the_networks() -> None:
 def test_the_best_constant_gives_the_entropy_of_the_classes(tmp_path: Path) -> None:
     labels = np.repeat([0, 1], [30, 10])
     arrays = {"x_train": np.zeros((40, 9, 9), np.uint8), "y_train": labels}
-    np.savez(tmp_path / "own.npz", **arrays, x_test=np.ones((4, 9, 9), np.uint8), y_test=[0, 1, 0, 1])
+    np.savez(
+        tmp_path / "own.npz",
+        **arrays,
+        x_test=np.ones((4, 9, 9), np.uint8),
+        y_test=[0, 1, 0, 1],
+    )
     task = data.task(str(tmp_path / "own.npz"), size=9)
     assert task.outputs == 2
-    assert task.constant_loss() == pytest.approx(-(0.75 * math.log(0.75) + 0.25 * math.log(0.25)))
+    assert task.constant_loss() == pytest.approx(
+        -(0.75 * math.log(0.75) + 0.25 * math.log(0.25))
+    )
     assert task.held_out()[0].shape == (4, 1, 9, 9)
 
 
@@ -62,9 +88,14 @@ def test_some_of_the_images_are_drawn_once() -> None:
     x, y = few.train()
     assert x.shape == (300, 1, 28, 28)
     assert torch.equal(x, data.task("digits@300").train()[0])
-    assert torch.equal(x[:100], data.task("digits@100").train()[0])  # the smaller part of the larger one
+    assert torch.equal(
+        x[:100], data.task("digits@100").train()[0]
+    )  # the smaller part of the larger one
     images, labels = all_of_them.images, all_of_them.labels
-    label_of = {tuple(i.flatten().tolist()): int(label) for i, label in zip(images, labels, strict=True)}
+    label_of = {
+        tuple(i.flatten().tolist()): int(label)
+        for i, label in zip(images, labels, strict=True)
+    }
     assert [label_of[tuple(image.flatten().tolist())] for image in x] == y.tolist()
     assert not torch.equal(y, all_of_them.labels[:300])
     assert few.prepare == all_of_them.normalize  # of the whole training split
@@ -87,7 +118,9 @@ def test_a_folder_of_ones_own(tmp_path: Path) -> None:
     task = data.task(str(tmp_path / "zoo"), size=6)
     assert (task.outputs, len(task.train()[0]), len(task.held_out()[0])) == (3, 12, 3)
     first = data.load(str(tmp_path / "zoo"), size=6)
-    assert first.labels.tolist() == sorted(first.labels.tolist())  # by class, so the first are no sample
+    assert first.labels.tolist() == sorted(
+        first.labels.tolist()
+    )  # by class, so the first are no sample
     x, y = task.train()
     assert y.tolist() != sorted(y.tolist())
     pairs = [
@@ -134,11 +167,15 @@ def test_what_cannot_be_learned(spec: str, message: str) -> None:
 
 def test_more_images_than_there_are() -> None:
     task = data.task("digits@2000")
-    with pytest.raises(UsageError, match=r"asks for 2,000 training images, but digits has 1,297"):
+    with pytest.raises(
+        UsageError, match=r"asks for 2,000 training images, but digits has 1,297"
+    ):
         task.train()
 
 
-def test_a_folder_does_not_hide_a_function(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_does_not_hide_a_function(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     for name in ("sinc", "x"):
         (tmp_path / name).mkdir()
@@ -164,7 +201,9 @@ def test_your_own_images_are_read_once_until_they_change(
         np.savez(path, images=images, labels=np.arange(40) % classes)
         os.utime(path, ns=(0, classes))
         calls.clear()
-        assert [data.task(f"{path}@9", size=8).outputs for _ in range(3)] == [classes] * 3
+        assert [data.task(f"{path}@9", size=8).outputs for _ in range(3)] == [
+            classes
+        ] * 3
         assert calls == ["test"]
 
 
@@ -184,7 +223,8 @@ def test_a_number_that_may_belong_to_the_name_or_not_is_refused(tmp_path: Path) 
     for name, count in (("good", 20), ("good@12", 5)):
         folder_of(tmp_path / name, {"a": count, "b": count})
     with pytest.raises(
-        UsageError, match=r"may mean the folder of this name or 12 images of .*good: both are there"
+        UsageError,
+        match=r"may mean the folder of this name or 12 images of .*good: both are there",
     ):
         data.image_task(f"{tmp_path}/good@12")
     assert len(data.image_task(f"{tmp_path}/good@12/").images()) == 8

@@ -9,14 +9,18 @@ import torch
 from nablab.data import Whiten, center_crop
 from nablab.errors import UsageError
 
-IMAGES = torch.randint(0, 256, (7, 3, 5, 6), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+IMAGES = torch.randint(
+    0, 256, (7, 3, 5, 6), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+)
 
 
 def test_each_image_is_whitened_by_itself() -> None:
     found = Whiten()(IMAGES)
     assert found.dtype == torch.float32
     for image, white in zip(IMAGES.double().numpy(), found.numpy(), strict=True):
-        np.testing.assert_allclose(white, (image - image.mean()) / image.std(), atol=1e-5)
+        np.testing.assert_allclose(
+            white, (image - image.mean()) / image.std(), atol=1e-5
+        )
     torch.testing.assert_close(Whiten()(IMAGES[2:3]), found[2:3])
 
 
@@ -37,13 +41,18 @@ def test_the_middle_is_cut() -> None:
 
 @pytest.mark.parametrize("side", [0, 6])
 def test_what_cannot_be_cut(side: int) -> None:
-    with pytest.raises(UsageError, match=rf"{side} x {side} pixels cannot be cut from images of 5 x 6\."):
+    with pytest.raises(
+        UsageError,
+        match=rf"{side} x {side} pixels cannot be cut from images of 5 x 6\.",
+    ):
         center_crop(IMAGES, side)
 
 
 @pytest.mark.parametrize("value", [1, 135, 143, 255])
 def test_equal_values_become_zeros_whatever_their_number(value: int) -> None:
-    flat = torch.full((2, 3, 211, 199), value, dtype=torch.uint8)  # whose mean is rounded from 135 on
+    flat = torch.full(
+        (2, 3, 211, 199), value, dtype=torch.uint8
+    )  # whose mean is rounded from 135 on
     flat[1, 0, 0, 0] = value - 1
     white = Whiten()(flat)
     assert torch.equal(white[0], torch.zeros(3, 211, 199))

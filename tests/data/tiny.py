@@ -9,9 +9,17 @@ from pathlib import Path
 
 import numpy as np
 
-from nablab.data.known import MNIST, TEST_IMAGES, TEST_LABELS, TRAIN_IMAGES, TRAIN_LABELS, File, KnownSet
-from nablab.data.progress import Step
-from nablab.data.sources import Files, Source
+from nablab.data.fetching.progress import Step
+from nablab.data.fetching.sources import Files, Source
+from nablab.data.known import (
+    MNIST,
+    TEST_IMAGES,
+    TEST_LABELS,
+    TRAIN_IMAGES,
+    TRAIN_LABELS,
+    File,
+    KnownSet,
+)
 
 SIDE = 4
 
@@ -33,7 +41,11 @@ def names_in(folder: Path) -> set[str]:
 
 def idx(array: np.ndarray) -> bytes:
     """An idx file of unsigned bytes."""
-    return bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
+    return (
+        bytes([0, 0, 8, array.ndim])
+        + struct.pack(f">{array.ndim}I", *array.shape)
+        + array.tobytes()
+    )
 
 
 def tiny_arrays() -> dict[str, np.ndarray]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from nablab import training
-from nablab.experiment import Condition, Curve, Record, Trial
+from nablab.contract import Condition, Curve, Record, Trial
 
 
 class Memory:
@@ -46,18 +46,28 @@ class Memory:
         """That of the latest training."""
         return self.results[-1] if self.results else None
 
-    def seed(self, trial: Trial, purpose: str, *, by: Sequence[str] | None = None) -> int:
+    def seed(
+        self, trial: Trial, purpose: str, *, by: Sequence[str] | None = None
+    ) -> int:
         factors = trial.condition if by is None else by
-        return training.derive(purpose, *(str(trial.condition[name]) for name in factors), trial.seed)
+        return training.derive(
+            purpose, *(str(trial.condition[name]) for name in factors), trial.seed
+        )
 
     def shared_seed(self, purpose: str) -> int:
         return training.derive(purpose, 0)
 
-    def train(self, learner: Any, data: Any, recipe: Any, *, seeds: Sequence[int]) -> Any:
-        self.asked.append({"build": learner.build, "data": data, "seeds": seeds, **vars(recipe)})
+    def train(
+        self, learner: Any, data: Any, recipe: Any, *, seeds: Sequence[int]
+    ) -> Any:
+        self.asked.append(
+            {"build": learner.build, "data": data, "seeds": seeds, **vars(recipe)}
+        )
         if self.precision is not None:
             recipe = dataclasses.replace(recipe, precision=self.precision)
-        self.results.append(training.train(learner, data, recipe, seeds=seeds, replicas="sequential"))
+        self.results.append(
+            training.train(learner, data, recipe, seeds=seeds, replicas="sequential")
+        )
         return self.results[-1]
 
     def record(self, trial: Trial, **values: Any) -> None:
@@ -68,7 +78,9 @@ class Memory:
                 self.scalars.setdefault(trial.seed, {})[name] = float(value)
 
     def curve(self, trial: Trial, name: str, steps: Any, values: Any) -> None:
-        self.curves.setdefault(trial.seed, {})[name] = Curve(np.asarray(steps), np.asarray(values))
+        self.curves.setdefault(trial.seed, {})[name] = Curve(
+            np.asarray(steps), np.asarray(values)
+        )
 
     def array(self, trial: Trial, name: str, values: Any) -> None:
         self.arrays.setdefault(trial.seed, {})[name] = np.asarray(values)
@@ -79,6 +91,8 @@ class Memory:
     def records(self) -> list[Record]:
         kept = self.texts, self.curves, self.arrays
         return [
-            Record(self.condition, seed, scalars, *(part.get(seed, {}) for part in kept))
+            Record(
+                self.condition, seed, scalars, *(part.get(seed, {}) for part in kept)
+            )
             for seed, scalars in self.scalars.items()
         ]

@@ -13,20 +13,27 @@ import torch
 from torch import nn
 
 from nablab import data
-from nablab.configuration import resolve
+from nablab.contract import Records, Trials
 from nablab.errors import UsageError
-from nablab.experiment import Records, Trials
 from nablab.experiments.gradient_norm import DEEP, GradientNorm, _statistics, _three
 from nablab.models import parameter_count
+from nablab.settings.configuration import resolve
 from tests.experiments.memory import Memory
 
 
 def small(**overrides: Any) -> GradientNorm:
-    values = {"targets": ("sinc@40",), "networks": ("1-6-6-6-1", "1-9-1"), "steps": 40, "measurements": 10}
+    values = {
+        "targets": ("sinc@40",),
+        "networks": ("1-6-6-6-1", "1-9-1"),
+        "steps": 40,
+        "measurements": 10,
+    }
     return resolve(GradientNorm, "quick", {**values, "minibatch": 8, **overrides})
 
 
-def run(experiment: GradientNorm, seeds: Sequence[int] = (0, 1)) -> tuple[Records, list[Memory]]:
+def run(
+    experiment: GradientNorm, seeds: Sequence[int] = (0, 1)
+) -> tuple[Records, list[Memory]]:
     labs = []
     for condition in experiment.conditions():
         labs.append(Memory(condition))
@@ -50,7 +57,11 @@ def finished() -> tuple[GradientNorm, Records, list[Memory]]:
 
 
 def test_the_networks_have_the_published_sizes() -> None:
-    assert [parameter_count(widths) for widths in GradientNorm().networks] == [571, 1501, 2241]
+    assert [parameter_count(widths) for widths in GradientNorm().networks] == [
+        571,
+        1501,
+        2241,
+    ]
 
 
 def test_the_last_norm_is_that_of_the_trained_network(finished: Any) -> None:
@@ -73,12 +84,20 @@ def test_the_last_norm_is_that_of_the_trained_network(finished: Any) -> None:
 
 def test_layers_add_up_to_the_whole(finished: Any) -> None:
     _, _, labs = finished
-    curves = labs[1].curves[0]  # 1-9-1: two layers, so that the first and the last are all
-    squares = curves["norm, first layer"].values ** 2 + curves["norm, last layer"].values ** 2
-    np.testing.assert_allclose(np.sqrt(squares), curves["full-batch norm"].values, rtol=1e-6)
+    curves = labs[1].curves[
+        0
+    ]  # 1-9-1: two layers, so that the first and the last are all
+    squares = (
+        curves["norm, first layer"].values ** 2 + curves["norm, last layer"].values ** 2
+    )
+    np.testing.assert_allclose(
+        np.sqrt(squares), curves["full-batch norm"].values, rtol=1e-6
+    )
     assert {"ratio, first layer", "ratio, last layer"} <= set(curves)
     assert np.isfinite(curves["ratio, last layer"].values).all()
-    assert {"norm, first layer", "norm, middle layer", "norm, last layer"} <= set(labs[0].curves[0])
+    assert {"norm, first layer", "norm, middle layer", "norm, last layer"} <= set(
+        labs[0].curves[0]
+    )
 
 
 def test_three_layers_of_many() -> None:
@@ -111,10 +130,18 @@ def test_the_figures_hold_the_curves(finished: Any) -> None:
     figures = experiment.figures(records)
     assert list(figures) == ["norms", "layers", "ratios"]
     table = figures["norms"].table
-    assert set(table["curve"]) == {"full-batch norm", "norm on 8 samples", "training loss"}
+    assert set(table["curve"]) == {
+        "full-batch norm",
+        "norm on 8 samples",
+        "training loss",
+    }
     assert set(table["case"]) == {"1-6-6-6-1 on sinc@40", "1-9-1 on sinc@40"}
-    assert set(figures["layers"].table["curve"]) == {f"norm, {n} layer" for n in ("first", "middle", "last")}
-    assert set(figures["ratios"].table["curve"]) == {f"ratio, {n} layer" for n in ("first", "middle", "last")}
+    assert set(figures["layers"].table["curve"]) == {
+        f"norm, {n} layer" for n in ("first", "middle", "last")
+    }
+    assert set(figures["ratios"].table["curve"]) == {
+        f"ratio, {n} layer" for n in ("first", "middle", "last")
+    }
     assert figures["norms"].figure.axes[0].get_ylabel() == "gradient norm, loss (MSE)"
     assert figures["norms"].figure.axes[0].get_yscale() == "log"
 
@@ -122,7 +149,9 @@ def test_the_figures_hold_the_curves(finished: Any) -> None:
 @pytest.fixture(scope="module")
 def on_images() -> tuple[GradientNorm, Records, list[Memory]]:
     networks = ("784-8-10", "conv3k5-pool-8")
-    experiment = small(targets=("digits@150",), networks=networks, batch_size=10, steps=30, samples=150)
+    experiment = small(
+        targets=("digits@150",), networks=networks, batch_size=10, steps=30, samples=150
+    )
     return experiment, *run(experiment, [0])
 
 
@@ -136,8 +165,12 @@ def test_on_images_the_norm_is_that_of_the_cross_entropy(on_images: Any) -> None
         loss = nn.functional.cross_entropy(network(x), y)
         slopes = torch.autograd.grad(loss, list(network.parameters()))
         truth = math.sqrt(sum(float(slope.square().sum()) for slope in slopes))
-        assert lab.curves[0]["full-batch norm"].values[-1] == pytest.approx(truth, rel=1e-4)
-        assert lab.curves[0]["training loss"].values[-1] == pytest.approx(float(loss.detach()), rel=1e-4)
+        assert lab.curves[0]["full-batch norm"].values[-1] == pytest.approx(
+            truth, rel=1e-4
+        )
+        assert lab.curves[0]["training loss"].values[-1] == pytest.approx(
+            float(loss.detach()), rel=1e-4
+        )
         assert lab.scalars[0]["sampling_error"] == 0  # a sample of all
 
 
@@ -145,31 +178,46 @@ def test_figures_of_images_name_their_loss(on_images: Any) -> None:
     experiment, records, _ = on_images
     figure = experiment.figures(records)["norms"]
     assert figure.figure.axes[0].get_ylabel() == "gradient norm, loss (cross-entropy)"
-    assert set(figure.table["case"]) == {"784-8-10 on digits@150", "conv3k5-pool-8 on digits@150"}
+    assert set(figure.table["case"]) == {
+        "784-8-10 on digits@150",
+        "conv3k5-pool-8 on digits@150",
+    }
 
 
 def test_a_sample_comes_with_its_error() -> None:
-    experiment = small(targets=("digits@150",), networks=("784-8-10",), steps=10, samples=100)
+    experiment = small(
+        targets=("digits@150",), networks=("784-8-10",), steps=10, samples=100
+    )
     records, labs = run(experiment, [0])
     assert 0 < records[0].scalars["sampling_error"] < 1
     assert labs[0].options["train_samples"] == 100
 
 
-def test_the_mnist_preset_reads_nothing_to_be_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_mnist_preset_reads_nothing_to_be_checked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(data, "load", None)
     experiment = resolve(GradientNorm, "mnist", {})
     assert experiment.data_sets() == ("mnist",)
     assert experiment.conditions()[0]["model"] == "lenet"
-    peaks = [c.where for c in experiment.active_claims() if c.metric == "norm_at_peak_over_start"]
+    peaks = [
+        c.where
+        for c in experiment.active_claims()
+        if c.metric == "norm_at_peak_over_start"
+    ]
     assert [where["model"] for where in peaks] == ["lenet", "784-256-128-64-10"]
 
 
 def test_claims_are_those_that_the_configuration_can_test() -> None:
-    metrics = [claim.metric for claim in resolve(GradientNorm, "quick", {}).active_claims()]
+    metrics = [
+        claim.metric for claim in resolve(GradientNorm, "quick", {}).active_claims()
+    ]
     assert "norm_at_1800_over_100" in metrics
     assert "norm_at_1800_over_100" not in [c.metric for c in small().active_claims()]
     short = resolve(GradientNorm, "quick", {"steps": 1_000})
-    assert "norm_at_1800_over_100" not in [claim.metric for claim in short.active_claims()]
+    assert "norm_at_1800_over_100" not in [
+        claim.metric for claim in short.active_claims()
+    ]
     assert DEEP in resolve(GradientNorm, "quick", {}).names
 
 

@@ -18,10 +18,21 @@ SMALL: dict[str, tuple[dict[str, Any], str]] = {
     "cnn-depth": ({"epochs": 1, "networks": ("cnn-25k-shallow",)}, ""),
     "deep-vs-shallow": ({"steps": 50, "targets": ("sinc",)}, "train_mse"),
     "gradient-norm": ({"steps": 50}, "train_loss"),
-    "interpolation": ({"epochs": 1, "ends": ("start",), "train_samples": 2_000}, "train_loss_a"),
-    "loss-landscape": ({"steps": 50, "path_points": 5, "alphas": 5, "resolution": 5}, "train_loss"),
+    "interpolation": (
+        {"epochs": 1, "ends": ("start",), "train_samples": 2_000},
+        "train_loss_a",
+    ),
+    "loss-landscape": (
+        {"steps": 50, "path_points": 5, "alphas": 5, "resolution": 5},
+        "train_loss",
+    ),
     "parameters-vs-generalization": (
-        {"epochs": 1, "descent_epochs": 2, "hidden": ("3", "5-4"), "ratios": (0.5, 1.0)},
+        {
+            "epochs": 1,
+            "descent_epochs": 2,
+            "hidden": ("3", "5-4"),
+            "ratios": (0.5, 1.0),
+        },
         "train_loss",
     ),
     "random-labels": ({"epochs": 3, "shares": (0.0, 0.5)}, "train_loss"),
@@ -34,7 +45,11 @@ LONGEST = "sharpness", "sensitivity"  # to run, at their smallest
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in LONGEST)) for name in SMALL]
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] * (name in LONGEST))
+        for name in SMALL
+    ],
 )
 def test_a_rebuilt_network_has_the_recorded_score(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -57,12 +72,25 @@ def test_a_rebuilt_network_has_the_recorded_score(
                 assert float((model(x) - y).square().mean()) == pytest.approx(
                     record.scalars["train_mse"], rel=1e-4
                 )
-            penalty = sum(float(tensor.detach().square().sum()) for tensor in model.parameters()) / 2
-            expected = record.scalars["train_mse"] + float(record.condition["weight_decay"]) * penalty
-        elif name == "cnn-depth":  # it records no training loss, but the accuracy on the same images
+            penalty = (
+                sum(
+                    float(tensor.detach().square().sum())
+                    for tensor in model.parameters()
+                )
+                / 2
+            )
+            expected = (
+                record.scalars["train_mse"]
+                + float(record.condition["weight_decay"]) * penalty
+            )
+        elif (
+            name == "cnn-depth"
+        ):  # it records no training loss, but the accuracy on the same images
             with torch.no_grad():
                 right = (model(x).argmax(1) == y).double().mean()
-            assert float(right) == pytest.approx(record.scalars["train_accuracy"], abs=2 / len(y))
+            assert float(right) == pytest.approx(
+                record.scalars["train_accuracy"], abs=2 / len(y)
+            )
             expected = found
         else:
             expected = record.scalars[metric]
@@ -72,18 +100,24 @@ def test_a_rebuilt_network_has_the_recorded_score(
 
 
 @pytest.mark.parametrize(
-    ("name", "networks"), [("interpolation", 2), ("weight-trajectories", 2), ("loss-landscape", 3)]
+    ("name", "networks"),
+    [("interpolation", 2), ("weight-trajectories", 2), ("loss-landscape", 3)],
 )
 def test_each_network_of_a_trial_has_a_name(
     name: str, networks: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
-    run = nablab.run(name, preset="quick", seeds=1, jobs=1, store=tmp_path, **SMALL[name][0])
+    run = nablab.run(
+        name, preset="quick", seeds=1, jobs=1, store=tmp_path, **SMALL[name][0]
+    )
     record = run.records[0]
     names = ["final", *(f"final-{number}" for number in range(2, networks + 1))]
     assert {kept for kept in record.weights if kept.startswith("final")} == set(names)
     flat = [
-        torch.cat([t.flatten() for t in run.weights(record.condition, 0, kept).values()]) for kept in names
+        torch.cat(
+            [t.flatten() for t in run.weights(record.condition, 0, kept).values()]
+        )
+        for kept in names
     ]
     assert len({tuple(weights.tolist()) for weights in flat}) == networks
     if name == "interpolation":

@@ -12,13 +12,13 @@ import pytest
 import torch
 
 from nablab import data, models
-from nablab.configuration import parse_overrides, resolve
+from nablab.contract import Records, Trials
 from nablab.errors import UsageError
-from nablab.experiment import Records, Trials
 from nablab.experiments.loss_landscape import NETWORKS, LossLandscape
 from nablab.instruments.landscape.shapes import largest_rise, nonconvex_share
 from nablab.lab.session import Rehearsal
 from nablab.plots.surfaces import round_numbers
+from nablab.settings.configuration import parse_overrides, resolve
 from tests.experiments.memory import Memory
 
 SMALL: dict[str, Any] = {
@@ -32,7 +32,9 @@ SMALL: dict[str, Any] = {
 }
 
 
-def run(seeds: Sequence[int] = (0, 1), **overrides: Any) -> tuple[LossLandscape, Records, list[Memory]]:
+def run(
+    seeds: Sequence[int] = (0, 1), **overrides: Any
+) -> tuple[LossLandscape, Records, list[Memory]]:
     experiment = resolve(LossLandscape, "quick", {**SMALL, **overrides})
     labs = [Memory(condition) for condition in experiment.conditions()]
     for lab in labs:
@@ -46,10 +48,15 @@ def finished() -> tuple[LossLandscape, Records, list[Memory]]:
 
 
 def test_the_networks_are_equal_in_size() -> None:
-    assert [models.parameter_count(widths) for widths in NETWORKS.values()] == [571, 571]
+    assert [models.parameter_count(widths) for widths in NETWORKS.values()] == [
+        571,
+        571,
+    ]
 
 
-def test_every_trial_records_what_was_promised(finished: tuple[Any, Records, list[Memory]]) -> None:
+def test_every_trial_records_what_was_promised(
+    finished: tuple[Any, Records, list[Memory]],
+) -> None:
     _, records, _ = finished
     assert len(records) == 4
     for record in records:
@@ -74,15 +81,20 @@ def test_losses_are_those_of_the_networks_that_were_trained(
         target = data.target("sinc@20")
         for k, record in enumerate(records.where(**lab.condition)):
             solution = lab.result.module(3 * k)
-            for part, (x, y) in (("train", target.train()), ("held_out", target.held_out())):
+            for part, (x, y) in (
+                ("train", target.train()),
+                ("held_out", target.held_out()),
+            ):
                 with torch.no_grad():
                     expected = (solution(x) - y).square().mean().item()
-                assert record.scalars[f"{part}_loss"] == pytest.approx(expected, rel=1e-5)
+                assert record.scalars[f"{part}_loss"] == pytest.approx(
+                    expected, rel=1e-5
+                )
                 line, alpha = record.arrays[f"line_{part}"], record.arrays["line_alpha"]
                 assert line[alpha == 1] == pytest.approx(expected, rel=1e-5)
-            assert record.arrays["line_train"][record.arrays["line_alpha"] == 0] == pytest.approx(
-                lab.result.train_loss[3 * k, 0], rel=1e-5
-            )
+            assert record.arrays["line_train"][
+                record.arrays["line_alpha"] == 0
+            ] == pytest.approx(lab.result.train_loss[3 * k, 0], rel=1e-5)
             other = record.arrays["between_train"][record.arrays["between_alpha"] == 1]
             assert other == pytest.approx(lab.result.final[3 * k + 1], rel=1e-5)
 
@@ -107,10 +119,16 @@ def test_seeds_and_solutions_start_from_weights_of_their_own(
     assert len(set(used)) == len(used) == 12
 
 
-def test_a_seed_does_not_depend_on_its_company(finished: tuple[Any, Records, list[Memory]]) -> None:
+def test_a_seed_does_not_depend_on_its_company(
+    finished: tuple[Any, Records, list[Memory]],
+) -> None:
     _, alone, _ = run([1])
     for record in alone:
-        twin = next(r for r in finished[1] if (r.condition, r.seed) == (record.condition, record.seed))
+        twin = next(
+            r
+            for r in finished[1]
+            if (r.condition, r.seed) == (record.condition, record.seed)
+        )
         assert record.scalars == pytest.approx(twin.scalars, rel=1e-5)
 
 
@@ -122,11 +140,18 @@ def test_a_diverged_network_is_recorded_as_such() -> None:
 
 @pytest.fixture(scope="module")
 def images() -> tuple[LossLandscape, Records, list[Memory]]:
-    own = {"targets": ("digits@300",), "networks": ("conv4k5s3-pool-9",), "batch_size": 50, "subset": 60}
+    own = {
+        "targets": ("digits@300",),
+        "networks": ("conv4k5s3-pool-9",),
+        "batch_size": 50,
+        "subset": 60,
+    }
     return run(**own)
 
 
-def test_images_come_with_accuracies_of_both_splits(images: tuple[Any, Records, list[Memory]]) -> None:
+def test_images_come_with_accuracies_of_both_splits(
+    images: tuple[Any, Records, list[Memory]],
+) -> None:
     _, records, labs = images
     task = data.task("digits@300")
     for k, record in enumerate(records):
@@ -142,32 +167,54 @@ def test_images_come_with_accuracies_of_both_splits(images: tuple[Any, Records, 
             assert record.scalars[f"{name}_loss"] == pytest.approx(loss, rel=1e-5)
 
 
-def test_planes_of_images_are_drawn_with_their_interval(images: tuple[Any, Records, list[Memory]]) -> None:
+def test_planes_of_images_are_drawn_with_their_interval(
+    images: tuple[Any, Records, list[Memory]],
+) -> None:
     _, records, labs = images
     x, y = data.task("digits@300").prepared()
     for k, record in enumerate(records):
         assert 0 < record.scalars["plane_interval"] < 1
         with torch.no_grad():
-            whole = torch.nn.functional.cross_entropy(labs[0].result.module(3 * k)(x), y).item()
+            whole = torch.nn.functional.cross_entropy(
+                labs[0].result.module(3 * k)(x), y
+            ).item()
         center = record.arrays["plane_values"][2, 2]  # 60 of 300 images
         assert center == pytest.approx(whole, rel=0.3)
         assert center != pytest.approx(whole, rel=1e-6)
         row = record.arrays["trail_values"][record.arrays["trail_betas"] == 0][0]
-        assert row[record.arrays["trail_alphas"] == 0] == pytest.approx(center)  # the same images
+        assert row[record.arrays["trail_alphas"] == 0] == pytest.approx(
+            center
+        )  # the same images
 
 
-def test_functions_are_measured_on_all_points(finished: tuple[Any, Records, list[Memory]]) -> None:
+def test_functions_are_measured_on_all_points(
+    finished: tuple[Any, Records, list[Memory]],
+) -> None:
     assert {record.scalars["plane_interval"] for record in finished[1]} == {0.0}
-    assert not any("accuracy" in name for record in finished[1] for name in record.arrays)
+    assert not any(
+        "accuracy" in name for record in finished[1] for name in record.arrays
+    )
 
 
 def test_figures_of_images(images: tuple[Any, Records, list[Memory]]) -> None:
     experiment, records, _ = images
     figures = experiment.figures(records)
-    assert list(figures) == ["line", "between", "plane", "path", "solutions", "accuracy"]
-    assert figures["line"].figure.axes[0].get_ylabel() == "training loss (cross-entropy)"
+    assert list(figures) == [
+        "line",
+        "between",
+        "plane",
+        "path",
+        "solutions",
+        "accuracy",
+    ]
+    assert (
+        figures["line"].figure.axes[0].get_ylabel() == "training loss (cross-entropy)"
+    )
     axes = figures["accuracy"].figure.axes
-    assert [ax.get_ylabel() for ax in axes] == ["training accuracy", "test accuracy"] * 2
+    assert [ax.get_ylabel() for ax in axes] == [
+        "training accuracy",
+        "test accuracy",
+    ] * 2
     assert experiment.data_sets() == ("digits@300",)
     entropy = experiment.baselines(records)["train_loss"]["digits@300: best constant"]
     assert 2.2 < entropy < math.log(10)
@@ -182,9 +229,12 @@ class Line:
 
 
 @pytest.mark.parametrize(
-    ("losses", "rise"), [([4, 3, 2, 1, 0], 0.0), ([4, 5, 2, 1, 0], 0.25), ([4, 1, 2, 3, 0], 0.5)]
+    ("losses", "rise"),
+    [([4, 3, 2, 1, 0], 0.0), ([4, 5, 2, 1, 0], 0.25), ([4, 1, 2, 3, 0], 0.5)],
 )
-def test_the_largest_rise_counts_from_the_lowest_so_far(losses: list[float], rise: float) -> None:
+def test_the_largest_rise_counts_from_the_lowest_so_far(
+    losses: list[float], rise: float
+) -> None:
     assert largest_rise(Line(losses)) == rise  # type: ignore[arg-type]
 
 
@@ -201,17 +251,27 @@ class Grid:
     [
         (lambda a, b: a**2 + 3 * b**2 + a * b, 0.0),
         (lambda a, b: a**2 - b**2, 1.0),
-        (lambda a, b: a**2 + b**2 + 3 * a * b, 1.0),  # a saddle across the axes: the mixed term tells
+        (
+            lambda a, b: a**2 + b**2 + 3 * a * b,
+            1.0,
+        ),  # a saddle across the axes: the mixed term tells
         (lambda a, b: -(a**2) - b**2, 1.0),
         (lambda a, b: a**2 - 0.05 * b**2, 0.0),  # not clearly
-        (lambda a, b: np.sin(np.pi * a) + 0 * b + b**2 * 1e-9, 9 / 19),  # concave where a is positive
+        (
+            lambda a, b: np.sin(np.pi * a) + 0 * b + b**2 * 1e-9,
+            9 / 19,
+        ),  # concave where a is positive
     ],
 )
-def test_the_nonconvex_share_of_known_surfaces(function: Callable[[Any, Any], Any], share: float) -> None:
+def test_the_nonconvex_share_of_known_surfaces(
+    function: Callable[[Any, Any], Any], share: float
+) -> None:
     assert nonconvex_share(Grid(function)) == pytest.approx(share, abs=0.03)  # type: ignore[arg-type]
 
 
-def test_figures_show_every_seed_and_name_their_axes(finished: tuple[Any, Records, list[Memory]]) -> None:
+def test_figures_show_every_seed_and_name_their_axes(
+    finished: tuple[Any, Records, list[Memory]],
+) -> None:
     experiment, records, _ = finished
     figures = experiment.figures(records)
     assert list(figures) == ["line", "between", "plane", "path", "solutions"]
@@ -226,7 +286,9 @@ def test_figures_show_every_seed_and_name_their_axes(finished: tuple[Any, Record
     assert len(figures["line"].table["held_out"]) == 4 * 9
     paths = figures["path"].figure.axes[0]
     assert paths.get_xlabel() == "principal component 1"
-    np.testing.assert_array_equal(paths.lines[0].get_xydata(), records[0].arrays["trail_marks"])
+    np.testing.assert_array_equal(
+        paths.lines[0].get_xydata(), records[0].arrays["trail_marks"]
+    )
     radii = [patch.get_radius() for patch in paths.patches]
     np.testing.assert_array_equal(radii, records[0].arrays["trail_errors"])
     table = figures["plane"].table
@@ -237,7 +299,9 @@ def test_figures_show_every_seed_and_name_their_axes(finished: tuple[Any, Record
     assert (table["alpha"][row], table["beta"][row]) == (alphas[-1], betas[0])
 
 
-def test_an_unfinished_run_has_figures_too(finished: tuple[Any, Records, list[Memory]]) -> None:
+def test_an_unfinished_run_has_figures_too(
+    finished: tuple[Any, Records, list[Memory]],
+) -> None:
     experiment, records, _ = finished
     figures = experiment.figures(Records(list(records)[:1]))
     assert "A single seed" in figures["line"].caption
@@ -294,9 +358,16 @@ def test_ticks_of_color_bars_are_few_and_inside(low: float, high: float) -> None
 
 def test_a_dry_run_of_few_steps_keeps_a_path_that_spans_a_plane() -> None:
     experiment = LossLandscape(
-        targets=("sign_sin",), networks=("shallow",), steps=5_000, resolution=5, alphas=5
+        targets=("sign_sin",),
+        networks=("shallow",),
+        steps=5_000,
+        resolution=5,
+        alphas=5,
     )
     rehearsal = Rehearsal(
-        experiment, Trials([experiment.conditions()[0]], [0]), device="cpu", replicas="auto"
+        experiment,
+        Trials([experiment.conditions()[0]], [0]),
+        device="cpu",
+        replicas="auto",
     )
     assert rehearsal.rehearse().steps == 5_000

@@ -12,9 +12,8 @@ import pytest
 import torch
 
 from nablab import data, models, training
-from nablab.configuration import parse_overrides, resolve
+from nablab.contract import Records, Trials
 from nablab.errors import UsageError
-from nablab.experiment import Records, Trials
 from nablab.experiments.parameters_vs_generalization import (
     DESCENT,
     FEATURES,
@@ -23,6 +22,7 @@ from nablab.experiments.parameters_vs_generalization import (
     TAPERED,
     ParametersVsGeneralization,
 )
+from nablab.settings.configuration import parse_overrides, resolve
 from tests.experiments.memory import Memory
 
 
@@ -45,7 +45,9 @@ def small(**overrides: Any) -> ParametersVsGeneralization:
     return resolve(ParametersVsGeneralization, "quick", {**values, **overrides})
 
 
-def run(experiment: ParametersVsGeneralization, seeds: Sequence[int] = (0, 1)) -> list[Memory]:
+def run(
+    experiment: ParametersVsGeneralization, seeds: Sequence[int] = (0, 1)
+) -> list[Memory]:
     labs = []
     for condition in experiment.conditions():
         labs.append(Memory(condition))
@@ -80,13 +82,24 @@ class TestConfiguration:
 
     def test_the_presets(self) -> None:
         standard = resolve(ParametersVsGeneralization, "standard", {})
-        assert (standard.data, standard.epochs, standard.batch_size) == ("mnist", 10, 600)
+        assert (standard.data, standard.epochs, standard.batch_size) == (
+            "mnist",
+            10,
+            600,
+        )
         assert len([hidden for hidden in standard.hidden if hidden.isdecimal()]) == 10
         assert resolve(ParametersVsGeneralization, "quick", {}).data == "digits"
-        assert {c["part"] for c in resolve(ParametersVsGeneralization, "converged", {}).conditions()} == {ONE}
+        assert {
+            c["part"]
+            for c in resolve(ParametersVsGeneralization, "converged", {}).conditions()
+        } == {ONE}
 
     def test_sizes_are_ordered_and_marked(self) -> None:
-        sizes = [c for c in small(hidden=("200", "3", "6-5", "20")).conditions() if "hidden" in c]
+        sizes = [
+            c
+            for c in small(hidden=("200", "3", "6-5", "20")).conditions()
+            if "hidden" in c
+        ]
         assert [(c["hidden"], c["part"], c["size"]) for c in sizes] == [
             ("3", ONE, "up to 10,000"),
             ("20", ONE, "above 10,000"),
@@ -117,7 +130,9 @@ class TestConfiguration:
 
     def test_more_samples_than_images_are_refused(self) -> None:
         experiment = small(hidden=(), samples=5_000)
-        with pytest.raises(UsageError, match="samples=5000 is too many: digits has 1,297 images"):
+        with pytest.raises(
+            UsageError, match="samples=5000 is too many: digits has 1,297 images"
+        ):
             run(experiment)
 
     def test_settings_from_the_command_line(self) -> None:
@@ -134,12 +149,16 @@ class TestConfiguration:
 
 class TestClaims:
     def test_levels_are_those_of_the_configuration(self) -> None:
-        pairs = [(c.first, c.second) for c in small().active_claims() if c.by == "hidden"]
+        pairs = [
+            (c.first, c.second) for c in small().active_claims() if c.by == "hidden"
+        ]
         assert pairs == [("40", "4"), ("40", "12"), ("40", "12")]
 
     def test_published_values_stand_only_beside_their_own_setting(self) -> None:
         def published(preset: str, **settings: Any) -> list[float]:
-            claims = resolve(ParametersVsGeneralization, preset, settings).active_claims()
+            claims = resolve(
+                ParametersVsGeneralization, preset, settings
+            ).active_claims()
             return [claim.published.value for claim in claims if claim.published]
 
         assert published("standard") == [0.9816]
@@ -150,33 +169,51 @@ class TestClaims:
     def test_claims_without_their_levels_are_dropped(self) -> None:
         metrics = {claim.by for claim in small(noise=(0.1,)).active_claims()}
         assert metrics == {"parameters", "hidden"}
-        ratios = [(c.first, c.second) for c in small().active_claims() if c.by == "ratio"]
+        ratios = [
+            (c.first, c.second) for c in small().active_claims() if c.by == "ratio"
+        ]
         assert ratios == [(1.0, 0.5), (1.0, 2.0), (0.5, 0.1), (1.0, 0.5)]
-        assert {c.by for c in small(hidden=("5", "10")).active_claims()} == {"parameters", "ratio"}
+        assert {c.by for c in small(hidden=("5", "10")).active_claims()} == {
+            "parameters",
+            "ratio",
+        }
 
     def test_standard_can_decide_with_five_seeds(self) -> None:
         """The smallest p of two groups of five is 1 in 252; Holm multiplies it by the number of tests."""
         experiment = resolve(ParametersVsGeneralization, "standard", {})
         claims = experiment.active_claims()
-        tests = len(claims) + sum(bool(claim.within) for claim in claims)  # two parts have sizes
+        tests = len(claims) + sum(
+            bool(claim.within) for claim in claims
+        )  # two parts have sizes
         assert tests / 252 < 0.05
 
 
 class TestSizes:
-    def test_the_scores_are_those_of_the_networks(self, finished: tuple[Any, list[Memory]]) -> None:
+    def test_the_scores_are_those_of_the_networks(
+        self, finished: tuple[Any, list[Memory]]
+    ) -> None:
         lab = finished[1][1]
         assert lab.condition["hidden"] == "12"
         for split in ("train", "test"):
             images = data.load("digits", split=split, size=28, channels=1)
             outputs = lab.result.predict(images.images)
             for k in range(2):
-                accuracy = float((outputs[k].argmax(1) == images.labels).double().mean())
-                loss = float(torch.nn.functional.cross_entropy(outputs[k], images.labels))
+                accuracy = float(
+                    (outputs[k].argmax(1) == images.labels).double().mean()
+                )
+                loss = float(
+                    torch.nn.functional.cross_entropy(outputs[k], images.labels)
+                )
                 # The lab's precision may be bfloat16, predict's is float32.
-                assert lab.scalars[k][f"{split}_accuracy"] == pytest.approx(accuracy, abs=0.01)
+                assert lab.scalars[k][f"{split}_accuracy"] == pytest.approx(
+                    accuracy, abs=0.01
+                )
                 assert lab.scalars[k][f"{split}_loss"] == pytest.approx(loss, rel=0.02)
         scalars = lab.scalars[0]
-        assert scalars["accuracy_gap"] == scalars["train_accuracy"] - scalars["test_accuracy"]
+        assert (
+            scalars["accuracy_gap"]
+            == scalars["train_accuracy"] - scalars["test_accuracy"]
+        )
 
     def test_the_network_has_the_stated_parameters_and_no_activation_on_the_logits(
         self, finished: tuple[Any, list[Memory]]
@@ -184,24 +221,38 @@ class TestSizes:
         for lab in finished[1]:
             if "hidden" in lab.condition and lab.asked:
                 network = lab.options["build"]()
-                assert sum(p.numel() for p in network.parameters()) == lab.condition["parameters"]
+                assert (
+                    sum(p.numel() for p in network.parameters())
+                    == lab.condition["parameters"]
+                )
                 assert isinstance(network[-1], torch.nn.Linear)
 
-    def test_training_never_sees_the_test_split(self, finished: tuple[Any, list[Memory]]) -> None:
-        test = {image.tobytes() for image in data.load("digits", split="test", size=28).images.numpy()}
+    def test_training_never_sees_the_test_split(
+        self, finished: tuple[Any, list[Memory]]
+    ) -> None:
+        test = {
+            image.tobytes()
+            for image in data.load("digits", split="test", size=28).images.numpy()
+        }
         images, _ = finished[1][0].options["data"]
         shared = sum(image.tobytes() in test for image in images.numpy())
         assert len(images) == 1_297
         assert shared == 0
         assert not finished[1][0].options.get("stop")
 
-    def test_weights_differ_by_seed_and_size(self, finished: tuple[Any, list[Memory]]) -> None:
-        seeds = [seed for lab in finished[1] if lab.asked for seed in lab.options["seeds"]]
+    def test_weights_differ_by_seed_and_size(
+        self, finished: tuple[Any, list[Memory]]
+    ) -> None:
+        seeds = [
+            seed for lab in finished[1] if lab.asked for seed in lab.options["seeds"]
+        ]
         assert len(set(seeds)) == len(seeds)
 
 
 class TestThreshold:
-    def test_the_width_follows_from_the_ratio(self, finished: tuple[Any, list[Memory]]) -> None:
+    def test_the_width_follows_from_the_ratio(
+        self, finished: tuple[Any, list[Memory]]
+    ) -> None:
         for lab in finished[1]:
             if lab.condition["part"] != DESCENT or not lab.asked:
                 continue
@@ -211,14 +262,20 @@ class TestThreshold:
             # ten biases of the output.
             assert abs(parameters - float(lab.condition["ratio"]) * 600) <= 75 / 2 + 10
 
-    def test_trained_networks_and_random_features_get_the_same_images_and_labels(self) -> None:
+    def test_trained_networks_and_random_features_get_the_same_images_and_labels(
+        self,
+    ) -> None:
         experiment = small(hidden=(), ratios=(1.0,), samples=40)
         trained, solved = run(experiment, seeds=(3,))
         images, labels = trained.options["data"]
         assert images.shape == (40, 1, 8, 8)
         # With as many features as make interpolation certain the twin reproduces exactly these labels.
-        mine = data.load("digits", size=8).hold_out(40, seed=training.derive("samples", 0))[1]
-        noisy = data.corrupt(mine.labels, 0.2, classes=10, seed=training.derive("labels", "0.2", 3)).labels
+        mine = data.load("digits", size=8).hold_out(
+            40, seed=training.derive("samples", 0)
+        )[1]
+        noisy = data.corrupt(
+            mine.labels, 0.2, classes=10, seed=training.derive("labels", "0.2", 3)
+        ).labels
         torch.testing.assert_close(images, mine.images)
         torch.testing.assert_close(labels[0], noisy)
         assert (labels[0] != mine.labels).any()
@@ -230,9 +287,14 @@ class TestThreshold:
         lab = next(lab for lab in finished[1] if lab.condition["part"] == DESCENT)
         test = data.load("digits", split="test", size=8)
         images, labels = lab.options["data"]
-        for x, y, name in ((images, labels, "train"), (test.images, test.labels, "test")):
+        for x, y, name in (
+            (images, labels, "train"),
+            (test.images, test.labels, "test"),
+        ):
             wrong = (lab.result.predict(x).argmax(2) != y).double().mean(1)
-            assert [lab.scalars[k][f"{name}_error"] for k in range(2)] == pytest.approx(wrong.tolist())
+            assert [lab.scalars[k][f"{name}_error"] for k in range(2)] == pytest.approx(
+                wrong.tolist()
+            )
 
     def test_the_twin_is_recomputed(self) -> None:
         experiment = small(hidden=(), ratios=(2.0,), samples=40)
@@ -242,22 +304,31 @@ class TestThreshold:
             train.hold_out(40, seed=training.derive("samples", 0))[1],
             data.load("digits", split="test"),
         )
-        noisy = data.corrupt(mine.labels, 0.2, classes=10, seed=training.derive("labels", "0.2", 3)).labels
+        noisy = data.corrupt(
+            mine.labels, 0.2, classes=10, seed=training.derive("labels", "0.2", 3)
+        ).labels
         seed = training.derive("directions", *map(str, lab.condition.values()), 3)
-        drawn = torch.randn(80, 64, generator=training.generator(seed), dtype=torch.float64) / 8
+        drawn = (
+            torch.randn(80, 64, generator=training.generator(seed), dtype=torch.float64)
+            / 8
+        )
         phi, phi_test = (
             (train.normalize(x).flatten(1).double() @ drawn.T).clamp(min=0)
             for x in (mine.images, test.images)
         )
         goal, truth = (torch.eye(10).double()[y] - 0.1 for y in (noisy, test.labels))
         guess = phi_test @ torch.linalg.pinv(phi) @ goal
-        assert lab.scalars[3]["test_mse"] == pytest.approx(float((guess - truth).square().mean()), rel=1e-6)
+        assert lab.scalars[3]["test_mse"] == pytest.approx(
+            float((guess - truth).square().mean()), rel=1e-6
+        )
         wrong = float((guess.argmax(1) != test.labels).double().mean())
         assert lab.scalars[3]["test_error"] == pytest.approx(wrong)
         assert lab.scalars[3]["train_error"] == 0
         assert lab.scalars[3]["train_mse"] == pytest.approx(0, abs=1e-12)
 
-    def test_the_peak_of_the_twin_stands_at_the_threshold(self, records: Records) -> None:
+    def test_the_peak_of_the_twin_stands_at_the_threshold(
+        self, records: Records
+    ) -> None:
         own = records.where(part=FEATURES)
         errors = {r: own.where(ratio=r).values("test_mse") for r in own.levels("ratio")}
         for seed in range(2):
@@ -266,13 +337,19 @@ class TestThreshold:
     @pytest.mark.slow
     def test_double_descent_of_trained_networks(self) -> None:
         """Fresh seeds, quick settings: the test error rises to one half of N K and falls again."""
-        experiment = resolve(ParametersVsGeneralization, "quick", {"hidden": (), "ratios": (0.1, 0.5, 8.0)})
+        experiment = resolve(
+            ParametersVsGeneralization,
+            "quick",
+            {"hidden": (), "ratios": (0.1, 0.5, 8.0)},
+        )
         found = {}
         for condition in experiment.conditions():
             if condition["part"] == DESCENT:
                 lab = Memory(condition)
                 experiment.run(Trials([condition], range(100, 108)), lab)  # type: ignore[arg-type]
-                found[condition["ratio"]] = [lab.scalars[seed]["test_error"] for seed in range(100, 108)]
+                found[condition["ratio"]] = [
+                    lab.scalars[seed]["test_error"] for seed in range(100, 108)
+                ]
         low, peak, end = (np.mean(found[ratio]) for ratio in (0.1, 0.5, 8.0))
         assert peak > low + 0.01
         assert peak > end + 0.01
@@ -280,14 +357,23 @@ class TestThreshold:
 
 class TestReport:
     def test_the_baselines_are_those_of_the_classes(self, records: Records) -> None:
-        found = {metric: next(iter(v.values())) for metric, v in small().baselines(records).items()}
-        train, test = (data.load("digits", split=split).labels for split in ("train", "test"))
+        found = {
+            metric: next(iter(v.values()))
+            for metric, v in small().baselines(records).items()
+        }
+        train, test = (
+            data.load("digits", split=split).labels for split in ("train", "test")
+        )
         shares = torch.bincount(train).double() / len(train)
         hit = float((test == int(shares.argmax())).double().mean())
         assert found["test_accuracy"] == pytest.approx(hit)
         assert found["test_error"] == pytest.approx(1 - hit)
         assert found["test_loss"] == pytest.approx(
-            float(torch.nn.functional.cross_entropy(shares.log().expand(len(test), 10), test))
+            float(
+                torch.nn.functional.cross_entropy(
+                    shares.log().expand(len(test), 10), test
+                )
+            )
         )
         blind = (shares - torch.eye(10)[test]).square().mean()
         assert found["test_mse"] == pytest.approx(float(blind), rel=1e-6)
@@ -295,10 +381,18 @@ class TestReport:
     def test_the_figures_say_what_they_show(self, records: Records) -> None:
         figures = small().figures(records)
         assert list(figures) == ["sizes", "gap", "descent", "twin"]
-        assert {ax.get_ylabel() for ax in figures["sizes"].figure.axes} == {"accuracy", "loss"}
+        assert {ax.get_ylabel() for ax in figures["sizes"].figure.axes} == {
+            "accuracy",
+            "loss",
+        }
         table = figures["twin"].table
         pairs = zip(table["ratio"], table["series"], strict=True)
-        assert [ratio for ratio, series in pairs if series == "mean"] == [0.1, 0.5, 1.0, 2.0]
+        assert [ratio for ratio, series in pairs if series == "mean"] == [
+            0.1,
+            0.5,
+            1.0,
+            2.0,
+        ]
         assert "No runs" not in figures["sizes"].caption
 
     @pytest.mark.parametrize("parts", [{"hidden": ()}, {"ratios": ()}, {}])
@@ -307,4 +401,6 @@ class TestReport:
         assert experiment.figures(Records([]))
 
     def test_models_are_the_catalogues(self) -> None:
-        assert models.parameter_count("784-50-10") == models.parameter_count_of("mlp-50")
+        assert models.parameter_count("784-50-10") == models.parameter_count_of(
+            "mlp-50"
+        )

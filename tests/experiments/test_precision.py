@@ -15,7 +15,8 @@ from nablab.errors import NablabError
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(
-        not torch.cpu._is_amx_tile_supported(), reason="the processor has no matrix tiles for bfloat16"
+        not torch.cpu._is_amx_tile_supported(),
+        reason="the processor has no matrix tiles for bfloat16",
     ),
 ]
 
@@ -50,8 +51,14 @@ def outcomes(name: str, store: Path) -> tuple[dict[str, str], set[str]]:
     """The outcome of every claim, and the engines that the notes name."""
     run = nablab.run(name, seeds=8, jobs=1, store=store, **SMALL[name])
     text = " ".join(run.view().notes)
-    engines = {engine for engine in ("fused-bfloat16 engine", "sequential engine") if engine in text}
-    return {f"{found.claim} {dict(found.scope)}": found.outcome for found in run.verdicts}, engines
+    engines = {
+        engine
+        for engine in ("fused-bfloat16 engine", "sequential engine")
+        if engine in text
+    }
+    return {
+        f"{found.claim} {dict(found.scope)}": found.outcome for found in run.verdicts
+    }, engines
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -60,11 +67,17 @@ def test_verdicts_do_not_contradict_those_in_float32(
 ) -> None:
     rounded, engines = outcomes(name, tmp_path / "rounded")
     assert engines, "no engine that rounds was chosen: the comparison would say nothing"
-    monkeypatch.setattr("nablab.training.inputs.multiplies_bfloat16_fast", lambda device: False)
+    monkeypatch.setattr(
+        "nablab.training.inputs.multiplies_bfloat16_fast", lambda device: False
+    )
     exact, _ = outcomes(name, tmp_path / "exact")
     assert rounded.keys() == exact.keys()
     differing = {sentence: (rounded[sentence], exact[sentence]) for sentence in rounded
                  if rounded[sentence] != exact[sentence]}  # fmt: skip
-    print(f"\n{name}: {len(rounded)} claims, {len(differing)} with another outcome: {differing}")
-    assert not any(set(pair) == {"supported", "refuted"} for pair in differing.values()), differing
+    print(
+        f"\n{name}: {len(rounded)} claims, {len(differing)} with another outcome: {differing}"
+    )
+    assert not any(
+        set(pair) == {"supported", "refuted"} for pair in differing.values()
+    ), differing
     assert len(differing) <= 1 + len(rounded) // 5, differing

@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from nablab import data, models, training
-from nablab.configuration import parse_overrides, resolve
+from nablab.contract import Condition, Records, Trials
 from nablab.errors import UsageError
-from nablab.experiment import Condition, Records, Trials
 from nablab.experiments.random_labels import RandomLabels
 from nablab.lab.session import Notebook
+from nablab.settings.configuration import parse_overrides, resolve
 
 NETWORK = "flatten-64-bn-64-bn"
 
@@ -28,10 +28,14 @@ class Memory(Notebook):
     result: training.Training
     labels: torch.Tensor
 
-    def train(self, learner: Any, pair: Any, recipe: Any, *, seeds: Sequence[int]) -> Any:
+    def train(
+        self, learner: Any, pair: Any, recipe: Any, *, seeds: Sequence[int]
+    ) -> Any:
         options = vars(recipe)
         self.labels, self.options = pair[1], options
-        self.result = training.train(learner, pair, recipe, seeds=seeds, replicas="sequential")
+        self.result = training.train(
+            learner, pair, recipe, seeds=seeds, replicas="sequential"
+        )
         return self.result
 
 
@@ -44,11 +48,22 @@ def one_thread() -> Iterator[None]:
 
 
 def small(**overrides: Any) -> RandomLabels:
-    values = {"data": "digits@300", "networks": (NETWORK,), "shares": (0.0, 0.5, 1.0), "batch_size": 50}
-    return resolve(RandomLabels, "quick", {**values, "learning_rate": 1e-2, "decay": 0.95, **overrides})
+    values = {
+        "data": "digits@300",
+        "networks": (NETWORK,),
+        "shares": (0.0, 0.5, 1.0),
+        "batch_size": 50,
+    }
+    return resolve(
+        RandomLabels,
+        "quick",
+        {**values, "learning_rate": 1e-2, "decay": 0.95, **overrides},
+    )
 
 
-def run(experiment: RandomLabels, seeds: Sequence[int] = (0, 1)) -> tuple[Records, list[Memory]]:
+def run(
+    experiment: RandomLabels, seeds: Sequence[int] = (0, 1)
+) -> tuple[Records, list[Memory]]:
     labs = []
     for condition in experiment.conditions():
         labs.append(Memory(experiment, Trials([condition], seeds)))
@@ -62,22 +77,35 @@ def finished() -> tuple[RandomLabels, Records, list[Memory]]:
     return experiment, *run(experiment)
 
 
-def test_every_share_is_memorized_and_only_true_labels_generalize(finished: Any) -> None:
+def test_every_share_is_memorized_and_only_true_labels_generalize(
+    finished: Any,
+) -> None:
     _, records, _ = finished
     for record in records:
         assert record.scalars["train_accuracy"] >= 0.999
         assert record.notes["stop_reason"] == "threshold"
-    mean = {s: np.mean(records.where(share=s).values("test_accuracy")) for s in (0.0, 0.5, 1.0)}
+    mean = {
+        s: np.mean(records.where(share=s).values("test_accuracy"))
+        for s in (0.0, 0.5, 1.0)
+    }
     assert mean[0.0] > 0.9 > mean[0.5] > 0.3
     assert mean[1.0] == pytest.approx(0.1, abs=0.06)
-    assert mean[1.0] == pytest.approx(np.mean(records.where(share=1.0).values("above_chance")) + 0.1)
-    epochs = {s: np.mean(records.where(share=s).values("epochs_to_memorize")) for s in (0.0, 1.0)}
+    assert mean[1.0] == pytest.approx(
+        np.mean(records.where(share=1.0).values("above_chance")) + 0.1
+    )
+    epochs = {
+        s: np.mean(records.where(share=s).values("epochs_to_memorize"))
+        for s in (0.0, 1.0)
+    }
     assert epochs[1.0] > 1.5 * epochs[0.0]
 
 
 def test_scores_are_those_of_the_networks_on_their_own_labels(finished: Any) -> None:
     experiment, records, labs = finished
-    train, test = data.load("digits", size=28), data.load("digits", split="test", size=28)
+    train, test = (
+        data.load("digits", size=28),
+        data.load("digits", split="test", size=28),
+    )
     x, truth = experiment.task.train()
     for lab, share in zip(labs, (0.0, 0.5, 1.0), strict=True):
         wrong = (lab.labels != truth).double().mean().item()
@@ -103,12 +131,16 @@ def test_no_two_seeds_or_shares_have_the_same_labels_or_weights(finished: Any) -
     assert len({seed for lab in labs for seed in lab.result.seeds}) == 6
 
 
-def test_curves_end_with_the_training_and_hold_what_was_evaluated(finished: Any) -> None:
+def test_curves_end_with_the_training_and_hold_what_was_evaluated(
+    finished: Any,
+) -> None:
     _, records, labs = finished
     for lab in labs:
         for k, record in enumerate(records.where(share=lab._trials.condition["share"])):
             epochs, accuracy = record.curves["train_accuracy"]
-            assert epochs.tolist() == list(range(int(record.scalars["epochs_to_memorize"]) + 1))
+            assert epochs.tolist() == list(
+                range(int(record.scalars["epochs_to_memorize"]) + 1)
+            )
             assert accuracy[-1] >= 0.999 > accuracy[:-1].max()
             for name in ("train_loss", "test_accuracy", "changed_accuracy"):
                 evaluated = lab.result.evaluations[name][k][: len(epochs)]
@@ -125,10 +157,19 @@ def test_early_scores_compare_labels_by_whether_they_changed(finished: Any) -> N
         cost = at["test_accuracy"] - record.scalars["test_accuracy"]
         assert record.scalars["cost_of_memorizing"] == pytest.approx(cost)
         # All training labels are either unchanged or changed.
-        changed = (labs[1].labels[record.seed] != data.task("digits@300").train()[1]).double().mean().item()
-        whole = changed * at["changed_accuracy"] + (1 - changed) * at["unchanged_accuracy"]
+        changed = (
+            (labs[1].labels[record.seed] != data.task("digits@300").train()[1])
+            .double()
+            .mean()
+            .item()
+        )
+        whole = (
+            changed * at["changed_accuracy"] + (1 - changed) * at["unchanged_accuracy"]
+        )
         assert at["train_accuracy"] == pytest.approx(whole, abs=1e-6)
-    assert all(math.isnan(value) for value in records.where(share=0.0).values("clean_lead"))
+    assert all(
+        math.isnan(value) for value in records.where(share=0.0).values("clean_lead")
+    )
 
 
 def test_the_tau_of_losses_is_scipys(finished: Any) -> None:
@@ -136,7 +177,9 @@ def test_the_tau_of_losses_is_scipys(finished: Any) -> None:
 
     _, records, _ = finished
     for record in records:
-        tau = kendalltau(record.curves["train_loss"].values, record.curves["test_loss"].values)
+        tau = kendalltau(
+            record.curves["train_loss"].values, record.curves["test_loss"].values
+        )
         assert record.scalars["tau_of_losses"] == pytest.approx(tau.statistic)
     assert max(records.where(share=1.0).values("tau_of_losses")) < 0 < min(
         records.where(share=0.0).values("tau_of_losses")
@@ -154,8 +197,16 @@ def test_every_claim_finds_its_metric(finished: Any) -> None:
 
 def test_claims_follow_the_shares_and_the_margin() -> None:
     claims = small(shares=(0.0, 0.25), chance_margin=0.2).active_claims()
-    assert {claim.metric for claim in claims} == {"train_accuracy", "test_accuracy", "epochs_to_memorize"}
-    bounds = [c.bound for c in small(chance_margin=0.2).active_claims() if c.metric == "above_chance"]
+    assert {claim.metric for claim in claims} == {
+        "train_accuracy",
+        "test_accuracy",
+        "epochs_to_memorize",
+    }
+    bounds = [
+        c.bound
+        for c in small(chance_margin=0.2).active_claims()
+        if c.metric == "above_chance"
+    ]
     assert bounds == [0.2, -0.2]
 
 
@@ -165,12 +216,20 @@ def test_what_is_not_memorized_is_said() -> None:
     assert records[0].scalars["epochs_to_memorize"] == math.inf
     assert records[0].notes["stop_reason"] == "budget"
     note = f"network={NETWORK}, share=1.0, seed 0: not memorized. Training ended at an accuracy of "
-    assert any(text.startswith(note) and text.endswith("% (budget).") for text in labs[0].notes)
+    assert any(
+        text.startswith(note) and text.endswith("% (budget).") for text in labs[0].notes
+    )
     assert len(records[0].curves["train_loss"].steps) == 3
 
 
 def test_a_diverged_run_is_not_memorized() -> None:
-    experiment = small(shares=(1.0,), networks=("flatten-16",), optimizer="SGD", learning_rate=1e30, epochs=5)
+    experiment = small(
+        shares=(1.0,),
+        networks=("flatten-16",),
+        optimizer="SGD",
+        learning_rate=1e30,
+        epochs=5,
+    )
     records, labs = run(experiment, (0,))
     assert records[0].notes["stop_reason"] == "diverged"
     assert records[0].scalars["epochs_to_memorize"] == math.inf
@@ -185,7 +244,9 @@ def test_options_of_the_training(finished: Any) -> None:
     assert labs[0].options["schedule"] == training.StepDecay(every=6, factor=0.95)
     assert labs[0].options["epochs"] == 80
     sgd = small(optimizer="SGD", shares=(0.0,), epochs=3, learning_rate=0.1)
-    assert run(sgd, (0,))[1][0].options["optimizer"] == training.SGD(learning_rate=0.1, momentum=0.9)
+    assert run(sgd, (0,))[1][0].options["optimizer"] == training.SGD(
+        learning_rate=0.1, momentum=0.9
+    )
 
 
 def test_zhangs_form_cuts_and_whitens() -> None:
@@ -200,13 +261,21 @@ def test_zhangs_form_cuts_and_whitens() -> None:
 
 def test_zhangs_networks_have_their_numbers_of_parameters() -> None:
     paper = resolve(RandomLabels, "paper", {})
-    counts = [models.check_network(spec, shape=paper.shape, outputs=10) for spec in paper.networks]
+    counts = [
+        models.check_network(spec, shape=paper.shape, outputs=10)
+        for spec in paper.networks
+    ]
     assert counts == [1_735_178, 1_209_866]
     course = resolve(RandomLabels, "course", {})
-    assert models.check_network(course.networks[0], shape=course.shape, outputs=10) == 397_510
+    assert (
+        models.check_network(course.networks[0], shape=course.shape, outputs=10)
+        == 397_510
+    )
 
 
-def test_baselines_are_chance_the_largest_class_and_a_copied_label(finished: Any) -> None:
+def test_baselines_are_chance_the_largest_class_and_a_copied_label(
+    finished: Any,
+) -> None:
     experiment, records, _ = finished
     labels = data.load("digits", split="test").labels
     assert experiment.baselines(records)["test_accuracy"] == {
@@ -226,12 +295,26 @@ def test_figures_show_what_was_recorded(finished: Any) -> None:
     dots = [v for s, m, v in zip(table["series"], table["metric"], table["value"], strict=True)
             if s == "seed" and m == "epochs_to_memorize"]  # fmt: skip
     assert sorted(dots) == sorted(records.values("epochs_to_memorize"))
-    dashed = [line for line in figures["outcome"].figure.axes[0].get_lines() if line.get_ls() == "--"]
+    dashed = [
+        line
+        for line in figures["outcome"].figure.axes[0].get_lines()
+        if line.get_ls() == "--"
+    ]
     assert [line.get_xydata().tolist() for line in dashed] == [[[0, 1], [1, 0.1]]]
-    assert [ax.get_title(loc="left") for ax in figures["accuracy"].figure.axes] == ["training", "test"]
+    assert [ax.get_title(loc="left") for ax in figures["accuracy"].figure.axes] == [
+        "training",
+        "test",
+    ]
     parts = figures["parts"]
-    assert [ax.get_title(loc="left") for ax in parts.figure.axes] == ["50% redrawn", "100% redrawn"]
-    assert set(parts.table["panel"]) == {"unchanged label", "changed label", "true class"}
+    assert [ax.get_title(loc="left") for ax in parts.figure.axes] == [
+        "50% redrawn",
+        "100% redrawn",
+    ]
+    assert set(parts.table["panel"]) == {
+        "unchanged label",
+        "changed label",
+        "true class",
+    }
     first = records.where(share=0.5)[0].curves["truth_of_changed_accuracy"].values
     assert set(first.tolist()) <= set(parts.table["value"])
 
@@ -249,7 +332,11 @@ def test_own_images_and_an_own_network(tmp_path: Path) -> None:
         "from torch import nn\ndef build():\n"
         "    return nn.Sequential(nn.Flatten(), nn.Linear(784, 32), nn.ReLU(), nn.Linear(32, 3))\n"
     )
-    own = {"data": str(tmp_path / "mine.npz"), "model": f"{tmp_path}/net.py:build", "networks": ()}
+    own = {
+        "data": str(tmp_path / "mine.npz"),
+        "model": f"{tmp_path}/net.py:build",
+        "networks": (),
+    }
     experiment = small(**own, shares=(1.0,), epochs=2, early_epochs=1, batch_size=20)
     assert experiment.data_sets() == (str(tmp_path / "mine.npz"),)
     assert set(experiment.sources()) == {"model"}
@@ -271,8 +358,14 @@ def test_own_images_and_an_own_network(tmp_path: Path) -> None:
         (["networks="], "at least one of shares and one network"),
         (["networks=lenett"], r"no image network 'lenett'. Did you mean 'lenet'\?"),
         (["data=minst"], "'minst'. Did you mean 'mnist'"),
-        (["data=sinc"], r"data=sinc is a function and has no labels. Choices: mnist, fashion-mnist, cifar10"),
-        (["learning_rate=0"], "learning_rate=0.0 is impossible: it must be above 0 and finite"),
+        (
+            ["data=sinc"],
+            r"data=sinc is a function and has no labels. Choices: mnist, fashion-mnist, cifar10",
+        ),
+        (
+            ["learning_rate=0"],
+            "learning_rate=0.0 is impossible: it must be above 0 and finite",
+        ),
         (["memorized=1.5"], r"memorized=1.5 must be at most 1"),
         (["early_epochs=100"], "early_epochs=100 at most epochs=80"),
         (["form=grey"], "Did you mean 'gray'"),

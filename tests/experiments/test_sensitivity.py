@@ -13,9 +13,8 @@ import pytest
 import torch
 
 from nablab import data, training
-from nablab.configuration import resolve
+from nablab.contract import Level, Records, Trials
 from nablab.errors import UsageError
-from nablab.experiment import Level, Records, Trials
 from nablab.experiments.sensitivity import (
     AUGMENTED,
     DESIGNS,
@@ -30,6 +29,7 @@ from nablab.experiments.sensitivity import (
     _area,
     _measure,
 )
+from nablab.settings.configuration import resolve
 from tests.experiments.memory import Memory
 
 
@@ -57,7 +57,9 @@ def small(**overrides: Any) -> Sensitivity:
     return resolve(Sensitivity, "quick", {**SMALL, **overrides})
 
 
-def run_one(experiment: Sensitivity, seeds: Sequence[int] = (0, 1, 2), **levels: Level) -> Memory:
+def run_one(
+    experiment: Sensitivity, seeds: Sequence[int] = (0, 1, 2), **levels: Level
+) -> Memory:
     (condition,) = [c for c in experiment.conditions() if c.matches(levels)]
     lab = Float32(condition)
     experiment.run(Trials([condition], seeds), lab)  # type: ignore[arg-type]
@@ -67,7 +69,9 @@ def run_one(experiment: Sensitivity, seeds: Sequence[int] = (0, 1, 2), **levels:
 @pytest.fixture(scope="module")
 def finished() -> tuple[Sensitivity, list[Memory]]:
     experiment = small()
-    return experiment, [run_one(experiment, **condition) for condition in experiment.conditions()]
+    return experiment, [
+        run_one(experiment, **condition) for condition in experiment.conditions()
+    ]
 
 
 def lab_of(labs: list[Memory], **levels: Level) -> Memory:
@@ -78,8 +82,15 @@ def lab_of(labs: list[Memory], **levels: Level) -> Memory:
 def test_sizes_meet_three_designs_and_trainings_one_size() -> None:
     conditions = small().conditions()
     assert len(conditions) == 3 * 3 + 3
-    assert {c["design"] for c in conditions if c["training"] == PLAIN} == {*DESIGNS, LEARNED}
-    assert [c["batch_size"] for c in conditions if c["design"] == LEARNED] == [40, 40, 40]
+    assert {c["design"] for c in conditions if c["training"] == PLAIN} == {
+        *DESIGNS,
+        LEARNED,
+    }
+    assert [c["batch_size"] for c in conditions if c["design"] == LEARNED] == [
+        40,
+        40,
+        40,
+    ]
 
 
 def test_every_number_is_recorded(finished: tuple[Sensitivity, list[Memory]]) -> None:
@@ -90,7 +101,9 @@ def test_every_number_is_recorded(finished: tuple[Sensitivity, list[Memory]]) ->
             assert scalars["logit_sensitivity"] > 0
 
 
-def test_the_designs_end_where_they_say(finished: tuple[Sensitivity, list[Memory]]) -> None:
+def test_the_designs_end_where_they_say(
+    finished: tuple[Sensitivity, list[Memory]],
+) -> None:
     _, labs = finished
     for size, steps in ((20, 24), (60, 8), (120, 4)):
         assert lab_of(labs, design=EPOCHS, batch_size=size).scalars[0]["steps"] == steps
@@ -100,18 +113,30 @@ def test_the_designs_end_where_they_say(finished: tuple[Sensitivity, list[Memory
         assert all(scalars["train_loss"] > 0.03 for scalars in at_loss.scalars.values())
     for kind in (PLAIN, AUGMENTED, RANDOM):
         learned = lab_of(labs, design=LEARNED, training=kind)
-        assert all(scalars["train_accuracy"] >= 0.999 for scalars in learned.scalars.values())
+        assert all(
+            scalars["train_accuracy"] >= 0.999 for scalars in learned.scalars.values()
+        )
 
 
-def test_one_optimizer_and_shared_initial_weights(finished: tuple[Sensitivity, list[Memory]]) -> None:
+def test_one_optimizer_and_shared_initial_weights(
+    finished: tuple[Sensitivity, list[Memory]],
+) -> None:
     _, labs = finished
-    assert {lab.options["optimizer"] for lab in labs} == {training.Adam(learning_rate=1e-2)}
+    assert {lab.options["optimizer"] for lab in labs} == {
+        training.Adam(learning_rate=1e-2)
+    }
     assert len({lab.result.seeds for lab in labs}) == 1
-    assert [lab.condition["training"] for lab in labs if lab.options["augment"]] == [AUGMENTED]
-    assert not any(lab.options["held_out"] for lab in labs)  # the test split decides nothing
+    assert [lab.condition["training"] for lab in labs if lab.options["augment"]] == [
+        AUGMENTED
+    ]
+    assert not any(
+        lab.options["held_out"] for lab in labs
+    )  # the test split decides nothing
 
 
-def test_random_labels_are_each_seeds_own(finished: tuple[Sensitivity, list[Memory]]) -> None:
+def test_random_labels_are_each_seeds_own(
+    finished: tuple[Sensitivity, list[Memory]],
+) -> None:
     lab = lab_of(finished[1], training=RANDOM)
     true = data.task("digits@120").train()[1]
     assert lab.options["data"][1].shape == (3, 120)
@@ -121,7 +146,9 @@ def test_random_labels_are_each_seeds_own(finished: tuple[Sensitivity, list[Memo
     assert not torch.equal(lab.options["data"][1][0], lab.options["data"][1][1])
 
 
-def test_sensitivity_is_the_jacobian_of_the_probabilities(finished: tuple[Sensitivity, list[Memory]]) -> None:
+def test_sensitivity_is_the_jacobian_of_the_probabilities(
+    finished: tuple[Sensitivity, list[Memory]],
+) -> None:
     """Against dense Jacobians in float64, at the same evenly spaced test inputs."""
     lab = lab_of(finished[1], design=EPOCHS, batch_size=60)
     module = lab.result.module(1).eval().double()
@@ -134,8 +161,12 @@ def test_sensitivity_is_the_jacobian_of_the_probabilities(finished: tuple[Sensit
         soft = torch.func.jacrev(lambda one: module(one[None])[0].softmax(0))(image)
         norms["probabilities"].append(float(soft.detach().norm()))
     scalars = lab.scalars[1]
-    assert scalars["sensitivity"] == pytest.approx(np.mean(norms["probabilities"]), rel=1e-4)
-    assert scalars["logit_sensitivity"] == pytest.approx(np.mean(norms["logits"]), rel=1e-4)
+    assert scalars["sensitivity"] == pytest.approx(
+        np.mean(norms["probabilities"]), rel=1e-4
+    )
+    assert scalars["logit_sensitivity"] == pytest.approx(
+        np.mean(norms["logits"]), rel=1e-4
+    )
     wrong = (module(x[places].double()).argmax(1) != y[places]).numpy()
     found = np.array(norms["probabilities"])
     assert scalars["misclassified"] == pytest.approx(found[wrong].mean(), rel=1e-4)
@@ -155,7 +186,10 @@ def test_a_constant_network_has_no_sensitivity() -> None:
 
 
 def test_the_area_counts_pairs() -> None:
-    assert _area(np.array([3.0, 1.0, 2.0, 2.0]), np.array([True, False, True, False])) == 0.875
+    assert (
+        _area(np.array([3.0, 1.0, 2.0, 2.0]), np.array([True, False, True, False]))
+        == 0.875
+    )
     assert math.isnan(_area(np.array([1.0, 2.0]), np.array([True, True])))
     assert math.isnan(_area(np.array([1.0, 2.0]), np.array([False, False])))
 
@@ -168,7 +202,9 @@ def test_logits_grow_with_the_weights_and_accuracy_does_not() -> None:
         for tensor in module.parameters():
             tensor.mul_(10)
     after = _measure(module, x, y, 30)
-    assert after["logit_sensitivity"] == pytest.approx(10 * before["logit_sensitivity"], rel=1e-5)
+    assert after["logit_sensitivity"] == pytest.approx(
+        10 * before["logit_sensitivity"], rel=1e-5
+    )
     assert after["test_accuracy"] == before["test_accuracy"]
 
 
@@ -176,14 +212,23 @@ def test_random_labels_raise_the_sensitivity_by_a_sign_test(
     finished: tuple[Sensitivity, list[Memory]],
 ) -> None:
     _, labs = finished
-    random, plain = (lab_of(labs, design=LEARNED, training=kind).scalars for kind in (RANDOM, PLAIN))
-    assert all(random[seed]["sensitivity"] > 2 * plain[seed]["sensitivity"] for seed in plain)
+    random, plain = (
+        lab_of(labs, design=LEARNED, training=kind).scalars for kind in (RANDOM, PLAIN)
+    )
+    assert all(
+        random[seed]["sensitivity"] > 2 * plain[seed]["sensitivity"] for seed in plain
+    )
 
 
 def test_a_network_that_does_not_get_there_is_said() -> None:
     lab = run_one(small(most_steps=3), (0, 1), design=LEARNED, training=RANDOM)
-    assert any("2 of 2 networks did not get there within most_steps=3" in note for note in lab.notes)
-    assert "within" not in "".join(run_one(small(), (0,), design=STEPS, batch_size=60).notes)
+    assert any(
+        "2 of 2 networks did not get there within most_steps=3" in note
+        for note in lab.notes
+    )
+    assert "within" not in "".join(
+        run_one(small(), (0,), design=STEPS, batch_size=60).notes
+    )
 
 
 def test_a_diverged_network_has_no_numbers() -> None:
@@ -221,7 +266,10 @@ def test_the_extreme_sizes_make_a_claim() -> None:
     [
         ({"batch_sizes": (64,)}, "batch_sizes=.64. must be two or more, rising"),
         ({"batch_sizes": (60, 20)}, "rising"),
-        ({"batch_sizes": (20, 121)}, "A batch of 121 exceeds the 120 training images of digits@120"),
+        (
+            {"batch_sizes": (20, 121)},
+            "A batch of 121 exceeds the 120 training images of digits@120",
+        ),
         ({"batch_size": 500}, "A batch of 500 exceeds"),
         ({"loss": 0.0}, "loss=0.0 is impossible"),
         ({"learning_rate": -1.0}, "learning_rate=-1.0 is impossible"),
@@ -242,7 +290,9 @@ def test_impossible_settings_are_refused(settings: dict[str, Any], text: str) ->
 
 def test_a_batch_beyond_a_whole_set_is_refused_when_it_is_read() -> None:
     experiment = small(data="digits", batch_sizes=(20, 2_000))
-    with pytest.raises(UsageError, match="A batch of 2,000 exceeds the 1,297 training images of digits"):
+    with pytest.raises(
+        UsageError, match="A batch of 2,000 exceeds the 1,297 training images of digits"
+    ):
         run_one(experiment, (0,), design=EPOCHS, batch_size=20)
 
 
@@ -253,11 +303,16 @@ def test_a_network_of_ones_own(tmp_path: Path) -> None:
     )
     experiment = small(model=f"{path}:net")
     lab = run_one(experiment, (0,), design=STEPS, batch_size=60)
-    assert [tuple(p.shape) for p in lab.result.module(0).parameters()] == [(10, 784), (10,)]
+    assert [tuple(p.shape) for p in lab.result.module(0).parameters()] == [
+        (10, 784),
+        (10,),
+    ]
     assert experiment.sources()["model"]
 
 
-def test_a_network_of_ones_own_with_other_outputs_stops_before_any_work(tmp_path: Path) -> None:
+def test_a_network_of_ones_own_with_other_outputs_stops_before_any_work(
+    tmp_path: Path,
+) -> None:
     path = tmp_path / "mine.py"
     path.write_text(
         "from torch import nn\ndef net():\n    return nn.Sequential(nn.Flatten(), nn.Linear(784, 3))\n"

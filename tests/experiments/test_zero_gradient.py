@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from nablab import models
-from nablab.configuration import resolve
+from nablab.contract import Record, Records, Trials
 from nablab.errors import UsageError
-from nablab.experiment import Record, Records, Trials
 from nablab.experiments.zero_gradient import ZeroGradient, _shift, penalized
 from nablab.instruments.base.objective import Objective
 from nablab.instruments.base.replicas import Replicas
 from nablab.plots import critical_points as drawn
+from nablab.settings.configuration import resolve
 from tests.experiments.memory import Memory
 
 SEEDS = (0, 1, 2, 3)
@@ -40,7 +40,9 @@ def run(experiment: ZeroGradient) -> list[Memory]:
 
 def records_of(labs: list[Memory]) -> Records:
     return Records(
-        Record(lab.condition, s, lab.scalars[s], lab.texts[s], {}, lab.arrays.get(s, {}))
+        Record(
+            lab.condition, s, lab.scalars[s], lab.texts[s], {}, lab.arrays.get(s, {})
+        )
         for lab in labs
         for s in lab.scalars
     )
@@ -54,10 +56,15 @@ def finished() -> tuple[ZeroGradient, Records, list[Memory]]:
 
 
 def test_presets() -> None:
-    sizes = {preset: len(resolve(ZeroGradient, preset, {}).conditions()) for preset in ZeroGradient.presets}
+    sizes = {
+        preset: len(resolve(ZeroGradient, preset, {}).conditions())
+        for preset in ZeroGradient.presets
+    }
     assert sizes == {"quick": 2, "standard": 2, "paper": 24}
     assert ZeroGradient.presets["standard"]["seeds"] == 100
-    assert [models.parameter_count(w) for w in resolve(ZeroGradient, "paper", {}).networks] == [241, 571]
+    assert [
+        models.parameter_count(w) for w in resolve(ZeroGradient, "paper", {}).networks
+    ] == [241, 571]
 
 
 @pytest.mark.parametrize(
@@ -66,7 +73,10 @@ def test_presets() -> None:
         ({"networks": ("1-100-100-1",)}, r"10,401 parameters.*at most 2,000"),
         ({"networks": ("2-4-1",)}, "must begin and end with 1"),
         ({"targets": ("sink",)}, "There is no target 'sink'. Did you mean 'sinc'"),
-        ({"activations": ("tahn",)}, "There is no activation 'tahn'. Did you mean 'tanh'"),
+        (
+            {"activations": ("tahn",)},
+            "There is no activation 'tahn'. Did you mean 'tanh'",
+        ),
         ({"networks": ()}, "need one entry each"),
         ({"targets": ("sinc", "sinc")}, "none twice"),
         ({"weight_decays": (-1.0,)}, "below 0"),
@@ -84,9 +94,15 @@ def test_what_makes_no_sense_is_refused(override: dict[str, Any], message: str) 
 def test_the_penalty_is_the_one_that_adam_minimizes() -> None:
     network = models.dense("1-3-1", "tanh").double()
     x = torch.linspace(-1, 1, 7, dtype=torch.float64)[:, None]
-    plain, with_penalty = (Objective(network, penalized(decay), (x, x.square())) for decay in (0.0, 0.3))
-    torch.testing.assert_close(with_penalty.gradient(), plain.gradient() + 0.3 * plain.point)
-    assert with_penalty.loss() == pytest.approx(plain.loss() + 0.15 * float(plain.point.square().sum()))
+    plain, with_penalty = (
+        Objective(network, penalized(decay), (x, x.square())) for decay in (0.0, 0.3)
+    )
+    torch.testing.assert_close(
+        with_penalty.gradient(), plain.gradient() + 0.3 * plain.point
+    )
+    assert with_penalty.loss() == pytest.approx(
+        plain.loss() + 0.15 * float(plain.point.square().sum())
+    )
 
 
 def test_trainings_stop_at_steps_of_their_own() -> None:
@@ -95,31 +111,45 @@ def test_trainings_stop_at_steps_of_their_own() -> None:
     assert min(stops) == 10
     assert max(stops) <= 3_000
     assert all(stop % 10 == 0 for stop in stops)
-    assert 100 < np.median(stops) < 300  # the middle of 10 to 3,000 on a logarithmic axis is 173
+    assert (
+        100 < np.median(stops) < 300
+    )  # the middle of 10 to 3,000 on a logarithmic axis is 173
     assert experiment.stop(5) == experiment.stop(5)
 
 
-def test_a_seed_is_stopped_alike_under_every_penalty(finished: tuple[Any, Records, list[Memory]]) -> None:
+def test_a_seed_is_stopped_alike_under_every_penalty(
+    finished: tuple[Any, Records, list[Memory]],
+) -> None:
     _, records, labs = finished
     assert labs[0].options["seeds"] == labs[1].options["seeds"]
     assert len(set(labs[0].options["seeds"])) == len(SEEDS)
     for seed in SEEDS:
-        one, other = (record.scalars["steps"] for record in records if record.seed == seed)
+        one, other = (
+            record.scalars["steps"] for record in records if record.seed == seed
+        )
         assert one == other
         assert 10 <= one <= 60
     assert len({record.scalars["steps"] for record in records}) > 1
     assert [lab.options["optimizer"].weight_decay for lab in labs] == [0.0, 1e-2]
 
 
-def test_the_search_starts_where_training_stopped(finished: tuple[Any, Records, list[Memory]]) -> None:
+def test_the_search_starts_where_training_stopped(
+    finished: tuple[Any, Records, list[Memory]],
+) -> None:
     _, records, labs = finished
     for lab, decay in zip(labs, (0.0, 1e-2), strict=True):
         for k, record in enumerate(records.where(weight_decay=decay)):
             x, y = (t.double() for t in _points())
-            start = Objective(lab.result.module(k), penalized(decay), (x, y), dtype=torch.float64)
-            assert record.scalars["loss_before"] == pytest.approx(start.loss(), rel=1e-12)
+            start = Objective(
+                lab.result.module(k), penalized(decay), (x, y), dtype=torch.float64
+            )
+            assert record.scalars["loss_before"] == pytest.approx(
+                start.loss(), rel=1e-12
+            )
             norm = float(start.gradient().norm())
-            assert record.scalars["gradient_norm_before"] == pytest.approx(norm, rel=1e-9)
+            assert record.scalars["gradient_norm_before"] == pytest.approx(
+                norm, rel=1e-9
+            )
 
 
 def _points() -> Any:
@@ -128,7 +158,9 @@ def _points() -> Any:
     return data.target("sinc@20").train()
 
 
-def test_the_records_are_what_was_promised(finished: tuple[Any, Records, list[Memory]]) -> None:
+def test_the_records_are_what_was_promised(
+    finished: tuple[Any, Records, list[Memory]],
+) -> None:
     experiment, records, _ = finished
     assert len(records) == 8
     assert any(record.scalars["reached"] for record in records)
@@ -136,14 +168,21 @@ def test_the_records_are_what_was_promised(finished: tuple[Any, Records, list[Me
         values, scalars = record.arrays["eigenvalues"], record.scalars
         assert values.shape == (10,)
         assert scalars["reached"] == (scalars["gradient_norm"] <= experiment.tolerance)
-        assert (record.notes["reason"] == "gradient below tolerance") == bool(scalars["reached"])
+        assert (record.notes["reason"] == "gradient below tolerance") == bool(
+            scalars["reached"]
+        )
         critical = scalars["loss"] if scalars["reached"] else np.nan
         assert scalars["critical_loss"] == pytest.approx(critical, nan_ok=True)
-        positive, negative = (values > scalars["floor"]).sum(), (values < -scalars["floor"]).sum()
+        positive, negative = (
+            (values > scalars["floor"]).sum(),
+            (values < -scalars["floor"]).sum(),
+        )
         assert (scalars["positive"], scalars["negative"]) == (positive, negative)
         assert scalars["zero"] == 10 - positive - negative
         assert scalars["minimal_ratio"] == pytest.approx(positive / 10)
-        assert scalars["minimal_ratio_nonzero"] == pytest.approx(positive / (positive + negative))
+        assert scalars["minimal_ratio_nonzero"] == pytest.approx(
+            positive / (positive + negative)
+        )
         above_rounding = (values > scalars["noise_floor"]).sum() / 10
         assert scalars["ratio_above_rounding"] == pytest.approx(above_rounding)
         assert scalars["floor"] >= scalars["noise_floor"]
@@ -156,36 +195,63 @@ def test_an_inexact_critical_point_leaves_signs_open() -> None:
     one = torch.ones(1, 1, dtype=torch.float64)
     eigenvalues = np.array([[1.2e-5], [0.0]])
     fourth: Any = lambda output, target: (output**4).mean()  # noqa: E731
-    shift = _shift(Replicas(network, tensors), np.array([True, False]), eigenvalues, fourth, (one, one))
+    shift = _shift(
+        Replicas(network, tensors),
+        np.array([True, False]),
+        eigenvalues,
+        fourth,
+        (one, one),
+    )
     assert 1e-6 < shift[0] <= 1.2e-5
     assert shift[1] == 0.0
 
 
 def test_networks_that_diverge_are_recorded_as_such() -> None:
     labs = run(small(weight_decays=(0.0,), learning_rate=1e20))
-    assert [labs[0].texts[seed]["reason"] for seed in SEEDS] == ["diverged in training"] * len(SEEDS)
+    assert [labs[0].texts[seed]["reason"] for seed in SEEDS] == [
+        "diverged in training"
+    ] * len(SEEDS)
     assert all(labs[0].scalars[seed] == {"reached": 0.0} for seed in SEEDS)
-    assert set(ZeroGradient().figures(records_of(labs))) == {"ratio", "reached", "spectra"}
+    assert set(ZeroGradient().figures(records_of(labs))) == {
+        "ratio",
+        "reached",
+        "spectra",
+    }
 
 
-def test_the_figures_show_every_trial_once(finished: tuple[Any, Records, list[Memory]]) -> None:
+def test_the_figures_show_every_trial_once(
+    finished: tuple[Any, Records, list[Memory]],
+) -> None:
     experiment, records, _ = finished
     figures = experiment.figures(records)
     assert list(figures) == ["ratio", "reached", "spectra"]
     for name in ("ratio", "reached"):
         assert len(figures[name].table["seed"]) == len(records)
         ended = figures[name].table["ended at"]
-        assert ended.count(drawn.CRITICAL) == sum(record.scalars["reached"] for record in records)
-        labels = [text.get_text() for ax in figures[name].figure.axes for text in ax.get_legend().get_texts()]
+        assert ended.count(drawn.CRITICAL) == sum(
+            record.scalars["reached"] for record in records
+        )
+        labels = [
+            text.get_text()
+            for ax in figures[name].figure.axes
+            for text in ax.get_legend().get_texts()
+        ]
         assert sum(int(label.split()[0]) for label in labels) == len(records)
-    assert figures["ratio"].figure.axes[0].get_xlabel() == "loss at the end of the search"
+    assert (
+        figures["ratio"].figure.axes[0].get_xlabel() == "loss at the end of the search"
+    )
     assert figures["reached"].figure.axes[0].get_yscale() == "log"
-    rows = sum(min(3, 3 * any(r.scalars["reached"] for r in records.where(**c))) for c in records.conditions)
+    rows = sum(
+        min(3, 3 * any(r.scalars["reached"] for r in records.where(**c)))
+        for c in records.conditions
+    )
     assert len(figures["spectra"].table["rank"]) == 10 * rows
     assert set(ZeroGradient().figures(Records(()))) == set(figures)
 
 
-def test_gradient_flat_points_are_told_from_the_others(finished: tuple[Any, Records, list[Memory]]) -> None:
+def test_gradient_flat_points_are_told_from_the_others(
+    finished: tuple[Any, Records, list[Memory]],
+) -> None:
     _, records, _ = finished
     record = records[0]
     for reached, reason, kind in (

@@ -67,12 +67,19 @@ class Sine(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         hidden = self.first(x)
-        return self.last(hidden.sin() if self.exact else FirstDerivativeOnly.apply(hidden))
+        return self.last(
+            hidden.sin() if self.exact else FirstDerivativeOnly.apply(hidden)
+        )
 
 
 def convolutional() -> nn.Module:
     network = nn.Sequential(
-        nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.Tanh(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(12, 2)
+        nn.Conv2d(1, 3, 3),
+        nn.BatchNorm2d(3),
+        nn.Tanh(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(12, 2),
     )
     network(torch.randn(20, 1, 6, 6))  # running statistics of its own
     return network.eval()
@@ -80,7 +87,9 @@ def convolutional() -> nn.Module:
 
 def transformer() -> nn.Module:
     layer = nn.TransformerEncoderLayer(4, 2, 6, batch_first=True)
-    return nn.Sequential(nn.TransformerEncoder(layer, 1), nn.Flatten(), nn.Linear(12, 2)).eval()
+    return nn.Sequential(
+        nn.TransformerEncoder(layer, 1), nn.Flatten(), nn.Linear(12, 2)
+    ).eval()
 
 
 def dictionary_loss(model: nn.Module, batch: dict[str, Any]) -> Tensor:
@@ -110,12 +119,24 @@ CASES: dict[str, Callable[[], Case]] = {
         "mse",
         (torch.randn(7, 3), torch.randn(7, 2)),
     ),
-    "convolutional": lambda: (convolutional(), "cross_entropy", (torch.randn(7, 1, 6, 6), _classes(7))),
+    "convolutional": lambda: (
+        convolutional(),
+        "cross_entropy",
+        (torch.randn(7, 1, 6, 6), _classes(7)),
+    ),
     "rnn": lambda: (Recurrent(nn.RNN), "cross_entropy", (_tokens(), _classes(7))),
     "gru": lambda: (Recurrent(nn.GRU), "cross_entropy", (_tokens(), _classes(7))),
     "lstm": lambda: (Recurrent(nn.LSTM), "cross_entropy", (_tokens(), _classes(7))),
-    "transformer": lambda: (transformer(), "cross_entropy", (torch.randn(7, 3, 4), _classes(7))),
-    "tied weights": lambda: (Tied(), "cross_entropy", (_tokens(), torch.randint(0, 5, (7,)))),
+    "transformer": lambda: (
+        transformer(),
+        "cross_entropy",
+        (torch.randn(7, 3, 4), _classes(7)),
+    ),
+    "tied weights": lambda: (
+        Tied(),
+        "cross_entropy",
+        (_tokens(), torch.randint(0, 5, (7,))),
+    ),
     "two inputs": lambda: (
         TwoInputs(),
         nn.MSELoss(),

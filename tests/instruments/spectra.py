@@ -15,7 +15,9 @@ def matrix(spectrum, *, seed=0, dtype=torch.float64):
     values = torch.as_tensor(np.asarray(spectrum, dtype=float))
     generator = torch.Generator().manual_seed(seed)
     size = len(values)
-    turn = torch.linalg.qr(torch.randn(size, size, generator=generator, dtype=torch.float64)).Q
+    turn = torch.linalg.qr(
+        torch.randn(size, size, generator=generator, dtype=torch.float64)
+    ).Q
     found = turn * values @ turn.T
     return ((found + found.T) / 2).to(dtype)
 
@@ -39,8 +41,17 @@ def network(*, outputs=3, dtype=torch.float64):
     """A small classifier with data of 50 samples, away from any critical point."""
     with torch.random.fork_rng():
         torch.manual_seed(1)
-        model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 6), nn.Tanh(), nn.Linear(6, outputs))
-        inputs, target = torch.randn(50, 4, dtype=torch.float64), torch.randint(0, outputs, (50,))
+        model = nn.Sequential(
+            nn.Linear(4, 8),
+            nn.Tanh(),
+            nn.Linear(8, 6),
+            nn.Tanh(),
+            nn.Linear(6, outputs),
+        )
+        inputs, target = (
+            torch.randn(50, 4, dtype=torch.float64),
+            torch.randint(0, outputs, (50,)),
+        )
     return model.to(dtype), inputs.to(dtype), target
 
 
@@ -52,11 +63,14 @@ def dense_hessian(model, loss, inputs, target):
     def value(vector):
         parts = vector.split([shape.numel() for shape in shapes.values()])
         tensors = {
-            name: part.reshape(shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)
+            name: part.reshape(shape)
+            for (name, shape), part in zip(shapes.items(), parts, strict=True)
         }
         return loss(functional_call(model, tensors, (inputs.double(),)), target)
 
-    vector = torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
+    vector = torch.cat(
+        [parameter.detach().flatten() for parameter in model.parameters()]
+    )
     found = hessian(value)(vector).numpy()
     return (found + found.T) / 2
 

@@ -20,7 +20,9 @@ from nablab.instruments.base.footprints import counting_bytes
 from nablab.instruments.base.placement import copied
 
 FACTOR = 1.5  # how far an estimate may be off
-ATTEMPTS = 3  # of a comparison of seconds: another program may slow one of its two sides
+ATTEMPTS = (
+    3  # of a comparison of seconds: another program may slow one of its two sides
+)
 
 Network = Callable[[], tuple[nn.Module, tuple[Tensor, Tensor]]]
 
@@ -28,7 +30,11 @@ Network = Callable[[], tuple[nn.Module, tuple[Tensor, Tensor]]]
 def dense(*widths: int, samples: int = 100) -> Network:
     def make() -> tuple[nn.Module, tuple[Tensor, Tensor]]:
         torch.manual_seed(0)
-        layers = [layer for pair in pairwise(widths) for layer in (nn.Linear(*pair), nn.Tanh())]
+        layers = [
+            layer
+            for pair in pairwise(widths)
+            for layer in (nn.Linear(*pair), nn.Tanh())
+        ]
         data = torch.randn(samples, widths[0]), torch.randint(0, widths[-1], (samples,))
         return nn.Sequential(*layers[:-1]), data
 
@@ -42,7 +48,10 @@ def convolutional(channels: int = 4, samples: int = 60) -> Network:
             nn.Conv2d(1, channels, 5, 2), nn.Tanh(), nn.Conv2d(channels, channels, 5, 2), nn.Tanh(),
             nn.Flatten(), nn.Linear(16 * channels, 10),
         )  # fmt: skip
-        return model, (torch.randn(samples, 1, 28, 28), torch.randint(0, 10, (samples,)))
+        return model, (
+            torch.randn(samples, 1, 28, 28),
+            torch.randint(0, 10, (samples,)),
+        )
 
     return make
 
@@ -96,7 +105,9 @@ def another(model: nn.Module) -> nn.Module:
     other = copied(model)
     with torch.no_grad():
         for parameter in other.parameters():
-            parameter.copy_(parameter.square().mean().sqrt() * torch.randn(parameter.shape))
+            parameter.copy_(
+                parameter.square().mean().sqrt() * torch.randn(parameter.shape)
+            )
     return other
 
 
@@ -130,7 +141,9 @@ def check_bytes(name: str, options: dict[str, Any], network: Network) -> None:
 @pytest.mark.usefixtures("foretold")
 @pytest.mark.parametrize(("name", "options"), CALLS, ids=lambda value: str(value))
 @pytest.mark.parametrize("size", ["dense, 940", "convolutional, 1,158"])
-def test_the_bytes_of_small_networks(name: str, options: dict[str, Any], size: str) -> None:
+def test_the_bytes_of_small_networks(
+    name: str, options: dict[str, Any], size: str
+) -> None:
     check_bytes(name, options, NETWORKS[size])
 
 
@@ -140,8 +153,12 @@ def test_the_bytes_of_small_networks(name: str, options: dict[str, Any], size: s
     [*SQUARE, pytest.param("find_critical_point", SEARCH, marks=pytest.mark.slow)],
     ids=lambda value: str(value),
 )
-@pytest.mark.parametrize("network", [dense(8, 12, 10), convolutional(1)], ids=["dense", "convolutional"])
-def test_the_bytes_of_whole_matrices(name: str, options: dict[str, Any], network: Network) -> None:
+@pytest.mark.parametrize(
+    "network", [dense(8, 12, 10), convolutional(1)], ids=["dense", "convolutional"]
+)
+def test_the_bytes_of_whole_matrices(
+    name: str, options: dict[str, Any], network: Network
+) -> None:
     check_bytes(name, options, network)
 
 
@@ -176,15 +193,23 @@ def test_the_bytes_of_a_larger_network(name: str) -> None:
     ids=lambda value: str(value),
 )
 def test_the_seconds(
-    name: str, options: dict[str, Any], size: str, monkeypatch: pytest.MonkeyPatch, one_thread: None
+    name: str,
+    options: dict[str, Any],
+    size: str,
+    monkeypatch: pytest.MonkeyPatch,
+    one_thread: None,
 ) -> None:
     # Both sides by the processor's seconds, which other programs on the machine hardly change.
-    monkeypatch.setattr(footprints, "time", SimpleNamespace(perf_counter=time.process_time))
+    monkeypatch.setattr(
+        footprints, "time", SimpleNamespace(perf_counter=time.process_time)
+    )
     network = trained(NETWORKS[size])
     model, data = network()
     found = []
     for _ in range(ATTEMPTS):
-        expected = instruments.cost(name, model, "cross_entropy", data, **options).seconds
+        expected = instruments.cost(
+            name, model, "cross_entropy", data, **options
+        ).seconds
         call = called(name, network, options)
         found.append(expected / min(seconds_of(call) for _ in range(3)))
         if 1 / FACTOR < found[-1] < FACTOR:
@@ -217,8 +242,12 @@ def test_a_rehearsal_leaves_everything_as_it_was() -> None:
     kept, state = list(model.parameters()), torch.get_rng_state()
     for name, options in (*CALLS, *SQUARE, ("sharpness", {})):
         instruments.cost(name, model, "cross_entropy", data, **options)
-    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
-    assert all(one is other for one, other in zip(kept, model.parameters(), strict=True))
+    assert all(
+        torch.equal(before[name], tensor) for name, tensor in model.state_dict().items()
+    )
+    assert all(
+        one is other for one, other in zip(kept, model.parameters(), strict=True)
+    )
     assert torch.equal(model[0].weight.grad, torch.ones_like(model[0].weight))
     assert torch.equal(torch.get_rng_state(), state)
     assert not any(module._forward_hooks for module in model.modules())
@@ -239,7 +268,9 @@ def test_a_rehearsal_leaves_everything_as_it_was() -> None:
     ],
     ids=lambda value: str(value),
 )
-def test_gradients_that_are_fixed_beforehand_are_foretold(name: str, options: dict[str, Any]) -> None:
+def test_gradients_that_are_fixed_beforehand_are_foretold(
+    name: str, options: dict[str, Any]
+) -> None:
     network = dense(5, 8, 3, samples=700)
     model, data = network()
     expected = instruments.cost(name, model, "cross_entropy", data, **options).gradients
@@ -252,7 +283,8 @@ def test_gradients_that_are_fixed_beforehand_are_foretold(name: str, options: di
 def test_more_of_an_option_costs_more() -> None:
     model, data = NETWORKS["dense, 940"]()
     few, many = (
-        instruments.cost("hessian_trace", model, "cross_entropy", data, products=count) for count in (10, 50)
+        instruments.cost("hessian_trace", model, "cross_entropy", data, products=count)
+        for count in (10, 50)
     )
     assert many.gradients - few.gradients == pytest.approx(2 * 40)  # the graph is kept
     assert many.bytes > few.bytes
@@ -265,7 +297,10 @@ def test_products_that_a_search_will_need_follow_the_spectrum() -> None:
 
         def __init__(self, spectrum: Tensor) -> None:
             super().__init__()
-            self.weight, self.spectrum = nn.Parameter(torch.ones_like(spectrum)), spectrum
+            self.weight, self.spectrum = (
+                nn.Parameter(torch.ones_like(spectrum)),
+                spectrum,
+            )
 
         def forward(self, x: Tensor) -> Tensor:
             return (self.spectrum * self.weight.square()).sum() / 2 + 0 * x.sum()
@@ -277,7 +312,9 @@ def test_products_that_a_search_will_need_follow_the_spectrum() -> None:
     for spectrum in (apart, close):
         model = Loss(spectrum)
         loss = instruments.Closure(lambda model, batch: model(batch), samples=len)
-        expected = instruments.cost("hessian_eigenvalues", model, loss, torch.ones(2, 1))
+        expected = instruments.cost(
+            "hessian_eigenvalues", model, loss, torch.ones(2, 1)
+        )
         spent = instruments.hessian_eigenvalues(model, loss, torch.ones(2, 1)).gradients
         assert 0.5 < expected.gradients / spent < 2
         products.append(expected.gradients)
@@ -327,7 +364,9 @@ def test_reading_slow_data_is_part_of_the_cost() -> None:
         time.sleep(0.3)
         yield x, y
 
-    assert instruments.cost("gradient_norm", model, "cross_entropy", slow()).seconds > 0.3
+    assert (
+        instruments.cost("gradient_norm", model, "cross_entropy", slow()).seconds > 0.3
+    )
 
 
 def test_what_the_call_refuses_the_estimate_refuses() -> None:

@@ -37,10 +37,14 @@ def shifted(network: nn.Module, batch: dict[str, Any]) -> Tensor:
 
 
 def in_place(network: nn.Module, batch: dict[str, Any]) -> Tensor:
-    return F.cross_entropy(network(batch["tokens"]).flatten(0, 1), batch["labels"].flatten())
+    return F.cross_entropy(
+        network(batch["tokens"]).flatten(0, 1), batch["labels"].flatten()
+    )
 
 
-@pytest.mark.parametrize(("loss", "samples"), [(shifted, count_next_tokens), (in_place, count_labels)])
+@pytest.mark.parametrize(
+    ("loss", "samples"), [(shifted, count_next_tokens), (in_place, count_labels)]
+)
 def test_batches_weigh_by_the_targets_that_count(loss: Any, samples: Any) -> None:
     parts = batches()
     whole = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
@@ -58,7 +62,9 @@ def test_they_count_by_hand() -> None:
     assert count_labels((torch.zeros(3), torch.tensor([0, -100, 1]))) == 2
 
 
-@pytest.mark.parametrize("batch", [{"ids": torch.zeros(2)}, (), torch.zeros(2, 2), (torch.zeros(3, 2),)])
+@pytest.mark.parametrize(
+    "batch", [{"ids": torch.zeros(2)}, (), torch.zeros(2, 2), (torch.zeros(3, 2),)]
+)
 def test_batches_without_labels_are_refused(batch: Any) -> None:
     with pytest.raises(UsageError, match="holds no whole numbers under 'labels'"):
         count_next_tokens(batch)

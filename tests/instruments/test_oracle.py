@@ -24,22 +24,34 @@ def curvlinops() -> Any:
         return pytest.importorskip("curvlinops")
 
 
-def theirs(curvlinops: Any, kind: str, name: str, ragged: bool) -> tuple[Any, Any, Any, Any]:
+def theirs(
+    curvlinops: Any, kind: str, name: str, ragged: bool
+) -> tuple[Any, Any, Any, Any]:
     model, loss, (x, y) = case(name)
     model.double()
     x, y = (t.double() if t.is_floating_point() else t for t in (x, y))
     data = [(x[:5], y[:5]), (x[5:], y[5:])] if ragged else [(x, y)]
     parameters = [p for p in model.parameters() if p.requires_grad]
-    operator = getattr(curvlinops, kind)(model, LOSSES[loss], parameters, data, check_deterministic=False)
+    operator = getattr(curvlinops, kind)(
+        model, LOSSES[loss], parameters, data, check_deterministic=False
+    )
     return operator, model, loss, data
 
 
 @pytest.mark.parametrize("ragged", [False, True])
-@pytest.mark.parametrize("name", ["dense", "convolutional"])  # no layer norm: curvlinops is wrong through it
 @pytest.mark.parametrize(
-    ("kind", "ours"), [("HessianLinearOperator", HessianOperator), ("GGNLinearOperator", GaussNewtonOperator)]
+    "name", ["dense", "convolutional"]
+)  # no layer norm: curvlinops is wrong through it
+@pytest.mark.parametrize(
+    ("kind", "ours"),
+    [
+        ("HessianLinearOperator", HessianOperator),
+        ("GGNLinearOperator", GaussNewtonOperator),
+    ],
 )
-def test_products(curvlinops: Any, kind: str, ours: Any, name: str, ragged: bool) -> None:
+def test_products(
+    curvlinops: Any, kind: str, ours: Any, name: str, ragged: bool
+) -> None:
     operator, model, loss, data = theirs(curvlinops, kind, name, ragged)
     mine = ours(model, loss, data)
     vector = torch.randn(mine.shape[0], dtype=torch.float64)
@@ -47,7 +59,11 @@ def test_products(curvlinops: Any, kind: str, ours: Any, name: str, ragged: bool
 
 
 def test_eigenvalues(curvlinops: Any) -> None:
-    operator, model, loss, data = theirs(curvlinops, "HessianLinearOperator", "dense", True)
+    operator, model, loss, data = theirs(
+        curvlinops, "HessianLinearOperator", "dense", True
+    )
     found = hessian_eigenvalues(model, loss, data, count=3, tolerance=1e-9)
-    expected = np.sort(eigsh(operator.to_scipy(), k=3, which="LA", return_eigenvectors=False))[::-1]
+    expected = np.sort(
+        eigsh(operator.to_scipy(), k=3, which="LA", return_eigenvectors=False)
+    )[::-1]
     np.testing.assert_allclose(found.values, expected, rtol=1e-8)

@@ -25,8 +25,13 @@ from nablab.lab import files
 from tests.conftest import Nablab
 
 EXPERIMENTS = Path(__file__).parent / "plain"
-PART, FIELDS = 17, 307  # one in so many of all combinations is tried in the ordinary suite
-FIELDS_SLOW = 13  # and of the combinations of fields, some ten thousand, in the slow one
+PART, FIELDS = (
+    17,
+    307,
+)  # one in so many of all combinations is tried in the ordinary suite
+FIELDS_SLOW = (
+    13  # and of the combinations of fields, some ten thousand, in the slow one
+)
 
 
 # --- the damages ------------------------------------------------------------------------------
@@ -168,7 +173,9 @@ FILES = (
     "checkpoints/*.safetensors", "progress/*.json", "failures/*.json", "report.html", "scalars.csv",
     "figures/*.svg",
 )  # fmt: skip
-JSON_FILES = tuple(name for name in FILES if name.endswith(".json") and not name.startswith("failures"))
+JSON_FILES = tuple(
+    name for name in FILES if name.endswith(".json") and not name.startswith("failures")
+)
 COMMANDS = {
     "runs": ("runs", "--json"),
     "report": ("report", "{run}"),
@@ -228,7 +235,9 @@ class Trial:
     call: Nablab
     answers: dict[str, Any]
 
-    def answer(self, name: str, damage: Callable[[Path], None], command: str) -> tuple[Any, str, int]:
+    def answer(
+        self, name: str, damage: Callable[[Path], None], command: str
+    ) -> tuple[Any, str, int]:
         """What a command answers of the numbers, all that it says, and its exit code."""
         store = self.place / "store"
         shutil.rmtree(store, ignore_errors=True)
@@ -236,10 +245,15 @@ class Trial:
         folder = store / self.base.place
         path = sorted(folder.glob(name))[0]
         damage(path)
-        words = [word.format(run=folder.name, other=self.base.other) for word in COMMANDS[command]]
+        words = [
+            word.format(run=folder.name, other=self.base.other)
+            for word in COMMANDS[command]
+        ]
         done = self.call(*words, "--store", str(store))
         said = done.stdout + done.stderr
-        named = path.name in said or (name.startswith("trials/") and path.parent.name in said)
+        named = path.name in said or (
+            name.startswith("trials/") and path.parent.name in said
+        )
         assert "Traceback" not in said, said
         assert "should not happen" not in said, said
         assert not STEERING.search(said), said
@@ -248,19 +262,28 @@ class Trial:
         if done.returncode:
             return None, said, done.returncode
         if command == "runs":
-            facts = next(one for one in json.loads(done.stdout) if one["run"] == folder.name)
-            answer = [facts[fact] for fact in ("experiment", "preset", "state", "trials", "verdicts")]
+            facts = next(
+                one for one in json.loads(done.stdout) if one["run"] == folder.name
+            )
+            answer = [
+                facts[fact]
+                for fact in ("experiment", "preset", "state", "trials", "verdicts")
+            ]
         elif command == "compare":
             answer = done.stdout[done.stdout.index("\nVerdicts") :]
         else:
             verdicts = json.loads((folder / "verdicts.json").read_text())["verdicts"]
-            answer = [(v["claim"], v["outcome"], v["effect"], v["interval"]) for v in verdicts]
+            answer = [
+                (v["claim"], v["outcome"], v["effect"], v["interval"]) for v in verdicts
+            ]
         return answer, said if named else "", 0
 
     def check(self, name: str, damage: Callable[[Path], None], command: str) -> None:
         """The answer is that of the undamaged run, or the file is named; training mends what it can."""
         if command not in self.answers:
-            self.answers[command] = self.answer("config.json", lambda _: None, command)[0]
+            self.answers[command] = self.answer("config.json", lambda _: None, command)[
+                0
+            ]
         answer, named, code = self.answer(name, damage, command)
         if damage is missing and not command.startswith("run ") and command != "run":
             return  # a file that was never written is no damage: what it would say is not there
@@ -269,9 +292,13 @@ class Trial:
 
 
 @pytest.fixture
-def trial(base: Base, tmp_path: Path, nablab_here: Nablab, monkeypatch: pytest.MonkeyPatch) -> Trial:
+def trial(
+    base: Base, tmp_path: Path, nablab_here: Nablab, monkeypatch: pytest.MonkeyPatch
+) -> Trial:
     monkeypatch.setenv("NABLAB_EXPERIMENTS", str(EXPERIMENTS))
-    monkeypatch.setattr(os, "fsync", lambda _: None)  # a slow disk is not what is tested here
+    monkeypatch.setattr(
+        os, "fsync", lambda _: None
+    )  # a slow disk is not what is tested here
     return Trial(base, tmp_path, nablab_here, {})
 
 
@@ -303,26 +330,42 @@ def test_every_damage_of_every_file(trial: Trial, name: str) -> None:
             trial.check(name, damage, command)
 
 
-def fields(base: Base, one_in: int) -> Iterator[tuple[str, Callable[[Path], None], str]]:
+def fields(
+    base: Base, one_in: int
+) -> Iterator[tuple[str, Callable[[Path], None], str]]:
     for name in JSON_FILES:
-        content = json.loads(sorted((base.store / base.place).glob(name))[0].read_text())
+        content = json.loads(
+            sorted((base.store / base.place).glob(name))[0].read_text()
+        )
         for place in places_in(content):
             for words, value in {**WRONG, "missing": NOTHING}.items():
                 for seal in (True, False):
                     if is_right(name, place, words):
                         continue
-                    damage = functools.partial(with_field, place=place, value=value, seal=seal)
+                    damage = functools.partial(
+                        with_field, place=place, value=value, seal=seal
+                    )
                     for command in COMMANDS:
-                        if zlib.crc32(f"{name}{place}{words}{seal}{command}".encode()) % one_in == 0:
+                        if (
+                            zlib.crc32(f"{name}{place}{words}{seal}{command}".encode())
+                            % one_in
+                            == 0
+                        ):
                             yield name, damage, command
 
 
 def is_right(name: str, place: tuple[str, ...], words: str) -> bool:
     """Whether another value is no damage: a number that another training may have given."""
-    return name.startswith("trials") and place[0] == "scalars" and words in ("negative", "a fraction")
+    return (
+        name.startswith("trials")
+        and place[0] == "scalars"
+        and words in ("negative", "a fraction")
+    )
 
 
-def test_a_field_that_does_not_fit_changes_no_answer_without_a_word(trial: Trial, base: Base) -> None:
+def test_a_field_that_does_not_fit_changes_no_answer_without_a_word(
+    trial: Trial, base: Base
+) -> None:
     for name, damage, command in fields(base, FIELDS):
         trial.check(name, damage, command)
 
@@ -340,7 +383,12 @@ def test_fields_of_every_file(trial: Trial, base: Base, name: str) -> None:
 
 def test_a_damaged_trial_is_named_by_every_command(trial: Trial) -> None:
     left_out, again = "It is left out", "trains it again"
-    remedies = {"report": left_out, "compare": left_out, "runs": again, "run": "is run again"}
+    remedies = {
+        "report": left_out,
+        "compare": left_out,
+        "runs": again,
+        "run": "is run again",
+    }
     for command, remedy in remedies.items():
         _, said, code = trial.answer("trials/*-s1/trial.json", flipped, command)
         assert code == 0
@@ -360,12 +408,22 @@ def test_runs_counts_what_is_whole(trial: Trial) -> None:
 
 def test_a_bad_marker_trains_no_seed_that_is_none(trial: Trial) -> None:
     for seeds in ([-1], [float("inf")], ["x"]):
-        damage = functools.partial(with_field, place=("seeds",), value=seeds, seal=False)
+        damage = functools.partial(
+            with_field, place=("seeds",), value=seeds, seal=False
+        )
         _, said, code = trial.answer("checkpoints/*.json", damage, "run")
         assert code == 0
         assert "damaged: " in said
-        trials = sorted(path.name for path in trial.place.glob(f"store/{trial.base.place}/trials/*"))
-        assert [name.rpartition("-s")[2] for name in trials] == ["0", "1", "2", "3", "4"] * 2
+        trials = sorted(
+            path.name for path in trial.place.glob(f"store/{trial.base.place}/trials/*")
+        )
+        assert [name.rpartition("-s")[2] for name in trials] == [
+            "0",
+            "1",
+            "2",
+            "3",
+            "4",
+        ] * 2
 
 
 def test_the_command_of_a_run_names_its_store(
@@ -374,7 +432,10 @@ def test_the_command_of_a_run_names_its_store(
     monkeypatch.chdir(tmp_path)
     elsewhere = runs.run("arithmetic", preset="quick", seeds=2, store="other place")
     assert elsewhere.command.endswith("--seeds 2 --store 'other place'")
-    assert "--store &#39;other place&#39;" in (elsewhere.folder.path / "report.html").read_text()
+    assert (
+        "--store &#39;other place&#39;"
+        in (elsewhere.folder.path / "report.html").read_text()
+    )
     usual = runs.run("arithmetic", preset="quick", seeds=2)
     assert "--store" not in usual.command
     shutil.copytree(usual.folder.path, tmp_path / "copy")
@@ -389,8 +450,14 @@ def test_outputs_of_report_and_compare(trial: Trial, tmp_path: Path) -> None:
         assert trial.call(*words, "-o", "/dev/null", *store).returncode == 0
         assert Path("/dev/null").is_char_device()
         refused = trial.call(*words, "-o", str(tmp_path), *store)
-        assert (refused.returncode, "is a folder. Name a file in it" in refused.stderr) == (2, True)
-        assert trial.call(*words, "-o", str(tmp_path / "link.html"), *store).returncode == 0
+        assert (
+            refused.returncode,
+            "is a folder. Name a file in it" in refused.stderr,
+        ) == (2, True)
+        assert (
+            trial.call(*words, "-o", str(tmp_path / "link.html"), *store).returncode
+            == 0
+        )
         assert (tmp_path / "link.html").is_symlink()
         assert (tmp_path / "page.html").read_text().startswith("<!doctype html>")
 
@@ -400,14 +467,24 @@ def test_a_bad_time_between_checkpoints_refuses_the_command(
     trial: Trial, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: str
 ) -> None:
     monkeypatch.setenv("NABLAB_CHECKPOINT_SECONDS", seconds)
-    done = trial.call("run", "arithmetic", "--preset", "quick", "--store", str(tmp_path / "new"))
+    done = trial.call(
+        "run", "arithmetic", "--preset", "quick", "--store", str(tmp_path / "new")
+    )
     assert done.returncode == 2
     assert f"NABLAB_CHECKPOINT_SECONDS is '{seconds}'" in done.stderr
     assert not (tmp_path / "new").exists()
 
 
-def test_a_run_with_an_infinite_setting_can_be_opened(trial: Trial, tmp_path: Path) -> None:
-    run = runs.run("arithmetic", preset="quick", seeds=2, noise=float("inf"), store=tmp_path / "new")
+def test_a_run_with_an_infinite_setting_can_be_opened(
+    trial: Trial, tmp_path: Path
+) -> None:
+    run = runs.run(
+        "arithmetic",
+        preset="quick",
+        seeds=2,
+        noise=float("inf"),
+        store=tmp_path / "new",
+    )
     again = runs.open_run("arithmetic", tmp_path / "new")
     assert again.experiment == run.experiment
     assert "noise=inf" in again.command

@@ -14,20 +14,39 @@ import torch
 from nablab import runs, threads
 from nablab.errors import UsageError
 from nablab.lab import executors
-from nablab.lab.executors import InProcess, ProcessPool, WithHelpers, WorkerLost, with_trial_threads
+from nablab.lab.executors import (
+    InProcess,
+    ProcessPool,
+    WithHelpers,
+    WorkerLost,
+    with_trial_threads,
+)
 from tests.lab.errands import die_elsewhere, fail_elsewhere, imported, where
 
 
 def test_short_work_stays_in_this_process() -> None:
     started: list[int] = []
-    found = list(WithHelpers(4, patience=30.0, on_start=started.append).results(where, [0.0, 0.0, 0.0]))
+    found = list(
+        WithHelpers(4, patience=30.0, on_start=started.append).results(
+            where, [0.0, 0.0, 0.0]
+        )
+    )
     assert {process for _, (process, _) in found} == {os.getpid()}
     assert started == []
 
 
 def test_one_condition_needs_no_help() -> None:
     started: list[int] = []
-    assert len(list(WithHelpers(4, patience=0.1, on_start=started.append).results(where, [0.5]))) == 1
+    assert (
+        len(
+            list(
+                WithHelpers(4, patience=0.1, on_start=started.append).results(
+                    where, [0.5]
+                )
+            )
+        )
+        == 1
+    )
     assert started == []
 
 
@@ -69,7 +88,11 @@ def test_an_error_in_a_worker_is_not_lost(executor: Any) -> None:
 def test_without_free_memory_nobody_helps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(executors, "_room", lambda: 0)
     started: list[int] = []
-    list(WithHelpers(4, patience=0.0, on_start=started.append).results(where, [0.05, 0.05]))
+    list(
+        WithHelpers(4, patience=0.0, on_start=started.append).results(
+            where, [0.05, 0.05]
+        )
+    )
     assert started == []
 
 
@@ -89,7 +112,9 @@ def test_who_works(
     monkeypatch.setattr(threads, "cores", lambda: cores)
     chosen = runs._executor(jobs, device, None)
     assert type(chosen) is expected
-    assert getattr(chosen, "jobs", None) == (None if expected is InProcess else 4 if jobs == "auto" else jobs)
+    assert getattr(chosen, "jobs", None) == (
+        None if expected is InProcess else 4 if jobs == "auto" else jobs
+    )
 
 
 def test_no_jobs_are_refused() -> None:
@@ -109,14 +134,22 @@ class Work:
 
 
 @pytest.mark.parametrize("outside", [1, 2, 3])
-@pytest.mark.parametrize(("conditions", "expected"), [(1, threads.THREADS_ALONE), (2, 1), (9, 1)])
-def test_the_configuration_decides_the_threads(outside: int, conditions: int, expected: int) -> None:
+@pytest.mark.parametrize(
+    ("conditions", "expected"), [(1, threads.THREADS_ALONE), (2, 1), (9, 1)]
+)
+def test_the_configuration_decides_the_threads(
+    outside: int, conditions: int, expected: int
+) -> None:
     import scipy.linalg  # noqa: F401
     from threadpoolctl import threadpool_info
 
     @with_trial_threads
     def seen(work: Work) -> tuple[int, int, set[int]]:
-        blas = {library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"}
+        blas = {
+            library["num_threads"]
+            for library in threadpool_info()
+            if library["user_api"] == "blas"
+        }
         return torch.get_num_threads(), threads.engine_threads(), blas
 
     before = torch.get_num_threads()
@@ -143,8 +176,12 @@ def test_workers_import_nothing_from_the_current_folder(
     monkeypatch.setattr(sys, "path", [folder for folder in sys.path if folder])
     before = os.environ.get("PYTHONSAFEPATH")
     for executor in (ProcessPool(1), WithHelpers(2, patience=0.0)):
-        function: Callable[[Any], Any] = imported if isinstance(executor, ProcessPool) else where
-        items: list[Any] = [HARMLESS] if isinstance(executor, ProcessPool) else [1.0] * 4
+        function: Callable[[Any], Any] = (
+            imported if isinstance(executor, ProcessPool) else where
+        )
+        items: list[Any] = (
+            [HARMLESS] if isinstance(executor, ProcessPool) else [1.0] * 4
+        )
         found = list(executor.results(function, items))  # type: ignore[attr-defined]
         assert len(found) == len(items)
         if isinstance(executor, ProcessPool):
@@ -153,9 +190,12 @@ def test_workers_import_nothing_from_the_current_folder(
 
 
 def test_a_run_says_that_workers_help() -> None:
-    from nablab.terminal import helping
+    from nablab.cli.live import helping
 
     assert (
-        helping(1) == "2 conditions at a time from now on: a worker process helps (--jobs 1 works without)."
+        helping(1)
+        == "2 conditions at a time from now on: a worker process helps (--jobs 1 works without)."
     )
-    assert helping(3).startswith("4 conditions at a time from now on: 3 worker processes help")
+    assert helping(3).startswith(
+        "4 conditions at a time from now on: 3 worker processes help"
+    )

@@ -19,10 +19,21 @@ from tests.lab.disks import small_disk
 from tests.lab.test_runner import trial_bytes
 
 # Long enough to be hit in the middle on any machine: the sequential engine takes about 0.3 ms a step.
-LONG = ("run", "toy", "steps=1_500", "widths=3,5", "--seeds", "2", "--replicas", "sequential")
+LONG = (
+    "run",
+    "toy",
+    "steps=1_500",
+    "widths=3,5",
+    "--seeds",
+    "2",
+    "--replicas",
+    "sequential",
+)
 
 
-def start(*words: str, cwd: Path, checkpoint_seconds: float = 0.2) -> subprocess.Popen[str]:
+def start(
+    *words: str, cwd: Path, checkpoint_seconds: float = 0.2
+) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "nablab", *words],
         stdout=subprocess.PIPE,
@@ -50,8 +61,13 @@ def wait_for(root: Path, pattern: str, process: subprocess.Popen[str]) -> Path:
 def reference(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """The trials of the long run when nothing disturbs it."""
     folder = tmp_path_factory.mktemp("reference")
-    environment = {**os.environ, "NABLAB_EXPERIMENTS": str(Path(__file__).parents[1] / "toys")}
-    subprocess.run([sys.executable, "-m", "nablab", *LONG], check=True, cwd=folder, env=environment)
+    environment = {
+        **os.environ,
+        "NABLAB_EXPERIMENTS": str(Path(__file__).parents[1] / "toys"),
+    }
+    subprocess.run(
+        [sys.executable, "-m", "nablab", *LONG], check=True, cwd=folder, env=environment
+    )
     return trial_bytes(next(folder.glob("runs/toy/*")))
 
 
@@ -85,7 +101,10 @@ def test_what_a_killed_process_was_writing_is_swept(
     trial = folder / next(iter(reference))
     trial.parent.mkdir(parents=True, exist_ok=True)
     # As a write cut short leaves them; the window is too short to be hit by a kill at will.
-    leftovers = [trial.with_name(".arrays.npz.abc.tmp"), checkpoint.with_name(f".{checkpoint.name}.abc.tmp")]
+    leftovers = [
+        trial.with_name(".arrays.npz.abc.tmp"),
+        checkpoint.with_name(f".{checkpoint.name}.abc.tmp"),
+    ]
     for path in leftovers:
         path.write_bytes(b"half")
     assert nablab_here(*LONG).returncode == 0
@@ -108,18 +127,29 @@ def test_a_kill_between_the_last_trial_and_the_clean_up_leaves_no_checkpoint(
 
 @pytest.mark.slow  # the same with PyTorch's engine is above
 def test_kill_9_with_the_fused_engine(tmp_path: Path, nablab: Nablab) -> None:
-    settings = ("targets=sinc", "trio=none", "networks=1-30-30-30-1", "steps=20_000", "--seeds", "2")
+    settings = (
+        "targets=sinc",
+        "trio=none",
+        "networks=1-30-30-30-1",
+        "steps=20_000",
+        "--seeds",
+        "2",
+    )
     words = ("run", "deep-vs-shallow", *settings)
     undisturbed = nablab(*words, "--store", "undisturbed")
     assert undisturbed.returncode == 0, undisturbed.stderr
     process = start(*words, cwd=tmp_path)
-    checkpoint = wait_for(tmp_path, "runs/deep-vs-shallow/*/checkpoints/*.safetensors", process)
+    checkpoint = wait_for(
+        tmp_path, "runs/deep-vs-shallow/*/checkpoints/*.safetensors", process
+    )
     process.kill()
     process.communicate()
     done = nablab(*words)
     assert done.returncode == 0, done.stderr
     folder = checkpoint.parent.parent
-    assert trial_bytes(folder) == trial_bytes(next(tmp_path.glob("undisturbed/deep-vs-shallow/*")))
+    assert trial_bytes(folder) == trial_bytes(
+        next(tmp_path.glob("undisturbed/deep-vs-shallow/*"))
+    )
     notes = open_run(str(folder)).view().notes
     assert any("fused engine" in note for note in notes)
     assert any("goes on from step" in note for note in notes)
@@ -147,7 +177,11 @@ def test_kill_9_between_the_trials_of_a_batch(
     ],
 )
 def test_a_signal_to_all_processes_saves_and_says_how_to_go_on(
-    tmp_path: Path, nablab_here: Nablab, reference: dict[str, bytes], number: signal.Signals, jobs: str
+    tmp_path: Path,
+    nablab_here: Nablab,
+    reference: dict[str, bytes],
+    number: signal.Signals,
+    jobs: str,
 ) -> None:
     process = start(*LONG, "--jobs", jobs, cwd=tmp_path)
     progress = wait_for(tmp_path, "runs/toy/*/progress/*.json", process)
@@ -173,12 +207,16 @@ def test_a_run_goes_on_when_its_reader_leaves(tmp_path: Path) -> None:
     assert read_state(RunFolder(next(tmp_path.glob("runs/toy/*")))) == "done"
 
 
-def test_two_processes_on_one_store_do_the_work_once(tmp_path: Path, reference: dict[str, bytes]) -> None:
+def test_two_processes_on_one_store_do_the_work_once(
+    tmp_path: Path, reference: dict[str, bytes]
+) -> None:
     processes = [start(*LONG, cwd=tmp_path) for _ in range(2)]
     texts = [process.communicate(timeout=120)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], texts
     assert trial_bytes(next(tmp_path.glob("runs/toy/*"))) == reference
-    trained = [line for text in texts for line in text.splitlines() if "2 trials in" in line]
+    trained = [
+        line for text in texts for line in text.splitlines() if "2 trials in" in line
+    ]
     assert len(trained) == 2, texts  # two conditions, each trained by one of the two
 
 
@@ -210,39 +248,58 @@ def test_a_full_disk_stops_the_run_and_keeps_what_was_finished(
         assert full.returncode == 1
         assert "No space left" in full.stderr
         assert "Traceback" not in full.stderr
-        states = {path.name: read_state(RunFolder(path)) for path in disk.glob("runs/toy/*")}
+        states = {
+            path.name: read_state(RunFolder(path)) for path in disk.glob("runs/toy/*")
+        }
         assert "running" not in states.values()
         assert not list(disk.glob("runs/toy/*/go-*"))
         filler.unlink()
         assert before == {
-            k: v for p in disk.glob("runs/toy/*") for k, v in trial_bytes(p).items() if k in before
+            k: v
+            for p in disk.glob("runs/toy/*")
+            for k, v in trial_bytes(p).items()
+            if k in before
         }
         again = nablab_here(*words, "steps=20_000")
         assert again.returncode == 0, again.stderr
 
 
-def test_an_unwritable_store_is_refused_at_once(nablab_here: Nablab, tmp_path: Path) -> None:
+def test_an_unwritable_store_is_refused_at_once(
+    nablab_here: Nablab, tmp_path: Path
+) -> None:
     (tmp_path / "file").write_text("in the way")
-    done = nablab_here("run", "toy", "--preset", "quick", "--store", str(tmp_path / "file" / "runs"))
+    done = nablab_here(
+        "run", "toy", "--preset", "quick", "--store", str(tmp_path / "file" / "runs")
+    )
     assert done.returncode == 1
     assert "--store" in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_without_a_compiler_the_run_goes_on_and_says_so_once(nablab: Nablab, tmp_path: Path) -> None:
+def test_without_a_compiler_the_run_goes_on_and_says_so_once(
+    nablab: Nablab, tmp_path: Path
+) -> None:
     empty = tmp_path / "bin"
     empty.mkdir()
     cache = str(tmp_path / "cache")
-    done = nablab("run", "toy", "--preset", "quick", PATH=str(empty), NABLAB_CACHE=cache, CC="")
+    done = nablab(
+        "run", "toy", "--preset", "quick", PATH=str(empty), NABLAB_CACHE=cache, CC=""
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("compiler") == 1, done.stdout
 
 
-def test_a_store_of_a_newer_version_is_refused(nablab_here: Nablab, tmp_path: Path) -> None:
+def test_a_store_of_a_newer_version_is_refused(
+    nablab_here: Nablab, tmp_path: Path
+) -> None:
     assert nablab_here("run", "toy", "--preset", "quick").returncode == 0
     config = next(tmp_path.glob("runs/toy/*/config.json"))
     config.write_text(config.read_text().replace('"format": 1', '"format": 99'))
-    for words in (("run", "toy", "--preset", "quick"), ("report", "toy"), ("compare", "toy", "toy")):
+    for words in (
+        ("run", "toy", "--preset", "quick"),
+        ("report", "toy"),
+        ("compare", "toy", "toy"),
+    ):
         done = nablab_here(*words)
         assert done.returncode == 1
         assert "newer nablab" in done.stderr

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nablab import atomic
 from nablab.errors import StoreError, UsageError
+from nablab.files import atomic
 from nablab.lab import files
 from tests.lab.disks import small_disk
 
@@ -39,7 +39,9 @@ def test_files_are_readable_by_others_as_the_umask_says(tmp_path: Path) -> None:
 
 def test_nan_and_infinity_survive_json(tmp_path: Path) -> None:
     files.write_json(tmp_path / "f.json", {"a": [float("nan"), float("-inf")]})
-    assert (tmp_path / "f.json").read_text() == '{\n "a": [\n  "nan",\n  "-inf"\n ]\n}\n'
+    assert (
+        tmp_path / "f.json"
+    ).read_text() == '{\n "a": [\n  "nan",\n  "-inf"\n ]\n}\n'
 
 
 def test_npz_bytes_do_not_depend_on_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -50,7 +52,9 @@ def test_npz_bytes_do_not_depend_on_the_clock(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_npz_is_read_by_numpy(tmp_path: Path) -> None:
-    (tmp_path / "x.npz").write_bytes(files.npz_bytes({"a": np.arange(4.0), "b": np.array(["x", "yz"])}))
+    (tmp_path / "x.npz").write_bytes(
+        files.npz_bytes({"a": np.arange(4.0), "b": np.array(["x", "yz"])})
+    )
     with np.load(tmp_path / "x.npz", allow_pickle=False) as archive:
         np.testing.assert_array_equal(archive["a"], np.arange(4.0))
         assert archive["b"].tolist() == ["x", "yz"]
@@ -61,10 +65,12 @@ def test_objects_are_refused() -> None:
         files.npz_bytes({"a": np.array([object()])})
 
 
-def test_kill_9_in_the_middle_of_a_write_leaves_the_old_or_the_new(tmp_path: Path) -> None:
+def test_kill_9_in_the_middle_of_a_write_leaves_the_old_or_the_new(
+    tmp_path: Path,
+) -> None:
     path = tmp_path / "file.bin"
     program = (
-        "import sys, itertools; from pathlib import Path; from nablab.atomic import write_bytes\n"
+        "import sys, itertools; from pathlib import Path; from nablab.files.atomic import write_bytes\n"
         "for i in itertools.count():\n"
         "    write_bytes(Path(sys.argv[1]), bytes([i % 251]) * 3_000_000)\n"
     )
@@ -99,7 +105,9 @@ def test_a_file_in_the_way_is_said(tmp_path: Path) -> None:
 
 def test_a_folder_in_the_way_of_a_file_is_said(tmp_path: Path) -> None:
     (tmp_path / "report.html").mkdir()
-    with pytest.raises(StoreError, match=r"report.html is a folder, not a file. Remove it"):
+    with pytest.raises(
+        StoreError, match=r"report.html is a folder, not a file. Remove it"
+    ):
         atomic.write_bytes(tmp_path / "report.html", b"")
 
 
@@ -113,7 +121,11 @@ def test_an_output_goes_through_a_link_and_leaves_it(tmp_path: Path) -> None:
     for name in ("link.html", "new.html"):
         atomic.write_output(tmp_path / name, b"page")
         assert (tmp_path / name).is_symlink()
-    assert (tmp_path / "real.html").read_bytes() == (tmp_path / "later.html").read_bytes() == b"page"
+    assert (
+        (tmp_path / "real.html").read_bytes()
+        == (tmp_path / "later.html").read_bytes()
+        == b"page"
+    )
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "later.html",
         "link.html",
@@ -155,16 +167,23 @@ def test_outputs_that_cannot_be_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"is a folder. Name a file in it"):
         atomic.check_output(tmp_path)
     (tmp_path / "loop").symlink_to("loop")
-    with pytest.raises(UsageError, match=r"loop cannot be written: Too many levels.*Name another file"):
+    with pytest.raises(
+        UsageError, match=r"loop cannot be written: Too many levels.*Name another file"
+    ):
         atomic.write_output(tmp_path / "loop", b"")
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match=r"cannot be written: Not a directory"):
         atomic.write_output(tmp_path / "file" / "page.html", b"")
-    with (tmp_path / "held").open("w") as held, pytest.raises(UsageError, match=r"is the file .*held here"):
+    with (
+        (tmp_path / "held").open("w") as held,
+        pytest.raises(UsageError, match=r"is the file .*held here"),
+    ):
         atomic.check_output(Path(f"/proc/self/fd/{held.fileno()}"))
 
 
 def test_no_permission_is_said(tmp_path: Path) -> None:
-    error = atomic.store_error(PermissionError(errno.EACCES, "Permission denied"), tmp_path / "x")
+    error = atomic.store_error(
+        PermissionError(errno.EACCES, "Permission denied"), tmp_path / "x"
+    )
     assert "Permission denied" in str(error)
     assert "NABLAB_STORE" in str(error)

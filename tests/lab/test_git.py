@@ -18,14 +18,20 @@ Git = Callable[..., str]
 def git(tmp_path: Path) -> Git:
     """Runs git in a repository with two committed files."""
     environment = {
-        **{name: value for name, value in os.environ.items() if not name.startswith("GIT_")},
+        **{
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith("GIT_")
+        },
         **dict.fromkeys(("GIT_CONFIG_GLOBAL", "GIT_CONFIG_SYSTEM"), "/dev/null"),
     }
 
     def call(*words: str) -> str:
         identity = ("-c", "user.name=a", "-c", "user.email=a@b", "-C", str(tmp_path))
         command = ["git", *identity, *words]
-        return subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout
+        return subprocess.run(
+            command, check=True, capture_output=True, text=True, env=environment
+        ).stdout
 
     call("init", "--quiet")
     for name in ("a.txt", "b.txt"):
@@ -49,7 +55,9 @@ def test_the_commit_and_whether_files_differ(git: Git, tmp_path: Path) -> None:
     assert git_state(inside) == f"{commit} +changes"
 
 
-@pytest.mark.parametrize("change", ["longer", "removed", "staged", "link", "file", "fifo"])
+@pytest.mark.parametrize(
+    "change", ["longer", "removed", "staged", "link", "file", "fifo"]
+)
 def test_every_kind_of_change_is_seen(git: Git, tmp_path: Path, change: str) -> None:
     file = tmp_path / "a.txt"
     match change:
@@ -62,7 +70,9 @@ def test_every_kind_of_change_is_seen(git: Git, tmp_path: Path, change: str) -> 
             git("add", "c.txt")
         case "file":
             (tmp_path / "link").unlink()
-            (tmp_path / "link").write_text("a.txt")  # the same content, but no link any more
+            (tmp_path / "link").write_text(
+                "a.txt"
+            )  # the same content, but no link any more
         case "link":
             (tmp_path / "link").unlink()
             (tmp_path / "link").symlink_to("b.txt")
@@ -100,7 +110,9 @@ def test_no_repository_and_no_commit(tmp_path: Path) -> None:
     ],
     ids=["monitor", "hooks", "filter", "diff", "pager", "alias", "ssh", "ext"],
 )  # fmt: skip
-def test_a_hostile_repository_runs_nothing(git: Git, tmp_path: Path, settings: dict[str, str]) -> None:
+def test_a_hostile_repository_runs_nothing(
+    git: Git, tmp_path: Path, settings: dict[str, str]
+) -> None:
     sprung = tmp_path / "sprung"
     trap = tmp_path / "trap.sh"
     trap.write_text(f"#!/bin/sh\necho run >> {sprung}\ncat\n")
@@ -108,13 +120,20 @@ def test_a_hostile_repository_runs_nothing(git: Git, tmp_path: Path, settings: d
     hooks = [tmp_path / "hooks", tmp_path / ".git" / "hooks"]
     for folder in hooks:
         folder.mkdir(exist_ok=True)
-        for name in ("post-index-change", "post-checkout", "fsmonitor-watchman", "reference-transaction"):
+        for name in (
+            "post-index-change",
+            "post-checkout",
+            "fsmonitor-watchman",
+            "reference-transaction",
+        ):
             (folder / name).write_text(trap.read_text())
             (folder / name).chmod(0o755)
     (tmp_path / ".gitattributes").write_text("* filter=f diff=f\n")
     for key, value in settings.items():
         git("config", key, value.format(trap=trap, folder=tmp_path))
-    if "remote.origin.promisor" in settings:  # the tree of the commit is to be fetched when it is needed
+    if (
+        "remote.origin.promisor" in settings
+    ):  # the tree of the commit is to be fetched when it is needed
         tree = git("rev-parse", "HEAD^{tree}").strip()
         (tmp_path / ".git" / "objects" / tree[:2] / tree[2:]).unlink()
     sprung.unlink(missing_ok=True)  # setting the trap may have run it
@@ -123,7 +142,9 @@ def test_a_hostile_repository_runs_nothing(git: Git, tmp_path: Path, settings: d
     state = git_state(tmp_path)
     assert not sprung.exists()
     known = "remote.origin.promisor" not in settings
-    assert state.endswith(" +changes" if known else "(whether files differ is not known)")
+    assert state.endswith(
+        " +changes" if known else "(whether files differ is not known)"
+    )
 
 
 def test_variables_of_the_caller_do_not_point_git_elsewhere(

@@ -12,8 +12,8 @@ import pytest
 
 import nablab
 from nablab import runs
+from nablab.contract import Condition
 from nablab.errors import StoreError
-from nablab.experiment import Condition
 from nablab.lab.runner import Silent
 from nablab.lab.status import read_state
 from nablab.lab.stop import StopToken, end_signals
@@ -45,7 +45,9 @@ def run_toy(**options: Any) -> runs.Run:
 def test_a_run_whose_folder_is_deleted_stops_and_the_next_one_starts_over() -> None:
     expected = trial_bytes(run_toy().folder.path)
     vandal = Vandal(shutil.rmtree)
-    with pytest.raises(StoreError, match=r"deleted while the run went on.*same command again"):
+    with pytest.raises(
+        StoreError, match=r"deleted while the run went on.*same command again"
+    ):
         run_toy(fresh=True, observer=vandal)
     assert not list(vandal.folder.glob("trials/*"))
     run = run_toy()
@@ -64,11 +66,15 @@ def test_trials_that_are_deleted_meanwhile_are_missed() -> None:
     assert run_toy().state == "done"
 
 
-@pytest.mark.parametrize("left", ["checkpoints", "failures", "progress", "trials", "provenance", "locks"])
+@pytest.mark.parametrize(
+    "left", ["checkpoints", "failures", "progress", "trials", "provenance", "locks"]
+)
 def test_what_a_deleted_run_left_is_gone_on_from(left: str) -> None:
     run = run_toy(fail=4)
     checkpoints = run.folder.path / "checkpoints"
-    (checkpoints / f"{RunFolder.condition_key(Condition(width=4))}-0.safetensors").write_bytes(b"half")
+    (
+        checkpoints / f"{RunFolder.condition_key(Condition(width=4))}-0.safetensors"
+    ).write_bytes(b"half")
     for path in run.folder.path.iterdir():
         if path.name != left:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -96,11 +102,16 @@ def test_a_request_to_stop_needs_no_space() -> None:
         assert token.requested()
 
 
-def test_fresh_on_a_disk_that_cannot_be_written_is_refused_and_deletes_nothing() -> None:
+def test_fresh_on_a_disk_that_cannot_be_written_is_refused_and_deletes_nothing() -> (
+    None
+):
     with small_disk(megabytes=8) as disk:
         run = run_toy(store=disk / "runs")
         before = trial_bytes(run.folder.path)
-        with read_only(disk), pytest.raises(StoreError, match=r"Read-only file system.*--store"):
+        with (
+            read_only(disk),
+            pytest.raises(StoreError, match=r"Read-only file system.*--store"),
+        ):
             run_toy(store=disk / "runs", fresh=True)
         assert trial_bytes(run.folder.path) == before
         assert read_state(run.folder) == "done"
@@ -110,8 +121,15 @@ def test_fresh_that_may_not_delete_is_refused() -> None:
     with small_disk(megabytes=8) as disk:
         run = run_toy(store=disk / "runs")
         disk.chmod(0o755)
-        run.folder.path.chmod(0o777)  # its files may be deleted, the trials in it may not
-        with as_nobody(), pytest.raises(StoreError, match=r"Permission denied.*trials.*Nothing was run"):
+        run.folder.path.chmod(
+            0o777
+        )  # its files may be deleted, the trials in it may not
+        with (
+            as_nobody(),
+            pytest.raises(
+                StoreError, match=r"Permission denied.*trials.*Nothing was run"
+            ),
+        ):
             run_toy(store=disk / "runs", fresh=True)
         assert len(run.records) == 6
         assert run_toy(store=disk / "runs", fresh=True).state == "done"
@@ -122,13 +140,20 @@ def test_trials_that_may_not_be_read_are_an_answer_and_no_traceback() -> None:
         run = run_toy(store=disk / "runs")
         disk.chmod(0o755)
         (run.folder.path / "trials").chmod(0o700)
-        with as_nobody(), pytest.raises(StoreError, match=r"Permission denied.*--store"):
+        with (
+            as_nobody(),
+            pytest.raises(StoreError, match=r"Permission denied.*--store"),
+        ):
             run_toy(store=disk / "runs")
 
 
 def test_what_a_kill_left_of_figures_and_report_is_swept_at_the_next_use() -> None:
     run = run_toy()
-    names = ["figures/.loss.svg.abc.tmp", ".report.html.abc.tmp", ".scalars.csv.abc.tmp"]
+    names = [
+        "figures/.loss.svg.abc.tmp",
+        ".report.html.abc.tmp",
+        ".scalars.csv.abc.tmp",
+    ]
     left = [run.folder.path / name for name in names]
     for path in left:
         path.parent.mkdir(exist_ok=True)

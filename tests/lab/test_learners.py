@@ -13,7 +13,7 @@ import pytest
 
 import nablab
 from nablab import catalogue
-from nablab.experiment import Trials
+from nablab.contract import Trials
 from nablab.lab.runner import Plan
 from nablab.runs import rehearse
 from tests.conftest import Nablab
@@ -52,7 +52,9 @@ def undisturbed(nablab_here: Nablab, name: str, *options: str) -> dict[str, byte
 
 @pytest.mark.slow  # in this process interrupts are tests/training/test_learners.py's
 @pytest.mark.parametrize("name", LONG)
-def test_kill_9_in_training_and_resumed(name: str, nablab_here: Nablab, tmp_path: Path) -> None:
+def test_kill_9_in_training_and_resumed(
+    name: str, nablab_here: Nablab, tmp_path: Path
+) -> None:
     process = start(*words_of(name), "--jobs", "1", cwd=tmp_path)
     checkpoint = wait_for(tmp_path, f"runs/{name}/*/checkpoints/*.safetensors", process)
     process.kill()
@@ -60,14 +62,19 @@ def test_kill_9_in_training_and_resumed(name: str, nablab_here: Nablab, tmp_path
     done = nablab_here(*words_of(name))
     assert done.returncode == 0, done.stderr
     folder = checkpoint.parent.parent
-    assert any("goes on from step" in note for note in nablab.open_run(str(folder)).view().notes)
+    assert any(
+        "goes on from step" in note
+        for note in nablab.open_run(str(folder)).view().notes
+    )
     assert not list(folder.glob("checkpoints/*"))
     assert trial_bytes(folder) == undisturbed(nablab_here, name)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", LONG)
-def test_ctrl_c_stops_within_two_seconds(name: str, nablab_here: Nablab, tmp_path: Path) -> None:
+def test_ctrl_c_stops_within_two_seconds(
+    name: str, nablab_here: Nablab, tmp_path: Path
+) -> None:
     process = start(*words_of(name), "--jobs", "1", cwd=tmp_path)
     wait_for(tmp_path, f"runs/{name}/*/checkpoints/*.safetensors", process)
     began = time.monotonic()
@@ -77,16 +84,23 @@ def test_ctrl_c_stops_within_two_seconds(name: str, nablab_here: Nablab, tmp_pat
     assert process.returncode == 130, text
     assert "Traceback" not in text
     assert nablab_here(*words_of(name)).returncode == 0
-    assert trial_bytes(folder_of(tmp_path / "runs", name)) == undisturbed(nablab_here, name)
+    assert trial_bytes(folder_of(tmp_path / "runs", name)) == undisturbed(
+        nablab_here, name
+    )
 
 
 @pytest.mark.parametrize("name", ["ring-gan", pytest.param("reading", marks=SLOW)])
 def test_two_processes_give_the_bytes_of_one(name: str, tmp_path: Path) -> None:
-    runs = [nablab.run(name, preset="quick", jobs=jobs, store=tmp_path / str(jobs)) for jobs in (1, 2)]
+    runs = [
+        nablab.run(name, preset="quick", jobs=jobs, store=tmp_path / str(jobs))
+        for jobs in (1, 2)
+    ]
     assert trial_bytes(runs[0].folder.path) == trial_bytes(runs[1].folder.path)
 
 
-def test_a_trial_that_is_lost_is_trained_again_with_its_whole_batch(nablab_here: Nablab) -> None:
+def test_a_trial_that_is_lost_is_trained_again_with_its_whole_batch(
+    nablab_here: Nablab,
+) -> None:
     words = ("run", "beta-vae", "--preset", "quick")
     assert nablab_here(*words).returncode == 0
     folder = folder_of(Path("runs"), "beta-vae")
@@ -113,7 +127,9 @@ def test_levels_that_share_a_batch_are_trials_of_their_own() -> None:
 @pytest.mark.parametrize("name", LONG)
 def test_a_dry_run_foretells_the_time(name: str, tmp_path: Path) -> None:
     settings = dict(word.split("=") for word in LONG[name])
-    experiment = catalogue.find(name)(**{key: 2 * int(value) for key, value in settings.items()})
+    experiment = catalogue.find(name)(
+        **{key: 2 * int(value) for key, value in settings.items()}
+    )
     plan = Plan(experiment, "quick", seeds=2)
     rehearse(plan)  # warms up
     foretold = sum(estimate.seconds for estimate in rehearse(plan))

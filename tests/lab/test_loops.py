@@ -17,9 +17,10 @@ import numpy as np
 import pytest
 
 import nablab
-from nablab import atomic, open_run
+from nablab import open_run
+from nablab.contract import Condition, Experiment, Record, Trial, Trials
 from nablab.errors import Interrupted, UsageError
-from nablab.experiment import Condition, Experiment, Record, Trial, Trials
+from nablab.files import atomic
 from nablab.lab import loop_files, loops, reading
 from nablab.lab.contents import Progress
 from nablab.lab.session import Notebook, Session
@@ -38,7 +39,9 @@ def trial_of(seed: int) -> Trial:
     return Trial(CONDITION, seed)
 
 
-Work = Callable[[Any, Callable[[], None]], None]  # (lab, called once a step): may raise Killed
+Work = Callable[
+    [Any, Callable[[], None]], None
+]  # (lab, called once a step): may raise Killed
 
 
 class Killed(BaseException):
@@ -58,7 +61,9 @@ class Walker:
     rng: np.random.Generator
 
     def go(self) -> float:
-        self.place += self.rng.normal(size=2)  # in place: what is kept of it must be a copy
+        self.place += self.rng.normal(
+            size=2
+        )  # in place: what is kept of it must be a copy
         return float(self.place.sum())
 
 
@@ -69,7 +74,9 @@ def walker(lab: Any, seed: int, name: str = "walk") -> Walker:
 @pytest.fixture
 def lab_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Session]:
     """Make the lab of a run in a folder; every process that takes up the run makes one."""
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # no power is cut in these tests
+    monkeypatch.setattr(
+        os, "fsync", lambda descriptor: None
+    )  # no power is cut in these tests
 
     def make(folder: Path = tmp_path, seeds: Any = (0, 1)) -> Session:
         (folder / "trials").mkdir(parents=True, exist_ok=True)
@@ -95,8 +102,14 @@ def as_bytes(records: list[Record]) -> list[Any]:
             record.seed,
             [(name, value.hex()) for name, value in record.scalars.items()],
             list(record.notes.items()),
-            {name: (c.steps.tobytes(), c.values.tobytes()) for name, c in record.curves.items()},
-            {name: (array.dtype, array.tobytes()) for name, array in record.arrays.items()},
+            {
+                name: (c.steps.tobytes(), c.values.tobytes())
+                for name, c in record.curves.items()
+            },
+            {
+                name: (array.dtype, array.tobytes())
+                for name, array in record.arrays.items()
+            },
         )
         for record in records
     ]
@@ -116,7 +129,11 @@ def one_after_the_other(lab: Any, tick: Callable[[], None]) -> None:
             lab.log(trial_of(seed), 4 + step, height=walk.go())
             tick()
             if step == 1:
-                lab.record(trial_of(seed), early=float(walk.place[0]), word="said in the middle")
+                lab.record(
+                    trial_of(seed),
+                    early=float(walk.place[0]),
+                    word="said in the middle",
+                )
                 lab.curve(trial_of(seed), "given", [1, 2], [0.5, 0.25])
                 lab.array(trial_of(seed), "middle", walk.place)
         lab.record(trial_of(seed), final=walk.go())
@@ -181,7 +198,9 @@ def around_a_stateless_loop(lab: Any, tick: Callable[[], None]) -> None:
 def held_in_a_zip(lab: Any, tick: Callable[[], None]) -> None:
     walk = walker(lab, 0)
     for turn in lab.steps(3, state=walk):
-        pairs = zip(lab.steps(9), range(2), strict=False)  # it stops before the loop does
+        pairs = zip(
+            lab.steps(9), range(2), strict=False
+        )  # it stops before the loop does
         for step, _ in pairs:
             lab.log(trial_of(0), 9 * turn + step, height=walk.go())
             tick()
@@ -250,7 +269,10 @@ def test_killed_at_any_step_and_resumed_with_the_same_bytes(
 
 @pytest.mark.parametrize("work", SHAPES)
 def test_what_was_not_saved_is_done_again_with_the_same_bytes(
-    work: Work, lab_of: Callable[..., Session], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    work: Work,
+    lab_of: Callable[..., Session],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Saves come now and then, so that files hold finished loops in a row, or are older than the kill."""
     tick, calls = counter()
@@ -282,7 +304,12 @@ def test_trainings_before_in_and_after_loops_keep_their_checkpoints_apart(
 
     def train(lab: Any, tick: Callable[[], None], name: str) -> None:
         seeds = [lab.seed(trial_of(seed), name) for seed in (0, 1)]
-        result = lab.train(Supervised(lambda: nn.Linear(1, 1)), (x, x**2), Recipe(steps=20), seeds=seeds)
+        result = lab.train(
+            Supervised(lambda: nn.Linear(1, 1)),
+            (x, x**2),
+            Recipe(steps=20),
+            seeds=seeds,
+        )
         tick()
         for place in (0, 1):
             lab.record(trial_of(place), **{name: result.final[place]})
@@ -355,7 +382,13 @@ def test_an_error_in_the_body_does_not_pass_for_the_end_of_the_loop(
 def test_another_loop_is_noticed_and_starts_anew(
     changed: dict[str, Any], reason: str, lab_of: Callable[..., Session]
 ) -> None:
-    def work(lab: Any, tick: Callable[[], None], total: int = 8, name: str = "walk", parts: Any = "a") -> Any:
+    def work(
+        lab: Any,
+        tick: Callable[[], None],
+        total: int = 8,
+        name: str = "walk",
+        parts: Any = "a",
+    ) -> Any:
         walk = walker(lab, 0)
         for _ in lab.steps(2, state=walk):
             walk.go()
@@ -373,7 +406,12 @@ def test_another_loop_is_noticed_and_starts_anew(
         work(lab_of(), killer(2))
     lab = lab_of()
     total = changed.get("total", 8)
-    assert work(lab, lambda: None, **changed) == [*range(total), 0, 1, 2]  # the later loop starts anew, too
+    assert work(lab, lambda: None, **changed) == [
+        *range(total),
+        0,
+        1,
+        2,
+    ]  # the later loop starts anew, too
     note = next(note for note in lab.notes if "is not used" in note)
     assert reason in note
     assert "starts from step 0" in note
@@ -442,7 +480,9 @@ def test_a_curve_never_goes_back(lab_of: Callable[..., Session]) -> None:
     for step in lab.steps(2):
         lab.log(trial_of(0), 1 + step, height=1.0)
     for _ in lab.steps(1):
-        with pytest.raises(UsageError, match="seed 0, curve 'height': step 2 cannot come after step 2"):
+        with pytest.raises(
+            UsageError, match="seed 0, curve 'height': step 2 cannot come after step 2"
+        ):
             lab.log(trial_of(0), 2, height=1.0)
     with pytest.raises(UsageError, match="curve 'height'"):
         lab.log(trial_of(1), 2.5, height=1.0)  # type: ignore[arg-type]
@@ -451,14 +491,20 @@ def test_a_curve_never_goes_back(lab_of: Callable[..., Session]) -> None:
     lab.curve(trial_of(0), "height", [1], [1.0])
     lab.record(trial_of(0), answer=1)
     lab.record(trial_of(1), answer=1)
-    with pytest.raises(UsageError, match=r"'height' was given to lab\.curve and to lab\.log"):
+    with pytest.raises(
+        UsageError, match=r"'height' was given to lab\.curve and to lab\.log"
+    ):
         lab.records()
 
 
 @pytest.mark.parametrize("amount", [0, -3, 2.5, True, "many"])
-def test_a_budget_is_a_whole_number(amount: Any, lab_of: Callable[..., Session]) -> None:
+def test_a_budget_is_a_whole_number(
+    amount: Any, lab_of: Callable[..., Session]
+) -> None:
     assert lab_of().budget(7) == 7
-    with pytest.raises(UsageError, match=r"lab\.budget takes a whole number of 1 or more"):
+    with pytest.raises(
+        UsageError, match=r"lab\.budget takes a whole number of 1 or more"
+    ):
         lab_of().budget(amount)
 
 
@@ -475,7 +521,11 @@ def test_a_step_costs_less_than_a_microsecond(lab_of: Callable[..., Session]) ->
     many = 200_000
     lab = lab_of()
     assert (
-        min(seconds(lab.steps(many, state={})) - seconds(iter(range(many))) for _ in range(5)) < 1e-6 * many
+        min(
+            seconds(lab.steps(many, state={})) - seconds(iter(range(many)))
+            for _ in range(5)
+        )
+        < 1e-6 * many
     )
 
 
@@ -528,7 +578,9 @@ def test_a_request_to_stop_is_seen_between_two_steps_and_saves(
                 lab._stop.request()
 
     began = time.perf_counter()
-    with pytest.raises(Interrupted, match=r"Stopped in loop 2 at step [\d,]+ of 1,000,000; it goes on"):
+    with pytest.raises(
+        Interrupted, match=r"Stopped in loop 2 at step [\d,]+ of 1,000,000; it goes on"
+    ):
         go_on()
     assert time.perf_counter() - began < 2
     place = walk.place
@@ -539,7 +591,9 @@ def test_a_request_to_stop_is_seen_between_two_steps_and_saves(
     assert walk.place.tobytes() == place.tobytes()
 
 
-def test_a_loop_shows_how_far_it_is(lab_of: Callable[..., Session], tmp_path: Path) -> None:
+def test_a_loop_shows_how_far_it_is(
+    lab_of: Callable[..., Session], tmp_path: Path
+) -> None:
     lab = lab_of()
     for _ in lab.steps(1_000, state={}):
         pass
@@ -567,7 +621,11 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("NABLAB_EXPERIMENTS", str(LEARNERS))
         done = nablab.run(
-            "perceptron", seeds=2, jobs=1, store=tmp_path_factory.mktemp("reference"), **settings
+            "perceptron",
+            seeds=2,
+            jobs=1,
+            store=tmp_path_factory.mktemp("reference"),
+            **settings,
         )
     return trial_bytes(done.folder.path)
 
@@ -578,14 +636,18 @@ def test_kill_9_in_the_middle_of_a_loop(
 ) -> None:
     words = (*PERCEPTRON, f"pause={SLOWER}", "--jobs", "1")
     process = start(*words, cwd=tmp_path)
-    checkpoint = wait_for(tmp_path, "runs/perceptron/*/checkpoints/*.safetensors", process)
+    checkpoint = wait_for(
+        tmp_path, "runs/perceptron/*/checkpoints/*.safetensors", process
+    )
     process.kill()
     process.communicate()
     folder = checkpoint.parent.parent
     assert read_state(RunFolder(folder)) == "crashed"
     assert nablab_here(*words).returncode == 0
     assert trial_bytes(folder) == reference
-    assert any("goes on from step" in note for note in open_run(str(folder)).view().notes)
+    assert any(
+        "goes on from step" in note for note in open_run(str(folder)).view().notes
+    )
     assert not list(folder.glob("checkpoints/*"))
 
 
@@ -595,7 +657,9 @@ def test_ctrl_c_saves_within_two_seconds_and_the_run_goes_on(
     jobs: str, tmp_path: Path, nablab_here: Nablab, reference: dict[str, bytes]
 ) -> None:
     words = (*PERCEPTRON, f"pause={SLOWER}", "--jobs", jobs)
-    process = start(*words, cwd=tmp_path, checkpoint_seconds=3_600)  # saved by the request to stop alone
+    process = start(
+        *words, cwd=tmp_path, checkpoint_seconds=3_600
+    )  # saved by the request to stop alone
     progress = wait_for(tmp_path, "runs/perceptron/*/progress/*.json", process)
     assert not list(progress.parents[1].glob("checkpoints/*.safetensors"))
     os.killpg(process.pid, signal.SIGINT)
@@ -624,11 +688,15 @@ def test_two_jobs_give_the_same_bytes(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("_learners")
-def test_a_grid_search_gives_the_same_bytes_with_one_job_and_two(tmp_path: Path, nablab_here: Nablab) -> None:
+def test_a_grid_search_gives_the_same_bytes_with_one_job_and_two(
+    tmp_path: Path, nablab_here: Nablab
+) -> None:
     words = ("run", "grid-search", "--preset", "quick")
     for jobs in ("1", "2"):
         assert nablab_here(*words, "--jobs", jobs, "--store", jobs).returncode == 0
-    one, two = (trial_bytes(next(tmp_path.glob(f"{jobs}/grid-search/*"))) for jobs in ("1", "2"))
+    one, two = (
+        trial_bytes(next(tmp_path.glob(f"{jobs}/grid-search/*"))) for jobs in ("1", "2")
+    )
     assert len(one) == 8
     assert one == two
 
@@ -636,7 +704,7 @@ def test_a_grid_search_gives_the_same_bytes_with_one_job_and_two(tmp_path: Path,
 NO_TORCH = """
 import sys
 from nablab import catalogue
-from nablab.experiment import Trials
+from nablab.contract import Trials
 from nablab.lab.loop_files import Loop
 from nablab.lab.session import Notebook, Rehearsal
 
@@ -657,6 +725,10 @@ assert "torch" not in sys.modules, "torch was imported"
 def test_a_loop_with_numpy_imports_no_torch() -> None:
     environment = {**os.environ, "NABLAB_EXPERIMENTS": str(LEARNERS)}
     done = subprocess.run(
-        [sys.executable, "-c", NO_TORCH], env=environment, capture_output=True, text=True, check=False
+        [sys.executable, "-c", NO_TORCH],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr

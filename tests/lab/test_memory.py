@@ -11,10 +11,14 @@ from nablab.errors import UsageError
 from nablab.lab import memory, session
 
 
-def test_losses_that_cannot_be_held_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_losses_that_cannot_be_held_are_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(memory, "limit_bytes", lambda: 8 * session.COPIES * 5 * 1_000)
     session.check_history(5, 1_000)
-    with pytest.raises(UsageError, match="The losses of 1,001 steps of 5 replicas would take"):
+    with pytest.raises(
+        UsageError, match="The losses of 1,001 steps of 5 replicas would take"
+    ):
         session.check_history(5, 1_001)
 
 
@@ -29,5 +33,7 @@ def test_the_limit_is_the_smallest_of_those_there_are(
     assert memory.limit_bytes() == whole
     group.write_text("100000000\n")
     assert memory.limit_bytes() == 100_000_000
-    monkeypatch.setattr(resource, "getrlimit", lambda _: (50_000_000, resource.RLIM_INFINITY))
+    monkeypatch.setattr(
+        resource, "getrlimit", lambda _: (50_000_000, resource.RLIM_INFINITY)
+    )
     assert memory.limit_bytes() == 50_000_000

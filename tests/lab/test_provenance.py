@@ -11,7 +11,7 @@ import pytest
 
 import nablab
 from nablab import runs
-from nablab.experiment import Condition
+from nablab.contract import Condition
 from nablab.lab import environment
 from nablab.lab.provenance import Journal
 from nablab.lab.runner import Silent
@@ -38,7 +38,9 @@ class Killer(Silent):
 
 
 def run_toy(**options: Any) -> runs.Run:
-    return nablab.run("toy", **{"preset": "quick", "steps": 20, "caveats": True, **options})
+    return nablab.run(
+        "toy", **{"preset": "quick", "steps": 20, "caveats": True, **options}
+    )
 
 
 def said(run: runs.Run) -> list[str]:
@@ -75,8 +77,12 @@ def test_seeds_that_were_killed_at_once_take_no_note_away() -> None:
         run_toy(seeds=5, observer=Killer(after=1))
     assert set(before) < set(said(nablab.open_run(str(run.folder.path))))
     added = said(run_toy(seeds=5))
-    assert added == [f"width {w}, seeds {s}: a caveat" for w in (2, 4) for s in ([0, 1, 2], [3, 4])]
-    assert said(run_toy(seeds=2)) == before  # the report of two seeds says nothing of the later ones
+    assert added == [
+        f"width {w}, seeds {s}: a caveat" for w in (2, 4) for s in ([0, 1, 2], [3, 4])
+    ]
+    assert (
+        said(run_toy(seeds=2)) == before
+    )  # the report of two seeds says nothing of the later ones
 
 
 def test_a_note_goes_with_its_trial() -> None:
@@ -89,10 +95,15 @@ def test_a_note_goes_with_its_trial() -> None:
     assert not any("run again" in note for note in run_toy(seeds=2).view().notes)
 
 
-def test_repeating_a_finished_command_changes_neither_time_nor_machine(machine: Any) -> None:
+def test_repeating_a_finished_command_changes_neither_time_nor_machine(
+    machine: Any,
+) -> None:
     machine("Abacus 1")
     run = run_toy()
-    before, page = run.view().environment, (run.folder.path / "report.html").read_bytes()
+    before, page = (
+        run.view().environment,
+        (run.folder.path / "report.html").read_bytes(),
+    )
     assert before["processor"] == "Abacus 1"
     assert before["seconds"] > 0
     machine("Abacus 2")
@@ -118,11 +129,18 @@ def test_the_parts_of_a_resumed_trial_add_up(tmp_path: Path) -> None:
     folder, condition = RunFolder(tmp_path), Condition(width=2)
     for machine, goes_on, seconds in (("A", False, 30.0), ("B", True, 12.0)):
         journal = Journal(
-            folder, condition, [0, 1], environment={"processor": machine}, goes_on=goes_on, every_seconds=1.0
+            folder,
+            condition,
+            [0, 1],
+            environment={"processor": machine},
+            goes_on=goes_on,
+            every_seconds=1.0,
         )
         journal._begin -= seconds
         journal.write([f"on {machine}"])
-    found = nablab.lab.provenance.provenance(folder, _records(condition, 2), [(condition,)])
+    found = nablab.lab.provenance.provenance(
+        folder, _records(condition, 2), [(condition,)]
+    )
     assert found.seconds == pytest.approx(42.0, abs=1.0)
     assert found.facts() == {"processor": "A (2 trials); B (2 trials)"}
     assert found.notes[:2] == ["on A", "on B"]
@@ -132,13 +150,22 @@ def test_seeds_trained_again_leave_their_first_group(tmp_path: Path) -> None:
     folder, condition = RunFolder(tmp_path), Condition(width=2)
     for machine, seeds in (("A", [0, 1, 2]), ("B", [1])):
         Journal(
-            folder, condition, seeds, environment={"processor": machine}, goes_on=False, every_seconds=1.0
+            folder,
+            condition,
+            seeds,
+            environment={"processor": machine},
+            goes_on=False,
+            every_seconds=1.0,
         ).write([])
-    found = nablab.lab.provenance.provenance(folder, _records(condition, 3), [(condition,)])
+    found = nablab.lab.provenance.provenance(
+        folder, _records(condition, 3), [(condition,)]
+    )
     assert found.facts() == {"processor": "A (2 trials); B (1 trial)"}
 
 
-def test_a_training_says_how_long_it_took_so_far(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_training_says_how_long_it_took_so_far(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("NABLAB_CHECKPOINT_SECONDS", "0.000001")
     written: list[Journal] = []
     write = Journal.write
@@ -184,11 +211,15 @@ def test_another_conditions_file_is_not_believed() -> None:
     assert any(str(first) in note for note in run.view().notes)
 
 
-def test_a_run_of_an_earlier_nablab_keeps_its_notes_and_says_what_is_not_known() -> None:
+def test_a_run_of_an_earlier_nablab_keeps_its_notes_and_says_what_is_not_known() -> (
+    None
+):
     run = run_toy()
     for path in run.folder.path.glob("provenance/*.json"):
         path.unlink()
-    run.folder.write_json("environment.json", {"processor": "Abacus 0", "cores": 2, "git": ""})
+    run.folder.write_json(
+        "environment.json", {"processor": "Abacus 0", "cores": 2, "git": ""}
+    )
     status = run.folder.read_json("status.json") or {}
     run.folder.write_json("status.json", {**status, "notes": ["an old caveat"]})
     for _ in range(2):  # repeating the command takes nothing away
@@ -196,7 +227,9 @@ def test_a_run_of_an_earlier_nablab_keeps_its_notes_and_says_what_is_not_known()
         assert view.environment["processor"] == "Abacus 0"
         assert view.environment["seconds"] is None
         assert "an old caveat" in view.notes
-        assert any("6 trials ran under an earlier nablab" in note for note in view.notes)
+        assert any(
+            "6 trials ran under an earlier nablab" in note for note in view.notes
+        )
 
 
 def test_trials_are_the_same_bytes_however_long_they_took(machine: Any) -> None:
@@ -208,4 +241,6 @@ def test_trials_are_the_same_bytes_however_long_they_took(machine: Any) -> None:
 
 
 def _records(condition: Condition, seeds: int) -> list[Any]:
-    return [nablab.experiment.Record(condition, seed, {"a": 1.0}) for seed in range(seeds)]
+    return [
+        nablab.contract.Record(condition, seed, {"a": 1.0}) for seed in range(seeds)
+    ]

@@ -23,8 +23,12 @@ def written(path: Path, **changes: Any) -> Path:
 
 
 def test_what_fits_comes_back_typed(tmp_path: Path) -> None:
-    found = read(written(tmp_path / "status.json", later="of a newer version"), contents.Status)
-    assert found == contents.Status("done", pid=7, seeds=5, seconds=1.5, notes=("a", "b"))
+    found = read(
+        written(tmp_path / "status.json", later="of a newer version"), contents.Status
+    )
+    assert found == contents.Status(
+        "done", pid=7, seeds=5, seconds=1.5, notes=("a", "b")
+    )
     assert read(tmp_path / "nothing.json", contents.Status) is None
 
 
@@ -34,7 +38,11 @@ def test_what_fits_comes_back_typed(tmp_path: Path) -> None:
         ("seeds", "5", "'seeds' is \"5\"; it must be a whole number"),
         ("seeds", 2.5, "'seeds' is 2.5; it must be a whole number"),
         ("seeds", True, "'seeds' is true; it must be a whole number"),
-        ("seeds", -1, "'seeds' is -1; it must be a whole number from 0 to 1,000,000,000"),
+        (
+            "seeds",
+            -1,
+            "'seeds' is -1; it must be a whole number from 0 to 1,000,000,000",
+        ),
         ("seeds", 10**12, "it must be a whole number from 0 to 1,000,000,000"),
         ("pid", 0, "'pid' is 0; it must be a whole number from 1 to"),
         ("pid", -1, "'pid' is -1"),
@@ -43,7 +51,11 @@ def test_what_fits_comes_back_typed(tmp_path: Path) -> None:
         ("seconds", 10**400, "'seconds' is 1000"),
         ("seconds", float("nan"), "it holds NaN, which is no JSON"),
         ("heartbeat", float("inf"), "it holds Infinity, which is no JSON"),
-        ("state", "crashed", "'state' is \"crashed\"; it must be one of running, done, failed, interrupted"),
+        (
+            "state",
+            "crashed",
+            "'state' is \"crashed\"; it must be one of running, done, failed, interrupted",
+        ),
         ("state", None, "'state' is null; it must be one of"),
         ("notes", "a", "'notes' is \"a\"; it must be a list"),
         ("notes", ["a", 3], "'notes[1]' is 3; it must be text"),
@@ -51,7 +63,9 @@ def test_what_fits_comes_back_typed(tmp_path: Path) -> None:
         ("host", "\ud800", "it holds text that is no Unicode"),
     ],
 )
-def test_a_field_that_does_not_fit_is_named(tmp_path: Path, field: str, value: Any, reason: str) -> None:
+def test_a_field_that_does_not_fit_is_named(
+    tmp_path: Path, field: str, value: Any, reason: str
+) -> None:
     path = written(tmp_path / "status.json", **{field: value})
     with pytest.raises(Damaged) as caught:
         read(path, contents.Status)
@@ -81,7 +95,9 @@ def test_a_missing_field_is_named(tmp_path: Path) -> None:
         (b'{"seconds": ' + b"9" * 5_000 + b"}", "no whole JSON"),
     ],
 )
-def test_a_file_of_another_form_is_said(tmp_path: Path, content: bytes, reason: str) -> None:
+def test_a_file_of_another_form_is_said(
+    tmp_path: Path, content: bytes, reason: str
+) -> None:
     path = tmp_path / "status.json"
     path.write_bytes(content)
     with pytest.raises(Damaged, match=reason):
@@ -109,7 +125,9 @@ def test_what_is_no_readable_file_is_said(tmp_path: Path) -> None:
         read(Path(__file__) / "status.json", contents.Status)
 
 
-def test_a_file_that_is_too_large_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_is_too_large_is_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(reading, "MOST_BYTES", 50)
     with pytest.raises(Damaged, match="bytes, more than any file of its kind"):
         read(written(tmp_path / "status.json"), contents.Status)
@@ -122,7 +140,9 @@ def test_a_change_after_the_writing_is_noticed(tmp_path: Path) -> None:
     path.write_text(path.read_text().replace('"seeds": 5', '"seeds": 4'))  # one bit
     with pytest.raises(Damaged, match="its checksum is wrong"):
         read(path, contents.Status)
-    files.write_json(path, files.sealed(json.loads(path.read_text())))  # a new checksum replaces the old one
+    files.write_json(
+        path, files.sealed(json.loads(path.read_text()))
+    )  # a new checksum replaces the old one
     found = read(path, contents.Status)
     assert found is not None
     assert found.seeds == 4
@@ -138,7 +158,9 @@ def test_numbers_that_json_lacks_are_read_where_they_may_stand() -> None:
             reading.fit({"a": wrong}, NUMBERS, "scalars")
 
 
-@pytest.mark.parametrize("seeds", [[-1], [0, 0], [float("inf")], ["0"], [0.5], 3, None, [10**10], [[0]]])
+@pytest.mark.parametrize(
+    "seeds", [[-1], [0, 0], [float("inf")], ["0"], [0.5], 3, None, [10**10], [[0]]]
+)
 def test_a_marker_of_seeds_that_are_none_is_damaged(tmp_path: Path, seeds: Any) -> None:
     path = tmp_path / "marker.json"
     path.write_text(json.dumps({"seeds": seeds}))

@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from nablab import training
+from nablab.contract import Condition, Experiment, Lab, Trial, Trials
 from nablab.errors import UsageError
-from nablab.experiment import Condition, Experiment, Lab, Trial, Trials
 from nablab.lab.session import Estimate, Notebook, Rehearsal
 from tests.conftest import Nablab
 from tests.toys.toy import Toy
@@ -27,17 +27,28 @@ def test_an_evaluation_is_measured_once_and_the_short_training_takes_few_samples
     trained: list[training.Recipe] = []
 
     def watched(function: Any, recipes: list[training.Recipe]) -> Any:
-        return lambda *given, **options: (recipes.append(given[2]), function(*given, **options))[1]
+        return lambda *given, **options: (
+            recipes.append(given[2]),
+            function(*given, **options),
+        )[1]
 
-    monkeypatch.setattr(training, "measure_speed", watched(training.measure_speed, measured))
+    monkeypatch.setattr(
+        training, "measure_speed", watched(training.measure_speed, measured)
+    )
     monkeypatch.setattr(training, "train", watched(training.train, trained))
     x, y = torch.randn(400, 3), torch.zeros(400, dtype=torch.int64)
     own = training.OwnLabels(torch.zeros(2, 400, dtype=torch.int64))
-    rehearsal = Rehearsal(Toy(), Trials([Condition(width=3)], [0, 1]), device="cpu", replicas="auto")
+    rehearsal = Rehearsal(
+        Toy(), Trials([Condition(width=3)], [0, 1]), device="cpu", replicas="auto"
+    )
     result = rehearsal.train(
         training.Supervised(lambda: nn.Linear(3, 2), "cross_entropy"),
         (x, y),
-        training.Recipe(steps=3_000, held_out={"test": (x + 1, y), "own": (x, own)}, train_samples=300),
+        training.Recipe(
+            steps=3_000,
+            held_out={"test": (x + 1, y), "own": (x, own)},
+            train_samples=300,
+        ),
         seeds=[0, 1],
     )
     assert len(measured[0].held_out["test"][0]) == 400
@@ -204,12 +215,16 @@ def test_a_loop_that_nobody_can_shorten_is_run_in_full() -> None:
     assert estimate.seconds == wanted == spent == 7
 
 
-def test_a_dry_run_says_what_it_ran_in_full(nablab_here: Nablab, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dry_run_says_what_it_ran_in_full(
+    nablab_here: Nablab, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("NABLAB_EXPERIMENTS", str(Path(__file__).parent / "plain"))
     done = nablab_here("run", "arithmetic", "--dry-run")
     assert done.returncode == 0
     assert "run in full" in done.stdout
-    assert "calls none of lab.train, lab.steps and lab.budget" in " ".join(done.stdout.split())
+    assert "calls none of lab.train, lab.steps and lab.budget" in " ".join(
+        done.stdout.split()
+    )
 
 
 def test_a_dry_run_refuses_a_state_that_cannot_be_saved() -> None:
@@ -246,6 +261,8 @@ def test_a_dry_run_is_within_a_factor_of_one_and_a_half(
     begin = time.perf_counter()
     experiment.run(trials, Notebook(experiment, trials))
     seconds = time.perf_counter() - begin
-    print(f"{name}: {estimate.seconds:.2f} s foretold, {seconds:.2f} s taken, {spent:.2f} s for the dry run")
+    print(
+        f"{name}: {estimate.seconds:.2f} s foretold, {seconds:.2f} s taken, {spent:.2f} s for the dry run"
+    )
     assert seconds / 1.5 < estimate.seconds < seconds * 1.5
     assert spent < 0.15 * seconds

@@ -19,7 +19,10 @@ from nablab.lab.work import Outcome
 
 def trial_bytes(folder: Path) -> dict[str, bytes]:
     """Every byte that a run's trials left, by file."""
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.glob("trials/*/*"))}
+    return {
+        str(p.relative_to(folder)): p.read_bytes()
+        for p in sorted(folder.glob("trials/*/*"))
+    }
 
 
 class Witness(Silent):
@@ -40,10 +43,20 @@ def test_a_run_leaves_records_verdicts_and_a_report() -> None:
     run = run_toy()
     assert run.state == "done"
     assert len(run.records) == 6
-    assert {(v.scope and "") or v.outcome for v in run.verdicts} <= {"supported", "refuted", "inconclusive"}
+    assert {(v.scope and "") or v.outcome for v in run.verdicts} <= {
+        "supported",
+        "refuted",
+        "inconclusive",
+    }
     assert (run.folder.path / "report.html").stat().st_size > 5_000
     names = {path.name for path in run.folder.path.iterdir()}
-    assert {"config.json", "provenance", "status.json", "verdicts.json", "trials"} <= names
+    assert {
+        "config.json",
+        "provenance",
+        "status.json",
+        "verdicts.json",
+        "trials",
+    } <= names
     assert not list(run.folder.path.glob("checkpoints/*"))
     assert not list(run.folder.path.glob("progress/*"))
     assert not list(run.folder.path.glob("go-*"))
@@ -54,7 +67,9 @@ def test_data_that_is_not_there_is_said_before_any_trial(
 ) -> None:
     from nablab import catalogue
 
-    monkeypatch.setattr(catalogue.find("toy"), "data_sets", lambda self: (str(tmp_path / "images"),))
+    monkeypatch.setattr(
+        catalogue.find("toy"), "data_sets", lambda self: (str(tmp_path / "images"),)
+    )
     with pytest.raises(UsageError, match="There is nothing at"):
         run_toy(store=tmp_path / "runs")
     assert not (tmp_path / "runs").exists()
@@ -178,12 +193,14 @@ def test_an_unknown_experiment_gets_the_nearest_name() -> None:
 def test_the_command_of_a_run_makes_the_same_run() -> None:
     import shlex
 
-    from nablab import configuration
+    from nablab.settings import configuration
 
     run = run_toy(steps=150, widths=(2, 3), seeds=2)
     words = shlex.split(run.command)
     assert words[:3] == ["nablab", "run", "toy"]
-    settings = configuration.parse_overrides(type(run.experiment), [w for w in words if "=" in w])
+    settings = configuration.parse_overrides(
+        type(run.experiment), [w for w in words if "=" in w]
+    )
     assert settings == {"steps": 150, "widths": (2, 3)}
 
 

@@ -10,17 +10,21 @@ import pytest
 import torch
 
 from nablab import catalogue, runs
-from nablab.experiment import Condition, Experiment, Lab, Record, Trials
+from nablab.contract import Condition, Experiment, Lab, Record, Trials
 from nablab.lab.executors import InProcess, ProcessPool
 from nablab.lab.runner import Plan, execute
 from nablab.lab.session import Notebook
 from nablab.lab.store import Store
 
-CLOCKS = ("seconds", "seconds_to_threshold")  # what is measured with a clock; all else is computed
+CLOCKS = (
+    "seconds",
+    "seconds_to_threshold",
+)  # what is measured with a clock; all else is computed
 QUICK = sorted(
     name
     for name, entry in catalogue.scan().items()
-    if not entry.error and catalogue.find(name).__module__.startswith("nablab.experiments")
+    if not entry.error
+    and catalogue.find(name).__module__.startswith("nablab.experiments")
 )
 
 
@@ -31,7 +35,9 @@ class Backwards(InProcess):
         return super().results(function, items[::-1])
 
 
-def content(plan: Plan, folder: Path, *, threads: int, executor: Any) -> dict[str, bytes]:
+def content(
+    plan: Plan, folder: Path, *, threads: int, executor: Any
+) -> dict[str, bytes]:
     """The bytes of everything that was computed, by trial and name."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
@@ -45,10 +51,15 @@ def content(plan: Plan, folder: Path, *, threads: int, executor: Any) -> dict[st
         assert isinstance(record, Record)
         trial = f"{record.condition} {record.seed}"
         found |= {
-            f"{trial} {k}": float(v).hex().encode() for k, v in record.scalars.items() if k not in CLOCKS
+            f"{trial} {k}": float(v).hex().encode()
+            for k, v in record.scalars.items()
+            if k not in CLOCKS
         }
         found |= {f"{trial} {k}": v.encode() for k, v in record.notes.items()}
-        found |= {f"{trial} {k}": c.steps.tobytes() + c.values.tobytes() for k, c in record.curves.items()}
+        found |= {
+            f"{trial} {k}": c.steps.tobytes() + c.values.tobytes()
+            for k, c in record.curves.items()
+        }
         found |= {f"{trial} {k}": a.tobytes() for k, a in record.arrays.items()}
     return found
 
@@ -67,7 +78,9 @@ class Adding(Experiment):
 
     def run(self, trials: Trials, lab: Lab) -> None:
         for trial in trials:
-            numbers = torch.rand(3, 1_000_003, generator=torch.Generator().manual_seed(trial.seed))
+            numbers = torch.rand(
+                3, 1_000_003, generator=torch.Generator().manual_seed(trial.seed)
+            )
             lab.record(trial, total=float(numbers[0].sum()), mean=float(numbers.mean()))
             lab.array(trial, "products", (numbers @ numbers.T).numpy())
 
@@ -82,7 +95,10 @@ def test_the_sum_follows_the_threads_where_nothing_fixes_them() -> None:
         notebook = Notebook(Adding(), trials)
         Adding().run(trials, notebook)
         found.add(
-            (*notebook.records()[0].scalars.values(), notebook.records()[0].arrays["products"].tobytes())
+            (
+                *notebook.records()[0].scalars.values(),
+                notebook.records()[0].arrays["products"].tobytes(),
+            )
         )
     torch.set_num_threads(before)
     assert len(found) == 2
@@ -96,7 +112,9 @@ def test_a_sum_whatever_the_threads(parts: tuple[int, ...], tmp_path: Path) -> N
     assert content(plan, tmp_path / "two", threads=2, executor=Backwards()) == one
     assert content(plan, tmp_path / "three", threads=3, executor=InProcess()) == one
     if len(parts) > 1:
-        assert content(plan, tmp_path / "pool", threads=1, executor=ProcessPool(2)) == one
+        assert (
+            content(plan, tmp_path / "pool", threads=1, executor=ProcessPool(2)) == one
+        )
 
 
 @pytest.mark.slow

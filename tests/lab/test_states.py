@@ -16,8 +16,8 @@ import pytest
 import torch
 from torch import nn
 
-from nablab import checkpoint_files
 from nablab.errors import UsageError
+from nablab.files import checkpoint_files
 from nablab.lab import states
 from nablab.lab.states import Packed
 
@@ -28,7 +28,9 @@ FACTS = {"fingerprint": {"kind": "test"}}
 def through_a_file(packed: Packed, folder: Path) -> Packed:
     """As a killed process finds it."""
     path = folder / "state.safetensors"
-    checkpoint_files.save_arrays(path, packed.arrays, {**FACTS, "structure": packed.structure})
+    checkpoint_files.save_arrays(
+        path, packed.arrays, {**FACTS, "structure": packed.structure}
+    )
     arrays, facts = checkpoint_files.load_arrays(path, FACTS["fingerprint"])
     return Packed(facts["structure"], arrays)
 
@@ -36,8 +38,15 @@ def through_a_file(packed: Packed, folder: Path) -> Packed:
 def assert_same(one: Any, other: Any) -> None:
     """Equal values of equal types, to the last bit, at any depth."""
     if isinstance(one, torch.Tensor):
-        assert (one.dtype, one.shape, one.requires_grad) == (other.dtype, other.shape, other.requires_grad)
-        as_bytes = [t.detach().resolve_conj().reshape(-1).view(torch.uint8) for t in (one, other)]
+        assert (one.dtype, one.shape, one.requires_grad) == (
+            other.dtype,
+            other.shape,
+            other.requires_grad,
+        )
+        as_bytes = [
+            t.detach().resolve_conj().reshape(-1).view(torch.uint8)
+            for t in (one, other)
+        ]
         assert torch.equal(*as_bytes)
         return
     assert type(one) is type(other)
@@ -45,13 +54,19 @@ def assert_same(one: Any, other: Any) -> None:
         assert list(one) == list(other)
         for key in one:
             assert_same(one[key], other[key])
-            assert_same(getattr(one, "_metadata", None), getattr(other, "_metadata", None))
+            assert_same(
+                getattr(one, "_metadata", None), getattr(other, "_metadata", None)
+            )
     elif isinstance(one, (list, tuple)):
         assert len(one) == len(other)
         for left, right in zip(one, other, strict=True):
             assert_same(left, right)
     elif isinstance(one, (np.ndarray, np.generic)):
-        assert (one.dtype, one.shape, np.isfortran(one)) == (other.dtype, other.shape, np.isfortran(other))
+        assert (one.dtype, one.shape, np.isfortran(one)) == (
+            other.dtype,
+            other.shape,
+            np.isfortran(other),
+        )
         assert one.tobytes() == other.tobytes()
     else:
         assert one == other or (one != one and other != other)
@@ -60,14 +75,38 @@ def assert_same(one: Any, other: Any) -> None:
 VALUES = {
     "nothing": None,
     "truth": [True, False],
-    "numbers": [0, -1, 2**200, 0.1, -0.0, 5e-324, math.inf, -math.inf, math.nan, 1j, complex(-0.0, math.inf)],
+    "numbers": [
+        0,
+        -1,
+        2**200,
+        0.1,
+        -0.0,
+        5e-324,
+        math.inf,
+        -math.inf,
+        math.nan,
+        1j,
+        complex(-0.0, math.inf),
+    ],
     "texts": ["", "ä ∇", "\ud800", 'a "quoted" \\ word', "\0"],
     "tuples in lists": [(), (1, (2, [3])), []],
-    "mappings": {"a": {1: "int", "1": "text", 1.5: "float", None: 0, (1, "b"): 2}, "truth": {True: 1}},
+    "mappings": {
+        "a": {1: "int", "1": "text", 1.5: "float", None: 0, (1, "b"): 2},
+        "truth": {True: 1},
+    },
     "names of ours": {"array": 1, "tuple": [2], "mapping": {"scalar": 3}},
     "ordered": OrderedDict(b=1, a=OrderedDict()),
-    "numpy scalars": [np.float64(0.1), np.float32(0.1), np.int8(-3), np.bool_(True), np.str_("text")],
-    "dates": [np.datetime64("2020-01-01"), np.array(["2020-01-01", "NaT"], dtype="datetime64[D]")],
+    "numpy scalars": [
+        np.float64(0.1),
+        np.float32(0.1),
+        np.int8(-3),
+        np.bool_(True),
+        np.str_("text"),
+    ],
+    "dates": [
+        np.datetime64("2020-01-01"),
+        np.array(["2020-01-01", "NaT"], dtype="datetime64[D]"),
+    ],
     "tensors": [
         torch.arange(6).reshape(2, 3).T,
         torch.tensor(1.5),
@@ -98,19 +137,25 @@ ARRAYS = {
 @pytest.mark.parametrize("copies", [True, False])
 @pytest.mark.parametrize("name", VALUES)
 def test_values_come_back_exactly(name: str, copies: bool, tmp_path: Path) -> None:
-    found = states.unpack(through_a_file(states.pack(VALUES[name], "x", copies=copies), tmp_path))
+    found = states.unpack(
+        through_a_file(states.pack(VALUES[name], "x", copies=copies), tmp_path)
+    )
     assert_same(VALUES[name], found)
 
 
 @pytest.mark.parametrize("name", ARRAYS)
-def test_arrays_come_back_exactly_and_can_be_written_to(name: str, tmp_path: Path) -> None:
+def test_arrays_come_back_exactly_and_can_be_written_to(
+    name: str, tmp_path: Path
+) -> None:
     found = states.unpack(through_a_file(states.pack([ARRAYS[name]], "x"), tmp_path))[0]
     assert_same(ARRAYS[name], found)
     assert found.flags.writeable
 
 
 def test_any_mapping_comes_back_as_a_dict(tmp_path: Path) -> None:
-    found = states.unpack(through_a_file(states.pack(MappingProxyType({"a": 1}), "x"), tmp_path))
+    found = states.unpack(
+        through_a_file(states.pack(MappingProxyType({"a": 1}), "x"), tmp_path)
+    )
     assert_same({"a": 1}, found)
 
 
@@ -184,7 +229,11 @@ def test_several_objects_go_on_as_if_nothing_had_happened(tmp_path: Path) -> Non
         objects["methods"].seen += (float(objects["twister"].normal()),)
         random_numbers = [objects["pcg"].normal(), objects["old"].normal()]
         weights = [p.detach().clone() for p in objects["net"].parameters()]
-        seen = [learner.weights.copy(), list(learner.inner.numbers), objects["methods"].seen]
+        seen = [
+            learner.weights.copy(),
+            list(learner.inner.numbers),
+            objects["methods"].seen,
+        ]
         return [loss.item(), random_numbers, weights, seen]
 
     untouched = made()
@@ -196,7 +245,9 @@ def test_several_objects_go_on_as_if_nothing_had_happened(tmp_path: Path) -> Non
     go_on(resumed), go_on(resumed)  # whatever it did before
     inner = resumed["learner"].inner
     states.give(resumed, packed)
-    assert resumed["learner"].inner is inner  # the objects that the experiment holds are filled
+    assert (
+        resumed["learner"].inner is inner
+    )  # the objects that the experiment holds are filled
     assert_same(go_on(resumed), second)
     assert_same(go_on(resumed), third)
 
@@ -205,10 +256,19 @@ def test_several_objects_go_on_as_if_nothing_had_happened(tmp_path: Path) -> Non
     ("state", "message"),
     [
         (3, r"lab\.steps cannot save state: it is of type int has no state_dict"),
-        ({"w": np.zeros(2)}, r"cannot save state\['w'\]: it is of type ndarray.* Hold it in a dataclass"),
-        ({"net": nn.Linear}, r"cannot save state\['net'\]: it is the class Linear itself"),
+        (
+            {"w": np.zeros(2)},
+            r"cannot save state\['w'\]: it is of type ndarray.* Hold it in a dataclass",
+        ),
+        (
+            {"net": nn.Linear},
+            r"cannot save state\['net'\]: it is the class Linear itself",
+        ),
         ({1: Methods()}, r"by text, not by 1"),
-        (Inner(numbers=[1, {2}]), r"cannot save state\['numbers'\]\[1\]: it is of type set\. It can be made"),  # type: ignore[list-item]
+        (
+            Inner(numbers=[1, {2}]),
+            r"cannot save state\['numbers'\]\[1\]: it is of type set\. It can be made",
+        ),  # type: ignore[list-item]
         (
             {"a": Inner(numbers={"x": b""})},
             r"cannot save state\['a'\]\['numbers'\]\['x'\]: it is of type bytes",
@@ -219,7 +279,10 @@ def test_several_objects_go_on_as_if_nothing_had_happened(tmp_path: Path) -> Non
         (Learner(np.zeros(2, dtype="i4,f8")), r"structured array"),
         (Learner(torch.zeros(2).to_sparse()), r"sparse or quantized"),  # type: ignore[arg-type]
         (Learner(np.ma.masked_array([1.0])), r"it is of type MaskedArray"),
-        ({"f": Frozen()}, r"cannot save state\['f'\]\.number: Frozen is frozen.* Leave out frozen=True"),
+        (
+            {"f": Frozen()},
+            r"cannot save state\['f'\]\.number: Frozen is frozen.* Leave out frozen=True",
+        ),
     ],
 )
 def test_what_cannot_be_saved_is_named(state: Any, message: str) -> None:
@@ -228,11 +291,16 @@ def test_what_cannot_be_saved_is_named(state: Any, message: str) -> None:
 
 
 def test_an_object_that_does_not_take_its_state_back_is_named() -> None:
-    with pytest.raises(UsageError, match=r"state\['f'\] does not take back what it saved: KeyError: 'lost'"):
+    with pytest.raises(
+        UsageError,
+        match=r"state\['f'\] does not take back what it saved: KeyError: 'lost'",
+    ):
         states.give({"f": Forgetful()}, states.take({"f": Methods()}))
 
 
-def test_what_would_not_fit_into_a_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_would_not_fit_into_a_file_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(checkpoint_files, "MOST_FACTS", 5_000)
     with pytest.raises(UsageError, match="Keep long lists of numbers in NumPy arrays"):
         through_a_file(states.pack(list(range(5_000)), "x"), tmp_path)
@@ -250,7 +318,10 @@ def test_a_file_that_was_changed_is_not_believed(change: str, tmp_path: Path) ->
         path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     elif change == "facts":
         path.write_bytes(
-            content.replace(json.dumps({"step": 7})[1:-1].replace('"', '\\"').encode(), b'\\"step\\": 8')
+            content.replace(
+                json.dumps({"step": 7})[1:-1].replace('"', '\\"').encode(),
+                b'\\"step\\": 8',
+            )
         )
         assert path.read_bytes() != content
     else:

@@ -57,11 +57,15 @@ def test_a_killed_process_reads_as_crashed(folder: RunFolder) -> None:
         assert process.stdout.readline() == "up\n"
         assert read_state(folder) == "running"
         process.kill()
-    assert (folder.read_json("status.json") or {})["state"] == "running"  # what the dead process left
+    assert (folder.read_json("status.json") or {})[
+        "state"
+    ] == "running"  # what the dead process left
     assert read_state(folder) == "crashed"
 
 
-def test_a_reused_process_number_does_not_pass_for_the_old_process(folder: RunFolder) -> None:
+def test_a_reused_process_number_does_not_pass_for_the_old_process(
+    folder: RunFolder,
+) -> None:
     with Heartbeat(folder):
         content = folder.read_json("status.json") or {}
     content |= {"state": "running", "pid": os.getpid(), "process_started": "1"}
@@ -71,8 +75,12 @@ def test_a_reused_process_number_does_not_pass_for_the_old_process(folder: RunFo
     assert read_state(folder) == "crashed"
 
 
-@pytest.mark.parametrize("without", [{"pid"}, {"pid", "process_started"}, {"heartbeat", "pid"}])
-def test_running_without_a_process_is_crashed(folder: RunFolder, without: set[str]) -> None:
+@pytest.mark.parametrize(
+    "without", [{"pid"}, {"pid", "process_started"}, {"heartbeat", "pid"}]
+)
+def test_running_without_a_process_is_crashed(
+    folder: RunFolder, without: set[str]
+) -> None:
     with Heartbeat(folder):
         content = folder.read_json("status.json") or {}
     content = {name: value for name, value in content.items() if name not in without}
@@ -81,14 +89,20 @@ def test_running_without_a_process_is_crashed(folder: RunFolder, without: set[st
 
 
 @pytest.mark.parametrize("pid", [0, -1, True, "1", 2**40, None])
-def test_a_process_number_that_is_none_keeps_no_run_running(folder: RunFolder, pid: object) -> None:
+def test_a_process_number_that_is_none_keeps_no_run_running(
+    folder: RunFolder, pid: object
+) -> None:
     with Heartbeat(folder):
         content = folder.read_json("status.json") or {}
-    folder.write_json("status.json", {**content, "state": "running", "pid": pid, "heartbeat": 0.0})
+    folder.write_json(
+        "status.json", {**content, "state": "running", "pid": pid, "heartbeat": 0.0}
+    )
     assert read_state(folder) in ("crashed", "incomplete")
 
 
-def test_a_living_process_without_a_start_time_needs_a_fresh_heartbeat(folder: RunFolder) -> None:
+def test_a_living_process_without_a_start_time_needs_a_fresh_heartbeat(
+    folder: RunFolder,
+) -> None:
     if status._process_started(os.getpid()) is None:
         pytest.skip("this system does not tell when a process started")
     with Heartbeat(folder):
@@ -100,17 +114,25 @@ def test_a_living_process_without_a_start_time_needs_a_fresh_heartbeat(folder: R
     assert read_state(folder) == "crashed"
 
 
-@pytest.mark.parametrize("content", ["", "null", "[1]", '{"state": 3}', '{"state": "done", "pid": "x"}'])
-def test_a_damaged_status_is_named_and_counts_as_none(folder: RunFolder, content: str) -> None:
+@pytest.mark.parametrize(
+    "content", ["", "null", "[1]", '{"state": 3}', '{"state": "done", "pid": "x"}']
+)
+def test_a_damaged_status_is_named_and_counts_as_none(
+    folder: RunFolder, content: str
+) -> None:
     (folder.path / "status.json").write_text(content)
     assert read_state(folder) == "incomplete"
     assert ["status.json is damaged" in text for text in folder.damage()] == [True]
 
 
-def test_durations_do_not_follow_the_clock(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_durations_do_not_follow_the_clock(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with Heartbeat(folder) as heartbeat:
         now = time.time()
-        monkeypatch.setattr(status.time, "time", lambda: now - 3600)  # somebody sets the clock back
+        monkeypatch.setattr(
+            status.time, "time", lambda: now - 3600
+        )  # somebody sets the clock back
         heartbeat.finish("done")
     found = folder.status()
     assert found is not None
@@ -119,10 +141,18 @@ def test_durations_do_not_follow_the_clock(folder: RunFolder, monkeypatch: pytes
 
 
 @pytest.mark.parametrize(
-    ("age", "state"), [(1.0, "running"), (3600.0, "crashed"), (-1.0, "running"), (-3600.0, "crashed")]
+    ("age", "state"),
+    [(1.0, "running"), (3600.0, "crashed"), (-1.0, "running"), (-3600.0, "crashed")],
 )
-def test_on_another_machine_the_heartbeat_decides(folder: RunFolder, age: float, state: str) -> None:
-    content = {"state": "running", "host": "elsewhere", "pid": 1, "heartbeat": time.time() - age}
+def test_on_another_machine_the_heartbeat_decides(
+    folder: RunFolder, age: float, state: str
+) -> None:
+    content = {
+        "state": "running",
+        "host": "elsewhere",
+        "pid": 1,
+        "heartbeat": time.time() - age,
+    }
     folder.write_json("status.json", content)
     assert read_state(folder) == state
 

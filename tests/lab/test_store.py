@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from nablab.contract import Condition, Curve, Experiment, Record
 from nablab.errors import StoreError, UsageError
-from nablab.experiment import Condition, Curve, Experiment, Record
 from nablab.lab import files
 from nablab.lab.store import FORMAT, Identity, RunFolder, Store
 from nablab.lab.trials import CorruptTrial
@@ -51,12 +51,16 @@ def test_a_record_comes_back_exactly(folder: RunFolder) -> None:
     assert np.isnan(back.scalars["missing"])
     assert back.notes == {"stop": "budget"}
     np.testing.assert_array_equal(back.curves["loss"].values, np.linspace(1, 0, 5))
-    np.testing.assert_array_equal(back.arrays["prediction"], record().arrays["prediction"])
+    np.testing.assert_array_equal(
+        back.arrays["prediction"], record().arrays["prediction"]
+    )
     assert list(back.curves) == ["loss"]
     assert list(back.arrays) == ["prediction"]
 
 
-def test_the_same_record_gives_the_same_bytes(folder: RunFolder, tmp_path: Path) -> None:
+def test_the_same_record_gives_the_same_bytes(
+    folder: RunFolder, tmp_path: Path
+) -> None:
     folder.write_trial(record())
     path = folder.trial_path(CONDITION, 0)
     first = {file.name: file.read_bytes() for file in path.iterdir()}
@@ -80,7 +84,9 @@ def test_damage_is_noticed_and_named(folder: RunFolder, name: str, damage: str) 
     else:
         path.unlink()
     if (name, damage) == ("trial.json", "remove"):
-        assert folder.read_trial(CONDITION, 0) is None  # never finished, as after a kill
+        assert (
+            folder.read_trial(CONDITION, 0) is None
+        )  # never finished, as after a kill
         return
     with pytest.raises(CorruptTrial, match=name):
         folder.read_trial(CONDITION, 0)
@@ -92,7 +98,12 @@ def test_records_are_ordered_by_condition_then_seed(folder: RunFolder) -> None:
     for condition, seed in [(other, 1), (CONDITION, 10), (CONDITION, 2), (other, 0)]:
         folder.write_trial(Record(condition, seed, {"x": 1.0}))
     found = folder.records([CONDITION, other])
-    assert [(r.condition, r.seed) for r in found] == [(CONDITION, 2), (CONDITION, 10), (other, 0), (other, 1)]
+    assert [(r.condition, r.seed) for r in found] == [
+        (CONDITION, 2),
+        (CONDITION, 10),
+        (other, 0),
+        (other, 1),
+    ]
     assert len(folder.records([CONDITION, other], seeds=2)) == 2
 
 
@@ -107,7 +118,9 @@ def test_conditions_of_one_slug_have_different_keys() -> None:
     assert RunFolder.condition_key(one) != RunFolder.condition_key(two)
 
 
-@pytest.mark.parametrize("level", ["../../etc", "a/b", ".", "x" * 300, "\N{SNOWMAN}", ""])
+@pytest.mark.parametrize(
+    "level", ["../../etc", "a/b", ".", "x" * 300, "\N{SNOWMAN}", ""]
+)
 def test_levels_never_leave_the_folder(folder: RunFolder, level: str) -> None:
     condition = Condition(a=level)
     folder.write_trial(Record(condition, 0, {"x": 1.0}))
@@ -161,10 +174,15 @@ def test_a_newer_store_is_refused(folder: RunFolder, tmp_path: Path) -> None:
 
 def test_a_damaged_or_missing_config_is_said(folder: RunFolder) -> None:
     (folder.path / "config.json").write_text("{")
-    with pytest.raises(StoreError, match=r"config.json is damaged: it is no whole JSON.*Remove this file"):
+    with pytest.raises(
+        StoreError,
+        match=r"config.json is damaged: it is no whole JSON.*Remove this file",
+    ):
         folder.config()
     (folder.path / "config.json").unlink()
-    with pytest.raises(StoreError, match=r"config.json is missing: this folder is no run"):
+    with pytest.raises(
+        StoreError, match=r"config.json is missing: this folder is no run"
+    ):
         folder.config()
 
 
@@ -189,7 +207,9 @@ def test_an_unknown_or_ambiguous_reference_is_said(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"There is no run 'zzz'.*Runs here: toy/"):
         store.find("zzz")
     names = [run.path.name for run in store.runs()]
-    digit = next(d for d in "0123456789abcdef" if sum(n.startswith(d) for n in names) > 1)
+    digit = next(
+        d for d in "0123456789abcdef" if sum(n.startswith(d) for n in names) > 1
+    )
     with pytest.raises(UsageError, match="several runs"):
         store.find(digit)
 
@@ -206,7 +226,9 @@ def copied(folder: RunFolder, source: Path, condition: Condition, seed: int) -> 
 def test_a_trial_copied_over_another_seed_is_not_believed(folder: RunFolder) -> None:
     folder.write_trial(record(0))
     copied(folder, folder.trial_path(CONDITION, 0), CONDITION, 1)
-    with pytest.raises(CorruptTrial, match=r"model=deep, rate=0.1, seed 0, in another trial's folder"):
+    with pytest.raises(
+        CorruptTrial, match=r"model=deep, rate=0.1, seed 0, in another trial's folder"
+    ):
         folder.read_trial(CONDITION, 1)
     records, damage = folder.survey([CONDITION])
     assert [one.seed for one in records] == [0]
@@ -214,7 +236,9 @@ def test_a_trial_copied_over_another_seed_is_not_believed(folder: RunFolder) -> 
     assert folder.count_trials()[0] == 1
 
 
-def test_a_trial_copied_over_another_condition_is_not_believed(folder: RunFolder) -> None:
+def test_a_trial_copied_over_another_condition_is_not_believed(
+    folder: RunFolder,
+) -> None:
     other = Condition(model="shallow", rate=0.1)
     folder.write_trial(record(0))
     copied(folder, folder.trial_path(CONDITION, 0), other, 0)
@@ -223,12 +247,15 @@ def test_a_trial_copied_over_another_condition_is_not_believed(folder: RunFolder
     assert [one.condition for one in folder.records([CONDITION, other])] == [CONDITION]
 
 
-def test_a_trial_of_other_settings_is_not_believed(folder: RunFolder, tmp_path: Path) -> None:
+def test_a_trial_of_other_settings_is_not_believed(
+    folder: RunFolder, tmp_path: Path
+) -> None:
     other = Store(tmp_path).create(identity(steps=11), preset="quick")
     other.write_trial(record(0))
     copied(folder, other.trial_path(CONDITION, 0), CONDITION, 0)
     with pytest.raises(
-        CorruptTrial, match=f"it is a trial of the run {other.run_id}, not of {folder.run_id}"
+        CorruptTrial,
+        match=f"it is a trial of the run {other.run_id}, not of {folder.run_id}",
     ):
         folder.read_trial(CONDITION, 0)
 
@@ -256,20 +283,35 @@ def test_a_trial_of_the_first_format_is_still_read(folder: RunFolder) -> None:
         folder.read_trial(CONDITION, 0)
 
 
-def test_a_trial_of_a_newer_format_is_refused_and_not_trained_over(folder: RunFolder) -> None:
+def test_a_trial_of_a_newer_format_is_refused_and_not_trained_over(
+    folder: RunFolder,
+) -> None:
     folder.write_trial(record(0))
     path = folder.trial_path(CONDITION, 0) / "trial.json"
     files.write_json(path, files.sealed({**json.loads(path.read_text()), "format": 3}))
-    for read in (lambda: folder.read_trial(CONDITION, 0), lambda: folder.survey([CONDITION])):
-        with pytest.raises(StoreError, match=r"newer nablab \(trial format 3.*Upgrade") as caught:
+    for read in (
+        lambda: folder.read_trial(CONDITION, 0),
+        lambda: folder.survey([CONDITION]),
+    ):
+        with pytest.raises(
+            StoreError, match=r"newer nablab \(trial format 3.*Upgrade"
+        ) as caught:
             read()
         assert not isinstance(caught.value, CorruptTrial)
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("seed", -1), ("seed", float("inf")), ("scalars", {"a": "1.5"}), ("notes", {"a": 1})]
+    ("field", "value"),
+    [
+        ("seed", -1),
+        ("seed", float("inf")),
+        ("scalars", {"a": "1.5"}),
+        ("notes", {"a": 1}),
+    ],
 )
-def test_a_trial_of_wrong_fields_is_not_believed(folder: RunFolder, field: str, value: Any) -> None:
+def test_a_trial_of_wrong_fields_is_not_believed(
+    folder: RunFolder, field: str, value: Any
+) -> None:
     folder.write_trial(record(0))
     path = folder.trial_path(CONDITION, 0) / "trial.json"
     files.write_json(path, files.sealed({**json.loads(path.read_text()), field: value}))
@@ -283,13 +325,18 @@ def test_infinite_levels_come_back(folder: RunFolder) -> None:
     assert folder.records([condition])[0].condition == condition
 
 
-def test_arrays_that_are_none_are_said_when_they_are_asked_for(folder: RunFolder) -> None:
+def test_arrays_that_are_none_are_said_when_they_are_asked_for(
+    folder: RunFolder,
+) -> None:
     folder.write_trial(record(0))
     path = folder.trial_path(CONDITION, 0)
     body = json.loads((path / "trial.json").read_text())
     for content in (b"no arrays", b"PK\x03\x04 cut", pickle.dumps([1])):
         (path / "arrays.npz").write_bytes(content)
-        files.write_json(path / "trial.json", files.sealed({**body, "arrays_sha256": files.sha256(content)}))
+        files.write_json(
+            path / "trial.json",
+            files.sealed({**body, "arrays_sha256": files.sha256(content)}),
+        )
         back = folder.read_trial(CONDITION, 0)
         assert back is not None
         with pytest.raises(CorruptTrial, match="holds no arrays"):
@@ -298,7 +345,12 @@ def test_arrays_that_are_none_are_said_when_they_are_asked_for(folder: RunFolder
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("configuration", {"steps": 70}), ("version", 2), ("device", "cuda"), ("sources", {"net.py": "abc"})],
+    [
+        ("configuration", {"steps": 70}),
+        ("version", 2),
+        ("device", "cuda"),
+        ("sources", {"net.py": "abc"}),
+    ],
 )
 @pytest.mark.parametrize("sealed", [True, False])
 def test_settings_changed_in_a_config_are_noticed(
@@ -309,25 +361,37 @@ def test_settings_changed_in_a_config_are_noticed(
     del content[files.SEAL]
     files.write_json(path, files.sealed(content) if sealed else content)
     with pytest.raises(
-        StoreError, match=f"config.json is damaged: its settings are not those of the run {folder.path.name}"
+        StoreError,
+        match=f"config.json is damaged: its settings are not those of the run {folder.path.name}",
     ):
         folder.config()
     with pytest.raises(StoreError, match="its settings are not those"):
         Store(tmp_path).create(identity(), preset="quick")
 
 
-def test_another_runs_config_is_noticed_and_can_be_written_anew(folder: RunFolder, tmp_path: Path) -> None:
+def test_another_runs_config_is_noticed_and_can_be_written_anew(
+    folder: RunFolder, tmp_path: Path
+) -> None:
     folder.write_trial(record(0))
     other = Store(tmp_path).create(identity(steps=11), preset="quick")
     shutil.copy(other.path / "config.json", folder.path)
-    with pytest.raises(StoreError, match=rf"it is of the run {other.run_id}.*Remove this file"):
+    with pytest.raises(
+        StoreError, match=rf"it is of the run {other.run_id}.*Remove this file"
+    ):
         Store(tmp_path).create(identity(), preset="quick")
-    assert len(RunFolder(folder.path).records([CONDITION])) == 0  # nothing of it passes for the other run
+    assert (
+        len(RunFolder(folder.path).records([CONDITION])) == 0
+    )  # nothing of it passes for the other run
     (folder.path / "config.json").unlink()
-    assert len(Store(tmp_path).create(identity(), preset="quick").records([CONDITION])) == 1
+    assert (
+        len(Store(tmp_path).create(identity(), preset="quick").records([CONDITION]))
+        == 1
+    )
 
 
-def test_a_store_that_cannot_be_read_is_not_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_store_that_cannot_be_read_is_not_empty(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert Store(tmp_path / "nothing").runs() == []
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(StoreError, match="cannot be read: Not a directory"):
@@ -341,7 +405,9 @@ def test_a_store_that_cannot_be_read_is_not_empty(tmp_path: Path, monkeypatch: p
         Store(tmp_path).find("toy")
 
 
-def test_a_run_that_lost_its_config_is_listed(folder: RunFolder, tmp_path: Path) -> None:
+def test_a_run_that_lost_its_config_is_listed(
+    folder: RunFolder, tmp_path: Path
+) -> None:
     folder.write_trial(record(0))
     (folder.path / "config.json").unlink()
     assert [run.path for run in Store(tmp_path).runs()] == [folder.path]

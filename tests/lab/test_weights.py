@@ -19,8 +19,8 @@ from torch import nn
 
 import nablab
 from nablab import catalogue, training
+from nablab.contract import Condition, Experiment, Lab, Record, Trial, Trials
 from nablab.errors import UsageError
-from nablab.experiment import Condition, Experiment, Lab, Record, Trial, Trials
 from nablab.lab.executors import ProcessPool
 from nablab.lab.kept_weights import MOST_BYTES, bytes_of, in_words, pack
 from nablab.lab.runner import Plan, execute
@@ -53,7 +53,9 @@ def only_trial(run: Run, width: int, seed: int) -> Path:
 
 
 def test_final_and_best_weights_of_every_trial_are_given_back(tmp_path: Path) -> None:
-    run = nablab.run("toy", preset="quick", steps=120, learning_rate=2.0, jobs=1, store=tmp_path)
+    run = nablab.run(
+        "toy", preset="quick", steps=120, learning_rate=2.0, jobs=1, store=tmp_path
+    )
     differing = 0
     for record in run.records:
         model = run.model(record.condition, record.seed)
@@ -63,10 +65,15 @@ def test_final_and_best_weights_of_every_trial_are_given_back(tmp_path: Path) ->
         assert error == pytest.approx(record.scalars["train_mse"], rel=1e-5)
         final = run.weights(record.condition, record.seed)
         best = run.weights(record.condition, record.seed, "best")
-        assert all(torch.equal(final[name], tensor) for name, tensor in model.state_dict().items())
+        assert all(
+            torch.equal(final[name], tensor)
+            for name, tensor in model.state_dict().items()
+        )
         with torch.no_grad():
             best_error = float(
-                (run.model(record.condition, record.seed, at="best")(X) - X**2).square().mean()
+                (run.model(record.condition, record.seed, at="best")(X) - X**2)
+                .square()
+                .mean()
             )
         assert best_error <= error * (1 + 1e-5)
         differing += any(not final[name].equal(best[name]) for name in final)
@@ -78,11 +85,15 @@ def test_best_weights_that_are_the_final_ones_take_no_room(tmp_path: Path) -> No
     folder = only_trial(run, 2, 0)
     kept = json.loads((folder / "trial.json").read_text())["weights"]
     assert kept["best"] == kept["final"]
-    assert [path.name for path in folder.glob("weights-*")] == ["weights-final.safetensors"]
+    assert [path.name for path in folder.glob("weights-*")] == [
+        "weights-final.safetensors"
+    ]
     assert run.weights("width=2", 0, "best").keys() == run.weights("width=2", 0).keys()
 
 
-def test_what_is_kept_decides_no_number_and_is_no_part_of_the_run(tmp_path: Path) -> None:
+def test_what_is_kept_decides_no_number_and_is_no_part_of_the_run(
+    tmp_path: Path,
+) -> None:
     kept, none = toy(tmp_path / "a"), toy(tmp_path / "b", keep_weights=0)
     assert kept.folder.run_id == none.folder.run_id
     for path in none.folder.path.glob("trials/*/*"):
@@ -97,21 +108,30 @@ def test_what_is_kept_decides_no_number_and_is_no_part_of_the_run(tmp_path: Path
             assert path.read_bytes() == twin.read_bytes()
 
 
-def test_a_run_without_weights_says_how_to_get_them(tmp_path: Path, nablab_here: Nablab) -> None:
+def test_a_run_without_weights_says_how_to_get_them(
+    tmp_path: Path, nablab_here: Nablab
+) -> None:
     run = toy(tmp_path / "runs", keep_weights=0)
     assert "--keep-weights 0MB" in run.command
     assert nablab.open_run("toy", tmp_path / "runs").command == run.command
-    with pytest.raises(UsageError, match="No weights were kept of width=2, seed 1") as said:
+    with pytest.raises(
+        UsageError, match="No weights were kept of width=2, seed 1"
+    ) as said:
         run.weights("width=2", 1)
     command = str(said.value).rpartition(": ")[2]
     assert nablab_here(*command.split()[1:]).returncode == 0
     assert nablab.open_run("toy", tmp_path / "runs").model("width=2", 1)
 
 
-def test_what_is_too_large_is_left_out_and_the_remedy_works(tmp_path: Path, nablab_here: Nablab) -> None:
+def test_what_is_too_large_is_left_out_and_the_remedy_works(
+    tmp_path: Path, nablab_here: Nablab
+) -> None:
     run = toy(tmp_path / "runs", keep_weights=290)
     assert run.weights("width=2", 0)
-    assert any("Weights beyond 0.01MB a trial were not kept" in note for note in run.view().notes)
+    assert any(
+        "Weights beyond 0.01MB a trial were not kept" in note
+        for note in run.view().notes
+    )
     with pytest.raises(UsageError, match="were not kept: they take") as said:
         run.weights("width=4", 0)
     assert not list(only_trial(run, 4, 0).glob("weights-*"))
@@ -130,7 +150,18 @@ def test_the_same_bytes_by_one_process_and_by_two(tmp_path: Path) -> None:
 
 
 def test_two_processes_on_one_store_leave_whole_weights(tmp_path: Path) -> None:
-    words = [sys.executable, "-m", "nablab", "run", "toy", "--preset", "quick", "--jobs", "1", "steps=300"]
+    words = [
+        sys.executable,
+        "-m",
+        "nablab",
+        "run",
+        "toy",
+        "--preset",
+        "quick",
+        "--jobs",
+        "1",
+        "steps=300",
+    ]
     running = [subprocess.Popen([*words, "--store", str(tmp_path)]) for _ in range(2)]
     assert [process.wait(timeout=120) for process in running] == [0, 0]
     run = nablab.open_run("toy", tmp_path)
@@ -151,7 +182,9 @@ class Pairs(Experiment):
 
     def run(self, trials: Trials, lab: Lab) -> None:
         shared = {"by": ()} if self.way != "roles of one training" else {}
-        roles = [[lab.seed(trial, role, **shared) for trial in trials] for role in ("a", "b")]
+        roles = [
+            [lab.seed(trial, role, **shared) for trial in trials] for role in ("a", "b")
+        ]
         for trial in trials:
             lab.record(trial, one=1.0)
         if self.way == "roles of one training":
@@ -169,25 +202,33 @@ class Pairs(Experiment):
 
     def train(self, lab: Lab, seeds: list[int]) -> None:
         recipe = training.Recipe(steps=2, optimizer=training.SGD(learning_rate=0.1))
-        lab.train(training.Supervised(lambda: nn.Linear(1, 1)), (X, X), recipe, seeds=seeds)
+        lab.train(
+            training.Supervised(lambda: nn.Linear(1, 1)), (X, X), recipe, seeds=seeds
+        )
 
 
 def kept_by(way: str, store: Path) -> dict[Trial, Record]:
     plan = Plan(Pairs(way=way), "quick", 2)
     report = execute(plan, Store(store))
     assert report.state == "done", report.messages
-    records = [record for record in report.folder.trials() if isinstance(record, Record)]
+    records = [
+        record for record in report.folder.trials() if isinstance(record, Record)
+    ]
     return {Trial(record.condition, record.seed): record for record in records}
 
 
 def trained_alone(seed: int) -> torch.Tensor:
     """The weights of the network of a seed, in a training of its own."""
     recipe = training.Recipe(steps=2, optimizer=training.SGD(learning_rate=0.1))
-    done = training.train(training.Supervised(lambda: nn.Linear(1, 1)), (X, X), recipe, seeds=[seed])
+    done = training.train(
+        training.Supervised(lambda: nn.Linear(1, 1)), (X, X), recipe, seeds=[seed]
+    )
     return done.parameters()["weight"][0]
 
 
-@pytest.mark.parametrize("way", ["two trainings", "roles of one training", "asked for again"])
+@pytest.mark.parametrize(
+    "way", ["two trainings", "roles of one training", "asked for again"]
+)
 def test_each_network_is_kept_with_its_own_trial(way: str, tmp_path: Path) -> None:
     found = kept_by(way, tmp_path)
     experiment = Pairs(way=way)
@@ -203,7 +244,11 @@ def test_each_network_is_kept_with_its_own_trial(way: str, tmp_path: Path) -> No
 def test_weights_of_nobody_knows_whom_are_not_kept(tmp_path: Path) -> None:
     plan = Plan(Pairs(way="asked for before"), "quick", 1)  # both levels share the seed
     report = execute(plan, Store(tmp_path))
-    assert not any(record.weights for record in report.folder.trials() if isinstance(record, Record))
+    assert not any(
+        record.weights
+        for record in report.folder.trials()
+        if isinstance(record, Record)
+    )
     made = json.loads(next(report.folder.path.glob("provenance/*.json")).read_text())
     assert "do not tell whose they are" in str(made["groups"][0]["parts"][0]["notes"])
 
@@ -237,7 +282,11 @@ class Giving(Experiment):
             values = np.zeros(self.numbers)
             for _ in lab.steps(3, state={}):
                 values += 1
-                lab.weights(trial, "last", {"values": values, "half": torch.ones(2, dtype=torch.bfloat16)})
+                lab.weights(
+                    trial,
+                    "last",
+                    {"values": values, "half": torch.ones(2, dtype=torch.bfloat16)},
+                )
             values += 100
             lab.record(trial, total=float(values.sum()))
             lab.weights(trial, "module", nn.BatchNorm1d(2))
@@ -251,19 +300,30 @@ def test_an_experiment_keeps_arrays_tensors_and_modules(tmp_path: Path) -> None:
         last = run.weights({"a": 1}, seed, "last")
         assert last["values"].tolist() == [3.0] * 4  # a copy, and of the last call
         assert last["half"].dtype == torch.bfloat16
-        assert run.weights({}, seed, "module").keys() == nn.BatchNorm1d(2).state_dict().keys()
-    with pytest.raises(UsageError, match=r"no set of weights 'lst'. Did you mean 'last'\?"):
+        assert (
+            run.weights({}, seed, "module").keys()
+            == nn.BatchNorm1d(2).state_dict().keys()
+        )
+    with pytest.raises(
+        UsageError, match=r"no set of weights 'lst'. Did you mean 'last'\?"
+    ):
         run.weights({}, 0, "lst")
-    with pytest.raises(UsageError, match=r"give Giving a method network_of\(condition\)"):
+    with pytest.raises(
+        UsageError, match=r"give Giving a method network_of\(condition\)"
+    ):
         run.model({}, 0, at="last")
-    with pytest.raises(UsageError, match=r"no finished trial with a=1, seed 7 .*--seeds 8"):
+    with pytest.raises(
+        UsageError, match=r"no finished trial with a=1, seed 7 .*--seeds 8"
+    ):
         run.weights({}, 7, "last")
 
 
 def test_a_loop_that_is_taken_up_has_what_its_body_kept() -> None:
     from nablab.lab import drafts
 
-    draft = drafts.Draft(weights={"a": pack({"x": torch.ones(3)})}, weights_left_out={"final": 7})
+    draft = drafts.Draft(
+        weights={"a": pack({"x": torch.ones(3)})}, weights_left_out={"final": 7}
+    )
     back = drafts.from_plain(drafts.plain({0: draft}))[0]
     assert back.weights["a"].content == draft.weights["a"].content
     assert back.weights_left_out == {"final": 7}
@@ -277,7 +337,15 @@ def test_names_that_no_file_can_have_are_refused(name: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "tensors", [{}, nn.ReLU(), torch.ones(2), {"x": "text"}, {"x": None}, {"x": torch.eye(2).to_sparse()}]
+    "tensors",
+    [
+        {},
+        nn.ReLU(),
+        torch.ones(2),
+        {"x": "text"},
+        {"x": None},
+        {"x": torch.eye(2).to_sparse()},
+    ],
 )
 def test_what_is_no_tensor_is_refused(tensors: Any) -> None:
     with pytest.raises(UsageError, match=r"lab\.weights"):
@@ -295,13 +363,17 @@ def test_tied_weights_are_kept_under_both_names() -> None:
 # Sizes
 
 
-@pytest.mark.parametrize("text", ["", "MB", "-1", "1TB", "1e3", "ten", "1 0MB", True, "9" * 16])
+@pytest.mark.parametrize(
+    "text", ["", "MB", "-1", "1TB", "1e3", "ten", "1 0MB", True, "9" * 16]
+)
 def test_what_is_no_size_is_refused(text: Any) -> None:
     with pytest.raises(UsageError, match="is no size"):
         bytes_of(text)
 
 
-@pytest.mark.parametrize("size", [0, 1, 999, 123_456, MOST_BYTES, 12_340_001, 10**12 + 1])
+@pytest.mark.parametrize(
+    "size", [0, 1, 999, 123_456, MOST_BYTES, 12_340_001, 10**12 + 1]
+)
 def test_a_size_in_words_is_never_too_small(size: int) -> None:
     assert size <= bytes_of(in_words(size)) < size + 10_000
 
@@ -388,10 +460,15 @@ def test_a_kill_between_weights_and_the_trial_leaves_no_trial(tmp_path: Path) ->
         files.write_json = dying
         nablab.run("toy", preset="quick", steps=30, jobs=1, store=sys.argv[1])
     """)
-    done = subprocess.run([sys.executable, "-c", killed, str(tmp_path / "killed")], check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", killed, str(tmp_path / "killed")], check=False
+    )
     assert done.returncode == -signal.SIGKILL
     half = next((tmp_path / "killed").glob("toy/*"))
-    left = {path.parent.name[-2:]: path for path in half.glob("trials/*/weights-final.safetensors")}
+    left = {
+        path.parent.name[-2:]: path
+        for path in half.glob("trials/*/weights-final.safetensors")
+    }
     assert set(left) == {"s0", "s1"}
     assert not (left["s1"].parent / "trial.json").exists()
     again, whole = toy(tmp_path / "killed"), toy(tmp_path / "whole")
@@ -420,7 +497,9 @@ def test_records_without_weights_are_written_as_before(tmp_path: Path) -> None:
     """The bytes of a trial that keeps nothing do not tell that others do."""
     folder = Store(tmp_path).create(Plan(Giving(), "quick", 1).identity, preset="quick")
     folder.write_trial(Record(Condition(a=1), 0, {"total": 1.0}))
-    written = json.loads((folder.trial_path(Condition(a=1), 0) / "trial.json").read_text())
+    written = json.loads(
+        (folder.trial_path(Condition(a=1), 0) / "trial.json").read_text()
+    )
     assert list(written) == [
         "format", "run", "condition", "seed", "scalars", "notes", "arrays_bytes", "arrays_sha256", "sha256",
     ]  # fmt: skip
@@ -435,8 +514,17 @@ def test_trials_that_share_a_seed_have_their_networks_in_the_order_of_asking() -
     assert owners.of([10, 10, 11, 11]) == [trials[0], trials[1], trials[0], trials[1]]
 
 
-def test_best_weights_are_left_out_where_only_the_final_ones_fit(tmp_path: Path) -> None:
-    run = nablab.run("toy", preset="quick", steps=120, learning_rate=2.0, keep_weights=400, store=tmp_path)
+def test_best_weights_are_left_out_where_only_the_final_ones_fit(
+    tmp_path: Path,
+) -> None:
+    run = nablab.run(
+        "toy",
+        preset="quick",
+        steps=120,
+        learning_rate=2.0,
+        keep_weights=400,
+        store=tmp_path,
+    )
     left_out = [record for record in run.records if record.weights_left_out]
     assert left_out
     for record in left_out:

@@ -25,7 +25,11 @@ def ring(samples: int, seed: int) -> Tensor:
 
 def dense(inputs: int, outputs: int) -> nn.Module:
     return nn.Sequential(
-        nn.Linear(inputs, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, outputs)
+        nn.Linear(inputs, 32),
+        nn.ReLU(),
+        nn.Linear(32, 32),
+        nn.ReLU(),
+        nn.Linear(32, outputs),
     )
 
 
@@ -42,25 +46,35 @@ class RingGan(Learner):
 
     def start(self, optimizer: Any) -> State:
         net = nn.ModuleDict({"generator": dense(NOISE, 2), "critic": dense(2, 1)})
-        return State(net, {name: optimizer(part.parameters()) for name, part in net.items()})
+        return State(
+            net, {name: optimizer(part.parameters()) for name, part in net.items()}
+        )
 
-    def step(self, state: State, batches: tuple[Any, ...], moment: Moment) -> Mapping[str, Tensor]:
+    def step(
+        self, state: State, batches: tuple[Any, ...], moment: Moment
+    ) -> Mapping[str, Tensor]:
         generator, critic = state.net["generator"], state.net["critic"]
         for batch in batches:
             real = batch["x"]
             fake = generator(moment.normal(len(real), NOISE)).detach()
             critic_loss = (
-                critic(fake).mean() - critic(real).mean() + self._penalty(critic, real, fake, moment)
+                critic(fake).mean()
+                - critic(real).mean()
+                + self._penalty(critic, real, fake, moment)
             )
             update(state.optimizers["critic"], critic_loss)
         generator_loss = -critic(generator(moment.normal(len(real), NOISE))).mean()
         update(state.optimizers["generator"], generator_loss)
         return {"critic": critic_loss, "generator": generator_loss}
 
-    def _penalty(self, critic: Any, real: Tensor, fake: Tensor, moment: Moment) -> Tensor:
+    def _penalty(
+        self, critic: Any, real: Tensor, fake: Tensor, moment: Moment
+    ) -> Tensor:
         share = moment.uniform(len(real), 1)
         between = (share * real + (1 - share) * fake).requires_grad_()
-        slope = torch.autograd.grad(critic(between).sum(), between, create_graph=True)[0]
+        slope = torch.autograd.grad(critic(between).sum(), between, create_graph=True)[
+            0
+        ]
         return self.penalty * (slope.norm(dim=1) - 1).square().mean()
 
     def outputs(self, state: State, batch: Any, moment: Moment) -> Any:

@@ -39,8 +39,12 @@ def loss(net: Any, batch: Any, moment: Moment) -> Mapping[str, Tensor]:
 
 def sequences(samples: int, seed: int) -> Sequences:
     draw = torch.Generator().manual_seed(seed)
-    lengths = torch.randint(3, 20, (samples,), generator=draw) | 1  # odd, so that there is no draw
-    values = torch.randint(1, TOKENS, (int(lengths.sum()),), generator=draw, dtype=torch.int32)
+    lengths = (
+        torch.randint(3, 20, (samples,), generator=draw) | 1
+    )  # odd, so that there is no draw
+    values = torch.randint(
+        1, TOKENS, (int(lengths.sum()),), generator=draw, dtype=torch.int32
+    )
     starts = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
     ones = torch.stack([(part == 1).sum() for part in values.split(lengths.tolist())])
     return Sequences(values, starts, (2 * ones > lengths).long())

@@ -17,7 +17,9 @@ CODE = 2
 class Vae(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.encoder = nn.Sequential(nn.Linear(64, 32), nn.Tanh(), nn.Linear(32, 2 * CODE))
+        self.encoder = nn.Sequential(
+            nn.Linear(64, 32), nn.Tanh(), nn.Linear(32, 2 * CODE)
+        )
         self.decoder = nn.Sequential(nn.Linear(CODE, 32), nn.Tanh(), nn.Linear(32, 64))
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -34,9 +36,19 @@ def negative_elbo(net: Any, batch: Any, moment: Moment) -> Mapping[str, Tensor]:
     x = (moment.uniform(*batch["x"].shape) < batch["x"]).float()  # dynamic binarization
     mean, log_variance = net.encode(x)
     code = mean + (log_variance / 2).exp() * moment.normal(*mean.shape)
-    lost = binary_cross_entropy_with_logits(net.decoder(code), x, reduction="none").sum(1).mean()
-    divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(1).mean()
-    return {"loss": lost + moment.hyper["beta"] * divergence, "lost": lost, "divergence": divergence}
+    lost = (
+        binary_cross_entropy_with_logits(net.decoder(code), x, reduction="none")
+        .sum(1)
+        .mean()
+    )
+    divergence = (
+        0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(1).mean()
+    )
+    return {
+        "loss": lost + moment.hyper["beta"] * divergence,
+        "lost": lost,
+        "divergence": divergence,
+    }
 
 
 def digits(samples: int) -> Arrays:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from nablab.experiment import Claim, Condition, Experiment, Lab, Trials
+from nablab.contract import Claim, Condition, Experiment, Lab, Trials
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,9 @@ class BetaVae(Experiment):
 
     batch_over: ClassVar[tuple[str, ...]] = ("beta",)
     presets = {"quick": {"seeds": 2}, "standard": {}, "paper": {}}  # noqa: RUF012
-    claims: ClassVar[tuple[Claim, ...]] = (Claim.less("divergence", 4.0, 0.5, by="beta", paired=True),)
+    claims: ClassVar[tuple[Claim, ...]] = (
+        Claim.less("divergence", 4.0, 0.5, by="beta", paired=True),
+    )
 
     def conditions(self) -> list[Condition]:
         return [Condition(data="digits", beta=beta) for beta in self.betas]
@@ -47,5 +49,7 @@ class BetaVae(Experiment):
             seeds=[lab.seed(trial, "weights", by=()) for trial in trials],
         )
         for trial, outcome in zip(trials, result, strict=True):
-            lab.record(trial, divergence=outcome.last()["test_divergence"], loss=outcome.final)
+            lab.record(
+                trial, divergence=outcome.last()["test_divergence"], loss=outcome.final
+            )
             lab.curve(trial, "test_loss", outcome.steps, outcome.curves["test_loss"])

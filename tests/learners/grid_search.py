@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from nablab.experiment import Claim, Condition, Experiment, Lab, Trials
+from nablab.contract import Claim, Condition, Experiment, Lab, Trials
 
 
 @dataclass(frozen=True)
@@ -47,13 +47,22 @@ class GridSearch(Experiment):
                 n_iter_no_change=self.epochs,
                 random_state=lab.seed(trial, "weights", by=()) % 2**32,
             )
-            grid = {"hidden_layer_sizes": [(width,) for width in self.widths], "alpha": self.penalties}
+            grid = {
+                "hidden_layer_sizes": [(width,) for width in self.widths],
+                "alpha": self.penalties,
+            }
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", ConvergenceWarning)  # the epochs are a budget
-                search = GridSearchCV(network, grid, cv=int(trials.condition["folds"])).fit(
-                    x[train], y[train]
-                )
-            lab.array(trial, "validation_accuracy", search.cv_results_["mean_test_score"])
+                warnings.simplefilter(
+                    "ignore", ConvergenceWarning
+                )  # the epochs are a budget
+                search = GridSearchCV(
+                    network, grid, cv=int(trials.condition["folds"])
+                ).fit(x[train], y[train])
+            lab.array(
+                trial, "validation_accuracy", search.cv_results_["mean_test_score"]
+            )
             lab.record(
-                trial, validation_accuracy=search.best_score_, test_accuracy=search.score(x[test], y[test])
+                trial,
+                validation_accuracy=search.best_score_,
+                test_accuracy=search.score(x[test], y[test]),
             )

@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from nablab.experiment import Claim, Condition, Experiment, Lab, Records, Trials
+from nablab.contract import Claim, Condition, Experiment, Lab, Records, Trials
 from nablab.plots import Figure
 
 if TYPE_CHECKING:
@@ -61,7 +61,9 @@ class Perceptron(Experiment):
         from nablab import plots
 
         return {
-            "mistakes": plots.curves(records, "mistakes", color_by="dimensions", panel_by="", log_y=False)
+            "mistakes": plots.curves(
+                records, "mistakes", color_by="dimensions", panel_by="", log_y=False
+            )
         }
 
     def run(self, trials: Trials, lab: Lab) -> None:
@@ -80,11 +82,17 @@ class Perceptron(Experiment):
                 if self.pause:
                     time.sleep(self.pause)
             bound = float((np.linalg.norm(x, axis=1).max() / margin) ** 2)
-            lab.record(trial, mistakes=neuron.mistakes, mistakes_over_bound=neuron.mistakes / bound)
+            lab.record(
+                trial,
+                mistakes=neuron.mistakes,
+                mistakes_over_bound=neuron.mistakes / bound,
+            )
             lab.array(trial, "weights", neuron.weights)
 
 
-def separable(samples: int, dimensions: int, rng: np.random.Generator) -> tuple[Any, Any, float]:
+def separable(
+    samples: int, dimensions: int, rng: np.random.Generator
+) -> tuple[Any, Any, float]:
     """Samples (N, dimensions), their sides (N,) of a plane through 0, and the least distance to it."""
     import numpy as np
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from nablab.experiment import Claim, Condition, Experiment, Lab, Trials
+from nablab.contract import Claim, Condition, Experiment, Lab, Trials
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,9 @@ class Reading(Experiment):
     rates: tuple[float, ...] = (1e-2, 1e-3)
 
     presets = {"quick": {"seeds": 2}, "standard": {}, "paper": {}}  # noqa: RUF012
-    claims: ClassVar[tuple[Claim, ...]] = (Claim.greater("accuracy", 1e-2, 1e-3, by="rate"),)
+    claims: ClassVar[tuple[Claim, ...]] = (
+        Claim.greater("accuracy", 1e-2, 1e-3, by="rate"),
+    )
 
     def conditions(self) -> list[Condition]:
         return [Condition(rate=rate) for rate in self.rates]
@@ -45,4 +47,6 @@ class Reading(Experiment):
             seeds=[lab.seed(trial, "weights") for trial in trials],
         )
         for trial, outcome in zip(trials, result, strict=True):
-            lab.record(trial, accuracy=outcome.last()["test_accuracy"], loss=outcome.final)
+            lab.record(
+                trial, accuracy=outcome.last()["test_accuracy"], loss=outcome.final
+            )

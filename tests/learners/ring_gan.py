@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from nablab.experiment import Claim, Condition, Experiment, Lab, Trials
+from nablab.contract import Claim, Condition, Experiment, Lab, Trials
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,9 @@ class RingGan(Experiment):
     critic_steps: tuple[int, ...] = (1, 3)
 
     presets = {"quick": {"seeds": 2}, "standard": {}, "paper": {}}  # noqa: RUF012
-    claims: ClassVar[tuple[Claim, ...]] = (Claim.greater("modes", 3, 1, by="critic_steps"),)
+    claims: ClassVar[tuple[Claim, ...]] = (
+        Claim.greater("modes", 3, 1, by="critic_steps"),
+    )
 
     def conditions(self) -> list[Condition]:
         return [Condition(critic_steps=count) for count in self.critic_steps]

@@ -9,7 +9,9 @@ from torch import nn
 from nablab import metrics
 
 
-def test_the_surest_mistakes_are_the_wrong_answers_in_the_order_of_their_probability() -> None:
+def test_the_surest_mistakes_are_the_wrong_answers_in_the_order_of_their_probability() -> (
+    None
+):
     draw = torch.Generator().manual_seed(0)
     logits = torch.randn(60, 5, generator=draw)
     labels = torch.randint(5, (60,), generator=draw)
@@ -25,7 +27,9 @@ def test_the_surest_mistakes_are_the_wrong_answers_in_the_order_of_their_probabi
     assert len(metrics.surest_mistakes(logits, labels, most=100)[0]) == len(expected)
     # The largest logit is not the surest answer: what counts is its share.
     logits = torch.tensor([[100.0, 99.0], [3.0, 0.0]])
-    assert metrics.surest_mistakes(logits, torch.tensor([1, 1]), most=1)[0].tolist() == [1]
+    assert metrics.surest_mistakes(logits, torch.tensor([1, 1]), most=1)[
+        0
+    ].tolist() == [1]
 
 
 def test_nobody_is_wrong() -> None:
@@ -63,7 +67,10 @@ def test_dropout_is_active_and_nothing_else_is_disturbed() -> None:
     assert found == pytest.approx(0.5 + 0.5 / 4, abs=0.03)
     assert metrics.accuracy_with_dropout(network, x, y) == found
     assert torch.equal(torch.get_rng_state(), state)
-    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+    assert all(
+        torch.equal(tensor, before[name])
+        for name, tensor in network.state_dict().items()
+    )
     assert network.training
     assert network.norm.training
     network.eval()
@@ -71,7 +78,9 @@ def test_dropout_is_active_and_nothing_else_is_disturbed() -> None:
     assert not network.drop.training
 
 
-def test_without_dropout_it_is_the_accuracy_in_evaluation_mode_on_prepared_samples() -> None:
+def test_without_dropout_it_is_the_accuracy_in_evaluation_mode_on_prepared_samples() -> (
+    None
+):
     network = Echo(0.0)
     x = torch.eye(4) * 255
     y = torch.tensor([0, 1, 2, 0])

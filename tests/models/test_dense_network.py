@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nablab import models
-from nablab.data.functions import sawtooth
+from nablab.data.functions.targets import sawtooth
 from nablab.errors import UsageError
 
 # Trained in published coursework, with the number of parameters that was reported for each.
@@ -33,7 +33,9 @@ def test_published_parameter_counts(widths: str, count: int) -> None:
 @given(st.lists(st.integers(1, 30), min_size=2, max_size=6))
 def test_the_formula_counts_what_torch_counts(widths: list[int]) -> None:
     network = models.dense(widths)
-    assert models.parameter_count(widths) == sum(p.numel() for p in network.parameters())
+    assert models.parameter_count(widths) == sum(
+        p.numel() for p in network.parameters()
+    )
     assert network(torch.zeros(3, widths[0])).shape == (3, widths[-1])
     assert models.parse_widths("-".join(map(str, widths))) == tuple(widths)
 
@@ -43,20 +45,29 @@ def test_repeats_are_written_with_x() -> None:
 
 
 @pytest.mark.parametrize(
-    "widths", ["", "1", "1-", "1-a-1", "1-0-1", "1--1", "1-999999-1", [1], [1, 0], "1-5x0"]
+    "widths",
+    ["", "1", "1-", "1-a-1", "1-0-1", "1--1", "1-999999-1", [1], [1, 0], "1-5x0"],
 )
 def test_widths_that_are_no_network(widths: object) -> None:
     with pytest.raises(UsageError, match=r"no widths of layers|no network"):
         models.parse_widths(widths)  # type: ignore[arg-type]
 
 
-def test_weights_start_as_pytorch_starts_them_and_no_activation_follows_the_last_layer() -> None:
+def test_weights_start_as_pytorch_starts_them_and_no_activation_follows_the_last_layer() -> (
+    None
+):
     torch.manual_seed(3)
     network = models.dense("1-4-2-1", "tanh")
     torch.manual_seed(3)
-    first, second, third = torch.nn.Linear(1, 4), torch.nn.Linear(4, 2), torch.nn.Linear(2, 1)
+    first, second, third = (
+        torch.nn.Linear(1, 4),
+        torch.nn.Linear(4, 2),
+        torch.nn.Linear(2, 1),
+    )
     x = torch.randn(5, 1)
-    torch.testing.assert_close(network(x), third(second(first(x).tanh()).tanh()), rtol=0, atol=0)
+    torch.testing.assert_close(
+        network(x), third(second(first(x).tanh()).tanh()), rtol=0, atol=0
+    )
 
 
 def test_an_unknown_activation_names_the_nearest() -> None:
@@ -74,9 +85,13 @@ def test_the_sawtooth_network_is_exact(depth: int) -> None:
     truth = torch.from_numpy(sawtooth(depth)(dyadic.double().numpy()))
     with torch.no_grad():
         assert torch.equal(network(dyadic).double(), truth)
-        x = torch.rand(1000, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+        x = torch.rand(
+            1000, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
+        )
         exact = torch.from_numpy(sawtooth(depth)(x.numpy()))
-        assert (network.double()(x) - exact).abs().max() < 2**depth * np.finfo(np.float64).eps
+        assert (network.double()(x) - exact).abs().max() < 2**depth * np.finfo(
+            np.float64
+        ).eps
 
 
 def test_a_sawtooth_of_no_depth_is_refused() -> None:

@@ -98,11 +98,17 @@ def test_a_file_may_import_its_neighbor_and_define_dataclasses(folder: Path) -> 
 
 def test_a_package_in_the_current_folder_and_an_installed_one(folder: Path) -> None:
     write(folder, "package_of_mine/__init__.py", "")
-    write(folder, "package_of_mine/nets.py", "from torch import nn\ndef net(): return nn.Linear(1, 1)")
+    write(
+        folder,
+        "package_of_mine/nets.py",
+        "from torch import nn\ndef net(): return nn.Linear(1, 1)",
+    )
     assert models.load_factory("package_of_mine.nets:net")().in_features == 1
     with pytest.raises(UsageError, match=r"no module 'package_of_mine\.nots'"):
         models.load_factory("package_of_mine.nots:net")
-    with pytest.raises(UsageError, match="required positional arg"):  # Linear needs its sizes
+    with pytest.raises(
+        UsageError, match="required positional arg"
+    ):  # Linear needs its sizes
         models.load_factory("torch.nn:Linear")()
 
 
@@ -116,13 +122,18 @@ def test_a_package_in_the_current_folder_and_an_installed_one(folder: Path) -> N
         ("mine.py:", r"does not name a factory"),
         (":network", r"does not name a factory"),
         ("mine.py:a b", r"does not name a factory"),
-        ("nothing.py:network", r"There is no file 'nothing.py' \(from 'nothing.py:network', looked for in"),
+        (
+            "nothing.py:network",
+            r"There is no file 'nothing.py' \(from 'nothing.py:network', looked for in",
+        ),
         ("no_such_package.nets:net", r"There is no module 'no_such_package'"),
         ("mine.py:netwrok", r"no name in mine.py 'netwrok'. Did you mean 'network'\?"),
         ("mine.py:widths", r"'widths' in mine.py is a tuple, not a function"),
     ],
 )
-def test_a_wrong_path_is_answered_before_anything_runs(folder: Path, spec: str, message: str) -> None:
+def test_a_wrong_path_is_answered_before_anything_runs(
+    folder: Path, spec: str, message: str
+) -> None:
     with pytest.raises(UsageError, match=message):
         models.load_factory(spec)
 
@@ -130,14 +141,19 @@ def test_a_wrong_path_is_answered_before_anything_runs(folder: Path, spec: str, 
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("broken", r"Calling mine.py:broken\(\) raised TypeError: .*nowhere.*mine.py, line 9\)"),
+        (
+            "broken",
+            r"Calling mine.py:broken\(\) raised TypeError: .*nowhere.*mine.py, line 9\)",
+        ),
         ("text", r"returned an object of type str; it must return a torch.nn.Module"),
         ("the_class", r"returned the class itself, not an instance"),
         ("empty", r"without trainable parameters"),
         ("frozen", r"without trainable parameters"),
     ],
 )
-def test_what_the_factory_returns_is_checked(folder: Path, name: str, message: str) -> None:
+def test_what_the_factory_returns_is_checked(
+    folder: Path, name: str, message: str
+) -> None:
     build = models.load_factory(f"mine.py:{name}")
     with pytest.raises(UsageError, match=message):
         build()
@@ -146,12 +162,20 @@ def test_what_the_factory_returns_is_checked(folder: Path, name: str, message: s
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("x = 1 / 0", r"raised ZeroDivisionError: division by zero \(.*bad.py, line 1\)"),
+        (
+            "x = 1 / 0",
+            r"raised ZeroDivisionError: division by zero \(.*bad.py, line 1\)",
+        ),
         ("def f(:", r"raised SyntaxError"),
-        ("import no_such_thing", r"raised ModuleNotFoundError: No module named 'no_such_thing'"),
+        (
+            "import no_such_thing",
+            r"raised ModuleNotFoundError: No module named 'no_such_thing'",
+        ),
     ],
 )
-def test_a_file_that_fails_to_load_says_where(folder: Path, text: str, message: str) -> None:
+def test_a_file_that_fails_to_load_says_where(
+    folder: Path, text: str, message: str
+) -> None:
     write(folder, "bad.py", text)
     package = f"bad_package_{len(text)}"  # Python keeps what it imported once
     write(folder, f"{package}/__init__.py", "")
@@ -165,7 +189,11 @@ def test_a_file_that_fails_to_load_says_where(folder: Path, text: str, message: 
 @pytest.mark.parametrize(
     ("rows", "shape", "message"),
     [
-        (5, (5, 1), r"turns an input of shape \(5, 1\) into \(5, 2\); it must return \(5, 1\)"),
+        (
+            5,
+            (5, 1),
+            r"turns an input of shape \(5, 1\) into \(5, 2\); it must return \(5, 1\)",
+        ),
         (
             7,
             (7, 2),
@@ -174,14 +202,18 @@ def test_a_file_that_fails_to_load_says_where(folder: Path, text: str, message: 
         (8, (8, 2), r"returns a tuple; it must return one tensor of shape \(8, 2\)"),
     ],
 )
-def test_the_output_is_checked(folder: Path, rows: int, shape: tuple[int, ...], message: str) -> None:
+def test_the_output_is_checked(
+    folder: Path, rows: int, shape: tuple[int, ...], message: str
+) -> None:
     module = models.load_factory("mine.py:Net")()
     with pytest.raises(UsageError, match=message):
         models.check_output(module, torch.zeros(rows, 1), shape)
     assert module.training
 
 
-def test_checking_the_output_leaves_the_random_generator_and_the_mode(folder: Path) -> None:
+def test_checking_the_output_leaves_the_random_generator_and_the_mode(
+    folder: Path,
+) -> None:
     module = models.load_factory("mine.py:Net")()
     before = torch.get_rng_state()
     models.check_output(module, torch.zeros(5, 1), (5, 2))
@@ -217,7 +249,11 @@ def test_the_hash_changes_with_what_the_file_imports(
     monkeypatch.setattr(sys, "dont_write_bytecode", False)
     write(folder, "nb/net.py", NET)
     write(folder, "nb/width_of_net.py", "WIDTH = 3")
-    write(folder, "nets_of_mine/net.py", NET.replace("from width_of_net", "from .parts.width"))
+    write(
+        folder,
+        "nets_of_mine/net.py",
+        NET.replace("from width_of_net", "from .parts.width"),
+    )
     write(folder, "nets_of_mine/__init__.py", "")
     write(folder, "nets_of_mine/parts/__init__.py", "")
     write(folder, "nets_of_mine/parts/width.py", "WIDTH = 3")
@@ -226,7 +262,9 @@ def test_the_hash_changes_with_what_the_file_imports(
     for place in ("nb/width_of_net.py", "nets_of_mine/parts/width.py"):
         write(folder, place, "WIDTH = 5")  # of the same size, within the same second
     assert models.source_hash(spec) != before
-    assert models.load_factory(spec)().out_features == 5  # the hash is that of what runs
+    assert (
+        models.load_factory(spec)().out_features == 5
+    )  # the hash is that of what runs
 
 
 IMPORTS = {
@@ -266,9 +304,15 @@ def test_a_file_that_stands_alone_keeps_the_hash_of_its_bytes(folder: Path) -> N
     content = (folder / "mine.py").read_bytes()
     assert models.source_hash("mine.py:network") == hashlib.sha256(content).hexdigest()
     (folder / "losses.csv").write_text("1")
-    write(folder, "writes.py", "open('losses.csv', 'a').write('2')\nopen('losses.csv', mode='w')\n")
+    write(
+        folder,
+        "writes.py",
+        "open('losses.csv', 'a').write('2')\nopen('losses.csv', mode='w')\n",
+    )
     before = models.source_hash("writes.py:network")
-    (folder / "losses.csv").write_text("1, 2")  # what the code writes is a result, not a source
+    (folder / "losses.csv").write_text(
+        "1, 2"
+    )  # what the code writes is a result, not a source
     assert models.source_hash("writes.py:network") == before
 
 
@@ -276,7 +320,10 @@ def test_the_hash_does_not_depend_on_where_the_folder_lies(folder: Path) -> None
     for place in ("here", "elsewhere/there"):
         write(folder, f"{place}/net.py", NET)
         write(folder, f"{place}/width_of_net.py", "WIDTH = 3")
-    hashes = {models.source_hash(f"{place}/net.py:network") for place in ("here", "elsewhere/there")}
+    hashes = {
+        models.source_hash(f"{place}/net.py:network")
+        for place in ("here", "elsewhere/there")
+    }
     assert len(hashes) == 1
 
 
@@ -284,15 +331,16 @@ def test_equal_names_in_two_folders_are_two_modules(folder: Path) -> None:
     for number, place in enumerate(("first", "second")):
         write(folder, f"{place}/net.py", NET)
         write(folder, f"{place}/width_of_net.py", f"WIDTH = {number + 1}")
-    widths = [models.load_factory(f"{place}/net.py:network")().out_features for place in ("first", "second")]
+    widths = [
+        models.load_factory(f"{place}/net.py:network")().out_features
+        for place in ("first", "second")
+    ]
     assert widths == [1, 2]
     assert models.load_factory("first/net.py:network")().out_features == 1
 
 
 def test_an_import_inside_the_factory_finds_its_neighbor(folder: Path) -> None:
-    text = (
-        "from torch import nn\ndef network():\n    from late_neighbor import N\n    return nn.Linear(1, N)\n"
-    )
+    text = "from torch import nn\ndef network():\n    from late_neighbor import N\n    return nn.Linear(1, N)\n"
     write(folder, "nb/late.py", text)
     write(folder, "nb/late_neighbor.py", "N = 6")
     assert models.load_factory("nb/late.py:network")().out_features == 6
@@ -302,8 +350,14 @@ def test_an_import_inside_the_factory_finds_its_neighbor(folder: Path) -> None:
     ("line", "said"),
     [
         ("import os\nn = os.environ['WIDTH']", "line 2, reads an environment variable"),
-        ("def f(name):\n    import importlib\n    importlib.import_module(name)", "line 3, imports a module"),
-        ("import torch\ndef f(path): return torch.load(path)", "line 2, reads a file whose name is made"),
+        (
+            "def f(name):\n    import importlib\n    importlib.import_module(name)",
+            "line 3, imports a module",
+        ),
+        (
+            "import torch\ndef f(path): return torch.load(path)",
+            "line 2, reads a file whose name is made",
+        ),
         ("def f(text): exec(text)", "line 1, runs code that is made while it runs"),
         ("from width_of_net import WIDTH", ""),
     ],

@@ -28,14 +28,26 @@ def dense(*widths: int) -> int:
 
 # The number that was reported, and the layers as they were described: the two must agree.
 REPORTED = {
-    "cnn-25k-middle": (25_550, conv(1, 10, 4) + conv(10, 20, 4) + dense(320, 50, 100, 10)),
-    "cnn-25k-deep": (25_570, conv(1, 10, 4) + conv(10, 20, 4) + dense(320, 50, 50, 40, 30, 10)),
+    "cnn-25k-middle": (
+        25_550,
+        conv(1, 10, 4) + conv(10, 20, 4) + dense(320, 50, 100, 10),
+    ),
+    "cnn-25k-deep": (
+        25_570,
+        conv(1, 10, 4) + conv(10, 20, 4) + dense(320, 50, 50, 40, 30, 10),
+    ),
     "cnn-25k-shallow": (25_621, conv(1, 10, 5) + conv(10, 15, 5) + dense(240, 86, 10)),
     "lenet": (61_706, conv(1, 6, 5) + conv(6, 16, 5) + dense(400, 120, 84, 10)),
-    "cnn-343k": (342_698, conv(1, 32, 5) + conv(32, 32, 5) + conv(32, 64, 5) + dense(1024, 256, 10)),
+    "cnn-343k": (
+        342_698,
+        conv(1, 32, 5) + conv(32, 32, 5) + conv(32, 64, 5) + dense(1024, 256, 10),
+    ),
     "cnn-96k": (96_238, conv(1, 5, 3) + conv(5, 15, 3) + dense(15 * 49, 128, 10)),
     "cnn-207k": (206_922, conv(1, 16, 3) + conv(16, 32, 3) + dense(32 * 49, 128, 10)),
-    "cnn-856k": (856_074, conv(1, 32, 3) + conv(32, 64, 3) + dense(64 * 49, 256, 128, 10)),
+    "cnn-856k": (
+        856_074,
+        conv(1, 32, 3) + conv(32, 64, 3) + dense(64 * 49, 256, 128, 10),
+    ),
     "cnn-205k": (204_778, conv(1, 8, 3) + conv(8, 16, 3) + dense(784, 256, 10)),
     "mlp-500": (397_510, dense(784, 500, 10)),
     "mlp-10-20": (8_280, dense(784, 10, 20, 10)),
@@ -75,16 +87,22 @@ def test_reported_parameter_counts_on_color_images(name: str) -> None:
 
 @pytest.mark.parametrize(("channels", "size", "classes"), [(1, 28, 10), (3, 32, 7)])
 @pytest.mark.parametrize("name", models.image_networks())
-def test_every_name_gives_logits(name: str, channels: int, size: int, classes: int) -> None:
+def test_every_name_gives_logits(
+    name: str, channels: int, size: int, classes: int
+) -> None:
     torch.manual_seed(0)
     network = models.image_network(name, channels=channels, size=size, classes=classes)
-    images = torch.rand(3, channels, size, size, generator=torch.Generator().manual_seed(0))
+    images = torch.rand(
+        3, channels, size, size, generator=torch.Generator().manual_seed(0)
+    )
     logits = network.eval()(images)
     assert logits.shape == (3, classes)
     assert bool((logits < 0).any())
     assert bool((logits > 0).any())
     assert not torch.allclose(logits.exp().sum(1), torch.ones(3))  # no softmax
-    assert counted(network) == models.parameter_count_of(name, channels=channels, size=size, classes=classes)
+    assert counted(network) == models.parameter_count_of(
+        name, channels=channels, size=size, classes=classes
+    )
 
 
 def test_lenet_is_what_its_notation_says() -> None:
@@ -120,13 +138,19 @@ def test_widths_are_the_dense_network_behind_a_flatten() -> None:
     network = models.image_network("784-30x2-10")
     images = torch.rand(4, 1, 28, 28, generator=torch.Generator().manual_seed(0))
     assert torch.equal(network(images), flat(images.flatten(1)))
-    assert models.parameter_count_of("784-30x2-10") == models.parameter_count("784-30x2-10")
+    assert models.parameter_count_of("784-30x2-10") == models.parameter_count(
+        "784-30x2-10"
+    )
     assert str(models.image_network("flatten-30x2")) == str(network)
-    assert str(models.image_network("784-10")) == str(nn.Sequential(nn.Flatten(), nn.Linear(784, 10)))
+    assert str(models.image_network("784-10")) == str(
+        nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
+    )
 
 
 convolutions = st.builds(
-    lambda filters, kernel, padding, stride, bn: f"conv{filters}k{kernel}p{padding}s{stride}{bn}",
+    lambda filters, kernel, padding, stride, bn: (
+        f"conv{filters}k{kernel}p{padding}s{stride}{bn}"
+    ),
     *(
         st.integers(1, 6),
         st.integers(1, 5),
@@ -135,12 +159,24 @@ convolutions = st.builds(
         st.sampled_from(["", "-bn"]),
     ),
 )
-widths = st.builds(lambda units, bn: f"{units}{bn}", st.integers(11, 30), st.sampled_from(["", "-bn", "x2"]))
-front = st.lists(st.one_of(convolutions, st.sampled_from(["pool", "pool3", "drop0.1"])), max_size=4)
+widths = st.builds(
+    lambda units, bn: f"{units}{bn}",
+    st.integers(11, 30),
+    st.sampled_from(["", "-bn", "x2"]),
+)
+front = st.lists(
+    st.one_of(convolutions, st.sampled_from(["pool", "pool3", "drop0.1"])), max_size=4
+)
 
 
 @settings(max_examples=60, deadline=None)
-@given(front, st.lists(widths, max_size=3), st.integers(1, 3), st.integers(4, 20), st.integers(1, 9))
+@given(
+    front,
+    st.lists(widths, max_size=3),
+    st.integers(1, 3),
+    st.integers(4, 20),
+    st.integers(1, 9),
+)
 def test_a_notation_gives_a_network_that_runs_or_an_error_about_pixels(
     first: list[str], last: list[str], channels: int, size: int, classes: int
 ) -> None:
@@ -159,7 +195,9 @@ def test_a_notation_gives_a_network_that_runs_or_an_error_about_pixels(
             return
     network = models.image_network(spec, **shape)
     assert network.eval()(torch.zeros(2, channels, size, size)).shape == (2, classes)
-    assert counted(network) == models.parameter_count_of(spec, channels=channels, size=size, classes=classes)
+    assert counted(network) == models.parameter_count_of(
+        spec, channels=channels, size=size, classes=classes
+    )
 
 
 @pytest.mark.parametrize(
@@ -177,10 +215,19 @@ def test_a_notation_gives_a_network_that_runs_or_an_error_about_pixels(
         ("conv6-120", "no image network 'conv6-120'"),
         ("784-500-11", "must end with 10, the number of classes, as in 784-500-10"),
         ("784", "must end with 10"),
-        ("785-500-10", "begins with 785, but images of 1 x 28 x 28 have 784 values: begin with 784"),
+        (
+            "785-500-10",
+            "begins with 785, but images of 1 x 28 x 28 have 784 values: begin with 784",
+        ),
         ("conv6k5-84-10", "leave out the last -10"),
-        ("conv6k5-pool-conv6k15", r"leaves no pixel: only 12 x 12 of the image's 28 x 28 arrive.*p2"),
-        ("pool5-pool5-pool", "'pool' in 'pool5-pool5-pool' leaves no pixel: only 1 x 1"),
+        (
+            "conv6k5-pool-conv6k15",
+            r"leaves no pixel: only 12 x 12 of the image's 28 x 28 arrive.*p2",
+        ),
+        (
+            "pool5-pool5-pool",
+            "'pool' in 'pool5-pool5-pool' leaves no pixel: only 1 x 1",
+        ),
         ("flatten-conv6k5", "needs an image, but a width or flatten comes before it"),
         ("conv6k5-120-pool", "'pool' in .* needs an image"),
         ("120-mean-10", "begins with 120"),
@@ -213,7 +260,9 @@ def test_impossible_images_and_activations() -> None:
         models.parameter_count_of("lenet", classes=0)
     with pytest.raises(UsageError, match="Did you mean 'relu'"):
         models.image_network("784-10", activation="rellu")  # type: ignore[arg-type]
-    with pytest.raises(UsageError, match="leaves no pixel: only 4 x 4 of the image's 8 x 8"):
+    with pytest.raises(
+        UsageError, match="leaves no pixel: only 4 x 4 of the image's 8 x 8"
+    ):
         models.image_network("lenet", size=8)
 
 
@@ -224,7 +273,9 @@ def test_units_can_be_matched(name: str) -> None:
     images = torch.rand(4, 1, 28, 28, generator=torch.Generator().manual_seed(0))
     found = match_units(a, b, restarts=0)
     assert found.distance_after < found.distance_before
-    torch.testing.assert_close(found.module.eval()(images), b.eval()(images), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        found.module.eval()(images), b.eval()(images), rtol=1e-4, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("name", ["lenet", "mlp-10-20"])
@@ -232,9 +283,9 @@ def test_replicas_run_under_vmap(name: str) -> None:
     networks = [models.image_network(name) for _ in range(3)]
     images = torch.rand(4, 1, 28, 28, generator=torch.Generator().manual_seed(0))
     parameters, _ = torch.func.stack_module_state(networks)  # type: ignore[arg-type]
-    together = torch.func.vmap(lambda own: torch.func.functional_call(networks[0], own, (images,)))(
-        parameters
-    )
+    together = torch.func.vmap(
+        lambda own: torch.func.functional_call(networks[0], own, (images,))
+    )(parameters)
     apart = torch.stack([network(images) for network in networks])
     torch.testing.assert_close(together, apart, rtol=1e-4, atol=1e-5)
 

@@ -12,13 +12,17 @@ from nablab.errors import UsageError
 
 
 def gaussian(*shape: int, seed: int) -> torch.Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return torch.randn(
+        shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+    )
 
 
 @pytest.mark.parametrize("features", [7, 20, 33])
 def test_it_is_the_pseudo_inverse(features: int) -> None:
     phi, targets = gaussian(20, features, seed=1), gaussian(20, 3, seed=2)
-    torch.testing.assert_close(models.minimum_norm(phi, targets), torch.linalg.pinv(phi) @ targets)
+    torch.testing.assert_close(
+        models.minimum_norm(phi, targets), torch.linalg.pinv(phi) @ targets
+    )
 
 
 def test_above_the_threshold_it_interpolates_with_the_smallest_norm() -> None:
@@ -29,19 +33,25 @@ def test_above_the_threshold_it_interpolates_with_the_smallest_norm() -> None:
     unseen = torch.linalg.svd(phi).Vh[10:].T @ gaussian(20, 2, seed=5)
     torch.testing.assert_close(phi @ (solution + unseen), targets)
     assert (solution + unseen).norm() > solution.norm()
-    torch.testing.assert_close(solution.T @ unseen, torch.zeros(2, 2, dtype=torch.float64))
+    torch.testing.assert_close(
+        solution.T @ unseen, torch.zeros(2, 2, dtype=torch.float64)
+    )
 
 
 def test_below_the_threshold_the_residual_is_orthogonal_to_the_features() -> None:
     phi, targets = gaussian(30, 10, seed=6), gaussian(30, 2, seed=7)
     residual = targets - phi @ models.minimum_norm(phi, targets)
-    torch.testing.assert_close(phi.T @ residual, torch.zeros(10, 2, dtype=torch.float64))
+    torch.testing.assert_close(
+        phi.T @ residual, torch.zeros(10, 2, dtype=torch.float64)
+    )
 
 
 def test_equal_columns_share_the_weight() -> None:
     phi = torch.ones(4, 2, dtype=torch.float64)
     solution = models.minimum_norm(phi, 3 * torch.ones(4, 1, dtype=torch.float64))
-    torch.testing.assert_close(solution[:, 0], torch.full((2,), 1.5, dtype=torch.float64))
+    torch.testing.assert_close(
+        solution[:, 0], torch.full((2,), 1.5, dtype=torch.float64)
+    )
 
 
 @pytest.mark.parametrize("used", [10, 20, 60, 120])
@@ -59,7 +69,9 @@ def test_the_expected_error_is_that_of_the_closed_form(used: int) -> None:
     if used < samples:
         expected = rest * (1 + used / (samples - used - 1))
     else:
-        expected = kept * (1 - samples / used) + rest * (1 + samples / (used - samples - 1))
+        expected = kept * (1 - samples / used) + rest * (
+            1 + samples / (used - samples - 1)
+        )
     # 300 draws: the mean's standard error is below 2 % in each of the cases.
     assert sum(errors) / 300 == pytest.approx(expected, rel=0.06)
 
@@ -77,10 +89,17 @@ def test_the_error_peaks_where_features_equal_samples() -> None:
         errors = {}
         for features in (19, 38, 75, 120, 150, 188, 300, 600, 1_200):
             model = models.RandomFeatures.fit(
-                x, hot(labels, 10) - 0.1, features=features, generator=torch.Generator().manual_seed(seed)
+                x,
+                hot(labels, 10) - 0.1,
+                features=features,
+                generator=torch.Generator().manual_seed(seed),
             )
-            errors[features] = float((model(x_test) - (hot(test.labels, 10) - 0.1)).square().mean())
-            if features != 150:  # there a feature may be 0 for all samples, and one short of interpolating
+            errors[features] = float(
+                (model(x_test) - (hot(test.labels, 10) - 0.1)).square().mean()
+            )
+            if (
+                features != 150
+            ):  # there a feature may be 0 for all samples, and one short of interpolating
                 missed = float((model(x) - (hot(labels, 10) - 0.1)).abs().max())
                 assert (missed < 1e-6) == (features > 150)
         assert max(errors, key=lambda size: errors[size]) == 150
@@ -90,7 +109,9 @@ def test_the_error_peaks_where_features_equal_samples() -> None:
 
 def test_features_are_relu_of_gaussian_directions_of_one_scale() -> None:
     x, targets = torch.randn(5, 1, 3, 3), torch.randn(5, 2)
-    model = models.RandomFeatures.fit(x, targets, features=20_000, generator=torch.Generator().manual_seed(0))
+    model = models.RandomFeatures.fit(
+        x, targets, features=20_000, generator=torch.Generator().manual_seed(0)
+    )
     assert model.directions.dtype == torch.float64
     assert float(model.directions.var()) == pytest.approx(1 / 9, rel=0.02)
     by_hand = (x.flatten(1).double() @ model.directions.T).clamp(min=0) @ model.weights
@@ -100,7 +121,9 @@ def test_features_are_relu_of_gaussian_directions_of_one_scale() -> None:
 
 def test_slices_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     x = torch.randn(50, 4)
-    model = models.RandomFeatures.fit(x, x[:, :1], features=9, generator=torch.Generator().manual_seed(0))
+    model = models.RandomFeatures.fit(
+        x, x[:, :1], features=9, generator=torch.Generator().manual_seed(0)
+    )
     whole = model(x)
     monkeypatch.setattr("nablab.models.random_features.ROWS_AT_ONCE", 7)
     torch.testing.assert_close(model(x), whole)
@@ -115,5 +138,7 @@ def test_slices_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_what_does_not_fit_together_is_refused(features: Any, targets: Any) -> None:
-    with pytest.raises(UsageError, match=r"features \(N, D\) and targets \(N, K\) of the same N"):
+    with pytest.raises(
+        UsageError, match=r"features \(N, D\) and targets \(N, K\) of the same N"
+    ):
         models.minimum_norm(features, targets)

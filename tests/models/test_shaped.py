@@ -35,7 +35,12 @@ def test_the_activation_is_the_one_asked_for() -> None:
 
 
 def test_networks_that_do_not_fit() -> None:
-    with pytest.raises(UsageError, match=r"The network 2-3-1 must begin with 1 and end with 1, as in 1-9-1"):
+    with pytest.raises(
+        UsageError,
+        match=r"The network 2-3-1 must begin with 1 and end with 1, as in 1-9-1",
+    ):
         models.network("2-3-1", shape=(1,), outputs=1)
-    with pytest.raises(UsageError, match=r"begins with 783, but images of 1 x 28 x 28 have 784"):
+    with pytest.raises(
+        UsageError, match=r"begins with 783, but images of 1 x 28 x 28 have 784"
+    ):
         models.check_network("783-9-10", shape=(1, 28, 28), outputs=10)

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from nablab.experiment import Claim, Condition, Curve, Experiment, Record, Records
+from nablab.contract import Claim, Condition, Curve, Experiment, Record, Records
 from nablab.plots import Figure, curves, dots, predictions
 from nablab.report.view import RunView
 from nablab.verdicts import Outcome, Verdict
@@ -40,8 +40,22 @@ class FakeDepth(Experiment):
     targets: tuple[str, ...] = ("sinc", "sign_sin")
 
     claims = (
-        Claim.less("held_out_mse", "deep", "shallow", by="model", within="target", scale="log10"),
-        Claim.less("steps_to_0.001", "deep", "shallow", by="model", where={"target": "sinc"}, scale="ranks"),
+        Claim.less(
+            "held_out_mse",
+            "deep",
+            "shallow",
+            by="model",
+            within="target",
+            scale="log10",
+        ),
+        Claim.less(
+            "steps_to_0.001",
+            "deep",
+            "shallow",
+            by="model",
+            where={"target": "sinc"},
+            scale="ranks",
+        ),
     )
     exercises = (
         "Why does the shallow network fail on `sign_sin`? Plot its units before and after training.",
@@ -53,16 +67,27 @@ class FakeDepth(Experiment):
     )
 
     def conditions(self) -> list[Condition]:
-        return [Condition(target=t, model=m) for t in self.targets for m in ("deep", "middle", "shallow")]
+        return [
+            Condition(target=t, model=m)
+            for t in self.targets
+            for m in ("deep", "middle", "shallow")
+        ]
 
     def figures(self, records: Records) -> dict[str, Figure]:
         baselines = {"mean of the targets": 0.2, "noise floor": 1e-5}
         return {
             "loss": curves(
-                records, "train_loss", y_label="training loss (MSE)", caption="Depth falls first."
+                records,
+                "train_loss",
+                y_label="training loss (MSE)",
+                caption="Depth falls first.",
             ),
-            "predictions": predictions(records, caption="The jump of sign_sin is where all fail."),
-            "held_out_error": dots(records, "held_out_mse", baselines=baselines, caption="Lower is better."),
+            "predictions": predictions(
+                records, caption="The jump of sign_sin is where all fail."
+            ),
+            "held_out_error": dots(
+                records, "held_out_mse", baselines=baselines, caption="Lower is better."
+            ),
             "steps": dots(records, "steps_to_0.001", y_label="steps to 0.001"),
         }
 
@@ -81,12 +106,16 @@ def fake_record(condition: Condition, seed: int, steps: int = 2_000) -> Record:
     hard = condition.get("target") == "sign_sin"
     floor = (5e-2 if hard else 2e-4) * 3**rank * rng.lognormal(0, 0.6)
     at = np.arange(steps)
-    loss = (floor + 0.3 * np.exp(-at / (120 * (1 + rank)))) * rng.lognormal(0, 0.08, steps)
+    loss = (floor + 0.3 * np.exp(-at / (120 * (1 + rank)))) * rng.lognormal(
+        0, 0.08, steps
+    )
     x = np.linspace(-1, 1, 401)
     train_x = x[::2]
     true = truth_of(str(condition.get("target")), x)
     kernel = np.hanning(5 + 8 * rank)
-    blurred = np.convolve(true, kernel / kernel.sum(), "same") + rng.normal(0, 0.03) * np.cos(7 * x)
+    blurred = np.convolve(true, kernel / kernel.sum(), "same") + rng.normal(
+        0, 0.03
+    ) * np.cos(7 * x)
     reached = np.flatnonzero(loss < 1e-3)
     return Record(
         condition,

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from nablab.experiment import Condition, Record, Records
+from nablab.contract import Condition, Record, Records
 from nablab.report.compare import compare, compare_rows
 from nablab.report.view import RunView
 from tests.report.conftest import FakeDepth, fake_verdict, fake_view
@@ -16,20 +16,40 @@ from tests.report.test_page import Page
 @pytest.fixture(scope="module")
 def other(records: Records) -> RunView:
     sinc = Records(
-        Record(r.condition, r.seed, {**r.scalars, "held_out_mse": 2 * r.scalars["held_out_mse"]})
+        Record(
+            r.condition,
+            r.seed,
+            {**r.scalars, "held_out_mse": 2 * r.scalars["held_out_mse"]},
+        )
         for r in records
         if r.condition["target"] == "sinc" and r.seed < 3
     )
-    third = Records([*sinc, Record(Condition(target="sawtooth", model="deep"), 0, {"held_out_mse": 1.0})])
+    third = Records(
+        [
+            *sinc,
+            Record(
+                Condition(target="sawtooth", model="deep"), 0, {"held_out_mse": 1.0}
+            ),
+        ]
+    )
     experiment = FakeDepth(steps=3_000, targets=("sinc", "sawtooth"))
     verdicts = [fake_verdict("refuted"), fake_verdict(claim="Only here", scope={})]
     return fake_view(
-        experiment, third, run_id="fake-depth-b2", verdicts=verdicts, seeds=3, environment={"torch": "2.13.0"}
+        experiment,
+        third,
+        run_id="fake-depth-b2",
+        verdicts=verdicts,
+        seeds=3,
+        environment={"torch": "2.13.0"},
     )
 
 
 def section(a: RunView, b: RunView, title: str) -> tuple[list[str], list[list[str]]]:
-    return next((header, rows) for name, header, rows in compare_rows(a, b) if name.split(":")[0] == title)
+    return next(
+        (header, rows)
+        for name, header, rows in compare_rows(a, b)
+        if name.split(":")[0] == title
+    )
 
 
 def test_settings_that_differ_and_no_others(view: RunView, other: RunView) -> None:
@@ -52,14 +72,27 @@ def test_verdicts_side_by_side(view: RunView, other: RunView) -> None:
     _, rows = section(view, other, "Verdicts")
     effect = "4.0 times lower (2.0 to 7.9)"
     assert rows == [
-        [view.verdicts[0].claim, f"+ supported: {effect}", f"− refuted: {effect}", "differs"],
+        [
+            view.verdicts[0].claim,
+            f"+ supported: {effect}",
+            f"− refuted: {effect}",
+            "differs",
+        ],
         ["Only here", "–", f"+ supported: {effect}", "only in one"],
     ]
 
 
-def test_numbers_have_intervals_counts_and_a_ratio(view: RunView, other: RunView, records: Records) -> None:
+def test_numbers_have_intervals_counts_and_a_ratio(
+    view: RunView, other: RunView, records: Records
+) -> None:
     header, rows = section(view, other, "Held-out MSE")
-    assert header == ["target", "model", "fake-depth-a1", "fake-depth-b2", "second / first"]
+    assert header == [
+        "target",
+        "model",
+        "fake-depth-a1",
+        "fake-depth-b2",
+        "second / first",
+    ]
     found = {(row[0], row[1]): row[2:] for row in rows}
     assert found["sign_sin", "deep"][1:] == ["–", "–"]
     assert found["sawtooth", "deep"] == ["–", "1 (n = 1)", "–"]
@@ -71,7 +104,11 @@ def test_numbers_have_intervals_counts_and_a_ratio(view: RunView, other: RunView
 
 def test_the_ratio_is_that_of_geometric_means(view: RunView) -> None:
     twice = Records(
-        Record(r.condition, r.seed, {"held_out_mse": 2 * r.scalars["held_out_mse"], "parameters": 600.0})
+        Record(
+            r.condition,
+            r.seed,
+            {"held_out_mse": 2 * r.scalars["held_out_mse"], "parameters": 600.0},
+        )
         for r in view.records
     )
     double = fake_view(view.experiment, twice, run_id="b")
@@ -82,9 +119,12 @@ def test_the_ratio_is_that_of_geometric_means(view: RunView) -> None:
 
 def test_a_mean_is_not_compared_with_a_median(view: RunView) -> None:
     endless = Records(
-        Record(r.condition, r.seed, {"parameters": math.inf if r.seed == 0 else 600.0}) for r in view.records
+        Record(r.condition, r.seed, {"parameters": math.inf if r.seed == 0 else 600.0})
+        for r in view.records
     )
-    _, rows = section(view, fake_view(view.experiment, endless, run_id="b"), "Parameters")
+    _, rows = section(
+        view, fake_view(view.experiment, endless, run_id="b"), "Parameters"
+    )
     assert {row[-1] for row in rows} == {"–"}
     assert {row[-2] for row in rows} == {"600 (median; 1 of 5 infinite; n = 5)"}
 
@@ -107,7 +147,9 @@ def test_every_row_is_as_long_as_its_header(view: RunView, other: RunView) -> No
         assert all(len(row) == len(header) for row in rows), title
 
 
-def test_the_page_holds_every_cell_and_loads_nothing(view: RunView, other: RunView) -> None:
+def test_the_page_holds_every_cell_and_loads_nothing(
+    view: RunView, other: RunView
+) -> None:
     page = Page(compare(view, other))
     for title, _, rows in compare_rows(view, other):
         assert title in page.words

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nablab.experiment import Claim, Published, Records
+from nablab.contract import Claim, Published, Records
 from nablab.report import forest
 from nablab.report.forest import HALF, MIDDLE, WIDTH, Places, drawing, places
 from nablab.verdicts import Axis, Verdict, judge
@@ -23,9 +23,13 @@ from tests.verdicts.test_judging import MIDDLE as BETWEEN
 AXIS = Axis(line=-0.2, side=-1, line_text="0.200 lower", zero_text="equal")
 
 
-def drawn(effect: float, low: float, high: float, **changes: Any) -> tuple[Places, Axis]:
+def drawn(
+    effect: float, low: float, high: float, **changes: Any
+) -> tuple[Places, Axis]:
     axis = replace(AXIS, **changes)
-    return places(fake_verdict(effect=effect, interval=(low, high), axis=axis), axis), axis
+    return places(
+        fake_verdict(effect=effect, interval=(low, high), axis=axis), axis
+    ), axis
 
 
 def test_positions_are_proportional_to_distances_from_the_line() -> None:
@@ -59,8 +63,12 @@ def test_the_side_of_the_line_is_the_side_of_the_numbers(
     less(), less(smallest_effect=0.5), less(scale="log10", smallest_effect=0.1), less(scale="ranks"),
     Claim.greater("error", "a", "b", by="model"), Claim.equal("error", by="model", margin=0.5),
 ])  # fmt: skip
-@pytest.mark.parametrize(("a", "b"), [(LOW, HIGH), (HIGH, LOW), (MIXED, BETWEEN), (LOW, LOW[::-1])])
-def test_the_bar_tells_the_outcome(claim: Claim, a: list[float], b: list[float]) -> None:
+@pytest.mark.parametrize(
+    ("a", "b"), [(LOW, HIGH), (HIGH, LOW), (MIXED, BETWEEN), (LOW, LOW[::-1])]
+)
+def test_the_bar_tells_the_outcome(
+    claim: Claim, a: list[float], b: list[float]
+) -> None:
     (verdict,) = judge([claim], Records(records_of({"a": a, "b": b})))
     assert verdict.axis is not None
     at = places(verdict, verdict.axis)
@@ -69,7 +77,11 @@ def test_the_bar_tells_the_outcome(claim: Claim, a: list[float], b: list[float])
     elif verdict.outcome == "refuted":
         assert at.high is not None
         assert at.high < MIDDLE
-    elif at.low is not None and at.high is not None and (verdict.p_adjusted or 1.0) < 0.05:
+    elif (
+        at.low is not None
+        and at.high is not None
+        and (verdict.p_adjusted or 1.0) < 0.05
+    ):
         assert at.low <= MIDDLE <= at.high
 
 
@@ -98,7 +110,9 @@ def test_the_published_effect_stands_on_the_axis_of_the_effect() -> None:
     level = replace(claim, published=Published(1.0, "a course", of="metric"))
     (verdict,) = judge([level], Records(records_of({"a": LOW, "b": HIGH})))
     assert verdict.axis is not None
-    assert verdict.axis.published is None  # a level has no place on an axis of differences
+    assert (
+        verdict.axis.published is None
+    )  # a level has no place on an axis of differences
 
 
 def test_what_is_far_out_is_cut_at_the_edge_and_gets_an_arrow() -> None:
@@ -111,14 +125,18 @@ def test_what_is_far_out_is_cut_at_the_edge_and_gets_an_arrow() -> None:
 
 
 def test_the_svg_holds_the_positions(records: Records) -> None:
-    verdict = fake_verdict(effect=-0.6, interval=(-1.2, -0.4), axis=replace(AXIS, published=-0.8))
+    verdict = fake_verdict(
+        effect=-0.6, interval=(-1.2, -0.4), axis=replace(AXIS, published=-0.8)
+    )
     at = places(verdict, AXIS)
     svg = drawing(verdict, "forest-1")
     assert f'<circle class="dot" cx="{at.effect:.1f}"' in svg
     assert f'<line class="bar" x1="{at.low:.1f}" x2="{at.high:.1f}"' in svg
     assert f'<line class="zero" x1="{at.zero:.1f}"' in svg
     assert f'<path class="published" d="M{MIDDLE + 0.6 * HALF:.1f} ' in svg
-    assert re.search(r'role="img" aria-labelledby="forest-1"><title id="forest-1">[^<]+</title>', svg)
+    assert re.search(
+        r'role="img" aria-labelledby="forest-1"><title id="forest-1">[^<]+</title>', svg
+    )
     assert "0.200 lower" in svg
 
 

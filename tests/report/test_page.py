@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from nablab.contract import Condition, Experiment, Published, Record, Records, Reported
 from nablab.errors import StoreError
-from nablab.experiment import Condition, Experiment, Published, Record, Records, Reported
 from nablab.plots import Figure, dots
 from nablab.report import sections, tables
 from nablab.report.page import render, write_report
@@ -99,14 +99,23 @@ def test_tags_are_balanced_and_ids_unique(page: Page) -> None:
 
 def test_every_reference_inside_the_page_has_its_target(html: str, page: Page) -> None:
     wanted = set(re.findall(r'(?:href="#|url\(#)([^")]+)', html))
-    wanted |= {i for _, key, value in page.attributes if key == "aria-labelledby" for i in value.split()}
+    wanted |= {
+        i
+        for _, key, value in page.attributes
+        if key == "aria-labelledby"
+        for i in value.split()
+    }
     assert wanted
     assert wanted <= set(page.ids)
 
 
 def test_nothing_is_loaded_and_nothing_runs(html: str, page: Page) -> None:
     assert not page.tags.keys() & {"script", "link", "img", "iframe", "object"}
-    links = {value for _, key, value in page.attributes if key in ("src", "href", "xlink:href")}
+    links = {
+        value
+        for _, key, value in page.attributes
+        if key in ("src", "href", "xlink:href")
+    }
     assert all(link.startswith("#") for link in links)
     assert "@import" not in html
     assert set(re.findall(r"url\((.)", html)) <= {"#"}
@@ -120,21 +129,32 @@ def test_sections_come_in_order(page: Page) -> None:
 def test_headings_do_not_skip_a_level(page: Page) -> None:
     assert page.headings[0] == 1
     assert page.headings.count(1) == 1
-    assert all(after <= before + 1 for before, after in zip(page.headings, page.headings[1:], strict=False))
+    assert all(
+        after <= before + 1
+        for before, after in zip(page.headings, page.headings[1:], strict=False)
+    )
 
 
 def test_accessible(html: str, page: Page) -> None:
     assert '<html lang="en">' in html
     assert ("meta", "name", "viewport") in page.attributes
-    assert page.tags["th"] == sum(tag == "th" and key == "scope" for tag, key, _ in page.attributes)
-    assert page.tags["svg"] == sum(tag == "svg" and key == "role" for tag, key, _ in page.attributes) == 4
+    assert page.tags["th"] == sum(
+        tag == "th" and key == "scope" for tag, key, _ in page.attributes
+    )
+    assert (
+        page.tags["svg"]
+        == sum(tag == "svg" and key == "role" for tag, key, _ in page.attributes)
+        == 4
+    )
 
 
 def test_small_enough(html: str) -> None:
     assert len(html.encode()) < 2_000_000
 
 
-def test_the_page_does_not_change_with_the_same_records(view: RunView, html: str) -> None:
+def test_the_page_does_not_change_with_the_same_records(
+    view: RunView, html: str
+) -> None:
     assert render(view) == html
 
 
@@ -155,7 +175,9 @@ def test_the_title_names_the_data(view: RunView, html: str) -> None:
 
     on_images = render(replace(view, experiment=OnImages()))
     assert "<title>Do leaves differ? Data: mnist@10000, my-leaves.npz" in on_images
-    assert '<span class="data">Data: mnist@10000, my-leaves.npz</span></h1>' in on_images
+    assert (
+        '<span class="data">Data: mnist@10000, my-leaves.npz</span></h1>' in on_images
+    )
     assert "Data:" not in html.partition("</h1>")[0]
 
 
@@ -191,7 +213,9 @@ def test_each_outcome_has_its_own_mark(records: Records) -> None:
 
 
 def test_seeds_needed_are_said_once(records: Records) -> None:
-    verdict = fake_verdict("inconclusive", seeds_needed=12, reason="About 12 seeds would decide.")
+    verdict = fake_verdict(
+        "inconclusive", seeds_needed=12, reason="About 12 seeds would decide."
+    )
     assert "needed to decide" not in render(small(records, verdicts=[verdict]))
 
 
@@ -229,19 +253,30 @@ def test_published_and_measured_stand_side_by_side(
     distance: float | None,
     text: str,
 ) -> None:
-    verdict = fake_verdict(unit=unit, published=published, measured_for_published=measured, distance=distance)
+    verdict = fake_verdict(
+        unit=unit,
+        published=published,
+        measured_for_published=measured,
+        distance=distance,
+    )
     assert text in Page(render(small(records, verdicts=[verdict]))).words
 
 
-@pytest.mark.parametrize("state", ["running", "interrupted", "crashed", "failed", "incomplete"])
-def test_an_unfinished_run_says_so_and_how_much_is_done(records: Records, state: str) -> None:
+@pytest.mark.parametrize(
+    "state", ["running", "interrupted", "crashed", "failed", "incomplete"]
+)
+def test_an_unfinished_run_says_so_and_how_much_is_done(
+    records: Records, state: str
+) -> None:
     words = Page(render(small(Records(records[:7]), state=state))).words
     assert sections.STATES[state] in words
     assert "7 of 30 trials are done." in words
     assert ("More will follow." in words) == (state == "running")
 
 
-def test_a_run_that_says_done_without_all_trials_is_not_complete(records: Records) -> None:
+def test_a_run_that_says_done_without_all_trials_is_not_complete(
+    records: Records,
+) -> None:
     assert "29 of 30 trials are done." in render(small(Records(records[1:])))
 
 
@@ -267,7 +302,8 @@ def test_a_run_without_any_trial_has_a_page(experiment: FakeDepth) -> None:
 def test_cells_say_what_is_missing_or_infinite() -> None:
     values = [1.0, 3.0, math.inf, math.nan]
     records = Records(
-        Record(Condition(model="a"), s, {"steps": v, "size": 7.0}) for s, v in enumerate(values)
+        Record(Condition(model="a"), s, {"steps": v, "size": 7.0})
+        for s, v in enumerate(values)
     )
 
     @dataclass(frozen=True)
@@ -275,8 +311,12 @@ def test_cells_say_what_is_missing_or_infinite() -> None:
         def conditions(self) -> list[Condition]:
             return [Condition(model="a")]
 
-    (table,) = sections.condition_tables(fake_view(One(), records, seeds=4), {"size": {"most": 9.0}})
-    assert table.rows == [(["a"], 4, [("3", "median; 1 of 3 infinite; 3 of 4 trials"), ("7", "")])]
+    (table,) = sections.condition_tables(
+        fake_view(One(), records, seeds=4), {"size": {"most": 9.0}}
+    )
+    assert table.rows == [
+        (["a"], 4, [("3", "median; 1 of 3 infinite; 3 of 4 trials"), ("7", "")])
+    ]
     assert table.headings[1] == ("size", "the same for all seeds")
     assert table.baselines == [("most", ["", "9"])]
 
@@ -292,9 +332,13 @@ def test_cells_say_what_is_missing_or_infinite() -> None:
         ({"a": [math.nan]}, ""),
     ],
 )
-def test_headings_say_what_the_numbers_are(values: dict[str, list[float]], kind: str) -> None:
+def test_headings_say_what_the_numbers_are(
+    values: dict[str, list[float]], kind: str
+) -> None:
     records = Records(
-        Record(Condition(model=m), s, {"error": v}) for m, own in values.items() for s, v in enumerate(own)
+        Record(Condition(model=m), s, {"error": v})
+        for m, own in values.items()
+        for s, v in enumerate(own)
     )
     rows = tables.condition_rows(records, records.conditions, set())
     assert sections.heading("error", rows) == ("error", kind)
@@ -323,16 +367,26 @@ def test_names_are_text_never_markup() -> None:
             return [Condition(model=bad), Condition(model='"><svg onload=alert(3)>')]
 
         def figures(self, records: Records) -> dict[str, Figure]:
-            return {bad: dots(records, bad, baselines={bad: 1.0}, title=bad, caption=bad)}
+            return {
+                bad: dots(records, bad, baselines={bad: 1.0}, title=bad, caption=bad)
+            }
 
         def baselines(self, records: Records) -> dict[str, dict[str, float]]:  # type: ignore[override]
             return {bad: {bad: 1.0}}
 
     records = Records(
-        Record(c, seed, {bad: float(seed)}, {bad: bad}) for c in Hostile().conditions() for seed in range(3)
+        Record(c, seed, {bad: float(seed)}, {bad: bad})
+        for c in Hostile().conditions()
+        for seed in range(3)
     )
     verdicts = [
-        fake_verdict(claim=bad, scope={bad: bad}, effect_text=bad, reason=bad, published=Published(1.0, bad))
+        fake_verdict(
+            claim=bad,
+            scope={bad: bad},
+            effect_text=bad,
+            reason=bad,
+            published=Published(1.0, bad),
+        )
     ]
     view = fake_view(
         Hostile(), records, notes=[bad], command=bad, run_id=bad, preset=bad, verdicts=verdicts,
@@ -353,7 +407,10 @@ def test_an_error_in_a_drawing_is_printed_not_raised(records: Records) -> None:
             raise ZeroDivisionError("by nothing")
 
     words = Page(render(fake_view(Broken(), records))).words
-    assert "The figures could not be drawn. ZeroDivisionError: by nothing (test_page.py, line" in words
+    assert (
+        "The figures could not be drawn. ZeroDivisionError: by nothing (test_page.py, line"
+        in words
+    )
     assert "mean of the targets 0.2" in words
 
 
@@ -374,7 +431,9 @@ class TestFiles:
             "figures", "report.html", "scalars.csv", "verdicts.csv",
         }  # fmt: skip
         assert (tmp_path / "run/figures/loss.png").read_bytes().startswith(b"\x89PNG")
-        assert len((tmp_path / "run/scalars.csv").read_text().splitlines()) == 1 + 30 * 4
+        assert (
+            len((tmp_path / "run/scalars.csv").read_text().splitlines()) == 1 + 30 * 4
+        )
 
     def test_figures_with_names_alike_do_not_overwrite_each_other(
         self, records: Records, tmp_path: Path
@@ -384,12 +443,20 @@ class TestFiles:
             """Same?"""
 
             def figures(self, records: Records) -> dict[str, Figure]:
-                return {name: dots(records, "parameters") for name in ("a b", "a-b", "A b")}
+                return {
+                    name: dots(records, "parameters") for name in ("a b", "a-b", "A b")
+                }
 
         write_report(fake_view(Alike(), records), tmp_path)
-        assert {path.name for path in tmp_path.glob("figures/*.svg")} == {"a-b.svg", "a-b-2.svg", "a-b-3.svg"}
+        assert {path.name for path in tmp_path.glob("figures/*.svg")} == {
+            "a-b.svg",
+            "a-b-2.svg",
+            "a-b-3.svg",
+        }
 
-    def test_a_folder_that_cannot_be_written_says_so(self, records: Records, tmp_path: Path) -> None:
+    def test_a_folder_that_cannot_be_written_says_so(
+        self, records: Records, tmp_path: Path
+    ) -> None:
         (tmp_path / "file").write_text("")
         with pytest.raises(StoreError, match="is a file"):
             write_report(small(records), tmp_path / "file")
@@ -415,7 +482,9 @@ def contrast(one: str, other: str) -> float:
 
     def luminance(color: str) -> float:
         parts = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
-        linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+        linear = [
+            p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts
+        ]
         return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
     dark, bright = sorted((luminance(one), luminance(other)))
@@ -425,7 +494,9 @@ def contrast(one: str, other: str) -> float:
 def test_one_record_per_condition_is_enough_for_a_page() -> None:
     experiment = FakeDepth(targets=("sinc",))
     records = Records(fake_record(c, 0, steps=50) for c in experiment.conditions())
-    assert "A single seed, so no interval" in render(fake_view(experiment, records, seeds=1))
+    assert "A single seed, so no interval" in render(
+        fake_view(experiment, records, seeds=1)
+    )
 
 
 def test_the_tally_counts_outcomes() -> None:
@@ -443,25 +514,44 @@ def judged(records: Records, **changes: object) -> RunView:
     return small(records, verdicts=judge(FakeDepth.claims, records), **changes)
 
 
-def test_the_answer_comes_first_then_rows_then_figures(view: RunView, records: Records) -> None:
+def test_the_answer_comes_first_then_rows_then_figures(
+    view: RunView, records: Records
+) -> None:
     html = render(replace(view, verdicts=judge(FakeDepth.claims, records)))
-    places = [html.index(part) for part in ('class="answer"', 'class="claim ', "<figure", 'id="theory"')]
+    places = [
+        html.index(part)
+        for part in ('class="answer"', 'class="claim ', "<figure", 'id="theory"')
+    ]
     assert places == sorted(places)
     verdicts = judge(FakeDepth.claims, records)
     assert answer(verdicts) in Page(html).words
 
 
-def test_every_claim_is_one_row_with_a_drawing_that_has_a_title(records: Records) -> None:
+def test_every_claim_is_one_row_with_a_drawing_that_has_a_title(
+    records: Records,
+) -> None:
     page = Page(render(judged(records)))
-    rows = [value for tag, key, value in page.attributes if (tag, key) == ("details", "class")]
+    rows = [
+        value
+        for tag, key, value in page.attributes
+        if (tag, key) == ("details", "class")
+    ]
     assert [row.split()[0] for row in rows] == ["how-to", "claim", "claim", "claim"]
     assert page.tags["title"] == 1 + 3
-    assert page.tags["svg"] == sum(tag == "svg" and key == "role" for tag, key, _ in page.attributes) == 3
+    assert (
+        page.tags["svg"]
+        == sum(tag == "svg" and key == "role" for tag, key, _ in page.attributes)
+        == 3
+    )
 
 
 def test_the_details_of_a_claim_hold_what_a_statistician_asks(records: Records) -> None:
     words = Page(render(judged(records))).words
-    for part in ("permutation of Welch's t", "Holm's correction for 3 claims", "95 % interval: bootstrap"):
+    for part in (
+        "permutation of Welch's t",
+        "Holm's correction for 3 claims",
+        "95 % interval: bootstrap",
+    ):
         assert part in words
     assert "before correction" in words
     assert "after it" in words
@@ -477,7 +567,9 @@ def test_details_are_shown_on_a_click_and_in_print() -> None:
 
 def test_what_all_claims_share_is_said_once(records: Records) -> None:
     verdicts = [
-        fake_verdict(claim=f"Claim {n} (network flatten-256)", scope={"network": "flatten-256"})
+        fake_verdict(
+            claim=f"Claim {n} (network flatten-256)", scope={"network": "flatten-256"}
+        )
         for n in range(3)
     ]
     words = Page(render(small(records, verdicts=verdicts))).words
@@ -495,7 +587,10 @@ def test_the_head_says_what_was_run_and_when(records: Records) -> None:
 
 def test_numbers_have_a_real_minus(records: Records) -> None:
     verdict = fake_verdict(effect_text="tau -0.5 for 1-190-1")
-    assert "Tau −0.5 for 1-190-1." in Page(render(small(records, verdicts=[verdict]))).words
+    assert (
+        "Tau −0.5 for 1-190-1."
+        in Page(render(small(records, verdicts=[verdict]))).words
+    )
 
 
 def test_what_others_reported_stands_beside_what_was_measured(records: Records) -> None:
@@ -518,7 +613,13 @@ def test_what_others_reported_stands_beside_what_was_measured(records: Records) 
     assert table.header == ("who", "what", "reported", "seeds", "measured here")
     assert table.rows == [
         ("a course", "parameters", "571", "1", "571 (10 seeds)"),
-        ("a paper", "parameters", "571", "–", "–"),  # another setting: nothing is comparable
+        (
+            "a paper",
+            "parameters",
+            "571",
+            "–",
+            "–",
+        ),  # another setting: nothing is comparable
         ("a book (page 3)", "slope", "falls", "–", "–"),
     ]
     assert table.beside

@@ -6,7 +6,16 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from nablab.experiment import Claim, Condition, Experiment, Lab, Records, Seeds, Trial, Trials
+from nablab.contract import (
+    Claim,
+    Condition,
+    Experiment,
+    Lab,
+    Records,
+    Seeds,
+    Trial,
+    Trials,
+)
 from nablab.plots import Figure
 
 if TYPE_CHECKING:

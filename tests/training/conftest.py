@@ -7,7 +7,11 @@ from torch import nn
 
 from nablab.training import BatchedEngine, FusedEngine, SequentialEngine, build_replicas
 
-ENGINES = {"batched": BatchedEngine, "fused": FusedEngine, "sequential": SequentialEngine}
+ENGINES = {
+    "batched": BatchedEngine,
+    "fused": FusedEngine,
+    "sequential": SequentialEngine,
+}
 
 
 @pytest.fixture(autouse=True)
@@ -26,8 +30,21 @@ def engine_class(request):
 class Problem:
     """K dense networks on few samples, with what PyTorch makes of them in a plain loop."""
 
-    def __init__(self, *, dtype=torch.float64, loss="mse", own_labels=False, replicas=3, samples=11):
-        self.dtype, self.loss, self.own_labels, self.replicas = dtype, loss, own_labels, replicas
+    def __init__(
+        self,
+        *,
+        dtype=torch.float64,
+        loss="mse",
+        own_labels=False,
+        replicas=3,
+        samples=11,
+    ):
+        self.dtype, self.loss, self.own_labels, self.replicas = (
+            dtype,
+            loss,
+            own_labels,
+            replicas,
+        )
         draw = torch.Generator().manual_seed(5)
         self.x = torch.randn(samples, 2, generator=draw, dtype=dtype)
         copies = (replicas,) if own_labels else ()
@@ -45,12 +62,19 @@ class Problem:
     def engine(self, engine_class, optimizer, modules=None):
         modules = modules or self.modules()
         return engine_class(
-            modules, self.x, self.y, loss=self.loss, optimizer=optimizer, own_labels=self.own_labels
+            modules,
+            self.x,
+            self.y,
+            loss=self.loss,
+            optimizer=optimizer,
+            own_labels=self.own_labels,
         )
 
     def plain_loop(self, make_optimizer, rates, batches):
         """Losses (steps, K) and modules, by PyTorch alone; ``make_optimizer(parameters, replica)``."""
-        criterion = {"mse": nn.MSELoss(), "cross_entropy": nn.CrossEntropyLoss()}[self.loss]
+        criterion = {"mse": nn.MSELoss(), "cross_entropy": nn.CrossEntropyLoss()}[
+            self.loss
+        ]
         modules, losses = self.modules(), np.empty((len(rates), self.replicas))
         for k, module in enumerate(modules):
             optimizer = make_optimizer(module.parameters(), k)
@@ -75,7 +99,9 @@ def problem():
 def stacked(modules):
     """Parameters of K modules as {name: (K, ...)}."""
     named = [dict(module.named_parameters()) for module in modules]
-    return {name: torch.stack([own[name].detach() for own in named]) for name in named[0]}
+    return {
+        name: torch.stack([own[name].detach() for own in named]) for name in named[0]
+    }
 
 
 @pytest.fixture(name="stacked")

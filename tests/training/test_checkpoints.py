@@ -15,7 +15,16 @@ from torch import nn
 
 from nablab import training
 from nablab.errors import Interrupted, StoreError
-from nablab.training import Adam, Checkpoint, EarlyStopping, Plateau, Probe, checkpoints, choose, fit
+from nablab.training import (
+    Adam,
+    Checkpoint,
+    EarlyStopping,
+    Plateau,
+    Probe,
+    checkpoints,
+    choose,
+    fit,
+)
 from nablab.training.history import History
 
 
@@ -24,7 +33,9 @@ def dense():
 
 
 def noisy():
-    return nn.Sequential(nn.Linear(2, 6), nn.BatchNorm1d(6), nn.Dropout(0.2), nn.Linear(6, 1))
+    return nn.Sequential(
+        nn.Linear(2, 6), nn.BatchNorm1d(6), nn.Dropout(0.2), nn.Linear(6, 1)
+    )
 
 
 class Normed(nn.Module):
@@ -32,7 +43,9 @@ class Normed(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.layers = nn.Sequential(nn.Linear(2, 6), nn.LayerNorm(6), nn.Tanh(), nn.Linear(6, 1))
+        self.layers = nn.Sequential(
+            nn.Linear(2, 6), nn.LayerNorm(6), nn.Tanh(), nn.Linear(6, 1)
+        )
 
     def forward(self, x):
         return self.layers(x)
@@ -91,7 +104,10 @@ def same_bytes(one, other):
         elif isinstance(a, dict):
             assert a.keys() == b.keys()
             for key in a:
-                assert np.asarray(a[key]).tobytes() == np.asarray(b[key]).tobytes(), (field.name, key)
+                assert np.asarray(a[key]).tobytes() == np.asarray(b[key]).tobytes(), (
+                    field.name,
+                    key,
+                )
         elif not callable(a):
             assert a == b, field.name
 
@@ -106,8 +122,13 @@ def same_bytes(one, other):
         (dense, "sequential", None),
     ],
 )
-def test_interrupted_at_any_chunk_the_bytes_are_the_same(build, engine, batch_size, tmp_path):
-    task = options(batch_size=batch_size, replicas="sequential" if engine == "sequential" else "auto")
+def test_interrupted_at_any_chunk_the_bytes_are_the_same(
+    build, engine, batch_size, tmp_path
+):
+    task = options(
+        batch_size=batch_size,
+        replicas="sequential" if engine == "sequential" else "auto",
+    )
     whole_probe, notes = Summing(), []
     whole = fit(build, **task, probes=[whole_probe])
     assert whole.engine == engine
@@ -116,7 +137,11 @@ def test_interrupted_at_any_chunk_the_bytes_are_the_same(build, engine, batch_si
     path = tmp_path / "fit.safetensors"
     for calls in [1, 2, 1, 3, 10**6]:
         probe = Summing()
-        arguments = {"probes": [probe], "checkpoint": Checkpoint(path), "should_stop": ask_after(calls)}
+        arguments = {
+            "probes": [probe],
+            "checkpoint": Checkpoint(path),
+            "should_stop": ask_after(calls),
+        }
         if calls == 10**6:
             resumed = fit(build, **task, **arguments, on_note=notes.append)
             continue
@@ -130,7 +155,12 @@ def test_interrupted_at_any_chunk_the_bytes_are_the_same(build, engine, batch_si
 def interrupted(path, **changes):
     """Leave a checkpoint behind."""
     with pytest.raises(Interrupted):
-        fit(dense, **options(**changes), checkpoint=Checkpoint(path), should_stop=ask_after(4))
+        fit(
+            dense,
+            **options(**changes),
+            checkpoint=Checkpoint(path),
+            should_stop=ask_after(4),
+        )
     return path
 
 
@@ -150,11 +180,16 @@ def test_seconds_go_on_where_the_checkpoint_left_off(tmp_path):
         (lambda content: content[: len(content) // 2], "cannot be read"),
         (lambda content: b"", "cannot be read"),
         (lambda content: content[:-1] + bytes([content[-1] ^ 1]), "checksum"),
-        (lambda content: content.replace(b'\\"format\\": 1', b'\\"format\\": 9'), "format 9"),
+        (
+            lambda content: content.replace(b'\\"format\\": 1', b'\\"format\\": 9'),
+            "format 9",
+        ),
         (lambda content: content.replace(b'"nablab"', b'"someon"'), "cannot be read"),
     ],
 )
-def test_a_damaged_checkpoint_is_named_and_training_starts_over(damage, reason, tmp_path):
+def test_a_damaged_checkpoint_is_named_and_training_starts_over(
+    damage, reason, tmp_path
+):
     path = interrupted(tmp_path / "fit.safetensors")
     content = path.read_bytes()
     assert damage(content) != content
@@ -181,7 +216,9 @@ def test_a_damaged_checkpoint_is_named_and_training_starts_over(damage, reason, 
 )
 def test_the_checkpoint_of_another_training_is_not_used(changes, key, tmp_path):
     path, notes = interrupted(tmp_path / "fit.safetensors"), []
-    result = fit(dense, **options(**changes), checkpoint=Checkpoint(path), on_note=notes.append)
+    result = fit(
+        dense, **options(**changes), checkpoint=Checkpoint(path), on_note=notes.append
+    )
     assert any(f"these differ: {key}" in note for note in notes), notes
     same_bytes(result, fit(dense, **options(**changes)))
 
@@ -208,7 +245,9 @@ def test_the_engine_of_the_checkpoint_goes_on(tmp_path, monkeypatch):
     same_bytes(result, expected)
 
 
-def test_without_the_engine_of_the_checkpoint_training_starts_over(tmp_path, monkeypatch):
+def test_without_the_engine_of_the_checkpoint_training_starts_over(
+    tmp_path, monkeypatch
+):
     path, notes = interrupted(tmp_path / "fit.safetensors"), []
     monkeypatch.setattr(choose, "FusedEngine", without_fused)
     result = fit(dense, **options(), checkpoint=Checkpoint(path), on_note=notes.append)
@@ -234,7 +273,9 @@ def test_killed_without_warning_it_resumes_to_the_same_bytes(tmp_path):
     command = [sys.executable, "-c", PROGRAM, str(Path(__file__).parent), str(path)]
     for _ in range(2):
         size = path.stat().st_mtime_ns if path.exists() else None
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        process = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        )
         deadline = time.monotonic() + 60
         while not path.exists() or path.stat().st_mtime_ns == size:
             assert process.poll() is None, process.stderr.read()
@@ -244,7 +285,10 @@ def test_killed_without_warning_it_resumes_to_the_same_bytes(tmp_path):
         process.communicate()
     resumed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     result = fit(noisy, **options(steps=900, eval_every=100, stop=[]))
-    assert resumed.split() == [result.train_loss.tobytes().hex()[-400:], result.final.tobytes().hex()]
+    assert resumed.split() == [
+        result.train_loss.tobytes().hex()[-400:],
+        result.final.tobytes().hex(),
+    ]
 
 
 def test_checkpoints_are_saved_in_time_and_kept_for_the_caller(tmp_path):
@@ -260,7 +304,9 @@ def test_checkpoints_are_saved_in_time_and_kept_for_the_caller(tmp_path):
 def test_a_folder_that_cannot_be_written_is_an_error_of_the_user(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError):
-        checkpoints.save(tmp_path / "file" / "fit.safetensors", {"a": torch.zeros(1)}, {})
+        checkpoints.save(
+            tmp_path / "file" / "fit.safetensors", {"a": torch.zeros(1)}, {}
+        )
 
 
 def test_save_and_load_are_inverse(tmp_path):
@@ -270,7 +316,9 @@ def test_save_and_load_are_inverse(tmp_path):
         "flag": torch.tensor(True),
         "nan": torch.tensor([float("nan"), float("inf")], dtype=torch.float64),
     }
-    checkpoints.save(tmp_path / "x", tensors, {"fingerprint": {"seeds": [1, 2**62]}, "step": 3})
+    checkpoints.save(
+        tmp_path / "x", tensors, {"fingerprint": {"seeds": [1, 2**62]}, "step": 3}
+    )
     found, facts = checkpoints.load(tmp_path / "x", {"seeds": [1, 2**62]})
     assert facts["step"] == 3
     assert checkpoints.digest(found) == checkpoints.digest(tensors)
@@ -280,13 +328,20 @@ def test_an_evaluation_that_ended_a_replica_is_remembered_as_it_was():
     """Converged, then ended by a probe; infinite at an evaluation: both survive a checkpoint."""
 
     def record():
-        return History(3, 40, (EarlyStopping("train_loss", patience=9),), Plateau(10, 0.1))
+        return History(
+            3, 40, (EarlyStopping("train_loss", patience=9),), Plateau(10, 0.1)
+        )
 
     def parameters():
         return {"w": torch.arange(3.0)}
 
     before, after = record(), record()
-    for values in ([1.0, 1.0, 1.0], [1.0, 0.5, 1.0], [1.0, 0.2, np.inf], [1.0, 0.1, 1.0]):
+    for values in (
+        [1.0, 1.0, 1.0],
+        [1.0, 0.5, 1.0],
+        [1.0, 0.2, np.inf],
+        [1.0, 0.1, 1.0],
+    ):
         before.add_evaluation({"train_loss": np.array(values)}, parameters)
         if before.step == 20:
             before.end(0, "probe", before.step)

@@ -18,7 +18,12 @@ def normed():
 
 
 def wide():
-    return nn.Sequential(nn.Linear(2, 1200), nn.LayerNorm(1200), nn.Linear(1200, 1200), nn.Linear(1200, 1))
+    return nn.Sequential(
+        nn.Linear(2, 1200),
+        nn.LayerNorm(1200),
+        nn.Linear(1200, 1200),
+        nn.Linear(1200, 1),
+    )
 
 
 def dropping():
@@ -29,7 +34,13 @@ def engine_of(build, *, seeds=3, replicas="auto", **options):
     notes = []
     x = torch.ones(8, 2)
     result = fit(
-        build, (x, x[:, :1]), seeds=range(seeds), steps=1, replicas=replicas, on_note=notes.append, **options
+        build,
+        (x, x[:, :1]),
+        seeds=range(seeds),
+        steps=1,
+        replicas=replicas,
+        on_note=notes.append,
+        **options,
     )
     return result.engine, " ".join(notes)
 
@@ -73,7 +84,12 @@ def test_a_processor_without_tiles_trains_in_another_engine(monkeypatch, tmp_pat
     monkeypatch.setenv("NABLAB_CACHE", str(tmp_path))
     notes = []
     x, y = torch.randn(20, 8), torch.arange(20) % 3
-    options = {"loss": "cross_entropy", "precision": "bfloat16", "steps": 2, "batch_size": 10}
+    options = {
+        "loss": "cross_entropy",
+        "precision": "bfloat16",
+        "steps": 2,
+        "batch_size": 10,
+    }
     build = lambda: nn.Sequential(nn.Linear(8, 5), nn.ReLU(), nn.Linear(5, 3))  # noqa: E731
     result = fit(build, (x, y), seeds=[1], on_note=notes.append, **options)
     assert result.engine == "sequential"
@@ -81,7 +97,9 @@ def test_a_processor_without_tiles_trains_in_another_engine(monkeypatch, tmp_pat
 
 
 def test_batched_or_nothing_names_the_remedy():
-    with pytest.raises(UsageError, match=r"dropout.*Use replicas='sequential' or replicas='auto'"):
+    with pytest.raises(
+        UsageError, match=r"dropout.*Use replicas='sequential' or replicas='auto'"
+    ):
         engine_of(dropping, replicas="batched")
 
 

@@ -20,12 +20,17 @@ def test_a_cache_that_cannot_be_written_leaves_nothing_behind(
     scratch.mkdir()
     (tmp_path / "file").write_text("")
     monkeypatch.setattr(tempfile, "tempdir", str(scratch))
-    monkeypatch.setenv("NABLAB_CACHE", "/proc/nowhere" if place == "no folder" else str(tmp_path / "file"))
+    monkeypatch.setenv(
+        "NABLAB_CACHE",
+        "/proc/nowhere" if place == "no folder" else str(tmp_path / "file"),
+    )
     assert compiler.load("float") is not None
     assert list(scratch.iterdir()) == []
 
 
-def test_a_compiler_that_fails_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_compiler_that_fails_leaves_nothing_behind(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setenv("NABLAB_CACHE", "/proc/elsewhere")
     monkeypatch.setattr(compiler, "_OPTIONS", ("--no-such-option",))

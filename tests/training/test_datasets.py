@@ -25,17 +25,25 @@ def stored(**options: object) -> Sequences:
 def test_sequences_are_padded_as_pytorch_pads_them() -> None:
     for padding in (0, -1):
         batch = stored(padding=padding).batch(torch.tensor([2, 0, 1]))
-        expected = pad_sequence([rows()[k] for k in (2, 0, 1)], batch_first=True, padding_value=padding)
+        expected = pad_sequence(
+            [rows()[k] for k in (2, 0, 1)], batch_first=True, padding_value=padding
+        )
         assert torch.equal(batch["tokens"], expected)
         assert batch["tokens"].dtype == torch.int64
         assert batch["lengths"].tolist() == [6, 3, 1]
         assert batch["y"].tolist() == [9, 7, 8]
 
 
-@pytest.mark.parametrize(("keep", "kept"), [("first", slice(None, 2)), ("last", slice(-2, None))])
-def test_long_sequences_keep_their_first_or_last_elements(keep: str, kept: slice) -> None:
+@pytest.mark.parametrize(
+    ("keep", "kept"), [("first", slice(None, 2)), ("last", slice(-2, None))]
+)
+def test_long_sequences_keep_their_first_or_last_elements(
+    keep: str, kept: slice
+) -> None:
     batch = stored(limit=2, keep=keep).batch(torch.arange(4))
-    assert torch.equal(batch["tokens"], pad_sequence([row[kept] for row in rows()], batch_first=True))
+    assert torch.equal(
+        batch["tokens"], pad_sequence([row[kept] for row in rows()], batch_first=True)
+    )
     assert stored(limit=2).lengths.tolist() == [2, 1, 2, 2]
 
 
@@ -61,6 +69,9 @@ def test_a_subset_counts_its_own_samples() -> None:
 
 
 def test_arrays_prepare_batches() -> None:
-    data = Arrays(x=torch.tensor([0, 255], dtype=torch.uint8), prepare=lambda batch: {"x": batch["x"] / 255})
+    data = Arrays(
+        x=torch.tensor([0, 255], dtype=torch.uint8),
+        prepare=lambda batch: {"x": batch["x"] / 255},
+    )
     assert data.batch(torch.tensor([1]))["x"].tolist() == [1.0]
     assert data.to(torch.device("cpu")).batch(torch.tensor([1]))["x"].tolist() == [1.0]

@@ -30,7 +30,12 @@ OPTIMIZERS = {
         lambda p, k: torch.optim.SGD(p, lr=0.05, momentum=0.9, weight_decay=0.1),
     ),
     "nesterov, one each": (
-        SGD([0.1, 0.02, 0.05], momentum=(0.9, 0.5, 0.8), nesterov=True, weight_decay=[0.0, 0.1, 0.01]),
+        SGD(
+            [0.1, 0.02, 0.05],
+            momentum=(0.9, 0.5, 0.8),
+            nesterov=True,
+            weight_decay=[0.0, 0.1, 0.01],
+        ),
         lambda p, k: torch.optim.SGD(
             p,
             lr=[0.1, 0.02, 0.05][k],
@@ -41,9 +46,20 @@ OPTIMIZERS = {
     ),
     "rmsprop": (RMSprop(0.01), lambda p, k: torch.optim.RMSprop(p, lr=0.01)),
     "rmsprop, one each": (
-        RMSprop(0.01, smoothing=[0.9, 0.99, 0.8], epsilon=1e-4, momentum=[0.0, 0.9, 0.5], weight_decay=0.1),
+        RMSprop(
+            0.01,
+            smoothing=[0.9, 0.99, 0.8],
+            epsilon=1e-4,
+            momentum=[0.0, 0.9, 0.5],
+            weight_decay=0.1,
+        ),
         lambda p, k: torch.optim.RMSprop(
-            p, lr=0.01, alpha=[0.9, 0.99, 0.8][k], eps=1e-4, momentum=[0.0, 0.9, 0.5][k], weight_decay=0.1
+            p,
+            lr=0.01,
+            alpha=[0.9, 0.99, 0.8][k],
+            eps=1e-4,
+            momentum=[0.0, 0.9, 0.5][k],
+            weight_decay=0.1,
         ),
     ),
     "adam": (Adam(0.01), lambda p, k: torch.optim.Adam(p, lr=0.01)),
@@ -65,7 +81,9 @@ OPTIMIZERS = {
     "adamw": (AdamW(0.01), lambda p, k: torch.optim.AdamW(p, lr=0.01)),
     "adamw, one each": (
         AdamW((0.01, 0.1, 0.001), weight_decay=[0.5, 0.0, 1.0]),
-        lambda p, k: torch.optim.AdamW(p, lr=[0.01, 0.1, 0.001][k], weight_decay=[0.5, 0.0, 1.0][k]),
+        lambda p, k: torch.optim.AdamW(
+            p, lr=[0.01, 0.1, 0.001][k], weight_decay=[0.5, 0.0, 1.0][k]
+        ),
     ),
 }
 RATES = 1 / (1 + np.arange(50) / 25)
@@ -91,9 +109,13 @@ def test_in_float64_every_engine_equals_a_plain_pytorch_loop(
 
     np.testing.assert_allclose(losses, expected_losses, rtol=1e-10, atol=1e-12)
     for key, expected in stacked(modules).items():
-        torch.testing.assert_close(engine.parameters()[key], expected, rtol=1e-9, atol=1e-10)
+        torch.testing.assert_close(
+            engine.parameters()[key], expected, rtol=1e-9, atol=1e-10
+        )
     expected_outputs = torch.stack([module(task.x) for module in modules])
-    torch.testing.assert_close(engine.predict(task.x), expected_outputs.detach(), rtol=1e-9, atol=1e-10)
+    torch.testing.assert_close(
+        engine.predict(task.x), expected_outputs.detach(), rtol=1e-9, atol=1e-10
+    )
 
 
 @pytest.mark.parametrize("batch_size", [None, 4])
@@ -112,7 +134,9 @@ def test_cross_entropy(kind, batch_size, own_labels, problem):
     task = problem(loss="cross_entropy", own_labels=own_labels)
     batches = None if batch_size is None else draw_batches(50, 3, 11, batch_size)
     expected, _ = task.plain_loop(OPTIMIZERS["adam"][1], RATES, batches)
-    np.testing.assert_allclose(task.engine(kind, Adam(0.01)).advance(RATES, batches), expected, rtol=1e-10)
+    np.testing.assert_allclose(
+        task.engine(kind, Adam(0.01)).advance(RATES, batches), expected, rtol=1e-10
+    )
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
@@ -122,7 +146,9 @@ def test_in_float32_engines_differ_by_rounding_only(engine_class, name, problem)
     specification, make_optimizer = OPTIMIZERS[name]
     expected, _ = task.plain_loop(make_optimizer, RATES, None)
     np.testing.assert_allclose(
-        task.engine(engine_class, specification).advance(RATES, None), expected, rtol=2e-4
+        task.engine(engine_class, specification).advance(RATES, None),
+        expected,
+        rtol=2e-4,
     )
 
 
@@ -131,7 +157,11 @@ class Recurrent(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.input, self.hidden, self.head = nn.Linear(2, 5), nn.Linear(5, 5), nn.Linear(5, 3)
+        self.input, self.hidden, self.head = (
+            nn.Linear(2, 5),
+            nn.Linear(5, 5),
+            nn.Linear(5, 3),
+        )
 
     def forward(self, x):
         hidden = x.new_zeros(len(x), 5)
@@ -168,7 +198,10 @@ ARCHITECTURES = {
     "convolution": (convolution, (9, 1, 8, 8)),
     "recurrent": (Recurrent, (9, 6, 2)),
     "attention": (Attention, (9, 6, 2)),
-    "embedding": (lambda: nn.Sequential(nn.Embedding(7, 4), nn.Flatten(), nn.Linear(12, 3)), (9, 3)),
+    "embedding": (
+        lambda: nn.Sequential(nn.Embedding(7, 4), nn.Flatten(), nn.Linear(12, 3)),
+        (9, 3),
+    ),
 }
 
 
@@ -176,7 +209,11 @@ ARCHITECTURES = {
 def test_batched_serves_other_architectures(name):
     make, shape = ARCHITECTURES[name]
     torch.manual_seed(1)
-    x = torch.randint(7, shape) if name == "embedding" else torch.randn(shape, dtype=torch.float64)
+    x = (
+        torch.randint(7, shape)
+        if name == "embedding"
+        else torch.randn(shape, dtype=torch.float64)
+    )
     y, batches = torch.randint(3, (9,)), draw_batches(20, 3, 9, 4)
     options = {"loss": "cross_entropy", "optimizer": Adam(0.01), "own_labels": False}
     engines = [
@@ -185,8 +222,12 @@ def test_batched_serves_other_architectures(name):
     ]
     losses = [engine.advance(np.ones(20), batches) for engine in engines]
     np.testing.assert_allclose(*losses, rtol=1e-9)
-    torch.testing.assert_close(engines[0].predict(x), engines[1].predict(x), rtol=1e-8, atol=1e-9)
-    torch.testing.assert_close(engines[0].parameters(), engines[1].parameters(), rtol=1e-8, atol=1e-9)
+    torch.testing.assert_close(
+        engines[0].predict(x), engines[1].predict(x), rtol=1e-8, atol=1e-9
+    )
+    torch.testing.assert_close(
+        engines[0].parameters(), engines[1].parameters(), rtol=1e-8, atol=1e-9
+    )
 
 
 class DropsInForward(nn.Module):
@@ -247,7 +288,12 @@ def test_batched_refuses_what_it_cannot_serve_and_says_why(make, reason):
 def test_dropout_of_probability_zero_is_no_dropout():
     module = nn.Sequential(nn.Linear(2, 3), nn.Dropout(0.0))
     BatchedEngine(
-        [module], torch.randn(4, 2), torch.randn(4, 3), loss="mse", optimizer=SGD(), own_labels=False
+        [module],
+        torch.randn(4, 2),
+        torch.randn(4, 3),
+        loss="mse",
+        optimizer=SGD(),
+        own_labels=False,
     )
 
 
@@ -255,7 +301,8 @@ def test_a_loss_may_be_a_function(problem):
     task = problem()
     task.loss = lambda output, target: (output - target).abs().mean()
     losses = [
-        task.engine(kind, Adam(0.01)).advance(RATES, None) for kind in (BatchedEngine, SequentialEngine)
+        task.engine(kind, Adam(0.01)).advance(RATES, None)
+        for kind in (BatchedEngine, SequentialEngine)
     ]
     np.testing.assert_allclose(*losses, rtol=1e-9)
 
@@ -268,9 +315,13 @@ def test_mse_refuses_to_broadcast(kind, problem):
         task.engine(kind, SGD()).advance(np.ones(1), None)
 
 
-def test_a_frozen_replica_does_not_change_and_the_others_do_not_notice(engine_class, problem):
+def test_a_frozen_replica_does_not_change_and_the_others_do_not_notice(
+    engine_class, problem
+):
     task = problem(dtype=torch.float32)
-    frozen, free = (task.engine(engine_class, Adam(0.01, weight_decay=0.1)) for _ in range(2))
+    frozen, free = (
+        task.engine(engine_class, Adam(0.01, weight_decay=0.1)) for _ in range(2)
+    )
     for engine in (frozen, free):
         engine.advance(RATES[:5], None)
     before = frozen.parameters()
@@ -301,8 +352,14 @@ def test_a_diverging_replica_leaves_the_others_bitwise_untouched(engine_class, p
 
 
 @given(cuts=st.lists(st.integers(0, 20), max_size=5), resume=st.booleans())
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_neither_chunks_nor_a_saved_state_change_a_byte(engine_class, problem, cuts, resume):
+@settings(
+    max_examples=15,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+def test_neither_chunks_nor_a_saved_state_change_a_byte(
+    engine_class, problem, cuts, resume
+):
     task, batches = problem(dtype=torch.float32), draw_batches(20, 3, 11, 4)
     whole = task.engine(engine_class, Adam(0.01))
     expected = whole.advance(RATES[:20], batches)
@@ -322,7 +379,9 @@ def test_neither_chunks_nor_a_saved_state_change_a_byte(engine_class, problem, c
 
 
 def noisy():
-    return nn.Sequential(nn.Linear(2, 8), nn.BatchNorm1d(8), nn.Dropout(0.3), nn.Linear(8, 3))
+    return nn.Sequential(
+        nn.Linear(2, 8), nn.BatchNorm1d(8), nn.Dropout(0.3), nn.Linear(8, 3)
+    )
 
 
 def sequential(seeds):
@@ -330,14 +389,22 @@ def sequential(seeds):
     x, y = torch.randn(11, 2), torch.randn(11, 3)
     modules = build_replicas(noisy, seeds)
     return SequentialEngine(
-        modules, x, y, loss="mse", optimizer=SGD(0.1, momentum=0.9), own_labels=False, seeds=seeds
+        modules,
+        x,
+        y,
+        loss="mse",
+        optimizer=SGD(0.1, momentum=0.9),
+        own_labels=False,
+        seeds=seeds,
     )
 
 
 def test_sequential_replicas_with_dropout_and_batch_norm_do_not_depend_on_their_neighbours():
     three, one = sequential([7, 8, 9]), sequential([8])
     before = torch.get_rng_state()
-    np.testing.assert_array_equal(three.advance(np.ones(10), None)[:, [1]], one.advance(np.ones(10), None))
+    np.testing.assert_array_equal(
+        three.advance(np.ones(10), None)[:, [1]], one.advance(np.ones(10), None)
+    )
     for name, tensor in one.parameters().items():
         assert torch.equal(three.parameters()[name][[1]], tensor)
     assert "1.running_mean" in one.parameters()

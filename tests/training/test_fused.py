@@ -37,11 +37,16 @@ OPTIMIZERS = {
 STATE = ("weights", "first", "second", "taken", "active")
 
 
-def network(widths, activation="leaky", *, seed=0, bias=True, dtype=torch.float64, last=False):
+def network(
+    widths, activation="leaky", *, seed=0, bias=True, dtype=torch.float64, last=False
+):
     torch.manual_seed(seed)
     parts = []
     for inputs, outputs in itertools.pairwise(widths):
-        parts += [nn.Linear(inputs, outputs, bias=bias, dtype=dtype), ACTIVATIONS[activation]()]
+        parts += [
+            nn.Linear(inputs, outputs, bias=bias, dtype=dtype),
+            ACTIVATIONS[activation](),
+        ]
     return nn.Sequential(*(parts if last else parts[:-1]))
 
 
@@ -49,11 +54,20 @@ def data(samples, inputs, outputs, *, dtype=torch.float64, replicas=None):
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(samples, inputs, generator=generator, dtype=torch.float64)
     shape = (samples, outputs) if replicas is None else (replicas, samples, outputs)
-    return x.to(dtype), torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
+    return x.to(dtype), torch.randn(shape, generator=generator, dtype=torch.float64).to(
+        dtype
+    )
 
 
 def engine(modules, x, y, optimizer=None, *, own_labels=False):
-    return FusedEngine(modules, x, y, loss="mse", optimizer=optimizer or Adam(0.01), own_labels=own_labels)
+    return FusedEngine(
+        modules,
+        x,
+        y,
+        loss="mse",
+        optimizer=optimizer or Adam(0.01),
+        own_labels=own_labels,
+    )
 
 
 def torch_optimizer(spec, parameters, replica):
@@ -64,14 +78,25 @@ def torch_optimizer(spec, parameters, replica):
 
     common = {"lr": pick(spec.learning_rate), "weight_decay": pick(spec.weight_decay)}
     if isinstance(spec, SGD):
-        return torch.optim.SGD(parameters, momentum=pick(spec.momentum), nesterov=spec.nesterov, **common)
+        return torch.optim.SGD(
+            parameters, momentum=pick(spec.momentum), nesterov=spec.nesterov, **common
+        )
     if isinstance(spec, RMSprop):
         smoothing, momentum = pick(spec.smoothing), pick(spec.momentum)
         return torch.optim.RMSprop(
-            parameters, alpha=smoothing, eps=pick(spec.epsilon), momentum=momentum, **common
+            parameters,
+            alpha=smoothing,
+            eps=pick(spec.epsilon),
+            momentum=momentum,
+            **common,
         )
     kind = torch.optim.AdamW if isinstance(spec, AdamW) else torch.optim.Adam
-    return kind(parameters, betas=tuple(pick(beta) for beta in spec.betas), eps=pick(spec.epsilon), **common)
+    return kind(
+        parameters,
+        betas=tuple(pick(beta) for beta in spec.betas),
+        eps=pick(spec.epsilon),
+        **common,
+    )
 
 
 def torch_training(module, x, y, optimizer, *, replica=0, rates, batches=None):
@@ -99,12 +124,16 @@ def assert_trains_like_torch(
     parameters = ours.parameters()
     for k, module in enumerate(modules):
         labels = y[k] if own_labels else y
-        truth, trained = torch_training(module, x, labels, optimizer, replica=k, rates=rates, batches=batches)
+        truth, trained = torch_training(
+            module, x, labels, optimizer, replica=k, rates=rates, batches=batches
+        )
         np.testing.assert_allclose(losses[:, k], truth, rtol=tolerance)
         assert set(parameters) == {name for name, _ in trained.named_parameters()}
         for name, value in trained.named_parameters():
             scale = float(value.detach().abs().max())
-            torch.testing.assert_close(parameters[name][k], value.detach(), rtol=0, atol=tolerance * scale)
+            torch.testing.assert_close(
+                parameters[name][k], value.detach(), rtol=0, atol=tolerance * scale
+            )
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
@@ -118,19 +147,26 @@ def test_float64_equals_autograd_and_torch_optim(activation, optimizer):
 
 @pytest.mark.parametrize("samples", [1, 3, 8, 130, 700])
 @pytest.mark.parametrize(
-    "widths", [[1, 1], [1, 33, 1], [5, 17, 33, 3], [2, 7, 8, 9, 10, 11, 12, 13, 2], [33, 64, 5]]
+    "widths",
+    [[1, 1], [1, 33, 1], [5, 17, 33, 3], [2, 7, 8, 9, 10, 11, 12, 13, 2], [33, 64, 5]],
 )
 @pytest.mark.parametrize("bias", [True, False])
 def test_every_width_and_number_of_samples(monkeypatch, widths, samples, bias):
-    monkeypatch.setattr(fused, "TILE_BYTES", 1024)  # so that 700 samples are several tiles
+    monkeypatch.setattr(
+        fused, "TILE_BYTES", 1024
+    )  # so that 700 samples are several tiles
     x, y = data(samples, widths[0], widths[-1])
-    assert_trains_like_torch([network(widths, bias=bias)], x, y, Adam(0.01), rates=[1.0] * 3)
+    assert_trains_like_torch(
+        [network(widths, bias=bias)], x, y, Adam(0.01), rates=[1.0] * 3
+    )
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_activation_after_the_last_layer(activation):
     x, y = data(20, 2, 3)
-    assert_trains_like_torch([network([2, 6, 3], activation, last=True)], x, y, SGD(0.1), rates=[1.0] * 4)
+    assert_trains_like_torch(
+        [network([2, 6, 3], activation, last=True)], x, y, SGD(0.1), rates=[1.0] * 4
+    )
 
 
 @pytest.mark.parametrize("activation", ["relu", "leaky"])
@@ -147,12 +183,18 @@ def test_the_slope_at_zero_is_that_of_torch(activation):
 def test_float32_stays_near_torch(activation):
     x, y = data(300, 1, 1, dtype=torch.float32)
     modules = [network([1, 5, 10, 10, 5, 1], activation, dtype=torch.float32)]
-    assert_trains_like_torch(modules, x, y, SGD(0.05, momentum=0.9), rates=[1.0] * 20, tolerance=2e-5)
+    assert_trains_like_torch(
+        modules, x, y, SGD(0.05, momentum=0.9), rates=[1.0] * 20, tolerance=2e-5
+    )
 
 
 def test_float32_tanh_is_accurate_over_its_range():
     x = torch.cat(
-        [torch.linspace(-12, 12, 20001), torch.logspace(-30, 0, 1000), torch.tensor([0.0, 80.0, -1e30])]
+        [
+            torch.linspace(-12, 12, 20001),
+            torch.logspace(-30, 0, 1000),
+            torch.tensor([0.0, 80.0, -1e30]),
+        ]
     )
     module = nn.Sequential(nn.Linear(1, 1, bias=False), nn.Tanh())
     nn.init.ones_(module[0].weight)
@@ -171,7 +213,10 @@ def test_each_replica_has_its_own_numbers():
         epsilon=1e-6,
         weight_decay=(0.0, 0.1, 1.0),
     )
-    for optimizer in (adam, SGD((0.1, 0.01, 0.001), momentum=(0.0, 0.5, 0.9), weight_decay=(0.0, 0.1, 0.2))):
+    for optimizer in (
+        adam,
+        SGD((0.1, 0.01, 0.001), momentum=(0.0, 0.5, 0.9), weight_decay=(0.0, 0.1, 0.2)),
+    ):
         assert_trains_like_torch(modules, x, y, optimizer, rates=[1.0] * 5)
 
 
@@ -183,7 +228,9 @@ def test_batches_and_own_labels(monkeypatch, batch_sizes, own_labels):
     modules = [network([3, 7, 2], "tanh", seed=seed) for seed in range(2)]
     ours = engine(modules, x, y, own_labels=own_labels)
     generator = torch.Generator().manual_seed(5)
-    batches = [torch.randint(50, (1, 2, size), generator=generator) for size in batch_sizes]
+    batches = [
+        torch.randint(50, (1, 2, size), generator=generator) for size in batch_sizes
+    ]
     losses = np.concatenate([ours.advance(np.ones(1), batch) for batch in batches])
     ours_trained = ours.parameters()
     for k, module in enumerate(modules):
@@ -192,18 +239,24 @@ def test_batches_and_own_labels(monkeypatch, batch_sizes, own_labels):
         stepper = torch_optimizer(Adam(0.01), module.parameters(), k)
         for step, row in enumerate(rows):
             stepper.zero_grad()
-            loss = nn.functional.mse_loss(module(x[row]), (y[k] if own_labels else y)[row])
+            loss = nn.functional.mse_loss(
+                module(x[row]), (y[k] if own_labels else y)[row]
+            )
             loss.backward()
             stepper.step()
             np.testing.assert_allclose(losses[step, k], loss.item(), rtol=1e-10)
         for name, value in module.named_parameters():
-            torch.testing.assert_close(ours_trained[name][k], value.detach(), rtol=1e-9, atol=1e-10)
+            torch.testing.assert_close(
+                ours_trained[name][k], value.detach(), rtol=1e-9, atol=1e-10
+            )
 
 
 def test_full_batch_with_own_labels():
     x, y = data(50, 3, 2, replicas=3)
     modules = [network([3, 7, 2], seed=seed) for seed in range(3)]
-    assert_trains_like_torch(modules, x, y, Adam(0.01), rates=[1.0] * 4, own_labels=True)
+    assert_trains_like_torch(
+        modules, x, y, Adam(0.01), rates=[1.0] * 4, own_labels=True
+    )
 
 
 def test_nested_sequential_and_names():
@@ -212,7 +265,9 @@ def test_nested_sequential_and_names():
 
     torch.manual_seed(0)
     module = Named()
-    module.add_module("body", nn.Sequential(nn.Identity(), nn.Linear(2, 4), nn.Tanh(), nn.Identity()))
+    module.add_module(
+        "body", nn.Sequential(nn.Identity(), nn.Linear(2, 4), nn.Tanh(), nn.Identity())
+    )
     module.add_module("head", nn.Linear(4, 1, bias=False))
     module = module.double()
     x, y = data(10, 2, 1)
@@ -223,7 +278,9 @@ def test_nested_sequential_and_names():
         "body.1.bias": (1, 4),
         "head.weight": (1, 1, 4),
     }
-    torch.testing.assert_close(ours.predict(x)[0], module(x).detach(), rtol=1e-12, atol=1e-13)
+    torch.testing.assert_close(
+        ours.predict(x)[0], module(x).detach(), rtol=1e-12, atol=1e-13
+    )
 
 
 @pytest.mark.parametrize("samples", [1, 5, 300, 1111])
@@ -235,11 +292,15 @@ def test_predict_on_other_samples(samples):
     predicted = ours.predict(others)
     assert predicted.shape == (2, samples, 2)
     for module, output in zip(modules, predicted, strict=True):
-        torch.testing.assert_close(output, module(others).detach(), rtol=1e-11, atol=1e-12)
+        torch.testing.assert_close(
+            output, module(others).detach(), rtol=1e-11, atol=1e-12
+        )
 
 
 def trained(seeds, *, x, y, steps=25, threads=1, optimizer=None, batches=None):
-    modules = [network([1, 5, 10, 10, 3, 1], seed=seed, dtype=x.dtype) for seed in seeds]
+    modules = [
+        network([1, 5, 10, 10, 3, 1], seed=seed, dtype=x.dtype) for seed in seeds
+    ]
     ours = engine(modules, x, y, optimizer)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
@@ -258,10 +319,14 @@ def assert_same_bits(one, other, *, rows=slice(None)):
 def test_bits_depend_neither_on_replicas_nor_on_threads(with_batches):
     x, y = data(300, 1, 1, dtype=torch.float32)
     generator = torch.Generator().manual_seed(3)
-    batches = torch.randint(300, (25, 7, 33), generator=generator) if with_batches else None
+    batches = (
+        torch.randint(300, (25, 7, 33), generator=generator) if with_batches else None
+    )
     together, losses = trained(range(7), x=x, y=y, batches=batches)
     for threads in (2, 3, 16):
-        other, other_losses = trained(range(7), x=x, y=y, threads=threads, batches=batches)
+        other, other_losses = trained(
+            range(7), x=x, y=y, threads=threads, batches=batches
+        )
         assert_same_bits(together, other)
         np.testing.assert_array_equal(losses, other_losses)
     for k in range(7):
@@ -277,7 +342,9 @@ def test_bits_do_not_depend_on_how_steps_are_cut_into_calls():
     x, y = data(100, 1, 1, dtype=torch.float32)
     whole, losses = trained(range(3), x=x, y=y, steps=25)
     parts, first = trained(range(3), x=x, y=y, steps=11)
-    np.testing.assert_array_equal(np.concatenate([first, parts.advance(np.ones(14), None)]), losses)
+    np.testing.assert_array_equal(
+        np.concatenate([first, parts.advance(np.ones(14), None)]), losses
+    )
     assert_same_bits(whole, parts)
 
 
@@ -313,11 +380,15 @@ def test_divergence_stops_one_replica_only():
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_state_goes_on_bit_for_bit(optimizer):
     x, y = data(100, 1, 1, dtype=torch.float32)
-    whole, losses = trained(range(2), x=x, y=y, steps=20, optimizer=OPTIMIZERS[optimizer])
+    whole, losses = trained(
+        range(2), x=x, y=y, steps=20, optimizer=OPTIMIZERS[optimizer]
+    )
     half, _ = trained(range(2), x=x, y=y, steps=9, optimizer=OPTIMIZERS[optimizer])
     saved = half.state()
     half.advance(np.ones(3), None)  # what was saved must be a copy
-    resumed, _ = trained(range(5, 7), x=x, y=y, steps=2, optimizer=OPTIMIZERS[optimizer])
+    resumed, _ = trained(
+        range(5, 7), x=x, y=y, steps=2, optimizer=OPTIMIZERS[optimizer]
+    )
     resumed.load_state(saved)
     np.testing.assert_array_equal(resumed.advance(np.ones(11), None), losses[9:])
     assert_same_bits(whole, resumed)
@@ -356,16 +427,29 @@ def hooked():
 @pytest.mark.parametrize(
     ("build", "reason"),
     [
-        (lambda: nn.Sequential(nn.Linear(2, 3), nn.Dropout(), nn.Linear(3, 1)), "no Dropout"),
-        (lambda: nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Tanh(), nn.Linear(3, 1)), "does not follow"),
+        (
+            lambda: nn.Sequential(nn.Linear(2, 3), nn.Dropout(), nn.Linear(3, 1)),
+            "no Dropout",
+        ),
+        (
+            lambda: nn.Sequential(
+                nn.Linear(2, 3), nn.ReLU(), nn.Tanh(), nn.Linear(3, 1)
+            ),
+            "does not follow",
+        ),
         (lambda: nn.Sequential(nn.ReLU(), nn.Linear(2, 1)), "does not follow"),
         (lambda: nn.Sequential(nn.Identity()), "no linear layer"),
-        (lambda: nn.Sequential(nn.Linear(2, 3), nn.LeakyReLU(-0.1), nn.Linear(3, 1)), "negative slope"),
+        (
+            lambda: nn.Sequential(nn.Linear(2, 3), nn.LeakyReLU(-0.1), nn.Linear(3, 1)),
+            "negative slope",
+        ),
         (lambda: nn.Sequential(nn.Linear(3, 1)), "are not (N, 3)"),
         (lambda: nn.Sequential(nn.Linear(2, 3)), "are not (9, 3)"),
         (lambda: nn.Sequential(nn.Linear(2, 1)).double(), "not all float32"),
         (
-            lambda: nn.Sequential(nn.Linear(2, 3000), nn.Linear(3000, 3000), nn.Linear(3000, 1)),
+            lambda: nn.Sequential(
+                nn.Linear(2, 3000), nn.Linear(3000, 3000), nn.Linear(3000, 1)
+            ),
             "PyTorch is faster",
         ),
         (OwnForward, "no OwnForward"),
@@ -403,7 +487,14 @@ def test_wrong_inputs_and_indices_never_reach_the_kernel():
 def test_refuses_other_losses():
     x, y = data(9, 2, 1)
     with pytest.raises(Unsupported, match="mean squared error only"):
-        FusedEngine([network([2, 1])], x, y, loss="cross_entropy", optimizer=SGD(), own_labels=False)
+        FusedEngine(
+            [network([2, 1])],
+            x,
+            y,
+            loss="cross_entropy",
+            optimizer=SGD(),
+            own_labels=False,
+        )
 
 
 @pytest.fixture
@@ -418,7 +509,9 @@ def test_without_a_compiler(monkeypatch, fresh_cache):
     monkeypatch.setenv("PATH", "")
     monkeypatch.delenv("CC", raising=False)
     x, y = data(9, 1, 1)
-    with pytest.raises(Unsupported, match=r"no C compiler found \(tried \$CC, cc, gcc and clang\)"):
+    with pytest.raises(
+        Unsupported, match=r"no C compiler found \(tried \$CC, cc, gcc and clang\)"
+    ):
         engine([network([1, 1])], x, y)
 
 
@@ -472,7 +565,8 @@ def test_two_processes_may_compile_at_once(tmp_path):
     environment = os.environ | {"NABLAB_CACHE": str(tmp_path), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", script]
     processes = [
-        subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(2)
+        subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
     ]
     answers = [process.communicate(timeout=100)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0]

@@ -9,13 +9,23 @@ from torch import nn
 from torch.nn import functional
 
 from nablab import data
-from nablab.training import SGD, Adam, AdamW, RMSprop, Unsupported, build_replicas, choose, fit
+from nablab.training import (
+    SGD,
+    Adam,
+    AdamW,
+    RMSprop,
+    Unsupported,
+    build_replicas,
+    choose,
+    fit,
+)
 from nablab.training.fused.bfloat16 import SLAB, FusedBfloat16Engine
 from nablab.training.inputs import Inputs
 from tests.training.test_fused_images import threads
 
 pytestmark = pytest.mark.skipif(
-    not torch.cpu._is_amx_tile_supported(), reason="the processor has no matrix tiles for bfloat16"
+    not torch.cpu._is_amx_tile_supported(),
+    reason="the processor has no matrix tiles for bfloat16",
 )
 
 CLASSES, STEPS = 4, 6
@@ -55,8 +65,15 @@ def batches_of(size, samples, replicas=3):
 
 
 def engine_of(build, pair, seeds=(1, 2, 3), optimizer=SGD(0.1), **options):  # noqa: B008
-    settings = {"own_labels": False, "inputs": BFLOAT16, "loss": "cross_entropy", **options}
-    return FusedBfloat16Engine(build_replicas(build, seeds), *pair, optimizer=optimizer, **settings)
+    settings = {
+        "own_labels": False,
+        "inputs": BFLOAT16,
+        "loss": "cross_entropy",
+        **options,
+    }
+    return FusedBfloat16Engine(
+        build_replicas(build, seeds), *pair, optimizer=optimizer, **settings
+    )
 
 
 class Rounded(torch.autograd.Function):
@@ -89,14 +106,19 @@ def truth(module, x):
 
 
 def true_losses(build, pair, seeds, make, batches, own_labels=False):
-    losses, modules = np.empty((STEPS, len(seeds))), [m.double() for m in build_replicas(build, seeds)]
+    losses, modules = (
+        np.empty((STEPS, len(seeds))),
+        [m.double() for m in build_replicas(build, seeds)],
+    )
     for k, module in enumerate(modules):
         optimizer = make(module.parameters())
         for step, rate in enumerate(RATES):
             chosen = torch.arange(len(pair[0])) if batches is None else batches[step, k]
             y = (pair[1][k] if own_labels else pair[1])[chosen]
             optimizer.zero_grad()
-            loss = functional.cross_entropy(truth(module, NORMALIZE(pair[0][chosen]).double()), y)
+            loss = functional.cross_entropy(
+                truth(module, NORMALIZE(pair[0][chosen]).double()), y
+            )
             loss.backward()
             optimizer.param_groups[0]["lr"] = optimizer.defaults["lr"] * rate
             optimizer.step()
@@ -105,7 +127,10 @@ def true_losses(build, pair, seeds, make, batches, own_labels=False):
 
 
 OPTIMIZERS = {
-    "adam": (Adam(0.01, weight_decay=0.1), lambda p: torch.optim.Adam(p, lr=0.01, weight_decay=0.1)),
+    "adam": (
+        Adam(0.01, weight_decay=0.1),
+        lambda p: torch.optim.Adam(p, lr=0.01, weight_decay=0.1),
+    ),
     "adamw": (AdamW(0.01), lambda p: torch.optim.AdamW(p, lr=0.01)),
     "sgd": (SGD(0.1, momentum=0.9), lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9)),
     "rmsprop": (RMSprop(0.003), lambda p: torch.optim.RMSprop(p, lr=0.003)),
@@ -115,10 +140,14 @@ OPTIMIZERS = {
 @pytest.mark.parametrize("count", [1, 2], ids=["one thread", "two threads"])
 @pytest.mark.parametrize("size", [None, TWO_SLABS, 96, 5])
 @pytest.mark.parametrize("build", [deep, shallow])
-def test_losses_weights_and_predictions_are_those_of_rounded_factors(build, size, count):
+def test_losses_weights_and_predictions_are_those_of_rounded_factors(
+    build, size, count
+):
     pair = pair_of(SLAB + 77)
     batches = None if size is None else batches_of(size, len(pair[0]))
-    expected, modules = true_losses(build, pair, (1, 2, 3), OPTIMIZERS["sgd"][1], batches)
+    expected, modules = true_losses(
+        build, pair, (1, 2, 3), OPTIMIZERS["sgd"][1], batches
+    )
     engine = engine_of(build, pair, optimizer=OPTIMIZERS["sgd"][0])
     with threads(count):
         np.testing.assert_allclose(engine.advance(RATES, batches), expected, rtol=2e-4)
@@ -127,7 +156,9 @@ def test_losses_weights_and_predictions_are_those_of_rounded_factors(build, size
         wanted = torch.stack([module.get_parameter(key).detach() for module in modules])
         torch.testing.assert_close(tensor.double(), wanted, rtol=2e-3, atol=2e-4)
     # Where a sum in float32 is rounded to the other bfloat16, a factor is 0.4 % off.
-    wanted = torch.stack([truth(module, NORMALIZE(pair[0]).double()) for module in modules])
+    wanted = torch.stack(
+        [truth(module, NORMALIZE(pair[0]).double()) for module in modules]
+    )
     torch.testing.assert_close(outputs.double(), wanted, rtol=1e-2, atol=1e-2)
 
 
@@ -155,7 +186,9 @@ def test_own_labels_and_labels_that_do_not_count():
     own = torch.stack([(y + k) % CLASSES for k in range(3)])
     own[:, ::3] = -100
     batches = batches_of(50, 80)
-    expected, _ = true_losses(deep, (x, own), (1, 2, 3), OPTIMIZERS["sgd"][1], batches, own_labels=True)
+    expected, _ = true_losses(
+        deep, (x, own), (1, 2, 3), OPTIMIZERS["sgd"][1], batches, own_labels=True
+    )
     engine = engine_of(deep, (x, own), optimizer=OPTIMIZERS["sgd"][0], own_labels=True)
     np.testing.assert_allclose(engine.advance(RATES, batches), expected, rtol=2e-4)
 
@@ -166,7 +199,10 @@ def test_numbers_depend_neither_on_threads_nor_on_neighbors_nor_on_chunks():
     losses_alone = alone.advance(RATES, batches[:, 1:2])
     three = engine_of(deep, pair)
     with threads(2):
-        parts = [three.advance(RATES[:2], batches[:2]), three.advance(RATES[2:], batches[2:])]
+        parts = [
+            three.advance(RATES[:2], batches[:2]),
+            three.advance(RATES[2:], batches[2:]),
+        ]
     np.testing.assert_array_equal(np.concatenate(parts)[:, 1], losses_alone[:, 0])
     for key, tensor in three.parameters().items():
         assert torch.equal(tensor[1], alone.parameters()[key][0]), key
@@ -178,7 +214,9 @@ def test_batches_of_other_sizes_may_follow():
     engine.advance(RATES[:1], None)
     engine.load_state(fresh.state())
     batches = batches_of(33, SLAB)
-    np.testing.assert_array_equal(engine.advance(RATES, batches), fresh.advance(RATES, batches))
+    np.testing.assert_array_equal(
+        engine.advance(RATES, batches), fresh.advance(RATES, batches)
+    )
 
 
 def test_samples_that_are_kept_are_still_those_that_are_asked_for():
@@ -186,7 +224,9 @@ def test_samples_that_are_kept_are_still_those_that_are_asked_for():
     engine = engine_of(deep, pair)
     others = [pair_of(20 + n)[0].flip(0) for n in range(6)]  # more than are kept
     for x in (*others, pair[0], *others):
-        torch.testing.assert_close(engine.predict(x), engine.predict(x.clone()), rtol=0, atol=0)
+        torch.testing.assert_close(
+            engine.predict(x), engine.predict(x.clone()), rtol=0, atol=0
+        )
     before = engine.predict(others[0])
     others[0].fill_(3)  # in place: the same object with other numbers
     assert not torch.equal(engine.predict(others[0]), before)
@@ -194,7 +234,9 @@ def test_samples_that_are_kept_are_still_those_that_are_asked_for():
 
 def test_a_saved_state_goes_on_bit_for_bit():
     pair, batches = pair_of(100), batches_of(40, 100)
-    whole, first, second = (engine_of(deep, pair, optimizer=Adam(0.01)) for _ in range(3))
+    whole, first, second = (
+        engine_of(deep, pair, optimizer=Adam(0.01)) for _ in range(3)
+    )
     expected = whole.advance(RATES, batches)
     first.advance(RATES[:4], batches[:4])
     second.load_state(first.state())
@@ -211,7 +253,10 @@ def test_frozen_and_diverging_replicas_leave_the_others_untouched():
     np.testing.assert_array_equal(losses[:, 0], whole[:, 0])
     assert np.isnan(losses[:, 1]).all()
     assert not np.isfinite(losses[-1, 2])
-    assert all(torch.equal(tensor[1], before[key]) for key, tensor in engine.parameters().items())
+    assert all(
+        torch.equal(tensor[1], before[key])
+        for key, tensor in engine.parameters().items()
+    )
 
 
 @pytest.mark.parametrize("samples", [60, TWO_SLABS])
@@ -229,7 +274,9 @@ def test_a_loss_that_is_not_finite_changes_no_weight(samples):
 def test_one_sample_fewer_outputs_and_an_index_that_is_none():
     pair = pair_of(20)
     engine = engine_of(deep, pair)
-    torch.testing.assert_close(engine.predict(pair[0][:1])[:, 0], engine.predict(pair[0])[:, 0])
+    torch.testing.assert_close(
+        engine.predict(pair[0][:1])[:, 0], engine.predict(pair[0])[:, 0]
+    )
     with pytest.raises(IndexError, match="from 0 to 19"):
         engine.advance(RATES, torch.full((STEPS, 3, 2), 20))
 
@@ -244,9 +291,19 @@ def test_one_sample_fewer_outputs_and_an_index_that_is_none():
             {},
             "dense layers only",
         ),
-        (lambda: nn.Sequential(nn.Flatten(), nn.Linear(70, 4), nn.Tanh()), {}, "no Tanh"),
+        (
+            lambda: nn.Sequential(nn.Flatten(), nn.Linear(70, 4), nn.Tanh()),
+            {},
+            "no Tanh",
+        ),
         (deep, {"loss": "mse"}, "cross-entropy only"),
-        (lambda: nn.Sequential(nn.Flatten(), *[nn.Linear(70, 70) for _ in range(70)]), {}, "too many layers"),
+        (
+            lambda: nn.Sequential(
+                nn.Flatten(), *[nn.Linear(70, 70) for _ in range(70)]
+            ),
+            {},
+            "too many layers",
+        ),
     ],
 )
 def test_what_it_does_not_serve_it_refuses(make, options, reason):
@@ -261,7 +318,9 @@ def test_samples_that_would_fill_the_memory_are_refused(monkeypatch):
 
 
 def wide():
-    return nn.Sequential(nn.Flatten(), nn.Linear(70, 300), nn.ReLU(), nn.Linear(300, CLASSES))
+    return nn.Sequential(
+        nn.Flatten(), nn.Linear(70, 300), nn.ReLU(), nn.Linear(300, CLASSES)
+    )
 
 
 @pytest.mark.parametrize(
@@ -277,5 +336,11 @@ def wide():
 )
 def test_where_it_is_chosen(build, options, engine):
     assert sum(p.numel() for p in wide().parameters()) > choose.FEWEST_ROUNDED
-    settings = {"seeds": [1, 2], "steps": 2, "loss": "cross_entropy", "prepare": NORMALIZE, "batch_size": 16}
+    settings = {
+        "seeds": [1, 2],
+        "steps": 2,
+        "loss": "cross_entropy",
+        "prepare": NORMALIZE,
+        "batch_size": 16,
+    }
     assert fit(build, pair_of(40), **settings, **options).engine == engine

@@ -45,11 +45,19 @@ def large_kernels():
 
 def dense():
     return nn.Sequential(
-        nn.Flatten(), nn.Linear(288, 30), nn.ReLU(), nn.Linear(30, 11), nn.Linear(11, CLASSES)
+        nn.Flatten(),
+        nn.Linear(288, 30),
+        nn.ReLU(),
+        nn.Linear(30, 11),
+        nn.Linear(11, CLASSES),
     )
 
 
-BUILDS = {"convolutional": convolutional, "large kernels": large_kernels, "dense": dense}
+BUILDS = {
+    "convolutional": convolutional,
+    "large kernels": large_kernels,
+    "dense": dense,
+}
 
 
 @contextmanager
@@ -84,13 +92,17 @@ def images():
 
 def prepared(x):
     """As `NORMALIZE`, in double precision."""
-    mean, std = (torch.tensor(part)[:, None, None] for part in (NORMALIZE.mean, NORMALIZE.std))
+    mean, std = (
+        torch.tensor(part)[:, None, None] for part in (NORMALIZE.mean, NORMALIZE.std)
+    )
     return (x.double() / 255 - mean) / std
 
 
 def batches_of(size, replicas=3):
     generator = torch.Generator().manual_seed(1)
-    orders = torch.stack([torch.randperm(SAMPLES, generator=generator) for _ in range(STEPS * replicas)])
+    orders = torch.stack(
+        [torch.randperm(SAMPLES, generator=generator) for _ in range(STEPS * replicas)]
+    )
     return orders[:, :size].reshape(STEPS, replicas, size)
 
 
@@ -98,8 +110,15 @@ ADAM = Adam(0.01)
 
 
 def engine_of(build, pair, seeds=(1, 2, 3), optimizer=ADAM, **options):
-    settings = {"own_labels": False, "inputs": Inputs(prepared), "loss": "cross_entropy", **options}
-    return FusedImageEngine(build_replicas(build, seeds), *pair, optimizer=optimizer, **settings)
+    settings = {
+        "own_labels": False,
+        "inputs": Inputs(prepared),
+        "loss": "cross_entropy",
+        **options,
+    }
+    return FusedImageEngine(
+        build_replicas(build, seeds), *pair, optimizer=optimizer, **settings
+    )
 
 
 def plain_loop(build, pair, seeds, make_optimizer, batches, own_labels=False):
@@ -110,7 +129,9 @@ def plain_loop(build, pair, seeds, make_optimizer, batches, own_labels=False):
         for step, rate in enumerate(RATES):
             chosen = torch.arange(SAMPLES) if batches is None else batches[step, k]
             optimizer.zero_grad()
-            loss = functional.cross_entropy(module(prepared(pair[0][chosen])), y[chosen])
+            loss = functional.cross_entropy(
+                module(prepared(pair[0][chosen])), y[chosen]
+            )
             loss.backward()
             optimizer.param_groups[0]["lr"] = optimizer.defaults["lr"] * rate
             optimizer.step()
@@ -119,9 +140,15 @@ def plain_loop(build, pair, seeds, make_optimizer, batches, own_labels=False):
 
 
 OPTIMIZERS = {
-    "adam": (Adam(0.01, weight_decay=0.1), lambda p: torch.optim.Adam(p, lr=0.01, weight_decay=0.1)),
+    "adam": (
+        Adam(0.01, weight_decay=0.1),
+        lambda p: torch.optim.Adam(p, lr=0.01, weight_decay=0.1),
+    ),
     "adamw": (AdamW(0.01), lambda p: torch.optim.AdamW(p, lr=0.01)),
-    "sgd": (SGD(0.05, momentum=0.9), lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9)),
+    "sgd": (
+        SGD(0.05, momentum=0.9),
+        lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9),
+    ),
     "rmsprop": (RMSprop(0.003), lambda p: torch.optim.RMSprop(p, lr=0.003)),
 }
 
@@ -131,7 +158,9 @@ OPTIMIZERS = {
 @pytest.mark.parametrize("name", BUILDS)
 def test_losses_weights_and_predictions_equal_plain_pytorch(name, size, images, count):
     batches = None if size is None else batches_of(size)
-    expected, modules = plain_loop(BUILDS[name], images, (1, 2, 3), OPTIMIZERS["adam"][1], batches)
+    expected, modules = plain_loop(
+        BUILDS[name], images, (1, 2, 3), OPTIMIZERS["adam"][1], batches
+    )
     engine = engine_of(BUILDS[name], images, optimizer=OPTIMIZERS["adam"][0])
     with threads(count):
         np.testing.assert_allclose(engine.advance(RATES, batches), expected, rtol=1e-9)
@@ -140,7 +169,9 @@ def test_losses_weights_and_predictions_equal_plain_pytorch(name, size, images, 
         torch.testing.assert_close(tensor, wanted, rtol=1e-6, atol=1e-8)
     outputs = torch.stack([module(prepared(images[0])) for module in modules]).detach()
     with threads(count):
-        torch.testing.assert_close(engine.predict(images[0]), outputs, rtol=1e-6, atol=1e-8)
+        torch.testing.assert_close(
+            engine.predict(images[0]), outputs, rtol=1e-6, atol=1e-8
+        )
 
 
 @both
@@ -159,8 +190,12 @@ def test_own_labels_and_labels_that_do_not_count(images):
     own = torch.stack([(y + k) % CLASSES for k in range(3)])
     own[:, ::3] = -100
     batches = batches_of(20)
-    expected, _ = plain_loop(convolutional, (x, own), (1, 2, 3), OPTIMIZERS["sgd"][1], batches, True)
-    engine = engine_of(convolutional, (x, own), optimizer=OPTIMIZERS["sgd"][0], own_labels=True)
+    expected, _ = plain_loop(
+        convolutional, (x, own), (1, 2, 3), OPTIMIZERS["sgd"][1], batches, True
+    )
+    engine = engine_of(
+        convolutional, (x, own), optimizer=OPTIMIZERS["sgd"][0], own_labels=True
+    )
     np.testing.assert_allclose(engine.advance(RATES, batches), expected, rtol=1e-9)
 
 
@@ -182,7 +217,9 @@ def test_lenet_in_float32_differs_by_rounding_only():
     assert (found.engine, plain.engine) == ("fused-images", "sequential")
     np.testing.assert_allclose(found.train_loss, plain.train_loss, rtol=2e-4)
     for name, curve in plain.evaluations.items():
-        np.testing.assert_allclose(found.evaluations[name], curve, rtol=2e-3, err_msg=name)
+        np.testing.assert_allclose(
+            found.evaluations[name], curve, rtol=2e-3, err_msg=name
+        )
 
 
 def test_numbers_depend_neither_on_threads_nor_on_neighbors_nor_on_chunks(images):
@@ -190,7 +227,9 @@ def test_numbers_depend_neither_on_threads_nor_on_neighbors_nor_on_chunks(images
     with threads(2):
         losses_alone = alone.advance(RATES, batches[:, 1:2])
     three = engine_of(convolutional, images)
-    losses = np.concatenate([three.advance(RATES[:5], batches[:5]), three.advance(RATES[5:], batches[5:])])
+    losses = np.concatenate(
+        [three.advance(RATES[:5], batches[:5]), three.advance(RATES[5:], batches[5:])]
+    )
     np.testing.assert_array_equal(losses[:, 1], losses_alone[:, 0])
     for key, tensor in three.parameters().items():
         assert torch.equal(tensor[1], alone.parameters()[key][0]), key
@@ -215,7 +254,10 @@ def test_frozen_and_diverging_replicas_leave_the_others_untouched(images):
     np.testing.assert_array_equal(losses[:, 0], whole[:, 0])
     assert np.isnan(losses[:, 1]).all()
     assert not np.isfinite(losses[-1, 2])
-    assert all(torch.equal(tensor[1], before[key]) for key, tensor in engine.parameters().items())
+    assert all(
+        torch.equal(tensor[1], before[key])
+        for key, tensor in engine.parameters().items()
+    )
 
 
 def test_one_diverging_replica_on_two_threads_ends(images):
@@ -233,12 +275,18 @@ def test_the_first_of_equal_maxima_gets_the_gradient():
 
     def build():
         return nn.Sequential(
-            nn.Conv2d(2, 3, 3), nn.MaxPool2d(2), nn.Conv2d(3, 2, 2), nn.Flatten(), nn.Linear(32, 4)
+            nn.Conv2d(2, 3, 3),
+            nn.MaxPool2d(2),
+            nn.Conv2d(3, 2, 2),
+            nn.Flatten(),
+            nn.Linear(32, 4),
         )
 
     expected, _ = plain_loop_of_numbers(build, (x, y))
     engine = engine_of(build, (x, y), (1,), SGD(0.1), inputs=Inputs())
-    np.testing.assert_allclose(engine.advance(np.ones(STEPS), None)[:, 0], expected, rtol=1e-9)
+    np.testing.assert_allclose(
+        engine.advance(np.ones(STEPS), None)[:, 0], expected, rtol=1e-9
+    )
 
 
 def plain_loop_of_numbers(build, pair):
@@ -257,34 +305,56 @@ def plain_loop_of_numbers(build, pair):
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
-        (lambda: nn.Sequential(nn.Flatten(), nn.Linear(288, 4), nn.ReLU()), "end with a linear layer"),
-        (lambda: nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(288, 4)), "no Dropout"),
         (
-            lambda: nn.Sequential(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(400, 4)),
+            lambda: nn.Sequential(nn.Flatten(), nn.Linear(288, 4), nn.ReLU()),
+            "end with a linear layer",
+        ),
+        (
+            lambda: nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(288, 4)),
+            "no Dropout",
+        ),
+        (
+            lambda: nn.Sequential(
+                nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(400, 4)
+            ),
             "BatchNorm2d",
         ),
         (
-            lambda: nn.Sequential(nn.Conv2d(2, 4, 3, stride=2), nn.Flatten(), nn.Linear(100, 4)),
+            lambda: nn.Sequential(
+                nn.Conv2d(2, 4, 3, stride=2), nn.Flatten(), nn.Linear(100, 4)
+            ),
             "stride 1 only",
         ),
         (
-            lambda: nn.Sequential(nn.Conv2d(2, 4, 3, groups=2), nn.Flatten(), nn.Linear(400, 4)),
+            lambda: nn.Sequential(
+                nn.Conv2d(2, 4, 3, groups=2), nn.Flatten(), nn.Linear(400, 4)
+            ),
             "stride 1 only",
         ),
         (
-            lambda: nn.Sequential(nn.Conv2d(2, 4, 3, padding="same"), nn.Flatten(), nn.Linear(576, 4)),
+            lambda: nn.Sequential(
+                nn.Conv2d(2, 4, 3, padding="same"), nn.Flatten(), nn.Linear(576, 4)
+            ),
             "padded",
         ),
-        (lambda: nn.Sequential(nn.MaxPool2d(3, 2), nn.Flatten(), nn.Linear(50, 4)), "windows side by side"),
         (
-            lambda: nn.Sequential(nn.MaxPool2d(2), nn.ReLU(), nn.Flatten(), nn.Linear(72, 4)),
+            lambda: nn.Sequential(nn.MaxPool2d(3, 2), nn.Flatten(), nn.Linear(50, 4)),
+            "windows side by side",
+        ),
+        (
+            lambda: nn.Sequential(
+                nn.MaxPool2d(2), nn.ReLU(), nn.Flatten(), nn.Linear(72, 4)
+            ),
             "ReLU does not follow",
         ),
         (
             lambda: nn.Sequential(nn.Linear(12, 4), nn.Flatten(), nn.Linear(96, 4)),
             "does not follow a Flatten",
         ),
-        (lambda: nn.Sequential(nn.Flatten(), nn.Linear(288, 8000)), "PyTorch is faster"),
+        (
+            lambda: nn.Sequential(nn.Flatten(), nn.Linear(288, 8000)),
+            "PyTorch is faster",
+        ),
     ],
 )
 def test_what_it_cannot_serve_is_refused_with_the_reason(make, reason, images):
@@ -298,8 +368,14 @@ def test_what_it_cannot_serve_is_refused_with_the_reason(make, reason, images):
         ({"loss": "mse"}, "cross-entropy only"),
         ({"inputs": Inputs(prepared, bfloat16=True)}, "precision of the weights"),
         ({"inputs": Inputs(prepared, augment=data.Augment(shift=1))}, "augmented"),
-        ({"inputs": Inputs(lambda x: prepared(x) - prepared(x).mean())}, "more than the value"),
-        ({"inputs": Inputs(lambda x: prepared(x).flip(3) * torch.arange(12))}, "more than the value"),
+        (
+            {"inputs": Inputs(lambda x: prepared(x) - prepared(x).mean())},
+            "more than the value",
+        ),
+        (
+            {"inputs": Inputs(lambda x: prepared(x).flip(3) * torch.arange(12))},
+            "more than the value",
+        ),
         ({"inputs": Inputs(lambda x: x.float())}, "another dtype"),
         ({"inputs": Inputs()}, "differ in their dtype"),
         ({"own_labels": True}, "are not int64"),
@@ -322,17 +398,27 @@ def test_indices_outside_the_samples_are_an_error(images):
 
 
 def test_precision_left_to_the_laboratory_is_served_in_float32(images):
-    engine = engine_of(convolutional, images, inputs=Inputs(prepared, bfloat16=True, automatic=True))
+    engine = engine_of(
+        convolutional, images, inputs=Inputs(prepared, bfloat16=True, automatic=True)
+    )
     assert all(tensor.dtype == torch.float64 for tensor in engine.parameters().values())
 
 
 def test_samples_of_another_type_are_prepared_before(images):
     """Floats with a fraction, which a byte cannot hold, as the other engines take them."""
     engine, x = engine_of(convolutional, images), images[0].double() / 3
-    outputs = torch.stack([module(prepared(x)) for module in build_replicas(convolutional, (1, 2, 3))])
-    torch.testing.assert_close(engine.predict(x), outputs.detach(), rtol=1e-9, atol=1e-10)
+    outputs = torch.stack(
+        [module(prepared(x)) for module in build_replicas(convolutional, (1, 2, 3))]
+    )
+    torch.testing.assert_close(
+        engine.predict(x), outputs.detach(), rtol=1e-9, atol=1e-10
+    )
 
 
 def test_samples_of_another_shape_are_an_error(images):
-    with pytest.raises(UsageError, match=r"takes samples of shape \(2, 12, 12\), got \(2, 12, 13\)"):
-        engine_of(convolutional, images).predict(torch.zeros(3, 2, 12, 13, dtype=torch.uint8))
+    with pytest.raises(
+        UsageError, match=r"takes samples of shape \(2, 12, 12\), got \(2, 12, 13\)"
+    ):
+        engine_of(convolutional, images).predict(
+            torch.zeros(3, 2, 12, 13, dtype=torch.uint8)
+        )

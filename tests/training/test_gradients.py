@@ -25,7 +25,13 @@ def build() -> nn.Module:
 
 
 def train(probe: GradientNorms, steps: int = 12, **options: Any) -> Any:
-    options = {"optimizer": SGD(learning_rate=0.1), "seeds": SEEDS, "build": build, "data": (X, Y), **options}
+    options = {
+        "optimizer": SGD(learning_rate=0.1),
+        "seeds": SEEDS,
+        "build": build,
+        "data": (X, Y),
+        **options,
+    }
     return fit(steps=steps, probes=[probe], **options)
 
 
@@ -45,19 +51,28 @@ def test_full_gradients_and_updates_of_gradient_descent(replicas: str) -> None:
     probe = GradientNorms(build, (X, Y), every=4)
     train(probe, replicas=replicas)
     assert probe.steps.tolist() == [0, 4, 8, 12]
-    short = [train(GradientNorms(build, (X, Y), every=4), steps=s, replicas=replicas) for s in (4, 8, 12)]
+    short = [
+        train(GradientNorms(build, (X, Y), every=4), steps=s, replicas=replicas)
+        for s in (4, 8, 12)
+    ]
     for column, result in enumerate(short, start=1):
         for k in range(3):
             truth = gradient(result.module(k), X, Y)
-            assert probe.norms[k, column] == pytest.approx(norm(truth.values()), rel=1e-9)
+            assert probe.norms[k, column] == pytest.approx(
+                norm(truth.values()), rel=1e-9
+            )
             for name, part in truth.items():
-                assert probe.parts[name][k, column] == pytest.approx(norm([part]), rel=1e-9)
+                assert probe.parts[name][k, column] == pytest.approx(
+                    norm([part]), rel=1e-9
+                )
             if column < 3:
                 weights = dict(result.module(k).named_parameters())
                 expected = 0.1 * norm(truth.values()) / norm(weights.values())
                 assert probe.ratios[k, column] == pytest.approx(expected, rel=1e-9)
                 bias = 0.1 * norm([truth["0.bias"]]) / norm([weights["0.bias"]])
-                assert probe.part_ratios["0.bias"][k, column] == pytest.approx(bias, rel=1e-9)
+                assert probe.part_ratios["0.bias"][k, column] == pytest.approx(
+                    bias, rel=1e-9
+                )
     assert np.isnan(probe.ratios[:, -1]).all()  # no step follows the last one
     assert np.isfinite(probe.ratios[:, :-1]).all()
 
@@ -71,7 +86,9 @@ def test_the_minibatch_is_the_batch_of_the_next_step() -> None:
         short = train(GradientNorms(build, (X, Y), every=99), steps=steps, batch_size=8)
         sizes.append(norm(short.module(0).parameters()))
     for step, size in enumerate(sizes):
-        assert probe.ratios[0, step] == pytest.approx(0.1 * probe.minibatch_norms[0, step] / size, rel=1e-9)
+        assert probe.ratios[0, step] == pytest.approx(
+            0.1 * probe.minibatch_norms[0, step] / size, rel=1e-9
+        )
     assert not np.allclose(probe.minibatch_norms, probe.norms, rtol=0.01)
     assert probe.minibatch_norms.shape == (3, 8)
     assert result.steps_taken.tolist() == [7, 7, 7]
@@ -80,14 +97,22 @@ def test_the_minibatch_is_the_batch_of_the_next_step() -> None:
 def test_watching_changes_no_number() -> None:
     probe = GradientNorms(build, (X, Y), every=5, minibatch=4)
     watched = train(probe, steps=23, optimizer=Adam(learning_rate=1e-2))
-    plain = fit(build, (X, Y), seeds=SEEDS, steps=23, optimizer=Adam(learning_rate=1e-2))
+    plain = fit(
+        build, (X, Y), seeds=SEEDS, steps=23, optimizer=Adam(learning_rate=1e-2)
+    )
     np.testing.assert_array_equal(watched.train_loss, plain.train_loss)
     assert GradientNorms(build, (X, Y), every=5).every == 5
 
 
 def test_ended_replicas_give_nan() -> None:
     probe = GradientNorms(build, (X, Y), every=2)
-    result = train(probe, steps=60, eval_every=1, stop=[Threshold(0.44)], optimizer=SGD(learning_rate=0.3))
+    result = train(
+        probe,
+        steps=60,
+        eval_every=1,
+        stop=[Threshold(0.44)],
+        optimizer=SGD(learning_rate=0.3),
+    )
     ends = result.steps_taken
     assert ends.min() < 60
     for k in range(3):
@@ -96,7 +121,9 @@ def test_ended_replicas_give_nan() -> None:
 
 def test_batch_norm_is_measured_in_eval_mode() -> None:
     def with_batch_norm() -> nn.Module:
-        return nn.Sequential(nn.Linear(1, 4), nn.BatchNorm1d(4), nn.Tanh(), nn.Linear(4, 1)).double()
+        return nn.Sequential(
+            nn.Linear(1, 4), nn.BatchNorm1d(4), nn.Tanh(), nn.Linear(4, 1)
+        ).double()
 
     probe = GradientNorms(with_batch_norm, (X, Y), every=6, minibatch=5)
     result = train(probe, steps=6, build=with_batch_norm)
@@ -138,15 +165,21 @@ def halve(x: Tensor) -> Tensor:
 
 
 def convolutional() -> nn.Module:
-    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3)).double()
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3)
+    ).double()
 
 
 def dense() -> nn.Module:
-    return nn.Sequential(nn.Flatten(), nn.Linear(36, 5), nn.ReLU(), nn.Linear(5, 3)).double()
+    return nn.Sequential(
+        nn.Flatten(), nn.Linear(36, 5), nn.ReLU(), nn.Linear(5, 3)
+    ).double()
 
 
 @pytest.mark.parametrize("network", [convolutional, dense])
-def test_stored_images_are_prepared_in_parts(network: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stored_images_are_prepared_in_parts(
+    network: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("nablab.training.gradients.IMAGES_AT_ONCE", 7)
     monkeypatch.setattr("nablab.training.gradients.AT_ONCE", 24)
     x, y = images(31)
@@ -171,7 +204,13 @@ def test_a_sample_is_judged_by_its_groups() -> None:
     common: Any = {"loss": "cross_entropy", "prepare": halve}
     probe = GradientNorms(dense, (x, y), every=3, samples=47, **common)
     result = fit(
-        dense, (x, y), seeds=SEEDS, steps=3, optimizer=SGD(learning_rate=0.1), probes=[probe], **common
+        dense,
+        (x, y),
+        seeds=SEEDS,
+        steps=3,
+        optimizer=SGD(learning_rate=0.1),
+        probes=[probe],
+        **common,
     )
     sample = _drawn(95, 47)
     assert sample is not None
@@ -192,7 +231,9 @@ def test_a_sample_is_judged_by_its_groups() -> None:
     error = math.sqrt((GROUPS - 1) * np.var(others))
     assert square > 0
     assert probe.norms[1, -1] == pytest.approx(math.sqrt(square), rel=1e-9)
-    assert probe.norm_errors[1, -1] == pytest.approx(error / (2 * math.sqrt(square)), rel=1e-9)
+    assert probe.norm_errors[1, -1] == pytest.approx(
+        error / (2 * math.sqrt(square)), rel=1e-9
+    )
     again = GradientNorms(dense, (x, y), every=3, samples=47, **common)
     again.load_state(probe.state())
     np.testing.assert_array_equal(again.norm_errors, probe.norm_errors)
@@ -206,7 +247,9 @@ def test_the_estimate_has_no_bias_and_knows_its_error() -> None:
     squares, errors = _mean_product(gradients @ gradients.mT)
     standard_error = float(squares.std()) / math.sqrt(4_000)
     assert abs(float(squares.mean()) - 9) < 4 * standard_error
-    assert float(gradients.mean(dim=1).square().sum(dim=1).mean()) > 11.9  # what one norm of all would give
+    assert (
+        float(gradients.mean(dim=1).square().sum(dim=1).mean()) > 11.9
+    )  # what one norm of all would give
     # The jackknife's variance is known to lean to the safe side.
     assert 1 < float(errors.square().mean().sqrt() / squares.std()) < 1.15
 
@@ -228,11 +271,21 @@ def test_an_interrupted_training_measures_the_same(tmp_path: Path) -> None:
     def after_a_few_chunks() -> bool:
         nonlocal asked
         asked += 1
-        return asked == 2  # between a measurement and the step whose update it awaits, or just after
+        return (
+            asked == 2
+        )  # between a measurement and the step whose update it awaits, or just after
 
-    options: Any = {"steps": 20, "batch_size": 5, "checkpoint": Checkpoint(tmp_path / "c")}
+    options: Any = {
+        "steps": 20,
+        "batch_size": 5,
+        "checkpoint": Checkpoint(tmp_path / "c"),
+    }
     with pytest.raises(Interrupted):
-        train(GradientNorms(build, (X, Y), every=3, minibatch=5), should_stop=after_a_few_chunks, **options)
+        train(
+            GradientNorms(build, (X, Y), every=3, minibatch=5),
+            should_stop=after_a_few_chunks,
+            **options,
+        )
     resumed = GradientNorms(build, (X, Y), every=3, minibatch=5)
     train(resumed, **options)
     np.testing.assert_array_equal(resumed.steps, whole.steps)
@@ -251,7 +304,11 @@ def test_the_state_keeps_an_awaited_update() -> None:
 
     probe.on_step_end = watch  # type: ignore[method-assign]
     train(probe, steps=4)
-    awaiting = next(state for state in seen if bool(state["awaited"]) and state["steps"].tolist() == [0, 3])
+    awaiting = next(
+        state
+        for state in seen
+        if bool(state["awaited"]) and state["steps"].tolist() == [0, 3]
+    )
     other = GradientNorms(build, (X, Y), every=3)
     other.load_state(awaiting)
     assert other.every == 1
@@ -273,5 +330,7 @@ def test_usage_errors() -> None:
         GradientNorms(build, (X, Y), every=0)
     with pytest.raises(UsageError, match="minibatch=0 is impossible"):
         GradientNorms(build, (X, Y), every=1, minibatch=0)
-    with pytest.raises(UsageError, match="samples=9 is impossible: it must be at least 10"):
+    with pytest.raises(
+        UsageError, match="samples=9 is impossible: it must be at least 10"
+    ):
         GradientNorms(build, (X, Y), every=1, samples=9)

@@ -26,39 +26,65 @@ NORMALIZE = data.Normalize((0.5,), (0.25,))
 
 
 def dense():
-    return nn.Sequential(nn.Flatten(), nn.Linear(64, 12), nn.ReLU(), nn.Linear(12, CLASSES))
+    return nn.Sequential(
+        nn.Flatten(), nn.Linear(64, 12), nn.ReLU(), nn.Linear(12, CLASSES)
+    )
 
 
 def convolutional():
-    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(36, CLASSES))
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(36, CLASSES),
+    )
 
 
 def fit(pair, build=dense, **options):
-    settings = {"steps": 12, "batch_size": 20, "loss": "cross_entropy", "seeds": [1, 2, 3], **options}
+    settings = {
+        "steps": 12,
+        "batch_size": 20,
+        "loss": "cross_entropy",
+        "seeds": [1, 2, 3],
+        **options,
+    }
     return training.fit(build, pair, **settings)
 
 
 @pytest.mark.parametrize("replicas", ["batched", "sequential"])
 @pytest.mark.parametrize("build", [dense, convolutional])
 @pytest.mark.parametrize("batch_size", [20, None])
-def test_preparing_batches_equals_preparing_all_before(images, replicas, build, batch_size):
+def test_preparing_batches_equals_preparing_all_before(
+    images, replicas, build, batch_size
+):
     x, y = images
-    options = {"replicas": replicas, "batch_size": batch_size, "held_out": {"test": images}}
+    options = {
+        "replicas": replicas,
+        "batch_size": batch_size,
+        "held_out": {"test": images},
+    }
     stored = fit((x, y), build, prepare=NORMALIZE, **options)
     options["held_out"] = {"test": (NORMALIZE(x), y)}
     prepared = fit((NORMALIZE(x), y), build, **options)
     np.testing.assert_allclose(stored.train_loss, prepared.train_loss, rtol=1e-6)
     for name, curve in prepared.evaluations.items():
-        np.testing.assert_allclose(stored.evaluations[name], curve, rtol=1e-6, err_msg=name)
+        np.testing.assert_allclose(
+            stored.evaluations[name], curve, rtol=1e-6, err_msg=name
+        )
     assert torch.allclose(stored.predict(x), prepared.predict(NORMALIZE(x)))
 
 
 def test_accuracies_are_those_of_the_predictions(images):
     x, y = images
-    result = fit((x[:64], y[:64]), prepare=NORMALIZE, held_out={"test": (x[64:], y[64:])})
+    result = fit(
+        (x[:64], y[:64]), prepare=NORMALIZE, held_out={"test": (x[64:], y[64:])}
+    )
     for name, part in {"train": slice(64), "test": slice(64, None)}.items():
         right = (result.predict(x[part]).argmax(2) == y[part]).double().mean(1)
-        np.testing.assert_allclose(result.evaluations[f"{name}_accuracy"][:, -1], right, rtol=1e-6)
+        np.testing.assert_allclose(
+            result.evaluations[f"{name}_accuracy"][:, -1], right, rtol=1e-6
+        )
 
 
 def test_labels_of_minus_100_are_not_counted():
@@ -86,9 +112,13 @@ def test_held_out_sets_may_have_labels_of_their_own_per_replica(images, replicas
     )
     predicted = result.predict(x).argmax(2)
     even = (predicted == own)[:, ::2].double().mean(1)
-    np.testing.assert_allclose(result.evaluations["even_accuracy"][:, -1], even, rtol=1e-6)
+    np.testing.assert_allclose(
+        result.evaluations["even_accuracy"][:, -1], even, rtol=1e-6
+    )
     true = (predicted == y).double().mean(1)
-    np.testing.assert_allclose(result.evaluations["true_accuracy"][:, -1], true, rtol=1e-6)
+    np.testing.assert_allclose(
+        result.evaluations["true_accuracy"][:, -1], true, rtol=1e-6
+    )
 
 
 def test_own_labels_of_a_held_out_set_are_one_set_per_replica(images):
@@ -101,24 +131,35 @@ def test_evaluations_may_use_the_first_training_samples_only(images):
     x, y = images
     result = fit((x, y), prepare=NORMALIZE, train_samples=30)
     right = (result.predict(x[:30]).argmax(2) == y[:30]).double().mean(1)
-    np.testing.assert_allclose(result.evaluations["train_accuracy"][:, -1], right, rtol=1e-6)
+    np.testing.assert_allclose(
+        result.evaluations["train_accuracy"][:, -1], right, rtol=1e-6
+    )
 
 
 def test_augmentation_changes_training_alone_and_repeats(images):
     shift = data.Augment(shift=2, flip=True)
     plain = fit(images, convolutional, prepare=NORMALIZE, steps=6)
-    first, again = (fit(images, convolutional, prepare=NORMALIZE, augment=shift, steps=6) for _ in range(2))
+    first, again = (
+        fit(images, convolutional, prepare=NORMALIZE, augment=shift, steps=6)
+        for _ in range(2)
+    )
     assert first.engine == "sequential"
     np.testing.assert_array_equal(first.train_loss, again.train_loss)
     assert not np.allclose(first.train_loss[:, 0], plain.train_loss[:, 0])
     # Before the first step the weights are equal, and evaluations see the samples as they are.
     np.testing.assert_allclose(
-        first.evaluations["train_loss"][:, 0], plain.evaluations["train_loss"][:, 0], rtol=1e-6
+        first.evaluations["train_loss"][:, 0],
+        plain.evaluations["train_loss"][:, 0],
+        rtol=1e-6,
     )
 
 
 def test_a_replica_augments_the_same_whoever_trains_beside_it(images):
-    options = {"prepare": NORMALIZE, "augment": data.Augment(shift=1), "replicas": "sequential"}
+    options = {
+        "prepare": NORMALIZE,
+        "augment": data.Augment(shift=1),
+        "replicas": "sequential",
+    }
     three, one = fit(images, **options), fit(images, seeds=[2], **options)
     np.testing.assert_array_equal(three.train_loss[1], one.train_loss[0])
 
@@ -138,14 +179,18 @@ def test_an_interrupted_training_with_augmentation_ends_alike(images, tmp_path):
         fit(images, checkpoint=checkpoint, should_stop=lambda: next(asked), **options)
     resumed = fit(images, checkpoint=checkpoint, **options)
     np.testing.assert_array_equal(whole.train_loss, resumed.train_loss)
-    np.testing.assert_array_equal(whole.evaluations["train_accuracy"], resumed.evaluations["train_accuracy"])
+    np.testing.assert_array_equal(
+        whole.evaluations["train_accuracy"], resumed.evaluations["train_accuracy"]
+    )
 
 
 @pytest.mark.parametrize("replicas", ["batched", "sequential"])
 @pytest.mark.parametrize("build", [dense, convolutional])
 def test_bfloat16_stays_near_float32(images, replicas, build):
     options = {"prepare": NORMALIZE, "replicas": replicas}
-    wide, narrow = (fit(images, build, precision=p, **options) for p in ("float32", "bfloat16"))
+    wide, narrow = (
+        fit(images, build, precision=p, **options) for p in ("float32", "bfloat16")
+    )
     # Products have 8 significant bits; a loss of about 1.1 may be off by some thousandths.
     np.testing.assert_allclose(narrow.train_loss, wide.train_loss, atol=0.03)
     assert not np.array_equal(narrow.train_loss, wide.train_loss)
@@ -154,7 +199,9 @@ def test_bfloat16_stays_near_float32(images, replicas, build):
 
 def test_precision_auto_asks_the_hardware():
     cpu = torch.device("cpu")
-    assert make_inputs(None, None, "auto", cpu).bfloat16 == multiplies_bfloat16_fast(cpu)
+    assert make_inputs(None, None, "auto", cpu).bfloat16 == multiplies_bfloat16_fast(
+        cpu
+    )
     assert not make_inputs(None, None, "float32", cpu).bfloat16
     with pytest.raises(UsageError, match="Did you mean 'bfloat16'"):
         make_inputs(None, None, "bfloat", cpu)

@@ -104,19 +104,30 @@ every_case = pytest.mark.parametrize("name", CASES)
 def run(name: str, seeds: list[int] = SEEDS, **options: Any) -> Training:
     make, replicas = CASES[name]
     learner, data, recipe = make(len(seeds))
-    changed = {field: options.pop(field) for field in list(options) if hasattr(recipe, field)}
+    changed = {
+        field: options.pop(field) for field in list(options) if hasattr(recipe, field)
+    }
     recipe = dataclasses.replace(recipe, **changed)
     return train(learner, data, recipe, seeds=seeds, replicas=replicas, **options)
 
 
 def contents(result: Training) -> dict[str, bytes]:
     """All that a training left, as bytes."""
-    arrays = {"loss": result.train_loss, **result.measures, **result.evaluations, "final": result.final}
+    arrays = {
+        "loss": result.train_loss,
+        **result.measures,
+        **result.evaluations,
+        "final": result.final,
+    }
     found = {name: array.tobytes() for name, array in arrays.items()}
     for at in ("final", "best"):
         tensors = result.parameters(at=at).items()
         found |= {f"{at} {name}": tensor.numpy().tobytes() for name, tensor in tensors}
-    return found | {"ended": repr((result.stop_reason, result.steps_taken, result.best_step)).encode()}
+    return found | {
+        "ended": repr(
+            (result.stop_reason, result.steps_taken, result.best_step)
+        ).encode()
+    }
 
 
 @every_case
@@ -128,7 +139,9 @@ def test_the_same_bytes_come_out_twice_and_no_generator_is_moved(name: str) -> N
 
 @every_case
 @pytest.mark.parametrize("calls", [1, 3])
-def test_interrupted_and_resumed_it_ends_with_the_same_bytes(name: str, calls: int, tmp_path: Path) -> None:
+def test_interrupted_and_resumed_it_ends_with_the_same_bytes(
+    name: str, calls: int, tmp_path: Path
+) -> None:
     checkpoint = Checkpoint(tmp_path / "state.safetensors")
     left = iter(range(calls - 1, -1, -1))
     with pytest.raises(Interrupted):
@@ -145,20 +158,34 @@ def test_a_checkpoint_of_other_numbers_is_not_used(name: str, tmp_path: Path) ->
     with pytest.raises(Interrupted):
         run(name, checkpoint=checkpoint, should_stop=lambda: True)
     notes: list[str] = []
-    changed = run(name, checkpoint=checkpoint, on_note=notes.append, optimizer=Adam(learning_rate=1e-4))
+    changed = run(
+        name,
+        checkpoint=checkpoint,
+        on_note=notes.append,
+        optimizer=Adam(learning_rate=1e-4),
+    )
     assert any("these differ: optimizer" in note for note in notes)
     assert contents(changed) == contents(run(name, optimizer=Adam(learning_rate=1e-4)))
 
 
 @every_case
 def test_a_trial_does_not_depend_on_who_shares_its_run(name: str) -> None:
-    together, alone = run(name), run(name, seeds=[12], **({"hyper": {"beta": 1.5}} if "VAE" in name else {}))
+    together, alone = (
+        run(name),
+        run(name, seeds=[12], **({"hyper": {"beta": 1.5}} if "VAE" in name else {})),
+    )
     exact = "batched" not in name
     for curve, values in together.evaluations.items():
         mine, other = values[1], alone.evaluations[curve][0]
-        assert np.array_equal(mine, other) if exact else np.allclose(mine, other, rtol=1e-5)
+        assert (
+            np.array_equal(mine, other)
+            if exact
+            else np.allclose(mine, other, rtol=1e-5)
+        )
     for key, tensor in together.parameters().items():
-        assert torch.allclose(tensor[1], alone.parameters()[key][0], rtol=0, atol=0 if exact else 1e-5)
+        assert torch.allclose(
+            tensor[1], alone.parameters()[key][0], rtol=0, atol=0 if exact else 1e-5
+        )
 
 
 @every_case
@@ -166,7 +193,11 @@ def test_a_value_that_is_not_finite_ends_one_trial_only(name: str) -> None:
     rates = [1e-3, math.inf, 1e-3]
     found = run(name, optimizer=SGD(learning_rate=rates))
     usual = run(name, optimizer=SGD(learning_rate=[1e-3] * 3))
-    assert [outcome.stop_reason for outcome in found] == ["budget", "diverged", "budget"]
+    assert [outcome.stop_reason for outcome in found] == [
+        "budget",
+        "diverged",
+        "budget",
+    ]
     assert found[1].steps_taken < usual[1].steps_taken
     for k in (0, 2):
         for curve, values in usual.evaluations.items():
@@ -179,8 +210,14 @@ def test_outcomes_are_what_the_stacked_arrays_say(name: str) -> None:
     assert len(result) == len(SEEDS)
     for k, outcome in enumerate(result):
         assert outcome.steps[0] == 0
-        assert outcome.last() == {curve: values[k, -1] for curve, values in result.evaluations.items()}
-        assert len(next(iter(outcome.measures.values()))) == outcome.steps_taken == result.train_loss.shape[1]
+        assert outcome.last() == {
+            curve: values[k, -1] for curve, values in result.evaluations.items()
+        }
+        assert (
+            len(next(iter(outcome.measures.values())))
+            == outcome.steps_taken
+            == result.train_loss.shape[1]
+        )
         module = outcome.module()
         assert not module.training
         for key, parameter in module.named_parameters():
@@ -189,10 +226,15 @@ def test_outcomes_are_what_the_stacked_arrays_say(name: str) -> None:
 
 def test_batched_trials_agree_with_one_after_the_other() -> None:
     learner, data, recipe = of_vae(4)
-    recipe = dataclasses.replace(recipe, optimizer=Adam(learning_rate=[1e-3, 3e-3, 1e-2, 3e-3]))
+    recipe = dataclasses.replace(
+        recipe, optimizer=Adam(learning_rate=[1e-3, 3e-3, 1e-2, 3e-3])
+    )
     clipped = dataclasses.replace(learner, clip_norm=5.0)  # type: ignore[type-var]
     for kind in (learner, clipped):
-        ways = [train(kind, data, recipe, seeds=range(4), replicas=way) for way in ("batched", "sequential")]
+        ways = [
+            train(kind, data, recipe, seeds=range(4), replicas=way)
+            for way in ("batched", "sequential")
+        ]
         assert [way.engine for way in ways] == ["batched", "sequential"]
         for curve, values in ways[0].evaluations.items():
             assert np.allclose(values, ways[1].evaluations[curve], rtol=2e-5), curve
@@ -215,33 +257,67 @@ def test_supervised_by_minimize_agrees_with_fit() -> None:
     def loss(net: nn.Module, batch: Any, moment: Moment) -> Mapping[str, torch.Tensor]:
         return {"loss": cross_entropy(net(batch["x"]), batch["y"])}
 
-    options: dict[str, Any] = {"batch_size": 7, "optimizer": Adam(learning_rate=1e-2), "eval_every": 10}
+    options: dict[str, Any] = {
+        "batch_size": 7,
+        "optimizer": Adam(learning_rate=1e-2),
+        "eval_every": 10,
+    }
     ours = train(
-        Minimize(build, loss), {"x": x, "y": y}, Recipe(steps=40, **options), seeds=[5], replicas="sequential"
+        Minimize(build, loss),
+        {"x": x, "y": y},
+        Recipe(steps=40, **options),
+        seeds=[5],
+        replicas="sequential",
     )
-    theirs = fit(build, (x, y), seeds=[5], steps=40, loss="cross_entropy", replicas="sequential", **options)
+    theirs = fit(
+        build,
+        (x, y),
+        seeds=[5],
+        steps=40,
+        loss="cross_entropy",
+        replicas="sequential",
+        **options,
+    )
     assert np.allclose(ours.train_loss, theirs.train_loss, rtol=1e-6)
-    assert np.allclose(ours.evaluations["train_loss"], theirs.evaluations["train_loss"], rtol=1e-6)
+    assert np.allclose(
+        ours.evaluations["train_loss"], theirs.evaluations["train_loss"], rtol=1e-6
+    )
 
 
 def test_the_gan_finds_most_modes() -> None:
     learner, data, recipe = of_gan(1)
-    found = train(learner, data, dataclasses.replace(recipe, steps=500, eval_every=50), seeds=[3])
+    found = train(
+        learner, data, dataclasses.replace(recipe, steps=500, eval_every=50), seeds=[3]
+    )
     assert found[0].best >= 6
     assert found[0].curves["test_modes"][0] <= 2
 
 
 def test_rules_and_best_know_that_a_higher_accuracy_is_better() -> None:
     learner, data, recipe = of_recurrent(2)
-    longer: dict[str, Any] = {"epochs": 30, "optimizer": Adam(learning_rate=1e-2), "best": "test_accuracy"}
+    longer: dict[str, Any] = {
+        "epochs": 30,
+        "optimizer": Adam(learning_rate=1e-2),
+        "best": "test_accuracy",
+    }
     reached = Threshold(0.9, metric="test_accuracy", above=True)
-    result = train(learner, data, dataclasses.replace(recipe, **longer, stop=[reached]), seeds=[1, 2])
+    result = train(
+        learner,
+        data,
+        dataclasses.replace(recipe, **longer, stop=[reached]),
+        seeds=[1, 2],
+    )
     for outcome in result:
         assert outcome.stop_reason == "threshold"
         assert outcome.best == max(outcome.curves["test_accuracy"]) >= 0.9
         assert outcome.last()["test_accuracy"] == outcome.best
     patient = EarlyStopping("test_accuracy", patience=4)
-    result = train(learner, data, dataclasses.replace(recipe, **longer, stop=[patient]), seeds=[1, 2])
+    result = train(
+        learner,
+        data,
+        dataclasses.replace(recipe, **longer, stop=[patient]),
+        seeds=[1, 2],
+    )
     for outcome in result:
         curve = outcome.curves["test_accuracy"]
         best = int(curve.argmax())
@@ -256,15 +332,22 @@ def test_a_loss_per_token_is_a_mean_over_tokens() -> None:
             net = nn.Linear(1, 1)
             return State(net, {"": optimizer(net.parameters())})
 
-        def step(self, state: State, batches: tuple[Any, ...], moment: Moment) -> Mapping[str, torch.Tensor]:
+        def step(
+            self, state: State, batches: tuple[Any, ...], moment: Moment
+        ) -> Mapping[str, torch.Tensor]:
             return {"loss": state.net.weight.sum().detach()}  # type: ignore[union-attr, operator]
 
         def evaluate(self, state: State, batch: Any, moment: Moment) -> Any:
             x = batch["x"]
-            return {"per_sample": x.mean(), "per_token": ((x * batch["n"]).sum(), batch["n"].sum())}
+            return {
+                "per_sample": x.mean(),
+                "per_token": ((x * batch["n"]).sum(), batch["n"].sum()),
+            }
 
     x, n = torch.tensor([1.0, 2.0, 6.0]), torch.tensor([1.0, 1.0, 8.0])
-    found = train(Counting(), {"x": x, "n": n}, Recipe(steps=1, batch_size=2), seeds=[0])[0].last()
+    found = train(
+        Counting(), {"x": x, "n": n}, Recipe(steps=1, batch_size=2), seeds=[0]
+    )[0].last()
     assert found["train_per_sample"] == pytest.approx(3.0)
     assert found["train_per_token"] == pytest.approx((1 + 2 + 48) / 10)
 
@@ -279,9 +362,15 @@ def test_each_trial_may_have_its_own_evaluated_set() -> None:
     learner, data, recipe = of_recurrent(2)
     parts = [Subset(data, torch.arange(20)), Subset(data, torch.arange(20, 60))]
     both = {"own": PerTrial(tuple(parts)), "first": parts[0], "second": parts[1]}
-    found = train(learner, data, dataclasses.replace(recipe, held_out=both), seeds=[1, 2])
-    assert np.array_equal(found.evaluations["own_loss"][0], found.evaluations["first_loss"][0])
-    assert np.array_equal(found.evaluations["own_loss"][1], found.evaluations["second_loss"][1])
+    found = train(
+        learner, data, dataclasses.replace(recipe, held_out=both), seeds=[1, 2]
+    )
+    assert np.array_equal(
+        found.evaluations["own_loss"][0], found.evaluations["first_loss"][0]
+    )
+    assert np.array_equal(
+        found.evaluations["own_loss"][1], found.evaluations["second_loss"][1]
+    )
 
 
 def draws_itself(net: Any, batch: Any, moment: Moment) -> Mapping[str, torch.Tensor]:
@@ -297,7 +386,9 @@ def draws_itself(net: Any, batch: Any, moment: Moment) -> Mapping[str, torch.Ten
         (vae.with_dropout(), "the network has dropout"),
     ],
 )
-def test_what_cannot_be_batched_says_why_and_trains_one_by_one(learner: Learner, why: str) -> None:
+def test_what_cannot_be_batched_says_why_and_trains_one_by_one(
+    learner: Learner, why: str
+) -> None:
     notes: list[str] = []
     recipe = Recipe(steps=2, batch_size=8, hyper={"beta": 1.0}, train_samples=0)
     width = 2 if isinstance(learner, gan.RingGan) else 64
@@ -326,16 +417,29 @@ def no_scalar(net: Any, batch: Any, moment: Moment) -> Any:
         ({"train_samples": -1}, "train_samples must be at least 0"),
         ({"prepare": nn.Identity()}, "prepare of the recipe is not for a learner"),
         ({"hyper": {"beta": [1.0]}}, "hyper 'beta' has 1 values for 2 trials"),
-        ({"held_out": {"test": PerTrial(())}}, "held_out 'test' has 0 sets for 2 trials"),
+        (
+            {"held_out": {"test": PerTrial(())}},
+            "held_out 'test' has 0 sets for 2 trials",
+        ),
         ({"held_out": {"test": torch.ones(3)}}, "A learner's data are a data set"),
-        ({"metrics": {"accuracy": Accuracy()}, "best": "train_acuracy"}, "Did you mean 'train_accuracy'"),
+        (
+            {"metrics": {"accuracy": Accuracy()}, "best": "train_acuracy"},
+            "Did you mean 'train_accuracy'",
+        ),
         ({"stop": [EarlyStopping("test_loss")]}, "no evaluated metric 'test_loss'"),
-        ({"sampler": Bucketed(torch.ones(9), 3), "batch_size": 3}, "The sampler has its own|sampler or"),
+        (
+            {"sampler": Bucketed(torch.ones(9), 3), "batch_size": 3},
+            "The sampler has its own|sampler or",
+        ),
     ],
 )
-def test_recipes_that_cannot_work_are_refused(change: dict[str, Any], text: str) -> None:
+def test_recipes_that_cannot_work_are_refused(
+    change: dict[str, Any], text: str
+) -> None:
     data = {"x": torch.rand(9, 64), "y": torch.zeros(9, dtype=torch.int64)}
-    learner = Minimize(vae.Vae, lambda net, batch, moment: {"loss": net(batch["x"]).mean()})
+    learner = Minimize(
+        vae.Vae, lambda net, batch, moment: {"loss": net(batch["x"]).mean()}
+    )
     with pytest.raises(UsageError, match=text):
         train(learner, data, Recipe(**{"steps": 2, **change}), seeds=[1, 2])
 
@@ -353,10 +457,17 @@ def test_losses_that_cannot_work_are_refused(learner: Learner, text: str) -> Non
         train(learner, {"x": torch.rand(9, 64)}, Recipe(steps=1), seeds=[1])
 
 
-def test_options_for_learners_are_refused_for_supervised_and_the_other_way_round() -> None:
+def test_options_for_learners_are_refused_for_supervised_and_the_other_way_round() -> (
+    None
+):
     x = torch.rand(9, 2)
     with pytest.raises(UsageError, match="hyper of the recipe is not for Supervised"):
-        train(Supervised(lambda: nn.Linear(2, 2)), (x, x), Recipe(steps=1, hyper={"a": 1.0}), seeds=[1])
+        train(
+            Supervised(lambda: nn.Linear(2, 2)),
+            (x, x),
+            Recipe(steps=1, hyper={"a": 1.0}),
+            seeds=[1],
+        )
     with pytest.raises(UsageError, match="same number of samples"):
         Arrays(x=x, y=x[:3])
     labels = OwnLabels(x)
@@ -369,7 +480,9 @@ def test_a_metric_of_a_learner_without_outputs_is_refused() -> None:
         def start(self, optimizer: Any) -> State:
             return State(nn.Linear(1, 1))
 
-        def step(self, state: State, batches: tuple[Any, ...], moment: Moment) -> Mapping[str, torch.Tensor]:
+        def step(
+            self, state: State, batches: tuple[Any, ...], moment: Moment
+        ) -> Mapping[str, torch.Tensor]:
             return {"loss": torch.tensor(math.pi)}
 
     recipe = Recipe(steps=1, metrics={"accuracy": Accuracy()})
@@ -385,13 +498,19 @@ def test_a_training_without_evaluations_has_outcomes_without_curves() -> None:
     assert math.isnan(outcome.final)
 
 
-def changes_its_mind(net: Any, batch: Any, moment: Moment) -> Mapping[str, torch.Tensor]:
+def changes_its_mind(
+    net: Any, batch: Any, moment: Moment
+) -> Mapping[str, torch.Tensor]:
     """Uniform noise first, then normal noise of the same shape."""
     draw = moment.uniform if moment.step == 0 else moment.normal
-    return {"loss": (net(batch["x"] + draw(*batch["x"].shape)) - batch["x"]).square().mean()}
+    return {
+        "loss": (net(batch["x"] + draw(*batch["x"].shape)) - batch["x"]).square().mean()
+    }
 
 
-def test_a_loss_that_draws_otherwise_later_is_not_given_what_was_drawn_for_it_at_first() -> None:
+def test_a_loss_that_draws_otherwise_later_is_not_given_what_was_drawn_for_it_at_first() -> (
+    None
+):
     learner, data = Minimize(vae.Vae, changes_its_mind), {"x": torch.rand(20, 64)}
     recipe = Recipe(steps=3, train_samples=0)
     with pytest.raises(UsageError, match="other random numbers at this step"):

@@ -7,7 +7,16 @@ from torch import nn
 
 from nablab import training
 from nablab.errors import Interrupted, UsageError
-from nablab.training import SGD, Adam, Constant, EarlyStopping, Plateau, Probe, Threshold, fit
+from nablab.training import (
+    SGD,
+    Adam,
+    Constant,
+    EarlyStopping,
+    Plateau,
+    Probe,
+    Threshold,
+    fit,
+)
 
 
 def line():
@@ -28,7 +37,10 @@ def data():
 def test_gradient_descent_on_a_quadratic_follows_its_closed_form():
     """With loss |Xw - y|^2 / N the error contracts: w_t - w* = (I - 2 lr X'X / N)^t (w_0 - w*)."""
     draw = torch.Generator().manual_seed(0)
-    x, truth = torch.randn(20, 2, generator=draw).double(), torch.tensor([[1.5], [-0.5]]).double()
+    x, truth = (
+        torch.randn(20, 2, generator=draw).double(),
+        torch.tensor([[1.5], [-0.5]]).double(),
+    )
     result = fit(line, (x, x @ truth), seeds=[4, 5], steps=30, optimizer=SGD(0.1))
 
     contraction = torch.eye(2).double() - 2 * 0.1 * x.T @ x / 20
@@ -36,11 +48,18 @@ def test_gradient_descent_on_a_quadratic_follows_its_closed_form():
         error = module.weight.detach().T - truth
         for step in range(30):
             expected = (x @ error).square().mean().item()
-            assert result.train_loss[replica, step] == pytest.approx(expected, rel=1e-10)
+            assert result.train_loss[replica, step] == pytest.approx(
+                expected, rel=1e-10
+            )
             error = contraction @ error
-        assert result.final[replica] == pytest.approx((x @ error).square().mean().item(), rel=1e-9)
+        assert result.final[replica] == pytest.approx(
+            (x @ error).square().mean().item(), rel=1e-9
+        )
         torch.testing.assert_close(
-            result.module(replica).weight.detach().T, truth + error, rtol=1e-9, atol=1e-12
+            result.module(replica).weight.detach().T,
+            truth + error,
+            rtol=1e-9,
+            atol=1e-12,
         )
 
 
@@ -65,7 +84,9 @@ def test_minibatches_follow_a_plain_loop(replicas):
     optimizer = torch.optim.Adam(module.parameters())
     for step, rate in enumerate(schedule.multipliers(12)):
         epoch, position = divmod(step, 3)
-        order = torch.randperm(10, generator=training.generator(training.derive(7, "order", epoch)))
+        order = torch.randperm(
+            10, generator=training.generator(training.derive(7, "order", epoch))
+        )
         chosen = order[4 * position : 4 * position + 4]
         loss = nn.functional.mse_loss(module(x[chosen]), y[chosen])
         assert result.train_loss[1, step] == pytest.approx(loss.item(), rel=1e-9)
@@ -73,7 +94,9 @@ def test_minibatches_follow_a_plain_loop(replicas):
         loss.backward()
         optimizer.param_groups[0]["lr"] = 0.1 * rate
         optimizer.step()
-    assert result.final[1] == pytest.approx(nn.functional.mse_loss(module(x), y).item(), rel=1e-9)
+    assert result.final[1] == pytest.approx(
+        nn.functional.mse_loss(module(x), y).item(), rel=1e-9
+    )
 
 
 def test_evaluations_best_and_predictions_belong_together(data):
@@ -92,7 +115,9 @@ def test_evaluations_best_and_predictions_belong_together(data):
     np.testing.assert_allclose(
         result.evaluations["train_loss"][:, :3], result.train_loss[:, :21:10], rtol=1e-5
     )
-    np.testing.assert_array_equal(result.best, result.evaluations["train_loss"].min(axis=1))
+    np.testing.assert_array_equal(
+        result.best, result.evaluations["train_loss"].min(axis=1)
+    )
     lowest = result.evaluations["train_loss"].argmin(axis=1)
     assert len(set(lowest)) > 1, "the case must tell the best from the last"
     np.testing.assert_array_equal(result.best_step, result.evaluation_steps[lowest])
@@ -102,10 +127,13 @@ def test_evaluations_best_and_predictions_belong_together(data):
         np.testing.assert_allclose(losses, expected, rtol=1e-5)
         for replica in range(3):
             torch.testing.assert_close(
-                result.module(replica, at=at)(data[0]), result.predict(data[0], at=at)[replica]
+                result.module(replica, at=at)(data[0]),
+                result.predict(data[0], at=at)[replica],
             )
     losses = (result.predict(held_out[0]) - held_out[1]).square().mean((1, 2))
-    np.testing.assert_allclose(losses, result.evaluations["shifted_loss"][:, -1], rtol=1e-5)
+    np.testing.assert_allclose(
+        losses, result.evaluations["shifted_loss"][:, -1], rtol=1e-5
+    )
     assert result.stop_reason == ("budget",) * 3
     assert not result.converged.any()
 
@@ -119,10 +147,14 @@ def test_steps_to_is_infinite_where_the_threshold_is_never_met(data):
 
 def test_dropout_and_batch_norm_train_with_the_sequential_engine(data):
     def build():
-        return nn.Sequential(nn.Linear(2, 6), nn.BatchNorm1d(6), nn.Dropout(0.2), nn.Linear(6, 1))
+        return nn.Sequential(
+            nn.Linear(2, 6), nn.BatchNorm1d(6), nn.Dropout(0.2), nn.Linear(6, 1)
+        )
 
     notes = []
-    result = fit(build, data, seeds=range(3), steps=20, batch_size=5, on_note=notes.append)
+    result = fit(
+        build, data, seeds=range(3), steps=20, batch_size=5, on_note=notes.append
+    )
     assert result.engine == "sequential"
     assert "buffers" in notes[0]
     losses = (result.predict(data[0]) - data[1]).square().mean((1, 2))
@@ -191,19 +223,31 @@ def test_a_probe_may_end_one_replica(data):
 
 
 def test_threshold_ends_each_replica_at_its_own_evaluation(data):
-    free = fit(small, data, seeds=range(4), steps=60, eval_every=5, optimizer=Adam(0.02))
+    free = fit(
+        small, data, seeds=range(4), steps=60, eval_every=5, optimizer=Adam(0.02)
+    )
     curve = free.evaluations["train_loss"]
     value = float(np.median(curve[:, 6]))
     result = fit(
-        small, data, seeds=range(4), steps=60, eval_every=5, optimizer=Adam(0.02), stop=[Threshold(value)]
+        small,
+        data,
+        seeds=range(4),
+        steps=60,
+        eval_every=5,
+        optimizer=Adam(0.02),
+        stop=[Threshold(value)],
     )
     below = curve <= value
     expected = np.where(below.any(1), free.evaluation_steps[below.argmax(1)], 60)
     assert len(set(expected)) > 1, "the case must tell replicas apart"
     np.testing.assert_array_equal(result.steps_taken, expected)
     for replica, step in enumerate(expected):
-        assert result.stop_reason[replica] == ("threshold" if below[replica].any() else "budget")
-        np.testing.assert_array_equal(result.train_loss[replica, :step], free.train_loss[replica, :step])
+        assert result.stop_reason[replica] == (
+            "threshold" if below[replica].any() else "budget"
+        )
+        np.testing.assert_array_equal(
+            result.train_loss[replica, :step], free.train_loss[replica, :step]
+        )
         assert np.isnan(result.train_loss[replica, step:]).all()
 
 
@@ -225,13 +269,20 @@ def test_early_stopping_restores_the_best_held_out_weights(data, restore_best):
         curve = result.evaluations["far_loss"][replica]
         known = curve[np.isfinite(curve)]
         expected = known.min() if restore_best else known[-1]
-        assert (outputs[replica] - far[1]).square().mean().item() == pytest.approx(expected, rel=1e-4)
+        assert (outputs[replica] - far[1]).square().mean().item() == pytest.approx(
+            expected, rel=1e-4
+        )
         row = known.argmin() if restore_best else len(known) - 1
         assert result.final[replica] == result.evaluations["train_loss"][replica, row]
 
 
 def test_a_convergence_rule_flags_and_does_not_stop(data):
-    options = {"seeds": range(2), "steps": 100, "eval_every": 10, "optimizer": Adam([0.0, 0.05])}
+    options = {
+        "seeds": range(2),
+        "steps": 100,
+        "eval_every": 10,
+        "optimizer": Adam([0.0, 0.05]),
+    }
     flagged = fit(small, data, converged=Plateau(50), **options)
     assert flagged.converged.tolist() == [True, False]
     assert flagged.steps_taken.tolist() == [100, 100]
@@ -254,7 +305,9 @@ def test_divergence_ends_one_replica_with_its_step_and_spares_the_rest(data, rep
     assert np.isnan(wild.final[1])
     assert not wild.converged[1]
     for field in ("train_loss", "final", "best"):
-        np.testing.assert_array_equal(getattr(wild, field)[[0, 2]], getattr(calm, field)[[0, 2]])
+        np.testing.assert_array_equal(
+            getattr(wild, field)[[0, 2]], getattr(calm, field)[[0, 2]]
+        )
 
 
 def test_when_all_replicas_ended_training_ends(data):
@@ -268,7 +321,9 @@ def test_own_labels(data):
     together = fit(small, (data[0], labels), seeds=[3, 4, 5], steps=20, own_labels=True)
     for replica, seed in enumerate([3, 4, 5]):
         alone = fit(small, (data[0], labels[replica]), seeds=[seed], steps=20)
-        np.testing.assert_allclose(together.train_loss[replica], alone.train_loss[0], rtol=1e-4)
+        np.testing.assert_allclose(
+            together.train_loss[replica], alone.train_loss[0], rtol=1e-4
+        )
 
 
 def test_progress_is_reported_and_ends_at_the_budget(data):
@@ -280,14 +335,17 @@ def test_progress_is_reported_and_ends_at_the_budget(data):
 
 
 def test_a_request_to_stop_is_met(data):
-    with pytest.raises(Interrupted, match=r"Stopped at step \d+ of 100; there is no checkpoint"):
+    with pytest.raises(
+        Interrupted, match=r"Stopped at step \d+ of 100; there is no checkpoint"
+    ):
         fit(small, data, seeds=[0], steps=100, should_stop=lambda: True)
 
 
 def test_numpy_arrays_are_welcome(data):
     arrays = tuple(part.numpy() for part in data)
     np.testing.assert_array_equal(
-        fit(small, arrays, seeds=[0], steps=5).train_loss, fit(small, data, seeds=[0], steps=5).train_loss
+        fit(small, arrays, seeds=[0], steps=5).train_loss,
+        fit(small, data, seeds=[0], steps=5).train_loss,
     )
 
 
@@ -308,7 +366,10 @@ def test_the_global_generator_is_left_alone(data):
         ({"device": "cdua"}, "Did you mean 'cuda'"),
         ({"loss": "msee"}, "Did you mean 'mse'"),
         ({"optimizer": Adam([0.1, 0.2])}, "learning_rate has 2 values for 3 replicas"),
-        ({"stop": [EarlyStopping("val_loss")], "held_out": {}}, "no evaluated metric 'val_loss'"),
+        (
+            {"stop": [EarlyStopping("val_loss")], "held_out": {}},
+            "no evaluated metric 'val_loss'",
+        ),
         ({"own_labels": True}, "one set per seed: 3 sets, got 12"),
         ({"schedule": training.Cosine(warmup_steps=9)}, "does not fit into 5 steps"),
     ],
@@ -326,15 +387,21 @@ def test_data_that_do_not_fit_are_refused(data):
         fit(small, (data[0], data[1][:5]), seeds=[0], steps=1)
     with pytest.raises(UsageError, match=r"float64.*weights torch.float32"):
         fit(small, (data[0].double(), data[1]), seeds=[0], steps=1)
-    with pytest.raises(UsageError, match=r"outputs of shape \(N, 1\).* \(N,\).*Give y one more axis"):
+    with pytest.raises(
+        UsageError, match=r"outputs of shape \(N, 1\).* \(N,\).*Give y one more axis"
+    ):
         fit(small, (data[0], data[1][:, 0]), seeds=[0], steps=1, replicas="sequential")
     with pytest.raises(UsageError, match="no parameters"):
         fit(nn.Tanh, data, seeds=[0], steps=1)
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="tells what happens without a GPU")
+@pytest.mark.skipif(
+    torch.cuda.is_available(), reason="tells what happens without a GPU"
+)
 def test_a_missing_device_is_named(data):
-    with pytest.raises(UsageError, match=r"'cuda' is not available here\. Choices: cpu"):
+    with pytest.raises(
+        UsageError, match=r"'cuda' is not available here\. Choices: cpu"
+    ):
         fit(small, data, seeds=[0], steps=1, device="cuda")
 
 
@@ -360,7 +427,9 @@ def test_specifications_compare_and_hash():
 def test_measured_speed(data):
     recipe = training.Recipe(steps=5, batch_size=4, eval_every=3, stop=[Threshold(0.1)])
     learner = training.Supervised(small)
-    speed = training.measure_speed(learner, data, recipe, seeds=range(3), minimum_seconds=0.02)
+    speed = training.measure_speed(
+        learner, data, recipe, seeds=range(3), minimum_seconds=0.02
+    )
     assert 0 < speed.seconds_per_step < 0.02
     assert speed.setup_seconds > 0
     assert speed.engine == fit(small, data, seeds=range(3), steps=5).engine
@@ -371,5 +440,7 @@ def test_importing_the_package_does_not_import_pytorch():
     import sys
 
     code = "import sys, nablab.training; print('torch' in sys.modules)"
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    found = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
     assert found.stdout.strip() == "False"

@@ -103,7 +103,9 @@ def test_an_unreadable_answer_is_measured_anew_and_replaced(sides, content):
     assert json.loads(the_file().read_text())["milliseconds"] == found
 
 
-def test_where_nothing_can_be_kept_it_is_measured_each_time(sides, monkeypatch, tmp_path):
+def test_where_nothing_can_be_kept_it_is_measured_each_time(
+    sides, monkeypatch, tmp_path
+):
     """A file where the folder should be: also the superuser cannot write below it."""
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("NABLAB_CACHE", str(tmp_path / "file"))
@@ -129,7 +131,13 @@ def test_two_processes_at_once_leave_one_whole_answer(tmp_path):
 
 def wide():
     """A convolution, so that no engine for dense networks serves; 73,000 parameters."""
-    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 500), nn.Linear(500, 3))
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(144, 500),
+        nn.Linear(500, 3),
+    )
 
 
 def small():
@@ -142,13 +150,17 @@ def chosen(monkeypatch, times, build, **options):
 
     def answer(key, engines):
         asked.append(key)
-        for make in engines.values():  # both can be made and take a step on their batches
+        for (
+            make
+        ) in engines.values():  # both can be made and take a step on their batches
             engine, batches = make()
             assert engine.advance(np.ones(1), batches[:1]).shape == (1, 1)
         return times
 
     monkeypatch.setattr(measured, "milliseconds", answer)
-    monkeypatch.setattr("nablab.training.inputs.multiplies_bfloat16_fast", lambda device: True)
+    monkeypatch.setattr(
+        "nablab.training.inputs.multiplies_bfloat16_fast", lambda device: True
+    )
     notes: list[str] = []
     x = torch.randint(256, (40, 1, 8, 8), dtype=torch.uint8)
     settings = {"precision": "auto", "batch_size": 16, "seeds": [1, 2], **options}
@@ -207,7 +219,9 @@ def test_measuring_leaves_the_replicas_as_they_were(monkeypatch):
         inputs=Inputs(bfloat16=True, automatic=True),
     )
     choose.choose(choose.ORDERS["auto"], request, lambda note: None)
-    assert all(torch.equal(p, b) for p, b in zip(modules[0].parameters(), before, strict=True))
+    assert all(
+        torch.equal(p, b) for p, b in zip(modules[0].parameters(), before, strict=True)
+    )
 
 
 def choose_adam():

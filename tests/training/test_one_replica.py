@@ -5,7 +5,15 @@ import torch
 from torch import nn
 
 from nablab.errors import Interrupted
-from nablab.training import Adam, Checkpoint, EarlyStopping, Probe, Unsupported, checkpoints, fit
+from nablab.training import (
+    Adam,
+    Checkpoint,
+    EarlyStopping,
+    Probe,
+    Unsupported,
+    checkpoints,
+    fit,
+)
 from nablab.training.fused import compiler
 
 
@@ -75,7 +83,10 @@ def numbers():
 
 def images():
     draw = torch.Generator().manual_seed(0)
-    data = torch.randn(10, 1, 4, 4, generator=draw), torch.randint(2, (10,), generator=draw)
+    data = (
+        torch.randn(10, 1, 4, 4, generator=draw),
+        torch.randint(2, (10,), generator=draw),
+    )
     return {"data": data, "loss": "cross_entropy"}
 
 
@@ -88,7 +99,9 @@ CASES = [
         "auto",
         perceptron,
         lambda: images() | {"precision": "bfloat16"},
-        marks=pytest.mark.skipif(not has_tiles(), reason="the processor has no matrix tiles"),
+        marks=pytest.mark.skipif(
+            not has_tiles(), reason="the processor has no matrix tiles"
+        ),
     ),
     ("batched", "batched", Scaled, numbers),
     ("batched", "batched", Emptied, numbers),
@@ -181,7 +194,9 @@ STRIDED = {
     "one flag": lambda: torch.tensor([[True, False]])[:, 1],
     "bfloat16": lambda: torch.arange(6.0).to(torch.bfloat16).reshape(2, 3)[:1, 1],
     "conjugated": lambda: torch.tensor([[1 + 2j, 3 - 1j]])[:, 1].conj(),
-    "channels last": lambda: torch.arange(8.0).reshape(1, 2, 2, 2).to(memory_format=torch.channels_last),
+    "channels last": lambda: (
+        torch.arange(8.0).reshape(1, 2, 2, 2).to(memory_format=torch.channels_last)
+    ),
 }
 
 
@@ -196,4 +211,6 @@ def test_a_tensor_of_any_strides_is_saved_by_its_values(make, tmp_path):
     fresh = torch.tensor(tensor.tolist(), dtype=tensor.dtype).reshape(tensor.shape)
     assert checkpoints.digest({"t": tensor}) == checkpoints.digest({"t": fresh})
     changed = ~fresh if fresh.dtype == torch.bool else fresh + 1
-    assert not fresh.numel() or checkpoints.digest({"t": changed}) != checkpoints.digest({"t": fresh})
+    assert not fresh.numel() or checkpoints.digest(
+        {"t": changed}
+    ) != checkpoints.digest({"t": fresh})

@@ -18,9 +18,16 @@ from nablab.errors import UsageError
 X = torch.linspace(-1, 1, 16)[:, None]
 
 
-def fit(build: Callable[[], nn.Module], *, seeds: Any = (1, 2, 3), **options: Any) -> tuple[Any, list[str]]:
+def fit(
+    build: Callable[[], nn.Module], *, seeds: Any = (1, 2, 3), **options: Any
+) -> tuple[Any, list[str]]:
     notes: list[str] = []
-    settings: dict[str, Any] = {"steps": 3, "replicas": "sequential", "on_note": notes.append, **options}
+    settings: dict[str, Any] = {
+        "steps": 3,
+        "replicas": "sequential",
+        "on_note": notes.append,
+        **options,
+    }
     result = training.fit(build, (X, X**2), seeds=seeds, **settings)
     return result, [note for note in notes if "every seed" in note]
 
@@ -38,7 +45,11 @@ def filled(draw: Callable[[int], Any]) -> nn.Module:
     module = network()
     with torch.no_grad():
         for parameter in module.parameters():
-            parameter.copy_(torch.tensor(draw(parameter.numel()), dtype=torch.float32).view_as(parameter))
+            parameter.copy_(
+                torch.tensor(draw(parameter.numel()), dtype=torch.float32).view_as(
+                    parameter
+                )
+            )
     return module
 
 
@@ -86,7 +97,9 @@ def of_copies() -> Callable[[], nn.Module]:
 
 
 @pytest.mark.parametrize("build", [network, from_numpy, from_python])
-def test_weights_follow_the_seed_whatever_generator_they_are_drawn_from(build: Any) -> None:
+def test_weights_follow_the_seed_whatever_generator_they_are_drawn_from(
+    build: Any,
+) -> None:
     np.random.seed(5)  # noqa: NPY002
     random.seed(5)
     before = np.random.get_state()[1].tolist(), random.getstate()  # type: ignore[index]  # noqa: NPY002
@@ -101,10 +114,18 @@ def test_weights_follow_the_seed_whatever_generator_they_are_drawn_from(build: A
 @pytest.mark.parametrize("seeds", [(1, 2, 3), (1,)], ids=["three", "one"])
 @pytest.mark.parametrize(
     ("build", "library"),
-    [(seeded_by_torch, "PyTorch"), (seeded_by_numpy, "NumPy"), (seeded_by_python, "Python's random")],
+    [
+        (seeded_by_torch, "PyTorch"),
+        (seeded_by_numpy, "NumPy"),
+        (seeded_by_python, "Python's random"),
+    ],
 )
-def test_a_function_that_seeds_itself_is_refused(build: Any, library: str, seeds: Any) -> None:
-    with pytest.raises(UsageError, match=f"sets the seed of .*{library}.* itself.*Remove that line"):
+def test_a_function_that_seeds_itself_is_refused(
+    build: Any, library: str, seeds: Any
+) -> None:
+    with pytest.raises(
+        UsageError, match=f"sets the seed of .*{library}.* itself.*Remove that line"
+    ):
         fit(build, seeds=seeds, batch_size=4)
 
 
@@ -112,7 +133,10 @@ def test_a_function_that_seeds_itself_is_refused(build: Any, library: str, seeds
 def test_one_draw_for_all_seeds(build: Any) -> None:
     with pytest.raises(UsageError, match="the trials would be copies of one"):
         fit(build)
-    for varying in ({"batch_size": 4}, {"optimizer": training.SGD(learning_rate=(0.1, 0.2, 0.3))}):
+    for varying in (
+        {"batch_size": 4},
+        {"optimizer": training.SGD(learning_rate=(0.1, 0.2, 0.3))},
+    ):
         result, notes = fit(build, **varying)
         assert len(notes) == 1
         assert "the same weights under every seed" in notes[0]
@@ -130,7 +154,12 @@ def test_labels_and_dropout_of_each_seed_are_something_that_varies() -> None:
 
 def _fit_own(build: Any, labels: torch.Tensor) -> tuple[Any, list[str]]:
     notes: list[str] = []
-    options: Any = {"steps": 3, "replicas": "sequential", "own_labels": True, "on_note": notes.append}
+    options: Any = {
+        "steps": 3,
+        "replicas": "sequential",
+        "own_labels": True,
+        "on_note": notes.append,
+    }
     result = training.fit(build, (X, labels), seeds=[1, 2, 3], **options)
     return result, [note for note in notes if "every seed" in note]
 
@@ -163,8 +192,12 @@ def test_starts_that_are_shared_on_purpose_are_neither_noted_nor_refused() -> No
     assert notes == []
     assert len(set(result.final.tolist())) == 3
     by_seed = training.SharedStart(network, {1: 7, 2: 7, 3: 8})
-    first = [training.build_replicas(by_seed, [seed])[0][0].weight for seed in (1, 2, 3)]  # type: ignore[index]
-    expected = [training.build_replicas(network, [start])[0][0].weight for start in (7, 7, 8)]  # type: ignore[index]
+    first = [
+        training.build_replicas(by_seed, [seed])[0][0].weight for seed in (1, 2, 3)
+    ]  # type: ignore[index]
+    expected = [
+        training.build_replicas(network, [start])[0][0].weight for start in (7, 7, 8)
+    ]  # type: ignore[index]
     assert all(torch.equal(a, b) for a, b in zip(first, expected, strict=True))
     assert fit(by_seed, seeds=[3], batch_size=4)[1] == []
 

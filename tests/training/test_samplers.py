@@ -15,7 +15,10 @@ from nablab.training.samplers import Sampler
 
 def epoch_of(sampler: Sampler, seed: int, epoch: int) -> list[torch.Tensor]:
     first = epoch * sampler.batches_per_epoch
-    return [sampler.indices(seed, first + place) for place in range(sampler.batches_per_epoch)]
+    return [
+        sampler.indices(seed, first + place)
+        for place in range(sampler.batches_per_epoch)
+    ]
 
 
 @given(st.integers(1, 60), st.integers(1, 70))
@@ -33,15 +36,23 @@ def test_shuffled_is_the_order_of_the_engines_for_one_tensor() -> None:
         assert indices is not None
         for step in range(first, last):
             for k, seed in enumerate([8, 9]):
-                assert torch.equal(sampler.indices(seed, step), indices[step - first, k])
+                assert torch.equal(
+                    sampler.indices(seed, step), indices[step - first, k]
+                )
 
 
 def test_all_samples_at_each_step_stay_in_their_order() -> None:
     assert torch.equal(Shuffled(4, None).indices(1, 7), torch.arange(4))
 
 
-@given(st.lists(st.integers(1, 50), min_size=1, max_size=80), st.integers(1, 9), st.integers(1, 5))
-def test_bucketed_gives_each_sample_once_an_epoch(lengths: list[int], size: int, pool: int) -> None:
+@given(
+    st.lists(st.integers(1, 50), min_size=1, max_size=80),
+    st.integers(1, 9),
+    st.integers(1, 5),
+)
+def test_bucketed_gives_each_sample_once_an_epoch(
+    lengths: list[int], size: int, pool: int
+) -> None:
     sampler = Bucketed(torch.tensor(lengths), size, batches_per_pool=pool)
     for epoch in (0, 2):
         batches = epoch_of(sampler, 4, epoch)
@@ -50,21 +61,32 @@ def test_bucketed_gives_each_sample_once_an_epoch(lengths: list[int], size: int,
 
 
 def test_bucketed_pads_less_and_shuffles() -> None:
-    lengths = torch.randint(5, 400, (2_000,), generator=torch.Generator().manual_seed(0))
+    lengths = torch.randint(
+        5, 400, (2_000,), generator=torch.Generator().manual_seed(0)
+    )
 
     def padded(sampler: Sampler) -> float:
-        return sum(float(lengths[b].max() * len(b) - lengths[b].sum()) for b in epoch_of(sampler, 1, 0))
+        return sum(
+            float(lengths[b].max() * len(b) - lengths[b].sum())
+            for b in epoch_of(sampler, 1, 0)
+        )
 
     bucketed = Bucketed(lengths, 32)
     assert padded(bucketed) < 0.15 * padded(Shuffled(2_000, 32))
     first, second = (torch.cat(epoch_of(bucketed, 1, epoch)) for epoch in (0, 1))
     assert not torch.equal(first, second)
-    longest = torch.tensor([float(lengths[batch].max()) for batch in epoch_of(bucketed, 1, 0)])
-    assert 0.4 < float((longest.diff() > 0).float().mean()) < 0.6  # batches are in no order of length
+    longest = torch.tensor(
+        [float(lengths[batch].max()) for batch in epoch_of(bucketed, 1, 0)]
+    )
+    assert (
+        0.4 < float((longest.diff() > 0).float().mean()) < 0.6
+    )  # batches are in no order of length
 
 
 @given(st.integers(4, 50), st.integers(2, 4))
-def test_folds_are_apart_and_every_trial_takes_equally_many_steps(samples: int, folds: int) -> None:
+def test_folds_are_apart_and_every_trial_takes_equally_many_steps(
+    samples: int, folds: int
+) -> None:
     held_out = {100 + fold: fold for fold in range(folds)}
     sampler = Folds(samples, folds, held_out, 3, seed=9)
     left = [set(sampler.validation(seed).tolist()) for seed in held_out]

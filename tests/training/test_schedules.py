@@ -30,27 +30,44 @@ def torch_multipliers(make, steps, learning_rate=0.3):
 def with_warmup(make):
     def build(optimizer):
         warmup = torch_schedules.LinearLR(optimizer, start_factor=1 / 7, total_iters=7)
-        return torch_schedules.SequentialLR(optimizer, [warmup, make(optimizer)], milestones=[7])
+        return torch_schedules.SequentialLR(
+            optimizer, [warmup, make(optimizer)], milestones=[7]
+        )
 
     return build
 
 
 CASES = {
     "constant": (Constant(), lambda o: torch_schedules.LambdaLR(o, lambda step: 1.0)),
-    "step decay": (StepDecay(9, 0.3), lambda o: torch_schedules.StepLR(o, 9, gamma=0.3)),
-    "exponential": (Exponential(0.95), lambda o: torch_schedules.ExponentialLR(o, 0.95)),
+    "step decay": (
+        StepDecay(9, 0.3),
+        lambda o: torch_schedules.StepLR(o, 9, gamma=0.3),
+    ),
+    "exponential": (
+        Exponential(0.95),
+        lambda o: torch_schedules.ExponentialLR(o, 0.95),
+    ),
     "linear": (
         Linear(0.8, 0.1),
-        lambda o: torch_schedules.LinearLR(o, start_factor=0.8, end_factor=0.1, total_iters=40),
+        lambda o: torch_schedules.LinearLR(
+            o, start_factor=0.8, end_factor=0.1, total_iters=40
+        ),
     ),
-    "cosine": (Cosine(0.1), lambda o: torch_schedules.CosineAnnealingLR(o, T_max=40, eta_min=0.03)),
+    "cosine": (
+        Cosine(0.1),
+        lambda o: torch_schedules.CosineAnnealingLR(o, T_max=40, eta_min=0.03),
+    ),
     "cosine, warm-up": (
         Cosine(warmup_steps=7),
         with_warmup(lambda o: torch_schedules.CosineAnnealingLR(o, T_max=33)),
     ),
     "linear, warm-up": (
         Linear(warmup_steps=7),
-        with_warmup(lambda o: torch_schedules.LinearLR(o, start_factor=1.0, end_factor=0.0, total_iters=33)),
+        with_warmup(
+            lambda o: torch_schedules.LinearLR(
+                o, start_factor=1.0, end_factor=0.0, total_iters=33
+            )
+        ),
     ),
 }
 
@@ -60,7 +77,9 @@ def test_equals_pytorch(name):
     schedule, make = CASES[name]
     multipliers = schedule.multipliers(40)
     assert multipliers.dtype == np.float64
-    np.testing.assert_allclose(multipliers, torch_multipliers(make, 40), rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(
+        multipliers, torch_multipliers(make, 40), rtol=1e-12, atol=1e-12
+    )
 
 
 @given(steps=st.integers(2, 300), warmup=st.integers(0, 50), minimum=st.floats(0, 1))

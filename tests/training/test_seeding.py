@@ -24,11 +24,16 @@ def test_derived_seeds_never_change():
 
 def test_derived_seeds_are_the_same_in_another_process():
     code = "from nablab.training import derive; print(derive('a', 1, 2.5))"
-    other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    other = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
     assert int(other.stdout) == derive("a", 1, 2.5)
 
 
-parts = st.lists(st.one_of(st.text(max_size=5), st.integers(), st.floats(allow_nan=False)), max_size=4)
+parts = st.lists(
+    st.one_of(st.text(max_size=5), st.integers(), st.floats(allow_nan=False)),
+    max_size=4,
+)
 
 
 @given(parts, parts)
@@ -88,7 +93,9 @@ def collect(batches, edges):
     size=st.integers(1, 29),
     cuts=st.lists(st.integers(0, 40), max_size=6),
 )
-def test_each_epoch_sees_each_sample_once_however_the_steps_are_cut(samples, size, cuts):
+def test_each_epoch_sees_each_sample_once_however_the_steps_are_cut(
+    samples, size, cuts
+):
     size = min(size, samples - 1)
     device = torch.device("cpu")
     whole = collect(Batches(samples, size, [3, 4], device), [0, 40])
@@ -99,7 +106,9 @@ def test_each_epoch_sees_each_sample_once_however_the_steps_are_cut(samples, siz
     assert per_epoch == int(np.ceil(samples / size))
     for start in range(0, 40 - per_epoch + 1, per_epoch):
         epoch = torch.cat(whole[start : start + per_epoch], dim=1)
-        assert torch.equal(epoch.sort(dim=1).values, torch.arange(samples).expand(2, -1))
+        assert torch.equal(
+            epoch.sort(dim=1).values, torch.arange(samples).expand(2, -1)
+        )
 
 
 def test_orders_come_from_the_seed_and_the_epoch():

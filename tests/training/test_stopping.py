@@ -32,7 +32,9 @@ def test_an_improvement_must_exceed_minimum_delta():
     slow = [5, 4.95, 4.9, 4.85]
     assert first_stop(EarlyStopping(patience=2), slow) is None
     assert first_stop(EarlyStopping(patience=2, minimum_delta=0.1), slow) == 20
-    assert first_stop(EarlyStopping(patience=3, minimum_delta=0.1), slow) is None, "small steps add up"
+    assert first_stop(EarlyStopping(patience=3, minimum_delta=0.1), slow) is None, (
+        "small steps add up"
+    )
 
 
 def test_a_plateau_is_judged_over_its_whole_window():
@@ -64,9 +66,13 @@ def test_plateau_equals_its_definition(values, window):
     watch = rule.watch(1)
     for row, value in enumerate(values):
         holds = watch.update(row * 10, np.array([value]))[0]
-        began = [earlier for earlier in range(row + 1) if earlier * 10 <= row * 10 - window]
+        began = [
+            earlier for earlier in range(row + 1) if earlier * 10 <= row * 10 - window
+        ]
         then = min(values[: began[-1] + 1]) if began else None
-        assert holds == (then is not None and then - min(values[: row + 1]) <= 0.05 * then)
+        assert holds == (
+            then is not None and then - min(values[: row + 1]) <= 0.05 * then
+        )
 
 
 def test_replicas_are_judged_alone():
@@ -90,5 +96,7 @@ def test_impossible_rules_are_refused(make):
 
 
 def test_a_rule_for_a_metric_that_is_not_evaluated_is_named():
-    with pytest.raises(UsageError, match=r"'held_out_loss'.*train_loss.*early stopping"):
+    with pytest.raises(
+        UsageError, match=r"'held_out_loss'.*train_loss.*early stopping"
+    ):
         check_metrics((EarlyStopping(),), ["train_loss"])

@@ -14,7 +14,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from nablab.experiment import Claim, Condition, Record, Records
+from nablab.contract import Claim, Condition, Record, Records
 from tests.verdicts.simulation import Array, Case, Rates, measure
 
 SEEDS = (3, 4, 5, 7, 10)
@@ -67,7 +67,9 @@ SHAPES: Mapping[str, tuple[Callable[[Array], Array], float]] = {
 """How a normal value becomes one of the shape, and the mean."""
 
 
-def lucky(generator: np.random.Generator, seeds: int, trials: int, luck: Array) -> Array:
+def lucky(
+    generator: np.random.Generator, seeds: int, trials: int, luck: Array
+) -> Array:
     """Standard normal values of shape (trials, seeds), half of whose variance is the seed's luck."""
     return np.asarray((luck + generator.normal(size=(trials, seeds))) / math.sqrt(2))
 
@@ -79,7 +81,10 @@ def difference(shape: str, seeds: int, trials: int, **options: object) -> Case:
     def draw(generator: np.random.Generator) -> Records:
         luck = generator.normal(size=(2, seeds))
         sides = [
-            make(lucky(generator, seeds, trials, luck[0 if options.get("paired") else k])) for k in (0, 1)
+            make(
+                lucky(generator, seeds, trials, luck[0 if options.get("paired") else k])
+            )
+            for k in (0, 1)
         ]
         return Records(
             Record(Condition(model=model, target=t), s, {"error": float(side[t, s])})
@@ -88,7 +93,14 @@ def difference(shape: str, seeds: int, trials: int, **options: object) -> Case:
             for s in range(seeds)
         )
 
-    return _case("less", shape, seeds, trials, Claim.less("error", "a", "b", by="model", **options), draw)
+    return _case(
+        "less",
+        shape,
+        seeds,
+        trials,
+        Claim.less("error", "a", "b", by="model", **options),
+        draw,
+    )
 
 
 def equality(shape: str, seeds: int, trials: int, **options: object) -> Case:
@@ -116,7 +128,9 @@ def equality(shape: str, seeds: int, trials: int, **options: object) -> Case:
 def _median(shape: str, trials: int) -> float:
     """Of the seeds' medians, by simulation."""
     generator = np.random.default_rng(0)
-    values = SHAPES[shape][0](lucky(generator, 200_001, trials, generator.normal(size=200_001)))
+    values = SHAPES[shape][0](
+        lucky(generator, 200_001, trials, generator.normal(size=200_001))
+    )
     return float(np.median(np.median(values, axis=0)))
 
 
@@ -133,7 +147,9 @@ def bound(shape: str, seeds: int, trials: int, **options: object) -> Case:
             for s in range(seeds)
         )
 
-    return _case("at most", shape, seeds, trials, Claim.at_most("error", line, **options), draw)
+    return _case(
+        "at most", shape, seeds, trials, Claim.at_most("error", line, **options), draw
+    )
 
 
 def trend(shape: str, seeds: int, trials: int, **options: object) -> Case:
@@ -150,10 +166,14 @@ def trend(shape: str, seeds: int, trials: int, **options: object) -> Case:
             for s in range(seeds)
         )
 
-    return _case("rises", shape, seeds, trials, Claim.rises("error", by="width", **options), draw)
+    return _case(
+        "rises", shape, seeds, trials, Claim.rises("error", by="width", **options), draw
+    )
 
 
-def correlation(shape: str, seeds: int, trials: int, quality: str = "networks", **options: object) -> Case:
+def correlation(
+    shape: str, seeds: int, trials: int, quality: str = "networks", **options: object
+) -> Case:
     """Two metrics that have nothing to do with each other, over networks (or networks by rates).
 
     Args:
@@ -202,7 +222,13 @@ def _case(
 ) -> Case:
     paired = ", paired" if claim.paired else ""
     scale = f", {claim.scale}" if claim.kind not in ("trend", "correlation") else ""
-    return Case(f"{kind}{scale}{paired}; {shape}; {trials} trials a seed", "null", seeds, (claim,), draw)
+    return Case(
+        f"{kind}{scale}{paired}; {shape}; {trials} trials a seed",
+        "null",
+        seeds,
+        (claim,),
+        draw,
+    )
 
 
 KINDS: Mapping[str, tuple[Callable[..., Case], Mapping[str, object]]] = {

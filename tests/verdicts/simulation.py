@@ -19,7 +19,7 @@ import numpy as np
 import scipy
 from scipy.special import ndtr, ndtri
 
-from nablab.experiment import Claim, Condition, Level, Record, Records
+from nablab.contract import Claim, Condition, Level, Record, Records
 from nablab.verdicts import judge
 
 RUNS = 1_000
@@ -65,13 +65,18 @@ def measure(case: Case, runs: int = RUNS, resamples: int = RESAMPLES) -> Rates:
     generator = np.random.default_rng(20_261_121)
     found: Counter[str] = Counter()
     for _ in range(runs):
-        outcomes = [v.outcome for v in judge(case.claims, case.draw(generator), resamples=resamples)]
+        outcomes = [
+            v.outcome
+            for v in judge(case.claims, case.draw(generator), resamples=resamples)
+        ]
         assert len(outcomes) == len(case.claims)
         found["supported"] += "supported" in outcomes
         found["refuted"] += "refuted" in outcomes
         found["each"] += outcomes.count("supported")
     total = runs * len(case.claims)
-    return Rates(found["supported"] / runs, found["refuted"] / runs, found["each"] / total)
+    return Rates(
+        found["supported"] / runs, found["refuted"] / runs, found["each"] / total
+    )
 
 
 def allowed(rate: float = 0.05, runs: int = RUNS) -> float:
@@ -79,7 +84,9 @@ def allowed(rate: float = 0.05, runs: int = RUNS) -> float:
     return rate + 2 * math.sqrt(rate * (1 - rate) / runs)
 
 
-def records_of(groups: dict[Level, Sequence[float]], by: str = "model", **levels: Level) -> list[Record]:
+def records_of(
+    groups: dict[Level, Sequence[float]], by: str = "model", **levels: Level
+) -> list[Record]:
     """One record per value; the position is the seed."""
     return [
         Record(Condition(**{by: level}, **levels), seed, {"error": float(value)})
@@ -118,7 +125,9 @@ SHAPES: dict[str, tuple[Draw, Draw, float]] = {
 # --- cases ------------------------------------------------------------------------------------
 
 
-def two_groups(shape: str, seeds: int, scale: str, shift: float = 0.0, **options: Any) -> Case:
+def two_groups(
+    shape: str, seeds: int, scale: str, shift: float = 0.0, **options: Any
+) -> Case:
     """Claim: ``a`` is higher than ``b``; its true shift is ``shift`` on the scale."""
     first, second, ratio = SHAPES[shape]
 
@@ -144,16 +153,29 @@ def bound(shape: str, seeds: int, scale: str, sign: int, margin: float = 0.0) ->
 
     def draw(generator: np.random.Generator) -> Records:
         values = source(generator, seeds) + sign * margin
-        return Records(records_of({"a": list(10**values if scale == "log10" else values)}))
+        return Records(
+            records_of({"a": list(10**values if scale == "log10" else values)})
+        )
 
     make = Claim.at_least if sign > 0 else Claim.at_most
-    claim = make("error", 10**center if scale == "log10" else center, scale=scale, smallest_effect=margin)
+    claim = make(
+        "error",
+        10**center if scale == "log10" else center,
+        scale=scale,
+        smallest_effect=margin,
+    )
     word = "at least" if sign > 0 else "at most"
     at = f", at d = {margin:.2g}" if margin else ""
     return Case(f"bound ({word}), {scale}, {shape}{at}", "null", seeds, (claim,), draw)
 
 
-def trend(shape: str, seeds: int, slope: float = 0.0, paired: bool = False, at_truth: bool = True) -> Case:
+def trend(
+    shape: str,
+    seeds: int,
+    slope: float = 0.0,
+    paired: bool = False,
+    at_truth: bool = True,
+) -> Case:
     """Claim: the error rises along four widths; its true tau is the threshold if ``at_truth``."""
     source = SHAPES[shape][0]
     last = SHAPES[shape][1]
@@ -161,7 +183,11 @@ def trend(shape: str, seeds: int, slope: float = 0.0, paired: bool = False, at_t
     def draw(generator: np.random.Generator) -> Records:
         shared = generator.normal(size=seeds) * paired
         groups: dict[Level, Sequence[float]] = {
-            width: list((last if step == 0 else source)(generator, seeds) + shared + slope * step)
+            width: list(
+                (last if step == 0 else source)(generator, seeds)
+                + shared
+                + slope * step
+            )
             for step, width in enumerate(WIDTHS)
         }
         return Records(records_of(groups, by="width"))
@@ -194,13 +220,23 @@ def correlation(seeds: int, paired: bool = False) -> Case:
 
     def draw(generator: np.random.Generator) -> Records:
         return Records(
-            Record(Condition(model=m), s, {"error": generator.normal(), "norm": generator.normal()})
+            Record(
+                Condition(model=m),
+                s,
+                {"error": generator.normal(), "norm": generator.normal()},
+            )
             for m in "ab"
             for s in range(seeds)
         )
 
     claim = Claim.correlates("error", "norm", paired=paired)
-    return Case(f"correlation{' of paired seeds' if paired else ''}", "null", seeds, (claim,), draw)
+    return Case(
+        f"correlation{' of paired seeds' if paired else ''}",
+        "null",
+        seeds,
+        (claim,),
+        draw,
+    )
 
 
 def equality(seeds: int, scale: str) -> Case:
@@ -216,20 +252,30 @@ def equality(seeds: int, scale: str) -> Case:
 
 def family(shift: float, seeds: int, power: float = 0.0) -> Case:
     """Six claims of independent data, judged together."""
-    claims = tuple(Claim.greater("error", "a", "b", by="model", where={"target": k}) for k in range(6))
+    claims = tuple(
+        Claim.greater("error", "a", "b", by="model", where={"target": k})
+        for k in range(6)
+    )
 
     def draw(generator: np.random.Generator) -> Records:
         return Records(
             record
             for target in range(6)
             for record in records_of(
-                {"a": list(normal(generator, seeds) + shift), "b": list(normal(generator, seeds))},
+                {
+                    "a": list(normal(generator, seeds) + shift),
+                    "b": list(normal(generator, seeds)),
+                },
                 target=target,
             )
         )
 
     truth = "effect" if shift else "null"
-    name = f"two groups, linear, normal, {shift:g} sd apart, in a family of 6" if shift else "family of 6"
+    name = (
+        f"two groups, linear, normal, {shift:g} sd apart, in a family of 6"
+        if shift
+        else "family of 6"
+    )
     return Case(name, truth, seeds, claims, draw, power)
 
 
@@ -242,7 +288,9 @@ def power_cases() -> Iterator[Case]:
     """Effects of two standard deviations, and what finds them."""
     for seeds, alone, together in ((5, 0.70, 0.60), (10, 0.95, 0.95)):
         yield with_power(
-            two_groups("normal", seeds, "linear", 2.0), "two groups, linear, normal, 2 sd apart, alone", alone
+            two_groups("normal", seeds, "linear", 2.0),
+            "two groups, linear, normal, 2 sd apart, alone",
+            alone,
         )
         yield family(2.0, seeds, together)
     for seeds, power in ((5, 0.7), (10, 0.95)):
@@ -279,31 +327,45 @@ def advice_cases(runs: int = RUNS) -> Iterator[Advice]:
         yield _advice(options, pilot, shift, members, runs)
 
 
-def _advice(options: dict[str, Any], pilot: int, shift: float, members: int, runs: int) -> Advice:
+def _advice(
+    options: dict[str, Any], pilot: int, shift: float, members: int, runs: int
+) -> Advice:
     claims = tuple(
-        Claim.greater("error", "a", "b", by="model", where={"target": k}, **options) for k in range(members)
+        Claim.greater("error", "a", "b", by="model", where={"target": k}, **options)
+        for k in range(members)
     )
     log10, paired = options.get("scale") == "log10", options.get("paired", False)
 
     def records(first: Callable[[], Array], second: Callable[[], Array]) -> Records:
-        groups = [(k, first() + shift, 0.0 * second() if paired else second()) for k in range(members)]
+        groups = [
+            (k, first() + shift, 0.0 * second() if paired else second())
+            for k in range(members)
+        ]
         return Records(
             record
             for k, x, y in groups
             for record in records_of(
-                {"a": list(10**x if log10 else x), "b": list(10**y if log10 else y)}, target=k
+                {"a": list(10**x if log10 else x), "b": list(10**y if log10 else y)},
+                target=k,
             )
         )
 
     scores = ndtri((np.arange(pilot) + 0.5) / pilot)
     scores = scores / scores.std(ddof=1)
-    first = judge(claims, records(lambda: scores, lambda: scores), resamples=RESAMPLES)[0]
+    first = judge(claims, records(lambda: scores, lambda: scores), resamples=RESAMPLES)[
+        0
+    ]
     advised = first.seeds_needed or 0
     generator = np.random.default_rng(7)
     decided = 0
     for _ in range(runs):
-        drawn = records(lambda: generator.normal(size=advised), lambda: generator.normal(size=advised))
-        decided += judge(claims, drawn, resamples=RESAMPLES)[0].outcome != "inconclusive"
+        drawn = records(
+            lambda: generator.normal(size=advised),
+            lambda: generator.normal(size=advised),
+        )
+        decided += (
+            judge(claims, drawn, resamples=RESAMPLES)[0].outcome != "inconclusive"
+        )
     words = ", ".join(f"{key}={value}" for key, value in options.items()) or "linear"
     name = f"{words}; effect of {shift:g} sd{f'; family of {members}' if members > 1 else ''}"
     return Advice(name, pilot, advised, decided / runs)
@@ -326,7 +388,9 @@ def null_cases() -> Iterator[Case]:
             yield two_groups(shape, seeds, "linear", paired=True)
             yield two_groups(shape, seeds, "ranks", paired=True)
         yield two_groups("normal", seeds, "log10", paired=True)
-        yield two_groups("normal", seeds, "linear", 1.0, paired=True, smallest_effect=1.0)
+        yield two_groups(
+            "normal", seeds, "linear", 1.0, paired=True, smallest_effect=1.0
+        )
         for sign in (-1, 1):
             for shape in ("normal", "lognormal"):
                 yield bound(shape, seeds, "linear", sign)
@@ -348,21 +412,29 @@ def null_cases() -> Iterator[Case]:
 def main() -> None:
     """Print every case with its rates, in percent."""
     start = time.perf_counter()
-    print("| effect at the threshold | seeds | supported % | refuted % |\n|---|---|---|---|")
+    print(
+        "| effect at the threshold | seeds | supported % | refuted % |\n|---|---|---|---|"
+    )
     for case in null_cases():
         rates = measure(case)
         print(
             f"| {case.name} | {case.seeds} | {100 * rates.supported:.1f} | {100 * rates.refuted:.1f} |",
             flush=True,
         )
-    print("\n| effect that is there | seeds | promised % | found % |\n|---|---|---|---|")
+    print(
+        "\n| effect that is there | seeds | promised % | found % |\n|---|---|---|---|"
+    )
     for case in power_cases():
         rates = measure(case)
-        print(f"| {case.name} | {case.seeds} | {100 * case.power:.0f} | {100 * rates.each:.1f} |", flush=True)
+        print(
+            f"| {case.name} | {case.seeds} | {100 * case.power:.0f} | {100 * rates.each:.1f} |",
+            flush=True,
+        )
     print("\n| pilot | its seeds | advised seeds | decided % |\n|---|---|---|---|")
     for advice in advice_cases():
         print(
-            f"| {advice.name} | {advice.pilot} | {advice.advised} | {100 * advice.decided:.0f} |", flush=True
+            f"| {advice.name} | {advice.pilot} | {advice.advised} | {100 * advice.decided:.0f} |",
+            flush=True,
         )
     versions = f"Python {platform.python_version()}, numpy {np.__version__}, scipy {scipy.__version__}"
     print(

@@ -6,14 +6,16 @@ from typing import Any
 
 import pytest
 
-from nablab.experiment import Answer, Claim, Records
+from nablab.contract import Answer, Claim, Records
 from nablab.verdicts import Outcome, Verdict, answer, judge
 from nablab.verdicts.answering import bare_claim, shared_scope
 from tests.report.conftest import fake_verdict
 from tests.verdicts.simulation import records_of
 from tests.verdicts.test_judging import HIGH, LOW, MIDDLE, MIXED, less
 
-DEPTH = Answer(supported="depth helps", refuted="depth does not help", open="whether depth helps")
+DEPTH = Answer(
+    supported="depth helps", refuted="depth does not help", open="whether depth helps"
+)
 
 
 def said(outcome: Outcome, phrase: str, **changes: Any) -> Verdict:
@@ -28,13 +30,17 @@ def said(outcome: Outcome, phrase: str, **changes: Any) -> Verdict:
         (MIXED, MIDDLE, "These seeds do not tell whether depth helps ("),
     ],
 )
-def test_each_outcome_has_its_own_phrase(a: list[float], b: list[float], text: str) -> None:
+def test_each_outcome_has_its_own_phrase(
+    a: list[float], b: list[float], text: str
+) -> None:
     verdicts = judge([less(answer=DEPTH)], Records(records_of({"a": a, "b": b})))
     assert answer(verdicts).startswith(text)
 
 
 def test_what_stays_open_names_the_seeds_that_would_decide() -> None:
-    (verdict,) = judge([less(answer=DEPTH)], Records(records_of({"a": LOW[:3], "b": HIGH[:3]})))
+    (verdict,) = judge(
+        [less(answer=DEPTH)], Records(records_of({"a": LOW[:3], "b": HIGH[:3]}))
+    )
     assert verdict.seeds_needed
     assert answer([verdict]) == (
         f"These seeds do not tell whether depth helps (about {verdict.seeds_needed} seeds would tell)."
@@ -56,7 +62,9 @@ def test_one_phrase_for_several_levels_names_them() -> None:
     targets = ("sinc", "sign_sin", "sawtooth")
     records = Records(
         record
-        for target, (a, b) in zip(targets, ((LOW, HIGH), (LOW, HIGH), (HIGH, LOW)), strict=True)
+        for target, (a, b) in zip(
+            targets, ((LOW, HIGH), (LOW, HIGH), (HIGH, LOW)), strict=True
+        )
         for record in records_of({"a": a, "b": b}, target=target)
     )
     verdicts = judge([less(within="target", answer=DEPTH)], records)
@@ -67,16 +75,35 @@ def test_one_phrase_for_several_levels_names_them() -> None:
 
 def test_what_holds_for_every_level_says_so() -> None:
     targets = ("sinc", "sign_sin", "sawtooth")
-    verdicts = [said("supported", "depth helps", scope={"target": target}) for target in targets]
+    verdicts = [
+        said("supported", "depth helps", scope={"target": target}) for target in targets
+    ]
     assert answer(verdicts) == "Depth helps (every target)."
 
 
 def test_levels_that_stay_open_for_different_reasons_name_them() -> None:
     open_ = "whether depth helps"
     verdicts = [
-        said("inconclusive", open_, scope={"target": "sinc"}, seeds_needed=12, advice="about 12 seeds"),
-        said("inconclusive", open_, scope={"target": "x"}, seeds_needed=30, advice="about 30 seeds"),
-        said("inconclusive", open_, scope={"target": "sign_sin"}, advice="too few conditions"),
+        said(
+            "inconclusive",
+            open_,
+            scope={"target": "sinc"},
+            seeds_needed=12,
+            advice="about 12 seeds",
+        ),
+        said(
+            "inconclusive",
+            open_,
+            scope={"target": "x"},
+            seeds_needed=30,
+            advice="about 30 seeds",
+        ),
+        said(
+            "inconclusive",
+            open_,
+            scope={"target": "sign_sin"},
+            advice="too few conditions",
+        ),
     ]
     assert answer(verdicts) == (
         "These seeds do not tell whether depth helps "
@@ -94,10 +121,20 @@ def test_claims_without_a_meaning_are_named_themselves() -> None:
     verdicts = [
         fake_verdict(outcome, claim=f"Claim {number}", scope={})
         for number, outcome in enumerate(
-            ("supported", "supported", "supported", "supported", "refuted", "inconclusive"), 1
+            (
+                "supported",
+                "supported",
+                "supported",
+                "supported",
+                "refuted",
+                "inconclusive",
+            ),
+            1,
         )
     ]
-    assert answer(verdicts) == ("Supported: Claim 1; Claim 2; and 2 more. Refuted: Claim 5. Open: Claim 6.")
+    assert answer(verdicts) == (
+        "Supported: Claim 1; Claim 2; and 2 more. Refuted: Claim 5. Open: Claim 6."
+    )
     assert answer([]) == ""
 
 

@@ -7,8 +7,9 @@ import sys
 
 import pytest
 
-from nablab import catalogue, configuration
-from nablab.experiment import Claim, Condition, Experiment, Record, Records
+from nablab import catalogue
+from nablab.contract import Claim, Condition, Experiment, Record, Records
+from nablab.settings import configuration
 from nablab.verdicts import judge, undecidable
 
 MODELS = [Condition(model=model) for model in ("a", "b")]
@@ -17,8 +18,14 @@ CASES = {
     "difference": (Claim.less("error", "a", "b", by="model"), MODELS),
     "paired": (Claim.less("error", "a", "b", by="model", paired=True), MODELS),
     "ranks": (Claim.less("error", "a", "b", by="model", scale="ranks"), MODELS),
-    "ranks beyond": (Claim.less("error", "a", "b", by="model", scale="ranks", smallest_effect=0.3), MODELS),
-    "paired ranks": (Claim.less("error", "a", "b", by="model", scale="ranks", paired=True), MODELS),
+    "ranks beyond": (
+        Claim.less("error", "a", "b", by="model", scale="ranks", smallest_effect=0.3),
+        MODELS,
+    ),
+    "paired ranks": (
+        Claim.less("error", "a", "b", by="model", scale="ranks", paired=True),
+        MODELS,
+    ),
     "bound of ranks": (Claim.at_most("error", 1e3, scale="ranks"), MODELS[:1]),
     "bound": (Claim.at_most("error", 1e3), MODELS[:1]),
     "trend": (Claim.rises("error", by="width"), WIDTHS),
@@ -28,7 +35,11 @@ CASES = {
 def clearest(conditions: list[Condition], seeds: int) -> Records:
     """Results that agree completely and still differ from seed to seed."""
     return Records(
-        Record(condition, seed, {"error": 10.0 * place + 1 + 0.0137 * (place + 1) * seed**1.3})
+        Record(
+            condition,
+            seed,
+            {"error": 10.0 * place + 1 + 0.0137 * (place + 1) * seed**1.3},
+        )
         for place, condition in enumerate(conditions)
         for seed in range(seeds)
     )
@@ -38,15 +49,21 @@ def clearest(conditions: list[Condition], seeds: int) -> Records:
 @pytest.mark.parametrize("case", CASES)
 def test_the_fewest_seeds_decide_and_one_less_does_not(case: str, family: int) -> None:
     claim, conditions = CASES[case]
-    claims = [claim] * family  # equal p-values: Holm's correction eases for none of them
+    claims = [
+        claim
+    ] * family  # equal p-values: Holm's correction eases for none of them
     missing = undecidable(claims, conditions, 2)
     assert len(missing) in (0, family)
     fewest = missing[0].seeds if missing else 2
     assert fewest is not None
     assert undecidable(claims, conditions, fewest) == []
-    assert {v.outcome for v in judge(claims, clearest(conditions, fewest))} == {"supported"}
+    assert {v.outcome for v in judge(claims, clearest(conditions, fewest))} == {
+        "supported"
+    }
     if fewest > 2:
-        assert {v.outcome for v in judge(claims, clearest(conditions, fewest - 1))} == {"inconclusive"}
+        assert {v.outcome for v in judge(claims, clearest(conditions, fewest - 1))} == {
+            "inconclusive"
+        }
 
 
 def test_so_few_conditions_are_undecidable_with_any_number_of_seeds() -> None:
@@ -83,7 +100,9 @@ PRESETS = [
 
 
 @pytest.mark.parametrize(
-    ("experiment_class", "preset"), PRESETS, ids=[f"{e.name}-{preset}" for e, preset in PRESETS]
+    ("experiment_class", "preset"),
+    PRESETS,
+    ids=[f"{e.name}-{preset}" for e, preset in PRESETS],
 )
 def test_every_claim_of_a_preset_can_be_decided_or_the_experiment_says_why_not(
     experiment_class: type[Experiment], preset: str

@@ -13,13 +13,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nablab.contract import Claim, Condition, Published, Record, Records
 from nablab.errors import UsageError
-from nablab.experiment import Claim, Condition, Published, Record, Records
 from nablab.verdicts import Verdict, judge
 from tests.verdicts.simulation import records_of
 
 INF, NAN = math.inf, math.nan
-LOW, MIDDLE, HIGH = [1.0, 1.2, 0.9, 1.1, 1.05], [1.9, 2.3, 2.1, 2.2, 1.8], [4.0, 4.4, 3.8, 4.1, 4.2]
+LOW, MIDDLE, HIGH = (
+    [1.0, 1.2, 0.9, 1.1, 1.05],
+    [1.9, 2.3, 2.1, 2.2, 1.8],
+    [4.0, 4.4, 3.8, 4.1, 4.2],
+)
 MIXED = [0.9, 4.1, 2.0, 1.3, 3.5]
 
 
@@ -44,7 +48,9 @@ def test_three_outcomes_of_a_difference(scale: str, d: float) -> None:
     assert one(claim, MIXED, MIDDLE).outcome == "inconclusive"
 
 
-def test_an_effect_short_of_the_smallest_is_refuted_although_it_has_the_claimed_sign() -> None:
+def test_an_effect_short_of_the_smallest_is_refuted_although_it_has_the_claimed_sign() -> (
+    None
+):
     verdict = one(less(smallest_effect=2.0), LOW, MIDDLE)
     assert verdict.effect is not None
     assert -2.0 < verdict.effect < 0
@@ -101,7 +107,11 @@ def test_bounds() -> None:
 def trend_records(slope: float, seeds: int = 5, noise: float = 0.3) -> Records:
     generator = np.random.default_rng(0)
     return Records(
-        Record(Condition(width=width), seed, {"error": slope * step + noise * generator.normal()})
+        Record(
+            Condition(width=width),
+            seed,
+            {"error": slope * step + noise * generator.normal()},
+        )
         for step, width in enumerate((1, 2, 4))
         for seed in range(seeds)
     )
@@ -127,7 +137,9 @@ def test_correlations() -> None:
     noise = 0.2 * generator.normal(size=12)
     for sign in (-1, 1):
         records = Records(
-            Record(Condition(model="a"), s, {"error": x[s], "norm": sign * x[s] + noise[s]})
+            Record(
+                Condition(model="a"), s, {"error": x[s], "norm": sign * x[s] + noise[s]}
+            )
             for s in range(12)
         )
         outcomes = [
@@ -135,7 +147,9 @@ def test_correlations() -> None:
             for claimed in (-1, 1)
             for v in judge([Claim.correlates("error", "norm", sign=claimed)], records)
         ]
-        assert outcomes == (["supported", "refuted"] if sign < 0 else ["refuted", "supported"])
+        assert outcomes == (
+            ["supported", "refuted"] if sign < 0 else ["refuted", "supported"]
+        )
 
 
 @pytest.mark.parametrize("scale", ["linear", "log10"])
@@ -153,7 +167,10 @@ def test_equality(scale: str, paired: bool) -> None:
 
 def test_exact_quantities_need_no_test_but_two_seeds() -> None:
     claim = Claim.equal("error", by="model", margin=0.02, exact=True)
-    equal, unequal = one(claim, [100.0] * 2, [101.0] * 2), one(claim, [100.0] * 2, [103.0] * 2)
+    equal, unequal = (
+        one(claim, [100.0] * 2, [101.0] * 2),
+        one(claim, [100.0] * 2, [103.0] * 2),
+    )
     assert (equal.outcome, unequal.outcome) == ("supported", "refuted")
     assert equal.effect == pytest.approx(0.01)
     assert equal.p_value is None
@@ -175,13 +192,17 @@ def test_holm_over_the_claims_of_a_call() -> None:
     """Four seeds give p = 1/70: three claims carry it (0.043), four do not (0.057)."""
     for members, outcome in ((1, "supported"), (3, "supported"), (4, "inconclusive")):
         records = [
-            r for k in range(members) for r in records_of({"a": LOW[:4], "b": HIGH[:4]}, target=str(k))
+            r
+            for k in range(members)
+            for r in records_of({"a": LOW[:4], "b": HIGH[:4]}, target=str(k))
         ]
         verdicts = judge([less(within="target")], Records(records))
         assert [v.outcome for v in verdicts] == [outcome] * members
         assert verdicts[0].p_value == pytest.approx(1 / 70)
         assert verdicts[0].p_adjusted == pytest.approx(members / 70)
-        assert [v.scope for v in verdicts] == [{"target": str(k)} for k in range(members)]
+        assert [v.scope for v in verdicts] == [
+            {"target": str(k)} for k in range(members)
+        ]
 
 
 def test_refutations_have_a_family_of_their_own() -> None:
@@ -198,12 +219,19 @@ def test_refutations_have_a_family_of_their_own() -> None:
 
 def test_claims_without_a_test_do_not_count_in_the_family() -> None:
     records = [
-        Record(Condition(model=model), seed, {"error": value, "parameters": 100.0, "failed": NAN})
+        Record(
+            Condition(model=model),
+            seed,
+            {"error": value, "parameters": 100.0, "failed": NAN},
+        )
         for model, values in (("a", LOW[:4]), ("b", HIGH[:4]))
         for seed, value in enumerate(values)
     ]
     others = [Claim.equal("parameters", by="model", margin=0.01)] * 3
-    others += [Claim.less("failed", "a", "b", by="model"), Claim.less("error", "a", "c", by="model")]
+    others += [
+        Claim.less("failed", "a", "b", by="model"),
+        Claim.less("error", "a", "c", by="model"),
+    ]
     verdicts = judge([less(), *others], Records(records))
     assert len(verdicts) == 5
     assert verdicts[0].p_adjusted == pytest.approx(1 / 70)
@@ -212,15 +240,21 @@ def test_claims_without_a_test_do_not_count_in_the_family() -> None:
 
 # --- invariances ------------------------------------------------------------------------------
 
-values = st.lists(st.floats(0.01, 100.0), min_size=4, max_size=6).filter(lambda side: len(set(side)) > 1)
+values = st.lists(st.floats(0.01, 100.0), min_size=4, max_size=6).filter(
+    lambda side: len(set(side)) > 1
+)
 
 
 @settings(max_examples=40, deadline=None)
 @given(values, values, st.sampled_from(["linear", "log10", "ranks"]))
-def test_swapping_the_levels_and_the_sign_changes_nothing(a: list[float], b: list[float], scale: str) -> None:
+def test_swapping_the_levels_and_the_sign_changes_nothing(
+    a: list[float], b: list[float], scale: str
+) -> None:
     records = Records(records_of({"a": a, "b": b}))
     (forward,) = judge([less(scale=scale)], records)
-    (backward,) = judge([Claim.greater("error", "b", "a", by="model", scale=scale)], records)
+    (backward,) = judge(
+        [Claim.greater("error", "b", "a", by="model", scale=scale)], records
+    )
     assert forward.effect == pytest.approx(-(backward.effect or 0.0), abs=1e-12)
     assert forward.p_value == pytest.approx(backward.p_value)
     if scale == "ranks":
@@ -230,15 +264,28 @@ def test_swapping_the_levels_and_the_sign_changes_nothing(a: list[float], b: lis
 
 
 @settings(max_examples=40, deadline=None)
-@given(values, values, st.sampled_from([0.001, 8.0, 1e6]), st.sampled_from(["linear", "log10", "ranks"]))
-def test_units_do_not_matter(a: list[float], b: list[float], unit: float, scale: str) -> None:
+@given(
+    values,
+    values,
+    st.sampled_from([0.001, 8.0, 1e6]),
+    st.sampled_from(["linear", "log10", "ranks"]),
+)
+def test_units_do_not_matter(
+    a: list[float], b: list[float], unit: float, scale: str
+) -> None:
     d = 0.3
     plain = one(less(scale=scale, smallest_effect=d), a, b)
     scaled_d = d * unit if scale == "linear" else d
-    scaled = one(less(scale=scale, smallest_effect=scaled_d), [unit * v for v in a], [unit * v for v in b])
+    scaled = one(
+        less(scale=scale, smallest_effect=scaled_d),
+        [unit * v for v in a],
+        [unit * v for v in b],
+    )
     assert scaled.p_value == pytest.approx(plain.p_value)
     factor = unit if scale == "linear" else 1.0
-    assert scaled.interval == pytest.approx([factor * v for v in plain.interval or ()], rel=1e-6, abs=1e-9)
+    assert scaled.interval == pytest.approx(
+        [factor * v for v in plain.interval or ()], rel=1e-6, abs=1e-9
+    )
     limit = -d
     if min(abs(v - limit) for v in plain.interval or ()) > 1e-9:
         assert scaled.outcome == plain.outcome
@@ -269,7 +316,9 @@ def mixed_records() -> list[Record]:
     ]
 
 
-def test_the_order_of_the_records_does_not_matter_and_the_seed_fixes_the_answer() -> None:
+def test_the_order_of_the_records_does_not_matter_and_the_seed_fixes_the_answer() -> (
+    None
+):
     records = mixed_records()
     shuffled = [records[i] for i in np.random.default_rng(0).permutation(len(records))]
     first = judge(EVERY_KIND, Records(records))
@@ -283,7 +332,9 @@ def test_the_order_of_the_records_does_not_matter_and_the_seed_fixes_the_answer(
 
 def test_trials_of_one_seed_are_no_independent_evidence() -> None:
     """Five targets of three seeds are three values a side, and three seeds decide nothing."""
-    records = [r for k in range(5) for r in records_of({"a": LOW[:3], "b": HIGH[:3]}, target=k)]
+    records = [
+        r for k in range(5) for r in records_of({"a": LOW[:3], "b": HIGH[:3]}, target=k)
+    ]
     (verdict,) = judge([less()], Records(records))
     assert verdict.seeds == 3
     assert verdict.outcome == "inconclusive"
@@ -296,7 +347,10 @@ def test_pairs_are_matched_by_seed() -> None:
     shared = 10 * generator.normal(size=8)
     a = dict(enumerate(shared + 0.1 * generator.normal(size=8)))
     records = [Record(Condition(model="a"), s, {"error": v}) for s, v in a.items()]
-    records += [Record(Condition(model="b"), s, {"error": a[s] + 1.0 + 0.01 * s}) for s in reversed(range(8))]
+    records += [
+        Record(Condition(model="b"), s, {"error": a[s] + 1.0 + 0.01 * s})
+        for s in reversed(range(8))
+    ]
     records += [Record(Condition(model="b"), 99, {"error": -1e6})]
     (paired,) = judge([less(paired=True)], Records(records))
     assert paired.outcome == "supported"
@@ -315,12 +369,23 @@ def test_where_within_and_absent_levels() -> None:
         ]
     )
     by_target = judge([less(within="target")], records)
-    assert [(v.scope["target"], v.outcome) for v in by_target] == [("x", "supported"), ("y", "refuted")]
+    assert [(v.scope["target"], v.outcome) for v in by_target] == [
+        ("x", "supported"),
+        ("y", "refuted"),
+    ]
     (only,) = judge([less(where={"target": "y"})], records)
     assert (only.scope, only.outcome) == ({}, "refuted")
-    assert judge([less(where={"target": "z"}), Claim.less("error", "a", "q", by="model")], records) == []
+    assert (
+        judge(
+            [less(where={"target": "z"}), Claim.less("error", "a", "q", by="model")],
+            records,
+        )
+        == []
+    )
     assert judge(EVERY_KIND, Records([])) == []
-    assert judge([Claim.rises("error", by="model", where={"model": "a"})], records) == []
+    assert (
+        judge([Claim.rises("error", by="model", where={"model": "a"})], records) == []
+    )
 
 
 # --- data that cannot be judged ---------------------------------------------------------------
@@ -346,7 +411,8 @@ BAD = {
 @pytest.mark.parametrize("scale", ["linear", "log10", "ranks"])
 @pytest.mark.parametrize("paired", [False, True])
 @pytest.mark.parametrize(
-    ("one_side", "other_side"), list(itertools.product(BAD, ["constant", "negative", "all inf"]))
+    ("one_side", "other_side"),
+    list(itertools.product(BAD, ["constant", "negative", "all inf"])),
 )
 def test_no_data_raise_or_warn_and_every_verdict_says_why(
     one_side: str, other_side: str, scale: str, paired: bool
@@ -354,7 +420,9 @@ def test_no_data_raise_or_warn_and_every_verdict_says_why(
     records = []
     for width, name in ((1, one_side), (2, other_side)):
         for seed, value in enumerate(BAD[name]):
-            records.append(Record(Condition(width=width), seed, {"error": value, "norm": -value}))
+            records.append(
+                Record(Condition(width=width), seed, {"error": value, "norm": -value})
+            )
     options: dict[str, Any] = {"scale": scale, "paired": paired}
     claims = [
         Claim.less("error", 1, 2, by="width", smallest_effect=0.1, **options),
@@ -367,7 +435,10 @@ def test_no_data_raise_or_warn_and_every_verdict_says_why(
     for verdict in judge(claims, Records(records), resamples=199):
         assert verdict.reason.endswith((".", ")."))
         assert "nan" not in verdict.reason
-        assert Verdict.from_dict(json.loads(json.dumps(verdict.to_dict()))).outcome == verdict.outcome
+        assert (
+            Verdict.from_dict(json.loads(json.dumps(verdict.to_dict()))).outcome
+            == verdict.outcome
+        )
         if verdict.outcome != "inconclusive":
             assert verdict.effect is not None or "infinite" in verdict.reason
 
@@ -377,12 +448,32 @@ def test_no_data_raise_or_warn_and_every_verdict_says_why(
     [
         ("all NaN", "linear", "Every trial with model = a ended in NaN."),
         ("all NaN", "ranks", "Every trial with model = a ended in NaN."),
-        ("some NaN", "linear", "2 of 5 trials with model = a ended in NaN and are left out."),
-        ("some NaN", "ranks", "2 of 10 trials ended in NaN; each counts against the conclusion."),
-        ("some inf", "linear", "infinite and have no mean; the scale 'ranks' can compare them."),
+        (
+            "some NaN",
+            "linear",
+            "2 of 5 trials with model = a ended in NaN and are left out.",
+        ),
+        (
+            "some NaN",
+            "ranks",
+            "2 of 10 trials ended in NaN; each counts against the conclusion.",
+        ),
+        (
+            "some inf",
+            "linear",
+            "infinite and have no mean; the scale 'ranks' can compare them.",
+        ),
         ("zeros", "log10", "2 zeros count as 1, the smallest positive value."),
-        ("negative", "log10", "Some values of error are negative and have no logarithm."),
-        ("huge", "linear", "too large or too small for the scale 'linear'; use 'log10'."),
+        (
+            "negative",
+            "log10",
+            "Some values of error are negative and have no logarithm.",
+        ),
+        (
+            "huge",
+            "linear",
+            "too large or too small for the scale 'linear'; use 'log10'.",
+        ),
         ("one", "linear", "1 seed cannot show how much the result varies"),
     ],
 )
@@ -398,7 +489,9 @@ def test_nan_cannot_make_a_ranking_better() -> None:
     assert good.outcome == "supported"
     assert (worse.p_value or 0) > (good.p_value or 0)
     back = one(less(scale="ranks"), HIGH * 2, [*LOW, NAN, NAN, NAN, *LOW[:2]])
-    assert (back.p_value or 0) > (one(less(scale="ranks"), HIGH * 2, LOW * 2).p_value or 0)
+    assert (back.p_value or 0) > (
+        one(less(scale="ranks"), HIGH * 2, LOW * 2).p_value or 0
+    )
 
 
 def test_claims_that_make_no_sense() -> None:
@@ -406,7 +499,10 @@ def test_claims_that_make_no_sense() -> None:
     for claim, said in (
         (Claim.rises("error", by="model"), "numeric levels"),
         (Claim.at_most("error", -1.0, scale="log10"), "bound must be above 0"),
-        (Claim.equal("error", by="model", margin=0.1, scale="ranks"), "'linear' or 'log10'"),
+        (
+            Claim.equal("error", by="model", margin=0.1, scale="ranks"),
+            "'linear' or 'log10'",
+        ),
     ):
         with pytest.raises(UsageError, match=said):
             judge([claim], records)
@@ -423,14 +519,20 @@ def test_verdicts_survive_json() -> None:
 
 
 def test_published_values_stand_beside_the_measured_ones() -> None:
-    effect = one(less(scale="log10", published=Published(-0.5, "them")), LOW, [100 * value for value in LOW])
+    effect = one(
+        less(scale="log10", published=Published(-0.5, "them")),
+        LOW,
+        [100 * value for value in LOW],
+    )
     assert effect.measured_for_published == pytest.approx(-2)
     assert effect.distance == pytest.approx(-1.5)
     metric = one(less(published=Published(1.0, "them", of="metric")), LOW, HIGH)
     assert metric.measured_for_published == pytest.approx(1.05)
     assert metric.distance == pytest.approx(0.05)
     median = one(
-        less(scale="ranks", published=Published(1.0, "them", of="metric")), [1.0, 5, 3, 2, INF], HIGH
+        less(scale="ranks", published=Published(1.0, "them", of="metric")),
+        [1.0, 5, 3, 2, INF],
+        HIGH,
     )
     assert median.measured_for_published == 3
     missing = one(less(published=Published(1.0, "them", of="metric")), [NAN] * 5, HIGH)
@@ -448,9 +550,13 @@ def test_groups_are_summarized_by_level() -> None:
 
 def test_the_fewest_seeds_take_the_family_into_account() -> None:
     """1 / C(2n, n) has to be below 0.05 / 6: five seeds give 1/252, four 1/70."""
-    records = Records(r for k in range(6) for r in records_of({"a": [1.0], "b": [2.0]}, target=k))
+    records = Records(
+        r for k in range(6) for r in records_of({"a": [1.0], "b": [2.0]}, target=k)
+    )
     assert {v.seeds_needed for v in judge([less(within="target")], records)} == {5}
-    assert {v.seeds_needed for v in judge([less(within="target", paired=True)], records)} == {7}
+    assert {
+        v.seeds_needed for v in judge([less(within="target", paired=True)], records)
+    } == {7}
 
 
 def test_ranks_need_as_many_seeds_as_their_interval() -> None:
@@ -469,7 +575,9 @@ def test_no_number_of_seeds_is_promised_where_the_effect_is_on_the_line() -> Non
 
 
 def test_too_few_resamples_for_the_family_are_named() -> None:
-    records = Records(r for k in range(6) for r in records_of({"a": MIXED, "b": MIDDLE}, target=k))
+    records = Records(
+        r for k in range(6) for r in records_of({"a": MIXED, "b": MIDDLE}, target=k)
+    )
     (verdict, *_) = judge([less(within="target")], records, resamples=99)
     assert verdict.seeds_needed is None
     assert "more than 99 resamples" in verdict.reason

@@ -6,14 +6,22 @@ from typing import Any
 
 import pytest
 
+from nablab.contract import Claim, Condition, Record, Records
 from nablab.errors import UsageError
-from nablab.experiment import Claim, Condition, Record, Records
-from nablab.naming import words
+from nablab.text.naming import words
 from nablab.verdicts import judge
 from nablab.verdicts.effects import number
 from nablab.verdicts.wording import sentence
 from tests.verdicts.simulation import records_of
-from tests.verdicts.test_judging import HIGH, LOW, MIDDLE, MIXED, less, one, trend_records
+from tests.verdicts.test_judging import (
+    HIGH,
+    LOW,
+    MIDDLE,
+    MIXED,
+    less,
+    one,
+    trend_records,
+)
 
 SAME = [2.0, 2.1, 1.9, 2.05, 1.95]
 
@@ -81,22 +89,32 @@ def test_bounds(claim: Claim, effect: str, reason: str) -> None:
 
 
 def test_trends_and_equality() -> None:
-    (trend,) = judge([Claim.rises("error", by="width", smallest_effect=0.3)], trend_records(0.15))
-    assert trend.effect_text.startswith("no clear tendency of error with width (Kendall's tau 0.")
-    assert "includes the smallest effect of interest, tau 0.300, and p = " in trend.reason
+    (trend,) = judge(
+        [Claim.rises("error", by="width", smallest_effect=0.3)], trend_records(0.15)
+    )
+    assert trend.effect_text.startswith(
+        "no clear tendency of error with width (Kendall's tau 0."
+    )
+    assert (
+        "includes the smallest effect of interest, tau 0.300, and p = " in trend.reason
+    )
     (trend,) = judge([Claim.rises("error", by="width")], trend_records(0.05))
     assert "The 95 % interval includes zero, and p = " in trend.reason
     (trend,) = judge([Claim.rises("error", by="width")], trend_records(1.0))
     assert trend.effect_text.startswith("error rising with width (Kendall's tau 0.")
     equal = one(Claim.equal("error", by="model", margin=0.5), SAME, [*SAME[1:], 2.2])
-    assert equal.effect_text.startswith("largest difference in error from one model to another ")
+    assert equal.effect_text.startswith(
+        "largest difference in error from one model to another "
+    )
     assert "lies within the margin of 50 %, p = 0.004." in equal.reason
     beyond = one(Claim.equal("error", by="model", margin=0.05), LOW, HIGH)
     assert "lies beyond the margin of 5 %, p = 0.0079." in beyond.reason
 
 
 def test_corrections_are_counted() -> None:
-    records = Records(r for k in "xy" for r in records_of({"a": LOW, "b": HIGH}, target=k))
+    records = Records(
+        r for k in "xy" for r in records_of({"a": LOW, "b": HIGH}, target=k)
+    )
     verdict = judge([less(within="target")], records)[0]
     assert verdict.reason.endswith("p = 0.0079 after correction for 2 claims.")
 
@@ -104,14 +122,23 @@ def test_corrections_are_counted() -> None:
 def test_generated_sentences() -> None:
     claims = (
         (less(), "Error is lower for a than for b"),
-        (Claim.greater("held_out_mse", "a", "b", by="model"), "Held-out MSE is higher for a than for b"),
+        (
+            Claim.greater("held_out_mse", "a", "b", by="model"),
+            "Held-out MSE is higher for a than for b",
+        ),
         (Claim.rises("error", by="hidden_units"), "Error rises with hidden units"),
         (Claim.falls("error", by="width"), "Error falls with width"),
         (Claim.correlates("error", "norm"), "Error and norm rise together"),
-        (Claim.correlates("error", "norm", sign=-1), "Error and norm oppose each other"),
+        (
+            Claim.correlates("error", "norm", sign=-1),
+            "Error and norm oppose each other",
+        ),
         (Claim.at_most("error", 0.5), "Error is at most 0.500"),
         (Claim.at_least("error", 1234), "Error is at least 1,230"),
-        (Claim.equal("error", by="model", margin=0.01), "Error is the same within 1 % for every model"),
+        (
+            Claim.equal("error", by="model", margin=0.01),
+            "Error is the same within 1 % for every model",
+        ),
     )
     for claim, text in claims:
         assert sentence(claim, {}) == text
@@ -120,16 +147,25 @@ def test_generated_sentences() -> None:
 
 def test_sentences_of_the_claims_own() -> None:
     fields = less(sentence="{first} beats {second} in {metric} on {level} ({scope})")
-    assert sentence(fields, {"target": "sinc"}) == "a beats b in error on sinc (target sinc)"
-    assert sentence(less(sentence="Depth helps"), {"target": "sinc"}) == "Depth helps (target sinc)"
+    assert (
+        sentence(fields, {"target": "sinc"})
+        == "a beats b in error on sinc (target sinc)"
+    )
+    assert (
+        sentence(less(sentence="Depth helps"), {"target": "sinc"})
+        == "Depth helps (target sinc)"
+    )
     assert sentence(less(sentence="Depth helps"), {}) == "Depth helps"
 
 
 @pytest.mark.parametrize(
-    "text", ["{frist} wins", "{} wins", "{first wins", "{first.name} wins", "{first[x]}"]
+    "text",
+    ["{frist} wins", "{} wins", "{first wins", "{first.name} wins", "{first[x]}"],
 )
 def test_sentences_with_bad_fields_name_the_good_ones(text: str) -> None:
-    with pytest.raises(UsageError, match=r"cannot be filled in.*\{first\}, \{second\}, \{metric\}"):
+    with pytest.raises(
+        UsageError, match=r"cannot be filled in.*\{first\}, \{second\}, \{metric\}"
+    ):
         judge([less(sentence=text)], Records(records_of({"a": LOW, "b": HIGH})))
 
 
@@ -155,17 +191,23 @@ def test_levels_that_are_numbers_come_with_their_factor() -> None:
         for seed, value in enumerate(values)
     )
     (verdict,) = judge([claim], records)
-    assert verdict.effect_text.startswith("error 3.05 lower at ratio 8 than at ratio 0.5 (")
+    assert verdict.effect_text.startswith(
+        "error 3.05 lower at ratio 8 than at ratio 0.5 ("
+    )
 
 
 def test_a_claim_may_name_its_quantity() -> None:
     named = one(less(quantity="test error of the network"), LOW, HIGH)
-    assert named.effect_text.startswith("test error of the network 3.05 lower for a than for b")
+    assert named.effect_text.startswith(
+        "test error of the network 3.05 lower for a than for b"
+    )
     assert named.claim == "Test error of the network is lower for a than for b"
 
 
 def test_a_mean_never_looks_like_the_bound_that_it_passes() -> None:
     claim = Claim.at_least("error", 0.999, quantity="accuracy")
-    (verdict,) = judge([claim], Records(records_of({"a": [0.9994, 0.9996, 0.9995, 0.9993, 0.9997]})))
+    (verdict,) = judge(
+        [claim], Records(records_of({"a": [0.9994, 0.9996, 0.9995, 0.9993, 0.9997]}))
+    )
     assert verdict.effect_text.startswith("mean accuracy 0.99950 (0.99905 to ")
     assert verdict.effect_text.endswith("; claimed: at least 0.999")

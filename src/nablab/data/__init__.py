@@ -4,47 +4,47 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nablab.lazy import lazy_names
+from nablab.importing.lazy import lazy_names
 
 if TYPE_CHECKING:
     from nablab.data.cache import fetch as fetch
-    from nablab.data.expressions import parse_expression as parse_expression
-    from nablab.data.functions import TARGETS as TARGETS
-    from nablab.data.functions import Target as Target
-    from nablab.data.functions import sawtooth_depth as sawtooth_depth
-    from nablab.data.functions import target as target
+    from nablab.data.functions.expressions import parse_expression as parse_expression
+    from nablab.data.functions.targets import TARGETS as TARGETS
+    from nablab.data.functions.targets import Target as Target
+    from nablab.data.functions.targets import sawtooth_depth as sawtooth_depth
+    from nablab.data.functions.targets import target as target
     from nablab.data.identity import source_hash as source_hash
-    from nablab.data.images import Augment as Augment
-    from nablab.data.images import ImageSet as ImageSet
-    from nablab.data.images import Normalize as Normalize
-    from nablab.data.known import check_image_set as check_image_set
-    from nablab.data.known import image_set_names as image_set_names
-    from nablab.data.known import is_image_set as is_image_set
-    from nablab.data.labels import Corrupted as Corrupted
-    from nablab.data.labels import by_truth as by_truth
-    from nablab.data.labels import corrupt as corrupt
+    from nablab.data.images.image_set import Augment as Augment
+    from nablab.data.images.image_set import ImageSet as ImageSet
+    from nablab.data.images.image_set import Normalize as Normalize
+    from nablab.data.images.labels import Corrupted as Corrupted
+    from nablab.data.images.labels import by_truth as by_truth
+    from nablab.data.images.labels import corrupt as corrupt
+    from nablab.data.images.whitening import Whiten as Whiten
+    from nablab.data.images.whitening import center_crop as center_crop
     from nablab.data.load import load as load
+    from nablab.data.names import check_image_set as check_image_set
+    from nablab.data.names import image_set_names as image_set_names
+    from nablab.data.names import is_image_set as is_image_set
     from nablab.data.tasks import Task as Task
     from nablab.data.tasks import data_set_of as data_set_of
     from nablab.data.tasks import image_sets as image_sets
     from nablab.data.tasks import image_task as image_task
     from nablab.data.tasks import task as task
-    from nablab.data.whitening import Whiten as Whiten
-    from nablab.data.whitening import center_crop as center_crop
 
 __getattr__, __dir__ = lazy_names(
     __name__,
     {
-        "functions": "TARGETS Target sawtooth_depth target",
+        "functions.targets": "TARGETS Target sawtooth_depth target",
         "cache": "fetch",
-        "expressions": "parse_expression",
+        "functions.expressions": "parse_expression",
         "identity": "source_hash",
-        "images": "Augment ImageSet Normalize",
-        "known": "check_image_set image_set_names is_image_set",
-        "labels": "Corrupted by_truth corrupt",
+        "images.image_set": "Augment ImageSet Normalize",
+        "names": "check_image_set image_set_names is_image_set",
+        "images.labels": "Corrupted by_truth corrupt",
         "load": "load",
         "tasks": "Task data_set_of image_sets image_task task",
-        "whitening": "Whiten center_crop",
+        "images.whitening": "Whiten center_crop",
     },
 )
 

@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nablab import atomic
-from nablab.data.download import SourceError
-from nablab.data.known import DIGITS, KNOWN, File, KnownSet
-from nablab.data.progress import Progress, Step, file_size, shown
-from nablab.data.sources import Source, read_plain_or_gzip
+from nablab.data.fetching.download import SourceError
+from nablab.data.fetching.progress import Progress, Step, file_size, shown
+from nablab.data.fetching.sources import Source, read_plain_or_gzip
+from nablab.data.known import KNOWN, File, KnownSet
+from nablab.data.known.digits import DIGITS
 from nablab.errors import DataError, UsageError, unknown
+from nablab.files import atomic
 
 if TYPE_CHECKING:
     import filelock
@@ -84,7 +85,9 @@ def read(
     fetch(known.name, offline=offline, progress=progress, tried=tried)
     content = _from_cache(known, files)
     if content is None:
-        raise DataError(f"{cache_folder() / known.name} was changed by another program while it was read.")
+        raise DataError(
+            f"{cache_folder() / known.name} was changed by another program while it was read."
+        )
     return content
 
 
@@ -139,13 +142,27 @@ def state_of(known: KnownSet) -> dict[str, object]:
         ``source``.
     """
     for place in _own_places(known, None):
-        if all((place / f.name).is_file() or (place / f"{f.name}.gz").is_file() for f in known.files):
+        if all(
+            (place / f.name).is_file() or (place / f"{f.name}.gz").is_file()
+            for f in known.files
+        ):
             present = [path for f in known.files for path in place.glob(f"{f.name}*")]
             size = sum(path.stat().st_size for path in present)
-            return {"state": "yours", "bytes": size, "folder": str(place), "source": str(place)}
+            return {
+                "state": "yours",
+                "bytes": size,
+                "folder": str(place),
+                "source": str(place),
+            }
     place = cache_folder() / known.name
     whole = [file for file in known.files if _size(place / file.name) == file.size]
-    state = "cached" if len(whole) == len(known.files) else "incomplete" if whole else "absent"
+    state = (
+        "cached"
+        if len(whole) == len(known.files)
+        else "incomplete"
+        if whole
+        else "absent"
+    )
     return {
         "state": state,
         "bytes": sum(file.size for file in whole),
@@ -162,11 +179,16 @@ def cache_error(error: OSError, path: Path) -> CacheError:
             f"No space left on the disk that holds the cache ({cache_folder()}). Nothing half-written was "
             f"left behind. Free some space, or {remedy}, and give the same command again."
         )
-    return CacheError(f"The cache cannot be written: {error.strerror or error} ({path}): {remedy}.")
+    return CacheError(
+        f"The cache cannot be written: {error.strerror or error} ({path}): {remedy}."
+    )
 
 
 def _from_own_folder(
-    known: KnownSet, files: Sequence[File], folder: Path | None, tried: list[tuple[str, str]]
+    known: KnownSet,
+    files: Sequence[File],
+    folder: Path | None,
+    tried: list[tuple[str, str]],
 ) -> Content | None:
     """The files in the user's folder; a file that is there with a wrong checksum is refused."""
     for place in _own_places(known, folder):
@@ -187,7 +209,9 @@ def _from_own_folder(
         if len(contents) == len(files):
             return Content(contents, str(place))
         lacks = ", ".join(file.name for file in files if file.name not in contents)
-        tried.append((str(place), f"has no {lacks}" if place.exists() else "is not there"))
+        tried.append(
+            (str(place), f"has no {lacks}" if place.exists() else "is not there")
+        )
     return None
 
 
@@ -197,12 +221,16 @@ def _own_places(known: KnownSet, folder: Path | None) -> list[Path]:
     A folder that is named for this set may hold them directly; below ``NABLAB_DATA``, which serves all
     sets, only a folder of the set's own counts: MNIST and Fashion-MNIST have the same file names.
     """
-    base = folder or (Path(os.environ["NABLAB_DATA"]) if os.environ.get("NABLAB_DATA") else None)
+    base = folder or (
+        Path(os.environ["NABLAB_DATA"]) if os.environ.get("NABLAB_DATA") else None
+    )
     if base is None:
         return []
     base = base.expanduser()
     if folder and not base.is_dir():
-        raise UsageError(f"There is no folder {base}: folder= names one with the files of {known.name}.")
+        raise UsageError(
+            f"There is no folder {base}: folder= names one with the files of {known.name}."
+        )
     places = [base / name for name in (known.name, *known.folders)]
     inside = [place for place in places if place.is_dir()]
     return inside or ([base] if folder else [places[0]])
@@ -247,14 +275,24 @@ def _mistake(file: File, content: bytes | bytearray) -> str:
     return f"its checksum is wrong (SHA-256 {digest[:16]}... in place of {file.sha256[:16]}...{whose})"
 
 
-def _fetch_missing(known: KnownSet, place: Path, progress: Progress, tried: list[tuple[str, str]]) -> None:
+def _fetch_missing(
+    known: KnownSet, place: Path, progress: Progress, tried: list[tuple[str, str]]
+) -> None:
     """Fetch every file that is not in the cache or not right, from source after source."""
     if place.is_dir():
         atomic.remove_leftovers(place)
-    missing = {file.name: file for file in known.files if not _is_right(place / file.name, file, progress)}
+    missing = {
+        file.name: file
+        for file in known.files
+        if not _is_right(place / file.name, file, progress)
+    }
     if not missing:
         return
-    progress(Step(f"{known.name} ({known.title}, {file_size(known.nbytes)}) is fetched into {place}"))
+    progress(
+        Step(
+            f"{known.name} ({known.title}, {file_size(known.nbytes)}) is fetched into {place}"
+        )
+    )
     for source in known.sources:
         sizes = {name: file.size for name, file in missing.items()}
         try:
@@ -262,7 +300,9 @@ def _fetch_missing(known: KnownSet, place: Path, progress: Progress, tried: list
                 _keep(place, missing[name], content, source)
                 del missing[name]
         except SourceError as error:
-            if isinstance(error, Refused):  # what was downloaded must not be taken for good next time
+            if isinstance(
+                error, Refused
+            ):  # what was downloaded must not be taken for good next time
                 shutil.rmtree(_work(known), ignore_errors=True)
             tried.append((source.label, str(error)))
             progress(Step(f"{source.label}: {error}"))
@@ -279,7 +319,9 @@ def _keep(place: Path, file: File, content: bytes, source: Source) -> None:
         raise Refused(f"{file.name} is refused: {wrong}")
     atomic.write_bytes(place / file.name, content, explain=cache_error)
     origins = _origins(place) | {file.name: source.label}
-    atomic.write_bytes(place / ORIGIN, json.dumps(origins, indent=1).encode(), explain=cache_error)
+    atomic.write_bytes(
+        place / ORIGIN, json.dumps(origins, indent=1).encode(), explain=cache_error
+    )
 
 
 def _is_right(path: Path, file: File, progress: Progress) -> bool:
@@ -297,7 +339,11 @@ def _cache_lacks(known: KnownSet) -> str:
     absent = [file.name for file in known.files if not (place / file.name).is_file()]
     reasons = [f"has no {', '.join(absent)}"] if absent else []
     for file in known.files:
-        content = None if file.name in absent else read_plain_or_gzip(place / file.name, file.size)
+        content = (
+            None
+            if file.name in absent
+            else read_plain_or_gzip(place / file.name, file.size)
+        )
         if content is not None and (wrong := _mistake(file, content)):
             reasons.append(f"{file.name} was changed: {wrong}")
     return "; ".join(reasons)
@@ -339,14 +385,20 @@ def _alone(known: KnownSet, progress: Progress) -> Iterator[None]:
         lock.release()
 
 
-def _nowhere(known: KnownSet, tried: Sequence[tuple[str, str]], *, offline: bool = False) -> DataError:
+def _nowhere(
+    known: KnownSet, tried: Sequence[tuple[str, str]], *, offline: bool = False
+) -> DataError:
     """The error when nobody serves a data set: what was tried, where to put the files, what else there is."""
-    what = "is not on this machine, and no source may be asked (offline)" if offline else "cannot be fetched"
+    what = (
+        "is not on this machine, and no source may be asked (offline)"
+        if offline
+        else "cannot be fetched"
+    )
     listed = "\n".join(f"  {label}: {reason}" for label, reason in tried)
     names = ", ".join(file.name for file in known.files)
     return DataError(
         f"The data set {known.name} {what}. Tried:\n{listed}\n"
         f"If you have its files ({names}; as they are or as .gz), put them into a folder "
         f"FOLDER/{known.name} and set NABLAB_DATA=FOLDER. "
-        f"Without any download there is '{DIGITS}', scikit-learn's 8x8 digits."
+        f"Without any download there is '{DIGITS.name}', scikit-learn's 8x8 digits."
     )

@@ -9,14 +9,16 @@ from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 
-from nablab.data.known import check_image_set, is_path
+from nablab.data.names import check_image_set, is_path
 from nablab.errors import UsageError
 
 CHUNK = 1 << 20  # bytes hashed at once
 
 RACY = 2_000_000_000  # ns; a file changed this lately may change again without another time of change
 
-State = tuple[str, int, int, int, int]  # where a file is; its size, two times of change (ns) and its inode
+State = tuple[
+    str, int, int, int, int
+]  # where a file is; its size, two times of change (ns) and its inode
 
 
 def source_hash(spec: str) -> str:
@@ -76,7 +78,9 @@ def _hash(place: str, states: tuple[State, ...]) -> str:
     total = hashlib.sha256()
     for path, size, *_ in states:
         # As the file system has the name, which need not be text.
-        total.update(os.fsencode(Path(path).relative_to(place)) + f"\0{size}\0".encode())
+        total.update(
+            os.fsencode(Path(path).relative_to(place)) + f"\0{size}\0".encode()
+        )
         with Path(path).open("rb") as file:
             while piece := file.read(CHUNK):
                 total.update(piece)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from nablab.data import cache, known
-from nablab.data.decoding import decode
-from nablab.data.digits import digits
-from nablab.data.forms import check_form, in_form
-from nablab.data.images import ImageSet
-from nablab.data.progress import Progress
+from nablab.data import cache
+from nablab.data.fetching.progress import Progress
+from nablab.data.images.forms import check_form, in_form
+from nablab.data.images.image_set import ImageSet
+from nablab.data.known import EMBEDDED, KNOWN, KnownSet
+from nablab.data.names import check_image_set, is_path
 
 
 def load(
@@ -46,29 +46,40 @@ def load(
     >>> digits.images.shape, digits.images.dtype, digits.classes[:3]
     (torch.Size([1297, 1, 28, 28]), torch.uint8, ('0', '1', '2'))
     """
-    known.check_image_set(name)
+    check_image_set(name)
     check_form(split, size, channels)
-    if known.is_path(name):
-        from nablab.data.own import load_own
+    if is_path(name):
+        from nablab.data.user.load import load_own
 
-        return load_own(Path(name).expanduser(), split=split, size=size, channels=channels)
+        return load_own(
+            Path(name).expanduser(), split=split, size=size, channels=channels
+        )
     place = Path(folder) if folder else None
 
     def as_it_is(which: str) -> ImageSet:
-        if name == known.DIGITS:
-            return digits(which)
-        return _known(known.KNOWN[name], which, folder=place, offline=offline, progress=progress)
+        if name in EMBEDDED:
+            return EMBEDDED[name].load(which)
+        return _known(
+            KNOWN[name], which, folder=place, offline=offline, progress=progress
+        )
 
-    return in_form(as_it_is(split), size, channels, training=lambda: as_it_is("train"), key=name)
+    return in_form(
+        as_it_is(split), size, channels, training=lambda: as_it_is("train"), key=name
+    )
 
 
 def _known(
-    one: known.KnownSet, split: str, *, folder: Path | None, offline: bool, progress: Progress | None
+    one: KnownSet,
+    split: str,
+    *,
+    folder: Path | None,
+    offline: bool,
+    progress: Progress | None,
 ) -> ImageSet:
     """A split of a known set as it is."""
     files = one.files_of(split)
     content = cache.read(one, files, folder=folder, offline=offline, progress=progress)
-    images, labels = decode(one, [content.files[file.name] for file in files])
+    images, labels = one.decode([content.files[file.name] for file in files])
     return ImageSet(
         name=one.name,
         split=split,

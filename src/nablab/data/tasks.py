@@ -20,14 +20,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from nablab import data
-from nablab.data import known
-from nablab.data.functions import TARGETS, Target, target
+from nablab.data import names
+from nablab.data.functions.targets import TARGETS, Target, target
 from nablab.errors import UsageError, unknown
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from nablab.data.images import ImageSet
+    from nablab.data.images.image_set import ImageSet
 
     Pair = tuple[Tensor, Tensor]
 
@@ -54,7 +54,11 @@ class Task:
 
     def train(self) -> Pair:
         """The training set as stored: x and y float32 (N, 1), or uint8 (N, C, H, W) and int64 (N,)."""
-        return (self._images.images, self._images.labels) if self.data_set else self._function.train()
+        return (
+            (self._images.images, self._images.labels)
+            if self.data_set
+            else self._function.train()
+        )
 
     def held_out(self) -> Pair:
         """Samples that are not trained on: the points between those of a function, or the test split."""
@@ -74,7 +78,7 @@ class Task:
             return self.samples
         if not self.data_set:
             return len(self._function.train()[0])
-        return known.train_samples(self.data_set) or len(self._images)
+        return names.train_samples(self.data_set) or len(self._images)
 
     @property
     def held_out_name(self) -> str:
@@ -93,7 +97,9 @@ class Task:
             samples: The first so many, None for all. 60,000 images of 28 x 28 take 188 MB.
             held_out: Those of `held_out` instead of the training set.
         """
-        x, y = (part[:samples] for part in (self.held_out() if held_out else self.train()))
+        x, y = (
+            part[:samples] for part in (self.held_out() if held_out else self.train())
+        )
         return (self.prepare(x) if self.prepare else x), y
 
     @property
@@ -112,7 +118,9 @@ class Task:
         if self.loss == "mse":
             return float(y.double().var(correction=0))
         shares = y.bincount().double() / len(y)
-        return float(-sum(share * math.log(share) for share in shares.tolist() if share))
+        return float(
+            -sum(share * math.log(share) for share in shares.tolist() if share)
+        )
 
     @cached_property
     def _function(self) -> Target:
@@ -134,14 +142,16 @@ class Task:
         channels, size, _ = self.shape
         images = data.load(self.data_set, split=split, size=size, channels=channels)
         # A user's images come sorted by class, and the first ones of a task must stand for all.
-        return _shuffled(images) if known.is_path(self.data_set) else images
+        return _shuffled(images) if names.is_path(self.data_set) else images
 
 
 def _shuffled(images: ImageSet) -> ImageSet:
     """In an order that is drawn once and for all."""
     import torch
 
-    return images.take(torch.randperm(len(images), generator=torch.Generator().manual_seed(0)))
+    return images.take(
+        torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
+    )
 
 
 def task(spec: str, *, size: int = 28, channels: int = 1) -> Task:
@@ -162,10 +172,12 @@ def task(spec: str, *, size: int = 28, channels: int = 1) -> Task:
     if not _means_images(name):
         _check_target(spec)
         return Task(name=spec, loss="mse", shape=(1,), outputs=1)
-    known.check_image_set(name)
+    names.check_image_set(name)
     _check_meaning(spec)
     if samples is not None and samples < 1:
-        raise UsageError(f"'{spec}' asks for no image: write a number from 1, or {name} for all.")
+        raise UsageError(
+            f"'{spec}' asks for no image: write a number from 1, or {name} for all."
+        )
     return Task(
         name=spec,
         loss="cross_entropy",
@@ -187,7 +199,7 @@ def image_task(spec: str, *, size: int = 28, channels: int = 1) -> Task:
     """
     found = task(spec, size=size, channels=channels)
     if not found.data_set:
-        sets = ", ".join(known.image_set_names())
+        sets = ", ".join(names.image_set_names())
         raise UsageError(
             f"data={spec} is a function and has no labels. Choices: {sets}, a folder of images or a file.npz."
         )
@@ -218,7 +230,9 @@ def _parts(spec: str) -> tuple[str, int | None]:
     What is on the disk as it is written is a name as a whole.
     """
     found = re.fullmatch(r"(.+)@(\d[\d_]{0,9})", spec)
-    if not found or (found[1] not in known.image_set_names() and Path(spec).expanduser().exists()):
+    if not found or (
+        found[1] not in names.image_set_names() and Path(spec).expanduser().exists()
+    ):
         return spec, None
     return found[1], int(found[2])
 
@@ -226,7 +240,12 @@ def _parts(spec: str) -> tuple[str, int | None]:
 def _check_meaning(spec: str) -> None:
     """Refuse ``./d@12`` where there is such a folder, and another one ``./d``, of which 12 may be meant."""
     part, _, number = spec.rpartition("@")
-    if _parts(spec)[0] == spec and number.isdigit() and part and Path(part).expanduser().exists():
+    if (
+        _parts(spec)[0] == spec
+        and number.isdigit()
+        and part
+        and Path(part).expanduser().exists()
+    ):
         raise UsageError(
             f"'{spec}' may mean the folder of this name or {number} images of {part}: both are there. Write "
             f"{spec}/ for the first or {part}/@{number} for the second."
@@ -240,22 +259,26 @@ def _means_images(name: str) -> bool:
     """
     if name.startswith(("/", "./", "../", "~")) or name.endswith(".npz"):
         return True
-    return name not in ("x", "pi", "e", *TARGETS) and known.is_image_set(name)
+    return name not in ("x", "pi", "e", *TARGETS) and names.is_image_set(name)
 
 
 def _check_target(spec: str) -> None:
     word = spec.partition("@")[0].strip()
     if re.fullmatch(r"[A-Za-z_]\w*", word) and word not in ("x", "pi", "e", *TARGETS):
         remedy = "Or write an expression of x, such as x*sin(x)@-3..3@300, or a folder of images."
-        raise unknown("target or image set", word, [*TARGETS, *known.image_set_names()], remedy=remedy)
+        raise unknown(
+            "target or image set",
+            word,
+            [*TARGETS, *names.image_set_names()],
+            remedy=remedy,
+        )
     target(spec)
 
 
 def _classes(name: str, size: int, channels: int) -> int:
-    if name in known.KNOWN:
-        return len(known.KNOWN[name].classes)
-    if name == known.DIGITS:
-        return 10
-    from nablab.data.own import count_classes
+    known = names.known_set(name)
+    if known:
+        return len(known.classes)
+    from nablab.data.user.load import count_classes
 
     return count_classes(Path(name).expanduser(), size=size, channels=channels)

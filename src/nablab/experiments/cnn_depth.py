@@ -8,8 +8,7 @@ from math import ceil, inf, nan
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from nablab import data, metrics, models, plots, training
-from nablab.errors import UsageError
-from nablab.experiment import (
+from nablab.contract import (
     Answer,
     Claim,
     Condition,
@@ -22,7 +21,8 @@ from nablab.experiment import (
     Trial,
     Trials,
 )
-from nablab.values import AtMost, Epochs, Samples
+from nablab.errors import UsageError
+from nablab.settings.values import AtMost, Epochs, Samples
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -37,11 +37,25 @@ COURSES = {"A": TRIO, "B and E": PAIR, "C": SIZES, "the lab": (FAST,), "you": (Y
 COURSE = {name: course for course, names in COURSES.items() for name in names}
 RECIPES: Mapping[str, Mapping[str, Any]] = {
     "A": {"learning_rate": 1e-3, "weight_decay": 1e-4, "batch_size": 600, "epochs": 15},
-    "B and E": {"optimizer": "SGD", "learning_rate": 0.01, "momentum": 0.5, "batch_size": 64, "epochs": 10},
+    "B and E": {
+        "optimizer": "SGD",
+        "learning_rate": 0.01,
+        "momentum": 0.5,
+        "batch_size": 64,
+        "epochs": 10,
+    },
     "C": {"learning_rate": 1e-3, "batch_size": 128, "epochs": 10},
 }
-PUBLISHED: Mapping[str, Any] = {"settings": "published", "schedule": "constant", "validation": 0, "seeds": 8}
-TRAIN_SAMPLES, SHOWN = 10_000, 10  # training images that are scored, and mistakes that a trial keeps
+PUBLISHED: Mapping[str, Any] = {
+    "settings": "published",
+    "schedule": "constant",
+    "validation": 0,
+    "seeds": 8,
+}
+TRAIN_SAMPLES, SHOWN = (
+    10_000,
+    10,
+)  # training images that are scored, and mistakes that a trial keeps
 # A tenth of a point is ten test images of MNIST: no less is worth a claim.
 BETTER: Mapping[str, Any] = {"by": "network", "smallest_effect": 0.001}
 
@@ -199,19 +213,30 @@ class CnnDepth(Experiment):
         """Check the numbers, the images, every network, and the user's own on two images."""
         for key in ("learning_rate", "epochs", "batch_size", "threshold"):
             if not 0 < getattr(self, key) < inf:
-                raise UsageError(f"{key}={getattr(self, key)} is impossible: it must be above 0 and finite.")
+                raise UsageError(
+                    f"{key}={getattr(self, key)} is impossible: it must be above 0 and finite."
+                )
         for key in ("momentum", "weight_decay", "shift", "validation"):
             if not 0 <= getattr(self, key) < inf:
-                raise UsageError(f"{key}={getattr(self, key)} is impossible: it must be 0 or more.")
+                raise UsageError(
+                    f"{key}={getattr(self, key)} is impossible: it must be 0 or more."
+                )
         if not 0 < len(self.names) == len(set(self.names)):
             raise UsageError("networks: give at least one network, and each once.")
         unpublished = [name for name in self.names if COURSE.get(name) not in RECIPES]
         if self.settings == "published" and unpublished:
-            raise UsageError(f"No course published settings for '{unpublished[0]}': take settings=one.")
+            raise UsageError(
+                f"No course published settings for '{unpublished[0]}': take settings=one."
+            )
         if self.validation >= (self.task.samples or inf):
-            raise UsageError(f"validation={self.validation} leaves no image of {self.data} to train on.")
+            raise UsageError(
+                f"validation={self.validation} leaves no image of {self.data} to train on."
+            )
         form: Any = {"shape": self.task.shape, "outputs": self.task.outputs}
-        form |= {"samples": self.task.train_samples - self.validation, "batch_sizes": [self.batch_size]}
+        form |= {
+            "samples": self.task.train_samples - self.validation,
+            "batch_sizes": [self.batch_size],
+        }
         for spec in self.networks:
             models.check_network(spec, **form)
         if self.model is not None:
@@ -219,7 +244,10 @@ class CnnDepth(Experiment):
 
     def conditions(self) -> list[Condition]:
         """Every network, with the course that it comes from."""
-        return [Condition(network=name, course=COURSE.get(name, "none")) for name in self.names]
+        return [
+            Condition(network=name, course=COURSE.get(name, "none"))
+            for name in self.names
+        ]
 
     def data_sets(self) -> tuple[str, ...]:
         """The images."""
@@ -232,11 +260,17 @@ class CnnDepth(Experiment):
     def builder(self, name: str) -> Callable[[], nn.Module]:
         """What builds one fresh network of a condition."""
         model = self.model if name == YOURS else None
-        return models.network_builder(name, shape=self.task.shape, outputs=self.task.outputs, model=model)
+        return models.network_builder(
+            name, shape=self.task.shape, outputs=self.task.outputs, model=model
+        )
 
     def settings_of(self, name: str) -> CnnDepth:
         """This configuration with the settings by which a network is trained."""
-        return replace(self, **RECIPES[COURSE[name]]) if self.settings == "published" else self
+        return (
+            replace(self, **RECIPES[COURSE[name]])
+            if self.settings == "published"
+            else self
+        )
 
     def network_of(self, condition: Condition) -> nn.Module:
         """See `Experiment.network_of`."""
@@ -246,7 +280,9 @@ class CnnDepth(Experiment):
         """See `Experiment.objective`."""
         train = self.task.images("train")
         if self.validation:
-            train = train.hold_out(self.validation, seed=lab.shared_seed("validation"))[0]
+            train = train.hold_out(self.validation, seed=lab.shared_seed("validation"))[
+                0
+            ]
         return "cross_entropy", (train.normalize(train.images), train.labels)
 
     def run(self, trials: Trials, lab: Lab) -> None:
@@ -259,7 +295,9 @@ class CnnDepth(Experiment):
             lab.note(note)
         held_out = {"test": (test.images, test.labels)}
         if self.validation:
-            train, kept = train.hold_out(self.validation, seed=lab.shared_seed("validation"))
+            train, kept = train.hold_out(
+                self.validation, seed=lab.shared_seed("validation")
+            )
             held_out["validation"] = (kept.images, kept.labels)
         epoch = ceil(len(train) / own.batch_size)
         cosine = training.Cosine(warmup_steps=own.epochs * epoch // 5)
@@ -288,10 +326,17 @@ class CnnDepth(Experiment):
 
     def _record(self, k: int, trial: Trial, epochs: int, result: Any, lab: Lab) -> None:
         """What the evaluations of one network say; the first of them is before training."""
-        missing = [nan] * (epochs + 1 - len(result.evaluation_steps))  # when all networks have diverged
-        curves = {name: [*values[k].tolist(), *missing] for name, values in result.evaluations.items()}
+        missing = [nan] * (
+            epochs + 1 - len(result.evaluation_steps)
+        )  # when all networks have diverged
+        curves = {
+            name: [*values[k].tolist(), *missing]
+            for name, values in result.evaluations.items()
+        }
         train, test = curves["train_accuracy"], curves["test_accuracy"]
-        reached = next((epoch for epoch, score in enumerate(test) if score >= self.threshold), None)
+        reached = next(
+            (epoch for epoch, score in enumerate(test) if score >= self.threshold), None
+        )
         seconds = result.seconds / len(result.seeds)
         lab.record(
             trial, test_accuracy=test[-1], test_error=1 - test[-1], test_loss=curves["test_loss"][-1],
@@ -302,19 +347,35 @@ class CnnDepth(Experiment):
             stop_reason=result.stop_reason[k],
         )  # fmt: skip
         if scores := curves.get("validation_accuracy"):
-            best = scores.index(max(scores))  # the first is a number, whatever comes of training
+            best = scores.index(
+                max(scores)
+            )  # the first is a number, whatever comes of training
             lab.record(
-                trial, validation_accuracy=scores[-1], best_epoch=best, test_accuracy_at_best=test[best]
+                trial,
+                validation_accuracy=scores[-1],
+                best_epoch=best,
+                test_accuracy_at_best=test[best],
             )
         lab.curve(trial, "train_accuracy", range(1, len(train)), train[1:])
         lab.curve(trial, "test_accuracy", range(1, len(test)), test[1:])
 
-    def _look(self, result: Any, trials: Trials, train: Any, test: Any, lab: Lab) -> None:
+    def _look(
+        self, result: Any, trials: Trials, train: Any, test: Any, lab: Lab
+    ) -> None:
         """Accuracy on training images with dropout active, the trivial score, and the surest mistakes."""
-        seen, constant = (train.images, train.labels), metrics.constant_accuracy(train.labels, test.labels)
-        for k, (trial, logits) in enumerate(zip(trials, result.predict(test.images).cpu(), strict=True)):
-            dropping = metrics.accuracy_with_dropout(result.module(k), *seen, prepare=train.normalize)
-            lab.record(trial, train_accuracy_dropout_on=dropping, constant_accuracy=constant)
+        seen, constant = (
+            (train.images, train.labels),
+            metrics.constant_accuracy(train.labels, test.labels),
+        )
+        for k, (trial, logits) in enumerate(
+            zip(trials, result.predict(test.images).cpu(), strict=True)
+        ):
+            dropping = metrics.accuracy_with_dropout(
+                result.module(k), *seen, prepare=train.normalize
+            )
+            lab.record(
+                trial, train_accuracy_dropout_on=dropping, constant_accuracy=constant
+            )
             places, answers = metrics.surest_mistakes(logits, test.labels, most=SHOWN)
             for name, array in plots.mistake_arrays(test, places, answers).items():
                 lab.array(trial, name, array)
@@ -333,7 +394,11 @@ class CnnDepth(Experiment):
     def baselines(self, records: Records) -> dict[str, Mapping[str, float]]:
         """What always saying the most frequent class of the training images scores."""
         scores = records.values("constant_accuracy")
-        return {"test_accuracy": {"always the most frequent class": scores[0]}} if scores else {}
+        return (
+            {"test_accuracy": {"always the most frequent class": scores[0]}}
+            if scores
+            else {}
+        )
 
     def figures(self, records: Records) -> dict[str, plots.Figure]:
         """Accuracy by network, against epochs and against size, and the surest mistakes."""
@@ -349,7 +414,9 @@ class CnnDepth(Experiment):
             caption="Without dropout and shifts. The axis leaves out what is far below the final scores.",
         )  # fmt: skip
         for ax in epochs.figure.axes:
-            ax.set_ylim(bottom=max(0, 4 * min([0.99, *records.values("test_accuracy")]) - 3))
+            ax.set_ylim(
+                bottom=max(0, 4 * min([0.99, *records.values("test_accuracy")]) - 3)
+            )
         size = plots.trend(
             records, "test_accuracy", color_by="network", log_y=False, title="Test accuracy against size",
             caption="Networks of one size differ in depth alone and stand one above the other.")  # fmt: skip
@@ -357,4 +424,9 @@ class CnnDepth(Experiment):
             records, by="network", title="The surest mistakes",
             caption=f"Up to {SHOWN} test images per network, of one seed, the surest wrong answer first.",
         )  # fmt: skip
-        return {"accuracy": accuracy, "epochs": epochs, "size": size, "mistakes": mistakes}
+        return {
+            "accuracy": accuracy,
+            "epochs": epochs,
+            "size": size,
+            "mistakes": mistakes,
+        }

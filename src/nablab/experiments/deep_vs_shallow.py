@@ -8,8 +8,7 @@ from math import log10, nan
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from nablab import data, models, plots, training
-from nablab.errors import UsageError
-from nablab.experiment import (
+from nablab.contract import (
     Answer,
     Claim,
     Condition,
@@ -22,16 +21,25 @@ from nablab.experiment import (
     Trial,
     Trials,
 )
-from nablab.values import Steps
+from nablab.errors import UsageError
+from nablab.settings.values import Steps
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 TRIOS: Mapping[str, Mapping[str, str]] = {
     # 571, 572 and 571 parameters.
-    "equal": {"deep": "1-5-10-10-10-10-10-5-1", "middle": "1-10-18-15-4-1", "shallow": "1-190-1"},
+    "equal": {
+        "deep": "1-5-10-10-10-10-10-5-1",
+        "middle": "1-10-18-15-4-1",
+        "shallow": "1-190-1",
+    },
     # 2,361, 1,511 and 701 parameters, as one course compared them. It gave the middle one's count only.
-    "unmatched": {"deep": "1-10-20x6-1", "middle": "1-20-25-35-1", "shallow": "1-20-30-1"},
+    "unmatched": {
+        "deep": "1-10-20x6-1",
+        "middle": "1-20-25-35-1",
+        "shallow": "1-20-30-1",
+    },
     "none": {},
 }
 PAPER_TARGETS = ("sinc", "sign_sin", "quadratic_sine", "sawtooth")
@@ -41,7 +49,11 @@ MEAN = "mean of the training targets"
 SINC: Mapping[str, Any] = {"trio": "equal", "optimizer": "Adam", "threshold": 1e-3}
 SIGN_SIN: Mapping[str, Any] = {"trio": "equal", "optimizer": "Adam", "steps": 20_000}
 # Losses span decades, so they are compared by their ratio; a factor of 1.5 is the smallest that matters here.
-DECADES: Mapping[str, Any] = {"by": "model", "scale": "log10", "smallest_effect": log10(1.5)}
+DECADES: Mapping[str, Any] = {
+    "by": "model",
+    "scale": "log10",
+    "smallest_effect": log10(1.5),
+}
 
 
 @dataclass(frozen=True)
@@ -96,7 +108,9 @@ class DeepVsShallow(Experiment):
     trio: Literal["equal", "unmatched", "none"] = "equal"
     networks: tuple[str, ...] = ()
     model: str | None = None
-    activation: Literal["leaky_relu", "relu", "tanh", "sigmoid", "gelu", "silu", "elu"] = "leaky_relu"
+    activation: Literal[
+        "leaky_relu", "relu", "tanh", "sigmoid", "gelu", "silu", "elu"
+    ] = "leaky_relu"
     optimizer: Literal["Adam", "AdamW", "RMSprop", "SGD"] = "Adam"
     learning_rate: float = 1e-3
     weight_decay: float = 0.0
@@ -104,7 +118,11 @@ class DeepVsShallow(Experiment):
     threshold: float = 1e-3
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "quick": {"targets": ("sinc", "sign_sin", "sawtooth"), "steps": 8_000, "seeds": 7},
+        "quick": {
+            "targets": ("sinc", "sign_sin", "sawtooth"),
+            "steps": 8_000,
+            "seeds": 7,
+        },
         "standard": {"seeds": 10},
         "paper": {"targets": PAPER_TARGETS, "steps": 25_000, "seeds": 30},
         "unmatched": {"trio": "unmatched", "activation": "relu", "seeds": 10},
@@ -170,25 +188,41 @@ class DeepVsShallow(Experiment):
         """Check every target, every network, and the user's own one on a few points."""
         for key in ("learning_rate", "threshold", "steps"):
             if not 0 < getattr(self, key) < float("inf"):
-                raise UsageError(f"{key}={getattr(self, key)} is impossible: it must be above 0 and finite.")
+                raise UsageError(
+                    f"{key}={getattr(self, key)} is impossible: it must be above 0 and finite."
+                )
         if not 0 <= self.weight_decay < float("inf"):
-            raise UsageError(f"weight_decay={self.weight_decay} is impossible: it must be 0 or more.")
-        if len(set(self.targets)) < len(self.targets) or len(set(self.names)) < len(self.names):
-            raise UsageError("targets and networks name each one once; one of them is given twice.")
+            raise UsageError(
+                f"weight_decay={self.weight_decay} is impossible: it must be 0 or more."
+            )
+        if len(set(self.targets)) < len(self.targets) or len(set(self.names)) < len(
+            self.names
+        ):
+            raise UsageError(
+                "targets and networks name each one once; one of them is given twice."
+            )
         if not self.targets or not self.names:
-            raise UsageError("There is nothing to compare: give at least one of targets and one network.")
+            raise UsageError(
+                "There is nothing to compare: give at least one of targets and one network."
+            )
         for spec in self.targets:
             data.target(spec)
         for widths in map(models.parse_widths, self.networks):
             if widths[0] != 1 or widths[-1] != 1:
-                raise UsageError(f"networks: {list(widths)} must begin and end with 1, as in 1-9-1.")
+                raise UsageError(
+                    f"networks: {list(widths)} must begin and end with 1, as in 1-9-1."
+                )
         if self.model is not None:
             x, y = data.target(self.targets[0]).train()
             models.check_output(models.load_factory(self.model)(), x[:5], y[:5].shape)
 
     def conditions(self) -> list[Condition]:
         """Every target with every network."""
-        return [Condition(model=name, target=target) for target in self.targets for name in self.names]
+        return [
+            Condition(model=name, target=target)
+            for target in self.targets
+            for name in self.names
+        ]
 
     def sources(self) -> Mapping[str, str]:
         """The user's network: a changed file makes a new run."""
@@ -214,7 +248,9 @@ class DeepVsShallow(Experiment):
             target.train(),
             training.Recipe(
                 steps=self.steps,
-                optimizer=optimizer(learning_rate=self.learning_rate, weight_decay=self.weight_decay),
+                optimizer=optimizer(
+                    learning_rate=self.learning_rate, weight_decay=self.weight_decay
+                ),
                 held_out={"held_out": (x_held_out, y_held_out)},
                 converged=training.Plateau(window_steps=max(1, self.steps // 10)),
                 eval_every=max(1, self.steps // 200),
@@ -236,7 +272,12 @@ class DeepVsShallow(Experiment):
                 stop_reason=result.stop_reason[k],
             )
             lab.curve(trial, "train_mse", *_thinned(result.train_loss[k]))
-            lab.curve(trial, "held_out_mse", result.evaluation_steps, result.evaluations["held_out_loss"][k])
+            lab.curve(
+                trial,
+                "held_out_mse",
+                result.evaluation_steps,
+                result.evaluations["held_out_loss"][k],
+            )
         self._keep_predictions(target, result, trials, lab)
         self._warn_of_sizes(lab)
 
@@ -247,13 +288,17 @@ class DeepVsShallow(Experiment):
         widths = self.widths[name]
         return lambda: models.dense(widths, self.activation)
 
-    def _keep_predictions(self, target: data.Target, result: Any, trials: Trials, lab: Lab) -> None:
+    def _keep_predictions(
+        self, target: data.Target, result: Any, trials: Trials, lab: Lab
+    ) -> None:
         import numpy as np
         import torch
 
         x = np.sort(np.concatenate([target.grid(), target.midpoints()]))
         x = x[:: -(-len(x) // 1_200)]  # figures are some 800 pixels wide
-        predictions = result.predict(torch.from_numpy(x).float()[:, None])[..., 0].cpu().numpy()
+        predictions = (
+            result.predict(torch.from_numpy(x).float()[:, None])[..., 0].cpu().numpy()
+        )
         for k, trial in enumerate(trials):
             lab.array(trial, "x", x.astype(np.float32))
             lab.array(trial, "truth", target.truth(x).astype(np.float32))
@@ -263,7 +308,9 @@ class DeepVsShallow(Experiment):
         sizes = {name: _count(self.builder(name)()) for name in self.names}
         if max(sizes.values()) > 1.01 * min(sizes.values()):
             listed = ", ".join(f"{name} {size:,}" for name, size in sizes.items())
-            lab.note(f"Sizes differ ({listed} parameters): size, not depth, may explain a better score.")
+            lab.note(
+                f"Sizes differ ({listed} parameters): size, not depth, may explain a better score."
+            )
 
     def active_claims(self) -> tuple[Claim, ...]:
         """The claims whose targets and networks this configuration runs."""
@@ -281,18 +328,34 @@ class DeepVsShallow(Experiment):
         from scipy.interpolate import CubicSpline
 
         target = data.target(spec)
-        x, y, seen = target.midpoints(), target.truth(target.midpoints()), target.truth(target.grid())
-        found = {MEAN: seen.mean(), "cubic spline through the points": CubicSpline(target.grid(), seen)(x)}
+        x, y, seen = (
+            target.midpoints(),
+            target.truth(target.midpoints()),
+            target.truth(target.grid()),
+        )
+        found = {
+            MEAN: seen.mean(),
+            "cubic spline through the points": CubicSpline(target.grid(), seen)(x),
+        }
         depth = data.sawtooth_depth(spec)
         if depth is not None and target.low >= 0 and target.high <= 1:
             exact = models.sawtooth_network(depth)(target.held_out()[0])[:, 0]
             found[f"exact network, {6 * depth + 1} parameters"] = exact.detach().numpy()
-        return {name: float(np.mean((prediction - y) ** 2)) for name, prediction in found.items()}
+        return {
+            name: float(np.mean((prediction - y) ** 2))
+            for name, prediction in found.items()
+        }
 
     def baselines(self, records: Records) -> dict[str, Mapping[str, float]]:
         """The held-out errors of `references_of`, for every target."""
-        pairs = [(spec, *item) for spec in self.targets for item in self.references_of(spec).items()]
-        return {"held_out_mse": {f"{spec}: {name}": value for spec, name, value in pairs}}
+        pairs = [
+            (spec, *item)
+            for spec in self.targets
+            for item in self.references_of(spec).items()
+        ]
+        return {
+            "held_out_mse": {f"{spec}: {name}": value for spec, name, value in pairs}
+        }
 
     def figures(self, records: Records) -> dict[str, plots.Figure]:
         """Loss against steps, truth and predictions, and the final error of every network."""
@@ -310,7 +373,9 @@ class DeepVsShallow(Experiment):
             title="Truth and predictions",
             caption="See the jumps and the outer waves: a network that gave up there is nearly flat.",
         )
-        means: Any = {spec: {MEAN: self.references_of(spec)[MEAN]} for spec in self.targets}
+        means: Any = {
+            spec: {MEAN: self.references_of(spec)[MEAN]} for spec in self.targets
+        }
         error = plots.dots(
             records,
             "held_out_mse",

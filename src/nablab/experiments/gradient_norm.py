@@ -8,8 +8,7 @@ from math import log10
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from nablab import data, models, plots, training
-from nablab.errors import UsageError
-from nablab.experiment import (
+from nablab.contract import (
     Answer,
     Claim,
     Condition,
@@ -24,7 +23,8 @@ from nablab.experiment import (
     Trial,
     Trials,
 )
-from nablab.values import AtMost, Samples, Steps
+from nablab.errors import UsageError
+from nablab.settings.values import AtMost, Samples, Steps
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -91,7 +91,9 @@ class GradientNorm(Experiment):
     targets: tuple[str, ...] = ("sinc", "sine_plus_x@2000")
     networks: tuple[str, ...] = (DEEP, "1-500-1", "1-10-30x3-1")
     model: str | None = None
-    activation: Literal["leaky_relu", "relu", "tanh", "sigmoid", "gelu", "silu", "elu"] = "relu"
+    activation: Literal[
+        "leaky_relu", "relu", "tanh", "sigmoid", "gelu", "silu", "elu"
+    ] = "relu"
     optimizer: Literal["Adam", "AdamW", "RMSprop", "SGD"] = "Adam"
     learning_rate: float = 1e-3
     batch_size: Samples | None = None
@@ -165,14 +167,29 @@ class GradientNorm(Experiment):
 
     def validate(self) -> None:
         """Check every number, target and network, and the user's own one on a few points."""
-        for key in ("learning_rate", "steps", "measurements", "minibatch", "batch_size", "samples"):
+        for key in (
+            "learning_rate",
+            "steps",
+            "measurements",
+            "minibatch",
+            "batch_size",
+            "samples",
+        ):
             value = getattr(self, key)
             if value is not None and not 0 < value < float("inf"):
-                raise UsageError(f"{key}={value} is impossible: it must be above 0 and finite.")
-        if len(set(self.targets)) < len(self.targets) or len(set(self.names)) < len(self.names):
-            raise UsageError("targets and networks name each one once; one of them is given twice.")
+                raise UsageError(
+                    f"{key}={value} is impossible: it must be above 0 and finite."
+                )
+        if len(set(self.targets)) < len(self.targets) or len(set(self.names)) < len(
+            self.names
+        ):
+            raise UsageError(
+                "targets and networks name each one once; one of them is given twice."
+            )
         if not self.targets or not self.names:
-            raise UsageError("There is nothing to train: give at least one of targets and one network.")
+            raise UsageError(
+                "There is nothing to train: give at least one of targets and one network."
+            )
         for task in map(data.task, self.targets):
             form: Any = {"shape": task.shape, "outputs": task.outputs}
             form |= {"samples": task.train_samples, "batch_sizes": [self.batch_size]}
@@ -187,7 +204,11 @@ class GradientNorm(Experiment):
 
     def conditions(self) -> list[Condition]:
         """Every target with every network."""
-        return [Condition(model=name, target=target) for target in self.targets for name in self.names]
+        return [
+            Condition(model=name, target=target)
+            for target in self.targets
+            for name in self.names
+        ]
 
     def sources(self) -> Mapping[str, str]:
         """The user's network: a changed file makes a new run."""
@@ -197,18 +218,28 @@ class GradientNorm(Experiment):
         """The claims whose target, network and steps this configuration runs."""
         run = {*self.targets, *self.names}
         claims = (claim for claim in self.claims if set(claim.where.values()) <= run)
-        return tuple(c for c in claims if c.metric != "norm_at_1800_over_100" or self.steps >= 1_800)
+        return tuple(
+            c
+            for c in claims
+            if c.metric != "norm_at_1800_over_100" or self.steps >= 1_800
+        )
 
     def builder(self, name: str, task: data.Task) -> Callable[[], nn.Module]:
         """What builds one fresh network of a condition."""
         if name == YOURS and self.model is not None:
             return models.load_factory(self.model)
-        form: Any = {"shape": task.shape, "outputs": task.outputs, "activation": self.activation}
+        form: Any = {
+            "shape": task.shape,
+            "outputs": task.outputs,
+            "activation": self.activation,
+        }
         return lambda: models.network(name, **form)
 
     def network_of(self, condition: Condition) -> nn.Module:
         """See `Experiment.network_of`."""
-        return self.builder(str(condition["model"]), data.task(str(condition["target"])))()
+        return self.builder(
+            str(condition["model"]), data.task(str(condition["target"]))
+        )()
 
     def objective(self, trial: Trial, lab: Seeds) -> tuple[Any, tuple[Tensor, Tensor]]:
         """See `Experiment.objective`."""
@@ -233,9 +264,13 @@ class GradientNorm(Experiment):
             training.Recipe(
                 steps=self.steps,
                 batch_size=self.batch_size,
-                optimizer=getattr(training, self.optimizer)(learning_rate=self.learning_rate),
+                optimizer=getattr(training, self.optimizer)(
+                    learning_rate=self.learning_rate
+                ),
                 prepare=task.prepare,
-                train_samples=self.samples if task.data_set else None,  # the first points are no sample
+                train_samples=self.samples
+                if task.data_set
+                else None,  # the first points are no sample
                 eval_every=every,
                 probes=[probe],
             ),
@@ -246,27 +281,44 @@ class GradientNorm(Experiment):
             lab.note(note)
         evaluated = np.searchsorted(result.evaluation_steps, probe.steps)
         layers, errors = _layers(probe.parts), probe.norm_errors
-        ratios = {name: value for name, value in probe.part_ratios.items() if name.endswith("weight")}
+        ratios = {
+            name: value
+            for name, value in probe.part_ratios.items()
+            if name.endswith("weight")
+        }
         for k, trial in enumerate(trials):
             loss = result.evaluations["train_loss"][k][evaluated]
             lab.curve(trial, "training loss", probe.steps, loss)
             lab.curve(trial, "full-batch norm", probe.steps, probe.norms[k])
-            lab.curve(trial, f"norm on {self.minibatch} samples", probe.steps, probe.minibatch_norms[k])
+            lab.curve(
+                trial,
+                f"norm on {self.minibatch} samples",
+                probe.steps,
+                probe.minibatch_norms[k],
+            )
             for name, norms in _three(layers).items():
                 lab.curve(trial, f"norm, {name}", probe.steps, norms[k])
-            for name, values in _three(ratios).items():  # the last step has no update after it
+            for name, values in _three(
+                ratios
+            ).items():  # the last step has no update after it
                 lab.curve(trial, f"ratio, {name}", probe.steps[:-1], values[k, :-1])
             lab.record(
                 trial,
                 train_loss=result.final[k],
-                sampling_error=float((errors[k] / probe.norms[k]).mean()) if errors.size else 0.0,
+                sampling_error=float((errors[k] / probe.norms[k]).mean())
+                if errors.size
+                else 0.0,
                 stop_reason=result.stop_reason[k],
-                **_statistics(probe.steps, probe.norms[k], probe.minibatch_norms[k], loss),
+                **_statistics(
+                    probe.steps, probe.norms[k], probe.minibatch_norms[k], loss
+                ),
             )
 
     def figures(self, records: Records) -> dict[str, plots.Figure]:
         """Norms and loss in one figure, then norms and update-to-weight ratios layer by layer."""
-        losses = " or ".join(dict.fromkeys(task.loss_name for task in map(data.task, self.targets)))
+        losses = " or ".join(
+            dict.fromkeys(task.loss_name for task in map(data.task, self.targets))
+        )
         cases: Any = {"curve": "value", "color_by": "curve", "panel_by": "case"}
         both = plots.curves(
             _by_curve(records, lambda name: ", " not in name), **cases,
@@ -290,13 +342,18 @@ def _by_curve(records: Records, wanted: Callable[[str], bool]) -> Records:
     """One record per wanted curve, so that a figure can color by curve and have a panel per case."""
     return Records(
         Record(
-            Condition(curve=name, case=f"{record.condition['model']} on {record.condition['target']}"),
+            Condition(
+                curve=name,
+                case=f"{record.condition['model']} on {record.condition['target']}",
+            ),
             record.seed,
             {},
             curves={"value": Curve(*record.curves[name])},
         )
         for record in records
-        for name in sorted(record.curves, key=lambda name: "last" in name)  # after the middle layer
+        for name in sorted(
+            record.curves, key=lambda name: "last" in name
+        )  # after the middle layer
         if wanted(name)
     )
 
@@ -315,7 +372,11 @@ def _layers(parts: Mapping[str, Any]) -> dict[str, Any]:
 def _three(layers: Mapping[str, Any]) -> dict[str, Any]:
     """The first, the middle and the last of the layers, or what there is of them."""
     values = list(layers.values())
-    names = {0: "first layer", len(values) // 2: "middle layer", len(values) - 1: "last layer"}
+    names = {
+        0: "first layer",
+        len(values) // 2: "middle layer",
+        len(values) - 1: "last layer",
+    }
     return {name: values[place] for place, name in sorted(names.items())}
 
 
@@ -327,17 +388,23 @@ def _statistics(steps: Any, norms: Any, minibatch: Any, loss: Any) -> dict[str, 
     with np.errstate(divide="ignore", invalid="ignore"):
         full, noisy = np.log10(norms), np.log10(minibatch)
     quarter, tail = max(2, len(full) // 4), max(1, len(full) // 10)
-    means = np.array([block.mean() for block in np.array_split(full, min(BLOCKS, len(full)))])
+    means = np.array(
+        [block.mean() for block in np.array_split(full, min(BLOCKS, len(full)))]
+    )
     ends = [full[np.abs(steps - step).argmin()] for step in (100, 1_800)]
     return {
         "first_norm": float(norms[0]),
         "final_norm": float(10 ** full[-tail:].mean()),
         "norm_at_end_over_start": float(10 ** (full[-tail:].mean() - full[0])),
         "norm_at_peak_over_start": float(10 ** (full[:quarter].max() - full[0])),
-        "share_falling": float(np.mean(np.diff(means) < 0)) if np.isfinite(means).all() else float("nan"),
+        "share_falling": float(np.mean(np.diff(means) < 0))
+        if np.isfinite(means).all()
+        else float("nan"),
         "tau_with_loss": float(kendalltau(norms, loss).statistic),
         "norm_at_1800_over_100": float(10 ** (ends[1] - ends[0])),
         "norm_at_100": float(10 ** ends[0]),
         "norm_at_1800": float(10 ** ends[1]),
-        "minibatch_over_full_norm": float(10 ** (noisy[-tail:].mean() - full[-tail:].mean())),
+        "minibatch_over_full_norm": float(
+            10 ** (noisy[-tail:].mean() - full[-tail:].mean())
+        ),
     }

@@ -9,8 +9,7 @@ from math import ceil, inf, isfinite, nan
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from nablab import data, models, plots, training
-from nablab.errors import UsageError, unknown
-from nablab.experiment import (
+from nablab.contract import (
     Answer,
     Claim,
     Condition,
@@ -23,8 +22,9 @@ from nablab.experiment import (
     Trial,
     Trials,
 )
+from nablab.errors import UsageError, unknown
 from nablab.models.images import NETWORKS
-from nablab.values import AtMost, Epochs, Samples
+from nablab.settings.values import AtMost, Epochs, Samples
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -44,7 +44,14 @@ BORDER = {"stable below": STABLE}
 AT_ONCE = 500  # samples that are measured at once: the maps of more leave the cache
 TRAIN, TEST = "train", "test"
 METRICS = (
-    *("error_barrier", "loss_barrier", "rise_at_ends", "accuracy_lost", "error_near_ends", "train_loss_a"),
+    *(
+        "error_barrier",
+        "loss_barrier",
+        "rise_at_ends",
+        "accuracy_lost",
+        "error_near_ends",
+        "train_loss_a",
+    ),
     *("train_loss_b", "test_accuracy_a", "test_accuracy_b", "distance"),
 )
 
@@ -168,20 +175,38 @@ class Interpolation(Experiment):
 
     def validate(self) -> None:
         """Check the numbers, the ends, the images and the networks."""
-        for key in ("batch_size", "large_batch", "learning_rate", "large_rate", "epochs"):
+        for key in (
+            "batch_size",
+            "large_batch",
+            "learning_rate",
+            "large_rate",
+            "epochs",
+        ):
             if not 0 < getattr(self, key) < float("inf"):
-                raise UsageError(f"{key}={getattr(self, key)} is impossible: it must be above 0 and finite.")
+                raise UsageError(
+                    f"{key}={getattr(self, key)} is impossible: it must be above 0 and finite."
+                )
         if self.alphas < 3 or self.train_samples < 2:
             raise UsageError("alphas must be at least 3, train_samples at least 2.")
         for key in ("networks", "ends"):
-            if len(set(getattr(self, key))) != len(getattr(self, key)) or not getattr(self, key):
-                raise UsageError(f"{key}={getattr(self, key)} must name at least one, and each once.")
+            if len(set(getattr(self, key))) != len(getattr(self, key)) or not getattr(
+                self, key
+            ):
+                raise UsageError(
+                    f"{key}={getattr(self, key)} must name at least one, and each once."
+                )
         for name in set(self.ends) - set(ENDS):
             raise unknown("difference of ends", name, ENDS)
         task = data.image_task(self.data)
         for network in self.networks:
-            form: Any = {"shape": task.shape, "outputs": task.outputs, "samples": task.train_samples}
-            models.check_network(network, **form, batch_sizes=(self.batch_size, self.large_batch))
+            form: Any = {
+                "shape": task.shape,
+                "outputs": task.outputs,
+                "samples": task.train_samples,
+            }
+            models.check_network(
+                network, **form, batch_sizes=(self.batch_size, self.large_batch)
+            )
 
     def data_sets(self) -> tuple[str, ...]:
         """The images."""
@@ -189,7 +214,11 @@ class Interpolation(Experiment):
 
     def conditions(self) -> list[Condition]:
         """Every network with every pair of ends."""
-        return [Condition(network=network, ends=ends) for network in self.networks for ends in self.ends]
+        return [
+            Condition(network=network, ends=ends)
+            for network in self.networks
+            for ends in self.ends
+        ]
 
     def active_claims(self) -> tuple[Claim, ...]:
         """The claims whose ends are run; the one on batch norm only for networks that have it."""
@@ -204,7 +233,9 @@ class Interpolation(Experiment):
     def network_of(self, condition: Condition) -> nn.Module:
         """See `Experiment.network_of`."""
         task = data.task(self.data)
-        return models.network(str(condition["network"]), shape=task.shape, outputs=task.outputs)
+        return models.network(
+            str(condition["network"]), shape=task.shape, outputs=task.outputs
+        )
 
     def objective(self, trial: Trial, lab: Seeds) -> tuple[Any, tuple[Tensor, Tensor]]:
         """See `Experiment.objective`."""
@@ -220,21 +251,34 @@ class Interpolation(Experiment):
         differs = ENDS[str(condition["ends"])]
         first = self._train(task, network, trials, "A", (), lab)
         second = self._train(task, network, trials, "B", differs, lab)
-        sets = {TRAIN: task.prepared(self.train_samples), TEST: task.prepared(held_out=True)}
+        sets = {
+            TRAIN: task.prepared(self.train_samples),
+            TEST: task.prepared(held_out=True),
+        }
         for k, trial in enumerate(trials):
             if not (isfinite(first.final[k]) and isfinite(second.final[k])):
                 lab.record(trial, **dict.fromkeys(METRICS, nan), stop_reason="diverged")
                 continue
             pair = first.module(k).eval(), second.module(k).eval()
-            self._survey(*pair, sets, "start" in differs, normalizes(network), trial, lab)
+            self._survey(
+                *pair, sets, "start" in differs, normalizes(network), trial, lab
+            )
 
     def _train(
-        self, task: Task, network: str, trials: Trials, which: str, differs: Sequence[str], lab: Lab
+        self,
+        task: Task,
+        network: str,
+        trials: Trials,
+        which: str,
+        differs: Sequence[str],
+        lab: Lab,
     ) -> training.Training:
         """One network per seed, the A or B of the two."""
         images, labels = task.train()
         batch_size = self.large_batch if "batch" in differs else self.batch_size
-        steps = self.epochs * ceil(len(images) / (batch_size if self.equal == "epochs" else self.batch_size))
+        steps = self.epochs * ceil(
+            len(images) / (batch_size if self.equal == "epochs" else self.batch_size)
+        )
         rate = self.large_rate if "rate" in differs else self.learning_rate
         weights = "B" if "start" in differs else "A"
         orders = [lab.seed(trial, f"order of {which}", by=()) for trial in trials]
@@ -256,7 +300,14 @@ class Interpolation(Experiment):
         )
 
     def _survey(
-        self, a: nn.Module, b: nn.Module, sets: Any, match: bool, norm: bool, trial: Trial, lab: Lab
+        self,
+        a: nn.Module,
+        b: nn.Module,
+        sets: Any,
+        match: bool,
+        norm: bool,
+        trial: Trial,
+        lab: Lab,
     ) -> None:
         """The line, again with matched units or other statistics, and what the claims are about."""
         import numpy as np
@@ -265,20 +316,38 @@ class Interpolation(Experiment):
 
         inside = np.linspace(0, 1, self.alphas)
         predict = training.stacked_predictor(a, sets[TRAIN][0])
-        options: Any = {"metrics": ("accuracy", "error"), "batch_size": AT_ONCE, "predict": predict}
+        options: Any = {
+            "metrics": ("accuracy", "error"),
+            "batch_size": AT_ONCE,
+            "predict": predict,
+        }
         anew: Any = {**options, "reestimate_batch_norm": sets[TRAIN] if norm else False}
-        alphas = np.round([*inside, *OUTSIDE, NEIGHBOR, 1 - NEIGHBOR], 12)  # 0.9 comes in two roundings
+        alphas = np.round(
+            [*inside, *OUTSIDE, NEIGHBOR, 1 - NEIGHBOR], 12
+        )  # 0.9 comes in two roundings
         line = interpolate(a, b, "cross_entropy", sets, alphas=alphas, **anew)
         lab.record(trial, **numbers(line))
         lab.array(trial, "alpha", line.alphas)
         for part, metric in product((TRAIN, TEST), ("loss", "accuracy")):
             lab.array(trial, f"{part}_{metric}", line.values[part][metric])
         if norm:
-            interpolated = interpolate(a, b, "cross_entropy", sets, alphas=inside, **options)
-            gain = interpolated.barrier_of("error", data=TEST)[0] - line.barrier_of("error", data=TEST)[0]
+            interpolated = interpolate(
+                a, b, "cross_entropy", sets, alphas=inside, **options
+            )
+            gain = (
+                interpolated.barrier_of("error", data=TEST)[0]
+                - line.barrier_of("error", data=TEST)[0]
+            )
             lab.record(trial, barrier_of_statistics=gain)
         if match:
-            matched = interpolate(a, match_units(a, b).module, "cross_entropy", sets, alphas=inside, **anew)
+            matched = interpolate(
+                a,
+                match_units(a, b).module,
+                "cross_entropy",
+                sets,
+                alphas=inside,
+                **anew,
+            )
             removed = 1 - matched.barrier / line.barrier if line.barrier > 0 else nan
             lab.record(trial, loss_barrier_matched=matched.barrier, barrier_removed=removed,
                        error_barrier_matched=matched.barrier_of("error", data=TEST)[0])  # fmt: skip
@@ -288,7 +357,11 @@ class Interpolation(Experiment):
     def baselines(self, records: Records) -> dict[str, Mapping[str, float]]:
         """Chance, and the border of what is called stable."""
         chance = {"chance": 1 / data.task(self.data).outputs}
-        return {"test_accuracy_a": chance, "test_accuracy_b": chance, "error_barrier": BORDER}
+        return {
+            "test_accuracy_a": chance,
+            "test_accuracy_b": chance,
+            "error_barrier": BORDER,
+        }
 
     def figures(self, records: Records) -> dict[str, plots.Figure]:
         """For each network the whole line and what matching does; then all barriers."""
@@ -329,7 +402,9 @@ def normalizes(network: str) -> bool:
     return "-bn" in NETWORKS.get(network, network)
 
 
-def builder(task: Task, network: str, starts: Mapping[int, int]) -> Callable[[], nn.Module]:
+def builder(
+    task: Task, network: str, starts: Mapping[int, int]
+) -> Callable[[], nn.Module]:
     """Builds a network with the weights that ``starts`` gives a seed of training, which decides the order."""
     form: Any = {"shape": task.shape, "outputs": task.outputs}
     return training.SharedStart(lambda: models.network(network, **form), starts)
@@ -338,10 +413,20 @@ def builder(task: Task, network: str, starts: Mapping[int, int]) -> Callable[[],
 def numbers(line: Line) -> dict[str, float]:
     """The scalars of a line; accuracies and errors are shares of the test split."""
     losses = {alpha: line.at(alpha) for alpha in (0.0, 1.0)}
-    sides = [line.at(end + side) / losses[end] - 1 for end in losses for side in (-NEIGHBOR, NEIGHBOR)]
+    sides = [
+        line.at(end + side) / losses[end] - 1
+        for end in losses
+        for side in (-NEIGHBOR, NEIGHBOR)
+    ]
     error = line.values[TEST]["error"]
-    near = [float(error[abs(line.alphas - middle) < 0.13].mean()) for middle in (1 / 8, 7 / 8)]
-    accuracy = {alpha: line.at(alpha, metric="accuracy", data=TEST) for alpha in (0.0, 1.0, 1.5, 2.0)}
+    near = [
+        float(error[abs(line.alphas - middle) < 0.13].mean())
+        for middle in (1 / 8, 7 / 8)
+    ]
+    accuracy = {
+        alpha: line.at(alpha, metric="accuracy", data=TEST)
+        for alpha in (0.0, 1.0, 1.5, 2.0)
+    }
     return dict(zip(METRICS, (
         line.barrier_of("error", data=TEST)[0], line.barrier, min(sides), accuracy[1.5] - accuracy[2.0],
         near[0] - near[1], losses[0.0], losses[1.0], accuracy[0.0], accuracy[1.0], line.distance,

@@ -8,8 +8,7 @@ from math import isfinite, nan
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from nablab import data, models, plots, training
-from nablab.errors import UsageError
-from nablab.experiment import (
+from nablab.contract import (
     Answer,
     Claim,
     Condition,
@@ -21,7 +20,8 @@ from nablab.experiment import (
     Trial,
     Trials,
 )
-from nablab.values import AtMost, Samples, Steps
+from nablab.errors import UsageError
+from nablab.settings.values import AtMost, Samples, Steps
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -31,7 +31,11 @@ if TYPE_CHECKING:
 # 571 parameters each, for functions of one variable.
 NETWORKS: Mapping[str, str] = {"deep": "1-5-10-10-10-10-10-5-1", "shallow": "1-190-1"}
 AT_ONCE = 4_000  # images in one call; the first layer of LeNet takes 75 MB for them
-SOLUTIONS = ("A", "B", "C")  # of one seed: three initial weights; B and C are there to be compared with A
+SOLUTIONS = (
+    "A",
+    "B",
+    "C",
+)  # of one seed: three initial weights; B and C are there to be compared with A
 METRICS = (
     *("train_loss", "held_out_loss", "line_rise", "barrier", "nonconvex_share"),
     *("path_explained", "path_beyond_walk", "path_error", "plane_interval"),
@@ -91,7 +95,9 @@ class LossLandscape(Experiment):
 
     targets: tuple[str, ...] = ("sinc", "sign_sin")
     networks: tuple[str, ...] = ("deep", "shallow")
-    activation: Literal["leaky_relu", "relu", "tanh", "sigmoid", "gelu", "silu", "elu"] = "leaky_relu"
+    activation: Literal[
+        "leaky_relu", "relu", "tanh", "sigmoid", "gelu", "silu", "elu"
+    ] = "leaky_relu"
     learning_rate: float = 1e-3
     batch_size: Samples | None = None
     steps: Steps = 10_000
@@ -102,7 +108,13 @@ class LossLandscape(Experiment):
     path_points: Annotated[int, AtMost(10_000)] = 40
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "quick": {"targets": ("sinc",), "steps": 4_000, "resolution": 21, "alphas": 61, "seeds": 8},
+        "quick": {
+            "targets": ("sinc",),
+            "steps": 4_000,
+            "resolution": 21,
+            "alphas": 61,
+            "seeds": 8,
+        },
         "standard": {"seeds": 10},
         "paper": {"steps": 20_000, "resolution": 51, "alphas": 201, "seeds": 30},
         "mnist": {
@@ -167,20 +179,38 @@ class LossLandscape(Experiment):
     def validate(self) -> None:
         """Check every target, every network and the sizes of the grids."""
         for key in ("learning_rate", "steps", "extent", "batch_size"):
-            if getattr(self, key) is not None and not 0 < getattr(self, key) < float("inf"):
-                raise UsageError(f"{key}={getattr(self, key)} is impossible: it must be above 0 and finite.")
+            if getattr(self, key) is not None and not 0 < getattr(self, key) < float(
+                "inf"
+            ):
+                raise UsageError(
+                    f"{key}={getattr(self, key)} is impossible: it must be above 0 and finite."
+                )
         for key in ("targets", "networks"):
-            if len(set(getattr(self, key))) != len(getattr(self, key)) or not getattr(self, key):
-                raise UsageError(f"{key}={getattr(self, key)} must name at least one, and each once.")
+            if len(set(getattr(self, key))) != len(getattr(self, key)) or not getattr(
+                self, key
+            ):
+                raise UsageError(
+                    f"{key}={getattr(self, key)} must name at least one, and each once."
+                )
         if self.resolution < 5 or self.resolution % 2 == 0:
-            raise UsageError(f"resolution={self.resolution} is impossible: an odd number from 5 on.")
+            raise UsageError(
+                f"resolution={self.resolution} is impossible: an odd number from 5 on."
+            )
         for key, least in (("alphas", 5), ("path_points", 3), ("subset", 20)):
             if getattr(self, key) < least:
-                raise UsageError(f"{key}={getattr(self, key)} is impossible: it must be at least {least}.")
+                raise UsageError(
+                    f"{key}={getattr(self, key)} is impossible: it must be at least {least}."
+                )
         for task in map(data.task, self.targets):
             for network in self.networks:
-                form: Any = {"shape": task.shape, "outputs": task.outputs, "samples": task.train_samples}
-                models.check_network(spec_of(network, task), **form, batch_sizes=[self.batch_size])
+                form: Any = {
+                    "shape": task.shape,
+                    "outputs": task.outputs,
+                    "samples": task.train_samples,
+                }
+                models.check_network(
+                    spec_of(network, task), **form, batch_sizes=[self.batch_size]
+                )
 
     def data_sets(self) -> tuple[str, ...]:
         """The image sets among the targets."""
@@ -188,11 +218,17 @@ class LossLandscape(Experiment):
 
     def conditions(self) -> list[Condition]:
         """Every target with every network."""
-        return [Condition(model=name, target=target) for target in self.targets for name in self.networks]
+        return [
+            Condition(model=name, target=target)
+            for target in self.targets
+            for name in self.networks
+        ]
 
     def network_of(self, condition: Condition) -> nn.Module:
         """See `Experiment.network_of`."""
-        return self.builder(str(condition["model"]), data.task(str(condition["target"])))()
+        return self.builder(
+            str(condition["model"]), data.task(str(condition["target"]))
+        )()
 
     def objective(self, trial: Trial, lab: Seeds) -> tuple[Any, tuple[Tensor, Tensor]]:
         """See `Experiment.objective`."""
@@ -218,7 +254,11 @@ class LossLandscape(Experiment):
                 eval_every=self.steps,
                 probes=[recorder],
             ),
-            seeds=[lab.seed(trial, f"weights of {name}") for trial in trials for name in SOLUTIONS],
+            seeds=[
+                lab.seed(trial, f"weights of {name}")
+                for trial in trials
+                for name in SOLUTIONS
+            ],
         )
         for k, trial in enumerate(trials):
             own = range(len(SOLUTIONS) * k, len(SOLUTIONS) * (k + 1))
@@ -231,10 +271,17 @@ class LossLandscape(Experiment):
     def builder(self, name: str, task: Task) -> Callable[[], nn.Module]:
         """What builds one fresh network of a condition."""
         spec, activation = spec_of(name, task), self.activation
-        return lambda: models.network(spec, shape=task.shape, outputs=task.outputs, activation=activation)
+        return lambda: models.network(
+            spec, shape=task.shape, outputs=task.outputs, activation=activation
+        )
 
     def _survey(
-        self, task: Task, solutions: Sequence[nn.Module], path: Sequence[Any], trial: Trial, lab: Lab
+        self,
+        task: Task,
+        solutions: Sequence[nn.Module],
+        path: Sequence[Any],
+        trial: Trial,
+        lab: Lab,
     ) -> None:
         """Two lines and three planes, and the numbers that the claims are about."""
         import copy
@@ -242,25 +289,47 @@ class LossLandscape(Experiment):
         import numpy as np
 
         from nablab.instruments import interpolate, loss_plane, random_walk_shares
-        from nablab.instruments.landscape.shapes import largest_rise, nonconvex_share, relative_interval
+        from nablab.instruments.landscape.shapes import (
+            largest_rise,
+            nonconvex_share,
+            relative_interval,
+        )
 
         first, second, third = solutions
         start = copy.deepcopy(first)
         start.load_state_dict(path[0])
         images = bool(task.data_set)
         few = self.subset if images else None
-        sets = {"train": task.prepared(few), "held_out": task.prepared(few, held_out=True)}
+        sets = {
+            "train": task.prepared(few),
+            "held_out": task.prepared(few, held_out=True),
+        }
         metrics = "accuracy" if images else ()
-        across: Any = {"low": -0.5, "high": 1.5, "count": self.alphas, "metrics": metrics}
+        across: Any = {
+            "low": -0.5,
+            "high": 1.5,
+            "count": self.alphas,
+            "metrics": metrics,
+        }
         line = interpolate(start, first, task.loss, sets, **across)
         between = interpolate(first, second, task.loss, sets, **across)
-        of_a: Any = {"model": first, "loss": task.loss, "data": task.prepared(), "batch_size": AT_ONCE}
-        of_a |= {"resolution": self.resolution, "seed": lab.seed(trial, "directions", by=())}
+        of_a: Any = {
+            "model": first,
+            "loss": task.loss,
+            "data": task.prepared(),
+            "batch_size": AT_ONCE,
+        }
+        of_a |= {
+            "resolution": self.resolution,
+            "seed": lab.seed(trial, "directions", by=()),
+        }
         of_a |= {"subset": few if few and few < len(task.train()[1]) else None}
         plane = loss_plane(**of_a, extent=self.extent)
         trail = loss_plane(**of_a, path=path)
         three = loss_plane(**of_a, through=[second, third])
-        distances = np.sqrt((trail.path**2).sum(axis=1) + trail.path_error**2)  # from the solution
+        distances = np.sqrt(
+            (trail.path**2).sum(axis=1) + trail.path_error**2
+        )  # from the solution
         explained = float(trail.explained.sum())
         lab.record(
             trial, train_loss=line.at(1.0), held_out_loss=line.at(1.0, data="held_out"),
@@ -289,21 +358,33 @@ class LossLandscape(Experiment):
     def active_claims(self) -> tuple[Claim, ...]:
         """The comparison of deep and shallow only where both are run."""
         both = set(NETWORKS) <= set(self.networks)
-        return tuple(claim for claim in self.claims if both or claim.kind != "difference")
+        return tuple(
+            claim for claim in self.claims if both or claim.kind != "difference"
+        )
 
     def baselines(self, records: Records) -> dict[str, Mapping[str, float]]:
         """The loss of the mean, and how much two directions hold of a random walk."""
         from nablab.instruments import random_walk_shares
 
         walk = float(random_walk_shares(self.path_points + 1, "last")[:2].sum())
-        means = {f"{spec}: best constant": data.task(spec).constant_loss() for spec in self.targets}
-        return {"train_loss": means, "path_explained": {"random walk of as many points": walk}}
+        means = {
+            f"{spec}: best constant": data.task(spec).constant_loss()
+            for spec in self.targets
+        }
+        return {
+            "train_loss": means,
+            "path_explained": {"random walk of as many points": walk},
+        }
 
     def figures(self, records: Records) -> dict[str, plots.Figure]:
         """The two lines, then the three planes of the first seed."""
         losses = dict.fromkeys(data.task(spec).loss_name for spec in self.targets)
         loss: Any = {"y_label": f"training loss ({', '.join(losses)})"}
-        of = {spec: records.where(target=spec) for spec in self.targets if data.task(spec).data_set}
+        of = {
+            spec: records.where(target=spec)
+            for spec in self.targets
+            if data.task(spec).data_set
+        }
         scored = [
             plots.LinePanel(f"{name}: {spec}", f"{part} accuracy",
                             plots.lines_of(own, f"{array}_alpha", f"{array}_{key}_accuracy", by="model"),
@@ -341,7 +422,9 @@ class LossLandscape(Experiment):
         }  # fmt: skip
         if scored:
             caption = "See how short the way is on which a solution keeps its accuracy."
-            found["accuracy"] = plots.line_panels(scored, title="Accuracy along both lines", caption=caption)
+            found["accuracy"] = plots.line_panels(
+                scored, title="Accuracy along both lines", caption=caption
+            )
         return found
 
 

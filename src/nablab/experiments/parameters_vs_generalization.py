@@ -8,8 +8,7 @@ from math import log10
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from nablab import data, models, plots, training
-from nablab.errors import UsageError
-from nablab.experiment import (
+from nablab.contract import (
     Answer,
     Claim,
     Condition,
@@ -22,7 +21,8 @@ from nablab.experiment import (
     Trial,
     Trials,
 )
-from nablab.values import AtMost, Epochs, Samples
+from nablab.errors import UsageError
+from nablab.settings.values import AtMost, Epochs, Samples
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -34,11 +34,19 @@ WIDTHS = ("50", "100", "200", "300", "500", "750", "1000", "1250", "1500", "2000
 PAIRS = ("5-9", "10-20", "20-40", "50-90", "120-200", "350-600")
 TAPERED = tuple(f"{2 * i}-{i}" for i in range(1, 12))
 PIXELS = 28  # of a side, for every data set: 784 inputs, so that the counts are those of the courses
-BATCH, RATE = 100, 3e-3  # for double descent: 150 passes then fit all labels where the network can
+BATCH, RATE = (
+    100,
+    3e-3,
+)  # for double descent: 150 passes then fit all labels where the network can
 
 NOISY: Mapping[str, Any] = {"by": "ratio", "where": {"part": DESCENT, "noise": 0.2}}
 SOLVED = {"part": FEATURES, "noise": 0.2}
-TWIN: Mapping[str, Any] = {"by": "ratio", "where": SOLVED, "scale": "log10", "smallest_effect": log10(2)}
+TWIN: Mapping[str, Any] = {
+    "by": "ratio",
+    "where": SOLVED,
+    "scale": "log10",
+    "smallest_effect": log10(2),
+}
 LARGEST: Mapping[str, Any] = {"by": "hidden", "where": {"part": ONE}}
 GROWN: Mapping[str, Any] = {**LARGEST, "scale": "log10", "smallest_effect": log10(1.1)}
 
@@ -88,7 +96,19 @@ class ParametersVsGeneralization(Experiment):
     epochs: Epochs = 10
     batch_size: Samples = 600
     learning_rate: float = 1e-3
-    ratios: tuple[float, ...] = (0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 1.5, 2.0, 4.0, 8.0)
+    ratios: tuple[float, ...] = (
+        0.05,
+        0.1,
+        0.2,
+        0.35,
+        0.5,
+        0.75,
+        1.0,
+        1.5,
+        2.0,
+        4.0,
+        8.0,
+    )
     noise: tuple[float, ...] = (0.0, 0.2)
     samples: Samples = 1_000
     pixels: Annotated[int, AtMost(512)] = 8
@@ -159,31 +179,62 @@ class ParametersVsGeneralization(Experiment):
     def validate(self) -> None:
         """Check every number, every network and the name of the data, before any work."""
         data.check_image_set(self.data)
-        for key in ("epochs", "batch_size", "learning_rate", "samples", "pixels", "descent_epochs"):
+        for key in (
+            "epochs",
+            "batch_size",
+            "learning_rate",
+            "samples",
+            "pixels",
+            "descent_epochs",
+        ):
             if not 0 < getattr(self, key) < float("inf"):
-                raise UsageError(f"{key}={getattr(self, key)} is impossible: it must be above 0 and finite.")
+                raise UsageError(
+                    f"{key}={getattr(self, key)} is impossible: it must be above 0 and finite."
+                )
         if not (self.hidden or (self.ratios and self.noise)):
-            raise UsageError("There is nothing to run: give hidden, or ratios and noise, or all of them.")
+            raise UsageError(
+                "There is nothing to run: give hidden, or ratios and noise, or all of them."
+            )
         for key in ("ratios", "noise", "hidden"):
             if len(set(getattr(self, key))) < len(getattr(self, key)):
-                raise UsageError(f"{key} names each value once; one of them is given twice.")
-        if not all(0 < r <= 100 for r in self.ratios) or not all(0 <= n <= 1 for n in self.noise):
-            raise UsageError("ratios must be above 0 and at most 100, and noise from 0 to 1.")
+                raise UsageError(
+                    f"{key} names each value once; one of them is given twice."
+                )
+        if not all(0 < r <= 100 for r in self.ratios) or not all(
+            0 <= n <= 1 for n in self.noise
+        ):
+            raise UsageError(
+                "ratios must be above 0 and at most 100, and noise from 0 to 1."
+            )
         for hidden in self.hidden:
             models.parse_widths(f"{PIXELS**2}-{hidden}-10")
 
     def conditions(self) -> list[Condition]:
         """Networks by size, then trained networks and random features through the threshold."""
-        known = self.data in data.image_set_names()  # they have ten classes; those of your data are counted
+        known = (
+            self.data in data.image_set_names()
+        )  # they have ten classes; those of your data are counted
         classes = 10 if known or not self.hidden else len(data.load(self.data).classes)
-        sizes = {h: models.parameter_count(f"{PIXELS**2}-{h}-{classes}") for h in self.hidden}
+        sizes = {
+            h: models.parameter_count(f"{PIXELS**2}-{h}-{classes}") for h in self.hidden
+        }
         found = []
-        for hidden, size in sorted(sizes.items(), key=lambda item: (item[0].count("-"), item[1])):
-            part = ONE if hidden.isdecimal() else f"{hidden.count('-') + 1} hidden layers"
+        for hidden, size in sorted(
+            sizes.items(), key=lambda item: (item[0].count("-"), item[1])
+        ):
+            part = (
+                ONE if hidden.isdecimal() else f"{hidden.count('-') + 1} hidden layers"
+            )
             large = MANY if size > 10_000 else "up to 10,000"
-            found.append(Condition(part=part, hidden=hidden, parameters=size, size=large))
+            found.append(
+                Condition(part=part, hidden=hidden, parameters=size, size=large)
+            )
         for part in (DESCENT, FEATURES):
-            found += [Condition(part=part, noise=n, ratio=ratio) for n in self.noise for ratio in self.ratios]
+            found += [
+                Condition(part=part, noise=n, ratio=ratio)
+                for n in self.noise
+                for ratio in self.ratios
+            ]
         return found
 
     def data_sets(self) -> tuple[str, ...]:
@@ -193,7 +244,9 @@ class ParametersVsGeneralization(Experiment):
     def network_of(self, condition: Condition) -> nn.Module:
         """See `Experiment.network_of`."""
         if condition["part"] == FEATURES:
-            raise UsageError(f"No network is trained where part={FEATURES}: random features are solved for.")
+            raise UsageError(
+                f"No network is trained where part={FEATURES}: random features are solved for."
+            )
         train = self._images(condition, "train")
         hidden = condition.get("hidden") or self._units(condition, len(train.classes))
         return _network(str(hidden), train).build()
@@ -204,7 +257,10 @@ class ParametersVsGeneralization(Experiment):
         if "hidden" in trial.condition:
             return "cross_entropy", (train.normalize(train.images), train.labels)
         chosen = self._chosen(train, lab)
-        return "cross_entropy", (chosen.normalize(chosen.images), self._labels(chosen, trial, lab))
+        return "cross_entropy", (
+            chosen.normalize(chosen.images),
+            self._labels(chosen, trial, lab),
+        )
 
     def _images(self, condition: Condition, split: str) -> Any:
         side = PIXELS if "hidden" in condition else self.pixels
@@ -213,19 +269,25 @@ class ParametersVsGeneralization(Experiment):
     def _chosen(self, train: Any, lab: Seeds) -> Any:
         """One choice of images for all seeds and sizes, so that replicas can share them."""
         if self.samples >= len(train):
-            raise UsageError(f"samples={self.samples} is too many: {self.data} has {len(train):,} images.")
+            raise UsageError(
+                f"samples={self.samples} is too many: {self.data} has {len(train):,} images."
+            )
         return train.hold_out(self.samples, seed=lab.shared_seed("samples"))[1]
 
     def _labels(self, train: Any, trial: Trial, lab: Seeds) -> Any:
         """The labels of one seed, a share of them drawn anew."""
         seed = lab.seed(trial, "labels", by=("noise",))
         share = float(trial.condition["noise"])
-        return data.corrupt(train.labels, share, classes=len(train.classes), seed=seed).labels
+        return data.corrupt(
+            train.labels, share, classes=len(train.classes), seed=seed
+        ).labels
 
     def _units(self, condition: Condition, classes: int) -> int:
         """How wide one hidden layer is for the condition's ratio."""
         inputs = self.pixels**2
-        wanted = float(condition["ratio"]) * self.samples * classes / (inputs + 1 + classes)
+        wanted = (
+            float(condition["ratio"]) * self.samples * classes / (inputs + 1 + classes)
+        )
         return max(1, round(wanted))
 
     def run(self, trials: Trials, lab: Lab) -> None:
@@ -242,7 +304,9 @@ class ParametersVsGeneralization(Experiment):
         part = self._descend if condition["part"] == DESCENT else self._solve
         part(condition, (train, test), labels, trials, lab)
 
-    def _grow(self, condition: Condition, train: Any, test: Any, trials: Trials, lab: Lab) -> None:
+    def _grow(
+        self, condition: Condition, train: Any, test: Any, trials: Trials, lab: Lab
+    ) -> None:
         """Train one size on all images."""
         result = lab.train(
             _network(str(condition["hidden"]), train),
@@ -255,11 +319,18 @@ class ParametersVsGeneralization(Experiment):
             seeds=[lab.seed(trial, "weights") for trial in trials],
         )
         for k, trial in enumerate(trials):
-            scores = {name: float(values[k, -1]) for name, values in result.evaluations.items()}
+            scores = {
+                name: float(values[k, -1])
+                for name, values in result.evaluations.items()
+            }
             gap = scores["train_accuracy"] - scores["test_accuracy"]
-            lab.record(trial, **scores, accuracy_gap=gap, converged=bool(result.converged[k]))
+            lab.record(
+                trial, **scores, accuracy_gap=gap, converged=bool(result.converged[k])
+            )
 
-    def _descend(self, condition: Condition, sets: Any, labels: Any, trials: Trials, lab: Lab) -> None:
+    def _descend(
+        self, condition: Condition, sets: Any, labels: Any, trials: Trials, lab: Lab
+    ) -> None:
         """Train one hidden layer on few images, as wide as the ratio says, to the end."""
         import torch
 
@@ -278,40 +349,74 @@ class ParametersVsGeneralization(Experiment):
         )
         size = models.parameter_count(f"{inputs}-{units}-{classes}")
         for k, trial in enumerate(trials):
-            scores = {name: float(values[k, -1]) for name, values in result.evaluations.items()}
-            lab.record(trial, **{f"{s}_error": 1 - scores.pop(f"{s}_accuracy") for s in ("train", "test")})
+            scores = {
+                name: float(values[k, -1])
+                for name, values in result.evaluations.items()
+            }
+            lab.record(
+                trial,
+                **{
+                    f"{s}_error": 1 - scores.pop(f"{s}_accuracy")
+                    for s in ("train", "test")
+                },
+            )
             lab.record(trial, **scores, fitted_parameters=size)
 
-    def _solve(self, condition: Condition, sets: Any, labels: Any, trials: Trials, lab: Lab) -> None:
+    def _solve(
+        self, condition: Condition, sets: Any, labels: Any, trials: Trials, lab: Lab
+    ) -> None:
         """Fit random features by least squares."""
         from torch.nn.functional import one_hot
 
         train, test = sets
-        count, classes = max(1, round(float(condition["ratio"]) * len(train))), len(train.classes)
+        count, classes = (
+            max(1, round(float(condition["ratio"]) * len(train))),
+            len(train.classes),
+        )
         x, x_test = train.normalize(train.images), train.normalize(test.images)
         for trial, own in zip(trials, labels, strict=True):
             # The mean is taken off, so that the features need not carry it.
-            goal, truth = (one_hot(y, classes).double() - 1 / classes for y in (own, test.labels))
+            goal, truth = (
+                one_hot(y, classes).double() - 1 / classes for y in (own, test.labels)
+            )
             generator = training.generator(lab.seed(trial, "directions"))
-            model = models.RandomFeatures.fit(x, goal, features=count, generator=generator)
-            for name, images, y, wanted in (("train", x, own, goal), ("test", x_test, test.labels, truth)):
+            model = models.RandomFeatures.fit(
+                x, goal, features=count, generator=generator
+            )
+            for name, images, y, wanted in (
+                ("train", x, own, goal),
+                ("test", x_test, test.labels, truth),
+            ):
                 outputs = model(images)
-                lab.record(trial, **{f"{name}_error": float((outputs.argmax(1) != y).double().mean())})
-                lab.record(trial, **{f"{name}_mse": float((outputs - wanted).square().mean())})
+                lab.record(
+                    trial,
+                    **{
+                        f"{name}_error": float((outputs.argmax(1) != y).double().mean())
+                    },
+                )
+                lab.record(
+                    trial, **{f"{name}_mse": float((outputs - wanted).square().mean())}
+                )
             lab.record(trial, fitted_parameters=count * classes)
 
     def active_claims(self) -> tuple[Claim, ...]:
         """The claims whose sizes, ratios and noise occur; published values where the setting is theirs."""
         widths = sorted(int(hidden) for hidden in self.hidden if hidden.isdecimal())
-        theirs = self.data == "mnist" and self.epochs == 10 and {50, 2000} <= set(widths)
+        theirs = (
+            self.data == "mnist" and self.epochs == 10 and {50, 2000} <= set(widths)
+        )
         places = {"50": 0, "500": (len(widths) - 1) // 2, "2000": -1}
         found = []
-        for claim, levels in ((claim, [claim.first, claim.second]) for claim in self.claims):
+        for claim, levels in (
+            (claim, [claim.first, claim.second]) for claim in self.claims
+        ):
             if claim.by == "hidden" and len(widths) > 2:
                 first, second = (str(widths[places[str(level)]]) for level in levels)
                 said = claim.published if theirs else None
                 found.append(replace(claim, first=first, second=second, published=said))
-            elif claim.by == "parameters" or (set(levels) <= {*self.ratios} and 0.2 in self.noise):
+            elif claim.by == "parameters" or (
+                set(levels) <= {*self.ratios} and 0.2 in self.noise
+            ):
                 found.append(claim)
         return tuple(found)
 
@@ -320,18 +425,31 @@ class ParametersVsGeneralization(Experiment):
         import torch
 
         train, test = (data.load(self.data, split=split) for split in ("train", "test"))
-        shares = torch.bincount(train.labels, minlength=len(train.classes)).double() / len(train)
-        hit, blind = float((test.labels == shares.argmax()).double().mean()), -shares[test.labels].log()
-        mse = float((shares.square().sum() - 2 * shares[test.labels] + 1).mean() / len(shares))
+        shares = torch.bincount(
+            train.labels, minlength=len(train.classes)
+        ).double() / len(train)
+        hit, blind = (
+            float((test.labels == shares.argmax()).double().mean()),
+            -shares[test.labels].log(),
+        )
+        mse = float(
+            (shares.square().sum() - 2 * shares[test.labels] + 1).mean() / len(shares)
+        )
         scores = {"test_accuracy": hit, "test_error": 1 - hit}
         scores |= {"test_loss": float(blind.mean()), "test_mse": mse}
-        return {metric: {"the classes' shares": score} for metric, score in scores.items()}
+        return {
+            metric: {"the classes' shares": score} for metric, score in scores.items()
+        }
 
     def figures(self, records: Records) -> dict[str, plots.Figure]:
         """Accuracy, loss and gap against parameters; the test error through the interpolation threshold."""
         sizes = Records(record for record in records if "hidden" in record.condition)
         through = Records(record for record in records if "ratio" in record.condition)
-        names = {f"{s}_{kind}": s for s in ("train", "test") for kind in ("accuracy", "loss", "error")}
+        names = {
+            f"{s}_{kind}": s
+            for s in ("train", "test")
+            for kind in ("accuracy", "loss", "error")
+        }
         found, both = {}, {k: [f"train_{k}", f"test_{k}"] for k in ("accuracy", "loss")}
         if self.hidden:
             found["sizes"] = plots.trend(
@@ -343,7 +461,11 @@ class ParametersVsGeneralization(Experiment):
                 y_label="training less test accuracy", title="The gap between training and test",
             )  # fmt: skip
         if self.ratios and self.noise:
-            axis: Any = {"x": "ratio", "color_by": "noise", "vertical": {"P = N K": 1.0}}
+            axis: Any = {
+                "x": "ratio",
+                "color_by": "noise",
+                "vertical": {"P = N K": 1.0},
+            }
             found["descent"] = plots.trend(
                 through, ["train_error", "test_error"], **axis, panel_by="part", names=names,
                 x_label="parameters / (samples x classes)", y_label="share of errors",
@@ -362,11 +484,14 @@ def _network(hidden: str, train: Any) -> training.Supervised:
     size, classes = train.images.shape[-1], len(train.classes)
     layers = f"{size**2}-{hidden}-{classes}"
     return training.Supervised(
-        lambda: models.image_network(layers, size=size, classes=classes), "cross_entropy"
+        lambda: models.image_network(layers, size=size, classes=classes),
+        "cross_entropy",
     )
 
 
-def _options(train: Any, test: Any, epochs: int, batch_size: int, *, evaluations: int) -> dict[str, Any]:
+def _options(
+    train: Any, test: Any, epochs: int, batch_size: int, *, evaluations: int
+) -> dict[str, Any]:
     """What both parts train with."""
     steps = epochs * -(-len(train) // batch_size)
     return {

@@ -9,8 +9,7 @@ from math import inf, log10, nan
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from nablab import data, models, plots, training
-from nablab.errors import UsageError
-from nablab.experiment import (
+from nablab.contract import (
     Answer,
     Claim,
     Condition,
@@ -24,7 +23,8 @@ from nablab.experiment import (
     Trial,
     Trials,
 )
-from nablab.values import Epochs, Samples
+from nablab.errors import UsageError
+from nablab.settings.values import Epochs, Samples
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -32,11 +32,31 @@ if TYPE_CHECKING:
     from nablab.data import Task
 
 YOURS = "yours"
-FORMS = {"gray": (1, 28, 28), "color": (3, 32, 32), "zhang": (3, 32, 28)}  # channels, pixels, kept
+FORMS = {
+    "gray": (1, 28, 28),
+    "color": (3, 32, 32),
+    "zhang": (3, 32, 28),
+}  # channels, pixels, kept
 SPLITS = {"training": "train", "test": "test"}
-PARTS = {"unchanged label": "unchanged", "changed label": "changed", "true class": "truth_of_changed"}
-OUTCOME = {"train_accuracy": "training", "test_accuracy": "test", "epochs_to_memorize": "training"}
-POSITIVE = ("learning_rate", "decay", "batch_size", "epochs", "memorized", "early_epochs", "chance_margin")
+PARTS = {
+    "unchanged label": "unchanged",
+    "changed label": "changed",
+    "true class": "truth_of_changed",
+}
+OUTCOME = {
+    "train_accuracy": "training",
+    "test_accuracy": "test",
+    "epochs_to_memorize": "training",
+}
+POSITIVE = (
+    "learning_rate",
+    "decay",
+    "batch_size",
+    "epochs",
+    "memorized",
+    "early_epochs",
+    "chance_margin",
+)
 ALL_SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
@@ -206,12 +226,18 @@ class RandomLabels(Experiment):
         """Check every number, the data, every network, and the user's own one on two images."""
         for key in POSITIVE:
             if not 0 < getattr(self, key) < inf:
-                raise UsageError(f"{key}={getattr(self, key)} is impossible: it must be above 0 and finite.")
+                raise UsageError(
+                    f"{key}={getattr(self, key)} is impossible: it must be above 0 and finite."
+                )
         if not all(0 <= share <= 1 for share in self.shares):
-            raise UsageError(f"shares={self.shares} is impossible: a share is from 0 (all labels true) to 1.")
+            raise UsageError(
+                f"shares={self.shares} is impossible: a share is from 0 (all labels true) to 1."
+            )
         for levels in (self.shares, self.names):
             if not levels or len(set(levels)) < len(levels):
-                raise UsageError("Give at least one of shares and one network, and each of them once.")
+                raise UsageError(
+                    "Give at least one of shares and one network, and each of them once."
+                )
         if self.memorized > 1 or self.early_epochs > self.epochs:
             pair = f"memorized={self.memorized} must be at most 1, and early_epochs={self.early_epochs}"
             raise UsageError(f"{pair} at most epochs={self.epochs}.")
@@ -224,19 +250,30 @@ class RandomLabels(Experiment):
 
     def conditions(self) -> list[Condition]:
         """Every network at every share."""
-        return [Condition(network=name, share=share) for name in self.names for share in self.shares]
+        return [
+            Condition(network=name, share=share)
+            for name in self.names
+            for share in self.shares
+        ]
 
     def active_claims(self) -> tuple[Claim, ...]:
         """The claims whose shares this configuration runs, with its margin for chance."""
         run = {*self.shares, None}
-        found = [c for c in self.claims if {c.first, c.second, *c.where.values()} <= run]
+        found = [
+            c for c in self.claims if {c.first, c.second, *c.where.values()} <= run
+        ]
         margin = self.chance_margin
-        return tuple(c if c.metric != "above_chance" else replace(c, bound=-c.sign * margin) for c in found)
+        return tuple(
+            c if c.metric != "above_chance" else replace(c, bound=-c.sign * margin)
+            for c in found
+        )
 
     def builder(self, name: str) -> Callable[[], nn.Module]:
         """What builds one fresh network of a condition."""
         model = self.model if name == YOURS else None
-        return models.network_builder(name, shape=self.shape, outputs=self.task.outputs, model=model)
+        return models.network_builder(
+            name, shape=self.shape, outputs=self.task.outputs, model=model
+        )
 
     def network_of(self, condition: Condition) -> nn.Module:
         """See `Experiment.network_of`."""
@@ -247,10 +284,16 @@ class RandomLabels(Experiment):
         images, truth = self.task.train()
         drawn_by = lab.seed(trial, "labels")
         labels = data.corrupt(
-            truth, float(trial.condition["share"]), classes=self.task.outputs, seed=drawn_by
+            truth,
+            float(trial.condition["share"]),
+            classes=self.task.outputs,
+            seed=drawn_by,
         ).labels
         prepare: Any = data.Whiten() if self.form == "zhang" else self.task.prepare
-        return "cross_entropy", (prepare(data.center_crop(images, self.shape[1])), labels)
+        return "cross_entropy", (
+            prepare(data.center_crop(images, self.shape[1])),
+            labels,
+        )
 
     def run(self, trials: Trials, lab: Lab) -> None:
         """Train one network per seed, each on labels of its own, until it has memorized them."""
@@ -262,36 +305,56 @@ class RandomLabels(Experiment):
         task, side = self.task, self.shape[1]
         for note in task.notes:
             lab.note(note)
-        (x, truth), test = ((data.center_crop(x, side), y) for x, y in (task.train(), task.held_out()))
+        (x, truth), test = (
+            (data.center_crop(x, side), y) for x, y in (task.train(), task.held_out())
+        )
         drawn_by = [lab.seed(trial, "labels") for trial in trials]
         labels = torch.stack([data.corrupt(truth, float(condition["share"]), classes=task.outputs, seed=seed)
                               .labels for seed in drawn_by])  # fmt: skip
-        own = {n: (x, training.OwnLabels(part)) for n, part in data.by_truth(labels, truth).items()}
+        own = {
+            n: (x, training.OwnLabels(part))
+            for n, part in data.by_truth(labels, truth).items()
+        }
         momentum = {"momentum": 0.9} if self.optimizer == "SGD" else {}
         epoch = -(-len(x) // self.batch_size)
         result = lab.train(
-            training.Supervised(self.builder(str(condition["network"])), "cross_entropy"),
+            training.Supervised(
+                self.builder(str(condition["network"])), "cross_entropy"
+            ),
             (x, labels),
             training.Recipe(
                 epochs=self.epochs,
                 batch_size=self.batch_size,
-                optimizer=getattr(training, self.optimizer)(learning_rate=self.learning_rate, **momentum),
+                optimizer=getattr(training, self.optimizer)(
+                    learning_rate=self.learning_rate, **momentum
+                ),
                 schedule=training.StepDecay(every=epoch, factor=self.decay),
                 own_labels=True,
                 prepare=data.Whiten() if self.form == "zhang" else task.prepare,
                 precision="auto",
-                held_out={"test": test, **own},  # those of the training images cost no further prediction
+                held_out={
+                    "test": test,
+                    **own,
+                },  # those of the training images cost no further prediction
                 eval_every=epoch,
-                stop=[training.Threshold(self.memorized, metric="train_accuracy", above=True)],
+                stop=[
+                    training.Threshold(
+                        self.memorized, metric="train_accuracy", above=True
+                    )
+                ],
             ),
             seeds=[lab.seed(trial, "weights") for trial in trials],
         )
         trivial = [1 / task.outputs, float(test[1].bincount().max()) / len(test[1])]
         for k, trial in enumerate(trials):
             trained = isfinite(result.evaluations["train_loss"][k])  # NaN after the end
-            curves = {name: values[k][trained] for name, values in result.evaluations.items()}
+            curves = {
+                name: values[k][trained] for name, values in result.evaluations.items()
+            }
             for name, values in curves.items():
-                lab.curve(trial, name, result.evaluation_steps[trained] // epoch, values)
+                lab.curve(
+                    trial, name, result.evaluation_steps[trained] // epoch, values
+                )
             lab.array(trial, "trivial", trivial)
             scores = self._scores(curves, trivial[0])
             lab.record(trial, **scores, stop_reason=result.stop_reason[k])
@@ -304,24 +367,38 @@ class RandomLabels(Experiment):
         from scipy.stats import kendalltau
 
         early = min(self.early_epochs, len(curves["train_loss"]) - 1)
-        start, end = ({name: float(values[i]) for name, values in curves.items()} for i in (early, -1))
+        start, end = (
+            {name: float(values[i]) for name, values in curves.items()}
+            for i in (early, -1)
+        )
         reached = (curves["train_accuracy"] >= self.memorized).nonzero()[0]
         return {
-            **{f"{s}_{kind}": end[f"{s}_{kind}"] for kind in ("accuracy", "loss") for s in SPLITS.values()},
+            **{
+                f"{s}_{kind}": end[f"{s}_{kind}"]
+                for kind in ("accuracy", "loss")
+                for s in SPLITS.values()
+            },
             "epochs_to_memorize": float(reached[0]) if len(reached) else inf,
             "clean_lead": start["unchanged_accuracy"] - start["changed_accuracy"],
             "cost_of_memorizing": start["test_accuracy"] - end["test_accuracy"],
             "above_chance": end["test_accuracy"] - chance,
-            "tau_of_losses": float(kendalltau(curves["train_loss"], curves["test_loss"])[0])
+            "tau_of_losses": float(
+                kendalltau(curves["train_loss"], curves["test_loss"])[0]
+            )
             if early
             else nan,
         }
 
     def baselines(self, records: Records) -> dict[str, Mapping[str, float]]:
         """Chance, the largest test class, and what copying one neighbor's label would score."""
-        found = next((r.arrays["trivial"] for r in records if "trivial" in r.arrays), (nan, nan))
+        found = next(
+            (r.arrays["trivial"] for r in records if "trivial" in r.arrays), (nan, nan)
+        )
         chance, largest = map(float, found)
-        copied = {f"one neighbor's label, share {s:g}": 1 - s * (1 - chance) for s in self.shares}
+        copied = {
+            f"one neighbor's label, share {s:g}": 1 - s * (1 - chance)
+            for s in self.shares
+        }
         return {"test_accuracy": {"chance": chance, "largest class": largest, **copied}}
 
     def figures(self, records: Records) -> dict[str, plots.Figure]:
@@ -332,7 +409,9 @@ class RandomLabels(Experiment):
             title="What random labels cost", caption="Dashed: copying one neighbor's label (see text).",
         )  # fmt: skip
         chance = self.baselines(records)["test_accuracy"]["chance"]
-        outcome.figure.axes[0].plot([0, 1], [1, chance], color="#767676", ls="--", lw=1.4, zorder=1)
+        outcome.figure.axes[0].plot(
+            [0, 1], [1, chance], color="#767676", ls="--", lw=1.4, zorder=1
+        )
         splits = _panels(records, SPLITS)
         accuracy, loss = (
             plots.curves(splits, kind, color_by="share", panel_by="panel", x_label="epochs",
@@ -355,8 +434,18 @@ def _panels(records: Records, panels: Mapping[str, str]) -> Records:
     """The records once per panel, with that part's curves as accuracy and loss and the share in words."""
     panelled = []
     for record, (panel, part) in product(records, panels.items()):
-        name = f"{record.condition['network']} · {panel}" if len(records.levels("network")) > 1 else panel
-        condition = Condition(panel=name, share=f"{record.condition['share']:.0%} redrawn")
-        curves = {kind: record.curves[f"{part}_{kind}"] for kind in ("accuracy", "loss") if record.curves}
+        name = (
+            f"{record.condition['network']} · {panel}"
+            if len(records.levels("network")) > 1
+            else panel
+        )
+        condition = Condition(
+            panel=name, share=f"{record.condition['share']:.0%} redrawn"
+        )
+        curves = {
+            kind: record.curves[f"{part}_{kind}"]
+            for kind in ("accuracy", "loss")
+            if record.curves
+        }
         panelled.append(Record(condition, record.seed, {}, curves=curves))
     return Records(panelled)

@@ -8,8 +8,7 @@ from math import inf, isfinite, log10, nan
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from nablab import data, models, plots, training
-from nablab.errors import UsageError
-from nablab.experiment import (
+from nablab.contract import (
     Answer,
     Claim,
     Condition,
@@ -22,7 +21,8 @@ from nablab.experiment import (
     Trial,
     Trials,
 )
-from nablab.values import AtMost, Epochs, Samples, Steps
+from nablab.errors import UsageError
+from nablab.settings.values import AtMost, Epochs, Samples, Steps
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -34,9 +34,17 @@ TRAININGS = (PLAIN, RANDOM, AUGMENTED) = ("true labels", "random labels", "augme
 MEASURED = ("test_loss", "test_accuracy", "sensitivity", "sensitivity_standard_error", "logit_sensitivity",
             "misclassified", "correct", "error_detection", "error_detection_by_confidence")  # fmt: skip
 KINDS = {"sensitivity": "probabilities", "logit_sensitivity": "logits"}
-NAMES = {f"{split}_{kind}": split for split in ("train", "test") for kind in ("loss", "accuracy")}
+NAMES = {
+    f"{split}_{kind}": split
+    for split in ("train", "test")
+    for kind in ("loss", "accuracy")
+}
 BY_SIZE: Mapping[str, Any] = {"by": "batch_size", "within": "design"}
-BY_TRAINING: Mapping[str, Any] = {"by": "training", "where": {"design": LEARNED}, "scale": "log10"}
+BY_TRAINING: Mapping[str, Any] = {
+    "by": "training",
+    "where": {"design": LEARNED},
+    "scale": "log10",
+}
 LARGER = Answer(
     supported="trained to one loss, networks of large batches are more sensitive",
     refuted="trained to one loss, networks of large batches are not more sensitive",
@@ -158,21 +166,40 @@ class Sensitivity(Experiment):
 
     def validate(self) -> None:
         """Check the numbers, the data and the network; no data are fetched."""
-        for key in ("learning_rate", "loss", "epochs", "steps", "batch_size", "most_steps", "inputs"):
+        for key in (
+            "learning_rate",
+            "loss",
+            "epochs",
+            "steps",
+            "batch_size",
+            "most_steps",
+            "inputs",
+        ):
             if not 0 < getattr(self, key) < inf:
-                raise UsageError(f"{key}={getattr(self, key)} is impossible: it must be above 0 and finite.")
+                raise UsageError(
+                    f"{key}={getattr(self, key)} is impossible: it must be above 0 and finite."
+                )
         for key in ("corrupted", "decay"):
             if not 0 < getattr(self, key) <= 1:
-                raise UsageError(f"{key}={getattr(self, key)} must be above 0 and at most 1.")
+                raise UsageError(
+                    f"{key}={getattr(self, key)} must be above 0 and at most 1."
+                )
         if not 1 <= self.shift <= 14:
-            raise UsageError(f"shift={self.shift} is no augmentation of 28 pixels: it must be from 1 to 14.")
+            raise UsageError(
+                f"shift={self.shift} is no augmentation of 28 pixels: it must be from 1 to 14."
+            )
         sizes = self.batch_sizes
         if len(sizes) < 2 or sizes[0] < 1 or sorted(set(sizes)) != list(sizes):
-            raise UsageError(f"batch_sizes={list(sizes)} must be two or more, rising, from 1.")
+            raise UsageError(
+                f"batch_sizes={list(sizes)} must be two or more, rising, from 1."
+            )
         task = data.image_task(self.data)
         self._check_sizes(task.samples)
         form: Any = {"shape": task.shape, "outputs": task.outputs}
-        form |= {"samples": task.train_samples, "batch_sizes": (*self.batch_sizes, self.batch_size)}
+        form |= {
+            "samples": task.train_samples,
+            "batch_sizes": (*self.batch_sizes, self.batch_size),
+        }
         models.check_network(self.network, **form)
         if self.model is not None:
             models.check_model(self.model, **form)
@@ -185,9 +212,13 @@ class Sensitivity(Experiment):
 
     def conditions(self) -> list[Condition]:
         """Every batch size in three designs, and three kinds of training with equal batches."""
-        levels = [(design, PLAIN, size) for design in DESIGNS for size in self.batch_sizes]
+        levels = [
+            (design, PLAIN, size) for design in DESIGNS for size in self.batch_sizes
+        ]
         levels += [(LEARNED, training, self.batch_size) for training in TRAININGS]
-        return [Condition(design=d, training=t, batch_size=size) for d, t, size in levels]
+        return [
+            Condition(design=d, training=t, batch_size=size) for d, t, size in levels
+        ]
 
     def sources(self) -> Mapping[str, str]:
         """The user's network: a changed file makes a new run."""
@@ -217,7 +248,11 @@ class Sensitivity(Experiment):
         task = data.task(self.data)
         images, labels = task.prepared()
         own = self._labels(
-            trial.condition, labels, task.outputs, Trials([trial.condition], [trial.seed]), lab
+            trial.condition,
+            labels,
+            task.outputs,
+            Trials([trial.condition], [trial.seed]),
+            lab,
         )
         return task.loss, (images, own if own.ndim == 1 else own[0])
 
@@ -229,20 +264,28 @@ class Sensitivity(Experiment):
             lab.note(note)
         images, labels = task.train()
         self._check_sizes(len(images))
-        build = models.network_builder(self.network, shape=task.shape, outputs=task.outputs, model=self.model)
+        build = models.network_builder(
+            self.network, shape=task.shape, outputs=task.outputs, model=self.model
+        )
         result = lab.train(
             training.Supervised(build, "cross_entropy"),
             (images, self._labels(condition, labels, task.outputs, trials, lab)),
             training.Recipe(
                 batch_size=int(condition["batch_size"]),
-                optimizer=getattr(training, self.optimizer)(learning_rate=self.learning_rate),
+                optimizer=getattr(training, self.optimizer)(
+                    learning_rate=self.learning_rate
+                ),
                 prepare=task.prepare,
-                augment=data.Augment(shift=self.shift) if condition["training"] == AUGMENTED else None,
+                augment=data.Augment(shift=self.shift)
+                if condition["training"] == AUGMENTED
+                else None,
                 precision="auto",  # of training; Jacobians are always in float32
                 own_labels=condition["training"] == RANDOM,
                 **self._ending(condition, len(images)),
             ),
-            seeds=[lab.seed(trial, "weights", by=()) for trial in trials],  # shared by all conditions
+            seeds=[
+                lab.seed(trial, "weights", by=()) for trial in trials
+            ],  # shared by all conditions
         )
         missed = result.stop_reason.count("budget")
         if condition["design"] in (LOSS, LEARNED) and missed:
@@ -254,32 +297,59 @@ class Sensitivity(Experiment):
             lab.record(trial, train_loss=result.final[k], train_accuracy=accuracy[accuracy == accuracy][-1],
                        steps=int(result.steps_taken[k]), stop_reason=result.stop_reason[k])  # fmt: skip
             diverged = not isfinite(result.final[k])  # then there is no Jacobian
-            found = {} if diverged else _measure(result.module(k).eval(), *test, self.inputs)
+            found = (
+                {}
+                if diverged
+                else _measure(result.module(k).eval(), *test, self.inputs)
+            )
             lab.record(trial, **{name: found.get(name, nan) for name in MEASURED})
 
-    def _labels(self, condition: Condition, labels: Any, classes: int, trials: Trials, lab: Seeds) -> Any:
+    def _labels(
+        self,
+        condition: Condition,
+        labels: Any,
+        classes: int,
+        trials: Trials,
+        lab: Seeds,
+    ) -> Any:
         """The labels (N,), or (K, N) if each seed has random ones of its own."""
         if condition["training"] != RANDOM:
             return labels
         import torch
 
         draws = [lab.seed(trial, "labels", by=()) for trial in trials]
-        return torch.stack([data.corrupt(labels, self.corrupted, classes=classes, seed=n)[0] for n in draws])
+        return torch.stack(
+            [
+                data.corrupt(labels, self.corrupted, classes=classes, seed=n)[0]
+                for n in draws
+            ]
+        )
 
     def _ending(self, condition: Condition, samples: int) -> dict[str, Any]:
         """When training ends, and how often it is evaluated to know."""
         per_epoch = -(-samples // int(condition["batch_size"]))
         if condition["design"] in (EPOCHS, STEPS):
-            steps = self.epochs * per_epoch if condition["design"] == EPOCHS else self.steps
+            steps = (
+                self.epochs * per_epoch if condition["design"] == EPOCHS else self.steps
+            )
             return {"steps": steps, "eval_every": steps}
         if condition["design"] == LEARNED:
             stop = training.Threshold(0.999, metric="train_accuracy", above=True)
             # At a constant rate no network learned all of the shifted images: they stayed at 99.6 %.
             falls = training.Exponential(self.decay ** (1 / per_epoch))
-            return {"steps": self.most_steps, "eval_every": per_epoch, "stop": [stop], "schedule": falls}
+            return {
+                "steps": self.most_steps,
+                "eval_every": per_epoch,
+                "stop": [stop],
+                "schedule": falls,
+            }
         # An evaluation costs a third of an epoch. The loss falls fast, so it is looked at more often.
         often = max(4, per_epoch // 4)
-        return {"steps": self.most_steps, "eval_every": often, "stop": [training.Threshold(self.loss)]}
+        return {
+            "steps": self.most_steps,
+            "eval_every": often,
+            "stop": [training.Threshold(self.loss)],
+        }
 
     def baselines(self, records: Records) -> dict[str, Mapping[str, float]]:
         """Chance."""
@@ -323,9 +393,18 @@ def _measure(module: nn.Module, x: Any, y: Any, count: int) -> dict[str, float]:
     right, count = logits.argmax(1) == y, min(count, len(x))
     places = torch.arange(count) * len(x) // count
     wrong, doubt = ~right[places].numpy(), 1 - logits[places].softmax(1).amax(1).numpy()
-    found, logit = (input_sensitivity(module, x[places], of=of) for of in ("probabilities", "logits"))
-    means = [float(found.norms[kind].mean()) if kind.any() else nan for kind in (wrong, ~wrong)]
-    scores = float(torch.nn.functional.cross_entropy(logits, y)), float(right.double().mean())
+    found, logit = (
+        input_sensitivity(module, x[places], of=of)
+        for of in ("probabilities", "logits")
+    )
+    means = [
+        float(found.norms[kind].mean()) if kind.any() else nan
+        for kind in (wrong, ~wrong)
+    ]
+    scores = (
+        float(torch.nn.functional.cross_entropy(logits, y)),
+        float(right.double().mean()),
+    )
     areas = _area(found.norms, wrong), _area(doubt, wrong)
     values = (*scores, found.mean, found.standard_error, logit.mean, *means, *areas)
     return dict(zip(MEASURED, values, strict=True))
@@ -336,13 +415,21 @@ def _area(scores: Any, wrong: Any) -> float:
     from scipy.stats import mannwhitneyu
 
     pairs = int(wrong.sum()) * int((~wrong).sum())
-    return float(mannwhitneyu(scores[wrong], scores[~wrong]).statistic) / pairs if pairs else nan
+    return (
+        float(mannwhitneyu(scores[wrong], scores[~wrong]).statistic) / pairs
+        if pairs
+        else nan
+    )
 
 
 def _by_correctness(records: Records) -> Records:
     """The two means over test inputs, told apart by a factor."""
     return Records(
-        Record(Condition(**r.condition, inputs=name), r.seed, {"sensitivity": r.scalars.get(name, nan)})
+        Record(
+            Condition(**r.condition, inputs=name),
+            r.seed,
+            {"sensitivity": r.scalars.get(name, nan)},
+        )
         for name in ("misclassified", "correct")
         for r in records
     )

@@ -8,8 +8,7 @@ from math import inf, isfinite, log10, nan
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from nablab import data, models, plots, training
-from nablab.errors import UsageError
-from nablab.experiment import (
+from nablab.contract import (
     Answer,
     Claim,
     Condition,
@@ -22,7 +21,8 @@ from nablab.experiment import (
     Trial,
     Trials,
 )
-from nablab.values import Epochs, Samples
+from nablab.errors import UsageError
+from nablab.settings.values import Epochs, Samples
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -167,14 +167,22 @@ class Sharpness(Experiment):
         }
         for key, values in numbers.items():
             if not values or not all(0 < value < inf for value in values):
-                raise UsageError(f"{key}={list(values)} is impossible: it must be above 0 and finite.")
+                raise UsageError(
+                    f"{key}={list(values)} is impossible: it must be above 0 and finite."
+                )
         if not 0 <= self.target_loss < inf:
-            raise UsageError(f"target_loss={self.target_loss} is impossible: it must be 0 or more.")
+            raise UsageError(
+                f"target_loss={self.target_loss} is impossible: it must be 0 or more."
+            )
         if len(set(self.learning_rates)) < len(self.learning_rates):
-            raise UsageError("learning_rates names each one once; one of them is given twice.")
+            raise UsageError(
+                "learning_rates names each one once; one of them is given twice."
+            )
         sizes = self.batch_sizes
         if len(sizes) < 2 or sizes[0] < 2 or sorted(set(sizes)) != list(sizes):
-            raise UsageError(f"batch_sizes={list(sizes)} must be two or more, rising, from 2.")
+            raise UsageError(
+                f"batch_sizes={list(sizes)} must be two or more, rising, from 2."
+            )
         task = data.image_task(self.data)
         self._check_sizes(task.samples)
         form: Any = {"shape": task.shape, "outputs": task.outputs}
@@ -193,7 +201,11 @@ class Sharpness(Experiment):
     def conditions(self) -> list[Condition]:
         """Every batch size with every learning rate."""
         rates, sizes = self.learning_rates, self.batch_sizes
-        return [Condition(batch_size=size, learning_rate=rate) for rate in rates for size in sizes]
+        return [
+            Condition(batch_size=size, learning_rate=rate)
+            for rate in rates
+            for size in sizes
+        ]
 
     def sources(self) -> Mapping[str, str]:
         """The user's network: a changed file makes a new run."""
@@ -242,7 +254,9 @@ class Sharpness(Experiment):
         self._check_sizes(len(images))
         per_epoch = -(-len(images) // int(condition["batch_size"]))
         steps = self.epochs * per_epoch
-        build = models.network_builder(self.network, shape=task.shape, outputs=task.outputs, model=self.model)
+        build = models.network_builder(
+            self.network, shape=task.shape, outputs=task.outputs, model=self.model
+        )
         optimizer = getattr(training, self.optimizer)
         result = lab.train(
             training.Supervised(build, "cross_entropy"),
@@ -256,20 +270,27 @@ class Sharpness(Experiment):
                 stop=[training.Threshold(self.target_loss)] if self.target_loss else [],
                 eval_every=max(2, per_epoch // 4) if self.target_loss else steps,
             ),
-            seeds=[lab.seed(trial, "weights", by=()) for trial in trials],  # shared by all conditions
+            seeds=[
+                lab.seed(trial, "weights", by=()) for trial in trials
+            ],  # shared by all conditions
         )
         missed = result.stop_reason.count("budget")
         if self.target_loss and missed:
             lab.note(f"{condition}: {missed} of {len(trials)} networks did not get down to a loss of "
                      f"{self.target_loss} in {self.epochs} epochs and are measured as they are.")  # fmt: skip
-        chosen, test = _spread(task.prepared(), self.measured), task.prepared(held_out=True)
+        chosen, test = (
+            _spread(task.prepared(), self.measured),
+            task.prepared(held_out=True),
+        )
         for k, trial in enumerate(trials):
             reached = result.evaluations["train_accuracy"][k]
             accuracy = float(reached[reached == reached][-1])
             lab.record(trial, train_loss=result.final[k], train_accuracy=accuracy,
                        steps=int(result.steps_taken[k]), stop_reason=result.stop_reason[k])  # fmt: skip
             found = dict.fromkeys((*SCORES, *MEASURES), nan)
-            if isfinite(result.final[k]):  # else it diverged, and there is nothing to measure
+            if isfinite(
+                result.final[k]
+            ):  # else it diverged, and there is nothing to measure
                 module = result.module(k).eval()
                 found = _scores(module, *test, accuracy) | self._measure(module, chosen)
             lab.record(trial, **found)
@@ -283,7 +304,9 @@ class Sharpness(Experiment):
         largest = hessian_eigenvalues(*at, tolerance=1e-2, certify=False)
         found = {
             KESKAR: sharpness(*at, definition="keskar", radius=1e-3).sharpness,
-            "average_sharpness": sharpness(*at, definition="average", draws=10).sharpness,
+            "average_sharpness": sharpness(
+                *at, definition="average", draws=10
+            ).sharpness,
             "adaptive_sharpness": sharpness(*at, definition="adaptive").sharpness,
             "largest_eigenvalue": float(largest.values[0]),
             "trace": hessian_trace(*at, method="hutchinson", products=20).value,
@@ -328,7 +351,9 @@ def _spread(pair: Any, count: int) -> Any:
     return pair[0][places], pair[1][places]
 
 
-def _scores(module: nn.Module, x: Any, y: Any, train_accuracy: float) -> dict[str, float]:
+def _scores(
+    module: nn.Module, x: Any, y: Any, train_accuracy: float
+) -> dict[str, float]:
     """Loss and accuracy on the test set (N, C, H, W), and how far its accuracy is below the training's."""
     import torch
 

@@ -8,8 +8,7 @@ from math import isfinite, nan
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from nablab import data, models, plots, training
-from nablab.errors import UsageError
-from nablab.experiment import (
+from nablab.contract import (
     Answer,
     Claim,
     Condition,
@@ -23,12 +22,15 @@ from nablab.experiment import (
     Trial,
     Trials,
 )
-from nablab.values import AtMost, Samples, Steps
+from nablab.errors import UsageError
+from nablab.settings.values import AtMost, Samples, Steps
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    Path = Sequence[Mapping[str, Any]]  # T points, each the tensors of a network by name
+    Path = Sequence[
+        Mapping[str, Any]
+    ]  # T points, each the tensors of a network by name
 
 # A course's recipe: 45 epochs of 60 steps, and the weights at the start and every 3 epochs; 8 runs.
 COURSE: Mapping[str, Any] = {
@@ -40,7 +42,12 @@ STARTS = SHARED, OWN = "one start", "own starts"
 SHOWN = 8  # runs per figure: as many as there are colors
 DESCRIPTION = (
     *("explained_variance", "explained_variance_of_layer", "above_random_walk"),
-    *("mean_projection_error", "layer_agreement", "share_near_origin", "share_near_mean"),
+    *(
+        "mean_projection_error",
+        "layer_agreement",
+        "share_near_origin",
+        "share_near_mean",
+    ),
 )
 IN_IMAGES = "test error (1 - accuracy); numbers: final test accuracy"
 UNITS = {"units as trained": "end_distance", "units matched": "end_distance_matched"}
@@ -91,7 +98,9 @@ class WeightTrajectories(Experiment):
     target: str = "sinc"
     network: str = "1-10-20x6-1"
     layer: Annotated[int, AtMost(1_000)] = 4
-    activation: Literal["leaky_relu", "relu", "tanh", "sigmoid", "gelu", "silu", "elu"] = "leaky_relu"
+    activation: Literal[
+        "leaky_relu", "relu", "tanh", "sigmoid", "gelu", "silu", "elu"
+    ] = "leaky_relu"
     optimizer: Literal["Adam", "AdamW", "RMSprop", "SGD"] = "Adam"
     learning_rate: float = 1e-3
     weight_decay: float = 0.0
@@ -103,7 +112,12 @@ class WeightTrajectories(Experiment):
         "quick": {"steps": 1_200, "seeds": 8},
         "standard": {"seeds": 16},
         "paper": {"steps": 12_000, "seeds": 30},
-        "sgd": {"optimizer": "SGD", "learning_rate": 0.05, "steps": 12_000, "seeds": 16},
+        "sgd": {
+            "optimizer": "SGD",
+            "learning_rate": 0.05,
+            "steps": 12_000,
+            "seeds": 16,
+        },
         "mnist": COURSE,
         "mnist-wide": {**COURSE, "network": "784-500-50-10"},
         "mnist-deep": {**COURSE, **OTHER, "network": "784-256-128-64-10"},
@@ -153,15 +167,26 @@ class WeightTrajectories(Experiment):
         """Check the numbers, the target, the network, and that the layer is one of its."""
         for key in ("learning_rate", "batch_size", "steps"):
             if not 0 < getattr(self, key) < float("inf"):
-                raise UsageError(f"{key}={getattr(self, key)} is impossible: it must be above 0 and finite.")
+                raise UsageError(
+                    f"{key}={getattr(self, key)} is impossible: it must be above 0 and finite."
+                )
         if self.weight_decay < 0:
-            raise UsageError(f"weight_decay={self.weight_decay} is impossible: it must not be negative.")
+            raise UsageError(
+                f"weight_decay={self.weight_decay} is impossible: it must not be negative."
+            )
         if not 2 <= self.points <= self.steps:
-            raise UsageError(f"points={self.points} is impossible: it must be from 2 to steps={self.steps}.")
-        task, layers = data.task(self.target), len(models.parse_widths(self.network)) - 1
+            raise UsageError(
+                f"points={self.points} is impossible: it must be from 2 to steps={self.steps}."
+            )
+        task, layers = (
+            data.task(self.target),
+            len(models.parse_widths(self.network)) - 1,
+        )
         models.check_network(self.network, shape=task.shape, outputs=task.outputs)
         if not 1 <= self.layer <= layers or layers == 1:
-            has = f"network={self.network} has {layers} layers, and at least 2 are needed"
+            has = (
+                f"network={self.network} has {layers} layers, and at least 2 are needed"
+            )
             raise UsageError(f"layer={self.layer} is impossible: {has}.")
 
     def data_sets(self) -> tuple[str, ...]:
@@ -185,23 +210,33 @@ class WeightTrajectories(Experiment):
         """Train two networks per seed: a run, and a partner to hold it against."""
         condition = trials.condition
         task, runs = data.task(self.target), len(trials)
-        recorder = training.WeightRecorder(every=self.steps // self.points, replicas=runs)
-        ends = training.WeightRecorder(every=self.steps)  # all that is needed of partners
+        recorder = training.WeightRecorder(
+            every=self.steps // self.points, replicas=runs
+        )
+        ends = training.WeightRecorder(
+            every=self.steps
+        )  # all that is needed of partners
         optimizer = getattr(training, self.optimizer)
-        build = self.builder(lab.shared_seed("shared start") if condition["start"] == SHARED else None)
+        build = self.builder(
+            lab.shared_seed("shared start") if condition["start"] == SHARED else None
+        )
         result = lab.train(
             training.Supervised(build, task.loss),
             task.train(),
             training.Recipe(
                 steps=self.steps,
                 batch_size=self.batch_size,
-                optimizer=optimizer(learning_rate=self.learning_rate, weight_decay=self.weight_decay),
+                optimizer=optimizer(
+                    learning_rate=self.learning_rate, weight_decay=self.weight_decay
+                ),
                 prepare=task.prepare,
                 held_out={task.held_out_name: task.held_out()},
                 eval_every=recorder.every,
                 probes=[recorder, ends],
             ),
-            seeds=[lab.seed(trial, role) for role in ("run", "partner") for trial in trials],
+            seeds=[
+                lab.seed(trial, role) for role in ("run", "partner") for trial in trials
+            ],
         )
         for note in task.notes:
             lab.note(note)
@@ -211,7 +246,9 @@ class WeightTrajectories(Experiment):
             path, partner = recorder.path(k), ends.path(k + runs)
             losses = result.final[[k, k + runs]].tolist()  # NaN if diverged
             lab.record(
-                trial, stop_reason=result.stop_reason[k], **dict.fromkeys(DESCRIPTION + COMPARISON, nan)
+                trial,
+                stop_reason=result.stop_reason[k],
+                **dict.fromkeys(DESCRIPTION + COMPARISON, nan),
             )
             lab.array(trial, "path", training.path_array(path))
             lab.array(trial, "shown", shown[k])
@@ -227,7 +264,11 @@ class WeightTrajectories(Experiment):
         """What builds one network; the same one each time where ``start`` gives a seed."""
         if start is None:
             task = data.task(self.target)
-            form: Any = {"shape": task.shape, "outputs": task.outputs, "activation": self.activation}
+            form: Any = {
+                "shape": task.shape,
+                "outputs": task.outputs,
+                "activation": self.activation,
+            }
             return lambda: models.network(self.network, **form)
         return training.SharedStart(self.builder(None), start)
 
@@ -236,11 +277,19 @@ class WeightTrajectories(Experiment):
         from scipy.spatial import procrustes
 
         whole, layer = _pca(path), _pca(path, self._layer_names(path))
-        shares = [float(pca.explained_variance_ratio[:2].sum()) for pca in (whole, layer)]
+        shares = [
+            float(pca.explained_variance_ratio[:2].sum()) for pca in (whole, layer)
+        ]
         agreement = 1 - float(procrustes(whole.coordinates, layer.coordinates)[2])
         above = shares[0] - float(whole.random_walk[:2].sum())
-        errors, largest = whole.relative_projection_error, whole.explained_variance_ratio[:10]
-        radii = (whole.coordinates**2).sum(axis=1) ** 0.5, whole.distance  # in the plane, in all dimensions
+        errors, largest = (
+            whole.relative_projection_error,
+            whole.explained_variance_ratio[:10],
+        )
+        radii = (
+            (whole.coordinates**2).sum(axis=1) ** 0.5,
+            whole.distance,
+        )  # in the plane, in all dimensions
         near = [float((radius < radius.max() / 2).mean()) for radius in radii]
         found = (*shares, above, errors.mean(), agreement, *near)
         lab.record(trial, **dict(zip(DESCRIPTION, found, strict=True)))
@@ -255,7 +304,9 @@ class WeightTrajectories(Experiment):
             size = sum(float(tensor.square().sum()) for tensor in tensors) ** 0.5
             found.append((match.distance_before / size, match.distance_after / size))
         start, end = found
-        gain = start[1] / start[0] - end[1] / end[0] if start[0] else nan  # nothing to gain at one start
+        gain = (
+            start[1] / start[0] - end[1] / end[0] if start[0] else nan
+        )  # nothing to gain at one start
         return dict(zip(COMPARISON, (*end, end[1] / end[0], gain), strict=True))
 
     def _match(self, *weights: Mapping[str, Any]) -> Any:
@@ -268,7 +319,9 @@ class WeightTrajectories(Experiment):
 
     def _moves(self, path: Path) -> bool:
         """Whether the layer moves at all: the units of a ReLU layer may all be dead."""
-        names = [name for name in path[0] if name.startswith(self._layer_names(path)[:-1])]
+        names = [
+            name for name in path[0] if name.startswith(self._layer_names(path)[:-1])
+        ]
         return any(bool((path[0][name] != path[-1][name]).any()) for name in names)
 
     def _layer_names(self, path: Path) -> str:
@@ -290,7 +343,9 @@ class WeightTrajectories(Experiment):
             caption="The dashed line is a random walk of as many points.",
         )  # fmt: skip
         walk = random_walk_shares(self.steps // (self.steps // self.points) + 1)[:10]
-        share.figure.axes[0].plot(range(1, len(walk) + 1), walk, color="#767676", ls="--", lw=1.4, zorder=1)
+        share.figure.axes[0].plot(
+            range(1, len(walk) + 1), walk, color="#767676", ls="--", lw=1.4, zorder=1
+        )
         error = plots.curves(
             records, "projection_error", color_by="start", panel_by="", log_y=False,
             y_label="relative projection error", title="What two components miss of each point",
@@ -310,26 +365,54 @@ class WeightTrajectories(Experiment):
         """A row per kind of start, and one with matched units: the whole network, and the layer."""
         planes = []
         for title, runs in self._rows_of(records).items():
-            values: dict[Level, Any] = {record.seed: record.arrays["shown"] for record, _ in runs}
+            values: dict[Level, Any] = {
+                record.seed: record.arrays["shown"] for record, _ in runs
+            }
             scores = {r.seed: r.scalars.get("test_accuracy") for r, _ in runs}
-            ends: Any = {seed: f"{100 * score:.1f} %" for seed, score in scores.items() if score}
+            ends: Any = {
+                seed: f"{100 * score:.1f} %" for seed, score in scores.items() if score
+            }
             of_layer = self._layer_names(runs[0][1])
-            for part, names in (("whole network", "*"), (f"layer {self.layer}", of_layer)):
+            for part, names in (
+                ("whole network", "*"),
+                (f"layer {self.layer}", of_layer),
+            ):
                 pca = _pca({record.seed: path for record, path in runs}, names)
                 xy = dict(zip(values, pca.paths.values(), strict=True))
-                panel: Any = f"{title} · {part}", xy, values, tuple(pca.explained_variance_ratio[:2]), ends
+                panel: Any = (
+                    f"{title} · {part}",
+                    xy,
+                    values,
+                    tuple(pca.explained_variance_ratio[:2]),
+                    ends,
+                )
                 planes.append(plots.Plane(*panel))
         return planes
 
     def _rows_of(self, records: Records) -> dict[str, list[tuple[Record, Path]]]:
-        usable = [r for r in records if "path" in r.arrays and isfinite(r.scalars["train_loss"])]
-        runs: Any = [(r, training.path_from_array(r.arrays["path"], self.builder(0)())) for r in usable]
+        usable = [
+            r
+            for r in records
+            if "path" in r.arrays and isfinite(r.scalars["train_loss"])
+        ]
+        runs: Any = [
+            (r, training.path_from_array(r.arrays["path"], self.builder(0)()))
+            for r in usable
+        ]
         runs = [run for run in runs if self._moves(run[1])]
-        rows = {start: [r for r in runs if r[0].condition["start"] == start][:SHOWN] for start in STARTS}
+        rows = {
+            start: [r for r in runs if r[0].condition["start"] == start][:SHOWN]
+            for start in STARTS
+        }
         if rows[OWN]:
             goal = rows[OWN][0][1][-1]
-            matches = [(record, path, self._match(goal, path[-1])) for record, path in rows[OWN]]
-            rows[f"{OWN}, matched"] = [(r, [match.permute(p) for p in path]) for r, path, match in matches]
+            matches = [
+                (record, path, self._match(goal, path[-1]))
+                for record, path in rows[OWN]
+            ]
+            rows[f"{OWN}, matched"] = [
+                (r, [match.permute(p) for p in path]) for r, path, match in matches
+            ]
         return {title: row for title, row in rows.items() if row}
 
 

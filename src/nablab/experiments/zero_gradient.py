@@ -8,8 +8,7 @@ from math import nan
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from nablab import data, models, plots, training
-from nablab.errors import UsageError
-from nablab.experiment import (
+from nablab.contract import (
     Answer,
     Claim,
     Condition,
@@ -21,7 +20,8 @@ from nablab.experiment import (
     Trial,
     Trials,
 )
-from nablab.values import AtMost, Steps
+from nablab.errors import UsageError
+from nablab.settings.values import AtMost, Steps
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -30,9 +30,14 @@ if TYPE_CHECKING:
     from nablab.instruments.base.losses import Loss
     from nablab.training import Context, Probe
 
-MOST_PARAMETERS = 2_000  # beyond, the eigenvectors of 100 Hessians in every iteration take hours
+MOST_PARAMETERS = (
+    2_000  # beyond, the eigenvectors of 100 Hessians in every iteration take hours
+)
 FIRST_STOP = 10  # steps; earlier, the networks are the same as their initial weights
-EXACT, FURTHER = 1e-16, 30  # the tolerance and the iterations that show how exact a critical point is
+EXACT, FURTHER = (
+    1e-16,
+    30,
+)  # the tolerance and the iterations that show how exact a critical point is
 
 
 @dataclass(frozen=True)
@@ -105,7 +110,12 @@ class ZeroGradient(Experiment):
     radius: float = 0.1
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "quick": {"networks": ("1-6-6-1",), "targets": ("sinc@100",), "iterations": 100, "seeds": 24},
+        "quick": {
+            "networks": ("1-6-6-1",),
+            "targets": ("sinc@100",),
+            "iterations": 100,
+            "seeds": 24,
+        },
         "standard": {"seeds": 100},
         "paper": {
             "networks": ("1-8-8-8-8-1", "1-5-10-10-10-10-10-5-1"),
@@ -171,22 +181,35 @@ class ZeroGradient(Experiment):
             data.target(spec)
         for activation in self.activations:
             models.dense([1, 1], activation)  # type: ignore[arg-type]  # a wrong name is refused there
-        if not self.conditions() or len(set(self.conditions())) < len(self.conditions()):
+        if not self.conditions() or len(set(self.conditions())) < len(
+            self.conditions()
+        ):
             raise UsageError(
                 "networks, targets, activations and weight_decays need one entry each, none twice."
             )
-        if min(self.weight_decays) < 0 or self.noise_factor < 0 or self.steps < FIRST_STOP:
+        if (
+            min(self.weight_decays) < 0
+            or self.noise_factor < 0
+            or self.steps < FIRST_STOP
+        ):
             raise UsageError(
                 f"No weight_decays and no noise_factor below 0, no steps below {FIRST_STOP}, please."
             )
         for key in ("learning_rate", "tolerance", "radius", "iterations"):
             if not 0 < getattr(self, key) < float("inf"):
-                raise UsageError(f"{key}={getattr(self, key)} is impossible: it must be above 0 and finite.")
+                raise UsageError(
+                    f"{key}={getattr(self, key)} is impossible: it must be above 0 and finite."
+                )
 
     def conditions(self) -> list[Condition]:
         """Every network, target and activation with every penalty."""
         return [
-            Condition(network=network, target=target, activation=activation, weight_decay=decay)
+            Condition(
+                network=network,
+                target=target,
+                activation=activation,
+                weight_decay=decay,
+            )
             for network in self.networks
             for target in self.targets
             for activation in self.activations
@@ -215,12 +238,23 @@ class ZeroGradient(Experiment):
         # Networks of one seed begin alike and stop at the same step, whatever their penalty.
         shared = [factor for factor in condition if factor != "weight_decay"]
         result = lab.train(
-            training.Supervised(lambda: models.dense(str(condition["network"]), activation)),
+            training.Supervised(
+                lambda: models.dense(str(condition["network"]), activation)
+            ),
             points,
             training.Recipe(
                 steps=self.steps,
-                optimizer=training.Adam(learning_rate=self.learning_rate, weight_decay=decay),
-                probes=[_stopping_at([self.stop(lab.seed(trial, "stop", by=shared)) for trial in trials])],
+                optimizer=training.Adam(
+                    learning_rate=self.learning_rate, weight_decay=decay
+                ),
+                probes=[
+                    _stopping_at(
+                        [
+                            self.stop(lab.seed(trial, "stop", by=shared))
+                            for trial in trials
+                        ]
+                    )
+                ],
                 eval_every=self.steps,
             ),
             seeds=[lab.seed(trial, "weights", by=shared) for trial in trials],
@@ -230,17 +264,32 @@ class ZeroGradient(Experiment):
             lab.record(trials[k], reached=False, reason="diverged in training")
         if not trained:
             return
-        tensors = {name: tensor[trained] for name, tensor in result.parameters().items()}
-        network, loss = models.dense(str(condition["network"]), activation), penalized(decay)
+        tensors = {
+            name: tensor[trained] for name, tensor in result.parameters().items()
+        }
+        network, loss = (
+            models.dense(str(condition["network"]), activation),
+            penalized(decay),
+        )
         # L-BFGS before takes longer and gets less far than the second-order steps alone.
         options: Any = {"max_iterations": self.iterations, "lbfgs_iterations": 0}
         found: Any = find_critical_point(
-            Replicas(network, tensors), loss, points, tolerance=self.tolerance, **options
+            Replicas(network, tensors),
+            loss,
+            points,
+            tolerance=self.tolerance,
+            **options,
         )
         kind: Any = inertia(
-            found.replicas, loss, points, noise_factor=self.noise_factor, radii=(self.radius,)
+            found.replicas,
+            loss,
+            points,
+            noise_factor=self.noise_factor,
+            radii=(self.radius,),
         )
-        floor = kind.noise_floor + _shift(found.replicas, found.reached, kind.eigenvalues, loss, points)
+        floor = kind.noise_floor + _shift(
+            found.replicas, found.reached, kind.eigenvalues, loss, points
+        )
         for place, k in enumerate(trained):
             values = kind.eigenvalues[place]
             positive, negative = sum(values > floor[place]), sum(values < -floor[place])
@@ -259,7 +308,9 @@ class ZeroGradient(Experiment):
                 zero=int(len(values) - positive - negative),
                 negative=int(negative),
                 minimal_ratio=positive / len(values),
-                minimal_ratio_nonzero=positive / (positive + negative) if positive + negative else nan,
+                minimal_ratio_nonzero=positive / (positive + negative)
+                if positive + negative
+                else nan,
                 ratio_above_rounding=kind.minimal_ratio[place],
                 noise_floor=kind.noise_floor[place],
                 floor=floor[place],
@@ -302,7 +353,9 @@ def penalized(weight_decay: float) -> Loss:
     return Penalized("mse", weight_decay) if weight_decay else "mse"
 
 
-def _shift(replicas: Replicas, reached: Any, eigenvalues: Any, loss: Loss, points: Any) -> Any:
+def _shift(
+    replicas: Replicas, reached: Any, eigenvalues: Any, loss: Loss, points: Any
+) -> Any:
     """How far further steps still move the eigenvalues of points that reached zero, (K,); 0 for others."""
     import numpy as np
 
@@ -310,8 +363,14 @@ def _shift(replicas: Replicas, reached: Any, eigenvalues: Any, loss: Loss, point
 
     shift, places = np.zeros(len(eigenvalues)), np.flatnonzero(reached)
     if len(places):
-        options: Any = {"tolerance": EXACT, "max_iterations": FURTHER, "lbfgs_iterations": 0}
-        nearer = find_critical_point(replicas.select(places.tolist()), loss, points, **options)
+        options: Any = {
+            "tolerance": EXACT,
+            "max_iterations": FURTHER,
+            "lbfgs_iterations": 0,
+        }
+        nearer = find_critical_point(
+            replicas.select(places.tolist()), loss, points, **options
+        )
         again = inertia(nearer.replicas, loss, points, neighbors=0)
         shift[places] = np.abs(again.eigenvalues - eigenvalues[places]).max(axis=1)
     return shift

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nablab.lazy import lazy_names
+from nablab.importing.lazy import lazy_names
 
 if TYPE_CHECKING:
     from nablab.instruments.base.losses import Closure as Closure
@@ -21,44 +21,82 @@ if TYPE_CHECKING:
     from nablab.instruments.costs import cost as cost
     from nablab.instruments.counters import count_labels as count_labels
     from nablab.instruments.counters import count_next_tokens as count_next_tokens
-    from nablab.instruments.curvature.critical_points import CriticalPoint as CriticalPoint
-    from nablab.instruments.curvature.critical_points import find_critical_point as find_critical_point
+    from nablab.instruments.curvature.critical_points import (
+        CriticalPoint as CriticalPoint,
+    )
+    from nablab.instruments.curvature.critical_points import (
+        find_critical_point as find_critical_point,
+    )
     from nablab.instruments.curvature.density import SpectralDensity as SpectralDensity
     from nablab.instruments.curvature.density import density_of as density_of
-    from nablab.instruments.curvature.density import spectral_density as spectral_density
+    from nablab.instruments.curvature.density import (
+        spectral_density as spectral_density,
+    )
     from nablab.instruments.curvature.diagonal import Diagonal as Diagonal
     from nablab.instruments.curvature.diagonal import diagonal_of as diagonal_of
-    from nablab.instruments.curvature.diagonal import hessian_diagonal as hessian_diagonal
+    from nablab.instruments.curvature.diagonal import (
+        hessian_diagonal as hessian_diagonal,
+    )
     from nablab.instruments.curvature.eigenvalues import Eigenvalues as Eigenvalues
-    from nablab.instruments.curvature.eigenvalues import eigenvalues_of as eigenvalues_of
-    from nablab.instruments.curvature.eigenvalues import hessian_eigenvalues as hessian_eigenvalues
-    from nablab.instruments.curvature.gauss_newton import GaussNewtonOperator as GaussNewtonOperator
-    from nablab.instruments.curvature.hessian_matrix import HessianMatrix as HessianMatrix
-    from nablab.instruments.curvature.hessian_matrix import hessian_matrix as hessian_matrix
+    from nablab.instruments.curvature.eigenvalues import (
+        eigenvalues_of as eigenvalues_of,
+    )
+    from nablab.instruments.curvature.eigenvalues import (
+        hessian_eigenvalues as hessian_eigenvalues,
+    )
+    from nablab.instruments.curvature.gauss_newton import (
+        GaussNewtonOperator as GaussNewtonOperator,
+    )
+    from nablab.instruments.curvature.hessian_matrix import (
+        HessianMatrix as HessianMatrix,
+    )
+    from nablab.instruments.curvature.hessian_matrix import (
+        hessian_matrix as hessian_matrix,
+    )
     from nablab.instruments.curvature.inertia import Inertia as Inertia
     from nablab.instruments.curvature.inertia import inertia as inertia
-    from nablab.instruments.curvature.operators import HessianOperator as HessianOperator
+    from nablab.instruments.curvature.operators import (
+        HessianOperator as HessianOperator,
+    )
     from nablab.instruments.curvature.trace import Trace as Trace
     from nablab.instruments.curvature.trace import hessian_trace as hessian_trace
     from nablab.instruments.curvature.trace import trace_of as trace_of
-    from nablab.instruments.gradients.gradient_monitor import GradientMonitor as GradientMonitor
-    from nablab.instruments.gradients.gradient_monitor import update_ratio as update_ratio
+    from nablab.instruments.gradients.gradient_monitor import (
+        GradientMonitor as GradientMonitor,
+    )
+    from nablab.instruments.gradients.gradient_monitor import (
+        update_ratio as update_ratio,
+    )
     from nablab.instruments.gradients.gradient_norm import GradientNorm as GradientNorm
-    from nablab.instruments.gradients.gradient_norm import gradient_norm as gradient_norm
-    from nablab.instruments.gradients.sensitivity import InputSensitivity as InputSensitivity
-    from nablab.instruments.gradients.sensitivity import input_sensitivity as input_sensitivity
+    from nablab.instruments.gradients.gradient_norm import (
+        gradient_norm as gradient_norm,
+    )
+    from nablab.instruments.gradients.sensitivity import (
+        InputSensitivity as InputSensitivity,
+    )
+    from nablab.instruments.gradients.sensitivity import (
+        input_sensitivity as input_sensitivity,
+    )
     from nablab.instruments.gradients.sharpness import Sharpness as Sharpness
     from nablab.instruments.gradients.sharpness import sharpness as sharpness
-    from nablab.instruments.landscape.interpolation import Interpolation as Interpolation
+    from nablab.instruments.landscape.interpolation import (
+        Interpolation as Interpolation,
+    )
     from nablab.instruments.landscape.interpolation import interpolate as interpolate
     from nablab.instruments.landscape.matching import Matching as Matching
     from nablab.instruments.landscape.matching import match_units as match_units
-    from nablab.instruments.landscape.permutations import find_specification as find_specification
+    from nablab.instruments.landscape.permutations import (
+        find_specification as find_specification,
+    )
     from nablab.instruments.landscape.planes import LossPlane as LossPlane
     from nablab.instruments.landscape.planes import loss_plane as loss_plane
     from nablab.instruments.landscape.trajectories import TrajectoryPCA as TrajectoryPCA
-    from nablab.instruments.landscape.trajectories import random_walk_shares as random_walk_shares
-    from nablab.instruments.landscape.trajectories import trajectory_pca as trajectory_pca
+    from nablab.instruments.landscape.trajectories import (
+        random_walk_shares as random_walk_shares,
+    )
+    from nablab.instruments.landscape.trajectories import (
+        trajectory_pca as trajectory_pca,
+    )
 
 # What `cost` and the command line can call.
 INSTRUMENTS = (

@@ -92,6 +92,8 @@ def cost(
     reading = time.perf_counter() - begin
     named = dict(model.named_parameters())
     size = sum(named[key].numel() for key in select_parameters(model, parameters))
-    call = Call(chosen.measure, model, loss, sets, {**keywords, **given, **options}, size)
+    call = Call(
+        chosen.measure, model, loss, sets, {**keywords, **given, **options}, size
+    )
     found = chosen.rehearse(call)
     return dataclasses.replace(found, seconds=found.seconds + reading)

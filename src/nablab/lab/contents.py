@@ -103,7 +103,9 @@ class Group:
 class Provenance:
     """``provenance/<key>.json``: where and how long the trials of a condition were trained."""
 
-    remedy: ClassVar[str] = "Where the trials of this condition were trained is not shown, nor their notes."
+    remedy: ClassVar[str] = (
+        "Where the trials of this condition were trained is not shown, nor their notes."
+    )
 
     format: Annotated[int, Bounds(1)]
     condition: Mapping[str, FactorLevel]
@@ -155,7 +157,9 @@ class Trial:
 class Marker:
     """``checkpoints/<key>.json``: the seeds that the checkpoints beside it are of."""
 
-    remedy: ClassVar[str] = "The checkpoint beside it is used only if it fits the seeds that are missing."
+    remedy: ClassVar[str] = (
+        "The checkpoint beside it is used only if it fits the seeds that are missing."
+    )
 
     seeds: tuple[Seed, ...]
 

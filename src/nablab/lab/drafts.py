@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from nablab.contract import Curve
 from nablab.errors import UsageError
-from nablab.experiment import Curve
 from nablab.lab.kept_weights import Packed
 
 if TYPE_CHECKING:
@@ -25,7 +25,10 @@ class Log:
 
     def __init__(self, last: int = -1) -> None:
         self.last = last
-        self._steps, self._values = array("q"), array("d")  # compact: a run may log millions of points
+        self._steps, self._values = (
+            array("q"),
+            array("d"),
+        )  # compact: a run may log millions of points
 
     def add(self, step: int, value: float) -> None:
         """Add a point after all others.
@@ -52,7 +55,9 @@ class Log:
         """Copies of the steps and the values."""
         import numpy as np
 
-        return np.array(self._steps, dtype=np.int64), np.array(self._values, dtype=np.float64)
+        return np.array(self._steps, dtype=np.int64), np.array(
+            self._values, dtype=np.float64
+        )
 
     @classmethod
     def of(cls, steps: npt.NDArray[np.int64], values: npt.NDArray[np.float64]) -> Log:
@@ -66,7 +71,7 @@ class Log:
 
 @dataclass
 class Draft:
-    """What was said of one trial: see `nablab.experiment.Record`, and what is not in a record.
+    """What was said of one trial: see `nablab.contract.Record`, and what is not in a record.
 
     Attributes:
         logs: Curves that are being logged.
@@ -108,7 +113,9 @@ class Draft:
             raise UsageError(
                 f"'{twice[0]}' was given to lab.curve and to lab.log. Each curve needs a name of its own."
             )
-        return self.curves | {name: Curve(*log.arrays()) for name, log in self.logs.items()}
+        return self.curves | {
+            name: Curve(*log.arrays()) for name, log in self.logs.items()
+        }
 
     def all_weights(self) -> dict[str, Packed]:
         """What trainings left, and what the experiment gave, which takes precedence."""
@@ -127,8 +134,12 @@ def plain(drafts: Mapping[int, Draft]) -> dict[int, Any]:
             "curves": {name: list(curve) for name, curve in draft.curves.items()},
             "arrays": draft.arrays,
             "logs": {name: list(log.arrays()) for name, log in draft.logs.items()},
-            "weights": {name: _as_array(packed) for name, packed in draft.weights.items()},
-            "trained": {name: _as_array(packed) for name, packed in draft.trained.items()},
+            "weights": {
+                name: _as_array(packed) for name, packed in draft.weights.items()
+            },
+            "trained": {
+                name: _as_array(packed) for name, packed in draft.trained.items()
+            },
             "weights_left_out": draft.weights_left_out,
         }
         for place, draft in drafts.items()
@@ -145,8 +156,14 @@ def from_plain(drafts: Mapping[int, Any]) -> Drafts:
             arrays=draft["arrays"],
             logs={name: Log.of(*log) for name, log in draft["logs"].items()},
             # A loop that an earlier version saved has none of these.
-            weights={name: Packed(array.tobytes()) for name, array in draft.get("weights", {}).items()},
-            trained={name: Packed(array.tobytes()) for name, array in draft.get("trained", {}).items()},
+            weights={
+                name: Packed(array.tobytes())
+                for name, array in draft.get("weights", {}).items()
+            },
+            trained={
+                name: Packed(array.tobytes())
+                for name, array in draft.get("trained", {}).items()
+            },
             weights_left_out=draft.get("weights_left_out", {}),
         )
         for place, draft in drafts.items()
@@ -161,5 +178,9 @@ def _as_array(packed: Packed) -> npt.NDArray[np.uint8]:
 
 def last_step(layers: Iterable[Mapping[int, Draft]], place: int, name: str) -> int:
     """The latest step of a logged curve in any of the layers; -1 if there is none."""
-    logs = [layer[place].logs[name] for layer in layers if place in layer and name in layer[place].logs]
+    logs = [
+        layer[place].logs[name]
+        for layer in layers
+        if place in layer and name in layer[place].logs
+    ]
     return max((log.last for log in logs), default=-1)

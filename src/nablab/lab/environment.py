@@ -11,8 +11,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import nablab
 from nablab.lab.git import git_state
+from nablab.version import VERSION
 
 PACKAGES = ("torch", "numpy", "scipy", "pandas", "matplotlib")
 
@@ -31,7 +31,7 @@ def describe_environment(device: str) -> dict[str, Any]:
 def _lasting() -> dict[str, Any]:
     """What stays the same while the process lives."""
     return {
-        "nablab": nablab.__version__,
+        "nablab": VERSION,
         "python": platform.python_version(),
         **{name: metadata.version(name) for name in PACKAGES},
         "platform": platform.platform(),
@@ -53,13 +53,18 @@ def processor() -> str:
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
     if sys.platform == "darwin":
-        return _output("/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string") or platform.processor()
+        return (
+            _output("/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string")
+            or platform.processor()
+        )
     return platform.processor() or platform.machine()
 
 
 def _output(*command: str) -> str:
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False)
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=5, check=False
+        )
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return done.stdout.strip() if done.returncode == 0 else ""

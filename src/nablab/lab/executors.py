@@ -86,7 +86,11 @@ class ProcessPool:
     ) -> Iterator[tuple[Item, Result]]:
         """See `Executor.results`."""
         with _safe_path():
-            pool = _pool(self.jobs, engines=max(1, threads.cores() // self.jobs), prepare=self.prepare)
+            pool = _pool(
+                self.jobs,
+                engines=max(1, threads.cores() // self.jobs),
+                prepare=self.prepare,
+            )
         with pool:
             with _safe_path():
                 waiting = {pool.submit(function, item): item for item in items}
@@ -132,7 +136,10 @@ class WithHelpers:
         found: queue.SimpleQueue[tuple[Item, Result] | Exception] = queue.SimpleQueue()
         ended = threading.Event()
         helping = threading.Thread(
-            target=self._help, args=(function, waiting, found, ended), name="nablab-helpers", daemon=True
+            target=self._help,
+            args=(function, waiting, found, ended),
+            name="nablab-helpers",
+            daemon=True,
         )
         with threads.borrowed():
             helping.start()
@@ -166,7 +173,9 @@ class WithHelpers:
             self._share(workers, function, waiting, found)
         except Exception as error:
             waiting.clear()
-            found.put(_worker_lost(error) if isinstance(error, BrokenProcessPool) else error)
+            found.put(
+                _worker_lost(error) if isinstance(error, BrokenProcessPool) else error
+            )
 
     def _share(
         self,
@@ -176,7 +185,9 @@ class WithHelpers:
         found: queue.SimpleQueue[tuple[Item, Result] | Exception],
     ) -> None:
         engines = max(1, threads.cores() // (workers + 1))
-        threads.give_engines(engines)  # from here on this process has its share of the cores only
+        threads.give_engines(
+            engines
+        )  # from here on this process has its share of the cores only
         with _safe_path():
             pool = _pool(workers, engines=engines, prepare=self.prepare)
         with pool:
@@ -188,7 +199,9 @@ class WithHelpers:
                         busy[pool.submit(function, item)] = item
                 if not busy:
                     return
-                done, _ = concurrent.futures.wait(busy, return_when=concurrent.futures.FIRST_COMPLETED)
+                done, _ = concurrent.futures.wait(
+                    busy, return_when=concurrent.futures.FIRST_COMPLETED
+                )
                 for future in done:
                     found.put((busy.pop(future), future.result()))
 
@@ -199,7 +212,9 @@ def with_trial_threads(
     """Let a function, whose first argument has an ``experiment``, compute with its trials' threads."""
 
     @functools.wraps(function)
-    def computed(work: Any, /, *arguments: Options.args, **options: Options.kwargs) -> Result:
+    def computed(
+        work: Any, /, *arguments: Options.args, **options: Options.kwargs
+    ) -> Result:
         with threads.fixed(threads.trial_threads(len(work.experiment.groups()))):
             return function(work, *arguments, **options)
 
@@ -214,7 +229,9 @@ def _next(waiting: deque[Item]) -> Item | None:
         return None
 
 
-def _there(found: queue.SimpleQueue[tuple[Item, Result] | Exception]) -> Iterator[tuple[Item, Result]]:
+def _there(
+    found: queue.SimpleQueue[tuple[Item, Result] | Exception],
+) -> Iterator[tuple[Item, Result]]:
     """All answers that are there; one that says what went wrong is raised."""
     while not found.empty():
         answer = found.get()
@@ -227,7 +244,11 @@ def _room() -> int:
     """How many more processes like this one the free memory holds."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
-        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+        free = next(
+            int(line.split()[1]) * 1024
+            for line in lines
+            if line.startswith("MemAvailable")
+        )
     except (OSError, StopIteration, ValueError):  # other systems than Linux do not say
         return NO_LIMIT
     return free // peak_bytes()
@@ -244,7 +265,9 @@ def _pool(
 ) -> concurrent.futures.ProcessPoolExecutor:
     return concurrent.futures.ProcessPoolExecutor(
         max_workers=workers,
-        mp_context=multiprocessing.get_context("spawn"),  # torch's threads do not survive a fork
+        mp_context=multiprocessing.get_context(
+            "spawn"
+        ),  # torch's threads do not survive a fork
         initializer=_start_worker,
         initargs=(os.getpid(), engines, prepare),
     )
@@ -272,10 +295,16 @@ def _safe_path() -> Iterator[None]:
                 os.environ[SAFE_PATH] = before
 
 
-def _start_worker(parent: int, engines: int, prepare: Callable[[], object] | None) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent asks workers to stop by the stop token
+def _start_worker(
+    parent: int, engines: int, prepare: Callable[[], object] | None
+) -> None:
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # the parent asks workers to stop by the stop token
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    os.environ.pop(SAFE_PATH, None)  # what the user's code starts shall find what it finds otherwise
+    os.environ.pop(
+        SAFE_PATH, None
+    )  # what the user's code starts shall find what it finds otherwise
     threading.Thread(target=_leave_with, args=(parent,), daemon=True).start()
     threads.give_engines(engines)
     if prepare is not None:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nablab.atomic import write_bytes
+from nablab.files.atomic import write_bytes
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -25,7 +25,9 @@ def write_json(path: Path, value: Any, *, durable: bool = True) -> None:
 
 def canonical_json(value: Any) -> bytes:
     """The one JSON text of a value, for hashing."""
-    return json.dumps(finite(value), sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+    return json.dumps(
+        finite(value), sort_keys=True, separators=(",", ":"), allow_nan=False
+    ).encode()
 
 
 SEAL = "sha256"
@@ -54,7 +56,9 @@ def npz_bytes(arrays: Mapping[str, npt.NDArray[Any]]) -> bytes:
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=4) as archive:
         for name in sorted(arrays):
             member = io.BytesIO()
-            np.lib.format.write_array(member, np.asanyarray(arrays[name]), allow_pickle=False)
+            np.lib.format.write_array(
+                member, np.asanyarray(arrays[name]), allow_pickle=False
+            )
             info = zipfile.ZipInfo(f"{name}.npy", date_time=(1980, 1, 1, 0, 0, 0))
             info.compress_type = zipfile.ZIP_DEFLATED
             archive.writestr(info, member.getvalue())

@@ -18,8 +18,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 SECONDS = 5.0
-MOST_BYTES = 64_000_000  # more is not read to find that touched files hold what they held
-OFF = ("core.fsmonitor=false", "core.hooksPath=/dev/null", "core.sshCommand=false", "protocol.allow=never")
+MOST_BYTES = (
+    64_000_000  # more is not read to find that touched files hold what they held
+)
+OFF = (
+    "core.fsmonitor=false",
+    "core.hooksPath=/dev/null",
+    "core.sshCommand=false",
+    "protocol.allow=never",
+)
 LINK, SUBMODULE, SKIP = 0o120000, 0o160000, 0x40000000
 ENTRY = re.compile(
     rb"(\d{6}) ([0-9a-f]+) \d\t([^\0]*)\0\s*ctime: \d+:\d+\s+mtime: (\d+):(\d+)\s+dev: \d+\s+ino: \d+\s+"
@@ -33,14 +40,29 @@ def git_state(folder: Path) -> str:
     if not commit:
         return ""
     name = commit[:12].decode()
-    places = _git(folder, "rev-parse", "--show-toplevel", "--path-format=absolute", "--git-path", "index")
-    staged = _git(folder, "diff-index", "--cached", "--raw", "--ignore-submodules=all", "HEAD")
+    places = _git(
+        folder,
+        "rev-parse",
+        "--show-toplevel",
+        "--path-format=absolute",
+        "--git-path",
+        "index",
+    )
+    staged = _git(
+        folder, "diff-index", "--cached", "--raw", "--ignore-submodules=all", "HEAD"
+    )
     top, _, index = (places or b"").rstrip(b"\n").partition(b"\n")
-    listed = _git(Path(os.fsdecode(top)), "ls-files", "--stage", "--debug", "-z") if top else None
+    listed = (
+        _git(Path(os.fsdecode(top)), "ls-files", "--stage", "--debug", "-z")
+        if top
+        else None
+    )
     entries = _entries(listed) if listed is not None else None
     if staged is None or entries is None:
         return f"{name} (whether files differ is not known)"
-    changed = staged or _changed(Path(os.fsdecode(top)), entries, _changed_at(Path(os.fsdecode(index))))
+    changed = staged or _changed(
+        Path(os.fsdecode(top)), entries, _changed_at(Path(os.fsdecode(index)))
+    )
     return f"{name} +changes" if changed else name
 
 
@@ -51,7 +73,9 @@ class _Entry:
     mode: int
     object_name: str
     path: str
-    changed: tuple[int, int]  # seconds and nanoseconds; the latter 0 where git was built without them
+    changed: tuple[
+        int, int
+    ]  # seconds and nanoseconds; the latter 0 where git was built without them
     size: int
     flags: int
 
@@ -66,7 +90,14 @@ def _entries(listed: bytes) -> list[_Entry] | None:
         mode, name, path, seconds, nanoseconds, size, flags = found.groups()
         changed = int(seconds), int(nanoseconds)
         entries.append(
-            _Entry(int(mode, 8), name.decode(), os.fsdecode(path), changed, int(size), int(flags, 16))
+            _Entry(
+                int(mode, 8),
+                name.decode(),
+                os.fsdecode(path),
+                changed,
+                int(size),
+                int(flags, 16),
+            )
         )
         place = found.end()
     return entries
@@ -103,10 +134,14 @@ def _as_before(entry: _Entry, seen: os.stat_result, indexed: int) -> bool:
     """Whether kind, size and time are those of the index, and older than it: later ones may hide a change."""
     seconds, nanoseconds = entry.changed
     now = divmod(seen.st_mtime_ns, 10**9)
-    same_time = now == (seconds, nanoseconds) or (nanoseconds == 0 and now[0] == seconds)
+    same_time = now == (seconds, nanoseconds) or (
+        nanoseconds == 0 and now[0] == seconds
+    )
     is_link = stat.S_ISLNK(seen.st_mode)
     kind = is_link if entry.mode == LINK else stat.S_ISREG(seen.st_mode)
-    return kind and same_time and seen.st_size == entry.size and seen.st_mtime_ns < indexed
+    return (
+        kind and same_time and seen.st_size == entry.size and seen.st_mtime_ns < indexed
+    )
 
 
 def _object_name(file: Path, seen: os.stat_result, entry: _Entry) -> str:
@@ -146,6 +181,12 @@ def _settings() -> Iterator[str]:
 
 def _environment() -> dict[str, str]:
     """The user's, without variables that point git elsewhere, and with fetching and writing forbidden."""
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-    forbidden = {"GIT_ALLOW_PROTOCOL": "none", "GIT_NO_LAZY_FETCH": "1", "GIT_OPTIONAL_LOCKS": "0"}
+    clean = {
+        name: value for name, value in os.environ.items() if not name.startswith("GIT_")
+    }
+    forbidden = {
+        "GIT_ALLOW_PROTOCOL": "none",
+        "GIT_NO_LAZY_FETCH": "1",
+        "GIT_OPTIONAL_LOCKS": "0",
+    }
     return {**clean, **forbidden, "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"}

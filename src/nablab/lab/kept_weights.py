@@ -31,7 +31,9 @@ def bytes_of(size: str | int) -> int:
     Raises:
         UsageError: It is no size.
     """
-    parts = re.fullmatch(r"(\d{1,15}(?:\.\d{1,9})?) ?([kmg]?)b?", str(size).strip().lower())
+    parts = re.fullmatch(
+        r"(\d{1,15}(?:\.\d{1,9})?) ?([kmg]?)b?", str(size).strip().lower()
+    )
     if not parts or isinstance(size, bool):
         raise UsageError(
             f"'{str(size)[:40]}' is no size of weights to keep. Write such as 20MB, or 0 to keep none."
@@ -104,19 +106,27 @@ def pack(tensors: Any, what: str = "lab.weights") -> Packed:
 
     found = tensors.state_dict() if isinstance(tensors, torch.nn.Module) else tensors
     if not isinstance(found, Mapping) or not found:
-        raise UsageError(f"{what} takes tensors by name or a module with some, not {type(tensors).__name__}.")
+        raise UsageError(
+            f"{what} takes tensors by name or a module with some, not {type(tensors).__name__}."
+        )
     named = {}
     for name, value in found.items():
         try:
             tensor = (
-                value if isinstance(value, torch.Tensor) else torch.from_numpy(np.array(value, order="C"))
+                value
+                if isinstance(value, torch.Tensor)
+                else torch.from_numpy(np.array(value, order="C"))
             )
             # Clones: two names of one tensor, which tied layers have, are two tensors in the file.
             named[str(name)] = tensor.detach().cpu().contiguous().clone()
         except (TypeError, RuntimeError) as error:
             reason = str(error).partition("\n")[0].rstrip(".")
-            raise UsageError(f"{what}: '{name}' is no tensor that can be kept: {reason}.") from error
+            raise UsageError(
+                f"{what}: '{name}' is no tensor that can be kept: {reason}."
+            ) from error
     try:
         return Packed(save(named))
     except (ValueError, KeyError) as error:
-        raise UsageError(f"{what}: safetensors cannot hold these tensors ({error}).") from error
+        raise UsageError(
+            f"{what}: safetensors cannot hold these tensors ({error})."
+        ) from error

@@ -16,10 +16,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from nablab import checkpoint_files
-from nablab.checkpoint_files import UnusableCheckpoint
+from nablab.contract import Condition
 from nablab.errors import UsageError
-from nablab.experiment import Condition
+from nablab.files import checkpoint_files
+from nablab.files.checkpoint_files import UnusableCheckpoint
 from nablab.lab import drafts, states
 from nablab.lab.drafts import Drafts
 from nablab.lab.states import Packed
@@ -115,7 +115,11 @@ class Mark:
             "total": (self.total, loop.total),
             "state": (self.parts, states.names_of(loop.state)),
         }
-        changed = [f"{key} was {old!r} and is {new!r}" for key, (old, new) in pairs.items() if old != new]
+        changed = [
+            f"{key} was {old!r} and is {new!r}"
+            for key, (old, new) in pairs.items()
+            if old != new
+        ]
         return ", ".join(changed)
 
     def facts(self) -> dict[str, Any]:
@@ -125,14 +129,24 @@ class Mark:
 
     def arrays(self) -> dict[str, Any]:
         """The arrays, by names that no other loop uses."""
-        named = {f"{self.number}.state.{name}": array for name, array in self.state.arrays.items()}
-        return named | {f"{self.number}.said.{name}": array for name, array in self.said.arrays.items()}
+        named = {
+            f"{self.number}.state.{name}": array
+            for name, array in self.state.arrays.items()
+        }
+        return named | {
+            f"{self.number}.said.{name}": array
+            for name, array in self.said.arrays.items()
+        }
 
     @classmethod
     def of(cls, facts: Mapping[str, Any], arrays: Mapping[str, Any]) -> Mark:
         """The inverse of `facts` and `arrays`."""
         plain = {name: facts[name] for name in _FACTS}
-        return cls(**plain, state=_part(facts, arrays, "state"), said=_part(facts, arrays, "said"))
+        return cls(
+            **plain,
+            state=_part(facts, arrays, "state"),
+            said=_part(facts, arrays, "said"),
+        )
 
     @property
     def nbytes(self) -> int:
@@ -142,7 +156,11 @@ class Mark:
 
 def _part(facts: Mapping[str, Any], arrays: Mapping[str, Any], part: str) -> Packed:
     prefix = f"{facts['number']}.{part}."
-    own = {name.removeprefix(prefix): a for name, a in arrays.items() if name.startswith(prefix)}
+    own = {
+        name.removeprefix(prefix): a
+        for name, a in arrays.items()
+        if name.startswith(prefix)
+    }
     return Packed(facts[part], own)
 
 
@@ -160,7 +178,11 @@ class LoopFiles:
     """
 
     def __init__(
-        self, folder: RunFolder, condition: Condition, seeds: Sequence[int], on_note: Callable[[str], None]
+        self,
+        folder: RunFolder,
+        condition: Condition,
+        seeds: Sequence[int],
+        on_note: Callable[[str], None],
     ) -> None:
         self._folder, self._condition, self._on_note = folder, condition, on_note
         self._fingerprint = {"kind": KIND, "seeds": list(seeds)}
@@ -183,7 +205,9 @@ class LoopFiles:
             self._forget_from(loop.number)
             return None
         if not mark.done:
-            self._on_note(f"The {loop} goes on from step {mark.step:,} of {mark.total:,}.")
+            self._on_note(
+                f"The {loop} goes on from step {mark.step:,} of {mark.total:,}."
+            )
         return mark
 
     def finish(self, mark: Mark) -> None:
@@ -220,7 +244,10 @@ class LoopFiles:
         arrays: dict[str, Any] = {}
         for mark in marks:
             arrays |= mark.arrays()
-        facts = {"fingerprint": self._fingerprint, "loops": [mark.facts() for mark in marks]}
+        facts = {
+            "fingerprint": self._fingerprint,
+            "loops": [mark.facts() for mark in marks],
+        }
         path = self._folder.checkpoint_path(self._condition, marks[0].number)
         checkpoint_files.save_arrays(path, arrays, facts)
 
@@ -231,7 +258,9 @@ class LoopFiles:
         try:
             arrays, facts = checkpoint_files.load_arrays(path, self._fingerprint)
         except UnusableCheckpoint as reason:
-            self._on_note(f"The checkpoint {path} is not used: {reason}. The {loop} starts from step 0.")
+            self._on_note(
+                f"The checkpoint {path} is not used: {reason}. The {loop} starts from step 0."
+            )
             return
         for one in facts["loops"]:
             self._found[one["number"]] = Mark.of(one, arrays)
@@ -241,7 +270,11 @@ class LoopFiles:
         self._found.clear()
         for path in self._folder.checkpoints(self._condition):
             place = path.stem.rpartition("-")[2]
-            if path.suffix == ".safetensors" and place.isdigit() and int(place) >= number:
+            if (
+                path.suffix == ".safetensors"
+                and place.isdigit()
+                and int(place) >= number
+            ):
                 path.unlink(missing_ok=True)
 
 
@@ -254,7 +287,9 @@ def check_total(total: Any) -> int:
     try:
         steps = operator.index(total)
     except TypeError:
-        raise UsageError(f"lab.steps takes a whole number of steps, not {total!r}.") from None
+        raise UsageError(
+            f"lab.steps takes a whole number of steps, not {total!r}."
+        ) from None
     if steps < 0:
         raise UsageError(f"lab.steps takes 0 or more steps, not {steps:,}.")
     return steps

@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from nablab.contract import Trials
 from nablab.errors import Interrupted, UsageError
-from nablab.experiment import Trials
 from nablab.lab.drafts import Draft, Drafts
 from nablab.lab.loop_files import Loop, LoopFiles, check_state, check_total
 from nablab.lab.stop import StopToken
@@ -52,7 +52,9 @@ class OwnLoops:
         self._on_progress, self._on_save = on_progress, on_save
         self._open: list[Loop] = []  # the innermost last
         self._begun = 0
-        self._look_at = 0.0  # of all loops together: a short one may end before it would look
+        self._look_at = (
+            0.0  # of all loops together: a short one may end before it would look
+        )
         self._save_at = time.monotonic() + every_seconds
 
     @property
@@ -70,7 +72,7 @@ class OwnLoops:
         self._files.save()
 
     def steps(self, total: int, *, state: Any, name: str) -> Iterator[int]:
-        """See `nablab.experiment.Lab.steps`."""
+        """See `nablab.contract.Lab.steps`."""
         loop = Loop(self._begun, check_total(total), name, state)
         check_state(state)
         if self._stop.requested():
@@ -132,8 +134,14 @@ class OwnLoops:
         loop.looked = step, now
         if self._stop.requested():
             self._save(loop, step)
-            goes_on = "it goes on from there" if loop.state is not None else "without a state it starts over"
-            raise Interrupted(f"Stopped in {loop} at step {step:,} of {loop.total:,}; {goes_on}.")
+            goes_on = (
+                "it goes on from there"
+                if loop.state is not None
+                else "without a state it starts over"
+            )
+            raise Interrupted(
+                f"Stopped in {loop} at step {step:,} of {loop.total:,}; {goes_on}."
+            )
         if now >= self._save_at:
             self._save(loop, step)
             after = time.monotonic()

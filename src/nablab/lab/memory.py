@@ -25,7 +25,9 @@ def limit_bytes() -> int:
     limit = resource.getrlimit(resource.RLIMIT_AS)[0]
     if limit != resource.RLIM_INFINITY:
         found.append(limit)
-    with contextlib.suppress(OSError, ValueError):  # no control group, or one without a limit ("max")
+    with contextlib.suppress(
+        OSError, ValueError
+    ):  # no control group, or one without a limit ("max")
         found.append(int(CGROUP.read_text()))
     return min(found)
 

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from nablab.experiment import Condition, Record, shared_levels
+from nablab.contract import Condition, Record, shared_levels
 from nablab.lab import contents, files, reading
 from nablab.lab.contents import Group, Part
 from nablab.lab.store import RunFolder
@@ -64,7 +64,9 @@ class Journal:
     def write(self, notes: Sequence[str]) -> None:
         """Write the group as it is by now, with the notes so far."""
         self._written = time.perf_counter()
-        part = Part(self._environment, self._started, self._written - self._begin, tuple(notes))
+        part = Part(
+            self._environment, self._started, self._written - self._begin, tuple(notes)
+        )
         groups = [*self._others, Group(self._seeds, (*self._earlier, part))]
         content = {
             "format": FORMAT,
@@ -92,7 +94,9 @@ class Provenance:
 
     def facts(self) -> dict[str, Any]:
         """The environment as one table: where trials differ in a fact, each value with its trials."""
-        names = dict.fromkeys(name for environment, _ in self.environments for name in environment)
+        names = dict.fromkeys(
+            name for environment, _ in self.environments for name in environment
+        )
         return {name: self._fact(name) for name in names}
 
     def _fact(self, name: str) -> Any:
@@ -102,13 +106,21 @@ class Provenance:
             counts[value] = counts.get(value, 0) + trials
         if len(counts) == 1:
             return next(iter(counts))
-        return "; ".join(f"{value or 'none'} ({_trials(count)})" for value, count in counts.items())
+        return "; ".join(
+            f"{value or 'none'} ({_trials(count)})" for value, count in counts.items()
+        )
 
     def differing(self) -> list[str]:
         """The facts that are not the same for all trials."""
         first = self.environments[0][0] if self.environments else {}
-        names = dict.fromkeys(name for environment, _ in self.environments for name in environment)
-        return [name for name in names if any(e.get(name) != first.get(name) for e, _ in self.environments)]
+        names = dict.fromkeys(
+            name for environment, _ in self.environments for name in environment
+        )
+        return [
+            name
+            for name in names
+            if any(e.get(name) != first.get(name) for e, _ in self.environments)
+        ]
 
 
 def provenance(
@@ -129,7 +141,9 @@ def provenance(
         groups = _groups(folder, condition)
         if groups is None:
             path = folder.path / _name(folder, condition)
-            found.notes.append(f"{path} is damaged: where {condition} was trained is not known.")
+            found.notes.append(
+                f"{path} is damaged: where {condition} was trained is not known."
+            )
         for group in groups or []:
             members = seeds & set(group.seeds)
             seeds -= members
@@ -151,7 +165,11 @@ def seconds_of(folder: RunFolder) -> float | None:
             content = reading.read(path, contents.Provenance)
         except reading.Damaged:
             return None  # a part of the sum is not the sum
-        found += [part.seconds for group in (content.groups if content else ()) for part in group.parts]
+        found += [
+            part.seconds
+            for group in (content.groups if content else ())
+            for part in group.parts
+        ]
     return sum(found) if found else None
 
 
@@ -200,7 +218,9 @@ def _add_unknown(found: Provenance, folder: RunFolder, trials: int) -> None:
     except reading.Damaged:
         environment = {}
     if not environment:
-        found.notes.append(f"Where and how long {_trials(trials)} ran is not known: no file says it.")
+        found.notes.append(
+            f"Where and how long {_trials(trials)} ran is not known: no file says it."
+        )
         return
     _count(found, environment, trials)
     found.notes.append(
@@ -234,7 +254,10 @@ def _trials(count: int) -> str:
 
 def _without(groups: Sequence[Group], seeds: Sequence[int]) -> list[Group]:
     """The groups without these seeds: a trial belongs to the group that trained it last."""
-    left = [Group(tuple(s for s in group.seeds if s not in seeds), group.parts) for group in groups]
+    left = [
+        Group(tuple(s for s in group.seeds if s not in seeds), group.parts)
+        for group in groups
+    ]
     return [group for group in left if group.seeds]
 
 
@@ -258,10 +281,14 @@ def _plain(group: Group) -> dict[str, Any]:
 def _groups(folder: RunFolder, condition: Condition) -> Sequence[Group] | None:
     """The groups of a condition; None if its file is damaged, of another format or of another condition."""
     try:
-        content = reading.read(folder.path / _name(folder, condition), contents.Provenance)
+        content = reading.read(
+            folder.path / _name(folder, condition), contents.Provenance
+        )
     except reading.Damaged:
         return None
     if content is None:
         return []
-    same = files.canonical_json(content.condition) == files.canonical_json(dict(condition))
+    same = files.canonical_json(content.condition) == files.canonical_json(
+        dict(condition)
+    )
     return content.groups if same and content.format == FORMAT else None

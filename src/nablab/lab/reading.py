@@ -23,7 +23,9 @@ from typing import Any, Literal, NoReturn, TypeVar, Union
 from nablab.errors import StoreError
 from nablab.lab import files
 
-MOST_BYTES = 64 * 2**20  # the largest file here, a trial of many metrics, has some hundred kilobytes
+MOST_BYTES = (
+    64 * 2**20
+)  # the largest file here, a trial of many metrics, has some hundred kilobytes
 MOST_DEPTH = 32  # settings of settings: the deepest of ours is 5
 MAPPING = typing.get_origin(Mapping[str, Any])
 SHOWN = 60  # characters of a value that a message repeats
@@ -70,7 +72,9 @@ def read(path: Path, kind: type[T]) -> T | None:
 
 def damaged(path: Path, reason: object, kind: type) -> Damaged:
     """The error that names a file, what is wrong with it, and the remedy that its kind knows."""
-    return Damaged(f"{path} is damaged: {reason}. {getattr(kind, 'remedy', '')}".rstrip())
+    return Damaged(
+        f"{path} is damaged: {reason}. {getattr(kind, 'remedy', '')}".rstrip()
+    )
 
 
 def read_object(path: Path) -> dict[str, Any] | None:
@@ -91,7 +95,9 @@ def read_object(path: Path) -> dict[str, Any] | None:
     except RecursionError:
         raise Misfit("it is nested too deeply") from None
     except ValueError:
-        raise Misfit("it is empty" if not content.strip() else "it is no whole JSON") from None
+        raise Misfit(
+            "it is empty" if not content.strip() else "it is no whole JSON"
+        ) from None
     if not isinstance(value, dict):
         raise Misfit(f"it holds {_shown(value)} instead of fields in braces")
     _check_sound(value)
@@ -116,9 +122,13 @@ def read_bytes(path: Path, *, most: float = math.inf) -> bytes | None:
     try:
         facts = os.fstat(descriptor)
         if not stat.S_ISREG(facts.st_mode):
-            raise Misfit(f"it is {'a folder' if stat.S_ISDIR(facts.st_mode) else 'no regular file'}")
+            raise Misfit(
+                f"it is {'a folder' if stat.S_ISDIR(facts.st_mode) else 'no regular file'}"
+            )
         if facts.st_size > most:
-            raise Misfit(f"it has {facts.st_size:,} bytes, more than any file of its kind")
+            raise Misfit(
+                f"it has {facts.st_size:,} bytes, more than any file of its kind"
+            )
         with open(descriptor, "rb", closefd=False) as file:
             return file.read()
     except OSError as error:
@@ -137,7 +147,9 @@ def unsealed(value: Mapping[str, Any]) -> dict[str, Any]:
     """
     body = {name: part for name, part in value.items() if name != files.SEAL}
     if files.SEAL in value and value[files.SEAL] != files.seal(body):
-        raise Misfit("its checksum is wrong, so something changed it after it was written")
+        raise Misfit(
+            "its checksum is wrong, so something changed it after it was written"
+        )
     return body
 
 
@@ -159,13 +171,19 @@ def fit(value: Any, hint: Any, field: str = "") -> Any:
     if origin in (Union, types.UnionType):
         return value if type(value) in inner else _fit_union(value, inner, field)
     if origin is Literal:
-        return _required(value, value in inner if isinstance(value, str) else False, hint, field)
+        return _required(
+            value, value in inner if isinstance(value, str) else False, hint, field
+        )
     if origin is tuple:
         _required(value, isinstance(value, list), hint, field)
-        return tuple(fit(part, inner[0], f"{field}[{place}]") for place, part in enumerate(value))
+        return tuple(
+            fit(part, inner[0], f"{field}[{place}]") for place, part in enumerate(value)
+        )
     if origin is MAPPING:
         _required(value, isinstance(value, dict), hint, field)
-        return {name: fit(part, inner[1], f"{field}.{name}") for name, part in value.items()}
+        return {
+            name: fit(part, inner[1], f"{field}.{name}") for name, part in value.items()
+        }
     if dataclasses.is_dataclass(hint):
         _required(value, isinstance(value, dict), hint, field)
         return _fit_fields(value, hint, field)
@@ -195,7 +213,9 @@ def _fit_union(value: Any, members: tuple[Any, ...], field: str) -> Any:
     others = [error for member, error in reasons if member is not types.NoneType]
     if len(others) == 1:
         raise others[0]
-    raise Misfit(f"'{field}' is {_shown(value)}; it must be text, a number, true or false")
+    raise Misfit(
+        f"'{field}' is {_shown(value)}; it must be text, a number, true or false"
+    )
 
 
 def _fit_fields(value: Mapping[str, Any], kind: Any, field: str) -> Any:
@@ -203,8 +223,13 @@ def _fit_fields(value: Mapping[str, Any], kind: Any, field: str) -> Any:
     hints, found = _hints(kind), {}
     for one in dataclasses.fields(kind):
         if one.name in value:
-            found[one.name] = fit(value[one.name], hints[one.name], f"{prefix}{one.name}")
-        elif one.default is dataclasses.MISSING and one.default_factory is dataclasses.MISSING:
+            found[one.name] = fit(
+                value[one.name], hints[one.name], f"{prefix}{one.name}"
+            )
+        elif (
+            one.default is dataclasses.MISSING
+            and one.default_factory is dataclasses.MISSING
+        ):
             raise Misfit(f"'{prefix}{one.name}' is missing")
     return kind(**found)
 
@@ -217,7 +242,12 @@ def _hints(kind: type) -> dict[str, Any]:
 def _fit_number(value: Any, marks: tuple[Any, ...], field: str) -> float:
     if Spelled in marks and value in ("nan", "inf", "-inf"):
         return float(value)
-    _required(value, isinstance(value, (int, float)) and not isinstance(value, bool), float, field)
+    _required(
+        value,
+        isinstance(value, (int, float)) and not isinstance(value, bool),
+        float,
+        field,
+    )
     try:
         return float(_within(value, marks, float, field))
     except OverflowError:
@@ -237,7 +267,9 @@ def _within(value: Any, marks: tuple[Any, ...], hint: Any, field: str) -> Any:
 def _required(value: Any, fits: bool, hint: Any, field: str) -> Any:
     if fits:
         return value
-    words = _WORDS.get(hint) or _WORDS.get(typing.get_origin(hint)) or "fields in braces"
+    words = (
+        _WORDS.get(hint) or _WORDS.get(typing.get_origin(hint)) or "fields in braces"
+    )
     if typing.get_origin(hint) is Literal:
         words = f"one of {', '.join(typing.get_args(hint))}"
     raise Misfit(f"'{field}' is {_shown(value)}; it must be {words}")

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any, Protocol
 
+from nablab.contract import Condition, Experiment, shared_levels
 from nablab.errors import StoreError
-from nablab.experiment import Condition, Experiment, shared_levels
 from nablab.lab.executors import Executor, InProcess, WorkerLost
 from nablab.lab.kept_weights import MOST_BYTES
 from nablab.lab.reading import Damaged
@@ -142,7 +142,10 @@ def execute(
     with _said():
         folder = store.create(plan.identity, preset=plan.preset)
         _make_ready(folder, fresh=fresh)
-        pending = [(group, pending_seeds(folder, group, plan.seeds)[0]) for group in plan.groups]
+        pending = [
+            (group, pending_seeds(folder, group, plan.seeds)[0])
+            for group in plan.groups
+        ]
         stop = StopToken.create(folder.path)
     report = Report(folder)
     try:
@@ -180,7 +183,9 @@ def _execute(
     report: Report,
 ) -> None:
     folder = report.folder
-    observer.started(folder, plan, sum(len(group) * len(seeds) for group, seeds in pending))
+    observer.started(
+        folder, plan, sum(len(group) * len(seeds) for group, seeds in pending)
+    )
     items = [
         Work(
             plan.experiment,
@@ -204,7 +209,9 @@ def _execute(
         _work_off(items, executor, observer, stop, report)
         if report.state == "done" and not _complete(folder, plan):
             report.state = "incomplete"
-            report.messages.append("Trials that were done are gone: another process deleted them meanwhile.")
+            report.messages.append(
+                "Trials that were done are gone: another process deleted them meanwhile."
+            )
         heartbeat.finish(report.state)
 
 
@@ -240,7 +247,11 @@ def _said() -> Iterator[None]:
 
 
 def _work_off(
-    items: Sequence[Work], executor: Executor, observer: Observer, stop: StopToken, report: Report
+    items: Sequence[Work],
+    executor: Executor,
+    observer: Observer,
+    stop: StopToken,
+    report: Report,
 ) -> None:
     """Give out the work; come back to what another process holds until it is done."""
     while items:
@@ -253,7 +264,9 @@ def _work_off(
                 _account(work, outcome, observer, stop, report)
         except WorkerLost as lost:
             time.sleep(LOST_SECONDS)
-            if stop.requested():  # the signal that told us to stop ended a worker that had no work yet
+            if (
+                stop.requested()
+            ):  # the signal that told us to stop ended a worker that had no work yet
                 report.state = "interrupted"
                 return
             report.state = "failed"
@@ -268,7 +281,9 @@ def _work_off(
             time.sleep(BUSY_SECONDS)
 
 
-def _account(work: Work, outcome: Outcome, observer: Observer, stop: StopToken, report: Report) -> None:
+def _account(
+    work: Work, outcome: Outcome, observer: Observer, stop: StopToken, report: Report
+) -> None:
     if outcome.state == "interrupted":
         report.state = "interrupted"
     if outcome.state == "failed":
@@ -302,14 +317,25 @@ def _forget(folder: RunFolder) -> None:
     """Delete all that was run; first what would speak of trials that are gone if the rest stays."""
     for name in ("status.json", "verdicts.json", "report.html", "environment.json"):
         (folder.path / name).unlink(missing_ok=True)
-    for name in ("trials", "checkpoints", "progress", "failures", "figures", "provenance"):
+    for name in (
+        "trials",
+        "checkpoints",
+        "progress",
+        "failures",
+        "figures",
+        "provenance",
+    ):
         path = folder.path / name
         try:
             shutil.rmtree(path)
         except FileNotFoundError:
             continue
-        except OSError as error:  # which names the file in the folder without the folder
-            raise OSError(error.errno, f"--fresh could not delete it: {error.strerror}", str(path)) from error
+        except (
+            OSError
+        ) as error:  # which names the file in the folder without the folder
+            raise OSError(
+                error.errno, f"--fresh could not delete it: {error.strerror}", str(path)
+            ) from error
 
 
 @contextlib.contextmanager

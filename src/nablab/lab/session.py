@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from nablab import seeding
+from nablab.contract import Curve, Experiment, Record, Scalar, Trial, Trials
 from nablab.errors import Interrupted, UsageError
-from nablab.experiment import Curve, Experiment, Record, Scalar, Trial, Trials
 from nablab.lab.drafts import Draft, Drafts, Log, last_step
 from nablab.lab.environment import describe_environment
 from nablab.lab.kept_weights import MOST_BYTES, check_name, pack
@@ -45,7 +45,9 @@ def checkpoint_seconds() -> float:
     except ValueError:
         seconds = 0.0
     if not seconds > 0:
-        raise UsageError(f"NABLAB_CHECKPOINT_SECONDS is '{text}'; it must be seconds, such as 30.")
+        raise UsageError(
+            f"NABLAB_CHECKPOINT_SECONDS is '{text}'; it must be seconds, such as 30."
+        )
     return seconds
 
 
@@ -56,7 +58,9 @@ def check_amount(amount: Any) -> int:
         UsageError: It is no whole number above 0.
     """
     if isinstance(amount, bool) or not hasattr(amount, "__index__") or amount < 1:
-        raise UsageError(f"lab.budget takes a whole number of 1 or more, not {amount!r}.")
+        raise UsageError(
+            f"lab.budget takes a whole number of 1 or more, not {amount!r}."
+        )
     return int(amount)
 
 
@@ -66,7 +70,10 @@ def check_history(replicas: int, steps: int) -> None:
     Raises:
         UsageError: They would not fit into the memory.
     """
-    check_memory(8 * COPIES * replicas * steps, f"The losses of {steps:,} steps of {replicas} replicas")
+    check_memory(
+        8 * COPIES * replicas * steps,
+        f"The losses of {steps:,} steps of {replicas} replicas",
+    )
 
 
 class Notebook:
@@ -87,35 +94,43 @@ class Notebook:
         self._drafts: Drafts = {place: Draft() for place in range(len(trials))}
         self.notes: list[str] = []
 
-    def seed(self, trial: Trial, purpose: str, *, by: Sequence[str] | None = None) -> int:
-        """See `nablab.experiment.Lab.seed`."""
+    def seed(
+        self, trial: Trial, purpose: str, *, by: Sequence[str] | None = None
+    ) -> int:
+        """See `nablab.contract.Lab.seed`."""
         counted = trial.condition if by is None else by
-        named = [part for factor in sorted(counted) for part in (factor, trial.condition[factor])]
+        named = [
+            part
+            for factor in sorted(counted)
+            for part in (factor, trial.condition[factor])
+        ]
         return seeding.derive(self._experiment.name, *named, trial.seed, purpose)
 
     def shared_seed(self, purpose: str) -> int:
-        """See `nablab.experiment.Lab.shared_seed`."""
+        """See `nablab.contract.Lab.shared_seed`."""
         return seeding.derive(self._experiment.name, 0, purpose)
 
-    def rng(self, trial: Trial, purpose: str, *, by: Sequence[str] | None = None) -> np.random.Generator:
-        """See `nablab.experiment.Lab.rng`."""
+    def rng(
+        self, trial: Trial, purpose: str, *, by: Sequence[str] | None = None
+    ) -> np.random.Generator:
+        """See `nablab.contract.Lab.rng`."""
         import numpy as np
 
         return np.random.default_rng(self.seed(trial, purpose, by=by))
 
     def steps(self, total: int, *, state: Any = None, name: str = "") -> Iterator[int]:
-        """See `nablab.experiment.Lab.steps`."""
+        """See `nablab.contract.Lab.steps`."""
         from nablab.lab.loop_files import check_state, check_total
 
         check_state(state)
         return iter(range(check_total(total)))
 
     def budget(self, amount: int) -> int:
-        """See `nablab.experiment.Lab.budget`."""
+        """See `nablab.contract.Lab.budget`."""
         return check_amount(amount)
 
     def record(self, trial: Trial, **values: Scalar | str) -> None:
-        """See `nablab.experiment.Lab.record`."""
+        """See `nablab.contract.Lab.record`."""
         draft = self._draft(trial)
         for name, value in values.items():
             if isinstance(value, str):
@@ -124,38 +139,48 @@ class Notebook:
                 draft.scalars[name] = float(value)
 
     def curve(self, trial: Trial, name: str, steps: Any, values: Any) -> None:
-        """See `nablab.experiment.Lab.curve`."""
+        """See `nablab.contract.Lab.curve`."""
         import numpy as np
 
         # Copies: a loop may go on changing its arrays after it gave them.
-        curve = Curve(np.asarray(steps, dtype=np.int64).copy(), np.asarray(values).copy())
+        curve = Curve(
+            np.asarray(steps, dtype=np.int64).copy(), np.asarray(values).copy()
+        )
         if curve.steps.shape != curve.values.shape:
-            raise ValueError(f"curve '{name}': {curve.steps.shape} steps but {curve.values.shape} values")
+            raise ValueError(
+                f"curve '{name}': {curve.steps.shape} steps but {curve.values.shape} values"
+            )
         self._draft(trial).curves[name] = curve
 
     def log(self, trial: Trial, step: int, **values: float) -> None:
-        """See `nablab.experiment.Lab.log`."""
+        """See `nablab.contract.Lab.log`."""
         logs = self._draft(trial).logs
         for name, value in values.items():
-            log = logs.get(name) or Log(last_step(self._layers(), self._places[trial], name))
+            log = logs.get(name) or Log(
+                last_step(self._layers(), self._places[trial], name)
+            )
             try:
                 log.add(step, value)
             except (UsageError, TypeError, ValueError) as error:
-                raise UsageError(f"lab.log: seed {trial.seed}, curve '{name}': {error}.") from error
+                raise UsageError(
+                    f"lab.log: seed {trial.seed}, curve '{name}': {error}."
+                ) from error
             logs[name] = log
 
     def array(self, trial: Trial, name: str, values: Any) -> None:
-        """See `nablab.experiment.Lab.array`."""
+        """See `nablab.contract.Lab.array`."""
         import numpy as np
 
         self._draft(trial).arrays[name] = np.asarray(values).copy(order="K")
 
-    def weights(self, trial: Trial, name: str, tensors: Mapping[str, Any] | nn.Module) -> None:
-        """See `nablab.experiment.Lab.weights`."""
+    def weights(
+        self, trial: Trial, name: str, tensors: Mapping[str, Any] | nn.Module
+    ) -> None:
+        """See `nablab.contract.Lab.weights`."""
         self._draft(trial).weights[check_name(name)] = pack(tensors)
 
     def note(self, text: str) -> None:
-        """See `nablab.experiment.Lab.note`."""
+        """See `nablab.contract.Lab.note`."""
         if text not in self.notes:
             self.notes.append(text)
 
@@ -168,7 +193,9 @@ class Notebook:
         for trial, draft in zip(self._trials, self._drafts.values(), strict=True):
             if not draft.scalars:
                 name = type(self._experiment).__name__
-                raise RuntimeError(f"{name}.run recorded nothing for seed {trial.seed} of {trial.condition}")
+                raise RuntimeError(
+                    f"{name}.run recorded nothing for seed {trial.seed} of {trial.condition}"
+                )
         return [
             Record(
                 trial.condition,
@@ -178,7 +205,11 @@ class Notebook:
                 draft.all_curves(),
                 draft.arrays,
                 draft.all_weights(),
-                {name: size for name, size in draft.weights_left_out.items() if name not in draft.weights},
+                {
+                    name: size
+                    for name, size in draft.weights_left_out.items()
+                    if name not in draft.weights
+                },
             )
             for trial, draft in zip(self._trials, self._drafts.values(), strict=True)
         ]
@@ -189,7 +220,9 @@ class Notebook:
 
     def _place(self, trial: Trial) -> int:
         if trial not in self._places:
-            raise ValueError(f"{trial} was not asked for; this call has {list(self._places)}")
+            raise ValueError(
+                f"{trial} was not asked for; this call has {list(self._places)}"
+            )
         return self._places[trial]
 
     def _layers(self) -> list[Drafts]:
@@ -225,7 +258,9 @@ class Session(Notebook):
         goes_on: bool = False,
         keep_weights: int = MOST_BYTES,
     ) -> None:
-        from nablab.lab.loops import OwnLoops  # brings NumPy, which `nablab runs` does without
+        from nablab.lab.loops import (
+            OwnLoops,
+        )  # brings NumPy, which `nablab runs` does without
 
         super().__init__(experiment, trials)
         self.notes += notes
@@ -249,29 +284,40 @@ class Session(Notebook):
             every_seconds=checkpoint_seconds(),
             on_note=self.note,
             on_progress=self._own_progress,
-            on_save=lambda: self._journal.write(self.notes),  # a resumed loop does not say them again
+            on_save=lambda: self._journal.write(
+                self.notes
+            ),  # a resumed loop does not say them again
         )
         self._reported = 0.0
         self._keep_weights = keep_weights
         self._owners = Owners(trials)
 
-    def seed(self, trial: Trial, purpose: str, *, by: Sequence[str] | None = None) -> int:
-        """See `nablab.experiment.Lab.seed`."""
+    def seed(
+        self, trial: Trial, purpose: str, *, by: Sequence[str] | None = None
+    ) -> int:
+        """See `nablab.contract.Lab.seed`."""
         seed = super().seed(trial, purpose, by=by)
         self._owners.ask(seed, trial)
         return seed
 
     def train(
-        self, learner: Learner | Supervised, data: Any, recipe: Recipe, *, seeds: Sequence[int]
+        self,
+        learner: Learner | Supervised,
+        data: Any,
+        recipe: Recipe,
+        *,
+        seeds: Sequence[int],
     ) -> Training:
-        """See `nablab.experiment.Lab.train`."""
+        """See `nablab.contract.Lab.train`."""
         from nablab import training
 
         self._loops.save_ended()  # a training may last
         if self._stop.requested():
             raise Interrupted("stopped before training")
         check_history(len(seeds), recipe.steps or 0)
-        path = self._folder.checkpoint_path(self._trials.condition, self._loops.next_number())
+        path = self._folder.checkpoint_path(
+            self._trials.condition, self._loops.next_number()
+        )
         result = training.train(
             learner,
             data,
@@ -301,11 +347,18 @@ class Session(Notebook):
             draft = self._draft(trial)
             most = self._keep_weights
             place = self._place(trial)
-            if not keep(result, place, replica=replica, layers=self._layers(), draft=draft, most=most):
+            if not keep(
+                result,
+                place,
+                replica=replica,
+                layers=self._layers(),
+                draft=draft,
+                most=most,
+            ):
                 self.note(note_of(most))
 
     def steps(self, total: int, *, state: Any = None, name: str = "") -> Iterator[int]:
-        """See `nablab.experiment.Lab.steps`."""
+        """See `nablab.contract.Lab.steps`."""
         return self._loops.steps(total, state=state, name=name)
 
     def records(self) -> list[Record]:
@@ -330,12 +383,20 @@ class Session(Notebook):
 
     def _progress(self, progress: Any) -> None:
         speed, loss = progress.replica_steps_per_second, progress.train_loss
-        self._show(progress.step, progress.steps, rate=speed, loss=loss, replicas=len(self._drafts))
+        self._show(
+            progress.step,
+            progress.steps,
+            rate=speed,
+            loss=loss,
+            replicas=len(self._drafts),
+        )
 
     def _own_progress(self, step: int, steps: int, rate: float) -> None:
         self._show(step, steps, rate=rate, loss=None, replicas=1)
 
-    def _show(self, step: int, steps: int, *, rate: float, loss: float | None, replicas: int) -> None:
+    def _show(
+        self, step: int, steps: int, *, rate: float, loss: float | None, replicas: int
+    ) -> None:
         """Write how far the part in work is, for whoever watches."""
         self._journal.tick(self.notes)
         now = time.monotonic()
@@ -353,7 +414,11 @@ class Session(Notebook):
             "time": time.time(),
         }
         self._folder.write_json(
-            str(self._folder.progress_path(self._trials.condition).relative_to(self._folder.path)),
+            str(
+                self._folder.progress_path(self._trials.condition).relative_to(
+                    self._folder.path
+                )
+            ),
             content,
             durable=False,
         )
@@ -391,7 +456,9 @@ def _short(recipe: Recipe, steps: int, samples: int) -> Recipe:
         epochs=None,
         schedule=Constant(),
         held_out={name: _few(data, samples) for name, data in recipe.held_out.items()},
-        train_samples=samples if recipe.train_samples is None else min(samples, recipe.train_samples),
+        train_samples=samples
+        if recipe.train_samples is None
+        else min(samples, recipe.train_samples),
     )
 
 
@@ -405,7 +472,9 @@ def _few(data: Any, samples: int) -> Any:
         return PerTrial(tuple(_few(own, samples) for own in data.sets))
     if isinstance(data, tuple):
         x, y = data
-        return x[:samples], OwnLabels(y.values[:, :samples]) if isinstance(y, OwnLabels) else y[:samples]
+        return x[:samples], OwnLabels(y.values[:, :samples]) if isinstance(
+            y, OwnLabels
+        ) else y[:samples]
     if isinstance(data, Mapping):
         return {name: tensor[:samples] for name, tensor in data.items()}
     return Subset(data, torch.arange(min(samples, len(data))))
@@ -436,7 +505,10 @@ def _more_often(probes: Sequence[Probe], times: int) -> Iterator[None]:
 class Rehearsal(Notebook):
     """The lab of a dry run: takes a few measured steps instead of all, and adds up what all would cost."""
 
-    STEPS, SAMPLES = 20, 256  # enough for the code after training to have something to work on
+    STEPS, SAMPLES = (
+        20,
+        256,
+    )  # enough for the code after training to have something to work on
 
     def __init__(
         self,
@@ -456,21 +528,32 @@ class Rehearsal(Notebook):
         self._shortened = Shortened(clock, self._now, self._add)
 
     def train(
-        self, learner: Learner | Supervised, data: Any, recipe: Recipe, *, seeds: Sequence[int]
+        self,
+        learner: Learner | Supervised,
+        data: Any,
+        recipe: Recipe,
+        *,
+        seeds: Sequence[int],
     ) -> Training:
         """Measure the speed of a few steps, then train for a few."""
         from nablab import training
 
         self._shortened.end_call()
         begin = self._clock()
-        where: Mapping[str, Any] = {"seeds": seeds, "device": self._device, "replicas": self._replicas}
+        where: Mapping[str, Any] = {
+            "seeds": seeds,
+            "device": self._device,
+            "replicas": self._replicas,
+        }
         speed = training.measure_speed(learner, data, recipe, **where)
         check_history(len(seeds), speed.steps)
         with _more_often(recipe.probes, max(1, speed.steps // self.STEPS)):
             short = _short(recipe, min(speed.steps, self.STEPS), self.SAMPLES)
             result = training.train(learner, data, short, on_note=self.note, **where)
         evaluations = 2 + speed.steps // speed.eval_every
-        self.estimate.seconds += speed.setup_seconds + speed.seconds_per_step * speed.steps
+        self.estimate.seconds += (
+            speed.setup_seconds + speed.seconds_per_step * speed.steps
+        )
         self.estimate.seconds += speed.seconds_per_evaluation * evaluations
         self.estimate.engine = speed.engine
         self.estimate.steps += speed.steps
@@ -490,7 +573,9 @@ class Rehearsal(Notebook):
     def budget(self, amount: int) -> int:
         """A small share; what lasts until something is kept, or a loop goes on, is reckoned for the whole."""
         self.estimate.engine = self.estimate.engine or "library's loop"
-        self.estimate.may_end_early |= check_amount(amount) > 1  # no library is bound to use up its budget
+        self.estimate.may_end_early |= (
+            check_amount(amount) > 1
+        )  # no library is bound to use up its budget
         return self._shortened.budget(check_amount(amount))
 
     def rehearse(self) -> Estimate:

@@ -40,7 +40,11 @@ class Calls:
 
     def add(self, seconds: float) -> None:
         """Note how long the call with `next_amount` took."""
-        kind = self._with_share if len(self._with_share) <= len(self._with_one) else self._with_one
+        kind = (
+            self._with_share
+            if len(self._with_share) <= len(self._with_one)
+            else self._with_one
+        )
         kind.append(seconds)
 
     def missing(self) -> float:
@@ -69,7 +73,10 @@ class Shortened:
     """
 
     def __init__(
-        self, clock: Callable[[], float], now: Callable[[], float], add: Callable[[float], None]
+        self,
+        clock: Callable[[], float],
+        now: Callable[[], float],
+        add: Callable[[float], None],
     ) -> None:
         self._clock, self._now, self._add = clock, now, add
         self._calls: dict[int, Calls] = {}  # by amount
@@ -94,11 +101,16 @@ class Shortened:
             return
         known = calls.missing()
         calls.add(self._now() - calls.began)
-        self._add(calls.missing() - known)  # each call tells more of the earlier ones, too
+        self._add(
+            calls.missing() - known
+        )  # each call tells more of the earlier ones, too
 
     def _few(self, total: int) -> Iterator[int]:
         began, taken = self._clock(), 0
-        earlier = latest = (0, self._now())  # steps and time at the last two powers of two
+        earlier = latest = (
+            0,
+            self._now(),
+        )  # steps and time at the last two powers of two
         for step in range(total):
             yield step
             self.end_call()

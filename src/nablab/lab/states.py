@@ -27,7 +27,13 @@ if TYPE_CHECKING:
     Array = npt.NDArray[Any]
 
 WHOLE = ""  # the name of a state that is one object
-PLAIN = (bool, int, float, str, type(None))  # JSON gives these back exactly, NaN and long integers too
+PLAIN = (
+    bool,
+    int,
+    float,
+    str,
+    type(None),
+)  # JSON gives these back exactly, NaN and long integers too
 # What safetensors keeps under its own name; other arrays are kept as bytes, with their dtype in the JSON.
 KEPT = {
     "float64", "float32", "float16", "int64", "int32", "int16", "int8", "uint64", "uint32", "uint16", "uint8",
@@ -86,7 +92,9 @@ def take(state: Any, *, copies: bool = True) -> Packed:
     if WHOLE in parts:
         return pack(taken[WHOLE], "state", copies=copies)
     packed = Packed(copies=copies)
-    pairs = [[name, _packed(value, _path(name), packed)] for name, value in taken.items()]
+    pairs = [
+        [name, _packed(value, _path(name), packed)] for name, value in taken.items()
+    ]
     packed.structure = {"mapping": pairs}
     return packed
 
@@ -125,7 +133,9 @@ def _parts(state: Any) -> dict[str, Any]:
         )
     for name, part in state.items():
         if not isinstance(name, str) or not name:
-            raise UsageError(f"lab.steps names the parts of a state by text, not by {name!r}.")
+            raise UsageError(
+                f"lab.steps names the parts of a state by text, not by {name!r}."
+            )
         if not _is_part(part):
             raise UsageError(
                 f"lab.steps cannot save {_path(name)}: {_kind(part)} has no state_dict() and "
@@ -137,14 +147,16 @@ def _parts(state: Any) -> dict[str, Any]:
 def _is_part(part: Any) -> bool:
     if isinstance(part, type):
         return False
-    both = callable(getattr(part, "state_dict", None)) and callable(getattr(part, "load_state_dict", None))
+    both = callable(getattr(part, "state_dict", None)) and callable(
+        getattr(part, "load_state_dict", None)
+    )
     return both or _is_generator(part) or dataclasses.is_dataclass(part)
 
 
 def _is_generator(part: Any) -> bool:
-    return isinstance(part, (np.random.Generator, np.random.RandomState, random.Random)) or (
-        (torch := _torch()) is not None and isinstance(part, torch.Generator)
-    )
+    return isinstance(
+        part, (np.random.Generator, np.random.RandomState, random.Random)
+    ) or ((torch := _torch()) is not None and isinstance(part, torch.Generator))
 
 
 def _taken(part: Any, path: str) -> Any:
@@ -250,19 +262,27 @@ def _packed_items(value: Any, path: str, into: Packed) -> list[Any]:
     return [_packed(item, f"{path}[{place}]", into) for place, item in enumerate(value)]
 
 
-def _packed_mapping(value: Mapping[Any, Any], path: str, into: Packed) -> dict[str, Any]:
+def _packed_mapping(
+    value: Mapping[Any, Any], path: str, into: Packed
+) -> dict[str, Any]:
     pairs = []
     for key, item in value.items():
-        if type(key) not in PLAIN and not (type(key) is tuple and all(type(part) in PLAIN for part in key)):
+        if type(key) not in PLAIN and not (
+            type(key) is tuple and all(type(part) in PLAIN for part in key)
+        ):
             raise UsageError(
                 f"lab.steps cannot save {path} because of its key {key!r}, {_kind(key)}. Keys can be text, "
                 "numbers, truth values, None, and tuples of these."
             )
-        pairs.append([_packed(key, path, into), _packed(item, f"{path}[{key!r}]", into)])
+        pairs.append(
+            [_packed(key, path, into), _packed(item, f"{path}[{key!r}]", into)]
+        )
     if not isinstance(value, OrderedDict):
         return {"mapping": pairs}
     found: dict[str, Any] = {"ordered": pairs}
-    if hasattr(value, "_metadata"):  # the versions of a network's modules, without which old ones are assumed
+    if hasattr(
+        value, "_metadata"
+    ):  # the versions of a network's modules, without which old ones are assumed
         found["versions"] = _packed(value._metadata, f"{path}._metadata", into)
     return found
 
@@ -275,7 +295,9 @@ def _packed_array(array: Array, path: str, into: Packed) -> dict[str, Any]:
         )
     # Which way the numbers lie decides how BLAS adds them up, and so the last digits.
     turned = array.flags.f_contiguous and not array.flags.c_contiguous
-    own = np.array(array.T if turned else array, order="C", copy=True if into.copies else None)
+    own = np.array(
+        array.T if turned else array, order="C", copy=True if into.copies else None
+    )
     facts: dict[str, Any] = {"name": str(len(into.arrays))}
     if turned:
         facts["turned"] = True
@@ -288,9 +310,14 @@ def _packed_array(array: Array, path: str, into: Packed) -> dict[str, Any]:
 
 def _packed_tensor(tensor: Any, path: str, into: Packed) -> dict[str, Any]:
     if tensor.layout is not _torch().strided or tensor.is_quantized:
-        raise UsageError(f"lab.steps cannot save {path}: it is a sparse or quantized tensor.")
+        raise UsageError(
+            f"lab.steps cannot save {path}: it is a sparse or quantized tensor."
+        )
     plain = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()
-    facts: dict[str, Any] = {"dtype": str(plain.dtype).removeprefix("torch."), "shape": list(plain.shape)}
+    facts: dict[str, Any] = {
+        "dtype": str(plain.dtype).removeprefix("torch."),
+        "shape": list(plain.shape),
+    }
     if str(tensor.device) != "cpu":
         facts["device"] = str(tensor.device)
     if tensor.requires_grad:
@@ -331,7 +358,9 @@ def _unpacked_ordered(inner: Any, structure: Any, arrays: Mapping[str, Array]) -
 def _unpacked_array(facts: Any, structure: Any, arrays: Mapping[str, Array]) -> Array:
     array = arrays[facts["name"]]
     if "dtype" in facts:
-        array = np.frombuffer(array.tobytes(), dtype=np.dtype(facts["dtype"])).reshape(facts["shape"])
+        array = np.frombuffer(array.tobytes(), dtype=np.dtype(facts["dtype"])).reshape(
+            facts["shape"]
+        )
     own = np.array(array, copy=True)
     return own.T if facts.get("turned") else own
 

@@ -60,7 +60,9 @@ class Heartbeat:
         self._folder = folder
         self._facts = facts
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._beat, name="nablab-heartbeat", daemon=True)
+        self._thread = threading.Thread(
+            target=self._beat, name="nablab-heartbeat", daemon=True
+        )
         self._state: State = "failed"
         self._started, self._begin = time.time(), time.monotonic()
 
@@ -75,7 +77,10 @@ class Heartbeat:
         self._facts.update(facts)
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         if kind is not None and issubclass(kind, KeyboardInterrupt):
             self._state = "interrupted"

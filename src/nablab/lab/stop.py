@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from pathlib import Path
 
-from nablab.atomic import store_error
+from nablab.files.atomic import store_error
 
 LEAVE_SECONDS = 5.0  # for sending the answer; nobody may be there to take it
 
@@ -51,7 +51,9 @@ class StopToken:
 
     def request(self) -> None:
         """Ask to stop."""
-        with contextlib.suppress(OSError):  # a disk that became read-only: no worker can save anything
+        with contextlib.suppress(
+            OSError
+        ):  # a disk that became read-only: no worker can save anything
             self.path.unlink(missing_ok=True)
 
     def requested(self) -> bool:
@@ -63,7 +65,10 @@ class StopToken:
 def end_signals() -> list[signal.Signals]:
     """What asks a process to end: Ctrl-C, a batch system's warning, a closed terminal (not under nohup)."""
     found = [signal.SIGINT, signal.SIGTERM]
-    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+    if (
+        hasattr(signal, "SIGHUP")
+        and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN
+    ):
         found.append(signal.SIGHUP)
     return found
 
@@ -73,9 +78,14 @@ def shield_resource_tracker() -> None:
 
     It ignores Ctrl-C and SIGTERM by itself, but not SIGHUP; without it, workers that end well print errors.
     """
-    if not hasattr(signal, "SIGHUP") or threading.current_thread() is not threading.main_thread():
+    if (
+        not hasattr(signal, "SIGHUP")
+        or threading.current_thread() is not threading.main_thread()
+    ):
         return
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # what is ignored stays so in a child
+    before = signal.signal(
+        signal.SIGHUP, signal.SIG_IGN
+    )  # what is ignored stays so in a child
     try:
         resource_tracker.ensure_running()
     finally:
@@ -93,7 +103,10 @@ def saving_when_told_to_end() -> Iterator[None]:
         yield
         return
     numbers = [number for number in end_signals() if number != signal.SIGINT]
-    before = {number: signal.signal(number, lambda *_: _asked_here.set()) for number in numbers}
+    before = {
+        number: signal.signal(number, lambda *_: _asked_here.set())
+        for number in numbers
+    }
     try:
         yield
     finally:

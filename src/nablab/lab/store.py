@@ -25,25 +25,33 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from nablab import user_code
-from nablab.atomic import remove_leftovers
+from nablab.contract import Condition, Experiment, Level, Record, Records
 from nablab.errors import StoreError, UsageError
-from nablab.experiment import Condition, Experiment, Level, Record, Records
+from nablab.files.atomic import remove_leftovers
+from nablab.importing import user_code
 from nablab.lab import contents, files, reading, trials
 from nablab.lab.trials import CorruptTrial
 
 FORMAT = 1
 LONGEST_NAME = 200  # characters of a name that a message repeats
 ID_DIGITS = 10
-NO_IDENTITY = ("format", "run_id", "preset")  # fields of config.json that its hash leaves out
-SYSTEM = ("lost+found",)  # what file systems keep at their root, which only root may read
+NO_IDENTITY = (
+    "format",
+    "run_id",
+    "preset",
+)  # fields of config.json that its hash leaves out
+SYSTEM = (
+    "lost+found",
+)  # what file systems keep at their root, which only root may read
 
 
 def _own_data(experiment: Experiment) -> dict[str, str]:
     """Hashes of the user's own data among what the experiment reads."""
     from nablab.data import data_set_of, source_hash
 
-    hashes = {name: source_hash(name) for name in map(data_set_of, experiment.data_sets())}
+    hashes = {
+        name: source_hash(name) for name in map(data_set_of, experiment.data_sets())
+    }
     return {name: value for name, value in hashes.items() if value}
 
 
@@ -74,7 +82,9 @@ class Identity:
     sources: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, experiment: Experiment, *, device: str = "cpu", replicas: str = "auto") -> Identity:
+    def of(
+        cls, experiment: Experiment, *, device: str = "cpu", replicas: str = "auto"
+    ) -> Identity:
         """The identity of a configured experiment on a device."""
         return cls(
             experiment.name,
@@ -122,7 +132,12 @@ class Store:
                 reason = f"it is of the run {config.run_id}, not of {identity.run_id}"
                 raise reading.damaged(path, reason, contents.Config)
             return folder
-        content = {"format": FORMAT, "run_id": identity.run_id, "preset": preset, **identity.to_dict()}
+        content = {
+            "format": FORMAT,
+            "run_id": identity.run_id,
+            "preset": preset,
+            **identity.to_dict(),
+        }
         folder.write_json("config.json", content)
         return folder
 
@@ -160,14 +175,22 @@ class Store:
             return fitting[0]
         if fitting:
             names = ", ".join(run.path.name for run in fitting)
-            raise UsageError(f"'{reference}' fits several runs: {names}. Give more of the id.")
-        listed = ", ".join(f"{run.path.parent.name}/{run.path.name}" for run in runs[:8])
+            raise UsageError(
+                f"'{reference}' fits several runs: {names}. Give more of the id."
+            )
+        listed = ", ".join(
+            f"{run.path.parent.name}/{run.path.name}" for run in runs[:8]
+        )
         remedy = (
             f"Runs here: {listed}."
             if runs
             else "There are no runs here yet: 'nablab run deep-vs-shallow' makes one."
         )
-        shown = reference if len(reference) <= LONGEST_NAME else f"{reference[:LONGEST_NAME]}…"
+        shown = (
+            reference
+            if len(reference) <= LONGEST_NAME
+            else f"{reference[:LONGEST_NAME]}…"
+        )
         raise UsageError(f"There is no run '{shown}' in {self.root}. {remedy}")
 
 
@@ -179,7 +202,11 @@ def _folders(parent: Path | str) -> list[str]:
     """
     try:
         with os.scandir(parent) as entries:
-            return sorted(entry.path for entry in entries if entry.is_dir() and entry.name not in SYSTEM)
+            return sorted(
+                entry.path
+                for entry in entries
+                if entry.is_dir() and entry.name not in SYSTEM
+            )
     except FileNotFoundError:
         return []
     except OSError as error:
@@ -224,9 +251,13 @@ class RunFolder:
             body = reading.unsealed(value)
             config: contents.Config = reading.fit(body, contents.Config)
             # Whatever an identity holds is under the hash, also what this version does not know.
-            identity = {name: part for name, part in body.items() if name not in NO_IDENTITY}
+            identity = {
+                name: part for name, part in body.items() if name not in NO_IDENTITY
+            }
             if files.seal(identity)[:ID_DIGITS] != config.run_id:
-                raise reading.Misfit(f"its settings are not those of the run {config.run_id}")
+                raise reading.Misfit(
+                    f"its settings are not those of the run {config.run_id}"
+                )
         except reading.Misfit as error:
             raise reading.damaged(path, error, contents.Config) from error
         return config
@@ -253,7 +284,9 @@ class RunFolder:
         path = self.path / "environment.json"
         try:
             body = reading.unsealed(reading.read_object(path) or {})
-            found: contents.Environment = reading.fit({"facts": body}, contents.Environment)
+            found: contents.Environment = reading.fit(
+                {"facts": body}, contents.Environment
+            )
         except reading.Misfit as error:
             raise reading.damaged(path, error, contents.Environment) from error
         return found.facts
@@ -287,7 +320,9 @@ class RunFolder:
         except reading.Misfit:
             return None
 
-    def write_json(self, name: str, value: Mapping[str, Any], *, durable: bool = True) -> None:
+    def write_json(
+        self, name: str, value: Mapping[str, Any], *, durable: bool = True
+    ) -> None:
         """Write a JSON file of the run atomically, with its checksum."""
         files.write_json(self.path / name, files.sealed(value), durable=durable)
 
@@ -312,7 +347,9 @@ class RunFolder:
 
     def write_trial(self, record: Record) -> None:
         """Keep a finished trial: arrays and weights, then ``trial.json``, which makes it count."""
-        trials.write(self.trial_path(record.condition, record.seed), record, run_id=self.run_id)
+        trials.write(
+            self.trial_path(record.condition, record.seed), record, run_id=self.run_id
+        )
 
     def read_trial(self, condition: Condition, seed: int) -> Record | None:
         """One trial, or None if it was not finished.
@@ -353,7 +390,9 @@ class RunFolder:
                 damage.append(error)
         return whole, damage
 
-    def records(self, conditions: Sequence[Condition], seeds: int | None = None) -> Records:
+    def records(
+        self, conditions: Sequence[Condition], seeds: int | None = None
+    ) -> Records:
         """The finished, undamaged trials of these conditions; see `survey`."""
         return self.survey(conditions, seeds)[0]
 
@@ -366,7 +405,10 @@ class RunFolder:
             conditions: What the experiment lists.
             seeds: Only seeds below this number; None for all.
         """
-        order = {self.condition_key(condition): place for place, condition in enumerate(conditions)}
+        order = {
+            self.condition_key(condition): place
+            for place, condition in enumerate(conditions)
+        }
         found: list[tuple[int, int, Record]] = []
         damage = []
         for trial in self.trials():
@@ -376,19 +418,32 @@ class RunFolder:
             place = order.get(self.condition_key(trial.condition))
             if place is not None and (seeds is None or trial.seed < seeds):
                 # Its levels as the experiment has them: JSON lacks infinity.
-                found.append((place, trial.seed, replace(trial, condition=conditions[place])))
-        return Records(record for _, _, record in sorted(found, key=lambda one: one[:2])), damage
+                found.append(
+                    (place, trial.seed, replace(trial, condition=conditions[place]))
+                )
+        return Records(
+            record for _, _, record in sorted(found, key=lambda one: one[:2])
+        ), damage
 
     # Work in progress
 
     def checkpoint_path(self, condition: Condition, part: int) -> Path:
         """The checkpoint of the ``part``-th training within a condition."""
-        return self.path / "checkpoints" / f"{self.condition_key(condition)}-{part}.safetensors"
+        return (
+            self.path
+            / "checkpoints"
+            / f"{self.condition_key(condition)}-{part}.safetensors"
+        )
 
     def checkpoints(self, condition: Condition) -> list[Path]:
         """The checkpoints there are of a condition, and the file that says which seeds they are of."""
-        key, folder = glob.escape(self.condition_key(condition)), self.path / "checkpoints"
-        return sorted([*folder.glob(f"{key}-*.safetensors"), *folder.glob(f"{key}.json")])
+        key, folder = (
+            glob.escape(self.condition_key(condition)),
+            self.path / "checkpoints",
+        )
+        return sorted(
+            [*folder.glob(f"{key}-*.safetensors"), *folder.glob(f"{key}.json")]
+        )
 
     def remove_leftovers(self, condition: Condition) -> None:
         """Remove what a killed process was writing for this condition; only for who holds its lock."""

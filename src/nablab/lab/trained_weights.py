@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from nablab.experiment import Trial
+from nablab.contract import Trial
 from nablab.lab.drafts import Draft, Drafts
 from nablab.lab.kept_weights import Packed, in_words, pack
 
@@ -14,9 +14,7 @@ if TYPE_CHECKING:
     from nablab.training import Training
     from nablab.training.result import At
 
-HEADER = (
-    256  # bytes that name, kind and shape of a tensor take in a safetensors file, at most but for odd names
-)
+HEADER = 256  # bytes that name, kind and shape of a tensor take in a safetensors file, at most but for odd names
 
 
 class Owners:
@@ -30,7 +28,9 @@ class Owners:
 
     def __init__(self, trials: Sequence[Trial]) -> None:
         self._trials = list(trials)
-        self._asked: dict[int, list[Trial]] = {}  # since the last training that took the seed
+        self._asked: dict[
+            int, list[Trial]
+        ] = {}  # since the last training that took the seed
         self._had: dict[int, list[Trial]] = {}  # the trials that this training was for
 
     def ask(self, seed: int, trial: Trial) -> None:
@@ -68,14 +68,22 @@ class Owners:
     def _by_seed(self, seeds: Sequence[int]) -> list[Trial] | None:
         """As many networks of a seed as trials asked for it, in the order in which they did."""
         networks = Counter(seeds)
-        if any(count != len(self._candidates(seed)) for seed, count in networks.items()):
+        if any(
+            count != len(self._candidates(seed)) for seed, count in networks.items()
+        ):
             return None
         waiting = {seed: iter(self._candidates(seed)) for seed in networks}
         return [next(waiting[seed]) for seed in seeds]
 
 
 def keep(
-    training: Training, place: int, *, replica: int, layers: Iterable[Drafts], draft: Draft, most: int
+    training: Training,
+    place: int,
+    *,
+    replica: int,
+    layers: Iterable[Drafts],
+    draft: Draft,
+    most: int,
 ) -> bool:
     """Keep final and best weights of one network in the draft of its trial, as far as there is room.
 
@@ -91,12 +99,20 @@ def keep(
         Whether all of it was kept.
     """
     said = [layer[place] for layer in layers if place in layer]
-    left = most - sum(map(len, {packed.content for own in said for packed in own.trained.values()}))
-    number = 1 + sum(_is_final(name) for own in said for name in (*own.trained, *own.weights_left_out))
+    left = most - sum(
+        map(len, {packed.content for own in said for packed in own.trained.values()})
+    )
+    number = 1 + sum(
+        _is_final(name)
+        for own in said
+        for name in (*own.trained, *own.weights_left_out)
+    )
     ending = "" if number == 1 else f"-{number}"
     final = _packed(training, replica, "final", left)
     found = {"final": final}
-    if training.parameters(at="best"):  # a learner whose recipe names no goal has no best ones
+    if training.parameters(
+        at="best"
+    ):  # a learner whose recipe names no goal has no best ones
         left -= len(final.content) if final else 0
         differs = _differs(training, replica)
         found["best"] = _packed(training, replica, "best", left) if differs else final
@@ -131,10 +147,14 @@ def _packed(training: Training, replica: int, at: At, left: int) -> Packed | Non
 def _size(training: Training, replica: int) -> int:
     """About how many bytes the weights of one network take in a file, rather too many."""
     tensors = training.parameters().values()
-    return sum(tensor[replica].numel() * tensor.element_size() + HEADER for tensor in tensors)
+    return sum(
+        tensor[replica].numel() * tensor.element_size() + HEADER for tensor in tensors
+    )
 
 
 def _differs(training: Training, replica: int) -> bool:
     """Whether the best weights are others than the final ones."""
     final, best = training.parameters(), training.parameters(at="best")
-    return any(not tensor[replica].equal(best[name][replica]) for name, tensor in final.items())
+    return any(
+        not tensor[replica].equal(best[name][replica]) for name, tensor in final.items()
+    )

@@ -13,9 +13,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nablab.atomic import write_bytes
+from nablab.contract import Condition, Curve, Record
 from nablab.errors import StoreError
-from nablab.experiment import Condition, Curve, Record
+from nablab.files.atomic import write_bytes
 from nablab.lab import contents, files, reading
 from nablab.lab.kept_weights import Packed, check_name, pack
 
@@ -63,7 +63,9 @@ def write(folder: Path, record: Record, *, run_id: str) -> None:
         body["weights_left_out"] = dict(record.weights_left_out)
     files.write_json(folder / "trial.json", files.sealed(body))
     named = {facts["file"] for facts in weights.values()}
-    for path in folder.glob("weights-*.safetensors"):  # of the damaged trial that this one takes the place of
+    for path in folder.glob(
+        "weights-*.safetensors"
+    ):  # of the damaged trial that this one takes the place of
         if path.name not in named:
             path.unlink(missing_ok=True)
 
@@ -112,11 +114,20 @@ class StoredArrays(Mapping[str, Any]):
     """
 
     def __init__(self, path: Path, digest: str, prefix: str, build: Any) -> None:
-        self._path, self._digest, self._prefix, self._build = path, digest, prefix, build
+        self._path, self._digest, self._prefix, self._build = (
+            path,
+            digest,
+            prefix,
+            build,
+        )
 
     def _arrays(self) -> dict[str, Any]:
         raw = load_arrays(self._path, self._digest)
-        mine = {k.removeprefix(self._prefix): v for k, v in raw.items() if k.startswith(self._prefix)}
+        mine = {
+            k.removeprefix(self._prefix): v
+            for k, v in raw.items()
+            if k.startswith(self._prefix)
+        }
         try:
             found: dict[str, Any] = self._build(mine)
         except KeyError as error:
@@ -164,7 +175,9 @@ def load_arrays(path: Path, digest: str) -> dict[str, npt.NDArray[Any]]:
         with np.load(io.BytesIO(content), allow_pickle=False) as archive:
             return dict(archive)
     except (ValueError, OSError, EOFError, zipfile.BadZipFile, AttributeError) as error:
-        raise CorruptTrial(f"{path} is damaged: it holds no arrays ({error}).") from error
+        raise CorruptTrial(
+            f"{path} is damaged: it holds no arrays ({error})."
+        ) from error
 
 
 def read_facts(folder: Path, run_id: str) -> contents.Trial | None:
@@ -204,7 +217,9 @@ def _check_place(trial: contents.Trial, folder: Path, run_id: str) -> None:
         raise reading.Misfit("a factor cannot be called 'self'")
     condition = Condition(**trial.condition)
     if folder.name != f"{condition_key(condition)}-s{trial.seed}":
-        raise reading.Misfit(f"it is the trial {condition}, seed {trial.seed}, in another trial's folder")
+        raise reading.Misfit(
+            f"it is the trial {condition}, seed {trial.seed}, in another trial's folder"
+        )
     if trial.run is None and trial.format > 1:
         raise reading.Misfit("'run' is missing")
     if trial.run not in (None, run_id):
@@ -233,7 +248,9 @@ def _check_size(path: Path, expected: int | None) -> None:
     except OSError as error:
         raise CorruptTrial(f"{path} cannot be read: {error.strerror}.") from error
     if expected not in (None, size):
-        raise CorruptTrial(f"{path} is damaged: it has {size:,} bytes instead of {expected:,}.")
+        raise CorruptTrial(
+            f"{path} is damaged: it has {size:,} bytes instead of {expected:,}."
+        )
 
 
 def read(folder: Path, run_id: str) -> Record | None:
@@ -265,4 +282,6 @@ def read(folder: Path, run_id: str) -> Record | None:
 
 def _curves(arrays: Mapping[str, Any]) -> dict[str, Curve]:
     names = [name.removesuffix(".steps") for name in arrays if name.endswith(".steps")]
-    return {name: Curve(arrays[f"{name}.steps"], arrays[f"{name}.values"]) for name in names}
+    return {
+        name: Curve(arrays[f"{name}.steps"], arrays[f"{name}.values"]) for name in names
+    }

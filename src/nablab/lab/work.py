@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from nablab import user_code
+from nablab.contract import Condition, Experiment, Trial, Trials, shared_levels
 from nablab.errors import Interrupted, NablabError, StoreError, UsageError, in_short
-from nablab.experiment import Condition, Experiment, Trial, Trials, shared_levels
+from nablab.importing import user_code
 from nablab.lab import contents, reading
 from nablab.lab.executors import with_trial_threads
 from nablab.lab.kept_weights import MOST_BYTES
@@ -87,7 +87,9 @@ def pending_seeds(
             try:
                 record = folder.read_trial(condition, seed)
             except CorruptTrial as damage:
-                damaged.append(f"{damage} The trial ({condition}, seed {seed}) is run again.")
+                damaged.append(
+                    f"{damage} The trial ({condition}, seed {seed}) is run again."
+                )
                 record = None
             if record is None:
                 pending.add(seed)
@@ -121,7 +123,9 @@ def _do(work: Work) -> Outcome:
     except Interrupted as stop:
         return Outcome("interrupted", message=str(stop))
     except StoreError as error:
-        return Outcome("halted", message=str(error), seconds=time.perf_counter() - begin)
+        return Outcome(
+            "halted", message=str(error), seconds=time.perf_counter() - begin
+        )
     except OSError as error:
         return Outcome("halted", message=f"The store cannot be used: {error}")
 
@@ -140,7 +144,13 @@ def _do_locked(work: Work, folder: RunFolder, begin: float) -> Outcome:
         if not pending:
             _forget_progress(folder, work.condition)
             seconds = time.perf_counter() - begin
-            return Outcome("done", tuple(trained), seconds, notes=tuple(notes), damage=tuple(damage))
+            return Outcome(
+                "done",
+                tuple(trained),
+                seconds,
+                notes=tuple(notes),
+                damage=tuple(damage),
+            )
         trials = Trials(work.conditions, seeds)
         session = Session(
             work.experiment,
@@ -160,12 +170,17 @@ def _do_locked(work: Work, folder: RunFolder, begin: float) -> Outcome:
             with session.journal():
                 with user_code.watching() as unseen:
                     work.experiment.run(trials, session)
-                if note := user_code.unseen_note({**dict.fromkeys(own.unseen if own else ()), **unseen}):
+                if note := user_code.unseen_note(
+                    {**dict.fromkeys(own.unseen if own else ()), **unseen}
+                ):
                     session.note(note)
                 records = session.records()
         except (Interrupted, StoreError):
             raise
-        except (Exception, SystemExit) as error:  # it may raise anything; the other conditions go on
+        except (
+            Exception,
+            SystemExit,
+        ) as error:  # it may raise anything; the other conditions go on
             return _failed(work, folder, error, begin)
         for record in records:
             folder.write_trial(record)
@@ -218,10 +233,16 @@ def _seeds_begun(
     return list(begun) if set(begun) & set(pending) else []
 
 
-def _failed(work: Work, folder: RunFolder, error: BaseException, begin: float) -> Outcome:
+def _failed(
+    work: Work, folder: RunFolder, error: BaseException, begin: float
+) -> Outcome:
     what = error if isinstance(error, NablabError) else in_short(error)
     message = f"{work.condition}: {what}"
-    content = {"condition": dict(work.condition), "message": message, "traceback": traceback.format_exc()}
+    content = {
+        "condition": dict(work.condition),
+        "message": message,
+        "traceback": traceback.format_exc(),
+    }
     name = str(folder.failure_path(work.condition).relative_to(folder.path))
     folder.write_json(name, content)
     return Outcome("failed", message=message, seconds=time.perf_counter() - begin)

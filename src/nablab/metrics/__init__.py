@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nablab.lazy import lazy_names
+from nablab.importing.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from nablab.metrics.classification import accuracy_with_dropout as accuracy_with_dropout
+    from nablab.metrics.classification import (
+        accuracy_with_dropout as accuracy_with_dropout,
+    )
     from nablab.metrics.classification import constant_accuracy as constant_accuracy
     from nablab.metrics.classification import surest_mistakes as surest_mistakes
 
 __getattr__, __dir__ = lazy_names(
-    __name__, {"classification": "accuracy_with_dropout constant_accuracy surest_mistakes"}
+    __name__,
+    {"classification": "accuracy_with_dropout constant_accuracy surest_mistakes"},
 )
 
 __all__ = ["accuracy_with_dropout", "constant_accuracy", "surest_mistakes"]

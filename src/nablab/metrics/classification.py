@@ -19,7 +19,9 @@ def constant_accuracy(train_labels: Tensor, test_labels: Tensor) -> float:
     return float((test_labels == train_labels.bincount().argmax()).double().mean())
 
 
-def surest_mistakes(logits: Tensor, labels: Tensor, *, most: int) -> tuple[Tensor, Tensor]:
+def surest_mistakes(
+    logits: Tensor, labels: Tensor, *, most: int
+) -> tuple[Tensor, Tensor]:
     """Where a network is wrong, the surest first: by the probability that it gives to its answer.
 
     Args:
@@ -41,7 +43,11 @@ def surest_mistakes(logits: Tensor, labels: Tensor, *, most: int) -> tuple[Tenso
 
 
 def accuracy_with_dropout(
-    network: nn.Module, inputs: Tensor, labels: Tensor, *, prepare: Callable[[Tensor], Tensor] | None = None
+    network: nn.Module,
+    inputs: Tensor,
+    labels: Tensor,
+    *,
+    prepare: Callable[[Tensor], Tensor] | None = None,
 ) -> float:
     """The accuracy with dropout active and all else in evaluation mode: what a score *while training* shows.
 
@@ -60,9 +66,14 @@ def accuracy_with_dropout(
         module.training = isinstance(module, nn.modules.dropout._DropoutNd)
     right = 0
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        with (
+            torch.no_grad(),
+            torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
+        ):
             torch.manual_seed(0)
-            for samples, truth in zip(torch.split(inputs, BATCH), torch.split(labels, BATCH), strict=True):
+            for samples, truth in zip(
+                torch.split(inputs, BATCH), torch.split(labels, BATCH), strict=True
+            ):
                 batch = samples.to(device)
                 answers = network(prepare(batch) if prepare else batch).argmax(dim=1)
                 right += int((answers.cpu() == truth.cpu()).sum())

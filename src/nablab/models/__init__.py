@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nablab.lazy import lazy_names
+from nablab.importing.lazy import lazy_names
 
 if TYPE_CHECKING:
     from nablab.models.dense_network import Activation as Activation

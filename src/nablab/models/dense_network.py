@@ -35,7 +35,9 @@ def parse_widths(widths: Widths) -> tuple[int, ...]:
     if not isinstance(widths, str):
         parsed = list(widths)
     elif not re.fullmatch(r"\d{1,6}(x\d{1,3})?(-\d{1,6}(x\d{1,3})?)*", widths):
-        raise UsageError(f"'{widths}' are no widths of layers. Write them as 1-10-10-1 or 1-10-20x6-1.")
+        raise UsageError(
+            f"'{widths}' are no widths of layers. Write them as 1-10-10-1 or 1-10-20x6-1."
+        )
     else:
         parsed = []
         for part in widths.split("-"):
@@ -46,7 +48,9 @@ def parse_widths(widths: Widths) -> tuple[int, ...]:
             f"'{widths}' is no network: it takes an input and an output width at least, "
             f"each from 1 to {MOST_UNITS:,}, such as 1-10-10-1."
         )
-    check_size(widths, sum((inputs + 1) * outputs for inputs, outputs in pairwise(parsed)))
+    check_size(
+        widths, sum((inputs + 1) * outputs for inputs, outputs in pairwise(parsed))
+    )
     return tuple(parsed)
 
 
@@ -64,7 +68,9 @@ def parameter_count(widths: Widths) -> int:
     >>> parameter_count("1-190-1")
     571
     """
-    return sum((inputs + 1) * outputs for inputs, outputs in pairwise(parse_widths(widths)))
+    return sum(
+        (inputs + 1) * outputs for inputs, outputs in pairwise(parse_widths(widths))
+    )
 
 
 def dense(widths: Widths, activation: Activation = "leaky_relu") -> nn.Sequential:

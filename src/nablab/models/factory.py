@@ -15,10 +15,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from nablab import user_code
 from nablab.errors import UsageError, in_short, unknown
-from nablab.naming import sentence
-from nablab.places import is_file, place
+from nablab.files.places import is_file, place
+from nablab.importing import user_code
+from nablab.text.naming import sentence
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -61,13 +61,23 @@ def load_function(spec: str) -> Callable[..., Any]:
         UsageError: No colon, no such file or module, an error inside it, no such name, or not callable.
     """
     source, name = _split(spec)
-    module = _load_file(Path(source), spec) if source.endswith(".py") else _load_module(source, spec)
+    module = (
+        _load_file(Path(source), spec)
+        if source.endswith(".py")
+        else _load_module(source, spec)
+    )
     if not hasattr(module, name):
-        public = [key for key in vars(module) if not key.startswith("_") and callable(vars(module)[key])]
+        public = [
+            key
+            for key in vars(module)
+            if not key.startswith("_") and callable(vars(module)[key])
+        ]
         raise unknown(f"name in {source}", name, public)
     function: Callable[..., Any] = getattr(module, name)
     if not callable(function):
-        raise UsageError(f"'{name}' in {source} is a {type(function).__name__}, not a function.")
+        raise UsageError(
+            f"'{name}' in {source} is a {type(function).__name__}, not a function."
+        )
     return function
 
 
@@ -80,7 +90,9 @@ def check_output(module: nn.Module, x: Tensor, expected_shape: Sequence[int]) ->
         expected_shape: The shape that the output must have.
     """
     expected = tuple(expected_shape)
-    output = output_of(module, x, wanted=f"it must return one tensor of shape {expected}")
+    output = output_of(
+        module, x, wanted=f"it must return one tensor of shape {expected}"
+    )
     if tuple(output.shape) != expected:
         raise UsageError(
             f"The network {type(module).__name__} turns an input of shape {tuple(x.shape)} into "
@@ -114,7 +126,9 @@ def output_of(module: nn.Module, x: Tensor, *, wanted: str) -> Tensor:
             for part, training in was_training.items():
                 part.training = training
     if not isinstance(output, torch.Tensor):
-        raise UsageError(f"The network {type(module).__name__} returns a {type(output).__name__}; {wanted}.")
+        raise UsageError(
+            f"The network {type(module).__name__} returns a {type(output).__name__}; {wanted}."
+        )
     return output
 
 
@@ -122,7 +136,7 @@ def source_hash(spec: str) -> str:
     """The SHA-256 of the code that the factory is made of; empty where there is no file (a built-in module).
 
     It covers the factory's file, what that imports from beside it, and the data files that these name; of
-    an installed package the one file. See `nablab.user_code`.
+    an installed package the one file. See `nablab.importing.user_code`.
 
     Raises:
         UsageError: As `load_factory` for a spec without a colon or a missing file or module.
@@ -164,7 +178,11 @@ def _code_of_module(name: str) -> user_code.Code | None:
 
 def _folder(source: str) -> Path:
     """Where the imports of a factory's file or module are looked up first."""
-    return Path(source).expanduser().resolve().parent if source.endswith(".py") else Path.cwd()
+    return (
+        Path(source).expanduser().resolve().parent
+        if source.endswith(".py")
+        else Path.cwd()
+    )
 
 
 def _split(spec: str) -> tuple[str, str]:
@@ -177,13 +195,17 @@ def _split(spec: str) -> tuple[str, str]:
 def _existing(path: Path, spec: str) -> Path:
     path = place(path)
     if not is_file(path):
-        raise UsageError(f"There is no file '{path}' (from '{spec}', looked for in {Path.cwd()}). {FORM}")
+        raise UsageError(
+            f"There is no file '{path}' (from '{spec}', looked for in {Path.cwd()}). {FORM}"
+        )
     return path
 
 
 def _load_file(path: Path, spec: str) -> ModuleType:
     path = _existing(path, spec).resolve()
-    name = f"nablab_user_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}_{path.stem}"
+    name = (
+        f"nablab_user_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}_{path.stem}"
+    )
     found = importlib.util.spec_from_file_location(name, path)
     if found is None or found.loader is None:
         raise UsageError(f"'{path}' is not a Python file. {FORM}")
@@ -194,7 +216,10 @@ def _load_file(path: Path, spec: str) -> ModuleType:
     try:
         with user_code.importing(path.parent):
             found.loader.exec_module(module)
-    except (Exception, SystemExit) as error:  # sys.exit() in a user's file must not end nablab in silence
+    except (
+        Exception,
+        SystemExit,
+    ) as error:  # sys.exit() in a user's file must not end nablab in silence
         del sys.modules[name]
         raise _failed("Loading", str(path), error) from error
     user_code.remember(code)

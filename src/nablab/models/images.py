@@ -70,7 +70,9 @@ _TOKENS = {
     "plain": re.compile(r"mean|flatten|bn"),
 }
 
-Kind = Literal["conv", "pool", "mean", "flatten", "bn2d", "bn1d", "drop", "dense", "activation"]
+Kind = Literal[
+    "conv", "pool", "mean", "flatten", "bn2d", "bn1d", "drop", "dense", "activation"
+]
 
 
 def image_networks() -> tuple[str, ...]:
@@ -79,7 +81,12 @@ def image_networks() -> tuple[str, ...]:
 
 
 def image_network(
-    spec: str, *, channels: int = 1, size: int = 28, classes: int = 10, activation: Activation = "relu"
+    spec: str,
+    *,
+    channels: int = 1,
+    size: int = 28,
+    classes: int = 10,
+    activation: Activation = "relu",
 ) -> nn.Sequential:
     """A network that takes images (N, channels, size, size), float32, to logits (N, classes).
 
@@ -112,12 +119,16 @@ def image_network(
     """
     from torch import nn
 
-    activation_layer(activation)  # a wrong name is an error even where no layer needs one
+    activation_layer(
+        activation
+    )  # a wrong name is an error even where no layer needs one
     layers = _plan(spec, channels, size, classes)
     return nn.Sequential(*(_module(layer, activation) for layer in layers))
 
 
-def parameter_count_of(spec: str, *, channels: int = 1, size: int = 28, classes: int = 10) -> int:
+def parameter_count_of(
+    spec: str, *, channels: int = 1, size: int = 28, classes: int = 10
+) -> int:
     """Number of trainable weights and biases of `image_network`, by formula. Needs no torch.
 
     (inputs x kernel height x kernel width + 1) x outputs for a convolution, (inputs + 1) x outputs for a
@@ -153,7 +164,11 @@ def _module(layer: _Layer, activation: Activation) -> nn.Module:
 
     if layer.kind == "conv":
         return nn.Conv2d(
-            layer.inputs, layer.outputs, layer.kernel, stride=layer.stride, padding=layer.padding
+            layer.inputs,
+            layer.outputs,
+            layer.kernel,
+            stride=layer.stride,
+            padding=layer.padding,
         )
     if layer.kind == "dense":
         return nn.Linear(layer.inputs, layer.outputs)
@@ -174,7 +189,9 @@ def _plan(spec: str, channels: int, size: int, classes: int) -> list[_Layer]:
     """The layers of a name or a notation, with their shapes."""
     for name, value in (("channels", channels), ("size", size), ("classes", classes)):
         if not 1 <= value <= MOST:
-            raise UsageError(f"{name}={value} is impossible: it must be from 1 to {MOST:,}.")
+            raise UsageError(
+                f"{name}={value} is impossible: it must be from 1 to {MOST:,}."
+            )
     notation = NETWORKS.get(spec, spec)
     tokens = notation.split("-")
     if _kind_of(tokens[0]) == "":
@@ -195,7 +212,9 @@ def _plan(spec: str, channels: int, size: int, classes: int) -> list[_Layer]:
     return layers
 
 
-def _hidden_of_widths(spec: str, tokens: list[str], channels: int, size: int, classes: int) -> list[str]:
+def _hidden_of_widths(
+    spec: str, tokens: list[str], channels: int, size: int, classes: int
+) -> list[str]:
     """The layers between the input and the output width of a dense network."""
     inputs = channels * size * size
     if int(tokens[0]) != inputs:
@@ -212,7 +231,9 @@ def _hidden_of_widths(spec: str, tokens: list[str], channels: int, size: int, cl
 
 def _kind_of(token: str) -> str:
     """Which pattern the token follows; empty if none."""
-    return next((kind for kind, pattern in _TOKENS.items() if pattern.fullmatch(token)), "")
+    return next(
+        (kind for kind, pattern in _TOKENS.items() if pattern.fullmatch(token)), ""
+    )
 
 
 class _Walk:
@@ -266,7 +287,11 @@ class _Walk:
     def _convolve(self, token: str, filters: int, kernel: int, options: str) -> None:
         self._need_pixels(token)
         self._activate()
-        chosen = {"p": 0, "s": 1, **{key: int(value) for key, value in re.findall(r"([ps])(\d+)", options)}}
+        chosen = {
+            "p": 0,
+            "s": 1,
+            **{key: int(value) for key, value in re.findall(r"([ps])(\d+)", options)},
+        }
         padding, stride = chosen["p"], chosen["s"]
         if len(re.findall("[ps]", options)) > len(set(re.findall("[ps]", options))):
             raise UsageError(f"'{token}' in '{self._notation}' gives p or s twice.")
@@ -275,9 +300,16 @@ class _Walk:
                 f"'{token}' in '{self._notation}': filters, kernel and stride must be 1 or more."
             )
         if kernel > self._side + 2 * padding:
-            self._no_pixel(token, f"a border (p{-(-(kernel - self._side) // 2)}), a smaller kernel")
-        self._layers.append(_Layer("conv", self._units, filters, kernel, stride, padding))
-        self._units, self._side = filters, (self._side + 2 * padding - kernel) // stride + 1
+            self._no_pixel(
+                token, f"a border (p{-(-(kernel - self._side) // 2)}), a smaller kernel"
+            )
+        self._layers.append(
+            _Layer("conv", self._units, filters, kernel, stride, padding)
+        )
+        self._units, self._side = (
+            filters,
+            (self._side + 2 * padding - kernel) // stride + 1,
+        )
         if self._units * self._side**2 > MOST_VALUES:
             raise UsageError(
                 f"'{token}' in '{self._notation}' makes {self._units * self._side**2:,} values of one image; "
@@ -289,7 +321,9 @@ class _Walk:
     def _pool(self, token: str, window: int) -> None:
         self._need_pixels(token)
         if window < 1:
-            raise UsageError(f"'{token}' in '{self._notation}': the window must be 1 or more.")
+            raise UsageError(
+                f"'{token}' in '{self._notation}': the window must be 1 or more."
+            )
         if window > self._side:
             self._no_pixel(token, "fewer poolings, padded convolutions")
         self._layers.append(_Layer("pool", kernel=window))
@@ -297,7 +331,9 @@ class _Walk:
 
     def _dense(self, token: str, units: int) -> None:
         if not 1 <= units <= MOST:
-            raise UsageError(f"'{token}' in '{self._notation}': a layer has from 1 to {MOST:,} units.")
+            raise UsageError(
+                f"'{token}' in '{self._notation}': a layer has from 1 to {MOST:,} units."
+            )
         self._activate()
         self._flatten()
         self._layers.append(_Layer("dense", self._units, units))
@@ -305,7 +341,9 @@ class _Walk:
 
     def _drop(self, token: str, rate: float) -> None:
         if not 0 < rate < 1:
-            raise UsageError(f"'{token}' in '{self._notation}': a dropout rate is above 0 and below 1.")
+            raise UsageError(
+                f"'{token}' in '{self._notation}': a dropout rate is above 0 and below 1."
+            )
         self._layers.append(_Layer("drop", rate=rate))
 
     def _norm(self) -> None:
@@ -314,7 +352,9 @@ class _Walk:
                 f"'bn' in '{self._notation}' must stand right after the convolution or width that it "
                 "normalizes, as in conv16k3-bn-pool."
             )
-        self._layers.append(_Layer("bn2d" if self._side else "bn1d", self._units, self._units))
+        self._layers.append(
+            _Layer("bn2d" if self._side else "bn1d", self._units, self._units)
+        )
 
     def _activate(self) -> None:
         if self._waits:
@@ -343,4 +383,6 @@ class _Walk:
         words = ("pool", "mean", "flatten", "bn", "conv16k3", "drop0.5")
         near = difflib.get_close_matches(token, words, n=1, cutoff=0.5)
         hint = f" Did you mean '{near[0]}'?" if near else ""
-        raise UsageError(f"'{token}' in '{self._notation}' is no layer.{hint} Layers: {LAYERS}.")
+        raise UsageError(
+            f"'{token}' in '{self._notation}' is no layer.{hint} Layers: {LAYERS}."
+        )

@@ -22,7 +22,10 @@ def has_single(samples: int, batch_size: int | None) -> bool:
 
 
 def check_single(
-    build: Callable[[], nn.Module], samples: int, batch_size: int | None, example: Callable[[], Tensor]
+    build: Callable[[], nn.Module],
+    samples: int,
+    batch_size: int | None,
+    example: Callable[[], Tensor],
 ) -> None:
     """Refuse a batch of one sample that the network cannot be trained on, as with batch normalization.
 
@@ -49,11 +52,19 @@ def check_single(
         if failure is None or _failure(build, torch.cat([one, one])) is not None:
             return  # what fails on any batch is not the batch's fault, and is said elsewhere
     size = samples if batch_size is None else min(batch_size, samples)
-    which = "Every batch" if size == 1 else f"The last batch of an epoch ({samples:,} samples by {size:,})"
-    better = (
-        next(s for s in range(max(size, 2), samples + 2) if not has_single(samples, s)) if samples > 1 else 0
+    which = (
+        "Every batch"
+        if size == 1
+        else f"The last batch of an epoch ({samples:,} samples by {size:,})"
     )
-    remedy = f"Take another batch size, such as {better:,}, or another number of samples."
+    better = (
+        next(s for s in range(max(size, 2), samples + 2) if not has_single(samples, s))
+        if samples > 1
+        else 0
+    )
+    remedy = (
+        f"Take another batch size, such as {better:,}, or another number of samples."
+    )
     raise UsageError(
         f"{which} is one sample, on which this network cannot be trained: {failure}. "
         f"{remedy if better else 'Give more samples.'}"

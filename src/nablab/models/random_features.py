@@ -15,7 +15,9 @@ from nablab.errors import UsageError
 if TYPE_CHECKING:
     from torch import Generator, Tensor
 
-ROWS_AT_ONCE = 2_000  # the features of all test samples would be far more than the samples
+ROWS_AT_ONCE = (
+    2_000  # the features of all test samples would be far more than the samples
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +33,9 @@ class RandomFeatures:
     weights: Tensor
 
     @classmethod
-    def fit(cls, x: Tensor, targets: Tensor, *, features: int, generator: Generator) -> RandomFeatures:
+    def fit(
+        cls, x: Tensor, targets: Tensor, *, features: int, generator: Generator
+    ) -> RandomFeatures:
         """Draw the directions, Gaussian of variance 1 / inputs, and fit the output by `minimum_norm`.
 
         Args:
@@ -43,7 +47,9 @@ class RandomFeatures:
         import torch
 
         inputs = x[0].numel()
-        drawn = torch.randn((features, inputs), generator=generator, dtype=torch.float64)
+        drawn = torch.randn(
+            (features, inputs), generator=generator, dtype=torch.float64
+        )
         directions = drawn / inputs**0.5
         return cls(directions, minimum_norm(_features(x, directions), targets))
 
@@ -52,7 +58,9 @@ class RandomFeatures:
         import torch
 
         parts = torch.split(x, ROWS_AT_ONCE)
-        return torch.cat([_features(part, self.directions) @ self.weights for part in parts])
+        return torch.cat(
+            [_features(part, self.directions) @ self.weights for part in parts]
+        )
 
 
 def _features(x: Tensor, directions: Tensor) -> Tensor:
@@ -84,10 +92,17 @@ def minimum_norm(features: Tensor, targets: Tensor) -> Tensor:
     """
     import torch
 
-    if features.ndim != 2 or targets.ndim != 2 or len(features) != len(targets) or not features.numel():
+    if (
+        features.ndim != 2
+        or targets.ndim != 2
+        or len(features) != len(targets)
+        or not features.numel()
+    ):
         raise UsageError(
             f"Least squares needs features (N, D) and targets (N, K) of the same N, above 0; here they are "
             f"{tuple(features.shape)} and {tuple(targets.shape)}."
         )
-    solution: Tensor = torch.linalg.lstsq(features.double(), targets.double(), driver="gelsd").solution
+    solution: Tensor = torch.linalg.lstsq(
+        features.double(), targets.double(), driver="gelsd"
+    ).solution
     return solution

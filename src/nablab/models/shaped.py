@@ -36,7 +36,9 @@ def network(
     check_network(spec, shape=shape, outputs=outputs)
     if len(shape) == 1:
         return dense(spec, activation)
-    return image_network(spec, channels=shape[0], size=shape[-1], classes=outputs, activation=activation)
+    return image_network(
+        spec, channels=shape[0], size=shape[-1], classes=outputs, activation=activation
+    )
 
 
 def network_builder(
@@ -100,7 +102,9 @@ def check_network(
     (571, 61706)
     """
     if len(shape) > 1:
-        count = parameter_count_of(spec, channels=shape[0], size=shape[-1], classes=outputs)
+        count = parameter_count_of(
+            spec, channels=shape[0], size=shape[-1], classes=outputs
+        )
         _check_batches(spec, shape, outputs, samples, batch_sizes)
         return count
     widths = parse_widths(spec)
@@ -113,7 +117,11 @@ def check_network(
 
 
 def _check_batches(
-    spec: str, shape: Sequence[int], outputs: int, samples: int, batch_sizes: Sequence[int | None]
+    spec: str,
+    shape: Sequence[int],
+    outputs: int,
+    samples: int,
+    batch_sizes: Sequence[int | None],
 ) -> None:
     def example() -> Tensor:
         import torch

@@ -53,7 +53,11 @@ def _check_classes(loss: str, output: Tensor, target: Tensor) -> None:
             f"numbers. Store them so: {WHOLE}."
         )
     if each != places:
-        remedy = "Drop the last axis of y: y = y[:, 0]." if each == (*places, 1) else "Change one of them."
+        remedy = (
+            "Drop the last axis of y: y = y[:, 0]."
+            if each == (*places, 1)
+            else "Change one of them."
+        )
         raise UsageError(
             f"The labels are {_each(target.shape)}, but for outputs of {_each(output.shape)} {loss} needs "
             f"one label per {'sample' if not places else 'place'}: {_each((0, *places))}. {remedy}"
@@ -70,7 +74,8 @@ def _check_range(low: int, high: int, classes: int) -> None:
     message = f"The labels go from {low} to {high}, but the network has {outputs}: "
     if classes == 1:
         raise UsageError(
-            message + "one output per class is needed. If y holds numbers and no classes, take the loss mse."
+            message
+            + "one output per class is needed. If y holds numbers and no classes, take the loss mse."
         )
     if (low, high) == (1, classes):
         raise UsageError(
@@ -84,7 +89,9 @@ def _check_range(low: int, high: int, classes: int) -> None:
 
 def _check_numbers(loss: str, output: Tensor, target: Tensor) -> None:
     check_equal_shapes(loss, output.shape, target.shape, whole_numbers=_whole(target))
-    if loss == "binary_cross_entropy" and not bool(((target >= 0) & (target <= 1)).all()):
+    if loss == "binary_cross_entropy" and not bool(
+        ((target >= 0) & (target <= 1)).all()
+    ):
         raise UsageError(
             f"The targets go from {float(target.min()):g} to {float(target.max()):g}; "
             "binary_cross_entropy takes 0, 1 and shares between them."
@@ -92,7 +99,11 @@ def _check_numbers(loss: str, output: Tensor, target: Tensor) -> None:
 
 
 def check_equal_shapes(
-    loss: str, output: Sequence[int], target: Sequence[int], *, whole_numbers: bool = False
+    loss: str,
+    output: Sequence[int],
+    target: Sequence[int],
+    *,
+    whole_numbers: bool = False,
 ) -> None:
     """Raise `UsageError` unless a sample's target has the shape of its output.
 

@@ -6,6 +6,7 @@ Importing this package imports neither numpy nor matplotlib, and drawing never t
 there is no global state and nothing to close.
 """
 
+from nablab.contract import Figure
 from nablab.plots.critical_points import outcomes, spectra
 from nablab.plots.curves import curves, mean_curve, thin
 from nablab.plots.dots import dots
@@ -16,10 +17,10 @@ from nablab.plots.line_panels import LinePanel, line_panels, lines_of
 from nablab.plots.paths import Plane, paths
 from nablab.plots.predictions import predictions
 from nablab.plots.scatters import scatter
-from nablab.plots.style import Figure, Style, palette, styles
-from nablab.plots.summary import Summary, summarize
+from nablab.plots.style import Style, palette, styles
 from nablab.plots.surfaces import lines, surfaces
 from nablab.plots.trends import trend
+from nablab.statistics.summary import Summary, summarize
 
 __all__ = [
     "Figure",

@@ -6,10 +6,10 @@ import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from nablab.experiment import Curve, Level, Records
-from nablab.naming import sentence, words
+from nablab.contract import Curve, Figure, Level, Records
 from nablab.plots import frame
-from nablab.plots.style import Figure, Style
+from nablab.plots.style import Style
+from nablab.text.naming import sentence, words
 
 if TYPE_CHECKING:
     import numpy as np
@@ -54,26 +54,43 @@ def curves(
     """
     looks = frame.styles_of(records, color_by)
     panels = frame.panels_of(records, panel_by)
-    table = frame.Table("series", panel_by, color_by, "seed", "step", "value", "low", "high")
+    table = frame.Table(
+        "series", panel_by, color_by, "seed", "step", "value", "low", "high"
+    )
     notes = frame.Notes()
-    points = frame.points_per_line(len(records) + 3 * len(panels) * len(looks), len(panels))
+    points = frame.points_per_line(
+        len(records) + 3 * len(panels) * len(looks), len(panels)
+    )
     with frame.drawing():
         figure, axes = frame.panel_axes(len(panels))
         for ax, (panel, subset) in zip(axes, panels, strict=True):
             groups = {
                 level: [
-                    (r.seed, r.curves[curve]) for r in frame.at(subset, color_by, level) if curve in r.curves
+                    (r.seed, r.curves[curve])
+                    for r in frame.at(subset, color_by, level)
+                    if curve in r.curves
                 ]
                 for level in looks
             }
             end = max(
-                (int(run.steps[-1]) for g in groups.values() for _, run in g if len(run.steps)), default=0
+                (
+                    int(run.steps[-1])
+                    for g in groups.values()
+                    for _, run in g
+                    if len(run.steps)
+                ),
+                default=0,
             )
             for level, group in groups.items():
                 where = {panel_by: panel, color_by: level}
                 group_of_runs = _Group(ax, looks[level], table, where, log_x, log_y)
                 kept = group_of_runs.draw_runs(group, points, end, notes)
-                notes.count(frame.listed([panel, level]), len(group), len(kept), "not finite or not drawable")
+                notes.count(
+                    frame.listed([panel, level]),
+                    len(group),
+                    len(kept),
+                    "not finite or not drawable",
+                )
                 group_of_runs.draw_mean(kept, min(GRID, points))
             frame.name_panel(ax, panel)
             frame.ticks(ax, "x", log=log_x)
@@ -94,13 +111,23 @@ class _Group:
     """The runs of one color in one panel."""
 
     def __init__(
-        self, ax: Axes, look: Style, table: frame.Table, where: dict[str, Level], log_x: bool, log_y: bool
+        self,
+        ax: Axes,
+        look: Style,
+        table: frame.Table,
+        where: dict[str, Level],
+        log_x: bool,
+        log_y: bool,
     ) -> None:
         self.ax, self.look, self.table, self.where = ax, look, table, where
         self.log_x, self.log_y = log_x, log_y
 
     def draw_runs(
-        self, group: Sequence[tuple[int, Curve]], points: int, end: int, notes: frame.Notes
+        self,
+        group: Sequence[tuple[int, Curve]],
+        points: int,
+        end: int,
+        notes: frame.Notes,
     ) -> list[Curve]:
         """Draw each run thin; give back those that are whole."""
         kept = []
@@ -108,25 +135,43 @@ class _Group:
             drawn, whole = _drawable(run, log_x=self.log_x, log_y=self.log_y)
             keep = thin(drawn.steps, drawn.values, points, log=self.log_x)
             x, y = drawn.steps[keep], drawn.values[keep]
-            self.ax.plot(x, y, color=self.look.color, ls=self.look.line, lw=0.6, alpha=0.4)
-            self.table.extend(len(x), series="run", seed=seed, step=x, value=y, where=self.where)
+            self.ax.plot(
+                x, y, color=self.look.color, ls=self.look.line, lw=0.6, alpha=0.4
+            )
+            self.table.extend(
+                len(x), series="run", seed=seed, step=x, value=y, where=self.where
+            )
             if whole and len(drawn.steps):
                 kept.append(drawn)
             if len(x) and x[-1] < end:
-                self.ax.plot(x[-1:], y[-1:], ".", ms=4, color=self.look.color, alpha=0.7)
-                notes.say("A dot marks a run that ended early; it keeps its last value in the mean.")
+                self.ax.plot(
+                    x[-1:], y[-1:], ".", ms=4, color=self.look.color, alpha=0.7
+                )
+                notes.say(
+                    "A dot marks a run that ended early; it keeps its last value in the mean."
+                )
         return kept
 
     def draw_mean(self, runs: Sequence[Curve], grid: int) -> None:
         """Draw the mean of the runs and its interval on about ``grid`` points."""
         if not runs:
             return
-        steps, mean, low, high = mean_curve(runs, log_x=self.log_x, log_y=self.log_y, grid=grid)
+        steps, mean, low, high = mean_curve(
+            runs, log_x=self.log_x, log_y=self.log_y, grid=grid
+        )
         self.ax.plot(steps, mean, color=self.look.color, ls=self.look.line, lw=2)
         if len(runs) > 1:
-            self.ax.fill_between(steps, low, high, color=self.look.color, alpha=0.2, lw=0)
+            self.ax.fill_between(
+                steps, low, high, color=self.look.color, alpha=0.2, lw=0
+            )
         self.table.extend(
-            len(steps), series="mean", step=steps, value=mean, low=low, high=high, where=self.where
+            len(steps),
+            series="mean",
+            step=steps,
+            value=mean,
+            low=low,
+            high=high,
+            where=self.where,
         )
 
 
@@ -142,7 +187,9 @@ def _drawable(run: Curve, *, log_x: bool, log_y: bool) -> tuple[Curve, bool]:
     )
 
 
-def thin(x: npt.ArrayLike, y: npt.ArrayLike, points: int, *, log: bool = False) -> npt.NDArray[np.int64]:
+def thin(
+    x: npt.ArrayLike, y: npt.ArrayLike, points: int, *, log: bool = False
+) -> npt.NDArray[np.int64]:
     """Indices of about ``points`` values that draw like all of them.
 
     The range of ``x`` (ascending; positive if ``log``) is cut into equal stretches, and the
@@ -155,7 +202,9 @@ def thin(x: npt.ArrayLike, y: npt.ArrayLike, points: int, *, log: bool = False) 
         return np.arange(len(x))
     position = np.log(x) if log else x
     edges = np.linspace(position[0], position[-1], max(1, points // 2) + 1)[1:-1]
-    starts = np.flatnonzero(np.diff(np.searchsorted(edges, position, side="right"), prepend=-1))
+    starts = np.flatnonzero(
+        np.diff(np.searchsorted(edges, position, side="right"), prepend=-1)
+    )
     keep = {0, len(x) - 1}
     for a, b in zip(starts, [*starts[1:], len(x)], strict=True):
         keep |= {int(a + np.argmin(y[a:b])), int(a + np.argmax(y[a:b]))}
@@ -197,6 +246,10 @@ def mean_curve(
     mean = stacked.mean(axis=0)
     half = np.full_like(mean, np.nan)
     if len(runs) > 1:
-        half = stdtrit(len(runs) - 1, 0.975) * stacked.std(axis=0, ddof=1) / math.sqrt(len(runs))
+        half = (
+            stdtrit(len(runs) - 1, 0.975)
+            * stacked.std(axis=0, ddof=1)
+            / math.sqrt(len(runs))
+        )
     back: Callable[[Floats], Floats] = np.exp if log_y else np.asarray
     return common, back(mean), back(mean - half), back(mean + half)

@@ -6,12 +6,12 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from nablab.experiment import Level, Records
-from nablab.naming import sentence, words
+from nablab.contract import Figure, Level, Records
 from nablab.plots import frame
 from nablab.plots.reference_lines import References, across, of_panel
-from nablab.plots.style import PAPER, Figure, Style
-from nablab.plots.summary import summarize
+from nablab.plots.style import PAPER, Style
+from nablab.statistics.summary import summarize
+from nablab.text.naming import sentence, words
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -67,7 +67,9 @@ def dots(
             frame.name_panel(ax, panel)
             drawn = any(math.isfinite(v) for v in subset.values(metric))
             frame.ticks(ax, "y", log=log_y and drawn)
-            across(ax, of_panel(baselines, panel), table, {panel_by: panel}, log_y, notes)
+            across(
+                ax, of_panel(baselines, panel), table, {panel_by: panel}, log_y, notes
+            )
             if not drawn:
                 ax.set_yticks([])
             ax.set_xlabel(x_label or (by if "" not in looks else ""))
@@ -93,32 +95,66 @@ def _column(
 ) -> None:
     """Draw the dots of one condition, and its mean and interval to their right."""
     name = frame.listed(where.values())
-    shown = {s: v for s, v in values.items() if math.isfinite(v) and (v > 0 or not log_y)}
+    shown = {
+        s: v for s, v in values.items() if math.isfinite(v) and (v > 0 or not log_y)
+    }
     endless = [s for s, v in values.items() if v == math.inf]
     missing = len(values) - len(shown) - len(endless)
     if missing:
-        notes.say(f"{sentence(name)}: {missing} of {len(values)} have no value that can be drawn.")
+        notes.say(
+            f"{sentence(name)}: {missing} of {len(values)} have no value that can be drawn."
+        )
     x = [position + _jitter(seed) for seed in shown]
-    ax.plot(x, list(shown.values()), look.marker, color=look.color, ms=5, alpha=0.6, mew=0)
-    table.extend(len(values), series="seed", seed=list(values), value=list(values.values()), where=where)
+    ax.plot(
+        x, list(shown.values()), look.marker, color=look.color, ms=5, alpha=0.6, mew=0
+    )
+    table.extend(
+        len(values),
+        series="seed",
+        seed=list(values),
+        value=list(values.values()),
+        where=where,
+    )
     if endless:
         edge = ax.get_xaxis_transform()
         at = [position + _jitter(seed) for seed in endless]
-        ax.plot(at, [0.97] * len(at), "^", color=look.color, ms=6, mew=0, transform=edge)
-        notes.say("A triangle at the upper edge marks a seed that never reached the threshold (infinite).")
+        ax.plot(
+            at, [0.97] * len(at), "^", color=look.color, ms=6, mew=0, transform=edge
+        )
+        notes.say(
+            "A triangle at the upper edge marks a seed that never reached the threshold (infinite)."
+        )
     notes.count(name, len(values), len(values), "")
     if not shown or missing:
         return
     center, low, high = _center([*shown.values(), *(math.inf for _ in endless)], log_y)
-    table.extend(1, series="median" if endless else "mean", value=center, low=low, high=high, where=where)
+    table.extend(
+        1,
+        series="median" if endless else "mean",
+        value=center,
+        low=low,
+        high=high,
+        where=where,
+    )
     if endless:
         notes.say("Where a value is infinite, the bar is the median.")
     if not math.isfinite(center):
         return
     beside = position + 0.32
     if math.isfinite(low) and math.isfinite(high):
-        ax.plot([beside, beside], [low, high], color=look.color, lw=2, solid_capstyle="butt")
-    ax.plot([beside], [center], look.marker, color=look.color, ms=6.5, mec=PAPER, mew=0.8, zorder=3)
+        ax.plot(
+            [beside, beside], [low, high], color=look.color, lw=2, solid_capstyle="butt"
+        )
+    ax.plot(
+        [beside],
+        [center],
+        look.marker,
+        color=look.color,
+        ms=6.5,
+        mec=PAPER,
+        mew=0.8,
+        zorder=3,
+    )
 
 
 def _center(values: Sequence[float], log_y: bool) -> tuple[float, float, float]:
@@ -138,6 +174,9 @@ def _names(ax: Axes, levels: Sequence[Level], panels: int) -> None:
     room = (52, 34, 24)[frame.columns_of(panels) - 1]
     slanted = sum(len(label) + 2 for label in labels) > room
     ax.set_xticks(
-        range(len(labels)), labels, rotation=30 if slanted else 0, ha="right" if slanted else "center"
+        range(len(labels)),
+        labels,
+        rotation=30 if slanted else 0,
+        ha="right" if slanted else "center",
     )
     ax.tick_params(axis="x", length=0)

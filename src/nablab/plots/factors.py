@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from math import nan
 
-from nablab.experiment import Condition, Record, Records
+from nablab.contract import Condition, Record, Records
 
 
-def side_by_side(records: Records, curves: Mapping[str, str], *, curve: str, factor: str) -> Records:
+def side_by_side(
+    records: Records, curves: Mapping[str, str], *, curve: str, factor: str
+) -> Records:
     """Several curves of a trial under one name, told apart by a new factor, so that they can have panels.
 
     Args:
@@ -18,7 +20,12 @@ def side_by_side(records: Records, curves: Mapping[str, str], *, curve: str, fac
         factor: The new factor.
     """
     return Records(
-        Record(Condition(**r.condition, **{factor: level}), r.seed, {}, curves={curve: r.curves[name]})
+        Record(
+            Condition(**r.condition, **{factor: level}),
+            r.seed,
+            {},
+            curves={curve: r.curves[name]},
+        )
         for level, name in curves.items()
         for r in records
         if name in r.curves
@@ -43,7 +50,11 @@ def metrics_side_by_side(
     [('model=deep, units=as trained', 2.0), ('model=deep, units=matched', 1.0)]
     """
     return Records(
-        Record(Condition(**r.condition, **{factor: level}), r.seed, {metric: r.scalars.get(name, nan)})
+        Record(
+            Condition(**r.condition, **{factor: level}),
+            r.seed,
+            {metric: r.scalars.get(name, nan)},
+        )
         for level, name in metrics.items()
         for r in records
     )

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from nablab.experiment import Level, Records
-from nablab.naming import sentence
+from nablab.contract import Level, Records
 from nablab.plots.style import INK, SETTINGS, Style, styles
+from nablab.text.naming import sentence
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -43,7 +43,9 @@ def matplotlib_as_shipped() -> Iterator[Any]:
     Gives the module itself.
     """
     mpl = _matplotlib()
-    shipped: Any = {key: value for key, value in mpl.rcParamsDefault.items() if key not in _KEPT}
+    shipped: Any = {
+        key: value for key, value in mpl.rcParamsDefault.items() if key not in _KEPT
+    }
     with mpl.rc_context(shipped):
         yield mpl
 
@@ -64,7 +66,12 @@ def _matplotlib() -> Any:
 
 
 def canvas(
-    rows: int = 1, columns: int = 1, *, height: float = 3.0, width: float | None = None, **options: Any
+    rows: int = 1,
+    columns: int = 1,
+    *,
+    height: float = 3.0,
+    width: float | None = None,
+    **options: Any,
 ) -> tuple[Canvas, list[list[Axes]]]:
     """An empty figure with a grid of axes; call it inside ``with drawing():``.
 
@@ -107,7 +114,9 @@ def columns_of(panels: int) -> int:
 def panels_of(records: Records, factor: str) -> list[tuple[Level, Records]]:
     """The levels of the factor with their records; one nameless panel if no record has the factor."""
     levels = records.levels(factor) if factor else []
-    return [(level, records.where(**{factor: level})) for level in levels] or [("", records)]
+    return [(level, records.where(**{factor: level})) for level in levels] or [
+        ("", records)
+    ]
 
 
 def styles_of(records: Records, factor: str) -> dict[Level, Style]:
@@ -117,7 +126,11 @@ def styles_of(records: Records, factor: str) -> dict[Level, Style]:
 
 def at(records: Records, factor: str, level: Level) -> Records:
     """The records at one level; all of them for the nameless level."""
-    return records if level == "" and not records.levels(factor) else records.where(**{factor: level})
+    return (
+        records
+        if level == "" and not records.levels(factor)
+        else records.where(**{factor: level})
+    )
 
 
 def name_panel(ax: Axes, *parts: Level) -> None:
@@ -157,9 +170,13 @@ def ticks(axis_of: Axes, which: str, *, log: bool) -> None:
         axis.set_major_locator(MaxNLocator(5, min_n_ticks=3))
         low, high = axis.get_view_interval()
         if which == "x" or max(abs(low), abs(high)) >= 1000:
-            axis.set_major_formatter(FuncFormatter(lambda value, _: plain_number(value)))
+            axis.set_major_formatter(
+                FuncFormatter(lambda value, _: plain_number(value))
+            )
         return
-    if axis.get_data_interval()[1] <= 0 or not math.isfinite(axis.get_data_interval()[1]):
+    if axis.get_data_interval()[1] <= 0 or not math.isfinite(
+        axis.get_data_interval()[1]
+    ):
         # Nothing that a logarithmic axis can show: matplotlib would warn and invent a range.
         axis.set_ticks([])
         return
@@ -183,7 +200,11 @@ def power_of_ten(value: float) -> str:
     >>> power_of_ten(0.001)
     '10⁻³'
     """
-    return "10" + str(round(math.log10(value))).translate(_SUPERSCRIPTS) if value > 0 else "0"
+    return (
+        "10" + str(round(math.log10(value))).translate(_SUPERSCRIPTS)
+        if value > 0
+        else "0"
+    )
 
 
 def short_number(value: float) -> str:
@@ -208,7 +229,9 @@ def plain_number(value: float) -> str:
     return text.replace("-", "−")
 
 
-def legend(figure: Canvas, entries: Mapping[Level, Style], extra: Sequence[Any] = ()) -> None:
+def legend(
+    figure: Canvas, entries: Mapping[Level, Style], extra: Sequence[Any] = ()
+) -> None:
     """One legend above all panels; none where there is a single nameless entry."""
     from matplotlib.lines import Line2D
 
@@ -224,7 +247,13 @@ def legend(figure: Canvas, entries: Mapping[Level, Style], extra: Sequence[Any] 
     longest = 5.6 * (7 + max(len(str(handle.get_label())) for handle in handles))
     fitting = int(72 * figure.get_figwidth() / longest)
     columns = max(1, min(5, fitting, len(handles)))
-    figure.legend(handles=handles, loc="outside upper left", ncols=columns, labelcolor=INK, handlelength=1.6)
+    figure.legend(
+        handles=handles,
+        loc="outside upper left",
+        ncols=columns,
+        labelcolor=INK,
+        handlelength=1.6,
+    )
 
 
 def listed(names: Iterable[Level]) -> str:
@@ -252,7 +281,9 @@ class Table:
             value = row.get(name, "")
             several = hasattr(value, "__len__") and not isinstance(value, str)
             column.extend(
-                (v.item() if hasattr(v, "item") else v for v in value) if several else [value] * count
+                (v.item() if hasattr(v, "item") else v for v in value)
+                if several
+                else [value] * count
             )
 
 
@@ -278,7 +309,9 @@ class Notes:
         if not runs:
             self._empty.append(name)
         elif used < runs:
-            self.say(f"{sentence(name)}: {runs - used} of {runs} runs left out of the mean ({why}).")
+            self.say(
+                f"{sentence(name)}: {runs - used} of {runs} runs left out of the mean ({why})."
+            )
         if used == 1:
             self._single.append(name)
 

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from nablab.experiment import Level, Records
+from nablab.contract import Figure, Level, Records
 from nablab.plots import frame
-from nablab.plots.style import INK, Figure, styles
+from nablab.plots.style import INK, styles
 
 if TYPE_CHECKING:
     import numpy as np
@@ -68,10 +68,17 @@ def line_panels(
     table = frame.Table("panel", "series", "seed", "position", "value")
     notes = frame.Notes()
     labels = dict.fromkeys(label for panel in panels for label in panel.series)
-    looks = dict(zip(labels, list(styles(range(skip + len(labels))).values())[skip:], strict=True))
+    looks = dict(
+        zip(
+            labels, list(styles(range(skip + len(labels))).values())[skip:], strict=True
+        )
+    )
     with frame.drawing():
         figure, grid = frame.canvas(
-            max(1, -(-len(panels) // columns)), columns, height=2.8, width=frame.WIDE if columns > 1 else None
+            max(1, -(-len(panels) // columns)),
+            columns,
+            height=2.8,
+            width=frame.WIDE if columns > 1 else None,
         )
         axes = [ax for row in grid for ax in row]
         for spare in axes[len(panels) :]:
@@ -83,7 +90,9 @@ def line_panels(
                     where = {"panel": panel.title, "series": label}
                     table.extend(len(x), seed=seed, position=x, value=y, where=where)
                 whole = _drawable(panel, runs)
-                notes.count(str(label), len(runs), len(whole), f"{panel.title}: not finite")
+                notes.count(
+                    str(label), len(runs), len(whole), f"{panel.title}: not finite"
+                )
             for end in ends:
                 ax.axvline(end, color=INK, lw=0.5, alpha=0.5, zorder=0)
             ax.set(xlabel=x_label, ylabel=panel.y_label)
@@ -93,19 +102,25 @@ def line_panels(
                 ax.xaxis.set_major_locator(MultipleLocator(_tick(ax, ends)))
             frame.ticks(ax, "y", log=panel.log)
         frame.legend(figure, looks)
-    how = (
-        "Thin lines: single seeds. Thick lines: their mean, geometric on a logarithmic axis; the band is its "
-    )
+    how = "Thin lines: single seeds. Thick lines: their mean, geometric on a logarithmic axis; the band is its "
     alt = f"{title}. Lines against {x_label} for {frame.listed(looks)}. Panels: "
     alt += f"{', '.join(panel.title for panel in panels)}."
-    return Figure(title, notes.caption(caption, how + "95 % interval."), figure, table.columns, alt)
+    return Figure(
+        title,
+        notes.caption(caption, how + "95 % interval."),
+        figure,
+        table.columns,
+        alt,
+    )
 
 
 def _tick(ax: Axes, ends: tuple[float, ...]) -> float:
     """A distance of ticks that puts one on every end, with about five on the axis."""
     low, high = ax.get_xlim()
     step = ends[1] - ends[0]
-    return step / (1 if high - low > 2.5 * step else 2 if high - low > 1.3 * step else 4)
+    return step / (
+        1 if high - low > 2.5 * step else 2 if high - low > 1.3 * step else 4
+    )
 
 
 def lines_of(
@@ -130,7 +145,10 @@ def lines_of(
         if y in record.arrays:
             position, value = record.arrays[x], record.arrays[y]
             kept = (position >= within[0]) & (position <= within[1])
-            found.setdefault(record.condition[by], {})[record.seed] = position[kept], value[kept]
+            found.setdefault(record.condition[by], {})[record.seed] = (
+                position[kept],
+                value[kept],
+            )
     return found
 
 
@@ -138,10 +156,16 @@ def _drawable(panel: LinePanel, runs: Runs) -> list[tuple[Floats, Floats]]:
     """The seeds whose values all have a place on the axis."""
     import numpy as np
 
-    return [run for run in runs.values() if np.isfinite(run[1]).all() and (not panel.log or run[1].min() > 0)]
+    return [
+        run
+        for run in runs.values()
+        if np.isfinite(run[1]).all() and (not panel.log or run[1].min() > 0)
+    ]
 
 
-def _draw(ax: Axes, panel: LinePanel, label: Level, runs: Runs, color: str, line: str) -> None:
+def _draw(
+    ax: Axes, panel: LinePanel, label: Level, runs: Runs, color: str, line: str
+) -> None:
     import numpy as np
     from scipy.special import stdtrit
 
@@ -156,6 +180,12 @@ def _draw(ax: Axes, panel: LinePanel, label: Level, runs: Runs, color: str, line
     mean = scaled.mean(axis=0)
     ax.plot(whole[0][0], back(mean), color=color, ls=line, lw=2, label=str(label))
     if len(whole) > 1:
-        half = stdtrit(len(whole) - 1, 0.975) * scaled.std(axis=0, ddof=1) / math.sqrt(len(whole))
-        low, high = (np.clip(back(mean + side * half), *panel.limits) for side in (-1, 1))
+        half = (
+            stdtrit(len(whole) - 1, 0.975)
+            * scaled.std(axis=0, ddof=1)
+            / math.sqrt(len(whole))
+        )
+        low, high = (
+            np.clip(back(mean + side * half), *panel.limits) for side in (-1, 1)
+        )
         ax.fill_between(whole[0][0], low, high, color=color, alpha=0.18, lw=0)

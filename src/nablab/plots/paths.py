@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from nablab.experiment import Level
+from nablab.contract import Figure, Level
 from nablab.plots import frame
-from nablab.plots.style import INK, Figure, styles
+from nablab.plots.style import INK, styles
 
 if TYPE_CHECKING:
     import numpy as np
@@ -57,18 +57,33 @@ def paths(
     norm = _scale([values for plane in planes for values in plane.values.values()])
     looks = styles(label for plane in planes for label in plane.runs)
     with frame.drawing():
-        figure, grid = frame.canvas(max(1, -(-len(planes) // columns)), columns, height=3.0)
+        figure, grid = frame.canvas(
+            max(1, -(-len(planes) // columns)), columns, height=3.0
+        )
         axes = [ax for row in grid for ax in row]
         for spare in axes[len(planes) :]:
             spare.remove()
         for ax, plane in zip(axes, planes, strict=False):
             for label, xy in plane.runs.items():
                 _draw(ax, xy, plane.values[label], looks[label].color, norm)
-                ax.annotate(plane.ends.get(label, ""), xy[-1], (4, 3), textcoords="offset points", size=6.5)
+                ax.annotate(
+                    plane.ends.get(label, ""),
+                    xy[-1],
+                    (4, 3),
+                    textcoords="offset points",
+                    size=6.5,
+                )
                 where = {"panel": plane.title, "run": label}
                 x, y = xy[:, 0], xy[:, 1]
                 points = range(len(xy))
-                table.extend(len(xy), point=points, x=x, y=y, value=plane.values[label], where=where)
+                table.extend(
+                    len(xy),
+                    point=points,
+                    x=x,
+                    y=y,
+                    value=plane.values[label],
+                    where=where,
+                )
             ax.set_title(plane.title)
             ax.set_xlabel(f"component 1 ({100 * plane.shares[0]:.0f} %)")
             ax.set_ylabel(f"component 2 ({100 * plane.shares[1]:.0f} %)")
@@ -87,7 +102,9 @@ def paths(
 
 def _draw(ax: Any, xy: Floats, values: Floats, color: str, norm: Any) -> None:
     ax.plot(xy[:, 0], xy[:, 1], color=color, lw=1.3, zorder=2)
-    ax.scatter(xy[:, 0], xy[:, 1], c=values, cmap="cividis", norm=norm, s=9, lw=0, zorder=3)
+    ax.scatter(
+        xy[:, 0], xy[:, 1], c=values, cmap="cividis", norm=norm, s=9, lw=0, zorder=3
+    )
     ax.plot(*xy[0], "o", color=color, mfc="none", ms=7, zorder=4)
     ax.plot(*xy[-1], "s", color=color, ms=5.5, zorder=4)
 
@@ -98,18 +115,30 @@ def _keys(figure: Any, axes: Sequence[Any], norm: Any, label: str) -> None:
     from matplotlib.lines import Line2D
 
     bar = figure.colorbar(
-        ScalarMappable(norm, "cividis"), ax=axes, label=label, location="bottom", shrink=0.5, aspect=45
+        ScalarMappable(norm, "cividis"),
+        ax=axes,
+        label=label,
+        location="bottom",
+        shrink=0.5,
+        aspect=45,
     )
     bar.outline.set_visible(False)
     bar.ax.minorticks_off()
     low, high = norm.vmin, norm.vmax
-    decades = [10.0**exponent for exponent in range(-30, 31) if low <= 10.0**exponent <= high]
+    decades = [
+        10.0**exponent for exponent in range(-30, 31) if low <= 10.0**exponent <= high
+    ]
     if len(decades) > 1:
-        bar.set_ticks(decades, labels=[frame.power_of_ten(decade) for decade in decades])
+        bar.set_ticks(
+            decades, labels=[frame.power_of_ten(decade) for decade in decades]
+        )
     else:  # within a decade or two its ends say more
         bar.set_ticks([low, high], labels=[f"{end:.2g}" for end in (low, high)])
     marks = (("o", "none", "start"), ("s", INK, "end"))
-    handles = [Line2D([], [], color=INK, marker=m, mfc=f, ls="", ms=6, label=name) for m, f, name in marks]
+    handles = [
+        Line2D([], [], color=INK, marker=m, mfc=f, ls="", ms=6, label=name)
+        for m, f, name in marks
+    ]
     figure.legend(handles=handles, loc="outside upper left", ncols=2)
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from nablab.experiment import Level, Record, Records
-from nablab.naming import words
+from nablab.contract import Figure, Level, Record, Records
 from nablab.plots import frame
 from nablab.plots.curves import thin
-from nablab.plots.style import INK, Figure, Style
+from nablab.plots.style import INK, Style
+from nablab.text.naming import words
 
 if TYPE_CHECKING:
     import numpy as np
@@ -73,10 +73,20 @@ def predictions(
         figure, grids = _grids(len(panels), list(looks), x_label, y_label)
         for axes, (panel, subset) in zip(grids, panels, strict=True):
             for level, ax in axes.items():
-                cell = _Cell(ax, looks[level], table, {panel_by: panel, color_by: level}, points)
+                cell = _Cell(
+                    ax, looks[level], table, {panel_by: panel, color_by: level}, points
+                )
                 cell.draw(frame.at(subset, color_by, level), names, notes)
                 frame.name_panel(ax, panel, level)
-            _truth(list(axes.values()), subset, names, table, {panel_by: panel}, notes, points)
+            _truth(
+                list(axes.values()),
+                subset,
+                names,
+                table,
+                {panel_by: panel},
+                notes,
+                points,
+            )
         frame.legend(figure, {}, _keys(notes))
     how = "Thin lines: single seeds. Thick lines: their mean; the band is one standard deviation over seeds."
     title = title or f"Truth and {words(prediction)}s"
@@ -91,7 +101,9 @@ def _grids(
     """Axes by level for every panel, in rows of four; labelled at the left and at the foot of each column."""
     columns = min(COLUMNS, len(levels))
     rows = -(-len(levels) // columns)
-    figure, grid = frame.canvas(panels * rows, columns, height=2.2, sharex="row", sharey="row")
+    figure, grid = frame.canvas(
+        panels * rows, columns, height=2.2, sharex="row", sharey="row"
+    )
     found: list[dict[Level, Axes]] = []
     for start in range(0, len(grid), rows):
         axes = [ax for row in grid[start : start + rows] for ax in row]
@@ -109,9 +121,20 @@ class _Cell:
     """The predictions of one color in one panel."""
 
     def __init__(
-        self, ax: Axes, look: Style, table: frame.Table, where: dict[str, Level], points: int
+        self,
+        ax: Axes,
+        look: Style,
+        table: frame.Table,
+        where: dict[str, Level],
+        points: int,
     ) -> None:
-        self.ax, self.look, self.table, self.where, self.points = ax, look, table, where, points
+        self.ax, self.look, self.table, self.where, self.points = (
+            ax,
+            look,
+            table,
+            where,
+            points,
+        )
 
     def draw(self, records: Records, names: Sequence[str], notes: frame.Notes) -> None:
         import numpy as np
@@ -120,29 +143,54 @@ class _Cell:
         having = [r for r in records if x in r.arrays and prediction in r.arrays]
         lines = [(r.seed, *_sorted(r, x, prediction)) for r in having]
         finite = [line for line in lines if len(line[1]) and np.isfinite(line[2]).all()]
-        notes.count(frame.listed(self.where.values()), len(lines), len(finite), "not finite")
+        notes.count(
+            frame.listed(self.where.values()), len(lines), len(finite), "not finite"
+        )
         if not finite:
             return
         at = finite[0][1]
         for seed, own_x, y in finite:
             self._line("seed", own_x, y, seed=seed)
         stacked = np.stack([np.interp(at, own_x, y) for _, own_x, y in finite])
-        mean, spread = stacked.mean(axis=0), stacked.std(axis=0, ddof=int(len(finite) > 1))
+        mean, spread = (
+            stacked.mean(axis=0),
+            stacked.std(axis=0, ddof=int(len(finite) > 1)),
+        )
         self._line("mean", at, mean, spread=spread)
 
     def _line(
-        self, series: str, x: Floats, y: Floats, *, seed: Any = "", spread: Floats | None = None
+        self,
+        series: str,
+        x: Floats,
+        y: Floats,
+        *,
+        seed: Any = "",
+        spread: Floats | None = None,
     ) -> None:
         width, alpha = (2.0, 1.0) if series == "mean" else (0.6, 0.45)
         keep = thin(x, y, self.points)
         color = self.look.color
-        self.ax.plot(x[keep], y[keep], color=color, ls=self.look.line, lw=width, alpha=alpha, zorder=3)
+        self.ax.plot(
+            x[keep],
+            y[keep],
+            color=color,
+            ls=self.look.line,
+            lw=width,
+            alpha=alpha,
+            zorder=3,
+        )
         if spread is not None and spread.any():
             low, high = (y - spread)[keep], (y + spread)[keep]
             self.ax.fill_between(x[keep], low, high, color=color, alpha=0.2, lw=0)
         extra = {} if spread is None else {"deviation": spread[keep]}
         self.table.extend(
-            len(keep), series=series, seed=seed, x=x[keep], y=y[keep], **extra, where=self.where
+            len(keep),
+            series=series,
+            seed=seed,
+            x=x[keep],
+            y=y[keep],
+            **extra,
+            where=self.where,
         )
 
 
@@ -173,14 +221,26 @@ def _truth(
         every = -(-len(points[0]) // TRAINING_POINTS)
         for ax in axes:
             ax.plot(
-                points[0][::every], points[1][::every], ".", color=INK, ms=3.5, mew=0, alpha=0.6, zorder=4
+                points[0][::every],
+                points[1][::every],
+                ".",
+                color=INK,
+                ms=3.5,
+                mew=0,
+                alpha=0.6,
+                zorder=4,
             )
-        table.extend(len(points[0]), series="training", x=points[0], y=points[1], where=where)
+        table.extend(
+            len(points[0]), series="training", x=points[0], y=points[1], where=where
+        )
         some = "" if every == 1 else f" (one in {every} drawn)"
         notes.say(f"Points in that color are training points{some}.")
     low, high = float(np.min(true)), float(np.max(true))
     room = 0.5 * (high - low) or 1.0
-    bottom, top = min(ax.get_ylim()[0] for ax in axes), max(ax.get_ylim()[1] for ax in axes)
+    bottom, top = (
+        min(ax.get_ylim()[0] for ax in axes),
+        max(ax.get_ylim()[1] for ax in axes),
+    )
     if bottom < low - room or top > high + room:
         bottom, top = max(bottom, low - room), min(top, high + room)
         notes.say("Lines that leave the frame are cut.")
@@ -193,7 +253,9 @@ def _sorted(record: Record, x: str, y: str) -> tuple[Floats, Floats]:
 
     at, values = (np.asarray(record.arrays[name], float).reshape(-1) for name in (x, y))
     if at.shape != values.shape:
-        raise ValueError(f"'{y}' of {record.condition} has {values.size} values, but '{x}' has {at.size}")
+        raise ValueError(
+            f"'{y}' of {record.condition} has {values.size} values, but '{x}' has {at.size}"
+        )
     order = np.argsort(at, kind="stable")
     return at[order], values[order]
 
@@ -204,6 +266,16 @@ def _keys(notes: frame.Notes) -> list[Any]:
     keys = [Line2D([], [], color=INK, lw=1.0, label="truth")]
     if notes.has("Points in that color"):
         keys.append(
-            Line2D([], [], color=INK, marker=".", ls="", ms=5, mew=0, alpha=0.7, label="training points")
+            Line2D(
+                [],
+                [],
+                color=INK,
+                marker=".",
+                ls="",
+                ms=5,
+                mew=0,
+                alpha=0.7,
+                label="training points",
+            )
         )
     return keys if notes.has("The line in the color") else []

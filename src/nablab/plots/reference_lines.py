@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from nablab.experiment import Level
+from nablab.contract import Level
 from nablab.plots import frame
 from nablab.plots.style import INK, PAPER
 
@@ -42,19 +42,28 @@ def across(
     To be called when the data are drawn and the limits of x are set.
     """
     drawable = _drawable(values, log_y, notes)
-    table.extend(len(values), series=list(values), value=list(values.values()), where=where)
+    table.extend(
+        len(values), series=list(values), value=list(values.values()), where=where
+    )
     for value in drawable.values():
         ax.axhline(value, color=INK, lw=1, ls=DASHES, alpha=0.6, zorder=1)
     if drawable:
         ax.margins(y=0.12)
     dots = _dots(ax)
-    for rank, (name, value) in enumerate(sorted(drawable.items(), key=lambda item: item[1])):
+    for rank, (name, value) in enumerate(
+        sorted(drawable.items(), key=lambda item: item[1])
+    ):
         usual = "top" if rank == 0 and len(drawable) > 1 else "bottom"
         sides = [
-            (h, v) for h in ("right", "left") for v in sorted(("top", "bottom"), key=lambda v: v != usual)
+            (h, v)
+            for h in ("right", "left")
+            for v in sorted(("top", "bottom"), key=lambda v: v != usual)
         ]
         boxes = [_label(ax, name, value, *side) for side in sides]
-        hidden = [int(sum(box.get_window_extent().contains(*dot) for dot in dots)) for box in boxes]
+        hidden = [
+            int(sum(box.get_window_extent().contains(*dot) for dot in dots))
+            for box in boxes
+        ]
         best = hidden.index(min(hidden))
         for box in (*boxes[:best], *boxes[best + 1 :]):
             box.remove()
@@ -63,7 +72,15 @@ def across(
 def _label(ax: Axes, name: str, value: float, side: str, vertical: str) -> Text:
     x, edge = (0.995 if side == "right" else 0.005), ax.get_yaxis_transform()
     return ax.text(
-        x, value, f" {name} ", transform=edge, ha=side, va=vertical, fontsize=9, alpha=0.85, zorder=4
+        x,
+        value,
+        f" {name} ",
+        transform=edge,
+        ha=side,
+        va=vertical,
+        fontsize=9,
+        alpha=0.85,
+        zorder=4,
     )
 
 
@@ -73,13 +90,20 @@ def _dots(ax: Axes) -> list[tuple[float, float]]:
     from matplotlib.collections import PathCollection
 
     points = [c.get_offsets() for c in ax.collections if isinstance(c, PathCollection)]
-    points += [line.get_xydata() for line in ax.lines if line.get_transform() == ax.transData]
-    found = np.concatenate([np.asarray(p, dtype=float).reshape(-1, 2) for p in points] or [np.empty((0, 2))])
+    points += [
+        line.get_xydata() for line in ax.lines if line.get_transform() == ax.transData
+    ]
+    found = np.concatenate(
+        [np.asarray(p, dtype=float).reshape(-1, 2) for p in points]
+        or [np.empty((0, 2))]
+    )
     pixels = ax.transData.transform(found[np.isfinite(found).all(axis=1)])
     return [(float(x), float(y)) for x, y in pixels]
 
 
-def upright(ax: Axes, values: Mapping[str, float], log_x: bool, notes: frame.Notes) -> None:
+def upright(
+    ax: Axes, values: Mapping[str, float], log_x: bool, notes: frame.Notes
+) -> None:
     """Draw vertical lines, labelled along them from the top, on the side where the axis has more room."""
     drawable = _drawable(values, log_x, notes)
     for value in drawable.values():
@@ -96,8 +120,12 @@ def upright(ax: Axes, values: Mapping[str, float], log_x: bool, notes: frame.Not
         )  # fmt: skip
 
 
-def _drawable(values: Mapping[str, float], log: bool, notes: frame.Notes) -> dict[str, float]:
-    drawable = {k: v for k, v in values.items() if math.isfinite(v) and (v > 0 or not log)}
+def _drawable(
+    values: Mapping[str, float], log: bool, notes: frame.Notes
+) -> dict[str, float]:
+    drawable = {
+        k: v for k, v in values.items() if math.isfinite(v) and (v > 0 or not log)
+    }
     for name in values.keys() - drawable.keys():
         notes.say(f"The {name} ({values[name]:g}) cannot be drawn on this axis.")
     return drawable

@@ -6,10 +6,10 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from nablab.experiment import Claim, Level, Records
-from nablab.naming import sentence, words
+from nablab.contract import Claim, Figure, Level, Records
 from nablab.plots import frame
-from nablab.plots.style import Figure, Style
+from nablab.plots.style import Style
+from nablab.text.naming import sentence, words
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -47,22 +47,40 @@ def scatter(
     notes = frame.Notes()
     with frame.drawing():
         figure, axes = frame.panel_axes(len(metrics))
-        for place, (ax, (label, metric)) in enumerate(zip(axes, metrics.items(), strict=True)):
+        for place, (ax, (label, metric)) in enumerate(
+            zip(axes, metrics.items(), strict=True)
+        ):
             log = _spans_decades(records, metric) if log_x is None else log_x
             lost = 0
             for level, look in looks.items():
                 own = frame.at(records, color_by, level)
                 points = [
-                    (r.seed, r.scalars[metric], r.scalars[y]) for r in own if {metric, y} <= {*r.scalars}
+                    (r.seed, r.scalars[metric], r.scalars[y])
+                    for r in own
+                    if {metric, y} <= {*r.scalars}
                 ]
-                shown = [p for p in points if all(map(math.isfinite, p)) and (p[1] > 0 or not log)]
+                shown = [
+                    p
+                    for p in points
+                    if all(map(math.isfinite, p)) and (p[1] > 0 or not log)
+                ]
                 lost += len(points) - len(shown)
                 across, upward = [p[1] for p in shown], [p[2] for p in shown]
-                ax.plot(across, upward, look.marker, color=look.color, ms=5, alpha=0.7, mew=0)
+                ax.plot(
+                    across,
+                    upward,
+                    look.marker,
+                    color=look.color,
+                    ms=5,
+                    alpha=0.7,
+                    mew=0,
+                )
                 table.extend(len(shown), where={"panel": label, color_by: level}, seed=[p[0] for p in shown],
                              x=across, y=upward)  # fmt: skip
             if lost:
-                notes.say(f"{sentence(label)}: {lost} trials have no value that can be drawn.")
+                notes.say(
+                    f"{sentence(label)}: {lost} trials have no value that can be drawn."
+                )
             _name_with_tau(ax, records, metric, y, label, table)
             frame.ticks(ax, "x", log=log)
             frame.ticks(ax, "y", log=False)
@@ -85,7 +103,9 @@ def _spans_decades(records: Records, metric: str) -> bool:
     return bool(values) and min(values) > 0 and max(values) > 30 * min(values)
 
 
-def _name_with_tau(ax: Axes, records: Records, metric: str, y: str, label: str, table: frame.Table) -> None:
+def _name_with_tau(
+    ax: Axes, records: Records, metric: str, y: str, label: str, table: frame.Table
+) -> None:
     """Title the panel with tau and its interval, as a verdict would give them."""
     from nablab.verdicts import judge
 

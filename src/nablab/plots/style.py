@@ -1,15 +1,12 @@
-"""What a figure is, and the colors, lines and letters of all figures."""
+"""The colors, lines and letters of all figures."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
-from nablab.experiment import Level
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure as Canvas
+from nablab.contract import Level
 
 # Stand-ins that the SVG export turns into the page's text and background colors. In a PNG they
 # are as good as black and white.
@@ -18,7 +15,16 @@ PAPER = "#fdfefd"
 
 # Okabe and Ito (2008), black replaced by gray because text and truth are drawn in black; yellow
 # comes last because it is faint on white.
-COLORS = ("#0072b2", "#d55e00", "#009e73", "#e69f00", "#cc79a7", "#56b4e9", "#767676", "#f0e442")
+COLORS = (
+    "#0072b2",
+    "#d55e00",
+    "#009e73",
+    "#e69f00",
+    "#cc79a7",
+    "#56b4e9",
+    "#767676",
+    "#f0e442",
+)
 LINES = ("-", "--", ":", "-.")
 MARKERS = ("o", "s", "^", "D")
 
@@ -46,25 +52,6 @@ SETTINGS: Mapping[str, Any] = {
     "xtick.labelsize": 9.5,
     "ytick.labelsize": 9.5,
 }
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A drawing with what a reader needs beside it.
-
-    Attributes:
-        title: What is drawn, in a few words.
-        caption: What to see in it and how to read it.
-        figure: A matplotlib figure made without pyplot.
-        table: The plotted numbers, one column per key, all of one length.
-        alt: The drawing in words, for those who cannot see it.
-    """
-
-    title: str
-    caption: str
-    figure: Canvas
-    table: Mapping[str, Sequence[Any]] = field(default_factory=dict)
-    alt: str = ""
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from nablab.experiment import Level, Record, Records
+from nablab.contract import Figure, Level, Record, Records
 from nablab.plots import frame
-from nablab.plots.style import INK, PAPER, Figure
+from nablab.plots.style import INK, PAPER
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -48,24 +48,55 @@ def lines(
     """
     import numpy as np
 
-    looks, panels = frame.styles_of(records, color_by), frame.panels_of(records, panel_by)
+    looks, panels = (
+        frame.styles_of(records, color_by),
+        frame.panels_of(records, panel_by),
+    )
     table = frame.Table(panel_by, color_by, "seed", "position", "value", *(more or {}))
     notes = frame.Notes()
     with frame.drawing():
         figure, axes = frame.panel_axes(len(panels))
         for ax, (panel, part) in zip(axes, panels, strict=True):
             for level, look in looks.items():
-                runs = [record for record in frame.at(part, color_by, level) if y in record.arrays]
+                runs = [
+                    record
+                    for record in frame.at(part, color_by, level)
+                    if y in record.arrays
+                ]
                 finite = [run for run in runs if np.isfinite(run.arrays[y]).all()]
                 for run in runs:
-                    ax.plot(run.arrays[x], run.arrays[y], color=look.color, ls=look.line, lw=0.6, alpha=0.4)
-                    others = {name: run.arrays[array] for name, array in (more or {}).items()}
-                    values = {"seed": run.seed, "position": run.arrays[x], "value": run.arrays[y], **others}
-                    table.extend(len(run.arrays[x]), where={panel_by: panel, color_by: level}, **values)
-                notes.count(frame.listed([panel, level]), len(runs), len(finite), "not finite")
+                    ax.plot(
+                        run.arrays[x],
+                        run.arrays[y],
+                        color=look.color,
+                        ls=look.line,
+                        lw=0.6,
+                        alpha=0.4,
+                    )
+                    others = {
+                        name: run.arrays[array] for name, array in (more or {}).items()
+                    }
+                    values = {
+                        "seed": run.seed,
+                        "position": run.arrays[x],
+                        "value": run.arrays[y],
+                        **others,
+                    }
+                    table.extend(
+                        len(run.arrays[x]),
+                        where={panel_by: panel, color_by: level},
+                        **values,
+                    )
+                notes.count(
+                    frame.listed([panel, level]), len(runs), len(finite), "not finite"
+                )
                 if finite:
-                    mean = np.exp(np.mean([np.log(run.arrays[y]) for run in finite], axis=0))
-                    ax.plot(finite[0].arrays[x], mean, color=look.color, ls=look.line, lw=2)
+                    mean = np.exp(
+                        np.mean([np.log(run.arrays[y]) for run in finite], axis=0)
+                    )
+                    ax.plot(
+                        finite[0].arrays[x], mean, color=look.color, ls=look.line, lw=2
+                    )
             for end in ends:
                 ax.axvline(end, color=INK, lw=0.5, alpha=0.5, zorder=0)
             frame.name_panel(ax, panel)
@@ -77,7 +108,13 @@ def lines(
         frame.legend(figure, looks)
     how = "Thin lines: single seeds. Thick lines: their geometric mean."
     alt = f"{title}. {y_label} against {x_label}, colored by {color_by}: {frame.listed(looks)}."
-    return Figure(title, notes.caption(caption, how), figure, table.columns, alt + frame.in_panels(panels))
+    return Figure(
+        title,
+        notes.caption(caption, how),
+        figure,
+        table.columns,
+        alt + frame.in_panels(panels),
+    )
 
 
 def surfaces(
@@ -111,14 +148,23 @@ def surfaces(
         title: Title.
         caption: What to see; how to read the figure is added.
     """
-    columns, rows = frame.styles_of(records, column_by), frame.panels_of(records, row_by)
+    columns, rows = (
+        frame.styles_of(records, column_by),
+        frame.panels_of(records, row_by),
+    )
     table = frame.Table(row_by, column_by, "seed", "alpha", "beta", "value")
     notes = frame.Notes()
     with frame.drawing():
-        figure, grid = frame.canvas(len(rows), len(columns), height=2.9, width=frame.WIDE)
+        figure, grid = frame.canvas(
+            len(rows), len(columns), height=2.9, width=frame.WIDE
+        )
         for axes, (row, part) in zip(grid, rows, strict=True):
             for ax, column in zip(axes, columns, strict=True):
-                runs = [r for r in frame.at(part, column_by, column) if f"{name}_values" in r.arrays]
+                runs = [
+                    r
+                    for r in frame.at(part, column_by, column)
+                    if f"{name}_values" in r.arrays
+                ]
                 frame.name_panel(ax, row, column)
                 ax.set(xlabel=labels[0], ylabel=labels[1] if ax is axes[0] else "")
                 if not runs:
@@ -131,10 +177,16 @@ def surfaces(
                 if equal:
                     ax.set_aspect("equal")
                 _tabulate(table, runs[0], name, {row_by: row, column_by: column})
-    how = "The first seed of each. Colors are logarithmic and differ from panel to panel."
+    how = (
+        "The first seed of each. Colors are logarithmic and differ from panel to panel."
+    )
     alt = f"{title}. Contours of the {value_label} for {frame.listed(columns)}."
     return Figure(
-        title, notes.caption(caption, how), figure, table.columns, alt + frame.in_panels(rows, "Rows")
+        title,
+        notes.caption(caption, how),
+        figure,
+        table.columns,
+        alt + frame.in_panels(rows, "Rows"),
     )
 
 
@@ -142,7 +194,9 @@ def _contours(ax: Axes, record: Record, name: str) -> Any:
     import numpy as np
 
     values = np.asarray(record.arrays[f"{name}_values"], float)
-    shown = np.ma.log10(np.ma.masked_where(~np.isfinite(values) | (values <= 0), values))
+    shown = np.ma.log10(
+        np.ma.masked_where(~np.isfinite(values) | (values <= 0), values)
+    )
     low, high = float(shown.min()), float(shown.max())
     levels = np.linspace(low, high if high > low else low + 1, LEVELS)
     axes = record.arrays[f"{name}_alphas"], record.arrays[f"{name}_betas"]
@@ -158,7 +212,9 @@ def _contours(ax: Axes, record: Record, name: str) -> Any:
 def _logarithmic(bar: Any) -> None:
     low, high = (10**end for end in bar.ax.get_ylim())
     ticks = round_numbers(low, high)
-    bar.set_ticks([math.log10(tick) for tick in ticks], labels=[f"{tick:g}" for tick in ticks])
+    bar.set_ticks(
+        [math.log10(tick) for tick in ticks], labels=[f"{tick:g}" for tick in ticks]
+    )
     bar.ax.minorticks_off()
 
 
@@ -170,7 +226,11 @@ def round_numbers(low: float, high: float) -> list[float]:
     """
     decades = math.log10(high / low)
     mantissas = (1, 2, 5) if decades < 3 else (1,)
-    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1, max(1, round(decades / 8)))
+    powers = range(
+        math.floor(math.log10(low)),
+        math.ceil(math.log10(high)) + 1,
+        max(1, round(decades / 8)),
+    )
     ticks = [float(f"{mantissa}e{power}") for power in powers for mantissa in mantissas]
     return [tick for tick in ticks if low <= tick <= high]
 
@@ -185,7 +245,14 @@ def _mark(ax: Axes, record: Record, name: str, marks: str) -> None:
     if marks == "letters":
         for letter, (x, y) in zip("ABCDEFGH", points, strict=False):
             ax.plot(x, y, "o", color=MARK, ms=6, mec=PAPER)
-            ax.annotate(letter, (x, y), (5, 5), textcoords="offset points", color=PAPER, weight="bold")
+            ax.annotate(
+                letter,
+                (x, y),
+                (5, 5),
+                textcoords="offset points",
+                color=PAPER,
+                weight="bold",
+            )
         return
     for x, y, radius in zip(*points.T, record.arrays[f"{name}_errors"], strict=True):
         ax.add_patch(Circle((x, y), radius, fill=False, ec=MARK, lw=0.4, alpha=0.5))
@@ -194,10 +261,14 @@ def _mark(ax: Axes, record: Record, name: str, marks: str) -> None:
     ax.plot(*points[-1], "x", color=MARK, ms=8, mew=2.2)
 
 
-def _tabulate(table: frame.Table, record: Record, name: str, where: dict[str, Level]) -> None:
+def _tabulate(
+    table: frame.Table, record: Record, name: str, where: dict[str, Level]
+) -> None:
     import numpy as np
 
     values = np.asarray(record.arrays[f"{name}_values"], float)
-    alphas, betas = np.meshgrid(record.arrays[f"{name}_alphas"], record.arrays[f"{name}_betas"])
+    alphas, betas = np.meshgrid(
+        record.arrays[f"{name}_alphas"], record.arrays[f"{name}_betas"]
+    )
     columns = {"alpha": alphas.ravel(), "beta": betas.ravel(), "value": values.ravel()}
     table.extend(values.size, where=where, seed=record.seed, **columns)

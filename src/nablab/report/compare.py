@@ -6,9 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from nablab.experiment import Condition
-from nablab.naming import sentence
+from nablab.contract import Condition
 from nablab.report import page, sections, tables
+from nablab.text.naming import sentence
 from nablab.verdicts.answering import bare_claim
 
 if TYPE_CHECKING:
@@ -25,7 +25,10 @@ def compare(a: RunView, b: RunView) -> str:
         .get_template("compare.html.j2")
         .render(
             title=_title(a, b),
-            runs=[_Side(name, view) for name, view in zip(_names(a, b), (a, b), strict=True)],
+            runs=[
+                _Side(name, view)
+                for name, view in zip(_names(a, b), (a, b), strict=True)
+            ],
             sections=compare_rows(a, b),
         )
     )
@@ -47,7 +50,11 @@ def compare_rows(a: RunView, b: RunView) -> list[Section]:
     """
     names = _names(a, b)
     found: list[Section] = [
-        ("Settings that differ", ["setting", *names], _differing(_settings(a), _settings(b))),
+        (
+            "Settings that differ",
+            ["setting", *names],
+            _differing(_settings(a), _settings(b)),
+        ),
         (
             "Environment that differs",
             ["fact", *names],
@@ -65,7 +72,11 @@ def _title(a: RunView, b: RunView) -> str:
 
 def _names(a: RunView, b: RunView) -> tuple[str, str]:
     """How the runs are called in the headers: by their ids."""
-    return (a.run_id, b.run_id) if a.run_id != b.run_id else (f"{a.run_id} (first)", f"{b.run_id} (second)")
+    return (
+        (a.run_id, b.run_id)
+        if a.run_id != b.run_id
+        else (f"{a.run_id} (first)", f"{b.run_id} (second)")
+    )
 
 
 def _settings(view: RunView) -> dict[str, str]:
@@ -80,17 +91,29 @@ def _settings(view: RunView) -> dict[str, str]:
 
 def _differing(first: Mapping[str, str], second: Mapping[str, str]) -> list[list[str]]:
     keys = dict.fromkeys([*first, *second])
-    rows = [[key, first.get(key, tables.MISSING), second.get(key, tables.MISSING)] for key in keys]
+    rows = [
+        [key, first.get(key, tables.MISSING), second.get(key, tables.MISSING)]
+        for key in keys
+    ]
     return [row for row in rows if row[1] != row[2]]
 
 
 def _verdicts(first: Sequence[Verdict], second: Sequence[Verdict]) -> list[list[str]]:
-    sides = [{bare_claim(verdict, {}): verdict for verdict in side} for side in (first, second)]
+    sides = [
+        {bare_claim(verdict, {}): verdict for verdict in side}
+        for side in (first, second)
+    ]
     rows = []
     for claim in dict.fromkeys([*sides[0], *sides[1]]):
         pair = [side.get(claim) for side in sides]
         outcomes = {verdict.outcome if verdict else "" for verdict in pair}
-        remark = "none" if len(outcomes) == 1 else "only in one" if "" in outcomes else "differs"
+        remark = (
+            "none"
+            if len(outcomes) == 1
+            else "only in one"
+            if "" in outcomes
+            else "differs"
+        )
         rows.append([claim, *(_verdict(verdict) for verdict in pair), remark])
     return rows
 
@@ -103,9 +126,16 @@ def _verdict(verdict: Verdict | None) -> str:
 
 
 def _metrics(a: RunView, b: RunView, names: tuple[str, str]) -> list[Section]:
-    geometric = tables.geometric_metrics(a.experiment) | tables.geometric_metrics(b.experiment)
+    geometric = tables.geometric_metrics(a.experiment) | tables.geometric_metrics(
+        b.experiment
+    )
     sides = [
-        {row.condition: row for row in tables.condition_rows(v.records, v.experiment.conditions(), geometric)}
+        {
+            row.condition: row
+            for row in tables.condition_rows(
+                v.records, v.experiment.conditions(), geometric
+            )
+        }
         for v in (a, b)
     ]
     conditions = list(dict.fromkeys([*sides[0], *sides[1]]))
@@ -121,7 +151,9 @@ def _metrics(a: RunView, b: RunView, names: tuple[str, str]) -> list[Section]:
             for condition in conditions
         ]
         last = "second / first" if metric in geometric else "second − first"
-        measured = [row for side in sides for row in side.values() if metric in row.summaries]
+        measured = [
+            row for side in sides for row in side.values() if metric in row.summaries
+        ]
         name, kind = sections.heading(metric, measured)
         found.append((f"{sentence(name)}: {kind}", [*factors, *names, last], rows))
     return found
@@ -132,7 +164,9 @@ def _center(row: tables.ConditionRow | None, metric: str) -> str:
     if row is None or metric not in row.summaries or not row.summaries[metric].n:
         return tables.MISSING
     center, remark = sections.cell(row.summaries[metric], row.trials)
-    inside = "; ".join(part for part in (remark, f"n = {row.summaries[metric].n}") if part)
+    inside = "; ".join(
+        part for part in (remark, f"n = {row.summaries[metric].n}") if part
+    )
     return f"{center} ({inside})"
 
 
@@ -144,11 +178,15 @@ def _difference(
     geometric: bool,
 ) -> str:
     """The second center against the first: a ratio of geometric means, a difference of means or medians."""
-    pair = [side[condition].summaries.get(metric) for side in sides if condition in side]
+    pair = [
+        side[condition].summaries.get(metric) for side in sides if condition in side
+    ]
     if len(pair) < 2 or pair[0] is None or pair[1] is None:
         return tables.MISSING
     first, second = pair[0], pair[1]
-    if first.kind != second.kind or not (math.isfinite(first.center) and math.isfinite(second.center)):
+    if first.kind != second.kind or not (
+        math.isfinite(first.center) and math.isfinite(second.center)
+    ):
         return tables.MISSING
     if geometric and min(first.center, second.center) > 0:
         return f"× {tables.number(second.center / first.center)}"

@@ -48,9 +48,13 @@ def svg(figure: Figure, name: str) -> str:
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    text = re.sub(r"<defs>\s*<style[^>]*>.*?</style>\s*</defs>", "", text, flags=re.DOTALL)
+    text = re.sub(
+        r"<defs>\s*<style[^>]*>.*?</style>\s*</defs>", "", text, flags=re.DOTALL
+    )
     text = re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL)
-    text = text.replace("xlink:href", "href").replace(' xmlns:xlink="http://www.w3.org/1999/xlink"', "")
+    text = text.replace("xlink:href", "href").replace(
+        ' xmlns:xlink="http://www.w3.org/1999/xlink"', ""
+    )
     text = _own_ids(text, slug(name))
     text = re.sub(r'(\sd=")([^"]*)"', lambda m: f'{m[1]}{_rounded(m[2])}"', text)
     text = re.sub(r"\n\s*", "\n", text)
@@ -59,7 +63,11 @@ def svg(figure: Figure, name: str) -> str:
     text = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font-size: \1", text)
     text = re.sub(r"font-family: [^;\"]*;? ?", "", text)
     text = re.sub(r' transform="rotate\(-?0 [^)]*\)"', "", text)
-    text = re.sub(r'( (?:x|y|width|height)=")(-?\d+\.\d+)"', lambda m: f'{m[1]}{float(m[2]):.2f}"', text)
+    text = re.sub(
+        r'( (?:x|y|width|height)=")(-?\d+\.\d+)"',
+        lambda m: f'{m[1]}{float(m[2]):.2f}"',
+        text,
+    )
     return _open_tag(text, figure, slug(name))
 
 
@@ -73,14 +81,22 @@ def _settle(figure: Figure) -> None:
 def _own_ids(text: str, prefix: str) -> str:
     """Drop ids that nothing refers to and prefix the others."""
     used = set(re.findall(r'(?:url\(#|href="#)([^)"]+)', text))
-    text = re.sub(r'\sid="([^"]+)"', lambda m: f' id="{prefix}-{m[1]}"' if m[1] in used else "", text)
+    text = re.sub(
+        r'\sid="([^"]+)"',
+        lambda m: f' id="{prefix}-{m[1]}"' if m[1] in used else "",
+        text,
+    )
     return re.sub(r'(url\(#|href="#)([^)"]+)', rf"\1{prefix}-\2", text)
 
 
 def _rounded(path: str) -> str:
     """Path data with as many digits as can be seen."""
     digits = 1 if len(path) > LONG_PATH else 2
-    short = re.sub(r"-?\d+\.\d+", lambda m: f"{float(m[0]):.{digits}f}".rstrip("0").rstrip("."), path)
+    short = re.sub(
+        r"-?\d+\.\d+",
+        lambda m: f"{float(m[0]):.{digits}f}".rstrip("0").rstrip("."),
+        path,
+    )
     short = re.sub(r"\s+", " ", short).strip().replace("-0 ", "0 ")
     # Further points after a move or a line are lines without saying so.
     return short if set(short) & set("CQHV") else short.replace(" L ", " ")
@@ -109,7 +125,11 @@ def png(figure: Figure) -> bytes:
     with drawing():
         _settle(figure)
         figure.figure.savefig(
-            buffer, format="png", dpi=PNG_DPI, facecolor="white", metadata={"Software": None}
+            buffer,
+            format="png",
+            dpi=PNG_DPI,
+            facecolor="white",
+            metadata={"Software": None},
         )
     return buffer.getvalue()
 
@@ -136,7 +156,9 @@ def _cell(value: Any) -> Any:
     """
     if not isinstance(value, str):
         return value
-    value = value.replace("\r\n", "\n").replace("\r", "\n")  # the writer quotes no cell for a bare \\r
+    value = value.replace("\r\n", "\n").replace(
+        "\r", "\n"
+    )  # the writer quotes no cell for a bare \\r
     if value[:1] not in FORMULA:
         return value
     try:

@@ -58,15 +58,30 @@ def places(verdict: Verdict, axis: Axis) -> Places:
     if verdict.interval is not None:
         ends = sorted(verdict.interval, key=lambda value: axis.side * value)
         values |= {"low": ends[0], "high": ends[1]}
-    distances = {name: axis.side * (value - axis.line) for name, value in values.items()}
-    reach = max((abs(d) for d in distances.values() if math.isfinite(d)), default=0.0) or 1.0
+    distances = {
+        name: axis.side * (value - axis.line) for name, value in values.items()
+    }
+    reach = (
+        max((abs(d) for d in distances.values() if math.isfinite(d)), default=0.0)
+        or 1.0
+    )
     if axis.published is not None:
         distances["published"] = axis.side * (axis.published - axis.line)
         if abs(distances["published"]) <= FAR * reach:
             reach = max(reach, abs(distances["published"]))
-    at = {name: MIDDLE + HALF * max(-1.0, min(1.0, d / reach)) for name, d in distances.items()}
+    at = {
+        name: MIDDLE + HALF * max(-1.0, min(1.0, d / reach))
+        for name, d in distances.items()
+    }
     cut = frozenset(name for name, d in distances.items() if abs(d) > reach)
-    return Places(at["effect"], at.get("low"), at.get("high"), at["zero"], at.get("published"), cut)
+    return Places(
+        at["effect"],
+        at.get("low"),
+        at.get("high"),
+        at["zero"],
+        at.get("published"),
+        cut,
+    )
 
 
 def drawing(verdict: Verdict, name: str) -> str:
@@ -100,11 +115,21 @@ def drawing(verdict: Verdict, name: str) -> str:
 
 def description(verdict: Verdict, axis: Axis) -> str:
     """What the drawing shows, for those who cannot see it."""
-    half = {"supported": "right of", "refuted": "left of", "inconclusive": "across"}[verdict.outcome]
+    half = {"supported": "right of", "refuted": "left of", "inconclusive": "across"}[
+        verdict.outcome
+    ]
     line = f"The line that decides: {axis.line_text}; the claimed side is to the right."
-    where = f"The interval lies {half} it." if verdict.interval and verdict.outcome != "inconclusive" else ""
-    published = "The diamond is the published value." if axis.published is not None else ""
-    return " ".join(part for part in (f"{verdict.effect_text}.", line, where, published) if part)
+    where = (
+        f"The interval lies {half} it."
+        if verdict.interval and verdict.outcome != "inconclusive"
+        else ""
+    )
+    published = (
+        "The diamond is the published value." if axis.published is not None else ""
+    )
+    return " ".join(
+        part for part in (f"{verdict.effect_text}.", line, where, published) if part
+    )
 
 
 def _text(words: str) -> str:
@@ -116,7 +141,9 @@ def _zero(at: Places, axis: Axis) -> Sequence[str]:
     """A dotted line where the effect is nil, unless that is the line that decides."""
     if not axis.line:
         return []
-    return [f'<line class="zero" x1="{at.zero:.1f}" x2="{at.zero:.1f}" y1="2" y2="{FOOT - 2}"/>']
+    return [
+        f'<line class="zero" x1="{at.zero:.1f}" x2="{at.zero:.1f}" y1="2" y2="{FOOT - 2}"/>'
+    ]
 
 
 def _interval(at: Places) -> Sequence[str]:
@@ -128,13 +155,18 @@ def _interval(at: Places) -> Sequence[str]:
         else f'<line class="bar" x1="{x:.1f}" x2="{x:.1f}" y1="{BAR - 4}" y2="{BAR + 4}"/>'
         for name, x, direction in (("low", at.low, -1), ("high", at.high, 1))
     ]
-    return [f'<line class="bar" x1="{at.low:.1f}" x2="{at.high:.1f}" y1="{BAR}" y2="{BAR}"/>', *ends]
+    return [
+        f'<line class="bar" x1="{at.low:.1f}" x2="{at.high:.1f}" y1="{BAR}" y2="{BAR}"/>',
+        *ends,
+    ]
 
 
 def _arrow(x: float, y: float, direction: int, kind: str = "bar") -> str:
     """What says that something goes on, or lies, beyond the edge."""
     back = x - 5 * direction
-    return f'<path class="{kind}" d="M{back:.1f} {y - 4}L{x:.1f} {y}L{back:.1f} {y + 4}"/>'
+    return (
+        f'<path class="{kind}" d="M{back:.1f} {y - 4}L{x:.1f} {y}L{back:.1f} {y + 4}"/>'
+    )
 
 
 def _published(at: Places) -> Sequence[str]:
@@ -151,11 +183,15 @@ def _published(at: Places) -> Sequence[str]:
 def _labels(at: Places, axis: Axis) -> Sequence[str]:
     """The line in words below it, and nil where there is room for both."""
     text = axis.line_text if axis.line else axis.zero_text
-    found = [f'<text x="{MIDDLE:g}" y="{LABELS}" text-anchor="middle">{_text(text)}</text>']
+    found = [
+        f'<text x="{MIDDLE:g}" y="{LABELS}" text-anchor="middle">{_text(text)}</text>'
+    ]
     room = CHARACTER * (len(text) + len(axis.zero_text)) / 2 + 6
     if axis.line and abs(at.zero - MIDDLE) > room:
         # A label at the edge would be cut in half, so it ends where the drawing ends.
         half = CHARACTER * len(axis.zero_text) / 2
         x = min(max(at.zero, half), WIDTH - half)
-        found.append(f'<text x="{x:.1f}" y="{LABELS}" text-anchor="middle">{_text(axis.zero_text)}</text>')
+        found.append(
+            f'<text x="{x:.1f}" y="{LABELS}" text-anchor="middle">{_text(axis.zero_text)}</text>'
+        )
     return found

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
-from nablab.atomic import write_bytes
+from nablab.files.atomic import write_bytes
 from nablab.plots import Figure
 from nablab.plots.frame import matplotlib_as_shipped
 from nablab.report import exports, prose, sections, tables
@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 Tell = Callable[[str], None]
 
 
-def write_report(view: RunView, folder: Path, *, on_trouble: Tell = lambda _: None) -> Path:
+def write_report(
+    view: RunView, folder: Path, *, on_trouble: Tell = lambda _: None
+) -> Path:
     """Write the report and everything beside it into ``folder``, each file atomically.
 
     The files are ``figures/<name>.svg``, ``.png`` and ``.csv``, ``scalars.csv``, ``verdicts.csv``
@@ -50,7 +52,9 @@ def write_report(view: RunView, folder: Path, *, on_trouble: Tell = lambda _: No
         base = folder / "figures" / name
         write_bytes(base.with_suffix(".svg"), svg.encode())
         write_bytes(base.with_suffix(".png"), exports.png(figure))
-        write_bytes(base.with_suffix(".csv"), exports.csv_of_columns(figure.table).encode())
+        write_bytes(
+            base.with_suffix(".csv"), exports.csv_of_columns(figure.table).encode()
+        )
     for name, (header, rows) in {
         "scalars.csv": tables.scalar_rows(view.records),
         "verdicts.csv": tables.verdict_rows(view.verdicts),
@@ -92,7 +96,10 @@ def _answers(view: RunView, on_trouble: Tell) -> _Answers:
         try:
             with matplotlib_as_shipped():
                 named = _named(view.experiment.figures(view.records))
-            figures = {name: (figure, exports.svg(figure, f"svg-{name}")) for name, figure in named.items()}
+            figures = {
+                name: (figure, exports.svg(figure, f"svg-{name}"))
+                for name, figure in named.items()
+            }
         except (Exception, SystemExit) as error:
             troubles.append(f"The figures could not be drawn. {_place(error)}")
         try:
@@ -129,7 +136,9 @@ def _page(view: RunView, answers: _Answers) -> str:
         .get_template("report.html.j2")
         .render(
             question=experiment.question() or experiment.name,
-            data=", ".join(dict.fromkeys(Path(spec).name for spec in experiment.data_sets())),
+            data=", ".join(
+                dict.fromkeys(Path(spec).name for spec in experiment.data_sets())
+            ),
             view=view,
             answer=answer(view.verdicts),
             headline=sections.headline(view),
@@ -179,4 +188,6 @@ def environment() -> jinja2.Environment:
 
 def _firm(text: str) -> str:
     """Text in which a power of ten and a count do not break across lines."""
-    return re.sub(r" × |(?<=n) = (?=\d)", lambda found: found[0].replace(" ", "\u00a0"), text)
+    return re.sub(
+        r" × |(?<=n) = (?=\d)", lambda found: found[0].replace(" ", "\u00a0"), text
+    )

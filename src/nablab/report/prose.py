@@ -24,7 +24,9 @@ def render(text: str) -> Markup:
     </ul>
     """
     blocks = re.split(r"\n[ \t]*\n", inspect.cleandoc(text)) if text.strip() else []
-    return Markup("\n".join(part for block in blocks for part in _block(block.strip("\n"))))
+    return Markup(
+        "\n".join(part for block in blocks for part in _block(block.strip("\n")))
+    )
 
 
 def inline(text: str) -> Markup:
@@ -34,7 +36,11 @@ def inline(text: str) -> Markup:
     <code>a&lt;b</code> is <em>small</em>
     """
     parts = re.split(r"(``.+?``|`[^`]+`)", text)
-    return Markup("".join(_code(part) if i % 2 else _emphasis(part) for i, part in enumerate(parts)))
+    return Markup(
+        "".join(
+            _code(part) if i % 2 else _emphasis(part) for i, part in enumerate(parts)
+        )
+    )
 
 
 def body(docstring: str) -> str:
@@ -55,16 +61,22 @@ def _emphasis(part: str) -> str:
     safe = html.escape(part)
     safe = re.sub(r"\*\*(?=\S)(.+?)(?<=\S)\*\*", r"<strong>\1</strong>", safe)
     # A star between spaces or digits is a product, not emphasis.
-    return re.sub(r"(?<![\w*])\*(?=[^\s*])([^*]+?)(?<=[^\s*])\*(?![\w*])", r"<em>\1</em>", safe)
+    return re.sub(
+        r"(?<![\w*])\*(?=[^\s*])([^*]+?)(?<=[^\s*])\*(?![\w*])", r"<em>\1</em>", safe
+    )
 
 
 def _block(block: str) -> Iterator[str]:
     """One block between blank lines: an indented block, or a paragraph that a list may follow."""
     lines = block.split("\n")
-    if all(line.startswith("    ") for line in lines) and not _ITEM.match(lines[0].strip()):
+    if all(line.startswith("    ") for line in lines) and not _ITEM.match(
+        lines[0].strip()
+    ):
         yield f"<pre>{html.escape(inspect.cleandoc(block))}</pre>"
         return
-    start = next((i for i, line in enumerate(lines) if _ITEM.match(line.strip())), len(lines))
+    start = next(
+        (i for i, line in enumerate(lines) if _ITEM.match(line.strip())), len(lines)
+    )
     if start:
         yield f"<p>{inline(' '.join(line.strip() for line in lines[:start]))}</p>"
     if start < len(lines):

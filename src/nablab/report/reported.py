@@ -14,7 +14,7 @@ from nablab.plots import summarize
 from nablab.report import tables
 
 if TYPE_CHECKING:
-    from nablab.experiment import Experiment, Records, Reported
+    from nablab.contract import Experiment, Records, Reported
 
 HEADER = ("who", "setting", "what", "reported", "seeds", "measured here")
 
@@ -66,7 +66,9 @@ def measured(one: Reported, experiment: Experiment, records: Records) -> str:
     if not one.metric or not comparable(one, experiment):
         return ""
     values: Sequence[float] = records.where(**one.where).values(one.metric)
-    found = summarize(values, geometric=one.metric in tables.geometric_metrics(experiment))
+    found = summarize(
+        values, geometric=one.metric in tables.geometric_metrics(experiment)
+    )
     if not found.n:
         return ""
     kind = "median of " if found.kind == "median" else ""

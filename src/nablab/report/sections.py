@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
-from nablab import configuration as settings
-from nablab.durations import duration
-from nablab.experiment import Experiment
-from nablab.naming import sentence, words
+from nablab.contract import Experiment
 from nablab.plots import Summary
 from nablab.report import forest, tables
-from nablab.values import in_text
+from nablab.settings import configuration as settings
+from nablab.settings.values import in_text
+from nablab.text.durations import duration
+from nablab.text.naming import sentence, words
 from nablab.verdicts.answering import bare_claim, shared_scope
 
 if TYPE_CHECKING:
@@ -45,22 +45,38 @@ def summary(view: RunView) -> str:
     facts = view.environment
     cores = facts.get("cores")
     where = [str(facts["processor"])] if facts.get("processor") else []
-    where += [_count(cores, "core") if isinstance(cores, int) else f"cores: {cores}"] if cores else []
+    where += (
+        [_count(cores, "core") if isinstance(cores, int) else f"cores: {cores}"]
+        if cores
+        else []
+    )
     where += [f"device {facts['device']}"] if facts.get("device") else []
     done = _count(len(view.records), "trial")
-    done += f" in {duration(float(facts['seconds']))} of work" if facts.get("seconds") else ""
+    done += (
+        f" in {duration(float(facts['seconds']))} of work"
+        if facts.get("seconds")
+        else ""
+    )
     done += f" on {', '.join(where)}" if where else ""
     planned = f"{_count(len(conditions), 'condition')} ({_factors(conditions)})"
     each = f"{_count(view.seeds, 'seed')} each"
-    return f"{view.experiment.name}, preset {view.preset}: {planned} with {each}; {done}."
+    return (
+        f"{view.experiment.name}, preset {view.preset}: {planned} with {each}; {done}."
+    )
 
 
 def _factors(conditions: Sequence[Mapping[str, Any]]) -> str:
     """The factors with their levels, as text."""
     parts = []
-    for name in dict.fromkeys(factor for condition in conditions for factor in condition):
+    for name in dict.fromkeys(
+        factor for condition in conditions for factor in condition
+    ):
         levels = list(dict.fromkeys(str(c[name]) for c in conditions if name in c))
-        more = f" and {len(levels) - LEVELS_LISTED} more" if len(levels) > LEVELS_LISTED else ""
+        more = (
+            f" and {len(levels) - LEVELS_LISTED} more"
+            if len(levels) > LEVELS_LISTED
+            else ""
+        )
         parts.append(f"{words(name)}: {', '.join(levels[:LEVELS_LISTED])}{more}")
     return "; ".join(parts) or "no factors"
 
@@ -76,7 +92,9 @@ def banner(view: RunView) -> tuple[str, str] | None:
     if view.state == "done" and done >= planned:
         return None
     state = STATES.get(view.state, STATES["incomplete"])
-    number = f"{done:,} of {_count(planned, 'trial')} {'is' if done == 1 else 'are'} done."
+    number = (
+        f"{done:,} of {_count(planned, 'trial')} {'is' if done == 1 else 'are'} done."
+    )
     if done >= planned:
         return state, number
     how = (
@@ -127,7 +145,10 @@ def tally(verdicts: Sequence[Verdict]) -> str:
     if len(verdicts) < 2:
         return ""
     outcomes = [verdict.outcome for verdict in verdicts]
-    counts = [f"{outcomes.count(kind)} {kind}" for kind in dict.fromkeys(sorted(outcomes, reverse=True))]
+    counts = [
+        f"{outcomes.count(kind)} {kind}"
+        for kind in dict.fromkeys(sorted(outcomes, reverse=True))
+    ]
     return ", ".join(counts)
 
 
@@ -177,7 +198,9 @@ def facts(verdict: Verdict) -> str:
     if verdict.p_adjusted is not None:
         parts.append(f"{tables.number(verdict.p_adjusted, 2)} after it")
     if verdict.smallest_effect:
-        parts.append(f"smallest effect of interest: {distance(verdict.smallest_effect, verdict.unit)}")
+        parts.append(
+            f"smallest effect of interest: {distance(verdict.smallest_effect, verdict.unit)}"
+        )
     return "; ".join(parts) + "."
 
 
@@ -198,30 +221,38 @@ def distance(value: float, unit: str) -> str:
     >>> distance(-1.0, "log10 ratio"), distance(0.3, "Cliff's delta")
     ('a factor of 10', "0.3 (Cliff's delta)")
     """
-    return f"a factor of {tables.number(10 ** abs(value))}" if unit == LOGARITHMIC else amount(value, unit)
+    return (
+        f"a factor of {tables.number(10 ** abs(value))}"
+        if unit == LOGARITHMIC
+        else amount(value, unit)
+    )
 
 
 def published(verdict: Verdict) -> str:
     """The published value, the measured one and how far they lie apart; empty without one."""
     if verdict.published is None:
         return ""
-    reported, measured, apart = verdict.published, verdict.measured_for_published, verdict.distance
+    reported, measured, apart = (
+        verdict.published,
+        verdict.measured_for_published,
+        verdict.distance,
+    )
     unit = verdict.unit if reported.of == "effect" else ""
     text = f"{amount(reported.value, unit)} ({reported.source})."
     if measured is None or apart is None:
         return f"{text} Not measured here, so there is nothing to compare it with."
     percent = ""
     if not unit and reported.value:
-        percent = (
-            f" ({tables.number(100 * abs(apart / reported.value))} % {'lower' if apart < 0 else 'higher'})"
-        )
+        percent = f" ({tables.number(100 * abs(apart / reported.value))} % {'lower' if apart < 0 else 'higher'})"
     return f"{text} Measured here: {amount(measured, unit)}. Distance: {distance(apart, unit)}{percent}."
 
 
 def theory(experiment: Experiment) -> str:
     """The experiment's docstring without its question and without the section on its fields."""
     doc = inspect.cleandoc(type(experiment).__doc__ or "").partition("\n")[2]
-    return re.sub(r"(?m)^(Attributes|Args):\n(?:[ \t]+.*\n?|[ \t]*\n)*", "", doc).strip("\n")
+    return re.sub(r"(?m)^(Attributes|Args):\n(?:[ \t]+.*\n?|[ \t]*\n)*", "", doc).strip(
+        "\n"
+    )
 
 
 @dataclass(frozen=True)
@@ -237,19 +268,26 @@ class MetricTable:
 
     factors: list[str]
     headings: list[tuple[str, str]]
-    rows: list[tuple[list[str], int, list[tuple[str, str]]]] = field(default_factory=list)
+    rows: list[tuple[list[str], int, list[tuple[str, str]]]] = field(
+        default_factory=list
+    )
     baselines: list[tuple[str, list[str]]] = field(default_factory=list)
 
 
-def condition_tables(view: RunView, baselines: Mapping[str, Mapping[str, float]]) -> list[MetricTable]:
+def condition_tables(
+    view: RunView, baselines: Mapping[str, Mapping[str, float]]
+) -> list[MetricTable]:
     """Every metric of every condition, with the baselines of each metric; at most three metrics per table."""
     conditions = view.experiment.conditions()
-    rows = tables.condition_rows(view.records, conditions, tables.geometric_metrics(view.experiment))
+    rows = tables.condition_rows(
+        view.records, conditions, tables.geometric_metrics(view.experiment)
+    )
     metrics = view.records.metrics
     found = []
     for shown in shares(metrics, METRICS_PER_TABLE):
         table = MetricTable(
-            tables.factors(row.condition for row in rows), [heading(metric, rows) for metric in shown]
+            tables.factors(row.condition for row in rows),
+            [heading(metric, rows) for metric in shown],
         )
         for row in rows:
             levels = [str(row.condition.get(factor, "")) for factor in table.factors]
@@ -257,7 +295,10 @@ def condition_tables(view: RunView, baselines: Mapping[str, Mapping[str, float]]
             table.rows.append((levels, row.trials, cells))
         for column, metric in enumerate(shown):
             for name, value in baselines.get(metric, {}).items():
-                values = [tables.number(value) if i == column else "" for i in range(len(shown))]
+                values = [
+                    tables.number(value) if i == column else ""
+                    for i in range(len(shown))
+                ]
                 table.baselines.append((name, values))
         found.append(table)
     return found
@@ -284,7 +325,9 @@ def heading(metric: str, rows: Sequence[tables.ConditionRow]) -> tuple[str, str]
     means = " or ".join(kind for kind in kinds if kind != "median")
     if any(s.low < s.high for s in found):
         means += ", 95 % interval"
-    return words(metric), ", or ".join(part for part in (means, "median" * ("median" in kinds)) if part)
+    return words(metric), ", or ".join(
+        part for part in (means, "median" * ("median" in kinds)) if part
+    )
 
 
 def cell(found: Summary, trials: int) -> tuple[str, str]:
@@ -304,7 +347,10 @@ def cell(found: Summary, trials: int) -> tuple[str, str]:
 def configuration(experiment: Experiment) -> list[tuple[str, str, str]]:
     """Per field, nested ones after their parent: key, value as on the command line, meaning."""
     meanings = {doc.name: doc.help for doc in settings.describe(type(experiment))}
-    return [(key, value, meanings.get(key, "")) for key, value in setting_texts(experiment).items()]
+    return [
+        (key, value, meanings.get(key, ""))
+        for key, value in setting_texts(experiment).items()
+    ]
 
 
 def setting_texts(experiment: Experiment) -> dict[str, str]:
@@ -320,10 +366,18 @@ def setting_texts(experiment: Experiment) -> dict[str, str]:
 
 def environment(view: RunView) -> dict[str, str]:
     """The facts of the machine and the versions as text; the time of work and its dates in words."""
-    facts = {key: value for key, value in view.environment.items() if key not in ("seconds", "started")}
-    found = {key: text for key, text in tables.flat(facts).items() if text != tables.MISSING}
+    facts = {
+        key: value
+        for key, value in view.environment.items()
+        if key not in ("seconds", "started")
+    }
+    found = {
+        key: text for key, text in tables.flat(facts).items() if text != tables.MISSING
+    }
     if view.environment.get("seconds"):
-        found["time of work"] = f"{duration(float(view.environment['seconds']))}, all trials together"
+        found["time of work"] = (
+            f"{duration(float(view.environment['seconds']))}, all trials together"
+        )
     for dates in _dates(view):
         found["begun"] = dates
     return found

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from nablab.experiment import Condition, Experiment, Level, Record, Records
-from nablab.naming import words
+from nablab.contract import Condition, Experiment, Level, Record, Records
 from nablab.plots import Summary, summarize
+from nablab.text.naming import words
 
 if TYPE_CHECKING:
     from nablab.verdicts import Verdict
@@ -35,7 +35,9 @@ def number(value: Any, digits: int = 3) -> str:
     if size >= 1e7 or 0 < size < 1e-4:
         mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
         mantissa = mantissa.rstrip("0").rstrip(".") if "." in mantissa else mantissa
-        return f"{mantissa} × 10{str(int(exponent)).translate(_SUPERSCRIPTS)}".replace("-", "−")
+        return f"{mantissa} × 10{str(int(exponent)).translate(_SUPERSCRIPTS)}".replace(
+            "-", "−"
+        )
     text = f"{value:,.0f}" if size >= 10 ** (digits - 1) else f"{value:.{digits}g}"
     return text.replace("-", "−")
 
@@ -55,17 +57,25 @@ def interval(low: float, high: float) -> str:
     >>> interval(0.1, 0.25)
     '0.1 to 0.25'
     """
-    return "" if math.isnan(low) or math.isnan(high) else f"{number(low)} to {number(high)}"
+    return (
+        ""
+        if math.isnan(low) or math.isnan(high)
+        else f"{number(low)} to {number(high)}"
+    )
 
 
 def geometric_metrics(experiment: Experiment) -> set[str]:
     """The metrics that the claims compare on logarithms: their means are geometric everywhere."""
-    return {claim.metric for claim in experiment.active_claims() if claim.scale == "log10"}
+    return {
+        claim.metric for claim in experiment.active_claims() if claim.scale == "log10"
+    }
 
 
 def factors(conditions: Iterable[Condition]) -> list[str]:
     """All factors, in the order in which they first occur."""
-    return list(dict.fromkeys(factor for condition in conditions for factor in condition))
+    return list(
+        dict.fromkeys(factor for condition in conditions for factor in condition)
+    )
 
 
 @dataclass(frozen=True)
@@ -81,7 +91,9 @@ def condition_rows(
     records: Records, conditions: Sequence[Condition], geometric: set[str]
 ) -> list[ConditionRow]:
     """One row per planned condition, with those that have no trial yet, in the planned order."""
-    everything: dict[Condition, list[Record]] = {condition: [] for condition in conditions}
+    everything: dict[Condition, list[Record]] = {
+        condition: [] for condition in conditions
+    }
     for record in records:
         everything.setdefault(record.condition, []).append(record)
     metrics = records.metrics
@@ -114,7 +126,12 @@ def scalar_rows(records: Records) -> tuple[list[str], list[list[Any]]]:
     """Header and tidy rows: levels, seed, metric, value; floats untouched."""
     names = factors(records.conditions)
     rows: list[list[Any]] = [
-        [*(record.condition.get(name, "") for name in names), record.seed, metric, value]
+        [
+            *(record.condition.get(name, "") for name in names),
+            record.seed,
+            metric,
+            value,
+        ]
         for record in records
         for metric, value in record.scalars.items()
     ]
@@ -140,7 +157,9 @@ def verdict_rows(verdicts: Sequence[Verdict]) -> tuple[list[str], list[list[Any]
             "published": verdict.published.value if verdict.published else "",
             "published_source": verdict.published.source if verdict.published else "",
         }
-        values = [special[c] if c in special else getattr(verdict, c) for c in VERDICT_COLUMNS]
+        values = [
+            special[c] if c in special else getattr(verdict, c) for c in VERDICT_COLUMNS
+        ]
         rows.append(["" if value is None else value for value in values])
     return list(VERDICT_COLUMNS), rows
 

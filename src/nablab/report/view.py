@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from nablab.experiment import Experiment, Records
+from nablab.contract import Experiment, Records
 
 if TYPE_CHECKING:
     from nablab.verdicts import Verdict

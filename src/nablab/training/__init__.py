@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nablab.lazy import lazy_names
+from nablab.importing.lazy import lazy_names
 
 if TYPE_CHECKING:
     from nablab.training.batched import BatchedEngine
@@ -29,7 +29,14 @@ if TYPE_CHECKING:
     from nablab.training.recording import WeightRecorder, path_array, path_from_array
     from nablab.training.result import Outcome, Training
     from nablab.training.samplers import Bucketed, Folds, Sampler, Shuffled
-    from nablab.training.schedules import Constant, Cosine, Exponential, Linear, Schedule, StepDecay
+    from nablab.training.schedules import (
+        Constant,
+        Cosine,
+        Exponential,
+        Linear,
+        Schedule,
+        StepDecay,
+    )
     from nablab.training.seeding import SharedStart, build_replicas, derive, generator
     from nablab.training.sequential import SequentialEngine
     from nablab.training.speed import Speed, measure_speed

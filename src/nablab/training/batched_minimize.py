@@ -75,16 +75,36 @@ class BatchedMinimizeEngine:
             raise Unsupported("batches of equally many samples differ in shape")
         self.replicas = len(states)
         self.measures: tuple[str, ...] = ()
-        self._learner, self._data, self._sampler, self._steps = learner, data, sampler, steps
-        self._seeds, self._device, self._size = tuple(seeds), device, batch_size or EVALUATED_AT_ONCE
+        self._learner, self._data, self._sampler, self._steps = (
+            learner,
+            data,
+            sampler,
+            steps,
+        )
+        self._seeds, self._device, self._size = (
+            tuple(seeds),
+            device,
+            batch_size or EVALUATED_AT_ONCE,
+        )
         self._module = _Loss(states[0].net, learner)
         self._stacked = StackedWeights([state.net for state in states], optimizer)
         names = list(hyper[0]) if hyper else []
-        self._hyper = {name: torch.tensor([own[name] for own in hyper], device=device) for name in names}
+        self._hyper = {
+            name: torch.tensor([own[name] for own in hyper], device=device)
+            for name in names
+        }
         self._generators = [torch.Generator() for _ in seeds]
-        self._together = vmap(grad_and_value(self._one, has_aux=True), randomness="error")
-        self._now: tuple[int, float, Sequence[Draw]] = (0, 1.0, ())  # the step that is computed
-        self._draws: dict[str, list[Draw]] = {}  # what the loss asks for, by the shapes of a batch
+        self._together = vmap(
+            grad_and_value(self._one, has_aux=True), randomness="error"
+        )
+        self._now: tuple[int, float, Sequence[Draw]] = (
+            0,
+            1.0,
+            (),
+        )  # the step that is computed
+        self._draws: dict[
+            str, list[Draw]
+        ] = {}  # what the loss asks for, by the shapes of a batch
         self._rehearse()
 
     # Training
@@ -114,11 +134,15 @@ class BatchedMinimizeEngine:
         draws = self._draws_for(batch)
         drawn = self._drawn(draws)
         self._now = step, rate, draws
-        gradients, (_, values) = self._together(self._stacked.weights, batch, self._hyper, drawn)
+        gradients, (_, values) = self._together(
+            self._stacked.weights, batch, self._hyper, drawn
+        )
         self.measures = tuple(values)
         if self._learner.clip_norm is not None:  # as torch.nn.utils.clip_grad_norm_
             norms = gradients.norm(dim=1, keepdim=True)
-            gradients = gradients * (self._learner.clip_norm / (norms + 1e-6)).clamp(max=1.0)
+            gradients = gradients * (self._learner.clip_norm / (norms + 1e-6)).clamp(
+                max=1.0
+            )
         return gradients, torch.stack(list(values.values()), dim=1)
 
     def _one(
@@ -126,19 +150,30 @@ class BatchedMinimizeEngine:
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of one trial, and all values."""
         step, rate, draws = self._now
-        values = self._values(weights, batch, Moment(step, self._steps, rate, hyper, Given(draws, drawn)))
+        values = self._values(
+            weights, batch, Moment(step, self._steps, rate, hyper, Given(draws, drawn))
+        )
         return values["loss"], values
 
     def _batch(self, step: int) -> Any:
         """The batches of all trials, stacked: tensors (K, n, ...)."""
-        chosen = [self._sampler.indices(seed, step).to(self._device) for seed in self._seeds]
+        chosen = [
+            self._sampler.indices(seed, step).to(self._device) for seed in self._seeds
+        ]
         parts = [pytree.tree_flatten(self._data.batch(indices)) for indices in chosen]
-        leaves = [torch.stack(same) for same in zip(*(leaves for leaves, _ in parts), strict=True)]
+        leaves = [
+            torch.stack(same)
+            for same in zip(*(leaves for leaves, _ in parts), strict=True)
+        ]
         return pytree.tree_unflatten(leaves, parts[0][1])
 
     def _values(self, weights: Tensor, batch: Any, moment: Moment) -> dict[str, Tensor]:
-        tensors = {f"net.{name}": part for name, part in self._stacked.by_name(weights).items()}
-        found: dict[str, Tensor] = functional_call(self._module, tensors, (batch, moment))
+        tensors = {
+            f"net.{name}": part for name, part in self._stacked.by_name(weights).items()
+        }
+        found: dict[str, Tensor] = functional_call(
+            self._module, tensors, (batch, moment)
+        )
         return found
 
     # Randomness
@@ -153,14 +188,19 @@ class BatchedMinimizeEngine:
     def _drawn(self, draws: Sequence[Draw]) -> list[Tensor]:
         """These random numbers for every trial: tensors (K, ...)."""
         sources = [Drawn(generator, self._device) for generator in self._generators]
-        return [torch.stack([getattr(source, kind)(shape) for source in sources]) for kind, shape in draws]
+        return [
+            torch.stack([getattr(source, kind)(shape) for source in sources])
+            for kind, shape in draws
+        ]
 
     def _asked_for(self, batch: Any) -> list[Draw]:
         """Run the loss of the first trial alone and note what it draws."""
         noting = Noting(self._device)
         own = pytree.tree_map(lambda leaf: leaf[0], batch)
         hyper = {name: values[0] for name, values in self._hyper.items()}
-        self._values(self._stacked.weights[0], own, Moment(0, self._steps, 1.0, hyper, noting))
+        self._values(
+            self._stacked.weights[0], own, Moment(0, self._steps, 1.0, hyper, noting)
+        )
         return noting.draws
 
     # Evaluation
@@ -175,10 +215,14 @@ class BatchedMinimizeEngine:
         scores = [{key: metric.new() for key, metric in metrics.items()} for _ in sets]
         with preserved(self._device):
             for replica, data in enumerate(sets):
-                for part, indices in enumerate(in_order(len(data), self._size, self._device)):
+                for part, indices in enumerate(
+                    in_order(len(data), self._size, self._device)
+                ):
                     batch = data.batch(indices)
                     values = self._evaluated(
-                        replica, batch, derive(self._seeds[replica], "evaluation", name, part)
+                        replica,
+                        batch,
+                        derive(self._seeds[replica], "evaluation", name, part),
                     )
                     means[replica].add(values, len(indices))
                     if metrics:
@@ -200,7 +244,9 @@ class BatchedMinimizeEngine:
     def _outputs(self, replica: int, batch: Any) -> Any:
         tensors = self._stacked.by_name(self._stacked.weights[replica])
         reading = _Reading(self._module.net, self._learner)
-        return functional_call(reading, {f"net.{name}": part for name, part in tensors.items()}, (batch,))
+        return functional_call(
+            reading, {f"net.{name}": part for name, part in tensors.items()}, (batch,)
+        )
 
     # The rest of the contract
 
@@ -214,7 +260,9 @@ class BatchedMinimizeEngine:
 
     def predict(self, x: Tensor) -> Tensor:
         """Refuse: a learner's outputs are of batches, not of one tensor; see `evaluate`."""
-        raise TypeError("a learner has no predictions of a tensor; evaluate it on a data set")
+        raise TypeError(
+            "a learner has no predictions of a tensor; evaluate it on a data set"
+        )
 
     def state(self) -> dict[str, Tensor]:
         """See `Engine.state`."""
@@ -235,7 +283,9 @@ class BatchedMinimizeEngine:
                 gradients, _ = self._gradients(0, 1.0)
             except (RuntimeError, NotImplementedError, UserWarning) as error:
                 reason = str(error).strip().split("\n")[0]
-                raise Unsupported(f"torch.func.vmap cannot run the network or its loss: {reason}") from error
+                raise Unsupported(
+                    f"torch.func.vmap cannot run the network or its loss: {reason}"
+                ) from error
         if gradients.shape != self._stacked.weights.shape:
             raise Unsupported("the gradients do not have the shape of the weights")
 

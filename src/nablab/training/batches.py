@@ -25,7 +25,11 @@ class Batches:
     """
 
     def __init__(
-        self, samples: int, batch_size: int | None, seeds: Sequence[int], device: torch.device
+        self,
+        samples: int,
+        batch_size: int | None,
+        seeds: Sequence[int],
+        device: torch.device,
     ) -> None:
         self._samples = samples
         self._size = samples if batch_size is None else min(batch_size, samples)
@@ -54,14 +58,20 @@ class Batches:
             size = self._size if position < whole else ragged
             first = position * self._size
             rows = self._epoch_order(epoch)[:, first : first + count * size]
-            yield start, start + count, rows.reshape(-1, count, size).transpose(0, 1).contiguous()
+            yield (
+                start,
+                start + count,
+                rows.reshape(-1, count, size).transpose(0, 1).contiguous(),
+            )
             start += count
 
     def _epoch_order(self, epoch: int) -> Tensor:
         """The orders (K, N) of one epoch; the latest epoch is kept."""
         if epoch != self._epoch:
             orders = [
-                torch.randperm(self._samples, generator=generator(derive(seed, "order", epoch)))
+                torch.randperm(
+                    self._samples, generator=generator(derive(seed, "order", epoch))
+                )
                 for seed in self._seeds
             ]
             self._order = torch.stack(orders).to(self._device)

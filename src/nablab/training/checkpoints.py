@@ -16,8 +16,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from nablab import atomic, checkpoint_files
-from nablab.checkpoint_files import UnusableCheckpoint as UnusableCheckpoint  # part of this module, too
+from nablab.files import atomic, checkpoint_files
+from nablab.files.checkpoint_files import (
+    UnusableCheckpoint as UnusableCheckpoint,
+)  # part of this module, too
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,11 @@ class Checkpoint:
     every_seconds: float = 30.0
 
 
-def save(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+def save(
+    path: str | os.PathLike[str],
+    tensors: Mapping[str, Tensor],
+    facts: Mapping[str, Any],
+) -> None:
     """Write tensors and JSON facts so that at every moment the old or the new file is there in full.
 
     Raises:
@@ -61,7 +67,9 @@ def load(
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise UnusableCheckpoint(f"it cannot be read ({error})") from error
-    checkpoint_files.check(facts, digest=digest(tensors), fingerprint=fingerprint, work="training")
+    checkpoint_files.check(
+        facts, digest=digest(tensors), fingerprint=fingerprint, work="training"
+    )
     return tensors, facts
 
 
@@ -90,4 +98,8 @@ def prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The inverse of `prefixed`: what lies under ``prefix/``."""
-    return {name[len(prefix) + 1 :]: t for name, t in tensors.items() if name.startswith(f"{prefix}/")}
+    return {
+        name[len(prefix) + 1 :]: t
+        for name, t in tensors.items()
+        if name.startswith(f"{prefix}/")
+    }

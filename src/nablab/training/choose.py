@@ -41,7 +41,11 @@ LEARNERS = {
 }
 
 # The compiled engines serve one loss each; of the other one nothing is said.
-_LOSS_OF = {"fused": "mse", "fused-bfloat16": "cross_entropy", "fused-images": "cross_entropy"}
+_LOSS_OF = {
+    "fused": "mse",
+    "fused-bfloat16": "cross_entropy",
+    "fused-images": "cross_entropy",
+}
 
 # Stacked weights save calls, not arithmetic. Measured on two CPU cores: two replicas gain nothing
 # (0.7 to 1.0 times the speed of one after the other); five gain 1.9 times at 8 million operations per
@@ -92,7 +96,9 @@ def check_option(replicas: str) -> None:
         raise unknown("way to train replicas", replicas, ORDERS)
 
 
-def choose(order: Sequence[str], request: Request, on_note: Callable[[str], None]) -> Engine:
+def choose(
+    order: Sequence[str], request: Request, on_note: Callable[[str], None]
+) -> Engine:
     """Build the first engine of ``order`` that can serve; say through ``on_note`` which and why.
 
     The choice depends on the request and the machine's compiler, and where these leave it open on a time that
@@ -124,7 +130,9 @@ def choose(order: Sequence[str], request: Request, on_note: Callable[[str], None
     )
 
 
-def say(engine: str, replicas: int, refusals: Sequence[str], on_note: Callable[[str], None]) -> None:
+def say(
+    engine: str, replicas: int, refusals: Sequence[str], on_note: Callable[[str], None]
+) -> None:
     """Tell which engine trains, and why those before it do not."""
     why = f" ({'; '.join(refusals)})" if refusals else ""
     on_note(f"Training {replicas} replicas with the {engine} engine{why}.")
@@ -152,9 +160,14 @@ def _make(name: str, request: Request) -> Engine:
 def _rounds(request: Request) -> bool:
     """Whether these are dense networks whose products are to be in bfloat16."""
     module, inputs = request.modules[0], request.inputs
-    if not inputs.bfloat16 or any(isinstance(part, nn.Conv2d) for part in module.modules()):
+    if not inputs.bfloat16 or any(
+        isinstance(part, nn.Conv2d) for part in module.modules()
+    ):
         return False
-    return not inputs.automatic or sum(p.numel() for p in module.parameters()) >= FEWEST_ROUNDED
+    return (
+        not inputs.automatic
+        or sum(p.numel() for p in module.parameters()) >= FEWEST_ROUNDED
+    )
 
 
 def _check_worthwhile(request: Request) -> None:
@@ -166,7 +179,9 @@ def _check_worthwhile(request: Request) -> None:
     operations = _operations(request)
     if operations > MOST_OPERATIONS:
         millions = f"{operations / 1e6:.0f} million"
-        raise Unsupported(f"with {millions} operations per step and replica it saves nothing")
+        raise Unsupported(
+            f"with {millions} operations per step and replica it saves nothing"
+        )
 
 
 def _check_faster(request: Request) -> list[str]:
@@ -179,13 +194,26 @@ def _check_faster(request: Request) -> list[str]:
     if not request.inputs.bfloat16 or size < SURELY_FUSED:
         return []
     layers = repr(request.modules[0]), tuple(request.x.shape[1:]), str(request.x.dtype)
-    key = repr((*layers, type(request.optimizer).__name__, request.batch_size, request.inputs.bfloat16))
+    key = repr(
+        (
+            *layers,
+            type(request.optimizer).__name__,
+            request.batch_size,
+            request.inputs.bfloat16,
+        )
+    )
     found = measured.milliseconds(
-        key, {name: partial(_one_replica, name, request) for name in ("fused-images", "sequential")}
+        key,
+        {
+            name: partial(_one_replica, name, request)
+            for name in ("fused-images", "sequential")
+        },
     )
     ours, plain = found["fused-images"], found["sequential"]
     if ours > plain:
-        raise Unsupported(f"measured: {ours:.3g} against {plain:.3g} ms a step of the sequential one")
+        raise Unsupported(
+            f"measured: {ours:.3g} against {plain:.3g} ms a step of the sequential one"
+        )
     return [f"measured: {ours:.3g} against {plain:.3g} ms a step of the sequential one"]
 
 
@@ -198,8 +226,12 @@ def _one_replica(name: str, request: Request) -> tuple[Engine, Tensor]:
         optimizer=type(request.optimizer)(),
         seeds=request.seeds[:1],
     )
-    batches = Batches(len(request.x), request.batch_size, request.seeds[:1], request.x.device)
-    _, _, indices = next(batches.between(0, min(MEASURED_BATCHES, batches.steps_per_epoch)))
+    batches = Batches(
+        len(request.x), request.batch_size, request.seeds[:1], request.x.device
+    )
+    _, _, indices = next(
+        batches.between(0, min(MEASURED_BATCHES, batches.steps_per_epoch))
+    )
     everything = torch.arange(len(request.x), device=request.x.device)[None, None]
     return _make(name, part), everything if indices is None else indices
 

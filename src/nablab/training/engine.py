@@ -101,7 +101,12 @@ def loss_function(loss: Loss) -> Callable[[Tensor, Tensor], Tensor]:
     if callable(loss):
         return loss
     if loss not in LOSSES:
-        raise unknown("loss", loss, LOSSES, remedy="A function (output, target) -> scalar tensor works too.")
+        raise unknown(
+            "loss",
+            loss,
+            LOSSES,
+            remedy="A function (output, target) -> scalar tensor works too.",
+        )
     return LOSSES[loss]
 
 

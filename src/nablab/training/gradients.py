@@ -95,15 +95,25 @@ class GradientNorms(Probe):
             ("samples", samples, GROUPS),
         ):
             if value is not None and value < least:
-                raise UsageError(f"{name}={value} is impossible: it must be at least {least}.")
+                raise UsageError(
+                    f"{name}={value} is impossible: it must be at least {least}."
+                )
         with torch.random.fork_rng(devices=[]):
             self._module = build().eval()
         self._x, self._y = (torch.as_tensor(part) for part in data)
         self._loss, self._own_labels = loss_function(loss), own_labels
         self._minibatch, self._updates, self._period = minibatch, updates, every
-        self.names = tuple(name for name, p in self._module.named_parameters() if p.requires_grad)
-        convolves = any(isinstance(m, (nn.Conv1d, nn.Conv2d, nn.Conv3d)) for m in self._module.modules())
-        self._vectorized, self._at_once = not convolves, IMAGES_AT_ONCE if convolves else AT_ONCE
+        self.names = tuple(
+            name for name, p in self._module.named_parameters() if p.requires_grad
+        )
+        convolves = any(
+            isinstance(m, (nn.Conv1d, nn.Conv2d, nn.Conv3d))
+            for m in self._module.modules()
+        )
+        self._vectorized, self._at_once = (
+            not convolves,
+            IMAGES_AT_ONCE if convolves else AT_ONCE,
+        )
         self._prepare, self._layout = prepare, layout(self._module)
         self._sample = _drawn(len(self._x), samples)
         self._clear()
@@ -164,7 +174,9 @@ class GradientNorms(Probe):
 
     def _table(self, rows: list[Tensor]) -> FloatArray:
         if not rows:
-            return np.empty((self._full[0].shape[0] if self._full else 0, 0, len(self.names) + 1))
+            return np.empty(
+                (self._full[0].shape[0] if self._full else 0, 0, len(self.names) + 1)
+            )
         return torch.stack(rows, dim=1).numpy()
 
     # The probe
@@ -190,18 +202,25 @@ class GradientNorms(Probe):
         self._x, self._y = self._x.to(device), self._y.to(device)
         self._steps.append(context.step)
         if self._sample is None:
-            self._full.append(self._ended_as_nan(self._norms(self._full_gradient(tensors)), context))
+            self._full.append(
+                self._ended_as_nan(self._norms(self._full_gradient(tensors)), context)
+            )
         else:
             found, errors = self._estimated_norms(tensors, self._sample)
             self._full.append(self._ended_as_nan(found, context))
             self._error.append(self._ended_as_nan(errors, context))
         if self._minibatch is not None:
-            found = self._norms(self._minibatch_gradient(tensors, context, self._minibatch))
+            found = self._norms(
+                self._minibatch_gradient(tensors, context, self._minibatch)
+            )
             self._batch.append(self._ended_as_nan(found, context))
         if self._updates:
             self._ratio.append(torch.full_like(self._full[-1], torch.nan))
             if context.step < context.steps:
-                self._awaited, self._before = True, {name: tensors[name] for name in self.names}
+                self._awaited, self._before = (
+                    True,
+                    {name: tensors[name] for name in self.names},
+                )
 
     def _ended_as_nan(self, values: Tensor, context: Context) -> Tensor:
         if context.step:
@@ -210,34 +229,61 @@ class GradientNorms(Probe):
 
     def _ratios_since(self, context: Context) -> Tensor:
         now = context.engine.parameters()
-        moved = self._norms({name: now[name] - old.to(now[name]) for name, old in self._before.items()})
+        moved = self._norms(
+            {name: now[name] - old.to(now[name]) for name, old in self._before.items()}
+        )
         return moved / self._norms(self._before)
 
     def _norms(self, tensors: Mapping[str, Tensor]) -> Tensor:
         """float64 (K, L + 1) of tensors (K, ...) by name."""
-        squares = [tensors[name].double().flatten(1).square().sum(dim=1) for name in self.names]
-        return torch.stack([*squares, torch.stack(squares).sum(dim=0)], dim=1).sqrt().cpu()
+        squares = [
+            tensors[name].double().flatten(1).square().sum(dim=1) for name in self.names
+        ]
+        return (
+            torch.stack([*squares, torch.stack(squares).sum(dim=0)], dim=1).sqrt().cpu()
+        )
 
-    def _full_gradient(self, tensors: Mapping[str, Tensor], among: Tensor | None = None) -> dict[str, Tensor]:
+    def _full_gradient(
+        self, tensors: Mapping[str, Tensor], among: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """Gradients (K, ...) by name of the mean loss over all samples, or those at the indices ``among``."""
         samples = len(self._x) if among is None else len(among)
-        size = max(1, self._at_once // len(tensors[self.names[0]]) if self._vectorized else self._at_once)
+        size = max(
+            1,
+            self._at_once // len(tensors[self.names[0]])
+            if self._vectorized
+            else self._at_once,
+        )
         total = {name: torch.zeros_like(tensors[name]) for name in self.names}
         for start in range(0, samples, size):
-            part = slice(start, start + size) if among is None else among[start : start + size]
-            x, y = self._x[part], self._y[:, part] if self._own_labels else self._y[part]
+            part = (
+                slice(start, start + size)
+                if among is None
+                else among[start : start + size]
+            )
+            x, y = (
+                self._x[part],
+                self._y[:, part] if self._own_labels else self._y[part],
+            )
             share = len(x) / samples
             found = self._gradients(tensors, x, y, own_x=False, own_y=self._own_labels)
             for name, gradient in found.items():
                 total[name] += share * gradient
         return total
 
-    def _estimated_norms(self, tensors: Mapping[str, Tensor], sample: Tensor) -> tuple[Tensor, Tensor]:
+    def _estimated_norms(
+        self, tensors: Mapping[str, Tensor], sample: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Norms and their standard errors, float64 (K, L + 1), from the products of groups of a sample."""
-        groups = [self._full_gradient(tensors, group) for group in sample.to(self._x.device).chunk(GROUPS)]
+        groups = [
+            self._full_gradient(tensors, group)
+            for group in sample.to(self._x.device).chunk(GROUPS)
+        ]
         products = []  # by parameter, (K, groups, groups)
         for name in self.names:
-            rows = torch.stack([group[name].flatten(1) for group in groups], dim=1).double()
+            rows = torch.stack(
+                [group[name].flatten(1) for group in groups], dim=1
+            ).double()
             products.append(rows @ rows.mT)
         products.append(torch.stack(products).sum(dim=0))
         squares, errors = zip(*(_mean_product(gram) for gram in products), strict=True)
@@ -258,7 +304,13 @@ class GradientNorms(Probe):
         return self._gradients(tensors, self._x[chosen], y, own_x=True, own_y=True)
 
     def _gradients(
-        self, tensors: Mapping[str, Tensor], x: Tensor, y: Tensor, *, own_x: bool, own_y: bool
+        self,
+        tensors: Mapping[str, Tensor],
+        x: Tensor,
+        y: Tensor,
+        *,
+        own_x: bool,
+        own_y: bool,
     ) -> dict[str, Tensor]:
         """Gradients (K, ...) by name; x and y have an axis of replicas where ``own``."""
         x, samples = self._ready(x, own_x), x.shape[1] if own_x else len(x)
@@ -268,11 +320,18 @@ class GradientNorms(Probe):
     def _ready(self, x: Tensor, own_x: bool) -> Tensor:
         """What the network sees of stored samples (N, ...), or (K, N, ...) where ``own_x``."""
         flat = x.flatten(0, 1) if own_x else x
-        ready = laid_out(flat if self._prepare is None else self._prepare(flat), self._layout)
+        ready = laid_out(
+            flat if self._prepare is None else self._prepare(flat), self._layout
+        )
         return ready.reshape(*x.shape[:2], *ready.shape[1:]) if own_x else ready
 
     def _gradients_now(
-        self, tensors: Mapping[str, Tensor], x: Tensor, y: Tensor, own_x: bool, own_y: bool
+        self,
+        tensors: Mapping[str, Tensor],
+        x: Tensor,
+        y: Tensor,
+        own_x: bool,
+        own_y: bool,
     ) -> dict[str, Tensor]:
         chosen = {name: tensors[name] for name in self.names}
         rest = {name: tensor for name, tensor in tensors.items() if name not in chosen}
@@ -283,23 +342,39 @@ class GradientNorms(Probe):
                 with torch.no_grad(), warnings.catch_warnings():
                     # Operations without a batching rule run in a hidden loop and only warn of it.
                     warnings.filterwarnings("error", message=".*batching rule.*")
-                    return dict(vmap(function, in_dims=dims, randomness="error")(chosen, rest, x, y)[0])
+                    return dict(
+                        vmap(function, in_dims=dims, randomness="error")(
+                            chosen, rest, x, y
+                        )[0]
+                    )
             except (RuntimeError, NotImplementedError, UserWarning) as error:
                 if isinstance(error, torch.OutOfMemoryError):
                     raise
                 self._vectorized = False  # one replica after the other from now on, with the same results
         found = []
         for k in range(len(tensors[self.names[0]])):
-            leaves = {name: tensor[k].detach().requires_grad_() for name, tensor in chosen.items()}
+            leaves = {
+                name: tensor[k].detach().requires_grad_()
+                for name, tensor in chosen.items()
+            }
             own = {name: tensor[k] for name, tensor in rest.items()}
             with torch.enable_grad():
-                value = self._loss_of(leaves, own, x[k] if own_x else x, y[k] if own_y else y)
-            found.append(torch.autograd.grad(value, list(leaves.values()), materialize_grads=True))
+                value = self._loss_of(
+                    leaves, own, x[k] if own_x else x, y[k] if own_y else y
+                )
+            found.append(
+                torch.autograd.grad(
+                    value, list(leaves.values()), materialize_grads=True
+                )
+            )
         return {
-            name: torch.stack(parts) for name, parts in zip(chosen, zip(*found, strict=True), strict=True)
+            name: torch.stack(parts)
+            for name, parts in zip(chosen, zip(*found, strict=True), strict=True)
         }
 
-    def _loss_of(self, tensors: dict[str, Tensor], rest: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
+    def _loss_of(
+        self, tensors: dict[str, Tensor], rest: dict[str, Tensor], x: Tensor, y: Tensor
+    ) -> Tensor:
         return self._loss(functional_call(self._module, {**tensors, **rest}, (x,)), y)
 
     # Checkpoints
@@ -312,10 +387,17 @@ class GradientNorms(Probe):
         }
         for name, rows in self._tables().items():
             state |= {f"{name}/{place}": row for place, row in enumerate(rows)}
-        return state | {f"before/{name}": tensor.cpu() for name, tensor in self._before.items()}
+        return state | {
+            f"before/{name}": tensor.cpu() for name, tensor in self._before.items()
+        }
 
     def _tables(self) -> dict[str, list[Tensor]]:
-        return {"full": self._full, "error": self._error, "batch": self._batch, "ratio": self._ratio}
+        return {
+            "full": self._full,
+            "error": self._error,
+            "batch": self._batch,
+            "ratio": self._ratio,
+        }
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Go on from what `state` gave."""

@@ -37,7 +37,12 @@ class Goal:
             UsageError: There is no such curve.
         """
         if self.metric not in curves and self.metric != Goal.metric:
-            raise unknown("evaluated metric", self.metric, curves, remedy="It is what `best` asks for.")
+            raise unknown(
+                "evaluated metric",
+                self.metric,
+                curves,
+                remedy="It is what `best` asks for.",
+            )
 
     def lower_is_better(self, metric: str, values: FloatArray) -> FloatArray:
         """The values of a curve, negated where higher is better."""
@@ -52,7 +57,9 @@ class Best:
         self.steps = np.zeros(replicas, dtype=np.int64)
         self.tensors: Tensors = {}
 
-    def update(self, values: FloatArray, step: int, parameters: Callable[[], Tensors]) -> None:
+    def update(
+        self, values: FloatArray, step: int, parameters: Callable[[], Tensors]
+    ) -> None:
         """Take over the replicas whose value is lower than before; ``parameters`` is asked if any is."""
         improved = values < self.values
         if self.tensors and not improved.any():
@@ -68,12 +75,18 @@ class Best:
 
     def state(self) -> Tensors:
         """For a checkpoint."""
-        numbers = {"values": torch.from_numpy(self.values), "steps": torch.from_numpy(self.steps)}
+        numbers = {
+            "values": torch.from_numpy(self.values),
+            "steps": torch.from_numpy(self.steps),
+        }
         return numbers | prefixed("tensors", self.tensors)
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Go on from what `state` gave."""
-        self.values, self.steps = state["values"].numpy().copy(), state["steps"].numpy().copy()
+        self.values, self.steps = (
+            state["values"].numpy().copy(),
+            state["steps"].numpy().copy(),
+        )
         for name, tensor in under("tensors", state).items():
             self.tensors[name].copy_(tensor)
 
@@ -100,7 +113,9 @@ class History:
         self._goal = goal
         self.step = 0
         self.loss_name = "loss"  # of what a step gives first
-        self.beside: dict[str, FloatArray] = {}  # what it gives beside that, (K, steps) each
+        self.beside: dict[
+            str, FloatArray
+        ] = {}  # what it gives beside that, (K, steps) each
         self.train_loss = np.full((replicas, steps), np.nan)
         self.active = np.ones(replicas, dtype=bool)
         self.steps_taken = np.zeros(replicas, dtype=np.int64)
@@ -112,11 +127,18 @@ class History:
         self.evaluation_seconds: list[float] = []
         self.best = Best(replicas)
         self.restored = next(
-            (rule for rule in stop if isinstance(rule, EarlyStopping) and rule.restore_best), None
+            (
+                rule
+                for rule in stop
+                if isinstance(rule, EarlyStopping) and rule.restore_best
+            ),
+            None,
         )
         self.best_restored = Best(replicas) if self.restored else None
         self._watches = [(rule, rule.watch(replicas)) for rule in stop]
-        self._convergence = (converged, converged.watch(replicas)) if converged else None
+        self._convergence = (
+            (converged, converged.watch(replicas)) if converged else None
+        )
 
     def add_losses(self, losses: FloatArray, measures: Sequence[str] = ()) -> None:
         """Append what the steps of a chunk gave, and end the replicas that diverged in it.
@@ -151,14 +173,21 @@ class History:
         Returns:
             The replicas that it ended: by a stopping rule, or because the training loss is not finite.
         """
-        own = {name: np.where(self.active, values, np.nan) for name, values in metrics.items()}
+        own = {
+            name: np.where(self.active, values, np.nan)
+            for name, values in metrics.items()
+        }
         self.evaluation_steps.append(self.step)
         self.evaluations.append(own)
         self.evaluation_seconds.append(self.seconds)
         before = self.active.copy()
         if self._goal.metric in own:
             values = own[self._goal.metric]
-            self.best.update(self._goal.lower_is_better(self._goal.metric, values), self.step, parameters)
+            self.best.update(
+                self._goal.lower_is_better(self._goal.metric, values),
+                self.step,
+                parameters,
+            )
             for replica in np.flatnonzero(self.active & ~np.isfinite(values)).tolist():
                 self.end(replica, "diverged", self.step)
         if self.restored and self.best_restored:
@@ -182,7 +211,9 @@ class History:
     def _seen_by(self, rule: Rule, metrics: Mapping[str, FloatArray]) -> FloatArray:
         """A rule that looks for improvement gets values of which lower is better."""
         values = metrics[rule.metric]
-        return self._goal.lower_is_better(rule.metric, values) if rule.improves else values
+        return (
+            self._goal.lower_is_better(rule.metric, values) if rule.improves else values
+        )
 
     def measures(self) -> dict[str, FloatArray]:
         """What the steps gave, (K, steps) by name."""
@@ -194,14 +225,19 @@ class History:
 
     def curves(self) -> dict[str, FloatArray]:
         """Each evaluated metric as float64 (K, T)."""
-        return {name: np.stack([e[name] for e in self.evaluations], axis=1) for name in self.evaluations[0]}
+        return {
+            name: np.stack([e[name] for e in self.evaluations], axis=1)
+            for name in self.evaluations[0]
+        }
 
     def goal_of(self, evaluation: Mapping[str, FloatArray]) -> FloatArray:
         """The goal's metric (K,) in an evaluation; NaN where it is not evaluated."""
         missing = np.full(len(self.active), np.nan)
         return evaluation.get(self._goal.metric, missing)
 
-    def final(self, engine_tensors: Tensors, losses: FloatArray) -> tuple[Tensors, FloatArray]:
+    def final(
+        self, engine_tensors: Tensors, losses: FloatArray
+    ) -> tuple[Tensors, FloatArray]:
         """The final weights and their training loss, after early stopping restored its best ones."""
         losses = np.where(np.array(self.stop_reason) == "diverged", np.nan, losses)
         best = self.best_restored
@@ -211,7 +247,9 @@ class History:
         rows = np.searchsorted(self.evaluation_steps, best.steps[known])
         losses[known] = self.goal_of(self.curves())[known, rows]
         for name, tensor in engine_tensors.items():
-            tensor[torch.from_numpy(known)] = best.tensors[name][torch.from_numpy(known)]
+            tensor[torch.from_numpy(known)] = best.tensors[name][
+                torch.from_numpy(known)
+            ]
         return engine_tensors, losses
 
     def state(self) -> tuple[Tensors, dict[str, Any]]:
@@ -222,26 +260,45 @@ class History:
             "converged": torch.from_numpy(self.converged),
             "steps_taken": torch.from_numpy(self.steps_taken),
             "evaluation_steps": torch.tensor(self.evaluation_steps, dtype=torch.int64),
-            "evaluation_seconds": torch.tensor(self.evaluation_seconds, dtype=torch.float64),
+            "evaluation_seconds": torch.tensor(
+                self.evaluation_seconds, dtype=torch.float64
+            ),
         }
-        beside = {name: torch.from_numpy(c[:, : self.step].copy()) for name, c in self.beside.items()}
+        beside = {
+            name: torch.from_numpy(c[:, : self.step].copy())
+            for name, c in self.beside.items()
+        }
         tensors |= prefixed("beside", beside)
-        tensors |= prefixed("curves", {name: torch.from_numpy(c) for name, c in self.curves().items()})
+        tensors |= prefixed(
+            "curves", {name: torch.from_numpy(c) for name, c in self.curves().items()}
+        )
         tensors |= prefixed("best", self.best.state())
         if self.best_restored:
             tensors |= prefixed("best_restored", self.best_restored.state())
-        facts = {"step": self.step, "stop_reason": self.stop_reason, "seconds": self.seconds}
+        facts = {
+            "step": self.step,
+            "stop_reason": self.stop_reason,
+            "seconds": self.seconds,
+        }
         return tensors, facts | {"loss name": self.loss_name}
 
     def load_state(
-        self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], parameters: Callable[[], Tensors]
+        self,
+        tensors: Mapping[str, Tensor],
+        facts: Mapping[str, Any],
+        parameters: Callable[[], Tensors],
     ) -> None:
         """Go on from what `state` gave: replay the evaluations for the rules, then take over the rest."""
         steps = tensors["evaluation_steps"].tolist()
-        curves = {name: curve.numpy() for name, curve in under("curves", tensors).items()}
+        curves = {
+            name: curve.numpy() for name, curve in under("curves", tensors).items()
+        }
         for row, step in enumerate(steps):
             self.step, self.seconds = step, float(tensors["evaluation_seconds"][row])
-            self.add_evaluation({name: curve[:, row].copy() for name, curve in curves.items()}, parameters)
+            self.add_evaluation(
+                {name: curve[:, row].copy() for name, curve in curves.items()},
+                parameters,
+            )
         self.step, self.seconds = facts["step"], facts["seconds"]
         self.loss_name = facts["loss name"]
         self.train_loss[:, : self.step] = tensors["train_loss"].numpy()

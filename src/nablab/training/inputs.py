@@ -60,7 +60,10 @@ class Inputs:
 
 
 def make_inputs(
-    prepare: Prepare | None, augment: Augment | None, precision: Precision, device: torch.device
+    prepare: Prepare | None,
+    augment: Augment | None,
+    precision: Precision,
+    device: torch.device,
 ) -> Inputs:
     """Check the precision, and decide it where it is ``"auto"``.
 
@@ -70,8 +73,12 @@ def make_inputs(
     if precision not in get_args(Precision):
         raise unknown("precision", precision, get_args(Precision))
     if precision == "bfloat16" and device.type == "mps":
-        raise UsageError("precision=bfloat16 is not available on mps. Choices: float32, auto.")
-    fast = precision == "bfloat16" or (precision == "auto" and multiplies_bfloat16_fast(device))
+        raise UsageError(
+            "precision=bfloat16 is not available on mps. Choices: float32, auto."
+        )
+    fast = precision == "bfloat16" or (
+        precision == "auto" and multiplies_bfloat16_fast(device)
+    )
     return Inputs(prepare, augment, fast, precision == "auto")
 
 

@@ -53,7 +53,9 @@ class Learner:
         """
         raise NotImplementedError(f"{type(self).__name__} must define start()")
 
-    def step(self, state: State, batches: tuple[Batch, ...], moment: Moment) -> Mapping[str, Tensor]:
+    def step(
+        self, state: State, batches: tuple[Batch, ...], moment: Moment
+    ) -> Mapping[str, Tensor]:
         """Take one step in place, networks in training mode.
 
         Learning rates are the schedule's already. Draw random numbers from ``moment``.
@@ -107,7 +109,9 @@ class Minimize(Learner):
         net = self.build()
         return State(net, {"": optimizer(net.parameters())})
 
-    def step(self, state: State, batches: tuple[Batch, ...], moment: Moment) -> Mapping[str, Tensor]:
+    def step(
+        self, state: State, batches: tuple[Batch, ...], moment: Moment
+    ) -> Mapping[str, Tensor]:
         """See `Learner.step`."""
         optimizer = state.optimizers[""]
         optimizer.zero_grad()
@@ -126,9 +130,13 @@ class Minimize(Learner):
 
     def outputs(self, state: State, batch: Batch, moment: Moment) -> Any:
         """See `Learner.outputs`."""
-        return state.net(batch["x"]) if self.read is None else self.read(state.net, batch)
+        return (
+            state.net(batch["x"]) if self.read is None else self.read(state.net, batch)
+        )
 
-    def named_losses(self, net: nn.Module, batch: Batch, moment: Moment) -> dict[str, Tensor]:
+    def named_losses(
+        self, net: nn.Module, batch: Batch, moment: Moment
+    ) -> dict[str, Tensor]:
         """The loss and what stands beside it, the loss first.
 
         Raises:
@@ -142,8 +150,13 @@ class Minimize(Learner):
             )
         bad = {name: tuple(value.shape) for name, value in found.items() if value.ndim}
         if bad:
-            raise UsageError(f"The loss of Minimize must give scalars; these have axes: {bad}.")
-        return {"loss": found["loss"], **{name: v for name, v in found.items() if name != "loss"}}
+            raise UsageError(
+                f"The loss of Minimize must give scalars; these have axes: {bad}."
+            )
+        return {
+            "loss": found["loss"],
+            **{name: v for name, v in found.items() if name != "loss"},
+        }
 
 
 @dataclass(frozen=True)

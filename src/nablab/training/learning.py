@@ -100,13 +100,17 @@ class LearnerTask:
 
     def rates(self) -> FloatArray:
         """float64 (steps,): what multiplies the learning rate at each step."""
-        return np.asarray(self.recipe.schedule.multipliers(self.steps), dtype=np.float64)
+        return np.asarray(
+            self.recipe.schedule.multipliers(self.steps), dtype=np.float64
+        )
 
     def batches(self) -> OwnBatches:
         """The engine asks the sampler itself."""
         return OwnBatches(self.steps_per_epoch)
 
-    def engine(self, on_note: Callable[[str], None], *, name: str | None = None) -> Engine:
+    def engine(
+        self, on_note: Callable[[str], None], *, name: str | None = None
+    ) -> Engine:
         """Start the trials and the engine that trains them; a given ``name`` allows only that one.
 
         Raises:
@@ -134,7 +138,9 @@ class LearnerTask:
             return engine
         raise UsageError(f"No engine can train this: {'; '.join(refusals)}.")
 
-    def _made(self, kind: str, states: Sequence[State], *, few_are_fine: bool) -> Engine:
+    def _made(
+        self, kind: str, states: Sequence[State], *, few_are_fine: bool
+    ) -> Engine:
         common: dict[str, Any] = {
             "sampler": self.sampler,
             "steps": self.steps,
@@ -164,7 +170,9 @@ class LearnerTask:
     def _started(self, replica: int) -> State:
         # An optimizer that is asked for twice is two optimizers with the same numbers.
         state = self.learner.start(
-            lambda parameters: self.recipe.optimizer.torch_optimizer(parameters, replica)
+            lambda parameters: self.recipe.optimizer.torch_optimizer(
+                parameters, replica
+            )
         )
         state.net.to(self.device)
         return state
@@ -182,9 +190,15 @@ class LearnerTask:
         data = self.data.tensors()
         for name, sets in self.sets.items():
             for place, own in enumerate(dict.fromkeys(sets)):
-                data |= {f"{name}/{place}/{key}": tensor for key, tensor in own.tensors().items()}
+                data |= {
+                    f"{name}/{place}/{key}": tensor
+                    for key, tensor in own.tensors().items()
+                }
         return {
-            "architecture": {name: [str(t.dtype), *t.shape[1:]] for name, t in engine.parameters().items()},
+            "architecture": {
+                name: [str(t.dtype), *t.shape[1:]]
+                for name, t in engine.parameters().items()
+            },
             "learner": _named(self.learner),
             "data": checkpoints.digest(data),
             "device": str(self.device),
@@ -195,7 +209,9 @@ class LearnerTask:
             "optimizer": repr(self.recipe.optimizer),
             "schedule": repr(self.recipe.schedule),
             "evaluations": self.eval_every,
-            "metrics": {name: repr(metric) for name, metric in self.recipe.metrics.items()},
+            "metrics": {
+                name: repr(metric) for name, metric in self.recipe.metrics.items()
+            },
             "best": self.recipe.best,
             "stopping rules": [repr(rule) for rule in self.stop],
             "convergence rule": repr(self.converged),
@@ -230,7 +246,10 @@ def make_learner_task(
         UsageError: A value that cannot work, with the remedy.
     """
     check_fits(
-        recipe, FOR_SUPERVISED, "a learner", "Its data set prepares the batches, and its step computes."
+        recipe,
+        FOR_SUPERVISED,
+        "a learner",
+        "Its data set prepares the batches, and its step computes.",
     )
     if not seeds:
         raise UsageError("seeds is empty: give one seed per trial.")
@@ -272,7 +291,9 @@ def _evaluated(
     for name, given in recipe.held_out.items():
         if isinstance(given, PerTrial):
             if len(given.sets) != trials:
-                raise UsageError(f"held_out '{name}' has {len(given.sets)} sets for {trials} trials.")
+                raise UsageError(
+                    f"held_out '{name}' has {len(given.sets)} sets for {trials} trials."
+                )
             sets[name] = tuple(own.to(device) for own in given.sets)
         else:
             sets[name] = (_dataset(given).to(device),) * trials
@@ -286,12 +307,20 @@ def _first(data: Dataset, samples: int | None) -> Dataset:
     return Subset(data, torch.arange(samples, device=device))
 
 
-def _hyper(given: Mapping[str, float | Sequence[float]], trials: int) -> tuple[dict[str, float], ...]:
+def _hyper(
+    given: Mapping[str, float | Sequence[float]], trials: int
+) -> tuple[dict[str, float], ...]:
     rows: list[dict[str, float]] = [{} for _ in range(trials)]
     for name, value in given.items():
-        values = [float(value)] * trials if isinstance(value, int | float) else [float(v) for v in value]
+        values = (
+            [float(value)] * trials
+            if isinstance(value, int | float)
+            else [float(v) for v in value]
+        )
         if len(values) != trials:
-            raise UsageError(f"hyper '{name}' has {len(values)} values for {trials} trials. Give one each.")
+            raise UsageError(
+                f"hyper '{name}' has {len(values)} values for {trials} trials. Give one each."
+            )
         for row, own in zip(rows, values, strict=True):
             row[name] = own
     return tuple(rows)
@@ -300,7 +329,9 @@ def _hyper(given: Mapping[str, float | Sequence[float]], trials: int) -> tuple[d
 def _named(learner: Learner) -> str:
     """What a learner is, without the addresses of its functions."""
     fields = {
-        name: f"{value.__module__}.{value.__qualname__}" if hasattr(value, "__qualname__") else repr(value)
+        name: f"{value.__module__}.{value.__qualname__}"
+        if hasattr(value, "__qualname__")
+        else repr(value)
         for name, value in vars(learner).items()
     }
     return f"{type(learner).__module__}.{type(learner).__qualname__}({fields})"

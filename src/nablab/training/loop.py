@@ -248,7 +248,9 @@ class TrainingTask(Protocol):
         """Cuts steps into runs of batches; see `Batches`."""
         ...
 
-    def engine(self, on_note: Callable[[str], None], *, name: str | None = None) -> Engine:
+    def engine(
+        self, on_note: Callable[[str], None], *, name: str | None = None
+    ) -> Engine:
         """The engine that trains; a given ``name`` allows only that one."""
         ...
 
@@ -276,7 +278,9 @@ def task_of(
         UsageError: A value that cannot work, with the remedy.
     """
     make: Any = make_task if isinstance(learner, Supervised) else make_learner_task
-    task: TrainingTask = make(learner, data, recipe, seeds=seeds, replicas=replicas, device=device)
+    task: TrainingTask = make(
+        learner, data, recipe, seeds=seeds, replicas=replicas, device=device
+    )
     return task
 
 
@@ -290,27 +294,44 @@ class _Run:
         checkpoint: Checkpoint | None,
         on_note: Callable[[str], None],
     ) -> None:
-        self._task, self._probes, self._checkpoint, self._on_note = task, probes, checkpoint, on_note
+        self._task, self._probes, self._checkpoint, self._on_note = (
+            task,
+            probes,
+            checkpoint,
+            on_note,
+        )
         self._rates = task.rates()
         self._batches = task.batches()
-        self._step_probes = [probe for probe in probes if overrides(probe, "on_step_end")]
-        self._epoch_probes = [probe for probe in probes if overrides(probe, "on_epoch_end")]
+        self._step_probes = [
+            probe for probe in probes if overrides(probe, "on_step_end")
+        ]
+        self._epoch_probes = [
+            probe for probe in probes if overrides(probe, "on_epoch_end")
+        ]
         self._engine = task.engine(on_note)
         self._history = self._fresh_history()
         self._fingerprint = task.fingerprint(self._engine) if checkpoint else {}
         self._chunk = 1
-        self._latest: dict[str, FloatArray] = {}  # of all replicas, those that ended included
+        self._latest: dict[
+            str, FloatArray
+        ] = {}  # of all replicas, those that ended included
         self._latest_step = -1
         if checkpoint and Path(checkpoint.path).exists():
             self._resume(checkpoint)
 
     def _fresh_history(self) -> History:
         return History(
-            len(self._task.seeds), self._task.steps, self._task.stop, self._task.converged, self._task.goal
+            len(self._task.seeds),
+            self._task.steps,
+            self._task.stop,
+            self._task.converged,
+            self._task.goal,
         )
 
     def train(
-        self, on_progress: Callable[[Progress], None] | None, should_stop: Callable[[], bool] | None
+        self,
+        on_progress: Callable[[Progress], None] | None,
+        should_stop: Callable[[], bool] | None,
     ) -> Training:
         for probe in self._probes:
             probe.on_train_begin(self._context())
@@ -324,7 +345,10 @@ class _Run:
                 on_progress(self._progress(speed))
             if should_stop and should_stop():
                 self._interrupt()
-            if self._checkpoint and time.monotonic() - saved >= self._checkpoint.every_seconds:
+            if (
+                self._checkpoint
+                and time.monotonic() - saved >= self._checkpoint.every_seconds
+            ):
                 self._save(self._checkpoint)
                 saved = time.monotonic()
         for probe in self._probes:
@@ -350,7 +374,9 @@ class _Run:
         if self._epoch_probes:
             every.append(self._batches.steps_per_epoch)
         step = self._history.step
-        return min(self._task.steps, step + self._chunk, *((step // n + 1) * n for n in every))
+        return min(
+            self._task.steps, step + self._chunk, *((step // n + 1) * n for n in every)
+        )
 
     def _events(self) -> None:
         """Everything that is due at the present step, in an order that never changes."""
@@ -365,11 +391,18 @@ class _Run:
             self._evaluate()
 
     def _evaluate(self) -> None:
-        self._latest, self._latest_step = self._task.evaluate(self._engine), self._history.step
-        if not self._history.evaluation_steps:  # what a learner evaluates is known only now
+        self._latest, self._latest_step = (
+            self._task.evaluate(self._engine),
+            self._history.step,
+        )
+        if (
+            not self._history.evaluation_steps
+        ):  # what a learner evaluates is known only now
             check_metrics(self._rules(), list(self._latest))
             self._task.goal.check(list(self._latest))
-        self._engine.freeze(self._history.add_evaluation(self._latest, cache(self._engine.parameters)))
+        self._engine.freeze(
+            self._history.add_evaluation(self._latest, cache(self._engine.parameters))
+        )
 
     def _rules(self) -> tuple[Rule, ...]:
         """All that watch a curve."""
@@ -404,13 +437,17 @@ class _Run:
     def _interrupt(self) -> None:
         at = f"step {self._history.step} of {self._task.steps}"
         if self._checkpoint is None:
-            raise Interrupted(f"Stopped at {at}; there is no checkpoint, so it would start over.")
+            raise Interrupted(
+                f"Stopped at {at}; there is no checkpoint, so it would start over."
+            )
         self._save(self._checkpoint)
         raise Interrupted(f"Stopped at {at}; the same call goes on from there.")
 
     def _save(self, checkpoint: Checkpoint) -> None:
         tensors, facts = self._history.state()
-        tensors = prefixed("history", tensors) | prefixed("engine", self._engine.state())
+        tensors = prefixed("history", tensors) | prefixed(
+            "engine", self._engine.state()
+        )
         for index, probe in enumerate(self._probes):
             tensors |= prefixed(f"probe/{index}", probe.state())
         facts |= {"engine": self._engine.name, "fingerprint": self._fingerprint}
@@ -426,7 +463,9 @@ class _Run:
             )
             return
         self._take_over(tensors, facts)
-        self._on_note(f"Training goes on from step {self._history.step} of {self._task.steps}.")
+        self._on_note(
+            f"Training goes on from step {self._history.step} of {self._task.steps}."
+        )
 
     def _engine_named(self, name: str) -> Engine:
         """The engine that wrote the checkpoint: another one would round differently."""
@@ -435,10 +474,16 @@ class _Run:
         try:
             return self._task.engine(self._on_note, name=name)
         except UsageError as error:
-            raise UnusableCheckpoint(f"its engine ({name}) cannot serve here") from error
+            raise UnusableCheckpoint(
+                f"its engine ({name}) cannot serve here"
+            ) from error
 
-    def _take_over(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
-        self._history.load_state(under("history", tensors), facts, cache(self._engine.parameters))
+    def _take_over(
+        self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]
+    ) -> None:
+        self._history.load_state(
+            under("history", tensors), facts, cache(self._engine.parameters)
+        )
         self._engine.load_state(under("engine", tensors))
         for index, probe in enumerate(self._probes):
             probe.load_state(under(f"probe/{index}", tensors))
@@ -447,7 +492,9 @@ class _Run:
         history, engine = self._history, self._engine
         if self._latest_step != history.step:
             self._latest = self._task.evaluate(engine)
-        final_tensors, final = history.final(engine.parameters(), history.goal_of(self._latest))
+        final_tensors, final = history.final(
+            engine.parameters(), history.goal_of(self._latest)
+        )
         return Training(
             engine=engine.name,
             seeds=self._task.seeds,

@@ -22,8 +22,8 @@ import platformdirs
 import torch
 from torch import Tensor
 
-from nablab import atomic
 from nablab.errors import StoreError
+from nablab.files import atomic
 from nablab.threads import borrowed, give_engines
 from nablab.training.engine import Engine
 
@@ -32,7 +32,9 @@ LONGEST_SECONDS = 60.0  # that another process is waited for
 SECONDS = 0.05  # of each engine in each round, at least one step
 
 
-def milliseconds(key: str, engines: Mapping[str, Callable[[], tuple[Engine, Tensor]]]) -> dict[str, float]:
+def milliseconds(
+    key: str, engines: Mapping[str, Callable[[], tuple[Engine, Tensor]]]
+) -> dict[str, float]:
     """Milliseconds per step by engine: from the cache, or measured now and put there.
 
     Args:
@@ -58,7 +60,10 @@ def _alone(path: Path) -> Iterator[None]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire()
-    except (OSError, filelock.Timeout):  # the folder cannot be written, or is on a disk without locks
+    except (
+        OSError,
+        filelock.Timeout,
+    ):  # the folder cannot be written, or is on a disk without locks
         yield
         return
     try:
@@ -69,7 +74,10 @@ def _alone(path: Path) -> Iterator[None]:
 
 def folder() -> Path:
     """Where answers are kept: ``$NABLAB_CACHE/engines``, or below the user's cache folder."""
-    return Path(os.environ.get("NABLAB_CACHE") or platformdirs.user_cache_dir("nablab")) / "engines"
+    return (
+        Path(os.environ.get("NABLAB_CACHE") or platformdirs.user_cache_dir("nablab"))
+        / "engines"
+    )
 
 
 def _digest(key: str) -> str:
@@ -90,7 +98,11 @@ def _read(path: Path, names: set[str]) -> dict[str, float] | None:
         answer = {str(name): float(value) for name, value in found.items()}
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
-    return answer if set(answer) == names and all(value > 0 for value in answer.values()) else None
+    return (
+        answer
+        if set(answer) == names and all(value > 0 for value in answer.values())
+        else None
+    )
 
 
 def _write(path: Path, answer: Mapping[str, object]) -> None:
@@ -101,7 +113,9 @@ def _write(path: Path, answer: Mapping[str, object]) -> None:
         return
 
 
-def _measure(engines: Mapping[str, Callable[[], tuple[Engine, Tensor]]]) -> dict[str, float]:
+def _measure(
+    engines: Mapping[str, Callable[[], tuple[Engine, Tensor]]],
+) -> dict[str, float]:
     with borrowed():
         give_engines(
             torch.get_num_threads()
@@ -111,7 +125,10 @@ def _measure(engines: Mapping[str, Callable[[], tuple[Engine, Tensor]]]) -> dict
 
 def _measured(made: Mapping[str, tuple[Engine, Tensor]]) -> dict[str, float]:
     best = dict.fromkeys(made, float("inf"))
-    for engine, batches in made.values():  # the first step sets up what later ones use again
+    for (
+        engine,
+        batches,
+    ) in made.values():  # the first step sets up what later ones use again
         engine.advance(np.ones(1), batches[:1])
     for _ in range(ROUNDS):
         for name, (engine, batches) in made.items():

@@ -74,7 +74,9 @@ class Drawn:
         device: Where the numbers are needed.
     """
 
-    def __init__(self, generator: torch.Generator, device: torch.device | None = None) -> None:
+    def __init__(
+        self, generator: torch.Generator, device: torch.device | None = None
+    ) -> None:
         self.generator = generator
         self._device = device
 

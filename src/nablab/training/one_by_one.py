@@ -57,8 +57,18 @@ class OneByOneEngine:
     ) -> None:
         self.replicas = len(states)
         self.measures: tuple[str, ...] = ()
-        self._learner, self._states, self._data, self._sampler = learner, list(states), data, sampler
-        self._steps, self._seeds, self._hyper, self._device = steps, tuple(seeds), list(hyper), device
+        self._learner, self._states, self._data, self._sampler = (
+            learner,
+            list(states),
+            data,
+            sampler,
+        )
+        self._steps, self._seeds, self._hyper, self._device = (
+            steps,
+            tuple(seeds),
+            list(hyper),
+            device,
+        )
         self._size = batch_size or EVALUATED_AT_ONCE
         self._active = np.ones(self.replicas, dtype=bool)
         self._taken = 0
@@ -82,7 +92,9 @@ class OneByOneEngine:
             for replica in np.flatnonzero(self._active).tolist():
                 found[replica] = self._advance_one(replica, rates)
         self._taken += len(rates)
-        values = np.full((len(rates), self.replicas, max(1, len(self.measures))), np.nan)
+        values = np.full(
+            (len(rates), self.replicas, max(1, len(self.measures))), np.nan
+        )
         for replica, rows in enumerate(found):
             if rows:
                 values[: len(rows), replica] = rows
@@ -107,7 +119,9 @@ class OneByOneEngine:
 
     def _batches(self, seed: int, step: int) -> tuple[Any, ...]:
         count = self._learner.batches_per_step
-        chosen = (self._sampler.indices(seed, step * count + part) for part in range(count))
+        chosen = (
+            self._sampler.indices(seed, step * count + part) for part in range(count)
+        )
         return tuple(self._data.batch(indices.to(self._device)) for indices in chosen)
 
     def _moment(self, replica: int, step: int, rate: float, seed: int) -> Moment:
@@ -118,14 +132,18 @@ class OneByOneEngine:
     def _set_rates(self, replica: int, rate: float) -> None:
         first = self._first_rates[replica]
         for name, optimizer in self._states[replica].optimizers.items():
-            for group, learning_rate in zip(optimizer.param_groups, first[name], strict=True):
+            for group, learning_rate in zip(
+                optimizer.param_groups, first[name], strict=True
+            ):
                 group["lr"] = learning_rate * rate
 
     def _row(self, values: Mapping[str, Tensor]) -> list[float]:
         if not self.measures:
             self.measures = tuple(values)
         if tuple(values) != self.measures:
-            raise ValueError(f"a step gave {list(values)} and an earlier one {list(self.measures)}")
+            raise ValueError(
+                f"a step gave {list(values)} and an earlier one {list(self.measures)}"
+            )
         return [value.item() for value in values.values()]
 
     def freeze(self, replicas: Sequence[int]) -> None:
@@ -138,7 +156,10 @@ class OneByOneEngine:
     ) -> dict[str, FloatArray]:
         """Scores (K,) by name of one set for each trial; what is drawn is the same at each evaluation."""
         with preserved(self._device):
-            rows = [self._scores(replica, name, data, metrics) for replica, data in enumerate(sets)]
+            rows = [
+                self._scores(replica, name, data, metrics)
+                for replica, data in enumerate(sets)
+            ]
         return {key: np.array([row[key] for row in rows]) for key in rows[0]}
 
     def _scores(
@@ -157,20 +178,30 @@ class OneByOneEngine:
                 outputs = self._learner.outputs(state, batch, moment)
                 for score in scores.values():
                     score.add(outputs, batch)
-        return means.values() | {key: float(score.value()) for key, score in scores.items()}
+        return means.values() | {
+            key: float(score.value()) for key, score in scores.items()
+        }
 
     def parameters(self) -> dict[str, Tensor]:
         """See `Engine.parameters`."""
         named = [snapshots.tensors_of(state.net) for state in self._states]
-        return {name: torch.stack([tensors[name].detach() for tensors in named]) for name in named[0]}
+        return {
+            name: torch.stack([tensors[name].detach() for tensors in named])
+            for name in named[0]
+        }
 
     def predict(self, x: Tensor) -> Tensor:
         """Refuse: a learner's outputs are of batches, not of one tensor; see `evaluate`."""
-        raise TypeError("a learner has no predictions of a tensor; evaluate it on a data set")
+        raise TypeError(
+            "a learner has no predictions of a tensor; evaluate it on a data set"
+        )
 
     def state(self) -> dict[str, Tensor]:
         """See `Engine.state`."""
-        state = {"active": torch.from_numpy(self._active.copy()), "taken": torch.tensor(self._taken)}
+        state = {
+            "active": torch.from_numpy(self._active.copy()),
+            "taken": torch.tensor(self._taken),
+        }
         for k, own in enumerate(self._states):
             state |= prefixed(str(k), snapshots.take(own.net, _by_place(own)))
         return state
@@ -189,7 +220,9 @@ class Means:
     def __init__(self) -> None:
         self._sums: dict[str, tuple[float, float]] = {}
 
-    def add(self, values: Mapping[str, Tensor | tuple[Tensor, Tensor]], samples: int) -> None:
+    def add(
+        self, values: Mapping[str, Tensor | tuple[Tensor, Tensor]], samples: int
+    ) -> None:
         """Take in a batch: means over its samples, or pairs (sum, count)."""
         for name, value in values.items():
             if isinstance(value, tuple):
@@ -201,8 +234,13 @@ class Means:
 
     def values(self) -> dict[str, float]:
         """The mean of each name."""
-        return {name: total / count if count else float("nan") for name, (total, count) in self._sums.items()}
+        return {
+            name: total / count if count else float("nan")
+            for name, (total, count) in self._sums.items()
+        }
 
 
 def _by_place(state: State) -> dict[str, torch.optim.Optimizer]:
-    return {f"optimizer/{name}": optimizer for name, optimizer in state.optimizers.items()}
+    return {
+        f"optimizer/{name}": optimizer for name, optimizer in state.optimizers.items()
+    }

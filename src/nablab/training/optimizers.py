@@ -29,10 +29,14 @@ class Specification:
         for name, value in _numbers(self):
             least = min(value) if isinstance(value, tuple) else value
             if not least >= 0:
-                raise UsageError(f"{type(self).__name__}: {name} must not be negative, got {least}.")
+                raise UsageError(
+                    f"{type(self).__name__}: {name} must not be negative, got {least}."
+                )
         # Sequences become tuples, so that a specification can be compared, hashed and printed.
         for spec_field in dataclasses.fields(self):
-            object.__setattr__(self, spec_field.name, _frozen(getattr(self, spec_field.name)))
+            object.__setattr__(
+                self, spec_field.name, _frozen(getattr(self, spec_field.name))
+            )
 
     def check_replicas(self, replicas: int) -> None:
         """Raise `UsageError` unless each sequence has one number per replica."""
@@ -52,7 +56,12 @@ class Specification:
         raise NotImplementedError
 
     def update(
-        self, weights: Tensor, gradients: Tensor, slots: dict[str, Tensor], rate: float, count: int
+        self,
+        weights: Tensor,
+        gradients: Tensor,
+        slots: dict[str, Tensor],
+        rate: float,
+        count: int,
     ) -> None:
         """Take one step in place.
 
@@ -65,7 +74,9 @@ class Specification:
         """
         raise NotImplementedError
 
-    def torch_optimizer(self, parameters: Iterable[nn.Parameter], replica: int) -> torch.optim.Optimizer:
+    def torch_optimizer(
+        self, parameters: Iterable[nn.Parameter], replica: int
+    ) -> torch.optim.Optimizer:
         """The PyTorch optimizer of one replica."""
         raise NotImplementedError
 
@@ -85,16 +96,25 @@ class SGD(Specification):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        smallest = min(self.momentum) if isinstance(self.momentum, tuple) else self.momentum
+        smallest = (
+            min(self.momentum) if isinstance(self.momentum, tuple) else self.momentum
+        )
         if self.nesterov and not _positive(smallest):
-            raise UsageError("SGD: nesterov=True needs a momentum above 0, for instance momentum=0.9.")
+            raise UsageError(
+                "SGD: nesterov=True needs a momentum above 0, for instance momentum=0.9."
+            )
 
     def slots(self) -> tuple[str, ...]:
         """The velocity, if there is momentum."""
         return ("momentum",) if _any(self.momentum) else ()
 
     def update(
-        self, weights: Tensor, gradients: Tensor, slots: dict[str, Tensor], rate: float, count: int
+        self,
+        weights: Tensor,
+        gradients: Tensor,
+        slots: dict[str, Tensor],
+        rate: float,
+        count: int,
     ) -> None:
         """``v = momentum v + g``, ``w -= rate v``; with Nesterov ``w -= rate (g + momentum v)``."""
         _decay_into(gradients, weights, self.weight_decay)
@@ -105,7 +125,9 @@ class SGD(Specification):
             direction = gradients + momentum * velocity if self.nesterov else velocity
         weights.sub_(direction * _column(_scaled(self.learning_rate, rate), weights))
 
-    def torch_optimizer(self, parameters: Iterable[nn.Parameter], replica: int) -> torch.optim.Optimizer:
+    def torch_optimizer(
+        self, parameters: Iterable[nn.Parameter], replica: int
+    ) -> torch.optim.Optimizer:
         """`torch.optim.SGD` for one replica."""
         return torch.optim.SGD(
             parameters,
@@ -132,17 +154,28 @@ class RMSprop(Specification):
         return ("square", "momentum") if _any(self.momentum) else ("square",)
 
     def update(
-        self, weights: Tensor, gradients: Tensor, slots: dict[str, Tensor], rate: float, count: int
+        self,
+        weights: Tensor,
+        gradients: Tensor,
+        slots: dict[str, Tensor],
+        rate: float,
+        count: int,
     ) -> None:
         """``s = a s + (1 - a) g^2``, ``w -= rate g / (sqrt(s) + epsilon)``."""
         _decay_into(gradients, weights, self.weight_decay)
-        square = slots["square"].lerp_(gradients.square(), 1 - _column(self.smoothing, weights))
+        square = slots["square"].lerp_(
+            gradients.square(), 1 - _column(self.smoothing, weights)
+        )
         direction = gradients / square.sqrt().add_(_column(self.epsilon, weights))
         if "momentum" in slots:
-            direction = slots["momentum"].mul_(_column(self.momentum, weights)).add_(direction)
+            direction = (
+                slots["momentum"].mul_(_column(self.momentum, weights)).add_(direction)
+            )
         weights.sub_(direction * _column(_scaled(self.learning_rate, rate), weights))
 
-    def torch_optimizer(self, parameters: Iterable[nn.Parameter], replica: int) -> torch.optim.Optimizer:
+    def torch_optimizer(
+        self, parameters: Iterable[nn.Parameter], replica: int
+    ) -> torch.optim.Optimizer:
         """`torch.optim.RMSprop` for one replica."""
         return torch.optim.RMSprop(
             parameters,
@@ -168,23 +201,39 @@ class Adam(Specification):
         return ("mean", "square")
 
     def update(
-        self, weights: Tensor, gradients: Tensor, slots: dict[str, Tensor], rate: float, count: int
+        self,
+        weights: Tensor,
+        gradients: Tensor,
+        slots: dict[str, Tensor],
+        rate: float,
+        count: int,
     ) -> None:
         """``w -= rate m / (sqrt(s) + epsilon)``, with ``m`` and ``s`` corrected for their start at zero."""
         _decay_into(gradients, weights, self.weight_decay)
         self._step(weights, gradients, slots, rate, count)
 
     def _step(
-        self, weights: Tensor, gradients: Tensor, slots: dict[str, Tensor], rate: float, count: int
+        self,
+        weights: Tensor,
+        gradients: Tensor,
+        slots: dict[str, Tensor],
+        rate: float,
+        count: int,
     ) -> None:
         first, second = (_wide(beta) for beta in self.betas)
         step_size = _wide(self.learning_rate) * rate / (1 - first**count)
         mean = slots["mean"].lerp_(gradients, _column(1 - first, weights))
         square = slots["square"].lerp_(gradients.square(), _column(1 - second, weights))
         scale = square.sqrt().div_(_column((1 - second**count) ** 0.5, weights))
-        weights.sub_(mean.div(scale.add_(_column(self.epsilon, weights))).mul_(_column(step_size, weights)))
+        weights.sub_(
+            mean.div(scale.add_(_column(self.epsilon, weights))).mul_(
+                _column(step_size, weights)
+            )
+        )
 
-    def torch_optimizer(self, parameters: Iterable[nn.Parameter], replica: int) -> torch.optim.Optimizer:
+    def torch_optimizer(
+        self, parameters: Iterable[nn.Parameter], replica: int
+    ) -> torch.optim.Optimizer:
         """`torch.optim.Adam` for one replica."""
         return torch.optim.Adam(parameters, **self._torch_options(replica))
 
@@ -205,7 +254,12 @@ class AdamW(Adam):
     weight_decay: Number = 1e-2
 
     def update(
-        self, weights: Tensor, gradients: Tensor, slots: dict[str, Tensor], rate: float, count: int
+        self,
+        weights: Tensor,
+        gradients: Tensor,
+        slots: dict[str, Tensor],
+        rate: float,
+        count: int,
     ) -> None:
         """``w -= rate weight_decay w``, then the step of `Adam` without weight decay."""
         if _any(self.weight_decay):
@@ -213,7 +267,9 @@ class AdamW(Adam):
             weights.mul_(_column(shrink, weights))
         self._step(weights, gradients, slots, rate, count)
 
-    def torch_optimizer(self, parameters: Iterable[nn.Parameter], replica: int) -> torch.optim.Optimizer:
+    def torch_optimizer(
+        self, parameters: Iterable[nn.Parameter], replica: int
+    ) -> torch.optim.Optimizer:
         """`torch.optim.AdamW` for one replica."""
         return torch.optim.AdamW(parameters, **self._torch_options(replica))
 
@@ -225,7 +281,11 @@ def _decay_into(gradients: Tensor, weights: Tensor, weight_decay: Number) -> Non
 
 def _wide(value: Number) -> Any:
     """A float, or a float64 column (K, 1) on the CPU: step sizes are computed in double precision."""
-    return torch.tensor(value, dtype=torch.float64)[:, None] if isinstance(value, tuple) else value
+    return (
+        torch.tensor(value, dtype=torch.float64)[:, None]
+        if isinstance(value, tuple)
+        else value
+    )
 
 
 def _column(value: Any, like: Tensor) -> Any:
@@ -253,7 +313,11 @@ def _positive(value: Any) -> bool:
 def _frozen(value: Any) -> Any:
     if hasattr(value, "tolist"):
         value = value.tolist()
-    return tuple(_frozen(item) for item in value) if isinstance(value, (list, tuple)) else value
+    return (
+        tuple(_frozen(item) for item in value)
+        if isinstance(value, (list, tuple))
+        else value
+    )
 
 
 def _numbers(spec: Specification) -> Iterator[tuple[str, float | tuple[float, ...]]]:

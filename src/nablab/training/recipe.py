@@ -70,18 +70,30 @@ class Recipe:
     def __post_init__(self) -> None:
         if (self.steps is None) == (self.epochs is None):
             raise UsageError("A recipe needs either steps or epochs, one of the two.")
-        counts = {"steps": self.steps, "epochs": self.epochs, "batch_size": self.batch_size}
+        counts = {
+            "steps": self.steps,
+            "epochs": self.epochs,
+            "batch_size": self.batch_size,
+        }
         for name, value in (counts | {"eval_every": self.eval_every}).items():
             if value is not None and value < 1:
                 raise UsageError(f"{name} must be at least 1, got {value}.")
         if self.train_samples is not None and self.train_samples < 0:
-            raise UsageError(f"train_samples must be at least 0, got {self.train_samples}.")
+            raise UsageError(
+                f"train_samples must be at least 0, got {self.train_samples}."
+            )
         if self.sampler is not None and self.batch_size is not None:
-            raise UsageError("Give the recipe a sampler or a batch_size; the sampler has its own.")
+            raise UsageError(
+                "Give the recipe a sampler or a batch_size; the sampler has its own."
+            )
 
     def budget(self, steps_per_epoch: int) -> int:
         """The number of optimizer steps, at most."""
-        return self.steps if self.steps is not None else (self.epochs or 0) * steps_per_epoch
+        return (
+            self.steps
+            if self.steps is not None
+            else (self.epochs or 0) * steps_per_epoch
+        )
 
     def changed(self, names: Sequence[str]) -> list[str]:
         """Those of these options that are not at their defaults."""
@@ -100,4 +112,6 @@ def check_fits(recipe: Recipe, options: Sequence[str], whom: str, instead: str) 
         UsageError: One of them is set.
     """
     if found := recipe.changed(options):
-        raise UsageError(f"{', '.join(found)} of the recipe is not for {whom}. {instead}")
+        raise UsageError(
+            f"{', '.join(found)} of the recipe is not for {whom}. {instead}"
+        )

@@ -40,14 +40,24 @@ class WeightRecorder(Probe):
     """
 
     def __init__(
-        self, *, every: int, parameters: str | Sequence[str] = "*", replicas: int | None = None
+        self,
+        *,
+        every: int,
+        parameters: str | Sequence[str] = "*",
+        replicas: int | None = None,
     ) -> None:
         if every < 1:
-            raise UsageError(f"every={every} is impossible: weights are kept every 1 step or more.")
+            raise UsageError(
+                f"every={every} is impossible: weights are kept every 1 step or more."
+            )
         if replicas is not None and replicas < 1:
-            raise UsageError(f"replicas={replicas} is impossible: give 1 or more, or leave it out for all.")
+            raise UsageError(
+                f"replicas={replicas} is impossible: give 1 or more, or leave it out for all."
+            )
         self.every, self._replicas = every, replicas
-        self._patterns = (parameters,) if isinstance(parameters, str) else tuple(parameters)
+        self._patterns = (
+            (parameters,) if isinstance(parameters, str) else tuple(parameters)
+        )
         self._steps: list[int] = []
         self._points: list[dict[str, Tensor]] = []
 
@@ -60,11 +70,16 @@ class WeightRecorder(Probe):
     def weights(self) -> dict[str, Tensor]:
         """The weights by name, (T, K, ...)."""
         names = self._points[0] if self._points else {}
-        return {name: torch.stack([point[name] for point in self._points]) for name in names}
+        return {
+            name: torch.stack([point[name] for point in self._points]) for name in names
+        }
 
     def path(self, replica: int) -> list[dict[str, Tensor]]:
         """The T points of one replica, each as tensors by name: what `trajectory_pca` takes."""
-        return [{name: tensor[replica] for name, tensor in point.items()} for point in self._points]
+        return [
+            {name: tensor[replica] for name, tensor in point.items()}
+            for point in self._points
+        ]
 
     def on_train_begin(self, context: Context) -> None:
         """Keep the weights before the first step; a recorder that is used again forgets what it kept."""
@@ -83,15 +98,23 @@ class WeightRecorder(Probe):
 
     def state(self) -> dict[str, Tensor]:
         """All points so far."""
-        return {"steps": torch.tensor(self._steps), **{f"weights/{n}": t for n, t in self.weights.items()}}
+        return {
+            "steps": torch.tensor(self._steps),
+            **{f"weights/{n}": t for n, t in self.weights.items()},
+        }
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Go on from these points."""
         self._steps = [int(step) for step in state["steps"]]
-        stacked = {n.removeprefix("weights/"): t for n, t in state.items() if n.startswith("weights/")}
+        stacked = {
+            n.removeprefix("weights/"): t
+            for n, t in state.items()
+            if n.startswith("weights/")
+        }
         # Copies: the checkpoint's tensors may be views of one file that is about to be replaced.
         self._points = [
-            {n: t[index].clone() for n, t in stacked.items()} for index in range(len(self._steps))
+            {n: t[index].clone() for n, t in stacked.items()}
+            for index in range(len(self._steps))
         ]
 
     def _keep(self, context: Context) -> None:
@@ -105,19 +128,34 @@ class WeightRecorder(Probe):
         own = slice(self._replicas)
         # A part of a tensor would keep all of it in memory.
         self._points.append(
-            {name: tensor[own].cpu().clone() for name, tensor in every.items() if name in chosen}
+            {
+                name: tensor[own].cpu().clone()
+                for name, tensor in every.items()
+                if name in chosen
+            }
         )
         self._steps.append(context.step)
 
 
 def path_array(path: Sequence[Mapping[str, Tensor]]) -> npt.NDArray[Any]:
     """The T points of a path as one array (T, P), for a store; `path_from_array` goes back."""
-    return torch.stack([torch.cat([t.reshape(-1) for t in point.values()]) for point in path]).numpy()
+    return torch.stack(
+        [torch.cat([t.reshape(-1) for t in point.values()]) for point in path]
+    ).numpy()
 
 
-def path_from_array(rows: npt.NDArray[Any], module: nn.Module) -> list[dict[str, Tensor]]:
+def path_from_array(
+    rows: npt.NDArray[Any], module: nn.Module
+) -> list[dict[str, Tensor]]:
     """The points (T, P) as tensors by parameter of a module of the same architecture; memory is shared."""
     parameters = dict(module.named_parameters())
-    parts = torch.split(torch.from_numpy(rows), [p.numel() for p in parameters.values()], dim=1)
-    shaped = [part.reshape(-1, *p.shape) for part, p in zip(parts, parameters.values(), strict=True)]
-    return [dict(zip(parameters, point, strict=True)) for point in zip(*shaped, strict=True)]
+    parts = torch.split(
+        torch.from_numpy(rows), [p.numel() for p in parameters.values()], dim=1
+    )
+    shaped = [
+        part.reshape(-1, *p.shape)
+        for part, p in zip(parts, parameters.values(), strict=True)
+    ]
+    return [
+        dict(zip(parameters, point, strict=True)) for point in zip(*shaped, strict=True)
+    ]

@@ -81,15 +81,22 @@ def draws_random_numbers(module: nn.Module, x: Tensor) -> bool:
     with torch.random.fork_rng(devices=devices), torch.no_grad():
         before = _states(x.device)
         trial(x)
-        return any(not torch.equal(a, b) for a, b in zip(before, _states(x.device), strict=True))
+        return any(
+            not torch.equal(a, b)
+            for a, b in zip(before, _states(x.device), strict=True)
+        )
 
 
 def _states(device: torch.device) -> list[Tensor]:
     states = [torch.get_rng_state()]
-    return [*states, torch.cuda.get_rng_state(device)] if device.type == "cuda" else states
+    return (
+        [*states, torch.cuda.get_rng_state(device)] if device.type == "cuda" else states
+    )
 
 
-def _another(networks: Sequence[Built], build: Callable[[], nn.Module], seeds: Sequence[int]) -> Built | None:
+def _another(
+    networks: Sequence[Built], build: Callable[[], nn.Module], seeds: Sequence[int]
+) -> Built | None:
     """A network of another seed than the first; None where all seeds are one on purpose."""
     if len(networks) == 1:
         return next(built(build, [derive(seeds[0], "another network")]))
@@ -115,8 +122,16 @@ def _check_apart(modules: Sequence[nn.Module], training: Any) -> None:
 
 def _trained(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """What training changes: trainable parameters and running statistics. Frozen parts may be shared."""
-    yield from ((name, tensor) for name, tensor in module.named_parameters() if tensor.requires_grad)
-    yield from ((name, tensor) for name, tensor in module.named_buffers() if name.endswith(RUNNING))
+    yield from (
+        (name, tensor)
+        for name, tensor in module.named_parameters()
+        if tensor.requires_grad
+    )
+    yield from (
+        (name, tensor)
+        for name, tensor in module.named_buffers()
+        if name.endswith(RUNNING)
+    )
 
 
 def _same(one: nn.Module, other: nn.Module) -> bool:

@@ -68,8 +68,14 @@ class Outcome:
         if (at_least is None) == (at_most is None):
             raise ValueError("give at_least or at_most, one of the two")
         values = self.curves[curve]
-        reached = values <= at_most if at_most is not None else values >= (at_least or 0.0)
-        return float(self.steps[reached.argmax()] / self.steps_per_epoch) if reached.any() else np.inf
+        reached = (
+            values <= at_most if at_most is not None else values >= (at_least or 0.0)
+        )
+        return (
+            float(self.steps[reached.argmax()] / self.steps_per_epoch)
+            if reached.any()
+            else np.inf
+        )
 
     def module(self, *, at: At = "final") -> nn.Module:
         """A fresh module with the trial's weights, in evaluation mode."""
@@ -134,7 +140,9 @@ class Training(Sequence[Outcome]):
         return Outcome(
             curves={name: curve[k][known] for name, curve in self.evaluations.items()},
             steps=self.evaluation_steps[known],
-            measures={name: values[k, :taken] for name, values in self.measures.items()},
+            measures={
+                name: values[k, :taken] for name, values in self.measures.items()
+            },
             steps_taken=taken,
             steps_per_epoch=self.steps_per_epoch,
             stop_reason=self.stop_reason[k],
@@ -162,7 +170,9 @@ class Training(Sequence[Outcome]):
         for replica in range(len(self.seeds)):
             own = {name: tensor[replica] for name, tensor in tensors.items()}
             parts = (self._prepare(x[part]) for part in slices(len(x), module))
-            outputs.append(torch.cat([functional_call(module, own, (part,)) for part in parts]))
+            outputs.append(
+                torch.cat([functional_call(module, own, (part,)) for part in parts])
+            )
         return torch.stack(outputs)
 
     def module(self, replica: int, *, at: At = "final") -> nn.Module:
@@ -182,4 +192,6 @@ class Training(Sequence[Outcome]):
     def steps_to(self, threshold: float) -> FloatArray:
         """float64 (K,): the first step whose training loss is at most ``threshold``; infinity if none."""
         reached = self.train_loss <= threshold
-        return np.where(reached.any(axis=1), reached.argmax(axis=1).astype(np.float64), np.inf)
+        return np.where(
+            reached.any(axis=1), reached.argmax(axis=1).astype(np.float64), np.inf
+        )

@@ -14,7 +14,9 @@ from torch import Tensor
 from nablab.errors import UsageError
 from nablab.training.seeding import derive, generator
 
-KEPT_ORDERS = 64  # epochs' orders that a sampler remembers, as trials of a batch take turns
+KEPT_ORDERS = (
+    64  # epochs' orders that a sampler remembers, as trials of a batch take turns
+)
 
 
 class Sampler(Protocol):
@@ -56,7 +58,9 @@ class Shuffled:
     def _drawn(self, seed: int, epoch: int) -> Tensor:
         if self._size == self._samples:
             return torch.arange(self._samples)
-        return torch.randperm(self._samples, generator=generator(derive(seed, "order", epoch)))
+        return torch.randperm(
+            self._samples, generator=generator(derive(seed, "order", epoch))
+        )
 
 
 class Bucketed:
@@ -68,10 +72,18 @@ class Bucketed:
         batches_per_pool: Larger pools pad less and mix less.
     """
 
-    def __init__(self, lengths: Tensor, batch_size: int, *, batches_per_pool: int = 50) -> None:
+    def __init__(
+        self, lengths: Tensor, batch_size: int, *, batches_per_pool: int = 50
+    ) -> None:
         if batch_size < 1 or batches_per_pool < 1:
-            raise UsageError("Bucketed: batch_size and batches_per_pool must be at least 1.")
-        self._lengths, self._size, self._pool = lengths.cpu(), batch_size, batch_size * batches_per_pool
+            raise UsageError(
+                "Bucketed: batch_size and batches_per_pool must be at least 1."
+            )
+        self._lengths, self._size, self._pool = (
+            lengths.cpu(),
+            batch_size,
+            batch_size * batches_per_pool,
+        )
         whole_pools, rest = divmod(len(lengths), self._pool)
         self.batches_per_epoch = whole_pools * batches_per_pool + -(-rest // batch_size)
         self.text = f"bucketed, {batch_size} of {len(lengths)}, {batches_per_pool} batches a pool"
@@ -85,10 +97,15 @@ class Bucketed:
     def _drawn(self, seed: int, epoch: int) -> list[Tensor]:
         draw = generator(derive(seed, "order", epoch))
         batches: list[Tensor] = []
-        for pool in torch.split(torch.randperm(len(self._lengths), generator=draw), self._pool):
+        for pool in torch.split(
+            torch.randperm(len(self._lengths), generator=draw), self._pool
+        ):
             by_length = pool[self._lengths[pool].argsort(stable=True)]
             batches += torch.split(by_length, self._size)
-        return [batches[place] for place in torch.randperm(len(batches), generator=draw).tolist()]
+        return [
+            batches[place]
+            for place in torch.randperm(len(batches), generator=draw).tolist()
+        ]
 
 
 class Folds:
@@ -103,14 +120,28 @@ class Folds:
     """
 
     def __init__(
-        self, samples: int, folds: int, held_out: dict[int, int], batch_size: int | None, *, seed: int
+        self,
+        samples: int,
+        folds: int,
+        held_out: dict[int, int],
+        batch_size: int | None,
+        *,
+        seed: int,
     ) -> None:
-        if not 2 <= folds <= samples or not all(0 <= fold < folds for fold in held_out.values()):
-            raise UsageError(f"Folds: {folds} folds of {samples} samples, of which {held_out} leave one out.")
-        self._parts = torch.randperm(samples, generator=generator(seed)).tensor_split(folds)
+        if not 2 <= folds <= samples or not all(
+            0 <= fold < folds for fold in held_out.values()
+        ):
+            raise UsageError(
+                f"Folds: {folds} folds of {samples} samples, of which {held_out} leave one out."
+            )
+        self._parts = torch.randperm(samples, generator=generator(seed)).tensor_split(
+            folds
+        )
         self._held_out = held_out
         self._fewest = samples - max(len(part) for part in self._parts)
-        self._inner = Shuffled(self._fewest, batch_size)  # every trial takes equally many steps
+        self._inner = Shuffled(
+            self._fewest, batch_size
+        )  # every trial takes equally many steps
         self.batches_per_epoch = self._inner.batches_per_epoch
         self.text = f"{folds} folds by {seed}, {self._inner.text}, held out {sorted(held_out.items())}"
 
@@ -120,7 +151,11 @@ class Folds:
 
     def training(self, seed: int) -> Tensor:
         """The samples that a trial learns from, equally many for every fold: one may stay unused."""
-        rest = [part for fold, part in enumerate(self._parts) if fold != self._held_out[seed]]
+        rest = [
+            part
+            for fold, part in enumerate(self._parts)
+            if fold != self._held_out[seed]
+        ]
         return torch.cat(rest)[: self._fewest]
 
     def validation(self, seed: int) -> Tensor:

@@ -44,7 +44,9 @@ class StepDecay:
 
     def multipliers(self, steps: int) -> npt.NDArray[np.float64]:
         """``factor ** (step // every)``."""
-        return np.asarray(self.factor ** (np.arange(steps) // self.every), dtype=np.float64)
+        return np.asarray(
+            self.factor ** (np.arange(steps) // self.every), dtype=np.float64
+        )
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,9 @@ class Exponential:
 
     def multipliers(self, steps: int) -> npt.NDArray[np.float64]:
         """``factor ** step``."""
-        return np.asarray(self.factor ** np.arange(steps, dtype=np.float64), dtype=np.float64)
+        return np.asarray(
+            self.factor ** np.arange(steps, dtype=np.float64), dtype=np.float64
+        )
 
 
 @dataclass(frozen=True)
@@ -99,7 +103,9 @@ def _after_warmup(steps: int, warmup_steps: int) -> int:
     return steps - warmup_steps
 
 
-def _warmed_up(multipliers: npt.NDArray[np.float64], warmup_steps: int) -> npt.NDArray[np.float64]:
+def _warmed_up(
+    multipliers: npt.NDArray[np.float64], warmup_steps: int
+) -> npt.NDArray[np.float64]:
     """Put a line from ``1 / warmup_steps`` up to 1, times the first multiplier, before the others."""
     if not warmup_steps:
         return multipliers

@@ -34,7 +34,9 @@ class Built:
 
     def generators_equal(self, other: Built) -> list[str]:
         """The libraries whose generator stands where it stood for the other network."""
-        return [name for name, state in self.states.items() if state == other.states[name]]
+        return [
+            name for name, state in self.states.items() if state == other.states[name]
+        ]
 
 
 def built(build: Callable[[], nn.Module], seeds: Sequence[int]) -> Iterator[Built]:
@@ -53,7 +55,9 @@ def built(build: Callable[[], nn.Module], seeds: Sequence[int]) -> Iterator[Buil
         yield Built(module, states)
 
 
-def build_replicas(build: Callable[[], nn.Module], seeds: Sequence[int]) -> list[nn.Module]:
+def build_replicas(
+    build: Callable[[], nn.Module], seeds: Sequence[int]
+) -> list[nn.Module]:
     """Call ``build`` once per seed, each time as if after ``torch.manual_seed(seed)``.
 
     The weights are those that PyTorch gives for the seed, whatever the other seeds are; the global
@@ -76,7 +80,11 @@ class SharedStart:
 
     def __call__(self) -> nn.Module:
         """A network; its training's seed is the one that PyTorch was seeded with last."""
-        start = self.starts if isinstance(self.starts, int) else self.starts[torch.initial_seed()]
+        start = (
+            self.starts
+            if isinstance(self.starts, int)
+            else self.starts[torch.initial_seed()]
+        )
         return build_replicas(self.build, [start])[0]
 
 
@@ -97,6 +105,8 @@ def _generator_states() -> dict[str, int]:
     position = numpy_state["state"]
     return {
         "PyTorch": hash(torch.get_rng_state().numpy().tobytes()),
-        "NumPy": hash((position["key"].tobytes(), position["pos"], numpy_state["gauss"])),
+        "NumPy": hash(
+            (position["key"].tobytes(), position["pos"], numpy_state["gauss"])
+        ),
         "Python's random": hash(random.getstate()),
     }

@@ -17,11 +17,16 @@ def tensors_of(module: nn.Module) -> dict[str, Tensor]:
 
 def take(module: nn.Module, optimizers: Optimizers) -> dict[str, Tensor]:
     """Copies of a module's tensors as ``module/<name>``, of optimizers' as ``<own name>/<index>/<slot>``."""
-    state = {f"module/{name}": _copy(tensor) for name, tensor in tensors_of(module).items()}
+    state = {
+        f"module/{name}": _copy(tensor) for name, tensor in tensors_of(module).items()
+    }
     for own_name, optimizer in optimizers.items():
         for index, slots in optimizer.state_dict()["state"].items():
             found = {slot: value for slot, value in slots.items() if value is not None}
-            state |= {f"{own_name}/{index}/{slot}": _copy(value) for slot, value in found.items()}
+            state |= {
+                f"{own_name}/{index}/{slot}": _copy(value)
+                for slot, value in found.items()
+            }
     return state
 
 
@@ -41,4 +46,9 @@ def put(state: Mapping[str, Tensor], module: nn.Module, optimizers: Optimizers) 
 
 
 def _copy(value: Tensor | float) -> Tensor:
-    return torch.as_tensor(value).detach().cpu().clone(memory_format=torch.contiguous_format)
+    return (
+        torch.as_tensor(value)
+        .detach()
+        .cpu()
+        .clone(memory_format=torch.contiguous_format)
+    )

@@ -64,7 +64,11 @@ def _seconds(work: Callable[[], object]) -> float:
 
 
 def _measure(task: TrainingTask, began: float, minimum_seconds: float) -> Speed:
-    engine, batches, rates = task.engine(lambda note: None), task.batches(), task.rates()
+    engine, batches, rates = (
+        task.engine(lambda note: None),
+        task.batches(),
+        task.rates(),
+    )
 
     def advance(start: int, end: int) -> None:
         for first, last, indices in batches.between(start, end):
@@ -79,4 +83,11 @@ def _measure(task: TrainingTask, began: float, minimum_seconds: float) -> Speed:
     evaluation = _seconds(lambda: task.evaluate(engine))
     if evaluation < SHORT_SECONDS:  # the first one warms up, and many may follow
         evaluation = min(_seconds(lambda: task.evaluate(engine)) for _ in range(2))
-    return Speed(seconds / (taken - 1), evaluation, setup_seconds, engine.name, task.steps, task.eval_every)
+    return Speed(
+        seconds / (taken - 1),
+        evaluation,
+        setup_seconds,
+        engine.name,
+        task.steps,
+        task.eval_every,
+    )

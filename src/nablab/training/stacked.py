@@ -40,7 +40,9 @@ class StackedPredictor:
         engine.load_weights(flat)
         return engine.predict(inputs)
 
-    def at_points(self, basis: Mapping[str, Tensor], factors: Tensor) -> Callable[[Tensor], Tensor]:
+    def at_points(
+        self, basis: Mapping[str, Tensor], factors: Tensor
+    ) -> Callable[[Tensor], Tensor]:
         """What gives the outputs (K, N, C) for inputs (N, ...) at K combinations of B networks.
 
         Their first layer is computed for the B networks only, and their weights are made once.
@@ -67,7 +69,12 @@ class StackedPredictor:
             networks = [copy.deepcopy(self._module) for _ in range(replicas)]
             labels = torch.zeros(1, dtype=torch.int64)
             self._engines[replicas] = FusedImageEngine(
-                networks, self._x, labels, loss="cross_entropy", optimizer=SGD(), own_labels=False
+                networks,
+                self._x,
+                labels,
+                loss="cross_entropy",
+                optimizer=SGD(),
+                own_labels=False,
             )
         return self._engines[replicas]
 

@@ -10,7 +10,14 @@ from torch import Tensor, nn
 from nablab.training.engine import Unsupported
 from nablab.training.optimizers import Specification
 
-_DROPOUT = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
+_DROPOUT = (
+    nn.Dropout,
+    nn.Dropout1d,
+    nn.Dropout2d,
+    nn.Dropout3d,
+    nn.AlphaDropout,
+    nn.FeatureAlphaDropout,
+)
 
 
 class StackedWeights:
@@ -34,9 +41,15 @@ class StackedWeights:
         refuse_unsuitable(modules[0])
         self._optimizer = optimizer
         self._shapes = {name: p.shape for name, p in modules[0].named_parameters()}
-        self.weights = torch.stack([nn.utils.parameters_to_vector(m.parameters()).detach() for m in modules])
-        self._slots = {slot: torch.zeros_like(self.weights) for slot in optimizer.slots()}
-        self.active = torch.ones(len(modules), dtype=torch.bool, device=self.weights.device)
+        self.weights = torch.stack(
+            [nn.utils.parameters_to_vector(m.parameters()).detach() for m in modules]
+        )
+        self._slots = {
+            slot: torch.zeros_like(self.weights) for slot in optimizer.slots()
+        }
+        self.active = torch.ones(
+            len(modules), dtype=torch.bool, device=self.weights.device
+        )
         self.count = 0
 
     def step(self, gradients: Tensor, losses: Tensor, rate: float) -> None:
@@ -44,16 +57,22 @@ class StackedWeights:
         self.active &= torch.isfinite(losses)
         self.count += 1
         if bool(self.active.all()):
-            self._optimizer.update(self.weights, gradients, self._slots, rate, self.count)
+            self._optimizer.update(
+                self.weights, gradients, self._slots, rate, self.count
+            )
             return
         before = [tensor.clone() for tensor in (self.weights, *self._slots.values())]
         self._optimizer.update(self.weights, gradients, self._slots, rate, self.count)
-        for tensor, old in zip((self.weights, *self._slots.values()), before, strict=True):
+        for tensor, old in zip(
+            (self.weights, *self._slots.values()), before, strict=True
+        ):
             tensor.copy_(torch.where(self.active[:, None], tensor, old))
 
     def by_name(self, weights: Tensor) -> dict[str, Tensor]:
         """Views of (..., P) weights by parameter name."""
-        parts = torch.split(weights, [shape.numel() for shape in self._shapes.values()], dim=-1)
+        parts = torch.split(
+            weights, [shape.numel() for shape in self._shapes.values()], dim=-1
+        )
         return {
             name: part.reshape((*part.shape[:-1], *shape))
             for (name, shape), part in zip(self._shapes.items(), parts, strict=True)
@@ -69,7 +88,11 @@ class StackedWeights:
 
     def state(self) -> dict[str, Tensor]:
         """See `Engine.state`."""
-        tensors = {"weights": self.weights, "active": self.active, "count": torch.tensor(self.count)}
+        tensors = {
+            "weights": self.weights,
+            "active": self.active,
+            "count": torch.tensor(self.count),
+        }
         tensors |= {f"slot/{name}": tensor for name, tensor in self._slots.items()}
         return {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
 
@@ -85,9 +108,13 @@ class StackedWeights:
 def refuse_unsuitable(module: nn.Module) -> None:
     """Raise `Unsupported` for a module whose weights alone do not say what it computes."""
     if any(True for _ in module.buffers()):
-        raise Unsupported("the network has buffers, such as those of batch normalisation")
+        raise Unsupported(
+            "the network has buffers, such as those of batch normalisation"
+        )
     if any(isinstance(part, _DROPOUT) and part.p > 0 for part in module.modules()):
-        raise Unsupported("the network has dropout, and each replica needs its own random numbers")
+        raise Unsupported(
+            "the network has dropout, and each replica needs its own random numbers"
+        )
     parameters = list(module.parameters())
     if not parameters:
         raise Unsupported("the network has no parameters")

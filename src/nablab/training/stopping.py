@@ -95,7 +95,9 @@ class EarlyStopping:
 
     def __post_init__(self) -> None:
         if self.patience < 1 or self.minimum_delta < 0:
-            raise UsageError("EarlyStopping: patience must be at least 1 and minimum_delta not negative.")
+            raise UsageError(
+                "EarlyStopping: patience must be at least 1 and minimum_delta not negative."
+            )
 
     def watch(self, replicas: int) -> Watch:
         """A fresh memory for so many replicas."""
@@ -119,7 +121,9 @@ class Plateau:
 
     def __post_init__(self) -> None:
         if self.window_steps < 1 or not 0 <= self.relative_improvement < 1:
-            raise UsageError("Plateau: window_steps must be at least 1 and relative_improvement in [0, 1).")
+            raise UsageError(
+                "Plateau: window_steps must be at least 1 and relative_improvement in [0, 1)."
+            )
 
     def watch(self, replicas: int) -> Watch:
         """A fresh memory for so many replicas."""
@@ -131,7 +135,9 @@ class _ThresholdWatch:
         self._value, self._above = value, above
 
     def update(self, step: int, values: Values) -> Mask:
-        return np.asarray(values >= self._value if self._above else values <= self._value)
+        return np.asarray(
+            values >= self._value if self._above else values <= self._value
+        )
 
 
 class _PatienceWatch:
@@ -148,7 +154,9 @@ class _PatienceWatch:
 
 
 class _PlateauWatch:
-    def __init__(self, replicas: int, window_steps: int, relative_improvement: float) -> None:
+    def __init__(
+        self, replicas: int, window_steps: int, relative_improvement: float
+    ) -> None:
         self._window, self._share = window_steps, relative_improvement
         self._best = np.full(replicas, np.inf)
         self._history: deque[tuple[int, Values]] = deque()

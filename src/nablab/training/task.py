@@ -88,7 +88,9 @@ class Task:
     @property
     def goal(self) -> Goal:
         """What counts as best: the loss on the training set; a higher accuracy is a better one."""
-        higher = frozenset(metric for metric in self.metrics if metric.endswith("_accuracy"))
+        higher = frozenset(
+            metric for metric in self.metrics if metric.endswith("_accuracy")
+        )
         return Goal(self.best, higher)
 
     def prepare(self, samples: Tensor) -> Tensor:
@@ -99,7 +101,9 @@ class Task:
         """The order in which each replica sees the samples."""
         return Batches(len(self.x), self.batch_size, self.seeds, self.x.device)
 
-    def engine(self, on_note: Callable[[str], None], *, name: str | None = None) -> Engine:
+    def engine(
+        self, on_note: Callable[[str], None], *, name: str | None = None
+    ) -> Engine:
         """Build the replicas and the engine that trains them; a given ``name`` allows only that one."""
         networks = list(built(self.build, self.seeds))
         modules = [network.module.to(self.x.device) for network in networks]
@@ -123,12 +127,19 @@ class Task:
             batch_size=self.batch_size or len(self.x),
             inputs=self.inputs,
         )
-        return choose.choose(choose.ORDERS[self.replicas] if name is None else (name,), request, on_note)
+        return choose.choose(
+            choose.ORDERS[self.replicas] if name is None else (name,), request, on_note
+        )
 
     def _varies_by_seed(self, module: nn.Module) -> bool:
         """Whether trainings of two seeds differ even where their first weights do not."""
         shuffled = self.batch_size is not None and self.batch_size < len(self.x)
-        if shuffled or self.own_labels or self.inputs.augment or self.optimizer.differs_by_replica():
+        if (
+            shuffled
+            or self.own_labels
+            or self.inputs.augment
+            or self.optimizer.differs_by_replica()
+        ):
             return True
         return draws_random_numbers(module, self.inputs.ready(self.x[:2]))
 
@@ -137,17 +148,25 @@ class Task:
         sample = self.inputs.ready(self.x[:1])
         _check_dtypes(module, sample)
         if isinstance(self.loss, str):
-            output = output_of(module, sample, wanted=f"for {self.loss} it must return one tensor")
-            check_targets(self.loss, output, self.y.flatten(0, 1) if self.own_labels else self.y)
+            output = output_of(
+                module, sample, wanted=f"for {self.loss} it must return one tensor"
+            )
+            check_targets(
+                self.loss, output, self.y.flatten(0, 1) if self.own_labels else self.y
+            )
 
     def evaluate(self, engine: Engine) -> dict[str, FloatArray]:
         """Each of `metrics` (K,), at the present weights, on the training set and each held-out set."""
         found: dict[str, FloatArray] = {}
-        outputs: dict[int, Tensor] = {}  # sets that share their samples share one prediction
+        outputs: dict[
+            int, Tensor
+        ] = {}  # sets that share their samples share one prediction
         for name, data in self.evaluated.items():
             if id(data.x) not in outputs:
                 outputs[id(data.x)] = engine.predict(data.x)
-            found[f"{name}_loss"] = _scored(loss_function(self.loss), outputs[id(data.x)], data)
+            found[f"{name}_loss"] = _scored(
+                loss_function(self.loss), outputs[id(data.x)], data
+            )
             if self.loss == "cross_entropy":
                 found[f"{name}_accuracy"] = _scored(accuracy, outputs[id(data.x)], data)
         return found
@@ -158,7 +177,10 @@ class Task:
         for name, own in self.evaluated.items():
             data |= {f"{name}/x": own.x, f"{name}/y": own.y}
         return {
-            "architecture": {name: [str(t.dtype), *t.shape[1:]] for name, t in engine.parameters().items()},
+            "architecture": {
+                name: [str(t.dtype), *t.shape[1:]]
+                for name, t in engine.parameters().items()
+            },
             "data": checkpoints.digest(data),
             "device": str(self.x.device),
             "seeds": list(self.seeds),
@@ -191,7 +213,12 @@ def make_task(
     Raises:
         UsageError: A value that cannot work, with the remedy.
     """
-    check_fits(recipe, FOR_LEARNERS, "Supervised", "Give nablab.training.Minimize or a Learner of your own.")
+    check_fits(
+        recipe,
+        FOR_LEARNERS,
+        "Supervised",
+        "Give nablab.training.Minimize or a Learner of your own.",
+    )
     if not seeds:
         raise UsageError("seeds is empty: give one seed per replica.")
     choose.check_option(replicas)
@@ -230,16 +257,26 @@ def make_task(
         best=recipe.best,
         replicas=replicas,
     )
-    if steps > len(x) // min(batch_size or len(x), len(x)):  # else the last batch of an epoch is not reached
-        check_single(learner.build, len(x), batch_size, lambda: task.inputs.ready(x[:1]).cpu())
-    check_metrics(task.stop + (() if task.converged is None else (task.converged,)), task.metrics)
+    if steps > len(x) // min(
+        batch_size or len(x), len(x)
+    ):  # else the last batch of an epoch is not reached
+        check_single(
+            learner.build, len(x), batch_size, lambda: task.inputs.ready(x[:1]).cpu()
+        )
+    check_metrics(
+        task.stop + (() if task.converged is None else (task.converged,)), task.metrics
+    )
     return task
 
 
-def _evaluated(pair: Pair, x: Tensor, training_set: Tensor, device: torch.device, replicas: int) -> Evaluated:
+def _evaluated(
+    pair: Pair, x: Tensor, training_set: Tensor, device: torch.device, replicas: int
+) -> Evaluated:
     """A held-out set on the device; samples that are the training set's stay one tensor with it."""
     samples, own = pair[0], isinstance(pair[1], OwnLabels)
-    labels = torch.as_tensor(pair[1].values if isinstance(pair[1], OwnLabels) else pair[1]).to(device)
+    labels = torch.as_tensor(
+        pair[1].values if isinstance(pair[1], OwnLabels) else pair[1]
+    ).to(device)
     stored = torch.as_tensor(samples).to(device)
     if stored.data_ptr() == x.data_ptr() and stored.shape == training_set.shape:
         stored = training_set
@@ -248,9 +285,14 @@ def _evaluated(pair: Pair, x: Tensor, training_set: Tensor, device: torch.device
 
 
 @torch.no_grad()
-def _scored(function: Callable[[Tensor, Tensor], Tensor], outputs: Tensor, data: Evaluated) -> FloatArray:
+def _scored(
+    function: Callable[[Tensor, Tensor], Tensor], outputs: Tensor, data: Evaluated
+) -> FloatArray:
     """float64 (K,): a loss or a score of each replica's outputs (K, N, ...)."""
-    values = [function(out, data.y[k] if data.own_labels else data.y) for k, out in enumerate(outputs)]
+    values = [
+        function(out, data.y[k] if data.own_labels else data.y)
+        for k, out in enumerate(outputs)
+    ]
     return torch.stack(values).double().cpu().numpy()
 
 
@@ -263,16 +305,24 @@ def device_named(name: str) -> torch.device:
     if name.split(":")[0] not in DEVICES:
         raise unknown("device", name, DEVICES)
     device = torch.device(name)
-    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    there = {
+        "cpu": True,
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+    }
     if not there[device.type]:
         available = [known for known, usable in there.items() if usable]
-        raise UsageError(f"Device '{name}' is not available here. Choices: {', '.join(available)}.")
+        raise UsageError(
+            f"Device '{name}' is not available here. Choices: {', '.join(available)}."
+        )
     return device
 
 
 def _check_samples(x: Tensor, y: Tensor, replicas: int, own_labels: bool) -> None:
     if own_labels and len(y) != replicas:
-        raise UsageError(f"With own_labels, y needs one set per seed: {replicas} sets, got {len(y)}.")
+        raise UsageError(
+            f"With own_labels, y needs one set per seed: {replicas} sets, got {len(y)}."
+        )
     labels = y.shape[1] if own_labels and y.ndim > 1 else len(y)
     if len(x) != labels or not len(x):
         raise UsageError(
@@ -292,6 +342,4 @@ def _check_dtypes(module: nn.Module, x: Tensor) -> None:
 
 
 def _name(function: Callable[..., Any]) -> str:
-    return (
-        f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', type(function).__name__)}"
-    )
+    return f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', type(function).__name__)}"

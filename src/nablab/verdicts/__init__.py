@@ -1,9 +1,7 @@
 """Verdicts: claims and records in, intervals, tests and plain words out. Pure.
 
 The decision rule is in ``judging.py``; what the records say about one claim in ``evidence.py`` and
-``values.py``; whether the seeds vary at all in ``spread.py``; effects, intervals and tests in
-``contrasts.py``, ``agreement.py``, ``shares.py`` and ``resampling.py``; how many seeds it takes in
-``planning.py``, and whether so many can decide at all in ``floors.py`` and ``feasibility.py``; words in
+``values.py``; whether the seeds vary at all in ``spread.py``; how many seeds it takes in ``planning.py``, and whether so many can decide at all in ``floors.py`` and ``feasibility.py``; words in
 ``wording.py`` and ``effects.py``; what a drawing needs in ``axis.py``; and the answer to the whole
 question in ``answering.py``.
 """
@@ -12,12 +10,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nablab.lazy import lazy_names
+from nablab.importing.lazy import lazy_names
 
 if TYPE_CHECKING:
     from nablab.verdicts.answering import answer
     from nablab.verdicts.axis import Axis
-    from nablab.verdicts.contrasts import interval_of_mean
     from nablab.verdicts.feasibility import Undecidable, undecidable
     from nablab.verdicts.judging import Outcome, Verdict, judge
 
@@ -27,7 +24,6 @@ __all__ = [
     "Undecidable",
     "Verdict",
     "answer",
-    "interval_of_mean",
     "judge",
     "undecidable",
 ]
@@ -37,7 +33,6 @@ __getattr__, __dir__ = lazy_names(
     {
         "answering": "answer",
         "axis": "Axis",
-        "contrasts": "interval_of_mean",
         "feasibility": "Undecidable undecidable",
         "judging": "Outcome Verdict judge",
     },

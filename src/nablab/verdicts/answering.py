@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from nablab.experiment import Level
-from nablab.naming import sentence, words
+from nablab.contract import Level
+from nablab.text.naming import sentence, words
 
 if TYPE_CHECKING:
     from nablab.verdicts.judging import Outcome, Verdict
@@ -40,7 +40,11 @@ def answer(verdicts: Sequence[Verdict]) -> str:
 def shared_scope(verdicts: Sequence[Verdict]) -> dict[str, Level]:
     """The scope of all claims, where it is one and the same, so that it need be said only once."""
     scopes = [dict(verdict.scope) for verdict in verdicts]
-    return scopes[0] if len(scopes) > 1 and all(scope == scopes[0] for scope in scopes) else {}
+    return (
+        scopes[0]
+        if len(scopes) > 1 and all(scope == scopes[0] for scope in scopes)
+        else {}
+    )
 
 
 def _parts(verdicts: Sequence[Verdict], *outcomes: Outcome) -> list[str]:
@@ -64,12 +68,20 @@ def _remark(group: Sequence[Verdict], ambiguous: Mapping[str, Sequence[Level]]) 
     kinds: dict[str, list[Verdict]] = {}
     for verdict in group:
         # Numbers of seeds differ from level to level, and the largest serves for all.
-        kinds.setdefault("" if verdict.seeds_needed else verdict.advice, []).append(verdict)
-    parts = [part for alike in kinds.values() if (part := _scope_and_advice(alike, ambiguous))]
+        kinds.setdefault("" if verdict.seeds_needed else verdict.advice, []).append(
+            verdict
+        )
+    parts = [
+        part
+        for alike in kinds.values()
+        if (part := _scope_and_advice(alike, ambiguous))
+    ]
     return f" ({'; '.join(parts)})" if parts else ""
 
 
-def _scope_and_advice(alike: Sequence[Verdict], ambiguous: Mapping[str, Sequence[Level]]) -> str:
+def _scope_and_advice(
+    alike: Sequence[Verdict], ambiguous: Mapping[str, Sequence[Level]]
+) -> str:
     scopes = []
     for factor in _factors(alike):
         if factor in ambiguous:
@@ -82,11 +94,19 @@ def _scope_and_advice(alike: Sequence[Verdict], ambiguous: Mapping[str, Sequence
 
 
 def _from_claims(verdicts: Sequence[Verdict]) -> str:
-    headings: Mapping[Outcome, str] = {"supported": "Supported", "refuted": "Refuted", "inconclusive": "Open"}
+    headings: Mapping[Outcome, str] = {
+        "supported": "Supported",
+        "refuted": "Refuted",
+        "inconclusive": "Open",
+    }
     shared = shared_scope(verdicts)
     sentences = []
     for outcome, word in headings.items():
-        claims = [bare_claim(verdict, shared) for verdict in verdicts if verdict.outcome == outcome]
+        claims = [
+            bare_claim(verdict, shared)
+            for verdict in verdicts
+            if verdict.outcome == outcome
+        ]
         if claims:
             rest = len(claims) - NAMED
             more = f"; and {rest} more" if rest > 0 else ""
@@ -106,7 +126,9 @@ def bare_claim(verdict: Verdict, shared: Mapping[str, Level]) -> str:
 
 
 def _factors(verdicts: Sequence[Verdict]) -> list[str]:
-    return list(dict.fromkeys(factor for verdict in verdicts for factor in verdict.scope))
+    return list(
+        dict.fromkeys(factor for verdict in verdicts for factor in verdict.scope)
+    )
 
 
 def _levels(verdicts: Sequence[Verdict], factor: str) -> list[Level]:

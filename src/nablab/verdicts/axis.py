@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from nablab.experiment import Claim
+from nablab.contract import Claim
 from nablab.verdicts.effects import number
 from nablab.verdicts.evidence import Evidence
 from nablab.verdicts.wording import threshold_text
@@ -45,7 +45,9 @@ def axis_of(claim: Claim, evidence: Evidence) -> Axis | None:
         return None
     return Axis(
         # Adding zero turns -0.0 into 0.0.
-        line=claim.margin if claim.kind == "equality" else claim.sign * claim.smallest_effect + 0.0,
+        line=claim.margin
+        if claim.kind == "equality"
+        else claim.sign * claim.smallest_effect + 0.0,
         side=-1 if claim.kind == "equality" else claim.sign,
         line_text=threshold_text(claim),
         zero_text=_zero_text(claim),

@@ -10,8 +10,8 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from nablab.experiment import Claim, Level
-from nablab.naming import words
+from nablab.contract import Claim, Level
+from nablab.text.naming import words
 
 if TYPE_CHECKING:
     from nablab.verdicts.evidence import Evidence
@@ -39,7 +39,9 @@ def effect_text(claim: Claim, evidence: Evidence) -> str:
     if claim.scale == "ranks":
         one, two = sorted(percent(evidence.effect, value) for value in limits)
         side = COMPARISONS[-1 if evidence.effect < 0 else 1]
-        share = f"{percent(evidence.effect, evidence.effect):.0f} % of {_counted(claim)}"
+        share = (
+            f"{percent(evidence.effect, evidence.effect):.0f} % of {_counted(claim)}"
+        )
         return f"{quantity(claim)} {side} {compared(claim)} in {share} ({one:.0f} to {two:.0f} %)"
     return _difference_text(claim, evidence.effect, *limits)
 
@@ -80,13 +82,23 @@ def size(claim: Claim, distance: float) -> str:
     ratio = 10 ** min(distance, 300)
     if ratio >= 100:
         return number(ratio)
-    return f"{ratio:.1f}" if ratio >= 1.095 else f"{ratio:.2f}" if ratio >= 1.005 else f"{ratio:.3f}"
+    return (
+        f"{ratio:.1f}"
+        if ratio >= 1.095
+        else f"{ratio:.2f}"
+        if ratio >= 1.005
+        else f"{ratio:.3f}"
+    )
 
 
 def share(claim: Claim, delta: float) -> str:
     """Cliff's delta as the share of pairs on its side; ties count half."""
     sign = -1 if delta < 0 else 1
-    side = f"{SIDES[sign]} {number(claim.bound)}" if claim.kind == "bound" else COMPARISONS[sign]
+    side = (
+        f"{SIDES[sign]} {number(claim.bound)}"
+        if claim.kind == "bound"
+        else COMPARISONS[sign]
+    )
     return f"{side} in {percent(delta, delta):.0f} % of {_counted(claim)}"
 
 
@@ -105,13 +117,19 @@ def number(value: float, digits: int = 3) -> str:
         return "0" if value == 0 else str(value)
     if 1e-4 <= abs(value) < 1e6:
         rounded = float(f"{value:.{digits}g}")
-        return f"{rounded:,.{max(0, digits - 1 - math.floor(math.log10(abs(rounded))))}f}"
+        return (
+            f"{rounded:,.{max(0, digits - 1 - math.floor(math.log10(abs(rounded))))}f}"
+        )
     return f"{value:.{digits - 1}e}"
 
 
 def on_scale(claim: Claim, value: float) -> float:
     """The mean of a bound whose distance from the bound, on the claim's scale, is ``value``."""
-    return claim.bound * 10 ** min(value, 300) if claim.scale == "log10" else claim.bound + value
+    return (
+        claim.bound * 10 ** min(value, 300)
+        if claim.scale == "log10"
+        else claim.bound + value
+    )
 
 
 def _at(claim: Claim, level: Level | None) -> str:
@@ -129,7 +147,11 @@ def _equality_text(claim: Claim, evidence: Evidence, *limits: float) -> str:
     effect = 100 * (evidence.effect or 0.0)
     apart = f"from one {words(claim.by)} to another"
     text = f"largest difference in {quantity(claim)} {apart} {effect:.3g} %"
-    return text if evidence.exact else f"{text} ({' to '.join(f'{100 * v:.3g}' for v in limits)} %)"
+    return (
+        text
+        if evidence.exact
+        else f"{text} ({' to '.join(f'{100 * v:.3g}' for v in limits)} %)"
+    )
 
 
 def _tendency_text(claim: Claim, tau: float, *limits: float) -> str:
@@ -154,14 +176,27 @@ def _bound_text(claim: Claim, evidence: Evidence, *limits: float) -> str:
     digits = _digits(means, claim.bound)
     mean, *ends = (number(value, digits) for value in means)
     interval = f" ({' to '.join(ends)})" if ends else ""
-    kind = "geometric mean " if claim.scale == "log10" else "" if evidence.share else "mean "
+    kind = (
+        "geometric mean "
+        if claim.scale == "log10"
+        else ""
+        if evidence.share
+        else "mean "
+    )
     return f"{kind}{quantity(claim)} {mean}{interval}; claimed: {claimed_bound(claim)}"
 
 
 def _digits(values: Sequence[float], bound: float) -> int:
     """So many digits that no value looks like the bound without being it: 0.9994 is not 0.999."""
     others = [value for value in values if value != bound]
-    return next((n for n in (3, 4, 5) if number(bound, n) not in {number(v, n) for v in others}), 6)
+    return next(
+        (
+            n
+            for n in (3, 4, 5)
+            if number(bound, n) not in {number(v, n) for v in others}
+        ),
+        6,
+    )
 
 
 def _difference_text(claim: Claim, effect: float, *limits: float) -> str:

@@ -14,11 +14,15 @@ from itertools import combinations
 
 import numpy as np
 
+from nablab.contract import Claim, Record, Records, Scale
 from nablab.errors import UsageError
-from nablab.experiment import Claim, Record, Records, Scale
-from nablab.naming import words
-from nablab.verdicts.agreement import Cells, Groups, contrast_correlation, contrast_trend
-from nablab.verdicts.contrasts import (
+from nablab.statistics.agreement import (
+    Cells,
+    Groups,
+    contrast_correlation,
+    contrast_trend,
+)
+from nablab.statistics.contrasts import (
     contrast_bound,
     contrast_means,
     contrast_pairs,
@@ -26,9 +30,10 @@ from nablab.verdicts.contrasts import (
     contrast_signs,
     interval_of_ratio,
 )
+from nablab.statistics.resampling import Array, Contrast, Design, agreeing
+from nablab.statistics.shares import contrast_share, interval_of_two, limits_of_mean
+from nablab.text.naming import words
 from nablab.verdicts.floors import crossed, floor_of, floor_of_exchanges, floor_of_trend
-from nablab.verdicts.resampling import Array, Contrast, Design, agreeing
-from nablab.verdicts.shares import contrast_share, interval_of_two, limits_of_mean
 from nablab.verdicts.spread import (
     RANKS,
     constant,
@@ -40,9 +45,21 @@ from nablab.verdicts.spread import (
     outliers,
     same_for_all_seeds,
 )
-from nablab.verdicts.values import Group, array, no_order, of_level, prepare, relative, summary
+from nablab.verdicts.values import (
+    Group,
+    array,
+    no_order,
+    of_level,
+    prepare,
+    relative,
+    summary,
+)
 
-UNITS: Mapping[Scale, str] = {"linear": "", "log10": "log10 ratio", "ranks": "Cliff's delta"}
+UNITS: Mapping[Scale, str] = {
+    "linear": "",
+    "log10": "log10 ratio",
+    "ranks": "Cliff's delta",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,19 +143,28 @@ def _difference(claim: Claim, records: Records, design: Design) -> Evidence | No
         compared = [{seed: x[seed] - y[seed] for seed in x}] if claim.paired else [x, y]
         if not share:
             failure = failure or no_spread(compared, [""], claim, _what(claim))
-            caveats = (*caveats, *outliers(compared, [""] if claim.paired else names, claim))
+            caveats = (
+                *caveats,
+                *outliers(compared, [""] if claim.paired else names, claim),
+            )
         effect = float(array(x).mean() - array(y).mean())
     blank = replace(blank, caveats=caveats, share=share)
     if failure:
-        return replace(blank, failure=failure, effect=None if claim.scale == "ranks" else effect)
+        return replace(
+            blank, failure=failure, effect=None if claim.scale == "ranks" else effect
+        )
     blank = replace(blank, caveats=(*caveats, *equal_by_nature(named, claim)))
     shift = claim.sign * claim.smallest_effect
-    return _decided(blank, claim, _compare(array(x), array(y), shift, claim, design, share))
+    return _decided(
+        blank, claim, _compare(array(x), array(y), shift, claim, design, share)
+    )
 
 
 def _bound(claim: Claim, records: Records, design: Design) -> Evidence | None:
     if claim.scale == "log10" and claim.bound <= 0:
-        raise UsageError(f"The claim on '{claim.metric}' compares logarithms, so its bound must be above 0.")
+        raise UsageError(
+            f"The claim on '{claim.metric}' compares logarithms, so its bound must be above 0."
+        )
     if not len(records):
         return None
     side = list(records)
@@ -154,7 +180,9 @@ def _bound(claim: Claim, records: Records, design: Design) -> Evidence | None:
     # A bound at an end of the scale is no bound of a share: one value beyond it would settle the claim,
     # though a metric that could also be -1 may show nothing but zeros and ones in five seeds.
     inside = 0 < bound < 1 and 0 < bound + shift < 1
-    share = claim.scale == "linear" and inside and only_zero_or_one([side], claim.metric)
+    share = (
+        claim.scale == "linear" and inside and only_zero_or_one([side], claim.metric)
+    )
     failure = no_replicates({"": side}, claim)
     if claim.scale != "ranks" and not share:
         failure = failure or no_spread([group], [""], claim)
@@ -168,14 +196,20 @@ def _bound(claim: Claim, records: Records, design: Design) -> Evidence | None:
         if alike:
             blank = replace(blank, caveats=(*blank.caveats, RANKS.strip()))
         # The clearest outcomes, all ones or all zeros, have this chance at the bound.
-        chance = min(1.0, max(0.0, bound + shift if claim.sign > 0 else 1 - bound - shift))
+        chance = min(
+            1.0, max(0.0, bound + shift if claim.sign > 0 else 1 - bound - shift)
+        )
         blank = replace(blank, floor=lambda n: chance**n)
         return _decided(blank, claim, contrast_share(x, bound, shift, design))
     if claim.scale != "ranks":
         logarithms = claim.scale == "log10"
-        return _decided(blank, claim, contrast_bound(x, bound, shift, design, logarithms=logarithms))
+        return _decided(
+            blank, claim, contrast_bound(x, bound, shift, design, logarithms=logarithms)
+        )
     return _decided(
-        blank, claim, _compare(x, np.full(len(x), bound), shift, replace(claim, paired=True), design)
+        blank,
+        claim,
+        _compare(x, np.full(len(x), bound), shift, replace(claim, paired=True), design),
     )
 
 
@@ -188,8 +222,13 @@ def _trend(claim: Claim, records: Records, design: Design) -> Evidence | None:
         raise UsageError(
             f"A trend needs numeric levels, but '{claim.by}' has: {named}. Compare levels instead."
         )
-    sides = {str(level): of_level(records, claim, level) for level in sorted(levels, key=float)}
-    blank = _blank(claim, sides, "Kendall's tau", floor=floor_of_trend(len(levels), claim.paired))
+    sides = {
+        str(level): of_level(records, claim, level)
+        for level in sorted(levels, key=float)
+    }
+    blank = _blank(
+        claim, sides, "Kendall's tau", floor=floor_of_trend(len(levels), claim.paired)
+    )
     ranked, caveats, failure = prepare(sides, replace(claim, scale="ranks"))
     if failure:
         return replace(blank, failure=failure)
@@ -210,28 +249,41 @@ def _trend(claim: Claim, records: Records, design: Design) -> Evidence | None:
         return blank
     seeds = _numbered(_column(rows, 1))
     shift = claim.sign * claim.smallest_effect
-    return _decided(blank, claim, contrast_trend(x, y, seeds, shift, design, paired=claim.paired))
+    return _decided(
+        blank, claim, contrast_trend(x, y, seeds, shift, design, paired=claim.paired)
+    )
 
 
 def _correlation(claim: Claim, records: Records, design: Design) -> Evidence | None:
     if not len(records):
         return None
-    both = [r for r in records if claim.metric in r.scalars and claim.other in r.scalars]
+    both = [
+        r for r in records if claim.metric in r.scalars and claim.other in r.scalars
+    ]
     both.sort(key=lambda r: (str(r.condition), r.seed))
     usable = [
-        r for r in both if not (math.isnan(r.scalars[claim.metric]) or math.isnan(r.scalars[claim.other]))
+        r
+        for r in both
+        if not (
+            math.isnan(r.scalars[claim.metric]) or math.isnan(r.scalars[claim.other])
+        )
     ]
     x, y = (
-        np.array([r.scalars[name] for r in usable], dtype=np.float64) for name in (claim.metric, claim.other)
+        np.array([r.scalars[name] for r in usable], dtype=np.float64)
+        for name in (claim.metric, claim.other)
     )
     lost = len(both) - len(usable)
-    failure = "" if both else f"No trial recorded both '{claim.metric}' and '{claim.other}'."
+    failure = (
+        "" if both else f"No trial recorded both '{claim.metric}' and '{claim.other}'."
+    )
     failure = failure or ("" if usable else "Every trial ended in NaN.")
     blank = replace(
         _blank(claim, {"all": both}, "Kendall's tau"),
         seeds=len({r.seed for r in usable}),
         trials_per_seed=max(1.0, len(usable) / max(1, len({r.seed for r in usable}))),
-        caveats=(f"{lost} of {len(both)} trials hold NaN and are left out.",) if lost and usable else (),
+        caveats=(f"{lost} of {len(both)} trials hold NaN and are left out.",)
+        if lost and usable
+        else (),
         failure=failure or no_order(x, claim.metric) or no_order(y, claim.other),
     )
     if blank.failure:
@@ -247,7 +299,11 @@ def _correlation(claim: Claim, records: Records, design: Design) -> Evidence | N
     if len(x) < 3 or (claim.paired and blank.seeds < 2):
         return blank
     shift = claim.sign * claim.smallest_effect
-    return _decided(blank, claim, contrast_correlation(x, y, cells, shift, design, paired=claim.paired))
+    return _decided(
+        blank,
+        claim,
+        contrast_correlation(x, y, cells, shift, design, paired=claim.paired),
+    )
 
 
 def _cells(records: Sequence[Record]) -> Cells:
@@ -268,12 +324,18 @@ def _seeds_without_say(records: Sequence[Record], claim: Claim) -> tuple[str, ..
         for side in by_condition.values()
         for metric in (claim.metric, claim.other)
     )
-    return ("All seeds of a condition gave the same values, so they count as one.",) if alike else ()
+    return (
+        ("All seeds of a condition gave the same values, so they count as one.",)
+        if alike
+        else ()
+    )
 
 
 def _equality(claim: Claim, records: Records, design: Design) -> Evidence | None:
     if claim.scale == "ranks":
-        raise UsageError("Equality within a margin is relative: it needs the scale 'linear' or 'log10'.")
+        raise UsageError(
+            "Equality within a margin is relative: it needs the scale 'linear' or 'log10'."
+        )
     levels = records.levels(claim.by)
     if len(levels) < 2:
         return None
@@ -285,15 +347,27 @@ def _equality(claim: Claim, records: Records, design: Design) -> Evidence | None
         equal = gap <= claim.margin * (1 + 1e-12)
         shown = gap if math.isfinite(gap) else None
         interval = None if shown is None else (shown, shown)
-        return replace(blank, exact=True, effect=shown, interval=interval, supports=equal, refutes=not equal)
+        return replace(
+            blank,
+            exact=True,
+            effect=shown,
+            interval=interval,
+            supports=equal,
+            refutes=not equal,
+        )
     groups, caveats, failure = prepare(sides, claim)
     raw = [value for group in groups for value in group.values()]
     if not failure and claim.scale == "linear" and not (min(raw) > 0 or max(raw) < 0):
-        failure = "A relative difference needs values that are all above or all below 0."
+        failure = (
+            "A relative difference needs values that are all above or all below 0."
+        )
     if failure:
         return replace(blank, failure=failure)
     if claim.exact:
-        caveats = (*caveats, "The claim calls the values exact, but they differ from seed to seed.")
+        caveats = (
+            *caveats,
+            "The claim calls the values exact, but they differ from seed to seed.",
+        )
     blank = replace(blank, seeds=min(map(len, groups)), caveats=caveats)
     if blank.seeds < 2:
         return blank
@@ -303,13 +377,19 @@ def _equality(claim: Claim, records: Records, design: Design) -> Evidence | None
     return _all_pairs_equal(blank, claim, groups, design)
 
 
-def _all_pairs_equal(blank: Evidence, claim: Claim, groups: Sequence[Group], design: Design) -> Evidence:
+def _all_pairs_equal(
+    blank: Evidence, claim: Claim, groups: Sequence[Group], design: Design
+) -> Evidence:
     """Two one-sided tests for each pair of levels; all have to pass (Schuirmann 1987, Berger 1982)."""
     within, beyond, pairs = [], [], []
     for a, b in combinations(groups, 2):
         shared = [seed for seed in a if seed in b]
         a, b = ({s: g[s] for s in shared} if claim.paired else g for g in (a, b))
-        x, y = sorted((array(a), array(b)), key=lambda v: abs(v.mean()), reverse=claim.scale == "linear")
+        x, y = sorted(
+            (array(a), array(b)),
+            key=lambda v: abs(v.mean()),
+            reverse=claim.scale == "linear",
+        )
         x, y = (x, y) if x.mean() >= y.mean() or claim.scale == "linear" else (y, x)
         x, y = (abs(x), abs(y)) if claim.scale == "linear" else (x, y)
         if min(len(x), len(y)) < 2:
@@ -326,7 +406,12 @@ def _all_pairs_equal(blank: Evidence, claim: Claim, groups: Sequence[Group], des
     p_above, p_below = min(1.0, len(beyond) * min(beyond)), max(within)
     error = (high - low) / 3.92
     contrast = Contrast(
-        effect=effect, low=low, high=high, p_above=p_above, p_below=p_below, standard_error=error
+        effect=effect,
+        low=low,
+        high=high,
+        p_above=p_above,
+        p_below=p_below,
+        standard_error=error,
     )
     contrast = agreeing(contrast, claim.margin, blank.floor(blank.seeds))
     inside = all(lower > least and upper < claim.margin for _, lower, upper in pairs)
@@ -348,15 +433,30 @@ def _excess(x: Array, y: Array, claim: Claim, design: Design) -> Contrast:
         y = y + math.log10(1 + claim.margin)
     else:
         y = y * (1 + claim.margin)
-    return contrast_pairs(x - y, 0.0, design) if claim.paired else contrast_means(x, y, 0.0, design)
+    return (
+        contrast_pairs(x - y, 0.0, design)
+        if claim.paired
+        else contrast_means(x, y, 0.0, design)
+    )
 
 
-def _gap_of_pair(x: Array, y: Array, claim: Claim, design: Design) -> tuple[float, float, float]:
+def _gap_of_pair(
+    x: Array, y: Array, claim: Claim, design: Design
+) -> tuple[float, float, float]:
     """Relative difference of the larger to the smaller, with its interval."""
     if claim.scale == "linear":
-        return (float(x.mean() / y.mean() - 1), *interval_of_ratio(x, y, claim.paired, design))
-    result = contrast_pairs(x - y, 0.0, design) if claim.paired else contrast_means(x, y, 0.0, design)
-    effect, low, high = (10 ** min(value, 300) - 1 for value in (result.effect, result.low, result.high))
+        return (
+            float(x.mean() / y.mean() - 1),
+            *interval_of_ratio(x, y, claim.paired, design),
+        )
+    result = (
+        contrast_pairs(x - y, 0.0, design)
+        if claim.paired
+        else contrast_means(x, y, 0.0, design)
+    )
+    effect, low, high = (
+        10 ** min(value, 300) - 1 for value in (result.effect, result.low, result.high)
+    )
     return effect, low, high
 
 
@@ -372,22 +472,30 @@ _EXAMINERS: Mapping[str, Callable[[Claim, Records, Design], Evidence | None]] = 
 # --- decisions --------------------------------------------------------------------------------
 
 
-def _compare(x: Array, y: Array, shift: float, claim: Claim, design: Design, share: bool = False) -> Contrast:
+def _compare(
+    x: Array, y: Array, shift: float, claim: Claim, design: Design, share: bool = False
+) -> Contrast:
     """The contrast of two samples; with ranks a NaN stands at the end that hurts each conclusion most.
 
     Outcomes that are 0 or 1 (``share``) have limits of their own.
     """
     if claim.scale != "ranks":
         contrast = (
-            contrast_pairs(x - y, shift, design) if claim.paired else contrast_means(x, y, shift, design)
+            contrast_pairs(x - y, shift, design)
+            if claim.paired
+            else contrast_means(x, y, shift, design)
         )
         if not share:
             return contrast
         low, high = (
-            limits_of_mean(x - y, -1.0, 1.0, design) if claim.paired else interval_of_two(x, y, design)
+            limits_of_mean(x - y, -1.0, 1.0, design)
+            if claim.paired
+            else interval_of_two(x, y, design)
         )
         return replace(contrast, low=low, high=high, standard_error=(high - low) / 3.92)
-    worst, best = (_rank_contrast(x, y, end, shift, claim, design) for end in (-np.inf, np.inf))
+    worst, best = (
+        _rank_contrast(x, y, end, shift, claim, design) for end in (-np.inf, np.inf)
+    )
     return Contrast(
         effect=(worst.effect + best.effect) / 2,
         low=worst.low,
@@ -398,7 +506,9 @@ def _compare(x: Array, y: Array, shift: float, claim: Claim, design: Design, sha
     )
 
 
-def _rank_contrast(x: Array, y: Array, end: float, shift: float, claim: Claim, design: Design) -> Contrast:
+def _rank_contrast(
+    x: Array, y: Array, end: float, shift: float, claim: Claim, design: Design
+) -> Contrast:
     x, y = np.where(np.isnan(x), end, x), np.where(np.isnan(y), -end, y)
     if claim.paired:
         return contrast_signs((x > y).astype(np.float64) - (x < y), shift, design)
@@ -436,7 +546,9 @@ def _blank(
     first = (
         next(iter(groups.values()))
         if claim.kind == "difference"
-        else summary([record for side in sides.values() for record in side], claim.metric)
+        else summary(
+            [record for side in sides.values() for record in side], claim.metric
+        )
     )
     measured = first["median" if claim.scale == "ranks" else "mean"]
     return Evidence(

@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
-from nablab.experiment import Claim, Condition, Level
-from nablab.verdicts.floors import ALPHA, clearest_limit, floor_of
+from nablab.contract import Claim, Condition, Level
+from nablab.statistics.small_samples import ALPHA
+from nablab.verdicts.floors import clearest_limit, floor_of
 from nablab.verdicts.wording import sentence
 
 MOST_SEEDS = 1_000
@@ -85,7 +86,9 @@ def _occurs(claim: Claim, conditions: Sequence[Condition]) -> bool:
     return bool(conditions)
 
 
-def _decider(claim: Claim, conditions: Sequence[Condition], level: float, z: float) -> Callable[[int], bool]:
+def _decider(
+    claim: Claim, conditions: Sequence[Condition], level: float, z: float
+) -> Callable[[int], bool]:
     """Whether the clearest possible results of so many seeds would decide a claim."""
     floor = floor_of(claim, conditions)
     levels = {condition[claim.by] for condition in conditions if claim.by in condition}

@@ -11,10 +11,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-from nablab.experiment import Claim, Condition
-
-ALPHA = 0.05
-"""A claim is decided where the adjusted one-sided p-value lies below it."""
+from nablab.contract import Claim, Condition
+from nablab.statistics.small_samples import (
+    score_interval,
+    score_interval_of_ranks,
+    spread_without_effect,
+    ways,
+)
 
 Floor = Callable[[int], float]
 """From a number of seeds to the smallest p-value that they can give."""
@@ -30,7 +33,9 @@ def floor_of(claim: Claim, conditions: Sequence[Condition]) -> Floor:
     (0.03125, 0.004)
     """
     if claim.kind == "trend":
-        return floor_of_trend(len({c[claim.by] for c in conditions if claim.by in c}), claim.paired)
+        return floor_of_trend(
+            len({c[claim.by] for c in conditions if claim.by in c}), claim.paired
+        )
     if claim.kind == "correlation":
         return floor_of_exchanges(crossed(conditions)[1], claim.paired)
     if claim.paired or claim.kind == "bound":
@@ -55,12 +60,6 @@ def floor_of_exchanges(sizes: Sequence[int], paired: bool) -> Floor:
     if paired:
         return lambda _: 1 / ways(sizes, 1)
     return lambda n: 1 / ways(sizes, n)
-
-
-def ways(sizes: Sequence[int], seeds: int) -> float:
-    """In how many ways the levels of these factors and so many seeds can change places."""
-    logarithm = sum(math.lgamma(size + 1) for size in (*sizes, seeds))
-    return math.exp(min(700.0, logarithm))
 
 
 def crossed(conditions: Sequence[Condition]) -> tuple[list[Condition], tuple[int, ...]]:
@@ -107,56 +106,6 @@ def clearest_limit(claim: Claim, seeds: int, trials: float, z: float) -> float:
         tail = math.erfc(z / math.sqrt(2)) / 2
         return float(2 * tail ** (1 / seeds) - 1)
     return score_interval_of_ranks(1.0, seeds, seeds, z)[0]
-
-
-def score_interval(tau: float, largest: float, c: float) -> tuple[float, float]:
-    """Limits whose distance from tau is at most the error that they themselves would have.
-
-    The variance of tau falls to 0 where the agreement is complete, so the limits solve (tau - t)^2 = c
-    (largest^2 - t^2), as Wilson's do for a share. They hold the estimate and never leave the range.
-
-    >>> low, high = score_interval(1.0, 1.0, 0.25)
-    >>> round(low, 6), high
-    (0.6, 1.0)
-    """
-    half = math.sqrt(max(0.0, c * (largest**2 * (1 + c) - tau**2)))
-    low, high = (tau - half) / (1 + c), (tau + half) / (1 + c)
-    return max(-largest, min(low, tau)), min(largest, max(high, tau))
-
-
-def spread_without_effect(trials: float) -> float:
-    """Variance of tau of so many independent trials (Kendall 1938)."""
-    return 2 * (2 * trials + 5) / (9 * trials * (trials - 1))
-
-
-def score_interval_of_ranks(delta: float, m: int, n: int, z: float) -> tuple[float, float]:
-    """Score interval of Cliff's delta from groups of ``m`` and ``n`` (Newcombe 2006, method 5)."""
-    theta = (1 + delta) / 2
-
-    def excess(candidate: float) -> float:
-        """Squared distance from the estimate less what the interval allows."""
-        return (theta - candidate) ** 2 - z**2 * variance_of_share(candidate, m, n)
-
-    low = 0.0 if theta == 0 else _bisect(excess, 0.0, theta)
-    high = 1.0 if theta == 1 else _bisect(excess, 1.0, theta)
-    return 2 * low - 1, 2 * high - 1
-
-
-def variance_of_share(theta: float, m: int, n: int) -> float:
-    """Of the estimated P(x > y), for groups of ``m`` and ``n`` (Newcombe's method 5)."""
-    overlap = (1 - theta) / (2 - theta) + theta / (1 + theta)
-    return theta * (1 - theta) / (m * n) * (1 + ((m + n) / 2 - 1) * overlap)
-
-
-def _bisect(excess: Callable[[float], float], outside: float, inside: float) -> float:
-    """The border between ``outside`` (excess above 0) and ``inside`` (not above 0)."""
-    for _ in range(60):
-        middle = (outside + inside) / 2
-        if excess(middle) > 0:
-            outside = middle
-        else:
-            inside = middle
-    return (outside + inside) / 2
 
 
 def _follows(factor: Sequence[object], other: Sequence[object]) -> bool:

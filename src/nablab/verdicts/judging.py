@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from nablab.experiment import Claim, Level, Published, Records
+from nablab.contract import Claim, Level, Published, Records
+from nablab.statistics.resampling import Design, holm
+from nablab.statistics.small_samples import ALPHA
 from nablab.verdicts.axis import Axis, axis_of
 from nablab.verdicts.effects import effect_text
 from nablab.verdicts.evidence import Evidence, examine
-from nablab.verdicts.floors import ALPHA
 from nablab.verdicts.planning import Advice, advise, leans_against
-from nablab.verdicts.resampling import Design, holm
 from nablab.verdicts.wording import method, reason, sentence
 
 Outcome = Literal["supported", "refuted", "inconclusive"]
@@ -76,12 +76,18 @@ class Verdict:
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Verdict:
         """The inverse of `to_dict`, also after a detour through JSON."""
-        published, interval, axis = content["published"], content["interval"], content.get("axis")
+        published, interval, axis = (
+            content["published"],
+            content["interval"],
+            content.get("axis"),
+        )
         return cls(
             **{
                 **content,
                 "published": Published(**published) if published else None,
-                "interval": (float(interval[0]), float(interval[1])) if interval else None,
+                "interval": (float(interval[0]), float(interval[1]))
+                if interval
+                else None,
                 "axis": Axis.from_dict(axis) if axis else None,
             }
         )
@@ -127,7 +133,9 @@ def judge(
     cases = [case for claim in claims for case in _cases(claim, records, design)]
     supported = holm([_p(case.evidence, case.evidence.p_supported) for case in cases])
     refuted = holm([_p(case.evidence, case.evidence.p_refuted) for case in cases])
-    family = sum(not case.evidence.exact and not case.evidence.failure for case in cases)
+    family = sum(
+        not case.evidence.exact and not case.evidence.failure for case in cases
+    )
     return [
         _verdict(case, p_for, p_against, max(1, family), design)
         for case, p_for, p_against in zip(cases, supported, refuted, strict=True)
@@ -137,9 +145,15 @@ def judge(
 def _cases(claim: Claim, records: Records, design: Design) -> list[_Case]:
     chosen = records.where(**claim.where)
     levels = chosen.levels(claim.within) if claim.within else []
-    scopes: list[dict[str, Level]] = [{claim.within: level} for level in levels] if claim.within else [{}]
+    scopes: list[dict[str, Level]] = (
+        [{claim.within: level} for level in levels] if claim.within else [{}]
+    )
     found = [(scope, examine(claim, chosen.where(**scope), design)) for scope in scopes]
-    return [_Case(claim, scope, evidence) for scope, evidence in found if evidence is not None]
+    return [
+        _Case(claim, scope, evidence)
+        for scope, evidence in found
+        if evidence is not None
+    ]
 
 
 def _p(evidence: Evidence, p: float) -> float:
@@ -147,17 +161,23 @@ def _p(evidence: Evidence, p: float) -> float:
     return math.nan if evidence.exact or evidence.failure else p
 
 
-def _verdict(case: _Case, p_for: float, p_against: float, family: int, design: Design) -> Verdict:
+def _verdict(
+    case: _Case, p_for: float, p_against: float, family: int, design: Design
+) -> Verdict:
     claim, evidence = case.claim, case.evidence
     outcome = _outcome(evidence, p_for, p_against)
-    against = outcome == "refuted" or (outcome == "inconclusive" and leans_against(claim, evidence))
+    against = outcome == "refuted" or (
+        outcome == "inconclusive" and leans_against(claim, evidence)
+    )
     p_value = evidence.p_refuted if against else evidence.p_supported
     p_adjusted = p_against if against else p_for
     advice = Advice()
     if outcome == "inconclusive":
         level = ALPHA / family
         advice = advise(claim, evidence, level, design.confidence, design.resamples)
-    why = reason(claim, evidence, outcome, (p_value, p_adjusted), family, design.confidence)
+    why = reason(
+        claim, evidence, outcome, (p_value, p_adjusted), family, design.confidence
+    )
     measured, distance = _published(claim, evidence)
     return Verdict(
         claim=sentence(claim, case.scope),
@@ -189,7 +209,9 @@ def _answer(claim: Claim, outcome: Outcome) -> str:
     if claim.answer is None:
         return ""
     open_ = claim.answer.open
-    return {"supported": claim.answer.supported, "refuted": claim.answer.refuted}.get(outcome, open_)
+    return {"supported": claim.answer.supported, "refuted": claim.answer.refuted}.get(
+        outcome, open_
+    )
 
 
 def _outcome(evidence: Evidence, p_for: float, p_against: float) -> Outcome:

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 from scipy.special import ndtri
 
-from nablab.experiment import Claim
-from nablab.verdicts.contrasts import skew_factor
+from nablab.contract import Claim
+from nablab.statistics.contrasts import skew_factor
+from nablab.statistics.small_samples import ALPHA
 from nablab.verdicts.evidence import Evidence
 from nablab.verdicts.feasibility import MOST_SEEDS
-from nablab.verdicts.floors import ALPHA, clearest_limit
+from nablab.verdicts.floors import clearest_limit
 
 POWER = 0.8
 
@@ -31,7 +32,9 @@ class Advice:
     short: str = ""
 
 
-def advise(claim: Claim, evidence: Evidence, level: float, confidence: float, resamples: int) -> Advice:
+def advise(
+    claim: Claim, evidence: Evidence, level: float, confidence: float, resamples: int
+) -> Advice:
     """How many seeds decide with 80 % power if effect and spread stay as they are, and that in words.
 
     The usual formula for a normal mean, with the correction for Student's quantiles of Guenther 1981.
@@ -48,19 +51,28 @@ def advise(claim: Claim, evidence: Evidence, level: float, confidence: float, re
     against = evidence.effect is not None and leans_against(claim, evidence)
     fewest = _fewest(claim, evidence, level, confidence, against)
     if level <= 1 / (resamples + 1) and not (claim.paired and claim.scale == "ranks"):
-        return Advice(text=f"So many claims need more than {resamples} resamples.", short="too many claims")
+        return Advice(
+            text=f"So many claims need more than {resamples} resamples.",
+            short="too many claims",
+        )
     if fewest is None and evidence.floor(MOST_SEEDS) >= level:
         return Advice(
             text="More seeds cannot decide it: with so few conditions p stays too large whatever they give.",
             short="too few conditions",
         )
-    if claim.kind == "correlation" and evidence.conditions > 1 and evidence.effect is not None:
+    if (
+        claim.kind == "correlation"
+        and evidence.conditions > 1
+        and evidence.effect is not None
+    ):
         return Advice(
             text="More conditions would tell, rather than more seeds: theirs are few.",
             short="too few conditions",
         )
     if evidence.share and evidence.measured in (0.0, 1.0):
-        return _at_least(fewest, f"{_out_of_reach(evidence, level)}", ", all with this outcome")
+        return _at_least(
+            fewest, f"{_out_of_reach(evidence, level)}", ", all with this outcome"
+        )
     if evidence.effect is None:
         return _at_least(fewest)
     usual = _usual(claim, evidence, level, confidence)
@@ -70,8 +82,14 @@ def advise(claim: Claim, evidence: Evidence, level: float, confidence: float, re
             short="the effect is very near the line",
         )
     needed = max(math.ceil(usual), fewest, evidence.seeds + max(1, evidence.seeds // 4))
-    sentence = f"About {needed} seeds would decide, if effect and spread stay as they are."
-    return Advice(needed, f"{_out_of_reach(evidence, level)}{sentence}", f"about {needed} seeds would tell")
+    sentence = (
+        f"About {needed} seeds would decide, if effect and spread stay as they are."
+    )
+    return Advice(
+        needed,
+        f"{_out_of_reach(evidence, level)}{sentence}",
+        f"about {needed} seeds would tell",
+    )
 
 
 def _at_least(fewest: int | None, before: str = "", after: str = "") -> Advice:
@@ -114,7 +132,11 @@ def _out_of_reach(evidence: Evidence, level: float) -> str:
     if floor < level:
         return ""
     least = f"{evidence.seeds} seeds cannot bring p below {floor:.2g}"
-    many = f", {family * floor:.2g} after correction for {family} claims" if family > 1 else ""
+    many = (
+        f", {family * floor:.2g} after correction for {family} claims"
+        if family > 1
+        else ""
+    )
     return f"{least}{many}, whatever they give. "
 
 
@@ -127,7 +149,9 @@ def leans_against(claim: Claim, evidence: Evidence) -> bool:
     return claim.sign * (evidence.effect - evidence.threshold) < 0
 
 
-def _fewest(claim: Claim, evidence: Evidence, level: float, confidence: float, against: bool) -> int | None:
+def _fewest(
+    claim: Claim, evidence: Evidence, level: float, confidence: float, against: bool
+) -> int | None:
     """The smallest number of seeds at which the clearest possible data would decide."""
     threshold = -claim.smallest_effect if against else claim.smallest_effect
     # The exact limits of a share are the same test as its p-value, at their own level.

@@ -12,9 +12,9 @@ from fractions import Fraction
 
 import numpy as np
 
-from nablab.experiment import Claim, Condition, Record
-from nablab.naming import words
-from nablab.verdicts.resampling import Array
+from nablab.contract import Claim, Condition, Record
+from nablab.statistics.resampling import Array
+from nablab.text.naming import words
 from nablab.verdicts.values import Group, values_of, whose
 
 FAR = 12.0
@@ -38,7 +38,9 @@ def same_for_all_seeds(side: Iterable[Record], metric: str) -> tuple[float, ...]
     by_seed: dict[int, dict[Condition, float]] = {}
     for record in side:
         if metric in record.scalars:
-            by_seed.setdefault(record.seed, {})[record.condition] = float(record.scalars[metric])
+            by_seed.setdefault(record.seed, {})[record.condition] = float(
+                record.scalars[metric]
+            )
     seeds = list(by_seed.values())
     if len(seeds) < 2 or any(seed != seeds[0] for seed in seeds[1:]):
         return ()
@@ -81,12 +83,19 @@ def no_replicates(sides: Mapping[str, Sequence[Record]], claim: Claim) -> str:
     return ""
 
 
-def no_spread(values: Sequence[Group], names: Sequence[str], claim: Claim, what: str = "") -> str:
+def no_spread(
+    values: Sequence[Group], names: Sequence[str], claim: Claim, what: str = ""
+) -> str:
     """Why means of two sides (or of the only one) cannot be judged where no value varies; else empty."""
     arrays = [np.array(list(group.values())) for group in values]
-    if sum(len(array) > 1 and bool((array == array[0]).all()) for array in arrays) < min(2, len(arrays)):
+    if sum(
+        len(array) > 1 and bool((array == array[0]).all()) for array in arrays
+    ) < min(2, len(arrays)):
         return ""
-    seeds, whom = min(map(len, arrays)), whose(claim, names[0]) if len(names) == 1 else ""
+    seeds, whom = (
+        min(map(len, arrays)),
+        whose(claim, names[0]) if len(names) == 1 else "",
+    )
     return (
         f"All {seeds} seeds{whom} gave the same {what or words(claim.metric)}, so how much it varies from "
         f"seed to seed is not known.{EXACT if claim.kind == 'equality' else RANKS}"
@@ -101,7 +110,9 @@ def constant_ratio(claim: Claim) -> str:
     )
 
 
-def equal_by_nature(sides: Mapping[str, Sequence[Record]], claim: Claim) -> tuple[str, ...]:
+def equal_by_nature(
+    sides: Mapping[str, Sequence[Record]], claim: Claim
+) -> tuple[str, ...]:
     """A sentence for each side whose seeds all gave the same coarse values."""
     said = []
     for name, side in sides.items():
@@ -115,7 +126,9 @@ def equal_by_nature(sides: Mapping[str, Sequence[Record]], claim: Claim) -> tupl
     return tuple(said)
 
 
-def outliers(groups: Sequence[Group], names: Sequence[str], claim: Claim) -> tuple[str, ...]:
+def outliers(
+    groups: Sequence[Group], names: Sequence[str], claim: Claim
+) -> tuple[str, ...]:
     """A sentence for each side with values far from the rest: few seeds cannot know their mean."""
     said = []
     for name, group in zip(names, groups, strict=True):
@@ -135,7 +148,9 @@ def _far(values: Array) -> Array:
     distance = np.abs(values - np.median(values))
     usual = 1.4826 * float(np.median(distance))
     return np.asarray(
-        (distance > FAR * usual) if usual > 0 and len(values) > 3 else np.zeros(len(values), bool)
+        (distance > FAR * usual)
+        if usual > 0 and len(values) > 3
+        else np.zeros(len(values), bool)
     )
 
 
@@ -143,7 +158,9 @@ def _coarse(value: float) -> bool:
     """Whether it is infinite or a fraction with a denominator of at most `COARSEST`."""
     if math.isinf(value):
         return True
-    return abs(value - float(Fraction(value).limit_denominator(COARSEST))) <= 1e-9 * abs(value)
+    return abs(
+        value - float(Fraction(value).limit_denominator(COARSEST))
+    ) <= 1e-9 * abs(value)
 
 
 def _seeds(side: Iterable[Record]) -> int:

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
-from nablab.experiment import Claim, Level, Record, Scale
-from nablab.naming import words
-from nablab.verdicts.resampling import Array
+from nablab.contract import Claim, Level, Record, Scale
+from nablab.statistics.resampling import Array
+from nablab.text.naming import words
 
 Group = dict[int, float]
 """One value per seed."""
@@ -18,9 +18,13 @@ LARGEST = 1e150
 """Beyond it, or below its inverse, the squares that a spread is made of overflow or vanish."""
 
 
-def of_level(records: Iterable[Record], claim: Claim, level: Level | None) -> list[Record]:
+def of_level(
+    records: Iterable[Record], claim: Claim, level: Level | None
+) -> list[Record]:
     """The records in which the claim's factor stands at ``level``."""
-    return [r for r in records if claim.by in r.condition and r.condition[claim.by] == level]
+    return [
+        r for r in records if claim.by in r.condition and r.condition[claim.by] == level
+    ]
 
 
 def array(group: Group) -> Array:
@@ -35,7 +39,12 @@ def summary(side: Iterable[Record], metric: str) -> dict[str, float]:
     both = np.isposinf(usable).any() and np.isneginf(usable).any()
     with np.errstate(over="ignore"):
         mean = float(usable.mean()) if len(usable) and not both else math.nan
-    return {"mean": mean, "median": _median(usable), "n": len(usable), "nan": len(values) - len(usable)}
+    return {
+        "mean": mean,
+        "median": _median(usable),
+        "n": len(usable),
+        "nan": len(values) - len(usable),
+    }
 
 
 def relative(a: float, b: float) -> float:
@@ -50,7 +59,9 @@ def relative(a: float, b: float) -> float:
     return large / small - 1 if small * large > 0 else math.inf
 
 
-def prepare(sides: Mapping[str, Sequence[Record]], claim: Claim) -> tuple[list[Group], tuple[str, ...], str]:
+def prepare(
+    sides: Mapping[str, Sequence[Record]], claim: Claim
+) -> tuple[list[Group], tuple[str, ...], str]:
     """One value per seed on the claim's scale for every side, with caveats, and why it failed if it did.
 
     Args:
@@ -76,19 +87,29 @@ def prepare(sides: Mapping[str, Sequence[Record]], claim: Claim) -> tuple[list[G
                 f"{lost} of {len(values)} trials ended in NaN; each counts against the conclusion."
             )
         return groups, tuple(caveats), ""
-    groups = [{seed: value for seed, value in group.items() if not math.isnan(value)} for group in groups]
+    groups = [
+        {seed: value for seed, value in group.items() if not math.isnan(value)}
+        for group in groups
+    ]
     return groups, (*caveats, *_caveats_of_nan(sides, claim)), ""
 
 
 def no_order(values: Array, metric: str) -> str:
     """Why values without a rank order cannot be judged."""
     same = len(values) > 1 and bool((values == values[0]).all())
-    return f"Every trial has the same {words(metric)}, so there is no order to test." if same else ""
+    return (
+        f"Every trial has the same {words(metric)}, so there is no order to test."
+        if same
+        else ""
+    )
 
 
 def values_of(side: Iterable[Record], metric: str) -> Array:
     """The metric of every trial that has it."""
-    return np.array([record.scalars[metric] for record in side if metric in record.scalars], dtype=np.float64)
+    return np.array(
+        [record.scalars[metric] for record in side if metric in record.scalars],
+        dtype=np.float64,
+    )
 
 
 def _empty_side(sides: Mapping[str, Sequence[Record]], claim: Claim) -> str:
@@ -108,7 +129,9 @@ def _unfit(values: Array, metric: str, scale: Scale) -> str:
         return ""
     some = f"Some values of {words(metric)}"
     if np.isinf(values).any():
-        return f"{some} are infinite and have no mean; the scale 'ranks' can compare them."
+        return (
+            f"{some} are infinite and have no mean; the scale 'ranks' can compare them."
+        )
     size = np.abs(values[values != 0])
     if scale == "linear" and ((size > LARGEST) | (size < 1 / LARGEST)).any():
         return f"{some} are too large or too small for the scale 'linear'; use 'log10'."
@@ -119,13 +142,19 @@ def _unfit(values: Array, metric: str, scale: Scale) -> str:
     return ""
 
 
-def _one_per_seed(side: Iterable[Record], metric: str, scale: Scale, floor: float) -> Group:
+def _one_per_seed(
+    side: Iterable[Record], metric: str, scale: Scale, floor: float
+) -> Group:
     """The seed's value on the scale; NaN if any of its trials is NaN."""
     by_seed: dict[int, list[float]] = {}
     for record in side:
         if metric in record.scalars:
             value = float(record.scalars[metric])
-            value = math.log10(max(value, floor)) if scale == "log10" and not math.isnan(value) else value
+            value = (
+                math.log10(max(value, floor))
+                if scale == "log10" and not math.isnan(value)
+                else value
+            )
             by_seed.setdefault(record.seed, []).append(value)
     middle: Callable[[list[float]], float] = _median if scale == "ranks" else _mean
     return {seed: middle(values) for seed, values in by_seed.items()}
@@ -145,7 +174,9 @@ def _median(values: Sequence[float] | Array) -> float:
     return low if low == high else low / 2 + high / 2
 
 
-def _caveats_of_nan(sides: Mapping[str, Sequence[Record]], claim: Claim) -> tuple[str, ...]:
+def _caveats_of_nan(
+    sides: Mapping[str, Sequence[Record]], claim: Claim
+) -> tuple[str, ...]:
     counts = {name: summary(side, claim.metric) for name, side in sides.items()}
     return tuple(
         f"{count['nan']:.0f} of {count['nan'] + count['n']:.0f} trials{whose(claim, name)} ended in NaN and"

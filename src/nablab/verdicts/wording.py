@@ -9,9 +9,10 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 
+from nablab.contract import Claim, Level
 from nablab.errors import UsageError
-from nablab.experiment import Claim, Level
-from nablab.naming import words
+from nablab.statistics.small_samples import ALPHA
+from nablab.text.naming import words
 from nablab.verdicts.effects import (
     COMPARISONS,
     SIDES,
@@ -23,7 +24,6 @@ from nablab.verdicts.effects import (
     share,
     size,
 )
-from nablab.verdicts.floors import ALPHA
 
 if TYPE_CHECKING:
     from nablab.verdicts.evidence import Evidence
@@ -45,14 +45,22 @@ def sentence(claim: Claim, scope: Mapping[str, Level]) -> str:
         return _with(where, _generated(claim))
     try:
         text = claim.sentence.format(
-            first=claim.first, second=claim.second, metric=words(claim.metric), scope=where, level=level
+            first=claim.first,
+            second=claim.second,
+            metric=words(claim.metric),
+            scope=where,
+            level=level,
         )
     except (KeyError, IndexError, ValueError, AttributeError, TypeError) as error:
         raise UsageError(
             f"The sentence of the claim on '{claim.metric}' cannot be filled in: {error}. "
             "Its fields are {first}, {second}, {metric}, {scope} and {level}."
         ) from error
-    return text if "{scope}" in claim.sentence or "{level}" in claim.sentence else _with(where, text)
+    return (
+        text
+        if "{scope}" in claim.sentence or "{level}" in claim.sentence
+        else _with(where, text)
+    )
 
 
 def reason(
@@ -76,8 +84,14 @@ def reason(
     if evidence.failure:
         return evidence.failure
     if evidence.exact:
-        infinite = "" if evidence.effect is not None else " The relative difference is infinite."
-        return f"Exact: every seed gives the same values, so no test is needed.{infinite}"
+        infinite = (
+            ""
+            if evidence.effect is not None
+            else " The relative difference is infinite."
+        )
+        return (
+            f"Exact: every seed gives the same values, so no test is needed.{infinite}"
+        )
     if evidence.effect is None or evidence.interval is None:
         few = f"{evidence.seeds} seed{'' if evidence.seeds == 1 else 's'}"
         return f"{few} cannot show how much the result varies from seed to seed."
@@ -107,10 +121,16 @@ def method(claim: Claim, evidence: Evidence, family: int, confidence: float) -> 
     if evidence.exact or evidence.failure or evidence.interval is None:
         return ""
     statistic, test, interval = _method(claim, evidence)
-    parts = [f"{statistic}; {test}, one-sided; {100 * confidence:g} % interval: {interval}."]
+    parts = [
+        f"{statistic}; {test}, one-sided; {100 * confidence:g} % interval: {interval}."
+    ]
     if family > 1:
         parts.append(f"Holm's correction for {family} claims.")
-    if claim.scale != "ranks" and claim.kind in ("difference", "bound", "equality") and evidence.seeds < FEW:
+    if (
+        claim.scale != "ranks"
+        and claim.kind in ("difference", "bound", "equality")
+        and evidence.seeds < FEW
+    ):
         missed = 100 * 0.9**evidence.seeds
         parts.append(
             f"{evidence.seeds} seeds miss what befalls one seed in ten {missed:.0f} % of the time, and "
@@ -121,21 +141,36 @@ def method(claim: Claim, evidence: Evidence, family: int, confidence: float) -> 
 
 def _method(claim: Claim, evidence: Evidence) -> tuple[str, str, str]:
     """Statistic, test and interval."""
-    tau = "Kendall's tau-b", "score interval with the spread of bootstrap and permutations"
+    tau = (
+        "Kendall's tau-b",
+        "score interval with the spread of bootstrap and permutations",
+    )
     if claim.kind == "trend":
-        unit = "values permuted within each seed" if claim.paired else "values permuted over trials"
+        unit = (
+            "values permuted within each seed"
+            if claim.paired
+            else "values permuted over trials"
+        )
         return tau[0], unit, tau[1]
     if claim.kind == "correlation":
         unit = "whole levels" if claim.paired else "whole seeds and whole levels"
         return tau[0], f"{unit} exchanged", tau[1]
     if claim.kind == "equality":
-        return "Largest ratio of means less 1", "two one-sided permutation tests a pair", "bootstrap (BCa)"
+        return (
+            "Largest ratio of means less 1",
+            "two one-sided permutation tests a pair",
+            "bootstrap (BCa)",
+        )
     mean = "geometric mean" if claim.scale == "log10" else "mean"
     one_sample = claim.paired or claim.kind == "bound"
     if claim.scale == "ranks":
         if one_sample:
             return "Share of seeds", "exact sign test", "Clopper and Pearson"
-        return "Cliff's delta", "permutation of Brunner and Munzel's statistic", "Newcombe's score interval"
+        return (
+            "Cliff's delta",
+            "permutation of Brunner and Munzel's statistic",
+            "Newcombe's score interval",
+        )
     if claim.kind == "bound":
         if evidence.share:
             return (
@@ -143,12 +178,22 @@ def _method(claim: Claim, evidence: Evidence) -> tuple[str, str, str]:
                 "exact binomial test (of means of trials Gaffke's)",
                 "Clopper and Pearson",
             )
-        return mean.capitalize(), "sign flips", "bootstrap (BCa), widened for skewed values"
+        return (
+            mean.capitalize(),
+            "sign flips",
+            "bootstrap (BCa), widened for skewed values",
+        )
     statistic = f"Difference of {mean}s"
     interval = "bootstrap (BCa; Student's below five seeds)"
     if evidence.share:
-        interval = "Gaffke's limits" if claim.paired else "exact limits of both shares combined (Newcombe)"
-    test = "sign flips of paired differences" if one_sample else "permutation of Welch's t"
+        interval = (
+            "Gaffke's limits"
+            if claim.paired
+            else "exact limits of both shares combined (Newcombe)"
+        )
+    test = (
+        "sign flips of paired differences" if one_sample else "permutation of Welch's t"
+    )
     return statistic, test, interval
 
 
@@ -158,9 +203,7 @@ def _generated(claim: Claim) -> str:
         side = COMPARISONS[claim.sign]
         return f"{metric[0].upper()}{metric[1:]} is {side} for {claim.first} than for {claim.second}"
     if claim.kind == "trend":
-        return (
-            f"{metric[0].upper()}{metric[1:]} {'rises' if claim.sign > 0 else 'falls'} with {words(claim.by)}"
-        )
+        return f"{metric[0].upper()}{metric[1:]} {'rises' if claim.sign > 0 else 'falls'} with {words(claim.by)}"
     if claim.kind == "correlation":
         side = "rise together" if claim.sign > 0 else "oppose each other"
         return f"{metric[0].upper()}{metric[1:]} and {words(claim.other)} {side}"
@@ -183,7 +226,11 @@ def _line(claim: Claim, evidence: Evidence, *, touching: bool = False) -> str:
     if not claim.smallest_effect:
         if claim.kind == "bound":
             return f"the point where as many seeds lie below {number(claim.bound)} as above"
-        return "zero" if claim.kind in ("trend", "correlation") or touching else "'no difference'"
+        return (
+            "zero"
+            if claim.kind in ("trend", "correlation") or touching
+            else "'no difference'"
+        )
     return f"the smallest effect of interest, {threshold_text(claim)}"
 
 
@@ -219,9 +266,15 @@ def _side(claim: Claim, evidence: Evidence, supporting: bool) -> str:
     if claim.kind == "equality":
         return f"{'within' if supporting else 'beyond'} {_line(claim, evidence)}"
     if claim.kind == "bound" and claim.scale != "ranks":
-        return f"{SIDES[claim.sign if supporting else -claim.sign]} {_bound_line(claim)}"
+        return (
+            f"{SIDES[claim.sign if supporting else -claim.sign]} {_bound_line(claim)}"
+        )
     if supporting:
-        return f"beyond {_line(claim, evidence)}" if claim.smallest_effect else "on the claimed side"
+        return (
+            f"beyond {_line(claim, evidence)}"
+            if claim.smallest_effect
+            else "on the claimed side"
+        )
     low, high = evidence.interval or (math.nan, math.nan)
     if not claim.smallest_effect or (low > 0 if claim.sign < 0 else high < 0):
         return "on the opposite side"

@@ -53,7 +53,9 @@ def test_all_forms_are_read(data: object, samples: tuple[int, ...]) -> None:
 
 
 def test_a_batch_is_cut_with_everything_in_it() -> None:
-    batches = read({"x": X, "nested": [Y, torch.tensor(3.0)], "word": "kept"}, batch_size=4)
+    batches = read(
+        {"x": X, "nested": [Y, torch.tensor(3.0)], "word": "kept"}, batch_size=4
+    )
     assert batches.samples == (4, 4, 2)
     assert torch.equal(batches.items[2]["nested"][0], Y[8:])
     assert batches.items[2]["nested"][1] == 3
@@ -73,7 +75,9 @@ def test_only_floating_point_tensors_change_their_dtype() -> None:
 
 
 def test_what_is_counted_can_be_given() -> None:
-    batches = read([{"x": X}, {"x": X[:4]}], samples=lambda batch: int(batch["x"].shape[0] // 2))
+    batches = read(
+        [{"x": X}, {"x": X[:4]}], samples=lambda batch: int(batch["x"].shape[0] // 2)
+    )
     assert batches.samples == (5, 2)
 
 

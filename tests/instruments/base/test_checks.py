@@ -78,7 +78,10 @@ def test_ignored_targets_do_not_weigh() -> None:
 @pytest.mark.parametrize(
     ("loss", "target"),
     [
-        (nn.CrossEntropyLoss(weight=torch.tensor([1.0, 5.0, 0.2])), torch.arange(12) // 4),
+        (
+            nn.CrossEntropyLoss(weight=torch.tensor([1.0, 5.0, 0.2])),
+            torch.arange(12) // 4,
+        ),
         (nn.CrossEntropyLoss(ignore_index=2), torch.arange(12) // 4),
         (
             nn.CrossEntropyLoss(label_smoothing=0.1),
@@ -87,10 +90,15 @@ def test_ignored_targets_do_not_weigh() -> None:
         (nn.CrossEntropyLoss(), torch.softmax(torch.arange(36.0).reshape(12, 3), 1)),
         (F.mse_loss, torch.randn(12, 3)),
         (nn.HuberLoss(), torch.randn(12, 3)),
-        (nn.BCEWithLogitsLoss(pos_weight=torch.tensor([1.0, 2.0, 3.0])), torch.rand(12, 3)),
+        (
+            nn.BCEWithLogitsLoss(pos_weight=torch.tensor([1.0, 2.0, 3.0])),
+            torch.rand(12, 3),
+        ),
     ],
 )
-def test_known_losses_know_what_their_mean_is_over(loss: object, target: Tensor) -> None:
+def test_known_losses_know_what_their_mean_is_over(
+    loss: object, target: Tensor
+) -> None:
     x, _ = common_data()
     if isinstance(loss, nn.CrossEntropyLoss) and loss.label_smoothing:
         target = torch.where(torch.arange(12) % 3 == 0, -100, torch.arange(12) // 4)
@@ -99,7 +107,9 @@ def test_known_losses_know_what_their_mean_is_over(loss: object, target: Tensor)
     whole = Objective(model, loss, (x, target), dtype=torch.float64)
     for size in (5, 7):
         cut = Objective(model, loss, (x, target), dtype=torch.float64, batch_size=size)
-        torch.testing.assert_close(cut.gradient(), whole.gradient(), rtol=1e-10, atol=1e-13)
+        torch.testing.assert_close(
+            cut.gradient(), whole.gradient(), rtol=1e-10, atol=1e-13
+        )
 
 
 def test_losses_of_ones_own_that_normalize_by_batch_are_refused_over_several() -> None:
@@ -115,14 +125,17 @@ def test_losses_of_ones_own_that_normalize_by_batch_are_refused_over_several() -
         kept = target > 0
         return F.cross_entropy(output[kept], target[kept])
 
-    partly = torch.tensor([1, 1, 1, 1, 0, 2, 0, 1, 2, 2, 2, 2])  # the first and the last batch show nothing
+    partly = torch.tensor(
+        [1, 1, 1, 1, 0, 2, 0, 1, 2, 2, 2, 2]
+    )  # the first and the last batch show nothing
     unequal = [(x[k : k + 4], partly[k : k + 4]) for k in (0, 4, 8)]
     for loss, data in ((weighted, batches), (masked, unequal)):
         Objective(model, loss, (x, y))
         with pytest.raises(UsageError, match="not the mean over its samples"):
             Objective(model, loss, data)
     samples = Closure(
-        lambda m, batch: weighted(m(batch[0]), batch[1]), samples=lambda batch: float(weight[batch[1]].sum())
+        lambda m, batch: weighted(m(batch[0]), batch[1]),
+        samples=lambda batch: float(weight[batch[1]].sum()),
     )
     expected = Objective(model, weighted, (x, y), dtype=torch.float64).gradient()
     found = Objective(model, samples, batches, dtype=torch.float64).gradient()
@@ -131,12 +144,16 @@ def test_losses_of_ones_own_that_normalize_by_batch_are_refused_over_several() -
 
 def test_closures_over_several_batches_are_checked() -> None:
     (x, y), model = common_data(), small()
-    summed = Closure(lambda m, batch: F.cross_entropy(m(batch[0]), batch[1], reduction="sum"))
+    summed = Closure(
+        lambda m, batch: F.cross_entropy(m(batch[0]), batch[1], reduction="sum")
+    )
     with pytest.raises(UsageError, match="not the mean over its samples"):
         Objective(model, summed, [(x[:6], y[:6]), (x[6:], y[6:])])
     fixed = torch.rand(6)
     weighted = Closure(
-        lambda m, b: (fixed.to(b[0]) * F.cross_entropy(m(b[0]), b[1], reduction="none")).mean()
+        lambda m, b: (
+            fixed.to(b[0]) * F.cross_entropy(m(b[0]), b[1], reduction="none")
+        ).mean()
     )
     checked = Objective(model, weighted, [(x[:6], y[:6]), (x[6:], y[6:])])
     assert any("could not be checked" in note for note in checked.notes)
@@ -159,11 +176,15 @@ def test_sequences_laid_out_time_first_are_counted_along_the_second_axis() -> No
         whole = Objective(TimeFirst(), loss, (x, y), dtype=torch.float64)
         parts = [(x[:, :5], y[:5]), (x[:, 5:], y[5:])]
         found = Objective(TimeFirst(), loss, parts, dtype=torch.float64)
-        torch.testing.assert_close(found.gradient(), whole.gradient(), rtol=1e-10, atol=1e-13)
+        torch.testing.assert_close(
+            found.gradient(), whole.gradient(), rtol=1e-10, atol=1e-13
+        )
 
 
 @pytest.mark.parametrize("case", ["drift", "blocks", "sorted"])
-def test_one_batch_is_cut_only_where_the_mean_is_known(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_batch_is_cut_only_where_the_mean_is_known(
+    case: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from nablab.instruments.curvature import operators
 
     monkeypatch.setattr(operators, "CACHE_BYTES", 2000)
@@ -172,18 +193,26 @@ def test_one_batch_is_cut_only_where_the_mean_is_known(case: str, monkeypatch: p
     model: nn.Module = small()
     loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy
     if case == "drift":
-        model = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6, track_running_stats=False), nn.Linear(6, 3))
+        model = nn.Sequential(
+            nn.Linear(4, 6),
+            nn.BatchNorm1d(6, track_running_stats=False),
+            nn.Linear(6, 3),
+        )
         x = x + 2 * torch.sin(torch.arange(400)[:, None] / 400 * 4 * np.pi)
     if case == "blocks":
         y = torch.where((torch.arange(400) // 50) % 4 == 1, -100, y)
     if case == "sorted":
         y = torch.cat([y[:200].sort().values] * 2)
-        loss = lambda o, t: F.cross_entropy(o, t, weight=torch.tensor([1.0, 5.0, 0.2]).to(o))  # noqa: E731
+        loss = lambda o, t: F.cross_entropy(
+            o, t, weight=torch.tensor([1.0, 5.0, 0.2]).to(o)
+        )  # noqa: E731
     operator = HessianOperator(model.double(), loss, (x, y))
     assert (len(operator.objective.batches) > 1) is (case == "blocks")
     whole = HessianOperator(model, loss, (x, y), batch_size=400)
     vector = torch.randn(operator.shape[0], dtype=torch.float64)
-    torch.testing.assert_close(operator @ vector, whole @ vector, rtol=1e-10, atol=1e-13)
+    torch.testing.assert_close(
+        operator @ vector, whole @ vector, rtol=1e-10, atol=1e-13
+    )
 
 
 # Shapes that broadcast
@@ -223,13 +252,21 @@ def test_a_physics_informed_loss() -> None:
         s = batch.detach().requires_grad_()
         u = model(s)
         slope = torch.autograd.grad(u.sum(), s, create_graph=True)[0]
-        return (slope + u).square().mean() + (model(torch.zeros_like(s[:1])) - 1).square().mean()
+        return (slope + u).square().mean() + (
+            model(torch.zeros_like(s[:1])) - 1
+        ).square().mean()
 
     asking = t.clone().requires_grad_()
     given = Closure(
-        lambda m, s: (torch.autograd.grad(m(s).sum(), s, create_graph=True)[0] + m(s)).square().mean()
+        lambda m, s: (
+            (torch.autograd.grad(m(s).sum(), s, create_graph=True)[0] + m(s))
+            .square()
+            .mean()
+        )
     )
-    assert gradient_norm(net, Closure(residual), t).norm == pytest.approx(1.98742, abs=2e-5)
+    assert gradient_norm(net, Closure(residual), t).norm == pytest.approx(
+        1.98742, abs=2e-5
+    )
     top = hessian_eigenvalues(net, Closure(residual), t, count=1)
     assert top.values[0] == pytest.approx(7.65934, abs=1e-4)
     assert gradient_norm(net, given, asking).norm > 0
@@ -259,7 +296,9 @@ class Dropped(nn.Module):
         random.random,
     ],
 )
-def test_randomness_that_fires_seldom_is_refused_every_time(draw: Callable[[], float]) -> None:
+def test_randomness_that_fires_seldom_is_refused_every_time(
+    draw: Callable[[], float],
+) -> None:
     for _ in range(5):
         with pytest.raises(UsageError, match="forward pass is random: it draws"):
             Objective(Dropped(draw), "cross_entropy", common_data())
@@ -267,7 +306,10 @@ def test_randomness_that_fires_seldom_is_refused_every_time(draw: Callable[[], f
 
 def test_what_draws_in_evaluation_mode_is_told_what_else_it_may_be() -> None:
     (x, y), model = common_data(), small().eval()
-    with pytest.raises(UsageError, match=r"in evaluation mode, so it is something else.*functional.dropout"):
+    with pytest.raises(
+        UsageError,
+        match=r"in evaluation mode, so it is something else.*functional.dropout",
+    ):
         Objective(model, lambda o, t: F.cross_entropy(F.dropout(o, 0.5), t), (x, y))
 
 
@@ -275,7 +317,11 @@ def test_noise_that_is_seeded_at_every_call_is_no_randomness() -> None:
     def noisy(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
         torch.manual_seed(5)
         own = torch.Generator().manual_seed(4)
-        x = batch[0] + torch.randn_like(batch[0]) + torch.randn(batch[0].shape, generator=own).to(batch[0])
+        x = (
+            batch[0]
+            + torch.randn_like(batch[0])
+            + torch.randn(batch[0].shape, generator=own).to(batch[0])
+        )
         return F.cross_entropy(model(x), batch[1])
 
     model, data = small(), common_data()
@@ -304,7 +350,9 @@ def test_a_counter_may_count_but_not_decide() -> None:
     model.seen = torch.zeros((), dtype=torch.int64)
     assert gradient_norm(model, "cross_entropy", data).norm > 0
     assert int(model.seen) == 0
-    with pytest.raises(UsageError, match=r"depends on buffers that every forward pass changes \(seen\)"):
+    with pytest.raises(
+        UsageError, match=r"depends on buffers that every forward pass changes \(seen\)"
+    ):
         Objective(Counting(True).eval(), "cross_entropy", data)
 
 
@@ -327,18 +375,27 @@ def test_forms_of_data_that_people_have() -> None:
     expected = gradient_norm(model, "cross_entropy", (x, y)).norm
     record = Closure(lambda m, batch: F.cross_entropy(m(batch.x), batch.y))
     assert gradient_norm(model, record, Record(x, y)).norm == pytest.approx(expected)
-    assert gradient_norm(model, "cross_entropy", Stream()).norm == pytest.approx(expected)
+    assert gradient_norm(model, "cross_entropy", Stream()).norm == pytest.approx(
+        expected
+    )
     nested = Closure(lambda m, batch: F.cross_entropy(m(batch[0]), batch[1]["labels"]))
-    assert gradient_norm(model, nested, (x, {"labels": y})).norm == pytest.approx(expected)
+    assert gradient_norm(model, nested, (x, {"labels": y})).norm == pytest.approx(
+        expected
+    )
     mask = torch.zeros(12, 3)
     mask[:, 2] = -torch.inf
-    masked = gradient_norm(model, lambda o, t: F.cross_entropy(o, t.clamp(max=1)), (x, y)).norm
+    masked = gradient_norm(
+        model, lambda o, t: F.cross_entropy(o, t.clamp(max=1)), (x, y)
+    ).norm
     assert masked > 0
     added = Closure(lambda m, b: F.cross_entropy(m(b[0]) + b[1], b[2].clamp(max=1)))
     assert gradient_norm(model, added, (x, mask, y)).norm > 0
     divergence = nn.KLDivLoss(reduction="batchmean")
     logs = nn.Sequential(model, nn.LogSoftmax(1))
-    assert gradient_norm(logs, divergence, (x, torch.softmax(torch.randn(12, 3), 1))).norm > 0
+    assert (
+        gradient_norm(logs, divergence, (x, torch.softmax(torch.randn(12, 3), 1))).norm
+        > 0
+    )
 
 
 def test_packed_sequences_are_one_batch() -> None:
@@ -373,12 +430,16 @@ def test_what_fails_in_the_first_pass_is_one_sentence() -> None:
         Objective(TupleOut(), "cross_entropy", (x, y))
     with pytest.raises(UsageError, match="has no shape yet"):
         Objective(nn.LazyLinear(3), "cross_entropy", (x, y))
-    with torch.inference_mode(), pytest.raises(UsageError, match="Measure outside of it"):
+    with (
+        torch.inference_mode(),
+        pytest.raises(UsageError, match="Measure outside of it"),
+    ):
         Objective(small(), "cross_entropy", (x, y))
     other = x.clone()
     other[0, 0] = torch.inf
     with pytest.raises(
-        UsageError, match=r"batch 1 or its gradient is not finite. Tensor 0 of batch 1 .* 1 values"
+        UsageError,
+        match=r"batch 1 or its gradient is not finite. Tensor 0 of batch 1 .* 1 values",
     ):
         Objective(small(), "cross_entropy", [(x, y), (other, y)])
     with pytest.raises(UsageError, match="No target in the data counts"):
@@ -398,7 +459,13 @@ def test_trace_of_a_loss_with_ignored_targets_in_blocks() -> None:
     ids, full, masked = language_data()
     model = language_model().double()
     parts = HessianOperator(model, "cross_entropy", [(ids, full), (ids, masked)])
-    whole = HessianOperator(model, "cross_entropy", (torch.cat([ids, ids]), torch.cat([full, masked])))
+    whole = HessianOperator(
+        model, "cross_entropy", (torch.cat([ids, ids]), torch.cat([full, masked]))
+    )
     size = parts.shape[0]
-    torch.testing.assert_close(parts @ torch.eye(size).double(), whole @ torch.eye(size).double())
-    assert trace_of(parts, products=50).value == pytest.approx(trace_of(whole, products=50).value)
+    torch.testing.assert_close(
+        parts @ torch.eye(size).double(), whole @ torch.eye(size).double()
+    )
+    assert trace_of(parts, products=50).value == pytest.approx(
+        trace_of(whole, products=50).value
+    )

@@ -68,7 +68,10 @@ def test_an_error_inside_ends_the_counting() -> None:
 
 
 def test_a_profiler_that_runs_is_left_alone() -> None:
-    with torch.autograd.profiler_legacy.profile(), pytest.raises(UsageError, match="profiler runs"):
+    with (
+        torch.autograd.profiler_legacy.profile(),
+        pytest.raises(UsageError, match="profiler runs"),
+    ):
         footprint(lambda: None, CPU)
 
 

@@ -26,18 +26,24 @@ def test_an_interrupt_in_the_forward_pass() -> None:
     model, data = model_and_data()
     before = {name: id(parameter) for name, parameter in model.named_parameters()}
     states = Generators()
-    handle = model[1].register_forward_hook(lambda *_: signal.raise_signal(signal.SIGINT))
+    handle = model[1].register_forward_hook(
+        lambda *_: signal.raise_signal(signal.SIGINT)
+    )
     with pytest.raises(KeyboardInterrupt):
         gradient_norm(model, "cross_entropy", data, dtype=torch.float64)
     handle.remove()
-    assert {name: id(parameter) for name, parameter in model.named_parameters()} == before
+    assert {
+        name: id(parameter) for name, parameter in model.named_parameters()
+    } == before
     assert not Generators().differences(states)
     assert torch.backends.mha.get_fastpath_enabled()
     assert torch.backends.cuda.flash_sdp_enabled()
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_the_first_ctrl_c_waits_for_the_end_of_the_pass_and_the_second_does_not() -> None:
+def test_the_first_ctrl_c_waits_for_the_end_of_the_pass_and_the_second_does_not() -> (
+    None
+):
     model, data = model_and_data()
     reached: list[str] = []
 
@@ -82,7 +88,8 @@ def test_interrupts_at_random_moments(count: int) -> None:
     chosen, interrupted = random.Random(0), 0
     for _ in range(count):
         timer = threading.Timer(
-            chosen.uniform(0.0, 0.02), lambda: signal.pthread_kill(threading.main_thread().ident, 2)
+            chosen.uniform(0.0, 0.02),
+            lambda: signal.pthread_kill(threading.main_thread().ident, 2),
         )
         try:
             timer.start()
@@ -91,7 +98,9 @@ def test_interrupts_at_random_moments(count: int) -> None:
         except KeyboardInterrupt:
             interrupted += 1
         timer.join()
-        assert {name: id(parameter) for name, parameter in model.named_parameters()} == before
+        assert {
+            name: id(parameter) for name, parameter in model.named_parameters()
+        } == before
         assert model[0].weight.dtype == torch.float32
     assert interrupted == count
     assert not interrupts._open
@@ -103,7 +112,9 @@ def test_a_handler_that_only_takes_note_lets_the_measurement_go_on() -> None:
     expected = Objective(model, "cross_entropy", data).gradient()
     seen = []
     before = signal.signal(signal.SIGINT, lambda *_: seen.append(1))
-    handle = model[1].register_forward_hook(lambda *_: signal.raise_signal(signal.SIGINT))
+    handle = model[1].register_forward_hook(
+        lambda *_: signal.raise_signal(signal.SIGINT)
+    )
     try:
         found = Objective(model, "cross_entropy", data).gradient()
     finally:
@@ -150,7 +161,9 @@ def test_reading_shuffled_data_draws_from_no_generator_of_the_users() -> None:
             return x[index] + float(np.random.randn() + random.random()), y[index]  # noqa: NPY002
 
     own = torch.Generator().manual_seed(3)
-    loader = torch.utils.data.DataLoader(Noisy(), batch_size=4, shuffle=True, generator=own)
+    loader = torch.utils.data.DataLoader(
+        Noisy(), batch_size=4, shuffle=True, generator=own
+    )
     plain = torch.utils.data.DataLoader(Noisy(), batch_size=4, shuffle=True)
     for data in (loader, plain, Noisy()):
         before, state = Generators(), own.get_state()

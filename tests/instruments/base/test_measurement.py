@@ -24,8 +24,18 @@ class Inner(Measurement):
 
 
 def test_results_become_json() -> None:
-    result = Inner(gradients=1.5, values=np.array([1.0, np.nan]), named={"a": float("inf")}, notes=("n",))
-    expected = {"gradients": 1.5, "notes": ["n"], "values": [1.0, None], "named": {"a": None}}
+    result = Inner(
+        gradients=1.5,
+        values=np.array([1.0, np.nan]),
+        named={"a": float("inf")},
+        notes=("n",),
+    )
+    expected = {
+        "gradients": 1.5,
+        "notes": ["n"],
+        "values": [1.0, None],
+        "named": {"a": None},
+    }
     assert json.loads(json.dumps(result.to_dict())) == expected
 
 
@@ -40,7 +50,7 @@ def test_every_instrument_documents_what_it_takes(name: str) -> None:
     chosen = getattr(instruments, name)
     assert isinstance(chosen, Instrument)
     documentation = chosen.__doc__ or ""
-    from nablab.measuring import option_facts
+    from nablab.cli.measuring import option_facts
 
     for option in option_facts(name)["options"]:
         assert option["help"], f"{name}: '{option['name']}' is not explained"
@@ -55,10 +65,17 @@ def test_a_cost_is_measured_before_the_call() -> None:
     model = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 1))
     small = instruments.cost("hessian_trace", model, "mse", DATA, products=10)
     large = instruments.cost("hessian-trace", model, "mse", DATA, products=40)
-    assert large.gradients - small.gradients == pytest.approx(2 * 30)  # the graph is kept
+    assert large.gradients - small.gradients == pytest.approx(
+        2 * 30
+    )  # the graph is kept
     assert small.seconds > 0
     assert small.bytes > 0
-    assert json.loads(json.dumps(small.to_dict())).keys() == {"gradients", "seconds", "bytes", "notes"}
+    assert json.loads(json.dumps(small.to_dict())).keys() == {
+        "gradients",
+        "seconds",
+        "bytes",
+        "notes",
+    }
 
 
 def test_the_bytes_hold_the_copies_of_the_weights_and_the_graph_of_a_product() -> None:
@@ -91,7 +108,12 @@ def test_unknown_instruments_and_options_are_said() -> None:
     model = nn.Linear(3, 1)
     with pytest.raises(UsageError, match="Did you mean 'hessian_trace'"):
         instruments.cost("hesian_trace", model, "mse", DATA)
-    with pytest.raises(UsageError, match=r"no option of hessian_trace 'prodcts'\. Did you mean 'products'"):
+    with pytest.raises(
+        UsageError,
+        match=r"no option of hessian_trace 'prodcts'\. Did you mean 'products'",
+    ):
         instruments.cost("hessian_trace", model, "mse", DATA, prodcts=3)
     with pytest.raises(UsageError, match="has no gradient"):
-        instruments.cost("hessian_trace", model, lambda output, target: output.detach().mean(), DATA)
+        instruments.cost(
+            "hessian_trace", model, lambda output, target: output.detach().mean(), DATA
+        )

@@ -30,7 +30,11 @@ def test_loss_and_gradient_are_those_of_backward(name: str) -> None:
         plain = loss.function(model, batch)
     else:
         tensors = [t.double() if t.is_floating_point() else t for t in data]
-        function = loss if callable(loss) else {"mse": F.mse_loss, "cross_entropy": F.cross_entropy}[loss]
+        function = (
+            loss
+            if callable(loss)
+            else {"mse": F.mse_loss, "cross_entropy": F.cross_entropy}[loss]
+        )
         plain = function(model(*tensors[:-1]), tensors[-1])
     plain.backward()
     expected = torch.cat([p.grad.flatten() for p in model.parameters()])
@@ -42,13 +46,21 @@ def test_loss_and_gradient_are_those_of_backward(name: str) -> None:
 def test_ragged_batches_weigh_by_their_samples() -> None:
     model, loss, (x, y) = case("dense")
     whole = Objective(model, loss, (x, y), dtype=torch.float64)
-    ragged = Objective(model, loss, [(x[:5], y[:5]), (x[5:], y[5:])], dtype=torch.float64)
+    ragged = Objective(
+        model, loss, [(x[:5], y[:5]), (x[5:], y[5:])], dtype=torch.float64
+    )
     cut = Objective(model, loss, (x, y), dtype=torch.float64, batch_size=3)
     for other in (ragged, cut):
         assert other.loss() == pytest.approx(whole.loss(), rel=1e-13)
-        torch.testing.assert_close(other.gradient(), whole.gradient(), rtol=1e-12, atol=1e-14)
-    unweighted = np.mean([Objective(model, loss, (x[a:b], y[a:b])).loss() for a, b in ((0, 5), (5, 7))])
-    assert abs(unweighted - whole.loss()) > 1e-3  # what a plain mean over batches would have given
+        torch.testing.assert_close(
+            other.gradient(), whole.gradient(), rtol=1e-12, atol=1e-14
+        )
+    unweighted = np.mean(
+        [Objective(model, loss, (x[a:b], y[a:b])).loss() for a, b in ((0, 5), (5, 7))]
+    )
+    assert (
+        abs(unweighted - whole.loss()) > 1e-3
+    )  # what a plain mean over batches would have given
 
 
 def test_flatten_and_unflatten_are_inverse_with_leading_axes() -> None:
@@ -96,7 +108,9 @@ def test_nothing_of_the_model_changes(name: str) -> None:
         assert bool((parameter.grad == 1).all())
         assert parameter.requires_grad
     assert not model._forward_hooks
-    for module in model.modules():  # recurrent layers list the tensors of their latest call
+    for (
+        module
+    ) in model.modules():  # recurrent layers list the tensors of their latest call
         for tensor in getattr(module, "_flat_weights", []):
             assert isinstance(tensor, nn.Parameter)
 
@@ -118,7 +132,9 @@ def test_measuring_a_thousand_times_leaks_nothing() -> None:
 def test_dropout_in_training_mode_is_refused() -> None:
     model = nn.Sequential(nn.Linear(3, 20), nn.Dropout(0.5), nn.Linear(20, 1))
     data = torch.randn(5, 3), torch.randn(5, 1)
-    with pytest.raises(UsageError, match=r"forward pass is random.*Call|call model.eval\(\)"):
+    with pytest.raises(
+        UsageError, match=r"forward pass is random.*Call|call model.eval\(\)"
+    ):
         Objective(model, "mse", data)
     Objective(model.eval(), "mse", data)
 
@@ -148,7 +164,11 @@ def test_losses_that_are_no_mean_are_refused() -> None:
     with pytest.raises(UsageError, match="reduction='sum'"):
         Objective(model, nn.MSELoss(reduction="sum"), (x, y))
     with pytest.raises(UsageError, match="not the mean over its samples"):
-        Objective(model, lambda output, target: ((output - target) ** 2).sum(), [(x, y), (x, y)])
+        Objective(
+            model,
+            lambda output, target: ((output - target) ** 2).sum(),
+            [(x, y), (x, y)],
+        )
     with pytest.raises(UsageError, match=r"not one real number \(shape \(8, 1\)\)"):
         Objective(model, lambda output, target: (output - target) ** 2, (x, y))
     with pytest.raises(UsageError, match=r"not one real number \(float\)"):
@@ -158,8 +178,14 @@ def test_losses_that_are_no_mean_are_refused() -> None:
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        (lambda m: m.requires_grad_(False), "no parameter that asks for a gradient .all 2 are frozen"),
-        (lambda m: m.weight.data.fill_(float("nan")), "'weight' holds 3 values that are NaN"),
+        (
+            lambda m: m.requires_grad_(False),
+            "no parameter that asks for a gradient .all 2 are frozen",
+        ),
+        (
+            lambda m: m.weight.data.fill_(float("nan")),
+            "'weight' holds 3 values that are NaN",
+        ),
     ],
 )
 def test_bad_models_are_named(change: object, text: str) -> None:

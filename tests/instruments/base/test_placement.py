@@ -12,7 +12,14 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from nablab.errors import UsageError
-from nablab.instruments import Closure, HessianOperator, Objective, gradient_norm, hessian_matrix, sharpness
+from nablab.instruments import (
+    Closure,
+    HessianOperator,
+    Objective,
+    gradient_norm,
+    hessian_matrix,
+    sharpness,
+)
 from nablab.instruments.base.placement import Placement, copied
 
 DATA = torch.randn(12, 4), torch.randint(0, 3, (12,))
@@ -44,7 +51,9 @@ class Checkpointed(nn.Module):
             "none": lambda f, v: f(v),
             "not reentrant": lambda f, v: checkpoint(f, v, use_reentrant=False),
             "reentrant": lambda f, v: checkpoint(f, v, use_reentrant=True),
-            "own function": lambda f, v: ReadsItsLayerAgain.apply(v, self.b.weight, self.b.bias, self.b),
+            "own function": lambda f, v: ReadsItsLayerAgain.apply(
+                v, self.b.weight, self.b.bias, self.b
+            ),
         }[self.form]
         return self.c(gated(lambda v: self.b(v).tanh() * v, h))
 
@@ -85,7 +94,9 @@ def test_weights_are_those_asked_for_in_the_backward_pass_too(form: str) -> None
 def test_curvature_through_checkpointing_is_that_without(form: str) -> None:
     data = common_data()
     found, plain = (
-        hessian_matrix(Checkpointed(kind), "cross_entropy", data, dtype=torch.float64).matrix
+        hessian_matrix(
+            Checkpointed(kind), "cross_entropy", data, dtype=torch.float64
+        ).matrix
         for kind in (form, "none")
     )
     assert found == pytest.approx(plain, abs=1e-12)
@@ -93,7 +104,9 @@ def test_curvature_through_checkpointing_is_that_without(form: str) -> None:
 
 
 def test_sharpness_through_checkpointing() -> None:
-    found = sharpness(Checkpointed("not reentrant"), "cross_entropy", common_data(), radius=0.1)
+    found = sharpness(
+        Checkpointed("not reentrant"), "cross_entropy", common_data(), radius=0.1
+    )
     assert found.sharpness == pytest.approx(18.901, rel=2e-3)
 
 
@@ -134,7 +147,11 @@ class Tied(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         torch.manual_seed(1)
-        self.encoder, self.decoder, self.o = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 3)
+        self.encoder, self.decoder, self.o = (
+            nn.Linear(4, 4),
+            nn.Linear(4, 4),
+            nn.Linear(4, 3),
+        )
         self.decoder.weight = self.encoder.weight
 
     def forward(self, x: Tensor) -> Tensor:
@@ -185,25 +202,37 @@ class Recurrent(nn.Module):
         return self.o(self.r(torch.stack([x, x.flip(1)], dim=1))[0][:, -1])
 
 
-MODELS: list[Callable[[], nn.Module]] = [Aliased, Tied, Listed, KeepsFeatures, Recurrent]
+MODELS: list[Callable[[], nn.Module]] = [
+    Aliased,
+    Tied,
+    Listed,
+    KeepsFeatures,
+    Recurrent,
+]
 
 
 @pytest.mark.filterwarnings("ignore:.*weight_norm.*")
 @pytest.mark.parametrize("build", MODELS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_the_gradient_is_that_of_the_model_itself(build: Callable[[], nn.Module], dtype: torch.dtype) -> None:
+def test_the_gradient_is_that_of_the_model_itself(
+    build: Callable[[], nn.Module], dtype: torch.dtype
+) -> None:
     model, (x, y) = build(), common_data()
     found = Objective(model, "cross_entropy", (x, y), dtype=dtype)
     gradient = found.unflatten(found.gradient())
     F.cross_entropy(model(x), y).backward()
     for name, parameter in model.named_parameters():
         if parameter.grad is not None:
-            torch.testing.assert_close(gradient[name].float(), parameter.grad, rtol=1e-4, atol=1e-6)
+            torch.testing.assert_close(
+                gradient[name].float(), parameter.grad, rtol=1e-4, atol=1e-6
+            )
 
 
 @pytest.mark.filterwarnings("ignore:.*weight_norm.*")
 @pytest.mark.parametrize("build", MODELS)
-def test_the_model_holds_the_same_objects_afterwards(build: Callable[[], nn.Module]) -> None:
+def test_the_model_holds_the_same_objects_afterwards(
+    build: Callable[[], nn.Module],
+) -> None:
     model, (x, y) = build(), common_data()
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
     model(x)  # features and normalized weights are there before
@@ -216,7 +245,9 @@ def test_the_model_holds_the_same_objects_afterwards(build: Callable[[], nn.Modu
     F.cross_entropy(model(x), y).backward()
     optimizer.step()
     assert not any(
-        torch.equal(w, p) for w, p in zip(weights, model.parameters(), strict=True) if p.grad is not None
+        torch.equal(w, p)
+        for w, p in zip(weights, model.parameters(), strict=True)
+        if p.grad is not None
     )
 
 
@@ -233,7 +264,9 @@ def _everything(model: nn.Module) -> list[tuple[str, object]]:
     for name, module in model.named_modules(remove_duplicate=False):
         for table in (module._parameters, module._buffers):
             found += [
-                (f"{name}.{key}", (id(t), t.dtype, t.tolist())) for key, t in table.items() if t is not None
+                (f"{name}.{key}", (id(t), t.dtype, t.tolist()))
+                for key, t in table.items()
+                if t is not None
             ]
         for key, value in module.__dict__.items():
             if isinstance(value, list):
@@ -268,8 +301,12 @@ def penalty(model: nn.Module) -> Tensor:
 
 def test_a_loss_that_holds_the_model_sees_its_weights() -> None:
     model, data = Aliased().double(), common_data()
-    inside = Closure(lambda m, batch: F.cross_entropy(m(batch[0]), batch[1]) + penalty(m))
-    holding = Objective(model, lambda o, t: F.cross_entropy(o, t) + penalty(model), data)
+    inside = Closure(
+        lambda m, batch: F.cross_entropy(m(batch[0]), batch[1]) + penalty(m)
+    )
+    holding = Objective(
+        model, lambda o, t: F.cross_entropy(o, t) + penalty(model), data
+    )
     given = Objective(model, inside, data)
     for point in (given.point, given.point + 0.3):
         torch.testing.assert_close(holding.gradient(point), given.gradient(point))
@@ -280,8 +317,12 @@ def test_a_loss_that_holds_the_model_sees_its_weights() -> None:
 def test_a_loss_that_holds_the_parameters_themselves_is_refused() -> None:
     model, data = Aliased(), common_data()
     held = list(model.parameters())
-    with pytest.raises(UsageError, match=r"reads the parameter 'a.weight' itself.*model.parameters\(\)"):
-        Objective(model, lambda o, t: F.cross_entropy(o, t) + held[0].square().sum(), data)
+    with pytest.raises(
+        UsageError, match=r"reads the parameter 'a.weight' itself.*model.parameters\(\)"
+    ):
+        Objective(
+            model, lambda o, t: F.cross_entropy(o, t) + held[0].square().sum(), data
+        )
 
 
 # Parameters of unusual shapes
@@ -305,11 +346,15 @@ def test_parameters_without_axes_and_without_elements() -> None:
     assert objective.size == 16
     gradient = objective.unflatten(objective.gradient())
     F.cross_entropy(model(x), y).backward()
-    assert float(gradient["logit_scale"]) == pytest.approx(float(model.logit_scale.grad), rel=1e-5)
+    assert float(gradient["logit_scale"]) == pytest.approx(
+        float(model.logit_scale.grad), rel=1e-5
+    )
     assert gradient["nothing"].shape == (0, 3)
     operator = HessianOperator(model, "cross_entropy", (x, y), dtype=torch.float64)
     dense = hessian_matrix(model, "cross_entropy", (x, y)).matrix
-    torch.testing.assert_close(operator @ torch.eye(16).double(), torch.from_numpy(dense))
+    torch.testing.assert_close(
+        operator @ torch.eye(16).double(), torch.from_numpy(dense)
+    )
 
 
 @pytest.mark.parametrize("seed", [0, 5])
@@ -319,7 +364,9 @@ def test_sparse_gradients_are_those_of_the_dense_form(seed: int) -> None:
     norms = []
     for sparse in (True, False):
         torch.manual_seed(seed)
-        model = nn.Sequential(nn.Embedding(7, 4, sparse=sparse), nn.Flatten(), nn.Linear(8, 3))
+        model = nn.Sequential(
+            nn.Embedding(7, 4, sparse=sparse), nn.Flatten(), nn.Linear(8, 3)
+        )
         norms.append(gradient_norm(model, "cross_entropy", (ids, y)).norm)
         assert model[0].sparse is sparse
     assert norms[0] == norms[1]
@@ -327,12 +374,17 @@ def test_sparse_gradients_are_those_of_the_dense_form(seed: int) -> None:
 
 def test_weights_that_the_forward_pass_changes_are_refused() -> None:
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Embedding(7, 4, max_norm=0.5), nn.Flatten(), nn.Linear(4, 3))
+    model = nn.Sequential(
+        nn.Embedding(7, 4, max_norm=0.5), nn.Flatten(), nn.Linear(4, 3)
+    )
     data = torch.randint(0, 7, (9, 1)), torch.randint(0, 3, (9,))
     for within_bounds in (False, True):
         if within_bounds:
             model(data[0])
-        with pytest.raises(UsageError, match=r"changes the parameter '0.weight' in place.*max_norm=None"):
+        with pytest.raises(
+            UsageError,
+            match=r"changes the parameter '0.weight' in place.*max_norm=None",
+        ):
             hessian_matrix(model, "cross_entropy", data)
     assert Objective(model, "cross_entropy", data, parameters="2.*").size == 15
     model[0].max_norm = None
@@ -344,7 +396,9 @@ def test_weights_that_the_forward_pass_changes_are_refused() -> None:
                 self.weight.clamp_(-0.1, 0.1)
             return super().forward(x)
 
-    with pytest.raises(UsageError, match=r"changes the parameter 'weight' in place.*changed copy"):
+    with pytest.raises(
+        UsageError, match=r"changes the parameter 'weight' in place.*changed copy"
+    ):
         Objective(Clipping(4, 3), "cross_entropy", common_data())
 
 

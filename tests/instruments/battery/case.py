@@ -122,14 +122,20 @@ class Case:
 def make(row: Model, *, gradients: bool = True) -> Case:
     """Build a row's model, another of other weights, its data and its loss: the same every time."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of PyTorch, about the forms of models that are tested here
+        warnings.simplefilter(
+            "ignore"
+        )  # of PyTorch, about the forms of models that are tested here
         models = []
         for seed in (7, 8):
             torch.manual_seed(seed)
             models.append(row.build())
         torch.manual_seed(9)
         data = row.data()
-        batches = list(data) if isinstance(data, list | torch.utils.data.DataLoader) else [data]
+        batches = (
+            list(data)
+            if isinstance(data, list | torch.utils.data.DataLoader)
+            else [data]
+        )
         loss = row.loss(models[0]) if row.makes_loss else row.loss
         case = Case(row, models[0], models[1], loss, data, batches)
         if gradients:
@@ -184,7 +190,9 @@ def changed(batch: Any, change: Callable[[Tensor], Tensor]) -> Any:
 
 
 copied = partial(changed, change=torch.clone)
-doubled = partial(changed, change=lambda t: t.double() if t.is_floating_point() else t.clone())
+doubled = partial(
+    changed, change=lambda t: t.double() if t.is_floating_point() else t.clone()
+)
 
 
 def rows_of(batch: Any, place: int) -> Any:

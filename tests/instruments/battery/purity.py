@@ -22,7 +22,11 @@ class State:
 
     def __init__(self, case: Case) -> None:
         self._things = dict(_things(case))
-        self._bits = {name: _bits(thing) for name, thing in self._things.items() if isinstance(thing, Tensor)}
+        self._bits = {
+            name: _bits(thing)
+            for name, thing in self._things.items()
+            if isinstance(thing, Tensor)
+        }
         self._random = _random_states()
         self._switches = _switches()
 
@@ -34,28 +38,44 @@ class State:
         for name in self._things.keys() & now.keys():
             before, after = self._things[name], now[name]
             if not _is_same(before, after):
-                found.append(f"{name} is another object: {_shown(before)} became {_shown(after)}")
+                found.append(
+                    f"{name} is another object: {_shown(before)} became {_shown(after)}"
+                )
             elif isinstance(after, Tensor) and _bits(after) != self._bits[name]:
                 found.append(f"{name} holds other numbers")
         random_now, switches_now = _random_states(), _switches()
-        found += [f"the generator of {n} moved" for n, s in self._random.items() if random_now[n] != s]
         found += [
-            f"{n} was {s}, is {switches_now[n]}" for n, s in self._switches.items() if switches_now[n] != s
+            f"the generator of {n} moved"
+            for n, s in self._random.items()
+            if random_now[n] != s
+        ]
+        found += [
+            f"{n} was {s}, is {switches_now[n]}"
+            for n, s in self._switches.items()
+            if switches_now[n] != s
         ]
         return sorted(found)
 
 
 def _things(case: Case) -> Iterator[tuple[str, Any]]:
-    for label, module in (("model", case.model), ("other", case.other), ("loss", case.loss)):
+    for label, module in (
+        ("model", case.model),
+        ("other", case.other),
+        ("loss", case.loss),
+    ):
         if isinstance(module, nn.Module):
             yield from _of_module(label, module, set())
-    for place, tensor in enumerate(tensor for batch in case.batches for tensor in tensors(batch)):
+    for place, tensor in enumerate(
+        tensor for batch in case.batches for tensor in tensors(batch)
+    ):
         yield f"data[{place}]", tensor
         yield f"data[{place}].requires_grad", tensor.requires_grad
         yield f"data[{place}].grad", tensor.grad
 
 
-def _of_module(label: str, module: nn.Module, seen: set[int]) -> Iterator[tuple[str, Any]]:
+def _of_module(
+    label: str, module: nn.Module, seen: set[int]
+) -> Iterator[tuple[str, Any]]:
     if id(module) in seen:
         return
     seen.add(id(module))

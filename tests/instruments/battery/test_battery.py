@@ -34,7 +34,11 @@ def cells() -> list[Any]:
         for model in MODELS:
             fast = model in FAST_MODELS or instrument in FAST_INSTRUMENTS
             marks = () if fast else (pytest.mark.slow,)
-            found.append(pytest.param(instrument, model, marks=marks, id=f"{instrument} on {model}"))
+            found.append(
+                pytest.param(
+                    instrument, model, marks=marks, id=f"{instrument} on {model}"
+                )
+            )
     return found
 
 
@@ -45,7 +49,9 @@ def truth_of(model: str) -> Truth:
 
 
 @pytest.mark.parametrize(("instrument", "model"), cells())
-def test_gives_the_truth_or_a_refusal_and_changes_nothing(instrument: str, model: str) -> None:
+def test_gives_the_truth_or_a_refusal_and_changes_nothing(
+    instrument: str, model: str
+) -> None:
     case = make(MODELS[model])
     before = State(case)
     result, refusal = attempt(instrument, case)
@@ -55,7 +61,9 @@ def test_gives_the_truth_or_a_refusal_and_changes_nothing(instrument: str, model
         check_sentence(refusal)
         assert expected is not VALUE, f"refused: {refusal}"
     else:
-        assert expected is not REFUSAL, f"a number where nothing can be measured: {result}"
+        assert expected is not REFUSAL, (
+            f"a number where nothing can be measured: {result}"
+        )
         INSTRUMENTS[instrument].check(result, truth_of(model), case)
     assert not changed, "\n".join(changed)
 
@@ -63,7 +71,9 @@ def test_gives_the_truth_or_a_refusal_and_changes_nothing(instrument: str, model
 def attempt(instrument: str, case: Case) -> tuple[Any, UsageError | None]:
     """The result of an instrument, or its refusal."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of PyTorch, about the models; the number is what counts
+        warnings.simplefilter(
+            "ignore"
+        )  # of PyTorch, about the models; the number is what counts
         try:
             return INSTRUMENTS[instrument].measure(case), None
         except UsageError as error:
@@ -78,7 +88,9 @@ def check_sentence(refusal: UsageError) -> None:
     assert REMEDY.search(text), f"no remedy: {text}"
 
 
-@pytest.mark.parametrize("model", [m for m, row in MODELS.items() if row.answer in (VALUE, EITHER)])
+@pytest.mark.parametrize(
+    "model", [m for m, row in MODELS.items() if row.answer in (VALUE, EITHER)]
+)
 @pytest.mark.slow
 def test_the_truth_is_the_derivative_of_the_plain_loss(model: str) -> None:
     truth = truth_of(model)

@@ -119,10 +119,16 @@ def interrupt_often(form: str, times: int) -> None:
         instrument = TIMED[turn % len(TIMED)]
         case = make(MODELS[form])
         before = State(case)
-        struck += interrupted_after(draw.uniform(0, durations[instrument]), instrument, case)
-        broken += [f"{instrument}, turn {turn}: {line}" for line in before.differences(case)]
+        struck += interrupted_after(
+            draw.uniform(0, durations[instrument]), instrument, case
+        )
+        broken += [
+            f"{instrument}, turn {turn}: {line}" for line in before.differences(case)
+        ]
     assert not broken, "\n".join(broken)
-    assert struck >= times // 3, f"only {struck} of {times} interrupts came while something was measured"
+    assert struck >= times // 3, (
+        f"only {struck} of {times} interrupts came while something was measured"
+    )
 
 
 def duration_of(instrument: str, form: str) -> float:

@@ -14,7 +14,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tests.instruments.battery.case import CRITERIA, Case, Model, doubled, make, run, split, tensors
+from tests.instruments.battery.case import (
+    CRITERIA,
+    Case,
+    Model,
+    doubled,
+    make,
+    run,
+    split,
+    tensors,
+)
 
 STEP = 1e-5  # of central differences: errors of 1e-10 from the third derivative and from rounding
 
@@ -36,13 +45,17 @@ class Truth:
             if isinstance(self.case.loss, nn.Module):
                 in_double(self.case.loss)
         for module in self.model.modules():
-            if hasattr(module, "use_reentrant"):  # that form refuses autograd.grad; the function is the same
+            if hasattr(
+                module, "use_reentrant"
+            ):  # that form refuses autograd.grad; the function is the same
                 module.use_reentrant = False
         self.batches = [doubled(batch) for batch in self.case.batches]
         counts = [self.case.count(batch) for batch in self.case.batches]
         self.weights = [count / sum(counts) for count in counts]
         self._parameters = _trainable(self.model)
-        self.names = [name for name, p in self.model.named_parameters() if p.requires_grad]
+        self.names = [
+            name for name, p in self.model.named_parameters() if p.requires_grad
+        ]
         self.sizes = [_real(p.detach()).numel() for p in self._parameters]
         self.point = self._flat([p.detach() for p in self._parameters])
 
@@ -52,7 +65,10 @@ class Truth:
         """The mean loss over all data."""
         self._write(vector)
         with torch.no_grad():
-            parts = [w * self._batch_loss(b) for b, w in zip(self.batches, self.weights, strict=True)]
+            parts = [
+                w * self._batch_loss(b)
+                for b, w in zip(self.batches, self.weights, strict=True)
+            ]
         return float(torch.stack(parts).sum())
 
     def gradient(self, vector: Tensor) -> Tensor:
@@ -71,7 +87,9 @@ class Truth:
         pick = self.case.row.sample
         assert pick is not None
         self._write(self.point)
-        samples = [pick(b, i) for b in self.batches for i in range(len(next(tensors(b))))]
+        samples = [
+            pick(b, i) for b in self.batches for i in range(len(next(tensors(b))))
+        ]
         return [float(self._backward([sample], [1.0]).norm()) for sample in samples]
 
     def on_line(self, alpha: float) -> float:
@@ -87,7 +105,10 @@ class Truth:
         }
         self._load(mixed)
         with torch.no_grad():
-            parts = [w * self._batch_loss(b) for b, w in zip(self.batches, self.weights, strict=True)]
+            parts = [
+                w * self._batch_loss(b)
+                for b, w in zip(self.batches, self.weights, strict=True)
+            ]
         self._load(own)
         return float(torch.stack(parts).sum())
 
@@ -110,7 +131,10 @@ class Truth:
         for place in range(len(self.point)):
             step = torch.zeros_like(self.point)
             step[place] = STEP
-            ahead, behind = self.gradient(self.point + step), self.gradient(self.point - step)
+            ahead, behind = (
+                self.gradient(self.point + step),
+                self.gradient(self.point - step),
+            )
             columns.append((ahead - behind) / (2 * STEP))
         matrix = torch.stack(columns)
         return (matrix + matrix.T) / 2
@@ -129,17 +153,25 @@ class Truth:
     def gauss_newton(self) -> Tensor:
         """The Gauss-Newton matrix (P, P): the Jacobian of the outputs by central differences."""
         total = torch.zeros_like(self.hessian)
-        criterion = CRITERIA[self.case.loss] if isinstance(self.case.loss, str) else self.case.loss
+        criterion = (
+            CRITERIA[self.case.loss]
+            if isinstance(self.case.loss, str)
+            else self.case.loss
+        )
         for batch, weight in zip(self.batches, self.weights, strict=True):
             columns = []
             for place in range(len(self.point)):
                 step = torch.zeros_like(self.point)
                 step[place] = STEP
-                ahead, behind = (self.outputs(self.point + s, batch) for s in (step, -step))
+                ahead, behind = (
+                    self.outputs(self.point + s, batch) for s in (step, -step)
+                )
                 columns.append(((ahead - behind) / (2 * STEP)).reshape(-1))
             jacobian = torch.stack(columns, dim=1)
             outputs, target = self.outputs(self.point, batch), split(batch)[1]
-            bent = torch.autograd.functional.hessian(lambda o, t=target: criterion(o, t), outputs)
+            bent = torch.autograd.functional.hessian(
+                lambda o, t=target: criterion(o, t), outputs
+            )
             total += weight * jacobian.T @ bent.reshape(len(jacobian), -1) @ jacobian
         return total
 
@@ -150,7 +182,10 @@ class Truth:
         for batch in self.batches:
             inputs = split(batch)[0]
             parts = inputs if isinstance(inputs, tuple) else (inputs,)
-            found += [self._input_norm([part[i : i + 1] for part in parts]) for i in range(len(parts[0]))]
+            found += [
+                self._input_norm([part[i : i + 1] for part in parts])
+                for i in range(len(parts[0]))
+            ]
         return found
 
     # Inside
@@ -161,7 +196,9 @@ class Truth:
 
         def outputs(*values: Tensor) -> Tensor:
             remaining = iter(values)
-            found: Tensor = self.model(*(next(remaining) if r.is_floating_point() else r for r in rows))
+            found: Tensor = self.model(
+                *(next(remaining) if r.is_floating_point() else r for r in rows)
+            )
             return found
 
         jacobian = torch.autograd.functional.jacobian(outputs, free)
@@ -179,12 +216,19 @@ class Truth:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 (weight * self._batch_loss(batch)).backward()
-        found = [torch.zeros_like(p) if p.grad is None else p.grad.detach() for p in self._parameters]
-        return self._flat([part.to_dense() if part.is_sparse else part for part in found])
+        found = [
+            torch.zeros_like(p) if p.grad is None else p.grad.detach()
+            for p in self._parameters
+        ]
+        return self._flat(
+            [part.to_dense() if part.is_sparse else part for part in found]
+        )
 
     def _write(self, vector: Tensor) -> None:
         with torch.no_grad():
-            for parameter, part in zip(self._parameters, vector.split(self.sizes), strict=True):
+            for parameter, part in zip(
+                self._parameters, vector.split(self.sizes), strict=True
+            ):
                 target = _real(parameter.detach())
                 target.copy_(part.reshape(target.shape))
 
@@ -195,7 +239,9 @@ class Truth:
 
     @staticmethod
     def _flat(parts: list[Tensor]) -> Tensor:
-        return torch.cat([torch.zeros(0), *(_real(part).reshape(-1) for part in parts)]).double()
+        return torch.cat(
+            [torch.zeros(0), *(_real(part).reshape(-1) for part in parts)]
+        ).double()
 
 
 def _real(tensor: Tensor) -> Tensor:
@@ -214,7 +260,11 @@ def in_double(model: nn.Module) -> nn.Module:
             parameter.data = parameter.data.to(torch.complex128)
     for module in model.modules():
         for name, value in list(vars(module).items()):
-            if isinstance(value, Tensor) and value.is_floating_point() and value.is_leaf:
+            if (
+                isinstance(value, Tensor)
+                and value.is_floating_point()
+                and value.is_leaf
+            ):
                 vars(module)[name] = value.double()
             elif isinstance(value, list):
                 for part in value:

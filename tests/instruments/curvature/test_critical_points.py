@@ -8,7 +8,12 @@ from nablab.errors import UsageError
 from nablab.instruments import Closure
 from nablab.instruments.base.replicas import ReplicaObjective, Replicas
 from nablab.instruments.curvature.critical_methods import minres, spectral_norms
-from nablab.instruments.curvature.critical_points import DIVERGED, REACHED, USED_UP, find_critical_point
+from nablab.instruments.curvature.critical_points import (
+    DIVERGED,
+    REACHED,
+    USED_UP,
+    find_critical_point,
+)
 from nablab.instruments.curvature.inertia import inertia
 
 METHODS = ["newton-minres", "levenberg-marquardt", "gradient-norm"]
@@ -25,7 +30,9 @@ def loss_of(function):
 
 
 def find(function, start, **options):
-    return find_critical_point(Vector(start), loss_of(function), torch.zeros(1), **options)
+    return find_critical_point(
+        Vector(start), loss_of(function), torch.zeros(1), **options
+    )
 
 
 def rosenbrock(w):
@@ -39,17 +46,24 @@ def deep_linear(w):
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("first", [0, 100])
 def test_an_indefinite_quadratic_is_solved(method, first):
-    basis = torch.linalg.qr(torch.randn(6, 6, generator=torch.Generator().manual_seed(0)))[0].double()
+    basis = torch.linalg.qr(
+        torch.randn(6, 6, generator=torch.Generator().manual_seed(0))
+    )[0].double()
     values = torch.tensor([5.0, 3.0, 1.0, -0.5, -2.0, -4.0], dtype=torch.float64)
     matrix = basis @ torch.diag(values) @ torch.linalg.inv(basis)
     matrix, right = (matrix + matrix.T) / 2, torch.arange(6).double()
     found = find(
-        lambda w: w @ matrix @ w / 2 - right @ w, torch.zeros(6), method=method, lbfgs_iterations=first
+        lambda w: w @ matrix @ w / 2 - right @ w,
+        torch.zeros(6),
+        method=method,
+        lbfgs_iterations=first,
     )
     assert found.reached
     assert found.reason == REACHED
     assert found.gradient_norm <= 1e-8 < found.gradient_norm_before
-    assert found.point == pytest.approx(torch.linalg.solve(matrix, right).numpy(), abs=1e-6)
+    assert found.point == pytest.approx(
+        torch.linalg.solve(matrix, right).numpy(), abs=1e-6
+    )
     assert found.distance == pytest.approx(np.linalg.norm(found.point))
 
 
@@ -62,7 +76,9 @@ def test_rosenbrock_has_one_critical_point(method):
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize(("start", "saddle"), [((0.2, -0.1), True), ((1.3, 0.9), False)])
+@pytest.mark.parametrize(
+    ("start", "saddle"), [((0.2, -0.1), True), ((1.3, 0.9), False)]
+)
 def test_the_two_layer_linear_network_has_a_saddle_and_a_valley(method, start, saddle):
     found = find(deep_linear, start, method=method, lbfgs_iterations=20)
     assert found.reached
@@ -72,7 +88,11 @@ def test_the_two_layer_linear_network_has_a_saddle_and_a_valley(method, start, s
     else:
         assert found.point[0] * found.point[1] == pytest.approx(1.0)
     triple = inertia(
-        found.network(), loss_of(deep_linear), torch.zeros(1), neighbors=0, absolute_floor=1e-7
+        found.network(),
+        loss_of(deep_linear),
+        torch.zeros(1),
+        neighbors=0,
+        absolute_floor=1e-7,
     ).triple
     assert triple == ((1, 0, 1) if saddle else (1, 1, 0))
 
@@ -126,7 +146,10 @@ def test_a_start_at_zero_gradient_stays():
 
 def networks(count=5):
     torch.manual_seed(0)
-    return [nn.Sequential(nn.Linear(1, 3), nn.Tanh(), nn.Linear(3, 1)).double() for _ in range(count)]
+    return [
+        nn.Sequential(nn.Linear(1, 3), nn.Tanh(), nn.Linear(3, 1)).double()
+        for _ in range(count)
+    ]
 
 
 def curve():
@@ -143,7 +166,11 @@ def ridge(model, batch):
 @pytest.fixture(scope="module")
 def minima():
     return find_critical_point(
-        Replicas.stack(networks()), Closure(ridge), curve(), method="saddle-free-newton", max_iterations=60
+        Replicas.stack(networks()),
+        Closure(ridge),
+        curve(),
+        method="saddle-free-newton",
+        max_iterations=60,
     )
 
 
@@ -164,7 +191,9 @@ def test_networks_reach_zero_gradient_and_the_certificate_agrees(minima, method)
             parameter += 0.003 * torch.randn_like(parameter)
     before = [p.detach().clone() for module in modules for p in module.parameters()]
     data = [(x[:10], y[:10]), (x[10:], y[10:])]
-    found = find_critical_point(Replicas.stack(modules), Closure(ridge), data, method=method)
+    found = find_critical_point(
+        Replicas.stack(modules), Closure(ridge), data, method=method
+    )
     assert found.reached.all()
     assert found.reason == (REACHED,) * 5
     assert found.point == pytest.approx(minima.point, abs=1e-5)
@@ -192,7 +221,10 @@ def test_a_diverged_replica_leaves_the_others_untouched():
     both = Replicas(Vector([0.0, 0.0]), {"w": start})
     good = Replicas(Vector([0.0, 0.0]), {"w": start[[0, 2]]})
     options = {"loss": loss_of(deep_linear), "data": torch.zeros(1)}
-    found, without = find_critical_point(both, **options), find_critical_point(good, **options)
+    found, without = (
+        find_critical_point(both, **options),
+        find_critical_point(good, **options),
+    )
     assert found.reason[1] == DIVERGED
     assert found.reached.tolist() == [True, False, True]
     assert found.point[[0, 2]] == pytest.approx(without.point)
@@ -216,12 +248,16 @@ def test_large_networks_are_solved_without_a_matrix():
     assert found.method == "newton-minres"
     assert found.reached
     with pytest.raises(UsageError, match=r"The Hessian of .*4 parameters takes"):
-        find_critical_point(module, "mse", (x, x[:, :1]), max_bytes=10, method="levenberg-marquardt")
+        find_critical_point(
+            module, "mse", (x, x[:, :1]), max_bytes=10, method="levenberg-marquardt"
+        )
 
 
 def symmetric(count, size, rank=None):
     generator = torch.Generator().manual_seed(0)
-    basis = torch.linalg.qr(torch.randn(count, size, size, generator=generator, dtype=torch.float64))[0]
+    basis = torch.linalg.qr(
+        torch.randn(count, size, size, generator=generator, dtype=torch.float64)
+    )[0]
     values = torch.linspace(-2, 3, size, dtype=torch.float64).repeat(count, 1)
     if rank is not None:
         values[:, rank:] = 0
@@ -230,7 +266,9 @@ def symmetric(count, size, rank=None):
 
 def test_minres_solves_indefinite_systems_as_scipy_does():
     matrices = symmetric(4, 12)
-    right = torch.randn(4, 12, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    right = torch.randn(
+        4, 12, generator=torch.Generator().manual_seed(1), dtype=torch.float64
+    )
     right[3] = 0
 
     def product(v):
@@ -240,15 +278,22 @@ def test_minres_solves_indefinite_systems_as_scipy_does():
     torch.testing.assert_close(product(found), right, rtol=0, atol=1e-9)
     few = minres(product, right, torch.zeros(4, dtype=torch.float64), 5)
     for k in range(3):
-        theirs, _ = scipy_minres(matrices[k].numpy(), right[k].numpy(), maxiter=5, rtol=1e-14)
+        theirs, _ = scipy_minres(
+            matrices[k].numpy(), right[k].numpy(), maxiter=5, rtol=1e-14
+        )
         assert few[k].numpy() == pytest.approx(theirs, rel=1e-8)
 
 
 def test_minres_gives_a_least_squares_solution_of_singular_systems():
     matrices = symmetric(2, 10, rank=6)
-    right = torch.randn(2, 10, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    right = torch.randn(
+        2, 10, generator=torch.Generator().manual_seed(1), dtype=torch.float64
+    )
     found = minres(
-        lambda v: (matrices @ v[..., None])[..., 0], right, torch.full((2,), 1e-12, dtype=torch.float64), 60
+        lambda v: (matrices @ v[..., None])[..., 0],
+        right,
+        torch.full((2,), 1e-12, dtype=torch.float64),
+        60,
     )
     residual = right - (matrices @ found[..., None])[..., 0]
     assert float((matrices @ residual[..., None]).norm()) < 1e-6
@@ -258,23 +303,31 @@ def test_minres_gives_a_least_squares_solution_of_singular_systems():
 def test_spectral_norms_against_numpy():
     matrices = symmetric(1, 8)
     objective = ReplicaObjective(
-        Vector(torch.zeros(8)), loss_of(lambda w: w @ matrices[0] @ w / 2), torch.zeros(1)
+        Vector(torch.zeros(8)),
+        loss_of(lambda w: w @ matrices[0] @ w / 2),
+        torch.zeros(1),
     )
     found = spectral_norms(objective, objective.points, seed=0)
     assert float(found) == pytest.approx(3.0, rel=0.02)
 
 
 def test_wrong_options_are_refused():
-    with pytest.raises(UsageError, match=r"There is no method 'newton'. Did you mean 'newton-minres'"):
+    with pytest.raises(
+        UsageError, match=r"There is no method 'newton'. Did you mean 'newton-minres'"
+    ):
         find(rosenbrock, (0.0, 0.0), method="newton")
-    with pytest.raises(UsageError, match="tolerance=0 is impossible: no gradient in floating point"):
+    with pytest.raises(
+        UsageError, match="tolerance=0 is impossible: no gradient in floating point"
+    ):
         find(rosenbrock, (0.0, 0.0), tolerance=0)
     with pytest.raises(UsageError, match="max_iterations=-1 is impossible"):
         find(rosenbrock, (0.0, 0.0), max_iterations=-1)
 
 
 def test_results_are_plain_and_the_figure_shows_every_replica():
-    found = find_critical_point(Replicas.stack(networks(3)), "mse", curve(), max_iterations=3)
+    found = find_critical_point(
+        Replicas.stack(networks(3)), "mse", curve(), max_iterations=3
+    )
     said = found.to_dict()
     assert "replicas" not in said
     assert len(said["point"]) == 3

@@ -11,7 +11,13 @@ from nablab.errors import UsageError
 from nablab.instruments.base.measurement import Size
 from nablab.instruments.curvature import matrices
 from nablab.instruments.curvature.density import density_of, spectral_density
-from tests.instruments.spectra import dense_hessian, matrix, network, quadratic, tensors_alive
+from tests.instruments.spectra import (
+    dense_hessian,
+    matrix,
+    network,
+    quadratic,
+    tensors_alive,
+)
 
 GENERATOR = np.random.default_rng(0)
 SPECTRA = {
@@ -41,16 +47,22 @@ def test_the_cumulative_distribution_against_the_exact_one(name):
     spectrum = SPECTRA[name]
     found = density_of(matrix(spectrum), probes=20, steps=60)
     exact = (spectrum[None, :] <= found.grid[:, None] + found.roundoff).mean(1)
-    slack = 4 * found.cumulative_error + (found.weights.max(1).mean() if name == "low rank" else 0.06)
+    slack = 4 * found.cumulative_error + (
+        found.weights.max(1).mean() if name == "low rank" else 0.06
+    )
     assert (np.abs(found.cumulative - exact) <= slack).all()
 
 
 def test_the_density_against_the_exact_one_under_the_same_kernel():
     spectrum = SPECTRA["outliers"]
     found = density_of(matrix(spectrum), probes=30, steps=80, width=0.2)
-    kernel = np.exp(-0.5 * ((found.grid[:, None] - spectrum) / 0.2) ** 2) / (0.2 * (2 * np.pi) ** 0.5)
+    kernel = np.exp(-0.5 * ((found.grid[:, None] - spectrum) / 0.2) ** 2) / (
+        0.2 * (2 * np.pi) ** 0.5
+    )
     exact = kernel.mean(1)
-    assert (np.abs(found.density - exact) <= 4.5 * found.density_error + 1e-3 * exact.max()).all()
+    assert (
+        np.abs(found.density - exact) <= 4.5 * found.density_error + 1e-3 * exact.max()
+    ).all()
     assert found.width == 0.2
 
 
@@ -60,15 +72,22 @@ def test_standard_errors_are_honest():
     for seed in range(150):
         found = density_of(dense, probes=12, steps=15, points=200, width=0.5, seed=seed)
         place = int(np.abs(found.grid - 1.0).argmin())
-        kernel = np.exp(-0.5 * ((found.grid[place] - spectrum) / 0.5) ** 2) / (0.5 * (2 * np.pi) ** 0.5)
-        scores.append((found.density[place] - kernel.mean()) / found.density_error[place])
+        kernel = np.exp(-0.5 * ((found.grid[place] - spectrum) / 0.5) ** 2) / (
+            0.5 * (2 * np.pi) ** 0.5
+        )
+        scores.append(
+            (found.density[place] - kernel.mean()) / found.density_error[place]
+        )
     assert abs(np.mean(scores)) < 0.3
     assert 0.85 < np.std(scores) < 1.3
 
 
 def test_extremes_are_eigenvalues_within_their_residuals():
     found = density_of(matrix(SPECTRA["outliers"]), steps=30)
-    for (value, residual), truth in ((found.largest, 20.0), (found.smallest, SPECTRA["outliers"].min())):
+    for (value, residual), truth in (
+        (found.largest, 20.0),
+        (found.smallest, SPECTRA["outliers"].min()),
+    ):
         assert abs(value - truth) <= residual + 1e-12
     assert found.largest[1] < 1e-6
 
@@ -98,7 +117,9 @@ def test_a_share_across_a_gap_holds():
     spectrum = SPECTRA["outliers"]
     found = density_of(matrix(spectrum), probes=20, steps=40)
     share = found.share_above(3.0)
-    assert abs(share.value - 10 / 300) < 4 * share.standard_error + (share.high - share.low)
+    assert abs(share.value - 10 / 300) < 4 * share.standard_error + (
+        share.high - share.low
+    )
     assert share.standard_error > 0
     assert found.share_above(-5.0).high == pytest.approx(1)
     assert found.share_above(-5.0).low > 0.998
@@ -126,11 +147,19 @@ def test_bounds_of_a_share_hold_for_each_probe():
 
 def test_a_network_against_dense_truth():
     model, inputs, target = network()
-    truth = np.linalg.eigvalsh(dense_hessian(model, nn.functional.cross_entropy, inputs, target))
-    found = spectral_density(model, "cross_entropy", (inputs, target), probes=20, steps=60, width=0.05)
-    kernel = np.exp(-0.5 * ((found.grid[:, None] - truth) / 0.05) ** 2) / (0.05 * (2 * np.pi) ** 0.5)
+    truth = np.linalg.eigvalsh(
+        dense_hessian(model, nn.functional.cross_entropy, inputs, target)
+    )
+    found = spectral_density(
+        model, "cross_entropy", (inputs, target), probes=20, steps=60, width=0.05
+    )
+    kernel = np.exp(-0.5 * ((found.grid[:, None] - truth) / 0.05) ** 2) / (
+        0.05 * (2 * np.pi) ** 0.5
+    )
     exact = kernel.mean(1)
-    assert (np.abs(found.density - exact) <= 4.5 * found.density_error + 1e-3 * exact.max()).all()
+    assert (
+        np.abs(found.density - exact) <= 4.5 * found.density_error + 1e-3 * exact.max()
+    ).all()
     assert found.largest[0] == pytest.approx(truth[-1], abs=1e-8)
 
 
@@ -148,7 +177,9 @@ def test_no_ghosts_in_the_density():
 
 def test_gauss_newton_has_no_negative_node():
     model, inputs, target = network()
-    found = spectral_density(model, "cross_entropy", (inputs, target), operator="gauss-newton", steps=30)
+    found = spectral_density(
+        model, "cross_entropy", (inputs, target), operator="gauss-newton", steps=30
+    )
     assert found.nodes.min() > -1e-12
     hessian = spectral_density(model, "cross_entropy", (inputs, target), steps=30)
     assert hessian.nodes.min() < -1e-3
@@ -156,7 +187,9 @@ def test_gauss_newton_has_no_negative_node():
 
 def test_batches_lockstep_and_seed(monkeypatch):
     model, inputs, target = network()
-    whole = spectral_density(model, "cross_entropy", (inputs, target), steps=20, probes=4)
+    whole = spectral_density(
+        model, "cross_entropy", (inputs, target), steps=20, probes=4
+    )
     ragged = [(inputs[:37], target[:37]), (inputs[37:], target[37:])]
     cut = spectral_density(model, "cross_entropy", ragged, steps=20, probes=4)
     assert cut.nodes == pytest.approx(whole.nodes, abs=1e-8)
@@ -167,7 +200,9 @@ def test_batches_lockstep_and_seed(monkeypatch):
     assert alone.nodes == pytest.approx(together.nodes, abs=1e-9)
     assert (density_of(dense, steps=20, probes=4).nodes == alone.nodes).all()
     assert (density_of(dense, steps=20, probes=4, seed=1).nodes != alone.nodes).any()
-    with pytest.raises(UsageError, match=r"31 vectors of 300 entries need .* Take fewer steps"):
+    with pytest.raises(
+        UsageError, match=r"31 vectors of 300 entries need .* Take fewer steps"
+    ):
         density_of(dense, steps=30)
 
 
@@ -182,10 +217,14 @@ def test_the_cost_is_counted_and_foretold():
 def test_measuring_leaves_no_trace():
     model, inputs, target = network()
     state = torch.get_rng_state()
-    spectral_density(model, "cross_entropy", (inputs, target), probes=2, steps=2, points=10)
+    spectral_density(
+        model, "cross_entropy", (inputs, target), probes=2, steps=2, points=10
+    )
     before = tensors_alive()
     for _ in range(60):
-        spectral_density(model, "cross_entropy", (inputs, target), probes=2, steps=2, points=10)
+        spectral_density(
+            model, "cross_entropy", (inputs, target), probes=2, steps=2, points=10
+        )
     assert tensors_alive() == before
     assert (torch.get_rng_state() == state).all()
 

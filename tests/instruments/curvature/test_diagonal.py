@@ -21,7 +21,9 @@ def test_as_many_samples_as_parameters_are_exact():
     assert found.exact
     assert (found.standard_errors == 0).all()
     assert found.products == 115
-    assert "Exact: 115 products were allowed and the matrix has 115 rows." in found.notes
+    assert (
+        "Exact: 115 products were allowed and the matrix has 115 rows." in found.notes
+    )
     assert sum(found.layers.values()) == pytest.approx(np.trace(dense))
     assert set(found.layer_errors.values()) == {0.0}
 
@@ -35,7 +37,9 @@ def test_entries_are_unbiased_and_their_errors_honest():
     assert (np.abs(errors.mean(0)) < 4.5 * errors.std(0) / 200**0.5).all()
     ratio = (errors**2).mean() ** 0.5 / (stated**2).mean() ** 0.5
     assert ratio == pytest.approx(1, abs=0.05)
-    assert (errors / stated).std() == pytest.approx(1.03, abs=0.05)  # Student's t with 39 degrees
+    assert (errors / stated).std() == pytest.approx(
+        1.03, abs=0.05
+    )  # Student's t with 39 degrees
     # The variance of an entry in closed form: the squared rest of its row, over the samples.
     off = (dense**2).sum(1).numpy() - truth**2
     assert (stated**2).mean(0) == pytest.approx(off / 40, rel=0.1)
@@ -62,9 +66,16 @@ def test_errors_of_layers_are_honest():
     scores = []
     for seed in range(60):
         found = hessian_diagonal(
-            model, "cross_entropy", (inputs, target), samples=20, parameters="0.weight", seed=seed
+            model,
+            "cross_entropy",
+            (inputs, target),
+            samples=20,
+            parameters="0.weight",
+            seed=seed,
         )
-        scores.append((found.layers["0.weight"] - truth) / found.layer_errors["0.weight"])
+        scores.append(
+            (found.layers["0.weight"] - truth) / found.layer_errors["0.weight"]
+        )
     assert abs(np.mean(scores)) < 0.5
     assert 0.75 < np.std(scores) < 1.35
 
@@ -73,15 +84,19 @@ def test_ragged_batches_agree_with_one_batch_and_the_seed_decides():
     model, inputs, target = network()
     whole = hessian_diagonal(model, "cross_entropy", (inputs, target), samples=20)
     ragged = [(inputs[:37], target[:37]), (inputs[37:], target[37:])]
-    assert hessian_diagonal(model, "cross_entropy", ragged, samples=20).values == pytest.approx(
-        whole.values, abs=1e-12
+    assert hessian_diagonal(
+        model, "cross_entropy", ragged, samples=20
+    ).values == pytest.approx(whole.values, abs=1e-12)
+    other = hessian_diagonal(
+        model, "cross_entropy", (inputs, target), samples=20, seed=1
     )
-    other = hessian_diagonal(model, "cross_entropy", (inputs, target), samples=20, seed=1)
     assert (other.values != whole.values).any()
 
 
 def test_gauss_newton_is_the_hessian_of_a_linear_model():
-    inputs = torch.randn(40, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    inputs = torch.randn(
+        40, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64
+    )
     model = nn.Linear(6, 1).double()
     first, second = (
         hessian_diagonal(model, "mse", (inputs, torch.ones(40, 1)), operator=operator)
@@ -108,7 +123,9 @@ def test_measuring_leaves_no_trace():
 
 
 def test_too_few_samples_are_refused():
-    with pytest.raises(UsageError, match="samples=1 is too few: a standard error needs at least 2"):
+    with pytest.raises(
+        UsageError, match="samples=1 is too few: a standard error needs at least 2"
+    ):
         diagonal_of(matrix(np.ones(5)), samples=1)
 
 

@@ -14,7 +14,13 @@ from nablab.instruments.base.measurement import Size
 from nablab.instruments.curvature import eigenvalues as module
 from nablab.instruments.curvature.eigenvalues import eigenvalues_of, hessian_eigenvalues
 from nablab.instruments.curvature.operators import HessianOperator
-from tests.instruments.spectra import dense_hessian, matrix, network, quadratic, tensors_alive
+from tests.instruments.spectra import (
+    dense_hessian,
+    matrix,
+    network,
+    quadratic,
+    tensors_alive,
+)
 
 GENERATOR = np.random.default_rng(0)
 SPECTRA = {
@@ -76,7 +82,11 @@ def test_a_cluster_does_not_stop_early():
     vector, value, before = torch.ones(300, dtype=torch.float64) / 300**0.5, 0.0, 1.0
     while abs(value - before) > 1e-3 * abs(before):
         image = dense @ vector
-        before, value, vector = value or 1.0, float(vector @ image), image / image.norm()
+        before, value, vector = (
+            value or 1.0,
+            float(vector @ image),
+            image / image.norm(),
+        )
     assert value < 0.98  # so this spectrum does catch that rule
 
 
@@ -86,13 +96,19 @@ def test_every_copy_of_a_repeated_eigenvalue_is_found():
     assert found.values[:5] == pytest.approx(7, abs=1e-6)
     assert found.values[5] == pytest.approx(3, abs=1e-5)
     alone = eigenvalues_of(matrix(spectrum), count=6, certify=False)
-    assert (alone.values > 6).sum() < 5  # one sequence sees one copy, and others only by rounding
+    assert (
+        alone.values > 6
+    ).sum() < 5  # one sequence sees one copy, and others only by rounding
     assert any("Not checked for repeated eigenvalues" in note for note in alone.notes)
 
 
 def test_all_others_lie_where_it_says():
     """Also when what is left out repeats what is listed."""
-    spectra = [SPECTRA["repeated"], SPECTRA["network"], np.concatenate([[9.0] * 3, np.zeros(60)])]
+    spectra = [
+        SPECTRA["repeated"],
+        SPECTRA["network"],
+        np.concatenate([[9.0] * 3, np.zeros(60)]),
+    ]
     for spectrum in spectra:
         for seed in range(20):
             found = eigenvalues_of(matrix(spectrum), count=2, which="both", seed=seed)
@@ -116,9 +132,13 @@ def test_the_check_says_when_it_could_not_certify():
 
 def test_restarts_change_nothing_but_the_memory(monkeypatch):
     spectrum = SPECTRA["cluster"]
-    wide = eigenvalues_of(matrix(spectrum), count=3, which="both", tolerance=1e-8, certify=False)
+    wide = eigenvalues_of(
+        matrix(spectrum), count=3, which="both", tolerance=1e-8, certify=False
+    )
     monkeypatch.setattr(module, "SPARE_ROWS", 0)
-    narrow = eigenvalues_of(matrix(spectrum), count=3, which="both", tolerance=1e-8, certify=False)
+    narrow = eigenvalues_of(
+        matrix(spectrum), count=3, which="both", tolerance=1e-8, certify=False
+    )
     assert narrow.converged
     assert narrow.products > wide.products
     assert narrow.values == pytest.approx(wide.values, abs=1e-8)
@@ -127,7 +147,9 @@ def test_restarts_change_nothing_but_the_memory(monkeypatch):
 @pytest.mark.parametrize("which", ["largest", "smallest", "both"])
 def test_a_network_against_dense_truth_and_scipy(which):
     model, inputs, target = network()
-    truth = np.linalg.eigvalsh(dense_hessian(model, nn.functional.cross_entropy, inputs, target))
+    truth = np.linalg.eigvalsh(
+        dense_hessian(model, nn.functional.cross_entropy, inputs, target)
+    )
     found = hessian_eigenvalues(
         model, "cross_entropy", (inputs, target), count=3, which=which, tolerance=1e-7
     )
@@ -135,14 +157,18 @@ def test_a_network_against_dense_truth_and_scipy(which):
     assert np.abs(found.values - expected(truth, 3, which)).max() < 1e-8
     operator = HessianOperator(model, "cross_entropy", (inputs, target))
     kind = {"largest": "LA", "smallest": "SA", "both": "BE"}[which]
-    scipy = eigsh(operator.to_scipy(), k=len(found.values), which=kind, return_eigenvectors=False)
+    scipy = eigsh(
+        operator.to_scipy(), k=len(found.values), which=kind, return_eigenvectors=False
+    )
     assert np.abs(np.sort(found.values) - np.sort(scipy)).max() < 1e-8
 
 
 def test_vectors_and_residuals_are_true():
     model, inputs, target = network()
     dense = dense_hessian(model, nn.functional.cross_entropy, inputs, target)
-    found = hessian_eigenvalues(model, "cross_entropy", (inputs, target), count=4, tolerance=1e-3)
+    found = hessian_eigenvalues(
+        model, "cross_entropy", (inputs, target), count=4, tolerance=1e-3
+    )
     images = found.vectors @ dense
     measured = np.linalg.norm(images - found.values[:, None] * found.vectors, axis=1)
     assert found.residuals == pytest.approx(measured, rel=1e-6, abs=1e-12)
@@ -152,11 +178,18 @@ def test_vectors_and_residuals_are_true():
 
 
 def test_linear_regression_in_closed_form():
-    inputs = torch.randn(40, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    found = hessian_eigenvalues(
-        nn.Linear(6, 1, bias=False).double(), "mse", (inputs, torch.ones(40, 1)), count=6
+    inputs = torch.randn(
+        40, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64
     )
-    assert found.values == pytest.approx(np.linalg.eigvalsh(2 * inputs.T @ inputs / 40)[::-1], rel=1e-8)
+    found = hessian_eigenvalues(
+        nn.Linear(6, 1, bias=False).double(),
+        "mse",
+        (inputs, torch.ones(40, 1)),
+        count=6,
+    )
+    assert found.values == pytest.approx(
+        np.linalg.eigvalsh(2 * inputs.T @ inputs / 40)[::-1], rel=1e-8
+    )
     assert found.others is None
     assert found.certified
 
@@ -169,17 +202,28 @@ def test_logistic_and_softmax_regression_in_closed_form(classes):
     nn.init.normal_(model.weight, generator=generator)
     outputs = model(inputs).detach()
     if classes == 1:
-        target, loss = torch.randint(0, 2, (60, 1), generator=generator).double(), "binary_cross_entropy"
+        target, loss = (
+            torch.randint(0, 2, (60, 1), generator=generator).double(),
+            "binary_cross_entropy",
+        )
         chance = outputs.sigmoid()
         inner = (chance * (1 - chance))[:, :, None]
     else:
-        target, loss = torch.randint(0, classes, (60,), generator=generator), "cross_entropy"
+        target, loss = (
+            torch.randint(0, classes, (60,), generator=generator),
+            "cross_entropy",
+        )
         chance = outputs.softmax(1)
         inner = torch.diag_embed(chance) - chance[:, :, None] * chance[:, None, :]
-    closed = torch.einsum("nab,ni,nj->aibj", inner, inputs, inputs).reshape(5 * classes, -1) / 60
+    closed = (
+        torch.einsum("nab,ni,nj->aibj", inner, inputs, inputs).reshape(5 * classes, -1)
+        / 60
+    )
     truth = np.linalg.eigvalsh(closed.numpy())[::-1]
     for operator in ("hessian", "gauss-newton"):
-        found = hessian_eigenvalues(model, loss, (inputs, target), count=3, operator=operator)
+        found = hessian_eigenvalues(
+            model, loss, (inputs, target), count=3, operator=operator
+        )
         assert found.values == pytest.approx(truth[:3], rel=1e-7)
 
 
@@ -187,23 +231,33 @@ def test_a_quadratic_through_the_model():
     spectrum = np.concatenate([[-4.0, 6.0], np.linspace(-1, 1, 48)])
     found = hessian_eigenvalues(*quadratic(spectrum), which="both")
     assert found.values == pytest.approx([6, -4], abs=1e-6)
-    assert hessian_eigenvalues(*quadratic(spectrum), which="magnitude", count=2).values == pytest.approx(
-        [6, -4], abs=1e-6
-    )
+    assert hessian_eigenvalues(
+        *quadratic(spectrum), which="magnitude", count=2
+    ).values == pytest.approx([6, -4], abs=1e-6)
 
 
 def test_ragged_batches_and_cuts_agree_with_one_batch():
     model, inputs, target = network()
-    whole = hessian_eigenvalues(model, "cross_entropy", (inputs, target), count=3, tolerance=1e-9)
-    ragged = [(inputs[:37], target[:37]), (inputs[37:48], target[37:48]), (inputs[48:], target[48:])]
+    whole = hessian_eigenvalues(
+        model, "cross_entropy", (inputs, target), count=3, tolerance=1e-9
+    )
+    ragged = [
+        (inputs[:37], target[:37]),
+        (inputs[37:48], target[37:48]),
+        (inputs[48:], target[48:]),
+    ]
     for data, size in ((ragged, None), ((inputs, target), 7)):
-        cut = hessian_eigenvalues(model, "cross_entropy", data, count=3, tolerance=1e-9, batch_size=size)
+        cut = hessian_eigenvalues(
+            model, "cross_entropy", data, count=3, tolerance=1e-9, batch_size=size
+        )
         assert cut.values == pytest.approx(whole.values, abs=1e-10)
 
 
 def test_the_seed_decides_everything():
     dense = matrix(SPECTRA["network"])
-    first, again, other = (eigenvalues_of(dense, count=3, seed=seed) for seed in (5, 5, 6))
+    first, again, other = (
+        eigenvalues_of(dense, count=3, seed=seed) for seed in (5, 5, 6)
+    )
     assert (first.vectors == again.vectors).all()
     assert (first.vectors != other.vectors).any()
     assert first.values == pytest.approx(other.values, abs=1e-6)
@@ -214,15 +268,21 @@ def test_float32_weights_can_be_measured_in_float64():
     found = hessian_eigenvalues(
         model, "cross_entropy", (inputs, target), tolerance=1e-10, dtype=torch.float64
     )
-    truth = np.linalg.eigvalsh(dense_hessian(model, nn.functional.cross_entropy, inputs, target))
+    truth = np.linalg.eigvalsh(
+        dense_hessian(model, nn.functional.cross_entropy, inputs, target)
+    )
     assert found.values[0] == pytest.approx(truth[-1], abs=1e-9)
 
 
 def test_one_layer():
     model, inputs, target = network()
     dense = dense_hessian(model, nn.functional.cross_entropy, inputs, target)
-    found = hessian_eigenvalues(model, "cross_entropy", (inputs, target), parameters="0.weight")
-    assert found.values[0] == pytest.approx(np.linalg.eigvalsh(dense[:32, :32])[-1], abs=1e-6)
+    found = hessian_eigenvalues(
+        model, "cross_entropy", (inputs, target), parameters="0.weight"
+    )
+    assert found.values[0] == pytest.approx(
+        np.linalg.eigvalsh(dense[:32, :32])[-1], abs=1e-6
+    )
     assert found.vectors.shape == (1, 32)
 
 
@@ -252,7 +312,9 @@ def test_measuring_leaves_no_trace():
     hessian_eigenvalues(model, "cross_entropy", (inputs, target))
     before = tensors_alive()
     for _ in range(50):
-        hessian_eigenvalues(model, "cross_entropy", (inputs, target), max_products=3, certify=False)
+        hessian_eigenvalues(
+            model, "cross_entropy", (inputs, target), max_products=3, certify=False
+        )
     assert tensors_alive() == before
     assert (torch.get_rng_state() == state).all()
     assert all(parameter.grad is None for parameter in model.parameters())
@@ -261,11 +323,23 @@ def test_measuring_leaves_no_trace():
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"count": 201}, r"count=201 is impossible: the matrix has 200 eigenvalues.* Give 1 to 200\."),
+        (
+            {"count": 201},
+            r"count=201 is impossible: the matrix has 200 eigenvalues.* Give 1 to 200\.",
+        ),
         ({"count": 0}, "count=0 is impossible"),
-        ({"count": 101, "which": "both"}, r"count=101 at each end is impossible.* Give 1 to 100\."),
-        ({"which": "biggest"}, "no choice of eigenvalues 'biggest'.*Choices: largest, smallest"),
-        ({"tolerance": 1e-9}, r"tolerance=1e-09 is impossible in torch.float32.*dtype=torch.float64"),
+        (
+            {"count": 101, "which": "both"},
+            r"count=101 at each end is impossible.* Give 1 to 100\.",
+        ),
+        (
+            {"which": "biggest"},
+            "no choice of eigenvalues 'biggest'.*Choices: largest, smallest",
+        ),
+        (
+            {"tolerance": 1e-9},
+            r"tolerance=1e-09 is impossible in torch.float32.*dtype=torch.float64",
+        ),
         ({"tolerance": 1.0}, "tolerance=1 is impossible"),
         ({"count": 5, "max_products": 4}, "max_products=4 is too few for 5 pairs"),
     ],
@@ -277,7 +351,9 @@ def test_bad_options_are_refused(options, text):
 
 def test_an_unknown_operator_is_refused():
     model, inputs, target = network()
-    with pytest.raises(UsageError, match=r"no operator 'fisher'.*Choices: hessian, gauss-newton"):
+    with pytest.raises(
+        UsageError, match=r"no operator 'fisher'.*Choices: hessian, gauss-newton"
+    ):
         hessian_eigenvalues(model, "cross_entropy", (inputs, target), operator="fisher")
 
 
@@ -292,9 +368,13 @@ def test_an_infinite_curvature_is_refused():
 
 def test_too_little_memory_is_refused(monkeypatch):
     monkeypatch.setattr(module, "rows_that_fit", lambda matrix: 20)
-    with pytest.raises(UsageError, match=r"10 eigenvectors of 200 entries need .* GB.*Ask for fewer"):
+    with pytest.raises(
+        UsageError, match=r"10 eigenvectors of 200 entries need .* GB.*Ask for fewer"
+    ):
         eigenvalues_of(matrix(SPECTRA["network"]), count=10)
-    assert eigenvalues_of(matrix(SPECTRA["network"]), count=2).converged  # with restarts
+    assert eigenvalues_of(
+        matrix(SPECTRA["network"]), count=2
+    ).converged  # with restarts
 
 
 def test_the_figure_and_the_record():
@@ -329,7 +409,9 @@ def test_the_interval_of_the_others_holds_them_beside_an_extreme_value(
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("which", ["largest", "smallest", "magnitude", "both"])
-def test_the_others_lie_where_it_is_said_beside_one_large_eigenvalue(which: str, dtype: torch.dtype) -> None:
+def test_the_others_lie_where_it_is_said_beside_one_large_eigenvalue(
+    which: str, dtype: torch.dtype
+) -> None:
     """Products in float32 beside 1e6 know the others to 0.1 only, and a sequence ends at once."""
     for size, large in ((50, 1e6), (300, -1e6), (40, 30.0)):
         spectrum = torch.linspace(0, 1, size, dtype=torch.float64)

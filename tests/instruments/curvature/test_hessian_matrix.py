@@ -34,19 +34,29 @@ def network(seed=0, *widths, activation=nn.Tanh):
 def batch(samples=12, inputs=2, outputs=3, seed=1):
     generator = torch.Generator().manual_seed(seed)
     options = {"generator": generator, "dtype": torch.float64}
-    return torch.randn(samples, inputs, **options), torch.randn(samples, outputs, **options)
+    return torch.randn(samples, inputs, **options), torch.randn(
+        samples, outputs, **options
+    )
 
 
 def dense_truth(module, loss, data, names=None):
     """`torch.func.hessian` of the loss in one vector, with the loss written by hand."""
-    own = {n: p.detach() for n, p in module.named_parameters() if names is None or n in names}
+    own = {
+        n: p.detach()
+        for n, p in module.named_parameters()
+        if names is None or n in names
+    }
 
     def value(vector):
         parts = vector.split([p.numel() for p in own.values()])
-        given = {n: v.reshape(p.shape) for (n, p), v in zip(own.items(), parts, strict=True)}
+        given = {
+            n: v.reshape(p.shape) for (n, p), v in zip(own.items(), parts, strict=True)
+        }
         return loss(functional_call(module, given, (data[0],)), data[1])
 
-    return torch.func.hessian(value)(torch.cat([p.reshape(-1) for p in own.values()])).numpy()
+    return torch.func.hessian(value)(
+        torch.cat([p.reshape(-1) for p in own.values()])
+    ).numpy()
 
 
 def squared(output, target):
@@ -59,7 +69,9 @@ def test_networks_agree_with_the_dense_truth(method, activation):
     module, data = network(activation=activation), batch()
     found = hessian_matrix(module, "mse", data, method=method)
     assert found.method == method
-    assert found.matrix == pytest.approx(dense_truth(module, squared, data), rel=1e-12, abs=1e-14)
+    assert found.matrix == pytest.approx(
+        dense_truth(module, squared, data), rel=1e-12, abs=1e-14
+    )
     assert found.asymmetry < 1e-14
     assert 0 < found.rounding < 1e-14
     assert (found.matrix == found.matrix.T).all()
@@ -101,7 +113,9 @@ def test_logistic_regression_has_the_closed_form():
 def test_ragged_batches_and_chunks_change_nothing(method, chunk):
     module, (x, y) = network(), batch()
     whole = hessian_matrix(module, "mse", (x, y), method=method).matrix
-    ragged = hessian_matrix(module, "mse", [(x[:5], y[:5]), (x[5:], y[5:])], method=method, chunk=chunk)
+    ragged = hessian_matrix(
+        module, "mse", [(x[:5], y[:5]), (x[5:], y[5:])], method=method, chunk=chunk
+    )
     cut = hessian_matrix(module, "mse", (x, y), method=method, batch_size=7)
     assert ragged.matrix == pytest.approx(whole, rel=1e-12, abs=1e-15)
     assert cut.matrix == pytest.approx(whole, rel=1e-12, abs=1e-15)
@@ -122,7 +136,9 @@ def test_replicas_agree_with_one_at_a_time(method):
 def test_replicas_with_targets_of_their_own(method):
     modules, (x, _) = [network(seed) for seed in range(3)], batch()
     targets = torch.randn(3, 12, 3, dtype=torch.float64)
-    found = hessian_matrix(Replicas.stack(modules), "mse", (x, targets), own_targets=True, method=method)
+    found = hessian_matrix(
+        Replicas.stack(modules), "mse", (x, targets), own_targets=True, method=method
+    )
     for k, module in enumerate(modules):
         truth = dense_truth(module, squared, (x, targets[k]))
         assert found.matrix[k] == pytest.approx(truth, rel=1e-12, abs=1e-14)
@@ -159,7 +175,10 @@ class Recurrent(nn.Module):
 class Tied(nn.Module):
     def __init__(self):
         super().__init__()
-        self.first, self.second = nn.Linear(3, 3, bias=False), nn.Linear(3, 3, bias=False)
+        self.first, self.second = (
+            nn.Linear(3, 3, bias=False),
+            nn.Linear(3, 3, bias=False),
+        )
         self.second.weight = self.first.weight
 
     def forward(self, x):
@@ -189,7 +208,10 @@ def test_any_architecture_agrees_with_double_backward(case):
     build, shape, outputs = CASES[case]
     torch.manual_seed(0)
     module = build().double().eval()
-    data = torch.randn(shape, dtype=torch.float64), torch.randn(shape[0], outputs, dtype=torch.float64)
+    data = (
+        torch.randn(shape, dtype=torch.float64),
+        torch.randn(shape[0], outputs, dtype=torch.float64),
+    )
     found = hessian_matrix(module, "mse", data)
     truth = hessian_matrix(module, "mse", data, method="double-backward")
     assert found.matrix == pytest.approx(truth.matrix, rel=1e-10, abs=1e-13)
@@ -211,16 +233,22 @@ def test_a_loss_without_forward_derivative_falls_back_and_says_so():
 
 def test_a_closure_over_a_dictionary():
     module, (x, y) = network(), batch()
-    loss = Closure(lambda model, batch: (model(batch["x"]) - batch["y"]).square().mean())
+    loss = Closure(
+        lambda model, batch: (model(batch["x"]) - batch["y"]).square().mean()
+    )
     found = hessian_matrix(module, loss, {"x": x, "y": y})
     assert found.method == "forward-over-reverse"
-    assert found.matrix == pytest.approx(dense_truth(module, squared, (x, y)), rel=1e-12, abs=1e-14)
+    assert found.matrix == pytest.approx(
+        dense_truth(module, squared, (x, y)), rel=1e-12, abs=1e-14
+    )
 
 
 @pytest.mark.parametrize("method", GENERAL)
 def test_a_loss_that_is_linear_has_a_zero_hessian(method):
     module = nn.Linear(2, 1)
-    found = hessian_matrix(module, lambda output, _: output.mean(), batch(outputs=1), method=method)
+    found = hessian_matrix(
+        module, lambda output, _: output.mean(), batch(outputs=1), method=method
+    )
     assert (found.matrix == 0).all()
     assert found.asymmetry == found.rounding == 0
 
@@ -249,8 +277,13 @@ def test_a_wrong_derivative_shows_in_the_rounding():
             return 2.02 * context.saved_tensors[0] * tangent
 
     module, data = network(), batch()
-    loss = Closure(lambda model, batch: Wrong.apply(Wrong.apply(model(batch[0]) - batch[1])).mean())
-    assert hessian_matrix(module, loss, data, method="forward-over-reverse").rounding > 1e-3
+    loss = Closure(
+        lambda model, batch: Wrong.apply(Wrong.apply(model(batch[0]) - batch[1])).mean()
+    )
+    assert (
+        hessian_matrix(module, loss, data, method="forward-over-reverse").rounding
+        > 1e-3
+    )
     usual = hessian_matrix(module, loss, data)
     assert usual.method == "double-backward"
     assert any("contradicts reverse mode" in note for note in usual.notes)
@@ -267,18 +300,27 @@ def test_a_function_that_may_be_differentiated_once_only_is_refused(method):
 def test_a_matrix_that_would_not_fit_is_refused_with_its_size():
     module = nn.Linear(1000, 100)
     with pytest.raises(
-        UsageError, match=r"The Hessian of 100,100 parameters takes 160 GB .*hessian_eigenvalues"
+        UsageError,
+        match=r"The Hessian of 100,100 parameters takes 160 GB .*hessian_eigenvalues",
     ):
         hessian_matrix(module, "mse", (torch.zeros(1, 1000), torch.zeros(1, 100)))
-    with pytest.raises(UsageError, match=r"6 networks of 27 parameters takes .* 1e-06 GB are allowed"):
+    with pytest.raises(
+        UsageError, match=r"6 networks of 27 parameters takes .* 1e-06 GB are allowed"
+    ):
         hessian_matrix(Replicas.stack([network()] * 6), "mse", batch(), max_bytes=1000)
 
 
 def test_wrong_options_are_refused():
-    with pytest.raises(UsageError, match=r"There is no method 'dens'. Did you mean 'dense'"):
+    with pytest.raises(
+        UsageError, match=r"There is no method 'dens'. Did you mean 'dense'"
+    ):
         hessian_matrix(network(), "mse", batch(), method="dens")
-    with pytest.raises(UsageError, match="method='dense' needs a Sequential of Linear layers"):
-        hessian_matrix(nn.Sequential(network(), nn.Softmax(1)), "mse", batch(), method="dense")
+    with pytest.raises(
+        UsageError, match="method='dense' needs a Sequential of Linear layers"
+    ):
+        hessian_matrix(
+            nn.Sequential(network(), nn.Softmax(1)), "mse", batch(), method="dense"
+        )
     with pytest.raises(UsageError, match="chunk=0 is impossible"):
         hessian_matrix(network(), "mse", batch(), chunk=0)
 
@@ -288,7 +330,9 @@ def test_the_expected_cost_is_the_cost():
 
     module, data = network(), batch()
     found = hessian_matrix(module, "mse", data, method="forward-over-reverse", chunk=5)
-    expected = hessian_matrix.expected(Size(27, 12, 3), chunk=5, method="forward-over-reverse")
+    expected = hessian_matrix.expected(
+        Size(27, 12, 3), chunk=5, method="forward-over-reverse"
+    )
     assert found.gradients == pytest.approx(expected.gradients)
     assert expected.numbers == 2 * 27**2
 
@@ -344,7 +388,9 @@ def test_samples_that_are_tied_on_a_later_batch_only():
     module, (x, y) = network(), batch()
     found = hessian_matrix(module, loss, [(x[:2], y[:2]), (x[2:], y[2:])], check=False)
     parts = [dense_truth(module, loss, (x[a:b], y[a:b])) for a, b in ((0, 2), (2, 12))]
-    assert found.matrix == pytest.approx((2 * parts[0] + 10 * parts[1]) / 12, rel=1e-11, abs=1e-13)
+    assert found.matrix == pytest.approx(
+        (2 * parts[0] + 10 * parts[1]) / 12, rel=1e-11, abs=1e-13
+    )
     assert found.method == "forward-over-reverse"
     assert TIED in found.notes
 

@@ -35,7 +35,9 @@ def quadratic(matrix):
 
 def orthogonal(size, seed=0):
     generator = torch.Generator().manual_seed(seed)
-    return torch.linalg.qr(torch.randn(size, size, generator=generator, dtype=torch.float64))[0]
+    return torch.linalg.qr(
+        torch.randn(size, size, generator=generator, dtype=torch.float64)
+    )[0]
 
 
 def test_a_positive_semidefinite_matrix_of_rank_60_has_no_negative_eigenvalue():
@@ -50,20 +52,31 @@ def test_a_positive_semidefinite_matrix_of_rank_60_has_no_negative_eigenvalue():
     assert (found.eigenvalues > 0).mean() > 0.5
 
 
-@pytest.mark.parametrize("triple", [(5, 0, 3), (1, 6, 1), (0, 8, 0), (0, 3, 5), (8, 0, 0)])
+@pytest.mark.parametrize(
+    "triple", [(5, 0, 3), (1, 6, 1), (0, 8, 0), (0, 3, 5), (8, 0, 0)]
+)
 def test_quadratics_have_their_prescribed_inertia_and_keep_it_under_congruence(triple):
     positive, zero, negative = triple
-    values = torch.tensor([3.0] * positive + [0.0] * zero + [-2.0] * negative, dtype=torch.float64)
+    values = torch.tensor(
+        [3.0] * positive + [0.0] * zero + [-2.0] * negative, dtype=torch.float64
+    )
     basis = orthogonal(8)
     matrix = basis @ torch.diag(values) @ basis.T
     # Sylvester: a change of variables keeps the signs, here one of condition 1,000.
-    change = orthogonal(8, 1) @ torch.diag(torch.logspace(0, 3, 8, dtype=torch.float64)) @ orthogonal(8, 2)
+    change = (
+        orthogonal(8, 1)
+        @ torch.diag(torch.logspace(0, 3, 8, dtype=torch.float64))
+        @ orthogonal(8, 2)
+    )
     assert measure(quadratic(matrix), torch.zeros(8)).triple == triple
-    assert measure(quadratic(change.T @ matrix @ change), torch.zeros(8)).triple == triple
+    assert (
+        measure(quadratic(change.T @ matrix @ change), torch.zeros(8)).triple == triple
+    )
 
 
 @pytest.mark.parametrize(
-    ("point", "triple"), [((0.0, 0.0), (1, 0, 1)), ((1.0, 1.0), (1, 1, 0)), ((4.0, 0.25), (1, 1, 0))]
+    ("point", "triple"),
+    [((0.0, 0.0), (1, 0, 1)), ((1.0, 1.0), (1, 1, 0)), ((4.0, 0.25), (1, 1, 0))],
 )
 def test_the_deep_linear_network_of_two_weights(point, triple):
     found = measure(lambda w: (w[0] * w[1] - 1) ** 2 / 2, point)
@@ -91,13 +104,18 @@ def test_a_gradient_flat_point_is_not_critical():
     assert found.flatness == 0
     assert not found.is_critical()
     assert found.is_critical(gradient_tolerance=2.0)
-    assert measure(lambda w: w[0] ** 2 + w[1] ** 2 / 10, (0.5, 0.0)).flatness == pytest.approx(1.0)
+    assert measure(
+        lambda w: w[0] ** 2 + w[1] ** 2 / 10, (0.5, 0.0)
+    ).flatness == pytest.approx(1.0)
 
 
 def test_eigenvalues_agree_with_the_matrix_and_numpy():
     torch.manual_seed(0)
     module = nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, 1)).double()
-    data = torch.randn(20, 2, dtype=torch.float64), torch.randn(20, 1, dtype=torch.float64)
+    data = (
+        torch.randn(20, 2, dtype=torch.float64),
+        torch.randn(20, 1, dtype=torch.float64),
+    )
     found = inertia(module, "mse", data, neighbors=0)
     matrix = hessian_matrix(module, "mse", data).matrix
     assert found.eigenvalues == pytest.approx(np.linalg.eigvalsh(matrix), abs=1e-13)
@@ -108,43 +126,63 @@ def test_eigenvalues_agree_with_the_matrix_and_numpy():
     assert wide.triple == (0, 17, 0)
     floored = inertia(module, "mse", data, neighbors=0, absolute_floor=0.1)
     values = found.eigenvalues
-    assert floored.triple == ((values > 0.1).sum(), (abs(values) <= 0.1).sum(), (values < -0.1).sum())
+    assert floored.triple == (
+        (values > 0.1).sum(),
+        (abs(values) <= 0.1).sum(),
+        (values < -0.1).sum(),
+    )
 
 
 def test_a_unit_without_influence_gives_zeros():
     torch.manual_seed(0)
     module = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1)).double()
     with torch.no_grad():
-        module[0].bias[1] = -100.0  # never active: its 2 weights, bias and outgoing weight do nothing
-    data = torch.randn(30, 2, dtype=torch.float64), torch.randn(30, 1, dtype=torch.float64)
+        module[0].bias[
+            1
+        ] = -100.0  # never active: its 2 weights, bias and outgoing weight do nothing
+    data = (
+        torch.randn(30, 2, dtype=torch.float64),
+        torch.randn(30, 1, dtype=torch.float64),
+    )
     assert inertia(module, "mse", data, neighbors=0).zero >= 4
 
 
 def test_the_sampling_definition_against_a_known_share():
     """On w1^2 - w2^2 about the origin, exactly half of all directions go up."""
-    found = measure(lambda w: w[0] ** 2 - w[1] ** 2, (0.0, 0.0), neighbors=400, radii=(0.01, 1.0))
+    found = measure(
+        lambda w: w[0] ** 2 - w[1] ** 2, (0.0, 0.0), neighbors=400, radii=(0.01, 1.0)
+    )
     assert found.neighbor_ratio.shape == (2,)
-    for share, (low, high) in zip(found.neighbor_ratio, found.neighbor_interval, strict=True):
+    for share, (low, high) in zip(
+        found.neighbor_ratio, found.neighbor_interval, strict=True
+    ):
         assert low < 0.5 < high
         exact = binomtest(round(share * 400), 400).proportion_ci(method="wilson")
         assert (low, high) == pytest.approx((exact.low, exact.high))
     up = measure(lambda w: w @ w, torch.zeros(3), neighbors=50, radii=(0.1,))
     assert up.neighbor_ratio == [1.0]
-    assert up.neighbor_interval[0, 0] == pytest.approx(wilson_interval(np.array(50), 50)[0])
+    assert up.neighbor_interval[0, 0] == pytest.approx(
+        wilson_interval(np.array(50), 50)[0]
+    )
 
 
 def test_the_seed_decides_the_neighbors():
     def function(w):
         return w[0] ** 2 - w[1] ** 2 + w[2] ** 2
 
-    one, same, other = (measure(function, torch.zeros(3), neighbors=300, seed=s) for s in (1, 1, 2))
+    one, same, other = (
+        measure(function, torch.zeros(3), neighbors=300, seed=s) for s in (1, 1, 2)
+    )
     assert (one.neighbor_ratio == same.neighbor_ratio).all()
     assert (one.neighbor_ratio != other.neighbor_ratio).any()
 
 
 def test_replicas_agree_with_one_at_a_time():
     torch.manual_seed(0)
-    modules = [nn.Sequential(nn.Linear(1, 4), nn.Tanh(), nn.Linear(4, 1)).double() for _ in range(7)]
+    modules = [
+        nn.Sequential(nn.Linear(1, 4), nn.Tanh(), nn.Linear(4, 1)).double()
+        for _ in range(7)
+    ]
     x = torch.linspace(-1, 1, 15, dtype=torch.float64)[:, None]
     data = [(x[:4], x[:4] ** 2), (x[4:], x[4:] ** 2)]
     together = inertia(Replicas.stack(modules), "mse", data, neighbors=20)
@@ -193,11 +231,17 @@ def test_wrong_options_are_refused():
     with pytest.raises(UsageError, match=r"radii=\(0.1, 0\) are impossible"):
         measure(lambda w: w @ w, torch.zeros(3), radii=(0.1, 0))
     with pytest.raises(UsageError, match=r"takes 160 GB .*spectral_density"):
-        inertia(nn.Linear(1000, 100), "mse", (torch.zeros(1, 1000), torch.zeros(1, 100)))
+        inertia(
+            nn.Linear(1000, 100), "mse", (torch.zeros(1, 1000), torch.zeros(1, 100))
+        )
 
 
 def test_the_figures_show_the_counts():
-    one = measure(lambda w: w[0] ** 2 - w[1] ** 2 + 0 * w[2], torch.zeros(3)).plot().axes[0]
+    one = (
+        measure(lambda w: w[0] ** 2 - w[1] ** 2 + 0 * w[2], torch.zeros(3))
+        .plot()
+        .axes[0]
+    )
     labels = one.get_legend_handles_labels()[1]
     assert labels[:3] == ["1 positive", "1 zero", "1 negative"]
     assert labels[3].startswith("noise floor")
@@ -247,10 +291,15 @@ class Masked(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.attention, self.head = nn.MultiheadAttention(2, 1, batch_first=True), nn.Linear(2, 3)
+        self.attention, self.head = (
+            nn.MultiheadAttention(2, 1, batch_first=True),
+            nn.Linear(2, 3),
+        )
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        return self.head(self.attention(x, x, x, attn_mask=mask, need_weights=False)[0].mean(1))
+        return self.head(
+            self.attention(x, x, x, attn_mask=mask, need_weights=False)[0].mean(1)
+        )
 
 
 class Packed(nn.Module):
@@ -280,16 +329,32 @@ def ordered(name: str) -> tuple[nn.Module, Any, Any]:
     network = nn.Sequential(nn.Linear(2, 3), nn.Softmax(dim=1), nn.Linear(3, 1))
     upper = torch.triu(torch.ones(5, 5, dtype=torch.bool), 1)
     return {
-        "time first": lambda: (TimeFirst(), "cross_entropy", (torch.randn(4, 8, 2, **wide), labels)),
+        "time first": lambda: (
+            TimeFirst(),
+            "cross_entropy",
+            (torch.randn(4, 8, 2, **wide), labels),
+        ),
         "one sequence": lambda: (OneSequence(), "mse", (x, t)),
-        "graph": lambda: (Graph(), "cross_entropy", (x, torch.randint(0, 8, (2, 15)), labels)),
-        "mask": lambda: (Masked(), "cross_entropy", (torch.randn(5, 5, 2, **wide), upper, labels[:5])),
+        "graph": lambda: (
+            Graph(),
+            "cross_entropy",
+            (x, torch.randint(0, 8, (2, 15)), labels),
+        ),
+        "mask": lambda: (
+            Masked(),
+            "cross_entropy",
+            (torch.randn(5, 5, 2, **wide), upper, labels[:5]),
+        ),
         "lengths": lambda: (
             Packed(),
             "cross_entropy",
             (torch.randn(4, 5, 2, **wide), torch.tensor([5, 4, 4, 2]), labels[:4]),
         ),
-        "weights": lambda: (network, lambda o, q: (weights * (o - q) ** 2).mean(), (x, t)),
+        "weights": lambda: (
+            network,
+            lambda o, q: (weights * (o - q) ** 2).mean(),
+            (x, t),
+        ),
         "weights, dense": lambda: (
             nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 1)),
             lambda o, q: (weights * (o - q) ** 2).mean(),
@@ -299,7 +364,16 @@ def ordered(name: str) -> tuple[nn.Module, Any, Any]:
     }[name]()
 
 
-ORDERED = ["time first", "one sequence", "graph", "mask", "lengths", "weights", "weights, dense", "cox"]
+ORDERED = [
+    "time first",
+    "one sequence",
+    "graph",
+    "mask",
+    "lengths",
+    "weights",
+    "weights, dense",
+    "cox",
+]
 
 
 @pytest.mark.parametrize("name", ORDERED)
@@ -308,15 +382,30 @@ def test_losses_that_are_others_in_another_order_keep_their_inertia(name: str) -
     found = inertia(model, loss, data, neighbors=0)
     assert found.rounding < 1e-11 * np.abs(found.eigenvalues).max()
     model, loss, data = ordered(name)
-    criterion = loss if callable(loss) else {"mse": F.mse_loss, "cross_entropy": F.cross_entropy}[loss]
+    criterion = (
+        loss
+        if callable(loss)
+        else {"mse": F.mse_loss, "cross_entropy": F.cross_entropy}[loss]
+    )
     own = list(model.double().parameters())
     with sdpa_kernel(SDPBackend.MATH):
         value = criterion(model(*data[:-1]), data[-1])
-        gradient = torch.cat([g.flatten() for g in torch.autograd.grad(value, own, create_graph=True)])
-        rows = [torch.autograd.grad(g, own, retain_graph=True, materialize_grads=True) for g in gradient]
-    truth = np.linalg.eigvalsh(torch.stack([torch.cat([g.flatten() for g in row]) for row in rows]).numpy())
+        gradient = torch.cat(
+            [g.flatten() for g in torch.autograd.grad(value, own, create_graph=True)]
+        )
+        rows = [
+            torch.autograd.grad(g, own, retain_graph=True, materialize_grads=True)
+            for g in gradient
+        ]
+    truth = np.linalg.eigvalsh(
+        torch.stack([torch.cat([g.flatten() for g in row]) for row in rows]).numpy()
+    )
     floor = 1e-11 * np.abs(truth).max()
-    assert found.triple == ((truth > floor).sum(), (abs(truth) <= floor).sum(), (truth < -floor).sum())
+    assert found.triple == (
+        (truth > floor).sum(),
+        (abs(truth) <= floor).sum(),
+        (truth < -floor).sum(),
+    )
 
 
 def test_a_point_on_a_kink_is_counted_on_its_side_and_it_is_said() -> None:
@@ -327,8 +416,15 @@ def test_a_point_on_a_kink_is_counted_on_its_side_and_it_is_said() -> None:
         model[0].bias.copy_(torch.tensor([0.0, -1.0]))
         model[2].weight.copy_(torch.tensor([[1.0, -2.0]]))
         model[2].bias.zero_()
-    x = torch.tensor([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]], dtype=torch.float64)
-    found = inertia(model, "mse", (x, torch.tensor([[0.0], [1.0], [1.0], [0.0]]).double()), neighbors=0)
+    x = torch.tensor(
+        [[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]], dtype=torch.float64
+    )
+    found = inertia(
+        model,
+        "mse",
+        (x, torch.tensor([[0.0], [1.0], [1.0], [0.0]]).double()),
+        neighbors=0,
+    )
     # At a loss of 0 the Hessian is J'J / 2, of the rank of the outputs' Jacobian: 4 samples.
     assert found.triple == (4, 5, 0)
     assert any("lies on a kink" in note for note in found.notes)

@@ -24,7 +24,9 @@ def grown(dense, steps, *, capacity=None, seed=0):
     return krylov
 
 
-@pytest.mark.parametrize(("dtype", "digits"), [(torch.float64, 1e-13), (torch.float32, 1e-5)])
+@pytest.mark.parametrize(
+    ("dtype", "digits"), [(torch.float64, 1e-13), (torch.float32, 1e-5)]
+)
 def test_the_basis_stays_orthonormal_far_beyond_convergence(dtype, digits):
     spectrum = np.concatenate([[1000.0], np.linspace(0, 1, 119)])
     krylov = grown(matrix(spectrum, dtype=dtype), 110)
@@ -56,7 +58,11 @@ def test_a_converged_eigenvalue_has_no_ghosts(dtype):
 def test_without_the_second_pass_of_all_vectors_ghosts_would_come():
     """The three-term recurrence alone, on the same matrix: so the test above can fail."""
     dense = matrix(np.concatenate([[1000.0], np.linspace(0, 1, 119)]))
-    newest, before, coupling = torch.ones(120, dtype=torch.float64) / 120**0.5, torch.zeros(120), 0.0
+    newest, before, coupling = (
+        torch.ones(120, dtype=torch.float64) / 120**0.5,
+        torch.zeros(120),
+        0.0,
+    )
     diagonal, off = [], []
     for _ in range(110):
         rest = dense @ newest - coupling * before
@@ -83,7 +89,9 @@ def test_residuals_are_those_of_the_vectors():
     values, rotation, residuals = krylov.ritz()
     (_, vectors), *rest = krylov.combinations(rotation)
     assert not rest
-    measured = (vectors @ dense - torch.from_numpy(values)[:, None] * vectors).norm(dim=1)
+    measured = (vectors @ dense - torch.from_numpy(values)[:, None] * vectors).norm(
+        dim=1
+    )
     assert np.allclose(measured.numpy(), residuals, rtol=1e-8)
     assert residuals.max() > 0.1
 
@@ -92,7 +100,9 @@ def test_an_invariant_subspace_is_noticed_and_left():
     dense = matrix([2.0] * 30 + [1.0] * 20)
     krylov = Krylov(random_vector(dense, torch.Generator().manual_seed(0)), 10)
     assert krylov.absorb(dense @ krylov.newest) > 0
-    assert krylov.absorb(dense @ krylov.newest) == 0  # two distinct eigenvalues: two vectors
+    assert (
+        krylov.absorb(dense @ krylov.newest) == 0
+    )  # two distinct eigenvalues: two vectors
     assert np.allclose(krylov.ritz()[0], [1, 2])
     krylov.inject(torch.ones(50, dtype=torch.float64))
     for _ in range(2):
@@ -124,7 +134,11 @@ def test_locked_vectors_keep_their_residuals():
     krylov.absorb(dense @ krylov.newest)
     values, rotation, stated = krylov.ritz()
     ((_, vectors),) = krylov.combinations(rotation)
-    measured = (vectors @ dense - torch.from_numpy(values)[:, None] * vectors).norm(dim=1).numpy()
+    measured = (
+        (vectors @ dense - torch.from_numpy(values)[:, None] * vectors)
+        .norm(dim=1)
+        .numpy()
+    )
     assert measured[-1] > 0.005
     assert (stated > 0.7 * measured).all()
     assert (stated < 1.5 * measured).all()
@@ -132,7 +146,10 @@ def test_locked_vectors_keep_their_residuals():
 
 def test_a_product_that_is_not_finite_is_refused():
     krylov = Krylov(torch.ones(3), 2)
-    with pytest.raises(UsageError, match=r"2 entries that are NaN or infinite.*no finite second derivative"):
+    with pytest.raises(
+        UsageError,
+        match=r"2 entries that are NaN or infinite.*no finite second derivative",
+    ):
         krylov.absorb(torch.tensor([1.0, float("nan"), float("inf")]))
 
 
@@ -150,7 +167,9 @@ def test_the_bound_on_unseen_eigenvalues_holds():
 
 
 def test_the_bound_shrinks_with_the_steps_to_the_highest_ritz_value():
-    levels = [unseen_beyond(1.0, 0.0, steps, 10**6, 1e-3) for steps in (1, 5, 20, 80, 320)]
+    levels = [
+        unseen_beyond(1.0, 0.0, steps, 10**6, 1e-3) for steps in (1, 5, 20, 80, 320)
+    ]
     assert levels == sorted(levels, reverse=True)
     assert levels[0] > 1e9
     assert 1 < levels[-1] < 1.001
@@ -175,5 +194,8 @@ def test_what_is_no_symmetric_real_matrix_is_refused():
 
 def test_too_many_vectors_are_refused_with_their_size():
     dense = matrix(np.ones(10))
-    with pytest.raises(UsageError, match=r"vectors of 10 entries need .* GB, more than half .* Take fewer"):
+    with pytest.raises(
+        UsageError,
+        match=r"vectors of 10 entries need .* GB, more than half .* Take fewer",
+    ):
         require_rows(dense, 10**15, "Take fewer.")

@@ -26,7 +26,10 @@ def dense(objective: Objective) -> Tensor:
     def gradient(vector: Tensor) -> Tensor:
         def total(v: Tensor) -> Tensor:
             tensors = objective.unflatten(v)
-            return sum(weight * objective.batch_loss(tensors, batch) for batch, weight in objective.batches)
+            return sum(
+                weight * objective.batch_loss(tensors, batch)
+                for batch, weight in objective.batches
+            )
 
         return torch.func.grad(total)(vector)
 
@@ -49,11 +52,16 @@ def test_hessian_of_every_kind_of_network(name: str, cache: bool) -> None:
 
 
 def test_linear_regression_has_the_hessian_of_the_textbook() -> None:
-    x, y = torch.randn(50, 4, dtype=torch.float64), torch.randn(50, 1, dtype=torch.float64)
+    x, y = (
+        torch.randn(50, 4, dtype=torch.float64),
+        torch.randn(50, 1, dtype=torch.float64),
+    )
     model = nn.Linear(4, 1, bias=False).double()
     expected = 2 / 50 * x.T @ x
     torch.testing.assert_close(matrix(HessianOperator(model, "mse", (x, y))), expected)
-    torch.testing.assert_close(matrix(GaussNewtonOperator(model, "mse", (x, y))), expected)
+    torch.testing.assert_close(
+        matrix(GaussNewtonOperator(model, "mse", (x, y))), expected
+    )
 
 
 def test_logistic_regression_has_the_hessian_of_the_textbook() -> None:
@@ -62,8 +70,12 @@ def test_logistic_regression_has_the_hessian_of_the_textbook() -> None:
     model = nn.Linear(4, 1, bias=False).double()
     p = torch.sigmoid(model(x)).detach()
     expected = (x * p * (1 - p)).T @ x / 50
-    torch.testing.assert_close(matrix(HessianOperator(model, "binary_cross_entropy", (x, y))), expected)
-    torch.testing.assert_close(matrix(GaussNewtonOperator(model, "binary_cross_entropy", (x, y))), expected)
+    torch.testing.assert_close(
+        matrix(HessianOperator(model, "binary_cross_entropy", (x, y))), expected
+    )
+    torch.testing.assert_close(
+        matrix(GaussNewtonOperator(model, "binary_cross_entropy", (x, y))), expected
+    )
 
 
 def test_softmax_regression_has_the_hessian_of_the_textbook() -> None:
@@ -72,11 +84,17 @@ def test_softmax_regression_has_the_hessian_of_the_textbook() -> None:
     p = torch.softmax(model(x), dim=1).detach()
     curvature = torch.diag_embed(p) - p[:, :, None] * p[:, None, :]
     expected = torch.einsum("nab,ni,nj->aibj", curvature, x, x).reshape(12, 12) / 30
-    torch.testing.assert_close(matrix(HessianOperator(model, "cross_entropy", (x, y))), expected)
-    torch.testing.assert_close(matrix(GaussNewtonOperator(model, "cross_entropy", (x, y))), expected)
+    torch.testing.assert_close(
+        matrix(HessianOperator(model, "cross_entropy", (x, y))), expected
+    )
+    torch.testing.assert_close(
+        matrix(GaussNewtonOperator(model, "cross_entropy", (x, y))), expected
+    )
 
 
-@pytest.mark.parametrize("name", ["dense", "convolutional", "tied weights", "two inputs"])
+@pytest.mark.parametrize(
+    "name", ["dense", "convolutional", "tied weights", "two inputs"]
+)
 def test_gauss_newton_against_jacobians(name: str) -> None:
     model, loss, data = case(name)
     operator = GaussNewtonOperator(model, loss, data, dtype=torch.float64)
@@ -91,7 +109,9 @@ def test_gauss_newton_against_jacobians(name: str) -> None:
     bend = torch.func.hessian(lambda o: objective.criterion(o, batch[-1]))(at)
     size = at.numel()
     jacobian, bend = jacobian.reshape(size, -1), bend.reshape(size, size)
-    torch.testing.assert_close(matrix(operator), jacobian.T @ bend @ jacobian, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(
+        matrix(operator), jacobian.T @ bend @ jacobian, rtol=1e-9, atol=1e-12
+    )
     assert torch.linalg.eigvalsh(matrix(operator)).min() > -1e-12
 
 
@@ -99,18 +119,25 @@ def test_gauss_newton_against_jacobians(name: str) -> None:
 def test_ragged_batches_weigh_by_their_samples(kind: type[HessianOperator]) -> None:
     model, loss, (x, y) = case("dense")
     whole = matrix(kind(model, loss, (x, y), dtype=torch.float64))
-    ragged = matrix(kind(model, loss, [(x[:5], y[:5]), (x[5:], y[5:])], dtype=torch.float64))
+    ragged = matrix(
+        kind(model, loss, [(x[:5], y[:5]), (x[5:], y[5:])], dtype=torch.float64)
+    )
     torch.testing.assert_close(ragged, whole, rtol=1e-12, atol=1e-14)
     plain = 0.5 * sum(
-        matrix(kind(model, loss, (x[a:b], y[a:b]), dtype=torch.float64)) for a, b in ((0, 5), (5, 7))
+        matrix(kind(model, loss, (x[a:b], y[a:b]), dtype=torch.float64))
+        for a, b in ((0, 5), (5, 7))
     )
-    assert (plain - whole).abs().max() > 1e-3  # an unweighted mean over batches is another matrix
+    assert (
+        plain - whole
+    ).abs().max() > 1e-3  # an unweighted mean over batches is another matrix
 
 
 def test_one_layer_is_a_block_of_the_whole() -> None:
     model, loss, data = case("dense")
     whole = matrix(HessianOperator(model, loss, data, dtype=torch.float64))
-    block = matrix(HessianOperator(model, loss, data, dtype=torch.float64, parameters="2.*"))
+    block = matrix(
+        HessianOperator(model, loss, data, dtype=torch.float64, parameters="2.*")
+    )
     torch.testing.assert_close(block, whole[-block.shape[0] :, -block.shape[0] :])
 
 
@@ -130,7 +157,9 @@ def test_scipy_finds_its_eigenvalues() -> None:
     np.testing.assert_allclose(np.sort(found), expected.numpy(), rtol=1e-10)
 
 
-def test_a_model_without_a_second_derivative_is_measured_by_differences_and_it_is_said() -> None:
+def test_a_model_without_a_second_derivative_is_measured_by_differences_and_it_is_said() -> (
+    None
+):
     rough, exact = Sine(exact=False), Sine(exact=True)
     exact.load_state_dict(rough.state_dict())
     data = torch.randn(9, 3), torch.randn(9, 1)
@@ -154,11 +183,15 @@ def test_gauss_newton_without_a_derivative_of_the_backward_pass() -> None:
 def test_a_linear_loss_has_no_curvature() -> None:
     model = nn.Linear(3, 1)
     operator = HessianOperator(
-        model, lambda output, target: output.mean(), (torch.randn(5, 3), torch.randn(5, 1))
+        model,
+        lambda output, target: output.mean(),
+        (torch.randn(5, 3), torch.randn(5, 1)),
     )
     assert (operator @ torch.ones(4) == 0).all()
     assert (
-        GaussNewtonOperator(model, lambda o, t: o.mean(), (torch.randn(5, 3), torch.randn(5, 1)))
+        GaussNewtonOperator(
+            model, lambda o, t: o.mean(), (torch.randn(5, 3), torch.randn(5, 1))
+        )
         @ torch.ones(4)
         == 0
     ).all()
@@ -167,7 +200,9 @@ def test_a_linear_loss_has_no_curvature() -> None:
 def test_products_cost_what_the_arithmetic_says() -> None:
     model, loss, data = case("dense")
     for cache, price in ((True, 2), (False, 3)):
-        operator = HessianOperator(model, loss, data, cache=cache, method="double-backward", check=False)
+        operator = HessianOperator(
+            model, loss, data, cache=cache, method="double-backward", check=False
+        )
         assert operator.gradients_per_product == price
         operator @ torch.ones(operator.shape[0])
         begin = operator.objective.spent
@@ -204,9 +239,13 @@ def test_batches_that_are_no_mean_are_not_cut(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(operators, "CACHE_BYTES", 100)
     x, y = torch.randn(99, 3), (torch.arange(99) > 20).long()
     loss = nn.CrossEntropyLoss(weight=torch.tensor([1.0, 5.0]))
-    own = HessianOperator(nn.Linear(3, 2), lambda output, target: loss(output, target), (x, y))
+    own = HessianOperator(
+        nn.Linear(3, 2), lambda output, target: loss(output, target), (x, y)
+    )
     assert own.objective.batches.samples == (99,)
-    known = HessianOperator(nn.Linear(3, 2), loss, (x, y))  # weighed by the weights of its targets
+    known = HessianOperator(
+        nn.Linear(3, 2), loss, (x, y)
+    )  # weighed by the weights of its targets
     assert len(known.objective.batches) > 1
 
 
@@ -246,21 +285,31 @@ class Raising(torch.autograd.Function):
 class RaisingConvolution(nn.Module):
     def __init__(self, exact: bool) -> None:
         super().__init__()
-        self.convolution, self.head, self.exact = nn.Conv2d(2, 3, 3), nn.Linear(48, 2), exact
+        self.convolution, self.head, self.exact = (
+            nn.Conv2d(2, 3, 3),
+            nn.Linear(48, 2),
+            exact,
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         hidden = torch.tanh(self.convolution(x))
-        return self.head((hidden if self.exact else Raising.apply(hidden, 0)).flatten(1))
+        return self.head(
+            (hidden if self.exact else Raising.apply(hidden, 0)).flatten(1)
+        )
 
 
-def test_a_convolution_whose_second_derivative_raises_is_measured_by_differences() -> None:
+def test_a_convolution_whose_second_derivative_raises_is_measured_by_differences() -> (
+    None
+):
     rough, exact = RaisingConvolution(exact=False), RaisingConvolution(exact=True)
     exact.load_state_dict(rough.state_dict())
     data = torch.randn(7, 2, 6, 6), torch.arange(7) % 2
     operator = HessianOperator(rough, "cross_entropy", data, dtype=torch.float64)
     assert operator.method == "finite-difference"
     vector = torch.randn(operator.shape[0], dtype=torch.float64)
-    expected = HessianOperator(exact, "cross_entropy", data, dtype=torch.float64) @ vector
+    expected = (
+        HessianOperator(exact, "cross_entropy", data, dtype=torch.float64) @ vector
+    )
     torch.testing.assert_close(operator @ vector, expected, rtol=1e-6, atol=1e-7)
 
 
@@ -281,7 +330,9 @@ def test_operators_leave_nothing_behind() -> None:
 
 def test_bad_vectors_and_closures_are_refused() -> None:
     model, loss, data = case("dense")
-    with pytest.raises(UsageError, match=r"shape \(3,\) does not fit a matrix of shape \(32, 32\)"):
+    with pytest.raises(
+        UsageError, match=r"shape \(3,\) does not fit a matrix of shape \(32, 32\)"
+    ):
         HessianOperator(model, loss, data) @ torch.ones(3)
     model, loss, data = case("dictionary")
     with pytest.raises(UsageError, match="needs outputs and loss apart"):
@@ -289,7 +340,12 @@ def test_bad_vectors_and_closures_are_refused() -> None:
     pair = nn.Sequential(nn.Linear(2, 2))
     pair.forward = lambda x: (x, x)  # type: ignore[method-assign]
     with pytest.raises(UsageError, match="returns a tuple"):
-        GaussNewtonOperator(pair, lambda o, t: o[0].mean(), (torch.ones(3, 2), torch.ones(3, 2)), check=False)
+        GaussNewtonOperator(
+            pair,
+            lambda o, t: o[0].mean(),
+            (torch.ones(3, 2), torch.ones(3, 2)),
+            check=False,
+        )
 
 
 def test_a_quadratic_gives_its_matrix_back() -> None:
@@ -297,4 +353,6 @@ def test_a_quadratic_gives_its_matrix_back() -> None:
     symmetric = root + root.T
     model = nn.ParameterList([nn.Parameter(torch.randn(6, dtype=torch.float64))])
     loss = Closure(lambda module, batch: 0.5 * module[0] @ batch @ module[0])
-    torch.testing.assert_close(matrix(HessianOperator(model, loss, symmetric)), symmetric)
+    torch.testing.assert_close(
+        matrix(HessianOperator(model, loss, symmetric)), symmetric
+    )

@@ -113,7 +113,11 @@ class Layered(nn.Module):
     def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
         torch.manual_seed(4)
-        self.first, self.last, self.function = nn.Linear(3, 5), nn.Linear(5, 2), function
+        self.first, self.last, self.function = (
+            nn.Linear(3, 5),
+            nn.Linear(5, 2),
+            function,
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return self.last(self.function(self.first(x)))
@@ -121,13 +125,23 @@ class Layered(nn.Module):
 
 def points() -> tuple[Tensor, Tensor]:
     torch.manual_seed(5)
-    return torch.randn(9, 3, dtype=torch.float64), torch.randn(9, 2, dtype=torch.float64)
+    return torch.randn(9, 3, dtype=torch.float64), torch.randn(
+        9, 2, dtype=torch.float64
+    )
 
 
 WRONG: dict[str, Callable[[bool], tuple[nn.Module, Any, Any]]] = {
     "PyTorch's weight norm": lambda own: (normed(own), "cross_entropy", images()),
-    "a function of the user": lambda own: (Layered(Bent.apply if own else torch.sin), "mse", points()),
-    "a backward pass": lambda own: (Layered(WrongTranspose.apply if own else torch.sin), "mse", points()),
+    "a function of the user": lambda own: (
+        Layered(Bent.apply if own else torch.sin),
+        "mse",
+        points(),
+    ),
+    "a backward pass": lambda own: (
+        Layered(WrongTranspose.apply if own else torch.sin),
+        "mse",
+        points(),
+    ),
 }
 
 
@@ -142,7 +156,9 @@ def test_products_with_a_wrong_second_derivative_are_differences_and_it_is_said(
     assert found.method == "finite-difference"
     assert truth.method == "double-backward"
     assert any("second derivative is wrong" in note for note in found.notes)
-    vector = torch.randn(found.shape[0], dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    vector = torch.randn(
+        found.shape[0], dtype=torch.float64, generator=torch.Generator().manual_seed(0)
+    )
     digits = 1e-7 if dtype == torch.float64 else 2e-2
     expected = truth @ vector
     assert (found @ vector - expected).norm() < digits * expected.norm()
@@ -154,9 +170,13 @@ def test_hessians_with_a_wrong_second_derivative_are_right(name: str) -> None:
     found, truth = hessian_matrix(wrong, loss, data), hessian_matrix(right, loss, data)
     assert found.method == "finite-difference"
     assert any("second derivative is wrong" in note for note in found.notes)
-    np.testing.assert_allclose(found.matrix, truth.matrix, atol=1e-8 * np.abs(truth.matrix).max())
+    np.testing.assert_allclose(
+        found.matrix, truth.matrix, atol=1e-8 * np.abs(truth.matrix).max()
+    )
     error = np.linalg.norm(found.matrix - truth.matrix) / np.linalg.norm(truth.matrix)
-    assert error < 3 * (found.rounding + found.asymmetry)  # the differences' own error is counted
+    assert error < 3 * (
+        found.rounding + found.asymmetry
+    )  # the differences' own error is counted
 
 
 def test_weight_norm_has_the_inertia_and_trace_of_the_same_written_out() -> None:
@@ -165,23 +185,35 @@ def test_weight_norm_has_the_inertia_and_trace_of_the_same_written_out() -> None
     truth = inertia(normed(False), "cross_entropy", data, parameters="0.*", neighbors=0)
     assert found.triple == truth.triple
     assert found.noise_floor > 1e-11
-    trace = hessian_trace(normed(True), "cross_entropy", data, parameters="0.*", products=100)
+    trace = hessian_trace(
+        normed(True), "cross_entropy", data, parameters="0.*", products=100
+    )
     assert trace.value == pytest.approx(truth.eigenvalues.sum(), rel=1e-6)
 
 
 def test_a_critical_point_is_found_by_differences() -> None:
     x = torch.linspace(-1, 1, 9, dtype=torch.float64)[:, None]
     model = nn.Sequential(nn.Linear(1, 1))
-    loss = Closure(lambda module, batch: Bent.apply(module(batch[0]) - batch[1] - 1.5).mean())
-    found = find_critical_point(model, loss, (x, 3 * x), tolerance=1e-6, lbfgs_iterations=20)
+    loss = Closure(
+        lambda module, batch: Bent.apply(module(batch[0]) - batch[1] - 1.5).mean()
+    )
+    found = find_critical_point(
+        model, loss, (x, 3 * x), tolerance=1e-6, lbfgs_iterations=20
+    )
     assert any("second derivative is wrong" in note for note in found.notes)
     assert found.reached
-    assert torch.cos(torch.as_tensor(found.point[0] - 3) * x + found.point[1] - 1.5).mean() < 1e-6
+    assert (
+        torch.cos(torch.as_tensor(found.point[0] - 3) * x + found.point[1] - 1.5).mean()
+        < 1e-6
+    )
 
 
 def test_a_wrong_method_that_is_asked_for_is_refused_or_said() -> None:
     model, data = Layered(Bent.apply), points()
-    with pytest.raises(UsageError, match="method='double-backward' cannot be used: its second derivative is"):
+    with pytest.raises(
+        UsageError,
+        match="method='double-backward' cannot be used: its second derivative is",
+    ):
         hessian_matrix(model, "mse", data, method="double-backward")
     operator = HessianOperator(model, "mse", data, method="double-backward")
     assert any("may be wrong: for the Hessian" in note for note in operator.notes)
@@ -193,12 +225,17 @@ def test_a_gradient_that_is_no_derivative_is_refused(dtype: torch.dtype) -> None
     for kind in (HessianOperator, hessian_matrix, inertia, find_critical_point):
         with pytest.raises(UsageError, match="not the derivative of its loss"):
             kind(model, "mse", data, dtype=dtype)
-    assert HessianOperator(model, "mse", data, dtype=dtype, check=False).method == "double-backward"
+    assert (
+        HessianOperator(model, "mse", data, dtype=dtype, check=False).method
+        == "double-backward"
+    )
 
 
 def test_gauss_newton_with_a_wrong_derivative_of_the_backward_pass() -> None:
     data = points()
-    found = GaussNewtonOperator(Layered(WrongTranspose.apply), "mse", data, dtype=torch.float64)
+    found = GaussNewtonOperator(
+        Layered(WrongTranspose.apply), "mse", data, dtype=torch.float64
+    )
     assert any("differences of the outputs" in note for note in found.notes)
     truth = GaussNewtonOperator(Layered(torch.sin), "mse", data, dtype=torch.float64)
     assert truth.notes == ()
@@ -208,9 +245,13 @@ def test_gauss_newton_with_a_wrong_derivative_of_the_backward_pass() -> None:
 
 def test_gauss_newton_with_a_loss_of_wrong_curvature() -> None:
     model, data = Layered(torch.sin), points()
-    found = GaussNewtonOperator(model, lambda o, t: Bent.apply(o - t).mean(), data, dtype=torch.float64)
+    found = GaussNewtonOperator(
+        model, lambda o, t: Bent.apply(o - t).mean(), data, dtype=torch.float64
+    )
     assert any("second derivative is wrong" in note for note in found.notes)
-    truth = GaussNewtonOperator(model, lambda o, t: (o - t).sin().mean(), data, dtype=torch.float64)
+    truth = GaussNewtonOperator(
+        model, lambda o, t: (o - t).sin().mean(), data, dtype=torch.float64
+    )
     vector = torch.randn(found.shape[0], dtype=torch.float64)
     torch.testing.assert_close(found @ vector, truth @ vector, rtol=1e-6, atol=1e-8)
 
@@ -218,7 +259,9 @@ def test_gauss_newton_with_a_loss_of_wrong_curvature() -> None:
 def test_gauss_newton_refuses_a_backward_pass_that_is_no_transpose() -> None:
     model = Layered(lambda x: Rounded.apply(x.tanh()) + x)
     with pytest.raises(UsageError, match="not the derivative of its loss"):
-        GaussNewtonOperator(Layered(lambda x: Scaled.apply(x) + x.sin()), "mse", points())
+        GaussNewtonOperator(
+            Layered(lambda x: Scaled.apply(x) + x.sin()), "mse", points()
+        )
     assert GaussNewtonOperator(model, "mse", points(), check=False).shape == (32, 32)
 
 
@@ -251,11 +294,20 @@ class Casting(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         hidden = self.first(x.flatten(1))
-        return self.last((hidden + F.layer_norm(hidden.float(), (20,)).to(hidden.dtype)).relu())
+        return self.last(
+            (hidden + F.layer_norm(hidden.float(), (20,)).to(hidden.dtype)).relu()
+        )
 
 
 def dense(kind: type[nn.Module]) -> nn.Module:
-    return nn.Sequential(nn.Flatten(), nn.Linear(12, 30), kind(), nn.Linear(30, 20), kind(), nn.Linear(20, 4))
+    return nn.Sequential(
+        nn.Flatten(),
+        nn.Linear(12, 30),
+        kind(),
+        nn.Linear(30, 20),
+        kind(),
+        nn.Linear(20, 4),
+    )
 
 
 def convolutional() -> nn.Module:
@@ -273,7 +325,9 @@ ORDINARY: dict[str, Callable[[], nn.Module]] = {
     "convolution": convolutional,
     "convolution, no biases": lambda: without_biases(convolutional()),
     "casting": Casting,
-    "layer norm": lambda: nn.Sequential(nn.Linear(12, 8), nn.LayerNorm(8), nn.ReLU(), nn.Linear(8, 4)),
+    "layer norm": lambda: nn.Sequential(
+        nn.Linear(12, 8), nn.LayerNorm(8), nn.ReLU(), nn.Linear(8, 4)
+    ),
 }
 
 
@@ -285,8 +339,12 @@ def test_ordinary_networks_raise_no_alarm(name: str, dtype: torch.dtype) -> None
         model = ORDINARY[name]()
         for parameter in model.parameters():
             parameter.data *= (0.03, 1.0, 30.0)[seed % 3]
-        x = torch.randn(200, 12) * (torch.rand(200, 12) > 0.3)  # zeros, as at the rims of digits
-        operator = HessianOperator(model, "cross_entropy", (x, torch.arange(200) % 4), dtype=dtype)
+        x = torch.randn(200, 12) * (
+            torch.rand(200, 12) > 0.3
+        )  # zeros, as at the rims of digits
+        operator = HessianOperator(
+            model, "cross_entropy", (x, torch.arange(200) % 4), dtype=dtype
+        )
         assert operator.method == "double-backward"
         assert operator.notes == ()
 
@@ -295,17 +353,25 @@ def test_what_the_check_costs() -> None:
     torch.manual_seed(0)
     data = torch.randn(50, 12), torch.arange(50) % 4
     costs = [
-        HessianOperator(dense(nn.Tanh), "cross_entropy", data, method=method, cache=True).objective.spent
+        HessianOperator(
+            dense(nn.Tanh), "cross_entropy", data, method=method, cache=True
+        ).objective.spent
         for method in ("double-backward", "finite-difference")
     ]
-    assert costs[0] - costs[1] == pytest.approx(7 * 16 / 50)  # it takes 16 of the samples
+    assert costs[0] - costs[1] == pytest.approx(
+        7 * 16 / 50
+    )  # it takes 16 of the samples
 
 
 def test_a_batch_of_several_is_checked_by_itself() -> None:
     x, y = torch.randn(60, 12), torch.arange(60) % 4
     ragged = [(x[:10], y[:10]), (x[10:], y[10:])]
-    operator = HessianOperator(dense(nn.Tanh), "cross_entropy", ragged, method="double-backward", cache=True)
-    whole = HessianOperator(dense(nn.Tanh), "cross_entropy", ragged, method="finite-difference", cache=True)
+    operator = HessianOperator(
+        dense(nn.Tanh), "cross_entropy", ragged, method="double-backward", cache=True
+    )
+    whole = HessianOperator(
+        dense(nn.Tanh), "cross_entropy", ragged, method="finite-difference", cache=True
+    )
     assert operator.objective.spent - whole.objective.spent == pytest.approx(7 / 6)
 
 
@@ -325,7 +391,10 @@ def test_a_second_derivative_that_raises_is_replaced_by_differences() -> None:
         def forward(self, tokens: Tensor) -> Tensor:
             return self.head(F.embedding(tokens, self.bags.weight).mean(1).tanh())
 
-    data = torch.randint(0, 6, (8, 4), generator=torch.Generator().manual_seed(1)), torch.arange(8) % 2
+    data = (
+        torch.randint(0, 6, (8, 4), generator=torch.Generator().manual_seed(1)),
+        torch.arange(8) % 2,
+    )
     found = hessian_matrix(Bags(), "cross_entropy", data)
     truth = hessian_matrix(Plain(), "cross_entropy", data)
     assert any("has no second derivative" in note for note in found.notes)
@@ -337,7 +406,9 @@ def test_a_second_derivative_that_raises_is_replaced_by_differences() -> None:
 def test_distances_are_differentiated_by_differences() -> None:
     centers = nn.ParameterList([nn.Parameter(torch.randn(3, 2, dtype=torch.float64))])
     x = torch.randn(7, 2, dtype=torch.float64)
-    found = hessian_matrix(centers, Closure(lambda m, b: torch.cdist(b, m[0]).square().mean()), x)
+    found = hessian_matrix(
+        centers, Closure(lambda m, b: torch.cdist(b, m[0]).square().mean()), x
+    )
     np.testing.assert_allclose(found.matrix, 2 / 3 * np.eye(6), atol=1e-7)
 
 
@@ -345,15 +416,28 @@ def test_distances_are_differentiated_by_differences() -> None:
 def test_a_second_derivative_that_is_not_a_number_is_refused(kind: Any) -> None:
     model = nn.Linear(2, 1, bias=False)
     model.weight.data.zero_()
-    root = Closure(lambda module, batch: module.weight.abs().pow(1.5).sum() + module(batch).mean())
-    with pytest.raises(UsageError, match=r"NaN or infinite.*no finite second derivative here"):
+    root = Closure(
+        lambda module, batch: module.weight.abs().pow(1.5).sum() + module(batch).mean()
+    )
+    with pytest.raises(
+        UsageError, match=r"NaN or infinite.*no finite second derivative here"
+    ):
         kind(model, root, torch.ones(3, 2), method="double-backward")
 
 
-@pytest.mark.parametrize("kind", [HessianOperator, GaussNewtonOperator, hessian_matrix, inertia])
+@pytest.mark.parametrize(
+    "kind", [HessianOperator, GaussNewtonOperator, hessian_matrix, inertia]
+)
 def test_half_precision_is_refused_in_one_sentence(kind: Any) -> None:
-    with pytest.raises(UsageError, match=r"dtype=bfloat16 is impossible.*torch.float32"):
-        kind(nn.Linear(2, 1), "mse", (torch.ones(3, 2), torch.ones(3, 1)), dtype=torch.bfloat16)
+    with pytest.raises(
+        UsageError, match=r"dtype=bfloat16 is impossible.*torch.float32"
+    ):
+        kind(
+            nn.Linear(2, 1),
+            "mse",
+            (torch.ones(3, 2), torch.ones(3, 1)),
+            dtype=torch.bfloat16,
+        )
 
 
 class Inside(nn.Module):
@@ -365,7 +449,9 @@ class Inside(nn.Module):
         self.linear = nn.Linear(4, 3)
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.func.vmap(torch.func.grad(lambda one: self.linear(one).tanh().sum()))(x)[:, :3]
+        return torch.func.vmap(
+            torch.func.grad(lambda one: self.linear(one).tanh().sum())
+        )(x)[:, :3]
 
 
 class Outside(Inside):
@@ -375,7 +461,10 @@ class Outside(Inside):
 
 
 def test_functional_derivatives_inside_the_forward_pass() -> None:
-    data = torch.randn(12, 4, generator=torch.Generator().manual_seed(2)), torch.arange(12) % 3
+    data = (
+        torch.randn(12, 4, generator=torch.Generator().manual_seed(2)),
+        torch.arange(12) % 3,
+    )
     found = HessianOperator(Inside(), "cross_entropy", data, dtype=torch.float64)
     truth = HessianOperator(Outside(), "cross_entropy", data, dtype=torch.float64)
     assert found.method == "double-backward"
@@ -404,7 +493,9 @@ def test_a_model_compiled_without_a_second_derivative() -> None:
     vector = torch.ones(32, dtype=torch.float64)
     for kind in (HessianOperator, GaussNewtonOperator):
         found = kind(model, "mse", data, dtype=torch.float64)
-        assert any("does not currently support double backward" in note for note in found.notes)
+        assert any(
+            "does not currently support double backward" in note for note in found.notes
+        )
         truth = kind(Layered(torch.sin), "mse", data, dtype=torch.float64)
         torch.testing.assert_close(found @ vector, truth @ vector, rtol=1e-6, atol=1e-8)
     matrix = hessian_matrix(model, "mse", data)
@@ -417,9 +508,16 @@ def test_a_penalty_that_the_gauss_newton_matrix_leaves_out_is_said() -> None:
     held: dict[str, nn.Module] = {}
 
     def loss(output: Tensor, target: Tensor) -> Tensor:
-        return F.mse_loss(output, target) + 0.1 * held["model"].first.weight.square().sum()
+        return (
+            F.mse_loss(output, target) + 0.1 * held["model"].first.weight.square().sum()
+        )
 
     held["model"] = model = Layered(torch.sin)
     found = GaussNewtonOperator(model, loss, points(), dtype=torch.float64)
     assert any("also past the outputs" in note for note in found.notes)
-    assert GaussNewtonOperator(Layered(torch.sin), "mse", points(), dtype=torch.float64).notes == ()
+    assert (
+        GaussNewtonOperator(
+            Layered(torch.sin), "mse", points(), dtype=torch.float64
+        ).notes
+        == ()
+    )

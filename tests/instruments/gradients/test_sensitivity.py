@@ -17,11 +17,15 @@ from nablab.instruments.gradients.sensitivity import input_sensitivity
 
 def network(inputs: int = 6, outputs: int = 4) -> nn.Module:
     torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(inputs, 7), nn.Tanh(), nn.Linear(7, outputs)).double()
+    return nn.Sequential(
+        nn.Linear(inputs, 7), nn.Tanh(), nn.Linear(7, outputs)
+    ).double()
 
 
 def points(count: int = 9, inputs: int = 6) -> Tensor:
-    return torch.randn(count, inputs, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    return torch.randn(
+        count, inputs, generator=torch.Generator().manual_seed(1), dtype=torch.float64
+    )
 
 
 def jacobians(model: nn.Module, x: Tensor, softmax: bool = False) -> Tensor:
@@ -44,7 +48,11 @@ class LeNet(nn.Module):
             nn.Conv2d(6, 16, 5), nn.ReLU(), nn.MaxPool2d(2),
         )  # fmt: skip
         self.head = nn.Sequential(
-            nn.Linear(400, 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU(), nn.Linear(84, 10)
+            nn.Linear(400, 120),
+            nn.ReLU(),
+            nn.Linear(120, 84),
+            nn.ReLU(),
+            nn.Linear(84, 10),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -57,10 +65,14 @@ def test_a_linear_model_in_closed_form() -> None:
     x = points()
     weight = model.weight.detach()
     result = input_sensitivity(model, x)
-    np.testing.assert_allclose(result.norms, np.full(9, float(weight.norm())), rtol=1e-12)
+    np.testing.assert_allclose(
+        result.norms, np.full(9, float(weight.norm())), rtol=1e-12
+    )
     np.testing.assert_array_equal(result.errors, 0)
     spectral = input_sensitivity(model, x, norm="spectral")
-    assert spectral.mean == pytest.approx(float(torch.linalg.matrix_norm(weight, 2)), rel=1e-12)
+    assert spectral.mean == pytest.approx(
+        float(torch.linalg.matrix_norm(weight, 2)), rel=1e-12
+    )
     y = torch.randn(9, 4).double()
     slopes = 2 / 4 * (x @ weight.T + model.bias.detach() - y) @ weight
     gradient = input_sensitivity(model, (x, y), norm="loss-gradient", loss="mse")
@@ -85,7 +97,9 @@ def test_against_functional_jacobian(of: Any, norm: Any) -> None:
 @pytest.mark.parametrize("norm", ["frobenius", "spectral"])
 def test_few_inputs_use_forward_mode(norm: Any) -> None:
     model, x = network(2, 9), points(5, 2)
-    expected = torch.linalg.matrix_norm(jacobians(model, x), "fro" if norm == "frobenius" else 2)
+    expected = torch.linalg.matrix_norm(
+        jacobians(model, x), "fro" if norm == "frobenius" else 2
+    )
     result = input_sensitivity(model, x, norm=norm)
     assert result.method == "forward"
     np.testing.assert_allclose(result.norms, expected.numpy(), rtol=1e-10)
@@ -114,7 +128,9 @@ def test_a_model_without_forward_mode_falls_back_and_says_so() -> None:
     result = input_sensitivity(model, x)
     assert result.method == "reverse"
     assert any("no forward-mode derivative" in note for note in result.notes)
-    np.testing.assert_allclose(result.norms, jacobians(model, x).flatten(1).norm(dim=1).numpy(), rtol=1e-12)
+    np.testing.assert_allclose(
+        result.norms, jacobians(model, x).flatten(1).norm(dim=1).numpy(), rtol=1e-12
+    )
 
 
 @pytest.mark.parametrize("view", [False, True])
@@ -133,22 +149,34 @@ def test_batches_of_any_size_give_the_same_norms() -> None:
     whole = input_sensitivity(model, (x, y), norm="loss-gradient", loss="mse").norms
     ragged = [(x[:4], y[:4]), (x[4:5], y[4:5]), (x[5:], y[5:])]
     np.testing.assert_allclose(
-        input_sensitivity(model, ragged, norm="loss-gradient", loss="mse").norms, whole, rtol=1e-12
+        input_sensitivity(model, ragged, norm="loss-gradient", loss="mse").norms,
+        whole,
+        rtol=1e-12,
     )
     exact = input_sensitivity(model, x).norms
-    np.testing.assert_allclose(input_sensitivity(model, ragged).norms, exact, rtol=1e-12)
-    np.testing.assert_allclose(input_sensitivity(model, x, batch_size=2).norms, exact, rtol=1e-12)
+    np.testing.assert_allclose(
+        input_sensitivity(model, ragged).norms, exact, rtol=1e-12
+    )
+    np.testing.assert_allclose(
+        input_sensitivity(model, x, batch_size=2).norms, exact, rtol=1e-12
+    )
     data = torch.utils.data.TensorDataset(x, y)
     np.testing.assert_allclose(input_sensitivity(model, data).norms, exact, rtol=1e-12)
-    np.testing.assert_allclose(input_sensitivity(model, iter([x[:4], x[4:]])).norms, exact, rtol=1e-12)
+    np.testing.assert_allclose(
+        input_sensitivity(model, iter([x[:4], x[4:]])).norms, exact, rtol=1e-12
+    )
 
 
 def test_loss_gradients_of_cross_entropy() -> None:
     model, x, y = network(), points(), torch.arange(9) % 4
-    result = input_sensitivity(model, (x, y), norm="loss-gradient", loss="cross_entropy")
+    result = input_sensitivity(
+        model, (x, y), norm="loss-gradient", loss="cross_entropy"
+    )
     for i in range(9):
         one = x[i : i + 1].clone().requires_grad_()
-        (slope,) = torch.autograd.grad(nn.functional.cross_entropy(model(one), y[i : i + 1]), one)
+        (slope,) = torch.autograd.grad(
+            nn.functional.cross_entropy(model(one), y[i : i + 1]), one
+        )
         assert result.norms[i] == pytest.approx(float(slope.norm()), rel=1e-10)
 
 
@@ -171,7 +199,9 @@ def test_many_inputs_and_outputs_are_projected_and_said() -> None:
     model, x = network(300, 300), points(4, 300)
     result = input_sensitivity(model, x)
     assert result.method == "projections"
-    assert any("300 outputs" in note and "method='exact'" in note for note in result.notes)
+    assert any(
+        "300 outputs" in note and "method='exact'" in note for note in result.notes
+    )
     exact = input_sensitivity(model, x, method="exact")
     assert exact.method == "reverse"
     assert (np.abs(result.norms - exact.norms) < 5 * result.errors).all()
@@ -180,7 +210,9 @@ def test_many_inputs_and_outputs_are_projected_and_said() -> None:
 def test_power_iteration() -> None:
     model, x = network(70, 80), points(5, 70)
     truth = torch.linalg.matrix_norm(jacobians(model, x), 2).numpy()
-    result = input_sensitivity(model, x, norm="spectral", iterations=500, tolerance=1e-6)
+    result = input_sensitivity(
+        model, x, norm="spectral", iterations=500, tolerance=1e-6
+    )
     assert result.method == "power iteration"
     assert result.converged
     np.testing.assert_allclose(result.norms, truth, rtol=1e-8)
@@ -217,11 +249,16 @@ def test_several_inputs_frozen_weights_and_recurrent_networks() -> None:
 
     torch.manual_seed(0)
     model = Two().double().requires_grad_(False)
-    x, scale, place = torch.randn(3, 5, 3).double(), torch.rand(3, 1).double(), torch.tensor([0, 4, 2])
+    x, scale, place = (
+        torch.randn(3, 5, 3).double(),
+        torch.rand(3, 1).double(),
+        torch.tensor([0, 4, 2]),
+    )
     result = input_sensitivity(model, {"sequence": x, "scale": scale, "place": place})
     for i in range(3):
         parts = torch.autograd.functional.jacobian(
-            lambda a, b, i=i: model(a, b, place[i : i + 1])[0], (x[i : i + 1], scale[i : i + 1])
+            lambda a, b, i=i: model(a, b, place[i : i + 1])[0],
+            (x[i : i + 1], scale[i : i + 1]),
         )
         truth = math.sqrt(sum(float(part.square().sum()) for part in parts))
         assert result.norms[i] == pytest.approx(truth, rel=1e-10)
@@ -237,25 +274,37 @@ def test_samples_that_mix_are_refused() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return self.layer(x - x.mean(0))
 
-    with pytest.raises(UsageError, match=r"depend on other samples of its batch.*model\.eval\(\)"):
+    with pytest.raises(
+        UsageError, match=r"depend on other samples of its batch.*model\.eval\(\)"
+    ):
         input_sensitivity(Centered(), points())
     with pytest.raises(UsageError, match=r"model\.eval\(\)"):
-        input_sensitivity(nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4)).double(), points())
+        input_sensitivity(
+            nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4)).double(), points()
+        )
     with pytest.raises(UsageError, match=r"random.*model\.eval\(\)"):
-        input_sensitivity(nn.Sequential(nn.Linear(6, 40), nn.Dropout()).double(), points())
+        input_sensitivity(
+            nn.Sequential(nn.Linear(6, 40), nn.Dropout()).double(), points()
+        )
 
     def total(output: Tensor, target: Tensor) -> Tensor:
         return (output - target).square().sum()
 
     with pytest.raises(UsageError, match=r"not the mean over its samples"):
-        input_sensitivity(network(), (points(), torch.zeros(9, 4)), norm="loss-gradient", loss=total)
+        input_sensitivity(
+            network(), (points(), torch.zeros(9, 4)), norm="loss-gradient", loss=total
+        )
 
 
 def test_usage_errors() -> None:
     model, x = network(), points()
-    with pytest.raises(UsageError, match=r"no norm 'frobenus'. Did you mean 'frobenius'"):
+    with pytest.raises(
+        UsageError, match=r"no norm 'frobenus'. Did you mean 'frobenius'"
+    ):
         input_sensitivity(model, x, norm="frobenus")  # type: ignore[arg-type]
-    with pytest.raises(UsageError, match=r"needs loss=: a name such as 'cross_entropy'"):
+    with pytest.raises(
+        UsageError, match=r"needs loss=: a name such as 'cross_entropy'"
+    ):
         input_sensitivity(model, (x, x), norm="loss-gradient")
     with pytest.raises(UsageError, match=r"needs targets"):
         input_sensitivity(model, x, norm="loss-gradient", loss="mse")
@@ -277,7 +326,9 @@ def test_usage_errors() -> None:
         def forward(self, x: Tensor) -> Any:
             return x, x
 
-    with pytest.raises(UsageError, match=r"returns a tuple for 9 samples.*Wrap the model"):
+    with pytest.raises(
+        UsageError, match=r"returns a tuple for 9 samples.*Wrap the model"
+    ):
         input_sensitivity(Pair(), x)
 
 
@@ -297,7 +348,9 @@ def test_nothing_is_changed() -> None:
 def test_the_expected_cost_and_the_figure() -> None:
     size = Size(parameters=10, samples=9, outputs=4)
     assert input_sensitivity.expected(size).gradients == pytest.approx(5 / 3)
-    assert input_sensitivity.expected(size, norm="loss-gradient").gradients == pytest.approx(2 / 3)
+    assert input_sensitivity.expected(
+        size, norm="loss-gradient"
+    ).gradients == pytest.approx(2 / 3)
     result = input_sensitivity(network(), points(200))
     assert 5 / 3 <= result.gradients < 2.1
     (axes,) = result.plot().axes

@@ -27,21 +27,30 @@ def basis_of(model: nn.Module, points: int = 3) -> dict[str, torch.Tensor]:
 
 
 def check(model: nn.Module, inputs: torch.Tensor) -> None:
-    basis, factors = basis_of(model), torch.randn(7, 3, generator=torch.Generator().manual_seed(1)).double()
+    basis, factors = (
+        basis_of(model),
+        torch.randn(7, 3, generator=torch.Generator().manual_seed(1)).double(),
+    )
     blocks = DenseBlocks.of(model, basis)
     assert blocks is not None
     assert blocks.takes(inputs)
     kept = inputs.clone()
     found = blocks.outputs(factors, inputs)
     for k, row in enumerate(factors):
-        point = {name: torch.tensordot(row, tensor, 1) for name, tensor in basis.items()}
-        torch.testing.assert_close(found[k], functional_call(model, point, (inputs,)), rtol=1e-10, atol=1e-10)
+        point = {
+            name: torch.tensordot(row, tensor, 1) for name, tensor in basis.items()
+        }
+        torch.testing.assert_close(
+            found[k], functional_call(model, point, (inputs,)), rtol=1e-10, atol=1e-10
+        )
     assert torch.equal(inputs, kept)
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS, ids=lambda a: type(a).__name__)
 def test_every_activation(activation: nn.Module) -> None:
-    model = nn.Sequential(nn.Linear(4, 6), activation, nn.Linear(6, 5), activation, nn.Linear(5, 3)).double()
+    model = nn.Sequential(
+        nn.Linear(4, 6), activation, nn.Linear(6, 5), activation, nn.Linear(5, 3)
+    ).double()
     check(model, torch.linspace(-2, 2, 36).double().view(9, 4))
 
 
@@ -49,9 +58,13 @@ def test_every_activation(activation: nn.Module) -> None:
     "model",
     [
         nn.Sequential(nn.Linear(4, 3)),
-        nn.Sequential(nn.Linear(4, 3, bias=False), nn.ReLU(), nn.Linear(3, 2, bias=False)),
+        nn.Sequential(
+            nn.Linear(4, 3, bias=False), nn.ReLU(), nn.Linear(3, 2, bias=False)
+        ),
         nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 9), nn.Tanh(), nn.ReLU()),
-        nn.Sequential(OrderedDict(first=nn.Linear(4, 3), act=nn.ReLU(), last=nn.Linear(3, 1))),
+        nn.Sequential(
+            OrderedDict(first=nn.Linear(4, 3), act=nn.ReLU(), last=nn.Linear(3, 1))
+        ),
     ],
 )
 def test_one_layer_no_biases_names_and_no_activation(model: nn.Module) -> None:
@@ -59,17 +72,23 @@ def test_one_layer_no_biases_names_and_no_activation(model: nn.Module) -> None:
 
 
 def test_images_are_flattened() -> None:
-    model = nn.Sequential(nn.Flatten(), nn.Linear(8, 3), nn.ReLU(), nn.Linear(3, 2)).double()
+    model = nn.Sequential(
+        nn.Flatten(), nn.Linear(8, 3), nn.ReLU(), nn.Linear(3, 2)
+    ).double()
     check(model, torch.linspace(-1, 1, 40).double().view(5, 2, 2, 2))
 
 
-@pytest.mark.parametrize(("samples", "numbers"), [(1, 1), (4, 40), (128, 2**17), (3, 10**6)])
+@pytest.mark.parametrize(
+    ("samples", "numbers"), [(1, 1), (4, 40), (128, 2**17), (3, 10**6)]
+)
 def test_how_the_work_is_cut_does_not_matter(
     samples: int, numbers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dense_blocks, "TILE_SAMPLES", samples)
     monkeypatch.setattr(dense_blocks, "TILE_NUMBERS", numbers)
-    model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 5), nn.GELU(), nn.Linear(5, 3)).double()
+    model = nn.Sequential(
+        nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 5), nn.GELU(), nn.Linear(5, 3)
+    ).double()
     check(model, torch.linspace(-2, 2, 44).double().view(11, 4))
 
 

@@ -21,14 +21,22 @@ from nablab.instruments.landscape.directions import (
 
 def cnn() -> nn.Sequential:
     torch.manual_seed(0)
-    layers = [nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), nn.ConvTranspose2d(3, 4, 2)]
+    layers = [
+        nn.Conv2d(2, 3, 3),
+        nn.BatchNorm2d(3),
+        nn.ReLU(),
+        nn.ConvTranspose2d(3, 4, 2),
+    ]
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(16, 5))
 
 
 def by_name(model: nn.Module, vector: np.ndarray) -> dict[str, torch.Tensor]:
     parameters = dict(model.named_parameters())
     parts = torch.from_numpy(vector).split([p.numel() for p in parameters.values()])
-    return {name: part.view_as(p) for (name, p), part in zip(parameters.items(), parts, strict=True)}
+    return {
+        name: part.view_as(p)
+        for (name, p), part in zip(parameters.items(), parts, strict=True)
+    }
 
 
 def test_every_filter_has_the_norm_of_the_models_filter_and_vectors_stay() -> None:
@@ -40,20 +48,28 @@ def test_every_filter_has_the_norm_of_the_models_filter_and_vectors_stay() -> No
                 assert not moves[name].any()
                 continue
             first, second = (moves[name], weight.detach().double())
-            if name == "3.weight":  # a transposed convolution has its output channels in the second axis
+            if (
+                name == "3.weight"
+            ):  # a transposed convolution has its output channels in the second axis
                 first, second = first.transpose(0, 1), second.transpose(0, 1)
-            torch.testing.assert_close(first.flatten(1).norm(dim=1), second.flatten(1).norm(dim=1))
+            torch.testing.assert_close(
+                first.flatten(1).norm(dim=1), second.flatten(1).norm(dim=1)
+            )
 
 
 def test_layers_as_a_whole_and_biases() -> None:
     model = cnn()
-    moves = by_name(model, random_directions(model, 1, normalization="layer", biases="layer")[0])
+    moves = by_name(
+        model, random_directions(model, 1, normalization="layer", biases="layer")[0]
+    )
     for name, weight in model.named_parameters():
         assert moves[name].norm().item() == pytest.approx(weight.double().norm().item())
     ratios = moves["5.weight"].norm(dim=1) / model[5].weight.double().norm(dim=1)
     assert ratios.std() > 0.01
     filters = by_name(model, random_directions(model, 1, biases="layer")[0])
-    assert filters["5.bias"].norm().item() == pytest.approx(model[5].bias.double().norm().item())
+    assert filters["5.bias"].norm().item() == pytest.approx(
+        model[5].bias.double().norm().item()
+    )
 
 
 def test_raw_directions_are_standard_normal_not_uniform() -> None:
@@ -72,8 +88,12 @@ def test_the_seed_decides_alone() -> None:
     first = random_directions(model, seed=7)
     torch.manual_seed(99)
     np.testing.assert_array_equal(first, random_directions(model, seed=7))
-    np.testing.assert_allclose(first, random_directions(model.double(), seed=7), rtol=1e-6)
-    np.testing.assert_array_equal(first[0], random_directions(model.float(), 1, seed=7)[0])
+    np.testing.assert_allclose(
+        first, random_directions(model.double(), seed=7), rtol=1e-6
+    )
+    np.testing.assert_array_equal(
+        first[0], random_directions(model.float(), 1, seed=7)[0]
+    )
     assert np.abs(first - random_directions(model, seed=8)).max() > 0.1
     torch.set_rng_state(state)
 
@@ -86,13 +106,20 @@ def rescaled(model: nn.Sequential, factor: float) -> nn.Sequential:
     return model
 
 
-@pytest.mark.parametrize(("normalization", "invariant"), [("filter", True), ("layer", True), ("none", False)])
-def test_relu_rescaling_of_adjacent_layers_does_not_matter(normalization: str, invariant: bool) -> None:
+@pytest.mark.parametrize(
+    ("normalization", "invariant"), [("filter", True), ("layer", True), ("none", False)]
+)
+def test_relu_rescaling_of_adjacent_layers_does_not_matter(
+    normalization: str, invariant: bool
+) -> None:
     """Doubling a layer and halving the next leaves the function, and must leave the plane."""
 
     def moved(model: nn.Sequential) -> torch.Tensor:
         vector = random_directions(model, 1, normalization=normalization, seed=3)[0]  # type: ignore[arg-type]
-        point = {k: v.detach() + 0.5 * by_name(model, vector)[k] for k, v in model.named_parameters()}
+        point = {
+            k: v.detach() + 0.5 * by_name(model, vector)[k]
+            for k, v in model.named_parameters()
+        }
         return torch.func.functional_call(model, point, (x,))
 
     def network() -> nn.Sequential:
@@ -107,17 +134,43 @@ def test_relu_rescaling_of_adjacent_layers_does_not_matter(normalization: str, i
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: random_directions(nn.Linear(2, 2), normalization="filters"), "Did you mean 'filter'"),  # type: ignore[arg-type]
-        (lambda: random_directions(nn.Linear(2, 2), biases="keep"), "no biases 'keep'. Choices: zero, layer"),  # type: ignore[arg-type]
-        (lambda: random_directions(nn.BatchNorm1d(3)), "directions are zero.*biases='layer'"),
-        (lambda: random_directions(nn.Linear(2, 2), parameters="*.wight"), "no trainable parameter"),
-        (lambda: directions_through(np.zeros(3), [np.ones(3), np.ones(3)]), "two of them are equal"),
-        (lambda: directions_through(np.zeros(3), [np.ones(3), 2 * np.ones(3)]), "lie on one line"),
-        (lambda: directions_through(np.zeros(3), [np.zeros(3), np.ones(3)]), "span no plane"),
-        (lambda: project(np.zeros((1, 3)), np.zeros(3), np.ones((2, 3))), "parallel or zero"),
+        (
+            lambda: random_directions(nn.Linear(2, 2), normalization="filters"),
+            "Did you mean 'filter'",
+        ),  # type: ignore[arg-type]
+        (
+            lambda: random_directions(nn.Linear(2, 2), biases="keep"),
+            "no biases 'keep'. Choices: zero, layer",
+        ),  # type: ignore[arg-type]
+        (
+            lambda: random_directions(nn.BatchNorm1d(3)),
+            "directions are zero.*biases='layer'",
+        ),
+        (
+            lambda: random_directions(nn.Linear(2, 2), parameters="*.wight"),
+            "no trainable parameter",
+        ),
+        (
+            lambda: directions_through(np.zeros(3), [np.ones(3), np.ones(3)]),
+            "two of them are equal",
+        ),
+        (
+            lambda: directions_through(np.zeros(3), [np.ones(3), 2 * np.ones(3)]),
+            "lie on one line",
+        ),
+        (
+            lambda: directions_through(np.zeros(3), [np.zeros(3), np.ones(3)]),
+            "span no plane",
+        ),
+        (
+            lambda: project(np.zeros((1, 3)), np.zeros(3), np.ones((2, 3))),
+            "parallel or zero",
+        ),
     ],
 )
-def test_what_spans_nothing_is_refused(call: Callable[[], object], message: str) -> None:
+def test_what_spans_nothing_is_refused(
+    call: Callable[[], object], message: str
+) -> None:
     with pytest.raises(UsageError, match=message):
         call()
 
@@ -136,7 +189,9 @@ def test_principal_directions_are_the_singular_vectors_around_the_last_point() -
     points = np.cumsum(np.random.default_rng(1).normal(size=(9, 30)), axis=0)
     directions, shares = principal_directions(points)
     _, values, vectors = np.linalg.svd(points - points[-1])
-    np.testing.assert_allclose(np.abs(directions @ vectors[:2].T), np.eye(2), atol=1e-10)
+    np.testing.assert_allclose(
+        np.abs(directions @ vectors[:2].T), np.eye(2), atol=1e-10
+    )
     np.testing.assert_allclose(shares, values[:2] ** 2 / (values**2).sum(), rtol=1e-10)
 
 

@@ -16,7 +16,11 @@ from torch import nn
 
 from nablab.errors import UsageError
 from nablab.instruments.landscape import weight_paths
-from nablab.instruments.landscape.trajectories import TrajectoryPCA, random_walk_shares, trajectory_pca
+from nablab.instruments.landscape.trajectories import (
+    TrajectoryPCA,
+    random_walk_shares,
+    trajectory_pca,
+)
 
 CENTERS = ("mean", "first", "last")
 
@@ -29,7 +33,9 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def path(points: int = 9, size: int = 40, *, seed: int = 0, offset: float = 0.0) -> np.ndarray:
+def path(
+    points: int = 9, size: int = 40, *, seed: int = 0, offset: float = 0.0
+) -> np.ndarray:
     """A curved path with noise: several components of clearly different variance."""
     draw = np.random.default_rng(seed)
     time = np.linspace(0, 1, points)
@@ -42,12 +48,18 @@ def centered(x: np.ndarray, center: str) -> np.ndarray:
     return x - {"mean": x.mean(axis=0), "first": x[0], "last": x[-1]}[center]
 
 
-def state_dicts(points: int = 6, *, norm: bool = False, dtype: torch.dtype = torch.float32) -> list[Any]:
+def state_dicts(
+    points: int = 6, *, norm: bool = False, dtype: torch.dtype = torch.float32
+) -> list[Any]:
     found = []
     for seed in range(points):
         torch.manual_seed(seed)
         extra = [nn.BatchNorm1d(5)] if norm else []
-        found.append(nn.Sequential(nn.Linear(3, 5), *extra, nn.Linear(5, 2)).to(dtype).state_dict())
+        found.append(
+            nn.Sequential(nn.Linear(3, 5), *extra, nn.Linear(5, 2))
+            .to(dtype)
+            .state_dict()
+        )
     return found
 
 
@@ -56,8 +68,15 @@ def flat(state: dict[str, torch.Tensor]) -> np.ndarray:
 
 
 def same(a: TrajectoryPCA, b: TrajectoryPCA, tolerance: float = 1e-10) -> None:
-    for name in ("coordinates", "explained_variance_ratio", "projection_error", "distance"):
-        np.testing.assert_allclose(getattr(a, name), getattr(b, name), atol=tolerance, rtol=tolerance)
+    for name in (
+        "coordinates",
+        "explained_variance_ratio",
+        "projection_error",
+        "distance",
+    ):
+        np.testing.assert_allclose(
+            getattr(a, name), getattr(b, name), atol=tolerance, rtol=tolerance
+        )
 
 
 @pytest.mark.parametrize("center", CENTERS)
@@ -66,16 +85,24 @@ def test_equals_the_singular_value_decomposition(center: Any) -> None:
     y = centered(x, center)
     u, s, vt = np.linalg.svd(y, full_matrices=False)
     result = trajectory_pca(x, center=center, components=3)
-    np.testing.assert_allclose(result.explained_variance_ratio, (s**2 / (s**2).sum())[:8], atol=1e-14)
+    np.testing.assert_allclose(
+        result.explained_variance_ratio, (s**2 / (s**2).sum())[:8], atol=1e-14
+    )
     signs = np.sign((result.coordinates * u[:, :3]).sum(axis=0))
     np.testing.assert_allclose(result.coordinates, (u * s)[:, :3] * signs, atol=1e-12)
     np.testing.assert_allclose(result.directions(), vt[:3].T * signs, atol=1e-11)
     np.testing.assert_allclose(result.center_point(), x[0] - y[0], atol=1e-14)
     projected = (u * s)[:, :3] @ vt[:3]
-    np.testing.assert_allclose(result.projection_error, np.linalg.norm(y - projected, axis=1), atol=1e-12)
+    np.testing.assert_allclose(
+        result.projection_error, np.linalg.norm(y - projected, axis=1), atol=1e-12
+    )
     np.testing.assert_allclose(result.distance, np.linalg.norm(y, axis=1), atol=1e-13)
-    relative = np.linalg.norm(y - projected, axis=1)[1:-1] / np.linalg.norm(y, axis=1)[1:-1]
-    np.testing.assert_allclose(result.relative_projection_error[1:-1], relative, atol=1e-12)
+    relative = (
+        np.linalg.norm(y - projected, axis=1)[1:-1] / np.linalg.norm(y, axis=1)[1:-1]
+    )
+    np.testing.assert_allclose(
+        result.relative_projection_error[1:-1], relative, atol=1e-12
+    )
     if center != "mean":
         assert result.relative_projection_error[0 if center == "first" else -1] == 0
 
@@ -85,7 +112,9 @@ def test_coordinates_are_what_the_directions_give() -> None:
     result = trajectory_pca(x, components=4)
     directions = result.directions()
     np.testing.assert_allclose(directions.T @ directions, np.eye(4), atol=1e-14)
-    np.testing.assert_allclose((x - result.center_point()) @ directions, result.coordinates, atol=1e-11)
+    np.testing.assert_allclose(
+        (x - result.center_point()) @ directions, result.coordinates, atol=1e-11
+    )
 
 
 @pytest.mark.parametrize("block", [1, 7, 100, 10**6])
@@ -94,7 +123,9 @@ def test_streamed_equals_dense(block: int) -> None:
     dense, streamed = trajectory_pca(x), trajectory_pca(x, block=block)
     same(dense, streamed)
     np.testing.assert_allclose(dense.directions(), streamed.directions(), atol=1e-11)
-    np.testing.assert_allclose(dense.center_point(), streamed.center_point(), atol=1e-14)
+    np.testing.assert_allclose(
+        dense.center_point(), streamed.center_point(), atol=1e-14
+    )
 
 
 def test_a_large_path_is_never_held_in_float64(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,7 +135,9 @@ def test_a_large_path_is_never_held_in_float64(monkeypatch: pytest.MonkeyPatch) 
     held: list[int] = []
     create = np.empty
     monkeypatch.setattr(
-        weight_paths.np, "empty", lambda shape: held.append(math.prod([shape])) or create(shape)
+        weight_paths.np,
+        "empty",
+        lambda shape: held.append(math.prod([shape])) or create(shape),
     )
     result = trajectory_pca(x, block=limit)
     assert held == [limit]
@@ -112,7 +145,9 @@ def test_a_large_path_is_never_held_in_float64(monkeypatch: pytest.MonkeyPatch) 
     y = x.double().numpy()
     y -= y.mean(axis=0)
     variances = np.linalg.eigvalsh(y @ y.T)[::-1]
-    np.testing.assert_allclose(result.explained_variance_ratio, variances[:-1] / variances.sum(), rtol=1e-10)
+    np.testing.assert_allclose(
+        result.explained_variance_ratio, variances[:-1] / variances.sum(), rtol=1e-10
+    )
 
 
 def test_points_far_from_the_origin_lose_no_digits() -> None:
@@ -130,7 +165,9 @@ def test_rotation_order_of_entries_and_scale_do_not_matter(center: Any) -> None:
     before = trajectory_pca(x, center=center)
     same(before, trajectory_pca(x @ rotation, center=center))
     same(before, trajectory_pca(x[:, draw.permutation(40)], center=center))
-    np.testing.assert_allclose(trajectory_pca(3 * x, center=center).coordinates, 3 * before.coordinates)
+    np.testing.assert_allclose(
+        trajectory_pca(3 * x, center=center).coordinates, 3 * before.coordinates
+    )
 
 
 def test_all_forms_of_points_agree(tmp_path: Path) -> None:
@@ -153,26 +190,44 @@ def test_all_forms_of_points_agree(tmp_path: Path) -> None:
 
 def test_half_precision_is_read_exactly() -> None:
     states = state_dicts(dtype=torch.bfloat16)
-    same(trajectory_pca(states), trajectory_pca(np.stack([flat(state) for state in states])))
+    same(
+        trajectory_pca(states),
+        trajectory_pca(np.stack([flat(state) for state in states])),
+    )
 
 
 def test_one_layer() -> None:
     states = state_dicts()
     one = trajectory_pca(states, parameters="0.*")
-    same(one, trajectory_pca([flat({k: s[k] for k in ("0.weight", "0.bias")}) for s in states]))
+    same(
+        one,
+        trajectory_pca(
+            [flat({k: s[k] for k in ("0.weight", "0.bias")}) for s in states]
+        ),
+    )
     assert one.names == ("0.weight", "0.bias")
     assert one.size == 20
     named = one.unflatten(one.directions()[:, 0])
-    assert {name: part.shape for name, part in named.items()} == {"0.weight": (5, 3), "0.bias": (5,)}
-    np.testing.assert_array_equal(np.concatenate([p.ravel() for p in named.values()]), one.directions()[:, 0])
-    assert trajectory_pca(states, parameters=["1.bias", "0.bias"]).names == ("0.bias", "1.bias")
+    assert {name: part.shape for name, part in named.items()} == {
+        "0.weight": (5, 3),
+        "0.bias": (5,),
+    }
+    np.testing.assert_array_equal(
+        np.concatenate([p.ravel() for p in named.values()]), one.directions()[:, 0]
+    )
+    assert trajectory_pca(states, parameters=["1.bias", "0.bias"]).names == (
+        "0.bias",
+        "1.bias",
+    )
 
 
 def test_running_statistics_are_no_weights() -> None:
     states = state_dicts(norm=True)
     result = trajectory_pca(states)
     assert not [name for name in result.names if "running" in name or "num" in name]
-    assert result.notes == ("The running statistics of batch norm are left out: they are no weights.",)
+    assert result.notes == (
+        "The running statistics of batch norm are left out: they are no weights.",
+    )
     for state in states:
         state["1.running_mean"] = torch.randn(5)
     asked = trajectory_pca(states, parameters="*running_mean")
@@ -187,18 +242,26 @@ def test_several_runs_share_one_projection() -> None:
     assert joint.labels == ("a", "b")
     assert joint.lengths == (5, 8)
     assert {label: len(part) for label, part in joint.paths.items()} == {"a": 5, "b": 8}
-    np.testing.assert_array_equal(np.concatenate(list(joint.paths.values())), joint.coordinates)
+    np.testing.assert_array_equal(
+        np.concatenate(list(joint.paths.values())), joint.coordinates
+    )
 
 
 def test_a_straight_line_has_one_component_and_no_second_direction() -> None:
     line = np.outer(np.arange(5.0), [3.0, 4.0, 0.0])
     result = trajectory_pca(line)
-    np.testing.assert_allclose(result.coordinates[:, 0], [10, 5, 0, -5, -10], atol=1e-12)
-    np.testing.assert_allclose(result.explained_variance_ratio, [1, 0, 0, 0], atol=1e-14)
+    np.testing.assert_allclose(
+        result.coordinates[:, 0], [10, 5, 0, -5, -10], atol=1e-12
+    )
+    np.testing.assert_allclose(
+        result.explained_variance_ratio, [1, 0, 0, 0], atol=1e-14
+    )
     np.testing.assert_allclose(result.projection_error, 0, atol=1e-6)
     with pytest.raises(UsageError, match=r"span 1 of the 2 dimensions.*components=1"):
         result.directions()
-    np.testing.assert_allclose(np.abs(trajectory_pca(line, components=1).directions()[:, 0]), [0.6, 0.8, 0])
+    np.testing.assert_allclose(
+        np.abs(trajectory_pca(line, components=1).directions()[:, 0]), [0.6, 0.8, 0]
+    )
 
 
 # --- the random walk --------------------------------------------------------------------------
@@ -207,15 +270,23 @@ def test_a_straight_line_has_one_component_and_no_second_direction() -> None:
 def test_the_shares_of_an_endless_walk() -> None:
     """6/(π j)²: 60.8 and 15.2 %, as Antognini and Sohl-Dickstein (2018) report; 8/(π(2j-1))² from an end."""
     index = np.arange(1, 6)
-    np.testing.assert_allclose(random_walk_shares(20_000)[:5], 6 / (np.pi * index) ** 2, rtol=1e-3)
+    np.testing.assert_allclose(
+        random_walk_shares(20_000)[:5], 6 / (np.pi * index) ** 2, rtol=1e-3
+    )
     expected = 8 / (np.pi * (2 * index - 1)) ** 2
-    np.testing.assert_allclose(random_walk_shares(20_000, "last")[:5], expected, rtol=1e-3)
-    np.testing.assert_array_equal(random_walk_shares(50, "first"), random_walk_shares(50, "last"))
+    np.testing.assert_allclose(
+        random_walk_shares(20_000, "last")[:5], expected, rtol=1e-3
+    )
+    np.testing.assert_array_equal(
+        random_walk_shares(50, "first"), random_walk_shares(50, "last")
+    )
 
 
 @pytest.mark.parametrize("center", CENTERS)
 @pytest.mark.parametrize("length", [2, 3, 17])
-def test_the_closed_form_equals_the_expected_gram_matrix(length: int, center: Any) -> None:
+def test_the_closed_form_equals_the_expected_gram_matrix(
+    length: int, center: Any
+) -> None:
     steps = np.arange(length, dtype=float)
     gram = np.minimum.outer(steps, steps)
     shift = (
@@ -227,7 +298,9 @@ def test_the_closed_form_equals_the_expected_gram_matrix(length: int, center: An
         }[center]
     )
     values = np.linalg.eigvalsh(shift @ gram @ shift.T)[::-1][: length - 1]
-    np.testing.assert_allclose(random_walk_shares(length, center), values / values.sum(), atol=1e-12)
+    np.testing.assert_allclose(
+        random_walk_shares(length, center), values / values.sum(), atol=1e-12
+    )
 
 
 @pytest.mark.parametrize("center", CENTERS)
@@ -241,9 +314,13 @@ def test_simulated_walks_have_these_shares(center: Any) -> None:
         for n, s in zip(lengths, steps, strict=True)
     }
     result = trajectory_pca(walks, center=center)
-    np.testing.assert_allclose(result.explained_variance_ratio, result.random_walk, atol=0.01)
+    np.testing.assert_allclose(
+        result.explained_variance_ratio, result.random_walk, atol=0.01
+    )
     single = trajectory_pca(walks["8"], center=center)
-    np.testing.assert_allclose(single.explained_variance_ratio, single.random_walk, atol=0.01)
+    np.testing.assert_allclose(
+        single.explained_variance_ratio, single.random_walk, atol=0.01
+    )
 
 
 def test_a_walk_of_independent_runs_has_as_many_shares_as_points() -> None:
@@ -304,9 +381,17 @@ def broken(**tensors: torch.Tensor) -> list[Any]:
         ({}, {}, r"at least two points.*got 0"),
         (np.zeros(5), {}, r"has shape \(T, P\).*\(5,\)"),
         (np.ones((3, 5)), {}, r"All points are equal"),
-        (path(3), {"components": 3}, r"components=3 is impossible: 3 points with 40 entries span at most 2"),
+        (
+            path(3),
+            {"components": 3},
+            r"components=3 is impossible: 3 points with 40 entries span at most 2",
+        ),
         (path(3), {"components": 0}, r"components=0 is impossible"),
-        (path(3), {"center": "maen"}, r"Did you mean 'mean'\? Choices: mean, first, last"),
+        (
+            path(3),
+            {"center": "maen"},
+            r"Did you mean 'mean'\? Choices: mean, first, last",
+        ),
         (
             broken(**{"1.weight": torch.zeros(2, 4)}),
             {},
@@ -323,15 +408,29 @@ def broken(**tensors: torch.Tensor) -> list[Any]:
             {},
             r"Point 2 holds values.*in '0.bias'.*diverged",
         ),
-        ({"a": path(3), "b": path(3) * np.inf}, {}, r"Point 0 of run 'b' holds values that are NaN"),
-        (state_dicts(), {"parameters": "2.*"}, r"no tensor in the points '2.\*'.*Choices: 0.weight"),
-        (["nowhere.safetensors", "else"], {}, r"'nowhere.safetensors' cannot be read as safetensors"),
+        (
+            {"a": path(3), "b": path(3) * np.inf},
+            {},
+            r"Point 0 of run 'b' holds values that are NaN",
+        ),
+        (
+            state_dicts(),
+            {"parameters": "2.*"},
+            r"no tensor in the points '2.\*'.*Choices: 0.weight",
+        ),
+        (
+            ["nowhere.safetensors", "else"],
+            {},
+            r"'nowhere.safetensors' cannot be read as safetensors",
+        ),
         ("nowhere.safetensors", {}, r"Points of type str cannot be read"),
         ([1, 2], {}, r"A point of type int cannot be read"),
     ],
 )
 @pytest.mark.filterwarnings("ignore:invalid value")
-def test_bad_input_is_refused(points: Any, options: dict[str, Any], message: str) -> None:
+def test_bad_input_is_refused(
+    points: Any, options: dict[str, Any], message: str
+) -> None:
     with pytest.raises(UsageError, match=message):
         trajectory_pca(points, **options)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from nablab.experiment import Claim, Condition, Experiment, Lab, Trials
+from nablab.contract import Claim, Condition, Experiment, Lab, Trials
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,13 @@ class Arithmetic(Experiment):
 
         for trial in trials:
             lab.record(
-                trial, square=number**2 + self.noise * trial.seed, parity="odd" if number % 2 else "even"
+                trial,
+                square=number**2 + self.noise * trial.seed,
+                parity="odd" if number % 2 else "even",
             )
-            lab.curve(trial, "powers", range(4), [float(number**power) for power in range(4)])
+            lab.curve(
+                trial, "powers", range(4), [float(number**power) for power in range(4)]
+            )
             lab.array(trial, "number", [number])
             lab.weights(trial, "squares", {"square": np.array([number**2])})
         lab.note("Numbers are small.")

@@ -44,7 +44,11 @@ class Batches:
     @cached_property
     def weights(self) -> tuple[float, ...]:
         """The share of each batch in the mean over all: a ragged last batch counts for what it holds."""
-        terms = self.samples if self.count is None else [self.count(item) for item in self.items]
+        terms = (
+            self.samples
+            if self.count is None
+            else [self.count(item) for item in self.items]
+        )
         return tuple(n / sum(terms) for n in terms)
 
     @property
@@ -56,7 +60,9 @@ class Batches:
         """The same samples in batches of at most ``size``, counted by the first tensor's length."""
         items = [piece for item in self.items for piece in _cut(item, size)]
         return dataclasses.replace(
-            self, items=tuple(items), samples=tuple(count_samples(item) for item in items)
+            self,
+            items=tuple(items),
+            samples=tuple(count_samples(item) for item in items),
         ).without_empty()
 
     def without_empty(self) -> Batches:
@@ -126,7 +132,9 @@ def read_pieces(data: Any, batch_size: int | None = None) -> list[Any]:
         UsageError: An impossible ``batch_size``, or data that cannot be read or cut.
     """
     if batch_size is not None and batch_size < 1:
-        raise UsageError(f"batch_size={batch_size} is impossible: it must be at least 1.")
+        raise UsageError(
+            f"batch_size={batch_size} is impossible: it must be at least 1."
+        )
     pieces: list[Any] = []
     with preserved_generators(_generators_of(data)):
         for batch in _batches_of(data, batch_size):
@@ -140,7 +148,9 @@ def is_batch(data: Any) -> bool:
         return True
     if not isinstance(data, tuple | list) or not data:
         return False
-    return isinstance(data[-1], Tensor) or (isinstance(data[0], Tensor) and isinstance(data[-1], Mapping))
+    return isinstance(data[-1], Tensor) or (
+        isinstance(data[0], Tensor) and isinstance(data[-1], Mapping)
+    )
 
 
 def tensors_in(batch: Any) -> list[Tensor]:
@@ -176,7 +186,9 @@ def move(batch: Any, device: torch.device, dtype: torch.dtype) -> Any:
     """
 
     def moved(tensor: Tensor) -> Tensor:
-        found = tensor.detach().to(device, dtype if tensor.is_floating_point() else None)
+        found = tensor.detach().to(
+            device, dtype if tensor.is_floating_point() else None
+        )
         return found.requires_grad_() if tensor.requires_grad else found
 
     return map_tensors(batch, moved)
@@ -206,23 +218,33 @@ def map_tensors(batch: Any, change: Callable[[Tensor], Tensor]) -> Any:
     if _is_record(batch):
         changed = copy.copy(batch)
         for field in dataclasses.fields(batch):
-            object.__setattr__(changed, field.name, map_tensors(getattr(batch, field.name), change))
+            object.__setattr__(
+                changed, field.name, map_tensors(getattr(batch, field.name), change)
+            )
         return changed
     return batch
 
 
-def _mapped(batch: Mapping[Any, Any], change: Callable[[Tensor], Tensor]) -> Mapping[Any, Any]:
+def _mapped(
+    batch: Mapping[Any, Any], change: Callable[[Tensor], Tensor]
+) -> Mapping[Any, Any]:
     parts = {key: map_tensors(value, change) for key, value in batch.items()}
     if type(batch) is dict or not isinstance(batch, MutableMapping):
         return parts
-    same = copy.copy(batch)  # such as a tokenizer's batch, whose entries are attributes as well
+    same = copy.copy(
+        batch
+    )  # such as a tokenizer's batch, whose entries are attributes as well
     for key, value in parts.items():
         same[key] = value
     return same
 
 
 def _is_record(data: Any) -> bool:
-    return dataclasses.is_dataclass(data) and not isinstance(data, type) and not isinstance(data, Dataset)
+    return (
+        dataclasses.is_dataclass(data)
+        and not isinstance(data, type)
+        and not isinstance(data, Dataset)
+    )
 
 
 def _selected(batch: Any, select: Callable[[Tensor], Tensor]) -> Any:
@@ -241,7 +263,9 @@ def _packed_in(batch: Any) -> PackedSequence | None:
     if isinstance(batch, Mapping):
         batch = list(batch.values())
     if isinstance(batch, tuple | list):
-        return next((found for part in batch if (found := _packed_in(part)) is not None), None)
+        return next(
+            (found for part in batch if (found := _packed_in(part)) is not None), None
+        )
     return None
 
 
@@ -250,8 +274,14 @@ def _batches_of(data: Any, batch_size: int | None) -> Iterable[Any]:
         return [data]
     if isinstance(data, IterableDataset):
         return _collated(iter(data), batch_size or COLLATED)
-    if isinstance(data, Dataset) and not isinstance(data, DataLoader) and hasattr(data, "__len__"):
-        return _collated((data[index] for index in range(len(data))), batch_size or COLLATED)
+    if (
+        isinstance(data, Dataset)
+        and not isinstance(data, DataLoader)
+        and hasattr(data, "__len__")
+    ):
+        return _collated(
+            (data[index] for index in range(len(data))), batch_size or COLLATED
+        )
     if isinstance(data, Iterable):
         return data
     raise UsageError(
@@ -268,7 +298,11 @@ def _collated(samples: Iterable[Any], size: int) -> Iterable[Any]:
 
 def _cut(batch: Any, size: int) -> Sequence[Any]:
     length = count_samples(batch)
-    return [batch] if length <= size else [part_of(batch, k, k + size) for k in range(0, length, size)]
+    return (
+        [batch]
+        if length <= size
+        else [part_of(batch, k, k + size) for k in range(0, length, size)]
+    )
 
 
 def _generators_of(data: Any) -> tuple[torch.Generator, ...]:
@@ -278,7 +312,11 @@ def _generators_of(data: Any) -> tuple[torch.Generator, ...]:
         holders.append(getattr(data, name, None))
     holders.append(getattr(getattr(data, "batch_sampler", None), "sampler", None))
     found = [getattr(holder, "generator", None) for holder in holders]
-    unique = {id(generator): generator for generator in found if isinstance(generator, torch.Generator)}
+    unique = {
+        id(generator): generator
+        for generator in found
+        if isinstance(generator, torch.Generator)
+    }
     return tuple(unique.values())
 
 

@@ -21,7 +21,12 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from nablab.errors import UsageError
-from nablab.instruments.base.batches import count_samples, describe_not_finite, map_tensors, tensors_in
+from nablab.instruments.base.batches import (
+    count_samples,
+    describe_not_finite,
+    map_tensors,
+    tensors_in,
+)
 from nablab.instruments.base.losses import Closure, split
 from nablab.instruments.base.surroundings import Generators, seed_all
 
@@ -29,7 +34,14 @@ if TYPE_CHECKING:
     from nablab.instruments.base.objective import Objective
 
 # What PyTorch and models raise for data that do not fit; a timer's exception, say, is not among them.
-MISFITS = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError)
+MISFITS = (
+    RuntimeError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    AssertionError,
+)
 TORCH = str(Path(torch.__file__).parent)
 FEW = 64  # samples that the tests of a mean use
 ATTENTION = (
@@ -144,7 +156,11 @@ class Checks:
                 raise
             raise UsageError(self._describe(error, batch)) from error
         if not isinstance(value, Tensor) or value.numel() != 1 or value.is_complex():
-            what = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+            what = (
+                f"shape {tuple(value.shape)}"
+                if isinstance(value, Tensor)
+                else type(value).__name__
+            )
             raise UsageError(
                 f"The loss is not one real number ({what}). Give the mean over the batch: "
                 "reduction='mean', or .mean()."
@@ -154,7 +170,9 @@ class Checks:
     def _describe(self, error: Exception, batch: Any) -> str:
         first = (str(error).strip().splitlines() or [""])[0][:200]
         what = f"{type(error).__name__}: {first}" if first else type(error).__name__
-        shapes = ", ".join(f"{tuple(t.shape)} {_name(t.dtype)}" for t in tensors_in(batch)[:4])
+        shapes = ", ".join(
+            f"{tuple(t.shape)} {_name(t.dtype)}" for t in tensors_in(batch)[:4]
+        )
         remedy = "Do the data fit the model and the loss?"
         if "dtype" in first and self.objective.dtype == torch.float64:
             remedy = (
@@ -165,7 +183,9 @@ class Checks:
 
     # A function of the weights alone
 
-    def _check_random(self, first: float, second: float, drawn: _Drawn, again: _Drawn) -> None:
+    def _check_random(
+        self, first: float, second: float, drawn: _Drawn, again: _Drawn
+    ) -> None:
         """Generators are compared, not losses: dropping a layer with probability 0.1 seldom shows in two."""
         # What seeds itself the same way every time ends in the same state, whatever the state before.
         draws = drawn.names & again.names & drawn.after.differences(again.after)
@@ -187,15 +207,22 @@ class Checks:
 
     def _check_finite(self, first: float) -> None:
         objective = self.objective
-        causes = [describe_not_finite(batch, place) for place, batch in enumerate(objective.batches.items)]
+        causes = [
+            describe_not_finite(batch, place)
+            for place, batch in enumerate(objective.batches.items)
+        ]
         if not math.isfinite(first):
             raise UsageError(
                 f"The loss of the first batch is {first}, with finite weights"
                 f"{'. ' + causes[0] if causes[0] else ' and data. Nothing can be measured at such a point.'}"
             )
-        for place, (batch, cause) in enumerate(zip(objective.batches.items, causes, strict=True)):
+        for place, (batch, cause) in enumerate(
+            zip(objective.batches.items, causes, strict=True)
+        ):
             if cause and not self._is_finite(batch):
-                raise UsageError(f"The loss of batch {place} or its gradient is not finite. {cause}")
+                raise UsageError(
+                    f"The loss of batch {place} or its gradient is not finite. {cause}"
+                )
 
     def _is_finite(self, batch: Any) -> bool:
         """Whether loss and gradient are finite: an infinite input of a saturated unit gives 0 * infinity."""
@@ -207,7 +234,9 @@ class Checks:
         return all(bool(gradient.isfinite().all()) for gradient in gradients)
 
     def _changed_buffers(self, before: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        changed = {n: t for n, t in before.items() if not _same(t, self.objective.fixed[n])}
+        changed = {
+            n: t for n, t in before.items() if not _same(t, self.objective.fixed[n])
+        }
         if changed and self._normalizes_by_batch(changed):
             shown = ", ".join(name.removeprefix("model.") for name in list(changed)[:3])
             raise UsageError(
@@ -222,15 +251,21 @@ class Checks:
         floating = any(tensor.is_floating_point() for tensor in changed.values())
         return floating and any(owner.training for owner in owners)
 
-    def _check_buffers_are_idle(self, pristine: Mapping[str, Tensor], batch: Any, first: float) -> None:
+    def _check_buffers_are_idle(
+        self, pristine: Mapping[str, Tensor], batch: Any, first: float
+    ) -> None:
         """A counter may count; a buffer that the loss depends on makes every pass another function."""
         objective = self.objective
         self._checked_loss(batch)
-        again = self._checked_loss(batch)  # with the buffers as the pass before left them
+        again = self._checked_loss(
+            batch
+        )  # with the buffers as the pass before left them
         for name, tensor in pristine.items():
             objective.fixed[name].copy_(tensor)
         if again != first:
-            shown = ", ".join(name.removeprefix("model.") for name in list(pristine)[:3])
+            shown = ", ".join(
+                name.removeprefix("model.") for name in list(pristine)[:3]
+            )
             raise UsageError(
                 f"The loss depends on buffers that every forward pass changes ({shown}): it went from "
                 f"{first:.6g} to {again:.6g} with the same weights and data. Freeze those buffers to measure."
@@ -239,7 +274,11 @@ class Checks:
     def _check_changed_weights(self) -> None:
         objective = self.objective
         point = objective.unflatten(objective.point)
-        changed = [name for name in objective.names if not _same(point[name], objective.values[name])]
+        changed = [
+            name
+            for name in objective.names
+            if not _same(point[name], objective.values[name])
+        ]
         if changed:
             raise UsageError(
                 f"The forward pass changes the parameter '{changed[0]}' in place, so the loss is not a "
@@ -272,7 +311,9 @@ class Checks:
     def few(self, batch: Any, most: int = 4) -> Any:
         """Some samples of a batch, where the loss can be had of some; else the batch."""
         try:
-            few = _Part(batch, axis=0).select(torch.arange(min(most, count_samples(batch))))
+            few = _Part(batch, axis=0).select(
+                torch.arange(min(most, count_samples(batch)))
+            )
             self.objective.batch_loss(self.objective.values, few)
         except MISFITS:  # weights per sample, packed sequences and the like: the whole is always possible
             return batch
@@ -283,7 +324,10 @@ class Checks:
         objective = self.objective
         if objective.is_closure:
             return
-        outputs, target = objective.batch_outputs(objective.values, batch), split(batch)[1]
+        outputs, target = (
+            objective.batch_outputs(objective.values, batch),
+            split(batch)[1],
+        )
         if not isinstance(outputs, Tensor) or not isinstance(target, Tensor):
             return
         with warnings.catch_warnings(), _Broadcasts(outputs, target) as seen:
@@ -334,14 +378,19 @@ class Checks:
         except UsageError:
             raise
         except MISFITS as error:
-            return None, (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
+            return None, (str(error).strip().splitlines() or [type(error).__name__])[0][
+                :120
+            ]
 
     def _count_along_second_axis(self) -> None:
         """Batches of sequences may be laid out (time, sample): then the second axis counts."""
         objective = self.objective
         if objective.batches.count is not None:
             return  # a known loss counts its targets, whatever their axes are
-        lengths = [_second_length(item) or count_samples(item) for item in objective.batches.items]
+        lengths = [
+            _second_length(item) or count_samples(item)
+            for item in objective.batches.items
+        ]
         object.__setattr__(objective.batches, "samples", tuple(lengths))
         objective.batches.__dict__.pop("weights", None)
 
@@ -352,8 +401,13 @@ class Checks:
             return "it cannot be cut" if axis else None
         generator = torch.Generator().manual_seed(0)
         order = torch.randperm(part.length, generator=generator)[:FEW]
-        at = max(min(2, len(order) - 1), len(order) // 3)  # two: batch norm refuses a single sample
-        whole, pieces = part.select(order), [part.select(order[:at]), part.select(order[at:])]
+        at = max(
+            min(2, len(order) - 1), len(order) // 3
+        )  # two: batch norm refuses a single sample
+        whole, pieces = (
+            part.select(order),
+            [part.select(order[:at]), part.select(order[at:])],
+        )
         return self._gap(whole, pieces, axis=axis)
 
     def _gap_between_batches(self) -> str | None:
@@ -366,12 +420,18 @@ class Checks:
         return None if joined is None else self._gap(joined, few, axis=0)
 
     def _gap(self, whole: Any, pieces: Sequence[Any], *, axis: int) -> str | None:
-        count = self.objective.batches.count or (lambda item: float(_Part(item, axis=axis).length))
+        count = self.objective.batches.count or (
+            lambda item: float(_Part(item, axis=axis).length)
+        )
         terms = [count(piece) for piece in pieces]
         if not sum(terms):
             return None
-        dtype, losses = self._losses([whole, *(p for p, n in zip(pieces, terms, strict=True) if n)])
-        mean = sum(n * x for n, x in zip([n for n in terms if n], losses[1:], strict=True)) / sum(terms)
+        dtype, losses = self._losses(
+            [whole, *(p for p, n in zip(pieces, terms, strict=True) if n)]
+        )
+        mean = sum(
+            n * x for n, x in zip([n for n in terms if n], losses[1:], strict=True)
+        ) / sum(terms)
         relative, absolute = (1e-9, 1e-12) if dtype == torch.float64 else (1e-4, 1e-6)
         if abs(mean - losses[0]) <= absolute + relative * max(map(abs, losses)):
             return None
@@ -384,7 +444,9 @@ class Checks:
         if objective.dtype != torch.float64:
             try:
                 with objective.converted(torch.float64):
-                    return torch.float64, [self._plain_loss(_double(item)) for item in items]
+                    return torch.float64, [
+                        self._plain_loss(_double(item)) for item in items
+                    ]
             except (RuntimeError, TypeError):  # it makes tensors of a dtype of its own
                 pass
         return objective.dtype, [self._plain_loss(item) for item in items]
@@ -393,7 +455,9 @@ class Checks:
         return float(self.objective.batch_loss({}, item).detach())
 
 
-def check_parameters(parameters: Mapping[str, nn.Parameter], chosen: Sequence[str]) -> None:
+def check_parameters(
+    parameters: Mapping[str, nn.Parameter], chosen: Sequence[str]
+) -> None:
     """Refuse weights that nothing can be measured at.
 
     Raises:
@@ -432,7 +496,10 @@ def check_modules(model: nn.Module, chosen: Sequence[str]) -> None:
             is no function of the weights that has a derivative.
     """
     for name, module in model.named_modules():
-        rescales = isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.max_norm is not None
+        rescales = (
+            isinstance(module, nn.Embedding | nn.EmbeddingBag)
+            and module.max_norm is not None
+        )
         weight = f"{name}.weight" if name else "weight"
         if rescales and weight in chosen:
             raise UsageError(
@@ -477,7 +544,11 @@ def _joined(parts: Sequence[Any]) -> Any | None:
     for tensors in zip(*columns, strict=True):
         if any(t.ndim == 0 or t.shape[1:] != tensors[0].shape[1:] for t in tensors):
             return None
-        together.append(torch.cat([t.detach() for t in tensors]).requires_grad_(tensors[0].requires_grad))
+        together.append(
+            torch.cat([t.detach() for t in tensors]).requires_grad_(
+                tensors[0].requires_grad
+            )
+        )
     remaining = iter(together)
     return map_tensors(parts[0], lambda _: next(remaining))
 
@@ -512,10 +583,17 @@ class _AttentionSeen(TorchFunctionMode):
     seen = False
 
     def __torch_function__(
-        self, function: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
+        self,
+        function: Callable[..., Any],
+        types: Any,
+        args: Any = (),
+        kwargs: Any = None,
     ) -> Any:
         # The second is a Python function: what it calls is not shown to a mode.
-        fused = nn.functional.scaled_dot_product_attention, nn.functional.multi_head_attention_forward
+        fused = (
+            nn.functional.scaled_dot_product_attention,
+            nn.functional.multi_head_attention_forward,
+        )
         self.seen = self.seen or function in fused
         return function(*args, **(kwargs or {}))
 
@@ -527,15 +605,29 @@ class _Broadcasts(TorchFunctionMode):
         super().__init__()
         self.found: tuple[int, ...] = ()
         self._shapes = {tuple(output.shape), tuple(target.shape)}
-        shorter, longer = sorted(self._shapes, key=len)[0], sorted(self._shapes, key=len)[-1]
-        self._suspect = len(self._shapes) == 2 and longer == (*shorter, 1) and shorter[-1:] != (1,)
+        shorter, longer = (
+            sorted(self._shapes, key=len)[0],
+            sorted(self._shapes, key=len)[-1],
+        )
+        self._suspect = (
+            len(self._shapes) == 2 and longer == (*shorter, 1) and shorter[-1:] != (1,)
+        )
 
     def __torch_function__(
-        self, function: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
+        self,
+        function: Callable[..., Any],
+        types: Any,
+        args: Any = (),
+        kwargs: Any = None,
     ) -> Any:
         result = function(*args, **(kwargs or {}))
         met = {tuple(part.shape) for part in args if isinstance(part, Tensor)}
-        if self._suspect and met == self._shapes and isinstance(result, Tensor) and result.ndim >= 2:
+        if (
+            self._suspect
+            and met == self._shapes
+            and isinstance(result, Tensor)
+            and result.ndim >= 2
+        ):
             shape = tuple(result.shape)
             self.found = self.found or (() if shape in self._shapes else shape)
         return result

@@ -97,7 +97,9 @@ def counting_bytes(*, arrays: bool = False) -> Iterator[Count]:
     if arrays:
         tracemalloc.reset_peak()
     collects = gc.isenabled()
-    _enable_profiler_legacy(ProfilerConfig(ProfilerState.CPU, False, True, False, False, False, plain))
+    _enable_profiler_legacy(
+        ProfilerConfig(ProfilerState.CPU, False, True, False, False, False, plain)
+    )
     try:
         gc.disable()  # what is older than the work is not to be freed in it
         yield found

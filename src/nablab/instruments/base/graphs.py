@@ -30,7 +30,10 @@ def has_dead_end(tensors: list[Tensor]) -> bool:
     `torch.autograd.grad` runs just the nodes on the way to its inputs. A ``once_differentiable`` function
     cuts the way and puts its error off it, so the second derivative through it silently comes out as zero.
     """
-    return any(node.name().endswith(("::Error", "::NotImplemented")) for node in nodes_behind(tensors))
+    return any(
+        node.name().endswith(("::Error", "::NotImplemented"))
+        for node in nodes_behind(tensors)
+    )
 
 
 def free_memory(device: torch.device) -> int:
@@ -40,7 +43,9 @@ def free_memory(device: torch.device) -> int:
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
     except (ValueError, OSError):
-        return 2**31  # macOS does not say; two gigabytes are there on any machine that runs PyTorch
+        return (
+            2**31
+        )  # macOS does not say; two gigabytes are there on any machine that runs PyTorch
 
 
 @contextmanager
@@ -54,7 +59,9 @@ def counting_saved_bytes() -> Iterator[dict[str, int]]:
         if storage.data_ptr() not in seen:
             seen.add(storage.data_ptr())
             total["bytes"] += storage.nbytes()
-        return tensor.detach()  # the tensor itself may be the node's own output: a cycle that is never freed
+        return (
+            tensor.detach()
+        )  # the tensor itself may be the node's own output: a cycle that is never freed
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         yield total

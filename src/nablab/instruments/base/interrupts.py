@@ -38,7 +38,9 @@ def guard() -> bool:
     if threading.current_thread() is not threading.main_thread():
         return False
     found = signal.getsignal(signal.SIGINT)
-    if found is _on_interrupt or not callable(found):  # not callable: it is ignored, or ends the process
+    if found is _on_interrupt or not callable(
+        found
+    ):  # not callable: it is ignored, or ends the process
         return False
     _before = found
     signal.signal(signal.SIGINT, _on_interrupt)
@@ -65,7 +67,9 @@ def release() -> None:
 
 def _on_interrupt(number: int, frame: FrameType | None) -> None:
     try:
-        _before(number, frame)  # may only note that a stop was asked for: then the measurement goes on
+        _before(
+            number, frame
+        )  # may only note that a stop was asked for: then the measurement goes on
     except BaseException as error:
         if not _held:
             _held.append(error.with_traceback(None))

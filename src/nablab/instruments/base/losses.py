@@ -57,9 +57,13 @@ class Penalized(Closure):
     loss: Callable[[Tensor, Tensor], Tensor]
     weight_decay: float
 
-    def __init__(self, loss: str | Callable[[Tensor, Tensor], Tensor], weight_decay: float) -> None:
+    def __init__(
+        self, loss: str | Callable[[Tensor, Tensor], Tensor], weight_decay: float
+    ) -> None:
         if not 0 <= weight_decay < float("inf"):
-            raise UsageError(f"weight_decay={weight_decay} is impossible: it must be 0 or more and finite.")
+            raise UsageError(
+                f"weight_decay={weight_decay} is impossible: it must be 0 or more and finite."
+            )
         if isinstance(loss, str) and loss not in LOSSES:
             raise unknown("loss", loss, LOSSES)
         criterion = LOSSES[loss] if isinstance(loss, str) else loss
@@ -69,10 +73,17 @@ class Penalized(Closure):
             output = call(model, inputs)
             if _pairs_elements(criterion):
                 check_equal_shapes(output, target)
-            squares = torch.stack([parameter.square().sum() for parameter in model.parameters()]).sum()
+            squares = torch.stack(
+                [parameter.square().sum() for parameter in model.parameters()]
+            ).sum()
             return criterion(output, target) + weight_decay / 2 * squares
 
-        fields = {"function": function, "samples": None, "loss": criterion, "weight_decay": weight_decay}
+        fields = {
+            "function": function,
+            "samples": None,
+            "loss": criterion,
+            "weight_decay": weight_decay,
+        }
         for name, value in fields.items():
             object.__setattr__(self, name, value)
 
@@ -162,14 +173,18 @@ def counter(loss: Any) -> Callable[[Any], float] | None:
     if type(loss) in (nn.CrossEntropyLoss, nn.NLLLoss):
         if loss.weight is not None and float(getattr(loss, "label_smoothing", False)):
             return None  # its two terms are means over different things
-        return lambda batch: _targets_that_count(split(batch)[1], loss.ignore_index, loss.weight)
+        return lambda batch: _targets_that_count(
+            split(batch)[1], loss.ignore_index, loss.weight
+        )
     if _pairs_elements(loss) and getattr(loss, "reduction", "mean") == "mean":
         return lambda batch: float(split(batch)[1].numel())
     return None
 
 
 def _targets_that_count(target: Tensor, ignored: int, weight: Tensor | None) -> float:
-    if target.is_floating_point():  # probabilities of classes, (N, C, ...): a mean over all but the classes
+    if (
+        target.is_floating_point()
+    ):  # probabilities of classes, (N, C, ...): a mean over all but the classes
         classes = target.shape[1] if target.ndim > 1 else target.numel()
         return target.numel() / max(1, classes)
     counted = target != ignored
@@ -183,11 +198,20 @@ _PAIRED_FUNCTIONS = (
     F.mse_loss, F.l1_loss, F.smooth_l1_loss, F.huber_loss, F.binary_cross_entropy_with_logits,
     F.binary_cross_entropy,
 )  # fmt: skip
-_PAIRED_MODULES = (nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss, nn.BCEWithLogitsLoss, nn.BCELoss)
+_PAIRED_MODULES = (
+    nn.MSELoss,
+    nn.L1Loss,
+    nn.SmoothL1Loss,
+    nn.HuberLoss,
+    nn.BCEWithLogitsLoss,
+    nn.BCELoss,
+)
 
 
 def _is_known(loss: Any) -> bool:
-    return any(loss is function for function in LOSSES.values()) or _pairs_elements(loss)
+    return any(loss is function for function in LOSSES.values()) or _pairs_elements(
+        loss
+    )
 
 
 def _pairs_elements(loss: Any) -> bool:
@@ -202,7 +226,11 @@ def check_equal_shapes(output: Any, target: Any) -> None:
     Raises:
         UsageError: The shapes differ.
     """
-    if isinstance(output, Tensor) and isinstance(target, Tensor) and output.shape != target.shape:
+    if (
+        isinstance(output, Tensor)
+        and isinstance(target, Tensor)
+        and output.shape != target.shape
+    ):
         raise UsageError(
             f"The model gives outputs of shape {tuple(output.shape)}, but the targets have shape "
             f"{tuple(target.shape)}; this loss compares them element by element and needs equal shapes. "
@@ -211,7 +239,11 @@ def check_equal_shapes(output: Any, target: Any) -> None:
 
 
 def _reshaping(output: Tensor, target: Tensor) -> str:
-    return ", for instance with y.unsqueeze(-1)" if output.shape == (*target.shape, 1) else ""
+    return (
+        ", for instance with y.unsqueeze(-1)"
+        if output.shape == (*target.shape, 1)
+        else ""
+    )
 
 
 def call(model: nn.Module, inputs: Any) -> Any:

@@ -16,7 +16,9 @@ from nablab.instruments.base.rehearsals import Rehearsal
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-LONGEST = 1_000  # entries of an array that `to_dict` lists; longer ones give their shape
+LONGEST = (
+    1_000  # entries of an array that `to_dict` lists; longer ones give their shape
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +36,11 @@ class Measurement:
     def to_dict(self) -> dict[str, Any]:
         """The fields that its ``repr`` shows, as JSON types; long arrays give ``{"shape": [...]}``."""
         shown = [field.name for field in dataclasses.fields(self) if field.repr]
-        return {name: plain(getattr(self, name)) for name in shown if not name.startswith("_")}
+        return {
+            name: plain(getattr(self, name))
+            for name in shown
+            if not name.startswith("_")
+        }
 
     def plot(self) -> Figure:
         """A matplotlib figure of the result."""
@@ -46,7 +52,11 @@ def plain(value: Any) -> Any:
     if isinstance(value, torch.Tensor):
         value = value.detach().cpu().numpy()
     if isinstance(value, np.ndarray):
-        return {"shape": list(value.shape)} if value.size > LONGEST else plain(value.tolist())
+        return (
+            {"shape": list(value.shape)}
+            if value.size > LONGEST
+            else plain(value.tolist())
+        )
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, float) and not math.isfinite(value):
@@ -56,7 +66,10 @@ def plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [plain(part) for part in value]
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return {
+            field.name: plain(getattr(value, field.name))
+            for field in dataclasses.fields(value)
+        }
     return value
 
 
@@ -104,11 +117,16 @@ class Instrument(Generic[P, R]):
     """
 
     def __init__(
-        self, measure: Callable[P, R], expected: Callable[..., Expected], rehearse: Rehearsal
+        self,
+        measure: Callable[P, R],
+        expected: Callable[..., Expected],
+        rehearse: Rehearsal,
     ) -> None:
         self.measure, self.expected, self.rehearse = measure, expected, rehearse
         self.__doc__, self.__name__ = measure.__doc__, measure.__name__
-        self.__wrapped__ = measure  # so that signature() and help() show the function's own
+        self.__wrapped__ = (
+            measure  # so that signature() and help() show the function's own
+        )
         self.__module__ = measure.__module__
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:

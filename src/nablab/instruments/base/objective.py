@@ -18,7 +18,12 @@ from nablab.instruments.base.batches import read_batches
 from nablab.instruments.base.checks import Checks, check_modules, check_parameters
 from nablab.instruments.base.losses import Closure, Evaluation, Loss, call, split
 from nablab.instruments.base.placement import Placement
-from nablab.instruments.base.surroundings import Surroundings, Uses, function_modes, leave_modes
+from nablab.instruments.base.surroundings import (
+    Surroundings,
+    Uses,
+    function_modes,
+    leave_modes,
+)
 
 HALF = (
     "The weights are {dtype}; they were measured in float32, as the function of these weights without the "
@@ -91,7 +96,8 @@ class Objective:
         self._uses = Uses.of(model)
         given = {f"model.{name}": tensor for name, tensor in (tensors or {}).items()}
         copies = {
-            name: self._copy(given.get(name, tensor)) for name, tensor in self._placement.originals.items()
+            name: self._copy(given.get(name, tensor))
+            for name, tensor in self._placement.originals.items()
         }
         self.values = {name: copies.pop(f"model.{name}") for name in self.names}
         self.fixed: dict[str, Tensor] = copies
@@ -99,8 +105,12 @@ class Objective:
         self._counts = [math.prod(shape) for shape in self.shapes]
         self.size = sum(self._counts)
         self.point = self.flatten(self.values)
-        self._put: set[str] = set()  # names whose places hold something else than `values` and `fixed`
-        self._pristine: Mapping[str, Tensor] = {}  # buffers that a forward pass changes, as they were
+        self._put: set[str] = (
+            set()
+        )  # names whose places hold something else than `values` and `fixed`
+        self._pristine: Mapping[
+            str, Tensor
+        ] = {}  # buffers that a forward pass changes, as they were
         samples = loss.samples if isinstance(loss, Closure) else None
         self.batches = read_batches(
             data,
@@ -127,8 +137,12 @@ class Objective:
     def flatten(self, tensors: Mapping[str, Tensor]) -> Tensor:
         """One vector (P,) of tensors by parameter name; leading axes beyond the parameters' own are kept."""
         parts = [
-            tensors[name].reshape((*tensors[name].shape[: tensors[name].ndim - len(shape)], count))
-            for name, shape, count in zip(self.names, self.shapes, self._counts, strict=True)
+            tensors[name].reshape(
+                (*tensors[name].shape[: tensors[name].ndim - len(shape)], count)
+            )
+            for name, shape, count in zip(
+                self.names, self.shapes, self._counts, strict=True
+            )
         ]
         return torch.cat(parts, dim=-1)
 
@@ -148,7 +162,10 @@ class Objective:
         Run it and the backward passes through it in one `quiet`: some models read their weights in the
         backward pass again.
         """
-        with self._placed(tensors), torch.enable_grad():  # the loss may hold derivatives, in the inputs say
+        with (
+            self._placed(tensors),
+            torch.enable_grad(),
+        ):  # the loss may hold derivatives, in the inputs say
             value: Tensor = self._module(batch)
             return value
 
@@ -164,7 +181,9 @@ class Objective:
         stale = self._put - given.keys()
         self._placement.put({name: self._base(name) for name in stale})
         self._placement.put(given)
-        self._placement.put({name: tensor.clone() for name, tensor in self._pristine.items()})
+        self._placement.put(
+            {name: tensor.clone() for name, tensor in self._pristine.items()}
+        )
         self._put = set(given)
 
     @property
@@ -221,9 +240,14 @@ class Objective:
     def leaves(self, vector: Tensor | None = None) -> dict[str, Tensor]:
         """The chosen parameters at ``vector``, as new tensors that ask for a gradient."""
         tensors = self.values if vector is None else self.unflatten(vector)
-        return {name: tensor.detach().clone().requires_grad_() for name, tensor in tensors.items()}
+        return {
+            name: tensor.detach().clone().requires_grad_()
+            for name, tensor in tensors.items()
+        }
 
-    def gradients_of(self, value: Tensor, leaves: dict[str, Tensor]) -> dict[str, Tensor]:
+    def gradients_of(
+        self, value: Tensor, leaves: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
         """The gradients of a loss by name; call inside the `quiet` in which the loss was computed.
 
         Raises:
@@ -231,7 +255,9 @@ class Objective:
         """
         if not value.requires_grad:
             raise UsageError(_no_gradient(self.names))
-        found = torch.autograd.grad(value, list(leaves.values()), materialize_grads=True)
+        found = torch.autograd.grad(
+            value, list(leaves.values()), materialize_grads=True
+        )
         return {
             name: gradient.to_dense() if gradient.is_sparse else gradient
             for name, gradient in zip(leaves, found, strict=True)
@@ -254,13 +280,17 @@ class Objective:
             surroundings.borrow()
             self._placement.open(self.dtype, self.device)
             self._put = set()
-            self._placement.put({name: self._base(name) for name in self._placement.originals})
+            self._placement.put(
+                {name: self._base(name) for name in self._placement.originals}
+            )
             yield
         finally:
             try:
                 self._placement.restore()
                 surroundings.restore()
-            except BaseException:  # something else than Ctrl-C, such as a timer's signal, came in between
+            except (
+                BaseException
+            ):  # something else than Ctrl-C, such as a timer's signal, came in between
                 self._placement.restore()
                 surroundings.restore()
                 raise
@@ -274,14 +304,19 @@ class Objective:
         """Inside a `quiet`: the model at its own point with all its tensors in another dtype."""
         kept = self.values, self.fixed
         self.values, self.fixed = (
-            {n: t.to(dtype) if t.is_floating_point() else t for n, t in tensors.items()} for tensors in kept
+            {n: t.to(dtype) if t.is_floating_point() else t for n, t in tensors.items()}
+            for tensors in kept
         )
         try:
-            self._placement.put({name: self._base(name) for name in self._placement.originals})
+            self._placement.put(
+                {name: self._base(name) for name in self._placement.originals}
+            )
             yield
         finally:
             self.values, self.fixed = kept
-            self._placement.put({name: self._base(name) for name in self._placement.originals})
+            self._placement.put(
+                {name: self._base(name) for name in self._placement.originals}
+            )
 
     @contextmanager
     def _placed(self, tensors: Mapping[str, Tensor]) -> Iterator[None]:
@@ -296,7 +331,11 @@ class Objective:
     def _base(self, name: str) -> Tensor:
         """What stands in the place of a name (of `Evaluation`) unless a pass gives another value."""
         chosen = self.values.get(name.removeprefix("model."))
-        return chosen if chosen is not None and name.startswith("model.") else self.fixed[name]
+        return (
+            chosen
+            if chosen is not None and name.startswith("model.")
+            else self.fixed[name]
+        )
 
     def _copy(self, tensor: Tensor) -> Tensor:
         kind = self.dtype if tensor.is_floating_point() else None
@@ -331,7 +370,9 @@ def measuring_dtype(
                 "torch.float32 or torch.float64; the weights are converted."
             )
         return asked, ()
-    kinds = [tensor.dtype for tensor in parameters.values() if tensor.is_floating_point()]
+    kinds = [
+        tensor.dtype for tensor in parameters.values() if tensor.is_floating_point()
+    ]
     widest = kinds[0]
     for kind in kinds[1:]:
         widest = torch.promote_types(widest, kind)
@@ -340,7 +381,9 @@ def measuring_dtype(
     return widest, ()
 
 
-def select_parameters(model: nn.Module, patterns: str | Sequence[str] = "*") -> tuple[str, ...]:
+def select_parameters(
+    model: nn.Module, patterns: str | Sequence[str] = "*"
+) -> tuple[str, ...]:
     """Names of the trainable parameters that match any of the glob patterns, in the model's order.
 
     Raises:

@@ -64,10 +64,14 @@ class Placement:
                     self._slots[names[id(tensor)]].append(slot)
                 else:
                     self._loose.append((slot, tensor))
-            self._containers += [slot for slot in _attributes(module) if _holds_tensor(slot[0][slot[1]])]
+            self._containers += [
+                slot for slot in _attributes(module) if _holds_tensor(slot[0][slot[1]])
+            ]
         self._names = names
         self._saved: list[_Contents] = []
-        self._listed: dict[str, list[tuple[Any, Any]]] = {}  # places in lists, made anew by every `open`
+        self._listed: dict[
+            str, list[tuple[Any, Any]]
+        ] = {}  # places in lists, made anew by every `open`
         self._depth = 0
 
     @property
@@ -88,7 +92,9 @@ class Placement:
             place[key] = self._converted_list(place[key], dtype, device)
         for module in self._modules:
             if isinstance(module, nn.Embedding | nn.EmbeddingBag):
-                module.__dict__["sparse"] = False  # sparse gradients have no second derivative
+                module.__dict__["sparse"] = (
+                    False  # sparse gradients have no second derivative
+                )
 
     def put(self, tensors: Mapping[str, Tensor]) -> None:
         """Put tensors in all places of their names, until the next `put` or `close`."""
@@ -114,22 +120,34 @@ class Placement:
 
     def reached_past(self, value: Tensor) -> list[str]:
         """Names of parameters whose own tensors, not those put in their place, the graph of a value reads."""
-        leaves = [id(node.variable) for node in nodes_behind([value]) if hasattr(node, "variable")]
+        leaves = [
+            id(node.variable)
+            for node in nodes_behind([value])
+            if hasattr(node, "variable")
+        ]
         return [self._names[number] for number in leaves if number in self._names]
 
-    def _converted_list(self, value: Any, dtype: torch.dtype | None, device: torch.device) -> Any:
+    def _converted_list(
+        self, value: Any, dtype: torch.dtype | None, device: torch.device
+    ) -> Any:
         """A list or dictionary with the tensors in it converted; those with names get theirs by `put`."""
         if isinstance(value, Tensor):
-            return value if id(value) in self._names else converted(value, dtype, device)
+            return (
+                value if id(value) in self._names else converted(value, dtype, device)
+            )
         if type(value) is tuple:
             return tuple(self._converted_list(part, dtype, device) for part in value)
         if type(value) not in (list, dict):
             return value
         copied = value.copy()
-        for position, part in copied.items() if isinstance(copied, dict) else enumerate(copied):
+        for position, part in (
+            copied.items() if isinstance(copied, dict) else enumerate(copied)
+        ):
             copied[position] = self._converted_list(part, dtype, device)
             if id(part) in self._names:
-                self._listed.setdefault(self._names[id(part)], []).append((copied, position))
+                self._listed.setdefault(self._names[id(part)], []).append(
+                    (copied, position)
+                )
         return copied
 
 
@@ -227,10 +245,14 @@ def _holds_tensor(value: Any, depth: int = 0) -> bool:
     if depth == _DEEPEST or type(value) not in (list, tuple, dict):
         return False
     parts = value.values() if isinstance(value, dict) else value
-    return any(isinstance(part, Tensor) or _holds_tensor(part, depth + 1) for part in parts)
+    return any(
+        isinstance(part, Tensor) or _holds_tensor(part, depth + 1) for part in parts
+    )
 
 
-def converted(tensor: Tensor, dtype: torch.dtype | None, device: torch.device) -> Tensor:
+def converted(
+    tensor: Tensor, dtype: torch.dtype | None, device: torch.device
+) -> Tensor:
     """A copy without a graph; a floating-point tensor in another dtype, or in its own if that is None."""
     kind = dtype if tensor.is_floating_point() else None
     return tensor.detach().to(device, kind, copy=True)

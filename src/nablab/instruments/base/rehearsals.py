@@ -66,11 +66,16 @@ class Sets:
 
     def samples(self) -> tuple[int, ...]:
         """Samples of each batch, of all sets."""
-        return tuple(_length(batch) for batches in self.batches.values() for batch in batches)
+        return tuple(
+            _length(batch) for batches in self.batches.values() for batch in batches
+        )
 
     def first(self, samples: int) -> Sets:
         """The first samples of each set."""
-        return Sets({name: _first(batches, samples) for name, batches in self.batches.items()}, self.named)
+        return Sets(
+            {name: _first(batches, samples) for name, batches in self.batches.items()},
+            self.named,
+        )
 
 
 def _first(batches: Sequence[Any], samples: int) -> list[Any]:
@@ -160,7 +165,9 @@ class Rehearsal:
         return Cost(
             gradients=runs[0][0],
             seconds=min(taken.seconds for _, taken in runs),
-            bytes=max(runs[0][1].peak, found.bytes),  # arrays are counted in the second only
+            bytes=max(
+                runs[0][1].peak, found.bytes
+            ),  # arrays are counted in the second only
         )
 
 
@@ -203,7 +210,9 @@ class Trials:
     notes: tuple[str, ...] = ()
 
 
-def by_trials(plan: Callable[[Call], Trials], arguments: Arguments = model_loss_and_data) -> Rehearsal:
+def by_trials(
+    plan: Callable[[Call], Trials], arguments: Arguments = model_loss_and_data
+) -> Rehearsal:
     """Foretell an instrument from small calls.
 
     Args:
@@ -227,7 +236,9 @@ def by_trials(plan: Callable[[Call], Trials], arguments: Arguments = model_loss_
             until = [1.0, *chosen.bytes_until]
             line = max(most, _extended(rows, [taken.peak for _, taken in found], until))
             most = (most + line) / 2 if chosen.bytes_may_stop else line
-        return Cost(gradients=gradients, seconds=seconds, bytes=int(most), notes=chosen.notes)
+        return Cost(
+            gradients=gradients, seconds=seconds, bytes=int(most), notes=chosen.notes
+        )
 
     return Rehearsal(foretell, arguments)
 
@@ -248,7 +259,9 @@ def _tried(call: Call, trial: Trial, arguments: Arguments) -> tuple[float, Footp
     return spent, taken
 
 
-def _extended(rows: Sequence[Sequence[float]], values: Sequence[float], whole: Sequence[float]) -> float:
+def _extended(
+    rows: Sequence[Sequence[float]], values: Sequence[float], whole: Sequence[float]
+) -> float:
     """A linear function of units, known at as many places as it has coefficients, at another place.
 
     More units never cost less: noise in the seconds of short calls might say so.
@@ -298,7 +311,9 @@ class Prepared:
     held: int
 
 
-def on_stand_in(call: Call, prepared: Prepared, stand_in: StandIn, run: Callable[[Any], Any]) -> Cost:
+def on_stand_in(
+    call: Call, prepared: Prepared, stand_in: StandIn, run: Callable[[Any], Any]
+) -> Cost:
     """Foretell an instrument that asks a matrix or a loss for its values, from its run on a stand-in.
 
     Args:
@@ -318,7 +333,9 @@ def on_stand_in(call: Call, prepared: Prepared, stand_in: StandIn, run: Callable
     return Cost(
         gradients=prepared.gradients + gradients,
         seconds=prepared.footprint.seconds + seconds + arithmetic.seconds * share,
-        bytes=max(prepared.footprint.peak, prepared.held + int(arithmetic.peak * share)),
+        bytes=max(
+            prepared.footprint.peak, prepared.held + int(arithmetic.peak * share)
+        ),
     )
 
 
@@ -335,10 +352,17 @@ def read_sets(data: Any, batch_size: int | None, *, named: bool) -> Sets:
         batch_size: See `read_batches`.
         named: Whether a mapping without tensors holds data sets by name.
     """
-    several = named and isinstance(data, Mapping) and not any(torch.is_tensor(part) for part in data.values())
+    several = (
+        named
+        and isinstance(data, Mapping)
+        and not any(torch.is_tensor(part) for part in data.values())
+    )
     if not several:
         return Sets({"data": read_pieces(data, batch_size)})
-    return Sets({str(name): read_pieces(part, batch_size) for name, part in data.items()}, named=True)
+    return Sets(
+        {str(name): read_pieces(part, batch_size) for name, part in data.items()},
+        named=True,
+    )
 
 
 def refuse(reason: str) -> Rehearsal:

@@ -27,7 +27,9 @@ ONCE_ONLY = (
     "A function in this model may be differentiated once only (once_differentiable), so its exact second "
     "derivative cannot be had. HessianOperator and hessian_eigenvalues take differences of gradients instead."
 )
-ONE_BY_ONE = "The replicas were measured one at a time: this model cannot be batched ({why})."
+ONE_BY_ONE = (
+    "The replicas were measured one at a time: this model cannot be batched ({why})."
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +57,9 @@ class Replicas:
     def __post_init__(self) -> None:
         own = _tensors_of(self.module)
         if not self.tensors:
-            raise UsageError("No stacked tensors: replicas need at least one parameter of shape (K, ...).")
+            raise UsageError(
+                "No stacked tensors: replicas need at least one parameter of shape (K, ...)."
+            )
         counts = {}
         for name, tensor in self.tensors.items():
             if name not in own:
@@ -70,7 +74,9 @@ class Replicas:
                 )
             counts[name] = len(tensor)
         if len(set(counts.values())) != 1 or 0 in counts.values():
-            raise UsageError(f"The stacked tensors hold unequal numbers of replicas, or none: {counts}.")
+            raise UsageError(
+                f"The stacked tensors hold unequal numbers of replicas, or none: {counts}."
+            )
         self._check_finite()
 
     @classmethod
@@ -81,11 +87,16 @@ class Replicas:
             UsageError: No network, or two whose architectures differ.
         """
         if not modules:
-            raise UsageError("No network to stack: give a sequence of at least one module.")
+            raise UsageError(
+                "No network to stack: give a sequence of at least one module."
+            )
         each = [_tensors_of(module) for module in modules]
         for place, tensors in enumerate(each[1:], start=1):
             _check_alike(each[0], tensors, place)
-        return cls(modules[0], {name: torch.stack([t[name] for t in each]).detach() for name in each[0]})
+        return cls(
+            modules[0],
+            {name: torch.stack([t[name] for t in each]).detach() for name in each[0]},
+        )
 
     def __len__(self) -> int:
         """K."""
@@ -94,7 +105,9 @@ class Replicas:
     def select(self, replicas: Sequence[int]) -> Replicas:
         """The replicas of these numbers, in this order."""
         chosen = list(replicas)
-        return Replicas(self.module, {name: tensor[chosen] for name, tensor in self.tensors.items()})
+        return Replicas(
+            self.module, {name: tensor[chosen] for name, tensor in self.tensors.items()}
+        )
 
     def network(self, replica: int) -> nn.Module:
         """A new module with the weights and in the dtype of one replica."""
@@ -117,7 +130,10 @@ class Replicas:
             replica
             for tensor in self.tensors.values()
             if tensor.is_floating_point()
-            for replica in (~tensor.reshape(len(tensor), -1).isfinite().all(1)).nonzero().flatten().tolist()
+            for replica in (~tensor.reshape(len(tensor), -1).isfinite().all(1))
+            .nonzero()
+            .flatten()
+            .tolist()
         }
         if bad:
             raise UsageError(
@@ -175,11 +191,15 @@ class ReplicaObjective:
         self.single = isinstance(model, nn.Module)
         self.own_targets = own_targets
         replicas = Replicas.stack([model]) if isinstance(model, nn.Module) else model
-        device = _tensors_of(replicas.module)[select_parameters(replicas.module, parameters)[0]].device
+        device = _tensors_of(replicas.module)[
+            select_parameters(replicas.module, parameters)[0]
+        ].device
         if own_targets:
             data = _samples_first(data, len(replicas))
         samples = loss.samples if isinstance(loss, Closure) else None
-        self.batches = read_batches(data, device=device, dtype=dtype, batch_size=batch_size, samples=samples)
+        self.batches = read_batches(
+            data, device=device, dtype=dtype, batch_size=batch_size, samples=samples
+        )
         self.spent = 0.0
         # The checks of a single objective are made at a replica whose loss is finite, if there is one.
         options: dict[str, Any] = {"parameters": parameters, "dtype": dtype}
@@ -192,7 +212,9 @@ class ReplicaObjective:
             **options,
         )
         self.batches = self._counted(len(replicas))
-        stacked = {name: self._moved(tensor) for name, tensor in replicas.tensors.items()}
+        stacked = {
+            name: self._moved(tensor) for name, tensor in replicas.tensors.items()
+        }
         self.points = self.base.flatten(
             {n: stacked.pop(n) if n in stacked else v.expand(len(replicas), *v.shape)
              for n, v in self.base.values.items()}
@@ -209,10 +231,15 @@ class ReplicaObjective:
                 replicas.module,
                 loss,
                 self._data_of(chosen),
-                tensors={name: tensor[chosen] for name, tensor in replicas.tensors.items()},
+                tensors={
+                    name: tensor[chosen] for name, tensor in replicas.tensors.items()
+                },
                 **options,
             )
-            self.base._pristine, self.base.reads_model = checked._pristine, checked.reads_model
+            self.base._pristine, self.base.reads_model = (
+                checked._pristine,
+                checked.reads_model,
+            )
             self.base._uses = checked._uses
             if not own_targets:
                 self.batches = checked.batches
@@ -231,7 +258,9 @@ class ReplicaObjective:
         part._batched = self._batched and len(replicas) > 1
         part.spent = 0.0
         if self.own_targets:
-            items = tuple((split(b)[0], split(b)[1][:, replicas]) for b in self.batches.items)
+            items = tuple(
+                (split(b)[0], split(b)[1][:, replicas]) for b in self.batches.items
+            )
             part.batches = replace(self.batches, items=items)
         return part
 
@@ -240,7 +269,10 @@ class ReplicaObjective:
         return {**self._others, **self.base.unflatten(points)}
 
     def per_replica(
-        self, function: Callable[[LossOf, dict[str, Tensor]], Tensor], points: Tensor, batch: Any
+        self,
+        function: Callable[[LossOf, dict[str, Tensor]], Tensor],
+        points: Tensor,
+        batch: Any,
     ) -> Tensor:
         """``function(loss, tensors)`` for each replica, stacked; call inside `quiet`.
 
@@ -248,9 +280,13 @@ class ReplicaObjective:
         are those parameters at its row of points (K, P).
         """
 
-        def one(chosen: dict[str, Tensor], others: dict[str, Tensor], *parts: Any) -> Tensor:
+        def one(
+            chosen: dict[str, Tensor], others: dict[str, Tensor], *parts: Any
+        ) -> Tensor:
             whole = parts[0] if len(parts) == 1 else parts
-            return function(lambda t: self.base.batch_loss({**others, **t}, whole), chosen)
+            return function(
+                lambda t: self.base.batch_loss({**others, **t}, whole), chosen
+            )
 
         chosen = self.base.unflatten(points)
         if self._batched:
@@ -275,17 +311,27 @@ class ReplicaObjective:
         """The losses (K,) over all data at points (K, P), or at the replicas' own."""
         points = self.points if points is None else points
         with self.quiet():
-            total = sum(weight * self.batch_losses(points, batch).detach() for batch, weight in self.batches)
+            total = sum(
+                weight * self.batch_losses(points, batch).detach()
+                for batch, weight in self.batches
+            )
         self.spent += len(points) / 3
         return torch.as_tensor(total)
 
-    def losses_and_gradients(self, points: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def losses_and_gradients(
+        self, points: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """The losses (K,) and gradients (K, P) over all data."""
         points = self.points if points is None else points
         if self._one_by_one(points):
-            each = [self._single(k).losses_and_gradients(points[k : k + 1]) for k in range(len(points))]
+            each = [
+                self._single(k).losses_and_gradients(points[k : k + 1])
+                for k in range(len(points))
+            ]
             self.spent += len(points)
-            return torch.cat([loss for loss, _ in each]), torch.cat([gradient for _, gradient in each])
+            return torch.cat([loss for loss, _ in each]), torch.cat(
+                [gradient for _, gradient in each]
+            )
         losses, gradients = points.new_zeros(len(points)), torch.zeros_like(points)
         for batch, weight in self.batches:
             leaf = points.detach().clone().requires_grad_()
@@ -316,17 +362,23 @@ class ReplicaObjective:
             with self.quiet():
                 leaf, found = self._graph(points, self.batches.items[0])
                 self.spent += 3 * len(points)
-                return found.detach(), self._backward(leaf, found, choose(found.detach()))
+                return found.detach(), self._backward(
+                    leaf, found, choose(found.detach())
+                )
         gradients = self.gradients(points)
         vectors, products = choose(gradients), torch.zeros_like(points)
         if self._one_by_one(points):
             for k in range(len(points)):
-                products[k] = self._single(k).products(points[k : k + 1], vectors[k : k + 1])[0]
+                products[k] = self._single(k).products(
+                    points[k : k + 1], vectors[k : k + 1]
+                )[0]
             self.spent += 3 * len(points)
             return gradients, products
         for batch, weight in self.batches:
             with self.quiet():
-                products += weight * self._backward(*self._graph(points, batch), vectors)
+                products += weight * self._backward(
+                    *self._graph(points, batch), vectors
+                )
         self.spent += 3 * len(points)
         return gradients, products
 
@@ -344,7 +396,15 @@ class ReplicaObjective:
             return counted
         if len(self.batches) > 1 and counted.count is not None:
             for batch in self.batches.items:
-                if len({counted.count(self._seen_by(k, batch)) for k in range(replicas)}) > 1:
+                if (
+                    len(
+                        {
+                            counted.count(self._seen_by(k, batch))
+                            for k in range(replicas)
+                        }
+                    )
+                    > 1
+                ):
                     raise UsageError(
                         "The replicas' own targets are ignored in unequal numbers, so batches weigh "
                         "differently for each replica. Give all data as one batch."
@@ -362,16 +422,22 @@ class ReplicaObjective:
             self._twice_differentiable = True
         return leaf, gradients
 
-    def _derivative(self, value: Tensor, leaf: Tensor, *, create_graph: bool = False) -> Tensor:
+    def _derivative(
+        self, value: Tensor, leaf: Tensor, *, create_graph: bool = False
+    ) -> Tensor:
         if not value.requires_grad:
             self.base.gradients_of(value, {})  # raises the error that says why
-        return torch.autograd.grad(value.sum(), leaf, create_graph=create_graph, materialize_grads=True)[0]
+        return torch.autograd.grad(
+            value.sum(), leaf, create_graph=create_graph, materialize_grads=True
+        )[0]
 
     def _backward(self, leaf: Tensor, gradients: Tensor, vectors: Tensor) -> Tensor:
         if not gradients.requires_grad:  # the loss is linear in every parameter
             return torch.zeros_like(leaf)
         with self.quiet():
-            return torch.autograd.grad(gradients, leaf, vectors, materialize_grads=True)[0].detach()
+            return torch.autograd.grad(
+                gradients, leaf, vectors, materialize_grads=True
+            )[0].detach()
 
     def quiet(self) -> Any:
         """See `Objective.quiet`."""
@@ -388,7 +454,9 @@ class ReplicaObjective:
         return iter([self._seen_by(replica, batch) for batch in self.batches.items])
 
     def _moved(self, tensor: Tensor) -> Tensor:
-        return torch.as_tensor(move(tensor.detach(), self.base.device, self.base.dtype)).clone()
+        return torch.as_tensor(
+            move(tensor.detach(), self.base.device, self.base.dtype)
+        ).clone()
 
     def _probe(self) -> None:
         """Find out whether the model can be batched over replicas, in the loss and in its gradient."""
@@ -400,7 +468,9 @@ class ReplicaObjective:
             if isinstance(error, torch.OutOfMemoryError | UsageError):
                 raise
             self._batched = False
-            self.notes += (ONE_BY_ONE.format(why=str(error).strip().splitlines()[0][:120]),)
+            self.notes += (
+                ONE_BY_ONE.format(why=str(error).strip().splitlines()[0][:120]),
+            )
 
 
 class ForwardDifferentiable(TorchFunctionMode):
@@ -411,9 +481,15 @@ class ForwardDifferentiable(TorchFunctionMode):
     """
 
     def __torch_function__(
-        self, function: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
+        self,
+        function: Callable[..., Any],
+        types: Any,
+        args: Any = (),
+        kwargs: Any = None,
     ) -> Any:
-        options = {name: value for name, value in (kwargs or {}).items() if value is not None}
+        options = {
+            name: value for name, value in (kwargs or {}).items() if value is not None
+        }
         reduction = options.pop("reduction", "mean")
         if function is mse_loss and not options and reduction in ("mean", "sum"):
             squares = (args[0] - args[1]).square()
@@ -429,11 +505,19 @@ def _listed(shape: Sequence[int]) -> str:
     return ", ".join(map(str, shape)) if math.prod(shape) and shape else "..."
 
 
-def _check_alike(first: Mapping[str, Tensor], other: Mapping[str, Tensor], place: int) -> None:
+def _check_alike(
+    first: Mapping[str, Tensor], other: Mapping[str, Tensor], place: int
+) -> None:
     for name in [*first, *other]:
-        shapes = [tuple(tensors[name].shape) if name in tensors else None for tensors in (first, other)]
+        shapes = [
+            tuple(tensors[name].shape) if name in tensors else None
+            for tensors in (first, other)
+        ]
         if shapes[0] != shapes[1]:
-            said = ["is missing" if shape is None else f"has shape {shape}" for shape in shapes]
+            said = [
+                "is missing" if shape is None else f"has shape {shape}"
+                for shape in shapes
+            ]
             raise UsageError(
                 f"Networks 0 and {place} differ: '{name}' {said[0]} in the first and {said[1]} in the other. "
                 "Replicas share one architecture."

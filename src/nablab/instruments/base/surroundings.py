@@ -23,7 +23,9 @@ class Generators:
         only_torch: Leave NumPy's and Python's out, which take a tenth of a millisecond.
     """
 
-    def __init__(self, others: tuple[torch.Generator, ...] = (), *, only_torch: bool = False) -> None:
+    def __init__(
+        self, others: tuple[torch.Generator, ...] = (), *, only_torch: bool = False
+    ) -> None:
         self.torch = torch.get_rng_state()
         self.cuda = torch.cuda.get_rng_state_all() if _cuda_in_use() else []
         self._only_torch = only_torch
@@ -48,7 +50,10 @@ class Generators:
         found = set()
         if not torch.equal(self.torch, other.torch):
             found.add("torch")
-        if not all(torch.equal(mine, yours) for mine, yours in zip(self.cuda, other.cuda, strict=True)):
+        if not all(
+            torch.equal(mine, yours)
+            for mine, yours in zip(self.cuda, other.cuda, strict=True)
+        ):
             found.add("cuda")
         mine, yours = self.numpy["state"], other.numpy["state"]
         if mine["pos"] != yours["pos"] or not np.array_equal(mine["key"], yours["key"]):
@@ -66,7 +71,9 @@ def seed_all(seed: int) -> None:
 
 
 @contextmanager
-def preserved_generators(others: tuple[torch.Generator, ...] = ()) -> Iterator[Generators]:
+def preserved_generators(
+    others: tuple[torch.Generator, ...] = (),
+) -> Iterator[Generators]:
     """Leave all random generators as they were, whatever is drawn inside."""
     before = Generators(others)
     try:
@@ -98,7 +105,8 @@ class Uses:
         return cls(
             recurrence=any(isinstance(module, torch.nn.RNNBase) for module in modules),
             compiled=any(
-                type(module).__name__ == "OptimizedModule" or getattr(module, "_compiled_call_impl", None)
+                type(module).__name__ == "OptimizedModule"
+                or getattr(module, "_compiled_call_impl", None)
                 for module in modules
             ),
         )
@@ -117,7 +125,11 @@ class Kernels:
     def __init__(self, uses: Uses) -> None:
         self._fast_path = torch.backends.mha.get_fastpath_enabled()
         self._cudnn = torch.backends.cudnn.enabled
-        self._attention = [(switch, is_on()) for is_on, switch in _ATTENTION] if uses.attention else []
+        self._attention = (
+            [(switch, is_on()) for is_on, switch in _ATTENTION]
+            if uses.attention
+            else []
+        )
         self._checkpoint = CheckpointFunction.__dict__.get("apply")
         self._gradients = torch.is_grad_enabled()
         self._stance: Any = None
@@ -186,7 +198,10 @@ def leave_modes(count: int) -> None:
 
 _ATTENTION: tuple[tuple[Callable[[], bool], Callable[[bool], None]], ...] = (
     (torch.backends.cuda.flash_sdp_enabled, torch.backends.cuda.enable_flash_sdp),
-    (torch.backends.cuda.mem_efficient_sdp_enabled, torch.backends.cuda.enable_mem_efficient_sdp),
+    (
+        torch.backends.cuda.mem_efficient_sdp_enabled,
+        torch.backends.cuda.enable_mem_efficient_sdp,
+    ),
     (torch.backends.cuda.math_sdp_enabled, torch.backends.cuda.enable_math_sdp),
     (torch.backends.cuda.cudnn_sdp_enabled, torch.backends.cuda.enable_cudnn_sdp),
 )
@@ -196,5 +211,7 @@ def _cuda_in_use() -> bool:
     return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
 
 
-def _call_directly(function: Callable[..., Any], preserve: bool, *arguments: Any) -> Any:
+def _call_directly(
+    function: Callable[..., Any], preserve: bool, *arguments: Any
+) -> Any:
     return function(*arguments)

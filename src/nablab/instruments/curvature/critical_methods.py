@@ -26,10 +26,16 @@ HALVINGS = 30
 PATIENCE = 20
 WORTHWHILE = 0.99
 INNER_PRODUCTS = 300  # of MINRES per Newton step
-LONG_PATIENCE = 50  # of Levenberg-Marquardt, whose steps along a bent valley are short and many
+LONG_PATIENCE = (
+    50  # of Levenberg-Marquardt, whose steps along a bent valley are short and many
+)
 FIRST_DAMPING = 1e-3  # of Levenberg-Marquardt, as a share of ||H||^2
-TRIALS = 40  # dampings in an iteration: twice as much each time, up to 10^12 of the first
-DIFFERENCE = 0.1  # of the step, for the second derivative along it (Transtrum and Sethna 2012)
+TRIALS = (
+    40  # dampings in an iteration: twice as much each time, up to 10^12 of the first
+)
+DIFFERENCE = (
+    0.1  # of the step, for the second derivative along it (Transtrum and Sethna 2012)
+)
 MOST_BENT = 0.75  # of the step's length, twice the correction's; more is not trusted (there, too)
 # Damping of saddle-free Newton as shares of ||H||^2: the best is found by trying, for a loss costs a
 # hundredth of the Hessian.
@@ -111,7 +117,9 @@ class Search:
         self.stalled |= moved & (norms >= before)
         if len(self.history) - self.began > patience:
             past = self.history[-1 - patience]
-            self.stalled |= moved & (norms > WORTHWHILE * past)  # never true where the past is NaN
+            self.stalled |= moved & (
+                norms > WORTHWHILE * past
+            )  # never true where the past is NaN
         self.leave()
 
     def again(self) -> None:
@@ -149,7 +157,10 @@ def gradient_norm_descent(search: Search, iterations: int) -> None:
         direction[uphill] = -every[active][uphill]
         old_points, old_slopes = search.points.clone(), every.clone()
         _descend(search, direction, every)
-        pairs = [*pairs[-MEMORY + 1 :], (search.points - old_points, every - old_slopes)]
+        pairs = [
+            *pairs[-MEMORY + 1 :],
+            (search.points - old_points, every - old_slopes),
+        ]
         search.record(before)
 
 
@@ -170,7 +181,9 @@ def newton_minres(search: Search, iterations: int) -> None:
         start = search.history[0][active]
         forcing = (gradients.norm(dim=1) / start).sqrt().clamp(1e-8, 1e-2)
 
-        def product(v: Tensor, part: ReplicaObjective = part, points: Tensor = points) -> Tensor:
+        def product(
+            v: Tensor, part: ReplicaObjective = part, points: Tensor = points
+        ) -> Tensor:
             return part.products(points, v)
 
         most = min(INNER_PRODUCTS, 2 * search.objective.base.size)
@@ -225,7 +238,9 @@ def saddle_free_newton(search: Search, iterations: int) -> None:
             rows, values, vectors = eigenpairs(rows, symmetrized(raw)[0])
             moved[numbers[rows]] = _step_down(search, numbers[rows], values, vectors)
         search.pay(part)
-        search.history.append(torch.where(_is_in(numbers, moved), search.norms(), torch.nan))
+        search.history.append(
+            torch.where(_is_in(numbers, moved), search.norms(), torch.nan)
+        )
         search.stalled |= ~moved
         search.leave()
     search.again()
@@ -240,7 +255,9 @@ METHODS: Mapping[str, Callable[[Search, int], None]] = {
 }
 
 
-def minres(product: Callable[[Tensor], Tensor], right: Tensor, tolerance: Tensor, most: int) -> Tensor:
+def minres(
+    product: Callable[[Tensor], Tensor], right: Tensor, tolerance: Tensor, most: int
+) -> Tensor:
     r"""Minimize :math:`\|Ax - b\|` over growing Krylov spaces, for k symmetric systems at once.
 
     Paige and Saunders, "Solution of sparse indefinite systems of linear equations" (SIAM Journal on Numerical
@@ -259,7 +276,11 @@ def minres(product: Callable[[Tensor], Tensor], right: Tensor, tolerance: Tensor
     w, w_old = torch.zeros_like(right), torch.zeros_like(right)
     residual = start.clone()
     cosine, sine = -torch.ones_like(start), torch.zeros_like(start)
-    delta_bar, epsilon, scale = torch.zeros_like(start), torch.zeros_like(start), torch.zeros_like(start)
+    delta_bar, epsilon, scale = (
+        torch.zeros_like(start),
+        torch.zeros_like(start),
+        torch.zeros_like(start),
+    )
     beta = torch.zeros_like(start)
     running = start > 0
     for _ in range(most):
@@ -267,13 +288,17 @@ def minres(product: Callable[[Tensor], Tensor], right: Tensor, tolerance: Tensor
         alpha = (v * p).sum(1)
         p = p - alpha[:, None] * v - beta[:, None] * v_old
         beta_new = p.norm(dim=1)
-        scale = torch.maximum(scale, (alpha.square() + beta.square() + beta_new.square()).sqrt())
+        scale = torch.maximum(
+            scale, (alpha.square() + beta.square() + beta_new.square()).sqrt()
+        )
         # Rotate the new column of the tridiagonal matrix into the upper triangle.
         delta = cosine * delta_bar + sine * alpha
         gamma_bar = sine * delta_bar - cosine * alpha
         epsilon_new, delta_bar = sine * beta_new, -cosine * beta_new
         gamma = torch.hypot(gamma_bar, beta_new).clamp_min(1e-300)
-        flat = torch.hypot(gamma_bar, delta_bar) <= 1e-10 * scale  # ||A r|| / ||r||, before the new column
+        flat = (
+            torch.hypot(gamma_bar, delta_bar) <= 1e-10 * scale
+        )  # ||A r|| / ||r||, before the new column
         running &= ~flat
         cosine, sine = gamma_bar / gamma, beta_new / gamma
         w_new = (v - epsilon[:, None] * w_old - delta[:, None] * w) / gamma[:, None]
@@ -298,10 +323,16 @@ def eigenpairs(rows: Tensor, matrices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     found = in_threads(torch.linalg.eigh, matrices)
     if not found:
         return rows, matrices.new_empty(0, matrices.shape[1]), matrices
-    return rows, torch.stack([pair[0] for pair in found]), torch.stack([pair[1] for pair in found])
+    return (
+        rows,
+        torch.stack([pair[0] for pair in found]),
+        torch.stack([pair[1] for pair in found]),
+    )
 
 
-def _descend(search: Search, directions: Tensor, slopes: Tensor, *, needs_slopes: bool = True) -> None:
+def _descend(
+    search: Search, directions: Tensor, slopes: Tensor, *, needs_slopes: bool = True
+) -> None:
     r"""Move active networks along directions, halving steps until :math:`\frac12\|g\|^2` falls enough.
 
     Args:
@@ -335,7 +366,9 @@ def _descend(search: Search, directions: Tensor, slopes: Tensor, *, needs_slopes
             return
 
 
-def _inverse_hessian_times(pairs: list[tuple[Tensor, Tensor]], vectors: Tensor) -> Tensor:
+def _inverse_hessian_times(
+    pairs: list[tuple[Tensor, Tensor]], vectors: Tensor
+) -> Tensor:
     """The two-loop recursion (Nocedal and Wright 2006, algorithm 7.4); only pairs with curvature count."""
     kept = []
     for s, y in pairs:
@@ -362,29 +395,50 @@ def _first_length(search: Search, slopes: Tensor) -> Tensor:
     part = search.part()
     bent = part.products(search.points[search.active], slopes)
     search.pay(part)
-    return (slopes.square().sum(1) / bent.square().sum(1).clamp_min(1e-300)).clamp(max=1e6)[:, None]
+    return (slopes.square().sum(1) / bent.square().sum(1).clamp_min(1e-300)).clamp(
+        max=1e6
+    )[:, None]
 
 
-def _bent_step(search: Search, numbers: Tensor, values: Tensor, vectors: Tensor, damping: Tensor) -> None:
+def _bent_step(
+    search: Search, numbers: Tensor, values: Tensor, vectors: Tensor, damping: Tensor
+) -> None:
     """One step of some networks, with more damping (K,) until it lowers the gradient's norm."""
     rows = torch.arange(len(numbers), device=numbers.device)
     for _ in range(TRIALS):
         chosen = numbers[rows]
-        part, point, start = search.objective.subset(chosen), search.points[chosen], search.gradients[chosen]
+        part, point, start = (
+            search.objective.subset(chosen),
+            search.points[chosen],
+            search.gradients[chosen],
+        )
         own, basis = values[rows], vectors[rows]
         scale = own.abs().amax(dim=1, keepdim=True)
-        weights = -own / (own.square() + damping[chosen, None] * scale.square()).clamp_min(1e-300)
+        weights = -own / (
+            own.square() + damping[chosen, None] * scale.square()
+        ).clamp_min(1e-300)
         velocity = _product(basis, weights, start)
         ahead = part.gradients(point + DIFFERENCE * velocity)
-        bend = 2 / DIFFERENCE * ((ahead - start) / DIFFERENCE - _product(basis, own, velocity))
+        bend = (
+            2
+            / DIFFERENCE
+            * ((ahead - start) / DIFFERENCE - _product(basis, own, velocity))
+        )
         acceleration = _product(basis, weights, bend)
-        small = 2 * acceleration.norm(dim=1) <= MOST_BENT * velocity.norm(dim=1)  # false for NaN
+        small = 2 * acceleration.norm(dim=1) <= MOST_BENT * velocity.norm(
+            dim=1
+        )  # false for NaN
         trial = point + velocity + torch.where(small[:, None], acceleration / 2, 0.0)
         gradients = part.gradients(trial)
         search.pay(part)
         better = gradients.norm(dim=1) < start.norm(dim=1)  # false for NaN
-        search.points[chosen[better]], search.gradients[chosen[better]] = trial[better], gradients[better]
-        damping[chosen] = (damping[chosen] * torch.where(better, 0.2, 2.0)).clamp_min(1e-20)
+        search.points[chosen[better]], search.gradients[chosen[better]] = (
+            trial[better],
+            gradients[better],
+        )
+        damping[chosen] = (damping[chosen] * torch.where(better, 0.2, 2.0)).clamp_min(
+            1e-20
+        )
         rows = rows[~better]
         if not len(rows):
             return
@@ -392,10 +446,14 @@ def _bent_step(search: Search, numbers: Tensor, values: Tensor, vectors: Tensor,
 
 def _product(vectors: Tensor, values: Tensor, right: Tensor) -> Tensor:
     """Matrices given by their eigenvectors and eigenvalues, times a vector each: (k, P)."""
-    return (vectors @ (values * (vectors.mT @ right[..., None])[..., 0])[..., None])[..., 0]
+    return (vectors @ (values * (vectors.mT @ right[..., None])[..., 0])[..., None])[
+        ..., 0
+    ]
 
 
-def _step_down(search: Search, numbers: Tensor, values: Tensor, vectors: Tensor) -> Tensor:
+def _step_down(
+    search: Search, numbers: Tensor, values: Tensor, vectors: Tensor
+) -> Tensor:
     """One saddle-free Newton step of some networks; which of them it moved, (k,) bool."""
     part, points, gradients = (
         search.objective.subset(numbers),
@@ -407,7 +465,9 @@ def _step_down(search: Search, numbers: Tensor, values: Tensor, vectors: Tensor)
     lowest, best = start.clone(), points.clone()
     sizes = values.abs()
     for damping in DAMPINGS:
-        weights = 1 / (sizes + math.sqrt(damping) * sizes.amax(dim=1, keepdim=True)).clamp_min(1e-300)
+        weights = 1 / (
+            sizes + math.sqrt(damping) * sizes.amax(dim=1, keepdim=True)
+        ).clamp_min(1e-300)
         trial = points - (vectors @ (weights * within)[..., None])[..., 0]
         losses = part.losses(trial)
         better = losses < lowest  # never true for NaN
@@ -416,7 +476,10 @@ def _step_down(search: Search, numbers: Tensor, values: Tensor, vectors: Tensor)
     new = part.gradients(best)
     search.pay(part)
     moved = (lowest < start) & new.isfinite().all(dim=1)
-    search.points[numbers[moved]], search.gradients[numbers[moved]] = best[moved], new[moved]
+    search.points[numbers[moved]], search.gradients[numbers[moved]] = (
+        best[moved],
+        new[moved],
+    )
     return moved
 
 
@@ -426,10 +489,14 @@ def _is_in(numbers: Tensor, like: Tensor) -> Tensor:
     return inside
 
 
-def spectral_norms(objective: ReplicaObjective, points: Tensor, seed: int, products: int = 40) -> Tensor:
+def spectral_norms(
+    objective: ReplicaObjective, points: Tensor, seed: int, products: int = 40
+) -> Tensor:
     """Lower bounds (K,) of the Hessians' spectral norms by the power method, within a few percent."""
     generator = torch.Generator().manual_seed(seed)
-    vector = torch.randn(points.shape[1], generator=generator, dtype=torch.float64).to(points)
+    vector = torch.randn(points.shape[1], generator=generator, dtype=torch.float64).to(
+        points
+    )
     vectors = (vector / vector.norm()).expand_as(points)
     norms = points.new_zeros(len(points))
     for _ in range(products):

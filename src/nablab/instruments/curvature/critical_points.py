@@ -14,7 +14,13 @@ from torch import Tensor, nn
 from nablab.errors import UsageError, unknown
 from nablab.instruments.base.graphs import free_memory
 from nablab.instruments.base.losses import Loss
-from nablab.instruments.base.measurement import Expected, Measurement, Size, instrument, plain
+from nablab.instruments.base.measurement import (
+    Expected,
+    Measurement,
+    Size,
+    instrument,
+    plain,
+)
 from nablab.instruments.base.objective import select_parameters
 from nablab.instruments.base.rehearsals import Call, Trial, Trials, by_trials
 from nablab.instruments.base.replicas import ReplicaObjective, Replicas
@@ -25,15 +31,27 @@ from nablab.instruments.curvature.critical_methods import (
     spectral_norms,
 )
 from nablab.instruments.curvature.differences import verified
-from nablab.instruments.curvature.hessian_matrix import MAX_BYTES, FloatArray, check_fits
+from nablab.instruments.curvature.hessian_matrix import (
+    MAX_BYTES,
+    FloatArray,
+    check_fits,
+)
 from nablab.instruments.curvature.inertia import BoolArray, IntArray
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Method = Literal["auto", "newton-minres", "levenberg-marquardt", "gradient-norm", "saddle-free-newton"]
+Method = Literal[
+    "auto",
+    "newton-minres",
+    "levenberg-marquardt",
+    "gradient-norm",
+    "saddle-free-newton",
+]
 
-DENSE_PARAMETERS = 2_000  # above, an eigendecomposition per step takes longer than MINRES
+DENSE_PARAMETERS = (
+    2_000  # above, an eigendecomposition per step takes longer than MINRES
+)
 AT_MOST = (
     "At most: a search ends as soon as it gets there, or gets no further. Later iterations may take more "
     "products each than the first ones."
@@ -96,7 +114,9 @@ class CriticalPoint(Measurement):
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types without the networks; see `Measurement.to_dict`."""
-        names = [part.name for part in dataclasses.fields(self) if part.name != "replicas"]
+        names = [
+            part.name for part in dataclasses.fields(self) if part.name != "replicas"
+        ]
         return {name: plain(getattr(self, name)) for name in names}
 
     def plot(self) -> Figure:
@@ -113,8 +133,21 @@ class CriticalPoint(Measurement):
         ):
             for place, replica in enumerate(np.flatnonzero(chosen)):
                 text = f"{chosen.sum()} {label}" if place == 0 else None
-                axes.plot(curves[:, replica], line, color=color, linewidth=0.9, alpha=0.8, label=text)
-        axes.axhline(self.tolerance, color="black", linestyle=":", linewidth=0.9, label="tolerance")
+                axes.plot(
+                    curves[:, replica],
+                    line,
+                    color=color,
+                    linewidth=0.9,
+                    alpha=0.8,
+                    label=text,
+                )
+        axes.axhline(
+            self.tolerance,
+            color="black",
+            linestyle=":",
+            linewidth=0.9,
+            label="tolerance",
+        )
         axes.set_yscale("log")
         axes.set_xlabel("iteration")
         axes.set_ylabel("norm of the gradient")
@@ -125,16 +158,25 @@ class CriticalPoint(Measurement):
 
 
 def _expected(
-    size: Size, *, method: str = "auto", max_iterations: int = 200, lbfgs_iterations: int = 100, **_: Any
+    size: Size,
+    *,
+    method: str = "auto",
+    max_iterations: int = 200,
+    lbfgs_iterations: int = 100,
+    **_: Any,
 ) -> Expected:
     dense = method in ("levenberg-marquardt", "saddle-free-newton") or (
         method == "auto" and size.parameters <= DENSE_PARAMETERS
     )
-    step = 2.0 * size.parameters + 40 if dense else 3.0 * min(300, 2 * size.parameters) + 6
+    step = (
+        2.0 * size.parameters + 40 if dense else 3.0 * min(300, 2 * size.parameters) + 6
+    )
     if method == "gradient-norm":
         step = 4.0
     numbers = 4.0 * size.parameters**2 if dense else 50.0 * size.parameters
-    return Expected(gradients=4.0 * lbfgs_iterations + step * max_iterations, numbers=numbers)
+    return Expected(
+        gradients=4.0 * lbfgs_iterations + step * max_iterations, numbers=numbers
+    )
 
 
 def _trials(call: Call) -> Trials:
@@ -143,7 +185,11 @@ def _trials(call: Call) -> Trials:
     _check_options(*(call.options[name] for name in names))
     few = [(2, 0), (6, 0), (2, 2)]  # iterations of L-BFGS and of the method behind it
     trials = [
-        Trial(own, {"lbfgs_iterations": own[0], "max_iterations": own[1], "tolerance": 1e-300}) for own in few
+        Trial(
+            own,
+            {"lbfgs_iterations": own[0], "max_iterations": own[1], "tolerance": 1e-300},
+        )
+        for own in few
     ]
     wanted = call.options["lbfgs_iterations"], call.options["max_iterations"]
     return Trials(wanted, tuple(trials), notes=(AT_MOST,))
@@ -224,7 +270,9 @@ def find_critical_point(
     return _result(search, replicas=model, method=chosen, seed=seed)
 
 
-def _result(search: Search, *, replicas: nn.Module | Replicas, method: str, seed: int) -> CriticalPoint:
+def _result(
+    search: Search, *, replicas: nn.Module | Replicas, method: str, seed: int
+) -> CriticalPoint:
     objective = search.objective
     losses, gradients = objective.losses_and_gradients(search.points)
     norms = gradients.norm(dim=1)
@@ -247,10 +295,15 @@ def _result(search: Search, *, replicas: nn.Module | Replicas, method: str, seed
     fields: dict[str, Any] = {name: _array(tensor) for name, tensor in arrays.items()}
     reasons = tuple(
         _reason(bool(done), bool(stuck), float(norm), float(flat))
-        for done, stuck, norm, flat in zip(reached, search.stalled, norms, flatness, strict=True)
+        for done, stuck, norm, flat in zip(
+            reached, search.stalled, norms, flatness, strict=True
+        )
     )
     if objective.single:
-        fields = {name: value[0].item() if value.ndim == 1 else value[0] for name, value in fields.items()}
+        fields = {
+            name: value[0].item() if value.ndim == 1 else value[0]
+            for name, value in fields.items()
+        }
     else:
         fields["history"] = fields["history"].T
     return CriticalPoint(
@@ -279,7 +332,9 @@ def _flatness(search: Search, gradients: Tensor, where: Tensor, seed: int) -> Te
     if len(numbers):
         part, points = search.objective.subset(numbers), search.points[numbers]
         unit = gradients[numbers] / gradients[numbers].norm(dim=1, keepdim=True)
-        flat[numbers] = part.products(points, unit).norm(dim=1) / spectral_norms(part, points, seed)
+        flat[numbers] = part.products(points, unit).norm(dim=1) / spectral_norms(
+            part, points, seed
+        )
         search.pay(part)
     return flat
 
@@ -302,12 +357,20 @@ def _chosen(
     own = dict(module.named_parameters())
     chosen = [own[name] for name in select_parameters(module, parameters)]
     size = sum(parameter.numel() for parameter in chosen)
-    allowed = max_bytes if max_bytes is not None else min(MAX_BYTES, free_memory(chosen[0].device) / 2)
+    allowed = (
+        max_bytes
+        if max_bytes is not None
+        else min(MAX_BYTES, free_memory(chosen[0].device) / 2)
+    )
     fits = 3 * size**2 * dtype.itemsize <= allowed
-    return "levenberg-marquardt" if size <= DENSE_PARAMETERS and fits else "newton-minres"
+    return (
+        "levenberg-marquardt" if size <= DENSE_PARAMETERS and fits else "newton-minres"
+    )
 
 
-def _check_options(method: str, tolerance: float, max_iterations: int, lbfgs_iterations: int) -> None:
+def _check_options(
+    method: str, tolerance: float, max_iterations: int, lbfgs_iterations: int
+) -> None:
     if method not in ("auto", *METHODS):
         raise unknown("method", method, ["auto", *METHODS])
     if not tolerance > 0:
@@ -315,6 +378,9 @@ def _check_options(method: str, tolerance: float, max_iterations: int, lbfgs_ite
             f"tolerance={tolerance} is impossible: no gradient in floating point is exactly zero. "
             "Give a positive norm such as 1e-8."
         )
-    for name, value in (("max_iterations", max_iterations), ("lbfgs_iterations", lbfgs_iterations)):
+    for name, value in (
+        ("max_iterations", max_iterations),
+        ("lbfgs_iterations", lbfgs_iterations),
+    ):
         if value < 0:
             raise UsageError(f"{name}={value} is impossible: it must be at least 0.")

@@ -80,7 +80,12 @@ def dense_layers(module: nn.Module) -> tuple[DenseLayer, ...] | None:
             return None
         if type(child) is nn.Linear:
             prefix = f"{name}." if name else ""
-            layers.append(DenseLayer(f"{prefix}weight", f"{prefix}bias" if child.bias is not None else None))
+            layers.append(
+                DenseLayer(
+                    f"{prefix}weight",
+                    f"{prefix}bias" if child.bias is not None else None,
+                )
+            )
             linears.append(child)
         elif type(child) in ELEMENTWISE and layers:
             last = layers[-1]
@@ -134,11 +139,18 @@ def dense_hessians(
         plan = _Plan.of(weights, [layer.bias is not None for layer in layers], x)
         replicas = len(weights[0])
         hessians = x.new_empty(replicas, plan.parameters, plan.parameters)
-        pieces = [slice(k, min(k + plan.replicas, replicas)) for k in range(0, replicas, plan.replicas)]
+        pieces = [
+            slice(k, min(k + plan.replicas, replicas))
+            for k in range(0, replicas, plan.replicas)
+        ]
 
         def work(piece: slice) -> bool:
             own = {name: tensor[piece] for name, tensor in tensors.items()}
-            targets = y[piece] if own_targets else y.expand(piece.stop - piece.start, *y.shape)
+            targets = (
+                y[piece]
+                if own_targets
+                else y.expand(piece.stop - piece.start, *y.shape)
+            )
             return _fill(hessians[piece], plan, layers, own, x, targets, loss)
 
         return hessians if all(_spread(work, pieces)) else None
@@ -189,17 +201,25 @@ class _Plan:
         for later, rows in reversed(list(enumerate(places))):
             for earlier, columns in enumerate(places[: later + 1]):
                 (i, j), (p, q) = rows.shape, columns.shape
-                index = torch.arange(first, first + rows.numel() * columns.numel(), dtype=torch.int32)
+                index = torch.arange(
+                    first, first + rows.numel() * columns.numel(), dtype=torch.int32
+                )
                 at = rows[:, :, None, None], columns[None, None]
                 curved[at] = index.view(p, i, q, j).permute(1, 3, 0, 2)
                 first += len(index)
                 if earlier < later:
-                    linked = widths[later - 1]  # the bias, if there is one, feeds no later unit
-                    index = torch.arange(second, second + q * i * p * linked, dtype=torch.int32)
+                    linked = widths[
+                        later - 1
+                    ]  # the bias, if there is one, feeds no later unit
+                    index = torch.arange(
+                        second, second + q * i * p * linked, dtype=torch.int32
+                    )
                     at = rows[:, :linked, None, None], columns[None, None]
                     bent[at] = index.view(q, i, p, linked).permute(1, 3, 2, 0)
                     second += len(index)
-        tangents = sum(width * last for width, last in zip(widths, units[1:], strict=True))
+        tangents = sum(
+            width * last for width, last in zip(widths, units[1:], strict=True)
+        )
         samples = max(1, min(len(x), PIECE // tangents))
         return cls(
             parameters=parameters,
@@ -254,7 +274,10 @@ class _Level:
 
     def part(self, samples: slice) -> _Level:
         """The same for some of the samples."""
-        cut = (tensor[..., samples] for tensor in (self.inputs, self.slope, self.delta, self.bend))
+        cut = (
+            tensor[..., samples]
+            for tensor in (self.inputs, self.slope, self.delta, self.bend)
+        )
         return _Level(self.weight, *cut)
 
 
@@ -275,7 +298,9 @@ def _fill(
             return False
         levels: list[_Level] = []
         back = gradient
-        for layer, taken, slope, bend in reversed(list(zip(layers, inputs, slopes, bends, strict=True))):
+        for layer, taken, slope, bend in reversed(
+            list(zip(layers, inputs, slopes, bends, strict=True))
+        ):
             weight = tensors[layer.weight]
             levels.insert(0, _Level(weight, taken, slope, back * slope, back * bend))
             back = weight.mT @ levels[0].delta
@@ -283,10 +308,14 @@ def _fill(
         bent: Tensor | float = 0.0
         for start in range(0, len(x), plan.samples):
             part = slice(start, start + plan.samples)
-            blocks = _blocks([level.part(part) for level in levels], curvature[..., part], plan.units)
+            blocks = _blocks(
+                [level.part(part) for level in levels], curvature[..., part], plan.units
+            )
             curved, bent = curved + blocks[0], bent + blocks[1]
         for replica, hessian in enumerate(out.flatten(1)):
-            torch.index_select(torch.as_tensor(curved)[replica], 0, plan.curved, out=hessian)
+            torch.index_select(
+                torch.as_tensor(curved)[replica], 0, plan.curved, out=hessian
+            )
             hessian += torch.as_tensor(bent)[replica].index_select(0, plan.bent)
         return True
 
@@ -319,30 +348,45 @@ def _gradient(total: Tensor, variable: Tensor) -> Tensor:
     """The gradient, zero where ``total`` does not depend on ``variable``; the graph stays."""
     if not total.requires_grad:
         return torch.zeros_like(variable)
-    found = torch.autograd.grad(total, variable, retain_graph=True, materialize_grads=True)[0]
+    found = torch.autograd.grad(
+        total, variable, retain_graph=True, materialize_grads=True
+    )[0]
     return found.detach()
 
 
-def _loss_derivatives(outputs: Tensor, targets: Tensor, loss: Loss) -> tuple[Tensor, Tensor | None]:
+def _loss_derivatives(
+    outputs: Tensor, targets: Tensor, loss: Loss
+) -> tuple[Tensor, Tensor | None]:
     """The loss's gradient (K, outputs, N) and each sample's curvature (K, outputs, outputs, N)."""
     with torch.enable_grad():
         free = outputs.mT.contiguous().requires_grad_()
-        total = torch.stack([loss(own, target) for own, target in zip(free, targets, strict=True)]).sum()
+        total = torch.stack(
+            [loss(own, target) for own, target in zip(free, targets, strict=True)]
+        ).sum()
         gradient = torch.autograd.grad(total, free, create_graph=True)[0]
-        rows = [_gradient(gradient[..., output].sum(), free) for output in range(free.shape[-1])]
+        rows = [
+            _gradient(gradient[..., output].sum(), free)
+            for output in range(free.shape[-1])
+        ]
         curvature = torch.stack(rows, dim=-2)  # (K, N, outputs, outputs)
         # These rows are sums over samples: each sample's own curvature only if no two samples are tied.
         # A product with a vector that differs from sample to sample tells.
-        probe = torch.sin(torch.arange(1.0, free.numel() + 1, device=free.device, dtype=free.dtype))
+        probe = torch.sin(
+            torch.arange(1.0, free.numel() + 1, device=free.device, dtype=free.dtype)
+        )
         probe = probe.view_as(free)
         product = _gradient((gradient * probe).sum(), free)
     expected = (curvature @ probe[..., None])[..., 0]
     gap, scale = (product - expected).abs().amax(), curvature.abs().amax()
-    separate = bool(gap <= 1e3 * torch.finfo(free.dtype).eps * scale) or not bool(gap.isfinite())
+    separate = bool(gap <= 1e3 * torch.finfo(free.dtype).eps * scale) or not bool(
+        gap.isfinite()
+    )
     return gradient.detach().mT, curvature.permute(0, 2, 3, 1) if separate else None
 
 
-def _blocks(levels: Sequence[_Level], curvature: Tensor, units: Sequence[int]) -> tuple[Tensor, Tensor]:
+def _blocks(
+    levels: Sequence[_Level], curvature: Tensor, units: Sequence[int]
+) -> tuple[Tensor, Tensor]:
     """Both terms of all blocks of later with earlier layers, (K, ...), in the order of the plan."""
     sums, outputs = _tangents(levels, units)
     curved, bent = [], [curvature.new_zeros(len(curvature), 1)]
@@ -357,15 +401,24 @@ def _blocks(levels: Sequence[_Level], curvature: Tensor, units: Sequence[int]) -
         second[:, :known] += level.bend[:, None] * sums[later]
         second[:, known:].diagonal(dim1=1, dim2=2).add_(level.bend.mT)
         for earlier in range(later + 1):
-            taken, own = levels[earlier].inputs, slice(units[earlier], units[earlier + 1])
-            curved.append(_over_samples(second[:, own], taken[:, :, None] * level.inputs[:, None]))
+            taken, own = (
+                levels[earlier].inputs,
+                slice(units[earlier], units[earlier + 1]),
+            )
+            curved.append(
+                _over_samples(second[:, own], taken[:, :, None] * level.inputs[:, None])
+            )
             if earlier < later:
                 feeding = outputs[later - 1][:, own]
-                bent.append(_over_samples(taken[:, :, None] * level.delta[:, None], feeding))
+                bent.append(
+                    _over_samples(taken[:, :, None] * level.delta[:, None], feeding)
+                )
     return torch.cat(curved, dim=1), torch.cat(bent, dim=1)
 
 
-def _tangents(levels: Sequence[_Level], units: Sequence[int]) -> tuple[list[Tensor], list[Tensor]]:
+def _tangents(
+    levels: Sequence[_Level], units: Sequence[int]
+) -> tuple[list[Tensor], list[Tensor]]:
     """How each layer's sums depend on earlier units, its outputs on those and its own: (K, T, width, N)."""
     sums: list[Tensor] = []
     outputs: list[Tensor] = []
@@ -375,7 +428,9 @@ def _tangents(levels: Sequence[_Level], units: Sequence[int]) -> tuple[list[Tens
         out = level.slope.new_zeros(replicas, every, width, samples)
         sums.append(_times(level.weight, outputs[-1]) if outputs else out[:, :0])
         torch.mul(sums[-1], level.slope[:, None], out=out[:, :known])
-        out[:, known:].diagonal(dim1=1, dim2=2).copy_(level.slope.mT)  # a unit's own sum, with slope 1
+        out[:, known:].diagonal(dim1=1, dim2=2).copy_(
+            level.slope.mT
+        )  # a unit's own sum, with slope 1
         outputs.append(out)
     return sums, outputs
 
@@ -403,7 +458,9 @@ def _spread(work: Callable[[slice], bool], pieces: Sequence[slice]) -> list[bool
         return [work(piece) for piece in pieces]
     before = torch.get_num_threads()
     try:
-        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        with ThreadPoolExecutor(
+            threads, initializer=torch.set_num_threads, initargs=(1,)
+        ) as pool:
             return list(pool.map(work, pieces))
     finally:
         torch.set_num_threads(before)

@@ -96,14 +96,18 @@ class SpectralDensity(Measurement):
     def smallest(self) -> tuple[float, float]:
         """The smallest Ritz value, and its residual and rounding: an eigenvalue lies within that."""
         probe = int(self.nodes[:, 0].argmin())
-        return float(self.nodes[probe, 0]), float(self.residuals[probe, 0]) + self.roundoff
+        return float(self.nodes[probe, 0]), float(
+            self.residuals[probe, 0]
+        ) + self.roundoff
 
     @property
     def largest(self) -> tuple[float, float]:
         """The largest Ritz value, and its residual and rounding: an eigenvalue lies within that."""
         last = np.where(self.weights > 0, self.nodes, -np.inf)
         probe, place = np.unravel_index(int(last.argmax()), last.shape)
-        return float(self.nodes[probe, place]), float(self.residuals[probe, place]) + self.roundoff
+        return float(self.nodes[probe, place]), float(
+            self.residuals[probe, place]
+        ) + self.roundoff
 
     def share_above(self, threshold: float, *, within: float = 0.01) -> Share:
         r"""The share of eigenvalues above a threshold, where the quadrature resolves it.
@@ -150,7 +154,9 @@ class SpectralDensity(Measurement):
         gaps = []
         for nodes, weights in zip(self.nodes, self.weights, strict=True):
             held = nodes[weights > 0]
-            place = int(np.clip(np.searchsorted(held, threshold), 1, max(len(held) - 1, 1)))
+            place = int(
+                np.clip(np.searchsorted(held, threshold), 1, max(len(held) - 1, 1))
+            )
             gaps.append(float(held[place] - held[place - 1]) if len(held) > 1 else 0.0)
         return float(np.mean(gaps))
 
@@ -164,9 +170,21 @@ class SpectralDensity(Measurement):
         low = np.maximum(self.density - 2 * self.density_error, floor)
         high = np.maximum(self.density + 2 * self.density_error, floor)
         axes.fill_between(
-            self.grid, low, high, color="#0072b2", alpha=0.25, linewidth=0, label="± 2 standard errors"
+            self.grid,
+            low,
+            high,
+            color="#0072b2",
+            alpha=0.25,
+            linewidth=0,
+            label="± 2 standard errors",
         )
-        axes.plot(self.grid, np.maximum(self.density, floor), color="#0072b2", linewidth=1.2, label="density")
+        axes.plot(
+            self.grid,
+            np.maximum(self.density, floor),
+            color="#0072b2",
+            linewidth=1.2,
+            label="density",
+        )
         for (value, residual), name, side in (
             (self.smallest, "smallest", "left"),
             (self.largest, "largest", "right"),
@@ -177,7 +195,10 @@ class SpectralDensity(Measurement):
                 ha=side, transform=axes.get_xaxis_transform(),
             )  # fmt: skip
         axes.set_yscale("log")
-        axes.set(xlabel=f"eigenvalue (kernel width {self.width:.2g})", ylabel="density of eigenvalues")
+        axes.set(
+            xlabel=f"eigenvalue (kernel width {self.width:.2g})",
+            ylabel="density of eigenvalues",
+        )
         axes.set_ylim(floor, None)
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False)
@@ -231,9 +252,17 @@ def spectral_density(
     ((10, 2), 0.5)
     """
     matrix = curvature(
-        model, loss, data, operator=operator, parameters=parameters, dtype=dtype, batch_size=batch_size
+        model,
+        loss,
+        data,
+        operator=operator,
+        parameters=parameters,
+        dtype=dtype,
+        batch_size=batch_size,
     )
-    return density_of(matrix, probes=probes, steps=steps, width=width, points=points, seed=seed)
+    return density_of(
+        matrix, probes=probes, steps=steps, width=width, points=points, seed=seed
+    )
 
 
 def density_of(
@@ -269,15 +298,20 @@ def density_of(
         signs = random_signs(matrix, min(group, probes - start), generator)
         runs += _quadratures(matrix, signs, steps)
     length = max(len(nodes) for nodes, _, _ in runs)
-    nodes = np.stack([np.pad(run[0], (0, length - len(run[0])), mode="edge") for run in runs])
+    nodes = np.stack(
+        [np.pad(run[0], (0, length - len(run[0])), mode="edge") for run in runs]
+    )
     weights, residuals = (
-        np.stack([np.pad(run[part], (0, length - len(run[part]))) for run in runs]) for part in (1, 2)
+        np.stack([np.pad(run[part], (0, length - len(run[part]))) for run in runs])
+        for part in (1, 2)
     )
     span = float(nodes.max() - nodes.min())
     scale = float(np.abs(nodes).max()) or 1.0
     # A spectrum of one point has no range; its size then sets the kernel.
     width = width or WIDTH * (span if span > 1e-6 * scale else scale)
-    grid = np.linspace(nodes.min() - MARGIN * width, nodes.max() + MARGIN * width, points)
+    grid = np.linspace(
+        nodes.min() - MARGIN * width, nodes.max() + MARGIN * width, points
+    )
     densities, cumulatives = _on_grid(nodes, weights, grid, width)
     return SpectralDensity(
         grid=grid,
@@ -296,7 +330,9 @@ def density_of(
     )
 
 
-def _quadratures(matrix: Matrix, starts: torch.Tensor, steps: int) -> list[tuple[Array, Array, Array]]:
+def _quadratures(
+    matrix: Matrix, starts: torch.Tensor, steps: int
+) -> list[tuple[Array, Array, Array]]:
     """Nodes, weights and residuals of Lanczos from each column, in lockstep for cheaper products."""
     runs = [Krylov(start, steps) for start in starts.T]
     going = runs
@@ -312,11 +348,15 @@ def _quadratures(matrix: Matrix, starts: torch.Tensor, steps: int) -> list[tuple
     return found
 
 
-def _on_grid(nodes: Array, weights: Array, grid: Array, width: float) -> tuple[Array, Array]:
+def _on_grid(
+    nodes: Array, weights: Array, grid: Array, width: float
+) -> tuple[Array, Array]:
     """Density and cumulative distribution of each probe (probes, points)."""
     densities, cumulatives = [], []
     for place, weight in zip(nodes, weights, strict=True):
-        kernel = np.exp(-0.5 * ((grid[:, None] - place) / width) ** 2) / (width * np.sqrt(2 * np.pi))
+        kernel = np.exp(-0.5 * ((grid[:, None] - place) / width) ** 2) / (
+            width * np.sqrt(2 * np.pi)
+        )
         densities.append(kernel @ weight)
         steps = np.concatenate([[0.0], np.cumsum(weight)])
         cumulatives.append(steps[np.searchsorted(place, grid, side="right")])
@@ -335,7 +375,9 @@ def _bounds_above(
     after = int(np.searchsorted(nodes, threshold + roundoff, side="right"))
     low, high = total[max(before - 1, 0)], total[min(after + 1, len(weights))]
     distance = np.maximum(np.abs(nodes - threshold), np.finfo(float).tiny)
-    strayed = float((np.sqrt(weights) * np.minimum(1, (residuals + roundoff) / distance)).sum())
+    strayed = float(
+        (np.sqrt(weights) * np.minimum(1, (residuals + roundoff) / distance)).sum()
+    )
     below = float(weights[nodes <= threshold].sum())
     low = max(low, np.clip(np.sqrt(below) - strayed, 0, 1) ** 2)
     high = min(high, np.clip(np.sqrt(below) + strayed, 0, 1) ** 2)
@@ -347,7 +389,9 @@ def _bounds_above(
 
 def _group(matrix: Matrix, probes: int, steps: int) -> int:
     """How many probes run in lockstep."""
-    require_rows(matrix, steps + 1, "Take fewer steps, or choose some parameters by parameters=.")
+    require_rows(
+        matrix, steps + 1, "Take fewer steps, or choose some parameters by parameters=."
+    )
     if getattr(matrix, "cached", False):
         return 1  # a block saves nothing: the graph of the gradient is kept anyhow
     return max(1, min(probes, rows_that_fit(matrix) // (steps + 1)))
@@ -357,13 +401,23 @@ def _standard_error(values: Array) -> float:
     return float(values.std(ddof=1) / np.sqrt(len(values)))
 
 
-def _check(matrix: Matrix, probes: int, steps: int, width: float | None, points: int) -> None:
+def _check(
+    matrix: Matrix, probes: int, steps: int, width: float | None, points: int
+) -> None:
     check_matrix(matrix)
     if probes < 2:
-        raise UsageError(f"probes={probes} is too few: an error over probes needs at least 2. Try 10.")
+        raise UsageError(
+            f"probes={probes} is too few: an error over probes needs at least 2. Try 10."
+        )
     if steps < 1:
-        raise UsageError(f"steps={steps} is impossible: Lanczos takes at least one step. Try 80.")
+        raise UsageError(
+            f"steps={steps} is impossible: Lanczos takes at least one step. Try 80."
+        )
     if width is not None and not 0 < width < float("inf"):
-        raise UsageError(f"width={width} is impossible: the kernel's standard deviation must be positive.")
+        raise UsageError(
+            f"width={width} is impossible: the kernel's standard deviation must be positive."
+        )
     if points < 2:
-        raise UsageError(f"points={points} is too few for a grid: give at least 2, such as 1000.")
+        raise UsageError(
+            f"points={points} is too few for a grid: give at least 2, such as 1000."
+        )

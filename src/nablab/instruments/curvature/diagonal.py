@@ -54,7 +54,9 @@ class Diagonal(Measurement):
         from matplotlib.figure import Figure
 
         layers = self.layers or {"all parameters": float(self.values.sum())}
-        errors = self.layer_errors or {"all parameters": float(np.linalg.norm(self.standard_errors))}
+        errors = self.layer_errors or {
+            "all parameters": float(np.linalg.norm(self.standard_errors))
+        }
         place = np.arange(len(layers))
         figure = Figure(figsize=(6, 1.2 + 0.35 * len(layers)), layout="constrained")
         axes = figure.add_subplot()
@@ -65,13 +67,18 @@ class Diagonal(Measurement):
         )  # fmt: skip
         axes.set_yticks(place, list(layers))
         axes.invert_yaxis()
-        axes.set_xlabel("trace of the block of the Hessian" + ("" if self.exact else ", ± 2 standard errors"))
+        axes.set_xlabel(
+            "trace of the block of the Hessian"
+            + ("" if self.exact else ", ± 2 standard errors")
+        )
         axes.spines[["top", "right"]].set_visible(False)
         return figure
 
 
 def _expected(size: Size, *, samples: int = 30, **_: Any) -> Expected:
-    return Expected(2.5 * min(samples, size.parameters), (2 * BLOCK + 4) * size.parameters)
+    return Expected(
+        2.5 * min(samples, size.parameters), (2 * BLOCK + 4) * size.parameters
+    )
 
 
 @instrument(expected=_expected, rehearse=by_products(lambda: diagonal_of))
@@ -114,7 +121,13 @@ def hessian_diagonal(
     ([4.0, 1.0], {'weight': 5.0})
     """
     matrix = curvature(
-        model, loss, data, operator=operator, parameters=parameters, dtype=dtype, batch_size=batch_size
+        model,
+        loss,
+        data,
+        operator=operator,
+        parameters=parameters,
+        dtype=dtype,
+        batch_size=batch_size,
     )
     return diagonal_of(matrix, samples=samples, seed=seed)
 
@@ -133,16 +146,21 @@ def diagonal_of(matrix: Matrix, *, samples: int = 30, seed: int = 0) -> Diagonal
     check_matrix(matrix)
     size, spent = matrix.shape[0], gradients_spent(matrix)
     if samples < 2 and samples < size:
-        raise UsageError(f"samples={samples} is too few: a standard error needs at least 2. Try 30.")
+        raise UsageError(
+            f"samples={samples} is too few: a standard error needs at least 2. Try 30."
+        )
     exact = samples >= size
     notes: tuple[str, ...] = ()
     if exact:
         values, errors = exact_diagonal(matrix), np.zeros(size)
         layers = {
-            name: float(part.sum()) for name, part in _by_layer(matrix, torch.from_numpy(values)).items()
+            name: float(part.sum())
+            for name, part in _by_layer(matrix, torch.from_numpy(values)).items()
         }
         layer_errors = dict.fromkeys(layers, 0.0)
-        notes = (f"Exact: {samples} products were allowed and the matrix has {size} rows.",)
+        notes = (
+            f"Exact: {samples} products were allowed and the matrix has {size} rows.",
+        )
     else:
         values, errors, layers, layer_errors = _sampled_diagonal(matrix, samples, seed)
     return Diagonal(
@@ -168,7 +186,9 @@ def _sampled_diagonal(
         for sign, product in zip(signs.T, image.T, strict=True):
             row = (sign * product).double()
             done += 1
-            step = row - mean  # Welford's update: no cancellation where the scatter is small
+            step = (
+                row - mean
+            )  # Welford's update: no cancellation where the scatter is small
             mean += step / done
             square += step * (row - mean)
             for name, part in _by_layer(matrix, row).items():
@@ -176,7 +196,10 @@ def _sampled_diagonal(
         del signs, image, sign, product, row  # before the next block is made
     errors = (square / (samples * (samples - 1))).sqrt()
     layers = {name: float(np.mean(part)) for name, part in sums.items()}
-    layer_errors = {name: float(np.std(part, ddof=1) / math.sqrt(samples)) for name, part in sums.items()}
+    layer_errors = {
+        name: float(np.std(part, ddof=1) / math.sqrt(samples))
+        for name, part in sums.items()
+    }
     return mean.cpu().numpy(), errors.cpu().numpy(), layers, layer_errors
 
 

@@ -10,8 +10,17 @@ from torch import Tensor, nn
 
 from nablab.instruments.base.batches import Batches
 from nablab.instruments.base.replicas import ReplicaObjective, Replicas
-from nablab.instruments.curvature.operators import FINITE_DIFFERENCE, digits_of_differences
-from nablab.instruments.curvature.verification import WRONG, Claim, Verdict, examine, rounds_inside
+from nablab.instruments.curvature.operators import (
+    FINITE_DIFFERENCE,
+    digits_of_differences,
+)
+from nablab.instruments.curvature.verification import (
+    WRONG,
+    Claim,
+    Verdict,
+    examine,
+    rounds_inside,
+)
 
 
 class ByDifferences(ReplicaObjective):
@@ -32,7 +41,10 @@ class ByDifferences(ReplicaObjective):
         found.__dict__.update(objective.__dict__)
         found.stretch, found.why = 1.0, why
         digits = digits_of_differences(objective.base.dtype)
-        found.notes = (*objective.notes, FINITE_DIFFERENCE.format(why=why, digits=digits))
+        found.notes = (
+            *objective.notes,
+            FINITE_DIFFERENCE.format(why=why, digits=digits),
+        )
         return found
 
     def gradients_and_products(
@@ -46,9 +58,13 @@ class ByDifferences(ReplicaObjective):
         """See `ReplicaObjective`; two gradients."""
         lengths = vectors.norm(dim=1, keepdim=True)
         # The cube root of the unit roundoff balances truncation (h^2) and cancellation (eps / h).
-        steps = torch.finfo(points.dtype).eps ** (1 / 3) * (1 + points.norm(dim=1, keepdim=True))
+        steps = torch.finfo(points.dtype).eps ** (1 / 3) * (
+            1 + points.norm(dim=1, keepdim=True)
+        )
         steps = self.stretch * steps / torch.where(lengths > 0, lengths, 1.0)
-        ahead, behind = (self.gradients(points + sign * steps * vectors) for sign in (1, -1))
+        ahead, behind = (
+            self.gradients(points + sign * steps * vectors) for sign in (1, -1)
+        )
         found: Tensor = (ahead - behind) / (2 * steps)
         return found
 
@@ -85,17 +101,28 @@ def verified(
         fine = _in_float64(objective, first, model, loss, parameters)
         try:
             verdict = _examined(fine or first, differences=fine is not None)
-        except (RuntimeError, TypeError):  # in float64; perhaps not in the dtype of the measurement
+        except (
+            RuntimeError,
+            TypeError,
+        ):  # in float64; perhaps not in the dtype of the measurement
             fine = None
             verdict = _examined(first, differences=False)
     except RuntimeError as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise
         reason = str(error).strip().splitlines()[0][:120]
-        return ByDifferences.of(objective, f"this model has no second derivative ({reason})")
-    objective.spent += share * ((fine or first).spent + 5)  # the graph, and two products with it
+        return ByDifferences.of(
+            objective, f"this model has no second derivative ({reason})"
+        )
+    objective.spent += share * (
+        (fine or first).spent + 5
+    )  # the graph, and two products with it
     verdict.refuse_asymmetry()
-    return ByDifferences.of(objective, WRONG.format(gap=verdict.gap)) if verdict.wrong else objective
+    return (
+        ByDifferences.of(objective, WRONG.format(gap=verdict.gap))
+        if verdict.wrong
+        else objective
+    )
 
 
 def _examined(network: ReplicaObjective, *, differences: bool) -> Verdict:
@@ -109,7 +136,11 @@ def _examined(network: ReplicaObjective, *, differences: bool) -> Verdict:
             if not gradients.requires_grad:  # the loss is linear in every parameter
                 return torch.zeros_like(vector)
             found = torch.autograd.grad(
-                gradients, leaf, vector[None].to(leaf), retain_graph=True, materialize_grads=True
+                gradients,
+                leaf,
+                vector[None].to(leaf),
+                retain_graph=True,
+                materialize_grads=True,
             )
             return found[0][0]
 
@@ -151,9 +182,15 @@ def _in_float64(
         return first
     if objective.own_targets:
         return None
-    one = model.select(_finite_replica(objective).tolist()) if isinstance(model, Replicas) else model
+    one = (
+        model.select(_finite_replica(objective).tolist())
+        if isinstance(model, Replicas)
+        else model
+    )
     batch = iter(first.batches.items)
     try:
-        return ReplicaObjective(one, loss, batch, parameters=parameters, dtype=torch.float64, check=False)
+        return ReplicaObjective(
+            one, loss, batch, parameters=parameters, dtype=torch.float64, check=False
+        )
     except (RuntimeError, TypeError):
         return None

@@ -44,10 +44,14 @@ Which = Literal["largest", "smallest", "magnitude", "both"]
 # The basis holds this many vectors beyond four for each wanted pair: ten outliers of a small network's
 # Hessian then need no restart, and re-orthogonalization stays cheap beside the products.
 SPARE_ROWS = 100
-FIRST_ROWS = 40  # the largest eigenvalue of a trained network, checked, seldom needs more
+FIRST_ROWS = (
+    40  # the largest eigenvalue of a trained network, checked, seldom needs more
+)
 SMALLEST_SPARE = 8  # below this a restart keeps too little to get on
 CHANCE = 1e-3  # that an eigenvalue beyond `others` was missed
-CHECK_SLACK = 0.01  # of the norm: how far beyond the last value the check must bound the others
+CHECK_SLACK = (
+    0.01  # of the norm: how far beyond the last value the check must bound the others
+)
 CHECK_SHARE = 0.5  # the check may take this share of the search's products, or CHECK_LEAST if that is more
 CHECK_LEAST = 20
 
@@ -95,7 +99,11 @@ class Eigenvalues(Measurement):
         axes.axhline(0, color="#767676", linewidth=0.6)
         if self.others is not None:
             axes.axhspan(
-                *self.others, color="#56b4e9", alpha=0.25, linewidth=0, label="all other eigenvalues"
+                *self.others,
+                color="#56b4e9",
+                alpha=0.25,
+                linewidth=0,
+                label="all other eigenvalues",
             )
         place = np.arange(1, len(self.values) + 1)
         for done, color, label in (
@@ -115,17 +123,31 @@ class Eigenvalues(Measurement):
 
 
 def _expected(
-    size: Size, *, count: int = 1, which: str = "largest", certify: bool = True, **_: Any
+    size: Size,
+    *,
+    count: int = 1,
+    which: str = "largest",
+    certify: bool = True,
+    **_: Any,
 ) -> Expected:
     wanted = min(size.parameters, 2 * count if which == "both" else count)
     # Measured: 31 products for the top ten of LeNet, 21 for the top two of a small perceptron; 120 for the
     # three most negative of LeNet, which lie close together at the edge of the bulk.
-    search = min(size.parameters, (15 + 3 * wanted) * (4 if which in ("smallest", "both") else 1))
-    products = search + wanted + (max(CHECK_LEAST, CHECK_SHARE * search) / 2 if certify else 0)
-    return Expected(2.5 * products, size.parameters * min(size.parameters, 5 * wanted + SPARE_ROWS))
+    search = min(
+        size.parameters, (15 + 3 * wanted) * (4 if which in ("smallest", "both") else 1)
+    )
+    products = (
+        search + wanted + (max(CHECK_LEAST, CHECK_SHARE * search) / 2 if certify else 0)
+    )
+    return Expected(
+        2.5 * products, size.parameters * min(size.parameters, 5 * wanted + SPARE_ROWS)
+    )
 
 
-@instrument(expected=_expected, rehearse=by_products(lambda: eigenvalues_of, spectrum=True, notes=(SEARCH,)))
+@instrument(
+    expected=_expected,
+    rehearse=by_products(lambda: eigenvalues_of, spectrum=True, notes=(SEARCH,)),
+)
 def hessian_eigenvalues(
     model: torch.nn.Module,
     loss: Any,
@@ -172,7 +194,13 @@ def hessian_eigenvalues(
     ([4.0, 1.0], True)
     """
     matrix = curvature(
-        model, loss, data, operator=operator, parameters=parameters, dtype=dtype, batch_size=batch_size
+        model,
+        loss,
+        data,
+        operator=operator,
+        parameters=parameters,
+        dtype=dtype,
+        batch_size=batch_size,
     )
     return eigenvalues_of(
         matrix,
@@ -222,14 +250,22 @@ class _Search:
     """The state of a search: the basis, what it wants, and what it has spent."""
 
     def __init__(
-        self, matrix: Matrix, count: int, which: Which, tolerance: float, max_products: int, seed: int
+        self,
+        matrix: Matrix,
+        count: int,
+        which: Which,
+        tolerance: float,
+        max_products: int,
+        seed: int,
     ) -> None:
         self.matrix, self.count, self.which = matrix, count, which
         self.tolerance, self.max_products = tolerance, max_products
         self.needed = 2 * count if which == "both" else count
         self.capacity = _capacity(matrix, self.needed)
         self.generator = torch.Generator().manual_seed(seed)
-        self.krylov = Krylov(random_vector(matrix, self.generator), self.capacity, FIRST_ROWS)
+        self.krylov = Krylov(
+            random_vector(matrix, self.generator), self.capacity, FIRST_ROWS
+        )
         self.products, self.norm = 0, 0.0
         self.lowest, self.highest = np.inf, -np.inf
         self.spent_before = gradients_spent(matrix)
@@ -263,7 +299,9 @@ class _Search:
             if krylov.full or self.products >= self.max_products:
                 break
             self._step()
-            rest = krylov.projected[self.needed : krylov.size, self.needed : krylov.size]
+            rest = krylov.projected[
+                self.needed : krylov.size, self.needed : krylov.size
+            ]
             found = torch.linalg.eigvalsh(torch.from_numpy(rest.copy()))
             low, high = float(found[0]), float(found[-1])
             if self._lies_outside(low, high, self.tolerance):
@@ -274,7 +312,9 @@ class _Search:
             self.certified = not self._lies_outside(*self.others, CHECK_SLACK)
             if self.certified:
                 break
-            if krylov.coupling == 0:  # the next product starts a sequence from a new random vector
+            if (
+                krylov.coupling == 0
+            ):  # the next product starts a sequence from a new random vector
                 ended, steps = ended + 1, 0
         return False
 
@@ -283,7 +323,11 @@ class _Search:
         values = self._ritz()[0]
         rest = np.delete(values, _select(values, self.count, self.which))
         margin = roundoff_of(self.matrix, self.norm)
-        self.others = (float(rest.min()) - margin, float(rest.max()) + margin) if rest.size else None
+        self.others = (
+            (float(rest.min()) - margin, float(rest.max()) + margin)
+            if rest.size
+            else None
+        )
         self.certified = True
 
     def result(self) -> Eigenvalues:
@@ -291,7 +335,9 @@ class _Search:
         values, rotation, _ = self._ritz()
         wanted = _select(values, self.count, self.which)
         values, rotation = values[wanted], rotation[:, wanted]
-        rows = torch.cat([mixed for _, mixed in self.krylov.combinations(rotation)], dim=1)
+        rows = torch.cat(
+            [mixed for _, mixed in self.krylov.combinations(rotation)], dim=1
+        )
         rows /= rows.norm(dim=1, keepdim=True)
         difference = self.matrix @ rows.T - rows.T * torch.from_numpy(values).to(rows)
         finite_norm(difference)
@@ -318,13 +364,18 @@ class _Search:
     def _step(self) -> None:
         krylov = self.krylov
         self.products += 1
-        if krylov.absorb(self.matrix @ krylov.newest) == 0 and krylov.size < self.matrix.shape[0]:
+        if (
+            krylov.absorb(self.matrix @ krylov.newest) == 0
+            and krylov.size < self.matrix.shape[0]
+        ):
             krylov.inject(random_vector(self.matrix, self.generator))
 
     def _is_due(self) -> bool:
         """A small eigenproblem each step is nothing beside a product, until the basis is large."""
         size = self.krylov.size
-        return size >= self.needed and (size % (1 + size // 32) == 0 or self.krylov.full)
+        return size >= self.needed and (
+            size % (1 + size // 32) == 0 or self.krylov.full
+        )
 
     def _has_converged(self) -> bool:
         values, _, residuals = self._ritz()
@@ -333,14 +384,19 @@ class _Search:
 
     def _ritz(self) -> tuple[Array, Array, Array]:
         values, rotation, residuals = self.krylov.ritz()
-        self.lowest, self.highest = min(self.lowest, values[0]), max(self.highest, values[-1])
+        self.lowest, self.highest = (
+            min(self.lowest, values[0]),
+            max(self.highest, values[-1]),
+        )
         self.norm = max(self.norm, abs(self.lowest), abs(self.highest))
         return values, rotation, residuals
 
     def _restart(self) -> None:
         values, rotation, _ = self._ritz()
         spare = (self.capacity - self.needed) // 2
-        kept = _select(values, self.count + spare // (2 if self.which == "both" else 1), self.which)
+        kept = _select(
+            values, self.count + spare // (2 if self.which == "both" else 1), self.which
+        )
         self.krylov.restart(values[kept], rotation[:, kept])
 
     def _lock(self) -> None:
@@ -349,7 +405,9 @@ class _Search:
         fresh = random_vector(self.matrix, self.generator)
         self.krylov.lock(values[wanted], rotation[:, wanted], residuals[wanted], fresh)
 
-    def _bounds(self, low: float, high: float, steps: int, ended: int) -> tuple[float, float]:
+    def _bounds(
+        self, low: float, high: float, steps: int, ended: int
+    ) -> tuple[float, float]:
         """Where the others lie, from the steps of the sequence that goes on and from those that ended."""
         size = self.matrix.shape[0] - self.needed
         margin = roundoff_of(self.matrix, self.norm)
@@ -361,11 +419,15 @@ class _Search:
             least, most = max(least, low - reach), min(most, high + reach)
         return least - margin, most + margin
 
-    def _chebyshev(self, low: float, high: float, steps: int, size: int) -> tuple[float, float]:
+    def _chebyshev(
+        self, low: float, high: float, steps: int, size: int
+    ) -> tuple[float, float]:
         """What steps from one random start leave to both ends of the spectrum."""
         if self.which == "smallest":
             most = unseen_beyond(high, min(self.lowest, low), steps, size, CHANCE)
-            return -unseen_beyond(-low, -max(self.highest, most), steps, size, CHANCE), most
+            return -unseen_beyond(
+                -low, -max(self.highest, most), steps, size, CHANCE
+            ), most
         least = -unseen_beyond(-low, -max(self.highest, high), steps, size, CHANCE)
         return least, unseen_beyond(high, min(self.lowest, least), steps, size, CHANCE)
 
@@ -377,9 +439,13 @@ class _Search:
             return max(-low, high) > float(np.abs(listed).min()) + slack
         least, most = np.sort(listed)[[-self.count, self.count - 1]]
         above, below = high > least + slack, low < most - slack
-        return bool({"largest": above, "smallest": below, "both": above or below}[self.which])
+        return bool(
+            {"largest": above, "smallest": below, "both": above or below}[self.which]
+        )
 
-    def _notes(self, done: np.ndarray[Any, np.dtype[np.bool_]], values: Array) -> tuple[str, ...]:
+    def _notes(
+        self, done: np.ndarray[Any, np.dtype[np.bool_]], values: Array
+    ) -> tuple[str, ...]:
         notes: tuple[str, ...] = ()
         if not done.all() or len(values) < self.needed:
             notes += (
@@ -393,7 +459,9 @@ class _Search:
                 "0.1 % at either end; so a repeated eigenvalue may have been missed up to there.",
             )
         if self.others is None and not self.certified:
-            notes += ("Not checked for repeated eigenvalues, of which one Krylov sequence sees one copy.",)
+            notes += (
+                "Not checked for repeated eigenvalues, of which one Krylov sequence sees one copy.",
+            )
         return notes
 
 
@@ -405,7 +473,9 @@ def _select(values: Array, count: int, which: Which) -> NDArray[np.intp]:
     if which == "magnitude":
         return np.argsort(-np.abs(values), kind="stable")[:count]
     if which == "both" and 2 * count < size:
-        return np.concatenate([np.arange(size - 1, size - 1 - count, -1), np.arange(count - 1, -1, -1)])
+        return np.concatenate(
+            [np.arange(size - 1, size - 1 - count, -1), np.arange(count - 1, -1, -1)]
+        )
     return np.arange(size - 1, -1, -1)[: 2 * count if which == "both" else count]
 
 
@@ -423,7 +493,9 @@ def _capacity(matrix: Matrix, needed: int) -> int:
     return min(size, fit, 4 * needed + SPARE_ROWS)
 
 
-def _check(matrix: Matrix, count: int, which: Which, tolerance: float, max_products: int) -> None:
+def _check(
+    matrix: Matrix, count: int, which: Which, tolerance: float, max_products: int
+) -> None:
     check_matrix(matrix)
     if which not in get_args(Which):
         raise unknown("choice of eigenvalues", which, get_args(Which))

@@ -70,14 +70,22 @@ class GaussNewtonOperator(Operator):
     ) -> None:
         super().__init__(
             Objective(
-                model, loss, data, parameters=parameters, dtype=dtype, batch_size=batch_size, check=check
+                model,
+                loss,
+                data,
+                parameters=parameters,
+                dtype=dtype,
+                batch_size=batch_size,
+                check=check,
             )
         )
         self._exact = self._exact_loss = True
         with self.objective.quiet():
             leaves = self.objective.leaves()
             outputs, target = self._outputs(self.objective.batches.items[0], leaves)
-            self.objective.criterion(outputs.detach(), target)  # a closure is refused here
+            self.objective.criterion(
+                outputs.detach(), target
+            )  # a closure is refused here
             why = self._lacking(outputs, leaves)
         if why:
             self._take_differences(why)
@@ -99,20 +107,30 @@ class GaussNewtonOperator(Operator):
 
     def _take_differences(self, why: str) -> None:
         self._exact = False
-        note = FINITE_DIFFERENCE.format(why=why, digits=digits_of_differences(self.dtype))
+        note = FINITE_DIFFERENCE.format(
+            why=why, digits=digits_of_differences(self.dtype)
+        )
         self.objective.notes += (note.replace("the gradient", "the outputs", 1),)
 
     def _verify(self, model: nn.Module, loss: Any, parameters: Any) -> None:
         """Check both derivatives that a product is made of, and the product, on the first batch."""
-        batch, share = self.objective.batches.items[0], self.objective.batches.weights[0]
+        batch, share = (
+            self.objective.batches.items[0],
+            self.objective.batches.weights[0],
+        )
         fine = in_float64(model, loss, batch, parameters)
         try:
             self._verify_at(fine or self.objective, differences=fine is not None)
-        except (RuntimeError, TypeError):  # a model that casts or a device that lacks float64
+        except (
+            RuntimeError,
+            TypeError,
+        ):  # a model that casts or a device that lacks float64
             if fine is None:
                 raise
             self._verify_at(self.objective, differences=False)
-        self.objective.spent += 8 * share  # two products and their graph, two differences, a gradient
+        self.objective.spent += (
+            8 * share
+        )  # two products and their graph, two differences, a gradient
 
     def _verify_at(self, objective: Objective, *, differences: bool) -> None:
         before = objective.spent
@@ -120,7 +138,9 @@ class GaussNewtonOperator(Operator):
         Operator.__init__(twin, objective)
         twin._exact, twin._exact_loss = self._exact, self._exact_loss
         twin.objective = copy.copy(objective)
-        twin.objective.batches = Batches(objective.batches.items[:1], objective.batches.samples[:1])
+        twin.objective.batches = Batches(
+            objective.batches.items[:1], objective.batches.samples[:1]
+        )
         with twin.objective.quiet():
             jacobian, bend = twin._claims()
             if self._exact:
@@ -133,8 +153,12 @@ class GaussNewtonOperator(Operator):
             if verdict.wrong:
                 self._exact_loss = twin._exact_loss = False
                 digits = digits_of_differences(self.dtype)
-                self.objective.notes += (WRONG_LOSS.format(gap=verdict.gap, digits=digits),)
-            products = dataclasses.replace(jacobian, product=lambda vector: twin._products(vector[None])[0])
+                self.objective.notes += (
+                    WRONG_LOSS.format(gap=verdict.gap, digits=digits),
+                )
+            products = dataclasses.replace(
+                jacobian, product=lambda vector: twin._products(vector[None])[0]
+            )
             examine(products, differences=False).refuse_asymmetry()
             self._note_penalty(twin)
         objective.spent = before
@@ -146,7 +170,9 @@ class GaussNewtonOperator(Operator):
         outputs, target = self._outputs(batch, leaves)
         dual, pulled = self._pulled(outputs, leaves) if self._exact else (outputs, [])
         free = outputs.detach().requires_grad_()
-        slope = torch.autograd.grad(self.objective.criterion(free, target), free, create_graph=True)[0]
+        slope = torch.autograd.grad(
+            self.objective.criterion(free, target), free, create_graph=True
+        )[0]
         sizes = [shape.numel() for shape in self.objective.shapes]
 
         def slope_at(point: Tensor) -> Tensor:
@@ -163,7 +189,9 @@ class GaussNewtonOperator(Operator):
         bend = Claim(
             point=free.detach().flatten(),
             function=slope_at,
-            product=lambda vector: self._bent(slope, free, target, vector.reshape(free.shape)).flatten(),
+            product=lambda vector: self._bent(
+                slope, free, target, vector.reshape(free.shape)
+            ).flatten(),
             parts=[free.numel()],
             sizes=[free.numel()],
             coarse=rounds_inside([slope]),
@@ -177,9 +205,13 @@ class GaussNewtonOperator(Operator):
         leaves = objective.leaves()
         outputs, target = twin._outputs(objective.batches.items[0], leaves)
         slope = twin._slope(outputs, target)
-        found = torch.autograd.grad(outputs, list(leaves.values()), slope, materialize_grads=True)
+        found = torch.autograd.grad(
+            outputs, list(leaves.values()), slope, materialize_grads=True
+        )
         through = objective.flatten(dict(zip(objective.names, found, strict=True)))
-        if (whole - through).norm() > torch.finfo(whole.dtype).eps ** 0.5 * whole.norm():
+        if (whole - through).norm() > torch.finfo(
+            whole.dtype
+        ).eps ** 0.5 * whole.norm():
             self.objective.notes += (PENALTY,)
 
     @property
@@ -199,11 +231,15 @@ class GaussNewtonOperator(Operator):
             )
         return outputs, split(batch)[1]
 
-    def _pulled(self, outputs: Tensor, leaves: dict[str, Tensor]) -> tuple[Tensor, list[Tensor]]:
+    def _pulled(
+        self, outputs: Tensor, leaves: dict[str, Tensor]
+    ) -> tuple[Tensor, list[Tensor]]:
         """A vector u in the space of the outputs, and J^T u as a function of it."""
         dual = torch.zeros_like(outputs, requires_grad=True)
         inputs = list(leaves.values())
-        found = torch.autograd.grad(outputs, inputs, dual, create_graph=True, materialize_grads=True)
+        found = torch.autograd.grad(
+            outputs, inputs, dual, create_graph=True, materialize_grads=True
+        )
         return dual, list(found)
 
     def _products(self, rows: Tensor) -> Tensor:
@@ -211,16 +247,30 @@ class GaussNewtonOperator(Operator):
         for batch, weight in self.objective.batches:
             leaves = self.objective.leaves()
             outputs, target = self._outputs(batch, leaves)
-            dual, pulled = self._pulled(outputs, leaves) if self._exact else (outputs, [])
+            dual, pulled = (
+                self._pulled(outputs, leaves) if self._exact else (outputs, [])
+            )
             free = outputs.detach().requires_grad_()
-            slope = torch.autograd.grad(self.objective.criterion(free, target), free, create_graph=True)[0]
+            slope = torch.autograd.grad(
+                self.objective.criterion(free, target), free, create_graph=True
+            )[0]
             for k, row in enumerate(rows):
-                pushed = self._push(dual, pulled, row) if self._exact else self._difference(batch, row)
+                pushed = (
+                    self._push(dual, pulled, row)
+                    if self._exact
+                    else self._difference(batch, row)
+                )
                 bent = self._bent(slope, free, target, pushed)
                 found = torch.autograd.grad(
-                    outputs, list(leaves.values()), bent, retain_graph=True, materialize_grads=True
+                    outputs,
+                    list(leaves.values()),
+                    bent,
+                    retain_graph=True,
+                    materialize_grads=True,
                 )
-                flat = self.objective.flatten(dict(zip(self.objective.names, found, strict=True)))
+                flat = self.objective.flatten(
+                    dict(zip(self.objective.names, found, strict=True))
+                )
                 total[k] += weight * flat
         self.objective.spent += 1 + 4 / 3 * len(rows)
         return total
@@ -228,22 +278,38 @@ class GaussNewtonOperator(Operator):
     def _push(self, dual: Tensor, pulled: list[Tensor], row: Tensor) -> Tensor:
         """J v: J^T u is linear in u, and its derivative in u along v is what is asked for."""
         directions = self.objective.unflatten(row).values()
-        pairs = [(part, v) for part, v in zip(pulled, directions, strict=True) if part.requires_grad]
+        pairs = [
+            (part, v)
+            for part, v in zip(pulled, directions, strict=True)
+            if part.requires_grad
+        ]
         if not pairs:  # the outputs depend on none of the parameters
             return torch.zeros_like(dual)
         parts, vectors = zip(*pairs, strict=True)
-        return torch.autograd.grad(parts, dual, vectors, retain_graph=True, materialize_grads=True)[0]
+        return torch.autograd.grad(
+            parts, dual, vectors, retain_graph=True, materialize_grads=True
+        )[0]
 
-    def _bent(self, slope: Tensor, free: Tensor, target: Tensor, pushed: Tensor) -> Tensor:
+    def _bent(
+        self, slope: Tensor, free: Tensor, target: Tensor, pushed: Tensor
+    ) -> Tensor:
         """The Hessian of the loss in the outputs times a vector of their shape."""
         if not self._exact_loss:
-            step = difference_step(free.detach(), pushed) if pushed.any() else torch.ones_like(pushed.norm())
-            ahead, behind = (self._slope(free.detach() + h * pushed, target) for h in (step, -step))
+            step = (
+                difference_step(free.detach(), pushed)
+                if pushed.any()
+                else torch.ones_like(pushed.norm())
+            )
+            ahead, behind = (
+                self._slope(free.detach() + h * pushed, target) for h in (step, -step)
+            )
             difference: Tensor = (ahead - behind) / (2 * step)
             return difference
         if not slope.requires_grad:  # the loss is linear in the outputs
             return torch.zeros_like(pushed)
-        return torch.autograd.grad(slope, free, pushed, retain_graph=True, materialize_grads=True)[0]
+        return torch.autograd.grad(
+            slope, free, pushed, retain_graph=True, materialize_grads=True
+        )[0]
 
     def _slope(self, outputs: Tensor, target: Tensor) -> Tensor:
         """The gradient of the loss in the outputs, at outputs."""
@@ -252,7 +318,9 @@ class GaussNewtonOperator(Operator):
 
     def _outputs_at(self, point: Tensor, batch: Any) -> Tensor:
         # Not under no_grad: a model may differentiate inside, as physics-informed ones do.
-        outputs: Tensor = self.objective.batch_outputs(self.objective.unflatten(point.detach()), batch)
+        outputs: Tensor = self.objective.batch_outputs(
+            self.objective.unflatten(point.detach()), batch
+        )
         return outputs.detach()
 
     def _difference(self, batch: Any, row: Tensor) -> Tensor:

@@ -19,14 +19,21 @@ from nablab.instruments.base.objective import select_parameters
 from nablab.instruments.base.rehearsals import Call, Trial, Trials, by_trials
 from nablab.instruments.base.replicas import ReplicaObjective, Replicas
 from nablab.instruments.curvature.differences import ByDifferences, verified
-from nablab.instruments.curvature.hessian_methods import COLUMNS, Method, choose_way, hessian_blocks
+from nablab.instruments.curvature.hessian_methods import (
+    COLUMNS,
+    Method,
+    choose_way,
+    hessian_blocks,
+)
 from nablab.instruments.curvature.matrices import NOT_FINITE
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FloatArray: TypeAlias = npt.NDArray[np.float64]
-PROBES = 8  # random vectors; 24 gradients, against some hundreds or thousands for the matrix
+PROBES = (
+    8  # random vectors; 24 gradients, against some hundreds or thousands for the matrix
+)
 CHECK = 7  # gradients: two products with one graph and a difference, in `verified`
 CHOICE = 6  # gradients: one product by forward mode and one by reverse, in `choose_way`
 FURTHER = 64.0  # a second step of the weights, in units of their last digit
@@ -80,9 +87,12 @@ class HessianMatrix(Measurement):
         for end in ends[:-1]:
             axes.axhline(end - 0.5, color="#767676", linewidth=0.3)
             axes.axvline(end - 0.5, color="#767676", linewidth=0.3)
-        labeled = [place for place, size in enumerate(self.sizes) if size >= 0.03 * ends[-1]]
+        labeled = [
+            place for place, size in enumerate(self.sizes) if size >= 0.03 * ends[-1]
+        ]
         axes.set_yticks(
-            [ends[i] - self.sizes[i] / 2 - 0.5 for i in labeled], [self.names[i] for i in labeled]
+            [ends[i] - self.sizes[i] / 2 - 0.5 for i in labeled],
+            [self.names[i] for i in labeled],
         )
         axes.set_xticks([])
         axes.set_xlabel("parameter (columns in the order of the rows)")
@@ -91,7 +101,9 @@ class HessianMatrix(Measurement):
         return figure
 
 
-def _expected(size: Size, *, chunk: int | None = None, method: str = "auto", **_: Any) -> Expected:
+def _expected(
+    size: Size, *, chunk: int | None = None, method: str = "auto", **_: Any
+) -> Expected:
     chunks = -(-size.parameters // (chunk or COLUMNS))
     columns = 2 * size.parameters + chunks
     gradients = columns + CHECK + CHOICE * (method == "auto") + 3 * PROBES
@@ -160,7 +172,9 @@ def hessian_matrix(
     )  # fmt: skip
     objective = verified(objective, model, loss, parameters=parameters, check=check)
     way = choose_way(objective, method)
-    matrices = objective.points.new_empty(len(objective), objective.base.size, objective.base.size)
+    matrices = objective.points.new_empty(
+        len(objective), objective.base.size, objective.base.size
+    )
     errors = objective.points.new_empty(2, len(objective))
     for part, found in hessian_blocks(objective, way, chunk=chunk):
         require_finite(found, part)
@@ -192,7 +206,9 @@ def require_finite(matrices: Tensor, numbers: Tensor) -> None:
     if not bool(finite.all()):
         bad = int((~matrices.isfinite()).sum())
         raise UsageError(
-            NOT_FINITE.format(what=f"The Hessian of replica {int(numbers[~finite][0])}", bad=bad)
+            NOT_FINITE.format(
+                what=f"The Hessian of replica {int(numbers[~finite][0])}", bad=bad
+            )
         )
 
 
@@ -202,7 +218,9 @@ def symmetrized(matrices: Tensor) -> tuple[Tensor, Tensor]:
     return (matrices + matrices.mT) / 2, differences
 
 
-def rounding_norm(objective: ReplicaObjective, numbers: Tensor, matrices: Tensor, *, seed: int = 0) -> Tensor:
+def rounding_norm(
+    objective: ReplicaObjective, numbers: Tensor, matrices: Tensor, *, seed: int = 0
+) -> Tensor:
     r"""How much rounding changes Hessians: an estimate (k,) of :math:`\|\hat H - \tilde H\|_F`.
 
     :math:`\tilde H` are the Hessians as double backward passes give them with every weight moved by its last
@@ -255,12 +273,17 @@ def _probes(part: ReplicaObjective, seed: int) -> list[tuple[Tensor, Tensor]]:
 
 
 def _distances(
-    part: ReplicaObjective, matrices: Tensor, probes: Sequence[tuple[Tensor, Tensor]], step: float
+    part: ReplicaObjective,
+    matrices: Tensor,
+    probes: Sequence[tuple[Tensor, Tensor]],
+    step: float,
 ) -> Tensor:
     """The root mean square (k,) over probes of a product less that with weights moved by a share ``step``."""
     total = matrices.new_zeros(len(matrices))
     for vector, signs in probes:
-        vectors = vector.expand_as(part.points)  # the same for each, so that none depends on the others
+        vectors = vector.expand_as(
+            part.points
+        )  # the same for each, so that none depends on the others
         # Three times the vector has another mantissa, so that products round anew where points do not move.
         product = part.products(part.points * (1 + step * signs), 3 * vectors) / 3
         difference = product - (matrices @ vectors[..., None])[..., 0]
@@ -271,12 +294,18 @@ def _distances(
 def precision_notes(asymmetry: Tensor, rounding: Tensor) -> tuple[str, ...]:
     """What to say of Hessians whose error, relative to their norms (k,), is above half of the digits."""
     worst = float(torch.maximum(asymmetry, rounding).max())
-    return (IMPRECISE.format(error=worst),) if worst > torch.finfo(rounding.dtype).eps ** 0.5 else ()
+    return (
+        (IMPRECISE.format(error=worst),)
+        if worst > torch.finfo(rounding.dtype).eps ** 0.5
+        else ()
+    )
 
 
 def relative(norms: Tensor, wholes: Tensor) -> Tensor:
     """Norms as shares of other norms; 0 where both are 0."""
-    return torch.where(wholes > 0, norms / wholes.clamp_min(torch.finfo(wholes.dtype).tiny), norms)
+    return torch.where(
+        wholes > 0, norms / wholes.clamp_min(torch.finfo(wholes.dtype).tiny), norms
+    )
 
 
 def check_fits(
@@ -302,9 +331,15 @@ def check_fits(
     own = dict(module.named_parameters())
     chosen = [own[name] for name in select_parameters(module, parameters)]
     size = sum(parameter.numel() for parameter in chosen)
-    count = (1 if isinstance(model, nn.Module) else len(model)) if held is None else held
+    count = (
+        (1 if isinstance(model, nn.Module) else len(model)) if held is None else held
+    )
     needed = (count + 1) * size**2 * dtype.itemsize
-    allowed = max_bytes if max_bytes is not None else min(MAX_BYTES, free_memory(chosen[0].device) / 2)
+    allowed = (
+        max_bytes
+        if max_bytes is not None
+        else min(MAX_BYTES, free_memory(chosen[0].device) / 2)
+    )
     if needed > allowed:
         networks = f"{count} networks of " if count > 1 else ""
         raise UsageError(

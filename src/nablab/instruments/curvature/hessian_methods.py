@@ -14,18 +14,30 @@ from nablab.errors import UsageError, unknown
 from nablab.instruments.base.batches import Batches, part_of, tensors_in
 from nablab.instruments.base.graphs import free_memory
 from nablab.instruments.base.losses import Penalized, split
-from nablab.instruments.base.replicas import ForwardDifferentiable, LossOf, ReplicaObjective
-from nablab.instruments.curvature.dense_hessian import DenseLayer, dense_hessians, dense_layers
+from nablab.instruments.base.replicas import (
+    ForwardDifferentiable,
+    LossOf,
+    ReplicaObjective,
+)
+from nablab.instruments.curvature.dense_hessian import (
+    DenseLayer,
+    dense_hessians,
+    dense_layers,
+)
 from nablab.instruments.curvature.differences import ByDifferences
 from nablab.instruments.curvature.operators import kept_bytes
 
-Method = Literal["auto", "dense", "forward-over-reverse", "double-backward", "finite-difference"]
+Method = Literal[
+    "auto", "dense", "forward-over-reverse", "double-backward", "finite-difference"
+]
 
 # On two cores and a network of 571 parameters and 300 samples, 16 columns at once took 1.3 times as long as
 # 64, and all 571 took 2.5 times as long: the tangents no longer fit the cache.
 COLUMNS = 64
 TOGETHER = 4  # replicas in one batch: half the time per network of one; ten were no faster than four
-WORKING_BYTES = 2**29  # the tangents of one chunk take at most this, and an eighth of the free memory
+WORKING_BYTES = (
+    2**29
+)  # the tangents of one chunk take at most this, and an eighth of the free memory
 # The dense method and a product by autograd differ by rounding only, or the loss holds a part that the
 # method does not see; a weak penalty is a small part.
 SAME = 1e4  # roundoffs
@@ -92,7 +104,9 @@ def choose_way(objective: ReplicaObjective, method: str) -> Way:
             "samples and sees nothing else. Use method='auto'."
         )
     if method in ("double-backward", "forward-over-reverse"):
-        return Way("double-backward" if method == "double-backward" else "forward-over-reverse")
+        return Way(
+            "double-backward" if method == "double-backward" else "forward-over-reverse"
+        )
     return _general_way(objective, notes)
 
 
@@ -109,7 +123,9 @@ def _general_way(objective: ReplicaObjective, notes: tuple[str, ...]) -> Way:
         why = str(error).strip().splitlines()[0][:120]
     objective.spent += first.spent
     if not why:
-        return Way("forward-over-reverse", (*notes, BY_FORWARD_MODE) if differences else notes)
+        return Way(
+            "forward-over-reverse", (*notes, BY_FORWARD_MODE) if differences else notes
+        )
     if differences:
         return Way("finite-difference", notes)
     return Way("double-backward", (*notes, DOUBLE_BACKWARD.format(why=why)))
@@ -122,12 +138,16 @@ def _modes_agree(objective: ReplicaObjective) -> bool:
     agree: models that cast to float32 inside have no more than half of them.
     """
     generator = torch.Generator().manual_seed(0)
-    vector = torch.randn(1, objective.base.size, generator=generator, dtype=torch.float64)
+    vector = torch.randn(
+        1, objective.base.size, generator=generator, dtype=torch.float64
+    )
     vector = vector.to(objective.points)
     forward = _derivatives_along(objective, objective.points, vector)[:, 0]
     reverse = objective.products(objective.points, vector)
     gap = (forward - reverse).norm()
-    return bool(gap <= torch.finfo(vector.dtype).eps ** 0.25 * reverse.norm()) or not bool(gap.isfinite())
+    return bool(
+        gap <= torch.finfo(vector.dtype).eps ** 0.25 * reverse.norm()
+    ) or not bool(gap.isfinite())
 
 
 def hessian_blocks(
@@ -171,7 +191,10 @@ def _sizes(objective: ReplicaObjective, way: Way, chunk: int | None) -> tuple[in
     """Columns and replicas at once."""
     size = objective.base.size
     most = max(1, WORKING_BYTES // (2 * size**2 * objective.points.itemsize))
-    if way.method in ("dense", "finite-difference"):  # dense_hessians cuts its work by itself
+    if way.method in (
+        "dense",
+        "finite-difference",
+    ):  # dense_hessians cuts its work by itself
         return 1, most
     first = objective.subset(torch.arange(1))
     batch = objective.batches.items[0]
@@ -180,7 +203,9 @@ def _sizes(objective: ReplicaObjective, way: Way, chunk: int | None) -> tuple[in
         leaf = first.points.detach().clone().requires_grad_()
         value = first.batch_losses(leaf, batch).sum()
         if value.requires_grad:
-            torch.autograd.grad(value, leaf, create_graph=not isinstance(objective, ByDifferences))
+            torch.autograd.grad(
+                value, leaf, create_graph=not isinstance(objective, ByDifferences)
+            )
 
     with objective.quiet():
         kept = kept_bytes(linearize)
@@ -195,7 +220,9 @@ def _sizes(objective: ReplicaObjective, way: Way, chunk: int | None) -> tuple[in
 # --- the methods: of networks, at points (K, P), so many columns at once; None where one does not apply
 
 
-def _forward_over_reverse(objective: ReplicaObjective, points: Tensor, columns: int) -> Tensor:
+def _forward_over_reverse(
+    objective: ReplicaObjective, points: Tensor, columns: int
+) -> Tensor:
     size = objective.base.size
     total = points.new_zeros(len(points), size, size)
     for start in range(0, size, columns):
@@ -206,7 +233,9 @@ def _forward_over_reverse(objective: ReplicaObjective, points: Tensor, columns: 
     return total
 
 
-def _derivatives_along(objective: ReplicaObjective, points: Tensor, directions: Tensor) -> Tensor:
+def _derivatives_along(
+    objective: ReplicaObjective, points: Tensor, directions: Tensor
+) -> Tensor:
     """The derivatives (K, c, P) of the gradients along directions (c, P), by forward mode."""
     flatten, unflatten = objective.base.flatten, objective.base.unflatten
     total = points.new_zeros(len(points), *directions.shape)
@@ -224,7 +253,9 @@ def _derivatives_along(objective: ReplicaObjective, points: Tensor, directions: 
     return total
 
 
-def _double_backward(objective: ReplicaObjective, points: Tensor, columns: int) -> Tensor:
+def _double_backward(
+    objective: ReplicaObjective, points: Tensor, columns: int
+) -> Tensor:
     size = objective.base.size
     total = points.new_zeros(len(points), size, size)
     for batch, weight in objective.batches:
@@ -234,14 +265,19 @@ def _double_backward(objective: ReplicaObjective, points: Tensor, columns: int) 
                 continue  # the loss of this batch is linear in every parameter
             for j in range(size):
                 row = torch.autograd.grad(
-                    gradients[:, j].sum(), leaf, retain_graph=j < size - 1, materialize_grads=True
+                    gradients[:, j].sum(),
+                    leaf,
+                    retain_graph=j < size - 1,
+                    materialize_grads=True,
                 )[0]
                 total[:, j] += weight * row
     objective.spent += len(points) * (2 * size + 1)
     return total
 
 
-def _finite_difference(objective: ReplicaObjective, points: Tensor, columns: int) -> Tensor:
+def _finite_difference(
+    objective: ReplicaObjective, points: Tensor, columns: int
+) -> Tensor:
     if not isinstance(objective, ByDifferences):
         spent, objective = objective, ByDifferences.of(objective, "")
         matrices = _finite_difference(objective, points, columns)
@@ -260,7 +296,9 @@ def _dense(objective: ReplicaObjective, points: Tensor, columns: int) -> Tensor 
     layers = dense_layers(objective.base.model) or ()
     found = _dense_matrices(objective, points, layers)
     units = sum(objective.base.values[layer.weight].shape[0] for layer in layers)
-    objective.spent += len(points) * (2 * units + 1)  # a tangent for each unit instead of each parameter
+    objective.spent += len(points) * (
+        2 * units + 1
+    )  # a tangent for each unit instead of each parameter
     return found
 
 
@@ -294,14 +332,22 @@ def _looks_dense(objective: ReplicaObjective) -> bool:
     base = objective.base
     layers = dense_layers(base.model)
     separate = not base.is_closure or isinstance(base._module.criterion, Penalized)
-    if layers is None or not separate or base.dtype not in (torch.float32, torch.float64):
+    if (
+        layers is None
+        or not separate
+        or base.dtype not in (torch.float32, torch.float64)
+    ):
         return False
     names = [name for layer in layers for name in (layer.weight, layer.bias) if name]
     if list(base.names) != names:
         return False
     for batch in objective.batches.items:
         inputs = tensors_in(batch)
-        if not isinstance(batch, tuple | list) or len(inputs) != 2 or inputs[0].ndim != 2:
+        if (
+            not isinstance(batch, tuple | list)
+            or len(inputs) != 2
+            or inputs[0].ndim != 2
+        ):
             return False
     return True
 
@@ -311,14 +357,21 @@ def _dense_agrees(objective: ReplicaObjective) -> bool | None:
     few = objective.subset(torch.arange(1))
     few.batches = Batches((part_of(objective.batches.items[0], 0, 2),), (2,))
     try:
-        matrix = _dense_matrices(few, few.points, dense_layers(objective.base.model) or ())
+        matrix = _dense_matrices(
+            few, few.points, dense_layers(objective.base.model) or ()
+        )
         if matrix is None:
             return None
         generator = torch.Generator().manual_seed(0)
-        vector = torch.randn(1, objective.base.size, generator=generator, dtype=torch.float64)
+        vector = torch.randn(
+            1, objective.base.size, generator=generator, dtype=torch.float64
+        )
         vector = vector.to(few.points)
         product = few.products(few.points, vector)
-    except (RuntimeError, IndexError) as error:  # a loss that cannot be had of two samples by themselves
+    except (
+        RuntimeError,
+        IndexError,
+    ) as error:  # a loss that cannot be had of two samples by themselves
         if isinstance(error, torch.OutOfMemoryError):
             raise
         return None

@@ -32,7 +32,12 @@ from nablab.instruments.curvature.hessian_matrix import (
     rounding_norm,
     symmetrized,
 )
-from nablab.instruments.curvature.hessian_methods import COLUMNS, Method, choose_way, hessian_blocks
+from nablab.instruments.curvature.hessian_methods import (
+    COLUMNS,
+    Method,
+    choose_way,
+    hessian_blocks,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -97,7 +102,9 @@ class Inertia(Measurement):
         """(positive, zero, negative); for replicas, int64 (K, 3)."""
         if isinstance(self.positive, int):
             return int(self.positive), int(self.zero), int(self.negative)
-        return np.stack([self.positive, self.zero, self.negative], axis=1).astype(np.int64)
+        return np.stack([self.positive, self.zero, self.negative], axis=1).astype(
+            np.int64
+        )
 
     def is_critical(self, gradient_tolerance: float = 1e-8) -> bool | BoolArray:
         """Whether the gradient is zero to the tolerance.
@@ -133,14 +140,22 @@ class Inertia(Measurement):
         sizes = np.abs(values)
         # What lies far below the floor says nothing: it is drawn at the lower end, as exact zeros are.
         least = floor * 1e-6 if floor > 0 else 1.0
-        first_zero = max(self.positive, self.negative)  # zeros stand to the right of both signs
+        first_zero = max(
+            self.positive, self.negative
+        )  # zeros stand to the right of both signs
         for chosen, color, marker, label in groups:
-            ranks = np.arange(1, chosen.sum() + 1) + (first_zero if marker == "x" else 0)
+            ranks = np.arange(1, chosen.sum() + 1) + (
+                first_zero if marker == "x" else 0
+            )
             heights = np.maximum(np.sort(sizes[chosen])[::-1], least)
             axes.plot(ranks, heights, marker, color=color, markersize=2.5, label=label)
         if floor > 0:
             axes.axhline(
-                floor, color="black", linestyle="--", linewidth=0.8, label=f"noise floor {floor:.1e}"
+                floor,
+                color="black",
+                linestyle="--",
+                linewidth=0.8,
+                label=f"noise floor {floor:.1e}",
             )
         axes.set_yscale("log")
         axes.set_xlabel("rank by absolute value among eigenvalues of its sign")
@@ -153,7 +168,14 @@ class Inertia(Measurement):
             (critical, POSITIVE, "o", "critical points (gradient norm at most 1e-8)"),
             (~critical, ZERO, "x", "other points"),
         ):
-            axes.plot(loss[chosen], ratio[chosen], marker, color=color, ms=5, label=f"{chosen.sum()} {label}")
+            axes.plot(
+                loss[chosen],
+                ratio[chosen],
+                marker,
+                color=color,
+                ms=5,
+                label=f"{chosen.sum()} {label}",
+            )
         if (loss > 0).all():
             axes.set_xscale("log")
         axes.set_ylim(max(0.0, ratio.min() - 0.05), 1.02)
@@ -173,7 +195,9 @@ def _expected(
     columns = 2 * size.parameters + -(-size.parameters // (chunk or COLUMNS))
     around = neighbors * len(radii) / 3
     checks = CHECK + CHOICE * (method == "auto") + 3 * PROBES
-    return Expected(gradients=columns + checks + 1 + around, numbers=3.0 * size.parameters**2)
+    return Expected(
+        gradients=columns + checks + 1 + around, numbers=3.0 * size.parameters**2
+    )
 
 
 @instrument(expected=_expected, rehearse=by_trials(on_few_samples))
@@ -264,7 +288,10 @@ def inertia(
     losses, gradients = objective.losses_and_gradients()
     found = {
         "eigenvalues": torch.empty_like(objective.points),
-        **{name: torch.empty_like(losses) for name in ("asymmetry", "rounding", "flatness")},
+        **{
+            name: torch.empty_like(losses)
+            for name in ("asymmetry", "rounding", "flatness")
+        },
     }
     sizes = torch.empty_like(losses)
     for part, raw in hessian_blocks(objective, way, chunk=chunk):
@@ -272,18 +299,27 @@ def inertia(
         matrices, found["asymmetry"][part] = symmetrized(raw)
         sizes[part] = matrices.flatten(1).norm(dim=1)
         found["rounding"][part] = rounding_norm(objective, part, matrices, seed=seed)
-        found["eigenvalues"][part] = torch.stack(in_threads(torch.linalg.eigvalsh, matrices))
-        found["flatness"][part] = flatness(matrices, gradients[part], found["eigenvalues"][part])
+        found["eigenvalues"][part] = torch.stack(
+            in_threads(torch.linalg.eigvalsh, matrices)
+        )
+        found["flatness"][part] = flatness(
+            matrices, gradients[part], found["eigenvalues"][part]
+        )
     arrays = {name: tensor.cpu().double().numpy() for name, tensor in found.items()}
     arrays["loss"] = losses.cpu().double().numpy()
     arrays["gradient_norm"] = gradients.norm(dim=1).cpu().double().numpy()
-    counts = _counts(arrays, noise_factor, absolute_floor, torch.finfo(objective.base.dtype).eps)
+    counts = _counts(
+        arrays, noise_factor, absolute_floor, torch.finfo(objective.base.dtype).eps
+    )
     errors = relative(torch.stack([found["asymmetry"], found["rounding"]]), sizes)
     notes = objective.notes + way.notes + precision_notes(errors[0], errors[1])
     higher = _higher_neighbors(objective, losses, neighbors, radii, seed)
     fields: dict[str, Any] = {**arrays, **counts, **_shares(higher, neighbors)}
     if objective.single:
-        fields = {name: value[0].item() if value.ndim == 1 else value[0] for name, value in fields.items()}
+        fields = {
+            name: value[0].item() if value.ndim == 1 else value[0]
+            for name, value in fields.items()
+        }
     return Inertia(
         **fields,
         radii=np.asarray(radii, dtype=np.float64),
@@ -312,13 +348,17 @@ def in_threads(function: Callable[[Tensor], Any], matrices: Tensor) -> list[Any]
     if matrices.is_cuda or before == 1 or len(matrices) == 1:
         return [function(matrix) for matrix in matrices]
     try:
-        with ThreadPoolExecutor(before, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        with ThreadPoolExecutor(
+            before, initializer=torch.set_num_threads, initargs=(1,)
+        ) as pool:
             return list(pool.map(function, matrices))
     finally:
         torch.set_num_threads(before)
 
 
-def wilson_interval(higher: npt.NDArray[Any], trials: int, level: float = 0.95) -> FloatArray:
+def wilson_interval(
+    higher: npt.NDArray[Any], trials: int, level: float = 0.95
+) -> FloatArray:
     """Wilson's score interval (..., 2) of a share, from counts of ``trials`` (Wilson 1927).
 
     >>> wilson_interval(np.array(10), 10).round(3)
@@ -327,8 +367,14 @@ def wilson_interval(higher: npt.NDArray[Any], trials: int, level: float = 0.95) 
     z = float(norm.ppf((1 + level) / 2))
     share = np.asarray(higher, dtype=np.float64) / trials
     center = (share + z**2 / (2 * trials)) / (1 + z**2 / trials)
-    half = z / (1 + z**2 / trials) * np.sqrt(share * (1 - share) / trials + z**2 / (4 * trials**2))
-    return np.stack([np.maximum(center - half, 0.0), np.minimum(center + half, 1.0)], axis=-1)
+    half = (
+        z
+        / (1 + z**2 / trials)
+        * np.sqrt(share * (1 - share) / trials + z**2 / (4 * trials**2))
+    )
+    return np.stack(
+        [np.maximum(center - half, 0.0), np.minimum(center + half, 1.0)], axis=-1
+    )
 
 
 def _counts(
@@ -340,7 +386,9 @@ def _counts(
     floor = least + solver + arrays["asymmetry"] + arrays["rounding"]
     positive = (values > floor[:, None]).sum(axis=1)
     negative = (values < -floor[:, None]).sum(axis=1)
-    near = (np.abs(values) > floor[:, None] / 10) & (np.abs(values) < floor[:, None] * 10)
+    near = (np.abs(values) > floor[:, None] / 10) & (
+        np.abs(values) < floor[:, None] * 10
+    )
     with np.errstate(invalid="ignore"):
         nonzero = positive / (positive + negative)
     return {
@@ -355,17 +403,25 @@ def _counts(
 
 
 def _higher_neighbors(
-    objective: ReplicaObjective, losses: Tensor, neighbors: int, radii: Sequence[float], seed: int
+    objective: ReplicaObjective,
+    losses: Tensor,
+    neighbors: int,
+    radii: Sequence[float],
+    seed: int,
 ) -> IntArray:
     """How many neighbors of each replica at each radius have a higher loss, (K, R)."""
     generator = torch.Generator().manual_seed(seed)
     higher = torch.zeros(len(objective), len(radii), dtype=torch.int64)
     for _ in range(neighbors):
         # The same directions for every replica, so that none depends on which others are measured.
-        direction = torch.randn(objective.base.size, generator=generator, dtype=torch.float64)
+        direction = torch.randn(
+            objective.base.size, generator=generator, dtype=torch.float64
+        )
         step = (direction / direction.norm()).to(objective.points)
         for place, radius in enumerate(radii):
-            higher[:, place] += (objective.losses(objective.points + radius * step) > losses).cpu()
+            higher[:, place] += (
+                objective.losses(objective.points + radius * step) > losses
+            ).cpu()
     return higher.numpy()
 
 
@@ -390,8 +446,14 @@ def _check_options(
             "solver and must be at least 0; 1 is the convention of matrix ranks."
         )
     if not absolute_floor >= 0:
-        raise UsageError(f"absolute_floor={absolute_floor} is impossible: it must be at least 0.")
+        raise UsageError(
+            f"absolute_floor={absolute_floor} is impossible: it must be at least 0."
+        )
     if neighbors < 0:
-        raise UsageError(f"neighbors={neighbors} is impossible: give 0 to leave the sampling out, or more.")
+        raise UsageError(
+            f"neighbors={neighbors} is impossible: give 0 to leave the sampling out, or more."
+        )
     if not all(0 < radius < float("inf") for radius in radii):
-        raise UsageError(f"radii={tuple(radii)} are impossible: distances must be positive and finite.")
+        raise UsageError(
+            f"radii={tuple(radii)} are impossible: distances must be positive and finite."
+        )

@@ -23,7 +23,9 @@ from nablab.instruments.curvature.matrices import Array, finite_norm
 
 # A new vector below this many roundoffs of the largest product holds no direction of its own.
 BREAKDOWN = 10.0
-COLUMNS = 1 << 16  # parameters that a restart mixes at a time, so that it needs no second basis
+COLUMNS = (
+    1 << 16
+)  # parameters that a restart mixes at a time, so that it needs no second basis
 
 
 class Krylov:
@@ -53,7 +55,9 @@ class Krylov:
 
     def __init__(self, start: Tensor, capacity: int, first: int | None = None) -> None:
         rows = 1 + (capacity if first is None else min(first, capacity))
-        self.vectors = torch.empty(rows, start.numel(), dtype=start.dtype, device=start.device)
+        self.vectors = torch.empty(
+            rows, start.numel(), dtype=start.dtype, device=start.device
+        )
         self.projected = np.zeros((capacity, capacity))
         self.defects = np.zeros(capacity)
         self.size, self.coupling, self.scale, self.neglected = 0, 0.0, 0.0, 0.0
@@ -79,7 +83,10 @@ class Krylov:
         self.projected[: self.size, last] = self.projected[last, : self.size] = column
         self.coupling = float(rest.norm())
         roundoff = torch.finfo(rest.dtype).eps
-        if self.size == rest.numel() or self.coupling <= BREAKDOWN * roundoff * self.scale:
+        if (
+            self.size == rest.numel()
+            or self.coupling <= BREAKDOWN * roundoff * self.scale
+        ):
             self.neglected, self.coupling = max(self.neglected, self.coupling), 0.0
         else:
             self._append(rest / self.coupling)
@@ -114,7 +121,9 @@ class Krylov:
         self.defects[:kept] = defects
         self.size = kept
 
-    def lock(self, values: Array, rotation: Array, residuals: Array, fresh: Tensor) -> None:
+    def lock(
+        self, values: Array, rotation: Array, residuals: Array, fresh: Tensor
+    ) -> None:
         """Keep Ritz vectors and go on from a new vector, orthogonal to them."""
         self.restart(values, rotation)
         self.defects[: self.size] = residuals
@@ -143,7 +152,9 @@ class Krylov:
         return torch.addmv(rest, basis.T, second, alpha=-1), first + second
 
 
-def beyond_breakdown(neglected: float, sequences: int, size: int, chance: float) -> float:
+def beyond_breakdown(
+    neglected: float, sequences: int, size: int, chance: float
+) -> float:
     r"""How far an eigenvalue may lie from all Ritz values of sequences that ended, but for a stated chance.
 
     A Krylov sequence ends where its coupling :math:`\beta` is no more than rounding: in float32, beside a
@@ -165,7 +176,9 @@ def beyond_breakdown(neglected: float, sequences: int, size: int, chance: float)
     return neglected / component
 
 
-def unseen_beyond(highest: float, lowest: float, steps: int, size: int, chance: float) -> float:
+def unseen_beyond(
+    highest: float, lowest: float, steps: int, size: int, chance: float
+) -> float:
     r"""The level that no eigenvalue exceeds, but for a stated chance, after Lanczos from a random start.
 
     Let :math:`\mu` be the highest Ritz value after ``steps`` products from a start that is uniform on the
@@ -201,4 +214,8 @@ def unseen_beyond(highest: float, lowest: float, steps: int, size: int, chance: 
         return 0.5 * math.log(2 * size / (math.pi * gap)) - chebyshev - math.log(chance)
 
     low, high = math.log(1e-14), math.log(2 * size / chance**2 + 1)
-    return highest + width * math.exp(brentq(excess, low, high)) if excess(low) > 0 else highest
+    return (
+        highest + width * math.exp(brentq(excess, low, high))
+        if excess(low) > 0
+        else highest
+    )

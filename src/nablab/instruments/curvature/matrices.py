@@ -63,7 +63,9 @@ def curvature(
     if operator not in get_args(Curvature):
         raise unknown("operator", operator, get_args(Curvature))
     kind = HessianOperator if operator == "hessian" else GaussNewtonOperator
-    return kind(model, loss, data, parameters=parameters, dtype=dtype, batch_size=batch_size)
+    return kind(
+        model, loss, data, parameters=parameters, dtype=dtype, batch_size=batch_size
+    )
 
 
 def gradients_spent(matrix: Matrix) -> float:
@@ -78,18 +80,26 @@ def notes_of(matrix: Matrix) -> tuple[str, ...]:
 
 def random_vector(matrix: Matrix, generator: torch.Generator) -> Tensor:
     """A standard normal vector (P,); drawn on the CPU, so that every device gets the same."""
-    return torch.randn(matrix.shape[0], generator=generator, dtype=matrix.dtype).to(matrix.device)
+    return torch.randn(matrix.shape[0], generator=generator, dtype=matrix.dtype).to(
+        matrix.device
+    )
 
 
 def random_signs(matrix: Matrix, count: int, generator: torch.Generator) -> Tensor:
     """Rademacher vectors as columns (P, count): every entry 1 or -1; drawn on the CPU."""
-    bits = torch.randint(0, 2, (count, matrix.shape[0]), generator=generator, dtype=torch.int8)
+    bits = torch.randint(
+        0, 2, (count, matrix.shape[0]), generator=generator, dtype=torch.int8
+    )
     return (2 * bits - 1).T.to(matrix.device, matrix.dtype)
 
 
 def rows_that_fit(matrix: Matrix) -> int:
     """How many vectors of the matrix' size may be held at once."""
-    return int(MEMORY_SHARE * free_memory(matrix.device) / (true_rows(matrix) * matrix.dtype.itemsize))
+    return int(
+        MEMORY_SHARE
+        * free_memory(matrix.device)
+        / (true_rows(matrix) * matrix.dtype.itemsize)
+    )
 
 
 def true_rows(matrix: Matrix) -> int:
@@ -119,7 +129,11 @@ def check_matrix(matrix: Matrix) -> None:
     Raises:
         UsageError: As the summary says.
     """
-    if len(matrix.shape) != 2 or matrix.shape[0] != matrix.shape[1] or not matrix.dtype.is_floating_point:
+    if (
+        len(matrix.shape) != 2
+        or matrix.shape[0] != matrix.shape[1]
+        or not matrix.dtype.is_floating_point
+    ):
         raise UsageError(
             f"A {type(matrix).__name__} of shape {tuple(matrix.shape)} and {matrix.dtype} is no symmetric "
             "real matrix. Give a HessianOperator, a GaussNewtonOperator or a square tensor of "

@@ -18,7 +18,11 @@ from torch import Tensor, nn
 from nablab.errors import UsageError
 from nablab.instruments.base.batches import Batches, map_tensors, part_of
 from nablab.instruments.base.checks import Checks
-from nablab.instruments.base.graphs import counting_saved_bytes, free_memory, has_dead_end
+from nablab.instruments.base.graphs import (
+    counting_saved_bytes,
+    free_memory,
+    has_dead_end,
+)
 from nablab.instruments.base.objective import Objective
 from nablab.instruments.curvature.verification import (
     CONTRADICTED,
@@ -75,7 +79,9 @@ class Operator:
             return (self @ torch.from_numpy(np.asarray(vectors))).cpu().numpy()
 
         kind = torch.empty(0, dtype=self.dtype).numpy().dtype
-        return LinearOperator(self.shape, matvec=product, matmat=product, rmatvec=product, dtype=kind)
+        return LinearOperator(
+            self.shape, matvec=product, matmat=product, rmatvec=product, dtype=kind
+        )
 
 
 @dataclass
@@ -128,7 +134,13 @@ class HessianOperator(Operator):
     ) -> None:
         super().__init__(
             Objective(
-                model, loss, data, parameters=parameters, dtype=dtype, batch_size=batch_size, check=check
+                model,
+                loss,
+                data,
+                parameters=parameters,
+                dtype=dtype,
+                batch_size=batch_size,
+                check=check,
             )
         )
         if batch_size is None:
@@ -163,7 +175,9 @@ class HessianOperator(Operator):
         for place, (batch, weight) in enumerate(self.objective.batches):
             graph = self._graph(place, batch)
             for k, row in enumerate(rows):
-                total[k] += weight * self._backward(graph, row, last=not self.cached and k == len(rows) - 1)
+                total[k] += weight * self._backward(
+                    graph, row, last=not self.cached and k == len(rows) - 1
+                )
         self.objective.spent += 2 * len(rows)
         return total
 
@@ -197,52 +211,79 @@ class HessianOperator(Operator):
             with self.objective.quiet():
                 graph = self._linearize(self.objective.batches.items[0])
                 if has_dead_end(graph.gradients):
-                    raise NotImplementedError("a function in it may be differentiated once only")
+                    raise NotImplementedError(
+                        "a function in it may be differentiated once only"
+                    )
                 self._backward(graph, torch.ones_like(self.objective.point), last=True)
         except (RuntimeError, NotImplementedError) as error:
             if isinstance(error, torch.OutOfMemoryError):
                 raise
             why = f"this model has no second derivative ({str(error).splitlines()[0][:120]})"
-            note = FINITE_DIFFERENCE.format(why=why, digits=digits_of_differences(self.dtype))
+            note = FINITE_DIFFERENCE.format(
+                why=why, digits=digits_of_differences(self.dtype)
+            )
             self.objective.notes += (note,)
             return "finite-difference"
         self.objective.spent += 3 * self.objective.batches.weights[0]
         return "double-backward"
 
-    def _verify(self, model: nn.Module, loss: Any, parameters: Any, *, may_change: bool) -> None:
+    def _verify(
+        self, model: nn.Module, loss: Any, parameters: Any, *, may_change: bool
+    ) -> None:
         """Measure by differences if a product is found wrong, or say that it is."""
-        batch, share = self.objective.batches.items[0], self.objective.batches.weights[0]
+        batch, share = (
+            self.objective.batches.items[0],
+            self.objective.batches.weights[0],
+        )
         with self.objective.quiet():
-            few = Checks(self.objective).few(batch, FEW_FOR_CHECK)  # a formula is wrong for few samples, too
-        share *= min(1.0, FEW_FOR_CHECK / self.objective.batches.samples[0]) if few is not batch else 1.0
+            few = Checks(self.objective).few(
+                batch, FEW_FOR_CHECK
+            )  # a formula is wrong for few samples, too
+        share *= (
+            min(1.0, FEW_FOR_CHECK / self.objective.batches.samples[0])
+            if few is not batch
+            else 1.0
+        )
         objective = in_float64(model, loss, few, parameters) or self.objective
         with objective.quiet():
             try:
                 graph = _linearized(objective, objective.batches.items[0])
-            except (RuntimeError, TypeError):  # a model that casts or a device that lacks float64
+            except (
+                RuntimeError,
+                TypeError,
+            ):  # a model that casts or a device that lacks float64
                 objective = self.objective
                 graph = _linearized(objective, batch)
             before = objective.spent
-            verdict = examine(_claim(objective, graph), differences=objective is not self.objective)
+            verdict = examine(
+                _claim(objective, graph), differences=objective is not self.objective
+            )
             spent = objective.spent - before
             objective.spent = before
-        self.objective.spent += share * (spent + 5)  # the graph, and two products with it
+        self.objective.spent += share * (
+            spent + 5
+        )  # the graph, and two products with it
         verdict.refuse_asymmetry()
         if verdict.wrong and may_change:
             self.method = "finite-difference"
             note = FINITE_DIFFERENCE.format(
-                why=WRONG.format(gap=verdict.gap), digits=digits_of_differences(self.dtype)
+                why=WRONG.format(gap=verdict.gap),
+                digits=digits_of_differences(self.dtype),
             )
             self.objective.notes += (note,)
         elif verdict.wrong:
-            self.objective.notes += (CONTRADICTED.format(part="the Hessian", gap=verdict.gap),)
+            self.objective.notes += (
+                CONTRADICTED.format(part="the Hessian", gap=verdict.gap),
+            )
 
     def _worth_keeping(self) -> bool:
         batches = self.objective.batches
         with self.objective.quiet():
             kept = kept_bytes(lambda: self._linearize(batches.items[0]))
         self.objective.spent += batches.weights[0]
-        return kept is not None and kept / batches.weights[0] < CACHE_SHARE * free_memory(self.device)
+        return kept is not None and kept / batches.weights[
+            0
+        ] < CACHE_SHARE * free_memory(self.device)
 
 
 def _linearized(objective: Objective, batch: Any) -> _Graph:
@@ -252,14 +293,22 @@ def _linearized(objective: Objective, batch: Any) -> _Graph:
     if not value.requires_grad:
         objective.gradients_of(value, leaves)  # raises the error that says why
     inputs = list(leaves.values())
-    found = torch.autograd.grad(value, inputs, create_graph=True, materialize_grads=True)
+    found = torch.autograd.grad(
+        value, inputs, create_graph=True, materialize_grads=True
+    )
     return _Graph(inputs, list(found))
 
 
-def _pulled_back(objective: Objective, graph: _Graph, row: Tensor, *, last: bool) -> Tensor:
+def _pulled_back(
+    objective: Objective, graph: _Graph, row: Tensor, *, last: bool
+) -> Tensor:
     """The product of the Hessian behind a graph with a vector (P,); call inside `quiet`."""
     directions = objective.unflatten(row).values()
-    pairs = [(g, v) for g, v in zip(graph.gradients, directions, strict=True) if g.requires_grad]
+    pairs = [
+        (g, v)
+        for g, v in zip(graph.gradients, directions, strict=True)
+        if g.requires_grad
+    ]
     if not pairs:  # the loss is linear in every parameter
         return torch.zeros_like(row)
     # Activation checkpointing runs the forward pass again here: with the tensors of this graph, not others.
@@ -286,10 +335,19 @@ def kept_bytes(work: Callable[[], Any]) -> int | None:
     return saved["bytes"]
 
 
-def in_float64(model: nn.Module, loss: Any, batch: Any, parameters: Any) -> Objective | None:
+def in_float64(
+    model: nn.Module, loss: Any, batch: Any, parameters: Any
+) -> Objective | None:
     """The loss of one batch in float64, or None on a device that lacks it."""
     try:
-        return Objective(model, loss, iter([batch]), parameters=parameters, dtype=torch.float64, check=False)
+        return Objective(
+            model,
+            loss,
+            iter([batch]),
+            parameters=parameters,
+            dtype=torch.float64,
+            check=False,
+        )
     except (RuntimeError, TypeError):
         return None
 
@@ -317,7 +375,9 @@ def suit_processor(objective: Objective) -> None:
     if objective.device.type != "cpu":
         return
     with objective.quiet():
-        kept = kept_bytes(lambda: objective.batch_loss(objective.leaves(), objective.batches.items[0]))
+        kept = kept_bytes(
+            lambda: objective.batch_loss(objective.leaves(), objective.batches.items[0])
+        )
     if kept is None:
         return
     objective.spent += objective.batches.weights[0] / 3
@@ -325,7 +385,9 @@ def suit_processor(objective: Objective) -> None:
     fits = max(SMALLEST_PIECE, int(samples * CACHE_BYTES / max(1, kept)))
     if fits < samples and objective.may_be_cut():
         objective.batches = objective.batches.cut(fits)
-    convolves = any(isinstance(module, nn.Conv2d) for module in objective.model.modules())
+    convolves = any(
+        isinstance(module, nn.Conv2d) for module in objective.model.modules()
+    )
     if convolves and not objective.is_closure:
         _lay_channels_last(objective)
 
@@ -339,7 +401,9 @@ def _lay_channels_last(objective: Objective) -> None:
     except (RuntimeError, IndexError, ValueError):
         return
     if torch.isclose(found, expected, rtol=1e-3):
-        items = tuple(map_tensors(item, _channels_last) for item in objective.batches.items)
+        items = tuple(
+            map_tensors(item, _channels_last) for item in objective.batches.items
+        )
         objective.batches = Batches(items, objective.batches.samples)
 
 
@@ -349,8 +413,12 @@ def _twice(objective: Objective, batch: Any) -> Tensor:
     with objective.quiet():
         value = objective.batch_loss(leaves, batch)
         inputs = list(leaves.values())
-        slopes = torch.autograd.grad(value, inputs, create_graph=True, allow_unused=True)
-        bent = [slope.sum() for slope in slopes if slope is not None and slope.requires_grad]
+        slopes = torch.autograd.grad(
+            value, inputs, create_graph=True, allow_unused=True
+        )
+        bent = [
+            slope.sum() for slope in slopes if slope is not None and slope.requires_grad
+        ]
         if bent:
             torch.autograd.grad(torch.stack(bent).sum(), inputs, allow_unused=True)
     return value.detach()
@@ -365,7 +433,11 @@ def difference_step(point: Tensor, row: Tensor) -> Tensor:
     """The length of a central difference along ``row``."""
     information = torch.finfo(row.dtype)
     # The cube root of the unit roundoff balances truncation (h^2) and cancellation (eps / h).
-    step: Tensor = information.eps ** (1 / 3) * (1 + point.norm()) / row.norm().clamp_min(information.tiny)
+    step: Tensor = (
+        information.eps ** (1 / 3)
+        * (1 + point.norm())
+        / row.norm().clamp_min(information.tiny)
+    )
     return step
 
 

@@ -36,7 +36,9 @@ SEVERAL = 3  # vectors in a block that is timed beside a single one
 # 1.8 times with 12, most of them within 1.3.
 STEPS = 10
 APART = 3  # eigenvalues at most in a node that stands apart: a random vector sees one as any of these
-EDGE = 2 / 3  # the density of random matrices falls to its ends as a square root (Wigner's semicircle)
+EDGE = (
+    2 / 3
+)  # the density of random matrices falls to its ends as a square root (Wigner's semicircle)
 
 
 class StandInMatrix:
@@ -52,7 +54,9 @@ class StandInMatrix:
         products: What true products take.
     """
 
-    def __init__(self, true: Operator, products: Products, spectrum: Array | None = None) -> None:
+    def __init__(
+        self, true: Operator, products: Products, spectrum: Array | None = None
+    ) -> None:
         self.stands_for = true.shape[0]
         self.rows = stand_in_rows(self.stands_for, FEWEST_ROWS)
         self.shape = (self.rows, self.rows)
@@ -66,7 +70,9 @@ class StandInMatrix:
     def __matmul__(self, vectors: Tensor) -> Tensor:
         """The product with a vector or a block; for its time it holds what the true product holds."""
         self._widths.append(1 if vectors.ndim == 1 else vectors.shape[1])
-        held = placeholder(self.products.bytes * self.rows / self.stands_for, self.device)
+        held = placeholder(
+            self.products.bytes * self.rows / self.stands_for, self.device
+        )
         rows = vectors if vectors.ndim == 1 else vectors.T
         product = rows * self._diagonal
         del held
@@ -105,7 +111,9 @@ class Products:
     def of(cls, matrix: Operator) -> Products:
         """Time a product with one vector and one with a few."""
         generator = torch.Generator().manual_seed(0)
-        vectors = torch.randn(SEVERAL, matrix.shape[0], generator=generator, dtype=matrix.dtype)
+        vectors = torch.randn(
+            SEVERAL, matrix.shape[0], generator=generator, dtype=matrix.dtype
+        )
         vectors = vectors.to(matrix.device).T
         result = matrix.shape[0] * matrix.dtype.itemsize
         one, spent_on_one = _product(matrix, vectors[:, 0])
@@ -133,7 +141,9 @@ def _product(matrix: Operator, vectors: Tensor) -> tuple[Footprint, float]:
 
 def _parted(matrix: Operator, one: float, few: float) -> tuple[float, float, float]:
     """What is taken once, by each block and by each vector, from one vector's and a few vectors' products."""
-    if getattr(matrix, "cached", False):  # the first product built the graphs, for all others
+    if getattr(
+        matrix, "cached", False
+    ):  # the first product built the graphs, for all others
         each = few / SEVERAL
         return max(0.0, one - each), 0.0, each
     each = max(0.0, (few - one) / (SEVERAL - 1))
@@ -147,7 +157,9 @@ def spectrum_like(matrix: Operator, rows: int) -> Array:
     `spectral_density`). A node stands for its share of the eigenvalues: the few of a node that stands apart
     are one, the others lie about it, and thin out towards the ends of the spectrum.
     """
-    krylov = Krylov(random_vector(matrix, torch.Generator().manual_seed(0)), min(STEPS, rows))
+    krylov = Krylov(
+        random_vector(matrix, torch.Generator().manual_seed(0)), min(STEPS, rows)
+    )
     while not krylov.full and krylov.absorb(matrix @ krylov.newest):
         pass
     nodes, rotation, _ = krylov.ritz()
@@ -172,7 +184,10 @@ def spectrum_like(matrix: Operator, rows: int) -> Array:
 
 
 def by_products(
-    find: Callable[[], Callable[..., Any]], *, spectrum: bool = False, notes: tuple[str, ...] = ()
+    find: Callable[[], Callable[..., Any]],
+    *,
+    spectrum: bool = False,
+    notes: tuple[str, ...] = (),
 ) -> Rehearsal:
     """Foretell an instrument of curvature.
 
@@ -187,19 +202,32 @@ def by_products(
 
         def prepare() -> Operator:
             made.clear()
-            made.append(curvature(call.model, call.loss, call.sets.data(), **call.options_of(curvature)))
+            made.append(
+                curvature(
+                    call.model,
+                    call.loss,
+                    call.sets.data(),
+                    **call.options_of(curvature),
+                )
+            )
             return made[0]
 
         taken = footprint(prepare, call.device)
         matrix = made[0]
         spent = matrix.objective.spent
         products = Products.of(matrix)
-        values = spectrum_like(matrix, stand_in_rows(matrix.shape[0], FEWEST_ROWS)) if spectrum else None
+        values = (
+            spectrum_like(matrix, stand_in_rows(matrix.shape[0], FEWEST_ROWS))
+            if spectrum
+            else None
+        )
         stand_in = StandInMatrix(matrix, products, values)
         measure = find()
         options = call.options_of(measure)
         prepared = Prepared(taken, spent, taken.kept + products.kept)
-        found = on_stand_in(call, prepared, stand_in, lambda matrix: measure(matrix, **options))
+        found = on_stand_in(
+            call, prepared, stand_in, lambda matrix: measure(matrix, **options)
+        )
         return dataclasses.replace(found, notes=notes)
 
     return Rehearsal(foretell)

@@ -31,7 +31,9 @@ from nablab.instruments.base.graphs import nodes_behind
 # Steps as shares of the weights. Shorter ones drown in rounding; at longer ones kinks of many samples add up.
 STEPS = (1e-9, 8e-9, 6.4e-8, 5.12e-7, 4.096e-6)
 AGREEMENT = 1e-4  # of its size: a product that is this near to a difference is right
-NEGLIGIBLE = 1e-6  # of the whole: parameters whose rows are smaller cannot be told from rounding
+NEGLIGIBLE = (
+    1e-6  # of the whole: parameters whose rows are smaller cannot be told from rounding
+)
 SETTLED = 0.1  # differences of two steps are nearer to each other than this share of their gap to a product
 
 WRONG = (
@@ -101,7 +103,9 @@ class Verdict:
             )
 
 
-def examine(claim: Claim, *, differences: bool = True, symmetric: bool = True) -> Verdict:
+def examine(
+    claim: Claim, *, differences: bool = True, symmetric: bool = True
+) -> Verdict:
     """Compare products with differences of the function and with each other.
 
     The usual cost is two products and two evaluations of the function; an alarm takes up to twenty.
@@ -114,7 +118,10 @@ def examine(claim: Claim, *, differences: bool = True, symmetric: bool = True) -
     scale = _scales(claim.point, claim.sizes)
     generator = torch.Generator().manual_seed(0)
     vectors = [
-        scale * torch.randn(len(claim.point), generator=generator, dtype=torch.float64).to(scale)
+        scale
+        * torch.randn(len(claim.point), generator=generator, dtype=torch.float64).to(
+            scale
+        )
         for _ in range(2)
     ]
     products = [claim.product(vector) for vector in vectors]
@@ -152,7 +159,9 @@ class _Comparison:
     def of(cls, claim: Claim, vector: Tensor, product: Tensor) -> _Comparison:
         """Take differences until each part of the product is confirmed, or all steps are taken."""
         right: Tensor | None = None
-        wrong = gaps = torch.zeros(len(claim.parts), dtype=torch.float64, device=vector.device)
+        wrong = gaps = torch.zeros(
+            len(claim.parts), dtype=torch.float64, device=vector.device
+        )
         previous = here = None
         difference = product
         for step in STEPS:
@@ -160,7 +169,9 @@ class _Comparison:
             behind = claim.function(claim.point - step * vector)
             difference = (ahead - behind) / (2 * step)
             off = _norms(difference - product, claim.parts)
-            sizes = torch.maximum(_norms(difference, claim.parts), _norms(product, claim.parts))
+            sizes = torch.maximum(
+                _norms(difference, claim.parts), _norms(product, claim.parts)
+            )
             confirmed = off <= AGREEMENT * sizes + NEGLIGIBLE * product.norm()
             right = confirmed if right is None else right | confirmed
             if bool(right.all()):
@@ -170,7 +181,9 @@ class _Comparison:
                 moved = _norms(ahead - behind, claim.parts) > 0
                 here = claim.function(claim.point) if here is None else here
                 sides = _norms(ahead - here - (here - behind), claim.parts) / step
-                spread = torch.maximum(_norms(difference - previous, claim.parts), sides)
+                spread = torch.maximum(
+                    _norms(difference - previous, claim.parts), sides
+                )
                 gaps = torch.where((spread <= SETTLED * off) & moved, off / sizes, gaps)
                 wrong = torch.maximum(wrong, gaps)
             previous = difference
@@ -183,8 +196,14 @@ def rounds_inside(tensors: Sequence[Tensor]) -> bool:
     finest = torch.finfo(tensors[0].dtype).eps
     for node in nodes_behind(tensors):
         # Only casts are looked at: of outputs that are not there, other nodes state float32.
-        kinds = [metadata.dtype for metadata in node._input_metadata] if "ToCopy" in node.name() else []
-        if any(kind.is_floating_point and torch.finfo(kind).eps > finest for kind in kinds):
+        kinds = (
+            [metadata.dtype for metadata in node._input_metadata]
+            if "ToCopy" in node.name()
+            else []
+        )
+        if any(
+            kind.is_floating_point and torch.finfo(kind).eps > finest for kind in kinds
+        ):
             return True
     return False
 
@@ -201,10 +220,14 @@ def _scales(point: Tensor, sizes: Sequence[int]) -> Tensor:
 
 
 def _norms(vector: Tensor, sizes: Sequence[int]) -> Tensor:
-    return torch.stack([part.norm() for part in torch.split(vector, list(sizes))]).double()
+    return torch.stack(
+        [part.norm() for part in torch.split(vector, list(sizes))]
+    ).double()
 
 
-def _asymmetry(vectors: Sequence[Tensor], products: Sequence[Tensor], scale: Tensor) -> float:
+def _asymmetry(
+    vectors: Sequence[Tensor], products: Sequence[Tensor], scale: Tensor
+) -> float:
     """The difference of u'Hv and v'Hu beside the length of a product, in units of the weights' scales."""
     (u, v), (hu, hv) = vectors, products
     gap = float((u @ hv - v @ hu).abs())

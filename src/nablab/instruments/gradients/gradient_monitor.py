@@ -46,7 +46,9 @@ def update_ratio(
     {'w': 0.1}
     """
     old, new = _named(before), _named(after)
-    differing = [name for name in {**old, **new} if _shape(old, name) != _shape(new, name)]
+    differing = [
+        name for name in {**old, **new} if _shape(old, name) != _shape(new, name)
+    ]
     if differing:
         name = differing[0]
         raise UsageError(
@@ -54,14 +56,21 @@ def update_ratio(
             "Compare one model with itself."
         )
     return {
-        name: ratio(float((new[name] - old[name]).double().norm()), float(old[name].double().norm()))
+        name: ratio(
+            float((new[name] - old[name]).double().norm()),
+            float(old[name].double().norm()),
+        )
         for name in old
     }
 
 
 def _named(source: nn.Module | Mapping[str, Tensor]) -> dict[str, Tensor]:
-    found = source.named_parameters() if isinstance(source, nn.Module) else source.items()
-    return {name: tensor.detach() for name, tensor in found if tensor.is_floating_point()}
+    found = (
+        source.named_parameters() if isinstance(source, nn.Module) else source.items()
+    )
+    return {
+        name: tensor.detach() for name, tensor in found if tensor.is_floating_point()
+    }
 
 
 def _shape(tensors: Mapping[str, Tensor], name: str) -> str:
@@ -93,16 +102,24 @@ class GradientHistory(Measurement):
         """Gradient norms, and update-to-weight ratios where recorded, against steps."""
         from matplotlib.figure import Figure as Canvas
 
-        ratios = {name: values for name, values in self.update_ratios.items() if np.isfinite(values).any()}
+        ratios = {
+            name: values
+            for name, values in self.update_ratios.items()
+            if np.isfinite(values).any()
+        }
         figure = Canvas(figsize=(8.4 if ratios else 5.2, 3.4), layout="constrained")
         axes: Any = figure.subplots(1, 2 if ratios else 1, squeeze=False)[0]
-        for place, (ax, curves) in enumerate(zip(axes, (self.parts, ratios), strict=False)):
+        for place, (ax, curves) in enumerate(
+            zip(axes, (self.parts, ratios), strict=False)
+        ):
             label = "single parameters"
             for values in curves.values():
                 ax.plot(self.steps, values, color=BLUE, lw=0.8, alpha=0.6, label=label)
                 label = "_"  # one entry in the legend
             if place == 0:
-                ax.plot(self.steps, self.norms, color=ORANGE, lw=1.8, label="all parameters")
+                ax.plot(
+                    self.steps, self.norms, color=ORANGE, lw=1.8, label="all parameters"
+                )
             ax.set_yscale("log")
             ax.set_xlabel("records (optimizer steps)")
             ax.set_ylabel(("gradient norm", "update-to-weight ratio")[place])
@@ -142,7 +159,9 @@ class GradientMonitor:
         keep: int | None = None,
     ) -> None:
         if keep is not None and keep < 1:
-            raise UsageError(f"keep={keep} would keep no record: give at least 1, or None for all.")
+            raise UsageError(
+                f"keep={keep} would keep no record: give at least 1, or None for all."
+            )
         self.names = select_parameters(model, parameters)
         own = dict(model.named_parameters())
         self._parameters = [own[name] for name in self.names]
@@ -166,11 +185,15 @@ class GradientMonitor:
                 "No watched parameter has a gradient. Call record() after loss.backward() and before "
                 "optimizer.zero_grad()."
             )
-        self._norms.append(_norms([parameter.grad for parameter in self._parameters], self._parameters))
+        self._norms.append(
+            _norms([parameter.grad for parameter in self._parameters], self._parameters)
+        )
         self._ratios.append(torch.full_like(self._norms[-1], math.nan))
         self._count += 1
         if self._updates:
-            self._before = [parameter.detach().clone() for parameter in self._parameters]
+            self._before = [
+                parameter.detach().clone() for parameter in self._parameters
+            ]
 
     def record_update(self) -> None:
         """Compare the weights with those at `record`; call it after ``optimizer.step()``.
@@ -199,14 +222,18 @@ class GradientMonitor:
             UsageError: Nothing was recorded.
         """
         if not self._norms:
-            raise UsageError("Nothing was recorded: call record() after every loss.backward().")
+            raise UsageError(
+                "Nothing was recorded: call record() after every loss.backward()."
+            )
         norms = torch.stack(list(self._norms)).double().cpu().numpy()
         ratios = torch.stack(list(self._ratios)).double().cpu().numpy()
         return GradientHistory(
             steps=np.arange(self._count - len(norms), self._count),
             norms=np.sqrt(np.square(norms).sum(axis=1)),
             parts={name: norms[:, place] for place, name in enumerate(self.names)},
-            update_ratios={name: ratios[:, place] for place, name in enumerate(self.names)},
+            update_ratios={
+                name: ratios[:, place] for place, name in enumerate(self.names)
+            },
             gradients=0.0,
         )
 

@@ -20,7 +20,12 @@ from torch import Tensor, nn
 from torch.func import grad, vmap
 
 from nablab.errors import UsageError
-from nablab.instruments.base.batches import count_samples, map_tensors, part_of, tensors_in
+from nablab.instruments.base.batches import (
+    count_samples,
+    map_tensors,
+    part_of,
+    tensors_in,
+)
 from nablab.instruments.base.checks import MISFITS
 from nablab.instruments.base.losses import Closure, Loss
 from nablab.instruments.base.measurement import Expected, Measurement, Size, instrument
@@ -86,9 +91,14 @@ class GradientNorm(Measurement):
         several = len(self.batch_norms) > 1 or len(self.sample_norms) > 0
         largest = sorted(self.parts.items(), key=lambda item: -item[1])[:SHOWN]
         shown = [name for name in self.parts if name in dict(largest)]
-        figure = Canvas(figsize=(8.4 if several else 5.2, 1.6 + 0.2 * len(shown)), layout="constrained")
+        figure = Canvas(
+            figsize=(8.4 if several else 5.2, 1.6 + 0.2 * len(shown)),
+            layout="constrained",
+        )
         axes: Any = figure.subplots(1, 2 if several else 1, squeeze=False)[0]
-        axes[0].plot([self.parts[name] for name in shown], range(len(shown)), "o", color=BLUE)
+        axes[0].plot(
+            [self.parts[name] for name in shown], range(len(shown)), "o", color=BLUE
+        )
         axes[0].axvline(self.norm, color=ORANGE, label="all parameters")
         axes[0].set_yticks(range(len(shown)), shown)
         axes[0].invert_yaxis()
@@ -97,7 +107,9 @@ class GradientNorm(Measurement):
             axes[0].set_xscale("log")
             axes[0].xaxis.set_minor_formatter(NullFormatter())
         hidden = len(self.parts) - len(shown)
-        axes[0].set_xlabel("gradient norm" + (f" (the {hidden} smallest not shown)" if hidden else ""))
+        axes[0].set_xlabel(
+            "gradient norm" + (f" (the {hidden} smallest not shown)" if hidden else "")
+        )
         axes[0].legend(frameon=False, fontsize=9)
         if several:
             self._draw_spread(axes[1])
@@ -105,7 +117,9 @@ class GradientNorm(Measurement):
 
     def _draw_spread(self, ax: Any) -> None:
         kind, norms = (
-            ("samples", self.sample_norms) if len(self.sample_norms) else ("batches", self.batch_norms)
+            ("samples", self.sample_norms)
+            if len(self.sample_norms)
+            else ("batches", self.batch_norms)
         )
         ax.hist(norms, bins=min(40, max(8, len(norms) // 10)), color=BLUE, alpha=0.6)
         ax.axvline(self.norm, color=ORANGE, label="full gradient")
@@ -116,16 +130,26 @@ class GradientNorm(Measurement):
         ax.legend(frameon=False, fontsize=9)
 
 
-def _expected(size: Size, *, per_sample: bool = False, noise: bool = False, **_: Any) -> Expected:
-    held = 3.0 * size.parameters + (max(HELD, size.parameters) + size.samples if per_sample else 0)
+def _expected(
+    size: Size, *, per_sample: bool = False, noise: bool = False, **_: Any
+) -> Expected:
+    held = 3.0 * size.parameters + (
+        max(HELD, size.parameters) + size.samples if per_sample else 0
+    )
     return Expected(gradients=2.0 if per_sample or noise else 1.0, numbers=held)
 
 
 def _trials(call: Call) -> Trials:
     """A few of many batches; else the call itself, which is short."""
     samples = call.sets.samples()
-    few = [sum(samples[:count]) for count in (2, 3)] if len(samples) >= MANY_BATCHES else [sum(samples)]
-    return Trials((sum(samples),), tuple(Trial((count,), samples=count) for count in few))
+    few = (
+        [sum(samples[:count]) for count in (2, 3)]
+        if len(samples) >= MANY_BATCHES
+        else [sum(samples)]
+    )
+    return Trials(
+        (sum(samples),), tuple(Trial((count,), samples=count) for count in few)
+    )
 
 
 @instrument(expected=_expected, rehearse=by_trials(_trials))
@@ -165,7 +189,9 @@ def gradient_norm(
     >>> result.norm, result.sample_norms, result.noise
     (4.0, array([2., 6.]), 8.0)
     """
-    objective = Objective(model, loss, data, parameters=parameters, dtype=dtype, batch_size=batch_size)
+    objective = Objective(
+        model, loss, data, parameters=parameters, dtype=dtype, batch_size=batch_size
+    )
     total = objective.batches.total
     units = total if per_sample else len(objective.batches)
     if (per_sample or noise) and units < 2:
@@ -182,12 +208,19 @@ def gradient_norm(
             spread.add(rows, weights)
         spread.check_mean(objective.dtype)
     elif noise:
-        for batch, samples in zip(objective.batches.items, objective.batches.samples, strict=True):
+        for batch, samples in zip(
+            objective.batches.items, objective.batches.samples, strict=True
+        ):
             spread.add(_gradient_of(objective, batch)[1][None], [samples])
         objective.notes += (BATCH_NOISE,)
     objective.spent += per_sample or noise
-    parts = {name: float(part.double().norm()) for name, part in objective.unflatten(gradient).items()}
-    sizes = {name: float(part.double().norm()) for name, part in objective.values.items()}
+    parts = {
+        name: float(part.double().norm())
+        for name, part in objective.unflatten(gradient).items()
+    }
+    sizes = {
+        name: float(part.double().norm()) for name, part in objective.values.items()
+    }
     return GradientNorm(
         loss=value,
         norm=spread.norm,
@@ -219,7 +252,9 @@ def _gradient_of(objective: Objective, batch: Any) -> tuple[float, Tensor]:
     leaves = objective.leaves()
     with objective.quiet():
         value = objective.batch_loss(leaves, batch)
-        return float(value.detach()), objective.flatten(objective.gradients_of(value, leaves))
+        return float(value.detach()), objective.flatten(
+            objective.gradients_of(value, leaves)
+        )
 
 
 class _Spread:
@@ -231,7 +266,11 @@ class _Spread:
 
     def __init__(self, gradient: Tensor, total: int) -> None:
         self.norm = float(gradient.norm())
-        self._unit = math.ldexp(1.0, math.frexp(self.norm)[1]) if math.isfinite(self.norm) else 1.0
+        self._unit = (
+            math.ldexp(1.0, math.frexp(self.norm)[1])
+            if math.isfinite(self.norm)
+            else 1.0
+        )
         self._gradient, self._total = gradient / self._unit, total
         self.norms: list[float] = []
         self._weights: list[float] = []
@@ -251,7 +290,9 @@ class _Spread:
 
     def check_mean(self, dtype: torch.dtype) -> None:
         """Raise `UsageError` unless the mean of the gradients taken is the gradient of the whole."""
-        apart = self._unit * float((self._sum / sum(self._weights) - self._gradient).norm())
+        apart = self._unit * float(
+            (self._sum / sum(self._weights) - self._gradient).norm()
+        )
         if apart > _TOLERANCE.get(dtype, 1e-3) * (self.norm + max(self.norms)):
             raise UsageError(
                 f"The gradient over the data (norm {self.norm:.6g}) is not the mean of the samples' own "
@@ -263,44 +304,62 @@ class _Spread:
         """Trace of the covariance and noise scale with standard errors, from the influence of each unit."""
         units = len(self._weights)
         if units < 2:
-            return dict.fromkeys(("noise", "noise_error", "noise_scale", "noise_scale_error"), math.nan)
+            return dict.fromkeys(
+                ("noise", "noise_error", "noise_scale", "noise_scale_error"), math.nan
+            )
         weights = np.array(self._weights)
         traces = weights * np.array(self._distances) * units / (units - 1)
         trace = float(traces.mean())
         found = {
             "noise": trace * self._unit * self._unit,
-            "noise_error": float(traces.std(ddof=1)) / math.sqrt(units) * self._unit * self._unit,
+            "noise_error": float(traces.std(ddof=1))
+            / math.sqrt(units)
+            * self._unit
+            * self._unit,
         }
         signal = float(self._gradient.square().sum()) - trace / self._total
         if signal <= 0:
             return {**found, "noise_scale": math.inf, "noise_scale_error": math.nan}
-        slope = 2 * weights * units / self._total * np.array(self._products) - (traces - trace) / self._total
+        slope = (
+            2 * weights * units / self._total * np.array(self._products)
+            - (traces - trace) / self._total
+        )
         influence = (traces - trace) / signal - trace / signal**2 * slope
         error = float(influence.std(ddof=1)) / math.sqrt(units)
         return {**found, "noise_scale": trace / signal, "noise_scale_error": error}
 
 
-def _sample_gradients(objective: Objective, counts: Any) -> Iterator[tuple[Tensor, list[float]]]:
+def _sample_gradients(
+    objective: Objective, counts: Any
+) -> Iterator[tuple[Tensor, list[float]]]:
     """The gradients (n, P) of single samples in chunks, with what each counts for in the mean."""
     vectorized = True
     chunk = max(1, HELD // objective.size)
     for batch in objective.batches.items:
         length = count_samples(batch)
-        own = [bool(tensor.ndim) and len(tensor) == length for tensor in tensors_in(batch)]
+        own = [
+            bool(tensor.ndim) and len(tensor) == length for tensor in tensors_in(batch)
+        ]
         for start in range(0, length, chunk):
             stop = min(start + chunk, length)
             weights = [
-                1.0 if counts is None else counts(part_of(batch, i, i + 1)) for i in range(start, stop)
+                1.0 if counts is None else counts(part_of(batch, i, i + 1))
+                for i in range(start, stop)
             ]
             if vectorized:
                 try:
-                    yield _vectorized(objective, part_of(batch, start, stop), own), weights
+                    yield (
+                        _vectorized(objective, part_of(batch, start, stop), own),
+                        weights,
+                    )
                     continue
                 except MISFITS as error:
                     if isinstance(error, torch.OutOfMemoryError | UsageError):
                         raise
                     vectorized = False
-                    objective.notes += (LOOP.format(why=str(error).strip().splitlines()[0][:120]),)
+                    objective.notes += (
+                        LOOP.format(why=str(error).strip().splitlines()[0][:120]),
+                    )
             for place, weight in zip(range(start, stop), weights, strict=True):
                 yield _alone(objective, batch, place)[None], [weight]
 
@@ -322,11 +381,15 @@ def _alone(objective: Objective, batch: Any, place: int) -> Tensor:
 
 def _vectorized(objective: Objective, batch: Any, own: Sequence[bool]) -> Tensor:
     """The gradient (n, P) of every sample of a batch; ``own`` says which tensors have one row per sample."""
-    mapped = [tensor for tensor, is_own in zip(tensors_in(batch), own, strict=True) if is_own]
+    mapped = [
+        tensor for tensor, is_own in zip(tensors_in(batch), own, strict=True) if is_own
+    ]
 
     def loss(leaves: dict[str, Tensor], rows: list[Tensor]) -> Tensor:
         remaining, kinds = iter(rows), iter(own)
-        sample = map_tensors(batch, lambda tensor: next(remaining)[None] if next(kinds) else tensor)
+        sample = map_tensors(
+            batch, lambda tensor: next(remaining)[None] if next(kinds) else tensor
+        )
         return objective.batch_loss(leaves, sample)
 
     with objective.quiet(), warnings.catch_warnings():
@@ -334,5 +397,7 @@ def _vectorized(objective: Objective, batch: Any, own: Sequence[bool]) -> Tensor
         # whole samples would be slower still, and the warning made an error keeps the tensors of the pass in
         # memory for good (PyTorch 2.13).
         warnings.filterwarnings("ignore", message=".*batching rule.*")
-        found = vmap(grad(loss), in_dims=(None, 0), randomness="different")(objective.values, mapped)
+        found = vmap(grad(loss), in_dims=(None, 0), randomness="different")(
+            objective.values, mapped
+        )
     return objective.flatten(found)

@@ -11,7 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from nablab.errors import UsageError
-from nablab.instruments.base.batches import count_samples, map_tensors, part_of, read_batches, tensors_in
+from nablab.instruments.base.batches import (
+    count_samples,
+    map_tensors,
+    part_of,
+    read_batches,
+    tensors_in,
+)
 from nablab.instruments.base.checks import MISFITS
 from nablab.instruments.base.losses import Closure, Loss, call, split
 from nablab.instruments.base.objective import Objective
@@ -19,11 +25,11 @@ from nablab.instruments.base.objective import Objective
 Method = Literal["auto", "exact", "projections"]
 Of = Literal["logits", "probabilities"]
 
-AT_ONCE = (
-    100  # samples per forward pass on a CPU: 25 to 100 keep LeNet's activations in the cache, 1,000 do not
-)
+AT_ONCE = 100  # samples per forward pass on a CPU: 25 to 100 keep LeNet's activations in the cache, 1,000 do not
 HELD = 2**24  # numbers of Jacobians held at once by the spectral norm
-MOST_PASSES = 256  # an exact Jacobian of more passes is estimated by projections under "auto"
+MOST_PASSES = (
+    256  # an exact Jacobian of more passes is estimated by projections under "auto"
+)
 FEW = 4  # samples that the checks look at
 _INDEPENDENCE = {torch.float64: 1e-8}  # relative; other dtypes 1e-3
 
@@ -44,21 +50,30 @@ class Jacobian:
     def _use_channels_last(self, batch: Any) -> None:
         """On a CPU, backward passes of convolutions with few channels take half the time in this layout."""
         objective = self.objective
-        if objective.device.type != "cpu" or all(tensor.ndim != 4 for tensor in objective.fixed.values()):
+        if objective.device.type != "cpu" or all(
+            tensor.ndim != 4 for tensor in objective.fixed.values()
+        ):
             return
         before = dict(objective.fixed)
-        objective.fixed = {name: _channels_last(tensor) for name, tensor in before.items()}
+        objective.fixed = {
+            name: _channels_last(tensor) for name, tensor in before.items()
+        }
         self._layout = _channels_last
         try:
             leaves, outputs = self.forward(batch)
             torch.autograd.grad(outputs.sum(), leaves, materialize_grads=True)
-        except (RuntimeError, UsageError):  # such as .view() of a tensor in another layout than it expects
+        except (
+            RuntimeError,
+            UsageError,
+        ):  # such as .view() of a tensor in another layout than it expects
             objective.fixed = before
             self._layout = torch.Tensor.detach
 
     def choose(self, method: Method) -> str:
         """Which way to take for all entries of the Jacobian."""
-        forward = 2 * self.inputs < self.outputs + 1  # a forward-mode pass computes the value again
+        forward = (
+            2 * self.inputs < self.outputs + 1
+        )  # a forward-mode pass computes the value again
         passes = 2 * self.inputs if forward else self.outputs + 1
         if method == "projections" or (method == "auto" and passes > MOST_PASSES):
             if method == "auto":
@@ -68,7 +83,9 @@ class Jacobian:
                 )
             return "projections"
         if forward and not self._has_forward_mode():
-            self.objective.notes += ("Reverse mode was used: the model has no forward-mode derivative.",)
+            self.objective.notes += (
+                "Reverse mode was used: the model has no forward-mode derivative.",
+            )
             forward = False
         return "forward" if forward else "reverse"
 
@@ -101,12 +118,28 @@ class Jacobian:
         length = count_samples(batch)
         inputs, target = split(batch)
         remaining = iter(values)
-        given = map_tensors(inputs, lambda tensor: next(remaining) if _varies(tensor, length) else tensor)
-        return flat(self.objective.batch_outputs(self.objective.values, (given, target)), length, self._of)
+        given = map_tensors(
+            inputs,
+            lambda tensor: next(remaining) if _varies(tensor, length) else tensor,
+        )
+        return flat(
+            self.objective.batch_outputs(self.objective.values, (given, target)),
+            length,
+            self._of,
+        )
 
-    def _pull(self, outputs: Tensor, leaves: list[Tensor], vector: Tensor, *, last: bool = False) -> Tensor:
+    def _pull(
+        self,
+        outputs: Tensor,
+        leaves: list[Tensor],
+        vector: Tensor,
+        *,
+        last: bool = False,
+    ) -> Tensor:
         """The products (n, D) of each sample's transposed Jacobian with its own row of ``vector`` (n, C)."""
-        found = torch.autograd.grad(outputs, leaves, vector, retain_graph=not last, materialize_grads=True)
+        found = torch.autograd.grad(
+            outputs, leaves, vector, retain_graph=not last, materialize_grads=True
+        )
         self.objective.spent += self.share / 3
         return torch.cat([part.flatten(1) for part in found], dim=1)
 
@@ -127,7 +160,9 @@ class Jacobian:
                 tangents = [torch.zeros_like(other) for other in given]
                 tangents[place].flatten(1)[:, entry] = 1
                 yield torch.func.jvp(
-                    lambda *at: self._evaluate(batch, list(at)), tuple(given), tuple(tangents)
+                    lambda *at: self._evaluate(batch, list(at)),
+                    tuple(given),
+                    tuple(tangents),
                 )[1]
                 self.objective.spent += 2 / 3 * self.share
 
@@ -137,15 +172,22 @@ class Jacobian:
 
     def frobenius_by_columns(self, batch: Any) -> tuple[Tensor, Tensor]:
         """Exact, one forward-mode pass per input."""
-        return _exact(sum(column.square().sum(dim=1) for column in self._columns(batch)))
+        return _exact(
+            sum(column.square().sum(dim=1) for column in self._columns(batch))
+        )
 
-    def projected(self, batch: Any, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def projected(
+        self, batch: Any, count: int, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
         """From ``count`` random projections, with standard errors."""
         leaves, outputs = self.forward(batch)
         squares = []
         for _ in range(count):
             vector = torch.randn(
-                outputs.shape, generator=generator, device=outputs.device, dtype=outputs.dtype
+                outputs.shape,
+                generator=generator,
+                device=outputs.device,
+                dtype=outputs.dtype,
             )
             squares.append(self._pull(outputs, leaves, vector).square().sum(dim=1))
         stacked = torch.stack(squares).double()
@@ -157,12 +199,17 @@ class Jacobian:
     def spectral(self, batch: Any) -> tuple[Tensor, Tensor]:
         """Exact, from the singular values of whole Jacobians, few samples at a time."""
         passes = self._rows if self.choose("exact") == "reverse" else self._columns
-        step, length = max(1, HELD // (self.outputs * self.inputs)), count_samples(batch)
+        step, length = (
+            max(1, HELD // (self.outputs * self.inputs)),
+            count_samples(batch),
+        )
         share, found = self.share, []
         for start in range(0, length, step):
             part = part_of(batch, start, start + step)
             self.share = share * count_samples(part) / length
-            found.append(torch.linalg.matrix_norm(torch.stack(list(passes(part)), dim=1), ord=2))
+            found.append(
+                torch.linalg.matrix_norm(torch.stack(list(passes(part)), dim=1), ord=2)
+            )
         return torch.cat(found), torch.zeros_like(torch.cat(found))
 
     def power_iteration(
@@ -170,10 +217,17 @@ class Jacobian:
     ) -> tuple[Tensor, Tensor]:
         """The largest singular value with the residual's bound: power iteration on J times J^T."""
         leaves, outputs = self.forward(batch)
-        vector = torch.randn(outputs.shape, generator=generator, device=outputs.device, dtype=outputs.dtype)
+        vector = torch.randn(
+            outputs.shape,
+            generator=generator,
+            device=outputs.device,
+            dtype=outputs.dtype,
+        )
         # J^T u is linear in u, so its derivative in u, applied to w, is J w: no forward mode needed.
         dual = torch.zeros_like(outputs, requires_grad=True)
-        found = torch.autograd.grad(outputs, leaves, dual, create_graph=True, materialize_grads=True)
+        found = torch.autograd.grad(
+            outputs, leaves, dual, create_graph=True, materialize_grads=True
+        )
         pulled = torch.cat([part.flatten(1) for part in found], dim=1)
         for _ in range(iterations):
             vector = nn.functional.normalize(vector, dim=1)
@@ -194,12 +248,17 @@ class Jacobian:
         inputs, target = split(batch)
         leaves = self._leaves(batch)
         remaining = iter(leaves)
-        given = map_tensors(inputs, lambda tensor: next(remaining) if _varies(tensor, length) else tensor)
+        given = map_tensors(
+            inputs,
+            lambda tensor: next(remaining) if _varies(tensor, length) else tensor,
+        )
         with _apart():
             value = self.objective.batch_loss(self.objective.values, (given, target))
         found = torch.autograd.grad(value, leaves, materialize_grads=True)
         self.objective.spent += 2 / 3 * self.share
-        norms = length * torch.cat([part.flatten(1) for part in found], dim=1).norm(dim=1)
+        norms = length * torch.cat([part.flatten(1) for part in found], dim=1).norm(
+            dim=1
+        )
         return norms, torch.zeros_like(norms)
 
     def check_independence(self) -> None:
@@ -210,7 +269,9 @@ class Jacobian:
             return
         leaves, outputs = self.forward(batch)
         last = torch.zeros_like(outputs)
-        last[-1] = torch.linspace(0.5, 1.5, outputs.shape[1])  # unequal: the sum of a softmax has no gradient
+        last[-1] = torch.linspace(
+            0.5, 1.5, outputs.shape[1]
+        )  # unequal: the sum of a softmax has no gradient
         leak = float(self._pull(outputs, leaves, last, last=True)[:-1].abs().max())
         if leak:
             raise UsageError(
@@ -224,7 +285,12 @@ class Jacobian:
     def _check_loss(self, batch: Any, length: int) -> None:
         with self.objective.quiet(), torch.enable_grad():
             together = self.loss_gradients(batch)[0]
-            alone = torch.cat([self.loss_gradients(part_of(batch, i, i + 1))[0] for i in range(length)])
+            alone = torch.cat(
+                [
+                    self.loss_gradients(part_of(batch, i, i + 1))[0]
+                    for i in range(length)
+                ]
+            )
         tolerance = _INDEPENDENCE.get(self.objective.dtype, 1e-3)
         if float((together - alone).norm()) > tolerance * float(alone.norm()):
             raise UsageError(
@@ -279,20 +345,26 @@ def prepare(
     anchored = _Anchored(model)
     device = anchored.anchor.device
     size = batch_size or (AT_ONCE if device.type == "cpu" else 10 * AT_ONCE)
-    batches = read_batches(data, device=device, dtype=dtype or anchored.anchor.dtype, batch_size=size)
+    batches = read_batches(
+        data, device=device, dtype=dtype or anchored.anchor.dtype, batch_size=size
+    )
     pairs = [_pair(batch, needs_target=loss is not None) for batch in batches.items]
 
     def mean_output(module: Any, batch: Any) -> Tensor:
         return flat(call(module, batch[0]), count_samples(batch), of).mean()
 
-    return Objective(anchored, loss or Closure(mean_output), pairs, parameters="anchor", dtype=dtype)
+    return Objective(
+        anchored, loss or Closure(mean_output), pairs, parameters="anchor", dtype=dtype
+    )
 
 
 def _pair(batch: Any, *, needs_target: bool) -> tuple[Any, Any]:
     if isinstance(batch, tuple | list) and len(batch) > 1:
         inputs, target = split(batch)
     elif needs_target:
-        raise UsageError("The loss gradient needs targets: give batches (inputs, target).")
+        raise UsageError(
+            "The loss gradient needs targets: give batches (inputs, target)."
+        )
     else:
         inputs, target = (batch[0] if isinstance(batch, tuple | list) else batch), None
     length = count_samples(inputs)
@@ -306,7 +378,9 @@ def _pair(batch: Any, *, needs_target: bool) -> tuple[Any, Any]:
 
 def _channels_last(tensor: Tensor) -> Tensor:
     # .contiguous() would leave the strides of one-channel tensors as they are, and convolutions go by them.
-    return tensor.clone(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
+    return (
+        tensor.clone(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
+    )
 
 
 def _varies(tensor: Tensor, length: int) -> bool:
@@ -326,7 +400,9 @@ def flat(outputs: Any, length: int, of: Of) -> Tensor:
     """
     if not isinstance(outputs, Tensor) or outputs.ndim == 0 or len(outputs) != length:
         what = (
-            f"shape {tuple(outputs.shape)}" if isinstance(outputs, Tensor) else f"a {type(outputs).__name__}"
+            f"shape {tuple(outputs.shape)}"
+            if isinstance(outputs, Tensor)
+            else f"a {type(outputs).__name__}"
         )
         raise UsageError(
             f"The model returns {what} for {length} samples; sensitivity needs one tensor whose first axis "

@@ -84,7 +84,9 @@ class InputSensitivity(Measurement):
         ax.axvline(self.mean, color=ORANGE, label="mean, 95 % interval")
         if math.isfinite(self.standard_error):
             half = 1.96 * self.standard_error
-            ax.axvspan(self.mean - half, self.mean + half, color=ORANGE, alpha=0.25, lw=0)
+            ax.axvspan(
+                self.mean - half, self.mean + half, color=ORANGE, alpha=0.25, lw=0
+            )
         what = (
             "norm of the loss gradient"
             if self.norm == "loss-gradient"
@@ -114,7 +116,9 @@ def _expected(
         method == "projections" or (method == "auto" and size.outputs > MOST_PASSES)
     ):
         passes = projections
-    return Expected(gradients=(1 + passes) / 3, numbers=HELD if norm == "spectral" else size.samples)
+    return Expected(
+        gradients=(1 + passes) / 3, numbers=HELD if norm == "spectral" else size.samples
+    )
 
 
 def _trials(call: Call) -> Trials:
@@ -179,8 +183,12 @@ def input_sensitivity(
     array([5., 5., 5.])
     """
     _check_options(norm, of, method, projections, iterations, loss)
-    objective = prepare(model, data, of, loss if norm == "loss-gradient" else None, dtype, batch_size)
-    with objective.quiet():  # over backward passes too: checkpointed layers read their weights again
+    objective = prepare(
+        model, data, of, loss if norm == "loss-gradient" else None, dtype, batch_size
+    )
+    with (
+        objective.quiet()
+    ):  # over backward passes too: checkpointed layers read their weights again
         jacobian = Jacobian(objective, of)
         jacobian.check_independence()
     generator = torch.Generator(objective.device).manual_seed(seed)
@@ -191,13 +199,17 @@ def input_sensitivity(
         measure = {
             "reverse": jacobian.frobenius_by_rows,
             "forward": jacobian.frobenius_by_columns,
-            "projections": lambda batch: jacobian.projected(batch, projections, generator),
+            "projections": lambda batch: jacobian.projected(
+                batch, projections, generator
+            ),
         }[used]
     elif min(jacobian.outputs, jacobian.inputs) <= MOST_ROWS:
         used, measure = jacobian.choose("exact"), jacobian.spectral
     else:
         used = "power iteration"
-        measure = lambda batch: jacobian.power_iteration(batch, iterations, tolerance, generator)  # noqa: E731
+        measure = lambda batch: jacobian.power_iteration(
+            batch, iterations, tolerance, generator
+        )  # noqa: E731
     found: list[tuple[Tensor, Tensor]] = []
     for batch, weight in objective.batches:
         jacobian.share = weight
@@ -205,12 +217,16 @@ def input_sensitivity(
             found.append(measure(batch))
     norms = torch.cat([values for values, _ in found]).double().cpu().numpy()
     errors = torch.cat([uncertain for _, uncertain in found]).double().cpu().numpy()
-    converged = used != "power iteration" or bool((errors <= tolerance * norms / 2).all())
+    converged = used != "power iteration" or bool(
+        (errors <= tolerance * norms / 2).all()
+    )
     return InputSensitivity(
         norms=norms,
         errors=errors,
         mean=float(norms.mean()),
-        standard_error=float(norms.std(ddof=1)) / math.sqrt(len(norms)) if len(norms) > 1 else math.nan,
+        standard_error=float(norms.std(ddof=1)) / math.sqrt(len(norms))
+        if len(norms) > 1
+        else math.nan,
         root_mean_square=math.sqrt(float(np.mean(norms**2))),
         norm=norm,
         of=of,
@@ -222,7 +238,12 @@ def input_sensitivity(
 
 
 def _check_options(
-    norm: str, of: str, method: str, projections: int, iterations: int, loss: Loss | None
+    norm: str,
+    of: str,
+    method: str,
+    projections: int,
+    iterations: int,
+    loss: Loss | None,
 ) -> None:
     for kind, value, choices in (
         ("norm", norm, get_args(Norm)), ("of", of, get_args(Of)), ("method", method, get_args(Method)),

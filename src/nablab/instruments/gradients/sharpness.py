@@ -100,13 +100,20 @@ class Sharpness(Measurement):
         figure = Canvas(figsize=(5.4, 3.3), layout="constrained")
         ax: Any = figure.subplots()
         if self.definition == "average":
-            ax.hist(self.values, bins=max(8, len(self.values) // 5), color=BLUE, alpha=0.6)
+            ax.hist(
+                self.values, bins=max(8, len(self.values) // 5), color=BLUE, alpha=0.6
+            )
             ax.axvline(self.sharpness, color=ORANGE, label="mean")
             ax.set_xlabel(f"rise of the loss (radius {self.radius:g})")
             ax.set_ylabel("draws")
         else:
             ax.plot(
-                range(len(self.values)), self.values, "o-", ms=3.5, color=BLUE, label="largest loss so far"
+                range(len(self.values)),
+                self.values,
+                "o-",
+                ms=3.5,
+                color=BLUE,
+                label="largest loss so far",
             )
             ax.axhline(self.loss, color=ORANGE, ls="--", label="loss of the model")
             ax.set_xlabel("iterations of the search")
@@ -140,7 +147,10 @@ def _notes(call: Call) -> tuple[str, ...]:
     return (LINE_SEARCH,) if _by_scipy(call) else ()
 
 
-@instrument(expected=_expected, rehearse=by_losses(lambda: _sharpness_of, arrays=_by_scipy, notes=_notes))
+@instrument(
+    expected=_expected,
+    rehearse=by_losses(lambda: _sharpness_of, arrays=_by_scipy, notes=_notes),
+)
 def sharpness(
     model: nn.Module,
     loss: Loss,
@@ -198,9 +208,13 @@ def sharpness(
     >>> round(found.sharpness, 6)  # 100 (0.2^2 - 0) / (1 + 0)
     4.0
     """
-    _check_options(definition, norm, radius, iterations, subspace, draws)  # before the model runs
+    _check_options(
+        definition, norm, radius, iterations, subspace, draws
+    )  # before the model runs
     return _sharpness_of(
-        Objective(model, loss, data, parameters=parameters, dtype=dtype, batch_size=batch_size),
+        Objective(
+            model, loss, data, parameters=parameters, dtype=dtype, batch_size=batch_size
+        ),
         definition=definition,
         radius=radius,
         iterations=iterations,
@@ -258,7 +272,12 @@ def _sharpness_of(
 
 
 def _average(
-    objective: Objective, value: float, radius: float, draws: int, relative: bool, generator: torch.Generator
+    objective: Objective,
+    value: float,
+    radius: float,
+    draws: int,
+    relative: bool,
+    generator: torch.Generator,
 ) -> Sharpness:
     point = objective.point
     scale = radius * (point.abs() if relative else torch.ones_like(point))
@@ -289,7 +308,12 @@ def _average(
 
 
 def _note_lost_steps(
-    objective: Objective, definition: str, radius: float, subspace: int | None, relative: bool, norm: str
+    objective: Objective,
+    definition: str,
+    radius: float,
+    subspace: int | None,
+    relative: bool,
+    norm: str,
 ) -> None:
     """Say so if the weights' last digits are no longer small beside the steps."""
     point = objective.point.double()
@@ -305,7 +329,9 @@ def _note_lost_steps(
     digit = torch.finfo(objective.dtype).eps / 2 * length
     if digit > COARSE * step:
         lost = min(digit / step, 1.0) if step else 1.0
-        note = LOST.format(lost=lost, dtype=_name(objective.dtype), remedy=_remedy(objective.dtype))
+        note = LOST.format(
+            lost=lost, dtype=_name(objective.dtype), remedy=_remedy(objective.dtype)
+        )
         objective.notes += (note,)
 
 
@@ -321,13 +347,19 @@ def _name(dtype: torch.dtype) -> str:
 
 
 def _remedy(dtype: torch.dtype) -> str:
-    return "a larger radius=" if dtype == torch.float64 else "dtype=torch.float64, or a larger radius="
+    return (
+        "a larger radius="
+        if dtype == torch.float64
+        else "dtype=torch.float64, or a larger radius="
+    )
 
 
 class _Rise:
     """Minus the loss times a factor, of float64 coordinates in [-1, 1]; notes the largest loss."""
 
-    def __init__(self, objective: Objective, displacement: Callable[[Tensor], Tensor], pull: Any) -> None:
+    def __init__(
+        self, objective: Objective, displacement: Callable[[Tensor], Tensor], pull: Any
+    ) -> None:
         self._objective, self._displacement, self._pull = objective, displacement, pull
         self._point = objective.point.double()
         self.best, self.where, self.factor = -math.inf, np.zeros(0), 1.0
@@ -339,14 +371,20 @@ class _Rise:
         value, gradient = self._objective.loss_and_gradient(point)
         if value > self.best:
             self.best, self.where = value, coordinates.copy()
-        return -self.factor * value, -self.factor * self._pull(gradient.double()).cpu().numpy()
+        return -self.factor * value, -self.factor * self._pull(
+            gradient.double()
+        ).cpu().numpy()
 
     def after_step(self, _: Any) -> None:
         self.values.append(self.best)
 
 
 def _keskar(
-    objective: Objective, radius: float, iterations: int, subspace: int | None, generator: torch.Generator
+    objective: Objective,
+    radius: float,
+    iterations: int,
+    subspace: int | None,
+    generator: torch.Generator,
 ) -> tuple[list[float], int, float]:
     """Loss after each iteration, their number, and the share of coordinates at the bound."""
     point = objective.point.double()
@@ -357,30 +395,50 @@ def _keskar(
     else:
         size = min(subspace, len(point))
         normal = torch.randn(len(point), size, generator=generator, dtype=torch.float64)
-        basis = torch.linalg.qr(normal)[0].to(point)  # orthonormal, so the pseudo-inverse is the transpose
+        basis = torch.linalg.qr(normal)[0].to(
+            point
+        )  # orthonormal, so the pseudo-inverse is the transpose
         bound = radius * ((basis.T @ point).abs() + 1)
-        rise = _Rise(objective, lambda y: basis @ (bound * y), lambda gradient: bound * (basis.T @ gradient))
+        rise = _Rise(
+            objective,
+            lambda y: basis @ (bound * y),
+            lambda gradient: bound * (basis.T @ gradient),
+        )
     start = np.zeros(size)
     slope = rise(start)[1]
     if not slope.any():
         objective.notes += (CRITICAL,)
-        start = torch.rand(size, generator=generator, dtype=torch.float64).numpy() * 2 - 1
+        start = (
+            torch.rand(size, generator=generator, dtype=torch.float64).numpy() * 2 - 1
+        )
         slope = rise(start)[1]
     rise.factor = STEEPNESS / max(float(np.abs(slope).mean()), 1e-300)
     # No tolerance ends the search early: gradients near a minimum are below scipy's default, which would
     # report a sharpness of 0.
     options: Any = {"maxiter": iterations, "ftol": 0.0, "gtol": 0.0}
     bounds = [(-1.0, 1.0)] * size
-    search: Any = minimize  # its stubs do not know a function that returns its gradient, too
+    search: Any = (
+        minimize  # its stubs do not know a function that returns its gradient, too
+    )
     found = search(
-        rise, start, jac=True, method="L-BFGS-B", bounds=bounds, callback=rise.after_step, options=options
+        rise,
+        start,
+        jac=True,
+        method="L-BFGS-B",
+        bounds=bounds,
+        callback=rise.after_step,
+        options=options,
     )
     share = float(np.mean(np.abs(rise.where) >= 1 - AT_BOUND))
     return [*rise.values[:-1], rise.best], int(found.nit), share
 
 
 def _adaptive(
-    objective: Objective, radius: float, iterations: int, norm: Norm, generator: torch.Generator
+    objective: Objective,
+    radius: float,
+    iterations: int,
+    norm: Norm,
+    generator: torch.Generator,
 ) -> tuple[list[float], int, float]:
     """Auto-PGD (Croce and Hein 2020) in the coordinates z / |x|: halve the step where progress stalls."""
     point = objective.point.double()
@@ -392,14 +450,20 @@ def _adaptive(
         return found, scale * gradient.double()
 
     def ascend(place: Tensor, slope: Tensor, step: float) -> Tensor:
-        direction = slope.sign() if norm == "linf" else slope / slope.norm().clamp_min(1e-300)
+        direction = (
+            slope.sign() if norm == "linf" else slope / slope.norm().clamp_min(1e-300)
+        )
         return _project(place + step * direction, radius, norm)
 
     here = torch.zeros_like(point)
     now, slope = evaluate(here)
     if not bool(slope.any()):
         objective.notes += (CRITICAL,)
-        here = torch.rand(len(point), generator=generator, dtype=torch.float64).to(point) * 2 - 1
+        here = (
+            torch.rand(len(point), generator=generator, dtype=torch.float64).to(point)
+            * 2
+            - 1
+        )
         here = _project(radius * here, radius, norm)
         now, slope = evaluate(here)
     best, best_place, best_slope = now, here, slope
@@ -410,7 +474,9 @@ def _adaptive(
         target = ascend(here, slope, step)
         momentum = 0.75 if iteration > 1 else 1.0
         following = _project(
-            here + momentum * (target - here) + (1 - momentum) * (here - previous), radius, norm
+            here + momentum * (target - here) + (1 - momentum) * (here - previous),
+            radius,
+            norm,
         )
         previous, here, before = here, following, now
         now, slope = evaluate(here)
@@ -423,8 +489,16 @@ def _adaptive(
             stalled = rises < 0.75 * length or (not halved and best == last_best)
             halved, last_best, rises = stalled, best, 0
             if stalled:
-                step, here, previous, slope, now = step / 2, best_place, best_place, best_slope, best
-    used = float(best_place.abs().max() if norm == "linf" else best_place.norm()) / radius
+                step, here, previous, slope, now = (
+                    step / 2,
+                    best_place,
+                    best_place,
+                    best_slope,
+                    best,
+                )
+    used = (
+        float(best_place.abs().max() if norm == "linf" else best_place.norm()) / radius
+    )
     return values, iterations, used
 
 
@@ -434,7 +508,10 @@ def _checkpoints(iterations: int) -> dict[int, int]:
     while shares[-1] < 1:
         shares.append(shares[-1] + max(shares[-1] - shares[-2] - 0.03, 0.06))
     places = sorted({math.ceil(share * iterations) for share in shares[1:]})
-    return {place: place - before for before, place in zip([0, *places], places, strict=False)}
+    return {
+        place: place - before
+        for before, place in zip([0, *places], places, strict=False)
+    }
 
 
 def _project(coordinates: Tensor, radius: float, norm: Norm) -> Tensor:
@@ -445,7 +522,12 @@ def _project(coordinates: Tensor, radius: float, norm: Norm) -> Tensor:
 
 
 def _check_options(
-    definition: str, norm: str, radius: float | None, iterations: int | None, subspace: int | None, draws: int
+    definition: str,
+    norm: str,
+    radius: float | None,
+    iterations: int | None,
+    subspace: int | None,
+    draws: int,
 ) -> float:
     if definition not in RADII:
         raise unknown("definition of sharpness", definition, RADII)
@@ -453,10 +535,18 @@ def _check_options(
         raise unknown("norm", norm, get_args(Norm))
     radius = RADII[definition] if radius is None else radius
     if not 0 < radius < math.inf:
-        raise UsageError(f"radius={radius} is no neighborhood: it must be above 0 and finite.")
-    for name, value, least in (("iterations", iterations, 1), ("subspace", subspace, 1), ("draws", draws, 2)):
+        raise UsageError(
+            f"radius={radius} is no neighborhood: it must be above 0 and finite."
+        )
+    for name, value, least in (
+        ("iterations", iterations, 1),
+        ("subspace", subspace, 1),
+        ("draws", draws, 2),
+    ):
         if value is not None and value < least:
             raise UsageError(f"{name}={value} is too few: at least {least}.")
     if subspace is not None and definition != "keskar":
-        raise UsageError(f"A subspace is for definition='keskar'; '{definition}' has none. Leave it out.")
+        raise UsageError(
+            f"A subspace is for definition='keskar'; '{definition}' has none. Leave it out."
+        )
     return radius

@@ -23,7 +23,9 @@ from nablab.instruments.base.rehearsals import (
 )
 
 FEWEST_ROWS = 30_000  # of a stand-in: with 10,000 a search, of 25 vectors, still fits a processor's cache
-COUNTED_ROWS = 10_000  # of one whose bytes are counted, for which Python takes five times as long
+COUNTED_ROWS = (
+    10_000  # of one whose bytes are counted, for which Python takes five times as long
+)
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,9 @@ class _True:
     @classmethod
     def of(cls, objective: Objective) -> _True:
         loss, _ = _price(objective, lambda: objective.loss(objective.point))
-        slope, (value, gradient) = _price(objective, lambda: objective.loss_and_gradient(objective.point))
+        slope, (value, gradient) = _price(
+            objective, lambda: objective.loss_and_gradient(objective.point)
+        )
         return cls(objective, loss, slope, value, gradient)
 
 
@@ -71,7 +75,9 @@ def _price(true: Objective, work: Callable[[], Any]) -> tuple[_Price, Any]:
         return result
 
     taken = footprint(counted, true.device)
-    return _Price(taken.seconds, (true.spent - before) / runs, max(0, taken.peak - taken.kept)), result
+    return _Price(
+        taken.seconds, (true.spent - before) / runs, max(0, taken.peak - taken.kept)
+    ), result
 
 
 class StandInObjective:
@@ -98,7 +104,9 @@ class StandInObjective:
         self.spent = 0.0
         self._slope = true.gradient[:rows].clone()
         generator = torch.Generator().manual_seed(0)
-        self._signs = (2 * torch.randint(0, 2, (rows,), generator=generator) - 1).to(self._slope)
+        self._signs = (2 * torch.randint(0, 2, (rows,), generator=generator) - 1).to(
+            self._slope
+        )
         self.begin()
 
     def begin(self) -> None:
@@ -155,7 +163,14 @@ def by_losses(
 
         def prepare() -> Objective:
             made.clear()
-            made.append(Objective(call.model, call.loss, call.sets.data(), **call.options_of(Objective)))
+            made.append(
+                Objective(
+                    call.model,
+                    call.loss,
+                    call.sets.data(),
+                    **call.options_of(Objective),
+                )
+            )
             return made[0]
 
         taken = footprint(prepare, call.device)
@@ -164,7 +179,9 @@ def by_losses(
         prepared = Prepared(taken, made[0].spent, taken.kept)
         true = _True.of(made[0])
         stand_in = StandInObjective(true, stand_in_rows(call.parameters, FEWEST_ROWS))
-        found = on_stand_in(call, prepared, stand_in, lambda loss: measure(loss, **options))
+        found = on_stand_in(
+            call, prepared, stand_in, lambda loss: measure(loss, **options)
+        )
         found = dataclasses.replace(found, notes=notes(call))
         if not arrays(call):
             return found

@@ -26,14 +26,20 @@ class _Moments:
 
     @classmethod
     def of(cls, values: Tensor) -> _Moments:
-        columns = values.detach().double().transpose(0, 1).flatten(1)  # (channels, what the mean is over)
+        columns = (
+            values.detach().double().transpose(0, 1).flatten(1)
+        )  # (channels, what the mean is over)
         mean = columns.mean(1)
         return cls(columns.shape[1], mean, (columns - mean[:, None]).square().sum(1))
 
     def merge(self, other: _Moments) -> _Moments:
         count, difference = self.count + other.count, other.mean - self.mean
         mean = self.mean + difference * (other.count / count)
-        squares = self.squares + other.squares + difference.square() * (self.count * other.count / count)
+        squares = (
+            self.squares
+            + other.squares
+            + difference.square() * (self.count * other.count / count)
+        )
         return _Moments(count, mean, squares)
 
 
@@ -57,7 +63,9 @@ class BatchNormEstimator:
         UsageError: No layer has running statistics.
     """
 
-    def __init__(self, model: nn.Module, batches: Batches, loss: Loss | None = None) -> None:
+    def __init__(
+        self, model: nn.Module, batches: Batches, loss: Loss | None = None
+    ) -> None:
         layers = [name for name, module in model.named_modules() if tracks(module)]
         if not layers:
             raise UsageError(
@@ -77,7 +85,10 @@ class BatchNormEstimator:
         """The running means and variances at weights given by name, by name of their buffers."""
         found: dict[str, _Moments] = {}
         modules = dict(self._model.named_modules())
-        handles = [modules[name].register_forward_pre_hook(_keep(name, found)) for name in self._layers]
+        handles = [
+            modules[name].register_forward_pre_hook(_keep(name, found))
+            for name in self._layers
+        ]
         own = dict(self._model.named_parameters()) | dict(self._model.named_buffers())
         for name, tensor in tensors.items():
             own[name].data = tensor.detach().clone()  # of the dtype of the measurement
@@ -93,7 +104,9 @@ class BatchNormEstimator:
         for name, moments in found.items():
             like = modules[name].running_mean
             assert isinstance(like, Tensor)
-            variance = moments.squares / max(moments.count - 1, 1)  # as PyTorch keeps it: without bias
+            variance = moments.squares / max(
+                moments.count - 1, 1
+            )  # as PyTorch keeps it: without bias
             statistics[f"{name}.running_mean"] = moments.mean.to(like)
             statistics[f"{name}.running_var"] = variance.to(like)
         return statistics
@@ -106,7 +119,11 @@ class BatchNormEstimator:
 
 
 def batch_norm_statistics(
-    model: nn.Module, data: Any, *, loss: Loss | None = None, batch_size: int | None = None
+    model: nn.Module,
+    data: Any,
+    *,
+    loss: Loss | None = None,
+    batch_size: int | None = None,
 ) -> dict[str, Tensor]:
     """The running statistics that batch-norm layers should have on given data; see `BatchNormEstimator`.
 
@@ -129,7 +146,11 @@ def batch_norm_statistics(
     first = next(iter(model.parameters()), next(model.buffers(), torch.zeros(())))
     samples = loss.samples if isinstance(loss, Closure) else None
     batches = read_batches(
-        data, device=first.device, dtype=first.dtype, batch_size=batch_size, samples=samples
+        data,
+        device=first.device,
+        dtype=first.dtype,
+        batch_size=batch_size,
+        samples=samples,
     )
     return BatchNormEstimator(model, batches, loss)({})
 
@@ -139,7 +160,9 @@ def tracks(module: nn.Module) -> bool:
     return isinstance(module, _BatchNorm) and module.running_mean is not None
 
 
-def _keep(name: str, found: dict[str, _Moments]) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+def _keep(
+    name: str, found: dict[str, _Moments]
+) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
     def hook(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         moments = _Moments.of(inputs[0])
         found[name] = found[name].merge(moments) if name in found else moments

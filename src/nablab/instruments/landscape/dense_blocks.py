@@ -43,19 +43,33 @@ class DenseBlocks:
     @classmethod
     def of(cls, model: nn.Module, basis: Mapping[str, Tensor]) -> DenseBlocks | None:
         """The blocks of a model, or None if it is another kind of network."""
-        if type(model) is not nn.Sequential or any(has_hooks(module) for module in model.modules()):
+        if type(model) is not nn.Sequential or any(
+            has_hooks(module) for module in model.modules()
+        ):
             return None
-        children = list(model._modules.items())  # named_children() leaves out a module that stands twice
+        children = list(
+            model._modules.items()
+        )  # named_children() leaves out a module that stands twice
         flatten = bool(children) and is_flatten(children[0][1])
         layers: list[_Layer] = []
         for name, module in children[int(flatten) :]:
             if type(module) is nn.Linear:
-                wanted = [f"{name}.weight"] + [f"{name}.bias"] * (module.bias is not None)
+                wanted = [f"{name}.weight"] + [f"{name}.bias"] * (
+                    module.bias is not None
+                )
                 if not all(key in basis for key in wanted):
                     return None
-                layers.append(_Layer(basis[wanted[0]], basis[wanted[1]] if len(wanted) > 1 else None, ()))
+                layers.append(
+                    _Layer(
+                        basis[wanted[0]],
+                        basis[wanted[1]] if len(wanted) > 1 else None,
+                        (),
+                    )
+                )
             elif (function := elementwise(module)) is not None and layers:
-                layers[-1] = _Layer(layers[-1].weight, layers[-1].bias, (*layers[-1].after, function))
+                layers[-1] = _Layer(
+                    layers[-1].weight, layers[-1].bias, (*layers[-1].after, function)
+                )
             else:
                 return None
         return cls(layers, flatten) if layers else None
@@ -73,7 +87,9 @@ class DenseBlocks:
         """
         inputs = inputs.flatten(1).T
         later = [_combined(factors, layer) for layer in self._layers[1:]]
-        found = inputs.new_empty(len(factors), self._layers[-1].weight.shape[1], inputs.shape[1])
+        found = inputs.new_empty(
+            len(factors), self._layers[-1].weight.shape[1], inputs.shape[1]
+        )
         samples = min(TILE_SAMPLES, inputs.shape[1])
         points = max(1, min(len(factors), TILE_NUMBERS // (samples * self._widest)))
         # Two buffers for all tiles: new memory for every product tripled its time.
@@ -85,9 +101,16 @@ class DenseBlocks:
                 block = slice(k, k + points)
                 hidden = self._start(factors[block], first, buffers[0])
                 for index, (weight, bias) in enumerate(later):
-                    target = _view(buffers[(index + 1) % 2], len(hidden), weight.shape[1], hidden.shape[2])
+                    target = _view(
+                        buffers[(index + 1) % 2],
+                        len(hidden),
+                        weight.shape[1],
+                        hidden.shape[2],
+                    )
                     hidden = torch.bmm(weight[block], hidden, out=target)
-                    hidden = hidden if bias is None else hidden.add_(bias[block, :, None])
+                    hidden = (
+                        hidden if bias is None else hidden.add_(bias[block, :, None])
+                    )
                     hidden = self._activate(index + 1, hidden)
                 found[block, :, tile] = hidden
         return found.transpose(1, 2)
@@ -112,7 +135,9 @@ class DenseBlocks:
 def _combined(factors: Tensor, layer: _Layer) -> tuple[Tensor, Tensor | None]:
     """A layer's weights (K, outputs, inputs) and biases (K, outputs) at the points."""
     weight = torch.tensordot(factors, layer.weight, 1)
-    return weight, layer.bias if layer.bias is None else torch.tensordot(factors, layer.bias, 1)
+    return weight, layer.bias if layer.bias is None else torch.tensordot(
+        factors, layer.bias, 1
+    )
 
 
 def _view(buffer: Tensor, *shape: int) -> Tensor:
@@ -144,4 +169,6 @@ def is_flatten(module: nn.Module) -> bool:
 
 def has_hooks(module: nn.Module) -> bool:
     """Whether calling it does more than its class says."""
-    return bool(module._forward_hooks or module._forward_pre_hooks) or hasattr(module, "parametrizations")
+    return bool(module._forward_hooks or module._forward_pre_hooks) or hasattr(
+        module, "parametrizations"
+    )

@@ -64,7 +64,10 @@ def random_directions(
     >>> directions.shape, directions[:, 6:].any()
     ((2, 8), np.False_)
     """
-    for value, choices, kind in ((normalization, Normalization, "normalization"), (biases, Biases, "biases")):
+    for value, choices, kind in (
+        (normalization, Normalization, "normalization"),
+        (biases, Biases, "biases"),
+    ):
         if value not in get_args(choices):
             raise unknown(kind, str(value), get_args(choices))
     names = select_parameters(model, parameters)
@@ -76,7 +79,11 @@ def random_directions(
         for name in names:
             weight = weights[name].detach().double().cpu()
             drawn = torch.randn(weight.shape, generator=generator, dtype=torch.float64)
-            parts.append(_scaled(drawn, weight, normalization, biases, _is_transposed(model, name)).flatten())
+            parts.append(
+                _scaled(
+                    drawn, weight, normalization, biases, _is_transposed(model, name)
+                ).flatten()
+            )
         found.append(torch.cat(parts))
     directions = torch.stack(found).numpy()
     if not directions.any(axis=1).all():
@@ -87,7 +94,9 @@ def random_directions(
     return directions
 
 
-def _scaled(drawn: Tensor, weight: Tensor, normalization: str, biases: str, transposed: bool) -> Tensor:
+def _scaled(
+    drawn: Tensor, weight: Tensor, normalization: str, biases: str, transposed: bool
+) -> Tensor:
     if weight.ndim < 2 and biases == "zero":
         return torch.zeros_like(drawn)
     if normalization == "none":
@@ -109,7 +118,9 @@ def _is_transposed(model: nn.Module, name: str) -> bool:
     return own == "weight" and isinstance(model.get_submodule(owner), _ConvTransposeNd)
 
 
-def directions_through(center: npt.ArrayLike, others: Sequence[npt.ArrayLike]) -> tuple[Floats, Floats]:
+def directions_through(
+    center: npt.ArrayLike, others: Sequence[npt.ArrayLike]
+) -> tuple[Floats, Floats]:
     """Orthonormal directions from a point whose plane holds the others (Gram and Schmidt).
 
     Args:
@@ -129,7 +140,9 @@ def directions_through(center: npt.ArrayLike, others: Sequence[npt.ArrayLike]) -
            [1., 3.]])
     """
     start = np.asarray(center, dtype=np.float64)
-    differences = np.stack([np.asarray(other, dtype=np.float64) - start for other in others], axis=1)
+    differences = np.stack(
+        [np.asarray(other, dtype=np.float64) - start for other in others], axis=1
+    )
     orthonormal, triangle = np.linalg.qr(differences)
     signs = np.where(np.diag(triangle) < 0, -1.0, 1.0)
     orthonormal, triangle = orthonormal * signs, triangle * signs[:, None]
@@ -142,7 +155,9 @@ def directions_through(center: npt.ArrayLike, others: Sequence[npt.ArrayLike]) -
     return orthonormal.T, np.vstack([np.zeros(len(lengths)), triangle.T])
 
 
-def principal_directions(points: Any, *, parameters: str | Sequence[str] = "*") -> tuple[Floats, Floats]:
+def principal_directions(
+    points: Any, *, parameters: str | Sequence[str] = "*"
+) -> tuple[Floats, Floats]:
     """The two directions of largest spread of a path around its last point (Li et al. 2018, section 7).
 
     Args:
@@ -160,7 +175,9 @@ def principal_directions(points: Any, *, parameters: str | Sequence[str] = "*") 
     return found.directions().T, found.explained_variance_ratio[:2]
 
 
-def project(points: npt.ArrayLike, center: npt.ArrayLike, directions: Floats) -> tuple[Floats, Floats]:
+def project(
+    points: npt.ArrayLike, center: npt.ArrayLike, directions: Floats
+) -> tuple[Floats, Floats]:
     """Coordinates of points in a plane that need not be orthogonal, and their distances from it.
 
     Args:
@@ -171,7 +188,9 @@ def project(points: npt.ArrayLike, center: npt.ArrayLike, directions: Floats) ->
     Returns:
         float64 (T, 2) and (T,).
     """
-    offsets = np.asarray(points, dtype=np.float64) - np.asarray(center, dtype=np.float64)
+    offsets = np.asarray(points, dtype=np.float64) - np.asarray(
+        center, dtype=np.float64
+    )
     gram = directions @ directions.T
     if np.linalg.det(gram) <= 1e-12 * math.prod(np.diag(gram)):
         raise UsageError("The two directions are parallel or zero: they span no plane.")

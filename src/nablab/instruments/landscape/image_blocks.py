@@ -54,29 +54,42 @@ class ImageBlocks:
         later: Sequence[_Layer],
         basis: Mapping[str, Tensor],
     ) -> None:
-        self._first, self._activation, self._later, self._basis = first, activation, later, basis
+        self._first, self._activation, self._later, self._basis = (
+            first,
+            activation,
+            later,
+            basis,
+        )
         self._pools, self._swaps = pools, swaps
 
     @classmethod
     def of(cls, model: nn.Module, basis: Mapping[str, Tensor]) -> ImageBlocks | None:
         """The blocks of a model, or None if it is another kind of network."""
-        if type(model) is not nn.Sequential or any(has_hooks(module) for module in model.modules()):
+        if type(model) is not nn.Sequential or any(
+            has_hooks(module) for module in model.modules()
+        ):
             return None
-        children = list(model._modules.items())  # named_children() leaves out a module that stands twice
+        children = list(
+            model._modules.items()
+        )  # named_children() leaves out a module that stands twice
         if len(children) < 2 or type(children[0][1]) is not nn.Conv2d:
             return None
         layers = [_layer_of(name, module) for name, module in children]
         if type(children[-1][1]) is not nn.Linear:
             return None
         found = [layer for layer in layers if layer is not None]
-        if len(found) < len(layers) or any(name not in basis for layer in found for name in layer.names):
+        if len(found) < len(layers) or any(
+            name not in basis for layer in found for name in layer.names
+        ):
             return None
         second, rest = children[1][1], 1
         activation = elementwise(second) if second is not None else None
         rest += activation is not None
         pools = rest < len(children) and _halves(children[rest][1])
         swaps = activation is None or type(second) in MONOTONE
-        return cls(found[0], activation, pools, swaps, found[rest + int(pools) :], basis)
+        return cls(
+            found[0], activation, pools, swaps, found[rest + int(pools) :], basis
+        )
 
     def takes(self, inputs: Any) -> bool:
         """Whether these are images (N, C, H, W)."""
@@ -96,17 +109,27 @@ class ImageBlocks:
             with torch.no_grad():  # every thread has a switch of its own
                 return self._tile(factors, tile, tensors, points)
 
-        return torch.cat(_in_threads(measured, torch.split(inputs, samples)), dim=2).transpose(1, 2)
+        return torch.cat(
+            _in_threads(measured, torch.split(inputs, samples)), dim=2
+        ).transpose(1, 2)
 
     def _tile(
-        self, factors: Tensor, inputs: Tensor, tensors: list[list[list[Tensor]]], points: int
+        self,
+        factors: Tensor,
+        inputs: Tensor,
+        tensors: list[list[list[Tensor]]],
+        points: int,
     ) -> Tensor:
         """The outputs (K, C, N) of a few images, ``points`` of the K at once in the first layer."""
         first = self._at_basis(inputs)
-        buffer = inputs.new_empty(points * first[0].numel())  # new memory for every product takes longer
+        buffer = inputs.new_empty(
+            points * first[0].numel()
+        )  # new memory for every product takes longer
         found = []
         for k in range(0, len(factors), points):
-            for place, hidden in enumerate(self._start(factors[k : k + points], first, buffer), start=k):
+            for place, hidden in enumerate(
+                self._start(factors[k : k + points], first, buffer), start=k
+            ):
                 for layer, own in zip(self._later, tensors, strict=True):
                     hidden = layer.function(hidden, *(part[place] for part in own))
                 found.append(hidden.T)
@@ -120,7 +143,9 @@ class ImageBlocks:
             return found.permute(0, 1, 3, 4, 2)[:, None].contiguous()
         basis, count, channels, height, width = found.shape
         height, width = height // 2, width // 2
-        cut = found[..., : 2 * height, : 2 * width].reshape(basis, count, channels, height, 2, width, 2)
+        cut = found[..., : 2 * height, : 2 * width].reshape(
+            basis, count, channels, height, 2, width, 2
+        )
         apart = cut.permute(0, 4, 6, 1, 3, 5, 2)
         return apart.reshape(basis, 4, count, height, width, channels)
 
@@ -145,7 +170,9 @@ class ImageBlocks:
         return [[_laid_out(tensor) for tensor in tensors] for tensors in found]
 
 
-def _in_threads(function: Callable[[Tensor], Tensor], tiles: Sequence[Tensor]) -> list[Tensor]:
+def _in_threads(
+    function: Callable[[Tensor], Tensor], tiles: Sequence[Tensor]
+) -> list[Tensor]:
     """The function of every tile, as many at once as PyTorch has threads.
 
     Products of this size are too small to be shared by threads that wait for each other after each of them.
@@ -155,19 +182,29 @@ def _in_threads(function: Callable[[Tensor], Tensor], tiles: Sequence[Tensor]) -
         return [function(tile) for tile in tiles]
     before = torch.get_num_threads()
     try:
-        with ThreadPoolExecutor(threads, initializer=lambda: torch.set_num_threads(1)) as pool:
+        with ThreadPoolExecutor(
+            threads, initializer=lambda: torch.set_num_threads(1)
+        ) as pool:
             return list(pool.map(function, tiles))
     finally:
         torch.set_num_threads(before)  # also what threads that start later will have
 
 
 def _laid_out(tensor: Tensor) -> Tensor:
-    return tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
+    return (
+        tensor.contiguous(memory_format=torch.channels_last)
+        if tensor.ndim == 4
+        else tensor
+    )
 
 
 def _layer_of(name: str, module: nn.Module | None) -> _Layer | None:
     """What a module does, or None if that is not known here."""
-    if isinstance(module, nn.Conv2d) and type(module) is nn.Conv2d and module.padding_mode == "zeros":
+    if (
+        isinstance(module, nn.Conv2d)
+        and type(module) is nn.Conv2d
+        and module.padding_mode == "zeros"
+    ):
         return _convolution(name, module)
     if type(module) is nn.Linear:
         return _Layer(_names(name, module), F.linear)
@@ -189,19 +226,29 @@ def _convolution(name: str, module: nn.Conv2d) -> _Layer:
     options: dict[str, Any] = {
         key: getattr(module, key) for key in ("stride", "padding", "dilation", "groups")
     }
-    return _Layer(_names(name, module), lambda x, w, b=None: F.conv2d(x, w, b, **options))
+    return _Layer(
+        _names(name, module), lambda x, w, b=None: F.conv2d(x, w, b, **options)
+    )
 
 
 def _names(name: str, module: nn.Conv2d | nn.Linear) -> tuple[str, ...]:
-    return (f"{name}.weight", f"{name}.bias") if module.bias is not None else (f"{name}.weight",)
+    return (
+        (f"{name}.weight", f"{name}.bias")
+        if module.bias is not None
+        else (f"{name}.weight",)
+    )
 
 
 def _batch_norm(name: str, module: nn.BatchNorm1d | nn.BatchNorm2d) -> _Layer | None:
     """Batch norm with its running statistics."""
     if module.training or module.running_mean is None or not module.affine:
         return None
-    names = tuple(f"{name}.{own}" for own in ("running_mean", "running_var", "weight", "bias"))
-    return _Layer(names, lambda x, m, v, w, b: F.batch_norm(x, m, v, w, b, eps=module.eps))
+    names = tuple(
+        f"{name}.{own}" for own in ("running_mean", "running_var", "weight", "bias")
+    )
+    return _Layer(
+        names, lambda x, m, v, w, b: F.batch_norm(x, m, v, w, b, eps=module.eps)
+    )
 
 
 def _halves(module: nn.Module | None) -> bool:
@@ -209,7 +256,9 @@ def _halves(module: nn.Module | None) -> bool:
     if type(module) is not nn.MaxPool2d or module.ceil_mode or module.return_indices:
         return False
     plain = {"kernel_size": 2, "stride": 2, "padding": 0, "dilation": 1}
-    return all(getattr(module, key) in (value, (value, value)) for key, value in plain.items())
+    return all(
+        getattr(module, key) in (value, (value, value)) for key, value in plain.items()
+    )
 
 
 def _halved(x: Tensor) -> Tensor:

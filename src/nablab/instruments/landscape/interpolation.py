@@ -73,7 +73,9 @@ class Interpolation(Measurement):
         """The loss on the first data set, (A,)."""
         return next(iter(self.values.values()))["loss"]
 
-    def at(self, alpha: float, *, metric: str = "loss", data: str | None = None) -> float:
+    def at(
+        self, alpha: float, *, metric: str = "loss", data: str | None = None
+    ) -> float:
         """A value at an alpha that was measured, or between two, on the line that joins them.
 
         Raises:
@@ -87,7 +89,9 @@ class Interpolation(Measurement):
             )
         return float(np.interp(alpha, self.alphas, self._curve(metric, data)))
 
-    def barrier_of(self, metric: str = "loss", *, data: str | None = None) -> tuple[float, float]:
+    def barrier_of(
+        self, metric: str = "loss", *, data: str | None = None
+    ) -> tuple[float, float]:
         """The largest rise of a metric above the line between the ends, and where; "error" for accuracy."""
         return _barrier(self.alphas, self._curve(metric, data))
 
@@ -96,7 +100,9 @@ class Interpolation(Measurement):
         from matplotlib.figure import Figure
 
         metrics = list(next(iter(self.values.values())))
-        figure = Figure(figsize=(8.0 if len(metrics) > 1 else 5.6, 3.4), layout="constrained")
+        figure = Figure(
+            figsize=(8.0 if len(metrics) > 1 else 5.6, 3.4), layout="constrained"
+        )
         grid = figure.subplots(1, len(metrics), squeeze=False)
         for ax, metric in zip(grid[0], metrics, strict=True):
             self._panel(ax, metric)
@@ -107,13 +113,20 @@ class Interpolation(Measurement):
     def _panel(self, ax: Axes, metric: str) -> None:
         ends = np.isin(self.alphas, (0.0, 1.0))
         drawn = []
-        for color, (name, values) in zip(COLORS * len(self.values), self.values.items(), strict=False):
+        for color, (name, values) in zip(
+            COLORS * len(self.values), self.values.items(), strict=False
+        ):
             curve = values[metric]
             ax.plot(self.alphas, curve, color=color, lw=1.6, label=name)
             ax.plot(self.alphas[ends], curve[ends], "o", color=color, ms=6)
             drawn.append(curve[np.isfinite(curve)])
         finite = np.concatenate(drawn)
-        if metric == "loss" and finite.size and finite.min() > 0 and finite.max() > 30 * finite.min():
+        if (
+            metric == "loss"
+            and finite.size
+            and finite.min() > 0
+            and finite.max() > 30 * finite.min()
+        ):
             ax.set_yscale("log")
         for end in (0, 1):
             ax.axvline(end, color="#767676", lw=0.6, zorder=0)
@@ -137,9 +150,15 @@ def _expected(size: Any, *, count: int = 61, alphas: Any = None, **_: Any) -> Ex
 
 def _trials(call: Call) -> Trials:
     """Two short lines for a long one; else the line itself."""
-    asked = _alphas(*(call.options[name] for name in ("alphas", "low", "high", "count")))
+    asked = _alphas(
+        *(call.options[name] for name in ("alphas", "low", "high", "count"))
+    )
     points = len(asked)
-    few = [np.linspace(0, 1, own) for own in FEW_POINTS] if points >= MANY_POINTS else [asked]
+    few = (
+        [np.linspace(0, 1, own) for own in FEW_POINTS]
+        if points >= MANY_POINTS
+        else [asked]
+    )
     trials = tuple(Trial((len(alphas),), {"alphas": alphas}) for alphas in few)
     at_once = min(points, points_at_once(call.parameters))
     return Trials((points,), trials, bytes_until=(at_once,), bytes_may_stop=True)
@@ -231,22 +250,41 @@ def interpolate(
     }
     own_a, own_b = next(iter(first.values())), next(iter(second.values()))
     tensors_a, tensors_b = model_tensors(own_a), model_tensors(own_b)
-    basis = {name: torch.stack([tensor, tensors_b[name].to(tensor)]) for name, tensor in tensors_a.items()}
+    basis = {
+        name: torch.stack([tensor, tensors_b[name].to(tensor)])
+        for name, tensor in tensors_a.items()
+    }
     amend = _amend(model_a, loss, own_a, reestimate_batch_norm, batch_size)
-    scan = Scan(model_a, loss, first, basis, functions, batched=batched, predict=predict, amend=amend)
+    scan = Scan(
+        model_a,
+        loss,
+        first,
+        basis,
+        functions,
+        batched=batched,
+        predict=predict,
+        amend=amend,
+    )
     means, _ = scan(np.stack([1 - asked, asked], axis=1))
     ends: dict[float, list[Floats]] = {}
     if scan.predicts:
         for alpha, own in ((0.0, own_a), (1.0, own_b)):
-            loss_of_model, routed = scan.check_prediction(own, np.array([1 - alpha, alpha]))
+            loss_of_model, routed = scan.check_prediction(
+                own, np.array([1 - alpha, alpha])
+            )
             _check_function(
-                routed, loss_of_model, own.dtype, by="predict" if alpha == 0 else "the first model"
+                routed,
+                loss_of_model,
+                own.dtype,
+                by="predict" if alpha == 0 else "the first model",
             )
     else:
         for alpha, objectives in ((0.0, first), (1.0, second)):
             ends[alpha] = [scan.own(objective)[0] for objective in objectives.values()]
         if amend is None:
-            _check_function(float(means[0, 0, asked == 1][0]), float(ends[1.0][0][0]), own_a.dtype)
+            _check_function(
+                float(means[0, 0, asked == 1][0]), float(ends[1.0][0][0]), own_a.dtype
+            )
             for alpha, values in ends.items():
                 means[:, :, asked == alpha] = np.stack(values)[:, :, None]
     curve = means[0, 0]
@@ -277,7 +315,9 @@ def interpolate(
     )
 
 
-def _alphas(alphas: npt.ArrayLike | None, low: float, high: float, count: int) -> Floats:
+def _alphas(
+    alphas: npt.ArrayLike | None, low: float, high: float, count: int
+) -> Floats:
     if alphas is None:
         if not (low < high and math.isfinite(high - low)) or count < 2:
             raise UsageError(
@@ -295,7 +335,9 @@ def _alphas(alphas: npt.ArrayLike | None, low: float, high: float, count: int) -
     return np.unique(asked)
 
 
-def _check_function(routed: float, own: float, dtype: torch.dtype, *, by: str = "the first model") -> None:
+def _check_function(
+    routed: float, own: float, dtype: torch.dtype, *, by: str = "the first model"
+) -> None:
     """A model's weights, given to the first model (or to ``predict``), must give that model's loss."""
     tolerance = SAME_FUNCTION.get(dtype, 1e-3)
     overflowed = not (math.isfinite(routed) or math.isfinite(own))
@@ -314,7 +356,11 @@ def _check_function(routed: float, own: float, dtype: torch.dtype, *, by: str = 
 
 
 def _amend(
-    model: nn.Module, loss: Loss, objective: Objective, asked: Any, batch_size: int | None
+    model: nn.Module,
+    loss: Loss,
+    objective: Objective,
+    asked: Any,
+    batch_size: int | None,
 ) -> BatchNormEstimator | None:
     if asked is False or asked is None:
         return None
@@ -322,12 +368,18 @@ def _amend(
     if asked is not True:
         samples = loss.samples if isinstance(loss, Closure) else None
         batches = read_batches(
-            asked, device=objective.device, dtype=objective.dtype, batch_size=batch_size, samples=samples
+            asked,
+            device=objective.device,
+            dtype=objective.dtype,
+            batch_size=batch_size,
+            samples=samples,
         )
     return BatchNormEstimator(model, batches, loss)
 
 
-def _notes(model_a: nn.Module, model_b: nn.Module, ends: Mapping[float, Any], amend: Any) -> tuple[str, ...]:
+def _notes(
+    model_a: nn.Module, model_b: nn.Module, ends: Mapping[float, Any], amend: Any
+) -> tuple[str, ...]:
     notes = []
     others = dict(model_b.named_buffers())
     for name, buffer in model_a.named_buffers():
@@ -337,7 +389,9 @@ def _notes(model_a: nn.Module, model_b: nn.Module, ends: Mapping[float, Any], am
             and not counts_batches
             and not torch.equal(buffer, others[name].to(buffer))
         ):
-            notes.append(f"The integer buffer '{name}' differs; between the models it is that of the first.")
+            notes.append(
+                f"The integer buffer '{name}' differs; between the models it is that of the first."
+            )
     if amend is not None:
         notes.append(
             "Batch-norm statistics were collected anew at every alpha. With their own statistics the models "
@@ -359,13 +413,18 @@ def _not_finite(model: nn.Module, curve: Floats) -> tuple[str, ...]:
             " Beyond the ends an interpolated batch-norm variance can be negative; "
             "reestimate_batch_norm=True collects true ones."
         )
-    return (*notes, f"The loss is not a number at {count} of {len(curve)} alphas.{reason}")
+    return (
+        *notes,
+        f"The loss is not a number at {count} of {len(curve)} alphas.{reason}",
+    )
 
 
 def _barrier(alphas: Floats, curve: Floats) -> tuple[float, float]:
     inside = (alphas >= 0) & (alphas <= 1)
     alpha, values = alphas[inside], curve[inside]
-    with np.errstate(invalid="ignore"):  # an end without bounds leaves the barrier undefined
+    with np.errstate(
+        invalid="ignore"
+    ):  # an end without bounds leaves the barrier undefined
         rise = values - ((1 - alpha) * values[0] + alpha * values[-1])
     rise[[0, -1]] = 0.0
     place = int(np.argmax(rise))  # NaN, a loss that overflows, is the largest

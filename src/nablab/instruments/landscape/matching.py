@@ -18,7 +18,11 @@ from nablab.instruments.base.losses import call, split
 from nablab.instruments.base.measurement import Expected, Measurement, instrument
 from nablab.instruments.base.placement import copied
 from nablab.instruments.base.rehearsals import Call, Trial, Trials, by_trials
-from nablab.instruments.landscape.permutations import Permutations, Specification, find_specification
+from nablab.instruments.landscape.permutations import (
+    Permutations,
+    Specification,
+    find_specification,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -85,7 +89,9 @@ class Matching(Measurement):
         figure = Figure(figsize=(5.6, 1.4 + 0.28 * len(names)), layout="constrained")
         ax = figure.subplots()
         for place, (before, after) in enumerate(self.distances.values()):
-            ax.plot([before, after], [place, place], color=COLORS["before"], lw=1, zorder=1)
+            ax.plot(
+                [before, after], [place, place], color=COLORS["before"], lw=1, zorder=1
+            )
         for which, label in enumerate(COLORS):
             x = [pair[which] for pair in self.distances.values()]
             ax.plot(x, range(len(names)), "o", color=COLORS[label], ms=6, label=label)
@@ -103,7 +109,10 @@ class Matching(Measurement):
 def _expected(size: Any, *, method: str = "weights", **_: Any) -> Expected:
     # Two forward passes, a third of a gradient each, for activations, and two that compare the functions on
     # the first batch, which may be all data; float64 copies of both networks.
-    return Expected(gradients=4 / 3 if method == "activations" else 0.0, numbers=4.0 * size.parameters)
+    return Expected(
+        gradients=4 / 3 if method == "activations" else 0.0,
+        numbers=4.0 * size.parameters,
+    )
 
 
 def _trials(call: Call) -> Trials:
@@ -200,14 +209,29 @@ def match_units(
         search = _Search(plan, a, b, np.random.default_rng(seed), sweeps)
         orders, taken, converged, start = search.best(restarts)
     else:
-        orders, taken, converged, start = _by_activations(model_a, model_b, batches, plan), 1, True, method
-    orders = {group: orders[group] for group in plan.sizes}  # in the order of the layers again
+        orders, taken, converged, start = (
+            _by_activations(model_a, model_b, batches, plan),
+            1,
+            True,
+            method,
+        )
+    orders = {
+        group: orders[group] for group in plan.sizes
+    }  # in the order of the layers again
     module = copied(model_b)
-    _load(module, plan.apply({**dict(model_b.named_parameters()), **dict(model_b.named_buffers())}, orders))
+    _load(
+        module,
+        plan.apply(
+            {**dict(model_b.named_parameters()), **dict(model_b.named_buffers())},
+            orders,
+        ),
+    )
     after = plan.apply(b, orders)
     if batches is not None:
         _check_function(model_b, module, batches[0])
-    passes = 2.0 * (method == "activations") + (2 / len(batches) if batches is not None else 0.0)
+    passes = 2.0 * (method == "activations") + (
+        2 / len(batches) if batches is not None else 0.0
+    )
     return Matching(
         gradients=passes / 3,
         notes=() if batches is not None or specification is None else (UNCHECKED,),
@@ -218,7 +242,9 @@ def match_units(
         distance_after=_norm({name: a[name] - after[name] for name in a}),
         similarity_before=_cosine(a, b),
         similarity_after=_cosine(a, after),
-        distances={n: (float((a[n] - b[n]).norm()), float((a[n] - after[n]).norm())) for n in a},
+        distances={
+            n: (float((a[n] - b[n]).norm()), float((a[n] - after[n]).norm())) for n in a
+        },
         sweeps=taken,
         converged=converged,
         start=start,
@@ -237,7 +263,13 @@ class _Search:
         draw: np.random.Generator,
         sweeps: int,
     ) -> None:
-        self._plan, self._a, self._b, self._draw, self._sweeps = plan, a, b, draw, sweeps
+        self._plan, self._a, self._b, self._draw, self._sweeps = (
+            plan,
+            a,
+            b,
+            draw,
+            sweeps,
+        )
         self._rounding = 1e-12 * _norm(a) * _norm(b)
 
     def best(self, restarts: int) -> tuple[Orders, int, bool, str]:
@@ -254,7 +286,10 @@ class _Search:
         yield "forward", self._greedy(list(sizes))
         yield "backward", self._greedy(list(sizes)[::-1])
         for _ in range(restarts):
-            yield "random", {group: self._draw.permutation(n) for group, n in sizes.items()}
+            yield (
+                "random",
+                {group: self._draw.permutation(n) for group, n in sizes.items()},
+            )
 
     def _greedy(self, groups: list[str]) -> Orders:
         """Order one group after the other by the weights whose other units are in order already."""
@@ -276,7 +311,9 @@ class _Search:
                 return orders, sweep, True
         return orders, self._sweeps, False
 
-    def _gain(self, group: str, benefit: Tensor, orders: Orders, order: npt.NDArray[np.int64]) -> float:
+    def _gain(
+        self, group: str, benefit: Tensor, orders: Orders, order: npt.NDArray[np.int64]
+    ) -> float:
         """How much the value rises with a new order of one group."""
         if group in self._plan.quadratic:  # the group is on both axes of a weight
             return self._value({**orders, group: order}) - self._value(orders)
@@ -285,7 +322,9 @@ class _Search:
 
     def _value(self, orders: Orders) -> float:
         permuted = self._plan.apply(self._b, orders)
-        return sum(float((self._a[name] * permuted[name]).sum()) for name in self._plan.touched)
+        return sum(
+            float((self._a[name] * permuted[name]).sum()) for name in self._plan.touched
+        )
 
 
 def _assign(benefit: Tensor) -> npt.NDArray[np.int64]:
@@ -294,11 +333,18 @@ def _assign(benefit: Tensor) -> npt.NDArray[np.int64]:
 
 
 def _by_activations(
-    model_a: nn.Module, model_b: nn.Module, inputs: Sequence[Any] | None, plan: Permutations
+    model_a: nn.Module,
+    model_b: nn.Module,
+    inputs: Sequence[Any] | None,
+    plan: Permutations,
 ) -> Orders:
     if inputs is None:
-        raise UsageError("method='activations' needs data: give inputs as the third argument.")
-    totals = {group: torch.zeros(n, n, dtype=torch.float64) for group, n in plan.sizes.items()}
+        raise UsageError(
+            "method='activations' needs data: give inputs as the third argument."
+        )
+    totals = {
+        group: torch.zeros(n, n, dtype=torch.float64) for group, n in plan.sizes.items()
+    }
     networks = [_quiet_copy(model) for model in (model_a, model_b)]
     for batch in inputs:
         first, second = (_activations(network, batch, plan) for network in networks)
@@ -306,7 +352,9 @@ def _by_activations(
             total += first[group] @ second[group].T
     bad = [group for group, total in totals.items() if not bool(total.isfinite().all())]
     if bad:
-        raise UsageError(f"The activations of '{bad[0]}' are NaN or infinite on these data.")
+        raise UsageError(
+            f"The activations of '{bad[0]}' are NaN or infinite on these data."
+        )
     return {group: _assign(total) for group, total in totals.items()}
 
 
@@ -314,16 +362,27 @@ def _inputs(model: nn.Module, data: Any) -> list[Any]:
     """The inputs of every batch, float64, where the model is."""
     device = next(model.parameters()).device
     batches = read_batches(data, device=device, dtype=torch.float64).items
-    return [split(batch)[0] if isinstance(batch, tuple | list) else batch for batch in batches]
+    return [
+        split(batch)[0] if isinstance(batch, tuple | list) else batch
+        for batch in batches
+    ]
 
 
 def _check_function(model: nn.Module, permuted: nn.Module, inputs: Any) -> None:
     """Raise `UsageError` if reordering units has changed what the network computes."""
-    before, after = (_outputs(_quiet_copy(network), inputs) for network in (model, permuted))
+    before, after = (
+        _outputs(_quiet_copy(network), inputs) for network in (model, permuted)
+    )
     if not all(bool(one.isfinite().all()) for one in before):
-        raise UsageError("The outputs of model_b are NaN or infinite on these data. Give other inputs.")
+        raise UsageError(
+            "The outputs of model_b are NaN or infinite on these data. Give other inputs."
+        )
     apart = max(
-        (float((one - other).abs().max()) for one, other in zip(before, after, strict=True)), default=0.0
+        (
+            float((one - other).abs().max())
+            for one, other in zip(before, after, strict=True)
+        ),
+        default=0.0,
     )
     size = max((float(one.abs().max()) for one in before), default=0.0)
     if not apart <= SAME * max(size, 1e-300):
@@ -345,7 +404,9 @@ def _quiet_copy(model: nn.Module) -> nn.Module:
     return copied(model).double().eval()
 
 
-def _activations(model: nn.Module, inputs: Any, plan: Permutations) -> dict[str, Tensor]:
+def _activations(
+    model: nn.Module, inputs: Any, plan: Permutations
+) -> dict[str, Tensor]:
     """The outputs of the layers that make the units, float64 (n, samples and places)."""
     found: dict[str, Tensor] = {}
     handles = []
@@ -353,7 +414,9 @@ def _activations(model: nn.Module, inputs: Any, plan: Permutations) -> dict[str,
         layer = model.get_submodule(name)
         axis = 1 if hasattr(layer, "kernel_size") else -1
 
-        def keep(_: nn.Module, __: Any, output: Tensor, group: str = group, axis: int = axis) -> None:
+        def keep(
+            _: nn.Module, __: Any, output: Tensor, group: str = group, axis: int = axis
+        ) -> None:
             found[group] = output.detach().movedim(axis, 0).flatten(1).cpu()
 
         handles.append(layer.register_forward_hook(keep))
@@ -364,7 +427,10 @@ def _activations(model: nn.Module, inputs: Any, plan: Permutations) -> dict[str,
 
 
 def _weights(model: nn.Module) -> dict[str, Tensor]:
-    found = {name: tensor.detach().double().cpu() for name, tensor in model.named_parameters()}
+    found = {
+        name: tensor.detach().double().cpu()
+        for name, tensor in model.named_parameters()
+    }
     for name, tensor in found.items():
         if not bool(tensor.isfinite().all()):
             raise UsageError(
@@ -375,7 +441,10 @@ def _weights(model: nn.Module) -> dict[str, Tensor]:
 
 def _check_alike(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
     for name in [*a, *b]:
-        shapes = [tuple(own[name].shape) if name in own else "no such parameter" for own in (a, b)]
+        shapes = [
+            tuple(own[name].shape) if name in own else "no such parameter"
+            for own in (a, b)
+        ]
         if shapes[0] != shapes[1]:
             raise UsageError(
                 f"The networks differ in '{name}': {shapes[0]} and {shapes[1]}. Units can be matched only "
@@ -390,7 +459,9 @@ def _load(module: nn.Module, tensors: dict[str, Tensor]) -> None:
 
 
 def _norm(tensors: dict[str, Tensor]) -> float:
-    return float(torch.stack([tensor.square().sum() for tensor in tensors.values()]).sum().sqrt())
+    return float(
+        torch.stack([tensor.square().sum() for tensor in tensors.values()]).sum().sqrt()
+    )
 
 
 def _cosine(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:

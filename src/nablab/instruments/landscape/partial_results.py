@@ -26,8 +26,14 @@ def fingerprint(*parts: Iterable[Any]) -> str:
     digest = hashlib.sha256()
     for part in parts:
         for value in part:
-            array = value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
-            digest.update(f"{array.dtype.kind}{array.dtype.itemsize}{array.shape}".encode())
+            array = (
+                value.detach().cpu().numpy()
+                if isinstance(value, Tensor)
+                else np.asarray(value)
+            )
+            digest.update(
+                f"{array.dtype.kind}{array.dtype.itemsize}{array.shape}".encode()
+            )
             digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
 
@@ -49,9 +55,15 @@ class PartialResults:
         UsageError: The file belongs to another measurement or is no such file.
     """
 
-    def __init__(self, path: str | Path | None, identity: str, **arrays: npt.NDArray[np.float64]) -> None:
+    def __init__(
+        self, path: str | Path | None, identity: str, **arrays: npt.NDArray[np.float64]
+    ) -> None:
         self.arrays, self.done = arrays, 0
-        self._path, self._identity, self._saved = Path(path) if path else None, identity, time.monotonic()
+        self._path, self._identity, self._saved = (
+            Path(path) if path else None,
+            identity,
+            time.monotonic(),
+        )
         if self._path and self._path.exists():
             self._load(self._path)
 
@@ -75,10 +87,17 @@ class PartialResults:
             return
         content = io.BytesIO()
         arrays: dict[str, Any] = self.arrays
-        np.savez(content, identity=np.array(self._identity), done=np.array(self.done), **arrays)
+        np.savez(
+            content,
+            identity=np.array(self._identity),
+            done=np.array(self.done),
+            **arrays,
+        )
         self._path.parent.mkdir(parents=True, exist_ok=True)
         prefix = f".{self._path.name}."
-        descriptor, name = tempfile.mkstemp(prefix=prefix, suffix=".tmp", dir=self._path.parent)
+        descriptor, name = tempfile.mkstemp(
+            prefix=prefix, suffix=".tmp", dir=self._path.parent
+        )
         try:
             with os.fdopen(descriptor, "wb") as file:
                 file.write(content.getvalue())
@@ -92,7 +111,9 @@ class PartialResults:
     def _load(self, path: Path) -> None:
         try:
             with np.load(path, allow_pickle=False) as file:
-                found = {name: file[name] for name in ("identity", "done", *self.arrays)}
+                found = {
+                    name: file[name] for name in ("identity", "done", *self.arrays)
+                }
         except (OSError, ValueError, KeyError, zipfile.BadZipFile) as problem:
             raise UsageError(
                 f"The checkpoint {path} cannot be read ({type(problem).__name__}): it is no unfinished "

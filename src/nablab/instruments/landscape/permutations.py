@@ -27,16 +27,69 @@ NORMS = (
 )
 # They treat every unit by itself, or all alike.
 ANYWHERE = (
-    *(nn.ReLU, nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.ReLU6, nn.RReLU),
-    *(nn.Sigmoid, nn.Tanh, nn.LogSigmoid, nn.Softplus, nn.Softsign, nn.Softshrink, nn.Hardshrink),
-    *(nn.Tanhshrink, nn.Hardtanh, nn.Hardsigmoid, nn.Hardswish, nn.Threshold, nn.Softmax, nn.LogSoftmax),
-    *(nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.Identity),
+    *(
+        nn.ReLU,
+        nn.LeakyReLU,
+        nn.ELU,
+        nn.SELU,
+        nn.CELU,
+        nn.GELU,
+        nn.SiLU,
+        nn.Mish,
+        nn.ReLU6,
+        nn.RReLU,
+    ),
+    *(
+        nn.Sigmoid,
+        nn.Tanh,
+        nn.LogSigmoid,
+        nn.Softplus,
+        nn.Softsign,
+        nn.Softshrink,
+        nn.Hardshrink,
+    ),
+    *(
+        nn.Tanhshrink,
+        nn.Hardtanh,
+        nn.Hardsigmoid,
+        nn.Hardswish,
+        nn.Threshold,
+        nn.Softmax,
+        nn.LogSoftmax,
+    ),
+    *(
+        nn.Dropout,
+        nn.Dropout1d,
+        nn.Dropout2d,
+        nn.Dropout3d,
+        nn.AlphaDropout,
+        nn.Identity,
+    ),
 )
 # They treat every channel by itself; after a linear layer they would mix units.
 ON_CHANNELS = (
-    *(nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d, nn.LPPool2d),
-    *(nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d, nn.AdaptiveMaxPool1d),
-    *(nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d, nn.ZeroPad2d, nn.ReflectionPad2d, nn.Upsample),
+    *(
+        nn.MaxPool1d,
+        nn.MaxPool2d,
+        nn.MaxPool3d,
+        nn.AvgPool1d,
+        nn.AvgPool2d,
+        nn.AvgPool3d,
+        nn.LPPool2d,
+    ),
+    *(
+        nn.AdaptiveAvgPool1d,
+        nn.AdaptiveAvgPool2d,
+        nn.AdaptiveAvgPool3d,
+        nn.AdaptiveMaxPool1d,
+    ),
+    *(
+        nn.AdaptiveMaxPool2d,
+        nn.AdaptiveMaxPool3d,
+        nn.ZeroPad2d,
+        nn.ReflectionPad2d,
+        nn.Upsample,
+    ),
 )
 
 
@@ -70,7 +123,9 @@ class _Walk:
         self._groups: dict[str, list[tuple[str, int]]] = {}
         self._group = ""  # of the units that arrive at the next layer; those of the input keep their order
         self._units = 0
-        self._layout = ""  # "channels", "flattened" (a block of entries per channel) or "features"
+        self._layout = (
+            ""  # "channels", "flattened" (a block of entries per channel) or "features"
+        )
 
     def pass_layer(self, name: str, layer: Any) -> None:
         """Note which of the layer's axes list units."""
@@ -78,29 +133,52 @@ class _Walk:
         kind = type(layer)
         plain = set(own) <= {"weight", "bias"} and getattr(layer, "groups", 1) == 1
         if kind is nn.Linear and plain and self._layout != "channels":
-            self._new_group(name, own, layer.in_features, layer.out_features, "features")
+            self._new_group(
+                name, own, layer.in_features, layer.out_features, "features"
+            )
         elif kind in CONVOLUTIONS and plain and self._layout in ("", "channels"):
-            self._new_group(name, own, layer.in_channels, layer.out_channels, "channels")
-        elif kind in NORMS or kind is nn.PReLU or (kind is nn.LayerNorm and self._layout == "features"):
+            self._new_group(
+                name, own, layer.in_channels, layer.out_channels, "channels"
+            )
+        elif (
+            kind in NORMS
+            or kind is nn.PReLU
+            or (kind is nn.LayerNorm and self._layout == "features")
+        ):
             parts = [part for part in own if part != "num_batches_tracked"]
             if self._group and not (kind is nn.PReLU and layer.num_parameters == 1):
                 self._groups[self._group] += [(f"{name}.{part}", 0) for part in parts]
         elif kind is nn.Flatten and layer.start_dim == 1:
             self._layout = "flattened" if self._layout == "channels" else self._layout
-        elif not (kind in ANYWHERE or (kind in ON_CHANNELS and self._layout in ("", "channels"))):
+        elif not (
+            kind in ANYWHERE
+            or (kind in ON_CHANNELS and self._layout in ("", "channels"))
+        ):
             shown = str(layer) if "\n" not in str(layer) else kind.__name__
-            raise UsageError(f"Layer '{name}' ({shown}) may mix or reorder units. {REMEDY}")
+            raise UsageError(
+                f"Layer '{name}' ({shown}) may mix or reorder units. {REMEDY}"
+            )
 
     def hidden(self) -> dict[str, list[tuple[str, int]]]:
         """All groups but the last: the outputs keep their order."""
-        found = {group: entries for group, entries in self._groups.items() if group != self._group}
+        found = {
+            group: entries
+            for group, entries in self._groups.items()
+            if group != self._group
+        }
         if not found:
-            raise UsageError("The model has no hidden layer, so there are no units to match.")
+            raise UsageError(
+                "The model has no hidden layer, so there are no units to match."
+            )
         return found
 
-    def _new_group(self, name: str, own: list[str], inputs: int, outputs: int, layout: str) -> None:
+    def _new_group(
+        self, name: str, own: list[str], inputs: int, outputs: int, layout: str
+    ) -> None:
         if self._group:
-            if inputs % self._units or (inputs > self._units and self._layout != "flattened"):
+            if inputs % self._units or (
+                inputs > self._units and self._layout != "flattened"
+            ):
                 raise UsageError(
                     f"Layer '{name}' takes {inputs} inputs, but {self._units} units come before it, and "
                     f"which belongs to which cannot be told. {REMEDY}"
@@ -120,15 +198,25 @@ class Permutations:
     """
 
     def __init__(self, model: nn.Module, specification: Specification) -> None:
-        parameters, buffers = dict(model.named_parameters()), dict(model.named_buffers())
-        shapes = {name: tuple(tensor.shape) for name, tensor in {**parameters, **buffers}.items()}
+        parameters, buffers = (
+            dict(model.named_parameters()),
+            dict(model.named_buffers()),
+        )
+        shapes = {
+            name: tuple(tensor.shape)
+            for name, tensor in {**parameters, **buffers}.items()
+        }
         self._axes: dict[str, list[tuple[int, str]]] = {}
-        self._specification = {group: list(entries) for group, entries in specification.items()}
+        self._specification = {
+            group: list(entries) for group, entries in specification.items()
+        }
         self.sizes: dict[str, int] = {}
         for group, entries in self._specification.items():
             lengths = [_length(shapes, group, name, axis) for name, axis in entries]
             if not lengths:
-                raise UsageError(f"The group '{group}' of the specification lists no parameter. {REMEDY}")
+                raise UsageError(
+                    f"The group '{group}' of the specification lists no parameter. {REMEDY}"
+                )
             # The smallest axis lists each unit once; others may give each unit a block (after flattening).
             self.sizes[group] = min(lengths)
             for (name, axis), length in zip(entries, lengths, strict=True):
@@ -138,12 +226,16 @@ class Permutations:
                         f"{self.sizes[group]} units of group '{group}'."
                     )
                 if any(axis == taken for taken, _ in self._axes.get(name, [])):
-                    raise UsageError(f"Axis {axis} of '{name}' is listed twice in the specification.")
+                    raise UsageError(
+                        f"Axis {axis} of '{name}' is listed twice in the specification."
+                    )
                 self._axes.setdefault(name, []).append((axis, group))
         self._names = set(shapes)
         self.touched = tuple(name for name in parameters if name in self._axes)
         listed = [[group for _, group in axes] for axes in self._axes.values()]
-        self.quadratic = {group for groups in listed for group in groups if groups.count(group) > 1}
+        self.quadratic = {
+            group for groups in listed for group in groups if groups.count(group) > 1
+        }
 
     def apply(
         self, tensors: dict[str, Tensor], orders: Mapping[str, npt.NDArray[np.int64]]
@@ -152,10 +244,17 @@ class Permutations:
         strange = [name for name in tensors if name not in self._names]
         if strange:
             raise unknown("tensor in the model", strange[0], sorted(self._names))
-        return {name: self._permuted(name, tensor.detach(), orders, -1) for name, tensor in tensors.items()}
+        return {
+            name: self._permuted(name, tensor.detach(), orders, -1)
+            for name, tensor in tensors.items()
+        }
 
     def benefit(
-        self, group: str, a: dict[str, Tensor], b: dict[str, Tensor], orders: Mapping[str, Any]
+        self,
+        group: str,
+        a: dict[str, Tensor],
+        b: dict[str, Tensor],
+        orders: Mapping[str, Any],
     ) -> Tensor:
         """float64 (n, n): the inner product of the weights of unit i of a with those of unit j of b.
 
@@ -184,7 +283,9 @@ class Permutations:
         """
         found = {}
         for group, entries in self._specification.items():
-            names = [name for name, axis in entries if axis == 0 and name.endswith("weight")]
+            names = [
+                name for name, axis in entries if axis == 0 and name.endswith("weight")
+            ]
             if not names:
                 raise UsageError(
                     f"The group '{group}' lists no weight along axis 0, so no layer gives its activations. "
@@ -193,23 +294,36 @@ class Permutations:
             found[group] = names[0].rpartition(".")[0]
         return found
 
-    def _permuted(self, name: str, tensor: Tensor, orders: Mapping[str, Any], but: int) -> Tensor:
+    def _permuted(
+        self, name: str, tensor: Tensor, orders: Mapping[str, Any], but: int
+    ) -> Tensor:
         """The tensor with all its listed axes in order, except axis ``but``."""
         for axis, group in self._axes.get(name, []):
             if axis == but or group not in orders:
                 continue
             block = tensor.shape[axis] // self.sizes[group]
             # Entry u·block + p of unit u stays the p-th of its unit.
-            index = torch.from_numpy(orders[group] * block)[:, None] + torch.arange(block)
+            index = torch.from_numpy(orders[group] * block)[:, None] + torch.arange(
+                block
+            )
             tensor = tensor.index_select(axis, index.reshape(-1).to(tensor.device))
         return tensor
 
 
 def _leaves(model: nn.Sequential, prefix: str = "") -> list[tuple[str, nn.Module]]:
     found: list[tuple[str, nn.Module]] = []
-    for name, layer in model._modules.items():  # named_children would pass over a layer that comes again
+    for (
+        name,
+        layer,
+    ) in (
+        model._modules.items()
+    ):  # named_children would pass over a layer that comes again
         nested = isinstance(layer, nn.Sequential)
-        found += _leaves(layer, f"{prefix}{name}.") if nested else [(f"{prefix}{name}", layer)]  # type: ignore[arg-type]
+        found += (
+            _leaves(layer, f"{prefix}{name}.")
+            if nested
+            else [(f"{prefix}{name}", layer)]
+        )  # type: ignore[arg-type]
     return found
 
 
@@ -221,9 +335,13 @@ def _check_unshared(leaves: list[tuple[str, nn.Module]]) -> None:
         )
 
 
-def _length(shapes: dict[str, tuple[int, ...]], group: str, name: str, axis: int) -> int:
+def _length(
+    shapes: dict[str, tuple[int, ...]], group: str, name: str, axis: int
+) -> int:
     if name not in shapes:
-        raise unknown(f"parameter or buffer for the group '{group}' in the model", name, shapes)
+        raise unknown(
+            f"parameter or buffer for the group '{group}' in the model", name, shapes
+        )
     if not 0 <= axis < len(shapes[name]):
         raise UsageError(
             f"'{name}' of group '{group}' has no axis {axis}: its shape is {shapes[name]}, with axes from 0 "

@@ -13,7 +13,11 @@ from torch import nn
 
 from nablab.errors import UsageError
 from nablab.instruments.base.objective import Objective
-from nablab.instruments.landscape.directions import directions_through, principal_directions, project
+from nablab.instruments.landscape.directions import (
+    directions_through,
+    principal_directions,
+    project,
+)
 from nablab.instruments.landscape.scan import check_match, model_tensors
 
 Floats = npt.NDArray[np.float64]
@@ -50,7 +54,12 @@ def geometry_of(
         UsageError: Points or models that do not match, or that span no plane.
     """
     none = np.empty((0, 2))
-    rest: dict[str, Any] = {"path": none, "path_error": np.empty(0), "explained": np.empty(0), "models": none}
+    rest: dict[str, Any] = {
+        "path": none,
+        "path_error": np.empty(0),
+        "explained": np.empty(0),
+        "models": none,
+    }
     if path is not None:
         points = _points(path, objective)
         found, shares = principal_directions([*points, point])
@@ -60,7 +69,9 @@ def geometry_of(
     if through is not None:
         vectors, notes = _other_points(model, through, objective)
         found, coordinates = directions_through(point, vectors)
-        return Geometry("models", found, coordinates, **rest | {"models": coordinates}, notes=notes)
+        return Geometry(
+            "models", found, coordinates, **rest | {"models": coordinates}, notes=notes
+        )
     found = draw() if directions is None else np.asarray(directions, dtype=np.float64)
     if found.shape != (2, objective.size) or not np.isfinite(found).all():
         raise UsageError(
@@ -77,8 +88,15 @@ def _points(path: Any, objective: Objective) -> Floats:
         if isinstance(item, Mapping):
             missing = [name for name in objective.names if name not in item]
             if missing:
-                raise UsageError(f"Point {index} of the path has no parameter '{missing[0]}'.")
-            item = torch.cat([torch.as_tensor(item[name]).detach().flatten() for name in objective.names])
+                raise UsageError(
+                    f"Point {index} of the path has no parameter '{missing[0]}'."
+                )
+            item = torch.cat(
+                [
+                    torch.as_tensor(item[name]).detach().flatten()
+                    for name in objective.names
+                ]
+            )
         rows.append(torch.as_tensor(item).detach().double().cpu().numpy().ravel())
         if len(rows[-1]) != objective.size:
             raise UsageError(
@@ -97,9 +115,15 @@ def _other_points(
     for other in through:
         check_match(model, other)
         tensors = dict(other.named_parameters()) | dict(other.named_buffers())
-        tensors = {name: tensors[name].detach().to(tensor) for name, tensor in own.items()}
+        tensors = {
+            name: tensors[name].detach().to(tensor) for name, tensor in own.items()
+        }
         vectors.append(objective.flatten(tensors).double().cpu().numpy())
-        if any(not torch.equal(own[name], tensors[name]) for name in own if name not in objective.names):
+        if any(
+            not torch.equal(own[name], tensors[name])
+            for name in own
+            if name not in objective.names
+        ):
             notes[
                 "The models differ in buffers or in parameters that do not move: on the plane these are the "
                 "first model's, so that the losses of the other models are not those of the plane below them."
@@ -107,7 +131,9 @@ def _other_points(
     return vectors, tuple(notes)
 
 
-def grid_axes(shown: Floats, extent: float | None, resolution: int) -> tuple[Floats, Floats]:
+def grid_axes(
+    shown: Floats, extent: float | None, resolution: int
+) -> tuple[Floats, Floats]:
     """Evenly spaced coordinates that hold 0 exactly and reach all that is to be shown."""
     if extent is not None or not len(shown):
         half = 1.0 if extent is None else extent
@@ -120,5 +146,7 @@ def grid_axes(shown: Floats, extent: float | None, resolution: int) -> tuple[Flo
         low, high = middle - span / 2, middle + span / 2
     step = (high - low) / (resolution - 1)
     zero = np.round(-low / step)
-    alphas, betas = ((np.arange(resolution) - zero[axis]) * step[axis] for axis in (0, 1))
+    alphas, betas = (
+        (np.arange(resolution) - zero[axis]) * step[axis] for axis in (0, 1)
+    )
     return alphas, betas

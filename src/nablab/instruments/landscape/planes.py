@@ -20,7 +20,11 @@ from nablab.instruments.base.losses import Loss
 from nablab.instruments.base.measurement import Expected, Measurement, instrument
 from nablab.instruments.base.objective import Objective
 from nablab.instruments.base.rehearsals import Call, Trial, Trials, by_trials
-from nablab.instruments.landscape.directions import Biases, Normalization, random_directions
+from nablab.instruments.landscape.directions import (
+    Biases,
+    Normalization,
+    random_directions,
+)
 from nablab.instruments.landscape.partial_results import PartialResults, fingerprint
 from nablab.instruments.landscape.plane_geometry import geometry_of, grid_axes
 from nablab.instruments.landscape.scan import (
@@ -41,7 +45,10 @@ Floats = npt.NDArray[np.float64]
 Values = dict[str, dict[str, Floats]]
 
 CHUNK = 64  # points between two looks at the clock
-COARSE, FINE = 9, 21  # resolutions; above, the small planes that tell the cost are a third of the points
+COARSE, FINE = (
+    9,
+    21,
+)  # resolutions; above, the small planes that tell the cost are a third of the points
 LEVELS = 18
 
 
@@ -85,7 +92,9 @@ class LossPlane(Measurement):
         """The loss on the first data set, (R, R)."""
         return next(iter(self.values.values()))["loss"]
 
-    def interval(self, metric: str = "loss", *, data: str | None = None) -> tuple[Floats, Floats]:
+    def interval(
+        self, metric: str = "loss", *, data: str | None = None
+    ) -> tuple[Floats, Floats]:
         """The 95 % confidence interval of the value on all data, at each point, from that on a subset.
 
         Raises:
@@ -96,7 +105,9 @@ class LossPlane(Measurement):
                 "There is no interval: all data were measured. It belongs to a random subset=N of them."
             )
         mean = _chosen(self.values, metric, data)
-        half = stdtrit(self.degrees_of_freedom, 0.975) * _chosen(self.standard_errors, metric, data)
+        half = stdtrit(self.degrees_of_freedom, 0.975) * _chosen(
+            self.standard_errors, metric, data
+        )
         return mean - half, mean + half
 
     def plot(self, metric: str = "loss", *, data: str | None = None) -> Figure:
@@ -114,7 +125,10 @@ class LossPlane(Measurement):
         if "logarithmic" in label:
             low, high = (10**level for level in bar.ax.get_ylim())
             shown = nice_numbers(low, high)
-            bar.set_ticks([math.log10(tick) for tick in shown], labels=[f"{tick:g}" for tick in shown])
+            bar.set_ticks(
+                [math.log10(tick) for tick in shown],
+                labels=[f"{tick:g}" for tick in shown],
+            )
         else:
             bar.locator = MaxNLocator(6)
             bar.update_ticks()
@@ -135,9 +149,19 @@ class LossPlane(Measurement):
             shown, low, high = np.ma.log10(shown), math.log10(low), math.log10(high)
         levels = np.linspace(low, high if high > low else low + 1, LEVELS)
         filled = ax.contourf(self.alphas, self.betas, shown, levels, cmap="viridis")
-        ax.contour(self.alphas, self.betas, shown, levels, colors="white", linewidths=0.3, linestyles="solid")
+        ax.contour(
+            self.alphas,
+            self.betas,
+            shown,
+            levels,
+            colors="white",
+            linewidths=0.3,
+            linestyles="solid",
+        )
         # Circles that reach beyond the plane must not widen the frame.
-        ax.set(xlim=(self.alphas[0], self.alphas[-1]), ylim=(self.betas[0], self.betas[-1]))
+        ax.set(
+            xlim=(self.alphas[0], self.alphas[-1]), ylim=(self.betas[0], self.betas[-1])
+        )
         return filled, f"{name} (logarithmic)" if logarithmic else name
 
     def _marks(self, ax: Axes) -> None:
@@ -146,11 +170,18 @@ class LossPlane(Measurement):
 
             ax.plot(*self.path.T, ".-", color="#d55e00", lw=1.4, ms=5)
             for x, y, radius in zip(*self.path.T, self.path_error, strict=True):
-                ax.add_patch(Circle((x, y), radius, fill=False, ec="#d55e00", lw=0.4, alpha=0.5))
+                ax.add_patch(
+                    Circle((x, y), radius, fill=False, ec="#d55e00", lw=0.4, alpha=0.5)
+                )
         for name, point in zip("ABC", self.models, strict=False):
             ax.plot(*point, "o", color="#d55e00", ms=7, mec="white")
             ax.annotate(
-                name, (point[0], point[1]), (6, 6), textcoords="offset points", color="white", weight="bold"
+                name,
+                (point[0], point[1]),
+                (6, 6),
+                textcoords="offset points",
+                color="white",
+                weight="bold",
             )
         if not len(self.models):
             ax.plot(0, 0, "x", color="#d55e00", ms=9, mew=2.5)
@@ -166,7 +197,11 @@ def nice_numbers(low: float, high: float) -> list[float]:
     decades = math.log10(high / low)
     mantissas = (1, 2, 5) if decades < 3 else (1,)
     every = max(1, round(decades / 8))
-    ticks = [float(f"{m}e{power}") for power in range(first, last + 1, every) for m in mantissas]
+    ticks = [
+        float(f"{m}e{power}")
+        for power in range(first, last + 1, every)
+        for m in mantissas
+    ]
     return [tick for tick in ticks if low <= tick <= high]
 
 
@@ -188,10 +223,14 @@ def _trials(call: Call) -> Trials:
     names = "resolution", "extent", "directions", "through", "path"
     _check_options(*(call.options[name] for name in names))
     resolution = call.options["resolution"]
-    few = [(5, 7), (5, 11)][resolution >= FINE] if resolution > COARSE else (resolution,)
+    few = (
+        [(5, 7), (5, 11)][resolution >= FINE] if resolution > COARSE else (resolution,)
+    )
     trials = [Trial((own**2,), {"resolution": own, "checkpoint": None}) for own in few]
     at_once = min(resolution**2, points_at_once(call.parameters))
-    return Trials((resolution**2,), tuple(trials), bytes_until=(at_once,), bytes_may_stop=True)
+    return Trials(
+        (resolution**2,), tuple(trials), bytes_until=(at_once,), bytes_may_stop=True
+    )
 
 
 @instrument(expected=_expected, rehearse=by_trials(_trials))
@@ -264,7 +303,14 @@ def loss_plane(
     _check_options(resolution, extent, directions, through, path)
     functions = read_metrics(metrics, loss)
     objectives, correction = _objectives(
-        model, loss, data, subset, seed, parameters=parameters, dtype=dtype, batch_size=batch_size
+        model,
+        loss,
+        data,
+        subset,
+        seed,
+        parameters=parameters,
+        dtype=dtype,
+        batch_size=batch_size,
     )
     first = next(iter(objectives.values()))
     point = first.point.double().cpu().numpy()
@@ -275,36 +321,61 @@ def loss_plane(
         ),
     )  # fmt: skip
     alphas, betas = grid_axes(geometry.shown, extent, resolution)
-    moves = first.unflatten(torch.as_tensor(geometry.directions, dtype=first.dtype, device=first.device))
-    basis = {name: torch.cat([value[None], moves[name]]) for name, value in first.values.items()}
+    moves = first.unflatten(
+        torch.as_tensor(geometry.directions, dtype=first.dtype, device=first.device)
+    )
+    basis = {
+        name: torch.cat([value[None], moves[name]])
+        for name, value in first.values.items()
+    }
     scan = Scan(model, loss, objectives, basis, functions, batched=batched)
-    own = np.stack([np.stack(scan.own(objective)) for objective in objectives.values()], axis=1)
+    own = np.stack(
+        [np.stack(scan.own(objective)) for objective in objectives.values()], axis=1
+    )
     means, errors, resumed = _scanned(scan, alphas, betas, own, checkpoint)
     grid = (*means.shape[:2], resolution, resolution)
-    others = [Objective(m, loss, iter(first.batches.items), dtype=first.dtype) for m in through or ()]
+    others = [
+        Objective(m, loss, iter(first.batches.items), dtype=first.dtype)
+        for m in through or ()
+    ]
     losses = [float(scan.own(objective)[0][0]) for objective in others]
-    spread = by_name((errors * correction).reshape(grid), objectives, scan.measured) if subset else {}
+    spread = (
+        by_name((errors * correction).reshape(grid), objectives, scan.measured)
+        if subset
+        else {}
+    )
     return LossPlane(
         alphas=alphas,
         betas=betas,
         values=by_name(means.reshape(grid), objectives, scan.measured),
         standard_errors=spread,
-        center=(int(np.flatnonzero(betas == 0)[0]), int(np.flatnonzero(alphas == 0)[0])),
+        center=(
+            int(np.flatnonzero(betas == 0)[0]),
+            int(np.flatnonzero(alphas == 0)[0]),
+        ),
         directions=geometry.directions,
         kind=geometry.kind,
         path=geometry.path,
         path_error=geometry.path_error,
         explained=geometry.explained,
         models=geometry.models,
-        model_losses=np.array([float(own[0, 0, 0]), *losses]) if through else np.empty(0),
+        model_losses=np.array([float(own[0, 0, 0]), *losses])
+        if through
+        else np.empty(0),
         degrees_of_freedom=len(first.batches) - 1 if subset else 0,
-        gradients=scan.spent + sum(objective.spent for objective in (*objectives.values(), *others)),
+        gradients=scan.spent
+        + sum(objective.spent for objective in (*objectives.values(), *others)),
         notes=(*first.notes, *scan.notes, *geometry.notes, *resumed),
     )
 
 
 def _objectives(
-    model: nn.Module, loss: Loss, data: Any, subset: int | None, seed: int, **options: Any
+    model: nn.Module,
+    loss: Loss,
+    data: Any,
+    subset: int | None,
+    seed: int,
+    **options: Any,
 ) -> tuple[dict[str, Objective], float]:
     found: dict[str, Objective] = {}
     correction = 1.0
@@ -317,20 +388,37 @@ def _objectives(
 
 
 def _scanned(
-    scan: Scan, alphas: Floats, betas: Floats, own: Floats, checkpoint: str | Path | None
+    scan: Scan,
+    alphas: Floats,
+    betas: Floats,
+    own: Floats,
+    checkpoint: str | Path | None,
 ) -> tuple[Floats, Floats, tuple[str, ...]]:
     """Means and errors at all points, (data sets, measured, R * R), the model's own in its place."""
     one = np.ones(alphas.size * betas.size)
-    grid = np.stack([one, np.tile(alphas, betas.size), np.repeat(betas, alphas.size)], axis=1)
+    grid = np.stack(
+        [one, np.tile(alphas, betas.size), np.repeat(betas, alphas.size)], axis=1
+    )
     shape = (*own.shape[1:], len(grid))
     identity = ""
     if checkpoint is not None:
-        batches = [t for o in scan.objectives.values() for item in o.batches.items for t in tensors_in(item)]
+        batches = [
+            t
+            for o in scan.objectives.values()
+            for item in o.batches.items
+            for t in tensors_in(item)
+        ]
         names = [*scan.objectives, *scan.measured, str(scan.batched)]
-        identity = fingerprint(scan.basis.values(), [alphas, betas, own[0]], batches, names)
+        identity = fingerprint(
+            scan.basis.values(), [alphas, betas, own[0]], batches, names
+        )
     means, errors = np.full(shape, np.nan), np.full(shape, np.nan)
     partial = PartialResults(checkpoint, identity, means=means, errors=errors)
-    notes = (f"{partial.done} of {len(grid)} points were found in {checkpoint}.",) if partial.done else ()
+    notes = (
+        (f"{partial.done} of {len(grid)} points were found in {checkpoint}.",)
+        if partial.done
+        else ()
+    )
     with partial:
         while partial.done < len(grid):
             chunk = grid[partial.done : partial.done + CHUNK]
@@ -348,9 +436,15 @@ def _check_options(resolution: int, extent: float | None, *sources: Any) -> None
             "point."
         )
     if extent is not None and not 0 < extent < math.inf:
-        raise UsageError(f"extent={extent} is impossible: it must be above 0 and finite.")
+        raise UsageError(
+            f"extent={extent} is impossible: it must be above 0 and finite."
+        )
     if sum(source is not None for source in sources) > 1:
-        raise UsageError("directions, through and path each choose the plane: give only one of them.")
+        raise UsageError(
+            "directions, through and path each choose the plane: give only one of them."
+        )
     through = sources[1]
     if through is not None and len(through) != 2:
-        raise UsageError(f"through holds {len(through)} models: it takes two further ones.")
+        raise UsageError(
+            f"through holds {len(through)} models: it takes two further ones."
+        )

@@ -30,7 +30,9 @@ Predictor: TypeAlias = Callable[[dict[str, Tensor], Tensor], Tensor]
 Metrics: TypeAlias = str | Sequence[str] | Mapping[str, str | Metric]
 
 MOST_DENSE = 100_000  # parameters behind the first layer; above, one network's products fill the processor
-MOST_WORK = 3_000_000  # parameters times samples; above, vmap on a CPU was slower than a loop
+MOST_WORK = (
+    3_000_000  # parameters times samples; above, vmap on a CPU was slower than a loop
+)
 BLOCK = 64  # points per vmap; from 25 to 125 took the same time
 IGNORED = -100  # PyTorch's mark of a sample that does not count
 BLOCK_NUMBERS = 2**22  # numbers of weights in a block
@@ -68,13 +70,17 @@ def read_metrics(metrics: Metrics, loss: Loss) -> dict[str, Metric]:
         UsageError: A name without a function, or metrics with a closure.
     """
     names = [metrics] if isinstance(metrics, str) else metrics
-    given: Mapping[str, Any] = names if isinstance(names, Mapping) else {name: name for name in names}
+    given: Mapping[str, Any] = (
+        names if isinstance(names, Mapping) else {name: name for name in names}
+    )
     found: dict[str, Metric] = {}
     for name, metric in given.items():
         if name == "loss":
             continue
         if isinstance(metric, str) and metric not in METRICS:
-            raise unknown("metric", metric, ["loss", *METRICS], remedy="Or give {name: function}.")
+            raise unknown(
+                "metric", metric, ["loss", *METRICS], remedy="Or give {name: function}."
+            )
         found[name] = METRICS[metric] if isinstance(metric, str) else metric
     if found and isinstance(loss, Closure):
         raise UsageError(
@@ -90,7 +96,11 @@ def data_sets(data: Any) -> dict[str, Any]:
     A mapping of which no value is a tensor, such as ``{"train": ..., "test": ...}``, holds several data
     sets; any other mapping is one batch.
     """
-    if isinstance(data, Mapping) and data and not any(isinstance(part, Tensor) for part in data.values()):
+    if (
+        isinstance(data, Mapping)
+        and data
+        and not any(isinstance(part, Tensor) for part in data.values())
+    ):
         return {str(name): part for name, part in data.items()}
     return {"data": data}
 
@@ -98,7 +108,9 @@ def data_sets(data: Any) -> dict[str, Any]:
 def model_tensors(objective: Objective) -> dict[str, Tensor]:
     """Every parameter and floating-point buffer of the objective's model, by its name in the model."""
     rest = {
-        name.removeprefix("model."): t for name, t in objective.fixed.items() if name.startswith("model.")
+        name.removeprefix("model."): t
+        for name, t in objective.fixed.items()
+        if name.startswith("model.")
     }
     return {
         **objective.values,
@@ -108,7 +120,9 @@ def model_tensors(objective: Objective) -> dict[str, Tensor]:
 
 def check_match(model_a: nn.Module, model_b: nn.Module) -> None:
     """Raise the error that names the first tensor which two models do not have in one shape."""
-    a, b = (dict(m.named_parameters()) | dict(m.named_buffers()) for m in (model_a, model_b))
+    a, b = (
+        dict(m.named_parameters()) | dict(m.named_buffers()) for m in (model_a, model_b)
+    )
     for name in [*a, *b]:
         if name not in a or name not in b:
             where = "second" if name not in b else "first"
@@ -129,14 +143,21 @@ def points_at_once(numbers: int) -> int:
     return max(1, min(BLOCK, BLOCK_NUMBERS // numbers))
 
 
-def blocks_of(model: nn.Module, basis: Mapping[str, Tensor]) -> DenseBlocks | ImageBlocks | None:
+def blocks_of(
+    model: nn.Module, basis: Mapping[str, Tensor]
+) -> DenseBlocks | ImageBlocks | None:
     """What measures the model at many points at once, or None for a model that neither kind serves."""
     return DenseBlocks.of(model, basis) or ImageBlocks.of(model, basis)
 
 
-def by_name(values: Floats, sets: Iterable[str], measured: Sequence[str]) -> dict[str, dict[str, Floats]]:
+def by_name(
+    values: Floats, sets: Iterable[str], measured: Sequence[str]
+) -> dict[str, dict[str, Floats]]:
     """Values (data sets, measured, ...) by data set, then by what was measured."""
-    return {name: dict(zip(measured, own, strict=True)) for name, own in zip(sets, values, strict=True)}
+    return {
+        name: dict(zip(measured, own, strict=True))
+        for name, own in zip(sets, values, strict=True)
+    }
 
 
 class Scan:
@@ -178,19 +199,30 @@ class Scan:
         self.objectives, self.measured = dict(objectives), ("loss", *metrics)
         self.spent = 0.0
         self.notes: tuple[str, ...] = ()
-        self._loss, self.basis, self._metrics, self._amend = loss, dict(basis), dict(metrics), amend
+        self._loss, self.basis, self._metrics, self._amend = (
+            loss,
+            dict(basis),
+            dict(metrics),
+            amend,
+        )
         first = next(iter(objectives.values()))
         self._numbers = sum(tensor[0].numel() for tensor in basis.values())
         self._largest = max(max(o.batches.samples) for o in objectives.values())
         # A loss that reads the weights itself, such as a penalty on a model that it holds, cannot be had from
         # outputs alone.
-        self._whole = isinstance(loss, Closure) or any(o.reads_model for o in objectives.values())
+        self._whole = isinstance(loss, Closure) or any(
+            o.reads_model for o in objectives.values()
+        )
         self._blocks = None if self._whole else blocks_of(model, self.basis)
-        self._kept: tuple[Tensor, Any] | None = None  # what was made of the last block's coefficients
+        self._kept: tuple[Tensor, Any] | None = (
+            None  # what was made of the last block's coefficients
+        )
         self._predict = None if self._whole else predict
         self._dtype, self._device = first.dtype, first.device
         if batched and amend is not None:
-            raise UsageError("batched=True cannot go with re-estimated batch-norm statistics: leave it out.")
+            raise UsageError(
+                "batched=True cannot go with re-estimated batch-norm statistics: leave it out."
+            )
         self._may_fall_back = batched is None
         self.batched = self._worth_it(model) if batched is None else batched
         if amend is not None:
@@ -205,7 +237,9 @@ class Scan:
             return self._blocks.later_numbers <= MOST_DENSE
         if self._blocks is not None:
             return True
-        slow = nn.modules.conv._ConvNd | nn.RNNBase  # grouped convolutions, and no rule for recurrence
+        slow = (
+            nn.modules.conv._ConvNd | nn.RNNBase
+        )  # grouped convolutions, and no rule for recurrence
         return self._numbers * self._largest <= MOST_WORK and not any(
             isinstance(m, slow) for m in model.modules()
         )
@@ -228,20 +262,30 @@ class Scan:
             batches, NaN for a single batch. Points where the loss overflows are infinite or NaN.
         """
         parts = [
-            self._block(coefficients[k : k + self.block]) for k in range(0, len(coefficients), self.block)
+            self._block(coefficients[k : k + self.block])
+            for k in range(0, len(coefficients), self.block)
         ]
-        means, errors = (np.concatenate([part[i] for part in parts], axis=-1) for i in (0, 1))
+        means, errors = (
+            np.concatenate([part[i] for part in parts], axis=-1) for i in (0, 1)
+        )
         return means, errors
 
     def own(self, objective: Objective) -> tuple[Floats, Floats]:
         """Measure a model at its own weights, through its own objective: (measured,) and standard errors."""
         with objective.quiet(), torch.no_grad():
-            found = [self._one(objective, objective.values, batch) for batch, _ in objective.batches]
+            found = [
+                self._one(objective, objective.values, batch)
+                for batch, _ in objective.batches
+            ]
         self.spent += 1 / 3
-        means, errors = _mean([np.array(values)[:, None] for values in found], objective.batches)
+        means, errors = _mean(
+            [np.array(values)[:, None] for values in found], objective.batches
+        )
         return means[:, 0], errors[:, 0]
 
-    def check_prediction(self, objective: Objective, row: Floats) -> tuple[float, float]:
+    def check_prediction(
+        self, objective: Objective, row: Floats
+    ) -> tuple[float, float]:
         """The losses on the first batch: of the objective's own model, and as predicted at a point (B,)."""
         with objective.quiet(), torch.no_grad():
             batch = next(iter(objective.batches))[0]
@@ -249,15 +293,22 @@ class Scan:
             return own, float(self._many(objective, row[None], batch)[0, 0])
 
     def _block(self, coefficients: Floats) -> tuple[Floats, Floats]:
-        found = [self._on(objective, coefficients) for objective in self.objectives.values()]
+        found = [
+            self._on(objective, coefficients) for objective in self.objectives.values()
+        ]
         self.spent += len(coefficients) * len(found) / 3
-        return np.stack([means for means, _ in found]), np.stack([errors for _, errors in found])
+        return np.stack([means for means, _ in found]), np.stack(
+            [errors for _, errors in found]
+        )
 
     def _on(self, objective: Objective, coefficients: Floats) -> tuple[Floats, Floats]:
         with objective.quiet(), torch.no_grad():
             if self.batched:
                 try:
-                    found = [self._many(objective, coefficients, batch) for batch, _ in objective.batches]
+                    found = [
+                        self._many(objective, coefficients, batch)
+                        for batch, _ in objective.batches
+                    ]
                     return _mean(found, objective.batches)
                 except (RuntimeError, NotImplementedError) as problem:
                     self._fall_back(problem)
@@ -276,21 +327,31 @@ class Scan:
                 "False."
             ) from problem
         self.batched = False
-        self.notes += (f"Points were measured one by one, for the model does not go through vmap: {reason}",)
+        self.notes += (
+            f"Points were measured one by one, for the model does not go through vmap: {reason}",
+        )
 
     # One point
 
     def _point(self, row: Floats) -> dict[str, Tensor]:
         factors = torch.as_tensor(row, dtype=self._dtype, device=self._device)
-        tensors = {name: torch.tensordot(factors, basis, 1) for name, basis in self.basis.items()}
+        tensors = {
+            name: torch.tensordot(factors, basis, 1)
+            for name, basis in self.basis.items()
+        }
         return tensors if self._amend is None else {**tensors, **self._amend(tensors)}
 
-    def _one(self, objective: Objective, tensors: dict[str, Tensor], batch: Any) -> list[float]:
+    def _one(
+        self, objective: Objective, tensors: dict[str, Tensor], batch: Any
+    ) -> list[float]:
         if not self._metrics:
             return [float(objective.batch_loss(tensors, batch).detach())]
         outputs, target = objective.batch_outputs(tensors, batch), split(batch)[1]
         functions = (objective.criterion, *self._metrics.values())
-        return [float(torch.as_tensor(function(outputs, target)).detach()) for function in functions]
+        return [
+            float(torch.as_tensor(function(outputs, target)).detach())
+            for function in functions
+        ]
 
     # A block of points
 
@@ -298,18 +359,30 @@ class Scan:
         """What is measured on one batch, (measured, K)."""
         factors = torch.as_tensor(coefficients, dtype=self._dtype, device=self._device)
         if self._whole:
-            losses = vmap(lambda t: objective.batch_loss(t, batch))(self._points(factors))
+            losses = vmap(lambda t: objective.batch_loss(t, batch))(
+                self._points(factors)
+            )
             if not self._metrics:
                 return _numbers(losses)[None]
         outputs, target = self._outputs(objective, factors, batch), split(batch)[1]
-        found = [losses if self._whole else mean_loss(self._loss, objective, outputs, target)]
-        found += [vmap(lambda o, m=metric: m(o, target))(outputs) for metric in self._metrics.values()]
+        found = [
+            losses if self._whole else mean_loss(self._loss, objective, outputs, target)
+        ]
+        found += [
+            vmap(lambda o, m=metric: m(o, target))(outputs)
+            for metric in self._metrics.values()
+        ]
         return np.stack([_numbers(values) for values in found])
 
     def _points(self, factors: Tensor) -> dict[str, Tensor]:
-        return {name: torch.tensordot(factors, basis, 1) for name, basis in self.basis.items()}
+        return {
+            name: torch.tensordot(factors, basis, 1)
+            for name, basis in self.basis.items()
+        }
 
-    def _predictions(self, predict: Predictor, factors: Tensor) -> Callable[[Tensor], Tensor]:
+    def _predictions(
+        self, predict: Predictor, factors: Tensor
+    ) -> Callable[[Tensor], Tensor]:
         """What gives the outputs at a block's points: made once for all batches."""
         if self._kept is None or not torch.equal(self._kept[0], factors):
             if hasattr(predict, "at_points"):
@@ -325,20 +398,31 @@ class Scan:
             return self._predictions(self._predict, factors)(inputs)
         if self._blocks is not None and self._blocks.takes(inputs):
             return self._blocks.outputs(factors, inputs)
-        found: Tensor = vmap(lambda t: objective.batch_outputs(t, batch))(self._points(factors))
+        found: Tensor = vmap(lambda t: objective.batch_outputs(t, batch))(
+            self._points(factors)
+        )
         return found
 
 
-def mean_loss(loss: Loss, objective: Objective, outputs: Tensor, target: Tensor) -> Tensor:
+def mean_loss(
+    loss: Loss, objective: Objective, outputs: Tensor, target: Tensor
+) -> Tensor:
     """The mean loss of each of K outputs (K, N, ...), as (K,).
 
     The two common losses are written out: under vmap cross-entropy took as long as the network.
     """
     if loss == "mse" and outputs.shape[1:] == target.shape:
         return (outputs - target).square_().flatten(1).mean(1)
-    if loss == "cross_entropy" and outputs.ndim == 3 and target.ndim == 1 and not target.is_floating_point():
+    if (
+        loss == "cross_entropy"
+        and outputs.ndim == 3
+        and target.ndim == 1
+        and not target.is_floating_point()
+    ):
         scores, counted = outputs.transpose(1, 2), target != IGNORED
-        likelihood = scores.gather(1, target.clamp(min=0).expand(len(scores), 1, -1))[:, 0]
+        likelihood = scores.gather(1, target.clamp(min=0).expand(len(scores), 1, -1))[
+            :, 0
+        ]
         return ((scores.logsumexp(1) - likelihood) * counted).sum(1) / counted.sum()
     found: Tensor = vmap(lambda o: objective.criterion(o, target))(outputs)
     return found
@@ -361,9 +445,14 @@ def _mean(found: Sequence[Floats], batches: Batches) -> tuple[Floats, Floats]:
         for own, share in zip(batches.weights, batches.sample_weights, strict=True)
     ]
     for values, weight in zip(found, weights, strict=True):
-        means += weight * values  # in this order, as Objective.loss adds: the ends are equal to the bit
+        means += (
+            weight * values
+        )  # in this order, as Objective.loss adds: the ends are equal to the bit
     if len(found) < 2:
         return means, np.full_like(means, math.nan)
     with np.errstate(invalid="ignore"):
-        squares = sum(weight**2 * (v - means) ** 2 for v, weight in zip(found, weights, strict=True))
+        squares = sum(
+            weight**2 * (v - means) ** 2
+            for v, weight in zip(found, weights, strict=True)
+        )
         return means, np.sqrt(squares * len(found) / (len(found) - 1))

@@ -12,7 +12,9 @@ import torch
 from nablab.errors import UsageError
 from nablab.instruments.base.batches import Batches, count_samples, part_of, take
 
-PIECES = 20  # a t interval with 19 degrees of freedom is 7 % wider than with infinitely many
+PIECES = (
+    20  # a t interval with 19 degrees of freedom is 7 % wider than with infinitely many
+)
 
 
 def random_subset(batches: Batches, size: int, seed: int) -> tuple[list[Any], float]:
@@ -37,13 +39,23 @@ def random_subset(batches: Batches, size: int, seed: int) -> tuple[list[Any], fl
             f"subset={size} is impossible: the data have {total} samples, and a subset has from 2 to "
             f"{total - 1}. Leave it out to measure on all of them."
         )
-    drawn = torch.randperm(total, generator=torch.Generator().manual_seed(seed))[:size].sort().values
+    drawn = (
+        torch.randperm(total, generator=torch.Generator().manual_seed(seed))[:size]
+        .sort()
+        .values
+    )
     found: list[Any] = []
-    for batch, (start, stop) in zip(batches.items, pairwise(np.cumsum([0, *lengths]).tolist()), strict=True):
+    for batch, (start, stop) in zip(
+        batches.items, pairwise(np.cumsum([0, *lengths]).tolist()), strict=True
+    ):
         own = drawn[(drawn >= start) & (drawn < stop)] - start
         if len(own):
             # Shuffled, so that no piece is made of neighbors, which data sets often keep sorted by class.
-            own = own[torch.randperm(len(own), generator=torch.Generator().manual_seed(seed + 1))]
+            own = own[
+                torch.randperm(
+                    len(own), generator=torch.Generator().manual_seed(seed + 1)
+                )
+            ]
             count = max(1, min(len(own), round(PIECES * len(own) / size)))
             found += pieces(take(batch, own), len(own), count)
     if len(found) < 2:

@@ -14,13 +14,28 @@ import torch
 from nablab.errors import UsageError, unknown
 from nablab.instruments.base.measurement import Expected, Measurement, instrument
 from nablab.instruments.base.rehearsals import refuse
-from nablab.instruments.landscape.weight_paths import BLOCK, Center, Floats, Points, center_of
+from nablab.instruments.landscape.weight_paths import (
+    BLOCK,
+    Center,
+    Floats,
+    Points,
+    center_of,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 NO_MODEL = "trajectory_pca runs no model: it costs seconds and `block` numbers of memory. Call it."
-COLORS = ("#0072b2", "#d55e00", "#009e73", "#e69f00", "#cc79a7", "#56b4e9", "#767676", "#f0e442")
+COLORS = (
+    "#0072b2",
+    "#d55e00",
+    "#009e73",
+    "#e69f00",
+    "#cc79a7",
+    "#56b4e9",
+    "#767676",
+    "#f0e442",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,11 +98,15 @@ class TrajectoryPCA(Measurement):
         found = torch.empty(self.size, self._weights.shape[1], dtype=torch.float64)
         for start, block in self._points.blocks(self.center):
             part = found[start : start + block.shape[1]]
-            torch.matmul(torch.from_numpy(block).T, torch.from_numpy(self._weights), out=part)
+            torch.matmul(
+                torch.from_numpy(block).T, torch.from_numpy(self._weights), out=part
+            )
         # Rounding leaves angles that are not quite right where variances differ much; they are close enough
         # for one Cholesky step, which costs less than a QR decomposition of P rows.
         triangle = torch.linalg.cholesky(found.T @ found, upper=True)
-        return np.asarray((found @ torch.linalg.inv(triangle)).numpy(), dtype=np.float64)
+        return np.asarray(
+            (found @ torch.linalg.inv(triangle)).numpy(), dtype=np.float64
+        )
 
     def center_point(self) -> Floats:
         """The point that was subtracted, float64 (P,), in the order of `names`."""
@@ -100,7 +119,10 @@ class TrajectoryPCA(Measurement):
         """A vector (P,) as arrays by parameter name, in the parameters' shapes."""
         ends = np.cumsum([math.prod(shape) for shape in self.shapes])[:-1]
         parts = np.split(np.asarray(vector, dtype=np.float64), ends)
-        return {n: p.reshape(s) for n, s, p in zip(self.names, self.shapes, parts, strict=True)}
+        return {
+            n: p.reshape(s)
+            for n, s, p in zip(self.names, self.shapes, parts, strict=True)
+        }
 
     def plot(self) -> Figure:
         """The paths in the first two components, each run in its color, start open and end filled."""
@@ -124,7 +146,10 @@ class TrajectoryPCA(Measurement):
         return figure
 
     def _axis_label(self, component: int) -> str:
-        share, walk = self.explained_variance_ratio[component], self.random_walk[component]
+        share, walk = (
+            self.explained_variance_ratio[component],
+            self.random_walk[component],
+        )
         return f"component {component + 1} ({share:.1%} of the variance; random walk {walk:.0%})"
 
 
@@ -210,7 +235,9 @@ def trajectory_pca(
         coordinates=coordinates,
         explained_variance_ratio=variances[: source.total - 1] / variances.sum(),
         projection_error=error,
-        relative_projection_error=np.divide(error, distance, out=np.zeros_like(error), where=distance > 0),
+        relative_projection_error=np.divide(
+            error, distance, out=np.zeros_like(error), where=distance > 0
+        ),
         distance=distance,
         random_walk=random_walk_shares(source.lengths, center),
         labels=source.labels,
@@ -238,18 +265,26 @@ def random_walk_shares(lengths: int | Sequence[int], center: Center = "mean") ->
     """
     lengths = (lengths,) if isinstance(lengths, int) else tuple(lengths)
     if min(lengths) < 1 or sum(lengths) < 2:
-        raise UsageError(f"lengths={lengths}: walks need at least two points together, and one each.")
+        raise UsageError(
+            f"lengths={lengths}: walks need at least two points together, and one each."
+        )
     total = sum(lengths)
     if len(lengths) == 1:
         index = np.arange(1, total)
         # The inverses of the eigenvalues of second differences: free ends, or one end held at zero.
-        angles = index / (2 * total) if center == "mean" else (2 * index - 1) / (4 * total - 2)
+        angles = (
+            index / (2 * total)
+            if center == "mean"
+            else (2 * index - 1) / (4 * total - 2)
+        )
         shares = 1 / (4 * np.sin(np.pi * angles) ** 2)
         return np.asarray(shares / shares.sum())
     gram = np.zeros((total, total))
     for start, length in zip(np.cumsum((0, *lengths[:-1])), lengths, strict=True):
         steps = np.arange(length, dtype=np.float64)
-        gram[start : start + length, start : start + length] = np.minimum.outer(steps, steps)
+        gram[start : start + length, start : start + length] = np.minimum.outer(
+            steps, steps
+        )
     if center == "mean":
         gram = gram - gram.mean(axis=0)
         gram = gram - gram.mean(axis=1, keepdims=True)
@@ -278,5 +313,7 @@ def _direction_weights(vectors: Floats, variances: Floats) -> Floats:
     """What to multiply the centered points by for unit directions; NaN where there is only rounding."""
     kept = variances[: vectors.shape[1]]
     noise = len(variances) * np.finfo(np.float64).eps * variances[0]
-    scale = np.where(kept > noise, 1 / np.sqrt(np.where(kept > noise, kept, 1.0)), np.nan)
+    scale = np.where(
+        kept > noise, 1 / np.sqrt(np.where(kept > noise, kept, 1.0)), np.nan
+    )
     return np.asarray(vectors * scale)

@@ -36,7 +36,9 @@ class Points:
         notes: What was left out.
     """
 
-    def __init__(self, points: Any, parameters: str | Sequence[str], block: int) -> None:
+    def __init__(
+        self, points: Any, parameters: str | Sequence[str], block: int
+    ) -> None:
         runs = dict(points) if isinstance(points, Mapping) else {"": points}
         self.notes: tuple[str, ...] = ()
         self.labels = tuple(str(label) for label in runs)
@@ -45,8 +47,12 @@ class Points:
         self.total = sum(self.lengths)
         if self.total < 2 or min(self.lengths) < 1:
             counts = ", ".join(map(str, self.lengths)) or 0
-            raise UsageError(f"A path needs at least two points, and every run one; got {counts}.")
-        self._patterns = (parameters,) if isinstance(parameters, str) else tuple(parameters)
+            raise UsageError(
+                f"A path needs at least two points, and every run one; got {counts}."
+            )
+        self._patterns = (
+            (parameters,) if isinstance(parameters, str) else tuple(parameters)
+        )
         self.shapes = self._chosen(_shapes(self._points[0]))
         self.size = sum(math.prod(shape) for shape in self.shapes.values())
         self._columns = max(1, block // self.total)
@@ -86,7 +92,9 @@ class Points:
         if list(every) == [""]:
             return every
         named = any("running_" in pattern for pattern in self._patterns)
-        left_out = [n for n in every if not named and n.rsplit(".", 1)[-1] in STATISTICS]
+        left_out = [
+            n for n in every if not named and n.rsplit(".", 1)[-1] in STATISTICS
+        ]
         usable = {name: shape for name, shape in every.items() if name not in left_out}
         chosen: set[str] = set()
         for pattern in self._patterns:
@@ -95,7 +103,9 @@ class Points:
                 raise unknown("tensor in the points", pattern, usable)
             chosen.update(found)
         if left_out:
-            self.notes += ("The running statistics of batch norm are left out: they are no weights.",)
+            self.notes += (
+                "The running statistics of batch norm are left out: they are no weights.",
+            )
         return {name: shape for name, shape in usable.items() if name in chosen}
 
     def _check_shapes(self, place: int, shapes: dict[str, tuple[int, ...]]) -> None:
@@ -121,7 +131,11 @@ class Points:
 
 def center_of(block: Floats, center: Center) -> Floats:
     """What is subtracted from every row of a block (T, columns)."""
-    return np.asarray(block.mean(axis=0) if center == "mean" else block[0 if center == "first" else -1])
+    return np.asarray(
+        block.mean(axis=0)
+        if center == "mean"
+        else block[0 if center == "first" else -1]
+    )
 
 
 def _points_of(run: Any) -> list[Any]:
@@ -136,7 +150,10 @@ def _points_of(run: Any) -> list[Any]:
             f"Points of type {type(run).__name__} cannot be read. Give an array (T, P), a list of vectors, "
             "of state dicts or of safetensors files, or a mapping from labels to such runs."
         )
-    return [{"": point} if isinstance(point, Tensor | np.ndarray) else point for point in run]
+    return [
+        {"": point} if isinstance(point, Tensor | np.ndarray) else point
+        for point in run
+    ]
 
 
 def _shapes(point: Any) -> dict[str, tuple[int, ...]]:
@@ -148,13 +165,19 @@ def _shapes(point: Any) -> dict[str, tuple[int, ...]]:
                     f"The tensor '{name}' of the points is complex. Give its real and imaginary parts as "
                     "a real tensor: torch.view_as_real."
                 )
-        return {str(n): tuple(t.shape) for n, t in point.items() if n == "" or _is_floating(t)}
+        return {
+            str(n): tuple(t.shape)
+            for n, t in point.items()
+            if n == "" or _is_floating(t)
+        }
     if not isinstance(point, str | os.PathLike):
         raise UsageError(
             f"A point of type {type(point).__name__} cannot be read. Give a vector, a state dict or the path "
             "of a safetensors file."
         )
-    return _shapes(_read_file(point, lambda file: {n: file.get_tensor(n) for n in file.keys()}))  # noqa: SIM118
+    return _shapes(
+        _read_file(point, lambda file: {n: file.get_tensor(n) for n in file.keys()})
+    )  # noqa: SIM118
 
 
 def _is_floating(array: Any) -> bool:
@@ -167,7 +190,11 @@ def _vector(point: Any, name: str) -> Any:
     """One tensor of a point, flat; that of a file is mapped into memory and read page by page."""
     if isinstance(point, Mapping):
         found = point[name]
-        return found.detach().reshape(-1) if isinstance(found, Tensor) else np.asarray(found).reshape(-1)
+        return (
+            found.detach().reshape(-1)
+            if isinstance(found, Tensor)
+            else np.asarray(found).reshape(-1)
+        )
     return _read_file(point, lambda file: file.get_tensor(name)).reshape(-1)
 
 
@@ -186,4 +213,6 @@ def _read_file(path: Any, read: Callable[[Any], Any]) -> Any:
         with safe_open(path, framework="pt") as file:
             return read(file)
     except (SafetensorError, OSError) as error:
-        raise UsageError(f"The file '{os.fspath(path)}' cannot be read as safetensors: {error}.") from error
+        raise UsageError(
+            f"The file '{os.fspath(path)}' cannot be read as safetensors: {error}."
+        ) from error

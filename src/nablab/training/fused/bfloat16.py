@@ -31,12 +31,20 @@ SIDE = 32  # the kernel's squares
 SLAB = 640
 READY_AT_ONCE = 4096  # samples made ready at once
 LARGEST_STORE = 2**30  # bytes of all samples in bfloat16
-LARGEST_KEPT, MOST_KEPT = 2**28, 4  # bytes of a set that is kept for the next evaluation, and how many sets
+LARGEST_KEPT, MOST_KEPT = (
+    2**28,
+    4,
+)  # bytes of a set that is kept for the next evaluation, and how many sets
 
 _INT, _POINTER = ctypes.c_int64, ctypes.c_void_p
-_Layer = structure("_Layer", *((name, _INT) for name in ("inputs", "outputs", "relu", "weights", "bias")))
+_Layer = structure(
+    "_Layer",
+    *((name, _INT) for name in ("inputs", "outputs", "relu", "weights", "bias")),
+)
 _Network = structure(
-    "_Network", *((name, _INT) for name in ("layers", "stored", "slab", "slabs")), ("layer", _POINTER)
+    "_Network",
+    *((name, _INT) for name in ("layers", "stored", "slab", "slabs")),
+    ("layer", _POINTER),
 )
 _Data = structure(
     "_Data",
@@ -85,11 +93,15 @@ class FusedBfloat16Engine(FusedLayers):
         self._layers = read_image_layers(modules[0], shape)
         if any(layer.kind != DENSE for layer in self._layers):
             raise Unsupported("the fused kernel for bfloat16 has dense layers only")
-        refuse_unsuitable(self._layers, modules, x, y, loss, optimizer, own_labels, inputs, shape)
+        refuse_unsuitable(
+            self._layers, modules, x, y, loss, optimizer, own_labels, inputs, shape
+        )
         if next(modules[0].parameters()).dtype != torch.float32:
             raise Unsupported("it multiplies in bfloat16, and the weights are float64")
         if 2 * len(x) * shape.numel() > LARGEST_STORE:
-            raise Unsupported(f"the samples in bfloat16 take more than {LARGEST_STORE / 2**30:.0f} GB")
+            raise Unsupported(
+                f"the samples in bfloat16 take more than {LARGEST_STORE / 2**30:.0f} GB"
+            )
         optimizer.check_replicas(len(modules))
         self._library = compiler.load("float", "bfloat16.c")
         if not int(self._library.nablab_has_tiles()):
@@ -99,27 +111,47 @@ class FusedBfloat16Engine(FusedLayers):
         self.replicas = len(modules)
         self._inputs, self._shape = inputs, shape
         self._optimizer = OptimizerNumbers(optimizer, self.replicas)
-        self._x, self._y, self._own_labels = self._rounded(x), y.detach().contiguous(), own_labels
-        self._seen: list[tuple[Tensor, int, Tensor]] = [(x, x._version, self._x)]  # x keeps its id
+        self._x, self._y, self._own_labels = (
+            self._rounded(x),
+            y.detach().contiguous(),
+            own_labels,
+        )
+        self._seen: list[tuple[Tensor, int, Tensor]] = [
+            (x, x._version, self._x)
+        ]  # x keeps its id
         self._rows = self._describe_layers(_Layer)
         for row, layer in zip(self._rows, self._layers, strict=True):
             row.inputs, row.outputs = math.prod(layer.inputs), layer.outputs[0]
         size = sum(layer.parameters for layer in self._layers)
         self._network = _Network(
-            layers=len(self._rows), stored=size, slab=SLAB, slabs=1, layer=ctypes.addressof(self._rows)
+            layers=len(self._rows),
+            stored=size,
+            slab=SLAB,
+            slabs=1,
+            layer=ctypes.addressof(self._rows),
         )
-        flat = [nn.utils.parameters_to_vector(module.parameters()).detach() for module in modules]
+        flat = [
+            nn.utils.parameters_to_vector(module.parameters()).detach()
+            for module in modules
+        ]
         self._hold(torch.stack(flat), size)
 
     def advance(self, rates: FloatArray, batches: Tensor | None) -> FloatArray:
         """See `Engine.advance`."""
         indices = check_indices(batches, len(self._x))
         data = _Data(samples=len(self._x), own_labels=self._own_labels)
-        data.x, data.labels, data.batch = self._x.data_ptr(), self._y.data_ptr(), len(self._x)
+        data.x, data.labels, data.batch = (
+            self._x.data_ptr(),
+            self._y.data_ptr(),
+            len(self._x),
+        )
         if indices is not None:
             data.indices, data.batch = indices.data_ptr(), indices.shape[2]
         slabs = -(-data.batch // SLAB)
-        self._network.slab, self._network.slabs = -(-data.batch // (slabs * SIDE)) * SIDE, slabs
+        self._network.slab, self._network.slabs = (
+            -(-data.batch // (slabs * SIDE)) * SIDE,
+            slabs,
+        )
         threads = min(engine_threads(), self.replicas)
         return self._train(rates, data, (self._x, self._y, indices), threads)
 
@@ -144,7 +176,10 @@ class FusedBfloat16Engine(FusedLayers):
         """Stored samples made ready, bfloat16 (N, inputs)."""
         features = self._shape.numel()
         found = torch.empty(len(x), features, dtype=torch.bfloat16)
-        for part in (slice(start, start + READY_AT_ONCE) for start in range(0, len(x), READY_AT_ONCE)):
+        for part in (
+            slice(start, start + READY_AT_ONCE)
+            for start in range(0, len(x), READY_AT_ONCE)
+        ):
             ready = self._inputs.ready(x[part].detach())
             if ready.shape[1:] != self._shape:
                 raise UsageError(f"The network takes samples of shape {tuple(self._shape)}, "

@@ -26,7 +26,14 @@ from nablab.training.engine import Unsupported
 _FOLDER = Path(__file__).parent
 _HEADERS = ("blocks.h", "update.h", "job.h", "image_layers.h", "tiles.h")
 
-_OPTIONS = ("-O3", "-std=gnu11", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared")
+_OPTIONS = (
+    "-O3",
+    "-std=gnu11",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-fPIC",
+    "-shared",
+)
 
 # The first that the compiler accepts. GCC and clang prefer 256-bit vectors unless told otherwise; some
 # clang versions for ARM know only -mcpu.
@@ -56,11 +63,16 @@ def load(real: str, source: str = "dense.c") -> ctypes.CDLL:
 
 def cache_folder() -> Path:
     """Where compiled kernels are kept: ``$NABLAB_CACHE/kernels``, or below the user's cache folder."""
-    return Path(os.environ.get("NABLAB_CACHE") or platformdirs.user_cache_dir("nablab")) / "kernels"
+    return (
+        Path(os.environ.get("NABLAB_CACHE") or platformdirs.user_cache_dir("nablab"))
+        / "kernels"
+    )
 
 
 @functools.cache
-def _load(real: str, source: str, folder: str, compiler: tuple[str, ...]) -> ctypes.CDLL:
+def _load(
+    real: str, source: str, folder: str, compiler: tuple[str, ...]
+) -> ctypes.CDLL:
     machine, description = _describe(compiler)
     options = (*_OPTIONS, *machine, f"-DREAL={real}")
     texts = [(_FOLDER / name).read_bytes() for name in (source, *_HEADERS)]
@@ -99,7 +111,9 @@ def _describe(compiler: Sequence[str]) -> tuple[tuple[str, ...], bytes]:
         result = _run([*compiler, *machine, "-E", "-dM", "-x", "c", os.devnull])
         if result.returncode == 0:
             return machine, result.stdout
-    raise Unsupported(f"the C compiler '{shlex.join(compiler)}' does not work: {_first_line(result.stderr)}")
+    raise Unsupported(
+        f"the C compiler '{shlex.join(compiler)}' does not work: {_first_line(result.stderr)}"
+    )
 
 
 def _find(folder: Path, key: str) -> Path | None:
@@ -111,13 +125,23 @@ def _find(folder: Path, key: str) -> Path | None:
     return None
 
 
-def _build(compiler: Sequence[str], options: Sequence[str], source: Path, folder: Path, key: str) -> Path:
+def _build(
+    compiler: Sequence[str],
+    options: Sequence[str],
+    source: Path,
+    folder: Path,
+    key: str,
+) -> Path:
     """Compile into the cache. The rename is atomic, so several processes may do this at once."""
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         built = Path(scratch) / "kernel.so"
-        result = _run([*compiler, *options, str(source), "-o", str(built), "-lm", "-pthread"])
+        result = _run(
+            [*compiler, *options, str(source), "-o", str(built), "-lm", "-pthread"]
+        )
         if result.returncode != 0:
-            raise Unsupported(f"the C compiler '{shlex.join(compiler)}' failed: {_first_line(result.stderr)}")
+            raise Unsupported(
+                f"the C compiler '{shlex.join(compiler)}' failed: {_first_line(result.stderr)}"
+            )
         library = folder / f"{key}-{_digest(built.read_bytes())}.so"
         built.replace(library)
     return library
@@ -134,9 +158,13 @@ def _is_writable(folder: Path) -> bool:
 
 def _run(command: Sequence[str]) -> subprocess.CompletedProcess[bytes]:
     try:
-        return subprocess.run(command, capture_output=True, timeout=_TIMEOUT_SECONDS, check=False)
+        return subprocess.run(
+            command, capture_output=True, timeout=_TIMEOUT_SECONDS, check=False
+        )
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise Unsupported(f"the C compiler '{command[0]}' cannot be run: {error}") from error
+        raise Unsupported(
+            f"the C compiler '{command[0]}' cannot be run: {error}"
+        ) from error
 
 
 def _first_line(output: bytes) -> str:

@@ -97,8 +97,14 @@ class FusedEngine(FusedReplicas):
         own_labels: bool,
         inputs: Inputs = Inputs(),  # noqa: B008 - immutable
     ) -> None:
-        if inputs.prepare or inputs.augment or (inputs.bfloat16 and not inputs.automatic):
-            raise Unsupported("it takes inputs as they are stored, in the precision of the weights")
+        if (
+            inputs.prepare
+            or inputs.augment
+            or (inputs.bfloat16 and not inputs.automatic)
+        ):
+            raise Unsupported(
+                "it takes inputs as they are stored, in the precision of the weights"
+            )
         self._layers = read_layers(modules[0])
         _refuse_unsuitable(self._layers, modules, x, y, loss, optimizer, own_labels)
         optimizer.check_replicas(len(modules))
@@ -108,10 +114,17 @@ class FusedEngine(FusedReplicas):
         self._lanes = int(self._library.nablab_lanes())
         self._network = self._describe_network(x.element_size())
         self._optimizer = OptimizerNumbers(optimizer, self.replicas)
-        self._x, self._y, self._own_labels = x.detach().contiguous(), y.detach().contiguous(), own_labels
+        self._x, self._y, self._own_labels = (
+            x.detach().contiguous(),
+            y.detach().contiguous(),
+            own_labels,
+        )
         self._packed: tuple[Tensor, Tensor] | None = None
         flat = torch.stack(
-            [nn.utils.parameters_to_vector(kernel_matrices(m, self._layers)) for m in modules]
+            [
+                nn.utils.parameters_to_vector(kernel_matrices(m, self._layers))
+                for m in modules
+            ]
         ).detach()
         self._hold(flat, int(self._network.stored))
 
@@ -123,13 +136,18 @@ class FusedEngine(FusedReplicas):
     def predict(self, x: Tensor) -> Tensor:  # noqa: D102
         inputs = self._layers[0].inputs
         if x.ndim != 2 or x.shape[1] != inputs:
-            raise UsageError(f"The network takes inputs of shape (N, {inputs}), got {tuple(x.shape)}.")
+            raise UsageError(
+                f"The network takes inputs of shape (N, {inputs}), got {tuple(x.shape)}."
+            )
         rows = self._pack(x.detach().to(self._x), ones=True)
         stride = rows.shape[1]
         space = torch.empty(
-            self._library.nablab_scratch_bytes(ctypes.byref(self._network)), dtype=torch.uint8
+            self._library.nablab_scratch_bytes(ctypes.byref(self._network)),
+            dtype=torch.uint8,
         )
-        outputs = torch.empty(self.replicas, self._layers[-1].outputs, stride, dtype=rows.dtype)
+        outputs = torch.empty(
+            self.replicas, self._layers[-1].outputs, stride, dtype=rows.dtype
+        )
         for weights, output in zip(self._weights, outputs, strict=True):
             self._library.nablab_predict(
                 ctypes.byref(self._network),
@@ -146,7 +164,9 @@ class FusedEngine(FusedReplicas):
         start = 0
         for layer in self._layers:
             end = start + layer.outputs * layer.columns
-            matrix = self._weights[:, start:end].reshape(self.replicas, layer.outputs, layer.columns)
+            matrix = self._weights[:, start:end].reshape(
+                self.replicas, layer.outputs, layer.columns
+            )
             named[f"{layer.name}weight"] = matrix[:, :, : layer.inputs].clone()
             if layer.bias:
                 named[f"{layer.name}bias"] = matrix[:, :, -1].clone()
@@ -159,14 +179,17 @@ class FusedEngine(FusedReplicas):
         tile = max(1, TILE_BYTES // (real_bytes * self._lanes))
         return _Network(
             layers=len(layers),
-            width=self._integers([layers[0].inputs, *(layer.outputs for layer in layers)]),
+            width=self._integers(
+                [layers[0].inputs, *(layer.outputs for layer in layers)]
+            ),
             bias=self._integers([layer.bias for layer in layers]),
             offset=self._integers([0, *np.cumsum(sizes)[:-1]]),
             is_tanh=self._integers([layer.tanh for layer in layers]),
             slope=self._numbers([layer.slope for layer in layers]),
             stored=_round_up(sum(sizes), self._lanes),
             tile=tile,
-            stride=tile | 1,  # odd: rows at a power of two apart would share few sets of the cache
+            stride=tile
+            | 1,  # odd: rows at a power of two apart would share few sets of the cache
         )
 
     def _describe_data(self, batches: Tensor | None) -> tuple[_Data, Any]:
@@ -178,7 +201,10 @@ class FusedEngine(FusedReplicas):
             return data, indices
         if self._packed is None:
             labels = self._y if self._own_labels else self._y[None]
-            self._packed = self._pack(self._x, ones=True), torch.stack([self._pack(y) for y in labels])
+            self._packed = (
+                self._pack(self._x, ones=True),
+                torch.stack([self._pack(y) for y in labels]),
+            )
         x_rows, y_rows = self._packed
         data.x_packed, data.y_packed = x_rows.data_ptr(), y_rows.data_ptr()
         data.stride = x_rows.shape[1] // self._lanes
@@ -220,8 +246,12 @@ def _refuse_unsuitable(
         raise Unsupported("the fused kernel has the mean squared error only")
     if type(optimizer) not in RULES:
         raise Unsupported(f"the fused kernel has no {type(optimizer).__name__}")
-    if x.dtype not in REALS or any(tensor.dtype != x.dtype for tensor in (y, *parameters)):
-        raise Unsupported("inputs, targets and weights are not all float32 or all float64")
+    if x.dtype not in REALS or any(
+        tensor.dtype != x.dtype for tensor in (y, *parameters)
+    ):
+        raise Unsupported(
+            "inputs, targets and weights are not all float32 or all float64"
+        )
     if any(tensor.device.type != "cpu" for tensor in (x, y, *parameters)):
         raise Unsupported("the fused kernel runs on the CPU only")
     if not all(parameter.requires_grad for parameter in parameters):
@@ -229,12 +259,16 @@ def _refuse_unsuitable(
     if len(parameters) != sum(1 + layer.bias for layer in layers):
         raise Unsupported("layers share their weights")
     if x.ndim != 2 or x.shape[1] != layers[0].inputs:
-        raise Unsupported(f"inputs of shape {tuple(x.shape)} are not (N, {layers[0].inputs})")
+        raise Unsupported(
+            f"inputs of shape {tuple(x.shape)} are not (N, {layers[0].inputs})"
+        )
     expected = (*([len(modules)] if own_labels else []), len(x), layers[-1].outputs)
     if tuple(y.shape) != expected:
         raise Unsupported(f"targets of shape {tuple(y.shape)} are not {expected}")
     if sum(parameter.numel() for parameter in parameters) > LARGEST_NETWORK:
-        raise Unsupported(f"with more than {LARGEST_NETWORK:,} parameters PyTorch is faster")
+        raise Unsupported(
+            f"with more than {LARGEST_NETWORK:,} parameters PyTorch is faster"
+        )
 
 
 def _round_up(value: int, multiple: int) -> int:

@@ -43,7 +43,11 @@ def read_layers(module: nn.Module) -> list[DenseLayer]:
     closed = True  # an activation needs a dense layer before it
     for name, part in _parts("", module):
         if isinstance(part, nn.Linear):
-            layers.append(DenseLayer(name, part.in_features, part.out_features, part.bias is not None))
+            layers.append(
+                DenseLayer(
+                    name, part.in_features, part.out_features, part.bias is not None
+                )
+            )
             closed = False
             continue
         if closed:
@@ -59,7 +63,10 @@ def _parts(prefix: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Leaves of nested `nn.Sequential` with their prefixes, without identities."""
     if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks:
         raise Unsupported(f"the module '{prefix or type(module).__name__}' has hooks")
-    if isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward:
+    if (
+        isinstance(module, nn.Sequential)
+        and type(module).forward is nn.Sequential.forward
+    ):
         for name, child in module._modules.items():
             if child is not None:
                 yield from _parts(f"{prefix}{name}.", child)
@@ -84,5 +91,9 @@ def kernel_matrices(module: nn.Module, layers: Sequence[DenseLayer]) -> list[Ten
     matrices = []
     for layer in layers:
         weight = named[f"{layer.name}weight"]
-        matrices.append(torch.cat([weight, named[f"{layer.name}bias"][:, None]], 1) if layer.bias else weight)
+        matrices.append(
+            torch.cat([weight, named[f"{layer.name}bias"][:, None]], 1)
+            if layer.bias
+            else weight
+        )
     return matrices

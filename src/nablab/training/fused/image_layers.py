@@ -45,7 +45,9 @@ class ImageLayer:
         """Number of weights, without biases."""
         if self.kind == POOLING:
             return 0
-        taps = self.kernel**2 if self.kind == CONVOLUTION else math.prod(self.inputs[1:])
+        taps = (
+            self.kernel**2 if self.kind == CONVOLUTION else math.prod(self.inputs[1:])
+        )
         return self.outputs[0] * self.inputs[0] * taps
 
     @property
@@ -71,7 +73,9 @@ def read_image_layers(module: nn.Module, shape: Sequence[int]) -> list[ImageLaye
     for name, part in _parts("", module):
         if isinstance(part, nn.ReLU):
             if not layers or layers[-1].relu or layers[-1].kind == POOLING:
-                raise Unsupported("a ReLU does not follow a convolution or a linear layer")
+                raise Unsupported(
+                    "a ReLU does not follow a convolution or a linear layer"
+                )
             layers[-1] = dataclasses.replace(layers[-1], relu=True)
             continue
         if isinstance(part, nn.Flatten):
@@ -92,7 +96,10 @@ def _parts(prefix: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Leaves of nested `nn.Sequential` with their prefixes, without identities."""
     if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks:
         raise Unsupported(f"the module '{prefix or type(module).__name__}' has hooks")
-    if isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward:
+    if (
+        isinstance(module, nn.Sequential)
+        and type(module).forward is nn.Sequential.forward
+    ):
         for name, child in module._modules.items():
             if child is not None:
                 yield from _parts(f"{prefix}{name}.", child)
@@ -109,28 +116,57 @@ def _layer(name: str, part: nn.Module, shape: Shape) -> ImageLayer:
         return _pooling(name, part, shape)
     assert isinstance(part, nn.Linear)
     if part.in_features != math.prod(shape):
-        raise Unsupported(f"a linear layer takes {part.in_features} inputs and gets {math.prod(shape)}")
-    return ImageLayer(DENSE, name, shape, (part.out_features, 1, 1), bias=part.bias is not None)
+        raise Unsupported(
+            f"a linear layer takes {part.in_features} inputs and gets {math.prod(shape)}"
+        )
+    return ImageLayer(
+        DENSE, name, shape, (part.out_features, 1, 1), bias=part.bias is not None
+    )
 
 
 def _convolution(name: str, part: nn.Conv2d, shape: Shape) -> ImageLayer:
     kernel, padding = part.kernel_size[0], part.padding[0]
-    plain = part.stride == part.dilation == (1, 1) and part.groups == 1 and part.padding_mode == "zeros"
+    plain = (
+        part.stride == part.dilation == (1, 1)
+        and part.groups == 1
+        and part.padding_mode == "zeros"
+    )
     square = part.kernel_size == (kernel, kernel) and part.padding == (padding, padding)
     if not (plain and square) or not isinstance(padding, int) or padding >= kernel:
-        raise Unsupported("it has square convolutions of stride 1 only, padded by less than the kernel")
+        raise Unsupported(
+            "it has square convolutions of stride 1 only, padded by less than the kernel"
+        )
     if part.in_channels != shape[0]:
-        raise Unsupported(f"a convolution takes {part.in_channels} channels and gets {shape[0]}")
-    outputs = (part.out_channels, *(side + 2 * padding - kernel + 1 for side in shape[1:]))
+        raise Unsupported(
+            f"a convolution takes {part.in_channels} channels and gets {shape[0]}"
+        )
+    outputs = (
+        part.out_channels,
+        *(side + 2 * padding - kernel + 1 for side in shape[1:]),
+    )
     if min(outputs) < 1:
         raise Unsupported("a convolution leaves no pixel")
-    return ImageLayer(CONVOLUTION, name, shape, outputs, kernel, padding, part.bias is not None)  # type: ignore[arg-type]
+    return ImageLayer(
+        CONVOLUTION, name, shape, outputs, kernel, padding, part.bias is not None
+    )  # type: ignore[arg-type]
 
 
 def _pooling(name: str, part: nn.MaxPool2d, shape: Shape) -> ImageLayer:
     kernel = part.kernel_size
-    known = isinstance(kernel, int) and part.stride == kernel and part.padding == 0 and part.dilation == 1
-    if not known or part.ceil_mode or part.return_indices or min(shape[1:]) < int(kernel):  # type: ignore[arg-type]
+    known = (
+        isinstance(kernel, int)
+        and part.stride == kernel
+        and part.padding == 0
+        and part.dilation == 1
+    )
+    if (
+        not known
+        or part.ceil_mode
+        or part.return_indices
+        or min(shape[1:]) < int(kernel)
+    ):  # type: ignore[arg-type]
         raise Unsupported("it has max pooling of windows side by side only")
     size = int(kernel)  # type: ignore[arg-type]
-    return ImageLayer(POOLING, name, shape, (shape[0], shape[1] // size, shape[2] // size), size)
+    return ImageLayer(
+        POOLING, name, shape, (shape[0], shape[1] // size, shape[2] // size), size
+    )

@@ -33,19 +33,27 @@ TILES = (4, 2, 1)  # vectors of samples, as images.c has them
 # Beyond, the matrix products of dense layers take most of the time, and PyTorch's are better.
 LARGEST_NETWORK = 2_000_000
 
-_PARTS = 2  # a batch is computed in as many parts; so many threads can share one replica
+_PARTS = (
+    2  # a batch is computed in as many parts; so many threads can share one replica
+)
 _INT, _POINTER = ctypes.c_int64, ctypes.c_void_p
 _BYTES = 256
 
 
 _Layer = structure(
     "_Layer",
-    *((name, _INT) for name in ("kind", "kernel", "padding", "relu", "weights", "bias")),
+    *(
+        (name, _INT)
+        for name in ("kind", "kernel", "padding", "relu", "weights", "bias")
+    ),
     *((name, _INT) for name in ("channels", "height", "width")),
 )
 _Network = structure(
     "_Network",
-    *((name, _INT) for name in ("layers", "stored", "tile", "channels", "height", "width", "basis")),
+    *(
+        (name, _INT)
+        for name in ("layers", "stored", "tile", "channels", "height", "width", "basis")
+    ),
     ("layer", _POINTER),
 )
 _Data = structure(
@@ -57,7 +65,9 @@ _Data = structure(
 )
 
 
-_Basis = structure("_Basis", ("size", _INT), ("parameters", _POINTER), ("factors", _POINTER))
+_Basis = structure(
+    "_Basis", ("size", _INT), ("parameters", _POINTER), ("factors", _POINTER)
+)
 
 
 class FusedImageEngine(FusedLayers):
@@ -96,14 +106,20 @@ class FusedImageEngine(FusedLayers):
         self._layers = read_image_layers(modules[0], x.shape[1:])
         parameter = next(modules[0].parameters())
         shape = x.shape[1:]
-        refuse_unsuitable(self._layers, modules, x, y, loss, optimizer, own_labels, inputs, shape)
+        refuse_unsuitable(
+            self._layers, modules, x, y, loss, optimizer, own_labels, inputs, shape
+        )
         if inputs.bfloat16 and not inputs.automatic:
             raise Unsupported("it computes in the precision of the weights")
         if sum(layer.parameters for layer in self._layers) > LARGEST_NETWORK:
-            raise Unsupported(f"with more than {LARGEST_NETWORK:,} parameters PyTorch is faster")
+            raise Unsupported(
+                f"with more than {LARGEST_NETWORK:,} parameters PyTorch is faster"
+            )
         self._real = parameter.dtype
         self._prepare = inputs.prepare
-        self._table = None if self._prepare is None else _table(self._prepare, x, self._real)
+        self._table = (
+            None if self._prepare is None else _table(self._prepare, x, self._real)
+        )
         if self._table is None and x.dtype != self._real:
             raise Unsupported("inputs and weights differ in their dtype")
         optimizer.check_replicas(len(modules))
@@ -115,11 +131,20 @@ class FusedImageEngine(FusedLayers):
         size = sum(layer.parameters for layer in self._layers)
         self._stored = -(-size // self._lanes) * self._lanes
         self._shape = tuple(x.shape[1:])
-        self._network, self._kept_layers = self._describe_network(parameter.element_size())
+        self._network, self._kept_layers = self._describe_network(
+            parameter.element_size()
+        )
         self._optimizer = OptimizerNumbers(optimizer, self.replicas)
-        self._x, self._y, self._own_labels = x.detach().contiguous(), y.detach().contiguous(), own_labels
+        self._x, self._y, self._own_labels = (
+            x.detach().contiguous(),
+            y.detach().contiguous(),
+            own_labels,
+        )
         self._basis: tuple[Tensor, Tensor] | None = None
-        flat = [nn.utils.parameters_to_vector(module.parameters()).detach() for module in modules]
+        flat = [
+            nn.utils.parameters_to_vector(module.parameters()).detach()
+            for module in modules
+        ]
         self._hold(torch.stack(flat), self._stored)
 
     def advance(self, rates: FloatArray, batches: Tensor | None) -> FloatArray:
@@ -133,18 +158,26 @@ class FusedImageEngine(FusedLayers):
     def predict(self, x: Tensor) -> Tensor:
         """See `Engine.predict`."""
         if tuple(x.shape[1:]) != self._shape:
-            raise UsageError(f"The network takes samples of shape {self._shape}, got {tuple(x.shape[1:])}.")
+            raise UsageError(
+                f"The network takes samples of shape {self._shape}, got {tuple(x.shape[1:])}."
+            )
         stored = x.detach()
         if self._prepare is not None and x.dtype != torch.uint8:
             stored = self._prepare(stored)
         if self._prepare is None or x.dtype != torch.uint8:
             stored = stored.to(self._real)
         stored = stored.contiguous()
-        data, kept = self._describe_data(stored, torch.zeros(1, dtype=torch.int64), None)
+        data, kept = self._describe_data(
+            stored, torch.zeros(1, dtype=torch.int64), None
+        )
         basis = _Basis(size=0)
         if self._basis is not None:
             rows, factors = self._basis
-            basis.size, basis.parameters, basis.factors = len(rows), rows.data_ptr(), factors.data_ptr()
+            basis.size, basis.parameters, basis.factors = (
+                len(rows),
+                rows.data_ptr(),
+                factors.data_ptr(),
+            )
         self._network.basis = basis.size
         return self._outputs(data, len(x), (kept, self._basis), ctypes.byref(basis))
 
@@ -196,7 +229,9 @@ class FusedImageEngine(FusedLayers):
                 break
         return network, rows
 
-    def _describe_data(self, x: Tensor, y: Tensor, batches: Tensor | None) -> tuple[Any, Any]:
+    def _describe_data(
+        self, x: Tensor, y: Tensor, batches: Tensor | None
+    ) -> tuple[Any, Any]:
         data = _Data(samples=len(x), own_labels=self._own_labels, labels=y.data_ptr())
         if self._table is not None and x.dtype == torch.uint8:
             data.bytes, data.table = x.data_ptr(), self._table.data_ptr()
@@ -221,7 +256,9 @@ def _table(prepare: Prepare, x: Tensor, real: torch.dtype) -> Tensor:
     columns = values.view(-1, *[1] * (x.ndim - 1)).expand(_BYTES, *x.shape[1:])
     ready = prepare(columns.contiguous())
     if ready.shape != columns.shape or ready.dtype != real:
-        raise Unsupported("the prepared samples have another shape or another dtype than the weights")
+        raise Unsupported(
+            "the prepared samples have another shape or another dtype than the weights"
+        )
     table = ready.reshape(_BYTES, x.shape[1], -1)[:, :, 0].T.contiguous()
     places = torch.arange(len(table)).view(-1, *[1] * (x.ndim - 2))
     probe = torch.cat([columns.flip(0)[:1], sample, x[-1:], columns[7:9]])

@@ -11,7 +11,11 @@ from torch import Tensor, nn
 
 from nablab.threads import engine_threads
 from nablab.training.engine import NOT_COUNTED, Loss, Unsupported
-from nablab.training.fused.image_layers import CONVOLUTION, ImageLayer, read_image_layers
+from nablab.training.fused.image_layers import (
+    CONVOLUTION,
+    ImageLayer,
+    read_image_layers,
+)
 from nablab.training.fused.optimizer import REALS, RULES
 from nablab.training.fused.replicas import FusedReplicas
 from nablab.training.inputs import Inputs
@@ -42,7 +46,9 @@ class FusedLayers(FusedReplicas):
             shape: tuple[int, ...] = (outputs, layer.weights // outputs)
             if layer.kind == CONVOLUTION:
                 shape = (outputs, inputs, layer.kernel, layer.kernel)
-            named[f"{layer.name}weight"] = flat[:, : layer.weights].reshape(self.replicas, *shape)
+            named[f"{layer.name}weight"] = flat[:, : layer.weights].reshape(
+                self.replicas, *shape
+            )
             if layer.bias:
                 named[f"{layer.name}bias"] = flat[:, layer.weights :].clone()
             start += layer.parameters
@@ -53,7 +59,12 @@ class FusedLayers(FusedReplicas):
 
         ``kept`` is what the samples' structure points to: the threads hold it.
         """
-        outputs = torch.empty(self.replicas, samples, self._layers[-1].outputs[0], dtype=self._weights.dtype)
+        outputs = torch.empty(
+            self.replicas,
+            samples,
+            self._layers[-1].outputs[0],
+            dtype=self._weights.dtype,
+        )
         ticket = _INT(0)
 
         def work(space: int, _held: Any = (kept, more)) -> None:
@@ -103,7 +114,10 @@ def refuse_unsuitable(
         raise Unsupported(f"the fused kernel has no {type(optimizer).__name__}")
     if inputs.augment is not None:
         raise Unsupported("the samples are to be augmented")
-    if any(p.dtype != parameters[0].dtype for p in parameters) or parameters[0].dtype not in REALS:
+    if (
+        any(p.dtype != parameters[0].dtype for p in parameters)
+        or parameters[0].dtype not in REALS
+    ):
         raise Unsupported("the weights are not all float32 or all float64")
     if any(tensor.device.type != "cpu" for tensor in (x, y, *parameters)):
         raise Unsupported("the fused kernel runs on the CPU only")
@@ -111,12 +125,16 @@ def refuse_unsuitable(
         raise Unsupported("some parameters of the network do not train")
     if sum(p.numel() for p in parameters) != sum(layer.parameters for layer in layers):
         raise Unsupported("layers share their weights")
-    _refuse_labels(y, (*([len(modules)] if own_labels else []), len(x)), layers[-1].outputs[0])
+    _refuse_labels(
+        y, (*([len(modules)] if own_labels else []), len(x)), layers[-1].outputs[0]
+    )
 
 
 def _refuse_labels(y: Tensor, expected: tuple[int, ...], classes: int) -> None:
     if y.dtype != torch.int64 or tuple(y.shape) != expected:
-        raise Unsupported(f"labels of {y.dtype} and shape {tuple(y.shape)} are not int64 {expected}")
+        raise Unsupported(
+            f"labels of {y.dtype} and shape {tuple(y.shape)} are not int64 {expected}"
+        )
     counted = y[y != NOT_COUNTED]
     if counted.numel() and not 0 <= int(counted.min()) <= int(counted.max()) < classes:
         raise Unsupported(f"labels are not all from 0 to {classes - 1}")

@@ -37,8 +37,12 @@ class OptimizerNumbers:
     """
 
     def __init__(self, spec: Specification, replicas: int) -> None:
-        values = {field.name: getattr(spec, field.name) for field in dataclasses.fields(spec)}
-        first, second = values.get("betas", (values.get("momentum", 0.0), values.get("smoothing", 0.0)))
+        values = {
+            field.name: getattr(spec, field.name) for field in dataclasses.fields(spec)
+        }
+        first, second = values.get(
+            "betas", (values.get("momentum", 0.0), values.get("smoothing", 0.0))
+        )
         numbers = {
             "learning_rate": values["learning_rate"],
             "weight_decay": values["weight_decay"],
@@ -46,7 +50,9 @@ class OptimizerNumbers:
             "first_decay": first,
             "second_decay": second,
         }
-        self._arrays = {name: _one_each(value, replicas) for name, value in numbers.items()}
+        self._arrays = {
+            name: _one_each(value, replicas) for name, value in numbers.items()
+        }
         self._structure = _Optimizer(
             rule=RULES[type(spec)],
             nesterov=values.get("nesterov", False),
@@ -59,6 +65,8 @@ class OptimizerNumbers:
         return ctypes.addressof(self._structure)
 
 
-def _one_each(value: Number, replicas: int) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+def _one_each(
+    value: Number, replicas: int
+) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
     """One float64 per replica."""
     return np.array(np.broadcast_to(np.asarray(value, dtype=np.float64), (replicas,)))

@@ -69,7 +69,9 @@ class FusedReplicas:
         self._active = torch.ones(len(flat), dtype=torch.bool)
         self._scratch: list[Tensor] = []
 
-    def _train(self, rates: FloatArray, data: Any, kept: Any, threads: int) -> FloatArray:
+    def _train(
+        self, rates: FloatArray, data: Any, kept: Any, threads: int
+    ) -> FloatArray:
         """Take ``len(rates)`` steps and return the losses (steps, K).
 
         Args:
@@ -103,7 +105,10 @@ class FusedReplicas:
         # The threads hold the job, and so this memory, even if an interrupt ends this call before them.
         job.kept = self, rates, losses, finished, held, data, kept
         reference = ctypes.byref(job)
-        self._work(threads, lambda space: self._library.nablab_advance(reference, _POINTER(space)))
+        self._work(
+            threads,
+            lambda space: self._library.nablab_advance(reference, _POINTER(space)),
+        )
         return losses
 
     def _work(self, threads: int, task: Callable[[int], object]) -> None:
@@ -116,7 +121,9 @@ class FusedReplicas:
         missing = threads - len(self._scratch)
         self._scratch += [torch.zeros(size, dtype=torch.uint8) for _ in range(missing)]
 
-        def work(space: Tensor) -> None:  # holds its memory, even if an interrupt ends this call before it
+        def work(
+            space: Tensor,
+        ) -> None:  # holds its memory, even if an interrupt ends this call before it
             task(space.data_ptr())
 
         spaces = self._scratch[:threads]
@@ -139,11 +146,17 @@ class FusedReplicas:
         """See `Engine.state`."""
         flat = {"weights": self._weights, "first": self._first, "second": self._second}
         exact = {"taken": self._taken.clone(), "active": self._active.clone()}
-        return {name: tensor[:, : self._size].clone() for name, tensor in flat.items()} | exact
+        return {
+            name: tensor[:, : self._size].clone() for name, tensor in flat.items()
+        } | exact
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """See `Engine.load_state`."""
-        for name, tensor in (("weights", self._weights), ("first", self._first), ("second", self._second)):
+        for name, tensor in (
+            ("weights", self._weights),
+            ("first", self._first),
+            ("second", self._second),
+        ):
             tensor[:, : self._size] = state[name]
         self._taken.copy_(state["taken"])
         self._active.copy_(state["active"])

@@ -19,7 +19,9 @@ class Encoder(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.layer = nn.TransformerEncoderLayer(2, 1, 2, batch_first=True, norm_first=True)
+        self.layer = nn.TransformerEncoderLayer(
+            2, 1, 2, batch_first=True, norm_first=True
+        )
         self.head = nn.Linear(2, 2)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -35,7 +37,9 @@ class Masked(nn.Module):
         self.head = nn.Linear(2, 2)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        return self.head(self.attention(x, x, x, attn_mask=mask, need_weights=False)[0].mean(1))
+        return self.head(
+            self.attention(x, x, x, attn_mask=mask, need_weights=False)[0].mean(1)
+        )
 
 
 def masked() -> tuple[Tensor, Tensor, Tensor]:
@@ -60,7 +64,9 @@ def bert(attention: str) -> nn.Module:
         vocab_size=TOKENS, hidden_size=3, num_hidden_layers=1, num_attention_heads=1, intermediate_size=2,
         max_position_embeddings=STEPS, type_vocab_size=1, initializer_range=0.5,
     )  # fmt: skip
-    return BertForSequenceClassification._from_config(config, attn_implementation=attention).eval()
+    return BertForSequenceClassification._from_config(
+        config, attn_implementation=attention
+    ).eval()
 
 
 def texts() -> list[dict[str, Tensor]]:
@@ -77,14 +83,18 @@ def texts() -> list[dict[str, Tensor]]:
 def sentences() -> dict[str, Tensor]:
     mask = torch.ones(4, STEPS, dtype=torch.long)
     mask[0, 3:] = mask[2, 4:] = 0
-    tokens = torch.randint(1, TOKENS, (4, STEPS))  # 0 is BERT's padding: it has no gradient
+    tokens = torch.randint(
+        1, TOKENS, (4, STEPS)
+    )  # 0 is BERT's padding: it has no gradient
     return {"input_ids": tokens, "attention_mask": mask, "labels": torch.arange(4) % 2}
 
 
 def next_token_loss(model: nn.Module, batch: dict[str, Any]) -> Tensor:
     """What GPT's own loss is, without its cast of the outputs to float32."""
     outputs = model(input_ids=batch["input_ids"]).logits
-    return F.cross_entropy(outputs[:, :-1].flatten(0, 1), batch["labels"][:, 1:].flatten())
+    return F.cross_entropy(
+        outputs[:, :-1].flatten(0, 1), batch["labels"][:, 1:].flatten()
+    )
 
 
 def own_loss(model: nn.Module, batch: dict[str, Any]) -> Tensor:

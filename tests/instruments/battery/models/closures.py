@@ -62,7 +62,11 @@ class TwoHeads(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.body, self.size, self.kind = nn.Linear(3, 2), nn.Linear(2, 1), nn.Linear(2, 2)
+        self.body, self.size, self.kind = (
+            nn.Linear(3, 2),
+            nn.Linear(2, 1),
+            nn.Linear(2, 2),
+        )
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         hidden = torch.tanh(self.body(x))
@@ -71,7 +75,9 @@ class TwoHeads(nn.Module):
 
 def both_losses(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
     outputs = model(batch["x"])
-    return F.mse_loss(outputs["size"], batch["size"]) + F.cross_entropy(outputs["kind"], batch["kind"])
+    return F.mse_loss(outputs["size"], batch["size"]) + F.cross_entropy(
+        outputs["kind"], batch["kind"]
+    )
 
 
 def _examples() -> dict[str, Any]:
@@ -82,7 +88,11 @@ _OUTPUTS = {"input_sensitivity": EITHER}
 
 ROWS = {
     "variational autoencoder": Model(
-        build=Autoencoder, data=_examples, loss=Closure(evidence_bound), sample=rows_of, answers=_OUTPUTS
+        build=Autoencoder,
+        data=_examples,
+        loss=Closure(evidence_bound),
+        sample=rows_of,
+        answers=_OUTPUTS,
     ),
     "variational autoencoder, seeded": Model(
         build=Autoencoder,
@@ -101,7 +111,11 @@ ROWS = {
     ),
     "mapping of outputs": Model(
         build=TwoHeads,
-        data=lambda: {"x": torch.randn(5, 3), "size": torch.randn(5, 1), "kind": torch.arange(5) % 2},
+        data=lambda: {
+            "x": torch.randn(5, 3),
+            "size": torch.randn(5, 1),
+            "kind": torch.arange(5) % 2,
+        },
         loss=Closure(both_losses),
         sample=rows_of,
         answers=_OUTPUTS,

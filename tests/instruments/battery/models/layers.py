@@ -14,7 +14,10 @@ def dense() -> nn.Module:
 
 def regression() -> list[tuple[Tensor, Tensor]]:
     """A ragged pair of batches."""
-    return [(torch.randn(5, 3), torch.randn(5, 2)), (torch.randn(2, 3), torch.randn(2, 2))]
+    return [
+        (torch.randn(5, 3), torch.randn(5, 2)),
+        (torch.randn(2, 3), torch.randn(2, 2)),
+    ]
 
 
 def classification() -> tuple[Tensor, Tensor]:
@@ -22,7 +25,9 @@ def classification() -> tuple[Tensor, Tensor]:
 
 
 def convolutional() -> nn.Module:
-    network = nn.Sequential(nn.Conv2d(1, 2, 2), nn.BatchNorm2d(2), nn.Tanh(), nn.Flatten(), nn.Linear(8, 2))
+    network = nn.Sequential(
+        nn.Conv2d(1, 2, 2), nn.BatchNorm2d(2), nn.Tanh(), nn.Flatten(), nn.Linear(8, 2)
+    )
     network(torch.randn(9, 1, 3, 3))  # running statistics of its own
     return network.eval()
 
@@ -60,7 +65,10 @@ class WithEmpty(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.down, self.up = nn.Parameter(torch.zeros(0, 3)), nn.Parameter(torch.zeros(2, 0))
+        self.down, self.up = (
+            nn.Parameter(torch.zeros(0, 3)),
+            nn.Parameter(torch.zeros(2, 0)),
+        )
         self.layer = nn.Linear(3, 2)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -161,16 +169,31 @@ def half(dtype: torch.dtype, measured: torch.dtype | None) -> Model:
 ROWS = {
     "dense": Model(build=dense, data=regression, sample=rows_of, matchable=True),
     "dense, in float32": Model(
-        build=dense, data=regression, sample=rows_of, matchable=True, dtype=None, tolerance=2e-3
+        build=dense,
+        data=regression,
+        sample=rows_of,
+        matchable=True,
+        dtype=None,
+        tolerance=2e-3,
     ),
     "convolution, batch norm": Model(
-        build=convolutional, data=images, loss="cross_entropy", sample=rows_of, matchable=True
+        build=convolutional,
+        data=images,
+        loss="cross_entropy",
+        sample=rows_of,
+        matchable=True,
     ),
     "frozen part": Model(build=Frozen, data=regression, sample=rows_of),
     "parameter without axes": Model(build=Scaled, data=regression, sample=rows_of),
-    "parameter without elements": Model(build=WithEmpty, data=regression, sample=rows_of),
+    "parameter without elements": Model(
+        build=WithEmpty, data=regression, sample=rows_of
+    ),
     "embedding": Model(
-        build=Embedded, data=sentences, loss="cross_entropy", sample=rows_of, token_inputs=True
+        build=Embedded,
+        data=sentences,
+        loss="cross_entropy",
+        sample=rows_of,
+        token_inputs=True,
     ),
     "embedding, sparse": Model(
         build=lambda: Embedded(sparse=True),
@@ -187,7 +210,11 @@ ROWS = {
         token_inputs=True,
     ),
     "embedding bag": Model(
-        build=Bag, data=sentences, loss="cross_entropy", sample=rows_of, token_inputs=True
+        build=Bag,
+        data=sentences,
+        loss="cross_entropy",
+        sample=rows_of,
+        token_inputs=True,
     ),
     "graph network": Model(
         build=Graph,
@@ -196,8 +223,12 @@ ROWS = {
         answers={"gradient_norm per sample": REFUSAL, "input_sensitivity": REFUSAL},
     ),
     "distances": Model(build=Distances, data=regression, sample=rows_of),
-    "complex weights": Model(build=Complex, data=regression, sample=rows_of, answer=EITHER),
-    "float32 and float64": Model(build=MixedPrecision, data=regression, sample=rows_of, answer=EITHER),
+    "complex weights": Model(
+        build=Complex, data=regression, sample=rows_of, answer=EITHER
+    ),
+    "float32 and float64": Model(
+        build=MixedPrecision, data=regression, sample=rows_of, answer=EITHER
+    ),
     "bfloat16": half(torch.bfloat16, None),
     "float16": half(torch.float16, None),
     "bfloat16, measured in float64": half(torch.bfloat16, torch.float64),

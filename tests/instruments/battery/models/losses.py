@@ -20,7 +20,12 @@ def penalized(model: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
 
 
 def _penalty(model: nn.Module) -> Tensor:
-    return 0.1 * torch.stack([parameter.square().sum() for parameter in model.parameters()]).sum()
+    return (
+        0.1
+        * torch.stack(
+            [parameter.square().sum() for parameter in model.parameters()]
+        ).sum()
+    )
 
 
 def penalized_plainly(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
@@ -117,7 +122,10 @@ ROWS = {
         matchable=True,
     ),
     "mean over a batch's rows": Model(
-        build=LogSoftmax, data=distributions, loss=nn.KLDivLoss(reduction="batchmean"), sample=rows_of
+        build=LogSoftmax,
+        data=distributions,
+        loss=nn.KLDivLoss(reduction="batchmean"),
+        sample=rows_of,
     ),
     "ignored targets": Model(
         build=dense,

@@ -38,7 +38,9 @@ class Packing(nn.Module):
         self.enforce_sorted = enforce_sorted
 
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
-        packed = pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=self.enforce_sorted)
+        packed = pack_padded_sequence(
+            x, lengths, batch_first=True, enforce_sorted=self.enforce_sorted
+        )
         return self.head(self.recurrent(packed)[1][-1])
 
 
@@ -59,7 +61,11 @@ def sequences(batch_first: bool) -> tuple[Tensor, Tensor]:
 
 
 def padded() -> tuple[Tensor, Tensor, Tensor]:
-    return torch.randn(SEQUENCES, STEPS, 2), torch.tensor([3, 3, 2, 1]), torch.arange(SEQUENCES) % 2
+    return (
+        torch.randn(SEQUENCES, STEPS, 2),
+        torch.tensor([3, 3, 2, 1]),
+        torch.arange(SEQUENCES) % 2,
+    )
 
 
 def packed() -> tuple[PackedSequence, Tensor]:
@@ -72,7 +78,11 @@ def packed_loss(model: nn.Module, batch: Any) -> Tensor:
 
 
 def _layout(kind: type[nn.RNNBase], batch_first: bool) -> Model:
-    time_first = {} if batch_first else {"gradient_norm per sample": REFUSAL, "input_sensitivity": EITHER}
+    time_first = (
+        {}
+        if batch_first
+        else {"gradient_norm per sample": REFUSAL, "input_sensitivity": EITHER}
+    )
     return Model(
         build=lambda: Recurrent(kind, batch_first),
         data=lambda: sequences(batch_first),

@@ -17,7 +17,11 @@ from tests.instruments.battery.models.layers import (
 from tests.instruments.battery.models.reparametrized import _spectral_norm
 
 # They look at weights, at inputs or at a step that the user takes: not at the loss.
-_WEIGHTS_ALONE = {"trajectory_pca": VALUE, "match_units": EITHER, "GradientMonitor": VALUE}
+_WEIGHTS_ALONE = {
+    "trajectory_pca": VALUE,
+    "match_units": EITHER,
+    "GradientMonitor": VALUE,
+}
 
 
 class StochasticDepth(nn.Module):

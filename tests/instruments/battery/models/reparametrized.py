@@ -13,7 +13,12 @@ from tests.instruments.battery.models.layers import images, regression
 
 def _weight_norm(parametrized: bool) -> nn.Module:
     normalize = new.weight_norm if parametrized else nn.utils.weight_norm
-    return nn.Sequential(normalize(nn.Conv2d(1, 2, 2)), nn.Tanh(), nn.Flatten(), normalize(nn.Linear(8, 2)))
+    return nn.Sequential(
+        normalize(nn.Conv2d(1, 2, 2)),
+        nn.Tanh(),
+        nn.Flatten(),
+        normalize(nn.Linear(8, 2)),
+    )
 
 
 def _spectral_norm(parametrized: bool) -> nn.Module:
@@ -68,18 +73,28 @@ class Checkpointed(nn.Module):
 
 ROWS = {
     "weight norm, hook": Model(
-        build=lambda: _weight_norm(False), data=images, loss="cross_entropy", sample=rows_of
+        build=lambda: _weight_norm(False),
+        data=images,
+        loss="cross_entropy",
+        sample=rows_of,
     ),
     "weight norm, parametrization": Model(
-        build=lambda: _weight_norm(True), data=images, loss="cross_entropy", sample=rows_of
+        build=lambda: _weight_norm(True),
+        data=images,
+        loss="cross_entropy",
+        sample=rows_of,
     ),
-    "spectral norm, hook": Model(build=lambda: _spectral_norm(False), data=regression, sample=rows_of),
+    "spectral norm, hook": Model(
+        build=lambda: _spectral_norm(False), data=regression, sample=rows_of
+    ),
     "spectral norm, parametrization": Model(
         build=lambda: _spectral_norm(True), data=regression, sample=rows_of
     ),
     "shared by alias": Model(build=Alias, data=regression, sample=rows_of),
     "shared by tying": Model(build=Tied, data=regression, sample=rows_of),
-    "checkpointed": Model(build=lambda: Checkpointed(False), data=regression, sample=rows_of),
+    "checkpointed": Model(
+        build=lambda: Checkpointed(False), data=regression, sample=rows_of
+    ),
     "checkpointed, reentrant": Model(
         build=lambda: Checkpointed(True), data=regression, sample=rows_of, answer=EITHER
     ),

@@ -68,7 +68,9 @@ class Hooked(nn.Module):
         super().__init__()
         self.network = dense()
         self.network[0].register_forward_hook(lambda module, inputs, output: None)
-        self.network[2].register_full_backward_hook(lambda module, inputs, outputs: None)
+        self.network[2].register_full_backward_hook(
+            lambda module, inputs, outputs: None
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return self.network(x)
@@ -80,12 +82,16 @@ def compiled() -> nn.Module:
 
 def shuffled() -> DataLoader[tuple[Tensor, ...]]:
     """Reading it draws from PyTorch's generator."""
-    return DataLoader(TensorDataset(torch.randn(6, 3), torch.randn(6, 2)), batch_size=6, shuffle=True)
+    return DataLoader(
+        TensorDataset(torch.randn(6, 3), torch.randn(6, 2)), batch_size=6, shuffle=True
+    )
 
 
 ROWS = {
     "features kept": Model(build=KeepsFeatures, data=regression, sample=rows_of),
-    "unregistered layers": Model(build=Unregistered, data=regression, sample=rows_of, answer=EITHER),
+    "unregistered layers": Model(
+        build=Unregistered, data=regression, sample=rows_of, answer=EITHER
+    ),
     "unregistered layers, in float32": Model(
         build=Unregistered,
         data=regression,
@@ -99,9 +105,14 @@ ROWS = {
             "interpolate": REFUSAL,  # two models that differ in what is no parameter
         },
     ),
-    "tensor that is no buffer": Model(build=PlainTensor, data=regression, sample=rows_of, answer=EITHER),
+    "tensor that is no buffer": Model(
+        build=PlainTensor, data=regression, sample=rows_of, answer=EITHER
+    ),
     "input changed in place": Model(
-        build=InPlace, data=regression, sample=rows_of, answers={"input_sensitivity": EITHER}
+        build=InPlace,
+        data=regression,
+        sample=rows_of,
+        answers={"input_sensitivity": EITHER},
     ),
     "hooks": Model(build=Hooked, data=regression, sample=rows_of),
     "compiled": Model(
@@ -111,5 +122,7 @@ ROWS = {
         answer=EITHER,
         answers={"match_units": REFUSAL},
     ),
-    "shuffling loader": Model(build=dense, data=shuffled, sample=rows_of, matchable=True),
+    "shuffling loader": Model(
+        build=dense, data=shuffled, sample=rows_of, matchable=True
+    ),
 }

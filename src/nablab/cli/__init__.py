@@ -1,0 +1,1 @@
+"""All that the terminal shows: the commands, the live table, tables and messages."""

@@ -1,0 +1,247 @@
+"""Commands on experiments: ``list``, ``show`` and ``run``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import Parameter
+from rich.table import Table
+from rich.text import Text
+
+from nablab.cli.app import (
+    DONE,
+    FAILED,
+    INTERRUPTED,
+    Json,
+    StoreOption,
+    app,
+    errors,
+    output,
+    say_failure,
+)
+from nablab.cli.streams import print_json
+from nablab.errors import UsageError
+
+if TYPE_CHECKING:
+    from nablab.lab.runner import Plan
+    from nablab.runs import Run
+
+
+@app.command(name="list")
+def list_experiments(*, as_json: Json = False) -> int:
+    """List the experiments."""
+    from nablab import catalogue
+
+    entries = catalogue.scan().values()
+    if as_json:
+        print_json(
+            [
+                {"name": e.name, "question": e.question, "error": e.error}
+                for e in entries
+            ]
+        )
+        return DONE
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True, style="bold")
+    for entry in entries:
+        table.add_row(
+            entry.name, Text(entry.question, style="red" if entry.error else "")
+        )
+    output.print(table)
+    output.print(
+        "\n'nablab show NAME' explains one; 'nablab run NAME' runs it.", style="dim"
+    )
+    return DONE
+
+
+@app.command
+def show(name: str, /, *, as_json: Json = False) -> int:
+    """Explain an experiment: its question, theory, claims, presets and settings.
+
+    Args:
+        name: The experiment; 'nablab list' names them.
+    """
+    from nablab import catalogue
+    from nablab.cli.showing import experiment_facts, print_experiment
+
+    experiment = catalogue.find(name)
+    if as_json:
+        print_json(experiment_facts(experiment))
+    else:
+        print_experiment(output, experiment)
+    return DONE
+
+
+@app.command
+def run(
+    *tokens: Annotated[str, Parameter(name="NAME... [key=value ...]")],
+    preset: str = "standard",
+    seeds: int | None = None,
+    device: str = "cpu",
+    replicas: str = "auto",
+    jobs: int | Literal["auto"] = "auto",
+    model: str | None = None,
+    every: Annotated[bool, Parameter(name="--all", negative="")] = False,
+    dry_run: Annotated[bool, Parameter(negative="")] = False,
+    fresh: Annotated[bool, Parameter(negative="")] = False,
+    quiet: Annotated[bool, Parameter(negative="")] = False,
+    keep_weights: str = "4MB",
+    as_json: Json = False,
+    store: StoreOption = None,
+) -> int:
+    """Run experiments, or what is still missing of them, and write their reports.
+
+    Args:
+        tokens: Experiments, and settings such as steps=2_000; 'nablab show NAME' lists the settings.
+        preset: A named collection of settings: quick, standard, paper, or another that 'show' lists.
+        seeds: Number of seeds per condition [default: the preset's].
+        device: cpu, cuda or mps.
+        replicas: How the seeds of a condition are trained: auto, batched or sequential.
+        jobs: Number of worker processes, or auto: one more for each further core once a run with several
+            conditions lasts longer than 5 seconds. The numbers do not depend on it.
+        model: Your own network, package.module:factory or path/to/file.py:factory.
+        every: Run every experiment of the catalogue.
+        dry_run: Print the configuration, the trials, and a measured estimate of time and memory.
+        fresh: Forget the run's earlier trials first.
+        quiet: Print the verdicts only.
+        keep_weights: What the weights of trained networks may take in each trial, such as 20MB; 0 for none.
+    """
+    from nablab import runs
+
+    plans = _plans(
+        _named(tokens, every), preset, seeds, device, replicas, model, keep_weights
+    )
+    if dry_run:
+        return _dry_run(plans, as_json)
+    code = DONE
+    for plan in plans:
+        observer = _observer(quiet or as_json)
+        try:
+            done = runs.run_plan(
+                plan, store=store, jobs=jobs, observer=observer, fresh=fresh
+            )
+        finally:
+            observer.close()
+        state = done.state
+        _print_outcome(done, as_json=as_json)
+        if state == "interrupted":
+            errors.print(
+                "Stopped; everything finished is saved. Give the same command again to go on:"
+            )
+            errors.print(f"  {done.command}", markup=False, soft_wrap=True)
+            return INTERRUPTED
+        code = code if state == "done" else FAILED
+    return code
+
+
+def _named(tokens: Sequence[str], every: bool) -> Sequence[str]:
+    """The tokens, with the name of every experiment if that is asked for."""
+    if not every:
+        return tokens
+    from nablab import catalogue
+
+    if tokens:
+        raise UsageError(
+            f"--all runs every experiment with its preset; leave out {' '.join(tokens)}."
+        )
+    entries = catalogue.scan().values()
+    for entry in entries:
+        if entry.error:
+            errors.print(
+                f"Left out: {entry.name} cannot be imported: {entry.error}",
+                markup=False,
+            )
+    return [entry.name for entry in entries if not entry.error]
+
+
+def _plans(
+    tokens: Sequence[str],
+    preset: str,
+    seeds: int | None,
+    device: str,
+    replicas: str,
+    model: str | None,
+    keep_weights: str,
+) -> list[Plan]:
+    from nablab import catalogue
+    from nablab.runs import make_plan
+    from nablab.settings import configuration
+
+    names = [token for token in tokens if "=" not in token]
+    settings = [token for token in tokens if "=" in token]
+    if not names:
+        raise UsageError(
+            "Which experiment? 'nablab list' names them, such as: nablab run deep-vs-shallow"
+        )
+    if model is not None:
+        settings.append(f"model={model}")
+    plans = []
+    for name in names:
+        overrides = configuration.parse_overrides(catalogue.find(name), settings)
+        plans.append(
+            make_plan(
+                name,
+                preset=preset,
+                seeds=seeds,
+                device=device,
+                replicas=replicas,
+                keep_weights=keep_weights,
+                overrides=overrides,
+            )
+        )
+    return plans
+
+
+def _dry_run(plans: Sequence[Plan], as_json: bool) -> int:
+    from nablab.cli import live as terminal
+    from nablab.cli.showing import dry_run_facts, print_dry_run
+    from nablab.runs import rehearse
+
+    facts = []
+    for plan in plans:
+        with terminal.measuring(errors, plan) as say:
+            facts.append(dry_run_facts(plan, rehearse(plan, on_conditions=say)))
+    if as_json:
+        print_json(facts)
+    else:
+        for one in facts:
+            print_dry_run(output, one)
+    return DONE
+
+
+def _observer(quiet: bool) -> Any:
+    from nablab.cli import live as terminal
+
+    if quiet:
+        return terminal.Quiet(errors)
+    return (
+        terminal.LiveTable(output)
+        if output.is_terminal
+        else terminal.PlainLines(output)
+    )
+
+
+def _print_outcome(done: Run, *, as_json: bool) -> None:
+    from nablab.cli.live import print_verdicts
+
+    report_path = done.folder.path / "report.html"
+    if as_json:
+        verdicts = [verdict.to_dict() for verdict in done.verdicts]
+        print_json(
+            {
+                "experiment": done.experiment.name,
+                "run": done.folder.path.name,
+                "state": done.state,
+                "folder": str(done.folder.path),
+                "report": str(report_path) if report_path.exists() else None,
+                "messages": list(done.messages),
+                "verdicts": verdicts,
+            }
+        )
+        return
+    for message in done.messages:
+        say_failure(message)
+    print_verdicts(output, done.verdicts)
+    if report_path.exists():
+        output.print(f"\nReport: {report_path}", markup=False, soft_wrap=True)

@@ -1,0 +1,150 @@
+"""What an experiment is: one question, one file, a frozen dataclass."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from nablab.contract.claims import Claim, Reported
+from nablab.contract.conditions import Condition, Trial, Trials, grouped
+from nablab.contract.figure import Figure
+from nablab.contract.laboratory import Lab, Seeds
+from nablab.contract.records import Records
+from nablab.errors import UsageError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One question, one file. Subclasses are frozen dataclasses; the docstring is their page.
+
+    Class attributes that a subclass sets:
+        name: The name on the command line, in kebab case; made from the class name if not set.
+        batch_over: Factors whose levels may train in one batch; the trials of one call of `run` then differ
+            by them, too.
+        version: Raise it when a change of the code changes the results.
+        presets: Field overrides by name; every experiment has ``quick``, ``standard`` and ``paper``.
+            The key ``seeds`` sets the number of seeds of that preset.
+        claims: What is tested, the most important first.
+        reported: What others reported, a row each.
+        undecided: By preset: why some of its claims cannot be decided with its number of seeds.
+        exercises: Questions for a student, each one sentence or two.
+        references: Papers and courses, each one line.
+    """
+
+    name: ClassVar[str] = ""
+    version: ClassVar[int] = 1
+    batch_over: ClassVar[tuple[str, ...]] = ()
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "quick": {},
+        "standard": {},
+        "paper": {},
+    }
+    claims: ClassVar[tuple[Claim, ...]] = ()
+    reported: ClassVar[tuple[Reported, ...]] = ()
+    undecided: ClassVar[Mapping[str, str]] = {}
+    exercises: ClassVar[tuple[str, ...]] = ()
+    references: ClassVar[tuple[str, ...]] = ()
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "name" not in cls.__dict__:
+            cls.name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", cls.__name__).lower()
+
+    @classmethod
+    def question(cls) -> str:
+        """The first line of the docstring."""
+        return (cls.__doc__ or "").strip().split("\n", 1)[0]
+
+    def validate(self) -> None:
+        """Raise `nablab.errors.UsageError` for field values that make no sense together."""
+
+    def conditions(self) -> list[Condition]:
+        """The conditions to run, in the order in which reports show them."""
+        raise NotImplementedError(f"{type(self).__name__} must define conditions()")
+
+    def groups(self) -> list[tuple[Condition, ...]]:
+        """The conditions in groups that may train in one batch: the units of work."""
+        return grouped(self.conditions(), self.batch_over)
+
+    def run(self, trials: Trials, lab: Lab) -> None:
+        """Run these trials and keep the outcome of each with ``lab.record``."""
+        raise NotImplementedError(f"{type(self).__name__} must define run()")
+
+    def network_of(self, condition: Condition) -> nn.Module:
+        """Build a fresh network of a condition, for `nablab.runs.Run.model` to put kept weights into.
+
+        Optional. It has the names and shapes of what ``lab.train`` was given, whatever its own weights are.
+
+        Raises:
+            UsageError: The experiment does not define it, or trains no network in this condition.
+        """
+        raise UsageError(
+            f"{self.name} does not say how its networks are built: give {type(self).__name__} a method "
+            "network_of(condition) that returns one. Run.weights gives the tensors without it."
+        )
+
+    def objective(self, trial: Trial, lab: Seeds) -> tuple[Any, tuple[Tensor, Tensor]]:
+        """Give the loss and the samples that the network of a trial was trained on, for ``measure --run``.
+
+        Optional.
+
+        Args:
+            trial: The trial.
+            lab: Gives the seeds that `run` was given.
+
+        Returns:
+            A loss as instruments take it, and inputs, prepared as the network takes them, with targets.
+
+        Raises:
+            UsageError: The experiment does not define it.
+        """
+        raise UsageError(
+            f"{self.name} does not say what its networks were trained on: give --data, or give "
+            f"{type(self).__name__} a method objective(trial, lab)."
+        )
+
+    def figures(self, records: Records) -> dict[str, Figure]:
+        """The figures of the report, by name, in order. Records may be incomplete."""
+        return {}
+
+    def baselines(self, records: Records) -> dict[str, Mapping[str, float]]:
+        """Trivial baselines and ceilings: metric, then name of the baseline, then value."""
+        return {}
+
+    def sources(self) -> Mapping[str, str]:
+        """Hashes of a user's files that the results depend on, by name; part of the run's identity."""
+        return {}
+
+    def data_sets(self) -> tuple[str, ...]:
+        """The data sets that the run reads, by name or path, as the settings write them (``mnist@10000``).
+
+        They are fetched before the first trial, and the report's title names them.
+        """
+        return ()
+
+    def active_claims(self) -> tuple[Claim, ...]:
+        """The claims that this configuration can test; all of them unless overridden."""
+        return self.claims
+
+    def configuration(self) -> dict[str, Any]:
+        """The resolved fields, as plain JSON types."""
+        return {f.name: plain(getattr(self, f.name)) for f in dataclasses.fields(self)}
+
+
+def plain(value: Any) -> Any:
+    """Turn dataclasses, tuples and mappings into dicts and lists that JSON can hold."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {
+            f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)
+        }
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [plain(v) for v in value]
+    return value

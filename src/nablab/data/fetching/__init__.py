@@ -1,0 +1,1 @@
+"""How bytes come to this machine: addresses, packages of registries, folders."""

@@ -1,0 +1,1 @@
+"""Images in memory, and what turns a batch of them into inputs."""

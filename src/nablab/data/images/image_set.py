@@ -1,0 +1,214 @@
+"""Images in memory: one uint8 tensor with labels, and what turns a batch of it into a network's input.
+
+The images stay uint8, a quarter of float32, until a batch is made: `Augment` moves and flips whole
+batches, `Normalize` gives float32 on the device where the batch lies.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from nablab.data.fetching.progress import file_size
+from nablab.errors import UsageError
+
+HARDLY = 0.1  # deviation in steps of the 255; rounding alone gives a gray value that varies about 0.3
+
+
+@dataclass(frozen=True)
+class Normalize:
+    """uint8 images to float32 of mean 0 and standard deviation 1, channel by channel.
+
+    A channel whose deviation is 0 has nothing to tell: it becomes zeros, whatever the images hold there.
+
+    Attributes:
+        mean: Per channel, on the scale from 0 to 1.
+        std: Per channel, on the scale from 0 to 1.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """float32 (..., C, H, W) from uint8 (..., C, H, W), on the same device."""
+        pairs = list(zip(self.mean, self.std, strict=True))
+        shift = torch.tensor(
+            [-m / s if s else 0.0 for m, s in pairs], device=images.device
+        )
+        scale = torch.tensor(
+            [1 / (255 * s) if s else 0.0 for _, s in pairs], device=images.device
+        )
+        return images.float().mul_(scale[:, None, None]).add_(shift[:, None, None])
+
+
+@dataclass(frozen=True)
+class Augment:
+    """Random shifts and mirror images of whole batches; the pixels that come in from outside are black.
+
+    Attributes:
+        shift: Largest shift in pixels, up, down, left and right alike; the same as padding by so many
+            pixels and cropping at a random place.
+        flip: Whether half of the images are mirrored left to right.
+    """
+
+    shift: int = 0
+    flip: bool = False
+
+    def __post_init__(self) -> None:
+        if self.shift < 0:
+            raise UsageError(f"Augment: shift must not be negative, got {self.shift}.")
+
+    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """A new batch (N, C, H, W), of the same dtype and on the same device.
+
+        Args:
+            images: A batch (N, C, H, W).
+            generator: A CPU generator; one number is drawn per image for a flip, two for a shift.
+        """
+        count, _, height, width = images.shape
+        mirrored = (
+            torch.randint(2, (count,), generator=generator).nonzero()[:, 0]
+            if self.flip
+            else None
+        )
+        if self.shift:
+            padded = torch.nn.functional.pad(images, [self.shift] * 4)
+            # Every window of the padded images as a view; only the drawn ones are copied.
+            windows = padded.unfold(2, height, 1).unfold(3, width, 1)
+            down, right = torch.randint(
+                2 * self.shift + 1, (2, count), generator=generator
+            )
+            result = windows[torch.arange(count), :, down, right]
+        else:
+            result = images.clone()
+        if mirrored is not None:
+            mirrored = mirrored.to(images.device)
+            result[mirrored] = result[mirrored].flip(3)
+        return result
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet:
+    """One split of a data set of labeled images, in memory.
+
+    Attributes:
+        name: The data set, such as ``"mnist"``.
+        split: ``"train"``, ``"test"`` or ``"validation"``.
+        images: uint8 (N, C, H, W).
+        labels: int64 (N,), from 0.
+        classes: The name of each class.
+        mean: Mean of each channel over the training split, on the scale from 0 to 1.
+        std: Standard deviation of each channel over the training split, on the scale from 0 to 1.
+        license: Under which terms the data may be used.
+        citation: Whom to cite.
+        source: Where the bytes came from.
+        notes: What was decided for the user, such as a test split that was cut off; and which channels
+            do not vary, or hardly.
+    """
+
+    name: str
+    split: str
+    images: Tensor
+    labels: Tensor
+    classes: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    license: str = ""
+    citation: str = ""
+    source: str = ""
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        notes = [
+            _note(*one)
+            for one in zip(_channel_names(len(self.std)), self.std, strict=True)
+        ]
+        added = tuple(note for note in notes if note and note not in self.notes)
+        object.__setattr__(self, "notes", (*self.notes, *added))
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of images and labels, in bytes."""
+        return self.images.nbytes + self.labels.nbytes
+
+    @property
+    def normalize(self) -> Normalize:
+        """What makes a network's input of a batch, with the training split's mean and deviation."""
+        return Normalize(self.mean, self.std)
+
+    def describe(self) -> str:
+        """One paragraph for a report: name, size, memory, source, terms and whom to cite.
+
+        >>> from nablab import data
+        >>> data.load("digits", split="test").describe().split(". ")[0]
+        'digits, test split: 500 images of 8 x 8 pixels, 1 channel, 10 classes, 36 kB in memory'
+        """
+        _, channels, height, width = self.images.shape
+        plural = "" if channels == 1 else "s"
+        parts = [
+            f"{self.name}, {self.split} split: {len(self):,} images of {height} x {width} pixels, "
+            f"{channels} channel{plural}, {len(self.classes)} classes, {file_size(self.nbytes)} in memory",
+            f"Source: {self.source}" if self.source else "",
+            f"License: {self.license}" if self.license else "",
+            f"Cite: {self.citation}" if self.citation else "",
+            *self.notes,
+        ]
+        return ". ".join(part.rstrip(".") for part in parts if part) + "."
+
+    def take(self, indices: Tensor | Sequence[int]) -> ImageSet:
+        """The samples at these places, copied."""
+        where = torch.as_tensor(indices)
+        return dataclasses.replace(
+            self, images=self.images[where], labels=self.labels[where]
+        )
+
+    def first(self, samples: int) -> ImageSet:
+        """The first ``samples`` samples, or all if there are fewer; shares the memory."""
+        return dataclasses.replace(
+            self, images=self.images[:samples], labels=self.labels[:samples]
+        )
+
+    def hold_out(self, samples: int, *, seed: int) -> tuple[ImageSet, ImageSet]:
+        """Cut a validation split off: the rest, and ``samples`` samples drawn by ``seed``.
+
+        Raises:
+            UsageError: There are not so many samples, or none would be left.
+        """
+        if not 0 < samples < len(self):
+            raise UsageError(
+                f"{samples} samples cannot be held out of the {len(self)} of {self.name}: "
+                f"choose from 1 to {len(self) - 1}."
+            )
+        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
+        held_out = dataclasses.replace(
+            self.take(order[:samples].sort().values), split="validation"
+        )
+        return self.take(order[samples:].sort().values), held_out
+
+
+def _channel_names(count: int) -> tuple[str, ...]:
+    return {1: ("the gray value",), 3: ("red", "green", "blue")}.get(count) or tuple(
+        f"channel {number}" for number in range(count)
+    )
+
+
+def _note(channel: str, std: float) -> str:
+    """What to say of a channel with this deviation over the training images; nothing if it varies."""
+    if std == 0:
+        return (
+            f"In all training images {channel} is one and the same everywhere: it tells nothing, and the "
+            "network sees zeros there"
+        )
+    if 255 * std < HARDLY:
+        return (
+            f"In the training images {channel} hardly varies: scaled to a deviation of 1, a single step of "
+            f"the 255 becomes {1 / (255 * std):,.0f}, which may spoil training"
+        )
+    return ""

@@ -1,0 +1,1 @@
+"""Typed settings: read from text and from Python, checked, and told in words."""

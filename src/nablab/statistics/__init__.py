@@ -1,0 +1,1 @@
+"""Intervals, tests and resampling, for verdicts and figures alike; numbers in, numbers out."""

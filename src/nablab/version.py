@@ -1,0 +1,3 @@
+"""The version of nablab."""
+
+VERSION = "0.1.0"
