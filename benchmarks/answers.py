@@ -1,7 +1,8 @@
 """The same model, every tool that is installed here, every answer, beside the truth.
 
-The truth is a closed form, or central differences in float64: none of the tools has a part in it. Every tool
-is asked as its documentation shows, with its defaults where nothing else is written. Run it by
+The truth is a closed form, or central differences in float64: none of the tools has a
+part in it. Every tool is asked as its documentation shows, with its defaults where
+nothing else is written. Run it by
 
     python -m benchmarks.answers
 """
@@ -35,7 +36,9 @@ PACKAGES = {
 def measure(
     *, quick: bool = False, say: Callable[[str], None] = lambda text: None
 ) -> Findings:
-    """Ask everything of everyone; ``quick`` takes two questions of each kind, and one start."""
+    """Ask everything of everyone; ``quick`` takes two questions of each kind, and one
+    start.
+    """
     seeds = range(1 if quick else SEEDS)
     tables = [versions()]
     for source in (answers_spectrum, answers_traps, answers_landscape):
@@ -63,9 +66,8 @@ def answered(question: Question) -> Table:
     for ask in question.asks:
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter(
-                    "ignore"
-                )  # of old packages about their own future
+                # of old packages about their own future
+                warnings.simplefilter("ignore")
                 reply = ask.reply()
         except Absent as reason:
             absent[ask.tool] = f"No {ask.tool}: {reason}"

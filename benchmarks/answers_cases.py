@@ -15,7 +15,8 @@ Floats = npt.NDArray[np.float64]
 Data = tuple[Tensor, Tensor]
 Loss = Callable[[Tensor, Tensor], Tensor]
 
-STEP = 1e-5  # of central differences in float64: truncation and cancellation both near 1e-10
+# of central differences in float64: truncation and cancellation both near 1e-10
+STEP = 1e-5
 
 
 def regression(
@@ -23,8 +24,9 @@ def regression(
 ) -> tuple[nn.Module, Data]:
     r"""Linear regression whose Hessian has the given eigenvalues.
 
-    The Hessian of the mean squared error is :math:`\frac2N X^\top X`, whatever the weights and the targets;
-    the inputs are :math:`X = U \sqrt{N \Lambda / 2}\, V^\top` with random orthogonal U and V.
+    The Hessian of the mean squared error is :math:`\frac2N X^\top X`, whatever the
+    weights and the targets; the inputs are :math:`X = U \sqrt{N \Lambda / 2}\, V^\top`
+    with random orthogonal U and V.
 
     Args:
         spectrum: P eigenvalues, none below 0; there are as many samples as parameters.
@@ -60,8 +62,9 @@ def softmax_regression(
 def softmax_trace(model: nn.Module, inputs: Tensor) -> float:
     r"""The trace of the Hessian of softmax regression, in float64.
 
-    With probabilities p, :math:`\frac1N \sum_n (1 + \lVert x_n \rVert^2) (1 - \lVert p_n \rVert^2)`, from
-    the Kronecker product of :math:`\mathrm{diag}(p) - p p^\top` and the inputs with their 1 for the bias.
+    With probabilities p, :math:`\frac1N \sum_n (1 + \lVert x_n \rVert^2) (1 - \lVert
+    p_n \rVert^2)`, from the Kronecker product of :math:`\mathrm{diag}(p) - p p^\top`
+    and the inputs with their 1 for the bias.
     """
     weight, bias = (parameter.detach().double() for parameter in model.parameters())
     probabilities = (inputs.double() @ weight.T + bias).softmax(1)
@@ -97,7 +100,9 @@ def layer_norm_network() -> tuple[nn.Module, Data]:
 
 
 class Cube(torch.autograd.Function):
-    """The third power with a gradient written by hand, marked as differentiable once only."""
+    """The third power with a gradient written by hand, marked as differentiable once
+    only.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -139,7 +144,9 @@ def _randomized(model: nn.Module) -> tuple[nn.Module, Data]:
 
 
 def differences(model: nn.Module, loss: Loss, data: Data) -> Tensor:
-    """The Hessian (P, P) by central differences of the gradient: nothing is differentiated twice."""
+    """The Hessian (P, P) by central differences of the gradient: nothing is
+    differentiated twice.
+    """
     x, y = data
     parameters = dict(model.named_parameters())
     point = nn.utils.parameters_to_vector(parameters.values()).detach()

@@ -1,4 +1,6 @@
-"""Questions about lines and planes through weight space: which point does each value belong to."""
+"""Questions about lines and planes through weight space: which point does each value
+belong to.
+"""
 
 from __future__ import annotations
 
@@ -82,8 +84,10 @@ def ends() -> Question:
 
     return Question(
         "Interpolation: the loss at its two ends",
-        "Two tanh networks with 1,201 parameters, mean squared error on 100 samples, float32, 100 points.",
-        " and ".join(f"{value:.7g}" for value in truth) + ", the losses of the two models",
+        "Two tanh networks with 1,201 parameters, mean squared error on 100 samples, "
+        "float32, 100 points.",
+        " and ".join(f"{value:.7g}" for value in truth) + ", the losses of the two "
+                                                          "models",
         "the larger distance",
         [
             Ask(
@@ -92,7 +96,8 @@ def ends() -> Question:
             ),
             Ask("loss-landscapes", "linear_interpolation(steps=100)", straight),
         ],
-        ["loss-landscapes adds a step before it evaluates: the first value belongs to alpha = 0.01."],
+        ["loss-landscapes adds a step before it evaluates: the first value belongs to "
+         "alpha = 0.01."],
     )  # fmt: skip
 
 
@@ -109,13 +114,17 @@ class Plane(nn.Module):
 
 
 def quadratic(point: Tensor, _: Tensor | None = None) -> Tensor:
-    """A quadratic without symmetry in the two coordinates, (..., 2) to the mean over what is before them."""
+    """A quadratic without symmetry in the two coordinates, (..., 2) to the mean over
+    what is before them.
+    """
     a, b = point[..., 0], point[..., 1]
     return (a.square() + 10 * (b - 0.3).square()).mean()
 
 
 def cells() -> Question:
-    """The values of a plane through three models, at the points where they are said to be."""
+    """The values of a plane through three models, at the points where they are said to
+    be.
+    """
     models = [Plane(0, 0), Plane(1, 0), Plane(0, 1)]
     data = (torch.zeros(4, 1, dtype=torch.float64), torch.zeros(4, dtype=torch.float64))
     grid = np.arange(STEPS) / STEPS
@@ -159,8 +168,8 @@ def cells() -> Question:
 
     return Question(
         "A plane through three models: is each value that of its point",
-        "A model whose two parameters (a, b) are all it is, with the loss a² + 10 (b - 0.3)², in float64; "
-        "the models (0, 0), (1, 0) and (0, 1); 5 x 5 points.",
+        "A model whose two parameters (a, b) are all it is, with the loss a² + 10 (b - "
+        "0.3)², in float64; the models (0, 0), (1, 0) and (0, 1); 5 x 5 points.",
         "the loss at the point where the documentation puts each cell",
         "largest distance, of the largest loss",
         [
@@ -168,9 +177,9 @@ def cells() -> Question:
             Ask("loss-landscapes", f"planar_interpolation(steps={STEPS})", planar),
         ],
         [
-            "loss-landscapes says in its source that cell (i, j) is start + i · first + j · second. Its rows "
-            "run there and back, with a step before every value: every other row is shifted by one cell "
-            "against its neighbors.",
+            "loss-landscapes says in its source that cell (i, j) is start + i · first "
+            "+ j · second. Its rows run there and back, with a step before every "
+            "value: every other row is shifted by one cell against its neighbors."
         ],
     )
 
@@ -214,7 +223,8 @@ def center() -> Question:
 
     return Question(
         "A random plane: the loss in its middle",
-        "A tanh network with 1,201 parameters, mean squared error on 100 samples, float32.",
+        "A tanh network with 1,201 parameters, mean squared error on 100 samples, "
+        "float32.",
         f"{truth:.7g}, the loss of the model",
         "distance, of the loss",
         [
@@ -259,8 +269,8 @@ def directions(seeds: Sequence[int]) -> Question:
 
     return Question(
         "Random directions: how many of their entries are positive",
-        f"The directions of a random plane of a tanh network with {entries:,} parameters, filter by filter; "
-        f"{len(seeds)} seeds.",
+        f"The directions of a random plane of a tanh network with {entries:,} "
+        f"parameters, filter by filter; {len(seeds)} seeds.",
         "50 %: a Gaussian direction favors no side of any axis",
         "distance",
         [
@@ -272,9 +282,9 @@ def directions(seeds: Sequence[int]) -> Question:
             Ask("loss-landscapes", "random_plane()", uniform),
         ],
         [
-            "loss-landscapes draws the first direction uniformly from [0, 1) and makes the second orthogonal "
-            "to it before both are scaled filter by filter. nablab leaves biases where they are, as Li "
-            "et al. do.",
+            "loss-landscapes draws the first direction uniformly from [0, 1) and makes "
+            "the second orthogonal to it before both are scaled filter by filter. "
+            "nablab leaves biases where they are, as Li et al. do."
         ],
         "cosine of the two directions, at most",
     )
@@ -304,7 +314,8 @@ def reach() -> Question:
 
     return Question(
         "How far a random direction is followed",
-        "A tanh network, asked for the distances 0.1, 1 and 2; the answers are in norms of its weights.",
+        "A tanh network, asked for the distances 0.1, 1 and 2; the answers are in "
+        "norms of its weights.",
         "twice the distance goes twice as far",
         "distance, of the factor 2",
         [

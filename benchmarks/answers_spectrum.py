@@ -117,8 +117,9 @@ def largest(label: str, spectrum: Floats, seeds: Sequence[int]) -> Question:
 
     return Question(
         f"The five largest eigenvalues: {label}",
-        "Linear regression with 200 parameters and 200 samples in float32, one batch; the spectrum is "
-        f"prescribed. {len(seeds)} random starts; the answer shown is the largest eigenvalue of the first.",
+        "Linear regression with 200 parameters and 200 samples in float32, one batch; "
+        f"the spectrum is prescribed. {len(seeds)} random starts; the answer shown is "
+        "the largest eigenvalue of the first.",
         ", ".join(f"{value:g}" for value in truth),
         "largest distance of the five, of λ₁",
         [
@@ -152,7 +153,10 @@ def _converged(value: bool) -> str:
 
 
 def _within(distance: float, error: float) -> str:
-    return f"the truth is {'within' if distance <= 2 * error else 'beyond'} 2 of its errors"
+    return (
+        f"the truth is {'within' if distance <= 2 * error else 'beyond'} 2 of its "
+        "errors"
+    )
 
 
 def traces(seeds: Sequence[int]) -> Question:
@@ -197,9 +201,10 @@ def traces(seeds: Sequence[int]) -> Question:
 
     return Question(
         "The trace, with a ragged last batch",
-        "Softmax regression with 105 parameters in float32 on 129 samples in batches of 64, 64 and 1. "
-        f"{len(seeds)} random starts.",
-        f"{truth:.4g}, by the closed form: the mean over samples of (1 + |x|²)(1 - |p|²)",
+        "Softmax regression with 105 parameters in float32 on 129 samples in batches "
+        f"of 64, 64 and 1. {len(seeds)} random starts.",
+        f"{truth:.4g}, by the closed form: the mean over samples of (1 + |x|²)(1 - "
+        "|p|²)",
         "distance, of the trace",
         [
             Ask(
@@ -225,10 +230,11 @@ def traces(seeds: Sequence[int]) -> Question:
             ),
         ],
         [
-            "hessian-eigenthings gives each batch the same weight, so one sample weighs as much as 64. "
-            "PyHessian and curvlinops weigh batches by their samples.",
-            "PyHessian stops when the running mean changes by less than 0.1 %, at the latest after "
-            "100 probes.",
+            "hessian-eigenthings gives each batch the same weight, so one sample "
+            "weighs as much as 64. PyHessian and curvlinops weigh batches by their "
+            "samples.",
+            "PyHessian stops when the running mean changes by less than 0.1 %, at the "
+            "latest after 100 probes.",
         ],
     )
 
@@ -273,8 +279,8 @@ def signs() -> Question:
 
     return Question(
         "How many eigenvalues are positive: a positive semidefinite Hessian of rank 60",
-        "Linear regression with 200 parameters in float32 on 200 samples; 60 eigenvalues from 0.01 to 1, the "
-        "others zero.",
+        "Linear regression with 200 parameters in float32 on 200 samples; 60 "
+        "eigenvalues from 0.01 to 1, the others zero.",
         "60 positive, 140 zero, none negative",
         "positive ones too many",
         [
@@ -292,7 +298,8 @@ def signs() -> Question:
                 lambda: refusal(lambda: pyhessian(model, loss, data=data).density()),
             ),
         ],
-        ["The tools that give a matrix or nodes leave the count to their user; it is the obvious one."],
+        ["The tools that give a matrix or nodes leave the count to their user; it is "
+         "the obvious one."],
     )  # fmt: skip
 
 
@@ -337,8 +344,8 @@ def ghosts(seeds: Sequence[int]) -> Question:
 
     return Question(
         f"Ghosts: copies of one isolated eigenvalue after {steps} Lanczos steps",
-        "Linear regression with 400 parameters in float32: one eigenvalue of 10, and 399 from 0 to 1. "
-        f"{len(seeds)} random starts.",
+        "Linear regression with 400 parameters in float32: one eigenvalue of 10, and "
+        f"399 from 0 to 1. {len(seeds)} random starts.",
         "1",
         "copies too many",
         [
@@ -351,14 +358,17 @@ def ghosts(seeds: Sequence[int]) -> Question:
             ),
             Ask("hessian-eigenthings", f"lanczos(k=10, max_iter={steps})", lambda: repeated(pairs, seeds)),
             Ask(
-                "hessian-eigenthings", f"lanczos(k=10, max_iter={steps}, reorthogonalize=True)",
+                "hessian-eigenthings", f"lanczos(k=10, max_iter={steps}, "
+                                       "reorthogonalize=True)",
                 lambda: repeated(lambda seed: pairs(seed, reorthogonalize=True), seeds),
             ),
         ],
         [
-            "curvlinops says that fast_lanczos does not re-orthogonalize. Ghosts share the weight of the "
-            "eigenvalue between them, so its density is right all the same (the next table).",
-            "hessian-eigenthings re-orthogonalizes by default up to 50 steps only, and says so.",
+            "curvlinops says that fast_lanczos does not re-orthogonalize. Ghosts share "
+            "the weight of the eigenvalue between them, so its density is right all "
+            "the same (the next table).",
+            "hessian-eigenthings re-orthogonalizes by default up to 50 steps only, and "
+            "says so.",
         ],
     )  # fmt: skip
 
@@ -388,9 +398,8 @@ def shares(seeds: Sequence[int]) -> Question:
 
     def quadrature(seed: int) -> tuple[str, float, str]:
         tool, operator = eigenthings(model, loss, [data])
-        found = tool.spectral_density(
-            operator, seed=10 * seed
-        )  # run i of a call starts from seed + i
+        # run i of a call starts from seed + i
+        found = tool.spectral_density(operator, seed=10 * seed)
         return smoothed(found.grid, found.density)
 
     def ours(seed: int) -> tuple[str, float, str]:
@@ -402,9 +411,11 @@ def shares(seeds: Sequence[int]) -> Question:
         return f"{text} ± {error:.1g}", distance, _within(distance, error)
 
     return Question(
-        "The share of eigenvalues above a threshold in a gap, from the spectral density",
-        "Linear regression with 400 parameters in float32; 120 eigenvalues from 0 to 0.2, 200 from 0.9 to "
-        f"1.1, 80 from 2 to 3; 10 probes of 80 steps; {len(seeds)} random starts.",
+        "The share of eigenvalues above a threshold in a gap, from the spectral "
+        "density",
+        "Linear regression with 400 parameters in float32; 120 eigenvalues from 0 to "
+        "0.2, 200 from 0.9 to 1.1, 80 from 2 to 3; 10 probes of 80 steps; "
+        f"{len(seeds)} random starts.",
         f"{truth:g} above {threshold:g}",
         "distance",
         [
@@ -414,7 +425,8 @@ def shares(seeds: Sequence[int]) -> Question:
             ),
             Ask("hessian-eigenthings", "spectral_density(), integrated", lambda: repeated(quadrature, seeds)),
             Ask(
-                "curvlinops", "lanczos_approximate_spectrum(H, 80, num_repeats=10), integrated",
+                "curvlinops", "lanczos_approximate_spectrum(H, 80, num_repeats=10), "
+                              "integrated",
                 lambda: repeated(papyan, seeds),
             ),
             Ask(
@@ -423,8 +435,9 @@ def shares(seeds: Sequence[int]) -> Question:
             ),
         ],
         [
-            "With ten random vectors the error is that of the sample for every tool. By default nablab "
-            "answers only where its bounds are 0.01 apart at most; here they are a little wider.",
+            "With ten random vectors the error is that of the sample for every tool. "
+            "By default nablab answers only where its bounds are 0.01 apart at most; "
+            "here they are a little wider.",
             "PyHessian 0.1 calls torch.eig, which PyTorch has removed.",
         ],
     )  # fmt: skip

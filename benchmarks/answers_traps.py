@@ -1,4 +1,6 @@
-"""Questions with a trap: a wrong derivative, a random network, a model that is changed by being measured."""
+"""Questions with a trap: a wrong derivative, a random network, a model that is changed
+by being measured.
+"""
 
 from __future__ import annotations
 
@@ -34,23 +36,25 @@ def questions(seeds: Sequence[int]) -> list[Question]:
     return [
         exact(
             "The Hessian through layer norm",
-            "Linear(3, 4), LayerNorm(4), Linear(4, 1) with random weights in float64, 8 samples, mean "
-            "squared error.",
+            "Linear(3, 4), LayerNorm(4), Linear(4, 1) with random weights in float64, "
+            "8 samples, mean squared error.",
             layer_norm_network(),
             [
-                "In PyTorch 2.13 the derivative of layer norm's backward pass is wrong where that pass runs "
-                "under vmap, as in torch.func.jacrev: in the rows of the layer norm's weight. "
-                "torch.func.hessian is jacfwd(jacrev), and curvlinops takes jvp(jacrev). Over a gradient by "
-                "torch.func.grad, without vmap, forward mode is right too.",
+                "In PyTorch 2.13 the derivative of layer norm's backward pass is wrong "
+                "where that pass runs under vmap, as in torch.func.jacrev: in the rows "
+                "of the layer norm's weight. torch.func.hessian is jacfwd(jacrev), and "
+                "curvlinops takes jvp(jacrev). Over a gradient by torch.func.grad, "
+                "without vmap, forward mode is right too."
             ],
         ),
         exact(
             "The Hessian through a function that may be differentiated once only",
-            "Linear(3, 4), x³ by a torch.autograd.Function with @once_differentiable, Linear(4, 1), the rest "
-            "as for layer norm.",
+            "Linear(3, 4), x³ by a torch.autograd.Function with @once_differentiable, "
+            "Linear(4, 1), the rest as for layer norm.",
             hand_written_network(),
             [
-                "torch.autograd.grad leaves out what it may not differentiate twice, and raises no error.",
+                "torch.autograd.grad leaves out what it may not differentiate twice, "
+                "and raises no error."
             ],
         ),
         random_network(),
@@ -124,7 +128,8 @@ def exact(
     return Question(
         title,
         setting,
-        f"central differences of the gradient in float64, norm {float(truth.norm()):.4f}",
+        "central differences of the gradient in float64, norm "
+        f"{float(truth.norm()):.4f}",
         "distance, of the norm",
         [
             Ask("nablab", "HessianOperator @ unit vectors", lambda: judged(ours, lambda: said["operator"])),
@@ -228,9 +233,10 @@ def random_network() -> Question:
 
     return Question(
         "Dropout left in training mode: the largest eigenvalue, asked twice",
-        "Linear(10, 20), tanh, dropout of one half, Linear(20, 1) in training mode, 100 samples.",
-        "there is none: every forward pass is another function. To refuse is right, or to say that another "
-        "network is measured",
+        "Linear(10, 20), tanh, dropout of one half, Linear(20, 1) in training mode, "
+        "100 samples.",
+        "there is none: every forward pass is another function. To refuse is right, or "
+        "to say that another network is measured",
         "difference, of the larger",
         [
             Ask("nablab", "hessian_eigenvalues()", lambda: twice(ours)),
@@ -298,9 +304,9 @@ def left_behind() -> Question:
 
     return Question(
         "What a measurement leaves behind",
-        "A tanh network with 1,201 parameters in training mode, every .grad set to ones; "
-        f"{MEASUREMENTS} measurements. Tensors are counted by Python's garbage collector; what C++ alone "
-        "holds is not seen.",
+        "A tanh network with 1,201 parameters in training mode, every .grad set to "
+        f"ones; {MEASUREMENTS} measurements. Tensors are counted by Python's garbage "
+        "collector; what C++ alone holds is not seen.",
         "nothing changed, 0 tensors, 0 kB",
         "tensors left by each",
         [
@@ -319,8 +325,9 @@ def left_behind() -> Question:
             ),
         ],
         [
-            "PyHessian calls backward(create_graph=True), of which PyTorch warns. Its methods clear .grad "
-            "and with it the graph; an object that is only built leaves both.",
+            "PyHessian calls backward(create_graph=True), of which PyTorch warns. Its "
+            "methods clear .grad and with it the graph; an object that is only built "
+            "leaves both."
         ],
         "their memory",
     )
@@ -360,7 +367,9 @@ def _growth(measure: Callable[[], object]) -> tuple[float, float]:
 
 
 def _held() -> tuple[int, int]:
-    """How many tensors Python knows of, and the bytes of their storages, each counted once."""
+    """How many tensors Python knows of, and the bytes of their storages, each counted
+    once.
+    """
     gc.collect()
     tensors = [thing for thing in gc.get_objects() if issubclass(type(thing), Tensor)]
     storages = dict(filter(None, map(_storage, tensors)))
@@ -368,7 +377,9 @@ def _held() -> tuple[int, int]:
 
 
 def _storage(tensor: Tensor) -> tuple[int, int] | None:
-    """Address and bytes of a tensor's storage; None for sparse, batched and fake ones, which have none."""
+    """Address and bytes of a tensor's storage; None for sparse, batched and fake ones,
+    which have none.
+    """
     try:
         storage = tensor.untyped_storage()
         return storage.data_ptr(), storage.nbytes()

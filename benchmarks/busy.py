@@ -1,4 +1,6 @@
-"""A machine that is not idle: every engine and the plain PyTorch loop, alone and beside busy processes."""
+"""A machine that is not idle: every engine and the plain PyTorch loop, alone and beside
+busy processes.
+"""
 
 from __future__ import annotations
 
@@ -75,8 +77,10 @@ def measure(
                 )
             )
     notes += [
-        f"Busy: beside {threads.cores()} processes that each keep a core busy, one for each core.",
-        f"A step is one of all replicas: {REPLICAS} of each engine, 1 of the plain loop.",
+        f"Busy: beside {threads.cores()} processes that each keep a core busy, one for "
+        "each core.",
+        f"A step is one of all replicas: {REPLICAS} of each engine, 1 of the plain "
+        "loop.",
     ]
     columns = ("side", "idle, µs a step", "busy, µs a step", "busy / idle")
     return Findings([Table("A busy machine", columns, rows, notes)], goals)

@@ -16,13 +16,15 @@ if TYPE_CHECKING:
 
 LEARNING_RATE = 1e-3
 
-# Compiling is counted for a training of this length, the standard preset of deep-vs-shallow.
+# Compiling is counted for a training of this length, the standard preset of
+# deep-vs-shallow.
 COUNTED_STEPS = 20_000
 
 
 @dataclass(frozen=True)
 class Case:
-    """One race: replica k starts from seed k, learns sinc on the full batch with Adam at 1e-3.
+    """One race: replica k starts from seed k, learns sinc on the full batch with Adam
+    at 1e-3.
 
     Attributes:
         name: What the table calls the network.

@@ -1,7 +1,8 @@
 """Run one command and print, as JSON, its wall time and peak memory.
 
-A process of its own, and a small one: on Linux the peak of a child counts from that of the process that
-started it, so one started from a program that holds PyTorch would seem to hold PyTorch too.
+A process of its own, and a small one: on Linux the peak of a child counts from that of
+the process that started it, so one started from a program that holds PyTorch would seem
+to hold PyTorch too.
 """
 
 from __future__ import annotations
@@ -53,9 +54,8 @@ def _measure(command: Sequence[str]) -> Cost:
     complaint = process.stderr.read().decode(errors="replace").strip()
     _, status, usage = os.wait4(process.pid, 0)
     seconds = time.perf_counter() - began
-    peak = usage.ru_maxrss * (
-        1 if sys.platform == "darwin" else 1024
-    )  # Linux counts in KiB
+    # Linux counts in KiB
+    peak = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     return Cost(
         seconds, peak, os.waitstatus_to_exitcode(status), complaint.rpartition("\n")[2]
     )

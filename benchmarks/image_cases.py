@@ -15,7 +15,8 @@ CLASSES = 10
 
 @dataclass(frozen=True)
 class Images:
-    """Training and test images of MNIST's shape, uint8 (N, 1, 28, 28), with labels (N,).
+    """Training and test images of MNIST's shape, uint8 (N, 1, 28, 28), with labels
+    (N,).
 
     Attributes:
         name: Which they are.
@@ -40,7 +41,9 @@ class Images:
 
 
 def load(*, quick: bool) -> Images:
-    """MNIST, or random bytes of its shape where it is not on this machine; ``quick`` takes 1,000 images."""
+    """MNIST, or random bytes of its shape where it is not on this machine; ``quick``
+    takes 1,000 images.
+    """
     train_size, test_size = (1_000, 200) if quick else (60_000, 10_000)
     try:
         sets = [data.load("mnist", split=split) for split in ("train", "test")]
@@ -56,7 +59,10 @@ def load(*, quick: bool) -> Images:
             for size in (train_size, test_size)
         ]
         reason = str(error).splitlines()[0]
-        note = f"Random bytes of MNIST's shape stand for it, since MNIST is not here: {reason}"
+        note = (
+            "Random bytes of MNIST's shape stand for it, since MNIST is not here: "
+            f"{reason}"
+        )
         return Images("random bytes", *pairs, data.Normalize((MEAN,), (STD,)), note)
     train, test = (
         part.first(size)

@@ -1,4 +1,6 @@
-"""The image path against the loops that people write, and the presets on images in absolute figures."""
+"""The image path against the loops that people write, and the presets on images in
+absolute figures.
+"""
 
 from __future__ import annotations
 
@@ -94,7 +96,8 @@ def _epoch(images: Images, quick: bool) -> Race:
     part = images.first(int(share * len(images.train[0])))
 
     return Race(
-        f"one epoch of LeNet on {len(images.train[0]):,} images ({images.name}), batch {BATCH}",
+        f"one epoch of LeNet on {len(images.train[0]):,} images ({images.name}), batch "
+        f"{BATCH}",
         {
             OURS: lambda: Side(
                 lambda: train(lenet, images, seeds=1, epochs=1, batch_size=BATCH)
@@ -135,7 +138,8 @@ def _widths(images: Images, quick: bool) -> Race:
             image_loops.notebook_epoch(lambda h=hidden: perceptron(h), part, WIDE_BATCH)  # type: ignore[misc]
 
     return Race(
-        f"{len(widths)} widths of 784-h-10, {SEEDS} seeds, {EPOCHS} epochs, batch {WIDE_BATCH}",
+        f"{len(widths)} widths of 784-h-10, {SEEDS} seeds, {EPOCHS} epochs, batch "
+        f"{WIDE_BATCH}",
         {
             OURS: lambda: Side(ours, 1 / EPOCHS),
             NOTEBOOK: lambda: Side(notebook, share / EPOCHS / SEEDS),
@@ -203,8 +207,9 @@ def measure_runs(
                 Goal(f"{name}, peak memory", f"{gigabytes} GB", "3 GB", "1.5 GB")
             )
     notes.append(
-        "One run each, from an empty store, with the report written; data and compiled kernels are there. "
-        "Peak memory is the largest resident set of any process of the run (1 MB = 10⁶ bytes)."
+        "One run each, from an empty store, with the report written; data and compiled "
+        "kernels are there. Peak memory is the largest resident set of any process of "
+        "the run (1 MB = 10⁶ bytes)."
     )
     return Findings(
         [

@@ -1,4 +1,6 @@
-"""Networks and images that the instruments are raced on: no download, the same on every machine."""
+"""Networks and images that the instruments are raced on: no download, the same on every
+machine.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ def lenet() -> nn.Module:
 
 
 def images(count: int = IMAGES) -> tuple[Tensor, Tensor]:
-    """Blurred patterns of ten classes with noise, float32 (N, 1, 28, 28), of MNIST's size and scale."""
+    """Blurred patterns of ten classes with noise, float32 (N, 1, 28, 28), of MNIST's
+    size and scale.
+    """
     generator = torch.Generator().manual_seed(1)
     patterns = F.avg_pool2d(torch.rand(10, 1, 32, 32, generator=generator), 5, 1)
     patterns = (patterns - patterns.mean()) / patterns.std()
@@ -41,7 +45,9 @@ def trained_lenet() -> tuple[nn.Module, tuple[Tensor, Tensor]]:
 
 
 def trained_dense() -> tuple[nn.Module, tuple[Tensor, Tensor]]:
-    """A dense network of 10,401 parameters after some steps on sinc, and the 300 points."""
+    """A dense network of 10,401 parameters after some steps on sinc, and the 300
+    points.
+    """
     torch.manual_seed(0)
     model, (x, y) = (
         models.dense("1-100-100-1", activation="tanh"),
@@ -51,7 +57,9 @@ def trained_dense() -> tuple[nn.Module, tuple[Tensor, Tensor]]:
 
 
 def trained_perceptron() -> tuple[nn.Module, tuple[Tensor, Tensor]]:
-    """A perceptron of one hidden layer, 10,345 parameters, after some steps on 1,000 images as vectors."""
+    """A perceptron of one hidden layer, 10,345 parameters, after some steps on 1,000
+    images as vectors.
+    """
     torch.manual_seed(0)
     x, y = images(1_000)
     model = nn.Sequential(nn.Linear(784, 13), nn.ReLU(), nn.Linear(13, 10))

@@ -1,6 +1,8 @@
-"""Instruments against the tools that people use: the same model, the same data, in turns.
+"""Instruments against the tools that people use: the same model, the same data, in
+turns.
 
-A side that is measured on a part of the work (a few of a hundred networks) is scaled up; the table says so.
+A side that is measured on a part of the work (a few of a hundred networks) is scaled
+up; the table says so.
 """
 
 from __future__ import annotations
@@ -63,7 +65,8 @@ def _seconds(race: Race, repeats: int, notes: list[str]) -> dict[str, list[float
         side.work()  # the first call loads and compiles; it counts for nobody
         if side.share < 1:
             notes.append(
-                f"{race.label}: {name} did {significant(100 * side.share)} % of the work, scaled up."
+                f"{race.label}: {name} did {significant(100 * side.share)} % of the "
+                "work, scaled up."
             )
     return take_turns({name: _timer(side) for name, side in sides.items()}, repeats)
 

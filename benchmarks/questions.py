@@ -22,8 +22,10 @@ class Reply:
 
     Attributes:
         text: The answer; of a random method the first.
-        distances: From the truth, one for each start of a random method; empty where there is no answer.
-        says: What the tool says of its answer: its error, whether it converged, or that it refuses.
+        distances: From the truth, one for each start of a random method; empty where
+            there is no answer.
+        says: What the tool says of its answer: its error, whether it converged, or that
+            it refuses.
     """
 
     text: str
@@ -78,7 +80,8 @@ def repeated(
     """Ask a random method once for each seed, with every generator set to it.
 
     Args:
-        ask: Gives the answer, its distance from the truth, and what the tool says of it.
+        ask: Gives the answer, its distance from the truth, and what the tool says of
+            it.
         seeds: The starts.
     """
     found = []
@@ -91,11 +94,12 @@ def repeated(
 
 
 def refusal(ask: Callable[[], object]) -> Reply:
-    """The beginning of the error that a tool answers with; its answer, if it does not refuse."""
+    """The beginning of the error that a tool answers with; its answer, if it does not
+    refuse.
+    """
     try:
-        with contextlib.redirect_stdout(
-            io.StringIO()
-        ):  # some tools print before they raise
+        # some tools print before they raise
+        with contextlib.redirect_stdout(io.StringIO()):
             given = ask()
     except Absent:
         raise

@@ -1,7 +1,8 @@
 """Replicas trained side by side, against PyTorch loops and JAX.
 
-All sides start from equal weights, and their losses must agree before any clock starts: an unequal race is
-no race. A ratio compares the seconds for 20,000 steps of all replicas, compilation included.
+All sides start from equal weights, and their losses must agree before any clock starts:
+an unequal race is no race. A ratio compares the seconds for 20,000 steps of all
+replicas, compilation included.
 """
 
 from __future__ import annotations
@@ -23,9 +24,10 @@ from nablab import training
 
 CHECKED_STEPS = 50
 
-# Relative to the loss, over all steps and replicas. Measured: up to 5e-5 between the sides as they are
-# (float32 sums in another order); 4e-4 or more on the three deeper networks for an epsilon ten times too
-# large, 4e-3 for a learning rate 1 % too large, 0.05 for a wrong place of epsilon or no bias correction.
+# Relative to the loss, over all steps and replicas. Measured: up to 5e-5 between the
+# sides as they are (float32 sums in another order); 4e-4 or more on the three deeper
+# networks for an epsilon ten times too large, 4e-3 for a learning rate 1 % too large,
+# 0.05 for a wrong place of epsilon or no bias correction.
 TOLERANCE = 3e-4
 
 OURS = "nablab"
@@ -42,9 +44,11 @@ class Race:
     Attributes:
         case: The race.
         microseconds: Per replica-step, without compilation, by side.
-        ratios: Seconds for `COUNTED_STEPS` steps with compilation, over ours of the same round, by side.
+        ratios: Seconds for `COUNTED_STEPS` steps with compilation, over ours of the
+            same round, by side.
         compile_seconds: By side.
-        distance: The largest relative difference of the losses before the clock started.
+        distance: The largest relative difference of the losses before the clock
+            started.
     """
 
     case: Case
@@ -124,7 +128,8 @@ def ratios_of_totals(
     compile_seconds: Mapping[str, float],
     replicas: int,
 ) -> dict[str, list[float]]:
-    """Seconds for `COUNTED_STEPS` steps with compilation, over ours of the same round, by side.
+    """Seconds for `COUNTED_STEPS` steps with compilation, over ours of the same round,
+    by side.
 
     Args:
         seconds: Per replica-step, one value for each round, by side.
@@ -144,7 +149,8 @@ def ratios_of_totals(
 
 
 def check_equal(sides: Sequence[Side]) -> float:
-    """Train every side for a few steps and compare the losses of each step and replica with the first's.
+    """Train every side for a few steps and compare the losses of each step and replica
+    with the first's.
 
     Returns:
         The largest difference, relative to the loss.
@@ -160,15 +166,18 @@ def check_equal(sides: Sequence[Side]) -> float:
         distance = float(np.max(np.abs(losses - expected) / expected))
         if not distance <= TOLERANCE:
             raise UnequalRace(
-                f"'{side.name}' and '{sides[0].name}' start from equal weights, but within {CHECKED_STEPS} "
-                f"steps their losses differ by {distance:.2g} of the loss (allowed: {TOLERANCE:g})."
+                f"'{side.name}' and '{sides[0].name}' start from equal weights, but "
+                f"within {CHECKED_STEPS} steps their losses differ by {distance:.2g} "
+                f"of the loss (allowed: {TOLERANCE:g})."
             )
         largest = max(largest, distance)
     return largest
 
 
 def _turn(side: Side, turn_seconds: float) -> Callable[[], float]:
-    """A measurement of about ``turn_seconds``: seconds per replica-step of a fresh training."""
+    """A measurement of about ``turn_seconds``: seconds per replica-step of a fresh
+    training.
+    """
 
     def train(steps: int) -> tuple[float, int]:
         side.start()
@@ -200,20 +209,26 @@ def _ratios_table(races: Sequence[Race], absent: Sequence[str]) -> Table:
         for race in races
     ]
     notes = [
-        f"Ratio: seconds of the other side over seconds of nablab, for {COUNTED_STEPS:,} steps of all "
-        "replicas with compilation on both sides; above 1, nablab is faster. Full batch, Adam at 0.001.",
-        "Importing the libraries is counted on neither side. JAX compiles for each network and number of "
-        "replicas; nablab once per machine.",
-        "Medians of repeats in turns A B C A B C, in brackets the smallest and largest.",
-        "nablab is `training.fit` with everything a user pays: building the networks, curves, evaluations "
-        f"every {COUNTED_STEPS // 100} steps, and compiling the kernel into an empty cache.",
-        "A PyTorch loop was measured with one replica and counted once per replica: such loops share "
-        "nothing. Two processes of one thread each, side by side, would at best halve its time.",
-        "JAX's second column has one device per core (`pmap`); its first, one device for all replicas.",
-        "The batched engine is what nablab uses where there is no C compiler, here without the loop around.",
-        f"Before the clock starts, the losses of all sides over {CHECKED_STEPS} steps from equal weights "
-        f"must agree to {TOLERANCE:g} of the loss; the most found was "
-        f"{max(race.distance for race in races):.1g}.",
+        "Ratio: seconds of the other side over seconds of nablab, for "
+        f"{COUNTED_STEPS:,} steps of all replicas with compilation on both sides; "
+        "above 1, nablab is faster. Full batch, Adam at 0.001.",
+        "Importing the libraries is counted on neither side. JAX compiles for each "
+        "network and number of replicas; nablab once per machine.",
+        "Medians of repeats in turns A B C A B C, in brackets the smallest and "
+        "largest.",
+        "nablab is `training.fit` with everything a user pays: building the networks, "
+        f"curves, evaluations every {COUNTED_STEPS // 100} steps, and compiling the "
+        "kernel into an empty cache.",
+        "A PyTorch loop was measured with one replica and counted once per replica: "
+        "such loops share nothing. Two processes of one thread each, side by side, "
+        "would at best halve its time.",
+        "JAX's second column has one device per core (`pmap`); its first, one device "
+        "for all replicas.",
+        "The batched engine is what nablab uses where there is no C compiler, here "
+        "without the loop around.",
+        f"Before the clock starts, the losses of all sides over {CHECKED_STEPS} steps "
+        f"from equal weights must agree to {TOLERANCE:g} of the loss; the most found "
+        f"was {max(race.distance for race in races):.1g}.",
         *absent,
     ]
     columns = ("network", "replicas", "nablab, µs per replica-step", *others)
@@ -239,7 +254,8 @@ def _times_table(races: Sequence[Race], kernel_seconds: Spread) -> Table:
         *(f"compile: {name}, s" for name in jax_names),
     )
     notes = [
-        f"nablab's kernel took {spread_text(kernel_seconds)} s to compile, once per machine."
+        f"nablab's kernel took {spread_text(kernel_seconds)} s to compile, once per "
+        "machine."
         if kernel_seconds.median
         else "This machine cannot compile nablab's kernel; the batched engine trained."
     ]

@@ -28,7 +28,8 @@ def measure(*, repeats: int) -> Findings:
     """Wall time of each command in fresh processes, files warm in the system's cache."""
     turns: dict[str, Callable[[], float]] = {}
     notes = [
-        f"Medians of {repeats} processes each, in turns, after one that is not counted; smallest and largest."
+        f"Medians of {repeats} processes each, in turns, after one that is not "
+        "counted; smallest and largest."
     ]
     for words in COMMANDS:
         try:

@@ -31,11 +31,14 @@ class Table:
         for row in self.rows:
             if len(row) != len(self.columns):
                 raise ValueError(
-                    f"{self.title}: a row of {len(row)} cells under {len(self.columns)} columns"
+                    f"{self.title}: a row of {len(row)} cells under "
+                    f"{len(self.columns)} columns"
                 )
 
     def text(self) -> str:
-        """The table with aligned columns: the first to the left, the others to the right."""
+        """The table with aligned columns: the first to the left, the others to the
+        right.
+        """
         lines = [self.columns, *self.rows]
         widths = [max(len(line[i]) for line in lines) for i in range(len(self.columns))]
         body = [_aligned(line, widths) for line in lines]

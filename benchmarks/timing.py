@@ -1,4 +1,6 @@
-"""Medians of repeats, taken in turns so that a machine that drifts drifts for all sides."""
+"""Medians of repeats, taken in turns so that a machine that drifts drifts for all
+sides.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ class Spread:
 def take_turns(
     measures: Mapping[str, Callable[[], float]], repeats: int
 ) -> dict[str, list[float]]:
-    """Call every measure once per round: A B C A B C ..., so values of one round belong together."""
+    """Call every measure once per round: A B C A B C ..., so values of one round belong
+    together.
+    """
     values: dict[str, list[float]] = {name: [] for name in measures}
     for _ in range(repeats):
         for name, measure in measures.items():

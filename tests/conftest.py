@@ -1,4 +1,6 @@
-"""Shared by all tests: one thread for torch, a store of one's own, and the toy experiments."""
+"""Shared by all tests: one thread for torch, a store of one's own, and the toy
+experiments.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,8 @@ from nablab.cli.main import main
 
 # Before torch is imported: its threads would fight with the other test workers.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# A shell script's background jobs ignore Ctrl-C, and so would the processes that tests start and interrupt.
+# A shell script's background jobs ignore Ctrl-C, and so would the processes that tests
+# start and interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 TOYS = Path(__file__).parent / "toys"
@@ -27,7 +30,8 @@ def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NABLAB_STORE", str(tmp_path / "runs"))
     monkeypatch.setenv("NABLAB_EXPERIMENTS", str(TOYS))
     monkeypatch.setenv("COLUMNS", "100")
-    # On a busy machine a short test may last, and a worker process of its own would make it last longer.
+    # On a busy machine a short test may last, and a worker process of its own would
+    # make it last longer.
     monkeypatch.setattr("nablab.lab.executors.PATIENCE_SECONDS", 3600.0)
 
 

@@ -1,4 +1,6 @@
-"""The benchmarks: the race is equal, works without JAX, and its tables say what was measured."""
+"""The benchmarks: the race is equal, works without JAX, and its tables say what was
+measured.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ TINY = Case("tiny", "1-4-1", "relu", 20, 2)
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:
-    """Two threads of PyTorch wait for each other at every operation when other tests hold the cores."""
+    """Two threads of PyTorch wait for each other at every operation when other tests
+    hold the cores.
+    """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -48,8 +52,7 @@ def test_the_quick_race_prints_its_rows_and_says_that_jax_is_missing(
         assert "tiny 13 P, 20 points" in text
         assert (
             "No JAX vmap+jit+scan: JAX is not installed: pip install 'nablab[bench]'"
-            in text
-        )
+        ) in text
         assert "PyTorch loop, fused Adam" in text
         assert "batched engine" in text
     assert "| tiny 13 P, 20 points | 2 |" in written
@@ -68,7 +71,10 @@ def test_without_a_compiler_the_race_goes_on(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_ratios_count_compilation_on_both_sides() -> None:
-    """Our side: 1 s to compile and 1 µs; theirs: 3 s and 1 µs. So (3 + 20,000·2·1e-6) / (1 + 0.04)."""
+    """Our side: 1 s to compile and 1 µs; theirs: 3 s and 1 µs.
+
+    So (3 + 20,000·2·1e-6) / (1 + 0.04).
+    """
     race = replicas.ratios_of_totals(
         {"nablab": [1e-6], "theirs": [1e-6]}, {"nablab": 1.0, "theirs": 3.0}, replicas=2
     )
@@ -193,7 +199,9 @@ def test_goals_stand_in_the_order_in_which_they_were_measured() -> None:
 
 
 def test_a_childs_peak_memory_is_its_own() -> None:
-    """100 MB that the child holds show up; the PyTorch that this process holds does not."""
+    """100 MB that the child holds show up; the PyTorch that this process holds does
+    not.
+    """
     small = cost([sys.executable, "-S", "-c", "pass"])
     large = cost([sys.executable, "-S", "-c", "b'x' * 100_000_000"])
     assert small.exit_code == large.exit_code == 0
@@ -245,7 +253,8 @@ def test_jax_computes_the_same() -> None:
         "from benchmarks.peers.laboratory import Fit",
         "from benchmarks.replicas import check_equal",
         "for case in (ALL[0], ALL[-2]):",
-        "    check_equal([Fit(case, 0), JaxScan(case, per_core=True), JaxScan(case, per_core=False)])",
+        "    check_equal([Fit(case, 0), JaxScan(case, per_core=True), JaxScan(case, "
+        "per_core=False)])",
     )
     subprocess.run(
         [sys.executable, "-c", "\n".join(lines)],

@@ -1,4 +1,6 @@
-"""The table of answers: its truths are true, nablab gives them, and a tool that does not is seen to."""
+"""The table of answers: its truths are true, nablab gives them, and a tool that does
+not is seen to.
+"""
 
 from __future__ import annotations
 
@@ -107,12 +109,14 @@ def test_the_last_batch_is_ragged() -> None:
         (lambda: answers_spectrum.traces(SEEDS), 0.05),  # two of its errors
         (answers_spectrum.signs, 0.0),
         (lambda: answers_spectrum.ghosts(SEEDS), 0.0),
-        (lambda: answers_spectrum.shares([0]), 0.03),  # four standard errors of ten probes
+        # four standard errors of ten probes
+        (lambda: answers_spectrum.shares([0]), 0.03),
         (lambda: answers_traps.questions(SEEDS)[0], 1e-9),
         (answers_landscape.ends, 0.0),
         (answers_landscape.cells, 1e-12),
         (answers_landscape.center, 0.0),
-        (lambda: answers_landscape.directions(range(10)), 0.06),  # four standard errors of 1,100 entries
+        # four standard errors of 1,100 entries
+        (lambda: answers_landscape.directions(range(10)), 0.06),
         (answers_landscape.reach, 1e-9),
     ],
     ids=[
@@ -166,10 +170,8 @@ def test_a_leak_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     growth = answers_traps._growth(
         lambda: kept.extend([torch.ones(3), torch.ones(2), shared[:1]])
     )
-    assert growth == (
-        3,
-        4 * 5,
-    )  # bytes of five float32; the view's storage was there before
+    # bytes of five float32; the view's storage was there before
+    assert growth == (3, 4 * 5)
 
 
 def test_every_change_of_a_model_is_named() -> None:
@@ -193,7 +195,9 @@ def test_every_change_of_a_model_is_named() -> None:
 def test_a_shifted_scan_and_a_missing_start_are_seen(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A tool that scans there and back is made up here; a straight one must be found right."""
+    """A tool that scans there and back is made up here; a straight one must be found
+    right.
+    """
     for name, straight in (("there and back", False), ("straight", True)):
         tool = fake_landscapes(straight)
         for module, content in tool.items():
@@ -212,9 +216,8 @@ def test_a_shifted_scan_and_a_missing_start_are_seen(
             assert cells.says == "the first model is evaluated"
             assert max(ends.distances) < 1e-6
         else:
-            assert (
-                cells.text
-                == "cells off: row 0: +1, row 1: +0, row 2: +1, row 3: +0, row 4: +1"
+            assert cells.text == (
+                "cells off: row 0: +1, row 1: +0, row 2: +1, row 3: +0, row 4: +1"
             ), name
             assert cells.distances[0] > 0.5
             assert cells.says == "the first model is never evaluated"

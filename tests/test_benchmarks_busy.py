@@ -1,4 +1,6 @@
-"""The benchmark of a busy machine keeps cores busy for as long as it measures, and no longer."""
+"""The benchmark of a busy machine keeps cores busy for as long as it measures, and no
+longer.
+"""
 
 from __future__ import annotations
 

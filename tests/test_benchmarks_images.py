@@ -1,4 +1,6 @@
-"""The benchmark of the image path: equal work on both sides, and it runs where something is missing."""
+"""The benchmark of the image path: equal work on both sides, and it runs where
+something is missing.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ from nablab import data, errors, training
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:
-    """Two threads of PyTorch wait for each other at every operation when other tests hold the cores."""
+    """Two threads of PyTorch wait for each other at every operation when other tests
+    hold the cores.
+    """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

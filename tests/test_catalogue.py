@@ -1,4 +1,6 @@
-"""One battery that every experiment of the catalogue passes, and what happens to broken files."""
+"""One battery that every experiment of the catalogue passes, and what happens to broken
+files.
+"""
 
 from __future__ import annotations
 
@@ -110,8 +112,12 @@ def test_broken_files_are_listed_with_their_error(
 
 def test_a_taken_name_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = (
-        "from dataclasses import dataclass\nfrom nablab.contract import Experiment\n"
-        "@dataclass(frozen=True)\nclass Mine(Experiment):\n    '''Is it?'''\n    name = 'deep-vs-shallow'\n"
+        "from dataclasses import dataclass\n"
+        "from nablab.contract import Experiment\n"
+        "@dataclass(frozen=True)\n"
+        "class Mine(Experiment):\n"
+        "    '''Is it?'''\n"
+        "    name = 'deep-vs-shallow'\n"
     )
     (tmp_path / "mine.py").write_text(text)
     monkeypatch.setenv("NABLAB_EXPERIMENTS", str(tmp_path))
@@ -198,7 +204,11 @@ def test_files_edited_while_a_run_works_end_it(own: Path) -> None:
     text = MINE.replace(
         '[Condition(part="all")]', '[Condition(part=part) for part in ("a", "b")]'
     )
-    late = f"import pathlib\npathlib.Path({str(own / '_constant.py')!r}).write_text('VALUE = 2')\nFACTOR = 1"
+    late = (
+        "import pathlib\n"
+        f"pathlib.Path({str(own / '_constant.py')!r}).write_text('VALUE = 2')\n"
+        "FACTOR = 1"
+    )
     (own / "mine.py").write_text(text)
     (own / "_late.py").write_text(late)
     run = nablab.run("mine", preset="quick", seeds=1)
@@ -217,7 +227,11 @@ def test_data_that_change_while_a_run_works_end_it(own: Path, tmp_path: Path) ->
     (own / "mine.py").write_text(
         f"{text}\n    def data_sets(self):\n        return ({str(images)!r},)\n"
     )
-    late = f"import pathlib\npathlib.Path({str(images)!r}, 'a', '2.png').write_text('2')\nFACTOR = 1"
+    late = (
+        "import pathlib\n"
+        f"pathlib.Path({str(images)!r}, 'a', '2.png').write_text('2')\n"
+        "FACTOR = 1"
+    )
     (own / "_late.py").write_text(late)
     run = nablab.run("mine", preset="quick", seeds=1)
     assert run.state == "failed"

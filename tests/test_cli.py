@@ -1,4 +1,6 @@
-"""The command line: exit codes, messages, machine-readable output, narrow and absent terminals."""
+"""The command line: exit codes, messages, machine-readable output, narrow and absent
+terminals.
+"""
 
 from __future__ import annotations
 
@@ -426,9 +428,9 @@ def test_a_dry_run_that_raises_is_one_sentence(nablab_here: Nablab) -> None:
     done = nablab_here("run", "toy", "fail=4", "--dry-run", "--seeds", "1", "steps=20")
     assert done.returncode == 1
     assert (
-        "The dry run of toy (width=4) raised RuntimeError: this width was asked to fail ("
-        in done.stderr
-    )
+        "The dry run of toy (width=4) raised RuntimeError: this width was asked to "
+        "fail ("
+    ) in done.stderr
     assert "toy.py, line " in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
@@ -436,7 +438,10 @@ def test_a_dry_run_that_raises_is_one_sentence(nablab_here: Nablab) -> None:
 def test_figures_that_are_missing_are_said(nablab_here: Nablab) -> None:
     words = ("run", "toy", "bad_figure=true", "--preset", "quick", "steps=20")
     done = nablab_here(*words)
-    said = "Failed: The figures could not be drawn. RuntimeError: this figure was asked to fail"
+    said = (
+        "Failed: The figures could not be drawn. RuntimeError: this figure was "
+        "asked to fail"
+    )
     assert said in done.stderr
     assert said in nablab_here("report", "toy").stderr
     assert json.loads(nablab_here(*words, "--json").stdout)["messages"]
@@ -518,8 +523,7 @@ def test_show_and_the_dry_run_name_claims_that_the_seeds_cannot_decide(
     shown = " ".join(nablab_here("show", "sharpness").stdout.split())
     assert (
         "5 seeds cannot decide 5 of the claims: five batch sizes at one learning rate"
-        in shown
-    )
+    ) in shown
     assert "- The gap rises with Keskar's sharpness (takes more conditions)" in shown
     assert "cannot decide" not in nablab_here("show", "deep-vs-shallow").stdout
     words = [
@@ -533,12 +537,11 @@ def test_show_and_the_dry_run_name_claims_that_the_seeds_cannot_decide(
     ]
     dry = " ".join(nablab_here(*words, "--seeds", "5").stdout.split())
     assert (
-        "5 seeds cannot decide 1 of the claims on their own, whatever they give:" in dry
-    )
+        "5 seeds cannot decide 1 of the claims on their own, whatever they give:"
+    ) in dry
     assert (
         "- Training does not find the sawtooth, although a smaller network equals it"
-        in dry
-    )
+    ) in dry
     assert "(takes at least 6 seeds)" in dry
     (facts,) = json.loads(nablab_here(*words, "--seeds", "5", "--json").stdout)
     assert [one["seeds"] for one in facts["undecided"]] == [6]
@@ -548,9 +551,9 @@ def test_show_and_the_dry_run_name_claims_that_the_seeds_cannot_decide(
 def test_show_lists_what_others_reported(nablab_here: Nablab) -> None:
     shown = " ".join(nablab_here("show", "deep-vs-shallow").stdout.split())
     assert (
-        "a course (sinc, deep network, Adam): epochs until the loss is 0.001 961, 1 seed"
-        in shown
-    )
+        "a course (sinc, deep network, Adam): epochs until the loss is 0.001 961, "
+        "1 seed"
+    ) in shown
     facts = json.loads(nablab_here("show", "deep-vs-shallow", "--json").stdout)
     assert facts["reported"][0]["value"] == 961
 
@@ -568,5 +571,4 @@ def test_an_experiment_whose_conditions_fail_is_still_shown(
     assert done.returncode == 0
     assert (
         "Whether 5 seeds can decide the claims is not known: SystemExit: 0"
-        in " ".join(done.stdout.split())
-    )
+    ) in " ".join(done.stdout.split())

@@ -1,4 +1,6 @@
-"""Overrides are parsed against the fields' types, and every mistake gets one clear message."""
+"""Overrides are parsed against the fields' types, and every mistake gets one clear
+message.
+"""
 
 from __future__ import annotations
 
@@ -226,9 +228,8 @@ def test_dotted_keys_reach_into_nested_dataclasses() -> None:
         Everything, "standard", {"inner": {"learning_rate": 1}}
     ).inner == Adam(learning_rate=1.0)
     with pytest.raises(UsageError, match="no key 'momentum'"):
-        resolve(
-            Everything, "standard", {"optimizer.momentum": 0.5}
-        )  # the default is Adam
+        # the default is Adam
+        resolve(Everything, "standard", {"optimizer.momentum": 0.5})
     chosen = parse_overrides(Everything, ["optimizer.momentum=0.5", "optimizer=sgd"])
     assert resolve(Everything, "standard", chosen).optimizer == SGD(momentum=0.5)
 
@@ -289,11 +290,7 @@ def test_a_number_beyond_the_bound_of_its_field(token: str, bound: str) -> None:
         UsageError, match=f"{key}=.* is too large: it must be at most {bound}[.]"
     ):
         parse_overrides(Bounded, [token])
-    value = {
-        "sizes": (1, 101),
-        "networks": ((1, 101),),
-        "pair": (0.6, 1),
-    }.get(key, 101)
+    value = {"sizes": (1, 101), "networks": ((1, 101),), "pair": (0.6, 1)}.get(key, 101)
     with pytest.raises(UsageError, match=f"too large: it must be at most {bound}[.]"):
         resolve(Bounded, "standard", {key: value})
 
@@ -386,18 +383,16 @@ def test_a_preset_with_an_unknown_key_is_found_out() -> None:
 
 def test_describe_says_what_each_field_takes() -> None:
     docs = {doc.name: doc for doc in describe(Everything)}
-    assert (
-        docs["steps"].help
-        == "Optimizer steps. The second sentence is on a line of its own: with a colon."
+    assert docs["steps"].help == (
+        "Optimizer steps. The second sentence is on a line of its own: with a colon."
     )
     assert docs["rate"].help == "Learning rate."
     assert docs["mode"].choices == ("slow", "fast", "3")
     assert docs["limit"].type == "number or none"
     assert docs["limit"].default == "none"
     assert docs["networks"].default == "1,10,1"
-    assert (
-        docs["networks"].type
-        == "groups, separated by semicolons, of whole numbers, separated by commas"
+    assert docs["networks"].type == (
+        "groups, separated by semicolons, of whole numbers, separated by commas"
     )
     assert docs["optimizer"].choices == ("adam", "sgd")
     assert docs["inner.learning_rate"].help == "Size of a step."
@@ -417,7 +412,10 @@ def test_defaults_shown_by_describe_can_be_typed_back() -> None:
 
 
 def test_configuration_imports_nothing_heavy() -> None:
-    code = "import sys, nablab.settings.configuration; print({'torch', 'numpy', 'matplotlib'} & set(sys.modules))"
+    code = (
+        "import sys, nablab.settings.configuration; print({'torch', 'numpy', "
+        "'matplotlib'} & set(sys.modules))"
+    )
     out = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )

@@ -1,4 +1,6 @@
-"""Output may go away; what runs goes on, and says at its end that somebody may miss something."""
+"""Output may go away; what runs goes on, and says at its end that somebody may miss
+something.
+"""
 
 from __future__ import annotations
 
@@ -92,9 +94,8 @@ def test_a_command_that_cannot_print_fails_in_one_sentence(words: list[str]) -> 
             check=False,
         )
     assert done.returncode == 1
-    assert (
-        done.stderr
-        == "Not all output could be written: No space left on device. Runs are kept.\n"
+    assert done.stderr == (
+        "Not all output could be written: No space left on device. Runs are kept.\n"
     )
 
 

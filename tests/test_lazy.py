@@ -1,4 +1,6 @@
-"""Packages that import their names when asked: all there, nothing else, and nothing before."""
+"""Packages that import their names when asked: all there, nothing else, and nothing
+before.
+"""
 
 from __future__ import annotations
 
@@ -28,5 +30,8 @@ def test_an_unknown_name_is_an_attribute_error(name: str) -> None:
 
 @pytest.mark.parametrize("name", PACKAGES)
 def test_importing_the_package_imports_nothing_heavy(name: str) -> None:
-    program = f"import sys, {name}; sys.exit(bool({{'torch', 'numpy', 'scipy'}} & set(sys.modules)))"
+    program = (
+        f"import sys, {name}; sys.exit(bool({{'torch', 'numpy', 'scipy'}} & "
+        "set(sys.modules)))"
+    )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

@@ -529,8 +529,7 @@ def test_an_error_that_nobody_foresaw_is_one_sentence(
         assert done.returncode == 1
         assert (
             f"Measuring {instrument} raised IndexError: list index out of range ("
-            in done.stderr
-        )
+        ) in done.stderr
         assert "network.py, line " in done.stderr
         assert len(done.stderr.splitlines()) == 1
     monkeypatch.setenv("NABLAB_TRACEBACK", "1")
@@ -564,8 +563,7 @@ def test_a_pickle_of_weights_gets_the_remedy(
         assert done.returncode == 2
         assert (
             "save_file(torch.load(PATH, weights_only=True), 'weights.safetensors')"
-            in done.stderr
-        )
+        ) in done.stderr
 
 
 @pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "_orig_mod.module."])
@@ -591,10 +589,15 @@ def test_a_network_whose_own_names_begin_like_a_wrapper_keeps_them(
     nablab_here: Nablab, tmp_path: Path
 ) -> None:
     (tmp_path / "own.py").write_text(
-        NETWORK
-        + "\ndef own():\n    return nn.ModuleDict({'module': build()})['module']\n"
-        "class Own(nn.Module):\n    def __init__(self):\n        super().__init__()\n"
-        "        self.module = build()\n    def forward(self, x):\n        return self.module(x)\n"
+        NETWORK + "\n"
+        "def own():\n"
+        "    return nn.ModuleDict({'module': build()})['module']\n"
+        "class Own(nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.module = build()\n"
+        "    def forward(self, x):\n"
+        "        return self.module(x)\n"
     )
     state = saved(tmp_path, "plain.safetensors")
     save_file(
@@ -724,7 +727,8 @@ def test_figures_do_not_depend_on_the_surroundings(
     done = nablab(
         *words,
         "theirs.png",
-        MPLBACKEND="module://matplotlib_inline.backend_inline",  # what a notebook's "!" hands on
+        # what a notebook's "!" hands on
+        MPLBACKEND="module://matplotlib_inline.backend_inline",
         MPLCONFIGDIR=str(tmp_path / "mpl"),
     )
     assert done.returncode == 0, done.stderr

@@ -28,10 +28,8 @@ CONDITIONS = [
         ("target=a=b,norm=false", 2),
         ("rate=1e-3, width=8", 4),
         ({"width": 2, "norm": True}, 0),
-        (
-            {"target": "a=b", "rate": 0.001},
-            3,
-        ),  # the whole of it, though another one has the same and more
+        # the whole of it, though another one has the same and more
+        ({"target": "a=b", "rate": 0.001}, 3),
         (CONDITIONS[4], 4),
         ("norm=TRUE", 0),
         ("width=2.0", 0),
@@ -54,7 +52,8 @@ def test_levels_find_a_condition(wanted: Mapping[str, Any] | str, place: int) ->
         ("width=2, norm=false", "no level of 'norm' 'false'.*Choices: True"),
         (
             "deep",
-            "'deep' is no level. Write factor=level; factors: target, width, norm, rate",
+            "'deep' is no level. Write factor=level; factors: target, width, "
+            "norm, rate",
         ),
         ({"width": 99}, "no level of 'width' '99'"),
     ],

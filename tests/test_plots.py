@@ -1,4 +1,6 @@
-"""Figures: what is drawn, what is said about incomplete records, and bytes that do not change."""
+"""Figures: what is drawn, what is said about incomplete records, and bytes that do not
+change.
+"""
 
 from __future__ import annotations
 
@@ -351,7 +353,10 @@ class TestStyle:
         assert all(set(own) == {"#0072b2", "#d55e00", "#009e73"} for own in colors)
 
     def test_importing_plots_imports_neither_numpy_nor_matplotlib(self) -> None:
-        code = "import sys, nablab.plots; print({'numpy', 'matplotlib', 'torch'} & set(sys.modules))"
+        code = (
+            "import sys, nablab.plots; print({'numpy', 'matplotlib', 'torch'} & "
+            "set(sys.modules))"
+        )
         done = subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, check=True
         )

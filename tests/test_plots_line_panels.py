@@ -1,4 +1,6 @@
-"""Drawings of quantities along a line: every seed, the mean over seeds, its interval, the two ends."""
+"""Drawings of quantities along a line: every seed, the mean over seeds, its interval,
+the two ends.
+"""
 
 from __future__ import annotations
 

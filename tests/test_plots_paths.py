@@ -1,4 +1,6 @@
-"""Drawings of paths in a plane: every run, its start and end, and the values of its points."""
+"""Drawings of paths in a plane: every run, its start and end, and the values of its
+points.
+"""
 
 from __future__ import annotations
 

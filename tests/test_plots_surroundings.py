@@ -1,4 +1,6 @@
-"""Figures start from the settings that matplotlib ships, whatever a program around has set."""
+"""Figures start from the settings that matplotlib ships, whatever a program around has
+set.
+"""
 
 from __future__ import annotations
 
@@ -30,9 +32,8 @@ def test_a_programs_settings_change_no_figure() -> None:
     plain = drawn()
     with mpl.rc_context(THEIRS):
         assert drawn() == plain
-        assert {
-            key: mpl.rcParams[key] for key in THEIRS
-        } == THEIRS  # and they are left as they were
+        # and they are left as they were
+        assert {key: mpl.rcParams[key] for key in THEIRS} == THEIRS
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,9 @@ from tests.test_plots import rows, texts
 def trials(
     values: Mapping[float, Sequence[float]], metric: str = "error", **levels: Level
 ) -> Records:
-    """One record per value, by the numeric factor ``width``; ``parameters`` is ten times the width."""
+    """One record per value, by the numeric factor ``width``; ``parameters`` is ten
+    times the width.
+    """
     return Records(
         Record(
             Condition(width=width, **levels),

@@ -68,9 +68,8 @@ def test_progress_is_shown(folder: RunFolder, plan: Plan) -> None:
     assert "4.5 s" in text  # 150 steps of 3 replicas at 100 a second
     assert "waiting" in text  # the other condition
     assert "nan" in shown(folder, plan, json.dumps(progress(plan, loss="nan")))
-    without = shown(
-        folder, plan, json.dumps(progress(plan, loss=None))
-    )  # a loop of the experiment's own
+    # a loop of the experiment's own
+    without = shown(folder, plan, json.dumps(progress(plan, loss=None)))
     assert "4.5 s" in without
     assert "None" not in without
 
@@ -152,7 +151,10 @@ def summary(verdicts: list[Verdict], width: int) -> list[str]:
 
 def verdicts_of_three() -> list[Verdict]:
     scope = {"network": "flatten-256"}
-    claim = "The deep network has a lower held-out error than the shallow one (network flatten-256)"
+    claim = (
+        "The deep network has a lower held-out error than the shallow one "
+        "(network flatten-256)"
+    )
     return [
         fake_verdict("supported", claim=claim, scope=scope, answer="depth helps"),
         fake_verdict("refuted", claim=claim, scope=scope),
@@ -172,8 +174,9 @@ def test_the_answer_comes_first_then_one_or_two_lines_a_claim(width: int) -> Non
     ]
     legend, *claims = rows
     assert (
-        " ".join(lines[legend : claims[0]]).split("; ")[0]
-        == "+ 1 supported, - 1 refuted, ? 1 inconclusive"
+        " ".join(lines[legend : claims[0]]).split("; ")[0] == "+ 1 supported, - 1 "
+        "refuted, ? 1 "
+        "inconclusive"
     )
     assert [lines[row][0] for row in claims] == ["+", "-", "?"]
     ends = [*claims[1:], len(lines)]

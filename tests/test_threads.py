@@ -1,4 +1,6 @@
-"""Threads sleep while they wait, in every process that nablab starts or is; what the user has set stays."""
+"""Threads sleep while they wait, in every process that nablab starts or is; what the
+user has set stays.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Check what got installed: the wheel and not the checkout, and no CUDA packages beside a CPU torch."""
+"""Check what got installed: the wheel and not the checkout, and no CUDA packages beside
+a CPU torch.
+"""
 
 import sys
 from importlib import metadata
@@ -12,7 +14,8 @@ problems = []
 checkout = Path(__file__).resolve().parents[1] / "src"
 if Path(nablab.__file__).resolve().is_relative_to(checkout):
     problems.append(
-        "the tests would import nablab from the checkout; 'make test' installs the wheel"
+        "the tests would import nablab from the checkout; 'make test' "
+        "installs the wheel"
     )
 names = {(dist.metadata["Name"] or "").lower() for dist in metadata.distributions()}
 unwanted = sorted(

@@ -1,6 +1,7 @@
 """Print the project's requirements, or those of an extra, for pip's command line.
 
-With --alone: the packages that an extra takes without what they ask for (see tool.nablab.alone).
+With --alone: the packages that an extra takes without what they ask for (see
+tool.nablab.alone).
 """
 
 import sys

@@ -1,10 +1,12 @@
-"""Write docs/experiments/*.md from the experiments' docstrings and their reference runs.
+"""Write docs/experiments/*.md from the experiments' docstrings and their reference
+runs.
 
-``python tools/write_docs.py`` writes the pages anew. ``--reference RUN`` first copies the verdicts,
-figures and environment of a run in the store to become the reference run of its experiment; a run of
-another preset than standard becomes a further one. ``--judge`` answers the claims of all reference runs anew
-from their stored numbers: after a change of the statistics or of a claim's words.
-``--check`` writes nothing and fails if a page is not what would be written.
+``python tools/write_docs.py`` writes the pages anew. ``--reference RUN`` first copies
+the verdicts, figures and environment of a run in the store to become the reference run
+of its experiment; a run of another preset than standard becomes a further one.
+``--judge`` answers the claims of all reference runs anew from their stored numbers:
+after a change of the statistics or of a claim's words. ``--check`` writes nothing and
+fails if a page is not what would be written.
 """
 
 from __future__ import annotations
@@ -53,14 +55,15 @@ def copy_reference(reference: str) -> None:
     facts = {"command": run.command, "seeds": run.seeds, "trials": len(run.records)}
     facts["date"] = time.strftime("%Y-%m-%d", time.gmtime(started[1]))
     facts["seconds"] = round(seconds)
-    facts["of_work"] = (
-        True  # of all processes together; runs of earlier versions knew the time by the clock
-    )
+    # of all processes together; runs of earlier versions knew the time by the clock
+    facts["of_work"] = True
     (target / "run.json").write_text(json.dumps(facts, indent=1) + "\n")
 
 
 def judge_anew() -> None:
-    """Write the verdicts of every reference run from its ``scalars.csv``; nothing is trained."""
+    """Write the verdicts of every reference run from its ``scalars.csv``; nothing is
+    trained.
+    """
     for path in sorted(DOCS.glob("*/scalars.csv")):
         experiment = _configured(path.parent)
         verdicts = judge(experiment.active_claims(), _records(path, experiment))
@@ -78,7 +81,9 @@ def _configured(folder: Path) -> Experiment:
 
 
 def _records(path: Path, experiment: Experiment) -> Records:
-    """The trials of a tidy table; the experiment knows of what type a factor's levels are."""
+    """The trials of a tidy table; the experiment knows of what type a factor's levels
+    are.
+    """
     conditions = {
         tuple((factor, str(level)) for factor, level in condition.items()): condition
         for condition in experiment.conditions()
@@ -162,7 +167,9 @@ def _reported(experiment: type[Experiment]) -> list[str]:
 
 
 def _beside(one: Reported, experiment: type[Experiment]) -> str:
-    """What the first reference run of the same setting measured, with its preset; empty without one."""
+    """What the first reference run of the same setting measured, with its preset; empty
+    without one.
+    """
     for folder in _folders(experiment):
         configured = _configured(folder)
         if found := measured(
@@ -178,7 +185,10 @@ def _reference(folder: Path) -> list[str]:
         Verdict.from_dict(content)
         for content in _read(folder / "verdicts.json")["verdicts"]
     ]
-    machine = f"{environment['processor']}, {environment['cores']} cores, torch {environment['torch']}"
+    machine = (
+        f"{environment['processor']}, {environment['cores']} cores, torch "
+        f"{environment['torch']}"
+    )
     rows = [
         (f"{MARKS[v.outcome]} {v.outcome}", v.claim, v.effect_text, v.reason)
         for v in verdicts
@@ -188,7 +198,10 @@ def _reference(folder: Path) -> list[str]:
         for path in sorted(folder.glob("*.png"))
     ]
     took = duration(run["seconds"]) + (" of work" if run.get("of_work") else "")
-    intro = f"`{run['command']}`: {run['trials']} trials in {took} on {machine}, {run['date']}."
+    intro = (
+        f"`{run['command']}`: {run['trials']} trials in {took} on {machine}, "
+        f"{run['date']}."
+    )
     preset = _read(folder / "config.json")["preset"]
     title = (
         "## Reference run"

@@ -20,9 +20,11 @@ from benchmarks.peers import Absent
 
 
 class PerSample(Dataset[tuple[Tensor, int]]):
-    """What torchvision's MNIST with ``ToTensor`` and ``Normalize`` does for each sample, written out.
+    """What torchvision's MNIST with ``ToTensor`` and ``Normalize`` does for each
+    sample, written out.
 
-    A PIL image is made of the bytes, a float tensor of the image, and mean and deviation are applied.
+    A PIL image is made of the bytes, a float tensor of the image, and mean and
+    deviation are applied.
     """
 
     def __init__(self, images: Tensor, labels: Tensor) -> None:
@@ -53,7 +55,9 @@ def normalize(tensor: Tensor) -> Tensor:
 def notebook_epoch(
     build: Callable[[], nn.Module], images: Images, batch_size: int
 ) -> nn.Module:
-    """One epoch of the usual loop: DataLoader, per-sample transform, float32, Adam as it comes."""
+    """One epoch of the usual loop: DataLoader, per-sample transform, float32, Adam as
+    it comes.
+    """
     model = build()
     loader = DataLoader(PerSample(*images.train), batch_size=batch_size, shuffle=True)
     optimizer = torch.optim.Adam(model.parameters())
@@ -84,7 +88,8 @@ def notebook_evaluation(
 def lightning_epoch(
     build: Callable[[], nn.Module], images: Images, batch_size: int
 ) -> Callable[[], object]:
-    """One epoch of Lightning's trainer over a TensorDataset in memory, without logs, bars and checkpoints.
+    """One epoch of Lightning's trainer over a TensorDataset in memory, without logs,
+    bars and checkpoints.
 
     Raises:
         Absent: It is not installed.
@@ -130,10 +135,12 @@ def lightning_epoch(
 
 
 def keras_epoch(images: Images, batch_size: int) -> Callable[[], object]:
-    """One epoch of LeNet by Keras 3 on JAX, compiled before; images in memory, channels last as it likes.
+    """One epoch of LeNet by Keras 3 on JAX, compiled before; images in memory, channels
+    last as it likes.
 
     Raises:
-        Absent: Keras or JAX is not installed, or Keras has started with another backend.
+        Absent: Keras or JAX is not installed, or Keras has started with another
+            backend.
     """
     os.environ.setdefault("KERAS_BACKEND", "jax")
     os.environ.setdefault("JAX_PLATFORMS", "cpu")

@@ -1,13 +1,19 @@
-r"""JAX: `vmap` over replicas, a scan over the steps, Adam written out, all in one compiled call.
+r"""JAX: `vmap` over replicas, a scan over the steps, Adam written out, all in one
+compiled call.
 
-Written for JAX's good, by measurement on two cores (deep network, 300 points, 30 replicas):
+Written for JAX's good, by measurement on two cores (deep network, 300 points, 30
+replicas):
 
-- Features first, :math:`W A` instead of :math:`A W^T`: 42 instead of 98 µs per replica-step.
-- One device per core with `pmap`, each with its share of the replicas: 14 instead of 42 µs, for one device
-  runs such small operations on one core only. This is the second JAX side.
-- At 4,000 points the activations of all replicas leave the cache. One replica after the other within each
-  device (`lax.map` in place of `vmap`): 380 instead of 510 µs. At 300 points it costs: 18 instead of 14 µs.
-- The state's buffers are donated. Flags for wider vectors, oneDNN and Eigen's threads made no difference.
+- Features first, :math:`W A` instead of :math:`A W^T`: 42 instead of 98 µs per
+  replica-step.
+- One device per core with `pmap`, each with its share of the replicas: 14 instead of 42
+  µs, for one device runs such small operations on one core only. This is the second JAX
+  side.
+- At 4,000 points the activations of all replicas leave the cache. One replica after the
+  other within each device (`lax.map` in place of `vmap`): 380 instead of 510 µs. At 300
+  points it costs: 18 instead of 14 µs.
+- The state's buffers are donated. Flags for wider vectors, oneDNN and Eigen's threads
+  made no difference.
 """
 
 from __future__ import annotations
@@ -27,10 +33,8 @@ from nablab.training.engine import FloatArray
 FLAGS = f"--xla_force_host_platform_device_count={usable_cores()}"
 
 MANY_POINTS = 1_000
-STEPS_PER_CALL = {
-    False: 1_000,
-    True: 100,
-}  # by many points: a call of a second or so either way
+# by many points: a call of a second or so either way
+STEPS_PER_CALL = {False: 1_000, True: 100}
 
 
 class JaxScan:
@@ -80,7 +84,9 @@ class JaxScan:
         return np.concatenate([_by_replica(np.asarray(part)) for part in losses])
 
     def _stack(self, case: Case) -> list[Any]:
-        """Weights (K, outputs, inputs) and biases (K, outputs, 1) of each layer; K is split by device."""
+        """Weights (K, outputs, inputs) and biases (K, outputs, 1) of each layer; K is
+        split by device.
+        """
         replicas = [list(module.parameters()) for module in case.modules()]
         stacked = [
             np.stack([p.detach().numpy() for p in tensors])
@@ -110,7 +116,9 @@ def load_jax() -> Any:
 
 
 def _by_replica(losses: FloatArray) -> FloatArray:
-    """From (devices, steps, replicas of each), or without devices, to float64 (steps, replicas)."""
+    """From (devices, steps, replicas of each), or without devices, to float64 (steps,
+    replicas).
+    """
     devices = losses.reshape(-1, *losses.shape[-2:])
     return np.concatenate(list(devices), axis=1).astype(np.float64)
 

@@ -1,4 +1,6 @@
-"""Our sides: the whole of `nablab.training.fit`, its fast engine alone, and the engine without a compiler."""
+"""Our sides: the whole of `nablab.training.fit`, its fast engine alone, and the engine
+without a compiler.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,8 @@ from nablab.training.fused import compiler
 
 OPTIMIZER = training.Adam(learning_rate=LEARNING_RATE)
 
-# `fit` evaluates 100 times unless told otherwise: every 200 steps of a training of 20,000.
+# `fit` evaluates 100 times unless told otherwise: every 200 steps of a training of
+# 20,000.
 EVAL_EVERY = 200
 
 
@@ -90,7 +93,8 @@ class EngineAlone:
 
 @contextmanager
 def fresh_kernel(repeats: int) -> Iterator[list[float]]:
-    """Compile the kernel into empty caches, leave the last for use, and give the seconds of each.
+    """Compile the kernel into empty caches, leave the last for use, and give the
+    seconds of each.
 
     An empty list if this machine cannot compile it.
     """

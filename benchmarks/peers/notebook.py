@@ -34,8 +34,8 @@ class Network(nn.Module):
 class PlainLoop:
     """Replica 0 of the case, trained step by step.
 
-    One replica is enough to measure: the loops of K replicas share nothing, so K of them take K times
-    as long.
+    One replica is enough to measure: the loops of K replicas share nothing, so K of
+    them take K times as long.
     """
 
     replicas = 1

@@ -1,4 +1,6 @@
-"""The peers of the instruments: PyHessian, curvlinops, loss-landscapes, and plain PyTorch."""
+"""The peers of the instruments: PyHessian, curvlinops, loss-landscapes, and plain
+PyTorch.
+"""
 
 from __future__ import annotations
 
@@ -123,9 +125,8 @@ def _eigenpairs(quick: bool) -> Race:
     if quick:
         x, y = x[:100], y[:100]
     notes: list[str] = []
-    equal = {
-        "tolerance": 1e-4
-    }  # replaced by what PyHessian reaches, so that residuals are equal
+    # replaced by what PyHessian reaches, so that residuals are equal
+    equal = {"tolerance": 1e-4}
 
     def pyhessian() -> Side:
         tool = peer("pyhessian", name="PyHessian")
@@ -141,8 +142,9 @@ def _eigenpairs(quick: bool) -> Race:
             values[0]
         )
         notes.append(
-            f"PyHessian with tol=1e-4 leaves residuals of up to {equal['tolerance']:.1g} of the largest "
-            "eigenvalue; nablab and eigsh are asked for no larger ones."
+            "PyHessian with tol=1e-4 leaves residuals of up to "
+            f"{equal['tolerance']:.1g} of the largest eigenvalue; nablab and eigsh are "
+            "asked for no larger ones."
         )
         return Side(pairs)
 
@@ -196,7 +198,8 @@ def _density(quick: bool) -> Race:
         )
 
     return Race(
-        f"spectral density of LeNet's Hessian, {PROBES} x {steps} products, {len(x):,} images",
+        f"spectral density of LeNet's Hessian, {PROBES} x {steps} products, {len(x):,} "
+        "images",
         {
             OURS: lambda: Side(
                 lambda: instruments.spectral_density(
@@ -208,8 +211,10 @@ def _density(quick: bool) -> Race:
         },
         {"PyHessian": ("1.5x", "3x"), "curvlinops": ("1.5x", "3x")},
         [
-            "PyHessian calls torch.eig, which PyTorch removed; it is given torch.linalg.eigh in its place.",
-            "curvlinops' fast_lanczos does not re-orthogonalize: it has ghosts, and is counted all the same.",
+            "PyHessian calls torch.eig, which PyTorch removed; it is given "
+            "torch.linalg.eigh in its place.",
+            "curvlinops' fast_lanczos does not re-orthogonalize: it has ghosts, and is "
+            "counted all the same.",
         ],
     )
 
@@ -311,7 +316,8 @@ def product_costs(repeats: int) -> Table:
         ("network", "product", "by the arithmetic", "measured"),
         rows,
         [
-            "One gradient evaluation is a forward and a backward pass over all data, timed in the same turn."
+            "One gradient evaluation is a forward and a backward pass over all data, "
+            "timed in the same turn."
         ],
     )
 
@@ -343,9 +349,8 @@ def _curvlinops(tool: Any, model: nn.Module, x: Tensor, y: Tensor) -> Any:
 
 def _pyhessian(tool: Any, model: nn.Module, x: Tensor, y: Tensor) -> Any:
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # it calls backward(create_graph=True), which warns of the leak
+        # it calls backward(create_graph=True), which warns of the leak
+        warnings.simplefilter("ignore")
         model.zero_grad()
         return tool.hessian(model, nn.CrossEntropyLoss(), data=(x, y), cuda=False)
 

@@ -7,8 +7,9 @@ Ask a question, train over seeds, get a verdict::
     run = nablab.run("deep-vs-shallow", preset="quick")
     run.verdicts, run.scalars, run.report("out.html")
 
-Importing this module imports neither torch nor numpy. Import it before torch: then the threads of
-PyTorch sleep while they wait, in your own program too, unless you have set ``OMP_WAIT_POLICY``.
+Importing this module imports neither torch nor numpy. Import it before torch: then the
+threads of PyTorch sleep while they wait, in your own program too, unless you have set
+``OMP_WAIT_POLICY``.
 """
 
 from __future__ import annotations

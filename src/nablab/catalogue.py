@@ -1,8 +1,9 @@
 """Finds the experiments by scanning folders: there is no registry to edit.
 
-Looks into ``nablab/experiments`` and into the folders named by ``NABLAB_EXPERIMENTS`` (separated as
-in ``PATH``). An experiment whose file cannot be imported is listed with its error and breaks nothing else.
-A file of a user's that was edited since it was imported is imported anew.
+Looks into ``nablab/experiments`` and into the folders named by ``NABLAB_EXPERIMENTS``
+(separated as in ``PATH``). An experiment whose file cannot be imported is listed with
+its error and breaks nothing else. A file of a user's that was edited since it was
+imported is imported anew.
 """
 
 from __future__ import annotations
@@ -63,7 +64,8 @@ def find(name: str) -> type[Experiment]:
     """The experiment class of this name.
 
     Raises:
-        UsageError: There is none (with the nearest name), or its file cannot be imported.
+        UsageError: There is none (with the nearest name), or its file cannot be
+            imported.
     """
     entries = scan()
     if name not in entries:
@@ -88,10 +90,8 @@ def _add(entries: dict[str, Entry], path: Path) -> None:
     try:
         found = _experiments_in(_import(path))
         error = "it defines no Experiment"
-    except (
-        Exception,
-        SystemExit,
-    ) as problem:  # a user's file may raise anything; the list shows it
+    # a user's file may raise anything; the list shows it
+    except (Exception, SystemExit) as problem:
         found, error = [], in_short(problem)
     if not found:
         entries[fallback] = Entry(fallback, path, None, error)
@@ -122,9 +122,8 @@ def _import(path: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     sys.modules.setdefault(USER_PACKAGE, ModuleType(USER_PACKAGE))
     user_code.forget_stale(code)
-    sys.modules[name] = (
-        module  # pickling an experiment needs its module to be found by name
-    )
+    # pickling an experiment needs its module to be found by name
+    sys.modules[name] = module
     try:
         with user_code.importing(path.parent):
             spec.loader.exec_module(module)
@@ -132,9 +131,8 @@ def _import(path: Path) -> ModuleType:
         del sys.modules[name]
         raise
     if str(path.parent) not in sys.path:
-        sys.path.append(
-            str(path.parent)
-        )  # for imports inside methods; last, so that nothing is hidden
+        # for imports inside methods; last, so that nothing is hidden
+        sys.path.append(str(path.parent))
     user_code.remember(code, program=name)
     return module
 

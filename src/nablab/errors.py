@@ -27,11 +27,15 @@ class StoreError(NablabError):
 
 
 class DataError(NablabError):
-    """A data set cannot be had or read: no source answers, a file is damaged, or the disk is full."""
+    """A data set cannot be had or read: no source answers, a file is damaged, or the
+    disk is full.
+    """
 
 
 class CodeError(NablabError):
-    """Code of the user's or of a library raised an error while it was at work (exit code 1)."""
+    """Code of the user's or of a library raised an error while it was at work (exit
+    code 1).
+    """
 
 
 class Interrupted(NablabError):
@@ -41,7 +45,8 @@ class Interrupted(NablabError):
 def unknown(
     kind: str, name: str, choices: Iterable[str], *, remedy: str = ""
 ) -> UsageError:
-    """Build the error for a name that does not exist, with the nearest one and the choices.
+    """Build the error for a name that does not exist, with the nearest one and the
+    choices.
 
     >>> print(unknown("preset", "qiuck", ["quick", "standard"]))
     There is no preset 'qiuck'. Did you mean 'quick'? Choices: quick, standard.
@@ -57,7 +62,8 @@ def unknown(
 
 
 def raised(doing: str, error: BaseException) -> CodeError:
-    """Build the one sentence for an error that nobody foresaw; the traceback can still be seen.
+    """Build the one sentence for an error that nobody foresaw; the traceback can still
+    be seen.
 
     >>> print(raised("Reading a.py", ValueError("no such name")))
     Reading a.py raised ValueError: no such name. To see the traceback, set NABLAB_TRACEBACK=1.
@@ -68,7 +74,8 @@ def raised(doing: str, error: BaseException) -> CodeError:
 
 
 def in_short(error: BaseException) -> str:
-    """The kind of an error, the first line of its text, and the place in a user's file where it was raised.
+    """The kind of an error, the first line of its text, and the place in a user's file
+    where it was raised.
 
     >>> in_short(SystemExit(0))
     'SystemExit: 0'
@@ -79,7 +86,9 @@ def in_short(error: BaseException) -> str:
 
 
 def place_of(error: BaseException) -> str:
-    """The innermost line of a traceback that is the user's own, in brackets; else the innermost of all."""
+    """The innermost line of a traceback that is the user's own, in brackets; else the
+    innermost of all.
+    """
     frames = [
         f
         for f in traceback.extract_tb(error.__traceback__)
@@ -91,7 +100,9 @@ def place_of(error: BaseException) -> str:
 
 
 def _libraries() -> tuple[str, ...]:
-    """Folders of code that is not the user's: nablab itself, installed packages, Python's library."""
+    """Folders of code that is not the user's: nablab itself, installed packages,
+    Python's library.
+    """
     folders = [
         HERE,
         sysconfig.get_path("stdlib"),

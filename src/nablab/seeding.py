@@ -1,7 +1,9 @@
-"""Where randomness comes from: every stream has its own seed, derived from names and numbers.
+"""Where randomness comes from: every stream has its own seed, derived from names and
+numbers.
 
-No stream is drawn from another, so adding a seed, a factor or a replica never moves the others. This module
-imports neither torch nor numpy; what seeds PyTorch's generators stands in `nablab.training.seeding`.
+No stream is drawn from another, so adding a seed, a factor or a replica never moves the
+others. This module imports neither torch nor numpy; what seeds PyTorch's generators
+stands in `nablab.training.seeding`.
 """
 
 from __future__ import annotations
@@ -10,9 +12,11 @@ import hashlib
 
 
 def derive(*parts: str | int | float) -> int:
-    """A seed from any number of parts: 63 bits of a SHA-256 over an unambiguous encoding.
+    """A seed from any number of parts: 63 bits of a SHA-256 over an unambiguous
+    encoding.
 
-    The same in every process and version. Type and order matter: 1, 1.0 and "1" give three seeds.
+    The same in every process and version. Type and order matter: 1, 1.0 and "1" give
+    three seeds.
 
     >>> derive("weights", 0)
     8327438491520930819

@@ -1,14 +1,16 @@
 """How many threads compute, and how they wait for one another. The one place for both.
 
-**Waiting.** PyTorch's threads meet after every operation. By default those of OpenMP spin while they wait,
-in the hope that it is short. Where other programs keep the cores busy, a thread that spins takes the core
-that the one it waits for needs: trainings took seven times as long as with threads that sleep. OpenMP reads
-its settings once, when PyTorch is loaded, so they are set when nablab is imported.
+**Waiting.** PyTorch's threads meet after every operation. By default those of OpenMP
+spin while they wait, in the hope that it is short. Where other programs keep the cores
+busy, a thread that spins takes the core that the one it waits for needs: trainings took
+seven times as long as with threads that sleep. OpenMP reads its settings once, when
+PyTorch is loaded, so they are set when nablab is imported.
 
-**Counting.** The order in which PyTorch adds numbers up depends on its number of threads, and with it the
-last digits. So a trial computes with a number that its run's configuration decides, on any machine and
-whatever else runs: `trial_threads`. The compiled engines give the same numbers with any number of threads,
-and take `engine_threads`.
+**Counting.** The order in which PyTorch adds numbers up depends on its number of
+threads, and with it the last digits. So a trial computes with a number that its run's
+configuration decides, on any machine and whatever else runs: `trial_threads`. The
+compiled engines give the same numbers with any number of threads, and take
+`engine_threads`.
 """
 
 from __future__ import annotations
@@ -18,12 +20,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-# OMP_WAIT_POLICY is the standard; GOMP_SPINCOUNT is GNU's library, which PyTorch's packages for Linux bring,
-# and KMP_BLOCKTIME (milliseconds) that of LLVM and Intel: those for macOS, and conda's.
+# OMP_WAIT_POLICY is the standard; GOMP_SPINCOUNT is GNU's library, which PyTorch's
+# packages for Linux bring, and KMP_BLOCKTIME (milliseconds) that of LLVM and Intel:
+# those for macOS, and conda's.
 PASSIVE = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0", "KMP_BLOCKTIME": "0"}
 
-# A run of one condition cannot share its work between processes, so its trials take two threads of PyTorch.
-# It is a constant, not the number of cores: the same numbers come out whatever machine has how many.
+# A run of one condition cannot share its work between processes, so its trials take two
+# threads of PyTorch. It is a constant, not the number of cores: the same numbers come
+# out whatever machine has how many.
 THREADS_ALONE = 2
 
 _given: int | None = None  # by `give_engines`; None: as many as PyTorch has
@@ -33,23 +37,27 @@ _outside: int | None = None  # inside `fixed`: the threads that PyTorch has outs
 def wait_passively() -> None:
     """Let OpenMP's threads sleep while they wait; what the user has set about it stays.
 
-    Works for libraries that are loaded later in this process, and for the processes that it starts.
+    Works for libraries that are loaded later in this process, and for the processes
+    that it starts.
     """
     if not any(name in os.environ for name in PASSIVE):
         os.environ.update(PASSIVE)
 
 
 def trial_threads(groups: int) -> int:
-    """PyTorch's threads in each trial of a run with so many groups of conditions, its units of work.
+    """PyTorch's threads in each trial of a run with so many groups of conditions, its
+    units of work.
 
-    With several it is one: worker processes of one thread each, on different groups, never wait for one
-    another.
+    With several it is one: worker processes of one thread each, on different groups,
+    never wait for one another.
     """
     return THREADS_ALONE if groups == 1 else 1
 
 
 def cores() -> int:
-    """The cores that this process may use: its affinity, and the quota of its container."""
+    """The cores that this process may use: its affinity, and the quota of its
+    container.
+    """
     count = (
         len(os.sched_getaffinity(0))
         if hasattr(os, "sched_getaffinity")
@@ -60,7 +68,9 @@ def cores() -> int:
 
 
 def _quota(file: Path) -> float | None:
-    """Cores by a control group's file of the form "quota period", in microseconds; None without a limit."""
+    """Cores by a control group's file of the form "quota period", in microseconds; None
+    without a limit.
+    """
     try:
         quota, period = file.read_text().split()
         return int(quota) / int(period)
@@ -76,7 +86,9 @@ def engine_threads() -> int:
 
 
 def give_engines(count: int) -> None:
-    """Set `engine_threads`, from any thread; for the rest of this process, or of `borrowed`."""
+    """Set `engine_threads`, from any thread; for the rest of this process, or of
+    `borrowed`.
+    """
     global _given
     _given = count
 
@@ -94,7 +106,9 @@ def borrowed() -> Iterator[None]:
 
 @contextmanager
 def fixed(count: int) -> Iterator[None]:
-    """PyTorch computes with ``count`` threads inside, NumPy's and SciPy's linear algebra with one."""
+    """PyTorch computes with ``count`` threads inside, NumPy's and SciPy's linear
+    algebra with one.
+    """
     global _outside
     import scipy.linalg  # noqa: F401 - brings a library of its own, which must be here to be limited
     import torch

@@ -69,7 +69,10 @@ class Server:
 
 def check(words: Sequence[str], answer: Answer) -> None:
     """A command line ends with one of four codes, says why, and shows no traceback."""
-    told = f"nablab {' '.join(words)[:2_000]}\nended with {answer.code} after {answer.seconds:.1f} s of CPU\n"
+    told = (
+        f"nablab {' '.join(words)[:2_000]}\n"
+        f"ended with {answer.code} after {answer.seconds:.1f} s of CPU\n"
+    )
     told += answer.stdout[-2_000:] + answer.stderr[-4_000:]
     assert answer.code in (0, 1, 2, 130), told
     assert "Traceback" not in answer.stdout + answer.stderr, told

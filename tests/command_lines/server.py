@@ -1,7 +1,9 @@
-"""Runs command lines in forks of one process that has imported everything; started by `runner.Server`.
+"""Runs command lines in forks of one process that has imported everything; started by
+`runner.Server`.
 
-Reads one JSON request a line and answers with one. Each command has its own process, memory and time: more
-address space than that ends in a MemoryError, more time in a signal.
+Reads one JSON request a line and answers with one. Each command has its own process,
+memory and time: more address space than that ends in a MemoryError, more time in a
+signal.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""Whatever is typed: four exit codes, a sentence, no traceback, bounded memory and time."""
+"""Whatever is typed: four exit codes, a sentence, no traceback, bounded memory and
+time.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Command lines, valid and broken: real names, keys, presets and values, and what people type instead."""
+"""Command lines, valid and broken: real names, keys, presets and values, and what
+people type instead.
+"""
 
 from __future__ import annotations
 
@@ -13,23 +15,27 @@ from nablab.data.known import KNOWN
 from nablab.settings import configuration
 
 INSTRUMENTS = instruments.INSTRUMENTS
-# Small enough that a dry run takes a second or two: the rest of a preset is multiplied, not measured.
+# Small enough that a dry run takes a second or two: the rest of a preset is multiplied,
+# not measured.
 SMALL = {
     "cnn-depth": "data=digits@100 networks=conv2k3 epochs=1 batch_size=50 validation=0",
     "deep-vs-shallow": "targets=sinc trio=none networks=1-3-1 steps=50",
     "gradient-norm": "targets=sinc networks=1-3-1 steps=20 measurements=2",
-    "interpolation": "data=digits@60 networks=flatten-3 ends=order epochs=1 batch_size=20 large_batch=60 "
-    "alphas=3 train_samples=20",
-    "loss-landscape": "targets=sinc networks=shallow steps=20 resolution=5 alphas=5 path_points=3 subset=20",
-    "parameters-vs-generalization": "data=digits@60 hidden=3 epochs=1 batch_size=20 ratios= noise=0 "
-    "samples=20 descent_epochs=1",
-    "random-labels": "data=digits@60 networks=flatten-3 shares=0 epochs=1 batch_size=20",
-    "sensitivity": "data=digits@60 network=flatten-3 batch_sizes=20,40 epochs=1 steps=2 batch_size=20 "
-    "most_steps=4 inputs=5",
-    "sharpness": "data=digits@60 network=flatten-3 batch_sizes=20,30 learning_rates=0.01 epochs=1 "
-    "measured=10",
+    "interpolation": "data=digits@60 networks=flatten-3 ends=order epochs=1 "
+    "batch_size=20 large_batch=60 alphas=3 train_samples=20",
+    "loss-landscape": "targets=sinc networks=shallow steps=20 resolution=5 alphas=5 "
+    "path_points=3 subset=20",
+    "parameters-vs-generalization": "data=digits@60 hidden=3 epochs=1 batch_size=20 "
+    "ratios= noise=0 samples=20 descent_epochs=1",
+    "random-labels": "data=digits@60 networks=flatten-3 shares=0 epochs=1 "
+    "batch_size=20",
+    "sensitivity": "data=digits@60 network=flatten-3 batch_sizes=20,40 epochs=1 "
+    "steps=2 batch_size=20 most_steps=4 inputs=5",
+    "sharpness": "data=digits@60 network=flatten-3 batch_sizes=20,30 "
+    "learning_rates=0.01 epochs=1 measured=10",
     "weight-trajectories": "target=sinc network=1-3-3-1 layer=1 steps=20 points=2",
-    "zero-gradient": "networks=1-2-1 targets=sinc@20 weight_decays=0 steps=20 iterations=2",
+    "zero-gradient": "networks=1-2-1 targets=sinc@20 weight_decays=0 steps=20 "
+    "iterations=2",
     "toy": "steps=20",
 }
 HUGE = (
@@ -98,7 +104,9 @@ def entries() -> dict[str, type[Experiment]]:
 
 
 def values_of(field: configuration.FieldDoc) -> st.SearchStrategy[str]:
-    """Texts for a field: its default, its choices, numbers where it takes some, and odd ones."""
+    """Texts for a field: its default, its choices, numbers where it takes some, and odd
+    ones.
+    """
     near = [field.default, *field.choices]
     near += ["1", "2", "3", "0.1"] if "number" in field.type else []
     near += list(DATA) if field.name in ("data", "target", "targets") else []

@@ -1,4 +1,6 @@
-"""No test of data sees the user's data, cache or network, and none takes from another what it learned."""
+"""No test of data sees the user's data, cache or network, and none takes from another
+what it learned.
+"""
 
 from __future__ import annotations
 

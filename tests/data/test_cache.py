@@ -79,7 +79,8 @@ def test_nablab_data_is_a_folder_of_sets(
     put(tmp_path / "all" / "tiny", tiny_files())
     monkeypatch.setenv("NABLAB_DATA", str(tmp_path / "all"))
     assert data.load("tiny").source == str(tmp_path / "all" / "tiny")
-    # Files directly in it may be those of another set with the same names: they are not looked at.
+    # Files directly in it may be those of another set with the same names: they are not
+    # looked at.
     put(tmp_path / "flat", {TRAIN_IMAGES: b"fashion"})
     monkeypatch.setenv("NABLAB_DATA", str(tmp_path / "flat"))
     assert data.load("tiny", progress=Said()).source == server.address("/set/")
@@ -127,9 +128,8 @@ def test_a_folder_that_is_not_there_is_a_mistake(
 def test_a_full_disk_leaves_nothing_half_written(
     server: Server, monkeypatch: pytest.MonkeyPatch, tiny: known.KnownSet
 ) -> None:
-    server.contents[f"/set/{TRAIN_IMAGES}.gz"] = os.urandom(
-        3_000_000
-    )  # more than the disk has
+    # more than the disk has
+    server.contents[f"/set/{TRAIN_IMAGES}.gz"] = os.urandom(3_000_000)
     with small_disk(megabytes=1) as disk:
         monkeypatch.setenv("NABLAB_CACHE", str(disk))
         with pytest.raises(

@@ -140,7 +140,8 @@ def test_a_terminal_shows_a_bar(tmp_path: Path) -> None:
         "with shown() as say:\n"
         "    say(Step('beginning [x]'))\n"
         "    for done in range(1, 6):\n"
-        "        say(Step('file.gz from host', done * 1_000_000, 5_000_000)); time.sleep(0.1)\n"
+        "        say(Step('file.gz from host', done * 1_000_000, 5_000_000)); "
+        "time.sleep(0.1)\n"
     )
     child = pexpect.spawn(
         sys.executable,

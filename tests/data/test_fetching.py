@@ -112,9 +112,9 @@ def test_a_name_that_does_not_resolve_closes_the_network_for_all(
         data.load("tiny", progress=Said())
     assert asked == ["one.invalid"]
     assert "one.invalid/: the host's name cannot be resolved\n" in str(error.value)
-    assert "two.invalid/: the host's name cannot be resolved (found out before)" in str(
-        error.value
-    )
+    assert (
+        "two.invalid/: the host's name cannot be resolved (found out before)"
+    ) in str(error.value)
 
 
 def test_a_firewall_that_drops_packets_costs_seconds_not_minutes(
@@ -123,9 +123,8 @@ def test_a_firewall_that_drops_packets_costs_seconds_not_minutes(
     """A host with many addresses, none of which answers."""
     with socket.create_server(("127.0.0.1", 0), backlog=0) as full:
         port = full.getsockname()[1]
-        waiting = [
-            socket.socket() for _ in range(4)
-        ]  # fill the queue: further connections hang
+        # fill the queue: further connections hang
+        waiting = [socket.socket() for _ in range(4)]
         for one in waiting:
             one.setblocking(False)
             one.connect_ex(("127.0.0.1", port))

@@ -1,4 +1,6 @@
-"""Targets: exact values at the points where they are known, and one clear error for everything else."""
+"""Targets: exact values at the points where they are known, and one clear error for
+everything else.
+"""
 
 from __future__ import annotations
 
@@ -77,9 +79,8 @@ def test_a_sawtooth_has_the_stated_teeth_and_pieces(depth: int) -> None:
     slopes = np.sign(np.diff(y))
     assert (y == 1).sum() == 2 ** (depth - 1)
     assert 1 + (slopes[1:] != slopes[:-1]).sum() == 2**depth
-    assert np.all(
-        np.abs(np.diff(y)) == 2**depth / 2 ** (depth + 3)
-    )  # exact: all is dyadic
+    # exact: all is dyadic
+    assert np.all(np.abs(np.diff(y)) == 2**depth / 2 ** (depth + 3))
 
 
 @given(st.floats(0, 1))
@@ -244,7 +245,10 @@ def test_every_function_of_the_list_works_on_arrays() -> None:
 
 
 def test_the_package_imports_nothing_until_it_is_used() -> None:
-    code = "import sys; from nablab import data, models; print({'torch', 'numpy'} & set(sys.modules))"
+    code = (
+        "import sys; from nablab import data, models; print({'torch', 'numpy'} & "
+        "set(sys.modules))"
+    )
     out = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )

@@ -1,4 +1,6 @@
-"""A user's data as they are on real disks: links, odd names and metadata, labels that are names, bombs."""
+"""A user's data as they are on real disks: links, odd names and metadata, labels that
+are names, bombs.
+"""
 
 from __future__ import annotations
 
@@ -34,9 +36,15 @@ def test_images_below_a_class_folder_are_named(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "dog" / "pipe")
     (tmp_path / "notes.txt").write_text("x")
     notes = data.load(str(tmp_path)).notes
-    below = "Folders below those of the classes, which were left out; images there must be moved up: 1 "
+    below = (
+        "Folders below those of the classes, which were left out; images there "
+        "must be moved up: 1 "
+    )
     assert f"{below}(cat/more with 40 files)" in notes
-    others = "Files that are no images by their names, which were left out: 2 (cat/photo.heic, dog/pipe)"
+    others = (
+        "Files that are no images by their names, which were left out: 2 "
+        "(cat/photo.heic, dog/pipe)"
+    )
     assert others in notes
     assert f"Left out, beside cat, dog in {tmp_path}: notes.txt" in notes
     assert all(note in data.load(str(tmp_path), split="test").notes for note in notes)
@@ -174,8 +182,7 @@ def test_the_first_of_several_frames_is_read_and_said(tmp_path: Path) -> None:
     assert (loaded.images[0] == 10).all()
     assert (
         "Images of several frames or pages, of which the first was read: 1"
-        in loaded.notes
-    )
+    ) in loaded.notes
 
 
 # Names
@@ -221,9 +228,9 @@ def test_labels_that_are_names_are_refused_at_once(tmp_path: Path) -> None:
         data.load(path)
     assert time.perf_counter() - begin < 1
     assert str(error.value) == (
-        f"{path}: labels has the 2 labels 5, 10000000: the class '0' is empty. Labels count from 0 without "
-        "gaps. np.unique(labels, return_inverse=True)[1] numbers any labels so; an array classes may keep "
-        "their names."
+        f"{path}: labels has the 2 labels 5, 10000000: the class '0' is empty. Labels "
+        "count from 0 without gaps. np.unique(labels, return_inverse=True)[1] numbers "
+        "any labels so; an array classes may keep their names."
     )
 
 
@@ -240,7 +247,9 @@ def test_labels_count_from_0_without_gaps(tmp_path: Path, labels: list[int]) -> 
 
 
 def limited(work: Callable[[], object], megabytes: int = 400) -> str:
-    """The error of ``work`` in a process that may take only so much memory beyond what it has."""
+    """The error of ``work`` in a process that may take only so much memory beyond what
+    it has.
+    """
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
@@ -280,7 +289,10 @@ def test_an_array_that_claims_a_petabyte_is_refused(tmp_path: Path) -> None:
         images=npy("(1125899906, 1000, 1000)", bytes(36)),
         labels=labels,
     )
-    expected = "images is damaged: it claims 1,126 TB (shape (1125899906, 1000, 1000), uint8), and 0 kB are stored"
+    expected = (
+        "images is damaged: it claims 1,126 TB (shape (1125899906, 1000, 1000), "
+        "uint8), and 0 kB are stored"
+    )
     assert expected in limited(lambda: data.load(path))
     path = zipped(
         tmp_path / "l.npz",
@@ -293,9 +305,8 @@ def test_an_array_that_claims_a_petabyte_is_refused(tmp_path: Path) -> None:
 def test_a_few_bytes_that_unpack_to_many_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        limits, "SMALL", 29_000_000
-    )  # 256 MB would take seconds to pack
+    # 256 MB would take seconds to pack
+    monkeypatch.setattr(limits, "SMALL", 29_000_000)
     count = 30_000
     path = zipped(
         tmp_path / "f.npz",
@@ -347,9 +358,9 @@ def test_a_picture_that_is_far_too_large_is_refused(tmp_path: Path) -> None:
     begin = time.perf_counter()
     text = limited(lambda: data.load(str(tmp_path), size=8), megabytes=100)
     assert (
-        "a/000.png has 13,000 x 13,000 pixels (height x width), more than the 89,478,485 that one"
-        in text
-    )
+        "a/000.png has 13,000 x 13,000 pixels (height x width), more than the "
+        "89,478,485 that one"
+    ) in text
     assert time.perf_counter() - begin < 2
 
 

@@ -1,4 +1,6 @@
-"""Normalization in closed form; augmentation by its distribution; held-out splits by their seed."""
+"""Normalization in closed form; augmentation by its distribution; held-out splits by
+their seed.
+"""
 
 from __future__ import annotations
 
@@ -95,7 +97,8 @@ def test_shifts_are_uniform_over_all_places_and_black_comes_in() -> None:
     assert down.abs().max() == right.abs().max() == shift
     counts = torch.bincount((down + shift) * 5 + right + shift, minlength=25)
     assert len(counts) == 25
-    # 1,000 expected of each of 25 places: chi-squared of 24 degrees, mean 24, 99.99th percentile 60
+    # 1,000 expected of each of 25 places: chi-squared of 24 degrees, mean 24, 99.99th
+    # percentile 60
     assert ((counts - 1_000.0) ** 2 / 1_000).sum() < 60
 
 
@@ -123,7 +126,9 @@ def test_a_negative_shift_is_refused() -> None:
 
 
 def test_augment_works_on_batches_not_on_samples() -> None:
-    """512 images take about a millisecond; a Python loop over them takes twenty or more."""
+    """512 images take about a millisecond; a Python loop over them takes twenty or
+    more.
+    """
     images, augment, generator = (
         some(512, 1, 28, 28),
         Augment(shift=2, flip=True),
@@ -179,8 +184,8 @@ def test_memory_and_description() -> None:
     )
     assert whole.nbytes == 10 * 9 * 7 + 10 * 8
     assert whole.describe() == (
-        "some, train split: 10 images of 9 x 7 pixels, 1 channel, 4 classes, 1 kB in memory. "
-        "Source: /x. License: MIT. Cite: Doe, 2020. Cut off."
+        "some, train split: 10 images of 9 x 7 pixels, 1 channel, 4 classes, 1 kB in "
+        "memory. Source: /x. License: MIT. Cite: Doe, 2020. Cut off."
     )
 
 
@@ -201,9 +206,8 @@ def test_a_channel_that_never_varies_becomes_zeros() -> None:
     images = constant_blue()
     normalize = Normalize(*statistics(images))
     assert torch.equal(normalize(images)[:, 2], torch.zeros(12, 9, 7))
-    assert torch.equal(
-        normalize(constant_blue(255))[:, 2], torch.zeros(12, 9, 7)
-    )  # test images, too
+    # test images, too
+    assert torch.equal(normalize(constant_blue(255))[:, 2], torch.zeros(12, 9, 7))
     rest = Normalize(*statistics(images[:, :2]))(images[:, :2])
     assert torch.equal(normalize(images)[:, :2], rest)
 
@@ -215,7 +219,8 @@ def test_a_channel_that_never_varies_becomes_zeros() -> None:
         ((0.0,), "In all training images the gray value is one and the same"),
         (
             (0.3, 1e-5, 0.3),
-            "green hardly varies: scaled to a deviation of 1, a single step of the 255 becomes 392",
+            "green hardly varies: scaled to a deviation of 1, a single step of the 255 "
+            "becomes 392",
         ),
         ((0.3, 0.01, 0.3), ""),
     ],

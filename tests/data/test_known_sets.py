@@ -1,4 +1,6 @@
-"""Names, formats, splits, conversion to other sizes and channels, and the facts stated about each set."""
+"""Names, formats, splits, conversion to other sizes and channels, and the facts stated
+about each set.
+"""
 
 from __future__ import annotations
 
@@ -40,8 +42,9 @@ def test_names_are_known_and_near_names_are_suggested(tmp_path) -> None:  # type
 
 def test_checking_a_name_imports_neither_torch_nor_numpy() -> None:
     script = (
-        "import sys; from nablab import data; data.check_image_set('mnist'); data.is_image_set('x'); "
-        "assert not {'torch', 'numpy', 'sklearn', 'PIL'} & set(sys.modules), sorted(sys.modules)"
+        "import sys; from nablab import data; data.check_image_set('mnist'); "
+        "data.is_image_set('x'); assert not {'torch', 'numpy', 'sklearn', 'PIL'} & "
+        "set(sys.modules), sorted(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", script], check=True)
 

@@ -29,7 +29,8 @@ def test_share_1_redraws_every_label_uniformly_whatever_the_true_one() -> None:
     counts = torch.zeros(10, 10).index_put(
         (truth, labels), torch.ones(len(truth)), accumulate=True
     )
-    # 100 cells that expect 400 each: chi-squared with 90 degrees of freedom (rows are fixed).
+    # 100 cells that expect 400 each: chi-squared with 90 degrees of freedom (rows are
+    # fixed).
     chi_squared = float(((counts - 400) ** 2 / 400).sum())
     assert 50 < chi_squared < 140  # quantiles 0.0003 and 0.9994
 

@@ -1,4 +1,6 @@
-"""A user's own folders and arrays: what works, and one clear error for each thing that does not."""
+"""A user's own folders and arrays: what works, and one clear error for each thing that
+does not.
+"""
 
 from __future__ import annotations
 
@@ -123,8 +125,9 @@ def test_images_of_unequal_size_name_two_files_and_their_sizes(tmp_path: Path) -
         with pytest.raises(UsageError) as error:
             data.load(str(tmp_path), split=split)
         assert str(error.value) == (
-            f"The images differ in size: {tmp_path}/a/000.png has 6 x 6 pixels (height x width), "
-            f"{tmp_path}/b/zzz.png has 7 x 5. size=28 (or another number) makes all of them squares."
+            f"The images differ in size: {tmp_path}/a/000.png has 6 x 6 pixels (height "
+            f"x width), {tmp_path}/b/zzz.png has 7 x 5. size=28 (or another number) "
+            "makes all of them squares."
         )
     assert data.load(str(tmp_path), size=28).images.shape == (7, 1, 28, 28)
 
@@ -330,7 +333,8 @@ OBJECTS = np.array([np.zeros((2, 2)), np.zeros((3, 3)), None, None], dtype=objec
         (
             OBJECTS,
             TWO,
-            "images is an array of Python objects, which is not read: it could run any code",
+            "images is an array of Python objects, which is not read: it "
+            "could run any code",
         ),
         (
             GOOD - 0.5,

@@ -1,4 +1,6 @@
-"""Registries' clients, played by small programs of the same name; and the reading of their archives."""
+"""Registries' clients, played by small programs of the same name; and the reading of
+their archives.
+"""
 
 from __future__ import annotations
 
@@ -72,7 +74,8 @@ def fake_npm(programs: Path, content: bytes, tmp_path: Path) -> Path:
         programs,
         "npm",
         f"log = pathlib.Path({str(log)!r})\n"
-        "log.write_text((log.read_text() if log.exists() else '') + ' '.join(sys.argv[1:]) + '\\n')\n"
+        "log.write_text((log.read_text() if log.exists() else '') + ' "
+        "'.join(sys.argv[1:]) + '\\n')\n"
         "target = pathlib.Path(sys.argv[sys.argv.index('--pack-destination') + 1])\n"
         f"target.joinpath('tiny-data-1.0.0.tgz').write_bytes(pathlib.Path({str(archive)!r}).read_bytes())",
     )
@@ -114,7 +117,10 @@ def test_an_absent_client_is_said() -> None:
 
 @pytest.mark.usefixtures("from_npm")
 def test_a_clients_failure_is_quoted(programs: Path) -> None:
-    complaint = "npm warn something\\nnpm error code E404\\nnpm error 404 Not Found\\nnpm error A log is here"
+    complaint = (
+        "npm warn something\\nnpm error code E404\\nnpm error 404 Not "
+        "Found\\nnpm error A log is here"
+    )
     program(programs, "npm", f"sys.stderr.write('{complaint}'); sys.exit(1)")
     with pytest.raises(
         DataError, match="npm failed: npm error code E404 npm error 404 Not Found\n"
@@ -187,7 +193,8 @@ def test_a_client_that_was_killed_is_said(programs: Path) -> None:
     program(
         programs,
         "npm",
-        "import os; sys.stderr.write('npm warn x'); sys.stderr.flush(); os.kill(os.getpid(), 15)",
+        "import os; sys.stderr.write('npm warn x'); sys.stderr.flush(); "
+        "os.kill(os.getpid(), 15)",
     )
     with pytest.raises(DataError, match="npm was stopped by signal 15"):
         data.load("tiny", progress=silent)

@@ -1,4 +1,6 @@
-"""Tasks: one form for functions and images, compared with what `target` and `load` give."""
+"""Tasks: one form for functions and images, compared with what `target` and `load`
+give.
+"""
 
 from __future__ import annotations
 
@@ -88,9 +90,8 @@ def test_some_of_the_images_are_drawn_once() -> None:
     x, y = few.train()
     assert x.shape == (300, 1, 28, 28)
     assert torch.equal(x, data.task("digits@300").train()[0])
-    assert torch.equal(
-        x[:100], data.task("digits@100").train()[0]
-    )  # the smaller part of the larger one
+    # the smaller part of the larger one
+    assert torch.equal(x[:100], data.task("digits@100").train()[0])
     images, labels = all_of_them.images, all_of_them.labels
     label_of = {
         tuple(i.flatten().tolist()): int(label)
@@ -118,9 +119,8 @@ def test_a_folder_of_ones_own(tmp_path: Path) -> None:
     task = data.task(str(tmp_path / "zoo"), size=6)
     assert (task.outputs, len(task.train()[0]), len(task.held_out()[0])) == (3, 12, 3)
     first = data.load(str(tmp_path / "zoo"), size=6)
-    assert first.labels.tolist() == sorted(
-        first.labels.tolist()
-    )  # by class, so the first are no sample
+    # by class, so the first are no sample
+    assert first.labels.tolist() == sorted(first.labels.tolist())
     x, y = task.train()
     assert y.tolist() != sorted(y.tolist())
     pairs = [
@@ -143,7 +143,10 @@ def test_known_sets_are_not_read_to_be_checked(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_checking_a_task_costs_no_torch() -> None:
-    program = "import sys; from nablab import data; data.task('mnist@5'); sys.exit('torch' in sys.modules)"
+    program = (
+        "import sys; from nablab import data; data.task('mnist@5'); "
+        "sys.exit('torch' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 

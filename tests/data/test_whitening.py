@@ -1,4 +1,6 @@
-"""Images whitened one by one, and their middle: against numpy, and on images of one color."""
+"""Images whitened one by one, and their middle: against numpy, and on images of one
+color.
+"""
 
 from __future__ import annotations
 
@@ -50,9 +52,8 @@ def test_what_cannot_be_cut(side: int) -> None:
 
 @pytest.mark.parametrize("value", [1, 135, 143, 255])
 def test_equal_values_become_zeros_whatever_their_number(value: int) -> None:
-    flat = torch.full(
-        (2, 3, 211, 199), value, dtype=torch.uint8
-    )  # whose mean is rounded from 135 on
+    # whose mean is rounded from 135 on
+    flat = torch.full((2, 3, 211, 199), value, dtype=torch.uint8)
     flat[1, 0, 0, 0] = value - 1
     white = Whiten()(flat)
     assert torch.equal(white[0], torch.zeros(3, 211, 199))

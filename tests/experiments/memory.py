@@ -17,11 +17,13 @@ class Memory:
 
     Attributes:
         condition: The condition.
-        scalars: What was recorded, by seed and name; ``texts``, ``curves`` and ``arrays`` alike.
+        scalars: What was recorded, by seed and name; ``texts``, ``curves`` and
+            ``arrays`` alike.
         notes: What was said.
         asked: The options of each training, with its seeds and its data.
         results: What each training gave.
-        precision: What networks train in, whatever the experiment asks for; None for what it asks for.
+        precision: What networks train in, whatever the experiment asks for; None for
+            what it asks for.
     """
 
     precision: str | None = None

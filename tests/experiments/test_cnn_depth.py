@@ -156,7 +156,8 @@ def test_scores_are_those_of_the_final_weights(
                 assert record.scalars[metric] == pytest.approx(
                     float((answers == y).double().mean())
                 )
-        # The same trial with dropout active scores lower, and only where there is dropout.
+        # The same trial with dropout active scores lower, and only where there is
+        # dropout.
         gaps = [
             r.scalars["train_accuracy"] - r.scalars["train_accuracy_dropout_on"]
             for r in lab.records()
@@ -207,7 +208,8 @@ def test_the_validation_images_are_held_out_of_training_and_the_same_for_all(
             labs[0].options["held_out"]["validation"][1],
         )
         assert lab.options["augment"] == data.Augment(shift=1)
-        # 1,200 images are 19 batches of up to 64; a fifth of three epochs is the warm-up.
+        # 1,200 images are 19 batches of up to 64; a fifth of three epochs is the
+        # warm-up.
         assert (lab.options["eval_every"], lab.options["epochs"]) == (19, 3)
         assert lab.options["schedule"] == training.Cosine(warmup_steps=11)
     assert not set(labs[0].options["seeds"]) & set(labs[1].options["seeds"])
@@ -315,15 +317,15 @@ def test_claims_fit_what_is_run() -> None:
     names = {
         claim.sentence for claim in resolve(CnnDepth, "standard", {}).active_claims()
     }
-    assert (
-        len(names) == len(CnnDepth.claims) - 2
-    )  # all but those about the lab's own network
+    # all but those about the lab's own network
+    assert len(names) == len(CnnDepth.claims) - 2
     assert not any("lab's own" in name for name in names)
     fast = [claim.metric for claim in resolve(CnnDepth, "fast", {}).active_claims()]
     assert fast == ["test_accuracy", "seconds_to_threshold"]
     pair = resolve(CnnDepth, "course-b", {}).active_claims()
     assert [claim.first for claim in pair] == ["lenet", "lenet"]
-    # What courses measured on MNIST does not stand beside other data; nor does the 99 % of the lab's own.
+    # What courses measured on MNIST does not stand beside other data; nor does the 99 %
+    # of the lab's own.
     assert any(
         claim.published for claim in resolve(CnnDepth, "standard", {}).active_claims()
     )
@@ -358,9 +360,8 @@ def test_your_own_network_and_images(mine: str, tmp_path: Path) -> None:
     assert set(experiment.sources()) == {"model"}
     assert small().sources() == {}
     path.unlink()
-    assert experiment.data_sets() == (
-        str(path),
-    )  # a report names them when they are gone, too
+    # a report names them when they are gone, too
+    assert experiment.data_sets() == (str(path),)
     with pytest.raises(UsageError, match="Change its last layer"):
         small(model=f"{mine}:wide")
 

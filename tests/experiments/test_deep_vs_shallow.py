@@ -1,4 +1,6 @@
-"""Deep against shallow: what it records is recomputed here, and its configuration is checked."""
+"""Deep against shallow: what it records is recomputed here, and its configuration is
+checked.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +55,8 @@ def mine(tmp_path: Path) -> str:
     path = tmp_path / "mine.py"
     path.write_text(
         "from torch import nn\n"
-        "def good(): return nn.Sequential(nn.Linear(1, 9), nn.Tanh(), nn.Linear(9, 1))\n"
+        "def good(): return nn.Sequential(nn.Linear(1, 9), nn.Tanh(), nn.Linear(9, "
+        "1))\n"
         "def wide(): return nn.Linear(1, 2)\n"
     )
     return str(path)
@@ -87,8 +90,8 @@ def test_presets() -> None:
 
 def test_every_field_is_explained() -> None:
     assert [doc.name for doc in describe(DeepVsShallow) if not doc.help] == []
-    assert (
-        DeepVsShallow.question() == "Does depth help at an equal number of parameters?"
+    assert DeepVsShallow.question() == (
+        "Does depth help at an equal number of parameters?"
     )
 
 

@@ -1,4 +1,6 @@
-"""The gradient-norm experiment: what it records is recomputed here, and its settings are checked."""
+"""The gradient-norm experiment: what it records is recomputed here, and its settings
+are checked.
+"""
 
 from __future__ import annotations
 
@@ -84,9 +86,8 @@ def test_the_last_norm_is_that_of_the_trained_network(finished: Any) -> None:
 
 def test_layers_add_up_to_the_whole(finished: Any) -> None:
     _, _, labs = finished
-    curves = labs[1].curves[
-        0
-    ]  # 1-9-1: two layers, so that the first and the last are all
+    # 1-9-1: two layers, so that the first and the last are all
+    curves = labs[1].curves[0]
     squares = (
         curves["norm, first layer"].values ** 2 + curves["norm, last layer"].values ** 2
     )
@@ -224,7 +225,9 @@ def test_claims_are_those_that_the_configuration_can_test() -> None:
 def test_training_on_minibatches_and_a_network_of_your_own(tmp_path: Path) -> None:
     path = tmp_path / "mine.py"
     path.write_text(
-        "from torch import nn\ndef good(): return nn.Linear(1, 1)\ndef wide(): return nn.Linear(1, 2)\n"
+        "from torch import nn\n"
+        "def good(): return nn.Linear(1, 1)\n"
+        "def wide(): return nn.Linear(1, 2)\n"
     )
     experiment = small(networks=(), model=f"{path}:good", batch_size=8)
     records, labs = run(experiment)

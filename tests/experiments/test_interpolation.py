@@ -1,4 +1,6 @@
-"""Interpolation: what it records is measured again here, on the networks that were trained."""
+"""Interpolation: what it records is measured again here, on the networks that were
+trained.
+"""
 
 from __future__ import annotations
 
@@ -106,9 +108,10 @@ def test_the_middle_of_the_line_is_the_mean_of_the_weights(
             loss = nn.functional.cross_entropy(outputs, y).item()
             assert record.arrays["test_loss"][at] == pytest.approx(loss, rel=1e-4)
             accuracy = (outputs.argmax(1) == y).float().mean().item()
+            # one image
             assert record.arrays["test_accuracy"][at] == pytest.approx(
                 accuracy, abs=0.0021
-            )  # one image
+            )
 
 
 def test_scalars_follow_from_the_lines(
@@ -160,9 +163,8 @@ def test_the_numbers_of_a_parabola() -> None:
     sets = {"train": (x, y), "test": (x, y)}
 
     def squares(outputs: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
-        return (
-            outputs[:, 0] - 0.5
-        ).square().mean() + 1  # 1 + (alpha - 1/2)^2: no end is a minimum
+        # 1 + (alpha - 1/2)^2: no end is a minimum
+        return (outputs[:, 0] - 0.5).square().mean() + 1
 
     line = interpolate(a, b, squares, sets, metrics=("accuracy", "error"))
     found = numbers(line)

@@ -1,4 +1,6 @@
-"""Every experiment rebuilds the networks that it trained, with the score that it recorded."""
+"""Every experiment rebuilds the networks that it trained, with the score that it
+recorded.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,8 @@ import nablab
 from nablab.errors import UsageError
 from nablab.instruments import gradient_norm
 
-# Per experiment: settings that last a second or two, and the scalar that is the loss on the training set.
+# Per experiment: settings that last a second or two, and the scalar that is the loss on
+# the training set.
 SMALL: dict[str, tuple[dict[str, Any], str]] = {
     "cnn-depth": ({"epochs": 1, "networks": ("cnn-25k-shallow",)}, ""),
     "deep-vs-shallow": ({"steps": 50, "targets": ("sinc",)}, "train_mse"),
@@ -83,9 +86,8 @@ def test_a_rebuilt_network_has_the_recorded_score(
                 record.scalars["train_mse"]
                 + float(record.condition["weight_decay"]) * penalty
             )
-        elif (
-            name == "cnn-depth"
-        ):  # it records no training loss, but the accuracy on the same images
+        # it records no training loss, but the accuracy on the same images
+        elif name == "cnn-depth":
             with torch.no_grad():
                 right = (model(x).argmax(1) == y).double().mean()
             assert float(right) == pytest.approx(

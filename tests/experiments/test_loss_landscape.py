@@ -1,4 +1,6 @@
-"""Loss landscape: what it records is measured again here, and its numbers have closed forms."""
+"""Loss landscape: what it records is measured again here, and its numbers have closed
+forms.
+"""
 
 from __future__ import annotations
 
@@ -182,9 +184,8 @@ def test_planes_of_images_are_drawn_with_their_interval(
         assert center == pytest.approx(whole, rel=0.3)
         assert center != pytest.approx(whole, rel=1e-6)
         row = record.arrays["trail_values"][record.arrays["trail_betas"] == 0][0]
-        assert row[record.arrays["trail_alphas"] == 0] == pytest.approx(
-            center
-        )  # the same images
+        # the same images
+        assert row[record.arrays["trail_alphas"] == 0] == pytest.approx(center)
 
 
 def test_functions_are_measured_on_all_points(
@@ -207,8 +208,8 @@ def test_figures_of_images(images: tuple[Any, Records, list[Memory]]) -> None:
         "solutions",
         "accuracy",
     ]
-    assert (
-        figures["line"].figure.axes[0].get_ylabel() == "training loss (cross-entropy)"
+    assert figures["line"].figure.axes[0].get_ylabel() == (
+        "training loss (cross-entropy)"
     )
     axes = figures["accuracy"].figure.axes
     assert [ax.get_ylabel() for ax in axes] == [
@@ -251,16 +252,12 @@ class Grid:
     [
         (lambda a, b: a**2 + 3 * b**2 + a * b, 0.0),
         (lambda a, b: a**2 - b**2, 1.0),
-        (
-            lambda a, b: a**2 + b**2 + 3 * a * b,
-            1.0,
-        ),  # a saddle across the axes: the mixed term tells
+        # a saddle across the axes: the mixed term tells
+        (lambda a, b: a**2 + b**2 + 3 * a * b, 1.0),
         (lambda a, b: -(a**2) - b**2, 1.0),
         (lambda a, b: a**2 - 0.05 * b**2, 0.0),  # not clearly
-        (
-            lambda a, b: np.sin(np.pi * a) + 0 * b + b**2 * 1e-9,
-            9 / 19,
-        ),  # concave where a is positive
+        # concave where a is positive
+        (lambda a, b: np.sin(np.pi * a) + 0 * b + b**2 * 1e-9, 9 / 19),
     ],
 )
 def test_the_nonconvex_share_of_known_surfaces(

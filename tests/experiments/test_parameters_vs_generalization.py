@@ -1,4 +1,6 @@
-"""Parameters against generalization: what it records is recomputed here, and its settings are checked."""
+"""Parameters against generalization: what it records is recomputed here, and its
+settings are checked.
+"""
 
 from __future__ import annotations
 
@@ -179,12 +181,13 @@ class TestClaims:
         }
 
     def test_standard_can_decide_with_five_seeds(self) -> None:
-        """The smallest p of two groups of five is 1 in 252; Holm multiplies it by the number of tests."""
+        """The smallest p of two groups of five is 1 in 252; Holm multiplies it by the
+        number of tests.
+        """
         experiment = resolve(ParametersVsGeneralization, "standard", {})
         claims = experiment.active_claims()
-        tests = len(claims) + sum(
-            bool(claim.within) for claim in claims
-        )  # two parts have sizes
+        # two parts have sizes
+        tests = len(claims) + sum(bool(claim.within) for claim in claims)
         assert tests / 252 < 0.05
 
 
@@ -258,8 +261,8 @@ class TestThreshold:
                 continue
             parameters = sum(p.numel() for p in lab.options["build"]().parameters())
             assert lab.scalars[0]["fitted_parameters"] == parameters
-            # A unit has 64 + 1 + 10 parameters; the nearest width is at most half a unit off, and the
-            # ten biases of the output.
+            # A unit has 64 + 1 + 10 parameters; the nearest width is at most half a
+            # unit off, and the ten biases of the output.
             assert abs(parameters - float(lab.condition["ratio"]) * 600) <= 75 / 2 + 10
 
     def test_trained_networks_and_random_features_get_the_same_images_and_labels(
@@ -269,7 +272,8 @@ class TestThreshold:
         trained, solved = run(experiment, seeds=(3,))
         images, labels = trained.options["data"]
         assert images.shape == (40, 1, 8, 8)
-        # With as many features as make interpolation certain the twin reproduces exactly these labels.
+        # With as many features as make interpolation certain the twin reproduces
+        # exactly these labels.
         mine = data.load("digits", size=8).hold_out(
             40, seed=training.derive("samples", 0)
         )[1]
@@ -336,7 +340,9 @@ class TestThreshold:
 
     @pytest.mark.slow
     def test_double_descent_of_trained_networks(self) -> None:
-        """Fresh seeds, quick settings: the test error rises to one half of N K and falls again."""
+        """Fresh seeds, quick settings: the test error rises to one half of N K and
+        falls again.
+        """
         experiment = resolve(
             ParametersVsGeneralization,
             "quick",

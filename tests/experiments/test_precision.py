@@ -20,7 +20,8 @@ pytestmark = [
     ),
 ]
 
-# Networks large enough that an automatic precision rounds, and as few images as leave something to find.
+# Networks large enough that an automatic precision rounds, and as few images as leave
+# something to find.
 SMALL: dict[str, dict[str, Any]] = {
     "cnn-depth": {
         "data": "digits", "networks": ("lenet", "cnn-343k"), "epochs": 4, "batch_size": 64, "validation": 0,
@@ -75,7 +76,9 @@ def test_verdicts_do_not_contradict_those_in_float32(
     differing = {sentence: (rounded[sentence], exact[sentence]) for sentence in rounded
                  if rounded[sentence] != exact[sentence]}  # fmt: skip
     print(
-        f"\n{name}: {len(rounded)} claims, {len(differing)} with another outcome: {differing}"
+        "\n"
+        f"{name}: {len(rounded)} claims, {len(differing)} with another outcome: "
+        f"{differing}"
     )
     assert not any(
         set(pair) == {"supported", "refuted"} for pair in differing.values()

@@ -1,4 +1,6 @@
-"""Random labels: scores are recomputed from the trained networks and their labels; settings are checked."""
+"""Random labels: scores are recomputed from the trained networks and their labels;
+settings are checked.
+"""
 
 from __future__ import annotations
 
@@ -126,7 +128,8 @@ def test_scores_are_those_of_the_networks_on_their_own_labels(finished: Any) -> 
 def test_no_two_seeds_or_shares_have_the_same_labels_or_weights(finished: Any) -> None:
     _, _, labs = finished
     assert not torch.equal(labs[1].labels[0], labs[1].labels[1])
-    # Independent labels agree in one of ten; nested ones would also agree wherever share 0.5 redraws.
+    # Independent labels agree in one of ten; nested ones would also agree wherever
+    # share 0.5 redraws.
     assert (labs[1].labels == labs[2].labels).double().mean().item() < 0.2
     assert len({seed for lab in labs for seed in lab.result.seeds}) == 6
 
@@ -215,7 +218,10 @@ def test_what_is_not_memorized_is_said() -> None:
     records, labs = run(experiment, (0,))
     assert records[0].scalars["epochs_to_memorize"] == math.inf
     assert records[0].notes["stop_reason"] == "budget"
-    note = f"network={NETWORK}, share=1.0, seed 0: not memorized. Training ended at an accuracy of "
+    note = (
+        f"network={NETWORK}, share=1.0, seed 0: not memorized. Training ended at "
+        "an accuracy of "
+    )
     assert any(
         text.startswith(note) and text.endswith("% (budget).") for text in labs[0].notes
     )
@@ -329,8 +335,10 @@ def test_own_images_and_an_own_network(tmp_path: Path) -> None:
     images = generator.integers(0, 256, (60, 12, 12), dtype=np.uint8)
     np.savez(tmp_path / "mine.npz", images=images, labels=np.arange(60) % 3)
     (tmp_path / "net.py").write_text(
-        "from torch import nn\ndef build():\n"
-        "    return nn.Sequential(nn.Flatten(), nn.Linear(784, 32), nn.ReLU(), nn.Linear(32, 3))\n"
+        "from torch import nn\n"
+        "def build():\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(784, 32), nn.ReLU(), "
+        "nn.Linear(32, 3))\n"
     )
     own = {
         "data": str(tmp_path / "mine.npz"),

@@ -1,5 +1,5 @@
-"""Sensitivity: what it records is computed again here, its designs end where they say, its settings are
-checked, and random labels raise it."""
+"""Sensitivity: what it records is computed again here, its designs end where they say,
+its settings are checked, and random labels raise it."""
 
 from __future__ import annotations
 
@@ -129,9 +129,8 @@ def test_one_optimizer_and_shared_initial_weights(
     assert [lab.condition["training"] for lab in labs if lab.options["augment"]] == [
         AUGMENTED
     ]
-    assert not any(
-        lab.options["held_out"] for lab in labs
-    )  # the test split decides nothing
+    # the test split decides nothing
+    assert not any(lab.options["held_out"] for lab in labs)
 
 
 def test_random_labels_are_each_seeds_own(
@@ -299,7 +298,9 @@ def test_a_batch_beyond_a_whole_set_is_refused_when_it_is_read() -> None:
 def test_a_network_of_ones_own(tmp_path: Path) -> None:
     path = tmp_path / "mine.py"
     path.write_text(
-        "from torch import nn\ndef net():\n    return nn.Sequential(nn.Flatten(), nn.Linear(784, 10))\n"
+        "from torch import nn\n"
+        "def net():\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(784, 10))\n"
     )
     experiment = small(model=f"{path}:net")
     lab = run_one(experiment, (0,), design=STEPS, batch_size=60)
@@ -315,7 +316,9 @@ def test_a_network_of_ones_own_with_other_outputs_stops_before_any_work(
 ) -> None:
     path = tmp_path / "mine.py"
     path.write_text(
-        "from torch import nn\ndef net():\n    return nn.Sequential(nn.Flatten(), nn.Linear(784, 3))\n"
+        "from torch import nn\n"
+        "def net():\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(784, 3))\n"
     )
     with pytest.raises(UsageError, match=r"\(2, 10\)"):
         small(model=f"{path}:net")

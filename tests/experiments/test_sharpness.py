@@ -1,5 +1,6 @@
-"""Sharpness: what it records is measured again here with closed forms and by hand, its settings are checked,
-and large batches of the published network end in sharper places."""
+"""Sharpness: what it records is measured again here with closed forms and by hand, its
+settings are checked, and large batches of the published network end in sharper
+places."""
 
 from __future__ import annotations
 
@@ -264,7 +265,9 @@ def test_impossible_settings_are_refused(settings: dict[str, Any], text: str) ->
 def test_a_network_of_ones_own(tmp_path: Path) -> None:
     path = tmp_path / "mine.py"
     path.write_text(
-        "from torch import nn\ndef net():\n    return nn.Sequential(nn.Flatten(), nn.Linear(784, 10))\n"
+        "from torch import nn\n"
+        "def net():\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(784, 10))\n"
     )
     experiment = small(model=f"{path}:net")
     lab = run_one(experiment, (0,), batch_size=120, learning_rate=1e-2)
@@ -278,7 +281,9 @@ def test_a_network_of_ones_own(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_large_batches_of_keskars_network_end_five_times_as_sharp() -> None:
-    """Keskar et al. 2017, table 3: 1.23 against 205 for F1 on MNIST; here on 10,000 of its images."""
+    """Keskar et al. 2017, table 3: 1.23 against 205 for F1 on MNIST; here on 10,000 of
+    its images.
+    """
     experiment = resolve(
         Sharpness, "keskar", {"batch_sizes": (64, 10_000), "both_radii": False}
     )
@@ -298,7 +303,9 @@ def test_a_network_of_ones_own_with_other_outputs_stops_before_any_work(
 ) -> None:
     path = tmp_path / "mine.py"
     path.write_text(
-        "from torch import nn\ndef net():\n    return nn.Sequential(nn.Flatten(), nn.Linear(784, 3))\n"
+        "from torch import nn\n"
+        "def net():\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(784, 3))\n"
     )
     with pytest.raises(UsageError, match=r"\(2, 10\)"):
         small(model=f"{path}:net")

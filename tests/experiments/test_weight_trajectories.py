@@ -1,5 +1,5 @@
-"""Weight trajectories: what it records is recomputed here from the stored paths, and its settings are "
-"checked."""
+"""Weight trajectories: what it records is recomputed here from the stored paths, and
+its settings are " "checked."""
 
 from __future__ import annotations
 
@@ -62,7 +62,9 @@ def flat(module: torch.nn.Module) -> np.ndarray:
 
 
 def two_components(rows: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
-    """Explained share, coordinates and relative error by the singular value decomposition."""
+    """Explained share, coordinates and relative error by the singular value
+    decomposition.
+    """
     x = rows.astype(np.float64) - rows.astype(np.float64).mean(axis=0)
     u, s, v = np.linalg.svd(x, full_matrices=False)
     error = np.linalg.norm(x - (u[:, :2] * s[:2]) @ v[:2], axis=1) / np.linalg.norm(
@@ -104,9 +106,8 @@ def test_what_two_components_show_is_recomputed(finished: Any) -> None:
     for record in records:
         path = record.arrays["path"]
         share, plane, error = two_components(path)
-        layer_share, layer_plane, _ = two_components(
-            path[:, 12:47]
-        )  # after 6 weights and 6 biases
+        # after 6 weights and 6 biases
+        layer_share, layer_plane, _ = two_components(path[:, 12:47])
         assert record.scalars["explained_variance"] == pytest.approx(share, abs=1e-6)
         assert record.scalars["explained_variance_of_layer"] == pytest.approx(
             layer_share, abs=1e-6
@@ -313,7 +314,9 @@ def test_the_figure_of_images_says_the_accuracy_at_the_ends(on_images: Any) -> N
 
 
 def test_points_near_the_origin_are_counted() -> None:
-    """A random walk's picture is a parabola with a third of its points within half its radius."""
+    """A random walk's picture is a parabola with a third of its points within half its
+    radius.
+    """
     walk = np.cumsum(
         np.random.default_rng(0).normal(size=(300, 20_000)), axis=0, dtype=np.float32
     )

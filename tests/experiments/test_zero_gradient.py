@@ -111,9 +111,8 @@ def test_trainings_stop_at_steps_of_their_own() -> None:
     assert min(stops) == 10
     assert max(stops) <= 3_000
     assert all(stop % 10 == 0 for stop in stops)
-    assert (
-        100 < np.median(stops) < 300
-    )  # the middle of 10 to 3,000 on a logarithmic axis is 173
+    # the middle of 10 to 3,000 on a logarithmic axis is 173
+    assert 100 < np.median(stops) < 300
     assert experiment.stop(5) == experiment.stop(5)
 
 
@@ -189,7 +188,9 @@ def test_the_records_are_what_was_promised(
 
 
 def test_an_inexact_critical_point_leaves_signs_open() -> None:
-    """At x = 0.001 the gradient of x^4 is 4e-9 and the second derivative 1.2e-5: it is zero at x = 0."""
+    """At x = 0.001 the gradient of x^4 is 4e-9 and the second derivative 1.2e-5: it is
+    zero at x = 0.
+    """
     network = torch.nn.Linear(1, 1, bias=False).double()
     tensors = {"weight": torch.tensor([[[1e-3]], [[0.0]]], dtype=torch.float64)}
     one = torch.ones(1, 1, dtype=torch.float64)
@@ -237,8 +238,8 @@ def test_the_figures_show_every_trial_once(
             for text in ax.get_legend().get_texts()
         ]
         assert sum(int(label.split()[0]) for label in labels) == len(records)
-    assert (
-        figures["ratio"].figure.axes[0].get_xlabel() == "loss at the end of the search"
+    assert figures["ratio"].figure.axes[0].get_xlabel() == (
+        "loss at the end of the search"
     )
     assert figures["reached"].figure.axes[0].get_yscale() == "log"
     rows = sum(

@@ -1,4 +1,6 @@
-"""Matrices, models and data with known spectra, for the tests of the iterative instruments."""
+"""Matrices, models and data with known spectra, for the tests of the iterative
+instruments.
+"""
 
 import gc
 
@@ -23,7 +25,9 @@ def matrix(spectrum, *, seed=0, dtype=torch.float64):
 
 
 class Point(nn.Module):
-    """A model that is one vector of parameters, with a matrix that goes wherever the vector goes."""
+    """A model that is one vector of parameters, with a matrix that goes wherever the
+    vector goes.
+    """
 
     def __init__(self, curvature):
         super().__init__()
@@ -56,7 +60,9 @@ def network(*, outputs=3, dtype=torch.float64):
 
 
 def dense_hessian(model, loss, inputs, target):
-    """The Hessian of the mean loss in float64 by torch.func, as a symmetric NumPy matrix."""
+    """The Hessian of the mean loss in float64 by torch.func, as a symmetric NumPy
+    matrix.
+    """
     model = model.double()
     shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
 

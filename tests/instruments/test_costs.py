@@ -20,9 +20,8 @@ from nablab.instruments.base.footprints import counting_bytes
 from nablab.instruments.base.placement import copied
 
 FACTOR = 1.5  # how far an estimate may be off
-ATTEMPTS = (
-    3  # of a comparison of seconds: another program may slow one of its two sides
-)
+# of a comparison of seconds: another program may slow one of its two sides
+ATTEMPTS = 3
 
 Network = Callable[[], tuple[nn.Module, tuple[Tensor, Tensor]]]
 
@@ -89,7 +88,9 @@ SQUARE: tuple[tuple[str, dict[str, Any]], ...] = (  # they hold a matrix
 
 
 def called(name: str, network: Network, options: dict[str, Any]) -> Callable[[], Any]:
-    """A call of an instrument on a network; of one that compares two, on it and another one."""
+    """A call of an instrument on a network; of one that compares two, on it and another
+    one.
+    """
     model, data = network()
     other = another(model)
     arguments: dict[str, Any] = {
@@ -128,7 +129,8 @@ def one_thread() -> Iterator[None]:
 def check_bytes(name: str, options: dict[str, Any], network: Network) -> None:
     model, data = network()
     expected = instruments.cost(name, model, "cross_entropy", data, **options).bytes
-    # L-BFGS-B works on NumPy's arrays. Python's own objects are nothing beside those of a larger network.
+    # L-BFGS-B works on NumPy's arrays. Python's own objects are nothing beside those of
+    # a larger network.
     arrays = name == "sharpness" and options.get("definition", "keskar") == "keskar"
     call = called(name, network, options)
     call()  # what is imported and remembered at a first call is none of its own
@@ -199,7 +201,8 @@ def test_the_seconds(
     monkeypatch: pytest.MonkeyPatch,
     one_thread: None,
 ) -> None:
-    # Both sides by the processor's seconds, which other programs on the machine hardly change.
+    # Both sides by the processor's seconds, which other programs on the machine hardly
+    # change.
     monkeypatch.setattr(
         footprints, "time", SimpleNamespace(perf_counter=time.process_time)
     )
@@ -218,7 +221,9 @@ def test_the_seconds(
 
 
 def trained(network: Network) -> Network:
-    """The network after some steps: what is measured is seldom a fresh one, whose spectrum has no gap."""
+    """The network after some steps: what is measured is seldom a fresh one, whose
+    spectrum has no gap.
+    """
     model, (x, y) = network()
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     for _ in range(40):

@@ -39,9 +39,8 @@ def theirs(
 
 
 @pytest.mark.parametrize("ragged", [False, True])
-@pytest.mark.parametrize(
-    "name", ["dense", "convolutional"]
-)  # no layer norm: curvlinops is wrong through it
+# no layer norm: curvlinops is wrong through it
+@pytest.mark.parametrize("name", ["dense", "convolutional"])
 @pytest.mark.parametrize(
     ("kind", "ours"),
     [

@@ -1,4 +1,6 @@
-"""Real disks and users that refuse: a small disk, one that cannot be written, a user without rights."""
+"""Real disks and users that refuse: a small disk, one that cannot be written, a user
+without rights.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,9 @@ def read_only(disk: Path) -> Iterator[None]:
 
 @contextmanager
 def as_nobody() -> Iterator[None]:
-    """Work with the rights of a user who owns nothing; skips the test where we are not root."""
+    """Work with the rights of a user who owns nothing; skips the test where we are not
+    root.
+    """
     if os.geteuid() != 0:
         pytest.skip("needs root to become another user")
     os.seteuid(65534)

@@ -1,4 +1,6 @@
-"""What the tests of executors let workers do; it imports little, so that a worker starts quickly."""
+"""What the tests of executors let workers do; it imports little, so that a worker
+starts quickly.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,10 @@
-"""Whatever happened to a file of the store: no traceback, and no other number without a word.
+"""Whatever happened to a file of the store: no traceback, and no other number without a
+word.
 
-Every file of a run that was killed is damaged in every way of a table, and read by every command that reads.
-A command may go on without the file or refuse it; either it names the file, or what it answers is what it
-answers without the damage. The ordinary suite takes a part of the product, the slow one more of it.
+Every file of a run that was killed is damaged in every way of a table, and read by
+every command that reads. A command may go on without the file or refuse it; either it
+names the file, or what it answers is what it answers without the damage. The ordinary
+suite takes a part of the product, the slow one more of it.
 """
 
 from __future__ import annotations
@@ -25,13 +27,10 @@ from nablab.lab import files
 from tests.conftest import Nablab
 
 EXPERIMENTS = Path(__file__).parent / "plain"
-PART, FIELDS = (
-    17,
-    307,
-)  # one in so many of all combinations is tried in the ordinary suite
-FIELDS_SLOW = (
-    13  # and of the combinations of fields, some ten thousand, in the slow one
-)
+# one in so many of all combinations is tried in the ordinary suite
+PART, FIELDS = (17, 307)
+# and of the combinations of fields, some ten thousand, in the slow one
+FIELDS_SLOW = 13
 
 
 # --- the damages ------------------------------------------------------------------------------
@@ -117,7 +116,8 @@ WHOLE = (
     utf_16, latin_1, a_folder, a_link_to_nothing, unreadable, a_pipe,
 )  # fmt: skip
 
-# Of one field, with the checksum made right again or left out, as an earlier version wrote none.
+# Of one field, with the checksum made right again or left out, as an earlier version
+# wrote none.
 WRONG = {
     "null": None,
     "a list": [1, [2]],
@@ -279,14 +279,17 @@ class Trial:
         return answer, said if named else "", 0
 
     def check(self, name: str, damage: Callable[[Path], None], command: str) -> None:
-        """The answer is that of the undamaged run, or the file is named; training mends what it can."""
+        """The answer is that of the undamaged run, or the file is named; training mends
+        what it can.
+        """
         if command not in self.answers:
             self.answers[command] = self.answer("config.json", lambda _: None, command)[
                 0
             ]
         answer, named, code = self.answer(name, damage, command)
         if damage is missing and not command.startswith("run ") and command != "run":
-            return  # a file that was never written is no damage: what it would say is not there
+            # a file that was never written is no damage: what it would say is not there
+            return
         if code == 0 and (command.startswith("run ") or command == "run" or not named):
             assert answer == self.answers[command], (name, command, named)
 
@@ -296,9 +299,8 @@ def trial(
     base: Base, tmp_path: Path, nablab_here: Nablab, monkeypatch: pytest.MonkeyPatch
 ) -> Trial:
     monkeypatch.setenv("NABLAB_EXPERIMENTS", str(EXPERIMENTS))
-    monkeypatch.setattr(
-        os, "fsync", lambda _: None
-    )  # a slow disk is not what is tested here
+    # a slow disk is not what is tested here
+    monkeypatch.setattr(os, "fsync", lambda _: None)
     return Trial(base, tmp_path, nablab_here, {})
 
 
@@ -355,7 +357,9 @@ def fields(
 
 
 def is_right(name: str, place: tuple[str, ...], words: str) -> bool:
-    """Whether another value is no damage: a number that another training may have given."""
+    """Whether another value is no damage: a number that another training may have
+    given.
+    """
     return (
         name.startswith("trials")
         and place[0] == "scalars"

@@ -167,7 +167,9 @@ HARMLESS = ("signal", "types", "random", "queue", "threading", "nablab")
 def test_workers_import_nothing_from_the_current_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A harmless signal.py, types.py or random.py of the user must not take the place of Python's."""
+    """A harmless signal.py, types.py or random.py of the user must not take the place
+    of Python's.
+    """
     for name in HARMLESS:
         (tmp_path / f"{name}.py").write_text(
             f"raise SystemExit('{name} of the current folder was imported')\n"
@@ -193,8 +195,8 @@ def test_a_run_says_that_workers_help() -> None:
     from nablab.cli.live import helping
 
     assert (
-        helping(1)
-        == "2 conditions at a time from now on: a worker process helps (--jobs 1 works without)."
+        helping(1) == "2 conditions at a time from now on: a worker process helps "
+        "(--jobs 1 works without)."
     )
     assert helping(3).startswith(
         "4 conditions at a time from now on: 3 worker processes help"

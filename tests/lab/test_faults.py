@@ -18,7 +18,8 @@ from tests.conftest import Nablab
 from tests.lab.disks import small_disk
 from tests.lab.test_runner import trial_bytes
 
-# Long enough to be hit in the middle on any machine: the sequential engine takes about 0.3 ms a step.
+# Long enough to be hit in the middle on any machine: the sequential engine takes about
+# 0.3 ms a step.
 LONG = (
     "run",
     "toy",
@@ -41,7 +42,8 @@ def start(
         text=True,
         cwd=cwd,
         env={**os.environ, "NABLAB_CHECKPOINT_SECONDS": str(checkpoint_seconds)},
-        start_new_session=True,  # so that a signal can be sent to it and its workers as a terminal does
+        # so that a signal can be sent to it and its workers as a terminal does
+        start_new_session=True,
     )
 
 
@@ -100,7 +102,8 @@ def test_what_a_killed_process_was_writing_is_swept(
     folder = checkpoint.parent.parent
     trial = folder / next(iter(reference))
     trial.parent.mkdir(parents=True, exist_ok=True)
-    # As a write cut short leaves them; the window is too short to be hit by a kill at will.
+    # As a write cut short leaves them; the window is too short to be hit by a kill at
+    # will.
     leftovers = [
         trial.with_name(".arrays.npz.abc.tmp"),
         checkpoint.with_name(f".{checkpoint.name}.abc.tmp"),

@@ -70,7 +70,8 @@ def test_kill_9_in_the_middle_of_a_write_leaves_the_old_or_the_new(
 ) -> None:
     path = tmp_path / "file.bin"
     program = (
-        "import sys, itertools; from pathlib import Path; from nablab.files.atomic import write_bytes\n"
+        "import sys, itertools; from pathlib import Path; from nablab.files.atomic "
+        "import write_bytes\n"
         "for i in itertools.count():\n"
         "    write_bytes(Path(sys.argv[1]), bytes([i % 251]) * 3_000_000)\n"
     )

@@ -70,9 +70,8 @@ def test_every_kind_of_change_is_seen(git: Git, tmp_path: Path, change: str) -> 
             git("add", "c.txt")
         case "file":
             (tmp_path / "link").unlink()
-            (tmp_path / "link").write_text(
-                "a.txt"
-            )  # the same content, but no link any more
+            # the same content, but no link any more
+            (tmp_path / "link").write_text("a.txt")
         case "link":
             (tmp_path / "link").unlink()
             (tmp_path / "link").symlink_to("b.txt")
@@ -131,9 +130,8 @@ def test_a_hostile_repository_runs_nothing(
     (tmp_path / ".gitattributes").write_text("* filter=f diff=f\n")
     for key, value in settings.items():
         git("config", key, value.format(trap=trap, folder=tmp_path))
-    if (
-        "remote.origin.promisor" in settings
-    ):  # the tree of the commit is to be fetched when it is needed
+    # the tree of the commit is to be fetched when it is needed
+    if "remote.origin.promisor" in settings:
         tree = git("rev-parse", "HEAD^{tree}").strip()
         (tmp_path / ".git" / "objects" / tree[:2] / tree[2:]).unlink()
     sprung.unlink(missing_ok=True)  # setting the trap may have run it

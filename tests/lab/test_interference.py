@@ -1,4 +1,6 @@
-"""What others do to a run's files meanwhile: deleted folders, full disks, missing rights."""
+"""What others do to a run's files meanwhile: deleted folders, full disks, missing
+rights.
+"""
 
 from __future__ import annotations
 
@@ -121,9 +123,8 @@ def test_fresh_that_may_not_delete_is_refused() -> None:
     with small_disk(megabytes=8) as disk:
         run = run_toy(store=disk / "runs")
         disk.chmod(0o755)
-        run.folder.path.chmod(
-            0o777
-        )  # its files may be deleted, the trials in it may not
+        # its files may be deleted, the trials in it may not
+        run.folder.path.chmod(0o777)
         with (
             as_nobody(),
             pytest.raises(

@@ -1,4 +1,6 @@
-"""Learners of every kind in the laboratory: killed, stopped, shared between processes, foretold."""
+"""Learners of every kind in the laboratory: killed, stopped, shared between processes,
+foretold.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,8 @@ from tests.lab.test_faults import start, wait_for
 from tests.lab.test_runner import trial_bytes
 
 LEARNERS = Path(__file__).parents[1] / "learners"
-# Long enough to be hit in the middle: a second or more of training for each group of trials.
+# Long enough to be hit in the middle: a second or more of training for each group of
+# trials.
 LONG = {
     "beta-vae": ("epochs=60",),
     "ring-gan": ("steps=300",),

@@ -39,9 +39,8 @@ def trial_of(seed: int) -> Trial:
     return Trial(CONDITION, seed)
 
 
-Work = Callable[
-    [Any, Callable[[], None]], None
-]  # (lab, called once a step): may raise Killed
+# (lab, called once a step): may raise Killed
+Work = Callable[[Any, Callable[[], None]], None]
 
 
 class Killed(BaseException):
@@ -61,9 +60,8 @@ class Walker:
     rng: np.random.Generator
 
     def go(self) -> float:
-        self.place += self.rng.normal(
-            size=2
-        )  # in place: what is kept of it must be a copy
+        # in place: what is kept of it must be a copy
+        self.place += self.rng.normal(size=2)
         return float(self.place.sum())
 
 
@@ -74,9 +72,8 @@ def walker(lab: Any, seed: int, name: str = "walk") -> Walker:
 @pytest.fixture
 def lab_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Session]:
     """Make the lab of a run in a folder; every process that takes up the run makes one."""
-    monkeypatch.setattr(
-        os, "fsync", lambda descriptor: None
-    )  # no power is cut in these tests
+    # no power is cut in these tests
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
     def make(folder: Path = tmp_path, seeds: Any = (0, 1)) -> Session:
         (folder / "trials").mkdir(parents=True, exist_ok=True)
@@ -198,9 +195,8 @@ def around_a_stateless_loop(lab: Any, tick: Callable[[], None]) -> None:
 def held_in_a_zip(lab: Any, tick: Callable[[], None]) -> None:
     walk = walker(lab, 0)
     for turn in lab.steps(3, state=walk):
-        pairs = zip(
-            lab.steps(9), range(2), strict=False
-        )  # it stops before the loop does
+        # it stops before the loop does
+        pairs = zip(lab.steps(9), range(2), strict=False)
         for step, _ in pairs:
             lab.log(trial_of(0), 9 * turn + step, height=walk.go())
             tick()
@@ -263,7 +259,8 @@ def test_killed_at_any_step_and_resumed_with_the_same_bytes(
         work(resumed, tick)
         assert as_bytes(resumed.records()) == expected, at
         if work in (one_after_the_other, left_early, nested):
-            # The one in which it was killed is taken again, and the one before if that left its loop.
+            # The one in which it was killed is taken again, and the one before if that
+            # left its loop.
             assert len(left) <= len(calls) - at + 2
 
 
@@ -274,7 +271,9 @@ def test_what_was_not_saved_is_done_again_with_the_same_bytes(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Saves come now and then, so that files hold finished loops in a row, or are older than the kill."""
+    """Saves come now and then, so that files hold finished loops in a row, or are older
+    than the kill.
+    """
     tick, calls = counter()
     undisturbed = lab_of(tmp_path / "undisturbed")
     work(undisturbed, tick)
@@ -406,12 +405,8 @@ def test_another_loop_is_noticed_and_starts_anew(
         work(lab_of(), killer(2))
     lab = lab_of()
     total = changed.get("total", 8)
-    assert work(lab, lambda: None, **changed) == [
-        *range(total),
-        0,
-        1,
-        2,
-    ]  # the later loop starts anew, too
+    # the later loop starts anew, too
+    assert work(lab, lambda: None, **changed) == [*range(total), 0, 1, 2]
     note = next(note for note in lab.notes if "is not used" in note)
     assert reason in note
     assert "starts from step 0" in note
@@ -657,9 +652,8 @@ def test_ctrl_c_saves_within_two_seconds_and_the_run_goes_on(
     jobs: str, tmp_path: Path, nablab_here: Nablab, reference: dict[str, bytes]
 ) -> None:
     words = (*PERCEPTRON, f"pause={SLOWER}", "--jobs", jobs)
-    process = start(
-        *words, cwd=tmp_path, checkpoint_seconds=3_600
-    )  # saved by the request to stop alone
+    # saved by the request to stop alone
+    process = start(*words, cwd=tmp_path, checkpoint_seconds=3_600)
     progress = wait_for(tmp_path, "runs/perceptron/*/progress/*.json", process)
     assert not list(progress.parents[1].glob("checkpoints/*.safetensors"))
     os.killpg(process.pid, signal.SIGINT)

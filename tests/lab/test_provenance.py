@@ -1,4 +1,6 @@
-"""Notes, time and environment belong to the trials that were trained, whatever came after."""
+"""Notes, time and environment belong to the trials that were trained, whatever came
+after.
+"""
 
 from __future__ import annotations
 
@@ -80,9 +82,8 @@ def test_seeds_that_were_killed_at_once_take_no_note_away() -> None:
     assert added == [
         f"width {w}, seeds {s}: a caveat" for w in (2, 4) for s in ([0, 1, 2], [3, 4])
     ]
-    assert (
-        said(run_toy(seeds=2)) == before
-    )  # the report of two seeds says nothing of the later ones
+    # the report of two seeds says nothing of the later ones
+    assert said(run_toy(seeds=2)) == before
 
 
 def test_a_note_goes_with_its_trial() -> None:

@@ -1,4 +1,6 @@
-"""Every file of the store is read by type, bounds and checksum; what does not fit is named with its field."""
+"""Every file of the store is read by type, bounds and checksum; what does not fit is
+named with its field.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +56,8 @@ def test_what_fits_comes_back_typed(tmp_path: Path) -> None:
         (
             "state",
             "crashed",
-            "'state' is \"crashed\"; it must be one of running, done, failed, interrupted",
+            "'state' is \"crashed\"; it must be one of running, done, "
+            "failed, interrupted",
         ),
         ("state", None, "'state' is null; it must be one of"),
         ("notes", "a", "'notes' is \"a\"; it must be a list"),
@@ -140,9 +143,8 @@ def test_a_change_after_the_writing_is_noticed(tmp_path: Path) -> None:
     path.write_text(path.read_text().replace('"seeds": 5', '"seeds": 4'))  # one bit
     with pytest.raises(Damaged, match="its checksum is wrong"):
         read(path, contents.Status)
-    files.write_json(
-        path, files.sealed(json.loads(path.read_text()))
-    )  # a new checksum replaces the old one
+    # a new checksum replaces the old one
+    files.write_json(path, files.sealed(json.loads(path.read_text())))
     found = read(path, contents.Status)
     assert found is not None
     assert found.seeds == 4

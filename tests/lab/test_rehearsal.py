@@ -1,4 +1,6 @@
-"""A dry run measures: one whole evaluation, and a short training that needs few samples."""
+"""A dry run measures: one whole evaluation, and a short training that needs few
+samples.
+"""
 
 from __future__ import annotations
 
@@ -96,7 +98,9 @@ class Working(Experiment):
 
 
 def rehearsed(work: Callable[[Any, Clock], None]) -> tuple[Estimate, float, float]:
-    """The estimate, the time that the whole takes, and the time that the rehearsal took."""
+    """The estimate, the time that the whole takes, and the time that the rehearsal
+    took.
+    """
     clock = Clock()
     whole = Working(work, clock)
     begin = clock.now
@@ -262,7 +266,8 @@ def test_a_dry_run_is_within_a_factor_of_one_and_a_half(
     experiment.run(trials, Notebook(experiment, trials))
     seconds = time.perf_counter() - begin
     print(
-        f"{name}: {estimate.seconds:.2f} s foretold, {seconds:.2f} s taken, {spent:.2f} s for the dry run"
+        f"{name}: {estimate.seconds:.2f} s foretold, {seconds:.2f} s taken, "
+        f"{spent:.2f} s for the dry run"
     )
     assert seconds / 1.5 < estimate.seconds < seconds * 1.5
     assert spent < 0.15 * seconds

@@ -1,4 +1,6 @@
-"""The bytes of a trial do not depend on the number of threads, of processes, or on what ran before."""
+"""The bytes of a trial do not depend on the number of threads, of processes, or on what
+ran before.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +18,8 @@ from nablab.lab.runner import Plan, execute
 from nablab.lab.session import Notebook
 from nablab.lab.store import Store
 
-CLOCKS = (
-    "seconds",
-    "seconds_to_threshold",
-)  # what is measured with a clock; all else is computed
+# what is measured with a clock; all else is computed
+CLOCKS = ("seconds", "seconds_to_threshold")
 QUICK = sorted(
     name
     for name, entry in catalogue.scan().items()
@@ -68,7 +68,8 @@ def content(
 class Adding(Experiment):
     """What does PyTorch make of a long sum?
 
-    Its last digits follow the number of threads: the smallest case of what happens in a training.
+    Its last digits follow the number of threads: the smallest case of what happens in a
+    training.
     """
 
     parts: tuple[int, ...] = (1, 2)

@@ -1,4 +1,6 @@
-"""What a loop saves of objects: every kind comes back exactly, and what cannot be saved is named."""
+"""What a loop saves of objects: every kind comes back exactly, and what cannot be saved
+is named.
+"""
 
 from __future__ import annotations
 
@@ -245,9 +247,8 @@ def test_several_objects_go_on_as_if_nothing_had_happened(tmp_path: Path) -> Non
     go_on(resumed), go_on(resumed)  # whatever it did before
     inner = resumed["learner"].inner
     states.give(resumed, packed)
-    assert (
-        resumed["learner"].inner is inner
-    )  # the objects that the experiment holds are filled
+    # the objects that the experiment holds are filled
+    assert resumed["learner"].inner is inner
     assert_same(go_on(resumed), second)
     assert_same(go_on(resumed), third)
 

@@ -46,7 +46,8 @@ def test_a_second_ctrl_c_leaves_interrupted(folder: RunFolder) -> None:
 
 def test_a_killed_process_reads_as_crashed(folder: RunFolder) -> None:
     program = (
-        "import os, sys; from pathlib import Path; from nablab.lab.status import Heartbeat\n"
+        "import os, sys; from pathlib import Path; from nablab.lab.status import "
+        "Heartbeat\n"
         "from nablab.lab.store import RunFolder\n"
         "Heartbeat(RunFolder(Path(sys.argv[1]))).__enter__(); print('up', flush=True)\n"
         "import time; time.sleep(60)"
@@ -57,9 +58,8 @@ def test_a_killed_process_reads_as_crashed(folder: RunFolder) -> None:
         assert process.stdout.readline() == "up\n"
         assert read_state(folder) == "running"
         process.kill()
-    assert (folder.read_json("status.json") or {})[
-        "state"
-    ] == "running"  # what the dead process left
+    # what the dead process left
+    assert (folder.read_json("status.json") or {})["state"] == "running"
     assert read_state(folder) == "crashed"
 
 
@@ -130,9 +130,8 @@ def test_durations_do_not_follow_the_clock(
 ) -> None:
     with Heartbeat(folder) as heartbeat:
         now = time.time()
-        monkeypatch.setattr(
-            status.time, "time", lambda: now - 3600
-        )  # somebody sets the clock back
+        # somebody sets the clock back
+        monkeypatch.setattr(status.time, "time", lambda: now - 3600)
         heartbeat.finish("done")
     found = folder.status()
     assert found is not None

@@ -1,4 +1,6 @@
-"""The store keeps records exactly, notices damage, and finds runs by what a user would type."""
+"""The store keeps records exactly, notices damage, and finds runs by what a user would
+type.
+"""
 
 from __future__ import annotations
 
@@ -84,9 +86,8 @@ def test_damage_is_noticed_and_named(folder: RunFolder, name: str, damage: str) 
     else:
         path.unlink()
     if (name, damage) == ("trial.json", "remove"):
-        assert (
-            folder.read_trial(CONDITION, 0) is None
-        )  # never finished, as after a kill
+        # never finished, as after a kill
+        assert folder.read_trial(CONDITION, 0) is None
         return
     with pytest.raises(CorruptTrial, match=name):
         folder.read_trial(CONDITION, 0)
@@ -362,7 +363,8 @@ def test_settings_changed_in_a_config_are_noticed(
     files.write_json(path, files.sealed(content) if sealed else content)
     with pytest.raises(
         StoreError,
-        match=f"config.json is damaged: its settings are not those of the run {folder.path.name}",
+        match="config.json is damaged: its settings are not those of the "
+        f"run {folder.path.name}",
     ):
         folder.config()
     with pytest.raises(StoreError, match="its settings are not those"):
@@ -379,9 +381,8 @@ def test_another_runs_config_is_noticed_and_can_be_written_anew(
         StoreError, match=rf"it is of the run {other.run_id}.*Remove this file"
     ):
         Store(tmp_path).create(identity(), preset="quick")
-    assert (
-        len(RunFolder(folder.path).records([CONDITION])) == 0
-    )  # nothing of it passes for the other run
+    # nothing of it passes for the other run
+    assert len(RunFolder(folder.path).records([CONDITION])) == 0
     (folder.path / "config.json").unlink()
     assert (
         len(Store(tmp_path).create(identity(), preset="quick").records([CONDITION]))

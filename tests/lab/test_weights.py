@@ -1,4 +1,6 @@
-"""Weights are kept with their trials and given back as they were, or a sentence says why not."""
+"""Weights are kept with their trials and given back as they were, or a sentence says
+why not.
+"""
 
 from __future__ import annotations
 

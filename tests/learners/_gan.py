@@ -1,4 +1,6 @@
-"""A Wasserstein GAN with a gradient penalty on a ring of eight Gaussians: two networks, two optimizers."""
+"""A Wasserstein GAN with a gradient penalty on a ring of eight Gaussians: two networks,
+two optimizers.
+"""
 
 from __future__ import annotations
 

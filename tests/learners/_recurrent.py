@@ -1,4 +1,6 @@
-"""A recurrent classifier on sequences of unequal length: which of two tokens came more often?"""
+"""A recurrent classifier on sequences of unequal length: which of two tokens came more
+often?
+"""
 
 from __future__ import annotations
 
@@ -39,9 +41,8 @@ def loss(net: Any, batch: Any, moment: Moment) -> Mapping[str, Tensor]:
 
 def sequences(samples: int, seed: int) -> Sequences:
     draw = torch.Generator().manual_seed(seed)
-    lengths = (
-        torch.randint(3, 20, (samples,), generator=draw) | 1
-    )  # odd, so that there is no draw
+    # odd, so that there is no draw
+    lengths = torch.randint(3, 20, (samples,), generator=draw) | 1
     values = torch.randint(
         1, TOKENS, (int(lengths.sum()),), generator=draw, dtype=torch.int32
     )

@@ -1,4 +1,6 @@
-"""A variational autoencoder on the digits, with a weight of the divergence for each trial."""
+"""A variational autoencoder on the digits, with a weight of the divergence for each
+trial.
+"""
 
 from __future__ import annotations
 

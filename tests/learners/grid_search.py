@@ -1,4 +1,6 @@
-"""A loop that a library owns: scikit-learn's grid search over the settings of a small network."""
+"""A loop that a library owns: scikit-learn's grid search over the settings of a small
+network.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,8 @@ from nablab.contract import Claim, Condition, Experiment, Lab, Trials
 
 @dataclass(frozen=True)
 class GridSearch(Experiment):
-    """Does a grid search with three folds find a network that tells handwritten digits apart?
+    """Does a grid search with three folds find a network that tells handwritten digits
+    apart?
 
     Attributes:
         widths: Hidden units that are tried.
@@ -52,9 +55,8 @@ class GridSearch(Experiment):
                 "alpha": self.penalties,
             }
             with warnings.catch_warnings():
-                warnings.simplefilter(
-                    "ignore", ConvergenceWarning
-                )  # the epochs are a budget
+                # the epochs are a budget
+                warnings.simplefilter("ignore", ConvergenceWarning)
                 search = GridSearchCV(
                     network, grid, cv=int(trials.condition["folds"])
                 ).fit(x[train], y[train])

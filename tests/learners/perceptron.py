@@ -1,4 +1,7 @@
-"""A loop of the experiment's own, with NumPy alone: Rosenblatt's perceptron. It imports no torch."""
+"""A loop of the experiment's own, with NumPy alone: Rosenblatt's perceptron.
+
+It imports no torch.
+"""
 
 from __future__ import annotations
 
@@ -36,9 +39,10 @@ class Neuron:
 class Perceptron(Experiment):
     """Does the perceptron make at most as many mistakes as Novikoff's bound allows?
 
-    Rosenblatt's rule adds a sample to the weights, with its sign, whenever they have it on the wrong side.
-    If some unit vector separates the samples with the margin m, and none is longer than R, it makes at most
-    (R / m)^2 mistakes, however often it sees them (Novikoff 1962).
+    Rosenblatt's rule adds a sample to the weights, with its sign, whenever they have it
+    on the wrong side. If some unit vector separates the samples with the margin m, and
+    none is longer than R, it makes at most (R / m)^2 mistakes, however often it sees
+    them (Novikoff 1962).
 
     Attributes:
         dimensions: Of the samples.
@@ -93,7 +97,9 @@ class Perceptron(Experiment):
 def separable(
     samples: int, dimensions: int, rng: np.random.Generator
 ) -> tuple[Any, Any, float]:
-    """Samples (N, dimensions), their sides (N,) of a plane through 0, and the least distance to it."""
+    """Samples (N, dimensions), their sides (N,) of a plane through 0, and the least
+    distance to it.
+    """
     import numpy as np
 
     normal = rng.normal(size=dimensions)

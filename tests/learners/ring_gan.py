@@ -1,4 +1,6 @@
-"""A GAN on a ring of eight Gaussians: two networks, two optimizers, several critic steps."""
+"""A GAN on a ring of eight Gaussians: two networks, two optimizers, several critic
+steps.
+"""
 
 from __future__ import annotations
 

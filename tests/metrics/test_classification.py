@@ -63,7 +63,8 @@ def test_dropout_is_active_and_nothing_else_is_disturbed() -> None:
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     state = torch.get_rng_state()
     found = metrics.accuracy_with_dropout(network, x, y)
-    # The one that counts is kept half of the time; else all logits are 0, and argmax says class 0.
+    # The one that counts is kept half of the time; else all logits are 0, and argmax
+    # says class 0.
     assert found == pytest.approx(0.5 + 0.5 / 4, abs=0.03)
     assert metrics.accuracy_with_dropout(network, x, y) == found
     assert torch.equal(torch.get_rng_state(), state)

@@ -1,4 +1,6 @@
-"""Dense networks: the published parameter counts, PyTorch's own arithmetic, the exact sawtooth."""
+"""Dense networks: the published parameter counts, PyTorch's own arithmetic, the exact
+sawtooth.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,8 @@ from nablab import models
 from nablab.data.functions.targets import sawtooth
 from nablab.errors import UsageError
 
-# Trained in published coursework, with the number of parameters that was reported for each.
+# Trained in published coursework, with the number of parameters that was reported for
+# each.
 PUBLISHED = {
     "1-5-10-10-10-10-10-5-1": 571,
     "1-10-18-15-4-1": 572,

@@ -1,4 +1,6 @@
-"""Bring your own network: real files, real packages, and each mistake answered by one message."""
+"""Bring your own network: real files, real packages, and each mistake answered by one
+message.
+"""
 
 from __future__ import annotations
 
@@ -106,9 +108,8 @@ def test_a_package_in_the_current_folder_and_an_installed_one(folder: Path) -> N
     assert models.load_factory("package_of_mine.nets:net")().in_features == 1
     with pytest.raises(UsageError, match=r"no module 'package_of_mine\.nots'"):
         models.load_factory("package_of_mine.nots:net")
-    with pytest.raises(
-        UsageError, match="required positional arg"
-    ):  # Linear needs its sizes
+    # Linear needs its sizes
+    with pytest.raises(UsageError, match="required positional arg"):
         models.load_factory("torch.nn:Linear")()
 
 
@@ -262,17 +263,19 @@ def test_the_hash_changes_with_what_the_file_imports(
     for place in ("nb/width_of_net.py", "nets_of_mine/parts/width.py"):
         write(folder, place, "WIDTH = 5")  # of the same size, within the same second
     assert models.source_hash(spec) != before
-    assert (
-        models.load_factory(spec)().out_features == 5
-    )  # the hash is that of what runs
+    # the hash is that of what runs
+    assert models.load_factory(spec)().out_features == 5
 
 
 IMPORTS = {
-    "inside a function": "def network():\n    from torch import nn\n    import deep_part\n",
+    "inside a function": "def network():\n"
+    "    from torch import nn\n"
+    "    import deep_part\n",
     "by a text": "import importlib\npart = importlib.import_module('deep_part')\n",
     "over two files": "import part_between\n",
     "from a package": "from package_beside import deep\n",
-    "data by a path": "from pathlib import Path\n(Path(__file__).parent / 'data' / 'w.txt').read_text()\n",
+    "data by a path": "from pathlib import Path\n"
+    "(Path(__file__).parent / 'data' / 'w.txt').read_text()\n",
     "data by a name": "WEIGHTS = 'nb/data/w.txt'\n",
     "data of a part": "import part_with_data\n",
     "a script": "exec(open('nb/deep_part.py').read())\n",
@@ -310,9 +313,8 @@ def test_a_file_that_stands_alone_keeps_the_hash_of_its_bytes(folder: Path) -> N
         "open('losses.csv', 'a').write('2')\nopen('losses.csv', mode='w')\n",
     )
     before = models.source_hash("writes.py:network")
-    (folder / "losses.csv").write_text(
-        "1, 2"
-    )  # what the code writes is a result, not a source
+    # what the code writes is a result, not a source
+    (folder / "losses.csv").write_text("1, 2")
     assert models.source_hash("writes.py:network") == before
 
 
@@ -340,7 +342,12 @@ def test_equal_names_in_two_folders_are_two_modules(folder: Path) -> None:
 
 
 def test_an_import_inside_the_factory_finds_its_neighbor(folder: Path) -> None:
-    text = "from torch import nn\ndef network():\n    from late_neighbor import N\n    return nn.Linear(1, N)\n"
+    text = (
+        "from torch import nn\n"
+        "def network():\n"
+        "    from late_neighbor import N\n"
+        "    return nn.Linear(1, N)\n"
+    )
     write(folder, "nb/late.py", text)
     write(folder, "nb/late_neighbor.py", "N = 6")
     assert models.load_factory("nb/late.py:network")().out_features == 6

@@ -1,4 +1,6 @@
-"""Image networks: the reported parameter counts, PyTorch's own arithmetic, and what the notation refuses."""
+"""Image networks: the reported parameter counts, PyTorch's own arithmetic, and what the
+notation refuses.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,8 @@ def dense(*widths: int) -> int:
     return sum((a + 1) * b for a, b in pairwise(widths))
 
 
-# The number that was reported, and the layers as they were described: the two must agree.
+# The number that was reported, and the layers as they were described: the two must
+# agree.
 REPORTED = {
     "cnn-25k-middle": (
         25_550,
@@ -57,7 +60,8 @@ REPORTED = {
     "mlp-2000": (1_590_010, dense(784, 2000, 10)),
     "mlp-5-9": (4_079, dense(784, 5, 9, 10)),
     "mlp-350-600": (491_360, dense(784, 350, 600, 10)),
-    # No number was reported for F1: five hidden layers, each with a scale and a shift per unit.
+    # No number was reported for F1: five hidden layers, each with a scale and a shift
+    # per unit.
     "keskar-f1": (1_462_794, dense(784, 512, 512, 512, 512, 512, 10) + 5 * 2 * 512),
 }
 ON_CIFAR = {
@@ -217,7 +221,8 @@ def test_a_notation_gives_a_network_that_runs_or_an_error_about_pixels(
         ("784", "must end with 10"),
         (
             "785-500-10",
-            "begins with 785, but images of 1 x 28 x 28 have 784 values: begin with 784",
+            "begins with 785, but images of 1 x 28 x 28 have 784 values: "
+            "begin with 784",
         ),
         ("conv6k5-84-10", "leave out the last -10"),
         (
@@ -292,7 +297,7 @@ def test_replicas_run_under_vmap(name: str) -> None:
 
 def test_counting_needs_no_torch() -> None:
     program = (
-        "import sys; from nablab import models; models.parameter_count_of('lenet'); models.image_networks(); "
-        "sys.exit('torch' in sys.modules)"
+        "import sys; from nablab import models; models.parameter_count_of('lenet'); "
+        "models.image_networks(); sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

@@ -1,4 +1,6 @@
-"""A last batch of one sample: refused before any training where the network cannot be trained on it."""
+"""A last batch of one sample: refused before any training where the network cannot be
+trained on it.
+"""
 
 from __future__ import annotations
 
@@ -69,10 +71,8 @@ def test_a_batch_of_one_sample_is_refused_where_the_network_fails_on_it(
             UsageError, match="is one sample, on which this network cannot be trained"
         ):
             check_single(build, samples, size, example)
-    for build in (
-        convolution,
-        lambda: nn.Linear(4, 4),
-    ):  # many values per channel; no statistics
+    # many values per channel; no statistics
+    for build in (convolution, lambda: nn.Linear(4, 4)):
         check_single(build, samples, size, example)
 
 
@@ -128,7 +128,11 @@ def test_experiments_refuse_it_before_any_work(
 
 
 def test_a_network_of_ones_own_is_tried_too(tmp_path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
-    text = "from torch import nn\ndef net():\n    return nn.Sequential(nn.Flatten(), nn.Linear(784, 10), {})\n"
+    text = (
+        "from torch import nn\n"
+        "def net():\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(784, 10), {})\n"
+    )
     (tmp_path / "bn.py").write_text(text.format("nn.BatchNorm1d(10)"))
     (tmp_path / "plain.py").write_text(text.format("nn.Identity()"))
     monkeypatch.chdir(tmp_path)

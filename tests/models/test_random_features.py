@@ -1,4 +1,6 @@
-"""Least squares of smallest norm: dense truth, the closed form of its expected error, the peak at P = N."""
+"""Least squares of smallest norm: dense truth, the closed form of its expected error,
+the peak at P = N.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,8 @@ def test_above_the_threshold_it_interpolates_with_the_smallest_norm() -> None:
     phi, targets = gaussian(10, 30, seed=3), gaussian(10, 2, seed=4)
     solution = models.minimum_norm(phi, targets)
     torch.testing.assert_close(phi @ solution, targets)
-    # Every other interpolating solution differs by a vector that the samples do not see.
+    # Every other interpolating solution differs by a vector that the samples do not
+    # see.
     unseen = torch.linalg.svd(phi).Vh[10:].T @ gaussian(20, 2, seed=5)
     torch.testing.assert_close(phi @ (solution + unseen), targets)
     assert (solution + unseen).norm() > solution.norm()
@@ -56,7 +59,9 @@ def test_equal_columns_share_the_weight() -> None:
 
 @pytest.mark.parametrize("used", [10, 20, 60, 120])
 def test_the_expected_error_is_that_of_the_closed_form(used: int) -> None:
-    """Belkin, Hsu and Xu 2020, theorem 1: Gaussian features, ``used`` of 160, 40 samples, noise of 0.5."""
+    """Belkin, Hsu and Xu 2020, theorem 1: Gaussian features, ``used`` of 160, 40
+    samples, noise of 0.5.
+    """
     samples, noise, errors = 40, 0.5, []
     truth = torch.ones(160, 1, dtype=torch.float64) / 160**0.5
     for draw in range(300):
@@ -77,7 +82,9 @@ def test_the_expected_error_is_that_of_the_closed_form(used: int) -> None:
 
 
 def test_the_error_peaks_where_features_equal_samples() -> None:
-    """On noisy labels of real digits: at P = N above both sides by far, and at no other size as high."""
+    """On noisy labels of real digits: at P = N above both sides by far, and at no other
+    size as high.
+    """
     from nablab import data
 
     train, test = (data.load("digits", split=split) for split in ("train", "test"))
@@ -97,9 +104,8 @@ def test_the_error_peaks_where_features_equal_samples() -> None:
             errors[features] = float(
                 (model(x_test) - (hot(test.labels, 10) - 0.1)).square().mean()
             )
-            if (
-                features != 150
-            ):  # there a feature may be 0 for all samples, and one short of interpolating
+            # there a feature may be 0 for all samples, and one short of interpolating
+            if features != 150:
                 missed = float((model(x) - (hot(labels, 10) - 0.1)).abs().max())
                 assert (missed < 1e-6) == (features > 150)
         assert max(errors, key=lambda size: errors[size]) == 150

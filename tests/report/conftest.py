@@ -22,9 +22,10 @@ Floats = npt.NDArray[np.float64]
 class FakeDepth(Experiment):
     """Does depth help at an equal number of parameters?
 
-    A network with several hidden layers can fold its input: each layer of width two doubles the
-    number of linear pieces, so `k` layers make 2^k teeth where one hidden layer needs 2^k units
-    (Telgarsky 2016). Whether gradient descent finds such folds is another question.
+    A network with several hidden layers can fold its input: each layer of width two
+    doubles the number of linear pieces, so `k` layers make 2^k teeth where one hidden
+    layer needs 2^k units (Telgarsky 2016). Whether gradient descent finds such folds is
+    another question.
 
     What to look for:
 
@@ -58,12 +59,15 @@ class FakeDepth(Experiment):
         ),
     )
     exercises = (
-        "Why does the shallow network fail on `sign_sin`? Plot its units before and after training.",
+        "Why does the shallow network fail on `sign_sin`? Plot its units before and "
+        "after training.",
         "Give every network twice the parameters. Which verdicts change?",
     )
     references = (
-        "Telgarsky (2016). Benefits of depth in neural networks. COLT. arXiv:1602.04485",
-        "Eldan and Shamir (2016). The power of depth for feedforward neural networks. COLT.",
+        "Telgarsky (2016). Benefits of depth in neural networks. COLT. "
+        "arXiv:1602.04485",
+        "Eldan and Shamir (2016). The power of depth for feedforward neural networks. "
+        "COLT.",
     )
 
     def conditions(self) -> list[Condition]:
@@ -150,7 +154,8 @@ def records(experiment: FakeDepth) -> Records:
 
 def fake_verdict(outcome: Outcome = "supported", **changes: Any) -> Verdict:
     facts: dict[str, Any] = {
-        "claim": "The deep network has a lower held-out error than the shallow one (target sinc)",
+        "claim": "The deep network has a lower held-out error than the shallow one "
+        "(target sinc)",
         "scope": {"target": "sinc"},
         "outcome": outcome,
         "effect": -0.6,
@@ -161,7 +166,8 @@ def fake_verdict(outcome: Outcome = "supported", **changes: Any) -> Verdict:
         "p_adjusted": 0.02,
         "seeds": 5,
         "seeds_needed": None,
-        "reason": "The whole 95 % interval lies beyond the smallest effect of interest.",
+        "reason": "The whole 95 % interval lies beyond the smallest effect of "
+        "interest.",
         "smallest_effect": 0.2,
     }
     return Verdict(**{**facts, **changes})

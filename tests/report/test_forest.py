@@ -1,4 +1,6 @@
-"""The small drawings: what stands where corresponds to the numbers, whatever the kind of claim."""
+"""The small drawings: what stands where corresponds to the numbers, whatever the kind
+of claim.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,8 @@ def drawn(
 
 def test_positions_are_proportional_to_distances_from_the_line() -> None:
     at, _ = drawn(-0.6, -1.2, -0.4)
-    # The claim is of less, so lower values lie to the right; the farthest end is half the width away.
+    # The claim is of less, so lower values lie to the right; the farthest end is half
+    # the width away.
     assert at.high == pytest.approx(MIDDLE + HALF)
     assert at.effect == pytest.approx(MIDDLE + 0.4 * HALF)
     assert at.low == pytest.approx(MIDDLE + 0.2 * HALF)
@@ -110,9 +113,8 @@ def test_the_published_effect_stands_on_the_axis_of_the_effect() -> None:
     level = replace(claim, published=Published(1.0, "a course", of="metric"))
     (verdict,) = judge([level], Records(records_of({"a": LOW, "b": HIGH})))
     assert verdict.axis is not None
-    assert (
-        verdict.axis.published is None
-    )  # a level has no place on an axis of differences
+    # a level has no place on an axis of differences
+    assert verdict.axis.published is None
 
 
 def test_what_is_far_out_is_cut_at_the_edge_and_gets_an_arrow() -> None:

@@ -160,8 +160,9 @@ def test_the_page_does_not_change_with_the_same_records(
 
 def test_summary_says_what_was_run_and_where(page: Page) -> None:
     summary = (
-        "fake-depth, preset quick: 6 conditions (target: sinc, sign_sin; model: deep, middle, shallow) "
-        "with 5 seeds each; 30 trials in 1 min 15 s of work on Abacus 9, 2 cores, device cpu."
+        "fake-depth, preset quick: 6 conditions (target: sinc, sign_sin; model: deep, "
+        "middle, shallow) with 5 seeds each; 30 trials in 1 min 15 s of work on Abacus "
+        "9, 2 cores, device cpu."
     )
     assert summary in page.words
 
@@ -227,14 +228,16 @@ def test_seeds_needed_are_said_once(records: Records) -> None:
             "log10 ratio",
             -0.6,
             0.4,
-            "Published 10 times lower (x). Measured here: 3.98 times lower. Distance: a factor of 2.51.",
+            "Published 10 times lower (x). Measured here: 3.98 times lower. Distance: "
+            "a factor of 2.51.",
         ),
         (
             Published(961.0, "a course", of="metric"),
             "Cliff's delta",
             721.0,
             -240.0,
-            "Published 961 (a course). Measured here: 721. Distance: −240 (25 % lower).",
+            "Published 961 (a course). Measured here: 721. Distance: −240 (25 % "
+            "lower).",
         ),
         (
             Published(0.5, "a course"),
@@ -408,9 +411,9 @@ def test_an_error_in_a_drawing_is_printed_not_raised(records: Records) -> None:
 
     words = Page(render(fake_view(Broken(), records))).words
     assert (
-        "The figures could not be drawn. ZeroDivisionError: by nothing (test_page.py, line"
-        in words
-    )
+        "The figures could not be drawn. ZeroDivisionError: by nothing "
+        "(test_page.py, line"
+    ) in words
     assert "mean of the targets 0.2" in words
 
 
@@ -613,13 +616,8 @@ def test_what_others_reported_stands_beside_what_was_measured(records: Records) 
     assert table.header == ("who", "what", "reported", "seeds", "measured here")
     assert table.rows == [
         ("a course", "parameters", "571", "1", "571 (10 seeds)"),
-        (
-            "a paper",
-            "parameters",
-            "571",
-            "–",
-            "–",
-        ),  # another setting: nothing is comparable
+        # another setting: nothing is comparable
+        ("a paper", "parameters", "571", "–", "–"),
         ("a book (page 3)", "slope", "falls", "–", "–"),
     ]
     assert table.beside

@@ -1,4 +1,6 @@
-"""A small experiment for the tests of the laboratory: fits a parabola with tiny networks."""
+"""A small experiment for the tests of the laboratory: fits a parabola with tiny
+networks.
+"""
 
 from __future__ import annotations
 

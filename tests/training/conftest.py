@@ -71,7 +71,9 @@ class Problem:
         )
 
     def plain_loop(self, make_optimizer, rates, batches):
-        """Losses (steps, K) and modules, by PyTorch alone; ``make_optimizer(parameters, replica)``."""
+        """Losses (steps, K) and modules, by PyTorch alone; ``make_optimizer(parameters,
+        replica)``.
+        """
         criterion = {"mse": nn.MSELoss(), "cross_entropy": nn.CrossEntropyLoss()}[
             self.loss
         ]

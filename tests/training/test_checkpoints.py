@@ -1,4 +1,6 @@
-"""An interrupted training ends with the same bytes as an uninterrupted one; a bad file starts it over."""
+"""An interrupted training ends with the same bytes as an uninterrupted one; a bad file
+starts it over.
+"""
 
 import dataclasses
 import signal
@@ -325,7 +327,9 @@ def test_save_and_load_are_inverse(tmp_path):
 
 
 def test_an_evaluation_that_ended_a_replica_is_remembered_as_it_was():
-    """Converged, then ended by a probe; infinite at an evaluation: both survive a checkpoint."""
+    """Converged, then ended by a probe; infinite at an evaluation: both survive a
+    checkpoint.
+    """
 
     def record():
         return History(

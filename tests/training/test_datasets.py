@@ -1,4 +1,6 @@
-"""Data sets by index: batches are padded as PyTorch pads them, and keep what they should of long ones."""
+"""Data sets by index: batches are padded as PyTorch pads them, and keep what they
+should of long ones.
+"""
 
 from __future__ import annotations
 

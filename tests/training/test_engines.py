@@ -153,7 +153,9 @@ def test_in_float32_engines_differ_by_rounding_only(engine_class, name, problem)
 
 
 class Recurrent(nn.Module):
-    """A recurrent network written out, since the cells of PyTorch have no batching rule."""
+    """A recurrent network written out, since the cells of PyTorch have no batching
+    rule.
+    """
 
     def __init__(self):
         super().__init__()

@@ -1,4 +1,6 @@
-"""The fused kernel: PyTorch in float64 is the truth, and each replica is alone in the world, bit for bit."""
+"""The fused kernel: PyTorch in float64 is the truth, and each replica is alone in the
+world, bit for bit.
+"""
 
 import copy
 import itertools
@@ -152,9 +154,8 @@ def test_float64_equals_autograd_and_torch_optim(activation, optimizer):
 )
 @pytest.mark.parametrize("bias", [True, False])
 def test_every_width_and_number_of_samples(monkeypatch, widths, samples, bias):
-    monkeypatch.setattr(
-        fused, "TILE_BYTES", 1024
-    )  # so that 700 samples are several tiles
+    # so that 700 samples are several tiles
+    monkeypatch.setattr(fused, "TILE_BYTES", 1024)
     x, y = data(samples, widths[0], widths[-1])
     assert_trains_like_torch(
         [network(widths, bias=bias)], x, y, Adam(0.01), rates=[1.0] * 3
@@ -561,7 +562,10 @@ def test_an_unwritable_cache_is_no_obstacle(monkeypatch, tmp_path):
 
 @pytest.mark.slow
 def test_two_processes_may_compile_at_once(tmp_path):
-    script = "from nablab.training.fused import compiler; print(compiler.load('float').nablab_lanes())"
+    script = (
+        "from nablab.training.fused import compiler; "
+        "print(compiler.load('float').nablab_lanes())"
+    )
     environment = os.environ | {"NABLAB_CACHE": str(tmp_path), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", script]
     processes = [

@@ -1,4 +1,6 @@
-"""The compiled engine with matrix tiles against the same arithmetic written out, and engines' contract."""
+"""The compiled engine with matrix tiles against the same arithmetic written out, and
+engines' contract.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,9 @@ def _one_thread():
 
 
 def deep():
-    """Widths of less and more than a tile, not all of them even; biases and ReLUs in some places only."""
+    """Widths of less and more than a tile, not all of them even; biases and ReLUs in
+    some places only.
+    """
     return nn.Sequential(
         nn.Flatten(), nn.Linear(70, 45), nn.ReLU(), nn.Linear(45, 33, bias=False), nn.ReLU(),
         nn.Linear(33, 32), nn.Linear(32, CLASSES, bias=False),
@@ -163,7 +167,9 @@ def test_losses_weights_and_predictions_are_those_of_rounded_factors(
 
 
 def test_a_step_without_hidden_layers_is_exact_to_float32():
-    """Nothing but weights and samples is rounded on the way forward, so that no rounding can flip."""
+    """Nothing but weights and samples is rounded on the way forward, so that no
+    rounding can flip.
+    """
     pair = pair_of(50)
     expected, _ = true_losses(shallow, pair, (1, 2, 3), OPTIMIZERS["sgd"][1], None)
     engine = engine_of(shallow, pair, optimizer=OPTIMIZERS["sgd"][0])

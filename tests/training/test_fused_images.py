@@ -23,7 +23,9 @@ NORMALIZE = data.Normalize((0.4, 0.5), (0.25, 0.3))
 
 
 def convolutional():
-    """Every layer there is: padded and not, of three kernels, poolings that leave pixels over."""
+    """Every layer there is: padded and not, of three kernels, poolings that leave
+    pixels over.
+    """
     return nn.Sequential(
         nn.Conv2d(2, 7, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2),
         nn.Conv2d(7, 5, 3, padding=1, bias=False), nn.ReLU(),
@@ -62,7 +64,9 @@ BUILDS = {
 
 @contextmanager
 def threads(count):
-    """PyTorch itself stays on one thread: two would wait for each other where other tests hold the cores."""
+    """PyTorch itself stays on one thread: two would wait for each other where other
+    tests hold the cores.
+    """
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

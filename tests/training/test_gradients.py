@@ -1,4 +1,6 @@
-"""The probe of gradient norms against plain autograd on every engine, and across a checkpoint."""
+"""The probe of gradient norms against plain autograd on every engine, and across a
+checkpoint.
+"""
 
 from __future__ import annotations
 
@@ -240,16 +242,17 @@ def test_a_sample_is_judged_by_its_groups() -> None:
 
 
 def test_the_estimate_has_no_bias_and_knows_its_error() -> None:
-    """4,000 samples of ten noisy gradients: the mean is the square of the true one, |g|^2 = 9."""
+    """4,000 samples of ten noisy gradients: the mean is the square of the true one,
+    |g|^2 = 9.
+    """
     made = torch.Generator().manual_seed(0)
     truth = torch.full((30,), math.sqrt(9 / 30), dtype=torch.float64)
     gradients = truth + torch.randn(4_000, 10, 30, generator=made, dtype=torch.float64)
     squares, errors = _mean_product(gradients @ gradients.mT)
     standard_error = float(squares.std()) / math.sqrt(4_000)
     assert abs(float(squares.mean()) - 9) < 4 * standard_error
-    assert (
-        float(gradients.mean(dim=1).square().sum(dim=1).mean()) > 11.9
-    )  # what one norm of all would give
+    # what one norm of all would give
+    assert float(gradients.mean(dim=1).square().sum(dim=1).mean()) > 11.9
     # The jackknife's variance is known to lean to the safe side.
     assert 1 < float(errors.square().mean().sqrt() / squares.std()) < 1.15
 
@@ -271,9 +274,8 @@ def test_an_interrupted_training_measures_the_same(tmp_path: Path) -> None:
     def after_a_few_chunks() -> bool:
         nonlocal asked
         asked += 1
-        return (
-            asked == 2
-        )  # between a measurement and the step whose update it awaits, or just after
+        # between a measurement and the step whose update it awaits, or just after
+        return asked == 2
 
     options: Any = {
         "steps": 20,

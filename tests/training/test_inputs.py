@@ -1,4 +1,6 @@
-"""From stored samples to inputs: every engine prepares alike, augments repeatably, and scores right."""
+"""From stored samples to inputs: every engine prepares alike, augments repeatably, and
+scores right.
+"""
 
 from __future__ import annotations
 
@@ -146,7 +148,8 @@ def test_augmentation_changes_training_alone_and_repeats(images):
     assert first.engine == "sequential"
     np.testing.assert_array_equal(first.train_loss, again.train_loss)
     assert not np.allclose(first.train_loss[:, 0], plain.train_loss[:, 0])
-    # Before the first step the weights are equal, and evaluations see the samples as they are.
+    # Before the first step the weights are equal, and evaluations see the samples as
+    # they are.
     np.testing.assert_allclose(
         first.evaluations["train_loss"][:, 0],
         plain.evaluations["train_loss"][:, 0],
@@ -191,7 +194,8 @@ def test_bfloat16_stays_near_float32(images, replicas, build):
     wide, narrow = (
         fit(images, build, precision=p, **options) for p in ("float32", "bfloat16")
     )
-    # Products have 8 significant bits; a loss of about 1.1 may be off by some thousandths.
+    # Products have 8 significant bits; a loss of about 1.1 may be off by some
+    # thousandths.
     np.testing.assert_allclose(narrow.train_loss, wide.train_loss, atol=0.03)
     assert not np.array_equal(narrow.train_loss, wide.train_loss)
     assert all(tensor.dtype == torch.float32 for tensor in narrow.parameters().values())

@@ -358,7 +358,8 @@ def test_each_trial_may_have_its_own_evaluated_set() -> None:
     both = {"own": PerTrial(tuple(parts)), "first": parts[0], "second": parts[1]}
     plain = dataclasses.replace(recipe, held_out=both)
     found = train(learner, data, plain, seeds=[1, 2], replicas="sequential")
-    # What an evaluation draws depends on its name, so only means without noise can agree.
+    # What an evaluation draws depends on its name, so only means without noise can
+    # agree.
     learner, data, recipe = of_recurrent(2)
     parts = [Subset(data, torch.arange(20)), Subset(data, torch.arange(20, 60))]
     both = {"own": PerTrial(tuple(parts)), "first": parts[0], "second": parts[1]}

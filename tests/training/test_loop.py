@@ -35,7 +35,9 @@ def data():
 
 
 def test_gradient_descent_on_a_quadratic_follows_its_closed_form():
-    """With loss |Xw - y|^2 / N the error contracts: w_t - w* = (I - 2 lr X'X / N)^t (w_0 - w*)."""
+    """With loss |Xw - y|^2 / N the error contracts: w_t - w* = (I - 2 lr X'X / N)^t
+    (w_0 - w*).
+    """
     draw = torch.Generator().manual_seed(0)
     x, truth = (
         torch.randn(20, 2, generator=draw).double(),

@@ -1,4 +1,6 @@
-"""Which engine is faster is measured once, kept, and measured anew when what was kept is of no use."""
+"""Which engine is faster is measured once, kept, and measured anew when what was kept
+is of no use.
+"""
 
 from __future__ import annotations
 
@@ -119,8 +121,10 @@ def test_two_processes_at_once_leave_one_whole_answer(tmp_path):
     lines = (
         "from nablab.training import measured",
         "for _ in range(50):",
-        "    measured._write(measured.folder() / 'x.json', {'milliseconds': {'a': 1.0, 'b': 2.0}})",
-        "    assert measured._read(measured.folder() / 'x.json', {'a', 'b'}) == {'a': 1.0, 'b': 2.0}",
+        "    measured._write(measured.folder() / 'x.json', {'milliseconds': {'a': 1.0, "
+        "'b': 2.0}})",
+        "    assert measured._read(measured.folder() / 'x.json', {'a', 'b'}) == {'a': "
+        "1.0, 'b': 2.0}",
     )
     environment = {**os.environ, "NABLAB_CACHE": str(tmp_path)}
     command = [sys.executable, "-c", "\n".join(lines)]
@@ -145,14 +149,15 @@ def small():
 
 
 def chosen(monkeypatch, times, build, **options):
-    """The engine and the notes where bfloat16 counts as fast; the options are those of `fit`."""
+    """The engine and the notes where bfloat16 counts as fast; the options are those of
+    `fit`.
+    """
     asked = []
 
     def answer(key, engines):
         asked.append(key)
-        for (
-            make
-        ) in engines.values():  # both can be made and take a step on their batches
+        # both can be made and take a step on their batches
+        for make in engines.values():
             engine, batches = make()
             assert engine.advance(np.ones(1), batches[:1]).shape == (1, 1)
         return times

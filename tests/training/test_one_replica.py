@@ -1,4 +1,6 @@
-"""A single network, and two: every engine saves, goes on and hands out its weights as for many."""
+"""A single network, and two: every engine saves, goes on and hands out its weights as
+for many.
+"""
 
 import pytest
 import torch

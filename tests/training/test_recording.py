@@ -1,4 +1,6 @@
-"""The recorder of weights: every engine, every step asked for, and the same after an interruption."""
+"""The recorder of weights: every engine, every step asked for, and the same after an
+interruption.
+"""
 
 from __future__ import annotations
 
@@ -152,9 +154,8 @@ def test_the_first_replicas_alone_can_be_kept() -> None:
     torch.testing.assert_close(
         some.weights["weight"], every.weights["weight"][:, :2], rtol=0, atol=0
     )
-    assert (
-        some.path(0)[0]["weight"].untyped_storage().nbytes() == 8
-    )  # float32 of two, not of three
+    # float32 of two, not of three
+    assert some.path(0)[0]["weight"].untyped_storage().nbytes() == 8
     again = WeightRecorder(every=2, replicas=2)
     again.load_state(some.state())
     torch.testing.assert_close(again.path(1), some.path(1), rtol=0, atol=0)

@@ -1,4 +1,6 @@
-"""Networks of different seeds are replicates: other weights, nothing shared; or it is said, or refused."""
+"""Networks of different seeds are replicates: other weights, nothing shared; or it is
+said, or refused.
+"""
 
 from __future__ import annotations
 

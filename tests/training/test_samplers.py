@@ -1,4 +1,6 @@
-"""Samplers give every sample its turn, and are functions of the seed and the batch's number."""
+"""Samplers give every sample its turn, and are functions of the seed and the batch's
+number.
+"""
 
 from __future__ import annotations
 
@@ -78,9 +80,8 @@ def test_bucketed_pads_less_and_shuffles() -> None:
     longest = torch.tensor(
         [float(lengths[batch].max()) for batch in epoch_of(bucketed, 1, 0)]
     )
-    assert (
-        0.4 < float((longest.diff() > 0).float().mean()) < 0.6
-    )  # batches are in no order of length
+    # batches are in no order of length
+    assert 0.4 < float((longest.diff() > 0).float().mean()) < 0.6
 
 
 @given(st.integers(4, 50), st.integers(2, 4))

@@ -17,7 +17,8 @@ def torch_multipliers(make, steps, learning_rate=0.3):
     optimizer = torch.optim.SGD([torch.zeros(1)], lr=learning_rate)
     multipliers = []
     with warnings.catch_warnings():
-        # SequentialLR passes an epoch to the schedulers that it holds, which they call deprecated.
+        # SequentialLR passes an epoch to the schedulers that it holds, which they call
+        # deprecated.
         warnings.simplefilter("ignore")
         schedule = make(optimizer)
         for _ in range(steps):

@@ -84,9 +84,8 @@ def test_points_of_a_basis_give_what_their_weights_give(name):
         for module in training.build_replicas(build, range(3))
     ]
     basis = {key: torch.stack([own[key].detach() for own in named]) for key in named[0]}
-    factors = torch.randn(
-        40, 3, generator=torch.Generator().manual_seed(1)
-    )  # more than one ticket takes
+    # more than one ticket takes
+    factors = torch.randn(40, 3, generator=torch.Generator().manual_seed(1))
     points = {key: torch.tensordot(factors, tensor, 1) for key, tensor in basis.items()}
     direct = predict(points, X)
     at_points, others = (

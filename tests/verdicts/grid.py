@@ -1,8 +1,10 @@
-"""Null effects of every kind: claim by shape of the values by trials a seed by number of seeds.
+"""Null effects of every kind: claim by shape of the values by trials a seed by number
+of seeds.
 
-Trials of one seed share its luck, and for correlations the conditions have qualities of their own; neither
-has to do with what is claimed. ``python -m tests.verdicts.grid`` prints the rates of every cell; with
-``300 1000 0 2`` it takes the first half of the cells, 300 runs each, and 1,000 where that leaves a doubt.
+Trials of one seed share its luck, and for correlations the conditions have qualities of
+their own; neither has to do with what is claimed. ``python -m tests.verdicts.grid``
+prints the rates of every cell; with ``300 1000 0 2`` it takes the first half of the
+cells, 300 runs each, and 1,000 where that leaves a doubt.
 """
 
 from __future__ import annotations
@@ -36,7 +38,9 @@ def _left(z: Array) -> Array:
 
 
 def _heavy(z: Array) -> Array:
-    """Student's t with two degrees of freedom, by its quantile function: the variance is infinite."""
+    """Student's t with two degrees of freedom, by its quantile function: the variance
+    is infinite.
+    """
     u = np.clip(0.5 * (1 + np.vectorize(math.erf)(z / math.sqrt(2))), 1e-12, 1 - 1e-12)
     return np.asarray((2 * u - 1) / np.sqrt(2 * u * (1 - u)))
 
@@ -70,7 +74,9 @@ SHAPES: Mapping[str, tuple[Callable[[Array], Array], float]] = {
 def lucky(
     generator: np.random.Generator, seeds: int, trials: int, luck: Array
 ) -> Array:
-    """Standard normal values of shape (trials, seeds), half of whose variance is the seed's luck."""
+    """Standard normal values of shape (trials, seeds), half of whose variance is the
+    seed's luck.
+    """
     return np.asarray((luck + generator.normal(size=(trials, seeds))) / math.sqrt(2))
 
 
@@ -174,15 +180,17 @@ def trend(shape: str, seeds: int, trials: int, **options: object) -> Case:
 def correlation(
     shape: str, seeds: int, trials: int, quality: str = "networks", **options: object
 ) -> Case:
-    """Two metrics that have nothing to do with each other, over networks (or networks by rates).
+    """Two metrics that have nothing to do with each other, over networks (or networks
+    by rates).
 
     Args:
         shape: Of the values of both metrics.
         seeds: Number of seeds.
         trials: Number of conditions.
-        quality: Who has a quality of its own for each metric: ``networks``; ``rates``, two to a network, so
-            that the network's quality is shared; ``fixed``, networks of which one metric is a property,
-            such as their number of parameters; ``none``.
+        quality: Who has a quality of its own for each metric: ``networks``; ``rates``,
+            two to a network, so that the network's quality is shared; ``fixed``,
+            networks of which one metric is a property, such as their number of
+            parameters; ``none``.
         options: Of the claim.
     """
     make = SHAPES[shape][0]
@@ -252,7 +260,10 @@ KINDS: Mapping[str, tuple[Callable[..., Case], Mapping[str, object]]] = {
 
 
 def cells(kind: str, shape: str) -> Iterator[Case]:
-    """All numbers of trials and seeds. With ranks, one outcome in two has no median to be a bound."""
+    """All numbers of trials and seeds.
+
+    With ranks, one outcome in two has no median to be a bound.
+    """
     make, options = KINDS[kind]
     if make is bound and options.get("scale") == "ranks" and shape.startswith("0 or 1"):
         return

@@ -1,7 +1,8 @@
-"""Error rates and power of verdicts, by simulation: the cases, and a table of what was measured.
+"""Error rates and power of verdicts, by simulation: the cases, and a table of what was
+measured.
 
-``python -m tests.verdicts.simulation`` prints the table of ``docs/verdicts.md``; the slow tests hold the
-same numbers against what that page promises.
+``python -m tests.verdicts.simulation`` prints the table of ``docs/verdicts.md``; the
+slow tests hold the same numbers against what that page promises.
 """
 
 from __future__ import annotations
@@ -53,7 +54,9 @@ class Case:
 
 @dataclass(frozen=True)
 class Rates:
-    """Shares of runs: any claim supported, any refuted, and the mean share of supported claims."""
+    """Shares of runs: any claim supported, any refuted, and the mean share of supported
+    claims.
+    """
 
     supported: float
     refuted: float
@@ -80,7 +83,9 @@ def measure(case: Case, runs: int = RUNS, resamples: int = RESAMPLES) -> Rates:
 
 
 def allowed(rate: float = 0.05, runs: int = RUNS) -> float:
-    """The rate and two standard errors of a simulation of so many runs: 6.4 % for 5 % in 1,000."""
+    """The rate and two standard errors of a simulation of so many runs: 6.4 % for 5 %
+    in 1,000.
+    """
     return rate + 2 * math.sqrt(rate * (1 - rate) / runs)
 
 
@@ -176,7 +181,9 @@ def trend(
     paired: bool = False,
     at_truth: bool = True,
 ) -> Case:
-    """Claim: the error rises along four widths; its true tau is the threshold if ``at_truth``."""
+    """Claim: the error rises along four widths; its true tau is the threshold if
+    ``at_truth``.
+    """
     source = SHAPES[shape][0]
     last = SHAPES[shape][1]
 
@@ -200,9 +207,11 @@ def trend(
 
 
 def tau_of_slope(slope: float, seeds: int, paired: bool) -> float:
-    """Expected tau-b of normal values whose mean rises by ``slope`` from level to level.
+    """Expected tau-b of normal values whose mean rises by ``slope`` from level to
+    level.
 
-    Paired seeds share a normal value, so values of different seeds differ with variance 4, not 2.
+    Paired seeds share a normal value, so values of different seeds differ with variance
+    4, not 2.
     """
     steps = range(len(WIDTHS))
     trials = len(WIDTHS) * seeds
@@ -216,7 +225,9 @@ def tau_of_slope(slope: float, seeds: int, paired: bool) -> float:
 
 
 def correlation(seeds: int, paired: bool = False) -> Case:
-    """Claim: two metrics rise together, over two conditions per seed; they are independent."""
+    """Claim: two metrics rise together, over two conditions per seed; they are
+    independent.
+    """
 
     def draw(generator: np.random.Generator) -> Records:
         return Records(
@@ -313,7 +324,9 @@ class Advice:
 
 
 def advice_cases(runs: int = RUNS) -> Iterator[Advice]:
-    """A pilot whose effect and spread are the true ones, and how often the advised seeds decide."""
+    """A pilot whose effect and spread are the true ones, and how often the advised
+    seeds decide.
+    """
     for options, pilot, shift, members in (
         ({}, 5, 1.0, 1),
         ({}, 5, 0.7, 1),
@@ -367,7 +380,10 @@ def _advice(
             judge(claims, drawn, resamples=RESAMPLES)[0].outcome != "inconclusive"
         )
     words = ", ".join(f"{key}={value}" for key, value in options.items()) or "linear"
-    name = f"{words}; effect of {shift:g} sd{f'; family of {members}' if members > 1 else ''}"
+    name = (
+        f"{words}; effect of {shift:g} "
+        f"sd{f'; family of {members}' if members > 1 else ''}"
+    )
     return Advice(name, pilot, advised, decided / runs)
 
 
@@ -413,12 +429,14 @@ def main() -> None:
     """Print every case with its rates, in percent."""
     start = time.perf_counter()
     print(
-        "| effect at the threshold | seeds | supported % | refuted % |\n|---|---|---|---|"
+        "| effect at the threshold | seeds | supported % | refuted % |\n"
+        "|---|---|---|---|"
     )
     for case in null_cases():
         rates = measure(case)
         print(
-            f"| {case.name} | {case.seeds} | {100 * rates.supported:.1f} | {100 * rates.refuted:.1f} |",
+            f"| {case.name} | {case.seeds} | {100 * rates.supported:.1f} | "
+            f"{100 * rates.refuted:.1f} |",
             flush=True,
         )
     print(
@@ -427,19 +445,25 @@ def main() -> None:
     for case in power_cases():
         rates = measure(case)
         print(
-            f"| {case.name} | {case.seeds} | {100 * case.power:.0f} | {100 * rates.each:.1f} |",
+            f"| {case.name} | {case.seeds} | {100 * case.power:.0f} | "
+            f"{100 * rates.each:.1f} |",
             flush=True,
         )
     print("\n| pilot | its seeds | advised seeds | decided % |\n|---|---|---|---|")
     for advice in advice_cases():
         print(
-            f"| {advice.name} | {advice.pilot} | {advice.advised} | {100 * advice.decided:.0f} |",
+            f"| {advice.name} | {advice.pilot} | {advice.advised} | "
+            f"{100 * advice.decided:.0f} |",
             flush=True,
         )
-    versions = f"Python {platform.python_version()}, numpy {np.__version__}, scipy {scipy.__version__}"
+    versions = (
+        f"Python {platform.python_version()}, numpy {np.__version__}, scipy "
+        f"{scipy.__version__}"
+    )
     print(
-        f"\n{RUNS} runs each, {RESAMPLES} resamples; {time.perf_counter() - start:.0f} s on "
-        f"{os.cpu_count()} cores; {versions}"
+        "\n"
+        f"{RUNS} runs each, {RESAMPLES} resamples; {time.perf_counter() - start:.0f} s "
+        f"on {os.cpu_count()} cores; {versions}"
     )
 
 

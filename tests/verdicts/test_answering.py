@@ -1,4 +1,6 @@
-"""The answer to the question: every word from the claims, nothing left out, nothing invented."""
+"""The answer to the question: every word from the claims, nothing left out, nothing
+invented.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,8 @@ def test_what_stays_open_names_the_seeds_that_would_decide() -> None:
     )
     assert verdict.seeds_needed
     assert answer([verdict]) == (
-        f"These seeds do not tell whether depth helps (about {verdict.seeds_needed} seeds would tell)."
+        f"These seeds do not tell whether depth helps (about {verdict.seeds_needed} "
+        "seeds would tell)."
     )
 
 
@@ -54,7 +57,8 @@ def test_decided_comes_first_then_what_is_open() -> None:
         said("refuted", "it is not red"),
     ]
     assert answer(verdicts) == (
-        "It is large; and it is not red. It stays open whether it is fast (too few conditions)."
+        "It is large; and it is not red. It stays open whether it is fast (too few "
+        "conditions)."
     )
 
 
@@ -69,7 +73,8 @@ def test_one_phrase_for_several_levels_names_them() -> None:
     )
     verdicts = judge([less(within="target", answer=DEPTH)], records)
     assert answer(verdicts) == (
-        "Depth helps (target sinc and sign_sin); and depth does not help (target sawtooth)."
+        "Depth helps (target sinc and sign_sin); and depth does not help (target "
+        "sawtooth)."
     )
 
 

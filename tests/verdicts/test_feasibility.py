@@ -1,4 +1,6 @@
-"""Which claims so many seeds cannot decide: against `judge` on the clearest data, and for all presets."""
+"""Which claims so many seeds cannot decide: against `judge` on the clearest data, and
+for all presets.
+"""
 
 from __future__ import annotations
 
@@ -49,9 +51,8 @@ def clearest(conditions: list[Condition], seeds: int) -> Records:
 @pytest.mark.parametrize("case", CASES)
 def test_the_fewest_seeds_decide_and_one_less_does_not(case: str, family: int) -> None:
     claim, conditions = CASES[case]
-    claims = [
-        claim
-    ] * family  # equal p-values: Holm's correction eases for none of them
+    # equal p-values: Holm's correction eases for none of them
+    claims = [claim] * family
     missing = undecidable(claims, conditions, 2)
     assert len(missing) in (0, family)
     fewest = missing[0].seeds if missing else 2
@@ -119,5 +120,8 @@ def test_reasons_belong_to_presets() -> None:
 
 
 def test_feasibility_needs_no_numpy() -> None:
-    code = "import sys; from nablab.verdicts import undecidable; sys.exit('numpy' in sys.modules)"
+    code = (
+        "import sys; from nablab.verdicts import undecidable; sys.exit('numpy' in "
+        "sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,4 +1,6 @@
-"""What a few seeds cannot show: copies, no spread, ties, outliers, trials that share their luck."""
+"""What a few seeds cannot show: copies, no spread, ties, outliers, trials that share
+their luck.
+"""
 
 from __future__ import annotations
 
@@ -115,7 +117,8 @@ def test_every_interval_holds_its_estimate_and_agrees_with_its_test(
             )
             if claim.kind != "equality" and not low <= line <= high:
                 assert verdict.p_value is not None
-                # So few seeds cannot reach 0.05 in every kind of test: then the clearest data count.
+                # So few seeds cannot reach 0.05 in every kind of test: then the
+                # clearest data count.
                 assert (
                     verdict.p_value <= ALPHA or "cannot bring p below" in verdict.reason
                 )
@@ -123,7 +126,9 @@ def test_every_interval_holds_its_estimate_and_agrees_with_its_test(
 
 @pytest.mark.parametrize("bound", [0.0, 1.0])
 def test_zeros_and_ones_are_no_shares_about_an_end_of_the_scale(bound: float) -> None:
-    """Values of -1, 0 and 1 often show no -1 in five seeds; a single 1 would then refute 'at most 0'."""
+    """Values of -1, 0 and 1 often show no -1 in five seeds; a single 1 would then
+    refute 'at most 0'.
+    """
     claim = Claim.at_most("error", 0.0) if bound == 0 else Claim.at_least("error", 1.0)
     values = [0.0, 0.0, 0.0, 1.0, 0.0] if bound == 0 else [1.0, 1.0, 0.0, 1.0, 1.0]
     assert judged(claim, {"a": values}).outcome == "inconclusive"
@@ -167,7 +172,9 @@ def test_an_interval_is_stretched_to_what_its_test_does_not_reject() -> None:
 def test_five_zeros_show_no_rate_below_a_tenth(
     claim: Claim, values: list[float], outcome: str
 ) -> None:
-    """0.9 ** 35 is 0.0250 and a little more, 0.9 ** 36 is 0.0225: the exact test of 2.5 %."""
+    """0.9 ** 35 is 0.0250 and a little more, 0.9 ** 36 is 0.0225: the exact test of 2.5
+    %.
+    """
     verdict = judged(claim, {"a": values})
     assert verdict.outcome == outcome
     low, high = verdict.interval or (0.0, 0.0)
@@ -183,8 +190,7 @@ def test_what_is_said_of_outcomes_that_did_not_vary() -> None:
     assert "It takes at least 36 seeds, all with this outcome." in reason
     assert (
         "All 5 seeds gave 0; if they are copies of one result, they count for too much."
-        in reason
-    )
+    ) in reason
     assert "The scale 'ranks' asks what most seeds do." in reason
 
 
@@ -213,7 +219,9 @@ def test_gaffkes_limits_meet_clopper_and_pearsons_at_the_ends() -> None:
 
 @pytest.mark.parametrize("trials", [2, 4])
 def test_means_of_a_seeds_outcomes_have_limits_that_hold(trials: int) -> None:
-    """Seeds differ in their rate: 0 or 1 throughout in half of them, one in ten in the rest."""
+    """Seeds differ in their rate: 0 or 1 throughout in half of them, one in ten in the
+    rest.
+    """
     generator = np.random.default_rng(2)
     design, missed = Design(resamples=499), 0
     for _ in range(400):
@@ -249,7 +257,9 @@ def test_figures_show_no_certainty_either() -> None:
 @pytest.mark.parametrize("scale", ["linear", "log10", "ranks"])
 @pytest.mark.parametrize("paired", [False, True])
 def test_copies_of_one_draw_are_no_replicates(scale: str, paired: bool) -> None:
-    """Ten copies against ten draws of the same: supported in 27.5 % of null runs if they are believed."""
+    """Ten copies against ten draws of the same: supported in 27.5 % of null runs if
+    they are believed.
+    """
     generator = np.random.default_rng(0)
     for _ in range(20):
         draw = list(np.exp(generator.normal(size=11)))
@@ -291,8 +301,7 @@ def test_copies_with_several_trials_a_seed_are_seen() -> None:
     assert verdict.outcome == "inconclusive"
     assert (
         "All 6 seeds with model = a gave the same error: they look like copies"
-        in verdict.reason
-    )
+    ) in verdict.reason
 
 
 def test_coarse_values_may_be_equal_by_nature_and_say_so() -> None:
@@ -300,8 +309,7 @@ def test_coarse_values_may_be_equal_by_nature_and_say_so() -> None:
     assert epochs.outcome == "supported"
     assert (
         "All 5 seeds with model = a gave 3; if they are copies of one result"
-        in epochs.reason
-    )
+    ) in epochs.reason
     linear = one(less(), [3.0] * 5, [5.0] * 5)
     assert (linear.outcome, linear.interval, linear.effect) == (
         "inconclusive",
@@ -390,7 +398,9 @@ def test_crossed_factors_are_exchanged_level_by_level_and_labels_are_not_factors
 
 
 def test_a_factors_levels_stay_together() -> None:
-    """Four networks by two rates: 24 times 2 exchanges, and 6 of seeds, not 8! of conditions."""
+    """Four networks by two rates: 24 times 2 exchanges, and 6 of seeds, not 8! of
+    conditions.
+    """
     generator = np.random.default_rng(0)
     records = Records(
         Record(
@@ -403,7 +413,8 @@ def test_a_factors_levels_stay_together() -> None:
         for s in generator.permutation(3)
     )
     (verdict,) = judge([Claim.correlates("error", "norm")], records)
-    # The rates' order is a matter of indifference to the error, and so are the seeds to the norm.
+    # The rates' order is a matter of indifference to the error, and so are the seeds to
+    # the norm.
     assert verdict.p_value == pytest.approx(2 * 6 / (24 * 2 * 6), abs=1 / 24)
     assert verdict.p_value is not None
     assert verdict.p_value >= 1 / 48
@@ -464,8 +475,7 @@ def test_too_few_conditions_are_named() -> None:
     assert verdict.seeds_needed is None
     assert (
         "More seeds cannot decide it: with so few conditions p stays too large"
-        in verdict.reason
-    )
+    ) in verdict.reason
 
 
 # --- skewed values, outliers, and what so few seeds can decide at all ----------------------------
@@ -505,8 +515,8 @@ def test_the_method_says_what_few_seeds_miss() -> None:
         "Difference of means; permutation of Welch's t, one-sided; 95 % interval:"
     )
     assert (
-        "5 seeds miss what befalls one seed in ten 59 % of the time" in verdict.method
-    )
+        "5 seeds miss what befalls one seed in ten 59 % of the time"
+    ) in verdict.method
     assert "miss what befalls" not in one(less(scale="ranks"), LOW, HIGH).method
     both = judge(
         [less(), less(scale="log10")], Records(records_of({"a": LOW, "b": HIGH}))
@@ -528,8 +538,7 @@ def test_a_claim_that_these_seeds_cannot_decide_says_so() -> None:
         assert verdict.outcome == "inconclusive"
         assert (
             "5 seeds cannot bring p below 0.031, 0.062 after correction for 2 claims"
-            in verdict.reason
-        )
+        ) in verdict.reason
         assert verdict.seeds_needed is not None
         assert verdict.seeds_needed >= 6
     (alone,) = judge(claims[:1], records)

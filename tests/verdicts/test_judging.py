@@ -70,7 +70,9 @@ def test_the_effect_is_first_minus_second() -> None:
 
 
 def test_p_alone_or_the_interval_alone_decides_nothing() -> None:
-    """Three seeds: the interval is clear, but p cannot be below 1/20. Five ranks: the other way round."""
+    """Three seeds: the interval is clear, but p cannot be below 1/20. Five ranks: the
+    other way round.
+    """
     three = one(less(), LOW[:3], HIGH[:3])
     assert three.interval is not None
     assert three.interval[1] < 0
@@ -331,7 +333,9 @@ def test_the_order_of_the_records_does_not_matter_and_the_seed_fixes_the_answer(
 
 
 def test_trials_of_one_seed_are_no_independent_evidence() -> None:
-    """Five targets of three seeds are three values a side, and three seeds decide nothing."""
+    """Five targets of three seeds are three values a side, and three seeds decide
+    nothing.
+    """
     records = [
         r for k in range(5) for r in records_of({"a": LOW[:3], "b": HIGH[:3]}, target=k)
     ]

@@ -86,7 +86,9 @@ def test_the_number_of_resamples_hardly_matters() -> None:
 @pytest.mark.parametrize("shape", grid.SHAPES)
 @pytest.mark.parametrize("kind", grid.KINDS)
 def test_no_cell_of_the_grid_is_decided_too_often(kind: str, shape: str) -> None:
-    """Every number of seeds and of trials a seed; all cells together take about an hour of one core."""
+    """Every number of seeds and of trials a seed; all cells together take about an hour
+    of one core.
+    """
     wrong = []
     for case in grid.cells(kind, shape):
         rates = grid.rates(case)

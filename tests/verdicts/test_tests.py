@@ -170,7 +170,9 @@ def test_ranks_of_equal_sizes_agree_with_mannwhitneyu_where_the_groups_are_separ
 
 
 def test_ranks_are_never_certain_of_a_shift() -> None:
-    """Shifted data are not among the arrangements, so p could be 0; two seeds once refuted a claim so."""
+    """Shifted data are not among the arrangements, so p could be 0; two seeds once
+    refuted a claim so.
+    """
     result = contrast_ranks(np.array([5.0, 6.0]), np.array([1.0, 2.0]), -0.3, DESIGN)
     assert result.p_above == 1 / 6
     three = contrast_ranks(np.array([5.0, 6, 7]), np.array([1.0, 2, 3]), -0.3, DESIGN)
@@ -244,7 +246,9 @@ def test_the_test_of_tau_agrees_with_scipy_and_enumeration() -> None:
 
 
 def test_blocks_are_permuted_within() -> None:
-    """Two seeds with three ordered widths each: one of 36 arrangements is in perfect order."""
+    """Two seeds with three ordered widths each: one of 36 arrangements is in perfect
+    order.
+    """
     x = np.tile([1.0, 2, 3], 2)
     y = np.array([1.0, 2, 3, 101, 102, 103])
     seeds = np.repeat([0, 1], 3)
@@ -348,7 +352,9 @@ def test_below_five_values_the_interval_is_students() -> None:
 def test_interval_of_a_normal_mean_covers_it_about_as_often_as_it_says(
     n: int, least: float
 ) -> None:
-    """The page says 95, 91 and 95 %; the limits leave two standard errors of 1,000 runs."""
+    """The page says 95, 91 and 95 %; the limits leave two standard errors of 1,000
+    runs.
+    """
     generator = np.random.default_rng(12)
     hits = 0
     for _ in range(1_000):
@@ -392,7 +398,8 @@ def test_a_skewed_sample_does_not_make_its_mean_look_small() -> None:
     assert guarded.p_below >= plain.p_below
     assert guarded.low < plain.low
     assert guarded.p_above == plain.p_above
-    # The lognormal limit is for values of one sign; the stand-off for skewed values holds for all.
+    # The lognormal limit is for values of one sign; the stand-off for skewed values
+    # holds for all.
     signed = contrast_bound(losses - 5, 2.0, 0.0, DESIGN)
     assert signed.p_below == contrast_pairs(losses - 7, 0.0, DESIGN).p_below
     reach = skew_factor(5) * stats.t.ppf(0.975, 4) * losses.std(ddof=1) / math.sqrt(5)
@@ -414,7 +421,9 @@ def test_the_limit_of_a_bound_is_a_multiple_of_students_where_the_spread_is_smal
 
 
 def test_holm_by_hand() -> None:
-    """Sorted 0.005, 0.01, 0.03, 0.04 times 4, 3, 2, 1: 0.02, 0.03, 0.06, and 0.04 raised to 0.06."""
+    """Sorted 0.005, 0.01, 0.03, 0.04 times 4, 3, 2, 1: 0.02, 0.03, 0.06, and 0.04
+    raised to 0.06.
+    """
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
 
 
@@ -436,7 +445,8 @@ def test_holm_lies_between_no_correction_and_bonferroni(values: list[float]) -> 
     order = np.argsort(values, kind="stable")
     assert (np.diff(np.array(adjusted)[order]) >= -1e-12).all()
     rejected = sum(q < 0.05 for q in adjusted)
-    # Step-down: reject while the i-th smallest p is below 0.05 over the number of those left.
+    # Step-down: reject while the i-th smallest p is below 0.05 over the number of those
+    # left.
     expected = 0
     for i, p in enumerate(sorted(values)):
         if p * (len(values) - i) >= 0.05:

@@ -40,7 +40,8 @@ SAME = [2.0, 2.1, 1.9, 2.05, 1.95]
         ({"smallest_effect": 2.0}, LOW, MIDDLE, "error 1.01 lower for a than for b (",
          "lies short of the smallest effect of interest, 2.00 lower, p = 0.004."),
         ({"smallest_effect": 1.0}, LOW, MIDDLE, "error 1.01 lower for a than for b (",
-         "The 95 % interval includes the smallest effect of interest, 1.00 lower, and p = "),
+         "The 95 % interval includes the smallest effect of interest, 1.00 lower, and "
+         "p = "),
         ({"scale": "log10"}, LOW, HIGH, "error 3.9 times lower for a than for b (",
          "lies on the claimed side"),
         ({"scale": "log10", "smallest_effect": 0.176}, MIXED, MIDDLE, "times lower for a than for b (",
@@ -51,13 +52,17 @@ SAME = [2.0, 2.1, 1.9, 2.05, 1.95]
         ({"scale": "ranks", "smallest_effect": 0.3, "paired": True}, MIXED, MIDDLE, "% of seeds (",
          "includes the smallest effect of interest, lower in 65 % of seeds, and p = "),
         ({}, [2.0] * 5, [2.0] * 5, "no difference in error for a and for b",
-         "All 5 seeds gave the same error, so how much it varies from seed to seed is not known."),
+         "All 5 seeds gave the same error, so how much it varies from seed to seed is "
+         "not known."),
         ({}, [0.2502] * 5, HIGH, "error 3.85 lower for a than for b",
-         "All 5 seeds with model = a gave the same error, 0.2502: they look like copies"),
+         "All 5 seeds with model = a gave the same error, 0.2502: they look like "
+         "copies"),
         ({}, LOW[:3], HIGH[:3], "lower for a than for b (",
-         "The whole 95 % interval lies on the claimed side, but p = 0.05 is not below 0.05. 3 seeds cannot"),
+         "The whole 95 % interval lies on the claimed side, but p = 0.05 is not below "
+         "0.05. 3 seeds cannot"),
         ({}, LOW[:1], HIGH[:1], "",
-         "1 seed cannot show how much the result varies from seed to seed. It takes at least 4 seeds."),
+         "1 seed cannot show how much the result varies from seed to seed. It takes at "
+         "least 4 seeds."),
     ],
 )  # fmt: skip
 def test_differences(
@@ -71,13 +76,17 @@ def test_differences(
 @pytest.mark.parametrize(
     ("claim", "effect", "reason"),
     [
-        (Claim.at_most("error", 3.0), "mean error 1.05 (", "lies below the bound of 3.00, p = 0.03"),
+        (Claim.at_most("error", 3.0), "mean error 1.05 (", "lies below the bound of "
+                                                           "3.00, p = 0.03"),
         (Claim.at_least("error", 3.0), "; claimed: at least 3.00", "lies below the bound of 3.00, p = 0.03"),
-        (Claim.at_most("error", 1.06), "mean error 1.05 (", "includes the bound of 1.06"),
+        (Claim.at_most("error", 1.06), "mean error 1.05 (", "includes the bound of "
+                                                            "1.06"),
         (Claim.at_most("error", 3.0, smallest_effect=1.0), "mean error 1.05 (",
-         "lies below 2.00, which is the bound of 3.00 less the smallest effect of interest (1.00), p = 0.03"),
+         "lies below 2.00, which is the bound of 3.00 less the smallest effect of "
+         "interest (1.00), p = 0.03"),
         (Claim.at_most("error", 10.0, scale="log10", smallest_effect=1.0), "geometric mean error 1.05 (",
-         "includes 1.00, which is the bound of 10.0 divided by the smallest effect of interest (10.0)"),
+         "includes 1.00, which is the bound of 10.0 divided by the smallest effect of "
+         "interest (10.0)"),
         (Claim.at_most("error", 1.06, scale="ranks"), "below 1.06 in 60 % of seeds (",
          "includes the point where as many seeds lie below 1.06 as above"),
     ],
@@ -96,8 +105,8 @@ def test_trends_and_equality() -> None:
         "no clear tendency of error with width (Kendall's tau 0."
     )
     assert (
-        "includes the smallest effect of interest, tau 0.300, and p = " in trend.reason
-    )
+        "includes the smallest effect of interest, tau 0.300, and p = "
+    ) in trend.reason
     (trend,) = judge([Claim.rises("error", by="width")], trend_records(0.05))
     assert "The 95 % interval includes zero, and p = " in trend.reason
     (trend,) = judge([Claim.rises("error", by="width")], trend_records(1.0))
@@ -147,9 +156,8 @@ def test_generated_sentences() -> None:
 
 def test_sentences_of_the_claims_own() -> None:
     fields = less(sentence="{first} beats {second} in {metric} on {level} ({scope})")
-    assert (
-        sentence(fields, {"target": "sinc"})
-        == "a beats b in error on sinc (target sinc)"
+    assert sentence(fields, {"target": "sinc"}) == (
+        "a beats b in error on sinc (target sinc)"
     )
     assert (
         sentence(less(sentence="Depth helps"), {"target": "sinc"})

@@ -1,5 +1,5 @@
-"""The command ``nablab`` and what its commands share. torch, numpy and matplotlib are imported inside
-commands, so help is quick.
+"""The command ``nablab`` and what its commands share. torch, numpy and matplotlib are
+imported inside commands, so help is quick.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
 app = App(
     name="nablab",
-    help="A laboratory for deep learning: ask a question, train over seeds, get a verdict.",
+    help="A laboratory for deep learning: ask a question, train over seeds, get a "
+    "verdict.",
     version=VERSION,
     help_epilogue="Start with: nablab run deep-vs-shallow --preset quick",
 )

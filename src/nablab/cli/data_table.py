@@ -113,7 +113,8 @@ def _whereabouts(fact: dict[str, Any]) -> str:
         "embedded": f"is always here: it comes with {fact['source']}",
         "yours": f"is yours, in {fact['folder']}",
         "cached": f"is in {fact['folder']}, from {fact['source']}",
-        "incomplete": f"is in {fact['folder']} in part; 'nablab data get {fact['name']}' fetches the rest",
+        "incomplete": f"is in {fact['folder']} in part; 'nablab data get "
+        f"{fact['name']}' fetches the rest",
         "absent": f"is not here; 'nablab data get {fact['name']}' fetches it",
     }
     return states[fact["state"]]

@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 
 
 def dry_run_facts(plan: Plan, estimates: Sequence[Estimate]) -> dict[str, Any]:
-    """What a dry run found, as plain JSON types. Memory is the peak of this process so far, in bytes."""
+    """What a dry run found, as plain JSON types.
+
+    Memory is the peak of this process so far, in bytes.
+    """
     from nablab.lab.memory import peak_bytes
 
     conditions = [
@@ -92,13 +95,16 @@ def print_dry_run(console: Console, facts: Mapping[str, Any]) -> None:
     )
     if any(row["run_in_full"] for row in facts["conditions"]):
         more += (
-            " What is marked 'run in full' calls none of lab.train, lab.steps and lab.budget: if it has a "
-            "loop of its own, nothing of that could be left out, so it was run to its end and thrown away."
+            " What is marked 'run in full' calls none of lab.train, lab.steps and "
+            "lab.budget: if it has a loop of its own, nothing of that could be left "
+            "out, so it was run to its end and thrown away."
         )
     console.print(
-        f"\n{facts['trials']} trials, {about} {duration(facts['seconds'])} of training and {memory:.1f} GB "
-        "at the peak, measured on a few steps of every condition in one process. Starting up and writing "
-        f"the report come on top.{more} Nothing was stored."
+        "\n"
+        f"{facts['trials']} trials, {about} {duration(facts['seconds'])} of training "
+        f"and {memory:.1f} GB at the peak, measured on a few steps of every condition "
+        f"in one process. Starting up and writing the report come on top.{more} "
+        "Nothing was stored."
     )
     if facts["warnings"]:
         console.print()

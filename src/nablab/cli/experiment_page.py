@@ -39,7 +39,9 @@ def experiment_facts(experiment: type[Experiment]) -> dict[str, Any]:
 
 
 def print_experiment(console: Console, experiment: type[Experiment]) -> None:
-    """The page of an experiment: its docstring, claims, presets, settings, exercises and references."""
+    """The page of an experiment: its docstring, claims, presets, settings, exercises
+    and references.
+    """
     page = inspect.cleandoc(experiment.__doc__ or "").split("\nAttributes:")[0]
     question, _, rest = page.partition("\n")
     console.print(Text(f"{experiment.name}: {without_quotes(question)}", style="bold"))

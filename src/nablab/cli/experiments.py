@@ -63,7 +63,7 @@ def show(name: str, /, *, as_json: Json = False) -> int:
         name: The experiment; 'nablab list' names them.
     """
     from nablab import catalogue
-    from nablab.cli.showing import experiment_facts, print_experiment
+    from nablab.cli.experiment_page import experiment_facts, print_experiment
 
     experiment = catalogue.find(name)
     if as_json:
@@ -93,19 +93,24 @@ def run(
     """Run experiments, or what is still missing of them, and write their reports.
 
     Args:
-        tokens: Experiments, and settings such as steps=2_000; 'nablab show NAME' lists the settings.
-        preset: A named collection of settings: quick, standard, paper, or another that 'show' lists.
+        tokens: Experiments, and settings such as steps=2_000; 'nablab show NAME' lists
+            the settings.
+        preset: A named collection of settings: quick, standard, paper, or another that
+            'show' lists.
         seeds: Number of seeds per condition [default: the preset's].
         device: cpu, cuda or mps.
         replicas: How the seeds of a condition are trained: auto, batched or sequential.
-        jobs: Number of worker processes, or auto: one more for each further core once a run with several
-            conditions lasts longer than 5 seconds. The numbers do not depend on it.
+        jobs: Number of worker processes, or auto: one more for each further core once a
+            run with several conditions lasts longer than 5 seconds. The numbers do not
+            depend on it.
         model: Your own network, package.module:factory or path/to/file.py:factory.
         every: Run every experiment of the catalogue.
-        dry_run: Print the configuration, the trials, and a measured estimate of time and memory.
+        dry_run: Print the configuration, the trials, and a measured estimate of time
+            and memory.
         fresh: Forget the run's earlier trials first.
         quiet: Print the verdicts only.
-        keep_weights: What the weights of trained networks may take in each trial, such as 20MB; 0 for none.
+        keep_weights: What the weights of trained networks may take in each trial, such
+            as 20MB; 0 for none.
     """
     from nablab import runs
 
@@ -127,7 +132,8 @@ def run(
         _print_outcome(done, as_json=as_json)
         if state == "interrupted":
             errors.print(
-                "Stopped; everything finished is saved. Give the same command again to go on:"
+                "Stopped; everything finished is saved. Give the same command "
+                "again to go on:"
             )
             errors.print(f"  {done.command}", markup=False, soft_wrap=True)
             return INTERRUPTED
@@ -143,7 +149,8 @@ def _named(tokens: Sequence[str], every: bool) -> Sequence[str]:
 
     if tokens:
         raise UsageError(
-            f"--all runs every experiment with its preset; leave out {' '.join(tokens)}."
+            "--all runs every experiment with its preset; leave out "
+            f"{' '.join(tokens)}."
         )
     entries = catalogue.scan().values()
     for entry in entries:
@@ -172,7 +179,8 @@ def _plans(
     settings = [token for token in tokens if "=" in token]
     if not names:
         raise UsageError(
-            "Which experiment? 'nablab list' names them, such as: nablab run deep-vs-shallow"
+            "Which experiment? 'nablab list' names them, such as: nablab "
+            "run deep-vs-shallow"
         )
     if model is not None:
         settings.append(f"model={model}")
@@ -194,13 +202,13 @@ def _plans(
 
 
 def _dry_run(plans: Sequence[Plan], as_json: bool) -> int:
-    from nablab.cli import live as terminal
-    from nablab.cli.showing import dry_run_facts, print_dry_run
+    from nablab.cli import live
+    from nablab.cli.dry_run_table import dry_run_facts, print_dry_run
     from nablab.runs import rehearse
 
     facts = []
     for plan in plans:
-        with terminal.measuring(errors, plan) as say:
+        with live.measuring(errors, plan) as say:
             facts.append(dry_run_facts(plan, rehearse(plan, on_conditions=say)))
     if as_json:
         print_json(facts)
@@ -211,14 +219,14 @@ def _dry_run(plans: Sequence[Plan], as_json: bool) -> int:
 
 
 def _observer(quiet: bool) -> Any:
-    from nablab.cli import live as terminal
+    from nablab.cli import live
 
     if quiet:
-        return terminal.Quiet(errors)
+        return live.Quiet(errors)
     return (
-        terminal.LiveTable(output)
+        live.LiveTable(output)
         if output.is_terminal
-        else terminal.PlainLines(output)
+        else live.PlainLines(output)
     )
 
 

@@ -15,7 +15,7 @@ from nablab.errors import UsageError
 @app.command(name="runs")
 def list_runs(*, as_json: Json = False, store: StoreOption = None) -> int:
     """List the runs in the store, the latest first."""
-    from nablab.cli.showing import print_runs, run_facts
+    from nablab.cli.run_table import print_runs, run_facts
     from nablab.runs import open_store
 
     facts = [run_facts(folder) for folder in open_store(store).runs()]
@@ -35,7 +35,8 @@ def report(
     """Write the report of runs anew.
 
     Args:
-        references: Run ids (or their beginnings), experiments (their latest run), or folders of runs.
+        references: Run ids (or their beginnings), experiments (their latest run), or
+            folders of runs.
         output_file: Where to write it, for one run [default: into the run's folder].
     """
     from nablab.cli.live import print_damage
@@ -47,7 +48,8 @@ def report(
         )
     if output_file and len(references) > 1:
         raise UsageError(
-            "--output takes one run; leave it out to write each report into its run's folder."
+            "--output takes one run; leave it out to write each report "
+            "into its run's folder."
         )
     for reference in references:
         run = open_run(reference, store)
@@ -69,12 +71,13 @@ def compare(
     """Compare two runs: what differs in their settings, verdicts and numbers.
 
     Args:
-        first: A run id (or its beginning), an experiment (its latest run), or a folder of a run.
+        first: A run id (or its beginning), an experiment (its latest run), or a folder
+            of a run.
         second: Another.
         output_file: Write an HTML page here, too.
     """
     from nablab.cli.live import print_damage
-    from nablab.cli.showing import print_comparison
+    from nablab.cli.run_table import print_comparison
     from nablab.files.atomic import check_output, write_output
     from nablab.runs import open_run
 

@@ -13,7 +13,10 @@ from nablab.cli.streams import print_json
 from nablab.text.naming import words
 
 SHORT = 12  # numbers of an array that the terminal lists
-MEASURE_EXAMPLE = "nablab measure hessian_trace --model my_network.py:build --data data.npz --figure trace.png"
+MEASURE_EXAMPLE = (
+    "nablab measure hessian_trace --model my_network.py:build --data data.npz --figure "
+    "trace.png"
+)
 
 
 def print_instruments(
@@ -54,7 +57,9 @@ def print_instrument(
 def print_measurement(
     console: Console, name: str, result: Any, *, as_json: bool
 ) -> None:
-    """The numbers of a measurement, a line each; long arrays give their shape, range and mean."""
+    """The numbers of a measurement, a line each; long arrays give their shape, range
+    and mean.
+    """
     if as_json:
         print_json(result.to_dict())
         return
@@ -92,4 +97,7 @@ def _array_in_short(array: Any) -> str:
     shape = " x ".join(map(str, array.shape))
     if array.dtype.kind not in "fiu":
         return f"{shape} values"
-    return f"{shape} numbers, {array.min():.4g} to {array.max():.4g}, mean {array.mean():.4g}"
+    return (
+        f"{shape} numbers, {array.min():.4g} to {array.max():.4g}, mean "
+        f"{array.mean():.4g}"
+    )

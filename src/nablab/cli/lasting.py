@@ -1,7 +1,8 @@
 """Standard output and error that may go away: a closed pipe or terminal, a full disk.
 
-Hours of training must not end because nobody reads what they print. What cannot be written is dropped,
-wherever it comes from: a table, a library, the user's own code; the command says at its end that it was.
+Hours of training must not end because nobody reads what they print. What cannot be
+written is dropped, wherever it comes from: a table, a library, the user's own code; the
+command says at its end that it was.
 """
 
 from __future__ import annotations
@@ -39,7 +40,9 @@ class _Lasting(io.FileIO):
 
 @contextmanager
 def lasting_output() -> Iterator[None]:
-    """Around a command that ends with `SystemExit`: output may go away, and that is said at the end."""
+    """Around a command that ends with `SystemExit`: output may go away, and that is
+    said at the end.
+    """
     make_lasting()
     try:
         yield
@@ -57,13 +60,17 @@ def what_is_lost(error: OSError) -> str:
 
 
 def make_lasting() -> None:
-    """Let standard output and error take everything from here on; what stands in for them stays as it is."""
+    """Let standard output and error take everything from here on; what stands in for
+    them stays as it is.
+    """
     sys.stdout = _lasting(sys.stdout, line_buffering=None)
     sys.stderr = _lasting(sys.stderr, line_buffering=True)
 
 
 def lost() -> OSError | None:
-    """Why output was dropped that somebody may miss; None where all was written or the reader left."""
+    """Why output was dropped that somebody may miss; None where all was written or the
+    reader left.
+    """
     raw = _raw(sys.stdout)
     if raw is None:
         return None

@@ -1,4 +1,6 @@
-"""What a run looks like in the terminal: one live table, or plain lines where there is no terminal."""
+"""What a run looks like in the terminal: one live table, or plain lines where there is
+no terminal.
+"""
 
 from __future__ import annotations
 
@@ -36,9 +38,8 @@ MARKS = {
 }
 BAR_WIDTH = 15
 WIDE = 72  # columns from which the rate has room
-ROOM_FOR_EFFECTS = (
-    96  # columns from which most claims, and most effects, take one line each
-)
+# columns from which most claims, and most effects, take one line each
+ROOM_FOR_EFFECTS = 96
 ROWS = 12  # conditions shown at once; the rest is counted
 REFRESH_PER_SECOND = 4
 Conditions = tuple[Condition, ...]  # that train in one batch
@@ -86,7 +87,9 @@ class PlainLines:
 def measuring(
     console: Console, plan: Plan
 ) -> Iterator[Callable[[Sequence[Condition]], None]]:
-    """In a terminal: say which condition a dry run is at, in one line that goes away at the end."""
+    """In a terminal: say which condition a dry run is at, in one line that goes away at
+    the end.
+    """
     if not console.is_terminal:
         yield lambda _: None
         return
@@ -181,7 +184,9 @@ class LiveTable:
         return Group(table, Text(foot, style="dim"))
 
     def _shown(self, progress: dict[Conditions, Progress]) -> Sequence[Conditions]:
-        """The conditions in work first, then those that wait, then the rest; in the experiment's order."""
+        """The conditions in work first, then those that wait, then the rest; in the
+        experiment's order.
+        """
         if len(self._states) <= ROWS:
             return list(self._states)
         rank = {
@@ -209,14 +214,17 @@ class LiveTable:
             try:
                 now = reading.read(path, contents.Progress)
             except reading.Damaged:
-                continue  # no number of it decides anything: the row shows the state instead
+                # no number of it decides anything: the row shows the state instead
+                continue
             if now and abs(time.time() - now.time) < STALE_SECONDS:
                 found[group] = now
         return found
 
 
 class Quiet(PlainLines):
-    """An observer that prints nothing unless something is damaged or the user asks to stop."""
+    """An observer that prints nothing unless something is damaged or the user asks to
+    stop.
+    """
 
     def started(self, folder: RunFolder, plan: Plan, pending: int) -> None:
         """Print what is damaged, else nothing."""
@@ -245,14 +253,23 @@ def helping(workers: int) -> str:
     processes = (
         "a worker process helps" if workers == 1 else f"{workers} worker processes help"
     )
-    return f"{workers + 1} conditions at a time from now on: {processes} (--jobs 1 works without)."
+    return (
+        f"{workers + 1} conditions at a time from now on: {processes} (--jobs 1 "
+        "works without)."
+    )
 
 
 def ending(conditions: Sequence[Condition], outcome: Outcome) -> str:
     """One line: how conditions ended."""
     if outcome.state == "done":
-        return f"{text_of(conditions)}: {len(outcome.trained)} trials in {duration(outcome.seconds)}"
-    return f"{text_of(conditions)}: {outcome.state}{'. ' + outcome.message if outcome.message else ''}"
+        return (
+            f"{text_of(conditions)}: {len(outcome.trained)} trials in "
+            f"{duration(outcome.seconds)}"
+        )
+    return (
+        f"{text_of(conditions)}: "
+        f"{outcome.state}{'. ' + outcome.message if outcome.message else ''}"
+    )
 
 
 def print_verdicts(console: Console, verdicts: Sequence[Verdict]) -> None:
@@ -280,7 +297,9 @@ def print_verdicts(console: Console, verdicts: Sequence[Verdict]) -> None:
 
 
 def _below(verdict: Verdict, width: int) -> str:
-    """The second line: the effect, and what it would take to decide if that fits as well."""
+    """The second line: the effect, and what it would take to decide if that fits as
+    well.
+    """
     parts = [
         f"{sentence(part)}." for part in (verdict.effect_text, verdict.advice) if part
     ]

@@ -1,4 +1,6 @@
-"""The entry point: parse, call the command, say in a sentence what went wrong, and exit with a code."""
+"""The entry point: parse, call the command, say in a sentence what went wrong, and exit
+with a code.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ UNFORESEEN = "This should not happen, please report it:"
 
 @lasting_output()
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line and exit with 0 (done), 1 (a run failed), 2 (usage) or 130 (interrupted)."""
+    """Run the command line and exit with 0 (done), 1 (a run failed), 2 (usage) or 130
+    (interrupted).
+    """
     make_readable()
     try:
         code = _command(arguments)
@@ -46,9 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except NablabError as error:
         code = _fail(f"{error}", error, FAILED)
     except OSError as error:
-        if (
-            error.errno == errno.ENOSPC and error.filename is None
-        ):  # standard output; the store names files
+        # standard output; the store names files
+        if error.errno == errno.ENOSPC and error.filename is None:
             errors.print(what_is_lost(error), markup=False)
             code = FAILED
         else:
@@ -61,7 +64,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _command(arguments: Sequence[str] | None) -> int:
-    """Parse the words and call their command; with --json nothing else reaches standard output."""
+    """Parse the words and call their command; with --json nothing else reaches standard
+    output.
+    """
     words = sys.argv[1:] if arguments is None else list(arguments)
     command, bound, _ = app.parse_args(
         words, exit_on_error=False, print_error=False, error_console=errors

@@ -40,22 +40,27 @@ def measure(
     """Measure a network with an instrument; without one, list the instruments.
 
     Args:
-        tokens: The instrument and its options; 'nablab measure INSTRUMENT' alone lists the options.
+        tokens: The instrument and its options; 'nablab measure INSTRUMENT' alone lists
+            the options.
         model: Your network, package.module:factory or path/to/file.py:factory.
-        data: A target such as sinc, images such as mnist:test@1000, or file.npz with x and y; several are
-            batches.
-        loss: mse, cross_entropy, ... or package.module:function of (output, target) [default: by the data].
-        weights: A safetensors file; two or more for instruments that compare networks. With --run the names
-            of weights that it kept: final, best, or final-2 of a trial's second network [default: final].
-        run_reference: Measure a network that this run kept, on what it was trained on: a run id (or its
-            beginning), an experiment (its latest run), or a folder of a run.
-        condition: Which condition of the run, "factor=level,..."; as many levels as single it out.
+        data: A target such as sinc, images such as mnist:test@1000, or file.npz with x
+            and y; several are batches.
+        loss: mse, cross_entropy, ... or package.module:function of (output, target)
+            [default: by the data].
+        weights: A safetensors file; two or more for instruments that compare networks.
+            With --run the names of weights that it kept: final, best, or final-2 of a
+            trial's second network [default: final].
+        run_reference: Measure a network that this run kept, on what it was trained on:
+            a run id (or its beginning), an experiment (its latest run), or a folder of
+            a run.
+        condition: Which condition of the run, "factor=level,..."; as many levels as
+            single it out.
         seed: Which seed of the run [default: 0].
         device: cpu, cuda or mps.
         figure: Write the figure here: .png, .svg or .pdf.
         only_cost: Say what the call would cost, and do not measure.
     """
-    from nablab.cli import measuring
+    from nablab.cli import instrument_tables, measuring
 
     names = [token for token in tokens if "=" not in token]
     if len(names) > 1:
@@ -111,7 +116,9 @@ def _kept(
 
 
 def _without_settings(words: tuple[Word, ...]) -> tuple[tuple[Word, ...], list[str]]:
-    """Words of an option that takes several, without the settings that were written after them."""
+    """Words of an option that takes several, without the settings that were written
+    after them.
+    """
     settings = [word for word in words if _is_setting(str(word)) and not is_there(word)]
     return tuple(word for word in words if word not in settings), [
         str(word) for word in settings

@@ -1,4 +1,6 @@
-"""The data of a measurement, by name in: targets, images, or arrays in a file; held against the network."""
+"""The data of a measurement, by name in: targets, images, or arrays in a file; held
+against the network.
+"""
 
 from __future__ import annotations
 
@@ -18,10 +20,8 @@ from nablab.files.places import is_file, place
 from nablab.models.factory import output_of
 from nablab.models.targets import OF_NUMBERS, check_targets
 
-NAMES = (
-    ("x", "y"),
-    ("inputs", "targets"),
-)  # what the arrays of a data file may be called
+# what the arrays of a data file may be called
+NAMES = (("x", "y"), ("inputs", "targets"))
 TRIED = 2  # samples that a network is tried on before the measurement
 Pair = tuple[Tensor, Tensor]
 
@@ -35,7 +35,8 @@ def read_data(names: Sequence[str]) -> list[Pair]:
     if not names:
         raise UsageError(
             "Which data? Give --data with a file.npz that holds x and y, with images "
-            f"({', '.join(targets.image_set_names())}), or with a target ({', '.join(targets.TARGETS)})."
+            f"({', '.join(targets.image_set_names())}), or with a target "
+            f"({', '.join(targets.TARGETS)})."
         )
     return [_batch(name) for name in names]
 
@@ -53,7 +54,8 @@ def as_loss_needs(batches: Sequence[Pair], loss: object) -> list[Pair]:
 def check_fit(
     module: nn.Module, loss: object, batches: Sequence[Pair], names: Sequence[str]
 ) -> None:
-    """Try the network on a few samples of every batch, and hold its outputs against the targets.
+    """Try the network on a few samples of every batch, and hold its outputs against the
+    targets.
 
     Args:
         module: The network, where it is to be measured.
@@ -62,7 +64,8 @@ def check_fit(
         names: The batches' names, for messages.
 
     Raises:
-        UsageError: The network cannot take the inputs, or the loss not its outputs and the targets.
+        UsageError: The network cannot take the inputs, or the loss not its outputs and
+            the targets.
     """
     if not isinstance(loss, str):
         return
@@ -106,8 +109,8 @@ def _batch(name: str) -> Pair:
     keys = next((pair for pair in NAMES if set(pair) <= set(here)), None)
     if keys is None:
         raise UsageError(
-            f"The data file '{name}' holds {', '.join(here) or 'nothing'}; it must hold x and y, "
-            "or inputs and targets."
+            f"The data file '{name}' holds {', '.join(here) or 'nothing'}; it must "
+            "hold x and y, or inputs and targets."
         )
     x, y = (_tensor(read_array(path, key), f"{name}: {key}") for key in keys)
     if len(x) != len(y):
@@ -118,15 +121,17 @@ def _batch(name: str) -> Pair:
 
 
 def _tensor(array: npt.NDArray[np.generic], where: str) -> Tensor:
-    """An array as PyTorch takes it: whole numbers of any width as int64, as classes and tokens must be.
+    """An array as PyTorch takes it: whole numbers of any width as int64, as classes and
+    tokens must be.
 
     Raises:
         UsageError: Text, dates and the like; or a single number.
     """
     if array.dtype.kind in "US":
         raise UsageError(
-            f"{where} holds text ({str(array.reshape(-1)[:1].tolist())[1:-1]} comes first); classes are "
-            "whole numbers from 0, which np.unique(y, return_inverse=True)[1] gives."
+            f"{where} holds text ({str(array.reshape(-1)[:1].tolist())[1:-1]} comes "
+            "first); classes are whole numbers from 0, which np.unique(y, "
+            "return_inverse=True)[1] gives."
         )
     if array.dtype.kind not in "fiubc":
         raise UsageError(
@@ -148,7 +153,8 @@ def _tensor(array: npt.NDArray[np.generic], where: str) -> Tensor:
 
 
 def _images(name: str) -> ImageSet | None:
-    """The images of ``NAME``, ``NAME:test`` or ``NAME:test@SAMPLES``; None if the text names no images.
+    """The images of ``NAME``, ``NAME:test`` or ``NAME:test@SAMPLES``; None if the text
+    names no images.
 
     Raises:
         UsageError: A split or a number of samples that does not exist.
@@ -162,6 +168,7 @@ def _images(name: str) -> ImageSet | None:
     found = targets.load(source, split=split)
     if samples and not (samples.isdecimal() and 0 < int(samples[:20]) <= len(found)):
         raise UsageError(
-            f"'@{samples}' in '{name}' is no number of samples from 1 to {len(found):,}."
+            f"'@{samples}' in '{name}' is no number of samples from 1 to "
+            f"{len(found):,}."
         )
     return found.first(int(samples)) if samples else found

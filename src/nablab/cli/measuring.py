@@ -1,4 +1,5 @@
-"""Instruments from the command line: a model, data and weights by name in, a measurement out.
+"""Instruments from the command line: a model, data and weights by name in, a
+measurement out.
 
 =================  ==================================================================================
 what               how it is named
@@ -82,7 +83,8 @@ class Request:
         loss: A loss's name or a function's, or None.
         weights: Safetensors files; of a kept trial, the names of its weights.
         device: ``cpu``, ``cuda`` or ``mps``.
-        kept: A trial, in place of a model; without ``data`` what it was trained on is taken.
+        kept: A trial, in place of a model; without ``data`` what it was trained on is
+            taken.
     """
 
     instrument: str
@@ -99,8 +101,8 @@ def measure(request: Request) -> Measurement:
     """Run an instrument as the command line asks.
 
     Raises:
-        UsageError: An unknown name, a file that cannot be read or does not fit the model, or what the
-            instrument refuses.
+        UsageError: An unknown name, a file that cannot be read or does not fit the
+            model, or what the instrument refuses.
         CodeError: The network, the loss or PyTorch raised an error that nobody foresaw.
     """
     chosen = find_instrument(request.instrument)
@@ -131,9 +133,8 @@ def _check_memory(
         sum(p.numel() for p in model.parameters()), sum(len(x) for x, _ in batches), 1
     )
     expected = chosen.expected(size, **{**defaults, **options})
-    if math.isfinite(
-        expected.numbers
-    ):  # an instrument refuses itself what makes no sense
+    # an instrument refuses itself what makes no sense
+    if math.isfinite(expected.numbers):
         check_memory(
             FLOAT_BYTES * int(expected.numbers), f"{chosen.__name__} of this network"
         )
@@ -143,7 +144,8 @@ def estimate(request: Request) -> Cost:
     """What `measure` would cost; see `nablab.instruments.cost`.
 
     Raises:
-        UsageError: As `measure`; or the instrument takes something else than a model, a loss and data.
+        UsageError: As `measure`; or the instrument takes something else than a model, a
+            loss and data.
         CodeError: As `measure`.
     """
     chosen = find_instrument(request.instrument)
@@ -165,7 +167,9 @@ def estimate(request: Request) -> Cost:
 
 @contextmanager
 def _in_one_sentence(doing: str) -> Iterator[None]:
-    """Turn what the user's code or PyTorch raises into one sentence; nablab's own errors are sentences."""
+    """Turn what the user's code or PyTorch raises into one sentence; nablab's own
+    errors are sentences.
+    """
     try:
         yield
     except NablabError:
@@ -202,7 +206,9 @@ def option_facts(name: str) -> dict[str, Any]:
 
 
 def check_figure(path: Path) -> None:
-    """Raise `UsageError` for a picture format that is not written, before anything is measured."""
+    """Raise `UsageError` for a picture format that is not written, before anything is
+    measured.
+    """
     if path.suffix not in FIGURES:
         raise unknown("picture format", path.suffix or str(path), FIGURES)
 
@@ -279,21 +285,26 @@ def _positional(chosen: Instrument[..., Any]) -> list[str]:
 
 @dataclass(frozen=True)
 class _Prepared:
-    """What a request names, by the names of an instrument's arguments, and what must be said of it."""
+    """What a request names, by the names of an instrument's arguments, and what must be
+    said of it.
+    """
 
     found: Mapping[str, Any]
     notes: tuple[str, ...]
 
 
 def _prepare(chosen: Instrument[..., Any], request: Request) -> _Prepared:
-    """Read what the request names; hold the network, the data and the loss against each other."""
+    """Read what the request names; hold the network, the data and the loss against each
+    other.
+    """
     names = _positional(chosen)
     if "model_b" in names and len(request.weights) != 2:
         how = (
             "final final-2" if request.kept else "FIRST.safetensors SECOND.safetensors"
         )
         raise UsageError(
-            f"{chosen.__name__} compares two models: give --weights {how} ({len(request.weights)} given)."
+            f"{chosen.__name__} compares two models: give --weights {how} "
+            f"({len(request.weights)} given)."
         )
     if request.kept and request.model is not None:
         raise UsageError(
@@ -341,19 +352,20 @@ def _data(request: Request) -> tuple[list[Pair], Any]:
 
 
 def _model(request: Request, place: int) -> tuple[nn.Module, tuple[str, ...]]:
-    """The network with the weights of this place among the files, and what must be said of them."""
+    """The network with the weights of this place among the files, and what must be said
+    of them.
+    """
     if request.kept is not None:
         kept, name = request.kept, str([*request.weights, Path("final")][place])
         trained = kept.run.model(kept.condition, kept.seed, at=name)
         return trained.to(request.device).eval(), ()
     if request.model is None:
         raise UsageError(
-            "Which network? Give --model package.module:factory or path/to/file.py:factory, or --run RUN for "
-            "one that a run kept."
+            "Which network? Give --model package.module:factory or "
+            "path/to/file.py:factory, or --run RUN for one that a run kept."
         )
-    torch.manual_seed(
-        0
-    )  # without weights the network is a fresh one, the same each time
+    # without weights the network is a fresh one, the same each time
+    torch.manual_seed(0)
     module = models.load_factory(request.model)()
     given = request.weights[place : place + 1]
     notes = tuple(note for path in given for note in load_weights(module, path))

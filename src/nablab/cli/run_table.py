@@ -70,10 +70,13 @@ def run_facts(folder: RunFolder) -> dict[str, Any]:
 
 
 def print_runs(console: Console, facts: Sequence[Mapping[str, Any]]) -> None:
-    """The runs of the store: two lines each, or more where they are longer than the terminal is wide."""
+    """The runs of the store: two lines each, or more where they are longer than the
+    terminal is wide.
+    """
     if not facts:
         console.print(
-            "There are no runs here yet. 'nablab run deep-vs-shallow --preset quick' makes one."
+            "There are no runs here yet. 'nablab run deep-vs-shallow "
+            "--preset quick' makes one."
         )
         return
     for fact in facts:
@@ -100,7 +103,9 @@ def print_runs(console: Console, facts: Sequence[Mapping[str, Any]]) -> None:
 
 
 def changed_settings(config: Config) -> list[str]:
-    """What a run changed in its preset, as ``key=value`` words; nothing where its experiment is gone."""
+    """What a run changed in its preset, as ``key=value`` words; nothing where its
+    experiment is gone.
+    """
     from nablab import catalogue
 
     try:

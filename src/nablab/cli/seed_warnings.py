@@ -1,4 +1,6 @@
-"""Which claims a number of seeds cannot decide, said in advance in the terminal and as JSON."""
+"""Which claims a number of seeds cannot decide, said in advance in the terminal and as
+JSON.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ def undecided_claims(experiment: Experiment, seeds: int) -> list[dict[str, Any]]
 
 
 def warnings(experiment: Experiment, preset: str, seeds: int) -> list[str]:
-    """What to tell a user before the run: nothing, or which claims will stay open and why, a line each."""
+    """What to tell a user before the run: nothing, or which claims will stay open and
+    why, a line each.
+    """
     found = too_few(experiment, seeds)
     if not found:
         return []
@@ -49,7 +53,8 @@ def warnings(experiment: Experiment, preset: str, seeds: int) -> list[str]:
 def warnings_of_preset(experiment_class: type[Experiment], preset: str) -> list[str]:
     """The same for a preset, which is not checked and not run.
 
-    An experiment of the user's own may raise anything where it lists its conditions; that is said.
+    An experiment of the user's own may raise anything where it lists its conditions;
+    that is said.
     """
     seeds = configuration.seeds_of(experiment_class, preset)
     try:
@@ -57,7 +62,8 @@ def warnings_of_preset(experiment_class: type[Experiment], preset: str) -> list[
         return warnings(experiment, preset, seeds)
     except (Exception, SystemExit) as error:
         return [
-            f"Whether {seeds} seeds can decide the claims is not known: {in_short(error)}"
+            f"Whether {seeds} seeds can decide the claims is not known: "
+            f"{in_short(error)}"
         ]
 
 

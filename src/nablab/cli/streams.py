@@ -1,7 +1,8 @@
 """Standard output and error: any character can be written, and JSON stands alone.
 
-A terminal in Latin-1, a log in ASCII and the Windows code pages lack characters that texts here have, and a
-name on the disk may hold bytes that no encoding has. Those are written as the nearest that can be read.
+A terminal in Latin-1, a log in ASCII and the Windows code pages lack characters that
+texts here have, and a name on the disk may hold bytes that no encoding has. Those are
+written as the nearest that can be read.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ DRAWN = {"─": "-", "━": "-", "│": "|", "┃": "|", "╸": "-", "╺": "-",
 
 
 def _nearest(sign: str) -> str:
-    """One character in ASCII, or in the few letters that name it; ``?`` where there is nothing like it.
+    """One character in ASCII, or in the few letters that name it; ``?`` where there is
+    nothing like it.
 
     >>> "".join(map(_nearest, "‖Hg‖ ≤ ½ · Zoë…"))
     '||Hg|| <= 1/2 * Zoe...'
@@ -74,10 +76,11 @@ _reserved: ContextVar[TextIO | None] = ContextVar("reserved for JSON", default=N
 
 @contextlib.contextmanager
 def only_json(wanted: bool) -> Iterator[None]:
-    """Keep standard output for what `print_json` prints; all else meanwhile goes to standard error.
+    """Keep standard output for what `print_json` prints; all else meanwhile goes to
+    standard error.
 
-    That holds for the user's Python files, for libraries that write to file descriptor 1, and for worker
-    processes, which inherit it.
+    That holds for the user's Python files, for libraries that write to file descriptor
+    1, and for worker processes, which inherit it.
     """
     if not wanted:
         yield
@@ -92,7 +95,9 @@ def only_json(wanted: bool) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _own(stream: TextIO) -> Iterator[TextIO]:
-    """A stream that nobody else writes to: a copy of descriptor 1, which is standard error for the while."""
+    """A stream that nobody else writes to: a copy of descriptor 1, which is standard
+    error for the while.
+    """
     if not (_writes_to(stream, 1) and _writes_to(sys.stderr, 2)):
         yield stream  # a test or a notebook put something else there
         return
@@ -115,7 +120,8 @@ def _writes_to(stream: TextIO, descriptor: int) -> bool:
 def print_json(value: Any) -> None:
     """Print JSON that any program can read: NaN and infinity become strings.
 
-    Characters that the encoding of standard output lacks are escaped, so that none is changed.
+    Characters that the encoding of standard output lacks are escaped, so that none is
+    changed.
     """
     from nablab.lab.files import finite
 

@@ -1,8 +1,8 @@
 """The contract of nablab: what an experiment, a condition, a record and a claim are.
 
-An experiment is one file in ``nablab/experiments``: a frozen dataclass that derives from
-`Experiment`. Its docstring is its page, its fields are its configuration. This package imports
-neither torch nor numpy, so that listing the experiments costs nothing.
+An experiment is one file in ``nablab/experiments``: a frozen dataclass that derives
+from `Experiment`. Its docstring is its page, its fields are its configuration. This
+package imports neither torch nor numpy, so that listing the experiments costs nothing.
 """
 
 from __future__ import annotations

@@ -16,7 +16,8 @@ class Published:
     Attributes:
         value: The reported value of the claim's effect or metric.
         source: Where it was reported, in a few words.
-        of: Whether ``value`` is the ``"effect"`` of the claim or the mean of its metric for ``first``.
+        of: Whether ``value`` is the ``"effect"`` of the claim or the mean of its metric
+            for ``first``.
     """
 
     value: float
@@ -31,13 +32,15 @@ class Reported:
     Attributes:
         who: Who reported it, in a few words, such as a paper's authors or "course A".
         quantity: What was measured, in words.
-        value: What was reported: a number in the metric's unit, or a text where it is none, such as a range.
+        value: What was reported: a number in the metric's unit, or a text where it is
+            none, such as a range.
         setting: Data, network, training: what a reader must know to compare.
         seeds: How many seeds it rests on; None where that was not said.
         source: Where it stands, if ``who`` does not tell.
         metric: The recorded scalar that is the same quantity, or empty.
         where: The factor levels that the value belongs to.
-        fields: The settings under which a value measured here is comparable, such as the data set.
+        fields: The settings under which a value measured here is comparable, such as
+            the data set.
     """
 
     who: str
@@ -53,7 +56,8 @@ class Reported:
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """What a claim means for its experiment's question, as parts of a sentence that can be read aloud.
+    """What a claim means for its experiment's question, as parts of a sentence that can
+    be read aloud.
 
     Attributes:
         supported: What follows if the claim is supported.
@@ -72,14 +76,17 @@ Scale = Literal["linear", "log10", "ranks"]
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """One testable sentence over records, with its statistic and smallest effect of interest.
+    """One testable sentence over records, with its statistic and smallest effect of
+    interest.
 
-    Use the constructors: `less`, `greater`, `rises`, `falls`, `correlates`, `at_most`, `at_least`, `equal`.
+    Use the constructors: `less`, `greater`, `rises`, `falls`, `correlates`, `at_most`,
+    `at_least`, `equal`.
 
     Attributes:
-        kind: The statistic. ``difference``: first minus second level of a factor; ``trend``:
-            Kendall's tau of the metric along a numeric factor; ``correlation``: Kendall's tau of two
-            metrics; ``bound``: metric against a constant; ``equality``: two or more levels within a margin.
+        kind: The statistic. ``difference``: first minus second level of a factor;
+            ``trend``: Kendall's tau of the metric along a numeric factor;
+            ``correlation``: Kendall's tau of two metrics; ``bound``: metric against a
+            constant; ``equality``: two or more levels within a margin.
         metric: The scalar that is compared.
         sign: -1 if the claim says that the effect is negative, +1 if it says positive.
         by: The factor whose levels are compared (difference, trend, equality).
@@ -90,17 +97,20 @@ class Claim:
         margin: The largest relative difference that counts as equal (equality).
         within: One verdict for every level of this factor, instead of one for all.
         where: Only records with these levels.
-        paired: Compare the same seed with the same seed. Only where trials of one seed share
-            something that matters (weights, labels, order of batches).
-        exact: The metric is a property of the condition and not of the seed, such as a number of
-            parameters: equal values need no test (equality).
-        scale: ``linear`` differences; ``log10`` for quantities that span decades (an effect of -1 is
-            ten times less); ``ranks``: Cliff's delta, from -1 to 1, for values that may be infinite.
-        smallest_effect: The smallest effect of interest, not negative, in units of ``scale``.
+        paired: Compare the same seed with the same seed. Only where trials of one seed
+            share something that matters (weights, labels, order of batches).
+        exact: The metric is a property of the condition and not of the seed, such as a
+            number of parameters: equal values need no test (equality).
+        scale: ``linear`` differences; ``log10`` for quantities that span decades (an
+            effect of -1 is ten times less); ``ranks``: Cliff's delta, from -1 to 1, for
+            values that may be infinite.
+        smallest_effect: The smallest effect of interest, not negative, in units of
+            ``scale``.
         sentence: The claim in words; made from the parts if empty.
         published: What somebody else reported.
         quantity: What the metric is in words, where its name does not tell a stranger.
-        answer: What follows for the experiment's question; None for a claim that its answer leaves out.
+        answer: What follows for the experiment's question; None for a claim that its
+            answer leaves out.
     """
 
     kind: Kind
@@ -127,7 +137,9 @@ class Claim:
     def less(
         cls, metric: str, first: Level, second: Level, *, by: str, **options: Any
     ) -> Claim:
-        """``metric`` is lower at level ``first`` of factor ``by`` than at level ``second``."""
+        """``metric`` is lower at level ``first`` of factor ``by`` than at level
+        ``second``.
+        """
         return cls(
             kind="difference",
             metric=metric,
@@ -142,7 +154,9 @@ class Claim:
     def greater(
         cls, metric: str, first: Level, second: Level, *, by: str, **options: Any
     ) -> Claim:
-        """``metric`` is higher at level ``first`` of factor ``by`` than at level ``second``."""
+        """``metric`` is higher at level ``first`` of factor ``by`` than at level
+        ``second``.
+        """
         return cls(
             kind="difference",
             metric=metric,
@@ -167,7 +181,9 @@ class Claim:
     def correlates(
         cls, metric: str, other: str, *, sign: Literal[-1, 1] = 1, **options: Any
     ) -> Claim:
-        """``metric`` and ``other`` rise together (sign 1) or oppose each other (sign -1)."""
+        """``metric`` and ``other`` rise together (sign 1) or oppose each other (sign
+        -1).
+        """
         return cls(kind="correlation", metric=metric, other=other, sign=sign, **options)
 
     @classmethod
@@ -182,5 +198,7 @@ class Claim:
 
     @classmethod
     def equal(cls, metric: str, *, by: str, margin: float, **options: Any) -> Claim:
-        """``metric`` differs by at most ``margin`` (relative) between any two levels of ``by``."""
+        """``metric`` differs by at most ``margin`` (relative) between any two levels of
+        ``by``.
+        """
         return cls(kind="equality", metric=metric, by=by, margin=margin, **options)

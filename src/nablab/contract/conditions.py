@@ -12,7 +12,8 @@ Level = str | int | float | bool
 class Condition(Mapping[str, Level]):
     """One combination of factor levels, such as ``model=deep, target=sinc``.
 
-    A read-only mapping from factor to level, ordered as given, hashable and equal by content.
+    A read-only mapping from factor to level, ordered as given, hashable and equal by
+    content.
 
     >>> condition = Condition(model="deep", target="sinc")
     >>> condition["model"], str(condition)
@@ -34,7 +35,8 @@ class Condition(Mapping[str, Level]):
         return len(self._levels)
 
     def __eq__(self, other: object) -> bool:
-        # Of thousands of trials each is held against each condition: the mapping's own way takes seconds.
+        # Of thousands of trials each is held against each condition: the mapping's own
+        # way takes seconds.
         return self._levels == (
             other._levels if isinstance(other, Condition) else other
         )
@@ -77,7 +79,8 @@ class Trial(NamedTuple):
 class Trials(Sequence[Trial]):
     """What one call of `Experiment.run` does: trials that may train in one batch.
 
-    They differ by seed and by the factors in `Experiment.batch_over`, and by nothing else.
+    They differ by seed and by the factors in `Experiment.batch_over`, and by nothing
+    else.
 
     Args:
         conditions: The conditions, which agree in all factors but those.
@@ -123,7 +126,8 @@ def shared_levels(conditions: Sequence[Condition]) -> Condition:
 
 
 def text_of(conditions: Sequence[Condition]) -> str:
-    """Conditions that train in one batch, in words: what they share, and the levels of the rest.
+    """Conditions that train in one batch, in words: what they share, and the levels of
+    the rest.
 
     >>> text_of([Condition(network="small", beta=1), Condition(network="small", beta=4)])
     'network=small, beta=1/4'
@@ -145,7 +149,9 @@ def levels_of(conditions: Sequence[Condition]) -> dict[str, str]:
 def grouped(
     conditions: Sequence[Condition], batch_over: Sequence[str]
 ) -> list[tuple[Condition, ...]]:
-    """The conditions in groups that differ by these factors alone, in the order of their first ones."""
+    """The conditions in groups that differ by these factors alone, in the order of
+    their first ones.
+    """
     groups: dict[tuple[tuple[str, Level], ...], list[Condition]] = {}
     for condition in conditions:
         key = tuple(

@@ -21,18 +21,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Experiment:
-    """One question, one file. Subclasses are frozen dataclasses; the docstring is their page.
+    """One question, one file. Subclasses are frozen dataclasses; the docstring is their
+    page.
 
     Class attributes that a subclass sets:
-        name: The name on the command line, in kebab case; made from the class name if not set.
-        batch_over: Factors whose levels may train in one batch; the trials of one call of `run` then differ
-            by them, too.
+        name: The name on the command line, in kebab case; made from the class name if
+            not set.
+        batch_over: Factors whose levels may train in one batch; the trials of one call
+            of `run` then differ by them, too.
         version: Raise it when a change of the code changes the results.
-        presets: Field overrides by name; every experiment has ``quick``, ``standard`` and ``paper``.
-            The key ``seeds`` sets the number of seeds of that preset.
+        presets: Field overrides by name; every experiment has ``quick``, ``standard``
+            and ``paper``. The key ``seeds`` sets the number of seeds of that preset.
         claims: What is tested, the most important first.
         reported: What others reported, a row each.
-        undecided: By preset: why some of its claims cannot be decided with its number of seeds.
+        undecided: By preset: why some of its claims cannot be decided with its number
+            of seeds.
         exercises: Questions for a student, each one sentence or two.
         references: Papers and courses, each one line.
     """
@@ -62,7 +65,9 @@ class Experiment:
         return (cls.__doc__ or "").strip().split("\n", 1)[0]
 
     def validate(self) -> None:
-        """Raise `nablab.errors.UsageError` for field values that make no sense together."""
+        """Raise `nablab.errors.UsageError` for field values that make no sense
+        together.
+        """
 
     def conditions(self) -> list[Condition]:
         """The conditions to run, in the order in which reports show them."""
@@ -77,20 +82,25 @@ class Experiment:
         raise NotImplementedError(f"{type(self).__name__} must define run()")
 
     def network_of(self, condition: Condition) -> nn.Module:
-        """Build a fresh network of a condition, for `nablab.runs.Run.model` to put kept weights into.
+        """Build a fresh network of a condition, for `nablab.runs.Run.model` to put kept
+        weights into.
 
-        Optional. It has the names and shapes of what ``lab.train`` was given, whatever its own weights are.
+        Optional. It has the names and shapes of what ``lab.train`` was given, whatever
+        its own weights are.
 
         Raises:
-            UsageError: The experiment does not define it, or trains no network in this condition.
+            UsageError: The experiment does not define it, or trains no network in this
+                condition.
         """
         raise UsageError(
-            f"{self.name} does not say how its networks are built: give {type(self).__name__} a method "
-            "network_of(condition) that returns one. Run.weights gives the tensors without it."
+            f"{self.name} does not say how its networks are built: give "
+            f"{type(self).__name__} a method network_of(condition) that returns one. "
+            "Run.weights gives the tensors without it."
         )
 
     def objective(self, trial: Trial, lab: Seeds) -> tuple[Any, tuple[Tensor, Tensor]]:
-        """Give the loss and the samples that the network of a trial was trained on, for ``measure --run``.
+        """Give the loss and the samples that the network of a trial was trained on, for
+        ``measure --run``.
 
         Optional.
 
@@ -99,14 +109,15 @@ class Experiment:
             lab: Gives the seeds that `run` was given.
 
         Returns:
-            A loss as instruments take it, and inputs, prepared as the network takes them, with targets.
+            A loss as instruments take it, and inputs, prepared as the network takes
+            them, with targets.
 
         Raises:
             UsageError: The experiment does not define it.
         """
         raise UsageError(
-            f"{self.name} does not say what its networks were trained on: give --data, or give "
-            f"{type(self).__name__} a method objective(trial, lab)."
+            f"{self.name} does not say what its networks were trained on: give --data, "
+            f"or give {type(self).__name__} a method objective(trial, lab)."
         )
 
     def figures(self, records: Records) -> dict[str, Figure]:
@@ -114,15 +125,20 @@ class Experiment:
         return {}
 
     def baselines(self, records: Records) -> dict[str, Mapping[str, float]]:
-        """Trivial baselines and ceilings: metric, then name of the baseline, then value."""
+        """Trivial baselines and ceilings: metric, then name of the baseline, then
+        value.
+        """
         return {}
 
     def sources(self) -> Mapping[str, str]:
-        """Hashes of a user's files that the results depend on, by name; part of the run's identity."""
+        """Hashes of a user's files that the results depend on, by name; part of the
+        run's identity.
+        """
         return {}
 
     def data_sets(self) -> tuple[str, ...]:
-        """The data sets that the run reads, by name or path, as the settings write them (``mnist@10000``).
+        """The data sets that the run reads, by name or path, as the settings write them
+        (``mnist@10000``).
 
         They are fetched before the first trial, and the report's title names them.
         """

@@ -26,13 +26,16 @@ class Seeds(Protocol):
         Args:
             trial: The trial.
             purpose: What the randomness is for: ``"weights"``, ``"labels"``.
-            by: The factors that count. None for all: nothing is shared between conditions. With ``()``
-                conditions share the randomness of a seed, for a paired comparison.
+            by: The factors that count. None for all: nothing is shared between
+                conditions. With ``()`` conditions share the randomness of a seed, for a
+                paired comparison.
         """
         ...
 
     def shared_seed(self, purpose: str) -> int:
-        """The same for all trials of the experiment: a split of the data, one common start."""
+        """The same for all trials of the experiment: a split of the data, one common
+        start.
+        """
         ...
 
     def rng(
@@ -43,7 +46,9 @@ class Seeds(Protocol):
 
 
 class Lab(Seeds, Protocol):
-    """What an experiment sees of the laboratory: no store, no device, no executor, no screen."""
+    """What an experiment sees of the laboratory: no store, no device, no executor, no
+    screen.
+    """
 
     def train(
         self,
@@ -53,49 +58,58 @@ class Lab(Seeds, Protocol):
         *,
         seeds: Sequence[int],
     ) -> Training:
-        """`nablab.training.train` on the lab's device, with its progress, checkpoints and stop key.
+        """`nablab.training.train` on the lab's device, with its progress, checkpoints
+        and stop key.
 
-        ``seeds`` are integers from `seed`, one per trial. They say whose weights a training leaves: those are
-        kept with the trial, up to a size that the run sets, as ``final`` and ``best``; of the trial's second
-        network as ``final-2`` and ``best-2``, and so on.
+        ``seeds`` are integers from `seed`, one per trial. They say whose weights a
+        training leaves: those are kept with the trial, up to a size that the run sets,
+        as ``final`` and ``best``; of the trial's second network as ``final-2`` and
+        ``best-2``, and so on.
         """
         ...
 
     def steps(self, total: int, *, state: Any = None, name: str = "") -> Iterator[int]:
         """Count the steps of a loop of the experiment's own, whatever it computes with.
 
-        Between two steps the laboratory shows the progress, saves the state about every 30 seconds, and
-        looks whether the user asked to stop; it then saves, and the same command goes on from there. A dry
-        run takes a few steps and reckons the rest. Loops may follow one another, and may lie in one another.
+        Between two steps the laboratory shows the progress, saves the state about every
+        30 seconds, and looks whether the user asked to stop; it then saves, and the
+        same command goes on from there. A dry run takes a few steps and reckons the
+        rest. Loops may follow one another, and may lie in one another.
 
-        A loop that is taken up again, and one that ended before, finds its ``state`` as it was, and what
-        its body kept with `record`, `curve`, `log` and `array`. Everything else that the body changes and
-        somebody reads later must be in ``state``; what a step needs it takes from its number.
+        A loop that is taken up again, and one that ended before, finds its ``state`` as
+        it was, and what its body kept with `record`, `curve`, `log` and `array`.
+        Everything else that the body changes and somebody reads later must be in
+        ``state``; what a step needs it takes from its number.
 
         Args:
             total: The steps; the last one is ``total - 1``. The body may ``break``.
-            state: What the body changes: an object with ``state_dict()`` and ``load_state_dict(state)`` (a
-                network, an optimizer), a dataclass that is not frozen, a generator of random numbers; or a
-                mapping of names to such objects, ``{}`` if there is nothing. What they give is made of
-                mappings, lists, tuples, arrays, tensors, numbers, strings, truth values and None. Without
-                a state the loop is shown and stops all the same, and starts over when it is taken up.
+            state: What the body changes: an object with ``state_dict()`` and
+                ``load_state_dict(state)`` (a network, an optimizer), a dataclass that
+                is not frozen, a generator of random numbers; or a mapping of names to
+                such objects, ``{}`` if there is nothing. What they give is made of
+                mappings, lists, tuples, arrays, tensors, numbers, strings, truth values
+                and None. Without a state the loop is shown and stops all the same, and
+                starts over when it is taken up.
             name: What messages call the loop.
 
         Yields:
             0 to ``total - 1``; from where it was left if it is taken up again.
 
         Raises:
-            UsageError: ``state`` holds something that cannot be saved; the text names the entry.
+            UsageError: ``state`` holds something that cannot be saved; the text names
+                the entry.
             Interrupted: The user asked to stop; the loop was saved.
         """
         ...
 
     def budget(self, amount: int) -> int:
-        """The amount of work to hand to a library's own loop, such as scikit-learn's ``max_iter``.
+        """The amount of work to hand to a library's own loop, such as scikit-learn's
+        ``max_iter``.
 
-        In a run it is ``amount``, in a dry run a small share: the time from this call until something is
-        kept or another loop begins is then taken as many times. So call it just before the library's work,
-        and `record` what came out just after it.
+        In a run it is ``amount``, in a dry run a small share: the time from this call
+        until something is kept or another loop begins is then taken as many times. So
+        call it just before the library's work, and `record` what came out just after
+        it.
 
         Args:
             amount: The whole amount, a whole number of 1 or more.
@@ -111,10 +125,12 @@ class Lab(Seeds, Protocol):
         ...
 
     def log(self, trial: Trial, step: int, **values: float) -> None:
-        """Keep one point of a curve, or of several by name; for loops that find their curves step by step.
+        """Keep one point of a curve, or of several by name; for loops that find their
+        curves step by step.
 
-        The steps of a curve count up from 0 or any later number. A loop that is resumed by `steps` finds
-        the points that it logged before, so that the curve has no gap and no point twice.
+        The steps of a curve count up from 0 or any later number. A loop that is resumed
+        by `steps` finds the points that it logged before, so that the curve has no gap
+        and no point twice.
 
         Raises:
             UsageError: The curve has a point of this or a later step.
@@ -128,14 +144,17 @@ class Lab(Seeds, Protocol):
     def weights(
         self, trial: Trial, name: str, tensors: Mapping[str, Any] | nn.Module
     ) -> None:
-        """Keep weights with a trial, whatever their size; ``run.weights(condition, seed, name)`` gives them.
+        """Keep weights with a trial, whatever their size; ``run.weights(condition,
+        seed, name)`` gives them.
 
         What `train` leaves is kept without this.
 
         Args:
             trial: The trial.
-            name: Small letters, digits, ``-`` and ``_``. Weights of an earlier call of this name give way.
-            tensors: Tensors or arrays by name, or a module, whose ``state_dict()`` is taken. They are copied.
+            name: Small letters, digits, ``-`` and ``_``. Weights of an earlier call of
+                this name give way.
+            tensors: Tensors or arrays by name, or a module, whose ``state_dict()`` is
+                taken. They are copied.
 
         Raises:
             UsageError: The name or a tensor cannot be kept.
@@ -143,5 +162,8 @@ class Lab(Seeds, Protocol):
         ...
 
     def note(self, text: str) -> None:
-        """Say something to the user once: an automatic choice, a caveat. It stays in the report."""
+        """Say something to the user once: an automatic choice, a caveat.
+
+        It stays in the report.
+        """
         ...

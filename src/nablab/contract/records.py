@@ -35,7 +35,8 @@ class Record:
         notes: Short texts, such as why training stopped.
         curves: Quantities against steps; read from the store when first asked for.
         arrays: Further arrays, such as predictions; read when first asked for.
-        weights: Kept tensors by name, then by their names in the network; read when first asked for.
+        weights: Kept tensors by name, then by their names in the network; read when
+            first asked for.
         weights_left_out: Bytes of the weights that were too large to be kept, by name.
     """
 
@@ -50,7 +51,9 @@ class Record:
 
 
 class Records(Sequence[Record]):
-    """The records of a run, ordered by condition as the experiment lists them, then by seed."""
+    """The records of a run, ordered by condition as the experiment lists them, then by
+    seed.
+    """
 
     def __init__(self, records: Iterable[Record]) -> None:
         self._records = tuple(records)

@@ -1,4 +1,7 @@
-"""Data sets and functions to learn, as tensors. Importing this package costs nothing until a name is used."""
+"""Data sets and functions to learn, as tensors.
+
+Importing this package costs nothing until a name is used.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The files of known data sets: found in the user's folder or the cache, or fetched, and always checked."""
+"""The files of known data sets: found in the user's folder or the cache, or fetched,
+and always checked.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +51,9 @@ class Content:
 
 
 def cache_folder() -> Path:
-    """Where fetched data sets lie: ``$NABLAB_CACHE/data``, or below the user's cache folder."""
+    """Where fetched data sets lie: ``$NABLAB_CACHE/data``, or below the user's cache
+    folder.
+    """
     if chosen := os.environ.get("NABLAB_CACHE"):
         return Path(chosen).expanduser() / "data"
     import platformdirs
@@ -65,7 +69,8 @@ def read(
     offline: bool = False,
     progress: Progress | None = None,
 ) -> Content:
-    """Read files of a data set from the user's folder or the cache; fetch the set if it is in neither.
+    """Read files of a data set from the user's folder or the cache; fetch the set if it
+    is in neither.
 
     Args:
         known: The data set.
@@ -75,8 +80,8 @@ def read(
         progress: Told what happens [default: a bar or lines on standard error].
 
     Raises:
-        DataError: The files are in neither place and no source serves them; a file of the user's
-            folder has a wrong checksum; or the cache cannot be written.
+        DataError: The files are in neither place and no source serves them; a file of
+            the user's folder has a wrong checksum; or the cache cannot be written.
     """
     tried: list[tuple[str, str]] = []
     found = _from_own_folder(known, files, folder, tried) or _from_cache(known, files)
@@ -86,7 +91,8 @@ def read(
     content = _from_cache(known, files)
     if content is None:
         raise DataError(
-            f"{cache_folder() / known.name} was changed by another program while it was read."
+            f"{cache_folder() / known.name} was changed by another program "
+            "while it was read."
         )
     return content
 
@@ -98,11 +104,13 @@ def fetch(
     progress: Progress | None = None,
     tried: Sequence[tuple[str, str]] = (),
 ) -> Path:
-    """Bring a data set into the cache, unless it is there; of several processes one does the work.
+    """Bring a data set into the cache, unless it is there; of several processes one
+    does the work.
 
     Args:
         name: A set that can be fetched: mnist, fashion-mnist or cifar10.
-        offline: Ask nobody, as with ``NABLAB_OFFLINE=1``: an error unless all files are in the cache.
+        offline: Ask nobody, as with ``NABLAB_OFFLINE=1``: an error unless all files are
+            in the cache.
         progress: Told what happens [default: a bar or lines on standard error].
         tried: Places that were looked at before, with what was wrong, for the error.
 
@@ -111,7 +119,8 @@ def fetch(
 
     Raises:
         UsageError: There is no such set.
-        DataError: No source serves the files or may be asked, or the cache cannot be written.
+        DataError: No source serves the files or may be asked, or the cache cannot be
+            written.
     """
     if name not in KNOWN:
         raise unknown("data set to fetch", name, KNOWN)
@@ -138,8 +147,8 @@ def state_of(known: KnownSet) -> dict[str, object]:
     """What is on this machine of a data set, by the files' sizes; nothing is read.
 
     Returns:
-        ``state`` ("yours", "cached", "incomplete" or "absent"), ``bytes`` on the disk, ``folder``, and
-        ``source``.
+        ``state`` ("yours", "cached", "incomplete" or "absent"), ``bytes`` on the disk,
+        ``folder``, and ``source``.
     """
     for place in _own_places(known, None):
         if all(
@@ -176,8 +185,9 @@ def cache_error(error: OSError, path: Path) -> CacheError:
     remedy = "choose another folder with NABLAB_CACHE"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return CacheError(
-            f"No space left on the disk that holds the cache ({cache_folder()}). Nothing half-written was "
-            f"left behind. Free some space, or {remedy}, and give the same command again."
+            f"No space left on the disk that holds the cache ({cache_folder()}). "
+            f"Nothing half-written was left behind. Free some space, or {remedy}, and "
+            "give the same command again."
         )
     return CacheError(
         f"The cache cannot be written: {error.strerror or error} ({path}): {remedy}."
@@ -190,7 +200,9 @@ def _from_own_folder(
     folder: Path | None,
     tried: list[tuple[str, str]],
 ) -> Content | None:
-    """The files in the user's folder; a file that is there with a wrong checksum is refused."""
+    """The files in the user's folder; a file that is there with a wrong checksum is
+    refused.
+    """
     for place in _own_places(known, folder):
         contents: dict[str, bytearray] = {}
         for file in files:
@@ -202,8 +214,9 @@ def _from_own_folder(
                 continue
             if wrong := _mistake(file, content):
                 raise DataError(
-                    f"{place / file.name} is not {known.name}'s: {wrong}. Replace the file or remove it; "
-                    "without it, the cache and the public sources are used."
+                    f"{place / file.name} is not {known.name}'s: {wrong}. Replace the "
+                    "file or remove it; without it, the cache and the public sources "
+                    "are used."
                 )
             contents[file.name] = bytearray(content)
         if len(contents) == len(files):
@@ -218,8 +231,9 @@ def _from_own_folder(
 def _own_places(known: KnownSet, folder: Path | None) -> list[Path]:
     """Where a user may have put the files.
 
-    A folder that is named for this set may hold them directly; below ``NABLAB_DATA``, which serves all
-    sets, only a folder of the set's own counts: MNIST and Fashion-MNIST have the same file names.
+    A folder that is named for this set may hold them directly; below ``NABLAB_DATA``,
+    which serves all sets, only a folder of the set's own counts: MNIST and
+    Fashion-MNIST have the same file names.
     """
     base = folder or (
         Path(os.environ["NABLAB_DATA"]) if os.environ.get("NABLAB_DATA") else None
@@ -229,7 +243,8 @@ def _own_places(known: KnownSet, folder: Path | None) -> list[Path]:
     base = base.expanduser()
     if folder and not base.is_dir():
         raise UsageError(
-            f"There is no folder {base}: folder= names one with the files of {known.name}."
+            f"There is no folder {base}: folder= names one with the files "
+            f"of {known.name}."
         )
     places = [base / name for name in (known.name, *known.folders)]
     inside = [place for place in places if place.is_dir()]
@@ -249,7 +264,9 @@ def _from_cache(known: KnownSet, files: Sequence[File]) -> Content | None:
 
 
 def _read_exactly(path: Path, size: int) -> bytearray | None:
-    """The content in memory that tensors may own and write, or None if the size differs."""
+    """The content in memory that tensors may own and write, or None if the size
+    differs.
+    """
     if _size(path) != size:
         return None
     content = bytearray(size)
@@ -272,7 +289,10 @@ def _mistake(file: File, content: bytes | bytearray) -> str:
         return ""
     others = [k.name for k in KNOWN.values() for f in k.files if f.sha256 == digest]
     whose = f"; this is {others[0]}'s" if others else ""
-    return f"its checksum is wrong (SHA-256 {digest[:16]}... in place of {file.sha256[:16]}...{whose})"
+    return (
+        f"its checksum is wrong (SHA-256 {digest[:16]}... in place of "
+        f"{file.sha256[:16]}...{whose})"
+    )
 
 
 def _fetch_missing(
@@ -290,7 +310,8 @@ def _fetch_missing(
         return
     progress(
         Step(
-            f"{known.name} ({known.title}, {file_size(known.nbytes)}) is fetched into {place}"
+            f"{known.name} ({known.title}, {file_size(known.nbytes)}) is fetched "
+            f"into {place}"
         )
     )
     for source in known.sources:
@@ -300,9 +321,8 @@ def _fetch_missing(
                 _keep(place, missing[name], content, source)
                 del missing[name]
         except SourceError as error:
-            if isinstance(
-                error, Refused
-            ):  # what was downloaded must not be taken for good next time
+            # what was downloaded must not be taken for good next time
+            if isinstance(error, Refused):
                 shutil.rmtree(_work(known), ignore_errors=True)
             tried.append((source.label, str(error)))
             progress(Step(f"{source.label}: {error}"))
@@ -388,7 +408,9 @@ def _alone(known: KnownSet, progress: Progress) -> Iterator[None]:
 def _nowhere(
     known: KnownSet, tried: Sequence[tuple[str, str]], *, offline: bool = False
 ) -> DataError:
-    """The error when nobody serves a data set: what was tried, where to put the files, what else there is."""
+    """The error when nobody serves a data set: what was tried, where to put the files,
+    what else there is.
+    """
     what = (
         "is not on this machine, and no source may be asked (offline)"
         if offline
@@ -397,8 +419,9 @@ def _nowhere(
     listed = "\n".join(f"  {label}: {reason}" for label, reason in tried)
     names = ", ".join(file.name for file in known.files)
     return DataError(
-        f"The data set {known.name} {what}. Tried:\n{listed}\n"
-        f"If you have its files ({names}; as they are or as .gz), put them into a folder "
-        f"FOLDER/{known.name} and set NABLAB_DATA=FOLDER. "
-        f"Without any download there is '{DIGITS.name}', scikit-learn's 8x8 digits."
+        f"The data set {known.name} {what}. Tried:\n"
+        f"{listed}\n"
+        f"If you have its files ({names}; as they are or as .gz), put them into a "
+        f"folder FOLDER/{known.name} and set NABLAB_DATA=FOLDER. Without any download "
+        f"there is '{DIGITS.name}', scikit-learn's 8x8 digits."
     )

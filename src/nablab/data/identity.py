@@ -1,4 +1,6 @@
-"""What a run's identity holds of its data: known sets are fixed by their name, a user's files by content."""
+"""What a run's identity holds of its data: known sets are fixed by their name, a user's
+files by content.
+"""
 
 from __future__ import annotations
 
@@ -14,21 +16,24 @@ from nablab.errors import UsageError
 
 CHUNK = 1 << 20  # bytes hashed at once
 
-RACY = 2_000_000_000  # ns; a file changed this lately may change again without another time of change
+# ns; a file changed this lately may change again without another time of change
+RACY = 2_000_000_000
 
-State = tuple[
-    str, int, int, int, int
-]  # where a file is; its size, two times of change (ns) and its inode
+# where a file is; its size, two times of change (ns) and its inode
+State = tuple[str, int, int, int, int]
 
 
 def source_hash(spec: str) -> str:
-    """The SHA-256 of a user's folder (names and contents) or file; empty for a set known by name.
+    """The SHA-256 of a user's folder (names and contents) or file; empty for a set
+    known by name.
 
-    Links count as what they lead to: a folder of links has the hash of a folder with the files themselves.
-    The content of files that have not changed since is not read again in one process.
+    Links count as what they lead to: a folder of links has the hash of a folder with
+    the files themselves. The content of files that have not changed since is not read
+    again in one process.
 
     Raises:
-        UsageError: There is no such set, folder or file, or a part of it cannot be read.
+        UsageError: There is no such set, folder or file, or a part of it cannot be
+            read.
 
     >>> source_hash("mnist")
     ''
@@ -44,12 +49,14 @@ def source_hash(spec: str) -> str:
         return (_hash.__wrapped__ if fresh else _hash)(str(place), states)
     except OSError as error:
         raise UsageError(
-            f"{error.filename or spec} cannot be read: {error.strerror}. Make it readable, or leave it out."
+            f"{error.filename or spec} cannot be read: {error.strerror}. Make it "
+            "readable, or leave it out."
         ) from error
 
 
 def _files(folder: Path, above: tuple[tuple[int, int], ...]) -> Iterator[Path]:
-    """All files below a folder, also those behind links to folders; a link to a folder above is not followed.
+    """All files below a folder, also those behind links to folders; a link to a folder
+    above is not followed.
 
     Args:
         folder: Where to look.
@@ -67,7 +74,9 @@ def _files(folder: Path, above: tuple[tuple[int, int], ...]) -> Iterator[Path]:
 
 
 def state_of(path: Path) -> State:
-    """What changes with a file's content, without reading it; the second time cannot be set back."""
+    """What changes with a file's content, without reading it; the second time cannot be
+    set back.
+    """
     state = path.stat()
     return str(path), state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino
 

@@ -27,19 +27,21 @@ def load(
     A known set that is not on this machine is fetched, verified and cached.
 
     Args:
-        name: A name that `image_set_names` lists, or a path of your own data: a folder with a subfolder
-            of images per class (below ``train`` and ``test``, if it has them), or a ``.npz`` file.
+        name: A name that `image_set_names` lists, or a path of your own data: a folder
+            with a subfolder of images per class (below ``train`` and ``test``, if it
+            has them), or a ``.npz`` file.
         split: ``"train"`` or ``"test"``.
-        size: Height and width in pixels; images of another size are resized bilinearly (with
-            antialiasing when they shrink).
-        channels: 1 or 3; color becomes gray by the weights of ITU-R BT.601, gray becomes three equal
-            channels.
+        size: Height and width in pixels; images of another size are resized bilinearly
+            (with antialiasing when they shrink).
+        channels: 1 or 3; color becomes gray by the weights of ITU-R BT.601, gray
+            becomes three equal channels.
         folder: Where you have the files of a known set [default: ``$NABLAB_DATA``].
         offline: Ask no server and no registry, as with ``NABLAB_OFFLINE=1``.
         progress: Told what a fetch does [default: a bar or lines on standard error].
 
     Raises:
-        UsageError: There is no such set or path, or it does not have the form it should.
+        UsageError: There is no such set or path, or it does not have the form it
+            should.
         DataError: A known set cannot be had, or files are damaged.
 
     >>> digits = load("digits", size=28)

@@ -34,7 +34,8 @@ def train_samples(spec: str) -> int | None:
 
 
 def is_image_set(spec: str) -> bool:
-    """Whether `load` knows this name or finds a folder or an ``.npz`` file there; nothing is read.
+    """Whether `load` knows this name or finds a folder or an ``.npz`` file there;
+    nothing is read.
 
     >>> is_image_set("digits"), is_image_set("didgits")
     (True, False)
@@ -45,7 +46,8 @@ def is_image_set(spec: str) -> bool:
 
 
 def check_image_set(spec: str) -> None:
-    """Raise a `UsageError` that says what is wrong unless `load` knows this name or path; nothing is read.
+    """Raise a `UsageError` that says what is wrong unless `load` knows this name or
+    path; nothing is read.
 
     >>> check_image_set("minst")  # doctest: +ELLIPSIS
     Traceback (most recent call last):
@@ -58,18 +60,20 @@ def check_image_set(spec: str) -> None:
         raise unknown("data set", spec, image_set_names(), remedy=remedy)
     if in_text(spec) != spec:
         raise UsageError(
-            f"The path {in_text(spec)} is no UTF-8, so that no record could name it. Rename it, or make a "
-            "link of another name to it."
+            f"The path {in_text(spec)} is no UTF-8, so that no record could name it. "
+            "Rename it, or make a link of another name to it."
         )
     if not Path(spec).expanduser().exists():
         raise UsageError(
-            f"There is nothing at {spec}. Give a folder with one subfolder of images per class, "
-            f"a file.npz with arrays images and labels, or a name: {', '.join(image_set_names())}."
+            f"There is nothing at {spec}. Give a folder with one subfolder of images "
+            "per class, a file.npz with arrays images and labels, or a name: "
+            f"{', '.join(image_set_names())}."
         )
 
 
 def is_path(spec: str) -> bool:
-    """Whether this means a place on the disk: it has a slash, ends in .npz, or is there and no name.
+    """Whether this means a place on the disk: it has a slash, ends in .npz, or is there
+    and no name.
 
     A name that nablab knows is never a path; ``./mnist`` is one.
     """

@@ -1,12 +1,15 @@
-"""What there is to learn, in one form: a function of one variable, or a set of labeled images.
+"""What there is to learn, in one form: a function of one variable, or a set of labeled
+images.
 
-Experiments on optimization ask the same questions of both, and take either by its name::
+Experiments on optimization ask the same questions of both, and take either by its
+name::
 
     sinc, x*sin(x)@-3..3@400      a function, as `nablab.data.target` reads it; mean squared error
     mnist, digits, ./my-images    labeled images, as `nablab.data.load` reads them; cross-entropy
     mnist@10000                   10,000 of its training images, drawn once and for all
 
-Making a `Task` reads nothing but a user's own images, and does not import torch for the rest.
+Making a `Task` reads nothing but a user's own images, and does not import torch for the
+rest.
 """
 
 from __future__ import annotations
@@ -34,14 +37,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Task:
-    """A problem: inputs and targets to learn, others to be tested on, and the loss between them.
+    """A problem: inputs and targets to learn, others to be tested on, and the loss
+    between them.
 
     Attributes:
         name: What the user wrote.
         loss: ``"mse"`` or ``"cross_entropy"``, as `nablab.training.fit` takes it.
         shape: Of one input: (1,) for a function, (C, H, W) for images.
         outputs: What a network must give for it: 1, or one logit per class.
-        data_set: The name or path of the images, for `Experiment.data_sets`; empty for a function.
+        data_set: The name or path of the images, for `Experiment.data_sets`; empty for
+            a function.
         samples: How many training images are drawn; None for all.
     """
 
@@ -53,7 +58,9 @@ class Task:
     samples: int | None = None
 
     def train(self) -> Pair:
-        """The training set as stored: x and y float32 (N, 1), or uint8 (N, C, H, W) and int64 (N,)."""
+        """The training set as stored: x and y float32 (N, 1), or uint8 (N, C, H, W) and
+        int64 (N,).
+        """
         return (
             (self._images.images, self._images.labels)
             if self.data_set
@@ -61,19 +68,26 @@ class Task:
         )
 
     def held_out(self) -> Pair:
-        """Samples that are not trained on: the points between those of a function, or the test split."""
+        """Samples that are not trained on: the points between those of a function, or
+        the test split.
+        """
         if not self.data_set:
             return self._function.held_out()
         test = self._load("test")
         return test.images, test.labels
 
     def images(self, split: str = "train") -> ImageSet:
-        """Of a task of images: those of ``"train"`` that are drawn, or of ``"test"``, with class names."""
+        """Of a task of images: those of ``"train"`` that are drawn, or of ``"test"``,
+        with class names.
+        """
         return self._images if split == "train" else self._load(split)
 
     @property
     def train_samples(self) -> int:
-        """How many samples there are to train on. Of a set that is known by name no byte is read."""
+        """How many samples there are to train on.
+
+        Of a set that is known by name no byte is read.
+        """
         if self.samples is not None:
             return self.samples
         if not self.data_set:
@@ -87,14 +101,19 @@ class Task:
 
     @property
     def prepare(self) -> Callable[[Tensor], Tensor] | None:
-        """Makes the network's input of stored samples; None where they are it. `fit` takes it as it is."""
+        """Makes the network's input of stored samples; None where they are it.
+
+        `fit` takes it as it is.
+        """
         return self._images.normalize if self.data_set else None
 
     def prepared(self, samples: int | None = None, *, held_out: bool = False) -> Pair:
-        """Inputs as a bare network takes them, float32, and their targets: what instruments take.
+        """Inputs as a bare network takes them, float32, and their targets: what
+        instruments take.
 
         Args:
-            samples: The first so many, None for all. 60,000 images of 28 x 28 take 188 MB.
+            samples: The first so many, None for all. 60,000 images of 28 x 28 take 188
+                MB.
             held_out: Those of `held_out` instead of the training set.
         """
         x, y = (
@@ -113,7 +132,9 @@ class Task:
         return {"mse": "MSE", "cross_entropy": "cross-entropy"}[self.loss]
 
     def constant_loss(self) -> float:
-        """The training loss of the best constant: the variance of y, or the entropy of the classes (nats)."""
+        """The training loss of the best constant: the variance of y, or the entropy of
+        the classes (nats).
+        """
         y = self.train()[1]
         if self.loss == "mse":
             return float(y.double().var(correction=0))
@@ -133,15 +154,17 @@ class Task:
             return images
         if self.samples > len(images):
             raise UsageError(
-                f"'{self.name}' asks for {self.samples:,} training images, but {self.data_set} has "
-                f"{len(images):,}. Ask for fewer, or write {self.data_set} for all."
+                f"'{self.name}' asks for {self.samples:,} training images, but "
+                f"{self.data_set} has {len(images):,}. Ask for fewer, or write "
+                f"{self.data_set} for all."
             )
         return _shuffled(images).first(self.samples)
 
     def _load(self, split: str) -> ImageSet:
         channels, size, _ = self.shape
         images = data.load(self.data_set, split=split, size=size, channels=channels)
-        # A user's images come sorted by class, and the first ones of a task must stand for all.
+        # A user's images come sorted by class, and the first ones of a task must stand
+        # for all.
         return _shuffled(images) if names.is_path(self.data_set) else images
 
 
@@ -155,10 +178,12 @@ def _shuffled(images: ImageSet) -> ImageSet:
 
 
 def task(spec: str, *, size: int = 28, channels: int = 1) -> Task:
-    """The task that ``spec`` names, checked. No set that is known by name is read; a user's own is.
+    """The task that ``spec`` names, checked. No set that is known by name is read; a
+    user's own is.
 
     Args:
-        spec: A target such as ``sinc``, or an image set such as ``mnist``; see the module's text.
+        spec: A target such as ``sinc``, or an image set such as ``mnist``; see the
+            module's text.
         size: Height and width to which images are brought.
         channels: Channels to which images are brought, 1 or 3.
 
@@ -201,13 +226,15 @@ def image_task(spec: str, *, size: int = 28, channels: int = 1) -> Task:
     if not found.data_set:
         sets = ", ".join(names.image_set_names())
         raise UsageError(
-            f"data={spec} is a function and has no labels. Choices: {sets}, a folder of images or a file.npz."
+            f"data={spec} is a function and has no labels. Choices: {sets}, a folder "
+            "of images or a file.npz."
         )
     return found
 
 
 def image_sets(specs: Iterable[str]) -> tuple[str, ...]:
-    """Those of some tasks that are image sets, as they are written: what `Experiment.data_sets` gives.
+    """Those of some tasks that are image sets, as they are written: what
+    `Experiment.data_sets` gives.
 
     >>> image_sets(["sinc", "mnist", "digits@200", "x*sin(x)@-3..3@50"])
     ('mnist', 'digits@200')
@@ -238,7 +265,9 @@ def _parts(spec: str) -> tuple[str, int | None]:
 
 
 def _check_meaning(spec: str) -> None:
-    """Refuse ``./d@12`` where there is such a folder, and another one ``./d``, of which 12 may be meant."""
+    """Refuse ``./d@12`` where there is such a folder, and another one ``./d``, of which
+    12 may be meant.
+    """
     part, _, number = spec.rpartition("@")
     if (
         _parts(spec)[0] == spec
@@ -247,15 +276,17 @@ def _check_meaning(spec: str) -> None:
         and Path(part).expanduser().exists()
     ):
         raise UsageError(
-            f"'{spec}' may mean the folder of this name or {number} images of {part}: both are there. Write "
-            f"{spec}/ for the first or {part}/@{number} for the second."
+            f"'{spec}' may mean the folder of this name or {number} images of {part}: "
+            f"both are there. Write {spec}/ for the first or {part}/@{number} for the "
+            "second."
         )
 
 
 def _means_images(name: str) -> bool:
     """Whether it is an image set, or looks like one more than like a target.
 
-    ``x/2`` has a slash as a path has, so a path that is not there must look like one in other ways, too.
+    ``x/2`` has a slash as a path has, so a path that is not there must look like one in
+    other ways, too.
     """
     if name.startswith(("/", "./", "../", "~")) or name.endswith(".npz"):
         return True
@@ -265,7 +296,10 @@ def _means_images(name: str) -> bool:
 def _check_target(spec: str) -> None:
     word = spec.partition("@")[0].strip()
     if re.fullmatch(r"[A-Za-z_]\w*", word) and word not in ("x", "pi", "e", *TARGETS):
-        remedy = "Or write an expression of x, such as x*sin(x)@-3..3@300, or a folder of images."
+        remedy = (
+            "Or write an expression of x, such as x*sin(x)@-3..3@300, or a "
+            "folder of images."
+        )
         raise unknown(
             "target or image set",
             word,

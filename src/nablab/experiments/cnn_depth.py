@@ -52,10 +52,8 @@ PUBLISHED: Mapping[str, Any] = {
     "validation": 0,
     "seeds": 8,
 }
-TRAIN_SAMPLES, SHOWN = (
-    10_000,
-    10,
-)  # training images that are scored, and mistakes that a trial keeps
+# training images that are scored, and mistakes that a trial keeps
+TRAIN_SAMPLES, SHOWN = (10_000, 10)
 # A tenth of a point is ten test images of MNIST: no less is worth a claim.
 BETTER: Mapping[str, Any] = {"by": "network", "smallest_effect": 0.001}
 
@@ -64,41 +62,51 @@ BETTER: Mapping[str, Any] = {"by": "network", "smallest_effect": 0.001}
 class CnnDepth(Experiment):
     """Do deeper or larger convolutional networks read images better?
 
-    A convolution looks for one pattern at every place with one set of weights; pooling keeps where it was
-    found, roughly. LeNet (LeCun et al. 1998) is two such pairs and three dense layers. It has (in × height
-    × width + 1) × out parameters per convolution, (in + 1) × out per dense layer: 61,706. Depth mostly comes
-    with size, so there are three designs here. Three networks of 25.6 thousand parameters with seven, five
-    and four layers: depth alone. Three of 96, 207 and 856 thousand: size alone. LeNet against 342,698: both.
+    A convolution looks for one pattern at every place with one set of weights; pooling
+    keeps where it was found, roughly. LeNet (LeCun et al. 1998) is two such pairs and
+    three dense layers. It has (in × height × width + 1) × out parameters per
+    convolution, (in + 1) × out per dense layer: 61,706. Depth mostly comes with size,
+    so there are three designs here. Three networks of 25.6 thousand parameters with
+    seven, five and four layers: depth alone. Three of 96, 207 and 856 thousand: size
+    alone. LeNet against 342,698: both.
 
-    What to look for. On MNIST almost everything gets 98.5 to 99.5 %: a tenth of a point, ten test images,
-    is the smallest difference that counts here, and seeds differ by as much. Look at their spread first.
+    What to look for. On MNIST almost everything gets 98.5 to 99.5 %: a tenth of a
+    point, ten test images, is the smallest difference that counts here, and seeds
+    differ by as much. Look at their spread first.
 
-    Courses reported one seed each; the preset paper repeats their settings with eight. Course E concluded
-    that LeNet wins: it compared training accuracies with dropout active, which only the large network has;
-    ``train_accuracy_dropout_on`` repeats that. Course C wrote that the largest is best from the first epoch
-    and hardly overfits, course A: more complexity, better.
+    Courses reported one seed each; the preset paper repeats their settings with eight.
+    Course E concluded that LeNet wins: it compared training accuracies with dropout
+    active, which only the large network has; ``train_accuracy_dropout_on`` repeats
+    that. Course C wrote that the largest is best from the first epoch and hardly
+    overfits, course A: more complexity, better.
 
-    Nothing is chosen by the test split: the last epoch counts. ``test_accuracy_at_best`` is that of the
-    epoch with the best accuracy on ``validation`` images, held out of the training split by seed.
-    ``seconds`` are those of training one network, without evaluations, on the machine at hand. The lab's
-    own network (fast) read 99.34 to 99.42 % (three seeds). What to expect (standard; 5 seeds took
-    13 minutes, the preset's 8 take 21): seven layers 98.6, five 98.9, four 99.0; LeNet 99.0 against 99.5;
-    three sizes 98.8, 99.2, 99.3.
+    Nothing is chosen by the test split: the last epoch counts.
+    ``test_accuracy_at_best`` is that of the epoch with the best accuracy on
+    ``validation`` images, held out of the training split by seed. ``seconds`` are those
+    of training one network, without evaluations, on the machine at hand. The lab's own
+    network (fast) read 99.34 to 99.42 % (three seeds). What to expect (standard; 5
+    seeds took 13 minutes, the preset's 8 take 21): seven layers 98.6, five 98.9, four
+    99.0; LeNet 99.0 against 99.5; three sizes 98.8, 99.2, 99.3.
 
     Attributes:
-        data: mnist, fashion-mnist, cifar10, digits, or yours: a folder or a file.npz; mnist@10000 for fewer.
-        networks: Names such as lenet, or layers such as conv6k5p2-pool-conv16k5-pool-120-84.
-        model: Your own network as a further condition: package.module:factory or path/to/file.py:factory.
+        data: mnist, fashion-mnist, cifar10, digits, or yours: a folder or a file.npz;
+            mnist@10000 for fewer.
+        networks: Names such as lenet, or layers such as
+            conv6k5p2-pool-conv16k5-pool-120-84.
+        model: Your own network as a further condition: package.module:factory or
+            path/to/file.py:factory.
         size: Height and width in pixels to which images are brought.
         channels: 1 for gray, 3 for color.
-        settings: one: those below for all networks; published: each course's own for its networks.
+        settings: one: those below for all networks; published: each course's own for
+            its networks.
         epochs: Passes over the training images.
         batch_size: Images per step.
         optimizer: Optimizer.
         learning_rate: Learning rate; its peak under the schedule cosine.
         momentum: Of SGD.
         weight_decay: L2 penalty; decoupled for AdamW.
-        schedule: constant, or cosine: a fifth of the steps up in a line, the rest down half a cosine.
+        schedule: constant, or cosine: a fifth of the steps up in a line, the rest down
+            half a cosine.
         shift: Training images are shifted by up to so many pixels, anew in every epoch.
         validation: Training images held out.
         threshold: The test accuracy whose first crossing is counted.
@@ -131,49 +139,68 @@ class CnnDepth(Experiment):
         "course-a": {**PUBLISHED, "networks": TRIO},
         "course-b": {**PUBLISHED, "networks": PAIR},
         "course-c": {**PUBLISHED, "networks": SIZES},
-        # Tuned on 10,000 held-out images, three seeds: 99.2 %. Shifts gave 0.1 point, wider layers 0.02.
+        # Tuned on 10,000 held-out images, three seeds: 99.2 %. Shifts gave 0.1 point,
+        # wider layers 0.02.
         "fast": {"networks": (FAST,), "epochs": 4, "learning_rate": 0.01, "shift": 1, "validation": 0,
                  "seeds": 6},
     }  # fmt: skip
     claims: ClassVar[tuple[Claim, ...]] = (
         Claim.equal("parameters", by="network", margin=0.01, exact=True, where={"course": "A"},
-                    sentence="The three networks of course A have the same number of parameters within 1 %"),
+                    sentence="The three networks of course A have the same number of "
+                             "parameters within 1 %"),
         Claim.greater("test_accuracy", DEEP, SHALLOW, **BETTER,
                       published=Published(0.9790 - 0.9880, "course A, one seed"),
-                      sentence="At equal size seven layers read test images better than four",
-                      answer=Answer(supported="at equal size the deeper network reads better",
-                                    refuted="at equal size the deeper network does not read better",
+                      sentence="At equal size seven layers read test images better "
+                               "than four",
+                      answer=Answer(supported="at equal size the deeper network reads "
+                                              "better",
+                                    refuted="at equal size the deeper network does not "
+                                            "read better",
                                     open="whether depth alone helps")),
         Claim.greater("test_accuracy", "lenet", "cnn-343k", **BETTER,
-                      published=Published(0.9881 - 0.9927, "course B, one seed; course E: -0.0040"),
-                      sentence="LeNet beats the network of 342,698 parameters (course E)",
-                      answer=Answer(supported="LeNet beats a network five times its size",
-                                    refuted="LeNet does not beat a network five times its size",
+                      published=Published(0.9881 - 0.9927, "course B, one seed; course "
+                                                           "E: -0.0040"),
+                      sentence="LeNet beats the network of 342,698 parameters (course "
+                               "E)",
+                      answer=Answer(supported="LeNet beats a network five times its "
+                                              "size",
+                                    refuted="LeNet does not beat a network five times "
+                                            "its size",
                                     open="whether LeNet beats a larger network")),
         Claim.greater("train_accuracy_dropout_on", "lenet", "cnn-343k", **BETTER,
                       quantity="training accuracy with dropout on",
-                      sentence="Training accuracy with dropout active makes LeNet look better (E's mistake)"),
+                      sentence="Training accuracy with dropout active makes LeNet look "
+                               "better (E's mistake)"),
         Claim.greater("first_epoch_accuracy", LARGE, SMALL, **BETTER,
-                      sentence="Of three sizes the largest is ahead after the first epoch (course C)"),
+                      sentence="Of three sizes the largest is ahead after the first "
+                               "epoch (course C)"),
         Claim.greater("test_accuracy", LARGE, SMALL, **BETTER,
-                      sentence="Of three sizes the largest is best at the end (course C)",
+                      sentence="Of three sizes the largest is best at the end (course "
+                               "C)",
                       answer=Answer(supported="of three sizes the largest reads best",
-                                    refuted="of three sizes the largest does not read better",
+                                    refuted="of three sizes the largest does not read "
+                                            "better",
                                     open="whether size alone helps")),
         Claim.at_most("gap", 0.01, where={"network": LARGE}, quantity="training minus test accuracy",
-                      sentence="The largest hardly overfits: a gap of at most one point (course C)"),
+                      sentence="The largest hardly overfits: a gap of at most one "
+                               "point (course C)"),
         Claim.less("epochs_to_threshold", LARGE, SMALL, by="network", scale="ranks", smallest_effect=0.3,
-                   sentence="Of three sizes the largest reaches the threshold in fewer epochs"),
+                   sentence="Of three sizes the largest reaches the threshold in fewer "
+                            "epochs"),
         Claim.correlates("test_accuracy", "parameters", smallest_effect=0.1,
-                         published=Published(0.8, "from the five scores of courses A and B, one seed each"),
+                         published=Published(0.8, "from the five scores of courses A "
+                                                  "and B, one seed each"),
                          sentence="More complexity, better accuracy (course A)"),
         Claim.at_least("test_accuracy", 0.99, where={"network": FAST},
                        sentence="The lab's own network reads 99 % of the test images",
-                       answer=Answer(supported="the lab's own network reads 99 % of the test images",
-                                     refuted="the lab's own network reads less than 99 %",
+                       answer=Answer(supported="the lab's own network reads 99 % of "
+                                               "the test images",
+                                     refuted="the lab's own network reads less than 99 "
+                                             "%",
                                      open="whether the lab's own network reads 99 %")),
         Claim.at_most("seconds_to_threshold", 10, where={"network": FAST}, scale="ranks",
-                      sentence="The lab's own network is there within 10 seconds of training"),
+                      sentence="The lab's own network is there within 10 seconds of "
+                               "training"),
     )  # fmt: skip
     reported: ClassVar[tuple[Reported, ...]] = tuple(
         Reported(who=who, setting=f"MNIST, {network}, {training}", quantity="test accuracy", value=accuracy,
@@ -190,13 +217,18 @@ class CnnDepth(Experiment):
         )
     )  # fmt: skip
     exercises: ClassVar[tuple[str, ...]] = (
-        "Count LeNet's parameters by hand. Which layer holds most, and what does padding change?",
-        "Write a network of 25.6 thousand parameters with one convolution. Where does it stand in the trio?",
-        "Take data=fashion-mnist. Which verdicts turn over where there is more room above?",
+        "Count LeNet's parameters by hand. Which layer holds most, and what does "
+        "padding change?",
+        "Write a network of 25.6 thousand parameters with one convolution. Where does "
+        "it stand in the trio?",
+        "Take data=fashion-mnist. Which verdicts turn over where there is more room "
+        "above?",
     )
     references: ClassVar[tuple[str, ...]] = (
-        "LeCun, Bottou, Bengio, Haffner, Gradient-based learning applied to document recognition, 1998.",
-        "Srivastava et al., Dropout: a simple way to prevent neural networks from overfitting, JMLR 2014.",
+        "LeCun, Bottou, Bengio, Haffner, Gradient-based learning applied to document "
+        "recognition, 1998.",
+        "Srivastava et al., Dropout: a simple way to prevent neural networks from "
+        "overfitting, JMLR 2014.",
     )
 
     @property
@@ -210,11 +242,14 @@ class CnnDepth(Experiment):
         return [*self.networks, *([YOURS] if self.model else [])]
 
     def validate(self) -> None:
-        """Check the numbers, the images, every network, and the user's own on two images."""
+        """Check the numbers, the images, every network, and the user's own on two
+        images.
+        """
         for key in ("learning_rate", "epochs", "batch_size", "threshold"):
             if not 0 < getattr(self, key) < inf:
                 raise UsageError(
-                    f"{key}={getattr(self, key)} is impossible: it must be above 0 and finite."
+                    f"{key}={getattr(self, key)} is impossible: it must "
+                    "be above 0 and finite."
                 )
         for key in ("momentum", "weight_decay", "shift", "validation"):
             if not 0 <= getattr(self, key) < inf:
@@ -226,11 +261,13 @@ class CnnDepth(Experiment):
         unpublished = [name for name in self.names if COURSE.get(name) not in RECIPES]
         if self.settings == "published" and unpublished:
             raise UsageError(
-                f"No course published settings for '{unpublished[0]}': take settings=one."
+                f"No course published settings for '{unpublished[0]}': "
+                "take settings=one."
             )
         if self.validation >= (self.task.samples or inf):
             raise UsageError(
-                f"validation={self.validation} leaves no image of {self.data} to train on."
+                f"validation={self.validation} leaves no image of "
+                f"{self.data} to train on."
             )
         form: Any = {"shape": self.task.shape, "outputs": self.task.outputs}
         form |= {
@@ -325,10 +362,11 @@ class CnnDepth(Experiment):
         self._look(result, trials, train.first(TRAIN_SAMPLES), test, lab)
 
     def _record(self, k: int, trial: Trial, epochs: int, result: Any, lab: Lab) -> None:
-        """What the evaluations of one network say; the first of them is before training."""
-        missing = [nan] * (
-            epochs + 1 - len(result.evaluation_steps)
-        )  # when all networks have diverged
+        """What the evaluations of one network say; the first of them is before
+        training.
+        """
+        # when all networks have diverged
+        missing = [nan] * (epochs + 1 - len(result.evaluation_steps))
         curves = {
             name: [*values[k].tolist(), *missing]
             for name, values in result.evaluations.items()
@@ -347,9 +385,8 @@ class CnnDepth(Experiment):
             stop_reason=result.stop_reason[k],
         )  # fmt: skip
         if scores := curves.get("validation_accuracy"):
-            best = scores.index(
-                max(scores)
-            )  # the first is a number, whatever comes of training
+            # the first is a number, whatever comes of training
+            best = scores.index(max(scores))
             lab.record(
                 trial,
                 validation_accuracy=scores[-1],
@@ -362,7 +399,9 @@ class CnnDepth(Experiment):
     def _look(
         self, result: Any, trials: Trials, train: Any, test: Any, lab: Lab
     ) -> None:
-        """Accuracy on training images with dropout active, the trivial score, and the surest mistakes."""
+        """Accuracy on training images with dropout active, the trivial score, and the
+        surest mistakes.
+        """
         seen, constant = (
             (train.images, train.labels),
             metrics.constant_accuracy(train.labels, test.labels),
@@ -381,7 +420,9 @@ class CnnDepth(Experiment):
                 lab.array(trial, name, array)
 
     def active_claims(self) -> tuple[Claim, ...]:
-        """The claims whose networks this configuration runs; what is published was measured on MNIST."""
+        """The claims whose networks this configuration runs; what is published was
+        measured on MNIST.
+        """
         run, mnist = {*self.names, None}, self.data == "mnist"
         many = {"equality": {*TRIO} <= run, "correlation": len(self.names) > 2}
         return tuple(
@@ -401,17 +442,21 @@ class CnnDepth(Experiment):
         )
 
     def figures(self, records: Records) -> dict[str, plots.Figure]:
-        """Accuracy by network, against epochs and against size, and the surest mistakes."""
+        """Accuracy by network, against epochs and against size, and the surest
+        mistakes.
+        """
         accuracy = plots.dots(
             records, "test_accuracy", by="network", panel_by="", log_y=False, y_label="test accuracy",
             title="Test accuracy after the last epoch",
-            caption="Compare the distance of two networks with the spread of the seeds of one.")  # fmt: skip
+            caption="Compare the distance of two networks with the spread of the seeds "
+                    "of one.")  # fmt: skip
         splits = {"test images": "test_accuracy", "training images": "train_accuracy"}
         epochs = plots.curves(
             plots.side_by_side(records, splits, curve="accuracy", factor="images"), "accuracy",
             color_by="network", panel_by="images", log_y=False, x_label="epochs", y_label="accuracy",
             title="Accuracy against epochs",
-            caption="Without dropout and shifts. The axis leaves out what is far below the final scores.",
+            caption="Without dropout and shifts. The axis leaves out what is far below "
+                    "the final scores.",
         )  # fmt: skip
         for ax in epochs.figure.axes:
             ax.set_ylim(
@@ -419,10 +464,12 @@ class CnnDepth(Experiment):
             )
         size = plots.trend(
             records, "test_accuracy", color_by="network", log_y=False, title="Test accuracy against size",
-            caption="Networks of one size differ in depth alone and stand one above the other.")  # fmt: skip
+            caption="Networks of one size differ in depth alone and stand one above "
+                    "the other.")  # fmt: skip
         mistakes = plots.mistakes(
             records, by="network", title="The surest mistakes",
-            caption=f"Up to {SHOWN} test images per network, of one seed, the surest wrong answer first.",
+            caption=f"Up to {SHOWN} test images per network, of one seed, the surest "
+                    "wrong answer first.",
         )  # fmt: skip
         return {
             "accuracy": accuracy,

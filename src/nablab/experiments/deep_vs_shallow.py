@@ -34,7 +34,8 @@ TRIOS: Mapping[str, Mapping[str, str]] = {
         "middle": "1-10-18-15-4-1",
         "shallow": "1-190-1",
     },
-    # 2,361, 1,511 and 701 parameters, as one course compared them. It gave the middle one's count only.
+    # 2,361, 1,511 and 701 parameters, as one course compared them. It gave the middle
+    # one's count only.
     "unmatched": {
         "deep": "1-10-20x6-1",
         "middle": "1-20-25-35-1",
@@ -45,10 +46,12 @@ TRIOS: Mapping[str, Mapping[str, str]] = {
 PAPER_TARGETS = ("sinc", "sign_sin", "quadratic_sine", "sawtooth")
 YOURS = "yours"
 MEAN = "mean of the training targets"
-# Under these settings a training here is the one that courses reported: a step is an epoch.
+# Under these settings a training here is the one that courses reported: a step is an
+# epoch.
 SINC: Mapping[str, Any] = {"trio": "equal", "optimizer": "Adam", "threshold": 1e-3}
 SIGN_SIN: Mapping[str, Any] = {"trio": "equal", "optimizer": "Adam", "steps": 20_000}
-# Losses span decades, so they are compared by their ratio; a factor of 1.5 is the smallest that matters here.
+# Losses span decades, so they are compared by their ratio; a factor of 1.5 is the
+# smallest that matters here.
 DECADES: Mapping[str, Any] = {
     "by": "model",
     "scale": "log10",
@@ -60,46 +63,55 @@ DECADES: Mapping[str, Any] = {
 class DeepVsShallow(Experiment):
     """Does depth help at an equal number of parameters?
 
-    One hidden layer is enough in principle: with enough units it comes as close as you like to any
-    continuous function on an interval (Cybenko 1989; Leshno et al. 1993). The theorem does not say how
-    many units that takes. A layer of n ReLU units draws at most n + 1 straight pieces. Layers compose,
-    and composition can double the pieces at every layer: the tent map, 2x up to 1/2 and 2 - 2x after it,
-    composed k times is a sawtooth of 2^(k-1) teeth and 2^k pieces. A network of k layers with two units
-    each equals it, and one hidden layer needs 2^k - 1 units (Telgarsky 2016). So depth wins in what can be
-    represented. Whether gradient descent finds it is another question, and the one asked here: three
-    networks of 571 or 572 parameters with seven, four and one hidden layers learn the same few points.
+    One hidden layer is enough in principle: with enough units it comes as close as you
+    like to any continuous function on an interval (Cybenko 1989; Leshno et al. 1993).
+    The theorem does not say how many units that takes. A layer of n ReLU units draws at
+    most n + 1 straight pieces. Layers compose, and composition can double the pieces at
+    every layer: the tent map, 2x up to 1/2 and 2 - 2x after it, composed k times is a
+    sawtooth of 2^(k-1) teeth and 2^k pieces. A network of k layers with two units each
+    equals it, and one hidden layer needs 2^k - 1 units (Telgarsky 2016). So depth wins
+    in what can be represented. Whether gradient descent finds it is another question,
+    and the one asked here: three networks of 571 or 572 parameters with seven, four and
+    one hidden layers learn the same few points.
 
-    What to expect (10 seeds, 20,000 steps). On the smooth sinc most networks get below 0.001: the deep one
-    after about 1,100 steps, the shallow one after about 1,900. On the discontinuous sign_sin depth makes
-    steeper jumps: seven of ten deep networks end below every shallow one (0.07 to 0.12), but the worst gives
-    up a wave and ends at 0.25. Look at the spread over seeds before you look at the mean. On the sawtooth
-    (k = 4) an exact network of 25 parameters exists and no deep one finds it; the shallow networks end
-    lowest. With 30 seeds (paper) the shallow networks also win on quadratic_sine, 24 times lower, and the
-    two questions on sinc and sign_sin stay open. What depth can represent is not what training finds.
+    What to expect (10 seeds, 20,000 steps). On the smooth sinc most networks get below
+    0.001: the deep one after about 1,100 steps, the shallow one after about 1,900. On
+    the discontinuous sign_sin depth makes steeper jumps: seven of ten deep networks end
+    below every shallow one (0.07 to 0.12), but the worst gives up a wave and ends at
+    0.25. Look at the spread over seeds before you look at the mean. On the sawtooth (k
+    = 4) an exact network of 25 parameters exists and no deep one finds it; the shallow
+    networks end lowest. With 30 seeds (paper) the shallow networks also win on
+    quadratic_sine, 24 times lower, and the two questions on sinc and sign_sin stay
+    open. What depth can represent is not what training finds.
 
-    Two courses trained the same networks at the same learning rate, one seed each, and found opposite
-    rankings on sign_sin: the spread over seeds exceeds the effect. That is why every number here comes
-    with several seeds.
+    Two courses trained the same networks at the same learning rate, one seed each, and
+    found opposite rankings on sign_sin: the spread over seeds exceeds the effect. That
+    is why every number here comes with several seeds.
 
-    Networks train on evenly spaced points and are scored midway between them, so that a jump cannot be
-    learned by heart. Nobody is stopped at the threshold: that would make all losses equal. ``converged``
-    means that the best loss fell by less than 1 % over the last tenth of the steps; a rule on one small
-    change of the loss would call every plateau an end.
+    Networks train on evenly spaced points and are scored midway between them, so that a
+    jump cannot be learned by heart. Nobody is stopped at the threshold: that would make
+    all losses equal. ``converged`` means that the best loss fell by less than 1 % over
+    the last tenth of the steps; a rule on one small change of the loss would call every
+    plateau an end.
 
-    Running time on two cores: quick and standard under half a minute, paper about five minutes; without
-    a C compiler quick takes two minutes. The preset unmatched repeats a comparison of networks whose
-    sizes differ, and says so.
+    Running time on two cores: quick and standard under half a minute, paper about five
+    minutes; without a C compiler quick takes two minutes. The preset unmatched repeats
+    a comparison of networks whose sizes differ, and says so.
 
     Attributes:
-        targets: What to learn: sinc, sign_sin, quadratic_sine, sine_plus_x, cosine_over_x, sawtooth,
-            sawtooth-K for 2^K pieces, or an expression of x such as x*sin(x)@-3..3@300 (domain, points).
-        trio: The networks deep, middle and shallow: equal in size, unmatched in size, or none.
+        targets: What to learn: sinc, sign_sin, quadratic_sine, sine_plus_x,
+            cosine_over_x, sawtooth, sawtooth-K for 2^K pieces, or an expression of x
+            such as x*sin(x)@-3..3@300 (domain, points).
+        trio: The networks deep, middle and shallow: equal in size, unmatched in size,
+            or none.
         networks: Further dense networks by their widths, such as 1-30-30-1,1-10-20x6-1.
-        model: Your own network as a further condition: package.module:factory or path/to/file.py:factory.
+        model: Your own network as a further condition: package.module:factory or
+            path/to/file.py:factory.
         activation: Activation of the hidden layers.
         optimizer: Optimizer, on the full batch.
         learning_rate: Learning rate.
-        weight_decay: L2 penalty; above 0 it bounds the loss that can be reached. Decoupled for AdamW.
+        weight_decay: L2 penalty; above 0 it bounds the loss that can be reached.
+            Decoupled for AdamW.
         steps: Optimizer steps; one step is one epoch.
         threshold: The training loss whose first crossing is counted in steps.
     """
@@ -128,27 +140,37 @@ class DeepVsShallow(Experiment):
         "unmatched": {"trio": "unmatched", "activation": "relu", "seeds": 10},
     }
     claims: ClassVar[tuple[Claim, ...]] = (
-        # Trials of one seed share nothing but the data, for the architectures differ: not paired.
+        # Trials of one seed share nothing but the data, for the architectures differ:
+        # not paired.
         Claim.less("held_out_mse", "deep", "shallow", within="target", **DECADES,
-                   sentence="The deep network has a lower held-out error than the shallow one",
-                   answer=Answer(supported="at an equal number of parameters the deep network errs less",
-                                 refuted="at an equal number of parameters depth does not help",
+                   sentence="The deep network has a lower held-out error than the "
+                            "shallow one",
+                   answer=Answer(supported="at an equal number of parameters the deep "
+                                           "network errs less",
+                                 refuted="at an equal number of parameters depth does "
+                                         "not help",
                                  open="whether depth helps")),
         Claim.less("train_mse", "deep", "shallow", where={"target": "sign_sin"}, **DECADES,
-                   published=Published(log10(0.052 / 0.184), "one course, one seed; another course: 0.36"),
-                   sentence="On sign_sin the deep network has a lower training loss than the shallow one"),
+                   published=Published(log10(0.052 / 0.184), "one course, one seed; "
+                                                             "another course: 0.36"),
+                   sentence="On sign_sin the deep network has a lower training loss "
+                            "than the shallow one"),
         Claim.less("steps_to_threshold", "deep", "shallow", by="model", where={"target": "sinc"},
                    scale="ranks", smallest_effect=0.3,
-                   published=Published(961, "one course, one seed, at 0.001; shallow 2,186", of="metric"),
-                   sentence="On sinc the deep network gets below the threshold sooner than the shallow one"),
+                   published=Published(961, "one course, one seed, at 0.001; shallow "
+                                            "2,186", of="metric"),
+                   sentence="On sinc the deep network gets below the threshold sooner "
+                            "than the shallow one"),
         Claim.at_least("held_out_mse", 1e-3, where={"target": "sawtooth", "model": "deep"},
-                       sentence="Training does not find the sawtooth, although a smaller network equals it",
-                       answer=Answer(supported="training misses a sawtooth that a smaller deep network "
-                                               "could represent",
+                       sentence="Training does not find the sawtooth, although a "
+                                "smaller network equals it",
+                       answer=Answer(supported="training misses a sawtooth that a "
+                                               "smaller deep network could represent",
                                      refuted="training finds the sawtooth",
                                      open="whether training finds the sawtooth")),
         Claim.equal("parameters", by="model", margin=0.01, exact=True,
-                    sentence="The compared networks have the same number of parameters within 1 %"),
+                    sentence="The compared networks have the same number of parameters "
+                             "within 1 %"),
     )  # fmt: skip
     reported: ClassVar[tuple[Reported, ...]] = (
         *(Reported(who="a course", setting=f"sinc, {model} network, Adam", seeds=1, value=epochs,
@@ -162,15 +184,20 @@ class DeepVsShallow(Experiment):
           for model, loss in zip(("deep", "middle", "shallow"), losses, strict=True)),
     )  # fmt: skip
     exercises: ClassVar[tuple[str, ...]] = (
-        "How many straight pieces can each of the three networks draw at most? Count them in a trained one.",
-        "Set activation=tanh. Which verdicts turn over, and why might smooth units help on sinc?",
-        "Some deep networks predict a constant on the sawtooth. At which layer does the signal die?",
+        "How many straight pieces can each of the three networks draw at most? Count "
+        "them in a trained one.",
+        "Set activation=tanh. Which verdicts turn over, and why might smooth units "
+        "help on sinc?",
+        "Some deep networks predict a constant on the sawtooth. At which layer does "
+        "the signal die?",
         "Find the largest K for which training learns sawtooth-K. Does depth raise it?",
-        "Set weight_decay=1e-4. Which loss can no longer be reached, and what does that do to the ranking?",
+        "Set weight_decay=1e-4. Which loss can no longer be reached, and what does "
+        "that do to the ranking?",
     )
     references: ClassVar[tuple[str, ...]] = (
         "Cybenko, Approximation by superpositions of a sigmoidal function, 1989.",
-        "Leshno et al., Multilayer networks with a nonpolynomial activation approximate any function, 1993.",
+        "Leshno et al., Multilayer networks with a nonpolynomial activation "
+        "approximate any function, 1993.",
         "Telgarsky, Benefits of depth in neural networks, COLT 2016, arXiv:1602.04485.",
     )
 
@@ -189,7 +216,8 @@ class DeepVsShallow(Experiment):
         for key in ("learning_rate", "threshold", "steps"):
             if not 0 < getattr(self, key) < float("inf"):
                 raise UsageError(
-                    f"{key}={getattr(self, key)} is impossible: it must be above 0 and finite."
+                    f"{key}={getattr(self, key)} is impossible: it must "
+                    "be above 0 and finite."
                 )
         if not 0 <= self.weight_decay < float("inf"):
             raise UsageError(
@@ -203,7 +231,8 @@ class DeepVsShallow(Experiment):
             )
         if not self.targets or not self.names:
             raise UsageError(
-                "There is nothing to compare: give at least one of targets and one network."
+                "There is nothing to compare: give at least one of "
+                "targets and one network."
             )
         for spec in self.targets:
             data.target(spec)
@@ -237,7 +266,9 @@ class DeepVsShallow(Experiment):
         return "mse", data.target(str(trial.condition["target"])).train()
 
     def run(self, trials: Trials, lab: Lab) -> None:
-        """Train one network per seed on the full batch and score it between the training points."""
+        """Train one network per seed on the full batch and score it between the
+        training points.
+        """
         condition = trials.condition
         build = self.builder(str(condition["model"]))
         target = data.target(str(condition["target"]))
@@ -309,7 +340,8 @@ class DeepVsShallow(Experiment):
         if max(sizes.values()) > 1.01 * min(sizes.values()):
             listed = ", ".join(f"{name} {size:,}" for name, size in sizes.items())
             lab.note(
-                f"Sizes differ ({listed} parameters): size, not depth, may explain a better score."
+                f"Sizes differ ({listed} parameters): size, not depth, may "
+                "explain a better score."
             )
 
     def active_claims(self) -> tuple[Claim, ...]:
@@ -323,7 +355,9 @@ class DeepVsShallow(Experiment):
         )
 
     def references_of(self, spec: str) -> dict[str, float]:
-        """Held-out errors to compare with: the mean, a cubic spline, and the exact sawtooth network."""
+        """Held-out errors to compare with: the mean, a cubic spline, and the exact
+        sawtooth network.
+        """
         import numpy as np
         from scipy.interpolate import CubicSpline
 
@@ -358,7 +392,9 @@ class DeepVsShallow(Experiment):
         }
 
     def figures(self, records: Records) -> dict[str, plots.Figure]:
-        """Loss against steps, truth and predictions, and the final error of every network."""
+        """Loss against steps, truth and predictions, and the final error of every
+        network.
+        """
         loss = plots.curves(
             records,
             curve="train_mse",
@@ -366,12 +402,14 @@ class DeepVsShallow(Experiment):
             x_label="steps (full batch)",
             y_label="training loss (MSE)",
             title="Loss against steps",
-            caption="See how far the seeds of one network lie apart, and the long plateaus before a fall.",
+            caption="See how far the seeds of one network lie apart, and the long "
+            "plateaus before a fall.",
         )
         predictions = plots.predictions(
             records,
             title="Truth and predictions",
-            caption="See the jumps and the outer waves: a network that gave up there is nearly flat.",
+            caption="See the jumps and the outer waves: a network that gave up there "
+            "is nearly flat.",
         )
         means: Any = {
             spec: {MEAN: self.references_of(spec)[MEAN]} for spec in self.targets
@@ -393,13 +431,17 @@ def _count(network: nn.Module) -> int:
 
 
 def _errors(predictions: Any, y: Any) -> Any:
-    """Mean squared error per replica, NaN if it diverged: (K, N, 1) against (N, 1) gives float64 (K,)."""
+    """Mean squared error per replica, NaN if it diverged: (K, N, 1) against (N, 1)
+    gives float64 (K,).
+    """
     errors = (predictions.cpu().double() - y.double()).square().mean(dim=(1, 2))
     return errors.nan_to_num(nan, posinf=nan).numpy()
 
 
 def _thinned(losses: Any) -> tuple[Any, Any]:
-    """About 500 steps, evenly spaced on a logarithmic axis, as far as the loss is a number."""
+    """About 500 steps, evenly spaced on a logarithmic axis, as far as the loss is a
+    number.
+    """
     import numpy as np
 
     steps = np.unique(np.geomspace(1, len(losses), 500).astype(np.int64)) - 1

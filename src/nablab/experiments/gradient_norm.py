@@ -32,56 +32,71 @@ if TYPE_CHECKING:
 DEEP = "1-5-10x5-5-1"  # 571 parameters
 DENSE = "784-256-128-64-10"
 YOURS = "yours"
-# Norms span decades, so they are compared by their ratio; a factor of 1.5 is the smallest that matters.
+# Norms span decades, so they are compared by their ratio; a factor of 1.5 is the
+# smallest that matters.
 DECADES: Mapping[str, Any] = {"scale": "log10", "smallest_effect": log10(1.5)}
-BLOCKS = 20  # stretches of the training whose mean norms are compared, so that single spikes do not count
+# stretches of the training whose mean norms are compared, so that single spikes do not
+# count
+BLOCKS = 20
 
 
 @dataclass(frozen=True)
 class GradientNorm(Experiment):
     """How does the gradient shrink while a network learns?
 
-    The gradient g of the training loss points where the loss rises fastest, and its norm |g| says how
-    steep the surface is at the present weights. At a minimum it is zero. So it is tempting to read a small
-    norm as "nearly done", but a plateau has a small gradient as well, and so has a network whose signal
-    has died. That is why the loss is drawn beside the norm, on the same axis.
+    The gradient g of the training loss points where the loss rises fastest, and its
+    norm |g| says how steep the surface is at the present weights. At a minimum it is
+    zero. So it is tempting to read a small norm as "nearly done", but a plateau has a
+    small gradient as well, and so has a network whose signal has died. That is why the
+    loss is drawn beside the norm, on the same axis.
 
-    Two norms are easily confused. The full-batch norm belongs to the loss over all samples. A minibatch of
-    B samples has the gradient g plus noise, and the mean of its squared norm is |g|^2 + tr(S)/B, where S
-    is the covariance of single samples' gradients. As training goes on |g|^2 falls and the noise takes
-    over: the minibatch norm levels off while the true gradient still shrinks. A curve made of minibatch
-    norms shows the noise. McCandlish et al. 2018 turn the ratio tr(S)/|g|^2 into the largest batch size
-    that pays.
+    Two norms are easily confused. The full-batch norm belongs to the loss over all
+    samples. A minibatch of B samples has the gradient g plus noise, and the mean of its
+    squared norm is |g|^2 + tr(S)/B, where S is the covariance of single samples'
+    gradients. As training goes on |g|^2 falls and the noise takes over: the minibatch
+    norm levels off while the true gradient still shrinks. A curve made of minibatch
+    norms shows the noise. McCandlish et al. 2018 turn the ratio tr(S)/|g|^2 into the
+    largest batch size that pays.
 
-    A third number says what the optimizer makes of the gradient: the update-to-weight ratio, the length of
-    one step over the length of the weights; near 0.001 is healthy by rule of thumb. Adam divides the mean of
-    recent gradients by their recent size, so a gradient that keeps its direction makes steps of one
-    length however small it is. Steps shrink where the direction keeps turning over: the network then
-    bounces across a valley, and the norm jitters instead of going to zero.
+    A third number says what the optimizer makes of the gradient: the update-to-weight
+    ratio, the length of one step over the length of the weights; near 0.001 is healthy
+    by rule of thumb. Adam divides the mean of recent gradients by their recent size, so
+    a gradient that keeps its direction makes steps of one length however small it is.
+    Steps shrink where the direction keeps turning over: the network then bounces across
+    a valley, and the norm jitters instead of going to zero.
 
-    What to expect (10 seeds). The norm falls by two to four decades, and not steadily: on sinc a
-    third to a half of all twentieths of the training are higher than the one before, for Adam bounces.
-    Whether it rises first depends on the task: on sinc it drops from the first step on; on sine_plus_x, whose
-    values reach 10, it rises in the two deep networks (3.4 and 2.5 times) and not in the shallow one. On sinc
-    the loss goes on falling while the norm jitters: Kendall's tau between them is 0.25 to 0.4. At the end
-    the norm on 32 samples is 7 to 45 times the full one, so a curve of minibatch norms shows noise. And
-    a small norm is no proof of success: look for the deep network on sinc whose norm is below all others
-    while its loss stays at 0.087, that of a constant. On MNIST (2 seeds, two epochs) the norm of LeNet rose
-    9 and 21 times, that of a dense network 5 and 6 times, while the loss fell. There the full-batch norm is
-    estimated from a sample, without the bias that tr(S)/n would give it; ``sampling_error`` is its error.
+    What to expect (10 seeds). The norm falls by two to four decades, and not steadily:
+    on sinc a third to a half of all twentieths of the training are higher than the one
+    before, for Adam bounces. Whether it rises first depends on the task: on sinc it
+    drops from the first step on; on sine_plus_x, whose values reach 10, it rises in the
+    two deep networks (3.4 and 2.5 times) and not in the shallow one. On sinc the loss
+    goes on falling while the norm jitters: Kendall's tau between them is 0.25 to 0.4.
+    At the end the norm on 32 samples is 7 to 45 times the full one, so a curve of
+    minibatch norms shows noise. And a small norm is no proof of success: look for the
+    deep network on sinc whose norm is below all others while its loss stays at 0.087,
+    that of a constant. On MNIST (2 seeds, two epochs) the norm of LeNet rose 9 and 21
+    times, that of a dense network 5 and 6 times, while the loss fell. There the
+    full-batch norm is estimated from a sample, without the bias that tr(S)/n would give
+    it; ``sampling_error`` is its error.
 
-    Running time on two cores: quick ten seconds, standard half a minute, mnist and paper some ten minutes.
+    Running time on two cores: quick ten seconds, standard half a minute, mnist and
+    paper some ten minutes.
 
     Attributes:
-        targets: What to learn: functions as in deep-vs-shallow (sinc, x*sin(x)@-3..3), or images (mnist).
-        networks: Dense networks by their widths, such as 1-5-10x5-5-1; for images also names such as lenet.
-        model: Your own network as a further condition: package.module:factory or path/to/file.py:factory.
+        targets: What to learn: functions as in deep-vs-shallow (sinc, x*sin(x)@-3..3),
+            or images (mnist).
+        networks: Dense networks by their widths, such as 1-5-10x5-5-1; for images also
+            names such as lenet.
+        model: Your own network as a further condition: package.module:factory or
+            path/to/file.py:factory.
         activation: Activation of the hidden layers.
         optimizer: Optimizer.
         learning_rate: Learning rate.
         batch_size: Samples per training step; all of them if not given.
-        minibatch: Samples of the minibatch whose gradient is measured beside the full one.
-        samples: Estimate full-batch norm and loss from so many samples; all of them if not given.
+        minibatch: Samples of the minibatch whose gradient is measured beside the full
+            one.
+        samples: Estimate full-batch norm and loss from so many samples; all of them if
+            not given.
         steps: Optimizer steps.
         measurements: How many times the gradient is measured on the way.
     """
@@ -112,33 +127,44 @@ class GradientNorm(Experiment):
     claims: ClassVar[tuple[Claim, ...]] = (
         Claim.at_most("norm_at_end_over_start", 1.0, within="model", **DECADES,
                       quantity="gradient norm at the end over that at the start",
-                      sentence="The gradient norm is lower at the end of training than at its start",
-                      answer=Answer(supported="the gradient's norm ends lower than it began",
-                                    refuted="the gradient's norm does not end lower than it began",
+                      sentence="The gradient norm is lower at the end of training than "
+                               "at its start",
+                      answer=Answer(supported="the gradient's norm ends lower than it "
+                                              "began",
+                                    refuted="the gradient's norm does not end lower "
+                                            "than it began",
                                     open="whether the norm ends lower than it began")),
         *(Claim.at_least("norm_at_peak_over_start", 1.5, within="target", where={"model": model},
-                         scale="log10", quantity="highest gradient norm over that at the start",
-                         sentence=f"The norm of {model} first rises to 1.5 times its start or more")
+                         scale="log10", quantity="highest gradient norm over that at "
+                                                 "the start",
+                         sentence=f"The norm of {model} first rises to 1.5 times its "
+                                  "start or more")
           for model in (DEEP, "1-500-1", "1-10-30x3-1", "lenet", DENSE)),
         Claim.at_least("share_falling", 0.95, within="model",
-                       quantity="share of twentieths that are lower than the one before",
-                       sentence="The norm declines steadily: every twentieth of the training is lower",
+                       quantity="share of twentieths that are lower than the one "
+                                "before",
+                       sentence="The norm declines steadily: every twentieth of the "
+                                "training is lower",
                        answer=Answer(supported="the norm declines steadily",
-                                     refuted="on the way the norm does not decline steadily",
+                                     refuted="on the way the norm does not decline "
+                                             "steadily",
                                      open="whether the norm declines steadily")),
         Claim.at_least("tau_with_loss", 0.0, within="model", smallest_effect=0.2,
                        quantity="Kendall's tau of norm with loss",
-                       sentence="Norm and loss fall and level off together (Kendall's tau over steps)"),
+                       sentence="Norm and loss fall and level off together (Kendall's "
+                                "tau over steps)"),
         Claim.at_most("norm_at_1800_over_100", 1.0, where={"model": DEEP, "target": "sinc"}, **DECADES,
                       quantity="norm at step 1,800 over that at step 100",
                       published=Published(0.0057 / 0.0428, "course A, one seed", of="metric"),
                       sentence="On sinc the norm falls between steps 100 and 1,800"),
         Claim.at_least("minibatch_over_full_norm", 1.5, within="model", scale="log10",
                        quantity="minibatch norm over full-batch norm",
-                       sentence="At the end the minibatch norm is one and a half times the full one or more"),
+                       sentence="At the end the minibatch norm is one and a half times "
+                                "the full one or more"),
     )  # fmt: skip
     reported: ClassVar[tuple[Reported, ...]] = (
-        *(Reported(who="course A", setting=f"sinc, network of 571 parameters, epoch {epoch:,}", seeds=1,
+        *(Reported(who="course A", setting="sinc, network of 571 parameters, epoch "
+                                           f"{epoch:,}", seeds=1,
                    quantity="gradient norm", value=norm, metric=f"norm_at_{epoch}",
                    where={"model": DEEP, "target": "sinc"},
                    fields={"optimizer": "Adam", "learning_rate": 1e-3})
@@ -149,15 +175,22 @@ class GradientNorm(Experiment):
                  value="declines steadily"),
     )  # fmt: skip
     exercises: ClassVar[tuple[str, ...]] = (
-        "Set optimizer=SGD and learning_rate=0.05. Does the norm still jitter at the end, and why not?",
-        "Set minibatch=2 and minibatch=128. Where do the two norms part, and does the formula predict it?",
-        "Find a stretch where the loss stands still. Is the gradient small there, or does it bounce?",
-        "Which layer has the largest gradient at the start and at the end? Try activation=sigmoid.",
-        "Set batch_size=32. What limits the loss now, and what would you do with the learning rate?",
+        "Set optimizer=SGD and learning_rate=0.05. Does the norm still jitter at the "
+        "end, and why not?",
+        "Set minibatch=2 and minibatch=128. Where do the two norms part, and does the "
+        "formula predict it?",
+        "Find a stretch where the loss stands still. Is the gradient small there, or "
+        "does it bounce?",
+        "Which layer has the largest gradient at the start and at the end? Try "
+        "activation=sigmoid.",
+        "Set batch_size=32. What limits the loss now, and what would you do with the "
+        "learning rate?",
     )
     references: ClassVar[tuple[str, ...]] = (
-        "McCandlish et al., An empirical model of large-batch training, 2018, arXiv:1812.06162.",
-        "Kingma and Ba, Adam: a method for stochastic optimization, ICLR 2015, arXiv:1412.6980.",
+        "McCandlish et al., An empirical model of large-batch training, 2018, "
+        "arXiv:1812.06162.",
+        "Kingma and Ba, Adam: a method for stochastic optimization, ICLR 2015, "
+        "arXiv:1412.6980.",
     )
 
     @property
@@ -166,7 +199,9 @@ class GradientNorm(Experiment):
         return [*self.networks, *([YOURS] if self.model else [])]
 
     def validate(self) -> None:
-        """Check every number, target and network, and the user's own one on a few points."""
+        """Check every number, target and network, and the user's own one on a few
+        points.
+        """
         for key in (
             "learning_rate",
             "steps",
@@ -188,7 +223,8 @@ class GradientNorm(Experiment):
             )
         if not self.targets or not self.names:
             raise UsageError(
-                "There is nothing to train: give at least one of targets and one network."
+                "There is nothing to train: give at least one of targets "
+                "and one network."
             )
         for task in map(data.task, self.targets):
             form: Any = {"shape": task.shape, "outputs": task.outputs}
@@ -268,15 +304,17 @@ class GradientNorm(Experiment):
                     learning_rate=self.learning_rate
                 ),
                 prepare=task.prepare,
-                train_samples=self.samples
-                if task.data_set
-                else None,  # the first points are no sample
+                # the first points are no sample
+                train_samples=self.samples if task.data_set else None,
                 eval_every=every,
                 probes=[probe],
             ),
             seeds=[lab.seed(trial, "weights") for trial in trials],
         )
-        estimate = f"The full-batch norm is an estimate from {self.samples} samples; see sampling_error."
+        estimate = (
+            f"The full-batch norm is an estimate from {self.samples} samples; "
+            "see sampling_error."
+        )
         for note in (*task.notes, *([estimate] if probe.norm_errors.size else [])):
             lab.note(note)
         evaluated = np.searchsorted(result.evaluation_steps, probe.steps)
@@ -298,9 +336,8 @@ class GradientNorm(Experiment):
             )
             for name, norms in _three(layers).items():
                 lab.curve(trial, f"norm, {name}", probe.steps, norms[k])
-            for name, values in _three(
-                ratios
-            ).items():  # the last step has no update after it
+            # the last step has no update after it
+            for name, values in _three(ratios).items():
                 lab.curve(trial, f"ratio, {name}", probe.steps[:-1], values[k, :-1])
             lab.record(
                 trial,
@@ -315,7 +352,9 @@ class GradientNorm(Experiment):
             )
 
     def figures(self, records: Records) -> dict[str, plots.Figure]:
-        """Norms and loss in one figure, then norms and update-to-weight ratios layer by layer."""
+        """Norms and loss in one figure, then norms and update-to-weight ratios layer by
+        layer.
+        """
         losses = " or ".join(
             dict.fromkeys(task.loss_name for task in map(data.task, self.targets))
         )
@@ -323,7 +362,8 @@ class GradientNorm(Experiment):
         both = plots.curves(
             _by_curve(records, lambda name: ", " not in name), **cases,
             y_label=f"gradient norm, loss ({losses})", title="Gradient norm and loss",
-            caption="See where the minibatch norm parts from the full one: from there on it shows noise.",
+            caption="See where the minibatch norm parts from the full one: from there "
+                    "on it shows noise.",
         )  # fmt: skip
         layers = plots.curves(
             _by_curve(records, lambda name: name.startswith("norm, ")), **cases,
@@ -332,14 +372,18 @@ class GradientNorm(Experiment):
         )  # fmt: skip
         ratios = plots.curves(
             _by_curve(records, lambda name: name.startswith("ratio, ")), **cases,
-            y_label="update-to-weight ratio of one step", title="Update-to-weight ratio of each layer",
-            caption="Weights only. With Adam a falling ratio means that gradients keep changing direction.",
+            y_label="update-to-weight ratio of one step", title="Update-to-weight "
+                                                                "ratio of each layer",
+            caption="Weights only. With Adam a falling ratio means that gradients keep "
+                    "changing direction.",
         )  # fmt: skip
         return {"norms": both, "layers": layers, "ratios": ratios}
 
 
 def _by_curve(records: Records, wanted: Callable[[str], bool]) -> Records:
-    """One record per wanted curve, so that a figure can color by curve and have a panel per case."""
+    """One record per wanted curve, so that a figure can color by curve and have a panel
+    per case.
+    """
     return Records(
         Record(
             Condition(
@@ -351,9 +395,8 @@ def _by_curve(records: Records, wanted: Callable[[str], bool]) -> Records:
             curves={"value": Curve(*record.curves[name])},
         )
         for record in records
-        for name in sorted(
-            record.curves, key=lambda name: "last" in name
-        )  # after the middle layer
+        # after the middle layer
+        for name in sorted(record.curves, key=lambda name: "last" in name)
         if wanted(name)
     )
 

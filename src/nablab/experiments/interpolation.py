@@ -38,7 +38,8 @@ ENDS: Mapping[str, tuple[str, ...]] = {
     "batch-start": ("batch", "start"), "rate-start": ("rate", "start"),
 }  # fmt: skip
 OUTSIDE = (-1.0, -0.75, -0.5, -0.25, -0.1, 1.1, 1.25, 1.5, 1.75, 2.0)
-NEIGHBOR = 0.1  # an end is called a minimum if the loss is higher at this distance to both sides
+# an end is called a minimum if the loss is higher at this distance to both sides
+NEIGHBOR = 0.1
 STABLE = 0.02  # error barrier below which Frankle et al. 2020 call a network stable
 BORDER = {"stable below": STABLE}
 AT_ONCE = 500  # samples that are measured at once: the maps of more leave the cache
@@ -60,45 +61,54 @@ METRICS = (
 class Interpolation(Experiment):
     """What lies on the straight line between two trained networks?
 
-    Train twice and join the two weight vectors by a line, theta(alpha) = (1 - alpha) A + alpha B. Measure
-    each network on it, from alpha = -1 to 2, without training any of them. A barrier is the largest rise
-    above the straight line between the values at the two ends. If there is none, the two trainings ended in
-    the same valley.
+    Train twice and join the two weight vectors by a line, theta(alpha) = (1 - alpha) A
+    + alpha B. Measure each network on it, from alpha = -1 to 2, without training any of
+    them. A barrier is the largest rise above the straight line between the values at
+    the two ends. If there is none, the two trainings ended in the same valley.
 
-    Frankle et al. (2020) train two copies of one network, from the same initial weights, with the samples in
-    another order, and call the network stable if the error rises by less than 2 % of the samples. Small
-    networks on MNIST are stable from the start. From different initial weights there is a barrier. Part of it
-    is an illusion: hidden units have no order of their own, and two networks that compute the same may list
-    them differently. Reordering the units of B to match A's (Ainsworth et al. 2023) changes no output.
+    Frankle et al. (2020) train two copies of one network, from the same initial
+    weights, with the samples in another order, and call the network stable if the error
+    rises by less than 2 % of the samples. Small networks on MNIST are stable from the
+    start. From different initial weights there is a barrier. Part of it is an illusion:
+    hidden units have no order of their own, and two networks that compute the same may
+    list them differently. Reordering the units of B to match A's (Ainsworth et al.
+    2023) changes no output.
 
-    The line was proposed to see whether a solution is flat: Keskar et al. (2017) drew it between a network
-    trained with a small batch and one trained with a large one, and the large one stood in the narrower
-    valley. Two caveats: at equal epochs the large batch takes fewer steps, so its end is less trained. And a
-    width in alpha depends on the distance of the ends and on the scale of the weights, which can change while
-    the function stays (Dinh et al. 2017).
+    The line was proposed to see whether a solution is flat: Keskar et al. (2017) drew
+    it between a network trained with a small batch and one trained with a large one,
+    and the large one stood in the narrower valley. Two caveats: at equal epochs the
+    large batch takes fewer steps, so its end is less trained. And a width in alpha
+    depends on the distance of the ends and on the scale of the weights, which can
+    change while the function stays (Dinh et al. 2017).
 
-    What to expect (standard: LeNet on MNIST, 8 seeds). Between networks of one start the test error rises by
-    0.14 % of the samples, between others by 55 %, and matching removes nine tenths of the loss barrier. On
-    the digits (quick) 0.4 and 7 to 8 %. Few ends are minima: the loss falls on, for training was not over.
+    What to expect (standard: LeNet on MNIST, 8 seeds). Between networks of one start
+    the test error rises by 0.14 % of the samples, between others by 55 %, and matching
+    removes nine tenths of the loss barrier. On the digits (quick) 0.4 and 7 to 8 %. Few
+    ends are minima: the loss falls on, for training was not over.
 
-    All first networks of a seed are the same, and all second ones see the samples in another order. With
-    batch norm the statistics are collected anew at every point; the gain over interpolated ones is recorded.
-    Training a network of the line for an epoch before measuring it would measure that epoch, not the line.
+    All first networks of a seed are the same, and all second ones see the samples in
+    another order. With batch norm the statistics are collected anew at every point; the
+    gain over interpolated ones is recorded. Training a network of the line for an epoch
+    before measuring it would measure that epoch, not the line.
 
     Running time on two cores: quick in seconds, standard six minutes.
 
     Attributes:
-        data: The images: mnist, digits, fashion-mnist, cifar10, a folder or an .npz; mnist@10000 for fewer.
+        data: The images: mnist, digits, fashion-mnist, cifar10, a folder or an .npz;
+            mnist@10000 for fewer.
         networks: Names or layers of image networks, such as lenet, 784-300-100-10.
-        ends: What else differs: order (nothing), start (weights), batch, rate, batch-start, rate-start.
+        ends: What else differs: order (nothing), start (weights), batch, rate,
+            batch-start, rate-start.
         batch_size: Samples per step of the first network.
         large_batch: Of the second one, where the ends differ in batch.
         learning_rate: Of Adam.
         large_rate: Of the second one, where the ends differ in rate.
         epochs: Passes over the training set.
-        equal: What networks of different batch size have in common: epochs, or steps (slow).
+        equal: What networks of different batch size have in common: epochs, or steps
+            (slow).
         alphas: Points from one end to the other; ten more lie outside.
-        train_samples: The first so many training images measure the line; the test split is whole.
+        train_samples: The first so many training images measure the line; the test
+            split is whole.
     """
 
     data: str = "mnist"
@@ -116,7 +126,8 @@ class Interpolation(Experiment):
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "quick": {"data": "digits", "networks": ("784-100-10",), "epochs": 8, "alphas": 11, "seeds": 8},
         "standard": {"seeds": 8},
-        # As Frankle et al. 2020, whose LeNet is the dense one: 24,000 steps; 30 values of alpha, here 31.
+        # As Frankle et al. 2020, whose LeNet is the dense one: 24,000 steps; 30 values
+        # of alpha, here 31.
         "paper": {"networks": ("784-300-100-10", "lenet"), "ends": tuple(ENDS), "batch_size": 60, "seeds": 9,
                   "epochs": 24, "learning_rate": 1.2e-3, "alphas": 31, "train_samples": 60_000},
         "batch-norm": {"networks": ("conv6k5p2-bn-pool-conv16k5-bn-pool-120-84",), "seeds": 8,
@@ -125,51 +136,78 @@ class Interpolation(Experiment):
     claims: ClassVar[tuple[Claim, ...]] = (
         Claim.at_most("error_barrier", STABLE, within="network", where={"ends": "order"},
                       published=Published(STABLE, "Frankle et al. 2020: below it", of="metric"),
-                      sentence="From the same start the test error rises by less than 2 % of the samples",
-                      answer=Answer(supported="between two trainings from one start the line stays low",
-                                    refuted="even between two trainings from one start the error rises",
-                                    open="whether the line stays low between trainings from one start")),
+                      sentence="From the same start the test error rises by less than "
+                               "2 % of the samples",
+                      answer=Answer(supported="between two trainings from one start "
+                                              "the line stays low",
+                                    refuted="even between two trainings from one start "
+                                            "the error rises",
+                                    open="whether the line stays low between trainings "
+                                         "from one start")),
         Claim.greater("error_barrier", "start", "order", by="ends", within="network", paired=True,
-                      sentence="Other initial weights make a higher barrier than another order of samples",
-                      answer=Answer(supported="between trainings from different starts stands a barrier",
+                      sentence="Other initial weights make a higher barrier than "
+                               "another order of samples",
+                      answer=Answer(supported="between trainings from different starts "
+                                              "stands a barrier",
                                     refuted="different starts make no higher barrier",
-                                    open="whether different starts make a higher barrier")),
+                                    open="whether different starts make a higher "
+                                         "barrier")),
         Claim.at_least("barrier_removed", 0.5, within="network", where={"ends": "start"},
                        quantity="share of the loss barrier that matching removes",
-                       sentence="Matching the hidden units removes half of the loss barrier",
-                       answer=Answer(supported="matching hidden units removes half of the barrier or more",
-                                     refuted="matching hidden units removes less than half of the barrier",
-                                     open="whether matching hidden units removes half of the barrier")),
+                       sentence="Matching the hidden units removes half of the loss "
+                                "barrier",
+                       answer=Answer(supported="matching hidden units removes half of "
+                                               "the barrier or more",
+                                     refuted="matching hidden units removes less than "
+                                             "half of the barrier",
+                                     open="whether matching hidden units removes half "
+                                          "of the barrier")),
         Claim.at_least("rise_at_ends", 0.0, within="ends", quantity="rise of the loss just beyond the ends",
-                       sentence="Both ends are minima of the training loss along the line (a course)"),
-        Claim.at_least("accuracy_lost", 0.01, quantity="test accuracy lost from alpha = 1.5 to 2",
-                       sentence="From alpha = 1.5 to 2 the test accuracy falls by 1 % or more (a course)"),
+                       sentence="Both ends are minima of the training loss along the "
+                                "line (a course)"),
+        Claim.at_least("accuracy_lost", 0.01, quantity="test accuracy lost from alpha "
+                                                       "= 1.5 to 2",
+                       sentence="From alpha = 1.5 to 2 the test accuracy falls by 1 % "
+                                "or more (a course)"),
         Claim.at_most("error_near_ends", 0.0, where={"ends": "batch"},
-                      quantity="test error near the small batch's end minus the other's",
-                      sentence="The test error is lower near the end of the small batch (a course)"),
+                      quantity="test error near the small batch's end minus the "
+                               "other's",
+                      sentence="The test error is lower near the end of the small "
+                               "batch (a course)"),
         Claim.at_least("barrier_of_statistics", 0.0, where={"ends": "start"},
-                       sentence="Statistics collected anew make the error barrier lower"),
+                       sentence="Statistics collected anew make the error barrier "
+                                "lower"),
     )  # fmt: skip
     reported: ClassVar[tuple[Reported, ...]] = (
-        Reported(who="Frankle et al. 2020", setting="small networks on MNIST, one start",
+        Reported(who="Frankle et al. 2020", setting="small networks on MNIST, one "
+                                                    "start",
                  quantity="rise of the test error", value="below 0.02"),
         Reported(who="Keskar et al. 2017", setting="small against large batch",
                  quantity="valley along the line", value="narrower at the large batch"),
-        Reported(who="a course", quantity="both ends", value="minima of the training loss along the line"),
+        Reported(who="a course", quantity="both ends", value="minima of the training "
+                                                             "loss along the line"),
         Reported(who="a course", quantity="test accuracy from alpha = 1.5 to 2",
                  value="falls by 1 % or more"),
-        Reported(who="a course", quantity="test error", value="lower near the end of the small batch"),
+        Reported(who="a course", quantity="test error", value="lower near the end of "
+                                                              "the small batch"),
     )  # fmt: skip
     exercises: ClassVar[tuple[str, ...]] = (
-        "Why can the middle of the line have a lower loss than both ends if they share their start?",
-        "Multiply one ReLU layer by 10 and divide the next by 10. What do the line and the outputs do?",
-        "Run networks=mlp-50,mlp-500,mlp-2000 ends=start. Does matching remove more if layers are wider?",
+        "Why can the middle of the line have a lower loss than both ends if they share "
+        "their start?",
+        "Multiply one ReLU layer by 10 and divide the next by 10. What do the line and "
+        "the outputs do?",
+        "Run networks=mlp-50,mlp-500,mlp-2000 ends=start. Does matching remove more if "
+        "layers are wider?",
     )
     references: ClassVar[tuple[str, ...]] = (
-        "Goodfellow et al., Qualitatively characterizing network optimization, ICLR 2015, arXiv:1412.6544.",
-        "Keskar et al., On large-batch training for deep learning, ICLR 2017, arXiv:1609.04836.",
-        "Dinh et al., Sharp minima can generalize for deep nets, ICML 2017, arXiv:1703.04933.",
-        "Frankle et al., Linear mode connectivity and lottery tickets, ICML 2020, arXiv:1912.05671.",
+        "Goodfellow et al., Qualitatively characterizing network optimization, ICLR "
+        "2015, arXiv:1412.6544.",
+        "Keskar et al., On large-batch training for deep learning, ICLR 2017, "
+        "arXiv:1609.04836.",
+        "Dinh et al., Sharp minima can generalize for deep nets, ICML 2017, "
+        "arXiv:1703.04933.",
+        "Frankle et al., Linear mode connectivity and lottery tickets, ICML 2020, "
+        "arXiv:1912.05671.",
         "Ainsworth, Hayase and Srinivasa, Git Re-Basin, ICLR 2023, arXiv:2209.04836.",
     )
 
@@ -184,7 +222,8 @@ class Interpolation(Experiment):
         ):
             if not 0 < getattr(self, key) < float("inf"):
                 raise UsageError(
-                    f"{key}={getattr(self, key)} is impossible: it must be above 0 and finite."
+                    f"{key}={getattr(self, key)} is impossible: it must "
+                    "be above 0 and finite."
                 )
         if self.alphas < 3 or self.train_samples < 2:
             raise UsageError("alphas must be at least 3, train_samples at least 2.")
@@ -221,7 +260,9 @@ class Interpolation(Experiment):
         ]
 
     def active_claims(self) -> tuple[Claim, ...]:
-        """The claims whose ends are run; the one on batch norm only for networks that have it."""
+        """The claims whose ends are run; the one on batch norm only for networks that
+        have it.
+        """
         run = {*self.ends, None}
         norm = any(map(normalizes, self.networks))
         return tuple(
@@ -309,7 +350,9 @@ class Interpolation(Experiment):
         trial: Trial,
         lab: Lab,
     ) -> None:
-        """The line, again with matched units or other statistics, and what the claims are about."""
+        """The line, again with matched units or other statistics, and what the claims
+        are about.
+        """
         import numpy as np
 
         from nablab.instruments import interpolate, match_units
@@ -322,9 +365,8 @@ class Interpolation(Experiment):
             "predict": predict,
         }
         anew: Any = {**options, "reestimate_batch_norm": sets[TRAIN] if norm else False}
-        alphas = np.round(
-            [*inside, *OUTSIDE, NEIGHBOR, 1 - NEIGHBOR], 12
-        )  # 0.9 comes in two roundings
+        # 0.9 comes in two roundings
+        alphas = np.round([*inside, *OUTSIDE, NEIGHBOR, 1 - NEIGHBOR], 12)
         line = interpolate(a, b, "cross_entropy", sets, alphas=alphas, **anew)
         lab.record(trial, **numbers(line))
         lab.array(trial, "alpha", line.alphas)
@@ -376,7 +418,8 @@ class Interpolation(Experiment):
             ]  # fmt: skip
             found[f"line-{network}"] = plots.line_panels(
                 quantities, title=f"Loss and accuracy along the line, {network}",
-                caption="Colors: in what the ends differ. See where the loss rises, and accuracy falls.",
+                caption="Colors: in what the ends differ. See where the loss rises, "
+                        "and accuracy falls.",
             )  # fmt: skip
             before = plots.lines_of(part, "alpha", "train_loss", within=(0.0, 1.0))
             panels = [
@@ -387,12 +430,14 @@ class Interpolation(Experiment):
             if panels:
                 found[f"matching-{network}"] = plots.line_panels(
                     panels, columns=min(2, len(panels)), skip=4, title=f"Matching the units, {network}",
-                    caption="Both lines join networks that compute the same two functions.",
+                    caption="Both lines join networks that compute the same two "
+                            "functions.",
                 )  # fmt: skip
         found["barrier"] = plots.dots(
             records, "error_barrier", by="ends", panel_by="network", y_label="rise of the test error (share)",
             baselines=BORDER, title="The barrier between the ends",
-            caption="Rise above the straight line. Frankle et al. (2020): stable below the dashed line.",
+            caption="Rise above the straight line. Frankle et al. (2020): stable below "
+                    "the dashed line.",
         )  # fmt: skip
         return found
 
@@ -405,7 +450,9 @@ def normalizes(network: str) -> bool:
 def builder(
     task: Task, network: str, starts: Mapping[int, int]
 ) -> Callable[[], nn.Module]:
-    """Builds a network with the weights that ``starts`` gives a seed of training, which decides the order."""
+    """Builds a network with the weights that ``starts`` gives a seed of training, which
+    decides the order.
+    """
     form: Any = {"shape": task.shape, "outputs": task.outputs}
     return training.SharedStart(lambda: models.network(network, **form), starts)
 

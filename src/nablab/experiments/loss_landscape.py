@@ -31,11 +31,8 @@ if TYPE_CHECKING:
 # 571 parameters each, for functions of one variable.
 NETWORKS: Mapping[str, str] = {"deep": "1-5-10-10-10-10-10-5-1", "shallow": "1-190-1"}
 AT_ONCE = 4_000  # images in one call; the first layer of LeNet takes 75 MB for them
-SOLUTIONS = (
-    "A",
-    "B",
-    "C",
-)  # of one seed: three initial weights; B and C are there to be compared with A
+# of one seed: three initial weights; B and C are there to be compared with A
+SOLUTIONS = ("A", "B", "C")
 METRICS = (
     *("train_loss", "held_out_loss", "line_rise", "barrier", "nonconvex_share"),
     *("path_explained", "path_beyond_walk", "path_error", "plane_interval"),
@@ -46,49 +43,59 @@ METRICS = (
 class LossLandscape(Experiment):
     """What does the error surface look like where training starts, passes and ends?
 
-    A network of 571 weights has a loss on a space of 571 dimensions, and a picture has two. Every picture
-    here is a cut through that space, and what it shows depends on the cut.
+    A network of 571 weights has a loss on a space of 571 dimensions, and a picture has
+    two. Every picture here is a cut through that space, and what it shows depends on
+    the cut.
 
-    The straight line from the initial weights to the solution was the first to be drawn. Goodfellow et al.
-    (2015) found that the loss falls along it without a bump, on all networks they tried, although no
-    training path is straight. Later work found exceptions (Lucas et al. 2021). The line between two
-    solutions is another matter: there the loss climbs (Frankle et al. 2020 measure the climb as a barrier),
-    partly because two networks may compute the same with their hidden units in another order. Random planes
-    need a scale: double one ReLU layer and halve the next, and the function stays while all slopes change.
-    Li et al. (2018) give every filter of a direction the norm of the weights' filter, which undoes that.
-    They found that depth makes surfaces less convex. The plane of a path's two principal components shows
-    the path best, but a random walk of 41 steps would fill it by 90 %, too, so a path that looks flat proves
-    nothing by itself (Antognini and Sohl-Dickstein 2018).
+    The straight line from the initial weights to the solution was the first to be
+    drawn. Goodfellow et al. (2015) found that the loss falls along it without a bump,
+    on all networks they tried, although no training path is straight. Later work found
+    exceptions (Lucas et al. 2021). The line between two solutions is another matter:
+    there the loss climbs (Frankle et al. 2020 measure the climb as a barrier), partly
+    because two networks may compute the same with their hidden units in another order.
+    Random planes need a scale: double one ReLU layer and halve the next, and the
+    function stays while all slopes change. Li et al. (2018) give every filter of a
+    direction the norm of the weights' filter, which undoes that. They found that depth
+    makes surfaces less convex. The plane of a path's two principal components shows the
+    path best, but a random walk of 41 steps would fill it by 90 %, too, so a path that
+    looks flat proves nothing by itself (Antognini and Sohl-Dickstein 2018).
 
-    Three networks per seed learn from different initial weights: A is measured, B and C are there to be
-    compared with. The plane of the path carries circles: the distance of each point from the plane, to
-    scale. Where a circle is wide, the colors under the point are not its loss.
+    Three networks per seed learn from different initial weights: A is measured, B and C
+    are there to be compared with. The plane of the path carries circles: the distance
+    of each point from the plane, to scale. Where a circle is wide, the colors under the
+    point are not its loss.
 
-    What to expect (10 seeds, 10,000 steps). On sinc 16 of 20 lines fall without a bump of 1 %. On sign_sin
-    18 of 20 climb, up to eight times the initial loss: the claim of 2015 does not carry over to a target with
-    jumps. Between solutions every line has a barrier, 1 to 200 times the variance of the targets: a network
-    halfway is worse than a constant. Around the deep network 54 % of the random plane is not convex, around
-    the shallow one 32 %. Two components hold 86 to 99.6 % of a path: the deep one on sinc is no flatter than
-    a random walk.
+    What to expect (10 seeds, 10,000 steps). On sinc 16 of 20 lines fall without a bump
+    of 1 %. On sign_sin 18 of 20 climb, up to eight times the initial loss: the claim of
+    2015 does not carry over to a target with jumps. Between solutions every line has a
+    barrier, 1 to 200 times the variance of the targets: a network halfway is worse than
+    a constant. Around the deep network 54 % of the random plane is not convex, around
+    the shallow one 32 %. Two components hold 86 to 99.6 % of a path: the deep one on
+    sinc is no flatter than a random walk.
 
-    The preset mnist asks the same of images: cross-entropy, minibatches, lines on the first images of both
-    splits, planes on random training images. All 16 lines fall. Between two LeNets the loss rises by 0.80 of
-    the best constant's, between two networks of one hidden layer by 0.14.
+    The preset mnist asks the same of images: cross-entropy, minibatches, lines on the
+    first images of both splits, planes on random training images. All 16 lines fall.
+    Between two LeNets the loss rises by 0.80 of the best constant's, between two
+    networks of one hidden layer by 0.14.
 
-    Running time on two cores: quick and standard about half a minute, mnist six minutes, paper ten.
+    Running time on two cores: quick and standard about half a minute, mnist six
+    minutes, paper ten.
 
     Attributes:
-        targets: What to learn: a function (sinc, sign_sin, quadratic_sine or an expression of x), or images
-            (mnist, digits, a folder; mnist@10000 for fewer).
-        networks: For functions names (deep, shallow: 571 parameters each) or widths such as 1-30-30-1; for
-            images lenet, 784-100-10 or other image networks.
+        targets: What to learn: a function (sinc, sign_sin, quadratic_sine or an
+            expression of x), or images (mnist, digits, a folder; mnist@10000 for
+            fewer).
+        networks: For functions names (deep, shallow: 571 parameters each) or widths
+            such as 1-30-30-1; for images lenet, 784-100-10 or other image networks.
         activation: Activation of the hidden layers.
         learning_rate: Learning rate of Adam.
         batch_size: Samples per step; none for the full batch.
         steps: Optimizer steps.
-        subset: Images on which lines and planes are measured; functions are measured on all points.
+        subset: Images on which lines and planes are measured; functions are measured on
+            all points.
         resolution: Points along each side of a plane, an odd number.
-        extent: Half the side of the random plane; at 1 a step is as long as the weights of a filter.
+        extent: Half the side of the random plane; at 1 a step is as long as the weights
+            of a filter.
         alphas: Points on a line, from -0.5 to 1.5.
         path_points: Points of the training path that are kept.
     """
@@ -132,26 +139,36 @@ class LossLandscape(Experiment):
     claims: ClassVar[tuple[Claim, ...]] = (
         Claim.at_most("line_rise", 0.01, within="target",
                       quantity="rise on the way, over the initial loss",
-                      sentence="From start to solution the loss never rises by 1 % of the initial one",
-                      answer=Answer(supported="on the straight line from the start to the solution the loss "
-                                              "only falls",
-                                    refuted="on the straight line from the start to the solution the loss "
-                                            "climbs on the way",
-                                    open="whether the loss only falls from the start to the solution")),
+                      sentence="From start to solution the loss never rises by 1 % of "
+                               "the initial one",
+                      answer=Answer(supported="on the straight line from the start to "
+                                              "the solution the loss only falls",
+                                    refuted="on the straight line from the start to "
+                                            "the solution the loss climbs on the way",
+                                    open="whether the loss only falls from the start "
+                                         "to the solution")),
         Claim.at_least("barrier", 0.1,
                        quantity="barrier, over the best constant's loss",
-                       sentence="Between two solutions the loss rises by a tenth of the best constant's",
+                       sentence="Between two solutions the loss rises by a tenth of "
+                                "the best constant's",
                        answer=Answer(supported="between two solutions stands a barrier",
-                                     refuted="between two solutions there is hardly a barrier",
-                                     open="whether a barrier stands between two solutions")),
+                                     refuted="between two solutions there is hardly a "
+                                             "barrier",
+                                     open="whether a barrier stands between two "
+                                          "solutions")),
         Claim.at_least("path_beyond_walk", 0.0, within="model", quantity="share held beyond a random walk's",
-                       sentence="Two directions hold more of the path than of a random walk"),
+                       sentence="Two directions hold more of the path than of a random "
+                                "walk"),
         Claim.greater("nonconvex_share", "deep", "shallow", by="model", smallest_effect=0.05,
                       quantity="share of the plane that is not convex",
-                      sentence="The plane around the deep network's solution is less convex",
-                      answer=Answer(supported="the surface is less convex around a deep network",
-                                    refuted="the surface is not less convex around a deep network",
-                                    open="whether the surface is less convex around a deep network")),
+                      sentence="The plane around the deep network's solution is less "
+                               "convex",
+                      answer=Answer(supported="the surface is less convex around a "
+                                              "deep network",
+                                    refuted="the surface is not less convex around a "
+                                            "deep network",
+                                    open="whether the surface is less convex around a "
+                                         "deep network")),
     )  # fmt: skip
     reported: ClassVar[tuple[Reported, ...]] = (
         Reported(who="Goodfellow et al. 2015", setting="all networks that they tried",
@@ -161,19 +178,30 @@ class LossLandscape(Experiment):
                  value="less convex with depth"),
     )  # fmt: skip
     exercises: ClassVar[tuple[str, ...]] = (
-        "The mean of two solutions computes neither function. Why may the order of hidden units be to blame?",
-        "Set extent=0.1. What happens to the difference between deep and shallow, and what does that say?",
-        "Halve learning_rate and double steps. Do more of the lines fall without a bump?",
-        "The random plane does not move the biases. What if they moved by their norm, too?",
-        "On which share of the path do the circles reach the next contour? What is known of the loss there?",
+        "The mean of two solutions computes neither function. Why may the order of "
+        "hidden units be to blame?",
+        "Set extent=0.1. What happens to the difference between deep and shallow, and "
+        "what does that say?",
+        "Halve learning_rate and double steps. Do more of the lines fall without a "
+        "bump?",
+        "The random plane does not move the biases. What if they moved by their norm, "
+        "too?",
+        "On which share of the path do the circles reach the next contour? What is "
+        "known of the loss there?",
     )
     references: ClassVar[tuple[str, ...]] = (
-        "Goodfellow et al., Qualitatively characterizing network optimization, ICLR 2015, arXiv:1412.6544.",
-        "Li et al., Visualizing the loss landscape of neural nets, NeurIPS 2018, arXiv:1712.09913.",
-        "Garipov et al., Loss surfaces, mode connectivity, fast ensembling, NeurIPS 2018, arXiv:1802.10026.",
-        "Antognini and Sohl-Dickstein, PCA of high dimensional random walks, NeurIPS 2018, arXiv:1806.08805.",
-        "Frankle et al., Linear mode connectivity and lottery tickets, ICML 2020, arXiv:1912.05671.",
-        "Lucas et al., Analyzing monotonic linear interpolation, ICML 2021, arXiv:2104.11044.",
+        "Goodfellow et al., Qualitatively characterizing network optimization, ICLR "
+        "2015, arXiv:1412.6544.",
+        "Li et al., Visualizing the loss landscape of neural nets, NeurIPS 2018, "
+        "arXiv:1712.09913.",
+        "Garipov et al., Loss surfaces, mode connectivity, fast ensembling, NeurIPS "
+        "2018, arXiv:1802.10026.",
+        "Antognini and Sohl-Dickstein, PCA of high dimensional random walks, NeurIPS "
+        "2018, arXiv:1806.08805.",
+        "Frankle et al., Linear mode connectivity and lottery tickets, ICML 2020, "
+        "arXiv:1912.05671.",
+        "Lucas et al., Analyzing monotonic linear interpolation, ICML 2021, "
+        "arXiv:2104.11044.",
     )
 
     def validate(self) -> None:
@@ -183,7 +211,8 @@ class LossLandscape(Experiment):
                 "inf"
             ):
                 raise UsageError(
-                    f"{key}={getattr(self, key)} is impossible: it must be above 0 and finite."
+                    f"{key}={getattr(self, key)} is impossible: it must "
+                    "be above 0 and finite."
                 )
         for key in ("targets", "networks"):
             if len(set(getattr(self, key))) != len(getattr(self, key)) or not getattr(
@@ -199,7 +228,8 @@ class LossLandscape(Experiment):
         for key, least in (("alphas", 5), ("path_points", 3), ("subset", 20)):
             if getattr(self, key) < least:
                 raise UsageError(
-                    f"{key}={getattr(self, key)} is impossible: it must be at least {least}."
+                    f"{key}={getattr(self, key)} is impossible: it must "
+                    f"be at least {least}."
                 )
         for task in map(data.task, self.targets):
             for network in self.networks:
@@ -327,9 +357,8 @@ class LossLandscape(Experiment):
         plane = loss_plane(**of_a, extent=self.extent)
         trail = loss_plane(**of_a, path=path)
         three = loss_plane(**of_a, through=[second, third])
-        distances = np.sqrt(
-            (trail.path**2).sum(axis=1) + trail.path_error**2
-        )  # from the solution
+        # from the solution
+        distances = np.sqrt((trail.path**2).sum(axis=1) + trail.path_error**2)
         explained = float(trail.explained.sum())
         lab.record(
             trial, train_loss=line.at(1.0), held_out_loss=line.at(1.0, data="held_out"),
@@ -397,7 +426,8 @@ class LossLandscape(Experiment):
             "line": plots.lines(
                 records, "line_alpha", "line_train", more={"held_out": "line_held_out"}, **loss,
                 x_label="alpha (0: initial weights, 1: solution)", title="From the start to the solution",
-                caption="See where lines rise between the two vertical ones: a straight way down is no rule.",
+                caption="See where lines rise between the two vertical ones: a "
+                        "straight way down is no rule.",
             ),
             "between": plots.lines(
                 records, "between_alpha", "between_train", more={"held_out": "between_held_out"}, **loss,
@@ -406,18 +436,21 @@ class LossLandscape(Experiment):
             ),
             "plane": plots.surfaces(
                 records, "plane", title="Random plane around a solution",
-                caption="The cross is the solution; a step of 1 is as long as each filter's weights.",
+                caption="The cross is the solution; a step of 1 is as long as each "
+                        "filter's weights.",
             ),
             "path": plots.surfaces(
                 records, "trail", marks="path", equal=True, title="The plane of the path",
                 labels=("principal component 1", "principal component 2"),
-                caption="From the open circle to the cross. The thin circle around a point is its distance "
-                "from the plane, to scale: where it is wide, the colors are not the point's loss.",
+                caption="From the open circle to the cross. The thin circle around a "
+                        "point is its distance from the plane, to scale: where it is "
+                        "wide, the colors are not the point's loss.",
             ),
             "solutions": plots.surfaces(
                 records, "three", marks="letters", equal=True, labels=("distance", "distance"),
                 title="The plane through three solutions",
-                caption="A, B and C started from different weights. See the ridge between any two of them.",
+                caption="A, B and C started from different weights. See the ridge "
+                        "between any two of them.",
             ),
         }  # fmt: skip
         if scored:

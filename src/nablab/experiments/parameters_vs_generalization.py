@@ -1,4 +1,6 @@
-"""Networks of growing size learn images: what happens to the test error, also through double descent."""
+"""Networks of growing size learn images: what happens to the test error, also through
+double descent.
+"""
 
 from __future__ import annotations
 
@@ -33,11 +35,10 @@ WIDTHS = ("50", "100", "200", "300", "500", "750", "1000", "1250", "1500", "2000
 # From 4,079 to 491,360 parameters in course C, of which it names the two ends.
 PAIRS = ("5-9", "10-20", "20-40", "50-90", "120-200", "350-600")
 TAPERED = tuple(f"{2 * i}-{i}" for i in range(1, 12))
-PIXELS = 28  # of a side, for every data set: 784 inputs, so that the counts are those of the courses
-BATCH, RATE = (
-    100,
-    3e-3,
-)  # for double descent: 150 passes then fit all labels where the network can
+# of a side, for every data set: 784 inputs, so that the counts are those of the courses
+PIXELS = 28
+# for double descent: 150 passes then fit all labels where the network can
+BATCH, RATE = (100, 3e-3)
 
 NOISY: Mapping[str, Any] = {"by": "ratio", "where": {"part": DESCENT, "noise": 0.2}}
 SOLVED = {"part": FEATURES, "noise": 0.2}
@@ -55,36 +56,44 @@ GROWN: Mapping[str, Any] = {**LARGEST, "scale": "log10", "smallest_effect": log1
 class ParametersVsGeneralization(Experiment):
     """Do more parameters generalize worse?
 
-    Classical statistics expects a U: too few parameters cannot fit, too many fit the noise as well. But a
-    dense network with h hidden units for 784 pixels and ten classes has 795 h + 10 parameters, so 76 units
-    have more than MNIST has images. What the images leave open, the optimizer decides.
+    Classical statistics expects a U: too few parameters cannot fit, too many fit the
+    noise as well. But a dense network with h hidden units for 784 pixels and ten
+    classes has 795 h + 10 parameters, so 76 units have more than MNIST has images. What
+    the images leave open, the optimizer decides.
 
-    The first part trains networks of many sizes for equal epochs on all images. Equal epochs are not
-    convergence: look at ``train_accuracy`` and ``converged``, and take --preset converged to go on.
+    The first part trains networks of many sizes for equal epochs on all images. Equal
+    epochs are not convergence: look at ``train_accuracy`` and ``converged``, and take
+    --preset converged to go on.
 
-    The second is double descent (Belkin et al. 2019; Nakkiran et al. 2020): few images, shrunk so that
-    layers are wide before parameters are many; a share of the labels drawn anew; training until all is
-    learned. N images with K classes give N K numbers to fit. Below P = N K a network cannot fit all, and the
-    more it can, the more noise it fits. Above, many solutions fit and the test error falls again.
+    The second is double descent (Belkin et al. 2019; Nakkiran et al. 2020): few images,
+    shrunk so that layers are wide before parameters are many; a share of the labels
+    drawn anew; training until all is learned. N images with K classes give N K numbers
+    to fit. Below P = N K a network cannot fit all, and the more it can, the more noise
+    it fits. Above, many solutions fit and the test error falls again.
 
-    The third is its analytic twin on the same images and labels: D random ReLU features with a least-squares
-    output, of smallest norm where many fit. It fits P = D K parameters, so the threshold is D = N. There the
-    smallest singular value of the features is nearest to 0, the noise is divided by it, and the error peaks.
+    The third is its analytic twin on the same images and labels: D random ReLU features
+    with a least-squares output, of smallest norm where many fit. It fits P = D K
+    parameters, so the threshold is D = N. There the smallest singular value of the
+    features is nearest to 0, the noise is divided by it, and the error peaks.
     Cross-entropy divides by nothing: the peak of trained networks is lower and wider.
 
-    What to expect on the digits (quick, 5 seeds): trained networks err on 13 % of the test at a tenth of
-    N K, on 17 to 18 % from half to twice, on 14 % at eight times; random features on 11 % at a quarter, 86 %
-    at P = N K, 17 % at eight times. On MNIST (standard, 5 seeds, 7 minutes on two busy cores): 96.6 %
-    with 50 hidden units to 98.3 % with 2,000. Trials of one seed share the noisy labels, never the weights.
-    The claims on trained networks were chosen on digits; MNIST is the fresh test.
+    What to expect on the digits (quick, 5 seeds): trained networks err on 13 % of the
+    test at a tenth of N K, on 17 to 18 % from half to twice, on 14 % at eight times;
+    random features on 11 % at a quarter, 86 % at P = N K, 17 % at eight times. On MNIST
+    (standard, 5 seeds, 7 minutes on two busy cores): 96.6 % with 50 hidden units to
+    98.3 % with 2,000. Trials of one seed share the noisy labels, never the weights. The
+    claims on trained networks were chosen on digits; MNIST is the fresh test.
 
     Attributes:
-        data: The images: mnist, fashion-mnist, cifar10 (as gray images), digits, or your folder or .npz file.
-        hidden: Hidden layers of the networks of the first part, such as 500 or 350-600; none: leave it out.
+        data: The images: mnist, fashion-mnist, cifar10 (as gray images), digits, or
+            your folder or .npz file.
+        hidden: Hidden layers of the networks of the first part, such as 500 or 350-600;
+            none: leave it out.
         epochs: Passes over the training set in the first part.
         batch_size: Samples per step in the first part.
         learning_rate: Of Adam, in the first part.
-        ratios: P / (N K) of the networks and of the random features of parts two and three; none: neither.
+        ratios: P / (N K) of the networks and of the random features of parts two and
+            three; none: neither.
         noise: Shares of the labels that are drawn anew in these parts.
         samples: Training images N of these parts.
         pixels: To how many pixels a side their images are shrunk.
@@ -125,38 +134,54 @@ class ParametersVsGeneralization(Experiment):
     }  # fmt: skip
     claims: ClassVar[tuple[Claim, ...]] = (
         Claim.rises("accuracy_gap", by="parameters", within="part", where={"size": MANY},
-                    sentence="The gap between training and test accuracy widens with parameters (a course)"),
+                    sentence="The gap between training and test accuracy widens with "
+                             "parameters (a course)"),
         Claim.equal("test_accuracy", by="parameters", margin=0.005, within="part", where={"size": MANY},
-                    sentence="Beyond 10,000 parameters nothing is gained: equal within 0.5 % (a course)"),
-        # These levels stand for the largest, middle and smallest network of a configuration.
+                    sentence="Beyond 10,000 parameters nothing is gained: equal within "
+                             "0.5 % (a course)"),
+        # These levels stand for the largest, middle and smallest network of a
+        # configuration.
         Claim.greater("test_accuracy", "2000", "50", **LARGEST, smallest_effect=0.005,
-                      published=Published(0.9816, "one course, one seed; 50 units: 0.9523", of="metric"),
-                      sentence="The largest network has a higher test accuracy than the smallest",
-                      answer=Answer(supported="no, the largest network reads test images better than the "
-                                              "smallest",
-                                    refuted="the largest network does not read test images better than the "
-                                            "smallest",
-                                    open="whether the largest network generalizes better than the smallest")),
+                      published=Published(0.9816, "one course, one seed; 50 units: "
+                                                  "0.9523", of="metric"),
+                      sentence="The largest network has a higher test accuracy than "
+                               "the smallest",
+                      answer=Answer(supported="no, the largest network reads test "
+                                              "images better than the smallest",
+                                    refuted="the largest network does not read test "
+                                            "images better than the smallest",
+                                    open="whether the largest network generalizes "
+                                         "better than the smallest")),
         Claim.less("train_loss", "2000", "500", **GROWN,
-                   sentence="From the middle to the largest network the training loss falls by a tenth"),
+                   sentence="From the middle to the largest network the training loss "
+                            "falls by a tenth"),
         Claim.less("test_loss", "2000", "500", **GROWN,
-                   sentence="From the middle to the largest network the test loss falls by a tenth as well"),
+                   sentence="From the middle to the largest network the test loss "
+                            "falls by a tenth as well"),
         Claim.greater("test_mse", 1.0, 0.5, **TWIN,
-                      sentence="Random features: the error at P = N K is over twice that at half of it"),
+                      sentence="Random features: the error at P = N K is over twice "
+                               "that at half of it"),
         Claim.greater("test_mse", 1.0, 2.0, **TWIN,
-                      sentence="Random features: the error at P = N K is over twice that at double of it"),
+                      sentence="Random features: the error at P = N K is over twice "
+                               "that at double of it"),
         Claim.greater("test_error", 0.5, 0.1, **NOISY,
-                      sentence="Trained with label noise, the test error rises towards the threshold"),
-        # A claim is told in its own direction: from the threshold onward the error falls.
+                      sentence="Trained with label noise, the test error rises towards "
+                               "the threshold"),
+        # A claim is told in its own direction: from the threshold onward the error
+        # falls.
         Claim.less("test_error", 8.0, 0.5, **NOISY,
-                   sentence="Trained with label noise, the test error falls again beyond the threshold",
-                   answer=Answer(supported="with noisy labels the test error falls again once there are more "
-                                           "parameters than labels to fit",
-                                 refuted="with noisy labels the test error does not fall again beyond the "
-                                         "threshold",
-                                 open="whether with noisy labels the error falls again after its peak")),
+                   sentence="Trained with label noise, the test error falls again "
+                            "beyond the threshold",
+                   answer=Answer(supported="with noisy labels the test error falls "
+                                           "again once there are more parameters than "
+                                           "labels to fit",
+                                 refuted="with noisy labels the test error does not "
+                                         "fall again beyond the threshold",
+                                 open="whether with noisy labels the error falls again "
+                                      "after its peak")),
         Claim.greater("test_error", 1.0, 0.5, **NOISY,
-                      sentence="The peak of trained networks stands at P = N K, like that of their twin"),
+                      sentence="The peak of trained networks stands at P = N K, like "
+                               "that of their twin"),
     )  # fmt: skip
     reported: ClassVar[tuple[Reported, ...]] = tuple(
         Reported(who="one course", setting=f"MNIST, {hidden:,} hidden units, one run",
@@ -166,14 +191,18 @@ class ParametersVsGeneralization(Experiment):
         for hidden, accuracy in ((50, 0.9523), (2_000, 0.9816))
     )  # fmt: skip
     exercises: ClassVar[tuple[str, ...]] = (
-        "Set noise=0. What remains of the peak of the trained networks, and what of that of their twin?",
+        "Set noise=0. What remains of the peak of the trained networks, and what of "
+        "that of their twin?",
         "Why does the peak of the random features stand at D = N and not at D = N K?",
-        "Stop double descent after descent_epochs=20. Where did the peak go, and what does that say?",
+        "Stop double descent after descent_epochs=20. Where did the peak go, and what "
+        "does that say?",
     )
     references: ClassVar[tuple[str, ...]] = (
-        "Belkin et al., Reconciling modern machine-learning practice and the bias-variance trade-off, 2019.",
+        "Belkin et al., Reconciling modern machine-learning practice and the "
+        "bias-variance trade-off, 2019.",
         "Nakkiran et al., Deep double descent, ICLR 2020, arXiv:1912.02292.",
-        "Belkin, Hsu, Xu, Two models of double descent for weak features, 2020, arXiv:1903.07571.",
+        "Belkin, Hsu, Xu, Two models of double descent for weak features, 2020, "
+        "arXiv:1903.07571.",
     )
 
     def validate(self) -> None:
@@ -189,11 +218,13 @@ class ParametersVsGeneralization(Experiment):
         ):
             if not 0 < getattr(self, key) < float("inf"):
                 raise UsageError(
-                    f"{key}={getattr(self, key)} is impossible: it must be above 0 and finite."
+                    f"{key}={getattr(self, key)} is impossible: it must "
+                    "be above 0 and finite."
                 )
         if not (self.hidden or (self.ratios and self.noise)):
             raise UsageError(
-                "There is nothing to run: give hidden, or ratios and noise, or all of them."
+                "There is nothing to run: give hidden, or ratios and "
+                "noise, or all of them."
             )
         for key in ("ratios", "noise", "hidden"):
             if len(set(getattr(self, key))) < len(getattr(self, key)):
@@ -210,10 +241,11 @@ class ParametersVsGeneralization(Experiment):
             models.parse_widths(f"{PIXELS**2}-{hidden}-10")
 
     def conditions(self) -> list[Condition]:
-        """Networks by size, then trained networks and random features through the threshold."""
-        known = (
-            self.data in data.image_set_names()
-        )  # they have ten classes; those of your data are counted
+        """Networks by size, then trained networks and random features through the
+        threshold.
+        """
+        # they have ten classes; those of your data are counted
+        known = self.data in data.image_set_names()
         classes = 10 if known or not self.hidden else len(data.load(self.data).classes)
         sizes = {
             h: models.parameter_count(f"{PIXELS**2}-{h}-{classes}") for h in self.hidden
@@ -245,7 +277,8 @@ class ParametersVsGeneralization(Experiment):
         """See `Experiment.network_of`."""
         if condition["part"] == FEATURES:
             raise UsageError(
-                f"No network is trained where part={FEATURES}: random features are solved for."
+                f"No network is trained where part={FEATURES}: random "
+                "features are solved for."
             )
         train = self._images(condition, "train")
         hidden = condition.get("hidden") or self._units(condition, len(train.classes))
@@ -267,10 +300,13 @@ class ParametersVsGeneralization(Experiment):
         return data.load(self.data, split=split, size=side, channels=1)
 
     def _chosen(self, train: Any, lab: Seeds) -> Any:
-        """One choice of images for all seeds and sizes, so that replicas can share them."""
+        """One choice of images for all seeds and sizes, so that replicas can share
+        them.
+        """
         if self.samples >= len(train):
             raise UsageError(
-                f"samples={self.samples} is too many: {self.data} has {len(train):,} images."
+                f"samples={self.samples} is too many: {self.data} has "
+                f"{len(train):,} images."
             )
         return train.hold_out(self.samples, seed=lab.shared_seed("samples"))[1]
 
@@ -291,7 +327,9 @@ class ParametersVsGeneralization(Experiment):
         return max(1, round(wanted))
 
     def run(self, trials: Trials, lab: Lab) -> None:
-        """Train one network on all images, or one on few with noisy labels, or solve for random features."""
+        """Train one network on all images, or one on few with noisy labels, or solve
+        for random features.
+        """
         condition = trials.condition
         train, test = (self._images(condition, split) for split in ("train", "test"))
         for note in (*train.notes, *test.notes):
@@ -400,7 +438,9 @@ class ParametersVsGeneralization(Experiment):
             lab.record(trial, fitted_parameters=count * classes)
 
     def active_claims(self) -> tuple[Claim, ...]:
-        """The claims whose sizes, ratios and noise occur; published values where the setting is theirs."""
+        """The claims whose sizes, ratios and noise occur; published values where the
+        setting is theirs.
+        """
         widths = sorted(int(hidden) for hidden in self.hidden if hidden.isdecimal())
         theirs = (
             self.data == "mnist" and self.epochs == 10 and {50, 2000} <= set(widths)
@@ -421,7 +461,9 @@ class ParametersVsGeneralization(Experiment):
         return tuple(found)
 
     def baselines(self, records: Records) -> dict[str, Mapping[str, float]]:
-        """Saying the most frequent class of the training labels; for losses, saying the classes' shares."""
+        """Saying the most frequent class of the training labels; for losses, saying the
+        classes' shares.
+        """
         import torch
 
         train, test = (data.load(self.data, split=split) for split in ("train", "test"))
@@ -442,7 +484,9 @@ class ParametersVsGeneralization(Experiment):
         }
 
     def figures(self, records: Records) -> dict[str, plots.Figure]:
-        """Accuracy, loss and gap against parameters; the test error through the interpolation threshold."""
+        """Accuracy, loss and gap against parameters; the test error through the
+        interpolation threshold.
+        """
         sizes = Records(record for record in records if "hidden" in record.condition)
         through = Records(record for record in records if "ratio" in record.condition)
         names = {
@@ -454,11 +498,13 @@ class ParametersVsGeneralization(Experiment):
         if self.hidden:
             found["sizes"] = plots.trend(
                 sizes, both, color_by="part", names=names, title="Training and test against parameters",
-                caption="Equal epochs for all, which is not convergence. See where each line levels off.",
+                caption="Equal epochs for all, which is not convergence. See where "
+                        "each line levels off.",
             )  # fmt: skip
             found["gap"] = plots.trend(
                 sizes, "accuracy_gap", color_by="part", horizontal={"no gap": 0.0},
-                y_label="training less test accuracy", title="The gap between training and test",
+                y_label="training less test accuracy", title="The gap between training "
+                                                             "and test",
             )  # fmt: skip
         if self.ratios and self.noise:
             axis: Any = {
@@ -470,11 +516,13 @@ class ParametersVsGeneralization(Experiment):
                 through, ["train_error", "test_error"], **axis, panel_by="part", names=names,
                 x_label="parameters / (samples x classes)", y_label="share of errors",
                 title="Errors through the interpolation threshold",
-                caption="Test errors count against the true labels, training errors against the noisy ones.",
+                caption="Test errors count against the true labels, training errors "
+                        "against the noisy ones.",
             )  # fmt: skip
             found["twin"] = plots.trend(
                 through.where(part=FEATURES), "test_mse", **axis, log_y=True, y_label="test error (MSE)",
-                x_label="random features / samples", title="The analytic twin: random features",
+                x_label="random features / samples", title="The analytic twin: random "
+                                                           "features",
             )  # fmt: skip
         return found
 

@@ -32,11 +32,8 @@ if TYPE_CHECKING:
     from nablab.data import Task
 
 YOURS = "yours"
-FORMS = {
-    "gray": (1, 28, 28),
-    "color": (3, 32, 32),
-    "zhang": (3, 32, 28),
-}  # channels, pixels, kept
+# channels, pixels, kept
+FORMS = {"gray": (1, 28, 28), "color": (3, 32, 32), "zhang": (3, 32, 28)}
 SPLITS = {"training": "train", "test": "test"}
 PARTS = {
     "unchanged label": "unchanged",
@@ -64,38 +61,47 @@ ALL_SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 class RandomLabels(Experiment):
     """Can a network fit random labels?
 
-    A network can be large enough to give any images any labels: for N images of d pixels, 2 N + d weights
-    suffice (Zhang et al. 2017). So the question is not whether such weights exist, but whether gradient
-    descent finds them, how soon, and what is left of the test accuracy. Each training label is drawn anew
-    over all classes with probability s, the share; one redrawn label in ten is the old one by chance. At
-    share 1 labels say nothing about images. Network and optimizer are those of share 0, where they
-    generalize: neither alone explains that. Test labels are the true ones.
+    A network can be large enough to give any images any labels: for N images of d
+    pixels, 2 N + d weights suffice (Zhang et al. 2017). So the question is not whether
+    such weights exist, but whether gradient descent finds them, how soon, and what is
+    left of the test accuracy. Each training label is drawn anew over all classes with
+    probability s, the share; one redrawn label in ten is the old one by chance. At
+    share 1 labels say nothing about images. Network and optimizer are those of share 0,
+    where they generalize: neither alone explains that. Test labels are the true ones.
 
-    What to look for. What follows from the image is learned first, the rest by heart (Arpit et al. 2017):
-    at share 0.5 images with changed labels first get their true class, and the test accuracy is highest
-    before the network memorizes. At share 1 one label in ten is unchanged by chance, and nothing tells it
-    from the others: the control. The dashed line in the first figure is what copying the label of one
+    What to look for. What follows from the image is learned first, the rest by heart
+    (Arpit et al. 2017): at share 0.5 images with changed labels first get their true
+    class, and the test accuracy is highest before the network memorizes. At share 1 one
+    label in ten is unchanged by chance, and nothing tells it from the others: the
+    control. The dashed line in the first figure is what copying the label of one
     neighbor of the right class would score, 1 - s (1 - 1 / classes).
 
-    What to expect (standard, run with 7 seeds): 36 epochs instead of 4.6; test accuracy 97.2, 64.6 and
-    10.2 %. Time on two cores: standard 4.5 minutes; full (60,000 images) 80 s a network.
+    What to expect (standard, run with 7 seeds): 36 epochs instead of 4.6; test accuracy
+    97.2, 64.6 and 10.2 %. Time on two cores: standard 4.5 minutes; full (60,000 images)
+    80 s a network.
 
     Attributes:
-        data: mnist, fashion-mnist, cifar10, digits, your folder of images or .npz file; mnist@10000 for
-            10,000 of its training images.
-        networks: Networks by name or layers, such as mlp-500,lenet,cnn-205k or flatten-512-bn-512.
-        model: Your own network as a further condition: package.module:factory or path/to/file.py:factory.
-        shares: With which probability each training label is redrawn; 0 leaves all labels true.
-        form: gray (28 x 28 pixels), color (32 x 32), or zhang: color, the middle 28 x 28 pixels of 32 x 32,
-            each image scaled by its own mean and deviation instead of the training set's.
+        data: mnist, fashion-mnist, cifar10, digits, your folder of images or .npz file;
+            mnist@10000 for 10,000 of its training images.
+        networks: Networks by name or layers, such as mlp-500,lenet,cnn-205k or
+            flatten-512-bn-512.
+        model: Your own network as a further condition: package.module:factory or
+            path/to/file.py:factory.
+        shares: With which probability each training label is redrawn; 0 leaves all
+            labels true.
+        form: gray (28 x 28 pixels), color (32 x 32), or zhang: color, the middle 28 x
+            28 pixels of 32 x 32, each image scaled by its own mean and deviation
+            instead of the training set's.
         optimizer: Optimizer; SGD with momentum 0.9.
         learning_rate: Learning rate.
         decay: What multiplies the learning rate after every epoch.
         batch_size: Samples per step.
         epochs: Passes over the training set, at most.
-        memorized: The training accuracy at which a network has memorized its labels and training ends.
+        memorized: The training accuracy at which a network has memorized its labels and
+            training ends.
         early_epochs: The epoch at which early accuracies are taken.
-        chance_margin: How far from chance the test accuracy at share 1 may lie and still count as chance.
+        chance_margin: How far from chance the test accuracy at share 1 may lie and
+            still count as chance.
     """
 
     data: str = "mnist@20000"
@@ -118,7 +124,8 @@ class RandomLabels(Experiment):
                   "chance_margin": 0.05, "seeds": 8},
         "standard": {"seeds": 8},
         "full": {"data": "mnist", "learning_rate": 1e-3, "decay": 0.97, "batch_size": 500, "seeds": 8},
-        # As Zhang et al. 2017: SGD with momentum 0.9, rate 0.01, times 0.95 after every epoch.
+        # As Zhang et al. 2017: SGD with momentum 0.9, rate 0.01, times 0.95 after every
+        # epoch.
         "paper": {"data": "cifar10", "form": "zhang", "networks": ("mlp-512x3", "mlp-512"),
                   "shares": ALL_SHARES, "optimizer": "SGD", "learning_rate": 0.01, "decay": 0.95,
                   "batch_size": 128, "epochs": 300, "seeds": 9},
@@ -129,43 +136,59 @@ class RandomLabels(Experiment):
         Claim.at_least("train_accuracy", 0.999, within="network",
                        published=Published(1.0, "Zhang et al., 3 x 512; 1 x 512: 0.9934", of="metric"),
                        quantity="training accuracy",
-                       sentence="The network memorizes its labels, whatever the share of random ones",
-                       answer=Answer(supported="yes, the network learns its labels by heart however many of "
-                                               "them are random",
-                                     refuted="no, the network does not learn all its labels by heart",
-                                     open="whether the network learns random labels by heart")),
+                       sentence="The network memorizes its labels, whatever the share "
+                                "of random ones",
+                       answer=Answer(supported="yes, the network learns its labels by "
+                                               "heart however many of them are random",
+                                     refuted="no, the network does not learn all its "
+                                             "labels by heart",
+                                     open="whether the network learns random labels by "
+                                          "heart")),
         Claim.falls("test_accuracy", by="share", within="network",
                     sentence="Test accuracy falls as the share of random labels rises",
-                    answer=Answer(supported="the more labels are random, the less test accuracy is left",
-                                  refuted="test accuracy does not fall with the share of random labels",
-                                  open="whether test accuracy falls with the share of random labels")),
+                    answer=Answer(supported="the more labels are random, the less test "
+                                            "accuracy is left",
+                                  refuted="test accuracy does not fall with the share "
+                                          "of random labels",
+                                  open="whether test accuracy falls with the share of "
+                                       "random labels")),
         Claim.rises("epochs_to_memorize", by="share", within="network",
-                    sentence="Memorizing takes longer the more labels are random (also course E)"),
+                    sentence="Memorizing takes longer the more labels are random (also "
+                             "course E)"),
         Claim.greater("epochs_to_memorize", 1.0, 0.0, by="share", within="network", scale="log10",
                       smallest_effect=log10(1.5), published=Published(log10(3.5), "Zhang et al.: 1.5 to 3.5"),
-                      sentence="Random labels take at least 1.5 times as long as the true ones",
-                      answer=Answer(supported="random labels take at least 1.5 times as long to learn",
+                      sentence="Random labels take at least 1.5 times as long as the "
+                               "true ones",
+                      answer=Answer(supported="random labels take at least 1.5 times "
+                                              "as long to learn",
                                     refuted="random labels take hardly longer to learn",
-                                    open="whether random labels take much longer to learn")),
+                                    open="whether random labels take much longer to "
+                                         "learn")),
         Claim.at_most("above_chance", 0.01, within="network", where={"share": 1.0},
                       published=Published(0.0048, "Zhang et al., CIFAR-10: 10.48 %", of="metric"),
                       quantity="test accuracy minus chance",
-                       sentence="With random labels only, the test accuracy is not above chance"),
+                       sentence="With random labels only, the test accuracy is not "
+                                "above chance"),
         Claim.at_least("above_chance", -0.01, within="network", where={"share": 1.0},
                        quantity="test accuracy minus chance",
-                       sentence="With random labels only, the test accuracy is not below chance"),
+                       sentence="With random labels only, the test accuracy is not "
+                                "below chance"),
         Claim.greater("clean_lead", 0.5, 1.0, by="share", within="network", smallest_effect=0.05,
                       quantity="early lead in accuracy of unchanged labels",
-                      sentence="Early on, unchanged labels are ahead of changed ones (control: share 1)"),
+                      sentence="Early on, unchanged labels are ahead of changed ones "
+                               "(control: share 1)"),
         Claim.greater("cost_of_memorizing", 0.5, 0.0, by="share", within="network", smallest_effect=0.02,
                       quantity="test accuracy lost while memorizing",
-                      sentence="At share 0.5 memorizing costs test accuracy that was there early on"),
+                      sentence="At share 0.5 memorizing costs test accuracy that was "
+                               "there early on"),
         Claim.at_most("tau_of_losses", 0.0, within="network", where={"share": 1.0}, smallest_effect=0.5,
                       quantity="Kendall's tau of test loss with training loss",
-                       sentence="On random labels the test loss rises as the training loss falls (courses)"),
+                       sentence="On random labels the test loss rises as the training "
+                                "loss falls (courses)"),
     )  # fmt: skip
     reported: ClassVar[tuple[Reported, ...]] = (
-        *(Reported(who="Zhang et al. 2017", setting=f"CIFAR-10, MLP of {units} units, {kind} labels",
+        *(Reported(who="Zhang et al. 2017", setting=f"CIFAR-10, MLP of {units} units, "
+                                                    f"{kind} labels",
                    quantity=f"{split} accuracy", value=value, metric=f"{SPLITS[split]}_accuracy",
                    where={"network": network, "share": share}, fields={"data": "cifar10", "form": "zhang"})
           for network, units, share, kind, accuracies in (
@@ -175,27 +198,36 @@ class RandomLabels(Experiment):
               ("mlp-512", "1 x 512", 0.0, "true", (1.0, 0.5051)),
           )
           for split, value in zip(SPLITS, accuracies, strict=True)),
-        Reported(who="Zhang et al. 2017", setting="CIFAR-10, random against true labels",
+        Reported(who="Zhang et al. 2017", setting="CIFAR-10, random against true "
+                                                  "labels",
                  quantity="time to fit, relative", value="1.5 to 3.5"),
         *(Reported(who="course A",
-                   setting="MNIST, 784-500-10, Adam 1e-4, batch 100, random labels, 1,000 epochs",
+                   setting="MNIST, 784-500-10, Adam 1e-4, batch 100, random labels, "
+                           "1,000 epochs",
                    quantity=quantity, value=value, metric=metric,
                    where={"network": "mlp-500", "share": 1.0},
                    fields={"data": "mnist", "learning_rate": 1e-4, "batch_size": 100, "epochs": 1_000})
           for quantity, value, metric in (("training loss", 0.0588, "train_loss"),
                                           ("test accuracy", 0.0992, "test_accuracy"))),
-        Reported(who="courses B and E", setting="random labels, training stopped there and called fitted",
+        Reported(who="courses B and E", setting="random labels, training stopped there "
+                                                "and called fitted",
                  quantity="training loss", value="about 2"),
     )  # fmt: skip
     exercises: ClassVar[tuple[str, ...]] = (
-        "Why does the test accuracy at share 0.5 first rise and then fall? Which labels are learned when?",
-        "Is the network above or below the line of copying one neighbor's label at share 0.5? Why?",
-        "Set data=mnist@5000. Does memorizing take fewer epochs, or fewer optimizer steps?",
-        "Set networks=mlp-10-20. How many labels can it memorize, and how many parameters is that each?",
+        "Why does the test accuracy at share 0.5 first rise and then fall? Which "
+        "labels are learned when?",
+        "Is the network above or below the line of copying one neighbor's label at "
+        "share 0.5? Why?",
+        "Set data=mnist@5000. Does memorizing take fewer epochs, or fewer optimizer "
+        "steps?",
+        "Set networks=mlp-10-20. How many labels can it memorize, and how many "
+        "parameters is that each?",
     )
     references: ClassVar[tuple[str, ...]] = (
-        "Zhang et al., Understanding deep learning requires rethinking generalization, arXiv:1611.03530.",
-        "Arpit et al., A closer look at memorization in deep networks, arXiv:1706.05394.",
+        "Zhang et al., Understanding deep learning requires rethinking generalization, "
+        "arXiv:1611.03530.",
+        "Arpit et al., A closer look at memorization in deep networks, "
+        "arXiv:1706.05394.",
     )
 
     @property
@@ -223,23 +255,31 @@ class RandomLabels(Experiment):
         return {"model": models.source_hash(self.model)} if self.model else {}
 
     def validate(self) -> None:
-        """Check every number, the data, every network, and the user's own one on two images."""
+        """Check every number, the data, every network, and the user's own one on two
+        images.
+        """
         for key in POSITIVE:
             if not 0 < getattr(self, key) < inf:
                 raise UsageError(
-                    f"{key}={getattr(self, key)} is impossible: it must be above 0 and finite."
+                    f"{key}={getattr(self, key)} is impossible: it must "
+                    "be above 0 and finite."
                 )
         if not all(0 <= share <= 1 for share in self.shares):
             raise UsageError(
-                f"shares={self.shares} is impossible: a share is from 0 (all labels true) to 1."
+                f"shares={self.shares} is impossible: a share is from 0 "
+                "(all labels true) to 1."
             )
         for levels in (self.shares, self.names):
             if not levels or len(set(levels)) < len(levels):
                 raise UsageError(
-                    "Give at least one of shares and one network, and each of them once."
+                    "Give at least one of shares and one network, and "
+                    "each of them once."
                 )
         if self.memorized > 1 or self.early_epochs > self.epochs:
-            pair = f"memorized={self.memorized} must be at most 1, and early_epochs={self.early_epochs}"
+            pair = (
+                f"memorized={self.memorized} must be at most 1, and "
+                f"early_epochs={self.early_epochs}"
+            )
             raise UsageError(f"{pair} at most epochs={self.epochs}.")
         form: Any = {"shape": self.shape, "outputs": self.task.outputs}
         form |= {"samples": self.task.train_samples, "batch_sizes": [self.batch_size]}
@@ -296,7 +336,9 @@ class RandomLabels(Experiment):
         )
 
     def run(self, trials: Trials, lab: Lab) -> None:
-        """Train one network per seed, each on labels of its own, until it has memorized them."""
+        """Train one network per seed, each on labels of its own, until it has memorized
+        them.
+        """
         import torch
         from numpy import isfinite
 
@@ -332,10 +374,8 @@ class RandomLabels(Experiment):
                 own_labels=True,
                 prepare=data.Whiten() if self.form == "zhang" else task.prepare,
                 precision="auto",
-                held_out={
-                    "test": test,
-                    **own,
-                },  # those of the training images cost no further prediction
+                # those of the training images cost no further prediction
+                held_out={"test": test, **own},
                 eval_every=epoch,
                 stop=[
                     training.Threshold(
@@ -359,8 +399,9 @@ class RandomLabels(Experiment):
             scores = self._scores(curves, trivial[0])
             lab.record(trial, **scores, stop_reason=result.stop_reason[k])
             if scores["epochs_to_memorize"] == inf:
-                lab.note(f"{condition}, seed {trial.seed}: not memorized. Training ended at an accuracy of "
-                         f"{scores['train_accuracy']:.2%} ({result.stop_reason[k]}).")  # fmt: skip
+                lab.note(f"{condition}, seed {trial.seed}: not memorized. Training "
+                         f"ended at an accuracy of {scores['train_accuracy']:.2%} "
+                         f"({result.stop_reason[k]}).")  # fmt: skip
 
     def _scores(self, curves: Mapping[str, Any], chance: float) -> dict[str, float]:
         """What is recorded of one run, from its curves over epochs."""
@@ -390,7 +431,9 @@ class RandomLabels(Experiment):
         }
 
     def baselines(self, records: Records) -> dict[str, Mapping[str, float]]:
-        """Chance, the largest test class, and what copying one neighbor's label would score."""
+        """Chance, the largest test class, and what copying one neighbor's label would
+        score.
+        """
         found = next(
             (r.arrays["trivial"] for r in records if "trivial" in r.arrays), (nan, nan)
         )
@@ -402,11 +445,14 @@ class RandomLabels(Experiment):
         return {"test_accuracy": {"chance": chance, "largest class": largest, **copied}}
 
     def figures(self, records: Records) -> dict[str, plots.Figure]:
-        """The outcome by share, accuracy and loss against epochs, and which labels come first."""
+        """The outcome by share, accuracy and loss against epochs, and which labels come
+        first.
+        """
         outcome = plots.trend(
             records, {"accuracy": list(OUTCOME)[:2], "epochs until memorized": list(OUTCOME)[2:]},
             x="share", color_by="network", log_x=False, names=OUTCOME, x_label="share of redrawn labels",
-            title="What random labels cost", caption="Dashed: copying one neighbor's label (see text).",
+            title="What random labels cost", caption="Dashed: copying one neighbor's "
+                                                     "label (see text).",
         )  # fmt: skip
         chance = self.baselines(records)["test_accuracy"]["chance"]
         outcome.figure.axes[0].plot(
@@ -415,15 +461,18 @@ class RandomLabels(Experiment):
         splits = _panels(records, SPLITS)
         accuracy, loss = (
             plots.curves(splits, kind, color_by="share", panel_by="panel", x_label="epochs",
-                         log_y=kind == "loss", title=f"Training and test {kind} while labels are learned",
-                         caption="Training: on the labels as given. Test: on the true ones.")
+                         log_y=kind == "loss", title=f"Training and test {kind} while "
+                                                     "labels are learned",
+                         caption="Training: on the labels as given. Test: on the true "
+                                 "ones.")
             for kind in ("accuracy", "loss")
         )  # fmt: skip
         parts = plots.curves(
             _panels(Records(r for r in records if r.condition["share"]), PARTS), "accuracy",
             color_by="panel", panel_by="share", x_label="epochs", log_y=False,
             y_label="share of training images", title="Which labels are learned first",
-            caption="Changed labels differ from the true ones; some redrawn ones do not.",
+            caption="Changed labels differ from the true ones; some redrawn ones do "
+                    "not.",
         )  # fmt: skip
         for ax in (*accuracy.figure.axes, *parts.figure.axes):
             ax.set_ylim(-0.02, 1.03)
@@ -431,7 +480,9 @@ class RandomLabels(Experiment):
 
 
 def _panels(records: Records, panels: Mapping[str, str]) -> Records:
-    """The records once per panel, with that part's curves as accuracy and loss and the share in words."""
+    """The records once per panel, with that part's curves as accuracy and loss and the
+    share in words.
+    """
     panelled = []
     for record, (panel, part) in product(records, panels.items()):
         name = (

@@ -1,4 +1,6 @@
-"""How the sensitivity of outputs to inputs depends on the batch size, the labels and augmentation."""
+"""How the sensitivity of outputs to inputs depends on the batch size, the labels and
+augmentation.
+"""
 
 from __future__ import annotations
 
@@ -56,49 +58,60 @@ LARGER = Answer(
 class Sensitivity(Experiment):
     """Do large batches make a network more sensitive to its inputs?
 
-    Sensitivity at an input is the Frobenius norm of the Jacobian of the outputs with respect to that input:
-    how far they move when pixels move. Norms of weight gradients are another quantity (gradient-norm).
-    ``sensitivity`` takes softmax probabilities as outputs, as Novak et al. (2018) do, ``logit_sensitivity``
-    the logits. They differ: where a network is sure of itself the softmax is flat, so while training goes
-    on, the Jacobian of the logits grows and that of the probabilities shrinks. Both are means over test
-    inputs, in units of one standard deviation of the pixels.
+    Sensitivity at an input is the Frobenius norm of the Jacobian of the outputs with
+    respect to that input: how far they move when pixels move. Norms of weight gradients
+    are another quantity (gradient-norm). ``sensitivity`` takes softmax probabilities as
+    outputs, as Novak et al. (2018) do, ``logit_sensitivity`` the logits. They differ:
+    where a network is sure of itself the softmax is flat, so while training goes on,
+    the Jacobian of the logits grows and that of the probabilities shrinks. Both are
+    means over test inputs, in units of one standard deviation of the pixels.
 
-    Reports disagree on what a larger batch does to it, and the same networks give all of the answers. With a
-    larger batch, as many epochs are fewer steps and end at a higher loss; as many steps are more epochs and
-    end at a lower one. In a third design, equal loss, training ends below a threshold: what remains there is
-    due to the batch size. One optimizer, one learning rate. As Novak et al. did, the networks of another
-    part are trained until every training image is right.
+    Reports disagree on what a larger batch does to it, and the same networks give all
+    of the answers. With a larger batch, as many epochs are fewer steps and end at a
+    higher loss; as many steps are more epochs and end at a lower one. In a third
+    design, equal loss, training ends below a threshold: what remains there is due to
+    the batch size. One optimizer, one learning rate. As Novak et al. did, the networks
+    of another part are trained until every training image is right.
 
-    In the part "all learned" batches are equal, and training goes on until 99.9 % of the images are right as
-    labeled: with true labels, with random ones, and with images shifted at random. ``error_detection`` is
-    the probability that a misclassified test input is more sensitive than a correct one (area under the ROC
-    curve), ``error_detection_by_confidence`` the same for 1 - the largest probability, without a Jacobian.
+    In the part "all learned" batches are equal, and training goes on until 99.9 % of
+    the images are right as labeled: with true labels, with random ones, and with images
+    shifted at random. ``error_detection`` is the probability that a misclassified test
+    input is more sensitive than a correct one (area under the ROC curve),
+    ``error_detection_by_confidence`` the same for 1 - the largest probability, without
+    a Jacobian.
 
-    What to expect (quick, run with 8 seeds). From a batch of 32 to one of 640 the sensitivity rises by 49 %
-    at equal epochs, falls by 28 % at equal steps, and stays within 5 % at equal loss. On logits the first two
-    turn over. Random labels raise it 13 times, augmentation does nothing to it. It tells misclassified inputs
-    by 0.96, and so does confidence. On 10,000 images of MNIST (standard, 64 to 10,000) equal loss is not
-    equal: the largest batch ends 20 % more sensitive. Random labels raise it 24 times, augmentation lowers it
-    1.3 times.
+    What to expect (quick, run with 8 seeds). From a batch of 32 to one of 640 the
+    sensitivity rises by 49 % at equal epochs, falls by 28 % at equal steps, and stays
+    within 5 % at equal loss. On logits the first two turn over. Random labels raise it
+    13 times, augmentation does nothing to it. It tells misclassified inputs by 0.96,
+    and so does confidence. On 10,000 images of MNIST (standard, 64 to 10,000) equal
+    loss is not equal: the largest batch ends 20 % more sensitive. Random labels raise
+    it 24 times, augmentation lowers it 1.3 times.
 
-    Running time on two cores: quick half a minute, standard seven minutes; paper hours (estimated).
+    Running time on two cores: quick half a minute, standard seven minutes; paper hours
+    (estimated).
 
     Attributes:
-        data: The images, at 28 x 28 in gray: mnist, digits, a folder or a .npz; mnist@10000 draws so many.
-        network: The network by its name or its layers; see `nablab.models.image_network`.
-        model: Your own network instead: package.module:factory or path/to/file.py:factory.
+        data: The images, at 28 x 28 in gray: mnist, digits, a folder or a .npz;
+            mnist@10000 draws so many.
+        network: The network by its name or its layers; see
+            `nablab.models.image_network`.
+        model: Your own network instead: package.module:factory or
+            path/to/file.py:factory.
         batch_sizes: Images per step, rising.
         epochs: Passes over the training images at equal epochs.
         steps: Optimizer steps at equal steps.
         loss: Training loss at equal loss.
         batch_size: Images per step in the part "all learned".
-        most_steps: Where a loss or an accuracy ends training, it ends after so many steps at the latest.
+        most_steps: Where a loss or an accuracy ends training, it ends after so many
+            steps at the latest.
         corrupted: The share of labels drawn anew in the condition "random labels".
         shift: Augmentation moves an image by up to so many pixels.
         inputs: So many test images are measured.
         optimizer: Optimizer of all networks.
         learning_rate: Learning rate of all networks.
-        decay: In the part "all learned" the learning rate is multiplied by it after every epoch.
+        decay: In the part "all learned" the learning rate is multiplied by it after
+            every epoch.
     """
 
     data: str = "mnist@10000"
@@ -129,39 +142,56 @@ class Sensitivity(Experiment):
         Claim.falls("sensitivity", **BY_SIZE,
                     sentence="Sensitivity falls as the batch grows (two courses)"),
         Claim.equal("sensitivity", margin=0.25, **BY_SIZE,
-                    sentence="Sensitivity is almost constant: within a quarter at all sizes (one course)"),
-        Claim.falls("logit_sensitivity", **BY_SIZE, quantity="sensitivity of the logits",
-                    sentence="Measured on logits, sensitivity falls as the batch grows"),
+                    sentence="Sensitivity is almost constant: within a quarter at all "
+                             "sizes (one course)"),
+        Claim.falls("logit_sensitivity", **BY_SIZE, quantity="sensitivity of the "
+                                                             "logits",
+                    sentence="Measured on logits, sensitivity falls as the batch "
+                             "grows"),
         Claim.greater("sensitivity", RANDOM, PLAIN, smallest_effect=log10(1.1), **BY_TRAINING,
-                      sentence="Random labels raise the sensitivity (Novak et al. 2018)",
-                      answer=Answer(supported="random labels make a network more sensitive",
-                                    refuted="random labels do not make a network more sensitive",
-                                    open="whether random labels make a network more sensitive")),
+                      sentence="Random labels raise the sensitivity (Novak et al. "
+                               "2018)",
+                      answer=Answer(supported="random labels make a network more "
+                                              "sensitive",
+                                    refuted="random labels do not make a network more "
+                                            "sensitive",
+                                    open="whether random labels make a network more "
+                                         "sensitive")),
         Claim.less("sensitivity", AUGMENTED, PLAIN, smallest_effect=log10(1.1), **BY_TRAINING,
                    sentence="Augmentation lowers the sensitivity (Novak et al. 2018)"),
-        Claim.at_least("error_detection", 0.6, quantity="area under the ROC curve of sensitivity and errors",
+        Claim.at_least("error_detection", 0.6, quantity="area under the ROC curve of "
+                                                        "sensitivity and errors",
                        where={"design": LEARNED, "training": PLAIN},
-                       sentence="Sensitivity tells misclassified test inputs (Novak et al. 2018)"),
+                       sentence="Sensitivity tells misclassified test inputs (Novak et "
+                                "al. 2018)"),
     )  # fmt: skip
     reported: ClassVar[tuple[Reported, ...]] = (
-        *(Reported(who="Novak et al. 2018", setting="trained until every training image is right; figures",
+        *(Reported(who="Novak et al. 2018", setting="trained until every training "
+                                                    "image is right; figures",
                    quantity=f"sensitivity under {change}", value=value)
           for change, value in (("full batches", "higher"), ("random labels", "higher"),
                                 ("augmentation", "lower"))),
-        Reported(who="Novak et al. 2018", setting="trained until every training image is right; figures",
+        Reported(who="Novak et al. 2018", setting="trained until every training image "
+                                                  "is right; figures",
                  quantity="sensitivity at misclassified inputs", value="higher than at others"),
         Reported(who="two courses", quantity="sensitivity as the batch grows", value="falls"),
         Reported(who="one course", quantity="sensitivity as the batch grows", value="almost constant"),
     )  # fmt: skip
     exercises: ClassVar[tuple[str, ...]] = (
-        "Multiply the last layer's weights by 10. What happens to the two sensitivities, and to accuracy?",
-        "Two courses and a paper disagree. Which design and which outputs does each need to be right?",
-        "Set optimizer=SGD learning_rate=0.1. Which verdicts turn over, and does the loss explain it?",
-        "Why do sensitivity and confidence tell misclassified inputs equally well? Start with two classes.",
+        "Multiply the last layer's weights by 10. What happens to the two "
+        "sensitivities, and to accuracy?",
+        "Two courses and a paper disagree. Which design and which outputs does each "
+        "need to be right?",
+        "Set optimizer=SGD learning_rate=0.1. Which verdicts turn over, and does the "
+        "loss explain it?",
+        "Why do sensitivity and confidence tell misclassified inputs equally well? "
+        "Start with two classes.",
     )
     references: ClassVar[tuple[str, ...]] = (
-        "Novak et al., Sensitivity and generalization in neural networks, ICLR 2018, arXiv:1802.08760.",
-        "Keskar et al., On large-batch training for deep learning, ICLR 2017, arXiv:1609.04836.",
+        "Novak et al., Sensitivity and generalization in neural networks, ICLR 2018, "
+        "arXiv:1802.08760.",
+        "Keskar et al., On large-batch training for deep learning, ICLR 2017, "
+        "arXiv:1609.04836.",
     )
 
     def validate(self) -> None:
@@ -177,7 +207,8 @@ class Sensitivity(Experiment):
         ):
             if not 0 < getattr(self, key) < inf:
                 raise UsageError(
-                    f"{key}={getattr(self, key)} is impossible: it must be above 0 and finite."
+                    f"{key}={getattr(self, key)} is impossible: it must "
+                    "be above 0 and finite."
                 )
         for key in ("corrupted", "decay"):
             if not 0 < getattr(self, key) <= 1:
@@ -186,7 +217,8 @@ class Sensitivity(Experiment):
                 )
         if not 1 <= self.shift <= 14:
             raise UsageError(
-                f"shift={self.shift} is no augmentation of 28 pixels: it must be from 1 to 14."
+                f"shift={self.shift} is no augmentation of 28 pixels: it "
+                "must be from 1 to 14."
             )
         sizes = self.batch_sizes
         if len(sizes) < 2 or sizes[0] < 1 or sorted(set(sizes)) != list(sizes):
@@ -207,11 +239,14 @@ class Sensitivity(Experiment):
     def _check_sizes(self, samples: int | None) -> None:
         largest = max(*self.batch_sizes, self.batch_size)
         if samples is not None and largest > samples:
-            raise UsageError(f"A batch of {largest:,} exceeds the {samples:,} training images of "
-                             f"{self.data}: take smaller batches or more images.")  # fmt: skip
+            raise UsageError(f"A batch of {largest:,} exceeds the {samples:,} training "
+                             f"images of {self.data}: take smaller batches or more "
+                             "images.")  # fmt: skip
 
     def conditions(self) -> list[Condition]:
-        """Every batch size in three designs, and three kinds of training with equal batches."""
+        """Every batch size in three designs, and three kinds of training with equal
+        batches.
+        """
         levels = [
             (design, PLAIN, size) for design in DESIGNS for size in self.batch_sizes
         ]
@@ -229,9 +264,14 @@ class Sensitivity(Experiment):
         return (self.data,)
 
     def active_claims(self) -> tuple[Claim, ...]:
-        """Those of the class, and one on the smallest and the largest batch of this configuration."""
+        """Those of the class, and one on the smallest and the largest batch of this
+        configuration.
+        """
         small, large = self.batch_sizes[0], self.batch_sizes[-1]
-        novak = f"At equal loss batches of {large:,} raise the sensitivity (Novak et al. 2018)"
+        novak = (
+            f"At equal loss batches of {large:,} raise the sensitivity (Novak et "
+            "al. 2018)"
+        )
         extreme = Claim.greater("sensitivity", large, small, by="batch_size", where={"design": LOSS},
                                 scale="log10", smallest_effect=log10(1.1), sentence=novak,
                                 answer=LARGER)  # fmt: skip
@@ -283,14 +323,14 @@ class Sensitivity(Experiment):
                 own_labels=condition["training"] == RANDOM,
                 **self._ending(condition, len(images)),
             ),
-            seeds=[
-                lab.seed(trial, "weights", by=()) for trial in trials
-            ],  # shared by all conditions
+            # shared by all conditions
+            seeds=[lab.seed(trial, "weights", by=()) for trial in trials],
         )
         missed = result.stop_reason.count("budget")
         if condition["design"] in (LOSS, LEARNED) and missed:
-            lab.note(f"{condition}: {missed} of {len(trials)} networks did not get there within "
-                     f"most_steps={self.most_steps:,} and are measured as they are.")  # fmt: skip
+            lab.note(f"{condition}: {missed} of {len(trials)} networks did not get "
+                     f"there within most_steps={self.most_steps:,} and are measured as "
+                     "they are.")  # fmt: skip
         test = task.prepared(held_out=True)
         for k, trial in enumerate(trials):
             accuracy = result.evaluations["train_accuracy"][k]
@@ -335,7 +375,8 @@ class Sensitivity(Experiment):
             return {"steps": steps, "eval_every": steps}
         if condition["design"] == LEARNED:
             stop = training.Threshold(0.999, metric="train_accuracy", above=True)
-            # At a constant rate no network learned all of the shifted images: they stayed at 99.6 %.
+            # At a constant rate no network learned all of the shifted images: they
+            # stayed at 99.6 %.
             falls = training.Exponential(self.decay ** (1 / per_epoch))
             return {
                 "steps": self.most_steps,
@@ -343,7 +384,8 @@ class Sensitivity(Experiment):
                 "stop": [stop],
                 "schedule": falls,
             }
-        # An evaluation costs a third of an epoch. The loss falls fast, so it is looked at more often.
+        # An evaluation costs a third of an epoch. The loss falls fast, so it is looked
+        # at more often.
         often = max(4, per_epoch // 4)
         return {
             "steps": self.most_steps,
@@ -357,14 +399,17 @@ class Sensitivity(Experiment):
         return {"test_accuracy": {"chance": share}, "error_detection": {"chance": 0.5}}
 
     def figures(self, records: Records) -> dict[str, plots.Figure]:
-        """Sensitivity against batch size, what explains it, and what labels and augmentation do to it."""
+        """Sensitivity against batch size, what explains it, and what labels and
+        augmentation do to it.
+        """
         by_size = Records(r for r in records if r.condition["design"] in DESIGNS)
         learned = records.where(design=LEARNED)
         against: Mapping[str, Any] = {"x": "batch_size", "color_by": "design"}
         sizes = plots.trend(
             by_size, {f"sensitivity of {name}": [metric] for metric, name in KINDS.items()}, log_y=True,
             names=KINDS, title="Sensitivity against batch size", **against,
-            caption="The design decides which way the lines go; probabilities and logits go opposite ways.",
+            caption="The design decides which way the lines go; probabilities and "
+                    "logits go opposite ways.",
         )  # fmt: skip
         scores = plots.trend(
             by_size, {kind: [f"train_{kind}", f"test_{kind}"] for kind in ("loss", "accuracy")}, names=NAMES,
@@ -377,13 +422,16 @@ class Sensitivity(Experiment):
         errors = plots.dots(
             _by_correctness(learned), "sensitivity", by="inputs", panel_by="training", log_y=True,
             title="Misclassified and correct test inputs",
-            caption="After random labels nearly every test input is misclassified, so the two are alike.",
+            caption="After random labels nearly every test input is misclassified, so "
+                    "the two are alike.",
         )  # fmt: skip
         return {"sizes": sizes, "scores": scores, "kinds": kinds, "errors": errors}
 
 
 def _measure(module: nn.Module, x: Any, y: Any, count: int) -> dict[str, float]:
-    """Scores on the test set (N, C, H, W), and sensitivities at ``count`` of its inputs, evenly spaced."""
+    """Scores on the test set (N, C, H, W), and sensitivities at ``count`` of its
+    inputs, evenly spaced.
+    """
     import torch
 
     from nablab.instruments import input_sensitivity
@@ -411,7 +459,9 @@ def _measure(module: nn.Module, x: Any, y: Any, count: int) -> dict[str, float]:
 
 
 def _area(scores: Any, wrong: Any) -> float:
-    """The probability that a wrong one scores higher than another (area under the ROC curve), or NaN."""
+    """The probability that a wrong one scores higher than another (area under the ROC
+    curve), or NaN.
+    """
     from scipy.stats import mannwhitneyu
 
     pairs = int(wrong.sum()) * int((~wrong).sum())

@@ -1,4 +1,6 @@
-"""Five measures of how flat a minimum is, by batch size and learning rate, against generalization."""
+"""Five measures of how flat a minimum is, by batch size and learning rate, against
+generalization.
+"""
 
 from __future__ import annotations
 
@@ -48,42 +50,52 @@ TELLS = Answer(
 
 @dataclass(frozen=True)
 class Sharpness(Experiment):
-    """Do large batches end in sharp minima, and does sharpness tell how well a network generalizes?
+    """Do large batches end in sharp minima, and does sharpness tell how well a network
+    generalizes?
 
-    Keskar et al. (2017) say yes to both. Their sharpness is 100 (max f(x + z) - f(x)) / (1 + f(x)), where f
-    is the training loss and z lies in the box of half-width ε (|x_i| + 1), searched by ten iterations of
-    L-BFGS-B. They trained a network on MNIST (F1, five hidden layers of 512 units with batch norm) with
-    batches of 256 and of 6,000, a tenth of the data; the large batches ended far sharper. But a ReLU network
-    computes the same function when a unit's inputs are scaled up and its outputs down, and the box then
-    catches other networks: sharpness is no property of the function (Dinh et al. 2017).
+    Keskar et al. (2017) say yes to both. Their sharpness is 100 (max f(x + z) - f(x)) /
+    (1 + f(x)), where f is the training loss and z lies in the box of half-width ε
+    (|x_i| + 1), searched by ten iterations of L-BFGS-B. They trained a network on MNIST
+    (F1, five hidden layers of 512 units with batch norm) with batches of 256 and of
+    6,000, a tenth of the data; the large batches ended far sharper. But a ReLU network
+    computes the same function when a unit's inputs are scaled up and its outputs down,
+    and the box then catches other networks: sharpness is no property of the function
+    (Dinh et al. 2017).
 
-    So here are five, of the same networks: Keskar's; the average rise of the loss under Gaussian changes of
-    the weights (σ = 0.01); the largest rise when each weight changes by at most 0.5 % (adaptive, unmoved by
-    rescaling; Auto-PGD); the largest eigenvalue of the Hessian; and its trace (Hutchinson, 20 products).
-    Each is held against the gap, the training accuracy minus the test accuracy, by Kendall's tau over all
-    batch sizes and learning rates. Beside them the training loss, the trivial measure: networks that are
-    trained as many epochs with larger batches take fewer steps and are not at a minimum yet. The preset
-    equal-loss ends all trainings at one loss and shows what remains.
+    So here are five, of the same networks: Keskar's; the average rise of the loss under
+    Gaussian changes of the weights (σ = 0.01); the largest rise when each weight
+    changes by at most 0.5 % (adaptive, unmoved by rescaling; Auto-PGD); the largest
+    eigenvalue of the Hessian; and its trace (Hutchinson, 20 products). Each is held
+    against the gap, the training accuracy minus the test accuracy, by Kendall's tau
+    over all batch sizes and learning rates. Beside them the training loss, the trivial
+    measure: networks that are trained as many epochs with larger batches take fewer
+    steps and are not at a minimum yet. The preset equal-loss ends all trainings at one
+    loss and shows what remains.
 
-    Batch norm is measured in eval mode, with the running statistics that training left, as the network is
-    used. They lag behind the weights after few steps. All measures take the same evenly spaced training
-    images, in float32, and worst cases are lower bounds: as good as their search.
+    Batch norm is measured in eval mode, with the running statistics that training left,
+    as the network is used. They lag behind the weights after few steps. All measures
+    take the same evenly spaced training images, in float32, and worst cases are lower
+    bounds: as good as their search.
 
-    What to expect. Keskar's sharpness rises with the batch (quick, 5 seeds: tau 0.37, 0.07 to 0.60, too few
-    seeds for a verdict; 3.1 times from 40 to 640), and no measure tells the gap: the taus lie from -0.33 to
-    -0.01. On MNIST (standard, rate 0.001, medians of 5 seeds) it is 6, 51, 746, 454 and 94 from a batch of
-    64 to one of 10,000, whose 40 steps have not reached a minimum. On Keskar's own network (preset keskar)
-    batches of 10,000 end 106 times as sharp as batches of 64 (39 to 209; published 147, for 6,000 against
-    256), and 5 seeds cannot tell their test accuracies apart. A high tau over batch sizes alone may be
-    nothing but the batch size.
+    What to expect. Keskar's sharpness rises with the batch (quick, 5 seeds: tau 0.37,
+    0.07 to 0.60, too few seeds for a verdict; 3.1 times from 40 to 640), and no measure
+    tells the gap: the taus lie from -0.33 to -0.01. On MNIST (standard, rate 0.001,
+    medians of 5 seeds) it is 6, 51, 746, 454 and 94 from a batch of 64 to one of
+    10,000, whose 40 steps have not reached a minimum. On Keskar's own network (preset
+    keskar) batches of 10,000 end 106 times as sharp as batches of 64 (39 to 209;
+    published 147, for 6,000 against 256), and 5 seeds cannot tell their test accuracies
+    apart. A high tau over batch sizes alone may be nothing but the batch size.
 
-    Running time on two cores: quick 40 seconds, standard four minutes, keskar thirteen, paper hours
-    (estimated).
+    Running time on two cores: quick 40 seconds, standard four minutes, keskar thirteen,
+    paper hours (estimated).
 
     Attributes:
-        data: The images, at 28 x 28 in gray: mnist, digits, a folder or a .npz; mnist@10000 draws so many.
-        network: The network by its name or its layers; see `nablab.models.image_network`.
-        model: Your own network instead: package.module:factory or path/to/file.py:factory.
+        data: The images, at 28 x 28 in gray: mnist, digits, a folder or a .npz;
+            mnist@10000 draws so many.
+        network: The network by its name or its layers; see
+            `nablab.models.image_network`.
+        model: Your own network instead: package.module:factory or
+            path/to/file.py:factory.
         batch_sizes: Images per step, rising.
         learning_rates: Learning rates; every batch size is trained with each.
         epochs: Passes over the training images, the same for all.
@@ -115,20 +127,22 @@ class Sharpness(Experiment):
                   "epochs": 100, "measured": 60_000, "both_radii": True, "seeds": 5},
     }  # fmt: skip
     undecided: ClassVar[Mapping[str, str]] = {
-        "keskar": "five batch sizes at one learning rate are too few conditions for a correlation with the "
-        "gap; the preset is there to compare batches.",
-        "paper": "Keskar et al. trained with two batch sizes, and two conditions show no correlation with "
-        "the gap; the preset is there to compare them.",
+        "keskar": "five batch sizes at one learning rate are too few conditions for a "
+        "correlation with the gap; the preset is there to compare batches.",
+        "paper": "Keskar et al. trained with two batch sizes, and two conditions show "
+        "no correlation with the gap; the preset is there to compare them.",
     }
     claims: ClassVar[tuple[Claim, ...]] = (
         Claim.rises(KESKAR, by="batch_size", quantity="Keskar's sharpness",
                     sentence="Keskar's sharpness rises with the batch size",
                     answer=Answer(supported="yes, larger batches end in sharper minima",
-                                  refuted="no, larger batches end in minima that are less sharp",
+                                  refuted="no, larger batches end in minima that are "
+                                          "less sharp",
                                   open="whether larger batches end in sharper minima")),
         *(
             Claim.correlates(metric, "gap", paired=True, quantity=name,
-                             sentence=f"The gap rises with {name if 'Keskar' in name else 'the ' + name}",
+                             sentence="The gap rises with "
+                                      f"{name if 'Keskar' in name else 'the ' + name}",
                              answer=TELLS if metric == KESKAR else None)
             for metric, name in MEASURES.items()
         ),
@@ -140,22 +154,28 @@ class Sharpness(Experiment):
           for batch, sharpness, accuracy in ((256, "1.23 ± 0.83", 0.9803), (6_000, "205 ± 70", 0.9781))
           for quantity, value, metric in (("sharpness at ε = 1e-3", sharpness, KESKAR),
                                           ("test accuracy", accuracy, "test_accuracy"))),
-        Reported(who="Andriushchenko et al. 2023", setting="many measures on many networks",
+        Reported(who="Andriushchenko et al. 2023", setting="many measures on many "
+                                                           "networks",
                  quantity="correlation with generalization",
                  value="mostly none, and for some of the wrong sign"),
     )  # fmt: skip
     exercises: ClassVar[tuple[str, ...]] = (
-        "Scale one layer by 10 and the next by 1/10. Which measures change, and which do not?",
-        "Take --preset equal-loss. How much of the ratio between large and small batches remains?",
+        "Scale one layer by 10 and the next by 1/10. Which measures change, and which "
+        "do not?",
+        "Take --preset equal-loss. How much of the ratio between large and small "
+        "batches remains?",
         "Draw the gap against the training loss. Does any measure say more than that?",
-        "The eigenvalue is a limit of small changes. Why may Keskar's box still order networks differently?",
+        "The eigenvalue is a limit of small changes. Why may Keskar's box still order "
+        "networks differently?",
         "Set optimizer=SGD learning_rates=0.05,0.2. Whose tau changes its sign?",
     )
     references: ClassVar[tuple[str, ...]] = (
-        "Keskar et al., On large-batch training for deep learning, ICLR 2017, arXiv:1609.04836.",
-        "Dinh et al., Sharp minima can generalize for deep nets, ICML 2017, arXiv:1703.04933.",
-        "Andriushchenko et al., A modern look at the relationship between sharpness and generalization, "
-        "ICML 2023, arXiv:2302.07011.",
+        "Keskar et al., On large-batch training for deep learning, ICLR 2017, "
+        "arXiv:1609.04836.",
+        "Dinh et al., Sharp minima can generalize for deep nets, ICML 2017, "
+        "arXiv:1703.04933.",
+        "Andriushchenko et al., A modern look at the relationship between sharpness "
+        "and generalization, ICML 2023, arXiv:2302.07011.",
     )
 
     def validate(self) -> None:
@@ -168,7 +188,8 @@ class Sharpness(Experiment):
         for key, values in numbers.items():
             if not values or not all(0 < value < inf for value in values):
                 raise UsageError(
-                    f"{key}={list(values)} is impossible: it must be above 0 and finite."
+                    f"{key}={list(values)} is impossible: it must be "
+                    "above 0 and finite."
                 )
         if not 0 <= self.target_loss < inf:
             raise UsageError(
@@ -195,8 +216,9 @@ class Sharpness(Experiment):
         if samples is None:
             return
         if self.batch_sizes[-1] > samples:
-            raise UsageError(f"A batch of {self.batch_sizes[-1]:,} exceeds the {samples:,} training images "
-                             f"of {self.data}: take smaller batches or more images.")  # fmt: skip
+            raise UsageError(f"A batch of {self.batch_sizes[-1]:,} exceeds the "
+                             f"{samples:,} training images of {self.data}: take "
+                             "smaller batches or more images.")  # fmt: skip
 
     def conditions(self) -> list[Condition]:
         """Every batch size with every learning rate."""
@@ -216,7 +238,9 @@ class Sharpness(Experiment):
         return (self.data,)
 
     def active_claims(self) -> tuple[Claim, ...]:
-        """Those of the class, and two on the smallest and the largest batch of this configuration."""
+        """Those of the class, and two on the smallest and the largest batch of this
+        configuration.
+        """
         small, large = self.batch_sizes[0], self.batch_sizes[-1]
         f1 = self.model is None and self.network == F1
         source = "Keskar et al. 2017, F1 on 60,000 images, batches of 256 and 6,000"
@@ -224,12 +248,14 @@ class Sharpness(Experiment):
             KESKAR, large, small, by="batch_size", scale="log10", smallest_effect=log10(5),
             published=Published(log10(205 / 1.23), source) if f1 else None,
             quantity="Keskar's sharpness",
-            sentence=f"Batches of {large:,} end at least five times as sharp as batches of {small:,}",
+            sentence=f"Batches of {large:,} end at least five times as sharp as "
+                     f"batches of {small:,}",
         )  # fmt: skip
         accuracy = Claim.greater(
             "test_accuracy", small, large, by="batch_size", smallest_effect=0.001,
             published=Published(0.9803 - 0.9781, source) if f1 else None,
-            sentence=f"Batches of {small:,} give a higher test accuracy than batches of {large:,}",
+            sentence=f"Batches of {small:,} give a higher test accuracy than batches "
+                     f"of {large:,}",
         )  # fmt: skip
         return (ratio, accuracy, *self.claims)
 
@@ -270,14 +296,14 @@ class Sharpness(Experiment):
                 stop=[training.Threshold(self.target_loss)] if self.target_loss else [],
                 eval_every=max(2, per_epoch // 4) if self.target_loss else steps,
             ),
-            seeds=[
-                lab.seed(trial, "weights", by=()) for trial in trials
-            ],  # shared by all conditions
+            # shared by all conditions
+            seeds=[lab.seed(trial, "weights", by=()) for trial in trials],
         )
         missed = result.stop_reason.count("budget")
         if self.target_loss and missed:
-            lab.note(f"{condition}: {missed} of {len(trials)} networks did not get down to a loss of "
-                     f"{self.target_loss} in {self.epochs} epochs and are measured as they are.")  # fmt: skip
+            lab.note(f"{condition}: {missed} of {len(trials)} networks did not get "
+                     f"down to a loss of {self.target_loss} in {self.epochs} epochs "
+                     "and are measured as they are.")  # fmt: skip
         chosen, test = (
             _spread(task.prepared(), self.measured),
             task.prepared(held_out=True),
@@ -288,9 +314,8 @@ class Sharpness(Experiment):
             lab.record(trial, train_loss=result.final[k], train_accuracy=accuracy,
                        steps=int(result.steps_taken[k]), stop_reason=result.stop_reason[k])  # fmt: skip
             found = dict.fromkeys((*SCORES, *MEASURES), nan)
-            if isfinite(
-                result.final[k]
-            ):  # else it diverged, and there is nothing to measure
+            # else it diverged, and there is nothing to measure
+            if isfinite(result.final[k]):
                 module = result.module(k).eval()
                 found = _scores(module, *test, accuracy) | self._measure(module, chosen)
             lab.record(trial, **found)
@@ -300,7 +325,8 @@ class Sharpness(Experiment):
         from nablab.instruments import hessian_eigenvalues, hessian_trace, sharpness
 
         at = (module, "cross_entropy", chosen)
-        # Ten pairs of draws and 20 products leave errors of a few per cent, far less than seeds differ by.
+        # Ten pairs of draws and 20 products leave errors of a few per cent, far less
+        # than seeds differ by.
         largest = hessian_eigenvalues(*at, tolerance=1e-2, certify=False)
         found = {
             KESKAR: sharpness(*at, definition="keskar", radius=1e-3).sharpness,
@@ -320,24 +346,29 @@ class Sharpness(Experiment):
         return {"test_accuracy": {"chance": 1 / data.task(self.data).outputs}}
 
     def figures(self, records: Records) -> dict[str, plots.Figure]:
-        """Every measure against the batch size, how far training went, and the measures against the gap."""
+        """Every measure against the batch size, how far training went, and the measures
+        against the gap.
+        """
         against: Mapping[str, Any] = {"x": "batch_size", "color_by": "learning_rate"}
         measures = plots.trend(
             records, {name: [metric] for metric, name in MEASURES.items()}, log_y=True, **against,
-            names=dict.fromkeys(MEASURES, "measure"), title="Five measures against the batch size",
+            names=dict.fromkeys(MEASURES, "measure"), title="Five measures against the "
+                                                            "batch size",
             caption="Which measures rise together, and where do they part?",
         )  # fmt: skip
         scores = plots.trend(
             records, {"loss (cross-entropy)": ["train_loss", "test_loss"],
                       "accuracy": ["train_accuracy", "test_accuracy"]}, **against,
             names={f"{split}_{kind}": split for split in ("train", "test") for kind in ("loss", "accuracy")},
-            title="How far training went", caption="Equal epochs are fewer steps for larger batches.",
+            title="How far training went", caption="Equal epochs are fewer steps for "
+                                                   "larger batches.",
         )  # fmt: skip
         gap = plots.scatter(
             records, {"training loss": "train_loss", **{name: metric for metric, name in MEASURES.items()}},
             y="gap", color_by="batch_size", y_label="gap (train − test accuracy)",
             title="Does sharpness tell the gap?",
-            caption="The training loss is the trivial measure: does any other say more?",
+            caption="The training loss is the trivial measure: does any other say "
+                    "more?",
         )  # fmt: skip
         return {"measures": measures, "gap": gap, "scores": scores}
 
@@ -354,7 +385,9 @@ def _spread(pair: Any, count: int) -> Any:
 def _scores(
     module: nn.Module, x: Any, y: Any, train_accuracy: float
 ) -> dict[str, float]:
-    """Loss and accuracy on the test set (N, C, H, W), and how far its accuracy is below the training's."""
+    """Loss and accuracy on the test set (N, C, H, W), and how far its accuracy is below
+    the training's.
+    """
     import torch
 
     with torch.no_grad():

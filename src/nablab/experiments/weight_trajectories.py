@@ -28,11 +28,11 @@ from nablab.settings.values import AtMost, Samples, Steps
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    Path = Sequence[
-        Mapping[str, Any]
-    ]  # T points, each the tensors of a network by name
+    # T points, each the tensors of a network by name
+    Path = Sequence[Mapping[str, Any]]
 
-# A course's recipe: 45 epochs of 60 steps, and the weights at the start and every 3 epochs; 8 runs.
+# A course's recipe: 45 epochs of 60 steps, and the weights at the start and every 3
+# epochs; 8 runs.
 COURSE: Mapping[str, Any] = {
     "target": "mnist", "network": "784-10-20-10", "layer": 2, "activation": "relu", "learning_rate": 4e-4,
     "weight_decay": 1e-4, "batch_size": 1_000, "steps": 45 * 60, "points": 15, "seeds": 8,
@@ -58,31 +58,38 @@ COMPARISON = ("end_distance", "end_distance_matched", "matched_share", "matching
 class WeightTrajectories(Experiment):
     """Where does training go in weight space?
 
-    A network of P weights is a point in P dimensions, and training draws a path. To see it, project it on
-    its principal components: with the T centered points as the rows of X, the Gram matrix XXᵀ = VΛVᵀ (T ×
-    T) gives the coordinates VΛ^½ and, in Λ, the share of each component. Two components seem to hold most of
-    a path's variation. That is less than it seems: a random walk in many dimensions has 6/π² + 6/(2π)² = 76 %
-    there (Antognini and Sohl-Dickstein 2018). Every path looks flat. The order
-    of hidden units is arbitrary, so distances say little before units are matched (Ainsworth et al. 2023).
+    A network of P weights is a point in P dimensions, and training draws a path. To see
+    it, project it on its principal components: with the T centered points as the rows
+    of X, the Gram matrix XXᵀ = VΛVᵀ (T × T) gives the coordinates VΛ^½ and, in Λ, the
+    share of each component. Two components seem to hold most of a path's variation.
+    That is less than it seems: a random walk in many dimensions has 6/π² + 6/(2π)² = 76
+    % there (Antognini and Sohl-Dickstein 2018). Every path looks flat. The order of
+    hidden units is arbitrary, so distances say little before units are matched
+    (Ainsworth et al. 2023).
 
-    Each seed trains a run and a partner. With one start, only the order of samples differs, and claims hold
-    for that start. Distances are divided by √(‖a‖² + ‖b‖²): 1 for random vectors. ``layer_agreement`` is 1
-    if one picture becomes the other by moving, turning, mirroring and scaling (Procrustes).
+    Each seed trains a run and a partner. With one start, only the order of samples
+    differs, and claims hold for that start. Distances are divided by √(‖a‖² + ‖b‖²): 1
+    for random vectors. ``layer_agreement`` is 1 if one picture becomes the other by
+    moving, turning, mirroring and scaling (Procrustes).
 
-    What to expect of sinc (16 seeds). Two components hold 88 % (one start) and 91 % (own starts) of a path,
-    12 and 15 points more than of a random walk, yet they miss a third of a point's distance from the mean.
-    Layer 4 agrees with the whole by 0.93 and 0.96. Runs from one start end at a distance of 0.43, others at
-    1.00, or 0.73 with units matched; but untrained networks come as close (0.75), by choice of the order.
+    What to expect of sinc (16 seeds). Two components hold 88 % (one start) and 91 %
+    (own starts) of a path, 12 and 15 points more than of a random walk, yet they miss a
+    third of a point's distance from the mean. Layer 4 agrees with the whole by 0.93 and
+    0.96. Runs from one start end at a distance of 0.43, others at 1.00, or 0.73 with
+    units matched; but untrained networks come as close (0.75), by choice of the order.
 
-    A random walk has a third of its points within half its radius. Beware of the joint picture: eight runs
-    from own starts are nearly orthogonal, seven components hold 13 to 15 % each. All end 9 to 10 from the
-    mean, and in the plane some end 2 from it.
+    A random walk has a third of its points within half its radius. Beware of the joint
+    picture: eight runs from own starts are nearly orthogonal, seven components hold 13
+    to 15 % each. All end 9 to 10 from the mean, and in the plane some end 2 from it.
 
-    Running time on two cores: quick and standard under half a minute, mnist two minutes, paper more.
+    Running time on two cores: quick and standard under half a minute, mnist two
+    minutes, paper more.
 
     Attributes:
-        target: What to learn: sinc or an expression of x as in deep-vs-shallow; mnist, digits or your images.
-        network: The dense network by its widths; images of 28 x 28 pixels are 784 inputs.
+        target: What to learn: sinc or an expression of x as in deep-vs-shallow; mnist,
+            digits or your images.
+        network: The dense network by its widths; images of 28 x 28 pixels are 784
+            inputs.
         layer: The layer whose weights and biases are looked at alone, counted from 1.
         activation: Activation of the hidden layers.
         optimizer: Optimizer.
@@ -90,7 +97,8 @@ class WeightTrajectories(Experiment):
         weight_decay: Weight decay.
         batch_size: Samples per step. Batches are what tells runs from one start apart.
         steps: Optimizer steps.
-        points: The weights are kept at the start and so many times after it, at equal distances.
+        points: The weights are kept at the start and so many times after it, at equal
+            distances.
     """
 
     version: ClassVar[int] = 2
@@ -124,43 +132,63 @@ class WeightTrajectories(Experiment):
     }
     claims: ClassVar[tuple[Claim, ...]] = (
         Claim.at_least("explained_variance", 0.4, within="start",
-                       sentence="Two components hold at least 40 % of a path's variation (Li et al. 2018)"),
+                       sentence="Two components hold at least 40 % of a path's "
+                                "variation (Li et al. 2018)"),
         Claim.at_least("above_random_walk", 0.0, within="start", quantity="share held beyond a random walk's",
-                       sentence="Two components hold more of a path than of a random walk of as many points",
-                       answer=Answer(supported="the path of training is flatter than a random walk: two "
-                                               "directions hold more of it",
-                                     refuted="the path of training is no flatter than a random walk",
-                                     open="whether the path is flatter than a random walk")),
+                       sentence="Two components hold more of a path than of a random "
+                                "walk of as many points",
+                       answer=Answer(supported="the path of training is flatter than a "
+                                               "random walk: two directions hold more "
+                                               "of it",
+                                     refuted="the path of training is no flatter than "
+                                             "a random walk",
+                                     open="whether the path is flatter than a random "
+                                          "walk")),
         Claim.at_least("layer_agreement", 0.9, within="start",
-                       sentence="The picture of one layer looks like that of the whole network"),
+                       sentence="The picture of one layer looks like that of the whole "
+                                "network"),
         Claim.at_least("share_near_origin", 0.5, within="start",
-                       sentence="Paths are dense near the origin: most points are within half their radius"),
+                       sentence="Paths are dense near the origin: most points are "
+                                "within half their radius"),
         Claim.less("end_distance", SHARED, OWN, by="start", smallest_effect=0.05,
-                   sentence="Runs from one start end closer together than runs from different starts",
-                   answer=Answer(supported="runs from one start end closer together than others",
-                                 refuted="runs from one start end no closer together than others",
-                                 open="whether runs from one start end closer together")),
+                   sentence="Runs from one start end closer together than runs from "
+                            "different starts",
+                   answer=Answer(supported="runs from one start end closer together "
+                                           "than others",
+                                 refuted="runs from one start end no closer together "
+                                         "than others",
+                                 open="whether runs from one start end closer "
+                                      "together")),
         Claim.at_most("matched_share", 0.9, where={"start": OWN},
-                      sentence="Matching the hidden units brings ends of different starts a tenth closer"),
+                      sentence="Matching the hidden units brings ends of different "
+                               "starts a tenth closer"),
         Claim.at_least("matching_gain", 0.0, where={"start": OWN},
-                       sentence="Matching brings the ends closer by more than it brings the starts closer"),
+                       sentence="Matching brings the ends closer by more than it "
+                                "brings the starts closer"),
     )  # fmt: skip
     reported: ClassVar[tuple[Reported, ...]] = (
-        Reported(who="Li et al. 2018", quantity="share of a path's variation in two components",
+        Reported(who="Li et al. 2018", quantity="share of a path's variation in two "
+                                                "components",
                  value="0.4 to 0.9"),
         Reported(who="Antognini and Sohl-Dickstein 2018", setting="random walk in many dimensions, formula",
                  quantity="share of a path's variation in two components", value=0.76),
         Reported(who="one course", quantity="points of a path", value="dense near the origin"),
     )  # fmt: skip
     exercises: ClassVar[tuple[str, ...]] = (
-        "Project a random walk in 2,361 dimensions with trajectory_pca. Could you tell it from a run?",
-        "Take --preset sgd. Which paths become straighter, and what does a straight path say about the loss?",
-        "Set layer=1 and then layer=8. Which layer alone looks most like the whole, and is it the largest?",
+        "Project a random walk in 2,361 dimensions with trajectory_pca. Could you tell "
+        "it from a run?",
+        "Take --preset sgd. Which paths become straighter, and what does a straight "
+        "path say about the loss?",
+        "Set layer=1 and then layer=8. Which layer alone looks most like the whole, "
+        "and is it the largest?",
     )
     references: ClassVar[tuple[str, ...]] = (
-        "Li et al., Visualizing the loss landscape of neural nets, NeurIPS 2018, arXiv:1712.09913.",
-        "Antognini, Sohl-Dickstein, PCA of high dimensional random walks, NeurIPS 2018, arXiv:1806.08805.",
-        "Ainsworth et al., Git Re-Basin: merging modulo permutation symmetries, ICLR 2023, arXiv:2209.04836.",
+        "Li et al., Visualizing the loss landscape of neural nets, NeurIPS 2018, "
+        "arXiv:1712.09913.",
+        "Antognini, Sohl-Dickstein, PCA of high dimensional random walks, NeurIPS "
+        "2018, arXiv:1806.08805.",
+        "Ainsworth et al., Git Re-Basin: merging modulo permutation symmetries, ICLR "
+        "2023, arXiv:2209.04836.",
     )
 
     def validate(self) -> None:
@@ -168,15 +196,18 @@ class WeightTrajectories(Experiment):
         for key in ("learning_rate", "batch_size", "steps"):
             if not 0 < getattr(self, key) < float("inf"):
                 raise UsageError(
-                    f"{key}={getattr(self, key)} is impossible: it must be above 0 and finite."
+                    f"{key}={getattr(self, key)} is impossible: it must "
+                    "be above 0 and finite."
                 )
         if self.weight_decay < 0:
             raise UsageError(
-                f"weight_decay={self.weight_decay} is impossible: it must not be negative."
+                f"weight_decay={self.weight_decay} is impossible: it must "
+                "not be negative."
             )
         if not 2 <= self.points <= self.steps:
             raise UsageError(
-                f"points={self.points} is impossible: it must be from 2 to steps={self.steps}."
+                f"points={self.points} is impossible: it must be from 2 "
+                f"to steps={self.steps}."
             )
         task, layers = (
             data.task(self.target),
@@ -213,9 +244,8 @@ class WeightTrajectories(Experiment):
         recorder = training.WeightRecorder(
             every=self.steps // self.points, replicas=runs
         )
-        ends = training.WeightRecorder(
-            every=self.steps
-        )  # all that is needed of partners
+        # all that is needed of partners
+        ends = training.WeightRecorder(every=self.steps)
         optimizer = getattr(training, self.optimizer)
         build = self.builder(
             lab.shared_seed("shared start") if condition["start"] == SHARED else None
@@ -273,7 +303,9 @@ class WeightTrajectories(Experiment):
         return training.SharedStart(self.builder(None), start)
 
     def _describe(self, path: Path, steps: Any, trial: Trial, lab: Lab) -> None:
-        """Record what two components show of one path: of the whole network and of one layer."""
+        """Record what two components show of one path: of the whole network and of one
+        layer.
+        """
         from scipy.spatial import procrustes
 
         whole, layer = _pca(path), _pca(path, self._layer_names(path))
@@ -286,10 +318,8 @@ class WeightTrajectories(Experiment):
             whole.relative_projection_error,
             whole.explained_variance_ratio[:10],
         )
-        radii = (
-            (whole.coordinates**2).sum(axis=1) ** 0.5,
-            whole.distance,
-        )  # in the plane, in all dimensions
+        # in the plane, in all dimensions
+        radii = ((whole.coordinates**2).sum(axis=1) ** 0.5, whole.distance)
         near = [float((radius < radius.max() / 2).mean()) for radius in radii]
         found = (*shares, above, errors.mean(), agreement, *near)
         lab.record(trial, **dict(zip(DESCRIPTION, found, strict=True)))
@@ -297,16 +327,17 @@ class WeightTrajectories(Experiment):
         lab.curve(trial, "explained_share", range(1, len(largest) + 1), largest)
 
     def _compare(self, path: Path, partner: Path) -> dict[str, float]:
-        """How far the two networks start and end from each other, before and after matching units."""
+        """How far the two networks start and end from each other, before and after
+        matching units.
+        """
         found = []
         for a, b in ((path[0], partner[0]), (path[-1], partner[-1])):
             match, tensors = self._match(a, b), (*a.values(), *b.values())
             size = sum(float(tensor.square().sum()) for tensor in tensors) ** 0.5
             found.append((match.distance_before / size, match.distance_after / size))
         start, end = found
-        gain = (
-            start[1] / start[0] - end[1] / end[0] if start[0] else nan
-        )  # nothing to gain at one start
+        # nothing to gain at one start
+        gain = start[1] / start[0] - end[1] / end[0] if start[0] else nan
         return dict(zip(COMPARISON, (*end, end[1] / end[0], gain), strict=True))
 
     def _match(self, *weights: Mapping[str, Any]) -> Any:
@@ -329,17 +360,21 @@ class WeightTrajectories(Experiment):
         return f"{list(dict.fromkeys(name.rpartition('.')[0] for name in path[0]))[self.layer - 1]}.*"
 
     def figures(self, records: Records) -> dict[str, plots.Figure]:
-        """The paths in two dimensions, what the components hold, and how far apart the runs end."""
+        """The paths in two dimensions, what the components hold, and how far apart the
+        runs end.
+        """
         from nablab.instruments import random_walk_shares
 
         planes = plots.paths(
             self._planes(records), title="Where training goes",
             value_label=IN_IMAGES if self.data_sets() else "training loss (MSE)",
-            caption=f"Up to {SHOWN} runs. In the last row units are matched to those of the first run's end.",
+            caption=f"Up to {SHOWN} runs. In the last row units are matched to those "
+                    "of the first run's end.",
         )  # fmt: skip
         share = plots.curves(
             records, "explained_share", color_by="start", panel_by="", x_label="component",
-            y_label="share of the variance", title="What each component holds of a single path",
+            y_label="share of the variance", title="What each component holds of a "
+                                                   "single path",
             caption="The dashed line is a random walk of as many points.",
         )  # fmt: skip
         walk = random_walk_shares(self.steps // (self.steps // self.points) + 1)[:10]
@@ -348,8 +383,10 @@ class WeightTrajectories(Experiment):
         )
         error = plots.curves(
             records, "projection_error", color_by="start", panel_by="", log_y=False,
-            y_label="relative projection error", title="What two components miss of each point",
-            caption="Error / distance from the mean point. 0: the point lies in the plane.",
+            y_label="relative projection error", title="What two components miss of "
+                                                       "each point",
+            caption="Error / distance from the mean point. 0: the point lies in the "
+                    "plane.",
         )  # fmt: skip
         ends = plots.dots(
             plots.metrics_side_by_side(records, UNITS, metric="end_distance", factor="units"),
@@ -362,7 +399,9 @@ class WeightTrajectories(Experiment):
         return {"paths": planes, "share": share, "error": error, "ends": ends}
 
     def _planes(self, records: Records) -> list[plots.Plane]:
-        """A row per kind of start, and one with matched units: the whole network, and the layer."""
+        """A row per kind of start, and one with matched units: the whole network, and
+        the layer.
+        """
         planes = []
         for title, runs in self._rows_of(records).items():
             values: dict[Level, Any] = {

@@ -1,4 +1,6 @@
-"""Where training stops, the gradient is not zero: search for zero from there and see what kind it is."""
+"""Where training stops, the gradient is not zero: search for zero from there and see
+what kind it is.
+"""
 
 from __future__ import annotations
 
@@ -30,70 +32,81 @@ if TYPE_CHECKING:
     from nablab.instruments.base.losses import Loss
     from nablab.training import Context, Probe
 
-MOST_PARAMETERS = (
-    2_000  # beyond, the eigenvectors of 100 Hessians in every iteration take hours
-)
+# beyond, the eigenvectors of 100 Hessians in every iteration take hours
+MOST_PARAMETERS = 2_000
 FIRST_STOP = 10  # steps; earlier, the networks are the same as their initial weights
-EXACT, FURTHER = (
-    1e-16,
-    30,
-)  # the tolerance and the iterations that show how exact a critical point is
+# the tolerance and the iterations that show how exact a critical point is
+EXACT, FURTHER = (1e-16, 30)
 
 
 @dataclass(frozen=True)
 class ZeroGradient(Experiment):
     """What kind of points have zero gradient?
 
-    Where the gradient g of the loss is zero, the Hessian H, the matrix of second derivatives, tells what
-    kind of point it is. Each eigenvalue is the curvature along one direction. If none is negative, no
-    direction leads down and the point is a minimum, else a saddle. The minimal ratio is the share of
-    positive ones. Where eigenvalues of random signs are likely, saddles should outnumber minima, and the
+    Where the gradient g of the loss is zero, the Hessian H, the matrix of second
+    derivatives, tells what kind of point it is. Each eigenvalue is the curvature along
+    one direction. If none is negative, no direction leads down and the point is a
+    minimum, else a saddle. The minimal ratio is the share of positive ones. Where
+    eigenvalues of random signs are likely, saddles should outnumber minima, and the
     more so the higher the loss (Dauphin et al. 2014).
 
-    How zero is reached: every network trains by itself and stops at a step of its own, drawn from 10 to
-    3,000 on a logarithmic scale, for points of different loss are needed. From there Levenberg-Marquardt
-    lowers ||g|| in float64, to 1e-8. A search that ends elsewhere says so. Where ||Hg|| is small against
-    ||H|| ||g||, it is stuck in a gradient-flat region, as most published ones were (Frye et al. 2021).
+    How zero is reached: every network trains by itself and stops at a step of its own,
+    drawn from 10 to 3,000 on a logarithmic scale, for points of different loss are
+    needed. From there Levenberg-Marquardt lowers ||g|| in float64, to 1e-8. A search
+    that ends elsewhere says so. Where ||Hg|| is small against ||H|| ||g||, it is stuck
+    in a gradient-flat region, as most published ones were (Frye et al. 2021).
 
-    How the ratio is counted: by all eigenvalues of the exact Hessian, as (positive, zero, negative). An
-    eigenvalue below the floor is zero: c eps P max|lambda|, plus the measured rounding of the Hessian, plus
-    how far up to 30 further steps still move the eigenvalues. The last part matters most: where a product of
-    small weights is zero, a gradient of 1e-8 lies far from the point and leaves eigenvalues of 1e-3 open.
-    ``ratio_above_rounding`` leaves it out. Beside it stands the share of random neighbors of higher loss.
+    How the ratio is counted: by all eigenvalues of the exact Hessian, as (positive,
+    zero, negative). An eigenvalue below the floor is zero: c eps P max|lambda|, plus
+    the measured rounding of the Hessian, plus how far up to 30 further steps still move
+    the eigenvalues. The last part matters most: where a product of small weights is
+    zero, a gradient of 1e-8 lies far from the point and leaves eigenvalues of 1e-3
+    open. ``ratio_above_rounding`` leaves it out. Beside it stands the share of random
+    neighbors of higher loss.
 
-    What to expect (100 networks of 241 parameters). Without weight decay 45 reach zero, all of them at the
-    constant function (loss 0.0869), with 1 to 9 positive eigenvalues, up to 8 negative and 224 to 240 zero.
-    All others use up their iterations far from where they began: what they approach may lie at infinity.
-    Counted above rounding, wherever the search ended, the ratio falls with the loss (tau -0.57), but mostly
-    at points that are not critical. Weight decay of 0.001 bounds the weights: 71 reach zero, 18 at losses of
-    0.017 to 0.023 and 53 near 0.088, and 20 end gradient-flat. At the 71 the ratio does fall with the loss
-    (tau -0.52), by little: its median is 0.93 at the low losses and 0.92 at the high ones, and one of the
-    high ones is a minimum, with 241 positive eigenvalues. The penalty was chosen after five were tried, as
-    one that leaves critical points of different loss; 100 fresh seeds (100 to 199) confirm the verdict: 70
-    points, tau -0.67. Nearly all neighbors at a distance of 0.1 are higher at every critical point: sampling
-    sees the few steep directions, not the signs.
+    What to expect (100 networks of 241 parameters). Without weight decay 45 reach zero,
+    all of them at the constant function (loss 0.0869), with 1 to 9 positive
+    eigenvalues, up to 8 negative and 224 to 240 zero. All others use up their
+    iterations far from where they began: what they approach may lie at infinity.
+    Counted above rounding, wherever the search ended, the ratio falls with the loss
+    (tau -0.57), but mostly at points that are not critical. Weight decay of 0.001
+    bounds the weights: 71 reach zero, 18 at losses of 0.017 to 0.023 and 53 near 0.088,
+    and 20 end gradient-flat. At the 71 the ratio does fall with the loss (tau -0.52),
+    by little: its median is 0.93 at the low losses and 0.92 at the high ones, and one
+    of the high ones is a minimum, with 241 positive eigenvalues. The penalty was chosen
+    after five were tried, as one that leaves critical points of different loss; 100
+    fresh seeds (100 to 199) confirm the verdict: 70 points, tau -0.67. Nearly all
+    neighbors at a distance of 0.1 are higher at every critical point: sampling sees the
+    few steep directions, not the signs.
 
-    ReLU layers have flat directions by construction: scaling a unit's inputs up and its outputs down changes
-    nothing, a unit that is never active has no influence, and inside a linear piece the second derivative
-    of the activation is zero. Their points of zero gradient come as sets, and a kink may have none.
+    ReLU layers have flat directions by construction: scaling a unit's inputs up and its
+    outputs down changes nothing, a unit that is never active has no influence, and
+    inside a linear piece the second derivative of the activation is zero. Their points
+    of zero gradient come as sets, and a kink may have none.
 
-    Mistakes of published solutions: counting positive entries of the Hessian; float32 and a threshold of 0,
-    which call half of the zeros positive; a Gauss-Newton block, positive semidefinite by construction; one
-    network trained 100 times; plateaus called minima; the sign of a Lanczos density's bulk.
+    Mistakes of published solutions: counting positive entries of the Hessian; float32
+    and a threshold of 0, which call half of the zeros positive; a Gauss-Newton block,
+    positive semidefinite by construction; one network trained 100 times; plateaus
+    called minima; the sign of a Lanczos density's bulk.
 
-    Running time on two cores: quick 15 seconds, standard two and a half minutes with --jobs 2, paper hours.
+    Running time on two cores: quick 15 seconds, standard two and a half minutes with
+    --jobs 2, paper hours.
 
     Attributes:
         networks: Dense networks by their widths, such as 1-8-8-8-8-1.
-        targets: What to learn; of a target with many points, write how many, as in cosine_over_x@300.
-        activations: Activations of the hidden layers: tanh, sigmoid, silu, gelu, elu, relu or leaky_relu.
-        weight_decays: Penalties; half of each times the squared norm of all weights is added to the loss.
+        targets: What to learn; of a target with many points, write how many, as in
+            cosine_over_x@300.
+        activations: Activations of the hidden layers: tanh, sigmoid, silu, gelu, elu,
+            relu or leaky_relu.
+        weight_decays: Penalties; half of each times the squared norm of all weights is
+            added to the loss.
         learning_rate: Learning rate of Adam, on the full batch.
         steps: The latest step at which a training is stopped.
         tolerance: The norm of the gradient that counts as zero.
         iterations: Iterations of the search.
         noise_factor: c in the noise floor.
-        radius: Distance of the random neighbors whose loss is compared with the point's.
+        radius: Distance of the random neighbors whose loss is compared with the
+            point's.
     """
 
     version: ClassVar[int] = 2
@@ -128,44 +141,61 @@ class ZeroGradient(Experiment):
     claims: ClassVar[tuple[Claim, ...]] = (
         Claim.correlates("minimal_ratio", "critical_loss", sign=-1, within="weight_decay",
                          smallest_effect=0.1,
-                         sentence="At critical points, the minimal ratio falls as the loss rises",
-                         answer=Answer(supported="at points of zero gradient, the higher the loss the fewer "
-                                                 "directions lead up",
-                                       refuted="at points of zero gradient, a higher loss does not go with "
-                                               "fewer directions that lead up",
-                                       open="whether fewer directions lead up where the loss is higher")),
+                         sentence="At critical points, the minimal ratio falls as the "
+                                  "loss rises",
+                         answer=Answer(supported="at points of zero gradient, the "
+                                                 "higher the loss the fewer directions "
+                                                 "lead up",
+                                       refuted="at points of zero gradient, a higher "
+                                               "loss does not go with fewer directions "
+                                               "that lead up",
+                                       open="whether fewer directions lead up where "
+                                            "the loss is higher")),
         Claim.at_least("reached", 0.5, within="weight_decay",
                        quantity="share of searches that reach zero gradient",
-                       sentence="At least half of the searches end in a true critical point",
-                       answer=Answer(supported="at least half of the searches reach such a point",
-                                     refuted="fewer than half of the searches reach such a point",
-                                     open="whether half of the searches reach such a point")),
+                       sentence="At least half of the searches end in a true critical "
+                                "point",
+                       answer=Answer(supported="at least half of the searches reach "
+                                               "such a point",
+                                     refuted="fewer than half of the searches reach "
+                                             "such a point",
+                                     open="whether half of the searches reach such a "
+                                          "point")),
         Claim.correlates("ratio_above_rounding", "loss", sign=-1, within="weight_decay", smallest_effect=0.1,
-                         sentence="As courses count, wherever the search ends: a higher minimal ratio goes "
-                         "with a lower loss"),
+                         sentence="As courses count, wherever the search ends: a "
+                                  "higher minimal ratio goes with a lower loss"),
     )  # fmt: skip
     reported: ClassVar[tuple[Reported, ...]] = (
-        Reported(who="Dauphin et al. 2014", setting="theory, for eigenvalues of random signs",
-                 quantity="saddles against minima", value="more saddles, the more so the higher the loss"),
+        Reported(who="Dauphin et al. 2014", setting="theory, for eigenvalues of random "
+                                                    "signs",
+                 quantity="saddles against minima", value="more saddles, the more so "
+                                                          "the higher the loss"),
         Reported(who="Frye et al. 2021", quantity="published critical points",
                  value="mostly gradient-flat regions"),
         Reported(who="published solutions of courses", setting="float32, threshold 0",
                  quantity="minimal ratio", value="0.50 to 0.54"),
     )  # fmt: skip
     exercises: ClassVar[tuple[str, ...]] = (
-        "A network whose last weights are zero is constant. When is its gradient zero? Find it in a figure.",
-        "Set tolerance=1e-4. Which verdicts turn over, and how many of the points are still critical?",
-        "Set activations=relu. How many eigenvalues are zero at a critical point? Along which directions?",
-        "Multiply the loss by 100. Which recorded numbers change, and what does that say of a threshold?",
-        "Why is the share of neighbors with a higher loss near 1 where many eigenvalues are negative?",
+        "A network whose last weights are zero is constant. When is its gradient zero? "
+        "Find it in a figure.",
+        "Set tolerance=1e-4. Which verdicts turn over, and how many of the points are "
+        "still critical?",
+        "Set activations=relu. How many eigenvalues are zero at a critical point? "
+        "Along which directions?",
+        "Multiply the loss by 100. Which recorded numbers change, and what does that "
+        "say of a threshold?",
+        "Why is the share of neighbors with a higher loss near 1 where many "
+        "eigenvalues are negative?",
     )
     references: ClassVar[tuple[str, ...]] = (
-        "Dauphin et al., Identifying and attacking the saddle point problem, NeurIPS 2014, arXiv:1406.2572.",
-        "Pascanu et al., On the saddle point problem for non-convex optimization, 2014, arXiv:1405.4604.",
-        "Frye et al., Critical point-finding methods reveal gradient-flat regions of deep network losses, "
-        "Neural Computation 2021, arXiv:2003.10397.",
-        "Fukumizu and Amari, Local minima and plateaus in hierarchical structures of multilayer perceptrons, "
-        "Neural Networks 2000.",
+        "Dauphin et al., Identifying and attacking the saddle point problem, NeurIPS "
+        "2014, arXiv:1406.2572.",
+        "Pascanu et al., On the saddle point problem for non-convex optimization, "
+        "2014, arXiv:1405.4604.",
+        "Frye et al., Critical point-finding methods reveal gradient-flat regions of "
+        "deep network losses, Neural Computation 2021, arXiv:2003.10397.",
+        "Fukumizu and Amari, Local minima and plateaus in hierarchical structures of "
+        "multilayer perceptrons, Neural Networks 2000.",
     )
 
     def validate(self) -> None:
@@ -174,8 +204,9 @@ class ZeroGradient(Experiment):
             size = models.parameter_count(widths)
             if widths[0] != 1 or widths[-1] != 1 or size > MOST_PARAMETERS:
                 raise UsageError(
-                    f"networks: {list(widths)} with {size:,} parameters is unusable. It must begin and end "
-                    f"with 1, as 1-9-1, and have at most {MOST_PARAMETERS:,}: each step takes the Hessian."
+                    f"networks: {list(widths)} with {size:,} parameters is unusable. "
+                    "It must begin and end with 1, as 1-9-1, and have at most "
+                    f"{MOST_PARAMETERS:,}: each step takes the Hessian."
                 )
         for spec in self.targets:
             data.target(spec)
@@ -185,7 +216,8 @@ class ZeroGradient(Experiment):
             self.conditions()
         ):
             raise UsageError(
-                "networks, targets, activations and weight_decays need one entry each, none twice."
+                "networks, targets, activations and weight_decays need one entry each, "
+                "none twice."
             )
         if (
             min(self.weight_decays) < 0
@@ -193,12 +225,14 @@ class ZeroGradient(Experiment):
             or self.steps < FIRST_STOP
         ):
             raise UsageError(
-                f"No weight_decays and no noise_factor below 0, no steps below {FIRST_STOP}, please."
+                "No weight_decays and no noise_factor below 0, no steps below "
+                f"{FIRST_STOP}, please."
             )
         for key in ("learning_rate", "tolerance", "radius", "iterations"):
             if not 0 < getattr(self, key) < float("inf"):
                 raise UsageError(
-                    f"{key}={getattr(self, key)} is impossible: it must be above 0 and finite."
+                    f"{key}={getattr(self, key)} is impossible: it must "
+                    "be above 0 and finite."
                 )
 
     def conditions(self) -> list[Condition]:
@@ -227,7 +261,9 @@ class ZeroGradient(Experiment):
         return penalized(float(trial.condition["weight_decay"])), points
 
     def run(self, trials: Trials, lab: Lab) -> None:
-        """Train one network per seed for a while of its own, search from there, and count eigenvalues."""
+        """Train one network per seed for a while of its own, search from there, and
+        count eigenvalues.
+        """
         from nablab.instruments import Replicas, find_critical_point, inertia
 
         condition = trials.condition
@@ -235,7 +271,8 @@ class ZeroGradient(Experiment):
         activation: Any = condition["activation"]
         points = data.target(str(condition["target"])).train()
         decay = float(condition["weight_decay"])
-        # Networks of one seed begin alike and stop at the same step, whatever their penalty.
+        # Networks of one seed begin alike and stop at the same step, whatever their
+        # penalty.
         shared = [factor for factor in condition if factor != "weight_decay"]
         result = lab.train(
             training.Supervised(
@@ -271,7 +308,8 @@ class ZeroGradient(Experiment):
             models.dense(str(condition["network"]), activation),
             penalized(decay),
         )
-        # L-BFGS before takes longer and gets less far than the second-order steps alone.
+        # L-BFGS before takes longer and gets less far than the second-order steps
+        # alone.
         options: Any = {"max_iterations": self.iterations, "lbfgs_iterations": 0}
         found: Any = find_critical_point(
             Replicas(network, tensors),
@@ -322,7 +360,9 @@ class ZeroGradient(Experiment):
             lab.array(trials[k], "eigenvalues", values)
 
     def stop(self, seed: int) -> int:
-        """The step at which a training ends: log-uniform between 10 and `steps`, in tens."""
+        """The step at which a training ends: log-uniform between 10 and `steps`, in
+        tens.
+        """
         import numpy as np
 
         share = float(np.random.default_rng(seed).uniform())
@@ -333,21 +373,25 @@ class ZeroGradient(Experiment):
         ratio = plots.outcomes(
             records, "loss", "minimal_ratio", ("loss at the end of the search", "minimal ratio"),
             "Minimal ratio against loss",
-            "Only filled circles are critical points and can speak for the claim. A column of them has the "
-            "loss of the best constant function: places on one critical set.",
+            "Only filled circles are critical points and can speak for the claim. A "
+            "column of them has the loss of the best constant function: places on one "
+            "critical set.",
         )  # fmt: skip
         reached = plots.outcomes(
             records, "gradient_norm_before", "gradient_norm",
             ("norm of the gradient before the search", "norm of the gradient after it"),
             "How many searches reached zero gradient",
-            "The line is the tolerance. What stays above it is no critical point, however small it is.",
+            "The line is the tolerance. What stays above it is no critical point, "
+            "however small it is.",
             self.tolerance,
         )  # fmt: skip
         return {"ratio": ratio, "reached": reached, "spectra": plots.spectra(records)}
 
 
 def penalized(weight_decay: float) -> Loss:
-    """The mean squared error, plus half the penalty times the squared norm of all weights."""
+    """The mean squared error, plus half the penalty times the squared norm of all
+    weights.
+    """
     from nablab.instruments import Penalized
 
     return Penalized("mse", weight_decay) if weight_decay else "mse"
@@ -356,7 +400,9 @@ def penalized(weight_decay: float) -> Loss:
 def _shift(
     replicas: Replicas, reached: Any, eigenvalues: Any, loss: Loss, points: Any
 ) -> Any:
-    """How far further steps still move the eigenvalues of points that reached zero, (K,); 0 for others."""
+    """How far further steps still move the eigenvalues of points that reached zero,
+    (K,); 0 for others.
+    """
     import numpy as np
 
     from nablab.instruments import find_critical_point, inertia

@@ -1,1 +1,3 @@
-"""Files: written whole or not at all, places that a user names, checkpoints and weights."""
+"""Files: written whole or not at all, places that a user names, checkpoints and
+weights.
+"""

@@ -1,6 +1,7 @@
 """Files that are either whole or absent, at any moment and whatever kills the process.
 
-Every write goes to a temporary file in the same folder, is flushed to the disk, and is renamed.
+Every write goes to a temporary file in the same folder, is flushed to the disk, and is
+renamed.
 """
 
 from __future__ import annotations
@@ -27,8 +28,10 @@ def write_bytes(
     Args:
         path: The file; its folder is made if absent.
         content: All of the new content.
-        durable: Wait until the disk has it. Only files that may be lost (progress) go without.
-        explain: What makes the error of an operating system's error [default: `store_error`].
+        durable: Wait until the disk has it. Only files that may be lost (progress) go
+            without.
+        explain: What makes the error of an operating system's error [default:
+            `store_error`].
 
     Raises:
         StoreError: No space left, or the folder is not writable.
@@ -57,8 +60,8 @@ def write_bytes(
 def write_output(path: Path, content: bytes) -> None:
     """Write a file that the user named, wherever it leads.
 
-    A regular file is replaced as a whole. A link stays, and the file behind it is written; into a pipe or a
-    device the bytes are sent.
+    A regular file is replaced as a whole. A link stays, and the file behind it is
+    written; into a pipe or a device the bytes are sent.
 
     Raises:
         UsageError: It cannot be written.
@@ -78,7 +81,8 @@ def write_output(path: Path, content: bytes) -> None:
 
 
 def check_output(path: Path) -> None:
-    """Refuse a place where `write_output` cannot write, before the work that makes the content.
+    """Refuse a place where `write_output` cannot write, before the work that makes the
+    content.
 
     Raises:
         UsageError: It is a folder, or another name of a file that is open.
@@ -97,7 +101,9 @@ def check_output(path: Path) -> None:
 
 
 def _is_stream(path: Path) -> bool:
-    """Whether a path leads to something that is neither absent nor a regular file or a folder."""
+    """Whether a path leads to something that is neither absent nor a regular file or a
+    folder.
+    """
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:
@@ -112,9 +118,11 @@ def _output_error(error: OSError, path: Path) -> UsageError:
 
 
 def remove_leftovers(folder: Path, name: str = "*") -> None:
-    """Remove the temporary files that killed processes left of files called ``name`` (a glob pattern).
+    """Remove the temporary files that killed processes left of files called ``name`` (a
+    glob pattern).
 
-    Only for who alone may write those files at the moment: a write under way would fail.
+    Only for who alone may write those files at the moment: a write under way would
+    fail.
     """
     for path in folder.glob(f".{name}.*.tmp"):
         path.unlink(missing_ok=True)
@@ -124,8 +132,9 @@ def store_error(error: OSError, path: Path) -> StoreError:
     """Say what an operating system's error means for the store and what to do about it."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return StoreError(
-            f"No space left on the disk that holds the store ({path.parent}). "
-            "What was finished is kept. Free some space and give the same command again to go on."
+            f"No space left on the disk that holds the store ({path.parent}). What was "
+            "finished is kept. Free some space and give the same command again to go "
+            "on."
         )
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return StoreError(
@@ -134,8 +143,8 @@ def store_error(error: OSError, path: Path) -> StoreError:
         )
     if error.errno in (errno.ENOTDIR, errno.EEXIST):
         return StoreError(
-            f"The store cannot be written: {path.parent} or a folder above it is a file. "
-            "Choose another folder with --store FOLDER or NABLAB_STORE."
+            f"The store cannot be written: {path.parent} or a folder above it is a "
+            "file. Choose another folder with --store FOLDER or NABLAB_STORE."
         )
     if error.errno == errno.EISDIR:
         return StoreError(

@@ -1,9 +1,11 @@
-"""What all checkpoints of nablab have in common: a safetensors file that says what it belongs to.
+"""What all checkpoints of nablab have in common: a safetensors file that says what it
+belongs to.
 
-The tensors are named arrays; the file's metadata hold one JSON record under ``nablab``: the format, a
-checksum of the tensors, a ``fingerprint`` of the work that the file belongs to, and further facts. No pickle
-is written or read. Trainings keep PyTorch's tensors (`nablab.training.checkpoints`), loops of an experiment's
-own NumPy's arrays (here); this module imports no torch.
+The tensors are named arrays; the file's metadata hold one JSON record under ``nablab``:
+the format, a checksum of the tensors, a ``fingerprint`` of the work that the file
+belongs to, and further facts. No pickle is written or read. Trainings keep PyTorch's
+tensors (`nablab.training.checkpoints`), loops of an experiment's own NumPy's arrays
+(here); this module imports no torch.
 """
 
 from __future__ import annotations
@@ -26,9 +28,8 @@ if TYPE_CHECKING:
     Arrays = dict[str, npt.NDArray[Any]]
 
 FORMAT = 1
-MOST_FACTS = (
-    40 * 2**20
-)  # characters; safetensors reads no header of more than 100 MB, and quotes are doubled
+# characters; safetensors reads no header of more than 100 MB, and quotes are doubled
+MOST_FACTS = 40 * 2**20
 
 
 class UnusableCheckpoint(Exception):
@@ -78,7 +79,8 @@ def check(
 def save_arrays(
     path: str | os.PathLike[str], arrays: Arrays, facts: Mapping[str, Any]
 ) -> None:
-    """Write arrays and JSON facts so that at every moment the old or the new file is there in full.
+    """Write arrays and JSON facts so that at every moment the old or the new file is
+    there in full.
 
     Args:
         path: The file; its folder is made if absent.
@@ -95,8 +97,9 @@ def save_arrays(
     length = len(record["nablab"])
     if length > MOST_FACTS:
         raise UsageError(
-            f"A checkpoint would hold {length / 1e6:,.1f} MB of numbers and texts in lists and mappings, and "
-            f"can hold {MOST_FACTS / 1e6:,.1f}. Keep long lists of numbers in NumPy arrays."
+            f"A checkpoint would hold {length / 1e6:,.1f} MB of numbers and texts in "
+            f"lists and mappings, and can hold {MOST_FACTS / 1e6:,.1f}. Keep long "
+            "lists of numbers in NumPy arrays."
         )
     content = safetensors.numpy.save(arrays, metadata=record)
     atomic.write_bytes(Path(path), content)
@@ -105,7 +108,8 @@ def save_arrays(
 def load_arrays(
     path: str | os.PathLike[str], fingerprint: Mapping[str, Any]
 ) -> tuple[Arrays, dict[str, Any]]:
-    """Read back what `save_arrays` wrote, if it is whole and its fact ``fingerprint`` equals the given one.
+    """Read back what `save_arrays` wrote, if it is whole and its fact ``fingerprint``
+    equals the given one.
 
     Raises:
         UnusableCheckpoint: It is not.
@@ -114,7 +118,8 @@ def load_arrays(
         with safe_open(path, framework="np") as file:
             facts = json.loads((file.metadata() or {})["nablab"])
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-    # An array of a dtype that NumPy lacks (a training's bfloat16) is a TypeError or an AttributeError.
+    # An array of a dtype that NumPy lacks (a training's bfloat16) is a TypeError or an
+    # AttributeError.
     except (
         SafetensorError,
         OSError,
@@ -124,7 +129,8 @@ def load_arrays(
         AttributeError,
     ) as error:
         raise UnusableCheckpoint(f"it cannot be read ({error})") from error
-    # Another kind of work takes its checksum in another way: say first that it is another.
+    # Another kind of work takes its checksum in another way: say first that it is
+    # another.
     if facts.get("fingerprint", {}).get("kind") != fingerprint["kind"]:
         raise UnusableCheckpoint("it belongs to work of another kind")
     check(facts, digest=_digest(arrays, facts), fingerprint=fingerprint, work="run")

@@ -1,4 +1,6 @@
-"""The weights of a measurement, from safetensors files, held against the network: names, shapes, kinds."""
+"""The weights of a measurement, from safetensors files, held against the network:
+names, shapes, kinds.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +15,12 @@ from torch import Tensor, nn
 from nablab.errors import UsageError
 from nablab.files.places import place
 
-# What wrappers put before the names of a network's tensors: torch.compile, DataParallel, and FSDP.
+# What wrappers put before the names of a network's tensors: torch.compile,
+# DataParallel, and FSDP.
 PREFIXES = ("_orig_mod.", "module.", "_fsdp_wrapped_module.")
 CONVERT = (
-    "Convert it once, where you trust the file: from safetensors.torch import save_file; "
-    "save_file(torch.load(PATH, weights_only=True), 'weights.safetensors')."
+    "Convert it once, where you trust the file: from safetensors.torch import "
+    "save_file; save_file(torch.load(PATH, weights_only=True), 'weights.safetensors')."
 )
 
 
@@ -25,7 +28,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file by name.
 
     Raises:
-        UsageError: It cannot be read, or it is one of PyTorch's pickles, which could run any code.
+        UsageError: It cannot be read, or it is one of PyTorch's pickles, which could
+            run any code.
     """
     try:
         return load_file(place(path))
@@ -33,8 +37,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         message = f"The weights '{path}' cannot be read as safetensors"
         if _is_pickle(path):
             raise UsageError(
-                f"{message}: this is a file of torch.save, which is not opened, as it could run any code. "
-                f"{CONVERT}"
+                f"{message}: this is a file of torch.save, which is not opened, as it "
+                f"could run any code. {CONVERT}"
             ) from error
         reason = str(error).removeprefix("Error while deserializing ").rstrip(".")
         raise UsageError(f"{message}: {reason}.") from error
@@ -71,7 +75,8 @@ def set_weights(
     if missing or extra:
         raise UsageError(
             f"The weights '{path}' do not fit {kind}: missing "
-            f"{', '.join(missing[:5]) or 'nothing'}; not in the network {', '.join(extra[:5]) or 'nothing'}."
+            f"{', '.join(missing[:5]) or 'nothing'}; not in the network "
+            f"{', '.join(extra[:5]) or 'nothing'}."
         )
     for name, tensor in state.items():
         _check_tensor(
@@ -93,7 +98,9 @@ def set_weights(
 def _renamed(
     state: dict[str, Tensor], own: Mapping[str, Tensor], path: Path | str
 ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """The weights without the prefixes of wrappers, if it is these that keep them from fitting."""
+    """The weights without the prefixes of wrappers, if it is these that keep them from
+    fitting.
+    """
     left_out: list[str] = []
     while state and not state.keys() <= own.keys():
         prefix = next(
@@ -107,20 +114,22 @@ def _renamed(
         return state, ()
     words = "".join(left_out)
     return state, (
-        f"The names in '{path}' begin with '{words}', which a wrapper adds; it was left out.",
+        f"The names in '{path}' begin with '{words}', which a wrapper adds; "
+        "it was left out.",
     )
 
 
 def _check_tensor(name: str, tensor: Tensor, own: Tensor, message: str) -> None:
     if tensor.shape != own.shape:
         raise UsageError(
-            f"{message}: '{name}' has shape {tuple(tensor.shape)} there and {tuple(own.shape)} in the "
-            "network."
+            f"{message}: '{name}' has shape {tuple(tensor.shape)} there and "
+            f"{tuple(own.shape)} in the network."
         )
     if _family(tensor) != _family(own):
         raise UsageError(
-            f"{message}: '{name}' holds {_kind(tensor)} there and {_kind(own)} in the network. Quantized "
-            "weights need their scales: store the weights themselves."
+            f"{message}: '{name}' holds {_kind(tensor)} there and {_kind(own)} in the "
+            "network. Quantized weights need their scales: store the weights "
+            "themselves."
         )
 
 
@@ -141,7 +150,9 @@ def _kind(tensor: Tensor) -> str:
 
 
 def _is_pickle(path: Path) -> bool:
-    """Whether the file is what torch.save writes: a zip archive, or a bare pickle in its older form."""
+    """Whether the file is what torch.save writes: a zip archive, or a bare pickle in
+    its older form.
+    """
     try:
         with place(path).open("rb") as file:
             start = file.read(2)

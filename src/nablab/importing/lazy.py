@@ -11,7 +11,8 @@ from typing import Any
 def lazy_names(
     package: str, homes: Mapping[str, str]
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """The ``__getattr__`` and ``__dir__`` of a package that imports a name when it is asked for.
+    """The ``__getattr__`` and ``__dir__`` of a package that imports a name when it is
+    asked for.
 
     Args:
         package: The package's ``__name__``.

@@ -1,13 +1,16 @@
-"""The user's own Python code: of which files it is made, their hash, and imports that are never stale.
+"""The user's own Python code: of which files it is made, their hash, and imports that
+are never stale.
 
-A model or an experiment of the user's is seldom one file. What decides its numbers is the file, what it
-imports from beside it or from another folder of the user's, and the data files that it names. All of this
-is found by reading the source, without running it: the hash is then the same in every process, whatever
-was imported before, and whether an import stands at the top of a file or inside a function.
+A model or an experiment of the user's is seldom one file. What decides its numbers is
+the file, what it imports from beside it or from another folder of the user's, and the
+data files that it names. All of this is found by reading the source, without running
+it: the hash is then the same in every process, whatever was imported before, and
+whether an import stands at the top of a file or inside a function.
 
-Python's library, installed packages and nablab are not the user's: their versions are kept with a run.
-What cannot be found by reading (a module or file whose name is made while the code runs, an environment
-variable) is listed in `Code.unseen`, to be said to the user. This module imports neither torch nor numpy.
+Python's library, installed packages and nablab are not the user's: their versions are
+kept with a run. What cannot be found by reading (a module or file whose name is made
+while the code runs, an environment variable) is listed in `Code.unseen`, to be said to
+the user. This module imports neither torch nor numpy.
 """
 
 from __future__ import annotations
@@ -35,23 +38,13 @@ READERS = {
     "open", "load", "load_file", "read_text", "read_bytes", "read_csv", "imread", "fromfile", "loadtxt",
     "genfromtxt", "urlopen", "urlretrieve", "load_state_dict_from_url", "hf_hub_download", "from_pretrained",
 }  # fmt: skip
-WRITERS = (
-    "save",
-    "write",
-    "dump",
-    "to_",
-    "touch",
-    "mkdir",
-    "unlink",
-    "remove",
-)  # how their names begin
+# how their names begin
+WRITERS = ("save", "write", "dump", "to_", "touch", "mkdir", "unlink", "remove")
 _STARTED = time.time()
-_loaded: dict[
-    str, str
-] = {}  # by module name, the digest of its part when it was imported for the user
-_programs: dict[
-    str, str
-] = {}  # by the name of an experiment's module, `Code.sha256` when it was run
+# by module name, the digest of its part when it was imported for the user
+_loaded: dict[str, str] = {}
+# by the name of an experiment's module, `Code.sha256` when it was run
+_programs: dict[str, str] = {}
 _watchers: list[dict[str, None]] = []  # what `watching` collects
 
 
@@ -76,7 +69,8 @@ class Code:
 
     Attributes:
         parts: The file itself, then what it leads to, by path.
-        unseen: What decides the numbers, too, but cannot be found by reading, with file and line.
+        unseen: What decides the numbers, too, but cannot be found by reading, with file
+            and line.
     """
 
     parts: tuple[Part, ...]
@@ -86,7 +80,8 @@ class Code:
     def sha256(self) -> str:
         """Of all parts; where there is one only, of that file's bytes.
 
-        Paths count as seen from the first file, so that a folder may be moved as a whole.
+        Paths count as seen from the first file, so that a folder may be moved as a
+        whole.
         """
         if len(self.parts) == 1:
             return self.parts[0].sha256
@@ -106,8 +101,10 @@ def code_of(path: Path, *, folder: Path, module: str = "") -> Code:
 
     Args:
         path: The file.
-        folder: Where its imports are looked up first, as Python does with a program's folder.
-        module: The name under which the file is imported, where it has one: ``from . import x`` needs it.
+        folder: Where its imports are looked up first, as Python does with a program's
+            folder.
+        module: The name under which the file is imported, where it has one: ``from .
+            import x`` needs it.
     """
     if is_installed(path):
         return Code((Part(path, _sha256(path)),))
@@ -115,16 +112,16 @@ def code_of(path: Path, *, folder: Path, module: str = "") -> Code:
     reader.read(path, module)
     reader.follow(module)  # the packages around it run first
     first, *others = reader.parts.values()
-    others = [
-        part for part in others if part.path.stat().st_size
-    ]  # such as a bare __init__.py
+    # such as a bare __init__.py
+    others = [part for part in others if part.path.stat().st_size]
     return Code(
         (first, *sorted(others, key=lambda part: part.path)), tuple(reader.unseen)
     )
 
 
 def code_of_class(cls: type) -> Code | None:
-    """The code that a class's file leads to; None for nablab's own, and where there is no file.
+    """The code that a class's file leads to; None for nablab's own, and where there is
+    no file.
 
     Raises:
         UsageError: The file has been edited since the class was made from it.
@@ -135,19 +132,19 @@ def code_of_class(cls: type) -> Code | None:
     if file is None or is_installed(Path(file)):
         return None
     code = code_of(Path(file), folder=Path(file).parent, module=name)
-    current = (
-        getattr(module, cls.__name__, cls) is cls
-    )  # a later scan may have made the class anew
+    # a later scan may have made the class anew
+    current = getattr(module, cls.__name__, cls) is cls
     if name in _programs and not (current and _programs[name] == code.sha256):
         raise UsageError(
-            f"{file}, or what it imports, was edited after {cls.__name__} was loaded from it. "
-            "Give the command again; in Python, make the plan again."
+            f"{file}, or what it imports, was edited after {cls.__name__} was loaded "
+            "from it. Give the command again; in Python, make the plan again."
         )
     return code
 
 
 def find_module(name: str, folder: Path) -> Path | None:
-    """The file of a module, looked for in a folder and then as Python does; nothing is run.
+    """The file of a module, looked for in a folder and then as Python does; nothing is
+    run.
 
     Returns:
         The file; None where there is none, as for a module that is built in.
@@ -171,8 +168,9 @@ def find_module(name: str, folder: Path) -> Path | None:
 def importing(folder: Path) -> Iterator[None]:
     """Put a folder first among those that Python searches, as ``python file.py`` does.
 
-    No compiled files are written meanwhile: Python takes one for good if the source has the same size and
-    the same second of change, and so misses the second edit within a second.
+    No compiled files are written meanwhile: Python takes one for good if the source has
+    the same size and the same second of change, and so misses the second edit within a
+    second.
     """
     wrote = sys.dont_write_bytecode
     sys.path.insert(0, str(folder))
@@ -186,10 +184,11 @@ def importing(folder: Path) -> Iterator[None]:
 
 
 def forget_stale(code: Code) -> None:
-    """Let Python import the code anew where what it imported before is not what the files now hold.
+    """Let Python import the code anew where what it imported before is not what the
+    files now hold.
 
-    Python keeps what it imported by name. It would go on with an earlier version of an edited file, or take
-    ``parts.py`` of one folder for that of another.
+    Python keeps what it imported by name. It would go on with an earlier version of an
+    edited file, or take ``parts.py`` of one folder for that of another.
     """
     mine = {
         part.module: part
@@ -202,7 +201,8 @@ def forget_stale(code: Code) -> None:
         del sys.modules[name]
         _loaded.pop(name, None)
         package = name.rpartition(".")[0]
-        # A package without a file of its own keeps its modules as attributes, and would hand them out.
+        # A package without a file of its own keeps its modules as attributes, and would
+        # hand them out.
         while package and getattr(sys.modules.get(package), "__file__", None) is None:
             sys.modules.pop(package, None)
             package = package.rpartition(".")[0]
@@ -215,11 +215,13 @@ def is_loaded(name: str, code: Code) -> bool:
 
 
 def remember(code: Code, program: str = "") -> None:
-    """Keep of which content the code's modules are that are now imported; tell whoever is `watching`.
+    """Keep of which content the code's modules are that are now imported; tell whoever
+    is `watching`.
 
     Args:
         code: What was imported.
-        program: The module made from the first file, where `is_loaded` will be asked for it.
+        program: The module made from the first file, where `is_loaded` will be asked
+            for it.
     """
     if program:
         _programs[program] = code.sha256
@@ -232,7 +234,9 @@ def remember(code: Code, program: str = "") -> None:
 
 @contextmanager
 def watching() -> Iterator[dict[str, None]]:
-    """Collect `Code.unseen` of all code that is loaded meanwhile, as the keys of what is yielded."""
+    """Collect `Code.unseen` of all code that is loaded meanwhile, as the keys of what
+    is yielded.
+    """
     seen: dict[str, None] = {}
     _watchers.append(seen)
     try:
@@ -266,12 +270,15 @@ def _is_stale(name: str, part: Part) -> bool:
         return True
     if name in _loaded:
         return _loaded[name] != part.sha256
-    # Somebody else imported it: at a time that is not known, but not before this process was there.
+    # Somebody else imported it: at a time that is not known, but not before this
+    # process was there.
     return part.path.stat().st_mtime > _STARTED
 
 
 def _find(name: str, folder: Path, search: Sequence[str] | None) -> ModuleSpec | None:
-    """Find one level of a module's name, at the top (``search`` is None) or inside a package."""
+    """Find one level of a module's name, at the top (``search`` is None) or inside a
+    package.
+    """
     if search is not None:
         return PathFinder.find_spec(name, search)
     if here := PathFinder.find_spec(name, [str(folder)]):
@@ -323,7 +330,9 @@ class _Reader:
             self.read(script, "")
 
     def follow(self, name: str) -> None:
-        """Add the user's own files that importing a module runs: its packages and itself."""
+        """Add the user's own files that importing a module runs: its packages and
+        itself.
+        """
         search: Sequence[str] | None = None
         full = ""
         for level in filter(None, name.split(".")):
@@ -344,7 +353,8 @@ class _Source:
     """What one file imports, which data files it names, and what cannot be seen.
 
     Attributes:
-        data: Files that exist and are named by a text in the source, beside it or from the current folder.
+        data: Files that exist and are named by a text in the source, beside it or from
+            the current folder.
         scripts: Those of them that are Python files.
         unseen: See `Code`.
     """
@@ -407,9 +417,8 @@ class _Source:
         elif isinstance(node, ast.Call) and not self._called(node, texts, readers):
             return
         elif isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div):
-            texts["/".join(_constants(node))] = (
-                None  # Path(__file__).parent / "weights" / "a.pt"
-            )
+            # Path(__file__).parent / "weights" / "a.pt"
+            texts["/".join(_constants(node))] = None
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
             texts[node.value] = None
         elif isinstance(node, ast.Attribute) and node.attr in ("environ", "getenv"):
@@ -476,4 +485,7 @@ def unseen_note(unseen: Iterable[str]) -> str:
     listed = "; ".join(unseen)
     if not listed:
         return ""
-    return f"Your code depends on more than the run's id covers: {listed}. After a change there, give --fresh."
+    return (
+        f"Your code depends on more than the run's id covers: {listed}. After a change "
+        "there, give --fresh."
+    )

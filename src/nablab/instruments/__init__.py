@@ -1,7 +1,7 @@
 """Instruments: measure any PyTorch module, with error bars and certificates.
 
-They need only PyTorch, NumPy and SciPy (matplotlib for ``plot()``) and are usable alone. A name is imported
-when it is first used.
+They need only PyTorch, NumPy and SciPy (matplotlib for ``plot()``) and are usable
+alone. A name is imported when it is first used.
 """
 
 from __future__ import annotations

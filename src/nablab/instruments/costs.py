@@ -47,13 +47,16 @@ def cost(
     batch_size: int | None = None,
     **options: Any,
 ) -> Cost:
-    """Expected gradient evaluations, seconds and bytes of an instrument, from a rehearsal on this machine.
+    """Expected gradient evaluations, seconds and bytes of an instrument, from a
+    rehearsal on this machine.
 
-    Instruments of curvature and sharpness make everything ready, a few products with the Hessian (or a few
-    gradients), and run their own arithmetic on a stand-in with an eighth of the parameters. The others are
-    called with options that make them short: a few points of a plane, a few batches. A rehearsal takes a
-    small part of a long call; of a call that is hardly longer than its preparation, as `gradient_norm` on one
-    batch, it takes as long as the call. The model and the random generators stay as they are.
+    Instruments of curvature and sharpness make everything ready, a few products with
+    the Hessian (or a few gradients), and run their own arithmetic on a stand-in with an
+    eighth of the parameters. The others are called with options that make them short: a
+    few points of a plane, a few batches. A rehearsal takes a small part of a long call;
+    of a call that is hardly longer than its preparation, as `gradient_norm` on one
+    batch, it takes as long as the call. The model and the random generators stay as
+    they are.
 
     Args:
         name: The instrument.

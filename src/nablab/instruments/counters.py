@@ -1,8 +1,10 @@
-"""What the mean of a language model's loss is over: ready counters for ``Closure(function, samples=...)``.
+"""What the mean of a language model's loss is over: ready counters for
+``Closure(function, samples=...)``.
 
-Batches are weighed by what their mean is over. For a language model that is the number of targets that
-count, which differs between batches of one size: prompts and padding are marked to be ignored, and a causal
-model shifts its labels, so that the first token of a sequence is never predicted.
+Batches are weighed by what their mean is over. For a language model that is the number
+of targets that count, which differs between batches of one size: prompts and padding
+are marked to be ignored, and a causal model shifts its labels, so that the first token
+of a sequence is never predicted.
 """
 
 from __future__ import annotations
@@ -20,9 +22,10 @@ def count_next_tokens(batch: Any) -> int:
     """The predicted tokens of a causal language model's batch, such as one of GPT.
 
     Args:
-        batch: A mapping with ``"labels"``, or a tuple or list that ends with them: whole numbers
-            (sequences, tokens), -100 where a token is not to be predicted. They are the tokens themselves;
-            the model compares its output at each with the label after it.
+        batch: A mapping with ``"labels"``, or a tuple or list that ends with them:
+            whole numbers (sequences, tokens), -100 where a token is not to be
+            predicted. They are the tokens themselves; the model compares its output at
+            each with the label after it.
 
     Raises:
         UsageError: The batch holds no such labels.
@@ -35,7 +38,8 @@ def count_next_tokens(batch: Any) -> int:
 
 
 def count_labels(batch: Any) -> int:
-    """The labels that count where nothing is shifted: masked language models such as BERT, tagging.
+    """The labels that count where nothing is shifted: masked language models such as
+    BERT, tagging.
 
     Args:
         batch: See `count_next_tokens`; labels of any shape.
@@ -56,7 +60,8 @@ def _labels(batch: Any) -> Tensor:
         found = batch[-1]
     if not isinstance(found, Tensor) or found.is_floating_point() or not found.ndim:
         raise UsageError(
-            f"A batch of type {type(batch).__name__} holds no whole numbers under 'labels' or as its last "
-            "part, so what its loss is a mean over cannot be counted. Give samples= a function of your own."
+            f"A batch of type {type(batch).__name__} holds no whole numbers under "
+            "'labels' or as its last part, so what its loss is a mean over cannot be "
+            "counted. Give samples= a function of your own."
         )
     return found

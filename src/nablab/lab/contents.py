@@ -1,4 +1,6 @@
-"""What the JSON files of the store hold: fields, types and bounds, and what to do when one is damaged."""
+"""What the JSON files of the store hold: fields, types and bounds, and what to do when
+one is damaged.
+"""
 
 from __future__ import annotations
 
@@ -24,8 +26,8 @@ class Config:
     """``config.json``: what was asked for; see `nablab.lab.store.Identity`."""
 
     remedy: ClassVar[str] = (
-        "The run cannot be read without it. Remove this file and give the run's command again, "
-        "which writes it anew and keeps every trial."
+        "The run cannot be read without it. Remove this file and give the run's "
+        "command again, which writes it anew and keeps every trial."
     )
 
     format: Annotated[int, Bounds(1)]
@@ -63,7 +65,9 @@ class Status:
 
 @dataclass(frozen=True)
 class Environment:
-    """``environment.json`` of earlier versions: the facts of the machine that gave the last command."""
+    """``environment.json`` of earlier versions: the facts of the machine that gave the
+    last command.
+    """
 
     remedy: ClassVar[str] = "Where the trials ran is not shown."
 
@@ -75,7 +79,8 @@ class Part:
     """What one process did for a group.
 
     Attributes:
-        environment: Versions, processor, threads, device, git state: see `describe_environment`.
+        environment: Versions, processor, threads, device, git state: see
+            `describe_environment`.
         started: When it began, in seconds since the epoch.
         seconds: How long it worked, as far as it came to write that down.
         notes: Automatic choices and caveats.
@@ -89,7 +94,9 @@ class Part:
 
 @dataclass(frozen=True)
 class Group:
-    """Seeds of one condition that were trained together, by one process or several in turn."""
+    """Seeds of one condition that were trained together, by one process or several in
+    turn.
+    """
 
     seeds: tuple[Seed, ...]
     parts: tuple[Part, ...]
@@ -101,7 +108,9 @@ class Group:
 
 @dataclass(frozen=True)
 class Provenance:
-    """``provenance/<key>.json``: where and how long the trials of a condition were trained."""
+    """``provenance/<key>.json``: where and how long the trials of a condition were
+    trained.
+    """
 
     remedy: ClassVar[str] = (
         "Where the trials of this condition were trained is not shown, nor their notes."
@@ -138,7 +147,8 @@ class Trial:
     Attributes:
         run: The id of the run that it belongs to; format 1 had none.
         weights: What was kept, by name; None if nothing was.
-        weights_left_out: Bytes of what was too large to be kept, by name; None if nothing was.
+        weights_left_out: Bytes of what was too large to be kept, by name; None if
+            nothing was.
     """
 
     format: Annotated[int, Bounds(1)]
@@ -170,7 +180,9 @@ class Marker:
 
 @dataclass(frozen=True)
 class Progress:
-    """``progress/<key>.json``: how far the training, or another loop, of a condition is."""
+    """``progress/<key>.json``: how far the training, or another loop, of a condition
+    is.
+    """
 
     remedy: ClassVar[str] = "It is only shown."
 

@@ -20,15 +20,14 @@ class Log:
     """A curve that grows point by point.
 
     Args:
-        last: The step of the latest point that is kept elsewhere; the next one must be later.
+        last: The step of the latest point that is kept elsewhere; the next one must be
+            later.
     """
 
     def __init__(self, last: int = -1) -> None:
         self.last = last
-        self._steps, self._values = (
-            array("q"),
-            array("d"),
-        )  # compact: a run may log millions of points
+        # compact: a run may log millions of points
+        self._steps, self._values = (array("q"), array("d"))
 
     def add(self, step: int, value: float) -> None:
         """Add a point after all others.
@@ -38,8 +37,8 @@ class Log:
         """
         if step <= self.last:
             raise UsageError(
-                f"step {step} cannot come after step {self.last}. Steps of a curve count up from 0; give "
-                "what starts anew another name"
+                f"step {step} cannot come after step {self.last}. Steps of a curve "
+                "count up from 0; give what starts anew another name"
             )
         self._values.append(value)
         self._steps.append(step)
@@ -71,11 +70,13 @@ class Log:
 
 @dataclass
 class Draft:
-    """What was said of one trial: see `nablab.contract.Record`, and what is not in a record.
+    """What was said of one trial: see `nablab.contract.Record`, and what is not in a
+    record.
 
     Attributes:
         logs: Curves that are being logged.
-        trained: Weights that trainings left; those in ``weights`` were given by the experiment.
+        trained: Weights that trainings left; those in ``weights`` were given by the
+            experiment.
     """
 
     scalars: dict[str, float] = field(default_factory=dict)
@@ -111,7 +112,8 @@ class Draft:
         twice = sorted(self.curves.keys() & self.logs.keys())
         if twice:
             raise UsageError(
-                f"'{twice[0]}' was given to lab.curve and to lab.log. Each curve needs a name of its own."
+                f"'{twice[0]}' was given to lab.curve and to lab.log. Each curve needs "
+                "a name of its own."
             )
         return self.curves | {
             name: Curve(*log.arrays()) for name, log in self.logs.items()

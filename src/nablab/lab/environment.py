@@ -18,7 +18,9 @@ PACKAGES = ("torch", "numpy", "scipy", "pandas", "matplotlib")
 
 
 def describe_environment(device: str) -> dict[str, Any]:
-    """The facts that a reader needs to judge or repeat a trial, as they are in this process now."""
+    """The facts that a reader needs to judge or repeat a trial, as they are in this
+    process now.
+    """
     import torch
 
     facts = {**_lasting(), "threads": torch.get_num_threads(), "device": device}

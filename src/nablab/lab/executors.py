@@ -1,8 +1,9 @@
 """Where work is done: in this process, in a pool of processes, or in both.
 
-An executor is anything with `results`, so an existing distributed engine joins by one small class:
-submit every item, yield each outcome when it is there. What a trial computes does not depend on the executor:
-its function is decorated with `with_trial_threads`.
+An executor is anything with `results`, so an existing distributed engine joins by one
+small class: submit every item, yield each outcome when it is there. What a trial
+computes does not depend on the executor: its function is decorated with
+`with_trial_threads`.
 """
 
 from __future__ import annotations
@@ -29,14 +30,16 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 Options = ParamSpec("Options")
 
-# A worker needs some three seconds of a core until it has imported PyTorch. Work that is done in five is
-# better done without; where more is left, the five seconds are little of it.
+# A worker needs some three seconds of a core until it has imported PyTorch. Work that
+# is done in five is better done without; where more is left, the five seconds are
+# little of it.
 PATIENCE_SECONDS = 5.0
 NO_LIMIT = 1_000_000  # processes
 
 LOST = (
-    "A worker process died without an answer; it may have been killed or have run out of memory. "
-    "What was finished is kept; give the same command again to go on, with fewer --jobs if memory was short."
+    "A worker process died without an answer; it may have been killed or have run out "
+    "of memory. What was finished is kept; give the same command again to go on, with "
+    "fewer --jobs if memory was short."
 )
 
 
@@ -102,11 +105,12 @@ class ProcessPool:
 
 
 class WithHelpers:
-    """Does the work here, and takes workers to help if it lasts: the choice of ``--jobs auto``.
+    """Does the work here, and takes workers to help if it lasts: the choice of ``--jobs
+    auto``.
 
-    Short runs stay in this process; whatever waits after `PATIENCE_SECONDS` is shared with worker
-    processes, so that all cores have work. An item that ends in a worker while this process is busy with
-    one of its own is yielded after that.
+    Short runs stay in this process; whatever waits after `PATIENCE_SECONDS` is shared
+    with worker processes, so that all cores have work. An item that ends in a worker
+    while this process is busy with one of its own is yielded after that.
 
     Args:
         jobs: Number of processes that work, this one included.
@@ -162,7 +166,9 @@ class WithHelpers:
         found: queue.SimpleQueue[tuple[Item, Result] | Exception],
         ended: threading.Event,
     ) -> None:
-        """Once patience is over, let workers do what waits; what goes wrong is an answer too."""
+        """Once patience is over, let workers do what waits; what goes wrong is an
+        answer too.
+        """
         if ended.wait(self.patience):
             return
         workers = min(self.jobs - 1, len(waiting), _room())
@@ -185,15 +191,15 @@ class WithHelpers:
         found: queue.SimpleQueue[tuple[Item, Result] | Exception],
     ) -> None:
         engines = max(1, threads.cores() // (workers + 1))
-        threads.give_engines(
-            engines
-        )  # from here on this process has its share of the cores only
+        # from here on this process has its share of the cores only
+        threads.give_engines(engines)
         with _safe_path():
             pool = _pool(workers, engines=engines, prepare=self.prepare)
         with pool:
             busy: dict[concurrent.futures.Future[Result], Item] = {}
             while True:
-                # One item for each worker and no more: the rest is for whoever is free first, here or there.
+                # One item for each worker and no more: the rest is for whoever is free
+                # first, here or there.
                 while len(busy) < workers and (item := _next(waiting)) is not None:
                     with _safe_path():
                         busy[pool.submit(function, item)] = item
@@ -209,7 +215,9 @@ class WithHelpers:
 def with_trial_threads(
     function: Callable[Concatenate[Any, Options], Result],
 ) -> Callable[Concatenate[Any, Options], Result]:
-    """Let a function, whose first argument has an ``experiment``, compute with its trials' threads."""
+    """Let a function, whose first argument has an ``experiment``, compute with its
+    trials' threads.
+    """
 
     @functools.wraps(function)
     def computed(
@@ -265,9 +273,8 @@ def _pool(
 ) -> concurrent.futures.ProcessPoolExecutor:
     return concurrent.futures.ProcessPoolExecutor(
         max_workers=workers,
-        mp_context=multiprocessing.get_context(
-            "spawn"
-        ),  # torch's threads do not survive a fork
+        # torch's threads do not survive a fork
+        mp_context=multiprocessing.get_context("spawn"),
         initializer=_start_worker,
         initargs=(os.getpid(), engines, prepare),
     )
@@ -281,8 +288,9 @@ _environment = threading.RLock()
 def _safe_path() -> Iterator[None]:
     """Python processes that start inside do not look for modules in the current folder.
 
-    `multiprocessing` starts its workers, and a process that watches over them, with ``python -c``. That would
-    import whatever is called ``signal.py`` or ``types.py`` in the folder where the user happens to be.
+    `multiprocessing` starts its workers, and a process that watches over them, with
+    ``python -c``. That would import whatever is called ``signal.py`` or ``types.py`` in
+    the folder where the user happens to be.
     """
     with _environment:
         before = os.environ.get(SAFE_PATH)
@@ -298,13 +306,11 @@ def _safe_path() -> Iterator[None]:
 def _start_worker(
     parent: int, engines: int, prepare: Callable[[], object] | None
 ) -> None:
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # the parent asks workers to stop by the stop token
+    # the parent asks workers to stop by the stop token
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    os.environ.pop(
-        SAFE_PATH, None
-    )  # what the user's code starts shall find what it finds otherwise
+    # what the user's code starts shall find what it finds otherwise
+    os.environ.pop(SAFE_PATH, None)
     threading.Thread(target=_leave_with, args=(parent,), daemon=True).start()
     threads.give_engines(engines)
     if prepare is not None:

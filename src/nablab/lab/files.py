@@ -1,4 +1,6 @@
-"""The formats of the store's files: JSON with one spelling, npz with the same bytes every time."""
+"""The formats of the store's files: JSON with one spelling, npz with the same bytes
+every time.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ if TYPE_CHECKING:
 
 
 def write_json(path: Path, value: Any, *, durable: bool = True) -> None:
-    """Write ``value`` as indented JSON, keys in the order given; NaN and infinity become strings."""
+    """Write ``value`` as indented JSON, keys in the order given; NaN and infinity
+    become strings.
+    """
     text = json.dumps(finite(value), indent=1, ensure_ascii=False, allow_nan=False)
     write_bytes(path, text.encode() + b"\n", durable=durable)
 
@@ -35,7 +39,9 @@ SEAL = "sha256"
 
 
 def seal(body: Mapping[str, Any]) -> str:
-    """The checksum of a JSON file's fields, whatever their order and the layout of the text."""
+    """The checksum of a JSON file's fields, whatever their order and the layout of the
+    text.
+    """
     return sha256(canonical_json(body))
 
 
@@ -48,7 +54,8 @@ def sealed(value: Mapping[str, Any]) -> dict[str, Any]:
 def npz_bytes(arrays: Mapping[str, npt.NDArray[Any]]) -> bytes:
     """The bytes of an npz file that depend on the arrays alone.
 
-    `numpy.savez` stamps every member with the time of day, so two equal runs would differ.
+    `numpy.savez` stamps every member with the time of day, so two equal runs would
+    differ.
     """
     import numpy as np
 

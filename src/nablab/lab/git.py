@@ -1,9 +1,11 @@
-"""The commit of a folder and whether its files differ from it, without running what the folder names.
+"""The commit of a folder and whether its files differ from it, without running what the
+folder names.
 
-``git status`` and its kin run programs that a repository's own ``.git/config`` names: a file system
-monitor, hooks, filters of file contents, transports that fetch missing objects. A folder that somebody
-downloaded must not run code because a network is trained in it. So git is asked for what its index and
-its objects hold, with all of these switched off, and the files are looked at here.
+``git status`` and its kin run programs that a repository's own ``.git/config`` names: a
+file system monitor, hooks, filters of file contents, transports that fetch missing
+objects. A folder that somebody downloaded must not run code because a network is
+trained in it. So git is asked for what its index and its objects hold, with all of
+these switched off, and the files are looked at here.
 """
 
 from __future__ import annotations
@@ -18,9 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 SECONDS = 5.0
-MOST_BYTES = (
-    64_000_000  # more is not read to find that touched files hold what they held
-)
+# more is not read to find that touched files hold what they held
+MOST_BYTES = 64_000_000
 OFF = (
     "core.fsmonitor=false",
     "core.hooksPath=/dev/null",
@@ -35,7 +36,9 @@ ENTRY = re.compile(
 
 
 def git_state(folder: Path) -> str:
-    """The commit of the folder, with ``+changes`` when tracked files differ; empty outside a repository."""
+    """The commit of the folder, with ``+changes`` when tracked files differ; empty
+    outside a repository.
+    """
     commit = _git(folder, "rev-parse", "--verify", "--quiet", "HEAD")
     if not commit:
         return ""
@@ -68,14 +71,15 @@ def git_state(folder: Path) -> str:
 
 @dataclass(frozen=True)
 class _Entry:
-    """What git's index says of a file: its mode, the name of its content, and what it looked like then."""
+    """What git's index says of a file: its mode, the name of its content, and what it
+    looked like then.
+    """
 
     mode: int
     object_name: str
     path: str
-    changed: tuple[
-        int, int
-    ]  # seconds and nanoseconds; the latter 0 where git was built without them
+    # seconds and nanoseconds; the latter 0 where git was built without them
+    changed: tuple[int, int]
     size: int
     flags: int
 
@@ -112,7 +116,9 @@ def _changed_at(path: Path) -> int:
 
 
 def _changed(top: Path, entries: list[_Entry], indexed: int) -> bool:
-    """Whether a file holds something else than the index says; one that was only touched does not."""
+    """Whether a file holds something else than the index says; one that was only
+    touched does not.
+    """
     left = MOST_BYTES
     for entry in entries:
         if entry.mode == SUBMODULE or entry.flags & SKIP:
@@ -131,7 +137,9 @@ def _changed(top: Path, entries: list[_Entry], indexed: int) -> bool:
 
 
 def _as_before(entry: _Entry, seen: os.stat_result, indexed: int) -> bool:
-    """Whether kind, size and time are those of the index, and older than it: later ones may hide a change."""
+    """Whether kind, size and time are those of the index, and older than it: later ones
+    may hide a change.
+    """
     seconds, nanoseconds = entry.changed
     now = divmod(seen.st_mtime_ns, 10**9)
     same_time = now == (seconds, nanoseconds) or (
@@ -145,7 +153,9 @@ def _as_before(entry: _Entry, seen: os.stat_result, indexed: int) -> bool:
 
 
 def _object_name(file: Path, seen: os.stat_result, entry: _Entry) -> str:
-    """The name that git gives the content that is there now; empty if it is of another kind."""
+    """The name that git gives the content that is there now; empty if it is of another
+    kind.
+    """
     if entry.mode == LINK and stat.S_ISLNK(seen.st_mode):
         content = os.fsencode(file.readlink())
     elif entry.mode != LINK and stat.S_ISREG(seen.st_mode):
@@ -180,7 +190,9 @@ def _settings() -> Iterator[str]:
 
 
 def _environment() -> dict[str, str]:
-    """The user's, without variables that point git elsewhere, and with fetching and writing forbidden."""
+    """The user's, without variables that point git elsewhere, and with fetching and
+    writing forbidden.
+    """
     clean = {
         name: value for name, value in os.environ.items() if not name.startswith("GIT_")
     }

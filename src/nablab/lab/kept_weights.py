@@ -1,4 +1,6 @@
-"""Weights that stay with a trial: packed as safetensors while the trial is made, unpacked when asked for."""
+"""Weights that stay with a trial: packed as safetensors while the trial is made,
+unpacked when asked for.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +16,11 @@ if TYPE_CHECKING:
 
 MEGABYTE = 10**6
 MOST_BYTES = 4 * MEGABYTE
-"""What the weights that trainings leave may take in each trial, where nobody says otherwise.
+"""What the weights that trainings leave may take in each trial, where nobody says
+otherwise.
 
-The bound is of a trial and not of a run: whatever order trials are run in and by how many processes, each
-keeps the same.
+The bound is of a trial and not of a run: whatever order trials are run in and by how
+many processes, each keeps the same.
 """
 UNITS = {"": 1, "k": 10**3, "m": MEGABYTE, "g": 10**9}
 
@@ -36,7 +39,8 @@ def bytes_of(size: str | int) -> int:
     )
     if not parts or isinstance(size, bool):
         raise UsageError(
-            f"'{str(size)[:40]}' is no size of weights to keep. Write such as 20MB, or 0 to keep none."
+            f"'{str(size)[:40]}' is no size of weights to keep. Write such as 20MB, or "
+            "0 to keep none."
         )
     return round(float(parts[1]) * UNITS[parts[2]])
 
@@ -59,13 +63,15 @@ def check_name(name: str) -> str:
     """
     if not isinstance(name, str) or not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,59}", name):
         raise UsageError(
-            f"Weights cannot be called {name!r:.80}: take small letters, digits, '-' and '_', at most 60."
+            f"Weights cannot be called {name!r:.80}: take small letters, digits, '-' "
+            "and '_', at most 60."
         )
     return name
 
 
 class Packed(Mapping[str, Any]):
-    """Tensors by name, as the bytes of a safetensors file; they are unpacked when one is asked for.
+    """Tensors by name, as the bytes of a safetensors file; they are unpacked when one
+    is asked for.
 
     Attributes:
         content: The bytes.
@@ -91,10 +97,12 @@ class Packed(Mapping[str, Any]):
 
 
 def pack(tensors: Any, what: str = "lab.weights") -> Packed:
-    """Copy tensors into the bytes of a safetensors file; the same tensors give the same bytes.
+    """Copy tensors into the bytes of a safetensors file; the same tensors give the same
+    bytes.
 
     Args:
-        tensors: Tensors or arrays by name, or a `torch.nn.Module`, whose ``state_dict()`` is taken.
+        tensors: Tensors or arrays by name, or a `torch.nn.Module`, whose
+            ``state_dict()`` is taken.
         what: Who asks, for messages.
 
     Raises:
@@ -107,7 +115,8 @@ def pack(tensors: Any, what: str = "lab.weights") -> Packed:
     found = tensors.state_dict() if isinstance(tensors, torch.nn.Module) else tensors
     if not isinstance(found, Mapping) or not found:
         raise UsageError(
-            f"{what} takes tensors by name or a module with some, not {type(tensors).__name__}."
+            f"{what} takes tensors by name or a module with some, not "
+            f"{type(tensors).__name__}."
         )
     named = {}
     for name, value in found.items():
@@ -117,7 +126,8 @@ def pack(tensors: Any, what: str = "lab.weights") -> Packed:
                 if isinstance(value, torch.Tensor)
                 else torch.from_numpy(np.array(value, order="C"))
             )
-            # Clones: two names of one tensor, which tied layers have, are two tensors in the file.
+            # Clones: two names of one tensor, which tied layers have, are two tensors
+            # in the file.
             named[str(name)] = tensor.detach().cpu().contiguous().clone()
         except (TypeError, RuntimeError) as error:
             reason = str(error).partition("\n")[0].rstrip(".")

@@ -1,12 +1,14 @@
-"""Loops of an experiment's own: where each stands, and the files from which a killed run goes on.
+"""Loops of an experiment's own: where each stands, and the files from which a killed
+run goes on.
 
-The loops of a condition are numbered as they begin. A file holds one loop in work, or several finished ones
-in a row, and is named by the first. So a loop that lasts an hour is saved again and again, and thousands of
-short loops leave a file now and then: nothing is written before a save is due. What was not saved is done
-again, with the same result.
+The loops of a condition are numbered as they begin. A file holds one loop in work, or
+several finished ones in a row, and is named by the first. So a loop that lasts an hour
+is saved again and again, and thousands of short loops leave a file now and then:
+nothing is written before a save is due. What was not saved is done again, with the same
+result.
 
-Beside its state, a loop keeps what its body said to the lab (records, curves, logged points): a resumed run
-does not go through the body's finished steps again.
+Beside its state, a loop keeps what its body said to the lab (records, curves, logged
+points): a resumed run does not go through the body's finished steps again.
 """
 
 from __future__ import annotations
@@ -38,7 +40,8 @@ class Loop:
         number: How many loops and trainings of the condition began before.
         total: Its steps.
         name: What the experiment calls it, or nothing.
-        state: What it changes; None if that is not known, so that it can only be done as a whole.
+        state: What it changes; None if that is not known, so that it can only be done
+            as a whole.
         step: Where it goes on.
         said: What its body said, by the place of the trial.
         looked: The step and the time when somebody last looked how fast it is.
@@ -61,7 +64,8 @@ class Loop:
         Raises:
             UsageError: Its state, or what was said, cannot be saved.
         """
-        # A loop in work is written at once; what ended waits, and its objects may change meanwhile.
+        # A loop in work is written at once; what ended waits, and its objects may
+        # change meanwhile.
         said = states.pack(drafts.plain(self.said), "what was recorded", copies=done)
         return Mark(
             number=self.number,
@@ -93,7 +97,8 @@ class Mark:
         parts: The names of the state's parts.
         step: The next step.
         done: Whether the loop has ended; by ``break`` it may before its last step.
-        following: The number of the next loop, which another one that is nested in this one may take.
+        following: The number of the next loop, which another one that is nested in this
+            one may take.
         state: What it changed.
         said: What its body said.
     """
@@ -199,8 +204,8 @@ class LoopFiles:
             return None
         if difference := mark.difference(loop):
             self._on_note(
-                f"The checkpoint of {loop} is not used: it belongs to another loop ({difference}). The loop "
-                "starts from step 0."
+                f"The checkpoint of {loop} is not used: it belongs to another loop "
+                f"({difference}). The loop starts from step 0."
             )
             self._forget_from(loop.number)
             return None
@@ -211,7 +216,9 @@ class LoopFiles:
         return mark
 
     def finish(self, mark: Mark) -> None:
-        """Keep a loop that ended for the next save; what was nested in it is no longer needed."""
+        """Keep a loop that ended for the next save; what was nested in it is no longer
+        needed.
+        """
         self._drop_nested(mark)
         self._finished.append(mark)
         self._waiting_bytes += mark.nbytes
@@ -236,7 +243,9 @@ class LoopFiles:
             self.save()
 
     def _drop_nested(self, mark: Mark) -> None:
-        """Forget the loops that ended in the body of another one: its state goes on from them."""
+        """Forget the loops that ended in the body of another one: its state goes on
+        from them.
+        """
         while self._finished and self._finished[-1].number > mark.number:
             self._waiting_bytes -= self._finished.pop().nbytes
 
@@ -259,14 +268,17 @@ class LoopFiles:
             arrays, facts = checkpoint_files.load_arrays(path, self._fingerprint)
         except UnusableCheckpoint as reason:
             self._on_note(
-                f"The checkpoint {path} is not used: {reason}. The {loop} starts from step 0."
+                f"The checkpoint {path} is not used: {reason}. The {loop} "
+                "starts from step 0."
             )
             return
         for one in facts["loops"]:
             self._found[one["number"]] = Mark.of(one, arrays)
 
     def _forget_from(self, number: int) -> None:
-        """What came after a loop that is another one now belonged to the old one's results."""
+        """What came after a loop that is another one now belonged to the old one's
+        results.
+        """
         self._found.clear()
         for path in self._folder.checkpoints(self._condition):
             place = path.stem.rpartition("-")[2]

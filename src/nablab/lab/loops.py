@@ -1,4 +1,6 @@
-"""The loops of an experiment's own in a real run: between two steps they show, stop and save."""
+"""The loops of an experiment's own in a real run: between two steps they show, stop and
+save.
+"""
 
 from __future__ import annotations
 
@@ -14,15 +16,18 @@ from nablab.lab.loop_files import Loop, LoopFiles, check_state, check_total
 from nablab.lab.stop import StopToken
 from nablab.lab.store import RunFolder
 
-LOOK_SECONDS = 0.2  # between two looks at the request to stop: a person feels such a reaction as prompt
-SAVING_SHARE = 20  # a loop works so many times as long as its last save took, however large its state
+# between two looks at the request to stop: a person feels such a reaction as prompt
+LOOK_SECONDS = 0.2
+# a loop works so many times as long as its last save took, however large its state
+SAVING_SHARE = 20
 
 
 class OwnLoops:
     """The loops of some trials, one after the other or one in another.
 
-    What an experiment says in a loop's body is kept with the loop, since a loop that is taken up again does
-    not say it again; when the loop ends, it is put to what was said around it.
+    What an experiment says in a loop's body is kept with the loop, since a loop that is
+    taken up again does not say it again; when the loop ends, it is put to what was said
+    around it.
 
     Args:
         folder: The run.
@@ -31,8 +36,10 @@ class OwnLoops:
         stop: The request to stop, to be looked at.
         every_seconds: How often to save.
         on_note: Told what was chosen automatically.
-        on_progress: Told the step, the number of steps and the steps per second, about every 0.2 s.
-        on_save: Called before a loop in work is saved: what else belongs to that moment.
+        on_progress: Told the step, the number of steps and the steps per second, about
+            every 0.2 s.
+        on_save: Called before a loop in work is saved: what else belongs to that
+            moment.
     """
 
     def __init__(
@@ -52,9 +59,8 @@ class OwnLoops:
         self._on_progress, self._on_save = on_progress, on_save
         self._open: list[Loop] = []  # the innermost last
         self._begun = 0
-        self._look_at = (
-            0.0  # of all loops together: a short one may end before it would look
-        )
+        # of all loops together: a short one may end before it would look
+        self._look_at = 0.0
         self._save_at = time.monotonic() + every_seconds
 
     @property
@@ -112,13 +118,15 @@ class OwnLoops:
         try:
             for step in range(loop.step, loop.total):
                 yield step
-                # A look at the clock costs 0.05 microseconds. To look every so many steps would cost less,
-                # but then one slow step after many fast ones could keep a request to stop waiting.
+                # A look at the clock costs 0.05 microseconds. To look every so many
+                # steps would cost less, but then one slow step after many fast ones
+                # could keep a request to stop waiting.
                 if clock() >= look_at:
                     look_at = self._look(loop, step + 1)
         except GeneratorExit:
-            # Left by `break` or by an error. It is over here in both cases, and that is written only if the
-            # experiment goes on to another loop. An error about the state would be heard by nobody now.
+            # Left by `break` or by an error. It is over here in both cases, and that is
+            # written only if the experiment goes on to another loop. An error about the
+            # state would be heard by nobody now.
             with contextlib.suppress(UsageError):
                 self._end(loop, step)
             self._close(loop)
@@ -163,7 +171,9 @@ class OwnLoops:
             self._files.finish(loop.mark(step, done=True, following=self._begun))
 
     def _close_inner(self, loop: Loop) -> None:
-        """Close what began in a loop's body and was neither ended nor dropped, such as a ``zip``."""
+        """Close what began in a loop's body and was neither ended nor dropped, such as
+        a ``zip``.
+        """
         while loop in self._open and self._open[-1] is not loop:
             self._close(self._open[-1])
 

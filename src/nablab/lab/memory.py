@@ -25,9 +25,8 @@ def limit_bytes() -> int:
     limit = resource.getrlimit(resource.RLIMIT_AS)[0]
     if limit != resource.RLIM_INFINITY:
         found.append(limit)
-    with contextlib.suppress(
-        OSError, ValueError
-    ):  # no control group, or one without a limit ("max")
+    # no control group, or one without a limit ("max")
+    with contextlib.suppress(OSError, ValueError):
         found.append(int(CGROUP.read_text()))
     return min(found)
 
@@ -45,6 +44,6 @@ def check_memory(needed: int, what: str) -> None:
     limit = limit_bytes()
     if needed > limit:
         raise UsageError(
-            f"{what} would take {needed / 1e9:,.1f} GB of memory, and this process can have "
-            f"{limit / 1e9:,.1f}. Take fewer."
+            f"{what} would take {needed / 1e9:,.1f} GB of memory, and this process can "
+            f"have {limit / 1e9:,.1f}. Take fewer."
         )

@@ -1,11 +1,14 @@
-"""Where and when trials were trained, how long that took, and what had to be said about it.
+"""Where and when trials were trained, how long that took, and what had to be said about
+it.
 
-``provenance/<condition>.json`` holds one entry for each group of seeds that were trained together, and
-in it one part for each process that worked on the group: after a kill, another process, perhaps on
-another machine, goes on. A group is written when its training begins, again about as often as its
-checkpoints, and a last time before its first trial counts, so that no trial is without its group.
+``provenance/<condition>.json`` holds one entry for each group of seeds that were
+trained together, and in it one part for each process that worked on the group: after a
+kill, another process, perhaps on another machine, goes on. A group is written when its
+training begins, again about as often as its checkpoints, and a last time before its
+first trial counts, so that no trial is without its group.
 
-These facts lie beside the trials and not in them: trials are the same bytes however long they took.
+These facts lie beside the trials and not in them: trials are the same bytes however
+long they took.
 """
 
 from __future__ import annotations
@@ -33,7 +36,8 @@ class Journal:
         condition: The condition.
         seeds: The seeds of the group.
         environment: What they are trained in.
-        goes_on: Whether these seeds were begun by another process whose work is taken up.
+        goes_on: Whether these seeds were begun by another process whose work is taken
+            up.
         every_seconds: How often `tick` writes.
     """
 
@@ -81,9 +85,12 @@ class Provenance:
     """What is known about the making of some trials.
 
     Attributes:
-        environments: Each environment, with the number of trials that were trained in it.
-        seconds: Time of work on them, added over groups and processes; None where none is known.
-        started: When the first and the last of the processes began, in seconds since the epoch.
+        environments: Each environment, with the number of trials that were trained in
+            it.
+        seconds: Time of work on them, added over groups and processes; None where none
+            is known.
+        started: When the first and the last of the processes began, in seconds since
+            the epoch.
         notes: Automatic choices and caveats, in the order of the trials.
     """
 
@@ -93,7 +100,9 @@ class Provenance:
     notes: list[str] = field(default_factory=list)
 
     def facts(self) -> dict[str, Any]:
-        """The environment as one table: where trials differ in a fact, each value with its trials."""
+        """The environment as one table: where trials differ in a fact, each value with
+        its trials.
+        """
         names = dict.fromkeys(
             name for environment, _ in self.environments for name in environment
         )
@@ -158,7 +167,9 @@ def provenance(
 
 
 def seconds_of(folder: RunFolder) -> float | None:
-    """Time of work on all groups of a run, those in work included; None where none is known."""
+    """Time of work on all groups of a run, those in work included; None where none is
+    known.
+    """
     found = []
     for path in sorted((folder.path / FOLDER).glob("*.json")):
         try:
@@ -176,7 +187,9 @@ def seconds_of(folder: RunFolder) -> float | None:
 def _by_unit(
     records: Iterable[Record], unit_of: Mapping[Condition, Condition]
 ) -> dict[Condition, Counter[int]]:
-    """How many trials each seed has in each unit of work, by the levels that its conditions share."""
+    """How many trials each seed has in each unit of work, by the levels that its
+    conditions share.
+    """
     found: dict[Condition, Counter[int]] = {}
     for record in records:
         unit = unit_of.get(record.condition, record.condition)
@@ -212,7 +225,9 @@ def _unique(environments: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]
 
 
 def _add_unknown(found: Provenance, folder: RunFolder, trials: int) -> None:
-    """Trials of a nablab that kept the environment of its last command only, or whose file is gone."""
+    """Trials of a nablab that kept the environment of its last command only, or whose
+    file is gone.
+    """
     try:
         environment = folder.environment()
     except reading.Damaged:
@@ -224,8 +239,9 @@ def _add_unknown(found: Provenance, folder: RunFolder, trials: int) -> None:
         return
     _count(found, environment, trials)
     found.notes.append(
-        f"{_trials(trials)} ran under an earlier nablab, which kept the environment of its last command "
-        "only: another one may have trained them. How long they took is not known."
+        f"{_trials(trials)} ran under an earlier nablab, which kept the environment of "
+        "its last command only: another one may have trained them. How long they took "
+        "is not known."
     )
 
 
@@ -233,9 +249,9 @@ def _say_differences(found: Provenance) -> None:
     names = found.differing()
     if names:
         found.notes.append(
-            f"Not all trials, or not all parts of a trial, ran in the same environment; what differs: "
-            f"{', '.join(names)}. The section on the environment has the values. The last digits of their "
-            "numbers may differ for that reason alone."
+            "Not all trials, or not all parts of a trial, ran in the same environment; "
+            f"what differs: {', '.join(names)}. The section on the environment has the "
+            "values. The last digits of their numbers may differ for that reason alone."
         )
 
 
@@ -253,7 +269,9 @@ def _trials(count: int) -> str:
 
 
 def _without(groups: Sequence[Group], seeds: Sequence[int]) -> list[Group]:
-    """The groups without these seeds: a trial belongs to the group that trained it last."""
+    """The groups without these seeds: a trial belongs to the group that trained it
+    last.
+    """
     left = [
         Group(tuple(s for s in group.seeds if s not in seeds), group.parts)
         for group in groups
@@ -279,7 +297,9 @@ def _plain(group: Group) -> dict[str, Any]:
 
 
 def _groups(folder: RunFolder, condition: Condition) -> Sequence[Group] | None:
-    """The groups of a condition; None if its file is damaged, of another format or of another condition."""
+    """The groups of a condition; None if its file is damaged, of another format or of
+    another condition.
+    """
     try:
         content = reading.read(
             folder.path / _name(folder, condition), contents.Provenance

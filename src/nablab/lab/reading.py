@@ -1,8 +1,10 @@
-"""Reads JSON files of the store into dataclasses, and says what does not fit: file, field and reason.
+"""Reads JSON files of the store into dataclasses, and says what does not fit: file,
+field and reason.
 
-A file of the store may have been cut off, edited, copied from elsewhere or written by another program. So
-nothing of it is believed before its bytes, its checksum, its fields, their types and their bounds were looked
-at. JSON that passes has no number beyond its bounds, no text that cannot be written again, and little depth.
+A file of the store may have been cut off, edited, copied from elsewhere or written by
+another program. So nothing of it is believed before its bytes, its checksum, its
+fields, their types and their bounds were looked at. JSON that passes has no number
+beyond its bounds, no text that cannot be written again, and little depth.
 """
 
 from __future__ import annotations
@@ -23,9 +25,8 @@ from typing import Any, Literal, NoReturn, TypeVar, Union
 from nablab.errors import StoreError
 from nablab.lab import files
 
-MOST_BYTES = (
-    64 * 2**20
-)  # the largest file here, a trial of many metrics, has some hundred kilobytes
+# the largest file here, a trial of many metrics, has some hundred kilobytes
+MOST_BYTES = 64 * 2**20
 MOST_DEPTH = 32  # settings of settings: the deepest of ours is 5
 MAPPING = typing.get_origin(Mapping[str, Any])
 SHOWN = 60  # characters of a value that a message repeats
@@ -34,11 +35,15 @@ T = TypeVar("T")
 
 
 class Damaged(StoreError):
-    """A file of the store is not what nablab wrote; the text names it and says what to do."""
+    """A file of the store is not what nablab wrote; the text names it and says what to
+    do.
+    """
 
 
 class Misfit(ValueError):
-    """A value is not what its field takes; the text says which field and why, without the file."""
+    """A value is not what its field takes; the text says which field and why, without
+    the file.
+    """
 
 
 @dataclass(frozen=True)
@@ -50,7 +55,9 @@ class Bounds:
 
 
 class Spelled:
-    """Marks a number that may be NaN or infinite, which JSON holds as text, for ``Annotated``."""
+    """Marks a number that may be NaN or infinite, which JSON holds as text, for
+    ``Annotated``.
+    """
 
 
 def read(path: Path, kind: type[T]) -> T | None:
@@ -58,7 +65,8 @@ def read(path: Path, kind: type[T]) -> T | None:
 
     Args:
         path: The file.
-        kind: A dataclass; its class attribute ``remedy`` says what to do when the file is damaged.
+        kind: A dataclass; its class attribute ``remedy`` says what to do when the file
+            is damaged.
 
     Raises:
         Damaged: It cannot be read or does not fit.
@@ -71,14 +79,17 @@ def read(path: Path, kind: type[T]) -> T | None:
 
 
 def damaged(path: Path, reason: object, kind: type) -> Damaged:
-    """The error that names a file, what is wrong with it, and the remedy that its kind knows."""
+    """The error that names a file, what is wrong with it, and the remedy that its kind
+    knows.
+    """
     return Damaged(
         f"{path} is damaged: {reason}. {getattr(kind, 'remedy', '')}".rstrip()
     )
 
 
 def read_object(path: Path) -> dict[str, Any] | None:
-    """Read the JSON object in a file as it is, with its checksum; None if there is no such file.
+    """Read the JSON object in a file as it is, with its checksum; None if there is no
+    such file.
 
     Raises:
         Misfit: It cannot be read, or holds something else.
@@ -123,7 +134,8 @@ def read_bytes(path: Path, *, most: float = math.inf) -> bytes | None:
         facts = os.fstat(descriptor)
         if not stat.S_ISREG(facts.st_mode):
             raise Misfit(
-                f"it is {'a folder' if stat.S_ISDIR(facts.st_mode) else 'no regular file'}"
+                "it is "
+                f"{'a folder' if stat.S_ISDIR(facts.st_mode) else 'no regular file'}"
             )
         if facts.st_size > most:
             raise Misfit(
@@ -156,8 +168,8 @@ def unsealed(value: Mapping[str, Any]) -> dict[str, Any]:
 def fit(value: Any, hint: Any, field: str = "") -> Any:
     """Turn a JSON value into what a type hint says, or say which field does not fit.
 
-    Lists become tuples, objects dataclasses; fields that a dataclass does not know are left out, as a newer
-    version may have written them.
+    Lists become tuples, objects dataclasses; fields that a dataclass does not know are
+    left out, as a newer version may have written them.
 
     >>> fit([1, 2], tuple[typing.Annotated[int, Bounds(0)], ...], "seeds")
     (1, 2)
@@ -259,7 +271,8 @@ def _within(value: Any, marks: tuple[Any, ...], hint: Any, field: str) -> Any:
         if isinstance(mark, Bounds) and not mark.low <= value <= mark.high:
             high = f" to {mark.high:,.10g}" if math.isfinite(mark.high) else " on"
             raise Misfit(
-                f"'{field}' is {_shown(value)}; it must be {_WORDS[hint]} from {mark.low:,.10g}{high}"
+                f"'{field}' is {_shown(value)}; it must be {_WORDS[hint]} from "
+                f"{mark.low:,.10g}{high}"
             )
     return value
 
@@ -286,7 +299,9 @@ _WORDS: dict[Any, str] = {
 
 
 def _check_sound(value: Any) -> None:
-    """Refuse depth, numbers beyond floating point, and text that cannot be written again."""
+    """Refuse depth, numbers beyond floating point, and text that cannot be written
+    again.
+    """
     waiting = [(value, 0)]
     while waiting:
         part, depth = waiting.pop()

@@ -1,4 +1,6 @@
-"""The runner: takes a plan through an executor into the store, and says truly how it ended."""
+"""The runner: takes a plan through an executor into the store, and says truly how it
+ended.
+"""
 
 from __future__ import annotations
 
@@ -37,8 +39,8 @@ class Plan:
         seeds: Number of seeds per condition.
         device: ``cpu``, ``cuda`` or ``mps``.
         replicas: ``auto``, ``batched`` or ``sequential``.
-        keep_weights: Bytes of the weights that trainings may leave in each trial. It decides no number, so it
-            is no part of the identity.
+        keep_weights: Bytes of the weights that trainings may leave in each trial. It
+            decides no number, so it is no part of the identity.
     """
 
     experiment: Experiment
@@ -80,7 +82,9 @@ class Observer(Protocol):
         ...
 
     def helped(self, workers: int) -> None:
-        """The run lasts and has several conditions, so worker processes start; told from another thread."""
+        """The run lasts and has several conditions, so worker processes start; told
+        from another thread.
+        """
         ...
 
 
@@ -165,8 +169,8 @@ def _make_ready(folder: RunFolder, *, fresh: bool) -> None:
     others = read_state(folder) == "running"
     if fresh and others:
         raise StoreError(
-            f"Another process is working on this run ({folder.path}); --fresh would delete what it writes. "
-            "Wait for it, or stop it first."
+            f"Another process is working on this run ({folder.path}); --fresh would "
+            "delete what it writes. Wait for it, or stop it first."
         )
     if fresh:
         _forget(folder)
@@ -210,7 +214,8 @@ def _execute(
         if report.state == "done" and not _complete(folder, plan):
             report.state = "incomplete"
             report.messages.append(
-                "Trials that were done are gone: another process deleted them meanwhile."
+                "Trials that were done are gone: another process "
+                "deleted them meanwhile."
             )
         heartbeat.finish(report.state)
 
@@ -228,21 +233,23 @@ def _check_not_deleted(folder: RunFolder) -> None:
     """Raise `StoreError` if the run's folder was deleted under our feet."""
     if not (folder.path / "config.json").exists():
         raise StoreError(
-            f"The run's folder was deleted while the run went on ({folder.path}), so it was stopped. "
-            "Give the same command again to start over."
+            f"The run's folder was deleted while the run went on ({folder.path}), so "
+            "it was stopped. Give the same command again to start over."
         )
 
 
 @contextlib.contextmanager
 def _said() -> Iterator[None]:
-    """Around work on the store's files: what the operating system refuses becomes a sentence."""
+    """Around work on the store's files: what the operating system refuses becomes a
+    sentence.
+    """
     try:
         yield
     except OSError as error:
         raise StoreError(
-            f"The store cannot be used: {error.strerror or error} ({error.filename}). Nothing was run. Give "
-            "yourself the right to read and write it, or choose another folder with --store FOLDER or "
-            "NABLAB_STORE."
+            f"The store cannot be used: {error.strerror or error} ({error.filename}). "
+            "Nothing was run. Give yourself the right to read and write it, or choose "
+            "another folder with --store FOLDER or NABLAB_STORE."
         ) from error
 
 
@@ -264,9 +271,8 @@ def _work_off(
                 _account(work, outcome, observer, stop, report)
         except WorkerLost as lost:
             time.sleep(LOST_SECONDS)
-            if (
-                stop.requested()
-            ):  # the signal that told us to stop ended a worker that had no work yet
+            # the signal that told us to stop ended a worker that had no work yet
+            if stop.requested():
                 report.state = "interrupted"
                 return
             report.state = "failed"
@@ -296,7 +302,9 @@ def _account(
 
 
 def _kept_notes(folder: RunFolder) -> dict[str, Any]:
-    """Notes that an earlier nablab kept with its last command; they hold for the trials it left."""
+    """Notes that an earlier nablab kept with its last command; they hold for the trials
+    it left.
+    """
     try:
         status = folder.status()
     except Damaged:
@@ -305,7 +313,9 @@ def _kept_notes(folder: RunFolder) -> dict[str, Any]:
 
 
 def _sweep(folder: RunFolder) -> None:
-    """Remove what killed processes left half-written; another one may be starting right now."""
+    """Remove what killed processes left half-written; another one may be starting right
+    now.
+    """
     for pattern in ("go-*", "stop-*", "progress/*", ".*.tmp", "*/.*.tmp", "*/*/.*.tmp"):
         for leftover in folder.path.glob(pattern):
             with contextlib.suppress(FileNotFoundError):
@@ -314,7 +324,9 @@ def _sweep(folder: RunFolder) -> None:
 
 
 def _forget(folder: RunFolder) -> None:
-    """Delete all that was run; first what would speak of trials that are gone if the rest stays."""
+    """Delete all that was run; first what would speak of trials that are gone if the
+    rest stays.
+    """
     for name in ("status.json", "verdicts.json", "report.html", "environment.json"):
         (folder.path / name).unlink(missing_ok=True)
     for name in (
@@ -330,9 +342,8 @@ def _forget(folder: RunFolder) -> None:
             shutil.rmtree(path)
         except FileNotFoundError:
             continue
-        except (
-            OSError
-        ) as error:  # which names the file in the folder without the folder
+        # which names the file in the folder without the folder
+        except OSError as error:
             raise OSError(
                 error.errno, f"--fresh could not delete it: {error.strerror}", str(path)
             ) from error
@@ -340,7 +351,9 @@ def _forget(folder: RunFolder) -> None:
 
 @contextlib.contextmanager
 def _stop_on_signals(stop: StopToken, observer: Observer) -> Iterator[None]:
-    """The first Ctrl-C, SIGTERM or SIGHUP asks to stop; the second one ends the program at once."""
+    """The first Ctrl-C, SIGTERM or SIGHUP asks to stop; the second one ends the program
+    at once.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return

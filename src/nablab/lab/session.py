@@ -1,4 +1,6 @@
-"""What an experiment gets as ``lab``: it hides the store, the device, checkpoints and progress."""
+"""What an experiment gets as ``lab``: it hides the store, the device, checkpoints and
+progress.
+"""
 
 from __future__ import annotations
 
@@ -65,7 +67,8 @@ def check_amount(amount: Any) -> int:
 
 
 def check_history(replicas: int, steps: int) -> None:
-    """Refuse a training whose losses cannot be held: one per replica and step, and copies of them.
+    """Refuse a training whose losses cannot be held: one per replica and step, and
+    copies of them.
 
     Raises:
         UsageError: They would not fit into the memory.
@@ -79,8 +82,8 @@ def check_history(replicas: int, steps: int) -> None:
 class Notebook:
     """The part of a lab that keeps what an experiment tells it; needs no store.
 
-    It is a lab in memory for experiments that do not call ``train``: it runs their loops as they are, and
-    `records` gives what they left.
+    It is a lab in memory for experiments that do not call ``train``: it runs their
+    loops as they are, and `records` gives what they left.
 
     Args:
         experiment: The configured experiment.
@@ -148,7 +151,8 @@ class Notebook:
         )
         if curve.steps.shape != curve.values.shape:
             raise ValueError(
-                f"curve '{name}': {curve.steps.shape} steps but {curve.values.shape} values"
+                f"curve '{name}': {curve.steps.shape} steps but "
+                f"{curve.values.shape} values"
             )
         self._draft(trial).curves[name] = curve
 
@@ -194,7 +198,8 @@ class Notebook:
             if not draft.scalars:
                 name = type(self._experiment).__name__
                 raise RuntimeError(
-                    f"{name}.run recorded nothing for seed {trial.seed} of {trial.condition}"
+                    f"{name}.run recorded nothing for seed {trial.seed} "
+                    f"of {trial.condition}"
                 )
         return [
             Record(
@@ -231,7 +236,8 @@ class Notebook:
 
 
 class Session(Notebook):
-    """The lab of some trials in a real run: trains with checkpoints and says how far it is.
+    """The lab of some trials in a real run: trains with checkpoints and says how far it
+    is.
 
     Args:
         experiment: See `Notebook`.
@@ -258,9 +264,8 @@ class Session(Notebook):
         goes_on: bool = False,
         keep_weights: int = MOST_BYTES,
     ) -> None:
-        from nablab.lab.loops import (
-            OwnLoops,
-        )  # brings NumPy, which `nablab runs` does without
+        # brings NumPy, which `nablab runs` does without
+        from nablab.lab.loops import OwnLoops
 
         super().__init__(experiment, trials)
         self.notes += notes
@@ -284,9 +289,8 @@ class Session(Notebook):
             every_seconds=checkpoint_seconds(),
             on_note=self.note,
             on_progress=self._own_progress,
-            on_save=lambda: self._journal.write(
-                self.notes
-            ),  # a resumed loop does not say them again
+            # a resumed loop does not say them again
+            on_save=lambda: self._journal.write(self.notes),
         )
         self._reported = 0.0
         self._keep_weights = keep_weights
@@ -335,12 +339,15 @@ class Session(Notebook):
         return result
 
     def _keep_trained(self, result: Training) -> None:
-        """Keep the weights that a training leaves, as far as there is room, or say why not."""
+        """Keep the weights that a training leaves, as far as there is room, or say why
+        not.
+        """
         owners = self._owners.of(result.seeds)
         if owners is None:
             self.note(
-                "Weights were not kept: seeds that are not of lab.seed, or not one for each trial that asked "
-                "for it, do not tell whose they are. lab.weights keeps them."
+                "Weights were not kept: seeds that are not of lab.seed, or not one for "
+                "each trial that asked for it, do not tell whose they are. lab.weights "
+                "keeps them."
             )
             return
         for replica, trial in enumerate(owners):
@@ -368,7 +375,9 @@ class Session(Notebook):
 
     @contextmanager
     def journal(self) -> Iterator[None]:
-        """Around the work: where it was done, how long it took and its notes are kept, however it ends."""
+        """Around the work: where it was done, how long it took and its notes are kept,
+        however it ends.
+        """
         self._journal.write(self.notes)
         try:
             yield
@@ -430,10 +439,13 @@ class Estimate:
 
     Attributes:
         seconds: Expected time of the condition with the given seeds.
-        engine: The engine that was chosen; "own loop" or "library's loop" where no training is.
+        engine: The engine that was chosen; "own loop" or "library's loop" where no
+            training is.
         steps: Steps of all trainings (per replica) and loops, if none ends early.
-        may_end_early: A stopping rule, or a library's loop of at most so many turns, may end early.
-        run_in_full: Nothing could be shortened, so that the whole condition was run and thrown away.
+        may_end_early: A stopping rule, or a library's loop of at most so many turns,
+            may end early.
+        run_in_full: Nothing could be shortened, so that the whole condition was run and
+            thrown away.
     """
 
     seconds: float = 0.0
@@ -481,7 +493,9 @@ def _few(data: Any, samples: int) -> Any:
 
 
 def _stretched(result: Training, steps: int) -> Training:
-    """As long as the whole training, so that the code after it meets the shapes that it expects."""
+    """As long as the whole training, so that the code after it meets the shapes that it
+    expects.
+    """
     import numpy as np
 
     missing = steps - result.train_loss.shape[1]
@@ -491,7 +505,9 @@ def _stretched(result: Training, steps: int) -> Training:
 
 @contextmanager
 def _more_often(probes: Sequence[Probe], times: int) -> Iterator[None]:
-    """Let probes look so many times as often: what follows needs as many points from a short training."""
+    """Let probes look so many times as often: what follows needs as many points from a
+    short training.
+    """
     usual = {probe: probe.every for probe in probes if "every" in vars(probe)}
     for probe, every in usual.items():
         probe.every = max(1, every // times)
@@ -503,12 +519,12 @@ def _more_often(probes: Sequence[Probe], times: int) -> Iterator[None]:
 
 
 class Rehearsal(Notebook):
-    """The lab of a dry run: takes a few measured steps instead of all, and adds up what all would cost."""
+    """The lab of a dry run: takes a few measured steps instead of all, and adds up what
+    all would cost.
+    """
 
-    STEPS, SAMPLES = (
-        20,
-        256,
-    )  # enough for the code after training to have something to work on
+    # enough for the code after training to have something to work on
+    STEPS, SAMPLES = (20, 256)
 
     def __init__(
         self,
@@ -562,7 +578,9 @@ class Rehearsal(Notebook):
         return _stretched(result, speed.steps)
 
     def steps(self, total: int, *, state: Any = None, name: str = "") -> Iterator[int]:
-        """Take a few steps of a loop and measure them; the others are reckoned to last as long."""
+        """Take a few steps of a loop and measure them; the others are reckoned to last
+        as long.
+        """
         from nablab.lab.loop_files import check_state, check_total
 
         check_state(state)
@@ -571,11 +589,12 @@ class Rehearsal(Notebook):
         return self._shortened.steps(check_total(total))
 
     def budget(self, amount: int) -> int:
-        """A small share; what lasts until something is kept, or a loop goes on, is reckoned for the whole."""
+        """A small share; what lasts until something is kept, or a loop goes on, is
+        reckoned for the whole.
+        """
         self.estimate.engine = self.estimate.engine or "library's loop"
-        self.estimate.may_end_early |= (
-            check_amount(amount) > 1
-        )  # no library is bound to use up its budget
+        # no library is bound to use up its budget
+        self.estimate.may_end_early |= check_amount(amount) > 1
         return self._shortened.budget(check_amount(amount))
 
     def rehearse(self) -> Estimate:

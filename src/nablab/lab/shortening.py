@@ -1,7 +1,7 @@
 """How a dry run leaves out most of a loop, and reckons how long all of it would last.
 
-The reckoning has a clock that runs on as if all had been done: after each piece that was cut short, the time
-that is missing is added. So pieces may lie in one another.
+The reckoning has a clock that runs on as if all had been done: after each piece that
+was cut short, the time that is missing is added. So pieces may lie in one another.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from statistics import mean
 
-# Of a loop: two steps at least, then a twentieth of all, but no more than 0.3 s or 20 steps; of steps so
-# short that 20 of them could not be measured, as many as 0.05 s hold. A dry run shall cost a tenth of the
-# run at most.
+# Of a loop: two steps at least, then a twentieth of all, but no more than 0.3 s or 20
+# steps; of steps so short that 20 of them could not be measured, as many as 0.05 s
+# hold. A dry run shall cost a tenth of the run at most.
 LOOP_SHARE = 20
 ENOUGH_STEPS = 20
 SHORTEST_SECONDS, LONGEST_SECONDS = 0.05, 0.3
@@ -21,8 +21,9 @@ BUDGET_SHARE = 16  # of what is given to a library
 class Calls:
     """The calls of a library whose amount was cut, and what they would last uncut.
 
-    Each call costs something whatever its amount: building, checking, scoring. So every second one gets an
-    amount of 1, which lasts about that long, and the others a share, from which the time of one unit follows.
+    Each call costs something whatever its amount: building, checking, scoring. So every
+    second one gets an amount of 1, which lasts about that long, and the others a share,
+    from which the time of one unit follows.
 
     Args:
         amount: The whole amount of each call.
@@ -48,7 +49,9 @@ class Calls:
         kind.append(seconds)
 
     def missing(self) -> float:
-        """Seconds by which all calls so far would have lasted longer with their whole amounts."""
+        """Seconds by which all calls so far would have lasted longer with their whole
+        amounts.
+        """
         if not self._with_share:
             return 0.0
         first, *later = self._with_share
@@ -101,16 +104,13 @@ class Shortened:
             return
         known = calls.missing()
         calls.add(self._now() - calls.began)
-        self._add(
-            calls.missing() - known
-        )  # each call tells more of the earlier ones, too
+        # each call tells more of the earlier ones, too
+        self._add(calls.missing() - known)
 
     def _few(self, total: int) -> Iterator[int]:
         began, taken = self._clock(), 0
-        earlier = latest = (
-            0,
-            self._now(),
-        )  # steps and time at the last two powers of two
+        # steps and time at the last two powers of two
+        earlier = latest = (0, self._now())
         for step in range(total):
             yield step
             self.end_call()
@@ -121,7 +121,8 @@ class Shortened:
                 break
         if taken in (0, total):
             return  # nothing is missing
-        # The first steps set up what later ones find, so they count, but they are not typical.
+        # The first steps set up what later ones find, so they count, but they are not
+        # typical.
         steps, then = earlier
         self._add((total - taken) * (self._now() - then) / (taken - steps))
 

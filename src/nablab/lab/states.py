@@ -1,8 +1,10 @@
-"""What a loop saves of the objects that it changes: plain data in JSON and arrays, and back, to the last bit.
+"""What a loop saves of the objects that it changes: plain data in JSON and arrays, and
+back, to the last bit.
 
-A part of a state is anything with ``state_dict()`` and ``load_state_dict(...)`` (a network, an optimizer, a
-class of the user's), a dataclass, or a generator of random numbers. What it gives must be made of mappings,
-lists, tuples, arrays, tensors, numbers, strings, truth values and None. Nothing is pickled.
+A part of a state is anything with ``state_dict()`` and ``load_state_dict(...)`` (a
+network, an optimizer, a class of the user's), a dataclass, or a generator of random
+numbers. What it gives must be made of mappings, lists, tuples, arrays, tensors,
+numbers, strings, truth values and None. Nothing is pickled.
 
 PyTorch is not imported: a tensor can only be met where somebody else has imported it.
 """
@@ -27,21 +29,17 @@ if TYPE_CHECKING:
     Array = npt.NDArray[Any]
 
 WHOLE = ""  # the name of a state that is one object
-PLAIN = (
-    bool,
-    int,
-    float,
-    str,
-    type(None),
-)  # JSON gives these back exactly, NaN and long integers too
-# What safetensors keeps under its own name; other arrays are kept as bytes, with their dtype in the JSON.
+# JSON gives these back exactly, NaN and long integers too
+PLAIN = (bool, int, float, str, type(None))
+# What safetensors keeps under its own name; other arrays are kept as bytes, with their
+# dtype in the JSON.
 KEPT = {
     "float64", "float32", "float16", "int64", "int32", "int16", "int8", "uint64", "uint32", "uint16", "uint8",
     "bool",
 }  # fmt: skip
 CAN_BE_SAVED = (
-    "It can be made of mappings, lists, tuples, NumPy arrays, tensors, numbers, strings, truth values and "
-    "None"
+    "It can be made of mappings, lists, tuples, NumPy arrays, tensors, numbers, "
+    "strings, truth values and None"
 )
 
 
@@ -128,8 +126,9 @@ def _parts(state: Any) -> dict[str, Any]:
         return {WHOLE: state}
     if not isinstance(state, Mapping):
         raise UsageError(
-            f"lab.steps cannot save state: {_kind(state)} has no state_dict() and load_state_dict(). Give an "
-            "object that has both, a dataclass, a generator, or a mapping of names to such objects."
+            f"lab.steps cannot save state: {_kind(state)} has no state_dict() and "
+            "load_state_dict(). Give an object that has both, a dataclass, a "
+            "generator, or a mapping of names to such objects."
         )
     for name, part in state.items():
         if not isinstance(name, str) or not name:
@@ -138,8 +137,9 @@ def _parts(state: Any) -> dict[str, Any]:
             )
         if not _is_part(part):
             raise UsageError(
-                f"lab.steps cannot save {_path(name)}: {_kind(part)} has no state_dict() and "
-                "load_state_dict(), so it could not be given back on resuming. Hold it in a dataclass."
+                f"lab.steps cannot save {_path(name)}: {_kind(part)} has no "
+                "state_dict() and load_state_dict(), so it could not be given back on "
+                "resuming. Hold it in a dataclass."
             )
     return dict(state)
 
@@ -160,7 +160,9 @@ def _is_generator(part: Any) -> bool:
 
 
 def _taken(part: Any, path: str) -> Any:
-    """The state of one object as plain data; parts inside a dataclass are taken down in their turn."""
+    """The state of one object as plain data; parts inside a dataclass are taken down in
+    their turn.
+    """
     if callable(getattr(part, "state_dict", None)):
         return part.state_dict()
     if isinstance(part, np.random.Generator):
@@ -182,8 +184,8 @@ def _field(part: Any, name: str, path: str) -> Any:
     value = getattr(part, name)
     if part.__dataclass_params__.frozen and not _is_part(value):
         raise UsageError(
-            f"lab.steps cannot save {path}.{name}: {type(part).__name__} is frozen, so it could not be given "
-            "back on resuming. Leave out frozen=True."
+            f"lab.steps cannot save {path}.{name}: {type(part).__name__} is frozen, so "
+            "it could not be given back on resuming. Leave out frozen=True."
         )
     return value
 
@@ -232,12 +234,16 @@ def pack(value: Any, path: str, *, copies: bool = True) -> Packed:
 
 
 def unpack(packed: Packed) -> Any:
-    """Put plain data together again: equal values of equal types; the arrays may be written to."""
+    """Put plain data together again: equal values of equal types; the arrays may be
+    written to.
+    """
     return _unpacked(packed.structure, packed.arrays)
 
 
 def _packed(value: Any, path: str, into: Packed) -> Any:
-    """The JSON of a value; what is no list and no plain value is an object with one telling name."""
+    """The JSON of a value; what is no list and no plain value is an object with one
+    telling name.
+    """
     kind = type(value)
     if kind in PLAIN:
         return value
@@ -271,8 +277,9 @@ def _packed_mapping(
             type(key) is tuple and all(type(part) in PLAIN for part in key)
         ):
             raise UsageError(
-                f"lab.steps cannot save {path} because of its key {key!r}, {_kind(key)}. Keys can be text, "
-                "numbers, truth values, None, and tuples of these."
+                f"lab.steps cannot save {path} because of its key {key!r}, "
+                f"{_kind(key)}. Keys can be text, numbers, truth values, None, and "
+                "tuples of these."
             )
         pairs.append(
             [_packed(key, path, into), _packed(item, f"{path}[{key!r}]", into)]
@@ -280,9 +287,8 @@ def _packed_mapping(
     if not isinstance(value, OrderedDict):
         return {"mapping": pairs}
     found: dict[str, Any] = {"ordered": pairs}
-    if hasattr(
-        value, "_metadata"
-    ):  # the versions of a network's modules, without which old ones are assumed
+    # the versions of a network's modules, without which old ones are assumed
+    if hasattr(value, "_metadata"):
         found["versions"] = _packed(value._metadata, f"{path}._metadata", into)
     return found
 
@@ -290,8 +296,9 @@ def _packed_mapping(
 def _packed_array(array: Array, path: str, into: Packed) -> dict[str, Any]:
     if array.dtype.hasobject or array.dtype.names:
         raise UsageError(
-            f"lab.steps cannot save {path}: it is an array of {array.dtype}. Arrays can hold numbers, truth "
-            "values, texts and dates; keep the fields of a structured array in arrays of their own."
+            f"lab.steps cannot save {path}: it is an array of {array.dtype}. Arrays "
+            "can hold numbers, truth values, texts and dates; keep the fields of a "
+            "structured array in arrays of their own."
         )
     # Which way the numbers lie decides how BLAS adds them up, and so the last digits.
     turned = array.flags.f_contiguous and not array.flags.c_contiguous

@@ -1,8 +1,9 @@
 """The state of a run, kept so that a crashed run is never shown as running.
 
-A running process writes its heartbeat into ``status.json`` every few seconds. Whoever reads
-"running" checks that the process still lives (on the same machine, where its start time tells it from a
-later one of the same number) or that the heartbeat is fresh; otherwise the run has crashed.
+A running process writes its heartbeat into ``status.json`` every few seconds. Whoever
+reads "running" checks that the process still lives (on the same machine, where its
+start time tells it from a later one of the same number) or that the heartbeat is fresh;
+otherwise the run has crashed.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ STALE_SECONDS = 60.0  # a loaded cluster file system may lag by tens of seconds
 def read_state(folder: RunFolder) -> State:
     """The true state of a run, whatever its last process managed to write.
 
-    A damaged status counts as none: `RunFolder.damage` names it, and locks keep two processes apart.
+    A damaged status counts as none: `RunFolder.damage` names it, and locks keep two
+    processes apart.
     """
     try:
         status = folder.status()
@@ -52,8 +54,8 @@ def state_of(status: Status) -> State:
 class Heartbeat:
     """Writes ``status.json`` while a run goes on; a context manager.
 
-    On leaving, the state is what `finish` was told; ``interrupted`` after Ctrl-C, ``failed`` after any
-    other error.
+    On leaving, the state is what `finish` was told; ``interrupted`` after Ctrl-C,
+    ``failed`` after any other error.
     """
 
     def __init__(self, folder: RunFolder, **facts: Any) -> None:
@@ -126,7 +128,9 @@ def _alive(pid: int | None, started: str | None) -> bool:
 
 
 def _process_started(pid: int) -> str | None:
-    """The kernel's start time of a process, which tells a reused pid apart (Linux; None elsewhere)."""
+    """The kernel's start time of a process, which tells a reused pid apart (Linux; None
+    elsewhere).
+    """
     try:
         text = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
     except OSError:

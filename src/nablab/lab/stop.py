@@ -1,4 +1,6 @@
-"""A request to stop, which every worker of a run sees, whatever process or machine it lives on."""
+"""A request to stop, which every worker of a run sees, whatever process or machine it
+lives on.
+"""
 
 from __future__ import annotations
 
@@ -22,10 +24,11 @@ _asked_here = threading.Event()  # this process was told to end
 
 @dataclass(frozen=True)
 class StopToken:
-    """A file whose absence asks everybody who holds the token to finish their step and save.
+    """A file whose absence asks everybody who holds the token to finish their step and
+    save.
 
-    Its absence and not its presence: a full disk cannot keep a request from being made, and a run whose
-    folder is deleted stops instead of filling it again.
+    Its absence and not its presence: a full disk cannot keep a request from being made,
+    and a run whose folder is deleted stops instead of filling it again.
 
     Attributes:
         path: The file; unique to one command, so that an old request stops nothing new.
@@ -51,19 +54,22 @@ class StopToken:
 
     def request(self) -> None:
         """Ask to stop."""
-        with contextlib.suppress(
-            OSError
-        ):  # a disk that became read-only: no worker can save anything
+        # a disk that became read-only: no worker can save anything
+        with contextlib.suppress(OSError):
             self.path.unlink(missing_ok=True)
 
     def requested(self) -> bool:
-        """Whether somebody asked to stop, or the process that gave out the work has died."""
+        """Whether somebody asked to stop, or the process that gave out the work has
+        died.
+        """
         orphaned = os.getpid() != self.owner and os.getppid() != self.owner
         return orphaned or _asked_here.is_set() or not self.path.exists()
 
 
 def end_signals() -> list[signal.Signals]:
-    """What asks a process to end: Ctrl-C, a batch system's warning, a closed terminal (not under nohup)."""
+    """What asks a process to end: Ctrl-C, a batch system's warning, a closed terminal
+    (not under nohup).
+    """
     found = [signal.SIGINT, signal.SIGTERM]
     if (
         hasattr(signal, "SIGHUP")
@@ -74,18 +80,19 @@ def end_signals() -> list[signal.Signals]:
 
 
 def shield_resource_tracker() -> None:
-    """Start Python's process that keeps account of pools so that a closed terminal does not end it.
+    """Start Python's process that keeps account of pools so that a closed terminal does
+    not end it.
 
-    It ignores Ctrl-C and SIGTERM by itself, but not SIGHUP; without it, workers that end well print errors.
+    It ignores Ctrl-C and SIGTERM by itself, but not SIGHUP; without it, workers that
+    end well print errors.
     """
     if (
         not hasattr(signal, "SIGHUP")
         or threading.current_thread() is not threading.main_thread()
     ):
         return
-    before = signal.signal(
-        signal.SIGHUP, signal.SIG_IGN
-    )  # what is ignored stays so in a child
+    # what is ignored stays so in a child
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         resource_tracker.ensure_running()
     finally:
@@ -94,9 +101,11 @@ def shield_resource_tracker() -> None:
 
 @contextlib.contextmanager
 def saving_when_told_to_end() -> Iterator[None]:
-    """In a worker process: SIGTERM and SIGHUP, which batch systems send to all processes, ask to stop.
+    """In a worker process: SIGTERM and SIGHUP, which batch systems send to all
+    processes, ask to stop.
 
-    The worker finishes its step, saves, sends its answer and leaves, even if nobody gives it leave to.
+    The worker finishes its step, saves, sends its answer and leaves, even if nobody
+    gives it leave to.
     """
     in_worker = multiprocessing.parent_process() is not None
     if not in_worker or threading.current_thread() is not threading.main_thread():

@@ -35,14 +35,10 @@ from nablab.lab.trials import CorruptTrial
 FORMAT = 1
 LONGEST_NAME = 200  # characters of a name that a message repeats
 ID_DIGITS = 10
-NO_IDENTITY = (
-    "format",
-    "run_id",
-    "preset",
-)  # fields of config.json that its hash leaves out
-SYSTEM = (
-    "lost+found",
-)  # what file systems keep at their root, which only root may read
+# fields of config.json that its hash leaves out
+NO_IDENTITY = ("format", "run_id", "preset")
+# what file systems keep at their root, which only root may read
+SYSTEM = ("lost+found",)
 
 
 def _own_data(experiment: Experiment) -> dict[str, str]:
@@ -56,7 +52,9 @@ def _own_data(experiment: Experiment) -> dict[str, str]:
 
 
 def _own_code(experiment: Experiment) -> dict[str, str]:
-    """The hash of the user's code that defines the experiment; nablab's own have a ``version``."""
+    """The hash of the user's code that defines the experiment; nablab's own have a
+    ``version``.
+    """
     code = user_code.code_of_class(type(experiment))
     return {"the experiment's code": code.sha256} if code else {}
 
@@ -122,7 +120,8 @@ class Store:
         """Open the folder of this identity, making it if absent.
 
         Raises:
-            StoreError: The folder cannot be written, is damaged or another run's, or a newer nablab wrote it.
+            StoreError: The folder cannot be written, is damaged or another run's, or a
+                newer nablab wrote it.
         """
         folder = RunFolder(self.root / identity.experiment / identity.run_id)
         path = folder.path / "config.json"
@@ -157,7 +156,8 @@ class Store:
         return sorted(found, key=lambda run: run.changed, reverse=True)
 
     def find(self, reference: str) -> RunFolder:
-        """The run that a user means: a run id or its beginning, an experiment (its latest run), or a folder.
+        """The run that a user means: a run id or its beginning, an experiment (its
+        latest run), or a folder.
 
         Raises:
             UsageError: Nothing or more than one run fits.
@@ -232,7 +232,8 @@ class RunFolder:
         """The content of ``config.json``.
 
         Raises:
-            StoreError: It is missing, damaged, or of another id than it says; or a newer nablab wrote it.
+            StoreError: It is missing, damaged, or of another id than it says; or a
+                newer nablab wrote it.
         """
         path = self.path / "config.json"
         try:
@@ -245,12 +246,14 @@ class RunFolder:
             written = value.get("format")
             if isinstance(written, int) and written > FORMAT:
                 raise StoreError(
-                    f"The run in {self.path} was written by a newer nablab (store format {written}; "
-                    f"this one knows up to {FORMAT}). Upgrade nablab, or choose another folder with --store."
+                    f"The run in {self.path} was written by a newer nablab (store "
+                    f"format {written}; this one knows up to {FORMAT}). Upgrade "
+                    "nablab, or choose another folder with --store."
                 )
             body = reading.unsealed(value)
             config: contents.Config = reading.fit(body, contents.Config)
-            # Whatever an identity holds is under the hash, also what this version does not know.
+            # Whatever an identity holds is under the hash, also what this version does
+            # not know.
             identity = {
                 name: part for name, part in body.items() if name not in NO_IDENTITY
             }
@@ -276,7 +279,8 @@ class RunFolder:
         return reading.read(self.path / "status.json", contents.Status)
 
     def environment(self) -> Mapping[str, Level]:
-        """The facts in ``environment.json``, which earlier versions wrote; none if there is none.
+        """The facts in ``environment.json``, which earlier versions wrote; none if
+        there is none.
 
         Raises:
             Damaged: It cannot be read or does not fit.
@@ -300,7 +304,9 @@ class RunFolder:
         return reading.read(self.path / "verdicts.json", contents.Verdicts)
 
     def damage(self) -> list[str]:
-        """A sentence for every damaged file beside the trials and ``config.json``, which a report needs."""
+        """A sentence for every damaged file beside the trials and ``config.json``,
+        which a report needs.
+        """
         found = []
         made = sorted((self.path / "provenance").glob("*.json"))
         looks: list[Callable[[], object]] = [self.status, self.environment]
@@ -346,7 +352,9 @@ class RunFolder:
         return self.path / "trials" / f"{self.condition_key(condition)}-s{seed}"
 
     def write_trial(self, record: Record) -> None:
-        """Keep a finished trial: arrays and weights, then ``trial.json``, which makes it count."""
+        """Keep a finished trial: arrays and weights, then ``trial.json``, which makes
+        it count.
+        """
         trials.write(
             self.trial_path(record.condition, record.seed), record, run_id=self.run_id
         )
@@ -362,7 +370,8 @@ class RunFolder:
         return record and replace(record, condition=condition)
 
     def trials(self) -> Iterator[Record | CorruptTrial]:
-        """All finished trials in the folder, damaged ones as the error that says what is wrong.
+        """All finished trials in the folder, damaged ones as the error that says what
+        is wrong.
 
         Raises:
             StoreError: The folder cannot be read, or a newer nablab wrote a trial.
@@ -377,10 +386,12 @@ class RunFolder:
                     yield record
 
     def count_trials(self) -> tuple[int, list[CorruptTrial]]:
-        """How many trials are finished and seem whole, and what is damaged; reads no arrays.
+        """How many trials are finished and seem whole, and what is damaged; reads no
+        arrays.
 
         Raises:
-            StoreError: The folder or ``config.json`` cannot be read, or a newer nablab wrote a trial.
+            StoreError: The folder or ``config.json`` cannot be read, or a newer nablab
+                wrote a trial.
         """
         whole, damage = 0, []
         for folder in _folders(self.path / "trials"):
@@ -399,7 +410,8 @@ class RunFolder:
     def survey(
         self, conditions: Sequence[Condition], seeds: int | None = None
     ) -> tuple[Records, list[CorruptTrial]]:
-        """The finished trials of these conditions, in their order, then by seed, and what is damaged.
+        """The finished trials of these conditions, in their order, then by seed, and
+        what is damaged.
 
         Args:
             conditions: What the experiment lists.
@@ -436,7 +448,9 @@ class RunFolder:
         )
 
     def checkpoints(self, condition: Condition) -> list[Path]:
-        """The checkpoints there are of a condition, and the file that says which seeds they are of."""
+        """The checkpoints there are of a condition, and the file that says which seeds
+        they are of.
+        """
         key, folder = (
             glob.escape(self.condition_key(condition)),
             self.path / "checkpoints",
@@ -446,7 +460,9 @@ class RunFolder:
         )
 
     def remove_leftovers(self, condition: Condition) -> None:
-        """Remove what a killed process was writing for this condition; only for who holds its lock."""
+        """Remove what a killed process was writing for this condition; only for who
+        holds its lock.
+        """
         key = self.condition_key(condition)
         for folder in self.path.glob(f"trials/{glob.escape(key)}-s*"):
             remove_leftovers(folder)

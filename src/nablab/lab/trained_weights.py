@@ -1,4 +1,6 @@
-"""The weights that trainings leave: whose they are, what they are called, and how much of them is kept."""
+"""The weights that trainings leave: whose they are, what they are called, and how much
+of them is kept.
+"""
 
 from __future__ import annotations
 
@@ -14,13 +16,19 @@ if TYPE_CHECKING:
     from nablab.training import Training
     from nablab.training.result import At
 
-HEADER = 256  # bytes that name, kind and shape of a tensor take in a safetensors file, at most but for odd names
+HEADER = (
+    # bytes that name, kind and shape of a tensor take in a safetensors file, at most
+    # but for odd names
+    256
+)
 
 
 class Owners:
-    """Remembers which trial asked for which seed, and so whose network a training made of it.
+    """Remembers which trial asked for which seed, and so whose network a training made
+    of it.
 
-    Trials of several conditions may share a seed on purpose, so that a seed alone does not name its trial.
+    Trials of several conditions may share a seed on purpose, so that a seed alone does
+    not name its trial.
 
     Args:
         trials: All trials, in their order.
@@ -28,9 +36,8 @@ class Owners:
 
     def __init__(self, trials: Sequence[Trial]) -> None:
         self._trials = list(trials)
-        self._asked: dict[
-            int, list[Trial]
-        ] = {}  # since the last training that took the seed
+        # since the last training that took the seed
+        self._asked: dict[int, list[Trial]] = {}
         self._had: dict[int, list[Trial]] = {}  # the trials that this training was for
 
     def ask(self, seed: int, trial: Trial) -> None:
@@ -66,7 +73,9 @@ class Owners:
         return list(self._trials)
 
     def _by_seed(self, seeds: Sequence[int]) -> list[Trial] | None:
-        """As many networks of a seed as trials asked for it, in the order in which they did."""
+        """As many networks of a seed as trials asked for it, in the order in which they
+        did.
+        """
         networks = Counter(seeds)
         if any(
             count != len(self._candidates(seed)) for seed, count in networks.items()
@@ -85,7 +94,8 @@ def keep(
     draft: Draft,
     most: int,
 ) -> bool:
-    """Keep final and best weights of one network in the draft of its trial, as far as there is room.
+    """Keep final and best weights of one network in the draft of its trial, as far as
+    there is room.
 
     Args:
         training: What trained it.
@@ -110,9 +120,8 @@ def keep(
     ending = "" if number == 1 else f"-{number}"
     final = _packed(training, replica, "final", left)
     found = {"final": final}
-    if training.parameters(
-        at="best"
-    ):  # a learner whose recipe names no goal has no best ones
+    # a learner whose recipe names no goal has no best ones
+    if training.parameters(at="best"):
         left -= len(final.content) if final else 0
         differs = _differs(training, replica)
         found["best"] = _packed(training, replica, "best", left) if differs else final
@@ -127,8 +136,8 @@ def keep(
 def note_of(most: int) -> str:
     """What to tell the user where something was left out."""
     return (
-        f"Weights beyond {in_words(most)} a trial were not kept. --keep-weights SIZE keeps more, of trials "
-        "that are still to be trained."
+        f"Weights beyond {in_words(most)} a trial were not kept. --keep-weights SIZE "
+        "keeps more, of trials that are still to be trained."
     )
 
 

@@ -1,7 +1,8 @@
-"""A trial on the disk: ``trial.json``, which is written last and says "done", ``arrays.npz``, and weights.
+"""A trial on the disk: ``trial.json``, which is written last and says "done",
+``arrays.npz``, and weights.
 
-A trial is believed if all files have the bytes that were written, and if it lies where it belongs: in the
-folder of its condition and seed, in the run that it names.
+A trial is believed if all files have the bytes that were written, and if it lies where
+it belongs: in the folder of its condition and seed, in the run that it names.
 """
 
 from __future__ import annotations
@@ -23,13 +24,15 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 TRIAL_FORMAT = 2  # since 2 a trial names its run
-# Arrays and curves of the trials that were asked for last: a drawing goes through some of them several times,
-# and those of thousands of trials are gigabytes.
+# Arrays and curves of the trials that were asked for last: a drawing goes through some
+# of them several times, and those of thousands of trials are gigabytes.
 TRIALS_KEPT = 32
 
 
 class CorruptTrial(reading.Damaged):
-    """A trial's files do not agree with their checksums or their place, or cannot be read."""
+    """A trial's files do not agree with their checksums or their place, or cannot be
+    read.
+    """
 
 
 def condition_key(condition: Condition) -> str:
@@ -39,7 +42,9 @@ def condition_key(condition: Condition) -> str:
 
 
 def write(folder: Path, record: Record, *, run_id: str) -> None:
-    """Keep a finished trial in its folder: arrays and weights, then ``trial.json``, which makes it count."""
+    """Keep a finished trial in its folder: arrays and weights, then ``trial.json``,
+    which makes it count.
+    """
     arrays = {f"array.{name}": values for name, values in record.arrays.items()}
     for name, curve in record.curves.items():
         arrays[f"curve.{name}.steps"] = curve.steps
@@ -63,9 +68,8 @@ def write(folder: Path, record: Record, *, run_id: str) -> None:
         body["weights_left_out"] = dict(record.weights_left_out)
     files.write_json(folder / "trial.json", files.sealed(body))
     named = {facts["file"] for facts in weights.values()}
-    for path in folder.glob(
-        "weights-*.safetensors"
-    ):  # of the damaged trial that this one takes the place of
+    # of the damaged trial that this one takes the place of
+    for path in folder.glob("weights-*.safetensors"):
         if path.name not in named:
             path.unlink(missing_ok=True)
 
@@ -181,7 +185,8 @@ def load_arrays(path: Path, digest: str) -> dict[str, npt.NDArray[Any]]:
 
 
 def read_facts(folder: Path, run_id: str) -> contents.Trial | None:
-    """Read ``trial.json`` in a trial's folder and hold it against its place; None if it is not finished.
+    """Read ``trial.json`` in a trial's folder and hold it against its place; None if it
+    is not finished.
 
     Args:
         folder: The trial's folder, whose name says condition and seed.
@@ -201,8 +206,9 @@ def read_facts(folder: Path, run_id: str) -> contents.Trial | None:
         body = reading.unsealed(value)
         if isinstance(body.get("format"), int) and body["format"] > TRIAL_FORMAT:
             raise StoreError(
-                f"{path} was written by a newer nablab (trial format {body['format']}; this one knows up to "
-                f"{TRIAL_FORMAT}). Upgrade nablab, or choose another folder with --store."
+                f"{path} was written by a newer nablab (trial format {body['format']}; "
+                f"this one knows up to {TRIAL_FORMAT}). Upgrade nablab, or choose "
+                "another folder with --store."
             )
         trial: contents.Trial = reading.fit(body, contents.Trial)
         _check_place(trial, folder, run_id)
@@ -227,7 +233,8 @@ def _check_place(trial: contents.Trial, folder: Path, run_id: str) -> None:
 
 
 def check(folder: Path, run_id: str) -> bool:
-    """Whether a trial is finished; arrays and weights are looked at by their sizes alone, which costs little.
+    """Whether a trial is finished; arrays and weights are looked at by their sizes
+    alone, which costs little.
 
     Raises:
         CorruptTrial: A file is damaged, absent or another trial's.
@@ -254,7 +261,8 @@ def _check_size(path: Path, expected: int | None) -> None:
 
 
 def read(folder: Path, run_id: str) -> Record | None:
-    """Read a trial's folder and check all of its files; None if the trial is not finished.
+    """Read a trial's folder and check all of its files; None if the trial is not
+    finished.
 
     Raises:
         CorruptTrial: A file is damaged, absent or another trial's.

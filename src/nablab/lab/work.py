@@ -1,4 +1,6 @@
-"""One piece of work: all pending trials of a group of conditions, done by whoever holds its lock."""
+"""One piece of work: all pending trials of a group of conditions, done by whoever holds
+its lock.
+"""
 
 from __future__ import annotations
 
@@ -23,11 +25,13 @@ from nablab.lab.trials import CorruptTrial
 
 @dataclass(frozen=True)
 class Work:
-    """What an executor is given: conditions that may train in one batch, with their seeds. Picklable.
+    """What an executor is given: conditions that may train in one batch, with their
+    seeds. Picklable.
 
     Attributes:
         experiment: The configured experiment.
-        conditions: What to run: one condition, or those that differ by `Experiment.batch_over` alone.
+        conditions: What to run: one condition, or those that differ by
+            `Experiment.batch_over` alone.
         seeds: Number of seeds of each that are wanted: 0 to seeds - 1.
         folder: The run's folder.
         device: Where to train.
@@ -56,8 +60,9 @@ class Outcome:
     """How a piece of work ended.
 
     Attributes:
-        state: ``done``; ``failed`` (the experiment raised); ``busy`` (another process has the lock);
-            ``interrupted`` (asked to stop); ``halted`` (the store cannot be written).
+        state: ``done``; ``failed`` (the experiment raised); ``busy`` (another process
+            has the lock); ``interrupted`` (asked to stop); ``halted`` (the store cannot
+            be written).
         trained: Trials that were run now.
         seconds: Wall time.
         message: What went wrong, for people.
@@ -76,7 +81,8 @@ class Outcome:
 def pending_seeds(
     folder: RunFolder, conditions: Sequence[Condition], seeds: int
 ) -> tuple[list[int], list[str]]:
-    """The seeds that some condition lacks, and a message for every damaged trial among them.
+    """The seeds that some condition lacks, and a message for every damaged trial among
+    them.
 
     Conditions that train in one batch run a seed together, whoever of them lacks it.
     """
@@ -177,10 +183,8 @@ def _do_locked(work: Work, folder: RunFolder, begin: float) -> Outcome:
                 records = session.records()
         except (Interrupted, StoreError):
             raise
-        except (
-            Exception,
-            SystemExit,
-        ) as error:  # it may raise anything; the other conditions go on
+        # it may raise anything; the other conditions go on
+        except (Exception, SystemExit) as error:
             return _failed(work, folder, error, begin)
         for record in records:
             folder.write_trial(record)
@@ -193,13 +197,15 @@ def _do_locked(work: Work, folder: RunFolder, begin: float) -> Outcome:
 def _check_unchanged(work: Work) -> None:
     """Refuse to train on files that are no longer those of the run's id.
 
-    A run may take hours, and whoever waits for it edits the model or adds images meanwhile.
+    A run may take hours, and whoever waits for it edits the model or adds images
+    meanwhile.
     """
     identity = Identity.of(work.experiment, device=work.device, replicas=work.replicas)
     if identity.run_id != work.folder.name:
         raise UsageError(
-            "your code or data were changed after the run began, so this condition was not trained. Give the "
-            f"command again: it makes a new run for the files as they are now ({identity.run_id})."
+            "your code or data were changed after the run began, so this condition was "
+            "not trained. Give the command again: it makes a new run for the files as "
+            f"they are now ({identity.run_id})."
         )
 
 
@@ -208,7 +214,9 @@ def _marker(folder: RunFolder, condition: Condition) -> str:
 
 
 def _forget_progress(folder: RunFolder, condition: Condition) -> None:
-    """Remove checkpoints and progress of a finished condition, those of a killed process too."""
+    """Remove checkpoints and progress of a finished condition, those of a killed
+    process too.
+    """
     for path in folder.checkpoints(condition):
         path.unlink(missing_ok=True)
     folder.progress_path(condition).unlink(missing_ok=True)
@@ -219,10 +227,12 @@ def _seeds_begun(
 ) -> list[int]:
     """The seeds of a batch that was interrupted, if any of them is still pending.
 
-    What says so may be damaged: that is added to ``damaged``, and no seed is taken from it.
+    What says so may be damaged: that is added to ``damaged``, and no seed is taken from
+    it.
 
-    The whole batch is run again with its checkpoint, even if some of its trials were already
-    written: rounding may depend on who shares a batch, and a resumed run must give the same bytes.
+    The whole batch is run again with its checkpoint, even if some of its trials were
+    already written: rounding may depend on who shares a batch, and a resumed run must
+    give the same bytes.
     """
     try:
         marker = reading.read(folder.path / _marker(folder, condition), contents.Marker)

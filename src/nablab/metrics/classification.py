@@ -1,4 +1,6 @@
-"""What accuracy alone does not say: the trivial score, the surest mistakes, the score with dropout."""
+"""What accuracy alone does not say: the trivial score, the surest mistakes, the score
+with dropout.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,8 @@ BATCH = 1_000
 
 
 def constant_accuracy(train_labels: Tensor, test_labels: Tensor) -> float:
-    """The accuracy on ``test_labels`` of always saying the most frequent class of ``train_labels``.
+    """The accuracy on ``test_labels`` of always saying the most frequent class of
+    ``train_labels``.
 
     >>> constant_accuracy(torch.tensor([1, 1, 0]), torch.tensor([0, 1, 0, 0]))
     0.25
@@ -22,7 +25,8 @@ def constant_accuracy(train_labels: Tensor, test_labels: Tensor) -> float:
 def surest_mistakes(
     logits: Tensor, labels: Tensor, *, most: int
 ) -> tuple[Tensor, Tensor]:
-    """Where a network is wrong, the surest first: by the probability that it gives to its answer.
+    """Where a network is wrong, the surest first: by the probability that it gives to
+    its answer.
 
     Args:
         logits: (N, classes).
@@ -49,10 +53,11 @@ def accuracy_with_dropout(
     *,
     prepare: Callable[[Tensor], Tensor] | None = None,
 ) -> float:
-    """The accuracy with dropout active and all else in evaluation mode: what a score *while training* shows.
+    """The accuracy with dropout active and all else in evaluation mode: what a score
+    *while training* shows.
 
-    The network's mode is restored, and PyTorch's generator is left as it was: the masks come from a fixed
-    seed. Without dropout it is the accuracy in evaluation mode.
+    The network's mode is restored, and PyTorch's generator is left as it was: the masks
+    come from a fixed seed. Without dropout it is the accuracy in evaluation mode.
 
     Args:
         network: Gives logits (N, classes).

@@ -1,4 +1,7 @@
-"""Architectures, nothing else. Importing this package costs nothing until a name is used."""
+"""Architectures, nothing else.
+
+Importing this package costs nothing until a name is used.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,8 @@ if TYPE_CHECKING:
 __getattr__, __dir__ = lazy_names(
     __name__,
     {
-        "dense_network": "Activation dense parameter_count parse_widths sawtooth_network",
+        "dense_network": "Activation dense parameter_count parse_widths "
+        "sawtooth_network",
         "factory": "check_output load_factory load_function source_hash unseen",
         "images": "image_network image_networks parameter_count_of",
         "random_features": "RandomFeatures minimum_norm",

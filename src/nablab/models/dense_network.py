@@ -1,4 +1,6 @@
-"""Dense (fully connected) networks, written by their widths: 1-10-10-1 has two hidden layers of ten units."""
+"""Dense (fully connected) networks, written by their widths: 1-10-10-1 has two hidden
+layers of ten units.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,8 @@ Activation = Literal["leaky_relu", "relu", "tanh", "sigmoid", "gelu", "silu", "e
 Widths = Sequence[int] | str
 
 MOST_UNITS = 100_000  # in one layer; more is a typing mistake
-# Weights and biases of one network: 0.4 GB in float32, and four times that with Adam's moments.
+# Weights and biases of one network: 0.4 GB in float32, and four times that with Adam's
+# moments.
 MOST_PARAMETERS = 100_000_000
 
 
@@ -26,8 +29,8 @@ def parse_widths(widths: Widths) -> tuple[int, ...]:
     Numbers in a sequence are checked and returned as they are.
 
     Raises:
-        UsageError: Fewer than two widths, one that is not a positive whole number, or a network of too
-            many parameters.
+        UsageError: Fewer than two widths, one that is not a positive whole number, or a
+            network of too many parameters.
 
     >>> parse_widths("1-10-20x2-1")
     (1, 10, 20, 20, 1)
@@ -36,7 +39,8 @@ def parse_widths(widths: Widths) -> tuple[int, ...]:
         parsed = list(widths)
     elif not re.fullmatch(r"\d{1,6}(x\d{1,3})?(-\d{1,6}(x\d{1,3})?)*", widths):
         raise UsageError(
-            f"'{widths}' are no widths of layers. Write them as 1-10-10-1 or 1-10-20x6-1."
+            f"'{widths}' are no widths of layers. Write them as 1-10-10-1 "
+            "or 1-10-20x6-1."
         )
     else:
         parsed = []
@@ -45,8 +49,8 @@ def parse_widths(widths: Widths) -> tuple[int, ...]:
             parsed += [int(width)] * int(repeats or 1)
     if len(parsed) < 2 or not all(1 <= width <= MOST_UNITS for width in parsed):
         raise UsageError(
-            f"'{widths}' is no network: it takes an input and an output width at least, "
-            f"each from 1 to {MOST_UNITS:,}, such as 1-10-10-1."
+            f"'{widths}' is no network: it takes an input and an output width at "
+            f"least, each from 1 to {MOST_UNITS:,}, such as 1-10-10-1."
         )
     check_size(
         widths, sum((inputs + 1) * outputs for inputs, outputs in pairwise(parsed))
@@ -58,12 +62,14 @@ def check_size(spec: object, parameters: int) -> None:
     """Raise `UsageError` for a network that is too large to be trained here."""
     if parameters > MOST_PARAMETERS:
         raise UsageError(
-            f"'{spec}' has {parameters:,} parameters; networks here have at most {MOST_PARAMETERS:,}."
+            f"'{spec}' has {parameters:,} parameters; networks here have at most "
+            f"{MOST_PARAMETERS:,}."
         )
 
 
 def parameter_count(widths: Widths) -> int:
-    """Number of weights and biases: the sum of (inputs + 1) x outputs over the layers. Needs no torch.
+    """Number of weights and biases: the sum of (inputs + 1) x outputs over the layers.
+    Needs no torch.
 
     >>> parameter_count("1-190-1")
     571
@@ -76,11 +82,13 @@ def parameter_count(widths: Widths) -> int:
 def dense(widths: Widths, activation: Activation = "leaky_relu") -> nn.Sequential:
     """A dense network with biases, and an activation after every layer but the last.
 
-    Takes (N, widths[0]) to (N, widths[-1]). Weights start as PyTorch starts `torch.nn.Linear`.
+    Takes (N, widths[0]) to (N, widths[-1]). Weights start as PyTorch starts
+    `torch.nn.Linear`.
 
     Args:
         widths: Input, hidden and output widths, as numbers or as ``"1-10-10-1"``.
-        activation: Its name; leaky ReLU has PyTorch's slope of 0.01 on the negative side.
+        activation: Its name; leaky ReLU has PyTorch's slope of 0.01 on the negative
+            side.
 
     Raises:
         UsageError: Widths or an activation that do not exist.
@@ -116,12 +124,14 @@ def activation_layer(activation: Activation) -> nn.Module:
 
 
 def sawtooth_network(depth: int) -> nn.Sequential:
-    """The ReLU network of ``depth`` hidden layers of 2 units that equals the sawtooth on [0, 1].
+    """The ReLU network of ``depth`` hidden layers of 2 units that equals the sawtooth
+    on [0, 1].
 
-    The tent map is 2·relu(x) - 4·relu(x - 1/2) on [0, 1]. Each hidden layer computes both terms, and
-    the sum is folded into the next layer's weights, so the tent map is composed ``depth`` times:
-    2^(depth-1) teeth and 2^depth straight pieces from 6·depth + 1 parameters. In float32 the values
-    on [0, 1] are exact, for doubling and subtracting from 1 lose no bit.
+    The tent map is 2·relu(x) - 4·relu(x - 1/2) on [0, 1]. Each hidden layer computes
+    both terms, and the sum is folded into the next layer's weights, so the tent map is
+    composed ``depth`` times: 2^(depth-1) teeth and 2^depth straight pieces from 6·depth
+    + 1 parameters. In float32 the values on [0, 1] are exact, for doubling and
+    subtracting from 1 lose no bit.
 
     Telgarsky, "Benefits of depth in neural networks", COLT 2016, arXiv:1602.04485.
 

@@ -1,7 +1,8 @@
 """Bring your own network: ``package.module:factory`` or ``path/to/file.py:factory``.
 
-A factory is a function without arguments that returns a fresh `torch.nn.Module`. It is called once for
-every seed, so its random weights must come from torch's global generator, as PyTorch's layers do.
+A factory is a function without arguments that returns a fresh `torch.nn.Module`. It is
+called once for every seed, so its random weights must come from torch's global
+generator, as PyTorch's layers do.
 """
 
 from __future__ import annotations
@@ -29,17 +30,19 @@ FORM = "Write package.module:factory or path/to/file.py:factory."
 def load_factory(spec: str) -> Callable[[], nn.Module]:
     """Load a user's factory; what it returns on each call is checked.
 
-    Modules are looked up as Python does, with the current folder first; a file may import its neighbors.
+    Modules are looked up as Python does, with the current folder first; a file may
+    import its neighbors.
 
     Args:
         spec: ``package.module:factory`` or ``path/to/file.py:factory``.
 
     Returns:
-        A function that calls the factory and raises `UsageError` if the factory raises, returns
-        something else than a `torch.nn.Module`, or a module without parameters.
+        A function that calls the factory and raises `UsageError` if the factory raises,
+        returns something else than a `torch.nn.Module`, or a module without parameters.
 
     Raises:
-        UsageError: No colon, no such file or module, an error inside it, no such name, or not callable.
+        UsageError: No colon, no such file or module, an error inside it, no such name,
+            or not callable.
     """
     factory = load_function(spec)
     folder = _folder(_split(spec)[0])
@@ -58,7 +61,8 @@ def load_function(spec: str) -> Callable[..., Any]:
         spec: ``package.module:function`` or ``path/to/file.py:function``.
 
     Raises:
-        UsageError: No colon, no such file or module, an error inside it, no such name, or not callable.
+        UsageError: No colon, no such file or module, an error inside it, no such name,
+            or not callable.
     """
     source, name = _split(spec)
     module = (
@@ -82,10 +86,12 @@ def load_function(spec: str) -> Callable[..., Any]:
 
 
 def check_output(module: nn.Module, x: Tensor, expected_shape: Sequence[int]) -> None:
-    """Raise `UsageError` unless ``module(x)`` is a tensor of the expected shape. Draws no random number.
+    """Raise `UsageError` unless ``module(x)`` is a tensor of the expected shape. Draws
+    no random number.
 
     Args:
-        module: The network; its mode and the state of the random generator are restored.
+        module: The network; its mode and the state of the random generator are
+            restored.
         x: A batch of inputs.
         expected_shape: The shape that the output must have.
     """
@@ -95,18 +101,22 @@ def check_output(module: nn.Module, x: Tensor, expected_shape: Sequence[int]) ->
     )
     if tuple(output.shape) != expected:
         raise UsageError(
-            f"The network {type(module).__name__} turns an input of shape {tuple(x.shape)} into "
-            f"{tuple(output.shape)}; it must return {expected}. Change its last layer."
+            f"The network {type(module).__name__} turns an input of shape "
+            f"{tuple(x.shape)} into {tuple(output.shape)}; it must return {expected}. "
+            "Change its last layer."
         )
 
 
 def output_of(module: nn.Module, x: Tensor, *, wanted: str) -> Tensor:
-    """What a network makes of a batch in eval mode, without gradients. Draws no random number.
+    """What a network makes of a batch in eval mode, without gradients. Draws no random
+    number.
 
     Args:
-        module: The network; its mode and the state of the random generator are restored.
+        module: The network; its mode and the state of the random generator are
+            restored.
         x: A batch of inputs.
-        wanted: What it should return, for messages: a sentence without capital and full stop.
+        wanted: What it should return, for messages: a sentence without capital and full
+            stop.
 
     Raises:
         UsageError: It raises an error, or returns something else than a tensor.
@@ -119,34 +129,39 @@ def output_of(module: nn.Module, x: Tensor, *, wanted: str) -> Tensor:
             output: Any = module.eval()(x)
         except (Exception, SystemExit) as error:
             raise UsageError(
-                f"The network {type(module).__name__} fails on an input of shape {tuple(x.shape)}: "
-                f"{in_short(error)}. {sentence(wanted)}."
+                f"The network {type(module).__name__} fails on an input of shape "
+                f"{tuple(x.shape)}: {in_short(error)}. {sentence(wanted)}."
             ) from error
         finally:
             for part, training in was_training.items():
                 part.training = training
     if not isinstance(output, torch.Tensor):
         raise UsageError(
-            f"The network {type(module).__name__} returns a {type(output).__name__}; {wanted}."
+            f"The network {type(module).__name__} returns a "
+            f"{type(output).__name__}; {wanted}."
         )
     return output
 
 
 def source_hash(spec: str) -> str:
-    """The SHA-256 of the code that the factory is made of; empty where there is no file (a built-in module).
+    """The SHA-256 of the code that the factory is made of; empty where there is no file
+    (a built-in module).
 
-    It covers the factory's file, what that imports from beside it, and the data files that these name; of
-    an installed package the one file. See `nablab.importing.user_code`.
+    It covers the factory's file, what that imports from beside it, and the data files
+    that these name; of an installed package the one file. See
+    `nablab.importing.user_code`.
 
     Raises:
-        UsageError: As `load_factory` for a spec without a colon or a missing file or module.
+        UsageError: As `load_factory` for a spec without a colon or a missing file or
+            module.
     """
     code = _code(spec)
     return "" if code is None else code.sha256
 
 
 def unseen(spec: str) -> tuple[str, ...]:
-    """What decides the factory's networks but is not covered by `source_hash`, with file and line.
+    """What decides the factory's networks but is not covered by `source_hash`, with
+    file and line.
 
     Raises:
         UsageError: As `source_hash`.
@@ -196,7 +211,8 @@ def _existing(path: Path, spec: str) -> Path:
     path = place(path)
     if not is_file(path):
         raise UsageError(
-            f"There is no file '{path}' (from '{spec}', looked for in {Path.cwd()}). {FORM}"
+            f"There is no file '{path}' (from '{spec}', looked for in "
+            f"{Path.cwd()}). {FORM}"
         )
     return path
 
@@ -216,10 +232,8 @@ def _load_file(path: Path, spec: str) -> ModuleType:
     try:
         with user_code.importing(path.parent):
             found.loader.exec_module(module)
-    except (
-        Exception,
-        SystemExit,
-    ) as error:  # sys.exit() in a user's file must not end nablab in silence
+    # sys.exit() in a user's file must not end nablab in silence
+    except (Exception, SystemExit) as error:
         del sys.modules[name]
         raise _failed("Loading", str(path), error) from error
     user_code.remember(code)
@@ -236,8 +250,8 @@ def _load_module(name: str, spec: str) -> ModuleType:
         except ModuleNotFoundError as error:
             if error.name and (name == error.name or name.startswith(f"{error.name}.")):
                 raise UsageError(
-                    f"There is no module '{error.name}' (from '{spec}', looked for in {Path.cwd()} "
-                    f"and among the installed packages). {FORM}"
+                    f"There is no module '{error.name}' (from '{spec}', looked for in "
+                    f"{Path.cwd()} and among the installed packages). {FORM}"
                 ) from None
             raise _failed("Importing", name, error) from error
         except (Exception, SystemExit) as error:
@@ -265,12 +279,14 @@ def _checked(factory: Callable[[], Any], spec: str) -> nn.Module:
     lazy = [name for name, parameter in module.named_parameters() if is_lazy(parameter)]
     if lazy:
         raise UsageError(
-            f"{spec}() returned a network whose layers have no size yet ({lazy[0]}). Let it call the network "
-            "on one batch of inputs before it returns it, or give the layers their sizes."
+            f"{spec}() returned a network whose layers have no size yet ({lazy[0]}). "
+            "Let it call the network on one batch of inputs before it returns it, or "
+            "give the layers their sizes."
         )
     if not any(parameter.requires_grad for parameter in module.parameters()):
         raise UsageError(
-            f"{spec}() returned a network without trainable parameters: there is nothing to train."
+            f"{spec}() returned a network without trainable parameters: there is "
+            "nothing to train."
         )
     return module
 

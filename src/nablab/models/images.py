@@ -1,9 +1,10 @@
-"""Networks for images: those of the catalogue by name, and any other written by its layers.
+"""Networks for images: those of the catalogue by name, and any other written by its
+layers.
 
-``conv6k5p2-pool-conv16k5-pool-120-84`` is LeNet: a convolution with 6 filters of 5 x 5 pixels and a border
-of 2, max pooling over 2 x 2, a second convolution, and dense layers of 120 and 84 units. The output layer,
-one unit per class, is added. ``784-500-10`` is a dense network: there the widths of the input and of the
-output are written too.
+``conv6k5p2-pool-conv16k5-pool-120-84`` is LeNet: a convolution with 6 filters of 5 x 5
+pixels and a border of 2, max pooling over 2 x 2, a second convolution, and dense layers
+of 120 and 84 units. The output layer, one unit per class, is added. ``784-500-10`` is a
+dense network: there the widths of the input and of the output are written too.
 """
 
 from __future__ import annotations
@@ -20,17 +21,21 @@ from nablab.models.dense_network import Activation, activation_layer, check_size
 if TYPE_CHECKING:
     from torch import nn
 
-# For 28 x 28 gray images and ten classes each has the number of parameters that its source reports.
+# For 28 x 28 gray images and ten classes each has the number of parameters that its
+# source reports.
 NETWORKS: Mapping[str, str] = {
-    # Three of about 25.6 thousand parameters with seven, five and four layers of weights (course A). The
-    # source gives the rate of the middle one's dropout and not its place: it stands before the output.
+    # Three of about 25.6 thousand parameters with seven, five and four layers of
+    # weights (course A). The source gives the rate of the middle one's dropout and not
+    # its place: it stands before the output.
     "cnn-25k-deep": "conv10k4-pool-conv20k4-pool-50-50-40-30",
     "cnn-25k-middle": "conv10k4-pool-conv20k4-pool-50-100-drop0.25",
     "cnn-25k-shallow": "conv10k5-pool-conv15k5-pool-86",
-    # 61,706. LeCun's images had 32 x 32 pixels; a border of 2 gives 28 x 28 the same 400 features.
+    # 61,706. LeCun's images had 32 x 32 pixels; a border of 2 gives 28 x 28 the same
+    # 400 features.
     "lenet": "conv6k5p2-pool-conv16k5-pool-120-84",
-    # 342,698 (courses B and E): that count needs 64 x 4 x 4 features before the dense layers, which two
-    # poolings leave when the first convolution is padded as LeNet's is.
+    # 342,698 (courses B and E): that count needs 64 x 4 x 4 features before the dense
+    # layers, which two poolings leave when the first convolution is padded as LeNet's
+    # is.
     "cnn-343k": "conv32k5p2-conv32k5-pool-conv64k5-pool-256-drop0.5",
     # Course C: 96,238; 206,922; 856,074.
     "cnn-96k": "conv5k3p1-pool-conv15k3p1-pool-128",
@@ -55,12 +60,15 @@ NETWORKS: Mapping[str, str] = {
 }
 
 LAYERS = (
-    "conv16k3 (16 filters of 3 x 3 pixels; p1 adds a border of 1, s2 a stride of 2, x2 repeats it), "
-    "pool (maximum over 2 x 2; pool3 over 3 x 3), mean (over all pixels), flatten, bn (batch norm, right "
-    "after a convolution or a width), drop0.5 (dropout), 120 (a dense layer of 120 units), 120x2 (two such)"
+    "conv16k3 (16 filters of 3 x 3 pixels; p1 adds a border of 1, s2 a stride of 2, x2 "
+    "repeats it), pool (maximum over 2 x 2; pool3 over 3 x 3), mean (over all pixels), "
+    "flatten, bn (batch norm, right after a convolution or a width), drop0.5 "
+    "(dropout), 120 (a dense layer of 120 units), 120x2 (two such)"
 )
-MOST = 100_000  # filters or units of one layer, and pixels of a side; more is a typing mistake
-# Values of one layer for one image: a batch of 64 takes 2.6 GB. ResNets for large photos have 800,000.
+# filters or units of one layer, and pixels of a side; more is a typing mistake
+MOST = 100_000
+# Values of one layer for one image: a batch of 64 takes 2.6 GB. ResNets for large
+# photos have 800,000.
 MOST_VALUES = 10_000_000
 _TOKENS = {
     "conv": re.compile(r"conv(\d{1,6})k(\d{1,3})((?:[ps]\d{1,3})*)(?:x(\d{1,3}))?"),
@@ -88,23 +96,28 @@ def image_network(
     classes: int = 10,
     activation: Activation = "relu",
 ) -> nn.Sequential:
-    """A network that takes images (N, channels, size, size), float32, to logits (N, classes).
+    """A network that takes images (N, channels, size, size), float32, to logits (N,
+    classes).
 
-    Weights start as PyTorch starts its layers. The result is a plain `torch.nn.Sequential`, so that replicas,
-    Hessians and `nablab.instruments.match_units` work on it. No softmax follows: losses add their own.
+    Weights start as PyTorch starts its layers. The result is a plain
+    `torch.nn.Sequential`, so that replicas, Hessians and
+    `nablab.instruments.match_units` work on it. No softmax follows: losses add their
+    own.
 
     Args:
-        spec: A name of `image_networks`, or the layers joined by hyphens. A notation that begins with a
-            number is a dense network with its input and output widths, as in ``784-500-10``; to any other
-            an output layer of ``classes`` units is added.
+        spec: A name of `image_networks`, or the layers joined by hyphens. A notation
+            that begins with a number is a dense network with its input and output
+            widths, as in ``784-500-10``; to any other an output layer of ``classes``
+            units is added.
         channels: 1 for gray images, 3 for color.
         size: Pixels of a side.
         classes: Number of outputs.
-        activation: After every convolution and dense layer but the last; batch norm stands before it.
+        activation: After every convolution and dense layer but the last; batch norm
+            stands before it.
 
     Raises:
-        UsageError: A name, layer or activation that does not exist; layers that leave no pixel; widths that
-            do not fit the images or the classes.
+        UsageError: A name, layer or activation that does not exist; layers that leave
+            no pixel; widths that do not fit the images or the classes.
 
     >>> image_network("conv6k5-pool-120", size=12)
     Sequential(
@@ -119,9 +132,8 @@ def image_network(
     """
     from torch import nn
 
-    activation_layer(
-        activation
-    )  # a wrong name is an error even where no layer needs one
+    # a wrong name is an error even where no layer needs one
+    activation_layer(activation)
     layers = _plan(spec, channels, size, classes)
     return nn.Sequential(*(_module(layer, activation) for layer in layers))
 
@@ -129,10 +141,11 @@ def image_network(
 def parameter_count_of(
     spec: str, *, channels: int = 1, size: int = 28, classes: int = 10
 ) -> int:
-    """Number of trainable weights and biases of `image_network`, by formula. Needs no torch.
+    """Number of trainable weights and biases of `image_network`, by formula. Needs no
+    torch.
 
-    (inputs x kernel height x kernel width + 1) x outputs for a convolution, (inputs + 1) x outputs for a
-    dense layer, 2 per unit or filter for batch norm.
+    (inputs x kernel height x kernel width + 1) x outputs for a convolution, (inputs +
+    1) x outputs for a dense layer, 2 per unit or filter for batch norm.
 
     >>> parameter_count_of("lenet")
     61706
@@ -142,7 +155,9 @@ def parameter_count_of(
 
 @dataclass(frozen=True)
 class _Layer:
-    """One layer with the numbers that it needs: inputs and outputs count channels or units."""
+    """One layer with the numbers that it needs: inputs and outputs count channels or
+    units.
+    """
 
     kind: Kind
     inputs: int = 0
@@ -202,8 +217,8 @@ def _plan(spec: str, channels: int, size: int, classes: int) -> list[_Layer]:
         tokens = _hidden_of_widths(spec, tokens, channels, size, classes)
     elif tokens[-1] == str(classes):
         raise UsageError(
-            f"'{spec}' ends with {classes}, the number of classes, but the output layer is added by itself: "
-            f"leave out the last -{classes}."
+            f"'{spec}' ends with {classes}, the number of classes, but the output "
+            f"layer is added by itself: leave out the last -{classes}."
         )
     for token in tokens:
         walk.pass_token(token)
@@ -219,12 +234,13 @@ def _hidden_of_widths(
     inputs = channels * size * size
     if int(tokens[0]) != inputs:
         raise UsageError(
-            f"'{spec}' begins with {tokens[0]}, but images of {channels} x {size} x {size} have {inputs:,} "
-            f"values: begin with {inputs}."
+            f"'{spec}' begins with {tokens[0]}, but images of {channels} x {size} x "
+            f"{size} have {inputs:,} values: begin with {inputs}."
         )
     if len(tokens) < 2 or tokens[-1] != str(classes):
         raise UsageError(
-            f"'{spec}' must end with {classes}, the number of classes, as in {inputs}-500-{classes}."
+            f"'{spec}' must end with {classes}, the number of classes, as in "
+            f"{inputs}-500-{classes}."
         )
     return ["flatten", *tokens[1:-1]]
 
@@ -297,7 +313,8 @@ class _Walk:
             raise UsageError(f"'{token}' in '{self._notation}' gives p or s twice.")
         if not 1 <= filters <= MOST or kernel < 1 or stride < 1:
             raise UsageError(
-                f"'{token}' in '{self._notation}': filters, kernel and stride must be 1 or more."
+                f"'{token}' in '{self._notation}': filters, kernel and stride must be "
+                "1 or more."
             )
         if kernel > self._side + 2 * padding:
             self._no_pixel(
@@ -312,9 +329,10 @@ class _Walk:
         )
         if self._units * self._side**2 > MOST_VALUES:
             raise UsageError(
-                f"'{token}' in '{self._notation}' makes {self._units * self._side**2:,} values of one image; "
-                f"at most {MOST_VALUES:,} fit. Take fewer filters, a narrower border, a stride (s2) or "
-                "smaller images."
+                f"'{token}' in '{self._notation}' makes "
+                f"{self._units * self._side**2:,} values of one image; at most "
+                f"{MOST_VALUES:,} fit. Take fewer filters, a narrower border, a stride "
+                "(s2) or smaller images."
             )
         self._waits = True
 
@@ -332,7 +350,8 @@ class _Walk:
     def _dense(self, token: str, units: int) -> None:
         if not 1 <= units <= MOST:
             raise UsageError(
-                f"'{token}' in '{self._notation}': a layer has from 1 to {MOST:,} units."
+                f"'{token}' in '{self._notation}': a layer has from 1 to "
+                f"{MOST:,} units."
             )
         self._activate()
         self._flatten()
@@ -342,15 +361,16 @@ class _Walk:
     def _drop(self, token: str, rate: float) -> None:
         if not 0 < rate < 1:
             raise UsageError(
-                f"'{token}' in '{self._notation}': a dropout rate is above 0 and below 1."
+                f"'{token}' in '{self._notation}': a dropout rate is "
+                "above 0 and below 1."
             )
         self._layers.append(_Layer("drop", rate=rate))
 
     def _norm(self) -> None:
         if not self._waits or self._layers[-1].kind not in ("conv", "dense"):
             raise UsageError(
-                f"'bn' in '{self._notation}' must stand right after the convolution or width that it "
-                "normalizes, as in conv16k3-bn-pool."
+                f"'bn' in '{self._notation}' must stand right after the convolution or "
+                "width that it normalizes, as in conv16k3-bn-pool."
             )
         self._layers.append(
             _Layer("bn2d" if self._side else "bn1d", self._units, self._units)
@@ -369,14 +389,16 @@ class _Walk:
     def _need_pixels(self, token: str) -> None:
         if not self._side:
             raise UsageError(
-                f"'{token}' in '{self._notation}' needs an image, but a width or flatten comes before it: "
-                "convolutions and poolings come first, dense layers last."
+                f"'{token}' in '{self._notation}' needs an image, but a width or "
+                "flatten comes before it: convolutions and poolings come first, dense "
+                "layers last."
             )
 
     def _no_pixel(self, token: str, remedy: str) -> NoReturn:
         raise UsageError(
-            f"'{token}' in '{self._notation}' leaves no pixel: only {self._side} x {self._side} of the "
-            f"image's {self._size} x {self._size} arrive there. Take {remedy} or larger images."
+            f"'{token}' in '{self._notation}' leaves no pixel: only {self._side} x "
+            f"{self._side} of the image's {self._size} x {self._size} arrive there. "
+            f"Take {remedy} or larger images."
         )
 
     def _refuse(self, token: str) -> NoReturn:

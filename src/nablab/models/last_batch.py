@@ -1,4 +1,6 @@
-"""Batches of one sample, on which some networks cannot be trained: found before the training, not in it."""
+"""Batches of one sample, on which some networks cannot be trained: found before the
+training, not in it.
+"""
 
 from __future__ import annotations
 
@@ -27,17 +29,19 @@ def check_single(
     batch_size: int | None,
     example: Callable[[], Tensor],
 ) -> None:
-    """Refuse a batch of one sample that the network cannot be trained on, as with batch normalization.
+    """Refuse a batch of one sample that the network cannot be trained on, as with batch
+    normalization.
 
-    Statistics over a batch need two values: batch normalization after a dense layer has one of each unit,
-    while after a convolution one image has many. So it is tried, on a fresh network in training mode.
-    The state of the random generator is restored.
+    Statistics over a batch need two values: batch normalization after a dense layer has
+    one of each unit, while after a convolution one image has many. So it is tried, on a
+    fresh network in training mode. The state of the random generator is restored.
 
     Args:
         build: Builds the network.
         samples: Of the training set.
         batch_size: Samples per step; None for all.
-        example: Gives a batch of one input (1, ...); asked where there is such a batch only.
+        example: Gives a batch of one input (1, ...); asked where there is such a batch
+            only.
 
     Raises:
         UsageError: It fails on one sample and not on two.
@@ -50,7 +54,8 @@ def check_single(
         one = example()
         failure = _failure(build, one)
         if failure is None or _failure(build, torch.cat([one, one])) is not None:
-            return  # what fails on any batch is not the batch's fault, and is said elsewhere
+            # what fails on any batch is not the batch's fault, and is said elsewhere
+            return
     size = samples if batch_size is None else min(batch_size, samples)
     which = (
         "Every batch"

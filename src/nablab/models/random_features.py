@@ -1,8 +1,10 @@
-"""Random ReLU features with a least-squares output: double descent without any iterative training.
+"""Random ReLU features with a least-squares output: double descent without any
+iterative training.
 
-The hidden weights are drawn once and stay. What is learned is linear, so the solution is exact: least
-squares with fewer features than samples, and with more the interpolating solution of smallest norm, which
-is where gradient descent from zero would end.
+The hidden weights are drawn once and stay. What is learned is linear, so the solution
+is exact: least squares with fewer features than samples, and with more the
+interpolating solution of smallest norm, which is where gradient descent from zero would
+end.
 """
 
 from __future__ import annotations
@@ -15,9 +17,8 @@ from nablab.errors import UsageError
 if TYPE_CHECKING:
     from torch import Generator, Tensor
 
-ROWS_AT_ONCE = (
-    2_000  # the features of all test samples would be far more than the samples
-)
+# the features of all test samples would be far more than the samples
+ROWS_AT_ONCE = 2_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +37,8 @@ class RandomFeatures:
     def fit(
         cls, x: Tensor, targets: Tensor, *, features: int, generator: Generator
     ) -> RandomFeatures:
-        """Draw the directions, Gaussian of variance 1 / inputs, and fit the output by `minimum_norm`.
+        """Draw the directions, Gaussian of variance 1 / inputs, and fit the output by
+        `minimum_norm`.
 
         Args:
             x: Samples (N, ...).
@@ -68,13 +70,15 @@ def _features(x: Tensor, directions: Tensor) -> Tensor:
 
 
 def minimum_norm(features: Tensor, targets: Tensor) -> Tensor:
-    r"""The least-squares solution of smallest norm, :math:`\Phi^+ Y`, by the singular value decomposition.
+    r"""The least-squares solution of smallest norm, :math:`\Phi^+ Y`, by the singular
+    value decomposition.
 
-    Let samples and features be Gaussian and p of them be used out of more: the expected error is
-    :math:`r (1 + p / (n - p - 1))` for p < n - 1 and :math:`b (1 - n / p) + r (1 + n / (p - n - 1))` for
-    p > n + 1, where b is the squared norm of the used true weights and r of the others, with the variance of
-    the noise. Both grow without bound towards p = n. Source: Belkin, Hsu and Xu, "Two models of double
-    descent for weak features", 2020, arXiv:1903.07571.
+    Let samples and features be Gaussian and p of them be used out of more: the expected
+    error is :math:`r (1 + p / (n - p - 1))` for p < n - 1 and :math:`b (1 - n / p) + r
+    (1 + n / (p - n - 1))` for p > n + 1, where b is the squared norm of the used true
+    weights and r of the others, with the variance of the noise. Both grow without bound
+    towards p = n. Source: Belkin, Hsu and Xu, "Two models of double descent for weak
+    features", 2020, arXiv:1903.07571.
 
     Args:
         features: Features (N, D) of the training samples, float64.
@@ -99,8 +103,9 @@ def minimum_norm(features: Tensor, targets: Tensor) -> Tensor:
         or not features.numel()
     ):
         raise UsageError(
-            f"Least squares needs features (N, D) and targets (N, K) of the same N, above 0; here they are "
-            f"{tuple(features.shape)} and {tuple(targets.shape)}."
+            "Least squares needs features (N, D) and targets (N, K) of the same N, "
+            f"above 0; here they are {tuple(features.shape)} and "
+            f"{tuple(targets.shape)}."
         )
     solution: Tensor = torch.linalg.lstsq(
         features.double(), targets.double(), driver="gelsd"

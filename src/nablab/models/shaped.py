@@ -21,8 +21,8 @@ def network(
     """An untrained network for inputs (N, *shape) and outputs (N, outputs).
 
     Args:
-        spec: For inputs of one axis the widths of a dense network, as `dense` takes them; for images a name
-            or the layers of an `image_network`.
+        spec: For inputs of one axis the widths of a dense network, as `dense` takes
+            them; for images a name or the layers of an `image_network`.
         shape: Of one input: (features,), or (channels, size, size).
         outputs: Values per sample.
         activation: After every layer but the last.
@@ -44,7 +44,8 @@ def network(
 def network_builder(
     spec: str, *, shape: Sequence[int], outputs: int, model: str | None = None
 ) -> Callable[[], nn.Module]:
-    """What builds one fresh network: the user's own if there is one, else the one of the notation.
+    """What builds one fresh network: the user's own if there is one, else the one of
+    the notation.
 
     Args:
         spec: As in `network`.
@@ -65,9 +66,11 @@ def check_model(
     samples: int = 0,
     batch_sizes: Sequence[int | None] = (),
 ) -> None:
-    """Raise `UsageError` unless a user's network takes inputs (2, *shape) and gives (2, outputs).
+    """Raise `UsageError` unless a user's network takes inputs (2, *shape) and gives (2,
+    outputs).
 
-    With ``samples`` and ``batch_sizes`` it must also be trainable on the batches that these give.
+    With ``samples`` and ``batch_sizes`` it must also be trainable on the batches that
+    these give.
     """
     import torch
 
@@ -85,7 +88,8 @@ def check_network(
     samples: int = 0,
     batch_sizes: Sequence[int | None] = (),
 ) -> int:
-    """The number of parameters of such a network. Needs no torch, unless a batch is one sample.
+    """The number of parameters of such a network. Needs no torch, unless a batch is one
+    sample.
 
     Args:
         spec: As in `network`.
@@ -95,8 +99,8 @@ def check_network(
         batch_sizes: Samples per step in the trainings to come; None for all.
 
     Raises:
-        UsageError: There is no such network, it does not fit the inputs or the outputs, or it cannot be
-            trained on a batch of one sample that there will be.
+        UsageError: There is no such network, it does not fit the inputs or the outputs,
+            or it cannot be trained on a batch of one sample that there will be.
 
     >>> check_network("1-190-1", shape=(1,), outputs=1), check_network("lenet", shape=(1, 28, 28), outputs=10)
     (571, 61706)

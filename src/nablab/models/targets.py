@@ -1,4 +1,6 @@
-"""Whether targets fit what a network returns, under a loss that has a name: said before any work."""
+"""Whether targets fit what a network returns, under a loss that has a name: said before
+any work.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +19,13 @@ WHOLE = "y = y.astype('int64')"
 
 
 def check_targets(loss: str, output: Tensor, target: Tensor) -> None:
-    """Raise `UsageError` unless a loss of this name takes these outputs and targets as they are meant.
+    """Raise `UsageError` unless a loss of this name takes these outputs and targets as
+    they are meant.
 
     Args:
-        loss: ``cross_entropy`` or ``nll`` for classes; ``mse``, ``l1`` or ``binary_cross_entropy`` for
-            numbers; of any other nothing is known, and nothing is checked.
+        loss: ``cross_entropy`` or ``nll`` for classes; ``mse``, ``l1`` or
+            ``binary_cross_entropy`` for numbers; of any other nothing is known, and
+            nothing is checked.
         output: What the network returns for a few samples, (n, ...).
         target: The targets of any number of samples, (N, ...).
 
@@ -40,8 +44,9 @@ def check_targets(loss: str, output: Tensor, target: Tensor) -> None:
 def _check_classes(loss: str, output: Tensor, target: Tensor) -> None:
     if output.ndim < 2:
         raise UsageError(
-            f"The network returns {_each(output.shape)}; {loss} needs one output per class: (N, classes). "
-            "Change its last layer, or take another loss, such as mse."
+            f"The network returns {_each(output.shape)}; {loss} needs one output per "
+            "class: (N, classes). Change its last layer, or take another loss, such as "
+            "mse."
         )
     each, classes = tuple(target.shape[1:]), output.shape[1]
     places = (*output.shape[2:],)
@@ -49,8 +54,8 @@ def _check_classes(loss: str, output: Tensor, target: Tensor) -> None:
         if loss == "cross_entropy" and each == tuple(output.shape[1:]):
             return  # shares of the classes
         raise UsageError(
-            f"The targets are numbers with a decimal point ({_kind(target)}); classes for {loss} are whole "
-            f"numbers. Store them so: {WHOLE}."
+            f"The targets are numbers with a decimal point ({_kind(target)}); classes "
+            f"for {loss} are whole numbers. Store them so: {WHOLE}."
         )
     if each != places:
         remedy = (
@@ -59,8 +64,9 @@ def _check_classes(loss: str, output: Tensor, target: Tensor) -> None:
             else "Change one of them."
         )
         raise UsageError(
-            f"The labels are {_each(target.shape)}, but for outputs of {_each(output.shape)} {loss} needs "
-            f"one label per {'sample' if not places else 'place'}: {_each((0, *places))}. {remedy}"
+            f"The labels are {_each(target.shape)}, but for outputs of "
+            f"{_each(output.shape)} {loss} needs one label per "
+            f"{'sample' if not places else 'place'}: {_each((0, *places))}. {remedy}"
         )
     counted = target[target != NOT_COUNTED]
     if counted.numel():
@@ -74,16 +80,18 @@ def _check_range(low: int, high: int, classes: int) -> None:
     message = f"The labels go from {low} to {high}, but the network has {outputs}: "
     if classes == 1:
         raise UsageError(
-            message
-            + "one output per class is needed. If y holds numbers and no classes, take the loss mse."
+            message + "one output per class is needed. If y holds numbers and no "
+            "classes, take the loss mse."
         )
     if (low, high) == (1, classes):
         raise UsageError(
-            f"{message}classes count from 0, so labels are from 0 to {classes - 1}. Subtract 1 from each."
+            f"{message}classes count from 0, so labels are from 0 to {classes - 1}. "
+            "Subtract 1 from each."
         )
     raise UsageError(
-        f"{message}labels are from 0 to {classes - 1}. Number the classes so (np.unique(y, "
-        "return_inverse=True)[1] does), or change the network's last layer."
+        f"{message}labels are from 0 to {classes - 1}. Number the classes so "
+        "(np.unique(y, return_inverse=True)[1] does), or change the network's last "
+        "layer."
     )
 
 
@@ -107,13 +115,15 @@ def check_equal_shapes(
 ) -> None:
     """Raise `UsageError` unless a sample's target has the shape of its output.
 
-    PyTorch would broadcast (N, 1) against (N,) to (N, N), and the mean over that is another number.
+    PyTorch would broadcast (N, 1) against (N,) to (N, N), and the mean over that is
+    another number.
 
     Args:
         loss: Its name, for the message.
         output: The shape of some outputs, (n, ...).
         target: The shape of some targets, (N, ...).
-        whole_numbers: Whether the targets are whole numbers, which may be meant as classes.
+        whole_numbers: Whether the targets are whole numbers, which may be meant as
+            classes.
     """
     if tuple(output[1:]) == tuple(target[1:]):
         return
@@ -125,8 +135,8 @@ def check_equal_shapes(
     elif len(target) == 1 and len(output) == 2 and whole_numbers:
         remedy = f"If y holds classes, store whole numbers, {WHOLE}, for cross_entropy."
     raise UsageError(
-        f"The network gives outputs of {_each(output)}, but the targets are {_each(target)}; {loss} "
-        f"needs equal shapes. {remedy}"
+        f"The network gives outputs of {_each(output)}, but the targets are "
+        f"{_each(target)}; {loss} needs equal shapes. {remedy}"
     )
 
 
@@ -140,7 +150,10 @@ def _each(shape: Sequence[int]) -> str:
     >>> _each((30, 3)), _each((30,))
     ('shape (N, 3)', 'shape (N,)')
     """
-    return f"shape ({', '.join(['N', *map(str, shape[1:])])}{',' if len(shape) == 1 else ''})"
+    return (
+        "shape "
+        f"({', '.join(['N', *map(str, shape[1:])])}{',' if len(shape) == 1 else ''})"
+    )
 
 
 def _kind(tensor: Tensor) -> str:

@@ -1,9 +1,10 @@
-"""The drawing vocabulary of experiments: curves, predictions and dots over conditions and seeds.
+"""The drawing vocabulary of experiments: curves, predictions and dots over conditions
+and seeds.
 
-Every function takes records and gives a `Figure`: the drawing, a caption that says how to read it,
-and the plotted numbers. Records may be incomplete; what is missing is said in the caption.
-Importing this package imports neither numpy nor matplotlib, and drawing never touches pyplot, so
-there is no global state and nothing to close.
+Every function takes records and gives a `Figure`: the drawing, a caption that says how
+to read it, and the plotted numbers. Records may be incomplete; what is missing is said
+in the caption. Importing this package imports neither numpy nor matplotlib, and drawing
+never touches pyplot, so there is no global state and nothing to close.
 """
 
 from nablab.contract import Figure

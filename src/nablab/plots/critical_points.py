@@ -1,4 +1,6 @@
-"""Searches for critical points: what each ended at, and the spectra of those that got there."""
+"""Searches for critical points: what each ended at, and the spectra of those that got
+there.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +47,9 @@ def outcomes(
     caption: str,
     line: float = 0.0,
 ) -> Figure:
-    """Two metrics of every trial, by what its search ended at; a panel for each condition."""
+    """Two metrics of every trial, by what its search ended at; a panel for each
+    condition.
+    """
     table: dict[str, list[Any]] = {
         name: [] for name in ("condition", "seed", "ended at", x, y)
     }
@@ -87,7 +91,9 @@ def outcomes(
 
 
 def spectra(records: Records) -> Figure:
-    """All eigenvalues at the critical points of lowest, middle and highest loss, of each condition."""
+    """All eigenvalues at the critical points of lowest, middle and highest loss, of
+    each condition.
+    """
     table: dict[str, list[Any]] = {
         name: [] for name in ("condition", "seed", "rank", "eigenvalue")
     }

@@ -34,11 +34,13 @@ def curves(
     title: str = "",
     caption: str = "",
 ) -> Figure:
-    """A quantity against steps: every run thin, the mean over seeds thick, its 95 % interval as a band.
+    """A quantity against steps: every run thin, the mean over seeds thick, its 95 %
+    interval as a band.
 
-    On a logarithmic axis the mean is geometric. A run that ended early keeps its last value in the
-    mean; a run that became NaN or infinite is drawn up to there and left out of the mean. Long
-    curves are thinned to the smallest and largest value of each stretch.
+    On a logarithmic axis the mean is geometric. A run that ended early keeps its last
+    value in the mean; a run that became NaN or infinite is drawn up to there and left
+    out of the mean. Long curves are thinned to the smallest and largest value of each
+    stretch.
 
     Args:
         records: The runs; factors other than the two named here are pooled.
@@ -100,7 +102,10 @@ def curves(
             ax.set_ylabel(y_label or words(curve))
         frame.legend(figure, looks)
     mean = "geometric mean" if log_y else "mean"
-    how = f"Thin lines: single runs. Thick lines: {mean} over seeds; the band is its 95 % interval."
+    how = (
+        f"Thin lines: single runs. Thick lines: {mean} over seeds; the band is its "
+        "95 % interval."
+    )
     title = title or sentence(f"{words(curve)} against {x_label}")
     alt = f"{title}. One line per run, colored by {color_by}: {frame.listed(looks)}."
     alt += frame.in_panels(panels)
@@ -148,7 +153,8 @@ class _Group:
                     x[-1:], y[-1:], ".", ms=4, color=self.look.color, alpha=0.7
                 )
                 notes.say(
-                    "A dot marks a run that ended early; it keeps its last value in the mean."
+                    "A dot marks a run that ended early; it keeps its last value "
+                    "in the mean."
                 )
         return kept
 
@@ -192,8 +198,8 @@ def thin(
 ) -> npt.NDArray[np.int64]:
     """Indices of about ``points`` values that draw like all of them.
 
-    The range of ``x`` (ascending; positive if ``log``) is cut into equal stretches, and the
-    smallest and the largest ``y`` of each are kept, so that no spike is lost.
+    The range of ``x`` (ascending; positive if ``log``) is cut into equal stretches, and
+    the smallest and the largest ``y`` of each are kept, so that no spike is lost.
     """
     import numpy as np
 
@@ -216,8 +222,9 @@ def mean_curve(
 ) -> tuple[Floats, Floats, Floats, Floats]:
     """Mean over runs on a common grid of steps, with its 95 % interval (Student's t).
 
-    Steps are cut into at most ``grid`` stretches; the first step stands alone. A run that ended early
-    keeps its last value. Computed on logarithms if ``log_y``, which makes the mean geometric.
+    Steps are cut into at most ``grid`` stretches; the first step stands alone. A run
+    that ended early keeps its last value. Computed on logarithms if ``log_y``, which
+    makes the mean geometric.
 
     Returns:
         Steps, mean, low, high; low and high are NaN for a single run.

@@ -30,18 +30,22 @@ def dots(
     title: str = "",
     caption: str = "",
 ) -> Figure:
-    """Each seed one dot; the mean and its 95 % interval beside; baselines and ceilings as lines.
+    """Each seed one dot; the mean and its 95 % interval beside; baselines and ceilings
+    as lines.
 
-    On a logarithmic axis the mean is geometric. Infinite values (a threshold never reached) are
-    drawn as triangles at the upper edge; a condition that has them shows its median instead.
+    On a logarithmic axis the mean is geometric. Infinite values (a threshold never
+    reached) are drawn as triangles at the upper edge; a condition that has them shows
+    its median instead.
 
     Args:
         records: The trials; factors other than the two named here are pooled.
         metric: Name of the scalar.
         by: The factor whose levels stand side by side and have colors.
         panel_by: The factor whose levels have panels.
-        log_y: Logarithmic axis; None: when all values are positive and span a factor of 30.
-        baselines: Value by name for all panels, or one such mapping per level of ``panel_by``.
+        log_y: Logarithmic axis; None: when all values are positive and span a factor of
+            30.
+        baselines: Value by name for all panels, or one such mapping per level of
+            ``panel_by``.
         x_label: Label of the horizontal axis; the factor if empty.
         y_label: Label of the vertical axis, with its unit; the metric's name if empty.
         title: Title; made from the names if empty.
@@ -102,7 +106,8 @@ def _column(
     missing = len(values) - len(shown) - len(endless)
     if missing:
         notes.say(
-            f"{sentence(name)}: {missing} of {len(values)} have no value that can be drawn."
+            f"{sentence(name)}: {missing} of {len(values)} have no value that "
+            "can be drawn."
         )
     x = [position + _jitter(seed) for seed in shown]
     ax.plot(
@@ -122,7 +127,8 @@ def _column(
             at, [0.97] * len(at), "^", color=look.color, ms=6, mew=0, transform=edge
         )
         notes.say(
-            "A triangle at the upper edge marks a seed that never reached the threshold (infinite)."
+            "A triangle at the upper edge marks a seed that never reached the "
+            "threshold (infinite)."
         )
     notes.count(name, len(values), len(values), "")
     if not shown or missing:
@@ -158,13 +164,17 @@ def _column(
 
 
 def _center(values: Sequence[float], log_y: bool) -> tuple[float, float, float]:
-    """Mean and interval (on logarithms if ``log_y``), or the median where values are infinite."""
+    """Mean and interval (on logarithms if ``log_y``), or the median where values are
+    infinite.
+    """
     summary = summarize(values, geometric=log_y)
     return summary.center, summary.low, summary.high
 
 
 def _jitter(seed: int) -> float:
-    """A sideways shift that depends on the seed alone: multiples of the golden ratio spread evenly."""
+    """A sideways shift that depends on the seed alone: multiples of the golden ratio
+    spread evenly.
+    """
     return 0.24 * ((seed * 0.6180339887498949) % 1.0) - 0.16
 
 

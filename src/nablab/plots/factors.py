@@ -11,7 +11,8 @@ from nablab.contract import Condition, Record, Records
 def side_by_side(
     records: Records, curves: Mapping[str, str], *, curve: str, factor: str
 ) -> Records:
-    """Several curves of a trial under one name, told apart by a new factor, so that they can have panels.
+    """Several curves of a trial under one name, told apart by a new factor, so that
+    they can have panels.
 
     Args:
         records: The trials.
@@ -35,7 +36,8 @@ def side_by_side(
 def metrics_side_by_side(
     records: Records, metrics: Mapping[str, str], *, metric: str, factor: str
 ) -> Records:
-    """Several metrics of a trial under one name, told apart by a new factor; NaN where a trial lacks one.
+    """Several metrics of a trial under one name, told apart by a new factor; NaN where
+    a trial lacks one.
 
     Args:
         records: The trials.

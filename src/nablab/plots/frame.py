@@ -1,4 +1,6 @@
-"""What all drawings share: settings, grids of axes, ticks, legends, the table and the caption."""
+"""What all drawings share: settings, grids of axes, ticks, legends, the table and the
+caption.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,8 @@ if TYPE_CHECKING:
 # 18,000 points of about 12 bytes keep an SVG below 300 kB with what else is in it.
 POINTS_PER_FIGURE = 18_000
 MOST_POINTS, FEWEST_POINTS = 400, 16
-# Inches. 8 are 768 CSS pixels, so that text of 10 points stays above 8 points at 800 pixels.
+# Inches. 8 are 768 CSS pixels, so that text of 10 points stays above 8 points at 800
+# pixels.
 WIDE, NARROW = 8.0, 5.6
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
@@ -32,13 +35,15 @@ def drawing() -> Iterator[None]:
         yield
 
 
-# What belongs to the program around, not to the look of a figure; its backend may be in use.
+# What belongs to the program around, not to the look of a figure; its backend may be in
+# use.
 _KEPT = ("backend", "interactive")
 
 
 @contextmanager
 def matplotlib_as_shipped() -> Iterator[Any]:
-    """The settings that matplotlib comes with, whatever a matplotlibrc, a style or a program has set.
+    """The settings that matplotlib comes with, whatever a matplotlibrc, a style or a
+    program has set.
 
     Gives the module itself.
     """
@@ -51,10 +56,11 @@ def matplotlib_as_shipped() -> Iterator[Any]:
 
 
 def _matplotlib() -> Any:
-    """Import matplotlib, whose import fails where ``MPLBACKEND`` names a backend that is not installed.
+    """Import matplotlib, whose import fails where ``MPLBACKEND`` names a backend that
+    is not installed.
 
-    A notebook sets it for the commands that it starts, whatever Python these run in. Figures here are drawn
-    without any backend.
+    A notebook sets it for the commands that it starts, whatever Python these run in.
+    Figures here are drawn without any backend.
     """
     backend = os.environ.pop("MPLBACKEND", None)
     try:
@@ -91,7 +97,9 @@ def canvas(
 
 
 def panel_axes(panels: int, *, height: float = 2.9) -> tuple[Canvas, list[Axes]]:
-    """One axes per panel, up to three in one row or two in each of several; the last row may have a gap."""
+    """One axes per panel, up to three in one row or two in each of several; the last
+    row may have a gap.
+    """
     columns = columns_of(panels)
     figure, grid = canvas(math.ceil(panels / columns), columns, height=height)
     axes = [ax for row in grid for ax in row]
@@ -101,7 +109,9 @@ def panel_axes(panels: int, *, height: float = 2.9) -> tuple[Canvas, list[Axes]]
 
 
 def points_per_line(lines: int, panels: int) -> int:
-    """How many points a line may have; a band counts as two lines, a panel as 150 points."""
+    """How many points a line may have; a band counts as two lines, a panel as 150
+    points.
+    """
     room = POINTS_PER_FIGURE - 150 * panels
     return min(MOST_POINTS, max(FEWEST_POINTS, room // max(1, lines)))
 
@@ -112,7 +122,9 @@ def columns_of(panels: int) -> int:
 
 
 def panels_of(records: Records, factor: str) -> list[tuple[Level, Records]]:
-    """The levels of the factor with their records; one nameless panel if no record has the factor."""
+    """The levels of the factor with their records; one nameless panel if no record has
+    the factor.
+    """
     levels = records.levels(factor) if factor else []
     return [(level, records.where(**{factor: level})) for level in levels] or [
         ("", records)
@@ -134,7 +146,9 @@ def at(records: Records, factor: str, level: Level) -> Records:
 
 
 def name_panel(ax: Axes, *parts: Level) -> None:
-    """Title a panel with the levels it shows; on lines of their own, and shortened, where it is narrow."""
+    """Title a panel with the levels it shows; on lines of their own, and shortened,
+    where it is narrow.
+    """
     names = [str(part) for part in parts if part != ""]
     place = ax.get_subplotspec()
     columns = place.get_gridspec().ncols if place else 1
@@ -162,7 +176,9 @@ def shortened(text: str, room: int) -> str:
 
 
 def ticks(axis_of: Axes, which: str, *, log: bool) -> None:
-    """Ticks without mathematical markup, so that an SVG holds plain text in the reader's font."""
+    """Ticks without mathematical markup, so that an SVG holds plain text in the
+    reader's font.
+    """
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
     axis = axis_of.xaxis if which == "x" else axis_of.yaxis
@@ -177,7 +193,8 @@ def ticks(axis_of: Axes, which: str, *, log: bool) -> None:
     if axis.get_data_interval()[1] <= 0 or not math.isfinite(
         axis.get_data_interval()[1]
     ):
-        # Nothing that a logarithmic axis can show: matplotlib would warn and invent a range.
+        # Nothing that a logarithmic axis can show: matplotlib would warn and invent a
+        # range.
         axis.set_ticks([])
         return
     (axis_of.set_xscale if which == "x" else axis_of.set_yscale)("log")
@@ -243,7 +260,8 @@ def legend(
     handles += list(extra)
     if not handles:
         return
-    # Points: a letter takes about 5.6, the line and the gaps about as much as 7 letters.
+    # Points: a letter takes about 5.6, the line and the gaps about as much as 7
+    # letters.
     longest = 5.6 * (7 + max(len(str(handle.get_label())) for handle in handles))
     fitting = int(72 * figure.get_figwidth() / longest)
     columns = max(1, min(5, fitting, len(handles)))
@@ -262,7 +280,9 @@ def listed(names: Iterable[Level]) -> str:
 
 
 def in_panels(panels: Iterable[tuple[Level, Records]], kind: str = "Panels") -> str:
-    """The names of the panels as a sentence; empty where there is a single nameless one."""
+    """The names of the panels as a sentence; empty where there is a single nameless
+    one.
+    """
     names = listed(panel for panel, _ in panels)
     return f" {kind}: {names}." if names else ""
 
@@ -271,11 +291,14 @@ class Table:
     """The plotted numbers, built row by row, kept column by column."""
 
     def __init__(self, *columns: str) -> None:
-        # Two parts of a figure may be told apart by the same factor: one column is enough then.
+        # Two parts of a figure may be told apart by the same factor: one column is
+        # enough then.
         self.columns: dict[str, list[Any]] = {name: [] for name in columns if name}
 
     def extend(self, count: int, *, where: Mapping[str, Level], **values: Any) -> None:
-        """Append ``count`` rows; a single value stands in each of them, a missing one is empty."""
+        """Append ``count`` rows; a single value stands in each of them, a missing one
+        is empty.
+        """
         row = {**values, **where}
         for name, column in self.columns.items():
             value = row.get(name, "")
@@ -310,7 +333,8 @@ class Notes:
             self._empty.append(name)
         elif used < runs:
             self.say(
-                f"{sentence(name)}: {runs - used} of {runs} runs left out of the mean ({why})."
+                f"{sentence(name)}: {runs - used} of {runs} runs left out of the "
+                f"mean ({why})."
             )
         if used == 1:
             self._single.append(name)

@@ -15,11 +15,8 @@ if TYPE_CHECKING:
     from nablab.data import ImageSet
 
 MOST_COLUMNS, MOST_LINES = 10, 3
-LARGE, SMALL, LETTER = (
-    9,
-    6.5,
-    0.66,
-)  # font sizes in points; the width of a letter as a part of its size
+# font sizes in points; the width of a letter as a part of its size
+LARGE, SMALL, LETTER = (9, 6.5, 0.66)
 UNBROKEN = "\u00a0"  # a space at which no line is broken
 
 
@@ -32,8 +29,9 @@ def image_rows(
     """One row of images per level, drawn as they are: gray ones from black to white.
 
     Args:
-        rows: By level, its images uint8 (C, H, W) with 1 or 3 channels, each with the words below it. A row
-            shows up to 10; one without images says so. Long words go on in up to three lines.
+        rows: By level, its images uint8 (C, H, W) with 1 or 3 channels, each with the
+            words below it. A row shows up to 10; one without images says so. Long words
+            go on in up to three lines.
         title: Title.
         caption: What to see.
     """
@@ -104,7 +102,8 @@ def mistake_arrays(
 
     Args:
         images: The images that were read.
-        places: int64 (M,): which of them were read wrongly, in the order in which they are to stand.
+        places: int64 (M,): which of them were read wrongly, in the order in which they
+            are to stand.
         answers: int64 (M,): what was said of each.
     """
     import numpy as np
@@ -122,7 +121,8 @@ def mistake_arrays(
 def mistakes(
     records: Records, *, by: str = "model", title: str = "", caption: str = ""
 ) -> Figure:
-    """What networks got wrong: per level the images of its first trial, with the true class and the answer.
+    """What networks got wrong: per level the images of its first trial, with the true
+    class and the answer.
 
     Args:
         records: The trials; they hold what `mistake_arrays` gives.

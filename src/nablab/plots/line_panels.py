@@ -1,4 +1,6 @@
-"""Several quantities along one line, a panel each, with the same series in the same color."""
+"""Several quantities along one line, a panel each, with the same series in the same
+color.
+"""
 
 from __future__ import annotations
 
@@ -27,10 +29,11 @@ class LinePanel:
     Attributes:
         title: What is drawn in it.
         y_label: The quantity, with its unit.
-        series: By label, then by seed: positions and values, float64 (A,) each; all seeds of a series have
-            the same positions.
+        series: By label, then by seed: positions and values, float64 (A,) each; all
+            seeds of a series have the same positions.
         log: Logarithmic values.
-        limits: Between which values can lie, as shares do between 0 and 1; bands end there.
+        limits: Between which values can lie, as shares do between 0 and 1; bands end
+            there.
     """
 
     title: str
@@ -50,9 +53,11 @@ def line_panels(
     title: str = "",
     caption: str = "",
 ) -> Figure:
-    """Each quantity a panel, each series a color: every seed thin, the mean thick, its 95 % interval a band.
+    """Each quantity a panel, each series a color: every seed thin, the mean thick, its
+    95 % interval a band.
 
-    On a logarithmic axis the mean is geometric. Seeds with values that cannot be drawn are left out of it.
+    On a logarithmic axis the mean is geometric. Seeds with values that cannot be drawn
+    are left out of it.
 
     Args:
         panels: The panels, row by row.
@@ -102,7 +107,10 @@ def line_panels(
                 ax.xaxis.set_major_locator(MultipleLocator(_tick(ax, ends)))
             frame.ticks(ax, "y", log=panel.log)
         frame.legend(figure, looks)
-    how = "Thin lines: single seeds. Thick lines: their mean, geometric on a logarithmic axis; the band is its "
+    how = (
+        "Thin lines: single seeds. Thick lines: their mean, geometric on a logarithmic "
+        "axis; the band is its "
+    )
     alt = f"{title}. Lines against {x_label} for {frame.listed(looks)}. Panels: "
     alt += f"{', '.join(panel.title for panel in panels)}."
     return Figure(

@@ -1,4 +1,6 @@
-"""Paths in a plane: where runs go, from start to end, in the first two principal components."""
+"""Paths in a plane: where runs go, from start to end, in the first two principal
+components.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,8 @@ class Plane:
     Attributes:
         title: What is drawn in it.
         runs: By label: float64 (T, 2), the points of a run.
-        values: By label: float64 (T,), what the color of a point says, such as its loss; positive.
+        values: By label: float64 (T,), what the color of a point says, such as its
+            loss; positive.
         shares: The share of the variance that each of the two axes holds.
         ends: By label, what to write at the end of a run, such as its accuracy.
     """
@@ -44,12 +47,14 @@ def paths(
     title: str = "Paths",
     caption: str = "",
 ) -> Figure:
-    """Each run a line in a color of its own, with its start, its end and the values of its points.
+    """Each run a line in a color of its own, with its start, its end and the values of
+    its points.
 
     Args:
         planes: The panels, row by row.
         columns: Panels in a row.
-        value_label: What the points are filled by, with its unit; on one logarithmic scale for all panels.
+        value_label: What the points are filled by, with its unit; on one logarithmic
+            scale for all panels.
         title: Title.
         caption: What to see; how to read the figure is added.
     """
@@ -92,11 +97,15 @@ def paths(
         if planes:
             _keys(figure, axes[: len(planes)], norm, value_label)
     how = (
-        "Each run has a color; its dots are filled by their value. All runs of a panel share its two "
-        "components, and each axis says how much of the variance it holds."
+        "Each run has a color; its dots are filled by their value. All runs of a panel "
+        "share its two components, and each axis says how much of the variance it "
+        "holds."
     )
     drawn = ", ".join(f"{plane.title} ({len(plane.runs)} runs)" for plane in planes)
-    alt = f"{title}. Lines from start to end in the plane of two components. Panels: {drawn}."
+    alt = (
+        f"{title}. Lines from start to end in the plane of two components. Panels: "
+        f"{drawn}."
+    )
     return Figure(title, f"{caption} {how}".strip(), figure, table.columns, alt)
 
 

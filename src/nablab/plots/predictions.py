@@ -38,18 +38,21 @@ def predictions(
     title: str = "",
     caption: str = "",
 ) -> Figure:
-    """The truth, and predictions: each seed thin, their mean thick, one standard deviation as a band.
+    """The truth, and predictions: each seed thin, their mean thick, one standard
+    deviation as a band.
 
-    The truth has the color of the text. One row of panels per level of ``panel_by`` and one column
-    per level of ``color_by``; more than four levels take several rows. The frame follows the truth, so
-    that one network gone astray does not flatten the others.
+    The truth has the color of the text. One row of panels per level of ``panel_by`` and
+    one column per level of ``color_by``; more than four levels take several rows. The
+    frame follows the truth, so that one network gone astray does not flatten the
+    others.
 
     Args:
         records: The runs; factors other than the two named here are pooled.
         x: Name of the array of inputs, shape (N,) or (N, 1).
         prediction: Name of the array of outputs, as many as inputs.
         truth: Name of the array of true values, as many as inputs.
-        train_x: Name of the array of training inputs; not drawn where it does not exist.
+        train_x: Name of the array of training inputs; not drawn where it does not
+            exist.
         train_y: Name of the array of training targets.
         color_by: The factor whose levels have colors and columns.
         panel_by: The factor whose levels have rows.
@@ -88,7 +91,10 @@ def predictions(
                 points,
             )
         frame.legend(figure, {}, _keys(notes))
-    how = "Thin lines: single seeds. Thick lines: their mean; the band is one standard deviation over seeds."
+    how = (
+        "Thin lines: single seeds. Thick lines: their mean; the band is one "
+        "standard deviation over seeds."
+    )
     title = title or f"Truth and {words(prediction)}s"
     alt = f"{title}. Predictions of {frame.listed(looks)} as lines over the truth."
     alt += frame.in_panels(panels, "Rows")
@@ -98,7 +104,9 @@ def predictions(
 def _grids(
     panels: int, levels: Sequence[Level], x_label: str, y_label: str
 ) -> tuple[Canvas, list[dict[Level, Axes]]]:
-    """Axes by level for every panel, in rows of four; labelled at the left and at the foot of each column."""
+    """Axes by level for every panel, in rows of four; labelled at the left and at the
+    foot of each column.
+    """
     columns = min(COLUMNS, len(levels))
     rows = -(-len(levels) // columns)
     figure, grid = frame.canvas(
@@ -254,7 +262,8 @@ def _sorted(record: Record, x: str, y: str) -> tuple[Floats, Floats]:
     at, values = (np.asarray(record.arrays[name], float).reshape(-1) for name in (x, y))
     if at.shape != values.shape:
         raise ValueError(
-            f"'{y}' of {record.condition} has {values.size} values, but '{x}' has {at.size}"
+            f"'{y}' of {record.condition} has {values.size} values, but "
+            f"'{x}' has {at.size}"
         )
     order = np.argsort(at, kind="stable")
     return at[order], values[order]

@@ -1,4 +1,6 @@
-"""Dashed lines at known values: baselines and ceilings across a panel, thresholds up and down it."""
+"""Dashed lines at known values: baselines and ceilings across a panel, thresholds up
+and down it.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,8 @@ def across(
     log_y: bool,
     notes: frame.Notes,
 ) -> None:
-    """Draw labelled horizontal lines, each label at the corner of its line where it hides the fewest dots.
+    """Draw labelled horizontal lines, each label at the corner of its line where it
+    hides the fewest dots.
 
     To be called when the data are drawn and the limits of x are set.
     """
@@ -104,7 +107,9 @@ def _dots(ax: Axes) -> list[tuple[float, float]]:
 def upright(
     ax: Axes, values: Mapping[str, float], log_x: bool, notes: frame.Notes
 ) -> None:
-    """Draw vertical lines, labelled along them from the top, on the side where the axis has more room."""
+    """Draw vertical lines, labelled along them from the top, on the side where the axis
+    has more room.
+    """
     drawable = _drawable(values, log_x, notes)
     for value in drawable.values():
         ax.axvline(value, color=INK, lw=1, ls=DASHES, alpha=0.6, zorder=1)

@@ -1,4 +1,6 @@
-"""One metric against another, trial by trial, with Kendall's tau: what goes together, and what does not."""
+"""One metric against another, trial by trial, with Kendall's tau: what goes together,
+and what does not.
+"""
 
 from __future__ import annotations
 
@@ -26,18 +28,20 @@ def scatter(
     title: str = "",
     caption: str = "",
 ) -> Figure:
-    """A panel per metric, a dot per trial: the metric across, ``y`` upward, Kendall's tau above.
+    """A panel per metric, a dot per trial: the metric across, ``y`` upward, Kendall's
+    tau above.
 
-    Tau and its 95 % interval are those of `Claim.correlates` with ``paired=True``: whole seeds are resampled,
-    for trials of one seed are no independent evidence.
+    Tau and its 95 % interval are those of `Claim.correlates` with ``paired=True``:
+    whole seeds are resampled, for trials of one seed are no independent evidence.
 
     Args:
         records: The trials.
-        metrics: The scalars to draw ``y`` against: label of the horizontal axis to name.
+        metrics: The scalars to draw ``y`` against: label of the horizontal axis to
+            name.
         y: The scalar of the vertical axis.
         color_by: The factor whose levels have colors.
-        log_x: Logarithmic horizontal axes; None: in each panel, when all values are positive and span a
-            factor of 30.
+        log_x: Logarithmic horizontal axes; None: in each panel, when all values are
+            positive and span a factor of 30.
         y_label: Label of the vertical axis, with its unit; the metric's name if empty.
         title: Title; made from the names if empty.
         caption: What to see; how to read the figure is added.
@@ -93,8 +97,14 @@ def scatter(
         }
         frame.legend(figure, said)
     title = title or sentence(f"{words(y)} against {frame.listed(metrics)}")
-    how = "A dot is a trial. Above: Kendall's tau, from -1 to 1, and its 95 % interval over seeds."
-    alt = f"{title}. {sentence(words(y))} against {frame.listed(metrics)}, one dot per trial."
+    how = (
+        "A dot is a trial. Above: Kendall's tau, from -1 to 1, and its 95 % "
+        "interval over seeds."
+    )
+    alt = (
+        f"{title}. {sentence(words(y))} against {frame.listed(metrics)}, one dot "
+        "per trial."
+    )
     return Figure(title, notes.caption(caption, how), figure, table.columns, alt)
 
 

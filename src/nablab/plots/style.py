@@ -8,13 +8,13 @@ from typing import Any
 
 from nablab.contract import Level
 
-# Stand-ins that the SVG export turns into the page's text and background colors. In a PNG they
-# are as good as black and white.
+# Stand-ins that the SVG export turns into the page's text and background colors. In a
+# PNG they are as good as black and white.
 INK = "#010203"
 PAPER = "#fdfefd"
 
-# Okabe and Ito (2008), black replaced by gray because text and truth are drawn in black; yellow
-# comes last because it is faint on white.
+# Okabe and Ito (2008), black replaced by gray because text and truth are drawn in
+# black; yellow comes last because it is faint on white.
 COLORS = (
     "#0072b2",
     "#d55e00",
@@ -64,7 +64,8 @@ class Style:
 
 
 def styles(levels: Iterable[Level]) -> dict[Level, Style]:
-    """One style per level, by order: eight colors, then the same colors with other lines and markers.
+    """One style per level, by order: eight colors, then the same colors with other
+    lines and markers.
 
     >>> len({(s.color, s.line) for s in styles(range(20)).values()})
     20

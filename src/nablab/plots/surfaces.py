@@ -31,7 +31,8 @@ def lines(
     title: str = "",
     caption: str = "",
 ) -> Figure:
-    """One array against another on a logarithmic axis: every seed thin, their geometric mean thick.
+    """One array against another on a logarithmic axis: every seed thin, their geometric
+    mean thick.
 
     Args:
         records: The runs; all seeds have the same ``x``.
@@ -107,7 +108,10 @@ def lines(
             ax.set_ylabel(y_label)
         frame.legend(figure, looks)
     how = "Thin lines: single seeds. Thick lines: their geometric mean."
-    alt = f"{title}. {y_label} against {x_label}, colored by {color_by}: {frame.listed(looks)}."
+    alt = (
+        f"{title}. {y_label} against {x_label}, colored by {color_by}: "
+        f"{frame.listed(looks)}."
+    )
     return Figure(
         title,
         notes.caption(caption, how),
@@ -130,11 +134,12 @@ def surfaces(
     title: str = "",
     caption: str = "",
 ) -> Figure:
-    """Contours of a positive quantity on a plane, logarithmic, of the first seed that has one.
+    """Contours of a positive quantity on a plane, logarithmic, of the first seed that
+    has one.
 
-    The records hold the arrays ``<name>_alphas`` (A,), ``<name>_betas`` (B,), ``<name>_values`` (B, A) and,
-    unless ``marks="cross"``, ``<name>_marks`` (T, 2); for a path also ``<name>_errors`` (T,), its distance
-    from the plane.
+    The records hold the arrays ``<name>_alphas`` (A,), ``<name>_betas`` (B,),
+    ``<name>_values`` (B, A) and, unless ``marks="cross"``, ``<name>_marks`` (T, 2); for
+    a path also ``<name>_errors`` (T,), its distance from the plane.
 
     Args:
         records: The runs.
@@ -142,7 +147,8 @@ def surfaces(
         column_by: The factor whose levels stand side by side.
         row_by: The factor whose levels stand below each other.
         labels: Labels of the two axes.
-        marks: ``"cross"`` at the origin, ``"path"`` to it, or ``"letters"`` A, B, C at points.
+        marks: ``"cross"`` at the origin, ``"path"`` to it, or ``"letters"`` A, B, C at
+            points.
         equal: One unit is as long on both axes.
         value_label: Label of the color bars.
         title: Title.

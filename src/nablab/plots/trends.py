@@ -57,28 +57,35 @@ def trend(
     title: str = "",
     caption: str = "",
 ) -> Figure:
-    """Metrics against a number: every seed a faint dot, the mean over seeds a line, its 95 % interval a band.
+    """Metrics against a number: every seed a faint dot, the mean over seeds a line, its
+    95 % interval a band.
 
-    On a logarithmic vertical axis the mean is geometric. Where a value is infinite (a threshold never
-    reached) the median stands in and the seed is a triangle at the upper edge. Records without ``x`` or
-    without the metric are not drawn; nor are values that the axes cannot show, and the caption says so.
+    On a logarithmic vertical axis the mean is geometric. Where a value is infinite (a
+    threshold never reached) the median stands in and the seed is a triangle at the
+    upper edge. Records without ``x`` or without the metric are not drawn; nor are
+    values that the axes cannot show, and the caption says so.
 
     Args:
         records: The trials; factors other than those named here are pooled.
-        metrics: One scalar, several in one panel, or several per panel: vertical label to scalars.
+        metrics: One scalar, several in one panel, or several per panel: vertical label
+            to scalars.
         x: A numeric factor or scalar; trials with an equal value share a point.
-        color_by: The factor whose levels have colors. With several metrics these differ in the line; without
-            this factor they differ in color.
-        panel_by: The factor whose levels have panels; not together with a mapping of metrics.
+        color_by: The factor whose levels have colors. With several metrics these differ
+            in the line; without this factor they differ in color.
+        panel_by: The factor whose levels have panels; not together with a mapping of
+            metrics.
         log_x: Logarithmic horizontal axis; a value of 0 is then not drawn.
-        log_y: Logarithmic vertical axis; None: in each panel, when all values are positive and span a
-            factor of 30.
-        horizontal: Baselines and ceilings, value by name, or one such mapping per panel.
+        log_y: Logarithmic vertical axis; None: in each panel, when all values are
+            positive and span a factor of 30.
+        horizontal: Baselines and ceilings, value by name, or one such mapping per
+            panel.
         vertical: Thresholds along ``x``, likewise.
-        names: What the legend calls a metric; its name in words if missing. Metrics of one name (train in
-            each of two panels) look alike.
-        x_label: Label of the horizontal axis, with its unit; the name of ``x`` if empty.
-        y_label: Label of the vertical axis, with its unit; the name of the first metric if empty.
+        names: What the legend calls a metric; its name in words if missing. Metrics of
+            one name (train in each of two panels) look alike.
+        x_label: Label of the horizontal axis, with its unit; the name of ``x`` if
+            empty.
+        y_label: Label of the vertical axis, with its unit; the name of the first metric
+            if empty.
         title: Title; made from the names if empty.
         caption: What to see; how to read the figure is added.
     """
@@ -144,7 +151,8 @@ def _panels(
     if isinstance(metrics, Mapping):
         if panel_by:
             raise ValueError(
-                "Panels are either the levels of a factor or groups of metrics, not both."
+                "Panels are either the levels of a factor or groups of "
+                "metrics, not both."
             )
         return [
             _Panel(label, label, records, _several(group))
@@ -162,7 +170,9 @@ def _several(metrics: str | Sequence[str]) -> tuple[str, ...]:
 
 
 def _looks(records: Records, color_by: str, spoken: Mapping[str, str]) -> _Looks:
-    """Colors for the levels and lines for the metrics, or colors for the metrics of a single level."""
+    """Colors for the levels and lines for the metrics, or colors for the metrics of a
+    single level.
+    """
     from matplotlib.lines import Line2D
 
     by_level, by_name = frame.styles_of(records, color_by), styles(spoken.values())
@@ -245,7 +255,8 @@ class _Drawing:
             self._dots(position, shown, endless, look)
             if len(shown) + endless < len(values):
                 self.notes.say(
-                    f"{sentence(spoken)}: some values cannot be drawn; their points have no mean."
+                    f"{sentence(spoken)}: some values cannot be drawn; "
+                    "their points have no mean."
                 )
             else:
                 summaries[position] = summarize(values, geometric=self.log_y)
@@ -281,8 +292,8 @@ class _Drawing:
                 [position], [0.97], "^", color=look.color, ms=6, mew=0, transform=edge
             )
             self.notes.say(
-                "A triangle at the upper edge marks seeds that never reached the threshold (infinite); "
-                "the line then goes through the median."
+                "A triangle at the upper edge marks seeds that never reached the "
+                "threshold (infinite); the line then goes through the median."
             )
 
     def _line(
@@ -330,6 +341,7 @@ def _position(record: Record, x: str) -> float:
     )
     if isinstance(found, str):
         raise ValueError(
-            f"'{x}' is '{found}' at {record.condition}: a horizontal axis needs numbers."
+            f"'{x}' is '{found}' at {record.condition}: a horizontal axis "
+            "needs numbers."
         )
     return float(found)

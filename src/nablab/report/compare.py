@@ -1,4 +1,6 @@
-"""Two runs side by side: what differs in their settings, what became of the claims, and every number."""
+"""Two runs side by side: what differs in their settings, what became of the claims, and
+every number.
+"""
 
 from __future__ import annotations
 
@@ -45,8 +47,8 @@ class _Side:
 def compare_rows(a: RunView, b: RunView) -> list[Section]:
     """Tables of text for page and terminal: (title, header, rows).
 
-    First the settings and the facts of the environment that differ, then the verdicts, then one
-    table per metric. What one run lacks is a dash.
+    First the settings and the facts of the environment that differ, then the verdicts,
+    then one table per metric. What one run lacks is a dash.
     """
     names = _names(a, b)
     found: list[Section] = [
@@ -177,7 +179,9 @@ def _difference(
     *,
     geometric: bool,
 ) -> str:
-    """The second center against the first: a ratio of geometric means, a difference of means or medians."""
+    """The second center against the first: a ratio of geometric means, a difference of
+    means or medians.
+    """
     pair = [
         side[condition].summaries.get(metric) for side in sides if condition in side
     ]

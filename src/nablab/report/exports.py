@@ -1,4 +1,6 @@
-"""Files beside the page: figures as SVG, PNG and CSV, numbers as CSV; all written atomically."""
+"""Files beside the page: figures as SVG, PNG and CSV, numbers as CSV; all written
+atomically.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +14,15 @@ from typing import Any
 from nablab.plots import Figure, drawing
 from nablab.plots.style import INK, PAPER
 
-FONTS = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', 'Liberation Sans', Arial, sans-serif"
+FONTS = (
+    "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', 'Liberation "
+    "Sans', Arial, sans-serif"
+)
 PNG_DPI = 200
 # A path of this many characters is a curve: a tenth of a point is fine enough there.
 LONG_PATH = 400
-# With what spreadsheets begin a formula; they leave out white space before it. The empty text is none.
+# With what spreadsheets begin a formula; they leave out white space before it. The
+# empty text is none.
 FORMULA = ("=", "+", "-", "@", "\t", "\n")
 
 
@@ -32,9 +38,10 @@ def slug(name: str) -> str:
 def svg(figure: Figure, name: str) -> str:
     """The figure as SVG that can stand alone or inside a page.
 
-    Text stays text in the system's font. Text and axes take the color of the text around
-    (``currentColor``) and the background is transparent, so light and dark pages both work. Ids
-    carry the figure's name, so that several figures share a page. The same figure gives the same bytes.
+    Text stays text in the system's font. Text and axes take the color of the text
+    around (``currentColor``) and the background is transparent, so light and dark pages
+    both work. Ids carry the figure's name, so that several figures share a page. The
+    same figure gives the same bytes.
     """
     buffer = io.StringIO()
     with drawing():
@@ -140,7 +147,9 @@ def csv_of_columns(table: Mapping[str, Sequence[Any]]) -> str:
 
 
 def csv_of_rows(header: Sequence[str], rows: Any) -> str:
-    """Rows as CSV; floats with all their digits, text so that no spreadsheet takes it for a formula."""
+    """Rows as CSV; floats with all their digits, text so that no spreadsheet takes it
+    for a formula.
+    """
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow([_cell(name) for name in header])
@@ -149,16 +158,16 @@ def csv_of_rows(header: Sequence[str], rows: Any) -> str:
 
 
 def _cell(value: Any) -> Any:
-    """Text that would begin a formula (a level, a note, a name from elsewhere) behind an apostrophe.
+    """Text that would begin a formula (a level, a note, a name from elsewhere) behind
+    an apostrophe.
 
     >>> _cell("=1+1"), _cell("-0.5"), _cell(-0.5), _cell("sinc")
     ("'=1+1", '-0.5', -0.5, 'sinc')
     """
     if not isinstance(value, str):
         return value
-    value = value.replace("\r\n", "\n").replace(
-        "\r", "\n"
-    )  # the writer quotes no cell for a bare \\r
+    # the writer quotes no cell for a bare \\r
+    value = value.replace("\r\n", "\n").replace("\r", "\n")
     if value[:1] not in FORMULA:
         return value
     try:

@@ -1,10 +1,10 @@
 """A verdict as a small drawing: effect and interval against the line that decides.
 
-All rows of a report are drawn alike, so that a reader learns them once. The line that decides stands in
-the middle, and the side on which the claim is true lies to the right, whatever the claim's sign: an
-interval wholly to the right supports the claim, one wholly to the left refutes it, and one across the
-line leaves it open. (For a claim of "less" the numbers therefore grow to the left; the words in the row
-say the direction.)
+All rows of a report are drawn alike, so that a reader learns them once. The line that
+decides stands in the middle, and the side on which the claim is true lies to the right,
+whatever the claim's sign: an interval wholly to the right supports the claim, one
+wholly to the left refutes it, and one across the line leaves it open. (For a claim of
+"less" the numbers therefore grow to the left; the words in the row say the direction.)
 """
 
 from __future__ import annotations
@@ -22,10 +22,12 @@ if TYPE_CHECKING:
 
 WIDTH, HEIGHT = 264, 38
 MIDDLE, HALF = WIDTH / 2, WIDTH / 2 - 8
-# Heights of the published value, of the bar, of the shaded half's end, and of the words below.
+# Heights of the published value, of the bar, of the shaded half's end, and of the words
+# below.
 ABOVE, BAR, FOOT, LABELS = 5, 14, 25, 36
 CHARACTER = 6.2  # pixels that a letter of a label takes, about
-FAR = 3.0  # a published value farther out than so many times the rest gets an arrow at the edge
+# a published value farther out than so many times the rest gets an arrow at the edge
+FAR = 3.0
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,8 @@ class Places:
 
 
 def places(verdict: Verdict, axis: Axis) -> Places:
-    """Positions on an axis with the deciding line in the middle and the claimed side to the right.
+    """Positions on an axis with the deciding line in the middle and the claimed side to
+    the right.
 
     One scale serves the whole drawing: a distance of ``reach`` is half its width.
     """

@@ -1,4 +1,6 @@
-"""The report of a run: one HTML page that stands alone, with figures and numbers as files beside it."""
+"""The report of a run: one HTML page that stands alone, with figures and numbers as
+files beside it.
+"""
 
 from __future__ import annotations
 
@@ -32,14 +34,14 @@ def write_report(
 ) -> Path:
     """Write the report and everything beside it into ``folder``, each file atomically.
 
-    The files are ``figures/<name>.svg``, ``.png`` and ``.csv``, ``scalars.csv``, ``verdicts.csv``
-    and, last, ``report.html``.
+    The files are ``figures/<name>.svg``, ``.png`` and ``.csv``, ``scalars.csv``,
+    ``verdicts.csv`` and, last, ``report.html``.
 
     Args:
         view: The run.
         folder: Where to write.
-        on_trouble: Hears of figures and baselines that are missing because code raised an error; the page
-            says it, too.
+        on_trouble: Hears of figures and baselines that are missing because code raised
+            an error; the page says it, too.
 
     Returns:
         The path of the page.
@@ -74,11 +76,12 @@ def render(view: RunView, *, on_trouble: Tell = lambda _: None) -> str:
 class _Answers:
     """What the experiment's own code made of the records, and what went wrong there.
 
-    Hours of training must not go without a report because of a mistake in a drawing, so an error
-    in this code is printed on the page instead of raised.
+    Hours of training must not go without a report because of a mistake in a drawing, so
+    an error in this code is printed on the page instead of raised.
 
     Attributes:
-        figures: By a name that is unique and safe in files and ids: the figure, and it as SVG.
+        figures: By a name that is unique and safe in files and ids: the figure, and it
+            as SVG.
         baselines: Metric, then name, then value.
         troubles: Sentences about errors.
     """
@@ -114,7 +117,10 @@ def _answers(view: RunView, on_trouble: Tell) -> _Answers:
 def _place(error: BaseException) -> str:
     """An error with the place where it was raised."""
     last = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{type(error).__name__}: {error} ({Path(last.filename).name}, line {last.lineno})"
+    return (
+        f"{type(error).__name__}: {error} ({Path(last.filename).name}, line "
+        f"{last.lineno})"
+    )
 
 
 def _named(figures: Mapping[str, Figure]) -> dict[str, Figure]:
@@ -149,12 +155,7 @@ def _page(view: RunView, answers: _Answers) -> str:
             verdicts=sections.verdict_rows(view),
             reported=reported_table(experiment, view.records),
             figures=[
-                {
-                    "id": name,
-                    "title": f.title,
-                    "caption": f.caption,
-                    "svg": Markup(svg),
-                }
+                {"id": name, "title": f.title, "caption": f.caption, "svg": Markup(svg)}
                 for name, (f, svg) in answers.figures.items()
             ],
             troubles=answers.troubles,

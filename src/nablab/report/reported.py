@@ -1,7 +1,8 @@
 """What others reported, as a table beside what was measured here.
 
-A value of ours stands beside one of theirs only where it is the same quantity under the same settings;
-a score on a small stand-in data set next to a published one would invite a comparison that nobody made.
+A value of ours stands beside one of theirs only where it is the same quantity under the
+same settings; a score on a small stand-in data set next to a published one would invite
+a comparison that nobody made.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ class ReportedTable:
 
 
 def reported_table(experiment: Experiment, records: Records) -> ReportedTable:
-    """Who reported what, in which setting, from how many seeds, and what was measured of it here.
+    """Who reported what, in which setting, from how many seeds, and what was measured
+    of it here.
 
     Args:
         experiment: The configured experiment; its settings say what can be compared.
@@ -46,7 +48,9 @@ def reported_table(experiment: Experiment, records: Records) -> ReportedTable:
 
 
 def table_of(reported: Sequence[Reported], beside: Sequence[str]) -> ReportedTable:
-    """The table of reported values with what stands beside each of them in the last column."""
+    """The table of reported values with what stands beside each of them in the last
+    column.
+    """
     rows = [_row(one, here) for one, here in zip(reported, beside, strict=True)]
     kept = [i for i, _ in enumerate(HEADER) if any(row[i] for row in rows)]
     # An empty cell says "nothing comparable", which a dash makes visible.
@@ -62,7 +66,9 @@ def _row(one: Reported, here: str) -> tuple[str, ...]:
 
 
 def measured(one: Reported, experiment: Experiment, records: Records) -> str:
-    """The mean over the seeds of what was reported, and from how many; empty if it is not comparable."""
+    """The mean over the seeds of what was reported, and from how many; empty if it is
+    not comparable.
+    """
     if not one.metric or not comparable(one, experiment):
         return ""
     values: Sequence[float] = records.where(**one.where).values(one.metric)
@@ -72,7 +78,10 @@ def measured(one: Reported, experiment: Experiment, records: Records) -> str:
     if not found.n:
         return ""
     kind = "median of " if found.kind == "median" else ""
-    return f"{tables.number(found.center, 4)} ({kind}{found.n} seed{'' if found.n == 1 else 's'})"
+    return (
+        f"{tables.number(found.center, 4)} ({kind}{found.n} "
+        f"seed{'' if found.n == 1 else 's'})"
+    )
 
 
 def comparable(one: Reported, experiment: Experiment) -> bool:

@@ -1,4 +1,6 @@
-"""The parts of the page as plain values: sentences, rows and tables that a template only lays out."""
+"""The parts of the page as plain values: sentences, rows and tables that a template
+only lays out.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,8 @@ LEVELS_LISTED = 6
 STATES = {
     "running": "This run is still going.",
     "interrupted": "This run was interrupted.",
-    "crashed": "The process of this run ended without a word: it was killed or it crashed.",
+    "crashed": "The process of this run ended without a word: it was killed or it "
+    "crashed.",
     "failed": "A part of this run failed.",
     "incomplete": "This run is not complete.",
 }
@@ -86,7 +89,9 @@ def _count(number: int, noun: str) -> str:
 
 
 def banner(view: RunView) -> tuple[str, str] | None:
-    """What stands above all where the run is not complete: the state, and what it means for the reader."""
+    """What stands above all where the run is not complete: the state, and what it means
+    for the reader.
+    """
     planned = len(view.experiment.conditions()) * view.seeds
     done = len(view.records)
     if view.state == "done" and done >= planned:
@@ -115,7 +120,8 @@ class Row:
         claim: The claim in words, without what all claims share.
         effect: The effect with its interval in words; empty if there is none.
         open_: What it would take to decide; empty where it is decided.
-        drawing: Effect, interval and deciding line as SVG; empty where nothing was measured.
+        drawing: Effect, interval and deciding line as SVG; empty where nothing was
+            measured.
         details: What stands behind it: heading and text.
     """
 
@@ -181,7 +187,9 @@ def _details(verdict: Verdict) -> list[tuple[str, str]]:
 
 
 def _dates(view: RunView) -> list[str]:
-    """The day of the run, or the first and the last of them; nothing where it is not known."""
+    """The day of the run, or the first and the last of them; nothing where it is not
+    known.
+    """
     if not view.environment.get("started"):
         return []
     first, last = (_date(seconds) for seconds in view.environment["started"])
@@ -199,7 +207,8 @@ def facts(verdict: Verdict) -> str:
         parts.append(f"{tables.number(verdict.p_adjusted, 2)} after it")
     if verdict.smallest_effect:
         parts.append(
-            f"smallest effect of interest: {distance(verdict.smallest_effect, verdict.unit)}"
+            "smallest effect of interest: "
+            f"{distance(verdict.smallest_effect, verdict.unit)}"
         )
     return "; ".join(parts) + "."
 
@@ -211,7 +220,10 @@ def amount(value: float, unit: str) -> str:
     ('10 times lower', "0.5 (Cliff's delta)", '2')
     """
     if unit == LOGARITHMIC:
-        return f"{tables.number(10 ** abs(value))} times {'lower' if value < 0 else 'higher'}"
+        return (
+            f"{tables.number(10 ** abs(value))} times "
+            f"{'lower' if value < 0 else 'higher'}"
+        )
     return f"{tables.number(value)} ({unit})" if unit else tables.number(value)
 
 
@@ -229,7 +241,9 @@ def distance(value: float, unit: str) -> str:
 
 
 def published(verdict: Verdict) -> str:
-    """The published value, the measured one and how far they lie apart; empty without one."""
+    """The published value, the measured one and how far they lie apart; empty without
+    one.
+    """
     if verdict.published is None:
         return ""
     reported, measured, apart = (
@@ -243,12 +257,20 @@ def published(verdict: Verdict) -> str:
         return f"{text} Not measured here, so there is nothing to compare it with."
     percent = ""
     if not unit and reported.value:
-        percent = f" ({tables.number(100 * abs(apart / reported.value))} % {'lower' if apart < 0 else 'higher'})"
-    return f"{text} Measured here: {amount(measured, unit)}. Distance: {distance(apart, unit)}{percent}."
+        percent = (
+            f" ({tables.number(100 * abs(apart / reported.value))} % "
+            f"{'lower' if apart < 0 else 'higher'})"
+        )
+    return (
+        f"{text} Measured here: {amount(measured, unit)}. Distance: "
+        f"{distance(apart, unit)}{percent}."
+    )
 
 
 def theory(experiment: Experiment) -> str:
-    """The experiment's docstring without its question and without the section on its fields."""
+    """The experiment's docstring without its question and without the section on its
+    fields.
+    """
     doc = inspect.cleandoc(type(experiment).__doc__ or "").partition("\n")[2]
     return re.sub(r"(?m)^(Attributes|Args):\n(?:[ \t]+.*\n?|[ \t]*\n)*", "", doc).strip(
         "\n"
@@ -262,7 +284,8 @@ class MetricTable:
     Attributes:
         factors: Names of the leading columns.
         headings: Per metric: its name, and what its cells are.
-        rows: Per condition: its levels, its number of trials, and per metric center and remark.
+        rows: Per condition: its levels, its number of trials, and per metric center and
+            remark.
         baselines: Per baseline: its name, and per metric its value or nothing.
     """
 
@@ -277,7 +300,9 @@ class MetricTable:
 def condition_tables(
     view: RunView, baselines: Mapping[str, Mapping[str, float]]
 ) -> list[MetricTable]:
-    """Every metric of every condition, with the baselines of each metric; at most three metrics per table."""
+    """Every metric of every condition, with the baselines of each metric; at most three
+    metrics per table.
+    """
     conditions = view.experiment.conditions()
     rows = tables.condition_rows(
         view.records, conditions, tables.geometric_metrics(view.experiment)
@@ -317,7 +342,9 @@ def shares(names: Sequence[str], most: int) -> list[Sequence[str]]:
 
 
 def heading(metric: str, rows: Sequence[tables.ConditionRow]) -> tuple[str, str]:
-    """A metric's name in words, and what its numbers are: means, medians, or one value for all seeds."""
+    """A metric's name in words, and what its numbers are: means, medians, or one value
+    for all seeds.
+    """
     found = [row.summaries[metric] for row in rows if row.summaries[metric].n]
     if found and all(s.same for s in found):
         return words(metric), "the same for all seeds"
@@ -331,7 +358,9 @@ def heading(metric: str, rows: Sequence[tables.ConditionRow]) -> tuple[str, str]
 
 
 def cell(found: Summary, trials: int) -> tuple[str, str]:
-    """The center of a metric, and what must be said with it: interval, infinite or missing values."""
+    """The center of a metric, and what must be said with it: interval, infinite or
+    missing values.
+    """
     if not found.n:
         return tables.MISSING, ""
     remarks = []
@@ -345,7 +374,9 @@ def cell(found: Summary, trials: int) -> tuple[str, str]:
 
 
 def configuration(experiment: Experiment) -> list[tuple[str, str, str]]:
-    """Per field, nested ones after their parent: key, value as on the command line, meaning."""
+    """Per field, nested ones after their parent: key, value as on the command line,
+    meaning.
+    """
     meanings = {doc.name: doc.help for doc in settings.describe(type(experiment))}
     return [
         (key, value, meanings.get(key, ""))
@@ -365,7 +396,9 @@ def setting_texts(experiment: Experiment) -> dict[str, str]:
 
 
 def environment(view: RunView) -> dict[str, str]:
-    """The facts of the machine and the versions as text; the time of work and its dates in words."""
+    """The facts of the machine and the versions as text; the time of work and its dates
+    in words.
+    """
     facts = {
         key: value
         for key, value in view.environment.items()

@@ -1,4 +1,6 @@
-"""Numbers as rows of text: conditions, trials, verdicts; shared by the page, the exports and `compare`."""
+"""Numbers as rows of text: conditions, trials, verdicts; shared by the page, the
+exports and `compare`.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,8 @@ MISSING = "–"
 
 
 def number(value: Any, digits: int = 3) -> str:
-    """A number as a reader wants it: three digits, commas, powers of ten, a real minus sign.
+    """A number as a reader wants it: three digits, commas, powers of ten, a real minus
+    sign.
 
     >>> number(0.012345), number(20000), number(1.5e-7), number(float("inf")), number(-2.0)
     ('0.0123', '20,000', '1.5 × 10⁻⁷', '∞', '−2')
@@ -35,9 +38,9 @@ def number(value: Any, digits: int = 3) -> str:
     if size >= 1e7 or 0 < size < 1e-4:
         mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
         mantissa = mantissa.rstrip("0").rstrip(".") if "." in mantissa else mantissa
-        return f"{mantissa} × 10{str(int(exponent)).translate(_SUPERSCRIPTS)}".replace(
-            "-", "−"
-        )
+        return (
+            f"{mantissa} × 10{str(int(exponent)).translate(_SUPERSCRIPTS)}"
+        ).replace("-", "−")
     text = f"{value:,.0f}" if size >= 10 ** (digits - 1) else f"{value:.{digits}g}"
     return text.replace("-", "−")
 
@@ -65,7 +68,9 @@ def interval(low: float, high: float) -> str:
 
 
 def geometric_metrics(experiment: Experiment) -> set[str]:
-    """The metrics that the claims compare on logarithms: their means are geometric everywhere."""
+    """The metrics that the claims compare on logarithms: their means are geometric
+    everywhere.
+    """
     return {
         claim.metric for claim in experiment.active_claims() if claim.scale == "log10"
     }
@@ -90,7 +95,9 @@ class ConditionRow:
 def condition_rows(
     records: Records, conditions: Sequence[Condition], geometric: set[str]
 ) -> list[ConditionRow]:
-    """One row per planned condition, with those that have no trial yet, in the planned order."""
+    """One row per planned condition, with those that have no trial yet, in the planned
+    order.
+    """
     everything: dict[Condition, list[Record]] = {
         condition: [] for condition in conditions
     }

@@ -20,12 +20,14 @@ class RunView:
         experiment: The configured experiment.
         preset: The preset it started from.
         run_id: The run's name in the store.
-        state: ``done``, ``interrupted``, ``crashed``, ``failed``, ``running`` or ``incomplete``.
+        state: ``done``, ``interrupted``, ``crashed``, ``failed``, ``running`` or
+            ``incomplete``.
         records: The finished trials.
         verdicts: The answers to the claims, in the order of the claims.
-        environment: Versions, processor, cores, threads, device, git state; where trials differ in one of
-            them, a text with all values. With ``seconds`` of work, added over the trials, and ``started``:
-            when the first and the last part of it began.
+        environment: Versions, processor, cores, threads, device, git state; where
+            trials differ in one of them, a text with all values. With ``seconds`` of
+            work, added over the trials, and ``started``: when the first and the last
+            part of it began.
         notes: Automatic choices and caveats, one sentence or two each.
         command: The command that makes this run.
         seeds: Planned number of seeds per condition.

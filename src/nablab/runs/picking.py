@@ -20,15 +20,18 @@ def pick_condition(conditions: Sequence[Condition], wanted: Mapping[str, Level] 
 
     Args:
         conditions: To choose from.
-        wanted: Levels by factor, as many as it takes; or a text such as ``model=deep, width=4``.
+        wanted: Levels by factor, as many as it takes; or a text such as ``model=deep,
+            width=4``.
 
     Raises:
-        UsageError: An unknown factor or level, or several conditions that fit; the text lists the choices.
+        UsageError: An unknown factor or level, or several conditions that fit; the text
+            lists the choices.
     """
     factors = list(dict.fromkeys(factor for condition in conditions for factor in condition))
     levels = _parse(wanted, factors) if isinstance(wanted, str) else wanted
     for condition in conditions:
-        if condition == levels:  # another one may have the same levels and further factors
+        # another one may have the same levels and further factors
+        if condition == levels:
             return condition
     fitting = list(conditions)
     for factor, level in levels.items():
@@ -41,12 +44,15 @@ def pick_condition(conditions: Sequence[Condition], wanted: Mapping[str, Level] 
     if len(fitting) > 1:
         shown = "; ".join(map(str, fitting[:MOST_SHOWN]))
         more = f"; and {len(fitting) - MOST_SHOWN} more" if len(fitting) > MOST_SHOWN else ""
-        raise UsageError(f"Which condition? {len(fitting)} fit: {shown}{more}. Give more of the levels.")
+        raise UsageError(f"Which condition? {len(fitting)} fit: {shown}{more}. Give "
+                         "more of the levels.")
     return fitting[0]
 
 
 def _parse(text: str, factors: Sequence[str]) -> dict[str, Level]:
-    """Levels may hold commas and equal signs; a factor's name with an equal sign begins the next one."""
+    """Levels may hold commas and equal signs; a factor's name with an equal sign begins
+    the next one.
+    """
     if not text.strip():
         return {}
     names = "|".join(re.escape(factor) for factor in sorted(factors, key=len, reverse=True))
@@ -55,7 +61,8 @@ def _parse(text: str, factors: Sequence[str]) -> dict[str, Level]:
         factor, equals, level = part.partition("=")
         if not equals:
             raise UsageError(
-                f"'{part.strip()}' is no level. Write factor=level; factors: {', '.join(factors)}."
+                f"'{part.strip()}' is no level. Write factor=level; factors: "
+                f"{', '.join(factors)}."
             )
         found[factor.strip()] = level.strip()
     return found

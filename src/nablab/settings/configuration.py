@@ -1,4 +1,5 @@
-"""The configuration of an experiment: ``key=value`` words checked against its fields' types.
+"""The configuration of an experiment: ``key=value`` words checked against its fields'
+types.
 
 How values are written on the command line:
 
@@ -56,7 +57,8 @@ class FieldDoc:
         type: The type in plain words.
         default: The default, written as on the command line.
         choices: The possible values, where they are a short list.
-        help: What the field means, from the ``Attributes:`` section of the class's docstring.
+        help: What the field means, from the ``Attributes:`` section of the class's
+            docstring.
     """
 
     name: str
@@ -79,7 +81,8 @@ def parse_overrides(
         The values by key, in the order given. Keys of nested fields keep their dots.
 
     Raises:
-        UsageError: A word without ``=``, an unknown or repeated key, or a value of another type.
+        UsageError: A word without ``=``, an unknown or repeated key, or a value of
+            another type.
     """
     values: dict[str, Any] = {}
     for token in tokens:
@@ -88,7 +91,8 @@ def parse_overrides(
         if not equals or not key:
             raise UsageError(
                 f"'{token}' is not an override. Write key=value, such as steps=2000. "
-                f"Keys of {experiment_class.name}: {', '.join(keys_of(experiment_class))}."
+                f"Keys of {experiment_class.name}: "
+                f"{', '.join(keys_of(experiment_class))}."
             )
         if key in values:
             raise UsageError(f"'{key}' is given twice. Keep one of the two values.")
@@ -103,14 +107,17 @@ def resolve(
     *,
     validate: bool = True,
 ) -> _E:
-    """Build the configured experiment: its defaults, then the preset, then the overrides.
+    """Build the configured experiment: its defaults, then the preset, then the
+    overrides.
 
     Args:
         experiment_class: The experiment.
-        preset: One of its presets. The preset's key ``seeds`` is not a field and is left out here.
-        overrides: Values by key, from `parse_overrides` or from Python; the keys may have dots.
-        validate: Ask the experiment whether the values make sense. False to read a finished run, whose
-            user files may be gone.
+        preset: One of its presets. The preset's key ``seeds`` is not a field and is
+            left out here.
+        overrides: Values by key, from `parse_overrides` or from Python; the keys may
+            have dots.
+        validate: Ask the experiment whether the values make sense. False to read a
+            finished run, whose user files may be gone.
 
     Raises:
         UsageError: An unknown preset or key, a value of another type, or values that
@@ -135,7 +142,9 @@ def seeds_of(experiment_class: type[Experiment], preset: str) -> int:
 
 
 def _preset(experiment_class: type[_E], preset: str) -> _E:
-    """The experiment with a preset's values; the reserved key ``seeds`` belongs to the run."""
+    """The experiment with a preset's values; the reserved key ``seeds`` belongs to the
+    run.
+    """
     values = {
         key: value
         for key, value in experiment_class.presets[preset].items()

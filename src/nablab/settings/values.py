@@ -1,9 +1,10 @@
 """Values of typed fields: read from text, checked from Python, and put into words.
 
-The types are those that fields of experiments use: ``int``, ``float``, ``bool``, ``str``, ``Literal``,
-unions, tuples, and dataclasses; a number may carry its bound, ``Annotated[int, AtMost(1_000)]``.
-`nablab.settings.configuration` says how each is written. Nothing is ever evaluated as Python. This module imports
-neither torch nor numpy.
+The types are those that fields of experiments use: ``int``, ``float``, ``bool``,
+``str``, ``Literal``, unions, tuples, and dataclasses; a number may carry its bound,
+``Annotated[int, AtMost(1_000)]``. `nablab.settings.configuration` says how each is
+written. Nothing is ever evaluated as Python. This module imports neither torch nor
+numpy.
 """
 
 from __future__ import annotations
@@ -30,8 +31,9 @@ LARGEST_INTEGER = 2**63 - 1  # NumPy and PyTorch count in 64 bits
 class AtMost:
     """The largest value of a number, written beside its type.
 
-    Far above what anyone would run, so that a typing mistake is met as one, before anything of that size is
-    made. Lower bounds that depend on other fields stay with an experiment's ``validate``.
+    Far above what anyone would run, so that a typing mistake is met as one, before
+    anything of that size is made. Lower bounds that depend on other fields stay with an
+    experiment's ``validate``.
 
     >>> parse("2e3", Annotated[int, AtMost(1_000)], "epochs")
     Traceback (most recent call last):
@@ -121,9 +123,8 @@ def _within_bounds(read: Callable[[], Any], hint: Any, key: str, given: Any) -> 
     try:
         value = read()
     except TooLarge:
-        value = (
-            math.inf
-        )  # too large for any field: the message names the bound of this one
+        # too large for any field: the message names the bound of this one
+        value = math.inf
     for bound in typing.get_args(hint)[1:]:
         if isinstance(bound, AtMost) and value > bound.limit:
             raise _too_large(key, given, bound.limit)
@@ -131,7 +132,9 @@ def _within_bounds(read: Callable[[], Any], hint: Any, key: str, given: Any) -> 
 
 
 class TooLarge(UsageError):
-    """A number beyond the bound of its field; another member of a union must not take it as text."""
+    """A number beyond the bound of its field; another member of a union must not take
+    it as text.
+    """
 
 
 def _too_large(key: str, given: Any, limit: float) -> TooLarge:
@@ -235,7 +238,9 @@ def _each(
     given: Any,
     read: Callable[[Any, Any, str], Any],
 ) -> tuple[Any, ...]:
-    """Read every part of a tuple with its own type; both texts and Python values come here."""
+    """Read every part of a tuple with its own type; both texts and Python values come
+    here.
+    """
     inner = typing.get_args(hint)
     if len(inner) == 2 and inner[1] is Ellipsis:
         return tuple(read(part, inner[0], key) for part in parts)
@@ -264,7 +269,9 @@ def _unwrap(text: str, *, nested: bool) -> str:
 
 
 def _split(text: str, *, nested: bool) -> list[str]:
-    """Split at commas (or semicolons, for inner tuples without brackets) that no bracket encloses."""
+    """Split at commas (or semicolons, for inner tuples without brackets) that no
+    bracket encloses.
+    """
     if not text:
         return []
     separator = ";" if nested and not text.startswith(("(", "[")) else ","
@@ -287,7 +294,8 @@ def _parse_int(text: str) -> int:
         raise ValueError(text) from None
     if not number.is_finite():
         raise ValueError(text)
-    # Compared before it is written out: "1e999999999" must not build a number of a billion digits.
+    # Compared before it is written out: "1e999999999" must not build a number of a
+    # billion digits.
     if number.copy_abs() > LARGEST_INTEGER:
         raise OverflowError(text)
     if number != number.to_integral_value():
@@ -342,17 +350,19 @@ def replace(instance: Any, values: Mapping[str, Any], prefix: str = "") -> Any:
         current = changes.get(name, getattr(instance, name))
         if not dataclasses.is_dataclass(current):
             raise UsageError(
-                f"'{prefix}{name}' is {in_text(current)}, so '{prefix}{name}.{next(iter(inner))}' "
-                "cannot be set."
+                f"'{prefix}{name}' is {in_text(current)}, so "
+                f"'{prefix}{name}.{next(iter(inner))}' cannot be set."
             )
         changes[name] = replace(current, inner, f"{prefix}{name}.")
     return dataclasses.replace(instance, **changes)
 
 
 def conform(value: Any, hint: Any, key: str) -> Any:
-    """Check a Python value against a type; lists become tuples, whole numbers may stand for floats.
+    """Check a Python value against a type; lists become tuples, whole numbers may stand
+    for floats.
 
-    A text may stand for a tuple, as the command line writes it: ``"sinc"``, ``"sinc,x**2"``.
+    A text may stand for a tuple, as the command line writes it: ``"sinc"``,
+    ``"sinc,x**2"``.
     """
     members = members_of(hint)
     if len(members) > 1:
@@ -444,7 +454,10 @@ def in_words(hint: Any) -> str:
             return f"groups, separated by semicolons, of {in_words(inner[0])}"
         return f"{_PLURAL.get(bare(inner[0]), in_words(inner[0]))}, separated by commas"
     if origin is tuple:
-        return f"{len(inner)} values, separated by commas: {', '.join(map(in_words, inner))}"
+        return (
+            f"{len(inner)} values, separated by commas: "
+            f"{', '.join(map(in_words, inner))}"
+        )
     return str(getattr(hint, "__name__", hint)).lower()
 
 
@@ -488,7 +501,8 @@ def _wrong(key: str, value: Any, hint: Any, why: str = "") -> UsageError:
     example = next((e for kind, e in _EXAMPLES.items() if kind in kinds), "")
     hint_text = f" Example: {key}={example}." if example else ""
     return UsageError(
-        f"{key}={shown} does not fit{reason}. '{key}' takes: {in_words(hint)}.{hint_text}"
+        f"{key}={shown} does not fit{reason}. '{key}' takes: "
+        f"{in_words(hint)}.{hint_text}"
     )
 
 

@@ -1,1 +1,3 @@
-"""Intervals, tests and resampling, for verdicts and figures alike; numbers in, numbers out."""
+"""Intervals, tests and resampling, for verdicts and figures alike; numbers in, numbers
+out.
+"""

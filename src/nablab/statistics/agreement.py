@@ -1,8 +1,8 @@
 """Kendall's tau of a trend and of a correlation: interval and permutation test.
 
-What is permuted and resampled are whole units, never single trials that share something: the levels of a
-trend stay where they are and the seeds are resampled; of a correlation whole seeds and whole levels of
-every factor change places.
+What is permuted and resampled are whole units, never single trials that share
+something: the levels of a trend stay where they are and the seeds are resampled; of a
+correlation whole seeds and whole levels of every factor change places.
 """
 
 from __future__ import annotations
@@ -41,9 +41,10 @@ def contrast_trend(
 ) -> Contrast:
     """Kendall's tau-b of ``values`` along ``levels``; infinities are welcome.
 
-    Paired, whole seeds are resampled, and values are permuted within a seed. Unpaired, trials are resampled
-    within their level and permuted freely. For a shift the permutation distribution is moved by it, which
-    errs on the safe side as tau varies most near 0.
+    Paired, whole seeds are resampled, and values are permuted within a seed. Unpaired,
+    trials are resampled within their level and permuted freely. For a shift the
+    permutation distribution is moved by it, which errs on the safe side as tau varies
+    most near 0.
 
     Args:
         levels: The factor's level of every trial.
@@ -73,12 +74,13 @@ def contrast_correlation(
 ) -> Contrast:
     """Kendall's tau-b of two metrics over trials that share seeds and conditions.
 
-    Trials of one seed share its luck, and trials of one condition share what it is: eight networks with
-    five seeds each are no forty independent trials. If ``x`` and ``y`` have nothing to do with each other,
-    whole seeds of ``y``, and whole levels of each factor, can change places without a trace; the test
-    compares tau with all such exchanges. Paired, only levels change places, so what a seed does to both
-    metrics is no evidence. The bootstrap resamples whole seeds and whole conditions (Owen 2007, "The
-    pigeonhole bootstrap").
+    Trials of one seed share its luck, and trials of one condition share what it is:
+    eight networks with five seeds each are no forty independent trials. If ``x`` and
+    ``y`` have nothing to do with each other, whole seeds of ``y``, and whole levels of
+    each factor, can change places without a trace; the test compares tau with all such
+    exchanges. Paired, only levels change places, so what a seed does to both metrics is
+    no evidence. The bootstrap resamples whole seeds and whole conditions (Owen 2007,
+    "The pigeonhole bootstrap").
 
     Args:
         x: First metric of every trial.
@@ -121,8 +123,8 @@ class Cells:
     Attributes:
         conditions: The row of every trial, from 0.
         seeds: The column of every trial, from 0.
-        factors: Number of levels of each factor, if the rows are all their combinations in order; else
-            the number of rows alone.
+        factors: Number of levels of each factor, if the rows are all their combinations
+            in order; else the number of rows alone.
     """
 
     conditions: Groups
@@ -150,8 +152,9 @@ def _contrast(
 ) -> Contrast:
     """Tau, its interval and its test.
 
-    The interval's spread is that of the bootstrap, but no less than that of the test's arrangements: a
-    bootstrap of few values can have no spread at all, and the interval and the test speak of one thing.
+    The interval's spread is that of the bootstrap, but no less than that of the test's
+    arrangements: a bootstrap of few values can have no spread at all, and the interval
+    and the test speak of one thing.
     """
     tau = _Tau(signs_of_pairs(x), signs_of_pairs(y))
     effect = float(tau(np.ones((1, len(x))))[0])
@@ -168,12 +171,12 @@ def _contrast(
     room = max(0.0, largest**2 - effect**2)
     without = float(np.mean(arranged**2)) / largest**2
     resampled = float(np.var(tau(weights))) / room if room > 1e-9 else 0.0
-    # A bootstrap of n units is too narrow by this factor; the arrangements' spread is not an estimate.
+    # A bootstrap of n units is too narrow by this factor; the arrangements' spread is
+    # not an estimate.
     resampled *= units / (units - 1)
     variance = max(without, resampled)
-    if (
-        variance == 0
-    ):  # all values of every seed are tied, so neither shows how tau could have come out
+    # all values of every seed are tied, so neither shows how tau could have come out
+    if variance == 0:
         variance = spread_without_effect(max(2, len(x)))
     z = float(ndtri((1 + design.confidence) / 2))
     low, high = score_interval(effect, largest, z**2 * variance)
@@ -211,7 +214,8 @@ class _Tau:
 
     @staticmethod
     def numerators(x: Array, shuffled: npt.NDArray[np.float32]) -> Array:
-        """Concordant less discordant pairs (each counted twice) of ``x`` and every row of ``shuffled``.
+        """Concordant less discordant pairs (each counted twice) of ``x`` and every row
+        of ``shuffled``.
 
         A pair with a NaN is neither.
         """
@@ -242,11 +246,12 @@ def _ranks(values: Array) -> npt.NDArray[np.float32]:
 def _exchanges(
     factors: Sequence[int], seeds: int, design: Design
 ) -> tuple[Groups, Groups, bool]:
-    """Orders of the rows and of the columns: all if at most ``resamples``, else random ones.
+    """Orders of the rows and of the columns: all if at most ``resamples``, else random
+    ones.
 
     Returns:
-        Rows, shape (arrangements, product of ``factors``); columns, (arrangements, ``seeds``); and
-        whether these are all there are.
+        Rows, shape (arrangements, product of ``factors``); columns, (arrangements,
+        ``seeds``); and whether these are all there are.
     """
     sizes = [*factors, seeds]
     exact = sum(math.lgamma(size + 1) for size in sizes) <= math.log(
@@ -304,7 +309,9 @@ def _shuffled_within(
 def _null_numerators(
     x: tuple[float, ...], ranks: tuple[float, ...], resamples: int, seed: int
 ) -> Array:
-    """The permutation distribution depends on the values, not on who holds them: claims share it."""
+    """The permutation distribution depends on the values, not on who holds them: claims
+    share it.
+    """
     tiled = np.tile(np.array(ranks, dtype=np.float32), (resamples, 1))
     shuffled = np.random.default_rng([seed, 2]).permuted(tiled, axis=1)
     return _Tau.numerators(np.array(x), shuffled)

@@ -1,4 +1,5 @@
-"""Contrasts: how large an effect is, between which limits it lies, and how it fares against a shift.
+"""Contrasts: how large an effect is, between which limits it lies, and how it fares
+against a shift.
 
 * `interval_of_mean`: of one sample, without a test.
 * `contrast_means`: difference of two means, independent groups.
@@ -7,7 +8,8 @@
 * `contrast_ranks`: Cliff's delta, independent groups; infinities and ties are welcome.
 * `contrast_signs`: Cliff's delta of pairs (wins minus losses).
 
-Kendall's tau has a file of its own, ``agreement.py``, and so have outcomes that are 0 or 1, ``shares.py``.
+Kendall's tau has a file of its own, ``agreement.py``, and so have outcomes that are 0
+or 1, ``shares.py``.
 """
 
 from __future__ import annotations
@@ -45,7 +47,8 @@ def interval_of_mean(
 ) -> tuple[float, float]:
     """Confidence interval of a mean: BCa bootstrap, Student's t below five values.
 
-    Of values that are all 0 or 1, it is Clopper and Pearson's interval of their share. It holds the mean.
+    Of values that are all 0 or 1, it is Clopper and Pearson's interval of their share.
+    It holds the mean.
 
     Args:
         values: One-dimensional; NaN is left out.
@@ -54,8 +57,10 @@ def interval_of_mean(
         seed: Of the resampling; the same seed gives the same interval.
 
     Returns:
-        The limits, in the units of ``values``. Two NaN where there is no interval: fewer than two values,
-        infinite ones, or values that are all the same, which do not show how much others would differ.
+        The limits, in the units of ``values``. Two NaN where there is no interval:
+            fewer than two values,
+        infinite ones, or values that are all the same, which do not show how much
+        others would differ.
 
     >>> interval_of_mean([3.0, 3.0, 3.0])
     (nan, nan)
@@ -73,11 +78,13 @@ def interval_of_mean(
 
 
 def contrast_means(x: Array, y: Array, shift: float, design: Design) -> Contrast:
-    r"""Mean of ``x`` minus mean of ``y``, independent groups of at least two finite values.
+    r"""Mean of ``x`` minus mean of ``y``, independent groups of at least two finite
+    values.
 
-    The test permutes the studentized statistic :math:`(\bar x - \bar y - \text{shift}) / \sqrt{s_x^2/m +
-    s_y^2/n}`: exact where the groups are exchangeable after the shift, and valid for unequal variances
-    as the groups grow. Source: Janssen 1997; Chung and Romano 2013.
+    The test permutes the studentized statistic :math:`(\bar x - \bar y - \text{shift})
+    / \sqrt{s_x^2/m + s_y^2/n}`: exact where the groups are exchangeable after the
+    shift, and valid for unequal variances as the groups grow. Source: Janssen 1997;
+    Chung and Romano 2013.
     """
     effect = float(np.mean(x) - np.mean(y))
     low, high = interval_of_means([x, y], np.array([1.0, -1.0]), effect, design)
@@ -98,11 +105,13 @@ def contrast_means(x: Array, y: Array, shift: float, design: Design) -> Contrast
 
 
 def contrast_pairs(differences: Array, shift: float, design: Design) -> Contrast:
-    """Mean of paired differences, or of a sample about a constant; at least two finite values.
+    """Mean of paired differences, or of a sample about a constant; at least two finite
+    values.
 
-    The test flips the signs of ``differences - shift``, which is exact where they are symmetric about
-    the shift. (Studentizing would change nothing: the sum of squares is the same for all flips.)
-    Source: Fisher 1935, "The Design of Experiments", section 21.
+    The test flips the signs of ``differences - shift``, which is exact where they are
+    symmetric about the shift. (Studentizing would change nothing: the sum of squares is
+    the same for all flips.) Source: Fisher 1935, "The Design of Experiments", section
+    21.
     """
     effect = float(np.mean(differences))
     low, high = interval_of_means([differences], np.ones(1), effect, design)
@@ -124,13 +133,15 @@ def contrast_pairs(differences: Array, shift: float, design: Design) -> Contrast
 def contrast_bound(
     x: Array, bound: float, shift: float, design: Design, *, logarithms: bool = False
 ) -> Contrast:
-    """Mean of a sample about a constant; as `contrast_pairs`, and careful with skewed values.
+    """Mean of a sample about a constant; as `contrast_pairs`, and careful with skewed
+    values.
 
-    No second group shows here what is chance, and values that have a mean at the bound may well all lie on
-    one side of it: most are small, and the few large ones that carry the mean are easily missed by five
-    seeds. So the limits stand off by at least `skew_factor` times Student's. For positive values,
-    moreover, the upper limit is at least that of a lognormal mean (Krishnamoorthy and Mathew 2003,
-    generalized confidence interval); not if they are ``logarithms`` already.
+    No second group shows here what is chance, and values that have a mean at the bound
+    may well all lie on one side of it: most are small, and the few large ones that
+    carry the mean are easily missed by five seeds. So the limits stand off by at least
+    `skew_factor` times Student's. For positive values, moreover, the upper limit is at
+    least that of a lognormal mean (Krishnamoorthy and Mathew 2003, generalized
+    confidence interval); not if they are ``logarithms`` already.
     """
     plain = contrast_pairs(x - bound, shift, design)
     if np.ptp(x) == 0:
@@ -139,7 +150,8 @@ def contrast_bound(
     reach = skew_factor(len(x)) * student * plain.standard_error
     low = plain.effect - reach
     if not logarithms and bound + shift > 0 and (x >= 0).all():
-        # Values that are never negative have a limit that needs no more than that (Gaffke 2005).
+        # Values that are never negative have a limit that needs no more than that
+        # (Gaffke 2005).
         low = max(low, limits_of_mean(x, 0.0, math.inf, design)[0] - bound)
     plain = replace(
         plain, low=min(plain.low, low), high=max(plain.high, plain.effect + reach)
@@ -166,11 +178,12 @@ def contrast_bound(
 
 
 def skew_factor(n: float) -> float:
-    """How many times Student's 95 % interval has to be as wide for a mean of skewed values.
+    """How many times Student's 95 % interval has to be as wide for a mean of skewed
+    values.
 
-    Found by simulation: the factor at which a lognormal mean (sigma = 1) escapes above the upper limit in 5 %
-    of samples is 2.38, 2.27, 1.92, 1.60 and 1.47 for 3, 5, 10, 20 and 30 values; exponential values need
-    less.
+    Found by simulation: the factor at which a lognormal mean (sigma = 1) escapes above
+    the upper limit in 5 % of samples is 2.38, 2.27, 1.92, 1.60 and 1.47 for 3, 5, 10,
+    20 and 30 values; exponential values need less.
     """
     return 1 + 2.9 / math.sqrt(n)
 
@@ -178,20 +191,25 @@ def skew_factor(n: float) -> float:
 def interval_of_ratio(
     x: Array, y: Array, paired: bool, design: Design
 ) -> tuple[float, float]:
-    """Interval of mean(x) / mean(y) - 1 for positive values, at least two in each group."""
+    """Interval of mean(x) / mean(y) - 1 for positive values, at least two in each
+    group.
+    """
     estimate = math.log(np.mean(x) / np.mean(y))
 
     def statistic(weights: Sequence[Array]) -> Array:
         return np.asarray(np.log((weights[0] @ x) / (weights[-1] @ y)))
 
-    # The logarithm's derivatives at the means turn the ratio into a sum of means: enough for the width.
+    # The logarithm's derivatives at the means turn the ratio into a sum of means:
+    # enough for the width.
     linear = [x / x.mean() - y / y.mean()] if paired else [x / x.mean(), -y / y.mean()]
     low, high = bootstrap(statistic, linear, estimate, design)
     return math.expm1(low), math.expm1(high)
 
 
 def _welch(splits: Array, pooled: Array) -> Array:
-    """Welch's t of every split; rows of ``splits`` mark the first group with ones, ``pooled`` is centered."""
+    """Welch's t of every split; rows of ``splits`` mark the first group with ones,
+    ``pooled`` is centered.
+    """
     squares = pooled**2
     m = splits[0].sum()
     n = len(pooled) - m
@@ -211,12 +229,14 @@ def _welch(splits: Array, pooled: Array) -> Array:
 
 
 def contrast_ranks(x: Array, y: Array, shift: float, design: Design) -> Contrast:
-    r"""Cliff's delta, P(x > y) - P(x < y), of independent groups of at least two values.
+    r"""Cliff's delta, P(x > y) - P(x < y), of independent groups of at least two
+    values.
 
-    The values may be infinite. The interval is Newcombe's score interval (method 5): unlike a bootstrap
-    it keeps its width where the groups are completely separated. The test permutes the studentized delta
-    of Brunner and Munzel, so unequal spreads do no harm. Source: Newcombe 2006, Statistics in Medicine
-    25; Neubert and Brunner 2007; for ``shift`` other than 0 Pauly, Asendorf and Konietschke 2016.
+    The values may be infinite. The interval is Newcombe's score interval (method 5):
+    unlike a bootstrap it keeps its width where the groups are completely separated. The
+    test permutes the studentized delta of Brunner and Munzel, so unequal spreads do no
+    harm. Source: Newcombe 2006, Statistics in Medicine 25; Neubert and Brunner 2007;
+    for ``shift`` other than 0 Pauly, Asendorf and Konietschke 2016.
     """
     pooled = np.concatenate([x, y])
     dominance = signs_of_pairs(pooled)
@@ -228,7 +248,8 @@ def contrast_ranks(x: Array, y: Array, shift: float, design: Design) -> Contrast
     above, below = tails(
         float(statistic), _brunner_munzel(splits, dominance, 0.0), exact
     )
-    # The data shifted are none of the arrangements, so nothing else keeps p from being 0.
+    # The data shifted are none of the arrangements, so nothing else keeps p from being
+    # 0.
     above, below = max(above, 1 / len(splits)), max(below, 1 / len(splits))
     error = _planned_error(
         effect, shift, lambda theta: variance_of_share(theta, len(x), len(y))
@@ -246,8 +267,8 @@ def contrast_ranks(x: Array, y: Array, shift: float, design: Design) -> Contrast
 def contrast_signs(signs: Array, shift: float, design: Design) -> Contrast:
     """Wins minus losses of pairs, as a share: ``signs`` holds 1, -1 and 0 for a tie.
 
-    Clopper and Pearson's interval and the exact sign test; a tie is half a win and half a loss, rounded
-    against the hypothesis that is tested.
+    Clopper and Pearson's interval and the exact sign test; a tie is half a win and half
+    a loss, rounded against the hypothesis that is tested.
     """
     n = len(signs)
     wins = float((signs > 0).sum() + (signs == 0).sum() / 2)
@@ -271,7 +292,8 @@ def contrast_signs(signs: Array, shift: float, design: Design) -> Contrast:
 def newcombe_interval(
     delta: float, m: int, n: int, confidence: float
 ) -> tuple[float, float]:
-    """Score interval of Cliff's delta from groups of ``m`` and ``n``; never of zero width.
+    """Score interval of Cliff's delta from groups of ``m`` and ``n``; never of zero
+    width.
 
     >>> low, high = newcombe_interval(1.0, 5, 5, 0.95)
     >>> round(low, 2), high
@@ -283,9 +305,11 @@ def newcombe_interval(
 def _planned_error(
     effect: float, shift: float, variance: Callable[[float], float]
 ) -> float:
-    """Standard error for planning: a share's variance at the threshold differs from that at the effect.
+    """Standard error for planning: a share's variance at the threshold differs from
+    that at the effect.
 
-    A test of 2.5 % takes 1.96 standard errors from the threshold, 80 % power another 0.84 from the effect.
+    A test of 2.5 % takes 1.96 standard errors from the threshold, 80 % power another
+    0.84 from the effect.
     """
     at_shift, at_effect = (
         2 * math.sqrt(variance((1 + delta) / 2)) for delta in (shift, effect)

@@ -1,8 +1,10 @@
-"""What intervals and tests share: the bootstrap, arrangements of the data, and Holm's adjustment.
+"""What intervals and tests share: the bootstrap, arrangements of the data, and Holm's
+adjustment.
 
-All resamples are drawn once per design (sample sizes, number, seed) and kept as a matrix of counts, so
-that the bootstrap of a mean is one matrix product and the same call always gives the same result.
-Only ``scipy.special`` is used: importing ``scipy.stats`` takes half a second.
+All resamples are drawn once per design (sample sizes, number, seed) and kept as a
+matrix of counts, so that the bootstrap of a mean is one matrix product and the same
+call always gives the same result. Only ``scipy.special`` is used: importing
+``scipy.stats`` takes half a second.
 """
 
 from __future__ import annotations
@@ -22,11 +24,14 @@ from nablab.statistics.small_samples import ALPHA
 Array = npt.NDArray[np.float64]
 
 FEWEST_FOR_BOOTSTRAP = 5
-"""Below it the interval is Student's: resampled means never leave [min, max], which covers the mean of
-a symmetric distribution with probability 1 - 2**(1 - n) only, 75 % for three values."""
+"""Below it the interval is Student's: resampled means never leave [min, max], which
+covers the mean of a symmetric distribution with probability 1 - 2**(1 - n) only, 75 %
+for three values."""
 
 ROUNDING = 1e-12
-"""Statistics closer than this (relative) are tied, and a variance below this share of the whole is zero."""
+"""Statistics closer than this (relative) are tied, and a variance below this share of
+the whole is zero.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +40,8 @@ class Design:
 
     Attributes:
         confidence: Of the interval, two-sided.
-        resamples: Bootstrap resamples, and random arrangements where they are too many to enumerate.
+        resamples: Bootstrap resamples, and random arrangements where they are too many
+            to enumerate.
         seed: Of the resampling.
     """
 
@@ -52,8 +58,10 @@ class Contrast:
         effect: The point estimate.
         low: Lower limit of the interval; NaN where the values do not vary.
         high: Upper limit.
-        p_above: p-value of "the effect is at most the shift": small if the effect lies above it.
-        p_below: p-value of "the effect is at least the shift": small if the effect lies below it.
+        p_above: p-value of "the effect is at most the shift": small if the effect lies
+            above it.
+        p_below: p-value of "the effect is at least the shift": small if the effect lies
+            below it.
         standard_error: Of the effect; 0 for constant data.
     """
 
@@ -66,11 +74,13 @@ class Contrast:
 
 
 def agreeing(contrast: Contrast, threshold: float, floor: float) -> Contrast:
-    """The contrast with an interval that holds its estimate and does not contradict its test.
+    """The contrast with an interval that holds its estimate and does not contradict its
+    test.
 
-    A bootstrap interval of few values can miss its own estimate, and can leave out a threshold that the
-    test does not reject. It is stretched to either; an interval can only become more honest by that. Where
-    so few seeds cannot reach 0.05 whatever they give, the smallest p-value that they can reach counts.
+    A bootstrap interval of few values can miss its own estimate, and can leave out a
+    threshold that the test does not reject. It is stretched to either; an interval can
+    only become more honest by that. Where so few seeds cannot reach 0.05 whatever they
+    give, the smallest p-value that they can reach counts.
 
     Args:
         contrast: Effect, interval and test.
@@ -87,7 +97,8 @@ def agreeing(contrast: Contrast, threshold: float, floor: float) -> Contrast:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down adjustment; NaN marks a hypothesis without a test and stays out of the family.
+    """Holm's step-down adjustment; NaN marks a hypothesis without a test and stays out
+    of the family.
 
     Source: Holm 1979, "A simple sequentially rejective multiple test procedure".
 
@@ -126,20 +137,23 @@ def bootstrap(
     estimate: float,
     design: Design,
 ) -> tuple[float, float]:
-    """BCa interval, widened for small samples as Hesterberg 2015 advises; Student's t below five values.
+    """BCa interval, widened for small samples as Hesterberg 2015 advises; Student's t
+    below five values.
 
-    A bootstrap interval is too narrow for few values: its spread lacks the factor sqrt(n / (n - 1)), and
-    it uses normal quantiles where Student's belong. Both are made up for in the confidence level.
+    A bootstrap interval is too narrow for few values: its spread lacks the factor
+    sqrt(n / (n - 1)), and it uses normal quantiles where Student's belong. Both are
+    made up for in the confidence level.
 
     Args:
         statistic: Turns weights (one matrix per sample, rows sum to 1) into estimates.
-        samples: The values, so scaled and signed that the statistic is about the sum of their means.
+        samples: The values, so scaled and signed that the statistic is about the sum of
+            their means.
         estimate: The statistic of the data.
         design: Confidence, number of resamples and seed.
 
     Returns:
-        The limits, which hold the estimate; two NaN for constant samples, which do not show how much
-        others would differ.
+        The limits, which hold the estimate; two NaN for constant samples, which do not
+        show how much others would differ.
     """
     variances = [float(np.var(sample)) / len(sample) for sample in samples]
     if sum(variances) <= ROUNDING**2 * max(
@@ -150,9 +164,8 @@ def bootstrap(
         v * len(sample) / (len(sample) - 1)
         for v, sample in zip(variances, samples, strict=True)
     ]
-    shares = [
-        v / sum(unbiased) for v in unbiased
-    ]  # squares of tiny variances would be 0
+    # squares of tiny variances would be 0
+    shares = [v / sum(unbiased) for v in unbiased]
     freedom = 1 / sum(
         s**2 / (len(sample) - 1) for s, sample in zip(shares, samples, strict=True)
     )
@@ -176,13 +189,14 @@ def bca(
 ) -> tuple[float, float]:
     """Bias-corrected and accelerated percentile interval.
 
-    Source: Efron 1987, "Better bootstrap confidence intervals"; for several samples Davison and Hinkley
-    1997, section 5.3.2.
+    Source: Efron 1987, "Better bootstrap confidence intervals"; for several samples
+    Davison and Hinkley 1997, section 5.3.2.
 
     Args:
         replicates: The statistic of every resample.
         estimate: The statistic of the data.
-        influences: By sample, how far leaving a value out pulls the statistic down (jackknife).
+        influences: By sample, how far leaving a value out pulls the statistic down
+            (jackknife).
         z: Normal quantile of the confidence level, 1.96 for 95 %.
     """
     count = len(replicates)
@@ -194,7 +208,8 @@ def bca(
     )
     below = (lower.sum() + not_higher.sum()) / (2 * count)
     bias = float(ndtri(np.clip(below, 1 / (count + 1), count / (count + 1))))
-    # Each sample's influences are scaled by (n - 1) / n, as jackknife pseudo-values are.
+    # Each sample's influences are scaled by (n - 1) / n, as jackknife pseudo-values
+    # are.
     scaled = [u * (len(u) - 1) / len(u) for u in influences]
     cubes, squares = (
         sum(float((u**3).sum()) for u in scaled),
@@ -218,7 +233,9 @@ def signs_of_pairs(values: Array) -> Array:
 
 @lru_cache(maxsize=64)
 def bootstrap_counts(n: int, resamples: int, seed: int, stream: int) -> Array:
-    """How often each of ``n`` values stands in each bootstrap resample: shape (resamples, n)."""
+    """How often each of ``n`` values stands in each bootstrap resample: shape
+    (resamples, n).
+    """
     generator = np.random.default_rng([seed, 0, stream, n])
     drawn = (
         generator.integers(n, size=(resamples, n)) + n * np.arange(resamples)[:, None]
@@ -229,7 +246,9 @@ def bootstrap_counts(n: int, resamples: int, seed: int, stream: int) -> Array:
 
 @lru_cache(maxsize=32)
 def splits_of(m: int, n: int, resamples: int, seed: int) -> tuple[Array, bool]:
-    """Ways to choose the first ``m`` of ``m + n``: all if at most ``resamples``, else random ones."""
+    """Ways to choose the first ``m`` of ``m + n``: all if at most ``resamples``, else
+    random ones.
+    """
     if math.comb(m + n, m) <= resamples:
         chosen = np.array(list(combinations(range(m + n), m)))
         exact = True
@@ -254,13 +273,15 @@ def sign_flips(n: int, resamples: int, seed: int) -> tuple[Array, bool]:
 def tails(
     observed: float, null: Array, exact: bool, scale: float | None = None
 ) -> tuple[float, float]:
-    """p-values of both tails; a random sample counts the data itself (Phipson and Smyth 2010).
+    """p-values of both tails; a random sample counts the data itself (Phipson and Smyth
+    2010).
 
     Args:
         observed: The statistic of the data.
         null: The statistic of every arrangement.
         exact: Whether these are all arrangements.
-        scale: Size of the statistic's terms, for telling ties; studentized statistics are of size 1.
+        scale: Size of the statistic's terms, for telling ties; studentized statistics
+            are of size 1.
     """
     tolerance = 100 * ROUNDING * (max(1.0, abs(observed)) if scale is None else scale)
     above, below = (

@@ -1,7 +1,9 @@
-"""Outcomes that are 0 or 1, and their means over a seed's trials: limits that five zeros cannot fool.
+"""Outcomes that are 0 or 1, and their means over a seed's trials: limits that five
+zeros cannot fool.
 
-Five networks of which none diverged do not show that none ever does: with a true rate of 0.1 that happens
-in 59 % of all experiments. The limits here hold for any values between two known ends.
+Five networks of which none diverged do not show that none ever does: with a true rate
+of 0.1 that happens in 59 % of all experiments. The limits here hold for any values
+between two known ends.
 """
 
 from __future__ import annotations
@@ -18,11 +20,13 @@ from nablab.statistics.resampling import Array, Contrast, Design
 def limits_of_mean(
     values: Array, low: float, high: float, design: Design
 ) -> tuple[float, float]:
-    """Interval of the mean of values that lie between ``low`` and ``high``; never without width.
+    """Interval of the mean of values that lie between ``low`` and ``high``; never
+    without width.
 
-    Where every value stands at one of the ends these are Clopper and Pearson's limits of a share (1934),
-    elsewhere those of Gaffke (2005, "Three test statistics for a nonparametric one-sided hypothesis on the
-    mean of a nonnegative variable"), which agree with them at the ends. The upper end may be infinite.
+    Where every value stands at one of the ends these are Clopper and Pearson's limits
+    of a share (1934), elsewhere those of Gaffke (2005, "Three test statistics for a
+    nonparametric one-sided hypothesis on the mean of a nonnegative variable"), which
+    agree with them at the ends. The upper end may be infinite.
 
     >>> low, high = limits_of_mean(np.zeros(5), 0.0, 1.0, Design())
     >>> low, round(high, 4)
@@ -47,7 +51,9 @@ def limits_of_mean(
 def contrast_share(
     values: Array, bound: float, shift: float, design: Design
 ) -> Contrast:
-    """Mean of outcomes between 0 and 1 about a bound: as `limits_of_mean`, with the test to match."""
+    """Mean of outcomes between 0 and 1 about a bound: as `limits_of_mean`, with the
+    test to match.
+    """
     effect, line = float(values.mean()) - bound, bound + shift
     low, high = limits_of_mean(values, 0.0, 1.0, design)
     if _at_ends(values, 0.0, 1.0):
@@ -72,9 +78,11 @@ def contrast_share(
 
 
 def interval_of_two(x: Array, y: Array, design: Design) -> tuple[float, float]:
-    """Interval of the difference of two means of outcomes between 0 and 1, independent groups.
+    """Interval of the difference of two means of outcomes between 0 and 1, independent
+    groups.
 
-    Each group's own limits, squared and added (Newcombe 1998, method 10; Zou and Donner 2008).
+    Each group's own limits, squared and added (Newcombe 1998, method 10; Zou and Donner
+    2008).
     """
     effect = float(x.mean() - y.mean())
     (low_x, high_x), (low_y, high_y) = (
@@ -90,7 +98,9 @@ def _at_ends(values: Array, low: float, high: float) -> bool:
 
 
 def _means(values: Array, end: float, design: Design) -> Array:
-    """Random means of the values and one more at an end, with weights that are uniform on the simplex."""
+    """Random means of the values and one more at an end, with weights that are uniform
+    on the simplex.
+    """
     return np.asarray(
         _simplex(len(values) + 1, design.resamples, design.seed)
         @ np.append(values, end)

@@ -1,6 +1,8 @@
-"""What the number of values alone says: ways to deal them, and limits of complete agreement.
+"""What the number of values alone says: ways to deal them, and limits of complete
+agreement.
 
-Only Python's own ``math`` is used: ``nablab show`` says what seeds can decide without loading NumPy.
+Only Python's own ``math`` is used: ``nablab show`` says what seeds can decide without
+loading NumPy.
 """
 
 from __future__ import annotations
@@ -19,10 +21,12 @@ def ways(sizes: Sequence[int], seeds: int) -> float:
 
 
 def score_interval(tau: float, largest: float, c: float) -> tuple[float, float]:
-    """Limits whose distance from tau is at most the error that they themselves would have.
+    """Limits whose distance from tau is at most the error that they themselves would
+    have.
 
-    The variance of tau falls to 0 where the agreement is complete, so the limits solve (tau - t)^2 = c
-    (largest^2 - t^2), as Wilson's do for a share. They hold the estimate and never leave the range.
+    The variance of tau falls to 0 where the agreement is complete, so the limits solve
+    (tau - t)^2 = c (largest^2 - t^2), as Wilson's do for a share. They hold the
+    estimate and never leave the range.
 
     >>> low, high = score_interval(1.0, 1.0, 0.25)
     >>> round(low, 6), high
@@ -41,7 +45,9 @@ def spread_without_effect(trials: float) -> float:
 def score_interval_of_ranks(
     delta: float, m: int, n: int, z: float
 ) -> tuple[float, float]:
-    """Score interval of Cliff's delta from groups of ``m`` and ``n`` (Newcombe 2006, method 5)."""
+    """Score interval of Cliff's delta from groups of ``m`` and ``n`` (Newcombe 2006,
+    method 5).
+    """
     theta = (1 + delta) / 2
 
     def excess(candidate: float) -> float:

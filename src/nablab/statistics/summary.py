@@ -15,8 +15,8 @@ class Summary:
     Attributes:
         kind: ``mean``, ``geometric mean``, or ``median`` where a value is infinite.
         center: The mean or median; NaN without values.
-        low: Lower end of the 95 % interval of the mean; NaN for a median, fewer than two values, or
-            values that are all the same.
+        low: Lower end of the 95 % interval of the mean; NaN for a median, fewer than
+            two values, or values that are all the same.
         high: Upper end.
         n: Number of values, infinite ones included, NaN not.
         infinite: How many of them are infinite.
@@ -35,8 +35,8 @@ class Summary:
 def summarize(values: Iterable[float], *, geometric: bool = False) -> Summary:
     """Summarize the seeds of one condition.
 
-    An infinite value (a threshold never reached) has no mean, so the median stands in; NaN is left
-    out and lowers ``n``.
+    An infinite value (a threshold never reached) has no mean, so the median stands in;
+    NaN is left out and lowers ``n``.
 
     >>> summarize([3.0, float("inf"), 2.0]).center
     3.0

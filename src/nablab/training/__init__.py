@@ -1,6 +1,8 @@
-"""Training: one loop, several engines for replicas, optimizers, schedules, stopping rules, probes.
+"""Training: one loop, several engines for replicas, optimizers, schedules, stopping
+rules, probes.
 
-A name is imported when it is first used, so that importing this package does not import PyTorch.
+A name is imported when it is first used, so that importing this package does not import
+PyTorch.
 """
 
 from __future__ import annotations

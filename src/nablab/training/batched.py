@@ -1,8 +1,8 @@
 """All replicas in one pass: `torch.func.vmap` of the gradient over stacked weights.
 
-A small network is bound by the overhead of calls, not by arithmetic. Stacking K of them pays that
-overhead once. The weights of each replica lie in one row of a tensor (K, P), so that an optimizer
-step is a handful of operations whatever the number of layers.
+A small network is bound by the overhead of calls, not by arithmetic. Stacking K of them
+pays that overhead once. The weights of each replica lie in one row of a tensor (K, P),
+so that an optimizer step is a handful of operations whatever the number of layers.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ from nablab.training.stacked_weights import StackedWeights
 
 
 class BatchedEngine:
-    """K networks as one, for modules without buffers and without randomness in the forward pass.
+    """K networks as one, for modules without buffers and without randomness in the
+    forward pass.
 
     Args:
         modules: K modules; only their weights are read.
@@ -41,8 +42,9 @@ class BatchedEngine:
         inputs: How stored samples become inputs.
 
     Raises:
-        Unsupported: The samples are to be augmented; the modules have buffers, active dropout,
-            untrained or mixed parameters, or an operation that `vmap` cannot do.
+        Unsupported: The samples are to be augmented; the modules have buffers, active
+            dropout, untrained or mixed parameters, or an operation that `vmap` cannot
+            do.
     """
 
     name = "batched"
@@ -63,9 +65,8 @@ class BatchedEngine:
             raise Unsupported("each replica augments its own batches")
         self._stacked = StackedWeights(modules, optimizer)
         self._inputs = inputs
-        self._full: Tensor | None = (
-            None  # all samples made ready, once they are asked for
-        )
+        # all samples made ready, once they are asked for
+        self._full: Tensor | None = None
         self.replicas = len(modules)
         self._module = modules[0]
         self._loss = loss_function(loss)
@@ -84,7 +85,9 @@ class BatchedEngine:
         return mask_after_divergence(torch.stack(losses).double().cpu().numpy())
 
     def _gradient(self, batch: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Gradients (K, P) and losses (K,) on one batch (K, batch_size) of indices, or on everything."""
+        """Gradients (K, P) and losses (K,) on one batch (K, batch_size) of indices, or
+        on everything.
+        """
         y = self._y
         if batch is None:
             x = self._full = (
@@ -151,13 +154,16 @@ class BatchedEngine:
 
     @torch.no_grad()
     def _rehearse(self) -> None:
-        """One gradient and one prediction on two samples, to learn what `vmap` refuses before training."""
+        """One gradient and one prediction on two samples, to learn what `vmap` refuses
+        before training.
+        """
         samples = min(2, len(self._x))
         few = torch.arange(samples, device=self._x.device).expand(
             self.replicas, samples
         )
         with warnings.catch_warnings():
-            # Operations without a batching rule run in a hidden loop and only warn that they are slow.
+            # Operations without a batching rule run in a hidden loop and only warn that
+            # they are slow.
             warnings.filterwarnings("error", message=".*batching rule.*")
             try:
                 gradients, _ = self._gradient(few)

@@ -1,8 +1,9 @@
-"""`Minimize` for all trials at once: `torch.func.vmap` of its loss over stacked weights.
+"""`Minimize` for all trials at once: `torch.func.vmap` of its loss over stacked
+weights.
 
-Each trial has its own batch, its own numbers and its own randomness. What a loss draws is drawn before, for
-every trial from a generator of its own and in the order in which the loss asks, so a trial's random numbers
-are those that it gets alone.
+Each trial has its own batch, its own numbers and its own randomness. What a loss draws
+is drawn before, for every trial from a generator of its own and in the order in which
+the loss asks, so a trial's random numbers are those that it gets alone.
 """
 
 from __future__ import annotations
@@ -30,7 +31,10 @@ from nablab.training.samplers import Sampler
 from nablab.training.seeding import derive
 from nablab.training.stacked_weights import StackedWeights
 
-SHARED_GENERATOR = "the loss draws from moment.generator; moment.normal and moment.uniform could be batched"
+SHARED_GENERATOR = (
+    "the loss draws from moment.generator; moment.normal and "
+    "moment.uniform could be batched"
+)
 Draw = tuple[str, tuple[int, ...]]  # "normal" or "uniform", and a shape
 
 
@@ -49,8 +53,9 @@ class BatchedMinimizeEngine:
         batch_size: Samples of an evaluation's batch; None for the default.
 
     Raises:
-        Unsupported: Another learner, batches of unequal shapes, a network with buffers or dropout, or a loss
-            that `vmap` cannot run, or that draws from a generator itself.
+        Unsupported: Another learner, batches of unequal shapes, a network with buffers
+            or dropout, or a loss that `vmap` cannot run, or that draws from a generator
+            itself.
     """
 
     name = "batched"
@@ -97,21 +102,18 @@ class BatchedMinimizeEngine:
         self._together = vmap(
             grad_and_value(self._one, has_aux=True), randomness="error"
         )
-        self._now: tuple[int, float, Sequence[Draw]] = (
-            0,
-            1.0,
-            (),
-        )  # the step that is computed
-        self._draws: dict[
-            str, list[Draw]
-        ] = {}  # what the loss asks for, by the shapes of a batch
+        # the step that is computed
+        self._now: tuple[int, float, Sequence[Draw]] = (0, 1.0, ())
+        # what the loss asks for, by the shapes of a batch
+        self._draws: dict[str, list[Draw]] = {}
         self._rehearse()
 
     # Training
 
     @torch.no_grad()
     def advance(self, rates: FloatArray, batches: Tensor | None = None) -> FloatArray:
-        """Take ``len(rates)`` steps; see `Engine.advance`. The sampler says which samples they see.
+        """Take ``len(rates)`` steps; see `Engine.advance`. The sampler says which
+        samples they see.
 
         Returns:
             float64 (steps, K, measures).
@@ -209,7 +211,9 @@ class BatchedMinimizeEngine:
     def evaluate(
         self, name: str, sets: Sequence[Dataset], metrics: Mapping[str, Metric]
     ) -> dict[str, FloatArray]:
-        """Scores (K,) by name of one set for each trial; what is drawn is the same at each evaluation."""
+        """Scores (K,) by name of one set for each trial; what is drawn is the same at
+        each evaluation.
+        """
         self._module.eval()
         means = [Means() for _ in sets]
         scores = [{key: metric.new() for key, metric in metrics.items()} for _ in sets]
@@ -259,7 +263,9 @@ class BatchedMinimizeEngine:
         return self._stacked.parameters()
 
     def predict(self, x: Tensor) -> Tensor:
-        """Refuse: a learner's outputs are of batches, not of one tensor; see `evaluate`."""
+        """Refuse: a learner's outputs are of batches, not of one tensor; see
+        `evaluate`.
+        """
         raise TypeError(
             "a learner has no predictions of a tensor; evaluate it on a data set"
         )
@@ -277,7 +283,8 @@ class BatchedMinimizeEngine:
         """One gradient, to learn what `vmap` refuses before training."""
         self._module.train()
         with warnings.catch_warnings(), preserved(self._device):
-            # Operations without a batching rule run in a hidden loop and only warn that they are slow.
+            # Operations without a batching rule run in a hidden loop and only warn that
+            # they are slow.
             warnings.filterwarnings("error", message=".*batching rule.*")
             try:
                 gradients, _ = self._gradients(0, 1.0)
@@ -337,9 +344,9 @@ class Given:
     def _next(self, kind: str, shape: tuple[int, ...]) -> Tensor:
         if not self._remaining or self._remaining[0][0] != (kind, tuple(shape)):
             raise UsageError(
-                "The loss draws other random numbers at this step than at the first one, so the trials "
-                "cannot be computed at once. Draw the same at every step, or train with "
-                "replicas='sequential'."
+                "The loss draws other random numbers at this step than at the first "
+                "one, so the trials cannot be computed at once. Draw the same at every "
+                "step, or train with replicas='sequential'."
             )
         return self._remaining.pop(0)[1]
 
@@ -350,7 +357,9 @@ class Given:
 
 
 class _Loss(nn.Module):
-    """A network and its loss as one module, so that tensors can stand in for the weights."""
+    """A network and its loss as one module, so that tensors can stand in for the
+    weights.
+    """
 
     def __init__(self, net: nn.Module, learner: Minimize) -> None:
         super().__init__()

@@ -1,7 +1,8 @@
-"""Which samples each replica sees at each step: a fresh permutation per replica and epoch.
+"""Which samples each replica sees at each step: a fresh permutation per replica and
+epoch.
 
-The order of an epoch is a function of the replica's seed and the epoch's number, so the position in
-training is the step alone: nothing else needs saving.
+The order of an epoch is a function of the replica's seed and the epoch's number, so the
+position in training is the step alone: nothing else needs saving.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from nablab.training.seeding import derive, generator
 
 
 class Batches:
-    """The batches of K replicas over N samples; the last batch of an epoch may be smaller.
+    """The batches of K replicas over N samples; the last batch of an epoch may be
+    smaller.
 
     Args:
         samples: N.
@@ -44,7 +46,8 @@ class Batches:
         """Cut the steps ``start`` to ``end`` into runs of equal batch size.
 
         Yields:
-            (first, last, indices): indices are int64 (last - first, K, batch), or None for the full batch.
+            (first, last, indices): indices are int64 (last - first, K, batch), or None
+            for the full batch.
         """
         if self.full:
             yield start, end, None

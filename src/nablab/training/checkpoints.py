@@ -1,4 +1,6 @@
-"""Exact checkpoints: one safetensors file, written atomically, that says what it belongs to."""
+"""Exact checkpoints: one safetensors file, written atomically, that says what it
+belongs to.
+"""
 
 from __future__ import annotations
 
@@ -17,16 +19,17 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from nablab.files import atomic, checkpoint_files
-from nablab.files.checkpoint_files import (
-    UnusableCheckpoint as UnusableCheckpoint,
-)  # part of this module, too
+
+# part of this module, too
+from nablab.files.checkpoint_files import UnusableCheckpoint as UnusableCheckpoint
 
 
 @dataclass(frozen=True)
 class Checkpoint:
     """Where `fit` saves its state, and how often.
 
-    If the file exists, `fit` goes on from it; the caller removes it once the results are safe.
+    If the file exists, `fit` goes on from it; the caller removes it once the results
+    are safe.
 
     Attributes:
         path: The file; its folder is made if absent.
@@ -42,7 +45,8 @@ def save(
     tensors: Mapping[str, Tensor],
     facts: Mapping[str, Any],
 ) -> None:
-    """Write tensors and JSON facts so that at every moment the old or the new file is there in full.
+    """Write tensors and JSON facts so that at every moment the old or the new file is
+    there in full.
 
     Raises:
         StoreError: The folder is not writable or full; the old file is untouched.
@@ -56,7 +60,8 @@ def save(
 def load(
     path: str | os.PathLike[str], fingerprint: Mapping[str, Any]
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read back what `save` wrote, if it is whole and its fact ``fingerprint`` equals the given one.
+    """Read back what `save` wrote, if it is whole and its fact ``fingerprint`` equals
+    the given one.
 
     Raises:
         UnusableCheckpoint: It is not.
@@ -74,7 +79,9 @@ def load(
 
 
 def digest(tensors: Mapping[str, Tensor]) -> str:
-    """A SHA-256 over names, dtypes, shapes and bytes, whatever the order of the mapping."""
+    """A SHA-256 over names, dtypes, shapes and bytes, whatever the order of the
+    mapping.
+    """
     total = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         total.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
@@ -83,10 +90,13 @@ def digest(tensors: Mapping[str, Tensor]) -> str:
 
 
 def _in_order(tensor: Tensor) -> Tensor:
-    """The values on the CPU, one after the other as in a fresh tensor; a view wherever they lie so."""
+    """The values on the CPU, one after the other as in a fresh tensor; a view wherever
+    they lie so.
+    """
     plain = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()
-    # An axis of size 1 may have any stride and the tensor still counts as contiguous: the weights of a single
-    # network, cut from a longer row. Such a tensor can neither be flattened to bytes nor compared by strides.
+    # An axis of size 1 may have any stride and the tensor still counts as contiguous:
+    # the weights of a single network, cut from a longer row. Such a tensor can neither
+    # be flattened to bytes nor compared by strides.
     strides = [math.prod(plain.shape[axis + 1 :]) for axis in range(plain.ndim)]
     return plain.as_strided(plain.shape, strides)
 

@@ -47,18 +47,20 @@ _LOSS_OF = {
     "fused-images": "cross_entropy",
 }
 
-# Stacked weights save calls, not arithmetic. Measured on two CPU cores: two replicas gain nothing
-# (0.7 to 1.0 times the speed of one after the other); five gain 1.9 times at 8 million operations per
-# replica and step, 1.2 times at 30 million, and lose (0.6 times) above 100 million.
+# Stacked weights save calls, not arithmetic. Measured on two CPU cores: two replicas
+# gain nothing (0.7 to 1.0 times the speed of one after the other); five gain 1.9 times
+# at 8 million operations per replica and step, 1.2 times at 30 million, and lose (0.6
+# times) above 100 million.
 FEWEST_REPLICAS = 3
 MOST_OPERATIONS = 50e6
 
-# With fewer parameters the compiled engine for images won everywhere: LeNet (61,706, batch 64) took 1.6 ms a
-# step on one core with AMX, PyTorch in bfloat16 5.1 ms. From some hundred thousand on either may win.
+# With fewer parameters the compiled engine for images won everywhere: LeNet (61,706,
+# batch 64) took 1.6 ms a step on one core with AMX, PyTorch in bfloat16 5.1 ms. From
+# some hundred thousand on either may win.
 SURELY_FUSED = 70_000
 
-# With fewer parameters an automatic precision stays float32: a network of 64-96-10 takes a tenth of a
-# millisecond a step, and there is nothing to gain from rounding.
+# With fewer parameters an automatic precision stays float32: a network of 64-96-10
+# takes a tenth of a millisecond a step, and there is nothing to gain from rounding.
 FEWEST_ROUNDED = 20_000
 MEASURED_BATCHES = 8
 
@@ -99,10 +101,12 @@ def check_option(replicas: str) -> None:
 def choose(
     order: Sequence[str], request: Request, on_note: Callable[[str], None]
 ) -> Engine:
-    """Build the first engine of ``order`` that can serve; say through ``on_note`` which and why.
+    """Build the first engine of ``order`` that can serve; say through ``on_note`` which
+    and why.
 
-    The choice depends on the request and the machine's compiler, and where these leave it open on a time that
-    was measured once and kept, so that the same call gives the same numbers.
+    The choice depends on the request and the machine's compiler, and where these leave
+    it open on a time that was measured once and kept, so that the same call gives the
+    same numbers.
 
     Raises:
         UsageError: None of them can serve.
@@ -171,7 +175,9 @@ def _rounds(request: Request) -> bool:
 
 
 def _check_worthwhile(request: Request) -> None:
-    """Raise `Unsupported` where stacking would not be faster than one network after the other."""
+    """Raise `Unsupported` where stacking would not be faster than one network after the
+    other.
+    """
     if len(request.modules) < FEWEST_REPLICAS:
         raise Unsupported(f"fewer than {FEWEST_REPLICAS} replicas gain nothing")
     if request.x.device.type != "cpu":
@@ -185,7 +191,8 @@ def _check_worthwhile(request: Request) -> None:
 
 
 def _check_faster(request: Request) -> list[str]:
-    """What is to be said of a measurement that the compiled engine for images won against bfloat16.
+    """What is to be said of a measurement that the compiled engine for images won
+    against bfloat16.
 
     Raises:
         Unsupported: It was measured to be slower.

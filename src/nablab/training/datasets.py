@@ -17,7 +17,8 @@ class Dataset(Protocol):
     """Samples by index. Padding, preparing and decoding happen in `batch`.
 
     Attributes:
-        even: Batches of equally many samples have equal shapes, so that several trials can be stacked.
+        even: Batches of equally many samples have equal shapes, so that several trials
+            can be stacked.
     """
 
     even: bool
@@ -27,7 +28,9 @@ class Dataset(Protocol):
         ...
 
     def batch(self, indices: Tensor) -> Any:
-        """The samples of int64 indices (n,): tensors in dictionaries, tuples and lists, samples first."""
+        """The samples of int64 indices (n,): tensors in dictionaries, tuples and lists,
+        samples first.
+        """
         ...
 
     def to(self, device: torch.device) -> Dataset:
@@ -35,12 +38,15 @@ class Dataset(Protocol):
         ...
 
     def tensors(self) -> dict[str, Tensor]:
-        """All that the samples are made of, by name; a checkpoint knows its data by them."""
+        """All that the samples are made of, by name; a checkpoint knows its data by
+        them.
+        """
         ...
 
 
 class Arrays:
-    """Tensors by name whose first axis is the sample; a batch is a dictionary with the same names.
+    """Tensors by name whose first axis is the sample; a batch is a dictionary with the
+    same names.
 
     Args:
         prepare: Applied to every batch, so that the data may stay in fewer bytes.
@@ -94,7 +100,8 @@ class Arrays:
 class Sequences:
     """Sequences of any length with a label each, stored one after the other.
 
-    A batch is ``{"tokens": int64 (n, longest), "lengths": int64 (n,), "y": (n,)}``, padded at the end.
+    A batch is ``{"tokens": int64 (n, longest), "lengths": int64 (n,), "y": (n,)}``,
+    padded at the end.
 
     Attributes:
         values: All sequences in a row, (total, ...): tokens, or vectors.
@@ -123,8 +130,8 @@ class Sequences:
             or (steps < 1).any()
         ):
             raise UsageError(
-                "Sequences: starts must rise from 0 to the number of values and have one entry more than "
-                "labels, and no sequence may be empty."
+                "Sequences: starts must rise from 0 to the number of values and have "
+                "one entry more than labels, and no sequence may be empty."
             )
 
     def __len__(self) -> int:
@@ -196,7 +203,9 @@ class Subset:
 
 @dataclass(frozen=True)
 class PerTrial:
-    """One data set for each trial of a training, in the order of the seeds, such as validation folds."""
+    """One data set for each trial of a training, in the order of the seeds, such as
+    validation folds.
+    """
 
     sets: tuple[Dataset, ...]
 

@@ -1,8 +1,10 @@
-"""What an engine is: K networks of one architecture that train side by side, and the losses they share.
+"""What an engine is: K networks of one architecture that train side by side, and the
+losses they share.
 
-Five engines obey the contract: `SequentialEngine` (plain PyTorch, one network after the other; the truth),
-`BatchedEngine` (stacked weights), and three in compiled code: `FusedEngine` (dense networks, mean squared
-error), `FusedImageEngine` (networks for images) and `FusedBfloat16Engine` (dense ones on matrix tiles).
+Five engines obey the contract: `SequentialEngine` (plain PyTorch, one network after the
+other; the truth), `BatchedEngine` (stacked weights), and three in compiled code:
+`FusedEngine` (dense networks, mean squared error), `FusedImageEngine` (networks for
+images) and `FusedBfloat16Engine` (dense ones on matrix tiles).
 """
 
 from __future__ import annotations
@@ -21,30 +23,37 @@ from nablab.models.targets import check_equal_shapes
 Loss = Literal["mse", "cross_entropy"] | Callable[[Tensor, Tensor], Tensor]
 FloatArray = npt.NDArray[np.float64]
 
-# Bounds the memory of one forward pass without gradients: a 16-channel 28x28 feature map of so many
-# samples takes 0.8 GB in float32, and small dense networks still see large batches.
+# Bounds the memory of one forward pass without gradients: a 16-channel 28x28 feature
+# map of so many samples takes 0.8 GB in float32, and small dense networks still see
+# large batches.
 PREDICTED_AT_ONCE = 16384
-# Feature maps of more samples leave the cache. On one core, from 128 to 8,192 at once: 12, 11, 15 and 30 µs a
-# sample for conv16k5s2-bn-conv32k3-pool-128 in bfloat16, 74 to 198 µs for 343,000 parameters.
+# Feature maps of more samples leave the cache. On one core, from 128 to 8,192 at once:
+# 12, 11, 15 and 30 µs a sample for conv16k5s2-bn-conv32k3-pool-128 in bfloat16, 74 to
+# 198 µs for 343,000 parameters.
 CONVOLVED_AT_ONCE = 256
 
 
 class Unsupported(Exception):
-    """An engine cannot serve these networks, this loss or this optimizer; the text says why."""
+    """An engine cannot serve these networks, this loss or this optimizer; the text says
+    why.
+    """
 
 
 class Engine(Protocol):
-    """K networks of one architecture that train side by side; one loop drives every engine.
+    """K networks of one architecture that train side by side; one loop drives every
+    engine.
 
-    Constructors have the form ``Engine(modules, x, y, *, loss, optimizer, own_labels, inputs)``: K freshly
-    built modules, stored samples ``x`` of shape (N, ...), ``y`` of shape (N, ...) or, with own labels,
-    (K, N, ...), and the `Inputs` that make a network's input of stored samples. One that cannot serve
-    raises `Unsupported`.
+    Constructors have the form ``Engine(modules, x, y, *, loss, optimizer, own_labels,
+    inputs)``: K freshly built modules, stored samples ``x`` of shape (N, ...), ``y`` of
+    shape (N, ...) or, with own labels, (K, N, ...), and the `Inputs` that make a
+    network's input of stored samples. One that cannot serve raises `Unsupported`.
 
     Attributes:
-        name: ``"fused"``, ``"fused-bfloat16"``, ``"fused-images"``, ``"batched"`` or ``"sequential"``.
+        name: ``"fused"``, ``"fused-bfloat16"``, ``"fused-images"``, ``"batched"`` or
+            ``"sequential"``.
         replicas: K.
-        measures: The names of what a step gives, the loss first; empty where it is the loss alone.
+        measures: The names of what a step gives, the loss first; empty where it is the
+            loss alone.
     """
 
     name: str
@@ -56,14 +65,16 @@ class Engine(Protocol):
 
         Args:
             rates: float64 (steps,), multiplies the learning rate at each step.
-            batches: None for the full batch, else int64 (steps, K, batch_size): indices into the
-                training set.
+            batches: None for the full batch, else int64 (steps, K, batch_size): indices
+                into the training set.
 
         Returns:
-            float64 (steps, K): the loss on the step's batch at the weights before the step; or
-            (steps, K, measures) where a step gives more than one number. A frozen replica is not touched
-            and gives NaN. A replica whose loss is not finite at some step is frozen from that step on; that
-            step's row shows the loss as computed.
+            float64 (steps, K): the loss on the step's batch at the weights before the
+                step; or
+            (steps, K, measures) where a step gives more than one number. A frozen
+            replica is not touched and gives NaN. A replica whose loss is not finite at
+            some step is frozen from that step on; that step's row shows the loss as
+            computed.
         """
         ...
 
@@ -72,11 +83,15 @@ class Engine(Protocol):
         ...
 
     def predict(self, x: Tensor) -> Tensor:
-        """The outputs (K, N, ...) of all replicas for stored samples (N, ...), in eval mode, detached."""
+        """The outputs (K, N, ...) of all replicas for stored samples (N, ...), in eval
+        mode, detached.
+        """
         ...
 
     def parameters(self) -> dict[str, Tensor]:
-        """Stacked copies (K, ...) of the parameters, and of the buffers where modules have any."""
+        """Stacked copies (K, ...) of the parameters, and of the buffers where modules
+        have any.
+        """
         ...
 
     def state(self) -> dict[str, Tensor]:
@@ -89,7 +104,8 @@ class Engine(Protocol):
 
 
 def loss_function(loss: Loss) -> Callable[[Tensor, Tensor], Tensor]:
-    """The function (output, target) -> scalar for a loss given by name or as a callable.
+    """The function (output, target) -> scalar for a loss given by name or as a
+    callable.
 
     Raises:
         UsageError: There is no loss of this name.
@@ -114,7 +130,8 @@ def mean_squared_error(output: Tensor, target: Tensor) -> Tensor:
     """The mean of the squared differences over all elements.
 
     Raises:
-        UsageError: The shapes differ; PyTorch would broadcast (N, 1) against (N,) to (N, N).
+        UsageError: The shapes differ; PyTorch would broadcast (N, 1) against (N,) to
+            (N, N).
     """
     check_equal_shapes("the mean squared error", output.shape, target.shape)
     return functional.mse_loss(output, target)
@@ -129,7 +146,8 @@ NOT_COUNTED = -100  # the label that cross-entropy ignores
 
 
 def accuracy(output: Tensor, labels: Tensor) -> Tensor:
-    """The share of samples whose largest output is that of their label; labels of -100 are not counted.
+    """The share of samples whose largest output is that of their label; labels of -100
+    are not counted.
 
     Args:
         output: (N, classes).
@@ -144,14 +162,18 @@ def accuracy(output: Tensor, labels: Tensor) -> Tensor:
 
 
 def slices(samples: int, module: nn.Module, *, replicas: int = 1) -> Iterator[slice]:
-    """Cut ``samples`` into slices that ``replicas`` networks like ``module`` take at once."""
+    """Cut ``samples`` into slices that ``replicas`` networks like ``module`` take at
+    once.
+    """
     convolves = any(isinstance(part, nn.Conv2d) for part in module.modules())
     size = max(1, (CONVOLVED_AT_ONCE if convolves else PREDICTED_AT_ONCE) // replicas)
     return (slice(start, start + size) for start in range(0, samples, size))
 
 
 def mask_after_divergence(losses: FloatArray) -> FloatArray:
-    """Set what follows a replica's first non-finite loss to NaN; ``losses`` is (steps, K)."""
+    """Set what follows a replica's first non-finite loss to NaN; ``losses`` is (steps,
+    K).
+    """
     failed_before = np.zeros_like(losses, dtype=bool)
     failed_before[1:] = np.logical_or.accumulate(~np.isfinite(losses), axis=0)[:-1]
     return np.where(failed_before, np.nan, losses)

@@ -19,45 +19,53 @@ from nablab.training.inputs import Prepare, laid_out, layout
 from nablab.training.probes import Context, Probe
 from nablab.training.seeding import generator
 
-# Bounds the memory: so many samples of all replicas together go through a gradient at once.
+# Bounds the memory: so many samples of all replicas together go through a gradient at
+# once.
 AT_ONCE = 16384
 # The same for convolutions, whose feature maps take tens of kilobytes per image.
 IMAGES_AT_ONCE = 1000
-# Groups into which a sample is cut: the differences between them say how sure its norm is.
+# Groups into which a sample is cut: the differences between them say how sure its norm
+# is.
 GROUPS = 10
-# Multiplications of one gradient below which one thread takes it. Threads that wait for each other at every
-# small operation made a measurement of ten networks of 571 parameters 15 times slower where other work kept
-# the cores busy.
+# Multiplications of one gradient below which one thread takes it. Threads that wait for
+# each other at every small operation made a measurement of ten networks of 571
+# parameters 15 times slower where other work kept the cores busy.
 ONE_THREAD = 1e8
 
 
 class GradientNorms(Probe):
-    r"""Measures the gradient of every replica at chosen steps, on all samples and on a minibatch.
+    r"""Measures the gradient of every replica at chosen steps, on all samples and on a
+    minibatch.
 
-    Engines do not hand out their gradients, so each measurement costs one gradient over all data for every
-    replica, in eval mode; a minibatch costs its share. Dense networks take it all at once
-    (`torch.func.vmap`), convolutions one after the other, which is faster for them.
+    Engines do not hand out their gradients, so each measurement costs one gradient over
+    all data for every replica, in eval mode; a minibatch costs its share. Dense
+    networks take it all at once (`torch.func.vmap`), convolutions one after the other,
+    which is faster for them.
 
-    With ``samples`` the full gradient is estimated. The gradient of n samples alone would be too long:
-    :math:`E\|g_n\|^2 = \|g\|^2 + \mathrm{tr}(S)/n`, with S the covariance of single samples' gradients. So
-    the n samples are cut into ten groups, and the products of different groups' gradients are averaged:
-    :math:`E\,g_i \cdot g_j = \|g\|^2`, without a bias. Where noise makes the average negative, the norm is
+    With ``samples`` the full gradient is estimated. The gradient of n samples alone
+    would be too long: :math:`E\|g_n\|^2 = \|g\|^2 + \mathrm{tr}(S)/n`, with S the
+    covariance of single samples' gradients. So the n samples are cut into ten groups,
+    and the products of different groups' gradients are averaged: :math:`E\,g_i \cdot
+    g_j = \|g\|^2`, without a bias. Where noise makes the average negative, the norm is
     NaN. The jackknife over groups gives the standard error.
 
-    The update-to-weight ratio :math:`\|\theta_{t+1} - \theta_t\| / \|\theta_t\|` needs no gradient: the probe
-    looks at the weights once more after the next step.
+    The update-to-weight ratio :math:`\|\theta_{t+1} - \theta_t\| / \|\theta_t\|` needs
+    no gradient: the probe looks at the weights once more after the next step.
 
     Args:
         build: Makes one network, as given to `fit`.
-        data: Inputs (N, ...) and targets (N, ...), or (K, N, ...) with own labels, as given to `fit`.
+        data: Inputs (N, ...) and targets (N, ...), or (K, N, ...) with own labels, as
+            given to `fit`.
         every: Steps between measurements; steps 0 and the multiples of it are measured.
         loss: As given to `fit`.
-        minibatch: Size of the minibatch whose gradient is measured beside the full one, drawn in the order in
-            which `fit` draws batches of that size: for a training with this batch size it is the very
-            batch of the next step. None for none.
+        minibatch: Size of the minibatch whose gradient is measured beside the full one,
+            drawn in the order in which `fit` draws batches of that size: for a training
+            with this batch size it is the very batch of the next step. None for none.
         own_labels: As given to `fit`.
-        prepare: As given to `fit`; applied in parts, so that ``data`` may stay in fewer bytes.
-        samples: Estimate the full gradient from so many samples, drawn once; None for all of them.
+        prepare: As given to `fit`; applied in parts, so that ``data`` may stay in fewer
+            bytes.
+        samples: Estimate the full gradient from so many samples, drawn once; None for
+            all of them.
         updates: Whether to measure update-to-weight ratios.
 
     Attributes:
@@ -122,7 +130,8 @@ class GradientNorms(Probe):
         self._awaited = False
         self._before: dict[str, Tensor] = {}
         self._steps: list[int] = []
-        # Per measurement float64 (K, L + 1): parameter by parameter, then over all of them.
+        # Per measurement float64 (K, L + 1): parameter by parameter, then over all of
+        # them.
         self._full: list[Tensor] = []
         self._error: list[Tensor] = []
         self._batch: list[Tensor] = []
@@ -142,12 +151,16 @@ class GradientNorms(Probe):
 
     @property
     def norms(self) -> FloatArray:
-        """float64 (K, T), norms of the gradient over all samples; NaN after a replica ended."""
+        """float64 (K, T), norms of the gradient over all samples; NaN after a replica
+        ended.
+        """
         return self._table(self._full)[..., -1]
 
     @property
     def norm_errors(self) -> FloatArray:
-        """float64 (K, T), the standard errors of norms that are estimated; (K, 0) where none is."""
+        """float64 (K, T), the standard errors of norms that are estimated; (K, 0) where
+        none is.
+        """
         return self._table(self._error)[..., -1]
 
     @property
@@ -158,12 +171,16 @@ class GradientNorms(Probe):
 
     @property
     def minibatch_norms(self) -> FloatArray:
-        """float64 (K, T), norms of the gradient on each replica's minibatch; (K, 0) if there is none."""
+        """float64 (K, T), norms of the gradient on each replica's minibatch; (K, 0) if
+        there is none.
+        """
         return self._table(self._batch)[..., -1]
 
     @property
     def ratios(self) -> FloatArray:
-        """float64 (K, T), update-to-weight ratios over all parameters; NaN where no step followed."""
+        """float64 (K, T), update-to-weight ratios over all parameters; NaN where no
+        step followed.
+        """
         return self._table(self._ratio)[..., -1]
 
     @property
@@ -246,7 +263,9 @@ class GradientNorms(Probe):
     def _full_gradient(
         self, tensors: Mapping[str, Tensor], among: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """Gradients (K, ...) by name of the mean loss over all samples, or those at the indices ``among``."""
+        """Gradients (K, ...) by name of the mean loss over all samples, or those at the
+        indices ``among``.
+        """
         samples = len(self._x) if among is None else len(among)
         size = max(
             1,
@@ -274,7 +293,9 @@ class GradientNorms(Probe):
     def _estimated_norms(
         self, tensors: Mapping[str, Tensor], sample: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Norms and their standard errors, float64 (K, L + 1), from the products of groups of a sample."""
+        """Norms and their standard errors, float64 (K, L + 1), from the products of
+        groups of a sample.
+        """
         groups = [
             self._full_gradient(tensors, group)
             for group in sample.to(self._x.device).chunk(GROUPS)
@@ -318,7 +339,9 @@ class GradientNorms(Probe):
             return self._gradients_now(tensors, x, y, own_x, own_y)
 
     def _ready(self, x: Tensor, own_x: bool) -> Tensor:
-        """What the network sees of stored samples (N, ...), or (K, N, ...) where ``own_x``."""
+        """What the network sees of stored samples (N, ...), or (K, N, ...) where
+        ``own_x``.
+        """
         flat = x.flatten(0, 1) if own_x else x
         ready = laid_out(
             flat if self._prepare is None else self._prepare(flat), self._layout
@@ -340,7 +363,8 @@ class GradientNorms(Probe):
             dims = (0, 0, 0 if own_x else None, 0 if own_y else None)
             try:
                 with torch.no_grad(), warnings.catch_warnings():
-                    # Operations without a batching rule run in a hidden loop and only warn of it.
+                    # Operations without a batching rule run in a hidden loop and only
+                    # warn of it.
                     warnings.filterwarnings("error", message=".*batching rule.*")
                     return dict(
                         vmap(function, in_dims=dims, randomness="error")(
@@ -350,7 +374,8 @@ class GradientNorms(Probe):
             except (RuntimeError, NotImplementedError, UserWarning) as error:
                 if isinstance(error, torch.OutOfMemoryError):
                     raise
-                self._vectorized = False  # one replica after the other from now on, with the same results
+                # one replica after the other from now on, with the same results
+                self._vectorized = False
         found = []
         for k in range(len(tensors[self.names[0]])):
             leaves = {
@@ -418,14 +443,17 @@ class GradientNorms(Probe):
 
 
 def _drawn(samples: int, wanted: int | None) -> Tensor | None:
-    """Indices of the samples for an estimate, the same each time; None where it would be all of them."""
+    """Indices of the samples for an estimate, the same each time; None where it would
+    be all of them.
+    """
     if wanted is None or wanted >= samples:
         return None
     return torch.randperm(samples, generator=generator(0))[: wanted - wanted % GROUPS]
 
 
 def _mean_product(gram: Tensor) -> tuple[Tensor, Tensor]:
-    """The mean product of two different groups and its standard error by the jackknife, (K,) each.
+    """The mean product of two different groups and its standard error by the jackknife,
+    (K,) each.
 
     Args:
         gram: Products (K, M, M) of the gradients of M groups of one size.

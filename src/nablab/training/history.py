@@ -1,4 +1,6 @@
-"""What is known of a training so far: curves, evaluations, who ended when and why, the best weights."""
+"""What is known of a training so far: curves, evaluations, who ended when and why, the
+best weights.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,8 @@ class Goal:
     higher: frozenset[str] = frozenset()
 
     def check(self, curves: Sequence[str]) -> None:
-        """Refuse a metric that is not evaluated; without a loss there is no best, unless one is asked for.
+        """Refuse a metric that is not evaluated; without a loss there is no best,
+        unless one is asked for.
 
         Raises:
             UsageError: There is no such curve.
@@ -50,7 +53,9 @@ class Goal:
 
 
 class Best:
-    """The lowest value of a metric per replica, with its step and the weights of that moment."""
+    """The lowest value of a metric per replica, with its step and the weights of that
+    moment.
+    """
 
     def __init__(self, replicas: int) -> None:
         self.values = np.full(replicas, np.inf)
@@ -60,7 +65,9 @@ class Best:
     def update(
         self, values: FloatArray, step: int, parameters: Callable[[], Tensors]
     ) -> None:
-        """Take over the replicas whose value is lower than before; ``parameters`` is asked if any is."""
+        """Take over the replicas whose value is lower than before; ``parameters`` is
+        asked if any is.
+        """
         improved = values < self.values
         if self.tensors and not improved.any():
             return
@@ -113,9 +120,8 @@ class History:
         self._goal = goal
         self.step = 0
         self.loss_name = "loss"  # of what a step gives first
-        self.beside: dict[
-            str, FloatArray
-        ] = {}  # what it gives beside that, (K, steps) each
+        # what it gives beside that, (K, steps) each
+        self.beside: dict[str, FloatArray] = {}
         self.train_loss = np.full((replicas, steps), np.nan)
         self.active = np.ones(replicas, dtype=bool)
         self.steps_taken = np.zeros(replicas, dtype=np.int64)
@@ -141,7 +147,8 @@ class History:
         )
 
     def add_losses(self, losses: FloatArray, measures: Sequence[str] = ()) -> None:
-        """Append what the steps of a chunk gave, and end the replicas that diverged in it.
+        """Append what the steps of a chunk gave, and end the replicas that diverged in
+        it.
 
         Args:
             losses: (steps, K), or (steps, K, measures) with the loss first.
@@ -171,7 +178,8 @@ class History:
         """Append an evaluation at the present step.
 
         Returns:
-            The replicas that it ended: by a stopping rule, or because the training loss is not finite.
+            The replicas that it ended: by a stopping rule, or because the training loss
+                is not finite.
         """
         own = {
             name: np.where(self.active, values, np.nan)
@@ -238,7 +246,9 @@ class History:
     def final(
         self, engine_tensors: Tensors, losses: FloatArray
     ) -> tuple[Tensors, FloatArray]:
-        """The final weights and their training loss, after early stopping restored its best ones."""
+        """The final weights and their training loss, after early stopping restored its
+        best ones.
+        """
         losses = np.where(np.array(self.stop_reason) == "diverged", np.nan, losses)
         best = self.best_restored
         if best is None:
@@ -288,7 +298,9 @@ class History:
         facts: Mapping[str, Any],
         parameters: Callable[[], Tensors],
     ) -> None:
-        """Go on from what `state` gave: replay the evaluations for the rules, then take over the rest."""
+        """Go on from what `state` gave: replay the evaluations for the rules, then take
+        over the rest.
+        """
         steps = tensors["evaluation_steps"].tolist()
         curves = {
             name: curve.numpy() for name, curve in under("curves", tensors).items()

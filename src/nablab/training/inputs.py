@@ -1,7 +1,9 @@
-"""From stored samples to what a network sees: augmentation, preparation, memory layout, precision.
+"""From stored samples to what a network sees: augmentation, preparation, memory layout,
+precision.
 
-Samples may be stored in fewer bytes than the network computes with, such as uint8 images. A batch is
-made into the network's input when it is needed, on the device where it lies.
+Samples may be stored in fewer bytes than the network computes with, such as uint8
+images. A batch is made into the network's input when it is needed, on the device where
+it lies.
 """
 
 from __future__ import annotations
@@ -27,12 +29,14 @@ class Inputs:
     """How a batch of samples becomes a network's input.
 
     Attributes:
-        prepare: Stored samples to inputs, for every batch, whether trained on or evaluated; None for none.
-        augment: (stored samples, generator) to stored samples, for training batches only.
-        bfloat16: Multiply in bfloat16 where that is safe (`torch.autocast`); weights, losses, sums of
-            gradients and optimizer steps stay in float32.
-        automatic: Whether the precision was left to the laboratory: an engine that is faster in float32 may
-            use that.
+        prepare: Stored samples to inputs, for every batch, whether trained on or
+            evaluated; None for none.
+        augment: (stored samples, generator) to stored samples, for training batches
+            only.
+        bfloat16: Multiply in bfloat16 where that is safe (`torch.autocast`); weights,
+            losses, sums of gradients and optimizer steps stay in float32.
+        automatic: Whether the precision was left to the laboratory: an engine that is
+            faster in float32 may use that.
     """
 
     prepare: Prepare | None = None
@@ -45,7 +49,9 @@ class Inputs:
         return x if self.prepare is None else self.prepare(x)
 
     def augmented(self, x: Tensor, seed: int, step: int) -> Tensor:
-        """A training batch as augmented for one replica at one step: a function of seed and step alone."""
+        """A training batch as augmented for one replica at one step: a function of seed
+        and step alone.
+        """
         if self.augment is None:
             return x
         return self.augment(x, generator(derive(seed, "augment", step)))
@@ -56,7 +62,10 @@ class Inputs:
 
     def text(self) -> str:
         """All of it in words, for a checkpoint's fingerprint."""
-        return f"prepare={self.prepare!r}, augment={self.augment!r}, bfloat16={self.bfloat16}"
+        return (
+            f"prepare={self.prepare!r}, augment={self.augment!r}, "
+            f"bfloat16={self.bfloat16}"
+        )
 
 
 def make_inputs(
@@ -68,7 +77,8 @@ def make_inputs(
     """Check the precision, and decide it where it is ``"auto"``.
 
     Raises:
-        UsageError: An unknown precision, or bfloat16 on a device that has no autocast for it.
+        UsageError: An unknown precision, or bfloat16 on a device that has no autocast
+            for it.
     """
     if precision not in get_args(Precision):
         raise unknown("precision", precision, get_args(Precision))
@@ -85,8 +95,8 @@ def make_inputs(
 def multiplies_bfloat16_fast(device: torch.device) -> bool:
     """Whether the hardware has units for products of bfloat16 matrices.
 
-    On a CPU these are AMX tiles; AVX-512 alone gains little and loses precision. On CUDA they are there
-    since compute capability 8.0.
+    On a CPU these are AMX tiles; AVX-512 alone gains little and loses precision. On
+    CUDA they are there since compute capability 8.0.
     """
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
@@ -94,14 +104,18 @@ def multiplies_bfloat16_fast(device: torch.device) -> bool:
 
 
 def layout(module: nn.Module) -> torch.memory_format:
-    """The memory layout in which the network runs fastest: channels last for convolutions in two dimensions.
+    """The memory layout in which the network runs fastest: channels last for
+    convolutions in two dimensions.
 
-    LeNet in batches of 64 to 512 took 0.83 to 0.93 of the time so, on a CPU with AVX-512.
+    LeNet in batches of 64 to 512 took 0.83 to 0.93 of the time so, on a CPU with
+    AVX-512.
     """
     convolves = any(isinstance(part, nn.Conv2d) for part in module.modules())
     return torch.channels_last if convolves else torch.contiguous_format
 
 
 def laid_out(x: Tensor, memory_format: torch.memory_format) -> Tensor:
-    """``x`` in a memory layout that is meant for batches of images; others stay as they are."""
+    """``x`` in a memory layout that is meant for batches of images; others stay as they
+    are.
+    """
     return x.contiguous(memory_format=memory_format) if x.ndim == 4 else x

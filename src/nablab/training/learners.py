@@ -1,7 +1,8 @@
 """Learners: whatever takes a step on a batch, with one network or several.
 
-A learner says how one trial starts and what a step does. Which samples a step gets, the schedule, the
-evaluations, checkpoints, stopping and the replicas are the loop's business: a learner writes no code for it.
+A learner says how one trial starts and what a step does. Which samples a step gets, the
+schedule, the evaluations, checkpoints, stopping and the replicas are the loop's
+business: a learner writes no code for it.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from nablab.errors import UsageError
 from nablab.training.engine import Loss
 from nablab.training.moments import Moment
 
-Batch = Any  # what a data set gives for some indices: tensors in dictionaries, tuples and lists
+# what a data set gives for some indices: tensors in dictionaries, tuples and lists
+Batch = Any
 Values = Mapping[str, Tensor | tuple[Tensor, Tensor]]
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 
@@ -37,19 +39,23 @@ class State:
 
 
 class Learner:
-    """Anything that learns from batches. Derive from it and define `start`, `step` and `evaluate`.
+    """Anything that learns from batches. Derive from it and define `start`, `step` and
+    `evaluate`.
 
     Attributes:
-        batches_per_step: How many batches `step` gets: a GAN with five critic steps takes six.
+        batches_per_step: How many batches `step` gets: a GAN with five critic steps
+            takes six.
     """
 
     batches_per_step: int = 1
 
     def start(self, optimizer: MakeOptimizer) -> State:
-        """Make the networks of one trial; called as if after ``torch.manual_seed(seed)``.
+        """Make the networks of one trial; called as if after
+        ``torch.manual_seed(seed)``.
 
         Args:
-            optimizer: Makes the recipe's optimizer for parameters, with this trial's numbers.
+            optimizer: Makes the recipe's optimizer for parameters, with this trial's
+                numbers.
         """
         raise NotImplementedError(f"{type(self).__name__} must define start()")
 
@@ -61,42 +67,51 @@ class Learner:
         Learning rates are the schedule's already. Draw random numbers from ``moment``.
 
         Returns:
-            Scalars by name, the same names at every step; the first one is the loss that progress shows. A
-            value that is not finite ends the trial as diverged.
+            Scalars by name, the same names at every step; the first one is the loss
+            that progress shows. A value that is not finite ends the trial as diverged.
         """
         raise NotImplementedError(f"{type(self).__name__} must define step()")
 
     def evaluate(self, state: State, batch: Batch, moment: Moment) -> Values:
-        """Measure a batch of an evaluated set, networks in evaluation mode, without gradients.
+        """Measure a batch of an evaluated set, networks in evaluation mode, without
+        gradients.
 
         Returns:
-            By name, the mean over the batch's samples, or a pair (sum, count) where the mean over a set is
-            not that over its samples, such as a loss per token. Evaluated as ``"<set>_<name>"``.
+            By name, the mean over the batch's samples, or a pair (sum, count) where the
+            mean over a set is not that over its samples, such as a loss per token.
+            Evaluated as ``"<set>_<name>"``.
         """
         return {}
 
     def outputs(self, state: State, batch: Batch, moment: Moment) -> Any:
-        """Compute what the recipe's metrics score, in evaluation mode, without gradients."""
+        """Compute what the recipe's metrics score, in evaluation mode, without
+        gradients.
+        """
         raise UsageError(
-            f"{type(self).__name__} says nothing of its outputs, so the recipe's metrics have nothing to "
-            "score. Define outputs(state, batch, moment)."
+            f"{type(self).__name__} says nothing of its outputs, so the recipe's "
+            "metrics have nothing to score. Define outputs(state, batch, moment)."
         )
 
 
 @dataclass(frozen=True)
 class Minimize(Learner):
-    """One network, one optimizer and any loss: autoencoders, variational ones, sequence models, penalties.
+    """One network, one optimizer and any loss: autoencoders, variational ones, sequence
+    models, penalties.
 
-    Where `torch.func.vmap` can run the loss, all trials of a condition are computed as one batch, with one
-    number of ``moment.hyper`` for each. That needs random numbers from ``moment.normal`` and
-    ``moment.uniform``, batches of one shape, and a network without buffers.
+    Where `torch.func.vmap` can run the loss, all trials of a condition are computed as
+    one batch, with one number of ``moment.hyper`` for each. That needs random numbers
+    from ``moment.normal`` and ``moment.uniform``, batches of one shape, and a network
+    without buffers.
 
     Attributes:
         build: Makes one untrained network.
-        loss: ``loss(net, batch, moment)`` gives scalar means over the batch by name; ``"loss"`` is minimized,
-            the others become curves. It is evaluated in evaluation mode on held-out sets.
-        clip_norm: The largest Euclidean norm of a gradient; longer ones are scaled to it.
-        read: ``read(net, batch)`` gives what metrics score; by default ``net(batch["x"])``.
+        loss: ``loss(net, batch, moment)`` gives scalar means over the batch by name;
+            ``"loss"`` is minimized, the others become curves. It is evaluated in
+            evaluation mode on held-out sets.
+        clip_norm: The largest Euclidean norm of a gradient; longer ones are scaled to
+            it.
+        read: ``read(net, batch)`` gives what metrics score; by default
+            ``net(batch["x"])``.
     """
 
     build: Callable[[], nn.Module]
@@ -140,12 +155,14 @@ class Minimize(Learner):
         """The loss and what stands beside it, the loss first.
 
         Raises:
-            UsageError: The function gives no mapping with the entry ``"loss"``, or no scalars.
+            UsageError: The function gives no mapping with the entry ``"loss"``, or no
+                scalars.
         """
         found = self.loss(net, batch, moment)
         if not isinstance(found, Mapping) or "loss" not in found:
             raise UsageError(
-                f"The loss of Minimize must give scalars by name, with 'loss' among them; it gave "
+                "The loss of Minimize must give scalars by name, with 'loss' among "
+                "them; it gave "
                 f"{sorted(found) if isinstance(found, Mapping) else type(found).__name__}."
             )
         bad = {name: tuple(value.shape) for name, value in found.items() if value.ndim}
@@ -161,11 +178,13 @@ class Minimize(Learner):
 
 @dataclass(frozen=True)
 class Supervised:
-    """A network and a loss of (output, target): the case that the compiled engines know.
+    """A network and a loss of (output, target): the case that the compiled engines
+    know.
 
     Attributes:
         build: Makes one untrained network.
-        loss: ``"mse"``, ``"cross_entropy"`` (integer labels) or a function (output, target) -> scalar tensor.
+        loss: ``"mse"``, ``"cross_entropy"`` (integer labels) or a function (output,
+            target) -> scalar tensor.
     """
 
     build: Callable[[], nn.Module]

@@ -25,7 +25,8 @@ from nablab.training.seeding import Built, built
 from nablab.training.stopping import Rule
 from nablab.training.task import device_named
 
-# Stacked trials of a small autoencoder take 1.3 times as long with two trials, and a half with eight.
+# Stacked trials of a small autoencoder take 1.3 times as long with two trials, and a
+# half with eight.
 FEWEST_TOGETHER = 3
 
 
@@ -111,7 +112,8 @@ class LearnerTask:
     def engine(
         self, on_note: Callable[[str], None], *, name: str | None = None
     ) -> Engine:
-        """Start the trials and the engine that trains them; a given ``name`` allows only that one.
+        """Start the trials and the engine that trains them; a given ``name`` allows
+        only that one.
 
         Raises:
             UsageError: None can serve.
@@ -275,8 +277,9 @@ def _dataset(data: Any) -> Dataset:
         return Arrays(**data)
     if not hasattr(data, "batch"):
         raise UsageError(
-            "A learner's data are a data set (nablab.training.Arrays, Sequences, or your own with batch()), "
-            f"or tensors by name such as dict(x=..., y=...); got {type(data).__name__}."
+            "A learner's data are a data set (nablab.training.Arrays, Sequences, or "
+            "your own with batch()), or tensors by name such as dict(x=..., y=...); "
+            f"got {type(data).__name__}."
         )
     found: Dataset = data
     return found
@@ -319,7 +322,8 @@ def _hyper(
         )
         if len(values) != trials:
             raise UsageError(
-                f"hyper '{name}' has {len(values)} values for {trials} trials. Give one each."
+                f"hyper '{name}' has {len(values)} values for {trials} "
+                "trials. Give one each."
             )
         for row, own in zip(rows, values, strict=True):
             row[name] = own

@@ -1,7 +1,9 @@
-"""The one training loop: it drives every engine from event to event and keeps what they leave behind.
+"""The one training loop: it drives every engine from event to event and keeps what they
+leave behind.
 
-An event is an evaluation, a probe's turn, or about 0.2 s of work (to report, save or stop). Between
-two events the engine runs a chunk of steps on its own. Where the chunks are cut never changes a number.
+An event is an evaluation, a probe's turn, or about 0.2 s of work (to report, save or
+stop). Between two events the engine runs a chunk of steps on its own. Where the chunks
+are cut never changes a number.
 """
 
 from __future__ import annotations
@@ -34,9 +36,11 @@ from nablab.training.schedules import Constant, Schedule
 from nablab.training.stopping import Rule, check_metrics
 from nablab.training.task import Pair, make_task
 
-# A person feels a reaction within 0.2 s as prompt; shorter chunks would only cost calls.
+# A person feels a reaction within 0.2 s as prompt; shorter chunks would only cost
+# calls.
 SECONDS_PER_CHUNK = 0.2
-# A first chunk may be slow for reasons of its own, so estimates of the speed are trusted by and by.
+# A first chunk may be slow for reasons of its own, so estimates of the speed are
+# trusted by and by.
 CHUNK_GROWTH = 8
 
 _logger = logging.getLogger("nablab.training")
@@ -50,7 +54,8 @@ class Progress:
         step: Steps taken.
         steps: The budget.
         replica_steps_per_second: Steps per second times the replicas that still train.
-        train_loss: The median over these replicas of the latest loss; NaN if none is left.
+        train_loss: The median over these replicas of the latest loss; NaN if none is
+            left.
     """
 
     step: int
@@ -89,36 +94,46 @@ def fit(
     """Train one network per seed, all of one architecture, side by side.
 
     Args:
-        build: Makes one untrained network; called once per seed, as if after ``torch.manual_seed(seed)``.
+        build: Makes one untrained network; called once per seed, as if after
+            ``torch.manual_seed(seed)``.
         data: Inputs (N, ...) and targets (N, ...), tensors or arrays.
         seeds: One per replica, for the weights, the order of the samples and dropout.
         steps: Optimizer steps, at most.
-        loss: ``"mse"``, ``"cross_entropy"`` (integer labels) or a function (output, target) -> scalar tensor.
-        optimizer: A specification such as `Adam`; each number may be a sequence, one per replica.
+        loss: ``"mse"``, ``"cross_entropy"`` (integer labels) or a function (output,
+            target) -> scalar tensor.
+        optimizer: A specification such as `Adam`; each number may be a sequence, one
+            per replica.
         schedule: Multiplies the learning rate.
-        batch_size: Samples per step, drawn without replacement, reshuffled each epoch, the last batch
-            of an epoch smaller; None for all samples at each step.
+        batch_size: Samples per step, drawn without replacement, reshuffled each epoch,
+            the last batch of an epoch smaller; None for all samples at each step.
         own_labels: The targets are (K, N, ...), one set per replica.
-        prepare: Makes the network's input of a batch of stored samples, such as `nablab.data.Normalize`;
-            applied whenever the network runs, so that the data may stay in fewer bytes.
-        augment: (stored samples, generator) to stored samples, for training batches, before ``prepare``.
-        precision: ``"float32"``; ``"bfloat16"`` for products in half the bytes (`torch.autocast`); or
-            ``"auto"``: bfloat16 where the hardware multiplies it fast.
-        train_samples: The first so many training samples stand for all in evaluations; None for all.
-        held_out: Further data by name, (inputs, targets) each, evaluated as ``"<name>_loss"`` and, with
-            cross-entropy, ``"<name>_accuracy"``; the targets may be `OwnLabels`. With cross-entropy a label
-            of -100 is counted nowhere.
-        eval_every: Steps between evaluations; None for about 100 evaluations. The weights before
-            training and at the end are evaluated too.
+        prepare: Makes the network's input of a batch of stored samples, such as
+            `nablab.data.Normalize`; applied whenever the network runs, so that the data
+            may stay in fewer bytes.
+        augment: (stored samples, generator) to stored samples, for training batches,
+            before ``prepare``.
+        precision: ``"float32"``; ``"bfloat16"`` for products in half the bytes
+            (`torch.autocast`); or ``"auto"``: bfloat16 where the hardware multiplies it
+            fast.
+        train_samples: The first so many training samples stand for all in evaluations;
+            None for all.
+        held_out: Further data by name, (inputs, targets) each, evaluated as
+            ``"<name>_loss"`` and, with cross-entropy, ``"<name>_accuracy"``; the
+            targets may be `OwnLabels`. With cross-entropy a label of -100 is counted
+            nowhere.
+        eval_every: Steps between evaluations; None for about 100 evaluations. The
+            weights before training and at the end are evaluated too.
         stop: Rules that end a replica at an evaluation.
         converged: A rule that only flags, such as `Plateau`.
         probes: Look at training while it runs.
-        replicas: ``"auto"``, ``"batched"`` (as one batch or not at all) or ``"sequential"``.
+        replicas: ``"auto"``, ``"batched"`` (as one batch or not at all) or
+            ``"sequential"``.
         device: ``"cpu"``, ``"cuda"`` or ``"mps"``.
-        checkpoint: Where to save the state; an interrupted training goes on from there, and ends with
-            the same bytes on the CPU as an uninterrupted one.
+        checkpoint: Where to save the state; an interrupted training goes on from there,
+            and ends with the same bytes on the CPU as an uninterrupted one.
         on_progress: Called at most every 0.2 s or so.
-        should_stop: Asked about every 0.2 s; once true, the state is saved and `Interrupted` raised.
+        should_stop: Asked about every 0.2 s; once true, the state is saved and
+            `Interrupted` raised.
         on_note: Told each automatic choice and its reason; logged if not given.
 
     Returns:
@@ -174,16 +189,21 @@ def train(
     """Train a learner, one trial per seed, side by side where that is possible.
 
     Args:
-        learner: `Supervised`, `Minimize`, or a `Learner` of one's own with one network or several.
-        data: For `Supervised` inputs (N, ...) and targets (N, ...); else a `Dataset`, or tensors by name.
+        learner: `Supervised`, `Minimize`, or a `Learner` of one's own with one network
+            or several.
+        data: For `Supervised` inputs (N, ...) and targets (N, ...); else a `Dataset`,
+            or tensors by name.
         recipe: How.
-        seeds: One per trial, for the weights, the order of the samples and all that a step draws.
-        replicas: ``"auto"``, ``"batched"`` (as one batch or not at all) or ``"sequential"``.
+        seeds: One per trial, for the weights, the order of the samples and all that a
+            step draws.
+        replicas: ``"auto"``, ``"batched"`` (as one batch or not at all) or
+            ``"sequential"``.
         device: ``"cpu"``, ``"cuda"`` or ``"mps"``.
-        checkpoint: Where to save the state; an interrupted training goes on from there, and ends with
-            the same bytes on the CPU as an uninterrupted one.
+        checkpoint: Where to save the state; an interrupted training goes on from there,
+            and ends with the same bytes on the CPU as an uninterrupted one.
         on_progress: Called at most every 0.2 s or so.
-        should_stop: Asked about every 0.2 s; once true, the state is saved and `Interrupted` raised.
+        should_stop: Asked about every 0.2 s; once true, the state is saved and
+            `Interrupted` raised.
         on_note: Told each automatic choice and its reason; logged if not given.
 
     Returns:
@@ -199,7 +219,9 @@ def train(
 
 
 class TrainingTask(Protocol):
-    """What the loop needs to know: checked options and data, the engine and the evaluations."""
+    """What the loop needs to know: checked options and data, the engine and the
+    evaluations.
+    """
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -285,7 +307,9 @@ def task_of(
 
 
 class _Run:
-    """One training: the engine, the history and the probes, moved together from event to event."""
+    """One training: the engine, the history and the probes, moved together from event
+    to event.
+    """
 
     def __init__(
         self,
@@ -312,9 +336,8 @@ class _Run:
         self._history = self._fresh_history()
         self._fingerprint = task.fingerprint(self._engine) if checkpoint else {}
         self._chunk = 1
-        self._latest: dict[
-            str, FloatArray
-        ] = {}  # of all replicas, those that ended included
+        # of all replicas, those that ended included
+        self._latest: dict[str, FloatArray] = {}
         self._latest_step = -1
         if checkpoint and Path(checkpoint.path).exists():
             self._resume(checkpoint)
@@ -395,9 +418,8 @@ class _Run:
             self._task.evaluate(self._engine),
             self._history.step,
         )
-        if (
-            not self._history.evaluation_steps
-        ):  # what a learner evaluates is known only now
+        # what a learner evaluates is known only now
+        if not self._history.evaluation_steps:
             check_metrics(self._rules(), list(self._latest))
             self._task.goal.check(list(self._latest))
         self._engine.freeze(
@@ -459,7 +481,8 @@ class _Run:
             self._engine = self._engine_named(facts["engine"])
         except UnusableCheckpoint as reason:
             self._on_note(
-                f"The checkpoint {checkpoint.path} is not used: {reason}. Training starts from step 0."
+                f"The checkpoint {checkpoint.path} is not used: {reason}. Training "
+                "starts from step 0."
             )
             return
         self._take_over(tensors, facts)

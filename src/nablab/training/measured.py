@@ -1,8 +1,9 @@
 """Which of two engines is faster for a network, measured once on this machine and kept.
 
-Between a compiled engine in float32 and PyTorch in bfloat16 the winner depends on the layers, the batch and
-the processor, and no count of operations tells it. A few steps of one replica do. The answer lies in the
-user's cache folder, so that the next training of the same kind takes the same engine.
+Between a compiled engine in float32 and PyTorch in bfloat16 the winner depends on the
+layers, the batch and the processor, and no count of operations tells it. A few steps of
+one replica do. The answer lies in the user's cache folder, so that the next training of
+the same kind takes the same engine.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ def milliseconds(
 
     Args:
         key: Everything on which the answer depends, beside this machine and PyTorch.
-        engines: What makes each engine and the indices (steps, K, batch) of its batches; called to measure.
+        engines: What makes each engine and the indices (steps, K, batch) of its
+            batches; called to measure.
     """
     path = folder() / f"{_digest(key)}.json"
     known = _read(path, set(engines))
@@ -55,15 +57,15 @@ def milliseconds(
 
 @contextmanager
 def _alone(path: Path) -> Iterator[None]:
-    """Processes that ask at the same time get one answer, or they would train with different engines."""
+    """Processes that ask at the same time get one answer, or they would train with
+    different engines.
+    """
     lock = filelock.FileLock(path, timeout=LONGEST_SECONDS)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire()
-    except (
-        OSError,
-        filelock.Timeout,
-    ):  # the folder cannot be written, or is on a disk without locks
+    # the folder cannot be written, or is on a disk without locks
+    except (OSError, filelock.Timeout):
         yield
         return
     try:
@@ -73,7 +75,9 @@ def _alone(path: Path) -> Iterator[None]:
 
 
 def folder() -> Path:
-    """Where answers are kept: ``$NABLAB_CACHE/engines``, or below the user's cache folder."""
+    """Where answers are kept: ``$NABLAB_CACHE/engines``, or below the user's cache
+    folder.
+    """
     return (
         Path(os.environ.get("NABLAB_CACHE") or platformdirs.user_cache_dir("nablab"))
         / "engines"
@@ -125,10 +129,8 @@ def _measure(
 
 def _measured(made: Mapping[str, tuple[Engine, Tensor]]) -> dict[str, float]:
     best = dict.fromkeys(made, float("inf"))
-    for (
-        engine,
-        batches,
-    ) in made.values():  # the first step sets up what later ones use again
+    # the first step sets up what later ones use again
+    for engine, batches in made.values():
         engine.advance(np.ones(1), batches[:1])
     for _ in range(ROUNDS):
         for name, (engine, batches) in made.items():

@@ -31,15 +31,16 @@ class Source(Protocol):
 class Moment:
     """What a learner is told of the step that it takes.
 
-    The random numbers are a function of the trial's seed and the step, so a resumed training draws what an
-    undisturbed one draws, and a trial draws the same whoever shares its batch.
+    The random numbers are a function of the trial's seed and the step, so a resumed
+    training draws what an undisturbed one draws, and a trial draws the same whoever
+    shares its batch.
 
     Attributes:
         step: Steps taken before this one.
         steps: The budget.
         rate: What the schedule multiplies the learning rates with.
-        hyper: This trial's numbers by name, such as ``{"beta": 4.0}``; tensors without axes where several
-            trials are computed at once.
+        hyper: This trial's numbers by name, such as ``{"beta": 4.0}``; tensors without
+            axes where several trials are computed at once.
         source: Where the random numbers come from.
     """
 
@@ -54,14 +55,17 @@ class Moment:
         return self.source.normal(shape)
 
     def uniform(self, *shape: int) -> Tensor:
-        """Independent values from 0 to 1, 1 excluded, float32; below p with probability p."""
+        """Independent values from 0 to 1, 1 excluded, float32; below p with probability
+        p.
+        """
         return self.source.uniform(shape)
 
     @property
     def generator(self) -> torch.Generator:
         """For what `normal` and `uniform` cannot draw; on the CPU.
 
-        A learner that uses it trains one trial after the other: see `nablab.training.Minimize`.
+        A learner that uses it trains one trial after the other: see
+        `nablab.training.Minimize`.
         """
         return self.source.generator
 

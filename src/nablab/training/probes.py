@@ -1,4 +1,6 @@
-"""Probes: code of an experiment that looks at training while it runs, or ends a replica."""
+"""Probes: code of an experiment that looks at training while it runs, or ends a
+replica.
+"""
 
 from __future__ import annotations
 
@@ -19,9 +21,12 @@ class Context:
         steps: The budget.
         epoch: Epochs completed.
         seeds: One per replica.
-        engine: Gives `predict` and `parameters` at the present weights; a probe must not train with it.
-        losses: float64 (K, step), the training loss before every step so far; NaN after a replica ended.
-        stop: ``stop(replica)`` ends one replica here; its stop reason is then ``"probe"``.
+        engine: Gives `predict` and `parameters` at the present weights; a probe must
+            not train with it.
+        losses: float64 (K, step), the training loss before every step so far; NaN after
+            a replica ended.
+        stop: ``stop(replica)`` ends one replica here; its stop reason is then
+            ``"probe"``.
     """
 
     step: int
@@ -37,7 +42,8 @@ class Probe:
     """Override what you need; every method does nothing by default.
 
     Attributes:
-        every: `on_step_end` is called when the number of steps taken is a multiple of it.
+        every: `on_step_end` is called when the number of steps taken is a multiple of
+            it.
     """
 
     every: int = 1
@@ -55,7 +61,9 @@ class Probe:
         """After the last step, before early stopping restores any weights."""
 
     def state(self) -> dict[str, Tensor]:
-        """What a checkpoint must keep so that a resumed training ends with the same findings."""
+        """What a checkpoint must keep so that a resumed training ends with the same
+        findings.
+        """
         return {}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:

@@ -25,25 +25,29 @@ class Recipe:
     Attributes:
         steps: Optimizer steps, at most; or give ``epochs``.
         epochs: Passes over the training set, at most.
-        batch_size: Samples per batch, drawn without replacement, reshuffled each epoch, the last batch of an
-            epoch smaller; None for all samples at each step.
-        optimizer: A specification such as `Adam`; each number may be a sequence, one per trial.
+        batch_size: Samples per batch, drawn without replacement, reshuffled each epoch,
+            the last batch of an epoch smaller; None for all samples at each step.
+        optimizer: A specification such as `Adam`; each number may be a sequence, one
+            per trial.
         schedule: Multiplies the learning rate.
-        train_samples: The first so many training samples stand for all in evaluations; None for all, 0 for
-            no evaluation on the training set.
+        train_samples: The first so many training samples stand for all in evaluations;
+            None for all, 0 for no evaluation on the training set.
         held_out: Further data by name, evaluated as ``"<name>_loss"`` and so on.
-        eval_every: Steps between evaluations; None for about 100 evaluations. The state before training and
-            at the end is evaluated too.
+        eval_every: Steps between evaluations; None for about 100 evaluations. The state
+            before training and at the end is evaluated too.
         best: The evaluated curve whose best moment's weights are kept.
         stop: Rules that end a trial at an evaluation.
         converged: A rule that only flags, such as `Plateau`.
         probes: Look at training while it runs.
-        sampler: Which samples stand in which batch, instead of ``batch_size``; for learners.
+        sampler: Which samples stand in which batch, instead of ``batch_size``; for
+            learners.
         hyper: Numbers of each trial by name, or one for all; for learners.
         metrics: Scores over whole sets by name; for learners.
         own_labels: The targets are (K, N, ...), one set per trial; for `Supervised`.
-        prepare: Makes the network's input of a batch of stored samples; for `Supervised`.
-        augment: (stored samples, generator) to stored samples, before ``prepare``; for `Supervised`.
+        prepare: Makes the network's input of a batch of stored samples; for
+            `Supervised`.
+        augment: (stored samples, generator) to stored samples, before ``prepare``; for
+            `Supervised`.
         precision: ``"float32"``, ``"bfloat16"`` or ``"auto"``; for `Supervised`.
     """
 

@@ -1,4 +1,6 @@
-"""A probe that keeps the weights of all replicas at regular steps: the paths of training."""
+"""A probe that keeps the weights of all replicas at regular steps: the paths of
+training.
+"""
 
 from __future__ import annotations
 
@@ -16,19 +18,22 @@ from nablab.training.probes import Context, Probe
 
 
 class WeightRecorder(Probe):
-    """Keeps the weights of every replica before training, at every ``every``-th step, and at the end.
+    """Keeps the weights of every replica before training, at every ``every``-th step,
+    and at the end.
 
-    They are kept on the CPU in their own dtype and are part of checkpoints. K replicas of P float32 weights
-    at T points take 4·K·T·P bytes. A replica that ended keeps its last weights; one that diverged may hold
-    NaN from there on.
+    They are kept on the CPU in their own dtype and are part of checkpoints. K replicas
+    of P float32 weights at T points take 4·K·T·P bytes. A replica that ended keeps its
+    last weights; one that diverged may hold NaN from there on.
 
     Args:
         every: Steps between two points.
-        parameters: Names or glob patterns of the parameters (and buffers) to keep, such as ``"0.*"``.
+        parameters: Names or glob patterns of the parameters (and buffers) to keep, such
+            as ``"0.*"``.
         replicas: Keep only the first so many replicas; None for all.
 
     Raises:
-        UsageError: ``every`` or ``replicas`` is below 1; when training starts, a pattern without a match.
+        UsageError: ``every`` or ``replicas`` is below 1; when training starts, a
+            pattern without a match.
 
     >>> from torch import nn
     >>> from nablab import training
@@ -52,7 +57,8 @@ class WeightRecorder(Probe):
             )
         if replicas is not None and replicas < 1:
             raise UsageError(
-                f"replicas={replicas} is impossible: give 1 or more, or leave it out for all."
+                f"replicas={replicas} is impossible: give 1 or more, or "
+                "leave it out for all."
             )
         self.every, self._replicas = every, replicas
         self._patterns = (
@@ -75,14 +81,18 @@ class WeightRecorder(Probe):
         }
 
     def path(self, replica: int) -> list[dict[str, Tensor]]:
-        """The T points of one replica, each as tensors by name: what `trajectory_pca` takes."""
+        """The T points of one replica, each as tensors by name: what `trajectory_pca`
+        takes.
+        """
         return [
             {name: tensor[replica] for name, tensor in point.items()}
             for point in self._points
         ]
 
     def on_train_begin(self, context: Context) -> None:
-        """Keep the weights before the first step; a recorder that is used again forgets what it kept."""
+        """Keep the weights before the first step; a recorder that is used again forgets
+        what it kept.
+        """
         if context.step == 0:
             self._steps, self._points = [], []
             self._keep(context)
@@ -111,7 +121,8 @@ class WeightRecorder(Probe):
             for n, t in state.items()
             if n.startswith("weights/")
         }
-        # Copies: the checkpoint's tensors may be views of one file that is about to be replaced.
+        # Copies: the checkpoint's tensors may be views of one file that is about to be
+        # replaced.
         self._points = [
             {n: t[index].clone() for n, t in stacked.items()}
             for index in range(len(self._steps))
@@ -138,7 +149,9 @@ class WeightRecorder(Probe):
 
 
 def path_array(path: Sequence[Mapping[str, Tensor]]) -> npt.NDArray[Any]:
-    """The T points of a path as one array (T, P), for a store; `path_from_array` goes back."""
+    """The T points of a path as one array (T, P), for a store; `path_from_array` goes
+    back.
+    """
     return torch.stack(
         [torch.cat([t.reshape(-1) for t in point.values()]) for point in path]
     ).numpy()
@@ -147,7 +160,9 @@ def path_array(path: Sequence[Mapping[str, Tensor]]) -> npt.NDArray[Any]:
 def path_from_array(
     rows: npt.NDArray[Any], module: nn.Module
 ) -> list[dict[str, Tensor]]:
-    """The points (T, P) as tensors by parameter of a module of the same architecture; memory is shared."""
+    """The points (T, P) as tensors by parameter of a module of the same architecture;
+    memory is shared.
+    """
     parameters = dict(module.named_parameters())
     parts = torch.split(
         torch.from_numpy(rows), [p.numel() for p in parameters.values()], dim=1

@@ -1,6 +1,8 @@
-"""Whether networks that were built under different seeds are replicates: alike in kind, apart in weights.
+"""Whether networks that were built under different seeds are replicates: alike in kind,
+apart in weights.
 
-Copies of one draw look like a perfectly certain result: an interval of no width that says nothing.
+Copies of one draw look like a perfectly certain result: an interval of no width that
+says nothing.
 """
 
 from __future__ import annotations
@@ -19,11 +21,12 @@ from nablab.training.seeding import Built, SharedStart, built, derive
 
 RUNNING = ("running_mean", "running_var", "num_batches_tracked")
 FRESH = (
-    "Let the function build a new network at each call, and draw its weights from PyTorch's global "
-    "generator, as PyTorch's layers do."
+    "Let the function build a new network at each call, and draw its weights from "
+    "PyTorch's global generator, as PyTorch's layers do."
 )
 
-# What trains in a network that was handed out, and to which training; forgotten with the tensor.
+# What trains in a network that was handed out, and to which training; forgotten with
+# the tensor.
 _handed_out: MutableMapping[Tensor, weakref.ref[Any]] = WeakIdKeyDictionary()
 
 
@@ -36,19 +39,22 @@ def check_replicates(
     varies: Callable[[], bool],
     on_note: Callable[[str], None],
 ) -> None:
-    """Refuse networks that share weights or are copies of one draw; say where only the rest differs by seed.
+    """Refuse networks that share weights or are copies of one draw; say where only the
+    rest differs by seed.
 
     Args:
         networks: What ``build`` made, one per seed.
         build: Builds one more where there is a single seed.
         seeds: One per network.
         training: Stands for the training that they are for; may build anew.
-        varies: Whether anything but the first weights depends on the seed: batches, labels, dropout.
+        varies: Whether anything but the first weights depends on the seed: batches,
+            labels, dropout.
         on_note: Told where seeds share their first weights.
 
     Raises:
-        UsageError: A network or trainable weight was handed out twice; the function seeds a generator, so
-            that all seeds have the same weights; or all seeds would give the same trial.
+        UsageError: A network or trainable weight was handed out twice; the function
+            seeds a generator, so that all seeds have the same weights; or all seeds
+            would give the same trial.
     """
     _check_apart([network.module for network in networks], training)
     if isinstance(build, SharedStart):
@@ -60,17 +66,20 @@ def check_replicates(
     generators = first.generators_equal(other)
     if generators:
         raise UsageError(
-            f"The function that builds {name} sets the seed of {' and '.join(generators)} itself, so every "
-            f"seed gets the same weights and the seeds are no repetitions. Remove that line. {FRESH}"
+            f"The function that builds {name} sets the seed of "
+            f"{' and '.join(generators)} itself, so every seed gets the same weights "
+            f"and the seeds are no repetitions. Remove that line. {FRESH}"
         )
     if len(networks) > 1 and not varies():
         raise UsageError(
-            f"{name} starts from the same weights under every seed, and nothing else depends on the seed "
-            f"(all samples at each step, no dropout): the trials would be copies of one. {FRESH}"
+            f"{name} starts from the same weights under every seed, and nothing else "
+            "depends on the seed (all samples at each step, no dropout): the trials "
+            f"would be copies of one. {FRESH}"
         )
     on_note(
-        f"{name} starts from the same weights under every seed: seeds differ in the rest only, such as the "
-        "order of samples, and intervals say nothing of other weights."
+        f"{name} starts from the same weights under every seed: seeds differ in the "
+        "rest only, such as the order of samples, and intervals say nothing of other "
+        "weights."
     )
 
 
@@ -97,7 +106,9 @@ def _states(device: torch.device) -> list[Tensor]:
 def _another(
     networks: Sequence[Built], build: Callable[[], nn.Module], seeds: Sequence[int]
 ) -> Built | None:
-    """A network of another seed than the first; None where all seeds are one on purpose."""
+    """A network of another seed than the first; None where all seeds are one on
+    purpose.
+    """
     if len(networks) == 1:
         return next(built(build, [derive(seeds[0], "another network")]))
     return next((networks[k] for k, seed in enumerate(seeds) if seed != seeds[0]), None)
@@ -112,8 +123,9 @@ def _check_apart(modules: Sequence[nn.Module], training: Any) -> None:
             earlier = owner is not None and owner() is not training
             if earlier or seen.setdefault(id(tensor), replica) != replica:
                 raise UsageError(
-                    f"The function that builds {type(module).__name__} handed out '{name}' before: what one "
-                    f"training does to it, another one would start from. {FRESH}"
+                    f"The function that builds {type(module).__name__} handed out "
+                    f"'{name}' before: what one training does to it, another one would "
+                    f"start from. {FRESH}"
                 )
     for module in modules:
         for _, tensor in _trained(module):
@@ -121,7 +133,10 @@ def _check_apart(modules: Sequence[nn.Module], training: Any) -> None:
 
 
 def _trained(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """What training changes: trainable parameters and running statistics. Frozen parts may be shared."""
+    """What training changes: trainable parameters and running statistics.
+
+    Frozen parts may be shared.
+    """
     yield from (
         (name, tensor)
         for name, tensor in module.named_parameters()

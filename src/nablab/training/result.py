@@ -23,12 +23,14 @@ class Outcome:
     """What one trial of a training left.
 
     Attributes:
-        curves: The evaluated curves by name, float64 (T,) at `steps`, up to where the trial ended.
+        curves: The evaluated curves by name, float64 (T,) at `steps`, up to where the
+            trial ended.
         steps: int64 (T,): the steps of the evaluations, from 0.
         measures: What each step gave by name, float64 (steps taken,); see `Training`.
         steps_taken: Optimizer steps.
         steps_per_epoch: Of the training.
-        stop_reason: ``"budget"``, ``"diverged"``, ``"probe"`` or the name of the rule that ended it.
+        stop_reason: ``"budget"``, ``"diverged"``, ``"probe"`` or the name of the rule
+            that ended it.
         converged: The convergence rule held at the last evaluation.
         final: The goal's metric of the final weights; NaN if diverged.
         best: The goal's metric at its best evaluation.
@@ -52,7 +54,9 @@ class Outcome:
         return {name: float(values[-1]) for name, values in self.curves.items()}
 
     def at(self, *, epoch: int) -> dict[str, float]:
-        """Their values at the first evaluation at or after an epoch's end; if none, where the trial ended."""
+        """Their values at the first evaluation at or after an epoch's end; if none,
+        where the trial ended.
+        """
         later = np.flatnonzero(self.steps >= epoch * self.steps_per_epoch)
         place = int(later[0]) if len(later) else -1
         return {name: float(values[place]) for name, values in self.curves.items()}
@@ -60,7 +64,8 @@ class Outcome:
     def first_epoch(
         self, curve: str, *, at_least: float | None = None, at_most: float | None = None
     ) -> float:
-        """The epoch, maybe a fraction, at whose evaluation a curve first reached a bound; infinity if never.
+        """The epoch, maybe a fraction, at whose evaluation a curve first reached a
+        bound; infinity if never.
 
         Raises:
             ValueError: Not exactly one bound is given.
@@ -84,27 +89,35 @@ class Outcome:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Training(Sequence[Outcome]):
-    """The outcome of a training for K trials: a sequence of one `Outcome` each, and all of them stacked.
+    """The outcome of a training for K trials: a sequence of one `Outcome` each, and all
+    of them stacked.
 
     Attributes:
         engine: The engine that trained: ``"fused"``, ``"batched"`` or ``"sequential"``.
         seeds: One per replica.
-        train_loss: float64 (K, steps): the loss on the step's batch before each step; NaN after a replica
-            ended, and NaN or infinite where it diverged.
-        measures: What the steps gave by name, float64 (K, steps) each: `train_loss` as ``"loss"``, or by the
-            name that a learner gives it, and what stands beside it.
-        evaluations: ``"train_loss"`` on the training set and one ``"<name>_loss"`` per held-out set, with
-            cross-entropy also ``"train_accuracy"`` and ``"<name>_accuracy"``: float64 (K, T) at
-            `evaluation_steps`; NaN after a replica ended.
+        train_loss: float64 (K, steps): the loss on the step's batch before each step;
+            NaN after a replica ended, and NaN or infinite where it diverged.
+        measures: What the steps gave by name, float64 (K, steps) each: `train_loss` as
+            ``"loss"``, or by the name that a learner gives it, and what stands beside
+            it.
+        evaluations: ``"train_loss"`` on the training set and one ``"<name>_loss"`` per
+            held-out set, with cross-entropy also ``"train_accuracy"`` and
+            ``"<name>_accuracy"``: float64 (K, T) at `evaluation_steps`; NaN after a
+            replica ended.
         evaluation_steps: int64 (T,), from 0, before training, to the end.
-        seconds: float64 (T,): seconds of training up to each evaluation, of all replicas together and
-            without the evaluations; they go on where a checkpoint left off.
-        final: float64 (K,), the loss of the final weights on the full training set; NaN if diverged.
+        seconds: float64 (T,): seconds of training up to each evaluation, of all
+            replicas together and without the evaluations; they go on where a checkpoint
+            left off.
+        final: float64 (K,), the loss of the final weights on the full training set; NaN
+            if diverged.
         best: float64 (K,), the lowest full-training-set loss at an evaluation.
         best_step: int64 (K,), the step of that evaluation.
-        steps_taken: int64 (K,); for a diverged replica, the step whose loss was not finite.
-        stop_reason: Per replica: ``"budget"``, ``"diverged"``, ``"probe"`` or the name of the rule.
-        converged: bool (K,): the convergence rule held at the replica's last evaluation.
+        steps_taken: int64 (K,); for a diverged replica, the step whose loss was not
+            finite.
+        stop_reason: Per replica: ``"budget"``, ``"diverged"``, ``"probe"`` or the name
+            of the rule.
+        converged: bool (K,): the convergence rule held at the replica's last
+            evaluation.
         steps_per_epoch: Optimizer steps until each sample was seen once.
     """
 
@@ -159,7 +172,8 @@ class Training(Sequence[Outcome]):
 
     @torch.no_grad()
     def predict(self, x: Tensor, *, at: At = "final") -> Tensor:
-        """The outputs (K, N, ...) of every replica in eval mode and float32, for samples ``x`` (N, ...).
+        """The outputs (K, N, ...) of every replica in eval mode and float32, for
+        samples ``x`` (N, ...).
 
         The samples are prepared as in training.
         """
@@ -176,7 +190,8 @@ class Training(Sequence[Outcome]):
         return torch.stack(outputs)
 
     def module(self, replica: int, *, at: At = "final") -> nn.Module:
-        """A fresh module with the weights of one replica, in training mode as PyTorch leaves it.
+        """A fresh module with the weights of one replica, in training mode as PyTorch
+        leaves it.
 
         It takes prepared inputs.
         """
@@ -190,7 +205,9 @@ class Training(Sequence[Outcome]):
         return module.to(next(iter(tensors.values())).device)
 
     def steps_to(self, threshold: float) -> FloatArray:
-        """float64 (K,): the first step whose training loss is at most ``threshold``; infinity if none."""
+        """float64 (K,): the first step whose training loss is at most ``threshold``;
+        infinity if none.
+        """
         reached = self.train_loss <= threshold
         return np.where(
             reached.any(axis=1), reached.argmax(axis=1).astype(np.float64), np.inf

@@ -1,6 +1,8 @@
-"""Samplers: which samples stand in which batch, as a function of the seed and the batch's number.
+"""Samplers: which samples stand in which batch, as a function of the seed and the
+batch's number.
 
-Nothing is drawn from a running generator, so a training's position is its step alone: nothing needs saving.
+Nothing is drawn from a running generator, so a training's position is its step alone:
+nothing needs saving.
 """
 
 from __future__ import annotations
@@ -14,9 +16,8 @@ from torch import Tensor
 from nablab.errors import UsageError
 from nablab.training.seeding import derive, generator
 
-KEPT_ORDERS = (
-    64  # epochs' orders that a sampler remembers, as trials of a batch take turns
-)
+# epochs' orders that a sampler remembers, as trials of a batch take turns
+KEPT_ORDERS = 64
 
 
 class Sampler(Protocol):
@@ -36,11 +37,13 @@ class Sampler(Protocol):
 
 
 class Shuffled:
-    """A fresh order for every seed and epoch, cut into batches; the last one of an epoch may be smaller.
+    """A fresh order for every seed and epoch, cut into batches; the last one of an
+    epoch may be smaller.
 
     Args:
         samples: N.
-        batch_size: Samples of a batch; None, or N and more, for all of them in their order.
+        batch_size: Samples of a batch; None, or N and more, for all of them in their
+            order.
     """
 
     def __init__(self, samples: int, batch_size: int | None) -> None:
@@ -64,7 +67,8 @@ class Shuffled:
 
 
 class Bucketed:
-    """Batches of similar lengths, so that little is padded: sorted within pools, pools and batches shuffled.
+    """Batches of similar lengths, so that little is padded: sorted within pools, pools
+    and batches shuffled.
 
     Args:
         lengths: int64 (N,).
@@ -86,7 +90,10 @@ class Bucketed:
         )
         whole_pools, rest = divmod(len(lengths), self._pool)
         self.batches_per_epoch = whole_pools * batches_per_pool + -(-rest // batch_size)
-        self.text = f"bucketed, {batch_size} of {len(lengths)}, {batches_per_pool} batches a pool"
+        self.text = (
+            f"bucketed, {batch_size} of {len(lengths)}, {batches_per_pool} "
+            "batches a pool"
+        )
         self._order = lru_cache(KEPT_ORDERS)(self._drawn)
 
     def indices(self, seed: int, batch: int) -> Tensor:
@@ -132,25 +139,30 @@ class Folds:
             0 <= fold < folds for fold in held_out.values()
         ):
             raise UsageError(
-                f"Folds: {folds} folds of {samples} samples, of which {held_out} leave one out."
+                f"Folds: {folds} folds of {samples} samples, of which "
+                f"{held_out} leave one out."
             )
         self._parts = torch.randperm(samples, generator=generator(seed)).tensor_split(
             folds
         )
         self._held_out = held_out
         self._fewest = samples - max(len(part) for part in self._parts)
-        self._inner = Shuffled(
-            self._fewest, batch_size
-        )  # every trial takes equally many steps
+        # every trial takes equally many steps
+        self._inner = Shuffled(self._fewest, batch_size)
         self.batches_per_epoch = self._inner.batches_per_epoch
-        self.text = f"{folds} folds by {seed}, {self._inner.text}, held out {sorted(held_out.items())}"
+        self.text = (
+            f"{folds} folds by {seed}, {self._inner.text}, held out "
+            f"{sorted(held_out.items())}"
+        )
 
     def indices(self, seed: int, batch: int) -> Tensor:
         """See `Sampler.indices`."""
         return self.training(seed)[self._inner.indices(seed, batch)]
 
     def training(self, seed: int) -> Tensor:
-        """The samples that a trial learns from, equally many for every fold: one may stay unused."""
+        """The samples that a trial learns from, equally many for every fold: one may
+        stay unused.
+        """
         rest = [
             part
             for fold, part in enumerate(self._parts)

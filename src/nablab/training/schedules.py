@@ -1,7 +1,7 @@
 """Learning-rate schedules: what multiplies the learning rate at each step.
 
-Where `torch.optim.lr_scheduler` has a namesake, step t here has the rate that it gives after t calls
-of ``scheduler.step()``.
+Where `torch.optim.lr_scheduler` has a namesake, step t here has the rate that it gives
+after t calls of ``scheduler.step()``.
 """
 
 from __future__ import annotations
@@ -16,10 +16,14 @@ from nablab.errors import UsageError
 
 
 class Schedule(Protocol):
-    """Anything with `multipliers`; a frozen dataclass, so that checkpoints can compare it."""
+    """Anything with `multipliers`; a frozen dataclass, so that checkpoints can compare
+    it.
+    """
 
     def multipliers(self, steps: int) -> npt.NDArray[np.float64]:
-        """float64 (steps,): what multiplies the learning rate at each of ``steps`` steps."""
+        """float64 (steps,): what multiplies the learning rate at each of ``steps``
+        steps.
+        """
         ...
 
 
@@ -64,7 +68,9 @@ class Exponential:
 
 @dataclass(frozen=True)
 class Linear:
-    """A straight line from ``start`` to ``end``, after an optional linear warm-up (`LinearLR`)."""
+    """A straight line from ``start`` to ``end``, after an optional linear warm-up
+    (`LinearLR`).
+    """
 
     start: float = 1.0
     end: float = 0.0
@@ -79,7 +85,8 @@ class Linear:
 
 @dataclass(frozen=True)
 class Cosine:
-    """Half a cosine from 1 to ``minimum``, after an optional linear warm-up (`CosineAnnealingLR`).
+    """Half a cosine from 1 to ``minimum``, after an optional linear warm-up
+    (`CosineAnnealingLR`).
 
     Loshchilov and Hutter, SGDR, 2017, without restarts.
     """
@@ -88,7 +95,9 @@ class Cosine:
     warmup_steps: int = 0
 
     def multipliers(self, steps: int) -> npt.NDArray[np.float64]:
-        """``minimum + (1 - minimum) * (1 + cos(pi t / T)) / 2`` over the T steps after the warm-up."""
+        """``minimum + (1 - minimum) * (1 + cos(pi t / T)) / 2`` over the T steps after
+        the warm-up.
+        """
         left = _after_warmup(steps, self.warmup_steps)
         wave = (1 + np.cos(np.pi * np.arange(left) / left)) / 2
         return _warmed_up(self.minimum + (1 - self.minimum) * wave, self.warmup_steps)
@@ -97,8 +106,8 @@ class Cosine:
 def _after_warmup(steps: int, warmup_steps: int) -> int:
     if not 0 <= warmup_steps < steps:
         raise UsageError(
-            f"A warm-up of {warmup_steps} steps does not fit into {steps} steps of training. "
-            f"Choose warmup_steps from 0 to {steps - 1}."
+            f"A warm-up of {warmup_steps} steps does not fit into {steps} steps of "
+            f"training. Choose warmup_steps from 0 to {steps - 1}."
         )
     return steps - warmup_steps
 
@@ -106,7 +115,9 @@ def _after_warmup(steps: int, warmup_steps: int) -> int:
 def _warmed_up(
     multipliers: npt.NDArray[np.float64], warmup_steps: int
 ) -> npt.NDArray[np.float64]:
-    """Put a line from ``1 / warmup_steps`` up to 1, times the first multiplier, before the others."""
+    """Put a line from ``1 / warmup_steps`` up to 1, times the first multiplier, before
+    the others.
+    """
     if not warmup_steps:
         return multipliers
     start = 1 / warmup_steps

@@ -1,4 +1,6 @@
-"""PyTorch's generators and the building of networks, from seeds that `nablab.seeding.derive` makes."""
+"""PyTorch's generators and the building of networks, from seeds that
+`nablab.seeding.derive` makes.
+"""
 
 from __future__ import annotations
 
@@ -40,10 +42,11 @@ class Built:
 
 
 def built(build: Callable[[], nn.Module], seeds: Sequence[int]) -> Iterator[Built]:
-    """Call ``build`` once per seed, with all global generators seeded; they are left as they were.
+    """Call ``build`` once per seed, with all global generators seeded; they are left as
+    they were.
 
-    PyTorch's as by ``torch.manual_seed(seed)``; those of NumPy and of Python's `random` by a seed derived
-    from it, since networks of users draw weights from these, too.
+    PyTorch's as by ``torch.manual_seed(seed)``; those of NumPy and of Python's `random`
+    by a seed derived from it, since networks of users draw weights from these, too.
     """
     for seed in seeds:
         with _own_generators():
@@ -60,15 +63,16 @@ def build_replicas(
 ) -> list[nn.Module]:
     """Call ``build`` once per seed, each time as if after ``torch.manual_seed(seed)``.
 
-    The weights are those that PyTorch gives for the seed, whatever the other seeds are; the global
-    generators are left as they were.
+    The weights are those that PyTorch gives for the seed, whatever the other seeds are;
+    the global generators are left as they were.
     """
     return [network.module for network in built(build, seeds)]
 
 
 @dataclass(frozen=True)
 class SharedStart:
-    """Builds networks whose first weights do not follow the seed of their training, on purpose.
+    """Builds networks whose first weights do not follow the seed of their training, on
+    purpose.
 
     Attributes:
         build: Builds one network.
@@ -100,7 +104,9 @@ def _own_generators() -> Iterator[None]:
 
 
 def _generator_states() -> dict[str, int]:
-    """What tells two states of each library's generator apart: a hash, as there may be many networks."""
+    """What tells two states of each library's generator apart: a hash, as there may be
+    many networks.
+    """
     numpy_state: Any = np.random.get_state(legacy=False)  # noqa: NPY002
     position = numpy_state["state"]
     return {

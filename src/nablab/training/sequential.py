@@ -1,4 +1,7 @@
-"""Plain PyTorch: one network after the other. Slow, serves every module, and is the truth for the rest."""
+"""Plain PyTorch: one network after the other.
+
+Slow, serves every module, and is the truth for the rest.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,8 @@ from nablab.training.seeding import derive
 
 
 class SequentialEngine:
-    """K modules, K PyTorch optimizers and K generators, for modules with dropout or buffers too.
+    """K modules, K PyTorch optimizers and K generators, for modules with dropout or
+    buffers too.
 
     Args:
         modules: K modules; the engine trains them in place.
@@ -33,8 +37,8 @@ class SequentialEngine:
         optimizer: Specification.
         own_labels: Whether each replica has its own targets.
         inputs: How stored samples become inputs.
-        seeds: One seed per replica for what its forward passes draw, such as dropout, and for
-            augmentation; from its index if not given.
+        seeds: One seed per replica for what its forward passes draw, such as dropout,
+            and for augmentation; from its index if not given.
     """
 
     name = "sequential"
@@ -179,7 +183,9 @@ class SequentialEngine:
 
     @contextmanager
     def _own_randomness(self, replica: int, *, advance: bool = True) -> Iterator[None]:
-        """Draw from the replica's own generators inside, and leave the global ones as they were."""
+        """Draw from the replica's own generators inside, and leave the global ones as
+        they were.
+        """
         before = generator_states(self._x.device)
         set_generator_states(self._generators[replica], self._x.device)
         try:

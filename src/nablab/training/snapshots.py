@@ -16,7 +16,9 @@ def tensors_of(module: nn.Module) -> dict[str, Tensor]:
 
 
 def take(module: nn.Module, optimizers: Optimizers) -> dict[str, Tensor]:
-    """Copies of a module's tensors as ``module/<name>``, of optimizers' as ``<own name>/<index>/<slot>``."""
+    """Copies of a module's tensors as ``module/<name>``, of optimizers' as ``<own
+    name>/<index>/<slot>``.
+    """
     state = {
         f"module/{name}": _copy(tensor) for name, tensor in tensors_of(module).items()
     }

@@ -20,7 +20,8 @@ class Speed:
 
     Attributes:
         seconds_per_step: For one step of all replicas together.
-        seconds_per_evaluation: For one evaluation of all replicas on the training and held-out sets.
+        seconds_per_evaluation: For one evaluation of all replicas on the training and
+            held-out sets.
         setup_seconds: For building the replicas and the engine, and the first step.
         engine: The engine that would train.
         steps: The steps of the whole training, at most.

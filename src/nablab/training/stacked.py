@@ -1,4 +1,6 @@
-"""The outputs of many networks of one architecture, from their stacked weights, by the compiled engine."""
+"""The outputs of many networks of one architecture, from their stacked weights, by the
+compiled engine.
+"""
 
 from __future__ import annotations
 
@@ -14,14 +16,16 @@ from nablab.training.optimizers import SGD
 
 
 class StackedPredictor:
-    """Computes the outputs of K networks of one architecture from their stacked weights.
+    """Computes the outputs of K networks of one architecture from their stacked
+    weights.
 
     Args:
         module: The architecture; its weights are not used.
         x: At least one input (N, ...), prepared as the network takes it.
 
     Raises:
-        Unsupported: The compiled engine for images does not serve the network, or there is no C compiler.
+        Unsupported: The compiled engine for images does not serve the network, or there
+            is no C compiler.
     """
 
     def __init__(self, module: nn.Module, x: Tensor) -> None:
@@ -43,9 +47,11 @@ class StackedPredictor:
     def at_points(
         self, basis: Mapping[str, Tensor], factors: Tensor
     ) -> Callable[[Tensor], Tensor]:
-        """What gives the outputs (K, N, C) for inputs (N, ...) at K combinations of B networks.
+        """What gives the outputs (K, N, C) for inputs (N, ...) at K combinations of B
+        networks.
 
-        Their first layer is computed for the B networks only, and their weights are made once.
+        Their first layer is computed for the B networks only, and their weights are
+        made once.
 
         Args:
             basis: Parameters (B, ...) by name.
@@ -80,18 +86,20 @@ class StackedPredictor:
 
 
 def stacked_predictor(module: nn.Module, x: Tensor) -> StackedPredictor | None:
-    """What computes the outputs of K networks like ``module`` several times as fast as PyTorch.
+    """What computes the outputs of K networks like ``module`` several times as fast as
+    PyTorch.
 
-    For `nablab.instruments.interpolate` and others that measure many points of weight space, for instance.
+    For `nablab.instruments.interpolate` and others that measure many points of weight
+    space, for instance.
 
     Args:
         module: The architecture; its weights are not used.
         x: At least one input (N, ...), prepared as the network takes it.
 
     Returns:
-        A `StackedPredictor`, a function of stacked parameters (K, ...) by name and inputs (N, ...) that gives
-        outputs (K, N, C); or None for a network that the compiled engine for images does not serve, or
-        without a C compiler.
+        A `StackedPredictor`, a function of stacked parameters (K, ...) by name and
+        inputs (N, ...) that gives outputs (K, N, C); or None for a network that the
+        compiled engine for images does not serve, or without a C compiler.
     """
     try:
         return StackedPredictor(module, x)

@@ -1,4 +1,6 @@
-"""K networks of one architecture as rows of one tensor, and an optimizer step on all of them at once."""
+"""K networks of one architecture as rows of one tensor, and an optimizer step on all of
+them at once.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,8 @@ _DROPOUT = (
 class StackedWeights:
     """The weights (K, P) of K modules, the optimizer's slots, and who still trains.
 
-    An optimizer step is a handful of operations, whatever the number of layers and of modules.
+    An optimizer step is a handful of operations, whatever the number of layers and of
+    modules.
 
     Args:
         modules: K modules; only their weights are read.
@@ -34,7 +37,8 @@ class StackedWeights:
         active: bool (K,): who still trains.
 
     Raises:
-        Unsupported: The modules have buffers, active dropout, or untrained or mixed parameters.
+        Unsupported: The modules have buffers, active dropout, or untrained or mixed
+            parameters.
     """
 
     def __init__(self, modules: Sequence[nn.Module], optimizer: Specification) -> None:
@@ -53,7 +57,9 @@ class StackedWeights:
         self.count = 0
 
     def step(self, gradients: Tensor, losses: Tensor, rate: float) -> None:
-        """Step along gradients (K, P); whoever's loss (K,) is not finite is left as it is from now on."""
+        """Step along gradients (K, P); whoever's loss (K,) is not finite is left as it
+        is from now on.
+        """
         self.active &= torch.isfinite(losses)
         self.count += 1
         if bool(self.active.all()):

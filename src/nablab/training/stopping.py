@@ -1,7 +1,8 @@
-"""Rules that end the training of a replica, evaluated at every evaluation, for each replica alone.
+"""Rules that end the training of a replica, evaluated at every evaluation, for each
+replica alone.
 
-A rule is a frozen dataclass; `watch` gives its memory for one training, which is a function of the
-evaluations alone, so a resumed training rebuilds it by replaying them.
+A rule is a frozen dataclass; `watch` gives its memory for one training, which is a
+function of the evaluations alone, so a resumed training rebuilds it by replaying them.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ class Watch(Protocol):
     """The memory of a rule during one training."""
 
     def update(self, step: int, values: Values) -> Mask:
-        """Take the metric's values (K,) at ``step`` (NaN for replicas that ended); where the rule holds."""
+        """Take the metric's values (K,) at ``step`` (NaN for replicas that ended);
+        where the rule holds.
+        """
         ...
 
 
@@ -42,7 +45,9 @@ class Rule(Protocol):
 
     @property
     def improves(self) -> bool:
-        """Whether it looks for improvement: it is then given values of which lower is better."""
+        """Whether it looks for improvement: it is then given values of which lower is
+        better.
+        """
         ...
 
     def watch(self, replicas: int) -> Watch:
@@ -57,7 +62,8 @@ class Threshold:
     Attributes:
         value: The threshold.
         metric: An evaluated curve.
-        above: Whether the metric must rise to the threshold, as an accuracy does, instead of falling.
+        above: Whether the metric must rise to the threshold, as an accuracy does,
+            instead of falling.
     """
 
     value: float
@@ -73,17 +79,18 @@ class Threshold:
 
 @dataclass(frozen=True)
 class EarlyStopping:
-    """Stop after ``patience`` evaluations in a row without an improvement (Prechelt, 1998).
+    """Stop after ``patience`` evaluations in a row without an improvement (Prechelt,
+    1998).
 
-    An evaluation improves if it is lower than the best so far by more than ``minimum_delta``; the count
-    starts anew at each improvement.
+    An evaluation improves if it is lower than the best so far by more than
+    ``minimum_delta``; the count starts anew at each improvement.
 
     Attributes:
         metric: An evaluated curve; choose held-out data, never a test set.
         patience: Evaluations, not steps.
         minimum_delta: In units of the metric.
-        restore_best: The final weights are those of the lowest evaluation of the metric, however the
-            training ends.
+        restore_best: The final weights are those of the lowest evaluation of the
+            metric, however the training ends.
     """
 
     metric: str = "held_out_loss"
@@ -96,7 +103,8 @@ class EarlyStopping:
     def __post_init__(self) -> None:
         if self.patience < 1 or self.minimum_delta < 0:
             raise UsageError(
-                "EarlyStopping: patience must be at least 1 and minimum_delta not negative."
+                "EarlyStopping: patience must be at least 1 and "
+                "minimum_delta not negative."
             )
 
     def watch(self, replicas: int) -> Watch:
@@ -106,11 +114,13 @@ class EarlyStopping:
 
 @dataclass(frozen=True)
 class Plateau:
-    """Converged: over the last ``window_steps`` the best loss so far fell by at most a small share.
+    """Converged: over the last ``window_steps`` the best loss so far fell by at most a
+    small share.
 
-    The window must be long. A rule on one small change of the loss between two checks stops on the
-    plateaus that networks cross while they learn, and wherever a noisy loss repeats itself by chance.
-    The defaults ask for 1 % within 2,000 steps, a tenth of the 20,000 steps usual here.
+    The window must be long. A rule on one small change of the loss between two checks
+    stops on the plateaus that networks cross while they learn, and wherever a noisy
+    loss repeats itself by chance. The defaults ask for 1 % within 2,000 steps, a tenth
+    of the 20,000 steps usual here.
     """
 
     window_steps: int = 2000
@@ -122,7 +132,8 @@ class Plateau:
     def __post_init__(self) -> None:
         if self.window_steps < 1 or not 0 <= self.relative_improvement < 1:
             raise UsageError(
-                "Plateau: window_steps must be at least 1 and relative_improvement in [0, 1)."
+                "Plateau: window_steps must be at least 1 and "
+                "relative_improvement in [0, 1)."
             )
 
     def watch(self, replicas: int) -> Watch:

@@ -1,4 +1,6 @@
-"""What is to be trained: the options of `fit`, checked before any work, with the data on the device."""
+"""What is to be trained: the options of `fit`, checked before any work, with the data
+on the device.
+"""
 
 from __future__ import annotations
 
@@ -87,7 +89,9 @@ class Task:
 
     @property
     def goal(self) -> Goal:
-        """What counts as best: the loss on the training set; a higher accuracy is a better one."""
+        """What counts as best: the loss on the training set; a higher accuracy is a
+        better one.
+        """
         higher = frozenset(
             metric for metric in self.metrics if metric.endswith("_accuracy")
         )
@@ -104,7 +108,9 @@ class Task:
     def engine(
         self, on_note: Callable[[str], None], *, name: str | None = None
     ) -> Engine:
-        """Build the replicas and the engine that trains them; a given ``name`` allows only that one."""
+        """Build the replicas and the engine that trains them; a given ``name`` allows
+        only that one.
+        """
         networks = list(built(self.build, self.seeds))
         modules = [network.module.to(self.x.device) for network in networks]
         self._check_network(modules[0])
@@ -156,11 +162,12 @@ class Task:
             )
 
     def evaluate(self, engine: Engine) -> dict[str, FloatArray]:
-        """Each of `metrics` (K,), at the present weights, on the training set and each held-out set."""
+        """Each of `metrics` (K,), at the present weights, on the training set and each
+        held-out set.
+        """
         found: dict[str, FloatArray] = {}
-        outputs: dict[
-            int, Tensor
-        ] = {}  # sets that share their samples share one prediction
+        # sets that share their samples share one prediction
+        outputs: dict[int, Tensor] = {}
         for name, data in self.evaluated.items():
             if id(data.x) not in outputs:
                 outputs[id(data.x)] = engine.predict(data.x)
@@ -257,9 +264,8 @@ def make_task(
         best=recipe.best,
         replicas=replicas,
     )
-    if steps > len(x) // min(
-        batch_size or len(x), len(x)
-    ):  # else the last batch of an epoch is not reached
+    # else the last batch of an epoch is not reached
+    if steps > len(x) // min(batch_size or len(x), len(x)):
         check_single(
             learner.build, len(x), batch_size, lambda: task.inputs.ready(x[:1]).cpu()
         )
@@ -272,7 +278,9 @@ def make_task(
 def _evaluated(
     pair: Pair, x: Tensor, training_set: Tensor, device: torch.device, replicas: int
 ) -> Evaluated:
-    """A held-out set on the device; samples that are the training set's stay one tensor with it."""
+    """A held-out set on the device; samples that are the training set's stay one tensor
+    with it.
+    """
     samples, own = pair[0], isinstance(pair[1], OwnLabels)
     labels = torch.as_tensor(
         pair[1].values if isinstance(pair[1], OwnLabels) else pair[1]
@@ -326,7 +334,8 @@ def _check_samples(x: Tensor, y: Tensor, replicas: int, own_labels: bool) -> Non
     labels = y.shape[1] if own_labels and y.ndim > 1 else len(y)
     if len(x) != labels or not len(x):
         raise UsageError(
-            f"Inputs and targets must have the same number of samples, got {len(x)} and {labels}."
+            f"Inputs and targets must have the same number of samples, got {len(x)} "
+            f"and {labels}."
         )
 
 
@@ -337,7 +346,8 @@ def _check_dtypes(module: nn.Module, x: Tensor) -> None:
     if x.is_floating_point() and x.dtype != parameter.dtype:
         raise UsageError(
             f"The inputs are {x.dtype}, the network's weights {parameter.dtype}. "
-            f"Convert the data with x.to({parameter.dtype}), or the network with .to({x.dtype})."
+            f"Convert the data with x.to({parameter.dtype}), or the network with "
+            f".to({x.dtype})."
         )
 
 

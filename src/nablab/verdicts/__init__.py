@@ -1,9 +1,10 @@
 """Verdicts: claims and records in, intervals, tests and plain words out. Pure.
 
-The decision rule is in ``judging.py``; what the records say about one claim in ``evidence.py`` and
-``values.py``; whether the seeds vary at all in ``spread.py``; how many seeds it takes in ``planning.py``, and whether so many can decide at all in ``floors.py`` and ``feasibility.py``; words in
-``wording.py`` and ``effects.py``; what a drawing needs in ``axis.py``; and the answer to the whole
-question in ``answering.py``.
+The decision rule is in ``judging.py``; what the records say about one claim in
+``evidence.py`` and ``values.py``; whether the seeds vary at all in ``spread.py``; how
+many seeds it takes in ``planning.py``, and whether so many can decide at all in
+``floors.py`` and ``feasibility.py``; words in ``wording.py`` and ``effects.py``; what a
+drawing needs in ``axis.py``; and the answer to the whole question in ``answering.py``.
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
-"""The answer to an experiment's question in one or two sentences, made from its verdicts.
+"""The answer to an experiment's question in one or two sentences, made from its
+verdicts.
 
-What was decided comes first, what stays open second, with the reason. Every word stands in a claim:
-nothing here knows an experiment, and the same verdicts give the same sentences.
+What was decided comes first, what stays open second, with the reason. Every word stands
+in a claim: nothing here knows an experiment, and the same verdicts give the same
+sentences.
 """
 
 from __future__ import annotations
@@ -16,11 +18,13 @@ if TYPE_CHECKING:
     from nablab.verdicts.judging import Outcome, Verdict
 
 NAMED = 2
-"""So many claims of one outcome are named where the claims say nothing of the question."""
+"""So many claims of one outcome are named where the claims say nothing of the question.
+"""
 
 
 def answer(verdicts: Sequence[Verdict]) -> str:
-    """The answer, from the claims that say what they mean for the question; else from the first claims.
+    """The answer, from the claims that say what they mean for the question; else from
+    the first claims.
 
     Returns:
         One or two sentences; empty without a verdict.
@@ -38,7 +42,9 @@ def answer(verdicts: Sequence[Verdict]) -> str:
 
 
 def shared_scope(verdicts: Sequence[Verdict]) -> dict[str, Level]:
-    """The scope of all claims, where it is one and the same, so that it need be said only once."""
+    """The scope of all claims, where it is one and the same, so that it need be said
+    only once.
+    """
     scopes = [dict(verdict.scope) for verdict in verdicts]
     return (
         scopes[0]
@@ -48,7 +54,9 @@ def shared_scope(verdicts: Sequence[Verdict]) -> dict[str, Level]:
 
 
 def _parts(verdicts: Sequence[Verdict], *outcomes: Outcome) -> list[str]:
-    """The phrases of these outcomes in the order of the claims; equal ones once, with all their scopes."""
+    """The phrases of these outcomes in the order of the claims; equal ones once, with
+    all their scopes.
+    """
     groups: dict[str, list[Verdict]] = {}
     for verdict in verdicts:
         if verdict.outcome in outcomes:
@@ -115,7 +123,9 @@ def _from_claims(verdicts: Sequence[Verdict]) -> str:
 
 
 def bare_claim(verdict: Verdict, shared: Mapping[str, Level]) -> str:
-    """The claim as a sentence without its period and without the scope that all claims share."""
+    """The claim as a sentence without its period and without the scope that all claims
+    share.
+    """
     claim = verdict.claim.rstrip(".")
     unnamed = [f"{words(factor)} {level}" for factor, level in verdict.scope.items()]
     suffix = f" ({', '.join(unnamed)})"

@@ -1,4 +1,6 @@
-"""Where an effect lies, as positions on one axis: what a drawing of a verdict needs to know."""
+"""Where an effect lies, as positions on one axis: what a drawing of a verdict needs to
+know.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,8 @@ class Axis:
     All positions are in the unit of the verdict's effect.
 
     Attributes:
-        line: The line that decides: the smallest effect of interest with its sign, the bound, or the margin.
+        line: The line that decides: the smallest effect of interest with its sign, the
+            bound, or the margin.
         side: On which side of the line the claim is true: 1 above, -1 below.
         line_text: The line in words, such as ``1.5 times lower``.
         zero_text: What an effect of 0 means in words, such as ``equal``, or the bound.
@@ -62,7 +65,9 @@ def _zero_text(claim: Claim) -> str:
 
 
 def _published(claim: Claim) -> float | None:
-    """The published value on the axis of the effect; a metric's level has a place only beside its bound."""
+    """The published value on the axis of the effect; a metric's level has a place only
+    beside its bound.
+    """
     if claim.published is None:
         return None
     value = claim.published.value

@@ -1,7 +1,9 @@
-"""Effects in words: the quantity, how far it moves and in which direction, and between which limits.
+"""Effects in words: the quantity, how far it moves and in which direction, and between
+which limits.
 
-An effect is told in the terms of its claim, "held-out MSE 2.2 times lower for deep than for shallow
-(1.5 to 3.1)", so that nobody has to know which of two numbers was subtracted from which.
+An effect is told in the terms of its claim, "held-out MSE 2.2 times lower for deep than
+for shallow (1.5 to 3.1)", so that nobody has to know which of two numbers was
+subtracted from which.
 """
 
 from __future__ import annotations
@@ -26,7 +28,9 @@ def quantity(claim: Claim) -> str:
 
 
 def effect_text(claim: Claim, evidence: Evidence) -> str:
-    """The quantity, its effect and interval, as a person would say it; empty if there is none."""
+    """The quantity, its effect and interval, as a person would say it; empty if there
+    is none.
+    """
     if evidence.effect is None:
         return ""
     limits = evidence.interval or ()
@@ -42,7 +46,10 @@ def effect_text(claim: Claim, evidence: Evidence) -> str:
         share = (
             f"{percent(evidence.effect, evidence.effect):.0f} % of {_counted(claim)}"
         )
-        return f"{quantity(claim)} {side} {compared(claim)} in {share} ({one:.0f} to {two:.0f} %)"
+        return (
+            f"{quantity(claim)} {side} {compared(claim)} in {share} ({one:.0f} to "
+            f"{two:.0f} %)"
+        )
     return _difference_text(claim, evidence.effect, *limits)
 
 
@@ -124,7 +131,9 @@ def number(value: float, digits: int = 3) -> str:
 
 
 def on_scale(claim: Claim, value: float) -> float:
-    """The mean of a bound whose distance from the bound, on the claim's scale, is ``value``."""
+    """The mean of a bound whose distance from the bound, on the claim's scale, is
+    ``value``.
+    """
     return (
         claim.bound * 10 ** min(value, 300)
         if claim.scale == "log10"
@@ -155,7 +164,9 @@ def _equality_text(claim: Claim, evidence: Evidence, *limits: float) -> str:
 
 
 def _tendency_text(claim: Claim, tau: float, *limits: float) -> str:
-    """Of a trend or a correlation: a direction only where the interval leaves no doubt about it."""
+    """Of a trend or a correlation: a direction only where the interval leaves no doubt
+    about it.
+    """
     other = words(claim.other or claim.by)
     low, high = limits or (tau, tau)
     if low <= 0 <= high:
@@ -187,7 +198,9 @@ def _bound_text(claim: Claim, evidence: Evidence, *limits: float) -> str:
 
 
 def _digits(values: Sequence[float], bound: float) -> int:
-    """So many digits that no value looks like the bound without being it: 0.9994 is not 0.999."""
+    """So many digits that no value looks like the bound without being it: 0.9994 is not
+    0.999.
+    """
     others = [value for value in values if value != bound]
     return next(
         (

@@ -1,8 +1,10 @@
-"""What the records say about a claim: from trials to an effect, its interval and two p-values.
+"""What the records say about a claim: from trials to an effect, its interval and two
+p-values.
 
-The unit is the seed. Where a level holds several trials of one seed (a claim over several targets, say),
-their mean (their median for ranks) stands for the seed: trials of one seed are no independent evidence.
-Nor are trials of one condition for a correlation: there whole seeds and whole conditions are the units.
+The unit is the seed. Where a level holds several trials of one seed (a claim over
+several targets, say), their mean (their median for ranks) stands for the seed: trials
+of one seed are no independent evidence. Nor are trials of one condition for a
+correlation: there whole seeds and whole conditions are the units.
 """
 
 from __future__ import annotations
@@ -79,7 +81,8 @@ class Evidence:
         p_supported: p-value against "the effect is not beyond the threshold".
         p_refuted: p-value against "the effect is beyond the threshold".
         groups: By level: mean, median, n, and how many ended in NaN.
-        measured: Mean of the claim's metric (median for ranks; of ``first`` for a difference), if finite.
+        measured: Mean of the claim's metric (median for ranks; of ``first`` for a
+            difference), if finite.
         caveats: Sentences about what was left out or changed.
         failure: Why there is no answer, or empty.
         exact: The values do not vary at all, and the answer needs no test.
@@ -163,7 +166,8 @@ def _difference(claim: Claim, records: Records, design: Design) -> Evidence | No
 def _bound(claim: Claim, records: Records, design: Design) -> Evidence | None:
     if claim.scale == "log10" and claim.bound <= 0:
         raise UsageError(
-            f"The claim on '{claim.metric}' compares logarithms, so its bound must be above 0."
+            f"The claim on '{claim.metric}' compares logarithms, so its "
+            "bound must be above 0."
         )
     if not len(records):
         return None
@@ -177,8 +181,9 @@ def _bound(claim: Claim, records: Records, design: Design) -> Evidence | None:
         return blank
     x, shift = array(group), claim.sign * claim.smallest_effect
     bound = math.log10(claim.bound) if claim.scale == "log10" else claim.bound
-    # A bound at an end of the scale is no bound of a share: one value beyond it would settle the claim,
-    # though a metric that could also be -1 may show nothing but zeros and ones in five seeds.
+    # A bound at an end of the scale is no bound of a share: one value beyond it would
+    # settle the claim, though a metric that could also be -1 may show nothing but zeros
+    # and ones in five seeds.
     inside = 0 < bound < 1 and 0 < bound + shift < 1
     share = (
         claim.scale == "linear" and inside and only_zero_or_one([side], claim.metric)
@@ -220,7 +225,8 @@ def _trend(claim: Claim, records: Records, design: Design) -> Evidence | None:
     if any(isinstance(level, str) for level in levels):
         named = ", ".join(str(level) for level in levels)
         raise UsageError(
-            f"A trend needs numeric levels, but '{claim.by}' has: {named}. Compare levels instead."
+            f"A trend needs numeric levels, but '{claim.by}' has: {named}. Compare "
+            "levels instead."
         )
     sides = {
         str(level): of_level(records, claim, level)
@@ -307,7 +313,9 @@ def _correlation(claim: Claim, records: Records, design: Design) -> Evidence | N
 
 
 def _cells(records: Sequence[Record]) -> Cells:
-    """Conditions by seeds; the levels of each factor where the conditions are all combinations of them."""
+    """Conditions by seeds; the levels of each factor where the conditions are all
+    combinations of them.
+    """
     conditions, sizes = crossed([r.condition for r in records])
     rows = {condition: row for row, condition in enumerate(conditions)}
     seeds = _numbered(np.array([r.seed for r in records], dtype=np.float64))
@@ -315,7 +323,9 @@ def _cells(records: Sequence[Record]) -> Cells:
 
 
 def _seeds_without_say(records: Sequence[Record], claim: Claim) -> tuple[str, ...]:
-    """A sentence where neither metric differs from seed to seed, so that the seeds are copies."""
+    """A sentence where neither metric differs from seed to seed, so that the seeds are
+    copies.
+    """
     by_condition: dict[object, list[Record]] = {}
     for record in records:
         by_condition.setdefault(record.condition, []).append(record)
@@ -334,7 +344,8 @@ def _seeds_without_say(records: Sequence[Record], claim: Claim) -> tuple[str, ..
 def _equality(claim: Claim, records: Records, design: Design) -> Evidence | None:
     if claim.scale == "ranks":
         raise UsageError(
-            "Equality within a margin is relative: it needs the scale 'linear' or 'log10'."
+            "Equality within a margin is relative: it needs the scale "
+            "'linear' or 'log10'."
         )
     levels = records.levels(claim.by)
     if len(levels) < 2:
@@ -380,7 +391,9 @@ def _equality(claim: Claim, records: Records, design: Design) -> Evidence | None
 def _all_pairs_equal(
     blank: Evidence, claim: Claim, groups: Sequence[Group], design: Design
 ) -> Evidence:
-    """Two one-sided tests for each pair of levels; all have to pass (Schuirmann 1987, Berger 1982)."""
+    """Two one-sided tests for each pair of levels; all have to pass (Schuirmann 1987,
+    Berger 1982).
+    """
     within, beyond, pairs = [], [], []
     for a, b in combinations(groups, 2):
         shared = [seed for seed in a if seed in b]
@@ -475,7 +488,8 @@ _EXAMINERS: Mapping[str, Callable[[Claim, Records, Design], Evidence | None]] = 
 def _compare(
     x: Array, y: Array, shift: float, claim: Claim, design: Design, share: bool = False
 ) -> Contrast:
-    """The contrast of two samples; with ranks a NaN stands at the end that hurts each conclusion most.
+    """The contrast of two samples; with ranks a NaN stands at the end that hurts each
+    conclusion most.
 
     Outcomes that are 0 or 1 (``share``) have limits of their own.
     """

@@ -1,4 +1,6 @@
-"""Which claims so many seeds cannot decide, whatever they give: known before anything is trained."""
+"""Which claims so many seeds cannot decide, whatever they give: known before anything
+is trained.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,8 @@ MOST_SEEDS = 1_000
 
 @dataclass(frozen=True)
 class Undecidable:
-    """A claim that stays inconclusive with a number of seeds, however clear their results are.
+    """A claim that stays inconclusive with a number of seeds, however clear their
+    results are.
 
     Attributes:
         claim: The claim in words.
@@ -37,9 +40,9 @@ def undecidable(
 ) -> list[Undecidable]:
     """The claims that so many seeds cannot decide, in the order of the claims.
 
-    As in `judge`, p-values are held against 0.05 over the number of claims that are tested. Holm's
-    correction eases as other claims are decided, so a claim named here may still come through beside
-    others that are clear; nobody should plan on it.
+    As in `judge`, p-values are held against 0.05 over the number of claims that are
+    tested. Holm's correction eases as other claims are decided, so a claim named here
+    may still come through beside others that are clear; nobody should plan on it.
 
     Args:
         claims: The claims of a configuration.
@@ -54,7 +57,8 @@ def undecidable(
     for claim, scope, chosen in cases:
         decides = _decider(claim, chosen, level, z)
         if not decides(seeds):
-            # More seeds never make it harder, so where the most do not suffice no number does.
+            # More seeds never make it harder, so where the most do not suffice no
+            # number does.
             more = range(seeds + 1, MOST_SEEDS) if decides(MOST_SEEDS) else ()
             fewest = next((number for number in more if decides(number)), None)
             found.append(Undecidable(sentence(claim, scope), fewest))
@@ -64,7 +68,9 @@ def undecidable(
 def _cases(
     claim: Claim, conditions: Sequence[Condition]
 ) -> Iterator[tuple[Claim, Mapping[str, Level], Sequence[Condition]]]:
-    """The tests that a claim makes over these conditions: none, one, or one per level of ``within``."""
+    """The tests that a claim makes over these conditions: none, one, or one per level
+    of ``within``.
+    """
     chosen = [condition for condition in conditions if condition.matches(claim.where)]
     scopes: list[dict[str, Level]] = [{}]
     if claim.within:
@@ -97,7 +103,8 @@ def _decider(
         """How many trials stand in a trend (one per level and seed) or a correlation."""
         if claim.kind == "trend":
             return seeds * len(levels)
-        # Exchanged conditions are the units of a paired correlation, however many seeds there are.
+        # Exchanged conditions are the units of a paired correlation, however many seeds
+        # there are.
         return len(conditions) if claim.paired else seeds * len(conditions)
 
     def decides(seeds: int) -> bool:

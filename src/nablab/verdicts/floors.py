@@ -1,9 +1,10 @@
 """What so many seeds can show at best: the smallest p-value, and the narrowest limits.
 
-A test that deals n values to two groups has so many ways to deal them; if only the one at hand is as
-clear as it is, p is one over that number, and no data can bring it lower. So the number of seeds alone
-says whether a claim can be decided, before anything is trained. Only Python's own ``math`` is used:
-``nablab show`` answers without loading NumPy.
+A test that deals n values to two groups has so many ways to deal them; if only the one
+at hand is as clear as it is, p is one over that number, and no data can bring it lower.
+So the number of seeds alone says whether a claim can be decided, before anything is
+trained. Only Python's own ``math`` is used: ``nablab show`` answers without loading
+NumPy.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ Floor = Callable[[int], float]
 
 
 def floor_of(claim: Claim, conditions: Sequence[Condition]) -> Floor:
-    """The smallest p-value of a claim, over these conditions, as a function of the number of seeds.
+    """The smallest p-value of a claim, over these conditions, as a function of the
+    number of seeds.
 
     Outcomes that are 0 or 1 may have another one, which depends on the bound.
 
@@ -44,14 +46,17 @@ def floor_of(claim: Claim, conditions: Sequence[Condition]) -> Floor:
 
 
 def floor_of_trend(levels: int, paired: bool) -> Floor:
-    """One over the number of ways to deal the values to the levels; within each seed where paired."""
+    """One over the number of ways to deal the values to the levels; within each seed
+    where paired.
+    """
     if paired:
         return lambda n: math.exp(-n * math.lgamma(levels + 1))
     return lambda n: math.exp(levels * math.lgamma(n + 1) - math.lgamma(levels * n + 1))
 
 
 def floor_of_exchanges(sizes: Sequence[int], paired: bool) -> Floor:
-    """One over the number of ways in which levels, and seeds unless paired, can change places.
+    """One over the number of ways in which levels, and seeds unless paired, can change
+    places.
 
     Args:
         sizes: Number of levels of each factor.
@@ -63,10 +68,12 @@ def floor_of_exchanges(sizes: Sequence[int], paired: bool) -> Floor:
 
 
 def crossed(conditions: Sequence[Condition]) -> tuple[list[Condition], tuple[int, ...]]:
-    """Conditions in the order of a table of their factors, and the number of levels of each factor.
+    """Conditions in the order of a table of their factors, and the number of levels of
+    each factor.
 
-    A factor that follows from another (the course that a network belongs to) has no levels of its own.
-    Where the conditions are not all combinations of the levels, they themselves are the only factor.
+    A factor that follows from another (the course that a network belongs to) has no
+    levels of its own. Where the conditions are not all combinations of the levels, they
+    themselves are the only factor.
     """
     ordered = list(dict.fromkeys(conditions))
     names = list(dict.fromkeys(factor for condition in ordered for factor in condition))
@@ -87,7 +94,8 @@ def crossed(conditions: Sequence[Condition]) -> tuple[list[Condition], tuple[int
 
 
 def clearest_limit(claim: Claim, seeds: int, trials: float, z: float) -> float:
-    """The inner limit of the interval of data in complete agreement; means have no such limit.
+    """The inner limit of the interval of data in complete agreement; means have no such
+    limit.
 
     Args:
         claim: What is claimed.

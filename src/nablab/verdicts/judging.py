@@ -1,4 +1,6 @@
-"""From claims and records to verdicts: the decision rule, Holm's correction, and how many seeds it takes."""
+"""From claims and records to verdicts: the decision rule, Holm's correction, and how
+many seeds it takes.
+"""
 
 from __future__ import annotations
 
@@ -34,17 +36,22 @@ class Verdict:
         p_value: One-sided, for the side that the outcome is about.
         p_adjusted: After Holm's correction over all claims of the run.
         seeds: Number of seeds, of the smallest group.
-        seeds_needed: About how many seeds it would take to decide; None if decided or if more would not help.
+        seeds_needed: About how many seeds it would take to decide; None if decided or
+            if more would not help.
         reason: Why this outcome, in words.
         smallest_effect: The claim's smallest effect of interest.
         published: What somebody else reported, or None.
         measured_for_published: What was measured here of the same quantity.
         distance: Measured minus published.
         groups: By level: mean, median, number of values, number of NaN.
-        method: Which test, interval and correction were used; empty in files of older versions.
-        axis: Where the effect can be drawn; None where there is none, and in files of older versions.
-        answer: What follows for the experiment's question; empty for claims that its answer leaves out.
-        advice: What it would take to decide, as part of a sentence; empty where it is decided.
+        method: Which test, interval and correction were used; empty in files of older
+            versions.
+        axis: Where the effect can be drawn; None where there is none, and in files of
+            older versions.
+        answer: What follows for the experiment's question; empty for claims that its
+            answer leaves out.
+        advice: What it would take to decide, as part of a sentence; empty where it is
+            decided.
     """
 
     claim: str
@@ -112,15 +119,17 @@ def judge(
 ) -> list[Verdict]:
     """Answer every claim that the records speak of.
 
-    A claim is supported when the whole interval of its effect lies beyond the smallest effect of
-    interest on the claimed side and the test of the same threshold, Holm-corrected over all claims,
-    gives less than 0.05. It is refuted when both hold for the other side. Otherwise it is inconclusive.
+    A claim is supported when the whole interval of its effect lies beyond the smallest
+    effect of interest on the claimed side and the test of the same threshold,
+    Holm-corrected over all claims, gives less than 0.05. It is refuted when both hold
+    for the other side. Otherwise it is inconclusive.
 
     Args:
         claims: What is claimed. A claim whose levels do not occur gives no verdict.
         records: One record per trial.
         confidence: Of the intervals, two-sided.
-        resamples: Bootstrap resamples and random permutations (exact where they can be enumerated).
+        resamples: Bootstrap resamples and random permutations (exact where they can be
+            enumerated).
         seed: Of the resampling; the same input gives the same verdicts.
 
     Returns:

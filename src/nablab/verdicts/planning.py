@@ -1,4 +1,6 @@
-"""How many seeds it takes: the fewest that could decide at all, and how many would probably do."""
+"""How many seeds it takes: the fewest that could decide at all, and how many would
+probably do.
+"""
 
 from __future__ import annotations
 
@@ -35,16 +37,19 @@ class Advice:
 def advise(
     claim: Claim, evidence: Evidence, level: float, confidence: float, resamples: int
 ) -> Advice:
-    """How many seeds decide with 80 % power if effect and spread stay as they are, and that in words.
+    """How many seeds decide with 80 % power if effect and spread stay as they are, and
+    that in words.
 
-    The usual formula for a normal mean, with the correction for Student's quantiles of Guenther 1981.
+    The usual formula for a normal mean, with the correction for Student's quantiles of
+    Guenther 1981.
 
     Args:
         claim: What is claimed.
         evidence: What was found; the claim is undecided.
         level: p has to be below it: 0.05 divided by the number of claims.
         confidence: Of the interval, two-sided.
-        resamples: Number of random arrangements; no smaller p than one over it can be had.
+        resamples: Number of random arrangements; no smaller p than one over it can be
+            had.
     """
     if evidence.failure:
         return Advice(short="these seeds give no answer")
@@ -57,7 +62,8 @@ def advise(
         )
     if fewest is None and evidence.floor(MOST_SEEDS) >= level:
         return Advice(
-            text="More seeds cannot decide it: with so few conditions p stays too large whatever they give.",
+            text="More seeds cannot decide it: with so few conditions p stays too "
+            "large whatever they give.",
             short="too few conditions",
         )
     if (
@@ -78,7 +84,8 @@ def advise(
     usual = _usual(claim, evidence, level, confidence)
     if math.isinf(usual) or fewest is None:
         return Advice(
-            text="The effect is so near to this line that more seeds would hardly decide.",
+            text="The effect is so near to this line that more seeds would hardly "
+            "decide.",
             short="the effect is very near the line",
         )
     needed = max(math.ceil(usual), fewest, evidence.seeds + max(1, evidence.seeds // 4))
@@ -101,7 +108,9 @@ def _at_least(fewest: int | None, before: str = "", after: str = "") -> Advice:
 
 
 def _usual(claim: Claim, evidence: Evidence, level: float, confidence: float) -> float:
-    """The number of seeds of the usual formula; infinite where the effect lies on the line."""
+    """The number of seeds of the usual formula; infinite where the effect lies on the
+    line.
+    """
     gap = abs((evidence.effect or 0.0) - evidence.threshold)
     z = float(-ndtri(min(level, (1 - confidence) / 2)))
     reach = (z + float(ndtri(POWER))) * evidence.standard_error
@@ -112,13 +121,16 @@ def _usual(claim: Claim, evidence: Evidence, level: float, confidence: float) ->
     groups = 1 if claim.paired or claim.kind == "bound" else 2
     usual = evidence.seeds * (reach / gap) ** 2 + z**2 / (2 * groups)
     if claim.scale == "ranks" and groups == 1 and evidence.unit != "Kendall's tau":
-        # The sign test's p-value moves in steps: Fleiss 1981's correction, for a share of gap / 2.
+        # The sign test's p-value moves in steps: Fleiss 1981's correction, for a share
+        # of gap / 2.
         usual *= (1 + math.sqrt(1 + 8 / (usual * gap))) ** 2 / 4
     return usual
 
 
 def _reach_of_bound(z: float, gap: float, evidence: Evidence) -> float:
-    """How far from the line the effect has to be; the stand-off for skewed values shrinks with more seeds."""
+    """How far from the line the effect has to be; the stand-off for skewed values
+    shrinks with more seeds.
+    """
     seeds = float(evidence.seeds)
     for _ in range(20):
         reach = (z * skew_factor(seeds) + float(ndtri(POWER))) * evidence.standard_error
@@ -127,7 +139,9 @@ def _reach_of_bound(z: float, gap: float, evidence: Evidence) -> float:
 
 
 def _out_of_reach(evidence: Evidence, level: float) -> str:
-    """That the clearest data of so many seeds would not have decided either; empty if they would."""
+    """That the clearest data of so many seeds would not have decided either; empty if
+    they would.
+    """
     floor, family = evidence.floor(evidence.seeds), round(ALPHA / level)
     if floor < level:
         return ""
@@ -167,6 +181,7 @@ def _fewest(
 
 def _trials(claim: Claim, evidence: Evidence, n: int) -> float:
     """How many trials stand in a trend or correlation of ``n`` seeds."""
-    # Exchanged conditions are the units of a paired correlation, however many seeds there are.
+    # Exchanged conditions are the units of a paired correlation, however many seeds
+    # there are.
     alone = claim.kind == "correlation" and claim.paired
     return evidence.trials_per_seed if alone else n * evidence.trials_per_seed

@@ -1,7 +1,9 @@
-"""Whether the seeds vary, and how: what no interval of a few values can know is said here.
+"""Whether the seeds vary, and how: what no interval of a few values can know is said
+here.
 
-Seeds are replicates only if they differ. Five equal values are five copies of one draw, or a quantity that
-the seed does not touch, or an outcome so coarse that it had no room to differ.
+Seeds are replicates only if they differ. Five equal values are five copies of one draw,
+or a quantity that the seed does not touch, or an outcome so coarse that it had no room
+to differ.
 """
 
 from __future__ import annotations
@@ -18,14 +20,15 @@ from nablab.text.naming import words
 from nablab.verdicts.values import Group, values_of, whose
 
 FAR = 12.0
-"""An outlier lies so many robust standard deviations (1.4826 times the median distance from the median) from
-the median: 3 % of samples of five normal values have one, and under 1 % of samples of seven or more."""
+"""An outlier lies so many robust standard deviations (1.4826 times the median distance
+from the median) from the median: 3 % of samples of five normal values have one, and
+under 1 % of samples of seven or more."""
 
 
 RANKS = " The scale 'ranks' asks what most seeds do."
 EXACT = (
-    " If it is a property of the condition and not of the seed, such as a number of parameters, say "
-    "exact=True in the claim."
+    " If it is a property of the condition and not of the seed, such as a number of "
+    "parameters, say exact=True in the claim."
 )
 
 
@@ -34,7 +37,9 @@ COARSEST = 100
 
 
 def same_for_all_seeds(side: Iterable[Record], metric: str) -> tuple[float, ...]:
-    """What every one of at least two seeds gave, trial by trial; empty if the seeds differ."""
+    """What every one of at least two seeds gave, trial by trial; empty if the seeds
+    differ.
+    """
     by_seed: dict[int, dict[Condition, float]] = {}
     for record in side:
         if metric in record.scalars:
@@ -62,10 +67,12 @@ def only_zero_or_one(sides: Iterable[Sequence[Record]], metric: str) -> bool:
 
 
 def no_replicates(sides: Mapping[str, Sequence[Record]], claim: Claim) -> str:
-    """Why seeds that all gave one result are no replicates; empty if they vary, or may be equal by nature.
+    """Why seeds that all gave one result are no replicates; empty if they vary, or may
+    be equal by nature.
 
-    Coarse values, such as a count of epochs, a share of a few points or infinity, can be equal by nature.
-    Others cannot: then the seed does not reach what it should, or the quantity has no randomness.
+    Coarse values, such as a count of epochs, a share of a few points or infinity, can
+    be equal by nature. Others cannot: then the seed does not reach what it should, or
+    the quantity has no randomness.
     """
     for name, side in sides.items():
         values = same_for_all_seeds(side, claim.metric)
@@ -73,12 +80,14 @@ def no_replicates(sides: Mapping[str, Sequence[Record]], claim: Claim) -> str:
             continue
         which = f", {values[0]:.6g}" if len(set(values)) == 1 else ""
         remedy = {
-            "difference": " If it has no randomness, claim a bound on the other side against this value.",
+            "difference": " If it has no randomness, claim a bound on the other side "
+            "against this value.",
             "equality": EXACT,
         }.get(claim.kind, "")
         return (
-            f"All {_seeds(side)} seeds{whose(claim, name)} gave the same {words(claim.metric)}{which}: "
-            f"they look like copies of one result, not replicates; does the seed reach it?{remedy}"
+            f"All {_seeds(side)} seeds{whose(claim, name)} gave the same "
+            f"{words(claim.metric)}{which}: they look like copies of one result, not "
+            f"replicates; does the seed reach it?{remedy}"
         )
     return ""
 
@@ -86,7 +95,9 @@ def no_replicates(sides: Mapping[str, Sequence[Record]], claim: Claim) -> str:
 def no_spread(
     values: Sequence[Group], names: Sequence[str], claim: Claim, what: str = ""
 ) -> str:
-    """Why means of two sides (or of the only one) cannot be judged where no value varies; else empty."""
+    """Why means of two sides (or of the only one) cannot be judged where no value
+    varies; else empty.
+    """
     arrays = [np.array(list(group.values())) for group in values]
     if sum(
         len(array) > 1 and bool((array == array[0]).all()) for array in arrays
@@ -97,16 +108,17 @@ def no_spread(
         whose(claim, names[0]) if len(names) == 1 else "",
     )
     return (
-        f"All {seeds} seeds{whom} gave the same {what or words(claim.metric)}, so how much it varies from "
-        f"seed to seed is not known.{EXACT if claim.kind == 'equality' else RANKS}"
+        f"All {seeds} seeds{whom} gave the same {what or words(claim.metric)}, so how "
+        "much it varies from seed to seed is not "
+        f"known.{EXACT if claim.kind == 'equality' else RANKS}"
     )
 
 
 def constant_ratio(claim: Claim) -> str:
     """Why paired values that differ by one factor in every seed cannot be judged."""
     return (
-        f"Two levels differ by the same factor in {words(claim.metric)} in every seed, so how much "
-        f"it varies from seed to seed is not known.{EXACT}"
+        f"Two levels differ by the same factor in {words(claim.metric)} in every seed, "
+        f"so how much it varies from seed to seed is not known.{EXACT}"
     )
 
 
@@ -120,8 +132,8 @@ def equal_by_nature(
         if values:
             what = f"{values[0]:g}" if len(set(values)) == 1 else "the same values"
             said.append(
-                f"All {_seeds(side)} seeds{whose(claim, name)} gave {what}; if they are copies of one "
-                "result, they count for too much."
+                f"All {_seeds(side)} seeds{whose(claim, name)} gave {what}; if they "
+                "are copies of one result, they count for too much."
             )
     return tuple(said)
 
@@ -129,7 +141,9 @@ def equal_by_nature(
 def outliers(
     groups: Sequence[Group], names: Sequence[str], claim: Claim
 ) -> tuple[str, ...]:
-    """A sentence for each side with values far from the rest: few seeds cannot know their mean."""
+    """A sentence for each side with values far from the rest: few seeds cannot know
+    their mean.
+    """
     said = []
     for name, group in zip(names, groups, strict=True):
         values = np.array(list(group.values()))
@@ -137,9 +151,10 @@ def outliers(
         if far.any():
             several = int(far.sum())
             said.append(
-                f"{several} of {len(values)} values{whose(claim, name)} {'lies' if several == 1 else 'lie'} "
-                "far from the rest, and so few seeds hardly know the mean of such values; the scale 'ranks' "
-                "compares what most seeds give."
+                f"{several} of {len(values)} values{whose(claim, name)} "
+                f"{'lies' if several == 1 else 'lie'} far from the rest, and so few "
+                "seeds hardly know the mean of such values; the scale 'ranks' compares "
+                "what most seeds give."
             )
     return tuple(said)
 

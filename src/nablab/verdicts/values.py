@@ -1,4 +1,6 @@
-"""From records to numbers: one value per seed on the claim's scale, and what had to be left out."""
+"""From records to numbers: one value per seed on the claim's scale, and what had to be
+left out.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ Group = dict[int, float]
 """One value per seed."""
 
 LARGEST = 1e150
-"""Beyond it, or below its inverse, the squares that a spread is made of overflow or vanish."""
+"""Beyond it, or below its inverse, the squares that a spread is made of overflow or
+vanish.
+"""
 
 
 def of_level(
@@ -48,7 +52,8 @@ def summary(side: Iterable[Record], metric: str) -> dict[str, float]:
 
 
 def relative(a: float, b: float) -> float:
-    """Relative difference to the smaller of the two; infinite if it is 0 or the signs differ.
+    """Relative difference to the smaller of the two; infinite if it is 0 or the signs
+    differ.
 
     >>> relative(100.0, 150.0), relative(0.0, 1.0)
     (0.5, inf)
@@ -62,10 +67,12 @@ def relative(a: float, b: float) -> float:
 def prepare(
     sides: Mapping[str, Sequence[Record]], claim: Claim
 ) -> tuple[list[Group], tuple[str, ...], str]:
-    """One value per seed on the claim's scale for every side, with caveats, and why it failed if it did.
+    """One value per seed on the claim's scale for every side, with caveats, and why it
+    failed if it did.
 
     Args:
-        sides: The trials to compare; the name says who they are in messages, empty for all.
+        sides: The trials to compare; the name says who they are in messages, empty for
+            all.
         claim: Its metric and scale.
     """
     metric, scale = claim.metric, claim.scale
@@ -84,7 +91,8 @@ def prepare(
         lost = int(np.isnan(values).sum())
         if lost:
             caveats.append(
-                f"{lost} of {len(values)} trials ended in NaN; each counts against the conclusion."
+                f"{lost} of {len(values)} trials ended in NaN; each counts against the "
+                "conclusion."
             )
         return groups, tuple(caveats), ""
     groups = [
@@ -179,8 +187,9 @@ def _caveats_of_nan(
 ) -> tuple[str, ...]:
     counts = {name: summary(side, claim.metric) for name, side in sides.items()}
     return tuple(
-        f"{count['nan']:.0f} of {count['nan'] + count['n']:.0f} trials{whose(claim, name)} ended in NaN and"
-        f" {'is' if count['nan'] == 1 else 'are'} left out."
+        f"{count['nan']:.0f} of {count['nan'] + count['n']:.0f} "
+        f"trials{whose(claim, name)} ended in NaN and "
+        f"{'is' if count['nan'] == 1 else 'are'} left out."
         for name, count in counts.items()
         if count["nan"]
     )

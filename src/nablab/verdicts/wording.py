@@ -1,4 +1,5 @@
-"""Verdicts in plain words: the claim's sentence, why it was judged so, and by which method.
+"""Verdicts in plain words: the claim's sentence, why it was judged so, and by which
+method.
 
 Effects have a file of their own, ``effects.py``.
 """
@@ -34,7 +35,8 @@ FEW = 30
 def sentence(claim: Claim, scope: Mapping[str, Level]) -> str:
     """The claim in words, with its scope.
 
-    A sentence of the claim's own may hold the fields first, second, metric, scope and level.
+    A sentence of the claim's own may hold the fields first, second, metric, scope and
+    level.
 
     Raises:
         UsageError: The claim's own sentence has another field.
@@ -53,8 +55,9 @@ def sentence(claim: Claim, scope: Mapping[str, Level]) -> str:
         )
     except (KeyError, IndexError, ValueError, AttributeError, TypeError) as error:
         raise UsageError(
-            f"The sentence of the claim on '{claim.metric}' cannot be filled in: {error}. "
-            "Its fields are {first}, {second}, {metric}, {scope} and {level}."
+            f"The sentence of the claim on '{claim.metric}' cannot be filled in: "
+            f"{error}. Its fields are {{first}}, {{second}}, {{metric}}, {{scope}} and "
+            "{level}."
         ) from error
     return (
         text
@@ -97,11 +100,17 @@ def reason(
         return f"{few} cannot show how much the result varies from seed to seed."
     interval = f"{100 * confidence:g} % interval"
     raw, p = p_values
-    p_text = f"p {_p_text(p)}{f' after correction for {family} claims' if family > 1 else ''}"
+    p_text = (
+        "p "
+        f"{_p_text(p)}{f' after correction for {family} claims' if family > 1 else ''}"
+    )
     if family > 1 and p >= ALPHA > raw:
         p_text += f" ({_p_text(raw).removeprefix('= ')} before)"
     if outcome != "inconclusive":
-        return f"The whole {interval} lies {_side(claim, evidence, outcome == 'supported')}, {p_text}."
+        return (
+            f"The whole {interval} lies "
+            f"{_side(claim, evidence, outcome == 'supported')}, {p_text}."
+        )
     if evidence.supports or evidence.refutes:
         place = _side(claim, evidence, evidence.supports)
         return f"The whole {interval} lies {place}, but {p_text} is not below 0.05."
@@ -110,7 +119,8 @@ def reason(
 
 
 def method(claim: Claim, evidence: Evidence, family: int, confidence: float) -> str:
-    """Which statistic, test, interval and correction made the verdict, and what they cannot see.
+    """Which statistic, test, interval and correction made the verdict, and what they
+    cannot see.
 
     Args:
         claim: What is claimed.
@@ -133,8 +143,8 @@ def method(claim: Claim, evidence: Evidence, family: int, confidence: float) -> 
     ):
         missed = 100 * 0.9**evidence.seeds
         parts.append(
-            f"{evidence.seeds} seeds miss what befalls one seed in ten {missed:.0f} % of the time, and "
-            "what they miss is not in this mean."
+            f"{evidence.seeds} seeds miss what befalls one seed in ten {missed:.0f} % "
+            "of the time, and what they miss is not in this mean."
         )
     return " ".join(parts)
 
@@ -201,9 +211,15 @@ def _generated(claim: Claim) -> str:
     metric = quantity(claim)
     if claim.kind == "difference":
         side = COMPARISONS[claim.sign]
-        return f"{metric[0].upper()}{metric[1:]} is {side} for {claim.first} than for {claim.second}"
+        return (
+            f"{metric[0].upper()}{metric[1:]} is {side} for {claim.first} than for "
+            f"{claim.second}"
+        )
     if claim.kind == "trend":
-        return f"{metric[0].upper()}{metric[1:]} {'rises' if claim.sign > 0 else 'falls'} with {words(claim.by)}"
+        return (
+            f"{metric[0].upper()}{metric[1:]} {'rises' if claim.sign > 0 else 'falls'} "
+            f"with {words(claim.by)}"
+        )
     if claim.kind == "correlation":
         side = "rise together" if claim.sign > 0 else "oppose each other"
         return f"{metric[0].upper()}{metric[1:]} and {words(claim.other)} {side}"
@@ -225,7 +241,10 @@ def _line(claim: Claim, evidence: Evidence, *, touching: bool = False) -> str:
         return _bound_line(claim)
     if not claim.smallest_effect:
         if claim.kind == "bound":
-            return f"the point where as many seeds lie below {number(claim.bound)} as above"
+            return (
+                f"the point where as many seeds lie below {number(claim.bound)} as "
+                "above"
+            )
         return (
             "zero"
             if claim.kind in ("trend", "correlation") or touching
@@ -235,7 +254,9 @@ def _line(claim: Claim, evidence: Evidence, *, touching: bool = False) -> str:
 
 
 def threshold_text(claim: Claim) -> str:
-    """What the effect is held against, in short: ``1.5 times lower``, ``tau 0.300``, ``0.0500``."""
+    """What the effect is held against, in short: ``1.5 times lower``, ``tau 0.300``,
+    ``0.0500``.
+    """
     if claim.kind == "equality":
         return f"{100 * claim.margin:.3g} %"
     line = claim.sign * claim.smallest_effect + 0.0
@@ -249,7 +270,9 @@ def threshold_text(claim: Claim) -> str:
 
 
 def _bound_line(claim: Claim) -> str:
-    """The bound; where an effect must reach beyond it to be of interest, how that line comes about."""
+    """The bound; where an effect must reach beyond it to be of interest, how that line
+    comes about.
+    """
     if not claim.smallest_effect:
         return f"the bound of {number(claim.bound)}"
     line = number(on_scale(claim, claim.sign * claim.smallest_effect))

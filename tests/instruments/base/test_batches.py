@@ -1,4 +1,6 @@
-"""Every form of data gives the same weighted mean; what cannot be measured is refused by name."""
+"""Every form of data gives the same weighted mean; what cannot be measured is refused
+by name.
+"""
 
 from __future__ import annotations
 

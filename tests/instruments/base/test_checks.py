@@ -125,9 +125,8 @@ def test_losses_of_ones_own_that_normalize_by_batch_are_refused_over_several() -
         kept = target > 0
         return F.cross_entropy(output[kept], target[kept])
 
-    partly = torch.tensor(
-        [1, 1, 1, 1, 0, 2, 0, 1, 2, 2, 2, 2]
-    )  # the first and the last batch show nothing
+    # the first and the last batch show nothing
+    partly = torch.tensor([1, 1, 1, 1, 0, 2, 0, 1, 2, 2, 2, 2])
     unequal = [(x[k : k + 4], partly[k : k + 4]) for k in (0, 4, 8)]
     for loss, data in ((weighted, batches), (masked, unequal)):
         Objective(model, loss, (x, y))
@@ -203,9 +202,8 @@ def test_one_batch_is_cut_only_where_the_mean_is_known(
         y = torch.where((torch.arange(400) // 50) % 4 == 1, -100, y)
     if case == "sorted":
         y = torch.cat([y[:200].sort().values] * 2)
-        loss = lambda o, t: F.cross_entropy(
-            o, t, weight=torch.tensor([1.0, 5.0, 0.2]).to(o)
-        )  # noqa: E731
+        weight = torch.tensor([1.0, 5.0, 0.2])
+        loss = lambda o, t: F.cross_entropy(o, t, weight=weight.to(o))  # noqa: E731
     operator = HessianOperator(model.double(), loss, (x, y))
     assert (len(operator.objective.batches) > 1) is (case == "blocks")
     whole = HessianOperator(model, loss, (x, y), batch_size=400)
@@ -278,7 +276,9 @@ def test_a_physics_informed_loss() -> None:
 
 
 class Dropped(nn.Module):
-    """A layer that is left out in one pass of a hundred, drawn from one of three generators."""
+    """A layer that is left out in one pass of a hundred, drawn from one of three
+    generators.
+    """
 
     def __init__(self, draw: Callable[[], float]) -> None:
         super().__init__()

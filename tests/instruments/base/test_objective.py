@@ -1,4 +1,6 @@
-"""The mean loss as a function of chosen parameters: right, pure, and clear about what it refuses."""
+"""The mean loss as a function of chosen parameters: right, pure, and clear about what
+it refuses.
+"""
 
 from __future__ import annotations
 
@@ -58,9 +60,8 @@ def test_ragged_batches_weigh_by_their_samples() -> None:
     unweighted = np.mean(
         [Objective(model, loss, (x[a:b], y[a:b])).loss() for a, b in ((0, 5), (5, 7))]
     )
-    assert (
-        abs(unweighted - whole.loss()) > 1e-3
-    )  # what a plain mean over batches would have given
+    # what a plain mean over batches would have given
+    assert abs(unweighted - whole.loss()) > 1e-3
 
 
 def test_flatten_and_unflatten_are_inverse_with_leading_axes() -> None:
@@ -108,9 +109,8 @@ def test_nothing_of_the_model_changes(name: str) -> None:
         assert bool((parameter.grad == 1).all())
         assert parameter.requires_grad
     assert not model._forward_hooks
-    for (
-        module
-    ) in model.modules():  # recurrent layers list the tensors of their latest call
+    # recurrent layers list the tensors of their latest call
+    for module in model.modules():
         for tensor in getattr(module, "_flat_weights", []):
             assert isinstance(tensor, nn.Parameter)
 

@@ -1,4 +1,6 @@
-"""What tensors put into a model must do: be seen everywhere, in the backward pass too, and leave no trace."""
+"""What tensors put into a model must do: be seen everywhere, in the backward pass too,
+and leave no trace.
+"""
 
 from __future__ import annotations
 
@@ -59,7 +61,9 @@ class Checkpointed(nn.Module):
 
 
 class ReadsItsLayerAgain(torch.autograd.Function):
-    """tanh(layer(v)) * v, whose backward pass reads the layer's weights from the layer itself."""
+    """tanh(layer(v)) * v, whose backward pass reads the layer's weights from the layer
+    itself.
+    """
 
     @staticmethod
     def forward(ctx, v, weight, bias, layer):  # type: ignore[no-untyped-def]
@@ -159,7 +163,9 @@ class Tied(nn.Module):
 
 
 class Listed(nn.Module):
-    """Parameters are read from a list, and a submodule from another that PyTorch does not know."""
+    """Parameters are read from a list, and a submodule from another that PyTorch does
+    not know.
+    """
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,5 @@
-"""Every instrument on every form of model: the right number or a refusal, and nothing changed.
+"""Every instrument on every form of model: the right number or a refusal, and nothing
+changed.
 
 A model is a row of one of the tables in `models`, an instrument a row of the table in
 `instruments`: adding either is adding a row. The truth of a model is computed once, in

@@ -42,8 +42,10 @@ class Model:
         plain: The mean loss of a batch in plain PyTorch; by default as the loss says.
         answer: What every instrument must answer.
         answers: What single instruments must answer, where that is something else.
-        count: What the mean of a batch is over; by default the length of the first tensor's first axis.
-        sample: Sample i of a batch as a batch; None where a batch is no list of samples.
+        count: What the mean of a batch is over; by default the length of the first
+            tensor's first axis.
+        sample: Sample i of a batch as a batch; None where a batch is no list of
+            samples.
         dtype: The dtype to measure in; None for the parameters' own.
         tolerance: Relative error that the dtype leaves.
         token_inputs: Whether the inputs have no derivative.
@@ -110,7 +112,9 @@ class Case:
         return float(len(first_tensor(batch)))
 
     def backward(self) -> None:
-        """What a training step does before the optimizer's: gradients of the mean loss in ``.grad``."""
+        """What a training step does before the optimizer's: gradients of the mean loss
+        in ``.grad``.
+        """
         self.model.zero_grad()
         total = sum(self.count(batch) for batch in self.batches)
         for batch in self.batches:
@@ -120,11 +124,12 @@ class Case:
 
 
 def make(row: Model, *, gradients: bool = True) -> Case:
-    """Build a row's model, another of other weights, its data and its loss: the same every time."""
+    """Build a row's model, another of other weights, its data and its loss: the same
+    every time.
+    """
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # of PyTorch, about the forms of models that are tested here
+        # of PyTorch, about the forms of models that are tested here
+        warnings.simplefilter("ignore")
         models = []
         for seed in (7, 8):
             torch.manual_seed(seed)
@@ -196,5 +201,7 @@ doubled = partial(
 
 
 def rows_of(batch: Any, place: int) -> Any:
-    """Sample ``place`` of a batch whose tensors all list samples along their first axis."""
+    """Sample ``place`` of a batch whose tensors all list samples along their first
+    axis.
+    """
     return changed(batch, lambda tensor: tensor[place : place + 1])

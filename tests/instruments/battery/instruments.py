@@ -1,4 +1,6 @@
-"""The table of instruments: how each is called on a case, and how its result is held against the truth."""
+"""The table of instruments: how each is called on a case, and how its result is held
+against the truth.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +53,8 @@ def close(found: Any, right: Any, scale: float, truth: Truth, what: str) -> None
     apart = float(np.abs(found - right).max(initial=0.0))
     allowed = truth.case.row.tolerance * scale + 1e-12
     assert apart <= allowed, (
-        f"{what}: off by {apart:.3g} (allowed {allowed:.3g}): {_short(found)}, right {_short(right)}"
+        f"{what}: off by {apart:.3g} (allowed {allowed:.3g}): {_short(found)}, right "
+        f"{_short(right)}"
     )
 
 
@@ -413,7 +416,9 @@ def _needs_inputs(row: Model) -> Answer:
 
 
 def _needs_layers(row: Model) -> Answer:
-    """Units are found in an `nn.Sequential`; for other models a specification is asked for."""
+    """Units are found in an `nn.Sequential`; for other models a specification is asked
+    for.
+    """
     return row.answer if row.matchable else REFUSAL
 
 

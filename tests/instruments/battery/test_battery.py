@@ -1,4 +1,6 @@
-"""Every instrument on every form of model: the truth or a refusal in one sentence, and nothing changed."""
+"""Every instrument on every form of model: the truth or a refusal in one sentence, and
+nothing changed.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,8 @@ from tests.instruments.battery.models import MODELS
 from tests.instruments.battery.purity import State
 from tests.instruments.battery.truth import Truth
 
-# Run by `make test`: these models with every instrument, and every model with these instruments.
+# Run by `make test`: these models with every instrument, and every model with these
+# instruments.
 FAST_MODELS = ("dense", "shared by alias")
 FAST_INSTRUMENTS = ("gradient_norm", "hessian_matrix")
 # A remedy is something to do.
@@ -71,9 +74,8 @@ def test_gives_the_truth_or_a_refusal_and_changes_nothing(
 def attempt(instrument: str, case: Case) -> tuple[Any, UsageError | None]:
     """The result of an instrument, or its refusal."""
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # of PyTorch, about the models; the number is what counts
+        # of PyTorch, about the models; the number is what counts
+        warnings.simplefilter("ignore")
         try:
             return INSTRUMENTS[instrument].measure(case), None
         except UsageError as error:

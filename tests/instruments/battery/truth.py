@@ -25,15 +25,18 @@ from tests.instruments.battery.case import (
     tensors,
 )
 
-STEP = 1e-5  # of central differences: errors of 1e-10 from the third derivative and from rounding
+# of central differences: errors of 1e-10 from the third derivative and from rounding
+STEP = 1e-5
 
 
 class Truth:
-    """The mean loss of a row's model over its data as a function of one vector (P,), float64.
+    """The mean loss of a row's model over its data as a function of one vector (P,),
+    float64.
 
     Attributes:
         case: Its own model, loss and data.
-        point: The model's trainable parameters; a complex entry is two numbers, its real part first.
+        point: The model's trainable parameters; a complex entry is two numbers, its
+            real part first.
     """
 
     def __init__(self, row: Model) -> None:
@@ -45,9 +48,8 @@ class Truth:
             if isinstance(self.case.loss, nn.Module):
                 in_double(self.case.loss)
         for module in self.model.modules():
-            if hasattr(
-                module, "use_reentrant"
-            ):  # that form refuses autograd.grad; the function is the same
+            # that form refuses autograd.grad; the function is the same
+            if hasattr(module, "use_reentrant"):
                 module.use_reentrant = False
         self.batches = [doubled(batch) for batch in self.case.batches]
         counts = [self.case.count(batch) for batch in self.case.batches]
@@ -93,7 +95,9 @@ class Truth:
         return [float(self._backward([sample], [1.0]).norm()) for sample in samples]
 
     def on_line(self, alpha: float) -> float:
-        """The loss of the model whose parameters and floating-point buffers lie between the two models."""
+        """The loss of the model whose parameters and floating-point buffers lie between
+        the two models.
+        """
         self._write(self.point)
         own = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
         far = self.other.state_dict()
@@ -151,7 +155,9 @@ class Truth:
 
     @cached_property
     def gauss_newton(self) -> Tensor:
-        """The Gauss-Newton matrix (P, P): the Jacobian of the outputs by central differences."""
+        """The Gauss-Newton matrix (P, P): the Jacobian of the outputs by central
+        differences.
+        """
         total = torch.zeros_like(self.hessian)
         criterion = (
             CRITERIA[self.case.loss]
@@ -253,7 +259,9 @@ def _trainable(model: nn.Module) -> list[nn.Parameter]:
 
 
 def in_double(model: nn.Module) -> nn.Module:
-    """The model in float64 and complex128, with the tensors and modules that it holds unregistered."""
+    """The model in float64 and complex128, with the tensors and modules that it holds
+    unregistered.
+    """
     model = model.double()
     for parameter in model.parameters():
         if parameter.is_complex():  # .double() leaves them as they are

@@ -49,9 +49,10 @@ def build(make: Callable[[], nn.Module], replicas: int = 1) -> list[nn.Module]:
 
 def points(inputs: int, outputs: int, samples: int = 23) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(5)
-    draw = lambda width: torch.randn(
-        samples, width, generator=generator, dtype=torch.float64
-    )  # noqa: E731
+
+    def draw(width: int) -> Tensor:
+        return torch.randn(samples, width, generator=generator, dtype=torch.float64)
+
     return draw(inputs), draw(outputs)
 
 
@@ -145,9 +146,9 @@ def test_widths(widths: str) -> None:
 
 
 def test_several_outputs_and_an_activation_after_the_last_layer() -> None:
-    make = lambda: nn.Sequential(
-        nn.Linear(2, 4), nn.GELU(), nn.Linear(4, 3), nn.Sigmoid()
-    )  # noqa: E731
+    def make() -> nn.Module:
+        return nn.Sequential(nn.Linear(2, 4), nn.GELU(), nn.Linear(4, 3), nn.Sigmoid())
+
     assert_exact(build(make, 2), *points(2, 3), mse)
 
 
@@ -170,9 +171,8 @@ def test_other_losses() -> None:
         y,
         lambda output, target: (output - target).pow(4).mean() + output.sum() / 7,
     )
-    assert_exact(
-        networks, x, y, lambda output, target: (output * target).mean()
-    )  # no curvature of its own
+    # no curvature of its own
+    assert_exact(networks, x, y, lambda output, target: (output * target).mean())
     assert_exact(networks, x, y, nn.functional.l1_loss)
 
 
@@ -192,12 +192,8 @@ def test_replicas_agree_with_one_at_a_time_in_any_cut(
     networks = build(lambda: models.dense("1-6-5-1", "tanh"), 5)
     x, y = points(1, 1)
     whole = measure(networks, x, y, mse)
-    for piece in (
-        1,
-        800,
-        3_000,
-        6_000,
-    ):  # from one sample of one replica to several replicas
+    # from one sample of one replica to several replicas
+    for piece in (1, 800, 3_000, 6_000):
         monkeypatch.setattr(dense_hessian, "PIECE", piece)
         torch.testing.assert_close(
             measure(networks, x, y, mse), whole, rtol=1e-12, atol=1e-14
@@ -218,9 +214,8 @@ def test_threads_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
             torch.set_num_threads(threads)
             found.append(measure(networks, *points(1, 1), mse))
             assert torch.get_num_threads() == threads
-            with ThreadPoolExecutor(
-                1
-            ) as pool:  # threads of the caller that are started later
+            # threads of the caller that are started later
+            with ThreadPoolExecutor(1) as pool:
                 assert pool.submit(torch.get_num_threads).result() == threads
     finally:
         torch.set_num_threads(before)

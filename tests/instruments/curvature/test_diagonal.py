@@ -22,8 +22,8 @@ def test_as_many_samples_as_parameters_are_exact():
     assert (found.standard_errors == 0).all()
     assert found.products == 115
     assert (
-        "Exact: 115 products were allowed and the matrix has 115 rows." in found.notes
-    )
+        "Exact: 115 products were allowed and the matrix has 115 rows."
+    ) in found.notes
     assert sum(found.layers.values()) == pytest.approx(np.trace(dense))
     assert set(found.layer_errors.values()) == {0.0}
 
@@ -37,10 +37,10 @@ def test_entries_are_unbiased_and_their_errors_honest():
     assert (np.abs(errors.mean(0)) < 4.5 * errors.std(0) / 200**0.5).all()
     ratio = (errors**2).mean() ** 0.5 / (stated**2).mean() ** 0.5
     assert ratio == pytest.approx(1, abs=0.05)
-    assert (errors / stated).std() == pytest.approx(
-        1.03, abs=0.05
-    )  # Student's t with 39 degrees
-    # The variance of an entry in closed form: the squared rest of its row, over the samples.
+    # Student's t with 39 degrees
+    assert (errors / stated).std() == pytest.approx(1.03, abs=0.05)
+    # The variance of an entry in closed form: the squared rest of its row, over the
+    # samples.
     off = (dense**2).sum(1).numpy() - truth**2
     assert (stated**2).mean(0) == pytest.approx(off / 40, rel=0.1)
 

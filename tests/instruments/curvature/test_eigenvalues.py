@@ -73,7 +73,9 @@ def test_a_single_parameter():
 
 
 def test_a_cluster_does_not_stop_early():
-    """A power iteration that stops once its value changes by less than 1e-3 ends 2.7 % low here."""
+    """A power iteration that stops once its value changes by less than 1e-3 ends 2.7 %
+    low here.
+    """
     spectrum = np.concatenate([[1.0, 0.99], np.linspace(0.5, 0.98, 298)])
     dense = matrix(spectrum)
     found = eigenvalues_of(dense, count=2)
@@ -96,9 +98,8 @@ def test_every_copy_of_a_repeated_eigenvalue_is_found():
     assert found.values[:5] == pytest.approx(7, abs=1e-6)
     assert found.values[5] == pytest.approx(3, abs=1e-5)
     alone = eigenvalues_of(matrix(spectrum), count=6, certify=False)
-    assert (
-        alone.values > 6
-    ).sum() < 5  # one sequence sees one copy, and others only by rounding
+    # one sequence sees one copy, and others only by rounding
+    assert (alone.values > 6).sum() < 5
     assert any("Not checked for repeated eigenvalues" in note for note in alone.notes)
 
 
@@ -372,9 +373,8 @@ def test_too_little_memory_is_refused(monkeypatch):
         UsageError, match=r"10 eigenvectors of 200 entries need .* GB.*Ask for fewer"
     ):
         eigenvalues_of(matrix(SPECTRA["network"]), count=10)
-    assert eigenvalues_of(
-        matrix(SPECTRA["network"]), count=2
-    ).converged  # with restarts
+    # with restarts
+    assert eigenvalues_of(matrix(SPECTRA["network"]), count=2).converged
 
 
 def test_the_figure_and_the_record():
@@ -412,7 +412,9 @@ def test_the_interval_of_the_others_holds_them_beside_an_extreme_value(
 def test_the_others_lie_where_it_is_said_beside_one_large_eigenvalue(
     which: str, dtype: torch.dtype
 ) -> None:
-    """Products in float32 beside 1e6 know the others to 0.1 only, and a sequence ends at once."""
+    """Products in float32 beside 1e6 know the others to 0.1 only, and a sequence ends
+    at once.
+    """
     for size, large in ((50, 1e6), (300, -1e6), (40, 30.0)):
         spectrum = torch.linspace(0, 1, size, dtype=torch.float64)
         spectrum[0] = large

@@ -192,11 +192,7 @@ def convolution():
 
 
 CASES = {
-    "convolution": (
-        convolution,
-        (5, 1, 3, 3),
-        2,
-    ),
+    "convolution": (convolution, (5, 1, 3, 3), 2),
     "attention": (Attention, (3, 4, 4), 4),
     "recurrent": (Recurrent, (4, 3, 2), 3),
     "tied": (Tied, (5, 3), 3),
@@ -351,7 +347,9 @@ def test_the_figure_names_the_parameters():
 
 
 def held_penalty(strength):
-    """A loss(output, target) that holds the model and penalizes its weights past its arguments."""
+    """A loss(output, target) that holds the model and penalizes its weights past its
+    arguments.
+    """
     held = {}
 
     def loss(output, target):

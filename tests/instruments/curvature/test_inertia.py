@@ -41,7 +41,9 @@ def orthogonal(size, seed=0):
 
 
 def test_a_positive_semidefinite_matrix_of_rank_60_has_no_negative_eigenvalue():
-    """The naive ratio, eigenvalues above 0, reads about .65: half of the 140 zeros are rounded up."""
+    """The naive ratio, eigenvalues above 0, reads about .65: half of the 140 zeros are
+    rounded up.
+    """
     generator = torch.Generator().manual_seed(0)
     factor = torch.randn(200, 60, generator=generator, dtype=torch.float64)
     found = measure(quadratic(factor @ factor.T), torch.zeros(200))
@@ -137,9 +139,8 @@ def test_a_unit_without_influence_gives_zeros():
     torch.manual_seed(0)
     module = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1)).double()
     with torch.no_grad():
-        module[0].bias[
-            1
-        ] = -100.0  # never active: its 2 weights, bias and outgoing weight do nothing
+        # never active: its 2 weights, bias and outgoing weight do nothing
+        module[0].bias[1] = -100.0
     data = (
         torch.randn(30, 2, dtype=torch.float64),
         torch.randn(30, 1, dtype=torch.float64),
@@ -253,7 +254,8 @@ def test_the_figures_show_the_counts():
     assert [len(line.get_xdata()) for line in many.lines] == [0, 4]
 
 
-# Losses that are others with the samples, or what is taken for samples, in another order
+# Losses that are others with the samples, or what is taken for samples, in another
+# order
 
 
 class TimeFirst(nn.Module):
@@ -287,7 +289,9 @@ class Graph(nn.Module):
 
 
 class Masked(nn.Module):
-    """Attention whose causal mask (T, T) stands in the batch, with as many samples as steps."""
+    """Attention whose causal mask (T, T) stands in the batch, with as many samples as
+    steps.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -409,7 +413,9 @@ def test_losses_that_are_others_in_another_order_keep_their_inertia(name: str) -
 
 
 def test_a_point_on_a_kink_is_counted_on_its_side_and_it_is_said() -> None:
-    """The network of the textbook for exclusive or: one unit's input is 1 - 1 for two of the samples."""
+    """The network of the textbook for exclusive or: one unit's input is 1 - 1 for two
+    of the samples.
+    """
     model = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 1)).double()
     with torch.no_grad():
         model[0].weight.fill_(1.0)
@@ -425,7 +431,8 @@ def test_a_point_on_a_kink_is_counted_on_its_side_and_it_is_said() -> None:
         (x, torch.tensor([[0.0], [1.0], [1.0], [0.0]]).double()),
         neighbors=0,
     )
-    # At a loss of 0 the Hessian is J'J / 2, of the rank of the outputs' Jacobian: 4 samples.
+    # At a loss of 0 the Hessian is J'J / 2, of the rank of the outputs' Jacobian: 4
+    # samples.
     assert found.triple == (4, 5, 0)
     assert any("lies on a kink" in note for note in found.notes)
 

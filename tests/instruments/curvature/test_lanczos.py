@@ -1,4 +1,6 @@
-"""Lanczos: orthogonality, no ghosts, breakdowns, restarts, and the bound on what was not seen."""
+"""Lanczos: orthogonality, no ghosts, breakdowns, restarts, and the bound on what was
+not seen.
+"""
 
 import numpy as np
 import pytest
@@ -100,9 +102,8 @@ def test_an_invariant_subspace_is_noticed_and_left():
     dense = matrix([2.0] * 30 + [1.0] * 20)
     krylov = Krylov(random_vector(dense, torch.Generator().manual_seed(0)), 10)
     assert krylov.absorb(dense @ krylov.newest) > 0
-    assert (
-        krylov.absorb(dense @ krylov.newest) == 0
-    )  # two distinct eigenvalues: two vectors
+    # two distinct eigenvalues: two vectors
+    assert krylov.absorb(dense @ krylov.newest) == 0
     assert np.allclose(krylov.ritz()[0], [1, 2])
     krylov.inject(torch.ones(50, dtype=torch.float64))
     for _ in range(2):
@@ -154,7 +155,9 @@ def test_a_product_that_is_not_finite_is_refused():
 
 
 def test_the_bound_on_unseen_eigenvalues_holds():
-    """Over many starts an eigenvalue beyond the bound is as rare as promised, and the bound says much."""
+    """Over many starts an eigenvalue beyond the bound is as rare as promised, and the
+    bound says much.
+    """
     spectrum = np.concatenate([[1.3], np.linspace(0, 1, 199)])
     dense, chance = matrix(spectrum), 0.2
     beyond, levels = 0, []

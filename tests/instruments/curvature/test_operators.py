@@ -1,4 +1,6 @@
-"""Products with the Hessian and the Gauss-Newton matrix against closed forms and dense float64 truth."""
+"""Products with the Hessian and the Gauss-Newton matrix against closed forms and dense
+float64 truth.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +21,8 @@ from tests.instruments.networks import CASES, Sine, case
 def dense(objective: Objective) -> Tensor:
     """The Hessian as the Jacobian of the gradient.
 
-    Not torch.func.hessian: it differentiates a backward pass that runs under vmap, which is wrong through
-    layer norm in PyTorch 2.13 (by 0.07 on the transformer here).
+    Not torch.func.hessian: it differentiates a backward pass that runs under vmap,
+    which is wrong through layer norm in PyTorch 2.13 (by 0.07 on the transformer here).
     """
 
     def gradient(vector: Tensor) -> Tensor:
@@ -127,9 +129,8 @@ def test_ragged_batches_weigh_by_their_samples(kind: type[HessianOperator]) -> N
         matrix(kind(model, loss, (x[a:b], y[a:b]), dtype=torch.float64))
         for a, b in ((0, 5), (5, 7))
     )
-    assert (
-        plain - whole
-    ).abs().max() > 1e-3  # an unweighted mean over batches is another matrix
+    # an unweighted mean over batches is another matrix
+    assert (plain - whole).abs().max() > 1e-3
 
 
 def test_one_layer_is_a_block_of_the_whole() -> None:
@@ -221,9 +222,7 @@ def test_the_graph_is_kept_only_if_it_fits(monkeypatch: pytest.MonkeyPatch) -> N
     assert not HessianOperator(model, loss, data).cached
 
 
-def test_large_batches_are_cut_for_the_cache(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_large_batches_are_cut_for_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     model, loss, (x, y) = case("convolutional")
     x, y = x.repeat(10, 1, 1, 1), y.repeat(10)
     monkeypatch.setattr(operators, "CACHE_BYTES", 20_000)
@@ -243,9 +242,8 @@ def test_batches_that_are_no_mean_are_not_cut(monkeypatch: pytest.MonkeyPatch) -
         nn.Linear(3, 2), lambda output, target: loss(output, target), (x, y)
     )
     assert own.objective.batches.samples == (99,)
-    known = HessianOperator(
-        nn.Linear(3, 2), loss, (x, y)
-    )  # weighed by the weights of its targets
+    # weighed by the weights of its targets
+    known = HessianOperator(nn.Linear(3, 2), loss, (x, y))
     assert len(known.objective.batches) > 1
 
 
@@ -268,7 +266,9 @@ def test_a_model_that_needs_its_layout_keeps_it() -> None:
 
 
 class Raising(torch.autograd.Function):
-    """The identity, whose derivative cannot be differentiated: it raises, as some of PyTorch's own do."""
+    """The identity, whose derivative cannot be differentiated: it raises, as some of
+    PyTorch's own do.
+    """
 
     @staticmethod
     def forward(context, x: Tensor, depth: int) -> Tensor:  # type: ignore[no-untyped-def, override]

@@ -33,7 +33,9 @@ SPECTRA = {
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("name", SPECTRA)
 def test_estimates_are_unbiased_and_their_errors_honest(name, method):
-    """Over 200 seeds errors divided by their standard errors are standard normal, but for few samples."""
+    """Over 200 seeds errors divided by their standard errors are standard normal, but
+    for few samples.
+    """
     dense, truth = matrix(SPECTRA[name]), SPECTRA[name].sum()
     found = [
         trace_of(dense, method=method, products=48, seed=seed) for seed in range(200)
@@ -49,7 +51,9 @@ def test_estimates_are_unbiased_and_their_errors_honest(name, method):
 
 
 def test_xtrace_is_leaving_one_out_and_its_error_leaving_two_out():
-    """Against the definition, with an orthonormal basis made anew for each set of vectors."""
+    """Against the definition, with an orthonormal basis made anew for each set of
+    vectors.
+    """
     dense = matrix(SPECTRA["network"])
     found = trace_of(dense, method="xtrace", products=12, seed=3)
     tests = torch.randn(
@@ -109,8 +113,8 @@ def test_as_many_products_as_rows_are_exact(method):
     assert found.method == "exact"
     assert found.products == 100
     assert (
-        "Exact: 100 products were allowed and the matrix has 100 rows." in found.notes
-    )
+        "Exact: 100 products were allowed and the matrix has 100 rows."
+    ) in found.notes
 
 
 def test_a_diagonal_matrix_costs_hutchinson_nothing():

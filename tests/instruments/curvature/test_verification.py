@@ -1,4 +1,6 @@
-"""Wrong second derivatives are found before anything is measured, and right ones are not suspected."""
+"""Wrong second derivatives are found before anything is measured, and right ones are
+not suspected.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +53,9 @@ def images() -> tuple[Tensor, Tensor]:
 
 
 class Bent(torch.autograd.Function):
-    """A sine whose first derivative is right and whose second is not: its slope is differentiated wrongly."""
+    """A sine whose first derivative is right and whose second is not: its slope is
+    differentiated wrongly.
+    """
 
     @staticmethod
     def forward(context, x: Tensor) -> Tensor:  # type: ignore[no-untyped-def, override]
@@ -75,7 +79,9 @@ class WrongCosine(torch.autograd.Function):
 
 
 class WrongTranspose(torch.autograd.Function):
-    """A sine whose backward pass is not linear in the slope, as far as autograd is told."""
+    """A sine whose backward pass is not linear in the slope, as far as autograd is
+    told.
+    """
 
     @staticmethod
     def forward(context, x: Tensor) -> Tensor:  # type: ignore[no-untyped-def, override]
@@ -174,9 +180,8 @@ def test_hessians_with_a_wrong_second_derivative_are_right(name: str) -> None:
         found.matrix, truth.matrix, atol=1e-8 * np.abs(truth.matrix).max()
     )
     error = np.linalg.norm(found.matrix - truth.matrix) / np.linalg.norm(truth.matrix)
-    assert error < 3 * (
-        found.rounding + found.asymmetry
-    )  # the differences' own error is counted
+    # the differences' own error is counted
+    assert error < 3 * (found.rounding + found.asymmetry)
 
 
 def test_weight_norm_has_the_inertia_and_trace_of_the_same_written_out() -> None:
@@ -339,9 +344,8 @@ def test_ordinary_networks_raise_no_alarm(name: str, dtype: torch.dtype) -> None
         model = ORDINARY[name]()
         for parameter in model.parameters():
             parameter.data *= (0.03, 1.0, 30.0)[seed % 3]
-        x = torch.randn(200, 12) * (
-            torch.rand(200, 12) > 0.3
-        )  # zeros, as at the rims of digits
+        # zeros, as at the rims of digits
+        x = torch.randn(200, 12) * (torch.rand(200, 12) > 0.3)
         operator = HessianOperator(
             model, "cross_entropy", (x, torch.arange(200) % 4), dtype=dtype
         )
@@ -358,9 +362,8 @@ def test_what_the_check_costs() -> None:
         ).objective.spent
         for method in ("double-backward", "finite-difference")
     ]
-    assert costs[0] - costs[1] == pytest.approx(
-        7 * 16 / 50
-    )  # it takes 16 of the samples
+    # it takes 16 of the samples
+    assert costs[0] - costs[1] == pytest.approx(7 * 16 / 50)
 
 
 def test_a_batch_of_several_is_checked_by_itself() -> None:
@@ -476,7 +479,9 @@ def test_functional_derivatives_inside_the_forward_pass() -> None:
 
 def test_a_model_compiled_without_a_second_derivative() -> None:
     class Compiled(torch.autograd.Function):
-        """What `torch.compile` gives: a backward pass that refuses to be differentiated."""
+        """What `torch.compile` gives: a backward pass that refuses to be
+        differentiated.
+        """
 
         @staticmethod
         def forward(context, x: Tensor) -> Tensor:  # type: ignore[no-untyped-def, override]

@@ -1,4 +1,6 @@
-"""Gradient norms against closed forms, autograd in plain loops, and the identity of gradient noise."""
+"""Gradient norms against closed forms, autograd in plain loops, and the identity of
+gradient noise.
+"""
 
 from __future__ import annotations
 
@@ -154,7 +156,9 @@ def test_sample_norms_of_sequences_leave_no_tensor_behind(
 
 
 def test_the_mean_square_over_minibatches_is_gradient_plus_noise() -> None:
-    """Over all batches of size B drawn without replacement, exactly: |g|^2 + tr(Sigma) (1/B - 1/N)."""
+    """Over all batches of size B drawn without replacement, exactly: |g|^2 + tr(Sigma)
+    (1/B - 1/N).
+    """
     model, (x, y) = network(), samples(7)
     full = gradient_norm(model, "mse", (x, y), per_sample=True)
     for size in (1, 2, 5):
@@ -177,7 +181,8 @@ def test_noise_between_batches_is_unbiased_and_its_error_is_right() -> None:
         )
     estimates = np.array([result.noise for result in found])
     assert abs(estimates.mean() - truth.noise) < 4 * estimates.std() / math.sqrt(60)
-    # Thirty batches each: the typical stated error must agree with the spread that is seen.
+    # Thirty batches each: the typical stated error must agree with the spread that is
+    # seen.
     assert (
         0.7 < np.mean([result.noise_error for result in found]) / estimates.std() < 1.4
     )
@@ -191,15 +196,15 @@ def test_noise_scale_and_its_error_over_fresh_data() -> None:
     with torch.no_grad():
         model.weight.zero_()
     found = []
-    for _ in range(
-        40
-    ):  # y = x.(1, 1) + noise, so G = -2 (1, 1) and the rest follows from Gaussian moments
+    # y = x.(1, 1) + noise, so G = -2 (1, 1) and the rest follows from Gaussian moments
+    for _ in range(40):
         x = torch.randn(400, 2, generator=draw, dtype=torch.float64)
         y = x.sum(1, keepdim=True) + 0.5 * torch.randn(
             400, 1, generator=draw, dtype=torch.float64
         )
         found.append(gradient_norm(model, "mse", (x, y), per_sample=True))
-    # g_i = -2 y_i x_i: E|g_i|^2 = 4 (E[(x1 + x2)^2 |x|^2] + .25 E|x|^2) = 4 (8 + .5), |G|^2 = 8.
+    # g_i = -2 y_i x_i: E|g_i|^2 = 4 (E[(x1 + x2)^2 |x|^2] + .25 E|x|^2) = 4 (8 + .5),
+    # |G|^2 = 8.
     scales = np.array([result.noise_scale for result in found])
     assert scales.mean() == pytest.approx((34 - 8) / 8, rel=0.03)
     assert (

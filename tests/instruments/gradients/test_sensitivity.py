@@ -1,4 +1,6 @@
-"""Input sensitivity against closed forms and torch.autograd.functional.jacobian, and what it refuses."""
+"""Input sensitivity against closed forms and torch.autograd.functional.jacobian, and
+what it refuses.
+"""
 
 from __future__ import annotations
 
@@ -185,7 +187,8 @@ def test_projections_are_unbiased_and_their_errors_are_right() -> None:
     exact = input_sensitivity(model, x, method="exact")
     result = input_sensitivity(model, x, method="projections", projections=25)
     assert result.method == "projections"
-    # Squares are unbiased: over 400 x 25 projections the root mean square is good to about 1 %.
+    # Squares are unbiased: over 400 x 25 projections the root mean square is good to
+    # about 1 %.
     assert result.root_mean_square == pytest.approx(exact.root_mean_square, rel=0.02)
     deviations = (result.norms - exact.norms) / result.errors
     assert 0.85 < float(np.sqrt(np.mean(deviations**2))) < 1.25

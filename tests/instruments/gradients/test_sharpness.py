@@ -1,4 +1,6 @@
-"""Sharpness against closed forms on quadratics, against scipy, and under the rescaling of ReLU networks."""
+"""Sharpness against closed forms on quadratics, against scipy, and under the rescaling
+of ReLU networks.
+"""
 
 from __future__ import annotations
 
@@ -166,7 +168,8 @@ def test_the_average_over_gaussian_draws_is_half_the_trace() -> None:
         Weights(START), loss, DATA, definition="average", radius=radius, draws=400
     )
     assert abs(found.sharpness - radius**2 / 2 * 5) < 4 * found.standard_error
-    # Pairs cancel the slope, so that the error is the quadratic form's: sigma^2 / 2 sqrt(2 |A|_F^2 / n).
+    # Pairs cancel the slope, so that the error is the quadratic form's: sigma^2 / 2
+    # sqrt(2 |A|_F^2 / n).
     expected = radius**2 / 2 * math.sqrt(2 * np.square(matrix).sum() / 400)
     assert found.standard_error == pytest.approx(expected, rel=0.25)
     assert found.iterations == 400
@@ -197,7 +200,8 @@ def test_adaptive_balls_of_a_linear_and_a_quadratic_loss() -> None:
     assert ball.sharpness == pytest.approx(
         radius * np.linalg.norm(slope * START), rel=1e-6
     )
-    # A slope along one axis and curvature: the best point lies on that axis' end for the steepest axis.
+    # A slope along one axis and curvature: the best point lies on that axis' end for
+    # the steepest axis.
     curved = quadratic([0.0, 0.0, 0.2], [1.0, 1.0, 5.0], START)
     found = sharpness(
         Weights(START), curved, DATA, definition="adaptive", radius=radius, norm="l2"
@@ -208,7 +212,9 @@ def test_adaptive_balls_of_a_linear_and_a_quadratic_loss() -> None:
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_the_adaptive_form_sees_functions_not_scales(norm: Any) -> None:
-    """Multiplying a ReLU unit's inputs by 8 and dividing its output by 8 changes no function."""
+    """Multiplying a ReLU unit's inputs by 8 and dividing its output by 8 changes no
+    function.
+    """
     model, scaled, data = network(nn.ReLU), network(nn.ReLU), samples()
     with torch.no_grad():
         scaled[0].weight.mul_(8)
@@ -293,7 +299,8 @@ def test_the_stated_cost_is_the_cost() -> None:
     size = Size(parameters=50, samples=17, outputs=2)
     for definition in ("keskar", "average", "adaptive"):
         found = sharpness(model, "mse", data, definition=definition)  # type: ignore[arg-type]
-        # Keskar's search ends before its ten iterations where it reaches a corner of the box.
+        # Keskar's search ends before its ten iterations where it reaches a corner of
+        # the box.
         least = 0.1 if definition == "keskar" else 0.9
         assert (
             least

@@ -1,4 +1,6 @@
-"""Batch-norm statistics against PyTorch's own on one batch, closed forms, and invariances."""
+"""Batch-norm statistics against PyTorch's own on one batch, closed forms, and
+invariances.
+"""
 
 from __future__ import annotations
 
@@ -55,7 +57,9 @@ def test_one_batch_gives_what_training_mode_keeps_with_momentum_one() -> None:
 
 @pytest.mark.parametrize("cuts", [(12,), (5, 5, 2), (1, 11)])
 def test_first_layers_see_all_data_however_they_are_cut(cuts: tuple[int, ...]) -> None:
-    """Pooled moments, not a moving average: late batches weigh no more, and their differences count."""
+    """Pooled moments, not a moving average: late batches weigh no more, and their
+    differences count.
+    """
     model, (x, y) = (
         nn.Sequential(nn.Flatten(), nn.BatchNorm1d(72)).double().eval(),
         images(),

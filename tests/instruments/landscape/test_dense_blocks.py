@@ -1,4 +1,6 @@
-"""Dense networks in blocks against calling each network, for every kind of layer that they take."""
+"""Dense networks in blocks against calling each network, for every kind of layer that
+they take.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Directions: norms by filter, the ReLU rescaling that must not matter, Gaussians, planes through points."""
+"""Directions: norms by filter, the ReLU rescaling that must not matter, Gaussians,
+planes through points.
+"""
 
 from __future__ import annotations
 
@@ -48,9 +50,8 @@ def test_every_filter_has_the_norm_of_the_models_filter_and_vectors_stay() -> No
                 assert not moves[name].any()
                 continue
             first, second = (moves[name], weight.detach().double())
-            if (
-                name == "3.weight"
-            ):  # a transposed convolution has its output channels in the second axis
+            # a transposed convolution has its output channels in the second axis
+            if name == "3.weight":
                 first, second = first.transpose(0, 1), second.transpose(0, 1)
             torch.testing.assert_close(
                 first.flatten(1).norm(dim=1), second.flatten(1).norm(dim=1)
@@ -112,7 +113,9 @@ def rescaled(model: nn.Sequential, factor: float) -> nn.Sequential:
 def test_relu_rescaling_of_adjacent_layers_does_not_matter(
     normalization: str, invariant: bool
 ) -> None:
-    """Doubling a layer and halving the next leaves the function, and must leave the plane."""
+    """Doubling a layer and halving the next leaves the function, and must leave the
+    plane.
+    """
 
     def moved(model: nn.Sequential) -> torch.Tensor:
         vector = random_directions(model, 1, normalization=normalization, seed=3)[0]  # type: ignore[arg-type]

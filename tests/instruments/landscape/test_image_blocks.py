@@ -1,4 +1,6 @@
-"""Convolutional networks in blocks against calling each network, for every kind of layer that they take."""
+"""Convolutional networks in blocks against calling each network, for every kind of
+layer that they take.
+"""
 
 from __future__ import annotations
 
@@ -96,9 +98,10 @@ def test_where_tiles_are_cut_changes_no_value(
     [
         nn.Sequential(nn.Linear(4, 3)),
         nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten()),
+        # training
         nn.Sequential(
             nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(8, 2)
-        ),  # training
+        ),
         nn.Sequential(nn.Conv2d(1, 2, 3), nn.Dropout(), nn.Flatten(), nn.Linear(8, 2)),
         nn.Sequential(
             nn.Conv2d(1, 2, 3, padding_mode="circular"), nn.Flatten(), nn.Linear(8, 2)

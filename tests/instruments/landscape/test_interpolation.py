@@ -1,4 +1,6 @@
-"""Lines between models: exact ends, closed forms, barriers, batch norm, and what is refused."""
+"""Lines between models: exact ends, closed forms, barriers, batch norm, and what is
+refused.
+"""
 
 from __future__ import annotations
 
@@ -55,7 +57,9 @@ def test_a_convex_quadratic_is_its_closed_form_and_has_no_barrier() -> None:
 
 
 def test_the_barrier_of_a_known_bump() -> None:
-    """sin² between its zeros at 0 and pi rises by 1 at the middle, above whatever straight line."""
+    """sin² between its zeros at 0 and pi rises by 1 at the middle, above whatever
+    straight line.
+    """
     tilted = Closure(
         lambda model, batch: model.weight.sum().sin() ** 2 + model.weight.sum()
     )
@@ -143,7 +147,9 @@ def test_every_alpha_is_the_loss_of_the_interpolated_model() -> None:
 
 
 class Odd(nn.Module):
-    """No Sequential, a tied weight, and a frozen part: what the fast path does not take."""
+    """No Sequential, a tied weight, and a frozen part: what the fast path does not
+    take.
+    """
 
     def __init__(self, seed: int) -> None:
         super().__init__()

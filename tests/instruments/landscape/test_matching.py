@@ -1,5 +1,5 @@
-"""Matching of hidden units: functions kept, permuted copies recovered, every kind of layer, other orders "
-"tried."""
+"""Matching of hidden units: functions kept, permuted copies recovered, every kind of
+layer, other orders " "tried."""
 
 from __future__ import annotations
 
@@ -30,7 +30,9 @@ def one_thread() -> Iterator[None]:
 
 
 class Residual(nn.Module):
-    """A network that no list of layers describes: its stream adds up, and it needs a specification."""
+    """A network that no list of layers describes: its stream adds up, and it needs a
+    specification.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -132,7 +134,9 @@ def case(
 
 
 def network(build: Callable[[], nn.Module], seed: int) -> nn.Module:
-    """A network in eval mode whose norms have statistics, weights and biases of their own."""
+    """A network in eval mode whose norms have statistics, weights and biases of their
+    own.
+    """
     torch.manual_seed(seed)
     model = build().eval()
     for layer in model.modules():
@@ -197,7 +201,9 @@ def test_a_permuted_copy_is_recovered(case: Any, method: Any, seed: int) -> None
 
 
 def test_a_deep_narrow_network_is_recovered() -> None:
-    """From the order as it is, coordinate descent alone may stop far from the copy; other starts do not."""
+    """From the order as it is, coordinate descent alone may stop far from the copy;
+    other starts do not.
+    """
     starts = set()
     for seed in range(8):
         torch.manual_seed(seed)
@@ -217,7 +223,9 @@ def test_a_deep_narrow_network_is_recovered() -> None:
 
 @pytest.mark.parametrize("backward", [False, True])
 def test_units_of_a_copy_are_found_layer_by_layer(backward: bool) -> None:
-    """Each layer by the weights whose other units are in order already; no descent after it."""
+    """Each layer by the weights whose other units are in order already; no descent
+    after it.
+    """
     for seed in range(8):
         torch.manual_seed(seed)
         widths = [2, 4, 4, 4, 4, 2]
@@ -350,9 +358,8 @@ def test_activations_are_those_of_all_batches() -> None:
     x = torch.randn(20, 3, generator=torch.Generator().manual_seed(0))
     whole = match_units(a, b, x, method="activations")
     assert whole.start == "activations"
-    assert whole.gradients == pytest.approx(
-        4 / 3
-    )  # of two networks, and the comparison of the functions
+    # of two networks, and the comparison of the functions
+    assert whole.gradients == pytest.approx(4 / 3)
     for data in ([(x[:13], 0), (x[13:], 0)], (x, torch.zeros(20, 2)), iter([(x, 0)])):
         found = match_units(a, b, data, method="activations").permutations
         assert plain(found) == plain(whole.permutations)

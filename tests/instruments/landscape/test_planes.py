@@ -1,4 +1,6 @@
-"""Planes: paraboloids, the straight scan, exact models, paths, subsets, checkpoints, and what is refused."""
+"""Planes: paraboloids, the straight scan, exact models, paths, subsets, checkpoints,
+and what is refused.
+"""
 
 from __future__ import annotations
 
@@ -80,7 +82,9 @@ def test_a_quadratic_is_an_exact_paraboloid(batched: bool) -> None:
 
 @pytest.mark.parametrize("batched", [True, False])
 def test_rows_are_scanned_in_one_sense(batched: bool) -> None:
-    """A serpentine scan that is not undone reverses or shifts every other row of an asymmetric function."""
+    """A serpentine scan that is not undone reverses or shifts every other row of an
+    asymmetric function.
+    """
     loss = Closure(lambda model, _: 10 * model.vector[0] + 1000 * model.vector[1])
     plane = loss_plane(
         Point(0.0, 0.0),
@@ -302,7 +306,8 @@ def test_the_intervals_of_a_subset_hold_the_full_value_as_often_as_they_say() ->
         variances.append(part.standard_errors["data"]["loss"][2, 2] ** 2)
     assert 0.88 < np.mean(hits) <= 0.995
     assert part.degrees_of_freedom == 19
-    # The variance of single losses over their number, less a quarter: drawn without replacement.
+    # The variance of single losses over their number, less a quarter: drawn without
+    # replacement.
     with torch.no_grad():
         spread = nn.functional.cross_entropy(model(x), y, reduction="none").var().item()
     assert np.mean(variances) == pytest.approx(0.75 * spread / 100, rel=0.15)
@@ -496,9 +501,8 @@ def test_figures_name_their_axes_and_mark_what_lies_in_the_plane() -> None:
     np.testing.assert_array_equal(ax.lines[0].get_xydata(), plane.path)
     assert [patch.get_radius() for patch in ax.patches] == plane.path_error.tolist()
     assert ax.get_xlim() == (plane.alphas[0], plane.alphas[-1])
-    assert (
-        ax.get_xlabel()
-        == f"principal component 1 ({plane.explained[0]:.0%} of the path)"
+    assert ax.get_xlabel() == (
+        f"principal component 1 ({plane.explained[0]:.0%} of the path)"
     )
     plane = loss_plane(
         model, "cross_entropy", data, through=[network(1), network(2)], resolution=5

@@ -1,4 +1,6 @@
-"""Trajectory PCA against NumPy's singular values, closed forms, and itself under what must not matter."""
+"""Trajectory PCA against NumPy's singular values, closed forms, and itself under what
+must not matter.
+"""
 
 from __future__ import annotations
 
@@ -129,7 +131,9 @@ def test_streamed_equals_dense(block: int) -> None:
 
 
 def test_a_large_path_is_never_held_in_float64(monkeypatch: pytest.MonkeyPatch) -> None:
-    """40 points of 200,000 float32 entries: blocks of 100,000 numbers, one of them at a time."""
+    """40 points of 200,000 float32 entries: blocks of 100,000 numbers, one of them at a
+    time.
+    """
     points, size, limit = 40, 200_000, 100_000
     x = torch.randn(points, size, generator=torch.Generator().manual_seed(0))
     held: list[int] = []
@@ -153,7 +157,8 @@ def test_a_large_path_is_never_held_in_float64(monkeypatch: pytest.MonkeyPatch) 
 def test_points_far_from_the_origin_lose_no_digits() -> None:
     x = path()
     near, far = trajectory_pca(x), trajectory_pca(x + 1e6)
-    # Adding 1e6 rounds the points themselves to 1e-10; a Gram matrix of uncentered points would lose 1e-2.
+    # Adding 1e6 rounds the points themselves to 1e-10; a Gram matrix of uncentered
+    # points would lose 1e-2.
     same(near, far, 1e-8)
 
 
@@ -268,7 +273,9 @@ def test_a_straight_line_has_one_component_and_no_second_direction() -> None:
 
 
 def test_the_shares_of_an_endless_walk() -> None:
-    """6/(π j)²: 60.8 and 15.2 %, as Antognini and Sohl-Dickstein (2018) report; 8/(π(2j-1))² from an end."""
+    """6/(π j)²: 60.8 and 15.2 %, as Antognini and Sohl-Dickstein (2018) report;
+    8/(π(2j-1))² from an end.
+    """
     index = np.arange(1, 6)
     np.testing.assert_allclose(
         random_walk_shares(20_000)[:5], 6 / (np.pi * index) ** 2, rtol=1e-3

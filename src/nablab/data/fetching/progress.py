@@ -1,4 +1,6 @@
-"""What a fetch says while it works, and two ways to show it: a bar in a terminal, lines elsewhere."""
+"""What a fetch says while it works, and two ways to show it: a bar in a terminal, lines
+elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,9 @@ def silent(step: Step) -> None:
 
 
 class Lines:
-    """Every message as a line on standard error; a download says every few seconds how far it is."""
+    """Every message as a line on standard error; a download says every few seconds how
+    far it is.
+    """
 
     def __init__(self) -> None:
         self._text = ""
@@ -54,8 +58,8 @@ class Lines:
 def shown() -> Iterator[Progress]:
     """A bar if standard error is a terminal of our own, lines otherwise.
 
-    While a live table is drawn, rich puts a proxy in the place of standard error, so that lines appear
-    above the table; a bar would fight with it.
+    While a live table is drawn, rich puts a proxy in the place of standard error, so
+    that lines appear above the table; a bar would fight with it.
     """
     from rich.file_proxy import FileProxy
 

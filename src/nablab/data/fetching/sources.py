@@ -1,6 +1,7 @@
 """Where canonical files come from: addresses, and folders of this machine.
 
-A source yields the content of files; whoever asks checks it. Packages are in `nablab.data.fetching.packages`.
+A source yields the content of files; whoever asks checks it. Packages are in
+`nablab.data.fetching.packages`.
 """
 
 from __future__ import annotations
@@ -30,11 +31,14 @@ class Source(Protocol):
     def fetch(
         self, sizes: Mapping[str, int], work: Path, progress: Progress
     ) -> Iterator[tuple[str, bytes]]:
-        """Yield name and content of each file that it has of these; nothing larger is read into memory.
+        """Yield name and content of each file that it has of these; nothing larger is
+        read into memory.
 
         Args:
-            sizes: The canonical files that are wanted, by name, with their sizes in bytes.
-            work: A folder for what is unfinished; the caller removes it when the set is complete.
+            sizes: The canonical files that are wanted, by name, with their sizes in
+                bytes.
+            work: A folder for what is unfinished; the caller removes it when the set is
+                complete.
             progress: Told what happens.
 
         Raises:
@@ -121,11 +125,13 @@ class Tree:
 
 
 def read_plain_or_gzip(path: Path, size: int) -> bytes | None:
-    """The content of a file, or of the same name with ``.gz``, decompressed; None if neither is there.
+    """The content of a file, or of the same name with ``.gz``, decompressed; None if
+    neither is there.
 
     Args:
         path: The file.
-        size: What it should have, in bytes; of a larger file one byte more is read, which shows it.
+        size: What it should have, in bytes; of a larger file one byte more is read,
+            which shows it.
 
     Raises:
         SourceError: The gzip file is damaged.
@@ -151,7 +157,9 @@ def unpack(packed: Path, size: int) -> bytes:
 
 
 def packed_most(size: int) -> int:
-    """The bytes that a gzip file of so many bytes may have: a little more where nothing is gained."""
+    """The bytes that a gzip file of so many bytes may have: a little more where nothing
+    is gained.
+    """
     return size + size // 1000 + SLACK
 
 
@@ -166,7 +174,8 @@ def read_tar(
         sizes: By that name, the bytes that a member may have.
 
     Raises:
-        SourceError: It is no tar archive, is damaged, lacks a member, or has one that is too long.
+        SourceError: It is no tar archive, is damaged, lacks a member, or has one that
+            is too long.
     """
     sizes = sizes or {}
     missing = dict(wanted)
@@ -177,7 +186,8 @@ def read_tar(
                     most = sizes.get(missing[member.name], member.size)
                     if member.size > most:
                         raise SourceError(
-                            f"{member.name} has {member.size:,} bytes in place of {most:,}"
+                            f"{member.name} has {member.size:,} bytes in "
+                            f"place of {most:,}"
                         )
                     yield missing.pop(member.name), file.read()
                 if not missing:

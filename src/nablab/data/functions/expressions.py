@@ -1,8 +1,9 @@
-"""Functions of x that a user writes, such as ``sin(5*pi*x)/x + 1``; parsed, never evaluated as Python.
+"""Functions of x that a user writes, such as ``sin(5*pi*x)/x + 1``; parsed, never
+evaluated as Python.
 
-The text becomes a syntax tree, every node of the tree must be on a short list, and NumPy computes
-the rest in float64. A name that is not on the list, an attribute, a string or a call of anything
-else is an error before any number is computed.
+The text becomes a syntax tree, every node of the tree must be on a short list, and
+NumPy computes the rest in float64. A name that is not on the list, an attribute, a
+string or a call of anything else is an error before any number is computed.
 """
 
 from __future__ import annotations
@@ -71,8 +72,9 @@ ALLOWED = (
 def parse_expression(text: str) -> Function:
     """Compile an expression of ``x`` to a function of a float64 array.
 
-    Where the expression has no value (a division by zero, the logarithm of a negative number, an
-    overflow) the function returns NaN or infinity and stays silent: the caller decides.
+    Where the expression has no value (a division by zero, the logarithm of a negative
+    number, an overflow) the function returns NaN or infinity and stays silent: the
+    caller decides.
 
     Args:
         text: At most 200 characters of numbers, ``x``, ``pi``, ``e``, ``+ - * / **``,
@@ -86,13 +88,13 @@ def parse_expression(text: str) -> Function:
     """
     if len(text) > LONGEST_TEXT:
         raise UsageError(
-            f"An expression has at most {LONGEST_TEXT} characters; this one has {len(text)}."
+            f"An expression has at most {LONGEST_TEXT} characters; this "
+            f"one has {len(text)}."
         )
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # Python warns of "1if" and the like; we raise instead
+            # Python warns of "1if" and the like; we raise instead
+            warnings.simplefilter("ignore")
             tree = ast.parse(text.strip(), mode="eval").body
     except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
         where = (
@@ -117,7 +119,8 @@ def _check(node: ast.AST, text: str, depth: int) -> None:
     """Walk the tree and refuse whatever is not on the list."""
     if depth > DEEPEST_TREE:
         raise UsageError(
-            f"'{text}' is nested more than {DEEPEST_TREE} levels deep. Write it flatter."
+            f"'{text}' is nested more than {DEEPEST_TREE} levels deep. "
+            "Write it flatter."
         )
     for child in _children(node, text):
         _check(child, text, depth + 1)
@@ -166,16 +169,16 @@ def _refused(node: ast.AST, text: str) -> UsageError:
         else ""
     )
     return UsageError(
-        f"'{piece}' in '{text}' is not allowed.{power} An expression may hold {ALLOWED}."
+        f"'{piece}' in '{text}' is not allowed.{power} An expression may "
+        f"hold {ALLOWED}."
     )
 
 
 def _evaluate(node: ast.AST, x: Array) -> Any:
     match node:
         case ast.Constant(value=int() | float() as value):
-            return np.float64(
-                value
-            )  # floats overflow to infinity; Python's integers would grow
+            # floats overflow to infinity; Python's integers would grow
+            return np.float64(value)
         case ast.Name(id=name):
             return x if name == "x" else np.float64(CONSTANTS[name])
         case ast.UnaryOp(op=op, operand=operand):

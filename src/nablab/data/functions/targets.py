@@ -1,6 +1,8 @@
-r"""One-input, one-output functions to learn: known ones by name, and any expression of x.
+r"""One-input, one-output functions to learn: known ones by name, and any expression of
+x.
 
-A target is written ``NAME`` or ``EXPRESSION``, then optionally ``@LOW..HIGH`` and ``@POINTS``::
+A target is written ``NAME`` or ``EXPRESSION``, then optionally ``@LOW..HIGH`` and
+``@POINTS``::
 
     sinc                    a known target on its own domain
     sinc@-1.5..1.5@600      the same, elsewhere and denser
@@ -39,9 +41,11 @@ if TYPE_CHECKING:
 
 MOST_POINTS = 1_000_000
 DEEPEST_SAWTOOTH = 16
-# Adam on a few hundred parameters learns 8 pieces and mostly fails at 32; 16 tell networks apart.
+# Adam on a few hundred parameters learns 8 pieces and mostly fails at 32; 16 tell
+# networks apart.
 DEFAULT_SAWTOOTH = 4
-POINTS_PER_PIECE = 16  # enough to see each straight piece of a sawtooth, and a power of two: exact in binary
+# enough to see each straight piece of a sawtooth, and a power of two: exact in binary
+POINTS_PER_PIECE = 16
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,9 @@ class Target:
         return np.linspace(self.low, self.high, points or self.points)
 
     def midpoints(self, points: int | None = None) -> Array:
-        """The held-out inputs in float64, shape (N-1,): midway between neighboring training inputs."""
+        """The held-out inputs in float64, shape (N-1,): midway between neighboring
+        training inputs.
+        """
         grid = self.grid(points)
         return (grid[:-1] + grid[1:]) / 2
 
@@ -86,7 +92,9 @@ class Target:
         return self._tensors(self.grid(points))
 
     def held_out(self, points: int | None = None) -> tuple[Tensor, Tensor]:
-        """The held-out set, float32, shape (N-1, 1), for a training set of ``points`` points."""
+        """The held-out set, float32, shape (N-1, 1), for a training set of ``points``
+        points.
+        """
         return self._tensors(self.midpoints(points))
 
     def _tensors(self, x: Array) -> tuple[Tensor, Tensor]:
@@ -101,15 +109,17 @@ class Target:
         """Return self if the function has a value at every training and held-out point.
 
         Raises:
-            UsageError: It has none somewhere, or one that float32 cannot hold; names the x.
+            UsageError: It has none somewhere, or one that float32 cannot hold; names
+                the x.
         """
         x = np.sort(np.concatenate([self.grid(), self.midpoints()]))
         y = self.truth(x)
         bad = ~(np.abs(y) <= np.finfo(np.float32).max)
         if bad.any():
             raise UsageError(
-                f"'{self.name}' is {y[bad][0]:g} at x = {x[bad][0]:g} ({bad.sum()} of {x.size} points have "
-                f"no usable value). Choose a domain without such points: {self.name.split('@')[0]}@LOW..HIGH."
+                f"'{self.name}' is {y[bad][0]:g} at x = {x[bad][0]:g} ({bad.sum()} of "
+                f"{x.size} points have no usable value). Choose a domain without such "
+                f"points: {self.name.split('@')[0]}@LOW..HIGH."
             )
         return self
 
@@ -119,24 +129,27 @@ def _sinc(x: Array) -> Array:
 
 
 def _sign_sin(x: Array) -> Array:
-    # sin(5πx) in floating point is 1e-16, not 0, at its zeros, and its sign there is noise.
-    # 5x modulo 2 is exact, and says on which side of a jump x lies.
+    # sin(5πx) in floating point is 1e-16, not 0, at its zeros, and its sign there is
+    # noise. 5x modulo 2 is exact, and says on which side of a jump x lies.
     phase = np.mod(5 * x, 2.0)
     return np.where(phase == np.floor(phase), 0.0, np.where(phase < 1, 1.0, -1.0))
 
 
 def tent(x: Array) -> Array:
-    """The tent map, 2x up to 1/2 and 2 - 2x after it; exact in binary floating point on [0, 1]."""
+    """The tent map, 2x up to 1/2 and 2 - 2x after it; exact in binary floating point on
+    [0, 1].
+    """
     return np.where(x <= 0.5, 2 * x, 2 - 2 * x)
 
 
 def sawtooth(depth: int) -> Function:
     """The tent map composed ``depth`` times on [0, 1].
 
-    It has 2^(depth-1) teeth (points where it reaches 1) and 2^depth straight pieces. A ReLU network
-    with ``depth`` hidden layers of 2 units equals it (`nablab.models.sawtooth_network`); one hidden
-    layer needs at least 2^depth - 1 units, for n units make at most n + 1 pieces.
-    Telgarsky, "Benefits of depth in neural networks", COLT 2016, arXiv:1602.04485.
+    It has 2^(depth-1) teeth (points where it reaches 1) and 2^depth straight pieces. A
+    ReLU network with ``depth`` hidden layers of 2 units equals it
+    (`nablab.models.sawtooth_network`); one hidden layer needs at least 2^depth - 1
+    units, for n units make at most n + 1 pieces. Telgarsky, "Benefits of depth in
+    neural networks", COLT 2016, arXiv:1602.04485.
     """
 
     def function(x: Array) -> Array:
@@ -181,7 +194,8 @@ def sawtooth_depth(name: str) -> int | None:
 
 
 def target(spec: str) -> Target:
-    """The target that ``spec`` names: a known name or an expression, with ``@LOW..HIGH`` and ``@POINTS``.
+    """The target that ``spec`` names: a known name or an expression, with
+    ``@LOW..HIGH`` and ``@POINTS``.
 
     Raises:
         UsageError: An unknown name, a bad expression, domain or number of points,
@@ -202,7 +216,8 @@ def _base(text: str) -> Target:
     if depth is not None:
         if not 1 <= depth <= DEEPEST_SAWTOOTH:
             raise UsageError(
-                f"'{text}' is out of range: sawtooth-1 to sawtooth-{DEEPEST_SAWTOOTH} exist."
+                f"'{text}' is out of range: sawtooth-1 to "
+                f"sawtooth-{DEEPEST_SAWTOOTH} exist."
             )
         points = POINTS_PER_PIECE * 2**depth + 1
         return Target(
@@ -226,7 +241,8 @@ def _modified(base: Target, modifier: str, spec: str) -> Target:
         bounds = [_constant(side, spec) for side in (low, high)]
         if not bounds[0] < bounds[1]:
             raise UsageError(
-                f"The domain {modifier} of '{spec}' is empty: the left end must be the smaller one."
+                f"The domain {modifier} of '{spec}' is empty: the left end must be the "
+                "smaller one."
             )
         return dataclasses.replace(base, low=bounds[0], high=bounds[1])
     if (
@@ -234,8 +250,8 @@ def _modified(base: Target, modifier: str, spec: str) -> Target:
         or not 2 <= int(modifier) <= MOST_POINTS
     ):
         raise UsageError(
-            f"'@{modifier}' in '{spec}' is neither a domain such as @-3..3 nor a number of points "
-            f"from 2 to {MOST_POINTS:,} such as @300."
+            f"'@{modifier}' in '{spec}' is neither a domain such as @-3..3 nor a "
+            f"number of points from 2 to {MOST_POINTS:,} such as @300."
         )
     return dataclasses.replace(base, points=int(modifier))
 
@@ -245,6 +261,7 @@ def _constant(text: str, spec: str) -> float:
     values = function(np.array([0.0, 1.0]))
     if not np.isfinite(values).all() or values[0] != values[1]:
         raise UsageError(
-            f"'{text.strip()}' is no end of a domain in '{spec}'. Write numbers: @-3..3 or @-pi..pi."
+            f"'{text.strip()}' is no end of a domain in '{spec}'. Write numbers: "
+            "@-3..3 or @-pi..pi."
         )
     return float(values[0])

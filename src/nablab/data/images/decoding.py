@@ -28,11 +28,12 @@ def read_idx(content: bytearray) -> np.ndarray:
     """The array of an idx file (LeCun's format), sharing its memory.
 
     Args:
-        content: Two zero bytes, the type (8: unsigned byte), the number of dimensions, each dimension as
-            a big-endian 32-bit integer, then the values.
+        content: Two zero bytes, the type (8: unsigned byte), the number of dimensions,
+            each dimension as a big-endian 32-bit integer, then the values.
 
     Raises:
-        DataError: It is no idx file of unsigned bytes, or its length does not fit its shape.
+        DataError: It is no idx file of unsigned bytes, or its length does not fit its
+            shape.
     """
     header = np.frombuffer(content, np.uint8, count=min(4, len(content)))
     if (
@@ -43,7 +44,8 @@ def read_idx(content: bytearray) -> np.ndarray:
         or not header[3]
     ):
         raise DataError(
-            f"This is no idx file of unsigned bytes: it begins with {bytes(header).hex()}."
+            "This is no idx file of unsigned bytes: it begins with "
+            f"{bytes(header).hex()}."
         )
     dimensions = int(header[3])
     start = 4 + 4 * dimensions
@@ -54,7 +56,8 @@ def read_idx(content: bytearray) -> np.ndarray:
     )
     if len(content) != start + int(np.prod(shape, dtype=np.int64)):
         raise DataError(
-            f"The idx file has {len(content):,} bytes, which does not fit its shape {tuple(shape)}."
+            f"The idx file has {len(content):,} bytes, which does not fit its shape "
+            f"{tuple(shape)}."
         )
     return np.frombuffer(content, np.uint8, offset=start).reshape(
         [int(n) for n in shape]
@@ -65,7 +68,8 @@ def read_cifar(batches: Sequence[bytearray]) -> tuple[Tensor, Tensor]:
     """Images uint8 (N, 3, 32, 32) and labels int64 (N,) of CIFAR-10's binary batches.
 
     Args:
-        batches: Records of 3,073 bytes: the label, then 1,024 bytes each of red, green and blue.
+        batches: Records of 3,073 bytes: the label, then 1,024 bytes each of red, green
+            and blue.
 
     Raises:
         DataError: A batch is no whole number of records.
@@ -73,7 +77,8 @@ def read_cifar(batches: Sequence[bytearray]) -> tuple[Tensor, Tensor]:
     counts = [divmod(len(batch), CIFAR_RECORD) for batch in batches]
     if any(rest for _, rest in counts):
         raise DataError(
-            f"A batch of CIFAR-10 is no whole number of records of {CIFAR_RECORD:,} bytes."
+            "A batch of CIFAR-10 is no whole number of records of "
+            f"{CIFAR_RECORD:,} bytes."
         )
     total = sum(count for count, _ in counts)
     images = np.empty((total, CIFAR_RECORD - 1), np.uint8)

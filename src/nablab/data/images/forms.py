@@ -1,4 +1,6 @@
-"""Images in another size or with another number of channels, and the mean and deviation they then have."""
+"""Images in another size or with another number of channels, and the mean and deviation
+they then have.
+"""
 
 from __future__ import annotations
 
@@ -42,14 +44,16 @@ def in_form(
     training: Callable[[], ImageSet],
     key: Hashable,
 ) -> ImageSet:
-    """A split in this form, with the mean and deviation that the training split has in it.
+    """A split in this form, with the mean and deviation that the training split has in
+    it.
 
     Args:
         found: The split as it is.
         size: Height and width, or None for as it is.
         channels: 1, 3, or None for as it is.
         training: Loads the training split as it is.
-        key: Names data and training split, so that the statistics are computed once per process.
+        key: Names data and training split, so that the statistics are computed once per
+            process.
     """
     if has_form(found.images, size, channels):
         return found
@@ -67,7 +71,9 @@ def in_form(
 
 
 def has_form(images: Tensor, size: int | None, channels: int | None) -> bool:
-    """Whether images (N, C, H, W) have this height and width and this number of channels."""
+    """Whether images (N, C, H, W) have this height and width and this number of
+    channels.
+    """
     return (size is None or tuple(images.shape[2:]) == (size, size)) and channels in (
         None,
         images.shape[1],
@@ -78,14 +84,16 @@ def convert(images: Tensor, size: int | None, channels: int | None) -> Tensor:
     """uint8 (N, channels, size, size) from uint8 (N, C, H, W); rounded to the nearest.
 
     Raises:
-        UsageError: The images have neither 1 nor 3 channels, and another number is wanted.
+        UsageError: The images have neither 1 nor 3 channels, and another number is
+            wanted.
     """
     if has_form(images, size, channels):
         return images
     count, depth, height, width = images.shape
     if channels is not None and channels != depth and depth not in (1, 3):
         raise UsageError(
-            f"Images of {depth} channels cannot be made into {channels}: only 1 and 3 can."
+            f"Images of {depth} channels cannot be made into {channels}: "
+            "only 1 and 3 can."
         )
     form = (channels or depth, *((size, size) if size else (height, width)))
     result = torch.empty((count, *form), dtype=torch.uint8)
@@ -98,17 +106,17 @@ def convert(images: Tensor, size: int | None, channels: int | None) -> Tensor:
             part = torch.nn.functional.interpolate(
                 part, form[1:], mode="bilinear", antialias=smaller
             )
-        result[start : start + CHUNK] = part.round_().clamp_(
-            0, 255
-        )  # broadcast: gray to three channels
+        # broadcast: gray to three channels
+        result[start : start + CHUNK] = part.round_().clamp_(0, 255)
     return result
 
 
 def statistics(images: Tensor) -> Statistics:
-    """Mean and standard deviation of each channel of uint8 images (N, C, H, W), on the scale from 0 to 1.
+    """Mean and standard deviation of each channel of uint8 images (N, C, H, W), on the
+    scale from 0 to 1.
 
-    Exact: from the number of pixels of each of the 256 values. Of a channel with one value only the deviation
-    is 0, which sums of rounded numbers would miss (3e-18).
+    Exact: from the number of pixels of each of the 256 values. Of a channel with one
+    value only the deviation is 0, which sums of rounded numbers would miss (3e-18).
     """
     values = torch.arange(256, dtype=torch.float64) / 255
     means, deviations = [], []

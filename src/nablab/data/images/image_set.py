@@ -1,7 +1,8 @@
-"""Images in memory: one uint8 tensor with labels, and what turns a batch of it into a network's input.
+"""Images in memory: one uint8 tensor with labels, and what turns a batch of it into a
+network's input.
 
-The images stay uint8, a quarter of float32, until a batch is made: `Augment` moves and flips whole
-batches, `Normalize` gives float32 on the device where the batch lies.
+The images stay uint8, a quarter of float32, until a batch is made: `Augment` moves and
+flips whole batches, `Normalize` gives float32 on the device where the batch lies.
 """
 
 from __future__ import annotations
@@ -16,14 +17,16 @@ from torch import Tensor
 from nablab.data.fetching.progress import file_size
 from nablab.errors import UsageError
 
-HARDLY = 0.1  # deviation in steps of the 255; rounding alone gives a gray value that varies about 0.3
+# deviation in steps of the 255; rounding alone gives a gray value that varies about 0.3
+HARDLY = 0.1
 
 
 @dataclass(frozen=True)
 class Normalize:
     """uint8 images to float32 of mean 0 and standard deviation 1, channel by channel.
 
-    A channel whose deviation is 0 has nothing to tell: it becomes zeros, whatever the images hold there.
+    A channel whose deviation is 0 has nothing to tell: it becomes zeros, whatever the
+    images hold there.
 
     Attributes:
         mean: Per channel, on the scale from 0 to 1.
@@ -47,11 +50,12 @@ class Normalize:
 
 @dataclass(frozen=True)
 class Augment:
-    """Random shifts and mirror images of whole batches; the pixels that come in from outside are black.
+    """Random shifts and mirror images of whole batches; the pixels that come in from
+    outside are black.
 
     Attributes:
-        shift: Largest shift in pixels, up, down, left and right alike; the same as padding by so many
-            pixels and cropping at a random place.
+        shift: Largest shift in pixels, up, down, left and right alike; the same as
+            padding by so many pixels and cropping at a random place.
         flip: Whether half of the images are mirrored left to right.
     """
 
@@ -67,7 +71,8 @@ class Augment:
 
         Args:
             images: A batch (N, C, H, W).
-            generator: A CPU generator; one number is drawn per image for a flip, two for a shift.
+            generator: A CPU generator; one number is drawn per image for a flip, two
+                for a shift.
         """
         count, _, height, width = images.shape
         mirrored = (
@@ -77,7 +82,8 @@ class Augment:
         )
         if self.shift:
             padded = torch.nn.functional.pad(images, [self.shift] * 4)
-            # Every window of the padded images as a view; only the drawn ones are copied.
+            # Every window of the padded images as a view; only the drawn ones are
+            # copied.
             windows = padded.unfold(2, height, 1).unfold(3, width, 1)
             down, right = torch.randint(
                 2 * self.shift + 1, (2, count), generator=generator
@@ -102,12 +108,13 @@ class ImageSet:
         labels: int64 (N,), from 0.
         classes: The name of each class.
         mean: Mean of each channel over the training split, on the scale from 0 to 1.
-        std: Standard deviation of each channel over the training split, on the scale from 0 to 1.
+        std: Standard deviation of each channel over the training split, on the scale
+            from 0 to 1.
         license: Under which terms the data may be used.
         citation: Whom to cite.
         source: Where the bytes came from.
-        notes: What was decided for the user, such as a test split that was cut off; and which channels
-            do not vary, or hardly.
+        notes: What was decided for the user, such as a test split that was cut off; and
+            which channels do not vary, or hardly.
     """
 
     name: str
@@ -140,11 +147,14 @@ class ImageSet:
 
     @property
     def normalize(self) -> Normalize:
-        """What makes a network's input of a batch, with the training split's mean and deviation."""
+        """What makes a network's input of a batch, with the training split's mean and
+        deviation.
+        """
         return Normalize(self.mean, self.std)
 
     def describe(self) -> str:
-        """One paragraph for a report: name, size, memory, source, terms and whom to cite.
+        """One paragraph for a report: name, size, memory, source, terms and whom to
+        cite.
 
         >>> from nablab import data
         >>> data.load("digits", split="test").describe().split(". ")[0]
@@ -153,8 +163,9 @@ class ImageSet:
         _, channels, height, width = self.images.shape
         plural = "" if channels == 1 else "s"
         parts = [
-            f"{self.name}, {self.split} split: {len(self):,} images of {height} x {width} pixels, "
-            f"{channels} channel{plural}, {len(self.classes)} classes, {file_size(self.nbytes)} in memory",
+            f"{self.name}, {self.split} split: {len(self):,} images of {height} x "
+            f"{width} pixels, {channels} channel{plural}, {len(self.classes)} classes, "
+            f"{file_size(self.nbytes)} in memory",
             f"Source: {self.source}" if self.source else "",
             f"License: {self.license}" if self.license else "",
             f"Cite: {self.citation}" if self.citation else "",
@@ -176,15 +187,16 @@ class ImageSet:
         )
 
     def hold_out(self, samples: int, *, seed: int) -> tuple[ImageSet, ImageSet]:
-        """Cut a validation split off: the rest, and ``samples`` samples drawn by ``seed``.
+        """Cut a validation split off: the rest, and ``samples`` samples drawn by
+        ``seed``.
 
         Raises:
             UsageError: There are not so many samples, or none would be left.
         """
         if not 0 < samples < len(self):
             raise UsageError(
-                f"{samples} samples cannot be held out of the {len(self)} of {self.name}: "
-                f"choose from 1 to {len(self) - 1}."
+                f"{samples} samples cannot be held out of the {len(self)} of "
+                f"{self.name}: choose from 1 to {len(self) - 1}."
             )
         order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
         held_out = dataclasses.replace(
@@ -200,15 +212,18 @@ def _channel_names(count: int) -> tuple[str, ...]:
 
 
 def _note(channel: str, std: float) -> str:
-    """What to say of a channel with this deviation over the training images; nothing if it varies."""
+    """What to say of a channel with this deviation over the training images; nothing if
+    it varies.
+    """
     if std == 0:
         return (
-            f"In all training images {channel} is one and the same everywhere: it tells nothing, and the "
-            "network sees zeros there"
+            f"In all training images {channel} is one and the same everywhere: it "
+            "tells nothing, and the network sees zeros there"
         )
     if 255 * std < HARDLY:
         return (
-            f"In the training images {channel} hardly varies: scaled to a deviation of 1, a single step of "
-            f"the 255 becomes {1 / (255 * std):,.0f}, which may spoil training"
+            f"In the training images {channel} hardly varies: scaled to a deviation of "
+            f"1, a single step of the 255 becomes {1 / (255 * std):,.0f}, which may "
+            "spoil training"
         )
     return ""

@@ -1,7 +1,7 @@
 """Labels with a share of errors.
 
-Source: Zhang et al., Understanding deep learning requires rethinking generalization, ICLR 2017
-(arXiv:1611.03530).
+Source: Zhang et al., Understanding deep learning requires rethinking generalization,
+ICLR 2017 (arXiv:1611.03530).
 """
 
 from __future__ import annotations
@@ -13,9 +13,8 @@ from torch import Tensor
 
 from nablab.errors import UsageError
 
-NOT_COUNTED = (
-    -100
-)  # the label that PyTorch's cross-entropy ignores, and training's accuracy too
+# the label that PyTorch's cross-entropy ignores, and training's accuracy too
+NOT_COUNTED = -100
 
 
 class Corrupted(NamedTuple):
@@ -23,7 +22,8 @@ class Corrupted(NamedTuple):
 
     Attributes:
         labels: int64 (N,), on the device of the labels that were given.
-        redrawn: bool (N,): which labels were drawn anew; by chance some of them are the old ones.
+        redrawn: bool (N,): which labels were drawn anew; by chance some of them are the
+            old ones.
     """
 
     labels: Tensor
@@ -33,11 +33,12 @@ class Corrupted(NamedTuple):
 def corrupt(labels: Tensor, share: float, *, classes: int, seed: int) -> Corrupted:
     """Draw each label anew, uniformly over all classes, with probability ``share``.
 
-    A redrawn label is the old one by chance, in one of ``classes`` cases: at share 1 the labels say
-    nothing about the images, and at share s about s (1 - 1 / classes) of them are wrong.
+    A redrawn label is the old one by chance, in one of ``classes`` cases: at share 1
+    the labels say nothing about the images, and at share s about s (1 - 1 / classes) of
+    them are wrong.
 
-    With one seed, shares are nested: what is redrawn at a share is redrawn, to the same label, at every
-    larger one.
+    With one seed, shares are nested: what is redrawn at a share is redrawn, to the same
+    label, at every larger one.
 
     Args:
         labels: int64 (N,), from 0.
@@ -60,14 +61,14 @@ def corrupt(labels: Tensor, share: float, *, classes: int, seed: int) -> Corrupt
         raise UsageError(f"classes must be at least 1, got {classes}.")
     if labels.ndim != 1 or labels.is_floating_point() or labels.is_complex():
         raise UsageError(
-            f"Labels must be whole numbers in one dimension, got {labels.dtype} of shape "
-            f"{tuple(labels.shape)}."
+            f"Labels must be whole numbers in one dimension, got {labels.dtype} of "
+            f"shape {tuple(labels.shape)}."
         )
     least, largest = (int(labels.min()), int(labels.max())) if len(labels) else (0, 0)
     if least < 0 or largest >= classes:
         raise UsageError(
-            f"Labels must be from 0 to {classes - 1} for {classes} classes, got {least} to {largest}. "
-            "Give classes as many as there are."
+            f"Labels must be from 0 to {classes - 1} for {classes} classes, got "
+            f"{least} to {largest}. Give classes as many as there are."
         )
     generator = torch.Generator().manual_seed(seed)
     redrawn = torch.rand(len(labels), generator=generator, dtype=torch.float64) < share
@@ -77,15 +78,16 @@ def corrupt(labels: Tensor, share: float, *, classes: int, seed: int) -> Corrupt
 
 
 def by_truth(labels: Tensor, truth: Tensor) -> dict[str, Tensor]:
-    """Labels in parts, for scores of each part: what is in no part holds -100, which is counted nowhere.
+    """Labels in parts, for scores of each part: what is in no part holds -100, which is
+    counted nowhere.
 
     Args:
         labels: int64 (..., N), some of them corrupted.
         truth: int64 (N,).
 
     Returns:
-        int64 (..., N) each. ``"unchanged"``: the labels that are the true ones; ``"changed"``: the others;
-        ``"truth_of_changed"``: the true ones in their place.
+        int64 (..., N) each. ``"unchanged"``: the labels that are the true ones;
+        ``"changed"``: the others; ``"truth_of_changed"``: the true ones in their place.
 
     >>> parts = by_truth(torch.tensor([3, 1, 2]), torch.tensor([0, 1, 2]))
     >>> {name: part.tolist() for name, part in parts.items()}

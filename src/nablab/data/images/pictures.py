@@ -49,14 +49,18 @@ TURNS = {
 SWAPPED = (5, 6, 7, 8)  # height and width change places
 
 CLEAR_NOTE = "Images with transparent parts, which were laid on black"
-EXIF_NOTE = "Images whose EXIF data do not say in a valid form which side is up, taken as they are stored"
+EXIF_NOTE = (
+    "Images whose EXIF data do not say in a valid form which side is up, "
+    "taken as they are stored"
+)
 FRAMES_NOTE = "Images of several frames or pages, of which the first was read"
 
 
 def read_images(
     paths: Sequence[Path], size: int | None, channels: int | None
 ) -> tuple[Tensor, tuple[str, ...]]:
-    """Decode image files into one uint8 tensor (N, C, H, W), each in the form that was asked for.
+    """Decode image files into one uint8 tensor (N, C, H, W), each in the form that was
+    asked for.
 
     Args:
         paths: The files.
@@ -96,19 +100,21 @@ def read_form(path: Path) -> tuple[int, int, int]:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
-    """An image file; whatever is wrong with it, here or while it is decoded, becomes one error."""
+    """An image file; whatever is wrong with it, here or while it is decoded, becomes
+    one error.
+    """
     try:
         with warnings.catch_warnings():
-            # Its size is checked here, not only warned of; and of broken EXIF data there is a note.
+            # Its size is checked here, not only warned of; and of broken EXIF data
+            # there is a note.
             warnings.simplefilter("ignore")
             with Image.open(path) as image:
                 _check(path, image)
                 yield image
     except UsageError:
         raise
-    except (
-        Exception
-    ) as error:  # the decoders of formats raise anything on a broken file
+    # the decoders of formats raise anything on a broken file
+    except Exception as error:
         what = (
             "it is no image"
             if isinstance(error, UnidentifiedImageError)
@@ -128,14 +134,15 @@ def _in_words(error: Exception) -> str:
 def _check(path: Path, image: Image.Image) -> None:
     if image.mode in DEEP:
         raise UsageError(
-            f"{in_text(path)} has more than 8 bits per pixel (mode {image.mode}). Save it with 8 bits, or "
-            "give the images as arrays in an .npz file."
+            f"{in_text(path)} has more than 8 bits per pixel (mode {image.mode}). Save "
+            "it with 8 bits, or give the images as arrays in an .npz file."
         )
     width, height = image.size
     if width * height > PIXELS:
         raise UsageError(
-            f"{in_text(path)} has {height:,} x {width:,} pixels (height x width), more than the {PIXELS:,} "
-            "that one image may have here. Make it smaller, or cut it into parts."
+            f"{in_text(path)} has {height:,} x {width:,} pixels (height x width), more "
+            f"than the {PIXELS:,} that one image may have here. Make it smaller, or "
+            "cut it into parts."
         )
 
 
@@ -159,13 +166,15 @@ def _decode(image: Image.Image) -> tuple[Tensor, list[str]]:
 
 
 def _orientation(image: Image.Image) -> tuple[int, bool]:
-    """The EXIF orientation, 1 (upright) where there is none; and False if there is one that is not valid."""
+    """The EXIF orientation, 1 (upright) where there is none; and False if there is one
+    that is not valid.
+    """
     try:
         value = image.getexif().get(ORIENTATION, 1)
-    except (
-        Exception
-    ):  # broken EXIF data raise anything, and say nothing of the pixels: a note says so
-        image.load()  # some formats keep EXIF data behind the pixels, which may be what is broken
+    # broken EXIF data raise anything, and say nothing of the pixels: a note says so
+    except Exception:
+        # some formats keep EXIF data behind the pixels, which may be what is broken
+        image.load()
         return 1, False
     if isinstance(value, int) and value in TURNS:
         return value, True

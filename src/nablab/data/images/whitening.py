@@ -1,4 +1,6 @@
-"""Images as Zhang et al. (ICLR 2017) prepared them: the middle of each, whitened by itself."""
+"""Images as Zhang et al. (ICLR 2017) prepared them: the middle of each, whitened by
+itself.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +13,13 @@ from nablab.errors import UsageError
 
 @dataclass(frozen=True)
 class Whiten:
-    """uint8 images to float32, each minus its own mean and over its own standard deviation.
+    """uint8 images to float32, each minus its own mean and over its own standard
+    deviation.
 
-    Mean and deviation are taken over all pixels and channels of the image. The deviation counts as at
-    least 1 / sqrt(values); an image of one value everywhere becomes zeros. This is what TensorFlow calls
-    per_image_standardization, formerly per_image_whitening (Zhang et al., ICLR 2017, used it).
+    Mean and deviation are taken over all pixels and channels of the image. The
+    deviation counts as at least 1 / sqrt(values); an image of one value everywhere
+    becomes zeros. This is what TensorFlow calls per_image_standardization, formerly
+    per_image_whitening (Zhang et al., ICLR 2017, used it).
 
     >>> import torch
     >>> Whiten()(torch.tensor([0, 2], dtype=torch.uint8).reshape(1, 1, 1, 2)).flatten()
@@ -29,13 +33,15 @@ class Whiten:
         least = images.shape[-3:].numel() ** -0.5
         deviation = values.std(axes, correction=0, keepdim=True).clamp_min(least)
         whitened = (values - values.mean(axes, keepdim=True)) / deviation
-        # The mean of equal numbers is rounded, and what is left of them must be nothing.
+        # The mean of equal numbers is rounded, and what is left of them must be
+        # nothing.
         varies = values.amax(axes, keepdim=True) > values.amin(axes, keepdim=True)
         return whitened * varies
 
 
 def center_crop(images: Tensor, side: int) -> Tensor:
-    """The middle ``side`` x ``side`` pixels of images (N, C, H, W), copied where anything is cut.
+    """The middle ``side`` x ``side`` pixels of images (N, C, H, W), copied where
+    anything is cut.
 
     Of an odd rest the larger half is cut at the bottom and on the right.
 

@@ -1,7 +1,8 @@
-"""The data sets that nablab knows by name, a file for each: found by scanning this folder.
+"""The data sets that nablab knows by name, a file for each: found by scanning this
+folder.
 
-A module here that holds a `KnownSet` or an `EmbeddedSet` adds it. Nothing here imports torch or numpy
-before a set is read.
+A module here that holds a `KnownSet` or an `EmbeddedSet` adds it. Nothing here imports
+torch or numpy before a set is read.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ _Set = TypeVar("_Set", KnownSet, EmbeddedSet)
 
 
 def _all(kind: type[_Set]) -> dict[str, _Set]:
-    """The sets of one kind that the modules of this folder hold, by name, in the order of the modules."""
+    """The sets of one kind that the modules of this folder hold, by name, in the order
+    of the modules.
+    """
     modules = [
         import_module(f"{__name__}.{module.name}")
         for module in pkgutil.iter_modules(__path__)

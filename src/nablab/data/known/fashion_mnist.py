@@ -1,7 +1,7 @@
 """Fashion-MNIST: 70,000 articles of clothing in MNIST's form (Xiao et al. 2017).
 
-The checksums were computed from bytes of one origin and found again in lists that others published of bytes
-from another; the comment says which.
+The checksums were computed from bytes of one origin and found again in lists that
+others published of bytes from another; the comment says which.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ from nablab.data.known.idx import (
 )
 from nablab.data.known.known_set import File
 
-# SHA-256 computed from the files of Debian's package dataset-fashion-mnist 0.0~git20200523.55506a9-1. Their
-# MD5 are those that tutorials and several variants of torchvision's class list for the decompressed files
-# (f4a8712d..., 9018921c..., 8181f547..., 15d48437...), and the SHA-256 themselves are listed by projects
-# that decompressed the official archives after checking the publisher's MD5 of these.
+# SHA-256 computed from the files of Debian's package dataset-fashion-mnist
+# 0.0~git20200523.55506a9-1. Their MD5 are those that tutorials and several variants of
+# torchvision's class list for the decompressed files (f4a8712d..., 9018921c...,
+# 8181f547..., 15d48437...), and the SHA-256 themselves are listed by projects that
+# decompressed the official archives after checking the publisher's MD5 of these.
 FASHION_MNIST = IdxSet(
     name="fashion-mnist",
     title="articles of clothing",

@@ -1,7 +1,7 @@
 """What is known of a data set: its files with their checksums, its sources, its terms.
 
-A set is defined by the SHA-256 of its canonical files, so it does not matter who serves the bytes. This
-module imports neither torch nor numpy.
+A set is defined by the SHA-256 of its canonical files, so it does not matter who serves
+the bytes. This module imports neither torch nor numpy.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ class File:
 
 @dataclass(frozen=True)
 class KnownSet:
-    """A data set of labeled images that can be asked for by name; a subclass knows the form of its files.
+    """A data set of labeled images that can be asked for by name; a subclass knows the
+    form of its files.
 
     Attributes:
         name: What to ask for.
@@ -93,7 +94,8 @@ class KnownSet:
 
 @dataclass(frozen=True)
 class EmbeddedSet:
-    """A data set of labeled images that comes with a package, so that it is on every machine.
+    """A data set of labeled images that comes with a package, so that it is on every
+    machine.
 
     Attributes:
         name: What to ask for.

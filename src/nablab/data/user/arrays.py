@@ -25,10 +25,8 @@ from nablab.errors import UsageError
 PAIRS = (("images", "labels"), ("x", "y"))
 SPLIT_PAIRS = (
     {"train": ("x_train", "y_train"), "test": ("x_test", "y_test")},  # Keras
-    {
-        "train": ("train_images", "train_labels"),
-        "test": ("test_images", "test_labels"),
-    },  # MedMNIST
+    # MedMNIST
+    {"train": ("train_images", "train_labels"), "test": ("test_images", "test_labels")},
 )
 
 
@@ -36,8 +34,8 @@ def open_arrays(path: Path, size: int | None, channels: int | None) -> Own:
     """What an ``.npz`` file holds; the images are read when they are asked for.
 
     Raises:
-        UsageError: It is damaged or lacks arrays; labels are no whole numbers, outside the classes, or
-            differ in number from the images.
+        UsageError: It is damaged or lacks arrays; labels are no whole numbers, outside
+            the classes, or differ in number from the images.
     """
     pairs = _pairs(path)
     labels = {split: _labels(path, pair) for split, pair in pairs.items()}
@@ -62,7 +60,8 @@ def open_arrays(path: Path, size: int | None, channels: int | None) -> Own:
 
 
 def images_from(array: np.ndarray, where: str) -> Tensor:
-    """uint8 (N, C, H, W) from (N, H, W), (N, C, H, W) or (N, H, W, C), with C of 1 or 3.
+    """uint8 (N, C, H, W) from (N, H, W), (N, C, H, W) or (N, H, W, C), with C of 1 or
+    3.
 
     Whole numbers must lie from 0 to 255, floats from 0 to 1.
 
@@ -78,13 +77,14 @@ def images_from(array: np.ndarray, where: str) -> Tensor:
     first, last = (array.ndim == 4 and array.shape[axis] in (1, 3) for axis in (1, 3))
     if not (array.ndim == 3 or first or last):
         raise UsageError(
-            f"{where} has the shape {array.shape}; images are (N, height, width), "
-            "(N, channels, height, width) or (N, height, width, channels) with 1 or 3 channels."
+            f"{where} has the shape {array.shape}; images are (N, height, width), (N, "
+            "channels, height, width) or (N, height, width, channels) with 1 or 3 "
+            "channels."
         )
     if first and last:
         raise UsageError(
-            f"{where} has the shape {array.shape}, in which the channels may come first or last; "
-            "store (N, height, width), or images of more than 3 pixels."
+            f"{where} has the shape {array.shape}, in which the channels may come "
+            "first or last; store (N, height, width), or images of more than 3 pixels."
         )
     if array.ndim == 3:
         array = array[:, None]
@@ -101,7 +101,8 @@ def _bytes(array: np.ndarray, where: str) -> np.ndarray:
         return array.astype(np.uint8) * np.uint8(255)
     if array.dtype.kind not in "iuf":
         raise UsageError(
-            f"{where} holds {array.dtype}; images are uint8, other whole numbers, or floats."
+            f"{where} holds {array.dtype}; images are uint8, other whole "
+            "numbers, or floats."
         )
     low, high = float(array.min()), float(array.max())
     if not np.isfinite([low, high]).all():
@@ -114,7 +115,8 @@ def _bytes(array: np.ndarray, where: str) -> np.ndarray:
     if low < 0 or high > top:
         kind = "floats" if top == 1 else "whole numbers"
         raise UsageError(
-            f"{where} has values from {low:g} to {high:g}; {kind} must lie from 0 to {top}. {remedy}."
+            f"{where} has values from {low:g} to {high:g}; {kind} must lie from 0 to "
+            f"{top}. {remedy}."
         )
     return np.rint(array * 255).astype(np.uint8) if top == 1 else array.astype(np.uint8)
 
@@ -123,7 +125,8 @@ def read_array(path: Path, name: str) -> np.ndarray:
     """One array of the file.
 
     Raises:
-        UsageError: The file is damaged, or the array holds Python objects: reading those runs code.
+        UsageError: The file is damaged, or the array holds Python objects: reading
+            those runs code.
     """
     try:
         with _opened(path) as content:
@@ -135,8 +138,9 @@ def read_array(path: Path, name: str) -> np.ndarray:
         if "allow_pickle" not in str(error):
             raise UsageError(f"{path}: {name} cannot be read: {error}.") from error
         raise UsageError(
-            f"{path}: {name} is an array of Python objects, which is not read: it could run any code. "
-            "Store it as an array of numbers: np.savez(file, images=np.stack(images), labels=labels)."
+            f"{path}: {name} is an array of Python objects, which is not read: it "
+            "could run any code. Store it as an array of numbers: np.savez(file, "
+            "images=np.stack(images), labels=labels)."
         ) from error
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
         raise UsageError(
@@ -145,7 +149,9 @@ def read_array(path: Path, name: str) -> np.ndarray:
 
 
 def _check_size(path: Path, name: str, content: NpzFile) -> None:
-    """Hold what an array claims to be against what the file says of itself, before memory is asked for it."""
+    """Hold what an array claims to be against what the file says of itself, before
+    memory is asked for it.
+    """
     what = f"{path}: {name}"
     archive = content.zip
     assert archive is not None  # it is open
@@ -159,8 +165,9 @@ def _check_size(path: Path, name: str, content: NpzFile) -> None:
     claimed = math.prod(shape) * dtype.itemsize
     if not dtype.hasobject and claimed != member.file_size - start:
         raise UsageError(
-            f"{what} is damaged: it claims {size_of(claimed)} (shape {shape}, {dtype}), and "
-            f"{size_of(member.file_size - start)} are stored. Write the file anew."
+            f"{what} is damaged: it claims {size_of(claimed)} (shape {shape}, "
+            f"{dtype}), and {size_of(member.file_size - start)} are stored. Write the "
+            "file anew."
         )
     check_fits(claimed, what, "Store smaller or fewer images, as uint8.")
 
@@ -195,9 +202,8 @@ def array_names(path: Path) -> list[str]:
 @contextmanager
 def _opened(path: Path) -> Iterator[NpzFile]:
     """The file's arrays, which are read when they are asked for."""
-    if not zipfile.is_zipfile(
-        path
-    ):  # np.load would take other files for something else
+    # np.load would take other files for something else
+    if not zipfile.is_zipfile(path):
         raise UsageError(f"{path} is no .npz file, or it is damaged.")
     with path.open("rb") as file, np.load(file, allow_pickle=False) as content:
         yield content
@@ -215,8 +221,8 @@ def _pairs(path: Path) -> Mapping[str, tuple[str, str]]:
         if set(pair) <= set(names):
             return {"train": pair}
     raise UsageError(
-        f"{path} has the arrays {', '.join(names) or 'none'}; it needs images and labels, x and y, or "
-        "x_train, y_train, x_test and y_test."
+        f"{path} has the arrays {', '.join(names) or 'none'}; it needs images and "
+        "labels, x and y, or x_train, y_train, x_test and y_test."
     )
 
 
@@ -228,7 +234,8 @@ def _labels(path: Path, pair: tuple[str, str]) -> np.ndarray:
         labels = labels[:, 0]
     if labels.ndim != 1 or labels.size == 0:
         raise UsageError(
-            f"{path}: {name} has the shape {labels.shape}; labels are (N,), one per image."
+            f"{path}: {name} has the shape {labels.shape}; labels are "
+            "(N,), one per image."
         )
     if labels.dtype.kind not in "iufb":
         raise UsageError(
@@ -239,13 +246,16 @@ def _labels(path: Path, pair: tuple[str, str]) -> np.ndarray:
     if not np.array_equal(whole, labels):
         first = int(np.flatnonzero(whole != labels)[0])
         raise UsageError(
-            f"{path}: {name} holds {labels[first]} at index {first}; labels are whole numbers from 0."
+            f"{path}: {name} holds {labels[first]} at index {first}; labels are whole "
+            "numbers from 0."
         )
     return whole
 
 
 def _classes(path: Path, training_labels: np.ndarray, where: str) -> tuple[str, ...]:
-    """The names in the array ``classes``, or the numbers up to the largest training label."""
+    """The names in the array ``classes``, or the numbers up to the largest training
+    label.
+    """
     with _opened(path) as content:
         named = "classes" in content.files
     if named:

@@ -1,4 +1,6 @@
-"""Folders of images, a subfolder per class: which files are images of which class, and what is left out."""
+"""Folders of images, a subfolder per class: which files are images of which class, and
+what is left out.
+"""
 
 from __future__ import annotations
 
@@ -18,19 +20,16 @@ from nablab.data.user.own import Own, check_classes
 from nablab.errors import UsageError
 from nablab.files.places import in_text
 
-SPLIT_NAMES = (
-    "train",
-    "test",
-    "val",
-    "valid",
-    "validation",
-)  # what a folder beside train/ may be, too
+# what a folder beside train/ may be, too
+SPLIT_NAMES = ("train", "test", "val", "valid", "validation")
 NAMED = 3  # of the files that are left out, so many are named
 
 
 @dataclass(frozen=True)
 class Listing:
-    """The image files of a split: paths, labels (N,), and notes on what lies beside them unread."""
+    """The image files of a split: paths, labels (N,), and notes on what lies beside
+    them unread.
+    """
 
     paths: tuple[Path, ...]
     labels: np.ndarray
@@ -41,8 +40,9 @@ def open_folder(folder: Path, size: int | None, channels: int | None) -> Own:
     """What a folder holds; the images are decoded when they are asked for.
 
     Raises:
-        UsageError: There are no classes, a class is empty, the test split has a class that training lacks,
-            a link leads nowhere, or a folder named for a split may as well be a class.
+        UsageError: There are no classes, a class is empty, the test split has a class
+            that training lacks, a link leads nowhere, or a folder named for a split may
+            as well be a class.
     """
     try:
         return _open_folder(folder, size, channels)
@@ -68,7 +68,8 @@ def _open_folder(folder: Path, size: int | None, channels: int | None) -> Own:
         unknown = sorted(set(_classes(test)) - set(classes))
         if unknown:
             raise UsageError(
-                f"{in_text(test / unknown[0])} is a class that {in_text(top)} does not have."
+                f"{in_text(test / unknown[0])} is a class that "
+                f"{in_text(top)} does not have."
             )
         listings["test"] = _list(test, classes, beside)
 
@@ -93,7 +94,8 @@ def _open_folder(folder: Path, size: int | None, channels: int | None) -> Own:
 def _splits(folder: Path) -> dict[str, Path]:
     """The folders of the splits; none where the classes lie directly in ``folder``.
 
-    ``train`` is a split if it has subfolders. If it has images only, it is a class among others.
+    ``train`` is a split if it has subfolders. If it has images only, it is a class
+    among others.
     """
     for name in ("train", "test"):
         _check_link(folder / name)
@@ -107,8 +109,9 @@ def _splits(folder: Path) -> dict[str, Path]:
         ):
             return {}
         raise UsageError(
-            f"{in_text(train)} has no subfolders: put the images of each class into a subfolder of its own, "
-            "named for the class, such as train/cats/ and train/dogs/."
+            f"{in_text(train)} has no subfolders: put the images of each class into a "
+            "subfolder of its own, named for the class, such as train/cats/ and "
+            "train/dogs/."
         )
     return {"train": train, **({"test": test} if test.is_dir() else {})}
 
@@ -123,8 +126,8 @@ def _classes(folder: Path) -> tuple[str, ...]:
             f"one subfolder only ({in_text(names[0])})" if names else "no subfolders"
         )
         raise UsageError(
-            f"{in_text(folder)} has {found}: put the images of each class into a subfolder of its own, named "
-            "for the class, such as cats/ and dogs/."
+            f"{in_text(folder)} has {found}: put the images of each class into a "
+            "subfolder of its own, named for the class, such as cats/ and dogs/."
         )
     return tuple(names)
 
@@ -147,8 +150,8 @@ def _list(folder: Path, classes: tuple[str, ...], notes: Sequence[str]) -> Listi
                 else ""
             )
             raise UsageError(
-                f"{in_text(place)}: the class '{in_text(name)}' is empty.{inside} Give it images "
-                f"({', '.join(SUFFIXES)}) or remove the folder."
+                f"{in_text(place)}: the class '{in_text(name)}' is empty.{inside} Give "
+                f"it images ({', '.join(SUFFIXES)}) or remove the folder."
             )
         paths += images
         labels += [label] * len(images)
@@ -157,13 +160,18 @@ def _list(folder: Path, classes: tuple[str, ...], notes: Sequence[str]) -> Listi
         what = "Files that are no images by their names, which were left out"
         said.append(f"{what}: {len(others)} ({_some(others)})")
     if below:
-        what = "Folders below those of the classes, which were left out; images there must be moved up"
+        what = (
+            "Folders below those of the classes, which were left out; images there "
+            "must be moved up"
+        )
         said.append(f"{what}: {len(below)} ({_some(below)})")
     return Listing(tuple(paths), np.array(labels, np.int64), tuple(said))
 
 
 def _sort(place: Path, top: Path, others: list[str], below: list[str]) -> list[Path]:
-    """The images of a class; whatever else there is goes to the names of other files and of folders."""
+    """The images of a class; whatever else there is goes to the names of other files
+    and of folders.
+    """
     images = []
     for path in _entries(place):
         if _is_image(path):
@@ -184,7 +192,8 @@ def _beside(folder: Path, read: Sequence[str]) -> list[str]:
     words = [_counted(path, folder) if path.is_dir() else path.name for path in unread]
     more = ", ..." if len(read) > NAMED else ""
     return [
-        f"Left out, beside {', '.join(map(in_text, read[:NAMED]))}{more} in {in_text(folder)}: {_some(words)}"
+        f"Left out, beside {', '.join(map(in_text, read[:NAMED]))}{more} in "
+        f"{in_text(folder)}: {_some(words)}"
     ]
 
 
@@ -192,10 +201,11 @@ def _beside(folder: Path, read: Sequence[str]) -> list[str]:
 def _check(
     folder: str, states: tuple[State, ...], size: int | None, channels: int | None
 ) -> None:
-    """Raise unless all images can be had in one form, and fit in memory; only their headers are read.
+    """Raise unless all images can be had in one form, and fit in memory; only their
+    headers are read.
 
-    The images of both splits are looked at: what is wrong with the last test image should be known before
-    the training, not after it.
+    The images of both splits are looked at: what is wrong with the last test image
+    should be known before the training, not after it.
 
     Args:
         folder: What to call the whole.
@@ -213,7 +223,10 @@ def _check(
             raise _different(*first, path, form)
     if first:
         depth, height, width = first[1]
-        what = f"{folder} has {len(states):,} images of {height:,} x {width:,} pixels, which"
+        what = (
+            f"{folder} has {len(states):,} images of {height:,} x {width:,} "
+            "pixels, which"
+        )
         remedy = "A smaller size (size=64) or fewer images will do."
         check_fits(len(states) * depth * height * width, what, remedy)
 
@@ -223,14 +236,15 @@ def _different(
 ) -> UsageError:
     if form[1:] != other[1:]:
         return UsageError(
-            f"The images differ in size: {in_text(first)} has {form[1]} x {form[2]} pixels (height x width), "
-            f"{in_text(second)} has {other[1]} x {other[2]}. size=28 (or another number) makes all of them "
-            "squares."
+            f"The images differ in size: {in_text(first)} has {form[1]} x {form[2]} "
+            f"pixels (height x width), {in_text(second)} has {other[1]} x {other[2]}. "
+            "size=28 (or another number) makes all of them squares."
         )
     gray, color = (first, second) if form[0] == 1 else (second, first)
     return UsageError(
-        f"The images differ in color: {in_text(gray)} is gray, {in_text(color)} is in color. "
-        "channels=1 makes all of them gray, channels=3 gives all of them three channels."
+        f"The images differ in color: {in_text(gray)} is gray, {in_text(color)} is in "
+        "color. channels=1 makes all of them gray, channels=3 gives all of them three "
+        "channels."
     )
 
 
@@ -257,17 +271,23 @@ def _is_image(path: Path) -> bool:
 def _check_link(path: Path) -> None:
     if path.is_symlink() and not path.exists() and not path.name.startswith("."):
         raise UsageError(
-            f"{in_text(path)} is a link to {in_text(os.readlink(path))}, where there is nothing. "  # noqa: PTH115
+            f"{in_text(path)} is a link to {_link_of(path)}, where there is nothing. "
             "Repair the link or remove it."
         )
+
+
+def _link_of(path: Path) -> str:
+    """Where a link leads, as it is written there: a `Path` would tidy it up."""
+    return in_text(os.readlink(path))  # noqa: PTH115
 
 
 def _check_links(images: Sequence[Path]) -> None:
     broken = [path for path in images if not path.exists()]
     if broken:
         raise UsageError(
-            f"{in_text(broken[0])} is a link to {in_text(os.readlink(broken[0]))}, where there is nothing, "  # noqa: PTH115
-            f"as {len(broken)} of the {len(images)} images there are. Repair the links or remove them."
+            f"{in_text(broken[0])} is a link to {_link_of(broken[0])}, where there is "
+            f"nothing, as {len(broken)} of the {len(images)} images there are. Repair the links "
+            "or remove them."
         )
 
 

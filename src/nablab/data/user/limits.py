@@ -1,4 +1,6 @@
-"""What is sensible to read into memory: said before it is read, from what a file announces of itself."""
+"""What is sensible to read into memory: said before it is read, from what a file
+announces of itself.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +11,19 @@ from pathlib import Path
 from nablab.data.fetching.progress import file_size
 from nablab.errors import UsageError
 
-PIXELS = 89_478_485  # of one picture; Pillow's own limit, above which it only warns (9,459 x 9,459)
-RATIO = 500  # photographs are packed 2 to 20 times, scans up to 100; deflate ends at 1,032, on one value
+# of one picture; Pillow's own limit, above which it only warns (9,459 x 9,459)
+PIXELS = 89_478_485
+# photographs are packed 2 to 20 times, scans up to 100; deflate ends at 1,032, on one
+# value
+RATIO = 500
 SMALL = 256_000_000  # bytes; below this, nobody is hurt by a file that unpacks too well
 CGROUP = Path("/sys/fs/cgroup/memory.max")
 
 
 def memory() -> int:
-    """Bytes that this process may use: those of the machine, of its container, or of its own limit."""
+    """Bytes that this process may use: those of the machine, of its container, or of
+    its own limit.
+    """
     limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     own, _ = resource.getrlimit(resource.RLIMIT_AS)
     if own != resource.RLIM_INFINITY:
@@ -27,7 +34,8 @@ def memory() -> int:
 
 
 def check_fits(nbytes: int, what: str, remedy: str) -> None:
-    """Refuse what takes more than half of the memory: a second copy is made on the way to tensors.
+    """Refuse what takes more than half of the memory: a second copy is made on the way
+    to tensors.
 
     Args:
         nbytes: What it takes once it is read.
@@ -39,8 +47,8 @@ def check_fits(nbytes: int, what: str, remedy: str) -> None:
     """
     if nbytes > memory() // 2:
         raise UsageError(
-            f"{what} would take {size(nbytes)} in memory, and this process may use {size(memory())}, half of "
-            f"which is for data. {remedy}"
+            f"{what} would take {size(nbytes)} in memory, and this process may use "
+            f"{size(memory())}, half of which is for data. {remedy}"
         )
 
 
@@ -52,9 +60,9 @@ def check_ratio(packed: int, unpacked: int, what: str) -> None:
     """
     if unpacked > SMALL and unpacked > RATIO * packed:
         raise UsageError(
-            f"{what} has {size(packed)} and would unpack to {size(unpacked)}, which no images do: it holds "
-            "one value over and over, or it is made to fill the memory. If you trust it, store it with "
-            "np.savez, which does not compress."
+            f"{what} has {size(packed)} and would unpack to {size(unpacked)}, which no "
+            "images do: it holds one value over and over, or it is made to fill the "
+            "memory. If you trust it, store it with np.savez, which does not compress."
         )
 
 

@@ -18,7 +18,10 @@ from nablab.errors import UsageError
 from nablab.files.places import in_text
 
 TEST_SHARE = 0.2
-CUT_NOTE = "There is no test split, so a fifth of each class was cut off for it, the same fifth every time"
+CUT_NOTE = (
+    "There is no test split, so a fifth of each class was cut off for it, the "
+    "same fifth every time"
+)
 
 _own_statistics: dict[Hashable, Statistics] = {}
 
@@ -29,10 +32,12 @@ def load_own(
     """Load one split of a folder of images or of an ``.npz`` file.
 
     Args:
-        path: A folder with a subfolder of images per class, below ``train`` and ``test`` if it has them;
-            or an ``.npz`` file with arrays ``images`` and ``labels``, ``x`` and ``y``, or both splits as
-            Keras (``x_train``, ...) or MedMNIST (``train_images``, ...) name them.
-        split: ``"train"`` or ``"test"``; where there is no test split, a fifth of each class is cut off.
+        path: A folder with a subfolder of images per class, below ``train`` and
+            ``test`` if it has them; or an ``.npz`` file with arrays ``images`` and
+            ``labels``, ``x`` and ``y``, or both splits as Keras (``x_train``, ...) or
+            MedMNIST (``train_images``, ...) name them.
+        split: ``"train"`` or ``"test"``; where there is no test split, a fifth of each
+            class is cut off.
         size: Height and width, or None if all images have the same.
         channels: 1, 3, or None if all images have the same.
 
@@ -59,7 +64,8 @@ def load_own(
 
 
 def count_classes(path: Path, *, size: int | None, channels: int | None) -> int:
-    """The number of classes. The images are read, and so checked, once per process and state of the files.
+    """The number of classes. The images are read, and so checked, once per process and
+    state of the files.
 
     Raises:
         UsageError: As `load_own`.
@@ -80,7 +86,9 @@ def _open(path: Path, size: int | None, channels: int | None) -> Own:
 
 
 def _places(own: Own, split: str) -> tuple[tuple[str, np.ndarray], bool]:
-    """In which stored split the images of a split lie, and at which places; whether it was cut."""
+    """In which stored split the images of a split lie, and at which places; whether it
+    was cut.
+    """
     if "test" in own.labels:
         return (split, np.arange(len(own.labels[split]))), False
     train, test = cut(own.labels["train"], own.classes, in_text(own.path))
@@ -90,7 +98,8 @@ def _places(own: Own, split: str) -> tuple[tuple[str, np.ndarray], bool]:
 def cut(
     labels: np.ndarray, classes: Sequence[str], where: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Indices of a training and a test split with a fifth of each class, the same for the same labels.
+    """Indices of a training and a test split with a fifth of each class, the same for
+    the same labels.
 
     Raises:
         UsageError: A class has one image only.
@@ -100,8 +109,8 @@ def cut(
         members = np.flatnonzero(labels == label)
         if len(members) < 2:
             raise UsageError(
-                f"{where}: the class '{name}' has one image, and a training and a test split need one "
-                "each. Add images, or give a test split of your own."
+                f"{where}: the class '{name}' has one image, and a training and a test "
+                "split need one each. Add images, or give a test split of your own."
             )
         # A generator per class: images added to one class do not move those of another.
         order = np.random.default_rng([0, label]).permutation(members)
@@ -111,7 +120,9 @@ def cut(
 
 
 def _statistics(own: Own, training: Tensor | None) -> Statistics:
-    """Mean and deviation of the training split; computed once per process and state of the files."""
+    """Mean and deviation of the training split; computed once per process and state of
+    the files.
+    """
     if own.fingerprint not in _own_statistics:
         if training is None:
             where, _ = _places(own, "train")

@@ -22,7 +22,8 @@ class Own:
         path: The folder or file.
         classes: The name of each class.
         labels: By split, int64 (N,), before a test split is cut off.
-        images: Of a split and indices into it, uint8 (n, C, H, W) in the form that was asked for, and notes.
+        images: Of a split and indices into it, uint8 (n, C, H, W) in the form that was
+            asked for, and notes.
         fingerprint: Changes when the training images or their form change.
     """
 
@@ -44,8 +45,9 @@ def check_labels(labels: np.ndarray, classes: Sequence[str], where: str) -> None
     outside = np.flatnonzero((labels < 0) | (labels >= len(classes)))
     if len(outside):
         raise UsageError(
-            f"{where} has labels outside the {len(classes)} classes, such as {labels[outside[0]]} at "
-            f"index {outside[0]}. Labels count from 0 to {len(classes) - 1}."
+            f"{where} has labels outside the {len(classes)} classes, such as "
+            f"{labels[outside[0]]} at index {outside[0]}. Labels count from 0 to "
+            f"{len(classes) - 1}."
         )
 
 
@@ -60,7 +62,8 @@ def check_classes(labels: np.ndarray, classes: Sequence[str], where: str) -> Non
 
 
 def check_numbered(labels: np.ndarray, where: str) -> None:
-    """Raise a `UsageError` unless labels are the numbers from 0 without gaps, where classes have no names.
+    """Raise a `UsageError` unless labels are the numbers from 0 without gaps, where
+    classes have no names.
 
     Args:
         labels: Whole numbers (N,), none of them below 0.
@@ -74,7 +77,8 @@ def check_numbered(labels: np.ndarray, where: str) -> None:
         f", ... {there[-1]}" if len(there) > NAMED else ""
     )
     raise UsageError(
-        f"{where} has the {len(there):,} labels {some}: the class '{lacking}' is empty. Labels count from 0 "
-        "without gaps. np.unique(labels, return_inverse=True)[1] numbers any labels so; an array classes may "
-        "keep their names."
+        f"{where} has the {len(there):,} labels {some}: the class '{lacking}' is "
+        "empty. Labels count from 0 without gaps. np.unique(labels, "
+        "return_inverse=True)[1] numbers any labels so; an array classes may keep "
+        "their names."
     )

@@ -18,7 +18,8 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, default_colla
 from nablab.errors import UsageError
 from nablab.instruments.base.surroundings import preserved_generators
 
-COLLATED = 1024  # samples per batch that a data set object is read in, unless batch_size says otherwise
+# samples per batch that a data set object is read in, unless batch_size says otherwise
+COLLATED = 1024
 
 
 @dataclass(frozen=True)
@@ -28,8 +29,8 @@ class Batches:
     Attributes:
         items: The batches.
         samples: Samples of each batch.
-        count: Counts what the mean of a batch is over, such as targets that are not ignored; the samples if
-            None.
+        count: Counts what the mean of a batch is over, such as targets that are not
+            ignored; the samples if None.
     """
 
     items: tuple[Any, ...]
@@ -43,7 +44,9 @@ class Batches:
 
     @cached_property
     def weights(self) -> tuple[float, ...]:
-        """The share of each batch in the mean over all: a ragged last batch counts for what it holds."""
+        """The share of each batch in the mean over all: a ragged last batch counts for
+        what it holds.
+        """
         terms = (
             self.samples
             if self.count is None
@@ -57,7 +60,9 @@ class Batches:
         return tuple(n / self.total for n in self.samples)
 
     def cut(self, size: int) -> Batches:
-        """The same samples in batches of at most ``size``, counted by the first tensor's length."""
+        """The same samples in batches of at most ``size``, counted by the first
+        tensor's length.
+        """
         items = [piece for item in self.items for piece in _cut(item, size)]
         return dataclasses.replace(
             self,
@@ -66,14 +71,16 @@ class Batches:
         ).without_empty()
 
     def without_empty(self) -> Batches:
-        """The batches that hold something to take a mean over: the mean of the others is 0 / 0."""
+        """The batches that hold something to take a mean over: the mean of the others
+        is 0 / 0.
+        """
         if self.count is None:
             return self
         held = [place for place, item in enumerate(self.items) if self.count(item) > 0]
         if not held:
             raise UsageError(
-                "No target in the data counts: all of them are to be ignored, so the loss is 0 / 0. "
-                "Give batches with targets."
+                "No target in the data counts: all of them are to be ignored, so the "
+                "loss is 0 / 0. Give batches with targets."
             )
         items, samples = [self.items[k] for k in held], [self.samples[k] for k in held]
         return dataclasses.replace(self, items=tuple(items), samples=tuple(samples))
@@ -96,26 +103,30 @@ def read_batches(
 ) -> Batches:
     """Bring data of any accepted form into memory as batches.
 
-    Random generators are left as they were: what a shuffling loader draws does not change the program.
+    Random generators are left as they were: what a shuffling loader draws does not
+    change the program.
 
     Args:
-        data: One batch (a tuple or list that ends with a tensor, such as ``(inputs, targets)``, a mapping
-            or a dataclass of tensors), an iterable of batches, or a `torch.utils.data.Dataset`. An iterable
-            is read once and kept.
+        data: One batch (a tuple or list that ends with a tensor, such as ``(inputs,
+            targets)``, a mapping or a dataclass of tensors), an iterable of batches, or
+            a `torch.utils.data.Dataset`. An iterable is read once and kept.
         device: Where the tensors go.
         dtype: What floating-point tensors become; others keep their dtype.
         batch_size: Cut batches into pieces of at most this many samples.
-        samples: Counts the samples of a batch; by default the length of its first tensor's first axis.
+        samples: Counts the samples of a batch; by default the length of its first
+            tensor's first axis.
         count: Counts what a batch's mean is over, where that is not its samples.
 
     Raises:
-        UsageError: No batch, a batch without samples, or NaN in one. Infinities pass, for masks hold them; a
-            loss that they make infinite is refused where it is measured.
+        UsageError: No batch, a batch without samples, or NaN in one. Infinities pass,
+            for masks hold them; a loss that they make infinite is refused where it is
+            measured.
     """
     moved = tuple(move(piece, device, dtype) for piece in read_pieces(data, batch_size))
     if not moved:
         raise UsageError(
-            "The data hold no batch. A generator can be read only once: give a list, or a new one."
+            "The data hold no batch. A generator can be read only once: give a list, "
+            "or a new one."
         )
     counts = tuple((samples or count_samples)(piece) for piece in moved)
     for place, (piece, counted) in enumerate(zip(moved, counts, strict=True)):
@@ -174,15 +185,18 @@ def count_samples(batch: Any) -> int:
         if tensor.ndim:
             return len(tensor)
     raise UsageError(
-        f"A batch of type {type(batch).__name__} holds no tensor, so its samples cannot be counted. "
-        "Give Closure(function, samples=...) a function that counts them."
+        f"A batch of type {type(batch).__name__} holds no tensor, so its samples "
+        "cannot be counted. Give Closure(function, samples=...) a function that counts "
+        "them."
     )
 
 
 def move(batch: Any, device: torch.device, dtype: torch.dtype) -> Any:
-    """The batch with every tensor on ``device`` and every floating-point tensor in ``dtype``.
+    """The batch with every tensor on ``device`` and every floating-point tensor in
+    ``dtype``.
 
-    Tensors that ask for a gradient go on to do so: a physics-informed loss differentiates in its inputs.
+    Tensors that ask for a gradient go on to do so: a physics-informed loss
+    differentiates in its inputs.
     """
 
     def moved(tensor: Tensor) -> Tensor:
@@ -195,17 +209,23 @@ def move(batch: Any, device: torch.device, dtype: torch.dtype) -> Any:
 
 
 def part_of(batch: Any, start: int, stop: int) -> Any:
-    """Samples ``start`` to ``stop - 1`` of a batch; tensors of another length are kept whole."""
+    """Samples ``start`` to ``stop - 1`` of a batch; tensors of another length are kept
+    whole.
+    """
     return _selected(batch, lambda tensor: tensor[start:stop])
 
 
 def take(batch: Any, indices: Tensor) -> Any:
-    """The samples of a batch with these indices; tensors of another length than the batch are kept whole."""
+    """The samples of a batch with these indices; tensors of another length than the
+    batch are kept whole.
+    """
     return _selected(batch, lambda tensor: tensor[indices.to(tensor.device)])
 
 
 def map_tensors(batch: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """The batch with every tensor changed; other leaves are kept, and so is the batch's type."""
+    """The batch with every tensor changed; other leaves are kept, and so is the batch's
+    type.
+    """
     if isinstance(batch, Tensor):
         return change(batch)
     if isinstance(batch, PackedSequence):
@@ -231,9 +251,8 @@ def _mapped(
     parts = {key: map_tensors(value, change) for key, value in batch.items()}
     if type(batch) is dict or not isinstance(batch, MutableMapping):
         return parts
-    same = copy.copy(
-        batch
-    )  # such as a tokenizer's batch, whose entries are attributes as well
+    # such as a tokenizer's batch, whose entries are attributes as well
+    same = copy.copy(batch)
     for key, value in parts.items():
         same[key] = value
     return same
@@ -250,8 +269,8 @@ def _is_record(data: Any) -> bool:
 def _selected(batch: Any, select: Callable[[Tensor], Tensor]) -> Any:
     if _packed_in(batch) is not None:
         raise UsageError(
-            "A packed sequence cannot be cut into samples. Leave batch_size= and per-sample options out, "
-            "or pack inside the model's forward pass."
+            "A packed sequence cannot be cut into samples. Leave batch_size= and "
+            "per-sample options out, or pack inside the model's forward pass."
         )
     length = count_samples(batch)
     return map_tensors(batch, lambda t: select(t) if t.ndim and len(t) == length else t)
@@ -285,8 +304,8 @@ def _batches_of(data: Any, batch_size: int | None) -> Iterable[Any]:
     if isinstance(data, Iterable):
         return data
     raise UsageError(
-        f"Data of type {type(data).__name__} cannot be read. Give one batch (inputs, targets), "
-        "an iterable of batches, or a torch.utils.data.Dataset."
+        f"Data of type {type(data).__name__} cannot be read. Give one batch (inputs, "
+        "targets), an iterable of batches, or a torch.utils.data.Dataset."
     )
 
 
@@ -326,8 +345,9 @@ def describe_not_finite(batch: Any, place: int) -> str:
         if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
             bad = int((~tensor.isfinite()).sum())
             return (
-                f"Tensor {index} of batch {place} (shape {tuple(tensor.shape)}) holds {bad} values that are "
-                "NaN or infinite. Mend or leave out those samples."
+                f"Tensor {index} of batch {place} (shape {tuple(tensor.shape)}) holds "
+                f"{bad} values that are NaN or infinite. Mend or leave out those "
+                "samples."
             )
     return ""
 

@@ -1,9 +1,10 @@
-"""What is verified of a model, its loss and its data before anything costly is measured.
+"""What is verified of a model, its loss and its data before anything costly is
+measured.
 
-The rule: a property that a number rests on is known, or it is tested at random places where a mistake
-would show, or it is said. Losses of PyTorch are known (see `counter`); whether samples mix inside the
-model, and what a loss of the user's own is a mean over, is tested in float64, where a difference cannot
-hide in rounding.
+The rule: a property that a number rests on is known, or it is tested at random places
+where a mistake would show, or it is said. Losses of PyTorch are known (see `counter`);
+whether samples mix inside the model, and what a loss of the user's own is a mean over,
+is tested in float64, where a difference cannot hide in rounding.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ from nablab.instruments.base.surroundings import Generators, seed_all
 if TYPE_CHECKING:
     from nablab.instruments.base.objective import Objective
 
-# What PyTorch and models raise for data that do not fit; a timer's exception, say, is not among them.
+# What PyTorch and models raise for data that do not fit; a timer's exception, say, is
+# not among them.
 MISFITS = (
     RuntimeError,
     ValueError,
@@ -45,19 +47,21 @@ MISFITS = (
 TORCH = str(Path(torch.__file__).parent)
 FEW = 64  # samples that the tests of a mean use
 ATTENTION = (
-    "Attention was computed with PyTorch's math kernel: the fused ones have no second derivative. "
-    "Values may differ from the fused kernel's in the last digits."
+    "Attention was computed with PyTorch's math kernel: the fused ones have no second "
+    "derivative. Values may differ from the fused kernel's in the last digits."
 )
 UNCHECKED_MEAN = (
-    "It could not be checked that the closure's loss is a mean over the samples of a batch ({why}); each "
-    "batch counts by the length of its first tensor. If the mean is over something else, say so: "
-    "Closure(function, samples=...)."
+    "It could not be checked that the closure's loss is a mean over the samples of a "
+    "batch ({why}); each batch counts by the length of its first tensor. If the mean "
+    "is over something else, say so: Closure(function, samples=...)."
 )
 
 
 @dataclass(frozen=True)
 class _Drawn:
-    """What a pass drew: the names of the generators that moved, and where all of them stand after it."""
+    """What a pass drew: the names of the generators that moved, and where all of them
+    stand after it.
+    """
 
     names: set[str]
     after: Generators
@@ -69,10 +73,12 @@ class Findings:
 
     Attributes:
         notes: What to know before the number is used.
-        pristine: Buffers by name that a forward pass changes without consequence, as they were before.
+        pristine: Buffers by name that a forward pass changes without consequence, as
+            they were before.
         attention: Whether a pass calls PyTorch's attention.
         drawn: The global generators that a pass draws from or seeds.
-        loss_reads_model: Whether ``loss(output, target)`` depends on the parameters beside the output.
+        loss_reads_model: Whether ``loss(output, target)`` depends on the parameters
+            beside the output.
     """
 
     notes: tuple[str, ...] = ()
@@ -131,7 +137,9 @@ class Checks:
         )
 
     def samples_are_apart(self) -> bool:
-        """Whether the loss of some samples of the first batch is the mean of its parts' losses."""
+        """Whether the loss of some samples of the first batch is the mean of its parts'
+        losses.
+        """
         batch = self.objective.batches.items[0]
         return count_samples(batch) >= 2 and self._gap_of_parts(batch, axis=0) is None
 
@@ -162,8 +170,8 @@ class Checks:
                 else type(value).__name__
             )
             raise UsageError(
-                f"The loss is not one real number ({what}). Give the mean over the batch: "
-                "reduction='mean', or .mean()."
+                f"The loss is not one real number ({what}). Give the mean over the "
+                "batch: reduction='mean', or .mean()."
             )
         return float(value.detach())
 
@@ -176,32 +184,41 @@ class Checks:
         remedy = "Do the data fit the model and the loss?"
         if "dtype" in first and self.objective.dtype == torch.float64:
             remedy = (
-                "The model was measured in float64; something in it holds or makes tensors of another dtype. "
-                "Measure with dtype=torch.float32, or make it follow its inputs' dtype."
+                "The model was measured in float64; something in it holds or makes "
+                "tensors of another dtype. Measure with dtype=torch.float32, or make "
+                "it follow its inputs' dtype."
             )
-        return f"The forward pass or the loss fails on the first batch (tensors {shapes}): {what}. {remedy}"
+        return (
+            "The forward pass or the loss fails on the first batch (tensors "
+            f"{shapes}): {what}. {remedy}"
+        )
 
     # A function of the weights alone
 
     def _check_random(
         self, first: float, second: float, drawn: _Drawn, again: _Drawn
     ) -> None:
-        """Generators are compared, not losses: dropping a layer with probability 0.1 seldom shows in two."""
-        # What seeds itself the same way every time ends in the same state, whatever the state before.
+        """Generators are compared, not losses: dropping a layer with probability 0.1
+        seldom shows in two.
+        """
+        # What seeds itself the same way every time ends in the same state, whatever the
+        # state before.
         draws = drawn.names & again.names & drawn.after.differences(again.after)
         differ = first != second and not (math.isnan(first) and math.isnan(second))
         if not draws and not differ:
             return
         what = f"two passes over one batch gave {first:.6g} and {second:.6g}" if differ else (
-            "it draws from a random generator, though two passes happened to give the same loss"
+            "it draws from a random generator, though two passes happened to give the "
+            "same loss"
         )  # fmt: skip
         training = any(module.training for module in self.objective.model.modules())
         remedy = (
             "Dropout in training mode does this: call model.eval() before measuring."
             if training
-            else "The model is in evaluation mode, so it is something else: torch.nn.functional.dropout "
-            "called without training=self.training, noise in the model, or a loss that samples. Draw the "
-            "noise once, or from a torch.Generator that the function seeds at every call."
+            else "The model is in evaluation mode, so it is something else: "
+            "torch.nn.functional.dropout called without training=self.training, "
+            "noise in the model, or a loss that samples. Draw the noise once, or "
+            "from a torch.Generator that the function seeds at every call."
         )
         raise UsageError(f"The forward pass is random: {what}. {remedy}")
 
@@ -213,8 +230,8 @@ class Checks:
         ]
         if not math.isfinite(first):
             raise UsageError(
-                f"The loss of the first batch is {first}, with finite weights"
-                f"{'. ' + causes[0] if causes[0] else ' and data. Nothing can be measured at such a point.'}"
+                f"The loss of the first batch is {first}, with finite "
+                f"weights{'. ' + causes[0] if causes[0] else ' and data. Nothing can be measured at such a point.'}"
             )
         for place, (batch, cause) in enumerate(
             zip(objective.batches.items, causes, strict=True)
@@ -225,7 +242,9 @@ class Checks:
                 )
 
     def _is_finite(self, batch: Any) -> bool:
-        """Whether loss and gradient are finite: an infinite input of a saturated unit gives 0 * infinity."""
+        """Whether loss and gradient are finite: an infinite input of a saturated unit
+        gives 0 * infinity.
+        """
         leaves = self.objective.leaves()
         value = self.objective.batch_loss(leaves, batch)
         if not bool(value.isfinite()) or not value.requires_grad:
@@ -240,8 +259,9 @@ class Checks:
         if changed and self._normalizes_by_batch(changed):
             shown = ", ".join(name.removeprefix("model.") for name in list(changed)[:3])
             raise UsageError(
-                f"A forward pass changes {len(changed)} buffers ({shown}): the model is in training mode, "
-                "where batch norm and spectral norm follow the batch. Call model.eval() before measuring."
+                f"A forward pass changes {len(changed)} buffers ({shown}): the model "
+                "is in training mode, where batch norm and spectral norm follow the "
+                "batch. Call model.eval() before measuring."
             )
         return changed
 
@@ -254,12 +274,13 @@ class Checks:
     def _check_buffers_are_idle(
         self, pristine: Mapping[str, Tensor], batch: Any, first: float
     ) -> None:
-        """A counter may count; a buffer that the loss depends on makes every pass another function."""
+        """A counter may count; a buffer that the loss depends on makes every pass
+        another function.
+        """
         objective = self.objective
         self._checked_loss(batch)
-        again = self._checked_loss(
-            batch
-        )  # with the buffers as the pass before left them
+        # with the buffers as the pass before left them
+        again = self._checked_loss(batch)
         for name, tensor in pristine.items():
             objective.fixed[name].copy_(tensor)
         if again != first:
@@ -267,8 +288,9 @@ class Checks:
                 name.removeprefix("model.") for name in list(pristine)[:3]
             )
             raise UsageError(
-                f"The loss depends on buffers that every forward pass changes ({shown}): it went from "
-                f"{first:.6g} to {again:.6g} with the same weights and data. Freeze those buffers to measure."
+                "The loss depends on buffers that every forward pass changes "
+                f"({shown}): it went from {first:.6g} to {again:.6g} with the same "
+                "weights and data. Freeze those buffers to measure."
             )
 
     def _check_changed_weights(self) -> None:
@@ -281,15 +303,18 @@ class Checks:
         ]
         if changed:
             raise UsageError(
-                f"The forward pass changes the parameter '{changed[0]}' in place, so the loss is not a "
-                "function of the weights. Let the model compute with a changed copy instead."
+                f"The forward pass changes the parameter '{changed[0]}' in place, so "
+                "the loss is not a function of the weights. Let the model compute with "
+                "a changed copy instead."
             )
 
     def _check_reach(self, batch: Any) -> bool:
-        """Refuse a loss that reads the model's own tensors instead of those put in their place.
+        """Refuse a loss that reads the model's own tensors instead of those put in
+        their place.
 
         Returns:
-            Whether ``loss(output, target)`` reads parameters beside the output, through a model it holds.
+            Whether ``loss(output, target)`` reads parameters beside the output, through
+            a model it holds.
         """
         objective = self.objective
         few = self.few(batch)
@@ -297,9 +322,10 @@ class Checks:
         past = objective._placement.reached_past(value)
         if past:
             raise UsageError(
-                f"The loss reads the parameter '{past[0].removeprefix('model.')}' itself, as it was when the "
-                "function was made (a list of parameters, say), so it would stay as it is while the model's "
-                "weights are varied. Read it inside the function: model.parameters(), or the model that a "
+                f"The loss reads the parameter '{past[0].removeprefix('model.')}' "
+                "itself, as it was when the function was made (a list of parameters, "
+                "say), so it would stay as it is while the model's weights are varied. "
+                "Read it inside the function: model.parameters(), or the model that a "
                 "Closure is given."
             )
         if objective.is_closure:
@@ -315,12 +341,16 @@ class Checks:
                 torch.arange(min(most, count_samples(batch)))
             )
             self.objective.batch_loss(self.objective.values, few)
-        except MISFITS:  # weights per sample, packed sequences and the like: the whole is always possible
+        # weights per sample, packed sequences and the like: the whole is always
+        # possible
+        except MISFITS:
             return batch
         return few
 
     def _check_broadcast(self, batch: Any) -> None:
-        """A loss of one's own that broadcasts (N, 1) against (N,) is a mean over N x N pairs."""
+        """A loss of one's own that broadcasts (N, 1) against (N,) is a mean over N x N
+        pairs.
+        """
         objective = self.objective
         if objective.is_closure:
             return
@@ -335,9 +365,10 @@ class Checks:
             objective.criterion(outputs, target)
         if seen.found:
             raise UsageError(
-                f"The model gives outputs of shape {tuple(outputs.shape)}, but the targets have shape "
-                f"{tuple(target.shape)}; the loss broadcasts one against the other to {seen.found}. Reshape "
-                "the targets, for instance with y.unsqueeze(-1), or change the model's last layer."
+                f"The model gives outputs of shape {tuple(outputs.shape)}, but the "
+                f"targets have shape {tuple(target.shape)}; the loss broadcasts one "
+                f"against the other to {seen.found}. Reshape the targets, for instance "
+                "with y.unsqueeze(-1), or change the model's last layer."
             )
 
     # A mean over samples
@@ -365,10 +396,10 @@ class Checks:
             problem = f"it cannot be computed for some of them alone ({failure})"
         if problem:
             raise UsageError(
-                f"The loss of a batch is not the mean over its samples: {problem}. A loss that sums, class "
-                "weights, ignored targets in a loss of your own, or batch statistics do this. Use "
-                "reduction='mean', give all data as one batch, or a Closure whose samples= counts what the "
-                "mean is over."
+                f"The loss of a batch is not the mean over its samples: {problem}. A "
+                "loss that sums, class weights, ignored targets in a loss of your own, "
+                "or batch statistics do this. Use reduction='mean', give all data as "
+                "one batch, or a Closure whose samples= counts what the mean is over."
             )
 
     def _try(self, find: Callable[[], str | None]) -> tuple[str | None, str | None]:
@@ -383,7 +414,9 @@ class Checks:
             ]
 
     def _count_along_second_axis(self) -> None:
-        """Batches of sequences may be laid out (time, sample): then the second axis counts."""
+        """Batches of sequences may be laid out (time, sample): then the second axis
+        counts.
+        """
         objective = self.objective
         if objective.batches.count is not None:
             return  # a known loss counts its targets, whatever their axes are
@@ -395,15 +428,16 @@ class Checks:
         objective.batches.__dict__.pop("weights", None)
 
     def _gap_of_parts(self, batch: Any, *, axis: int) -> str | None:
-        """Cut some samples at random in two; how the loss of all differs from the mean of the parts'."""
+        """Cut some samples at random in two; how the loss of all differs from the mean
+        of the parts'.
+        """
         part = _Part(batch, axis=axis)
         if part.length < 2:
             return "it cannot be cut" if axis else None
         generator = torch.Generator().manual_seed(0)
         order = torch.randperm(part.length, generator=generator)[:FEW]
-        at = max(
-            min(2, len(order) - 1), len(order) // 3
-        )  # two: batch norm refuses a single sample
+        # two: batch norm refuses a single sample
+        at = max(min(2, len(order) - 1), len(order) // 3)
         whole, pieces = (
             part.select(order),
             [part.select(order[:at]), part.select(order[at:])],
@@ -411,7 +445,9 @@ class Checks:
         return self._gap(whole, pieces, axis=axis)
 
     def _gap_between_batches(self) -> str | None:
-        """The same for samples of all batches together: what normalizes may differ between batches only."""
+        """The same for samples of all batches together: what normalizes may differ
+        between batches only.
+        """
         few = [
             _Part(item, axis=0).select(torch.arange(min(4, count_samples(item))))
             for item in self.objective.batches.items[:FEW]
@@ -436,10 +472,15 @@ class Checks:
         if abs(mean - losses[0]) <= absolute + relative * max(map(abs, losses)):
             return None
         number = _Part(whole, axis=axis).length
-        return f"{losses[0]:.6g} for {number} samples, {mean:.6g} as the mean of their parts"
+        return (
+            f"{losses[0]:.6g} for {number} samples, {mean:.6g} as the mean of "
+            "their parts"
+        )
 
     def _losses(self, items: Sequence[Any]) -> tuple[torch.dtype, list[float]]:
-        """The losses of batches in float64, or where the model does not follow, in the measuring dtype."""
+        """The losses of batches in float64, or where the model does not follow, in the
+        measuring dtype.
+        """
         objective = self.objective
         if objective.dtype != torch.float64:
             try:
@@ -461,30 +502,33 @@ def check_parameters(
     """Refuse weights that nothing can be measured at.
 
     Raises:
-        UsageError: A lazy, complex or non-finite parameter, or a call within inference mode.
+        UsageError: A lazy, complex or non-finite parameter, or a call within inference
+            mode.
     """
     if torch.is_inference_mode_enabled():
         raise UsageError(
-            "Instruments need derivatives, and torch.inference_mode() forbids them. Measure outside of it; "
-            "torch.no_grad() does no harm."
+            "Instruments need derivatives, and torch.inference_mode() forbids them. "
+            "Measure outside of it; torch.no_grad() does no harm."
         )
     for name, parameter in parameters.items():
         if isinstance(parameter, nn.parameter.UninitializedParameter):
             raise UsageError(
-                f"The parameter '{name}' has no shape yet: it belongs to a lazy layer. Run one batch through "
-                "the model first."
+                f"The parameter '{name}' has no shape yet: it belongs to a lazy layer. "
+                "Run one batch through the model first."
             )
         if parameter.is_complex() and name in chosen:
             raise UsageError(
-                f"The parameter '{name}' is complex; derivatives here are those of real numbers. Keep it as "
-                "a real tensor with a last axis of 2 (torch.view_as_real gives that form) and use "
-                "torch.view_as_complex(parameter) in the forward pass, or choose others with parameters=."
+                f"The parameter '{name}' is complex; derivatives here are those of "
+                "real numbers. Keep it as a real tensor with a last axis of 2 "
+                "(torch.view_as_real gives that form) and use "
+                "torch.view_as_complex(parameter) in the forward pass, or choose "
+                "others with parameters=."
             )
         if not bool(parameter.isfinite().all()):
             bad = int((~parameter.isfinite()).sum())
             raise UsageError(
-                f"The parameter '{name}' holds {bad} values that are NaN or infinite: the model has "
-                "diverged. Measure an earlier checkpoint."
+                f"The parameter '{name}' holds {bad} values that are NaN or infinite: "
+                "the model has diverged. Measure an earlier checkpoint."
             )
 
 
@@ -492,8 +536,8 @@ def check_modules(model: nn.Module, chosen: Sequence[str]) -> None:
     """Refuse layers that write to the weights that are measured.
 
     Raises:
-        UsageError: An embedding with ``max_norm``, which scales its rows down in every forward pass: the loss
-            is no function of the weights that has a derivative.
+        UsageError: An embedding with ``max_norm``, which scales its rows down in every
+            forward pass: the loss is no function of the weights that has a derivative.
     """
     for name, module in model.named_modules():
         rescales = (
@@ -503,14 +547,18 @@ def check_modules(model: nn.Module, chosen: Sequence[str]) -> None:
         weight = f"{name}.weight" if name else "weight"
         if rescales and weight in chosen:
             raise UsageError(
-                f"The forward pass changes the parameter '{weight}' in place (max_norm={module.max_norm}), "
-                "so the loss is not a function of the weights. Set max_norm=None on that layer to measure, "
-                "after one forward pass that scales its rows, or choose other parameters with parameters=."
+                f"The forward pass changes the parameter '{weight}' in place "
+                f"(max_norm={module.max_norm}), so the loss is not a function of the "
+                "weights. Set max_norm=None on that layer to measure, after one "
+                "forward pass that scales its rows, or choose other parameters with "
+                "parameters=."
             )
 
 
 class _Part:
-    """Samples of a batch, along the first axis of all tensors or along the second of those that have one."""
+    """Samples of a batch, along the first axis of all tensors or along the second of
+    those that have one.
+    """
 
     def __init__(self, batch: Any, *, axis: int) -> None:
         self._batch, self._axis = batch, axis
@@ -563,7 +611,9 @@ def _double(batch: Any) -> Any:
 
 
 def _is_torchs(error: Exception) -> bool:
-    """Whether PyTorch raised an error, or an operation in the user's code did: else it is a bug of theirs."""
+    """Whether PyTorch raised an error, or an operation in the user's code did: else it
+    is a bug of theirs.
+    """
     frames = traceback.extract_tb(error.__traceback__)
     inside = bool(frames) and frames[-1].filename.startswith(TORCH)
     return inside or isinstance(error, RuntimeError | TypeError)
@@ -599,7 +649,9 @@ class _AttentionSeen(TorchFunctionMode):
 
 
 class _Broadcasts(TorchFunctionMode):
-    """Notes whether an output (N, 1) meets a target (N,), or the other way round, in one operation."""
+    """Notes whether an output (N, 1) meets a target (N,), or the other way round, in
+    one operation.
+    """
 
     def __init__(self, output: Tensor, target: Tensor) -> None:
         super().__init__()

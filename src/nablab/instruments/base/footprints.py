@@ -15,8 +15,8 @@ import torch
 from nablab.errors import UsageError
 
 SHORT = 0.1  # seconds; below, the first run mostly warms up, so that others follow
-# Runs of short work, of which the fastest counts: more of what takes a millisecond, for another program on
-# the machine takes several at a time.
+# Runs of short work, of which the fastest counts: more of what takes a millisecond, for
+# another program on the machine takes several at a time.
 FEWEST, MOST, ENOUGH = 3, 30, 0.1  # the last in seconds
 
 
@@ -65,13 +65,15 @@ class Count:
 def counting_bytes(*, arrays: bool = False) -> Iterator[Count]:
     """Count the bytes of the tensors that this thread makes and lets go inside.
 
-    The allocator reports each of them, temporary ones inside PyTorch's own functions too, which neither a
-    dispatch mode nor a look at living tensors would see. The profiler that listens is the older one:
-    `torch.profiler` takes two seconds to start and writes to the terminal (PyTorch 2.13).
+    The allocator reports each of them, temporary ones inside PyTorch's own functions
+    too, which neither a dispatch mode nor a look at living tensors would see. The
+    profiler that listens is the older one: `torch.profiler` takes two seconds to start
+    and writes to the terminal (PyTorch 2.13).
 
     Args:
-        arrays: What Python and NumPy allocate, as well, which makes Python slow. Their largest sum is added
-            to that of the tensors, whether or not both were reached at the same time.
+        arrays: What Python and NumPy allocate, as well, which makes Python slow. Their
+            largest sum is added to that of the tensors, whether or not both were
+            reached at the same time.
 
     Raises:
         UsageError: A profiler of PyTorch is running: there can be one only.
@@ -86,7 +88,8 @@ def counting_bytes(*, arrays: bool = False) -> Iterator[Count]:
 
     if torch._C._autograd._profiler_enabled():
         raise UsageError(
-            "What a call costs cannot be told while PyTorch's profiler runs. Ask before or after."
+            "What a call costs cannot be told while PyTorch's profiler runs. Ask "
+            "before or after."
         )
     found = Count()
     plain = torch._C._profiler._ExperimentalConfig()

@@ -1,4 +1,6 @@
-"""Autograd's graphs: what they hold, whether they lead anywhere, and the memory that is there for them."""
+"""Autograd's graphs: what they hold, whether they lead anywhere, and the memory that is
+there for them.
+"""
 
 from __future__ import annotations
 
@@ -27,8 +29,9 @@ def nodes_behind(tensors: Iterable[Tensor]) -> Iterator[Any]:
 def has_dead_end(tensors: list[Tensor]) -> bool:
     """Whether a graph holds a node that can only raise an error.
 
-    `torch.autograd.grad` runs just the nodes on the way to its inputs. A ``once_differentiable`` function
-    cuts the way and puts its error off it, so the second derivative through it silently comes out as zero.
+    `torch.autograd.grad` runs just the nodes on the way to its inputs. A
+    ``once_differentiable`` function cuts the way and puts its error off it, so the
+    second derivative through it silently comes out as zero.
     """
     return any(
         node.name().endswith(("::Error", "::NotImplemented"))
@@ -37,20 +40,23 @@ def has_dead_end(tensors: list[Tensor]) -> bool:
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes of memory that are free on a device; for the CPU, what the operating system calls available."""
+    """Bytes of memory that are free on a device; for the CPU, what the operating system
+    calls available.
+    """
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
     except (ValueError, OSError):
-        return (
-            2**31
-        )  # macOS does not say; two gigabytes are there on any machine that runs PyTorch
+        # macOS does not say; two gigabytes are there on any machine that runs PyTorch
+        return 2**31
 
 
 @contextmanager
 def counting_saved_bytes() -> Iterator[dict[str, int]]:
-    """Count the bytes that autograd keeps for the graphs built inside, each storage once."""
+    """Count the bytes that autograd keeps for the graphs built inside, each storage
+    once.
+    """
     seen: set[int] = set()
     total = {"bytes": 0}
 
@@ -59,9 +65,8 @@ def counting_saved_bytes() -> Iterator[dict[str, int]]:
         if storage.data_ptr() not in seen:
             seen.add(storage.data_ptr())
             total["bytes"] += storage.nbytes()
-        return (
-            tensor.detach()
-        )  # the tensor itself may be the node's own output: a cycle that is never freed
+        # the tensor itself may be the node's own output: a cycle that is never freed
+        return tensor.detach()
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         yield total

@@ -1,9 +1,11 @@
-"""Ctrl-C in the middle of a measurement: what was borrowed is given back before the measurement ends.
+"""Ctrl-C in the middle of a measurement: what was borrowed is given back before the
+measurement ends.
 
-A ``finally`` is not enough: an exception of a signal handler may arrive between any two instructions, in
-the ``finally`` as well. So the first Ctrl-C is held until the measurement has come to a safe point, which
-every pass of the model has. Whoever does not want to wait for it presses again: the handler then gives
-everything back itself, for a handler runs as a whole, and raises where it is.
+A ``finally`` is not enough: an exception of a signal handler may arrive between any two
+instructions, in the ``finally`` as well. So the first Ctrl-C is held until the
+measurement has come to a safe point, which every pass of the model has. Whoever does
+not want to wait for it presses again: the handler then gives everything back itself,
+for a handler runs as a whole, and raises where it is.
 """
 
 from __future__ import annotations
@@ -22,7 +24,9 @@ _before: Any = signal.default_int_handler  # the handler that was there before o
 
 
 def opened(restore: Restore) -> None:
-    """Register what gives something back; from now on a second Ctrl-C calls it, if nothing else did."""
+    """Register what gives something back; from now on a second Ctrl-C calls it, if
+    nothing else did.
+    """
     _open.append(restore)
 
 
@@ -33,14 +37,15 @@ def closed(restore: Restore) -> None:
 
 
 def guard() -> bool:
-    """Install the handler, in the main thread, unless it is there; whoever gets True calls `release`."""
+    """Install the handler, in the main thread, unless it is there; whoever gets True
+    calls `release`.
+    """
     global _before
     if threading.current_thread() is not threading.main_thread():
         return False
     found = signal.getsignal(signal.SIGINT)
-    if found is _on_interrupt or not callable(
-        found
-    ):  # not callable: it is ignored, or ends the process
+    # not callable: it is ignored, or ends the process
+    if found is _on_interrupt or not callable(found):
         return False
     _before = found
     signal.signal(signal.SIGINT, _on_interrupt)
@@ -51,7 +56,8 @@ def safe_point() -> None:
     """Raise what a Ctrl-C asked for; call it where an exception leaves nothing behind.
 
     Raises:
-        KeyboardInterrupt: Ctrl-C was pressed, and its former handler raises this (or another error).
+        KeyboardInterrupt: Ctrl-C was pressed, and its former handler raises this (or
+            another error).
     """
     if _held and threading.current_thread() is threading.main_thread():
         raise _held.pop()
@@ -67,9 +73,8 @@ def release() -> None:
 
 def _on_interrupt(number: int, frame: FrameType | None) -> None:
     try:
-        _before(
-            number, frame
-        )  # may only note that a stop was asked for: then the measurement goes on
+        # may only note that a stop was asked for: then the measurement goes on
+        _before(number, frame)
     except BaseException as error:
         if not _held:
             _held.append(error.with_traceback(None))

@@ -1,4 +1,6 @@
-"""What a user may call a loss: a name, a function of output and target, or a closure over model and batch."""
+"""What a user may call a loss: a name, a function of output and target, or a closure
+over model and batch.
+"""
 
 from __future__ import annotations
 
@@ -24,13 +26,15 @@ IGNORED = -100  # PyTorch's mark of a target that does not count
 
 @dataclass(frozen=True)
 class Closure:
-    """A loss of a model on a batch of any form: dictionaries, several inputs, several losses.
+    """A loss of a model on a batch of any form: dictionaries, several inputs, several
+    losses.
 
     Attributes:
-        function: ``function(model, batch)`` gives the mean loss of the batch, a tensor without axes. It must
-            reach the network through its first argument.
-        samples: Counts what the mean is over, such as tokens that are no padding; batches are weighted by it.
-            By default the length of the batch's first tensor.
+        function: ``function(model, batch)`` gives the mean loss of the batch, a tensor
+            without axes. It must reach the network through its first argument.
+        samples: Counts what the mean is over, such as tokens that are no padding;
+            batches are weighted by it. By default the length of the batch's first
+            tensor.
 
     >>> loss = Closure(lambda model, batch: model(**batch["inputs"]).square().mean())
     """
@@ -41,10 +45,12 @@ class Closure:
 
 @dataclass(frozen=True, init=False, kw_only=True)
 class Penalized(Closure):
-    r"""A loss of outputs and target plus the penalty :math:`\frac{\lambda}{2} \|\theta\|^2` of weight decay.
+    r"""A loss of outputs and target plus the penalty :math:`\frac{\lambda}{2}
+    \|\theta\|^2` of weight decay.
 
-    It is what `torch.optim.Adam` and `torch.optim.SGD` with ``weight_decay`` minimize (`torch.optim.AdamW`
-    does not). All parameters count, also those that an instrument does not vary.
+    It is what `torch.optim.Adam` and `torch.optim.SGD` with ``weight_decay`` minimize
+    (`torch.optim.AdamW` does not). All parameters count, also those that an instrument
+    does not vary.
 
     Attributes:
         loss: ``loss(output, target)``, the mean over a batch.
@@ -62,7 +68,8 @@ class Penalized(Closure):
     ) -> None:
         if not 0 <= weight_decay < float("inf"):
             raise UsageError(
-                f"weight_decay={weight_decay} is impossible: it must be 0 or more and finite."
+                f"weight_decay={weight_decay} is impossible: it must be 0 "
+                "or more and finite."
             )
         if isinstance(loss, str) and loss not in LOSSES:
             raise unknown("loss", loss, LOSSES)
@@ -104,15 +111,18 @@ class Evaluation(nn.Module):
         elif isinstance(loss, nn.Module):
             if getattr(loss, "reduction", "mean") not in ("mean", "batchmean"):
                 raise UsageError(
-                    f"The loss {type(loss).__name__} has reduction='{loss.reduction}'; instruments weight "
-                    "batches by their samples and need the mean over a batch: use reduction='mean'."
+                    f"The loss {type(loss).__name__} has reduction='{loss.reduction}'; "
+                    "instruments weight batches by their samples and need the mean "
+                    "over a batch: use reduction='mean'."
                 )
         elif not isinstance(loss, Closure) and not callable(loss):
             raise UsageError(
-                f"A loss of type {type(loss).__name__} is not usable. Give a name ({', '.join(LOSSES)}), "
-                "a function loss(output, target), or Closure(function) of (model, batch)."
+                f"A loss of type {type(loss).__name__} is not usable. Give a name "
+                f"({', '.join(LOSSES)}), a function loss(output, target), or "
+                "Closure(function) of (model, batch)."
             )
-        self.criterion = loss  # a loss module is registered here, so its weights move to the dtype, too
+        # a loss module is registered here, so its weights move to the dtype, too
+        self.criterion = loss
 
     @property
     def is_closure(self) -> bool:
@@ -121,7 +131,9 @@ class Evaluation(nn.Module):
 
     @property
     def count(self) -> Callable[[Any], float] | None:
-        """Counts what the mean of a batch is over, where the loss is a known one; else None."""
+        """Counts what the mean of a batch is over, where the loss is a known one; else
+        None.
+        """
         return counter(self.criterion)
 
     def forward(self, batch: Any) -> Any:
@@ -135,13 +147,15 @@ class Evaluation(nn.Module):
         """The loss of an output.
 
         Raises:
-            UsageError: The loss needs a tensor and the model gives something else, or output and target have
+            UsageError: The loss needs a tensor and the model gives something else, or
+                output and target have
             shapes that PyTorch would broadcast against each other.
         """
         if not isinstance(output, Tensor) and _is_known(self.criterion):
             raise UsageError(
-                f"The model returns a {type(output).__name__}; this loss needs one tensor of outputs. Give "
-                "Closure(lambda model, batch: ...), which picks what it needs of what the model returns."
+                f"The model returns a {type(output).__name__}; this loss needs one "
+                "tensor of outputs. Give Closure(lambda model, batch: ...), which "
+                "picks what it needs of what the model returns."
             )
         if _pairs_elements(self.criterion):
             check_equal_shapes(output, target)
@@ -150,17 +164,20 @@ class Evaluation(nn.Module):
 
 
 def counter(loss: Any) -> Callable[[Any], float] | None:
-    """What the mean of a batch is over, for the losses of PyTorch whose means are known.
+    """What the mean of a batch is over, for the losses of PyTorch whose means are
+    known.
 
-    Cross-entropy takes the mean over the targets that are not ignored, and with class weights over their
-    weights; losses of pairs of elements take it over elements. So the mean over several batches is the mean
-    over all targets only if batches are weighed by these.
+    Cross-entropy takes the mean over the targets that are not ignored, and with class
+    weights over their weights; losses of pairs of elements take it over elements. So
+    the mean over several batches is the mean over all targets only if batches are
+    weighed by these.
 
     Args:
         loss: What `Evaluation` calls: a function, a loss module, or a `Closure`.
 
     Returns:
-        A function of a batch ``(inputs, target)``, or None: then a mean over samples is assumed and checked.
+        A function of a batch ``(inputs, target)``, or None: then a mean over samples is
+        assumed and checked.
 
     >>> targets = torch.tensor([1, -100, 0, -100])
     >>> counter(F.cross_entropy)((torch.zeros(4, 3), targets))
@@ -182,9 +199,8 @@ def counter(loss: Any) -> Callable[[Any], float] | None:
 
 
 def _targets_that_count(target: Tensor, ignored: int, weight: Tensor | None) -> float:
-    if (
-        target.is_floating_point()
-    ):  # probabilities of classes, (N, C, ...): a mean over all but the classes
+    # probabilities of classes, (N, C, ...): a mean over all but the classes
+    if target.is_floating_point():
         classes = target.shape[1] if target.ndim > 1 else target.numel()
         return target.numel() / max(1, classes)
     counted = target != ignored
@@ -193,7 +209,8 @@ def _targets_that_count(target: Tensor, ignored: int, weight: Tensor | None) -> 
     return float(weight.detach().double()[target[counted].to(weight.device)].sum())
 
 
-# Losses that are means over pairs of elements of output and target: broadcasting them is a mistake.
+# Losses that are means over pairs of elements of output and target: broadcasting them
+# is a mistake.
 _PAIRED_FUNCTIONS = (
     F.mse_loss, F.l1_loss, F.smooth_l1_loss, F.huber_loss, F.binary_cross_entropy_with_logits,
     F.binary_cross_entropy,
@@ -232,9 +249,10 @@ def check_equal_shapes(output: Any, target: Any) -> None:
         and output.shape != target.shape
     ):
         raise UsageError(
-            f"The model gives outputs of shape {tuple(output.shape)}, but the targets have shape "
-            f"{tuple(target.shape)}; this loss compares them element by element and needs equal shapes. "
-            f"Reshape the targets{_reshaping(output, target)}, or change the model's last layer."
+            f"The model gives outputs of shape {tuple(output.shape)}, but the targets "
+            f"have shape {tuple(target.shape)}; this loss compares them element by "
+            "element and needs equal shapes. Reshape the "
+            f"targets{_reshaping(output, target)}, or change the model's last layer."
         )
 
 
@@ -247,7 +265,9 @@ def _reshaping(output: Tensor, target: Tensor) -> str:
 
 
 def call(model: nn.Module, inputs: Any) -> Any:
-    """``model(inputs)``, ``model(*inputs)`` for a tuple or list, ``model(**inputs)`` for a mapping."""
+    """``model(inputs)``, ``model(*inputs)`` for a tuple or list, ``model(**inputs)``
+    for a mapping.
+    """
     if isinstance(inputs, Mapping):
         return model(**inputs)
     if isinstance(inputs, tuple | list):
@@ -256,7 +276,8 @@ def call(model: nn.Module, inputs: Any) -> Any:
 
 
 def split(batch: Any) -> tuple[Any, Any]:
-    """Inputs and target of a batch ``(inputs, target)`` or ``(input, input, ..., target)``.
+    """Inputs and target of a batch ``(inputs, target)`` or ``(input, input, ...,
+    target)``.
 
     Raises:
         UsageError: The batch has another form.
@@ -264,6 +285,7 @@ def split(batch: Any) -> tuple[Any, Any]:
     if isinstance(batch, tuple | list) and len(batch) >= 2:
         return (batch[0] if len(batch) == 2 else tuple(batch[:-1])), batch[-1]
     raise UsageError(
-        f"A batch of type {type(batch).__name__} does not say which part is the target. Give batches "
-        "(inputs, target), or a loss Closure(lambda model, batch: ...) that takes batches as they are."
+        f"A batch of type {type(batch).__name__} does not say which part is the "
+        "target. Give batches (inputs, target), or a loss Closure(lambda model, batch: "
+        "...) that takes batches as they are."
     )

@@ -16,9 +16,8 @@ from nablab.instruments.base.rehearsals import Rehearsal
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-LONGEST = (
-    1_000  # entries of an array that `to_dict` lists; longer ones give their shape
-)
+# entries of an array that `to_dict` lists; longer ones give their shape
+LONGEST = 1_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,15 +25,19 @@ class Measurement:
     """The base of all results.
 
     Attributes:
-        gradients: What it cost, in gradient evaluations: one is a forward and a backward pass over all data.
-        notes: What was chosen automatically, and what to know before the number is used.
+        gradients: What it cost, in gradient evaluations: one is a forward and a
+            backward pass over all data.
+        notes: What was chosen automatically, and what to know before the number is
+            used.
     """
 
     gradients: float
     notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields that its ``repr`` shows, as JSON types; long arrays give ``{"shape": [...]}``."""
+        """The fields that its ``repr`` shows, as JSON types; long arrays give
+        ``{"shape": [...]}``.
+        """
         shown = [field.name for field in dataclasses.fields(self) if field.repr]
         return {
             name: plain(getattr(self, name))
@@ -92,11 +95,13 @@ class Size:
 class Expected:
     """What an instrument costs by its arithmetic, before anything has run.
 
-    It serves to refuse what cannot fit; `nablab.instruments.cost` tries instead, and is much nearer.
+    It serves to refuse what cannot fit; `nablab.instruments.cost` tries instead, and is
+    much nearer.
 
     Attributes:
         gradients: Gradient evaluations over all data.
-        numbers: Floating-point numbers held at once beside the model, its activations and the data.
+        numbers: Floating-point numbers held at once beside the model, its activations
+            and the data.
     """
 
     gradients: float
@@ -112,8 +117,10 @@ class Instrument(Generic[P, R]):
 
     Attributes:
         measure: The function itself.
-        expected: ``expected(size, **options)`` with the options of the call, its defaults filled in.
-        rehearse: Finds out what a call takes on this machine; see `nablab.instruments.cost`.
+        expected: ``expected(size, **options)`` with the options of the call, its
+            defaults filled in.
+        rehearse: Finds out what a call takes on this machine; see
+            `nablab.instruments.cost`.
     """
 
     def __init__(
@@ -124,9 +131,8 @@ class Instrument(Generic[P, R]):
     ) -> None:
         self.measure, self.expected, self.rehearse = measure, expected, rehearse
         self.__doc__, self.__name__ = measure.__doc__, measure.__name__
-        self.__wrapped__ = (
-            measure  # so that signature() and help() show the function's own
-        )
+        # so that signature() and help() show the function's own
+        self.__wrapped__ = measure
         self.__module__ = measure.__module__
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -140,7 +146,8 @@ def instrument(
     """Make a function an instrument that `cost` and ``nablab measure`` know.
 
     Args:
-        expected: Called as ``expected(size, **options)``; it must accept every option it needs and ``**_``.
+        expected: Called as ``expected(size, **options)``; it must accept every option
+            it needs and ``**_``.
         rehearse: See `nablab.instruments.base.rehearsals`.
     """
     return lambda measure: Instrument(measure, expected, rehearse)

@@ -1,4 +1,6 @@
-"""The mean loss of a model over data as a function of chosen parameters: what most instruments measure."""
+"""The mean loss of a model over data as a function of chosen parameters: what most
+instruments measure.
+"""
 
 from __future__ import annotations
 
@@ -26,28 +28,36 @@ from nablab.instruments.base.surroundings import (
 )
 
 HALF = (
-    "The weights are {dtype}; they were measured in float32, as the function of these weights without the "
-    "rounding in between: steps and differences below the rounding of {dtype} would be lost."
+    "The weights are {dtype}; they were measured in float32, as the function of these "
+    "weights without the rounding in between: steps and differences below the rounding "
+    "of {dtype} would be lost."
 )
 
 
 class Objective:
-    r"""The mean loss :math:`f(\theta) = \frac1N \sum_i \ell(\theta; x_i, y_i)` and its gradient.
+    r"""The mean loss :math:`f(\theta) = \frac1N \sum_i \ell(\theta; x_i, y_i)` and its
+    gradient.
 
-    Weights and buffers are copied on construction; for a pass the copies stand in the places of the model's
-    own (see `Placement`), and after it the model holds what it held before: the same objects with the same
-    contents. Modes, ``.grad``, hooks and random generators stay as they are, after Ctrl-C as well.
+    Weights and buffers are copied on construction; for a pass the copies stand in the
+    places of the model's own (see `Placement`), and after it the model holds what it
+    held before: the same objects with the same contents. Modes, ``.grad``, hooks and
+    random generators stay as they are, after Ctrl-C as well.
 
     Args:
-        model: Any module, in the mode in which it is to be measured (usually ``model.eval()``).
-        loss: A name, a function ``loss(output, target)`` that gives the mean over its batch, or a `Closure`.
+        model: Any module, in the mode in which it is to be measured (usually
+            ``model.eval()``).
+        loss: A name, a function ``loss(output, target)`` that gives the mean over its
+            batch, or a `Closure`.
         data: One batch, an iterable of batches, or a data set; see `read_batches`.
-        parameters: Names or glob patterns of the parameters that count as variables, such as ``"*.weight"``.
-        dtype: The dtype to measure in; by default the widest of the parameters' own, and float32 for weights
-            in half precision.
-        batch_size: Cut batches into pieces of at most this many samples, to bound the memory.
+        parameters: Names or glob patterns of the parameters that count as variables,
+            such as ``"*.weight"``.
+        dtype: The dtype to measure in; by default the widest of the parameters' own,
+            and float32 for weights in half precision.
+        batch_size: Cut batches into pieces of at most this many samples, to bound the
+            memory.
         tensors: Values by name that stand for the model's own parameters and buffers.
-        check: Verify that the loss is a deterministic mean over samples (a few passes of a batch).
+        check: Verify that the loss is a deterministic mean over samples (a few passes
+            of a batch).
 
     Attributes:
         names: Names of the chosen parameters.
@@ -59,12 +69,14 @@ class Objective:
         batches: The data.
         dtype: The dtype of the measurement.
         device: Where the model is.
-        spent: Gradient evaluations so far: full-data forward and backward passes; a forward pass counts 1/3.
+        spent: Gradient evaluations so far: full-data forward and backward passes; a
+            forward pass counts 1/3.
         notes: What was chosen automatically.
 
     Raises:
-        UsageError: No parameter matches or has a gradient, the loss is not a scalar or is NaN, the forward
-            pass fails, is random, or depends on how samples share a batch.
+        UsageError: No parameter matches or has a gradient, the loss is not a scalar or
+            is NaN, the forward pass fails, is random, or depends on how samples share a
+            batch.
 
     >>> model = nn.Linear(2, 1)
     >>> objective = Objective(model, "mse", (torch.zeros(5, 2), torch.ones(5, 1)))
@@ -105,12 +117,10 @@ class Objective:
         self._counts = [math.prod(shape) for shape in self.shapes]
         self.size = sum(self._counts)
         self.point = self.flatten(self.values)
-        self._put: set[str] = (
-            set()
-        )  # names whose places hold something else than `values` and `fixed`
-        self._pristine: Mapping[
-            str, Tensor
-        ] = {}  # buffers that a forward pass changes, as they were
+        # names whose places hold something else than `values` and `fixed`
+        self._put: set[str] = set()
+        # buffers that a forward pass changes, as they were
+        self._pristine: Mapping[str, Tensor] = {}
         samples = loss.samples if isinstance(loss, Closure) else None
         self.batches = read_batches(
             data,
@@ -135,7 +145,9 @@ class Objective:
     # Vectors and tensors by name
 
     def flatten(self, tensors: Mapping[str, Tensor]) -> Tensor:
-        """One vector (P,) of tensors by parameter name; leading axes beyond the parameters' own are kept."""
+        """One vector (P,) of tensors by parameter name; leading axes beyond the
+        parameters' own are kept.
+        """
         parts = [
             tensors[name].reshape(
                 (*tensors[name].shape[: tensors[name].ndim - len(shape)], count)
@@ -147,7 +159,9 @@ class Objective:
         return torch.cat(parts, dim=-1)
 
     def unflatten(self, vector: Tensor) -> dict[str, Tensor]:
-        """The inverse of `flatten`: views of ``vector`` (..., P) in the parameters' shapes."""
+        """The inverse of `flatten`: views of ``vector`` (..., P) in the parameters'
+        shapes.
+        """
         parts = torch.split(vector, self._counts, dim=-1)
         return {
             name: part.reshape((*part.shape[:-1], *shape))
@@ -157,25 +171,28 @@ class Objective:
     # The function
 
     def batch_loss(self, tensors: Mapping[str, Tensor], batch: Any) -> Tensor:
-        """The mean loss of one batch at the given values of the chosen parameters; differentiable, pure.
+        """The mean loss of one batch at the given values of the chosen parameters;
+        differentiable, pure.
 
-        Run it and the backward passes through it in one `quiet`: some models read their weights in the
-        backward pass again.
+        Run it and the backward passes through it in one `quiet`: some models read their
+        weights in the backward pass again.
         """
-        with (
-            self._placed(tensors),
-            torch.enable_grad(),
-        ):  # the loss may hold derivatives, in the inputs say
+        # the loss may hold derivatives, in the inputs say
+        with self._placed(tensors), torch.enable_grad():
             value: Tensor = self._module(batch)
             return value
 
     def batch_outputs(self, tensors: Mapping[str, Tensor], batch: Any) -> Any:
-        """What the model returns on the inputs of a batch ``(inputs, target)``; differentiable, pure."""
+        """What the model returns on the inputs of a batch ``(inputs, target)``;
+        differentiable, pure.
+        """
         with self._placed(tensors), torch.enable_grad():
             return call(self.model, split(batch)[0])
 
     def place(self, tensors: Mapping[str, Tensor]) -> None:
-        """Put values of parameters and buffers in the model, inside `quiet`, until the next pass does."""
+        """Put values of parameters and buffers in the model, inside `quiet`, until the
+        next pass does.
+        """
         interrupts.safe_point()
         given = {f"model.{name}": tensor for name, tensor in tensors.items()}
         stale = self._put - given.keys()
@@ -204,8 +221,9 @@ class Objective:
         """
         if self.is_closure:
             raise UsageError(
-                "This instrument needs outputs and loss apart; a Closure gives only their composition. "
-                "Give a loss(output, target) and batches (inputs, target)."
+                "This instrument needs outputs and loss apart; a Closure gives only "
+                "their composition. Give a loss(output, target) and batches (inputs, "
+                "target)."
             )
         with self.quiet():
             value: Tensor = self._module.loss_of(outputs, target)
@@ -248,7 +266,8 @@ class Objective:
     def gradients_of(
         self, value: Tensor, leaves: dict[str, Tensor]
     ) -> dict[str, Tensor]:
-        """The gradients of a loss by name; call inside the `quiet` in which the loss was computed.
+        """The gradients of a loss by name; call inside the `quiet` in which the loss
+        was computed.
 
         Raises:
             UsageError: The loss does not depend on the parameters.
@@ -265,10 +284,11 @@ class Objective:
 
     @contextmanager
     def quiet(self) -> Iterator[None]:
-        """Run the model inside, forward and backward; everything it touches is given back after.
+        """Run the model inside, forward and backward; everything it touches is given
+        back after.
 
-        Inside, the model holds the tensors of this objective, generators may be drawn from, and kernels are
-        taken that can be differentiated twice. It may be nested.
+        Inside, the model holds the tensors of this objective, generators may be drawn
+        from, and kernels are taken that can be differentiated twice. It may be nested.
         """
         if self._placement.is_open:
             interrupts.safe_point()
@@ -288,9 +308,8 @@ class Objective:
             try:
                 self._placement.restore()
                 surroundings.restore()
-            except (
-                BaseException
-            ):  # something else than Ctrl-C, such as a timer's signal, came in between
+            # something else than Ctrl-C, such as a timer's signal, came in between
+            except BaseException:
                 self._placement.restore()
                 surroundings.restore()
                 raise
@@ -301,7 +320,9 @@ class Objective:
 
     @contextmanager
     def converted(self, dtype: torch.dtype) -> Iterator[None]:
-        """Inside a `quiet`: the model at its own point with all its tensors in another dtype."""
+        """Inside a `quiet`: the model at its own point with all its tensors in another
+        dtype.
+        """
         kept = self.values, self.fixed
         self.values, self.fixed = (
             {n: t.to(dtype) if t.is_floating_point() else t for n, t in tensors.items()}
@@ -329,7 +350,9 @@ class Objective:
             yield
 
     def _base(self, name: str) -> Tensor:
-        """What stands in the place of a name (of `Evaluation`) unless a pass gives another value."""
+        """What stands in the place of a name (of `Evaluation`) unless a pass gives
+        another value.
+        """
         chosen = self.values.get(name.removeprefix("model."))
         return (
             chosen
@@ -342,7 +365,9 @@ class Objective:
         return tensor.detach().to(self.device, kind, copy=True)
 
     def may_be_cut(self) -> bool:
-        """Whether batches may be cut into pieces: the mean is known, and samples do not mix."""
+        """Whether batches may be cut into pieces: the mean is known, and samples do not
+        mix.
+        """
         if self.is_closure or self.batches.count is None:
             return False
         self.spent += 2 / 3 * self.batches.weights[0]
@@ -366,8 +391,9 @@ def measuring_dtype(
         if asked not in (torch.float32, torch.float64):
             name = str(asked).removeprefix("torch.")
             raise UsageError(
-                f"dtype={name} is impossible: differences would be lost in its rounding. Measure in "
-                "torch.float32 or torch.float64; the weights are converted."
+                f"dtype={name} is impossible: differences would be lost in its "
+                "rounding. Measure in torch.float32 or torch.float64; the weights are "
+                "converted."
             )
         return asked, ()
     kinds = [
@@ -384,7 +410,8 @@ def measuring_dtype(
 def select_parameters(
     model: nn.Module, patterns: str | Sequence[str] = "*"
 ) -> tuple[str, ...]:
-    """Names of the trainable parameters that match any of the glob patterns, in the model's order.
+    """Names of the trainable parameters that match any of the glob patterns, in the
+    model's order.
 
     Raises:
         UsageError: The model has no trainable parameter, or a pattern matches none.
@@ -393,8 +420,8 @@ def select_parameters(
     trainable = [name for name, parameter in every.items() if parameter.requires_grad]
     if not trainable:
         raise UsageError(
-            f"The model {type(model).__name__} has no parameter that asks for a gradient"
-            f"{' (all ' + str(len(every)) + ' are frozen)' if every else ''}. "
+            f"The model {type(model).__name__} has no parameter that asks for a "
+            f"gradient{' (all ' + str(len(every)) + ' are frozen)' if every else ''}. "
             "Call requires_grad_(True) on those to be measured."
         )
     chosen: set[str] = set()
@@ -402,7 +429,8 @@ def select_parameters(
         found = fnmatch.filter(trainable, pattern)
         if not found and pattern in every:
             raise UsageError(
-                f"The parameter '{pattern}' is frozen (requires_grad=False): it has no gradient."
+                f"The parameter '{pattern}' is frozen (requires_grad=False): it has no "
+                "gradient."
             )
         if not found:
             raise unknown("trainable parameter", pattern, trainable)
@@ -412,6 +440,7 @@ def select_parameters(
 
 def _no_gradient(names: Sequence[str]) -> str:
     return (
-        f"The loss does not depend on the chosen parameters ({', '.join(names[:3])}): it has no gradient. "
-        "Is the output detached, computed under no_grad, or reached through another module than this one?"
+        f"The loss does not depend on the chosen parameters ({', '.join(names[:3])}): "
+        "it has no gradient. Is the output detached, computed under no_grad, or "
+        "reached through another module than this one?"
     )

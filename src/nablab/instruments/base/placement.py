@@ -1,10 +1,12 @@
 """How tensors get into a user's model, and out again: one way for all instruments.
 
-A model is measured at other weights than its own by putting other tensors in the place of its parameters and
-buffers. `torch.func.functional_call` does so, too, but it leaves its tensors behind where a module has two
-names, takes them out before a backward pass that runs the forward pass again (activation checkpointing) has
-read them, and is not safe against Ctrl-C. Here a `Placement` is opened before the forward pass and closed
-after the backward pass; then the model holds what it held before, the same objects with the same contents.
+A model is measured at other weights than its own by putting other tensors in the place
+of its parameters and buffers. `torch.func.functional_call` does so, too, but it leaves
+its tensors behind where a module has two names, takes them out before a backward pass
+that runs the forward pass again (activation checkpointing) has read them, and is not
+safe against Ctrl-C. Here a `Placement` is opened before the forward pass and closed
+after the backward pass; then the model holds what it held before, the same objects with
+the same contents.
 """
 
 from __future__ import annotations
@@ -21,7 +23,8 @@ from nablab.errors import UsageError
 from nablab.instruments.base import interrupts
 from nablab.instruments.base.graphs import nodes_behind
 
-# What `nn.Module` itself keeps in its `__dict__`; the rest are attributes of the user's class.
+# What `nn.Module` itself keeps in its `__dict__`; the rest are attributes of the user's
+# class.
 _OWN = frozenset(nn.Module().__dict__)
 _MUTABLE = (list, dict, set, deque)
 _DEEPEST = 3  # lists in lists of submodules or tensors that are looked through
@@ -32,16 +35,18 @@ Slot = tuple[dict[str, Any], str]
 class Placement:
     """The places of a module tree that hold tensors, by name.
 
-    A tensor that stands in several places (a module with two names, tied weights) has one name, the first
-    that `torch.nn.Module.named_parameters` gives. Submodules and tensors in attributes and in lists that are
-    not registered belong to the tree as well: they are copied and converted, so that a forward pass finds one
-    dtype and changes nothing of the user's.
+    A tensor that stands in several places (a module with two names, tied weights) has
+    one name, the first that `torch.nn.Module.named_parameters` gives. Submodules and
+    tensors in attributes and in lists that are not registered belong to the tree as
+    well: they are copied and converted, so that a forward pass finds one dtype and
+    changes nothing of the user's.
 
     Args:
         root: The module; nothing of it is changed until `open`.
 
     Raises:
-        UsageError: The tree holds a scripted module, whose tensors Python cannot replace.
+        UsageError: The tree holds a scripted module, whose tensors Python cannot
+            replace.
     """
 
     def __init__(self, root: nn.Module) -> None:
@@ -49,8 +54,9 @@ class Placement:
         for module in self._modules:
             if isinstance(module, torch.jit.ScriptModule):
                 raise UsageError(
-                    f"The model holds a scripted module ({type(module).__name__}), whose weights cannot be "
-                    "exchanged. Give the module that it was scripted from."
+                    f"The model holds a scripted module ({type(module).__name__}), "
+                    "whose weights cannot be exchanged. Give the module that it was "
+                    "scripted from."
                 )
         named = {**dict(root.named_parameters()), **dict(root.named_buffers())}
         self.originals: Mapping[str, Tensor] = named
@@ -69,9 +75,8 @@ class Placement:
             ]
         self._names = names
         self._saved: list[_Contents] = []
-        self._listed: dict[
-            str, list[tuple[Any, Any]]
-        ] = {}  # places in lists, made anew by every `open`
+        # places in lists, made anew by every `open`
+        self._listed: dict[str, list[tuple[Any, Any]]] = {}
         self._depth = 0
 
     @property
@@ -80,7 +85,9 @@ class Placement:
         return self._depth > 0
 
     def open(self, dtype: torch.dtype | None, device: torch.device) -> None:
-        """Remember what the modules hold, and convert what has no name; must be followed by `close`."""
+        """Remember what the modules hold, and convert what has no name; must be
+        followed by `close`.
+        """
         self._depth += 1
         if self._depth > 1:
             return
@@ -92,9 +99,8 @@ class Placement:
             place[key] = self._converted_list(place[key], dtype, device)
         for module in self._modules:
             if isinstance(module, nn.Embedding | nn.EmbeddingBag):
-                module.__dict__["sparse"] = (
-                    False  # sparse gradients have no second derivative
-                )
+                # sparse gradients have no second derivative
+                module.__dict__["sparse"] = False
 
     def put(self, tensors: Mapping[str, Tensor]) -> None:
         """Put tensors in all places of their names, until the next `put` or `close`."""
@@ -112,14 +118,18 @@ class Placement:
         self.restore()
 
     def restore(self) -> None:
-        """Give the modules back what they held; doing it twice does no harm, so it may be interrupted."""
+        """Give the modules back what they held; doing it twice does no harm, so it may
+        be interrupted.
+        """
         for contents in self._saved:
             contents.restore()
         interrupts.closed(self.restore)
         self._saved, self._listed, self._depth = [], {}, 0
 
     def reached_past(self, value: Tensor) -> list[str]:
-        """Names of parameters whose own tensors, not those put in their place, the graph of a value reads."""
+        """Names of parameters whose own tensors, not those put in their place, the
+        graph of a value reads.
+        """
         leaves = [
             id(node.variable)
             for node in nodes_behind([value])
@@ -130,7 +140,9 @@ class Placement:
     def _converted_list(
         self, value: Any, dtype: torch.dtype | None, device: torch.device
     ) -> Any:
-        """A list or dictionary with the tensors in it converted; those with names get theirs by `put`."""
+        """A list or dictionary with the tensors in it converted; those with names get
+        theirs by `put`.
+        """
         if isinstance(value, Tensor):
             return (
                 value if id(value) in self._names else converted(value, dtype, device)
@@ -152,7 +164,9 @@ class Placement:
 
 
 def copied(module: nn.Module) -> nn.Module:
-    """A deep copy of a module, also of one that keeps tensors with a graph (features, normalized weights)."""
+    """A deep copy of a module, also of one that keeps tensors with a graph (features,
+    normalized weights).
+    """
     placement = Placement(module)
     first = next(module.parameters(), torch.zeros(()))
     placement.open(None, first.device)
@@ -163,7 +177,9 @@ def copied(module: nn.Module) -> nn.Module:
 
 
 class _Contents:
-    """What a module held: its attributes, its registered tensors, and what stood in its lists."""
+    """What a module held: its attributes, its registered tensors, and what stood in its
+    lists.
+    """
 
     def __init__(self, module: nn.Module) -> None:
         self._module = module
@@ -253,6 +269,8 @@ def _holds_tensor(value: Any, depth: int = 0) -> bool:
 def converted(
     tensor: Tensor, dtype: torch.dtype | None, device: torch.device
 ) -> Tensor:
-    """A copy without a graph; a floating-point tensor in another dtype, or in its own if that is None."""
+    """A copy without a graph; a floating-point tensor in another dtype, or in its own
+    if that is None.
+    """
     kind = dtype if tensor.is_floating_point() else None
     return tensor.detach().to(device, kind, copy=True)

@@ -1,9 +1,11 @@
-"""How an instrument's cost is foretold: by trying small calls, or on a stand-in for what it measures.
+"""How an instrument's cost is foretold: by trying small calls, or on a stand-in for
+what it measures.
 
-No table of factors is kept. What is foretold was done on this machine: either the instrument itself, with
-options that make it short (`Trials`), or its own arithmetic on a `StandIn`: a matrix or a function of fewer
-parameters that costs next to nothing, beside a few true products or gradients. A call that turns out to be
-short is then made: it tells more than anything shorter could.
+No table of factors is kept. What is foretold was done on this machine: either the
+instrument itself, with options that make it short (`Trials`), or its own arithmetic on
+a `StandIn`: a matrix or a function of fewer parameters that costs next to nothing,
+beside a few true products or gradients. A call that turns out to be short is then made:
+it tells more than anything shorter could.
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ from nablab.instruments.base.batches import count_samples, part_of, read_pieces
 from nablab.instruments.base.footprints import Footprint, footprint
 
 BRIEF = 0.5  # seconds; a call that is expected to take less is made
-ROWS_SHARE = 8  # a stand-in has this part of the parameters, or as many as its kind needs at least
+# a stand-in has this part of the parameters, or as many as its kind needs at least
+ROWS_SHARE = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,9 +33,12 @@ class Cost:
     """What a call is expected to take on this machine.
 
     Attributes:
-        gradients: Gradient evaluations over all data: one is a forward and a backward pass.
-        seconds: From the call to its result, where the same function was called before in this process.
-        bytes: Memory at the call's peak beside the model and the data: tensors and arrays.
+        gradients: Gradient evaluations over all data: one is a forward and a backward
+            pass.
+        seconds: From the call to its result, where the same function was called before
+            in this process.
+        bytes: Memory at the call's peak beside the model and the data: tensors and
+            arrays.
         notes: What is not known beforehand, such as the iterations of a search.
     """
 
@@ -98,7 +104,9 @@ def _length(batch: Any) -> int:
 
 
 def _part(batch: Any, samples: int) -> Any:
-    """The first samples of a batch, or all of one that cannot be cut (packed sequences)."""
+    """The first samples of a batch, or all of one that cannot be cut (packed
+    sequences).
+    """
     try:
         return part_of(batch, 0, samples)
     except UsageError:
@@ -165,9 +173,8 @@ class Rehearsal:
         return Cost(
             gradients=runs[0][0],
             seconds=min(taken.seconds for _, taken in runs),
-            bytes=max(
-                runs[0][1].peak, found.bytes
-            ),  # arrays are counted in the second only
+            # arrays are counted in the second only
+            bytes=max(runs[0][1].peak, found.bytes),
         )
 
 
@@ -191,15 +198,17 @@ class Trial:
 
 @dataclass(frozen=True)
 class Trials:
-    """Small calls from which a large one is foretold, by a linear function of their units.
+    """Small calls from which a large one is foretold, by a linear function of their
+    units.
 
     Attributes:
         units: What the large call does.
-        trials: One more than there are units, the smallest first; or a single one, in proportion to whose
-            units the seconds are.
+        trials: One more than there are units, the smallest first; or a single one, in
+            proportion to whose units the seconds are.
         bytes_until: Units up to which the bytes grow, too; None where they do not.
-        bytes_may_stop: Whether work may be cut into pieces, so that the bytes stop growing nobody knows
-            where: expected is the middle of those of the largest trial and those up to `bytes_until`.
+        bytes_may_stop: Whether work may be cut into pieces, so that the bytes stop
+            growing nobody knows where: expected is the middle of those of the largest
+            trial and those up to `bytes_until`.
         notes: See `Cost`.
     """
 
@@ -262,7 +271,8 @@ def _tried(call: Call, trial: Trial, arguments: Arguments) -> tuple[float, Footp
 def _extended(
     rows: Sequence[Sequence[float]], values: Sequence[float], whole: Sequence[float]
 ) -> float:
-    """A linear function of units, known at as many places as it has coefficients, at another place.
+    """A linear function of units, known at as many places as it has coefficients, at
+    another place.
 
     More units never cost less: noise in the seconds of short calls might say so.
     """
@@ -288,7 +298,9 @@ class StandIn(Protocol):
         """Forget what was counted."""
 
     def true_cost(self) -> tuple[float, float]:
-        """The gradients and seconds that the calls since `begin` would take of the true one."""
+        """The gradients and seconds that the calls since `begin` would take of the true
+        one.
+        """
 
 
 def stand_in_rows(parameters: int, fewest: int) -> int:
@@ -314,12 +326,14 @@ class Prepared:
 def on_stand_in(
     call: Call, prepared: Prepared, stand_in: StandIn, run: Callable[[Any], Any]
 ) -> Cost:
-    """Foretell an instrument that asks a matrix or a loss for its values, from its run on a stand-in.
+    """Foretell an instrument that asks a matrix or a loss for its values, from its run
+    on a stand-in.
 
     Args:
         call: The call.
         prepared: The true matrix or loss.
-        stand_in: The stand-in. In each of its calls it holds as many bytes for each row as the true one.
+        stand_in: The stand-in. In each of its calls it holds as many bytes for each row
+            as the true one.
         run: Runs the instrument on it.
     """
 

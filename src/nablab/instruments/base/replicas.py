@@ -1,4 +1,6 @@
-"""Networks of one architecture, measured together: their losses and gradients at float64 points (K, P)."""
+"""Networks of one architecture, measured together: their losses and gradients at
+float64 points (K, P).
+"""
 
 from __future__ import annotations
 
@@ -24,8 +26,9 @@ from nablab.instruments.base.placement import copied
 LossOf: TypeAlias = Callable[[dict[str, Tensor]], Tensor]
 
 ONCE_ONLY = (
-    "A function in this model may be differentiated once only (once_differentiable), so its exact second "
-    "derivative cannot be had. HessianOperator and hessian_eigenvalues take differences of gradients instead."
+    "A function in this model may be differentiated once only (once_differentiable), "
+    "so its exact second derivative cannot be had. HessianOperator and "
+    "hessian_eigenvalues take differences of gradients instead."
 )
 ONE_BY_ONE = (
     "The replicas were measured one at a time: this model cannot be batched ({why})."
@@ -38,13 +41,13 @@ class Replicas:
 
     Attributes:
         module: One of them, or any module of that architecture; it is never written to.
-        tensors: Parameters by name, stacked (K, ...), and buffers where the networks differ in them. This is
-            what ``Training.parameters()`` of `nablab.training` gives. A parameter that is left out is the
-            module's own in every replica.
+        tensors: Parameters by name, stacked (K, ...), and buffers where the networks
+            differ in them. This is what ``Training.parameters()`` of `nablab.training`
+            gives. A parameter that is left out is the module's own in every replica.
 
     Raises:
-        UsageError: A tensor that the module lacks or that has another shape, unequal numbers of replicas,
-            or a replica with NaN.
+        UsageError: A tensor that the module lacks or that has another shape, unequal
+            numbers of replicas, or a replica with NaN.
 
     >>> replicas = Replicas.stack([nn.Linear(2, 1) for _ in range(5)])
     >>> len(replicas), replicas.tensors["weight"].shape
@@ -58,24 +61,27 @@ class Replicas:
         own = _tensors_of(self.module)
         if not self.tensors:
             raise UsageError(
-                "No stacked tensors: replicas need at least one parameter of shape (K, ...)."
+                "No stacked tensors: replicas need at least one parameter "
+                "of shape (K, ...)."
             )
         counts = {}
         for name, tensor in self.tensors.items():
             if name not in own:
                 raise UsageError(
-                    f"The architecture {type(self.module).__name__} has no tensor '{name}'. "
-                    f"It has: {', '.join(list(own)[:8])}."
+                    f"The architecture {type(self.module).__name__} has no tensor "
+                    f"'{name}'. It has: {', '.join(list(own)[:8])}."
                 )
             if tensor.ndim == 0 or tensor.shape[1:] != own[name].shape:
                 raise UsageError(
-                    f"The stacked tensor '{name}' has shape {tuple(tensor.shape)}; "
-                    f"K replicas of this architecture need (K, {_listed(own[name].shape)})."
+                    f"The stacked tensor '{name}' has shape {tuple(tensor.shape)}; K "
+                    "replicas of this architecture need (K, "
+                    f"{_listed(own[name].shape)})."
                 )
             counts[name] = len(tensor)
         if len(set(counts.values())) != 1 or 0 in counts.values():
             raise UsageError(
-                f"The stacked tensors hold unequal numbers of replicas, or none: {counts}."
+                "The stacked tensors hold unequal numbers of replicas, or "
+                f"none: {counts}."
             )
         self._check_finite()
 
@@ -137,16 +143,18 @@ class Replicas:
         }
         if bad:
             raise UsageError(
-                f"Replicas {', '.join(map(str, sorted(bad)))} of {len(self)} hold weights that are NaN or "
-                "infinite: they have diverged. Leave them out of the tensors."
+                f"Replicas {', '.join(map(str, sorted(bad)))} of {len(self)} hold "
+                "weights that are NaN or infinite: they have diverged. Leave them out "
+                "of the tensors."
             )
 
 
 class ReplicaObjective:
     r"""The mean loss of each of K networks as a function of its own parameters.
 
-    One network is a single row: every instrument that takes replicas takes a module, too. Replicas run as
-    one batch (`torch.func.vmap`); where the model does not allow that, one after the other.
+    One network is a single row: every instrument that takes replicas takes a module,
+    too. Replicas run as one batch (`torch.func.vmap`); where the model does not allow
+    that, one after the other.
 
     Args:
         model: `Replicas`, or one module.
@@ -155,11 +163,13 @@ class ReplicaObjective:
         parameters: See `Objective`.
         dtype: The dtype to measure in.
         batch_size: See `Objective`.
-        own_targets: The target of every batch has shape (K, samples, ...): each replica learns its own.
+        own_targets: The target of every batch has shape (K, samples, ...): each replica
+            learns its own.
         check: See `Objective`.
 
     Attributes:
-        base: The objective of one of the networks; it holds names and shapes of the parameters.
+        base: The objective of one of the networks; it holds names and shapes of the
+            parameters.
         points: The chosen parameters of all replicas, (K, P).
         single: Whether a module was given instead of replicas.
         spent: Gradient evaluations so far, each replica's counted.
@@ -201,7 +211,8 @@ class ReplicaObjective:
             data, device=device, dtype=dtype, batch_size=batch_size, samples=samples
         )
         self.spent = 0.0
-        # The checks of a single objective are made at a replica whose loss is finite, if there is one.
+        # The checks of a single objective are made at a replica whose loss is finite,
+        # if there is one.
         options: dict[str, Any] = {"parameters": parameters, "dtype": dtype}
         self.base = Objective(
             replicas.module,
@@ -251,7 +262,9 @@ class ReplicaObjective:
         return len(self.points)
 
     def subset(self, replicas: Tensor) -> ReplicaObjective:
-        """The objective of some replicas, (k,) numbers; the data are shared with this one."""
+        """The objective of some replicas, (k,) numbers; the data are shared with this
+        one.
+        """
         part = copy.copy(self)
         part.points = self.points[replicas]
         part._others = {name: tensor[replicas] for name, tensor in self._others.items()}
@@ -276,8 +289,8 @@ class ReplicaObjective:
     ) -> Tensor:
         """``function(loss, tensors)`` for each replica, stacked; call inside `quiet`.
 
-        ``loss`` takes the chosen parameters by name and gives the replica's loss on the batch; ``tensors``
-        are those parameters at its row of points (K, P).
+        ``loss`` takes the chosen parameters by name and gives the replica's loss on the
+        batch; ``tensors`` are those parameters at its row of points (K, P).
         """
 
         def one(
@@ -304,7 +317,9 @@ class ReplicaObjective:
         return torch.stack(rows)
 
     def batch_losses(self, points: Tensor, batch: Any) -> Tensor:
-        """The losses (K,) on one batch of `batches` at points (K, P); differentiable, call inside `quiet`."""
+        """The losses (K,) on one batch of `batches` at points (K, P); differentiable,
+        call inside `quiet`.
+        """
         return self.per_replica(lambda loss, tensors: loss(tensors), points, batch)
 
     def losses(self, points: Tensor | None = None) -> Tensor:
@@ -337,7 +352,8 @@ class ReplicaObjective:
             leaf = points.detach().clone().requires_grad_()
             with self.quiet():
                 value = self.batch_losses(leaf, batch)
-                # Replicas share nothing, so the gradient of the sum holds the gradient of each.
+                # Replicas share nothing, so the gradient of the sum holds the gradient
+                # of each.
                 gradients += weight * self._derivative(value, leaf)
             losses += weight * value.detach()
         self.spent += len(points)
@@ -348,15 +364,19 @@ class ReplicaObjective:
         return self.losses_and_gradients(points)[1]
 
     def products(self, points: Tensor, vectors: Tensor) -> Tensor:
-        """Each replica's Hessian times its own row of vectors (K, P), by a double backward pass."""
+        """Each replica's Hessian times its own row of vectors (K, P), by a double
+        backward pass.
+        """
         return self.gradients_and_products(points, lambda _: vectors)[1]
 
     def gradients_and_products(
         self, points: Tensor, choose: Callable[[Tensor], Tensor]
     ) -> tuple[Tensor, Tensor]:
-        """The gradients and Hessian products (K, P) with vectors chosen from the gradients.
+        """The gradients and Hessian products (K, P) with vectors chosen from the
+        gradients.
 
-        With one batch the gradient's graph is built once; with several, a first pass finds the gradients.
+        With one batch the gradient's graph is built once; with several, a first pass
+        finds the gradients.
         """
         if len(self.batches) == 1 and not self._one_by_one(points):
             with self.quiet():
@@ -383,7 +403,9 @@ class ReplicaObjective:
         return gradients, products
 
     def _one_by_one(self, points: Tensor) -> bool:
-        """Whether a graph may span one replica only: models that are not batched may read weights again."""
+        """Whether a graph may span one replica only: models that are not batched may
+        read weights again.
+        """
         return len(points) > 1 and not self._batched
 
     def _single(self, replica: int) -> ReplicaObjective:
@@ -406,8 +428,9 @@ class ReplicaObjective:
                     > 1
                 ):
                     raise UsageError(
-                        "The replicas' own targets are ignored in unequal numbers, so batches weigh "
-                        "differently for each replica. Give all data as one batch."
+                        "The replicas' own targets are ignored in unequal numbers, so "
+                        "batches weigh differently for each replica. Give all data as "
+                        "one batch."
                     )
         return self.batches
 
@@ -450,7 +473,9 @@ class ReplicaObjective:
         return inputs, target[:, replica]
 
     def _data_of(self, replica: int) -> Any:
-        """The batches as one replica sees them; an iterator, for a list of tensors would be one batch."""
+        """The batches as one replica sees them; an iterator, for a list of tensors
+        would be one batch.
+        """
         return iter([self._seen_by(replica, batch) for batch in self.batches.items])
 
     def _moved(self, tensor: Tensor) -> Tensor:
@@ -459,7 +484,9 @@ class ReplicaObjective:
         ).clone()
 
     def _probe(self) -> None:
-        """Find out whether the model can be batched over replicas, in the loss and in its gradient."""
+        """Find out whether the model can be batched over replicas, in the loss and in
+        its gradient.
+        """
         if not self._batched:
             return
         try:
@@ -474,10 +501,11 @@ class ReplicaObjective:
 
 
 class ForwardDifferentiable(TorchFunctionMode):
-    """Writes the mean squared error out inside, so that its gradient has a forward derivative.
+    """Writes the mean squared error out inside, so that its gradient has a forward
+    derivative.
 
-    The forward derivative of PyTorch's ``mse_loss_backward`` (2.13) writes into an immutable zero
-    and raises "ZeroTensors are immutable" when the target is a constant.
+    The forward derivative of PyTorch's ``mse_loss_backward`` (2.13) writes into an
+    immutable zero and raises "ZeroTensors are immutable" when the target is a constant.
     """
 
     def __torch_function__(
@@ -519,20 +547,22 @@ def _check_alike(
                 for shape in shapes
             ]
             raise UsageError(
-                f"Networks 0 and {place} differ: '{name}' {said[0]} in the first and {said[1]} in the other. "
-                "Replicas share one architecture."
+                f"Networks 0 and {place} differ: '{name}' {said[0]} in the first and "
+                f"{said[1]} in the other. Replicas share one architecture."
             )
 
 
 def _samples_first(data: Any, replicas: int) -> list[Any]:
-    """Batches whose targets (K, samples, ...) are (samples, K, ...), as batches are cut by samples."""
+    """Batches whose targets (K, samples, ...) are (samples, K, ...), as batches are cut
+    by samples.
+    """
     turned = []
     for place, batch in enumerate([data] if is_batch(data) else data):
         inputs, target = split(batch)
         if target.ndim < 2 or len(target) != replicas:
             raise UsageError(
-                f"The target of batch {place} has shape {tuple(target.shape)}; with own_targets it needs "
-                f"({replicas}, samples, ...): one row per replica."
+                f"The target of batch {place} has shape {tuple(target.shape)}; with "
+                f"own_targets it needs ({replicas}, samples, ...): one row per replica."
             )
         turned.append((inputs, target.transpose(0, 1)))
     return turned

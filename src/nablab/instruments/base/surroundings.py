@@ -1,4 +1,6 @@
-"""What a measurement borrows from the process and gives back: generators, kernels, gradients on or off."""
+"""What a measurement borrows from the process and gives back: generators, kernels,
+gradients on or off.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,8 @@ class Generators:
     """The states of all random generators that a model or a data set may draw from.
 
     Args:
-        others: Generators beside the global ones of PyTorch, NumPy and Python, such as a data loader's.
+        others: Generators beside the global ones of PyTorch, NumPy and Python, such as
+            a data loader's.
         only_torch: Leave NumPy's and Python's out, which take a tenth of a millisecond.
     """
 
@@ -84,7 +87,8 @@ def preserved_generators(
 
 @dataclass(frozen=True)
 class Uses:
-    """What a model's passes use of the process; what is not known to be unused counts as used.
+    """What a model's passes use of the process; what is not known to be unused counts
+    as used.
 
     Attributes:
         recurrence: It has recurrent layers.
@@ -115,10 +119,11 @@ class Uses:
 class Kernels:
     """The process-wide switches that decide which kernels run, as they were.
 
-    Inside a measurement: attention on the math kernel and recurrent layers without cuDNN, since the fused
-    ones have no second derivative; no inference-only path of `torch.nn.MultiheadAttention`; the reentrant
-    form of activation checkpointing calls its function directly, for it cuts the graph (and so silently
-    gives its layer no gradient where the inputs need none) and refuses `torch.autograd.grad`; compiled
+    Inside a measurement: attention on the math kernel and recurrent layers without
+    cuDNN, since the fused ones have no second derivative; no inference-only path of
+    `torch.nn.MultiheadAttention`; the reentrant form of activation checkpointing calls
+    its function directly, for it cuts the graph (and so silently gives its layer no
+    gradient where the inputs need none) and refuses `torch.autograd.grad`; compiled
     modules run as they were written, for their code has no second derivative.
     """
 
@@ -163,7 +168,9 @@ class Kernels:
 
 
 class Surroundings:
-    """Generators and kernels together, given back after a measurement and when Ctrl-C ends it."""
+    """Generators and kernels together, given back after a measurement and when Ctrl-C
+    ends it.
+    """
 
     def __init__(self, uses: Uses) -> None:
         self._generators = Generators(only_torch=not uses.numpy_or_python)

@@ -1,1 +1,3 @@
-"""Second derivatives: products, eigenvalues, traces, densities, exact matrices, critical points."""
+"""Second derivatives: products, eigenvalues, traces, densities, exact matrices,
+critical points.
+"""

@@ -1,7 +1,9 @@
-r"""Methods that drive the gradient of K networks at once to zero, each from its own point.
+r"""Methods that drive the gradient of K networks at once to zero, each from its own
+point.
 
-Every step lowers the gradient's norm, so none can run away: L-BFGS on :math:`\frac12\|g\|^2`, whose
-gradient is :math:`Hg`; Newton's method with MINRES; Levenberg-Marquardt with the exact Hessian.
+Every step lowers the gradient's norm, so none can run away: L-BFGS on
+:math:`\frac12\|g\|^2`, whose gradient is :math:`Hg`; Newton's method with MINRES;
+Levenberg-Marquardt with the exact Hessian.
 """
 
 from __future__ import annotations
@@ -21,24 +23,23 @@ from nablab.instruments.curvature.inertia import in_threads
 MEMORY = 20  # pairs that L-BFGS keeps
 SUFFICIENT = 1e-4  # Armijo's constant (Nocedal and Wright 2006, section 3.1)
 HALVINGS = 30
-# Iterations that must lower ||g|| to `WORTHWHILE` of it. Less patience gives Levenberg-Marquardt up in the
-# valley of Rosenbrock's function, which it crosses by 5 % in 20 iterations and then solves.
+# Iterations that must lower ||g|| to `WORTHWHILE` of it. Less patience gives
+# Levenberg-Marquardt up in the valley of Rosenbrock's function, which it crosses by 5 %
+# in 20 iterations and then solves.
 PATIENCE = 20
 WORTHWHILE = 0.99
 INNER_PRODUCTS = 300  # of MINRES per Newton step
-LONG_PATIENCE = (
-    50  # of Levenberg-Marquardt, whose steps along a bent valley are short and many
-)
+# of Levenberg-Marquardt, whose steps along a bent valley are short and many
+LONG_PATIENCE = 50
 FIRST_DAMPING = 1e-3  # of Levenberg-Marquardt, as a share of ||H||^2
-TRIALS = (
-    40  # dampings in an iteration: twice as much each time, up to 10^12 of the first
-)
-DIFFERENCE = (
-    0.1  # of the step, for the second derivative along it (Transtrum and Sethna 2012)
-)
-MOST_BENT = 0.75  # of the step's length, twice the correction's; more is not trusted (there, too)
-# Damping of saddle-free Newton as shares of ||H||^2: the best is found by trying, for a loss costs a
-# hundredth of the Hessian.
+# dampings in an iteration: twice as much each time, up to 10^12 of the first
+TRIALS = 40
+# of the step, for the second derivative along it (Transtrum and Sethna 2012)
+DIFFERENCE = 0.1
+# of the step's length, twice the correction's; more is not trusted (there, too)
+MOST_BENT = 0.75
+# Damping of saddle-free Newton as shares of ||H||^2: the best is found by trying, for a
+# loss costs a hundredth of the Hessian.
 DAMPINGS = tuple(10.0 ** (-2 * k) for k in range(13))
 POLISHING = 30  # iterations of Levenberg-Marquardt after saddle-free Newton
 
@@ -54,7 +55,8 @@ class Search:
         gradients: (K, P) at `points`.
         active: Numbers (k,) of the networks that are still moved.
         stalled: bool (K,): the method found no more step.
-        history: Norms (K,) after each iteration; NaN for networks that are not moved any more.
+        history: Norms (K,) after each iteration; NaN for networks that are not moved
+            any more.
         began: Length of the history when the method began.
         chosen: How Hessians are computed, once one was.
     """
@@ -71,7 +73,9 @@ class Search:
 
     @classmethod
     def start(cls, objective: ReplicaObjective, tolerance: float) -> Search:
-        """All networks where they are; those without a finite gradient, and those at zero, stay."""
+        """All networks where they are; those without a finite gradient, and those at
+        zero, stay.
+        """
         points = objective.points.clone()
         gradients = objective.gradients(points)
         search = cls(
@@ -105,7 +109,8 @@ class Search:
         part.spent = 0.0
 
     def record(self, before: Tensor, patience: int = PATIENCE) -> None:
-        """Note the norms after an iteration, and let networks go that are done or make no way.
+        """Note the norms after an iteration, and let networks go that are done or make
+        no way.
 
         Args:
             before: The norms (K,) before the iteration.
@@ -117,13 +122,14 @@ class Search:
         self.stalled |= moved & (norms >= before)
         if len(self.history) - self.began > patience:
             past = self.history[-1 - patience]
-            self.stalled |= moved & (
-                norms > WORTHWHILE * past
-            )  # never true where the past is NaN
+            # never true where the past is NaN
+            self.stalled |= moved & (norms > WORTHWHILE * past)
         self.leave()
 
     def again(self) -> None:
-        """Move all networks that are not done, those that an earlier method gave up, too."""
+        """Move all networks that are not done, those that an earlier method gave up,
+        too.
+        """
         norms = self.norms()
         self.stalled[:] = False
         self.active = ((norms > self.tolerance) & norms.isfinite()).nonzero().flatten()
@@ -136,7 +142,9 @@ class Search:
 
 
 def gradient_norm_descent(search: Search, iterations: int) -> None:
-    r"""L-BFGS on :math:`\frac12\|g\|^2` (Liu and Nocedal 1989), halving steps until Armijo's rule holds."""
+    r"""L-BFGS on :math:`\frac12\|g\|^2` (Liu and Nocedal 1989), halving steps until
+    Armijo's rule holds.
+    """
     if not len(search.active):
         return
     part = search.part()
@@ -165,11 +173,13 @@ def gradient_norm_descent(search: Search, iterations: int) -> None:
 
 
 def newton_minres(search: Search, iterations: int) -> None:
-    r"""Newton's method on :math:`g = 0` with steps by MINRES and a line search on :math:`\|g\|^2`.
+    r"""Newton's method on :math:`g = 0` with steps by MINRES and a line search on
+    :math:`\|g\|^2`.
 
-    Roosta, Liu, Xu and Mahoney, "Newton-MR: inexact Newton method with minimum residual sub-problem solver"
-    (EURO Journal on Computational Optimization 2022). MINRES needs no positive definite Hessian, and each of
-    its iterates is a direction in which the gradient's norm falls.
+    Roosta, Liu, Xu and Mahoney, "Newton-MR: inexact Newton method with minimum residual
+    sub-problem solver" (EURO Journal on Computational Optimization 2022). MINRES needs
+    no positive definite Hessian, and each of its iterates is a direction in which the
+    gradient's norm falls.
     """
     for _ in range(iterations):
         if not len(search.active):
@@ -177,7 +187,8 @@ def newton_minres(search: Search, iterations: int) -> None:
         active, before = search.active, search.norms()
         part, points = search.part(), search.points[active]
         gradients = search.gradients[active]
-        # Loose far from the solution, tight near it (Eisenstat and Walker 1996): fast local convergence.
+        # Loose far from the solution, tight near it (Eisenstat and Walker 1996): fast
+        # local convergence.
         start = search.history[0][active]
         forcing = (gradients.norm(dim=1) / start).sqrt().clamp(1e-8, 1e-2)
 
@@ -196,13 +207,16 @@ def newton_minres(search: Search, iterations: int) -> None:
 
 
 def levenberg_marquardt(search: Search, iterations: int) -> None:
-    r"""Steps :math:`-(H^2 + \mu I)^{-1} H g` with the exact Hessian, bent by geodesic acceleration.
+    r"""Steps :math:`-(H^2 + \mu I)^{-1} H g` with the exact Hessian, bent by geodesic
+    acceleration.
 
-    The plain method (Levenberg 1944, Marquardt 1963) creeps along the curved valleys of :math:`\|g\|`. Half
-    of :math:`-(H^2 + \mu I)^{-1} H g_{vv}`, with the second derivative of g along the step v from one more
-    gradient, follows their bends (Transtrum and Sethna, "Improvements to the Levenberg-Marquardt algorithm
-    for nonlinear least-squares minimization", arXiv:1201.5885, 2012). As they advise, the damping is raised
-    slowly and lowered fast: the best step of each iteration leads into flat regions sooner.
+    The plain method (Levenberg 1944, Marquardt 1963) creeps along the curved valleys of
+    :math:`\|g\|`. Half of :math:`-(H^2 + \mu I)^{-1} H g_{vv}`, with the second
+    derivative of g along the step v from one more gradient, follows their bends
+    (Transtrum and Sethna, "Improvements to the Levenberg-Marquardt algorithm for
+    nonlinear least-squares minimization", arXiv:1201.5885, 2012). As they advise, the
+    damping is raised slowly and lowered fast: the best step of each iteration leads
+    into flat regions sooner.
     """
     if not len(search.active):
         return
@@ -220,11 +234,13 @@ def levenberg_marquardt(search: Search, iterations: int) -> None:
 
 
 def saddle_free_newton(search: Search, iterations: int) -> None:
-    r"""Steps :math:`-(|H| + \nu I)^{-1} g` down the loss, each with the best of many dampings.
+    r"""Steps :math:`-(|H| + \nu I)^{-1} g` down the loss, each with the best of many
+    dampings.
 
-    :math:`|H|` has the absolute values of the eigenvalues, so saddles repel (Dauphin et al., "Identifying and
-    attacking the saddle point problem in high-dimensional non-convex optimization", 2014). The last digits
-    of the gradient, which the rounding of the loss hides, are left to Levenberg-Marquardt.
+    :math:`|H|` has the absolute values of the eigenvalues, so saddles repel (Dauphin et
+    al., "Identifying and attacking the saddle point problem in high-dimensional
+    non-convex optimization", 2014). The last digits of the gradient, which the rounding
+    of the loss hides, are left to Levenberg-Marquardt.
     """
     if not len(search.active):
         return
@@ -258,11 +274,13 @@ METHODS: Mapping[str, Callable[[Search, int], None]] = {
 def minres(
     product: Callable[[Tensor], Tensor], right: Tensor, tolerance: Tensor, most: int
 ) -> Tensor:
-    r"""Minimize :math:`\|Ax - b\|` over growing Krylov spaces, for k symmetric systems at once.
+    r"""Minimize :math:`\|Ax - b\|` over growing Krylov spaces, for k symmetric systems
+    at once.
 
-    Paige and Saunders, "Solution of sparse indefinite systems of linear equations" (SIAM Journal on Numerical
-    Analysis 1975). A system is left as it is once its residual is below ``tolerance`` times its right side,
-    or once :math:`\|A r\| \le 10^{-10} \|A\| \|r\|`: the least-squares solution of a singular system.
+    Paige and Saunders, "Solution of sparse indefinite systems of linear equations"
+    (SIAM Journal on Numerical Analysis 1975). A system is left as it is once its
+    residual is below ``tolerance`` times its right side, or once :math:`\|A r\| \le
+    10^{-10} \|A\| \|r\|`: the least-squares solution of a singular system.
 
     Args:
         product: The products (k, P) of each matrix with its row.
@@ -296,9 +314,8 @@ def minres(
         gamma_bar = sine * delta_bar - cosine * alpha
         epsilon_new, delta_bar = sine * beta_new, -cosine * beta_new
         gamma = torch.hypot(gamma_bar, beta_new).clamp_min(1e-300)
-        flat = (
-            torch.hypot(gamma_bar, delta_bar) <= 1e-10 * scale
-        )  # ||A r|| / ||r||, before the new column
+        # ||A r|| / ||r||, before the new column
+        flat = torch.hypot(gamma_bar, delta_bar) <= 1e-10 * scale
         running &= ~flat
         cosine, sine = gamma_bar / gamma, beta_new / gamma
         w_new = (v - epsilon[:, None] * w_old - delta[:, None] * w) / gamma[:, None]
@@ -313,7 +330,8 @@ def minres(
 
 
 def eigenpairs(rows: Tensor, matrices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The rows (k,) of symmetric matrices (k, P, P) that are finite, eigenvalues and eigenvectors of those.
+    """The rows (k,) of symmetric matrices (k, P, P) that are finite, eigenvalues and
+    eigenvectors of those.
 
     A network whose Hessian is not finite takes no step, and so is stalled.
     """
@@ -333,7 +351,8 @@ def eigenpairs(rows: Tensor, matrices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def _descend(
     search: Search, directions: Tensor, slopes: Tensor, *, needs_slopes: bool = True
 ) -> None:
-    r"""Move active networks along directions, halving steps until :math:`\frac12\|g\|^2` falls enough.
+    r"""Move active networks along directions, halving steps until
+    :math:`\frac12\|g\|^2` falls enough.
 
     Args:
         search: Changed in place.
@@ -369,7 +388,9 @@ def _descend(
 def _inverse_hessian_times(
     pairs: list[tuple[Tensor, Tensor]], vectors: Tensor
 ) -> Tensor:
-    """The two-loop recursion (Nocedal and Wright 2006, algorithm 7.4); only pairs with curvature count."""
+    """The two-loop recursion (Nocedal and Wright 2006, algorithm 7.4); only pairs with
+    curvature count.
+    """
     kept = []
     for s, y in pairs:
         curvature = (s * y).sum(1)
@@ -403,7 +424,9 @@ def _first_length(search: Search, slopes: Tensor) -> Tensor:
 def _bent_step(
     search: Search, numbers: Tensor, values: Tensor, vectors: Tensor, damping: Tensor
 ) -> None:
-    """One step of some networks, with more damping (K,) until it lowers the gradient's norm."""
+    """One step of some networks, with more damping (K,) until it lowers the gradient's
+    norm.
+    """
     rows = torch.arange(len(numbers), device=numbers.device)
     for _ in range(TRIALS):
         chosen = numbers[rows]
@@ -425,9 +448,8 @@ def _bent_step(
             * ((ahead - start) / DIFFERENCE - _product(basis, own, velocity))
         )
         acceleration = _product(basis, weights, bend)
-        small = 2 * acceleration.norm(dim=1) <= MOST_BENT * velocity.norm(
-            dim=1
-        )  # false for NaN
+        # false for NaN
+        small = 2 * acceleration.norm(dim=1) <= MOST_BENT * velocity.norm(dim=1)
         trial = point + velocity + torch.where(small[:, None], acceleration / 2, 0.0)
         gradients = part.gradients(trial)
         search.pay(part)
@@ -445,7 +467,9 @@ def _bent_step(
 
 
 def _product(vectors: Tensor, values: Tensor, right: Tensor) -> Tensor:
-    """Matrices given by their eigenvectors and eigenvalues, times a vector each: (k, P)."""
+    """Matrices given by their eigenvectors and eigenvalues, times a vector each: (k,
+    P).
+    """
     return (vectors @ (values * (vectors.mT @ right[..., None])[..., 0])[..., None])[
         ..., 0
     ]
@@ -492,7 +516,9 @@ def _is_in(numbers: Tensor, like: Tensor) -> Tensor:
 def spectral_norms(
     objective: ReplicaObjective, points: Tensor, seed: int, products: int = 40
 ) -> Tensor:
-    """Lower bounds (K,) of the Hessians' spectral norms by the power method, within a few percent."""
+    """Lower bounds (K,) of the Hessians' spectral norms by the power method, within a
+    few percent.
+    """
     generator = torch.Generator().manual_seed(seed)
     vector = torch.randn(points.shape[1], generator=generator, dtype=torch.float64).to(
         points

@@ -49,12 +49,11 @@ Method = Literal[
     "saddle-free-newton",
 ]
 
-DENSE_PARAMETERS = (
-    2_000  # above, an eigendecomposition per step takes longer than MINRES
-)
+# above, an eigendecomposition per step takes longer than MINRES
+DENSE_PARAMETERS = 2_000
 AT_MOST = (
-    "At most: a search ends as soon as it gets there, or gets no further. Later iterations may take more "
-    "products each than the first ones."
+    "At most: a search ends as soon as it gets there, or gets no further. Later "
+    "iterations may take more products each than the first ones."
 )
 FLAT = 1e-3  # at most, where no step helps: gradient-flat
 REACHED = "gradient below tolerance"
@@ -65,32 +64,37 @@ GRADIENT_FLAT = (
     "that is no critical point"
 )
 STALLED = (
-    "stalled: no step lowers ||g|| further, though ||Hg|| / (||H|| ||g||) = {flatness:.1e}: "
-    "a kink of the loss, a very narrow valley, or the limit of the precision"
+    "stalled: no step lowers ||g|| further, though ||Hg|| / (||H|| ||g||) = "
+    "{flatness:.1e}: a kink of the loss, a very narrow valley, or the limit of the "
+    "precision"
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class CriticalPoint(Measurement):
-    r"""The result of `find_critical_point`; for `Replicas`, numbers are arrays (K,), arrays have an axis K.
+    r"""The result of `find_critical_point`; for `Replicas`, numbers are arrays (K,),
+    arrays have an axis K.
 
     Attributes:
-        reached: Whether the gradient's norm at `point` is at most the tolerance. Only then is it critical.
+        reached: Whether the gradient's norm at `point` is at most the tolerance. Only
+            then is it critical.
         reason: Why the search ended there; for replicas, one each.
         point: float64 (P,), the chosen parameters at the end.
         loss: The loss there.
         loss_before: The loss at the start.
         gradient_norm: :math:`\|g\|` there, computed anew.
         gradient_norm_before: :math:`\|g\|` at the start.
-        flatness: :math:`\|Hg\| / (\|H\|_2 \|g\|)` where the search ended without a critical point, else NaN.
+        flatness: :math:`\|Hg\| / (\|H\|_2 \|g\|)` where the search ended without a
+            critical point, else NaN.
         distance: Euclidean distance from the start.
         iterations: Iterations of all methods together.
-        history: float64 (iterations + 1,): :math:`\|g\|` from the start; for replicas (T + 1, K), NaN after
-            a replica's end.
+        history: float64 (iterations + 1,): :math:`\|g\|` from the start; for replicas
+            (T + 1, K), NaN after a replica's end.
         method: The method that followed L-BFGS.
         tolerance: The tolerance.
-        replicas: The networks at the end, in the dtype of the measurement: in float32 the rounding of the
-            weights alone would move the gradient away from zero. Give it to `inertia`.
+        replicas: The networks at the end, in the dtype of the measurement: in float32
+            the rounding of the weights alone would move the gradient away from zero.
+            Give it to `inertia`.
     """
 
     reached: bool | BoolArray
@@ -213,17 +217,21 @@ def find_critical_point(
     max_bytes: float | None = None,
     check: bool = True,
 ) -> CriticalPoint:
-    r"""Move networks from where they are to a point where the gradient of the loss is zero.
+    r"""Move networks from where they are to a point where the gradient of the loss is
+    zero.
 
-    First L-BFGS minimizes :math:`\frac12 \|g\|^2`, whose gradient :math:`Hg` is exact; then Newton's method
-    or Levenberg-Marquardt solve :math:`g = 0`. Every step lowers :math:`\|g\|`, not the loss: the point found
-    lies near the start and is of any kind, which `inertia` tells. A search that ends elsewhere says so: a
-    local minimum of :math:`\|g\|` where :math:`Hg = 0` but :math:`g \ne 0` is common (Frye et al. 2021),
-    and is where a network in a long valley of the loss ends. ``"saddle-free-newton"`` goes down such valleys
-    and finds minima. Some losses are lowest at infinite weights: the gradient then falls below any tolerance
-    far out, which a large `CriticalPoint.distance` shows.
+    First L-BFGS minimizes :math:`\frac12 \|g\|^2`, whose gradient :math:`Hg` is exact;
+    then Newton's method or Levenberg-Marquardt solve :math:`g = 0`. Every step lowers
+    :math:`\|g\|`, not the loss: the point found lies near the start and is of any kind,
+    which `inertia` tells. A search that ends elsewhere says so: a local minimum of
+    :math:`\|g\|` where :math:`Hg = 0` but :math:`g \ne 0` is common (Frye et al. 2021),
+    and is where a network in a long valley of the loss ends. ``"saddle-free-newton"``
+    goes down such valleys and finds minima. Some losses are lowest at infinite weights:
+    the gradient then falls below any tolerance far out, which a large
+    `CriticalPoint.distance` shows.
 
-    Replicas are moved together and leave when they are done; one that diverged leaves the others untouched.
+    Replicas are moved together and leave when they are done; one that diverged leaves
+    the others untouched.
 
     Args:
         model: A module, or `Replicas` of one architecture; not changed.
@@ -234,9 +242,10 @@ def find_critical_point(
         dtype: The dtype to compute in.
         batch_size: Cut batches to bound the memory.
         own_targets: See `ReplicaObjective`.
-        method: What follows L-BFGS. ``"levenberg-marquardt"`` takes the exact Hessian in every iteration;
-            ``"newton-minres"`` only products with it; ``"gradient-norm"`` goes on with L-BFGS; ``"auto"`` is
-            the first for up to 2,000 parameters, else the second. ``"saddle-free-newton"`` uses the exact
+        method: What follows L-BFGS. ``"levenberg-marquardt"`` takes the exact Hessian
+            in every iteration; ``"newton-minres"`` only products with it;
+            ``"gradient-norm"`` goes on with L-BFGS; ``"auto"`` is the first for up to
+            2,000 parameters, else the second. ``"saddle-free-newton"`` uses the exact
             Hessian to lower the loss, not :math:`\|g\|`, and no L-BFGS before.
         tolerance: The gradient's norm to reach.
         max_iterations: Iterations of the method.
@@ -245,8 +254,8 @@ def find_critical_point(
         check: See `Objective` and `verified`.
 
     Raises:
-        UsageError: An option is out of range, the Hessian would not fit, or the gradient is not the
-            derivative of the loss.
+        UsageError: An option is out of range, the Hessian would not fit, or the
+            gradient is not the derivative of the loss.
 
     >>> x = torch.linspace(-1, 1, 9, dtype=torch.float64)[:, None]
     >>> found = find_critical_point(nn.Linear(1, 1), "mse", (x, 3 * x + 1))
@@ -375,8 +384,8 @@ def _check_options(
         raise unknown("method", method, ["auto", *METHODS])
     if not tolerance > 0:
         raise UsageError(
-            f"tolerance={tolerance} is impossible: no gradient in floating point is exactly zero. "
-            "Give a positive norm such as 1e-8."
+            f"tolerance={tolerance} is impossible: no gradient in floating point is "
+            "exactly zero. Give a positive norm such as 1e-8."
         )
     for name, value in (
         ("max_iterations", max_iterations),

@@ -1,18 +1,21 @@
 r"""The exact Hessian of dense networks, by units instead of by parameters.
 
-A weight acts only through the unit that it feeds: with :math:`z_l = W_l a_{l-1} + b_l` and
-:math:`a_l = \sigma_l(z_l)`, a step of :math:`W_{l,ij}` is a step of :math:`z_{l,i}` times :math:`a_{l-1,j}`.
-So a network of 571 parameters and 61 units needs 61 tangents, not 571. For one sample, let
-:math:`\delta_l = \partial\ell/\partial z_l`, let :math:`S` be the second derivatives of the loss in steps
-added to the units, and :math:`J_{l}` the derivative of :math:`a_l` in such steps. Then for :math:`l \ge m`
+A weight acts only through the unit that it feeds: with :math:`z_l = W_l a_{l-1} + b_l`
+and :math:`a_l = \sigma_l(z_l)`, a step of :math:`W_{l,ij}` is a step of :math:`z_{l,i}`
+times :math:`a_{l-1,j}`. So a network of 571 parameters and 61 units needs 61 tangents,
+not 571. For one sample, let :math:`\delta_l = \partial\ell/\partial z_l`, let :math:`S`
+be the second derivatives of the loss in steps added to the units, and :math:`J_{l}` the
+derivative of :math:`a_l` in such steps. Then for :math:`l \ge m`
 
 .. math:: \frac{\partial^2 \ell}{\partial W_{l,ij}\,\partial W_{m,pq}}
-          = S_{(l,i),(m,p)}\, a_{l-1,j}\, a_{m-1,q} + \delta_{l,i}\, a_{m-1,q}\, J_{l-1,j,(m,p)}
+          = S_{(l,i),(m,p)}\, a_{l-1,j}\, a_{m-1,q} + \delta_{l,i}\, a_{m-1,q}\,
+          J_{l-1,j,(m,p)}
 
-and both sums over samples are products of matrices with a row for each pair of units. :math:`S` comes from
-Pearlmutter's R-operator ("Fast exact multiplication by the Hessian", Neural Computation 1994), one forward
-and one backward pass of all units' tangents; the second term is there because :math:`W_l` also appears in the
-backward pass (Bishop, "Exact calculation of the Hessian matrix for the multilayer perceptron", 1992).
+and both sums over samples are products of matrices with a row for each pair of units.
+:math:`S` comes from Pearlmutter's R-operator ("Fast exact multiplication by the
+Hessian", Neural Computation 1994), one forward and one backward pass of all units'
+tangents; the second term is there because :math:`W_l` also appears in the backward pass
+(Bishop, "Exact calculation of the Hessian matrix for the multilayer perceptron", 1992).
 """
 
 from __future__ import annotations
@@ -26,15 +29,17 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
-# Modules that act on each number alone, without randomness. Only exact types count: a subclass may do else.
+# Modules that act on each number alone, without randomness. Only exact types count: a
+# subclass may do else.
 ELEMENTWISE = (
     nn.CELU, nn.ELU, nn.GELU, nn.Hardswish, nn.Hardtanh, nn.Identity, nn.LeakyReLU,
     nn.LogSigmoid, nn.Mish, nn.ReLU, nn.ReLU6, nn.SELU, nn.SiLU, nn.Sigmoid, nn.Softplus, nn.Softsign,
     nn.Tanh, nn.Tanhshrink,
 )  # fmt: skip
-# Numbers in the tangents of one piece of work, 16 MB of float64. For 571 parameters and 300 samples, on one
-# thread: 11.5 ms a network with half as many, 12.1 with these, 12.5 with twice as many; on two threads 9.6,
-# 7.9 and 7.9, for small pieces wait for Python's lock.
+# Numbers in the tangents of one piece of work, 16 MB of float64. For 571 parameters and
+# 300 samples, on one thread: 11.5 ms a network with half as many, 12.1 with these, 12.5
+# with twice as many; on two threads 9.6, 7.9 and 7.9, for small pieces wait for
+# Python's lock.
 PIECE = 2**21
 
 Loss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
@@ -64,8 +69,9 @@ class DenseLayer:
 def dense_layers(module: nn.Module) -> tuple[DenseLayer, ...] | None:
     """The layers of a dense network, or None if ``module`` is anything else.
 
-    Recognized are `torch.nn.Sequential`, also nested, of `torch.nn.Linear` and the modules of `ELEMENTWISE`,
-    beginning with a linear one, without hooks and without shared parameters.
+    Recognized are `torch.nn.Sequential`, also nested, of `torch.nn.Linear` and the
+    modules of `ELEMENTWISE`, beginning with a linear one, without hooks and without
+    shared parameters.
 
     >>> network = nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 1, bias=False))
     >>> [layer.bias for layer in dense_layers(network)]
@@ -106,24 +112,27 @@ def dense_hessians(
     *,
     own_targets: bool = False,
 ) -> Tensor | None:
-    """The Hessians of K dense networks in all their parameters, exact to rounding and exactly symmetric.
+    """The Hessians of K dense networks in all their parameters, exact to rounding and
+    exactly symmetric.
 
-    Rows and columns follow the network's ``named_parameters()``: layer after layer, the weight by rows, then
-    the bias. One half is computed and mirrored, so the asymmetry is zero and says nothing of the rounding.
-    Replicas are spread over as many threads as PyTorch has (`torch.get_num_threads`).
+    Rows and columns follow the network's ``named_parameters()``: layer after layer, the
+    weight by rows, then the bias. One half is computed and mirrored, so the asymmetry
+    is zero and says nothing of the rounding. Replicas are spread over as many threads
+    as PyTorch has (`torch.get_num_threads`).
 
     Args:
         layers: From `dense_layers`.
-        tensors: The stacked parameters (K, ...) by name, all of one floating-point dtype.
+        tensors: The stacked parameters (K, ...) by name, all of one floating-point
+            dtype.
         x: Inputs (N, inputs), shared by the replicas.
         y: Targets (N, ...), or (K, N, ...) with ``own_targets``.
-        loss: ``loss(outputs (N, outputs), targets)``, a scalar: a sum over samples of a twice differentiable
-            function of each sample's outputs, such as a mean.
+        loss: ``loss(outputs (N, outputs), targets)``, a scalar: a sum over samples of a
+            twice differentiable function of each sample's outputs, such as a mean.
         own_targets: Each replica has targets of its own.
 
     Returns:
-        (K, P, P), or None where this method does not apply and a general one must be used: inputs with more
-        than two axes, or a loss that ties samples together.
+        (K, P, P), or None where this method does not apply and a general one must be
+        used: inputs with more than two axes, or a loss that ties samples together.
 
     >>> network = nn.Sequential(nn.Linear(1, 1))
     >>> tensors = {name: parameter.detach()[None] for name, parameter in network.named_parameters()}
@@ -172,8 +181,10 @@ class _Plan:
 
     Attributes:
         parameters: P.
-        units: Of each layer and all before it: units[l] to units[l + 1] are those of layer l.
-        curved: (P * P,), place of each entry's first term among the blocks, as they are computed.
+        units: Of each layer and all before it: units[l] to units[l + 1] are those of
+            layer l.
+        curved: (P * P,), place of each entry's first term among the blocks, as they are
+            computed.
         bent: (P * P,), the same for the second term; place 0 holds a zero.
         biased: Whether each layer has a bias.
         replicas: Replicas in one piece of work.
@@ -208,9 +219,8 @@ class _Plan:
                 curved[at] = index.view(p, i, q, j).permute(1, 3, 0, 2)
                 first += len(index)
                 if earlier < later:
-                    linked = widths[
-                        later - 1
-                    ]  # the bias, if there is one, feeds no later unit
+                    # the bias, if there is one, feeds no later unit
+                    linked = widths[later - 1]
                     index = torch.arange(
                         second, second + q * i * p * linked, dtype=torch.int32
                     )
@@ -233,7 +243,9 @@ class _Plan:
 
 
 def _places(weights: Sequence[Tensor], biased: Sequence[bool]) -> list[Tensor]:
-    """For each layer (outputs, inputs + bias): the position of each parameter, a bias as the last column."""
+    """For each layer (outputs, inputs + bias): the position of each parameter, a bias
+    as the last column.
+    """
     places, start = [], 0
     for weight, has_bias in zip(weights, biased, strict=True):
         outputs, inputs = weight.shape[1:]
@@ -247,7 +259,9 @@ def _places(weights: Sequence[Tensor], biased: Sequence[bool]) -> list[Tensor]:
 
 
 def _mirrored(index: Tensor) -> Tensor:
-    """The lower half, also in place of the upper one; a later layer's parameters come after an earlier's."""
+    """The lower half, also in place of the upper one; a later layer's parameters come
+    after an earlier's.
+    """
     return (index.tril() + index.tril(-1).T).flatten()
 
 
@@ -260,10 +274,12 @@ class _Level:
 
     Attributes:
         weight: (K, outputs, inputs).
-        inputs: (K, inputs + bias, N): what the parameters are multiplied with; ones for a bias.
+        inputs: (K, inputs + bias, N): what the parameters are multiplied with; ones for
+            a bias.
         slope: (K, outputs, N): the first derivative of the activation.
         delta: (K, outputs, N): the derivative of the loss in the units' sums.
-        bend: (K, outputs, N): the loss's derivative in the units' outputs, times the second derivative.
+        bend: (K, outputs, N): the loss's derivative in the units' outputs, times the
+            second derivative.
     """
 
     weight: Tensor
@@ -290,7 +306,9 @@ def _fill(
     targets: Tensor,
     loss: Loss,
 ) -> bool:
-    """Compute the Hessians of some replicas into ``out``; False if the loss ties samples together."""
+    """Compute the Hessians of some replicas into ``out``; False if the loss ties
+    samples together.
+    """
     with torch.no_grad():
         inputs, slopes, bends, outputs = _forward(layers, tensors, x)
         gradient, curvature = _loss_derivatives(outputs, targets, loss)
@@ -323,7 +341,9 @@ def _fill(
 def _forward(
     layers: Sequence[DenseLayer], tensors: Mapping[str, Tensor], x: Tensor
 ) -> tuple[list[Tensor], list[Tensor], list[Tensor], Tensor]:
-    """Inputs, slopes and second derivatives of each layer, and the outputs (K, outputs, N)."""
+    """Inputs, slopes and second derivatives of each layer, and the outputs (K, outputs,
+    N).
+    """
     inputs, slopes, bends = [], [], []
     replicas = len(tensors[layers[0].weight])
     a = x.T.expand(replicas, -1, -1)
@@ -345,7 +365,9 @@ def _forward(
 
 
 def _gradient(total: Tensor, variable: Tensor) -> Tensor:
-    """The gradient, zero where ``total`` does not depend on ``variable``; the graph stays."""
+    """The gradient, zero where ``total`` does not depend on ``variable``; the graph
+    stays.
+    """
     if not total.requires_grad:
         return torch.zeros_like(variable)
     found = torch.autograd.grad(
@@ -357,7 +379,9 @@ def _gradient(total: Tensor, variable: Tensor) -> Tensor:
 def _loss_derivatives(
     outputs: Tensor, targets: Tensor, loss: Loss
 ) -> tuple[Tensor, Tensor | None]:
-    """The loss's gradient (K, outputs, N) and each sample's curvature (K, outputs, outputs, N)."""
+    """The loss's gradient (K, outputs, N) and each sample's curvature (K, outputs,
+    outputs, N).
+    """
     with torch.enable_grad():
         free = outputs.mT.contiguous().requires_grad_()
         total = torch.stack(
@@ -369,8 +393,9 @@ def _loss_derivatives(
             for output in range(free.shape[-1])
         ]
         curvature = torch.stack(rows, dim=-2)  # (K, N, outputs, outputs)
-        # These rows are sums over samples: each sample's own curvature only if no two samples are tied.
-        # A product with a vector that differs from sample to sample tells.
+        # These rows are sums over samples: each sample's own curvature only if no two
+        # samples are tied. A product with a vector that differs from sample to sample
+        # tells.
         probe = torch.sin(
             torch.arange(1.0, free.numel() + 1, device=free.device, dtype=free.dtype)
         )
@@ -387,7 +412,9 @@ def _loss_derivatives(
 def _blocks(
     levels: Sequence[_Level], curvature: Tensor, units: Sequence[int]
 ) -> tuple[Tensor, Tensor]:
-    """Both terms of all blocks of later with earlier layers, (K, ...), in the order of the plan."""
+    """Both terms of all blocks of later with earlier layers, (K, ...), in the order of
+    the plan.
+    """
     sums, outputs = _tangents(levels, units)
     curved, bent = [], [curvature.new_zeros(len(curvature), 1)]
     second: Tensor | None = None
@@ -419,7 +446,9 @@ def _blocks(
 def _tangents(
     levels: Sequence[_Level], units: Sequence[int]
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """How each layer's sums depend on earlier units, its outputs on those and its own: (K, T, width, N)."""
+    """How each layer's sums depend on earlier units, its outputs on those and its own:
+    (K, T, width, N).
+    """
     sums: list[Tensor] = []
     outputs: list[Tensor] = []
     for place, level in enumerate(levels):
@@ -428,9 +457,8 @@ def _tangents(
         out = level.slope.new_zeros(replicas, every, width, samples)
         sums.append(_times(level.weight, outputs[-1]) if outputs else out[:, :0])
         torch.mul(sums[-1], level.slope[:, None], out=out[:, :known])
-        out[:, known:].diagonal(dim1=1, dim2=2).copy_(
-            level.slope.mT
-        )  # a unit's own sum, with slope 1
+        # a unit's own sum, with slope 1
+        out[:, known:].diagonal(dim1=1, dim2=2).copy_(level.slope.mT)
         outputs.append(out)
     return sums, outputs
 
@@ -444,14 +472,17 @@ def _times(matrix: Tensor, tangents: Tensor) -> Tensor:
 
 
 def _over_samples(left: Tensor, right: Tensor) -> Tensor:
-    """Products of all pairs of rows summed over samples: (K, a, b, N) and (K, c, d, N) give (K, a*b*c*d)."""
+    """Products of all pairs of rows summed over samples: (K, a, b, N) and (K, c, d, N)
+    give (K, a*b*c*d).
+    """
     return torch.bmm(left.flatten(1, 2), right.flatten(1, 2).mT).flatten(1)
 
 
 def _spread(work: Callable[[slice], bool], pieces: Sequence[slice]) -> list[bool]:
     """Do the pieces side by side, one thread each.
 
-    On two idle cores that is 8 % faster than threads within the products, and does not collapse on busy ones.
+    On two idle cores that is 8 % faster than threads within the products, and does not
+    collapse on busy ones.
     """
     threads = min(torch.get_num_threads(), len(pieces))
     if threads < 2:

@@ -1,14 +1,16 @@
-r"""The density of the Hessian's eigenvalues by stochastic Lanczos quadrature, with its error.
+r"""The density of the Hessian's eigenvalues by stochastic Lanczos quadrature, with its
+error.
 
-A random sign vector v of length one weighs every eigenvalue with the square of its component. Lanczos from v
-gives the Gauss quadrature of that measure: nodes are the Ritz values, weights the squared first components
-(Golub and Welsch 1969). The mean over probes estimates the density (Lin, Saad and Yang 2016; Ubaru, Chen and
-Saad 2017; Ghorbani, Krishnan and Xiao 2019).
+A random sign vector v of length one weighs every eigenvalue with the square of its
+component. Lanczos from v gives the Gauss quadrature of that measure: nodes are the Ritz
+values, weights the squared first components (Golub and Welsch 1969). The mean over
+probes estimates the density (Lin, Saad and Yang 2016; Ubaru, Chen and Saad 2017;
+Ghorbani, Krishnan and Xiao 2019).
 
-The picture is sharp at the ends of the spectrum and blurred in the bulk, where a few nodes stand for
-thousands of eigenvalues. It cannot say how many of those are positive. `SpectralDensity.share_above`
-therefore works out how much weight may lie on the wrong side of a threshold, and refuses where that is too
-much.
+The picture is sharp at the ends of the spectrum and blurred in the bulk, where a few
+nodes stand for thousands of eigenvalues. It cannot say how many of those are positive.
+`SpectralDensity.share_above` therefore works out how much weight may lie on the wrong
+side of a threshold, and refuses where that is too much.
 """
 
 from __future__ import annotations
@@ -40,8 +42,11 @@ from nablab.instruments.curvature.stand_ins import by_products
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-WIDTH = 0.01  # of the kernel, as a share of the range of the nodes: 100 widths across the picture
-MARGIN = 5.0  # kernel widths beyond the outermost nodes: the density there holds all but 6e-7 of its mass
+# of the kernel, as a share of the range of the nodes: 100 widths across the picture
+WIDTH = 0.01
+# kernel widths beyond the outermost nodes: the density there holds all but 6e-7 of its
+# mass
+MARGIN = 5.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +57,8 @@ class Share:
         value: The mean over probes of the middle of what the quadrature allows.
         low: The mean over probes of the least that it allows.
         high: The mean over probes of the most that it allows.
-        standard_error: Of the mean over probes (`value`, `low` and `high` share it), from few random vectors.
+        standard_error: Of the mean over probes (`value`, `low` and `high` share it),
+            from few random vectors.
     """
 
     value: float
@@ -69,14 +75,17 @@ class SpectralDensity(Measurement):
         grid: Eigenvalues at which the density is given (points,).
         density: The mean over probes (points,); it integrates to 1.
         density_error: Its standard error over probes (points,).
-        cumulative: The share of eigenvalues up to each point of the grid (points,), without a kernel.
+        cumulative: The share of eigenvalues up to each point of the grid (points,),
+            without a kernel.
         cumulative_error: Its standard error over probes (points,).
-        width: Standard deviation of the Gaussian kernel; nothing finer than it can be seen in `density`.
-        nodes: Ritz values of each probe (probes, steps), ascending; where Lanczos ended early the last is
-            repeated with weight 0.
+        width: Standard deviation of the Gaussian kernel; nothing finer than it can be
+            seen in `density`.
+        nodes: Ritz values of each probe (probes, steps), ascending; where Lanczos ended
+            early the last is repeated with weight 0.
         weights: Their weights (probes, steps); each row sums to 1.
         residuals: Residual norms of the Ritz values (probes, steps).
-        roundoff: An eigenvalue is known to no better than this (from the dtype of the products).
+        roundoff: An eigenvalue is known to no better than this (from the dtype of the
+            products).
         products: Products with the matrix.
     """
 
@@ -94,7 +103,9 @@ class SpectralDensity(Measurement):
 
     @property
     def smallest(self) -> tuple[float, float]:
-        """The smallest Ritz value, and its residual and rounding: an eigenvalue lies within that."""
+        """The smallest Ritz value, and its residual and rounding: an eigenvalue lies
+        within that.
+        """
         probe = int(self.nodes[:, 0].argmin())
         return float(self.nodes[probe, 0]), float(
             self.residuals[probe, 0]
@@ -102,7 +113,9 @@ class SpectralDensity(Measurement):
 
     @property
     def largest(self) -> tuple[float, float]:
-        """The largest Ritz value, and its residual and rounding: an eigenvalue lies within that."""
+        """The largest Ritz value, and its residual and rounding: an eigenvalue lies
+        within that.
+        """
         last = np.where(self.weights > 0, self.nodes, -np.inf)
         probe, place = np.unravel_index(int(last.argmax()), last.shape)
         return float(self.nodes[probe, place]), float(
@@ -110,21 +123,24 @@ class SpectralDensity(Measurement):
         ) + self.roundoff
 
     def share_above(self, threshold: float, *, within: float = 0.01) -> Share:
-        r"""The share of eigenvalues above a threshold, where the quadrature resolves it.
+        r"""The share of eigenvalues above a threshold, where the quadrature resolves
+        it.
 
-        Two bounds hold for each probe, and the narrower one counts. Chebyshev, Markov and Stieltjes: the true
-        weight up to a node lies between the sums of weights before and after it. And by residuals: the Ritz
-        vector y of a node at distance d from the threshold, with residual r, has a part of at most r / d on
-        the other side, so that the roots of the true and of the counted weight differ by at most
+        Two bounds hold for each probe, and the narrower one counts. Chebyshev, Markov
+        and Stieltjes: the true weight up to a node lies between the sums of weights
+        before and after it. And by residuals: the Ritz vector y of a node at distance d
+        from the threshold, with residual r, has a part of at most r / d on the other
+        side, so that the roots of the true and of the counted weight differ by at most
         :math:`\sum_i \sqrt{w_i} \min(1, r_i / d_i)`.
 
         Args:
-            threshold: Where to divide the spectrum. 0 asks for the sign of the bulk, which is refused but for
-                spectra with a gap there.
+            threshold: Where to divide the spectrum. 0 asks for the sign of the bulk,
+                which is refused but for spectra with a gap there.
             within: The widest interval between the two bounds that is accepted.
 
         Raises:
-            UsageError: The threshold lies where the density does not resolve the eigenvalues.
+            UsageError: The threshold lies where the density does not resolve the
+                eigenvalues.
         """
         bounds = np.array(
             [
@@ -135,11 +151,12 @@ class SpectralDensity(Measurement):
         low, high = bounds.mean(0)
         if high - low > within:
             raise UsageError(
-                f"The density does not resolve the eigenvalues near {threshold:g}: the share above it lies "
-                f"between {low:.3g} and {high:.3g}, and its nodes there are {self.spacing(threshold):.2g} "
-                f"apart (the kernel has width {self.width:.2g}). Do not read a sign of the bulk from it. "
-                "Use instruments.inertia, which counts exact eigenvalues; or more steps; or a threshold in "
-                "a gap of the spectrum."
+                f"The density does not resolve the eigenvalues near {threshold:g}: the "
+                f"share above it lies between {low:.3g} and {high:.3g}, and its nodes "
+                f"there are {self.spacing(threshold):.2g} apart (the kernel has width "
+                f"{self.width:.2g}). Do not read a sign of the bulk from it. Use "
+                "instruments.inertia, which counts exact eigenvalues; or more steps; "
+                "or a threshold in a gap of the spectrum."
             )
         middle = bounds.mean(1)
         return Share(
@@ -150,7 +167,9 @@ class SpectralDensity(Measurement):
         )
 
     def spacing(self, threshold: float) -> float:
-        """The mean over probes of the distance between the two nodes around a threshold."""
+        """The mean over probes of the distance between the two nodes around a
+        threshold.
+        """
         gaps = []
         for nodes, weights in zip(self.nodes, self.weights, strict=True):
             held = nodes[weights > 0]
@@ -161,7 +180,9 @@ class SpectralDensity(Measurement):
         return float(np.mean(gaps))
 
     def plot(self) -> Figure:
-        """The density on a logarithmic axis with two standard errors, and the extreme Ritz values."""
+        """The density on a logarithmic axis with two standard errors, and the extreme
+        Ritz values.
+        """
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(6.5, 4), layout="constrained")
@@ -234,7 +255,8 @@ def spectral_density(
         data: One batch, an iterable of batches, or a data set.
         probes: Random vectors; the errors fall with their square root.
         steps: Lanczos steps for each, which set the resolution.
-        width: Standard deviation of the kernel; by default 1 % of the range of the nodes.
+        width: Standard deviation of the kernel; by default 1 % of the range of the
+            nodes.
         points: Points of the grid.
         operator: ``"hessian"`` or ``"gauss-newton"``.
         parameters: Names or glob patterns of the parameters.
@@ -274,10 +296,12 @@ def density_of(
     points: int = 1000,
     seed: int = 0,
 ) -> SpectralDensity:
-    """The density of eigenvalues of any symmetric matrix known by its products; see `spectral_density`.
+    """The density of eigenvalues of any symmetric matrix known by its products; see
+    `spectral_density`.
 
     Args:
-        matrix: An operator, a dense symmetric tensor, or anything with ``matrix @ vectors``.
+        matrix: An operator, a dense symmetric tensor, or anything with ``matrix @
+            vectors``.
         probes: See `spectral_density`.
         steps: See `spectral_density`.
         width: See `spectral_density`.
@@ -333,7 +357,9 @@ def density_of(
 def _quadratures(
     matrix: Matrix, starts: torch.Tensor, steps: int
 ) -> list[tuple[Array, Array, Array]]:
-    """Nodes, weights and residuals of Lanczos from each column, in lockstep for cheaper products."""
+    """Nodes, weights and residuals of Lanczos from each column, in lockstep for cheaper
+    products.
+    """
     runs = [Krylov(start, steps) for start in starts.T]
     going = runs
     while going:
@@ -366,11 +392,14 @@ def _on_grid(
 def _bounds_above(
     nodes: Array, weights: Array, residuals: Array, threshold: float, roundoff: float
 ) -> tuple[float, float]:
-    """The least and the most weight that one probe's quadrature allows above a threshold."""
+    """The least and the most weight that one probe's quadrature allows above a
+    threshold.
+    """
     held = weights > 0
     nodes, weights, residuals = nodes[held], weights[held], residuals[held]
     total = np.concatenate([[0.0], np.cumsum(weights)])
-    # Up to the last node below, which rounding may have moved, all but that node's weight is certain.
+    # Up to the last node below, which rounding may have moved, all but that node's
+    # weight is certain.
     before = int(np.searchsorted(nodes, threshold - roundoff))
     after = int(np.searchsorted(nodes, threshold + roundoff, side="right"))
     low, high = total[max(before - 1, 0)], total[min(after + 1, len(weights))]
@@ -381,7 +410,8 @@ def _bounds_above(
     below = float(weights[nodes <= threshold].sum())
     low = max(low, np.clip(np.sqrt(below) - strayed, 0, 1) ** 2)
     high = min(high, np.clip(np.sqrt(below) + strayed, 0, 1) ** 2)
-    # The same holds for the weight above, which is the sharper statement where most lies below.
+    # The same holds for the weight above, which is the sharper statement where most
+    # lies below.
     most = np.clip(np.sqrt(max(1 - below, 0.0)) + strayed, 0, 1) ** 2
     least = np.clip(np.sqrt(max(1 - below, 0.0)) - strayed, 0, 1) ** 2
     return float(max(1 - high, least)), float(min(1 - low, most))
@@ -407,7 +437,8 @@ def _check(
     check_matrix(matrix)
     if probes < 2:
         raise UsageError(
-            f"probes={probes} is too few: an error over probes needs at least 2. Try 10."
+            f"probes={probes} is too few: an error over probes needs at "
+            "least 2. Try 10."
         )
     if steps < 1:
         raise UsageError(
@@ -415,7 +446,8 @@ def _check(
         )
     if width is not None and not 0 < width < float("inf"):
         raise UsageError(
-            f"width={width} is impossible: the kernel's standard deviation must be positive."
+            f"width={width} is impossible: the kernel's standard "
+            "deviation must be positive."
         )
     if points < 2:
         raise UsageError(

@@ -1,4 +1,6 @@
-r"""The diagonal of the Hessian, and the trace of each parameter's block, from products with random signs."""
+r"""The diagonal of the Hessian, and the trace of each parameter's block, from products
+with random signs.
+"""
 
 from __future__ import annotations
 
@@ -94,17 +96,19 @@ def hessian_diagonal(
     batch_size: int | None = None,
     seed: int = 0,
 ) -> Diagonal:
-    r"""The diagonal of the Hessian of the mean loss, and its sum over each parameter tensor.
+    r"""The diagonal of the Hessian of the mean loss, and its sum over each parameter
+    tensor.
 
-    The estimate is the mean of :math:`v \odot H v` over random signs v (Bekas, Kokiopoulou and Saad 2007);
-    the variance of entry i is :math:`\sum_{j \ne i} H_{ij}^2 / n`.
+    The estimate is the mean of :math:`v \odot H v` over random signs v (Bekas,
+    Kokiopoulou and Saad 2007); the variance of entry i is :math:`\sum_{j \ne i}
+    H_{ij}^2 / n`.
 
     Args:
         model: Any module, in the mode in which it is measured.
         loss: A name, ``loss(output, target)``, or a `Closure`.
         data: One batch, an iterable of batches, or a data set.
-        samples: Products with random signs. With as many as parameters unit vectors are taken instead, and
-            the diagonal is exact.
+        samples: Products with random signs. With as many as parameters unit vectors are
+            taken instead, and the diagonal is exact.
         operator: ``"hessian"`` or ``"gauss-newton"``.
         parameters: Names or glob patterns of the parameters.
         dtype: The dtype to measure in; by default the parameters' own.
@@ -133,10 +137,12 @@ def hessian_diagonal(
 
 
 def diagonal_of(matrix: Matrix, *, samples: int = 30, seed: int = 0) -> Diagonal:
-    """The diagonal of any symmetric matrix that is known by its products; see `hessian_diagonal`.
+    """The diagonal of any symmetric matrix that is known by its products; see
+    `hessian_diagonal`.
 
     Args:
-        matrix: An operator, a dense symmetric tensor, or anything with ``matrix @ vectors``.
+        matrix: An operator, a dense symmetric tensor, or anything with ``matrix @
+            vectors``.
         samples: See `hessian_diagonal`.
         seed: See `hessian_diagonal`.
 
@@ -186,9 +192,8 @@ def _sampled_diagonal(
         for sign, product in zip(signs.T, image.T, strict=True):
             row = (sign * product).double()
             done += 1
-            step = (
-                row - mean
-            )  # Welford's update: no cancellation where the scatter is small
+            # Welford's update: no cancellation where the scatter is small
+            step = row - mean
             mean += step / done
             square += step * (row - mean)
             for name, part in _by_layer(matrix, row).items():

@@ -1,4 +1,6 @@
-"""Replicas whose second derivative cannot be trusted, measured by differences of their gradients."""
+"""Replicas whose second derivative cannot be trusted, measured by differences of their
+gradients.
+"""
 
 from __future__ import annotations
 
@@ -24,10 +26,12 @@ from nablab.instruments.curvature.verification import (
 
 
 class ByDifferences(ReplicaObjective):
-    """A `ReplicaObjective` whose Hessian products are central differences of the gradient.
+    """A `ReplicaObjective` whose Hessian products are central differences of the
+    gradient.
 
     Attributes:
-        stretch: Multiplies the steps; products of two stretches differ by what the steps do to them.
+        stretch: Multiplies the steps; products of two stretches differ by what the
+            steps do to them.
         why: Why there is nothing better.
     """
 
@@ -57,7 +61,8 @@ class ByDifferences(ReplicaObjective):
     def products(self, points: Tensor, vectors: Tensor) -> Tensor:
         """See `ReplicaObjective`; two gradients."""
         lengths = vectors.norm(dim=1, keepdim=True)
-        # The cube root of the unit roundoff balances truncation (h^2) and cancellation (eps / h).
+        # The cube root of the unit roundoff balances truncation (h^2) and cancellation
+        # (eps / h).
         steps = torch.finfo(points.dtype).eps ** (1 / 3) * (
             1 + points.norm(dim=1, keepdim=True)
         )
@@ -77,16 +82,19 @@ def verified(
     parameters: str | Sequence[str] = "*",
     check: bool = True,
 ) -> ReplicaObjective:
-    """The objective if its second derivative is right, else the same by differences of its gradient.
+    """The objective if its second derivative is right, else the same by differences of
+    its gradient.
 
-    One network is looked at, on the first batch; see `nablab.instruments.curvature.verification`.
+    One network is looked at, on the first batch; see
+    `nablab.instruments.curvature.verification`.
 
     Args:
         objective: The networks.
         model: What it was made of.
         loss: What it was made of.
         parameters: What it was made of.
-        check: False leaves the comparison out, not the fallback for a model without second derivative.
+        check: False leaves the comparison out, not the fallback for a model without
+            second derivative.
 
     Raises:
         UsageError: Half precision; a gradient that is not the derivative of the loss.
@@ -101,10 +109,8 @@ def verified(
         fine = _in_float64(objective, first, model, loss, parameters)
         try:
             verdict = _examined(fine or first, differences=fine is not None)
-        except (
-            RuntimeError,
-            TypeError,
-        ):  # in float64; perhaps not in the dtype of the measurement
+        # in float64; perhaps not in the dtype of the measurement
+        except (RuntimeError, TypeError):
             fine = None
             verdict = _examined(first, differences=False)
     except RuntimeError as error:
@@ -114,9 +120,8 @@ def verified(
         return ByDifferences.of(
             objective, f"this model has no second derivative ({reason})"
         )
-    objective.spent += share * (
-        (fine or first).spent + 5
-    )  # the graph, and two products with it
+    # the graph, and two products with it
+    objective.spent += share * ((fine or first).spent + 5)
     verdict.refuse_asymmetry()
     return (
         ByDifferences.of(objective, WRONG.format(gap=verdict.gap))
@@ -126,7 +131,9 @@ def verified(
 
 
 def _examined(network: ReplicaObjective, *, differences: bool) -> Verdict:
-    """The verdict on one network with one batch; its `spent` counts the differences only."""
+    """The verdict on one network with one batch; its `spent` counts the differences
+    only.
+    """
     sizes = [shape.numel() for shape in network.base.shapes]
     network.spent = 0.0
     with network.quiet():

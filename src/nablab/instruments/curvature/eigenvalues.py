@@ -1,11 +1,14 @@
-r"""Extreme eigenvalues of the Hessian, each with its residual: thick-restart Lanczos (Wu and Simon 2000).
+r"""Extreme eigenvalues of the Hessian, each with its residual: thick-restart Lanczos
+(Wu and Simon 2000).
 
-The search stops by the residual :math:`\|Hv - \lambda v\|` of every wanted pair, never because a Ritz value
-has stopped to change: in a cluster it seems to stand still long before it has arrived.
+The search stops by the residual :math:`\|Hv - \lambda v\|` of every wanted pair, never
+because a Ritz value has stopped to change: in a cluster it seems to stand still long
+before it has arrived.
 
-One Krylov sequence sees one vector of each eigenspace, so it cannot find a repeated eigenvalue twice. After
-the search a new random vector starts a second sequence, orthogonal to what was found. What it finds is added;
-when it finds nothing, its Ritz values bound what can have been missed (`Eigenvalues.others`).
+One Krylov sequence sees one vector of each eigenspace, so it cannot find a repeated
+eigenvalue twice. After the search a new random vector starts a second sequence,
+orthogonal to what was found. What it finds is added; when it finds nothing, its Ritz
+values bound what can have been missed (`Eigenvalues.others`).
 """
 
 from __future__ import annotations
@@ -41,18 +44,18 @@ if TYPE_CHECKING:
 
 Which = Literal["largest", "smallest", "magnitude", "both"]
 
-# The basis holds this many vectors beyond four for each wanted pair: ten outliers of a small network's
-# Hessian then need no restart, and re-orthogonalization stays cheap beside the products.
+# The basis holds this many vectors beyond four for each wanted pair: ten outliers of a
+# small network's Hessian then need no restart, and re-orthogonalization stays cheap
+# beside the products.
 SPARE_ROWS = 100
-FIRST_ROWS = (
-    40  # the largest eigenvalue of a trained network, checked, seldom needs more
-)
+# the largest eigenvalue of a trained network, checked, seldom needs more
+FIRST_ROWS = 40
 SMALLEST_SPARE = 8  # below this a restart keeps too little to get on
 CHANCE = 1e-3  # that an eigenvalue beyond `others` was missed
-CHECK_SLACK = (
-    0.01  # of the norm: how far beyond the last value the check must bound the others
-)
-CHECK_SHARE = 0.5  # the check may take this share of the search's products, or CHECK_LEAST if that is more
+# of the norm: how far beyond the last value the check must bound the others
+CHECK_SLACK = 0.01
+# the check may take this share of the search's products, or CHECK_LEAST if that is more
+CHECK_SHARE = 0.5
 CHECK_LEAST = 20
 
 
@@ -61,18 +64,21 @@ class Eigenvalues(Measurement):
     """Extreme eigenpairs of a symmetric matrix.
 
     Attributes:
-        values: Eigenvalues (k,), best first: descending for ``"largest"`` and ``"both"``, ascending for
-            ``"smallest"``, by descending absolute value for ``"magnitude"``.
+        values: Eigenvalues (k,), best first: descending for ``"largest"`` and
+            ``"both"``, ascending for ``"smallest"``, by descending absolute value for
+            ``"magnitude"``.
         vectors: Unit eigenvectors (k, P), one a row.
-        residuals: ``||A v - lambda v||`` (k,), measured with one more product for each pair. An eigenvalue
-            lies within this distance of each value.
-        norm: The largest absolute Ritz value: the size that residuals are compared with.
+        residuals: ``||A v - lambda v||`` (k,), measured with one more product for each
+            pair. An eigenvalue lies within this distance of each value.
+        norm: The largest absolute Ritz value: the size that residuals are compared
+            with.
         tolerance: The largest residual of a converged pair, relative to `norm`.
         pair_converged: Whether each pair reached the tolerance (k,).
         converged: Whether all did.
-        others: The interval that holds every eigenvalue that is not listed, but for a chance of 0.1 % at
-            either end; None without the check.
-        certified: Whether `others` reaches at most 1 % of the norm further out than the values do.
+        others: The interval that holds every eigenvalue that is not listed, but for a
+            chance of 0.1 % at either end; None without the check.
+        certified: Whether `others` reaches at most 1 % of the norm further out than the
+            values do.
         products: Products with the matrix.
         which: What was asked for.
     """
@@ -131,8 +137,9 @@ def _expected(
     **_: Any,
 ) -> Expected:
     wanted = min(size.parameters, 2 * count if which == "both" else count)
-    # Measured: 31 products for the top ten of LeNet, 21 for the top two of a small perceptron; 120 for the
-    # three most negative of LeNet, which lie close together at the edge of the bulk.
+    # Measured: 31 products for the top ten of LeNet, 21 for the top two of a small
+    # perceptron; 120 for the three most negative of LeNet, which lie close together at
+    # the edge of the bulk.
     search = min(
         size.parameters, (15 + 3 * wanted) * (4 if which in ("smallest", "both") else 1)
     )
@@ -171,21 +178,24 @@ def hessian_eigenvalues(
         loss: A name, ``loss(output, target)``, or a `Closure`.
         data: One batch, an iterable of batches, or a data set.
         count: How many pairs; for ``which="both"`` at each end.
-        which: ``"largest"`` (the algebraically largest), ``"smallest"`` (the most negative), ``"magnitude"``
-            (the largest in absolute value), or ``"both"`` ends.
+        which: ``"largest"`` (the algebraically largest), ``"smallest"`` (the most
+            negative), ``"magnitude"`` (the largest in absolute value), or ``"both"``
+            ends.
         operator: ``"hessian"`` or ``"gauss-newton"``.
-        tolerance: The residual at which a pair has converged, relative to the norm of the matrix.
-        max_products: Stop after this many products, converged or not; one for each pair follows, to measure
-            its residual.
-        certify: Look for what the search cannot see. Where nothing is found this takes at most half as many
-            products again, or 20 if that is more.
+        tolerance: The residual at which a pair has converged, relative to the norm of
+            the matrix.
+        max_products: Stop after this many products, converged or not; one for each pair
+            follows, to measure its residual.
+        certify: Look for what the search cannot see. Where nothing is found this takes
+            at most half as many products again, or 20 if that is more.
         parameters: Names or glob patterns of the parameters.
         dtype: The dtype to measure in; by default the parameters' own.
         batch_size: Cut batches to bound the memory.
         seed: Seed of the random starts.
 
     Raises:
-        UsageError: More pairs than parameters, an impossible option, or too little memory.
+        UsageError: More pairs than parameters, an impossible option, or too little
+            memory.
 
     >>> from torch import nn
     >>> model, inputs = nn.Linear(2, 1, bias=False), torch.diag(torch.tensor([2.0, 1.0]))
@@ -223,11 +233,12 @@ def eigenvalues_of(
     certify: bool = True,
     seed: int = 0,
 ) -> Eigenvalues:
-    """Extreme eigenpairs of any symmetric matrix that is known by its products; see `hessian_eigenvalues`.
+    """Extreme eigenpairs of any symmetric matrix that is known by its products; see
+    `hessian_eigenvalues`.
 
     Args:
-        matrix: An operator of this package, a dense symmetric tensor, or anything with ``matrix @ vectors``,
-            ``shape``, ``dtype`` and ``device``.
+        matrix: An operator of this package, a dense symmetric tensor, or anything with
+            ``matrix @ vectors``, ``shape``, ``dtype`` and ``device``.
         count: See `hessian_eigenvalues`.
         which: See `hessian_eigenvalues`.
         tolerance: See `hessian_eigenvalues`.
@@ -269,13 +280,16 @@ class _Search:
         self.products, self.norm = 0, 0.0
         self.lowest, self.highest = np.inf, -np.inf
         self.spent_before = gradients_spent(matrix)
-        # The first search goes on to half the tolerance: what the check adds later must fit beside it.
+        # The first search goes on to half the tolerance: what the check adds later must
+        # fit beside it.
         self.goal = tolerance / 2
         self.others: tuple[float, float] | None = None
         self.certified = False
 
     def converge(self) -> bool:
-        """Grow and restart the basis until every wanted pair has converged, or the products are used up."""
+        """Grow and restart the basis until every wanted pair has converged, or the
+        products are used up.
+        """
         while True:
             if self._is_due() and self._has_converged():
                 return True
@@ -288,7 +302,9 @@ class _Search:
             self._step()
 
     def finds_more(self) -> bool:
-        """Start anew in the complement of the wanted vectors; whether a wanted pair had been missed."""
+        """Start anew in the complement of the wanted vectors; whether a wanted pair had
+        been missed.
+        """
         krylov = self.krylov
         if krylov.size == self.matrix.shape[0]:
             self._settle()
@@ -312,9 +328,8 @@ class _Search:
             self.certified = not self._lies_outside(*self.others, CHECK_SLACK)
             if self.certified:
                 break
-            if (
-                krylov.coupling == 0
-            ):  # the next product starts a sequence from a new random vector
+            # the next product starts a sequence from a new random vector
+            if krylov.coupling == 0:
                 ended, steps = ended + 1, 0
         return False
 
@@ -371,7 +386,9 @@ class _Search:
             krylov.inject(random_vector(self.matrix, self.generator))
 
     def _is_due(self) -> bool:
-        """A small eigenproblem each step is nothing beside a product, until the basis is large."""
+        """A small eigenproblem each step is nothing beside a product, until the basis
+        is large.
+        """
         size = self.krylov.size
         return size >= self.needed and (
             size % (1 + size // 32) == 0 or self.krylov.full
@@ -408,11 +425,14 @@ class _Search:
     def _bounds(
         self, low: float, high: float, steps: int, ended: int
     ) -> tuple[float, float]:
-        """Where the others lie, from the steps of the sequence that goes on and from those that ended."""
+        """Where the others lie, from the steps of the sequence that goes on and from
+        those that ended.
+        """
         size = self.matrix.shape[0] - self.needed
         margin = roundoff_of(self.matrix, self.norm)
-        # Beside one large eigenvalue the lowest Ritz value is no lower bound yet, so each end is bounded from
-        # the other: the largest is known, or it would have been found.
+        # Beside one large eigenvalue the lowest Ritz value is no lower bound yet, so
+        # each end is bounded from the other: the largest is known, or it would have
+        # been found.
         least, most = self._chebyshev(low, high, steps, size)
         if ended:
             reach = beyond_breakdown(self.krylov.neglected, ended, size, CHANCE)
@@ -432,7 +452,9 @@ class _Search:
         return least, unseen_beyond(high, min(self.lowest, least), steps, size, CHANCE)
 
     def _lies_outside(self, low: float, high: float, slack: float) -> bool:
-        """Whether an interval of other eigenvalues reaches beyond those listed by a share of the norm."""
+        """Whether an interval of other eigenvalues reaches beyond those listed by a
+        share of the norm.
+        """
         listed = np.diag(self.krylov.projected)[: self.needed]
         slack = max(slack, self.tolerance) * self.norm
         if self.which == "magnitude":
@@ -449,18 +471,21 @@ class _Search:
         notes: tuple[str, ...] = ()
         if not done.all() or len(values) < self.needed:
             notes += (
-                f"Only {int(done.sum())} of {self.needed} pairs converged in {self.products} products. Raise "
-                f"max_products, or tolerance={self.tolerance:g}, or measure in float64.",
+                f"Only {int(done.sum())} of {self.needed} pairs converged in "
+                f"{self.products} products. Raise max_products, or "
+                f"tolerance={self.tolerance:g}, or measure in float64.",
             )
         if self.others is not None and not self.certified:
             low, high = self.others
             notes += (
-                f"Eigenvalues that are not listed lie between {low:.6g} and {high:.6g}, but for a chance of "
-                "0.1 % at either end; so a repeated eigenvalue may have been missed up to there.",
+                f"Eigenvalues that are not listed lie between {low:.6g} and "
+                f"{high:.6g}, but for a chance of 0.1 % at either end; so a repeated "
+                "eigenvalue may have been missed up to there.",
             )
         if self.others is None and not self.certified:
             notes += (
-                "Not checked for repeated eigenvalues, of which one Krylov sequence sees one copy.",
+                "Not checked for repeated eigenvalues, of which one Krylov "
+                "sequence sees one copy.",
             )
         return notes
 
@@ -487,8 +512,9 @@ def _capacity(matrix: Matrix, needed: int) -> int:
         rows = true_rows(matrix)
         gigabytes = (3 * needed + SMALLEST_SPARE) * rows * matrix.dtype.itemsize / 1e9
         raise UsageError(
-            f"{needed} eigenvectors of {rows:,} entries need {gigabytes:.3g} GB, more than half of "
-            "the free memory. Ask for fewer, choose some parameters by parameters=, or measure in float32."
+            f"{needed} eigenvectors of {rows:,} entries need {gigabytes:.3g} GB, more "
+            "than half of the free memory. Ask for fewer, choose some parameters by "
+            "parameters=, or measure in float32."
         )
     return min(size, fit, 4 * needed + SPARE_ROWS)
 
@@ -503,16 +529,18 @@ def _check(
     if count < 1 or needed > size:
         each = " at each end" if which == "both" else ""
         raise UsageError(
-            f"count={count}{each} is impossible: the matrix has {size} eigenvalues, one for each chosen "
-            f"parameter. Give 1 to {size // 2 if each else size}."
+            f"count={count}{each} is impossible: the matrix has {size} eigenvalues, "
+            f"one for each chosen parameter. Give 1 to {size // 2 if each else size}."
         )
     least = 10 * torch.finfo(matrix.dtype).eps
     if not least <= tolerance < 1:
         raise UsageError(
-            f"tolerance={tolerance:g} is impossible in {matrix.dtype}: give {least:.1e} to 1"
-            f"{', or measure with dtype=torch.float64.' if matrix.dtype != torch.float64 else '.'}"
+            f"tolerance={tolerance:g} is impossible in {matrix.dtype}: give "
+            f"{least:.1e} to "
+            f"1{', or measure with dtype=torch.float64.' if matrix.dtype != torch.float64 else '.'}"
         )
     if max_products < needed:
         raise UsageError(
-            f"max_products={max_products} is too few for {needed} pairs: give more, such as 1000."
+            f"max_products={max_products} is too few for {needed} pairs: give more, "
+            "such as 1000."
         )

@@ -24,25 +24,29 @@ from nablab.instruments.curvature.operators import (
 from nablab.instruments.curvature.verification import Claim, examine, rounds_inside
 
 WRONG_JACOBIAN = (
-    "its derivative of the backward pass is wrong: a product with the Jacobian is {gap:.2g} of its size off "
-    "differences of the outputs"
+    "its derivative of the backward pass is wrong: a product with the Jacobian is "
+    "{gap:.2g} of its size off differences of the outputs"
 )
 WRONG_LOSS = (
-    "The loss is bent by central differences of its slope in the outputs, about {digits} digits: its own "
-    "second derivative is wrong, {gap:.2g} of its size off them."
+    "The loss is bent by central differences of its slope in the outputs, about "
+    "{digits} digits: its own second derivative is wrong, {gap:.2g} of its size off "
+    "them."
 )
 PENALTY = (
-    "The loss depends on the parameters also past the outputs (a penalty on weights does): the Gauss-Newton "
-    "matrix is that of the outputs and leaves this part out. The Hessian counts it."
+    "The loss depends on the parameters also past the outputs (a penalty on weights "
+    "does): the Gauss-Newton matrix is that of the outputs and leaves this part out. "
+    "The Hessian counts it."
 )
 
 
 class GaussNewtonOperator(Operator):
-    r"""The generalized Gauss-Newton matrix :math:`\frac1N\sum_i J_i^\top H_{\ell,i} J_i` of the mean loss.
+    r"""The generalized Gauss-Newton matrix :math:`\frac1N\sum_i J_i^\top H_{\ell,i}
+    J_i` of the mean loss.
 
-    :math:`J` is the Jacobian of the outputs in the parameters and :math:`H_\ell` the Hessian of the loss in
-    the outputs. It is positive semidefinite for a convex loss by construction: never ask it for negative
-    curvature (Schraudolph 2002; Martens 2020). The loss must be given as ``loss(output, target)``.
+    :math:`J` is the Jacobian of the outputs in the parameters and :math:`H_\ell` the
+    Hessian of the loss in the outputs. It is positive semidefinite for a convex loss by
+    construction: never ask it for negative curvature (Schraudolph 2002; Martens 2020).
+    The loss must be given as ``loss(output, target)``.
 
     Args:
         model: See `HessianOperator`.
@@ -51,10 +55,12 @@ class GaussNewtonOperator(Operator):
         parameters: See `HessianOperator`.
         dtype: See `HessianOperator`.
         batch_size: See `HessianOperator`.
-        check: See `Objective`; and check the derivatives that products are made of on the first batch.
+        check: See `Objective`; and check the derivatives that products are made of on
+            the first batch.
 
     Raises:
-        UsageError: See `Objective`; a `Closure`; half precision; a backward pass that is not the derivative.
+        UsageError: See `Objective`; a `Closure`; half precision; a backward pass that
+            is not the derivative.
     """
 
     def __init__(
@@ -83,9 +89,8 @@ class GaussNewtonOperator(Operator):
         with self.objective.quiet():
             leaves = self.objective.leaves()
             outputs, target = self._outputs(self.objective.batches.items[0], leaves)
-            self.objective.criterion(
-                outputs.detach(), target
-            )  # a closure is refused here
+            # a closure is refused here
+            self.objective.criterion(outputs.detach(), target)
             why = self._lacking(outputs, leaves)
         if why:
             self._take_differences(why)
@@ -102,7 +107,10 @@ class GaussNewtonOperator(Operator):
         except RuntimeError as error:
             if isinstance(error, torch.OutOfMemoryError):
                 raise
-            return f"the backward pass has no derivative ({str(error).splitlines()[0][:120]})"
+            return (
+                "the backward pass has no derivative "
+                f"({str(error).splitlines()[0][:120]})"
+            )
         return ""
 
     def _take_differences(self, why: str) -> None:
@@ -113,7 +121,9 @@ class GaussNewtonOperator(Operator):
         self.objective.notes += (note.replace("the gradient", "the outputs", 1),)
 
     def _verify(self, model: nn.Module, loss: Any, parameters: Any) -> None:
-        """Check both derivatives that a product is made of, and the product, on the first batch."""
+        """Check both derivatives that a product is made of, and the product, on the
+        first batch.
+        """
         batch, share = (
             self.objective.batches.items[0],
             self.objective.batches.weights[0],
@@ -121,16 +131,13 @@ class GaussNewtonOperator(Operator):
         fine = in_float64(model, loss, batch, parameters)
         try:
             self._verify_at(fine or self.objective, differences=fine is not None)
-        except (
-            RuntimeError,
-            TypeError,
-        ):  # a model that casts or a device that lacks float64
+        # a model that casts or a device that lacks float64
+        except (RuntimeError, TypeError):
             if fine is None:
                 raise
             self._verify_at(self.objective, differences=False)
-        self.objective.spent += (
-            8 * share
-        )  # two products and their graph, two differences, a gradient
+        # two products and their graph, two differences, a gradient
+        self.objective.spent += 8 * share
 
     def _verify_at(self, objective: Objective, *, differences: bool) -> None:
         before = objective.spent
@@ -164,7 +171,9 @@ class GaussNewtonOperator(Operator):
         objective.spent = before
 
     def _claims(self) -> tuple[Claim, Claim]:
-        """The outputs' derivative in the parameters, and the loss's second in the outputs; one batch."""
+        """The outputs' derivative in the parameters, and the loss's second in the
+        outputs; one batch.
+        """
         batch = self.objective.batches.items[0]
         leaves = self.objective.leaves()
         outputs, target = self._outputs(batch, leaves)
@@ -226,8 +235,9 @@ class GaussNewtonOperator(Operator):
             outputs = self.objective.batch_outputs(leaves, batch)
         if not isinstance(outputs, Tensor):
             raise UsageError(
-                f"The model returns a {type(outputs).__name__}; the Gauss-Newton matrix needs one tensor of "
-                "outputs. Wrap the model in a module that returns that tensor."
+                f"The model returns a {type(outputs).__name__}; the Gauss-Newton "
+                "matrix needs one tensor of outputs. Wrap the model in a module that "
+                "returns that tensor."
             )
         return outputs, split(batch)[1]
 
@@ -276,7 +286,9 @@ class GaussNewtonOperator(Operator):
         return total
 
     def _push(self, dual: Tensor, pulled: list[Tensor], row: Tensor) -> Tensor:
-        """J v: J^T u is linear in u, and its derivative in u along v is what is asked for."""
+        """J v: J^T u is linear in u, and its derivative in u along v is what is asked
+        for.
+        """
         directions = self.objective.unflatten(row).values()
         pairs = [
             (part, v)
@@ -317,7 +329,8 @@ class GaussNewtonOperator(Operator):
         return torch.autograd.grad(self.objective.criterion(free, target), free)[0]
 
     def _outputs_at(self, point: Tensor, batch: Any) -> Tensor:
-        # Not under no_grad: a model may differentiate inside, as physics-informed ones do.
+        # Not under no_grad: a model may differentiate inside, as physics-informed ones
+        # do.
         outputs: Tensor = self.objective.batch_outputs(
             self.objective.unflatten(point.detach()), batch
         )

@@ -31,34 +31,38 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FloatArray: TypeAlias = npt.NDArray[np.float64]
-PROBES = (
-    8  # random vectors; 24 gradients, against some hundreds or thousands for the matrix
-)
+# random vectors; 24 gradients, against some hundreds or thousands for the matrix
+PROBES = 8
 CHECK = 7  # gradients: two products with one graph and a difference, in `verified`
 CHOICE = 6  # gradients: one product by forward mode and one by reverse, in `choose_way`
 FURTHER = 64.0  # a second step of the weights, in units of their last digit
 KINK = (
-    "The point lies on a kink of the loss, to rounding: the last digit of a weight decides between different "
-    "Hessians. This is the one on the side that PyTorch takes."
+    "The point lies on a kink of the loss, to rounding: the last digit of a weight "
+    "decides between different Hessians. This is the one on the side that PyTorch "
+    "takes."
 )
 IMPRECISE = (
-    "Two computations of the Hessian differ by {error:.1g} of its norm, which rounding and noise_floor "
-    "count: the loss is computed in few digits somewhere, or a derivative is wrong."
+    "Two computations of the Hessian differ by {error:.1g} of its norm, which rounding "
+    "and noise_floor count: the loss is computed in few digits somewhere, or a "
+    "derivative is wrong."
 )
-FEW_SAMPLES = 8  # the fewest, and the part of many samples, whose matrix tells what that of all costs
+# the fewest, and the part of many samples, whose matrix tells what that of all costs
+FEW_SAMPLES = 8
 MAX_BYTES = 4 * 10**9
 
 
 @dataclass(frozen=True, kw_only=True)
 class HessianMatrix(Measurement):
-    r"""The result of `hessian_matrix`; for `Replicas`, every array has a leading axis K.
+    r"""The result of `hessian_matrix`; for `Replicas`, every array has a leading axis
+    K.
 
     Attributes:
         matrix: float64 (P, P): :math:`(\hat H + \hat H^\top) / 2` of what was computed.
-        asymmetry: :math:`\|\hat H - \hat H^\top\|_F / \|\hat H\|_F`: the rounding error of the computation as
-            it shows; 0 for a zero matrix, and by method ``"dense"``, which computes one half.
-        rounding: The same from two computations, as an estimate of :math:`\|\hat H - \tilde H\|_F / \|\hat
-            H\|_F`: see `rounding_norm`.
+        asymmetry: :math:`\|\hat H - \hat H^\top\|_F / \|\hat H\|_F`: the rounding error
+            of the computation as it shows; 0 for a zero matrix, and by method
+            ``"dense"``, which computes one half.
+        rounding: The same from two computations, as an estimate of :math:`\|\hat H -
+            \tilde H\|_F / \|\hat H\|_F`: see `rounding_norm`.
         names: The parameters, in the order of the rows.
         sizes: How many rows each of them has.
         method: How it was computed.
@@ -80,7 +84,8 @@ class HessianMatrix(Measurement):
         largest = float(np.abs(matrix).max()) or 1.0
         figure = Figure(figsize=(6.4, 5.6), layout="constrained")
         axes = figure.add_subplot()
-        # Linear up to a ten-thousandth of the largest entry: early layers stay visible beside late ones.
+        # Linear up to a ten-thousandth of the largest entry: early layers stay visible
+        # beside late ones.
         scale = SymLogNorm(linthresh=largest * 1e-4, vmin=-largest, vmax=largest)
         image = axes.imshow(matrix, cmap="PuOr_r", norm=scale, interpolation="nearest")
         ends = np.cumsum(self.sizes)
@@ -111,7 +116,9 @@ def _expected(
 
 
 def on_few_samples(call: Call) -> Trials:
-    """Matrices of an eighth and a fourth of the samples; of few samples, the call itself."""
+    """Matrices of an eighth and a fourth of the samples; of few samples, the call
+    itself.
+    """
     total = sum(call.sets.samples())
     few = max(FEW_SAMPLES, total // FEW_SAMPLES)
     counts = (few, 2 * few) if total >= 4 * few else (total,)
@@ -136,9 +143,10 @@ def hessian_matrix(
 ) -> HessianMatrix:
     r"""The exact Hessian of the mean loss over all data, to rounding error.
 
-    Columns of :math:`H = \nabla^2 f(\theta)` are directional derivatives of the gradient, :math:`H e_j =
-    \frac{d}{dt} \nabla f(\theta + t e_j)`, by forward mode over reverse mode (Griewank and Walther 2008,
-    section 3.4), a chunk of columns at once. A column costs about two gradients.
+    Columns of :math:`H = \nabla^2 f(\theta)` are directional derivatives of the
+    gradient, :math:`H e_j = \frac{d}{dt} \nabla f(\theta + t e_j)`, by forward mode
+    over reverse mode (Griewank and Walther 2008, section 3.4), a chunk of columns at
+    once. A column costs about two gradients.
 
     Args:
         model: A module, or `Replicas` of one architecture.
@@ -148,17 +156,22 @@ def hessian_matrix(
         dtype: The dtype to compute in.
         batch_size: Cut batches to bound the memory.
         own_targets: See `ReplicaObjective`.
-        method: ``"auto"`` is ``"dense"`` (see `dense_hessian`) for dense networks measured whole, else
-            ``"forward-over-reverse"``, or where an operation of the model has no forward-mode derivative
-            ``"double-backward"``, a pass per row; or where the second derivative is missing or wrong
-            ``"finite-difference"``, central differences of the gradient. `notes` says so.
-        chunk: Columns at once; by default 64, or fewer if they would need too much memory.
-        max_bytes: The most that the matrices may take; by default 4 GB, or half of the free memory.
+        method: ``"auto"`` is ``"dense"`` (see `dense_hessian`) for dense networks
+            measured whole, else ``"forward-over-reverse"``, or where an operation of
+            the model has no forward-mode derivative ``"double-backward"``, a pass per
+            row; or where the second derivative is missing or wrong
+            ``"finite-difference"``, central differences of the gradient. `notes` says
+            so.
+        chunk: Columns at once; by default 64, or fewer if they would need too much
+            memory.
+        max_bytes: The most that the matrices may take; by default 4 GB, or half of the
+            free memory.
         check: See `Objective` and `verified`.
 
     Raises:
-        UsageError: The matrix would not fit; the message says what to use instead. The loss has no finite
-            second derivative, or a gradient that is not its derivative.
+        UsageError: The matrix would not fit; the message says what to use instead. The
+            loss has no finite second derivative, or a gradient that is not its
+            derivative.
 
     >>> result = hessian_matrix(nn.Linear(2, 1, bias=False), "mse", (torch.eye(2), torch.ones(2, 1)))
     >>> result.matrix
@@ -197,7 +210,8 @@ def hessian_matrix(
 
 
 def require_finite(matrices: Tensor, numbers: Tensor) -> None:
-    """Refuse Hessians (k, P, P) of the replicas (k,) of these numbers that hold NaN or infinities.
+    """Refuse Hessians (k, P, P) of the replicas (k,) of these numbers that hold NaN or
+    infinities.
 
     Raises:
         UsageError: As the summary says.
@@ -213,7 +227,9 @@ def require_finite(matrices: Tensor, numbers: Tensor) -> None:
 
 
 def symmetrized(matrices: Tensor) -> tuple[Tensor, Tensor]:
-    """The symmetric part of matrices (k, P, P), and the Frobenius norm (k,) of each ``H - H.T``."""
+    """The symmetric part of matrices (k, P, P), and the Frobenius norm (k,) of each ``H
+    - H.T``.
+    """
     differences = (matrices - matrices.mT).flatten(1).norm(dim=1)
     return (matrices + matrices.mT) / 2, differences
 
@@ -221,18 +237,20 @@ def symmetrized(matrices: Tensor) -> tuple[Tensor, Tensor]:
 def rounding_norm(
     objective: ReplicaObjective, numbers: Tensor, matrices: Tensor, *, seed: int = 0
 ) -> Tensor:
-    r"""How much rounding changes Hessians: an estimate (k,) of :math:`\|\hat H - \tilde H\|_F`.
+    r"""How much rounding changes Hessians: an estimate (k,) of :math:`\|\hat H - \tilde
+    H\|_F`.
 
-    :math:`\tilde H` are the Hessians as double backward passes give them with every weight moved by its last
-    digit, up or down by chance: the same loss to rounding, whatever it is, with all rounding errors drawn
-    anew. For a standard normal vector v,
-    :math:`E\|(\hat H - \tilde H) v\|^2 = \|\hat H - \tilde H\|_F^2`; the mean over `PROBES`
-    vectors has a relative standard error of about 1/sqrt(2 PROBES) for a difference of low rank, and less for
-    one that is noise. Beside rounding, it shows where two methods of differentiation contradict each other.
+    :math:`\tilde H` are the Hessians as double backward passes give them with every
+    weight moved by its last digit, up or down by chance: the same loss to rounding,
+    whatever it is, with all rounding errors drawn anew. For a standard normal vector v,
+    :math:`E\|(\hat H - \tilde H) v\|^2 = \|\hat H - \tilde H\|_F^2`; the mean over
+    `PROBES` vectors has a relative standard error of about 1/sqrt(2 PROBES) for a
+    difference of low rank, and less for one that is noise. Beside rounding, it shows
+    where two methods of differentiation contradict each other.
 
-    Where the last digit decides on which side of a kink the point lies (an activation's input that is 0 to
-    rounding, but not by zero weights), the Hessian jumps. Weights then stay where they are, and a note says
-    so.
+    Where the last digit decides on which side of a kink the point lies (an activation's
+    input that is 0 to rounding, but not by zero weights), the Hessian jumps. Weights
+    then stay where they are, and a note says so.
 
     Args:
         objective: The networks.
@@ -248,7 +266,8 @@ def rounding_norm(
     found = _distances(part, matrices, probes, epsilon)
     suspect = found > epsilon**0.5 * matrices.flatten(1).norm(dim=1)
     if bool(suspect.any()):
-        # What a kink adds does not grow with the step of the weights, and is gone without a step.
+        # What a kink adds does not grow with the step of the weights, and is gone
+        # without a step.
         further = _distances(part, matrices, probes, FURTHER * epsilon)
         still = _distances(part, matrices, probes, 0.0)
         kinked = suspect & (further < FURTHER**0.5 * found) & (still < found / FURTHER)
@@ -278,13 +297,15 @@ def _distances(
     probes: Sequence[tuple[Tensor, Tensor]],
     step: float,
 ) -> Tensor:
-    """The root mean square (k,) over probes of a product less that with weights moved by a share ``step``."""
+    """The root mean square (k,) over probes of a product less that with weights moved
+    by a share ``step``.
+    """
     total = matrices.new_zeros(len(matrices))
     for vector, signs in probes:
-        vectors = vector.expand_as(
-            part.points
-        )  # the same for each, so that none depends on the others
-        # Three times the vector has another mantissa, so that products round anew where points do not move.
+        # the same for each, so that none depends on the others
+        vectors = vector.expand_as(part.points)
+        # Three times the vector has another mantissa, so that products round anew where
+        # points do not move.
         product = part.products(part.points * (1 + step * signs), 3 * vectors) / 3
         difference = product - (matrices @ vectors[..., None])[..., 0]
         total += difference.square().sum(dim=1) / len(probes)
@@ -292,7 +313,9 @@ def _distances(
 
 
 def precision_notes(asymmetry: Tensor, rounding: Tensor) -> tuple[str, ...]:
-    """What to say of Hessians whose error, relative to their norms (k,), is above half of the digits."""
+    """What to say of Hessians whose error, relative to their norms (k,), is above half
+    of the digits.
+    """
     worst = float(torch.maximum(asymmetry, rounding).max())
     return (
         (IMPRECISE.format(error=worst),)
@@ -323,7 +346,8 @@ def check_fits(
         parameters: See `Objective`.
         dtype: The dtype of the matrices.
         max_bytes: The most that they may take.
-        held: How many are held at once; by default one per replica. One more is needed to symmetrize.
+        held: How many are held at once; by default one per replica. One more is needed
+            to symmetrize.
     """
     if not isinstance(model, nn.Module | Replicas):
         return  # refused with its own message when the objective is made
@@ -343,10 +367,11 @@ def check_fits(
     if needed > allowed:
         networks = f"{count} networks of " if count > 1 else ""
         raise UsageError(
-            f"The Hessian of {networks}{size:,} parameters takes {_gigabytes(needed)} (with one copy to "
-            f"symmetrize it); {_gigabytes(allowed)} are allowed. Use hessian_eigenvalues, hessian_trace or "
-            "spectral_density, which never form it, choose fewer parameters= such as one layer's, or give a "
-            "larger max_bytes=."
+            f"The Hessian of {networks}{size:,} parameters takes {_gigabytes(needed)} "
+            f"(with one copy to symmetrize it); {_gigabytes(allowed)} are allowed. Use "
+            "hessian_eigenvalues, hessian_trace or spectral_density, which never form "
+            "it, choose fewer parameters= such as one layer's, or give a larger "
+            "max_bytes=."
         )
 
 

@@ -1,4 +1,6 @@
-"""Ways to compute the Hessians of networks, and which of them are right and fast for a given model."""
+"""Ways to compute the Hessians of networks, and which of them are right and fast for a
+given model.
+"""
 
 from __future__ import annotations
 
@@ -31,31 +33,33 @@ Method = Literal[
     "auto", "dense", "forward-over-reverse", "double-backward", "finite-difference"
 ]
 
-# On two cores and a network of 571 parameters and 300 samples, 16 columns at once took 1.3 times as long as
-# 64, and all 571 took 2.5 times as long: the tangents no longer fit the cache.
+# On two cores and a network of 571 parameters and 300 samples, 16 columns at once took
+# 1.3 times as long as 64, and all 571 took 2.5 times as long: the tangents no longer
+# fit the cache.
 COLUMNS = 64
-TOGETHER = 4  # replicas in one batch: half the time per network of one; ten were no faster than four
-WORKING_BYTES = (
-    2**29
-)  # the tangents of one chunk take at most this, and an eighth of the free memory
-# The dense method and a product by autograd differ by rounding only, or the loss holds a part that the
-# method does not see; a weak penalty is a small part.
+# replicas in one batch: half the time per network of one; ten were no faster than four
+TOGETHER = 4
+# the tangents of one chunk take at most this, and an eighth of the free memory
+WORKING_BYTES = 2**29
+# The dense method and a product by autograd differ by rounding only, or the loss holds
+# a part that the method does not see; a weak penalty is a small part.
 SAME = 1e4  # roundoffs
 DOUBLE_BACKWARD = (
-    "Rows of the Hessian were computed one by one, by double backward passes: this model has no usable "
-    "forward-mode derivative ({why})."
+    "Rows of the Hessian were computed one by one, by double backward passes: this "
+    "model has no usable forward-mode derivative ({why})."
 )
 BY_FORWARD_MODE = (
-    "The Hessian itself was computed by forward mode, which agrees with those differences and is exact; "
-    "`rounding` is the distance to them."
+    "The Hessian itself was computed by forward mode, which agrees with those "
+    "differences and is exact; `rounding` is the distance to them."
 )
 PAST_ARGUMENTS = (
-    "The fast method for dense networks was left: it does not give what differentiating the loss gives. "
-    "A loss that reaches the model past its arguments, such as a penalty on its weights, does this."
+    "The fast method for dense networks was left: it does not give what "
+    "differentiating the loss gives. A loss that reaches the model past its arguments, "
+    "such as a penalty on its weights, does this."
 )
 TIED = (
-    "The fast method for dense networks was left: the loss is no sum over the samples of a batch, "
-    "so that samples are tied together."
+    "The fast method for dense networks was left: the loss is no sum over the samples "
+    "of a batch, so that samples are tied together."
 )
 
 
@@ -73,7 +77,8 @@ class Way:
 
 
 def choose_way(objective: ReplicaObjective, method: str) -> Way:
-    """The method that was asked for, or the fastest that gives this model's derivatives.
+    """The method that was asked for, or the fastest that gives this model's
+    derivatives.
 
     Args:
         objective: The networks; its products are taken as right (see `verified`).
@@ -88,8 +93,8 @@ def choose_way(objective: ReplicaObjective, method: str) -> Way:
         return Way("finite-difference")
     if method == "double-backward" and isinstance(objective, ByDifferences):
         raise UsageError(
-            f"method='double-backward' cannot be used: {objective.why}. Leave method= out, which takes "
-            "differences of gradients where nothing better is there."
+            f"method='double-backward' cannot be used: {objective.why}. Leave method= "
+            "out, which takes differences of gradients where nothing better is there."
         )
     notes: tuple[str, ...] = ()
     if method in ("auto", "dense") and _looks_dense(objective):
@@ -99,9 +104,10 @@ def choose_way(objective: ReplicaObjective, method: str) -> Way:
         notes = (PAST_ARGUMENTS,) if same is not None else ()
     if method == "dense":
         raise UsageError(
-            "method='dense' needs a Sequential of Linear layers and elementwise activations, all of whose "
-            "parameters are chosen, batches (inputs, target) and a loss(output, target) that is a mean over "
-            "samples and sees nothing else. Use method='auto'."
+            "method='dense' needs a Sequential of Linear layers and elementwise "
+            "activations, all of whose parameters are chosen, batches (inputs, target) "
+            "and a loss(output, target) that is a mean over samples and sees nothing "
+            "else. Use method='auto'."
         )
     if method in ("double-backward", "forward-over-reverse"):
         return Way(
@@ -111,7 +117,9 @@ def choose_way(objective: ReplicaObjective, method: str) -> Way:
 
 
 def _general_way(objective: ReplicaObjective, notes: tuple[str, ...]) -> Way:
-    """Forward mode if it gives the same as the objective's products, else those products."""
+    """Forward mode if it gives the same as the objective's products, else those
+    products.
+    """
     differences = isinstance(objective, ByDifferences)
     first = objective.subset(torch.arange(1))
     try:
@@ -132,10 +140,12 @@ def _general_way(objective: ReplicaObjective, notes: tuple[str, ...]) -> Way:
 
 
 def _modes_agree(objective: ReplicaObjective) -> bool:
-    """Whether forward mode gives the objective's derivative of the gradient along a random vector.
+    """Whether forward mode gives the objective's derivative of the gradient along a
+    random vector.
 
-    A function of the user's own may state a wrong derivative for one of them. A fourth of the digits must
-    agree: models that cast to float32 inside have no more than half of them.
+    A function of the user's own may state a wrong derivative for one of them. A fourth
+    of the digits must agree: models that cast to float32 inside have no more than half
+    of them.
     """
     generator = torch.Generator().manual_seed(0)
     vector = torch.randn(
@@ -157,7 +167,8 @@ def hessian_blocks(
     points: Tensor | None = None,
     chunk: int | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """The Hessians of all replicas, a few replicas at a time, so that few of them are held at once.
+    """The Hessians of all replicas, a few replicas at a time, so that few of them are
+    held at once.
 
     Args:
         objective: The networks.
@@ -166,7 +177,8 @@ def hessian_blocks(
         chunk: See `hessian_matrix`.
 
     Yields:
-        The numbers (k,) of some replicas and their matrices (k, P, P) as computed, not symmetrized.
+        The numbers (k,) of some replicas and their matrices (k, P, P) as computed, not
+        symmetrized.
     """
     if chunk is not None and chunk < 1:
         raise UsageError(f"chunk={chunk} is impossible: it must be at least 1.")
@@ -191,10 +203,8 @@ def _sizes(objective: ReplicaObjective, way: Way, chunk: int | None) -> tuple[in
     """Columns and replicas at once."""
     size = objective.base.size
     most = max(1, WORKING_BYTES // (2 * size**2 * objective.points.itemsize))
-    if way.method in (
-        "dense",
-        "finite-difference",
-    ):  # dense_hessians cuts its work by itself
+    # dense_hessians cuts its work by itself
+    if way.method in ("dense", "finite-difference"):
         return 1, most
     first = objective.subset(torch.arange(1))
     batch = objective.batches.items[0]
@@ -236,7 +246,9 @@ def _forward_over_reverse(
 def _derivatives_along(
     objective: ReplicaObjective, points: Tensor, directions: Tensor
 ) -> Tensor:
-    """The derivatives (K, c, P) of the gradients along directions (c, P), by forward mode."""
+    """The derivatives (K, c, P) of the gradients along directions (c, P), by forward
+    mode.
+    """
     flatten, unflatten = objective.base.flatten, objective.base.unflatten
     total = points.new_zeros(len(points), *directions.shape)
 
@@ -296,9 +308,8 @@ def _dense(objective: ReplicaObjective, points: Tensor, columns: int) -> Tensor 
     layers = dense_layers(objective.base.model) or ()
     found = _dense_matrices(objective, points, layers)
     units = sum(objective.base.values[layer.weight].shape[0] for layer in layers)
-    objective.spent += len(points) * (
-        2 * units + 1
-    )  # a tangent for each unit instead of each parameter
+    # a tangent for each unit instead of each parameter
+    objective.spent += len(points) * (2 * units + 1)
     return found
 
 
@@ -353,7 +364,9 @@ def _looks_dense(objective: ReplicaObjective) -> bool:
 
 
 def _dense_agrees(objective: ReplicaObjective) -> bool | None:
-    """Whether the dense method gives the objective's products on two samples; None if it does not apply."""
+    """Whether the dense method gives the objective's products on two samples; None if
+    it does not apply.
+    """
     few = objective.subset(torch.arange(1))
     few.batches = Batches((part_of(objective.batches.items[0], 0, 2),), (2,))
     try:
@@ -368,10 +381,8 @@ def _dense_agrees(objective: ReplicaObjective) -> bool | None:
         )
         vector = vector.to(few.points)
         product = few.products(few.points, vector)
-    except (
-        RuntimeError,
-        IndexError,
-    ) as error:  # a loss that cannot be had of two samples by themselves
+    # a loss that cannot be had of two samples by themselves
+    except (RuntimeError, IndexError) as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise
         return None

@@ -1,4 +1,6 @@
-"""How many eigenvalues of the exact Hessian are positive, zero and negative, and how sure that is."""
+"""How many eigenvalues of the exact Hessian are positive, zero and negative, and how
+sure that is.
+"""
 
 from __future__ import annotations
 
@@ -54,14 +56,15 @@ LARGEST_RESIDUAL = 1.0  # ||Hg|| / (||H|| ||g||) cannot exceed it
 
 @dataclass(frozen=True, kw_only=True)
 class Inertia(Measurement):
-    r"""The result of `inertia`; for `Replicas`, numbers are arrays (K,) and arrays have a leading axis K.
+    r"""The result of `inertia`; for `Replicas`, numbers are arrays (K,) and arrays have
+    a leading axis K.
 
     Attributes:
         positive: Eigenvalues above the noise floor.
         zero: Eigenvalues that rounding could have moved to either side of zero.
         negative: Eigenvalues below minus the noise floor.
-        uncertain: Eigenvalues between a tenth of the noise floor and ten times it, on either side: those
-            whose class another noise factor could change.
+        uncertain: Eigenvalues between a tenth of the noise floor and ten times it, on
+            either side: those whose class another noise factor could change.
         minimal_ratio: positive / P.
         minimal_ratio_nonzero: positive / (positive + negative); NaN if both are zero.
         eigenvalues: float64 (P,), ascending.
@@ -71,7 +74,8 @@ class Inertia(Measurement):
         rounding: The estimate of `rounding_norm`.
         loss: The mean loss.
         gradient_norm: :math:`\|g\|`.
-        flatness: :math:`\|Hg\| / (\|H\|_2 \|g\|)`, between 0 and 1; NaN if g or H is zero.
+        flatness: :math:`\|Hg\| / (\|H\|_2 \|g\|)`, between 0 and 1; NaN if g or H is
+            zero.
         radii: (R,), distances of the neighbors.
         neighbors: How many at each distance.
         neighbor_ratio: float64 (R,), the share of them with a higher loss.
@@ -109,14 +113,17 @@ class Inertia(Measurement):
     def is_critical(self, gradient_tolerance: float = 1e-8) -> bool | BoolArray:
         """Whether the gradient is zero to the tolerance.
 
-        A small `flatness` is no substitute: it says that the gradient lies where the Hessian is flat, which
-        makes a local minimum of the gradient's norm, seldom one that is zero (Frye et al. 2021).
+        A small `flatness` is no substitute: it says that the gradient lies where the
+        Hessian is flat, which makes a local minimum of the gradient's norm, seldom one
+        that is zero (Frye et al. 2021).
         """
         verdict = np.asarray(self.gradient_norm) <= gradient_tolerance
         return bool(verdict) if verdict.ndim == 0 else verdict
 
     def plot(self) -> Figure:
-        """The spectrum with its noise floor; for replicas, the minimal ratio against the loss."""
+        """The spectrum with its noise floor; for replicas, the minimal ratio against
+        the loss.
+        """
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(6.4, 4.4), layout="constrained")
@@ -138,11 +145,11 @@ class Inertia(Measurement):
             (values < -floor, NEGATIVE, "v", f"{self.negative} negative"),
         )
         sizes = np.abs(values)
-        # What lies far below the floor says nothing: it is drawn at the lower end, as exact zeros are.
+        # What lies far below the floor says nothing: it is drawn at the lower end, as
+        # exact zeros are.
         least = floor * 1e-6 if floor > 0 else 1.0
-        first_zero = max(
-            self.positive, self.negative
-        )  # zeros stand to the right of both signs
+        # zeros stand to the right of both signs
+        first_zero = max(self.positive, self.negative)
         for chosen, color, marker, label in groups:
             ranks = np.arange(1, chosen.sum() + 1) + (
                 first_zero if marker == "x" else 0
@@ -220,35 +227,42 @@ def inertia(
     max_bytes: float | None = None,
     check: bool = True,
 ) -> Inertia:
-    r"""Count the positive, zero and negative eigenvalues of the exact Hessian of the mean loss.
+    r"""Count the positive, zero and negative eigenvalues of the exact Hessian of the
+    mean loss.
 
     An eigenvalue is zero if its absolute value is at most the noise floor
 
-    .. math:: c \, \varepsilon \, P \max_i |\lambda_i| + \|\hat H - \hat H^\top\|_F + \|\hat H - \tilde H\|_F
+    .. math:: c \, \varepsilon \, P \max_i |\lambda_i| + \|\hat H - \hat H^\top\|_F +
+    \|\hat H - \tilde H\|_F
 
     By Weyl's inequality an error E of the matrix moves no eigenvalue by more than
-    :math:`\|E\|_2 \le \|E\|_F`. The first term bounds the error of the eigenvalue solver, whose backward
-    error is a modest function of P times :math:`\varepsilon \|H\|_2` (LAPACK Users' Guide, section 4.7); P
-    itself, c = 1, is the convention of matrix ranks in NumPy and MATLAB. The other terms are the rounding of
-    the Hessian itself, measured: its asymmetry, and its distance to the same Hessian computed in another way
-    with every weight moved by its last digit (`rounding_norm`). Without a floor, half of the zero eigenvalues
-    count as positive.
+    :math:`\|E\|_2 \le \|E\|_F`. The first term bounds the error of the eigenvalue
+    solver, whose backward error is a modest function of P times :math:`\varepsilon
+    \|H\|_2` (LAPACK Users' Guide, section 4.7); P itself, c = 1, is the convention of
+    matrix ranks in NumPy and MATLAB. The other terms are the rounding of the Hessian
+    itself, measured: its asymmetry, and its distance to the same Hessian computed in
+    another way with every weight moved by its last digit (`rounding_norm`). Without a
+    floor, half of the zero eigenvalues count as positive.
 
-    The certificate of the point is the gradient's norm; `Inertia.flatness` tells gradient-flat points, where
-    descent on :math:`\|g\|^2` stops without a critical point (Frye et al., "Critical point-finding methods
-    reveal gradient-flat regions of deep network losses", Neural Computation 2021).
+    The certificate of the point is the gradient's norm; `Inertia.flatness` tells
+    gradient-flat points, where descent on :math:`\|g\|^2` stops without a critical
+    point (Frye et al., "Critical point-finding methods reveal gradient-flat regions of
+    deep network losses", Neural Computation 2021).
 
-    The definition by sampling stands beside it: the share of random neighbors, uniform on spheres about the
-    point, with a higher loss. It answers another question: the loss of a neighbor is ruled by the trace of
-    the Hessian, and a few large positive eigenvalues hide many small negative ones. Where the gradient is
-    not zero, it tends to one half as the radius shrinks.
+    The definition by sampling stands beside it: the share of random neighbors, uniform
+    on spheres about the point, with a higher loss. It answers another question: the
+    loss of a neighbor is ruled by the trace of the Hessian, and a few large positive
+    eigenvalues hide many small negative ones. Where the gradient is not zero, it tends
+    to one half as the radius shrinks.
 
-    The floor is that of the point as it is given. Where the gradient is not quite zero, an eigenvalue that
-    is zero at the critical point nearby may be as large as the distance to it times the third derivatives;
-    ``absolute_floor`` takes such eigenvalues out.
+    The floor is that of the point as it is given. Where the gradient is not quite zero,
+    an eigenvalue that is zero at the critical point nearby may be as large as the
+    distance to it times the third derivatives; ``absolute_floor`` takes such
+    eigenvalues out.
 
-    Units without influence and piecewise linear activations (ReLU) have eigenvalues that are exactly zero;
-    at a kink the second derivative is that of the side which PyTorch takes.
+    Units without influence and piecewise linear activations (ReLU) have eigenvalues
+    that are exactly zero; at a kink the second derivative is that of the side which
+    PyTorch takes.
 
     Args:
         model: A module, or `Replicas` of one architecture.
@@ -269,8 +283,8 @@ def inertia(
         check: See `Objective` and `verified`.
 
     Raises:
-        UsageError: An option is out of range, the Hessian would not fit or is not finite, or the gradient is
-            not the derivative of the loss.
+        UsageError: An option is out of range, the Hessian would not fit or is not
+            finite, or the gradient is not the derivative of the loss.
 
     >>> x = torch.tensor([[1.0, 0.0], [2.0, 0.0]], dtype=torch.float64)
     >>> result = inertia(nn.Linear(2, 1, bias=False), "mse", (x, x[:, :1]))
@@ -331,7 +345,9 @@ def inertia(
 
 
 def flatness(matrices: Tensor, gradients: Tensor, eigenvalues: Tensor) -> Tensor:
-    r""":math:`\|Hg\| / (\|H\|_2 \|g\|)` (k,) of matrices (k, P, P) and gradients (k, P); NaN for 0 / 0."""
+    r""":math:`\|Hg\| / (\|H\|_2 \|g\|)` (k,) of matrices (k, P, P) and gradients (k,
+    P); NaN for 0 / 0.
+    """
     # Gradients are scaled first: the square of 1e-200 is zero.
     directions = gradients / gradients.norm(dim=1, keepdim=True)
     products: Tensor = (matrices @ directions[..., None])[..., 0].norm(dim=1)
@@ -341,8 +357,9 @@ def flatness(matrices: Tensor, gradients: Tensor, eigenvalues: Tensor) -> Tensor
 def in_threads(function: Callable[[Tensor], Any], matrices: Tensor) -> list[Any]:
     """``function(matrix)`` of each matrix (k, P, P), each on one thread.
 
-    Small eigenvalue problems gain nothing from threads inside LAPACK: on two cores, eight of 571 rows took
-    12 ms each in a pool of two, 16 ms on one thread, 24 ms on two threads each.
+    Small eigenvalue problems gain nothing from threads inside LAPACK: on two cores,
+    eight of 571 rows took 12 ms each in a pool of two, 16 ms on one thread, 24 ms on
+    two threads each.
     """
     before = torch.get_num_threads()
     if matrices.is_cuda or before == 1 or len(matrices) == 1:
@@ -359,7 +376,8 @@ def in_threads(function: Callable[[Tensor], Any], matrices: Tensor) -> list[Any]
 def wilson_interval(
     higher: npt.NDArray[Any], trials: int, level: float = 0.95
 ) -> FloatArray:
-    """Wilson's score interval (..., 2) of a share, from counts of ``trials`` (Wilson 1927).
+    """Wilson's score interval (..., 2) of a share, from counts of ``trials`` (Wilson
+    1927).
 
     >>> wilson_interval(np.array(10), 10).round(3)
     array([0.722, 1.   ])
@@ -413,7 +431,8 @@ def _higher_neighbors(
     generator = torch.Generator().manual_seed(seed)
     higher = torch.zeros(len(objective), len(radii), dtype=torch.int64)
     for _ in range(neighbors):
-        # The same directions for every replica, so that none depends on which others are measured.
+        # The same directions for every replica, so that none depends on which others
+        # are measured.
         direction = torch.randn(
             objective.base.size, generator=generator, dtype=torch.float64
         )
@@ -442,8 +461,9 @@ def _check_options(
 ) -> None:
     if not noise_factor >= 0:
         raise UsageError(
-            f"noise_factor={noise_factor} is impossible: it multiplies the rounding error of the eigenvalue "
-            "solver and must be at least 0; 1 is the convention of matrix ranks."
+            f"noise_factor={noise_factor} is impossible: it multiplies the rounding "
+            "error of the eigenvalue solver and must be at least 0; 1 is the "
+            "convention of matrix ranks."
         )
     if not absolute_floor >= 0:
         raise UsageError(
@@ -451,9 +471,11 @@ def _check_options(
         )
     if neighbors < 0:
         raise UsageError(
-            f"neighbors={neighbors} is impossible: give 0 to leave the sampling out, or more."
+            f"neighbors={neighbors} is impossible: give 0 to leave the "
+            "sampling out, or more."
         )
     if not all(0 < radius < float("inf") for radius in radii):
         raise UsageError(
-            f"radii={tuple(radii)} are impossible: distances must be positive and finite."
+            f"radii={tuple(radii)} are impossible: distances must be "
+            "positive and finite."
         )

@@ -1,12 +1,14 @@
-r"""Lanczos' method on any symmetric matrix that is known by its products, with full re-orthogonalization.
+r"""Lanczos' method on any symmetric matrix that is known by its products, with full
+re-orthogonalization.
 
-After :math:`m` products the orthonormal rows of :math:`Q` (m, P) span what they have seen, and the small
-matrix :math:`T = Q A Q^\top` has the Ritz values as eigenvalues. Without re-orthogonalization rounding lets
-the rows lose their orthogonality as soon as one Ritz value converges, and copies of it ("ghosts") follow
-(Paige 1972). Here every new vector goes through classical Gram-Schmidt twice against all earlier ones, which
-keeps them orthogonal to working precision (Giraud, Langou, Rozloznik, van den Eshof 2005), and the
-coefficients so found fill the whole of T: a restart with chosen Ritz vectors needs no formula of its own
-(Wu and Simon 2000).
+After :math:`m` products the orthonormal rows of :math:`Q` (m, P) span what they have
+seen, and the small matrix :math:`T = Q A Q^\top` has the Ritz values as eigenvalues.
+Without re-orthogonalization rounding lets the rows lose their orthogonality as soon as
+one Ritz value converges, and copies of it ("ghosts") follow (Paige 1972). Here every
+new vector goes through classical Gram-Schmidt twice against all earlier ones, which
+keeps them orthogonal to working precision (Giraud, Langou, Rozloznik, van den Eshof
+2005), and the coefficients so found fill the whole of T: a restart with chosen Ritz
+vectors needs no formula of its own (Wu and Simon 2000).
 """
 
 from __future__ import annotations
@@ -21,36 +23,40 @@ from torch import Tensor
 
 from nablab.instruments.curvature.matrices import Array, finite_norm
 
-# A new vector below this many roundoffs of the largest product holds no direction of its own.
+# A new vector below this many roundoffs of the largest product holds no direction of
+# its own.
 BREAKDOWN = 10.0
-COLUMNS = (
-    1 << 16
-)  # parameters that a restart mixes at a time, so that it needs no second basis
+# parameters that a restart mixes at a time, so that it needs no second basis
+COLUMNS = 1 << 16
 
 
 class Krylov:
     r"""An orthonormal basis that grows by one product at a time.
 
-    Rows obey :math:`A Q^\top = Q^\top T + b\, q_{m+1} e_m^\top` up to rounding: the residual of Ritz vector
-    :math:`Q^\top s` is :math:`b\,|s_m|`, without another product.
+    Rows obey :math:`A Q^\top = Q^\top T + b\, q_{m+1} e_m^\top` up to rounding: the
+    residual of Ritz vector :math:`Q^\top s` is :math:`b\,|s_m|`, without another
+    product.
 
-    The caller multiplies: ``krylov.absorb(matrix @ krylov.newest)``. When the product leaves nothing new
-    (`coupling` is 0: the basis spans an invariant subspace) the caller stops or goes on with `inject`.
+    The caller multiplies: ``krylov.absorb(matrix @ krylov.newest)``. When the product
+    leaves nothing new (`coupling` is 0: the basis spans an invariant subspace) the
+    caller stops or goes on with `inject`.
 
     Args:
         start: The first vector (P,), of any length.
         capacity: Products that fit.
-        first: Memory for so many is taken at once, and for all of them where a further one comes; None takes
-            it for all at once.
+        first: Memory for so many is taken at once, and for all of them where a further
+            one comes; None takes it for all at once.
 
     Attributes:
-        vectors: The basis (rows, P) in the dtype of the start; rows up to and including `size` are filled.
+        vectors: The basis (rows, P) in the dtype of the start; rows up to and including
+            `size` are filled.
         projected: T (capacity, capacity), float64.
         size: Rows that have been multiplied, m.
         coupling: b, or 0 at a breakdown.
         scale: The largest norm of a product so far.
         neglected: The largest coupling that was taken as 0.
-        defects: For each row what its residual holds beyond the coupling (0 unless `lock` was called).
+        defects: For each row what its residual holds beyond the coupling (0 unless
+            `lock` was called).
     """
 
     def __init__(self, start: Tensor, capacity: int, first: int | None = None) -> None:
@@ -74,7 +80,9 @@ class Krylov:
         return self.size == len(self.projected)
 
     def absorb(self, image: Tensor) -> float:
-        """Take the product of the matrix with `newest`; returns the coupling to the next vector."""
+        """Take the product of the matrix with `newest`; returns the coupling to the
+        next vector.
+        """
         self.scale = max(self.scale, finite_norm(image))
         self.size += 1
         rest, coefficients = self._orthogonalize(image)
@@ -99,16 +107,22 @@ class Krylov:
         self.coupling = 0.0
 
     def ritz(self) -> tuple[Array, Array, Array]:
-        """Ritz values (m,) ascending, coefficients in the basis (m, m) by column, residual norms (m,)."""
-        # By PyTorch, for its setting of threads: NumPy's own threads wait on each other on a busy machine.
+        """Ritz values (m,) ascending, coefficients in the basis (m, m) by column,
+        residual norms (m,).
+        """
+        # By PyTorch, for its setting of threads: NumPy's own threads wait on each other
+        # on a busy machine.
         small = torch.from_numpy(self.projected[: self.size, : self.size].copy())
         values, rotation = (part.numpy() for part in torch.linalg.eigh(small))
-        # Locked rows' residuals point anywhere, so they add up as independent errors do.
+        # Locked rows' residuals point anywhere, so they add up as independent errors
+        # do.
         locked = np.sqrt((rotation.T**2) @ self.defects[: self.size] ** 2)
         return values, rotation, np.hypot(self.coupling * np.abs(rotation[-1]), locked)
 
     def restart(self, values: Array, rotation: Array) -> None:
-        """Keep the Ritz vectors with the given coefficients (m, k), and the newest vector."""
+        """Keep the Ritz vectors with the given coefficients (m, k), and the newest
+        vector.
+        """
         kept = rotation.shape[1]
         defects = np.sqrt((rotation.T**2) @ self.defects[: self.size] ** 2)
         waiting = self.newest.clone()
@@ -130,7 +144,9 @@ class Krylov:
         self.inject(fresh)
 
     def combinations(self, rotation: Array) -> Iterator[tuple[slice, Tensor]]:
-        """Combinations of the basis with coefficients (m, k), as pieces (k, columns) with their place."""
+        """Combinations of the basis with coefficients (m, k), as pieces (k, columns)
+        with their place.
+        """
         mix = torch.from_numpy(rotation.T.copy()).to(self.vectors)
         for start in range(0, self.vectors.shape[1], COLUMNS):
             columns = slice(start, start + COLUMNS)
@@ -155,13 +171,15 @@ class Krylov:
 def beyond_breakdown(
     neglected: float, sequences: int, size: int, chance: float
 ) -> float:
-    r"""How far an eigenvalue may lie from all Ritz values of sequences that ended, but for a stated chance.
+    r"""How far an eigenvalue may lie from all Ritz values of sequences that ended, but
+    for a stated chance.
 
-    A Krylov sequence ends where its coupling :math:`\beta` is no more than rounding: in float32, beside a
-    large eigenvalue, that is long before it has seen everything. With :math:`c` the component of an
-    eigenvector in its start, some Ritz value lies within :math:`\beta / |c|` of the eigenvalue. The chance of
-    a component below :math:`c` is at most :math:`\sqrt{2 P c^2 / \pi}` for each random start, and all of
-    them must have one.
+    A Krylov sequence ends where its coupling :math:`\beta` is no more than rounding: in
+    float32, beside a large eigenvalue, that is long before it has seen everything. With
+    :math:`c` the component of an eigenvector in its start, some Ritz value lies within
+    :math:`\beta / |c|` of the eigenvalue. The chance of a component below :math:`c` is
+    at most :math:`\sqrt{2 P c^2 / \pi}` for each random start, and all of them must
+    have one.
 
     Args:
         neglected: The largest coupling at which a sequence ended.
@@ -179,19 +197,20 @@ def beyond_breakdown(
 def unseen_beyond(
     highest: float, lowest: float, steps: int, size: int, chance: float
 ) -> float:
-    r"""The level that no eigenvalue exceeds, but for a stated chance, after Lanczos from a random start.
+    r"""The level that no eigenvalue exceeds, but for a stated chance, after Lanczos
+    from a random start.
 
-    Let :math:`\mu` be the highest Ritz value after ``steps`` products from a start that is uniform on the
-    sphere of ``size`` dimensions. An eigenvalue :math:`\lambda > \mu` whose eigenvector has the component
-    :math:`c` in the start would have lifted the Rayleigh quotient of the Chebyshev polynomial of the span
-    above :math:`\mu` unless
+    Let :math:`\mu` be the highest Ritz value after ``steps`` products from a start that
+    is uniform on the sphere of ``size`` dimensions. An eigenvalue :math:`\lambda > \mu`
+    whose eigenvector has the component :math:`c` in the start would have lifted the
+    Rayleigh quotient of the Chebyshev polynomial of the span above :math:`\mu` unless
 
     .. math::
         c^2 \le \frac{\mu - a}{(\lambda - \mu)\, T_{s-1}\!\left(1 + 2\frac{\lambda - \mu}{\mu - a}\right)^2},
 
-    and the chance of so small a component is at most :math:`\sqrt{2 P c^2 / \pi}`. The bound is that of
-    Kaniel and Saad, turned around as Kuczynski and Wozniakowski (1992) do, with the measured gap in place of
-    the worst.
+    and the chance of so small a component is at most :math:`\sqrt{2 P c^2 / \pi}`. The
+    bound is that of Kaniel and Saad, turned around as Kuczynski and Wozniakowski (1992)
+    do, with the measured gap in place of the worst.
 
     Args:
         highest: The highest Ritz value of the run.

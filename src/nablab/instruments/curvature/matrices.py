@@ -1,4 +1,6 @@
-"""What the iterative instruments need of a matrix: its products, and checks before anything costly."""
+"""What the iterative instruments need of a matrix: its products, and checks before
+anything costly.
+"""
 
 from __future__ import annotations
 
@@ -19,9 +21,9 @@ Array = NDArray[np.float64]
 Curvature = Literal["hessian", "gauss-newton"]
 
 NOT_FINITE = (
-    "{what} holds {bad} entries that are NaN or infinite, although weights, data and loss are finite: "
-    "the loss has no finite second derivative here (a square root or a norm at zero does this). "
-    "Smooth that function, or measure at another point."
+    "{what} holds {bad} entries that are NaN or infinite, although weights, data and "
+    "loss are finite: the loss has no finite second derivative here (a square root or "
+    "a norm at zero does this). Smooth that function, or measure at another point."
 )
 MEMORY_SHARE = 0.5  # of the free memory may be filled with vectors
 
@@ -69,7 +71,9 @@ def curvature(
 
 
 def gradients_spent(matrix: Matrix) -> float:
-    """Gradient evaluations that a matrix has cost so far, or 0 for one that does not count them."""
+    """Gradient evaluations that a matrix has cost so far, or 0 for one that does not
+    count them.
+    """
     return matrix.objective.spent if isinstance(matrix, Operator) else 0.0
 
 
@@ -79,7 +83,9 @@ def notes_of(matrix: Matrix) -> tuple[str, ...]:
 
 
 def random_vector(matrix: Matrix, generator: torch.Generator) -> Tensor:
-    """A standard normal vector (P,); drawn on the CPU, so that every device gets the same."""
+    """A standard normal vector (P,); drawn on the CPU, so that every device gets the
+    same.
+    """
     return torch.randn(matrix.shape[0], generator=generator, dtype=matrix.dtype).to(
         matrix.device
     )
@@ -118,8 +124,8 @@ def require_rows(matrix: Matrix, rows: int, remedy: str) -> None:
         gigabytes = rows * true_rows(matrix) * matrix.dtype.itemsize / 1e9
         free = free_memory(matrix.device) / 1e9
         raise UsageError(
-            f"{rows} vectors of {true_rows(matrix):,} entries need {gigabytes:.3g} GB, more than half of the "
-            f"{free:.3g} GB that are free. {remedy}"
+            f"{rows} vectors of {true_rows(matrix):,} entries need {gigabytes:.3g} GB, "
+            f"more than half of the {free:.3g} GB that are free. {remedy}"
         )
 
 
@@ -135,15 +141,18 @@ def check_matrix(matrix: Matrix) -> None:
         or not matrix.dtype.is_floating_point
     ):
         raise UsageError(
-            f"A {type(matrix).__name__} of shape {tuple(matrix.shape)} and {matrix.dtype} is no symmetric "
-            "real matrix. Give a HessianOperator, a GaussNewtonOperator or a square tensor of "
-            "floating-point numbers."
+            f"A {type(matrix).__name__} of shape {tuple(matrix.shape)} and "
+            f"{matrix.dtype} is no symmetric real matrix. Give a HessianOperator, a "
+            "GaussNewtonOperator or a square tensor of floating-point numbers."
         )
 
 
 def roundoff_of(matrix: Matrix, scale: float) -> float:
-    """To how much an eigenvalue of a matrix of norm ``scale`` is known at best, from its dtype."""
-    # Rounding of a product adds up over entries as a random walk; ten such lengths are safe.
+    """To how much an eigenvalue of a matrix of norm ``scale`` is known at best, from
+    its dtype.
+    """
+    # Rounding of a product adds up over entries as a random walk; ten such lengths are
+    # safe.
     return 10 * math.sqrt(matrix.shape[0]) * torch.finfo(matrix.dtype).eps * scale
 
 
@@ -151,7 +160,8 @@ def finite_norm(image: Tensor) -> float:
     """The norm of a product.
 
     Raises:
-        UsageError: It is not finite: the loss has no finite second derivative at this point.
+        UsageError: It is not finite: the loss has no finite second derivative at this
+            point.
     """
     norm = float(image.norm())
     if not math.isfinite(norm):

@@ -1,7 +1,8 @@
 r"""Products with the Hessian of a loss, without forming it.
 
-A product costs two gradient evaluations if the graph of the gradient is kept between products
-(`cached`), three if it is built anew (Pearlmutter 1994), and two by finite differences.
+A product costs two gradient evaluations if the graph of the gradient is kept between
+products (`cached`), three if it is built anew (Pearlmutter 1994), and two by finite
+differences.
 """
 
 from __future__ import annotations
@@ -34,12 +35,16 @@ from nablab.instruments.curvature.verification import (
 
 Method = Literal["auto", "double-backward", "finite-difference"]
 
-# What autograd keeps of one piece of a batch; LeNet was as fast with 20 MB as with 50, slower with 10 or 200.
+# What autograd keeps of one piece of a batch; LeNet was as fast with 20 MB as with 50,
+# slower with 10 or 200.
 CACHE_BYTES = 32 * 2**20
 FEW_FOR_CHECK = 16  # samples that the second derivative is checked on
 SMALLEST_PIECE = 16  # samples; below, calls cost more than the cache saves
 CACHE_SHARE = 0.25  # of the free memory may be kept as graphs
-FINITE_DIFFERENCE = "Products are central differences of the gradient, since {why}: about {digits} digits."
+FINITE_DIFFERENCE = (
+    "Products are central differences of the gradient, since {why}: "
+    "about {digits} digits."
+)
 
 
 class Operator:
@@ -61,7 +66,8 @@ class Operator:
         """The product with a vector (P,) or with each column of a block (P, k)."""
         if vectors.shape[:1] != (self.shape[1],) or vectors.ndim not in (1, 2):
             raise UsageError(
-                f"A block of shape {tuple(vectors.shape)} does not fit a matrix of shape {self.shape}."
+                f"A block of shape {tuple(vectors.shape)} does not fit a matrix of "
+                f"shape {self.shape}."
             )
         columns = vectors.to(self.device, self.dtype).reshape(self.shape[1], -1).T
         with self.objective.quiet():
@@ -99,19 +105,22 @@ class HessianOperator(Operator):
         model: Any module, in the mode in which it is measured.
         loss: See `Objective`.
         data: See `Objective`; batches may have unequal sizes.
-        parameters: Names or glob patterns of the parameters: one layer's block of the Hessian, or all.
+        parameters: Names or glob patterns of the parameters: one layer's block of the
+            Hessian, or all.
         dtype: The dtype to measure in; by default the parameters' own.
         batch_size: Cut batches to bound the memory.
-        method: ``"double-backward"`` is exact; ``"finite-difference"`` needs first derivatives only;
-            ``"auto"`` takes the second where the model has no second derivative or a wrong one, and says so
-            in `notes`.
-        cache: Keep the graphs of the gradient between products: a third less work for more memory. By
-            default if they fit a quarter of the memory that is free.
-        check: See `Objective`; and compare two products on the first batch with differences of the gradient
-            and with each other (seven gradients of 16 of its samples; see `verification`).
+        method: ``"double-backward"`` is exact; ``"finite-difference"`` needs first
+            derivatives only; ``"auto"`` takes the second where the model has no second
+            derivative or a wrong one, and says so in `notes`.
+        cache: Keep the graphs of the gradient between products: a third less work for
+            more memory. By default if they fit a quarter of the memory that is free.
+        check: See `Objective`; and compare two products on the first batch with
+            differences of the gradient and with each other (seven gradients of 16 of
+            its samples; see `verification`).
 
     Raises:
-        UsageError: See `Objective`; half precision; a gradient that is not the derivative of the loss.
+        UsageError: See `Objective`; half precision; a gradient that is not the
+            derivative of the loss.
 
     >>> from torch import nn
     >>> H = HessianOperator(nn.Linear(2, 1, bias=False), "mse", (torch.eye(2), torch.ones(2, 1)))
@@ -162,7 +171,9 @@ class HessianOperator(Operator):
 
     @property
     def gradients_per_product(self) -> float:
-        """What a product with a vector costs by the arithmetic, in gradient evaluations."""
+        """What a product with a vector costs by the arithmetic, in gradient
+        evaluations.
+        """
         return 3.0 if self.method == "double-backward" and not self.cached else 2.0
 
     def _products(self, rows: Tensor) -> Tensor:
@@ -206,7 +217,9 @@ class HessianOperator(Operator):
         return difference
 
     def _usable_method(self) -> Method:
-        """Differences where a product fails, and where autograd would leave out a part without a word."""
+        """Differences where a product fails, and where autograd would leave out a part
+        without a word.
+        """
         try:
             with self.objective.quiet():
                 graph = self._linearize(self.objective.batches.items[0])
@@ -218,7 +231,10 @@ class HessianOperator(Operator):
         except (RuntimeError, NotImplementedError) as error:
             if isinstance(error, torch.OutOfMemoryError):
                 raise
-            why = f"this model has no second derivative ({str(error).splitlines()[0][:120]})"
+            why = (
+                "this model has no second derivative "
+                f"({str(error).splitlines()[0][:120]})"
+            )
             note = FINITE_DIFFERENCE.format(
                 why=why, digits=digits_of_differences(self.dtype)
             )
@@ -236,9 +252,8 @@ class HessianOperator(Operator):
             self.objective.batches.weights[0],
         )
         with self.objective.quiet():
-            few = Checks(self.objective).few(
-                batch, FEW_FOR_CHECK
-            )  # a formula is wrong for few samples, too
+            # a formula is wrong for few samples, too
+            few = Checks(self.objective).few(batch, FEW_FOR_CHECK)
         share *= (
             min(1.0, FEW_FOR_CHECK / self.objective.batches.samples[0])
             if few is not batch
@@ -248,10 +263,8 @@ class HessianOperator(Operator):
         with objective.quiet():
             try:
                 graph = _linearized(objective, objective.batches.items[0])
-            except (
-                RuntimeError,
-                TypeError,
-            ):  # a model that casts or a device that lacks float64
+            # a model that casts or a device that lacks float64
+            except (RuntimeError, TypeError):
                 objective = self.objective
                 graph = _linearized(objective, batch)
             before = objective.spent
@@ -260,9 +273,8 @@ class HessianOperator(Operator):
             )
             spent = objective.spent - before
             objective.spent = before
-        self.objective.spent += share * (
-            spent + 5
-        )  # the graph, and two products with it
+        # the graph, and two products with it
+        self.objective.spent += share * (spent + 5)
         verdict.refuse_asymmetry()
         if verdict.wrong and may_change:
             self.method = "finite-difference"
@@ -302,7 +314,9 @@ def _linearized(objective: Objective, batch: Any) -> _Graph:
 def _pulled_back(
     objective: Objective, graph: _Graph, row: Tensor, *, last: bool
 ) -> Tensor:
-    """The product of the Hessian behind a graph with a vector (P,); call inside `quiet`."""
+    """The product of the Hessian behind a graph with a vector (P,); call inside
+    `quiet`.
+    """
     directions = objective.unflatten(row).values()
     pairs = [
         (g, v)
@@ -311,7 +325,8 @@ def _pulled_back(
     ]
     if not pairs:  # the loss is linear in every parameter
         return torch.zeros_like(row)
-    # Activation checkpointing runs the forward pass again here: with the tensors of this graph, not others.
+    # Activation checkpointing runs the forward pass again here: with the tensors of
+    # this graph, not others.
     objective.place(dict(zip(objective.names, graph.leaves, strict=True)))
     found = torch.autograd.grad(
         [g for g, _ in pairs], graph.leaves, [v for _, v in pairs],
@@ -321,7 +336,8 @@ def _pulled_back(
 
 
 def kept_bytes(work: Callable[[], Any]) -> int | None:
-    """The bytes that autograd keeps for what ``work`` builds, or None where it cannot be asked.
+    """The bytes that autograd keeps for what ``work`` builds, or None where it cannot
+    be asked.
 
     Models that call `torch.func` inside do not allow PyTorch's hooks on saved tensors.
     """
@@ -366,11 +382,13 @@ def _claim(objective: Objective, graph: _Graph) -> Claim:
 
 
 def suit_processor(objective: Objective) -> None:
-    """On a CPU, cut large batches to what the cache holds, and lay images out channels last.
+    """On a CPU, cut large batches to what the cache holds, and lay images out channels
+    last.
 
-    The products stay the same to rounding. On two cores and LeNet with 2,000 images a product took 0.33 s in
-    one batch, 0.21 s in batches of 500 or 200, and 0.17 s channels last as well. Models that allow neither
-    (batches that are no mean over samples, ``view`` on a convolution's output) keep what was given.
+    The products stay the same to rounding. On two cores and LeNet with 2,000 images a
+    product took 0.33 s in one batch, 0.21 s in batches of 500 or 200, and 0.17 s
+    channels last as well. Models that allow neither (batches that are no mean over
+    samples, ``view`` on a convolution's output) keep what was given.
     """
     if objective.device.type != "cpu":
         return
@@ -397,7 +415,8 @@ def _lay_channels_last(objective: Objective) -> None:
     try:
         expected = _twice(objective, few)
         found = _twice(objective, map_tensors(few, _channels_last))
-    # No second derivative at all, view() on what a convolution returns, or two samples that do not do alone.
+    # No second derivative at all, view() on what a convolution returns, or two samples
+    # that do not do alone.
     except (RuntimeError, IndexError, ValueError):
         return
     if torch.isclose(found, expected, rtol=1e-3):
@@ -432,7 +451,8 @@ def _channels_last(tensor: Tensor) -> Tensor:
 def difference_step(point: Tensor, row: Tensor) -> Tensor:
     """The length of a central difference along ``row``."""
     information = torch.finfo(row.dtype)
-    # The cube root of the unit roundoff balances truncation (h^2) and cancellation (eps / h).
+    # The cube root of the unit roundoff balances truncation (h^2) and cancellation (eps
+    # / h).
     step: Tensor = (
         information.eps ** (1 / 3)
         * (1 + point.norm())

@@ -1,4 +1,6 @@
-"""What instruments of curvature cost: a few true products, and their own arithmetic on a cheap matrix."""
+"""What instruments of curvature cost: a few true products, and their own arithmetic on
+a cheap matrix.
+"""
 
 from __future__ import annotations
 
@@ -26,19 +28,23 @@ from nablab.instruments.curvature.matrices import Array, curvature, random_vecto
 from nablab.instruments.curvature.operators import Operator
 
 SEARCH = (
-    "How many products a search for eigenvalues takes is known when it ends. Expected are those for a matrix "
-    "with the spectrum that a few true products show."
+    "How many products a search for eigenvalues takes is known when it ends. Expected "
+    "are those for a matrix with the spectrum that a few true products show."
 )
-FEWEST_ROWS = 100_000  # of a stand-in: of fewer, vectors would stay in the cache where the true ones do not
+# of a stand-in: of fewer, vectors would stay in the cache where the true ones do not
+FEWEST_ROWS = 100_000
 SEVERAL = 3  # vectors in a block that is timed beside a single one
-# Steps of Lanczos on the true matrix, where its spectrum decides how long a search takes. On small networks,
-# fresh and trained, the products so foretold were 0.7 to 2.5 times those of the search with 8 steps, 0.8 to
-# 1.8 times with 12, most of them within 1.3.
+# Steps of Lanczos on the true matrix, where its spectrum decides how long a search
+# takes. On small networks, fresh and trained, the products so foretold were 0.7 to 2.5
+# times those of the search with 8 steps, 0.8 to 1.8 times with 12, most of them within
+# 1.3.
 STEPS = 10
-APART = 3  # eigenvalues at most in a node that stands apart: a random vector sees one as any of these
-EDGE = (
-    2 / 3
-)  # the density of random matrices falls to its ends as a square root (Wigner's semicircle)
+# eigenvalues at most in a node that stands apart: a random vector sees one as any of
+# these
+APART = 3
+# the density of random matrices falls to its ends as a square root (Wigner's
+# semicircle)
+EDGE = 2 / 3
 
 
 class StandInMatrix:
@@ -68,7 +74,9 @@ class StandInMatrix:
         self._diagonal = torch.from_numpy(values).to(true.device, true.dtype)
 
     def __matmul__(self, vectors: Tensor) -> Tensor:
-        """The product with a vector or a block; for its time it holds what the true product holds."""
+        """The product with a vector or a block; for its time it holds what the true
+        product holds.
+        """
         self._widths.append(1 if vectors.ndim == 1 else vectors.shape[1])
         held = placeholder(
             self.products.bytes * self.rows / self.stands_for, self.device
@@ -140,10 +148,11 @@ def _product(matrix: Operator, vectors: Tensor) -> tuple[Footprint, float]:
 
 
 def _parted(matrix: Operator, one: float, few: float) -> tuple[float, float, float]:
-    """What is taken once, by each block and by each vector, from one vector's and a few vectors' products."""
-    if getattr(
-        matrix, "cached", False
-    ):  # the first product built the graphs, for all others
+    """What is taken once, by each block and by each vector, from one vector's and a few
+    vectors' products.
+    """
+    # the first product built the graphs, for all others
+    if getattr(matrix, "cached", False):
         each = few / SEVERAL
         return max(0.0, one - each), 0.0, each
     each = max(0.0, (few - one) / (SEVERAL - 1))
@@ -153,9 +162,10 @@ def _parted(matrix: Operator, one: float, few: float) -> tuple[float, float, flo
 def spectrum_like(matrix: Operator, rows: int) -> Array:
     """Eigenvalues (rows,) that are distributed about as those of a matrix.
 
-    A few steps of Lanczos give nodes and weights of the spectrum's density as a random vector sees it (see
-    `spectral_density`). A node stands for its share of the eigenvalues: the few of a node that stands apart
-    are one, the others lie about it, and thin out towards the ends of the spectrum.
+    A few steps of Lanczos give nodes and weights of the spectrum's density as a random
+    vector sees it (see `spectral_density`). A node stands for its share of the
+    eigenvalues: the few of a node that stands apart are one, the others lie about it,
+    and thin out towards the ends of the spectrum.
     """
     krylov = Krylov(
         random_vector(matrix, torch.Generator().manual_seed(0)), min(STEPS, rows)
@@ -192,7 +202,8 @@ def by_products(
     """Foretell an instrument of curvature.
 
     Args:
-        find: Gives the function of any matrix that the instrument calls, such as `trace_of`.
+        find: Gives the function of any matrix that the instrument calls, such as
+            `trace_of`.
         spectrum: Whether the number of products depends on the spectrum.
         notes: See `Cost`.
     """

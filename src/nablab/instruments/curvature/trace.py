@@ -1,16 +1,21 @@
-r"""The trace of the Hessian from products with random vectors, each with its standard error.
+r"""The trace of the Hessian from products with random vectors, each with its standard
+error.
 
-- **Hutchinson** (1989): the mean of :math:`v^\top H v` over random signs v. Its error is
-  :math:`\sqrt{2 \sum_{i \ne j} H_{ij}^2 / n}` after n products, large when a few eigenvalues dominate.
-- **Hutch++** (Meyer, Musco, Musco and Woodruff 2021): the trace on a sketched range exactly, the rest by
-  Hutchinson.
-- **XTrace** (Epperly, Tropp and Webber 2024): every test vector serves both, by leaving one out at a time.
+- **Hutchinson** (1989): the mean of :math:`v^\top H v` over random signs v. Its error
+  is :math:`\sqrt{2 \sum_{i \ne j} H_{ij}^2 / n}` after n products, large when a few
+  eigenvalues dominate.
+- **Hutch++** (Meyer, Musco, Musco and Woodruff 2021): the trace on a sketched range
+  exactly, the rest by Hutchinson.
+- **XTrace** (Epperly, Tropp and Webber 2024): every test vector serves both, by leaving
+  one out at a time.
 
-The sketches win where a few eigenvalues hold most of the trace: at 60 products XTrace erred 1.3 to 10 times
-less than Hutchinson on trained perceptrons. Where the bulk holds it Hutchinson's many samples win: 2.4 times
-on LeNet at 40 products. The standard errors say which, so try both when it matters.
+The sketches win where a few eigenvalues hold most of the trace: at 60 products XTrace
+erred 1.3 to 10 times less than Hutchinson on trained perceptrons. Where the bulk holds
+it Hutchinson's many samples win: 2.4 times on LeNet at 40 products. The standard errors
+say which, so try both when it matters.
 
-All are estimates of the Hessian of the mean loss: the trace does not grow with the number of samples.
+All are estimates of the Hessian of the mean loss: the trace does not grow with the
+number of samples.
 """
 
 from __future__ import annotations
@@ -45,12 +50,10 @@ if TYPE_CHECKING:
 
 Method = Literal["hutchinson", "hutch++", "xtrace"]
 
-LEAST = {
-    "hutchinson": 2,
-    "hutch++": 6,
-    "xtrace": 4,
-}  # products that give a standard error
-BLOCK = 16  # vectors multiplied at a time: their common work is shared, their memory stays small
+# products that give a standard error
+LEAST = {"hutchinson": 2, "hutch++": 6, "xtrace": 4}
+# vectors multiplied at a time: their common work is shared, their memory stays small
+BLOCK = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,9 +62,11 @@ class Trace(Measurement):
 
     Attributes:
         value: The estimate: the mean of `estimates`.
-        standard_error: Its standard error, from the scatter of the estimates; 0 if exact.
+        standard_error: Its standard error, from the scatter of the estimates; 0 if
+            exact.
         estimates: What each test vector says (n,).
-        method: How it was estimated; ``"exact"`` where there were as many products as parameters.
+        method: How it was estimated; ``"exact"`` where there were as many products as
+            parameters.
         products: Products with the matrix.
         parameters: Size of the matrix; ``value / parameters`` is the mean eigenvalue.
     """
@@ -74,7 +79,9 @@ class Trace(Measurement):
     parameters: int
 
     def plot(self) -> Figure:
-        """What each test vector says, how their mean settles, and the estimate with two standard errors."""
+        """What each test vector says, how their mean settles, and the estimate with two
+        standard errors.
+        """
         from matplotlib.figure import Figure
         from matplotlib.ticker import MaxNLocator
 
@@ -84,7 +91,8 @@ class Trace(Measurement):
         margin = 2 * self.standard_error
         axes.axhspan(
             self.value - margin, self.value + margin,
-            color="#0072b2", alpha=0.2, linewidth=0, label="estimate ± 2 standard errors",
+            color="#0072b2", alpha=0.2, linewidth=0, label="estimate ± 2 standard "
+                                                           "errors",
         )  # fmt: skip
         axes.plot(
             count,
@@ -138,7 +146,8 @@ def hessian_trace(
         loss: A name, ``loss(output, target)``, or a `Closure`.
         data: One batch, an iterable of batches, or a data set.
         method: ``"xtrace"``, ``"hutch++"`` or ``"hutchinson"``; see the module.
-        products: Products with the Hessian, all in all. With as many as parameters the trace is exact.
+        products: Products with the Hessian, all in all. With as many as parameters the
+            trace is exact.
         operator: ``"hessian"`` or ``"gauss-newton"``.
         parameters: Names or glob patterns of the parameters.
         dtype: The dtype to measure in; by default the parameters' own.
@@ -169,10 +178,12 @@ def hessian_trace(
 def trace_of(
     matrix: Matrix, *, method: Method = "xtrace", products: int = 60, seed: int = 0
 ) -> Trace:
-    """The trace of any symmetric matrix that is known by its products; see `hessian_trace`.
+    """The trace of any symmetric matrix that is known by its products; see
+    `hessian_trace`.
 
     Args:
-        matrix: An operator, a dense symmetric tensor, or anything with ``matrix @ vectors``.
+        matrix: An operator, a dense symmetric tensor, or anything with ``matrix @
+            vectors``.
         method: See `hessian_trace`.
         products: See `hessian_trace`.
         seed: See `hessian_trace`.
@@ -200,8 +211,8 @@ def trace_of(
     else:
         if products < LEAST[method]:
             raise UsageError(
-                f"products={products} is too few for {method}: a standard error needs at least "
-                f"{LEAST[method]}. 60 is a good start."
+                f"products={products} is too few for {method}: a standard error needs "
+                f"at least {LEAST[method]}. 60 is a good start."
             )
         held = {"hutchinson": 2 * BLOCK, "hutch++": products, "xtrace": 2 * products}[
             method
@@ -259,10 +270,12 @@ def _hutch_plus_plus(
 def _xtrace(
     matrix: Matrix, products: int, generator: torch.Generator
 ) -> tuple[Array, float]:
-    r"""Leave each test vector out of the sketch in turn, and use it for what the sketch misses.
+    r"""Leave each test vector out of the sketch in turn, and use it for what the sketch
+    misses.
 
-    The estimates share their sketches, so their scatter alone says too little: up to 1.45 times, measured
-    over 200 seeds on five spectra; see `_error_of_shared` for what is done instead.
+    The estimates share their sketches, so their scatter alone says too little: up to
+    1.45 times, measured over 200 seeds on five spectra; see `_error_of_shared` for what
+    is done instead.
     """
     count, size = products // 2, matrix.shape[0]
     tests = torch.randn(count, size, generator=generator, dtype=matrix.dtype).T.to(
@@ -286,17 +299,20 @@ def _xtrace(
 
 @dataclass(frozen=True)
 class _LeftOut:
-    r"""What each of k test vectors W says of the trace of A if it is left out of the sketch.
+    r"""What each of k test vectors W says of the trace of A if it is left out of the
+    sketch.
 
-    Without vector i the range is that of :math:`Q (I - s_i s_i^\top)`, with :math:`s_i` the normalized column
-    i of :math:`R^{-\top}`, where :math:`A W = Q R`. What is missed is scaled by the known length of the test
-    vector outside the range (their improved variant: a normal vector points anywhere outside).
+    Without vector i the range is that of :math:`Q (I - s_i s_i^\top)`, with :math:`s_i`
+    the normalized column i of :math:`R^{-\top}`, where :math:`A W = Q R`. What is
+    missed is scaled by the known length of the test vector outside the range (their
+    improved variant: a normal vector points anywhere outside).
 
     Attributes:
         images: R (r, k).
         inner: Q' A Q (r, r).
         along: Q' W (r, k).
-        inside: Each test vector's part in the range that is left without it, in the basis Q (r, k).
+        inside: Each test vector's part in the range that is left without it, in the
+            basis Q (r, k).
         outside: The squared length of its other part (k,).
         lost: The directions s that leave with each (r, k).
         size: Rows of A.
@@ -326,9 +342,8 @@ class _LeftOut:
         rank = int((singular > 10 * count * roundoff * singular[0]).sum())
         left, images = left[:, :rank], singular[:rank, None] * right[:rank]
         inner, along = left.T @ inner @ left, left.T @ along
-        lost: Array = np.zeros(
-            (rank, count)
-        )  # low rank is wholly in the range, whichever vector is left out
+        # low rank is wholly in the range, whichever vector is left out
+        lost: Array = np.zeros((rank, count))
         if rank == count:
             dual = np.linalg.inv(images).T
             lost += dual / np.linalg.norm(dual, axis=0)
@@ -346,9 +361,11 @@ class _LeftOut:
         )
 
     def another(self) -> Array:
-        """What each says if another is left out as well, (k, k) by the other; of low rank, the same.
+        """What each says if another is left out as well, (k, k) by the other; of low
+        rank, the same.
 
-        Beside s_i, the direction that then leaves the range is the part of s_j that is orthogonal to s_i.
+        Beside s_i, the direction that then leaves the range is the part of s_j that is
+        orthogonal to s_i.
         """
         count = len(self.outside)
         if len(self.lost) < count:
@@ -358,7 +375,9 @@ class _LeftOut:
         sine = np.sqrt(np.maximum(1 - cosine**2, 1e-14)) + np.eye(count)
 
         def beside(products: Array) -> Array:
-            """Products (j, i) of every s_j with vectors i, as those (i, j) of its part beside s_i."""
+            """Products (j, i) of every s_j with vectors i, as those (i, j) of its part
+            beside s_i.
+            """
             return (products.T - cosine * np.diag(products)[:, None]) / sine
 
         curved = self.lost.T @ self.inner @ self.lost
@@ -378,7 +397,9 @@ class _LeftOut:
         return found
 
     def _parts(self) -> tuple[Array, Array]:
-        """The trace on the range that is left (k,), and of the test vector what that range misses (k,)."""
+        """The trace on the range that is left (k,), and of the test vector what that
+        range misses (k,).
+        """
         known = np.trace(self.inner) - (self.lost * (self.inner @ self.lost)).sum(0)
         missed = ((self.along - 2 * self.inside) * self.images).sum(0)
         return known, missed + (self.inside * (self.inner @ self.inside)).sum(0)
@@ -391,11 +412,12 @@ def _error_of_mean(estimates: Array) -> float:
 def _error_of_shared(estimates: Array, change: Array) -> float:
     r"""The standard error of the mean of leave-one-out estimates.
 
-    Given all other vectors, the estimate :math:`X_i` of vector i has the trace as its mean. So with
-    :math:`X_i^{(-j)}`, the same without vector j, the covariance of two estimates is the mean of
-    :math:`(X_i - X_i^{(-j)})(X_j - X_j^{(-i)})`: the other three of the four products vanish. No product with
-    the matrix is needed, and with the scatter :math:`s^2`, which lacks the covariance, the variance of the
-    mean of k estimates is :math:`s^2 / k` plus the covariance.
+    Given all other vectors, the estimate :math:`X_i` of vector i has the trace as its
+    mean. So with :math:`X_i^{(-j)}`, the same without vector j, the covariance of two
+    estimates is the mean of :math:`(X_i - X_i^{(-j)})(X_j - X_j^{(-i)})`: the other
+    three of the four products vanish. No product with the matrix is needed, and with
+    the scatter :math:`s^2`, which lacks the covariance, the variance of the mean of k
+    estimates is :math:`s^2 / k` plus the covariance.
 
     Args:
         estimates: :math:`X_i` (k,).
@@ -407,7 +429,9 @@ def _error_of_shared(estimates: Array, change: Array) -> float:
 
 
 def _rounding(matrix: Matrix, terms: Array, products: int) -> float:
-    """The error that rounding leaves where the sketch holds the whole range, and nothing scatters."""
+    """The error that rounding leaves where the sketch holds the whole range, and
+    nothing scatters.
+    """
     return float(
         math.sqrt(products) * torch.finfo(matrix.dtype).eps * np.abs(terms).sum()
     )
@@ -440,9 +464,8 @@ def sign_products(
 
 
 def _times(matrix: Matrix, vectors: Tensor) -> Tensor:
-    image = torch.empty_like(
-        vectors
-    )  # in whose columns blocks are written: joined, they would be held twice
+    # in whose columns blocks are written: joined, they would be held twice
+    image = torch.empty_like(vectors)
     for start in range(0, vectors.shape[1], BLOCK):
         columns = slice(start, start + BLOCK)
         image[:, columns] = matrix @ vectors[:, columns]
@@ -451,7 +474,9 @@ def _times(matrix: Matrix, vectors: Tensor) -> Tensor:
 
 
 def _inner(left: Tensor, right: Tensor) -> Array:
-    """Inner products of the columns, summed in float64; one by one, for copies take twice the memory."""
+    """Inner products of the columns, summed in float64; one by one, for copies take
+    twice the memory.
+    """
     products = [
         (one.double() * other.double()).sum()
         for one, other in zip(left.T, right.T, strict=True)

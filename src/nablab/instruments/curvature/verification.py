@@ -1,18 +1,23 @@
-r"""Whether products with a second derivative are what they claim to be, before anything is made of them.
+r"""Whether products with a second derivative are what they claim to be, before anything
+is made of them.
 
-Formulas of second derivatives can be wrong: PyTorch's own of weight norm is (2.13, on the CPU), layer norm's
-is under `torch.func.vmap`, and a user's `torch.autograd.Function` may be. Automatic differentiation passes
-them on without a word. So every measurement of curvature begins with two products on one batch:
+Formulas of second derivatives can be wrong: PyTorch's own of weight norm is (2.13, on
+the CPU), layer norm's is under `torch.func.vmap`, and a user's
+`torch.autograd.Function` may be. Automatic differentiation passes them on without a
+word. So every measurement of curvature begins with two products on one batch:
 
-- against a difference: :math:`Hv` must be :math:`(g(\theta + hv) - g(\theta - hv)) / 2h`, for each
-  parameter tensor by itself, since one wrong layer is small beside the others;
-- against each other: :math:`u^\top H v = v^\top H u`, else the "gradient" is no derivative of the loss.
+- against a difference: :math:`Hv` must be :math:`(g(\theta + hv) - g(\theta - hv)) /
+  2h`, for each parameter tensor by itself, since one wrong layer is small beside the
+  others;
+- against each other: :math:`u^\top H v = v^\top H u`, else the "gradient" is no
+  derivative of the loss.
 
-A difference is itself only near the truth, and kinks (ReLU) put jumps into it. Three things keep it from
-raising false alarms. It is taken in float64, also for a measurement in float32, with steps of 1e-9 of the
-weights, so short that hardly ever a kink lies within. A product that is off is called wrong only if
-differences of several steps, and those to either side, agree with each other far better than with it:
-rounding falls with the step, a kink nearby adds what changes with it, and at a kink the two sides differ.
+A difference is itself only near the truth, and kinks (ReLU) put jumps into it. Three
+things keep it from raising false alarms. It is taken in float64, also for a measurement
+in float32, with steps of 1e-9 of the weights, so short that hardly ever a kink lies
+within. A product that is off is called wrong only if differences of several steps, and
+those to either side, agree with each other far better than with it: rounding falls with
+the step, a kink nearby adds what changes with it, and at a kink the two sides differ.
 And a second direction must confirm it.
 """
 
@@ -28,21 +33,25 @@ from torch import Tensor
 from nablab.errors import UsageError
 from nablab.instruments.base.graphs import nodes_behind
 
-# Steps as shares of the weights. Shorter ones drown in rounding; at longer ones kinks of many samples add up.
+# Steps as shares of the weights. Shorter ones drown in rounding; at longer ones kinks
+# of many samples add up.
 STEPS = (1e-9, 8e-9, 6.4e-8, 5.12e-7, 4.096e-6)
 AGREEMENT = 1e-4  # of its size: a product that is this near to a difference is right
-NEGLIGIBLE = (
-    1e-6  # of the whole: parameters whose rows are smaller cannot be told from rounding
-)
-SETTLED = 0.1  # differences of two steps are nearer to each other than this share of their gap to a product
+# of the whole: parameters whose rows are smaller cannot be told from rounding
+NEGLIGIBLE = 1e-6
+# differences of two steps are nearer to each other than this share of their gap to a
+# product
+SETTLED = 0.1
 
 WRONG = (
-    "its second derivative is wrong: a product with the Hessian is {gap:.2g} of its size off differences of "
-    "the gradient (PyTorch's own formula for weight norm and some custom functions do this)"
+    "its second derivative is wrong: a product with the Hessian is {gap:.2g} of its "
+    "size off differences of the gradient (PyTorch's own formula for weight norm and "
+    "some custom functions do this)"
 )
 CONTRADICTED = (
-    "The products may be wrong: for {part} one is {gap:.2g} of its size off differences of the gradient. "
-    "Leave method= out, which then measures by those differences."
+    "The products may be wrong: for {part} one is {gap:.2g} of its size off "
+    "differences of the gradient. Leave method= out, which then measures by those "
+    "differences."
 )
 
 
@@ -72,9 +81,10 @@ class Verdict:
     """What came of a claim.
 
     Attributes:
-        gap: How far a wrong product is off, relative to its size; 0 where none was found wrong.
-        asymmetry: How far u'Hv and v'Hu differ, relative to their size; for a wrong product, of the
-            differences.
+        gap: How far a wrong product is off, relative to its size; 0 where none was
+            found wrong.
+        asymmetry: How far u'Hv and v'Hu differ, relative to their size; for a wrong
+            product, of the differences.
         tolerance: The largest asymmetry that rounding explains.
     """
 
@@ -95,11 +105,12 @@ class Verdict:
         """
         if self.asymmetry > self.tolerance:
             raise UsageError(
-                "The gradient of this model is not the derivative of its loss: along two random directions "
-                f"its derivative is unsymmetric by {self.asymmetry:.2g} of its size, so there is no Hessian "
-                "to measure. A torch.autograd.Function with a backward pass of its own does this, as "
-                "straight-through estimators do on purpose. Mend its backward, or put the function that "
-                "you mean to measure in its place."
+                "The gradient of this model is not the derivative of its loss: along "
+                "two random directions its derivative is unsymmetric by "
+                f"{self.asymmetry:.2g} of its size, so there is no Hessian to measure. "
+                "A torch.autograd.Function with a backward pass of its own does this, "
+                "as straight-through estimators do on purpose. Mend its backward, or "
+                "put the function that you mean to measure in its place."
             )
 
 
@@ -108,11 +119,13 @@ def examine(
 ) -> Verdict:
     """Compare products with differences of the function and with each other.
 
-    The usual cost is two products and two evaluations of the function; an alarm takes up to twenty.
+    The usual cost is two products and two evaluations of the function; an alarm takes
+    up to twenty.
 
     Args:
         claim: What is claimed.
-        differences: Whether to take differences: only in float64 are they near enough to the truth.
+        differences: Whether to take differences: only in float64 are they near enough
+            to the truth.
         symmetric: Whether the derivative must be symmetric.
     """
     scale = _scales(claim.point, claim.sizes)
@@ -148,7 +161,8 @@ class _Comparison:
     """A product beside differences of growing steps.
 
     Attributes:
-        gap: How far the product is off where that is certain, relative to its size, else 0.
+        gap: How far the product is off where that is certain, relative to its size,
+            else 0.
         difference: The last difference.
     """
 
@@ -157,7 +171,9 @@ class _Comparison:
 
     @classmethod
     def of(cls, claim: Claim, vector: Tensor, product: Tensor) -> _Comparison:
-        """Take differences until each part of the product is confirmed, or all steps are taken."""
+        """Take differences until each part of the product is confirmed, or all steps
+        are taken.
+        """
         right: Tensor | None = None
         wrong = gaps = torch.zeros(
             len(claim.parts), dtype=torch.float64, device=vector.device
@@ -177,7 +193,8 @@ class _Comparison:
             if bool(right.all()):
                 return cls(0.0, difference)
             if previous is not None:
-                # A function that rounds, such as one that casts to float32, does not move at all.
+                # A function that rounds, such as one that casts to float32, does not
+                # move at all.
                 moved = _norms(ahead - behind, claim.parts) > 0
                 here = claim.function(claim.point) if here is None else here
                 sides = _norms(ahead - here - (here - behind), claim.parts) / step
@@ -195,7 +212,8 @@ def rounds_inside(tensors: Sequence[Tensor]) -> bool:
     """Whether the graph of tensors casts to a dtype that is coarser than theirs."""
     finest = torch.finfo(tensors[0].dtype).eps
     for node in nodes_behind(tensors):
-        # Only casts are looked at: of outputs that are not there, other nodes state float32.
+        # Only casts are looked at: of outputs that are not there, other nodes state
+        # float32.
         kinds = (
             [metadata.dtype for metadata in node._input_metadata]
             if "ToCopy" in node.name()
@@ -228,7 +246,9 @@ def _norms(vector: Tensor, sizes: Sequence[int]) -> Tensor:
 def _asymmetry(
     vectors: Sequence[Tensor], products: Sequence[Tensor], scale: Tensor
 ) -> float:
-    """The difference of u'Hv and v'Hu beside the length of a product, in units of the weights' scales."""
+    """The difference of u'Hv and v'Hu beside the length of a product, in units of the
+    weights' scales.
+    """
     (u, v), (hu, hv) = vectors, products
     gap = float((u @ hv - v @ hu).abs())
     size = max(float((scale * product).norm()) for product in products)

@@ -1,4 +1,6 @@
-"""Gradient norms and update-to-weight ratios of a training loop of your own, at no extra gradient."""
+"""Gradient norms and update-to-weight ratios of a training loop of your own, at no
+extra gradient.
+"""
 
 from __future__ import annotations
 
@@ -28,16 +30,19 @@ BLUE, ORANGE = "#0072b2", "#d55e00"
 def update_ratio(
     before: nn.Module | Mapping[str, Tensor], after: nn.Module | Mapping[str, Tensor]
 ) -> dict[str, float]:
-    r"""The update-to-weight ratio :math:`\|\theta' - \theta\| / \|\theta\|` of each parameter.
+    r"""The update-to-weight ratio :math:`\|\theta' - \theta\| / \|\theta\|` of each
+    parameter.
 
     A rule of thumb calls about 0.001 per step healthy.
 
     Args:
-        before: A module, or its parameters by name (copies: an optimizer changes them in place).
+        before: A module, or its parameters by name (copies: an optimizer changes them
+            in place).
         after: The same, after the update.
 
     Returns:
-        By name; infinite for a parameter of zeros that moved, 0 for one that did not move.
+        By name; infinite for a parameter of zeros that moved, 0 for one that did not
+        move.
 
     Raises:
         UsageError: Names or shapes differ.
@@ -52,8 +57,8 @@ def update_ratio(
     if differing:
         name = differing[0]
         raise UsageError(
-            f"The parameter '{name}' is {_shape(old, name)} before and {_shape(new, name)} after the update. "
-            "Compare one model with itself."
+            f"The parameter '{name}' is {_shape(old, name)} before and "
+            f"{_shape(new, name)} after the update. Compare one model with itself."
         )
     return {
         name: ratio(
@@ -128,7 +133,8 @@ class GradientHistory(Measurement):
 
 
 class GradientMonitor:
-    """Gradient norms and update-to-weight ratios of your own training loop, at no extra gradient.
+    """Gradient norms and update-to-weight ratios of your own training loop, at no extra
+    gradient.
 
     It reads ``.grad`` and the weights when told to, and leaves nothing in the model.
 
@@ -136,7 +142,8 @@ class GradientMonitor:
         model: The model that is trained.
         parameters: Names or glob patterns of the parameters to watch.
         updates: Whether `record` keeps a copy of the weights for `record_update`.
-        keep: Records to keep, the latest ones; None for all. A record is one number per parameter.
+        keep: Records to keep, the latest ones; None for all. A record is one number per
+            parameter.
 
     >>> model = nn.Linear(1, 1)
     >>> optimizer, monitor = torch.optim.SGD(model.parameters(), lr=0.1), GradientMonitor(model)
@@ -173,17 +180,19 @@ class GradientMonitor:
         self._ratios: deque[Tensor] = deque(maxlen=keep)
 
     def record(self) -> None:
-        """Read ``.grad``; call it after ``loss.backward()`` and before ``optimizer.step()``.
+        """Read ``.grad``; call it after ``loss.backward()`` and before
+        ``optimizer.step()``.
 
-        A parameter without a gradient counts as 0. With a gradient scaler, unscale first.
+        A parameter without a gradient counts as 0. With a gradient scaler, unscale
+        first.
 
         Raises:
             UsageError: No watched parameter has a gradient.
         """
         if all(parameter.grad is None for parameter in self._parameters):
             raise UsageError(
-                "No watched parameter has a gradient. Call record() after loss.backward() and before "
-                "optimizer.zero_grad()."
+                "No watched parameter has a gradient. Call record() after "
+                "loss.backward() and before optimizer.zero_grad()."
             )
         self._norms.append(
             _norms([parameter.grad for parameter in self._parameters], self._parameters)
@@ -196,15 +205,16 @@ class GradientMonitor:
             ]
 
     def record_update(self) -> None:
-        """Compare the weights with those at `record`; call it after ``optimizer.step()``.
+        """Compare the weights with those at `record`; call it after
+        ``optimizer.step()``.
 
         Raises:
             UsageError: There is nothing to compare with.
         """
         if not self._before:
             raise UsageError(
-                "There are no weights from before the update. Create GradientMonitor with updates=True and "
-                "call record() before every optimizer.step()."
+                "There are no weights from before the update. Create GradientMonitor "
+                "with updates=True and call record() before every optimizer.step()."
             )
         moved = [
             parameter.detach() - before

@@ -1,8 +1,10 @@
-r"""Norms of weight gradients: of the whole data, of each layer, each batch and each sample.
+r"""Norms of weight gradients: of the whole data, of each layer, each batch and each
+sample.
 
 The gradient of a batch is the full gradient plus noise. For B samples drawn at random
-:math:`E\|g_B\|^2 = \|g\|^2 + \mathrm{tr}(\Sigma) / B`, so the norm of a minibatch gradient stays large where
-the full gradient vanishes. They are different quantities, and both are reported here.
+:math:`E\|g_B\|^2 = \|g\|^2 + \mathrm{tr}(\Sigma) / B`, so the norm of a minibatch
+gradient stays large where the full gradient vanishes. They are different quantities,
+and both are reported here.
 """
 
 from __future__ import annotations
@@ -44,8 +46,14 @@ BLUE, ORANGE, GREEN = "#0072b2", "#d55e00", "#009e73"
 MANY_BATCHES = 10  # of so many, a few tell what all of them cost
 _TOLERANCE = {torch.float64: 1e-8}  # relative; other dtypes 1e-3
 SHOWN = 24  # parameters that a figure has room for
-LOOP = "Per-sample gradients were taken one by one: torch.func.vmap cannot run this model or loss ({why})."
-BATCH_NOISE = "The noise was measured between the batches as they came: they should be random samples."
+LOOP = (
+    "Per-sample gradients were taken one by one: torch.func.vmap cannot run this "
+    "model or loss ({why})."
+)
+BATCH_NOISE = (
+    "The noise was measured between the batches as they came: they should "
+    "be random samples."
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,19 +62,24 @@ class GradientNorm(Measurement):
 
     Attributes:
         loss: The mean loss over all data.
-        norm: :math:`\|g\|`, the Euclidean norm of the gradient of the mean loss over all data.
+        norm: :math:`\|g\|`, the Euclidean norm of the gradient of the mean loss over
+            all data.
         relative: :math:`\|g\| / \|\theta\|`; infinite at the origin.
         parts: The norm of each parameter's part of the gradient.
-        relative_parts: Each of them divided by the norm of its parameter; infinite for a parameter of zeros.
+        relative_parts: Each of them divided by the norm of its parameter; infinite for
+            a parameter of zeros.
         batch_norms: float64 (K,), the norm of each batch's own gradient.
         batch_samples: int64 (K,), the samples of each batch.
-        sample_norms: float64 (N,), the norm of each sample's gradient; empty if not asked for.
-        noise: An unbiased estimate of :math:`\mathrm{tr}(\Sigma)`, the variance of one sample's gradient
-            summed over parameters, with the data as a sample of more; NaN if not asked for.
+        sample_norms: float64 (N,), the norm of each sample's gradient; empty if not
+            asked for.
+        noise: An unbiased estimate of :math:`\mathrm{tr}(\Sigma)`, the variance of one
+            sample's gradient summed over parameters, with the data as a sample of more;
+            NaN if not asked for.
         noise_error: Its standard error.
-        noise_scale: :math:`\mathrm{tr}(\Sigma) / \|G\|^2` (McCandlish et al. 2018), the batch size up to
-            which larger batches pay; :math:`\|G\|^2` is the unbiased :math:`\|g\|^2 - \mathrm{tr}(\Sigma)/N`.
-            Infinite where the gradient cannot be told from noise.
+        noise_scale: :math:`\mathrm{tr}(\Sigma) / \|G\|^2` (McCandlish et al. 2018), the
+            batch size up to which larger batches pay; :math:`\|G\|^2` is the unbiased
+            :math:`\|g\|^2 - \mathrm{tr}(\Sigma)/N`. Infinite where the gradient cannot
+            be told from noise.
         noise_scale_error: Its standard error, to first order.
     """
 
@@ -84,7 +97,9 @@ class GradientNorm(Measurement):
     noise_scale_error: float
 
     def plot(self) -> Figure:
-        """The norm of each parameter's gradient, and the norms of samples or batches beside the full one."""
+        """The norm of each parameter's gradient, and the norms of samples or batches
+        beside the full one.
+        """
         from matplotlib.figure import Figure as Canvas
         from matplotlib.ticker import NullFormatter
 
@@ -164,23 +179,28 @@ def gradient_norm(
     dtype: torch.dtype | None = None,
     batch_size: int | None = None,
 ) -> GradientNorm:
-    """Measure the norm of the gradient over all data, per parameter, per batch and per sample.
+    """Measure the norm of the gradient over all data, per parameter, per batch and per
+    sample.
 
     Args:
         model: Any module, in the mode in which it is to be measured.
         loss: A name, ``loss(output, target)`` or a `Closure`; see `Objective`.
-        data: One batch, batches of any sizes, or a data set. The batches are those of `batch_norms`.
+        data: One batch, batches of any sizes, or a data set. The batches are those of
+            `batch_norms`.
         parameters: Names or glob patterns of the parameters that count.
-        per_sample: Measure the gradient of every sample too, and the gradient noise from them.
-        noise: Without ``per_sample``: measure the noise between the batches, for one more gradient.
+        per_sample: Measure the gradient of every sample too, and the gradient noise
+            from them.
+        noise: Without ``per_sample``: measure the noise between the batches, for one
+            more gradient.
         dtype: The dtype to measure in; by default the parameters' own.
-        batch_size: Cut batches into pieces of at most this many samples, each with its own norm.
+        batch_size: Cut batches into pieces of at most this many samples, each with its
+            own norm.
 
     Raises:
         UsageError: See `Objective`; or noise is asked for of a single batch or sample.
 
-    McCandlish, Kaplan, Amodei et al., "An empirical model of large-batch training", 2018,
-    arXiv:1812.06162.
+    McCandlish, Kaplan, Amodei et al., "An empirical model of large-batch training",
+    2018, arXiv:1812.06162.
 
     >>> model = nn.Linear(1, 1, bias=False)
     >>> _ = model.weight.data.fill_(0.0)
@@ -197,8 +217,9 @@ def gradient_norm(
     if (per_sample or noise) and units < 2:
         kind = "samples" if per_sample else "batches"
         raise UsageError(
-            f"The gradient noise is a spread and needs two {kind} at least; the data hold {units}. "
-            f"Give more data, or a batch_size below {total}, or per_sample=True."
+            f"The gradient noise is a spread and needs two {kind} at least; the data "
+            f"hold {units}. Give more data, or a batch_size below {total}, or "
+            "per_sample=True."
         )
     value, gradient, batch_norms = _batch_pass(objective)
     spread = _Spread(gradient.double(), total)
@@ -237,7 +258,9 @@ def gradient_norm(
 
 
 def _batch_pass(objective: Objective) -> tuple[float, Tensor, Floats]:
-    """Mean loss, gradient over all data (P,) and the norms (K,) of the batches' own gradients."""
+    """Mean loss, gradient over all data (P,) and the norms (K,) of the batches' own
+    gradients.
+    """
     total, gradient, norms = 0.0, torch.zeros_like(objective.point), []
     for batch, weight in objective.batches:
         value, own = _gradient_of(objective, batch)
@@ -258,10 +281,11 @@ def _gradient_of(objective: Objective, batch: Any) -> tuple[float, Tensor]:
 
 
 class _Spread:
-    """Squared distances of many gradients (of samples or batches) from their mean, taken in as they come.
+    """Squared distances of many gradients (of samples or batches) from their mean,
+    taken in as they come.
 
-    Everything is in units of a power of two near the gradient's norm: squares neither overflow nor vanish,
-    and no digit changes.
+    Everything is in units of a power of two near the gradient's norm: squares neither
+    overflow nor vanish, and no digit changes.
     """
 
     def __init__(self, gradient: Tensor, total: int) -> None:
@@ -289,19 +313,24 @@ class _Spread:
         self._sum += rows.new_tensor(weights) @ rows
 
     def check_mean(self, dtype: torch.dtype) -> None:
-        """Raise `UsageError` unless the mean of the gradients taken is the gradient of the whole."""
+        """Raise `UsageError` unless the mean of the gradients taken is the gradient of
+        the whole.
+        """
         apart = self._unit * float(
             (self._sum / sum(self._weights) - self._gradient).norm()
         )
         if apart > _TOLERANCE.get(dtype, 1e-3) * (self.norm + max(self.norms)):
             raise UsageError(
-                f"The gradient over the data (norm {self.norm:.6g}) is not the mean of the samples' own "
-                f"gradients: they differ by {apart:.2g}. A loss that sums, class weights, or a model that "
-                "mixes the samples of a batch do this. Use reduction='mean', or leave per_sample=False."
+                f"The gradient over the data (norm {self.norm:.6g}) is not the mean of "
+                f"the samples' own gradients: they differ by {apart:.2g}. A loss that "
+                "sums, class weights, or a model that mixes the samples of a batch do "
+                "this. Use reduction='mean', or leave per_sample=False."
             )
 
     def noise(self) -> dict[str, float]:
-        """Trace of the covariance and noise scale with standard errors, from the influence of each unit."""
+        """Trace of the covariance and noise scale with standard errors, from the
+        influence of each unit.
+        """
         units = len(self._weights)
         if units < 2:
             return dict.fromkeys(
@@ -332,7 +361,9 @@ class _Spread:
 def _sample_gradients(
     objective: Objective, counts: Any
 ) -> Iterator[tuple[Tensor, list[float]]]:
-    """The gradients (n, P) of single samples in chunks, with what each counts for in the mean."""
+    """The gradients (n, P) of single samples in chunks, with what each counts for in
+    the mean.
+    """
     vectorized = True
     chunk = max(1, HELD // objective.size)
     for batch in objective.batches.items:
@@ -373,14 +404,17 @@ def _alone(objective: Objective, batch: Any, place: int) -> Tensor:
             raise
         why = (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
         raise UsageError(
-            f"Sample {place} of a batch cannot be measured by itself ({why}): the samples of this batch are "
-            "tied together, as the nodes of a graph or packed sequences are. Leave per_sample=False, or give "
-            "several batches and noise=True."
+            f"Sample {place} of a batch cannot be measured by itself ({why}): the "
+            "samples of this batch are tied together, as the nodes of a graph or "
+            "packed sequences are. Leave per_sample=False, or give several batches and "
+            "noise=True."
         ) from error
 
 
 def _vectorized(objective: Objective, batch: Any, own: Sequence[bool]) -> Tensor:
-    """The gradient (n, P) of every sample of a batch; ``own`` says which tensors have one row per sample."""
+    """The gradient (n, P) of every sample of a batch; ``own`` says which tensors have
+    one row per sample.
+    """
     mapped = [
         tensor for tensor, is_own in zip(tensors_in(batch), own, strict=True) if is_own
     ]
@@ -393,9 +427,9 @@ def _vectorized(objective: Objective, batch: Any, own: Sequence[bool]) -> Tensor
         return objective.batch_loss(leaves, sample)
 
     with objective.quiet(), warnings.catch_warnings():
-        # Operations without a batching rule run in a hidden loop and warn that it is slow. The loop over
-        # whole samples would be slower still, and the warning made an error keeps the tensors of the pass in
-        # memory for good (PyTorch 2.13).
+        # Operations without a batching rule run in a hidden loop and warn that it is
+        # slow. The loop over whole samples would be slower still, and the warning made
+        # an error keeps the tensors of the pass in memory for good (PyTorch 2.13).
         warnings.filterwarnings("ignore", message=".*batching rule.*")
         found = vmap(grad(loss), in_dims=(None, 0), randomness="different")(
             objective.values, mapped

@@ -1,4 +1,6 @@
-"""Jacobians of a model's outputs in its inputs, sample by sample, from passes over whole batches."""
+"""Jacobians of a model's outputs in its inputs, sample by sample, from passes over
+whole batches.
+"""
 
 from __future__ import annotations
 
@@ -25,17 +27,22 @@ from nablab.instruments.base.objective import Objective
 Method = Literal["auto", "exact", "projections"]
 Of = Literal["logits", "probabilities"]
 
-AT_ONCE = 100  # samples per forward pass on a CPU: 25 to 100 keep LeNet's activations in the cache, 1,000 do not
-HELD = 2**24  # numbers of Jacobians held at once by the spectral norm
-MOST_PASSES = (
-    256  # an exact Jacobian of more passes is estimated by projections under "auto"
+AT_ONCE = (
+    # samples per forward pass on a CPU: 25 to 100 keep LeNet's activations in the
+    # cache, 1,000 do not
+    100
 )
+HELD = 2**24  # numbers of Jacobians held at once by the spectral norm
+# an exact Jacobian of more passes is estimated by projections under "auto"
+MOST_PASSES = 256
 FEW = 4  # samples that the checks look at
 _INDEPENDENCE = {torch.float64: 1e-8}  # relative; other dtypes 1e-3
 
 
 class Jacobian:
-    """The Jacobians of one batch after the other; methods give values and their uncertainty, (n,) each."""
+    """The Jacobians of one batch after the other; methods give values and their
+    uncertainty, (n,) each.
+    """
 
     def __init__(self, objective: Objective, of: Of) -> None:
         self.objective, self._of = objective, of
@@ -48,7 +55,9 @@ class Jacobian:
         self.inputs = sum(leaf[0].numel() for leaf in leaves)
 
     def _use_channels_last(self, batch: Any) -> None:
-        """On a CPU, backward passes of convolutions with few channels take half the time in this layout."""
+        """On a CPU, backward passes of convolutions with few channels take half the
+        time in this layout.
+        """
         objective = self.objective
         if objective.device.type != "cpu" or all(
             tensor.ndim != 4 for tensor in objective.fixed.values()
@@ -62,24 +71,22 @@ class Jacobian:
         try:
             leaves, outputs = self.forward(batch)
             torch.autograd.grad(outputs.sum(), leaves, materialize_grads=True)
-        except (
-            RuntimeError,
-            UsageError,
-        ):  # such as .view() of a tensor in another layout than it expects
+        # such as .view() of a tensor in another layout than it expects
+        except (RuntimeError, UsageError):
             objective.fixed = before
             self._layout = torch.Tensor.detach
 
     def choose(self, method: Method) -> str:
         """Which way to take for all entries of the Jacobian."""
-        forward = (
-            2 * self.inputs < self.outputs + 1
-        )  # a forward-mode pass computes the value again
+        # a forward-mode pass computes the value again
+        forward = 2 * self.inputs < self.outputs + 1
         passes = 2 * self.inputs if forward else self.outputs + 1
         if method == "projections" or (method == "auto" and passes > MOST_PASSES):
             if method == "auto":
                 self.objective.notes += (
-                    f"The norms are estimated by random projections: {self.outputs} outputs and "
-                    f"{self.inputs} inputs are many for exact ones (method='exact').",
+                    f"The norms are estimated by random projections: {self.outputs} "
+                    f"outputs and {self.inputs} inputs are many for exact ones "
+                    "(method='exact').",
                 )
             return "projections"
         if forward and not self._has_forward_mode():
@@ -109,8 +116,9 @@ class Jacobian:
         self.objective.spent += self.share / 3
         if not outputs.requires_grad:
             raise UsageError(
-                "The outputs do not depend on the inputs in a way that has a derivative. Is the output "
-                "detached, rounded, or computed under no_grad?"
+                "The outputs do not depend on the inputs in a way that has a "
+                "derivative. Is the output detached, rounded, or computed under "
+                "no_grad?"
             )
         return leaves, outputs
 
@@ -136,7 +144,9 @@ class Jacobian:
         *,
         last: bool = False,
     ) -> Tensor:
-        """The products (n, D) of each sample's transposed Jacobian with its own row of ``vector`` (n, C)."""
+        """The products (n, D) of each sample's transposed Jacobian with its own row of
+        ``vector`` (n, C).
+        """
         found = torch.autograd.grad(
             outputs, leaves, vector, retain_graph=not last, materialize_grads=True
         )
@@ -153,7 +163,9 @@ class Jacobian:
             yield self._pull(outputs, leaves, unit, last=place == count - 1)
 
     def _columns(self, batch: Any) -> Iterator[Tensor]:
-        """Column d (n, C) of every sample's Jacobian, for d = 0 to D - 1, in forward mode."""
+        """Column d (n, C) of every sample's Jacobian, for d = 0 to D - 1, in forward
+        mode.
+        """
         given = variables(split(batch)[0], count_samples(batch))
         for place, variable in enumerate(given):
             for entry in range(variable[0].numel()):
@@ -215,7 +227,9 @@ class Jacobian:
     def power_iteration(
         self, batch: Any, iterations: int, tolerance: float, generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
-        """The largest singular value with the residual's bound: power iteration on J times J^T."""
+        """The largest singular value with the residual's bound: power iteration on J
+        times J^T.
+        """
         leaves, outputs = self.forward(batch)
         vector = torch.randn(
             outputs.shape,
@@ -223,7 +237,8 @@ class Jacobian:
             device=outputs.device,
             dtype=outputs.dtype,
         )
-        # J^T u is linear in u, so its derivative in u, applied to w, is J w: no forward mode needed.
+        # J^T u is linear in u, so its derivative in u, applied to w, is J w: no forward
+        # mode needed.
         dual = torch.zeros_like(outputs, requires_grad=True)
         found = torch.autograd.grad(
             outputs, leaves, dual, create_graph=True, materialize_grads=True
@@ -262,22 +277,24 @@ class Jacobian:
         return norms, torch.zeros_like(norms)
 
     def check_independence(self) -> None:
-        """Refuse models that mix the samples of a batch, and losses that are no mean over them."""
+        """Refuse models that mix the samples of a batch, and losses that are no mean
+        over them.
+        """
         batch = part_of(self.objective.batches.items[0], 0, FEW)
         length = count_samples(batch)
         if length < 2:
             return
         leaves, outputs = self.forward(batch)
         last = torch.zeros_like(outputs)
-        last[-1] = torch.linspace(
-            0.5, 1.5, outputs.shape[1]
-        )  # unequal: the sum of a softmax has no gradient
+        # unequal: the sum of a softmax has no gradient
+        last[-1] = torch.linspace(0.5, 1.5, outputs.shape[1])
         leak = float(self._pull(outputs, leaves, last, last=True)[:-1].abs().max())
         if leak:
             raise UsageError(
-                f"The outputs of one sample depend on other samples of its batch (by up to {leak:.2g}), so a "
-                "sample has no Jacobian of its own. Batch statistics or a batch axis that is not the first "
-                "do this: call model.eval(), and give tensors whose first axis is the sample."
+                "The outputs of one sample depend on other samples of its batch (by up "
+                f"to {leak:.2g}), so a sample has no Jacobian of its own. Batch "
+                "statistics or a batch axis that is not the first do this: call "
+                "model.eval(), and give tensors whose first axis is the sample."
             )
         if not self.objective.is_closure:
             self._check_loss(batch, length)
@@ -294,14 +311,17 @@ class Jacobian:
         tolerance = _INDEPENDENCE.get(self.objective.dtype, 1e-3)
         if float((together - alone).norm()) > tolerance * float(alone.norm()):
             raise UsageError(
-                "The loss of a batch is not the mean over its samples: a sample's gradient depends on its "
-                "batch. Use reduction='mean' and no class weights."
+                "The loss of a batch is not the mean over its samples: a sample's "
+                "gradient depends on its batch. Use reduction='mean' and no class "
+                "weights."
             )
 
 
 @contextmanager
 def _apart() -> Iterator[None]:
-    """Say what it means if the model fails on some samples of a batch, having run on all of them."""
+    """Say what it means if the model fails on some samples of a batch, having run on
+    all of them.
+    """
     try:
         yield
     except MISFITS as error:
@@ -309,14 +329,17 @@ def _apart() -> Iterator[None]:
             raise
         why = (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
         raise UsageError(
-            f"The model fails on some samples of a batch by themselves ({why}): they are tied together, "
-            "as the nodes of a graph are, or a tensor of the batch has no row for each of them. Wrap the "
-            "model in a module that takes one tensor whose first axis is the sample."
+            f"The model fails on some samples of a batch by themselves ({why}): they "
+            "are tied together, as the nodes of a graph are, or a tensor of the batch "
+            "has no row for each of them. Wrap the model in a module that takes one "
+            "tensor whose first axis is the sample."
         ) from error
 
 
 class _Anchored(nn.Module):
-    """A model beside one parameter of its own: `Objective` asks for one, but inputs are varied here."""
+    """A model beside one parameter of its own: `Objective` asks for one, but inputs are
+    varied here.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -340,7 +363,8 @@ def prepare(
     """The model and its data as an `Objective` whose weights are fixed.
 
     Raises:
-        UsageError: The data lack targets or inputs that have a derivative; see `Objective` for the rest.
+        UsageError: The data lack targets or inputs that have a derivative; see
+            `Objective` for the rest.
     """
     anchored = _Anchored(model)
     device = anchored.anchor.device
@@ -370,14 +394,16 @@ def _pair(batch: Any, *, needs_target: bool) -> tuple[Any, Any]:
     length = count_samples(inputs)
     if not variables(inputs, length):
         raise UsageError(
-            "The inputs hold no floating-point tensor with one row per sample, so there is nothing to "
-            "differentiate by. For token numbers, give the model's embeddings as inputs."
+            "The inputs hold no floating-point tensor with one row per sample, so "
+            "there is nothing to differentiate by. For token numbers, give the model's "
+            "embeddings as inputs."
         )
     return inputs, torch.zeros(length) if target is None else target
 
 
 def _channels_last(tensor: Tensor) -> Tensor:
-    # .contiguous() would leave the strides of one-channel tensors as they are, and convolutions go by them.
+    # .contiguous() would leave the strides of one-channel tensors as they are, and
+    # convolutions go by them.
     return (
         tensor.clone(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
     )
@@ -396,7 +422,8 @@ def flat(outputs: Any, length: int, of: Of) -> Tensor:
     """Outputs or probabilities as (n, C).
 
     Raises:
-        UsageError: They are not one tensor with a row per sample, or no logits of classes.
+        UsageError: They are not one tensor with a row per sample, or no logits of
+            classes.
     """
     if not isinstance(outputs, Tensor) or outputs.ndim == 0 or len(outputs) != length:
         what = (
@@ -405,14 +432,15 @@ def flat(outputs: Any, length: int, of: Of) -> Tensor:
             else f"a {type(outputs).__name__}"
         )
         raise UsageError(
-            f"The model returns {what} for {length} samples; sensitivity needs one tensor whose first axis "
-            "is the sample. Wrap the model in a module that returns that tensor."
+            f"The model returns {what} for {length} samples; sensitivity needs one "
+            "tensor whose first axis is the sample. Wrap the model in a module that "
+            "returns that tensor."
         )
     if of == "probabilities":
         if outputs.ndim < 2 or outputs.shape[1] < 2:
             raise UsageError(
-                "of='probabilities' needs the logits of at least two classes on axis 1; the outputs have "
-                f"shape {tuple(outputs.shape)}. Use of='logits'."
+                "of='probabilities' needs the logits of at least two classes on axis "
+                f"1; the outputs have shape {tuple(outputs.shape)}. Use of='logits'."
             )
         outputs = outputs.softmax(dim=1)
     rows: Tensor = outputs.reshape(length, -1)

@@ -1,8 +1,10 @@
-r"""How strongly outputs react to inputs: norms of the input-output Jacobian of every sample.
+r"""How strongly outputs react to inputs: norms of the input-output Jacobian of every
+sample.
 
-The Jacobian of C outputs costs C backward passes for a whole batch, not for each sample: samples do not mix,
-so the gradient of the sum over the batch of output c holds row c of every sample's Jacobian. This is
-sensitivity to inputs; norms of weight gradients are another quantity (`gradient_norm`).
+The Jacobian of C outputs costs C backward passes for a whole batch, not for each
+sample: samples do not mix, so the gradient of the sum over the batch of output c holds
+row c of every sample's Jacobian. This is sensitivity to inputs; norms of weight
+gradients are another quantity (`gradient_norm`).
 """
 
 from __future__ import annotations
@@ -47,15 +49,18 @@ class InputSensitivity(Measurement):
 
     Attributes:
         norms: float64 (N,), the norm at each sample.
-        errors: float64 (N,): 0 for exact values, the standard error of a projection estimate, and for power
-            iteration how far the nearest singular value can be.
+        errors: float64 (N,): 0 for exact values, the standard error of a projection
+            estimate, and for power iteration how far the nearest singular value can be.
         mean: The mean over samples.
         standard_error: Of the mean, over samples; NaN for one sample.
-        root_mean_square: The root of the mean square; projections estimate the square without bias.
+        root_mean_square: The root of the mean square; projections estimate the square
+            without bias.
         norm: ``"frobenius"``, ``"spectral"`` or ``"loss-gradient"``.
         of: ``"logits"`` (the outputs as they are) or ``"probabilities"``.
-        method: ``"reverse"`` or ``"forward"`` mode, ``"projections"`` or ``"power iteration"``.
-        converged: Whether power iteration reached the tolerance at every sample; True for other methods.
+        method: ``"reverse"`` or ``"forward"`` mode, ``"projections"`` or ``"power
+            iteration"``.
+        converged: Whether power iteration reached the tolerance at every sample; True
+            for other methods.
     """
 
     norms: Floats
@@ -148,34 +153,42 @@ def input_sensitivity(
     batch_size: int | None = None,
     seed: int = 0,
 ) -> InputSensitivity:
-    r"""Measure a norm of the Jacobian of the outputs with respect to the input, at every sample.
+    r"""Measure a norm of the Jacobian of the outputs with respect to the input, at
+    every sample.
 
     Args:
-        model: Any module whose samples do not mix, usually ``model.eval()``; its weights may be frozen.
-        data: Inputs (one tensor or a mapping), batches (inputs, target), or a data set. Targets are used by
-            the loss gradient only. All floating-point inputs count as variables.
-        norm: ``"frobenius"``; ``"spectral"``, the largest singular value; or ``"loss-gradient"``, the
-            Euclidean norm of the gradient of the sample's loss in its input.
-        of: ``"logits"`` differentiates the outputs as the model gives them; ``"probabilities"`` their softmax
-            over axis 1, as Novak et al. 2018 do.
+        model: Any module whose samples do not mix, usually ``model.eval()``; its
+            weights may be frozen.
+        data: Inputs (one tensor or a mapping), batches (inputs, target), or a data set.
+            Targets are used by the loss gradient only. All floating-point inputs count
+            as variables.
+        norm: ``"frobenius"``; ``"spectral"``, the largest singular value; or
+            ``"loss-gradient"``, the Euclidean norm of the gradient of the sample's loss
+            in its input.
+        of: ``"logits"`` differentiates the outputs as the model gives them;
+            ``"probabilities"`` their softmax over axis 1, as Novak et al. 2018 do.
         method: For the Frobenius norm: ``"exact"``; ``"projections"``, from
-            :math:`E\|J^\top v\|^2 = \|J\|_F^2` for :math:`v \sim N(0, I)`; ``"auto"`` is exact up to
-            256 passes.
+            :math:`E\|J^\top v\|^2 = \|J\|_F^2` for :math:`v \sim N(0, I)`; ``"auto"``
+            is exact up to 256 passes.
         projections: Number of random projections.
         loss: For the loss gradient: a name or ``loss(output, target)``.
-        iterations: Power iterations of the spectral norm at most, where there are more than 64 outputs.
+        iterations: Power iterations of the spectral norm at most, where there are more
+            than 64 outputs.
         tolerance: Relative residual at which power iteration ends.
         dtype: The dtype to measure in; by default the model's own.
         batch_size: Samples per forward pass, to bound the memory.
         seed: For random projections and starts.
 
     Returns:
-        Costs count a backward pass to the inputs alone as a third of a gradient, like a forward pass.
+        Costs count a backward pass to the inputs alone as a third of a gradient, like a
+        forward pass.
 
     Raises:
-        UsageError: An option that does not exist or fit, samples that mix, inputs without a derivative.
+        UsageError: An option that does not exist or fit, samples that mix, inputs
+            without a derivative.
 
-    Novak et al., "Sensitivity and generalization in neural networks", ICLR 2018, arXiv:1802.08760.
+    Novak et al., "Sensitivity and generalization in neural networks", ICLR 2018,
+    arXiv:1802.08760.
 
     >>> model = nn.Linear(2, 2, bias=False)
     >>> _ = model.weight.data.copy_(torch.tensor([[3.0, 0.0], [0.0, 4.0]]))
@@ -186,9 +199,8 @@ def input_sensitivity(
     objective = prepare(
         model, data, of, loss if norm == "loss-gradient" else None, dtype, batch_size
     )
-    with (
-        objective.quiet()
-    ):  # over backward passes too: checkpointed layers read their weights again
+    # over backward passes too: checkpointed layers read their weights again
+    with objective.quiet():
         jacobian = Jacobian(objective, of)
         jacobian.check_independence()
     generator = torch.Generator(objective.device).manual_seed(seed)
@@ -207,9 +219,10 @@ def input_sensitivity(
         used, measure = jacobian.choose("exact"), jacobian.spectral
     else:
         used = "power iteration"
-        measure = lambda batch: jacobian.power_iteration(
-            batch, iterations, tolerance, generator
-        )  # noqa: E731
+
+        def measure(batch: Tensor) -> tuple[Tensor, Tensor]:
+            return jacobian.power_iteration(batch, iterations, tolerance, generator)
+
     found: list[tuple[Tensor, Tensor]] = []
     for batch, weight in objective.batches:
         jacobian.share = weight
@@ -252,11 +265,11 @@ def _check_options(
             raise unknown(kind, value, choices)
     if projections < 2 or iterations < 1:
         raise UsageError(
-            f"projections={projections}, iterations={iterations}: at least 2 projections (their spread is "
-            "the error) and 1 iteration are needed."
+            f"projections={projections}, iterations={iterations}: at least 2 "
+            "projections (their spread is the error) and 1 iteration are needed."
         )
     if norm == "loss-gradient" and (loss is None or isinstance(loss, Closure)):
         raise UsageError(
-            "norm='loss-gradient' needs loss=: a name such as 'cross_entropy', or a function "
-            "loss(output, target)."
+            "norm='loss-gradient' needs loss=: a name such as 'cross_entropy', or a "
+            "function loss(output, target)."
         )

@@ -1,9 +1,10 @@
-"""How far the loss rises near a minimum: three definitions that are all called sharpness.
+"""How far the loss rises near a minimum: three definitions that are all called
+sharpness.
 
-They measure different neighborhoods, and none of them predicts generalization reliably (Andriushchenko et
-al. 2023): Keskar's box depends on how weights are scaled, the adaptive ball does not change when a ReLU
-network is rescaled without changing its function, and the Gaussian average sees typical directions, not the
-worst.
+They measure different neighborhoods, and none of them predicts generalization reliably
+(Andriushchenko et al. 2023): Keskar's box depends on how weights are scaled, the
+adaptive ball does not change when a ReLU network is rescaled without changing its
+function, and the Gaussian average sees typical directions, not the worst.
 """
 
 from __future__ import annotations
@@ -35,28 +36,29 @@ Floats = npt.NDArray[np.float64]
 
 BLUE, ORANGE = "#0072b2", "#d55e00"
 RADII = {"keskar": 1e-3, "average": 1e-2, "adaptive": 5e-3}
-# The search sees the loss times this over the mean slope across the box, so that the first step reaches
-# the bound in most coordinates. Ten iterations on small tanh networks then found what a hundred did, or more;
-# with 1, or in the weights' own units, up to 3 % less; with the loss as it is, in box units, 75 % less.
+# The search sees the loss times this over the mean slope across the box, so that the
+# first step reaches the bound in most coordinates. Ten iterations on small tanh
+# networks then found what a hundred did, or more; with 1, or in the weights' own units,
+# up to 3 % less; with the loss as it is, in box units, 75 % less.
 STEEPNESS = 10.0
 SETTLED = 0.01  # converged: the last step raised the rise by less than this share
 AT_BOUND = 1e-6  # relative distance at which a coordinate counts as lying on the bound
 COARSE = 0.01  # of a step may be lost to the rounding of the weights
 LOST = (
-    "About {lost:.0%} of a step is lost to the rounding of the weights in {dtype}: they are large beside the "
-    "radius. Measure with {remedy}."
+    "About {lost:.0%} of a step is lost to the rounding of the weights in {dtype}: "
+    "they are large beside the radius. Measure with {remedy}."
 )
 HIDDEN = (
-    "The rise of {rise:.2g} is within the rounding of the loss ({loss:.4g} in {dtype}), and may be no rise. "
-    "Measure with {remedy}."
+    "The rise of {rise:.2g} is within the rounding of the loss ({loss:.4g} in "
+    "{dtype}), and may be no rise. Measure with {remedy}."
 )
 LINE_SEARCH = (
-    "How many gradients the line searches take is known when they end: one or two for each iteration, "
-    "seldom more."
+    "How many gradients the line searches take is known when they end: one or two for "
+    "each iteration, seldom more."
 )
 CRITICAL = (
-    "The gradient is exactly 0 at the model's point: the search started from a random point of the "
-    "neighborhood instead."
+    "The gradient is exactly 0 at the model's point: the search started from a random "
+    "point of the neighborhood instead."
 )
 
 
@@ -65,21 +67,23 @@ class Sharpness(Measurement):
     """What `sharpness` found.
 
     Attributes:
-        sharpness: The value of the definition: for ``"keskar"`` 100 (largest - loss) / (1 + loss), for the
-            others the rise of the loss itself. Worst cases are lower bounds, as good as the search, and
-            never below 0: the model's own point counts.
-        standard_error: Of the average over draws; NaN for worst cases, which are searched, not sampled.
+        sharpness: The value of the definition: for ``"keskar"`` 100 (largest - loss) /
+            (1 + loss), for the others the rise of the loss itself. Worst cases are
+            lower bounds, as good as the search, and never below 0: the model's own
+            point counts.
+        standard_error: Of the average over draws; NaN for worst cases, which are
+            searched, not sampled.
         definition: ``"keskar"``, ``"average"`` or ``"adaptive"``.
         loss: At the model's own point.
         largest: The largest loss that was found (for ``"average"``: of the draws).
-        values: Worst cases: the largest loss so far after each iteration, from the start; ``"average"``: the
-            rise of each draw.
+        values: Worst cases: the largest loss so far after each iteration, from the
+            start; ``"average"``: the rise of each draw.
         iterations: Steps of the search, or draws.
-        bound_share: The share of coordinates at the bound of the box, for a ball the used share of the
-            radius; NaN for ``"average"``.
+        bound_share: The share of coordinates at the bound of the box, for a ball the
+            used share of the radius; NaN for ``"average"``.
         radius: Size of the neighborhood.
-        converged: The search ended by itself, or its last step added less than a hundredth of the rise; for
-            ``"average"`` always True.
+        converged: The search ended by itself, or its last step added less than a
+            hundredth of the rise; for ``"average"`` always True.
     """
 
     sharpness: float
@@ -171,36 +175,45 @@ def sharpness(
     r"""Measure how far the loss rises in a neighborhood of the model's weights.
 
     Args:
-        model: Any module, with weights :math:`x`, in the mode in which it is to be measured.
+        model: Any module, with weights :math:`x`, in the mode in which it is to be
+            measured.
         loss: A name, ``loss(output, target)`` or a `Closure`; see `Objective`.
         data: One batch, batches of any sizes, or a data set.
-        definition: ``"keskar"``: :math:`100 (\max_z f(x + z) - f(x)) / (1 + f(x))` over the box
-            :math:`|z_i| \le \epsilon (|x_i| + 1)`, by ten iterations of L-BFGS-B (Keskar et al. 2017,
-            :math:`\epsilon` = 1e-3 and 5e-4). ``"average"``: the mean of :math:`f(x + z) - f(x)` over
-            :math:`z \sim N(0, \sigma^2 I)`. ``"adaptive"``: the largest :math:`f(x + z) - f(x)` with
-            :math:`\|z / |x|\| \le \rho`, by Auto-PGD (Kwon et al. 2021; Andriushchenko et al. 2023).
-        radius: :math:`\epsilon` (default 1e-3), :math:`\sigma` (1e-2) or :math:`\rho` (5e-3).
+        definition: ``"keskar"``: :math:`100 (\max_z f(x + z) - f(x)) / (1 + f(x))` over
+            the box :math:`|z_i| \le \epsilon (|x_i| + 1)`, by ten iterations of
+            L-BFGS-B (Keskar et al. 2017, :math:`\epsilon` = 1e-3 and 5e-4).
+            ``"average"``: the mean of :math:`f(x + z) - f(x)` over :math:`z \sim N(0,
+            \sigma^2 I)`. ``"adaptive"``: the largest :math:`f(x + z) - f(x)` with
+            :math:`\|z / |x|\| \le \rho`, by Auto-PGD (Kwon et al. 2021; Andriushchenko
+            et al. 2023).
+        radius: :math:`\epsilon` (default 1e-3), :math:`\sigma` (1e-2) or :math:`\rho`
+            (5e-3).
         iterations: Of the search; 10 for ``"keskar"``, 20 for ``"adaptive"``.
-        subspace: For ``"keskar"``: search a random subspace of this many dimensions, the box being
-            :math:`|y_i| \le \epsilon (|(A^+ x)_i| + 1)` for :math:`z = A y` with orthonormal columns of A.
-        draws: For ``"average"``: pairs :math:`\pm z`; a pair cancels the gradient's part of the rise.
-        relative: For ``"average"``: :math:`\sigma |x_i|` as the standard deviation of each weight.
-        norm: For ``"adaptive"``: ``"linf"`` (each weight changes by at most :math:`\rho |x_i|`) or ``"l2"``.
+        subspace: For ``"keskar"``: search a random subspace of this many dimensions,
+            the box being :math:`|y_i| \le \epsilon (|(A^+ x)_i| + 1)` for :math:`z = A
+            y` with orthonormal columns of A.
+        draws: For ``"average"``: pairs :math:`\pm z`; a pair cancels the gradient's
+            part of the rise.
+        relative: For ``"average"``: :math:`\sigma |x_i|` as the standard deviation of
+            each weight.
+        norm: For ``"adaptive"``: ``"linf"`` (each weight changes by at most :math:`\rho
+            |x_i|`) or ``"l2"``.
         parameters: Names or glob patterns of the parameters that may move.
-        dtype: The dtype of the loss; the search itself is in float64. Half precision would round the steps
-            away and is refused; a model in half precision is measured in float32.
+        dtype: The dtype of the loss; the search itself is in float64. Half precision
+            would round the steps away and is refused; a model in half precision is
+            measured in float32.
         batch_size: Cut batches, to bound the memory.
         seed: For draws, subspaces and random starts.
 
     Raises:
-        UsageError: See `Objective`; an unknown definition or norm, a number that cannot work, or half
-            precision.
+        UsageError: See `Objective`; an unknown definition or norm, a number that cannot
+            work, or half precision.
 
-    Keskar et al., "On large-batch training for deep learning", ICLR 2017, arXiv:1609.04836.
-    Kwon et al., "ASAM", ICML 2021, arXiv:2102.11600.
-    Croce and Hein, "Reliable evaluation of adversarial robustness", ICML 2020, arXiv:2003.01690 (Auto-PGD).
-    Andriushchenko et al., "A modern look at the relationship between sharpness and generalization",
-    ICML 2023, arXiv:2302.07011.
+    Keskar et al., "On large-batch training for deep learning", ICLR 2017,
+    arXiv:1609.04836. Kwon et al., "ASAM", ICML 2021, arXiv:2102.11600. Croce and Hein,
+    "Reliable evaluation of adversarial robustness", ICML 2020, arXiv:2003.01690
+    (Auto-PGD). Andriushchenko et al., "A modern look at the relationship between
+    sharpness and generalization", ICML 2023, arXiv:2302.07011.
 
     >>> model = nn.Linear(1, 1, bias=False)
     >>> _ = model.weight.data.fill_(1.0)
@@ -208,9 +221,8 @@ def sharpness(
     >>> round(found.sharpness, 6)  # 100 (0.2^2 - 0) / (1 + 0)
     4.0
     """
-    _check_options(
-        definition, norm, radius, iterations, subspace, draws
-    )  # before the model runs
+    # before the model runs
+    _check_options(definition, norm, radius, iterations, subspace, draws)
     return _sharpness_of(
         Objective(
             model, loss, data, parameters=parameters, dtype=dtype, batch_size=batch_size
@@ -283,7 +295,8 @@ def _average(
     scale = radius * (point.abs() if relative else torch.ones_like(point))
     rises, largest = [], value
     for _ in range(draws):
-        # Drawn on the CPU in float64, so that every device and dtype sees the same directions.
+        # Drawn on the CPU in float64, so that every device and dtype sees the same
+        # directions.
         normal = torch.randn(len(point), generator=generator, dtype=torch.float64)
         step = scale * normal.to(point)
         pair = [objective.loss(point + step), objective.loss(point - step)]
@@ -355,7 +368,9 @@ def _remedy(dtype: torch.dtype) -> str:
 
 
 class _Rise:
-    """Minus the loss times a factor, of float64 coordinates in [-1, 1]; notes the largest loss."""
+    """Minus the loss times a factor, of float64 coordinates in [-1, 1]; notes the
+    largest loss.
+    """
 
     def __init__(
         self, objective: Objective, displacement: Callable[[Tensor], Tensor], pull: Any
@@ -386,7 +401,9 @@ def _keskar(
     subspace: int | None,
     generator: torch.Generator,
 ) -> tuple[list[float], int, float]:
-    """Loss after each iteration, their number, and the share of coordinates at the bound."""
+    """Loss after each iteration, their number, and the share of coordinates at the
+    bound.
+    """
     point = objective.point.double()
     if subspace is None:
         bound = radius * (point.abs() + 1)
@@ -395,9 +412,8 @@ def _keskar(
     else:
         size = min(subspace, len(point))
         normal = torch.randn(len(point), size, generator=generator, dtype=torch.float64)
-        basis = torch.linalg.qr(normal)[0].to(
-            point
-        )  # orthonormal, so the pseudo-inverse is the transpose
+        # orthonormal, so the pseudo-inverse is the transpose
+        basis = torch.linalg.qr(normal)[0].to(point)
         bound = radius * ((basis.T @ point).abs() + 1)
         rise = _Rise(
             objective,
@@ -413,13 +429,12 @@ def _keskar(
         )
         slope = rise(start)[1]
     rise.factor = STEEPNESS / max(float(np.abs(slope).mean()), 1e-300)
-    # No tolerance ends the search early: gradients near a minimum are below scipy's default, which would
-    # report a sharpness of 0.
+    # No tolerance ends the search early: gradients near a minimum are below scipy's
+    # default, which would report a sharpness of 0.
     options: Any = {"maxiter": iterations, "ftol": 0.0, "gtol": 0.0}
     bounds = [(-1.0, 1.0)] * size
-    search: Any = (
-        minimize  # its stubs do not know a function that returns its gradient, too
-    )
+    # its stubs do not know a function that returns its gradient, too
+    search: Any = minimize
     found = search(
         rise,
         start,
@@ -440,7 +455,9 @@ def _adaptive(
     norm: Norm,
     generator: torch.Generator,
 ) -> tuple[list[float], int, float]:
-    """Auto-PGD (Croce and Hein 2020) in the coordinates z / |x|: halve the step where progress stalls."""
+    """Auto-PGD (Croce and Hein 2020) in the coordinates z / |x|: halve the step where
+    progress stalls.
+    """
     point = objective.point.double()
     scale = point.abs()
 
@@ -503,7 +520,9 @@ def _adaptive(
 
 
 def _checkpoints(iterations: int) -> dict[int, int]:
-    """Where Auto-PGD looks back, with the number of steps since the last time (its section 3)."""
+    """Where Auto-PGD looks back, with the number of steps since the last time (its
+    section 3).
+    """
     shares = [0.0, 0.22]
     while shares[-1] < 1:
         shares.append(shares[-1] + max(shares[-1] - shares[-2] - 0.03, 0.06))
@@ -547,6 +566,7 @@ def _check_options(
             raise UsageError(f"{name}={value} is too few: at least {least}.")
     if subspace is not None and definition != "keskar":
         raise UsageError(
-            f"A subspace is for definition='keskar'; '{definition}' has none. Leave it out."
+            f"A subspace is for definition='keskar'; '{definition}' has "
+            "none. Leave it out."
         )
     return radius

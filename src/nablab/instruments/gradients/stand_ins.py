@@ -1,4 +1,6 @@
-"""What searches for a high loss cost: a few true losses and gradients, and the search on a cheap function."""
+"""What searches for a high loss cost: a few true losses and gradients, and the search
+on a cheap function.
+"""
 
 from __future__ import annotations
 
@@ -22,10 +24,10 @@ from nablab.instruments.base.rehearsals import (
     stand_in_rows,
 )
 
-FEWEST_ROWS = 30_000  # of a stand-in: with 10,000 a search, of 25 vectors, still fits a processor's cache
-COUNTED_ROWS = (
-    10_000  # of one whose bytes are counted, for which Python takes five times as long
-)
+# of a stand-in: with 10,000 a search, of 25 vectors, still fits a processor's cache
+FEWEST_ROWS = 30_000
+# of one whose bytes are counted, for which Python takes five times as long
+COUNTED_ROWS = 10_000
 
 
 @dataclass(frozen=True)
@@ -83,9 +85,10 @@ def _price(true: Objective, work: Callable[[], Any]) -> tuple[_Price, Any]:
 class StandInObjective:
     """A function of few parameters in the place of a loss of many.
 
-    Its slope is the true gradient's. Each parameter is coupled with the next one, up or down by chance, as
-    strongly as changes slopes by their own size within the first step. So a search finds no corner where
-    all is done, and goes on as it does on a loss.
+    Its slope is the true gradient's. Each parameter is coupled with the next one, up or
+    down by chance, as strongly as changes slopes by their own size within the first
+    step. So a search finds no corner where all is done, and goes on as it does on a
+    loss.
 
     Attributes:
         rows: Its parameters.

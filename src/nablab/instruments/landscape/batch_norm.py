@@ -1,4 +1,6 @@
-"""Batch-norm statistics for given weights: running ones belong to the weights they were collected with."""
+"""Batch-norm statistics for given weights: running ones belong to the weights they were
+collected with.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ from nablab.instruments.base.placement import copied
 
 @dataclass
 class _Moments:
-    """Count, mean and sum of squared deviations by channel, merged batch by batch (Chan et al. 1979)."""
+    """Count, mean and sum of squared deviations by channel, merged batch by batch (Chan
+    et al. 1979).
+    """
 
     count: int
     mean: Tensor
@@ -26,9 +30,8 @@ class _Moments:
 
     @classmethod
     def of(cls, values: Tensor) -> _Moments:
-        columns = (
-            values.detach().double().transpose(0, 1).flatten(1)
-        )  # (channels, what the mean is over)
+        # (channels, what the mean is over)
+        columns = values.detach().double().transpose(0, 1).flatten(1)
         mean = columns.mean(1)
         return cls(columns.shape[1], mean, (columns - mean[:, None]).square().sum(1))
 
@@ -46,10 +49,11 @@ class _Moments:
 class BatchNormEstimator:
     """Estimates the running statistics of a model's batch-norm layers for any weights.
 
-    One forward pass with the batch-norm layers in training mode and everything else as it is (no dropout).
-    Mean and variance are those of all values that reach a layer, pooled over batches of any size, where
-    PyTorch's moving average would weigh late batches more and lose the variance between batches. With one
-    batch they are the exact statistics of the data. With several, a layer behind another batch norm sees
+    One forward pass with the batch-norm layers in training mode and everything else as
+    it is (no dropout). Mean and variance are those of all values that reach a layer,
+    pooled over batches of any size, where PyTorch's moving average would weigh late
+    batches more and lose the variance between batches. With one batch they are the
+    exact statistics of the data. With several, a layer behind another batch norm sees
     values that were normalized batch by batch, as in training.
 
     The model is copied, never written to.
@@ -57,7 +61,8 @@ class BatchNormEstimator:
     Args:
         model: A model with batch-norm layers that track statistics.
         batches: The data.
-        loss: A `Closure` if batches need one; otherwise batches are ``(inputs, target)``.
+        loss: A `Closure` if batches need one; otherwise batches are ``(inputs,
+            target)``.
 
     Raises:
         UsageError: No layer has running statistics.
@@ -69,8 +74,9 @@ class BatchNormEstimator:
         layers = [name for name, module in model.named_modules() if tracks(module)]
         if not layers:
             raise UsageError(
-                f"The model {type(model).__name__} has no batch-norm layer with running statistics: there "
-                "is nothing to re-estimate. Leave reestimate_batch_norm out."
+                f"The model {type(model).__name__} has no batch-norm layer with "
+                "running statistics: there is nothing to re-estimate. Leave "
+                "reestimate_batch_norm out."
             )
         self.passes = 0
         self._layers, self._batches = layers, batches
@@ -82,7 +88,9 @@ class BatchNormEstimator:
         self._evaluation = Evaluation(own, loss) if isinstance(loss, Closure) else None
 
     def __call__(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The running means and variances at weights given by name, by name of their buffers."""
+        """The running means and variances at weights given by name, by name of their
+        buffers.
+        """
         found: dict[str, _Moments] = {}
         modules = dict(self._model.named_modules())
         handles = [
@@ -104,9 +112,8 @@ class BatchNormEstimator:
         for name, moments in found.items():
             like = modules[name].running_mean
             assert isinstance(like, Tensor)
-            variance = moments.squares / max(
-                moments.count - 1, 1
-            )  # as PyTorch keeps it: without bias
+            # as PyTorch keeps it: without bias
+            variance = moments.squares / max(moments.count - 1, 1)
             statistics[f"{name}.running_mean"] = moments.mean.to(like)
             statistics[f"{name}.running_var"] = variance.to(like)
         return statistics
@@ -125,9 +132,11 @@ def batch_norm_statistics(
     loss: Loss | None = None,
     batch_size: int | None = None,
 ) -> dict[str, Tensor]:
-    """The running statistics that batch-norm layers should have on given data; see `BatchNormEstimator`.
+    """The running statistics that batch-norm layers should have on given data; see
+    `BatchNormEstimator`.
 
-    They can be given to ``model.load_state_dict(statistics, strict=False)``. The model is not changed.
+    They can be given to ``model.load_state_dict(statistics, strict=False)``. The model
+    is not changed.
 
     Args:
         model: The model.

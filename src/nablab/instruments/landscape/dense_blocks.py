@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 Function: TypeAlias = Callable[[Tensor], Tensor]
 
-# Samples and activations of a tile: half a MiB of float32 and as much for the next layer stay in the cache.
+# Samples and activations of a tile: half a MiB of float32 and as much for the next
+# layer stay in the cache.
 TILE_SAMPLES = 128
 TILE_NUMBERS = 2**17
 
@@ -26,13 +27,16 @@ class _Layer:
 
 
 class DenseBlocks:
-    r"""An `nn.Sequential` of linear layers and elementwise functions, at points :math:`\sum_b c_b \theta_b`.
+    r"""An `nn.Sequential` of linear layers and elementwise functions, at points
+    :math:`\sum_b c_b \theta_b`.
 
-    A first layer is linear in its weights: its outputs at all points are combinations of those at the B basis
-    points, so it costs B products however many points there are.
+    A first layer is linear in its weights: its outputs at all points are combinations
+    of those at the B basis points, so it costs B products however many points there
+    are.
 
     Attributes:
-        later_numbers: Weights behind the first layer, which every point multiplies by itself.
+        later_numbers: Weights behind the first layer, which every point multiplies by
+            itself.
     """
 
     def __init__(self, layers: list[_Layer], flatten: bool) -> None:
@@ -47,9 +51,8 @@ class DenseBlocks:
             has_hooks(module) for module in model.modules()
         ):
             return None
-        children = list(
-            model._modules.items()
-        )  # named_children() leaves out a module that stands twice
+        # named_children() leaves out a module that stands twice
+        children = list(model._modules.items())
         flatten = bool(children) and is_flatten(children[0][1])
         layers: list[_Layer] = []
         for name, module in children[int(flatten) :]:
@@ -81,7 +84,8 @@ class DenseBlocks:
         return inputs.ndim == 2 or (self._flatten and inputs.ndim > 2)
 
     def outputs(self, factors: Tensor, inputs: Tensor) -> Tensor:
-        """The outputs (K, N, C) of inputs (N, D) at the points with coefficients ``factors`` (K, B).
+        """The outputs (K, N, C) of inputs (N, D) at the points with coefficients
+        ``factors`` (K, B).
 
         They are a view of a tensor (K, C, N).
         """
@@ -145,7 +149,9 @@ def _view(buffer: Tensor, *shape: int) -> Tensor:
 
 
 def elementwise(module: nn.Module) -> Function | None:
-    """What an activation does to values that nobody else needs: in place where PyTorch can."""
+    """What an activation does to values that nobody else needs: in place where PyTorch
+    can.
+    """
     if type(module) is nn.LeakyReLU:
         slope = module.negative_slope
         return lambda hidden: F.leaky_relu_(hidden, slope)

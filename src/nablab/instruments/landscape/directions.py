@@ -1,4 +1,6 @@
-"""Directions through weight space: random and scaled to the weights, of a path, and through other models."""
+"""Directions through weight space: random and scaled to the weights, of a path, and
+through other models.
+"""
 
 from __future__ import annotations
 
@@ -32,27 +34,31 @@ def random_directions(
 ) -> Floats:
     r"""Gaussian directions, scaled to the weights of a model.
 
-    A ReLU network computes the same function when one layer is doubled and the next one halved, but a step
-    of unit length is then a smaller change of the one and a larger change of the other: planes of raw
-    Gaussian directions cannot be compared. With "filter" every filter :math:`d_{ij}` of a direction gets the
-    norm of the model's filter, :math:`d_{ij} \leftarrow d_{ij} \lVert\theta_{ij}\rVert / \lVert
-    d_{ij}\rVert`, and such rescalings cancel. Directions are normal, not uniform on [0, 1) as in one
-    well-known tool, whose directions therefore all lie close to the diagonal (1, 1, ..., 1).
+    A ReLU network computes the same function when one layer is doubled and the next one
+    halved, but a step of unit length is then a smaller change of the one and a larger
+    change of the other: planes of raw Gaussian directions cannot be compared. With
+    "filter" every filter :math:`d_{ij}` of a direction gets the norm of the model's
+    filter, :math:`d_{ij} \leftarrow d_{ij} \lVert\theta_{ij}\rVert / \lVert
+    d_{ij}\rVert`, and such rescalings cancel. Directions are normal, not uniform on [0,
+    1) as in one well-known tool, whose directions therefore all lie close to the
+    diagonal (1, 1, ..., 1).
 
-    Source: Li et al., "Visualizing the loss landscape of neural nets", NeurIPS 2018, arXiv:1712.09913,
+    Source: Li et al., "Visualizing the loss landscape of neural nets", NeurIPS 2018,
+    arXiv:1712.09913,
         section 4.
 
     Args:
         model: The model.
-        count: How many directions. Two random directions in P dimensions are orthogonal up to about
-            :math:`1/\sqrt P`; they are not made exactly so.
-        normalization: ``"filter"`` (rows of a linear layer, output channels of a convolution), ``"layer"``
-            (every tensor as a whole) or ``"none"``.
-        biases: What becomes of parameters of one axis or none, such as biases and those of batch norm:
-            ``"zero"`` leaves them fixed, as the paper does; ``"layer"`` moves them, scaled to their norm
-            unless ``normalization="none"``.
+        count: How many directions. Two random directions in P dimensions are orthogonal
+            up to about :math:`1/\sqrt P`; they are not made exactly so.
+        normalization: ``"filter"`` (rows of a linear layer, output channels of a
+            convolution), ``"layer"`` (every tensor as a whole) or ``"none"``.
+        biases: What becomes of parameters of one axis or none, such as biases and those
+            of batch norm: ``"zero"`` leaves them fixed, as the paper does; ``"layer"``
+            moves them, scaled to their norm unless ``normalization="none"``.
         parameters: Names or glob patterns of the parameters that move.
-        seed: The directions depend on nothing else: not on the device, the dtype or torch's global generator.
+        seed: The directions depend on nothing else: not on the device, the dtype or
+            torch's global generator.
 
     Returns:
         float64 (count, P).
@@ -88,8 +94,9 @@ def random_directions(
     directions = torch.stack(found).numpy()
     if not directions.any(axis=1).all():
         raise UsageError(
-            "The directions are zero: the chosen parameters are all biases or the like, or all their "
-            "filters are zero. Choose biases='layer', normalization='none' or other parameters."
+            "The directions are zero: the chosen parameters are all biases or the "
+            "like, or all their filters are zero. Choose biases='layer', "
+            "normalization='none' or other parameters."
         )
     return directions
 
@@ -121,17 +128,20 @@ def _is_transposed(model: nn.Module, name: str) -> bool:
 def directions_through(
     center: npt.ArrayLike, others: Sequence[npt.ArrayLike]
 ) -> tuple[Floats, Floats]:
-    """Orthonormal directions from a point whose plane holds the others (Gram and Schmidt).
+    """Orthonormal directions from a point whose plane holds the others (Gram and
+    Schmidt).
 
     Args:
         center: A point (P,).
         others: Further points (P,), no more than P.
 
     Returns:
-        Directions, float64 (count, P), and coordinates of all points, the center first: (count + 1, count).
+        Directions, float64 (count, P), and coordinates of all points, the center first:
+        (count + 1, count).
 
     Raises:
-        UsageError: The points do not span as many dimensions: two are equal, or three on one line.
+        UsageError: The points do not span as many dimensions: two are equal, or three
+            on one line.
 
     >>> directions, coordinates = directions_through([0, 0, 0], [[2, 0, 0], [1, 3, 0]])
     >>> coordinates
@@ -149,8 +159,8 @@ def directions_through(
     lengths = np.linalg.norm(differences, axis=0)
     if np.any(np.diag(triangle) <= 1e-10 * max(lengths.max(), 1e-300)):
         raise UsageError(
-            "The models lie on one line, or two of them are equal: they span no plane. Give three different "
-            "models, or draw the line with interpolate."
+            "The models lie on one line, or two of them are equal: they span no plane. "
+            "Give three different models, or draw the line with interpolate."
         )
     return orthonormal.T, np.vstack([np.zeros(len(lengths)), triangle.T])
 
@@ -158,15 +168,16 @@ def directions_through(
 def principal_directions(
     points: Any, *, parameters: str | Sequence[str] = "*"
 ) -> tuple[Floats, Floats]:
-    """The two directions of largest spread of a path around its last point (Li et al. 2018, section 7).
+    """The two directions of largest spread of a path around its last point (Li et al.
+    2018, section 7).
 
     Args:
         points: As for `trajectory_pca`.
         parameters: As for `trajectory_pca`.
 
     Returns:
-        Directions, float64 (2, P), and the share of the squared distances from the last point that they
-        explain.
+        Directions, float64 (2, P), and the share of the squared distances from the last
+        point that they explain.
 
     Raises:
         UsageError: The points span less than a plane.
@@ -178,7 +189,8 @@ def principal_directions(
 def project(
     points: npt.ArrayLike, center: npt.ArrayLike, directions: Floats
 ) -> tuple[Floats, Floats]:
-    """Coordinates of points in a plane that need not be orthogonal, and their distances from it.
+    """Coordinates of points in a plane that need not be orthogonal, and their distances
+    from it.
 
     Args:
         points: (T, P).

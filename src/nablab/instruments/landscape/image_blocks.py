@@ -1,4 +1,6 @@
-"""Convolutional networks at many points of weight space, where the first layer is computed only once."""
+"""Convolutional networks at many points of weight space, where the first layer is
+computed only once.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +18,9 @@ from nablab.instruments.landscape.dense_blocks import elementwise, has_hooks, is
 
 Function: TypeAlias = Callable[..., Tensor]
 
-# Activations of a tile of samples, and of a block of points on it: 1 MiB and 4 MiB of float32 stay in the
-# cache. With tiles four times as large the first layer of LeNet took nine times as long.
+# Activations of a tile of samples, and of a block of points on it: 1 MiB and 4 MiB of
+# float32 stay in the cache. With tiles four times as large the first layer of LeNet
+# took nine times as long.
 TILE_NUMBERS = 2**18
 BLOCK_NUMBERS = 2**20
 # The largest of four values and the function of it may be taken in any order.
@@ -28,21 +31,25 @@ DROPOUTS = (nn.Dropout, nn.Dropout2d)
 
 @dataclass(frozen=True)
 class _Layer:
-    """A layer: the names of its tensors in the basis, and what it does (hidden, *tensors) -> hidden."""
+    """A layer: the names of its tensors in the basis, and what it does (hidden,
+    *tensors) -> hidden.
+    """
 
     names: tuple[str, ...]
     function: Function
 
 
 class ImageBlocks:
-    r"""An `nn.Sequential` that begins with a convolution, at points :math:`\sum_b c_b \theta_b`.
+    r"""An `nn.Sequential` that begins with a convolution, at points :math:`\sum_b c_b
+    \theta_b`.
 
-    A first layer is linear in its weights: its outputs at all points are combinations of those at the B basis
-    points. For LeNet, where a convolution of one channel keeps no processor busy, that and a pooling of
-    whole rows take half the time of calling the network.
+    A first layer is linear in its weights: its outputs at all points are combinations
+    of those at the B basis points. For LeNet, where a convolution of one channel keeps
+    no processor busy, that and a pooling of whole rows take half the time of calling
+    the network.
 
-    The values of each pooling window lie far apart, one position after the other, so that the pooling is a
-    maximum of four long vectors.
+    The values of each pooling window lie far apart, one position after the other, so
+    that the pooling is a maximum of four long vectors.
     """
 
     def __init__(
@@ -69,9 +76,8 @@ class ImageBlocks:
             has_hooks(module) for module in model.modules()
         ):
             return None
-        children = list(
-            model._modules.items()
-        )  # named_children() leaves out a module that stands twice
+        # named_children() leaves out a module that stands twice
+        children = list(model._modules.items())
         if len(children) < 2 or type(children[0][1]) is not nn.Conv2d:
             return None
         layers = [_layer_of(name, module) for name, module in children]
@@ -96,7 +102,8 @@ class ImageBlocks:
         return isinstance(inputs, Tensor) and inputs.ndim == 4
 
     def outputs(self, factors: Tensor, inputs: Tensor) -> Tensor:
-        """The outputs (K, N, C) of images (N, ...) at the points with coefficients ``factors`` (K, B).
+        """The outputs (K, N, C) of images (N, ...) at the points with coefficients
+        ``factors`` (K, B).
 
         They are a view of a tensor (K, C, N).
         """
@@ -120,11 +127,12 @@ class ImageBlocks:
         tensors: list[list[list[Tensor]]],
         points: int,
     ) -> Tensor:
-        """The outputs (K, C, N) of a few images, ``points`` of the K at once in the first layer."""
+        """The outputs (K, C, N) of a few images, ``points`` of the K at once in the
+        first layer.
+        """
         first = self._at_basis(inputs)
-        buffer = inputs.new_empty(
-            points * first[0].numel()
-        )  # new memory for every product takes longer
+        # new memory for every product takes longer
+        buffer = inputs.new_empty(points * first[0].numel())
         found = []
         for k in range(0, len(factors), points):
             for place, hidden in enumerate(
@@ -136,7 +144,9 @@ class ImageBlocks:
         return torch.stack(found)
 
     def _at_basis(self, inputs: Tensor) -> Tensor:
-        """The first layer's outputs, (B, positions, N, H, W, C); four positions if a pooling follows."""
+        """The first layer's outputs, (B, positions, N, H, W, C); four positions if a
+        pooling follows.
+        """
         layers = zip(*(self._basis[name] for name in self._first.names), strict=True)
         found = torch.stack([self._first.function(inputs, *own) for own in layers])
         if not self._pools:
@@ -150,7 +160,9 @@ class ImageBlocks:
         return apart.reshape(basis, 4, count, height, width, channels)
 
     def _start(self, factors: Tensor, first: Tensor, buffer: Tensor) -> Tensor:
-        """What leaves the first layer, its activation and its pooling, (K, N, C, H, W), channels last."""
+        """What leaves the first layer, its activation and its pooling, (K, N, C, H, W),
+        channels last.
+        """
         shape = (len(factors), *first.shape[1:])
         hidden = buffer[: math.prod(shape)].view(len(factors), -1)
         torch.mm(factors, first.flatten(1), out=hidden)
@@ -175,7 +187,8 @@ def _in_threads(
 ) -> list[Tensor]:
     """The function of every tile, as many at once as PyTorch has threads.
 
-    Products of this size are too small to be shared by threads that wait for each other after each of them.
+    Products of this size are too small to be shared by threads that wait for each other
+    after each of them.
     """
     threads = min(torch.get_num_threads(), len(tiles))
     if threads == 1 or tiles[0].device.type != "cpu":

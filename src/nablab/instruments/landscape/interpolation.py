@@ -40,8 +40,9 @@ Floats = npt.NDArray[np.float64]
 FEW_POINTS = (4, 12)  # of so many points, `MANY_POINTS` and more tell what they cost
 MANY_POINTS = 36
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#e69f00", "#cc79a7")
-# Relative; other dtypes 1e-3: one loss by two routes. In float64 more than rounding is allowed, for models of
-# the transformers library compute their loss in float32 whatever they are in.
+# Relative; other dtypes 1e-3: one loss by two routes. In float64 more than rounding is
+# allowed, for models of the transformers library compute their loss in float32 whatever
+# they are in.
 SAME_FUNCTION = {torch.float64: 1e-6}
 
 
@@ -52,12 +53,13 @@ class Interpolation(Measurement):
     Attributes:
         alphas: float64 (A,), ascending; 0 is the first model and 1 the second.
         values: By data set, then by metric ("loss" first): float64 (A,).
-        barrier: The largest rise of the loss on the first data set above the straight line between the ends,
-            for alpha from 0 to 1: :math:`\max_\alpha f(\alpha) - (1-\alpha) f(0) - \alpha f(1)`; at least 0,
-            NaN if the loss of an end overflows.
+        barrier: The largest rise of the loss on the first data set above the straight
+            line between the ends, for alpha from 0 to 1: :math:`\max_\alpha f(\alpha) -
+            (1-\alpha) f(0) - \alpha f(1)`; at least 0, NaN if the loss of an end
+            overflows.
         barrier_alpha: Where it is; 0 if there is none.
-        monotone: Whether the loss on the first data set never rises from alpha = 0 to 1 by more than
-            rounding.
+        monotone: Whether the loss on the first data set never rises from alpha = 0 to 1
+            by more than rounding.
         distance: The Euclidean distance between the two models' parameters.
     """
 
@@ -76,27 +78,34 @@ class Interpolation(Measurement):
     def at(
         self, alpha: float, *, metric: str = "loss", data: str | None = None
     ) -> float:
-        """A value at an alpha that was measured, or between two, on the line that joins them.
+        """A value at an alpha that was measured, or between two, on the line that joins
+        them.
 
         Raises:
-            UsageError: The alpha lies outside what was measured: there is no extrapolation.
+            UsageError: The alpha lies outside what was measured: there is no
+                extrapolation.
         """
         low, high = float(self.alphas[0]), float(self.alphas[-1])
         if not low <= alpha <= high:
             raise UsageError(
-                f"alpha={alpha} lies outside what was measured ({low:g} to {high:g}), and nothing is "
-                "extrapolated. Call interpolate with alphas that reach it."
+                f"alpha={alpha} lies outside what was measured ({low:g} to {high:g}), "
+                "and nothing is extrapolated. Call interpolate with alphas that reach "
+                "it."
             )
         return float(np.interp(alpha, self.alphas, self._curve(metric, data)))
 
     def barrier_of(
         self, metric: str = "loss", *, data: str | None = None
     ) -> tuple[float, float]:
-        """The largest rise of a metric above the line between the ends, and where; "error" for accuracy."""
+        """The largest rise of a metric above the line between the ends, and where;
+        "error" for accuracy.
+        """
         return _barrier(self.alphas, self._curve(metric, data))
 
     def plot(self) -> Figure:
-        """The metrics against alpha, a panel each, one line per data set; the two models as dots."""
+        """The metrics against alpha, a panel each, one line per data set; the two
+        models as dots.
+        """
         from matplotlib.figure import Figure
 
         metrics = list(next(iter(self.values.values())))
@@ -190,44 +199,52 @@ def interpolate(
 
     The models are :math:`\theta(\alpha) = (1-\alpha)\theta_a + \alpha\theta_b`.
 
-    All parameters, frozen ones too, and all floating-point buffers (the running statistics of batch norm) are
-    interpolated; integer buffers are those of the first model. The two ends are measured on the models
-    themselves and are exact to the bit: adding ``alpha (b - a)`` to a would not give b. No interpolated
-    model is trained.
+    All parameters, frozen ones too, and all floating-point buffers (the running
+    statistics of batch norm) are interpolated; integer buffers are those of the first
+    model. The two ends are measured on the models themselves and are exact to the bit:
+    adding ``alpha (b - a)`` to a would not give b. No interpolated model is trained.
 
-    Halfway between two networks the interpolated batch-norm statistics are wrong for the interpolated
-    weights: a barrier may be theirs alone. With ``reestimate_batch_norm`` they are collected anew at every
-    alpha, the ends included (see `BatchNormEstimator`), so that the curve has no jump there.
+    Halfway between two networks the interpolated batch-norm statistics are wrong for
+    the interpolated weights: a barrier may be theirs alone. With
+    ``reestimate_batch_norm`` they are collected anew at every alpha, the ends included
+    (see `BatchNormEstimator`), so that the curve has no jump there.
 
-    Source: Goodfellow, Vinyals and Saxe, "Qualitatively characterizing neural network optimization
-        problems", ICLR 2015, arXiv:1412.6544; Frankle et al., "Linear mode connectivity and the lottery
-        ticket hypothesis", ICML 2020, arXiv:1912.05671 (barrier).
+    Source: Goodfellow, Vinyals and Saxe, "Qualitatively characterizing neural network
+    optimization
+        problems", ICLR 2015, arXiv:1412.6544; Frankle et al., "Linear mode connectivity
+        and the lottery ticket hypothesis", ICML 2020, arXiv:1912.05671 (barrier).
 
     Args:
-        model_a: The model at alpha = 0, in the mode in which it is to be measured (usually ``eval()``).
+        model_a: The model at alpha = 0, in the mode in which it is to be measured
+            (usually ``eval()``).
         model_b: The model at alpha = 1; its tensors have the same names and shapes.
         loss: A name, a function ``loss(output, target)`` or a `Closure`.
-        data: One batch, an iterable of batches, or a data set; or several of these as ``{"train": ...,
-            "test": ...}``.
-        alphas: The alphas to measure; 0 and 1 are added. Replaces ``low``, ``high`` and ``count``.
+        data: One batch, an iterable of batches, or a data set; or several of these as
+            ``{"train": ..., "test": ...}``.
+        alphas: The alphas to measure; 0 and 1 are added. Replaces ``low``, ``high`` and
+            ``count``.
         low: The lowest alpha.
         high: The highest alpha.
         count: Number of evenly spaced alphas.
-        metrics: What is measured beside the loss: ``"accuracy"``, ``"error"``, or ``{name: function}`` with
-            functions (outputs, target) that give the mean over a batch.
-        reestimate_batch_norm: False, True (on the first data set), or the data to collect statistics on.
+        metrics: What is measured beside the loss: ``"accuracy"``, ``"error"``, or
+            ``{name: function}`` with functions (outputs, target) that give the mean
+            over a batch.
+        reestimate_batch_norm: False, True (on the first data set), or the data to
+            collect statistics on.
         dtype: The dtype to measure in; by default the parameters' own.
         batch_size: Cut batches into pieces of at most this many samples.
-        batched: Measure many alphas at once (`torch.func.vmap`); None: for small models. Equal up to
-            rounding.
-        predict: Computes the outputs (K, N, ...) of K models from their stacked tensors (K, ...) by name and
-            inputs (N, ...), where you have something faster than PyTorch, such as
-            `nablab.training.stacked_predictor`. The ends are predicted too, then, after a comparison with the
-            models on the first batch. Not used where batch-norm statistics are re-estimated.
+        batched: Measure many alphas at once (`torch.func.vmap`); None: for small
+            models. Equal up to rounding.
+        predict: Computes the outputs (K, N, ...) of K models from their stacked tensors
+            (K, ...) by name and inputs (N, ...), where you have something faster than
+            PyTorch, such as `nablab.training.stacked_predictor`. The ends are predicted
+            too, then, after a comparison with the models on the first batch. Not used
+            where batch-norm statistics are re-estimated.
 
     Raises:
-        UsageError: The models do not match (the tensor and both shapes are named) or compute different
-            functions of the same tensors; alphas that are no numbers; and what `Objective` raises.
+        UsageError: The models do not match (the tensor and both shapes are named) or
+            compute different functions of the same tensors; alphas that are no numbers;
+            and what `Objective` raises.
 
     >>> a, b = nn.Linear(1, 1), nn.Linear(1, 1)
     >>> result = interpolate(a, b, "mse", (torch.ones(3, 1), torch.ones(3, 1)), count=7)
@@ -321,14 +338,15 @@ def _alphas(
     if alphas is None:
         if not (low < high and math.isfinite(high - low)) or count < 2:
             raise UsageError(
-                f"low={low}, high={high}, count={count} are impossible: low lies below high, and it takes "
-                "two alphas."
+                f"low={low}, high={high}, count={count} are impossible: low lies below "
+                "high, and it takes two alphas."
             )
         alphas = np.linspace(low, high, count)
     asked = np.asarray(alphas, dtype=np.float64).ravel()
     if not asked.size or not np.isfinite(asked).all():
         raise UsageError(
-            f"alphas={alphas!r} are impossible: give finite numbers, such as np.linspace(-1, 2, 61)."
+            f"alphas={alphas!r} are impossible: give finite numbers, such as "
+            "np.linspace(-1, 2, 61)."
         )
     for end in (0.0, 1.0):  # linspace may miss them by a rounding error
         asked = np.append(asked[np.abs(asked - end) > 1e-12], end)
@@ -338,20 +356,24 @@ def _alphas(
 def _check_function(
     routed: float, own: float, dtype: torch.dtype, *, by: str = "the first model"
 ) -> None:
-    """A model's weights, given to the first model (or to ``predict``), must give that model's loss."""
+    """A model's weights, given to the first model (or to ``predict``), must give that
+    model's loss.
+    """
     tolerance = SAME_FUNCTION.get(dtype, 1e-3)
     overflowed = not (math.isfinite(routed) or math.isfinite(own))
     if overflowed or abs(routed - own) <= tolerance * max(abs(own), 1e-6):
         return
     if by == "predict":
         raise UsageError(
-            f"predict computes another function than the models: on the first batch it gives a loss of "
-            f"{routed:.6g} for the first model, the model itself {own:.6g}."
+            "predict computes another function than the models: on the first batch it "
+            f"gives a loss of {routed:.6g} for the first model, the model itself "
+            f"{own:.6g}."
         )
     raise UsageError(
-        f"The models hold tensors of the same names and shapes but compute different functions: with the "
-        f"second one's weights the first gives a loss of {routed:.6g}, the second {own:.6g}. Give models "
-        "that differ in weights alone: the same activations, modes, integer buffers and unregistered layers."
+        "The models hold tensors of the same names and shapes but compute different "
+        "functions: with the second one's weights the first gives a loss of "
+        f"{routed:.6g}, the second {own:.6g}. Give models that differ in weights "
+        "alone: the same activations, modes, integer buffers and unregistered layers."
     )
 
 
@@ -390,12 +412,14 @@ def _notes(
             and not torch.equal(buffer, others[name].to(buffer))
         ):
             notes.append(
-                f"The integer buffer '{name}' differs; between the models it is that of the first."
+                f"The integer buffer '{name}' differs; between the models it "
+                "is that of the first."
             )
     if amend is not None:
         notes.append(
-            "Batch-norm statistics were collected anew at every alpha. With their own statistics the models "
-            f"have the losses {float(ends[0.0][0][0]):.6g} and {float(ends[1.0][0][0]):.6g}."
+            "Batch-norm statistics were collected anew at every alpha. With their own "
+            f"statistics the models have the losses {float(ends[0.0][0][0]):.6g} and "
+            f"{float(ends[1.0][0][0]):.6g}."
         )
     return tuple(notes)
 
@@ -422,9 +446,8 @@ def _not_finite(model: nn.Module, curve: Floats) -> tuple[str, ...]:
 def _barrier(alphas: Floats, curve: Floats) -> tuple[float, float]:
     inside = (alphas >= 0) & (alphas <= 1)
     alpha, values = alphas[inside], curve[inside]
-    with np.errstate(
-        invalid="ignore"
-    ):  # an end without bounds leaves the barrier undefined
+    # an end without bounds leaves the barrier undefined
+    with np.errstate(invalid="ignore"):
         rise = values - ((1 - alpha) * values[0] + alpha * values[-1])
     rise[[0, -1]] = 0.0
     place = int(np.argmax(rise))  # NaN, a loss that overflows, is the largest

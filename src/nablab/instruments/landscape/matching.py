@@ -31,11 +31,16 @@ Method = Literal["weights", "activations"]
 Orders = dict[str, npt.NDArray[np.int64]]
 
 UNCHECKED = (
-    "Whether the new network is the same function was not checked: it is if the specification lists all that "
-    "belongs to a unit. Give data, and the outputs are compared."
+    "Whether the new network is the same function was not checked: it is if the "
+    "specification lists all that belongs to a unit. Give data, and the outputs are "
+    "compared."
 )
-SWEEPS = "How many sweeps a start takes is known when it ends. Expected are those for independent networks."
-SAME = 1e-9  # relative distance of outputs in float64; a permutation changes the order of sums only
+SWEEPS = (
+    "How many sweeps a start takes is known when it ends. Expected are those for "
+    "independent networks."
+)
+# relative distance of outputs in float64; a permutation changes the order of sums only
+SAME = 1e-9
 COLORS = {"before": "#767676", "after": "#0072b2"}
 
 
@@ -44,20 +49,23 @@ class Matching(Measurement):
     r"""What `match_units` found. Distances are over all parameters, hidden or not.
 
     Attributes:
-        permutations: By group of units: int64 (n,); unit i of the new network was unit ``permutations[g][i]``
-            of ``model_b``.
-        module: A new network, equal in function to ``model_b``, with its units in the order of ``model_a``.
+        permutations: By group of units: int64 (n,); unit i of the new network was unit
+            ``permutations[g][i]`` of ``model_b``.
+        module: A new network, equal in function to ``model_b``, with its units in the
+            order of ``model_a``.
         method: ``"weights"`` or ``"activations"``.
-        distance_before: Euclidean distance of the weights of ``model_b`` from those of ``model_a``.
+        distance_before: Euclidean distance of the weights of ``model_b`` from those of
+            ``model_a``.
         distance_after: The distance of the new network's weights.
         similarity_before: Cosine of the angle between the two weight vectors.
         similarity_after: The cosine for the new network.
         distances: By parameter: the distance before and after.
         sweeps: Sweeps over all groups in the best start.
-        converged: A whole sweep changed nothing, so that no reordering of a single group improves the match.
-            That is a local optimum: the best of all orders cannot be found in polynomial time.
-        start: The best start: ``identity``, ``forward``, ``backward`` or ``random``; with the other method,
-            ``activations``.
+        converged: A whole sweep changed nothing, so that no reordering of a single
+            group improves the match. That is a local optimum: the best of all orders
+            cannot be found in polynomial time.
+        start: The best start: ``identity``, ``forward``, ``backward`` or ``random``;
+            with the other method, ``activations``.
     """
 
     permutations: Orders
@@ -74,10 +82,12 @@ class Matching(Measurement):
     _plan: Permutations = field(repr=False)
 
     def permute(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Tensors of ``model_b`` at any other time of its training, in the new order of units.
+        """Tensors of ``model_b`` at any other time of its training, in the new order of
+        units.
 
         Args:
-            tensors: By name, such as a state dict; names that are not of the model are an error.
+            tensors: By name, such as a state dict; names that are not of the model are
+                an error.
         """
         return self._plan.apply(dict(tensors), self.permutations)
 
@@ -107,8 +117,9 @@ class Matching(Measurement):
 
 
 def _expected(size: Any, *, method: str = "weights", **_: Any) -> Expected:
-    # Two forward passes, a third of a gradient each, for activations, and two that compare the functions on
-    # the first batch, which may be all data; float64 copies of both networks.
+    # Two forward passes, a third of a gradient each, for activations, and two that
+    # compare the functions on the first batch, which may be all data; float64 copies of
+    # both networks.
     return Expected(
         gradients=4 / 3 if method == "activations" else 0.0,
         numbers=4.0 * size.parameters,
@@ -125,7 +136,9 @@ def _trials(call: Call) -> Trials:
 
 
 def _arguments(asked: Call, data: Any) -> tuple[Any, ...]:
-    """The network and another one of its architecture, as far from it as independent training leads."""
+    """The network and another one of its architecture, as far from it as independent
+    training leads.
+    """
     other = copied(asked.model)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -147,43 +160,48 @@ def match_units(
     restarts: int = 3,
     sweeps: int = 100,
 ) -> Matching:
-    r"""Permute the hidden units of ``model_b`` so that it comes as close to ``model_a`` as possible.
+    r"""Permute the hidden units of ``model_b`` so that it comes as close to ``model_a``
+    as possible.
 
-    Hidden units have no order of their own: permuting the units of a layer together with the columns of the
-    next one changes no output. Two networks may be far apart in weight space because their units are listed
-    in different orders. With ``method="weights"`` the permutations :math:`\pi` minimize
-    :math:`\|\theta_a - \pi(\theta_b)\|^2`, one layer at a time: with the other layers held, the best order of
-    one layer is a linear assignment problem, solved exactly. Layers take turns in random order until a sweep
-    changes nothing. As this ends in a local optimum, several starts are tried and the best is kept: the
-    order as it is, orders found layer by layer from the input and from the output, and random ones.
-    With ``method="activations"`` the inner products of the units' activations on ``data`` are maximized
-    instead, each layer by itself.
+    Hidden units have no order of their own: permuting the units of a layer together
+    with the columns of the next one changes no output. Two networks may be far apart in
+    weight space because their units are listed in different orders. With
+    ``method="weights"`` the permutations :math:`\pi` minimize :math:`\|\theta_a -
+    \pi(\theta_b)\|^2`, one layer at a time: with the other layers held, the best order
+    of one layer is a linear assignment problem, solved exactly. Layers take turns in
+    random order until a sweep changes nothing. As this ends in a local optimum, several
+    starts are tried and the best is kept: the order as it is, orders found layer by
+    layer from the input and from the output, and random ones. With
+    ``method="activations"`` the inner products of the units' activations on ``data``
+    are maximized instead, each layer by itself.
 
-    Only the order of units is matched. The other symmetries, rescaling of ReLU units and signs of tanh
-    units, are left as they are, so equal functions may still be apart.
+    Only the order of units is matched. The other symmetries, rescaling of ReLU units
+    and signs of tanh units, are left as they are, so equal functions may still be
+    apart.
 
-    Source: Ainsworth, Hayase and Srinivasa, "Git Re-Basin: merging models modulo permutation symmetries",
-    ICLR 2023, arXiv:2209.04836, sections 3.1 and 3.2.
+    Source: Ainsworth, Hayase and Srinivasa, "Git Re-Basin: merging models modulo
+    permutation symmetries", ICLR 2023, arXiv:2209.04836, sections 3.1 and 3.2.
 
     Args:
         model_a: The network that gives the order. Neither network is changed.
         model_b: The network to be reordered, of the same architecture.
-        data: A tensor of inputs, a batch ``(inputs, targets)``, or an iterable of such batches. Targets are
-            not used. With them the outputs of the new network are compared with those of ``model_b``;
-            ``method="activations"`` needs them.
+        data: A tensor of inputs, a batch ``(inputs, targets)``, or an iterable of such
+            batches. Targets are not used. With them the outputs of the new network are
+            compared with those of ``model_b``; ``method="activations"`` needs them.
         method: ``"weights"`` or ``"activations"``.
-        specification: By group of units, the ``(parameter, axis)`` pairs that list these units. Found
-            automatically for `nn.Sequential` of linear and convolutional layers, batch norm, activations,
-            pooling and flattening; needed for other models. Give ``data`` beside your own, as a parameter
-            that it forgets makes the new network another function.
+        specification: By group of units, the ``(parameter, axis)`` pairs that list
+            these units. Found automatically for `nn.Sequential` of linear and
+            convolutional layers, batch norm, activations, pooling and flattening;
+            needed for other models. Give ``data`` beside your own, as a parameter that
+            it forgets makes the new network another function.
         seed: Of the order of layers and of the random starts.
         restarts: Random starts beside the three others.
         sweeps: At most, in each start.
 
     Raises:
-        UsageError: Different architectures (parameter and shapes named), weights that are NaN, a model whose
-            units cannot be found without a specification, a specification that changes the function, or data
-            missing for activations.
+        UsageError: Different architectures (parameter and shapes named), weights that
+            are NaN, a model whose units cannot be found without a specification, a
+            specification that changes the function, or data missing for activations.
 
     >>> def network():
     ...     return nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 1))
@@ -199,7 +217,8 @@ def match_units(
         raise unknown("method", str(method), get_args(Method))
     if restarts < 0 or sweeps < 1:
         raise UsageError(
-            f"restarts={restarts}, sweeps={sweeps}: give 0 restarts or more and 1 sweep or more."
+            f"restarts={restarts}, sweeps={sweeps}: give 0 restarts or more and 1 "
+            "sweep or more."
         )
     a, b = _weights(model_a), _weights(model_b)
     _check_alike(a, b)
@@ -215,9 +234,8 @@ def match_units(
             True,
             method,
         )
-    orders = {
-        group: orders[group] for group in plan.sizes
-    }  # in the order of the layers again
+    # in the order of the layers again
+    orders = {group: orders[group] for group in plan.sizes}
     module = copied(model_b)
     _load(
         module,
@@ -273,7 +291,9 @@ class _Search:
         self._rounding = 1e-12 * _norm(a) * _norm(b)
 
     def best(self, restarts: int) -> tuple[Orders, int, bool, str]:
-        """The orders with the largest inner product of weights, its sweeps, convergence and start."""
+        """The orders with the largest inner product of weights, its sweeps, convergence
+        and start.
+        """
         found = []
         for name, start in self._starts(restarts):
             orders, taken, converged = self._descend(start)
@@ -292,7 +312,9 @@ class _Search:
             )
 
     def _greedy(self, groups: list[str]) -> Orders:
-        """Order one group after the other by the weights whose other units are in order already."""
+        """Order one group after the other by the weights whose other units are in order
+        already.
+        """
         orders: Orders = {}
         for group in groups:
             benefit = self._plan.benefit(group, self._a, self._b, orders)
@@ -375,7 +397,8 @@ def _check_function(model: nn.Module, permuted: nn.Module, inputs: Any) -> None:
     )
     if not all(bool(one.isfinite().all()) for one in before):
         raise UsageError(
-            "The outputs of model_b are NaN or infinite on these data. Give other inputs."
+            "The outputs of model_b are NaN or infinite on these data. "
+            "Give other inputs."
         )
     apart = max(
         (
@@ -387,9 +410,10 @@ def _check_function(model: nn.Module, permuted: nn.Module, inputs: Any) -> None:
     size = max((float(one.abs().max()) for one in before), default=0.0)
     if not apart <= SAME * max(size, 1e-300):
         raise UsageError(
-            "The specification makes another function of the network: on the first batch outputs differ by "
-            f"up to {apart:.3g}, with outputs up to {size:.3g}. It leaves out a parameter or buffer that "
-            "lists units, or holds one that does not: list for each group all axes along its units."
+            "The specification makes another function of the network: on the first "
+            f"batch outputs differ by up to {apart:.3g}, with outputs up to "
+            f"{size:.3g}. It leaves out a parameter or buffer that lists units, or "
+            "holds one that does not: list for each group all axes along its units."
         )
 
 
@@ -400,7 +424,9 @@ def _outputs(model: nn.Module, inputs: Any) -> list[Tensor]:
 
 
 def _quiet_copy(model: nn.Module) -> nn.Module:
-    """A copy to run: hooks stay on the copy, and dropout and batch norm do not depend on the batch."""
+    """A copy to run: hooks stay on the copy, and dropout and batch norm do not depend
+    on the batch.
+    """
     return copied(model).double().eval()
 
 
@@ -434,7 +460,8 @@ def _weights(model: nn.Module) -> dict[str, Tensor]:
     for name, tensor in found.items():
         if not bool(tensor.isfinite().all()):
             raise UsageError(
-                f"The parameter '{name}' holds values that are NaN or infinite: the model has diverged."
+                f"The parameter '{name}' holds values that are NaN or infinite: the "
+                "model has diverged."
             )
     return found
 
@@ -447,8 +474,8 @@ def _check_alike(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
         ]
         if shapes[0] != shapes[1]:
             raise UsageError(
-                f"The networks differ in '{name}': {shapes[0]} and {shapes[1]}. Units can be matched only "
-                "between networks of one architecture."
+                f"The networks differ in '{name}': {shapes[0]} and {shapes[1]}. Units "
+                "can be matched only between networks of one architecture."
             )
 
 

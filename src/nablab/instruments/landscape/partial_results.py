@@ -39,7 +39,8 @@ def fingerprint(*parts: Iterable[Any]) -> str:
 
 
 class PartialResults:
-    """Arrays that fill up from the front, saved now and then; a file is whole at any moment.
+    """Arrays that fill up from the front, saved now and then; a file is whole at any
+    moment.
 
     The file is an npz without pickled objects.
 
@@ -116,13 +117,14 @@ class PartialResults:
                 }
         except (OSError, ValueError, KeyError, zipfile.BadZipFile) as problem:
             raise UsageError(
-                f"The checkpoint {path} cannot be read ({type(problem).__name__}): it is no unfinished "
-                "measurement. Give the name of a new file."
+                f"The checkpoint {path} cannot be read ({type(problem).__name__}): it "
+                "is no unfinished measurement. Give the name of a new file."
             ) from problem
         if str(found["identity"]) != self._identity:
             raise UsageError(
-                f"The checkpoint {path} belongs to another measurement: the model, the data, the loss, the "
-                "directions or the grid differ. Give the name of a new file, or remove that one."
+                f"The checkpoint {path} belongs to another measurement: the model, the "
+                "data, the loss, the directions or the grid differ. Give the name of a "
+                "new file, or remove that one."
             )
         self.done = int(found["done"])
         for name, array in self.arrays.items():

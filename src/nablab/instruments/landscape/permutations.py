@@ -1,4 +1,6 @@
-"""Which entries of a network's tensors belong to which hidden units, and how to put the units in order."""
+"""Which entries of a network's tensors belong to which hidden units, and how to put the
+units in order.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +18,9 @@ from nablab.errors import UsageError, unknown
 Specification: TypeAlias = Mapping[str, Sequence[tuple[str, int]]]
 
 REMEDY = (
-    "Give specification={group: [(parameter, axis), ...]}: for every group of hidden units, the axes of all "
-    "parameters and buffers that list them, such as "
-    "{'hidden': [('0.weight', 0), ('0.bias', 0), ('2.weight', 1)]}."
+    "Give specification={group: [(parameter, axis), ...]}: for every group of hidden "
+    "units, the axes of all parameters and buffers that list them, such as {'hidden': "
+    "[('0.weight', 0), ('0.bias', 0), ('2.weight', 1)]}."
 )
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 NORMS = (
@@ -94,19 +96,20 @@ ON_CHANNELS = (
 
 
 def find_specification(model: nn.Module) -> dict[str, list[tuple[str, int]]]:
-    """The groups of hidden units of an `nn.Sequential`, each named after the layer that makes them.
+    """The groups of hidden units of an `nn.Sequential`, each named after the layer that
+    makes them.
 
     Raises:
-        UsageError: The model is no `nn.Sequential`, holds a layer whose units cannot be told, shares weights
-            between layers, or has no hidden layer.
+        UsageError: The model is no `nn.Sequential`, holds a layer whose units cannot be
+            told, shares weights between layers, or has no hidden layer.
 
     >>> find_specification(nn.Sequential(nn.Linear(1, 3), nn.Tanh(), nn.Linear(3, 1)))
     {'0': [('0.weight', 0), ('0.bias', 0), ('2.weight', 1)]}
     """
     if not isinstance(model, nn.Sequential):
         raise UsageError(
-            f"The units of a {type(model).__name__} cannot be told from its layers: only those of "
-            f"nn.Sequential are found automatically. {REMEDY}"
+            f"The units of a {type(model).__name__} cannot be told from its layers: "
+            f"only those of nn.Sequential are found automatically. {REMEDY}"
         )
     leaves = _leaves(model)
     _check_unshared(leaves)
@@ -121,11 +124,12 @@ class _Walk:
 
     def __init__(self) -> None:
         self._groups: dict[str, list[tuple[str, int]]] = {}
-        self._group = ""  # of the units that arrive at the next layer; those of the input keep their order
+        # of the units that arrive at the next layer; those of the input keep their
+        # order
+        self._group = ""
         self._units = 0
-        self._layout = (
-            ""  # "channels", "flattened" (a block of entries per channel) or "features"
-        )
+        # "channels", "flattened" (a block of entries per channel) or "features"
+        self._layout = ""
 
     def pass_layer(self, name: str, layer: Any) -> None:
         """Note which of the layer's axes list units."""
@@ -180,8 +184,9 @@ class _Walk:
                 inputs > self._units and self._layout != "flattened"
             ):
                 raise UsageError(
-                    f"Layer '{name}' takes {inputs} inputs, but {self._units} units come before it, and "
-                    f"which belongs to which cannot be told. {REMEDY}"
+                    f"Layer '{name}' takes {inputs} inputs, but {self._units} units "
+                    "come before it, and which belongs to which cannot be told. "
+                    f"{REMEDY}"
                 )
             self._groups[self._group].append((f"{name}.weight", 1))
         self._groups[name] = [(f"{name}.{part}", 0) for part in own]
@@ -189,7 +194,8 @@ class _Walk:
 
 
 class Permutations:
-    """A specification held against a model: the sizes of its groups, and what to do with its tensors.
+    """A specification held against a model: the sizes of its groups, and what to do
+    with its tensors.
 
     Attributes:
         sizes: The number of units by group.
@@ -215,15 +221,17 @@ class Permutations:
             lengths = [_length(shapes, group, name, axis) for name, axis in entries]
             if not lengths:
                 raise UsageError(
-                    f"The group '{group}' of the specification lists no parameter. {REMEDY}"
+                    f"The group '{group}' of the specification lists no "
+                    f"parameter. {REMEDY}"
                 )
-            # The smallest axis lists each unit once; others may give each unit a block (after flattening).
+            # The smallest axis lists each unit once; others may give each unit a block
+            # (after flattening).
             self.sizes[group] = min(lengths)
             for (name, axis), length in zip(entries, lengths, strict=True):
                 if length % self.sizes[group]:
                     raise UsageError(
-                        f"Axis {axis} of '{name}' has {length} entries, which is no multiple of the "
-                        f"{self.sizes[group]} units of group '{group}'."
+                        f"Axis {axis} of '{name}' has {length} entries, which is no "
+                        f"multiple of the {self.sizes[group]} units of group '{group}'."
                     )
                 if any(axis == taken for taken, _ in self._axes.get(name, [])):
                     raise UsageError(
@@ -240,7 +248,9 @@ class Permutations:
     def apply(
         self, tensors: dict[str, Tensor], orders: Mapping[str, npt.NDArray[np.int64]]
     ) -> dict[str, Tensor]:
-        """The tensors with the units of all groups in the given orders; new tensors where anything moves."""
+        """The tensors with the units of all groups in the given orders; new tensors
+        where anything moves.
+        """
         strange = [name for name in tensors if name not in self._names]
         if strange:
             raise unknown("tensor in the model", strange[0], sorted(self._names))
@@ -256,7 +266,8 @@ class Permutations:
         b: dict[str, Tensor],
         orders: Mapping[str, Any],
     ) -> Tensor:
-        """float64 (n, n): the inner product of the weights of unit i of a with those of unit j of b.
+        """float64 (n, n): the inner product of the weights of unit i of a with those of
+        unit j of b.
 
         Weights that list another group without an order yet do not count.
         """
@@ -276,7 +287,8 @@ class Permutations:
         return total
 
     def sources(self) -> dict[str, str]:
-        """By group, the layer whose outputs are its units: that of its first weight listed along axis 0.
+        """By group, the layer whose outputs are its units: that of its first weight
+        listed along axis 0.
 
         Raises:
             UsageError: A group has none.
@@ -288,8 +300,8 @@ class Permutations:
             ]
             if not names:
                 raise UsageError(
-                    f"The group '{group}' lists no weight along axis 0, so no layer gives its activations. "
-                    "Use method='weights'."
+                    f"The group '{group}' lists no weight along axis 0, so no layer "
+                    "gives its activations. Use method='weights'."
                 )
             found[group] = names[0].rpartition(".")[0]
         return found
@@ -312,18 +324,12 @@ class Permutations:
 
 def _leaves(model: nn.Sequential, prefix: str = "") -> list[tuple[str, nn.Module]]:
     found: list[tuple[str, nn.Module]] = []
-    for (
-        name,
-        layer,
-    ) in (
-        model._modules.items()
-    ):  # named_children would pass over a layer that comes again
-        nested = isinstance(layer, nn.Sequential)
-        found += (
-            _leaves(layer, f"{prefix}{name}.")
-            if nested
-            else [(f"{prefix}{name}", layer)]
-        )  # type: ignore[arg-type]
+    # named_children would pass over a layer that comes again
+    for name, layer in model._modules.items():
+        if isinstance(layer, nn.Sequential):
+            found += _leaves(layer, f"{prefix}{name}.")
+        else:
+            found.append((f"{prefix}{name}", layer))
     return found
 
 
@@ -331,7 +337,8 @@ def _check_unshared(leaves: list[tuple[str, nn.Module]]) -> None:
     every = [tensor for _, layer in leaves for tensor in layer.parameters()]
     if len({id(tensor) for tensor in every}) < len(every):
         raise UsageError(
-            f"Two layers of the model share weights, so their units must move together. {REMEDY}"
+            "Two layers of the model share weights, so their units must move together. "
+            f"{REMEDY}"
         )
 
 
@@ -344,7 +351,7 @@ def _length(
         )
     if not 0 <= axis < len(shapes[name]):
         raise UsageError(
-            f"'{name}' of group '{group}' has no axis {axis}: its shape is {shapes[name]}, with axes from 0 "
-            f"to {len(shapes[name]) - 1}."
+            f"'{name}' of group '{group}' has no axis {axis}: its shape is "
+            f"{shapes[name]}, with axes from 0 to {len(shapes[name]) - 1}."
         )
     return shapes[name][axis]

@@ -48,7 +48,8 @@ def geometry_of(
     path: Any,
     draw: Callable[[], Floats],
 ) -> Geometry:
-    """The plane of a path, of three models, of given directions, or of those that ``draw`` draws.
+    """The plane of a path, of three models, of given directions, or of those that
+    ``draw`` draws.
 
     Raises:
         UsageError: Points or models that do not match, or that span no plane.
@@ -75,8 +76,9 @@ def geometry_of(
     found = draw() if directions is None else np.asarray(directions, dtype=np.float64)
     if found.shape != (2, objective.size) or not np.isfinite(found).all():
         raise UsageError(
-            f"directions of the shape {found.shape} are no plane: two finite directions of the "
-            f"{objective.size} chosen parameters are needed, in the model's order."
+            f"directions of the shape {found.shape} are no plane: two finite "
+            f"directions of the {objective.size} chosen parameters are needed, in the "
+            "model's order."
         )
     project(np.empty((0, objective.size)), point, found)  # refuses parallel ones
     return Geometry("random" if directions is None else "given", found, none, **rest)
@@ -100,9 +102,9 @@ def _points(path: Any, objective: Objective) -> Floats:
         rows.append(torch.as_tensor(item).detach().double().cpu().numpy().ravel())
         if len(rows[-1]) != objective.size:
             raise UsageError(
-                f"Point {index} of the path has {len(rows[-1])} entries; the chosen parameters have "
-                f"{objective.size}. Give whole points in the model's order, or mappings from names to "
-                "tensors."
+                f"Point {index} of the path has {len(rows[-1])} entries; the chosen "
+                f"parameters have {objective.size}. Give whole points in the model's "
+                "order, or mappings from names to tensors."
             )
     return np.stack(rows)
 
@@ -125,8 +127,9 @@ def _other_points(
             if name not in objective.names
         ):
             notes[
-                "The models differ in buffers or in parameters that do not move: on the plane these are the "
-                "first model's, so that the losses of the other models are not those of the plane below them."
+                "The models differ in buffers or in parameters that do not move: on "
+                "the plane these are the first model's, so that the losses of the "
+                "other models are not those of the plane below them."
             ] = None
     return vectors, tuple(notes)
 
@@ -140,7 +143,8 @@ def grid_axes(
         low, high = np.full(2, -half), np.full(2, half)
     else:
         low, high = np.minimum(shown.min(0), 0), np.maximum(shown.max(0), 0)
-        # A thin plane would show nothing across: the shorter side is at least half as long as the longer.
+        # A thin plane would show nothing across: the shorter side is at least half as
+        # long as the longer.
         span = np.maximum(high - low, 0.5 * (high - low).max()) * (1 + 2 * MARGIN)
         middle = (low + high) / 2
         low, high = middle - span / 2, middle + span / 2

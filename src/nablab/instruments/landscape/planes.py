@@ -45,31 +45,35 @@ Floats = npt.NDArray[np.float64]
 Values = dict[str, dict[str, Floats]]
 
 CHUNK = 64  # points between two looks at the clock
-COARSE, FINE = (
-    9,
-    21,
-)  # resolutions; above, the small planes that tell the cost are a third of the points
+# resolutions; above, the small planes that tell the cost are a third of the points
+COARSE, FINE = (9, 21)
 LEVELS = 18
 
 
 @dataclass(frozen=True, kw_only=True)
 class LossPlane(Measurement):
-    r"""What `loss_plane` found on the points :math:`\theta + \alpha_i d_1 + \beta_j d_2`.
+    r"""What `loss_plane` found on the points :math:`\theta + \alpha_i d_1 + \beta_j
+    d_2`.
 
     Attributes:
-        alphas: float64 (R,), along the first direction, ascending; 0 is among them, exactly.
+        alphas: float64 (R,), along the first direction, ascending; 0 is among them,
+            exactly.
         betas: float64 (R,), along the second.
-        values: By data set, then by metric ("loss" first): float64 (R, R), ``[j, i]`` at ``betas[j],
-            alphas[i]``.
+        values: By data set, then by metric ("loss" first): float64 (R, R), ``[j, i]``
+            at ``betas[j], alphas[i]``.
         standard_errors: In the same form, for a subset of the data; empty without one.
-        center: (j, i) of the model itself; its values are those of the model to the bit.
+        center: (j, i) of the model itself; its values are those of the model to the
+            bit.
         directions: float64 (2, P).
         kind: ``"random"``, ``"given"``, ``"path"`` or ``"models"``.
-        path: float64 (T, 2), the coordinates of a path's points in the plane; empty (0, 2) without one.
+        path: float64 (T, 2), the coordinates of a path's points in the plane; empty (0,
+            2) without one.
         path_error: float64 (T,), the distance of each from the plane.
-        explained: Of a path: the shares of the squared distances from the model along the two directions.
+        explained: Of a path: the shares of the squared distances from the model along
+            the two directions.
         models: float64 (3, 2), the coordinates of three models; empty (0, 2) otherwise.
-        model_losses: float64 (3,), the loss of each on the first data set, measured on the models themselves.
+        model_losses: float64 (3,), the loss of each on the first data set, measured on
+            the models themselves.
         degrees_of_freedom: Of the standard errors.
     """
 
@@ -95,14 +99,16 @@ class LossPlane(Measurement):
     def interval(
         self, metric: str = "loss", *, data: str | None = None
     ) -> tuple[Floats, Floats]:
-        """The 95 % confidence interval of the value on all data, at each point, from that on a subset.
+        """The 95 % confidence interval of the value on all data, at each point, from
+        that on a subset.
 
         Raises:
             UsageError: All data were measured.
         """
         if not self.standard_errors:
             raise UsageError(
-                "There is no interval: all data were measured. It belongs to a random subset=N of them."
+                "There is no interval: all data were measured. It belongs to a random "
+                "subset=N of them."
             )
         mean = _chosen(self.values, metric, data)
         half = stdtrit(self.degrees_of_freedom, 0.975) * _chosen(
@@ -111,9 +117,11 @@ class LossPlane(Measurement):
         return mean - half, mean + half
 
     def plot(self, metric: str = "loss", *, data: str | None = None) -> Figure:
-        """Contours of a metric, logarithmic over decades, with the model and what else lies there.
+        """Contours of a metric, logarithmic over decades, with the model and what else
+        lies there.
 
-        The circles around the points of a path show their distance from the plane, to scale.
+        The circles around the points of a path show their distance from the plane, to
+        scale.
         """
         from matplotlib.figure import Figure
         from matplotlib.ticker import MaxNLocator
@@ -188,7 +196,8 @@ class LossPlane(Measurement):
 
 
 def nice_numbers(low: float, high: float) -> list[float]:
-    """Round numbers from low to high for a logarithmic scale, about three to nine of them.
+    """Round numbers from low to high for a logarithmic scale, about three to nine of
+    them.
 
     >>> nice_numbers(0.3, 40), nice_numbers(1e-6, 10)
     ([0.5, 1.0, 2.0, 5.0, 10.0, 20.0], [1e-06, 1e-05, 0.0001, 0.001, 0.01, 0.1, 1.0, 10.0])
@@ -257,44 +266,54 @@ def loss_plane(
 ) -> LossPlane:
     r"""Measure the loss on a plane through a model's weights.
 
-    By default along two random Gaussian directions, scaled filter by filter so that planes of different
-    networks can be compared (see `random_directions`). With ``path``, along the two principal directions of
-    the points of a training path around the model (Li et al. 2018, section 7); with ``through``, in the
-    plane that holds three models (Garipov et al. 2018). The model is a point of the grid in all cases and is
-    measured as it is. The rows are scanned in one sense: one well-known tool scans every other row backwards
-    and shifts it by one cell.
+    By default along two random Gaussian directions, scaled filter by filter so that
+    planes of different networks can be compared (see `random_directions`). With
+    ``path``, along the two principal directions of the points of a training path around
+    the model (Li et al. 2018, section 7); with ``through``, in the plane that holds
+    three models (Garipov et al. 2018). The model is a point of the grid in all cases
+    and is measured as it is. The rows are scanned in one sense: one well-known tool
+    scans every other row backwards and shifts it by one cell.
 
     A plane costs :math:`R^2/3` gradient evaluations: 867 for 51 x 51 points.
 
-    Source: Li et al., "Visualizing the loss landscape of neural nets", NeurIPS 2018, arXiv:1712.09913;
-        Garipov et al., "Loss surfaces, mode connectivity, and fast ensembling of DNNs", NeurIPS 2018,
-        arXiv:1802.10026.
+    Source: Li et al., "Visualizing the loss landscape of neural nets", NeurIPS 2018,
+    arXiv:1712.09913;
+        Garipov et al., "Loss surfaces, mode connectivity, and fast ensembling of DNNs",
+        NeurIPS 2018, arXiv:1802.10026.
 
     Args:
-        model: The model, in the mode in which it is to be measured (usually ``eval()``).
+        model: The model, in the mode in which it is to be measured (usually
+            ``eval()``).
         loss: A name, a function ``loss(output, target)`` or a `Closure`.
-        data: One batch, an iterable of batches, or a data set; or several of these by name.
+        data: One batch, an iterable of batches, or a data set; or several of these by
+            name.
         directions: Two directions of your own, (2, P).
         through: Two further models of the same architecture.
-        path: The points of a training path: an array (T, P), or a sequence of vectors (P,) or of mappings
-            from parameter names to tensors. The model is the center whether or not it is the last of them.
-        extent: The plane reaches from -extent to extent along both directions. By default 1, and as far as
-            it takes to show a path or three models.
-        resolution: R, points along each direction: odd, so that the model is in the middle.
+        path: The points of a training path: an array (T, P), or a sequence of vectors
+            (P,) or of mappings from parameter names to tensors. The model is the center
+            whether or not it is the last of them.
+        extent: The plane reaches from -extent to extent along both directions. By
+            default 1, and as far as it takes to show a path or three models.
+        resolution: R, points along each direction: odd, so that the model is in the
+            middle.
         normalization: Of random directions.
         biases: Of random directions.
-        metrics: What is measured beside the loss: ``"accuracy"``, ``"error"``, or ``{name: function}``.
+        metrics: What is measured beside the loss: ``"accuracy"``, ``"error"``, or
+            ``{name: function}``.
         subset: Measure on so many random samples, with standard errors.
-        checkpoint: A file to go on from after an interruption; what is there must be of the same plane.
+        checkpoint: A file to go on from after an interruption; what is there must be of
+            the same plane.
         seed: Of random directions and of the subset.
         parameters: Names or glob patterns of the parameters that move.
         dtype: The dtype to measure in; by default the parameters' own.
         batch_size: Cut batches into pieces of at most this many samples.
-        batched: Measure many points at once; None: for small models. Equal up to rounding.
+        batched: Measure many points at once; None: for small models. Equal up to
+            rounding.
 
     Raises:
-        UsageError: Impossible options, models that do not match or span no plane, a path of another length
-            than the parameters, a checkpoint of another plane; and what `Objective` raises.
+        UsageError: Impossible options, models that do not match or span no plane, a
+            path of another length than the parameters, a checkpoint of another plane;
+            and what `Objective` raises.
 
     >>> plane = loss_plane(nn.Linear(2, 1), "mse", (torch.randn(9, 2), torch.randn(9, 1)), resolution=5)
     >>> plane.losses.shape, plane.center
@@ -394,7 +413,9 @@ def _scanned(
     own: Floats,
     checkpoint: str | Path | None,
 ) -> tuple[Floats, Floats, tuple[str, ...]]:
-    """Means and errors at all points, (data sets, measured, R * R), the model's own in its place."""
+    """Means and errors at all points, (data sets, measured, R * R), the model's own in
+    its place.
+    """
     one = np.ones(alphas.size * betas.size)
     grid = np.stack(
         [one, np.tile(alphas, betas.size), np.repeat(betas, alphas.size)], axis=1
@@ -432,8 +453,8 @@ def _scanned(
 def _check_options(resolution: int, extent: float | None, *sources: Any) -> None:
     if resolution < 5 or resolution % 2 == 0:
         raise UsageError(
-            f"resolution={resolution} is impossible: an odd number from 5 on, so that the model itself is a "
-            "point."
+            f"resolution={resolution} is impossible: an odd number from 5 on, so that "
+            "the model itself is a point."
         )
     if extent is not None and not 0 < extent < math.inf:
         raise UsageError(

@@ -1,7 +1,8 @@
-"""The loss and metrics of a model at many points of a line or plane through weight space.
+"""The loss and metrics of a model at many points of a line or plane through weight
+space.
 
-Points are given by coefficients over a few basis points, such as ``(1 - alpha, alpha)`` over two models, so
-that a block of points can be measured at once.
+Points are given by coefficients over a few basis points, such as ``(1 - alpha, alpha)``
+over two models, so that a block of points can be measured at once.
 """
 
 from __future__ import annotations
@@ -29,17 +30,18 @@ Metric: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 Predictor: TypeAlias = Callable[[dict[str, Tensor], Tensor], Tensor]
 Metrics: TypeAlias = str | Sequence[str] | Mapping[str, str | Metric]
 
-MOST_DENSE = 100_000  # parameters behind the first layer; above, one network's products fill the processor
-MOST_WORK = (
-    3_000_000  # parameters times samples; above, vmap on a CPU was slower than a loop
-)
+# parameters behind the first layer; above, one network's products fill the processor
+MOST_DENSE = 100_000
+# parameters times samples; above, vmap on a CPU was slower than a loop
+MOST_WORK = 3_000_000
 BLOCK = 64  # points per vmap; from 25 to 125 took the same time
 IGNORED = -100  # PyTorch's mark of a sample that does not count
 BLOCK_NUMBERS = 2**22  # numbers of weights in a block
 
 
 def accuracy(outputs: Tensor, target: Tensor) -> Tensor:
-    """Share of samples whose largest output is at the target's class; for one output, whose sign is right.
+    """Share of samples whose largest output is at the target's class; for one output,
+    whose sign is right.
 
     Args:
         outputs: (N, C) scores of classes, or (N,) or (N, 1) logits.
@@ -62,8 +64,8 @@ def read_metrics(metrics: Metrics, loss: Loss) -> dict[str, Metric]:
     """Metrics beside the loss, by name.
 
     Args:
-        metrics: Names, or a mapping of names to names or functions ``(outputs, target) -> mean over the
-            batch``. ``"loss"`` is always measured and may be left out.
+        metrics: Names, or a mapping of names to names or functions ``(outputs, target)
+            -> mean over the batch``. ``"loss"`` is always measured and may be left out.
         loss: The loss; a closure gives no outputs, so there are no metrics with it.
 
     Raises:
@@ -84,8 +86,8 @@ def read_metrics(metrics: Metrics, loss: Loss) -> dict[str, Metric]:
         found[name] = METRICS[metric] if isinstance(metric, str) else metric
     if found and isinstance(loss, Closure):
         raise UsageError(
-            f"Metrics ({', '.join(found)}) need outputs and targets; a Closure gives only the loss. "
-            "Give a loss(output, target) and batches (inputs, target)."
+            f"Metrics ({', '.join(found)}) need outputs and targets; a Closure gives "
+            "only the loss. Give a loss(output, target) and batches (inputs, target)."
         )
     return found
 
@@ -93,8 +95,8 @@ def read_metrics(metrics: Metrics, loss: Loss) -> dict[str, Metric]:
 def data_sets(data: Any) -> dict[str, Any]:
     """The data sets by name; one without a name is called "data".
 
-    A mapping of which no value is a tensor, such as ``{"train": ..., "test": ...}``, holds several data
-    sets; any other mapping is one batch.
+    A mapping of which no value is a tensor, such as ``{"train": ..., "test": ...}``,
+    holds several data sets; any other mapping is one batch.
     """
     if (
         isinstance(data, Mapping)
@@ -106,7 +108,9 @@ def data_sets(data: Any) -> dict[str, Any]:
 
 
 def model_tensors(objective: Objective) -> dict[str, Tensor]:
-    """Every parameter and floating-point buffer of the objective's model, by its name in the model."""
+    """Every parameter and floating-point buffer of the objective's model, by its name
+    in the model.
+    """
     rest = {
         name.removeprefix("model."): t
         for name, t in objective.fixed.items()
@@ -119,7 +123,9 @@ def model_tensors(objective: Objective) -> dict[str, Tensor]:
 
 
 def check_match(model_a: nn.Module, model_b: nn.Module) -> None:
-    """Raise the error that names the first tensor which two models do not have in one shape."""
+    """Raise the error that names the first tensor which two models do not have in one
+    shape.
+    """
     a, b = (
         dict(m.named_parameters()) | dict(m.named_buffers()) for m in (model_a, model_b)
     )
@@ -127,14 +133,14 @@ def check_match(model_a: nn.Module, model_b: nn.Module) -> None:
         if name not in a or name not in b:
             where = "second" if name not in b else "first"
             raise UsageError(
-                f"The models do not match: the {where} one has no parameter '{name}'. Only models of one "
-                "architecture can be joined by a line."
+                f"The models do not match: the {where} one has no parameter '{name}'. "
+                "Only models of one architecture can be joined by a line."
             )
         if a[name].shape != b[name].shape:
             raise UsageError(
-                f"The models do not match: the parameter '{name}' has the shape {tuple(a[name].shape)} in "
-                f"the first and {tuple(b[name].shape)} in the second. Only models of one architecture can "
-                "be joined by a line."
+                f"The models do not match: the parameter '{name}' has the shape "
+                f"{tuple(a[name].shape)} in the first and {tuple(b[name].shape)} in "
+                "the second. Only models of one architecture can be joined by a line."
             )
 
 
@@ -146,7 +152,9 @@ def points_at_once(numbers: int) -> int:
 def blocks_of(
     model: nn.Module, basis: Mapping[str, Tensor]
 ) -> DenseBlocks | ImageBlocks | None:
-    """What measures the model at many points at once, or None for a model that neither kind serves."""
+    """What measures the model at many points at once, or None for a model that neither
+    kind serves.
+    """
     return DenseBlocks.of(model, basis) or ImageBlocks.of(model, basis)
 
 
@@ -167,15 +175,16 @@ class Scan:
         model: The model.
         loss: Its loss.
         objectives: By name of the data set; all of this model.
-        basis: By name of a parameter or buffer, a tensor (B, ...) with its values at the basis points. Names
-            that are left out keep the model's own values.
+        basis: By name of a parameter or buffer, a tensor (B, ...) with its values at
+            the basis points. Names that are left out keep the model's own values.
         metrics: What is measured beside the loss.
         batched: Measure points in blocks; None chooses by the size.
-        predict: Computes outputs (K, N, ...) from stacked tensors (K, ...) and inputs (N, ...), in place of
-            `torch.func.vmap`. If it has a method ``at_points(basis, factors)``, that is called once for each
-            block and gives a function of inputs alone.
-        amend: Gives further tensors for a point from its tensors (batch-norm statistics); then points are
-            measured one by one.
+        predict: Computes outputs (K, N, ...) from stacked tensors (K, ...) and inputs
+            (N, ...), in place of `torch.func.vmap`. If it has a method
+            ``at_points(basis, factors)``, that is called once for each block and gives
+            a function of inputs alone.
+        amend: Gives further tensors for a point from its tensors (batch-norm
+            statistics); then points are measured one by one.
 
     Attributes:
         measured: Names of what is measured, "loss" first.
@@ -208,20 +217,20 @@ class Scan:
         first = next(iter(objectives.values()))
         self._numbers = sum(tensor[0].numel() for tensor in basis.values())
         self._largest = max(max(o.batches.samples) for o in objectives.values())
-        # A loss that reads the weights itself, such as a penalty on a model that it holds, cannot be had from
-        # outputs alone.
+        # A loss that reads the weights itself, such as a penalty on a model that it
+        # holds, cannot be had from outputs alone.
         self._whole = isinstance(loss, Closure) or any(
             o.reads_model for o in objectives.values()
         )
         self._blocks = None if self._whole else blocks_of(model, self.basis)
-        self._kept: tuple[Tensor, Any] | None = (
-            None  # what was made of the last block's coefficients
-        )
+        # what was made of the last block's coefficients
+        self._kept: tuple[Tensor, Any] | None = None
         self._predict = None if self._whole else predict
         self._dtype, self._device = first.dtype, first.device
         if batched and amend is not None:
             raise UsageError(
-                "batched=True cannot go with re-estimated batch-norm statistics: leave it out."
+                "batched=True cannot go with re-estimated batch-norm "
+                "statistics: leave it out."
             )
         self._may_fall_back = batched is None
         self.batched = self._worth_it(model) if batched is None else batched
@@ -237,9 +246,8 @@ class Scan:
             return self._blocks.later_numbers <= MOST_DENSE
         if self._blocks is not None:
             return True
-        slow = (
-            nn.modules.conv._ConvNd | nn.RNNBase
-        )  # grouped convolutions, and no rule for recurrence
+        # grouped convolutions, and no rule for recurrence
+        slow = nn.modules.conv._ConvNd | nn.RNNBase
         return self._numbers * self._largest <= MOST_WORK and not any(
             isinstance(m, slow) for m in model.modules()
         )
@@ -258,8 +266,9 @@ class Scan:
         """Measure the points with these coefficients (K, B).
 
         Returns:
-            Means over the data, (data sets, measured, K), and their standard errors from the spread over
-            batches, NaN for a single batch. Points where the loss overflows are infinite or NaN.
+            Means over the data, (data sets, measured, K), and their standard errors
+            from the spread over batches, NaN for a single batch. Points where the loss
+            overflows are infinite or NaN.
         """
         parts = [
             self._block(coefficients[k : k + self.block])
@@ -271,7 +280,9 @@ class Scan:
         return means, errors
 
     def own(self, objective: Objective) -> tuple[Floats, Floats]:
-        """Measure a model at its own weights, through its own objective: (measured,) and standard errors."""
+        """Measure a model at its own weights, through its own objective: (measured,)
+        and standard errors.
+        """
         with objective.quiet(), torch.no_grad():
             found = [
                 self._one(objective, objective.values, batch)
@@ -286,7 +297,9 @@ class Scan:
     def check_prediction(
         self, objective: Objective, row: Floats
     ) -> tuple[float, float]:
-        """The losses on the first batch: of the objective's own model, and as predicted at a point (B,)."""
+        """The losses on the first batch: of the objective's own model, and as predicted
+        at a point (B,).
+        """
         with objective.quiet(), torch.no_grad():
             batch = next(iter(objective.batches))[0]
             own = self._one(objective, objective.values, batch)[0]
@@ -323,12 +336,13 @@ class Scan:
         reason = str(problem).strip().splitlines()[0][:150]
         if not self._may_fall_back:
             raise UsageError(
-                f"The model cannot be measured at several points at once: {reason} Leave batched out, or "
-                "False."
+                f"The model cannot be measured at several points at once: {reason} "
+                "Leave batched out, or False."
             ) from problem
         self.batched = False
         self.notes += (
-            f"Points were measured one by one, for the model does not go through vmap: {reason}",
+            "Points were measured one by one, for the model does not go "
+            f"through vmap: {reason}",
         )
 
     # One point
@@ -409,7 +423,8 @@ def mean_loss(
 ) -> Tensor:
     """The mean loss of each of K outputs (K, N, ...), as (K,).
 
-    The two common losses are written out: under vmap cross-entropy took as long as the network.
+    The two common losses are written out: under vmap cross-entropy took as long as the
+    network.
     """
     if loss == "mse" and outputs.shape[1:] == target.shape:
         return (outputs - target).square_().flatten(1).mean(1)
@@ -433,10 +448,11 @@ def _numbers(values: Tensor) -> Floats:
 
 
 def _mean(found: Sequence[Floats], batches: Batches) -> tuple[Floats, Floats]:
-    """The weighted mean of values of batches (measured, K), and its standard error from their spread.
+    """The weighted mean of values of batches (measured, K), and its standard error from
+    their spread.
 
-    The loss, which comes first, weighs by what it is a mean over, such as targets that are not ignored; the
-    metrics weigh by samples.
+    The loss, which comes first, weighs by what it is a mean over, such as targets that
+    are not ignored; the metrics weigh by samples.
     """
     means = np.zeros_like(found[0], dtype=np.float64)
     others = len(found[0]) - 1
@@ -445,9 +461,8 @@ def _mean(found: Sequence[Floats], batches: Batches) -> tuple[Floats, Floats]:
         for own, share in zip(batches.weights, batches.sample_weights, strict=True)
     ]
     for values, weight in zip(found, weights, strict=True):
-        means += (
-            weight * values
-        )  # in this order, as Objective.loss adds: the ends are equal to the bit
+        # in this order, as Objective.loss adds: the ends are equal to the bit
+        means += weight * values
     if len(found) < 2:
         return means, np.full_like(means, math.nan)
     with np.errstate(invalid="ignore"):

@@ -12,13 +12,13 @@ import torch
 from nablab.errors import UsageError
 from nablab.instruments.base.batches import Batches, count_samples, part_of, take
 
-PIECES = (
-    20  # a t interval with 19 degrees of freedom is 7 % wider than with infinitely many
-)
+# a t interval with 19 degrees of freedom is 7 % wider than with infinitely many
+PIECES = 20
 
 
 def random_subset(batches: Batches, size: int, seed: int) -> tuple[list[Any], float]:
-    """Samples drawn without replacement, as at least `PIECES` batches where there are as many samples.
+    """Samples drawn without replacement, as at least `PIECES` batches where there are
+    as many samples.
 
     Args:
         batches: The data.
@@ -26,8 +26,8 @@ def random_subset(batches: Batches, size: int, seed: int) -> tuple[list[Any], fl
         seed: Decides which, on every device alike.
 
     Returns:
-        The batches, and the factor sqrt(1 - n/N) of a standard error that is due to drawing n of N without
-        replacement.
+        The batches, and the factor sqrt(1 - n/N) of a standard error that is due to
+        drawing n of N without replacement.
 
     Raises:
         UsageError: Fewer than two samples or more than there are.
@@ -36,8 +36,8 @@ def random_subset(batches: Batches, size: int, seed: int) -> tuple[list[Any], fl
     total = sum(lengths)
     if not 2 <= size < total:
         raise UsageError(
-            f"subset={size} is impossible: the data have {total} samples, and a subset has from 2 to "
-            f"{total - 1}. Leave it out to measure on all of them."
+            f"subset={size} is impossible: the data have {total} samples, and a subset "
+            f"has from 2 to {total - 1}. Leave it out to measure on all of them."
         )
     drawn = (
         torch.randperm(total, generator=torch.Generator().manual_seed(seed))[:size]
@@ -50,7 +50,8 @@ def random_subset(batches: Batches, size: int, seed: int) -> tuple[list[Any], fl
     ):
         own = drawn[(drawn >= start) & (drawn < stop)] - start
         if len(own):
-            # Shuffled, so that no piece is made of neighbors, which data sets often keep sorted by class.
+            # Shuffled, so that no piece is made of neighbors, which data sets often
+            # keep sorted by class.
             own = own[
                 torch.randperm(
                     len(own), generator=torch.Generator().manual_seed(seed + 1)

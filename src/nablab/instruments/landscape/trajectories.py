@@ -1,4 +1,6 @@
-r"""Principal components of a path through weight space, from the Gram matrix of its points."""
+r"""Principal components of a path through weight space, from the Gram matrix of its
+points.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,10 @@ from nablab.instruments.landscape.weight_paths import (
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-NO_MODEL = "trajectory_pca runs no model: it costs seconds and `block` numbers of memory. Call it."
+NO_MODEL = (
+    "trajectory_pca runs no model: it costs seconds and `block` numbers of "
+    "memory. Call it."
+)
 COLORS = (
     "#0072b2",
     "#d55e00",
@@ -43,15 +48,19 @@ class TrajectoryPCA(Measurement):
     r"""What `trajectory_pca` found; T points, P entries each, k components.
 
     Attributes:
-        coordinates: float64 (T, k): every point in the plane (or space) of the first k components, relative
-            to the center. Rows of several runs follow each other; see `paths`.
-        explained_variance_ratio: float64 (T-1,): the share of each component in the sum of the squared
-            distances from the center, largest first.
-        projection_error: float64 (T,): the distance of each point from its projection on k components.
-        relative_projection_error: float64 (T,): the same as a share of `distance`; 0 at the center itself.
+        coordinates: float64 (T, k): every point in the plane (or space) of the first k
+            components, relative to the center. Rows of several runs follow each other;
+            see `paths`.
+        explained_variance_ratio: float64 (T-1,): the share of each component in the sum
+            of the squared distances from the center, largest first.
+        projection_error: float64 (T,): the distance of each point from its projection
+            on k components.
+        relative_projection_error: float64 (T,): the same as a share of `distance`; 0 at
+            the center itself.
         distance: float64 (T,): the distance of each point from the center.
-        random_walk: float64 (T-1,): the explained variance ratio of a random walk of as many points in
-            infinitely many dimensions. A path that explains no more looks flat because any path does.
+        random_walk: float64 (T-1,): the explained variance ratio of a random walk of as
+            many points in infinitely many dimensions. A path that explains no more
+            looks flat because any path does.
         labels: The name of each run.
         lengths: The points of each run.
         names: The parameters that count, in order.
@@ -82,9 +91,11 @@ class TrajectoryPCA(Measurement):
         return dict(zip(self.labels, np.split(self.coordinates, ends), strict=True))
 
     def directions(self) -> Floats:
-        """The first k components as orthonormal columns, float64 (P, k), in the order of `names`.
+        """The first k components as orthonormal columns, float64 (P, k), in the order
+        of `names`.
 
-        They are computed when asked for, by one more pass over the points, which must not have changed.
+        They are computed when asked for, by one more pass over the points, which must
+        not have changed.
 
         Raises:
             UsageError: The points span fewer than k dimensions.
@@ -92,8 +103,9 @@ class TrajectoryPCA(Measurement):
         if np.isnan(self._weights).any():
             rank = int(np.flatnonzero(np.isnan(self._weights).any(axis=0))[0])
             raise UsageError(
-                f"The points span {rank} of the {self._weights.shape[1]} dimensions asked for, up to "
-                f"rounding: the others have no direction. Ask for components={rank}, or collect more points."
+                f"The points span {rank} of the {self._weights.shape[1]} dimensions "
+                "asked for, up to rounding: the others have no direction. Ask for "
+                f"components={rank}, or collect more points."
             )
         found = torch.empty(self.size, self._weights.shape[1], dtype=torch.float64)
         for start, block in self._points.blocks(self.center):
@@ -101,8 +113,9 @@ class TrajectoryPCA(Measurement):
             torch.matmul(
                 torch.from_numpy(block).T, torch.from_numpy(self._weights), out=part
             )
-        # Rounding leaves angles that are not quite right where variances differ much; they are close enough
-        # for one Cholesky step, which costs less than a QR decomposition of P rows.
+        # Rounding leaves angles that are not quite right where variances differ much;
+        # they are close enough for one Cholesky step, which costs less than a QR
+        # decomposition of P rows.
         triangle = torch.linalg.cholesky(found.T @ found, upper=True)
         return np.asarray(
             (found @ torch.linalg.inv(triangle)).numpy(), dtype=np.float64
@@ -125,7 +138,9 @@ class TrajectoryPCA(Measurement):
         }
 
     def plot(self) -> Figure:
-        """The paths in the first two components, each run in its color, start open and end filled."""
+        """The paths in the first two components, each run in its color, start open and
+        end filled.
+        """
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(5.6, 4.4), layout="constrained")
@@ -150,7 +165,10 @@ class TrajectoryPCA(Measurement):
             self.explained_variance_ratio[component],
             self.random_walk[component],
         )
-        return f"component {component + 1} ({share:.1%} of the variance; random walk {walk:.0%})"
+        return (
+            f"component {component + 1} ({share:.1%} of the variance; random walk "
+            f"{walk:.0%})"
+        )
 
 
 def _expected(size: Any, *, points: int = 50, **_: Any) -> Expected:
@@ -168,41 +186,50 @@ def trajectory_pca(
 ) -> TrajectoryPCA:
     r"""Project a path through weight space on its principal components.
 
-    With the centered points as the rows of :math:`X` (T × P), the eigenvectors of the small Gram matrix
-    :math:`G = X X^\top = V \Lambda V^\top` (T × T) give the coordinates :math:`V \Lambda^{1/2}` and the
-    directions :math:`X^\top V \Lambda^{-1/2}`. G is summed in float64 over blocks of entries, so that a
-    path of float32 files of any size needs no more than ``block`` float64 numbers at once. Centering happens
-    inside a block, before any product: points far from the origin lose no digits.
+    With the centered points as the rows of :math:`X` (T × P), the eigenvectors of the
+    small Gram matrix :math:`G = X X^\top = V \Lambda V^\top` (T × T) give the
+    coordinates :math:`V \Lambda^{1/2}` and the directions :math:`X^\top V
+    \Lambda^{-1/2}`. G is summed in float64 over blocks of entries, so that a path of
+    float32 files of any size needs no more than ``block`` float64 numbers at once.
+    Centering happens inside a block, before any product: points far from the origin
+    lose no digits.
 
-    A flat picture proves little. A random walk in many dimensions has 61 % and 15 % of its variance in its
-    first two components, and its projections are cosines, whose pairs look like Lissajous curves (Antognini
-    and Sohl-Dickstein 2018). With T points and steps of equal expected size the share of component j is
+    A flat picture proves little. A random walk in many dimensions has 61 % and 15 % of
+    its variance in its first two components, and its projections are cosines, whose
+    pairs look like Lissajous curves (Antognini and Sohl-Dickstein 2018). With T points
+    and steps of equal expected size the share of component j is
 
-    .. math:: \frac{6}{T^2 - 1} \cdot \frac{1}{4 \sin^2(\pi j / 2T)} \to \frac{6}{\pi^2 j^2},
+    .. math:: \frac{6}{T^2 - 1} \cdot \frac{1}{4 \sin^2(\pi j / 2T)} \to \frac{6}{\pi^2
+    j^2},
 
     and, where the first or the last point is the center, with m = T - 1,
-    :math:`\frac{2}{m(m+1)} \frac{1}{4 \sin^2(\pi (2j-1) / (4m+2))} \to \frac{8}{\pi^2 (2j-1)^2}`.
-    The result carries these shares. For several runs they are those of independent walks from one start.
+    :math:`\frac{2}{m(m+1)} \frac{1}{4 \sin^2(\pi (2j-1) / (4m+2))} \to \frac{8}{\pi^2
+    (2j-1)^2}`. The result carries these shares. For several runs they are those of
+    independent walks from one start.
 
-    Source: Li et al., "Visualizing the loss landscape of neural nets", NeurIPS 2018, arXiv:1712.09913,
-    section 7 (center="last"); Antognini and Sohl-Dickstein, "PCA of high dimensional random walks with
-    comparison to neural network training", NeurIPS 2018, arXiv:1806.08805.
+    Source: Li et al., "Visualizing the loss landscape of neural nets", NeurIPS 2018,
+    arXiv:1712.09913, section 7 (center="last"); Antognini and Sohl-Dickstein, "PCA of
+    high dimensional random walks with comparison to neural network training", NeurIPS
+    2018, arXiv:1806.08805.
 
     Args:
-        points: One run: an array or tensor (T, P), or a sequence of points, each a vector, a mapping from
-            names to tensors (a state dict) or the path of a safetensors file. Several runs: a mapping from
-            labels to runs; they are projected together.
-        parameters: Names or glob patterns of the tensors that count, such as ``"layer1.*"``. Integer tensors
-            and the running statistics of batch norm are left out, unless a pattern names ``running_``.
-            An array has no names: it is taken whole.
+        points: One run: an array or tensor (T, P), or a sequence of points, each a
+            vector, a mapping from names to tensors (a state dict) or the path of a
+            safetensors file. Several runs: a mapping from labels to runs; they are
+            projected together.
+        parameters: Names or glob patterns of the tensors that count, such as
+            ``"layer1.*"``. Integer tensors and the running statistics of batch norm are
+            left out, unless a pattern names ``running_``. An array has no names: it is
+            taken whole.
         components: k, at least 1.
-        center: ``"mean"`` of all points, or the ``"first"`` or ``"last"`` point of all (Li et al. take the
-            differences from the last).
+        center: ``"mean"`` of all points, or the ``"first"`` or ``"last"`` point of all
+            (Li et al. take the differences from the last).
         block: Float64 numbers in memory at once.
 
     Raises:
-        UsageError: Fewer than two points, points of unequal shapes (named), a value that is NaN or infinite
-            (the point named), equal points, or more components than the points can span.
+        UsageError: Fewer than two points, points of unequal shapes (named), a value
+            that is NaN or infinite (the point named), equal points, or more components
+            than the points can span.
 
     >>> walk = np.cumsum(np.random.default_rng(0).normal(size=(20, 5000)), axis=0)
     >>> result = trajectory_pca(walk)
@@ -216,17 +243,20 @@ def trajectory_pca(
     source = Points(points, parameters, block)
     if not 1 <= components <= min(source.total - 1, source.size):
         raise UsageError(
-            f"components={components} is impossible: {source.total} points with {source.size} entries span "
-            f"at most {min(source.total - 1, source.size)} dimensions, and at least 1 is needed."
+            f"components={components} is impossible: {source.total} points with "
+            f"{source.size} entries span at most {min(source.total - 1, source.size)} "
+            "dimensions, and at least 1 is needed."
         )
     gram = np.zeros((source.total, source.total))
     for _, part in source.blocks(center):
-        # PyTorch's product rather than NumPy's: two pools of threads that alternate were ten times slower.
+        # PyTorch's product rather than NumPy's: two pools of threads that alternate
+        # were ten times slower.
         columns = torch.from_numpy(part)
         torch.from_numpy(gram).addmm_(columns, columns.T)
     variances, vectors = _components(gram)
     coordinates = vectors[:, :components] * np.sqrt(variances[:components])
-    # The sum over the components left out has no cancellation, unlike distance² - coordinates².
+    # The sum over the components left out has no cancellation, unlike distance² -
+    # coordinates².
     error = np.sqrt((vectors[:, components:] ** 2) @ variances[components:])
     distance = np.sqrt(np.diag(gram))
     return TrajectoryPCA(
@@ -252,11 +282,12 @@ def trajectory_pca(
 
 
 def random_walk_shares(lengths: int | Sequence[int], center: Center = "mean") -> Floats:
-    """The explained variance ratios (T-1,) of random walks in infinitely many dimensions, in closed form.
+    """The explained variance ratios (T-1,) of random walks in infinitely many
+    dimensions, in closed form.
 
     Args:
-        lengths: The number of points of a walk, or of several independent walks from one start, whose
-            first point is that start.
+        lengths: The number of points of a walk, or of several independent walks from
+            one start, whose first point is that start.
         center: As for `trajectory_pca`.
 
     >>> shares = random_walk_shares(10_000)
@@ -271,7 +302,8 @@ def random_walk_shares(lengths: int | Sequence[int], center: Center = "mean") ->
     total = sum(lengths)
     if len(lengths) == 1:
         index = np.arange(1, total)
-        # The inverses of the eigenvalues of second differences: free ends, or one end held at zero.
+        # The inverses of the eigenvalues of second differences: free ends, or one end
+        # held at zero.
         angles = (
             index / (2 * total)
             if center == "mean"
@@ -295,13 +327,15 @@ def random_walk_shares(lengths: int | Sequence[int], center: Center = "mean") ->
 
 
 def _components(gram: Floats) -> tuple[Floats, Floats]:
-    """Variances (T,), largest first, and vectors (T, T), with signs that do not depend on rounding."""
+    """Variances (T,), largest first, and vectors (T, T), with signs that do not depend
+    on rounding.
+    """
     variances, vectors = np.linalg.eigh(gram)
     variances, vectors = variances[::-1].clip(min=0), vectors[:, ::-1]
     if variances[0] <= 0:
         raise UsageError(
-            "All points are equal: there is no path. Were the parameters frozen, or the same point kept T "
-            "times?"
+            "All points are equal: there is no path. Were the parameters frozen, or "
+            "the same point kept T times?"
         )
     size = np.abs(vectors)
     # The first entry that is as large as any, up to rounding, is positive.
@@ -310,7 +344,9 @@ def _components(gram: Floats) -> tuple[Floats, Floats]:
 
 
 def _direction_weights(vectors: Floats, variances: Floats) -> Floats:
-    """What to multiply the centered points by for unit directions; NaN where there is only rounding."""
+    """What to multiply the centered points by for unit directions; NaN where there is
+    only rounding.
+    """
     kept = variances[: vectors.shape[1]]
     noise = len(variances) * np.finfo(np.float64).eps * variances[0]
     scale = np.where(

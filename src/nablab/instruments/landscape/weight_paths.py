@@ -1,4 +1,6 @@
-"""Points in weight space, from arrays, state dicts or files, read block by block in float64."""
+"""Points in weight space, from arrays, state dicts or files, read block by block in
+float64.
+"""
 
 from __future__ import annotations
 
@@ -18,14 +20,16 @@ from nablab.errors import UsageError, unknown
 Floats: TypeAlias = npt.NDArray[np.float64]
 Center = Literal["mean", "first", "last"]
 
-# Numbers of one float64 block: 32 MB, large enough for a fast matrix product, small beside any path.
+# Numbers of one float64 block: 32 MB, large enough for a fast matrix product, small
+# beside any path.
 BLOCK = 4_000_000
 # Batch norm's averages of the data are in every state dict, but they are no weights.
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 
 class Points:
-    """The points of all runs as a source of float64 blocks (T, columns) that can be read again and again.
+    """The points of all runs as a source of float64 blocks (T, columns) that can be
+    read again and again.
 
     Attributes:
         labels: The name of each run.
@@ -65,7 +69,9 @@ class Points:
             yield start, np.subtract(block, center_of(block, center), out=block)
 
     def raw_blocks(self) -> Iterator[tuple[int, Floats]]:
-        """(first column, block) over all columns; the block's memory is used again for the next."""
+        """(first column, block) over all columns; the block's memory is used again for
+        the next.
+        """
         buffer = np.empty(self.total * min(self._columns, self.size))
         start = 0
         for name, shape in self.shapes.items():
@@ -104,7 +110,8 @@ class Points:
             chosen.update(found)
         if left_out:
             self.notes += (
-                "The running statistics of batch norm are left out: they are no weights.",
+                "The running statistics of batch norm are left out: they "
+                "are no weights.",
             )
         return {name: shape for name, shape in usable.items() if name in chosen}
 
@@ -114,8 +121,9 @@ class Points:
                 what = f"'{name}'" if name else "the vector"
                 there = f"shape {shapes[name]}" if name in shapes else "no such tensor"
                 raise UsageError(
-                    f"{self.name_of(place)} has {there} for {what}, {self.name_of(0)} has shape {shape}. "
-                    "All points must come from networks of one architecture."
+                    f"{self.name_of(place)} has {there} for {what}, {self.name_of(0)} "
+                    f"has shape {shape}. All points must come from networks of one "
+                    "architecture."
                 )
 
     def _check_finite(self, block: Floats, name: str) -> None:
@@ -124,8 +132,9 @@ class Points:
         if len(bad):
             of = f" in '{name}'" if name else ""
             raise UsageError(
-                f"{self.name_of(int(bad[0]))} holds values that are NaN or infinite{of}: the training had "
-                "diverged. Leave out the points from there on."
+                f"{self.name_of(int(bad[0]))} holds values that are NaN or "
+                f"infinite{of}: the training had diverged. Leave out the points from "
+                "there on."
             )
 
 
@@ -142,13 +151,15 @@ def _points_of(run: Any) -> list[Any]:
     if isinstance(run, Tensor | np.ndarray):
         if run.ndim != 2:
             raise UsageError(
-                f"An array of points has shape (T, P), one row each; this one has shape {tuple(run.shape)}."
+                "An array of points has shape (T, P), one row each; this one has shape "
+                f"{tuple(run.shape)}."
             )
         return [{"": row} for row in run]
     if isinstance(run, str | os.PathLike) or not isinstance(run, Sequence):
         raise UsageError(
-            f"Points of type {type(run).__name__} cannot be read. Give an array (T, P), a list of vectors, "
-            "of state dicts or of safetensors files, or a mapping from labels to such runs."
+            f"Points of type {type(run).__name__} cannot be read. Give an array (T, "
+            "P), a list of vectors, of state dicts or of safetensors files, or a "
+            "mapping from labels to such runs."
         )
     return [
         {"": point} if isinstance(point, Tensor | np.ndarray) else point
@@ -157,13 +168,15 @@ def _points_of(run: Any) -> list[Any]:
 
 
 def _shapes(point: Any) -> dict[str, tuple[int, ...]]:
-    """The shapes of a vector, or of the floating-point tensors of a point that has names."""
+    """The shapes of a vector, or of the floating-point tensors of a point that has
+    names.
+    """
     if isinstance(point, Mapping):
         for name, tensor in point.items():
             if isinstance(tensor, Tensor) and tensor.is_complex():
                 raise UsageError(
-                    f"The tensor '{name}' of the points is complex. Give its real and imaginary parts as "
-                    "a real tensor: torch.view_as_real."
+                    f"The tensor '{name}' of the points is complex. Give its real and "
+                    "imaginary parts as a real tensor: torch.view_as_real."
                 )
         return {
             str(n): tuple(t.shape)
@@ -172,12 +185,14 @@ def _shapes(point: Any) -> dict[str, tuple[int, ...]]:
         }
     if not isinstance(point, str | os.PathLike):
         raise UsageError(
-            f"A point of type {type(point).__name__} cannot be read. Give a vector, a state dict or the path "
-            "of a safetensors file."
+            f"A point of type {type(point).__name__} cannot be read. Give a vector, a "
+            "state dict or the path of a safetensors file."
         )
-    return _shapes(
-        _read_file(point, lambda file: {n: file.get_tensor(n) for n in file.keys()})
-    )  # noqa: SIM118
+    return _shapes(_read_file(point, _tensors_of))
+
+
+def _tensors_of(file: Any) -> dict[str, Any]:
+    return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
 
 def _is_floating(array: Any) -> bool:
@@ -187,7 +202,9 @@ def _is_floating(array: Any) -> bool:
 
 
 def _vector(point: Any, name: str) -> Any:
-    """One tensor of a point, flat; that of a file is mapped into memory and read page by page."""
+    """One tensor of a point, flat; that of a file is mapped into memory and read page
+    by page.
+    """
     if isinstance(point, Mapping):
         found = point[name]
         return (
@@ -199,7 +216,9 @@ def _vector(point: Any, name: str) -> Any:
 
 
 def _copy(part: Any, row: Floats) -> None:
-    """Convert a part of a vector of any dtype and device into a row, without a copy of the whole."""
+    """Convert a part of a vector of any dtype and device into a row, without a copy of
+    the whole.
+    """
     if isinstance(part, Tensor):
         torch.from_numpy(row).copy_(part)
     else:

@@ -1,1 +1,3 @@
-"""Engines in compiled code: kernels in C, how they are compiled, and what Python tells them."""
+"""Engines in compiled code: kernels in C, how they are compiled, and what Python tells
+them.
+"""

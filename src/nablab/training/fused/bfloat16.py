@@ -1,9 +1,11 @@
-"""Dense networks in compiled code whose products are bfloat16 on a processor's matrix tiles (AMX).
+"""Dense networks in compiled code whose products are bfloat16 on a processor's matrix
+tiles (AMX).
 
-Beyond small sizes a dense network's step is matrix products and the optimizer's pass over all weights.
-PyTorch takes the tiles too, but passes every result through memory several times. Here a product's results go
-through bias, ReLU and rounding, and a gradient into the optimizer, while they are in the cache. Weights and
-sums are float32. Results depend neither on the number of replicas nor on that of threads, bit for bit.
+Beyond small sizes a dense network's step is matrix products and the optimizer's pass
+over all weights. PyTorch takes the tiles too, but passes every result through memory
+several times. Here a product's results go through bias, ReLU and rounding, and a
+gradient into the optimizer, while they are in the cache. Weights and sums are float32.
+Results depend neither on the number of replicas nor on that of threads, bit for bit.
 """
 
 from __future__ import annotations
@@ -27,14 +29,13 @@ from nablab.training.inputs import Inputs
 from nablab.training.optimizers import Specification
 
 SIDE = 32  # the kernel's squares
-# Samples that go through the network at once: with 784 inputs two copies of them fill a cache of 2 MB.
+# Samples that go through the network at once: with 784 inputs two copies of them fill a
+# cache of 2 MB.
 SLAB = 640
 READY_AT_ONCE = 4096  # samples made ready at once
 LARGEST_STORE = 2**30  # bytes of all samples in bfloat16
-LARGEST_KEPT, MOST_KEPT = (
-    2**28,
-    4,
-)  # bytes of a set that is kept for the next evaluation, and how many sets
+# bytes of a set that is kept for the next evaluation, and how many sets
+LARGEST_KEPT, MOST_KEPT = (2**28, 4)
 
 _INT, _POINTER = ctypes.c_int64, ctypes.c_void_p
 _Layer = structure(
@@ -56,11 +57,13 @@ _Data = structure(
 
 
 class FusedBfloat16Engine(FusedLayers):
-    """K dense networks trained by compiled code with matrix tiles, for cross-entropy on the CPU.
+    """K dense networks trained by compiled code with matrix tiles, for cross-entropy on
+    the CPU.
 
     Args:
-        modules: K modules, each a `nn.Sequential` (nested or not) of `nn.Flatten`, `nn.Linear`, `nn.ReLU` and
-            `nn.Identity` with float32 weights; only their weights are read.
+        modules: K modules, each a `nn.Sequential` (nested or not) of `nn.Flatten`,
+            `nn.Linear`, `nn.ReLU` and `nn.Identity` with float32 weights; only their
+            weights are read.
         x: Stored samples (N, ...); they are made ready once and kept in bfloat16.
         y: Labels, int64 (N,), or (K, N) with own labels.
         loss: ``"cross_entropy"``.
@@ -69,8 +72,8 @@ class FusedBfloat16Engine(FusedLayers):
         inputs: How stored samples become inputs; ``inputs.bfloat16`` must be asked for.
 
     Raises:
-        Unsupported: Something else is asked for, the processor has no matrix tiles, or there is no C
-            compiler.
+        Unsupported: Something else is asked for, the processor has no matrix tiles, or
+            there is no C compiler.
     """
 
     name = "fused-bfloat16"
@@ -116,9 +119,8 @@ class FusedBfloat16Engine(FusedLayers):
             y.detach().contiguous(),
             own_labels,
         )
-        self._seen: list[tuple[Tensor, int, Tensor]] = [
-            (x, x._version, self._x)
-        ]  # x keeps its id
+        # x keeps its id
+        self._seen: list[tuple[Tensor, int, Tensor]] = [(x, x._version, self._x)]
         self._rows = self._describe_layers(_Layer)
         for row, layer in zip(self._rows, self._layers, strict=True):
             row.inputs, row.outputs = math.prod(layer.inputs), layer.outputs[0]
@@ -163,7 +165,9 @@ class FusedBfloat16Engine(FusedLayers):
         return self._outputs(data, len(x), rounded)
 
     def _kept_rounded(self, x: Tensor) -> Tensor:
-        """What `_rounded` gives, kept: evaluations ask for the same samples again and again."""
+        """What `_rounded` gives, kept: evaluations ask for the same samples again and
+        again.
+        """
         for seen, version, rounded in self._seen:
             if seen is x and version == x._version:
                 return rounded
@@ -182,7 +186,7 @@ class FusedBfloat16Engine(FusedLayers):
         ):
             ready = self._inputs.ready(x[part].detach())
             if ready.shape[1:] != self._shape:
-                raise UsageError(f"The network takes samples of shape {tuple(self._shape)}, "
-                                 f"got {tuple(ready.shape[1:])}.")  # fmt: skip
+                raise UsageError("The network takes samples of shape "
+                                 f"{tuple(self._shape)}, got {tuple(ready.shape[1:])}.")  # fmt: skip
             found[part] = ready.flatten(1)
         return found

@@ -1,9 +1,10 @@
 """Compile the fused kernels with the machine's C compiler, once, and load it.
 
-The library lies in the user's cache folder (or ``$NABLAB_CACHE``). Its name holds a hash of everything that
-went in: the source, the options, and what the compiler says of itself and of this machine's processor. So a
-home folder shared by different machines is safe. The name also holds a hash of the library's content, for
-loading a damaged file could crash the process.
+The library lies in the user's cache folder (or ``$NABLAB_CACHE``). Its name holds a
+hash of everything that went in: the source, the options, and what the compiler says of
+itself and of this machine's processor. So a home folder shared by different machines is
+safe. The name also holds a hash of the library's content, for loading a damaged file
+could crash the process.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ _OPTIONS = (
     "-shared",
 )
 
-# The first that the compiler accepts. GCC and clang prefer 256-bit vectors unless told otherwise; some
-# clang versions for ARM know only -mcpu.
+# The first that the compiler accepts. GCC and clang prefer 256-bit vectors unless told
+# otherwise; some clang versions for ARM know only -mcpu.
 _MACHINE_OPTIONS = (
     ("-march=native", "-mprefer-vector-width=512"),
     ("-march=native",),
@@ -44,25 +45,30 @@ _MACHINE_OPTIONS = (
     (),
 )
 
-# Compiling takes 2 s on one core; a compiler that waits for a license or a network disk must not hang us.
+# Compiling takes 2 s on one core; a compiler that waits for a license or a network disk
+# must not hang us.
 _TIMEOUT_SECONDS = 120
 
 
 def load(real: str, source: str = "dense.c") -> ctypes.CDLL:
-    """A kernel's library for ``real`` = ``"float"`` or ``"double"``, compiled if the cache has none.
+    """A kernel's library for ``real`` = ``"float"`` or ``"double"``, compiled if the
+    cache has none.
 
     Args:
         real: The type of every number in it.
         source: The kernel's file, beside this one.
 
     Raises:
-        Unsupported: There is no C compiler, or it fails, or its library cannot be loaded.
+        Unsupported: There is no C compiler, or it fails, or its library cannot be
+            loaded.
     """
     return _load(real, source, str(cache_folder()), tuple(_compiler()))
 
 
 def cache_folder() -> Path:
-    """Where compiled kernels are kept: ``$NABLAB_CACHE/kernels``, or below the user's cache folder."""
+    """Where compiled kernels are kept: ``$NABLAB_CACHE/kernels``, or below the user's
+    cache folder.
+    """
     return (
         Path(os.environ.get("NABLAB_CACHE") or platformdirs.user_cache_dir("nablab"))
         / "kernels"
@@ -82,7 +88,8 @@ def _load(
         return _opened(known)
     if _is_writable(Path(folder)):
         return _opened(_build(compiler, options, _FOLDER / source, Path(folder), key))
-    # Each process compiles for itself then. What is loaded stays, although its file goes.
+    # Each process compiles for itself then. What is loaded stays, although its file
+    # goes.
     with tempfile.TemporaryDirectory(prefix="nablab-") as scratch:
         return _opened(_build(compiler, options, _FOLDER / source, Path(scratch), key))
 
@@ -103,7 +110,8 @@ def _compiler() -> list[str]:
 
 
 def _describe(compiler: Sequence[str]) -> tuple[tuple[str, ...], bytes]:
-    """The machine options that the compiler accepts, and its predefined macros under them.
+    """The machine options that the compiler accepts, and its predefined macros under
+    them.
 
     The macros name the compiler's version and each instruction set that it will use.
     """
@@ -112,12 +120,15 @@ def _describe(compiler: Sequence[str]) -> tuple[tuple[str, ...], bytes]:
         if result.returncode == 0:
             return machine, result.stdout
     raise Unsupported(
-        f"the C compiler '{shlex.join(compiler)}' does not work: {_first_line(result.stderr)}"
+        f"the C compiler '{shlex.join(compiler)}' does not work: "
+        f"{_first_line(result.stderr)}"
     )
 
 
 def _find(folder: Path, key: str) -> Path | None:
-    """A library from the cache whose content is what its name says; damaged ones are removed."""
+    """A library from the cache whose content is what its name says; damaged ones are
+    removed.
+    """
     for library in sorted(folder.glob(f"{key}-*.so")):
         if library.stem == f"{key}-{_digest(library.read_bytes())}":
             return library
@@ -132,7 +143,10 @@ def _build(
     folder: Path,
     key: str,
 ) -> Path:
-    """Compile into the cache. The rename is atomic, so several processes may do this at once."""
+    """Compile into the cache.
+
+    The rename is atomic, so several processes may do this at once.
+    """
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         built = Path(scratch) / "kernel.so"
         result = _run(
@@ -140,7 +154,8 @@ def _build(
         )
         if result.returncode != 0:
             raise Unsupported(
-                f"the C compiler '{shlex.join(compiler)}' failed: {_first_line(result.stderr)}"
+                f"the C compiler '{shlex.join(compiler)}' failed: "
+                f"{_first_line(result.stderr)}"
             )
         library = folder / f"{key}-{_digest(built.read_bytes())}.so"
         built.replace(library)

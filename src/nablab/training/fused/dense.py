@@ -1,8 +1,10 @@
-"""Small dense networks in compiled code: every step of a replica in one call, replicas over threads.
+"""Small dense networks in compiled code: every step of a replica in one call, replicas
+over threads.
 
-PyTorch spends most of a small network's step on calls. Here one C function (``dense.c``, whose head has
-the mathematics) does the forward pass, the gradient and the optimizer, with all data in the cache. Results
-depend neither on the number of replicas nor on that of threads, bit for bit.
+PyTorch spends most of a small network's step on calls. Here one C function
+(``dense.c``, whose head has the mathematics) does the forward pass, the gradient and
+the optimizer, with all data in the cache. Results depend neither on the number of
+replicas nor on that of threads, bit for bit.
 """
 
 from __future__ import annotations
@@ -25,12 +27,14 @@ from nablab.training.fused.replicas import FusedReplicas, check_indices
 from nablab.training.inputs import Inputs
 from nablab.training.optimizers import Specification
 
-# Samples go through the network in tiles of so many bytes per unit. Smaller tiles add up partial gradients
-# more often; larger ones leave the cache. Measured from 512 to 8192: docs/engine.md.
+# Samples go through the network in tiles of so many bytes per unit. Smaller tiles add
+# up partial gradients more often; larger ones leave the cache. Measured from 512 to
+# 8192: docs/engine.md.
 TILE_BYTES = 2048
 
-# PyTorch's blocked matrix products win on large layers. With all threads busy this engine is twice as fast at
-# 50,000 parameters and equal at 200,000; but a single replica has only one thread here. Same notes.
+# PyTorch's blocked matrix products win on large layers. With all threads busy this
+# engine is twice as fast at 50,000 parameters and equal at 200,000; but a single
+# replica has only one thread here. Same notes.
 LARGEST_NETWORK = 50_000
 
 _ALIGNMENT = 64
@@ -69,18 +73,20 @@ class FusedEngine(FusedReplicas):
     """K dense networks trained by compiled code, for the mean squared error on the CPU.
 
     Args:
-        modules: K modules, each a `nn.Sequential` (nested or not) of `nn.Linear`, `nn.ReLU`,
-            `nn.LeakyReLU`, `nn.Tanh` and `nn.Identity`; only their weights are read.
+        modules: K modules, each a `nn.Sequential` (nested or not) of `nn.Linear`,
+            `nn.ReLU`, `nn.LeakyReLU`, `nn.Tanh` and `nn.Identity`; only their weights
+            are read.
         x: Inputs (N, d), float32 or float64 as the weights.
         y: Targets (N, outputs), or (K, N, outputs) with own labels.
         loss: ``"mse"``.
         optimizer: SGD, RMSprop, Adam or AdamW.
         own_labels: Whether each replica has its own targets.
-        inputs: How stored samples become inputs; here they must be stored as the network sees them.
+        inputs: How stored samples become inputs; here they must be stored as the
+            network sees them.
 
     Raises:
-        Unsupported: Something else is asked for, the network is so large that PyTorch is faster, or there
-            is no C compiler.
+        Unsupported: Something else is asked for, the network is so large that PyTorch
+            is faster, or there is no C compiler.
     """
 
     name = "fused"
@@ -137,7 +143,8 @@ class FusedEngine(FusedReplicas):
         inputs = self._layers[0].inputs
         if x.ndim != 2 or x.shape[1] != inputs:
             raise UsageError(
-                f"The network takes inputs of shape (N, {inputs}), got {tuple(x.shape)}."
+                f"The network takes inputs of shape (N, {inputs}), got "
+                f"{tuple(x.shape)}."
             )
         rows = self._pack(x.detach().to(self._x), ones=True)
         stride = rows.shape[1]
@@ -188,8 +195,8 @@ class FusedEngine(FusedReplicas):
             slope=self._numbers([layer.slope for layer in layers]),
             stored=_round_up(sum(sizes), self._lanes),
             tile=tile,
-            stride=tile
-            | 1,  # odd: rows at a power of two apart would share few sets of the cache
+            # odd: rows at a power of two apart would share few sets of the cache
+            stride=tile | 1,
         )
 
     def _describe_data(self, batches: Tensor | None) -> tuple[_Data, Any]:
@@ -211,7 +218,9 @@ class FusedEngine(FusedReplicas):
         return data, self._packed
 
     def _pack(self, samples: Tensor, *, ones: bool = False) -> Tensor:
-        """Rows (features, N rounded up to an odd number of vectors), zero behind the samples."""
+        """Rows (features, N rounded up to an odd number of vectors), zero behind the
+        samples.
+        """
         count, features = samples.shape
         stride = (-(-count // self._lanes) | 1) * self._lanes
         rows = torch.zeros(features + ones, stride, dtype=samples.dtype)

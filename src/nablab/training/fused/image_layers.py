@@ -1,4 +1,6 @@
-"""Which networks the fused engine for images serves: chains of layers, read from nested `nn.Sequential`."""
+"""Which networks the fused engine for images serves: chains of layers, read from nested
+`nn.Sequential`.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,8 @@ class ImageLayer:
         kind: `CONVOLUTION`, `DENSE` or `POOLING`.
         name: The prefix of its parameters' names.
         inputs: Shape of what it takes.
-        outputs: Shape of what it gives; a dense layer's units are channels of one pixel.
+        outputs: Shape of what it gives; a dense layer's units are channels of one
+            pixel.
         kernel: Pixels of a side of its window; 1 for a dense layer.
         padding: Pixels of zeros at each border.
         bias: Whether it has one.
@@ -57,7 +60,8 @@ class ImageLayer:
 
 
 def read_image_layers(module: nn.Module, shape: Sequence[int]) -> list[ImageLayer]:
-    """The layers of a network for samples of a shape (channels, height, width) or (features,).
+    """The layers of a network for samples of a shape (channels, height, width) or
+    (features,).
 
     Raises:
         Unsupported: The module holds something else.
@@ -117,7 +121,8 @@ def _layer(name: str, part: nn.Module, shape: Shape) -> ImageLayer:
     assert isinstance(part, nn.Linear)
     if part.in_features != math.prod(shape):
         raise Unsupported(
-            f"a linear layer takes {part.in_features} inputs and gets {math.prod(shape)}"
+            f"a linear layer takes {part.in_features} inputs and gets "
+            f"{math.prod(shape)}"
         )
     return ImageLayer(
         DENSE, name, shape, (part.out_features, 1, 1), bias=part.bias is not None
@@ -134,39 +139,32 @@ def _convolution(name: str, part: nn.Conv2d, shape: Shape) -> ImageLayer:
     square = part.kernel_size == (kernel, kernel) and part.padding == (padding, padding)
     if not (plain and square) or not isinstance(padding, int) or padding >= kernel:
         raise Unsupported(
-            "it has square convolutions of stride 1 only, padded by less than the kernel"
+            "it has square convolutions of stride 1 only, padded by less "
+            "than the kernel"
         )
     if part.in_channels != shape[0]:
         raise Unsupported(
             f"a convolution takes {part.in_channels} channels and gets {shape[0]}"
         )
-    outputs = (
-        part.out_channels,
-        *(side + 2 * padding - kernel + 1 for side in shape[1:]),
-    )
+    height, width = (side + 2 * padding - kernel + 1 for side in shape[1:])
+    outputs = (part.out_channels, height, width)
     if min(outputs) < 1:
         raise Unsupported("a convolution leaves no pixel")
     return ImageLayer(
         CONVOLUTION, name, shape, outputs, kernel, padding, part.bias is not None
-    )  # type: ignore[arg-type]
+    )
 
 
 def _pooling(name: str, part: nn.MaxPool2d, shape: Shape) -> ImageLayer:
     kernel = part.kernel_size
-    known = (
-        isinstance(kernel, int)
-        and part.stride == kernel
-        and part.padding == 0
-        and part.dilation == 1
-    )
+    known = part.stride == kernel and part.padding == 0 and part.dilation == 1
+    gives_more = part.ceil_mode or part.return_indices
     if (
-        not known
-        or part.ceil_mode
-        or part.return_indices
-        or min(shape[1:]) < int(kernel)
-    ):  # type: ignore[arg-type]
+        not isinstance(kernel, int)
+        or not known
+        or gives_more
+        or min(shape[1:]) < kernel
+    ):
         raise Unsupported("it has max pooling of windows side by side only")
-    size = int(kernel)  # type: ignore[arg-type]
-    return ImageLayer(
-        POOLING, name, shape, (shape[0], shape[1] // size, shape[2] // size), size
-    )
+    outputs = (shape[0], shape[1] // kernel, shape[2] // kernel)
+    return ImageLayer(POOLING, name, shape, outputs, kernel)

@@ -1,9 +1,11 @@
-"""Small networks for images in compiled code: convolutions, max pooling and dense layers, cross-entropy.
+"""Small networks for images in compiled code: convolutions, max pooling and dense
+layers, cross-entropy.
 
-PyTorch spends most of a step of such a network on starting operations and on passing feature maps through
-memory. Here a whole chunk of steps is one call; samples go through the network in tiles whose maps stay in
-the cache. All is float32 (or float64, as the weights are). Results depend neither on the number of replicas
-nor on that of threads, bit for bit.
+PyTorch spends most of a step of such a network on starting operations and on passing
+feature maps through memory. Here a whole chunk of steps is one call; samples go through
+the network in tiles whose maps stay in the cache. All is float32 (or float64, as the
+weights are). Results depend neither on the number of replicas nor on that of threads,
+bit for bit.
 """
 
 from __future__ import annotations
@@ -26,16 +28,17 @@ from nablab.training.fused.replicas import check_indices
 from nablab.training.inputs import Inputs, Prepare
 from nablab.training.optimizers import Specification
 
-# The maps of a tile should stay in a core's second-level cache, which has 1 to 2 MB on today's processors.
+# The maps of a tile should stay in a core's second-level cache, which has 1 to 2 MB on
+# today's processors.
 CACHE_BYTES = 1_400_000
 TILES = (4, 2, 1)  # vectors of samples, as images.c has them
 
-# Beyond, the matrix products of dense layers take most of the time, and PyTorch's are better.
+# Beyond, the matrix products of dense layers take most of the time, and PyTorch's are
+# better.
 LARGEST_NETWORK = 2_000_000
 
-_PARTS = (
-    2  # a batch is computed in as many parts; so many threads can share one replica
-)
+# a batch is computed in as many parts; so many threads can share one replica
+_PARTS = 2
 _INT, _POINTER = ctypes.c_int64, ctypes.c_void_p
 _BYTES = 256
 
@@ -71,13 +74,16 @@ _Basis = structure(
 
 
 class FusedImageEngine(FusedLayers):
-    """K small networks for images trained by compiled code, for cross-entropy on the CPU.
+    """K small networks for images trained by compiled code, for cross-entropy on the
+    CPU.
 
     Args:
-        modules: K modules, each a `nn.Sequential` (nested or not) of `nn.Conv2d`, `nn.MaxPool2d`, `nn.ReLU`,
-            `nn.Flatten`, `nn.Linear` and `nn.Identity`; only their weights are read.
-        x: Stored samples (N, channels, height, width) or (N, features): uint8 with an ``inputs.prepare`` that
-            takes each value by itself, or as the network sees them.
+        modules: K modules, each a `nn.Sequential` (nested or not) of `nn.Conv2d`,
+            `nn.MaxPool2d`, `nn.ReLU`, `nn.Flatten`, `nn.Linear` and `nn.Identity`; only
+            their weights are read.
+        x: Stored samples (N, channels, height, width) or (N, features): uint8 with an
+            ``inputs.prepare`` that takes each value by itself, or as the network sees
+            them.
         y: Labels, int64 (N,), or (K, N) with own labels.
         loss: ``"cross_entropy"``.
         optimizer: SGD, RMSprop, Adam or AdamW.
@@ -85,8 +91,8 @@ class FusedImageEngine(FusedLayers):
         inputs: How stored samples become inputs.
 
     Raises:
-        Unsupported: Something else is asked for, the network is so large that PyTorch is faster, or there
-            is no C compiler.
+        Unsupported: Something else is asked for, the network is so large that PyTorch
+            is faster, or there is no C compiler.
     """
 
     name = "fused-images"
@@ -159,7 +165,8 @@ class FusedImageEngine(FusedLayers):
         """See `Engine.predict`."""
         if tuple(x.shape[1:]) != self._shape:
             raise UsageError(
-                f"The network takes samples of shape {self._shape}, got {tuple(x.shape[1:])}."
+                f"The network takes samples of shape {self._shape}, got "
+                f"{tuple(x.shape[1:])}."
             )
         stored = x.detach()
         if self._prepare is not None and x.dtype != torch.uint8:
@@ -184,8 +191,9 @@ class FusedImageEngine(FusedLayers):
     def load_points(self, basis: Tensor, factors: Tensor) -> None:
         """Take over weights that are combinations of a few, ``factors @ basis``.
 
-        The first layer is linear in its weights. As long as these stay, `predict` computes its outputs for
-        the basis only and combines them: the same outputs, up to rounding.
+        The first layer is linear in its weights. As long as these stay, `predict`
+        computes its outputs for the basis only and combines them: the same outputs, up
+        to rounding.
 
         Args:
             basis: (B, P), each row as `torch.nn.utils.parameters_to_vector` gives it.
@@ -198,7 +206,9 @@ class FusedImageEngine(FusedLayers):
             self._basis = rows, factors.to(self._real).contiguous()
 
     def load_weights(self, flat: Tensor) -> None:
-        """Take over weights (K, P) alone, each row as `torch.nn.utils.parameters_to_vector` gives it."""
+        """Take over weights (K, P) alone, each row as
+        `torch.nn.utils.parameters_to_vector` gives it.
+        """
         self._basis = None
         super().load_weights(flat)
 
@@ -247,7 +257,8 @@ def _table(prepare: Prepare, x: Tensor, real: torch.dtype) -> Tensor:
     """What ``prepare`` makes of each byte in each channel, (channels, 256).
 
     Raises:
-        Unsupported: The samples are no bytes, or a value's result depends on where it stands.
+        Unsupported: The samples are no bytes, or a value's result depends on where it
+            stands.
     """
     if x.dtype != torch.uint8:
         raise Unsupported("it prepares stored bytes only")

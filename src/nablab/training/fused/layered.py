@@ -1,4 +1,6 @@
-"""What the compiled engines for classes share: networks read layer by layer, labels, and outputs."""
+"""What the compiled engines for classes share: networks read layer by layer, labels,
+and outputs.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,9 @@ def structure(name: str, *fields: tuple[str, Any]) -> Any:
 
 
 class FusedLayers(FusedReplicas):
-    """K networks of convolutions, poolings and dense layers, each layer's weights and then its biases."""
+    """K networks of convolutions, poolings and dense layers, each layer's weights and
+    then its biases.
+    """
 
     _layers: list[ImageLayer]
 
@@ -55,7 +59,8 @@ class FusedLayers(FusedReplicas):
         return named
 
     def _outputs(self, data: Any, samples: int, kept: Any, *more: Any) -> Tensor:
-        """The outputs (K, samples, classes) for the kernel's samples and what ``more`` it takes.
+        """The outputs (K, samples, classes) for the kernel's samples and what ``more``
+        it takes.
 
         ``kept`` is what the samples' structure points to: the threads hold it.
         """
@@ -83,7 +88,9 @@ class FusedLayers(FusedReplicas):
         return outputs
 
     def _describe_layers(self, make: Callable[..., Any]) -> Any:
-        """The kernel's rows, one for each layer, with the places of its weights and biases filled in."""
+        """The kernel's rows, one for each layer, with the places of its weights and
+        biases filled in.
+        """
         rows = (make * len(self._layers))()  # type: ignore[operator]
         start = 0
         for row, layer in zip(rows, self._layers, strict=True):
@@ -104,7 +111,9 @@ def refuse_unsuitable(
     inputs: Inputs,
     shape: Sequence[int],
 ) -> None:
-    """Raise `Unsupported` for what no kernel for classes serves; ``shape`` is that of one ready sample."""
+    """Raise `Unsupported` for what no kernel for classes serves; ``shape`` is that of
+    one ready sample.
+    """
     parameters = list(modules[0].parameters())
     if any(read_image_layers(module, shape) != layers for module in modules[1:]):
         raise Unsupported("the networks differ in their layers")

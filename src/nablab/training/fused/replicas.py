@@ -1,4 +1,6 @@
-"""What the compiled engines have in common: K replicas in flat memory, and threads that work on them."""
+"""What the compiled engines have in common: K replicas in flat memory, and threads that
+work on them.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,8 @@ from torch import Tensor
 from nablab.training.engine import FloatArray
 from nablab.training.fused.optimizer import OptimizerNumbers
 
-# Each replica's steps are cut so that threads with unequal numbers of replicas end together.
+# Each replica's steps are cut so that threads with unequal numbers of replicas end
+# together.
 _CHUNKS = 8
 _INT, _POINTER = ctypes.c_int64, ctypes.c_void_p
 
@@ -48,9 +51,11 @@ class _Job(ctypes.Structure):
 
 
 class FusedReplicas:
-    """The weights of K replicas and their optimizer's two memories, each a tensor (K, stored).
+    """The weights of K replicas and their optimizer's two memories, each a tensor (K,
+    stored).
 
-    Rows are as long as whole vectors of the processor; numbers behind the weights stay zero.
+    Rows are as long as whole vectors of the processor; numbers behind the weights stay
+    zero.
     """
 
     replicas: int
@@ -102,7 +107,8 @@ class FusedReplicas:
             finished=finished.ctypes.data,
             held=held.ctypes.data,
         )
-        # The threads hold the job, and so this memory, even if an interrupt ends this call before them.
+        # The threads hold the job, and so this memory, even if an interrupt ends this
+        # call before them.
         job.kept = self, rates, losses, finished, held, data, kept
         reference = ctypes.byref(job)
         self._work(
@@ -112,7 +118,8 @@ class FusedReplicas:
         return losses
 
     def _work(self, threads: int, task: Callable[[int], object]) -> None:
-        """Run ``task`` on this thread and on ``threads - 1`` others, each with the address of its own memory.
+        """Run ``task`` on this thread and on ``threads - 1`` others, each with the
+        address of its own memory.
 
         ctypes releases the GIL.
         """
@@ -121,9 +128,8 @@ class FusedReplicas:
         missing = threads - len(self._scratch)
         self._scratch += [torch.zeros(size, dtype=torch.uint8) for _ in range(missing)]
 
-        def work(
-            space: Tensor,
-        ) -> None:  # holds its memory, even if an interrupt ends this call before it
+        # holds its memory, even if an interrupt ends this call before it
+        def work(space: Tensor) -> None:
             task(space.data_ptr())
 
         spaces = self._scratch[:threads]
@@ -139,7 +145,9 @@ class FusedReplicas:
         self._active[list(replicas)] = False
 
     def load_weights(self, flat: Tensor) -> None:
-        """Take over weights (K, P) alone, each row as `torch.nn.utils.parameters_to_vector` gives it."""
+        """Take over weights (K, P) alone, each row as
+        `torch.nn.utils.parameters_to_vector` gives it.
+        """
         self._weights[:, : self._size] = flat
 
     def state(self) -> dict[str, Tensor]:

@@ -1,4 +1,6 @@
-"""Transformers: PyTorch's own layers, and GPT and BERT of the `transformers` library with random weights."""
+"""Transformers: PyTorch's own layers, and GPT and BERT of the `transformers` library
+with random weights.
+"""
 
 from __future__ import annotations
 
@@ -83,9 +85,8 @@ def texts() -> list[dict[str, Tensor]]:
 def sentences() -> dict[str, Tensor]:
     mask = torch.ones(4, STEPS, dtype=torch.long)
     mask[0, 3:] = mask[2, 4:] = 0
-    tokens = torch.randint(
-        1, TOKENS, (4, STEPS)
-    )  # 0 is BERT's padding: it has no gradient
+    # 0 is BERT's padding: it has no gradient
+    tokens = torch.randint(1, TOKENS, (4, STEPS))
     return {"input_ids": tokens, "attention_mask": mask, "labels": torch.arange(4) % 2}
 
 

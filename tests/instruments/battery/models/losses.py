@@ -1,4 +1,6 @@
-"""Losses of outputs and targets that are no plain mean over samples, or know more than their arguments."""
+"""Losses of outputs and targets that are no plain mean over samples, or know more than
+their arguments.
+"""
 
 from __future__ import annotations
 

@@ -92,7 +92,8 @@ def _layout(kind: type[nn.RNNBase], batch_first: bool) -> Model:
     )
 
 
-# Lengths must be whole numbers in the CPU's memory and sorted, which a sample by itself is.
+# Lengths must be whole numbers in the CPU's memory and sorted, which a sample by itself
+# is.
 _ONE_BY_ONE = {"input_sensitivity": EITHER}
 
 ROWS = {
