@@ -14,9 +14,8 @@ import pytest
 
 import nablab
 from nablab import catalogue, data, runs
-from nablab.contract import Claim, Condition, Experiment
+from nablab.contract import Claim, Condition, Experiment, configuration
 from nablab.errors import UsageError
-from nablab.settings import configuration
 
 BUILT_IN = [
     entry

@@ -17,9 +17,9 @@ import pytest
 
 from nablab import catalogue, cli
 from nablab.cli import streams
+from nablab.contract import configuration
 from nablab.lab.runner import Plan
 from nablab.lab.session import Estimate
-from nablab.settings import configuration
 from tests.conftest import Nablab
 
 

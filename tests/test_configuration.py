@@ -12,14 +12,15 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal, get_args, get_origin
 
 import pytest
+from annotated_types import Le
 from hypothesis import given
 from hypothesis import strategies as st
 
 from nablab import catalogue
 from nablab.contract import Experiment
+from nablab.contract.configuration import changes, describe, parse_overrides, resolve
 from nablab.errors import UsageError
-from nablab.settings.configuration import changes, describe, parse_overrides, resolve
-from nablab.settings.values import AtMost, fields_of
+from nablab.settings.hints import fields_of
 
 
 @dataclass(frozen=True)
@@ -262,12 +263,12 @@ def test_values_from_python_are_checked_too(
 class Bounded(Experiment):
     """Are bounds kept?"""
 
-    epochs: Annotated[int, AtMost(100)] = 1
-    limit: Annotated[int, AtMost(100)] | None = None
-    name: Annotated[int, AtMost(100)] | str = 1
-    sizes: tuple[Annotated[int, AtMost(100)], ...] = (1,)
-    networks: tuple[tuple[Annotated[int, AtMost(100)], ...], ...] = ((1,),)
-    pair: tuple[Annotated[float, AtMost(0.5)], int] = (0.0, 1)
+    epochs: Annotated[int, Le(100)] = 1
+    limit: Annotated[int, Le(100)] | None = None
+    name: Annotated[int, Le(100)] | str = 1
+    sizes: tuple[Annotated[int, Le(100)], ...] = (1,)
+    networks: tuple[tuple[Annotated[int, Le(100)], ...], ...] = ((1,),)
+    pair: tuple[Annotated[float, Le(0.5)], int] = (0.0, 1)
 
 
 @pytest.mark.parametrize(
@@ -413,7 +414,7 @@ def test_defaults_shown_by_describe_can_be_typed_back() -> None:
 
 def test_configuration_imports_nothing_heavy() -> None:
     code = (
-        "import sys, nablab.settings.configuration; print({'torch', 'numpy', "
+        "import sys, nablab.contract.configuration; print({'torch', 'numpy', "
         "'matplotlib'} & set(sys.modules))"
     )
     out = subprocess.run(

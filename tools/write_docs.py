@@ -22,11 +22,17 @@ from pathlib import Path
 from typing import Any
 
 from nablab import catalogue, open_run
-from nablab.contract import Condition, Experiment, Record, Records, Reported
+from nablab.contract import (
+    Condition,
+    Experiment,
+    Record,
+    Records,
+    Reported,
+    configuration,
+)
 from nablab.report.reported import measured, table_of
 from nablab.report.sections import MARKS
-from nablab.settings import configuration
-from nablab.settings.values import in_text
+from nablab.settings.words import in_text
 from nablab.text.durations import duration
 from nablab.verdicts import Verdict, answer, judge
 

@@ -10,9 +10,8 @@ from typing import Any
 from hypothesis import strategies as st
 
 from nablab import catalogue, instruments
-from nablab.contract import Experiment
+from nablab.contract import Experiment, configuration
 from nablab.data.known import KNOWN
-from nablab.settings import configuration
 
 INSTRUMENTS = instruments.INSTRUMENTS
 # Small enough that a dry run takes a second or two: the rest of a preset is multiplied,

@@ -87,8 +87,8 @@ class Memory:
     def array(self, trial: Trial, name: str, values: Any) -> None:
         self.arrays.setdefault(trial.seed, {})[name] = np.asarray(values)
 
-    def note(self, text: str) -> None:
-        self.notes.append(text)
+    def note(self, *texts: str) -> None:
+        self.notes += texts
 
     def records(self) -> list[Record]:
         kept = self.texts, self.curves, self.arrays

@@ -13,10 +13,10 @@ import torch
 
 from nablab import data, models, training
 from nablab.contract import Condition, Curve, Record, Records, Trials
+from nablab.contract.configuration import resolve
 from nablab.errors import UsageError
 from nablab.experiments.cnn_depth import ALL, COURSES, RECIPES, CnnDepth
 from nablab.lab.session import Notebook, Rehearsal
-from nablab.settings.configuration import resolve
 
 SCALARS = {
     *(

@@ -18,9 +18,9 @@ import torch
 
 from nablab import data, models
 from nablab.contract import Records, Trials
+from nablab.contract.configuration import describe, parse_overrides, resolve
 from nablab.errors import UsageError
 from nablab.experiments.deep_vs_shallow import TRIOS, DeepVsShallow
-from nablab.settings.configuration import describe, parse_overrides, resolve
 from tests.experiments.memory import Memory
 
 

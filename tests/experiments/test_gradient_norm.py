@@ -16,10 +16,10 @@ from torch import nn
 
 from nablab import data
 from nablab.contract import Records, Trials
+from nablab.contract.configuration import resolve
 from nablab.errors import UsageError
 from nablab.experiments.gradient_norm import DEEP, GradientNorm, _statistics, _three
 from nablab.models import parameter_count
-from nablab.settings.configuration import resolve
 from tests.experiments.memory import Memory
 
 

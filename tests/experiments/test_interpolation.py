@@ -15,6 +15,7 @@ from torch import nn
 
 from nablab import data, training
 from nablab.contract import Records, Trials
+from nablab.contract.configuration import parse_overrides, resolve
 from nablab.errors import UsageError
 from nablab.experiments.interpolation import (
     ENDS,
@@ -24,7 +25,6 @@ from nablab.experiments.interpolation import (
     numbers,
 )
 from nablab.instruments import interpolate
-from nablab.settings.configuration import parse_overrides, resolve
 from tests.experiments.memory import Memory
 
 SMALL: dict[str, Any] = {

@@ -15,12 +15,12 @@ import torch
 
 from nablab import data, models
 from nablab.contract import Records, Trials
+from nablab.contract.configuration import parse_overrides, resolve
 from nablab.errors import UsageError
 from nablab.experiments.loss_landscape import NETWORKS, LossLandscape
 from nablab.instruments.landscape.shapes import largest_rise, nonconvex_share
 from nablab.lab.session import Rehearsal
 from nablab.plots.surfaces import round_numbers
-from nablab.settings.configuration import parse_overrides, resolve
 from tests.experiments.memory import Memory
 
 SMALL: dict[str, Any] = {

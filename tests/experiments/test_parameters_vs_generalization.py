@@ -15,6 +15,7 @@ import torch
 
 from nablab import data, models, training
 from nablab.contract import Records, Trials
+from nablab.contract.configuration import parse_overrides, resolve
 from nablab.errors import UsageError
 from nablab.experiments.parameters_vs_generalization import (
     DESCENT,
@@ -24,7 +25,6 @@ from nablab.experiments.parameters_vs_generalization import (
     TAPERED,
     ParametersVsGeneralization,
 )
-from nablab.settings.configuration import parse_overrides, resolve
 from tests.experiments.memory import Memory
 
 

@@ -15,10 +15,10 @@ import torch
 
 from nablab import data, models, training
 from nablab.contract import Condition, Records, Trials
+from nablab.contract.configuration import parse_overrides, resolve
 from nablab.errors import UsageError
 from nablab.experiments.random_labels import RandomLabels
 from nablab.lab.session import Notebook
-from nablab.settings.configuration import parse_overrides, resolve
 
 NETWORK = "flatten-64-bn-64-bn"
 

@@ -14,6 +14,7 @@ import torch
 
 from nablab import data, training
 from nablab.contract import Level, Records, Trials
+from nablab.contract.configuration import resolve
 from nablab.errors import UsageError
 from nablab.experiments.sensitivity import (
     AUGMENTED,
@@ -29,7 +30,6 @@ from nablab.experiments.sensitivity import (
     _area,
     _measure,
 )
-from nablab.settings.configuration import resolve
 from tests.experiments.memory import Memory
 
 

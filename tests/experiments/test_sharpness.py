@@ -15,6 +15,7 @@ import torch
 
 from nablab import data, models
 from nablab.contract import Level, Records, Trials
+from nablab.contract.configuration import resolve
 from nablab.errors import UsageError
 from nablab.experiments.sharpness import (
     F1,
@@ -25,7 +26,6 @@ from nablab.experiments.sharpness import (
     Sharpness,
     _spread,
 )
-from nablab.settings.configuration import resolve
 from tests.experiments.memory import Memory
 
 

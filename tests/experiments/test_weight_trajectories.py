@@ -13,9 +13,9 @@ import torch
 
 from nablab import data, models, training
 from nablab.contract import Condition, Records, Trial, Trials
+from nablab.contract.configuration import parse_overrides, resolve
 from nablab.errors import UsageError
 from nablab.experiments.weight_trajectories import OWN, SHARED, WeightTrajectories
-from nablab.settings.configuration import parse_overrides, resolve
 from tests.experiments.memory import Memory
 
 

@@ -11,12 +11,12 @@ import torch
 
 from nablab import models
 from nablab.contract import Record, Records, Trials
+from nablab.contract.configuration import resolve
 from nablab.errors import UsageError
 from nablab.experiments.zero_gradient import ZeroGradient, _shift, penalized
 from nablab.instruments.base.objective import Objective
 from nablab.instruments.base.replicas import Replicas
 from nablab.plots import critical_points as drawn
-from nablab.settings.configuration import resolve
 from tests.experiments.memory import Memory
 
 SEEDS = (0, 1, 2, 3)

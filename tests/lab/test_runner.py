@@ -193,7 +193,7 @@ def test_an_unknown_experiment_gets_the_nearest_name() -> None:
 def test_the_command_of_a_run_makes_the_same_run() -> None:
     import shlex
 
-    from nablab.settings import configuration
+    from nablab.contract import configuration
 
     run = run_toy(steps=150, widths=(2, 3), seeds=2)
     words = shlex.split(run.command)

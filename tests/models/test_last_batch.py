@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from nablab import models, training
+from nablab.contract import configuration
 from nablab.errors import UsageError
 from nablab.experiments.cnn_depth import CnnDepth
 from nablab.experiments.gradient_norm import GradientNorm
@@ -18,7 +19,6 @@ from nablab.experiments.random_labels import RandomLabels
 from nablab.experiments.sensitivity import Sensitivity
 from nablab.experiments.sharpness import Sharpness
 from nablab.models.last_batch import check_single
-from nablab.settings import configuration
 
 DENSE = "flatten-8-bn"
 CASES = [

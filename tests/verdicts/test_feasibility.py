@@ -10,8 +10,7 @@ import sys
 import pytest
 
 from nablab import catalogue
-from nablab.contract import Claim, Condition, Experiment, Record, Records
-from nablab.settings import configuration
+from nablab.contract import Claim, Condition, Experiment, Record, Records, configuration
 from nablab.verdicts import judge, undecidable
 
 MODELS = [Condition(model=model) for model in ("a", "b")]

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from nablab.cli.seed_warnings import print_warnings, undecided_claims, warnings
 from nablab.contract import Condition, shared_levels, text_of
-from nablab.settings.values import in_text
+from nablab.settings.words import in_text
 
 if TYPE_CHECKING:
     from nablab.lab.runner import Plan

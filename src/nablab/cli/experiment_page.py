@@ -13,9 +13,8 @@ from rich.text import Text
 
 from nablab.cli.lines import in_lines, reflow, without_quotes
 from nablab.cli.seed_warnings import print_warnings, warnings_of_preset
-from nablab.contract import Claim, Experiment, Reported, plain
-from nablab.settings import configuration
-from nablab.settings.values import in_text
+from nablab.contract import Claim, Experiment, Reported, configuration, plain
+from nablab.settings.words import in_text
 from nablab.text.naming import words
 
 

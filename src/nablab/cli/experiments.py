@@ -172,8 +172,8 @@ def _plans(
     keep_weights: str,
 ) -> list[Plan]:
     from nablab import catalogue
+    from nablab.contract import configuration
     from nablab.runs import make_plan
-    from nablab.settings import configuration
 
     names = [token for token in tokens if "=" not in token]
     settings = [token for token in tokens if "=" in token]
@@ -223,11 +223,7 @@ def _observer(quiet: bool) -> Any:
 
     if quiet:
         return live.Quiet(errors)
-    return (
-        live.LiveTable(output)
-        if output.is_terminal
-        else live.PlainLines(output)
-    )
+    return live.LiveTable(output) if output.is_terminal else live.PlainLines(output)
 
 
 def _print_outcome(done: Run, *, as_json: bool) -> None:

@@ -45,7 +45,8 @@ from nablab.instruments.base.measurement import Instrument, Measurement, Size
 from nablab.instruments.costs import Cost, cost, find_instrument
 from nablab.lab.memory import check_memory
 from nablab.plots.frame import matplotlib_as_shipped
-from nablab.settings import values
+from nablab.settings.reading import parse
+from nablab.settings.words import in_text, in_words
 
 if TYPE_CHECKING:
     from nablab.instruments.base.losses import Loss
@@ -264,18 +265,18 @@ def _type_in_words(key: str, hint: Any) -> str:
     if key == "parameters":
         return "names or patterns, separated by commas"
     try:
-        values.parse("", hint, key)
+        parse("", hint, key)
     except UsageError:
         pass
     except TypeError:
         return "from Python only"
-    return values.in_words(hint)
+    return in_words(hint)
 
 
 def _default_in_text(value: Any) -> str:
     if isinstance(value, torch.dtype):
         return str(value).removeprefix("torch.")
-    return values.in_text(value)
+    return in_text(value)
 
 
 def _positional(chosen: Instrument[..., Any]) -> list[str]:
@@ -426,6 +427,6 @@ def _value(text: str, hint: Any, key: str) -> Any:
     if key == "parameters":
         return tuple(text.split(","))
     try:
-        return values.parse(text, hint, key)
+        return parse(text, hint, key)
     except TypeError:
         raise UsageError(f"'{key}' takes objects that only Python can give.") from None

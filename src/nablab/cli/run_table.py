@@ -12,8 +12,8 @@ from rich.text import Text
 
 from nablab.cli.lines import in_lines
 from nablab.cli.live import now_text, print_damage
+from nablab.contract import configuration
 from nablab.errors import StoreError, UsageError
-from nablab.settings import configuration
 
 if TYPE_CHECKING:
     from nablab.lab.contents import Config

@@ -12,8 +12,8 @@ from rich.padding import Padding
 from rich.text import Text
 
 from nablab.cli.lines import without_quotes
+from nablab.contract import configuration
 from nablab.errors import in_short
-from nablab.settings import configuration
 
 if TYPE_CHECKING:
     from nablab.contract import Experiment

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from nablab.contract.conditions import Level
+from nablab.contract.conditions import Condition, Level
+from nablab.settings.kinds import YOURS
 
 
 @dataclass(frozen=True)
@@ -202,3 +203,41 @@ class Claim:
         ``by``.
         """
         return cls(kind="equality", metric=metric, by=by, margin=margin, **options)
+
+
+def testable(claim: Claim, conditions: Sequence[Condition]) -> bool:
+    """Whether these conditions have the levels that a claim is about.
+
+    >>> claim = Claim.less("error", "deep", "shallow", by="model")
+    >>> testable(claim, [Condition(model="deep"), Condition(model="wide")])
+    False
+    """
+    fitting = [condition for condition in conditions if condition.matches(claim.where)]
+    levels = {condition.get(claim.by) for condition in fitting}
+    return bool(fitting) and {claim.first, claim.second} <= {*levels, None}
+
+
+def on_own_network(
+    claims: Sequence[Claim], conditions: Sequence[Condition]
+) -> list[Claim]:
+    """The same comparisons with the user's own network in the place of the first level.
+
+    A claim that one network is better than another is made of the user's, too, so that it
+    gets a verdict beside the others.
+
+    >>> claim = Claim.less("error", "deep", "shallow", by="model")
+    >>> networks = [Condition(model=name) for name in ("deep", "shallow", "yours")]
+    >>> [(own.first, own.second) for own in on_own_network([claim], networks)]
+    [('yours', 'shallow')]
+    """
+    own: dict[Any, Claim] = {}
+    for claim in claims:
+        levels = {condition.get(claim.by) for condition in conditions}
+        if claim.kind != "difference" or YOURS not in levels or claim.first == YOURS:
+            continue
+        where = tuple(claim.where.items())
+        key = (claim.metric, claim.second, where, claim.within)
+        own.setdefault(
+            key, replace(claim, first=YOURS, sentence="", published=None, answer=None)
+        )
+    return list(own.values())

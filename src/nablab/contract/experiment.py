@@ -8,12 +8,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from nablab.contract.claims import Claim, Reported
+from nablab.contract.claims import Claim, Reported, on_own_network, testable
 from nablab.contract.conditions import Condition, Trial, Trials, grouped
 from nablab.contract.figure import Figure
 from nablab.contract.laboratory import Lab, Seeds
 from nablab.contract.records import Records
 from nablab.errors import UsageError
+from nablab.settings.kinds import data_sets_of, sources_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -134,7 +135,7 @@ class Experiment:
         """Hashes of a user's files that the results depend on, by name; part of the
         run's identity.
         """
-        return {}
+        return sources_of(self)
 
     def data_sets(self) -> tuple[str, ...]:
         """The data sets that the run reads, by name or path, as the settings write them
@@ -142,11 +143,16 @@ class Experiment:
 
         They are fetched before the first trial, and the report's title names them.
         """
-        return ()
+        return data_sets_of(self)
 
     def active_claims(self) -> tuple[Claim, ...]:
-        """The claims that this configuration can test; all of them unless overridden."""
-        return self.claims
+        """The claims whose levels this configuration runs, and those on the user's network.
+
+        A claim that one network is better than another is made of the user's own, too.
+        """
+        conditions = self.conditions()
+        claims = [claim for claim in self.claims if testable(claim, conditions)]
+        return (*claims, *on_own_network(claims, conditions))
 
     def configuration(self) -> dict[str, Any]:
         """The resolved fields, as plain JSON types."""

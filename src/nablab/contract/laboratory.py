@@ -161,7 +161,7 @@ class Lab(Seeds, Protocol):
         """
         ...
 
-    def note(self, text: str) -> None:
+    def note(self, *texts: str) -> None:
         """Say something to the user once: an automatic choice, a caveat.
 
         It stays in the report.

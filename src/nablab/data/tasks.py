@@ -193,16 +193,10 @@ def task(spec: str, *, size: int = 28, channels: int = 1) -> Task:
     >>> task("sinc").shape, task("digits").shape, task("digits@200").train()[0].shape
     ((1,), (1, 28, 28), torch.Size([200, 1, 28, 28]))
     """
+    check_task(spec)
     name, samples = _parts(spec)
     if not _means_images(name):
-        _check_target(spec)
         return Task(name=spec, loss="mse", shape=(1,), outputs=1)
-    names.check_image_set(name)
-    _check_meaning(spec)
-    if samples is not None and samples < 1:
-        raise UsageError(
-            f"'{spec}' asks for no image: write a number from 1, or {name} for all."
-        )
     return Task(
         name=spec,
         loss="cross_entropy",
@@ -222,14 +216,33 @@ def image_task(spec: str, *, size: int = 28, channels: int = 1) -> Task:
     >>> image_task("digits@200").images().classes[:3]
     ('0', '1', '2')
     """
-    found = task(spec, size=size, channels=channels)
-    if not found.data_set:
+    check_images(spec)
+    return task(spec, size=size, channels=channels)
+
+
+def check_task(spec: str) -> None:
+    """Raise `UsageError` unless ``spec`` names a task; no data are read."""
+    name, samples = _parts(spec)
+    if not _means_images(name):
+        _check_target(spec)
+        return
+    names.check_image_set(name)
+    _check_meaning(spec)
+    if samples is not None and samples < 1:
+        raise UsageError(
+            f"'{spec}' asks for no image: write a number from 1, or {name} for all."
+        )
+
+
+def check_images(spec: str) -> None:
+    """Raise `UsageError` unless ``spec`` names labeled images; no data are read."""
+    check_task(spec)
+    if not _means_images(_parts(spec)[0]):
         sets = ", ".join(names.image_set_names())
         raise UsageError(
             f"data={spec} is a function and has no labels. Choices: {sets}, a folder "
             "of images or a file.npz."
         )
-    return found
 
 
 def image_sets(specs: Iterable[str]) -> tuple[str, ...]:

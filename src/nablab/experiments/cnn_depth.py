@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from math import ceil, inf, nan
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
+from annotated_types import Le
+
 from nablab import data, metrics, models, plots, training
 from nablab.contract import (
     Answer,
@@ -22,7 +24,7 @@ from nablab.contract import (
     Trials,
 )
 from nablab.errors import UsageError
-from nablab.settings.values import AtMost, Epochs, Samples
+from nablab.settings.bounds import Epochs, Samples
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -116,7 +118,7 @@ class CnnDepth(Experiment):
     data: str = "mnist"
     networks: tuple[str, ...] = ALL
     model: str | None = None
-    size: Annotated[int, AtMost(512)] = 28
+    size: Annotated[int, Le(512)] = 28
     channels: Literal[1, 3] = 1
     settings: Literal["one", "published"] = "one"
     epochs: Epochs = 5
@@ -126,7 +128,7 @@ class CnnDepth(Experiment):
     momentum: float = 0.0
     weight_decay: float = 0.0
     schedule: Literal["constant", "cosine"] = "cosine"
-    shift: Annotated[int, AtMost(512)] = 0
+    shift: Annotated[int, Le(512)] = 0
     validation: Samples = 5_000
     threshold: float = 0.99
     precision: Literal["auto", "float32", "bfloat16"] = "auto"

@@ -22,7 +22,7 @@ from nablab.contract import (
     Trials,
 )
 from nablab.errors import UsageError
-from nablab.settings.values import Steps
+from nablab.settings.bounds import Steps
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

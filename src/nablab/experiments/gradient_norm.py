@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from math import log10
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
+from annotated_types import Le
+
 from nablab import data, models, plots, training
 from nablab.contract import (
     Answer,
@@ -24,7 +26,7 @@ from nablab.contract import (
     Trials,
 )
 from nablab.errors import UsageError
-from nablab.settings.values import AtMost, Samples, Steps
+from nablab.settings.bounds import Samples, Steps
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -115,7 +117,7 @@ class GradientNorm(Experiment):
     minibatch: Samples = 32
     samples: Samples | None = None
     steps: Steps = 2_000
-    measurements: Annotated[int, AtMost(100_000)] = 100
+    measurements: Annotated[int, Le(100_000)] = 100
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "quick": {"targets": ("sinc",), "networks": (DEEP, "1-500-1"), "seeds": 10},

@@ -8,6 +8,8 @@ from itertools import product
 from math import ceil, inf, isfinite, nan
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
+from annotated_types import Le
+
 from nablab import data, models, plots, training
 from nablab.contract import (
     Answer,
@@ -24,7 +26,7 @@ from nablab.contract import (
 )
 from nablab.errors import UsageError, unknown
 from nablab.models.images import NETWORKS
-from nablab.settings.values import AtMost, Epochs, Samples
+from nablab.settings.bounds import Epochs, Samples
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -120,7 +122,7 @@ class Interpolation(Experiment):
     large_rate: float = 1e-2
     epochs: Epochs = 2
     equal: Literal["epochs", "steps"] = "epochs"
-    alphas: Annotated[int, AtMost(10_001)] = 21
+    alphas: Annotated[int, Le(10_001)] = 21
     train_samples: Samples = 5_000
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {

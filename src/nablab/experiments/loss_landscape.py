@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from math import isfinite, nan
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
+from annotated_types import Le
+
 from nablab import data, models, plots, training
 from nablab.contract import (
     Answer,
@@ -21,7 +23,7 @@ from nablab.contract import (
     Trials,
 )
 from nablab.errors import UsageError
-from nablab.settings.values import AtMost, Samples, Steps
+from nablab.settings.bounds import Samples, Steps
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -109,10 +111,10 @@ class LossLandscape(Experiment):
     batch_size: Samples | None = None
     steps: Steps = 10_000
     subset: Samples = 1_000
-    resolution: Annotated[int, AtMost(1_001)] = 25
+    resolution: Annotated[int, Le(1_001)] = 25
     extent: float = 1.0
-    alphas: Annotated[int, AtMost(10_001)] = 81
-    path_points: Annotated[int, AtMost(10_000)] = 40
+    alphas: Annotated[int, Le(10_001)] = 81
+    path_points: Annotated[int, Le(10_000)] = 40
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "quick": {

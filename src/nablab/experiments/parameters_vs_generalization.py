@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 from math import log10
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
+from annotated_types import Le
+
 from nablab import data, models, plots, training
 from nablab.contract import (
     Answer,
@@ -24,7 +26,7 @@ from nablab.contract import (
     Trials,
 )
 from nablab.errors import UsageError
-from nablab.settings.values import AtMost, Epochs, Samples
+from nablab.settings.bounds import Epochs, Samples
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -120,7 +122,7 @@ class ParametersVsGeneralization(Experiment):
     )
     noise: tuple[float, ...] = (0.0, 0.2)
     samples: Samples = 1_000
-    pixels: Annotated[int, AtMost(512)] = 8
+    pixels: Annotated[int, Le(512)] = 8
     descent_epochs: Epochs = 150
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {

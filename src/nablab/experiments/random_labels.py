@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from itertools import product
 from math import inf, log10, nan
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from nablab import data, models, plots, training
 from nablab.contract import (
@@ -14,6 +14,7 @@ from nablab.contract import (
     Claim,
     Condition,
     Experiment,
+    Figure,
     Lab,
     Published,
     Record,
@@ -23,16 +24,18 @@ from nablab.contract import (
     Trial,
     Trials,
 )
+from nablab.data.fields import ImagesField
 from nablab.errors import UsageError
-from nablab.settings.values import Epochs, Samples
+from nablab.models.fields import NetworkList, OwnModelField
+from nablab.settings import Distinct, Epochs, Factor, Positive, Samples, Share
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from nablab.data import Task
+    from nablab.training import Outcome
 
-YOURS = "yours"
-# channels, pixels, kept
+# Channels, pixels, and how many of them are kept in the middle.
 FORMS = {"gray": (1, 28, 28), "color": (3, 32, 32), "zhang": (3, 32, 28)}
 SPLITS = {"training": "train", "test": "test"}
 PARTS = {
@@ -40,20 +43,6 @@ PARTS = {
     "changed label": "changed",
     "true class": "truth_of_changed",
 }
-OUTCOME = {
-    "train_accuracy": "training",
-    "test_accuracy": "test",
-    "epochs_to_memorize": "training",
-}
-POSITIVE = (
-    "learning_rate",
-    "decay",
-    "batch_size",
-    "epochs",
-    "memorized",
-    "early_epochs",
-    "chance_margin",
-)
 ALL_SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
@@ -104,115 +93,221 @@ class RandomLabels(Experiment):
             still count as chance.
     """
 
-    data: str = "mnist@20000"
-    networks: tuple[str, ...] = ("flatten-512-bn-512-bn-512-bn",)
-    model: str | None = None
-    shares: tuple[float, ...] = (0.0, 0.5, 1.0)
+    data: ImagesField = "mnist@20000"
+    networks: NetworkList = ("flatten-512-bn-512-bn-512-bn",)
+    model: OwnModelField = None
+    shares: Annotated[tuple[Share, ...], Distinct()] = (0.0, 0.5, 1.0)
     form: Literal["gray", "color", "zhang"] = "gray"
     optimizer: Literal["Adam", "AdamW", "SGD"] = "Adam"
-    learning_rate: float = 4e-4
-    decay: float = 0.95
+    learning_rate: Positive = 4e-4
+    decay: Positive = 0.95
     batch_size: Samples = 250
     epochs: Epochs = 80
-    memorized: float = 0.999
+    memorized: Factor = 0.999
     early_epochs: Epochs = 1
-    chance_margin: float = 0.01
+    chance_margin: Positive = 0.01
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "quick": {"data": "digits", "networks": ("flatten-256-bn-256-bn",), "shares": ALL_SHARES,
-                  "learning_rate": 4e-3, "decay": 0.97, "batch_size": 200, "epochs": 80, "early_epochs": 3,
-                  "chance_margin": 0.05, "seeds": 8},
+        "quick": {
+            "data": "digits",
+            "networks": ("flatten-256-bn-256-bn",),
+            "shares": ALL_SHARES,
+            "learning_rate": 4e-3,
+            "decay": 0.97,
+            "batch_size": 200,
+            "epochs": 80,
+            "early_epochs": 3,
+            "chance_margin": 0.05,
+            "seeds": 8,
+        },
         "standard": {"seeds": 8},
-        "full": {"data": "mnist", "learning_rate": 1e-3, "decay": 0.97, "batch_size": 500, "seeds": 8},
+        "full": {
+            "data": "mnist",
+            "learning_rate": 1e-3,
+            "decay": 0.97,
+            "batch_size": 500,
+            "seeds": 8,
+        },
         # As Zhang et al. 2017: SGD with momentum 0.9, rate 0.01, times 0.95 after every
         # epoch.
-        "paper": {"data": "cifar10", "form": "zhang", "networks": ("mlp-512x3", "mlp-512"),
-                  "shares": ALL_SHARES, "optimizer": "SGD", "learning_rate": 0.01, "decay": 0.95,
-                  "batch_size": 128, "epochs": 300, "seeds": 9},
-        "course": {"data": "mnist", "networks": ("mlp-500",), "shares": (0.0, 1.0), "learning_rate": 1e-4,
-                   "decay": 1.0, "batch_size": 100, "epochs": 1_000, "seeds": 8},
-    }  # fmt: skip
+        "paper": {
+            "data": "cifar10",
+            "form": "zhang",
+            "networks": ("mlp-512x3", "mlp-512"),
+            "shares": ALL_SHARES,
+            "optimizer": "SGD",
+            "learning_rate": 0.01,
+            "decay": 0.95,
+            "batch_size": 128,
+            "epochs": 300,
+            "seeds": 9,
+        },
+        "course": {
+            "data": "mnist",
+            "networks": ("mlp-500",),
+            "shares": (0.0, 1.0),
+            "learning_rate": 1e-4,
+            "decay": 1.0,
+            "batch_size": 100,
+            "epochs": 1_000,
+            "seeds": 8,
+        },
+    }
     claims: ClassVar[tuple[Claim, ...]] = (
-        Claim.at_least("train_accuracy", 0.999, within="network",
-                       published=Published(1.0, "Zhang et al., 3 x 512; 1 x 512: 0.9934", of="metric"),
-                       quantity="training accuracy",
-                       sentence="The network memorizes its labels, whatever the share "
-                                "of random ones",
-                       answer=Answer(supported="yes, the network learns its labels by "
-                                               "heart however many of them are random",
-                                     refuted="no, the network does not learn all its "
-                                             "labels by heart",
-                                     open="whether the network learns random labels by "
-                                          "heart")),
-        Claim.falls("test_accuracy", by="share", within="network",
-                    sentence="Test accuracy falls as the share of random labels rises",
-                    answer=Answer(supported="the more labels are random, the less test "
-                                            "accuracy is left",
-                                  refuted="test accuracy does not fall with the share "
-                                          "of random labels",
-                                  open="whether test accuracy falls with the share of "
-                                       "random labels")),
-        Claim.rises("epochs_to_memorize", by="share", within="network",
-                    sentence="Memorizing takes longer the more labels are random (also "
-                             "course E)"),
-        Claim.greater("epochs_to_memorize", 1.0, 0.0, by="share", within="network", scale="log10",
-                      smallest_effect=log10(1.5), published=Published(log10(3.5), "Zhang et al.: 1.5 to 3.5"),
-                      sentence="Random labels take at least 1.5 times as long as the "
-                               "true ones",
-                      answer=Answer(supported="random labels take at least 1.5 times "
-                                              "as long to learn",
-                                    refuted="random labels take hardly longer to learn",
-                                    open="whether random labels take much longer to "
-                                         "learn")),
-        Claim.at_most("above_chance", 0.01, within="network", where={"share": 1.0},
-                      published=Published(0.0048, "Zhang et al., CIFAR-10: 10.48 %", of="metric"),
-                      quantity="test accuracy minus chance",
-                       sentence="With random labels only, the test accuracy is not "
-                                "above chance"),
-        Claim.at_least("above_chance", -0.01, within="network", where={"share": 1.0},
-                       quantity="test accuracy minus chance",
-                       sentence="With random labels only, the test accuracy is not "
-                                "below chance"),
-        Claim.greater("clean_lead", 0.5, 1.0, by="share", within="network", smallest_effect=0.05,
-                      quantity="early lead in accuracy of unchanged labels",
-                      sentence="Early on, unchanged labels are ahead of changed ones "
-                               "(control: share 1)"),
-        Claim.greater("cost_of_memorizing", 0.5, 0.0, by="share", within="network", smallest_effect=0.02,
-                      quantity="test accuracy lost while memorizing",
-                      sentence="At share 0.5 memorizing costs test accuracy that was "
-                               "there early on"),
-        Claim.at_most("tau_of_losses", 0.0, within="network", where={"share": 1.0}, smallest_effect=0.5,
-                      quantity="Kendall's tau of test loss with training loss",
-                       sentence="On random labels the test loss rises as the training "
-                                "loss falls (courses)"),
-    )  # fmt: skip
+        Claim.at_least(
+            "train_accuracy",
+            0.999,
+            within="network",
+            published=Published(
+                1.0, "Zhang et al., 3 x 512; 1 x 512: 0.9934", of="metric"
+            ),
+            quantity="training accuracy",
+            sentence="The network memorizes its labels, whatever the share of random "
+            "ones",
+            answer=Answer(
+                supported="yes, the network learns its labels by heart however many of "
+                "them are random",
+                refuted="no, the network does not learn all its labels by heart",
+                open="whether the network learns random labels by heart",
+            ),
+        ),
+        Claim.falls(
+            "test_accuracy",
+            by="share",
+            within="network",
+            sentence="Test accuracy falls as the share of random labels rises",
+            answer=Answer(
+                supported="the more labels are random, the less test accuracy is left",
+                refuted="test accuracy does not fall with the share of random labels",
+                open="whether test accuracy falls with the share of random labels",
+            ),
+        ),
+        Claim.rises(
+            "epochs_to_memorize",
+            by="share",
+            within="network",
+            sentence="Memorizing takes longer the more labels are random (also course "
+            "E)",
+        ),
+        Claim.greater(
+            "epochs_to_memorize",
+            1.0,
+            0.0,
+            by="share",
+            within="network",
+            scale="log10",
+            smallest_effect=log10(1.5),
+            published=Published(log10(3.5), "Zhang et al.: 1.5 to 3.5"),
+            sentence="Random labels take at least 1.5 times as long as the true ones",
+            answer=Answer(
+                supported="random labels take at least 1.5 times as long to learn",
+                refuted="random labels take hardly longer to learn",
+                open="whether random labels take much longer to learn",
+            ),
+        ),
+        Claim.at_most(
+            "above_chance",
+            0.01,
+            within="network",
+            where={"share": 1.0},
+            published=Published(0.0048, "Zhang et al., CIFAR-10: 10.48 %", of="metric"),
+            quantity="test accuracy minus chance",
+            sentence="With random labels only, the test accuracy is not above chance",
+        ),
+        Claim.at_least(
+            "above_chance",
+            -0.01,
+            within="network",
+            where={"share": 1.0},
+            quantity="test accuracy minus chance",
+            sentence="With random labels only, the test accuracy is not below chance",
+        ),
+        Claim.greater(
+            "clean_lead",
+            0.5,
+            1.0,
+            by="share",
+            within="network",
+            smallest_effect=0.05,
+            quantity="early lead in accuracy of unchanged labels",
+            sentence="Early on, unchanged labels are ahead of changed ones (control: "
+            "share 1)",
+        ),
+        Claim.greater(
+            "cost_of_memorizing",
+            0.5,
+            0.0,
+            by="share",
+            within="network",
+            smallest_effect=0.02,
+            quantity="test accuracy lost while memorizing",
+            sentence="At share 0.5 memorizing costs test accuracy that was there early "
+            "on",
+        ),
+        Claim.at_most(
+            "tau_of_losses",
+            0.0,
+            within="network",
+            where={"share": 1.0},
+            smallest_effect=0.5,
+            quantity="Kendall's tau of test loss with training loss",
+            sentence="On random labels the test loss rises as the training loss falls "
+            "(courses)",
+        ),
+    )
     reported: ClassVar[tuple[Reported, ...]] = (
-        *(Reported(who="Zhang et al. 2017", setting=f"CIFAR-10, MLP of {units} units, "
-                                                    f"{kind} labels",
-                   quantity=f"{split} accuracy", value=value, metric=f"{SPLITS[split]}_accuracy",
-                   where={"network": network, "share": share}, fields={"data": "cifar10", "form": "zhang"})
-          for network, units, share, kind, accuracies in (
-              ("mlp-512x3", "3 x 512", 1.0, "random", (1.0, 0.1048)),
-              ("mlp-512x3", "3 x 512", 0.0, "true", (1.0, 0.5239)),
-              ("mlp-512", "1 x 512", 1.0, "random", (0.9934, 0.1061)),
-              ("mlp-512", "1 x 512", 0.0, "true", (1.0, 0.5051)),
-          )
-          for split, value in zip(SPLITS, accuracies, strict=True)),
-        Reported(who="Zhang et al. 2017", setting="CIFAR-10, random against true "
-                                                  "labels",
-                 quantity="time to fit, relative", value="1.5 to 3.5"),
-        *(Reported(who="course A",
-                   setting="MNIST, 784-500-10, Adam 1e-4, batch 100, random labels, "
-                           "1,000 epochs",
-                   quantity=quantity, value=value, metric=metric,
-                   where={"network": "mlp-500", "share": 1.0},
-                   fields={"data": "mnist", "learning_rate": 1e-4, "batch_size": 100, "epochs": 1_000})
-          for quantity, value, metric in (("training loss", 0.0588, "train_loss"),
-                                          ("test accuracy", 0.0992, "test_accuracy"))),
-        Reported(who="courses B and E", setting="random labels, training stopped there "
-                                                "and called fitted",
-                 quantity="training loss", value="about 2"),
-    )  # fmt: skip
+        *(
+            Reported(
+                who="Zhang et al. 2017",
+                setting=f"CIFAR-10, MLP of {units} units, {kind} labels",
+                quantity=f"{split} accuracy",
+                value=value,
+                metric=f"{SPLITS[split]}_accuracy",
+                where={"network": network, "share": share},
+                fields={"data": "cifar10", "form": "zhang"},
+            )
+            for network, units, share, kind, accuracies in (
+                ("mlp-512x3", "3 x 512", 1.0, "random", (1.0, 0.1048)),
+                ("mlp-512x3", "3 x 512", 0.0, "true", (1.0, 0.5239)),
+                ("mlp-512", "1 x 512", 1.0, "random", (0.9934, 0.1061)),
+                ("mlp-512", "1 x 512", 0.0, "true", (1.0, 0.5051)),
+            )
+            for split, value in zip(SPLITS, accuracies, strict=True)
+        ),
+        Reported(
+            who="Zhang et al. 2017",
+            setting="CIFAR-10, random against true labels",
+            quantity="time to fit, relative",
+            value="1.5 to 3.5",
+        ),
+        *(
+            Reported(
+                who="course A",
+                setting="MNIST, 784-500-10, Adam 1e-4, batch 100, random labels, 1,000 "
+                "epochs",
+                quantity=quantity,
+                value=value,
+                metric=metric,
+                where={"network": "mlp-500", "share": 1.0},
+                fields={
+                    "data": "mnist",
+                    "learning_rate": 1e-4,
+                    "batch_size": 100,
+                    "epochs": 1_000,
+                },
+            )
+            for quantity, value, metric in (
+                ("training loss", 0.0588, "train_loss"),
+                ("test accuracy", 0.0992, "test_accuracy"),
+            )
+        ),
+        Reported(
+            who="courses B and E",
+            setting="random labels, training stopped there and called fitted",
+            quantity="training loss",
+            value="about 2",
+        ),
+    )
     exercises: ClassVar[tuple[str, ...]] = (
         "Why does the test accuracy at share 0.5 first rise and then fall? Which "
         "labels are learned when?",
@@ -230,152 +325,106 @@ class RandomLabels(Experiment):
         "arXiv:1706.05394.",
     )
 
-    @property
-    def names(self) -> list[str]:
-        """The networks of this configuration, yours last."""
-        return [*self.networks, *([YOURS] if self.model else [])]
-
-    @property
-    def task(self) -> Task:
-        """The images, before they are cut."""
-        channels, size, _ = FORMS[self.form]
-        return data.image_task(self.data, size=size, channels=channels)
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Of one image as the network sees it."""
-        return FORMS[self.form][0], FORMS[self.form][2], FORMS[self.form][2]
-
-    def data_sets(self) -> tuple[str, ...]:
-        """The one image set."""
-        return (self.data,)
-
-    def sources(self) -> Mapping[str, str]:
-        """The user's network: a changed file makes a new run."""
-        return {"model": models.source_hash(self.model)} if self.model else {}
-
     def validate(self) -> None:
-        """Check every number, the data, every network, and the user's own one on two
+        """Check that the early epoch is reached and that every network takes the
         images.
         """
-        for key in POSITIVE:
-            if not 0 < getattr(self, key) < inf:
-                raise UsageError(
-                    f"{key}={getattr(self, key)} is impossible: it must "
-                    "be above 0 and finite."
-                )
-        if not all(0 <= share <= 1 for share in self.shares):
+        if self.early_epochs > self.epochs:
             raise UsageError(
-                f"shares={self.shares} is impossible: a share is from 0 "
-                "(all labels true) to 1."
+                f"early_epochs={self.early_epochs} must be at most "
+                f"epochs={self.epochs}."
             )
-        for levels in (self.shares, self.names):
-            if not levels or len(set(levels)) < len(levels):
-                raise UsageError(
-                    "Give at least one of shares and one network, and "
-                    "each of them once."
-                )
-        if self.memorized > 1 or self.early_epochs > self.epochs:
-            pair = (
-                f"memorized={self.memorized} must be at most 1, and "
-                f"early_epochs={self.early_epochs}"
-            )
-            raise UsageError(f"{pair} at most epochs={self.epochs}.")
-        form: Any = {"shape": self.shape, "outputs": self.task.outputs}
-        form |= {"samples": self.task.train_samples, "batch_sizes": [self.batch_size]}
-        for spec in self.networks:
-            models.check_network(spec, **form)
-        if self.model is not None:
-            models.check_model(self.model, **form)
+        self.compared.check(self.seen, batch_sizes=[self.batch_size])
 
     def conditions(self) -> list[Condition]:
         """Every network at every share."""
         return [
             Condition(network=name, share=share)
-            for name in self.names
+            for name in self.compared.names
             for share in self.shares
         ]
 
     def active_claims(self) -> tuple[Claim, ...]:
-        """The claims whose shares this configuration runs, with its margin for chance."""
-        run = {*self.shares, None}
-        found = [
-            c for c in self.claims if {c.first, c.second, *c.where.values()} <= run
-        ]
-        margin = self.chance_margin
+        """The claims of the shares that are run, with this margin for chance."""
         return tuple(
-            c if c.metric != "above_chance" else replace(c, bound=-c.sign * margin)
-            for c in found
+            replace(claim, bound=-claim.sign * self.chance_margin)
+            if claim.metric == "above_chance"
+            else claim
+            for claim in super().active_claims()
         )
 
-    def builder(self, name: str) -> Callable[[], nn.Module]:
-        """What builds one fresh network of a condition."""
-        model = self.model if name == YOURS else None
-        return models.network_builder(
-            name, shape=self.shape, outputs=self.task.outputs, model=model
-        )
+    @property
+    def compared(self) -> models.Networks:
+        """The networks, yours last."""
+        return models.Networks(self.networks, self.model)
+
+    @property
+    def task(self) -> Task:
+        """The images, before their middle is cut out."""
+        channels, size, _ = FORMS[self.form]
+        return data.image_task(self.data, size=size, channels=channels)
+
+    @property
+    def seen(self) -> models.Form:
+        """The images as a network sees them."""
+        channels, _, kept = FORMS[self.form]
+        task = self.task
+        return models.Form((channels, kept, kept), task.outputs, task.train_samples)
 
     def network_of(self, condition: Condition) -> nn.Module:
         """See `Experiment.network_of`."""
-        return self.builder(str(condition["network"]))()
+        return self.compared.builder(str(condition["network"]), self.seen)()
 
     def objective(self, trial: Trial, lab: Seeds) -> tuple[Any, tuple[Tensor, Tensor]]:
         """See `Experiment.objective`."""
-        images, truth = self.task.train()
-        drawn_by = lab.seed(trial, "labels")
-        labels = data.corrupt(
-            truth,
-            float(trial.condition["share"]),
-            classes=self.task.outputs,
-            seed=drawn_by,
-        ).labels
-        prepare: Any = data.Whiten() if self.form == "zhang" else self.task.prepare
-        return "cross_entropy", (
-            prepare(data.center_crop(images, self.shape[1])),
-            labels,
-        )
+        images, truth = self._cropped(self.task.train())
+        return "cross_entropy", (self.prepare(images), self._drawn(truth, trial, lab))
+
+    @property
+    def prepare(self) -> Callable[[Tensor], Tensor]:
+        """Makes inputs of images."""
+        return data.Whiten() if self.form == "zhang" else self.task.images().normalize
+
+    def _cropped(self, split: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """The middle of each image, with the labels."""
+        images, labels = split
+        return data.center_crop(images, self.seen.shape[-1]), labels
+
+    def _drawn(self, truth: Tensor, trial: Trial, lab: Seeds) -> Tensor:
+        """The labels of a trial: the share of its condition is redrawn."""
+        share, seed = float(trial.condition["share"]), lab.seed(trial, "labels")
+        return data.corrupt(truth, share, classes=self.task.outputs, seed=seed).labels
 
     def run(self, trials: Trials, lab: Lab) -> None:
-        """Train one network per seed, each on labels of its own, until it has memorized
-        them.
-        """
+        """Train a network per seed, on labels of its own, until it memorizes them."""
         import torch
-        from numpy import isfinite
 
-        condition = trials.condition
-
-        task, side = self.task, self.shape[1]
-        for note in task.notes:
-            lab.note(note)
-        (x, truth), test = (
-            (data.center_crop(x, side), y) for x, y in (task.train(), task.held_out())
-        )
-        drawn_by = [lab.seed(trial, "labels") for trial in trials]
-        labels = torch.stack([data.corrupt(truth, float(condition["share"]), classes=task.outputs, seed=seed)
-                              .labels for seed in drawn_by])  # fmt: skip
-        own = {
-            n: (x, training.OwnLabels(part))
-            for n, part in data.by_truth(labels, truth).items()
-        }
-        momentum = {"momentum": 0.9} if self.optimizer == "SGD" else {}
-        epoch = -(-len(x) // self.batch_size)
+        lab.note(*self.task.notes)
+        images, truth = self._cropped(self.task.train())
+        test = self._cropped(self.task.held_out())
+        labels = torch.stack([self._drawn(truth, trial, lab) for trial in trials])
+        parts = data.by_truth(labels, truth)
+        epoch = training.steps_per_epoch(len(images), self.batch_size)
+        build = self.compared.builder(str(trials.condition["network"]), self.seen)
         result = lab.train(
-            training.Supervised(
-                self.builder(str(condition["network"])), "cross_entropy"
-            ),
-            (x, labels),
+            training.Supervised(build, "cross_entropy"),
+            (images, labels),
             training.Recipe(
                 epochs=self.epochs,
                 batch_size=self.batch_size,
-                optimizer=getattr(training, self.optimizer)(
-                    learning_rate=self.learning_rate, **momentum
+                optimizer=training.optimizer(
+                    self.optimizer, learning_rate=self.learning_rate, momentum=0.9
                 ),
                 schedule=training.StepDecay(every=epoch, factor=self.decay),
                 own_labels=True,
-                prepare=data.Whiten() if self.form == "zhang" else task.prepare,
+                prepare=self.prepare,
                 precision="auto",
-                # those of the training images cost no further prediction
-                held_out={"test": test, **own},
+                # The parts are training images: they cost no further prediction.
+                held_out={"test": test}
+                | {
+                    name: (images, training.OwnLabels(part))
+                    for name, part in parts.items()
+                },
                 eval_every=epoch,
                 stop=[
                     training.Threshold(
@@ -385,118 +434,130 @@ class RandomLabels(Experiment):
             ),
             seeds=[lab.seed(trial, "weights") for trial in trials],
         )
-        trivial = [1 / task.outputs, float(test[1].bincount().max()) / len(test[1])]
-        for k, trial in enumerate(trials):
-            trained = isfinite(result.evaluations["train_loss"][k])  # NaN after the end
-            curves = {
-                name: values[k][trained] for name, values in result.evaluations.items()
-            }
-            for name, values in curves.items():
-                lab.curve(
-                    trial, name, result.evaluation_steps[trained] // epoch, values
-                )
-            lab.array(trial, "trivial", trivial)
-            scores = self._scores(curves, trivial[0])
-            lab.record(trial, **scores, stop_reason=result.stop_reason[k])
+        chance = 1 / self.task.outputs
+        largest_class = float(test[1].bincount().max()) / len(test[1])
+        for trial, outcome in zip(trials, result, strict=True):
+            for name, values in outcome.curves.items():
+                lab.curve(trial, name, outcome.epochs, values)
+            lab.array(trial, "trivial", [chance, largest_class])
+            scores = self._scores(outcome, chance)
+            lab.record(trial, **scores, stop_reason=outcome.stop_reason)
             if scores["epochs_to_memorize"] == inf:
-                lab.note(f"{condition}, seed {trial.seed}: not memorized. Training "
-                         f"ended at an accuracy of {scores['train_accuracy']:.2%} "
-                         f"({result.stop_reason[k]}).")  # fmt: skip
+                lab.note(
+                    f"{trial.condition}, seed {trial.seed}: not memorized. Training "
+                    f"ended at an accuracy of {scores['train_accuracy']:.2%} "
+                    f"({outcome.stop_reason})."
+                )
 
-    def _scores(self, curves: Mapping[str, Any], chance: float) -> dict[str, float]:
-        """What is recorded of one run, from its curves over epochs."""
+    def _scores(self, outcome: Outcome, chance: float) -> dict[str, float]:
+        """What is recorded of one trial."""
         from scipy.stats import kendalltau
 
-        early = min(self.early_epochs, len(curves["train_loss"]) - 1)
-        start, end = (
-            {name: float(values[i]) for name, values in curves.items()}
-            for i in (early, -1)
+        early, end = outcome.at(epoch=self.early_epochs), outcome.last()
+        train_loss, test_loss = (
+            outcome.curves["train_loss"],
+            outcome.curves["test_loss"],
         )
-        reached = (curves["train_accuracy"] >= self.memorized).nonzero()[0]
+        # A trial that ended at once has no curve to rank.
+        ranked = len(train_loss) > 1
         return {
-            **{
-                f"{s}_{kind}": end[f"{s}_{kind}"]
-                for kind in ("accuracy", "loss")
-                for s in SPLITS.values()
-            },
-            "epochs_to_memorize": float(reached[0]) if len(reached) else inf,
-            "clean_lead": start["unchanged_accuracy"] - start["changed_accuracy"],
-            "cost_of_memorizing": start["test_accuracy"] - end["test_accuracy"],
+            "train_accuracy": end["train_accuracy"],
+            "test_accuracy": end["test_accuracy"],
+            "train_loss": end["train_loss"],
+            "test_loss": end["test_loss"],
+            "epochs_to_memorize": outcome.first_epoch(
+                "train_accuracy", at_least=self.memorized
+            ),
+            "clean_lead": early["unchanged_accuracy"] - early["changed_accuracy"],
+            "cost_of_memorizing": early["test_accuracy"] - end["test_accuracy"],
             "above_chance": end["test_accuracy"] - chance,
-            "tau_of_losses": float(
-                kendalltau(curves["train_loss"], curves["test_loss"])[0]
-            )
-            if early
+            "tau_of_losses": float(kendalltau(train_loss, test_loss)[0])
+            if ranked
             else nan,
         }
 
     def baselines(self, records: Records) -> dict[str, Mapping[str, float]]:
-        """Chance, the largest test class, and what copying one neighbor's label would
-        score.
-        """
-        found = next(
-            (r.arrays["trivial"] for r in records if "trivial" in r.arrays), (nan, nan)
-        )
-        chance, largest = map(float, found)
+        """Chance, the largest test class, and copying the label of one neighbor."""
+        kept = [r.arrays["trivial"] for r in records if "trivial" in r.arrays]
+        chance, largest_class = map(float, kept[0]) if kept else (nan, nan)
         copied = {
-            f"one neighbor's label, share {s:g}": 1 - s * (1 - chance)
-            for s in self.shares
+            f"one neighbor's label, share {share:g}": 1 - share * (1 - chance)
+            for share in self.shares
         }
-        return {"test_accuracy": {"chance": chance, "largest class": largest, **copied}}
+        trivial = {"chance": chance, "largest class": largest_class}
+        return {"test_accuracy": trivial | copied}
 
-    def figures(self, records: Records) -> dict[str, plots.Figure]:
-        """The outcome by share, accuracy and loss against epochs, and which labels come
-        first.
-        """
-        outcome = plots.trend(
-            records, {"accuracy": list(OUTCOME)[:2], "epochs until memorized": list(OUTCOME)[2:]},
-            x="share", color_by="network", log_x=False, names=OUTCOME, x_label="share of redrawn labels",
-            title="What random labels cost", caption="Dashed: copying one neighbor's "
-                                                     "label (see text).",
-        )  # fmt: skip
+    def figures(self, records: Records) -> dict[str, Figure]:
+        """What random labels cost, both splits while training, and what comes first."""
+        figures = {"outcome": self._outcome(records)}
+        splits = _panels(records, SPLITS)
+        for kind in ("accuracy", "loss"):
+            figures[kind] = plots.curves(
+                splits,
+                kind,
+                color_by="share",
+                panel_by="panel",
+                x_label="epochs",
+                log_y=kind == "loss",
+                title=f"Training and test {kind} while labels are learned",
+                caption="Training: on the labels as given. Test: on the true ones.",
+            )
+        corrupted = Records(r for r in records if r.condition["share"])
+        figures["parts"] = plots.curves(
+            _panels(corrupted, PARTS),
+            "accuracy",
+            color_by="panel",
+            panel_by="share",
+            x_label="epochs",
+            log_y=False,
+            y_label="share of training images",
+            title="Which labels are learned first",
+            caption="Changed labels differ from the true ones; some redrawn ones do "
+            "not.",
+        )
+        for axes in (*figures["accuracy"].figure.axes, *figures["parts"].figure.axes):
+            axes.set_ylim(-0.02, 1.03)
+        return figures
+
+    def _outcome(self, records: Records) -> Figure:
+        """Both accuracies and the epochs until memorized, by share."""
+        figure = plots.trend(
+            records,
+            {
+                "accuracy": ["train_accuracy", "test_accuracy"],
+                "epochs until memorized": ["epochs_to_memorize"],
+            },
+            x="share",
+            color_by="network",
+            log_x=False,
+            names={
+                "train_accuracy": "training",
+                "test_accuracy": "test",
+                "epochs_to_memorize": "training",
+            },
+            x_label="share of redrawn labels",
+            title="What random labels cost",
+            caption="Dashed: copying one neighbor's label (see text).",
+        )
         chance = self.baselines(records)["test_accuracy"]["chance"]
-        outcome.figure.axes[0].plot(
+        figure.figure.axes[0].plot(
             [0, 1], [1, chance], color="#767676", ls="--", lw=1.4, zorder=1
         )
-        splits = _panels(records, SPLITS)
-        accuracy, loss = (
-            plots.curves(splits, kind, color_by="share", panel_by="panel", x_label="epochs",
-                         log_y=kind == "loss", title=f"Training and test {kind} while "
-                                                     "labels are learned",
-                         caption="Training: on the labels as given. Test: on the true "
-                                 "ones.")
-            for kind in ("accuracy", "loss")
-        )  # fmt: skip
-        parts = plots.curves(
-            _panels(Records(r for r in records if r.condition["share"]), PARTS), "accuracy",
-            color_by="panel", panel_by="share", x_label="epochs", log_y=False,
-            y_label="share of training images", title="Which labels are learned first",
-            caption="Changed labels differ from the true ones; some redrawn ones do "
-                    "not.",
-        )  # fmt: skip
-        for ax in (*accuracy.figure.axes, *parts.figure.axes):
-            ax.set_ylim(-0.02, 1.03)
-        return {"outcome": outcome, "accuracy": accuracy, "loss": loss, "parts": parts}
+        return figure
 
 
 def _panels(records: Records, panels: Mapping[str, str]) -> Records:
-    """The records once per panel, with that part's curves as accuracy and loss and the
-    share in words.
-    """
+    """The records once per panel, with the curves of its part as accuracy and loss."""
     panelled = []
+    several = len(records.levels("network")) > 1
     for record, (panel, part) in product(records, panels.items()):
-        name = (
-            f"{record.condition['network']} · {panel}"
-            if len(records.levels("network")) > 1
-            else panel
-        )
-        condition = Condition(
-            panel=name, share=f"{record.condition['share']:.0%} redrawn"
-        )
+        name = f"{record.condition['network']} · {panel}" if several else panel
+        share = f"{record.condition['share']:.0%} redrawn"
         curves = {
             kind: record.curves[f"{part}_{kind}"]
             for kind in ("accuracy", "loss")
             if record.curves
         }
+        condition = Condition(panel=name, share=share)
         panelled.append(Record(condition, record.seed, {}, curves=curves))
     return Records(panelled)

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from math import inf, isfinite, log10, nan
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
+from annotated_types import Le
+
 from nablab import data, models, plots, training
 from nablab.contract import (
     Answer,
@@ -24,7 +26,7 @@ from nablab.contract import (
     Trials,
 )
 from nablab.errors import UsageError
-from nablab.settings.values import AtMost, Epochs, Samples, Steps
+from nablab.settings.bounds import Epochs, Samples, Steps
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -124,7 +126,7 @@ class Sensitivity(Experiment):
     batch_size: Samples = 250
     most_steps: Steps = 6_000
     corrupted: float = 1.0
-    shift: Annotated[int, AtMost(14)] = 2
+    shift: Annotated[int, Le(14)] = 2
     inputs: Samples = 500
     optimizer: Literal["Adam", "AdamW", "RMSprop", "SGD"] = "Adam"
     learning_rate: float = 2e-3

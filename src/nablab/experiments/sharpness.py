@@ -24,7 +24,7 @@ from nablab.contract import (
     Trials,
 )
 from nablab.errors import UsageError
-from nablab.settings.values import Epochs, Samples
+from nablab.settings.bounds import Epochs, Samples
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from math import isfinite, nan
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
+from annotated_types import Le
+
 from nablab import data, models, plots, training
 from nablab.contract import (
     Answer,
@@ -23,7 +25,7 @@ from nablab.contract import (
     Trials,
 )
 from nablab.errors import UsageError
-from nablab.settings.values import AtMost, Samples, Steps
+from nablab.settings.bounds import Samples, Steps
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -105,7 +107,7 @@ class WeightTrajectories(Experiment):
 
     target: str = "sinc"
     network: str = "1-10-20x6-1"
-    layer: Annotated[int, AtMost(1_000)] = 4
+    layer: Annotated[int, Le(1_000)] = 4
     activation: Literal[
         "leaky_relu", "relu", "tanh", "sigmoid", "gelu", "silu", "elu"
     ] = "leaky_relu"
@@ -114,7 +116,7 @@ class WeightTrajectories(Experiment):
     weight_decay: float = 0.0
     batch_size: Samples = 50
     steps: Steps = 3_600
-    points: Annotated[int, AtMost(10_000)] = 40
+    points: Annotated[int, Le(10_000)] = 40
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "quick": {"steps": 1_200, "seeds": 8},

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from math import nan
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
+from annotated_types import Le
+
 from nablab import data, models, plots, training
 from nablab.contract import (
     Answer,
@@ -23,7 +25,7 @@ from nablab.contract import (
     Trials,
 )
 from nablab.errors import UsageError
-from nablab.settings.values import AtMost, Steps
+from nablab.settings.bounds import Steps
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -118,7 +120,7 @@ class ZeroGradient(Experiment):
     learning_rate: float = 1e-3
     steps: Steps = 3_000
     tolerance: float = 1e-8
-    iterations: Annotated[int, AtMost(1_000_000)] = 200
+    iterations: Annotated[int, Le(1_000_000)] = 200
     noise_factor: float = 1.0
     radius: float = 0.1
 

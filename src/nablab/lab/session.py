@@ -183,10 +183,9 @@ class Notebook:
         """See `nablab.contract.Lab.weights`."""
         self._draft(trial).weights[check_name(name)] = pack(tensors)
 
-    def note(self, text: str) -> None:
+    def note(self, *texts: str) -> None:
         """See `nablab.contract.Lab.note`."""
-        if text not in self.notes:
-            self.notes.append(text)
+        self.notes += [text for text in dict.fromkeys(texts) if text not in self.notes]
 
     def records(self) -> list[Record]:
         """The finished records, in the order of the trials.

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from nablab.models.images import image_network as image_network
     from nablab.models.images import image_networks as image_networks
     from nablab.models.images import parameter_count_of as parameter_count_of
+    from nablab.models.networks import Form as Form
+    from nablab.models.networks import Networks as Networks
     from nablab.models.random_features import RandomFeatures as RandomFeatures
     from nablab.models.random_features import minimum_norm as minimum_norm
     from nablab.models.shaped import check_model as check_model
@@ -37,6 +39,7 @@ __getattr__, __dir__ = lazy_names(
         "sawtooth_network",
         "factory": "check_output load_factory load_function source_hash unseen",
         "images": "image_network image_networks parameter_count_of",
+        "networks": "Form Networks",
         "random_features": "RandomFeatures minimum_norm",
         "shaped": "check_model check_network network network_builder",
     },
@@ -44,6 +47,8 @@ __getattr__, __dir__ = lazy_names(
 
 __all__ = [
     "Activation",
+    "Form",
+    "Networks",
     "RandomFeatures",
     "check_model",
     "check_network",

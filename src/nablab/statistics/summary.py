@@ -68,7 +68,7 @@ def summarize(values: Iterable[float], *, geometric: bool = False) -> Summary:
 def _interval(values: list[float]) -> tuple[float, float]:
     if len(values) < 2:
         return math.nan, math.nan
-    from nablab.verdicts import interval_of_mean
+    from nablab.statistics.contrasts import interval_of_mean
 
     low, high = interval_of_mean(values)
     return float(low), float(high)

@@ -13,6 +13,7 @@ from nablab.importing.lazy import lazy_names
 
 if TYPE_CHECKING:
     from nablab.training.batched import BatchedEngine
+    from nablab.training.batches import steps_per_epoch
     from nablab.training.checkpoints import Checkpoint
     from nablab.training.datasets import Arrays, Dataset, PerTrial, Sequences, Subset
     from nablab.training.engine import Engine, Loss, Unsupported
@@ -25,7 +26,14 @@ if TYPE_CHECKING:
     from nablab.training.loop import Progress, fit, train
     from nablab.training.metric import Accuracy, Metric, Score
     from nablab.training.moments import Moment
-    from nablab.training.optimizers import SGD, Adam, AdamW, RMSprop, Specification
+    from nablab.training.optimizers import (
+        SGD,
+        Adam,
+        AdamW,
+        RMSprop,
+        Specification,
+        optimizer,
+    )
     from nablab.training.probes import Context, Probe
     from nablab.training.recipe import Recipe
     from nablab.training.recording import WeightRecorder, path_array, path_from_array
@@ -50,6 +58,7 @@ __getattr__, __dir__ = lazy_names(
     __name__,
     {
         "batched": "BatchedEngine",
+        "batches": "steps_per_epoch",
         "checkpoints": "Checkpoint",
         "engine": "Engine Loss Unsupported",
         "fused.dense": "FusedEngine",
@@ -58,7 +67,7 @@ __getattr__, __dir__ = lazy_names(
         "gradients": "GradientNorms",
         "inputs": "Augment Inputs Precision Prepare",
         "loop": "Progress fit train",
-        "optimizers": "SGD Adam AdamW RMSprop Specification",
+        "optimizers": "SGD Adam AdamW RMSprop Specification optimizer",
         "probes": "Context Probe",
         "recording": "WeightRecorder path_array path_from_array",
         "result": "Outcome Training",
@@ -141,8 +150,10 @@ __all__ = [
     "fit",
     "generator",
     "measure_speed",
+    "optimizer",
     "path_array",
     "path_from_array",
     "stacked_predictor",
+    "steps_per_epoch",
     "train",
 ]

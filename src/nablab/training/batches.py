@@ -15,6 +15,15 @@ from torch import Tensor
 from nablab.training.seeding import derive, generator
 
 
+def steps_per_epoch(samples: int, batch_size: int) -> int:
+    """Optimizer steps until each sample was seen once; the last batch may be smaller.
+
+    >>> steps_per_epoch(1_000, 300)
+    4
+    """
+    return -(-samples // batch_size)
+
+
 class Batches:
     """The batches of K replicas over N samples; the last batch of an epoch may be
     smaller.
@@ -40,7 +49,7 @@ class Batches:
         self._epoch = -1
         self._order = torch.empty(0)
         self.full = self._size == samples
-        self.steps_per_epoch = -(-samples // self._size)
+        self.steps_per_epoch = steps_per_epoch(samples, self._size)
 
     def between(self, start: int, end: int) -> Iterator[tuple[int, int, Tensor | None]]:
         """Cut the steps ``start`` to ``end`` into runs of equal batch size.

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nablab.errors import UsageError
+from nablab.errors import UsageError, unknown
 
 Number = float | Sequence[float]
 
@@ -289,6 +289,32 @@ class AdamW(Adam):
     ) -> torch.optim.Optimizer:
         """`torch.optim.AdamW` for one replica."""
         return torch.optim.AdamW(parameters, **self._torch_options(replica))
+
+
+def optimizer(name: str, **numbers: Number) -> Specification:
+    """The optimizer of this name, for a setting that offers several.
+
+    Args:
+        name: ``"SGD"``, ``"RMSprop"``, ``"Adam"`` or ``"AdamW"``.
+        **numbers: Such as ``learning_rate``; those that this optimizer has no use for,
+            such as the momentum of SGD, are left out.
+
+    Raises:
+        UsageError: There is no such optimizer.
+
+    >>> optimizer("SGD", learning_rate=0.1, momentum=0.9).momentum
+    0.9
+    >>> optimizer("Adam", learning_rate=0.1, momentum=0.9)
+    Adam(learning_rate=0.1, betas=(0.9, 0.999), epsilon=1e-08, weight_decay=0.0)
+    """
+    kinds: dict[str, Any] = {k.__name__: k for k in (SGD, RMSprop, Adam, AdamW)}
+    if name not in kinds:
+        raise unknown("optimizer", name, kinds)
+    known = {number.name for number in dataclasses.fields(kinds[name])}
+    chosen: Specification = kinds[name](
+        **{key: number for key, number in numbers.items() if key in known}
+    )
+    return chosen
 
 
 def _decay_into(gradients: Tensor, weights: Tensor, weight_decay: Number) -> None:

@@ -49,6 +49,11 @@ class Outcome:
     best_step: int
     _module: Callable[[At], nn.Module] = field(repr=False)
 
+    @property
+    def epochs(self) -> npt.NDArray[np.int64]:
+        """int64 (T,): the whole epochs before each evaluation."""
+        return self.steps // self.steps_per_epoch
+
     def last(self) -> dict[str, float]:
         """The evaluated curves' values where the trial ended."""
         return {name: float(values[-1]) for name, values in self.curves.items()}

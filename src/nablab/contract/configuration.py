@@ -33,16 +33,11 @@ from typing import Any, TypeVar
 
 from nablab.contract import Experiment
 from nablab.errors import UsageError, unknown
-from nablab.settings.values import (
-    choices_of,
-    fields_of,
-    in_text,
-    in_words,
-    keys_of,
-    parse,
-    replace,
-    type_of,
-)
+from nablab.settings.conforming import replace
+from nablab.settings.hints import fields_of, keys_of, type_of
+from nablab.settings.kinds import check_fields
+from nablab.settings.reading import parse
+from nablab.settings.words import choices_of, in_text, in_words
 
 _E = TypeVar("_E", bound=Experiment)
 DEFAULT_SEEDS = 5  # of a preset that names no number
@@ -127,6 +122,7 @@ def resolve(
         raise unknown("preset", preset, experiment_class.presets)
     experiment: _E = replace(_preset(experiment_class, preset), overrides)
     if validate:
+        check_fields(experiment)
         experiment.validate()
     return experiment
 

@@ -1,0 +1,61 @@
+"""Fields of experiments that name what is to be learned: images, functions, or either."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from nablab.settings.kinds import Kind
+
+
+class Images(Kind):
+    """Labeled images by name or path; ``mnist@10000`` draws 10,000 training images."""
+
+    words = "labeled images by name, folder or .npz file"
+    examples = ("digits", "digits@200", "mnist@1000")
+
+    def check(self, text: str) -> None:
+        """See `Kind.check`."""
+        from nablab.data.tasks import check_images
+
+        check_images(text)
+
+    def data_sets(self, text: str) -> tuple[str, ...]:
+        """The one set."""
+        return (text,)
+
+
+class Function(Kind):
+    """A function of one variable by name, or an expression of x."""
+
+    words = "a function by name or an expression of x"
+    examples = ("sinc", "x**2@-1..1@40")
+
+    def check(self, text: str) -> None:
+        """See `Kind.check`."""
+        from nablab.data.functions.targets import target
+
+        target(text)
+
+
+class Task(Kind):
+    """A function or labeled images."""
+
+    words = "a function or labeled images"
+    examples = ("sinc", "digits@200")
+
+    def check(self, text: str) -> None:
+        """See `Kind.check`."""
+        from nablab.data.tasks import check_task
+
+        check_task(text)
+
+    def data_sets(self, text: str) -> tuple[str, ...]:
+        """The set, if it is one of images."""
+        from nablab.data.tasks import image_sets
+
+        return image_sets([text])
+
+
+ImagesField = Annotated[str, Images()]
+FunctionField = Annotated[str, Function()]
+TaskField = Annotated[str, Task()]
