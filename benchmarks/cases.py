@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from nablab.data.functions.targets import targets as functions
+from nablab.data.functions import targets as functions
 from nablab.models import dense
 from nablab.models.dense_network import Activation, parameter_count
 from nablab.training import build_replicas

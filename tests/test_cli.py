@@ -15,8 +15,9 @@ from pathlib import Path
 import pexpect
 import pytest
 
-from nablab import catalogue, cli
-from nablab.cli import streams
+from nablab import catalogue
+from nablab.cli import app, streams
+from nablab.cli.main import main
 from nablab.contract import configuration
 from nablab.lab.runner import Plan
 from nablab.lab.session import Estimate
@@ -64,7 +65,7 @@ def test_usage_errors_exit_with_2_and_one_message(
 def test_all_experiments_are_run_by_one_word(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from nablab import catalogue, cli, runs
+    from nablab import catalogue, runs
 
     asked: list[tuple[str, str]] = []
 
@@ -75,7 +76,7 @@ def test_all_experiments_are_run_by_one_word(
     monkeypatch.setattr(catalogue, "BUILT_IN", Path("nowhere"))
     monkeypatch.setattr(runs, "rehearse", rehearse)
     with pytest.raises(SystemExit) as ended:
-        cli.main(["run", "--all", "--preset", "quick", "--dry-run", "--json"])
+        main(["run", "--all", "--preset", "quick", "--dry-run", "--json"])
     assert ended.value.code == 0
     assert asked == [("toy", "quick")]
     json.loads(capsys.readouterr().out)
@@ -226,7 +227,7 @@ def test_a_dry_run_in_a_terminal_says_where_it_is(tmp_path: Path) -> None:
 def test_in_a_narrow_terminal_questions_stay_in_their_column(
     nablab_here: Nablab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cli.output, "_width", 40)
+    monkeypatch.setattr(app.output, "_width", 40)
     listed = nablab_here("list").stdout.split("\n\n")[0].splitlines()
     names = [entry.name for entry in catalogue.scan().values()]
     column = max(len(name) for name in names) + 2
@@ -267,7 +268,7 @@ def test_any_encoding_of_the_output_will_do(
             sys, "stdout", io.TextIOWrapper(raw, encoding=encoding, write_through=True)
         )
         with pytest.raises(SystemExit) as ended:
-            cli.main(words)
+            main(words)
         assert ended.value.code == 0
         text = raw.getvalue().decode(encoding)
         if words == ["show", "sharpness"]:
@@ -460,7 +461,7 @@ def test_runs_break_between_words_and_name_their_settings(
             == 0
         )
     facts = json.loads(nablab_here("runs", "--json").stdout)
-    monkeypatch.setattr(cli.output, "_width", width)
+    monkeypatch.setattr(app.output, "_width", width)
     lines = nablab_here("runs").stdout.splitlines()
     assert max(map(len, lines)) <= width
     said = {word.rstrip(",:") for line in lines for word in line.split()}
@@ -474,7 +475,7 @@ def test_runs_break_between_words_and_name_their_settings(
 def test_show_holds_claims_and_exercises_and_cuts_nothing(
     nablab_here: Nablab, monkeypatch: pytest.MonkeyPatch, width: int
 ) -> None:
-    monkeypatch.setattr(cli.output, "_width", width)
+    monkeypatch.setattr(app.output, "_width", width)
     for name in ("random-labels", "cnn-depth", "toy"):
         text = nablab_here("show", name).stdout
         experiment = catalogue.find(name)

@@ -316,10 +316,10 @@ def test_numbers_up_to_the_bound_are_taken() -> None:
     ]
     assert {doc.name: doc.type for doc in describe(Bounded)}[
         "sizes"
-    ] == "whole numbers, separated by commas"
+    ] == "whole numbers at most 100, separated by commas"
     assert {doc.name: doc.type for doc in describe(Bounded)}[
         "limit"
-    ] == "whole number or none"
+    ] == "whole number at most 100 or none"
 
 
 def test_every_whole_number_of_every_experiment_has_a_bound() -> None:

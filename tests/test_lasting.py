@@ -16,7 +16,7 @@ FULL = Path("/dev/full")
 needs_full = pytest.mark.skipif(not FULL.exists(), reason="needs /dev/full")
 PROGRAM = """
 import sys
-from nablab import lasting
+from nablab.cli import lasting
 lasting.make_lasting()
 lasting.make_lasting()
 for _ in range(20_000):

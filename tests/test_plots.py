@@ -155,7 +155,7 @@ class TestCurves:
 
 class TestDots:
     def test_every_seed_is_drawn_with_its_mean_and_interval(self) -> None:
-        from nablab.verdicts import interval_of_mean
+        from nablab.statistics.contrasts import interval_of_mean
 
         values = [1.0, 2.0, 4.0, 4.5]
         figure = plots.dots(scalars({"deep": values}), "error")

@@ -11,7 +11,7 @@ from nablab import plots
 from nablab.contract import Condition, Level, Record, Records
 from nablab.plots.frame import short_number
 from nablab.report import exports
-from nablab.verdicts import interval_of_mean
+from nablab.statistics.contrasts import interval_of_mean
 from tests.test_plots import rows, texts
 
 

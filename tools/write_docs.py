@@ -115,9 +115,9 @@ def _records(path: Path, experiment: Experiment) -> Records:
 def page(experiment: type[Experiment]) -> str:
     """The Markdown page of one experiment."""
     text = inspect.cleandoc(experiment.__doc__ or "").split("\nAttributes:")[0]
-    question, _, theory = text.partition("\n")
+    _, _, theory = text.partition("\n\n")
     parts = [
-        f"# {question}",
+        f"# {experiment.question()}",
         f"`nablab run {experiment.name}`",
         theory.strip(),
         *_references(experiment),

@@ -25,8 +25,9 @@ def main() -> None:
     import scipy.optimize
     import torch
 
-    from nablab import cli, runs, training
+    from nablab import runs, training
     from nablab.cli import measuring
+    from nablab.cli.main import main
     from nablab.report import page
 
     assert all(
@@ -36,7 +37,7 @@ def main() -> None:
     os.dup2(2, 1)
     for line in sys.stdin:
         request = json.loads(line)
-        print(json.dumps(answer(cli.main, request)), file=answers, flush=True)
+        print(json.dumps(answer(main, request)), file=answers, flush=True)
 
 
 def stub_training() -> None:

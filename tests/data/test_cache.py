@@ -12,11 +12,11 @@ import time
 from pathlib import Path
 
 import pytest
-from nablab.data.fetching.cache import cache_error
 
 from nablab import data
 from nablab.data import known
-from nablab.data.known import TRAIN_IMAGES, TRAIN_LABELS
+from nablab.data.cache import cache_error
+from nablab.data.known.idx import TRAIN_IMAGES, TRAIN_LABELS
 from nablab.errors import DataError, UsageError
 from tests.data.serving import Server
 from tests.data.tiny import WHOLE, Said, names_in, tiny_files

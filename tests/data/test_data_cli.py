@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from nablab.cli import showing_data
+from nablab.cli import data_table
 from nablab.data import known
 from nablab.data.fetching.progress import Lines, Step
+from nablab.data.known import idx
 from nablab.errors import UsageError
 from tests.conftest import Nablab
 from tests.data.serving import Server
@@ -21,7 +22,7 @@ from tests.data.serving import Server
 
 def shown(width: int) -> list[str]:
     stream = StringIO()
-    showing_data.print_sets(Console(file=stream, width=width), showing_data.set_facts())
+    data_table.print_sets(Console(file=stream, width=width), data_table.set_facts())
     return [line.rstrip() for line in stream.getvalue().splitlines()]
 
 
@@ -37,22 +38,22 @@ def test_the_list_fits_and_nothing_of_the_table_is_cut(width: int) -> None:
 
 
 def data_names() -> list[str]:
-    return ["mnist", "fashion-mnist", "cifar10", "digits"]
+    return ["cifar10", "fashion-mnist", "mnist", "digits"]
 
 
 def test_getting_says_where_and_the_list_then_says_so(
     tiny: known.KnownSet, cache: Path
 ) -> None:
     stream = StringIO()
-    showing_data.get(Console(file=stream, width=80), "tiny")
+    data_table.get(Console(file=stream, width=80), "tiny")
     assert stream.getvalue().strip() == str(cache / "tiny")
-    fact = next(fact for fact in showing_data.set_facts() if fact["name"] == "tiny")
+    fact = next(fact for fact in data_table.set_facts() if fact["name"] == "tiny")
     assert (fact["state"], fact["bytes"]) == ("cached", tiny.nbytes)
     assert any(
         line.startswith(f"tiny is in {cache / 'tiny'}, from http://")
         for line in shown(200)
     )
-    (cache / "tiny" / known.TRAIN_IMAGES).unlink()
+    (cache / "tiny" / idx.TRAIN_IMAGES).unlink()
     assert any("tiny is in" in line and "in part" in line for line in shown(200))
 
 
@@ -69,17 +70,17 @@ def test_the_users_own_files_are_listed_as_such(
     monkeypatch.setenv("NABLAB_DATA", str(tmp_path / "mine"))
     assert any(line == f"tiny is yours, in {place}" for line in shown(200))
     stream = StringIO()
-    showing_data.get(Console(file=stream, width=80), "tiny")
+    data_table.get(Console(file=stream, width=80), "tiny")
     assert stream.getvalue().strip() == str(place)
     assert server.log == []
 
 
 def test_what_cannot_be_got(tmp_path: Path) -> None:
     stream = StringIO()
-    showing_data.get(Console(file=stream), "digits")
+    data_table.get(Console(file=stream), "digits")
     assert "always here" in stream.getvalue()
     with pytest.raises(UsageError, match="is your own data"):
-        showing_data.get(Console(file=stream), str(tmp_path))
+        data_table.get(Console(file=stream), str(tmp_path))
 
 
 def test_the_command_line(nablab: Nablab) -> None:

@@ -16,7 +16,7 @@ from nablab.data import known
 from nablab.data.fetching import download
 from nablab.data.fetching.progress import Step
 from nablab.data.fetching.sources import Archive, Tree
-from nablab.data.known import TEST_IMAGES, TRAIN_IMAGES, TRAIN_LABELS
+from nablab.data.known.idx import TEST_IMAGES, TRAIN_IMAGES, TRAIN_LABELS
 from nablab.errors import DataError
 from tests.data.serving import Server
 from tests.data.tiny import WHOLE, Said, names_in, tiny_arrays, tiny_files, tiny_set

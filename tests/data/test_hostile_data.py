@@ -20,6 +20,7 @@ from PIL import Image, TiffImagePlugin
 
 from nablab import data
 from nablab.data import known
+from nablab.data.known import idx
 from nablab.data.user import limits
 from nablab.errors import DataError, UsageError
 from tests.data.serving import Server
@@ -373,7 +374,7 @@ def test_a_file_of_a_known_set_is_read_to_its_known_size(
     monkeypatch.setenv("NABLAB_DATA", str(tmp_path))
     for name, content in tiny_files().items():
         write(tmp_path / "tiny" / name, content)
-    path = tmp_path / "tiny" / known.TRAIN_IMAGES
+    path = tmp_path / "tiny" / idx.TRAIN_IMAGES
     size = path.stat().st_size
     path.unlink()
     if packed:
@@ -392,7 +393,7 @@ def test_a_file_of_a_known_set_is_read_to_its_known_size(
 def test_a_server_that_never_ends_is_left(
     tmp_path: Path, tiny: known.KnownSet, server: Server
 ) -> None:
-    server.contents[f"/set/{known.TRAIN_IMAGES}.gz"] = bytes(20_000_000)
+    server.contents[f"/set/{idx.TRAIN_IMAGES}.gz"] = bytes(20_000_000)
     with pytest.raises(
         DataError, match=r"sends more than the 10,000,\d+ bytes that the file may have"
     ):

@@ -12,17 +12,18 @@ import time
 import numpy as np
 import pytest
 import torch
-from nablab.data.known.decoding import read_cifar, read_idx
 
 from nablab import data
 from nablab.data import known
+from nablab.data.images.decoding import read_cifar, read_idx
 from nablab.data.images.forms import convert, statistics
+from nablab.data.known import idx as idx_sets
 from nablab.errors import DataError, UsageError
 from tests.data.tiny import idx, tiny_arrays
 
 
 def test_names_are_known_and_near_names_are_suggested(tmp_path) -> None:  # type: ignore[no-untyped-def]
-    assert data.image_set_names() == ["mnist", "fashion-mnist", "cifar10", "digits"]
+    assert data.image_set_names() == ["cifar10", "fashion-mnist", "mnist", "digits"]
     for name in data.image_set_names():
         data.check_image_set(name)
         assert data.is_image_set(name)
@@ -191,7 +192,7 @@ def test_color_to_gray_is_pillows_and_gray_to_color_repeats() -> None:
 def test_conversion_in_chunks_is_conversion_of_the_whole(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from nablab.data.images.image_set import forms
+    from nablab.data.images import forms
 
     images = some(3, 9, 11, count=23)
     whole = convert(images, 7, 1)
@@ -216,7 +217,7 @@ def test_the_test_split_alone_gets_the_training_splits_statistics(
     tiny: known.KnownSet,
 ) -> None:
     test = data.load("tiny", split="test", size=5)
-    train_images = torch.from_numpy(tiny_arrays()[known.TRAIN_IMAGES])[:, None]
+    train_images = torch.from_numpy(tiny_arrays()[idx_sets.TRAIN_IMAGES])[:, None]
     assert test.mean == statistics(convert(train_images, 5, None))[0]
 
 
@@ -228,7 +229,7 @@ def test_what_is_stated_of_a_set_is_consistent(one: known.KnownSet) -> None:
     assert all(len(file.sha256) == 64 and int(file.sha256, 16) for file in one.files)
     pixels = one.shape[0] * one.shape[1] * one.shape[2]
     for split in ("train", "test"):
-        headers = 16 + 8 if one.form == "idx" else 0
+        headers = 16 + 8 if isinstance(one, idx_sets.IdxSet) else 0
         assert (
             sum(file.size for file in one.files_of(split))
             == one.samples[split] * (pixels + 1) + headers

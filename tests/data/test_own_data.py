@@ -15,7 +15,7 @@ from PIL import Image
 
 from nablab import data
 from nablab.data.images.forms import statistics
-from nablab.data.user.own import cut
+from nablab.data.user.load import cut
 from nablab.errors import UsageError
 
 DRAW = np.random.default_rng(3)

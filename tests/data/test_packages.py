@@ -32,7 +32,7 @@ from nablab.data.fetching.packages import (
     read_sprites,
 )
 from nablab.data.fetching.progress import silent
-from nablab.data.known import TRAIN_IMAGES
+from nablab.data.known.idx import TRAIN_IMAGES
 from nablab.errors import DataError
 from tests.data.tiny import tiny_files, tiny_set
 

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from nablab import data
-from nablab.data.user import own
+from nablab.data.user import load as own
 from nablab.errors import UsageError
 
 

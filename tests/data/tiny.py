@@ -11,15 +11,9 @@ import numpy as np
 
 from nablab.data.fetching.progress import Step
 from nablab.data.fetching.sources import Files, Source
-from nablab.data.known import (
-    MNIST,
-    TEST_IMAGES,
-    TEST_LABELS,
-    TRAIN_IMAGES,
-    TRAIN_LABELS,
-    File,
-    KnownSet,
-)
+from nablab.data.known import File, KnownSet
+from nablab.data.known.idx import TEST_IMAGES, TEST_LABELS, TRAIN_IMAGES, TRAIN_LABELS
+from nablab.data.known.mnist import MNIST
 
 SIDE = 4
 

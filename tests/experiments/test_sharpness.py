@@ -250,7 +250,7 @@ def test_published_numbers_stand_beside_the_published_network() -> None:
         ({"learning_rates": ()}, "learning_rates=.. is impossible"),
         ({"learning_rates": (1e-3, 1e-3)}, "one of them is given twice"),
         ({"learning_rates": (1e-3, -1.0)}, "is impossible"),
-        ({"epochs": 0}, "epochs=.0. is impossible"),
+        ({"epochs": 0}, "epochs=0 is impossible"),
         ({"target_loss": -1.0}, "target_loss=-1.0 is impossible"),
         ({"data": "sinc"}, "data=sinc is a function"),
         ({"network": "flatten-"}, "flatten-"),

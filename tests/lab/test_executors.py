@@ -21,6 +21,7 @@ from nablab.lab.executors import (
     WorkerLost,
     with_trial_threads,
 )
+from nablab.runs import start
 from tests.lab.errands import die_elsewhere, fail_elsewhere, imported, where
 
 
@@ -110,7 +111,7 @@ def test_who_works(
     jobs: Any, device: str, cores: int, expected: type, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(threads, "cores", lambda: cores)
-    chosen = runs._executor(jobs, device, None)
+    chosen = start._executor(jobs, device, None)
     assert type(chosen) is expected
     assert getattr(chosen, "jobs", None) == (
         None if expected is InProcess else 4 if jobs == "auto" else jobs

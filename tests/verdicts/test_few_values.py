@@ -16,9 +16,10 @@ from scipy import stats
 
 from nablab.contract import Claim, Condition, Record, Records
 from nablab.statistics.agreement import Cells, contrast_correlation
+from nablab.statistics.contrasts import interval_of_mean
 from nablab.statistics.resampling import ALPHA, Contrast, Design, agreeing
 from nablab.statistics.shares import interval_of_two, limits_of_mean
-from nablab.verdicts import Verdict, interval_of_mean, judge
+from nablab.verdicts import Verdict, judge
 from nablab.verdicts.evidence import _cells
 from tests.verdicts.grid import KINDS, RESAMPLES, correlation
 from tests.verdicts.grid import bound as cell_of_bounds

@@ -18,12 +18,12 @@ from nablab.statistics.contrasts import (
     contrast_pairs,
     contrast_ranks,
     contrast_signs,
+    interval_of_mean,
     interval_of_ratio,
     newcombe_interval,
     skew_factor,
 )
 from nablab.statistics.resampling import Contrast, Design, holm, sign_flips, splits_of
-from nablab.verdicts import interval_of_mean
 
 DESIGN = Design()
 RNG = np.random.default_rng(3)

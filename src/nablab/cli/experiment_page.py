@@ -42,8 +42,12 @@ def print_experiment(console: Console, experiment: type[Experiment]) -> None:
     and references.
     """
     page = inspect.cleandoc(experiment.__doc__ or "").split("\nAttributes:")[0]
-    question, _, rest = page.partition("\n")
-    console.print(Text(f"{experiment.name}: {without_quotes(question)}", style="bold"))
+    _, _, rest = page.partition("\n\n")
+    console.print(
+        Text(
+            f"{experiment.name}: {without_quotes(experiment.question())}", style="bold"
+        )
+    )
     console.print(Text(f"\n{reflow(without_quotes(rest))}"))
     _print_points(
         console, "Claims, each tested and answered with a verdict", _claims(experiment)

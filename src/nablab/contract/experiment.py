@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -62,8 +63,9 @@ class Experiment:
 
     @classmethod
     def question(cls) -> str:
-        """The first line of the docstring."""
-        return (cls.__doc__ or "").strip().split("\n", 1)[0]
+        """The first paragraph of the docstring."""
+        first, _, _ = inspect.cleandoc(cls.__doc__ or "").partition("\n\n")
+        return " ".join(first.split())
 
     def validate(self) -> None:
         """Raise `nablab.errors.UsageError` for field values that make no sense

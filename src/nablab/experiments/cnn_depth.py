@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from math import ceil, inf, nan
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from annotated_types import Le
+from annotated_types import Ge, Le
 
 from nablab import data, metrics, models, plots, training
 from nablab.contract import (
@@ -129,7 +129,7 @@ class CnnDepth(Experiment):
     weight_decay: float = 0.0
     schedule: Literal["constant", "cosine"] = "cosine"
     shift: Annotated[int, Le(512)] = 0
-    validation: Samples = 5_000
+    validation: Annotated[int, Ge(0), Le(10**9)] = 5_000
     threshold: float = 0.99
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
 

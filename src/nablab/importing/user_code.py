@@ -31,7 +31,7 @@ from pathlib import Path
 
 from nablab.errors import UsageError
 
-NABLAB = Path(__file__).resolve().parent
+NABLAB = Path(__file__).resolve().parent.parent
 CHUNK = 1 << 20  # bytes hashed at once
 LONGEST_NAME = 255  # no file system takes a longer file name
 READERS = {

@@ -36,5 +36,5 @@ class OwnModel(Kind):
 
 
 NetworkField = Annotated[str, Network()]
-NetworkList = Annotated[tuple[NetworkField, ...], Distinct()]
+NetworkList = Annotated[tuple[NetworkField, ...], Distinct(least=0)]
 OwnModelField = Annotated[str, OwnModel()] | None

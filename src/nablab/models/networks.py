@@ -15,6 +15,7 @@ from nablab.settings.kinds import YOURS
 if TYPE_CHECKING:
     from torch import nn
 
+
 class Learned(Protocol):
     """What networks must know of the data: a `nablab.data.Task` says it, or a `Form`."""
 

@@ -46,12 +46,12 @@ def inline(text: str) -> Markup:
 
 
 def body(docstring: str) -> str:
-    r"""The docstring without its first line, which is the question.
+    r"""The docstring without its first paragraph, which is the question.
 
     >>> body("Why?\n\n    Because.")
     'Because.'
     """
-    _, _, rest = inspect.cleandoc(docstring).partition("\n")
+    _, _, rest = inspect.cleandoc(docstring).partition("\n\n")
     return rest.strip("\n")
 
 

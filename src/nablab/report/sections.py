@@ -271,7 +271,7 @@ def theory(experiment: Experiment) -> str:
     """The experiment's docstring without its question and without the section on its
     fields.
     """
-    doc = inspect.cleandoc(type(experiment).__doc__ or "").partition("\n")[2]
+    doc = inspect.cleandoc(type(experiment).__doc__ or "").partition("\n\n")[2]
     return re.sub(r"(?m)^(Attributes|Args):\n(?:[ \t]+.*\n?|[ \t]*\n)*", "", doc).strip(
         "\n"
     )

@@ -51,12 +51,14 @@ def within_bounds(read: Callable[[], Any], hint: Any, key: str, given: Any) -> A
     Raises:
         OutOfBounds: It does not; the text says between which bounds it must lie.
     """
+    bounds = typing.get_args(hint)[1:]
     try:
         value = read()
     except OutOfBounds:
+        if not any(isinstance(bound, Gt | Ge | Le | Lt) for bound in bounds):
+            raise
         # Too large for any field: the message names the bound of this one.
         value = math.inf
-    bounds = typing.get_args(hint)[1:]
     for bound in bounds:
         if isinstance(bound, Le) and value > bound.le:
             raise too_large(key, given, bound.le)

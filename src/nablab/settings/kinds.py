@@ -18,7 +18,6 @@ from nablab.errors import UsageError
 from nablab.settings.conforming import conform
 from nablab.settings.hints import bare, fields_of, members_of
 
-
 YOURS = "yours"
 """What conditions and reports call the user's own network."""
 
@@ -59,7 +58,7 @@ class Distinct:
     def check(self, values: tuple[Any, ...], key: str) -> None:
         """Raise `UsageError` for a list that is too short or names something twice."""
         if len(values) < self.least:
-            raise UsageError(f"{key} is too short: give at least {self.least}.")
+            raise UsageError(f"{key} is too short: give {self.least} or more.")
         most = Counter(values).most_common(1)
         if most and most[0][1] > 1:
             raise UsageError(f"{key} names {most[0][0]} twice: give each one once.")
