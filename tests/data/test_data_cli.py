@@ -33,7 +33,7 @@ def test_the_list_fits_and_nothing_of_the_table_is_cut(width: int) -> None:
     assert [line.split()[0] for line in lines[1:5]] == data_names()
     assert all(len(line) <= width for line in lines[:6])
     assert not any("…" in line for line in lines)
-    assert lines[3].split()[1:5] == ["60,000", "32x32x3", "184", "MB"]
+    assert lines[1].split()[1:5] == ["60,000", "32x32x3", "184", "MB"]
     assert "mnist is not here; 'nablab data get mnist' fetches it" in lines
 
 

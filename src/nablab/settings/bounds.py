@@ -52,13 +52,15 @@ def within_bounds(read: Callable[[], Any], hint: Any, key: str, given: Any) -> A
         OutOfBounds: It does not; the text says between which bounds it must lie.
     """
     bounds = typing.get_args(hint)[1:]
+    beyond: OutOfBounds | None = None
     try:
         value = read()
-    except OutOfBounds:
+    except OutOfBounds as error:
+        # Beyond all fields' bounds: the message names the bound of this one, if it can.
+        beyond = error
+        value = -math.inf if str(given).lstrip().startswith("-") else math.inf
         if not any(isinstance(bound, Gt | Ge | Le | Lt) for bound in bounds):
             raise
-        # Too large for any field: the message names the bound of this one.
-        value = math.inf
     for bound in bounds:
         if isinstance(bound, Le) and value > bound.le:
             raise too_large(key, given, bound.le)
@@ -67,11 +69,18 @@ def within_bounds(read: Callable[[], Any], hint: Any, key: str, given: Any) -> A
             f"{key}={shortened(str(given))} is impossible: it must be "
             f"{bounds_in_words(hint, finite=True)}."
         )
+    if beyond:
+        raise beyond
     return value
 
 
 def too_large(key: str, given: Any, limit: Any) -> OutOfBounds:
-    """The error for a number above its bound."""
+    """The error for a number above its bound, or as far below zero."""
+    if str(given).lstrip().startswith("-"):
+        return OutOfBounds(
+            f"{key}={shortened(str(given))} is too small: it must be at least "
+            f"{-limit:,}."
+        )
     return OutOfBounds(
         f"{key}={shortened(str(given))} is too large: it must be at most {limit:,}."
     )

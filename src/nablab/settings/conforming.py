@@ -90,7 +90,9 @@ def _conform_scalar(value: Any, hint: Any, key: str) -> Any:
     if hint is int and isinstance(value, numbers.Integral) and not truth:
         number = operator.index(value)
         if abs(number) > LARGEST_INTEGER:
-            raise too_large(key, "a number of so many digits", LARGEST_INTEGER)
+            # Python refuses to write out a number of thousands of digits.
+            digits = "-(so many digits)" if number < 0 else "a number of so many digits"
+            raise too_large(key, digits, LARGEST_INTEGER)
         return number
     if hint is float and isinstance(value, numbers.Real) and not truth:
         try:
