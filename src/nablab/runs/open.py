@@ -24,11 +24,13 @@ def open_store(root: str | Path | None = None) -> Store:
 
 
 def open_run(reference: str, store: str | Path | None = None) -> Run:
-    """Open a run by its id, the beginning of its id, its experiment (the latest run), or its folder.
+    """Open a run by its id, the beginning of its id, its experiment (the latest run),
+    or its folder.
 
     Raises:
         UsageError: There is no such run.
-        StoreError: It was written by a newer nablab, or its experiment has changed since.
+        StoreError: It was written by a newer nablab, or its experiment has changed
+            since.
     """
     folder = open_store(store).find(reference)
     config = folder.config()
@@ -39,7 +41,8 @@ def open_run(reference: str, store: str | Path | None = None) -> Run:
         )
     except UsageError as error:
         raise StoreError(
-            f"The run in {folder.path} was made with an earlier version of {config.experiment}: {error}"
+            f"The run in {folder.path} was made with an earlier version of "
+            f"{config.experiment}: {error}"
         ) from error
     status = _whole(folder.status)
     said = status.keep_weights if status else None
@@ -52,7 +55,9 @@ def open_run(reference: str, store: str | Path | None = None) -> Run:
 
 
 def _whole(look: Callable[[], T]) -> T | None:
-    """What a file of the run says, or None if it is damaged; `Run.damage` names it then."""
+    """What a file of the run says, or None if it is damaged; `Run.damage` names it
+    then.
+    """
     try:
         return look()
     except Damaged:
@@ -60,4 +65,7 @@ def _whole(look: Callable[[], T]) -> T | None:
 
 
 def _seeds_there(folder: RunFolder) -> int:
-    return max((trial.seed + 1 for trial in folder.trials() if isinstance(trial, Record)), default=0)
+    return max(
+        (trial.seed + 1 for trial in folder.trials() if isinstance(trial, Record)),
+        default=0,
+    )

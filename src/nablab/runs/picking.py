@@ -11,7 +11,9 @@ from nablab.contract import Condition, Level
 MOST_SHOWN = 12
 
 
-def pick_condition(conditions: Sequence[Condition], wanted: Mapping[str, Level] | str) -> Condition:
+def pick_condition(
+    conditions: Sequence[Condition], wanted: Mapping[str, Level] | str
+) -> Condition:
     """The one condition that has these levels.
 
     >>> conditions = [Condition(model="deep", width=2), Condition(model="deep", width=4)]
@@ -27,7 +29,9 @@ def pick_condition(conditions: Sequence[Condition], wanted: Mapping[str, Level] 
         UsageError: An unknown factor or level, or several conditions that fit; the text
             lists the choices.
     """
-    factors = list(dict.fromkeys(factor for condition in conditions for factor in condition))
+    factors = list(
+        dict.fromkeys(factor for condition in conditions for factor in condition)
+    )
     levels = _parse(wanted, factors) if isinstance(wanted, str) else wanted
     for condition in conditions:
         # another one may have the same levels and further factors
@@ -40,12 +44,22 @@ def pick_condition(conditions: Sequence[Condition], wanted: Mapping[str, Level] 
         having = [condition for condition in fitting if factor in condition]
         fitting = [condition for condition in having if _is(condition[factor], level)]
         if not fitting:
-            raise unknown(f"level of '{factor}'", str(level), dict.fromkeys(str(c[factor]) for c in having))
+            raise unknown(
+                f"level of '{factor}'",
+                str(level),
+                dict.fromkeys(str(c[factor]) for c in having),
+            )
     if len(fitting) > 1:
         shown = "; ".join(map(str, fitting[:MOST_SHOWN]))
-        more = f"; and {len(fitting) - MOST_SHOWN} more" if len(fitting) > MOST_SHOWN else ""
-        raise UsageError(f"Which condition? {len(fitting)} fit: {shown}{more}. Give "
-                         "more of the levels.")
+        more = (
+            (f"; and {len(fitting) - MOST_SHOWN} more")
+            if len(fitting) > MOST_SHOWN
+            else ""
+        )
+        raise UsageError(
+            f"Which condition? {len(fitting)} fit: {shown}{more}. Give "
+            "more of the levels."
+        )
     return fitting[0]
 
 
@@ -55,7 +69,9 @@ def _parse(text: str, factors: Sequence[str]) -> dict[str, Level]:
     """
     if not text.strip():
         return {}
-    names = "|".join(re.escape(factor) for factor in sorted(factors, key=len, reverse=True))
+    names = ("|").join(
+        re.escape(factor) for factor in sorted(factors, key=len, reverse=True)
+    )
     found: dict[str, Level] = {}
     for part in re.split(rf",\s*(?=(?:{names})\s*=)", text):
         factor, equals, level = part.partition("=")

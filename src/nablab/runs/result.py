@@ -37,16 +37,18 @@ REPORT_SECONDS = 120.0  # drawing takes seconds; a machine may be very busy
 class Run:
     """A run in the store and all that can be asked of it.
 
-    Its trials are read once, when they are first asked for, and judged once; open the run again to see what
-    has been added since.
+    Its trials are read once, when they are first asked for, and judged once; open the
+    run again to see what has been added since.
 
     Attributes:
         folder: Where it is.
         experiment: The configured experiment.
         seeds: Number of seeds per condition.
         messages: What went wrong when it was run just now.
-        ended: How it ended when it was run just now; None for a run that was opened from the store.
-        keep_weights: Bytes of the weights that trainings may leave in each trial, as the last command said.
+        ended: How it ended when it was run just now; None for a run that was opened
+            from the store.
+        keep_weights: Bytes of the weights that trainings may leave in each trial, as
+            the last command said.
     """
 
     folder: RunFolder
@@ -58,8 +60,11 @@ class Run:
 
     @property
     def state(self) -> State:
-        """``done``, ``running``, ``interrupted``, ``failed``, ``crashed`` or ``incomplete``."""
-        return self.ended or read_state(self.folder)  # another process may go on with the same run
+        """``done``, ``running``, ``interrupted``, ``failed``, ``crashed`` or
+        ``incomplete``.
+        """
+        # another process may go on with the same run
+        return self.ended or read_state(self.folder)
 
     @property
     def records(self) -> Records:
@@ -72,8 +77,13 @@ class Run:
 
     @property
     def damage(self) -> tuple[str, ...]:
-        """A sentence for every damaged file of the run; what it held is left out everywhere else."""
-        trials = [f"{error} It is left out; the run's command trains it again." for error in self._survey[1]]
+        """A sentence for every damaged file of the run; what it held is left out
+        everywhere else.
+        """
+        trials = [
+            f"{error} It is left out; the run's command trains it again."
+            for error in self._survey[1]
+        ]
         return (*self.folder.damage(), *trials)
 
     @cached_property
@@ -85,7 +95,9 @@ class Run:
 
     @property
     def scalars(self) -> pd.DataFrame:
-        """Tidy: one row per (factors, seed, metric), with columns ``metric`` and ``value``."""
+        """Tidy: one row per (factors, seed, metric), with columns ``metric`` and
+        ``value``.
+        """
         import pandas as pd
 
         rows = [
@@ -96,7 +108,8 @@ class Run:
         return pd.DataFrame(rows)
 
     def curves(self, name: str) -> pd.DataFrame:
-        """Tidy: one row per (factors, seed, step) of the curve, with columns ``steps`` and ``values``.
+        """Tidy: one row per (factors, seed, step) of the curve, with columns ``steps``
+        and ``values``.
 
         Raises:
             UsageError: No trial has a curve of that name.
@@ -104,7 +117,9 @@ class Run:
         import pandas as pd
 
         records = self.records
-        names = list(dict.fromkeys(curve for record in records for curve in record.curves))
+        names = list(
+            dict.fromkeys(curve for record in records for curve in record.curves)
+        )
         if name not in names:
             raise unknown("curve", name, names)
         parts = [
@@ -117,43 +132,50 @@ class Run:
     def weights(
         self, condition: Mapping[str, Level] | str, seed: int, name: str = "final"
     ) -> dict[str, Tensor]:
-        """The weights that were kept of a trial, on the CPU, by their names in the network.
+        """The weights that were kept of a trial, on the CPU, by their names in the
+        network.
 
         Args:
-            condition: Levels by factor, as many as single it out; or a text such as ``model=deep``.
+            condition: Levels by factor, as many as single it out; or a text such as
+                ``model=deep``.
             seed: Of the trial, from 0.
-            name: ``"final"``, ``"best"``, ``"final-2"`` for the trial's second network, or what the
-                experiment called them.
+            name: ``"final"``, ``"best"``, ``"final-2"`` for the trial's second network,
+                or what the experiment called them.
 
         Raises:
-            UsageError: No such condition, seed or weights; the text says how to get them.
+            UsageError: No such condition, seed or weights; the text says how to get
+                them.
             CorruptTrial: A file of the trial is damaged.
         """
         where = pick_condition(self.experiment.conditions(), condition)
         record = self.folder.read_trial(where, seed) if seed >= 0 else None
         if record is None:
             raise UsageError(
-                f"There is no finished trial with {where}, seed {seed} in this run. This runs what is "
-                f"missing: {replace(self, seeds=min(max(self.seeds, seed + 1), MOST_SEEDS)).command}"
+                f"There is no finished trial with {where}, seed {seed} in this run. "
+                "This runs what is missing: "
+                f"{replace(self, seeds=min(max(self.seeds, seed + 1), MOST_SEEDS)).command}"
             )
         if name in record.weights:
             return dict(record.weights[name])
         if name in record.weights_left_out:
             needed = self.keep_weights + 2 * sum(record.weights_left_out.values())
             raise UsageError(
-                f"The weights '{name}' of {where}, seed {seed} were not kept: they take "
-                f"{in_words(record.weights_left_out[name])}, more than there was room for. This trains again "
-                f"and keeps them: {self._keeping(needed)}"
+                f"The weights '{name}' of {where}, seed {seed} were not kept: they "
+                f"take {in_words(record.weights_left_out[name])}, more than there was "
+                f"room for. This trains again and keeps them: {self._keeping(needed)}"
             )
         if not record.weights:
             raise UsageError(
-                f"No weights were kept of {where}, seed {seed}: the run was told to keep none, an earlier "
-                "nablab made it, or its experiment does not train with lab.train. Where it does, this trains "
-                f"again and keeps them: {self._keeping(MOST_BYTES)}"
+                f"No weights were kept of {where}, seed {seed}: the run was told to "
+                "keep none, an earlier nablab made it, or its experiment does not "
+                "train with lab.train. Where it does, this trains again and keeps "
+                f"them: {self._keeping(MOST_BYTES)}"
             )
         raise unknown("set of weights", name, record.weights)
 
-    def model(self, condition: Mapping[str, Level] | str, seed: int, *, at: str = "final") -> nn.Module:
+    def model(
+        self, condition: Mapping[str, Level] | str, seed: int, *, at: str = "final"
+    ) -> nn.Module:
         """The trained network of a trial, rebuilt on the CPU in evaluation mode.
 
         Args:
@@ -162,7 +184,8 @@ class Run:
             at: The name of its weights, as in `weights`.
 
         Raises:
-            UsageError: As `weights`; or the experiment does not say how its networks are built.
+            UsageError: As `weights`; or the experiment does not say how its networks
+                are built.
             CodeError: The user's code raised an error while building the network.
         """
         from nablab.files.weights import set_weights
@@ -170,11 +193,16 @@ class Run:
         where = pick_condition(self.experiment.conditions(), condition)
         with _named(f"Building the network of {self.experiment.name} ({where})"):
             module = self.experiment.network_of(where)
-        set_weights(module, self.weights(where, seed, at), f"{at} of {where}, seed {seed}")
+        set_weights(
+            module, self.weights(where, seed, at), f"{at} of {where}, seed {seed}"
+        )
         return module.eval()
 
-    def objective(self, condition: Mapping[str, Level] | str, seed: int) -> tuple[Any, tuple[Tensor, Tensor]]:
-        """The loss and the samples that the network of a trial was trained on, as instruments take them.
+    def objective(
+        self, condition: Mapping[str, Level] | str, seed: int
+    ) -> tuple[Any, tuple[Tensor, Tensor]]:
+        """The loss and the samples that the network of a trial was trained on, as
+        instruments take them.
 
         Args:
             condition: As in `weights`.
@@ -190,7 +218,9 @@ class Run:
             return self.experiment.objective(Trial(where, seed), lab)
 
     def _keeping(self, size: int) -> str:
-        """The command that makes this run anew and keeps so many bytes of weights in each trial."""
+        """The command that makes this run anew and keeps so many bytes of weights in
+        each trial.
+        """
         command = replace(self, keep_weights=MOST_BYTES).command
         more = f" --keep-weights {in_words(size)}" if size > MOST_BYTES else ""
         return f"{command}{more} --fresh"
@@ -208,7 +238,11 @@ class Run:
             state=self.state,
             records=records,
             verdicts=self.verdicts,
-            environment={**made.facts(), "seconds": made.seconds, "started": made.started},
+            environment={
+                **made.facts(),
+                "seconds": made.seconds,
+                "started": made.started,
+            },
             notes=tuple(made.notes),
             command=self.command,
             seeds=self.seeds,
@@ -229,13 +263,15 @@ class Run:
         if self.keep_weights != MOST_BYTES:
             words += ["--keep-weights", in_words(self.keep_weights)]
         root = self.folder.path.parent.parent
-        its_place = root / self.experiment.name / config.run_id == self.folder.path  # else it was copied out
+        # else it was copied out
+        its_place = root / self.experiment.name / config.run_id == self.folder.path
         if its_place and root.resolve() != default_root().resolve():
             words += ["--store", str(root)]
         return shlex.join(words)
 
     def write(self, *, on_trouble: Callable[[str], None] = lambda _: None) -> Path:
-        """Write verdicts, figures and the report into the run's folder; return the report's path.
+        """Write verdicts, figures and the report into the run's folder; return the
+        report's path.
 
         ``on_trouble`` hears of what could not be drawn.
         """
@@ -244,12 +280,16 @@ class Run:
         with _alone_with_the_report(self.folder):
             view = self.view()
             self.folder.write_json(
-                "verdicts.json", {"verdicts": [verdict.to_dict() for verdict in view.verdicts]}
+                "verdicts.json",
+                {"verdicts": [verdict.to_dict() for verdict in view.verdicts]},
             )
             return write_report(view, self.folder.path, on_trouble=on_trouble)
 
     def report(
-        self, path: str | Path | None = None, *, on_trouble: Callable[[str], None] = lambda _: None
+        self,
+        path: str | Path | None = None,
+        *,
+        on_trouble: Callable[[str], None] = lambda _: None,
     ) -> Path:
         """Write the report to ``path``, or into the run's folder; return where it is.
 
@@ -279,7 +319,9 @@ def _named(doing: str) -> Iterator[None]:
 
 @contextmanager
 def _alone_with_the_report(folder: RunFolder) -> Iterator[None]:
-    """Hold the report's lock, so that what a killed process was writing there can be removed."""
+    """Hold the report's lock, so that what a killed process was writing there can be
+    removed.
+    """
     import filelock
 
     path = folder.path / "locks" / "report.lock"
@@ -289,8 +331,8 @@ def _alone_with_the_report(folder: RunFolder) -> Iterator[None]:
         lock.acquire(timeout=REPORT_SECONDS)
     except filelock.Timeout as error:
         raise StoreError(
-            f"Another process has been writing the report of {folder.path} for more than "
-            f"{REPORT_SECONDS:.0f} s. Wait for it, then give the command again."
+            f"Another process has been writing the report of {folder.path} for more "
+            f"than {REPORT_SECONDS:.0f} s. Wait for it, then give the command again."
         ) from error
     except OSError as error:
         raise store_error(error, path) from error

@@ -10,7 +10,13 @@ from typing import Any, Literal
 from nablab import catalogue, threads
 from nablab.contract import Condition, Experiment, Trials, text_of
 from nablab.errors import NablabError, UsageError, raised, unknown
-from nablab.lab.executors import Executor, InProcess, ProcessPool, WithHelpers, with_trial_threads
+from nablab.lab.executors import (
+    Executor,
+    InProcess,
+    ProcessPool,
+    WithHelpers,
+    with_trial_threads,
+)
 from nablab.lab.kept_weights import MOST_BYTES, bytes_of
 from nablab.lab.runner import Observer, Plan, Report, Silent, execute
 from nablab.lab.session import Estimate, Rehearsal, checkpoint_seconds
@@ -44,8 +50,8 @@ def make_plan(
         seeds = configuration.seeds_of(experiment_class, preset)
     if not 1 <= seeds <= MOST_SEEDS:
         raise UsageError(
-            f"seeds={seeds} is impossible: it must be 1 or more (5 or more for a verdict) and at most "
-            f"{MOST_SEEDS:,}."
+            f"seeds={seeds} is impossible: it must be 1 or more (5 or more for a "
+            f"verdict) and at most {MOST_SEEDS:,}."
         )
     if replicas not in REPLICAS:
         raise unknown("way to train replicas", replicas, REPLICAS)
@@ -68,7 +74,10 @@ def check_device(device: str) -> None:
     here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if not here[device]:
         found = ", ".join(["cpu", *(name for name, there in here.items() if there)])
-        raise UsageError(f"This machine has no device '{device}' that PyTorch can use. Here: {found}.")
+        raise UsageError(
+            f"This machine has no device '{device}' that PyTorch can use. "
+            f"Here: {found}."
+        )
 
 
 def run(
@@ -90,19 +99,23 @@ def run(
 
     Args:
         name: The experiment, such as ``"deep-vs-shallow"``.
-        preset: ``"quick"``, ``"standard"``, ``"paper"``, or another of the experiment's presets.
+        preset: ``"quick"``, ``"standard"``, ``"paper"``, or another of the experiment's
+            presets.
         seeds: Number of seeds per condition; the preset's if None.
         device: ``"cpu"``, ``"cuda"`` or ``"mps"``.
-        replicas: How the seeds of a condition are trained; ``"auto"`` takes the fastest way.
-        jobs: Number of worker processes; 1 works in this process. ``"auto"`` works in this process too, and
-            takes a worker for each further core once a run with several conditions lasts; on the CPU only.
-            The numbers are the same, to the last bit.
+        replicas: How the seeds of a condition are trained; ``"auto"`` takes the fastest
+            way.
+        jobs: Number of worker processes; 1 works in this process. ``"auto"`` works in
+            this process too, and takes a worker for each further core once a run with
+            several conditions lasts; on the CPU only. The numbers are the same, to the
+            last bit.
         store: The folder of runs; ``NABLAB_STORE`` or ``runs`` if None.
         executor: Where to do the work; overrides ``jobs``.
         observer: Who is told of the progress.
         fresh: Forget earlier trials of the same run first.
-        keep_weights: What the weights that trainings leave may take in each trial, such as ``"20MB"`` or a
-            number of bytes; 0 for none. `Run.weights` and `Run.model` give them back.
+        keep_weights: What the weights that trainings leave may take in each trial, such
+            as ``"20MB"`` or a number of bytes; 0 for none. `Run.weights` and
+            `Run.model` give them back.
         **overrides: Fields of the experiment, such as ``steps=2_000``.
 
     Raises:
@@ -118,7 +131,9 @@ def run(
         keep_weights=keep_weights,
         overrides=overrides,
     )
-    return run_plan(plan, store=store, jobs=jobs, executor=executor, observer=observer, fresh=fresh)
+    return run_plan(
+        plan, store=store, jobs=jobs, executor=executor, observer=observer, fresh=fresh
+    )
 
 
 def run_plan(
@@ -138,7 +153,9 @@ def run_plan(
     if jobs != 1:
         shield_resource_tracker()
     executor = executor or _executor(jobs, plan.device, observer)
-    outcome: Report = execute(plan, open_store(store), executor=executor, observer=observer, fresh=fresh)
+    outcome: Report = execute(
+        plan, open_store(store), executor=executor, observer=observer, fresh=fresh
+    )
     result = Run(
         outcome.folder,
         plan.experiment,
@@ -150,15 +167,25 @@ def run_plan(
     troubles: list[str] = []
     if len(result.records):
         result.write(on_trouble=troubles.append)
-    return replace(result, messages=(*result.messages, *troubles)) if troubles else result
+    return (
+        replace(result, messages=(*result.messages, *troubles)) if troubles else result
+    )
 
 
-def _executor(jobs: int | Literal["auto"], device: str, observer: Observer | None) -> Executor:
-    """Who works: with ``auto`` helpers for every further core, where several processes gain anything."""
+def _executor(
+    jobs: int | Literal["auto"], device: str, observer: Observer | None
+) -> Executor:
+    """Who works: with ``auto`` helpers for every further core, where several processes
+    gain anything.
+    """
     if jobs == "auto":
         count = threads.cores() if device == "cpu" else 1
         on_start = observer.helped if observer else Silent().helped
-        return WithHelpers(count, prepare=catalogue.scan, on_start=on_start) if count > 1 else InProcess()
+        return (
+            WithHelpers(count, prepare=catalogue.scan, on_start=on_start)
+            if count > 1
+            else InProcess()
+        )
     return ProcessPool(jobs, prepare=catalogue.scan) if jobs > 1 else InProcess()
 
 
@@ -179,7 +206,8 @@ def rehearse(
 ) -> list[Estimate]:
     """Measure a few steps of every condition and estimate the whole.
 
-    Conditions that train in one batch are measured together. ``on_conditions`` hears of them before.
+    Conditions that train in one batch are measured together. ``on_conditions`` hears of
+    them before.
 
     Returns:
         One estimate for each of `Plan.groups`.
@@ -192,11 +220,15 @@ def rehearse(
     for conditions in plan.groups:
         on_conditions(conditions)
         trials = Trials(conditions, range(plan.seeds))
-        lab = Rehearsal(plan.experiment, trials, device=plan.device, replicas=plan.replicas)
+        lab = Rehearsal(
+            plan.experiment, trials, device=plan.device, replicas=plan.replicas
+        )
         try:
             estimates.append(lab.rehearse())
         except NablabError:
             raise
         except (Exception, SystemExit) as error:  # an experiment may raise anything
-            raise raised(f"The dry run of {plan.experiment.name} ({text_of(conditions)})", error) from error
+            raise raised(
+                f"The dry run of {plan.experiment.name} ({text_of(conditions)})", error
+            ) from error
     return estimates
