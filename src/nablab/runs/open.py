@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import TypeVar
 
 from nablab import catalogue
-from nablab.contract import Record
+from nablab.contract import Record, configuration
 from nablab.errors import StoreError, UsageError
 from nablab.lab.kept_weights import MOST_BYTES
 from nablab.lab.reading import Damaged
 from nablab.lab.store import RunFolder, Store, default_root
 from nablab.runs.result import Run
-from nablab.contract import configuration
 
 T = TypeVar("T")
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-from nablab.errors import UsageError, unknown
 from nablab.contract import Condition, Level
+from nablab.errors import UsageError, unknown
 
 MOST_SHOWN = 12
 

@@ -10,7 +10,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nablab.contract import Condition, Experiment, Level, Record, Records, Trial, Trials
+from nablab.contract import (
+    Experiment,
+    Level,
+    Records,
+    Trial,
+    Trials,
+    configuration,
+)
 from nablab.errors import NablabError, StoreError, UsageError, raised, unknown
 from nablab.files.atomic import remove_leftovers, store_error
 from nablab.lab.kept_weights import MOST_BYTES, in_words
@@ -20,7 +27,6 @@ from nablab.lab.status import State, read_state
 from nablab.lab.store import RunFolder, default_root
 from nablab.lab.trials import CorruptTrial
 from nablab.runs.picking import pick_condition
-from nablab.contract import configuration
 
 if TYPE_CHECKING:
     import pandas as pd

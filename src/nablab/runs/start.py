@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from nablab import catalogue, threads
-from nablab.contract import Condition, Experiment, Trials, text_of
+from nablab.contract import Condition, Experiment, Trials, configuration, text_of
 from nablab.errors import NablabError, UsageError, raised, unknown
 from nablab.lab.executors import (
     Executor,
@@ -23,7 +23,6 @@ from nablab.lab.session import Estimate, Rehearsal, checkpoint_seconds
 from nablab.lab.stop import shield_resource_tracker
 from nablab.runs.open import open_store
 from nablab.runs.result import MOST_SEEDS, Run
-from nablab.contract import configuration
 
 REPLICAS = ("auto", "batched", "sequential")
 DEVICES = ("cpu", "cuda", "mps")
