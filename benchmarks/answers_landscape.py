@@ -87,22 +87,29 @@ def ends() -> Question:
         "Two tanh networks with 1,201 parameters, mean squared error on 100 samples, "
         "float32, 100 points.",
         " and ".join(f"{value:.7g}" for value in truth) + ", the losses of the two "
-                                                          "models",
+        "models",
         "the larger distance",
         [
             Ask(
-                "nablab", "interpolate(low=0, high=1, count=100)",
-                lambda: judged(interpolate(first, second, "mse", data, low=0, high=1, count=100).losses),
+                "nablab",
+                "interpolate(low=0, high=1, count=100)",
+                lambda: judged(
+                    interpolate(
+                        first, second, "mse", data, low=0, high=1, count=100
+                    ).losses
+                ),
             ),
             Ask("loss-landscapes", "linear_interpolation(steps=100)", straight),
         ],
-        ["loss-landscapes adds a step before it evaluates: the first value belongs to "
-         "alpha = 0.01."],
-    )  # fmt: skip
+        [
+            "loss-landscapes adds a step before it evaluates: the first value is that "
+            "of alpha = 0.01."
+        ],
+    )
 
 
 class Plane(nn.Module):
-    """A model of two parameters that returns them: what is measured is where it stands."""
+    """A model of two parameters that returns them: where it stands is measured."""
 
     def __init__(self, a: float, b: float) -> None:
         super().__init__()

@@ -123,29 +123,40 @@ def largest(label: str, spectrum: Floats, seeds: Sequence[int]) -> Question:
         ", ".join(f"{value:g}" for value in truth),
         "largest distance of the five, of λ₁",
         [
-            Ask("nablab", f"hessian_eigenvalues(count={count})", lambda: repeated(ours, seeds)),
+            Ask(
+                "nablab",
+                f"hessian_eigenvalues(count={count})",
+                lambda: repeated(ours, seeds),
+            ),
             Ask("PyHessian", f"eigenvalues(top_n={count})", power),
             Ask(
                 "PyHessian",
                 f"eigenvalues(top_n={count}, tol=1e-4, maxIter=1000)",
                 lambda: power(tol=1e-4, maxIter=1000),
             ),
-            Ask("hessian-eigenthings", f"lanczos(k={count})", lambda: iterated("lanczos")),
             Ask(
-                "hessian-eigenthings", f"lanczos(k={count}, max_iter=50)",
+                "hessian-eigenthings",
+                f"lanczos(k={count})",
+                lambda: iterated("lanczos"),
+            ),
+            Ask(
+                "hessian-eigenthings",
+                f"lanczos(k={count}, max_iter=50)",
                 lambda: iterated("lanczos", max_iter=50),
             ),
             Ask(
-                "hessian-eigenthings", f"lanczos(k={count}, max_iter=100)",
+                "hessian-eigenthings",
+                f"lanczos(k={count}, max_iter=100)",
                 lambda: iterated("lanczos", max_iter=100),
             ),
             Ask(
-                "hessian-eigenthings", f"deflated_power_iteration(k={count})",
+                "hessian-eigenthings",
+                f"deflated_power_iteration(k={count})",
                 lambda: iterated("deflated_power_iteration"),
             ),
             Ask("curvlinops", f"scipy's eigsh(H.to_scipy(), k={count})", arpack),
         ],
-    )  # fmt: skip
+    )
 
 
 def _converged(value: bool) -> str:
@@ -289,18 +300,26 @@ def signs() -> Question:
             Ask("nablab", "spectral_density().share_above(0)", refused),
             Ask("PyTorch", "(eigvalsh(torch.func.hessian(f)(w)) > 0).sum()", dense),
             Ask(
-                "curvlinops", "(eigvalsh(H @ torch.eye(200)) > 0).sum()",
+                "curvlinops",
+                "(eigvalsh(H @ torch.eye(200)) > 0).sum()",
                 lambda: counted(curvlinops(model, loss, [data]) @ torch.eye(count)),
             ),
-            Ask("hessian-eigenthings", "spectral_density(): 200 · weight above 0", quadrature),
             Ask(
-                "PyHessian", "density()",
+                "hessian-eigenthings",
+                "spectral_density(): 200 · weight above 0",
+                quadrature,
+            ),
+            Ask(
+                "PyHessian",
+                "density()",
                 lambda: refusal(lambda: pyhessian(model, loss, data=data).density()),
             ),
         ],
-        ["The tools that give a matrix or nodes leave the count to their user; it is "
-         "the obvious one."],
-    )  # fmt: skip
+        [
+            "The tools that give a matrix or nodes leave the count to their user; it "
+            "is the obvious one."
+        ],
+    )
 
 
 def _signs(positive: int, truth: int, says: str) -> Reply:
@@ -349,17 +368,32 @@ def ghosts(seeds: Sequence[int]) -> Question:
         "1",
         "copies too many",
         [
-            Ask("nablab", f"spectral_density(steps={steps})", lambda: repeated(ours, seeds)),
-            Ask("nablab", "hessian_eigenvalues(count=10)", lambda: repeated(ours_pairs, seeds)),
-            Ask("curvlinops", f"fast_lanczos(H, {steps})", lambda: repeated(fast, seeds)),
             Ask(
-                "hessian-eigenthings", f"spectral_density(lanczos_steps={steps})",
+                "nablab",
+                f"spectral_density(steps={steps})",
+                lambda: repeated(ours, seeds),
+            ),
+            Ask(
+                "nablab",
+                "hessian_eigenvalues(count=10)",
+                lambda: repeated(ours_pairs, seeds),
+            ),
+            Ask(
+                "curvlinops", f"fast_lanczos(H, {steps})", lambda: repeated(fast, seeds)
+            ),
+            Ask(
+                "hessian-eigenthings",
+                f"spectral_density(lanczos_steps={steps})",
                 lambda: repeated(quadrature, seeds),
             ),
-            Ask("hessian-eigenthings", f"lanczos(k=10, max_iter={steps})", lambda: repeated(pairs, seeds)),
             Ask(
-                "hessian-eigenthings", f"lanczos(k=10, max_iter={steps}, "
-                                       "reorthogonalize=True)",
+                "hessian-eigenthings",
+                f"lanczos(k=10, max_iter={steps})",
+                lambda: repeated(pairs, seeds),
+            ),
+            Ask(
+                "hessian-eigenthings",
+                f"lanczos(k=10, max_iter={steps}, reorthogonalize=True)",
                 lambda: repeated(lambda seed: pairs(seed, reorthogonalize=True), seeds),
             ),
         ],
@@ -370,7 +404,7 @@ def ghosts(seeds: Sequence[int]) -> Question:
             "hessian-eigenthings re-orthogonalizes by default up to 50 steps only, and "
             "says so.",
         ],
-    )  # fmt: skip
+    )
 
 
 def shares(seeds: Sequence[int]) -> Question:
@@ -420,17 +454,23 @@ def shares(seeds: Sequence[int]) -> Question:
         "distance",
         [
             Ask(
-                "nablab", f"spectral_density().share_above({threshold}, within=0.02)",
+                "nablab",
+                f"spectral_density().share_above({threshold}, within=0.02)",
                 lambda: repeated(ours, seeds),
             ),
-            Ask("hessian-eigenthings", "spectral_density(), integrated", lambda: repeated(quadrature, seeds)),
             Ask(
-                "curvlinops", "lanczos_approximate_spectrum(H, 80, num_repeats=10), "
-                              "integrated",
+                "hessian-eigenthings",
+                "spectral_density(), integrated",
+                lambda: repeated(quadrature, seeds),
+            ),
+            Ask(
+                "curvlinops",
+                "lanczos_approximate_spectrum(H, 80, num_repeats=10), integrated",
                 lambda: repeated(papyan, seeds),
             ),
             Ask(
-                "PyHessian", "density()",
+                "PyHessian",
+                "density()",
                 lambda: refusal(lambda: pyhessian(model, loss, data=data).density()),
             ),
         ],
@@ -440,4 +480,4 @@ def shares(seeds: Sequence[int]) -> Question:
             "here they are a little wider.",
             "PyHessian 0.1 calls torch.eig, which PyTorch has removed.",
         ],
-    )  # fmt: skip
+    )

@@ -132,27 +132,56 @@ def exact(
         f"{float(truth.norm()):.4f}",
         "distance, of the norm",
         [
-            Ask("nablab", "HessianOperator @ unit vectors", lambda: judged(ours, lambda: said["operator"])),
-            Ask("nablab", "hessian_matrix", lambda: judged(ours_whole, lambda: said["matrix"])),
-            Ask("PyTorch", "torch.func.hessian", lambda: judged(lambda: functional_hessian(model, data))),
-            Ask("PyTorch", "torch.func.jacrev(torch.func.grad)", lambda: judged(reversed_twice)),
             Ask(
-                "PyTorch", "torch.autograd.functional.hessian",
-                lambda: judged(lambda: torch.autograd.functional.hessian(*_flat(model, data))),
+                "nablab",
+                "HessianOperator @ unit vectors",
+                lambda: judged(ours, lambda: said["operator"]),
             ),
-            Ask("PyHessian", "hessian_vector_product on unit vectors", lambda: judged(products)),
-            Ask("hessian-eigenthings", "HessianOperator.matvec on unit vectors", lambda: judged(operator)),
             Ask(
-                "hessian-eigenthings", 'the same with method="finite_difference"',
+                "nablab",
+                "hessian_matrix",
+                lambda: judged(ours_whole, lambda: said["matrix"]),
+            ),
+            Ask(
+                "PyTorch",
+                "torch.func.hessian",
+                lambda: judged(lambda: functional_hessian(model, data)),
+            ),
+            Ask(
+                "PyTorch",
+                "torch.func.jacrev(torch.func.grad)",
+                lambda: judged(reversed_twice),
+            ),
+            Ask(
+                "PyTorch",
+                "torch.autograd.functional.hessian",
+                lambda: judged(
+                    lambda: torch.autograd.functional.hessian(*_flat(model, data))
+                ),
+            ),
+            Ask(
+                "PyHessian",
+                "hessian_vector_product on unit vectors",
+                lambda: judged(products),
+            ),
+            Ask(
+                "hessian-eigenthings",
+                "HessianOperator.matvec on unit vectors",
+                lambda: judged(operator),
+            ),
+            Ask(
+                "hessian-eigenthings",
+                'the same with method="finite_difference"',
                 lambda: judged(lambda: operator(method="finite_difference")),
             ),
             Ask(
-                "curvlinops", "HessianLinearOperator @ unit vectors",
+                "curvlinops",
+                "HessianLinearOperator @ unit vectors",
                 lambda: judged(lambda: curvlinops(model, loss, [data]) @ unit),
             ),
         ],
         notes,
-    )  # fmt: skip
+    )
 
 
 def functional_hessian(model: nn.Module, data: Data) -> Tensor:

@@ -25,7 +25,7 @@ def nablab_command() -> list[str]:
 
 
 def measure(*, repeats: int) -> Findings:
-    """Wall time of each command in fresh processes, files warm in the system's cache."""
+    """Time each command in fresh processes, with files in the system's cache."""
     turns: dict[str, Callable[[], float]] = {}
     notes = [
         f"Medians of {repeats} processes each, in turns, after one that is not "

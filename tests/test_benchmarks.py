@@ -246,7 +246,7 @@ def test_a_preset_is_run_from_nothing_and_a_failed_one_is_named(
     importlib.util.find_spec("jax") is None, reason="JAX is not installed"
 )
 def test_jax_computes_the_same() -> None:
-    """In a process of its own: the first import of JAX decides how many devices it has."""
+    """In a process of its own: JAX's first import decides how many devices it has."""
     lines = (
         "from benchmarks.cases import ALL",
         "from benchmarks.peers.jax_scan import JaxScan",

@@ -120,10 +120,21 @@ def test_the_last_batch_is_ragged() -> None:
         (answers_landscape.reach, 1e-9),
     ],
     ids=[
-        "isolated", "clustered", "even", "trace", "signs", "ghosts", "shares", "layer norm", "ends", "cells",
-        "center", "directions", "reach",
+        "isolated",
+        "clustered",
+        "even",
+        "trace",
+        "signs",
+        "ghosts",
+        "shares",
+        "layer norm",
+        "ends",
+        "cells",
+        "center",
+        "directions",
+        "reach",
     ],
-)  # fmt: skip
+)
 def test_nablab_gives_the_truth(build: Callable[[], Question], allowed: float) -> None:
     replies = ours(build())
     assert replies
@@ -141,9 +152,7 @@ def test_nablab_counts_the_rank_and_refuses_the_sign_of_the_bulk() -> None:
     )
 
 
-def test_products_through_a_function_that_may_be_differentiated_once_are_differences() -> (
-    None
-):
+def test_products_through_a_function_differentiable_once_are_differences() -> None:
     reply = ours(answers_traps.questions(SEEDS)[1])["HessianOperator @ unit vectors"]
     assert reply.distances[0] < 1e-8
     assert reply.says == "method: finite-difference"

@@ -59,9 +59,17 @@ def test_instruments_of_several_networks_take_names(
     run: Run, nablab_here: Nablab
 ) -> None:
     done = nablab_here(
-        "measure", "interpolate", "--run", "toy", "--condition", "width=2", "--weights", "final", "best",
+        "measure",
+        "interpolate",
+        "--run",
+        "toy",
+        "--condition",
+        "width=2",
+        "--weights",
+        "final",
+        "best",
         "--json",
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr
     priced = nablab_here(
         "measure", "gradient_norm", "--run", "toy", "--condition", "width=2", "--cost"

@@ -1,4 +1,4 @@
-"""Conditions are found by their levels, and what does not single one out is a sentence."""
+"""Conditions are found by their levels; what singles none out is a sentence."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_levels_find_a_condition(wanted: Mapping[str, Any] | str, place: int) ->
         ("", r"Which condition\? 5 fit: target=sinc, or so, width=2, norm=True; "),
         (
             "width=4",
-            r"2 fit: target=sinc, or so, width=4, norm=False; target=a=b, width=4, norm=False. Give",
+            r"2 fit: target=sinc, or so, width=4, norm=False; target=a=b, width=4, no",
         ),
         ("wdith=4", "no factor 'wdith'. Did you mean 'width'"),
         ("width=3", "no level of 'width' '3'.*Choices: 2, 4, 8"),

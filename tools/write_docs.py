@@ -153,7 +153,7 @@ def _references(experiment: type[Experiment]) -> list[str]:
 
 
 def _folders(experiment: type[Experiment]) -> list[Path]:
-    """Where the reference runs of an experiment are, that of the preset standard first."""
+    """Find the reference runs of an experiment, that of the preset standard first."""
     presets = [preset for preset in experiment.presets if preset != "standard"]
     folders = [
         DOCS / experiment.name,

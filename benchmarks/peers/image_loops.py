@@ -39,7 +39,7 @@ class PerSample(Dataset[tuple[Tensor, int]]):
 
 
 def to_tensor(image: Image.Image) -> Tensor:
-    """A gray PIL image to float32 (1, H, W) from 0 to 1, as torchvision's ``ToTensor``."""
+    """Make a gray PIL image float32 (1, H, W) from 0 to 1, as torchvision does."""
     array = np.array(image, dtype=np.uint8, copy=True)
     tensor = torch.from_numpy(array).view(image.size[1], image.size[0], 1)
     return tensor.permute(2, 0, 1).contiguous().to(torch.float32).div(255)

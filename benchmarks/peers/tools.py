@@ -289,7 +289,7 @@ def _plane(
 
 
 def product_costs(repeats: int) -> Table:
-    """Hessian-vector products in units of gradients, beside what the arithmetic says."""
+    """Price Hessian-vector products in gradients, beside what arithmetic says."""
     rows = []
     for label, (model, data), loss in (
         ("LeNet, 2,000 images", trained_lenet(), "cross_entropy"),

@@ -19,11 +19,11 @@ class NablabError(Exception):
 
 
 class UsageError(NablabError, ValueError):
-    """A wrong command, name, key or value: found before any work is done (exit code 2)."""
+    """A wrong command, name, key or value, found before any work (exit code 2)."""
 
 
 class StoreError(NablabError):
-    """The store cannot be read or written: no space, no permission, or a newer format."""
+    """The store cannot be read or written: no space, no permission, newer format."""
 
 
 class DataError(NablabError):
@@ -62,11 +62,12 @@ def unknown(
 
 
 def raised(doing: str, error: BaseException) -> CodeError:
-    """Build the one sentence for an error that nobody foresaw; the traceback can still
-    be seen.
+    """Build the one sentence for an error that nobody foresaw.
 
-    >>> print(raised("Reading a.py", ValueError("no such name")))
-    Reading a.py raised ValueError: no such name. To see the traceback, set NABLAB_TRACEBACK=1.
+    The traceback can still be seen.
+
+    >>> print(raised("Reading a.py", ValueError("no such name")))  # doctest: +ELLIPSIS
+    Reading a.py raised ValueError: no such name. To see the traceback, set NABLAB_...
     """
     return CodeError(
         f"{doing} raised {in_short(error)}. To see the traceback, set {TRACEBACK}=1."

@@ -9,9 +9,7 @@ from torch import nn
 from nablab import metrics
 
 
-def test_the_surest_mistakes_are_the_wrong_answers_in_the_order_of_their_probability() -> (
-    None
-):
+def test_the_surest_mistakes_are_in_the_order_of_their_probability() -> None:
     draw = torch.Generator().manual_seed(0)
     logits = torch.randn(60, 5, generator=draw)
     labels = torch.randint(5, (60,), generator=draw)
@@ -79,9 +77,7 @@ def test_dropout_is_active_and_nothing_else_is_disturbed() -> None:
     assert not network.drop.training
 
 
-def test_without_dropout_it_is_the_accuracy_in_evaluation_mode_on_prepared_samples() -> (
-    None
-):
+def test_without_dropout_it_is_the_accuracy_on_prepared_samples() -> None:
     network = Echo(0.0)
     x = torch.eye(4) * 255
     y = torch.tensor([0, 1, 2, 0])

@@ -1,10 +1,9 @@
-"""Numbers with bounds: which values a field takes, its message for others, and the words
-for both.
+"""Numbers with bounds: what a field takes, and its messages and words.
 
-Bounds stand beside the type, as those of the package ``annotated-types``: property tests
-(hypothesis) and other tools read them from there, too. Upper bounds that nobody would
-reach are there so that a typing mistake is met as one, before anything of that size is
-made.
+Bounds stand beside the type, as those of the package ``annotated-types``: property
+tests (hypothesis) and other tools read them from there, too. Upper bounds that nobody
+would reach are there so that a typing mistake is met as one, before anything of that
+size is made.
 
 >>> from nablab.settings.reading import parse
 >>> parse("2e3", Annotated[int, Gt(0), Le(1_000)], "epochs")

@@ -1,4 +1,4 @@
-"""Values of typed fields, given from Python or read from JSON, held against their types."""
+"""Values of typed fields, from Python or JSON, held against their types."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from nablab.settings.words import each, in_text, wrong
 
 
 def replace(instance: Any, values: Mapping[str, Any], prefix: str = "") -> Any:
-    """Copy a dataclass with new values; keys with dots reach into nested dataclasses."""
+    """Copy a dataclass with new values; keys with dots reach into nested ones."""
     fields = fields_of(type(instance))
     changes: dict[str, Any] = {}
     nested: dict[str, dict[str, Any]] = {}

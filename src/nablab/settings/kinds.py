@@ -1,9 +1,10 @@
 """Kinds of fields: what a text means beyond being one, and what a list must be.
 
-A kind stands beside the type, ``Annotated[str, Images()]``, and is named where it belongs:
-`nablab.data.fields` has data sets and functions, `nablab.models.fields` networks. From it
-follow, without a method of the experiment: the check before a run, what ``nablab show``
-says, which data a run reads, and which files of the user's its results depend on.
+A kind stands beside the type, ``Annotated[str, Images()]``, and is named where it
+belongs: `nablab.data.fields` has data sets and functions, `nablab.models.fields`
+networks. From it follow, without a method of the experiment: the check before a run,
+what ``nablab show`` says, which data a run reads, and which files of the user's its
+results depend on.
 """
 
 from __future__ import annotations
