@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import inspect
 import json
 import shutil
 import sys
@@ -33,6 +32,7 @@ from nablab.contract import (
 from nablab.report.reported import measured, table_of
 from nablab.report.sections import MARKS
 from nablab.settings.words import in_text
+from nablab.text.docstrings import description
 from nablab.text.durations import duration
 from nablab.verdicts import Verdict, answer, judge
 
@@ -114,12 +114,10 @@ def _records(path: Path, experiment: Experiment) -> Records:
 
 def page(experiment: type[Experiment]) -> str:
     """The Markdown page of one experiment."""
-    text = inspect.cleandoc(experiment.__doc__ or "").split("\nAttributes:")[0]
-    _, _, theory = text.partition("\n\n")
     parts = [
         f"# {experiment.question()}",
         f"`nablab run {experiment.name}`",
-        theory.strip(),
+        description(experiment.__doc__),
         *_references(experiment),
     ]
     parts += _reported(experiment)

@@ -18,6 +18,7 @@ from nablab.report import sections, tables
 from nablab.report.page import render, write_report
 from nablab.report.reported import reported_table
 from nablab.report.view import RunView
+from nablab.text.docstrings import description
 from nablab.verdicts import answer, judge
 from tests.report.conftest import FakeDepth, fake_record, fake_verdict, fake_view
 
@@ -196,7 +197,7 @@ def test_theory_has_neither_the_question_nor_the_fields() -> None:
         More.
         """
 
-    assert sections.theory(Documented()) == "Because.\n\nMore."
+    assert description(Documented.__doc__) == "Because.\n\nMore."
 
 
 def test_a_verdict_is_a_word_with_a_mark_an_effect_and_a_reason(page: Page) -> None:

@@ -15,6 +15,7 @@ from nablab.cli.lines import in_lines, reflow, without_quotes
 from nablab.cli.seed_warnings import print_warnings, warnings_of_preset
 from nablab.contract import Claim, Experiment, Reported, configuration, plain
 from nablab.settings.words import in_text
+from nablab.text.docstrings import description
 from nablab.text.naming import words
 
 
@@ -41,14 +42,12 @@ def print_experiment(console: Console, experiment: type[Experiment]) -> None:
     """The page of an experiment: its docstring, claims, presets, settings, exercises
     and references.
     """
-    page = inspect.cleandoc(experiment.__doc__ or "").split("\nAttributes:")[0]
-    _, _, rest = page.partition("\n\n")
     console.print(
         Text(
             f"{experiment.name}: {without_quotes(experiment.question())}", style="bold"
         )
     )
-    console.print(Text(f"\n{reflow(without_quotes(rest))}"))
+    console.print(Text(f"\n{reflow(without_quotes(description(experiment.__doc__)))}"))
     _print_points(
         console, "Claims, each tested and answered with a verdict", _claims(experiment)
     )

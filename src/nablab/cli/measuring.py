@@ -47,6 +47,7 @@ from nablab.lab.memory import check_memory
 from nablab.plots.frame import matplotlib_as_shipped
 from nablab.settings.reading import parse
 from nablab.settings.words import in_text, in_words
+from nablab.text.docstrings import entries, summary
 
 if TYPE_CHECKING:
     from nablab.instruments.base.losses import Loss
@@ -229,7 +230,7 @@ def write_figure(measurement: Measurement, path: Path) -> None:
 
 
 def _summary(chosen: Instrument[..., Any]) -> str:
-    return _without_markup(inspect.cleandoc(chosen.__doc__ or "").partition("\n")[0])
+    return _without_markup(summary(chosen.__doc__))
 
 
 SIGNS = {r"\le": "≤", r"\pm": "±", r"\sim": "~", r"\max": "max", r"\|": "||"}
@@ -250,13 +251,8 @@ def _without_markup(text: str) -> str:
 
 
 def _argument_docs(chosen: Instrument[..., Any]) -> dict[str, str]:
-    section = (
-        inspect.cleandoc(chosen.__doc__ or "")
-        .partition("\nArgs:\n")[2]
-        .partition("\n\n")[0]
-    )
-    found = re.findall(r"^    (\w+): (.*(?:\n {5,}.*)*)", section, re.MULTILINE)
-    return {name: _without_markup(" ".join(text.split())) for name, text in found}
+    found = entries(chosen.__doc__, "Args")
+    return {name: _without_markup(text) for name, text in found.items()}
 
 
 def _type_in_words(key: str, hint: Any) -> str:

@@ -25,8 +25,6 @@ Nothing is ever evaluated as Python. This module imports neither torch nor numpy
 from __future__ import annotations
 
 import dataclasses
-import re
-import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -38,6 +36,7 @@ from nablab.settings.hints import fields_of, keys_of, type_of
 from nablab.settings.kinds import check_fields
 from nablab.settings.reading import parse
 from nablab.settings.words import choices_of, in_text, in_words
+from nablab.text.docstrings import entries
 
 _E = TypeVar("_E", bound=Experiment)
 DEFAULT_SEEDS = 5  # of a preset that names no number
@@ -169,7 +168,7 @@ def describe(experiment_class: type[Experiment]) -> list[FieldDoc]:
 
 
 def _describe(owner: type, instance: Any, prefix: str) -> Iterable[FieldDoc]:
-    helps = attribute_docs(owner)
+    helps = entries(owner.__doc__, "Attributes")
     for name, hint in fields_of(owner).items():
         value = getattr(instance, name)
         help_ = helps.get(name, "")
@@ -178,33 +177,3 @@ def _describe(owner: type, instance: Any, prefix: str) -> Iterable[FieldDoc]:
         )
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
             yield from _describe(type(value), value, f"{prefix}{name}.")
-
-
-def attribute_docs(owner: type) -> dict[str, str]:
-    """The texts of the ``Attributes:`` section of a class's docstring, by attribute.
-
-    A continuation line is indented deeper than the name that it belongs to.
-    """
-    lines = _dedent(owner.__doc__ or "").splitlines()
-    try:
-        start = lines.index("Attributes:") + 1
-    except ValueError:
-        return {}
-    docs: dict[str, str] = {}
-    name, indent = "", 0
-    for line in lines[start:]:
-        if line and not line.startswith(" "):
-            break
-        depth = len(line) - len(line.lstrip())
-        head = re.match(r"\s+(\w+)(?: \([^)]*\))?:\s+(.*)", line)
-        if head and (not docs or depth <= indent):
-            name, indent = head[1], depth
-            docs[name] = head[2].strip()
-        elif name:
-            docs[name] = f"{docs[name]} {line.strip()}".strip()
-    return docs
-
-
-def _dedent(doc: str) -> str:
-    first, _, rest = doc.partition("\n")
-    return f"{first.strip()}\n{textwrap.dedent(rest)}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from nablab.contract.laboratory import Lab, Seeds
 from nablab.contract.records import Records
 from nablab.errors import UsageError
 from nablab.settings.kinds import data_sets_of, sources_of
+from nablab.text.docstrings import summary
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -64,8 +64,7 @@ class Experiment:
     @classmethod
     def question(cls) -> str:
         """The first paragraph of the docstring."""
-        first, _, _ = inspect.cleandoc(cls.__doc__ or "").partition("\n\n")
-        return " ".join(first.split())
+        return summary(cls.__doc__)
 
     def validate(self) -> None:
         """Raise `nablab.errors.UsageError` for field values that make no sense

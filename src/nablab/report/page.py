@@ -20,6 +20,7 @@ from nablab.plots.frame import matplotlib_as_shipped
 from nablab.report import exports, prose, sections, tables
 from nablab.report.reported import reported_table
 from nablab.report.view import RunView
+from nablab.text.docstrings import description
 from nablab.verdicts.answering import answer
 
 if TYPE_CHECKING:
@@ -159,7 +160,7 @@ def _page(view: RunView, answers: _Answers) -> str:
                 for name, (f, svg) in answers.figures.items()
             ],
             troubles=answers.troubles,
-            theory=prose.render(sections.theory(experiment)),
+            theory=prose.render(description(type(experiment).__doc__)),
             condition_tables=sections.condition_tables(view, answers.baselines),
             trials=tables.trial_rows(view.records),
             configuration=sections.configuration(experiment),

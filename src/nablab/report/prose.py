@@ -45,16 +45,6 @@ def inline(text: str) -> Markup:
     )
 
 
-def body(docstring: str) -> str:
-    r"""The docstring without its first paragraph, which is the question.
-
-    >>> body("Why?\n\n    Because.")
-    'Because.'
-    """
-    _, _, rest = inspect.cleandoc(docstring).partition("\n\n")
-    return rest.strip("\n")
-
-
 def _code(part: str) -> str:
     return f"<code>{html.escape(part.strip('`').strip())}</code>"
 

@@ -4,8 +4,6 @@ only lays out.
 
 from __future__ import annotations
 
-import inspect
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -264,16 +262,6 @@ def published(verdict: Verdict) -> str:
     return (
         f"{text} Measured here: {amount(measured, unit)}. Distance: "
         f"{distance(apart, unit)}{percent}."
-    )
-
-
-def theory(experiment: Experiment) -> str:
-    """The experiment's docstring without its question and without the section on its
-    fields.
-    """
-    doc = inspect.cleandoc(type(experiment).__doc__ or "").partition("\n\n")[2]
-    return re.sub(r"(?m)^(Attributes|Args):\n(?:[ \t]+.*\n?|[ \t]*\n)*", "", doc).strip(
-        "\n"
     )
 
 
