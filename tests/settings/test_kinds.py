@@ -113,9 +113,8 @@ def test_show_says_what_a_field_takes() -> None:
     types = {doc.name: doc.type for doc in describe(Asked)}
     assert types["data"] == "labeled images by name, folder or .npz file"
     assert types["shares"] == "numbers from 0 to 1, separated by commas"
-    assert types["model"] == (
-        "package.module:factory or path/to/file.py:factory or none"
-    )
+    assert types["model"] == "a factory of your own or none"
+    assert types["networks"] == "networks by name or layers, separated by commas"
 
 
 def test_kinds_are_found_at_any_depth() -> None:

@@ -11,6 +11,7 @@ class Images(Kind):
     """Labeled images by name or path; ``mnist@10000`` draws 10,000 training images."""
 
     words = "labeled images by name, folder or .npz file"
+    plural = words
     examples = ("digits", "digits@200", "mnist@1000")
 
     def check(self, text: str) -> None:
@@ -28,6 +29,7 @@ class Function(Kind):
     """A function of one variable by name, or an expression of x."""
 
     words = "a function by name or an expression of x"
+    plural = "functions by name or expressions of x"
     examples = ("sinc", "x**2@-1..1@40")
 
     def check(self, text: str) -> None:
@@ -41,6 +43,7 @@ class Task(Kind):
     """A function or labeled images."""
 
     words = "a function or labeled images"
+    plural = "functions or labeled images"
     examples = ("sinc", "digits@200")
 
     def check(self, text: str) -> None:

@@ -14,13 +14,15 @@ class Network(Kind):
     """
 
     words = "a network by name or layers"
+    plural = "networks by name or layers"
     examples = ("1-9-1", "lenet", "flatten-16", "mlp-10")
 
 
 class OwnModel(Kind):
     """The user's own network, ``package.module:factory`` or ``file.py:factory``."""
 
-    words = "package.module:factory or path/to/file.py:factory"
+    words = "a factory of your own"
+    plural = "factories of your own"
 
     def check(self, text: str) -> None:
         """See `Kind.check`."""

@@ -28,10 +28,12 @@ class Kind:
 
     Attributes:
         words: What the field takes, in a few words.
+        plural: The same of several.
         examples: Texts that it takes on every machine, for tests.
     """
 
     words: ClassVar[str] = "text"
+    plural: ClassVar[str] = "texts"
     examples: ClassVar[tuple[str, ...]] = ()
 
     def check(self, text: str) -> None:

@@ -64,15 +64,17 @@ def in_words(hint: Any) -> str:
 
 def _plural(hint: Any) -> str:
     """Several values of a type in words."""
-    plain = _PLURAL.get(bare(hint))
-    if plain is None or _kind_in_words(hint):
-        return in_words(hint)
-    return f"{plain} {bounds_in_words(hint)}".rstrip()
+    plain = _kind_in_words(hint, "plural") or _PLURAL.get(bare(hint))
+    return f"{plain} {bounds_in_words(hint)}".rstrip() if plain else in_words(hint)
 
 
-def _kind_in_words(hint: Any) -> str:
+def _kind_in_words(hint: Any, words: Literal["words", "plural"] = "words") -> str:
     """What a text means, where its type says it; see `nablab.settings.kinds`."""
-    found = [part.words for part in typing.get_args(hint) if hasattr(part, "words")]
+    found = [
+        getattr(part, words)
+        for part in typing.get_args(hint)[1:]
+        if hasattr(part, words)
+    ]
     return str(found[0]) if found else ""
 
 
