@@ -166,7 +166,7 @@ class LearnerTask:
             states.append(self._started(len(states)))
             return states[-1].net
 
-        networks = list(built(start, self.seeds))
+        networks = built(start, self.seeds)
         return states, networks
 
     def _started(self, replica: int) -> State:

@@ -111,7 +111,7 @@ class Task:
         """Build the replicas and the engine that trains them; a given ``name`` allows
         only that one.
         """
-        networks = list(built(self.build, self.seeds))
+        networks = built(self.build, self.seeds)
         modules = [network.module.to(self.x.device) for network in networks]
         self._check_network(modules[0])
         check_replicates(
