@@ -14,7 +14,7 @@ import pytest
 
 import nablab
 from nablab import catalogue, data, runs
-from nablab.contract import Claim, Condition, Experiment, configuration
+from nablab.contract import TOPICS, Claim, Condition, Experiment, configuration
 from nablab.errors import UsageError
 
 BUILT_IN = [
@@ -247,3 +247,28 @@ def test_what_an_experiment_reads_unseen_is_noted(own: Path) -> None:
         "_late.py, line 2, reads an environment variable" in note
         for note in run.view().notes
     )
+
+
+def test_nablabs_own_experiments_have_a_topic_of_the_list() -> None:
+    for entry in catalogue.scan().values():
+        if entry.path.parent == catalogue.BUILT_IN:
+            assert entry.topic in TOPICS, entry.name
+
+
+def test_topics_come_in_their_order_and_those_of_users_last() -> None:
+    def entry(name: str, topic: str) -> catalogue.Entry:
+        made = type(name, (Experiment,), {"__doc__": "Why?", "topic": topic})
+        return catalogue.Entry(name, Path(name), made)
+
+    broken = catalogue.Entry("broken", Path("broken.py"), None, "no such module")
+    entries = [entry("a", "mine"), entry("b", "images"), broken, entry("c", TOPICS[0])]
+    names = {
+        topic: [one.name for one in found]
+        for topic, found in catalogue.by_topic(entries).items()
+    }
+    assert list(names.items()) == [
+        (TOPICS[0], ["c"]),
+        ("images", ["b"]),
+        ("mine", ["a"]),
+        ("other", ["broken"]),
+    ]

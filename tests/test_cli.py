@@ -228,11 +228,24 @@ def test_in_a_narrow_terminal_questions_stay_in_their_column(
     nablab_here: Nablab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(app.output, "_width", 40)
-    listed = nablab_here("list").stdout.split("\n\n")[0].splitlines()
-    names = [entry.name for entry in catalogue.scan().values()]
-    column = max(len(name) for name in names) + 2
-    assert [line[:column].strip() for line in listed if line[:column].strip()] == names
+    listed = nablab_here("list").stdout.splitlines()[:-2]
+    topics = catalogue.by_topic(catalogue.scan().values())
+    wanted = [
+        word
+        for topic, entries in topics.items()
+        for word in (topic, *(f"  {entry.name}" for entry in entries))
+    ]
+    column = max(len(word) for word in wanted) + 2
+    first = [line[:column].rstrip() for line in listed]
+    assert [word for word in first if word] == wanted
     assert max(len(line) for line in listed) <= 40
+
+
+def test_the_list_as_json_says_the_topic(nablab_here: Nablab) -> None:
+    facts = json.loads(nablab_here("list", "--json").stdout)
+    topics = {fact["name"]: fact["topic"] for fact in facts}
+    assert topics["cnn-depth"] == "images"
+    assert topics["sharpness"] == "generalization"
 
 
 def test_a_closed_pipe_is_no_error(tmp_path: Path) -> None:

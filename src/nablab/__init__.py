@@ -16,22 +16,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nablab.contract import (
-    Answer,
-    Claim,
-    Condition,
-    Experiment,
-    Published,
-    Record,
-    Records,
-    Reported,
-)
-from nablab.errors import NablabError, StoreError, UsageError
 from nablab.importing.lazy import lazy_names
 from nablab.threads import wait_passively
 from nablab.version import VERSION
 
 if TYPE_CHECKING:
+    from nablab.contract import (
+        Answer,
+        Claim,
+        Condition,
+        Experiment,
+        Published,
+        Record,
+        Records,
+        Reported,
+    )
+    from nablab.errors import NablabError, StoreError, UsageError
     from nablab.runs import Run, open_run, run
 
 wait_passively()  # before anything here can load PyTorch
@@ -54,4 +54,11 @@ __all__ = [
     "run",
 ]
 
-__getattr__, __dir__ = lazy_names(__name__, {"runs": "Run open_run run"})
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "contract": "Answer Claim Condition Experiment Published Record Records Reported",
+        "errors": "NablabError StoreError UsageError",
+        "runs": "Run open_run run",
+    },
+)

@@ -11,14 +11,15 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
+import re
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-from nablab.contract import Experiment
+from nablab.contract import TOPICS, Experiment
 from nablab.errors import UsageError, in_short, unknown
-from nablab.importing import user_code
 
 BUILT_IN = Path(__file__).parent / "experiments"
 USER_PACKAGE = "nablab_user_experiments"
@@ -49,6 +50,19 @@ class Entry:
             else f"cannot be imported: {self.error}"
         )
 
+    @property
+    def topic(self) -> str:
+        """The experiment's topic; that of none for a file that cannot be imported."""
+        return self.experiment.topic if self.experiment else Experiment.topic
+
+
+def by_topic(entries: Iterable[Entry]) -> dict[str, list[Entry]]:
+    """The entries under their topics: `TOPICS` first, then those of users."""
+    topics: dict[str, list[Entry]] = {topic: [] for topic in TOPICS}
+    for entry in entries:
+        topics.setdefault(entry.topic, []).append(entry)
+    return {topic: found for topic, found in topics.items() if found}
+
 
 def scan() -> dict[str, Entry]:
     """All experiments by name, in alphabetical order."""
@@ -67,6 +81,8 @@ def find(name: str) -> type[Experiment]:
         UsageError: There is none (with the nearest name), or its file cannot be
             imported.
     """
+    if (known := _built_in(name)) is not None:
+        return known
     entries = scan()
     if name not in entries:
         raise unknown(
@@ -78,6 +94,17 @@ def find(name: str) -> type[Experiment]:
             f"The experiment '{name}' cannot be imported ({entry.path}): {entry.error}"
         )
     return entry.experiment
+
+
+def _built_in(name: str) -> type[Experiment] | None:
+    """The experiment of nablab's own whose file bears its name, without a scan.
+
+    The scan takes the first of a name, too, and its folder is the first.
+    """
+    path = BUILT_IN / f"{name.replace('-', '_')}.py"
+    if not re.fullmatch(r"[a-z0-9-]+", name) or not path.is_file():
+        return None
+    return next((e for e in _experiments_in(_import(path)) if e.name == name), None)
 
 
 def _user_folders() -> list[Path]:
@@ -111,8 +138,15 @@ def _add(entries: dict[str, Entry], path: Path) -> None:
 def _import(path: Path) -> ModuleType:
     if path.parent == BUILT_IN:
         return importlib.import_module(f"nablab.experiments.{path.stem}")
+    return _import_user_file(path.resolve())
+
+
+def _import_user_file(path: Path) -> ModuleType:
+    """The module of a file of the user's, imported again if it was edited."""
+    # It brings hashing and a parser, which listing nablab's own does without.
+    from nablab.importing import user_code
+
     name = f"{USER_PACKAGE}.{path.stem}"
-    path = path.resolve()
     code = user_code.code_of(path, folder=path.parent)
     if user_code.is_loaded(name, code):
         return sys.modules[name]

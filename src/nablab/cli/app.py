@@ -4,12 +4,14 @@ imported inside commands, so help is quick.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import App, Parameter
 
 from nablab.cli.consoles import SafeConsole
+from nablab.text.docstrings import entries, summary
 from nablab.version import VERSION
 
 DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
@@ -19,6 +21,8 @@ app = App(
     help="A laboratory for deep learning: ask a question, train over seeds, get a "
     "verdict.",
     version=VERSION,
+    # Rendering Markdown would load a parser, half of what help may take.
+    help_format="plaintext",
     help_epilogue="Start with: nablab run deep-vs-shallow --preset quick",
 )
 data_app = App(name="data", help="List and fetch data sets.")
@@ -33,6 +37,19 @@ StoreOption = Annotated[
     Path | None,
     Parameter(help="The folder of runs [default: $NABLAB_STORE or ./runs]."),
 ]
+
+
+def described(command: Callable[..., int]) -> Callable[..., int]:
+    """Join the lines of each text in a command's docstring.
+
+    Plain help keeps the ends of lines, and a terminal has a width of its own.
+    """
+    doc = command.__doc__
+    texts = [f"    {name}: {text}" for name, text in entries(doc, "Args").items()]
+    command.__doc__ = "\n".join(
+        [summary(doc), "", "Args:", *texts] if texts else [summary(doc)]
+    )
+    return command
 
 
 def say_failure(message: str) -> None:

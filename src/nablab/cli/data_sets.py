@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from nablab.cli.app import DONE, Json, data_app, output
+from nablab.cli.app import DONE, Json, data_app, described, output
 from nablab.cli.streams import print_json
 
 
 @data_app.command(name="list")
+@described
 def list_data(*, as_json: Json = False) -> int:
     """List the data sets: what is here, how large, from where, under which license."""
     from nablab.cli.data_table import print_sets, set_facts
@@ -19,6 +20,7 @@ def list_data(*, as_json: Json = False) -> int:
 
 
 @data_app.command(name="get")
+@described
 def get_data(name: str, /) -> int:
     """Fetch a data set, verify it, and say where it lies.
 

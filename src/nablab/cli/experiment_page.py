@@ -23,6 +23,7 @@ def experiment_facts(experiment: type[Experiment]) -> dict[str, Any]:
     """Everything `nablab show` knows, as plain JSON types."""
     return {
         "name": experiment.name,
+        "topic": experiment.topic,
         "question": experiment.question(),
         "page": inspect.cleandoc(experiment.__doc__ or ""),
         "presets": {name: dict(preset) for name, preset in experiment.presets.items()},

@@ -16,6 +16,7 @@ from nablab.cli.app import (
     Json,
     StoreOption,
     app,
+    described,
     errors,
     output,
     say_failure,
@@ -29,25 +30,33 @@ if TYPE_CHECKING:
 
 
 @app.command(name="list")
+@described
 def list_experiments(*, as_json: Json = False) -> int:
-    """List the experiments."""
+    """List the experiments by topic."""
     from nablab import catalogue
 
-    entries = catalogue.scan().values()
+    topics = catalogue.by_topic(catalogue.scan().values())
     if as_json:
         print_json(
             [
-                {"name": e.name, "question": e.question, "error": e.error}
-                for e in entries
+                {
+                    "name": entry.name,
+                    "topic": topic,
+                    "question": entry.question,
+                    "error": entry.error,
+                }
+                for topic, entries in topics.items()
+                for entry in entries
             ]
         )
         return DONE
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_column(no_wrap=True, style="bold")
-    for entry in entries:
-        table.add_row(
-            entry.name, Text(entry.question, style="red" if entry.error else "")
-        )
+    for place, (topic, entries) in enumerate(topics.items()):
+        table.add_row(Text(f"{'' if place == 0 else chr(10)}{topic}", style="dim"))
+        for entry in entries:
+            style = "red" if entry.error else ""
+            table.add_row(f"  {entry.name}", Text(entry.question, style=style))
     output.print(table)
     output.print(
         "\n'nablab show NAME' explains one; 'nablab run NAME' runs it.", style="dim"
@@ -56,6 +65,7 @@ def list_experiments(*, as_json: Json = False) -> int:
 
 
 @app.command
+@described
 def show(name: str, /, *, as_json: Json = False) -> int:
     """Explain an experiment: its question, theory, claims, presets and settings.
 
@@ -74,6 +84,7 @@ def show(name: str, /, *, as_json: Json = False) -> int:
 
 
 @app.command
+@described
 def run(
     *tokens: Annotated[str, Parameter(name="NAME... [key=value ...]")],
     preset: str = "standard",

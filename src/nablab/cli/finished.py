@@ -7,12 +7,22 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from nablab.cli.app import DONE, Json, StoreOption, app, errors, output, say_failure
+from nablab.cli.app import (
+    DONE,
+    Json,
+    StoreOption,
+    app,
+    described,
+    errors,
+    output,
+    say_failure,
+)
 from nablab.cli.streams import print_json
 from nablab.errors import UsageError
 
 
 @app.command(name="runs")
+@described
 def list_runs(*, as_json: Json = False, store: StoreOption = None) -> int:
     """List the runs in the store, the latest first."""
     from nablab.cli.run_table import print_runs, run_facts
@@ -27,6 +37,7 @@ def list_runs(*, as_json: Json = False, store: StoreOption = None) -> int:
 
 
 @app.command
+@described
 def report(
     *references: str,
     output_file: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
@@ -60,6 +71,7 @@ def report(
 
 
 @app.command
+@described
 def compare(
     first: str,
     second: str,

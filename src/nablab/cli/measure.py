@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 from cyclopts import Parameter
 
-from nablab.cli.app import DONE, Json, StoreOption, app, errors, output
+from nablab.cli.app import DONE, Json, StoreOption, app, described, errors, output
 from nablab.errors import UsageError
 from nablab.files.places import is_there
 
@@ -18,6 +18,7 @@ Word = TypeVar("Word", str, Path)
 
 
 @app.command
+@described
 def measure(
     *tokens: Annotated[str, Parameter(name="INSTRUMENT [key=value ...]")],
     model: str | None = None,

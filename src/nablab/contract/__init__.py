@@ -18,12 +18,13 @@ from nablab.contract.conditions import (
     shared_levels,
     text_of,
 )
-from nablab.contract.experiment import Experiment, plain
+from nablab.contract.experiment import TOPICS, Experiment, plain
 from nablab.contract.figure import Figure
 from nablab.contract.laboratory import Lab, Seeds
 from nablab.contract.records import Curve, Record, Records, Scalar
 
 __all__ = [
+    "TOPICS",
     "Answer",
     "Claim",
     "Condition",

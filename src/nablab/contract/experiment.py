@@ -21,6 +21,17 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
+TOPICS = (
+    "from scratch",
+    "optimization",
+    "generalization",
+    "images",
+    "text",
+    "generation",
+)
+"""The topics of nablab's own experiments, in the order of lists."""
+
+
 @dataclass(frozen=True)
 class Experiment:
     """One question, one file. Subclasses are frozen dataclasses; the docstring is their
@@ -29,6 +40,7 @@ class Experiment:
     Class attributes that a subclass sets:
         name: The name on the command line, in kebab case; made from the class name if
             not set.
+        topic: Where lists show it: one of `TOPICS`, or a word of your own.
         batch_over: Factors whose levels may train in one batch; the trials of one call
             of `run` then differ by them, too.
         version: Raise it when a change of the code changes the results.
@@ -43,6 +55,7 @@ class Experiment:
     """
 
     name: ClassVar[str] = ""
+    topic: ClassVar[str] = "other"
     version: ClassVar[int] = 1
     batch_over: ClassVar[tuple[str, ...]] = ()
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {

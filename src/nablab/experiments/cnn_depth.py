@@ -115,6 +115,8 @@ class CnnDepth(Experiment):
         precision: auto takes bfloat16 where the processor multiplies it fast.
     """
 
+    topic: ClassVar[str] = "images"
+
     data: str = "mnist"
     networks: tuple[str, ...] = ALL
     model: str | None = None

@@ -116,6 +116,8 @@ class DeepVsShallow(Experiment):
         threshold: The training loss whose first crossing is counted in steps.
     """
 
+    topic: ClassVar[str] = "optimization"
+
     targets: tuple[str, ...] = ("sinc", "sign_sin")
     trio: Literal["equal", "unmatched", "none"] = "equal"
     networks: tuple[str, ...] = ()

@@ -103,6 +103,8 @@ class GradientNorm(Experiment):
         measurements: How many times the gradient is measured on the way.
     """
 
+    topic: ClassVar[str] = "optimization"
+
     version: ClassVar[int] = 2
 
     targets: tuple[str, ...] = ("sinc", "sine_plus_x@2000")

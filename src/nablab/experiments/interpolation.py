@@ -113,6 +113,8 @@ class Interpolation(Experiment):
             split is whole.
     """
 
+    topic: ClassVar[str] = "generalization"
+
     data: str = "mnist"
     networks: tuple[str, ...] = ("lenet",)
     ends: tuple[str, ...] = ("order", "start", "batch", "rate")

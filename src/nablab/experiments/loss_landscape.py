@@ -102,6 +102,8 @@ class LossLandscape(Experiment):
         path_points: Points of the training path that are kept.
     """
 
+    topic: ClassVar[str] = "optimization"
+
     targets: tuple[str, ...] = ("sinc", "sign_sin")
     networks: tuple[str, ...] = ("deep", "shallow")
     activation: Literal[

@@ -102,6 +102,8 @@ class ParametersVsGeneralization(Experiment):
         descent_epochs: Passes over these images.
     """
 
+    topic: ClassVar[str] = "generalization"
+
     data: str = "mnist"
     hidden: tuple[str, ...] = (*WIDTHS, *PAIRS)
     epochs: Epochs = 10

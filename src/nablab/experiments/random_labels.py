@@ -93,6 +93,8 @@ class RandomLabels(Experiment):
             still count as chance.
     """
 
+    topic: ClassVar[str] = "generalization"
+
     data: ImagesField = "mnist@20000"
     networks: NetworkList = ("flatten-512-bn-512-bn-512-bn",)
     model: OwnModelField = None

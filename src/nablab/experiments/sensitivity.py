@@ -116,6 +116,8 @@ class Sensitivity(Experiment):
             every epoch.
     """
 
+    topic: ClassVar[str] = "generalization"
+
     data: str = "mnist@10000"
     network: str = "flatten-300-300"
     model: str | None = None

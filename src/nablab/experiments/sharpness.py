@@ -105,6 +105,8 @@ class Sharpness(Experiment):
         optimizer: Optimizer of all networks.
     """
 
+    topic: ClassVar[str] = "generalization"
+
     data: str = "mnist@10000"
     network: str = "flatten-256-bn-256-bn"
     model: str | None = None

@@ -103,6 +103,8 @@ class WeightTrajectories(Experiment):
             distances.
     """
 
+    topic: ClassVar[str] = "optimization"
+
     version: ClassVar[int] = 2
 
     target: str = "sinc"

@@ -111,6 +111,8 @@ class ZeroGradient(Experiment):
             point's.
     """
 
+    topic: ClassVar[str] = "optimization"
+
     version: ClassVar[int] = 2
 
     networks: tuple[str, ...] = ("1-8-8-8-8-1",)
