@@ -82,6 +82,10 @@ class Records(Sequence[Record]):
         """The conditions, in the order in which they first occur."""
         return list(dict.fromkeys(record.condition for record in self))
 
+    def shared_array(self, name: str) -> npt.NDArray[Any] | None:
+        """An array that all trials keep alike, such as trivial scores; None if none does."""
+        return next((r.arrays[name] for r in self if name in r.arrays), None)
+
     @property
     def metrics(self) -> list[str]:
         """The names of all scalars, in the order in which they first occur."""

@@ -30,7 +30,9 @@ if TYPE_CHECKING:
     from nablab.data.names import image_set_names as image_set_names
     from nablab.data.names import is_image_set as is_image_set
     from nablab.data.tasks import Task as Task
+    from nablab.data.tasks import check_batches as check_batches
     from nablab.data.tasks import data_set_of as data_set_of
+    from nablab.data.tasks import evenly_spaced as evenly_spaced
     from nablab.data.tasks import image_sets as image_sets
     from nablab.data.tasks import image_task as image_task
     from nablab.data.tasks import task as task
@@ -46,7 +48,7 @@ __getattr__, __dir__ = lazy_names(
         "names": "check_image_set image_set_names is_image_set",
         "images.labels": "Corrupted by_truth corrupt",
         "load": "load",
-        "tasks": "Task data_set_of image_sets image_task task",
+        "tasks": "Task check_batches data_set_of evenly_spaced image_sets image_task task",
         "images.whitening": "Whiten center_crop",
     },
 )
@@ -62,9 +64,11 @@ __all__ = [
     "Whiten",
     "by_truth",
     "center_crop",
+    "check_batches",
     "check_image_set",
     "corrupt",
     "data_set_of",
+    "evenly_spaced",
     "fetch",
     "image_set_names",
     "image_sets",

@@ -245,6 +245,39 @@ def check_images(spec: str) -> None:
         )
 
 
+def evenly_spaced(total: int, count: int) -> Tensor:
+    """Return int64 places at equal distances; samples may come sorted by class.
+
+    >>> evenly_spaced(10, 4).tolist(), evenly_spaced(2, 5).tolist()
+    ([0, 2, 5, 7], [0, 1])
+    """
+    import torch
+
+    count = min(count, total)
+    return torch.arange(count) * total // count
+
+
+def check_batches(spec: str, samples: int | None, sizes: Iterable[int]) -> None:
+    """Raise `UsageError` for a batch that exceeds the training images.
+
+    Args:
+        spec: The images, for the message.
+        samples: How many there are; None where that is not known before they are read.
+        sizes: Samples per batch.
+
+    >>> check_batches("digits@100", 100, [64, 128])
+    Traceback (most recent call last):
+    nablab.errors.UsageError: A batch of 128 exceeds the 100 training images of \
+digits@100: take smaller batches or more images.
+    """
+    largest = max(sizes)
+    if samples is not None and largest > samples:
+        raise UsageError(
+            f"A batch of {largest:,} exceeds the {samples:,} training images of "
+            f"{spec}: take smaller batches or more images."
+        )
+
+
 def image_sets(specs: Iterable[str]) -> tuple[str, ...]:
     """Those of some tasks that are image sets, as they are written: what
     `Experiment.data_sets` gives.

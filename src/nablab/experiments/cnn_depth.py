@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from math import ceil, inf, nan
+from math import inf, nan
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Le
@@ -15,6 +15,7 @@ from nablab.contract import (
     Claim,
     Condition,
     Experiment,
+    Figure,
     Lab,
     Published,
     Records,
@@ -23,18 +24,22 @@ from nablab.contract import (
     Trial,
     Trials,
 )
+from nablab.data.fields import ImagesField
 from nablab.errors import UsageError
-from nablab.settings.bounds import Epochs, Samples
+from nablab.models.fields import NetworkList, OwnModelField
+from nablab.settings import Epochs, NotNegative, Pixels, Positive, Samples
+from nablab.settings.kinds import YOURS
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from nablab.data.tasks import Task
+    from nablab.data import ImageSet, Task
+    from nablab.training import Outcome
 
 TRIO = DEEP, MIDDLE, SHALLOW = "cnn-25k-deep", "cnn-25k-middle", "cnn-25k-shallow"
 PAIR = "lenet", "cnn-343k"
 SIZES = SMALL, _, LARGE = "cnn-96k", "cnn-207k", "cnn-856k"
-ALL, FAST, YOURS = (*TRIO, *PAIR, *SIZES), "fast", "yours"
+ALL, FAST = (*TRIO, *PAIR, *SIZES), "fast"
 COURSES = {"A": TRIO, "B and E": PAIR, "C": SIZES, "the lab": (FAST,), "you": (YOURS,)}
 COURSE = {name: course for course, names in COURSES.items() for name in names}
 RECIPES: Mapping[str, Mapping[str, Any]] = {
@@ -54,8 +59,8 @@ PUBLISHED: Mapping[str, Any] = {
     "validation": 0,
     "seeds": 8,
 }
-# training images that are scored, and mistakes that a trial keeps
-TRAIN_SAMPLES, SHOWN = (10_000, 10)
+# Training images that are scored, and mistakes that a trial keeps.
+TRAIN_SAMPLES, SHOWN = 10_000, 10
 # A tenth of a point is ten test images of MNIST: no less is worth a claim.
 BETTER: Mapping[str, Any] = {"by": "network", "smallest_effect": 0.001}
 
@@ -117,27 +122,34 @@ class CnnDepth(Experiment):
 
     topic: ClassVar[str] = "images"
 
-    data: str = "mnist"
-    networks: tuple[str, ...] = ALL
-    model: str | None = None
-    size: Annotated[int, Le(512)] = 28
+    data: ImagesField = "mnist"
+    networks: NetworkList = ALL
+    model: OwnModelField = None
+    size: Pixels = 28
     channels: Literal[1, 3] = 1
     settings: Literal["one", "published"] = "one"
     epochs: Epochs = 5
     batch_size: Samples = 256
     optimizer: Literal["Adam", "AdamW", "SGD"] = "Adam"
-    learning_rate: float = 3e-3
-    momentum: float = 0.0
-    weight_decay: float = 0.0
+    learning_rate: Positive = 3e-3
+    momentum: NotNegative = 0.0
+    weight_decay: NotNegative = 0.0
     schedule: Literal["constant", "cosine"] = "cosine"
-    shift: Annotated[int, Le(512)] = 0
+    shift: Annotated[int, Ge(0), Le(512)] = 0
     validation: Annotated[int, Ge(0), Le(10**9)] = 5_000
-    threshold: float = 0.99
+    threshold: Positive = 0.99
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "quick": {"data": "digits", "networks": (*TRIO, "lenet", SMALL, LARGE), "epochs": 4, "batch_size": 64,
-                  "validation": 0, "threshold": 0.9, "seeds": 7},
+        "quick": {
+            "data": "digits",
+            "networks": (*TRIO, "lenet", SMALL, LARGE),
+            "epochs": 4,
+            "batch_size": 64,
+            "validation": 0,
+            "threshold": 0.9,
+            "seeds": 7,
+        },
         "standard": {"seeds": 8},
         "paper": PUBLISHED,
         "course-a": {**PUBLISHED, "networks": TRIO},
@@ -145,81 +157,160 @@ class CnnDepth(Experiment):
         "course-c": {**PUBLISHED, "networks": SIZES},
         # Tuned on 10,000 held-out images, three seeds: 99.2 %. Shifts gave 0.1 point,
         # wider layers 0.02.
-        "fast": {"networks": (FAST,), "epochs": 4, "learning_rate": 0.01, "shift": 1, "validation": 0,
-                 "seeds": 6},
-    }  # fmt: skip
+        "fast": {
+            "networks": (FAST,),
+            "epochs": 4,
+            "learning_rate": 0.01,
+            "shift": 1,
+            "validation": 0,
+            "seeds": 6,
+        },
+    }
     claims: ClassVar[tuple[Claim, ...]] = (
-        Claim.equal("parameters", by="network", margin=0.01, exact=True, where={"course": "A"},
-                    sentence="The three networks of course A have the same number of "
-                             "parameters within 1 %"),
-        Claim.greater("test_accuracy", DEEP, SHALLOW, **BETTER,
-                      published=Published(0.9790 - 0.9880, "course A, one seed"),
-                      sentence="At equal size seven layers read test images better "
-                               "than four",
-                      answer=Answer(supported="at equal size the deeper network reads "
-                                              "better",
-                                    refuted="at equal size the deeper network does not "
-                                            "read better",
-                                    open="whether depth alone helps")),
-        Claim.greater("test_accuracy", "lenet", "cnn-343k", **BETTER,
-                      published=Published(0.9881 - 0.9927, "course B, one seed; course "
-                                                           "E: -0.0040"),
-                      sentence="LeNet beats the network of 342,698 parameters (course "
-                               "E)",
-                      answer=Answer(supported="LeNet beats a network five times its "
-                                              "size",
-                                    refuted="LeNet does not beat a network five times "
-                                            "its size",
-                                    open="whether LeNet beats a larger network")),
-        Claim.greater("train_accuracy_dropout_on", "lenet", "cnn-343k", **BETTER,
-                      quantity="training accuracy with dropout on",
-                      sentence="Training accuracy with dropout active makes LeNet look "
-                               "better (E's mistake)"),
-        Claim.greater("first_epoch_accuracy", LARGE, SMALL, **BETTER,
-                      sentence="Of three sizes the largest is ahead after the first "
-                               "epoch (course C)"),
-        Claim.greater("test_accuracy", LARGE, SMALL, **BETTER,
-                      sentence="Of three sizes the largest is best at the end (course "
-                               "C)",
-                      answer=Answer(supported="of three sizes the largest reads best",
-                                    refuted="of three sizes the largest does not read "
-                                            "better",
-                                    open="whether size alone helps")),
-        Claim.at_most("gap", 0.01, where={"network": LARGE}, quantity="training minus test accuracy",
-                      sentence="The largest hardly overfits: a gap of at most one "
-                               "point (course C)"),
-        Claim.less("epochs_to_threshold", LARGE, SMALL, by="network", scale="ranks", smallest_effect=0.3,
-                   sentence="Of three sizes the largest reaches the threshold in fewer "
-                            "epochs"),
-        Claim.correlates("test_accuracy", "parameters", smallest_effect=0.1,
-                         published=Published(0.8, "from the five scores of courses A "
-                                                  "and B, one seed each"),
-                         sentence="More complexity, better accuracy (course A)"),
-        Claim.at_least("test_accuracy", 0.99, where={"network": FAST},
-                       sentence="The lab's own network reads 99 % of the test images",
-                       answer=Answer(supported="the lab's own network reads 99 % of "
-                                               "the test images",
-                                     refuted="the lab's own network reads less than 99 "
-                                             "%",
-                                     open="whether the lab's own network reads 99 %")),
-        Claim.at_most("seconds_to_threshold", 10, where={"network": FAST}, scale="ranks",
-                      sentence="The lab's own network is there within 10 seconds of "
-                               "training"),
-    )  # fmt: skip
+        Claim.equal(
+            "parameters",
+            by="network",
+            margin=0.01,
+            exact=True,
+            where={"course": "A"},
+            sentence="The three networks of course A have the same number of "
+            "parameters within 1 %",
+        ),
+        Claim.greater(
+            "test_accuracy",
+            DEEP,
+            SHALLOW,
+            **BETTER,
+            published=Published(0.9790 - 0.9880, "course A, one seed"),
+            sentence="At equal size seven layers read test images better than four",
+            answer=Answer(
+                supported="at equal size the deeper network reads better",
+                refuted="at equal size the deeper network does not read better",
+                open="whether depth alone helps",
+            ),
+        ),
+        Claim.greater(
+            "test_accuracy",
+            "lenet",
+            "cnn-343k",
+            **BETTER,
+            published=Published(
+                0.9881 - 0.9927, "course B, one seed; course E: -0.0040"
+            ),
+            sentence="LeNet beats the network of 342,698 parameters (course E)",
+            answer=Answer(
+                supported="LeNet beats a network five times its size",
+                refuted="LeNet does not beat a network five times its size",
+                open="whether LeNet beats a larger network",
+            ),
+        ),
+        Claim.greater(
+            "train_accuracy_dropout_on",
+            "lenet",
+            "cnn-343k",
+            **BETTER,
+            quantity="training accuracy with dropout on",
+            sentence="Training accuracy with dropout active makes LeNet look better "
+            "(E's mistake)",
+        ),
+        Claim.greater(
+            "first_epoch_accuracy",
+            LARGE,
+            SMALL,
+            **BETTER,
+            sentence="Of three sizes the largest is ahead after the first epoch "
+            "(course C)",
+        ),
+        Claim.greater(
+            "test_accuracy",
+            LARGE,
+            SMALL,
+            **BETTER,
+            sentence="Of three sizes the largest is best at the end (course C)",
+            answer=Answer(
+                supported="of three sizes the largest reads best",
+                refuted="of three sizes the largest does not read better",
+                open="whether size alone helps",
+            ),
+        ),
+        Claim.at_most(
+            "gap",
+            0.01,
+            where={"network": LARGE},
+            quantity="training minus test accuracy",
+            sentence="The largest hardly overfits: a gap of at most one point (course "
+            "C)",
+        ),
+        Claim.less(
+            "epochs_to_threshold",
+            LARGE,
+            SMALL,
+            by="network",
+            scale="ranks",
+            smallest_effect=0.3,
+            sentence="Of three sizes the largest reaches the threshold in fewer epochs",
+        ),
+        Claim.correlates(
+            "test_accuracy",
+            "parameters",
+            smallest_effect=0.1,
+            published=Published(
+                0.8, "from the five scores of courses A and B, one seed each"
+            ),
+            sentence="More complexity, better accuracy (course A)",
+        ),
+        Claim.at_least(
+            "test_accuracy",
+            0.99,
+            where={"network": FAST},
+            sentence="The lab's own network reads 99 % of the test images",
+            answer=Answer(
+                supported="the lab's own network reads 99 % of the test images",
+                refuted="the lab's own network reads less than 99 %",
+                open="whether the lab's own network reads 99 %",
+            ),
+        ),
+        Claim.at_most(
+            "seconds_to_threshold",
+            10,
+            where={"network": FAST},
+            scale="ranks",
+            sentence="The lab's own network is there within 10 seconds of training",
+        ),
+    )
     reported: ClassVar[tuple[Reported, ...]] = tuple(
-        Reported(who=who, setting=f"MNIST, {network}, {training}", quantity="test accuracy", value=accuracy,
-                 seeds=1, metric="test_accuracy", where={"network": name},
-                 fields={"data": "mnist", "settings": "published"})
+        Reported(
+            who=who,
+            setting=f"MNIST, {network}, {training}",
+            quantity="test accuracy",
+            value=accuracy,
+            seeds=1,
+            metric="test_accuracy",
+            where={"network": name},
+            fields={"data": "mnist", "settings": "published"},
+        )
         for who, network, training, name, accuracy in (
             ("course A", "five layers", "Adam, batch 600, 15 epochs", MIDDLE, 0.9866),
             ("course A", "seven layers", "Adam, batch 600, 15 epochs", DEEP, 0.9790),
             ("course A", "four layers", "Adam, batch 600, 15 epochs", SHALLOW, 0.9880),
             ("course B", "LeNet", "SGD, batch 64, 10 epochs", "lenet", 0.9881),
             ("course E", "LeNet", "SGD, batch 64, 10 epochs", "lenet", 0.9887),
-            ("course B", "342,698 parameters", "SGD, batch 64, 10 epochs", "cnn-343k", 0.9927),
-            ("course E", "342,698 parameters", "SGD, batch 64, 10 epochs", "cnn-343k", 0.9927),
+            (
+                "course B",
+                "342,698 parameters",
+                "SGD, batch 64, 10 epochs",
+                "cnn-343k",
+                0.9927,
+            ),
+            (
+                "course E",
+                "342,698 parameters",
+                "SGD, batch 64, 10 epochs",
+                "cnn-343k",
+                0.9927,
+            ),
         )
-    )  # fmt: skip
+    )
     exercises: ClassVar[tuple[str, ...]] = (
         "Count LeNet's parameters by hand. Which layer holds most, and what does "
         "padding change?",
@@ -241,116 +332,84 @@ class CnnDepth(Experiment):
         return data.image_task(self.data, size=self.size, channels=self.channels)
 
     @property
-    def names(self) -> list[str]:
-        """The networks of this configuration, yours last."""
-        return [*self.networks, *([YOURS] if self.model else [])]
+    def compared(self) -> models.Networks:
+        """The networks, yours last."""
+        return models.Networks(self.networks, self.model)
 
     def validate(self) -> None:
-        """Check the numbers, the images, every network, and the user's own on two
-        images.
-        """
-        for key in ("learning_rate", "epochs", "batch_size", "threshold"):
-            if not 0 < getattr(self, key) < inf:
-                raise UsageError(
-                    f"{key}={getattr(self, key)} is impossible: it must "
-                    "be above 0 and finite."
-                )
-        for key in ("momentum", "weight_decay", "shift", "validation"):
-            if not 0 <= getattr(self, key) < inf:
-                raise UsageError(
-                    f"{key}={getattr(self, key)} is impossible: it must be 0 or more."
-                )
-        if not 0 < len(self.names) == len(set(self.names)):
-            raise UsageError("networks: give at least one network, and each once.")
-        unpublished = [name for name in self.names if COURSE.get(name) not in RECIPES]
+        """Check that settings were published, and that images are left to train on."""
+        names = self.compared.names
+        unpublished = [name for name in names if COURSE.get(name) not in RECIPES]
         if self.settings == "published" and unpublished:
             raise UsageError(
-                f"No course published settings for '{unpublished[0]}': "
-                "take settings=one."
+                f"No course published settings for '{unpublished[0]}': take "
+                "settings=one."
             )
-        if self.validation >= (self.task.samples or inf):
+        task = self.task
+        if self.validation >= (task.samples or inf):
             raise UsageError(
-                f"validation={self.validation} leaves no image of "
-                f"{self.data} to train on."
+                f"validation={self.validation} leaves no image of {self.data} to train "
+                "on."
             )
-        form: Any = {"shape": self.task.shape, "outputs": self.task.outputs}
-        form |= {
-            "samples": self.task.train_samples - self.validation,
-            "batch_sizes": [self.batch_size],
-        }
-        for spec in self.networks:
-            models.check_network(spec, **form)
-        if self.model is not None:
-            models.check_model(self.model, **form)
+        trained = task.train_samples - self.validation
+        form = models.Form(task.shape, task.outputs, trained)
+        self.compared.check(form, batch_sizes=[self.batch_size])
 
     def conditions(self) -> list[Condition]:
         """Every network, with the course that it comes from."""
         return [
             Condition(network=name, course=COURSE.get(name, "none"))
-            for name in self.names
+            for name in self.compared.names
         ]
-
-    def data_sets(self) -> tuple[str, ...]:
-        """The images."""
-        return (self.data,)
-
-    def sources(self) -> Mapping[str, str]:
-        """The user's network: a changed file makes a new run."""
-        return {"model": models.source_hash(self.model)} if self.model else {}
-
-    def builder(self, name: str) -> Callable[[], nn.Module]:
-        """What builds one fresh network of a condition."""
-        model = self.model if name == YOURS else None
-        return models.network_builder(
-            name, shape=self.task.shape, outputs=self.task.outputs, model=model
-        )
 
     def settings_of(self, name: str) -> CnnDepth:
         """This configuration with the settings by which a network is trained."""
-        return (
-            replace(self, **RECIPES[COURSE[name]])
-            if self.settings == "published"
-            else self
-        )
+        if self.settings == "one":
+            return self
+        return replace(self, **RECIPES[COURSE[name]])
+
+    def split(self, lab: Seeds) -> tuple[ImageSet, ImageSet | None]:
+        """The images to train on, and those that are held out of training, if any."""
+        images = self.task.images("train")
+        if not self.validation:
+            return images, None
+        # The same for all networks and seeds: their scores on them are compared.
+        return images.hold_out(self.validation, seed=lab.shared_seed("validation"))
 
     def network_of(self, condition: Condition) -> nn.Module:
         """See `Experiment.network_of`."""
-        return self.builder(str(condition["network"]))()
+        return self.compared.builder(str(condition["network"]), self.task)()
 
     def objective(self, trial: Trial, lab: Seeds) -> tuple[Any, tuple[Tensor, Tensor]]:
         """See `Experiment.objective`."""
-        train = self.task.images("train")
-        if self.validation:
-            train = train.hold_out(self.validation, seed=lab.shared_seed("validation"))[
-                0
-            ]
+        train, _ = self.split(lab)
         return "cross_entropy", (train.normalize(train.images), train.labels)
 
     def run(self, trials: Trials, lab: Lab) -> None:
-        """Train one network per seed and score it on the test split after every epoch."""
-        condition = trials.condition
-        name = str(condition["network"])
+        """Train a network per seed and score it on the test split after every epoch."""
+        name = str(trials.condition["network"])
         own = self.settings_of(name)
-        train, test = self.task.images("train"), self.task.images("test")
-        for note in (*train.notes, *test.notes):
-            lab.note(note)
+        (train, kept), test = self.split(lab), self.task.images("test")
+        lab.note(*train.notes, *test.notes)
         held_out = {"test": (test.images, test.labels)}
-        if self.validation:
-            train, kept = train.hold_out(
-                self.validation, seed=lab.shared_seed("validation")
-            )
+        if kept is not None:
             held_out["validation"] = (kept.images, kept.labels)
-        epoch = ceil(len(train) / own.batch_size)
+        epoch = training.steps_per_epoch(len(train), own.batch_size)
         cosine = training.Cosine(warmup_steps=own.epochs * epoch // 5)
-        options = {"learning_rate": own.learning_rate, "weight_decay": own.weight_decay}
-        options |= {"momentum": own.momentum} if own.optimizer == "SGD" else {}
         result = lab.train(
-            training.Supervised(self.builder(name), "cross_entropy"),
+            training.Supervised(
+                self.compared.builder(name, self.task), "cross_entropy"
+            ),
             (train.images, train.labels),
             training.Recipe(
                 epochs=own.epochs,
                 batch_size=own.batch_size,
-                optimizer=getattr(training, own.optimizer)(**options),
+                optimizer=training.optimizer(
+                    own.optimizer,
+                    learning_rate=own.learning_rate,
+                    momentum=own.momentum,
+                    weight_decay=own.weight_decay,
+                ),
                 schedule=cosine if own.schedule == "cosine" else training.Constant(),
                 prepare=train.normalize,
                 augment=data.Augment(shift=self.shift) if self.shift else None,
@@ -361,35 +420,40 @@ class CnnDepth(Experiment):
             ),
             seeds=[lab.seed(trial, "weights") for trial in trials],
         )
-        for k, trial in enumerate(trials):
-            self._record(k, trial, own.epochs, result, lab)
-        self._look(result, trials, train.first(TRAIN_SAMPLES), test, lab)
+        seconds = result.seconds / len(trials)
+        scored = train.first(TRAIN_SAMPLES)
+        logits = result.predict(test.images).cpu()
+        for place, (trial, outcome) in enumerate(zip(trials, result, strict=True)):
+            self._record(trial, outcome, own.epochs, seconds, lab)
+            self._record_answers(trial, outcome, scored, test, logits[place], lab)
 
-    def _record(self, k: int, trial: Trial, epochs: int, result: Any, lab: Lab) -> None:
-        """What the evaluations of one network say; the first of them is before
-        training.
-        """
-        # when all networks have diverged
-        missing = [nan] * (epochs + 1 - len(result.evaluation_steps))
+    def _record(
+        self, trial: Trial, outcome: Outcome, epochs: int, seconds: Any, lab: Lab
+    ) -> None:
+        """Record what the evaluations of one network say."""
+        # A diverged network has no scores after its end. The first is before training.
         curves = {
-            name: [*values[k].tolist(), *missing]
-            for name, values in result.evaluations.items()
+            name: [*values.tolist(), *[nan] * (epochs + 1 - len(values))]
+            for name, values in outcome.curves.items()
         }
         train, test = curves["train_accuracy"], curves["test_accuracy"]
-        reached = next(
-            (epoch for epoch, score in enumerate(test) if score >= self.threshold), None
-        )
-        seconds = result.seconds / len(result.seeds)
+        reached = [epoch for epoch, s in enumerate(test) if s >= self.threshold]
         lab.record(
-            trial, test_accuracy=test[-1], test_error=1 - test[-1], test_loss=curves["test_loss"][-1],
-            train_accuracy=train[-1], gap=train[-1] - test[-1], first_epoch_accuracy=test[1],
-            epochs_to_threshold=inf if reached is None else reached,
-            seconds_to_threshold=inf if reached is None else seconds[reached], seconds=seconds[-1],
-            parameters=sum(parameter.numel() for parameter in result.module(k).parameters()),
-            stop_reason=result.stop_reason[k],
-        )  # fmt: skip
+            trial,
+            test_accuracy=test[-1],
+            test_error=1 - test[-1],
+            test_loss=curves["test_loss"][-1],
+            train_accuracy=train[-1],
+            gap=train[-1] - test[-1],
+            first_epoch_accuracy=test[1],
+            epochs_to_threshold=reached[0] if reached else inf,
+            seconds_to_threshold=seconds[reached[0]] if reached else inf,
+            seconds=seconds[-1],
+            parameters=sum(p.numel() for p in outcome.module().parameters()),
+            stop_reason=outcome.stop_reason,
+        )
         if scores := curves.get("validation_accuracy"):
-            # the first is a number, whatever comes of training
+            # The first is a number, whatever comes of training.
             best = scores.index(max(scores))
             lab.record(
                 trial,
@@ -400,81 +464,95 @@ class CnnDepth(Experiment):
         lab.curve(trial, "train_accuracy", range(1, len(train)), train[1:])
         lab.curve(trial, "test_accuracy", range(1, len(test)), test[1:])
 
-    def _look(
-        self, result: Any, trials: Trials, train: Any, test: Any, lab: Lab
+    def _record_answers(
+        self,
+        trial: Trial,
+        outcome: Outcome,
+        train: ImageSet,
+        test: ImageSet,
+        logits: Tensor,
+        lab: Lab,
     ) -> None:
-        """Accuracy on training images with dropout active, the trivial score, and the
-        surest mistakes.
-        """
-        seen, constant = (
-            (train.images, train.labels),
-            metrics.constant_accuracy(train.labels, test.labels),
+        """Record the score with dropout, the trivial one, and the surest mistakes."""
+        dropping = metrics.accuracy_with_dropout(
+            outcome.module(), train.images, train.labels, prepare=train.normalize
         )
-        for k, (trial, logits) in enumerate(
-            zip(trials, result.predict(test.images).cpu(), strict=True)
-        ):
-            dropping = metrics.accuracy_with_dropout(
-                result.module(k), *seen, prepare=train.normalize
-            )
-            lab.record(
-                trial, train_accuracy_dropout_on=dropping, constant_accuracy=constant
-            )
-            places, answers = metrics.surest_mistakes(logits, test.labels, most=SHOWN)
-            for name, array in plots.mistake_arrays(test, places, answers).items():
-                lab.array(trial, name, array)
+        constant = metrics.constant_accuracy(train.labels, test.labels)
+        lab.record(
+            trial, train_accuracy_dropout_on=dropping, constant_accuracy=constant
+        )
+        places, answers = metrics.surest_mistakes(logits, test.labels, most=SHOWN)
+        for name, array in plots.mistake_arrays(test, places, answers).items():
+            lab.array(trial, name, array)
 
     def active_claims(self) -> tuple[Claim, ...]:
-        """The claims whose networks this configuration runs; what is published was
-        measured on MNIST.
-        """
-        run, mnist = {*self.names, None}, self.data == "mnist"
-        many = {"equality": {*TRIO} <= run, "correlation": len(self.names) > 2}
-        return tuple(
-            claim if mnist else replace(claim, published=None)
-            for claim in self.claims
-            if {claim.first, claim.second, network := claim.where.get("network")} <= run
-            and many.get(claim.kind, True) and (mnist or network != FAST)
-        )  # fmt: skip
+        """The claims on networks that are run; what is published is of MNIST."""
+        names, mnist = self.compared.names, self.data == "mnist"
+        claims = []
+        for claim in super().active_claims():
+            if claim.kind == "equality" and not {*TRIO} <= {*names}:
+                continue
+            # Two networks have no order that a third could break.
+            if claim.kind == "correlation" and len(names) < 3:
+                continue
+            if claim.where.get("network") == FAST and not mnist:
+                continue
+            claims.append(claim if mnist else replace(claim, published=None))
+        return tuple(claims)
 
     def baselines(self, records: Records) -> dict[str, Mapping[str, float]]:
         """What always saying the most frequent class of the training images scores."""
         scores = records.values("constant_accuracy")
-        return (
-            {"test_accuracy": {"always the most frequent class": scores[0]}}
-            if scores
-            else {}
-        )
+        if not scores:
+            return {}
+        return {"test_accuracy": {"always the most frequent class": scores[0]}}
 
-    def figures(self, records: Records) -> dict[str, plots.Figure]:
-        """Accuracy by network, against epochs and against size, and the surest
-        mistakes.
-        """
+    def figures(self, records: Records) -> dict[str, Figure]:
+        """Accuracy by network, epochs and size, and the surest mistakes."""
         accuracy = plots.dots(
-            records, "test_accuracy", by="network", panel_by="", log_y=False, y_label="test accuracy",
+            records,
+            "test_accuracy",
+            by="network",
+            panel_by="",
+            log_y=False,
+            y_label="test accuracy",
             title="Test accuracy after the last epoch",
             caption="Compare the distance of two networks with the spread of the seeds "
-                    "of one.")  # fmt: skip
+            "of one.",
+        )
         splits = {"test images": "test_accuracy", "training images": "train_accuracy"}
         epochs = plots.curves(
-            plots.side_by_side(records, splits, curve="accuracy", factor="images"), "accuracy",
-            color_by="network", panel_by="images", log_y=False, x_label="epochs", y_label="accuracy",
+            plots.side_by_side(records, splits, curve="accuracy", factor="images"),
+            "accuracy",
+            color_by="network",
+            panel_by="images",
+            log_y=False,
+            x_label="epochs",
+            y_label="accuracy",
             title="Accuracy against epochs",
             caption="Without dropout and shifts. The axis leaves out what is far below "
-                    "the final scores.",
-        )  # fmt: skip
-        for ax in epochs.figure.axes:
-            ax.set_ylim(
-                bottom=max(0, 4 * min([0.99, *records.values("test_accuracy")]) - 3)
-            )
+            "the final scores.",
+        )
+        worst = min([0.99, *records.values("test_accuracy")])
+        for axes in epochs.figure.axes:
+            # Four times the worst error is room enough to see the best ones apart.
+            axes.set_ylim(bottom=max(0, 1 - 4 * (1 - worst)))
         size = plots.trend(
-            records, "test_accuracy", color_by="network", log_y=False, title="Test accuracy against size",
+            records,
+            "test_accuracy",
+            color_by="network",
+            log_y=False,
+            title="Test accuracy against size",
             caption="Networks of one size differ in depth alone and stand one above "
-                    "the other.")  # fmt: skip
+            "the other.",
+        )
         mistakes = plots.mistakes(
-            records, by="network", title="The surest mistakes",
+            records,
+            by="network",
+            title="The surest mistakes",
             caption=f"Up to {SHOWN} test images per network, of one seed, the surest "
-                    "wrong answer first.",
-        )  # fmt: skip
+            "wrong answer first.",
+        )
         return {
             "accuracy": accuracy,
             "epochs": epochs,

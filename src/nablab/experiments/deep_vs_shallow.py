@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from math import log10, nan
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from math import ceil, log10, nan
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from nablab import data, models, plots, training
 from nablab.contract import (
@@ -13,7 +13,9 @@ from nablab.contract import (
     Claim,
     Condition,
     Experiment,
+    Figure,
     Lab,
+    Level,
     Published,
     Records,
     Reported,
@@ -21,11 +23,17 @@ from nablab.contract import (
     Trial,
     Trials,
 )
+from nablab.data.fields import FunctionField
 from nablab.errors import UsageError
-from nablab.settings.bounds import Steps
+from nablab.models.fields import Activation, NetworkList, OwnModelField
+from nablab.settings import Distinct, NotNegative, Positive, Steps
+from nablab.settings.kinds import YOURS
+from nablab.training.fields import OptimizerName
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+    from nablab.data import Target
 
 TRIOS: Mapping[str, Mapping[str, str]] = {
     # 571, 572 and 571 parameters.
@@ -44,8 +52,7 @@ TRIOS: Mapping[str, Mapping[str, str]] = {
     "none": {},
 }
 PAPER_TARGETS = ("sinc", "sign_sin", "quadratic_sine", "sawtooth")
-YOURS = "yours"
-MEAN = "mean of the training targets"
+MEAN, SPLINE = "mean of the training targets", "cubic spline through the points"
 # Under these settings a training here is the one that courses reported: a step is an
 # epoch.
 SINC: Mapping[str, Any] = {"trio": "equal", "optimizer": "Adam", "threshold": 1e-3}
@@ -118,18 +125,16 @@ class DeepVsShallow(Experiment):
 
     topic: ClassVar[str] = "optimization"
 
-    targets: tuple[str, ...] = ("sinc", "sign_sin")
+    targets: Annotated[tuple[FunctionField, ...], Distinct()] = ("sinc", "sign_sin")
     trio: Literal["equal", "unmatched", "none"] = "equal"
-    networks: tuple[str, ...] = ()
-    model: str | None = None
-    activation: Literal[
-        "leaky_relu", "relu", "tanh", "sigmoid", "gelu", "silu", "elu"
-    ] = "leaky_relu"
-    optimizer: Literal["Adam", "AdamW", "RMSprop", "SGD"] = "Adam"
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.0
+    networks: NetworkList = ()
+    model: OwnModelField = None
+    activation: Activation = "leaky_relu"
+    optimizer: OptimizerName = "Adam"
+    learning_rate: Positive = 1e-3
+    weight_decay: NotNegative = 0.0
     steps: Steps = 20_000
-    threshold: float = 1e-3
+    threshold: Positive = 1e-3
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "quick": {
@@ -144,47 +149,99 @@ class DeepVsShallow(Experiment):
     claims: ClassVar[tuple[Claim, ...]] = (
         # Trials of one seed share nothing but the data, for the architectures differ:
         # not paired.
-        Claim.less("held_out_mse", "deep", "shallow", within="target", **DECADES,
-                   sentence="The deep network has a lower held-out error than the "
-                            "shallow one",
-                   answer=Answer(supported="at an equal number of parameters the deep "
-                                           "network errs less",
-                                 refuted="at an equal number of parameters depth does "
-                                         "not help",
-                                 open="whether depth helps")),
-        Claim.less("train_mse", "deep", "shallow", where={"target": "sign_sin"}, **DECADES,
-                   published=Published(log10(0.052 / 0.184), "one course, one seed; "
-                                                             "another course: 0.36"),
-                   sentence="On sign_sin the deep network has a lower training loss "
-                            "than the shallow one"),
-        Claim.less("steps_to_threshold", "deep", "shallow", by="model", where={"target": "sinc"},
-                   scale="ranks", smallest_effect=0.3,
-                   published=Published(961, "one course, one seed, at 0.001; shallow "
-                                            "2,186", of="metric"),
-                   sentence="On sinc the deep network gets below the threshold sooner "
-                            "than the shallow one"),
-        Claim.at_least("held_out_mse", 1e-3, where={"target": "sawtooth", "model": "deep"},
-                       sentence="Training does not find the sawtooth, although a "
-                                "smaller network equals it",
-                       answer=Answer(supported="training misses a sawtooth that a "
-                                               "smaller deep network could represent",
-                                     refuted="training finds the sawtooth",
-                                     open="whether training finds the sawtooth")),
-        Claim.equal("parameters", by="model", margin=0.01, exact=True,
-                    sentence="The compared networks have the same number of parameters "
-                             "within 1 %"),
-    )  # fmt: skip
+        Claim.less(
+            "held_out_mse",
+            "deep",
+            "shallow",
+            within="target",
+            **DECADES,
+            sentence="The deep network has a lower held-out error than the shallow one",
+            answer=Answer(
+                supported="at an equal number of parameters the deep network errs less",
+                refuted="at an equal number of parameters depth does not help",
+                open="whether depth helps",
+            ),
+        ),
+        Claim.less(
+            "train_mse",
+            "deep",
+            "shallow",
+            where={"target": "sign_sin"},
+            **DECADES,
+            published=Published(
+                log10(0.052 / 0.184), "one course, one seed; another course: 0.36"
+            ),
+            sentence="On sign_sin the deep network has a lower training loss than the "
+            "shallow one",
+        ),
+        Claim.less(
+            "steps_to_threshold",
+            "deep",
+            "shallow",
+            by="model",
+            where={"target": "sinc"},
+            scale="ranks",
+            smallest_effect=0.3,
+            published=Published(
+                961, "one course, one seed, at 0.001; shallow 2,186", of="metric"
+            ),
+            sentence="On sinc the deep network gets below the threshold sooner than "
+            "the shallow one",
+        ),
+        Claim.at_least(
+            "held_out_mse",
+            1e-3,
+            where={"target": "sawtooth", "model": "deep"},
+            sentence="Training does not find the sawtooth, although a smaller network "
+            "equals it",
+            answer=Answer(
+                supported="training misses a sawtooth that a smaller deep network "
+                "could represent",
+                refuted="training finds the sawtooth",
+                open="whether training finds the sawtooth",
+            ),
+        ),
+        Claim.equal(
+            "parameters",
+            by="model",
+            margin=0.01,
+            exact=True,
+            sentence="The compared networks have the same number of parameters within "
+            "1 %",
+        ),
+    )
     reported: ClassVar[tuple[Reported, ...]] = (
-        *(Reported(who="a course", setting=f"sinc, {model} network, Adam", seeds=1, value=epochs,
-                   quantity="epochs until the loss is 0.001", metric="steps_to_threshold",
-                   where={"target": "sinc", "model": model}, fields=SINC)
-          for model, epochs in {"deep": 961, "middle": 857, "shallow": 2_186}.items()),
-        *(Reported(who=who, setting=f"sign_sin, {model} network, 20,000 epochs", seeds=1, value=loss,
-                   quantity="training loss", metric="train_mse",
-                   where={"target": "sign_sin", "model": model}, fields=SIGN_SIN)
-          for who, losses in (("a course", (0.052, 0.122, 0.184)), ("another course", (0.423, 0.098, 0.184)))
-          for model, loss in zip(("deep", "middle", "shallow"), losses, strict=True)),
-    )  # fmt: skip
+        *(
+            Reported(
+                who="a course",
+                setting=f"sinc, {model} network, Adam",
+                seeds=1,
+                value=epochs,
+                quantity="epochs until the loss is 0.001",
+                metric="steps_to_threshold",
+                where={"target": "sinc", "model": model},
+                fields=SINC,
+            )
+            for model, epochs in {"deep": 961, "middle": 857, "shallow": 2_186}.items()
+        ),
+        *(
+            Reported(
+                who=who,
+                setting=f"sign_sin, {model} network, 20,000 epochs",
+                seeds=1,
+                value=loss,
+                quantity="training loss",
+                metric="train_mse",
+                where={"target": "sign_sin", "model": model},
+                fields=SIGN_SIN,
+            )
+            for who, losses in (
+                ("a course", (0.052, 0.122, 0.184)),
+                ("another course", (0.423, 0.098, 0.184)),
+            )
+            for model, loss in zip(("deep", "middle", "shallow"), losses, strict=True)
+        ),
+    )
     exercises: ClassVar[tuple[str, ...]] = (
         "How many straight pieces can each of the three networks draw at most? Count "
         "them in a trained one.",
@@ -214,38 +271,11 @@ class DeepVsShallow(Experiment):
         return [*self.widths, *([YOURS] if self.model else [])]
 
     def validate(self) -> None:
-        """Check every target, every network, and the user's own one on a few points."""
-        for key in ("learning_rate", "threshold", "steps"):
-            if not 0 < getattr(self, key) < float("inf"):
-                raise UsageError(
-                    f"{key}={getattr(self, key)} is impossible: it must "
-                    "be above 0 and finite."
-                )
-        if not 0 <= self.weight_decay < float("inf"):
-            raise UsageError(
-                f"weight_decay={self.weight_decay} is impossible: it must be 0 or more."
-            )
-        if len(set(self.targets)) < len(self.targets) or len(set(self.names)) < len(
-            self.names
-        ):
-            raise UsageError(
-                "targets and networks name each one once; one of them is given twice."
-            )
-        if not self.targets or not self.names:
-            raise UsageError(
-                "There is nothing to compare: give at least one of "
-                "targets and one network."
-            )
-        for spec in self.targets:
-            data.target(spec)
-        for widths in map(models.parse_widths, self.networks):
-            if widths[0] != 1 or widths[-1] != 1:
-                raise UsageError(
-                    f"networks: {list(widths)} must begin and end with 1, as in 1-9-1."
-                )
-        if self.model is not None:
-            x, y = data.target(self.targets[0]).train()
-            models.check_output(models.load_factory(self.model)(), x[:5], y[:5].shape)
+        """Check that there is something to compare, and that it takes one number."""
+        if not self.names:
+            raise UsageError("There is nothing to compare: give at least one network.")
+        compared = models.Networks((*self.widths.values(),), self.model)
+        compared.check(data.task(self.targets[0]))
 
     def conditions(self) -> list[Condition]:
         """Every target with every network."""
@@ -254,10 +284,6 @@ class DeepVsShallow(Experiment):
             for target in self.targets
             for name in self.names
         ]
-
-    def sources(self) -> Mapping[str, str]:
-        """The user's network: a changed file makes a new run."""
-        return {"model": models.source_hash(self.model)} if self.model else {}
 
     def network_of(self, condition: Condition) -> nn.Module:
         """See `Experiment.network_of`."""
@@ -268,21 +294,19 @@ class DeepVsShallow(Experiment):
         return "mse", data.target(str(trial.condition["target"])).train()
 
     def run(self, trials: Trials, lab: Lab) -> None:
-        """Train one network per seed on the full batch and score it between the
-        training points.
-        """
-        condition = trials.condition
-        build = self.builder(str(condition["model"]))
-        target = data.target(str(condition["target"]))
+        """Train a network per seed and score it between the training points."""
+        build = self.builder(str(trials.condition["model"]))
+        target = data.target(str(trials.condition["target"]))
         x_held_out, y_held_out = target.held_out()
-        optimizer = getattr(training, self.optimizer)
         result = lab.train(
             training.Supervised(build),
             target.train(),
             training.Recipe(
                 steps=self.steps,
-                optimizer=optimizer(
-                    learning_rate=self.learning_rate, weight_decay=self.weight_decay
+                optimizer=training.optimizer(
+                    self.optimizer,
+                    learning_rate=self.learning_rate,
+                    weight_decay=self.weight_decay,
                 ),
                 held_out={"held_out": (x_held_out, y_held_out)},
                 converged=training.Plateau(window_steps=max(1, self.steps // 10)),
@@ -292,27 +316,31 @@ class DeepVsShallow(Experiment):
         )
         errors = _errors(result.predict(x_held_out), y_held_out)
         errors_at_best = _errors(result.predict(x_held_out, at="best"), y_held_out)
-        for k, trial in enumerate(trials):
+        steps_to_threshold = result.steps_to(self.threshold)
+        for place, trial in enumerate(trials):
             lab.record(
                 trial,
-                train_mse=result.final[k],
-                held_out_mse=errors[k],
-                best_train_mse=result.best[k],
-                held_out_mse_at_best=errors_at_best[k],
-                steps_to_threshold=result.steps_to(self.threshold)[k],
+                train_mse=result.final[place],
+                held_out_mse=errors[place],
+                best_train_mse=result.best[place],
+                held_out_mse_at_best=errors_at_best[place],
+                steps_to_threshold=steps_to_threshold[place],
                 parameters=_count(build()),
-                converged=bool(result.converged[k]),
-                stop_reason=result.stop_reason[k],
+                converged=bool(result.converged[place]),
+                stop_reason=result.stop_reason[place],
             )
-            lab.curve(trial, "train_mse", *_thinned(result.train_loss[k]))
-            lab.curve(
-                trial,
-                "held_out_mse",
-                result.evaluation_steps,
-                result.evaluations["held_out_loss"][k],
-            )
+            lab.curve(trial, "train_mse", *_thinned(result.train_loss[place]))
+            held_out = result.evaluations["held_out_loss"][place]
+            lab.curve(trial, "held_out_mse", result.evaluation_steps, held_out)
+            lab.array(trial, "reference_errors", [*_references(target).values()])
         self._keep_predictions(target, result, trials, lab)
-        self._warn_of_sizes(lab)
+        sizes = {name: _count(self.builder(name)()) for name in self.names}
+        if max(sizes.values()) > 1.01 * min(sizes.values()):
+            listed = ", ".join(f"{name} {size:,}" for name, size in sizes.items())
+            lab.note(
+                f"Sizes differ ({listed} parameters): size, not depth, may explain a "
+                "better score."
+            )
 
     def builder(self, name: str) -> Callable[[], nn.Module]:
         """What builds one fresh network of a condition."""
@@ -322,128 +350,126 @@ class DeepVsShallow(Experiment):
         return lambda: models.dense(widths, self.activation)
 
     def _keep_predictions(
-        self, target: data.Target, result: Any, trials: Trials, lab: Lab
+        self, target: Target, result: training.Training, trials: Trials, lab: Lab
     ) -> None:
+        """Keep the truth and what every network says, for a figure."""
         import numpy as np
         import torch
 
         x = np.sort(np.concatenate([target.grid(), target.midpoints()]))
-        x = x[:: -(-len(x) // 1_200)]  # figures are some 800 pixels wide
-        predictions = (
-            result.predict(torch.from_numpy(x).float()[:, None])[..., 0].cpu().numpy()
-        )
-        for k, trial in enumerate(trials):
+        # Figures are some 800 pixels wide.
+        x = x[:: ceil(len(x) / 1_200)]
+        outputs = result.predict(torch.from_numpy(x).float()[:, None])
+        predictions = outputs[..., 0].cpu().numpy()
+        for place, trial in enumerate(trials):
             lab.array(trial, "x", x.astype(np.float32))
             lab.array(trial, "truth", target.truth(x).astype(np.float32))
-            lab.array(trial, "prediction", predictions[k])
-
-    def _warn_of_sizes(self, lab: Lab) -> None:
-        sizes = {name: _count(self.builder(name)()) for name in self.names}
-        if max(sizes.values()) > 1.01 * min(sizes.values()):
-            listed = ", ".join(f"{name} {size:,}" for name, size in sizes.items())
-            lab.note(
-                f"Sizes differ ({listed} parameters): size, not depth, may "
-                "explain a better score."
-            )
+            lab.array(trial, "prediction", predictions[place])
 
     def active_claims(self) -> tuple[Claim, ...]:
         """The claims whose targets and networks this configuration runs."""
-        run = {*self.targets, *self.names, None}
         return tuple(
             claim
-            for claim in self.claims
-            if {claim.first, claim.second, *claim.where.values()} <= run
-            and (len(self.names) > 1 or claim.kind != "equality")
+            for claim in super().active_claims()
+            if len(self.names) > 1 or claim.kind != "equality"
         )
-
-    def references_of(self, spec: str) -> dict[str, float]:
-        """Held-out errors to compare with: the mean, a cubic spline, and the exact
-        sawtooth network.
-        """
-        import numpy as np
-        from scipy.interpolate import CubicSpline
-
-        target = data.target(spec)
-        x, y, seen = (
-            target.midpoints(),
-            target.truth(target.midpoints()),
-            target.truth(target.grid()),
-        )
-        found = {
-            MEAN: seen.mean(),
-            "cubic spline through the points": CubicSpline(target.grid(), seen)(x),
-        }
-        depth = data.sawtooth_depth(spec)
-        if depth is not None and target.low >= 0 and target.high <= 1:
-            exact = models.sawtooth_network(depth)(target.held_out()[0])[:, 0]
-            found[f"exact network, {6 * depth + 1} parameters"] = exact.detach().numpy()
-        return {
-            name: float(np.mean((prediction - y) ** 2))
-            for name, prediction in found.items()
-        }
 
     def baselines(self, records: Records) -> dict[str, Mapping[str, float]]:
-        """The held-out errors of `references_of`, for every target."""
-        pairs = [
-            (spec, *item)
+        """For every target the errors of the mean, a spline and an exact network."""
+        errors = {
+            f"{spec}: {name}": error
             for spec in self.targets
-            for item in self.references_of(spec).items()
-        ]
+            for name, error in _kept_references(records, spec).items()
+        }
+        return {"held_out_mse": errors}
+
+    def figures(self, records: Records) -> dict[str, Figure]:
+        """Loss against steps, truth and predictions, and the final errors."""
+        means: dict[Level, Mapping[str, float]] = {}
+        for spec in self.targets:
+            errors = _kept_references(records, spec)
+            means[spec] = {MEAN: errors[MEAN]} if errors else {}
         return {
-            "held_out_mse": {f"{spec}: {name}": value for spec, name, value in pairs}
+            "loss": plots.curves(
+                records,
+                curve="train_mse",
+                log_x=True,
+                x_label="steps (full batch)",
+                y_label="training loss (MSE)",
+                title="Loss against steps",
+                caption="See how far the seeds of one network lie apart, and the long "
+                "plateaus before a fall.",
+            ),
+            "predictions": plots.predictions(
+                records,
+                title="Truth and predictions",
+                caption="See the jumps and the outer waves: a network that gave up "
+                "there is nearly flat.",
+            ),
+            "error": plots.dots(
+                records,
+                "held_out_mse",
+                log_y=True,
+                baselines=means,
+                y_label="held-out error (MSE)",
+                title="Final error between the training points",
+                caption="A network at the line has learned nothing but the mean.",
+            ),
         }
 
-    def figures(self, records: Records) -> dict[str, plots.Figure]:
-        """Loss against steps, truth and predictions, and the final error of every
-        network.
-        """
-        loss = plots.curves(
-            records,
-            curve="train_mse",
-            log_x=True,
-            x_label="steps (full batch)",
-            y_label="training loss (MSE)",
-            title="Loss against steps",
-            caption="See how far the seeds of one network lie apart, and the long "
-            "plateaus before a fall.",
-        )
-        predictions = plots.predictions(
-            records,
-            title="Truth and predictions",
-            caption="See the jumps and the outer waves: a network that gave up there "
-            "is nearly flat.",
-        )
-        means: Any = {
-            spec: {MEAN: self.references_of(spec)[MEAN]} for spec in self.targets
-        }
-        error = plots.dots(
-            records,
-            "held_out_mse",
-            log_y=True,
-            baselines=means,
-            y_label="held-out error (MSE)",
-            title="Final error between the training points",
-            caption="A network at the line has learned nothing but the mean.",
-        )
-        return {"loss": loss, "predictions": predictions, "error": error}
+
+def _references(target: Target) -> dict[str, float]:
+    """Held-out errors to compare with: the mean, a cubic spline, an exact network."""
+    import numpy as np
+    from scipy.interpolate import CubicSpline
+
+    x, seen = target.midpoints(), target.truth(target.grid())
+    predictions = {MEAN: seen.mean(), SPLINE: CubicSpline(target.grid(), seen)(x)}
+    depth = data.sawtooth_depth(target.name)
+    if depth is not None and target.low >= 0 and target.high <= 1:
+        exact = models.sawtooth_network(depth)(target.held_out()[0])[:, 0]
+        predictions[_exact(depth)] = exact.detach().numpy()
+    truth = target.truth(x)
+    return {
+        name: float(np.mean((prediction - truth) ** 2))
+        for name, prediction in predictions.items()
+    }
+
+
+def _kept_references(records: Records, spec: str) -> dict[str, float]:
+    """What `_references` gave for a target, from the records."""
+    errors = records.where(target=spec).shared_array("reference_errors")
+    if errors is None:
+        return {}
+    names = [MEAN, SPLINE, _exact(data.sawtooth_depth(spec) or 0)]
+    return dict(zip(names, map(float, errors), strict=False))
+
+
+def _exact(depth: int) -> str:
+    """What the network is called that is the sawtooth of this depth."""
+    return f"exact network, {6 * depth + 1} parameters"
 
 
 def _count(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
 
-def _errors(predictions: Any, y: Any) -> Any:
-    """Mean squared error per replica, NaN if it diverged: (K, N, 1) against (N, 1)
-    gives float64 (K,).
+def _errors(predictions: Tensor, y: Tensor) -> Any:
+    """Mean squared error per replica, NaN if it diverged.
+
+    Args:
+        predictions: (K, N, 1).
+        y: (N, 1).
+
+    Returns:
+        float64 (K,).
     """
     errors = (predictions.cpu().double() - y.double()).square().mean(dim=(1, 2))
     return errors.nan_to_num(nan, posinf=nan).numpy()
 
 
 def _thinned(losses: Any) -> tuple[Any, Any]:
-    """About 500 steps, evenly spaced on a logarithmic axis, as far as the loss is a
-    number.
-    """
+    """About 500 steps, evenly spaced on a log axis, while the loss is finite."""
     import numpy as np
 
     steps = np.unique(np.geomspace(1, len(losses), 500).astype(np.int64)) - 1

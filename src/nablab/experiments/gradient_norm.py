@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from math import log10
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from math import log10, nan
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from annotated_types import Le
+from annotated_types import Ge, Le
 
 from nablab import data, models, plots, training
 from nablab.contract import (
@@ -16,6 +16,7 @@ from nablab.contract import (
     Condition,
     Curve,
     Experiment,
+    Figure,
     Lab,
     Published,
     Record,
@@ -25,20 +26,20 @@ from nablab.contract import (
     Trial,
     Trials,
 )
-from nablab.errors import UsageError
-from nablab.settings.bounds import Samples, Steps
+from nablab.data.fields import TaskField
+from nablab.models.fields import Activation, NetworkList, OwnModelField
+from nablab.settings import Distinct, Positive, Samples, Steps
+from nablab.training.fields import OptimizerName
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 DEEP = "1-5-10x5-5-1"  # 571 parameters
 DENSE = "784-256-128-64-10"
-YOURS = "yours"
 # Norms span decades, so they are compared by their ratio; a factor of 1.5 is the
 # smallest that matters.
 DECADES: Mapping[str, Any] = {"scale": "log10", "smallest_effect": log10(1.5)}
-# stretches of the training whose mean norms are compared, so that single spikes do not
-# count
+# Stretches of the training whose mean norms are compared: single spikes do not count.
 BLOCKS = 20
 
 
@@ -107,77 +108,131 @@ class GradientNorm(Experiment):
 
     version: ClassVar[int] = 2
 
-    targets: tuple[str, ...] = ("sinc", "sine_plus_x@2000")
-    networks: tuple[str, ...] = (DEEP, "1-500-1", "1-10-30x3-1")
-    model: str | None = None
-    activation: Literal[
-        "leaky_relu", "relu", "tanh", "sigmoid", "gelu", "silu", "elu"
-    ] = "relu"
-    optimizer: Literal["Adam", "AdamW", "RMSprop", "SGD"] = "Adam"
-    learning_rate: float = 1e-3
+    targets: Annotated[tuple[TaskField, ...], Distinct()] = ("sinc", "sine_plus_x@2000")
+    networks: NetworkList = (DEEP, "1-500-1", "1-10-30x3-1")
+    model: OwnModelField = None
+    activation: Activation = "relu"
+    optimizer: OptimizerName = "Adam"
+    learning_rate: Positive = 1e-3
     batch_size: Samples | None = None
     minibatch: Samples = 32
     samples: Samples | None = None
     steps: Steps = 2_000
-    measurements: Annotated[int, Le(100_000)] = 100
+    measurements: Annotated[int, Ge(1), Le(100_000)] = 100
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "quick": {"targets": ("sinc",), "networks": (DEEP, "1-500-1"), "seeds": 10},
         "standard": {"seeds": 10},
         "paper": {"targets": ("sinc", "sine_plus_x@20000"), "seeds": 30},
-        "mnist": {"targets": ("mnist",), "networks": ("lenet", DENSE), "batch_size": 64, "minibatch": 64,
-                  "samples": 6_000, "steps": 2 * 938, "measurements": 40, "seeds": 8},
-    }  # fmt: skip
+        "mnist": {
+            "targets": ("mnist",),
+            "networks": ("lenet", DENSE),
+            "batch_size": 64,
+            "minibatch": 64,
+            "samples": 6_000,
+            "steps": 2 * 938,
+            "measurements": 40,
+            "seeds": 8,
+        },
+    }
     claims: ClassVar[tuple[Claim, ...]] = (
-        Claim.at_most("norm_at_end_over_start", 1.0, within="model", **DECADES,
-                      quantity="gradient norm at the end over that at the start",
-                      sentence="The gradient norm is lower at the end of training than "
-                               "at its start",
-                      answer=Answer(supported="the gradient's norm ends lower than it "
-                                              "began",
-                                    refuted="the gradient's norm does not end lower "
-                                            "than it began",
-                                    open="whether the norm ends lower than it began")),
-        *(Claim.at_least("norm_at_peak_over_start", 1.5, within="target", where={"model": model},
-                         scale="log10", quantity="highest gradient norm over that at "
-                                                 "the start",
-                         sentence=f"The norm of {model} first rises to 1.5 times its "
-                                  "start or more")
-          for model in (DEEP, "1-500-1", "1-10-30x3-1", "lenet", DENSE)),
-        Claim.at_least("share_falling", 0.95, within="model",
-                       quantity="share of twentieths that are lower than the one "
-                                "before",
-                       sentence="The norm declines steadily: every twentieth of the "
-                                "training is lower",
-                       answer=Answer(supported="the norm declines steadily",
-                                     refuted="on the way the norm does not decline "
-                                             "steadily",
-                                     open="whether the norm declines steadily")),
-        Claim.at_least("tau_with_loss", 0.0, within="model", smallest_effect=0.2,
-                       quantity="Kendall's tau of norm with loss",
-                       sentence="Norm and loss fall and level off together (Kendall's "
-                                "tau over steps)"),
-        Claim.at_most("norm_at_1800_over_100", 1.0, where={"model": DEEP, "target": "sinc"}, **DECADES,
-                      quantity="norm at step 1,800 over that at step 100",
-                      published=Published(0.0057 / 0.0428, "course A, one seed", of="metric"),
-                      sentence="On sinc the norm falls between steps 100 and 1,800"),
-        Claim.at_least("minibatch_over_full_norm", 1.5, within="model", scale="log10",
-                       quantity="minibatch norm over full-batch norm",
-                       sentence="At the end the minibatch norm is one and a half times "
-                                "the full one or more"),
-    )  # fmt: skip
+        Claim.at_most(
+            "norm_at_end_over_start",
+            1.0,
+            within="model",
+            **DECADES,
+            quantity="gradient norm at the end over that at the start",
+            sentence="The gradient norm is lower at the end of training than at its "
+            "start",
+            answer=Answer(
+                supported="the gradient's norm ends lower than it began",
+                refuted="the gradient's norm does not end lower than it began",
+                open="whether the norm ends lower than it began",
+            ),
+        ),
+        *(
+            Claim.at_least(
+                "norm_at_peak_over_start",
+                1.5,
+                within="target",
+                where={"model": model},
+                scale="log10",
+                quantity="highest gradient norm over that at the start",
+                sentence=f"The norm of {model} first rises to 1.5 times its start or "
+                "more",
+            )
+            for model in (DEEP, "1-500-1", "1-10-30x3-1", "lenet", DENSE)
+        ),
+        Claim.at_least(
+            "share_falling",
+            0.95,
+            within="model",
+            quantity="share of twentieths that are lower than the one before",
+            sentence="The norm declines steadily: every twentieth of the training is "
+            "lower",
+            answer=Answer(
+                supported="the norm declines steadily",
+                refuted="on the way the norm does not decline steadily",
+                open="whether the norm declines steadily",
+            ),
+        ),
+        Claim.at_least(
+            "tau_with_loss",
+            0.0,
+            within="model",
+            smallest_effect=0.2,
+            quantity="Kendall's tau of norm with loss",
+            sentence="Norm and loss fall and level off together (Kendall's tau over "
+            "steps)",
+        ),
+        Claim.at_most(
+            "norm_at_1800_over_100",
+            1.0,
+            where={"model": DEEP, "target": "sinc"},
+            **DECADES,
+            quantity="norm at step 1,800 over that at step 100",
+            published=Published(0.0057 / 0.0428, "course A, one seed", of="metric"),
+            sentence="On sinc the norm falls between steps 100 and 1,800",
+        ),
+        Claim.at_least(
+            "minibatch_over_full_norm",
+            1.5,
+            within="model",
+            scale="log10",
+            quantity="minibatch norm over full-batch norm",
+            sentence="At the end the minibatch norm is one and a half times the full "
+            "one or more",
+        ),
+    )
     reported: ClassVar[tuple[Reported, ...]] = (
-        *(Reported(who="course A", setting="sinc, network of 571 parameters, epoch "
-                                           f"{epoch:,}", seeds=1,
-                   quantity="gradient norm", value=norm, metric=f"norm_at_{epoch}",
-                   where={"model": DEEP, "target": "sinc"},
-                   fields={"optimizer": "Adam", "learning_rate": 1e-3})
-          for epoch, norm in {100: 0.0428, 1_800: 0.0057}.items()),
-        Reported(who="course C", setting="one training", quantity="course of the norm", seeds=1,
-                 value="rises first, then falls and levels off together with the loss"),
-        Reported(who="course E", setting="one training", quantity="course of the norm", seeds=1,
-                 value="declines steadily"),
-    )  # fmt: skip
+        *(
+            Reported(
+                who="course A",
+                setting=f"sinc, network of 571 parameters, epoch {epoch:,}",
+                seeds=1,
+                quantity="gradient norm",
+                value=norm,
+                metric=f"norm_at_{epoch}",
+                where={"model": DEEP, "target": "sinc"},
+                fields={"optimizer": "Adam", "learning_rate": 1e-3},
+            )
+            for epoch, norm in {100: 0.0428, 1_800: 0.0057}.items()
+        ),
+        Reported(
+            who="course C",
+            setting="one training",
+            quantity="course of the norm",
+            seeds=1,
+            value="rises first, then falls and levels off together with the loss",
+        ),
+        Reported(
+            who="course E",
+            setting="one training",
+            quantity="course of the norm",
+            seeds=1,
+            value="declines steadily",
+        ),
+    )
     exercises: ClassVar[tuple[str, ...]] = (
         "Set optimizer=SGD and learning_rate=0.05. Does the norm still jitter at the "
         "end, and why not?",
@@ -197,89 +252,36 @@ class GradientNorm(Experiment):
         "arXiv:1412.6980.",
     )
 
-    @property
-    def names(self) -> list[str]:
-        """The networks of this configuration, yours last."""
-        return [*self.networks, *([YOURS] if self.model else [])]
-
     def validate(self) -> None:
-        """Check every number, target and network, and the user's own one on a few
-        points.
-        """
-        for key in (
-            "learning_rate",
-            "steps",
-            "measurements",
-            "minibatch",
-            "batch_size",
-            "samples",
-        ):
-            value = getattr(self, key)
-            if value is not None and not 0 < value < float("inf"):
-                raise UsageError(
-                    f"{key}={value} is impossible: it must be above 0 and finite."
-                )
-        if len(set(self.targets)) < len(self.targets) or len(set(self.names)) < len(
-            self.names
-        ):
-            raise UsageError(
-                "targets and networks name each one once; one of them is given twice."
-            )
-        if not self.targets or not self.names:
-            raise UsageError(
-                "There is nothing to train: give at least one of targets "
-                "and one network."
-            )
+        """Check that every network takes every target, and its last batch."""
         for task in map(data.task, self.targets):
-            form: Any = {"shape": task.shape, "outputs": task.outputs}
-            form |= {"samples": task.train_samples, "batch_sizes": [self.batch_size]}
-            for network in self.networks:
-                models.check_network(network, **form)
-            if self.model is not None:
-                models.check_model(self.model, **form)
-
-    def data_sets(self) -> tuple[str, ...]:
-        """The images among the targets."""
-        return data.image_sets(self.targets)
+            self.compared.check(task, batch_sizes=[self.batch_size])
 
     def conditions(self) -> list[Condition]:
         """Every target with every network."""
         return [
             Condition(model=name, target=target)
             for target in self.targets
-            for name in self.names
+            for name in self.compared.names
         ]
-
-    def sources(self) -> Mapping[str, str]:
-        """The user's network: a changed file makes a new run."""
-        return {"model": models.source_hash(self.model)} if self.model else {}
 
     def active_claims(self) -> tuple[Claim, ...]:
         """The claims whose target, network and steps this configuration runs."""
-        run = {*self.targets, *self.names}
-        claims = (claim for claim in self.claims if set(claim.where.values()) <= run)
         return tuple(
-            c
-            for c in claims
-            if c.metric != "norm_at_1800_over_100" or self.steps >= 1_800
+            claim
+            for claim in super().active_claims()
+            if claim.metric != "norm_at_1800_over_100" or self.steps >= 1_800
         )
 
-    def builder(self, name: str, task: data.Task) -> Callable[[], nn.Module]:
-        """What builds one fresh network of a condition."""
-        if name == YOURS and self.model is not None:
-            return models.load_factory(self.model)
-        form: Any = {
-            "shape": task.shape,
-            "outputs": task.outputs,
-            "activation": self.activation,
-        }
-        return lambda: models.network(name, **form)
+    @property
+    def compared(self) -> models.Networks:
+        """The networks, yours last."""
+        return models.Networks(self.networks, self.model, self.activation)
 
     def network_of(self, condition: Condition) -> nn.Module:
         """See `Experiment.network_of`."""
-        return self.builder(
-            str(condition["model"]), data.task(str(condition["target"]))
-        )()
+        task = data.task(str(condition["target"]))
+        return self.compared.builder(str(condition["model"]), task)()
 
     def objective(self, trial: Trial, lab: Seeds) -> tuple[Any, tuple[Tensor, Tensor]]:
         """See `Experiment.objective`."""
@@ -288,106 +290,123 @@ class GradientNorm(Experiment):
 
     def run(self, trials: Trials, lab: Lab) -> None:
         """Train one network per seed and measure its gradients on the way."""
-        import numpy as np
-
-        condition = trials.condition
-
-        task = data.task(str(condition["target"]))
-        build, pair = self.builder(str(condition["model"]), task), task.train()
-        every = max(1, self.steps // self.measurements)
-        how: Any = {"loss": task.loss, "prepare": task.prepare}
-        sizes: Any = {"minibatch": self.minibatch, "samples": self.samples}
-        probe = training.GradientNorms(build, pair, every=every, **sizes, **how)
+        task = data.task(str(trials.condition["target"]))
+        build = self.compared.builder(str(trials.condition["model"]), task)
+        samples, every = task.train(), max(1, self.steps // self.measurements)
+        probe = training.GradientNorms(
+            build,
+            samples,
+            every=every,
+            minibatch=self.minibatch,
+            samples=self.samples,
+            loss=task.loss,
+            prepare=task.prepare,
+        )
         result = lab.train(
             training.Supervised(build, task.loss),
-            pair,
+            samples,
             training.Recipe(
                 steps=self.steps,
                 batch_size=self.batch_size,
-                optimizer=getattr(training, self.optimizer)(
-                    learning_rate=self.learning_rate
+                optimizer=training.optimizer(
+                    self.optimizer, learning_rate=self.learning_rate
                 ),
                 prepare=task.prepare,
-                # the first points are no sample
+                # The first points of a function are no sample of them.
                 train_samples=self.samples if task.data_set else None,
                 eval_every=every,
                 probes=[probe],
             ),
             seeds=[lab.seed(trial, "weights") for trial in trials],
         )
-        estimate = (
-            f"The full-batch norm is an estimate from {self.samples} samples; "
-            "see sampling_error."
-        )
-        for note in (*task.notes, *([estimate] if probe.norm_errors.size else [])):
-            lab.note(note)
-        evaluated = np.searchsorted(result.evaluation_steps, probe.steps)
-        layers, errors = _layers(probe.parts), probe.norm_errors
-        ratios = {
-            name: value
-            for name, value in probe.part_ratios.items()
-            if name.endswith("weight")
-        }
-        for k, trial in enumerate(trials):
-            loss = result.evaluations["train_loss"][k][evaluated]
-            lab.curve(trial, "training loss", probe.steps, loss)
-            lab.curve(trial, "full-batch norm", probe.steps, probe.norms[k])
-            lab.curve(
-                trial,
-                f"norm on {self.minibatch} samples",
-                probe.steps,
-                probe.minibatch_norms[k],
+        lab.note(*task.notes)
+        if probe.norm_errors.size:
+            lab.note(
+                f"The full-batch norm is an estimate from {self.samples} samples; see "
+                "sampling_error."
             )
-            for name, norms in _three(layers).items():
-                lab.curve(trial, f"norm, {name}", probe.steps, norms[k])
-            # the last step has no update after it
-            for name, values in _three(ratios).items():
-                lab.curve(trial, f"ratio, {name}", probe.steps[:-1], values[k, :-1])
-            lab.record(
-                trial,
-                train_loss=result.final[k],
-                sampling_error=float((errors[k] / probe.norms[k]).mean())
-                if errors.size
-                else 0.0,
-                stop_reason=result.stop_reason[k],
-                **_statistics(
-                    probe.steps, probe.norms[k], probe.minibatch_norms[k], loss
-                ),
-            )
+        for place, trial in enumerate(trials):
+            self._record(place, trial, result, probe, lab)
 
-    def figures(self, records: Records) -> dict[str, plots.Figure]:
-        """Norms and loss in one figure, then norms and update-to-weight ratios layer by
-        layer.
-        """
-        losses = " or ".join(
-            dict.fromkeys(task.loss_name for task in map(data.task, self.targets))
+    def _record(
+        self,
+        place: int,
+        trial: Trial,
+        result: training.Training,
+        probe: training.GradientNorms,
+        lab: Lab,
+    ) -> None:
+        """Record the norms of one trial, of all weights and by layer, and its loss."""
+        import numpy as np
+
+        evaluated = np.searchsorted(result.evaluation_steps, probe.steps)
+        loss = result.evaluations["train_loss"][place][evaluated]
+        norms, minibatch = probe.norms[place], probe.minibatch_norms[place]
+        lab.curve(trial, "training loss", probe.steps, loss)
+        lab.curve(trial, "full-batch norm", probe.steps, norms)
+        lab.curve(trial, f"norm on {self.minibatch} samples", probe.steps, minibatch)
+        for name, layer in _three(_layers(probe.parts)).items():
+            lab.curve(trial, f"norm, {name}", probe.steps, layer[place])
+        weights = {n: r for n, r in probe.part_ratios.items() if n.endswith("weight")}
+        # The last step has no update after it.
+        for name, ratios in _three(weights).items():
+            lab.curve(trial, f"ratio, {name}", probe.steps[:-1], ratios[place, :-1])
+        sampling_error = 0.0
+        if probe.norm_errors.size:
+            sampling_error = float((probe.norm_errors[place] / norms).mean())
+        lab.record(
+            trial,
+            train_loss=result.final[place],
+            sampling_error=sampling_error,
+            stop_reason=result.stop_reason[place],
+            **_statistics(probe.steps, norms, minibatch, loss),
         )
-        cases: Any = {"curve": "value", "color_by": "curve", "panel_by": "case"}
-        both = plots.curves(
-            _by_curve(records, lambda name: ", " not in name), **cases,
-            y_label=f"gradient norm, loss ({losses})", title="Gradient norm and loss",
-            caption="See where the minibatch norm parts from the full one: from there "
-                    "on it shows noise.",
-        )  # fmt: skip
-        layers = plots.curves(
-            _by_curve(records, lambda name: name.startswith("norm, ")), **cases,
-            y_label="gradient norm of one layer", title="Gradient norm of each layer",
-            caption="Weights and bias together; the first layer is next to the input.",
-        )  # fmt: skip
-        ratios = plots.curves(
-            _by_curve(records, lambda name: name.startswith("ratio, ")), **cases,
-            y_label="update-to-weight ratio of one step", title="Update-to-weight "
-                                                                "ratio of each layer",
-            caption="Weights only. With Adam a falling ratio means that gradients keep "
-                    "changing direction.",
-        )  # fmt: skip
-        return {"norms": both, "layers": layers, "ratios": ratios}
+
+    def figures(self, records: Records) -> dict[str, Figure]:
+        """Norms and loss in one figure, then norms and update ratios by layer."""
+        images = data.image_sets(self.targets)
+        kinds = ["cross-entropy" if t in images else "MSE" for t in self.targets]
+        losses = " or ".join(dict.fromkeys(kinds))
+        return {
+            "norms": _curves(
+                _by_curve(records, lambda name: ", " not in name),
+                y_label=f"gradient norm, loss ({losses})",
+                title="Gradient norm and loss",
+                caption="See where the minibatch norm parts from the full one: from "
+                "there on it shows noise.",
+            ),
+            "layers": _curves(
+                _by_curve(records, lambda name: name.startswith("norm, ")),
+                y_label="gradient norm of one layer",
+                title="Gradient norm of each layer",
+                caption="Weights and bias together; the first layer is next to the "
+                "input.",
+            ),
+            "ratios": _curves(
+                _by_curve(records, lambda name: name.startswith("ratio, ")),
+                y_label="update-to-weight ratio of one step",
+                title="Update-to-weight ratio of each layer",
+                caption="Weights only. With Adam a falling ratio means that gradients "
+                "keep changing direction.",
+            ),
+        }
+
+
+def _curves(records: Records, *, y_label: str, title: str, caption: str) -> Figure:
+    """Curves by color, with a panel per case."""
+    return plots.curves(
+        records,
+        curve="value",
+        color_by="curve",
+        panel_by="case",
+        y_label=y_label,
+        title=title,
+        caption=caption,
+    )
 
 
 def _by_curve(records: Records, wanted: Callable[[str], bool]) -> Records:
-    """One record per wanted curve, so that a figure can color by curve and have a panel
-    per case.
-    """
+    """One record per wanted curve, with its name and case as the condition."""
     return Records(
         Record(
             Condition(
@@ -399,7 +418,7 @@ def _by_curve(records: Records, wanted: Callable[[str], bool]) -> Records:
             curves={"value": Curve(*record.curves[name])},
         )
         for record in records
-        # after the middle layer
+        # The last layer comes after the middle one.
         for name in sorted(record.curves, key=lambda name: "last" in name)
         if wanted(name)
     )
@@ -435,23 +454,20 @@ def _statistics(steps: Any, norms: Any, minibatch: Any, loss: Any) -> dict[str, 
     with np.errstate(divide="ignore", invalid="ignore"):
         full, noisy = np.log10(norms), np.log10(minibatch)
     quarter, tail = max(2, len(full) // 4), max(1, len(full) // 10)
-    means = np.array(
-        [block.mean() for block in np.array_split(full, min(BLOCKS, len(full)))]
-    )
-    ends = [full[np.abs(steps - step).argmin()] for step in (100, 1_800)]
+    blocks = np.array_split(full, min(BLOCKS, len(full)))
+    means = np.array([block.mean() for block in blocks])
+    at_100, at_1800 = (full[np.abs(steps - step).argmin()] for step in (100, 1_800))
+    end, noisy_end = full[-tail:].mean(), noisy[-tail:].mean()
+    falling = float(np.mean(np.diff(means) < 0))
     return {
         "first_norm": float(norms[0]),
-        "final_norm": float(10 ** full[-tail:].mean()),
-        "norm_at_end_over_start": float(10 ** (full[-tail:].mean() - full[0])),
+        "final_norm": float(10**end),
+        "norm_at_end_over_start": float(10 ** (end - full[0])),
         "norm_at_peak_over_start": float(10 ** (full[:quarter].max() - full[0])),
-        "share_falling": float(np.mean(np.diff(means) < 0))
-        if np.isfinite(means).all()
-        else float("nan"),
+        "share_falling": falling if np.isfinite(means).all() else nan,
         "tau_with_loss": float(kendalltau(norms, loss).statistic),
-        "norm_at_1800_over_100": float(10 ** (ends[1] - ends[0])),
-        "norm_at_100": float(10 ** ends[0]),
-        "norm_at_1800": float(10 ** ends[1]),
-        "minibatch_over_full_norm": float(
-            10 ** (noisy[-tail:].mean() - full[-tail:].mean())
-        ),
+        "norm_at_1800_over_100": float(10 ** (at_1800 - at_100)),
+        "norm_at_100": float(10**at_100),
+        "norm_at_1800": float(10**at_1800),
+        "minibatch_over_full_norm": float(10 ** (noisy_end - end)),
     }

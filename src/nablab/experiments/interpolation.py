@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from math import ceil, inf, isfinite, nan
+from math import inf, isfinite, nan
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from annotated_types import Le
+from annotated_types import Ge, Le
 
 from nablab import data, models, plots, training
 from nablab.contract import (
@@ -16,6 +16,7 @@ from nablab.contract import (
     Claim,
     Condition,
     Experiment,
+    Figure,
     Lab,
     Published,
     Records,
@@ -24,39 +25,51 @@ from nablab.contract import (
     Trial,
     Trials,
 )
-from nablab.errors import UsageError, unknown
+from nablab.data.fields import ImagesField
+from nablab.models.fields import NetworkField
 from nablab.models.images import NETWORKS
-from nablab.settings.bounds import Epochs, Samples
+from nablab.settings import Distinct, Epochs, Positive, Samples
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from nablab.data.tasks import Task
+    from nablab.data.tasks import Pair, Task
     from nablab.instruments import Interpolation as Line
+
+    Sets = Mapping[str, Pair]
 
 # In what the second network differs from the first, beside the order of the samples.
 ENDS: Mapping[str, tuple[str, ...]] = {
-    "order": (), "start": ("start",), "batch": ("batch",), "rate": ("rate",),
-    "batch-start": ("batch", "start"), "rate-start": ("rate", "start"),
-}  # fmt: skip
+    "order": (),
+    "start": ("start",),
+    "batch": ("batch",),
+    "rate": ("rate",),
+    "batch-start": ("batch", "start"),
+    "rate-start": ("rate", "start"),
+}
 OUTSIDE = (-1.0, -0.75, -0.5, -0.25, -0.1, 1.1, 1.25, 1.5, 1.75, 2.0)
-# an end is called a minimum if the loss is higher at this distance to both sides
+# An end is called a minimum if the loss is higher at this distance to both sides.
 NEIGHBOR = 0.1
-STABLE = 0.02  # error barrier below which Frankle et al. 2020 call a network stable
+# Frankle et al. 2020 call a network stable below this rise of the error.
+STABLE = 0.02
 BORDER = {"stable below": STABLE}
-AT_ONCE = 500  # samples that are measured at once: the maps of more leave the cache
+# Samples that are measured at once: the maps of more leave the cache.
+AT_ONCE = 500
 TRAIN, TEST = "train", "test"
+# What is recorded of every line, NaN where an end diverged.
 METRICS = (
-    *(
-        "error_barrier",
-        "loss_barrier",
-        "rise_at_ends",
-        "accuracy_lost",
-        "error_near_ends",
-        "train_loss_a",
-    ),
-    *("train_loss_b", "test_accuracy_a", "test_accuracy_b", "distance"),
+    "error_barrier",
+    "loss_barrier",
+    "rise_at_ends",
+    "accuracy_lost",
+    "error_near_ends",
+    "train_loss_a",
+    "train_loss_b",
+    "test_accuracy_a",
+    "test_accuracy_b",
+    "distance",
 )
+Ends = Literal["order", "start", "batch", "rate", "batch-start", "rate-start"]
 
 
 @dataclass(frozen=True)
@@ -115,86 +128,150 @@ class Interpolation(Experiment):
 
     topic: ClassVar[str] = "generalization"
 
-    data: str = "mnist"
-    networks: tuple[str, ...] = ("lenet",)
-    ends: tuple[str, ...] = ("order", "start", "batch", "rate")
+    data: ImagesField = "mnist"
+    networks: Annotated[tuple[NetworkField, ...], Distinct()] = ("lenet",)
+    ends: Annotated[tuple[Ends, ...], Distinct()] = ("order", "start", "batch", "rate")
     batch_size: Samples = 64
     large_batch: Samples = 1_024
-    learning_rate: float = 1e-3
-    large_rate: float = 1e-2
+    learning_rate: Positive = 1e-3
+    large_rate: Positive = 1e-2
     epochs: Epochs = 2
     equal: Literal["epochs", "steps"] = "epochs"
-    alphas: Annotated[int, Le(10_001)] = 21
-    train_samples: Samples = 5_000
+    alphas: Annotated[int, Ge(3), Le(10_001)] = 21
+    train_samples: Annotated[int, Ge(2), Le(10**9)] = 5_000
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "quick": {"data": "digits", "networks": ("784-100-10",), "epochs": 8, "alphas": 11, "seeds": 8},
+        "quick": {
+            "data": "digits",
+            "networks": ("784-100-10",),
+            "epochs": 8,
+            "alphas": 11,
+            "seeds": 8,
+        },
         "standard": {"seeds": 8},
         # As Frankle et al. 2020, whose LeNet is the dense one: 24,000 steps; 30 values
         # of alpha, here 31.
-        "paper": {"networks": ("784-300-100-10", "lenet"), "ends": tuple(ENDS), "batch_size": 60, "seeds": 9,
-                  "epochs": 24, "learning_rate": 1.2e-3, "alphas": 31, "train_samples": 60_000},
-        "batch-norm": {"networks": ("conv6k5p2-bn-pool-conv16k5-bn-pool-120-84",), "seeds": 8,
-                       "ends": ("order", "start"), "epochs": 1, "alphas": 11, "train_samples": 2_000},
-    }  # fmt: skip
+        "paper": {
+            "networks": ("784-300-100-10", "lenet"),
+            "ends": tuple(ENDS),
+            "batch_size": 60,
+            "seeds": 9,
+            "epochs": 24,
+            "learning_rate": 1.2e-3,
+            "alphas": 31,
+            "train_samples": 60_000,
+        },
+        "batch-norm": {
+            "networks": ("conv6k5p2-bn-pool-conv16k5-bn-pool-120-84",),
+            "seeds": 8,
+            "ends": ("order", "start"),
+            "epochs": 1,
+            "alphas": 11,
+            "train_samples": 2_000,
+        },
+    }
     claims: ClassVar[tuple[Claim, ...]] = (
-        Claim.at_most("error_barrier", STABLE, within="network", where={"ends": "order"},
-                      published=Published(STABLE, "Frankle et al. 2020: below it", of="metric"),
-                      sentence="From the same start the test error rises by less than "
-                               "2 % of the samples",
-                      answer=Answer(supported="between two trainings from one start "
-                                              "the line stays low",
-                                    refuted="even between two trainings from one start "
-                                            "the error rises",
-                                    open="whether the line stays low between trainings "
-                                         "from one start")),
-        Claim.greater("error_barrier", "start", "order", by="ends", within="network", paired=True,
-                      sentence="Other initial weights make a higher barrier than "
-                               "another order of samples",
-                      answer=Answer(supported="between trainings from different starts "
-                                              "stands a barrier",
-                                    refuted="different starts make no higher barrier",
-                                    open="whether different starts make a higher "
-                                         "barrier")),
-        Claim.at_least("barrier_removed", 0.5, within="network", where={"ends": "start"},
-                       quantity="share of the loss barrier that matching removes",
-                       sentence="Matching the hidden units removes half of the loss "
-                                "barrier",
-                       answer=Answer(supported="matching hidden units removes half of "
-                                               "the barrier or more",
-                                     refuted="matching hidden units removes less than "
-                                             "half of the barrier",
-                                     open="whether matching hidden units removes half "
-                                          "of the barrier")),
-        Claim.at_least("rise_at_ends", 0.0, within="ends", quantity="rise of the loss just beyond the ends",
-                       sentence="Both ends are minima of the training loss along the "
-                                "line (a course)"),
-        Claim.at_least("accuracy_lost", 0.01, quantity="test accuracy lost from alpha "
-                                                       "= 1.5 to 2",
-                       sentence="From alpha = 1.5 to 2 the test accuracy falls by 1 % "
-                                "or more (a course)"),
-        Claim.at_most("error_near_ends", 0.0, where={"ends": "batch"},
-                      quantity="test error near the small batch's end minus the "
-                               "other's",
-                      sentence="The test error is lower near the end of the small "
-                               "batch (a course)"),
-        Claim.at_least("barrier_of_statistics", 0.0, where={"ends": "start"},
-                       sentence="Statistics collected anew make the error barrier "
-                                "lower"),
-    )  # fmt: skip
+        Claim.at_most(
+            "error_barrier",
+            STABLE,
+            within="network",
+            where={"ends": "order"},
+            published=Published(STABLE, "Frankle et al. 2020: below it", of="metric"),
+            sentence="From the same start the test error rises by less than 2 % of the "
+            "samples",
+            answer=Answer(
+                supported="between two trainings from one start the line stays low",
+                refuted="even between two trainings from one start the error rises",
+                open="whether the line stays low between trainings from one start",
+            ),
+        ),
+        Claim.greater(
+            "error_barrier",
+            "start",
+            "order",
+            by="ends",
+            within="network",
+            paired=True,
+            sentence="Other initial weights make a higher barrier than another order "
+            "of samples",
+            answer=Answer(
+                supported="between trainings from different starts stands a barrier",
+                refuted="different starts make no higher barrier",
+                open="whether different starts make a higher barrier",
+            ),
+        ),
+        Claim.at_least(
+            "barrier_removed",
+            0.5,
+            within="network",
+            where={"ends": "start"},
+            quantity="share of the loss barrier that matching removes",
+            sentence="Matching the hidden units removes half of the loss barrier",
+            answer=Answer(
+                supported="matching hidden units removes half of the barrier or more",
+                refuted="matching hidden units removes less than half of the barrier",
+                open="whether matching hidden units removes half of the barrier",
+            ),
+        ),
+        Claim.at_least(
+            "rise_at_ends",
+            0.0,
+            within="ends",
+            quantity="rise of the loss just beyond the ends",
+            sentence="Both ends are minima of the training loss along the line (a "
+            "course)",
+        ),
+        Claim.at_least(
+            "accuracy_lost",
+            0.01,
+            quantity="test accuracy lost from alpha = 1.5 to 2",
+            sentence="From alpha = 1.5 to 2 the test accuracy falls by 1 % or more (a "
+            "course)",
+        ),
+        Claim.at_most(
+            "error_near_ends",
+            0.0,
+            where={"ends": "batch"},
+            quantity="test error near the small batch's end minus the other's",
+            sentence="The test error is lower near the end of the small batch (a "
+            "course)",
+        ),
+        Claim.at_least(
+            "barrier_of_statistics",
+            0.0,
+            where={"ends": "start"},
+            sentence="Statistics collected anew make the error barrier lower",
+        ),
+    )
     reported: ClassVar[tuple[Reported, ...]] = (
-        Reported(who="Frankle et al. 2020", setting="small networks on MNIST, one "
-                                                    "start",
-                 quantity="rise of the test error", value="below 0.02"),
-        Reported(who="Keskar et al. 2017", setting="small against large batch",
-                 quantity="valley along the line", value="narrower at the large batch"),
-        Reported(who="a course", quantity="both ends", value="minima of the training "
-                                                             "loss along the line"),
-        Reported(who="a course", quantity="test accuracy from alpha = 1.5 to 2",
-                 value="falls by 1 % or more"),
-        Reported(who="a course", quantity="test error", value="lower near the end of "
-                                                              "the small batch"),
-    )  # fmt: skip
+        Reported(
+            who="Frankle et al. 2020",
+            setting="small networks on MNIST, one start",
+            quantity="rise of the test error",
+            value="below 0.02",
+        ),
+        Reported(
+            who="Keskar et al. 2017",
+            setting="small against large batch",
+            quantity="valley along the line",
+            value="narrower at the large batch",
+        ),
+        Reported(
+            who="a course",
+            quantity="both ends",
+            value="minima of the training loss along the line",
+        ),
+        Reported(
+            who="a course",
+            quantity="test accuracy from alpha = 1.5 to 2",
+            value="falls by 1 % or more",
+        ),
+        Reported(
+            who="a course",
+            quantity="test error",
+            value="lower near the end of the small batch",
+        ),
+    )
     exercises: ClassVar[tuple[str, ...]] = (
         "Why can the middle of the line have a lower loss than both ends if they share "
         "their start?",
@@ -216,44 +293,19 @@ class Interpolation(Experiment):
     )
 
     def validate(self) -> None:
-        """Check the numbers, the ends, the images and the networks."""
-        for key in (
-            "batch_size",
-            "large_batch",
-            "learning_rate",
-            "large_rate",
-            "epochs",
-        ):
-            if not 0 < getattr(self, key) < float("inf"):
-                raise UsageError(
-                    f"{key}={getattr(self, key)} is impossible: it must "
-                    "be above 0 and finite."
-                )
-        if self.alphas < 3 or self.train_samples < 2:
-            raise UsageError("alphas must be at least 3, train_samples at least 2.")
-        for key in ("networks", "ends"):
-            if len(set(getattr(self, key))) != len(getattr(self, key)) or not getattr(
-                self, key
-            ):
-                raise UsageError(
-                    f"{key}={getattr(self, key)} must name at least one, and each once."
-                )
-        for name in set(self.ends) - set(ENDS):
-            raise unknown("difference of ends", name, ENDS)
-        task = data.image_task(self.data)
-        for network in self.networks:
-            form: Any = {
-                "shape": task.shape,
-                "outputs": task.outputs,
-                "samples": task.train_samples,
-            }
-            models.check_network(
-                network, **form, batch_sizes=(self.batch_size, self.large_batch)
-            )
+        """Check that every network takes the images, in batches of both sizes."""
+        sizes = self.batch_size, self.large_batch
+        self.compared.check(self.task, batch_sizes=sizes)
 
-    def data_sets(self) -> tuple[str, ...]:
+    @property
+    def task(self) -> Task:
         """The images."""
-        return (self.data,)
+        return data.image_task(self.data)
+
+    @property
+    def compared(self) -> models.Networks:
+        """The networks."""
+        return models.Networks(self.networks)
 
     def conditions(self) -> list[Condition]:
         """Every network with every pair of ends."""
@@ -264,71 +316,61 @@ class Interpolation(Experiment):
         ]
 
     def active_claims(self) -> tuple[Claim, ...]:
-        """The claims whose ends are run; the one on batch norm only for networks that
-        have it.
-        """
-        run = {*self.ends, None}
+        """The claims whose ends are run; that on batch norm if a network has it."""
         norm = any(map(normalizes, self.networks))
         return tuple(
-            claim for claim in self.claims
-            if {claim.first, claim.second, claim.where.get("ends")} <= run
-            and (norm or claim.metric != "barrier_of_statistics")
-        )  # fmt: skip
+            claim
+            for claim in super().active_claims()
+            if norm or claim.metric != "barrier_of_statistics"
+        )
 
     def network_of(self, condition: Condition) -> nn.Module:
         """See `Experiment.network_of`."""
-        task = data.task(self.data)
-        return models.network(
-            str(condition["network"]), shape=task.shape, outputs=task.outputs
-        )
+        return self.compared.builder(str(condition["network"]), self.task)()
 
     def objective(self, trial: Trial, lab: Seeds) -> tuple[Any, tuple[Tensor, Tensor]]:
         """See `Experiment.objective`."""
-        task = data.task(self.data)
+        task = self.task
         return task.loss, task.prepared()
 
     def run(self, trials: Trials, lab: Lab) -> None:
         """Train both ends for every seed, then measure the line through them."""
-        condition = trials.condition
-        task, network = data.task(self.data), str(condition["network"])
-        for note in task.notes:
-            lab.note(note)
-        differs = ENDS[str(condition["ends"])]
-        first = self._train(task, network, trials, "A", (), lab)
-        second = self._train(task, network, trials, "B", differs, lab)
+        task = self.task
+        lab.note(*task.notes)
+        differs = ENDS[str(trials.condition["ends"])]
+        first = self._train("A", (), task, trials, lab)
+        second = self._train("B", differs, task, trials, lab)
         sets = {
             TRAIN: task.prepared(self.train_samples),
             TEST: task.prepared(held_out=True),
         }
-        for k, trial in enumerate(trials):
-            if not (isfinite(first.final[k]) and isfinite(second.final[k])):
+        for trial, a, b in zip(trials, first, second, strict=True):
+            lab.array(trial, "chance", [1 / task.outputs])
+            if not (isfinite(a.final) and isfinite(b.final)):
                 lab.record(trial, **dict.fromkeys(METRICS, nan), stop_reason="diverged")
                 continue
-            pair = first.module(k).eval(), second.module(k).eval()
-            self._survey(
-                *pair, sets, "start" in differs, normalizes(network), trial, lab
-            )
+            line = self._survey(a.module(), b.module(), sets, trial, lab)
+            if "start" in differs:
+                self._match(a.module(), b.module(), sets, line, trial, lab)
 
     def _train(
-        self,
-        task: Task,
-        network: str,
-        trials: Trials,
-        which: str,
-        differs: Sequence[str],
-        lab: Lab,
+        self, which: str, differs: Sequence[str], task: Task, trials: Trials, lab: Lab
     ) -> training.Training:
-        """One network per seed, the A or B of the two."""
+        """Train one network per seed, the A or B of the two."""
         images, labels = task.train()
         batch_size = self.large_batch if "batch" in differs else self.batch_size
-        steps = self.epochs * ceil(
-            len(images) / (batch_size if self.equal == "epochs" else self.batch_size)
-        )
+        # Equal steps are as many as small batches take.
+        counted = batch_size if self.equal == "epochs" else self.batch_size
+        steps = self.epochs * training.steps_per_epoch(len(images), counted)
         rate = self.large_rate if "rate" in differs else self.learning_rate
         weights = "B" if "start" in differs else "A"
         orders = [lab.seed(trial, f"order of {which}", by=()) for trial in trials]
         starts = [lab.seed(trial, f"weights of {weights}", by=()) for trial in trials]
-        build = builder(task, network, dict(zip(orders, starts, strict=True)))
+        # The order of the samples and the first weights have seeds of their own.
+        build = training.SharedStart(
+            self.compared.builder(str(trials.condition["network"]), task),
+            dict(zip(orders, starts, strict=True)),
+        )
         return lab.train(
             training.Supervised(build, "cross_entropy"),
             (images, labels),
@@ -345,105 +387,86 @@ class Interpolation(Experiment):
         )
 
     def _survey(
-        self,
-        a: nn.Module,
-        b: nn.Module,
-        sets: Any,
-        match: bool,
-        norm: bool,
-        trial: Trial,
-        lab: Lab,
-    ) -> None:
-        """The line, again with matched units or other statistics, and what the claims
-        are about.
-        """
+        self, a: nn.Module, b: nn.Module, sets: Sets, trial: Trial, lab: Lab
+    ) -> Line:
+        """Measure the line, between the ends and beyond them."""
         import numpy as np
 
-        from nablab.instruments import interpolate, match_units
-
+        norm = normalizes(str(trial.condition["network"]))
         inside = np.linspace(0, 1, self.alphas)
-        predict = training.stacked_predictor(a, sets[TRAIN][0])
-        options: Any = {
-            "metrics": ("accuracy", "error"),
-            "batch_size": AT_ONCE,
-            "predict": predict,
-        }
-        anew: Any = {**options, "reestimate_batch_norm": sets[TRAIN] if norm else False}
-        # 0.9 comes in two roundings
+        # 0.9 comes in two roundings.
         alphas = np.round([*inside, *OUTSIDE, NEIGHBOR, 1 - NEIGHBOR], 12)
-        line = interpolate(a, b, "cross_entropy", sets, alphas=alphas, **anew)
+        line = _measured(a, b, sets, alphas, reestimate=norm)
         lab.record(trial, **numbers(line))
         lab.array(trial, "alpha", line.alphas)
         for part, metric in product((TRAIN, TEST), ("loss", "accuracy")):
             lab.array(trial, f"{part}_{metric}", line.values[part][metric])
         if norm:
-            interpolated = interpolate(
-                a, b, "cross_entropy", sets, alphas=inside, **options
-            )
+            # Statistics on the line between the ends' own, as most tools leave them.
+            interpolated = _measured(a, b, sets, inside, reestimate=False)
             gain = (
                 interpolated.barrier_of("error", data=TEST)[0]
                 - line.barrier_of("error", data=TEST)[0]
             )
             lab.record(trial, barrier_of_statistics=gain)
-        if match:
-            matched = interpolate(
-                a,
-                match_units(a, b).module,
-                "cross_entropy",
-                sets,
-                alphas=inside,
-                **anew,
-            )
-            removed = 1 - matched.barrier / line.barrier if line.barrier > 0 else nan
-            lab.record(trial, loss_barrier_matched=matched.barrier, barrier_removed=removed,
-                       error_barrier_matched=matched.barrier_of("error", data=TEST)[0])  # fmt: skip
-            lab.array(trial, "matched_alpha", matched.alphas)
-            lab.array(trial, "matched_loss", matched.losses)
+        return line
+
+    def _match(
+        self,
+        a: nn.Module,
+        b: nn.Module,
+        sets: Sets,
+        line: Line,
+        trial: Trial,
+        lab: Lab,
+    ) -> None:
+        """Measure the line again, with the units of the second network reordered."""
+        import numpy as np
+
+        from nablab.instruments import match_units
+
+        inside = np.linspace(0, 1, self.alphas)
+        norm = normalizes(str(trial.condition["network"]))
+        matched = _measured(a, match_units(a, b).module, sets, inside, reestimate=norm)
+        removed = 1 - matched.barrier / line.barrier if line.barrier > 0 else nan
+        lab.record(
+            trial,
+            loss_barrier_matched=matched.barrier,
+            barrier_removed=removed,
+            error_barrier_matched=matched.barrier_of("error", data=TEST)[0],
+        )
+        lab.array(trial, "matched_alpha", matched.alphas)
+        lab.array(trial, "matched_loss", matched.losses)
 
     def baselines(self, records: Records) -> dict[str, Mapping[str, float]]:
         """Chance, and the border of what is called stable."""
-        chance = {"chance": 1 / data.task(self.data).outputs}
-        return {
-            "test_accuracy_a": chance,
-            "test_accuracy_b": chance,
-            "error_barrier": BORDER,
-        }
+        found: dict[str, Mapping[str, float]] = {"error_barrier": BORDER}
+        chance = records.shared_array("chance")
+        if chance is not None:
+            for metric in ("test_accuracy_a", "test_accuracy_b"):
+                found[metric] = {"chance": float(chance[0])}
+        return found
 
-    def figures(self, records: Records) -> dict[str, plots.Figure]:
+    def figures(self, records: Records) -> dict[str, Figure]:
         """For each network the whole line and what matching does; then all barriers."""
-        found: dict[str, plots.Figure] = {}
+        figures = {}
         for network in self.networks:
             part = records.where(network=network)
-            quantities = [
-                plots.LinePanel(f"{kind}, {split}", unit, plots.lines_of(part, "alpha", f"{split}_{kind}"),
-                                log=kind == "loss", limits=(0.0, 1.0 if kind == "accuracy" else inf))
-                for kind, unit in (("loss", "cross-entropy (nats)"), ("accuracy", "share"))
-                for split in (TRAIN, TEST)
-            ]  # fmt: skip
-            found[f"line-{network}"] = plots.line_panels(
-                quantities, title=f"Loss and accuracy along the line, {network}",
-                caption="Colors: in what the ends differ. See where the loss rises, "
-                        "and accuracy falls.",
-            )  # fmt: skip
-            before = plots.lines_of(part, "alpha", "train_loss", within=(0.0, 1.0))
-            panels = [
-                plots.LinePanel(f"ends: {ends}", "training cross-entropy (nats)",
-                                {"as trained": before[ends], "units matched": runs}, log=True)
-                for ends, runs in plots.lines_of(part, "matched_alpha", "matched_loss").items()
-            ]  # fmt: skip
-            if panels:
-                found[f"matching-{network}"] = plots.line_panels(
-                    panels, columns=min(2, len(panels)), skip=4, title=f"Matching the units, {network}",
-                    caption="Both lines join networks that compute the same two "
-                            "functions.",
-                )  # fmt: skip
-        found["barrier"] = plots.dots(
-            records, "error_barrier", by="ends", panel_by="network", y_label="rise of the test error (share)",
-            baselines=BORDER, title="The barrier between the ends",
+            figures[f"line-{network}"] = _along_the_line(part, network)
+            if matching := _matching(part, network):
+                figures[f"matching-{network}"] = matching
+        figures["barrier"] = plots.dots(
+            records,
+            "error_barrier",
+            by="ends",
+            panel_by="network",
+            y_label="rise of the test error (share)",
+            baselines=BORDER,
+            title="The barrier between the ends",
             caption="Rise above the straight line. Frankle et al. (2020): stable below "
-                    "the dashed line.",
-        )  # fmt: skip
-        return found
+            "the dashed line.",
+        )
+        return figures
 
 
 def normalizes(network: str) -> bool:
@@ -451,34 +474,97 @@ def normalizes(network: str) -> bool:
     return "-bn" in NETWORKS.get(network, network)
 
 
-def builder(
-    task: Task, network: str, starts: Mapping[int, int]
-) -> Callable[[], nn.Module]:
-    """Builds a network with the weights that ``starts`` gives a seed of training, which
-    decides the order.
-    """
-    form: Any = {"shape": task.shape, "outputs": task.outputs}
-    return training.SharedStart(lambda: models.network(network, **form), starts)
+def _measured(
+    a: nn.Module, b: nn.Module, sets: Sets, alphas: Any, *, reestimate: bool
+) -> Line:
+    """The line through two networks, with batch norm estimated again or not."""
+    from nablab.instruments import interpolate
+
+    return interpolate(
+        a,
+        b,
+        "cross_entropy",
+        sets,
+        alphas=alphas,
+        metrics=("accuracy", "error"),
+        batch_size=AT_ONCE,
+        predict=training.stacked_predictor(a, sets[TRAIN][0]),
+        reestimate_batch_norm=sets[TRAIN] if reestimate else False,
+    )
 
 
 def numbers(line: Line) -> dict[str, float]:
     """The scalars of a line; accuracies and errors are shares of the test split."""
-    losses = {alpha: line.at(alpha) for alpha in (0.0, 1.0)}
-    sides = [
-        line.at(end + side) / losses[end] - 1
-        for end in losses
+    loss_a, loss_b = line.at(0.0), line.at(1.0)
+    rises = [
+        line.at(end + side) / loss - 1
+        for end, loss in ((0.0, loss_a), (1.0, loss_b))
         for side in (-NEIGHBOR, NEIGHBOR)
-    ]
-    error = line.values[TEST]["error"]
-    near = [
-        float(error[abs(line.alphas - middle) < 0.13].mean())
-        for middle in (1 / 8, 7 / 8)
     ]
     accuracy = {
         alpha: line.at(alpha, metric="accuracy", data=TEST)
         for alpha in (0.0, 1.0, 1.5, 2.0)
     }
-    return dict(zip(METRICS, (
-        line.barrier_of("error", data=TEST)[0], line.barrier, min(sides), accuracy[1.5] - accuracy[2.0],
-        near[0] - near[1], losses[0.0], losses[1.0], accuracy[0.0], accuracy[1.0], line.distance,
-    ), strict=True))  # fmt: skip
+    error = line.values[TEST]["error"]
+    # The error a quarter of the way around each end, between the two.
+    near_a, near_b = (
+        float(error[abs(line.alphas - middle) < 0.13].mean())
+        for middle in (1 / 8, 7 / 8)
+    )
+    return {
+        "error_barrier": line.barrier_of("error", data=TEST)[0],
+        "loss_barrier": line.barrier,
+        "rise_at_ends": min(rises),
+        "accuracy_lost": accuracy[1.5] - accuracy[2.0],
+        "error_near_ends": near_a - near_b,
+        "train_loss_a": loss_a,
+        "train_loss_b": loss_b,
+        "test_accuracy_a": accuracy[0.0],
+        "test_accuracy_b": accuracy[1.0],
+        "distance": line.distance,
+    }
+
+
+def _along_the_line(records: Records, network: str) -> Figure:
+    """Loss and accuracy on both splits along the line."""
+    panels = [
+        plots.LinePanel(
+            f"{kind}, {split}",
+            unit,
+            plots.lines_of(records, "alpha", f"{split}_{kind}"),
+            log=kind == "loss",
+            limits=(0.0, 1.0 if kind == "accuracy" else inf),
+        )
+        for kind, unit in (("loss", "cross-entropy (nats)"), ("accuracy", "share"))
+        for split in (TRAIN, TEST)
+    ]
+    return plots.line_panels(
+        panels,
+        title=f"Loss and accuracy along the line, {network}",
+        caption="Colors: in what the ends differ. See where the loss rises, and "
+        "accuracy falls.",
+    )
+
+
+def _matching(records: Records, network: str) -> Figure | None:
+    """What matching the units does, where the ends have other first weights."""
+    before = plots.lines_of(records, "alpha", "train_loss", within=(0.0, 1.0))
+    matched = plots.lines_of(records, "matched_alpha", "matched_loss")
+    panels = [
+        plots.LinePanel(
+            f"ends: {ends}",
+            "training cross-entropy (nats)",
+            {"as trained": before[ends], "units matched": runs},
+            log=True,
+        )
+        for ends, runs in matched.items()
+    ]
+    if not panels:
+        return None
+    return plots.line_panels(
+        panels,
+        columns=min(2, len(panels)),
+        skip=4,
+        title=f"Matching the units, {network}",
+        caption="Both lines join networks that compute the same two functions.",
+    )

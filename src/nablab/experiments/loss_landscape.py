@@ -141,46 +141,71 @@ class LossLandscape(Experiment):
     }
     version: ClassVar[int] = 2
     claims: ClassVar[tuple[Claim, ...]] = (
-        Claim.at_most("line_rise", 0.01, within="target",
-                      quantity="rise on the way, over the initial loss",
-                      sentence="From start to solution the loss never rises by 1 % of "
-                               "the initial one",
-                      answer=Answer(supported="on the straight line from the start to "
-                                              "the solution the loss only falls",
-                                    refuted="on the straight line from the start to "
-                                            "the solution the loss climbs on the way",
-                                    open="whether the loss only falls from the start "
-                                         "to the solution")),
-        Claim.at_least("barrier", 0.1,
-                       quantity="barrier, over the best constant's loss",
-                       sentence="Between two solutions the loss rises by a tenth of "
-                                "the best constant's",
-                       answer=Answer(supported="between two solutions stands a barrier",
-                                     refuted="between two solutions there is hardly a "
-                                             "barrier",
-                                     open="whether a barrier stands between two "
-                                          "solutions")),
-        Claim.at_least("path_beyond_walk", 0.0, within="model", quantity="share held beyond a random walk's",
-                       sentence="Two directions hold more of the path than of a random "
-                                "walk"),
-        Claim.greater("nonconvex_share", "deep", "shallow", by="model", smallest_effect=0.05,
-                      quantity="share of the plane that is not convex",
-                      sentence="The plane around the deep network's solution is less "
-                               "convex",
-                      answer=Answer(supported="the surface is less convex around a "
-                                              "deep network",
-                                    refuted="the surface is not less convex around a "
-                                            "deep network",
-                                    open="whether the surface is less convex around a "
-                                         "deep network")),
-    )  # fmt: skip
+        Claim.at_most(
+            "line_rise",
+            0.01,
+            within="target",
+            quantity="rise on the way, over the initial loss",
+            sentence="From start to solution the loss never rises by 1 % of the "
+            "initial one",
+            answer=Answer(
+                supported="on the straight line from the start to the solution the "
+                "loss only falls",
+                refuted="on the straight line from the start to the solution the loss "
+                "climbs on the way",
+                open="whether the loss only falls from the start to the solution",
+            ),
+        ),
+        Claim.at_least(
+            "barrier",
+            0.1,
+            quantity="barrier, over the best constant's loss",
+            sentence="Between two solutions the loss rises by a tenth of the best "
+            "constant's",
+            answer=Answer(
+                supported="between two solutions stands a barrier",
+                refuted="between two solutions there is hardly a barrier",
+                open="whether a barrier stands between two solutions",
+            ),
+        ),
+        Claim.at_least(
+            "path_beyond_walk",
+            0.0,
+            within="model",
+            quantity="share held beyond a random walk's",
+            sentence="Two directions hold more of the path than of a random walk",
+        ),
+        Claim.greater(
+            "nonconvex_share",
+            "deep",
+            "shallow",
+            by="model",
+            smallest_effect=0.05,
+            quantity="share of the plane that is not convex",
+            sentence="The plane around the deep network's solution is less convex",
+            answer=Answer(
+                supported="the surface is less convex around a deep network",
+                refuted="the surface is not less convex around a deep network",
+                open="whether the surface is less convex around a deep network",
+            ),
+        ),
+    )
     reported: ClassVar[tuple[Reported, ...]] = (
-        Reported(who="Goodfellow et al. 2015", setting="all networks that they tried",
-                 quantity="loss from the initial weights to the solution", value="falls without a bump"),
-        Reported(who="Lucas et al. 2021", quantity="the same", value="exceptions exist"),
-        Reported(who="Li et al. 2018", quantity="surface around the solution",
-                 value="less convex with depth"),
-    )  # fmt: skip
+        Reported(
+            who="Goodfellow et al. 2015",
+            setting="all networks that they tried",
+            quantity="loss from the initial weights to the solution",
+            value="falls without a bump",
+        ),
+        Reported(
+            who="Lucas et al. 2021", quantity="the same", value="exceptions exist"
+        ),
+        Reported(
+            who="Li et al. 2018",
+            quantity="surface around the solution",
+            value="less convex with depth",
+        ),
+    )
     exercises: ClassVar[tuple[str, ...]] = (
         "The mean of two solutions computes neither function. Why may the order of "
         "hidden units be to blame?",
@@ -215,8 +240,8 @@ class LossLandscape(Experiment):
                 "inf"
             ):
                 raise UsageError(
-                    f"{key}={getattr(self, key)} is impossible: it must "
-                    "be above 0 and finite."
+                    f"{key}={getattr(self, key)} is impossible: it must be above 0 and "
+                    "finite."
                 )
         for key in ("targets", "networks"):
             if len(set(getattr(self, key))) != len(getattr(self, key)) or not getattr(
@@ -232,8 +257,8 @@ class LossLandscape(Experiment):
         for key, least in (("alphas", 5), ("path_points", 3), ("subset", 20)):
             if getattr(self, key) < least:
                 raise UsageError(
-                    f"{key}={getattr(self, key)} is impossible: it must "
-                    f"be at least {least}."
+                    f"{key}={getattr(self, key)} is impossible: it must be at least "
+                    f"{least}."
                 )
         for task in map(data.task, self.targets):
             for network in self.networks:
@@ -365,15 +390,18 @@ class LossLandscape(Experiment):
         distances = np.sqrt((trail.path**2).sum(axis=1) + trail.path_error**2)
         explained = float(trail.explained.sum())
         lab.record(
-            trial, train_loss=line.at(1.0), held_out_loss=line.at(1.0, data="held_out"),
+            trial,
+            train_loss=line.at(1.0),
+            held_out_loss=line.at(1.0, data="held_out"),
             line_rise=largest_rise(line),
             barrier=between.barrier / task.constant_loss(),
             nonconvex_share=nonconvex_share(plane),
             path_explained=explained,
-            path_beyond_walk=explained - float(random_walk_shares(len(path), "last")[:2].sum()),
+            path_beyond_walk=explained
+            - float(random_walk_shares(len(path), "last")[:2].sum()),
             path_error=float(trail.path_error.max() / distances.max()),
             plane_interval=relative_interval(plane),
-        )  # fmt: skip
+        )
         for name, curve in (("line", line), ("between", between)):
             lab.array(trial, f"{name}_alpha", curve.alphas)
             for part, values in curve.values.items():
@@ -419,44 +447,69 @@ class LossLandscape(Experiment):
             if data.task(spec).data_set
         }
         scored = [
-            plots.LinePanel(f"{name}: {spec}", f"{part} accuracy",
-                            plots.lines_of(own, f"{array}_alpha", f"{array}_{key}_accuracy", by="model"),
-                            limits=(0.0, 1.0))
+            plots.LinePanel(
+                f"{name}: {spec}",
+                f"{part} accuracy",
+                plots.lines_of(
+                    own, f"{array}_alpha", f"{array}_{key}_accuracy", by="model"
+                ),
+                limits=(0.0, 1.0),
+            )
             for spec, own in of.items()
             for array, name in (("line", "start to solution"), ("between", "A to B"))
             for key, part in (("train", "training"), ("held_out", "test"))
-        ]  # fmt: skip
+        ]
         found = {
             "line": plots.lines(
-                records, "line_alpha", "line_train", more={"held_out": "line_held_out"}, **loss,
-                x_label="alpha (0: initial weights, 1: solution)", title="From the start to the solution",
+                records,
+                "line_alpha",
+                "line_train",
+                more={"held_out": "line_held_out"},
+                **loss,
+                x_label="alpha (0: initial weights, 1: solution)",
+                title="From the start to the solution",
                 caption="See where lines rise between the two vertical ones: a "
-                        "straight way down is no rule.",
+                "straight way down is no rule.",
             ),
             "between": plots.lines(
-                records, "between_alpha", "between_train", more={"held_out": "between_held_out"}, **loss,
-                x_label="alpha (0: solution A, 1: solution B)", title="Between two solutions",
+                records,
+                "between_alpha",
+                "between_train",
+                more={"held_out": "between_held_out"},
+                **loss,
+                x_label="alpha (0: solution A, 1: solution B)",
+                title="Between two solutions",
                 caption="Both ends are low. See how far the middle lies above them.",
             ),
             "plane": plots.surfaces(
-                records, "plane", title="Random plane around a solution",
+                records,
+                "plane",
+                title="Random plane around a solution",
                 caption="The cross is the solution; a step of 1 is as long as each "
-                        "filter's weights.",
+                "filter's weights.",
             ),
             "path": plots.surfaces(
-                records, "trail", marks="path", equal=True, title="The plane of the path",
+                records,
+                "trail",
+                marks="path",
+                equal=True,
+                title="The plane of the path",
                 labels=("principal component 1", "principal component 2"),
                 caption="From the open circle to the cross. The thin circle around a "
-                        "point is its distance from the plane, to scale: where it is "
-                        "wide, the colors are not the point's loss.",
+                "point is its distance from the plane, to scale: where it is "
+                "wide, the colors are not the point's loss.",
             ),
             "solutions": plots.surfaces(
-                records, "three", marks="letters", equal=True, labels=("distance", "distance"),
+                records,
+                "three",
+                marks="letters",
+                equal=True,
+                labels=("distance", "distance"),
                 title="The plane through three solutions",
                 caption="A, B and C started from different weights. See the ridge "
-                        "between any two of them.",
+                "between any two of them.",
             ),
-        }  # fmt: skip
+        }
         if scored:
             caption = "See how short the way is on which a solution keeps its accuracy."
             found["accuracy"] = plots.line_panels(

@@ -4,12 +4,12 @@ double descent.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from math import log10
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from annotated_types import Le
+from annotated_types import Gt, Le
 
 from nablab import data, models, plots, training
 from nablab.contract import (
@@ -17,6 +17,7 @@ from nablab.contract import (
     Claim,
     Condition,
     Experiment,
+    Figure,
     Lab,
     Published,
     Records,
@@ -25,11 +26,15 @@ from nablab.contract import (
     Trial,
     Trials,
 )
+from nablab.data.fields import ImagesField
 from nablab.errors import UsageError
-from nablab.settings.bounds import Epochs, Samples
+from nablab.settings import Distinct, Epochs, Pixels, Positive, Samples, Share
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+    from nablab.data import ImageSet
+    from nablab.training import Outcome, Training
 
 ONE, DESCENT, FEATURES = "one hidden layer", "trained networks", "random features"
 MANY = "above 10,000"
@@ -37,10 +42,20 @@ WIDTHS = ("50", "100", "200", "300", "500", "750", "1000", "1250", "1500", "2000
 # From 4,079 to 491,360 parameters in course C, of which it names the two ends.
 PAIRS = ("5-9", "10-20", "20-40", "50-90", "120-200", "350-600")
 TAPERED = tuple(f"{2 * i}-{i}" for i in range(1, 12))
-# of a side, for every data set: 784 inputs, so that the counts are those of the courses
+# Of a side, for every data set: 784 inputs give the numbers of the courses.
 PIXELS = 28
-# for double descent: 150 passes then fit all labels where the network can
-BATCH, RATE = (100, 3e-3)
+# For double descent: 150 passes then fit all labels where the network can.
+BATCH, RATE = 100, 3e-3
+Ratio = Annotated[float, Gt(0), Le(100)]
+# Denser around 1, where parameters just suffice to fit every label.
+RATIOS = (0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 1.5, 2.0, 4.0, 8.0)
+# The metrics that saying what the labels alone say is scored in.
+TRIVIAL = ("test_accuracy", "test_error", "test_loss", "test_mse")
+SPLIT_OF = {
+    f"{split}_{kind}": split
+    for split in ("train", "test")
+    for kind in ("accuracy", "loss", "error")
+}
 
 NOISY: Mapping[str, Any] = {"by": "ratio", "where": {"part": DESCENT, "noise": 0.2}}
 SOLVED = {"part": FEATURES, "noise": 0.2}
@@ -104,96 +119,160 @@ class ParametersVsGeneralization(Experiment):
 
     topic: ClassVar[str] = "generalization"
 
-    data: str = "mnist"
-    hidden: tuple[str, ...] = (*WIDTHS, *PAIRS)
+    data: ImagesField = "mnist"
+    hidden: Annotated[tuple[str, ...], Distinct(least=0)] = (*WIDTHS, *PAIRS)
     epochs: Epochs = 10
     batch_size: Samples = 600
-    learning_rate: float = 1e-3
-    ratios: tuple[float, ...] = (
-        0.05,
-        0.1,
-        0.2,
-        0.35,
-        0.5,
-        0.75,
-        1.0,
-        1.5,
-        2.0,
-        4.0,
-        8.0,
-    )
-    noise: tuple[float, ...] = (0.0, 0.2)
+    learning_rate: Positive = 1e-3
+    ratios: Annotated[tuple[Ratio, ...], Distinct(least=0)] = RATIOS
+    noise: Annotated[tuple[Share, ...], Distinct(least=0)] = (0.0, 0.2)
     samples: Samples = 1_000
-    pixels: Annotated[int, Le(512)] = 8
+    pixels: Pixels = 8
     descent_epochs: Epochs = 150
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "quick": {"data": "digits", "hidden": ("3", "10", "20", "50", "100", "200"), "batch_size": 100,
-                  "epochs": 15, "ratios": (0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 8.0), "noise": (0.2,),
-                  "samples": 500, "seeds": 5},
+        "quick": {
+            "data": "digits",
+            "hidden": ("3", "10", "20", "50", "100", "200"),
+            "batch_size": 100,
+            "epochs": 15,
+            "ratios": (0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 8.0),
+            "noise": (0.2,),
+            "samples": 500,
+            "seeds": 5,
+        },
         "standard": {"seeds": 5},
-        "paper": {"hidden": (*WIDTHS, *PAIRS, *TAPERED), "samples": 2_000, "noise": (0.0, 0.1, 0.2),
-                  "descent_epochs": 500, "seeds": 10},
-        "converged": {"hidden": ("12", "50", "200", "500", "2000"), "epochs": 100, "ratios": (), "seeds": 5},
-    }  # fmt: skip
+        "paper": {
+            "hidden": (*WIDTHS, *PAIRS, *TAPERED),
+            "samples": 2_000,
+            "noise": (0.0, 0.1, 0.2),
+            "descent_epochs": 500,
+            "seeds": 10,
+        },
+        "converged": {
+            "hidden": ("12", "50", "200", "500", "2000"),
+            "epochs": 100,
+            "ratios": (),
+            "seeds": 5,
+        },
+    }
     claims: ClassVar[tuple[Claim, ...]] = (
-        Claim.rises("accuracy_gap", by="parameters", within="part", where={"size": MANY},
-                    sentence="The gap between training and test accuracy widens with "
-                             "parameters (a course)"),
-        Claim.equal("test_accuracy", by="parameters", margin=0.005, within="part", where={"size": MANY},
-                    sentence="Beyond 10,000 parameters nothing is gained: equal within "
-                             "0.5 % (a course)"),
+        Claim.rises(
+            "accuracy_gap",
+            by="parameters",
+            within="part",
+            where={"size": MANY},
+            sentence="The gap between training and test accuracy widens with "
+            "parameters (a course)",
+        ),
+        Claim.equal(
+            "test_accuracy",
+            by="parameters",
+            margin=0.005,
+            within="part",
+            where={"size": MANY},
+            sentence="Beyond 10,000 parameters nothing is gained: equal within 0.5 % "
+            "(a course)",
+        ),
         # These levels stand for the largest, middle and smallest network of a
         # configuration.
-        Claim.greater("test_accuracy", "2000", "50", **LARGEST, smallest_effect=0.005,
-                      published=Published(0.9816, "one course, one seed; 50 units: "
-                                                  "0.9523", of="metric"),
-                      sentence="The largest network has a higher test accuracy than "
-                               "the smallest",
-                      answer=Answer(supported="no, the largest network reads test "
-                                              "images better than the smallest",
-                                    refuted="the largest network does not read test "
-                                            "images better than the smallest",
-                                    open="whether the largest network generalizes "
-                                         "better than the smallest")),
-        Claim.less("train_loss", "2000", "500", **GROWN,
-                   sentence="From the middle to the largest network the training loss "
-                            "falls by a tenth"),
-        Claim.less("test_loss", "2000", "500", **GROWN,
-                   sentence="From the middle to the largest network the test loss "
-                            "falls by a tenth as well"),
-        Claim.greater("test_mse", 1.0, 0.5, **TWIN,
-                      sentence="Random features: the error at P = N K is over twice "
-                               "that at half of it"),
-        Claim.greater("test_mse", 1.0, 2.0, **TWIN,
-                      sentence="Random features: the error at P = N K is over twice "
-                               "that at double of it"),
-        Claim.greater("test_error", 0.5, 0.1, **NOISY,
-                      sentence="Trained with label noise, the test error rises towards "
-                               "the threshold"),
+        Claim.greater(
+            "test_accuracy",
+            "2000",
+            "50",
+            **LARGEST,
+            smallest_effect=0.005,
+            published=Published(
+                0.9816, "one course, one seed; 50 units: 0.9523", of="metric"
+            ),
+            sentence="The largest network has a higher test accuracy than the smallest",
+            answer=Answer(
+                supported="no, the largest network reads test images better than the "
+                "smallest",
+                refuted="the largest network does not read test images better than the "
+                "smallest",
+                open="whether the largest network generalizes better than the smallest",
+            ),
+        ),
+        Claim.less(
+            "train_loss",
+            "2000",
+            "500",
+            **GROWN,
+            sentence="From the middle to the largest network the training loss falls "
+            "by a tenth",
+        ),
+        Claim.less(
+            "test_loss",
+            "2000",
+            "500",
+            **GROWN,
+            sentence="From the middle to the largest network the test loss falls by a "
+            "tenth as well",
+        ),
+        Claim.greater(
+            "test_mse",
+            1.0,
+            0.5,
+            **TWIN,
+            sentence="Random features: the error at P = N K is over twice that at half "
+            "of it",
+        ),
+        Claim.greater(
+            "test_mse",
+            1.0,
+            2.0,
+            **TWIN,
+            sentence="Random features: the error at P = N K is over twice that at "
+            "double of it",
+        ),
+        Claim.greater(
+            "test_error",
+            0.5,
+            0.1,
+            **NOISY,
+            sentence="Trained with label noise, the test error rises towards the "
+            "threshold",
+        ),
         # A claim is told in its own direction: from the threshold onward the error
         # falls.
-        Claim.less("test_error", 8.0, 0.5, **NOISY,
-                   sentence="Trained with label noise, the test error falls again "
-                            "beyond the threshold",
-                   answer=Answer(supported="with noisy labels the test error falls "
-                                           "again once there are more parameters than "
-                                           "labels to fit",
-                                 refuted="with noisy labels the test error does not "
-                                         "fall again beyond the threshold",
-                                 open="whether with noisy labels the error falls again "
-                                      "after its peak")),
-        Claim.greater("test_error", 1.0, 0.5, **NOISY,
-                      sentence="The peak of trained networks stands at P = N K, like "
-                               "that of their twin"),
-    )  # fmt: skip
+        Claim.less(
+            "test_error",
+            8.0,
+            0.5,
+            **NOISY,
+            sentence="Trained with label noise, the test error falls again beyond the "
+            "threshold",
+            answer=Answer(
+                supported="with noisy labels the test error falls again once there are "
+                "more parameters than labels to fit",
+                refuted="with noisy labels the test error does not fall again beyond "
+                "the threshold",
+                open="whether with noisy labels the error falls again after its peak",
+            ),
+        ),
+        Claim.greater(
+            "test_error",
+            1.0,
+            0.5,
+            **NOISY,
+            sentence="The peak of trained networks stands at P = N K, like that of "
+            "their twin",
+        ),
+    )
     reported: ClassVar[tuple[Reported, ...]] = tuple(
-        Reported(who="one course", setting=f"MNIST, {hidden:,} hidden units, one run",
-                 quantity="test accuracy", value=accuracy, seeds=1, metric="test_accuracy",
-                 where={"part": ONE, "hidden": str(hidden)},
-                 fields={"data": "mnist", "epochs": 10})
+        Reported(
+            who="one course",
+            setting=f"MNIST, {hidden:,} hidden units, one run",
+            quantity="test accuracy",
+            value=accuracy,
+            seeds=1,
+            metric="test_accuracy",
+            where={"part": ONE, "hidden": str(hidden)},
+            fields={"data": "mnist", "epochs": 10},
+        )
         for hidden, accuracy in ((50, 0.9523), (2_000, 0.9816))
-    )  # fmt: skip
+    )
     exercises: ClassVar[tuple[str, ...]] = (
         "Set noise=0. What remains of the peak of the trained networks, and what of "
         "that of their twin?",
@@ -210,79 +289,53 @@ class ParametersVsGeneralization(Experiment):
     )
 
     def validate(self) -> None:
-        """Check every number, every network and the name of the data, before any work."""
-        data.check_image_set(self.data)
-        for key in (
-            "epochs",
-            "batch_size",
-            "learning_rate",
-            "samples",
-            "pixels",
-            "descent_epochs",
-        ):
-            if not 0 < getattr(self, key) < float("inf"):
-                raise UsageError(
-                    f"{key}={getattr(self, key)} is impossible: it must "
-                    "be above 0 and finite."
-                )
+        """Check that there is something to run, and the networks' layers."""
         if not (self.hidden or (self.ratios and self.noise)):
             raise UsageError(
-                "There is nothing to run: give hidden, or ratios and "
-                "noise, or all of them."
-            )
-        for key in ("ratios", "noise", "hidden"):
-            if len(set(getattr(self, key))) < len(getattr(self, key)):
-                raise UsageError(
-                    f"{key} names each value once; one of them is given twice."
-                )
-        if not all(0 < r <= 100 for r in self.ratios) or not all(
-            0 <= n <= 1 for n in self.noise
-        ):
-            raise UsageError(
-                "ratios must be above 0 and at most 100, and noise from 0 to 1."
+                "There is nothing to run: give hidden, or ratios and noise, or all of "
+                "them."
             )
         for hidden in self.hidden:
             models.parse_widths(f"{PIXELS**2}-{hidden}-10")
 
     def conditions(self) -> list[Condition]:
-        """Networks by size, then trained networks and random features through the
-        threshold.
-        """
-        # they have ten classes; those of your data are counted
+        """Networks by size, then two kinds of models through the threshold."""
+        through = [
+            Condition(part=part, noise=noise, ratio=ratio)
+            for part in (DESCENT, FEATURES)
+            for noise in self.noise
+            for ratio in self.ratios
+        ]
+        return [*self._sizes(), *through]
+
+    def _sizes(self) -> list[Condition]:
+        """The networks, those of one hidden layer first, from small to large."""
+        # Known sets have ten classes; those of your own data are counted.
         known = self.data in data.image_set_names()
         classes = 10 if known or not self.hidden else len(data.load(self.data).classes)
         sizes = {
-            h: models.parameter_count(f"{PIXELS**2}-{h}-{classes}") for h in self.hidden
+            hidden: models.parameter_count(f"{PIXELS**2}-{hidden}-{classes}")
+            for hidden in self.hidden
         }
-        found = []
-        for hidden, size in sorted(
-            sizes.items(), key=lambda item: (item[0].count("-"), item[1])
-        ):
-            part = (
-                ONE if hidden.isdecimal() else f"{hidden.count('-') + 1} hidden layers"
+        conditions = []
+        for hidden in sorted(self.hidden, key=lambda h: (h.count("-"), sizes[h])):
+            layers = hidden.count("-") + 1
+            conditions.append(
+                Condition(
+                    part=ONE if hidden.isdecimal() else f"{layers} hidden layers",
+                    hidden=hidden,
+                    parameters=sizes[hidden],
+                    size=MANY if sizes[hidden] > 10_000 else "up to 10,000",
+                )
             )
-            large = MANY if size > 10_000 else "up to 10,000"
-            found.append(
-                Condition(part=part, hidden=hidden, parameters=size, size=large)
-            )
-        for part in (DESCENT, FEATURES):
-            found += [
-                Condition(part=part, noise=n, ratio=ratio)
-                for n in self.noise
-                for ratio in self.ratios
-            ]
-        return found
-
-    def data_sets(self) -> tuple[str, ...]:
-        """The images."""
-        return (self.data,)
+        return conditions
 
     def network_of(self, condition: Condition) -> nn.Module:
         """See `Experiment.network_of`."""
         if condition["part"] == FEATURES:
             raise UsageError(
-                f"No network is trained where part={FEATURES}: random "
-                "features are solved for."
+                f"No network is trained where part={FEATURES}: random features are "
+                "solved for."
             )
         train = self._images(condition, "train")
         hidden = condition.get("hidden") or self._units(condition, len(train.classes))
@@ -291,67 +344,56 @@ class ParametersVsGeneralization(Experiment):
     def objective(self, trial: Trial, lab: Seeds) -> tuple[Any, tuple[Tensor, Tensor]]:
         """See `Experiment.objective`."""
         train = self._images(trial.condition, "train")
-        if "hidden" in trial.condition:
-            return "cross_entropy", (train.normalize(train.images), train.labels)
-        chosen = self._chosen(train, lab)
-        return "cross_entropy", (
-            chosen.normalize(chosen.images),
-            self._labels(chosen, trial, lab),
-        )
+        labels = train.labels
+        if "hidden" not in trial.condition:
+            train = self._chosen(train, lab)
+            labels = self._labels(train, trial, lab)
+        return "cross_entropy", (train.normalize(train.images), labels)
 
-    def _images(self, condition: Condition, split: str) -> Any:
+    def _images(self, condition: Condition, split: str) -> ImageSet:
         side = PIXELS if "hidden" in condition else self.pixels
         return data.load(self.data, split=split, size=side, channels=1)
 
-    def _chosen(self, train: Any, lab: Seeds) -> Any:
-        """One choice of images for all seeds and sizes, so that replicas can share
-        them.
-        """
+    def _chosen(self, train: ImageSet, lab: Seeds) -> ImageSet:
+        """The same few images for all seeds and sizes, so that replicas share them."""
         if self.samples >= len(train):
             raise UsageError(
-                f"samples={self.samples} is too many: {self.data} has "
-                f"{len(train):,} images."
+                f"samples={self.samples} is too many: {self.data} has {len(train):,} "
+                "images."
             )
         return train.hold_out(self.samples, seed=lab.shared_seed("samples"))[1]
 
-    def _labels(self, train: Any, trial: Trial, lab: Seeds) -> Any:
+    def _labels(self, train: ImageSet, trial: Trial, lab: Seeds) -> Tensor:
         """The labels of one seed, a share of them drawn anew."""
-        seed = lab.seed(trial, "labels", by=("noise",))
         share = float(trial.condition["noise"])
-        return data.corrupt(
-            train.labels, share, classes=len(train.classes), seed=seed
-        ).labels
+        seed = lab.seed(trial, "labels", by=("noise",))
+        classes = len(train.classes)
+        return data.corrupt(train.labels, share, classes=classes, seed=seed).labels
 
     def _units(self, condition: Condition, classes: int) -> int:
         """How wide one hidden layer is for the condition's ratio."""
-        inputs = self.pixels**2
-        wanted = (
-            float(condition["ratio"]) * self.samples * classes / (inputs + 1 + classes)
-        )
-        return max(1, round(wanted))
+        wanted = float(condition["ratio"]) * self.samples * classes
+        return max(1, round(wanted / (self.pixels**2 + 1 + classes)))
 
     def run(self, trials: Trials, lab: Lab) -> None:
-        """Train one network on all images, or one on few with noisy labels, or solve
-        for random features.
-        """
+        """Train a network on all images or on few, or solve for random features."""
         condition = trials.condition
         train, test = (self._images(condition, split) for split in ("train", "test"))
-        for note in (*train.notes, *test.notes):
-            lab.note(note)
+        lab.note(*train.notes, *test.notes)
+        trivial = _trivial_scores(train.labels, test.labels, len(train.classes))
+        for trial in trials:
+            lab.array(trial, "trivial", list(trivial.values()))
         if "hidden" in condition:
-            self._grow(condition, train, test, trials, lab)
-            return
-        train = self._chosen(train, lab)
-        labels = [self._labels(train, trial, lab) for trial in trials]
-        part = self._descend if condition["part"] == DESCENT else self._solve
-        part(condition, (train, test), labels, trials, lab)
+            self._grow(train, test, trials, lab)
+        elif condition["part"] == DESCENT:
+            self._descend(self._chosen(train, lab), test, trials, lab)
+        else:
+            self._solve(self._chosen(train, lab), test, trials, lab)
 
-    def _grow(
-        self, condition: Condition, train: Any, test: Any, trials: Trials, lab: Lab
-    ) -> None:
+    def _grow(self, train: ImageSet, test: ImageSet, trials: Trials, lab: Lab) -> None:
         """Train one size on all images."""
         result = lab.train(
-            _network(str(condition["hidden"]), train),
+            _network(str(trials.condition["hidden"]), train),
             (train.images, train.labels),
             training.Recipe(
                 optimizer=training.Adam(learning_rate=self.learning_rate),
@@ -360,28 +402,22 @@ class ParametersVsGeneralization(Experiment):
             ),
             seeds=[lab.seed(trial, "weights") for trial in trials],
         )
-        for k, trial in enumerate(trials):
-            scores = {
-                name: float(values[k, -1])
-                for name, values in result.evaluations.items()
-            }
+        for trial, scores, outcome in _scored(trials, result):
             gap = scores["train_accuracy"] - scores["test_accuracy"]
-            lab.record(
-                trial, **scores, accuracy_gap=gap, converged=bool(result.converged[k])
-            )
+            lab.record(trial, **scores, accuracy_gap=gap, converged=outcome.converged)
 
     def _descend(
-        self, condition: Condition, sets: Any, labels: Any, trials: Trials, lab: Lab
+        self, train: ImageSet, test: ImageSet, trials: Trials, lab: Lab
     ) -> None:
-        """Train one hidden layer on few images, as wide as the ratio says, to the end."""
+        """Train one hidden layer on few images, as wide as the ratio says."""
         import torch
 
-        train, test = sets
         inputs, classes = self.pixels**2, len(train.classes)
-        units = self._units(condition, classes)
+        units = self._units(trials.condition, classes)
+        labels = torch.stack([self._labels(train, trial, lab) for trial in trials])
         result = lab.train(
             _network(str(units), train),
-            (train.images, torch.stack(labels)),
+            (train.images, labels),
             training.Recipe(
                 optimizer=training.Adam(learning_rate=RATE),
                 own_labels=True,
@@ -390,33 +426,23 @@ class ParametersVsGeneralization(Experiment):
             seeds=[lab.seed(trial, "weights") for trial in trials],
         )
         size = models.parameter_count(f"{inputs}-{units}-{classes}")
-        for k, trial in enumerate(trials):
-            scores = {
-                name: float(values[k, -1])
-                for name, values in result.evaluations.items()
-            }
+        for trial, scores, _ in _scored(trials, result):
             lab.record(
                 trial,
-                **{
-                    f"{s}_error": 1 - scores.pop(f"{s}_accuracy")
-                    for s in ("train", "test")
-                },
+                train_error=1 - scores.pop("train_accuracy"),
+                test_error=1 - scores.pop("test_accuracy"),
             )
             lab.record(trial, **scores, fitted_parameters=size)
 
-    def _solve(
-        self, condition: Condition, sets: Any, labels: Any, trials: Trials, lab: Lab
-    ) -> None:
+    def _solve(self, train: ImageSet, test: ImageSet, trials: Trials, lab: Lab) -> None:
         """Fit random features by least squares."""
         from torch.nn.functional import one_hot
 
-        train, test = sets
-        count, classes = (
-            max(1, round(float(condition["ratio"]) * len(train))),
-            len(train.classes),
-        )
+        classes = len(train.classes)
+        count = max(1, round(float(trials.condition["ratio"]) * len(train)))
         x, x_test = train.normalize(train.images), train.normalize(test.images)
-        for trial, own in zip(trials, labels, strict=True):
+        for trial in trials:
+            own = self._labels(train, trial, lab)
             # The mean is taken off, so that the features need not carry it.
             goal, truth = (
                 one_hot(y, classes).double() - 1 / classes for y in (own, test.labels)
@@ -425,113 +451,118 @@ class ParametersVsGeneralization(Experiment):
             model = models.RandomFeatures.fit(
                 x, goal, features=count, generator=generator
             )
-            for name, images, y, wanted in (
+            for name, images, labels, wanted in (
                 ("train", x, own, goal),
                 ("test", x_test, test.labels, truth),
             ):
                 outputs = model(images)
-                lab.record(
-                    trial,
-                    **{
-                        f"{name}_error": float((outputs.argmax(1) != y).double().mean())
-                    },
-                )
-                lab.record(
-                    trial, **{f"{name}_mse": float((outputs - wanted).square().mean())}
-                )
+                wrong = (outputs.argmax(1) != labels).double().mean()
+                squared = (outputs - wanted).square().mean()
+                lab.record(trial, **{f"{name}_error": float(wrong)})
+                lab.record(trial, **{f"{name}_mse": float(squared)})
             lab.record(trial, fitted_parameters=count * classes)
 
     def active_claims(self) -> tuple[Claim, ...]:
-        """The claims whose sizes, ratios and noise occur; published values where the
-        setting is theirs.
+        """The claims whose sizes, ratios and noise are run.
+
+        Claims on widths are made of the widths that there are; what is published stands
+        beside its own setting only.
         """
         widths = sorted(int(hidden) for hidden in self.hidden if hidden.isdecimal())
-        theirs = (
-            self.data == "mnist" and self.epochs == 10 and {50, 2000} <= set(widths)
-        )
+        published = {50, 2000} <= set(widths) and self.epochs == 10
         places = {"50": 0, "500": (len(widths) - 1) // 2, "2000": -1}
-        found = []
-        for claim, levels in (
-            (claim, [claim.first, claim.second]) for claim in self.claims
-        ):
+        claims = []
+        for claim in self.claims:
+            levels = claim.first, claim.second
             if claim.by == "hidden" and len(widths) > 2:
                 first, second = (str(widths[places[str(level)]]) for level in levels)
+                theirs = published and self.data == "mnist"
                 said = claim.published if theirs else None
-                found.append(replace(claim, first=first, second=second, published=said))
+                claim = replace(claim, first=first, second=second, published=said)
+                claims.append(claim)
             elif claim.by == "parameters" or (
-                set(levels) <= {*self.ratios} and 0.2 in self.noise
+                {*levels} <= {*self.ratios} and 0.2 in self.noise
             ):
-                found.append(claim)
-        return tuple(found)
+                claims.append(claim)
+        return tuple(claims)
 
     def baselines(self, records: Records) -> dict[str, Mapping[str, float]]:
-        """Saying the most frequent class of the training labels; for losses, saying the
-        classes' shares.
-        """
-        import torch
+        """Saying the most frequent class, and for losses the shares of the classes."""
+        trivial = records.shared_array("trivial")
+        if trivial is None:
+            return {}
+        scores = zip(TRIVIAL, map(float, trivial), strict=True)
+        return {metric: {"the classes' shares": score} for metric, score in scores}
 
-        train, test = (data.load(self.data, split=split) for split in ("train", "test"))
-        shares = torch.bincount(
-            train.labels, minlength=len(train.classes)
-        ).double() / len(train)
-        hit, blind = (
-            float((test.labels == shares.argmax()).double().mean()),
-            -shares[test.labels].log(),
-        )
-        mse = float(
-            (shares.square().sum() - 2 * shares[test.labels] + 1).mean() / len(shares)
-        )
-        scores = {"test_accuracy": hit, "test_error": 1 - hit}
-        scores |= {"test_loss": float(blind.mean()), "test_mse": mse}
-        return {
-            metric: {"the classes' shares": score} for metric, score in scores.items()
-        }
-
-    def figures(self, records: Records) -> dict[str, plots.Figure]:
-        """Accuracy, loss and gap against parameters; the test error through the
-        interpolation threshold.
-        """
+    def figures(self, records: Records) -> dict[str, Figure]:
+        """Scores against parameters, and errors through the interpolation threshold."""
         sizes = Records(record for record in records if "hidden" in record.condition)
         through = Records(record for record in records if "ratio" in record.condition)
-        names = {
-            f"{s}_{kind}": s
-            for s in ("train", "test")
-            for kind in ("accuracy", "loss", "error")
-        }
-        found, both = {}, {k: [f"train_{k}", f"test_{k}"] for k in ("accuracy", "loss")}
-        if self.hidden:
-            found["sizes"] = plots.trend(
-                sizes, both, color_by="part", names=names, title="Training and test against parameters",
-                caption="Equal epochs for all, which is not convergence. See where "
-                        "each line levels off.",
-            )  # fmt: skip
-            found["gap"] = plots.trend(
-                sizes, "accuracy_gap", color_by="part", horizontal={"no gap": 0.0},
-                y_label="training less test accuracy", title="The gap between training "
-                                                             "and test",
-            )  # fmt: skip
+        figures = _figures_of_sizes(sizes) if self.hidden else {}
         if self.ratios and self.noise:
-            axis: Any = {
-                "x": "ratio",
-                "color_by": "noise",
-                "vertical": {"P = N K": 1.0},
-            }
-            found["descent"] = plots.trend(
-                through, ["train_error", "test_error"], **axis, panel_by="part", names=names,
-                x_label="parameters / (samples x classes)", y_label="share of errors",
-                title="Errors through the interpolation threshold",
-                caption="Test errors count against the true labels, training errors "
-                        "against the noisy ones.",
-            )  # fmt: skip
-            found["twin"] = plots.trend(
-                through.where(part=FEATURES), "test_mse", **axis, log_y=True, y_label="test error (MSE)",
-                x_label="random features / samples", title="The analytic twin: random "
-                                                           "features",
-            )  # fmt: skip
-        return found
+            figures |= _figures_of_descent(through)
+        return figures
 
 
-def _network(hidden: str, train: Any) -> training.Supervised:
+def _figures_of_sizes(records: Records) -> dict[str, Figure]:
+    """Accuracy, loss and gap against parameters."""
+    return {
+        "sizes": plots.trend(
+            records,
+            {
+                "accuracy": ["train_accuracy", "test_accuracy"],
+                "loss": ["train_loss", "test_loss"],
+            },
+            color_by="part",
+            names=SPLIT_OF,
+            title="Training and test against parameters",
+            caption="Equal epochs for all, which is not convergence. See where each "
+            "line levels off.",
+        ),
+        "gap": plots.trend(
+            records,
+            "accuracy_gap",
+            color_by="part",
+            horizontal={"no gap": 0.0},
+            y_label="training less test accuracy",
+            title="The gap between training and test",
+        ),
+    }
+
+
+def _figures_of_descent(records: Records) -> dict[str, Figure]:
+    """The errors through the interpolation threshold, and their analytic twin."""
+    threshold = {"P = N K": 1.0}
+    return {
+        "descent": plots.trend(
+            records,
+            ["train_error", "test_error"],
+            x="ratio",
+            color_by="noise",
+            vertical=threshold,
+            panel_by="part",
+            names=SPLIT_OF,
+            x_label="parameters / (samples x classes)",
+            y_label="share of errors",
+            title="Errors through the interpolation threshold",
+            caption="Test errors count against the true labels, training errors "
+            "against the noisy ones.",
+        ),
+        "twin": plots.trend(
+            records.where(part=FEATURES),
+            "test_mse",
+            x="ratio",
+            color_by="noise",
+            vertical=threshold,
+            log_y=True,
+            y_label="test error (MSE)",
+            x_label="random features / samples",
+            title="The analytic twin: random features",
+        ),
+    }
+
+
+def _network(hidden: str, train: ImageSet) -> training.Supervised:
     """A dense network with these hidden layers for these images."""
     size, classes = train.images.shape[-1], len(train.classes)
     layers = f"{size**2}-{hidden}-{classes}"
@@ -541,11 +572,44 @@ def _network(hidden: str, train: Any) -> training.Supervised:
     )
 
 
+def _scored(
+    trials: Trials, result: Training
+) -> Iterator[tuple[Trial, dict[str, float], Outcome]]:
+    """Each trial with its scores at the last evaluation, NaN if it diverged before."""
+    for place, (trial, outcome) in enumerate(zip(trials, result, strict=True)):
+        scores = {
+            name: float(values[place, -1])
+            for name, values in result.evaluations.items()
+        }
+        yield trial, scores, outcome
+
+
+def _trivial_scores(train: Tensor, test: Tensor, classes: int) -> dict[str, float]:
+    """The scores, by metric, of saying what the training labels alone say."""
+    import torch
+
+    shares = torch.bincount(train, minlength=classes).double() / len(train)
+    hit = float((test == shares.argmax()).double().mean())
+    squared = shares.square().sum() - 2 * shares[test] + 1
+    values = (
+        hit,
+        1 - hit,
+        float(-shares[test].log().mean()),
+        float(squared.mean() / classes),
+    )
+    return dict(zip(TRIVIAL, values, strict=True))
+
+
 def _options(
-    train: Any, test: Any, epochs: int, batch_size: int, *, evaluations: int
+    train: ImageSet,
+    test: ImageSet,
+    epochs: int,
+    batch_size: int,
+    *,
+    evaluations: int,
 ) -> dict[str, Any]:
     """What both parts train with."""
-    steps = epochs * -(-len(train) // batch_size)
+    steps = epochs * training.steps_per_epoch(len(train), batch_size)
     return {
         "prepare": train.normalize,
         "held_out": {"test": (test.images, test.labels)},

@@ -379,13 +379,14 @@ class RandomLabels(Experiment):
 
     def objective(self, trial: Trial, lab: Seeds) -> tuple[Any, tuple[Tensor, Tensor]]:
         """See `Experiment.objective`."""
-        images, truth = self._cropped(self.task.train())
-        return "cross_entropy", (self.prepare(images), self._drawn(truth, trial, lab))
+        task = self.task
+        images, truth = self._cropped(task.train())
+        labels = self._drawn(truth, trial, lab)
+        return "cross_entropy", (self._prepare(task)(images), labels)
 
-    @property
-    def prepare(self) -> Callable[[Tensor], Tensor]:
-        """Makes inputs of images."""
-        return data.Whiten() if self.form == "zhang" else self.task.images().normalize
+    def _prepare(self, task: Task) -> Callable[[Tensor], Tensor]:
+        """What makes inputs of images."""
+        return data.Whiten() if self.form == "zhang" else task.images().normalize
 
     def _cropped(self, split: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """The middle of each image, with the labels."""
@@ -401,9 +402,10 @@ class RandomLabels(Experiment):
         """Train a network per seed, on labels of its own, until it memorizes them."""
         import torch
 
-        lab.note(*self.task.notes)
-        images, truth = self._cropped(self.task.train())
-        test = self._cropped(self.task.held_out())
+        task = self.task
+        lab.note(*task.notes)
+        images, truth = self._cropped(task.train())
+        test = self._cropped(task.held_out())
         labels = torch.stack([self._drawn(truth, trial, lab) for trial in trials])
         parts = data.by_truth(labels, truth)
         epoch = training.steps_per_epoch(len(images), self.batch_size)
@@ -419,7 +421,7 @@ class RandomLabels(Experiment):
                 ),
                 schedule=training.StepDecay(every=epoch, factor=self.decay),
                 own_labels=True,
-                prepare=self.prepare,
+                prepare=self._prepare(task),
                 precision="auto",
                 # The parts are training images: they cost no further prediction.
                 held_out={"test": test}
@@ -436,7 +438,7 @@ class RandomLabels(Experiment):
             ),
             seeds=[lab.seed(trial, "weights") for trial in trials],
         )
-        chance = 1 / self.task.outputs
+        chance = 1 / task.outputs
         largest_class = float(test[1].bincount().max()) / len(test[1])
         for trial, outcome in zip(trials, result, strict=True):
             for name, values in outcome.curves.items():
@@ -480,14 +482,14 @@ class RandomLabels(Experiment):
 
     def baselines(self, records: Records) -> dict[str, Mapping[str, float]]:
         """Chance, the largest test class, and copying the label of one neighbor."""
-        kept = [r.arrays["trivial"] for r in records if "trivial" in r.arrays]
-        chance, largest_class = map(float, kept[0]) if kept else (nan, nan)
+        trivial = records.shared_array("trivial")
+        chance, largest_class = (nan, nan) if trivial is None else map(float, trivial)
         copied = {
             f"one neighbor's label, share {share:g}": 1 - share * (1 - chance)
             for share in self.shares
         }
-        trivial = {"chance": chance, "largest class": largest_class}
-        return {"test_accuracy": trivial | copied}
+        scores = {"chance": chance, "largest class": largest_class, **copied}
+        return {"test_accuracy": scores}
 
     def figures(self, records: Records) -> dict[str, Figure]:
         """What random labels cost, both splits while training, and what comes first."""

@@ -6,17 +6,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import inf, isfinite, log10, nan
+from math import isfinite, log10, nan
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from annotated_types import Le
+from annotated_types import Ge, Le
 
-from nablab import data, models, plots, training
+from nablab import data, metrics, models, plots, training
 from nablab.contract import (
     Answer,
     Claim,
     Condition,
     Experiment,
+    Figure,
     Lab,
     Record,
     Records,
@@ -25,18 +26,31 @@ from nablab.contract import (
     Trial,
     Trials,
 )
-from nablab.errors import UsageError
-from nablab.settings.bounds import Epochs, Samples, Steps
+from nablab.data.fields import ImagesField
+from nablab.models.fields import NetworkField, OwnModelField
+from nablab.settings import Epochs, Factor, Positive, Rising, Samples, Steps
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+    from nablab.data import Task
 
 
 DESIGNS = (EPOCHS, STEPS, LOSS) = ("equal epochs", "equal steps", "equal loss")
 LEARNED = "all learned"
 TRAININGS = (PLAIN, RANDOM, AUGMENTED) = ("true labels", "random labels", "augmented")
-MEASURED = ("test_loss", "test_accuracy", "sensitivity", "sensitivity_standard_error", "logit_sensitivity",
-            "misclassified", "correct", "error_detection", "error_detection_by_confidence")  # fmt: skip
+MEASURED = (
+    "test_loss",
+    "test_accuracy",
+    "sensitivity",
+    "sensitivity_standard_error",
+    "logit_sensitivity",
+    "misclassified",
+    "correct",
+    "error_detection",
+    "error_detection_by_confidence",
+)
+SIZES = (64, 256, 1_000, 4_000, 10_000)
 KINDS = {"sensitivity": "probabilities", "logit_sensitivity": "logits"}
 NAMES = {
     f"{split}_{kind}": split
@@ -118,69 +132,125 @@ class Sensitivity(Experiment):
 
     topic: ClassVar[str] = "generalization"
 
-    data: str = "mnist@10000"
-    network: str = "flatten-300-300"
-    model: str | None = None
-    batch_sizes: tuple[Samples, ...] = (64, 256, 1_000, 4_000, 10_000)
+    data: ImagesField = "mnist@10000"
+    network: NetworkField = "flatten-300-300"
+    model: OwnModelField = None
+    batch_sizes: Annotated[tuple[Samples, ...], Rising(least=2)] = SIZES
     epochs: Epochs = 10
     steps: Steps = 100
-    loss: float = 0.05
+    loss: Positive = 0.05
     batch_size: Samples = 250
     most_steps: Steps = 6_000
-    corrupted: float = 1.0
-    shift: Annotated[int, Le(14)] = 2
+    corrupted: Factor = 1.0
+    shift: Annotated[int, Ge(1), Le(14)] = 2
     inputs: Samples = 500
     optimizer: Literal["Adam", "AdamW", "RMSprop", "SGD"] = "Adam"
-    learning_rate: float = 2e-3
-    decay: float = 0.99
+    learning_rate: Positive = 2e-3
+    decay: Factor = 0.99
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "quick": {"data": "digits@640", "network": "flatten-96-96", "batch_sizes": (32, 64, 160, 320, 640),
-                  "steps": 50, "batch_size": 128, "most_steps": 1_500, "decay": 0.998, "inputs": 250,
-                  "loss": 0.1, "seeds": 9},
+        "quick": {
+            "data": "digits@640",
+            "network": "flatten-96-96",
+            "batch_sizes": (32, 64, 160, 320, 640),
+            "steps": 50,
+            "batch_size": 128,
+            "most_steps": 1_500,
+            "decay": 0.998,
+            "inputs": 250,
+            "loss": 0.1,
+            "seeds": 9,
+        },
         "standard": {"seeds": 9},
-        "paper": {"data": "mnist", "network": "flatten-512-512", "epochs": 50, "steps": 3_000, "loss": 0.01,
-                  "most_steps": 60_000, "inputs": 10_000, "learning_rate": 1e-3, "seeds": 10},
-    }  # fmt: skip
+        "paper": {
+            "data": "mnist",
+            "network": "flatten-512-512",
+            "epochs": 50,
+            "steps": 3_000,
+            "loss": 0.01,
+            "most_steps": 60_000,
+            "inputs": 10_000,
+            "learning_rate": 1e-3,
+            "seeds": 10,
+        },
+    }
     claims: ClassVar[tuple[Claim, ...]] = (
-        Claim.falls("sensitivity", **BY_SIZE,
-                    sentence="Sensitivity falls as the batch grows (two courses)"),
-        Claim.equal("sensitivity", margin=0.25, **BY_SIZE,
-                    sentence="Sensitivity is almost constant: within a quarter at all "
-                             "sizes (one course)"),
-        Claim.falls("logit_sensitivity", **BY_SIZE, quantity="sensitivity of the "
-                                                             "logits",
-                    sentence="Measured on logits, sensitivity falls as the batch "
-                             "grows"),
-        Claim.greater("sensitivity", RANDOM, PLAIN, smallest_effect=log10(1.1), **BY_TRAINING,
-                      sentence="Random labels raise the sensitivity (Novak et al. "
-                               "2018)",
-                      answer=Answer(supported="random labels make a network more "
-                                              "sensitive",
-                                    refuted="random labels do not make a network more "
-                                            "sensitive",
-                                    open="whether random labels make a network more "
-                                         "sensitive")),
-        Claim.less("sensitivity", AUGMENTED, PLAIN, smallest_effect=log10(1.1), **BY_TRAINING,
-                   sentence="Augmentation lowers the sensitivity (Novak et al. 2018)"),
-        Claim.at_least("error_detection", 0.6, quantity="area under the ROC curve of "
-                                                        "sensitivity and errors",
-                       where={"design": LEARNED, "training": PLAIN},
-                       sentence="Sensitivity tells misclassified test inputs (Novak et "
-                                "al. 2018)"),
-    )  # fmt: skip
+        Claim.falls(
+            "sensitivity",
+            **BY_SIZE,
+            sentence="Sensitivity falls as the batch grows (two courses)",
+        ),
+        Claim.equal(
+            "sensitivity",
+            margin=0.25,
+            **BY_SIZE,
+            sentence="Sensitivity is almost constant: within a quarter at all sizes "
+            "(one course)",
+        ),
+        Claim.falls(
+            "logit_sensitivity",
+            **BY_SIZE,
+            quantity="sensitivity of the logits",
+            sentence="Measured on logits, sensitivity falls as the batch grows",
+        ),
+        Claim.greater(
+            "sensitivity",
+            RANDOM,
+            PLAIN,
+            smallest_effect=log10(1.1),
+            **BY_TRAINING,
+            sentence="Random labels raise the sensitivity (Novak et al. 2018)",
+            answer=Answer(
+                supported="random labels make a network more sensitive",
+                refuted="random labels do not make a network more sensitive",
+                open="whether random labels make a network more sensitive",
+            ),
+        ),
+        Claim.less(
+            "sensitivity",
+            AUGMENTED,
+            PLAIN,
+            smallest_effect=log10(1.1),
+            **BY_TRAINING,
+            sentence="Augmentation lowers the sensitivity (Novak et al. 2018)",
+        ),
+        Claim.at_least(
+            "error_detection",
+            0.6,
+            quantity="area under the ROC curve of sensitivity and errors",
+            where={"design": LEARNED, "training": PLAIN},
+            sentence="Sensitivity tells misclassified test inputs (Novak et al. 2018)",
+        ),
+    )
     reported: ClassVar[tuple[Reported, ...]] = (
-        *(Reported(who="Novak et al. 2018", setting="trained until every training "
-                                                    "image is right; figures",
-                   quantity=f"sensitivity under {change}", value=value)
-          for change, value in (("full batches", "higher"), ("random labels", "higher"),
-                                ("augmentation", "lower"))),
-        Reported(who="Novak et al. 2018", setting="trained until every training image "
-                                                  "is right; figures",
-                 quantity="sensitivity at misclassified inputs", value="higher than at others"),
-        Reported(who="two courses", quantity="sensitivity as the batch grows", value="falls"),
-        Reported(who="one course", quantity="sensitivity as the batch grows", value="almost constant"),
-    )  # fmt: skip
+        *(
+            Reported(
+                who="Novak et al. 2018",
+                setting="trained until every training image is right; figures",
+                quantity=f"sensitivity under {change}",
+                value=value,
+            )
+            for change, value in (
+                ("full batches", "higher"),
+                ("random labels", "higher"),
+                ("augmentation", "lower"),
+            )
+        ),
+        Reported(
+            who="Novak et al. 2018",
+            setting="trained until every training image is right; figures",
+            quantity="sensitivity at misclassified inputs",
+            value="higher than at others",
+        ),
+        Reported(
+            who="two courses", quantity="sensitivity as the batch grows", value="falls"
+        ),
+        Reported(
+            who="one course",
+            quantity="sensitivity as the batch grows",
+            value="almost constant",
+        ),
+    )
     exercises: ClassVar[tuple[str, ...]] = (
         "Multiply the last layer's weights by 10. What happens to the two "
         "sensitivities, and to accuracy?",
@@ -199,267 +269,234 @@ class Sensitivity(Experiment):
     )
 
     def validate(self) -> None:
-        """Check the numbers, the data and the network; no data are fetched."""
-        for key in (
-            "learning_rate",
-            "loss",
-            "epochs",
-            "steps",
-            "batch_size",
-            "most_steps",
-            "inputs",
-        ):
-            if not 0 < getattr(self, key) < inf:
-                raise UsageError(
-                    f"{key}={getattr(self, key)} is impossible: it must "
-                    "be above 0 and finite."
-                )
-        for key in ("corrupted", "decay"):
-            if not 0 < getattr(self, key) <= 1:
-                raise UsageError(
-                    f"{key}={getattr(self, key)} must be above 0 and at most 1."
-                )
-        if not 1 <= self.shift <= 14:
-            raise UsageError(
-                f"shift={self.shift} is no augmentation of 28 pixels: it "
-                "must be from 1 to 14."
-            )
-        sizes = self.batch_sizes
-        if len(sizes) < 2 or sizes[0] < 1 or sorted(set(sizes)) != list(sizes):
-            raise UsageError(
-                f"batch_sizes={list(sizes)} must be two or more, rising, from 1."
-            )
-        task = data.image_task(self.data)
-        self._check_sizes(task.samples)
-        form: Any = {"shape": task.shape, "outputs": task.outputs}
-        form |= {
-            "samples": task.train_samples,
-            "batch_sizes": (*self.batch_sizes, self.batch_size),
-        }
-        models.check_network(self.network, **form)
-        if self.model is not None:
-            models.check_model(self.model, **form)
+        """Check that no batch exceeds the images, and that the network takes them."""
+        task = self.task
+        sizes = (*self.batch_sizes, self.batch_size)
+        data.check_batches(self.data, task.samples, sizes)
+        self.compared.check(task, batch_sizes=sizes)
 
-    def _check_sizes(self, samples: int | None) -> None:
-        largest = max(*self.batch_sizes, self.batch_size)
-        if samples is not None and largest > samples:
-            raise UsageError(f"A batch of {largest:,} exceeds the {samples:,} training "
-                             f"images of {self.data}: take smaller batches or more "
-                             "images.")  # fmt: skip
+    @property
+    def task(self) -> Task:
+        """The images."""
+        return data.image_task(self.data)
+
+    @property
+    def compared(self) -> models.Networks:
+        """The one network, which may be your own."""
+        return models.Networks(() if self.model else (self.network,), self.model)
 
     def conditions(self) -> list[Condition]:
-        """Every batch size in three designs, and three kinds of training with equal
-        batches.
-        """
-        levels = [
-            (design, PLAIN, size) for design in DESIGNS for size in self.batch_sizes
+        """Every batch size in three designs, and three kinds of training."""
+        sizes = [
+            Condition(design=design, training=PLAIN, batch_size=size)
+            for design in DESIGNS
+            for size in self.batch_sizes
         ]
-        levels += [(LEARNED, training, self.batch_size) for training in TRAININGS]
-        return [
-            Condition(design=d, training=t, batch_size=size) for d, t, size in levels
+        kinds = [
+            Condition(design=LEARNED, training=kind, batch_size=self.batch_size)
+            for kind in TRAININGS
         ]
-
-    def sources(self) -> Mapping[str, str]:
-        """The user's network: a changed file makes a new run."""
-        return {"model": models.source_hash(self.model)} if self.model else {}
-
-    def data_sets(self) -> tuple[str, ...]:
-        """The images."""
-        return (self.data,)
+        return sizes + kinds
 
     def active_claims(self) -> tuple[Claim, ...]:
-        """Those of the class, and one on the smallest and the largest batch of this
-        configuration.
-        """
+        """Those of the class, and one on the smallest and the largest batch."""
         small, large = self.batch_sizes[0], self.batch_sizes[-1]
-        novak = (
-            f"At equal loss batches of {large:,} raise the sensitivity (Novak et "
-            "al. 2018)"
+        extreme = Claim.greater(
+            "sensitivity",
+            large,
+            small,
+            by="batch_size",
+            where={"design": LOSS},
+            scale="log10",
+            smallest_effect=log10(1.1),
+            sentence=f"At equal loss batches of {large:,} raise the sensitivity (Novak "
+            "et al. 2018)",
+            answer=LARGER,
         )
-        extreme = Claim.greater("sensitivity", large, small, by="batch_size", where={"design": LOSS},
-                                scale="log10", smallest_effect=log10(1.1), sentence=novak,
-                                answer=LARGER)  # fmt: skip
         return (*self.claims, extreme)
 
     def network_of(self, condition: Condition) -> nn.Module:
         """See `Experiment.network_of`."""
-        task = data.task(self.data)
-        form: Any = {"shape": task.shape, "outputs": task.outputs}
-        return models.network_builder(self.network, **form, model=self.model)()
+        return self.compared.builder(self.compared.names[0], self.task)()
 
     def objective(self, trial: Trial, lab: Seeds) -> tuple[Any, tuple[Tensor, Tensor]]:
         """See `Experiment.objective`."""
-        task = data.task(self.data)
+        task = self.task
         images, labels = task.prepared()
-        own = self._labels(
-            trial.condition,
-            labels,
-            task.outputs,
-            Trials([trial.condition], [trial.seed]),
-            lab,
-        )
-        return task.loss, (images, own if own.ndim == 1 else own[0])
+        if trial.condition["training"] == RANDOM:
+            labels = self._redrawn(labels, trial, lab)
+        return task.loss, (images, labels)
 
     def run(self, trials: Trials, lab: Lab) -> None:
-        """Train one network per seed and measure how its outputs react to test images."""
-        condition = trials.condition
-        task = data.task(self.data)
-        for note in task.notes:
-            lab.note(note)
+        """Train a network per seed and measure how its outputs react to test images."""
+        import torch
+
+        condition, task = trials.condition, self.task
+        lab.note(*task.notes)
         images, labels = task.train()
-        self._check_sizes(len(images))
-        build = models.network_builder(
-            self.network, shape=task.shape, outputs=task.outputs, model=self.model
-        )
+        batch_size = int(condition["batch_size"])
+        data.check_batches(self.data, len(images), [batch_size])
+        redrawn = condition["training"] == RANDOM
+        if redrawn:
+            labels = torch.stack([self._redrawn(labels, t, lab) for t in trials])
+        augment = data.Augment(shift=self.shift)
         result = lab.train(
-            training.Supervised(build, "cross_entropy"),
-            (images, self._labels(condition, labels, task.outputs, trials, lab)),
+            training.Supervised(
+                self.compared.builder(self.compared.names[0], task), "cross_entropy"
+            ),
+            (images, labels),
             training.Recipe(
-                batch_size=int(condition["batch_size"]),
-                optimizer=getattr(training, self.optimizer)(
-                    learning_rate=self.learning_rate
+                batch_size=batch_size,
+                optimizer=training.optimizer(
+                    self.optimizer, learning_rate=self.learning_rate
                 ),
                 prepare=task.prepare,
-                augment=data.Augment(shift=self.shift)
-                if condition["training"] == AUGMENTED
-                else None,
-                precision="auto",  # of training; Jacobians are always in float32
-                own_labels=condition["training"] == RANDOM,
+                augment=augment if condition["training"] == AUGMENTED else None,
+                # Of training: Jacobians are always in float32.
+                precision="auto",
+                own_labels=redrawn,
                 **self._ending(condition, len(images)),
             ),
-            # shared by all conditions
+            # All conditions start from the same weights: they are compared in pairs.
             seeds=[lab.seed(trial, "weights", by=()) for trial in trials],
         )
         missed = result.stop_reason.count("budget")
         if condition["design"] in (LOSS, LEARNED) and missed:
-            lab.note(f"{condition}: {missed} of {len(trials)} networks did not get "
-                     f"there within most_steps={self.most_steps:,} and are measured as "
-                     "they are.")  # fmt: skip
-        test = task.prepared(held_out=True)
-        for k, trial in enumerate(trials):
-            accuracy = result.evaluations["train_accuracy"][k]
-            lab.record(trial, train_loss=result.final[k], train_accuracy=accuracy[accuracy == accuracy][-1],
-                       steps=int(result.steps_taken[k]), stop_reason=result.stop_reason[k])  # fmt: skip
-            diverged = not isfinite(result.final[k])  # then there is no Jacobian
-            found = (
-                {}
-                if diverged
-                else _measure(result.module(k).eval(), *test, self.inputs)
+            lab.note(
+                f"{condition}: {missed} of {len(trials)} networks did not get there "
+                f"within most_steps={self.most_steps:,} and are measured as they are."
             )
-            lab.record(trial, **{name: found.get(name, nan) for name in MEASURED})
+        test = task.prepared(held_out=True)
+        for trial, outcome in zip(trials, result, strict=True):
+            lab.record(
+                trial,
+                train_loss=outcome.final,
+                train_accuracy=outcome.last()["train_accuracy"],
+                steps=outcome.steps_taken,
+                stop_reason=outcome.stop_reason,
+            )
+            # A diverged network has no Jacobian.
+            measured = {}
+            if isfinite(outcome.final):
+                measured = _measure(outcome.module(), *test, self.inputs)
+            lab.record(trial, **{name: measured.get(name, nan) for name in MEASURED})
+            lab.array(trial, "chance", [1 / task.outputs])
 
-    def _labels(
-        self,
-        condition: Condition,
-        labels: Any,
-        classes: int,
-        trials: Trials,
-        lab: Seeds,
-    ) -> Any:
-        """The labels (N,), or (K, N) if each seed has random ones of its own."""
-        if condition["training"] != RANDOM:
-            return labels
-        import torch
-
-        draws = [lab.seed(trial, "labels", by=()) for trial in trials]
-        return torch.stack(
-            [
-                data.corrupt(labels, self.corrupted, classes=classes, seed=n)[0]
-                for n in draws
-            ]
-        )
+    def _redrawn(self, labels: Tensor, trial: Trial, lab: Seeds) -> Tensor:
+        """The labels of a seed, a share of them drawn at random."""
+        classes, seed = self.task.outputs, lab.seed(trial, "labels", by=())
+        return data.corrupt(labels, self.corrupted, classes=classes, seed=seed).labels
 
     def _ending(self, condition: Condition, samples: int) -> dict[str, Any]:
         """When training ends, and how often it is evaluated to know."""
-        per_epoch = -(-samples // int(condition["batch_size"]))
-        if condition["design"] in (EPOCHS, STEPS):
-            steps = (
-                self.epochs * per_epoch if condition["design"] == EPOCHS else self.steps
-            )
+        epoch = training.steps_per_epoch(samples, int(condition["batch_size"]))
+        if condition["design"] == EPOCHS:
+            steps = self.epochs * epoch
             return {"steps": steps, "eval_every": steps}
+        if condition["design"] == STEPS:
+            return {"steps": self.steps, "eval_every": self.steps}
         if condition["design"] == LEARNED:
-            stop = training.Threshold(0.999, metric="train_accuracy", above=True)
-            # At a constant rate no network learned all of the shifted images: they
-            # stayed at 99.6 %.
-            falls = training.Exponential(self.decay ** (1 / per_epoch))
             return {
                 "steps": self.most_steps,
-                "eval_every": per_epoch,
-                "stop": [stop],
-                "schedule": falls,
+                "eval_every": epoch,
+                "stop": [
+                    training.Threshold(0.999, metric="train_accuracy", above=True)
+                ],
+                # At a constant rate no network learned all of the shifted images: they
+                # stayed at 99.6 %.
+                "schedule": training.Exponential(self.decay ** (1 / epoch)),
             }
         # An evaluation costs a third of an epoch. The loss falls fast, so it is looked
         # at more often.
-        often = max(4, per_epoch // 4)
         return {
             "steps": self.most_steps,
-            "eval_every": often,
+            "eval_every": max(4, epoch // 4),
             "stop": [training.Threshold(self.loss)],
         }
 
     def baselines(self, records: Records) -> dict[str, Mapping[str, float]]:
         """Chance."""
-        share = 1 / data.task(self.data).outputs
-        return {"test_accuracy": {"chance": share}, "error_detection": {"chance": 0.5}}
+        chance = records.shared_array("chance")
+        scores = {"error_detection": 0.5}
+        if chance is not None:
+            scores["test_accuracy"] = float(chance[0])
+        return {metric: {"chance": score} for metric, score in scores.items()}
 
-    def figures(self, records: Records) -> dict[str, plots.Figure]:
-        """Sensitivity against batch size, what explains it, and what labels and
-        augmentation do to it.
-        """
+    def figures(self, records: Records) -> dict[str, Figure]:
+        """Sensitivity against batch size, what explains it, and labels."""
         by_size = Records(r for r in records if r.condition["design"] in DESIGNS)
         learned = records.where(design=LEARNED)
         against: Mapping[str, Any] = {"x": "batch_size", "color_by": "design"}
         sizes = plots.trend(
-            by_size, {f"sensitivity of {name}": [metric] for metric, name in KINDS.items()}, log_y=True,
-            names=KINDS, title="Sensitivity against batch size", **against,
+            by_size,
+            {f"sensitivity of {name}": [metric] for metric, name in KINDS.items()},
+            log_y=True,
+            names=KINDS,
+            title="Sensitivity against batch size",
+            **against,
             caption="The design decides which way the lines go; probabilities and "
-                    "logits go opposite ways.",
-        )  # fmt: skip
+            "logits go opposite ways.",
+        )
         scores = plots.trend(
-            by_size, {kind: [f"train_{kind}", f"test_{kind}"] for kind in ("loss", "accuracy")}, names=NAMES,
-            title="How far training went", caption="Which sizes end at a lower loss?", **against,
-        )  # fmt: skip
+            by_size,
+            {kind: [f"train_{kind}", f"test_{kind}"] for kind in ("loss", "accuracy")},
+            names=NAMES,
+            title="How far training went",
+            caption="Which sizes end at a lower loss?",
+            **against,
+        )
         kinds = plots.dots(
-            learned, "sensitivity", by="training", panel_by="", log_y=True, title="Labels and augmentation",
+            learned,
+            "sensitivity",
+            by="training",
+            panel_by="",
+            log_y=True,
+            title="Labels and augmentation",
             caption="All networks fit their own labels of the training images.",
-        )  # fmt: skip
+        )
         errors = plots.dots(
-            _by_correctness(learned), "sensitivity", by="inputs", panel_by="training", log_y=True,
+            _by_correctness(learned),
+            "sensitivity",
+            by="inputs",
+            panel_by="training",
+            log_y=True,
             title="Misclassified and correct test inputs",
             caption="After random labels nearly every test input is misclassified, so "
-                    "the two are alike.",
-        )  # fmt: skip
+            "the two are alike.",
+        )
         return {"sizes": sizes, "scores": scores, "kinds": kinds, "errors": errors}
 
 
-def _measure(module: nn.Module, x: Any, y: Any, count: int) -> dict[str, float]:
-    """Scores on the test set (N, C, H, W), and sensitivities at ``count`` of its
-    inputs, evenly spaced.
+def _measure(module: nn.Module, x: Tensor, y: Tensor, count: int) -> dict[str, float]:
+    """Score a network on the test set, and measure it at some of its inputs.
+
+    Args:
+        module: In evaluation mode.
+        x: Test inputs (N, C, H, W).
+        y: Their labels (N,).
+        count: How many inputs to measure at, evenly spaced.
     """
     import torch
 
     from nablab.instruments import input_sensitivity
 
-    with torch.no_grad():
-        logits = torch.cat([module(part) for part in x.split(1_000)])
-    right, count = logits.argmax(1) == y, min(count, len(x))
-    places = torch.arange(count) * len(x) // count
-    wrong, doubt = ~right[places].numpy(), 1 - logits[places].softmax(1).amax(1).numpy()
-    found, logit = (
-        input_sensitivity(module, x[places], of=of)
-        for of in ("probabilities", "logits")
-    )
-    means = [
-        float(found.norms[kind].mean()) if kind.any() else nan
-        for kind in (wrong, ~wrong)
-    ]
-    scores = (
-        float(torch.nn.functional.cross_entropy(logits, y)),
-        float(right.double().mean()),
-    )
-    areas = _area(found.norms, wrong), _area(doubt, wrong)
-    values = (*scores, found.mean, found.standard_error, logit.mean, *means, *areas)
-    return dict(zip(MEASURED, values, strict=True))
+    logits = metrics.outputs(module, x)
+    right, places = logits.argmax(1) == y, data.evenly_spaced(len(x), count)
+    wrong = ~right[places].numpy()
+    doubt = 1 - logits[places].softmax(1).amax(1).numpy()
+    found = input_sensitivity(module, x[places], of="probabilities")
+    of_logits = input_sensitivity(module, x[places], of="logits")
+    return {
+        "test_loss": float(torch.nn.functional.cross_entropy(logits, y)),
+        "test_accuracy": float(right.double().mean()),
+        "sensitivity": found.mean,
+        "sensitivity_standard_error": found.standard_error,
+        "logit_sensitivity": of_logits.mean,
+        "misclassified": float(found.norms[wrong].mean()) if wrong.any() else nan,
+        "correct": float(found.norms[~wrong].mean()) if (~wrong).any() else nan,
+        "error_detection": _area(found.norms, wrong),
+        "error_detection_by_confidence": _area(doubt, wrong),
+    }
 
 
 def _area(scores: Any, wrong: Any) -> float:

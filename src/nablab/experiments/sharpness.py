@@ -6,15 +6,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import inf, isfinite, log10, nan
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from math import isfinite, log10, nan
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from nablab import data, models, plots, training
+from annotated_types import Ge, Le
+
+from nablab import data, metrics, models, plots, training
 from nablab.contract import (
     Answer,
     Claim,
     Condition,
     Experiment,
+    Figure,
     Lab,
     Published,
     Records,
@@ -23,13 +26,27 @@ from nablab.contract import (
     Trial,
     Trials,
 )
-from nablab.errors import UsageError
-from nablab.settings.bounds import Epochs, Samples
+from nablab.data.fields import ImagesField
+from nablab.models.fields import NetworkField, OwnModelField
+from nablab.settings import (
+    Distinct,
+    Epochs,
+    NotNegative,
+    Positive,
+    Rising,
+    Samples,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from nablab.data.tasks import Pair, Task
+    from nablab.training import Outcome
 
+
+# A batch of one sample has no batch norm.
+BatchSize = Annotated[int, Ge(2), Le(10**9)]
+SIZES = (64, 256, 1_000, 4_000, 10_000)
 KESKAR = "keskar_sharpness"
 MEASURES = {
     KESKAR: "Keskar's sharpness",
@@ -107,27 +124,46 @@ class Sharpness(Experiment):
 
     topic: ClassVar[str] = "generalization"
 
-    data: str = "mnist@10000"
-    network: str = "flatten-256-bn-256-bn"
-    model: str | None = None
-    batch_sizes: tuple[Samples, ...] = (64, 256, 1_000, 4_000, 10_000)
-    learning_rates: tuple[float, ...] = (1e-3, 4e-3)
+    data: ImagesField = "mnist@10000"
+    network: NetworkField = "flatten-256-bn-256-bn"
+    model: OwnModelField = None
+    batch_sizes: Annotated[tuple[BatchSize, ...], Rising(least=2)] = SIZES
+    learning_rates: Annotated[tuple[Positive, ...], Distinct()] = (1e-3, 4e-3)
     epochs: Epochs = 40
-    target_loss: float = 0.0
+    target_loss: NotNegative = 0.0
     measured: Samples = 1_000
     both_radii: bool = False
     optimizer: Literal["Adam", "AdamW", "RMSprop", "SGD"] = "Adam"
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "quick": {"data": "digits@640", "network": "flatten-32-bn-32-bn",
-                  "batch_sizes": (40, 80, 160, 320, 640), "learning_rates": (2e-3, 8e-3),
-                  "epochs": 20, "measured": 320, "seeds": 5},
+        "quick": {
+            "data": "digits@640",
+            "network": "flatten-32-bn-32-bn",
+            "batch_sizes": (40, 80, 160, 320, 640),
+            "learning_rates": (2e-3, 8e-3),
+            "epochs": 20,
+            "measured": 320,
+            "seeds": 5,
+        },
         "standard": {"seeds": 5},
         "equal-loss": {"epochs": 100, "target_loss": 0.05, "seeds": 5},
-        "keskar": {"network": F1, "learning_rates": (1e-3,), "both_radii": True, "seeds": 5},
-        "paper": {"data": "mnist", "network": F1, "batch_sizes": (256, 6_000), "learning_rates": (1e-3,),
-                  "epochs": 100, "measured": 60_000, "both_radii": True, "seeds": 5},
-    }  # fmt: skip
+        "keskar": {
+            "network": F1,
+            "learning_rates": (1e-3,),
+            "both_radii": True,
+            "seeds": 5,
+        },
+        "paper": {
+            "data": "mnist",
+            "network": F1,
+            "batch_sizes": (256, 6_000),
+            "learning_rates": (1e-3,),
+            "epochs": 100,
+            "measured": 60_000,
+            "both_radii": True,
+            "seeds": 5,
+        },
+    }
     undecided: ClassVar[Mapping[str, str]] = {
         "keskar": "five batch sizes at one learning rate are too few conditions for a "
         "correlation with the gap; the preset is there to compare batches.",
@@ -135,32 +171,57 @@ class Sharpness(Experiment):
         "no correlation with the gap; the preset is there to compare them.",
     }
     claims: ClassVar[tuple[Claim, ...]] = (
-        Claim.rises(KESKAR, by="batch_size", quantity="Keskar's sharpness",
-                    sentence="Keskar's sharpness rises with the batch size",
-                    answer=Answer(supported="yes, larger batches end in sharper minima",
-                                  refuted="no, larger batches end in minima that are "
-                                          "less sharp",
-                                  open="whether larger batches end in sharper minima")),
+        Claim.rises(
+            KESKAR,
+            by="batch_size",
+            quantity="Keskar's sharpness",
+            sentence="Keskar's sharpness rises with the batch size",
+            answer=Answer(
+                supported="yes, larger batches end in sharper minima",
+                refuted="no, larger batches end in minima that are less sharp",
+                open="whether larger batches end in sharper minima",
+            ),
+        ),
         *(
-            Claim.correlates(metric, "gap", paired=True, quantity=name,
-                             sentence="The gap rises with "
-                                      f"{name if 'Keskar' in name else 'the ' + name}",
-                             answer=TELLS if metric == KESKAR else None)
+            Claim.correlates(
+                metric,
+                "gap",
+                paired=True,
+                quantity=name,
+                sentence="The gap rises with "
+                f"{name if 'Keskar' in name else 'the ' + name}",
+                answer=TELLS if metric == KESKAR else None,
+            )
             for metric, name in MEASURES.items()
         ),
-    )  # fmt: skip
+    )
     reported: ClassVar[tuple[Reported, ...]] = (
-        *(Reported(who="Keskar et al. 2017", setting=f"MNIST, F1, batches of {batch:,}", quantity=quantity,
-                   value=value, metric=metric, where={"batch_size": batch},
-                   fields={"data": "mnist", "network": F1, "measured": 60_000})
-          for batch, sharpness, accuracy in ((256, "1.23 ± 0.83", 0.9803), (6_000, "205 ± 70", 0.9781))
-          for quantity, value, metric in (("sharpness at ε = 1e-3", sharpness, KESKAR),
-                                          ("test accuracy", accuracy, "test_accuracy"))),
-        Reported(who="Andriushchenko et al. 2023", setting="many measures on many "
-                                                           "networks",
-                 quantity="correlation with generalization",
-                 value="mostly none, and for some of the wrong sign"),
-    )  # fmt: skip
+        *(
+            Reported(
+                who="Keskar et al. 2017",
+                setting=f"MNIST, F1, batches of {batch:,}",
+                quantity=quantity,
+                value=value,
+                metric=metric,
+                where={"batch_size": batch},
+                fields={"data": "mnist", "network": F1, "measured": 60_000},
+            )
+            for batch, sharpness, accuracy in (
+                (256, "1.23 ± 0.83", 0.9803),
+                (6_000, "205 ± 70", 0.9781),
+            )
+            for quantity, value, metric in (
+                ("sharpness at ε = 1e-3", sharpness, KESKAR),
+                ("test accuracy", accuracy, "test_accuracy"),
+            )
+        ),
+        Reported(
+            who="Andriushchenko et al. 2023",
+            setting="many measures on many networks",
+            quantity="correlation with generalization",
+            value="mostly none, and for some of the wrong sign",
+        ),
+    )
     exercises: ClassVar[tuple[str, ...]] = (
         "Scale one layer by 10 and the next by 1/10. Which measures change, and which "
         "do not?",
@@ -181,219 +242,211 @@ class Sharpness(Experiment):
     )
 
     def validate(self) -> None:
-        """Check the numbers, the data and the network; no data are fetched."""
-        numbers = {
-            "epochs": [self.epochs],
-            "measured": [self.measured],
-            "learning_rates": self.learning_rates,
-        }
-        for key, values in numbers.items():
-            if not values or not all(0 < value < inf for value in values):
-                raise UsageError(
-                    f"{key}={list(values)} is impossible: it must be "
-                    "above 0 and finite."
-                )
-        if not 0 <= self.target_loss < inf:
-            raise UsageError(
-                f"target_loss={self.target_loss} is impossible: it must be 0 or more."
-            )
-        if len(set(self.learning_rates)) < len(self.learning_rates):
-            raise UsageError(
-                "learning_rates names each one once; one of them is given twice."
-            )
-        sizes = self.batch_sizes
-        if len(sizes) < 2 or sizes[0] < 2 or sorted(set(sizes)) != list(sizes):
-            raise UsageError(
-                f"batch_sizes={list(sizes)} must be two or more, rising, from 2."
-            )
-        task = data.image_task(self.data)
-        self._check_sizes(task.samples)
-        form: Any = {"shape": task.shape, "outputs": task.outputs}
-        form |= {"samples": task.train_samples, "batch_sizes": self.batch_sizes}
-        models.check_network(self.network, **form)
-        if self.model is not None:
-            models.check_model(self.model, **form)
+        """Check that no batch exceeds the images, and that the network takes them."""
+        task = self.task
+        data.check_batches(self.data, task.samples, self.batch_sizes)
+        self.compared.check(task, batch_sizes=self.batch_sizes)
 
-    def _check_sizes(self, samples: int | None) -> None:
-        if samples is None:
-            return
-        if self.batch_sizes[-1] > samples:
-            raise UsageError(f"A batch of {self.batch_sizes[-1]:,} exceeds the "
-                             f"{samples:,} training images of {self.data}: take "
-                             "smaller batches or more images.")  # fmt: skip
+    @property
+    def task(self) -> Task:
+        """The images."""
+        return data.image_task(self.data)
+
+    @property
+    def compared(self) -> models.Networks:
+        """The one network, which may be your own."""
+        return models.Networks(() if self.model else (self.network,), self.model)
 
     def conditions(self) -> list[Condition]:
         """Every batch size with every learning rate."""
-        rates, sizes = self.learning_rates, self.batch_sizes
         return [
             Condition(batch_size=size, learning_rate=rate)
-            for rate in rates
-            for size in sizes
+            for rate in self.learning_rates
+            for size in self.batch_sizes
         ]
 
-    def sources(self) -> Mapping[str, str]:
-        """The user's network: a changed file makes a new run."""
-        return {"model": models.source_hash(self.model)} if self.model else {}
-
-    def data_sets(self) -> tuple[str, ...]:
-        """The images."""
-        return (self.data,)
-
     def active_claims(self) -> tuple[Claim, ...]:
-        """Those of the class, and two on the smallest and the largest batch of this
-        configuration.
-        """
+        """Those of the class, and two on the smallest and the largest batch."""
         small, large = self.batch_sizes[0], self.batch_sizes[-1]
         f1 = self.model is None and self.network == F1
         source = "Keskar et al. 2017, F1 on 60,000 images, batches of 256 and 6,000"
         ratio = Claim.greater(
-            KESKAR, large, small, by="batch_size", scale="log10", smallest_effect=log10(5),
+            KESKAR,
+            large,
+            small,
+            by="batch_size",
+            scale="log10",
+            smallest_effect=log10(5),
             published=Published(log10(205 / 1.23), source) if f1 else None,
             quantity="Keskar's sharpness",
             sentence=f"Batches of {large:,} end at least five times as sharp as "
-                     f"batches of {small:,}",
-        )  # fmt: skip
+            f"batches of {small:,}",
+        )
         accuracy = Claim.greater(
-            "test_accuracy", small, large, by="batch_size", smallest_effect=0.001,
+            "test_accuracy",
+            small,
+            large,
+            by="batch_size",
+            smallest_effect=0.001,
             published=Published(0.9803 - 0.9781, source) if f1 else None,
             sentence=f"Batches of {small:,} give a higher test accuracy than batches "
-                     f"of {large:,}",
-        )  # fmt: skip
+            f"of {large:,}",
+        )
         return (ratio, accuracy, *self.claims)
 
     def network_of(self, condition: Condition) -> nn.Module:
         """See `Experiment.network_of`."""
-        task = data.task(self.data)
-        form: Any = {"shape": task.shape, "outputs": task.outputs}
-        return models.network_builder(self.network, **form, model=self.model)()
+        return self.compared.builder(self.compared.names[0], self.task)()
 
     def objective(self, trial: Trial, lab: Seeds) -> tuple[Any, tuple[Tensor, Tensor]]:
         """See `Experiment.objective`."""
-        task = data.task(self.data)
-        return task.loss, task.prepared()
+        return self.task.loss, self.task.prepared()
 
     def run(self, trials: Trials, lab: Lab) -> None:
-        """Train one network per seed and measure the surroundings of where it ends."""
-        condition = trials.condition
-        task = data.task(self.data)
-        for note in task.notes:
-            lab.note(note)
+        """Train a network per seed and measure the surroundings of where it ends."""
+        condition, task = trials.condition, self.task
+        lab.note(*task.notes)
         images, labels = task.train()
-        self._check_sizes(len(images))
-        per_epoch = -(-len(images) // int(condition["batch_size"]))
-        steps = self.epochs * per_epoch
-        build = models.network_builder(
-            self.network, shape=task.shape, outputs=task.outputs, model=self.model
-        )
-        optimizer = getattr(training, self.optimizer)
+        batch_size = int(condition["batch_size"])
+        data.check_batches(self.data, len(images), [batch_size])
+        epoch = training.steps_per_epoch(len(images), batch_size)
+        steps = self.epochs * epoch
         result = lab.train(
-            training.Supervised(build, "cross_entropy"),
+            training.Supervised(
+                self.compared.builder(self.compared.names[0], task), "cross_entropy"
+            ),
             (images, labels),
             training.Recipe(
                 steps=steps,
-                batch_size=int(condition["batch_size"]),
-                optimizer=optimizer(learning_rate=float(condition["learning_rate"])),
+                batch_size=batch_size,
+                optimizer=training.optimizer(
+                    self.optimizer, learning_rate=float(condition["learning_rate"])
+                ),
                 prepare=task.prepare,
-                precision="auto",  # of training; measures are always in float32
+                # Of training: measures are always in float32.
+                precision="auto",
                 stop=[training.Threshold(self.target_loss)] if self.target_loss else [],
-                eval_every=max(2, per_epoch // 4) if self.target_loss else steps,
+                eval_every=max(2, epoch // 4) if self.target_loss else steps,
             ),
-            # shared by all conditions
+            # All conditions start from the same weights: they are compared in pairs.
             seeds=[lab.seed(trial, "weights", by=()) for trial in trials],
         )
         missed = result.stop_reason.count("budget")
         if self.target_loss and missed:
-            lab.note(f"{condition}: {missed} of {len(trials)} networks did not get "
-                     f"down to a loss of {self.target_loss} in {self.epochs} epochs "
-                     "and are measured as they are.")  # fmt: skip
-        chosen, test = (
-            _spread(task.prepared(), self.measured),
-            task.prepared(held_out=True),
-        )
-        for k, trial in enumerate(trials):
-            reached = result.evaluations["train_accuracy"][k]
-            accuracy = float(reached[reached == reached][-1])
-            lab.record(trial, train_loss=result.final[k], train_accuracy=accuracy,
-                       steps=int(result.steps_taken[k]), stop_reason=result.stop_reason[k])  # fmt: skip
-            found = dict.fromkeys((*SCORES, *MEASURES), nan)
-            # else it diverged, and there is nothing to measure
-            if isfinite(result.final[k]):
-                module = result.module(k).eval()
-                found = _scores(module, *test, accuracy) | self._measure(module, chosen)
-            lab.record(trial, **found)
+            lab.note(
+                f"{condition}: {missed} of {len(trials)} networks did not get down to "
+                f"a loss of {self.target_loss} in {self.epochs} epochs and are "
+                "measured as they are."
+            )
+        inputs, targets = task.prepared()
+        places = data.evenly_spaced(len(inputs), self.measured)
+        chosen, test = (inputs[places], targets[places]), task.prepared(held_out=True)
+        for trial, outcome in zip(trials, result, strict=True):
+            lab.array(trial, "chance", [1 / task.outputs])
+            self._record(trial, outcome, chosen, test, lab)
 
-    def _measure(self, module: nn.Module, chosen: Any) -> dict[str, float]:
-        """The five measures on prepared training images and labels."""
+    def _record(
+        self, trial: Trial, outcome: Outcome, chosen: Pair, test: Pair, lab: Lab
+    ) -> None:
+        """Record how far training went, and measure where it ended."""
+        accuracy = outcome.last()["train_accuracy"]
+        lab.record(
+            trial,
+            train_loss=outcome.final,
+            train_accuracy=accuracy,
+            steps=outcome.steps_taken,
+            stop_reason=outcome.stop_reason,
+        )
+        # At a diverged network there is nothing to measure.
+        values = dict.fromkeys((*SCORES, *MEASURES), nan)
+        if isfinite(outcome.final):
+            module = outcome.module()
+            values = _scores(module, test, accuracy) | self._measures(module, chosen)
+        lab.record(trial, **values)
+
+    def _measures(self, module: nn.Module, chosen: Pair) -> dict[str, float]:
+        """The five measures, on some of the training images."""
         from nablab.instruments import hessian_eigenvalues, hessian_trace, sharpness
 
         at = (module, "cross_entropy", chosen)
         # Ten pairs of draws and 20 products leave errors of a few per cent, far less
         # than seeds differ by.
         largest = hessian_eigenvalues(*at, tolerance=1e-2, certify=False)
-        found = {
-            KESKAR: sharpness(*at, definition="keskar", radius=1e-3).sharpness,
-            "average_sharpness": sharpness(
-                *at, definition="average", draws=10
-            ).sharpness,
-            "adaptive_sharpness": sharpness(*at, definition="adaptive").sharpness,
+        keskar = sharpness(*at, definition="keskar", radius=1e-3)
+        average = sharpness(*at, definition="average", draws=10)
+        adaptive = sharpness(*at, definition="adaptive")
+        trace = hessian_trace(*at, method="hutchinson", products=20)
+        values = {
+            KESKAR: keskar.sharpness,
+            "average_sharpness": average.sharpness,
+            "adaptive_sharpness": adaptive.sharpness,
             "largest_eigenvalue": float(largest.values[0]),
-            "trace": hessian_trace(*at, method="hutchinson", products=20).value,
+            "trace": trace.value,
         }
         if self.both_radii:
-            found[HALF] = sharpness(*at, definition="keskar", radius=5e-4).sharpness
-        return found
+            half = sharpness(*at, definition="keskar", radius=5e-4)
+            values[HALF] = half.sharpness
+        return values
 
     def baselines(self, records: Records) -> dict[str, Mapping[str, float]]:
         """Chance."""
-        return {"test_accuracy": {"chance": 1 / data.task(self.data).outputs}}
+        chance = records.shared_array("chance")
+        if chance is None:
+            return {}
+        return {"test_accuracy": {"chance": float(chance[0])}}
 
-    def figures(self, records: Records) -> dict[str, plots.Figure]:
-        """Every measure against the batch size, how far training went, and the measures
-        against the gap.
-        """
+    def figures(self, records: Records) -> dict[str, Figure]:
+        """Every measure by batch size and against the gap, and how training went."""
         against: Mapping[str, Any] = {"x": "batch_size", "color_by": "learning_rate"}
         measures = plots.trend(
-            records, {name: [metric] for metric, name in MEASURES.items()}, log_y=True, **against,
-            names=dict.fromkeys(MEASURES, "measure"), title="Five measures against the "
-                                                            "batch size",
+            records,
+            {name: [metric] for metric, name in MEASURES.items()},
+            log_y=True,
+            **against,
+            names=dict.fromkeys(MEASURES, "measure"),
+            title="Five measures against the batch size",
             caption="Which measures rise together, and where do they part?",
-        )  # fmt: skip
+        )
         scores = plots.trend(
-            records, {"loss (cross-entropy)": ["train_loss", "test_loss"],
-                      "accuracy": ["train_accuracy", "test_accuracy"]}, **against,
-            names={f"{split}_{kind}": split for split in ("train", "test") for kind in ("loss", "accuracy")},
-            title="How far training went", caption="Equal epochs are fewer steps for "
-                                                   "larger batches.",
-        )  # fmt: skip
+            records,
+            {
+                "loss (cross-entropy)": ["train_loss", "test_loss"],
+                "accuracy": ["train_accuracy", "test_accuracy"],
+            },
+            **against,
+            names={
+                f"{split}_{kind}": split
+                for split in ("train", "test")
+                for kind in ("loss", "accuracy")
+            },
+            title="How far training went",
+            caption="Equal epochs are fewer steps for larger batches.",
+        )
         gap = plots.scatter(
-            records, {"training loss": "train_loss", **{name: metric for metric, name in MEASURES.items()}},
-            y="gap", color_by="batch_size", y_label="gap (train − test accuracy)",
+            records,
+            {
+                "training loss": "train_loss",
+                **{name: metric for metric, name in MEASURES.items()},
+            },
+            y="gap",
+            color_by="batch_size",
+            y_label="gap (train − test accuracy)",
             title="Does sharpness tell the gap?",
             caption="The training loss is the trivial measure: does any other say "
-                    "more?",
-        )  # fmt: skip
+            "more?",
+        )
         return {"measures": measures, "gap": gap, "scores": scores}
 
 
-def _spread(pair: Any, count: int) -> Any:
-    """So many samples at equal distances, for a user's folder is sorted by class."""
-    import torch
+def _scores(module: nn.Module, test: Pair, train_accuracy: float) -> dict[str, float]:
+    """The scores on the test split, and how far they are below the training's."""
+    from torch.nn.functional import cross_entropy
 
-    total = len(pair[0])
-    places = torch.arange(min(count, total)) * total // min(count, total)
-    return pair[0][places], pair[1][places]
-
-
-def _scores(
-    module: nn.Module, x: Any, y: Any, train_accuracy: float
-) -> dict[str, float]:
-    """Loss and accuracy on the test set (N, C, H, W), and how far its accuracy is below
-    the training's.
-    """
-    import torch
-
-    with torch.no_grad():
-        logits = torch.cat([module(part) for part in x.split(1_000)])
-    accuracy = float((logits.argmax(1) == y).double().mean())
-    loss = float(torch.nn.functional.cross_entropy(logits, y))
-    return dict(zip(SCORES, (loss, accuracy, train_accuracy - accuracy), strict=True))
+    images, labels = test
+    logits = metrics.outputs(module, images)
+    accuracy = float((logits.argmax(1) == labels).double().mean())
+    return {
+        "test_loss": float(cross_entropy(logits, labels)),
+        "test_accuracy": accuracy,
+        "gap": train_accuracy - accuracy,
+    }

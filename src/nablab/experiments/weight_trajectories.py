@@ -36,9 +36,17 @@ if TYPE_CHECKING:
 # A course's recipe: 45 epochs of 60 steps, and the weights at the start and every 3
 # epochs; 8 runs.
 COURSE: Mapping[str, Any] = {
-    "target": "mnist", "network": "784-10-20-10", "layer": 2, "activation": "relu", "learning_rate": 4e-4,
-    "weight_decay": 1e-4, "batch_size": 1_000, "steps": 45 * 60, "points": 15, "seeds": 8,
-}  # fmt: skip
+    "target": "mnist",
+    "network": "784-10-20-10",
+    "layer": 2,
+    "activation": "relu",
+    "learning_rate": 4e-4,
+    "weight_decay": 1e-4,
+    "batch_size": 1_000,
+    "steps": 45 * 60,
+    "points": 15,
+    "seeds": 8,
+}
 OTHER = {"learning_rate": 1e-3, "batch_size": 128, "steps": 24 * 469, "points": 8}
 STARTS = SHARED, OWN = "one start", "own starts"
 SHOWN = 8  # runs per figure: as many as there are colors
@@ -135,49 +143,85 @@ class WeightTrajectories(Experiment):
         "mnist-deep": {**COURSE, **OTHER, "network": "784-256-128-64-10"},
     }
     claims: ClassVar[tuple[Claim, ...]] = (
-        Claim.at_least("explained_variance", 0.4, within="start",
-                       sentence="Two components hold at least 40 % of a path's "
-                                "variation (Li et al. 2018)"),
-        Claim.at_least("above_random_walk", 0.0, within="start", quantity="share held beyond a random walk's",
-                       sentence="Two components hold more of a path than of a random "
-                                "walk of as many points",
-                       answer=Answer(supported="the path of training is flatter than a "
-                                               "random walk: two directions hold more "
-                                               "of it",
-                                     refuted="the path of training is no flatter than "
-                                             "a random walk",
-                                     open="whether the path is flatter than a random "
-                                          "walk")),
-        Claim.at_least("layer_agreement", 0.9, within="start",
-                       sentence="The picture of one layer looks like that of the whole "
-                                "network"),
-        Claim.at_least("share_near_origin", 0.5, within="start",
-                       sentence="Paths are dense near the origin: most points are "
-                                "within half their radius"),
-        Claim.less("end_distance", SHARED, OWN, by="start", smallest_effect=0.05,
-                   sentence="Runs from one start end closer together than runs from "
-                            "different starts",
-                   answer=Answer(supported="runs from one start end closer together "
-                                           "than others",
-                                 refuted="runs from one start end no closer together "
-                                         "than others",
-                                 open="whether runs from one start end closer "
-                                      "together")),
-        Claim.at_most("matched_share", 0.9, where={"start": OWN},
-                      sentence="Matching the hidden units brings ends of different "
-                               "starts a tenth closer"),
-        Claim.at_least("matching_gain", 0.0, where={"start": OWN},
-                       sentence="Matching brings the ends closer by more than it "
-                                "brings the starts closer"),
-    )  # fmt: skip
+        Claim.at_least(
+            "explained_variance",
+            0.4,
+            within="start",
+            sentence="Two components hold at least 40 % of a path's variation (Li et "
+            "al. 2018)",
+        ),
+        Claim.at_least(
+            "above_random_walk",
+            0.0,
+            within="start",
+            quantity="share held beyond a random walk's",
+            sentence="Two components hold more of a path than of a random walk of as "
+            "many points",
+            answer=Answer(
+                supported="the path of training is flatter than a random walk: two "
+                "directions hold more of it",
+                refuted="the path of training is no flatter than a random walk",
+                open="whether the path is flatter than a random walk",
+            ),
+        ),
+        Claim.at_least(
+            "layer_agreement",
+            0.9,
+            within="start",
+            sentence="The picture of one layer looks like that of the whole network",
+        ),
+        Claim.at_least(
+            "share_near_origin",
+            0.5,
+            within="start",
+            sentence="Paths are dense near the origin: most points are within half "
+            "their radius",
+        ),
+        Claim.less(
+            "end_distance",
+            SHARED,
+            OWN,
+            by="start",
+            smallest_effect=0.05,
+            sentence="Runs from one start end closer together than runs from different "
+            "starts",
+            answer=Answer(
+                supported="runs from one start end closer together than others",
+                refuted="runs from one start end no closer together than others",
+                open="whether runs from one start end closer together",
+            ),
+        ),
+        Claim.at_most(
+            "matched_share",
+            0.9,
+            where={"start": OWN},
+            sentence="Matching the hidden units brings ends of different starts a "
+            "tenth closer",
+        ),
+        Claim.at_least(
+            "matching_gain",
+            0.0,
+            where={"start": OWN},
+            sentence="Matching brings the ends closer by more than it brings the "
+            "starts closer",
+        ),
+    )
     reported: ClassVar[tuple[Reported, ...]] = (
-        Reported(who="Li et al. 2018", quantity="share of a path's variation in two "
-                                                "components",
-                 value="0.4 to 0.9"),
-        Reported(who="Antognini and Sohl-Dickstein 2018", setting="random walk in many dimensions, formula",
-                 quantity="share of a path's variation in two components", value=0.76),
-        Reported(who="one course", quantity="points of a path", value="dense near the origin"),
-    )  # fmt: skip
+        Reported(
+            who="Li et al. 2018",
+            quantity="share of a path's variation in two components",
+            value="0.4 to 0.9",
+        ),
+        Reported(
+            who="Antognini and Sohl-Dickstein 2018",
+            setting="random walk in many dimensions, formula",
+            quantity="share of a path's variation in two components",
+            value=0.76,
+        ),
+        Reported(
+            who="one course", quantity="points of a path", value="dense near the origin"
+        ),
+    )
     exercises: ClassVar[tuple[str, ...]] = (
         "Project a random walk in 2,361 dimensions with trajectory_pca. Could you tell "
         "it from a run?",
@@ -200,18 +244,18 @@ class WeightTrajectories(Experiment):
         for key in ("learning_rate", "batch_size", "steps"):
             if not 0 < getattr(self, key) < float("inf"):
                 raise UsageError(
-                    f"{key}={getattr(self, key)} is impossible: it must "
-                    "be above 0 and finite."
+                    f"{key}={getattr(self, key)} is impossible: it must be above 0 and "
+                    "finite."
                 )
         if self.weight_decay < 0:
             raise UsageError(
-                f"weight_decay={self.weight_decay} is impossible: it must "
-                "not be negative."
+                f"weight_decay={self.weight_decay} is impossible: it must not be "
+                "negative."
             )
         if not 2 <= self.points <= self.steps:
             raise UsageError(
-                f"points={self.points} is impossible: it must be from 2 "
-                f"to steps={self.steps}."
+                f"points={self.points} is impossible: it must be from 2 to "
+                f"steps={self.steps}."
             )
         task, layers = (
             data.task(self.target),
@@ -370,34 +414,49 @@ class WeightTrajectories(Experiment):
         from nablab.instruments import random_walk_shares
 
         planes = plots.paths(
-            self._planes(records), title="Where training goes",
+            self._planes(records),
+            title="Where training goes",
             value_label=IN_IMAGES if self.data_sets() else "training loss (MSE)",
             caption=f"Up to {SHOWN} runs. In the last row units are matched to those "
-                    "of the first run's end.",
-        )  # fmt: skip
+            "of the first run's end.",
+        )
         share = plots.curves(
-            records, "explained_share", color_by="start", panel_by="", x_label="component",
-            y_label="share of the variance", title="What each component holds of a "
-                                                   "single path",
+            records,
+            "explained_share",
+            color_by="start",
+            panel_by="",
+            x_label="component",
+            y_label="share of the variance",
+            title="What each component holds of a single path",
             caption="The dashed line is a random walk of as many points.",
-        )  # fmt: skip
+        )
         walk = random_walk_shares(self.steps // (self.steps // self.points) + 1)[:10]
         share.figure.axes[0].plot(
             range(1, len(walk) + 1), walk, color="#767676", ls="--", lw=1.4, zorder=1
         )
         error = plots.curves(
-            records, "projection_error", color_by="start", panel_by="", log_y=False,
-            y_label="relative projection error", title="What two components miss of "
-                                                       "each point",
+            records,
+            "projection_error",
+            color_by="start",
+            panel_by="",
+            log_y=False,
+            y_label="relative projection error",
+            title="What two components miss of each point",
             caption="Error / distance from the mean point. 0: the point lies in the "
-                    "plane.",
-        )  # fmt: skip
+            "plane.",
+        )
         ends = plots.dots(
-            plots.metrics_side_by_side(records, UNITS, metric="end_distance", factor="units"),
-            "end_distance", by="start", panel_by="units", log_y=False,
-            y_label="relative distance", title="How far two runs end from each other",
+            plots.metrics_side_by_side(
+                records, UNITS, metric="end_distance", factor="units"
+            ),
+            "end_distance",
+            by="start",
+            panel_by="units",
+            log_y=False,
+            y_label="relative distance",
+            title="How far two runs end from each other",
             caption="1: the two have as little in common as random vectors.",
-        )  # fmt: skip
+        )
         for ax in ends.figure.axes:
             ax.set_ylim(0, 1.1)
         return {"paths": planes, "share": share, "error": error, "ends": ends}

@@ -143,42 +143,62 @@ class ZeroGradient(Experiment):
         },
     }
     claims: ClassVar[tuple[Claim, ...]] = (
-        Claim.correlates("minimal_ratio", "critical_loss", sign=-1, within="weight_decay",
-                         smallest_effect=0.1,
-                         sentence="At critical points, the minimal ratio falls as the "
-                                  "loss rises",
-                         answer=Answer(supported="at points of zero gradient, the "
-                                                 "higher the loss the fewer directions "
-                                                 "lead up",
-                                       refuted="at points of zero gradient, a higher "
-                                               "loss does not go with fewer directions "
-                                               "that lead up",
-                                       open="whether fewer directions lead up where "
-                                            "the loss is higher")),
-        Claim.at_least("reached", 0.5, within="weight_decay",
-                       quantity="share of searches that reach zero gradient",
-                       sentence="At least half of the searches end in a true critical "
-                                "point",
-                       answer=Answer(supported="at least half of the searches reach "
-                                               "such a point",
-                                     refuted="fewer than half of the searches reach "
-                                             "such a point",
-                                     open="whether half of the searches reach such a "
-                                          "point")),
-        Claim.correlates("ratio_above_rounding", "loss", sign=-1, within="weight_decay", smallest_effect=0.1,
-                         sentence="As courses count, wherever the search ends: a "
-                                  "higher minimal ratio goes with a lower loss"),
-    )  # fmt: skip
+        Claim.correlates(
+            "minimal_ratio",
+            "critical_loss",
+            sign=-1,
+            within="weight_decay",
+            smallest_effect=0.1,
+            sentence="At critical points, the minimal ratio falls as the loss rises",
+            answer=Answer(
+                supported="at points of zero gradient, the higher the loss the fewer "
+                "directions lead up",
+                refuted="at points of zero gradient, a higher loss does not go with "
+                "fewer directions that lead up",
+                open="whether fewer directions lead up where the loss is higher",
+            ),
+        ),
+        Claim.at_least(
+            "reached",
+            0.5,
+            within="weight_decay",
+            quantity="share of searches that reach zero gradient",
+            sentence="At least half of the searches end in a true critical point",
+            answer=Answer(
+                supported="at least half of the searches reach such a point",
+                refuted="fewer than half of the searches reach such a point",
+                open="whether half of the searches reach such a point",
+            ),
+        ),
+        Claim.correlates(
+            "ratio_above_rounding",
+            "loss",
+            sign=-1,
+            within="weight_decay",
+            smallest_effect=0.1,
+            sentence="As courses count, wherever the search ends: a higher minimal "
+            "ratio goes with a lower loss",
+        ),
+    )
     reported: ClassVar[tuple[Reported, ...]] = (
-        Reported(who="Dauphin et al. 2014", setting="theory, for eigenvalues of random "
-                                                    "signs",
-                 quantity="saddles against minima", value="more saddles, the more so "
-                                                          "the higher the loss"),
-        Reported(who="Frye et al. 2021", quantity="published critical points",
-                 value="mostly gradient-flat regions"),
-        Reported(who="published solutions of courses", setting="float32, threshold 0",
-                 quantity="minimal ratio", value="0.50 to 0.54"),
-    )  # fmt: skip
+        Reported(
+            who="Dauphin et al. 2014",
+            setting="theory, for eigenvalues of random signs",
+            quantity="saddles against minima",
+            value="more saddles, the more so the higher the loss",
+        ),
+        Reported(
+            who="Frye et al. 2021",
+            quantity="published critical points",
+            value="mostly gradient-flat regions",
+        ),
+        Reported(
+            who="published solutions of courses",
+            setting="float32, threshold 0",
+            quantity="minimal ratio",
+            value="0.50 to 0.54",
+        ),
+    )
     exercises: ClassVar[tuple[str, ...]] = (
         "A network whose last weights are zero is constant. When is its gradient zero? "
         "Find it in a figure.",
@@ -235,8 +255,8 @@ class ZeroGradient(Experiment):
         for key in ("learning_rate", "tolerance", "radius", "iterations"):
             if not 0 < getattr(self, key) < float("inf"):
                 raise UsageError(
-                    f"{key}={getattr(self, key)} is impossible: it must "
-                    "be above 0 and finite."
+                    f"{key}={getattr(self, key)} is impossible: it must be above 0 and "
+                    "finite."
                 )
 
     def conditions(self) -> list[Condition]:
@@ -375,20 +395,25 @@ class ZeroGradient(Experiment):
     def figures(self, records: Records) -> dict[str, plots.Figure]:
         """Minimal ratio against loss, how many searches reached zero, and spectra."""
         ratio = plots.outcomes(
-            records, "loss", "minimal_ratio", ("loss at the end of the search", "minimal ratio"),
+            records,
+            "loss",
+            "minimal_ratio",
+            ("loss at the end of the search", "minimal ratio"),
             "Minimal ratio against loss",
             "Only filled circles are critical points and can speak for the claim. A "
             "column of them has the loss of the best constant function: places on one "
             "critical set.",
-        )  # fmt: skip
+        )
         reached = plots.outcomes(
-            records, "gradient_norm_before", "gradient_norm",
+            records,
+            "gradient_norm_before",
+            "gradient_norm",
             ("norm of the gradient before the search", "norm of the gradient after it"),
             "How many searches reached zero gradient",
             "The line is the tolerance. What stays above it is no critical point, "
             "however small it is.",
             self.tolerance,
-        )  # fmt: skip
+        )
         return {"ratio": ratio, "reached": reached, "spectra": plots.spectra(records)}
 
 

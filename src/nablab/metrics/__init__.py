@@ -11,11 +11,14 @@ if TYPE_CHECKING:
         accuracy_with_dropout as accuracy_with_dropout,
     )
     from nablab.metrics.classification import constant_accuracy as constant_accuracy
+    from nablab.metrics.classification import outputs as outputs
     from nablab.metrics.classification import surest_mistakes as surest_mistakes
 
 __getattr__, __dir__ = lazy_names(
     __name__,
-    {"classification": "accuracy_with_dropout constant_accuracy surest_mistakes"},
+    {
+        "classification": "accuracy_with_dropout constant_accuracy outputs surest_mistakes"
+    },
 )
 
 __all__ = ["accuracy_with_dropout", "constant_accuracy", "surest_mistakes"]

@@ -22,6 +22,13 @@ def constant_accuracy(train_labels: Tensor, test_labels: Tensor) -> float:
     return float((test_labels == train_labels.bincount().argmax()).double().mean())
 
 
+@torch.no_grad()
+def outputs(module: nn.Module, x: Tensor) -> Tensor:
+    """Return what a network gives for inputs (N, ...), computed in parts."""
+    parts: tuple[Tensor, ...] = torch.split(x, BATCH)
+    return torch.cat([module(part) for part in parts])
+
+
 def surest_mistakes(
     logits: Tensor, labels: Tensor, *, most: int
 ) -> tuple[Tensor, Tensor]:

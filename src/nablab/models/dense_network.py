@@ -7,14 +7,14 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, get_args
 
 from nablab.errors import UsageError, unknown
+from nablab.models.fields import Activation as Activation
 
 if TYPE_CHECKING:
     from torch import nn
 
-Activation = Literal["leaky_relu", "relu", "tanh", "sigmoid", "gelu", "silu", "elu"]
 Widths = Sequence[int] | str
 
 MOST_UNITS = 100_000  # in one layer; more is a typing mistake

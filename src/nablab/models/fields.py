@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from nablab.settings.kinds import Distinct, Kind
 
@@ -37,6 +37,8 @@ class OwnModel(Kind):
         return source_hash(text)
 
 
+Activation = Literal["leaky_relu", "relu", "tanh", "sigmoid", "gelu", "silu", "elu"]
+"""What stands between the layers of a dense network."""
 NetworkField = Annotated[str, Network()]
 NetworkList = Annotated[tuple[NetworkField, ...], Distinct(least=0)]
 OwnModelField = Annotated[str, OwnModel()] | None
