@@ -219,7 +219,7 @@ def test_claims_are_those_that_the_configuration_can_test() -> None:
     assert "norm_at_1800_over_100" not in [
         claim.metric for claim in short.active_claims()
     ]
-    assert DEEP in resolve(GradientNorm, "quick", {}).names
+    assert DEEP in resolve(GradientNorm, "quick", {}).networks
 
 
 def test_training_on_minibatches_and_a_network_of_your_own(tmp_path: Path) -> None:
@@ -243,9 +243,12 @@ def test_training_on_minibatches_and_a_network_of_your_own(tmp_path: Path) -> No
     [
         ({"steps": 0}, "steps=0 is impossible"),
         ({"minibatch": -1}, "minibatch=-1 is impossible"),
-        ({"networks": ()}, "nothing to train"),
+        ({"networks": ()}, "no network to train"),
         ({"networks": ("2-3-1",)}, "must begin with 1 and end with 1"),
-        ({"targets": ("sinc", "sinc")}, "given twice"),
+        (
+            {"targets": ("sinc", "sinc")},
+            "targets names sinc twice: give each one once.",
+        ),
         ({"targets": ("sink",)}, "Did you mean 'sinc'"),
         ({"targets": ("digits",)}, "begins with 1, but images of 1 x 28 x 28 have 784"),
         ({"samples": 0}, "samples=0 is impossible"),

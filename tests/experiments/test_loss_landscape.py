@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from nablab import data, models
-from nablab.contract import Records, Trials
+from nablab.contract import Condition, Record, Records, Trials
 from nablab.contract.configuration import parse_overrides, resolve
 from nablab.errors import UsageError
 from nablab.experiments.loss_landscape import NETWORKS, LossLandscape
@@ -308,8 +308,11 @@ def test_an_unfinished_run_has_figures_too(
 
 def test_baselines_are_the_mean_and_a_random_walk() -> None:
     experiment = resolve(LossLandscape, "quick", SMALL)
-    found = experiment.baselines(Records([]))
+    assert experiment.baselines(Records([]))["train_loss"] == {}
     _, y = data.target("sinc@20").train()
+    kept = {"constant_loss": np.array([data.task("sinc@20").constant_loss()])}
+    condition = Condition(model="deep", target="sinc@20")
+    found = experiment.baselines(Records([Record(condition, 0, {}, arrays=kept)]))
     assert found["train_loss"]["sinc@20: best constant"] == pytest.approx(
         (y - y.mean()).square().mean().item()
     )
@@ -326,19 +329,19 @@ def test_only_claims_that_can_be_tested_are_active() -> None:
     ("words", "message"),
     [
         (["targets=snic"], "Did you mean 'sinc'"),
-        (["targets=()"], "must name at least one"),
-        (["networks=deep,deep"], "each once"),
+        (["targets=()"], "targets is too short: give 1 or more."),
+        (["networks=deep,deep"], "networks names deep twice: give each one once."),
         (["networks=1-5-2"], "must begin with 1 and end with 1"),
         (["networks=depp"], "are no widths"),
-        (["resolution=24"], "an odd number from 5 on"),
+        (["resolution=24"], "resolution=24 is impossible: it must be odd"),
         (["targets=digits"], "There is no image network 'deep'"),
         (["targets=digits@0", "networks=lenet"], "asks for no image"),
-        (["subset=9"], "subset=9 is impossible: it must be at least 20"),
+        (["subset=9"], "subset=9 is impossible: it must be 20 or more"),
         (["batch_size=0"], "batch_size=0 is impossible"),
         (["steps=0"], "steps=0 is impossible"),
-        (["extent=-1"], "extent=-1.0 is impossible"),
-        (["alphas=2"], "alphas=2 is impossible: it must be at least 5"),
-        (["path_points=2"], "path_points=2 is impossible: it must be at least 3"),
+        (["extent=-1"], "extent=-1 is impossible"),
+        (["alphas=2"], "alphas=2 is impossible: it must be from 5"),
+        (["path_points=2"], "path_points=2 is impossible: it must be from 3"),
     ],
 )
 def test_impossible_settings_are_refused(words: list[str], message: str) -> None:

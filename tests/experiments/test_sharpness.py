@@ -24,9 +24,13 @@ from nablab.experiments.sharpness import (
     MEASURES,
     SCORES,
     Sharpness,
-    _spread,
 )
 from tests.experiments.memory import Memory
+
+
+def spread(pair: tuple[torch.Tensor, torch.Tensor], count: int) -> Any:
+    places = data.evenly_spaced(len(pair[0]), count)
+    return pair[0][places], pair[1][places]
 
 
 class Float32(Memory):
@@ -113,7 +117,7 @@ def test_scores_and_measures_are_of_the_network_in_eval_mode(
     assert lab.scalars[1]["test_accuracy"] == pytest.approx(
         float((module(x).argmax(1) == y).float().mean())
     )
-    inputs, labels = _spread(task.prepared(), 40)
+    inputs, labels = spread(task.prepared(), 40)
     module.double()
     names = dict(module.named_parameters())
     last = {
@@ -159,8 +163,8 @@ def test_scaling_two_layers_moves_keskar_and_not_the_adaptive_measure() -> None:
     torch.manual_seed(0)
     experiment = small()
     module = models.image_network("flatten-8", size=28).eval()
-    inputs, labels = _spread(data.task("digits@120").prepared(), 40)
-    before = experiment._measure(module, (inputs, labels))
+    inputs, labels = spread(data.task("digits@120").prepared(), 40)
+    before = experiment._measures(module, (inputs, labels))
     with torch.no_grad():
         for tensor, factor in (
             (module[1].weight, 0.1),
@@ -168,18 +172,12 @@ def test_scaling_two_layers_moves_keskar_and_not_the_adaptive_measure() -> None:
             (module[3].weight, 10),
         ):
             tensor.mul_(factor)
-    after = experiment._measure(module, (inputs, labels))
+    after = experiment._measures(module, (inputs, labels))
     assert after["adaptive_sharpness"] == pytest.approx(
         before["adaptive_sharpness"], rel=0.02
     )
     assert after[KESKAR] > 1.5 * before[KESKAR] or after[KESKAR] < before[KESKAR] / 1.5
     assert after["trace"] > 3 * before["trace"]
-
-
-def test_samples_are_evenly_spaced() -> None:
-    x, y = torch.arange(10), torch.arange(10) * 2
-    assert _spread((x, y), 5)[0].tolist() == [0, 2, 4, 6, 8]
-    assert _spread((x, y), 99)[1].tolist() == y.tolist()
 
 
 def test_training_ends_at_the_target_loss_or_it_is_said() -> None:
@@ -236,9 +234,9 @@ def test_published_numbers_stand_beside_the_published_network() -> None:
     [
         (
             {"batch_sizes": (20,)},
-            "batch_sizes=.20. must be two or more, rising, from 2",
+            "batch_sizes=20 is impossible: it must be 2 or more numbers",
         ),
-        ({"batch_sizes": (1, 20)}, "from 2"),
+        ({"batch_sizes": (1, 20)}, "batch_sizes=1 is impossible: it must be 2 or more"),
         (
             {"batch_sizes": (20, 121)},
             "A batch of 121 exceeds the 120 training images of digits@120",
@@ -247,8 +245,8 @@ def test_published_numbers_stand_beside_the_published_network() -> None:
             {"batch_sizes": (17, 120)},
             r"The last batch of an epoch \(120 samples by 17\) is one sample",
         ),
-        ({"learning_rates": ()}, "learning_rates=.. is impossible"),
-        ({"learning_rates": (1e-3, 1e-3)}, "one of them is given twice"),
+        ({"learning_rates": ()}, "learning_rates is too short: give 1 or more."),
+        ({"learning_rates": (1e-3, 1e-3)}, "learning_rates names 0.001 twice: give each one once."),
         ({"learning_rates": (1e-3, -1.0)}, "is impossible"),
         ({"epochs": 0}, "epochs=0 is impossible"),
         ({"target_loss": -1.0}, "target_loss=-1.0 is impossible"),

@@ -1,13 +1,14 @@
-"""The error surface around what networks learn: lines and planes through weight space."""
+"""The error surface around solutions: lines and planes through weight space."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import isfinite, nan
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from annotated_types import Le
+from annotated_types import Ge, Le
 
 from nablab import data, models, plots, training
 from nablab.contract import (
@@ -15,15 +16,19 @@ from nablab.contract import (
     Claim,
     Condition,
     Experiment,
+    Figure,
     Lab,
+    Record,
     Records,
     Reported,
     Seeds,
     Trial,
     Trials,
 )
+from nablab.data.fields import TaskField
 from nablab.errors import UsageError
-from nablab.settings.bounds import Samples, Steps
+from nablab.models.fields import Activation, NetworkField
+from nablab.settings import Distinct, Positive, Samples, Steps
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -32,12 +37,21 @@ if TYPE_CHECKING:
 
 # 571 parameters each, for functions of one variable.
 NETWORKS: Mapping[str, str] = {"deep": "1-5-10-10-10-10-10-5-1", "shallow": "1-190-1"}
-AT_ONCE = 4_000  # images in one call; the first layer of LeNet takes 75 MB for them
-# of one seed: three initial weights; B and C are there to be compared with A
+# Images in one call; the first layer of LeNet takes 75 MB for them.
+AT_ONCE = 4_000
+# Of one seed: three initial weights; B and C are there to be compared with A.
 SOLUTIONS = ("A", "B", "C")
+# What is recorded of every trial, NaN where a network diverged.
 METRICS = (
-    *("train_loss", "held_out_loss", "line_rise", "barrier", "nonconvex_share"),
-    *("path_explained", "path_beyond_walk", "path_error", "plane_interval"),
+    "train_loss",
+    "held_out_loss",
+    "line_rise",
+    "barrier",
+    "nonconvex_share",
+    "path_explained",
+    "path_beyond_walk",
+    "path_error",
+    "plane_interval",
 )
 
 
@@ -104,19 +118,17 @@ class LossLandscape(Experiment):
 
     topic: ClassVar[str] = "optimization"
 
-    targets: tuple[str, ...] = ("sinc", "sign_sin")
-    networks: tuple[str, ...] = ("deep", "shallow")
-    activation: Literal[
-        "leaky_relu", "relu", "tanh", "sigmoid", "gelu", "silu", "elu"
-    ] = "leaky_relu"
-    learning_rate: float = 1e-3
+    targets: Annotated[tuple[TaskField, ...], Distinct()] = ("sinc", "sign_sin")
+    networks: Annotated[tuple[NetworkField, ...], Distinct()] = ("deep", "shallow")
+    activation: Activation = "leaky_relu"
+    learning_rate: Positive = 1e-3
     batch_size: Samples | None = None
     steps: Steps = 10_000
-    subset: Samples = 1_000
-    resolution: Annotated[int, Le(1_001)] = 25
-    extent: float = 1.0
-    alphas: Annotated[int, Le(10_001)] = 81
-    path_points: Annotated[int, Le(10_000)] = 40
+    subset: Annotated[int, Ge(20), Le(10**9)] = 1_000
+    resolution: Annotated[int, Ge(5), Le(1_001)] = 25
+    extent: Positive = 1.0
+    alphas: Annotated[int, Ge(5), Le(10_001)] = 81
+    path_points: Annotated[int, Ge(3), Le(10_000)] = 40
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "quick": {
@@ -234,46 +246,16 @@ class LossLandscape(Experiment):
     )
 
     def validate(self) -> None:
-        """Check every target, every network and the sizes of the grids."""
-        for key in ("learning_rate", "steps", "extent", "batch_size"):
-            if getattr(self, key) is not None and not 0 < getattr(self, key) < float(
-                "inf"
-            ):
-                raise UsageError(
-                    f"{key}={getattr(self, key)} is impossible: it must be above 0 and "
-                    "finite."
-                )
-        for key in ("targets", "networks"):
-            if len(set(getattr(self, key))) != len(getattr(self, key)) or not getattr(
-                self, key
-            ):
-                raise UsageError(
-                    f"{key}={getattr(self, key)} must name at least one, and each once."
-                )
-        if self.resolution < 5 or self.resolution % 2 == 0:
+        """Check that planes have a middle, and that networks take the targets."""
+        if self.resolution % 2 == 0:
             raise UsageError(
-                f"resolution={self.resolution} is impossible: an odd number from 5 on."
+                f"resolution={self.resolution} is impossible: it must be odd, so that "
+                "the solution is a point of the grid."
             )
-        for key, least in (("alphas", 5), ("path_points", 3), ("subset", 20)):
-            if getattr(self, key) < least:
-                raise UsageError(
-                    f"{key}={getattr(self, key)} is impossible: it must be at least "
-                    f"{least}."
-                )
         for task in map(data.task, self.targets):
-            for network in self.networks:
-                form: Any = {
-                    "shape": task.shape,
-                    "outputs": task.outputs,
-                    "samples": task.train_samples,
-                }
-                models.check_network(
-                    spec_of(network, task), **form, batch_sizes=[self.batch_size]
-                )
-
-    def data_sets(self) -> tuple[str, ...]:
-        """The image sets among the targets."""
-        return data.image_sets(self.targets)
+            specs = tuple(spec_of(network, task) for network in self.networks)
+            compared = models.Networks(specs, activation=self.activation)
+            compared.check(task, batch_sizes=[self.batch_size])
 
     def conditions(self) -> list[Condition]:
         """Every target with every network."""
@@ -285,9 +267,8 @@ class LossLandscape(Experiment):
 
     def network_of(self, condition: Condition) -> nn.Module:
         """See `Experiment.network_of`."""
-        return self.builder(
-            str(condition["model"]), data.task(str(condition["target"]))
-        )()
+        task = data.task(str(condition["target"]))
+        return self.builder(str(condition["model"]), task)()
 
     def objective(self, trial: Trial, lab: Seeds) -> tuple[Any, tuple[Tensor, Tensor]]:
         """See `Experiment.objective`."""
@@ -296,13 +277,12 @@ class LossLandscape(Experiment):
 
     def run(self, trials: Trials, lab: Lab) -> None:
         """Train three solutions per seed, then measure the surface around the first."""
-        condition = trials.condition
-        task = data.task(str(condition["target"]))
-        for note in task.notes:
-            lab.note(note)
+        task = data.task(str(trials.condition["target"]))
+        lab.note(*task.notes)
         recorder = training.WeightRecorder(every=max(1, self.steps // self.path_points))
+        build = self.builder(str(trials.condition["model"]), task)
         result = lab.train(
-            training.Supervised(self.builder(str(condition["model"]), task), task.loss),
+            training.Supervised(build, task.loss),
             task.train(),
             training.Recipe(
                 steps=self.steps,
@@ -319,13 +299,18 @@ class LossLandscape(Experiment):
                 for name in SOLUTIONS
             ],
         )
-        for k, trial in enumerate(trials):
-            own = range(len(SOLUTIONS) * k, len(SOLUTIONS) * (k + 1))
-            if not all(isfinite(result.final[replica]) for replica in own):
+        for place, trial in enumerate(trials):
+            first = len(SOLUTIONS) * place
+            own = result[first : first + len(SOLUTIONS)]
+            lab.array(trial, "constant_loss", [task.constant_loss()])
+            if not all(isfinite(outcome.final) for outcome in own):
                 lab.record(trial, **dict.fromkeys(METRICS, nan), stop_reason="diverged")
                 continue
-            solutions = [result.module(replica).eval() for replica in own]
-            self._survey(task, solutions, recorder.path(own[0]), trial, lab)
+            solutions = [outcome.module() for outcome in own]
+            start = own[0].module()
+            start.load_state_dict(recorder.path(first)[0])
+            self._measure_lines(task, start, solutions, trial, lab)
+            self._measure_planes(task, solutions, recorder.path(first), trial, lab)
 
     def builder(self, name: str, task: Task) -> Callable[[], nn.Module]:
         """What builds one fresh network of a condition."""
@@ -334,73 +319,43 @@ class LossLandscape(Experiment):
             spec, shape=task.shape, outputs=task.outputs, activation=activation
         )
 
-    def _survey(
+    def _measure_lines(
         self,
         task: Task,
+        start: nn.Module,
         solutions: Sequence[nn.Module],
-        path: Sequence[Any],
         trial: Trial,
         lab: Lab,
     ) -> None:
-        """Two lines and three planes, and the numbers that the claims are about."""
-        import copy
+        """Measure the line from the start to a solution, and that to another one."""
+        from nablab.instruments import interpolate
+        from nablab.instruments.landscape.shapes import largest_rise
 
-        import numpy as np
-
-        from nablab.instruments import interpolate, loss_plane, random_walk_shares
-        from nablab.instruments.landscape.shapes import (
-            largest_rise,
-            nonconvex_share,
-            relative_interval,
-        )
-
-        first, second, third = solutions
-        start = copy.deepcopy(first)
-        start.load_state_dict(path[0])
         images = bool(task.data_set)
         few = self.subset if images else None
         sets = {
             "train": task.prepared(few),
             "held_out": task.prepared(few, held_out=True),
         }
-        metrics = "accuracy" if images else ()
-        across: Any = {
-            "low": -0.5,
-            "high": 1.5,
-            "count": self.alphas,
-            "metrics": metrics,
-        }
-        line = interpolate(start, first, task.loss, sets, **across)
-        between = interpolate(first, second, task.loss, sets, **across)
-        of_a: Any = {
-            "model": first,
-            "loss": task.loss,
-            "data": task.prepared(),
-            "batch_size": AT_ONCE,
-        }
-        of_a |= {
-            "resolution": self.resolution,
-            "seed": lab.seed(trial, "directions", by=()),
-        }
-        of_a |= {"subset": few if few and few < len(task.train()[1]) else None}
-        plane = loss_plane(**of_a, extent=self.extent)
-        trail = loss_plane(**of_a, path=path)
-        three = loss_plane(**of_a, through=[second, third])
-        # from the solution
-        distances = np.sqrt((trail.path**2).sum(axis=1) + trail.path_error**2)
-        explained = float(trail.explained.sum())
+        line, between = (
+            interpolate(
+                a,
+                b,
+                task.loss,
+                sets,
+                low=-0.5,
+                high=1.5,
+                count=self.alphas,
+                metrics="accuracy" if images else (),
+            )
+            for a, b in ((start, solutions[0]), (solutions[0], solutions[1]))
+        )
         lab.record(
             trial,
             train_loss=line.at(1.0),
             held_out_loss=line.at(1.0, data="held_out"),
             line_rise=largest_rise(line),
             barrier=between.barrier / task.constant_loss(),
-            nonconvex_share=nonconvex_share(plane),
-            path_explained=explained,
-            path_beyond_walk=explained
-            - float(random_walk_shares(len(path), "last")[:2].sum()),
-            path_error=float(trail.path_error.max() / distances.max()),
-            plane_interval=relative_interval(plane),
         )
         for name, curve in (("line", line), ("between", between)):
             lab.array(trial, f"{name}_alpha", curve.alphas)
@@ -408,75 +363,93 @@ class LossLandscape(Experiment):
                 lab.array(trial, f"{name}_{part}", values["loss"])
                 if images:
                     lab.array(trial, f"{name}_{part}_accuracy", values["accuracy"])
-        for name, found in (("plane", plane), ("trail", trail), ("three", three)):
-            lab.array(trial, f"{name}_alphas", found.alphas)
-            lab.array(trial, f"{name}_betas", found.betas)
-            lab.array(trial, f"{name}_values", found.losses)
+
+    def _measure_planes(
+        self,
+        task: Task,
+        solutions: Sequence[nn.Module],
+        path: Sequence[Any],
+        trial: Trial,
+        lab: Lab,
+    ) -> None:
+        """Measure a random plane, that of the path, that through three solutions."""
+        import numpy as np
+
+        from nablab.instruments import loss_plane, random_walk_shares
+        from nablab.instruments.landscape.shapes import (
+            nonconvex_share,
+            relative_interval,
+        )
+
+        first, second, third = solutions
+        samples = task.prepared()
+        few = self.subset if task.data_set and self.subset < len(samples[1]) else None
+        around = partial(
+            loss_plane,
+            first,
+            task.loss,
+            samples,
+            batch_size=AT_ONCE,
+            resolution=self.resolution,
+            seed=lab.seed(trial, "directions", by=()),
+            subset=few,
+        )
+        plane = around(extent=self.extent)
+        trail = around(path=path)
+        three = around(through=[second, third])
+        # From the solution.
+        distances = np.sqrt((trail.path**2).sum(axis=1) + trail.path_error**2)
+        explained = float(trail.explained.sum())
+        walk = float(random_walk_shares(len(path), "last")[:2].sum())
+        lab.record(
+            trial,
+            nonconvex_share=nonconvex_share(plane),
+            path_explained=explained,
+            path_beyond_walk=explained - walk,
+            path_error=float(trail.path_error.max() / distances.max()),
+            plane_interval=relative_interval(plane),
+        )
+        for name, measured in (("plane", plane), ("trail", trail), ("three", three)):
+            lab.array(trial, f"{name}_alphas", measured.alphas)
+            lab.array(trial, f"{name}_betas", measured.betas)
+            lab.array(trial, f"{name}_values", measured.losses)
         lab.array(trial, "trail_marks", trail.path)
         lab.array(trial, "trail_errors", trail.path_error)
         lab.array(trial, "three_marks", three.models)
-
-    def active_claims(self) -> tuple[Claim, ...]:
-        """The comparison of deep and shallow only where both are run."""
-        both = set(NETWORKS) <= set(self.networks)
-        return tuple(
-            claim for claim in self.claims if both or claim.kind != "difference"
-        )
 
     def baselines(self, records: Records) -> dict[str, Mapping[str, float]]:
         """The loss of the mean, and how much two directions hold of a random walk."""
         from nablab.instruments import random_walk_shares
 
         walk = float(random_walk_shares(self.path_points + 1, "last")[:2].sum())
-        means = {
-            f"{spec}: best constant": data.task(spec).constant_loss()
+        constants = {
+            spec: records.where(target=spec).shared_array("constant_loss")
             for spec in self.targets
+        }
+        means = {
+            f"{spec}: best constant": float(loss[0])
+            for spec, loss in constants.items()
+            if loss is not None
         }
         return {
             "train_loss": means,
             "path_explained": {"random walk of as many points": walk},
         }
 
-    def figures(self, records: Records) -> dict[str, plots.Figure]:
+    def figures(self, records: Records) -> dict[str, Figure]:
         """The two lines, then the three planes of the first seed."""
-        losses = dict.fromkeys(data.task(spec).loss_name for spec in self.targets)
-        loss: Any = {"y_label": f"training loss ({', '.join(losses)})"}
-        of = {
-            spec: records.where(target=spec)
-            for spec in self.targets
-            if data.task(spec).data_set
-        }
-        scored = [
-            plots.LinePanel(
-                f"{name}: {spec}",
-                f"{part} accuracy",
-                plots.lines_of(
-                    own, f"{array}_alpha", f"{array}_{key}_accuracy", by="model"
-                ),
-                limits=(0.0, 1.0),
-            )
-            for spec, own in of.items()
-            for array, name in (("line", "start to solution"), ("between", "A to B"))
-            for key, part in (("train", "training"), ("held_out", "test"))
-        ]
-        found = {
-            "line": plots.lines(
+        figures = {
+            "line": _lines(
                 records,
-                "line_alpha",
-                "line_train",
-                more={"held_out": "line_held_out"},
-                **loss,
+                "line",
                 x_label="alpha (0: initial weights, 1: solution)",
                 title="From the start to the solution",
                 caption="See where lines rise between the two vertical ones: a "
                 "straight way down is no rule.",
             ),
-            "between": plots.lines(
+            "between": _lines(
                 records,
-                "between_alpha",
-                "between_train",
-                more={"held_out": "between_held_out"},
-                **loss,
+                "between",
                 x_label="alpha (0: solution A, 1: solution B)",
                 title="Between two solutions",
                 caption="Both ends are low. See how far the middle lies above them.",
@@ -510,14 +483,59 @@ class LossLandscape(Experiment):
                 "between any two of them.",
             ),
         }
-        if scored:
-            caption = "See how short the way is on which a solution keeps its accuracy."
-            found["accuracy"] = plots.line_panels(
-                scored, title="Accuracy along both lines", caption=caption
+        if panels := _accuracy_panels(records):
+            figures["accuracy"] = plots.line_panels(
+                panels,
+                title="Accuracy along both lines",
+                caption="See how short the way is on which a solution keeps its "
+                "accuracy.",
             )
-        return found
+        return figures
+
+
+def _lines(
+    records: Records, line: str, *, x_label: str, title: str, caption: str
+) -> Figure:
+    """The training and the held-out loss along one of the two lines."""
+    kinds = ["cross-entropy" if _scored(record) else "MSE" for record in records]
+    return plots.lines(
+        records,
+        f"{line}_alpha",
+        f"{line}_train",
+        more={"held_out": f"{line}_held_out"},
+        y_label=f"training loss ({', '.join(dict.fromkeys(kinds))})",
+        x_label=x_label,
+        title=title,
+        caption=caption,
+    )
+
+
+def _accuracy_panels(records: Records) -> list[plots.LinePanel]:
+    """The accuracies along both lines, of those targets that have any."""
+    scored = Records(record for record in records if _scored(record))
+    return [
+        plots.LinePanel(
+            f"{name}: {spec}",
+            f"{part} accuracy",
+            plots.lines_of(
+                scored.where(target=spec),
+                f"{array}_alpha",
+                f"{array}_{key}_accuracy",
+                by="model",
+            ),
+            limits=(0.0, 1.0),
+        )
+        for spec in scored.levels("target")
+        for array, name in (("line", "start to solution"), ("between", "A to B"))
+        for key, part in (("train", "training"), ("held_out", "test"))
+    ]
+
+
+def _scored(record: Record) -> bool:
+    """Whether a trial has accuracies, as those of images have."""
+    return "line_train_accuracy" in record.arrays
 
 
 def spec_of(network: str, task: Task) -> str:
-    """The layers of a network; ``deep`` and ``shallow`` are known for functions only."""
+    """The layers of a network; ``deep`` and ``shallow`` are known for functions."""
     return network if task.data_set else NETWORKS.get(network, network)

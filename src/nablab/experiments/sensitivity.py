@@ -335,7 +335,8 @@ class Sensitivity(Experiment):
         lab.note(*task.notes)
         images, labels = task.train()
         batch_size = int(condition["batch_size"])
-        data.check_batches(self.data, len(images), [batch_size])
+        sizes = (*self.batch_sizes, self.batch_size)
+        data.check_batches(self.data, len(images), sizes)
         redrawn = condition["training"] == RANDOM
         if redrawn:
             labels = torch.stack([self._redrawn(labels, t, lab) for t in trials])

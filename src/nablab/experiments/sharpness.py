@@ -308,7 +308,7 @@ class Sharpness(Experiment):
         lab.note(*task.notes)
         images, labels = task.train()
         batch_size = int(condition["batch_size"])
-        data.check_batches(self.data, len(images), [batch_size])
+        data.check_batches(self.data, len(images), self.batch_sizes)
         epoch = training.steps_per_epoch(len(images), batch_size)
         steps = self.epochs * epoch
         result = lab.train(

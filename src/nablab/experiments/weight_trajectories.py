@@ -1,13 +1,13 @@
-"""The paths of training through weight space, projected on their principal components."""
+"""The paths of training through weight space, on their principal components."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite, nan
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from annotated_types import Le
+from annotated_types import Ge, Le
 
 from nablab import data, models, plots, training
 from nablab.contract import (
@@ -15,6 +15,7 @@ from nablab.contract import (
     Claim,
     Condition,
     Experiment,
+    Figure,
     Lab,
     Level,
     Record,
@@ -24,13 +25,16 @@ from nablab.contract import (
     Trial,
     Trials,
 )
+from nablab.data.fields import TaskField
 from nablab.errors import UsageError
-from nablab.settings.bounds import Samples, Steps
+from nablab.models.fields import Activation, NetworkField
+from nablab.settings import NotNegative, Positive, Samples, Steps
+from nablab.training.fields import OptimizerName
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    # T points, each the tensors of a network by name
+    # T points, each the tensors of a network by name.
     Path = Sequence[Mapping[str, Any]]
 
 # A course's recipe: 45 epochs of 60 steps, and the weights at the start and every 3
@@ -49,15 +53,16 @@ COURSE: Mapping[str, Any] = {
 }
 OTHER = {"learning_rate": 1e-3, "batch_size": 128, "steps": 24 * 469, "points": 8}
 STARTS = SHARED, OWN = "one start", "own starts"
-SHOWN = 8  # runs per figure: as many as there are colors
+# Runs per figure: as many as there are colors.
+SHOWN = 8
 DESCRIPTION = (
-    *("explained_variance", "explained_variance_of_layer", "above_random_walk"),
-    *(
-        "mean_projection_error",
-        "layer_agreement",
-        "share_near_origin",
-        "share_near_mean",
-    ),
+    "explained_variance",
+    "explained_variance_of_layer",
+    "above_random_walk",
+    "mean_projection_error",
+    "layer_agreement",
+    "share_near_origin",
+    "share_near_mean",
 )
 IN_IMAGES = "test error (1 - accuracy); numbers: final test accuracy"
 UNITS = {"units as trained": "end_distance", "units matched": "end_distance_matched"}
@@ -115,18 +120,16 @@ class WeightTrajectories(Experiment):
 
     version: ClassVar[int] = 2
 
-    target: str = "sinc"
-    network: str = "1-10-20x6-1"
-    layer: Annotated[int, Le(1_000)] = 4
-    activation: Literal[
-        "leaky_relu", "relu", "tanh", "sigmoid", "gelu", "silu", "elu"
-    ] = "leaky_relu"
-    optimizer: Literal["Adam", "AdamW", "RMSprop", "SGD"] = "Adam"
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.0
+    target: TaskField = "sinc"
+    network: NetworkField = "1-10-20x6-1"
+    layer: Annotated[int, Ge(1), Le(1_000)] = 4
+    activation: Activation = "leaky_relu"
+    optimizer: OptimizerName = "Adam"
+    learning_rate: Positive = 1e-3
+    weight_decay: NotNegative = 0.0
     batch_size: Samples = 50
     steps: Steps = 3_600
-    points: Annotated[int, Le(10_000)] = 40
+    points: Annotated[int, Ge(2), Le(10_000)] = 40
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "quick": {"steps": 1_200, "seeds": 8},
@@ -240,37 +243,24 @@ class WeightTrajectories(Experiment):
     )
 
     def validate(self) -> None:
-        """Check the numbers, the target, the network, and that the layer is one of its."""
-        for key in ("learning_rate", "batch_size", "steps"):
-            if not 0 < getattr(self, key) < float("inf"):
-                raise UsageError(
-                    f"{key}={getattr(self, key)} is impossible: it must be above 0 and "
-                    "finite."
-                )
-        if self.weight_decay < 0:
+        """Check that the network takes the target, and that the layer is one of its."""
+        if self.points > self.steps:
             raise UsageError(
-                f"weight_decay={self.weight_decay} is impossible: it must not be "
-                "negative."
-            )
-        if not 2 <= self.points <= self.steps:
-            raise UsageError(
-                f"points={self.points} is impossible: it must be from 2 to "
+                f"points={self.points} is impossible: it must be at most "
                 f"steps={self.steps}."
             )
-        task, layers = (
-            data.task(self.target),
-            len(models.parse_widths(self.network)) - 1,
-        )
-        models.check_network(self.network, shape=task.shape, outputs=task.outputs)
-        if not 1 <= self.layer <= layers or layers == 1:
-            has = (
-                f"network={self.network} has {layers} layers, and at least 2 are needed"
+        self.compared.check(data.task(self.target))
+        layers = len(models.parse_widths(self.network)) - 1
+        if self.layer > layers or layers == 1:
+            raise UsageError(
+                f"layer={self.layer} is impossible: network={self.network} has "
+                f"{layers} layers, and at least 2 are needed."
             )
-            raise UsageError(f"layer={self.layer} is impossible: {has}.")
 
-    def data_sets(self) -> tuple[str, ...]:
-        """The images, if it is images that are learned."""
-        return data.image_sets([self.target])
+    @property
+    def compared(self) -> models.Networks:
+        """The one network."""
+        return models.Networks((self.network,), activation=self.activation)
 
     def conditions(self) -> list[Condition]:
         """Runs from one start, and runs from starts of their own."""
@@ -287,25 +277,24 @@ class WeightTrajectories(Experiment):
 
     def run(self, trials: Trials, lab: Lab) -> None:
         """Train two networks per seed: a run, and a partner to hold it against."""
-        condition = trials.condition
         task, runs = data.task(self.target), len(trials)
+        shared = trials.condition["start"] == SHARED
+        start = lab.shared_seed("shared start") if shared else None
         recorder = training.WeightRecorder(
             every=self.steps // self.points, replicas=runs
         )
-        # all that is needed of partners
+        # All that is needed of partners.
         ends = training.WeightRecorder(every=self.steps)
-        optimizer = getattr(training, self.optimizer)
-        build = self.builder(
-            lab.shared_seed("shared start") if condition["start"] == SHARED else None
-        )
         result = lab.train(
-            training.Supervised(build, task.loss),
+            training.Supervised(self.builder(start), task.loss),
             task.train(),
             training.Recipe(
                 steps=self.steps,
                 batch_size=self.batch_size,
-                optimizer=optimizer(
-                    learning_rate=self.learning_rate, weight_decay=self.weight_decay
+                optimizer=training.optimizer(
+                    self.optimizer,
+                    learning_rate=self.learning_rate,
+                    weight_decay=self.weight_decay,
                 ),
                 prepare=task.prepare,
                 held_out={task.held_out_name: task.held_out()},
@@ -316,77 +305,77 @@ class WeightTrajectories(Experiment):
                 lab.seed(trial, role) for role in ("run", "partner") for trial in trials
             ],
         )
-        for note in task.notes:
-            lab.note(note)
-        found = result.evaluations
-        shown = 1 - found["test_accuracy"] if task.data_set else found["train_loss"]
-        for k, trial in enumerate(trials):
-            path, partner = recorder.path(k), ends.path(k + runs)
-            losses = result.final[[k, k + runs]].tolist()  # NaN if diverged
+        lab.note(*task.notes)
+        curves = result.evaluations
+        shown = 1 - curves["test_accuracy"] if task.data_set else curves["train_loss"]
+        for place, trial in enumerate(trials):
+            path, partner = recorder.path(place), ends.path(place + runs)
             lab.record(
                 trial,
-                stop_reason=result.stop_reason[k],
+                stop_reason=result.stop_reason[place],
                 **dict.fromkeys(DESCRIPTION + COMPARISON, nan),
             )
             lab.array(trial, "path", training.path_array(path))
-            lab.array(trial, "shown", shown[k])
-            for name, values in found.items():
-                lab.array(trial, name, values[k])
-                lab.record(trial, **{name: values[k, -1]})
-            if isfinite(losses[0]) and self._moves(path):
+            lab.array(trial, "shown", shown[place])
+            for name, values in curves.items():
+                lab.array(trial, name, values[place])
+                lab.record(trial, **{name: values[place, -1]})
+            # The loss is NaN where a network diverged.
+            finished, both = (
+                all(isfinite(result.final[k]) for k in networks)
+                for networks in ([place], [place, place + runs])
+            )
+            if finished and self._moves(path):
                 self._describe(path, recorder.steps, trial, lab)
-            if isfinite(sum(losses)):
+            if both:
                 lab.record(trial, **self._compare(path, partner))
 
     def builder(self, start: int | None) -> Callable[[], nn.Module]:
-        """What builds one network; the same one each time where ``start`` gives a seed."""
-        if start is None:
-            task = data.task(self.target)
-            form: Any = {
-                "shape": task.shape,
-                "outputs": task.outputs,
-                "activation": self.activation,
-            }
-            return lambda: models.network(self.network, **form)
-        return training.SharedStart(self.builder(None), start)
+        """What builds one network; always the same one where ``start`` is a seed."""
+        build = self.compared.builder(self.network, data.task(self.target))
+        return build if start is None else training.SharedStart(build, start)
 
     def _describe(self, path: Path, steps: Any, trial: Trial, lab: Lab) -> None:
-        """Record what two components show of one path: of the whole network and of one
-        layer.
-        """
+        """Record what two components show of a path, of all weights and of a layer."""
         from scipy.spatial import procrustes
 
         whole, layer = _pca(path), _pca(path, self._layer_names(path))
-        shares = [
-            float(pca.explained_variance_ratio[:2].sum()) for pca in (whole, layer)
-        ]
-        agreement = 1 - float(procrustes(whole.coordinates, layer.coordinates)[2])
-        above = shares[0] - float(whole.random_walk[:2].sum())
-        errors, largest = (
-            whole.relative_projection_error,
-            whole.explained_variance_ratio[:10],
+        share = float(whole.explained_variance_ratio[:2].sum())
+        errors = whole.relative_projection_error
+        in_plane = (whole.coordinates**2).sum(axis=1) ** 0.5
+        disparity = procrustes(whole.coordinates, layer.coordinates)[2]
+        lab.record(
+            trial,
+            explained_variance=share,
+            explained_variance_of_layer=float(layer.explained_variance_ratio[:2].sum()),
+            above_random_walk=share - float(whole.random_walk[:2].sum()),
+            mean_projection_error=errors.mean(),
+            layer_agreement=1 - float(disparity),
+            share_near_origin=_share_within_half(in_plane),
+            share_near_mean=_share_within_half(whole.distance),
         )
-        # in the plane, in all dimensions
-        radii = ((whole.coordinates**2).sum(axis=1) ** 0.5, whole.distance)
-        near = [float((radius < radius.max() / 2).mean()) for radius in radii]
-        found = (*shares, above, errors.mean(), agreement, *near)
-        lab.record(trial, **dict(zip(DESCRIPTION, found, strict=True)))
+        largest = whole.explained_variance_ratio[:10]
         lab.curve(trial, "projection_error", steps, errors)
         lab.curve(trial, "explained_share", range(1, len(largest) + 1), largest)
 
     def _compare(self, path: Path, partner: Path) -> dict[str, float]:
-        """How far the two networks start and end from each other, before and after
-        matching units.
-        """
-        found = []
+        """How far two networks are apart, before and after matching their units."""
+        distances = []
         for a, b in ((path[0], partner[0]), (path[-1], partner[-1])):
             match, tensors = self._match(a, b), (*a.values(), *b.values())
             size = sum(float(tensor.square().sum()) for tensor in tensors) ** 0.5
-            found.append((match.distance_before / size, match.distance_after / size))
-        start, end = found
-        # nothing to gain at one start
-        gain = start[1] / start[0] - end[1] / end[0] if start[0] else nan
-        return dict(zip(COMPARISON, (*end, end[1] / end[0], gain), strict=True))
+            distances.append(
+                (match.distance_before / size, match.distance_after / size)
+            )
+        (start, start_matched), (end, end_matched) = distances
+        # From one start there is nothing to gain.
+        gain = start_matched / start - end_matched / end if start else nan
+        return {
+            "end_distance": end,
+            "end_distance_matched": end_matched,
+            "matched_share": end_matched / end,
+            "matching_gain": gain,
+        }
 
     def _match(self, *weights: Mapping[str, Any]) -> Any:
         from nablab.instruments import match_units
@@ -398,29 +387,45 @@ class WeightTrajectories(Experiment):
 
     def _moves(self, path: Path) -> bool:
         """Whether the layer moves at all: the units of a ReLU layer may all be dead."""
-        names = [
-            name for name in path[0] if name.startswith(self._layer_names(path)[:-1])
-        ]
+        prefix = self._layer_names(path)[:-1]
+        names = [name for name in path[0] if name.startswith(prefix)]
         return any(bool((path[0][name] != path[-1][name]).any()) for name in names)
 
     def _layer_names(self, path: Path) -> str:
         """The parameters of the chosen layer, as a pattern."""
-        return f"{list(dict.fromkeys(name.rpartition('.')[0] for name in path[0]))[self.layer - 1]}.*"
+        layers = list(dict.fromkeys(name.rpartition(".")[0] for name in path[0]))
+        return f"{layers[self.layer - 1]}.*"
 
-    def figures(self, records: Records) -> dict[str, plots.Figure]:
-        """The paths in two dimensions, what the components hold, and how far apart the
-        runs end.
-        """
+    def figures(self, records: Records) -> dict[str, Figure]:
+        """The paths in two dimensions, what components hold, and how runs end apart."""
+        return {
+            "paths": plots.paths(
+                self._planes(records),
+                title="Where training goes",
+                value_label=IN_IMAGES if self.data_sets() else "training loss (MSE)",
+                caption=f"Up to {SHOWN} runs. In the last row units are matched to "
+                "those of the first run's end.",
+            ),
+            "share": self._shares(records),
+            "error": plots.curves(
+                records,
+                "projection_error",
+                color_by="start",
+                panel_by="",
+                log_y=False,
+                y_label="relative projection error",
+                title="What two components miss of each point",
+                caption="Error / distance from the mean point. 0: the point lies in "
+                "the plane.",
+            ),
+            "ends": _ends(records),
+        }
+
+    def _shares(self, records: Records) -> Figure:
+        """What each component holds, beside a random walk."""
         from nablab.instruments import random_walk_shares
 
-        planes = plots.paths(
-            self._planes(records),
-            title="Where training goes",
-            value_label=IN_IMAGES if self.data_sets() else "training loss (MSE)",
-            caption=f"Up to {SHOWN} runs. In the last row units are matched to those "
-            "of the first run's end.",
-        )
-        share = plots.curves(
+        figure = plots.curves(
             records,
             "explained_share",
             color_by="start",
@@ -431,94 +436,87 @@ class WeightTrajectories(Experiment):
             caption="The dashed line is a random walk of as many points.",
         )
         walk = random_walk_shares(self.steps // (self.steps // self.points) + 1)[:10]
-        share.figure.axes[0].plot(
+        figure.figure.axes[0].plot(
             range(1, len(walk) + 1), walk, color="#767676", ls="--", lw=1.4, zorder=1
         )
-        error = plots.curves(
-            records,
-            "projection_error",
-            color_by="start",
-            panel_by="",
-            log_y=False,
-            y_label="relative projection error",
-            title="What two components miss of each point",
-            caption="Error / distance from the mean point. 0: the point lies in the "
-            "plane.",
-        )
-        ends = plots.dots(
-            plots.metrics_side_by_side(
-                records, UNITS, metric="end_distance", factor="units"
-            ),
-            "end_distance",
-            by="start",
-            panel_by="units",
-            log_y=False,
-            y_label="relative distance",
-            title="How far two runs end from each other",
-            caption="1: the two have as little in common as random vectors.",
-        )
-        for ax in ends.figure.axes:
-            ax.set_ylim(0, 1.1)
-        return {"paths": planes, "share": share, "error": error, "ends": ends}
+        return figure
 
     def _planes(self, records: Records) -> list[plots.Plane]:
-        """A row per kind of start, and one with matched units: the whole network, and
-        the layer.
-        """
+        """A row per kind of start and one with matched units: all weights, a layer."""
         planes = []
         for title, runs in self._rows_of(records).items():
-            values: dict[Level, Any] = {
-                record.seed: record.arrays["shown"] for record, _ in runs
+            values: dict[Level, Any] = {r.seed: r.arrays["shown"] for r, _ in runs}
+            ends: dict[Level, str] = {
+                record.seed: f"{100 * record.scalars['test_accuracy']:.1f} %"
+                for record, _ in runs
+                if record.scalars.get("test_accuracy")
             }
-            scores = {r.seed: r.scalars.get("test_accuracy") for r, _ in runs}
-            ends: Any = {
-                seed: f"{100 * score:.1f} %" for seed, score in scores.items() if score
-            }
-            of_layer = self._layer_names(runs[0][1])
+            paths = {record.seed: path for record, path in runs}
             for part, names in (
                 ("whole network", "*"),
-                (f"layer {self.layer}", of_layer),
+                (f"layer {self.layer}", self._layer_names(runs[0][1])),
             ):
-                pca = _pca({record.seed: path for record, path in runs}, names)
-                xy = dict(zip(values, pca.paths.values(), strict=True))
-                panel: Any = (
-                    f"{title} · {part}",
-                    xy,
-                    values,
-                    tuple(pca.explained_variance_ratio[:2]),
-                    ends,
+                pca = _pca(paths, names)
+                coordinates = dict(zip(values, pca.paths.values(), strict=True))
+                shares = tuple(pca.explained_variance_ratio[:2])
+                planes.append(
+                    plots.Plane(f"{title} · {part}", coordinates, values, shares, ends)
                 )
-                planes.append(plots.Plane(*panel))
         return planes
 
     def _rows_of(self, records: Records) -> dict[str, list[tuple[Record, Path]]]:
-        usable = [
-            r
-            for r in records
-            if "path" in r.arrays and isfinite(r.scalars["train_loss"])
+        """The runs that moved, by kind of start, and the own starts matched."""
+        network = self.builder(0)()  # whose parameters a kept path is laid out as
+        runs: list[tuple[Record, Path]] = [
+            (record, training.path_from_array(record.arrays["path"], network))
+            for record in records
+            if "path" in record.arrays and isfinite(record.scalars["train_loss"])
         ]
-        runs: Any = [
-            (r, training.path_from_array(r.arrays["path"], self.builder(0)()))
-            for r in usable
-        ]
-        runs = [run for run in runs if self._moves(run[1])]
         rows = {
-            start: [r for r in runs if r[0].condition["start"] == start][:SHOWN]
+            start: [
+                (record, path)
+                for record, path in runs
+                if record.condition["start"] == start and self._moves(path)
+            ][:SHOWN]
             for start in STARTS
         }
         if rows[OWN]:
-            goal = rows[OWN][0][1][-1]
-            matches = [
-                (record, path, self._match(goal, path[-1]))
-                for record, path in rows[OWN]
+            _, goal = rows[OWN][0]
+            matches = [(r, p, self._match(goal[-1], p[-1])) for r, p in rows[OWN]]
+            matched: list[tuple[Record, Path]] = [
+                (record, [match.permute(point) for point in path])
+                for record, path, match in matches
             ]
-            rows[f"{OWN}, matched"] = [
-                (r, [match.permute(p) for p in path]) for r, path, match in matches
-            ]
+            rows[f"{OWN}, matched"] = matched
         return {title: row for title, row in rows.items() if row}
 
 
+def _ends(records: Records) -> Figure:
+    """How far two runs end from each other, before and after matching units."""
+    figure = plots.dots(
+        plots.metrics_side_by_side(
+            records, UNITS, metric="end_distance", factor="units"
+        ),
+        "end_distance",
+        by="start",
+        panel_by="units",
+        log_y=False,
+        y_label="relative distance",
+        title="How far two runs end from each other",
+        caption="1: the two have as little in common as random vectors.",
+    )
+    for axes in figure.figure.axes:
+        axes.set_ylim(0, 1.1)
+    return figure
+
+
+def _share_within_half(radii: Any) -> float:
+    """The share of points that are nearer than half the farthest."""
+    return float((radii < radii.max() / 2).mean())
+
+
 def _pca(path: Any, parameters: str = "*") -> Any:
+    """Two principal components of one path, or of several by seed."""
     from nablab.instruments import trajectory_pca
 
     points = sum(map(len, path.values())) if isinstance(path, dict) else len(path)

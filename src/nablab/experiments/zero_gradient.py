@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from math import nan
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from annotated_types import Le
+from annotated_types import Ge, Le
 
 from nablab import data, models, plots, training
 from nablab.contract import (
@@ -17,6 +17,7 @@ from nablab.contract import (
     Claim,
     Condition,
     Experiment,
+    Figure,
     Lab,
     Records,
     Reported,
@@ -24,21 +25,25 @@ from nablab.contract import (
     Trial,
     Trials,
 )
+from nablab.data.fields import FunctionField
 from nablab.errors import UsageError
-from nablab.settings.bounds import Steps
+from nablab.models.fields import Activation, NetworkField
+from nablab.settings import Distinct, NotNegative, Positive
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from nablab.data.tasks import Pair
     from nablab.instruments import Replicas
     from nablab.instruments.base.losses import Loss
     from nablab.training import Context, Probe
 
-# beyond, the eigenvectors of 100 Hessians in every iteration take hours
+# Beyond, the eigenvectors of 100 Hessians in every iteration take hours.
 MOST_PARAMETERS = 2_000
-FIRST_STOP = 10  # steps; earlier, the networks are the same as their initial weights
-# the tolerance and the iterations that show how exact a critical point is
-EXACT, FURTHER = (1e-16, 30)
+# Steps. Earlier, the networks are the same as their initial weights.
+FIRST_STOP = 10
+# The tolerance and the iterations that show how exact a critical point is.
+EXACT, FURTHER = 1e-16, 30
 
 
 @dataclass(frozen=True)
@@ -115,16 +120,16 @@ class ZeroGradient(Experiment):
 
     version: ClassVar[int] = 2
 
-    networks: tuple[str, ...] = ("1-8-8-8-8-1",)
-    targets: tuple[str, ...] = ("sinc",)
-    activations: tuple[str, ...] = ("tanh",)
-    weight_decays: tuple[float, ...] = (0.0, 1e-3)
-    learning_rate: float = 1e-3
-    steps: Steps = 3_000
-    tolerance: float = 1e-8
-    iterations: Annotated[int, Le(1_000_000)] = 200
-    noise_factor: float = 1.0
-    radius: float = 0.1
+    networks: Annotated[tuple[NetworkField, ...], Distinct()] = ("1-8-8-8-8-1",)
+    targets: Annotated[tuple[FunctionField, ...], Distinct()] = ("sinc",)
+    activations: Annotated[tuple[Activation, ...], Distinct()] = ("tanh",)
+    weight_decays: Annotated[tuple[NotNegative, ...], Distinct()] = (0.0, 1e-3)
+    learning_rate: Positive = 1e-3
+    steps: Annotated[int, Ge(FIRST_STOP), Le(10**9)] = 3_000
+    tolerance: Positive = 1e-8
+    iterations: Annotated[int, Ge(1), Le(1_000_000)] = 200
+    noise_factor: NotNegative = 1.0
+    radius: Positive = 0.1
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "quick": {
@@ -223,7 +228,7 @@ class ZeroGradient(Experiment):
     )
 
     def validate(self) -> None:
-        """Check every network, every target and the numbers."""
+        """Check that the networks are small enough, and of one variable."""
         for widths in map(models.parse_widths, self.networks):
             size = models.parameter_count(widths)
             if widths[0] != 1 or widths[-1] != 1 or size > MOST_PARAMETERS:
@@ -231,32 +236,6 @@ class ZeroGradient(Experiment):
                     f"networks: {list(widths)} with {size:,} parameters is unusable. "
                     "It must begin and end with 1, as 1-9-1, and have at most "
                     f"{MOST_PARAMETERS:,}: each step takes the Hessian."
-                )
-        for spec in self.targets:
-            data.target(spec)
-        for activation in self.activations:
-            models.dense([1, 1], activation)  # type: ignore[arg-type]  # a wrong name is refused there
-        if not self.conditions() or len(set(self.conditions())) < len(
-            self.conditions()
-        ):
-            raise UsageError(
-                "networks, targets, activations and weight_decays need one entry each, "
-                "none twice."
-            )
-        if (
-            min(self.weight_decays) < 0
-            or self.noise_factor < 0
-            or self.steps < FIRST_STOP
-        ):
-            raise UsageError(
-                "No weight_decays and no noise_factor below 0, no steps below "
-                f"{FIRST_STOP}, please."
-            )
-        for key in ("learning_rate", "tolerance", "radius", "iterations"):
-            if not 0 < getattr(self, key) < float("inf"):
-                raise UsageError(
-                    f"{key}={getattr(self, key)} is impossible: it must be above 0 and "
-                    "finite."
                 )
 
     def conditions(self) -> list[Condition]:
@@ -285,62 +264,58 @@ class ZeroGradient(Experiment):
         return penalized(float(trial.condition["weight_decay"])), points
 
     def run(self, trials: Trials, lab: Lab) -> None:
-        """Train one network per seed for a while of its own, search from there, and
-        count eigenvalues.
-        """
-        from nablab.instruments import Replicas, find_critical_point, inertia
+        """Train for a while, search for zero gradient from there, count eigenvalues."""
+        from nablab.instruments import Replicas
 
         condition = trials.condition
-
-        activation: Any = condition["activation"]
         points = data.target(str(condition["target"])).train()
         decay = float(condition["weight_decay"])
         # Networks of one seed begin alike and stop at the same step, whatever their
         # penalty.
         shared = [factor for factor in condition if factor != "weight_decay"]
+        stops = [self.stop(lab.seed(trial, "stop", by=shared)) for trial in trials]
         result = lab.train(
-            training.Supervised(
-                lambda: models.dense(str(condition["network"]), activation)
-            ),
+            training.Supervised(lambda: self.network_of(condition)),
             points,
             training.Recipe(
                 steps=self.steps,
                 optimizer=training.Adam(
                     learning_rate=self.learning_rate, weight_decay=decay
                 ),
-                probes=[
-                    _stopping_at(
-                        [
-                            self.stop(lab.seed(trial, "stop", by=shared))
-                            for trial in trials
-                        ]
-                    )
-                ],
+                probes=[_stopping_at(stops)],
                 eval_every=self.steps,
             ),
             seeds=[lab.seed(trial, "weights", by=shared) for trial in trials],
         )
-        trained = [k for k in range(len(trials)) if result.stop_reason[k] != "diverged"]
-        for k in set(range(len(trials))) - set(trained):
-            lab.record(trials[k], reached=False, reason="diverged in training")
-        if not trained:
-            return
-        tensors = {
-            name: tensor[trained] for name, tensor in result.parameters().items()
-        }
-        network, loss = (
-            models.dense(str(condition["network"]), activation),
-            penalized(decay),
-        )
-        # L-BFGS before takes longer and gets less far than the second-order steps
-        # alone.
-        options: Any = {"max_iterations": self.iterations, "lbfgs_iterations": 0}
+        trained = []
+        for place, (trial, outcome) in enumerate(zip(trials, result, strict=True)):
+            if outcome.stop_reason == "diverged":
+                lab.record(trial, reached=False, reason="diverged in training")
+                continue
+            trained.append(place)
+            lab.record(trial, train_mse=outcome.final, steps=outcome.steps_taken)
+        if trained:
+            tensors = {name: t[trained] for name, t in result.parameters().items()}
+            replicas = Replicas(self.network_of(condition), tensors)
+            self._search(replicas, points, [trials[place] for place in trained], lab)
+
+    def _search(
+        self, replicas: Replicas, points: Pair, trials: Sequence[Trial], lab: Lab
+    ) -> None:
+        """Search for a critical point near each network, and record what kind it is."""
+        from nablab.instruments import find_critical_point, inertia
+
+        loss = penalized(float(trials[0].condition["weight_decay"]))
+        # Arrays, one value a network: `Replicas` were given.
         found: Any = find_critical_point(
-            Replicas(network, tensors),
+            replicas,
             loss,
             points,
             tolerance=self.tolerance,
-            **options,
+            max_iterations=self.iterations,
+            # L-BFGS before takes longer and gets less far than the second-order steps
+            # alone.
+            lbfgs_iterations=0,
         )
         kind: Any = inertia(
             found.replicas,
@@ -352,27 +327,25 @@ class ZeroGradient(Experiment):
         floor = kind.noise_floor + _shift(
             found.replicas, found.reached, kind.eigenvalues, loss, points
         )
-        for place, k in enumerate(trained):
+        for place, trial in enumerate(trials):
             values = kind.eigenvalues[place]
-            positive, negative = sum(values > floor[place]), sum(values < -floor[place])
+            positive = int(sum(values > floor[place]))
+            negative = int(sum(values < -floor[place]))
+            decided, reached = positive + negative, bool(found.reached[place])
             lab.record(
-                trials[k],
-                train_mse=result.final[k],
-                steps=int(result.steps_taken[k]),
+                trial,
                 loss_before=found.loss_before[place],
                 loss=kind.loss[place],
-                critical_loss=kind.loss[place] if found.reached[place] else nan,
-                reached=bool(found.reached[place]),
+                critical_loss=kind.loss[place] if reached else nan,
+                reached=reached,
                 gradient_norm_before=found.gradient_norm_before[place],
                 gradient_norm=kind.gradient_norm[place],
                 flatness=kind.flatness[place],
-                positive=int(positive),
-                zero=int(len(values) - positive - negative),
-                negative=int(negative),
+                positive=positive,
+                zero=len(values) - decided,
+                negative=negative,
                 minimal_ratio=positive / len(values),
-                minimal_ratio_nonzero=positive / (positive + negative)
-                if positive + negative
-                else nan,
+                minimal_ratio_nonzero=positive / decided if decided else nan,
                 ratio_above_rounding=kind.minimal_ratio[place],
                 noise_floor=kind.noise_floor[place],
                 floor=floor[place],
@@ -381,18 +354,16 @@ class ZeroGradient(Experiment):
                 iterations=int(found.iterations[place]),
                 reason=found.reason[place],
             )
-            lab.array(trials[k], "eigenvalues", values)
+            lab.array(trial, "eigenvalues", values)
 
     def stop(self, seed: int) -> int:
-        """The step at which a training ends: log-uniform between 10 and `steps`, in
-        tens.
-        """
+        """The step at which a training ends, in tens: log-uniform up to `steps`."""
         import numpy as np
 
         share = float(np.random.default_rng(seed).uniform())
         return round(float(FIRST_STOP * (self.steps / FIRST_STOP) ** share) / 10) * 10
 
-    def figures(self, records: Records) -> dict[str, plots.Figure]:
+    def figures(self, records: Records) -> dict[str, Figure]:
         """Minimal ratio against loss, how many searches reached zero, and spectra."""
         ratio = plots.outcomes(
             records,
@@ -418,19 +389,19 @@ class ZeroGradient(Experiment):
 
 
 def penalized(weight_decay: float) -> Loss:
-    """The mean squared error, plus half the penalty times the squared norm of all
-    weights.
-    """
+    """The mean squared error, plus half the penalty on the squared norm of weights."""
     from nablab.instruments import Penalized
 
     return Penalized("mse", weight_decay) if weight_decay else "mse"
 
 
 def _shift(
-    replicas: Replicas, reached: Any, eigenvalues: Any, loss: Loss, points: Any
+    replicas: Replicas, reached: Any, eigenvalues: Any, loss: Loss, points: Pair
 ) -> Any:
-    """How far further steps still move the eigenvalues of points that reached zero,
-    (K,); 0 for others.
+    """How far further steps still move the eigenvalues of points that reached zero.
+
+    Returns:
+        float64 (K,); 0 where zero was not reached.
     """
     import numpy as np
 
@@ -438,13 +409,13 @@ def _shift(
 
     shift, places = np.zeros(len(eigenvalues)), np.flatnonzero(reached)
     if len(places):
-        options: Any = {
-            "tolerance": EXACT,
-            "max_iterations": FURTHER,
-            "lbfgs_iterations": 0,
-        }
         nearer = find_critical_point(
-            replicas.select(places.tolist()), loss, points, **options
+            replicas.select(places.tolist()),
+            loss,
+            points,
+            tolerance=EXACT,
+            max_iterations=FURTHER,
+            lbfgs_iterations=0,
         )
         again = inertia(nearer.replicas, loss, points, neighbors=0)
         shift[places] = np.abs(again.eigenvalues - eigenvalues[places]).max(axis=1)
