@@ -89,8 +89,9 @@ def test_series_come_from_the_records_that_have_them() -> None:
     arrays = {"x": X, "y": X**2}
     records = Records(
         Record(Condition(ends=ends), seed, {}, arrays=arrays if seed else {})
-        for ends in ("order", "start") for seed in range(3)
-    )  # fmt: skip
+        for ends in ("order", "start")
+        for seed in range(3)
+    )
     found = lines_of(records, "x", "y", within=(0.0, 1.0))
     assert {label: list(seeds) for label, seeds in found.items()} == {
         "order": [1, 2],

@@ -224,9 +224,12 @@ class TestLooks:
 
     def test_reference_lines_are_labelled_and_impossible_ones_are_named(self) -> None:
         figure = plots.trend(
-            trials({2.0: [1.0, 2.0], 50.0: [1.0, 1.5]}), "error", x="width",
-            horizontal={"chance": 3.0}, vertical={"as many as samples": 10.0, "nowhere": 0.0},
-        )  # fmt: skip
+            trials({2.0: [1.0, 2.0], 50.0: [1.0, 1.5]}),
+            "error",
+            x="width",
+            horizontal={"chance": 3.0},
+            vertical={"as many as samples": 10.0, "nowhere": 0.0},
+        )
         assert {" chance ", "as many as samples"} <= texts(figure)
         assert "nowhere" not in texts(figure)
         assert "The nowhere (0) cannot be drawn on this axis." in figure.caption

@@ -44,9 +44,15 @@ def folder(plan: Plan, tmp_path: Path) -> RunFolder:
 
 def progress(plan: Plan, **changes: Any) -> dict[str, Any]:
     content = {
-        "condition": dict(plan.conditions[0]), "replicas": 3, "part": 1, "step": 50, "steps": 200,
-        "rate": 100.0, "loss": 0.125, "time": time.time(),
-    }  # fmt: skip
+        "condition": dict(plan.conditions[0]),
+        "replicas": 3,
+        "part": 1,
+        "step": 50,
+        "steps": 200,
+        "rate": 100.0,
+        "loss": 0.125,
+        "time": time.time(),
+    }
     return {**content, **changes}
 
 
@@ -77,11 +83,22 @@ def test_progress_is_shown(folder: RunFolder, plan: Plan) -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"steps": 0}, {"steps": "200"}, {"step": None}, {"rate": float("nan")}, {"rate": -1.0}, {"loss": [1]},
-        {"time": "now"}, {"time": 10**400}, {"time": time.time() + 10**6}, {"time": 0.0}, {"replicas": 0},
-        {"condition": [1]}, {"condition": {"self": 1, "width": [1]}}, {"steps": 10**30},
+        {"steps": 0},
+        {"steps": "200"},
+        {"step": None},
+        {"rate": float("nan")},
+        {"rate": -1.0},
+        {"loss": [1]},
+        {"time": "now"},
+        {"time": 10**400},
+        {"time": time.time() + 10**6},
+        {"time": 0.0},
+        {"replicas": 0},
+        {"condition": [1]},
+        {"condition": {"self": 1, "width": [1]}},
+        {"steps": 10**30},
     ],
-)  # fmt: skip
+)
 def test_progress_of_another_shape_is_not_shown(
     folder: RunFolder, plan: Plan, changes: dict[str, Any]
 ) -> None:
@@ -139,7 +156,7 @@ def test_a_time_that_no_calendar_has(seconds: float) -> None:
     assert now_text(seconds) == "?"
 
 
-# --- the summary after a run ------------------------------------------------------------------
+# --- the summary after a run --------------------------------------------------
 
 
 def summary(verdicts: list[Verdict], width: int) -> list[str]:

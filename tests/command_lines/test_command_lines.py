@@ -126,15 +126,51 @@ def test_a_thousand_command_lines(whole: Server, words: list[str]) -> None:
         ["run", "sensitivity", "most_steps=9223372036854775808", "--dry-run"],
         ["run", "cnn-depth", "data=digits", "batch_size=1e20", "--dry-run"],
         ["run", "cnn-depth", "data=digits", "networks=conv8k3p999", "--dry-run"],
-        ["run", "cnn-depth", "data=digits", "networks=conv99999k1-conv99999k9p4", "--dry-run"],
+        [
+            "run",
+            "cnn-depth",
+            "data=digits",
+            "networks=conv99999k1-conv99999k9p4",
+            "--dry-run",
+        ],
         ["run", "deep-vs-shallow", "networks=1-100000-100000-1", "--dry-run"],
         ["run", "toy", "--seeds", "1000000000"],
         ["run", "toy", "--seeds", "1e9"],
         ["run", "random-labels", "model=" + "a" * 5_000 + ".py:build", "--dry-run"],
-        ["measure", "gradient_norm", "--model", "a" * 5_000 + ".py:build", "--data", "data.npz"],
-        ["measure", "gradient_norm", "--model", "~nobody/net.py:build", "--data", "data.npz"],
-        ["measure", "gradient_norm", "--model", "net.py:build", "--data", "b" * 5_000 + ".npz"],
-        ["measure", "gradient_norm", "--model", "net.py:build", "--data", "data.npz", "--weights", "c" * 999],
+        [
+            "measure",
+            "gradient_norm",
+            "--model",
+            "a" * 5_000 + ".py:build",
+            "--data",
+            "data.npz",
+        ],
+        [
+            "measure",
+            "gradient_norm",
+            "--model",
+            "~nobody/net.py:build",
+            "--data",
+            "data.npz",
+        ],
+        [
+            "measure",
+            "gradient_norm",
+            "--model",
+            "net.py:build",
+            "--data",
+            "b" * 5_000 + ".npz",
+        ],
+        [
+            "measure",
+            "gradient_norm",
+            "--model",
+            "net.py:build",
+            "--data",
+            "data.npz",
+            "--weights",
+            "c" * 999,
+        ],
         ["measure", "loss_plane", "resolution=1e6", *FITTING],
         ["measure", "hessian_matrix", "--model", "net.py:leaves", "--data", "data.npz"],
         ["data", "get", "d" * 5_000],
@@ -144,7 +180,7 @@ def test_a_thousand_command_lines(whole: Server, words: list[str]) -> None:
         ["run", "random-labels", "model=leaves.py:build", "--dry-run"],
         ["run", "random-labels", "data=" + "f/" * 3_000, "--dry-run"],
     ],
-)  # fmt: skip
+)
 def test_lines_that_once_hung_or_raised(quick: Server, words: list[str]) -> None:
     answer = quick.run(words)
     check(words, answer)
@@ -156,16 +192,37 @@ def test_lines_that_once_hung_or_raised(quick: Server, words: list[str]) -> None
 @pytest.mark.parametrize(
     "words",
     [
-        ["measure", "gradient_norm", "--model", "closed/net.py:build", "--data", "data.npz"],
-        ["measure", "gradient_norm", "--model", "net.py:build", "--data", "closed/data.npz"],
+        [
+            "measure",
+            "gradient_norm",
+            "--model",
+            "closed/net.py:build",
+            "--data",
+            "data.npz",
+        ],
+        [
+            "measure",
+            "gradient_norm",
+            "--model",
+            "net.py:build",
+            "--data",
+            "closed/data.npz",
+        ],
         ["measure", "inertia", *FITTING, "--figure", "closed/a.png"],
-        ["measure", "gradient_norm", "--model", "sealed.py:build", "--data", "data.npz"],
+        [
+            "measure",
+            "gradient_norm",
+            "--model",
+            "sealed.py:build",
+            "--data",
+            "data.npz",
+        ],
         ["measure", "gradient_norm", "--model", "net.py:build", "--data", "sealed.npz"],
         ["run", "toy", "steps=20", "--seeds", "1", "--store", "closed"],
         ["run", "toy", "steps=20", "--seeds", "1", "--store", "net.py"],
         ["run", "random-labels", "data=closed/pictures", "--dry-run"],
     ],
-)  # fmt: skip
+)
 def test_places_that_may_not_be_used(quick: Server, words: list[str]) -> None:
     answer = quick.run(words)
     check(words, answer)

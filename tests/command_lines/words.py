@@ -63,22 +63,26 @@ NUMBERS = (
     *HUGE,
 )
 PLACES = (
-    ".", "/", "/root", "/proc/self/mem", "/dev/null", "~nobody/x", "no/such/place", "data.npz", "cut.npz",
-    "text.npz", "weights.safetensors", "old.pth", "closed", "closed/net.py", "net.py", "pictures", "é∇.npz",
+    ".", "/", "/root", "/proc/self/mem", "/dev/null", "~nobody/x", "no/such/place",
+    "data.npz", "cut.npz", "text.npz", "weights.safetensors", "old.pth", "closed",
+    "closed/net.py", "net.py", "pictures", "é∇.npz",
 )  # fmt: skip
 TEXTS = (
-    "", " ", "=", "==", "a=b=c", "-", "--", "∇", "日本", "\udcff", "a" * 5_000, "x" * 300 + "/" + "y" * 300,
-    "[bold]", "%s", "{0}", "$HOME", "\n", "\x1b[31m", "none", "true", "()", "((", "1-", "1x2", "None",
+    "", " ", "=", "==", "a=b=c", "-", "--", "∇", "日本", "\udcff", "a" * 5_000,
+    "x" * 300 + "/" + "y" * 300, "[bold]", "%s", "{0}", "$HOME", "\n", "\x1b[31m",
+    "none", "true", "()", "((", "1-", "1x2", "None",
 )  # fmt: skip
 MODELS = (
-    "net.py:build", "net.py:wide", "net.py:leaves", "net.py:raises", "net.py:text", "net.py:nothing",
-    "net.py", "net.py:", ":build", "net:build", "broken.py:build", "leaves.py:build", "no_such_module:build",
-    "closed/net.py:build", "math:sqrt", "os.path:join",
+    "net.py:build", "net.py:wide", "net.py:leaves", "net.py:raises", "net.py:text",
+    "net.py:nothing", "net.py", "net.py:", ":build", "net:build", "broken.py:build",
+    "leaves.py:build", "no_such_module:build", "closed/net.py:build", "math:sqrt",
+    "os.path:join",
 )  # fmt: skip
 DATA = (
-    "sinc", "sign_sin", "sincc", "x**2", "x/0", "digits@20", "digits:test@20", "digits@0", "digits@1e9",
-    "digits:", "@", ":", "data.npz", "columns.npz", "from_one.npz", "text.npz", "cut.npz", "pictures",
-    "x**2@-1..1@10", "x@0..1@1000000000000", "9**9**9**9", "sawtooth-99", "mnist",
+    "sinc", "sign_sin", "sincc", "x**2", "x/0", "digits@20", "digits:test@20",
+    "digits@0", "digits@1e9", "digits:", "@", ":", "data.npz", "columns.npz",
+    "from_one.npz", "text.npz", "cut.npz", "pictures", "x**2@-1..1@10",
+    "x@0..1@1000000000000", "9**9**9**9", "sawtooth-99", "mnist",
 )  # fmt: skip
 
 odd = st.sampled_from([*NUMBERS, *TEXTS, *PLACES]) | st.text(
@@ -115,9 +119,9 @@ def values_of(field: configuration.FieldDoc) -> st.SearchStrategy[str]:
 
 
 NETWORKS = [
-    "lenet", "1-9-1", "1-100000-100000-1", "1-1x999-1", "conv8k3p999", "conv100000k1", "flatten-3", "784-10",
-    "conv3k3-bn", "bn", "pool", "flatten-99999x9", "lenet,lenet", "deep", "1-0-1", "conv1k1s999",
-    "conv2k3x99",
+    "lenet", "1-9-1", "1-100000-100000-1", "1-1x999-1", "conv8k3p999", "conv100000k1",
+    "flatten-3", "784-10", "conv3k3-bn", "bn", "pool", "flatten-99999x9", "lenet,lenet",
+    "deep", "1-0-1", "conv1k1s999", "conv2k3x99",
 ]  # fmt: skip
 
 

@@ -200,7 +200,7 @@ def test_any_text_gives_numbers_or_a_usage_error(text: str) -> None:
     [
         (
             "sinx",
-            r"no target 'sinx'. Did you mean 'sinc'\? Choices: sinc, sign_sin, .*expression of x",
+            r"no target 'sinx'. Did you mean 'sinc'\? Choices: sinc, .*expression of x",
         ),
         ("sawtooth-99", r"sawtooth-1 to sawtooth-16 exist"),
         ("sawtooth-0", r"sawtooth-1 to sawtooth-16 exist"),
@@ -218,7 +218,7 @@ def test_any_text_gives_numbers_or_a_usage_error(text: str) -> None:
         ("x@0..1/0", r"'1/0' is no end of a domain"),
         (
             "x@1",
-            r"'@1' in 'x@1' is neither a domain such as @-3..3 nor a number of points from 2",
+            r"'@1' in 'x@1' is neither a domain such as @-3..3 nor a number of points",
         ),
         ("x@many", r"'@many' in"),
         ("x@2000000", r"to 1,000,000"),

@@ -215,7 +215,7 @@ def test_the_validation_images_are_held_out_of_training_and_the_same_for_all(
     assert not set(labs[0].options["seeds"]) & set(labs[1].options["seeds"])
 
 
-def test_a_threshold_that_is_never_reached_is_infinite_and_no_validation_gives_no_best_epoch() -> (
+def test_a_threshold_never_reached_is_infinite_and_no_best_epoch_without_validation() -> (
     None
 ):
     records, labs = run(

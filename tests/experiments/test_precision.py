@@ -24,20 +24,44 @@ pytestmark = [
 # something to find.
 SMALL: dict[str, dict[str, Any]] = {
     "cnn-depth": {
-        "data": "digits", "networks": ("lenet", "cnn-343k"), "epochs": 4, "batch_size": 64, "validation": 0,
+        "data": "digits",
+        "networks": ("lenet", "cnn-343k"),
+        "epochs": 4,
+        "batch_size": 64,
+        "validation": 0,
         "threshold": 0.9,
     },
-    "random-labels": {"data": "mnist@2000", "learning_rate": 2e-3, "batch_size": 100, "epochs": 40},
-    "parameters-vs-generalization": {
-        "data": "digits", "hidden": ("30", "100", "300", "1000"), "ratios": (), "batch_size": 100,
+    "random-labels": {
+        "data": "mnist@2000",
+        "learning_rate": 2e-3,
+        "batch_size": 100,
+        "epochs": 40,
     },
-    "interpolation": {"data": "mnist@6000", "networks": ("784-300-100-10",), "epochs": 4, "alphas": 11},
-    "sensitivity": {"data": "mnist@2000", "batch_sizes": (64, 500, 2_000), "inputs": 300},
+    "parameters-vs-generalization": {
+        "data": "digits",
+        "hidden": ("30", "100", "300", "1000"),
+        "ratios": (),
+        "batch_size": 100,
+    },
+    "interpolation": {
+        "data": "mnist@6000",
+        "networks": ("784-300-100-10",),
+        "epochs": 4,
+        "alphas": 11,
+    },
+    "sensitivity": {
+        "data": "mnist@2000",
+        "batch_sizes": (64, 500, 2_000),
+        "inputs": 300,
+    },
     "sharpness": {
-        "data": "mnist@2000", "batch_sizes": (50, 400, 2_000), "epochs": 20, "learning_rates": (1e-3,),
+        "data": "mnist@2000",
+        "batch_sizes": (50, 400, 2_000),
+        "epochs": 20,
+        "learning_rates": (1e-3,),
         "measured": 500,
     },
-}  # fmt: skip
+}
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -73,8 +97,11 @@ def test_verdicts_do_not_contradict_those_in_float32(
     )
     exact, _ = outcomes(name, tmp_path / "exact")
     assert rounded.keys() == exact.keys()
-    differing = {sentence: (rounded[sentence], exact[sentence]) for sentence in rounded
-                 if rounded[sentence] != exact[sentence]}  # fmt: skip
+    differing = {
+        sentence: (rounded[sentence], exact[sentence])
+        for sentence in rounded
+        if rounded[sentence] != exact[sentence]
+    }
     print(
         "\n"
         f"{name}: {len(rounded)} claims, {len(differing)} with another outcome: "

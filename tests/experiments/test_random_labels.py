@@ -184,9 +184,11 @@ def test_the_tau_of_losses_is_scipys(finished: Any) -> None:
             record.curves["train_loss"].values, record.curves["test_loss"].values
         )
         assert record.scalars["tau_of_losses"] == pytest.approx(tau.statistic)
-    assert max(records.where(share=1.0).values("tau_of_losses")) < 0 < min(
-        records.where(share=0.0).values("tau_of_losses")
-    )  # fmt: skip
+    assert (
+        max(records.where(share=1.0).values("tau_of_losses"))
+        < 0
+        < min(records.where(share=0.0).values("tau_of_losses"))
+    )
 
 
 def test_every_claim_finds_its_metric(finished: Any) -> None:
@@ -298,8 +300,13 @@ def test_figures_show_what_was_recorded(finished: Any) -> None:
     figures = experiment.figures(records)
     assert list(figures) == ["outcome", "accuracy", "loss", "parts"]
     table = figures["outcome"].table
-    dots = [v for s, m, v in zip(table["series"], table["metric"], table["value"], strict=True)
-            if s == "seed" and m == "epochs_to_memorize"]  # fmt: skip
+    dots = [
+        v
+        for s, m, v in zip(
+            table["series"], table["metric"], table["value"], strict=True
+        )
+        if s == "seed" and m == "epochs_to_memorize"
+    ]
     assert sorted(dots) == sorted(records.values("epochs_to_memorize"))
     dashed = [
         line
@@ -368,7 +375,7 @@ def test_own_images_and_an_own_network(tmp_path: Path) -> None:
         (["data=minst"], "'minst'. Did you mean 'mnist'"),
         (
             ["data=sinc"],
-            r"data=sinc is a function and has no labels. Choices: cifar10, fashion-mnist, mnist",
+            r"data=sinc is a function and has no labels. Choices: cifar10, fashion",
         ),
         (
             ["learning_rate=0"],

@@ -48,9 +48,18 @@ def one_thread() -> Iterator[None]:
 
 
 SMALL: dict[str, Any] = {
-    "data": "digits@120", "network": "flatten-64", "batch_sizes": (20, 60, 120), "epochs": 4, "steps": 9,
-    "batch_size": 40, "most_steps": 1_500, "inputs": 60, "loss": 0.3, "learning_rate": 1e-2, "decay": 0.998,
-}  # fmt: skip
+    "data": "digits@120",
+    "network": "flatten-64",
+    "batch_sizes": (20, 60, 120),
+    "epochs": 4,
+    "steps": 9,
+    "batch_size": 40,
+    "most_steps": 1_500,
+    "inputs": 60,
+    "loss": 0.3,
+    "learning_rate": 1e-2,
+    "decay": 0.998,
+}
 
 
 def small(**overrides: Any) -> Sensitivity:
@@ -243,8 +252,13 @@ def test_figures_and_baselines(finished: tuple[Sensitivity, list[Memory]]) -> No
     figures = experiment.figures(records)
     assert list(figures) == ["sizes", "scores", "kinds", "errors"]
     drawn = figures["sizes"].table
-    seeds = [v for v, m, d in zip(drawn["value"], drawn["metric"], drawn["design"], strict=True)
-             if m == "sensitivity" and d == EPOCHS]  # fmt: skip
+    seeds = [
+        v
+        for v, m, d in zip(
+            drawn["value"], drawn["metric"], drawn["design"], strict=True
+        )
+        if m == "sensitivity" and d == EPOCHS
+    ]
     assert set(records.where(design=EPOCHS).values("sensitivity")) <= set(seeds)
     labels = [ax.get_ylabel() for ax in figures["sizes"].figure.axes]
     assert labels == ["sensitivity of probabilities", "sensitivity of logits"]

@@ -48,9 +48,13 @@ def one_thread() -> Iterator[None]:
 
 
 SMALL: dict[str, Any] = {
-    "data": "digits@120", "network": "flatten-8-bn", "batch_sizes": (20, 120), "epochs": 3, "measured": 40,
+    "data": "digits@120",
+    "network": "flatten-8-bn",
+    "batch_sizes": (20, 120),
+    "epochs": 3,
+    "measured": 40,
     "learning_rates": (1e-2, 3e-2),
-}  # fmt: skip
+}
 
 
 def small(**overrides: Any) -> Sharpness:
@@ -246,7 +250,10 @@ def test_published_numbers_stand_beside_the_published_network() -> None:
             r"The last batch of an epoch \(120 samples by 17\) is one sample",
         ),
         ({"learning_rates": ()}, "learning_rates is too short: give 1 or more."),
-        ({"learning_rates": (1e-3, 1e-3)}, "learning_rates names 0.001 twice: give each one once."),
+        (
+            {"learning_rates": (1e-3, 1e-3)},
+            "learning_rates names 0.001 twice: give each one once.",
+        ),
         ({"learning_rates": (1e-3, -1.0)}, "is impossible"),
         ({"epochs": 0}, "epochs=0 is impossible"),
         ({"target_loss": -1.0}, "target_loss=-1.0 is impossible"),

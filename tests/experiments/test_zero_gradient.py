@@ -24,9 +24,13 @@ SEEDS = (0, 1, 2, 3)
 
 def small(**overrides: Any) -> ZeroGradient:
     values = {
-        "networks": ("1-3-1",), "targets": ("sinc@20",), "weight_decays": (0.0, 1e-2), "steps": 60,
-        "iterations": 60, **overrides,
-    }  # fmt: skip
+        "networks": ("1-3-1",),
+        "targets": ("sinc@20",),
+        "weight_decays": (0.0, 1e-2),
+        "steps": 60,
+        "iterations": 60,
+        **overrides,
+    }
     return resolve(ZeroGradient, "quick", values)
 
 

@@ -33,7 +33,7 @@ PART, FIELDS = (17, 307)
 FIELDS_SLOW = 13
 
 
-# --- the damages ------------------------------------------------------------------------------
+# --- the damages --------------------------------------------------------------
 
 
 def missing(path: Path) -> None:
@@ -112,8 +112,8 @@ def a_pipe(path: Path) -> None:
 
 
 WHOLE = (
-    missing, empty, truncated, flipped, zeros, text, null, a_list, a_number, nested, nested_a_little,
-    utf_16, latin_1, a_folder, a_link_to_nothing, unreadable, a_pipe,
+    missing, empty, truncated, flipped, zeros, text, null, a_list, a_number, nested,
+    nested_a_little, utf_16, latin_1, a_folder, a_link_to_nothing, unreadable, a_pipe,
 )  # fmt: skip
 
 # Of one field, with the checksum made right again or left out, as an earlier version
@@ -164,14 +164,15 @@ def places_in(value: dict[str, Any]) -> Iterator[tuple[str, ...]]:
             yield from ((name, *rest) for rest in places_in(part))
 
 
-# --- the run ----------------------------------------------------------------------------------
+# --- the run ------------------------------------------------------------------
 
 
 FILES = (
-    "config.json", "status.json", "provenance/*.json", "verdicts.json", "trials/*-s1/trial.json",
-    "trials/*-s1/arrays.npz", "trials/*-s1/weights-squares.safetensors", "checkpoints/*.json",
-    "checkpoints/*.safetensors", "progress/*.json", "failures/*.json", "report.html", "scalars.csv",
-    "figures/*.svg",
+    "config.json", "status.json", "provenance/*.json", "verdicts.json",
+    "trials/*-s1/trial.json", "trials/*-s1/arrays.npz",
+    "trials/*-s1/weights-squares.safetensors", "checkpoints/*.json",
+    "checkpoints/*.safetensors", "progress/*.json", "failures/*.json", "report.html",
+    "scalars.csv", "figures/*.svg",
 )  # fmt: skip
 JSON_FILES = tuple(
     name for name in FILES if name.endswith(".json") and not name.startswith("failures")
@@ -215,8 +216,8 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Base]:
         folder.write_json(f"checkpoints/{key}.json", {"seeds": [0, 1, 2, 3, 4]})
         (folder.path / "checkpoints" / f"{key}-0.safetensors").write_bytes(b"half")
         progress = {
-            "condition": dict(condition), "replicas": 5, "part": 1, "step": 3, "steps": 10,
-            "rate": 5.0, "loss": float("nan"), "time": 1.0,
+            "condition": dict(condition), "replicas": 5, "part": 1, "step": 3,
+            "steps": 10, "rate": 5.0, "loss": float("nan"), "time": 1.0,
         }  # fmt: skip
         folder.write_json(f"progress/{key}.json", progress)
         folder.write_json(f"failures/{key}.json", {"message": "", "traceback": ""})
@@ -382,7 +383,7 @@ def test_fields_of_every_file(trial: Trial, base: Base, name: str) -> None:
             trial.check(name, damage, command)
 
 
-# --- what the commands say ----------------------------------------------------------------------
+# --- what the commands say ----------------------------------------------------
 
 
 def test_a_damaged_trial_is_named_by_every_command(trial: Trial) -> None:

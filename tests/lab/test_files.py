@@ -112,7 +112,7 @@ def test_a_folder_in_the_way_of_a_file_is_said(tmp_path: Path) -> None:
         atomic.write_bytes(tmp_path / "report.html", b"")
 
 
-# --- files that the user named ----------------------------------------------------------------
+# --- files that the user named ------------------------------------------------
 
 
 def test_an_output_goes_through_a_link_and_leaves_it(tmp_path: Path) -> None:

@@ -92,23 +92,36 @@ def test_no_repository_and_no_commit(tmp_path: Path) -> None:
     [
         {"core.fsmonitor": "{trap}"},
         {"core.hooksPath": "{folder}/hooks"},
-        {"filter.f.clean": "{trap}", "filter.f.process": "{trap}", "filter.f.smudge": "{trap}"},
-        {"diff.external": "{trap}", "diff.f.command": "{trap}", "diff.f.textconv": "{trap}"},
+        {
+            "filter.f.clean": "{trap}",
+            "filter.f.process": "{trap}",
+            "filter.f.smudge": "{trap}",
+        },
+        {
+            "diff.external": "{trap}",
+            "diff.f.command": "{trap}",
+            "diff.f.textconv": "{trap}",
+        },
         {"core.pager": "{trap}", "pager.diff-index": "{trap}", "core.editor": "{trap}"},
         {"alias.diff-index": "!{trap}", "alias.rev-parse": "!{trap}"},
         {
-            "core.repositoryformatversion": "1", "extensions.partialClone": "origin",
-            "remote.origin.promisor": "true", "remote.origin.url": "ssh://nowhere/x",
-            "core.sshCommand": "{trap}", "core.gitProxy": "{trap}",
+            "core.repositoryformatversion": "1",
+            "extensions.partialClone": "origin",
+            "remote.origin.promisor": "true",
+            "remote.origin.url": "ssh://nowhere/x",
+            "core.sshCommand": "{trap}",
+            "core.gitProxy": "{trap}",
         },
         {
-            "core.repositoryformatversion": "1", "extensions.partialClone": "origin",
-            "remote.origin.promisor": "true", "remote.origin.url": "ext::{trap}",
+            "core.repositoryformatversion": "1",
+            "extensions.partialClone": "origin",
+            "remote.origin.promisor": "true",
+            "remote.origin.url": "ext::{trap}",
             "protocol.ext.allow": "always",
         },
     ],
     ids=["monitor", "hooks", "filter", "diff", "pager", "alias", "ssh", "ext"],
-)  # fmt: skip
+)
 def test_a_hostile_repository_runs_nothing(
     git: Git, tmp_path: Path, settings: dict[str, str]
 ) -> None:

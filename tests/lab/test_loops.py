@@ -78,9 +78,13 @@ def lab_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Ses
     def make(folder: Path = tmp_path, seeds: Any = (0, 1)) -> Session:
         (folder / "trials").mkdir(parents=True, exist_ok=True)
         return Session(
-            Empty(), Trials([CONDITION], seeds), folder=RunFolder(folder), stop=StopToken.create(folder),
-            device="cpu", replicas="auto",
-        )  # fmt: skip
+            Empty(),
+            Trials([CONDITION], seeds),
+            folder=RunFolder(folder),
+            stop=StopToken.create(folder),
+            device="cpu",
+            replicas="auto",
+        )
 
     return make
 
@@ -216,9 +220,14 @@ def nothing_at_all(lab: Any, tick: Callable[[], None]) -> None:
 
 
 SHAPES = [
-    one_after_the_other, left_early, nested, without_a_state, around_a_stateless_loop, held_in_a_zip,
+    one_after_the_other,
+    left_early,
+    nested,
+    without_a_state,
+    around_a_stateless_loop,
+    held_in_a_zip,
     nothing_at_all,
-]  # fmt: skip
+]
 
 
 def killer(at: int) -> Callable[[], None]:

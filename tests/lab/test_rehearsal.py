@@ -193,11 +193,20 @@ def a_library_in_a_loop(lab: Any, clock: Clock) -> None:
 @pytest.mark.parametrize(
     ("work", "most"),
     [
-        (a_loop, 0.1), (tiny_steps, 0.1), (slow_steps, 0.1), (one_loop_per_seed, 0.1), (loops_in_loops, 0.1),
-        (short_loops, 1.0), (left_at_once, 1.0), (a_library, 0.3), (a_library_that_warms_up, 0.1),
-        (a_library_with_fixed_costs, 0.1), (a_library_that_does_nothing, 1.0), (a_library_in_a_loop, 0.1),
+        (a_loop, 0.1),
+        (tiny_steps, 0.1),
+        (slow_steps, 0.1),
+        (one_loop_per_seed, 0.1),
+        (loops_in_loops, 0.1),
+        (short_loops, 1.0),
+        (left_at_once, 1.0),
+        (a_library, 0.3),
+        (a_library_that_warms_up, 0.1),
+        (a_library_with_fixed_costs, 0.1),
+        (a_library_that_does_nothing, 1.0),
+        (a_library_in_a_loop, 0.1),
     ],
-)  # fmt: skip
+)
 def test_a_few_steps_tell_the_time_of_all(work: Any, most: float) -> None:
     estimate, wanted, spent = rehearsed(work)
     assert estimate.seconds == pytest.approx(wanted, rel=0.02)

@@ -131,9 +131,24 @@ ARRAYS = {
     "no texts": np.array([], dtype="U3"),
 } | {
     name: np.array([0, 1, 3], dtype=name)
-    for name in ("float64", "float32", "float16", "longdouble", "complex64", "complex128", "bool", "int8",
-                 "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
-}  # fmt: skip
+    for name in (
+        "float64",
+        "float32",
+        "float16",
+        "longdouble",
+        "complex64",
+        "complex128",
+        "bool",
+        "int8",
+        "int16",
+        "int32",
+        "int64",
+        "uint8",
+        "uint16",
+        "uint32",
+        "uint64",
+    )
+}
 
 
 @pytest.mark.parametrize("copies", [True, False])

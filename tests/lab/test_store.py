@@ -215,7 +215,7 @@ def test_an_unknown_or_ambiguous_reference_is_said(tmp_path: Path) -> None:
         store.find(digit)
 
 
-# --- a trial is held against its place, a run against its id -----------------------------------
+# --- a trial is held against its place, a run against its id ------------------
 
 
 def copied(folder: RunFolder, source: Path, condition: Condition, seed: int) -> Path:

@@ -503,7 +503,8 @@ def test_records_without_weights_are_written_as_before(tmp_path: Path) -> None:
         (folder.trial_path(Condition(a=1), 0) / "trial.json").read_text()
     )
     assert list(written) == [
-        "format", "run", "condition", "seed", "scalars", "notes", "arrays_bytes", "arrays_sha256", "sha256",
+        "format", "run", "condition", "seed", "scalars", "notes", "arrays_bytes",
+        "arrays_sha256", "sha256",
     ]  # fmt: skip
 
 

@@ -56,9 +56,7 @@ def test_widths_that_are_no_network(widths: object) -> None:
         models.parse_widths(widths)  # type: ignore[arg-type]
 
 
-def test_weights_start_as_pytorch_starts_them_and_no_activation_follows_the_last_layer() -> (
-    None
-):
+def test_weights_start_as_pytorch_starts_them_and_the_last_layer_is_bare() -> None:
     torch.manual_seed(3)
     network = models.dense("1-4-2-1", "tanh")
     torch.manual_seed(3)

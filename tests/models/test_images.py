@@ -111,10 +111,19 @@ def test_every_name_gives_logits(
 
 def test_lenet_is_what_its_notation_says() -> None:
     expected = nn.Sequential(
-        nn.Conv2d(1, 6, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2),
-        nn.Conv2d(6, 16, 5), nn.ReLU(), nn.MaxPool2d(2),
-        nn.Flatten(), nn.Linear(400, 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU(), nn.Linear(84, 10),
-    )  # fmt: skip
+        nn.Conv2d(1, 6, 5, padding=2),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(6, 16, 5),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(400, 120),
+        nn.ReLU(),
+        nn.Linear(120, 84),
+        nn.ReLU(),
+        nn.Linear(84, 10),
+    )
     assert str(models.image_network("lenet")) == str(expected)
     torch.manual_seed(3)
     network = models.image_network("lenet")
@@ -128,10 +137,23 @@ def test_every_layer_of_the_notation_stands_where_it_is_written() -> None:
         "conv4k3s2-bn-pool3-drop.25-conv5k1x2-mean-7-bn-drop0.5", activation="tanh"
     )
     expected = nn.Sequential(
-        nn.Conv2d(1, 4, 3, stride=2), nn.BatchNorm2d(4), nn.Tanh(), nn.MaxPool2d(3), nn.Dropout(0.25),
-        nn.Conv2d(4, 5, 1), nn.Tanh(), nn.Conv2d(5, 5, 1), nn.Tanh(), nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(), nn.Linear(5, 7), nn.BatchNorm1d(7), nn.Tanh(), nn.Dropout(0.5), nn.Linear(7, 10),
-    )  # fmt: skip
+        nn.Conv2d(1, 4, 3, stride=2),
+        nn.BatchNorm2d(4),
+        nn.Tanh(),
+        nn.MaxPool2d(3),
+        nn.Dropout(0.25),
+        nn.Conv2d(4, 5, 1),
+        nn.Tanh(),
+        nn.Conv2d(5, 5, 1),
+        nn.Tanh(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(5, 7),
+        nn.BatchNorm1d(7),
+        nn.Tanh(),
+        nn.Dropout(0.5),
+        nn.Linear(7, 10),
+    )
     assert str(network) == str(expected)
 
 
@@ -209,12 +231,12 @@ def test_a_notation_gives_a_network_that_runs_or_an_error_about_pixels(
     [
         (
             "lenett",
-            r"no image network 'lenett'. Did you mean 'lenet'\? Choices: .*keskar-f1.*Or write its layers",
+            r"no image network 'lenett'. Did you mean 'lenet'\? Choices: .*keskar-f1",
         ),
         ("", "no image network ''"),
         (
             "conv6k5-pol-120",
-            r"'pol' in 'conv6k5-pol-120' is no layer. Did you mean 'pool'\? Layers: conv16k3",
+            r"'pol' in 'conv6k5-pol-120' is no layer. Did you mean 'pool'\? Layers: conv",
         ),
         ("conv6-120", "no image network 'conv6-120'"),
         ("784-500-11", "must end with 10, the number of classes, as in 784-500-10"),

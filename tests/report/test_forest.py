@@ -46,9 +46,12 @@ def test_positions_are_proportional_to_distances_from_the_line() -> None:
 
 
 @given(
-    st.floats(-1e6, 1e6), st.floats(-1e6, 1e6), st.floats(-1e6, 1e6), st.floats(-1e6, 1e6),
+    st.floats(-1e6, 1e6),
+    st.floats(-1e6, 1e6),
+    st.floats(-1e6, 1e6),
+    st.floats(-1e6, 1e6),
     st.sampled_from([-1, 1]),
-)  # fmt: skip
+)
 def test_the_side_of_the_line_is_the_side_of_the_numbers(
     one: float, two: float, three: float, line: float, side: int
 ) -> None:
@@ -62,10 +65,17 @@ def test_the_side_of_the_line_is_the_side_of_the_numbers(
     assert 0 <= at.low <= at.effect <= at.high <= WIDTH
 
 
-@pytest.mark.parametrize("claim", [
-    less(), less(smallest_effect=0.5), less(scale="log10", smallest_effect=0.1), less(scale="ranks"),
-    Claim.greater("error", "a", "b", by="model"), Claim.equal("error", by="model", margin=0.5),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "claim",
+    [
+        less(),
+        less(smallest_effect=0.5),
+        less(scale="log10", smallest_effect=0.1),
+        less(scale="ranks"),
+        Claim.greater("error", "a", "b", by="model"),
+        Claim.equal("error", by="model", margin=0.5),
+    ],
+)
 @pytest.mark.parametrize(
     ("a", "b"), [(LOW, HIGH), (HIGH, LOW), (MIXED, BETWEEN), (LOW, LOW[::-1])]
 )
@@ -88,10 +98,14 @@ def test_the_bar_tells_the_outcome(
         assert at.low <= MIDDLE <= at.high
 
 
-@pytest.mark.parametrize(("claim", "side"), [
-    (Claim.at_most("error", 3.0), 1), (Claim.at_least("error", 3.0), -1),
-    (Claim.at_most("error", 3.0, scale="log10"), 1),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("claim", "side"),
+    [
+        (Claim.at_most("error", 3.0), 1),
+        (Claim.at_least("error", 3.0), -1),
+        (Claim.at_most("error", 3.0, scale="log10"), 1),
+    ],
+)
 def test_a_bound_stands_in_the_middle_and_names_itself(claim: Claim, side: int) -> None:
     claim = replace(claim, published=Published(2.0, "a course", of="metric"))
     (verdict,) = judge([claim], Records(records_of({"a": LOW})))

@@ -24,9 +24,17 @@ from tests.report.conftest import FakeDepth, fake_record, fake_verdict, fake_vie
 
 VOID = {"meta", "link", "br", "hr", "img", "input", "col", "wbr"}
 ORDER = [
-    "verdicts", "figures", "theory", "numbers", "notes", "configuration", "environment", "reproduce",
-    "exercises", "references",
-]  # fmt: skip
+    "verdicts",
+    "figures",
+    "theory",
+    "numbers",
+    "notes",
+    "configuration",
+    "environment",
+    "reproduce",
+    "exercises",
+    "references",
+]
 
 
 class Page(HTMLParser):
@@ -393,9 +401,15 @@ def test_names_are_text_never_markup() -> None:
         )
     ]
     view = fake_view(
-        Hostile(), records, notes=[bad], command=bad, run_id=bad, preset=bad, verdicts=verdicts,
+        Hostile(),
+        records,
+        notes=[bad],
+        command=bad,
+        run_id=bad,
+        preset=bad,
+        verdicts=verdicts,
         environment={"git": bad, "processor": bad},
-    )  # fmt: skip
+    )
     page = Page(render(view))
     assert not page.tags.keys() & {"script", "img"}
     assert page.tags["svg"] == 1
@@ -432,8 +446,11 @@ class TestFiles:
         }
         assert {path.name for path in (tmp_path / "run/figures").iterdir()} == names
         assert {path.name for path in (tmp_path / "run").iterdir()} == {
-            "figures", "report.html", "scalars.csv", "verdicts.csv",
-        }  # fmt: skip
+            "figures",
+            "report.html",
+            "scalars.csv",
+            "verdicts.csv",
+        }
         assert (tmp_path / "run/figures/loss.png").read_bytes().startswith(b"\x89PNG")
         assert (
             len((tmp_path / "run/scalars.csv").read_text().splitlines()) == 1 + 30 * 4
@@ -510,7 +527,7 @@ def test_the_tally_counts_outcomes() -> None:
     assert sections.tally(verdicts[:1]) == ""
 
 
-# --- at one glance ----------------------------------------------------------------------------
+# --- at one glance ------------------------------------------------------------
 
 
 def judged(records: Records, **changes: object) -> RunView:
@@ -603,12 +620,25 @@ def test_what_others_reported_stands_beside_what_was_measured(records: Records) 
         """Does depth help?"""
 
         reported = (
-            Reported(who="a course", quantity="parameters", value=571.0, seeds=1, metric="parameters",
-                     where={"model": "deep"}, fields={"steps": 2_000}),
-            Reported(who="a paper", quantity="parameters", value=571.0, metric="parameters",
-                     where={"model": "deep"}, fields={"steps": 9_000}),
+            Reported(
+                who="a course",
+                quantity="parameters",
+                value=571.0,
+                seeds=1,
+                metric="parameters",
+                where={"model": "deep"},
+                fields={"steps": 2_000},
+            ),
+            Reported(
+                who="a paper",
+                quantity="parameters",
+                value=571.0,
+                metric="parameters",
+                where={"model": "deep"},
+                fields={"steps": 9_000},
+            ),
             Reported(who="a book", source="page 3", quantity="slope", value="falls"),
-        )  # fmt: skip
+        )
 
         def figures(self, records: Records) -> dict[str, Figure]:
             return {}

@@ -401,7 +401,7 @@ def sequential(seeds):
     )
 
 
-def test_sequential_replicas_with_dropout_and_batch_norm_do_not_depend_on_their_neighbours():
+def test_sequential_replicas_with_dropout_do_not_depend_on_their_neighbors():
     three, one = sequential([7, 8, 9]), sequential([8])
     before = torch.get_rng_state()
     np.testing.assert_array_equal(

@@ -48,9 +48,14 @@ def deep():
     some places only.
     """
     return nn.Sequential(
-        nn.Flatten(), nn.Linear(70, 45), nn.ReLU(), nn.Linear(45, 33, bias=False), nn.ReLU(),
-        nn.Linear(33, 32), nn.Linear(32, CLASSES, bias=False),
-    )  # fmt: skip
+        nn.Flatten(),
+        nn.Linear(70, 45),
+        nn.ReLU(),
+        nn.Linear(45, 33, bias=False),
+        nn.ReLU(),
+        nn.Linear(33, 32),
+        nn.Linear(32, CLASSES, bias=False),
+    )
 
 
 def shallow():

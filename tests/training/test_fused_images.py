@@ -27,11 +27,18 @@ def convolutional():
     pixels over.
     """
     return nn.Sequential(
-        nn.Conv2d(2, 7, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2),
-        nn.Conv2d(7, 5, 3, padding=1, bias=False), nn.ReLU(),
-        nn.Conv2d(5, 9, 2), nn.MaxPool2d(2), nn.Flatten(),
-        nn.Linear(36, 21), nn.ReLU(), nn.Linear(21, CLASSES, bias=False),
-    )  # fmt: skip
+        nn.Conv2d(2, 7, 5, padding=2),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(7, 5, 3, padding=1, bias=False),
+        nn.ReLU(),
+        nn.Conv2d(5, 9, 2),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(36, 21),
+        nn.ReLU(),
+        nn.Linear(21, CLASSES, bias=False),
+    )
 
 
 def large_kernels():

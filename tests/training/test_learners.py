@@ -509,9 +509,7 @@ def changes_its_mind(
     }
 
 
-def test_a_loss_that_draws_otherwise_later_is_not_given_what_was_drawn_for_it_at_first() -> (
-    None
-):
+def test_a_loss_that_draws_otherwise_later_gets_no_early_draws() -> None:
     learner, data = Minimize(vae.Vae, changes_its_mind), {"x": torch.rand(20, 64)}
     recipe = Recipe(steps=3, train_samples=0)
     with pytest.raises(UsageError, match="other random numbers at this step"):

@@ -34,7 +34,7 @@ def judged(claim: Claim, values: dict[Any, list[float]], by: str = "model") -> V
     return verdict
 
 
-# --- an interval holds its estimate, has a width, and agrees with its test ---------------------
+# --- an interval holds its estimate, has a width, and agrees with its test ----
 
 
 def test_the_interval_of_a_trend_that_the_bootstrap_cannot_move() -> None:
@@ -156,7 +156,7 @@ def test_an_interval_is_stretched_to_what_its_test_does_not_reject() -> None:
     assert agreeing(few, 0.0, 0.0625).low == 0.0
 
 
-# --- outcomes that are 0 or 1 ------------------------------------------------------------------
+# --- outcomes that are 0 or 1 -------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -252,7 +252,7 @@ def test_figures_show_no_certainty_either() -> None:
     assert all(math.isnan(limit) for limit in interval_of_mean([0.7] * 5))
 
 
-# --- copies ------------------------------------------------------------------------------------
+# --- copies -------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("scale", ["linear", "log10", "ranks"])
@@ -343,7 +343,7 @@ def test_equal_values_are_exact_only_where_the_claim_says_so() -> None:
     assert rare.outcome == "inconclusive"
 
 
-# --- correlations ------------------------------------------------------------------------------
+# --- correlations -------------------------------------------------------------
 
 
 def table(conditions: int, seeds: int) -> Cells:
@@ -423,9 +423,14 @@ def test_a_factors_levels_stay_together() -> None:
 
 @pytest.mark.parametrize(
     ("quality", "trials", "seeds", "paired"),
-    [("none", 8, 8, False), ("networks", 8, 5, False), ("networks", 8, 5, True), ("fixed", 8, 10, False),
-     ("rates", 8, 5, True)],
-)  # fmt: skip
+    [
+        ("none", 8, 8, False),
+        ("networks", 8, 5, False),
+        ("networks", 8, 5, True),
+        ("fixed", 8, 10, False),
+        ("rates", 8, 5, True),
+    ],
+)
 def test_shared_luck_is_no_correlation(
     quality: str, trials: int, seeds: int, paired: bool
 ) -> None:
@@ -479,7 +484,7 @@ def test_too_few_conditions_are_named() -> None:
     ) in verdict.reason
 
 
-# --- skewed values, outliers, and what so few seeds can decide at all ----------------------------
+# --- skewed values, outliers, and what so few seeds can decide at all ---------
 
 
 @pytest.mark.parametrize("sign", [-1, 1])

@@ -36,7 +36,7 @@ def one(claim: Claim, a: list[float], b: list[float], **options: Any) -> Verdict
     return verdict
 
 
-# --- the rule ---------------------------------------------------------------------------------
+# --- the rule -----------------------------------------------------------------
 
 
 @pytest.mark.parametrize("scale", ["linear", "log10", "ranks"])
@@ -187,7 +187,7 @@ def test_exact_quantities_need_no_test_but_two_seeds() -> None:
     assert "calls the values exact, but they differ" in varying.reason
 
 
-# --- families ---------------------------------------------------------------------------------
+# --- families -----------------------------------------------------------------
 
 
 def test_holm_over_the_claims_of_a_call() -> None:
@@ -240,7 +240,7 @@ def test_claims_without_a_test_do_not_count_in_the_family() -> None:
     assert "correction" not in verdicts[0].reason
 
 
-# --- invariances ------------------------------------------------------------------------------
+# --- invariances --------------------------------------------------------------
 
 values = st.lists(st.floats(0.01, 100.0), min_size=4, max_size=6).filter(
     lambda side: len(set(side)) > 1
@@ -392,7 +392,7 @@ def test_where_within_and_absent_levels() -> None:
     )
 
 
-# --- data that cannot be judged ---------------------------------------------------------------
+# --- data that cannot be judged -----------------------------------------------
 
 BAD = {
     "all NaN": [NAN] * 5,
@@ -512,7 +512,7 @@ def test_claims_that_make_no_sense() -> None:
             judge([claim], records)
 
 
-# --- verdicts as data -------------------------------------------------------------------------
+# --- verdicts as data ---------------------------------------------------------
 
 
 def test_verdicts_survive_json() -> None:
@@ -549,7 +549,7 @@ def test_groups_are_summarized_by_level() -> None:
     assert verdict.groups["b"]["mean"] == pytest.approx(4.1)
 
 
-# --- advice -----------------------------------------------------------------------------------
+# --- advice -------------------------------------------------------------------
 
 
 def test_the_fewest_seeds_take_the_family_into_account() -> None:

@@ -37,7 +37,7 @@ def welch(x: Array, y: Array) -> float:
     )
 
 
-# --- permutation tests ------------------------------------------------------------------------
+# --- permutation tests --------------------------------------------------------
 
 
 @pytest.mark.parametrize("sizes", [(3, 3), (4, 4), (3, 5)])
@@ -214,7 +214,7 @@ def test_a_tie_counts_against_either_conclusion() -> None:
     assert contrast_signs(-signs, 0.0, DESIGN).p_below == pytest.approx(result.p_above)
 
 
-# --- Kendall's tau ----------------------------------------------------------------------------
+# --- Kendall's tau ------------------------------------------------------------
 
 
 def tau_of(
@@ -266,7 +266,7 @@ def test_complete_agreement_keeps_a_wide_interval() -> None:
     assert 0.6 < many.low < 1
 
 
-# --- intervals --------------------------------------------------------------------------------
+# --- intervals ----------------------------------------------------------------
 
 
 def test_newcombe_against_the_formula_solved_by_scipy() -> None:
@@ -417,7 +417,7 @@ def test_the_limit_of_a_bound_is_a_multiple_of_students_where_the_spread_is_smal
     assert result.high - result.effect == pytest.approx(skew_factor(12) * half)
 
 
-# --- Holm -------------------------------------------------------------------------------------
+# --- Holm ---------------------------------------------------------------------
 
 
 def test_holm_by_hand() -> None:

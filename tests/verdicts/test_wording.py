@@ -29,42 +29,111 @@ SAME = [2.0, 2.1, 1.9, 2.05, 1.95]
 @pytest.mark.parametrize(
     ("options", "a", "b", "effect", "reason"),
     [
-        ({}, LOW, HIGH, "error 3.05 lower for a than for b (",
-         "The whole 95 % interval lies on the claimed side, p = 0.004."),
-        ({}, HIGH, LOW, "error 3.05 higher for a than for b (",
-         "The whole 95 % interval lies on the opposite side, p = 0.004."),
-        ({}, MIXED, MIDDLE, "error 0.300 higher for a than for b (",
-         "The 95 % interval includes 'no difference', and p = 0.3"),
-        ({"smallest_effect": 0.5}, LOW, HIGH, "error 3.05 lower for a than for b (",
-         "lies beyond the smallest effect of interest, 0.500 lower, p = 0.004."),
-        ({"smallest_effect": 2.0}, LOW, MIDDLE, "error 1.01 lower for a than for b (",
-         "lies short of the smallest effect of interest, 2.00 lower, p = 0.004."),
-        ({"smallest_effect": 1.0}, LOW, MIDDLE, "error 1.01 lower for a than for b (",
-         "The 95 % interval includes the smallest effect of interest, 1.00 lower, and "
-         "p = "),
-        ({"scale": "log10"}, LOW, HIGH, "error 3.9 times lower for a than for b (",
-         "lies on the claimed side"),
-        ({"scale": "log10", "smallest_effect": 0.176}, MIXED, MIDDLE, "times lower for a than for b (",
-         "includes the smallest effect of interest, 1.5 times lower, and p = "),
-        ({"scale": "ranks", "smallest_effect": 0.3}, MIXED, MIDDLE,
-         "error lower for a than for b in 52 % of pairs (",
-         "includes the smallest effect of interest, lower in 65 % of pairs, and p = "),
-        ({"scale": "ranks", "smallest_effect": 0.3, "paired": True}, MIXED, MIDDLE, "% of seeds (",
-         "includes the smallest effect of interest, lower in 65 % of seeds, and p = "),
-        ({}, [2.0] * 5, [2.0] * 5, "no difference in error for a and for b",
-         "All 5 seeds gave the same error, so how much it varies from seed to seed is "
-         "not known."),
-        ({}, [0.2502] * 5, HIGH, "error 3.85 lower for a than for b",
-         "All 5 seeds with model = a gave the same error, 0.2502: they look like "
-         "copies"),
-        ({}, LOW[:3], HIGH[:3], "lower for a than for b (",
-         "The whole 95 % interval lies on the claimed side, but p = 0.05 is not below "
-         "0.05. 3 seeds cannot"),
-        ({}, LOW[:1], HIGH[:1], "",
-         "1 seed cannot show how much the result varies from seed to seed. It takes at "
-         "least 4 seeds."),
+        (
+            {},
+            LOW,
+            HIGH,
+            "error 3.05 lower for a than for b (",
+            "The whole 95 % interval lies on the claimed side, p = 0.004.",
+        ),
+        (
+            {},
+            HIGH,
+            LOW,
+            "error 3.05 higher for a than for b (",
+            "The whole 95 % interval lies on the opposite side, p = 0.004.",
+        ),
+        (
+            {},
+            MIXED,
+            MIDDLE,
+            "error 0.300 higher for a than for b (",
+            "The 95 % interval includes 'no difference', and p = 0.3",
+        ),
+        (
+            {"smallest_effect": 0.5},
+            LOW,
+            HIGH,
+            "error 3.05 lower for a than for b (",
+            "lies beyond the smallest effect of interest, 0.500 lower, p = 0.004.",
+        ),
+        (
+            {"smallest_effect": 2.0},
+            LOW,
+            MIDDLE,
+            "error 1.01 lower for a than for b (",
+            "lies short of the smallest effect of interest, 2.00 lower, p = 0.004.",
+        ),
+        (
+            {"smallest_effect": 1.0},
+            LOW,
+            MIDDLE,
+            "error 1.01 lower for a than for b (",
+            "The 95 % interval includes the smallest effect of interest, 1.00 lower, and "
+            "p = ",
+        ),
+        (
+            {"scale": "log10"},
+            LOW,
+            HIGH,
+            "error 3.9 times lower for a than for b (",
+            "lies on the claimed side",
+        ),
+        (
+            {"scale": "log10", "smallest_effect": 0.176},
+            MIXED,
+            MIDDLE,
+            "times lower for a than for b (",
+            "includes the smallest effect of interest, 1.5 times lower, and p = ",
+        ),
+        (
+            {"scale": "ranks", "smallest_effect": 0.3},
+            MIXED,
+            MIDDLE,
+            "error lower for a than for b in 52 % of pairs (",
+            "includes the smallest effect of interest, lower in 65 % of pairs, and p = ",
+        ),
+        (
+            {"scale": "ranks", "smallest_effect": 0.3, "paired": True},
+            MIXED,
+            MIDDLE,
+            "% of seeds (",
+            "includes the smallest effect of interest, lower in 65 % of seeds, and p = ",
+        ),
+        (
+            {},
+            [2.0] * 5,
+            [2.0] * 5,
+            "no difference in error for a and for b",
+            "All 5 seeds gave the same error, so how much it varies from seed to seed is "
+            "not known.",
+        ),
+        (
+            {},
+            [0.2502] * 5,
+            HIGH,
+            "error 3.85 lower for a than for b",
+            "All 5 seeds with model = a gave the same error, 0.2502: they look like "
+            "copies",
+        ),
+        (
+            {},
+            LOW[:3],
+            HIGH[:3],
+            "lower for a than for b (",
+            "The whole 95 % interval lies on the claimed side, but p = 0.05 is not below "
+            "0.05. 3 seeds cannot",
+        ),
+        (
+            {},
+            LOW[:1],
+            HIGH[:1],
+            "",
+            "1 seed cannot show how much the result varies from seed to seed. It takes at "
+            "least 4 seeds.",
+        ),
     ],
-)  # fmt: skip
+)
 def test_differences(
     options: dict[str, Any], a: list[float], b: list[float], effect: str, reason: str
 ) -> None:
@@ -76,21 +145,40 @@ def test_differences(
 @pytest.mark.parametrize(
     ("claim", "effect", "reason"),
     [
-        (Claim.at_most("error", 3.0), "mean error 1.05 (", "lies below the bound of "
-                                                           "3.00, p = 0.03"),
-        (Claim.at_least("error", 3.0), "; claimed: at least 3.00", "lies below the bound of 3.00, p = 0.03"),
-        (Claim.at_most("error", 1.06), "mean error 1.05 (", "includes the bound of "
-                                                            "1.06"),
-        (Claim.at_most("error", 3.0, smallest_effect=1.0), "mean error 1.05 (",
-         "lies below 2.00, which is the bound of 3.00 less the smallest effect of "
-         "interest (1.00), p = 0.03"),
-        (Claim.at_most("error", 10.0, scale="log10", smallest_effect=1.0), "geometric mean error 1.05 (",
-         "includes 1.00, which is the bound of 10.0 divided by the smallest effect of "
-         "interest (10.0)"),
-        (Claim.at_most("error", 1.06, scale="ranks"), "below 1.06 in 60 % of seeds (",
-         "includes the point where as many seeds lie below 1.06 as above"),
+        (
+            Claim.at_most("error", 3.0),
+            "mean error 1.05 (",
+            "lies below the bound of 3.00, p = 0.03",
+        ),
+        (
+            Claim.at_least("error", 3.0),
+            "; claimed: at least 3.00",
+            "lies below the bound of 3.00, p = 0.03",
+        ),
+        (
+            Claim.at_most("error", 1.06),
+            "mean error 1.05 (",
+            "includes the bound of 1.06",
+        ),
+        (
+            Claim.at_most("error", 3.0, smallest_effect=1.0),
+            "mean error 1.05 (",
+            "lies below 2.00, which is the bound of 3.00 less the smallest effect of "
+            "interest (1.00), p = 0.03",
+        ),
+        (
+            Claim.at_most("error", 10.0, scale="log10", smallest_effect=1.0),
+            "geometric mean error 1.05 (",
+            "includes 1.00, which is the bound of 10.0 divided by the smallest effect of "
+            "interest (10.0)",
+        ),
+        (
+            Claim.at_most("error", 1.06, scale="ranks"),
+            "below 1.06 in 60 % of seeds (",
+            "includes the point where as many seeds lie below 1.06 as above",
+        ),
     ],
-)  # fmt: skip
+)
 def test_bounds(claim: Claim, effect: str, reason: str) -> None:
     (verdict,) = judge([claim], Records(records_of({"a": LOW})))
     assert effect in verdict.effect_text
@@ -179,8 +267,12 @@ def test_sentences_with_bad_fields_name_the_good_ones(text: str) -> None:
 
 def test_numbers_and_words() -> None:
     assert [number(v) for v in (0.0, 0.99999, -12.345, 5e-7, float("inf"))] == [
-        "0", "1.00", "-12.3", "5.00e-07", "inf",
-    ]  # fmt: skip
+        "0",
+        "1.00",
+        "-12.3",
+        "5.00e-07",
+        "inf",
+    ]
     assert words("test_mse") == "test MSE"
 
 

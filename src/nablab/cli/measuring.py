@@ -1,20 +1,21 @@
-"""Instruments from the command line: a model, data and weights by name in, a
-measurement out.
+"""Measure by names: a model, data and weights as the command line writes them.
 
-=================  ==================================================================================
-what               how it is named
-=================  ==================================================================================
-model              ``package.module:factory`` or ``path/to/file.py:factory``
-data               a target such as ``sinc`` (its training points); images such as ``mnist``,
-                   ``mnist:test@1000`` (the first 1,000 of the test split, normalized) or a folder of them; or
-                   ``file.npz`` with the arrays ``x`` and ``y`` (or ``inputs`` and ``targets``); several are
-                   several batches
-loss               ``mse``, ``cross_entropy`` and others by name, or ``package.module:function`` of
-                   (output, target); by default from the targets: whole numbers are classes
-weights            one safetensors file for a model, two for an instrument of two models, any number for
-                   one of points in weight space; with a run, the names of weights that it kept
-run                a run, with a condition and a seed: its kept network, on the data it was trained on
-=================  ==================================================================================
+=======  ===========================================================================
+what     how it is named
+=======  ===========================================================================
+model    ``package.module:factory`` or ``path/to/file.py:factory``
+data     a target such as ``sinc`` (its training points); images such as ``mnist``,
+         ``mnist:test@1000`` (the first 1,000 of the test split, normalized) or a
+         folder of them; or ``file.npz`` with the arrays ``x`` and ``y`` (or
+         ``inputs`` and ``targets``); several are several batches
+loss     ``mse``, ``cross_entropy`` and others by name, or ``package.module:function``
+         of (output, target); by default from the targets: whole numbers are classes
+weights  one safetensors file for a model, two for an instrument of two models, any
+         number for one of points in weight space; with a run, the names of weights
+         that it kept
+run      a run, with a condition and a seed: its kept network, on the data it was
+         trained on
+=======  ===========================================================================
 """
 
 from __future__ import annotations
@@ -239,8 +240,8 @@ SIGNS = {r"\le": "≤", r"\pm": "±", r"\sim": "~", r"\max": "max", r"\|": "||"}
 def _without_markup(text: str) -> str:
     r"""A docstring's words without the marks of its markup.
 
-    >>> _without_markup(r"``True`` for :math:`\sigma |x_i|` with :math:`\|x\| \le 1`; see `Objective`.")
-    'True for sigma |x_i| with ||x|| ≤ 1; see Objective.'
+    >>> _without_markup(r"``True`` for :math:`\sigma |x_i|`, :math:`\|x\| \le 1`; `A`.")
+    'True for sigma |x_i|, ||x|| ≤ 1; A.'
     """
     for command, sign in SIGNS.items():
         text = text.replace(command, sign)

@@ -91,9 +91,12 @@ class Trials(Sequence[Trial]):
         conditions: The conditions.
         seeds: The seeds of each condition.
 
-    >>> trials = Trials([Condition(network="small", beta=1.0), Condition(network="small", beta=4.0)], [0, 1])
-    >>> str(trials.condition), trials.each("beta"), trials[2]
-    ('network=small', (1.0, 1.0, 4.0, 4.0), Trial(condition=Condition(network='small', beta=4.0), seed=0))
+    >>> conditions = [Condition(network="small", beta=beta) for beta in (1.0, 4.0)]
+    >>> trials = Trials(conditions, [0, 1])
+    >>> str(trials.condition), trials.each("beta")
+    ('network=small', (1.0, 1.0, 4.0, 4.0))
+    >>> trials[2] == Trial(conditions[1], seed=0)
+    True
     """
 
     def __init__(self, conditions: Sequence[Condition], seeds: Sequence[int]) -> None:

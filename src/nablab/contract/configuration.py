@@ -12,7 +12,7 @@ type                   text
 ``str``                as it is
 ``Literal``            one of the choices
 ``T | None``           a ``T``, or ``none``
-``A | B``              the first member, from strict to lax, that the text fits; text comes last
+``A | B``              the first member, from strict to lax, that the text fits; text last
 ``tuple[T, ...]``      ``1,2,3``; ``()`` is empty; commas inside brackets do not split
 tuple of tuples        ``1,10,1;1,20,1`` or ``[1,10,1],[1,20,1]``
 nested dataclass       ``optimizer.learning_rate=1e-3``

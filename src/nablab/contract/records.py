@@ -83,7 +83,7 @@ class Records(Sequence[Record]):
         return list(dict.fromkeys(record.condition for record in self))
 
     def shared_array(self, name: str) -> npt.NDArray[Any] | None:
-        """An array that all trials keep alike, such as trivial scores; None if none does."""
+        """An array that all trials keep alike, such as trivial scores, or None."""
         return next((r.arrays[name] for r in self if name in r.arrays), None)
 
     @property

@@ -4,9 +4,11 @@ images.
 Experiments on optimization ask the same questions of both, and take either by its
 name::
 
-    sinc, x*sin(x)@-3..3@400      a function, as `nablab.data.target` reads it; mean squared error
-    mnist, digits, ./my-images    labeled images, as `nablab.data.load` reads them; cross-entropy
-    mnist@10000                   10,000 of its training images, drawn once and for all
+    sinc, x*sin(x)@-3..3@400    a function, as `nablab.data.target` reads it
+    mnist, digits, ./my-images  labeled images, as `nablab.data.load` reads them
+    mnist@10000                 10,000 of its training images, drawn once and for all
+
+Of functions the loss is the mean squared error, of images the cross-entropy.
 
 Making a `Task` reads nothing but a user's own images, and does not import torch for the
 rest.

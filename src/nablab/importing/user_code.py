@@ -35,8 +35,9 @@ NABLAB = Path(__file__).resolve().parent.parent
 CHUNK = 1 << 20  # bytes hashed at once
 LONGEST_NAME = 255  # no file system takes a longer file name
 READERS = {
-    "open", "load", "load_file", "read_text", "read_bytes", "read_csv", "imread", "fromfile", "loadtxt",
-    "genfromtxt", "urlopen", "urlretrieve", "load_state_dict_from_url", "hf_hub_download", "from_pretrained",
+    "open", "load", "load_file", "read_text", "read_bytes", "read_csv", "imread",
+    "fromfile", "loadtxt", "genfromtxt", "urlopen", "urlretrieve",
+    "load_state_dict_from_url", "hf_hub_download", "from_pretrained",
 }  # fmt: skip
 # how their names begin
 WRITERS = ("save", "write", "dump", "to_", "touch", "mkdir", "unlink", "remove")

@@ -71,7 +71,8 @@ def cost(
     Raises:
         UsageError: No such instrument or option, or what the call would refuse.
 
-    >>> estimate = cost("hessian_trace", nn.Linear(3, 1), "mse", (torch.ones(8, 3), torch.ones(8, 1)))
+    >>> samples = torch.ones(8, 3), torch.ones(8, 1)
+    >>> estimate = cost("hessian_trace", nn.Linear(3, 1), "mse", samples)
     >>> estimate.gradients > 0 and estimate.bytes > 0
     True
     """

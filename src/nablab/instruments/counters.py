@@ -31,7 +31,8 @@ def count_next_tokens(batch: Any) -> int:
         UsageError: The batch holds no such labels.
 
     >>> import torch
-    >>> count_next_tokens({"labels": torch.tensor([[5, 3, 8], [-100, -100, 2]])})  # 3 and 8; 2
+    >>> labels = torch.tensor([[5, 3, 8], [-100, -100, 2]])
+    >>> count_next_tokens({"labels": labels})  # 3 and 8; 2
     3
     """
     return int((_labels(batch)[..., 1:] != IGNORED).sum())

@@ -30,7 +30,8 @@ OFF = (
 )
 LINK, SUBMODULE, SKIP = 0o120000, 0o160000, 0x40000000
 ENTRY = re.compile(
-    rb"(\d{6}) ([0-9a-f]+) \d\t([^\0]*)\0\s*ctime: \d+:\d+\s+mtime: (\d+):(\d+)\s+dev: \d+\s+ino: \d+\s+"
+    rb"(\d{6}) ([0-9a-f]+) \d\t([^\0]*)\0\s*"
+    rb"ctime: \d+:\d+\s+mtime: (\d+):(\d+)\s+dev: \d+\s+ino: \d+\s+"
     rb"uid: \d+\s+gid: \d+\s+size: (\d+)\s+flags: ([0-9a-f]+)\s*"
 )
 

@@ -5,11 +5,13 @@
     <root>/<experiment>/<run id>/
         config.json        what was asked for; its hash is the run id
         status.json        state, process, heartbeat
-        trials/<key>/      trial.json (written last: its presence says "done"), arrays.npz, and the weights
-                           that were kept
-        provenance/        per condition: where and how long its trials were trained, and their notes
-        checkpoints/       of trainings and loops in work; gone when the condition's trials are done
-        progress/          one small file per condition in training, for whoever watches
+        trials/<key>/      trial.json (written last: that says "done"), arrays.npz,
+                           and the weights that were kept
+        provenance/        per condition: where and how long its trials were trained,
+                           and their notes
+        checkpoints/       of trainings and loops in work; gone when the condition's
+                           trials are done
+        progress/          one small file per condition in training, for who watches
         locks/             who works on which condition
         failures/          the traceback of a condition that raised an error
         verdicts.json, figures/, report.html

@@ -43,7 +43,8 @@ def surest_mistakes(
     Returns:
         The samples int64 (M,) and the wrong answers int64 (M,).
 
-    >>> surest_mistakes(torch.tensor([[3.0, 0.0], [0.0, 1.0], [5.0, 0.0]]), torch.tensor([1, 1, 1]), most=2)
+    >>> logits = torch.tensor([[3.0, 0.0], [0.0, 1.0], [5.0, 0.0]])
+    >>> surest_mistakes(logits, torch.tensor([1, 1, 1]), most=2)
     (tensor([2, 0]), tensor([0, 0]))
     """
     sureness, answers = logits.float().softmax(dim=1).max(dim=1)

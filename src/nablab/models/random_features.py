@@ -91,7 +91,8 @@ def minimum_norm(features: Tensor, targets: Tensor) -> Tensor:
         UsageError: The numbers of samples differ, or there is nothing to fit.
 
     >>> import torch
-    >>> minimum_norm(torch.tensor([[1.0, 1.0]]), torch.tensor([[2.0]]))[:, 0].round(decimals=6).tolist()
+    >>> weights = minimum_norm(torch.tensor([[1.0, 1.0]]), torch.tensor([[2.0]]))
+    >>> weights[:, 0].round(decimals=6).tolist()
     [1.0, 1.0]
     """
     import torch

@@ -30,8 +30,10 @@ def network(
     Raises:
         UsageError: As `check_network`.
 
-    >>> network("1-9-1", shape=(1,), outputs=1)[0], len(network("lenet", shape=(1, 28, 28), outputs=10))
-    (Linear(in_features=1, out_features=9, bias=True), 12)
+    >>> network("1-9-1", shape=(1,), outputs=1)[0]
+    Linear(in_features=1, out_features=9, bias=True)
+    >>> len(network("lenet", shape=(1, 28, 28), outputs=10))
+    12
     """
     check_network(spec, shape=shape, outputs=outputs)
     if len(shape) == 1:
@@ -102,8 +104,10 @@ def check_network(
         UsageError: There is no such network, it does not fit the inputs or the outputs,
             or it cannot be trained on a batch of one sample that there will be.
 
-    >>> check_network("1-190-1", shape=(1,), outputs=1), check_network("lenet", shape=(1, 28, 28), outputs=10)
-    (571, 61706)
+    >>> check_network("1-190-1", shape=(1,), outputs=1)
+    571
+    >>> check_network("lenet", shape=(1, 28, 28), outputs=10)
+    61706
     """
     if len(shape) > 1:
         count = parameter_count_of(

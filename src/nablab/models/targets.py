@@ -32,8 +32,8 @@ def check_targets(loss: str, output: Tensor, target: Tensor) -> None:
     >>> import torch
     >>> check_targets("cross_entropy", torch.zeros(2, 3), torch.tensor([1, 2, 3, 1]))
     Traceback (most recent call last):
-    nablab.errors.UsageError: The labels go from 1 to 3, but the network has 3 outputs: classes count from \
-0, so labels are from 0 to 2. Subtract 1 from each.
+    nablab.errors.UsageError: The labels go from 1 to 3, but the network has 3 \
+outputs: classes count from 0, so labels are from 0 to 2. Subtract 1 from each.
     """
     if loss in OF_CLASSES:
         _check_classes(loss, output, target)

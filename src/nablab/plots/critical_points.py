@@ -72,8 +72,13 @@ def outcomes(
                     )
                     for column, value in zip(table.values(), row, strict=True):
                         column.append(value)
-                ax.plot([r.scalars[x] for r in here], [r.scalars[y] for r in here], ls="none", **look,
-                        label=f"{len(here)} {kind}")  # fmt: skip
+                ax.plot(
+                    [r.scalars[x] for r in here],
+                    [r.scalars[y] for r in here],
+                    ls="none",
+                    **look,
+                    label=f"{len(here)} {kind}",
+                )
             if line:
                 ax.axhline(line, color=GRAY, lw=0.8, ls="--")
             ticks(ax, "x", log=True)
@@ -133,8 +138,15 @@ def spectra(records: Records) -> Figure:
                         ],
                     ),
                 ):
-                    ax.plot([i for i, _ in part], [v for _, v in part], marker, color=color, ms=2.5, mew=0.6,
-                            label=f"{len(part)} {sign}")  # fmt: skip
+                    ax.plot(
+                        [i for i, _ in part],
+                        [v for _, v in part],
+                        marker,
+                        color=color,
+                        ms=2.5,
+                        mew=0.6,
+                        label=f"{len(part)} {sign}",
+                    )
                 ax.axhline(floor, color=GRAY, lw=0.8, ls="--")
                 ticks(ax, "y", log=True)
                 name_panel(

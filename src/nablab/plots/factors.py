@@ -45,7 +45,8 @@ def metrics_side_by_side(
         metric: The name that they get.
         factor: The new factor.
 
-    >>> trials = Records([Record(Condition(model="deep"), 0, {"before": 2.0, "after": 1.0})])
+    >>> scalars = {"before": 2.0, "after": 1.0}
+    >>> trials = Records([Record(Condition(model="deep"), 0, scalars)])
     >>> names = {"as trained": "before", "matched": "after"}
     >>> longer = metrics_side_by_side(trials, names, metric="distance", factor="units")
     >>> [(str(record.condition), record.scalars["distance"]) for record in longer]

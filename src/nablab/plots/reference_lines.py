@@ -120,9 +120,18 @@ def upright(
         edge = ax.get_xaxis_transform()
         shift = (-3, 0) if side == "right" else (3, 0)
         ax.annotate(
-            name, (value, 0.98), shift, edge, "offset points",
-            rotation=90, ha=side, va="top", fontsize=9, bbox=GROUND, zorder=2,
-        )  # fmt: skip
+            name,
+            (value, 0.98),
+            shift,
+            edge,
+            "offset points",
+            rotation=90,
+            ha=side,
+            va="top",
+            fontsize=9,
+            bbox=GROUND,
+            zorder=2,
+        )
 
 
 def _drawable(

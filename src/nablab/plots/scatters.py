@@ -79,8 +79,13 @@ def scatter(
                     alpha=0.7,
                     mew=0,
                 )
-                table.extend(len(shown), where={"panel": label, color_by: level}, seed=[p[0] for p in shown],
-                             x=across, y=upward)  # fmt: skip
+                table.extend(
+                    len(shown),
+                    where={"panel": label, color_by: level},
+                    seed=[p[0] for p in shown],
+                    x=across,
+                    y=upward,
+                )
             if lost:
                 notes.say(
                     f"{sentence(label)}: {lost} trials have no value that can be drawn."

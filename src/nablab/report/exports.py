@@ -116,7 +116,8 @@ def _open_tag(text: str, figure: Figure, name: str) -> str:
     box = found[1] if found else "0 0 576 400"
     width, height = (float(n) * 4 / 3 for n in box.split()[2:])
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{box}" width="{width:.0f}" height="{height:.0f}" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{box}" '
+        f'width="{width:.0f}" height="{height:.0f}" '
         f'role="img" aria-labelledby="{name}-title {name}-alt" font-family="{FONTS}" '
         'stroke-linejoin="round" stroke-linecap="butt">'
         f'<title id="{name}-title">{html.escape(figure.title)}</title>'

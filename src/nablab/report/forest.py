@@ -110,7 +110,8 @@ def drawing(verdict: Verdict, name: str) -> str:
         *_labels(at, axis),
     ]
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" class="forest" viewBox="0 0 {WIDTH} {HEIGHT}" '
+        '<svg xmlns="http://www.w3.org/2000/svg" class="forest" '
+        f'viewBox="0 0 {WIDTH} {HEIGHT}" '
         f'width="{WIDTH}" height="{HEIGHT}" role="img" aria-labelledby="{name}">'
         f'<title id="{name}">{title}</title>{"".join(parts)}</svg>'
     )
@@ -176,7 +177,8 @@ def _published(at: Places) -> Sequence[str]:
     if at.published is None:
         return []
     x = at.published
-    diamond = f'<path class="published" d="M{x:.1f} {ABOVE - 4.5}l4.5 4.5l-4.5 4.5l-4.5 -4.5z"/>'
+    corner = f"M{x:.1f} {ABOVE - 4.5}"
+    diamond = f'<path class="published" d="{corner}l4.5 4.5l-4.5 4.5l-4.5 -4.5z"/>'
     if "published" not in at.cut:
         return [diamond]
     direction = 1 if x > MIDDLE else -1
@@ -195,6 +197,7 @@ def _labels(at: Places, axis: Axis) -> Sequence[str]:
         half = CHARACTER * len(axis.zero_text) / 2
         x = min(max(at.zero, half), WIDTH - half)
         found.append(
-            f'<text x="{x:.1f}" y="{LABELS}" text-anchor="middle">{_text(axis.zero_text)}</text>'
+            f'<text x="{x:.1f}" y="{LABELS}" text-anchor="middle">'
+            f"{_text(axis.zero_text)}</text>"
         )
     return found

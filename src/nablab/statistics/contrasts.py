@@ -225,7 +225,7 @@ def _welch(splits: Array, pooled: Array) -> Array:
     return np.asarray(difference / np.sqrt(np.maximum(variance, floor)))
 
 
-# --- ranks ------------------------------------------------------------------------------------
+# --- ranks --------------------------------------------------------------------
 
 
 def contrast_ranks(x: Array, y: Array, shift: float, design: Design) -> Contrast:

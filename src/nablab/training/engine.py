@@ -154,7 +154,8 @@ def accuracy(output: Tensor, labels: Tensor) -> Tensor:
         labels: int64 (N,).
 
     >>> import torch
-    >>> accuracy(torch.tensor([[2.0, 1.0], [0.0, 3.0], [1.0, 0.0]]), torch.tensor([0, 0, -100]))
+    >>> logits = torch.tensor([[2.0, 1.0], [0.0, 3.0], [1.0, 0.0]])
+    >>> accuracy(logits, torch.tensor([0, 0, -100]))
     tensor(0.5000, dtype=torch.float64)
     """
     counted = labels != NOT_COUNTED  # in float32, 475 of 500 would fall short of 0.95

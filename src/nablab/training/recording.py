@@ -39,7 +39,9 @@ class WeightRecorder(Probe):
     >>> from nablab import training
     >>> recorder = WeightRecorder(every=2)
     >>> data = torch.ones(4, 1), torch.zeros(4, 1)
-    >>> _ = training.fit(lambda: nn.Linear(1, 1), data, seeds=[0, 1], steps=5, probes=[recorder])
+    >>> def build() -> nn.Module:
+    ...     return nn.Linear(1, 1)
+    >>> _ = training.fit(build, data, seeds=[0, 1], steps=5, probes=[recorder])
     >>> recorder.steps, len(recorder.path(0)), recorder.path(0)[0]["weight"].shape
     (array([0, 2, 4, 5]), 4, torch.Size([1, 1]))
     """

@@ -121,7 +121,7 @@ def examine(claim: Claim, records: Records, design: Design) -> Evidence | None:
     return _EXAMINERS[claim.kind](claim, records, design)
 
 
-# --- kinds ------------------------------------------------------------------------------------
+# --- kinds --------------------------------------------------------------------
 
 
 def _difference(claim: Claim, records: Records, design: Design) -> Evidence | None:
@@ -482,7 +482,7 @@ _EXAMINERS: Mapping[str, Callable[[Claim, Records, Design], Evidence | None]] = 
 }
 
 
-# --- decisions --------------------------------------------------------------------------------
+# --- decisions ----------------------------------------------------------------
 
 
 def _compare(

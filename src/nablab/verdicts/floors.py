@@ -30,7 +30,8 @@ def floor_of(claim: Claim, conditions: Sequence[Condition]) -> Floor:
 
     Outcomes that are 0 or 1 may have another one, which depends on the bound.
 
-    >>> bound, difference = Claim.at_most("error", 1.0), Claim.less("error", "a", "b", by="model")
+    >>> bound = Claim.at_most("error", 1.0)
+    >>> difference = Claim.less("error", "a", "b", by="model")
     >>> floor_of(bound, [])(5), round(floor_of(difference, [])(5), 4)
     (0.03125, 0.004)
     """

@@ -422,7 +422,7 @@ def test_the_specification_of_a_convolutional_network() -> None:
     assert Permutations(convolutional(), found).sizes == {"0.0": 6, "1.0": 5, "4": 7}
 
 
-# --- bad input --------------------------------------------------------------------------------
+# --- bad input ----------------------------------------------------------------
 
 
 def shared() -> nn.Sequential:

@@ -186,8 +186,8 @@ TARGETS = (*_KNOWN, "sawtooth")
 def sawtooth_depth(name: str) -> int | None:
     """The number of compositions of a sawtooth target, None for any other target.
 
-    >>> sawtooth_depth("sawtooth-7"), sawtooth_depth("sawtooth@0..0.5"), sawtooth_depth("sinc")
-    (7, 4, None)
+    >>> [sawtooth_depth(name) for name in ("sawtooth-7", "sawtooth@0..0.5", "sinc")]
+    [7, 4, None]
     """
     found = re.fullmatch(r"sawtooth(?:-(\d{1,4}))?", name.partition("@")[0].strip())
     return int(found[1] or DEFAULT_SAWTOOTH) if found else None

@@ -157,8 +157,8 @@ class ImageSet:
         cite.
 
         >>> from nablab import data
-        >>> data.load("digits", split="test").describe().split(". ")[0]
-        'digits, test split: 500 images of 8 x 8 pixels, 1 channel, 10 classes, 36 kB in memory'
+        >>> data.load("digits", split="test").describe().split(", 10 classes")[0]
+        'digits, test split: 500 images of 8 x 8 pixels, 1 channel'
         """
         _, channels, height, width = self.images.shape
         plural = "" if channels == 1 else "s"

@@ -49,7 +49,8 @@ def corrupt(labels: Tensor, share: float, *, classes: int, seed: int) -> Corrupt
     Raises:
         UsageError: A share outside 0 to 1, or labels that are no class numbers.
 
-    >>> labels, redrawn = corrupt(torch.zeros(1000, dtype=torch.int64), 0.5, classes=10, seed=0)
+    >>> zeros = torch.zeros(1000, dtype=torch.int64)
+    >>> labels, redrawn = corrupt(zeros, 0.5, classes=10, seed=0)
     >>> bool((labels[~redrawn] == 0).all()), 400 < int(redrawn.sum()) < 600
     (True, True)
     """
@@ -90,8 +91,10 @@ def by_truth(labels: Tensor, truth: Tensor) -> dict[str, Tensor]:
         ``"changed"``: the others; ``"truth_of_changed"``: the true ones in their place.
 
     >>> parts = by_truth(torch.tensor([3, 1, 2]), torch.tensor([0, 1, 2]))
-    >>> {name: part.tolist() for name, part in parts.items()}
-    {'unchanged': [-100, 1, 2], 'changed': [3, -100, -100], 'truth_of_changed': [0, -100, -100]}
+    >>> parts["unchanged"].tolist(), parts["changed"].tolist()
+    ([-100, 1, 2], [3, -100, -100])
+    >>> parts["truth_of_changed"].tolist()
+    [0, -100, -100]
     """
     changed = labels != truth
     return {

@@ -286,8 +286,8 @@ def _check_links(images: Sequence[Path]) -> None:
     if broken:
         raise UsageError(
             f"{in_text(broken[0])} is a link to {_link_of(broken[0])}, where there is "
-            f"nothing, as {len(broken)} of the {len(images)} images there are. Repair the links "
-            "or remove them."
+            f"nothing, as {len(broken)} of the {len(images)} images there are. Repair "
+            "the links or remove them."
         )
 
 

@@ -207,10 +207,14 @@ class Checks:
         differ = first != second and not (math.isnan(first) and math.isnan(second))
         if not draws and not differ:
             return
-        what = f"two passes over one batch gave {first:.6g} and {second:.6g}" if differ else (
-            "it draws from a random generator, though two passes happened to give the "
-            "same loss"
-        )  # fmt: skip
+        what = (
+            f"two passes over one batch gave {first:.6g} and {second:.6g}"
+            if differ
+            else (
+                "it draws from a random generator, though two passes happened to give the "
+                "same loss"
+            )
+        )
         training = any(module.training for module in self.objective.model.modules())
         remedy = (
             "Dropout in training mode does this: call model.eval() before measuring."
@@ -229,9 +233,10 @@ class Checks:
             for place, batch in enumerate(objective.batches.items)
         ]
         if not math.isfinite(first):
+            nothing = " and data. Nothing can be measured at such a point."
             raise UsageError(
-                f"The loss of the first batch is {first}, with finite "
-                f"weights{'. ' + causes[0] if causes[0] else ' and data. Nothing can be measured at such a point.'}"
+                f"The loss of the first batch is {first}, with finite weights"
+                f"{'. ' + causes[0] if causes[0] else nothing}"
             )
         for place, (batch, cause) in enumerate(
             zip(objective.batches.items, causes, strict=True)

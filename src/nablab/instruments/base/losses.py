@@ -212,8 +212,8 @@ def _targets_that_count(target: Tensor, ignored: int, weight: Tensor | None) -> 
 # Losses that are means over pairs of elements of output and target: broadcasting them
 # is a mistake.
 _PAIRED_FUNCTIONS = (
-    F.mse_loss, F.l1_loss, F.smooth_l1_loss, F.huber_loss, F.binary_cross_entropy_with_logits,
-    F.binary_cross_entropy,
+    F.mse_loss, F.l1_loss, F.smooth_l1_loss, F.huber_loss,
+    F.binary_cross_entropy_with_logits, F.binary_cross_entropy,
 )  # fmt: skip
 _PAIRED_MODULES = (
     nn.MSELoss,

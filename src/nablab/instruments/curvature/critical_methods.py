@@ -79,10 +79,13 @@ class Search:
         points = objective.points.clone()
         gradients = objective.gradients(points)
         search = cls(
-            objective, tolerance, points, gradients,
+            objective,
+            tolerance,
+            points,
+            gradients,
             active=torch.arange(len(points), device=points.device),
             stalled=torch.zeros(len(points), dtype=torch.bool, device=points.device),
-        )  # fmt: skip
+        )
         search.history.append(search.norms())
         search.active = search.active[search.norms().isfinite()]
         search.leave()

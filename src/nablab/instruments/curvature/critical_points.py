@@ -267,9 +267,15 @@ def find_critical_point(
     if chosen in ("levenberg-marquardt", "saddle-free-newton"):
         check_fits(model, parameters, dtype, max_bytes, held=2)
     objective = ReplicaObjective(
-        model, loss, data, parameters=parameters, dtype=dtype,
-        batch_size=batch_size, own_targets=own_targets, check=check,
-    )  # fmt: skip
+        model,
+        loss,
+        data,
+        parameters=parameters,
+        dtype=dtype,
+        batch_size=batch_size,
+        own_targets=own_targets,
+        check=check,
+    )
     objective = verified(objective, model, loss, parameters=parameters, check=check)
     search = Search.start(objective, tolerance)
     if chosen != "saddle-free-newton":

@@ -32,10 +32,25 @@ from torch import Tensor, nn
 # Modules that act on each number alone, without randomness. Only exact types count: a
 # subclass may do else.
 ELEMENTWISE = (
-    nn.CELU, nn.ELU, nn.GELU, nn.Hardswish, nn.Hardtanh, nn.Identity, nn.LeakyReLU,
-    nn.LogSigmoid, nn.Mish, nn.ReLU, nn.ReLU6, nn.SELU, nn.SiLU, nn.Sigmoid, nn.Softplus, nn.Softsign,
-    nn.Tanh, nn.Tanhshrink,
-)  # fmt: skip
+    nn.CELU,
+    nn.ELU,
+    nn.GELU,
+    nn.Hardswish,
+    nn.Hardtanh,
+    nn.Identity,
+    nn.LeakyReLU,
+    nn.LogSigmoid,
+    nn.Mish,
+    nn.ReLU,
+    nn.ReLU6,
+    nn.SELU,
+    nn.SiLU,
+    nn.Sigmoid,
+    nn.Softplus,
+    nn.Softsign,
+    nn.Tanh,
+    nn.Tanhshrink,
+)
 # Numbers in the tangents of one piece of work, 16 MB of float64. For 571 parameters and
 # 300 samples, on one thread: 11.5 ms a network with half as many, 12.1 with these, 12.5
 # with twice as many; on two threads 9.6, 7.9 and 7.9, for small pieces wait for
@@ -135,7 +150,7 @@ def dense_hessians(
         used: inputs with more than two axes, or a loss that ties samples together.
 
     >>> network = nn.Sequential(nn.Linear(1, 1))
-    >>> tensors = {name: parameter.detach()[None] for name, parameter in network.named_parameters()}
+    >>> tensors = {name: p.detach()[None] for name, p in network.named_parameters()}
     >>> x = torch.tensor([[1.0], [3.0]])
     >>> dense_hessians(dense_layers(network), tensors, x, x, nn.functional.mse_loss)
     tensor([[[10.,  4.],
@@ -172,7 +187,7 @@ def _is_altered(module: nn.Module) -> bool:
     return any(before) or any(after) or "forward" in vars(module)
 
 
-# --- which entry stands where -----------------------------------------------------------------
+# --- which entry stands where -------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -265,7 +280,7 @@ def _mirrored(index: Tensor) -> Tensor:
     return (index.tril() + index.tril(-1).T).flatten()
 
 
-# --- one piece of work ------------------------------------------------------------------------
+# --- one piece of work --------------------------------------------------------
 
 
 @dataclass(frozen=True)

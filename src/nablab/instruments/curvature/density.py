@@ -212,9 +212,14 @@ class SpectralDensity(Measurement):
         ):
             axes.axvline(value, color="#d55e00", linewidth=0.8, linestyle="--")
             axes.text(
-                value, 1.01, f"{name} {value:.4g} ± {residual:.1g}", color="#d55e00", fontsize=8,
-                ha=side, transform=axes.get_xaxis_transform(),
-            )  # fmt: skip
+                value,
+                1.01,
+                f"{name} {value:.4g} ± {residual:.1g}",
+                color="#d55e00",
+                fontsize=8,
+                ha=side,
+                transform=axes.get_xaxis_transform(),
+            )
         axes.set_yscale("log")
         axes.set(
             xlabel=f"eigenvalue (kernel width {self.width:.2g})",

@@ -64,9 +64,14 @@ class Diagonal(Measurement):
         axes = figure.add_subplot()
         axes.axvline(0, color="#767676", linewidth=0.6)
         axes.errorbar(
-            list(layers.values()), place, xerr=[2 * error for error in errors.values()],
-            fmt="o", markersize=5, color="#0072b2", capsize=3,
-        )  # fmt: skip
+            list(layers.values()),
+            place,
+            xerr=[2 * error for error in errors.values()],
+            fmt="o",
+            markersize=5,
+            color="#0072b2",
+            capsize=3,
+        )
         axes.set_yticks(place, list(layers))
         axes.invert_yaxis()
         axes.set_xlabel(

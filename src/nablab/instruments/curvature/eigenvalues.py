@@ -118,9 +118,15 @@ class Eigenvalues(Measurement):
         ):
             if done.any():
                 axes.errorbar(
-                    place[done], self.values[done], self.residuals[done],
-                    fmt="o", markersize=5, color=color, capsize=3, label=label,
-                )  # fmt: skip
+                    place[done],
+                    self.values[done],
+                    self.residuals[done],
+                    fmt="o",
+                    markersize=5,
+                    color=color,
+                    capsize=3,
+                    label=label,
+                )
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set(xlabel="place in the list", ylabel="eigenvalue")
         axes.spines[["top", "right"]].set_visible(False)
@@ -534,10 +540,11 @@ def _check(
         )
     least = 10 * torch.finfo(matrix.dtype).eps
     if not least <= tolerance < 1:
+        double = matrix.dtype == torch.float64
+        finer = "" if double else ", or measure with dtype=torch.float64"
         raise UsageError(
             f"tolerance={tolerance:g} is impossible in {matrix.dtype}: give "
-            f"{least:.1e} to "
-            f"1{', or measure with dtype=torch.float64.' if matrix.dtype != torch.float64 else '.'}"
+            f"{least:.1e} to 1{finer}."
         )
     if max_products < needed:
         raise UsageError(

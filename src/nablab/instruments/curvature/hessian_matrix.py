@@ -173,16 +173,23 @@ def hessian_matrix(
             loss has no finite second derivative, or a gradient that is not its
             derivative.
 
-    >>> result = hessian_matrix(nn.Linear(2, 1, bias=False), "mse", (torch.eye(2), torch.ones(2, 1)))
+    >>> samples = torch.eye(2), torch.ones(2, 1)
+    >>> result = hessian_matrix(nn.Linear(2, 1, bias=False), "mse", samples)
     >>> result.matrix
     array([[1., 0.],
            [0., 1.]])
     """
     check_fits(model, parameters, dtype, max_bytes)
     objective = ReplicaObjective(
-        model, loss, data, parameters=parameters, dtype=dtype,
-        batch_size=batch_size, own_targets=own_targets, check=check,
-    )  # fmt: skip
+        model,
+        loss,
+        data,
+        parameters=parameters,
+        dtype=dtype,
+        batch_size=batch_size,
+        own_targets=own_targets,
+        check=check,
+    )
     objective = verified(objective, model, loss, parameters=parameters, check=check)
     way = choose_way(objective, method)
     matrices = objective.points.new_empty(

@@ -227,7 +227,8 @@ def _sizes(objective: ReplicaObjective, way: Way, chunk: int | None) -> tuple[in
     return columns, min(most, max(1, min(TOGETHER, fits // columns)))
 
 
-# --- the methods: of networks, at points (K, P), so many columns at once; None where one does not apply
+# --- the methods: of networks, at points (K, P), several columns at once; None where
+# one does not apply
 
 
 def _forward_over_reverse(

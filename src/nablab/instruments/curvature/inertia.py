@@ -294,9 +294,15 @@ def inertia(
     _check_options(noise_factor, absolute_floor, neighbors, radii)
     check_fits(model, parameters, dtype, max_bytes, held=1)
     objective = ReplicaObjective(
-        model, loss, data, parameters=parameters, dtype=dtype,
-        batch_size=batch_size, own_targets=own_targets, check=check,
-    )  # fmt: skip
+        model,
+        loss,
+        data,
+        parameters=parameters,
+        dtype=dtype,
+        batch_size=batch_size,
+        own_targets=own_targets,
+        check=check,
+    )
     objective = verified(objective, model, loss, parameters=parameters, check=check)
     way = choose_way(objective, method)
     losses, gradients = objective.losses_and_gradients()

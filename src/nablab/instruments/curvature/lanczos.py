@@ -206,7 +206,8 @@ def unseen_beyond(
     Rayleigh quotient of the Chebyshev polynomial of the span above :math:`\mu` unless
 
     .. math::
-        c^2 \le \frac{\mu - a}{(\lambda - \mu)\, T_{s-1}\!\left(1 + 2\frac{\lambda - \mu}{\mu - a}\right)^2},
+        c^2 \le \frac{\mu - a}{(\lambda - \mu)\,
+        T_{s-1}\!\left(1 + 2\frac{\lambda - \mu}{\mu - a}\right)^2},
 
     and the chance of so small a component is at most :math:`\sqrt{2 P c^2 / \pi}`. The
     bound is that of Kaniel and Saad, turned around as Kuczynski and Wozniakowski (1992)

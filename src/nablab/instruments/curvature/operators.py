@@ -123,7 +123,8 @@ class HessianOperator(Operator):
             derivative of the loss.
 
     >>> from torch import nn
-    >>> H = HessianOperator(nn.Linear(2, 1, bias=False), "mse", (torch.eye(2), torch.ones(2, 1)))
+    >>> samples = torch.eye(2), torch.ones(2, 1)
+    >>> H = HessianOperator(nn.Linear(2, 1, bias=False), "mse", samples)
     >>> H @ torch.tensor([1.0, 0.0])
     tensor([1., 0.])
     """
@@ -329,9 +330,12 @@ def _pulled_back(
     # this graph, not others.
     objective.place(dict(zip(objective.names, graph.leaves, strict=True)))
     found = torch.autograd.grad(
-        [g for g, _ in pairs], graph.leaves, [v for _, v in pairs],
-        retain_graph=not last, materialize_grads=True,
-    )  # fmt: skip
+        [g for g, _ in pairs],
+        graph.leaves,
+        [v for _, v in pairs],
+        retain_graph=not last,
+        materialize_grads=True,
+    )
     return objective.flatten(dict(zip(objective.names, found, strict=True)))
 
 

@@ -90,10 +90,13 @@ class Trace(Measurement):
         axes = figure.add_subplot()
         margin = 2 * self.standard_error
         axes.axhspan(
-            self.value - margin, self.value + margin,
-            color="#0072b2", alpha=0.2, linewidth=0, label="estimate ± 2 standard "
-                                                           "errors",
-        )  # fmt: skip
+            self.value - margin,
+            self.value + margin,
+            color="#0072b2",
+            alpha=0.2,
+            linewidth=0,
+            label="estimate ± 2 standard errors",
+        )
         axes.plot(
             count,
             self.estimates,

@@ -146,7 +146,8 @@ class GradientMonitor:
             parameter.
 
     >>> model = nn.Linear(1, 1)
-    >>> optimizer, monitor = torch.optim.SGD(model.parameters(), lr=0.1), GradientMonitor(model)
+    >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    >>> monitor = GradientMonitor(model)
     >>> for _ in range(3):
     ...     optimizer.zero_grad()
     ...     model(torch.ones(4, 1)).square().mean().backward()

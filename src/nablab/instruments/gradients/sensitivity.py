@@ -259,8 +259,10 @@ def _check_options(
     loss: Loss | None,
 ) -> None:
     for kind, value, choices in (
-        ("norm", norm, get_args(Norm)), ("of", of, get_args(Of)), ("method", method, get_args(Method)),
-    ):  # fmt: skip
+        ("norm", norm, get_args(Norm)),
+        ("of", of, get_args(Of)),
+        ("method", method, get_args(Method)),
+    ):
         if value not in choices:
             raise unknown(kind, value, choices)
     if projections < 2 or iterations < 1:

@@ -139,8 +139,10 @@ def _expected(
         return Expected(gradients=2 * draws / 3, numbers=3.0 * size.parameters)
     # L-BFGS-B needs two evaluations a step on average, and keeps ten pairs of vectors.
     steps = iterations or (10 if definition == "keskar" else 20)
-    return Expected(gradients=(2.0 if definition == "keskar" else 1.0) * steps + 1,
-                    numbers=(25.0 + (subspace or 0)) * size.parameters)  # fmt: skip
+    return Expected(
+        gradients=(2.0 if definition == "keskar" else 1.0) * steps + 1,
+        numbers=(25.0 + (subspace or 0)) * size.parameters,
+    )
 
 
 def _by_scipy(call: Call) -> bool:
@@ -217,7 +219,8 @@ def sharpness(
 
     >>> model = nn.Linear(1, 1, bias=False)
     >>> _ = model.weight.data.fill_(1.0)
-    >>> found = sharpness(model, "mse", (torch.ones(4, 1), torch.ones(4, 1)), radius=0.1, dtype=torch.float64)
+    >>> samples = torch.ones(4, 1), torch.ones(4, 1)
+    >>> found = sharpness(model, "mse", samples, radius=0.1, dtype=torch.float64)
     >>> round(found.sharpness, 6)  # 100 (0.2^2 - 0) / (1 + 0)
     4.0
     """

@@ -148,7 +148,8 @@ def batch_norm_statistics(
         UsageError: No layer has running statistics.
 
     >>> model = nn.Sequential(nn.BatchNorm1d(1))
-    >>> statistics = batch_norm_statistics(model, (torch.tensor([[1.0], [3.0]]), torch.zeros(2)))
+    >>> samples = torch.tensor([[1.0], [3.0]]), torch.zeros(2)
+    >>> statistics = batch_norm_statistics(model, samples)
     >>> statistics["0.running_mean"], statistics["0.running_var"]
     (tensor([2.]), tensor([2.]))
     """

@@ -315,7 +315,8 @@ def loss_plane(
             path of another length than the parameters, a checkpoint of another plane;
             and what `Objective` raises.
 
-    >>> plane = loss_plane(nn.Linear(2, 1), "mse", (torch.randn(9, 2), torch.randn(9, 1)), resolution=5)
+    >>> samples = torch.randn(9, 2), torch.randn(9, 1)
+    >>> plane = loss_plane(nn.Linear(2, 1), "mse", samples, resolution=5)
     >>> plane.losses.shape, plane.center
     ((5, 5), (2, 2))
     """
@@ -334,11 +335,20 @@ def loss_plane(
     first = next(iter(objectives.values()))
     point = first.point.double().cpu().numpy()
     geometry = geometry_of(
-        model, first, point, directions, through, path,
+        model,
+        first,
+        point,
+        directions,
+        through,
+        path,
         lambda: random_directions(
-            model, normalization=normalization, biases=biases, parameters=parameters, seed=seed
+            model,
+            normalization=normalization,
+            biases=biases,
+            parameters=parameters,
+            seed=seed,
         ),
-    )  # fmt: skip
+    )
     alphas, betas = grid_axes(geometry.shown, extent, resolution)
     moves = first.unflatten(
         torch.as_tensor(geometry.directions, dtype=first.dtype, device=first.device)

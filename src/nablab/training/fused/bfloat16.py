@@ -186,7 +186,9 @@ class FusedBfloat16Engine(FusedLayers):
         ):
             ready = self._inputs.ready(x[part].detach())
             if ready.shape[1:] != self._shape:
-                raise UsageError("The network takes samples of shape "
-                                 f"{tuple(self._shape)}, got {tuple(ready.shape[1:])}.")  # fmt: skip
+                raise UsageError(
+                    "The network takes samples of shape "
+                    f"{tuple(self._shape)}, got {tuple(ready.shape[1:])}."
+                )
             found[part] = ready.flatten(1)
         return found

@@ -66,7 +66,8 @@ def read_image_layers(module: nn.Module, shape: Sequence[int]) -> list[ImageLaye
     Raises:
         Unsupported: The module holds something else.
 
-    >>> network = nn.Sequential(nn.Conv2d(1, 6, 5, padding=2), nn.ReLU(), nn.Flatten(), nn.Linear(4704, 10))
+    >>> first = nn.Conv2d(1, 6, 5, padding=2)
+    >>> network = nn.Sequential(first, nn.ReLU(), nn.Flatten(), nn.Linear(4704, 10))
     >>> [(layer.outputs, layer.relu) for layer in read_image_layers(network, (1, 28, 28))]
     [((6, 28, 28), True), ((10, 1, 1), False)]
     """

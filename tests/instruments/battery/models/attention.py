@@ -63,8 +63,9 @@ def bert(attention: str) -> nn.Module:
     from transformers import BertConfig, BertForSequenceClassification
 
     config = BertConfig(
-        vocab_size=TOKENS, hidden_size=3, num_hidden_layers=1, num_attention_heads=1, intermediate_size=2,
-        max_position_embeddings=STEPS, type_vocab_size=1, initializer_range=0.5,
+        vocab_size=TOKENS, hidden_size=3, num_hidden_layers=1, num_attention_heads=1,
+        intermediate_size=2, max_position_embeddings=STEPS, type_vocab_size=1,
+        initializer_range=0.5,
     )  # fmt: skip
     return BertForSequenceClassification._from_config(
         config, attn_implementation=attention
