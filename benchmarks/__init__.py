@@ -1,3 +1,4 @@
-"""How fast the laboratory is, as ratios measured side by side: ``python -m benchmarks``
-or ``make bench``.
+"""How fast the laboratory is, as ratios measured side by side.
+
+``python -m benchmarks`` or ``make bench``.
 """

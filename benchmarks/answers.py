@@ -36,8 +36,9 @@ PACKAGES = {
 def measure(
     *, quick: bool = False, say: Callable[[str], None] = lambda text: None
 ) -> Findings:
-    """Ask everything of everyone; ``quick`` takes two questions of each kind, and one
-    start.
+    """Ask everything of everyone.
+
+    ``quick`` takes two questions of each kind, and one start.
     """
     seeds = range(1 if quick else SEEDS)
     tables = [versions()]

@@ -144,8 +144,9 @@ def _randomized(model: nn.Module) -> tuple[nn.Module, Data]:
 
 
 def differences(model: nn.Module, loss: Loss, data: Data) -> Tensor:
-    """The Hessian (P, P) by central differences of the gradient: nothing is
-    differentiated twice.
+    """The Hessian (P, P) by central differences of the gradient.
+
+    Nothing is differentiated twice.
     """
     x, y = data
     parameters = dict(model.named_parameters())

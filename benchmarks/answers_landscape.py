@@ -1,5 +1,6 @@
-"""Questions about lines and planes through weight space: which point does each value
-belong to.
+"""Questions about lines and planes through weight space.
+
+Which point does each value belong to.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
-"""Questions with a trap: a wrong derivative, a random network, a model that is changed
-by being measured.
+"""Questions with a trap.
+
+A wrong derivative, a random network, a model that is changed by being measured.
 """
 
 from __future__ import annotations
@@ -406,8 +407,9 @@ def _held() -> tuple[int, int]:
 
 
 def _storage(tensor: Tensor) -> tuple[int, int] | None:
-    """Address and bytes of a tensor's storage; None for sparse, batched and fake ones,
-    which have none.
+    """Address and bytes of a tensor's storage.
+
+    None for sparse, batched and fake ones, which have none.
     """
     try:
         storage = tensor.untyped_storage()

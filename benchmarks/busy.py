@@ -1,5 +1,6 @@
-"""A machine that is not idle: every engine and the plain PyTorch loop, alone and beside
-busy processes.
+"""A machine that is not idle.
+
+Every engine and the plain PyTorch loop, alone and beside busy processes.
 """
 
 from __future__ import annotations

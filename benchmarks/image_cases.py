@@ -41,8 +41,9 @@ class Images:
 
 
 def load(*, quick: bool) -> Images:
-    """MNIST, or random bytes of its shape where it is not on this machine; ``quick``
-    takes 1,000 images.
+    """MNIST, or random bytes of its shape where it is not on this machine.
+
+    ``quick`` takes 1,000 images.
     """
     train_size, test_size = (1_000, 200) if quick else (60_000, 10_000)
     try:

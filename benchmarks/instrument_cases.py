@@ -1,5 +1,6 @@
-"""Networks and images that the instruments are raced on: no download, the same on every
-machine.
+"""Networks and images that the instruments are raced on.
+
+No download, the same on every machine.
 """
 
 from __future__ import annotations

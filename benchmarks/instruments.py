@@ -1,5 +1,6 @@
-"""Instruments against the tools that people use: the same model, the same data, in
-turns.
+"""Instruments against the tools that people use.
+
+The same model, the same data, in turns.
 
 A side that is measured on a part of the work (a few of a hundred networks) is scaled
 up; the table says so.

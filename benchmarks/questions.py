@@ -94,8 +94,9 @@ def repeated(
 
 
 def refusal(ask: Callable[[], object]) -> Reply:
-    """The beginning of the error that a tool answers with; its answer, if it does not
-    refuse.
+    """The beginning of the error that a tool answers with.
+
+    Its answer, if it does not refuse.
     """
     try:
         # some tools print before they raise

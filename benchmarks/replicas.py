@@ -175,8 +175,9 @@ def check_equal(sides: Sequence[Side]) -> float:
 
 
 def _turn(side: Side, turn_seconds: float) -> Callable[[], float]:
-    """A measurement of about ``turn_seconds``: seconds per replica-step of a fresh
-    training.
+    """A measurement of about ``turn_seconds``.
+
+    Seconds per replica-step of a fresh training.
     """
 
     def train(steps: int) -> tuple[float, int]:

@@ -36,8 +36,9 @@ class Table:
                 )
 
     def text(self) -> str:
-        """The table with aligned columns: the first to the left, the others to the
-        right.
+        """The table with aligned columns.
+
+        The first to the left, the others to the right.
         """
         lines = [self.columns, *self.rows]
         widths = [max(len(line[i]) for line in lines) for i in range(len(self.columns))]

@@ -26,8 +26,9 @@ class Spread:
 def take_turns(
     measures: Mapping[str, Callable[[], float]], repeats: int
 ) -> dict[str, list[float]]:
-    """Call every measure once per round: A B C A B C ..., so values of one round belong
-    together.
+    """Call every measure once per round.
+
+    A B C A B C ..., so values of one round belong together.
     """
     values: dict[str, list[float]] = {name: [] for name in measures}
     for _ in range(repeats):

@@ -1,5 +1,6 @@
-"""Check what got installed: the wheel and not the checkout, and no CUDA packages beside
-a CPU torch.
+"""Check what got installed.
+
+The wheel and not the checkout, and no CUDA packages beside a CPU torch.
 """
 
 import sys

@@ -67,8 +67,9 @@ def copy_reference(reference: str) -> None:
 
 
 def judge_anew() -> None:
-    """Write the verdicts of every reference run from its ``scalars.csv``; nothing is
-    trained.
+    """Write the verdicts of every reference run from its ``scalars.csv``.
+
+    Nothing is trained.
     """
     for path in sorted(DOCS.glob("*/scalars.csv")):
         experiment = _configured(path.parent)
@@ -87,8 +88,9 @@ def _configured(folder: Path) -> Experiment:
 
 
 def _records(path: Path, experiment: Experiment) -> Records:
-    """The trials of a tidy table; the experiment knows of what type a factor's levels
-    are.
+    """The trials of a tidy table.
+
+    The experiment knows of what type a factor's levels are.
     """
     conditions = {
         tuple((factor, str(level)) for factor, level in condition.items()): condition
@@ -171,8 +173,9 @@ def _reported(experiment: type[Experiment]) -> list[str]:
 
 
 def _beside(one: Reported, experiment: type[Experiment]) -> str:
-    """What the first reference run of the same setting measured, with its preset; empty
-    without one.
+    """What the first reference run of the same setting measured, with its preset.
+
+    Empty without one.
     """
     for folder in _folders(experiment):
         configured = _configured(folder)

@@ -1,5 +1,6 @@
-"""The sides of a race: each trains the networks of a case in its own way, from the same
-weights.
+"""The sides of a race.
+
+Each trains the networks of a case in its own way, from the same weights.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ class Side(Protocol):
         ...
 
     def train(self, steps: int) -> FloatArray:
-        """Take at least ``steps`` steps from where it is; the losses (steps taken,
-        replicas) before each.
+        """Take at least ``steps`` steps from where it is.
+
+        The losses (steps taken, replicas) before each.
         """
         ...

@@ -55,8 +55,9 @@ def normalize(tensor: Tensor) -> Tensor:
 def notebook_epoch(
     build: Callable[[], nn.Module], images: Images, batch_size: int
 ) -> nn.Module:
-    """One epoch of the usual loop: DataLoader, per-sample transform, float32, Adam as
-    it comes.
+    """One epoch of the usual loop.
+
+    DataLoader, per-sample transform, float32, Adam as it comes.
     """
     model = build()
     loader = DataLoader(PerSample(*images.train), batch_size=batch_size, shuffle=True)
@@ -135,8 +136,9 @@ def lightning_epoch(
 
 
 def keras_epoch(images: Images, batch_size: int) -> Callable[[], object]:
-    """One epoch of LeNet by Keras 3 on JAX, compiled before; images in memory, channels
-    last as it likes.
+    """One epoch of LeNet by Keras 3 on JAX, compiled before.
+
+    Images in memory, channels last as it likes.
 
     Raises:
         Absent: Keras or JAX is not installed, or Keras has started with another

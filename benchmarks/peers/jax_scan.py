@@ -84,8 +84,9 @@ class JaxScan:
         return np.concatenate([_by_replica(np.asarray(part)) for part in losses])
 
     def _stack(self, case: Case) -> list[Any]:
-        """Weights (K, outputs, inputs) and biases (K, outputs, 1) of each layer; K is
-        split by device.
+        """Weights (K, outputs, inputs) and biases (K, outputs, 1) of each layer.
+
+        K is split by device.
         """
         replicas = [list(module.parameters()) for module in case.modules()]
         stacked = [

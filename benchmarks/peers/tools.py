@@ -1,5 +1,6 @@
-"""The peers of the instruments: PyHessian, curvlinops, loss-landscapes, and plain
-PyTorch.
+"""The peers of the instruments.
+
+PyHessian, curvlinops, loss-landscapes, and plain PyTorch.
 """
 
 from __future__ import annotations

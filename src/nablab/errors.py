@@ -27,8 +27,9 @@ class StoreError(NablabError):
 
 
 class DataError(NablabError):
-    """A data set cannot be had or read: no source answers, a file is damaged, or the
-    disk is full.
+    """A data set cannot be had or read.
+
+    No source answers, a file is damaged, or the disk is full.
     """
 
 
@@ -87,8 +88,9 @@ def in_short(error: BaseException) -> str:
 
 
 def place_of(error: BaseException) -> str:
-    """The innermost line of a traceback that is the user's own, in brackets; else the
-    innermost of all.
+    """The innermost line of a traceback that is the user's own, in brackets.
+
+    Else the innermost of all.
     """
     frames = [
         f
@@ -101,8 +103,9 @@ def place_of(error: BaseException) -> str:
 
 
 def _libraries() -> tuple[str, ...]:
-    """Folders of code that is not the user's: nablab itself, installed packages,
-    Python's library.
+    """Folders of code that is not the user's.
+
+    Nablab itself, installed packages, Python's library.
     """
     folders = [
         HERE,

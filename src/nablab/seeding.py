@@ -1,5 +1,6 @@
-"""Where randomness comes from: every stream has its own seed, derived from names and
-numbers.
+"""Where randomness comes from.
+
+Every stream has its own seed, derived from names and numbers.
 
 No stream is drawn from another, so adding a seed, a factor or a replica never moves the
 others. This module imports neither torch nor numpy; what seeds PyTorch's generators
@@ -12,8 +13,9 @@ import hashlib
 
 
 def derive(*parts: str | int | float) -> int:
-    """A seed from any number of parts: 63 bits of a SHA-256 over an unambiguous
-    encoding.
+    """A seed from any number of parts.
+
+    63 bits of a SHA-256 over an unambiguous encoding.
 
     The same in every process and version. Type and order matter: 1, 1.0 and "1" give
     three seeds.

@@ -55,8 +55,9 @@ def trial_threads(groups: int) -> int:
 
 
 def cores() -> int:
-    """The cores that this process may use: its affinity, and the quota of its
-    container.
+    """The cores that this process may use.
+
+    Its affinity, and the quota of its container.
     """
     count = (
         len(os.sched_getaffinity(0))
@@ -68,8 +69,9 @@ def cores() -> int:
 
 
 def _quota(file: Path) -> float | None:
-    """Cores by a control group's file of the form "quota period", in microseconds; None
-    without a limit.
+    """Cores by a control group's file of the form "quota period", in microseconds.
+
+    None without a limit.
     """
     try:
         quota, period = file.read_text().split()
@@ -86,8 +88,9 @@ def engine_threads() -> int:
 
 
 def give_engines(count: int) -> None:
-    """Set `engine_threads`, from any thread; for the rest of this process, or of
-    `borrowed`.
+    """Set `engine_threads`, from any thread.
+
+    For the rest of this process, or of `borrowed`.
     """
     global _given
     _given = count

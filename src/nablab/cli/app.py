@@ -1,5 +1,6 @@
-"""The command ``nablab`` and what its commands share. torch, numpy and matplotlib are
-imported inside commands, so help is quick.
+"""The command ``nablab`` and what its commands share.
+
+Torch, numpy and matplotlib are imported inside commands, so help is quick.
 """
 
 from __future__ import annotations

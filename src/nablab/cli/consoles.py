@@ -1,5 +1,6 @@
-"""The console that all text for people goes through: no text that it is given can steer
-the terminal.
+"""The console that all text for people goes through.
+
+No text that it is given can steer the terminal.
 """
 
 from __future__ import annotations

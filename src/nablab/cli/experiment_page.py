@@ -40,8 +40,9 @@ def experiment_facts(experiment: type[Experiment]) -> dict[str, Any]:
 
 
 def print_experiment(console: Console, experiment: type[Experiment]) -> None:
-    """The page of an experiment: its docstring, claims, presets, settings, exercises
-    and references.
+    """The page of an experiment.
+
+    Its docstring, claims, presets, settings, exercises and references.
     """
     console.print(
         Text(

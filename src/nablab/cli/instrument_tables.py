@@ -57,8 +57,9 @@ def print_instrument(
 def print_measurement(
     console: Console, name: str, result: Any, *, as_json: bool
 ) -> None:
-    """The numbers of a measurement, a line each; long arrays give their shape, range
-    and mean.
+    """The numbers of a measurement, a line each.
+
+    Long arrays give their shape, range and mean.
     """
     if as_json:
         print_json(result.to_dict())

@@ -40,8 +40,9 @@ class _Lasting(io.FileIO):
 
 @contextmanager
 def lasting_output() -> Iterator[None]:
-    """Around a command that ends with `SystemExit`: output may go away, and that is
-    said at the end.
+    """Around a command that ends with `SystemExit`.
+
+    Output may go away, and that is said at the end.
     """
     make_lasting()
     try:
@@ -60,16 +61,18 @@ def what_is_lost(error: OSError) -> str:
 
 
 def make_lasting() -> None:
-    """Let standard output and error take everything from here on; what stands in for
-    them stays as it is.
+    """Let standard output and error take everything from here on.
+
+    What stands in for them stays as it is.
     """
     sys.stdout = _lasting(sys.stdout, line_buffering=None)
     sys.stderr = _lasting(sys.stderr, line_buffering=True)
 
 
 def lost() -> OSError | None:
-    """Why output was dropped that somebody may miss; None where all was written or the
-    reader left.
+    """Why output was dropped that somebody may miss.
+
+    None where all was written or the reader left.
     """
     raw = _raw(sys.stdout)
     if raw is None:

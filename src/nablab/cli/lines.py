@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 
 def in_lines(parts: Sequence[str], width: int) -> list[str]:
-    """Words in lines of this width; one that is longer is broken after commas, else
-    where it must be.
+    """Words in lines of this width.
+
+    One that is longer is broken after commas, else where it must be.
 
     >>> in_lines(["steps=8", "targets=sinc,sign_sin,sawtooth"], 16)
     ['steps=8', 'targets=sinc,', 'sign_sin,', 'sawtooth']
@@ -27,8 +28,9 @@ def in_lines(parts: Sequence[str], width: int) -> list[str]:
 
 
 def reflow(text: str) -> str:
-    r"""Join the lines of each paragraph, so that the terminal wraps them; lists and
-    indented blocks stay.
+    r"""Join the lines of each paragraph, so that the terminal wraps them.
+
+    Lists and indented blocks stay.
 
     >>> reflow("one\ntwo\n\n- three\n- four")
     'one two\n\n- three\n- four'

@@ -1,5 +1,6 @@
-"""What a run looks like in the terminal: one live table, or plain lines where there is
-no terminal.
+"""What a run looks like in the terminal.
+
+One live table, or plain lines where there is no terminal.
 """
 
 from __future__ import annotations
@@ -184,8 +185,9 @@ class LiveTable:
         return Group(table, Text(foot, style="dim"))
 
     def _shown(self, progress: dict[Conditions, Progress]) -> Sequence[Conditions]:
-        """The conditions in work first, then those that wait, then the rest; in the
-        experiment's order.
+        """The conditions in work first, then those that wait, then the rest.
+
+        In the experiment's order.
         """
         if len(self._states) <= ROWS:
             return list(self._states)

@@ -64,8 +64,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _command(arguments: Sequence[str] | None) -> int:
-    """Parse the words and call their command; with --json nothing else reaches standard
-    output.
+    """Parse the words and call their command.
+
+    With --json nothing else reaches standard output.
     """
     words = sys.argv[1:] if arguments is None else list(arguments)
     command, bound, _ = app.parse_args(

@@ -1,5 +1,6 @@
-"""The data of a measurement, by name in: targets, images, or arrays in a file; held
-against the network.
+"""The data of a measurement, by name in: targets, images, or arrays in a file.
+
+Held against the network.
 """
 
 from __future__ import annotations
@@ -121,8 +122,9 @@ def _batch(name: str) -> Pair:
 
 
 def _tensor(array: npt.NDArray[np.generic], where: str) -> Tensor:
-    """An array as PyTorch takes it: whole numbers of any width as int64, as classes and
-    tokens must be.
+    """An array as PyTorch takes it.
+
+    Whole numbers of any width as int64, as classes and tokens must be.
 
     Raises:
         UsageError: Text, dates and the like; or a single number.
@@ -153,8 +155,9 @@ def _tensor(array: npt.NDArray[np.generic], where: str) -> Tensor:
 
 
 def _images(name: str) -> ImageSet | None:
-    """The images of ``NAME``, ``NAME:test`` or ``NAME:test@SAMPLES``; None if the text
-    names no images.
+    """The images of ``NAME``, ``NAME:test`` or ``NAME:test@SAMPLES``.
+
+    None if the text names no images.
 
     Raises:
         UsageError: A split or a number of samples that does not exist.

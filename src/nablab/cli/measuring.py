@@ -170,8 +170,9 @@ def estimate(request: Request) -> Cost:
 
 @contextmanager
 def _in_one_sentence(doing: str) -> Iterator[None]:
-    """Turn what the user's code or PyTorch raises into one sentence; nablab's own
-    errors are sentences.
+    """Turn what the user's code or PyTorch raises into one sentence.
+
+    Nablab's own errors are sentences.
     """
     try:
         yield
@@ -292,8 +293,9 @@ class _Prepared:
 
 
 def _prepare(chosen: Instrument[..., Any], request: Request) -> _Prepared:
-    """Read what the request names; hold the network, the data and the loss against each
-    other.
+    """Read what the request names.
+
+    Hold the network, the data and the loss against each other.
     """
     names = _positional(chosen)
     if "model_b" in names and len(request.weights) != 2:

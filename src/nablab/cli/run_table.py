@@ -70,8 +70,9 @@ def run_facts(folder: RunFolder) -> dict[str, Any]:
 
 
 def print_runs(console: Console, facts: Sequence[Mapping[str, Any]]) -> None:
-    """The runs of the store: two lines each, or more where they are longer than the
-    terminal is wide.
+    """The runs of the store.
+
+    Two lines each, or more where they are longer than the terminal is wide.
     """
     if not facts:
         console.print(
@@ -103,8 +104,9 @@ def print_runs(console: Console, facts: Sequence[Mapping[str, Any]]) -> None:
 
 
 def changed_settings(config: Config) -> list[str]:
-    """What a run changed in its preset, as ``key=value`` words; nothing where its
-    experiment is gone.
+    """What a run changed in its preset, as ``key=value`` words.
+
+    Nothing where its experiment is gone.
     """
     from nablab import catalogue
 

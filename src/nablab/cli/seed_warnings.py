@@ -35,8 +35,9 @@ def undecided_claims(experiment: Experiment, seeds: int) -> list[dict[str, Any]]
 
 
 def warnings(experiment: Experiment, preset: str, seeds: int) -> list[str]:
-    """What to tell a user before the run: nothing, or which claims will stay open and
-    why, a line each.
+    """What to tell a user before the run.
+
+    Nothing, or which claims will stay open and why, a line each.
     """
     found = too_few(experiment, seeds)
     if not found:

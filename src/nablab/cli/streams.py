@@ -36,8 +36,9 @@ DRAWN = {"─": "-", "━": "-", "│": "|", "┃": "|", "╸": "-", "╺": "-",
 
 
 def _nearest(sign: str) -> str:
-    """One character in ASCII, or in the few letters that name it; ``?`` where there is
-    nothing like it.
+    """One character in ASCII, or in the few letters that name it.
+
+    ``?`` where there is nothing like it.
 
     >>> "".join(map(_nearest, "‖Hg‖ ≤ ½ · Zoë…"))
     '||Hg|| <= 1/2 * Zoe...'
@@ -78,8 +79,9 @@ _reserved: ContextVar[TextIO | None] = ContextVar("reserved for JSON", default=N
 
 @contextlib.contextmanager
 def only_json(wanted: bool) -> Iterator[None]:
-    """Keep standard output for what `print_json` prints; all else meanwhile goes to
-    standard error.
+    """Keep standard output for what `print_json` prints.
+
+    All else meanwhile goes to standard error.
 
     That holds for the user's Python files, for libraries that write to file descriptor
     1, and for worker processes, which inherit it.
@@ -97,8 +99,9 @@ def only_json(wanted: bool) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _own(stream: TextIO) -> Iterator[TextIO]:
-    """A stream that nobody else writes to: a copy of descriptor 1, which is standard
-    error for the while.
+    """A stream that nobody else writes to.
+
+    A copy of descriptor 1, which is standard error for the while.
     """
     if not (_writes_to(stream, 1) and _writes_to(sys.stderr, 2)):
         yield stream  # a test or a notebook put something else there

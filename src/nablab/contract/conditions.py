@@ -129,8 +129,9 @@ def shared_levels(conditions: Sequence[Condition]) -> Condition:
 
 
 def text_of(conditions: Sequence[Condition]) -> str:
-    """Conditions that train in one batch, in words: what they share, and the levels of
-    the rest.
+    """Conditions that train in one batch, in words.
+
+    What they share, and the levels of the rest.
 
     >>> text_of([Condition(network="small", beta=1), Condition(network="small", beta=4)])
     'network=small, beta=1/4'

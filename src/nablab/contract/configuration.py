@@ -1,5 +1,6 @@
-"""The configuration of an experiment: ``key=value`` words checked against its fields'
-types.
+"""The configuration of an experiment.
+
+``key=value`` words checked against its fields' types.
 
 How values are written on the command line:
 
@@ -101,8 +102,9 @@ def resolve(
     *,
     validate: bool = True,
 ) -> _E:
-    """Build the configured experiment: its defaults, then the preset, then the
-    overrides.
+    """Build the configured experiment.
+
+    Its defaults, then the preset, then the overrides.
 
     Args:
         experiment_class: The experiment.
@@ -137,8 +139,9 @@ def seeds_of(experiment_class: type[Experiment], preset: str) -> int:
 
 
 def _preset(experiment_class: type[_E], preset: str) -> _E:
-    """The experiment with a preset's values; the reserved key ``seeds`` belongs to the
-    run.
+    """The experiment with a preset's values.
+
+    The reserved key ``seeds`` belongs to the run.
     """
     values = {
         key: value

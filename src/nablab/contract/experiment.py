@@ -34,8 +34,9 @@ TOPICS = (
 
 @dataclass(frozen=True)
 class Experiment:
-    """One question, one file. Subclasses are frozen dataclasses; the docstring is their
-    page.
+    """One question, one file.
+
+    Subclasses are frozen dataclasses; the docstring is their page.
 
     Class attributes that a subclass sets:
         name: The name on the command line, in kebab case; made from the class name if
@@ -140,14 +141,16 @@ class Experiment:
         return {}
 
     def baselines(self, records: Records) -> dict[str, Mapping[str, float]]:
-        """Trivial baselines and ceilings: metric, then name of the baseline, then
-        value.
+        """Trivial baselines and ceilings.
+
+        Metric, then name of the baseline, then value.
         """
         return {}
 
     def sources(self) -> Mapping[str, str]:
-        """Hashes of a user's files that the results depend on, by name; part of the
-        run's identity.
+        """Hashes of a user's files that the results depend on, by name.
+
+        Part of the run's identity.
         """
         return sources_of(self)
 

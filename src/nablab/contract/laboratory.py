@@ -33,8 +33,9 @@ class Seeds(Protocol):
         ...
 
     def shared_seed(self, purpose: str) -> int:
-        """The same for all trials of the experiment: a split of the data, one common
-        start.
+        """The same for all trials of the experiment.
+
+        A split of the data, one common start.
         """
         ...
 
@@ -46,8 +47,9 @@ class Seeds(Protocol):
 
 
 class Lab(Seeds, Protocol):
-    """What an experiment sees of the laboratory: no store, no device, no executor, no
-    screen.
+    """What an experiment sees of the laboratory.
+
+    No store, no device, no executor, no screen.
     """
 
     def train(
@@ -125,8 +127,9 @@ class Lab(Seeds, Protocol):
         ...
 
     def log(self, trial: Trial, step: int, **values: float) -> None:
-        """Keep one point of a curve, or of several by name; for loops that find their
-        curves step by step.
+        """Keep one point of a curve, or of several by name.
+
+        For loops that find their curves step by step.
 
         The steps of a curve count up from 0 or any later number. A loop that is resumed
         by `steps` finds the points that it logged before, so that the curve has no gap
@@ -144,8 +147,9 @@ class Lab(Seeds, Protocol):
     def weights(
         self, trial: Trial, name: str, tensors: Mapping[str, Any] | nn.Module
     ) -> None:
-        """Keep weights with a trial, whatever their size; ``run.weights(condition,
-        seed, name)`` gives them.
+        """Keep weights with a trial, whatever their size.
+
+        ``run.weights(condition, seed, name)`` gives them.
 
         What `train` leaves is kept without this.
 

@@ -1,5 +1,6 @@
-"""The files of known data sets: found in the user's folder or the cache, or fetched,
-and always checked.
+"""The files of known data sets.
+
+Found in the user's folder or the cache, or fetched, and always checked.
 """
 
 from __future__ import annotations
@@ -51,8 +52,9 @@ class Content:
 
 
 def cache_folder() -> Path:
-    """Where fetched data sets lie: ``$NABLAB_CACHE/data``, or below the user's cache
-    folder.
+    """Where fetched data sets lie.
+
+    ``$NABLAB_CACHE/data``, or below the user's cache folder.
     """
     if chosen := os.environ.get("NABLAB_CACHE"):
         return Path(chosen).expanduser() / "data"
@@ -69,8 +71,9 @@ def read(
     offline: bool = False,
     progress: Progress | None = None,
 ) -> Content:
-    """Read files of a data set from the user's folder or the cache; fetch the set if it
-    is in neither.
+    """Read files of a data set from the user's folder or the cache.
+
+    Fetch the set if it is in neither.
 
     Args:
         known: The data set.
@@ -104,8 +107,9 @@ def fetch(
     progress: Progress | None = None,
     tried: Sequence[tuple[str, str]] = (),
 ) -> Path:
-    """Bring a data set into the cache, unless it is there; of several processes one
-    does the work.
+    """Bring a data set into the cache, unless it is there.
+
+    Of several processes one does the work.
 
     Args:
         name: A set that can be fetched: mnist, fashion-mnist or cifar10.
@@ -200,8 +204,9 @@ def _from_own_folder(
     folder: Path | None,
     tried: list[tuple[str, str]],
 ) -> Content | None:
-    """The files in the user's folder; a file that is there with a wrong checksum is
-    refused.
+    """The files in the user's folder.
+
+    A file that is there with a wrong checksum is refused.
     """
     for place in _own_places(known, folder):
         contents: dict[str, bytearray] = {}
@@ -408,8 +413,9 @@ def _alone(known: KnownSet, progress: Progress) -> Iterator[None]:
 def _nowhere(
     known: KnownSet, tried: Sequence[tuple[str, str]], *, offline: bool = False
 ) -> DataError:
-    """The error when nobody serves a data set: what was tried, where to put the files,
-    what else there is.
+    """The error when nobody serves a data set.
+
+    What was tried, where to put the files, what else there is.
     """
     what = (
         "is not on this machine, and no source may be asked (offline)"

@@ -1,5 +1,6 @@
-"""What a run's identity holds of its data: known sets are fixed by their name, a user's
-files by content.
+"""What a run's identity holds of its data.
+
+Known sets are fixed by their name, a user's files by content.
 """
 
 from __future__ import annotations
@@ -24,8 +25,9 @@ State = tuple[str, int, int, int, int]
 
 
 def source_hash(spec: str) -> str:
-    """The SHA-256 of a user's folder (names and contents) or file; empty for a set
-    known by name.
+    """The SHA-256 of a user's folder (names and contents) or file.
+
+    Empty for a set known by name.
 
     Links count as what they lead to: a folder of links has the hash of a folder with
     the files themselves. The content of files that have not changed since is not read
@@ -55,8 +57,9 @@ def source_hash(spec: str) -> str:
 
 
 def _files(folder: Path, above: tuple[tuple[int, int], ...]) -> Iterator[Path]:
-    """All files below a folder, also those behind links to folders; a link to a folder
-    above is not followed.
+    """All files below a folder, also those behind links to folders.
+
+    A link to a folder above is not followed.
 
     Args:
         folder: Where to look.
@@ -74,8 +77,9 @@ def _files(folder: Path, above: tuple[tuple[int, int], ...]) -> Iterator[Path]:
 
 
 def state_of(path: Path) -> State:
-    """What changes with a file's content, without reading it; the second time cannot be
-    set back.
+    """What changes with a file's content, without reading it.
+
+    The second time cannot be set back.
     """
     state = path.stat()
     return str(path), state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino

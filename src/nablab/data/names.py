@@ -34,8 +34,9 @@ def train_samples(spec: str) -> int | None:
 
 
 def is_image_set(spec: str) -> bool:
-    """Whether `load` knows this name or finds a folder or an ``.npz`` file there;
-    nothing is read.
+    """Whether `load` knows this name or finds a folder or an ``.npz`` file there.
+
+    Nothing is read.
 
     >>> is_image_set("digits"), is_image_set("didgits")
     (True, False)
@@ -72,8 +73,9 @@ def check_image_set(spec: str) -> None:
 
 
 def is_path(spec: str) -> bool:
-    """Whether this means a place on the disk: it has a slash, ends in .npz, or is there
-    and no name.
+    """Whether this means a place on the disk.
+
+    It has a slash, ends in .npz, or is there and no name.
 
     A name that nablab knows is never a path; ``./mnist`` is one.
     """

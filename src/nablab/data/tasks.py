@@ -1,5 +1,6 @@
-"""What there is to learn, in one form: a function of one variable, or a set of labeled
-images.
+"""What there is to learn, in one form.
+
+A function of one variable, or a set of labeled images.
 
 Experiments on optimization ask the same questions of both, and take either by its
 name::
@@ -60,8 +61,9 @@ class Task:
     samples: int | None = None
 
     def train(self) -> Pair:
-        """The training set as stored: x and y float32 (N, 1), or uint8 (N, C, H, W) and
-        int64 (N,).
+        """The training set as stored.
+
+        X and y float32 (N, 1), or uint8 (N, C, H, W) and int64 (N,).
         """
         return (
             (self._images.images, self._images.labels)
@@ -70,8 +72,9 @@ class Task:
         )
 
     def held_out(self) -> Pair:
-        """Samples that are not trained on: the points between those of a function, or
-        the test split.
+        """Samples that are not trained on.
+
+        The points between those of a function, or the test split.
         """
         if not self.data_set:
             return self._function.held_out()
@@ -79,8 +82,9 @@ class Task:
         return test.images, test.labels
 
     def images(self, split: str = "train") -> ImageSet:
-        """Of a task of images: those of ``"train"`` that are drawn, or of ``"test"``,
-        with class names.
+        """Of a task of images.
+
+        Those of ``"train"`` that are drawn, or of ``"test"``, with class names.
         """
         return self._images if split == "train" else self._load(split)
 
@@ -110,8 +114,9 @@ class Task:
         return self._images.normalize if self.data_set else None
 
     def prepared(self, samples: int | None = None, *, held_out: bool = False) -> Pair:
-        """Inputs as a bare network takes them, float32, and their targets: what
-        instruments take.
+        """Inputs as a bare network takes them, float32, and their targets.
+
+        What instruments take.
 
         Args:
             samples: The first so many, None for all. 60,000 images of 28 x 28 take 188
@@ -134,8 +139,9 @@ class Task:
         return {"mse": "MSE", "cross_entropy": "cross-entropy"}[self.loss]
 
     def constant_loss(self) -> float:
-        """The training loss of the best constant: the variance of y, or the entropy of
-        the classes (nats).
+        """The training loss of the best constant.
+
+        The variance of y, or the entropy of the classes (nats).
         """
         y = self.train()[1]
         if self.loss == "mse":
@@ -180,8 +186,9 @@ def _shuffled(images: ImageSet) -> ImageSet:
 
 
 def task(spec: str, *, size: int = 28, channels: int = 1) -> Task:
-    """The task that ``spec`` names, checked. No set that is known by name is read; a
-    user's own is.
+    """The task that ``spec`` names, checked.
+
+    No set that is known by name is read; a user's own is.
 
     Args:
         spec: A target such as ``sinc``, or an image set such as ``mnist``; see the
@@ -281,8 +288,9 @@ digits@100: take smaller batches or more images.
 
 
 def image_sets(specs: Iterable[str]) -> tuple[str, ...]:
-    """Those of some tasks that are image sets, as they are written: what
-    `Experiment.data_sets` gives.
+    """Those of some tasks that are image sets, as they are written.
+
+    What `Experiment.data_sets` gives.
 
     >>> image_sets(["sinc", "mnist", "digits@200", "x*sin(x)@-3..3@50"])
     ('mnist', 'digits@200')

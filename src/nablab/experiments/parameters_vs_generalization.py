@@ -1,5 +1,6 @@
-"""Networks of growing size learn images: what happens to the test error, also through
-double descent.
+"""Networks of growing size learn images.
+
+What happens to the test error, also through double descent.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
-"""Where training stops, the gradient is not zero: search for zero from there and see
-what kind it is.
+"""Where training stops, the gradient is not zero.
+
+Search for zero from there and see what kind it is.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
-"""What all checkpoints of nablab have in common: a safetensors file that says what it
-belongs to.
+"""What all checkpoints of nablab have in common.
+
+A safetensors file that says what it belongs to.
 
 The tensors are named arrays; the file's metadata hold one JSON record under ``nablab``:
 the format, a checksum of the tensors, a ``fingerprint`` of the work that the file

@@ -1,5 +1,6 @@
-"""Places on the disk that a user names: whatever the text is, asking about it raises
-nothing.
+"""Places on the disk that a user names.
+
+Whatever the text is, asking about it raises nothing.
 
 `pathlib` raises for names of thousands of characters, for folders that may not be read
 and for homes that do not exist; there is nothing at such a place either.
@@ -31,8 +32,9 @@ def is_there(text: str | Path) -> bool:
 
 
 def in_text(path: str | Path) -> str:
-    r"""A path for people and records: bytes that are no UTF-8, as a file's name may
-    have, as ``\xe9``.
+    r"""A path for people and records.
+
+    Bytes that are no UTF-8, as a file's name may have, as ``\xe9``.
 
     >>> in_text(b"caf\xe9.png".decode("utf-8", "surrogateescape"))
     'caf\\xe9.png'

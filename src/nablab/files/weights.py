@@ -1,5 +1,6 @@
-"""The weights of a measurement, from safetensors files, held against the network:
-names, shapes, kinds.
+"""The weights of a measurement, from safetensors files, held against the network.
+
+Names, shapes, kinds.
 """
 
 from __future__ import annotations
@@ -150,8 +151,9 @@ def _kind(tensor: Tensor) -> str:
 
 
 def _is_pickle(path: Path) -> bool:
-    """Whether the file is what torch.save writes: a zip archive, or a bare pickle in
-    its older form.
+    """Whether the file is what torch.save writes.
+
+    A zip archive, or a bare pickle in its older form.
     """
     try:
         with place(path).open("rb") as file:

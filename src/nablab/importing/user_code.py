@@ -1,5 +1,6 @@
-"""The user's own Python code: of which files it is made, their hash, and imports that
-are never stale.
+"""The user's own Python code.
+
+Of which files it is made, their hash, and imports that are never stale.
 
 A model or an experiment of the user's is seldom one file. What decides its numbers is
 the file, what it imports from beside it or from another folder of the user's, and the
@@ -121,8 +122,9 @@ def code_of(path: Path, *, folder: Path, module: str = "") -> Code:
 
 
 def code_of_class(cls: type) -> Code | None:
-    """The code that a class's file leads to; None for nablab's own, and where there is
-    no file.
+    """The code that a class's file leads to.
+
+    None for nablab's own, and where there is no file.
 
     Raises:
         UsageError: The file has been edited since the class was made from it.
@@ -144,8 +146,9 @@ def code_of_class(cls: type) -> Code | None:
 
 
 def find_module(name: str, folder: Path) -> Path | None:
-    """The file of a module, looked for in a folder and then as Python does; nothing is
-    run.
+    """The file of a module, looked for in a folder and then as Python does.
+
+    Nothing is run.
 
     Returns:
         The file; None where there is none, as for a module that is built in.
@@ -216,8 +219,9 @@ def is_loaded(name: str, code: Code) -> bool:
 
 
 def remember(code: Code, program: str = "") -> None:
-    """Keep of which content the code's modules are that are now imported; tell whoever
-    is `watching`.
+    """Keep of which content the code's modules are that are now imported.
+
+    Tell whoever is `watching`.
 
     Args:
         code: What was imported.
@@ -331,8 +335,9 @@ class _Reader:
             self.read(script, "")
 
     def follow(self, name: str) -> None:
-        """Add the user's own files that importing a module runs: its packages and
-        itself.
+        """Add the user's own files that importing a module runs.
+
+        Its packages and itself.
         """
         search: Sequence[str] | None = None
         full = ""

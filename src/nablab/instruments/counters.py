@@ -1,5 +1,6 @@
-"""What the mean of a language model's loss is over: ready counters for
-``Closure(function, samples=...)``.
+"""What the mean of a language model's loss is over.
+
+Ready counters for ``Closure(function, samples=...)``.
 
 Batches are weighed by what their mean is over. For a language model that is the number
 of targets that count, which differs between batches of one size: prompts and padding
@@ -39,8 +40,9 @@ def count_next_tokens(batch: Any) -> int:
 
 
 def count_labels(batch: Any) -> int:
-    """The labels that count where nothing is shifted: masked language models such as
-    BERT, tagging.
+    """The labels that count where nothing is shifted.
+
+    Masked language models such as BERT, tagging.
 
     Args:
         batch: See `count_next_tokens`; labels of any shape.

@@ -1,5 +1,6 @@
-"""What the JSON files of the store hold: fields, types and bounds, and what to do when
-one is damaged.
+"""What the JSON files of the store hold.
+
+Fields, types and bounds, and what to do when one is damaged.
 """
 
 from __future__ import annotations
@@ -65,8 +66,9 @@ class Status:
 
 @dataclass(frozen=True)
 class Environment:
-    """``environment.json`` of earlier versions: the facts of the machine that gave the
-    last command.
+    """``environment.json`` of earlier versions.
+
+    The facts of the machine that gave the last command.
     """
 
     remedy: ClassVar[str] = "Where the trials ran is not shown."
@@ -108,8 +110,9 @@ class Group:
 
 @dataclass(frozen=True)
 class Provenance:
-    """``provenance/<key>.json``: where and how long the trials of a condition were
-    trained.
+    """``provenance/<key>.json``.
+
+    Where and how long the trials of a condition were trained.
     """
 
     remedy: ClassVar[str] = (
@@ -180,8 +183,9 @@ class Marker:
 
 @dataclass(frozen=True)
 class Progress:
-    """``progress/<key>.json``: how far the training, or another loop, of a condition
-    is.
+    """``progress/<key>.json``.
+
+    How far the training, or another loop, of a condition is.
     """
 
     remedy: ClassVar[str] = "It is only shown."

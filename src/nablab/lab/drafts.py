@@ -70,8 +70,9 @@ class Log:
 
 @dataclass
 class Draft:
-    """What was said of one trial: see `nablab.contract.Record`, and what is not in a
-    record.
+    """What was said of one trial.
+
+    See `nablab.contract.Record`, and what is not in a record.
 
     Attributes:
         logs: Curves that are being logged.

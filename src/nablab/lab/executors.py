@@ -105,8 +105,9 @@ class ProcessPool:
 
 
 class WithHelpers:
-    """Does the work here, and takes workers to help if it lasts: the choice of ``--jobs
-    auto``.
+    """Does the work here, and takes workers to help if it lasts.
+
+    The choice of ``--jobs auto``.
 
     Short runs stay in this process; whatever waits after `PATIENCE_SECONDS` is shared
     with worker processes, so that all cores have work. An item that ends in a worker
@@ -166,8 +167,9 @@ class WithHelpers:
         found: queue.SimpleQueue[tuple[Item, Result] | Exception],
         ended: threading.Event,
     ) -> None:
-        """Once patience is over, let workers do what waits; what goes wrong is an
-        answer too.
+        """Once patience is over, let workers do what waits.
+
+        What goes wrong is an answer too.
         """
         if ended.wait(self.patience):
             return

@@ -1,5 +1,6 @@
-"""The formats of the store's files: JSON with one spelling, npz with the same bytes
-every time.
+"""The formats of the store's files.
+
+JSON with one spelling, npz with the same bytes every time.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ if TYPE_CHECKING:
 
 
 def write_json(path: Path, value: Any, *, durable: bool = True) -> None:
-    """Write ``value`` as indented JSON, keys in the order given; NaN and infinity
-    become strings.
+    """Write ``value`` as indented JSON, keys in the order given.
+
+    NaN and infinity become strings.
     """
     text = json.dumps(finite(value), indent=1, ensure_ascii=False, allow_nan=False)
     write_bytes(path, text.encode() + b"\n", durable=durable)

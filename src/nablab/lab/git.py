@@ -37,8 +37,9 @@ ENTRY = re.compile(
 
 
 def git_state(folder: Path) -> str:
-    """The commit of the folder, with ``+changes`` when tracked files differ; empty
-    outside a repository.
+    """The commit of the folder, with ``+changes`` when tracked files differ.
+
+    Empty outside a repository.
     """
     commit = _git(folder, "rev-parse", "--verify", "--quiet", "HEAD")
     if not commit:
@@ -72,8 +73,9 @@ def git_state(folder: Path) -> str:
 
 @dataclass(frozen=True)
 class _Entry:
-    """What git's index says of a file: its mode, the name of its content, and what it
-    looked like then.
+    """What git's index says of a file.
+
+    Its mode, the name of its content, and what it looked like then.
     """
 
     mode: int
@@ -117,8 +119,9 @@ def _changed_at(path: Path) -> int:
 
 
 def _changed(top: Path, entries: list[_Entry], indexed: int) -> bool:
-    """Whether a file holds something else than the index says; one that was only
-    touched does not.
+    """Whether a file holds something else than the index says.
+
+    One that was only touched does not.
     """
     left = MOST_BYTES
     for entry in entries:
@@ -138,8 +141,9 @@ def _changed(top: Path, entries: list[_Entry], indexed: int) -> bool:
 
 
 def _as_before(entry: _Entry, seen: os.stat_result, indexed: int) -> bool:
-    """Whether kind, size and time are those of the index, and older than it: later ones
-    may hide a change.
+    """Whether kind, size and time are those of the index, and older than it.
+
+    Later ones may hide a change.
     """
     seconds, nanoseconds = entry.changed
     now = divmod(seen.st_mtime_ns, 10**9)
@@ -154,8 +158,9 @@ def _as_before(entry: _Entry, seen: os.stat_result, indexed: int) -> bool:
 
 
 def _object_name(file: Path, seen: os.stat_result, entry: _Entry) -> str:
-    """The name that git gives the content that is there now; empty if it is of another
-    kind.
+    """The name that git gives the content that is there now.
+
+    Empty if it is of another kind.
     """
     if entry.mode == LINK and stat.S_ISLNK(seen.st_mode):
         content = os.fsencode(file.readlink())

@@ -1,5 +1,6 @@
-"""Weights that stay with a trial: packed as safetensors while the trial is made,
-unpacked when asked for.
+"""Weights that stay with a trial.
+
+Packed as safetensors while the trial is made, unpacked when asked for.
 """
 
 from __future__ import annotations
@@ -70,8 +71,9 @@ def check_name(name: str) -> str:
 
 
 class Packed(Mapping[str, Any]):
-    """Tensors by name, as the bytes of a safetensors file; they are unpacked when one
-    is asked for.
+    """Tensors by name, as the bytes of a safetensors file.
+
+    They are unpacked when one is asked for.
 
     Attributes:
         content: The bytes.
@@ -97,8 +99,9 @@ class Packed(Mapping[str, Any]):
 
 
 def pack(tensors: Any, what: str = "lab.weights") -> Packed:
-    """Copy tensors into the bytes of a safetensors file; the same tensors give the same
-    bytes.
+    """Copy tensors into the bytes of a safetensors file.
+
+    The same tensors give the same bytes.
 
     Args:
         tensors: Tensors or arrays by name, or a `torch.nn.Module`, whose

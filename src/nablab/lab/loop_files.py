@@ -1,5 +1,6 @@
-"""Loops of an experiment's own: where each stands, and the files from which a killed
-run goes on.
+"""Loops of an experiment's own.
+
+Where each stands, and the files from which a killed run goes on.
 
 The loops of a condition are numbered as they begin. A file holds one loop in work, or
 several finished ones in a row, and is named by the first. So a loop that lasts an hour
@@ -216,8 +217,9 @@ class LoopFiles:
         return mark
 
     def finish(self, mark: Mark) -> None:
-        """Keep a loop that ended for the next save; what was nested in it is no longer
-        needed.
+        """Keep a loop that ended for the next save.
+
+        What was nested in it is no longer needed.
         """
         self._drop_nested(mark)
         self._finished.append(mark)
@@ -243,8 +245,9 @@ class LoopFiles:
             self.save()
 
     def _drop_nested(self, mark: Mark) -> None:
-        """Forget the loops that ended in the body of another one: its state goes on
-        from them.
+        """Forget the loops that ended in the body of another one.
+
+        Its state goes on from them.
         """
         while self._finished and self._finished[-1].number > mark.number:
             self._waiting_bytes -= self._finished.pop().nbytes

@@ -1,5 +1,6 @@
-"""The loops of an experiment's own in a real run: between two steps they show, stop and
-save.
+"""The loops of an experiment's own in a real run.
+
+Between two steps they show, stop and save.
 """
 
 from __future__ import annotations

@@ -100,8 +100,9 @@ class Provenance:
     notes: list[str] = field(default_factory=list)
 
     def facts(self) -> dict[str, Any]:
-        """The environment as one table: where trials differ in a fact, each value with
-        its trials.
+        """The environment as one table.
+
+        Where trials differ in a fact, each value with its trials.
         """
         names = dict.fromkeys(
             name for environment, _ in self.environments for name in environment
@@ -167,8 +168,9 @@ def provenance(
 
 
 def seconds_of(folder: RunFolder) -> float | None:
-    """Time of work on all groups of a run, those in work included; None where none is
-    known.
+    """Time of work on all groups of a run, those in work included.
+
+    None where none is known.
     """
     found = []
     for path in sorted((folder.path / FOLDER).glob("*.json")):
@@ -269,8 +271,9 @@ def _trials(count: int) -> str:
 
 
 def _without(groups: Sequence[Group], seeds: Sequence[int]) -> list[Group]:
-    """The groups without these seeds: a trial belongs to the group that trained it
-    last.
+    """The groups without these seeds.
+
+    A trial belongs to the group that trained it last.
     """
     left = [
         Group(tuple(s for s in group.seeds if s not in seeds), group.parts)
@@ -297,8 +300,9 @@ def _plain(group: Group) -> dict[str, Any]:
 
 
 def _groups(folder: RunFolder, condition: Condition) -> Sequence[Group] | None:
-    """The groups of a condition; None if its file is damaged, of another format or of
-    another condition.
+    """The groups of a condition.
+
+    None if its file is damaged, of another format or of another condition.
     """
     try:
         content = reading.read(

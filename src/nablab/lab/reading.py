@@ -1,5 +1,6 @@
-"""Reads JSON files of the store into dataclasses, and says what does not fit: file,
-field and reason.
+"""Reads JSON files of the store into dataclasses, and says what does not fit.
+
+File, field and reason.
 
 A file of the store may have been cut off, edited, copied from elsewhere or written by
 another program. So nothing of it is believed before its bytes, its checksum, its
@@ -35,14 +36,16 @@ T = TypeVar("T")
 
 
 class Damaged(StoreError):
-    """A file of the store is not what nablab wrote; the text names it and says what to
-    do.
+    """A file of the store is not what nablab wrote.
+
+    The text names it and says what to do.
     """
 
 
 class Misfit(ValueError):
-    """A value is not what its field takes; the text says which field and why, without
-    the file.
+    """A value is not what its field takes.
+
+    The text says which field and why, without the file.
     """
 
 
@@ -88,8 +91,9 @@ def damaged(path: Path, reason: object, kind: type) -> Damaged:
 
 
 def read_object(path: Path) -> dict[str, Any] | None:
-    """Read the JSON object in a file as it is, with its checksum; None if there is no
-    such file.
+    """Read the JSON object in a file as it is, with its checksum.
+
+    None if there is no such file.
 
     Raises:
         Misfit: It cannot be read, or holds something else.

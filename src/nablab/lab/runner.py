@@ -82,8 +82,9 @@ class Observer(Protocol):
         ...
 
     def helped(self, workers: int) -> None:
-        """The run lasts and has several conditions, so worker processes start; told
-        from another thread.
+        """The run lasts and has several conditions, so worker processes start.
+
+        Told from another thread.
         """
         ...
 
@@ -240,8 +241,9 @@ def _check_not_deleted(folder: RunFolder) -> None:
 
 @contextlib.contextmanager
 def _said() -> Iterator[None]:
-    """Around work on the store's files: what the operating system refuses becomes a
-    sentence.
+    """Around work on the store's files.
+
+    What the operating system refuses becomes a sentence.
     """
     try:
         yield
@@ -302,8 +304,9 @@ def _account(
 
 
 def _kept_notes(folder: RunFolder) -> dict[str, Any]:
-    """Notes that an earlier nablab kept with its last command; they hold for the trials
-    it left.
+    """Notes that an earlier nablab kept with its last command.
+
+    They hold for the trials it left.
     """
     try:
         status = folder.status()
@@ -313,8 +316,9 @@ def _kept_notes(folder: RunFolder) -> dict[str, Any]:
 
 
 def _sweep(folder: RunFolder) -> None:
-    """Remove what killed processes left half-written; another one may be starting right
-    now.
+    """Remove what killed processes left half-written.
+
+    Another one may be starting right now.
     """
     for pattern in ("go-*", "stop-*", "progress/*", ".*.tmp", "*/.*.tmp", "*/*/.*.tmp"):
         for leftover in folder.path.glob(pattern):
@@ -324,8 +328,9 @@ def _sweep(folder: RunFolder) -> None:
 
 
 def _forget(folder: RunFolder) -> None:
-    """Delete all that was run; first what would speak of trials that are gone if the
-    rest stays.
+    """Delete all that was run.
+
+    First what would speak of trials that are gone if the rest stays.
     """
     for name in ("status.json", "verdicts.json", "report.html", "environment.json"):
         (folder.path / name).unlink(missing_ok=True)
@@ -351,8 +356,9 @@ def _forget(folder: RunFolder) -> None:
 
 @contextlib.contextmanager
 def _stop_on_signals(stop: StopToken, observer: Observer) -> Iterator[None]:
-    """The first Ctrl-C, SIGTERM or SIGHUP asks to stop; the second one ends the program
-    at once.
+    """The first Ctrl-C, SIGTERM or SIGHUP asks to stop.
+
+    The second one ends the program at once.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -1,5 +1,6 @@
-"""What an experiment gets as ``lab``: it hides the store, the device, checkpoints and
-progress.
+"""What an experiment gets as ``lab``.
+
+It hides the store, the device, checkpoints and progress.
 """
 
 from __future__ import annotations
@@ -67,8 +68,9 @@ def check_amount(amount: Any) -> int:
 
 
 def check_history(replicas: int, steps: int) -> None:
-    """Refuse a training whose losses cannot be held: one per replica and step, and
-    copies of them.
+    """Refuse a training whose losses cannot be held.
+
+    One per replica and step, and copies of them.
 
     Raises:
         UsageError: They would not fit into the memory.
@@ -235,8 +237,9 @@ class Notebook:
 
 
 class Session(Notebook):
-    """The lab of some trials in a real run: trains with checkpoints and says how far it
-    is.
+    """The lab of some trials in a real run.
+
+    Trains with checkpoints and says how far it is.
 
     Args:
         experiment: See `Notebook`.
@@ -504,8 +507,9 @@ def _stretched(result: Training, steps: int) -> Training:
 
 @contextmanager
 def _more_often(probes: Sequence[Probe], times: int) -> Iterator[None]:
-    """Let probes look so many times as often: what follows needs as many points from a
-    short training.
+    """Let probes look so many times as often.
+
+    What follows needs as many points from a short training.
     """
     usual = {probe: probe.every for probe in probes if "every" in vars(probe)}
     for probe, every in usual.items():
@@ -518,8 +522,9 @@ def _more_often(probes: Sequence[Probe], times: int) -> Iterator[None]:
 
 
 class Rehearsal(Notebook):
-    """The lab of a dry run: takes a few measured steps instead of all, and adds up what
-    all would cost.
+    """The lab of a dry run.
+
+    Takes a few measured steps instead of all, and adds up what all would cost.
     """
 
     # enough for the code after training to have something to work on
@@ -577,8 +582,9 @@ class Rehearsal(Notebook):
         return _stretched(result, speed.steps)
 
     def steps(self, total: int, *, state: Any = None, name: str = "") -> Iterator[int]:
-        """Take a few steps of a loop and measure them; the others are reckoned to last
-        as long.
+        """Take a few steps of a loop and measure them.
+
+        The others are reckoned to last as long.
         """
         from nablab.lab.loop_files import check_state, check_total
 

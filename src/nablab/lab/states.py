@@ -1,5 +1,6 @@
-"""What a loop saves of the objects that it changes: plain data in JSON and arrays, and
-back, to the last bit.
+"""What a loop saves of the objects that it changes.
+
+Plain data in JSON and arrays, and back, to the last bit.
 
 A part of a state is anything with ``state_dict()`` and ``load_state_dict(...)`` (a
 network, an optimizer, a class of the user's), a dataclass, or a generator of random
@@ -160,8 +161,9 @@ def _is_generator(part: Any) -> bool:
 
 
 def _taken(part: Any, path: str) -> Any:
-    """The state of one object as plain data; parts inside a dataclass are taken down in
-    their turn.
+    """The state of one object as plain data.
+
+    Parts inside a dataclass are taken down in their turn.
     """
     if callable(getattr(part, "state_dict", None)):
         return part.state_dict()
@@ -234,15 +236,17 @@ def pack(value: Any, path: str, *, copies: bool = True) -> Packed:
 
 
 def unpack(packed: Packed) -> Any:
-    """Put plain data together again: equal values of equal types; the arrays may be
-    written to.
+    """Put plain data together again: equal values of equal types.
+
+    The arrays may be written to.
     """
     return _unpacked(packed.structure, packed.arrays)
 
 
 def _packed(value: Any, path: str, into: Packed) -> Any:
-    """The JSON of a value; what is no list and no plain value is an object with one
-    telling name.
+    """The JSON of a value.
+
+    What is no list and no plain value is an object with one telling name.
     """
     kind = type(value)
     if kind in PLAIN:

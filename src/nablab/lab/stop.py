@@ -67,8 +67,9 @@ class StopToken:
 
 
 def end_signals() -> list[signal.Signals]:
-    """What asks a process to end: Ctrl-C, a batch system's warning, a closed terminal
-    (not under nohup).
+    """What asks a process to end.
+
+    Ctrl-C, a batch system's warning, a closed terminal (not under nohup).
     """
     found = [signal.SIGINT, signal.SIGTERM]
     if (
@@ -101,8 +102,9 @@ def shield_resource_tracker() -> None:
 
 @contextlib.contextmanager
 def saving_when_told_to_end() -> Iterator[None]:
-    """In a worker process: SIGTERM and SIGHUP, which batch systems send to all
-    processes, ask to stop.
+    """In a worker process.
+
+    SIGTERM and SIGHUP, which batch systems send to all processes, ask to stop.
 
     The worker finishes its step, saves, sends its answer and leaves, even if nobody
     gives it leave to.

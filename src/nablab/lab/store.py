@@ -54,8 +54,9 @@ def _own_data(experiment: Experiment) -> dict[str, str]:
 
 
 def _own_code(experiment: Experiment) -> dict[str, str]:
-    """The hash of the user's code that defines the experiment; nablab's own have a
-    ``version``.
+    """The hash of the user's code that defines the experiment.
+
+    Nablab's own have a ``version``.
     """
     code = user_code.code_of_class(type(experiment))
     return {"the experiment's code": code.sha256} if code else {}
@@ -158,8 +159,9 @@ class Store:
         return sorted(found, key=lambda run: run.changed, reverse=True)
 
     def find(self, reference: str) -> RunFolder:
-        """The run that a user means: a run id or its beginning, an experiment (its
-        latest run), or a folder.
+        """The run that a user means.
+
+        A run id or its beginning, an experiment (its latest run), or a folder.
 
         Raises:
             UsageError: Nothing or more than one run fits.
@@ -281,8 +283,9 @@ class RunFolder:
         return reading.read(self.path / "status.json", contents.Status)
 
     def environment(self) -> Mapping[str, Level]:
-        """The facts in ``environment.json``, which earlier versions wrote; none if
-        there is none.
+        """The facts in ``environment.json``, which earlier versions wrote.
+
+        None if there is none.
 
         Raises:
             Damaged: It cannot be read or does not fit.
@@ -354,8 +357,9 @@ class RunFolder:
         return self.path / "trials" / f"{self.condition_key(condition)}-s{seed}"
 
     def write_trial(self, record: Record) -> None:
-        """Keep a finished trial: arrays and weights, then ``trial.json``, which makes
-        it count.
+        """Keep a finished trial.
+
+        Arrays and weights, then ``trial.json``, which makes it count.
         """
         trials.write(
             self.trial_path(record.condition, record.seed), record, run_id=self.run_id
@@ -388,8 +392,9 @@ class RunFolder:
                     yield record
 
     def count_trials(self) -> tuple[int, list[CorruptTrial]]:
-        """How many trials are finished and seem whole, and what is damaged; reads no
-        arrays.
+        """How many trials are finished and seem whole, and what is damaged.
+
+        Reads no arrays.
 
         Raises:
             StoreError: The folder or ``config.json`` cannot be read, or a newer nablab
@@ -462,8 +467,9 @@ class RunFolder:
         )
 
     def remove_leftovers(self, condition: Condition) -> None:
-        """Remove what a killed process was writing for this condition; only for who
-        holds its lock.
+        """Remove what a killed process was writing for this condition.
+
+        Only for who holds its lock.
         """
         key = self.condition_key(condition)
         for folder in self.path.glob(f"trials/{glob.escape(key)}-s*"):

@@ -1,5 +1,6 @@
-"""The weights that trainings leave: whose they are, what they are called, and how much
-of them is kept.
+"""The weights that trainings leave.
+
+Whose they are, what they are called, and how much of them is kept.
 """
 
 from __future__ import annotations

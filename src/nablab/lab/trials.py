@@ -1,5 +1,6 @@
-"""A trial on the disk: ``trial.json``, which is written last and says "done",
-``arrays.npz``, and weights.
+"""A trial on the disk.
+
+``trial.json``, which is written last and says "done", ``arrays.npz``, and weights.
 
 A trial is believed if all files have the bytes that were written, and if it lies where
 it belongs: in the folder of its condition and seed, in the run that it names.
@@ -42,8 +43,9 @@ def condition_key(condition: Condition) -> str:
 
 
 def write(folder: Path, record: Record, *, run_id: str) -> None:
-    """Keep a finished trial in its folder: arrays and weights, then ``trial.json``,
-    which makes it count.
+    """Keep a finished trial in its folder.
+
+    Arrays and weights, then ``trial.json``, which makes it count.
     """
     arrays = {f"array.{name}": values for name, values in record.arrays.items()}
     for name, curve in record.curves.items():
@@ -185,8 +187,9 @@ def load_arrays(path: Path, digest: str) -> dict[str, npt.NDArray[Any]]:
 
 
 def read_facts(folder: Path, run_id: str) -> contents.Trial | None:
-    """Read ``trial.json`` in a trial's folder and hold it against its place; None if it
-    is not finished.
+    """Read ``trial.json`` in a trial's folder and hold it against its place.
+
+    None if it is not finished.
 
     Args:
         folder: The trial's folder, whose name says condition and seed.
@@ -233,8 +236,9 @@ def _check_place(trial: contents.Trial, folder: Path, run_id: str) -> None:
 
 
 def check(folder: Path, run_id: str) -> bool:
-    """Whether a trial is finished; arrays and weights are looked at by their sizes
-    alone, which costs little.
+    """Whether a trial is finished.
+
+    Arrays and weights are looked at by their sizes alone, which costs little.
 
     Raises:
         CorruptTrial: A file is damaged, absent or another trial's.
@@ -261,8 +265,9 @@ def _check_size(path: Path, expected: int | None) -> None:
 
 
 def read(folder: Path, run_id: str) -> Record | None:
-    """Read a trial's folder and check all of its files; None if the trial is not
-    finished.
+    """Read a trial's folder and check all of its files.
+
+    None if the trial is not finished.
 
     Raises:
         CorruptTrial: A file is damaged, absent or another trial's.

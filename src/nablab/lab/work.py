@@ -25,8 +25,9 @@ from nablab.lab.trials import CorruptTrial
 
 @dataclass(frozen=True)
 class Work:
-    """What an executor is given: conditions that may train in one batch, with their
-    seeds. Picklable.
+    """What an executor is given.
+
+    Conditions that may train in one batch, with their seeds. Picklable.
 
     Attributes:
         experiment: The configured experiment.

@@ -1,5 +1,6 @@
-"""What accuracy alone does not say: the trivial score, the surest mistakes, the score
-with dropout.
+"""What accuracy alone does not say.
+
+The trivial score, the surest mistakes, the score with dropout.
 """
 
 from __future__ import annotations
@@ -32,8 +33,9 @@ def outputs(module: nn.Module, x: Tensor) -> Tensor:
 def surest_mistakes(
     logits: Tensor, labels: Tensor, *, most: int
 ) -> tuple[Tensor, Tensor]:
-    """Where a network is wrong, the surest first: by the probability that it gives to
-    its answer.
+    """Where a network is wrong, the surest first.
+
+    By the probability that it gives to its answer.
 
     Args:
         logits: (N, classes).
@@ -61,8 +63,9 @@ def accuracy_with_dropout(
     *,
     prepare: Callable[[Tensor], Tensor] | None = None,
 ) -> float:
-    """The accuracy with dropout active and all else in evaluation mode: what a score
-    *while training* shows.
+    """The accuracy with dropout active and all else in evaluation mode.
+
+    What a score *while training* shows.
 
     The network's mode is restored, and PyTorch's generator is left as it was: the masks
     come from a fixed seed. Without dropout it is the accuracy in evaluation mode.

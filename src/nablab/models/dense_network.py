@@ -1,5 +1,6 @@
-"""Dense (fully connected) networks, written by their widths: 1-10-10-1 has two hidden
-layers of ten units.
+"""Dense (fully connected) networks, written by their widths.
+
+1-10-10-1 has two hidden layers of ten units.
 """
 
 from __future__ import annotations
@@ -69,6 +70,7 @@ def check_size(spec: object, parameters: int) -> None:
 
 def parameter_count(widths: Widths) -> int:
     """Number of weights and biases: the sum of (inputs + 1) x outputs over the layers.
+
     Needs no torch.
 
     >>> parameter_count("1-190-1")

@@ -86,8 +86,9 @@ def load_function(spec: str) -> Callable[..., Any]:
 
 
 def check_output(module: nn.Module, x: Tensor, expected_shape: Sequence[int]) -> None:
-    """Raise `UsageError` unless ``module(x)`` is a tensor of the expected shape. Draws
-    no random number.
+    """Raise `UsageError` unless ``module(x)`` is a tensor of the expected shape.
+
+    Draws no random number.
 
     Args:
         module: The network; its mode and the state of the random generator are
@@ -108,8 +109,9 @@ def check_output(module: nn.Module, x: Tensor, expected_shape: Sequence[int]) ->
 
 
 def output_of(module: nn.Module, x: Tensor, *, wanted: str) -> Tensor:
-    """What a network makes of a batch in eval mode, without gradients. Draws no random
-    number.
+    """What a network makes of a batch in eval mode, without gradients.
+
+    Draws no random number.
 
     Args:
         module: The network; its mode and the state of the random generator are
@@ -144,8 +146,9 @@ def output_of(module: nn.Module, x: Tensor, *, wanted: str) -> Tensor:
 
 
 def source_hash(spec: str) -> str:
-    """The SHA-256 of the code that the factory is made of; empty where there is no file
-    (a built-in module).
+    """The SHA-256 of the code that the factory is made of.
+
+    Empty where there is no file (a built-in module).
 
     It covers the factory's file, what that imports from beside it, and the data files
     that these name; of an installed package the one file. See

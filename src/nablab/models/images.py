@@ -1,5 +1,6 @@
-"""Networks for images: those of the catalogue by name, and any other written by its
-layers.
+"""Networks for images.
+
+Those of the catalogue by name, and any other written by its layers.
 
 ``conv6k5p2-pool-conv16k5-pool-120-84`` is LeNet: a convolution with 6 filters of 5 x 5
 pixels and a border of 2, max pooling over 2 x 2, a second convolution, and dense layers
@@ -141,8 +142,9 @@ def image_network(
 def parameter_count_of(
     spec: str, *, channels: int = 1, size: int = 28, classes: int = 10
 ) -> int:
-    """Number of trainable weights and biases of `image_network`, by formula. Needs no
-    torch.
+    """Number of trainable weights and biases of `image_network`, by formula.
+
+    Needs no torch.
 
     (inputs x kernel height x kernel width + 1) x outputs for a convolution, (inputs +
     1) x outputs for a dense layer, 2 per unit or filter for batch norm.
@@ -155,8 +157,9 @@ def parameter_count_of(
 
 @dataclass(frozen=True)
 class _Layer:
-    """One layer with the numbers that it needs: inputs and outputs count channels or
-    units.
+    """One layer with the numbers that it needs.
+
+    Inputs and outputs count channels or units.
     """
 
     kind: Kind

@@ -1,5 +1,6 @@
-"""Batches of one sample, on which some networks cannot be trained: found before the
-training, not in it.
+"""Batches of one sample, on which some networks cannot be trained.
+
+Found before the training, not in it.
 """
 
 from __future__ import annotations

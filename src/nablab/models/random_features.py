@@ -1,5 +1,6 @@
-"""Random ReLU features with a least-squares output: double descent without any
-iterative training.
+"""Random ReLU features with a least-squares output.
+
+Double descent without any iterative training.
 
 The hidden weights are drawn once and stay. What is learned is linear, so the solution
 is exact: least squares with fewer features than samples, and with more the

@@ -46,8 +46,9 @@ def network(
 def network_builder(
     spec: str, *, shape: Sequence[int], outputs: int, model: str | None = None
 ) -> Callable[[], nn.Module]:
-    """What builds one fresh network: the user's own if there is one, else the one of
-    the notation.
+    """What builds one fresh network.
+
+    The user's own if there is one, else the one of the notation.
 
     Args:
         spec: As in `network`.
@@ -90,8 +91,9 @@ def check_network(
     samples: int = 0,
     batch_sizes: Sequence[int | None] = (),
 ) -> int:
-    """The number of parameters of such a network. Needs no torch, unless a batch is one
-    sample.
+    """The number of parameters of such a network.
+
+    Needs no torch, unless a batch is one sample.
 
     Args:
         spec: As in `network`.

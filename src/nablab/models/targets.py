@@ -1,5 +1,6 @@
-"""Whether targets fit what a network returns, under a loss that has a name: said before
-any work.
+"""Whether targets fit what a network returns, under a loss that has a name.
+
+Said before any work.
 """
 
 from __future__ import annotations

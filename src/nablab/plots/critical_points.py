@@ -1,5 +1,6 @@
-"""Searches for critical points: what each ended at, and the spectra of those that got
-there.
+"""Searches for critical points.
+
+What each ended at, and the spectra of those that got there.
 """
 
 from __future__ import annotations
@@ -47,8 +48,9 @@ def outcomes(
     caption: str,
     line: float = 0.0,
 ) -> Figure:
-    """Two metrics of every trial, by what its search ended at; a panel for each
-    condition.
+    """Two metrics of every trial, by what its search ended at.
+
+    A panel for each condition.
     """
     table: dict[str, list[Any]] = {
         name: [] for name in ("condition", "seed", "ended at", x, y)

@@ -34,8 +34,9 @@ def curves(
     title: str = "",
     caption: str = "",
 ) -> Figure:
-    """A quantity against steps: every run thin, the mean over seeds thick, its 95 %
-    interval as a band.
+    """A quantity against steps.
+
+    Every run thin, the mean over seeds thick, its 95 % interval as a band.
 
     On a logarithmic axis the mean is geometric. A run that ended early keeps its last
     value in the mean; a run that became NaN or infinite is drawn up to there and left

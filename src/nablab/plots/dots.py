@@ -30,8 +30,9 @@ def dots(
     title: str = "",
     caption: str = "",
 ) -> Figure:
-    """Each seed one dot; the mean and its 95 % interval beside; baselines and ceilings
-    as lines.
+    """Each seed one dot; the mean and its 95 % interval beside.
+
+    Baselines and ceilings as lines.
 
     On a logarithmic axis the mean is geometric. Infinite values (a threshold never
     reached) are drawn as triangles at the upper edge; a condition that has them shows
@@ -172,8 +173,9 @@ def _center(values: Sequence[float], log_y: bool) -> tuple[float, float, float]:
 
 
 def _jitter(seed: int) -> float:
-    """A sideways shift that depends on the seed alone: multiples of the golden ratio
-    spread evenly.
+    """A sideways shift that depends on the seed alone.
+
+    Multiples of the golden ratio spread evenly.
     """
     return 0.24 * ((seed * 0.6180339887498949) % 1.0) - 0.16
 

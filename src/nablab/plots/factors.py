@@ -36,8 +36,9 @@ def side_by_side(
 def metrics_side_by_side(
     records: Records, metrics: Mapping[str, str], *, metric: str, factor: str
 ) -> Records:
-    """Several metrics of a trial under one name, told apart by a new factor; NaN where
-    a trial lacks one.
+    """Several metrics of a trial under one name, told apart by a new factor.
+
+    NaN where a trial lacks one.
 
     Args:
         records: The trials.

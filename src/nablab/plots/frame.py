@@ -1,5 +1,6 @@
-"""What all drawings share: settings, grids of axes, ticks, legends, the table and the
-caption.
+"""What all drawings share.
+
+Settings, grids of axes, ticks, legends, the table and the caption.
 """
 
 from __future__ import annotations
@@ -97,8 +98,9 @@ def canvas(
 
 
 def panel_axes(panels: int, *, height: float = 2.9) -> tuple[Canvas, list[Axes]]:
-    """One axes per panel, up to three in one row or two in each of several; the last
-    row may have a gap.
+    """One axes per panel, up to three in one row or two in each of several.
+
+    The last row may have a gap.
     """
     columns = columns_of(panels)
     figure, grid = canvas(math.ceil(panels / columns), columns, height=height)
@@ -109,8 +111,9 @@ def panel_axes(panels: int, *, height: float = 2.9) -> tuple[Canvas, list[Axes]]
 
 
 def points_per_line(lines: int, panels: int) -> int:
-    """How many points a line may have; a band counts as two lines, a panel as 150
-    points.
+    """How many points a line may have.
+
+    A band counts as two lines, a panel as 150 points.
     """
     room = POINTS_PER_FIGURE - 150 * panels
     return min(MOST_POINTS, max(FEWEST_POINTS, room // max(1, lines)))
@@ -122,8 +125,9 @@ def columns_of(panels: int) -> int:
 
 
 def panels_of(records: Records, factor: str) -> list[tuple[Level, Records]]:
-    """The levels of the factor with their records; one nameless panel if no record has
-    the factor.
+    """The levels of the factor with their records.
+
+    One nameless panel if no record has the factor.
     """
     levels = records.levels(factor) if factor else []
     return [(level, records.where(**{factor: level})) for level in levels] or [
@@ -146,8 +150,9 @@ def at(records: Records, factor: str, level: Level) -> Records:
 
 
 def name_panel(ax: Axes, *parts: Level) -> None:
-    """Title a panel with the levels it shows; on lines of their own, and shortened,
-    where it is narrow.
+    """Title a panel with the levels it shows.
+
+    On lines of their own, and shortened, where it is narrow.
     """
     names = [str(part) for part in parts if part != ""]
     place = ax.get_subplotspec()
@@ -280,8 +285,9 @@ def listed(names: Iterable[Level]) -> str:
 
 
 def in_panels(panels: Iterable[tuple[Level, Records]], kind: str = "Panels") -> str:
-    """The names of the panels as a sentence; empty where there is a single nameless
-    one.
+    """The names of the panels as a sentence.
+
+    Empty where there is a single nameless one.
     """
     names = listed(panel for panel, _ in panels)
     return f" {kind}: {names}." if names else ""
@@ -296,8 +302,9 @@ class Table:
         self.columns: dict[str, list[Any]] = {name: [] for name in columns if name}
 
     def extend(self, count: int, *, where: Mapping[str, Level], **values: Any) -> None:
-        """Append ``count`` rows; a single value stands in each of them, a missing one
-        is empty.
+        """Append ``count`` rows.
+
+        A single value stands in each of them, a missing one is empty.
         """
         row = {**values, **where}
         for name, column in self.columns.items():

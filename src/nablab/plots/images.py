@@ -121,8 +121,9 @@ def mistake_arrays(
 def mistakes(
     records: Records, *, by: str = "model", title: str = "", caption: str = ""
 ) -> Figure:
-    """What networks got wrong: per level the images of its first trial, with the true
-    class and the answer.
+    """What networks got wrong.
+
+    Per level the images of its first trial, with the true class and the answer.
 
     Args:
         records: The trials; they hold what `mistake_arrays` gives.

@@ -53,8 +53,9 @@ def line_panels(
     title: str = "",
     caption: str = "",
 ) -> Figure:
-    """Each quantity a panel, each series a color: every seed thin, the mean thick, its
-    95 % interval a band.
+    """Each quantity a panel, each series a color.
+
+    Every seed thin, the mean thick, its 95 % interval a band.
 
     On a logarithmic axis the mean is geometric. Seeds with values that cannot be drawn
     are left out of it.

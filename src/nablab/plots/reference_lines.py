@@ -1,5 +1,6 @@
-"""Dashed lines at known values: baselines and ceilings across a panel, thresholds up
-and down it.
+"""Dashed lines at known values.
+
+Baselines and ceilings across a panel, thresholds up and down it.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
-"""One metric against another, trial by trial, with Kendall's tau: what goes together,
-and what does not.
+"""One metric against another, trial by trial, with Kendall's tau.
+
+What goes together, and what does not.
 """
 
 from __future__ import annotations
@@ -28,8 +29,9 @@ def scatter(
     title: str = "",
     caption: str = "",
 ) -> Figure:
-    """A panel per metric, a dot per trial: the metric across, ``y`` upward, Kendall's
-    tau above.
+    """A panel per metric, a dot per trial.
+
+    The metric across, ``y`` upward, Kendall's tau above.
 
     Tau and its 95 % interval are those of `Claim.correlates` with ``paired=True``:
     whole seeds are resampled, for trials of one seed are no independent evidence.

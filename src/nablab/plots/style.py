@@ -64,8 +64,9 @@ class Style:
 
 
 def styles(levels: Iterable[Level]) -> dict[Level, Style]:
-    """One style per level, by order: eight colors, then the same colors with other
-    lines and markers.
+    """One style per level, by order.
+
+    Eight colors, then the same colors with other lines and markers.
 
     >>> len({(s.color, s.line) for s in styles(range(20)).values()})
     20

@@ -31,8 +31,9 @@ def lines(
     title: str = "",
     caption: str = "",
 ) -> Figure:
-    """One array against another on a logarithmic axis: every seed thin, their geometric
-    mean thick.
+    """One array against another on a logarithmic axis.
+
+    Every seed thin, their geometric mean thick.
 
     Args:
         records: The runs; all seeds have the same ``x``.

@@ -57,8 +57,9 @@ def trend(
     title: str = "",
     caption: str = "",
 ) -> Figure:
-    """Metrics against a number: every seed a faint dot, the mean over seeds a line, its
-    95 % interval a band.
+    """Metrics against a number.
+
+    Every seed a faint dot, the mean over seeds a line, its 95 % interval a band.
 
     On a logarithmic vertical axis the mean is geometric. Where a value is infinite (a
     threshold never reached) the median stands in and the seed is a triangle at the

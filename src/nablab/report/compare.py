@@ -1,5 +1,6 @@
-"""Two runs side by side: what differs in their settings, what became of the claims, and
-every number.
+"""Two runs side by side.
+
+What differs in their settings, what became of the claims, and every number.
 """
 
 from __future__ import annotations
@@ -179,8 +180,9 @@ def _difference(
     *,
     geometric: bool,
 ) -> str:
-    """The second center against the first: a ratio of geometric means, a difference of
-    means or medians.
+    """The second center against the first.
+
+    A ratio of geometric means, a difference of means or medians.
     """
     pair = [
         side[condition].summaries.get(metric) for side in sides if condition in side

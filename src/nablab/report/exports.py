@@ -1,5 +1,6 @@
-"""Files beside the page: figures as SVG, PNG and CSV, numbers as CSV; all written
-atomically.
+"""Files beside the page: figures as SVG, PNG and CSV, numbers as CSV.
+
+All written atomically.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
-"""The report of a run: one HTML page that stands alone, with figures and numbers as
-files beside it.
+"""The report of a run.
+
+One HTML page that stands alone, with figures and numbers as files beside it.
 """
 
 from __future__ import annotations

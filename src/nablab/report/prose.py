@@ -1,5 +1,6 @@
-"""Docstrings as HTML: paragraphs, lists, ``code`` and indented blocks; everything else
-is plain text.
+"""Docstrings as HTML: paragraphs, lists, ``code`` and indented blocks.
+
+Everything else is plain text.
 """
 
 from __future__ import annotations
@@ -59,8 +60,9 @@ def _emphasis(part: str) -> str:
 
 
 def _block(block: str) -> Iterator[str]:
-    """One block between blank lines: an indented block, or a paragraph that a list may
-    follow.
+    """One block between blank lines.
+
+    An indented block, or a paragraph that a list may follow.
     """
     lines = block.split("\n")
     if all(line.startswith("    ") for line in lines) and not _ITEM.match(

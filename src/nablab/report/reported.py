@@ -66,8 +66,9 @@ def _row(one: Reported, here: str) -> tuple[str, ...]:
 
 
 def measured(one: Reported, experiment: Experiment, records: Records) -> str:
-    """The mean over the seeds of what was reported, and from how many; empty if it is
-    not comparable.
+    """The mean over the seeds of what was reported, and from how many.
+
+    Empty if it is not comparable.
     """
     if not one.metric or not comparable(one, experiment):
         return ""

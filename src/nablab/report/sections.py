@@ -1,5 +1,6 @@
-"""The parts of the page as plain values: sentences, rows and tables that a template
-only lays out.
+"""The parts of the page as plain values.
+
+Sentences, rows and tables that a template only lays out.
 """
 
 from __future__ import annotations
@@ -87,8 +88,9 @@ def _count(number: int, noun: str) -> str:
 
 
 def banner(view: RunView) -> tuple[str, str] | None:
-    """What stands above all where the run is not complete: the state, and what it means
-    for the reader.
+    """What stands above all where the run is not complete.
+
+    The state, and what it means for the reader.
     """
     planned = len(view.experiment.conditions()) * view.seeds
     done = len(view.records)
@@ -185,8 +187,9 @@ def _details(verdict: Verdict) -> list[tuple[str, str]]:
 
 
 def _dates(view: RunView) -> list[str]:
-    """The day of the run, or the first and the last of them; nothing where it is not
-    known.
+    """The day of the run, or the first and the last of them.
+
+    Nothing where it is not known.
     """
     if not view.environment.get("started"):
         return []
@@ -239,8 +242,9 @@ def distance(value: float, unit: str) -> str:
 
 
 def published(verdict: Verdict) -> str:
-    """The published value, the measured one and how far they lie apart; empty without
-    one.
+    """The published value, the measured one and how far they lie apart.
+
+    Empty without one.
     """
     if verdict.published is None:
         return ""
@@ -288,8 +292,9 @@ class MetricTable:
 def condition_tables(
     view: RunView, baselines: Mapping[str, Mapping[str, float]]
 ) -> list[MetricTable]:
-    """Every metric of every condition, with the baselines of each metric; at most three
-    metrics per table.
+    """Every metric of every condition, with the baselines of each metric.
+
+    At most three metrics per table.
     """
     conditions = view.experiment.conditions()
     rows = tables.condition_rows(
@@ -330,8 +335,9 @@ def shares(names: Sequence[str], most: int) -> list[Sequence[str]]:
 
 
 def heading(metric: str, rows: Sequence[tables.ConditionRow]) -> tuple[str, str]:
-    """A metric's name in words, and what its numbers are: means, medians, or one value
-    for all seeds.
+    """A metric's name in words, and what its numbers are.
+
+    Means, medians, or one value for all seeds.
     """
     found = [row.summaries[metric] for row in rows if row.summaries[metric].n]
     if found and all(s.same for s in found):
@@ -346,8 +352,9 @@ def heading(metric: str, rows: Sequence[tables.ConditionRow]) -> tuple[str, str]
 
 
 def cell(found: Summary, trials: int) -> tuple[str, str]:
-    """The center of a metric, and what must be said with it: interval, infinite or
-    missing values.
+    """The center of a metric, and what must be said with it.
+
+    Interval, infinite or missing values.
     """
     if not found.n:
         return tables.MISSING, ""
@@ -362,8 +369,9 @@ def cell(found: Summary, trials: int) -> tuple[str, str]:
 
 
 def configuration(experiment: Experiment) -> list[tuple[str, str, str]]:
-    """Per field, nested ones after their parent: key, value as on the command line,
-    meaning.
+    """Per field, nested ones after their parent.
+
+    Key, value as on the command line, meaning.
     """
     meanings = {doc.name: doc.help for doc in settings.describe(type(experiment))}
     return [
@@ -384,8 +392,9 @@ def setting_texts(experiment: Experiment) -> dict[str, str]:
 
 
 def environment(view: RunView) -> dict[str, str]:
-    """The facts of the machine and the versions as text; the time of work and its dates
-    in words.
+    """The facts of the machine and the versions as text.
+
+    The time of work and its dates in words.
     """
     facts = {
         key: value

@@ -1,5 +1,6 @@
-"""Numbers as rows of text: conditions, trials, verdicts; shared by the page, the
-exports and `compare`.
+"""Numbers as rows of text: conditions, trials, verdicts.
+
+Shared by the page, the exports and `compare`.
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ MISSING = "–"
 
 
 def number(value: Any, digits: int = 3) -> str:
-    """A number as a reader wants it: three digits, commas, powers of ten, a real minus
-    sign.
+    """A number as a reader wants it.
+
+    Three digits, commas, powers of ten, a real minus sign.
 
     >>> number(0.012345), number(20000), number(1.5e-7), number(float("inf")), number(-2.0)
     ('0.0123', '20,000', '1.5 × 10⁻⁷', '∞', '−2')
@@ -68,8 +70,9 @@ def interval(low: float, high: float) -> str:
 
 
 def geometric_metrics(experiment: Experiment) -> set[str]:
-    """The metrics that the claims compare on logarithms: their means are geometric
-    everywhere.
+    """The metrics that the claims compare on logarithms.
+
+    Their means are geometric everywhere.
     """
     return {
         claim.metric for claim in experiment.active_claims() if claim.scale == "log10"

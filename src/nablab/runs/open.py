@@ -54,8 +54,9 @@ def open_run(reference: str, store: str | Path | None = None) -> Run:
 
 
 def _whole(look: Callable[[], T]) -> T | None:
-    """What a file of the run says, or None if it is damaged; `Run.damage` names it
-    then.
+    """What a file of the run says, or None if it is damaged.
+
+    `Run.damage` names it then.
     """
     try:
         return look()

@@ -64,8 +64,9 @@ def pick_condition(
 
 
 def _parse(text: str, factors: Sequence[str]) -> dict[str, Level]:
-    """Levels may hold commas and equal signs; a factor's name with an equal sign begins
-    the next one.
+    """Levels may hold commas and equal signs.
+
+    A factor's name with an equal sign begins the next one.
     """
     if not text.strip():
         return {}

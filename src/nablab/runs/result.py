@@ -83,8 +83,9 @@ class Run:
 
     @property
     def damage(self) -> tuple[str, ...]:
-        """A sentence for every damaged file of the run; what it held is left out
-        everywhere else.
+        """A sentence for every damaged file of the run.
+
+        What it held is left out everywhere else.
         """
         trials = [
             f"{error} It is left out; the run's command trains it again."
@@ -276,8 +277,9 @@ class Run:
         return shlex.join(words)
 
     def write(self, *, on_trouble: Callable[[str], None] = lambda _: None) -> Path:
-        """Write verdicts, figures and the report into the run's folder; return the
-        report's path.
+        """Write verdicts, figures and the report into the run's folder.
+
+        Return the report's path.
 
         ``on_trouble`` hears of what could not be drawn.
         """

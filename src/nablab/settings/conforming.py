@@ -47,8 +47,9 @@ def replace(instance: Any, values: Mapping[str, Any], prefix: str = "") -> Any:
 
 
 def conform(value: Any, hint: Any, key: str) -> Any:
-    """Check a Python value against a type; lists become tuples, whole numbers may stand
-    for floats.
+    """Check a Python value against a type.
+
+    Lists become tuples, whole numbers may stand for floats.
 
     A text may stand for a tuple, as the command line writes it: ``"sinc"``,
     ``"sinc,x**2"``.

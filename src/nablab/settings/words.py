@@ -131,8 +131,9 @@ def each(
     given: Any,
     read: Callable[[Any, Any, str], Any],
 ) -> tuple[Any, ...]:
-    """Read every part of a tuple with its own type; both texts and Python values come
-    here.
+    """Read every part of a tuple with its own type.
+
+    Both texts and Python values come here.
     """
     inner = typing.get_args(hint)
     if len(inner) == 2 and inner[1] is Ellipsis:

@@ -1,3 +1,4 @@
-"""Intervals, tests and resampling, for verdicts and figures alike; numbers in, numbers
-out.
+"""Intervals, tests and resampling, for verdicts and figures alike.
+
+Numbers in, numbers out.
 """

@@ -246,8 +246,9 @@ def _ranks(values: Array) -> npt.NDArray[np.float32]:
 def _exchanges(
     factors: Sequence[int], seeds: int, design: Design
 ) -> tuple[Groups, Groups, bool]:
-    """Orders of the rows and of the columns: all if at most ``resamples``, else random
-    ones.
+    """Orders of the rows and of the columns.
+
+    All if at most ``resamples``, else random ones.
 
     Returns:
         Rows, shape (arrangements, product of ``factors``); columns, (arrangements,
@@ -309,8 +310,9 @@ def _shuffled_within(
 def _null_numerators(
     x: tuple[float, ...], ranks: tuple[float, ...], resamples: int, seed: int
 ) -> Array:
-    """The permutation distribution depends on the values, not on who holds them: claims
-    share it.
+    """The permutation distribution depends on the values, not on who holds them.
+
+    Claims share it.
     """
     tiled = np.tile(np.array(ranks, dtype=np.float32), (resamples, 1))
     shuffled = np.random.default_rng([seed, 2]).permuted(tiled, axis=1)

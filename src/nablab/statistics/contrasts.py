@@ -105,8 +105,9 @@ def contrast_means(x: Array, y: Array, shift: float, design: Design) -> Contrast
 
 
 def contrast_pairs(differences: Array, shift: float, design: Design) -> Contrast:
-    """Mean of paired differences, or of a sample about a constant; at least two finite
-    values.
+    """Mean of paired differences, or of a sample about a constant.
+
+    At least two finite values.
 
     The test flips the signs of ``differences - shift``, which is exact where they are
     symmetric about the shift. (Studentizing would change nothing: the sum of squares is
@@ -133,8 +134,9 @@ def contrast_pairs(differences: Array, shift: float, design: Design) -> Contrast
 def contrast_bound(
     x: Array, bound: float, shift: float, design: Design, *, logarithms: bool = False
 ) -> Contrast:
-    """Mean of a sample about a constant; as `contrast_pairs`, and careful with skewed
-    values.
+    """Mean of a sample about a constant.
+
+    As `contrast_pairs`, and careful with skewed values.
 
     No second group shows here what is chance, and values that have a mean at the bound
     may well all lie on one side of it: most are small, and the few large ones that
@@ -207,8 +209,9 @@ def interval_of_ratio(
 
 
 def _welch(splits: Array, pooled: Array) -> Array:
-    """Welch's t of every split; rows of ``splits`` mark the first group with ones,
-    ``pooled`` is centered.
+    """Welch's t of every split.
+
+    Rows of ``splits`` mark the first group with ones, ``pooled`` is centered.
     """
     squares = pooled**2
     m = splits[0].sum()
@@ -292,8 +295,9 @@ def contrast_signs(signs: Array, shift: float, design: Design) -> Contrast:
 def newcombe_interval(
     delta: float, m: int, n: int, confidence: float
 ) -> tuple[float, float]:
-    """Score interval of Cliff's delta from groups of ``m`` and ``n``; never of zero
-    width.
+    """Score interval of Cliff's delta from groups of ``m`` and ``n``.
+
+    Never of zero width.
 
     >>> low, high = newcombe_interval(1.0, 5, 5, 0.95)
     >>> round(low, 2), high
@@ -305,8 +309,9 @@ def newcombe_interval(
 def _planned_error(
     effect: float, shift: float, variance: Callable[[float], float]
 ) -> float:
-    """Standard error for planning: a share's variance at the threshold differs from
-    that at the effect.
+    """Standard error for planning.
+
+    A share's variance at the threshold differs from that at the effect.
 
     A test of 2.5 % takes 1.96 standard errors from the threshold, 80 % power another
     0.84 from the effect.

@@ -1,5 +1,6 @@
-"""What intervals and tests share: the bootstrap, arrangements of the data, and Holm's
-adjustment.
+"""What intervals and tests share.
+
+The bootstrap, arrangements of the data, and Holm's adjustment.
 
 All resamples are drawn once per design (sample sizes, number, seed) and kept as a
 matrix of counts, so that the bootstrap of a mean is one matrix product and the same
@@ -97,8 +98,9 @@ def agreeing(contrast: Contrast, threshold: float, floor: float) -> Contrast:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down adjustment; NaN marks a hypothesis without a test and stays out
-    of the family.
+    """Holm's step-down adjustment.
+
+    NaN marks a hypothesis without a test and stays out of the family.
 
     Source: Holm 1979, "A simple sequentially rejective multiple test procedure".
 
@@ -137,8 +139,9 @@ def bootstrap(
     estimate: float,
     design: Design,
 ) -> tuple[float, float]:
-    """BCa interval, widened for small samples as Hesterberg 2015 advises; Student's t
-    below five values.
+    """BCa interval, widened for small samples as Hesterberg 2015 advises.
+
+    Student's t below five values.
 
     A bootstrap interval is too narrow for few values: its spread lacks the factor
     sqrt(n / (n - 1)), and it uses normal quantiles where Student's belong. Both are
@@ -233,8 +236,9 @@ def signs_of_pairs(values: Array) -> Array:
 
 @lru_cache(maxsize=64)
 def bootstrap_counts(n: int, resamples: int, seed: int, stream: int) -> Array:
-    """How often each of ``n`` values stands in each bootstrap resample: shape
-    (resamples, n).
+    """How often each of ``n`` values stands in each bootstrap resample.
+
+    Shape (resamples, n).
     """
     generator = np.random.default_rng([seed, 0, stream, n])
     drawn = (
@@ -246,8 +250,9 @@ def bootstrap_counts(n: int, resamples: int, seed: int, stream: int) -> Array:
 
 @lru_cache(maxsize=32)
 def splits_of(m: int, n: int, resamples: int, seed: int) -> tuple[Array, bool]:
-    """Ways to choose the first ``m`` of ``m + n``: all if at most ``resamples``, else
-    random ones.
+    """Ways to choose the first ``m`` of ``m + n``.
+
+    All if at most ``resamples``, else random ones.
     """
     if math.comb(m + n, m) <= resamples:
         chosen = np.array(list(combinations(range(m + n), m)))
@@ -273,8 +278,9 @@ def sign_flips(n: int, resamples: int, seed: int) -> tuple[Array, bool]:
 def tails(
     observed: float, null: Array, exact: bool, scale: float | None = None
 ) -> tuple[float, float]:
-    """p-values of both tails; a random sample counts the data itself (Phipson and Smyth
-    2010).
+    """p-values of both tails.
+
+    A random sample counts the data itself (Phipson and Smyth 2010).
 
     Args:
         observed: The statistic of the data.

@@ -1,5 +1,6 @@
-"""Outcomes that are 0 or 1, and their means over a seed's trials: limits that five
-zeros cannot fool.
+"""Outcomes that are 0 or 1, and their means over a seed's trials.
+
+Limits that five zeros cannot fool.
 
 Five networks of which none diverged do not show that none ever does: with a true rate
 of 0.1 that happens in 59 % of all experiments. The limits here hold for any values
@@ -20,8 +21,9 @@ from nablab.statistics.resampling import Array, Contrast, Design
 def limits_of_mean(
     values: Array, low: float, high: float, design: Design
 ) -> tuple[float, float]:
-    """Interval of the mean of values that lie between ``low`` and ``high``; never
-    without width.
+    """Interval of the mean of values that lie between ``low`` and ``high``.
+
+    Never without width.
 
     Where every value stands at one of the ends these are Clopper and Pearson's limits
     of a share (1934), elsewhere those of Gaffke (2005, "Three test statistics for a
@@ -51,8 +53,9 @@ def limits_of_mean(
 def contrast_share(
     values: Array, bound: float, shift: float, design: Design
 ) -> Contrast:
-    """Mean of outcomes between 0 and 1 about a bound: as `limits_of_mean`, with the
-    test to match.
+    """Mean of outcomes between 0 and 1 about a bound.
+
+    As `limits_of_mean`, with the test to match.
     """
     effect, line = float(values.mean()) - bound, bound + shift
     low, high = limits_of_mean(values, 0.0, 1.0, design)

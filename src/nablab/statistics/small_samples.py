@@ -1,5 +1,6 @@
-"""What the number of values alone says: ways to deal them, and limits of complete
-agreement.
+"""What the number of values alone says.
+
+Ways to deal them, and limits of complete agreement.
 
 Only Python's own ``math`` is used: ``nablab show`` says what seeds can decide without
 loading NumPy.

@@ -1,5 +1,6 @@
-"""Docstrings in Google's style, taken apart: the summary, the rest, the entries of a
-section.
+"""Docstrings in Google's style, taken apart.
+
+The summary, the rest, the entries of a section.
 """
 
 from __future__ import annotations

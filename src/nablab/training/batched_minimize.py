@@ -1,5 +1,6 @@
-"""`Minimize` for all trials at once: `torch.func.vmap` of its loss over stacked
-weights.
+"""`Minimize` for all trials at once.
+
+`torch.func.vmap` of its loss over stacked weights.
 
 Each trial has its own batch, its own numbers and its own randomness. What a loss draws
 is drawn before, for every trial from a generator of its own and in the order in which
@@ -112,8 +113,9 @@ class BatchedMinimizeEngine:
 
     @torch.no_grad()
     def advance(self, rates: FloatArray, batches: Tensor | None = None) -> FloatArray:
-        """Take ``len(rates)`` steps; see `Engine.advance`. The sampler says which
-        samples they see.
+        """Take ``len(rates)`` steps; see `Engine.advance`.
+
+        The sampler says which samples they see.
 
         Returns:
             float64 (steps, K, measures).
@@ -211,8 +213,9 @@ class BatchedMinimizeEngine:
     def evaluate(
         self, name: str, sets: Sequence[Dataset], metrics: Mapping[str, Metric]
     ) -> dict[str, FloatArray]:
-        """Scores (K,) by name of one set for each trial; what is drawn is the same at
-        each evaluation.
+        """Scores (K,) by name of one set for each trial.
+
+        What is drawn is the same at each evaluation.
         """
         self._module.eval()
         means = [Means() for _ in sets]
@@ -263,8 +266,9 @@ class BatchedMinimizeEngine:
         return self._stacked.parameters()
 
     def predict(self, x: Tensor) -> Tensor:
-        """Refuse: a learner's outputs are of batches, not of one tensor; see
-        `evaluate`.
+        """Refuse: a learner's outputs are of batches, not of one tensor.
+
+        See `evaluate`.
         """
         raise TypeError(
             "a learner has no predictions of a tensor; evaluate it on a data set"

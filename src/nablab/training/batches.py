@@ -1,5 +1,6 @@
-"""Which samples each replica sees at each step: a fresh permutation per replica and
-epoch.
+"""Which samples each replica sees at each step.
+
+A fresh permutation per replica and epoch.
 
 The order of an epoch is a function of the replica's seed and the epoch's number, so the
 position in training is the step alone: nothing else needs saving.
@@ -25,8 +26,9 @@ def steps_per_epoch(samples: int, batch_size: int) -> int:
 
 
 class Batches:
-    """The batches of K replicas over N samples; the last batch of an epoch may be
-    smaller.
+    """The batches of K replicas over N samples.
+
+    The last batch of an epoch may be smaller.
 
     Args:
         samples: N.

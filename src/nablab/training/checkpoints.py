@@ -90,8 +90,9 @@ def digest(tensors: Mapping[str, Tensor]) -> str:
 
 
 def _in_order(tensor: Tensor) -> Tensor:
-    """The values on the CPU, one after the other as in a fresh tensor; a view wherever
-    they lie so.
+    """The values on the CPU, one after the other as in a fresh tensor.
+
+    A view wherever they lie so.
     """
     plain = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()
     # An axis of size 1 may have any stride and the tensor still counts as contiguous:

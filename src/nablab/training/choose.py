@@ -101,8 +101,9 @@ def check_option(replicas: str) -> None:
 def choose(
     order: Sequence[str], request: Request, on_note: Callable[[str], None]
 ) -> Engine:
-    """Build the first engine of ``order`` that can serve; say through ``on_note`` which
-    and why.
+    """Build the first engine of ``order`` that can serve.
+
+    Say through ``on_note`` which and why.
 
     The choice depends on the request and the machine's compiler, and where these leave
     it open on a time that was measured once and kept, so that the same call gives the

@@ -28,8 +28,9 @@ class Dataset(Protocol):
         ...
 
     def batch(self, indices: Tensor) -> Any:
-        """The samples of int64 indices (n,): tensors in dictionaries, tuples and lists,
-        samples first.
+        """The samples of int64 indices (n,).
+
+        Tensors in dictionaries, tuples and lists, samples first.
         """
         ...
 
@@ -38,15 +39,17 @@ class Dataset(Protocol):
         ...
 
     def tensors(self) -> dict[str, Tensor]:
-        """All that the samples are made of, by name; a checkpoint knows its data by
-        them.
+        """All that the samples are made of, by name.
+
+        A checkpoint knows its data by them.
         """
         ...
 
 
 class Arrays:
-    """Tensors by name whose first axis is the sample; a batch is a dictionary with the
-    same names.
+    """Tensors by name whose first axis is the sample.
+
+    A batch is a dictionary with the same names.
 
     Args:
         prepare: Applied to every batch, so that the data may stay in fewer bytes.

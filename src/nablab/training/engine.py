@@ -34,14 +34,16 @@ CONVOLVED_AT_ONCE = 256
 
 
 class Unsupported(Exception):
-    """An engine cannot serve these networks, this loss or this optimizer; the text says
-    why.
+    """An engine cannot serve these networks, this loss or this optimizer.
+
+    The text says why.
     """
 
 
 class Engine(Protocol):
-    """K networks of one architecture that train side by side; one loop drives every
-    engine.
+    """K networks of one architecture that train side by side.
+
+    One loop drives every engine.
 
     Constructors have the form ``Engine(modules, x, y, *, loss, optimizer, own_labels,
     inputs)``: K freshly built modules, stored samples ``x`` of shape (N, ...), ``y`` of
@@ -146,8 +148,9 @@ NOT_COUNTED = -100  # the label that cross-entropy ignores
 
 
 def accuracy(output: Tensor, labels: Tensor) -> Tensor:
-    """The share of samples whose largest output is that of their label; labels of -100
-    are not counted.
+    """The share of samples whose largest output is that of their label.
+
+    Labels of -100 are not counted.
 
     Args:
         output: (N, classes).
@@ -172,8 +175,9 @@ def slices(samples: int, module: nn.Module, *, replicas: int = 1) -> Iterator[sl
 
 
 def mask_after_divergence(losses: FloatArray) -> FloatArray:
-    """Set what follows a replica's first non-finite loss to NaN; ``losses`` is (steps,
-    K).
+    """Set what follows a replica's first non-finite loss to NaN.
+
+    ``losses`` is (steps, K).
     """
     failed_before = np.zeros_like(losses, dtype=bool)
     failed_before[1:] = np.logical_or.accumulate(~np.isfinite(losses), axis=0)[:-1]

@@ -151,15 +151,17 @@ class GradientNorms(Probe):
 
     @property
     def norms(self) -> FloatArray:
-        """float64 (K, T), norms of the gradient over all samples; NaN after a replica
-        ended.
+        """float64 (K, T), norms of the gradient over all samples.
+
+        NaN after a replica ended.
         """
         return self._table(self._full)[..., -1]
 
     @property
     def norm_errors(self) -> FloatArray:
-        """float64 (K, T), the standard errors of norms that are estimated; (K, 0) where
-        none is.
+        """float64 (K, T), the standard errors of norms that are estimated.
+
+        (K, 0) where none is.
         """
         return self._table(self._error)[..., -1]
 
@@ -171,15 +173,17 @@ class GradientNorms(Probe):
 
     @property
     def minibatch_norms(self) -> FloatArray:
-        """float64 (K, T), norms of the gradient on each replica's minibatch; (K, 0) if
-        there is none.
+        """float64 (K, T), norms of the gradient on each replica's minibatch.
+
+        (K, 0) if there is none.
         """
         return self._table(self._batch)[..., -1]
 
     @property
     def ratios(self) -> FloatArray:
-        """float64 (K, T), update-to-weight ratios over all parameters; NaN where no
-        step followed.
+        """float64 (K, T), update-to-weight ratios over all parameters.
+
+        NaN where no step followed.
         """
         return self._table(self._ratio)[..., -1]
 
@@ -443,8 +447,9 @@ class GradientNorms(Probe):
 
 
 def _drawn(samples: int, wanted: int | None) -> Tensor | None:
-    """Indices of the samples for an estimate, the same each time; None where it would
-    be all of them.
+    """Indices of the samples for an estimate, the same each time.
+
+    None where it would be all of them.
     """
     if wanted is None or wanted >= samples:
         return None

@@ -1,5 +1,6 @@
-"""What is known of a training so far: curves, evaluations, who ended when and why, the
-best weights.
+"""What is known of a training so far.
+
+Curves, evaluations, who ended when and why, the best weights.
 """
 
 from __future__ import annotations
@@ -33,8 +34,9 @@ class Goal:
     higher: frozenset[str] = frozenset()
 
     def check(self, curves: Sequence[str]) -> None:
-        """Refuse a metric that is not evaluated; without a loss there is no best,
-        unless one is asked for.
+        """Refuse a metric that is not evaluated.
+
+        Without a loss there is no best, unless one is asked for.
 
         Raises:
             UsageError: There is no such curve.
@@ -65,8 +67,9 @@ class Best:
     def update(
         self, values: FloatArray, step: int, parameters: Callable[[], Tensors]
     ) -> None:
-        """Take over the replicas whose value is lower than before; ``parameters`` is
-        asked if any is.
+        """Take over the replicas whose value is lower than before.
+
+        ``parameters`` is asked if any is.
         """
         improved = values < self.values
         if self.tensors and not improved.any():
@@ -298,8 +301,9 @@ class History:
         facts: Mapping[str, Any],
         parameters: Callable[[], Tensors],
     ) -> None:
-        """Go on from what `state` gave: replay the evaluations for the rules, then take
-        over the rest.
+        """Go on from what `state` gave.
+
+        Replay the evaluations for the rules, then take over the rest.
         """
         steps = tensors["evaluation_steps"].tolist()
         curves = {

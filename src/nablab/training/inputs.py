@@ -1,5 +1,6 @@
-"""From stored samples to what a network sees: augmentation, preparation, memory layout,
-precision.
+"""From stored samples to what a network sees.
+
+Augmentation, preparation, memory layout, precision.
 
 Samples may be stored in fewer bytes than the network computes with, such as uint8
 images. A batch is made into the network's input when it is needed, on the device where
@@ -49,8 +50,9 @@ class Inputs:
         return x if self.prepare is None else self.prepare(x)
 
     def augmented(self, x: Tensor, seed: int, step: int) -> Tensor:
-        """A training batch as augmented for one replica at one step: a function of seed
-        and step alone.
+        """A training batch as augmented for one replica at one step.
+
+        A function of seed and step alone.
         """
         if self.augment is None:
             return x
@@ -104,8 +106,9 @@ def multiplies_bfloat16_fast(device: torch.device) -> bool:
 
 
 def layout(module: nn.Module) -> torch.memory_format:
-    """The memory layout in which the network runs fastest: channels last for
-    convolutions in two dimensions.
+    """The memory layout in which the network runs fastest.
+
+    Channels last for convolutions in two dimensions.
 
     LeNet in batches of 64 to 512 took 0.83 to 0.93 of the time so, on a CPU with
     AVX-512.
@@ -115,7 +118,8 @@ def layout(module: nn.Module) -> torch.memory_format:
 
 
 def laid_out(x: Tensor, memory_format: torch.memory_format) -> Tensor:
-    """``x`` in a memory layout that is meant for batches of images; others stay as they
-    are.
+    """``x`` in a memory layout that is meant for batches of images.
+
+    Others stay as they are.
     """
     return x.contiguous(memory_format=memory_format) if x.ndim == 4 else x

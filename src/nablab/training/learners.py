@@ -39,8 +39,9 @@ class State:
 
 
 class Learner:
-    """Anything that learns from batches. Derive from it and define `start`, `step` and
-    `evaluate`.
+    """Anything that learns from batches.
+
+    Derive from it and define `start`, `step` and `evaluate`.
 
     Attributes:
         batches_per_step: How many batches `step` gets: a GAN with five critic steps
@@ -50,8 +51,9 @@ class Learner:
     batches_per_step: int = 1
 
     def start(self, optimizer: MakeOptimizer) -> State:
-        """Make the networks of one trial; called as if after
-        ``torch.manual_seed(seed)``.
+        """Make the networks of one trial.
+
+        Called as if after ``torch.manual_seed(seed)``.
 
         Args:
             optimizer: Makes the recipe's optimizer for parameters, with this trial's
@@ -95,8 +97,9 @@ class Learner:
 
 @dataclass(frozen=True)
 class Minimize(Learner):
-    """One network, one optimizer and any loss: autoencoders, variational ones, sequence
-    models, penalties.
+    """One network, one optimizer and any loss.
+
+    Autoencoders, variational ones, sequence models, penalties.
 
     Where `torch.func.vmap` can run the loss, all trials of a condition are computed as
     one batch, with one number of ``moment.hyper`` for each. That needs random numbers
@@ -178,8 +181,9 @@ class Minimize(Learner):
 
 @dataclass(frozen=True)
 class Supervised:
-    """A network and a loss of (output, target): the case that the compiled engines
-    know.
+    """A network and a loss of (output, target).
+
+    The case that the compiled engines know.
 
     Attributes:
         build: Makes one untrained network.

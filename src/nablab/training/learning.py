@@ -112,8 +112,9 @@ class LearnerTask:
     def engine(
         self, on_note: Callable[[str], None], *, name: str | None = None
     ) -> Engine:
-        """Start the trials and the engine that trains them; a given ``name`` allows
-        only that one.
+        """Start the trials and the engine that trains them.
+
+        A given ``name`` allows only that one.
 
         Raises:
             UsageError: None can serve.

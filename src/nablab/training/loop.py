@@ -1,5 +1,6 @@
-"""The one training loop: it drives every engine from event to event and keeps what they
-leave behind.
+"""The one training loop.
+
+It drives every engine from event to event and keeps what they leave behind.
 
 An event is an evaluation, a probe's turn, or about 0.2 s of work (to report, save or
 stop). Between two events the engine runs a chunk of steps on its own. Where the chunks
@@ -219,8 +220,9 @@ def train(
 
 
 class TrainingTask(Protocol):
-    """What the loop needs to know: checked options and data, the engine and the
-    evaluations.
+    """What the loop needs to know.
+
+    Checked options and data, the engine and the evaluations.
     """
 
     @property

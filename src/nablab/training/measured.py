@@ -75,8 +75,9 @@ def _alone(path: Path) -> Iterator[None]:
 
 
 def folder() -> Path:
-    """Where answers are kept: ``$NABLAB_CACHE/engines``, or below the user's cache
-    folder.
+    """Where answers are kept.
+
+    ``$NABLAB_CACHE/engines``, or below the user's cache folder.
     """
     return (
         Path(os.environ.get("NABLAB_CACHE") or platformdirs.user_cache_dir("nablab"))

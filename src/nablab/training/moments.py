@@ -55,8 +55,9 @@ class Moment:
         return self.source.normal(shape)
 
     def uniform(self, *shape: int) -> Tensor:
-        """Independent values from 0 to 1, 1 excluded, float32; below p with probability
-        p.
+        """Independent values from 0 to 1, 1 excluded, float32.
+
+        Below p with probability p.
         """
         return self.source.uniform(shape)
 

@@ -1,5 +1,6 @@
-"""Any learner, one trial after the other: serves everything, and is the truth for the
-rest.
+"""Any learner, one trial after the other.
+
+Serves everything, and is the truth for the rest.
 """
 
 from __future__ import annotations
@@ -30,8 +31,9 @@ EVALUATED_AT_ONCE = 256  # samples, where the recipe has no batch size
 
 
 class OneByOneEngine:
-    """K states of one learner, trained one after the other; see
-    `nablab.training.engine.Engine`.
+    """K states of one learner, trained one after the other.
+
+    See `nablab.training.engine.Engine`.
 
     Args:
         learner: Takes the steps.
@@ -86,8 +88,9 @@ class OneByOneEngine:
         self._generator = torch.Generator()
 
     def advance(self, rates: FloatArray, batches: Tensor | None = None) -> FloatArray:
-        """Take ``len(rates)`` steps; see `Engine.advance`. The sampler says which
-        samples they see.
+        """Take ``len(rates)`` steps; see `Engine.advance`.
+
+        The sampler says which samples they see.
 
         Returns:
             float64 (steps, K, measures).
@@ -159,8 +162,9 @@ class OneByOneEngine:
     def evaluate(
         self, name: str, sets: Sequence[Dataset], metrics: Mapping[str, Metric]
     ) -> dict[str, FloatArray]:
-        """Scores (K,) by name of one set for each trial; what is drawn is the same at
-        each evaluation.
+        """Scores (K,) by name of one set for each trial.
+
+        What is drawn is the same at each evaluation.
         """
         with preserved(self._device):
             rows = [
@@ -198,8 +202,9 @@ class OneByOneEngine:
         }
 
     def predict(self, x: Tensor) -> Tensor:
-        """Refuse: a learner's outputs are of batches, not of one tensor; see
-        `evaluate`.
+        """Refuse: a learner's outputs are of batches, not of one tensor.
+
+        See `evaluate`.
         """
         raise TypeError(
             "a learner has no predictions of a tensor; evaluate it on a data set"

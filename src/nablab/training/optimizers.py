@@ -24,8 +24,9 @@ Number = float | Sequence[float]
 
 @dataclass(frozen=True)
 class Specification:
-    """What every optimizer has: checks, slots, a PyTorch twin and an update on stacked
-    weights.
+    """What every optimizer has.
+
+    Checks, slots, a PyTorch twin and an update on stacked weights.
     """
 
     def __post_init__(self) -> None:
@@ -121,8 +122,9 @@ class SGD(Specification):
         rate: float,
         count: int,
     ) -> None:
-        """``v = momentum v + g``, ``w -= rate v``; with Nesterov ``w -= rate (g +
-        momentum v)``.
+        """``v = momentum v + g``, ``w -= rate v``.
+
+        With Nesterov ``w -= rate (g + momentum v)``.
         """
         _decay_into(gradients, weights, self.weight_decay)
         direction = gradients
@@ -323,8 +325,9 @@ def _decay_into(gradients: Tensor, weights: Tensor, weight_decay: Number) -> Non
 
 
 def _wide(value: Number) -> Any:
-    """A float, or a float64 column (K, 1) on the CPU: step sizes are computed in double
-    precision.
+    """A float, or a float64 column (K, 1) on the CPU.
+
+    Step sizes are computed in double precision.
     """
     return (
         torch.tensor(value, dtype=torch.float64)[:, None]

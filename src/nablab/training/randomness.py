@@ -25,8 +25,9 @@ def set_generator_states(states: Sequence[Tensor], device: torch.device) -> None
 
 
 def seeded_generator_states(seed: int, device: torch.device) -> list[Tensor]:
-    """The states that ``torch.manual_seed(seed)`` gives; the generators are left as
-    they were.
+    """The states that ``torch.manual_seed(seed)`` gives.
+
+    The generators are left as they were.
     """
     before = generator_states(device)
     torch.manual_seed(seed)
@@ -36,8 +37,9 @@ def seeded_generator_states(seed: int, device: torch.device) -> list[Tensor]:
 
 
 def reseed(seed: int, device: torch.device) -> None:
-    """Let the default generators start from ``seed``; a tenth of the time of
-    ``torch.manual_seed``.
+    """Let the default generators start from ``seed``.
+
+    A tenth of the time of ``torch.manual_seed``.
     """
     torch.default_generator.manual_seed(seed)
     if device.type != "cpu":

@@ -1,5 +1,6 @@
-"""A probe that keeps the weights of all replicas at regular steps: the paths of
-training.
+"""A probe that keeps the weights of all replicas at regular steps.
+
+The paths of training.
 """
 
 from __future__ import annotations
@@ -83,8 +84,9 @@ class WeightRecorder(Probe):
         }
 
     def path(self, replica: int) -> list[dict[str, Tensor]]:
-        """The T points of one replica, each as tensors by name: what `trajectory_pca`
-        takes.
+        """The T points of one replica, each as tensors by name.
+
+        What `trajectory_pca` takes.
         """
         return [
             {name: tensor[replica] for name, tensor in point.items()}
@@ -92,8 +94,9 @@ class WeightRecorder(Probe):
         ]
 
     def on_train_begin(self, context: Context) -> None:
-        """Keep the weights before the first step; a recorder that is used again forgets
-        what it kept.
+        """Keep the weights before the first step.
+
+        A recorder that is used again forgets what it kept.
         """
         if context.step == 0:
             self._steps, self._points = [], []
@@ -151,8 +154,9 @@ class WeightRecorder(Probe):
 
 
 def path_array(path: Sequence[Mapping[str, Tensor]]) -> npt.NDArray[Any]:
-    """The T points of a path as one array (T, P), for a store; `path_from_array` goes
-    back.
+    """The T points of a path as one array (T, P), for a store.
+
+    `path_from_array` goes back.
     """
     return torch.stack(
         [torch.cat([t.reshape(-1) for t in point.values()]) for point in path]
@@ -162,8 +166,9 @@ def path_array(path: Sequence[Mapping[str, Tensor]]) -> npt.NDArray[Any]:
 def path_from_array(
     rows: npt.NDArray[Any], module: nn.Module
 ) -> list[dict[str, Tensor]]:
-    """The points (T, P) as tensors by parameter of a module of the same architecture;
-    memory is shared.
+    """The points (T, P) as tensors by parameter of a module of the same architecture.
+
+    Memory is shared.
     """
     parameters = dict(module.named_parameters())
     parts = torch.split(

@@ -1,5 +1,6 @@
-"""Whether networks that were built under different seeds are replicates: alike in kind,
-apart in weights.
+"""Whether networks that were built under different seeds are replicates.
+
+Alike in kind, apart in weights.
 
 Copies of one draw look like a perfectly certain result: an interval of no width that
 says nothing.
@@ -39,8 +40,9 @@ def check_replicates(
     varies: Callable[[], bool],
     on_note: Callable[[str], None],
 ) -> None:
-    """Refuse networks that share weights or are copies of one draw; say where only the
-    rest differs by seed.
+    """Refuse networks that share weights or are copies of one draw.
+
+    Say where only the rest differs by seed.
 
     Args:
         networks: What ``build`` made, one per seed.
@@ -106,8 +108,9 @@ def _states(device: torch.device) -> list[Tensor]:
 def _another(
     networks: Sequence[Built], build: Callable[[], nn.Module], seeds: Sequence[int]
 ) -> Built | None:
-    """A network of another seed than the first; None where all seeds are one on
-    purpose.
+    """A network of another seed than the first.
+
+    None where all seeds are one on purpose.
     """
     if len(networks) == 1:
         return built(build, [derive(seeds[0], "another network")])[0]

@@ -59,8 +59,9 @@ class Outcome:
         return {name: float(values[-1]) for name, values in self.curves.items()}
 
     def at(self, *, epoch: int) -> dict[str, float]:
-        """Their values at the first evaluation at or after an epoch's end; if none,
-        where the trial ended.
+        """Their values at the first evaluation at or after an epoch's end.
+
+        If none, where the trial ended.
         """
         later = np.flatnonzero(self.steps >= epoch * self.steps_per_epoch)
         place = int(later[0]) if len(later) else -1
@@ -94,8 +95,9 @@ class Outcome:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Training(Sequence[Outcome]):
-    """The outcome of a training for K trials: a sequence of one `Outcome` each, and all
-    of them stacked.
+    """The outcome of a training for K trials.
+
+    A sequence of one `Outcome` each, and all of them stacked.
 
     Attributes:
         engine: The engine that trained: ``"fused"``, ``"batched"`` or ``"sequential"``.
@@ -210,8 +212,9 @@ class Training(Sequence[Outcome]):
         return module.to(next(iter(tensors.values())).device)
 
     def steps_to(self, threshold: float) -> FloatArray:
-        """float64 (K,): the first step whose training loss is at most ``threshold``;
-        infinity if none.
+        """float64 (K,): the first step whose training loss is at most ``threshold``.
+
+        Infinity if none.
         """
         reached = self.train_loss <= threshold
         return np.where(

@@ -37,8 +37,9 @@ class Sampler(Protocol):
 
 
 class Shuffled:
-    """A fresh order for every seed and epoch, cut into batches; the last one of an
-    epoch may be smaller.
+    """A fresh order for every seed and epoch, cut into batches.
+
+    The last one of an epoch may be smaller.
 
     Args:
         samples: N.
@@ -67,8 +68,9 @@ class Shuffled:
 
 
 class Bucketed:
-    """Batches of similar lengths, so that little is padded: sorted within pools, pools
-    and batches shuffled.
+    """Batches of similar lengths, so that little is padded.
+
+    Sorted within pools, pools and batches shuffled.
 
     Args:
         lengths: int64 (N,).
@@ -160,8 +162,9 @@ class Folds:
         return self.training(seed)[self._inner.indices(seed, batch)]
 
     def training(self, seed: int) -> Tensor:
-        """The samples that a trial learns from, equally many for every fold: one may
-        stay unused.
+        """The samples that a trial learns from, equally many for every fold.
+
+        One may stay unused.
         """
         rest = [
             part

@@ -16,8 +16,9 @@ from nablab.errors import UsageError
 
 
 class Schedule(Protocol):
-    """Anything with `multipliers`; a frozen dataclass, so that checkpoints can compare
-    it.
+    """Anything with `multipliers`.
+
+    A frozen dataclass, so that checkpoints can compare it.
     """
 
     def multipliers(self, steps: int) -> npt.NDArray[np.float64]:

@@ -109,8 +109,9 @@ def _own_generators() -> Iterator[None]:
 
 
 def _generator_states() -> dict[str, int]:
-    """What tells two states of each library's generator apart: a hash, as there may be
-    many networks.
+    """What tells two states of each library's generator apart.
+
+    A hash, as there may be many networks.
     """
     numpy_state: Any = np.random.get_state(legacy=False)  # noqa: NPY002
     position = numpy_state["state"]

@@ -57,8 +57,9 @@ class StackedWeights:
         self.count = 0
 
     def step(self, gradients: Tensor, losses: Tensor, rate: float) -> None:
-        """Step along gradients (K, P); whoever's loss (K,) is not finite is left as it
-        is from now on.
+        """Step along gradients (K, P).
+
+        Whoever's loss (K,) is not finite is left as it is from now on.
         """
         self.active &= torch.isfinite(losses)
         self.count += 1

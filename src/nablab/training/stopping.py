@@ -24,8 +24,9 @@ class Watch(Protocol):
     """The memory of a rule during one training."""
 
     def update(self, step: int, values: Values) -> Mask:
-        """Take the metric's values (K,) at ``step`` (NaN for replicas that ended);
-        where the rule holds.
+        """Take the metric's values (K,) at ``step`` (NaN for replicas that ended).
+
+        Where the rule holds.
         """
         ...
 
@@ -45,8 +46,9 @@ class Rule(Protocol):
 
     @property
     def improves(self) -> bool:
-        """Whether it looks for improvement: it is then given values of which lower is
-        better.
+        """Whether it looks for improvement.
+
+        It is then given values of which lower is better.
         """
         ...
 

@@ -1,5 +1,6 @@
-"""What is to be trained: the options of `fit`, checked before any work, with the data
-on the device.
+"""What is to be trained.
+
+The options of `fit`, checked before any work, with the data on the device.
 """
 
 from __future__ import annotations
@@ -89,8 +90,9 @@ class Task:
 
     @property
     def goal(self) -> Goal:
-        """What counts as best: the loss on the training set; a higher accuracy is a
-        better one.
+        """What counts as best: the loss on the training set.
+
+        A higher accuracy is a better one.
         """
         higher = frozenset(
             metric for metric in self.metrics if metric.endswith("_accuracy")
@@ -108,8 +110,9 @@ class Task:
     def engine(
         self, on_note: Callable[[str], None], *, name: str | None = None
     ) -> Engine:
-        """Build the replicas and the engine that trains them; a given ``name`` allows
-        only that one.
+        """Build the replicas and the engine that trains them.
+
+        A given ``name`` allows only that one.
         """
         networks = built(self.build, self.seeds)
         modules = [network.module.to(self.x.device) for network in networks]
@@ -278,8 +281,9 @@ def make_task(
 def _evaluated(
     pair: Pair, x: Tensor, training_set: Tensor, device: torch.device, replicas: int
 ) -> Evaluated:
-    """A held-out set on the device; samples that are the training set's stay one tensor
-    with it.
+    """A held-out set on the device.
+
+    Samples that are the training set's stay one tensor with it.
     """
     samples, own = pair[0], isinstance(pair[1], OwnLabels)
     labels = torch.as_tensor(

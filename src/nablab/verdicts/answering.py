@@ -23,8 +23,9 @@ NAMED = 2
 
 
 def answer(verdicts: Sequence[Verdict]) -> str:
-    """The answer, from the claims that say what they mean for the question; else from
-    the first claims.
+    """The answer, from the claims that say what they mean for the question.
+
+    Else from the first claims.
 
     Returns:
         One or two sentences; empty without a verdict.
@@ -54,8 +55,9 @@ def shared_scope(verdicts: Sequence[Verdict]) -> dict[str, Level]:
 
 
 def _parts(verdicts: Sequence[Verdict], *outcomes: Outcome) -> list[str]:
-    """The phrases of these outcomes in the order of the claims; equal ones once, with
-    all their scopes.
+    """The phrases of these outcomes in the order of the claims.
+
+    Equal ones once, with all their scopes.
     """
     groups: dict[str, list[Verdict]] = {}
     for verdict in verdicts:

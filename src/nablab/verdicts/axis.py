@@ -1,5 +1,6 @@
-"""Where an effect lies, as positions on one axis: what a drawing of a verdict needs to
-know.
+"""Where an effect lies, as positions on one axis.
+
+What a drawing of a verdict needs to know.
 """
 
 from __future__ import annotations
@@ -65,8 +66,9 @@ def _zero_text(claim: Claim) -> str:
 
 
 def _published(claim: Claim) -> float | None:
-    """The published value on the axis of the effect; a metric's level has a place only
-    beside its bound.
+    """The published value on the axis of the effect.
+
+    A metric's level has a place only beside its bound.
     """
     if claim.published is None:
         return None

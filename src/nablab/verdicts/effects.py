@@ -28,8 +28,9 @@ def quantity(claim: Claim) -> str:
 
 
 def effect_text(claim: Claim, evidence: Evidence) -> str:
-    """The quantity, its effect and interval, as a person would say it; empty if there
-    is none.
+    """The quantity, its effect and interval, as a person would say it.
+
+    Empty if there is none.
     """
     if evidence.effect is None:
         return ""
@@ -164,8 +165,9 @@ def _equality_text(claim: Claim, evidence: Evidence, *limits: float) -> str:
 
 
 def _tendency_text(claim: Claim, tau: float, *limits: float) -> str:
-    """Of a trend or a correlation: a direction only where the interval leaves no doubt
-    about it.
+    """Of a trend or a correlation.
+
+    A direction only where the interval leaves no doubt about it.
     """
     other = words(claim.other or claim.by)
     low, high = limits or (tau, tau)
@@ -198,8 +200,9 @@ def _bound_text(claim: Claim, evidence: Evidence, *limits: float) -> str:
 
 
 def _digits(values: Sequence[float], bound: float) -> int:
-    """So many digits that no value looks like the bound without being it: 0.9994 is not
-    0.999.
+    """So many digits that no value looks like the bound without being it.
+
+    0.9994 is not 0.999.
     """
     others = [value for value in values if value != bound]
     return next(

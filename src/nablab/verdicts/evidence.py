@@ -1,5 +1,6 @@
-"""What the records say about a claim: from trials to an effect, its interval and two
-p-values.
+"""What the records say about a claim.
+
+From trials to an effect, its interval and two p-values.
 
 The unit is the seed. Where a level holds several trials of one seed (a claim over
 several targets, say), their mean (their median for ranks) stands for the seed: trials
@@ -313,8 +314,9 @@ def _correlation(claim: Claim, records: Records, design: Design) -> Evidence | N
 
 
 def _cells(records: Sequence[Record]) -> Cells:
-    """Conditions by seeds; the levels of each factor where the conditions are all
-    combinations of them.
+    """Conditions by seeds.
+
+    The levels of each factor where the conditions are all combinations of them.
     """
     conditions, sizes = crossed([r.condition for r in records])
     rows = {condition: row for row, condition in enumerate(conditions)}
@@ -391,8 +393,9 @@ def _equality(claim: Claim, records: Records, design: Design) -> Evidence | None
 def _all_pairs_equal(
     blank: Evidence, claim: Claim, groups: Sequence[Group], design: Design
 ) -> Evidence:
-    """Two one-sided tests for each pair of levels; all have to pass (Schuirmann 1987,
-    Berger 1982).
+    """Two one-sided tests for each pair of levels.
+
+    All have to pass (Schuirmann 1987, Berger 1982).
     """
     within, beyond, pairs = [], [], []
     for a, b in combinations(groups, 2):
@@ -488,8 +491,9 @@ _EXAMINERS: Mapping[str, Callable[[Claim, Records, Design], Evidence | None]] = 
 def _compare(
     x: Array, y: Array, shift: float, claim: Claim, design: Design, share: bool = False
 ) -> Contrast:
-    """The contrast of two samples; with ranks a NaN stands at the end that hurts each
-    conclusion most.
+    """The contrast of two samples.
+
+    With ranks a NaN stands at the end that hurts each conclusion most.
 
     Outcomes that are 0 or 1 (``share``) have limits of their own.
     """

@@ -1,5 +1,6 @@
-"""Which claims so many seeds cannot decide, whatever they give: known before anything
-is trained.
+"""Which claims so many seeds cannot decide, whatever they give.
+
+Known before anything is trained.
 """
 
 from __future__ import annotations
@@ -68,8 +69,9 @@ def undecidable(
 def _cases(
     claim: Claim, conditions: Sequence[Condition]
 ) -> Iterator[tuple[Claim, Mapping[str, Level], Sequence[Condition]]]:
-    """The tests that a claim makes over these conditions: none, one, or one per level
-    of ``within``.
+    """The tests that a claim makes over these conditions.
+
+    None, one, or one per level of ``within``.
     """
     chosen = [condition for condition in conditions if condition.matches(claim.where)]
     scopes: list[dict[str, Level]] = [{}]

@@ -47,8 +47,9 @@ def floor_of(claim: Claim, conditions: Sequence[Condition]) -> Floor:
 
 
 def floor_of_trend(levels: int, paired: bool) -> Floor:
-    """One over the number of ways to deal the values to the levels; within each seed
-    where paired.
+    """One over the number of ways to deal the values to the levels.
+
+    Within each seed where paired.
     """
     if paired:
         return lambda n: math.exp(-n * math.lgamma(levels + 1))
@@ -95,8 +96,9 @@ def crossed(conditions: Sequence[Condition]) -> tuple[list[Condition], tuple[int
 
 
 def clearest_limit(claim: Claim, seeds: int, trials: float, z: float) -> float:
-    """The inner limit of the interval of data in complete agreement; means have no such
-    limit.
+    """The inner limit of the interval of data in complete agreement.
+
+    Means have no such limit.
 
     Args:
         claim: What is claimed.

@@ -1,5 +1,6 @@
-"""From claims and records to verdicts: the decision rule, Holm's correction, and how
-many seeds it takes.
+"""From claims and records to verdicts.
+
+The decision rule, Holm's correction, and how many seeds it takes.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
-"""How many seeds it takes: the fewest that could decide at all, and how many would
-probably do.
+"""How many seeds it takes.
+
+The fewest that could decide at all, and how many would probably do.
 """
 
 from __future__ import annotations
@@ -108,8 +109,9 @@ def _at_least(fewest: int | None, before: str = "", after: str = "") -> Advice:
 
 
 def _usual(claim: Claim, evidence: Evidence, level: float, confidence: float) -> float:
-    """The number of seeds of the usual formula; infinite where the effect lies on the
-    line.
+    """The number of seeds of the usual formula.
+
+    Infinite where the effect lies on the line.
     """
     gap = abs((evidence.effect or 0.0) - evidence.threshold)
     z = float(-ndtri(min(level, (1 - confidence) / 2)))
@@ -128,8 +130,9 @@ def _usual(claim: Claim, evidence: Evidence, level: float, confidence: float) ->
 
 
 def _reach_of_bound(z: float, gap: float, evidence: Evidence) -> float:
-    """How far from the line the effect has to be; the stand-off for skewed values
-    shrinks with more seeds.
+    """How far from the line the effect has to be.
+
+    The stand-off for skewed values shrinks with more seeds.
     """
     seeds = float(evidence.seeds)
     for _ in range(20):
@@ -139,8 +142,9 @@ def _reach_of_bound(z: float, gap: float, evidence: Evidence) -> float:
 
 
 def _out_of_reach(evidence: Evidence, level: float) -> str:
-    """That the clearest data of so many seeds would not have decided either; empty if
-    they would.
+    """That the clearest data of so many seeds would not have decided either.
+
+    Empty if they would.
     """
     floor, family = evidence.floor(evidence.seeds), round(ALPHA / level)
     if floor < level:

@@ -1,5 +1,6 @@
-"""Whether the seeds vary, and how: what no interval of a few values can know is said
-here.
+"""Whether the seeds vary, and how.
+
+What no interval of a few values can know is said here.
 
 Seeds are replicates only if they differ. Five equal values are five copies of one draw,
 or a quantity that the seed does not touch, or an outcome so coarse that it had no room
@@ -37,8 +38,9 @@ COARSEST = 100
 
 
 def same_for_all_seeds(side: Iterable[Record], metric: str) -> tuple[float, ...]:
-    """What every one of at least two seeds gave, trial by trial; empty if the seeds
-    differ.
+    """What every one of at least two seeds gave, trial by trial.
+
+    Empty if the seeds differ.
     """
     by_seed: dict[int, dict[Condition, float]] = {}
     for record in side:
@@ -67,8 +69,9 @@ def only_zero_or_one(sides: Iterable[Sequence[Record]], metric: str) -> bool:
 
 
 def no_replicates(sides: Mapping[str, Sequence[Record]], claim: Claim) -> str:
-    """Why seeds that all gave one result are no replicates; empty if they vary, or may
-    be equal by nature.
+    """Why seeds that all gave one result are no replicates.
+
+    Empty if they vary, or may be equal by nature.
 
     Coarse values, such as a count of epochs, a share of a few points or infinity, can
     be equal by nature. Others cannot: then the seed does not reach what it should, or
@@ -141,8 +144,9 @@ def equal_by_nature(
 def outliers(
     groups: Sequence[Group], names: Sequence[str], claim: Claim
 ) -> tuple[str, ...]:
-    """A sentence for each side with values far from the rest: few seeds cannot know
-    their mean.
+    """A sentence for each side with values far from the rest.
+
+    Few seeds cannot know their mean.
     """
     said = []
     for name, group in zip(names, groups, strict=True):

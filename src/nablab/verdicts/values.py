@@ -1,5 +1,6 @@
-"""From records to numbers: one value per seed on the claim's scale, and what had to be
-left out.
+"""From records to numbers.
+
+One value per seed on the claim's scale, and what had to be left out.
 """
 
 from __future__ import annotations
@@ -52,8 +53,9 @@ def summary(side: Iterable[Record], metric: str) -> dict[str, float]:
 
 
 def relative(a: float, b: float) -> float:
-    """Relative difference to the smaller of the two; infinite if it is 0 or the signs
-    differ.
+    """Relative difference to the smaller of the two.
+
+    Infinite if it is 0 or the signs differ.
 
     >>> relative(100.0, 150.0), relative(0.0, 1.0)
     (0.5, inf)

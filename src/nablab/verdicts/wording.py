@@ -1,5 +1,6 @@
-"""Verdicts in plain words: the claim's sentence, why it was judged so, and by which
-method.
+"""Verdicts in plain words.
+
+The claim's sentence, why it was judged so, and by which method.
 
 Effects have a file of their own, ``effects.py``.
 """
@@ -254,8 +255,9 @@ def _line(claim: Claim, evidence: Evidence, *, touching: bool = False) -> str:
 
 
 def threshold_text(claim: Claim) -> str:
-    """What the effect is held against, in short: ``1.5 times lower``, ``tau 0.300``,
-    ``0.0500``.
+    """What the effect is held against, in short.
+
+    ``1.5 times lower``, ``tau 0.300``, ``0.0500``.
     """
     if claim.kind == "equality":
         return f"{100 * claim.margin:.3g} %"

@@ -1,5 +1,6 @@
-"""One file from one address: with a short wait for the connection, resumed, and told
-from a login page.
+"""One file from one address.
+
+With a short wait for the connection, resumed, and told from a login page.
 """
 
 from __future__ import annotations
@@ -29,8 +30,9 @@ _closed: dict[str, str] = {}
 
 
 class SourceError(Exception):
-    """A source does not serve a data set; the text says why, for the list of what was
-    tried.
+    """A source does not serve a data set.
+
+    The text says why, for the list of what was tried.
     """
 
 
@@ -88,8 +90,9 @@ def download(
 
 
 def _receive(url: str, part: Path, progress: Progress, most: int | None) -> None:
-    """Append what is missing to ``part``; an incomplete answer raises and keeps what
-    came.
+    """Append what is missing to ``part``.
+
+    An incomplete answer raises and keeps what came.
     """
     have = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(

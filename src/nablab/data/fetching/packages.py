@@ -68,8 +68,9 @@ class NpmPackage:
 
 @dataclass(frozen=True)
 class DebianPackage:
-    """A package of Debian and its children, fetched with ``apt-get download``: no root
-    is needed.
+    """A package of Debian and its children, fetched with ``apt-get download``.
+
+    No root is needed.
 
     Attributes:
         package: Its name.
@@ -205,8 +206,9 @@ def _call(
 
 
 def _last_words(text: str) -> str:
-    """The line of a client's complaint that says most: the first error, else the last
-    line.
+    """The line of a client's complaint that says most.
+
+    The first error, else the last line.
     """
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     lines = [

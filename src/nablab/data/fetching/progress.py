@@ -1,5 +1,6 @@
-"""What a fetch says while it works, and two ways to show it: a bar in a terminal, lines
-elsewhere.
+"""What a fetch says while it works, and two ways to show it.
+
+A bar in a terminal, lines elsewhere.
 """
 
 from __future__ import annotations
@@ -36,8 +37,9 @@ def silent(step: Step) -> None:
 
 
 class Lines:
-    """Every message as a line on standard error; a download says every few seconds how
-    far it is.
+    """Every message as a line on standard error.
+
+    A download says every few seconds how far it is.
     """
 
     def __init__(self) -> None:

@@ -31,8 +31,9 @@ class Source(Protocol):
     def fetch(
         self, sizes: Mapping[str, int], work: Path, progress: Progress
     ) -> Iterator[tuple[str, bytes]]:
-        """Yield name and content of each file that it has of these; nothing larger is
-        read into memory.
+        """Yield name and content of each file that it has of these.
+
+        Nothing larger is read into memory.
 
         Args:
             sizes: The canonical files that are wanted, by name, with their sizes in
@@ -125,8 +126,9 @@ class Tree:
 
 
 def read_plain_or_gzip(path: Path, size: int) -> bytes | None:
-    """The content of a file, or of the same name with ``.gz``, decompressed; None if
-    neither is there.
+    """The content of a file, or of the same name with ``.gz``, decompressed.
+
+    None if neither is there.
 
     Args:
         path: The file.
@@ -157,8 +159,9 @@ def unpack(packed: Path, size: int) -> bytes:
 
 
 def packed_most(size: int) -> int:
-    """The bytes that a gzip file of so many bytes may have: a little more where nothing
-    is gained.
+    """The bytes that a gzip file of so many bytes may have.
+
+    A little more where nothing is gained.
     """
     return size + size // 1000 + SLACK
 

@@ -1,5 +1,6 @@
-"""Functions of x that a user writes, such as ``sin(5*pi*x)/x + 1``; parsed, never
-evaluated as Python.
+"""Functions of x that a user writes, such as ``sin(5*pi*x)/x + 1``.
+
+Parsed, never evaluated as Python.
 
 The text becomes a syntax tree, every node of the tree must be on a short list, and
 NumPy computes the rest in float64. A name that is not on the list, an attribute, a

@@ -1,5 +1,6 @@
-r"""One-input, one-output functions to learn: known ones by name, and any expression of
-x.
+r"""One-input, one-output functions to learn.
+
+Known ones by name, and any expression of x.
 
 A target is written ``NAME`` or ``EXPRESSION``, then optionally ``@LOW..HIGH`` and
 ``@POINTS``::
@@ -77,8 +78,9 @@ class Target:
         return np.linspace(self.low, self.high, points or self.points)
 
     def midpoints(self, points: int | None = None) -> Array:
-        """The held-out inputs in float64, shape (N-1,): midway between neighboring
-        training inputs.
+        """The held-out inputs in float64, shape (N-1,).
+
+        Midway between neighboring training inputs.
         """
         grid = self.grid(points)
         return (grid[:-1] + grid[1:]) / 2
@@ -136,8 +138,9 @@ def _sign_sin(x: Array) -> Array:
 
 
 def tent(x: Array) -> Array:
-    """The tent map, 2x up to 1/2 and 2 - 2x after it; exact in binary floating point on
-    [0, 1].
+    """The tent map, 2x up to 1/2 and 2 - 2x after it.
+
+    Exact in binary floating point on [0, 1].
     """
     return np.where(x <= 0.5, 2 * x, 2 - 2 * x)
 
@@ -194,8 +197,9 @@ def sawtooth_depth(name: str) -> int | None:
 
 
 def target(spec: str) -> Target:
-    """The target that ``spec`` names: a known name or an expression, with
-    ``@LOW..HIGH`` and ``@POINTS``.
+    """The target that ``spec`` names.
+
+    A known name or an expression, with ``@LOW..HIGH`` and ``@POINTS``.
 
     Raises:
         UsageError: An unknown name, a bad expression, domain or number of points,

@@ -50,8 +50,9 @@ class Normalize:
 
 @dataclass(frozen=True)
 class Augment:
-    """Random shifts and mirror images of whole batches; the pixels that come in from
-    outside are black.
+    """Random shifts and mirror images of whole batches.
+
+    The pixels that come in from outside are black.
 
     Attributes:
         shift: Largest shift in pixels, up, down, left and right alike; the same as
@@ -153,8 +154,9 @@ class ImageSet:
         return Normalize(self.mean, self.std)
 
     def describe(self) -> str:
-        """One paragraph for a report: name, size, memory, source, terms and whom to
-        cite.
+        """One paragraph for a report.
+
+        Name, size, memory, source, terms and whom to cite.
 
         >>> from nablab import data
         >>> data.load("digits", split="test").describe().split(", 10 classes")[0]
@@ -187,8 +189,9 @@ class ImageSet:
         )
 
     def hold_out(self, samples: int, *, seed: int) -> tuple[ImageSet, ImageSet]:
-        """Cut a validation split off: the rest, and ``samples`` samples drawn by
-        ``seed``.
+        """Cut a validation split off.
+
+        The rest, and ``samples`` samples drawn by ``seed``.
 
         Raises:
             UsageError: There are not so many samples, or none would be left.
@@ -212,8 +215,9 @@ def _channel_names(count: int) -> tuple[str, ...]:
 
 
 def _note(channel: str, std: float) -> str:
-    """What to say of a channel with this deviation over the training images; nothing if
-    it varies.
+    """What to say of a channel with this deviation over the training images.
+
+    Nothing if it varies.
     """
     if std == 0:
         return (

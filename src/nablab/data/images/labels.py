@@ -79,8 +79,9 @@ def corrupt(labels: Tensor, share: float, *, classes: int, seed: int) -> Corrupt
 
 
 def by_truth(labels: Tensor, truth: Tensor) -> dict[str, Tensor]:
-    """Labels in parts, for scores of each part: what is in no part holds -100, which is
-    counted nowhere.
+    """Labels in parts, for scores of each part.
+
+    What is in no part holds -100, which is counted nowhere.
 
     Args:
         labels: int64 (..., N), some of them corrupted.

@@ -166,8 +166,9 @@ def _decode(image: Image.Image) -> tuple[Tensor, list[str]]:
 
 
 def _orientation(image: Image.Image) -> tuple[int, bool]:
-    """The EXIF orientation, 1 (upright) where there is none; and False if there is one
-    that is not valid.
+    """The EXIF orientation, 1 (upright) where there is none.
+
+    And False if there is one that is not valid.
     """
     try:
         value = image.getexif().get(ORIENTATION, 1)

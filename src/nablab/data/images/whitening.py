@@ -1,5 +1,6 @@
-"""Images as Zhang et al. (ICLR 2017) prepared them: the middle of each, whitened by
-itself.
+"""Images as Zhang et al.
+
+(ICLR 2017) prepared them: the middle of each, whitened by itself.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
-"""The data sets that nablab knows by name, a file for each: found by scanning this
-folder.
+"""The data sets that nablab knows by name, a file for each.
+
+Found by scanning this folder.
 
 A module here that holds a `KnownSet` or an `EmbeddedSet` adds it. Nothing here imports
 torch or numpy before a set is read.

@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 
 
 class Cifar10(KnownSet):
-    """The set in its official binary form: batches of records of a label and 3,072
-    pixels.
+    """The set in its official binary form.
+
+    Batches of records of a label and 3,072 pixels.
     """
 
     def decode(self, files: Sequence[bytearray]) -> tuple[Tensor, Tensor]:

@@ -37,8 +37,9 @@ class File:
 
 @dataclass(frozen=True)
 class KnownSet:
-    """A data set of labeled images that can be asked for by name; a subclass knows the
-    form of its files.
+    """A data set of labeled images that can be asked for by name.
+
+    A subclass knows the form of its files.
 
     Attributes:
         name: What to ask for.

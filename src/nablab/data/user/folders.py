@@ -1,5 +1,6 @@
-"""Folders of images, a subfolder per class: which files are images of which class, and
-what is left out.
+"""Folders of images, a subfolder per class.
+
+Which files are images of which class, and what is left out.
 """
 
 from __future__ import annotations
@@ -27,8 +28,9 @@ NAMED = 3  # of the files that are left out, so many are named
 
 @dataclass(frozen=True)
 class Listing:
-    """The image files of a split: paths, labels (N,), and notes on what lies beside
-    them unread.
+    """The image files of a split.
+
+    Paths, labels (N,), and notes on what lies beside them unread.
     """
 
     paths: tuple[Path, ...]
@@ -169,8 +171,9 @@ def _list(folder: Path, classes: tuple[str, ...], notes: Sequence[str]) -> Listi
 
 
 def _sort(place: Path, top: Path, others: list[str], below: list[str]) -> list[Path]:
-    """The images of a class; whatever else there is goes to the names of other files
-    and of folders.
+    """The images of a class.
+
+    Whatever else there is goes to the names of other files and of folders.
     """
     images = []
     for path in _entries(place):
@@ -201,8 +204,9 @@ def _beside(folder: Path, read: Sequence[str]) -> list[str]:
 def _check(
     folder: str, states: tuple[State, ...], size: int | None, channels: int | None
 ) -> None:
-    """Raise unless all images can be had in one form, and fit in memory; only their
-    headers are read.
+    """Raise unless all images can be had in one form, and fit in memory.
+
+    Only their headers are read.
 
     The images of both splits are looked at: what is wrong with the last test image
     should be known before the training, not after it.

@@ -1,5 +1,6 @@
-"""What is sensible to read into memory: said before it is read, from what a file
-announces of itself.
+"""What is sensible to read into memory.
+
+Said before it is read, from what a file announces of itself.
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ CGROUP = Path("/sys/fs/cgroup/memory.max")
 
 
 def memory() -> int:
-    """Bytes that this process may use: those of the machine, of its container, or of
-    its own limit.
+    """Bytes that this process may use.
+
+    Those of the machine, of its container, or of its own limit.
     """
     limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     own, _ = resource.getrlimit(resource.RLIMIT_AS)
@@ -34,8 +36,9 @@ def memory() -> int:
 
 
 def check_fits(nbytes: int, what: str, remedy: str) -> None:
-    """Refuse what takes more than half of the memory: a second copy is made on the way
-    to tensors.
+    """Refuse what takes more than half of the memory.
+
+    A second copy is made on the way to tensors.
 
     Args:
         nbytes: What it takes once it is read.

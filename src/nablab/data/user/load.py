@@ -64,8 +64,9 @@ def load_own(
 
 
 def count_classes(path: Path, *, size: int | None, channels: int | None) -> int:
-    """The number of classes. The images are read, and so checked, once per process and
-    state of the files.
+    """The number of classes.
+
+    The images are read, and so checked, once per process and state of the files.
 
     Raises:
         UsageError: As `load_own`.
@@ -86,8 +87,9 @@ def _open(path: Path, size: int | None, channels: int | None) -> Own:
 
 
 def _places(own: Own, split: str) -> tuple[tuple[str, np.ndarray], bool]:
-    """In which stored split the images of a split lie, and at which places; whether it
-    was cut.
+    """In which stored split the images of a split lie, and at which places.
+
+    Whether it was cut.
     """
     if "test" in own.labels:
         return (split, np.arange(len(own.labels[split]))), False
@@ -120,8 +122,9 @@ def cut(
 
 
 def _statistics(own: Own, training: Tensor | None) -> Statistics:
-    """Mean and deviation of the training split; computed once per process and state of
-    the files.
+    """Mean and deviation of the training split.
+
+    Computed once per process and state of the files.
     """
     if own.fingerprint not in _own_statistics:
         if training is None:

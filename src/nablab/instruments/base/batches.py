@@ -44,8 +44,9 @@ class Batches:
 
     @cached_property
     def weights(self) -> tuple[float, ...]:
-        """The share of each batch in the mean over all: a ragged last batch counts for
-        what it holds.
+        """The share of each batch in the mean over all.
+
+        A ragged last batch counts for what it holds.
         """
         terms = (
             self.samples
@@ -71,8 +72,9 @@ class Batches:
         ).without_empty()
 
     def without_empty(self) -> Batches:
-        """The batches that hold something to take a mean over: the mean of the others
-        is 0 / 0.
+        """The batches that hold something to take a mean over.
+
+        The mean of the others is 0 / 0.
         """
         if self.count is None:
             return self
@@ -209,22 +211,25 @@ def move(batch: Any, device: torch.device, dtype: torch.dtype) -> Any:
 
 
 def part_of(batch: Any, start: int, stop: int) -> Any:
-    """Samples ``start`` to ``stop - 1`` of a batch; tensors of another length are kept
-    whole.
+    """Samples ``start`` to ``stop - 1`` of a batch.
+
+    Tensors of another length are kept whole.
     """
     return _selected(batch, lambda tensor: tensor[start:stop])
 
 
 def take(batch: Any, indices: Tensor) -> Any:
-    """The samples of a batch with these indices; tensors of another length than the
-    batch are kept whole.
+    """The samples of a batch with these indices.
+
+    Tensors of another length than the batch are kept whole.
     """
     return _selected(batch, lambda tensor: tensor[indices.to(tensor.device)])
 
 
 def map_tensors(batch: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """The batch with every tensor changed; other leaves are kept, and so is the batch's
-    type.
+    """The batch with every tensor changed.
+
+    Other leaves are kept, and so is the batch's type.
     """
     if isinstance(batch, Tensor):
         return change(batch)

@@ -198,8 +198,9 @@ class Checks:
     def _check_random(
         self, first: float, second: float, drawn: _Drawn, again: _Drawn
     ) -> None:
-        """Generators are compared, not losses: dropping a layer with probability 0.1
-        seldom shows in two.
+        """Generators are compared, not losses.
+
+        Dropping a layer with probability 0.1 seldom shows in two.
         """
         # What seeds itself the same way every time ends in the same state, whatever the
         # state before.
@@ -247,8 +248,9 @@ class Checks:
                 )
 
     def _is_finite(self, batch: Any) -> bool:
-        """Whether loss and gradient are finite: an infinite input of a saturated unit
-        gives 0 * infinity.
+        """Whether loss and gradient are finite.
+
+        An infinite input of a saturated unit gives 0 * infinity.
         """
         leaves = self.objective.leaves()
         value = self.objective.batch_loss(leaves, batch)
@@ -279,8 +281,9 @@ class Checks:
     def _check_buffers_are_idle(
         self, pristine: Mapping[str, Tensor], batch: Any, first: float
     ) -> None:
-        """A counter may count; a buffer that the loss depends on makes every pass
-        another function.
+        """A counter may count.
+
+        A buffer that the loss depends on makes every pass another function.
         """
         objective = self.objective
         self._checked_loss(batch)
@@ -419,8 +422,9 @@ class Checks:
             ]
 
     def _count_along_second_axis(self) -> None:
-        """Batches of sequences may be laid out (time, sample): then the second axis
-        counts.
+        """Batches of sequences may be laid out (time, sample).
+
+        Then the second axis counts.
         """
         objective = self.objective
         if objective.batches.count is not None:
@@ -433,8 +437,9 @@ class Checks:
         objective.batches.__dict__.pop("weights", None)
 
     def _gap_of_parts(self, batch: Any, *, axis: int) -> str | None:
-        """Cut some samples at random in two; how the loss of all differs from the mean
-        of the parts'.
+        """Cut some samples at random in two.
+
+        How the loss of all differs from the mean of the parts'.
         """
         part = _Part(batch, axis=axis)
         if part.length < 2:
@@ -450,8 +455,9 @@ class Checks:
         return self._gap(whole, pieces, axis=axis)
 
     def _gap_between_batches(self) -> str | None:
-        """The same for samples of all batches together: what normalizes may differ
-        between batches only.
+        """The same for samples of all batches together.
+
+        What normalizes may differ between batches only.
         """
         few = [
             _Part(item, axis=0).select(torch.arange(min(4, count_samples(item))))
@@ -616,8 +622,9 @@ def _double(batch: Any) -> Any:
 
 
 def _is_torchs(error: Exception) -> bool:
-    """Whether PyTorch raised an error, or an operation in the user's code did: else it
-    is a bug of theirs.
+    """Whether PyTorch raised an error, or an operation in the user's code did.
+
+    Else it is a bug of theirs.
     """
     frames = traceback.extract_tb(error.__traceback__)
     inside = bool(frames) and frames[-1].filename.startswith(TORCH)

@@ -40,8 +40,9 @@ def has_dead_end(tensors: list[Tensor]) -> bool:
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes of memory that are free on a device; for the CPU, what the operating system
-    calls available.
+    """Bytes of memory that are free on a device.
+
+    For the CPU, what the operating system calls available.
     """
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])

@@ -1,5 +1,6 @@
-"""What a user may call a loss: a name, a function of output and target, or a closure
-over model and batch.
+"""What a user may call a loss.
+
+A name, a function of output and target, or a closure over model and batch.
 """
 
 from __future__ import annotations
@@ -26,8 +27,9 @@ IGNORED = -100  # PyTorch's mark of a target that does not count
 
 @dataclass(frozen=True)
 class Closure:
-    """A loss of a model on a batch of any form: dictionaries, several inputs, several
-    losses.
+    """A loss of a model on a batch of any form.
+
+    Dictionaries, several inputs, several losses.
 
     Attributes:
         function: ``function(model, batch)`` gives the mean loss of the batch, a tensor
@@ -131,8 +133,9 @@ class Evaluation(nn.Module):
 
     @property
     def count(self) -> Callable[[Any], float] | None:
-        """Counts what the mean of a batch is over, where the loss is a known one; else
-        None.
+        """Counts what the mean of a batch is over, where the loss is a known one.
+
+        Else None.
         """
         return counter(self.criterion)
 

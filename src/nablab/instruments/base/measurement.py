@@ -35,8 +35,9 @@ class Measurement:
     notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields that its ``repr`` shows, as JSON types; long arrays give
-        ``{"shape": [...]}``.
+        """The fields that its ``repr`` shows, as JSON types.
+
+        Long arrays give ``{"shape": [...]}``.
         """
         shown = [field.name for field in dataclasses.fields(self) if field.repr]
         return {

@@ -1,5 +1,6 @@
-"""The mean loss of a model over data as a function of chosen parameters: what most
-instruments measure.
+"""The mean loss of a model over data as a function of chosen parameters.
+
+What most instruments measure.
 """
 
 from __future__ import annotations
@@ -145,8 +146,9 @@ class Objective:
     # Vectors and tensors by name
 
     def flatten(self, tensors: Mapping[str, Tensor]) -> Tensor:
-        """One vector (P,) of tensors by parameter name; leading axes beyond the
-        parameters' own are kept.
+        """One vector (P,) of tensors by parameter name.
+
+        Leading axes beyond the parameters' own are kept.
         """
         parts = [
             tensors[name].reshape(
@@ -159,8 +161,9 @@ class Objective:
         return torch.cat(parts, dim=-1)
 
     def unflatten(self, vector: Tensor) -> dict[str, Tensor]:
-        """The inverse of `flatten`: views of ``vector`` (..., P) in the parameters'
-        shapes.
+        """The inverse of `flatten`.
+
+        Views of ``vector`` (..., P) in the parameters' shapes.
         """
         parts = torch.split(vector, self._counts, dim=-1)
         return {
@@ -171,8 +174,9 @@ class Objective:
     # The function
 
     def batch_loss(self, tensors: Mapping[str, Tensor], batch: Any) -> Tensor:
-        """The mean loss of one batch at the given values of the chosen parameters;
-        differentiable, pure.
+        """The mean loss of one batch at the given values of the chosen parameters.
+
+        Differentiable, pure.
 
         Run it and the backward passes through it in one `quiet`: some models read their
         weights in the backward pass again.
@@ -183,8 +187,9 @@ class Objective:
             return value
 
     def batch_outputs(self, tensors: Mapping[str, Tensor], batch: Any) -> Any:
-        """What the model returns on the inputs of a batch ``(inputs, target)``;
-        differentiable, pure.
+        """What the model returns on the inputs of a batch ``(inputs, target)``.
+
+        Differentiable, pure.
         """
         with self._placed(tensors), torch.enable_grad():
             return call(self.model, split(batch)[0])
@@ -266,8 +271,9 @@ class Objective:
     def gradients_of(
         self, value: Tensor, leaves: dict[str, Tensor]
     ) -> dict[str, Tensor]:
-        """The gradients of a loss by name; call inside the `quiet` in which the loss
-        was computed.
+        """The gradients of a loss by name.
+
+        Call inside the `quiet` in which the loss was computed.
 
         Raises:
             UsageError: The loss does not depend on the parameters.
@@ -284,8 +290,9 @@ class Objective:
 
     @contextmanager
     def quiet(self) -> Iterator[None]:
-        """Run the model inside, forward and backward; everything it touches is given
-        back after.
+        """Run the model inside, forward and backward.
+
+        Everything it touches is given back after.
 
         Inside, the model holds the tensors of this objective, generators may be drawn
         from, and kernels are taken that can be differentiated twice. It may be nested.
@@ -365,8 +372,9 @@ class Objective:
         return tensor.detach().to(self.device, kind, copy=True)
 
     def may_be_cut(self) -> bool:
-        """Whether batches may be cut into pieces: the mean is known, and samples do not
-        mix.
+        """Whether batches may be cut into pieces.
+
+        The mean is known, and samples do not mix.
         """
         if self.is_closure or self.batches.count is None:
             return False

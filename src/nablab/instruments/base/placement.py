@@ -85,8 +85,9 @@ class Placement:
         return self._depth > 0
 
     def open(self, dtype: torch.dtype | None, device: torch.device) -> None:
-        """Remember what the modules hold, and convert what has no name; must be
-        followed by `close`.
+        """Remember what the modules hold, and convert what has no name.
+
+        Must be followed by `close`.
         """
         self._depth += 1
         if self._depth > 1:
@@ -118,8 +119,9 @@ class Placement:
         self.restore()
 
     def restore(self) -> None:
-        """Give the modules back what they held; doing it twice does no harm, so it may
-        be interrupted.
+        """Give the modules back what they held.
+
+        Doing it twice does no harm, so it may be interrupted.
         """
         for contents in self._saved:
             contents.restore()
@@ -140,8 +142,9 @@ class Placement:
     def _converted_list(
         self, value: Any, dtype: torch.dtype | None, device: torch.device
     ) -> Any:
-        """A list or dictionary with the tensors in it converted; those with names get
-        theirs by `put`.
+        """A list or dictionary with the tensors in it converted.
+
+        Those with names get theirs by `put`.
         """
         if isinstance(value, Tensor):
             return (
@@ -177,8 +180,9 @@ def copied(module: nn.Module) -> nn.Module:
 
 
 class _Contents:
-    """What a module held: its attributes, its registered tensors, and what stood in its
-    lists.
+    """What a module held.
+
+    Its attributes, its registered tensors, and what stood in its lists.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -269,8 +273,9 @@ def _holds_tensor(value: Any, depth: int = 0) -> bool:
 def converted(
     tensor: Tensor, dtype: torch.dtype | None, device: torch.device
 ) -> Tensor:
-    """A copy without a graph; a floating-point tensor in another dtype, or in its own
-    if that is None.
+    """A copy without a graph.
+
+    A floating-point tensor in another dtype, or in its own if that is None.
     """
     kind = dtype if tensor.is_floating_point() else None
     return tensor.detach().to(device, kind, copy=True)

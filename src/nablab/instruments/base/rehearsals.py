@@ -1,5 +1,6 @@
-"""How an instrument's cost is foretold: by trying small calls, or on a stand-in for
-what it measures.
+"""How an instrument's cost is foretold.
+
+By trying small calls, or on a stand-in for what it measures.
 
 No table of factors is kept. What is foretold was done on this machine: either the
 instrument itself, with options that make it short (`Trials`), or its own arithmetic on

@@ -1,5 +1,6 @@
-"""Networks of one architecture, measured together: their losses and gradients at
-float64 points (K, P).
+"""Networks of one architecture, measured together.
+
+Their losses and gradients at float64 points (K, P).
 """
 
 from __future__ import annotations
@@ -262,8 +263,9 @@ class ReplicaObjective:
         return len(self.points)
 
     def subset(self, replicas: Tensor) -> ReplicaObjective:
-        """The objective of some replicas, (k,) numbers; the data are shared with this
-        one.
+        """The objective of some replicas, (k,) numbers.
+
+        The data are shared with this one.
         """
         part = copy.copy(self)
         part.points = self.points[replicas]
@@ -317,8 +319,9 @@ class ReplicaObjective:
         return torch.stack(rows)
 
     def batch_losses(self, points: Tensor, batch: Any) -> Tensor:
-        """The losses (K,) on one batch of `batches` at points (K, P); differentiable,
-        call inside `quiet`.
+        """The losses (K,) on one batch of `batches` at points (K, P).
+
+        Differentiable, call inside `quiet`.
         """
         return self.per_replica(lambda loss, tensors: loss(tensors), points, batch)
 
@@ -403,8 +406,9 @@ class ReplicaObjective:
         return gradients, products
 
     def _one_by_one(self, points: Tensor) -> bool:
-        """Whether a graph may span one replica only: models that are not batched may
-        read weights again.
+        """Whether a graph may span one replica only.
+
+        Models that are not batched may read weights again.
         """
         return len(points) > 1 and not self._batched
 
@@ -473,8 +477,9 @@ class ReplicaObjective:
         return inputs, target[:, replica]
 
     def _data_of(self, replica: int) -> Any:
-        """The batches as one replica sees them; an iterator, for a list of tensors
-        would be one batch.
+        """The batches as one replica sees them.
+
+        An iterator, for a list of tensors would be one batch.
         """
         return iter([self._seen_by(replica, batch) for batch in self.batches.items])
 

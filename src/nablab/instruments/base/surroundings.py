@@ -1,5 +1,6 @@
-"""What a measurement borrows from the process and gives back: generators, kernels,
-gradients on or off.
+"""What a measurement borrows from the process and gives back.
+
+Generators, kernels, gradients on or off.
 """
 
 from __future__ import annotations
@@ -87,8 +88,9 @@ def preserved_generators(
 
 @dataclass(frozen=True)
 class Uses:
-    """What a model's passes use of the process; what is not known to be unused counts
-    as used.
+    """What a model's passes use of the process.
+
+    What is not known to be unused counts as used.
 
     Attributes:
         recurrence: It has recurrent layers.

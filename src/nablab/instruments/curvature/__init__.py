@@ -1,3 +1,4 @@
-"""Second derivatives: products, eigenvalues, traces, densities, exact matrices,
-critical points.
+"""Second derivatives.
+
+Products, eigenvalues, traces, densities, exact matrices, critical points.
 """

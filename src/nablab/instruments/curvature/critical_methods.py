@@ -73,8 +73,9 @@ class Search:
 
     @classmethod
     def start(cls, objective: ReplicaObjective, tolerance: float) -> Search:
-        """All networks where they are; those without a finite gradient, and those at
-        zero, stay.
+        """All networks where they are.
+
+        Those without a finite gradient, and those at zero, stay.
         """
         points = objective.points.clone()
         gradients = objective.gradients(points)
@@ -391,8 +392,9 @@ def _descend(
 def _inverse_hessian_times(
     pairs: list[tuple[Tensor, Tensor]], vectors: Tensor
 ) -> Tensor:
-    """The two-loop recursion (Nocedal and Wright 2006, algorithm 7.4); only pairs with
-    curvature count.
+    """The two-loop recursion (Nocedal and Wright 2006, algorithm 7.4).
+
+    Only pairs with curvature count.
     """
     kept = []
     for s, y in pairs:
@@ -470,8 +472,9 @@ def _bent_step(
 
 
 def _product(vectors: Tensor, values: Tensor, right: Tensor) -> Tensor:
-    """Matrices given by their eigenvectors and eigenvalues, times a vector each: (k,
-    P).
+    """Matrices given by their eigenvectors and eigenvalues, times a vector each.
+
+    (k, P).
     """
     return (vectors @ (values * (vectors.mT @ right[..., None])[..., 0])[..., None])[
         ..., 0

@@ -72,8 +72,9 @@ STALLED = (
 
 @dataclass(frozen=True, kw_only=True)
 class CriticalPoint(Measurement):
-    r"""The result of `find_critical_point`; for `Replicas`, numbers are arrays (K,),
-    arrays have an axis K.
+    r"""The result of `find_critical_point`.
+
+    For `Replicas`, numbers are arrays (K,), arrays have an axis K.
 
     Attributes:
         reached: Whether the gradient's norm at `point` is at most the tolerance. Only

@@ -258,8 +258,9 @@ class _Plan:
 
 
 def _places(weights: Sequence[Tensor], biased: Sequence[bool]) -> list[Tensor]:
-    """For each layer (outputs, inputs + bias): the position of each parameter, a bias
-    as the last column.
+    """For each layer (outputs, inputs + bias).
+
+    The position of each parameter, a bias as the last column.
     """
     places, start = [], 0
     for weight, has_bias in zip(weights, biased, strict=True):
@@ -274,8 +275,9 @@ def _places(weights: Sequence[Tensor], biased: Sequence[bool]) -> list[Tensor]:
 
 
 def _mirrored(index: Tensor) -> Tensor:
-    """The lower half, also in place of the upper one; a later layer's parameters come
-    after an earlier's.
+    """The lower half, also in place of the upper one.
+
+    A later layer's parameters come after an earlier's.
     """
     return (index.tril() + index.tril(-1).T).flatten()
 
@@ -321,8 +323,9 @@ def _fill(
     targets: Tensor,
     loss: Loss,
 ) -> bool:
-    """Compute the Hessians of some replicas into ``out``; False if the loss ties
-    samples together.
+    """Compute the Hessians of some replicas into ``out``.
+
+    False if the loss ties samples together.
     """
     with torch.no_grad():
         inputs, slopes, bends, outputs = _forward(layers, tensors, x)
@@ -380,8 +383,9 @@ def _forward(
 
 
 def _gradient(total: Tensor, variable: Tensor) -> Tensor:
-    """The gradient, zero where ``total`` does not depend on ``variable``; the graph
-    stays.
+    """The gradient, zero where ``total`` does not depend on ``variable``.
+
+    The graph stays.
     """
     if not total.requires_grad:
         return torch.zeros_like(variable)
@@ -461,7 +465,8 @@ def _blocks(
 def _tangents(
     levels: Sequence[_Level], units: Sequence[int]
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """How each layer's sums depend on earlier units, its outputs on those and its own:
+    """How each layer's sums depend on earlier units, its outputs on those and its own.
+
     (K, T, width, N).
     """
     sums: list[Tensor] = []
@@ -487,8 +492,9 @@ def _times(matrix: Tensor, tangents: Tensor) -> Tensor:
 
 
 def _over_samples(left: Tensor, right: Tensor) -> Tensor:
-    """Products of all pairs of rows summed over samples: (K, a, b, N) and (K, c, d, N)
-    give (K, a*b*c*d).
+    """Products of all pairs of rows summed over samples.
+
+    (K, a, b, N) and (K, c, d, N) give (K, a*b*c*d).
     """
     return torch.bmm(left.flatten(1, 2), right.flatten(1, 2).mT).flatten(1)
 

@@ -103,8 +103,9 @@ class SpectralDensity(Measurement):
 
     @property
     def smallest(self) -> tuple[float, float]:
-        """The smallest Ritz value, and its residual and rounding: an eigenvalue lies
-        within that.
+        """The smallest Ritz value, and its residual and rounding.
+
+        An eigenvalue lies within that.
         """
         probe = int(self.nodes[:, 0].argmin())
         return float(self.nodes[probe, 0]), float(
@@ -113,8 +114,9 @@ class SpectralDensity(Measurement):
 
     @property
     def largest(self) -> tuple[float, float]:
-        """The largest Ritz value, and its residual and rounding: an eigenvalue lies
-        within that.
+        """The largest Ritz value, and its residual and rounding.
+
+        An eigenvalue lies within that.
         """
         last = np.where(self.weights > 0, self.nodes, -np.inf)
         probe, place = np.unravel_index(int(last.argmax()), last.shape)
@@ -301,8 +303,9 @@ def density_of(
     points: int = 1000,
     seed: int = 0,
 ) -> SpectralDensity:
-    """The density of eigenvalues of any symmetric matrix known by its products; see
-    `spectral_density`.
+    """The density of eigenvalues of any symmetric matrix known by its products.
+
+    See `spectral_density`.
 
     Args:
         matrix: An operator, a dense symmetric tensor, or anything with ``matrix @

@@ -142,8 +142,9 @@ def hessian_diagonal(
 
 
 def diagonal_of(matrix: Matrix, *, samples: int = 30, seed: int = 0) -> Diagonal:
-    """The diagonal of any symmetric matrix that is known by its products; see
-    `hessian_diagonal`.
+    """The diagonal of any symmetric matrix that is known by its products.
+
+    See `hessian_diagonal`.
 
     Args:
         matrix: An operator, a dense symmetric tensor, or anything with ``matrix @

@@ -131,8 +131,9 @@ def verified(
 
 
 def _examined(network: ReplicaObjective, *, differences: bool) -> Verdict:
-    """The verdict on one network with one batch; its `spent` counts the differences
-    only.
+    """The verdict on one network with one batch.
+
+    Its `spent` counts the differences only.
     """
     sizes = [shape.numel() for shape in network.base.shapes]
     network.spent = 0.0

@@ -1,5 +1,6 @@
-r"""Extreme eigenvalues of the Hessian, each with its residual: thick-restart Lanczos
-(Wu and Simon 2000).
+r"""Extreme eigenvalues of the Hessian, each with its residual.
+
+Thick-restart Lanczos (Wu and Simon 2000).
 
 The search stops by the residual :math:`\|Hv - \lambda v\|` of every wanted pair, never
 because a Ritz value has stopped to change: in a cluster it seems to stand still long
@@ -239,8 +240,9 @@ def eigenvalues_of(
     certify: bool = True,
     seed: int = 0,
 ) -> Eigenvalues:
-    """Extreme eigenpairs of any symmetric matrix that is known by its products; see
-    `hessian_eigenvalues`.
+    """Extreme eigenpairs of any symmetric matrix that is known by its products.
+
+    See `hessian_eigenvalues`.
 
     Args:
         matrix: An operator of this package, a dense symmetric tensor, or anything with
@@ -308,8 +310,9 @@ class _Search:
             self._step()
 
     def finds_more(self) -> bool:
-        """Start anew in the complement of the wanted vectors; whether a wanted pair had
-        been missed.
+        """Start anew in the complement of the wanted vectors.
+
+        Whether a wanted pair had been missed.
         """
         krylov = self.krylov
         if krylov.size == self.matrix.shape[0]:

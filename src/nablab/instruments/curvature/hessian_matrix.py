@@ -53,8 +53,9 @@ MAX_BYTES = 4 * 10**9
 
 @dataclass(frozen=True, kw_only=True)
 class HessianMatrix(Measurement):
-    r"""The result of `hessian_matrix`; for `Replicas`, every array has a leading axis
-    K.
+    r"""The result of `hessian_matrix`.
+
+    For `Replicas`, every array has a leading axis K.
 
     Attributes:
         matrix: float64 (P, P): :math:`(\hat H + \hat H^\top) / 2` of what was computed.
@@ -116,8 +117,9 @@ def _expected(
 
 
 def on_few_samples(call: Call) -> Trials:
-    """Matrices of an eighth and a fourth of the samples; of few samples, the call
-    itself.
+    """Matrices of an eighth and a fourth of the samples.
+
+    Of few samples, the call itself.
     """
     total = sum(call.sets.samples())
     few = max(FEW_SAMPLES, total // FEW_SAMPLES)
@@ -244,8 +246,9 @@ def symmetrized(matrices: Tensor) -> tuple[Tensor, Tensor]:
 def rounding_norm(
     objective: ReplicaObjective, numbers: Tensor, matrices: Tensor, *, seed: int = 0
 ) -> Tensor:
-    r"""How much rounding changes Hessians: an estimate (k,) of :math:`\|\hat H - \tilde
-    H\|_F`.
+    r"""How much rounding changes Hessians.
+
+    An estimate (k,) of :math:`\|\hat H - \tilde H\|_F`.
 
     :math:`\tilde H` are the Hessians as double backward passes give them with every
     weight moved by its last digit, up or down by chance: the same loss to rounding,

@@ -365,8 +365,9 @@ def _looks_dense(objective: ReplicaObjective) -> bool:
 
 
 def _dense_agrees(objective: ReplicaObjective) -> bool | None:
-    """Whether the dense method gives the objective's products on two samples; None if
-    it does not apply.
+    """Whether the dense method gives the objective's products on two samples.
+
+    None if it does not apply.
     """
     few = objective.subset(torch.arange(1))
     few.batches = Batches((part_of(objective.batches.items[0], 0, 2),), (2,))

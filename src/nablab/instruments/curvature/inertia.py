@@ -56,8 +56,9 @@ LARGEST_RESIDUAL = 1.0  # ||Hg|| / (||H|| ||g||) cannot exceed it
 
 @dataclass(frozen=True, kw_only=True)
 class Inertia(Measurement):
-    r"""The result of `inertia`; for `Replicas`, numbers are arrays (K,) and arrays have
-    a leading axis K.
+    r"""The result of `inertia`.
+
+    For `Replicas`, numbers are arrays (K,) and arrays have a leading axis K.
 
     Attributes:
         positive: Eigenvalues above the noise floor.
@@ -121,8 +122,9 @@ class Inertia(Measurement):
         return bool(verdict) if verdict.ndim == 0 else verdict
 
     def plot(self) -> Figure:
-        """The spectrum with its noise floor; for replicas, the minimal ratio against
-        the loss.
+        """The spectrum with its noise floor.
+
+        For replicas, the minimal ratio against the loss.
         """
         from matplotlib.figure import Figure
 

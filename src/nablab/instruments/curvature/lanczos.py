@@ -80,8 +80,9 @@ class Krylov:
         return self.size == len(self.projected)
 
     def absorb(self, image: Tensor) -> float:
-        """Take the product of the matrix with `newest`; returns the coupling to the
-        next vector.
+        """Take the product of the matrix with `newest`.
+
+        Returns the coupling to the next vector.
         """
         self.scale = max(self.scale, finite_norm(image))
         self.size += 1

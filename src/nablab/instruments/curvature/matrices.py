@@ -1,5 +1,6 @@
-"""What the iterative instruments need of a matrix: its products, and checks before
-anything costly.
+"""What the iterative instruments need of a matrix.
+
+Its products, and checks before anything costly.
 """
 
 from __future__ import annotations
@@ -83,8 +84,9 @@ def notes_of(matrix: Matrix) -> tuple[str, ...]:
 
 
 def random_vector(matrix: Matrix, generator: torch.Generator) -> Tensor:
-    """A standard normal vector (P,); drawn on the CPU, so that every device gets the
-    same.
+    """A standard normal vector (P,).
+
+    Drawn on the CPU, so that every device gets the same.
     """
     return torch.randn(matrix.shape[0], generator=generator, dtype=matrix.dtype).to(
         matrix.device

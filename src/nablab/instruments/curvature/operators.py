@@ -315,8 +315,9 @@ def _linearized(objective: Objective, batch: Any) -> _Graph:
 def _pulled_back(
     objective: Objective, graph: _Graph, row: Tensor, *, last: bool
 ) -> Tensor:
-    """The product of the Hessian behind a graph with a vector (P,); call inside
-    `quiet`.
+    """The product of the Hessian behind a graph with a vector (P,).
+
+    Call inside `quiet`.
     """
     directions = objective.unflatten(row).values()
     pairs = [

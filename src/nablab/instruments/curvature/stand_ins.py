@@ -1,5 +1,6 @@
-"""What instruments of curvature cost: a few true products, and their own arithmetic on
-a cheap matrix.
+"""What instruments of curvature cost.
+
+A few true products, and their own arithmetic on a cheap matrix.
 """
 
 from __future__ import annotations
@@ -74,8 +75,9 @@ class StandInMatrix:
         self._diagonal = torch.from_numpy(values).to(true.device, true.dtype)
 
     def __matmul__(self, vectors: Tensor) -> Tensor:
-        """The product with a vector or a block; for its time it holds what the true
-        product holds.
+        """The product with a vector or a block.
+
+        For its time it holds what the true product holds.
         """
         self._widths.append(1 if vectors.ndim == 1 else vectors.shape[1])
         held = placeholder(

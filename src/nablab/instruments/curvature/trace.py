@@ -181,8 +181,9 @@ def hessian_trace(
 def trace_of(
     matrix: Matrix, *, method: Method = "xtrace", products: int = 60, seed: int = 0
 ) -> Trace:
-    """The trace of any symmetric matrix that is known by its products; see
-    `hessian_trace`.
+    """The trace of any symmetric matrix that is known by its products.
+
+    See `hessian_trace`.
 
     Args:
         matrix: An operator, a dense symmetric tensor, or anything with ``matrix @
@@ -364,8 +365,9 @@ class _LeftOut:
         )
 
     def another(self) -> Array:
-        """What each says if another is left out as well, (k, k) by the other; of low
-        rank, the same.
+        """What each says if another is left out as well, (k, k) by the other.
+
+        Of low rank, the same.
 
         Beside s_i, the direction that then leaves the range is the part of s_j that is
         orthogonal to s_i.
@@ -477,8 +479,9 @@ def _times(matrix: Matrix, vectors: Tensor) -> Tensor:
 
 
 def _inner(left: Tensor, right: Tensor) -> Array:
-    """Inner products of the columns, summed in float64; one by one, for copies take
-    twice the memory.
+    """Inner products of the columns, summed in float64.
+
+    One by one, for copies take twice the memory.
     """
     products = [
         (one.double() * other.double()).sum()

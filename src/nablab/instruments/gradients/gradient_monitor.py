@@ -206,8 +206,9 @@ class GradientMonitor:
             ]
 
     def record_update(self) -> None:
-        """Compare the weights with those at `record`; call it after
-        ``optimizer.step()``.
+        """Compare the weights with those at `record`.
+
+        Call it after ``optimizer.step()``.
 
         Raises:
             UsageError: There is nothing to compare with.

@@ -1,5 +1,6 @@
-r"""Norms of weight gradients: of the whole data, of each layer, each batch and each
-sample.
+r"""Norms of weight gradients.
+
+Of the whole data, of each layer, each batch and each sample.
 
 The gradient of a batch is the full gradient plus noise. For B samples drawn at random
 :math:`E\|g_B\|^2 = \|g\|^2 + \mathrm{tr}(\Sigma) / B`, so the norm of a minibatch
@@ -412,8 +413,9 @@ def _alone(objective: Objective, batch: Any, place: int) -> Tensor:
 
 
 def _vectorized(objective: Objective, batch: Any, own: Sequence[bool]) -> Tensor:
-    """The gradient (n, P) of every sample of a batch; ``own`` says which tensors have
-    one row per sample.
+    """The gradient (n, P) of every sample of a batch.
+
+    ``own`` says which tensors have one row per sample.
     """
     mapped = [
         tensor for tensor, is_own in zip(tensors_in(batch), own, strict=True) if is_own

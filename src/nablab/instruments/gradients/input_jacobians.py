@@ -40,8 +40,9 @@ _INDEPENDENCE = {torch.float64: 1e-8}  # relative; other dtypes 1e-3
 
 
 class Jacobian:
-    """The Jacobians of one batch after the other; methods give values and their
-    uncertainty, (n,) each.
+    """The Jacobians of one batch after the other.
+
+    Methods give values and their uncertainty, (n,) each.
     """
 
     def __init__(self, objective: Objective, of: Of) -> None:
@@ -227,8 +228,9 @@ class Jacobian:
     def power_iteration(
         self, batch: Any, iterations: int, tolerance: float, generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
-        """The largest singular value with the residual's bound: power iteration on J
-        times J^T.
+        """The largest singular value with the residual's bound.
+
+        Power iteration on J times J^T.
         """
         leaves, outputs = self.forward(batch)
         vector = torch.randn(
@@ -337,8 +339,9 @@ def _apart() -> Iterator[None]:
 
 
 class _Anchored(nn.Module):
-    """A model beside one parameter of its own: `Objective` asks for one, but inputs are
-    varied here.
+    """A model beside one parameter of its own.
+
+    `Objective` asks for one, but inputs are varied here.
     """
 
     def __init__(self, model: nn.Module) -> None:

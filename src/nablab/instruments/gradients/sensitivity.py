@@ -1,5 +1,6 @@
-r"""How strongly outputs react to inputs: norms of the input-output Jacobian of every
-sample.
+r"""How strongly outputs react to inputs.
+
+Norms of the input-output Jacobian of every sample.
 
 The Jacobian of C outputs costs C backward passes for a whole batch, not for each
 sample: samples do not mix, so the gradient of the sum over the batch of output c holds

@@ -1,5 +1,6 @@
-"""How far the loss rises near a minimum: three definitions that are all called
-sharpness.
+"""How far the loss rises near a minimum.
+
+Three definitions that are all called sharpness.
 
 They measure different neighborhoods, and none of them predicts generalization reliably
 (Andriushchenko et al. 2023): Keskar's box depends on how weights are scaled, the
@@ -371,8 +372,9 @@ def _remedy(dtype: torch.dtype) -> str:
 
 
 class _Rise:
-    """Minus the loss times a factor, of float64 coordinates in [-1, 1]; notes the
-    largest loss.
+    """Minus the loss times a factor, of float64 coordinates in [-1, 1].
+
+    Notes the largest loss.
     """
 
     def __init__(
@@ -458,8 +460,9 @@ def _adaptive(
     norm: Norm,
     generator: torch.Generator,
 ) -> tuple[list[float], int, float]:
-    """Auto-PGD (Croce and Hein 2020) in the coordinates z / |x|: halve the step where
-    progress stalls.
+    """Auto-PGD (Croce and Hein 2020) in the coordinates z / |x|.
+
+    Halve the step where progress stalls.
     """
     point = objective.point.double()
     scale = point.abs()

@@ -1,5 +1,6 @@
-"""What searches for a high loss cost: a few true losses and gradients, and the search
-on a cheap function.
+"""What searches for a high loss cost.
+
+A few true losses and gradients, and the search on a cheap function.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
-"""Batch-norm statistics for given weights: running ones belong to the weights they were
-collected with.
+"""Batch-norm statistics for given weights.
+
+Running ones belong to the weights they were collected with.
 """
 
 from __future__ import annotations
@@ -132,8 +133,9 @@ def batch_norm_statistics(
     loss: Loss | None = None,
     batch_size: int | None = None,
 ) -> dict[str, Tensor]:
-    """The running statistics that batch-norm layers should have on given data; see
-    `BatchNormEstimator`.
+    """The running statistics that batch-norm layers should have on given data.
+
+    See `BatchNormEstimator`.
 
     They can be given to ``model.load_state_dict(statistics, strict=False)``. The model
     is not changed.

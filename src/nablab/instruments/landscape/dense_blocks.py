@@ -149,8 +149,9 @@ def _view(buffer: Tensor, *shape: int) -> Tensor:
 
 
 def elementwise(module: nn.Module) -> Function | None:
-    """What an activation does to values that nobody else needs: in place where PyTorch
-    can.
+    """What an activation does to values that nobody else needs.
+
+    In place where PyTorch can.
     """
     if type(module) is nn.LeakyReLU:
         slope = module.negative_slope

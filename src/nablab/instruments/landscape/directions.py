@@ -1,5 +1,6 @@
-"""Directions through weight space: random and scaled to the weights, of a path, and
-through other models.
+"""Directions through weight space.
+
+Random and scaled to the weights, of a path, and through other models.
 """
 
 from __future__ import annotations

@@ -144,8 +144,9 @@ class ImageBlocks:
         return torch.stack(found)
 
     def _at_basis(self, inputs: Tensor) -> Tensor:
-        """The first layer's outputs, (B, positions, N, H, W, C); four positions if a
-        pooling follows.
+        """The first layer's outputs, (B, positions, N, H, W, C).
+
+        Four positions if a pooling follows.
         """
         layers = zip(*(self._basis[name] for name in self._first.names), strict=True)
         found = torch.stack([self._first.function(inputs, *own) for own in layers])

@@ -97,14 +97,16 @@ class Interpolation(Measurement):
     def barrier_of(
         self, metric: str = "loss", *, data: str | None = None
     ) -> tuple[float, float]:
-        """The largest rise of a metric above the line between the ends, and where;
+        """The largest rise of a metric above the line between the ends, and where.
+
         "error" for accuracy.
         """
         return _barrier(self.alphas, self._curve(metric, data))
 
     def plot(self) -> Figure:
-        """The metrics against alpha, a panel each, one line per data set; the two
-        models as dots.
+        """The metrics against alpha, a panel each, one line per data set.
+
+        The two models as dots.
         """
         from matplotlib.figure import Figure
 

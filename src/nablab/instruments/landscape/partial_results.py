@@ -39,8 +39,9 @@ def fingerprint(*parts: Iterable[Any]) -> str:
 
 
 class PartialResults:
-    """Arrays that fill up from the front, saved now and then; a file is whole at any
-    moment.
+    """Arrays that fill up from the front, saved now and then.
+
+    A file is whole at any moment.
 
     The file is an npz without pickled objects.
 

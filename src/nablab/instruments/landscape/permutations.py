@@ -194,8 +194,9 @@ class _Walk:
 
 
 class Permutations:
-    """A specification held against a model: the sizes of its groups, and what to do
-    with its tensors.
+    """A specification held against a model.
+
+    The sizes of its groups, and what to do with its tensors.
 
     Attributes:
         sizes: The number of units by group.
@@ -248,8 +249,9 @@ class Permutations:
     def apply(
         self, tensors: dict[str, Tensor], orders: Mapping[str, npt.NDArray[np.int64]]
     ) -> dict[str, Tensor]:
-        """The tensors with the units of all groups in the given orders; new tensors
-        where anything moves.
+        """The tensors with the units of all groups in the given orders.
+
+        New tensors where anything moves.
         """
         strange = [name for name in tensors if name not in self._names]
         if strange:
@@ -287,8 +289,9 @@ class Permutations:
         return total
 
     def sources(self) -> dict[str, str]:
-        """By group, the layer whose outputs are its units: that of its first weight
-        listed along axis 0.
+        """By group, the layer whose outputs are its units.
+
+        That of its first weight listed along axis 0.
 
         Raises:
             UsageError: A group has none.

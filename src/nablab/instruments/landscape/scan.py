@@ -40,8 +40,9 @@ BLOCK_NUMBERS = 2**22  # numbers of weights in a block
 
 
 def accuracy(outputs: Tensor, target: Tensor) -> Tensor:
-    """Share of samples whose largest output is at the target's class; for one output,
-    whose sign is right.
+    """Share of samples whose largest output is at the target's class.
+
+    For one output, whose sign is right.
 
     Args:
         outputs: (N, C) scores of classes, or (N,) or (N, 1) logits.
@@ -280,8 +281,9 @@ class Scan:
         return means, errors
 
     def own(self, objective: Objective) -> tuple[Floats, Floats]:
-        """Measure a model at its own weights, through its own objective: (measured,)
-        and standard errors.
+        """Measure a model at its own weights, through its own objective.
+
+        (measured,) and standard errors.
         """
         with objective.quiet(), torch.no_grad():
             found = [
@@ -297,8 +299,9 @@ class Scan:
     def check_prediction(
         self, objective: Objective, row: Floats
     ) -> tuple[float, float]:
-        """The losses on the first batch: of the objective's own model, and as predicted
-        at a point (B,).
+        """The losses on the first batch.
+
+        Of the objective's own model, and as predicted at a point (B,).
         """
         with objective.quiet(), torch.no_grad():
             batch = next(iter(objective.batches))[0]

@@ -36,8 +36,9 @@ def nonconvex_share(plane: LossPlane) -> float:
 
 
 def relative_interval(plane: LossPlane) -> float:
-    """Half the width of the 95 % interval over the loss, the median of the plane; 0
-    where all data count.
+    """Half the width of the 95 % interval over the loss, the median of the plane.
+
+    0 where all data count.
     """
     if not plane.standard_errors:
         return 0.0

@@ -344,8 +344,9 @@ def _components(gram: Floats) -> tuple[Floats, Floats]:
 
 
 def _direction_weights(vectors: Floats, variances: Floats) -> Floats:
-    """What to multiply the centered points by for unit directions; NaN where there is
-    only rounding.
+    """What to multiply the centered points by for unit directions.
+
+    NaN where there is only rounding.
     """
     kept = variances[: vectors.shape[1]]
     noise = len(variances) * np.finfo(np.float64).eps * variances[0]

@@ -69,8 +69,9 @@ class Points:
             yield start, np.subtract(block, center_of(block, center), out=block)
 
     def raw_blocks(self) -> Iterator[tuple[int, Floats]]:
-        """(first column, block) over all columns; the block's memory is used again for
-        the next.
+        """(first column, block) over all columns.
+
+        The block's memory is used again for the next.
         """
         buffer = np.empty(self.total * min(self._columns, self.size))
         start = 0
@@ -202,8 +203,9 @@ def _is_floating(array: Any) -> bool:
 
 
 def _vector(point: Any, name: str) -> Any:
-    """One tensor of a point, flat; that of a file is mapped into memory and read page
-    by page.
+    """One tensor of a point, flat.
+
+    That of a file is mapped into memory and read page by page.
     """
     if isinstance(point, Mapping):
         found = point[name]

@@ -1,3 +1,4 @@
-"""Engines in compiled code: kernels in C, how they are compiled, and what Python tells
-them.
+"""Engines in compiled code.
+
+Kernels in C, how they are compiled, and what Python tells them.
 """

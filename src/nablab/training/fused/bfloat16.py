@@ -165,8 +165,9 @@ class FusedBfloat16Engine(FusedLayers):
         return self._outputs(data, len(x), rounded)
 
     def _kept_rounded(self, x: Tensor) -> Tensor:
-        """What `_rounded` gives, kept: evaluations ask for the same samples again and
-        again.
+        """What `_rounded` gives, kept.
+
+        Evaluations ask for the same samples again and again.
         """
         for seen, version, rounded in self._seen:
             if seen is x and version == x._version:

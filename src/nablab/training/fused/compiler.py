@@ -66,8 +66,9 @@ def load(real: str, source: str = "dense.c") -> ctypes.CDLL:
 
 
 def cache_folder() -> Path:
-    """Where compiled kernels are kept: ``$NABLAB_CACHE/kernels``, or below the user's
-    cache folder.
+    """Where compiled kernels are kept.
+
+    ``$NABLAB_CACHE/kernels``, or below the user's cache folder.
     """
     return (
         Path(os.environ.get("NABLAB_CACHE") or platformdirs.user_cache_dir("nablab"))
@@ -126,8 +127,9 @@ def _describe(compiler: Sequence[str]) -> tuple[tuple[str, ...], bytes]:
 
 
 def _find(folder: Path, key: str) -> Path | None:
-    """A library from the cache whose content is what its name says; damaged ones are
-    removed.
+    """A library from the cache whose content is what its name says.
+
+    Damaged ones are removed.
     """
     for library in sorted(folder.glob(f"{key}-*.so")):
         if library.stem == f"{key}-{_digest(library.read_bytes())}":

@@ -1,5 +1,6 @@
-"""Small dense networks in compiled code: every step of a replica in one call, replicas
-over threads.
+"""Small dense networks in compiled code.
+
+Every step of a replica in one call, replicas over threads.
 
 PyTorch spends most of a small network's step on calls. Here one C function
 (``dense.c``, whose head has the mathematics) does the forward pass, the gradient and

@@ -1,5 +1,6 @@
-"""Which networks the fused engine serves: chains of dense layers, read from nested
-`nn.Sequential`.
+"""Which networks the fused engine serves.
+
+Chains of dense layers, read from nested `nn.Sequential`.
 """
 
 from __future__ import annotations

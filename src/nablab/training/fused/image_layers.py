@@ -1,5 +1,6 @@
-"""Which networks the fused engine for images serves: chains of layers, read from nested
-`nn.Sequential`.
+"""Which networks the fused engine for images serves.
+
+Chains of layers, read from nested `nn.Sequential`.
 """
 
 from __future__ import annotations

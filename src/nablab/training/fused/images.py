@@ -1,5 +1,6 @@
-"""Small networks for images in compiled code: convolutions, max pooling and dense
-layers, cross-entropy.
+"""Small networks for images in compiled code.
+
+Convolutions, max pooling and dense layers, cross-entropy.
 
 PyTorch spends most of a step of such a network on starting operations and on passing
 feature maps through memory. Here a whole chunk of steps is one call; samples go through

@@ -1,5 +1,6 @@
-"""What the compiled engines for classes share: networks read layer by layer, labels,
-and outputs.
+"""What the compiled engines for classes share.
+
+Networks read layer by layer, labels, and outputs.
 """
 
 from __future__ import annotations
@@ -111,8 +112,9 @@ def refuse_unsuitable(
     inputs: Inputs,
     shape: Sequence[int],
 ) -> None:
-    """Raise `Unsupported` for what no kernel for classes serves; ``shape`` is that of
-    one ready sample.
+    """Raise `Unsupported` for what no kernel for classes serves.
+
+    ``shape`` is that of one ready sample.
     """
     parameters = list(modules[0].parameters())
     if any(read_image_layers(module, shape) != layers for module in modules[1:]):

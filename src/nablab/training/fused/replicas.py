@@ -1,5 +1,6 @@
-"""What the compiled engines have in common: K replicas in flat memory, and threads that
-work on them.
+"""What the compiled engines have in common.
+
+K replicas in flat memory, and threads that work on them.
 """
 
 from __future__ import annotations
