@@ -16,6 +16,7 @@ SUBJECTS = (
     "startup",
     "presets",
     "replicas",
+    "learners",
     "instruments",
     "images",
     "busy",
@@ -93,6 +94,14 @@ def _replicas(options: argparse.Namespace) -> Findings:
     )
 
 
+def _learners(options: argparse.Namespace) -> Findings:
+    from benchmarks import learners
+
+    if options.quick:
+        return learners.measure(repeats=1, steps=50)
+    return learners.measure(repeats=options.repeats, steps=10_000)
+
+
 def _instruments(options: argparse.Namespace) -> Findings:
     from benchmarks import instruments
 
@@ -125,6 +134,7 @@ _MEASURES: dict[str, Callable[[argparse.Namespace], Findings]] = {
     "startup": _startup,
     "presets": _presets,
     "replicas": _replicas,
+    "learners": _learners,
     "instruments": _instruments,
     "images": _images,
     "busy": _busy,

@@ -165,8 +165,10 @@ def _import_user_file(path: Path) -> ModuleType:
         del sys.modules[name]
         raise
     if str(path.parent) not in sys.path:
-        # for imports inside methods; last, so that nothing is hidden
+        # For imports inside methods; last, so that nothing is hidden. No compiled files
+        # are written for them: of two edits within a second Python misses the second.
         sys.path.append(str(path.parent))
+        sys.dont_write_bytecode = True
     user_code.remember(code, program=name)
     return module
 

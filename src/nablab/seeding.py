@@ -27,6 +27,25 @@ def derive(*parts: str | int | float) -> int:
     return int.from_bytes(hashlib.sha256(encoded).digest()[:8], "big") >> 1
 
 
+class Stream:
+    """The seeds ``derive(*parts, number)`` for number after number.
+
+    The hash of the parts is taken once: a seed costs half of `derive`.
+
+    >>> Stream("weights").seed(0) == derive("weights", 0)
+    True
+    """
+
+    def __init__(self, *parts: str | int | float) -> None:
+        self._begun = hashlib.sha256(b"".join(_encode(part) for part in parts))
+
+    def seed(self, number: int) -> int:
+        """The seed of one number."""
+        state = self._begun.copy()
+        state.update(_encode(number))
+        return int.from_bytes(state.digest()[:8], "big") >> 1
+
+
 def _encode(part: str | int | float) -> bytes:
     if isinstance(part, bool) or not isinstance(part, (str, int, float)):
         raise TypeError(

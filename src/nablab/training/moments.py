@@ -77,13 +77,27 @@ class Drawn:
     Args:
         generator: The generator; it moves on.
         device: Where the numbers are needed.
+        seed: What the generator starts from when it is first asked; None to go on from
+            where it stands. Most steps draw nothing.
     """
 
     def __init__(
-        self, generator: torch.Generator, device: torch.device | None = None
+        self,
+        generator: torch.Generator,
+        device: torch.device | None = None,
+        seed: int | None = None,
     ) -> None:
-        self.generator = generator
+        self._generator = generator
         self._device = device
+        self._seed = seed
+
+    @property
+    def generator(self) -> torch.Generator:
+        """See `Source.generator`."""
+        if self._seed is not None:
+            self._generator.manual_seed(self._seed)
+            self._seed = None
+        return self._generator
 
     def normal(self, shape: tuple[int, ...]) -> Tensor:
         """See `Source.normal`."""

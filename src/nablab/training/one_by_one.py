@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nablab.seeding import Stream
 from nablab.training import snapshots
 from nablab.training.checkpoints import prefixed, under
 from nablab.training.datasets import Dataset, in_order
@@ -95,46 +96,55 @@ class OneByOneEngine:
         Returns:
             float64 (steps, K, measures).
         """
-        found: list[list[list[float]]] = [[] for _ in range(self.replicas)]
+        found: dict[int, list[float]] = {}
         with preserved(self._device):
             for replica in np.flatnonzero(self._active).tolist():
                 found[replica] = self._advance_one(replica, rates)
         self._taken += len(rates)
-        values = np.full(
-            (len(rates), self.replicas, max(1, len(self.measures))), np.nan
-        )
-        for replica, rows in enumerate(found):
-            if rows:
-                values[: len(rows), replica] = rows
+        measures = max(1, len(self.measures))
+        values = np.full((len(rates), self.replicas, measures), np.nan)
+        for replica, flat in found.items():
+            rows = np.array(flat).reshape(-1, measures)
+            values[: len(rows), replica] = rows
         return values
 
-    def _advance_one(self, replica: int, rates: FloatArray) -> list[list[float]]:
+    def _advance_one(self, replica: int, rates: FloatArray) -> list[float]:
+        """Take steps with one state; the measures of one step after another."""
         state, seed = self._states[replica], self._seeds[replica]
+        stream = Stream(seed, "step")
         state.net.train()
-        rows: list[list[float]] = []
+        # Flat: a list for each step would have Python's collector walk through all
+        # objects again and again.
+        found: list[float] = []
+        set_rate = None
         for offset, rate in enumerate(rates.tolist()):
             step = self._taken + offset
-            self._set_rates(replica, rate)
-            drawn = derive(seed, "step", step)
+            if rate != set_rate:
+                self._set_rates(replica, rate)
+                set_rate = rate
+            drawn = stream.seed(step)
             reseed(drawn ^ FORWARD, self._device)
             moment = self._moment(replica, step, rate, drawn)
             values = self._learner.step(state, self._batches(seed, step), moment)
-            rows.append(self._row(values))
-            if not all(map(math.isfinite, rows[-1])):
+            row = self._row(values)
+            found += row
+            if not all(map(math.isfinite, row)):
                 self._active[replica] = False
                 break
-        return rows
+        return found
 
     def _batches(self, seed: int, step: int) -> tuple[Any, ...]:
         count = self._learner.batches_per_step
+        if count == 1:
+            indices = self._sampler.indices(seed, step)
+            return (self._data.batch(indices.to(self._device)),)
         chosen = (
             self._sampler.indices(seed, step * count + part) for part in range(count)
         )
         return tuple(self._data.batch(indices.to(self._device)) for indices in chosen)
 
     def _moment(self, replica: int, step: int, rate: float, seed: int) -> Moment:
-        self._generator.manual_seed(seed)
-        source = Drawn(self._generator, self._device)
+        source = Drawn(self._generator, self._device, seed)
         return Moment(step, self._steps, rate, self._hyper[replica], source)
 
     def _set_rates(self, replica: int, rate: float) -> None:
