@@ -333,6 +333,7 @@ def build():
 """
 
 
+@pytest.mark.slow
 def test_a_loud_file_leaves_the_json_of_a_run_alone(
     nablab: Nablab, nablab_here: Nablab, tmp_path: Path
 ) -> None:

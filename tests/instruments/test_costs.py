@@ -244,6 +244,7 @@ def seconds_of(call: Callable[[], Any]) -> float:
     return time.process_time() - begin
 
 
+@pytest.mark.slow
 def test_a_rehearsal_leaves_everything_as_it_was() -> None:
     model, data = dense(4, 5, 3)()
     model[0].weight.grad = torch.ones_like(model[0].weight)

@@ -270,6 +270,7 @@ print(result.train_loss.tobytes().hex()[-400:], result.final.tobytes().hex())
 """
 
 
+@pytest.mark.slow
 def test_killed_without_warning_it_resumes_to_the_same_bytes(tmp_path):
     path = tmp_path / "fit.safetensors"
     command = [sys.executable, "-c", PROGRAM, str(Path(__file__).parent), str(path)]

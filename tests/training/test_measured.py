@@ -194,6 +194,7 @@ def test_the_faster_engine_trains_and_the_times_are_said(monkeypatch, batch_size
     assert "fused-images engine (measured: 3.1 against 4.4 ms a step" in note
 
 
+@pytest.mark.slow
 def test_what_is_obvious_is_not_measured(monkeypatch):
     slow = {"fused-images": 4.4, "sequential": 3.1}
     for build, options, engine in (
@@ -207,6 +208,7 @@ def test_what_is_obvious_is_not_measured(monkeypatch):
         assert (found, asked) == (engine, []), options
 
 
+@pytest.mark.slow
 def test_measuring_leaves_the_replicas_as_they_were(monkeypatch):
     """`_one_replica` copies: the network that trains starts from its own weights."""
     torch.manual_seed(0)
