@@ -44,9 +44,13 @@ def convolutional(channels: int = 4, samples: int = 60) -> Network:
     def make() -> tuple[nn.Module, tuple[Tensor, Tensor]]:
         torch.manual_seed(0)
         model = nn.Sequential(
-            nn.Conv2d(1, channels, 5, 2), nn.Tanh(), nn.Conv2d(channels, channels, 5, 2), nn.Tanh(),
-            nn.Flatten(), nn.Linear(16 * channels, 10),
-        )  # fmt: skip
+            nn.Conv2d(1, channels, 5, 2),
+            nn.Tanh(),
+            nn.Conv2d(channels, channels, 5, 2),
+            nn.Tanh(),
+            nn.Flatten(),
+            nn.Linear(16 * channels, 10),
+        )
         return model, (
             torch.randn(samples, 1, 28, 28),
             torch.randint(0, 10, (samples,)),

@@ -1,5 +1,4 @@
-"""What the mean of a language model's loss is over: ready counters for
-``Closure(function, samples=...)``.
+"""Counters of a language model's labels, for ``Closure(function, samples=...)``.
 
 Batches are weighed by what their mean is over. For a language model that is the number
 of targets that count, which differs between batches of one size: prompts and padding
@@ -19,7 +18,7 @@ from nablab.instruments.base.losses import IGNORED
 
 
 def count_next_tokens(batch: Any) -> int:
-    """The predicted tokens of a causal language model's batch, such as one of GPT.
+    """Count the predicted tokens of a causal language model's batch, as of GPT.
 
     Args:
         batch: A mapping with ``"labels"``, or a tuple or list that ends with them:
@@ -31,15 +30,15 @@ def count_next_tokens(batch: Any) -> int:
         UsageError: The batch holds no such labels.
 
     >>> import torch
-    >>> count_next_tokens({"labels": torch.tensor([[5, 3, 8], [-100, -100, 2]])})  # 3 and 8; 2
+    >>> labels = torch.tensor([[5, 3, 8], [-100, -100, 2]])
+    >>> count_next_tokens({"labels": labels})  # 3 and 8; 2
     3
     """
     return int((_labels(batch)[..., 1:] != IGNORED).sum())
 
 
 def count_labels(batch: Any) -> int:
-    """The labels that count where nothing is shifted: masked language models such as
-    BERT, tagging.
+    """Count the labels where nothing is shifted, as for BERT or tagging.
 
     Args:
         batch: See `count_next_tokens`; labels of any shape.

@@ -218,9 +218,16 @@ def test_one_batch_is_cut_only_where_the_mean_is_known(
 
 @pytest.mark.parametrize(
     "loss",
-    ["mse", "l1", F.smooth_l1_loss, nn.MSELoss(), nn.HuberLoss(), lambda o, t: (o - t).square().mean(),
-     lambda o, t: torch.mean(torch.abs(torch.sub(o, t)))],
-)  # fmt: skip
+    [
+        "mse",
+        "l1",
+        F.smooth_l1_loss,
+        nn.MSELoss(),
+        nn.HuberLoss(),
+        lambda o, t: (o - t).square().mean(),
+        lambda o, t: torch.mean(torch.abs(torch.sub(o, t))),
+    ],
+)
 def test_targets_that_would_be_broadcast_are_refused(loss: object) -> None:
     x, y = torch.randn(30, 4), torch.randn(30)
     with pytest.raises(UsageError, match=r"\(30, 1\).*\(30,\).*unsqueeze"):

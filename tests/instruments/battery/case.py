@@ -1,4 +1,4 @@
-"""What a row of the table of models says, and how it becomes a model, data and a loss."""
+"""What a row of the table of models says, and the model, data and loss it makes."""
 
 from __future__ import annotations
 

@@ -125,7 +125,7 @@ def _record(case: Case) -> Any:
 
 
 def _check_history(found: Any, truth: Truth, case: Case) -> None:
-    """It reads gradients of the user's own training step, in the dtype of the weights."""
+    """It reads gradients of the user's training step, in the dtype of the weights."""
     right = float(truth.slope.norm())
     rounding = max(torch.finfo(p.dtype).eps for p in case.model.parameters())
     assert abs(found.norms[0] - right) <= 100 * rounding * (1 + right), (

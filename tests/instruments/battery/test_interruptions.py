@@ -96,7 +96,7 @@ def happen_at_pass(model: nn.Module, number: int, what: Callable[[], None]) -> N
 
 @contextmanager
 def ending_early() -> Iterator[None]:
-    """What an instrument may end with when it is stopped: the error itself, or nothing."""
+    """Let an instrument that is stopped end with the error itself, or nothing."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with suppress(Broken, KeyboardInterrupt, UsageError):

@@ -1,4 +1,4 @@
-"""Extreme eigenvalues against prescribed spectra, closed forms, dense truth and SciPy."""
+"""Extreme eigenvalues against prescribed spectra, closed forms, dense truth, SciPy."""
 
 import json
 
@@ -326,7 +326,8 @@ def test_measuring_leaves_no_trace():
     [
         (
             {"count": 201},
-            r"count=201 is impossible: the matrix has 200 eigenvalues.* Give 1 to 200\.",
+            r"count=201 is impossible: the matrix has 200 eigenvalues.* "
+            r"Give 1 to 200\.",
         ),
         ({"count": 0}, "count=0 is impossible"),
         (
@@ -393,7 +394,7 @@ def test_the_figure_and_the_record():
 def test_the_interval_of_the_others_holds_them_beside_an_extreme_value(
     extreme: float, dtype: torch.dtype
 ) -> None:
-    """The first random start beside 1e6 sees hardly more than the middle of all others."""
+    """The first random start beside 1e6 hardly sees more than the others' middle."""
     values = torch.linspace(0, 1, 100, dtype=dtype)
     values[50] = extreme
     others = torch.cat([values[:50], values[51:]])

@@ -80,9 +80,11 @@ def test_networks_agree_with_the_dense_truth(method, activation):
 @pytest.mark.parametrize("method", METHODS)
 def test_linear_regression_has_the_closed_form(method):
     x, y = batch(outputs=1)
-    found = hessian_matrix(nn.Linear(2, 1).double(), "mse", (x, y), method=method) if method != "dense" else (
-        hessian_matrix(nn.Sequential(nn.Linear(2, 1)).double(), "mse", (x, y), method=method)
-    )  # fmt: skip
+    model = nn.Linear(2, 1).double()
+    if method == "dense":
+        # This method reads the layers of an `nn.Sequential`.
+        model = nn.Sequential(model)
+    found = hessian_matrix(model, "mse", (x, y), method=method)
     rows = torch.cat([x, torch.ones(12, 1, dtype=torch.float64)], dim=1)
     assert found.matrix == pytest.approx((2 * rows.T @ rows / 12).numpy(), rel=1e-13)
 
@@ -188,7 +190,7 @@ class Tied(nn.Module):
 def convolution():
     return nn.Sequential(
         nn.Conv2d(1, 2, 2), nn.BatchNorm2d(2), nn.Tanh(), nn.Flatten(), nn.Linear(8, 2)
-    )  # fmt: skip
+    )
 
 
 CASES = {

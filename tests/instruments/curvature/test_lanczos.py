@@ -58,7 +58,7 @@ def test_a_converged_eigenvalue_has_no_ghosts(dtype):
 
 
 def test_without_the_second_pass_of_all_vectors_ghosts_would_come():
-    """The three-term recurrence alone, on the same matrix: so the test above can fail."""
+    """The three-term recurrence alone, on the same matrix: the test above can fail."""
     dense = matrix(np.concatenate([[1000.0], np.linspace(0, 1, 119)]))
     newest, before, coupling = (
         torch.ones(120, dtype=torch.float64) / 120**0.5,

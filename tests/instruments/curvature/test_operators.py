@@ -158,9 +158,7 @@ def test_scipy_finds_its_eigenvalues() -> None:
     np.testing.assert_allclose(np.sort(found), expected.numpy(), rtol=1e-10)
 
 
-def test_a_model_without_a_second_derivative_is_measured_by_differences_and_it_is_said() -> (
-    None
-):
+def test_without_a_second_derivative_differences_are_taken_and_it_is_said() -> None:
     rough, exact = Sine(exact=False), Sine(exact=True)
     exact.load_state_dict(rough.state_dict())
     data = torch.randn(9, 3), torch.randn(9, 1)

@@ -317,9 +317,13 @@ def dense(kind: type[nn.Module]) -> nn.Module:
 
 def convolutional() -> nn.Module:
     return nn.Sequential(
-        nn.Unflatten(1, (1, 12)), nn.Conv1d(1, 4, 3, padding=1), nn.ReLU(), nn.MaxPool1d(2),
-        nn.Flatten(), nn.Linear(24, 4),
-    )  # fmt: skip
+        nn.Unflatten(1, (1, 12)),
+        nn.Conv1d(1, 4, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool1d(2),
+        nn.Flatten(),
+        nn.Linear(24, 4),
+    )
 
 
 ORDINARY: dict[str, Callable[[], nn.Module]] = {

@@ -31,7 +31,7 @@ class Weights(nn.Module):
 
 
 def quadratic(slope: Any, curvature: Any, start: Any) -> Closure:
-    """f(w) = 1 + slope (w - w0) + (w - w0) A (w - w0) / 2; the value at the start is 1."""
+    """Return f(w) = 1 + slope (w - w0) + (w - w0) A (w - w0) / 2, 1 at the start."""
     b, a, w0 = (
         torch.tensor(part, dtype=torch.float64) for part in (slope, curvature, start)
     )
@@ -152,9 +152,13 @@ def test_the_search_finds_what_a_hundred_iterations_of_scipy_find() -> None:
 
     bound = 1e-2 * (point.abs() + 1).numpy()
     best = minimize(
-        function, np.zeros(len(point)), jac=True, method="L-BFGS-B",
-        bounds=list(zip(-bound, bound, strict=True)), options={"maxiter": 100, "ftol": 0, "gtol": 0},
-    )  # fmt: skip
+        function,
+        np.zeros(len(point)),
+        jac=True,
+        method="L-BFGS-B",
+        bounds=list(zip(-bound, bound, strict=True)),
+        options={"maxiter": 100, "ftol": 0, "gtol": 0},
+    )
     truth = 100 * (-best.fun - found.loss) / (1 + found.loss)
     assert 0.98 * truth < found.sharpness < 1.1 * truth
     assert found.iterations <= 10

@@ -44,9 +44,7 @@ class Batches:
 
     @cached_property
     def weights(self) -> tuple[float, ...]:
-        """The share of each batch in the mean over all: a ragged last batch counts for
-        what it holds.
-        """
+        """The share of each batch in the mean: a ragged one counts what it holds."""
         terms = (
             self.samples
             if self.count is None
@@ -60,8 +58,9 @@ class Batches:
         return tuple(n / self.total for n in self.samples)
 
     def cut(self, size: int) -> Batches:
-        """The same samples in batches of at most ``size``, counted by the first
-        tensor's length.
+        """Cut the samples into batches of at most ``size``.
+
+        The length of the first tensor counts.
         """
         items = [piece for item in self.items for piece in _cut(item, size)]
         return dataclasses.replace(
@@ -71,9 +70,7 @@ class Batches:
         ).without_empty()
 
     def without_empty(self) -> Batches:
-        """The batches that hold something to take a mean over: the mean of the others
-        is 0 / 0.
-        """
+        """Leave out batches of nothing: the mean of the others is 0 / 0."""
         if self.count is None:
             return self
         held = [place for place, item in enumerate(self.items) if self.count(item) > 0]
@@ -137,7 +134,7 @@ def read_batches(
 
 
 def read_pieces(data: Any, batch_size: int | None = None) -> list[Any]:
-    """The batches of data of any accepted form, as they are; see `read_batches`.
+    """Return the batches of data of any accepted form, as they are; see `read_batches`.
 
     Raises:
         UsageError: An impossible ``batch_size``, or data that cannot be read or cut.
@@ -154,7 +151,7 @@ def read_pieces(data: Any, batch_size: int | None = None) -> list[Any]:
 
 
 def is_batch(data: Any) -> bool:
-    """Whether ``data`` is one batch rather than an iterable of batches."""
+    """Return whether ``data`` is one batch rather than an iterable of batches."""
     if isinstance(data, Tensor | Mapping | PackedSequence) or _is_record(data):
         return True
     if not isinstance(data, tuple | list) or not data:
@@ -165,7 +162,10 @@ def is_batch(data: Any) -> bool:
 
 
 def tensors_in(batch: Any) -> list[Tensor]:
-    """All tensors of a nested batch, in order; of a packed sequence, its data."""
+    """Return all tensors of a nested batch, in order.
+
+    Of a packed sequence, that is its data.
+    """
     found: list[Tensor] = []
 
     def keep(tensor: Tensor) -> Tensor:
@@ -177,7 +177,7 @@ def tensors_in(batch: Any) -> list[Tensor]:
 
 
 def count_samples(batch: Any) -> int:
-    """The length of the first axis of the batch's first tensor that has an axis."""
+    """Return the length of the first axis of the first tensor that has one."""
     packed = _packed_in(batch)
     if packed is not None:
         return int(packed.batch_sizes[0])
@@ -192,8 +192,7 @@ def count_samples(batch: Any) -> int:
 
 
 def move(batch: Any, device: torch.device, dtype: torch.dtype) -> Any:
-    """The batch with every tensor on ``device`` and every floating-point tensor in
-    ``dtype``.
+    """Return the batch on ``device``, floating-point tensors in ``dtype``.
 
     Tensors that ask for a gradient go on to do so: a physics-informed loss
     differentiates in its inputs.
@@ -209,22 +208,25 @@ def move(batch: Any, device: torch.device, dtype: torch.dtype) -> Any:
 
 
 def part_of(batch: Any, start: int, stop: int) -> Any:
-    """Samples ``start`` to ``stop - 1`` of a batch; tensors of another length are kept
-    whole.
+    """Return samples ``start`` to ``stop - 1``.
+
+    Tensors of another length are kept whole.
     """
     return _selected(batch, lambda tensor: tensor[start:stop])
 
 
 def take(batch: Any, indices: Tensor) -> Any:
-    """The samples of a batch with these indices; tensors of another length than the
-    batch are kept whole.
+    """Return the samples of a batch with these indices.
+
+    Tensors of another length than the batch are kept whole.
     """
     return _selected(batch, lambda tensor: tensor[indices.to(tensor.device)])
 
 
 def map_tensors(batch: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """The batch with every tensor changed; other leaves are kept, and so is the batch's
-    type.
+    """Return the batch with every tensor changed.
+
+    Other leaves are kept, and so is the batch's type.
     """
     if isinstance(batch, Tensor):
         return change(batch)
@@ -325,7 +327,7 @@ def _cut(batch: Any, size: int) -> Sequence[Any]:
 
 
 def _generators_of(data: Any) -> tuple[torch.Generator, ...]:
-    """The generators of a data loader and its samplers, which reading it draws from."""
+    """Return the generators that reading a data loader draws from."""
     holders = [data]
     for name in ("sampler", "batch_sampler", "dataset"):
         holders.append(getattr(data, name, None))

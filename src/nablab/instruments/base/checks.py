@@ -1,5 +1,4 @@
-"""What is verified of a model, its loss and its data before anything costly is
-measured.
+"""What is verified of a model, its loss and its data before a costly measurement.
 
 The rule: a property that a number rests on is known, or it is tested at random places
 where a mistake would show, or it is said. Losses of PyTorch are known (see `counter`);
@@ -59,9 +58,7 @@ UNCHECKED_MEAN = (
 
 @dataclass(frozen=True)
 class _Drawn:
-    """What a pass drew: the names of the generators that moved, and where all of them
-    stand after it.
-    """
+    """The generators that a pass moved, and where all of them stand after it."""
 
     names: set[str]
     after: Generators
@@ -137,16 +134,14 @@ class Checks:
         )
 
     def samples_are_apart(self) -> bool:
-        """Whether the loss of some samples of the first batch is the mean of its parts'
-        losses.
-        """
+        """Return whether the first batch's loss is the mean of its parts' losses."""
         batch = self.objective.batches.items[0]
         return count_samples(batch) >= 2 and self._gap_of_parts(batch, axis=0) is None
 
     # Passes
 
     def _seeded_pass(self, batch: Any, seed: int) -> tuple[float, _Drawn]:
-        """The loss of a batch, and what it drew."""
+        """Return the loss of a batch, and what it drew."""
         seed_all(seed)
         before = Generators()
         value = self._checked_loss(batch)
@@ -198,7 +193,9 @@ class Checks:
     def _check_random(
         self, first: float, second: float, drawn: _Drawn, again: _Drawn
     ) -> None:
-        """Generators are compared, not losses: dropping a layer with probability 0.1
+        """Refuse a model that draws random numbers.
+
+        Generators are compared, not losses: dropping a layer with probability 0.1
         seldom shows in two.
         """
         # What seeds itself the same way every time ends in the same state, whatever the
@@ -207,10 +204,12 @@ class Checks:
         differ = first != second and not (math.isnan(first) and math.isnan(second))
         if not draws and not differ:
             return
-        what = f"two passes over one batch gave {first:.6g} and {second:.6g}" if differ else (
+        what = (
             "it draws from a random generator, though two passes happened to give the "
             "same loss"
-        )  # fmt: skip
+        )
+        if differ:
+            what = f"two passes over one batch gave {first:.6g} and {second:.6g}"
         training = any(module.training for module in self.objective.model.modules())
         remedy = (
             "Dropout in training mode does this: call model.eval() before measuring."
@@ -229,9 +228,10 @@ class Checks:
             for place, batch in enumerate(objective.batches.items)
         ]
         if not math.isfinite(first):
+            nothing = " and data. Nothing can be measured at such a point."
+            ending = f". {causes[0]}" if causes[0] else nothing
             raise UsageError(
-                f"The loss of the first batch is {first}, with finite "
-                f"weights{'. ' + causes[0] if causes[0] else ' and data. Nothing can be measured at such a point.'}"
+                f"The loss of the first batch is {first}, with finite weights{ending}"
             )
         for place, (batch, cause) in enumerate(
             zip(objective.batches.items, causes, strict=True)
@@ -242,8 +242,9 @@ class Checks:
                 )
 
     def _is_finite(self, batch: Any) -> bool:
-        """Whether loss and gradient are finite: an infinite input of a saturated unit
-        gives 0 * infinity.
+        """Return whether loss and gradient are finite.
+
+        An infinite input of a saturated unit gives 0 * infinity.
         """
         leaves = self.objective.leaves()
         value = self.objective.batch_loss(leaves, batch)
@@ -274,8 +275,9 @@ class Checks:
     def _check_buffers_are_idle(
         self, pristine: Mapping[str, Tensor], batch: Any, first: float
     ) -> None:
-        """A counter may count; a buffer that the loss depends on makes every pass
-        another function.
+        """Refuse buffers that change the loss; a counter may count.
+
+        A buffer that the loss depends on makes every pass another function.
         """
         objective = self.objective
         self._checked_loss(batch)
@@ -309,8 +311,7 @@ class Checks:
             )
 
     def _check_reach(self, batch: Any) -> bool:
-        """Refuse a loss that reads the model's own tensors instead of those put in
-        their place.
+        """Refuse a loss that reads the model's own tensors, not those put in.
 
         Returns:
             Whether ``loss(output, target)`` reads parameters beside the output, through
@@ -335,7 +336,7 @@ class Checks:
         return bool(objective.criterion(constant, split(few)[1]).requires_grad)
 
     def few(self, batch: Any, most: int = 4) -> Any:
-        """Some samples of a batch, where the loss can be had of some; else the batch."""
+        """Return some samples of a batch if the loss allows it, else the batch."""
         try:
             few = _Part(batch, axis=0).select(
                 torch.arange(min(most, count_samples(batch)))
@@ -348,9 +349,7 @@ class Checks:
         return few
 
     def _check_broadcast(self, batch: Any) -> None:
-        """A loss of one's own that broadcasts (N, 1) against (N,) is a mean over N x N
-        pairs.
-        """
+        """Refuse (N, 1) against (N,) in a custom loss: a mean over N x N pairs."""
         objective = self.objective
         if objective.is_closure:
             return
@@ -374,7 +373,7 @@ class Checks:
     # A mean over samples
 
     def _check_mean(self) -> None:
-        """The mean over batches must be the loss of all data as one batch."""
+        """Refuse a mean over batches that is not the loss of all data as one batch."""
         objective = self.objective
         closure = objective._module.criterion if objective.is_closure else None
         if isinstance(closure, Closure) and closure.samples is not None:
@@ -403,7 +402,7 @@ class Checks:
             )
 
     def _try(self, find: Callable[[], str | None]) -> tuple[str | None, str | None]:
-        """What a test of the mean found, and why it could not be made."""
+        """Return what a test of the mean found, and why it could not be made."""
         try:
             return find(), None
         except UsageError:
@@ -414,9 +413,7 @@ class Checks:
             ]
 
     def _count_along_second_axis(self) -> None:
-        """Batches of sequences may be laid out (time, sample): then the second axis
-        counts.
-        """
+        """Count samples along the second axis if batches are (time, sample)."""
         objective = self.objective
         if objective.batches.count is not None:
             return  # a known loss counts its targets, whatever their axes are
@@ -428,9 +425,7 @@ class Checks:
         objective.batches.__dict__.pop("weights", None)
 
     def _gap_of_parts(self, batch: Any, *, axis: int) -> str | None:
-        """Cut some samples at random in two; how the loss of all differs from the mean
-        of the parts'.
-        """
+        """Cut some samples at random in two; return how far the means differ."""
         part = _Part(batch, axis=axis)
         if part.length < 2:
             return "it cannot be cut" if axis else None
@@ -445,8 +440,9 @@ class Checks:
         return self._gap(whole, pieces, axis=axis)
 
     def _gap_between_batches(self) -> str | None:
-        """The same for samples of all batches together: what normalizes may differ
-        between batches only.
+        """Return the gap of parts for samples of all batches together.
+
+        What normalizes may differ between batches only.
         """
         few = [
             _Part(item, axis=0).select(torch.arange(min(4, count_samples(item))))
@@ -478,9 +474,7 @@ class Checks:
         )
 
     def _losses(self, items: Sequence[Any]) -> tuple[torch.dtype, list[float]]:
-        """The losses of batches in float64, or where the model does not follow, in the
-        measuring dtype.
-        """
+        """Return the losses of batches in float64, or else in the measuring dtype."""
         objective = self.objective
         if objective.dtype != torch.float64:
             try:
@@ -556,9 +550,7 @@ def check_modules(model: nn.Module, chosen: Sequence[str]) -> None:
 
 
 class _Part:
-    """Samples of a batch, along the first axis of all tensors or along the second of
-    those that have one.
-    """
+    """Samples of a batch along the first axis, or the second of tensors with two."""
 
     def __init__(self, batch: Any, *, axis: int) -> None:
         self._batch, self._axis = batch, axis
@@ -584,7 +576,7 @@ def _second_length(batch: Any) -> int:
 
 
 def _joined(parts: Sequence[Any]) -> Any | None:
-    """Batches as one; None if their tensors do not go together."""
+    """Return batches as one, or None if their tensors do not go together."""
     columns = [tensors_in(part) for part in parts]
     if len({len(column) for column in columns}) != 1:
         return None
@@ -611,9 +603,7 @@ def _double(batch: Any) -> Any:
 
 
 def _is_torchs(error: Exception) -> bool:
-    """Whether PyTorch raised an error, or an operation in the user's code did: else it
-    is a bug of theirs.
-    """
+    """Return whether PyTorch raised an error, not an operation of the user's code."""
     frames = traceback.extract_tb(error.__traceback__)
     inside = bool(frames) and frames[-1].filename.startswith(TORCH)
     return inside or isinstance(error, RuntimeError | TypeError)
@@ -649,9 +639,7 @@ class _AttentionSeen(TorchFunctionMode):
 
 
 class _Broadcasts(TorchFunctionMode):
-    """Notes whether an output (N, 1) meets a target (N,), or the other way round, in
-    one operation.
-    """
+    """Notes whether an output (N, 1) and a target (N,) meet in one operation."""
 
     def __init__(self, output: Tensor, target: Tensor) -> None:
         super().__init__()

@@ -1,5 +1,4 @@
-"""Ctrl-C in the middle of a measurement: what was borrowed is given back before the
-measurement ends.
+"""Ctrl-C in a measurement: what was borrowed is given back before it ends.
 
 A ``finally`` is not enough: an exception of a signal handler may arrive between any two
 instructions, in the ``finally`` as well. So the first Ctrl-C is held until the
@@ -24,8 +23,9 @@ _before: Any = signal.default_int_handler  # the handler that was there before o
 
 
 def opened(restore: Restore) -> None:
-    """Register what gives something back; from now on a second Ctrl-C calls it, if
-    nothing else did.
+    """Register what gives something back.
+
+    From now on a second Ctrl-C calls it, if nothing else did.
     """
     _open.append(restore)
 
@@ -37,8 +37,9 @@ def closed(restore: Restore) -> None:
 
 
 def guard() -> bool:
-    """Install the handler, in the main thread, unless it is there; whoever gets True
-    calls `release`.
+    """Install the handler, in the main thread, unless it is there.
+
+    Whoever gets True calls `release`.
     """
     global _before
     if threading.current_thread() is not threading.main_thread():

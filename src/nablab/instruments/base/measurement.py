@@ -35,8 +35,9 @@ class Measurement:
     notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields that its ``repr`` shows, as JSON types; long arrays give
-        ``{"shape": [...]}``.
+        """Return the fields that its ``repr`` shows, as JSON types.
+
+        Long arrays give ``{"shape": [...]}``.
         """
         shown = [field.name for field in dataclasses.fields(self) if field.repr]
         return {
@@ -46,12 +47,15 @@ class Measurement:
         }
 
     def plot(self) -> Figure:
-        """A matplotlib figure of the result."""
+        """Return a matplotlib figure of the result."""
         raise NotImplementedError(f"{type(self).__name__} has no figure")
 
 
 def plain(value: Any) -> Any:
-    """A value as JSON types: NaN and infinities as None, long arrays as their shape."""
+    """Return a value as JSON types.
+
+    NaN and infinities become None, and long arrays their shape.
+    """
     if isinstance(value, torch.Tensor):
         value = value.detach().cpu().numpy()
     if isinstance(value, np.ndarray):

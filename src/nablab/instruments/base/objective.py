@@ -1,6 +1,4 @@
-"""The mean loss of a model over data as a function of chosen parameters: what most
-instruments measure.
-"""
+"""The mean loss of a model over data as a function of chosen parameters."""
 
 from __future__ import annotations
 
@@ -35,8 +33,7 @@ HALF = (
 
 
 class Objective:
-    r"""The mean loss :math:`f(\theta) = \frac1N \sum_i \ell(\theta; x_i, y_i)` and its
-    gradient.
+    r"""The mean loss :math:`f(\theta) = \frac1N \sum_i \ell(\theta; x_i, y_i)`.
 
     Weights and buffers are copied on construction; for a pass the copies stand in the
     places of the model's own (see `Placement`), and after it the model holds what it
@@ -145,8 +142,9 @@ class Objective:
     # Vectors and tensors by name
 
     def flatten(self, tensors: Mapping[str, Tensor]) -> Tensor:
-        """One vector (P,) of tensors by parameter name; leading axes beyond the
-        parameters' own are kept.
+        """Return one vector (P,) of tensors by parameter name.
+
+        Leading axes beyond the parameters' own are kept.
         """
         parts = [
             tensors[name].reshape(
@@ -159,8 +157,9 @@ class Objective:
         return torch.cat(parts, dim=-1)
 
     def unflatten(self, vector: Tensor) -> dict[str, Tensor]:
-        """The inverse of `flatten`: views of ``vector`` (..., P) in the parameters'
-        shapes.
+        """Return views of ``vector`` (..., P) in the parameters' shapes.
+
+        The inverse of `flatten`.
         """
         parts = torch.split(vector, self._counts, dim=-1)
         return {
@@ -171,8 +170,9 @@ class Objective:
     # The function
 
     def batch_loss(self, tensors: Mapping[str, Tensor], batch: Any) -> Tensor:
-        """The mean loss of one batch at the given values of the chosen parameters;
-        differentiable, pure.
+        """Return the mean loss of one batch at the given parameters.
+
+        Differentiable and pure.
 
         Run it and the backward passes through it in one `quiet`: some models read their
         weights in the backward pass again.
@@ -183,15 +183,17 @@ class Objective:
             return value
 
     def batch_outputs(self, tensors: Mapping[str, Tensor], batch: Any) -> Any:
-        """What the model returns on the inputs of a batch ``(inputs, target)``;
-        differentiable, pure.
+        """Return the model's outputs on a batch ``(inputs, target)``.
+
+        Differentiable and pure.
         """
         with self._placed(tensors), torch.enable_grad():
             return call(self.model, split(batch)[0])
 
     def place(self, tensors: Mapping[str, Tensor]) -> None:
-        """Put values of parameters and buffers in the model, inside `quiet`, until the
-        next pass does.
+        """Put parameters and buffers in the model until the next pass.
+
+        Call it inside `quiet`.
         """
         interrupts.safe_point()
         given = {f"model.{name}": tensor for name, tensor in tensors.items()}
@@ -210,11 +212,11 @@ class Objective:
 
     @property
     def is_closure(self) -> bool:
-        """Whether outputs and targets cannot be had apart."""
+        """Whether outputs and targets are inseparable."""
         return self._module.is_closure
 
     def criterion(self, outputs: Tensor, target: Tensor) -> Tensor:
-        """The loss of outputs.
+        """Return the loss of outputs.
 
         Raises:
             UsageError: The loss is a closure.
@@ -230,7 +232,7 @@ class Objective:
             return value
 
     def loss(self, vector: Tensor | None = None) -> float:
-        """The mean loss over all data at ``vector`` (P,), or at the model's own point."""
+        """Return the mean loss at ``vector`` (P,), or at the model's own point."""
         tensors = self.values if vector is None else self.unflatten(vector)
         total = 0.0
         with self.quiet():
@@ -240,7 +242,7 @@ class Objective:
         return total
 
     def loss_and_gradient(self, vector: Tensor | None = None) -> tuple[float, Tensor]:
-        """The mean loss over all data and its gradient (P,)."""
+        """Return the mean loss over all data and its gradient (P,)."""
         leaves = self.leaves(vector)
         total, gradient = 0.0, torch.zeros_like(self.point)
         with self.quiet():
@@ -252,11 +254,11 @@ class Objective:
         return total, gradient
 
     def gradient(self, vector: Tensor | None = None) -> Tensor:
-        """The gradient of the mean loss over all data, (P,)."""
+        """Return the gradient of the mean loss over all data, (P,)."""
         return self.loss_and_gradient(vector)[1]
 
     def leaves(self, vector: Tensor | None = None) -> dict[str, Tensor]:
-        """The chosen parameters at ``vector``, as new tensors that ask for a gradient."""
+        """Return parameters at ``vector`` as new tensors that ask for a gradient."""
         tensors = self.values if vector is None else self.unflatten(vector)
         return {
             name: tensor.detach().clone().requires_grad_()
@@ -266,8 +268,9 @@ class Objective:
     def gradients_of(
         self, value: Tensor, leaves: dict[str, Tensor]
     ) -> dict[str, Tensor]:
-        """The gradients of a loss by name; call inside the `quiet` in which the loss
-        was computed.
+        """Return the gradients of a loss by name.
+
+        Call it inside the `quiet` in which the loss was computed.
 
         Raises:
             UsageError: The loss does not depend on the parameters.
@@ -284,8 +287,9 @@ class Objective:
 
     @contextmanager
     def quiet(self) -> Iterator[None]:
-        """Run the model inside, forward and backward; everything it touches is given
-        back after.
+        """Run the model inside, forward and backward.
+
+        Everything it touches is given back after.
 
         Inside, the model holds the tensors of this objective, generators may be drawn
         from, and kernels are taken that can be differentiated twice. It may be nested.
@@ -320,9 +324,7 @@ class Objective:
 
     @contextmanager
     def converted(self, dtype: torch.dtype) -> Iterator[None]:
-        """Inside a `quiet`: the model at its own point with all its tensors in another
-        dtype.
-        """
+        """Convert the model at its own point to another dtype, inside a `quiet`."""
         kept = self.values, self.fixed
         self.values, self.fixed = (
             {n: t.to(dtype) if t.is_floating_point() else t for n, t in tensors.items()}
@@ -350,9 +352,7 @@ class Objective:
             yield
 
     def _base(self, name: str) -> Tensor:
-        """What stands in the place of a name (of `Evaluation`) unless a pass gives
-        another value.
-        """
+        """Return the tensor of a name (of `Evaluation`) that a pass starts from."""
         chosen = self.values.get(name.removeprefix("model."))
         return (
             chosen
@@ -365,8 +365,9 @@ class Objective:
         return tensor.detach().to(self.device, kind, copy=True)
 
     def may_be_cut(self) -> bool:
-        """Whether batches may be cut into pieces: the mean is known, and samples do not
-        mix.
+        """Return whether batches may be cut.
+
+        The mean must be known, and samples must not mix.
         """
         if self.is_closure or self.batches.count is None:
             return False
@@ -378,7 +379,7 @@ class Objective:
 def measuring_dtype(
     parameters: Mapping[str, Tensor], asked: torch.dtype | None
 ) -> tuple[torch.dtype, tuple[str, ...]]:
-    """The dtype to measure in, and a note where it is not the parameters' own.
+    """Return the dtype to measure in, and a note where it is not the parameters' own.
 
     Args:
         parameters: The model's parameters by name.
@@ -410,8 +411,9 @@ def measuring_dtype(
 def select_parameters(
     model: nn.Module, patterns: str | Sequence[str] = "*"
 ) -> tuple[str, ...]:
-    """Names of the trainable parameters that match any of the glob patterns, in the
-    model's order.
+    """Return the trainable parameters that match any of the glob patterns.
+
+    Names are in the model's order.
 
     Raises:
         UsageError: The model has no trainable parameter, or a pattern matches none.

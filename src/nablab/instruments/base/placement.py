@@ -85,8 +85,9 @@ class Placement:
         return self._depth > 0
 
     def open(self, dtype: torch.dtype | None, device: torch.device) -> None:
-        """Remember what the modules hold, and convert what has no name; must be
-        followed by `close`.
+        """Remember what the modules hold, and convert what has no name.
+
+        It must be followed by `close`.
         """
         self._depth += 1
         if self._depth > 1:
@@ -118,8 +119,9 @@ class Placement:
         self.restore()
 
     def restore(self) -> None:
-        """Give the modules back what they held; doing it twice does no harm, so it may
-        be interrupted.
+        """Give the modules back what they held.
+
+        Doing it twice does no harm, so it may be interrupted.
         """
         for contents in self._saved:
             contents.restore()
@@ -127,8 +129,9 @@ class Placement:
         self._saved, self._listed, self._depth = [], {}, 0
 
     def reached_past(self, value: Tensor) -> list[str]:
-        """Names of parameters whose own tensors, not those put in their place, the
-        graph of a value reads.
+        """Return the parameters whose own tensors a value's graph reads.
+
+        It should read those put in their place.
         """
         leaves = [
             id(node.variable)
@@ -140,8 +143,9 @@ class Placement:
     def _converted_list(
         self, value: Any, dtype: torch.dtype | None, device: torch.device
     ) -> Any:
-        """A list or dictionary with the tensors in it converted; those with names get
-        theirs by `put`.
+        """Convert the tensors in a list or dictionary.
+
+        Those with names get theirs by `put`.
         """
         if isinstance(value, Tensor):
             return (
@@ -164,8 +168,9 @@ class Placement:
 
 
 def copied(module: nn.Module) -> nn.Module:
-    """A deep copy of a module, also of one that keeps tensors with a graph (features,
-    normalized weights).
+    """Return a deep copy of a module.
+
+    It may keep tensors with a graph, such as features or normalized weights.
     """
     placement = Placement(module)
     first = next(module.parameters(), torch.zeros(()))
@@ -177,9 +182,7 @@ def copied(module: nn.Module) -> nn.Module:
 
 
 class _Contents:
-    """What a module held: its attributes, its registered tensors, and what stood in its
-    lists.
-    """
+    """What a module held: attributes, registered tensors, and the items of lists."""
 
     def __init__(self, module: nn.Module) -> None:
         self._module = module
@@ -213,7 +216,10 @@ class _Contents:
 
 
 def _tree(root: nn.Module) -> Iterator[nn.Module]:
-    """The module and all below it, each once, those in unregistered lists as well."""
+    """Yield the module and all below it, each once.
+
+    Those in unregistered lists count as well.
+    """
     seen: set[int] = set()
     waiting: list[nn.Module] = [root]
     while waiting:
@@ -246,7 +252,10 @@ def _modules_in(value: Any, depth: int = 0) -> list[nn.Module]:
 
 
 def _tensor_slots(module: nn.Module) -> Iterator[tuple[Slot, Tensor]]:
-    """Every place of a module that holds a tensor: registered, or an attribute."""
+    """Yield every place of a module that holds a tensor.
+
+    It is registered, or an attribute.
+    """
     tables: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
     for table in tables:
         for key, tensor in table.items():
@@ -269,8 +278,9 @@ def _holds_tensor(value: Any, depth: int = 0) -> bool:
 def converted(
     tensor: Tensor, dtype: torch.dtype | None, device: torch.device
 ) -> Tensor:
-    """A copy without a graph; a floating-point tensor in another dtype, or in its own
-    if that is None.
+    """Return a copy without a graph, in another dtype if it is floating-point.
+
+    None keeps its own dtype.
     """
     kind = dtype if tensor.is_floating_point() else None
     return tensor.detach().to(device, kind, copy=True)

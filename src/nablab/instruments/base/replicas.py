@@ -1,6 +1,4 @@
-"""Networks of one architecture, measured together: their losses and gradients at
-float64 points (K, P).
-"""
+"""Networks of one architecture, measured together at points (K, P)."""
 
 from __future__ import annotations
 
@@ -87,7 +85,7 @@ class Replicas:
 
     @classmethod
     def stack(cls, modules: Sequence[nn.Module]) -> Replicas:
-        """Networks as replicas; their weights are copied.
+        """Return networks as replicas; their weights are copied.
 
         Raises:
             UsageError: No network, or two whose architectures differ.
@@ -105,18 +103,18 @@ class Replicas:
         )
 
     def __len__(self) -> int:
-        """K."""
+        """Return K."""
         return len(next(iter(self.tensors.values())))
 
     def select(self, replicas: Sequence[int]) -> Replicas:
-        """The replicas of these numbers, in this order."""
+        """Return the replicas of these numbers, in this order."""
         chosen = list(replicas)
         return Replicas(
             self.module, {name: tensor[chosen] for name, tensor in self.tensors.items()}
         )
 
     def network(self, replica: int) -> nn.Module:
-        """A new module with the weights and in the dtype of one replica."""
+        """Return a new module with the weights and in the dtype of one replica."""
         module = copied(self.module)
         with torch.no_grad():
             for name, target in _tensors_of(module).items():
@@ -176,7 +174,8 @@ class ReplicaObjective:
         notes: What was chosen automatically.
 
     >>> replicas = Replicas.stack([nn.Linear(2, 1) for _ in range(5)])
-    >>> objective = ReplicaObjective(replicas, "mse", (torch.zeros(4, 2), torch.ones(4, 1)))
+    >>> batch = (torch.zeros(4, 2), torch.ones(4, 1))
+    >>> objective = ReplicaObjective(replicas, "mse", batch)
     >>> objective.points.shape, objective.losses().shape, objective.gradients().shape
     (torch.Size([5, 3]), torch.Size([5]), torch.Size([5, 3]))
     """
@@ -226,10 +225,13 @@ class ReplicaObjective:
         stacked = {
             name: self._moved(tensor) for name, tensor in replicas.tensors.items()
         }
-        self.points = self.base.flatten(
-            {n: stacked.pop(n) if n in stacked else v.expand(len(replicas), *v.shape)
-             for n, v in self.base.values.items()}
-        )  # fmt: skip
+        # A tensor that the replicas share counts for each of them.
+        tensors = {
+            name: value.expand(len(replicas), *value.shape)
+            for name, value in self.base.values.items()
+        }
+        own = {name: stacked.pop(name) for name in tensors if name in stacked}
+        self.points = self.base.flatten(tensors | own)
         self._others = stacked
         self._batched = len(self) > 1
         self._twice_differentiable = False  # not known yet
@@ -258,13 +260,11 @@ class ReplicaObjective:
         self.spent = 0.0
 
     def __len__(self) -> int:
-        """K."""
+        """Return K."""
         return len(self.points)
 
     def subset(self, replicas: Tensor) -> ReplicaObjective:
-        """The objective of some replicas, (k,) numbers; the data are shared with this
-        one.
-        """
+        """Return the objective of some replicas, (k,) numbers, with the same data."""
         part = copy.copy(self)
         part.points = self.points[replicas]
         part._others = {name: tensor[replicas] for name, tensor in self._others.items()}
@@ -278,7 +278,7 @@ class ReplicaObjective:
         return part
 
     def tensors(self, points: Tensor) -> dict[str, Tensor]:
-        """Parameters, and buffers that differ, of all replicas by name, (K, ...)."""
+        """Return all replicas' parameters, and buffers that differ, (K, ...)."""
         return {**self._others, **self.base.unflatten(points)}
 
     def per_replica(
@@ -287,7 +287,7 @@ class ReplicaObjective:
         points: Tensor,
         batch: Any,
     ) -> Tensor:
-        """``function(loss, tensors)`` for each replica, stacked; call inside `quiet`.
+        """Stack ``function(loss, tensors)`` of each replica; call inside `quiet`.
 
         ``loss`` takes the chosen parameters by name and gives the replica's loss on the
         batch; ``tensors`` are those parameters at its row of points (K, P).
@@ -317,13 +317,17 @@ class ReplicaObjective:
         return torch.stack(rows)
 
     def batch_losses(self, points: Tensor, batch: Any) -> Tensor:
-        """The losses (K,) on one batch of `batches` at points (K, P); differentiable,
-        call inside `quiet`.
+        """Return the losses (K,) on one batch of `batches` at points (K, P).
+
+        Differentiable; call it inside `quiet`.
         """
         return self.per_replica(lambda loss, tensors: loss(tensors), points, batch)
 
     def losses(self, points: Tensor | None = None) -> Tensor:
-        """The losses (K,) over all data at points (K, P), or at the replicas' own."""
+        """Return the losses (K,) over all data at points (K, P).
+
+        Without points, at the replicas' own.
+        """
         points = self.points if points is None else points
         with self.quiet():
             total = sum(
@@ -336,7 +340,7 @@ class ReplicaObjective:
     def losses_and_gradients(
         self, points: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """The losses (K,) and gradients (K, P) over all data."""
+        """Return the losses (K,) and gradients (K, P) over all data."""
         points = self.points if points is None else points
         if self._one_by_one(points):
             each = [
@@ -360,20 +364,22 @@ class ReplicaObjective:
         return losses, gradients
 
     def gradients(self, points: Tensor | None = None) -> Tensor:
-        """The gradients (K, P) over all data."""
+        """Return the gradients (K, P) over all data."""
         return self.losses_and_gradients(points)[1]
 
     def products(self, points: Tensor, vectors: Tensor) -> Tensor:
-        """Each replica's Hessian times its own row of vectors (K, P), by a double
-        backward pass.
+        """Return each replica's Hessian times its row of vectors (K, P).
+
+        A double backward pass.
         """
         return self.gradients_and_products(points, lambda _: vectors)[1]
 
     def gradients_and_products(
         self, points: Tensor, choose: Callable[[Tensor], Tensor]
     ) -> tuple[Tensor, Tensor]:
-        """The gradients and Hessian products (K, P) with vectors chosen from the
-        gradients.
+        """Return gradients and Hessian products (K, P).
+
+        The vectors are chosen from the gradients.
 
         With one batch the gradient's graph is built once; with several, a first pass
         finds the gradients.
@@ -403,8 +409,9 @@ class ReplicaObjective:
         return gradients, products
 
     def _one_by_one(self, points: Tensor) -> bool:
-        """Whether a graph may span one replica only: models that are not batched may
-        read weights again.
+        """Return whether a graph may span one replica only.
+
+        Models that are not batched may read weights again.
         """
         return len(points) > 1 and not self._batched
 
@@ -412,7 +419,7 @@ class ReplicaObjective:
         return self.subset(torch.tensor([replica]))
 
     def _counted(self, replicas: int) -> Batches:
-        """The batches with what their means are over."""
+        """Return the batches with what their means are over."""
         counted = self.base.batches
         if not self.own_targets:
             return counted
@@ -473,8 +480,11 @@ class ReplicaObjective:
         return inputs, target[:, replica]
 
     def _data_of(self, replica: int) -> Any:
-        """The batches as one replica sees them; an iterator, for a list of tensors
-        would be one batch.
+        """Return the batches as one replica sees them.
+
+        An iterator, for a list of tensors would be one batch.
+
+        An iterator, for a list of tensors would be one batch.
         """
         return iter([self._seen_by(replica, batch) for batch in self.batches.items])
 
@@ -484,9 +494,7 @@ class ReplicaObjective:
         ).clone()
 
     def _probe(self) -> None:
-        """Find out whether the model can be batched over replicas, in the loss and in
-        its gradient.
-        """
+        """Find out whether loss and gradient can be batched over replicas."""
         if not self._batched:
             return
         try:
@@ -501,8 +509,7 @@ class ReplicaObjective:
 
 
 class ForwardDifferentiable(TorchFunctionMode):
-    """Writes the mean squared error out inside, so that its gradient has a forward
-    derivative.
+    """Writes the mean squared error out, so that its gradient has a forward derivative.
 
     The forward derivative of PyTorch's ``mse_loss_backward`` (2.13) writes into an
     immutable zero and raises "ZeroTensors are immutable" when the target is a constant.
@@ -553,8 +560,9 @@ def _check_alike(
 
 
 def _samples_first(data: Any, replicas: int) -> list[Any]:
-    """Batches whose targets (K, samples, ...) are (samples, K, ...), as batches are cut
-    by samples.
+    """Lay out targets (K, samples, ...) as (samples, K, ...).
+
+    Batches are cut by samples.
     """
     turned = []
     for place, batch in enumerate([data] if is_batch(data) else data):

@@ -1,3 +1,1 @@
-"""Second derivatives: products, eigenvalues, traces, densities, exact matrices,
-critical points.
-"""
+"""Second derivatives: products, spectra, traces, exact matrices, critical points."""

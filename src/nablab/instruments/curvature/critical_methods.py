@@ -1,5 +1,4 @@
-r"""Methods that drive the gradient of K networks at once to zero, each from its own
-point.
+r"""Methods that drive the gradients of K networks to zero together.
 
 Every step lowers the gradient's norm, so none can run away: L-BFGS on
 :math:`\frac12\|g\|^2`, whose gradient is :math:`Hg`; Newton's method with MINRES;
@@ -73,23 +72,27 @@ class Search:
 
     @classmethod
     def start(cls, objective: ReplicaObjective, tolerance: float) -> Search:
-        """All networks where they are; those without a finite gradient, and those at
-        zero, stay.
+        """Start all networks where they are.
+
+        Those without a finite gradient, and those at zero, stay.
         """
         points = objective.points.clone()
         gradients = objective.gradients(points)
         search = cls(
-            objective, tolerance, points, gradients,
+            objective,
+            tolerance,
+            points,
+            gradients,
             active=torch.arange(len(points), device=points.device),
             stalled=torch.zeros(len(points), dtype=torch.bool, device=points.device),
-        )  # fmt: skip
+        )
         search.history.append(search.norms())
         search.active = search.active[search.norms().isfinite()]
         search.leave()
         return search
 
     def norms(self) -> Tensor:
-        """The gradients' norms (K,)."""
+        """Return the gradients' norms (K,)."""
         norms: Tensor = self.gradients.norm(dim=1)
         return norms
 
@@ -100,7 +103,7 @@ class Search:
         return self.chosen
 
     def part(self) -> ReplicaObjective:
-        """The objective of the active networks; add its `spent` with `pay`."""
+        """Return the objective of the active networks; add its `spent` with `pay`."""
         return self.objective.subset(self.active)
 
     def pay(self, part: ReplicaObjective) -> None:
@@ -109,8 +112,7 @@ class Search:
         part.spent = 0.0
 
     def record(self, before: Tensor, patience: int = PATIENCE) -> None:
-        """Note the norms after an iteration, and let networks go that are done or make
-        no way.
+        """Note the norms after an iteration; drop networks that are done or stall.
 
         Args:
             before: The norms (K,) before the iteration.
@@ -127,9 +129,7 @@ class Search:
         self.leave()
 
     def again(self) -> None:
-        """Move all networks that are not done, those that an earlier method gave up,
-        too.
-        """
+        """Activate all networks that are not done, also those given up earlier."""
         norms = self.norms()
         self.stalled[:] = False
         self.active = ((norms > self.tolerance) & norms.isfinite()).nonzero().flatten()
@@ -142,8 +142,9 @@ class Search:
 
 
 def gradient_norm_descent(search: Search, iterations: int) -> None:
-    r"""L-BFGS on :math:`\frac12\|g\|^2` (Liu and Nocedal 1989), halving steps until
-    Armijo's rule holds.
+    r"""Minimize :math:`\frac12\|g\|^2` by L-BFGS (Liu and Nocedal 1989).
+
+    Steps are halved until Armijo's rule holds.
     """
     if not len(search.active):
         return
@@ -173,8 +174,9 @@ def gradient_norm_descent(search: Search, iterations: int) -> None:
 
 
 def newton_minres(search: Search, iterations: int) -> None:
-    r"""Newton's method on :math:`g = 0` with steps by MINRES and a line search on
-    :math:`\|g\|^2`.
+    r"""Solve :math:`g = 0` by Newton's method with steps by MINRES.
+
+    The line search is on :math:`\|g\|^2`.
 
     Roosta, Liu, Xu and Mahoney, "Newton-MR: inexact Newton method with minimum residual
     sub-problem solver" (EURO Journal on Computational Optimization 2022). MINRES needs
@@ -207,8 +209,9 @@ def newton_minres(search: Search, iterations: int) -> None:
 
 
 def levenberg_marquardt(search: Search, iterations: int) -> None:
-    r"""Steps :math:`-(H^2 + \mu I)^{-1} H g` with the exact Hessian, bent by geodesic
-    acceleration.
+    r"""Take steps :math:`-(H^2 + \mu I)^{-1} H g` with the exact Hessian.
+
+    They are bent by geodesic acceleration.
 
     The plain method (Levenberg 1944, Marquardt 1963) creeps along the curved valleys of
     :math:`\|g\|`. Half of :math:`-(H^2 + \mu I)^{-1} H g_{vv}`, with the second
@@ -234,8 +237,9 @@ def levenberg_marquardt(search: Search, iterations: int) -> None:
 
 
 def saddle_free_newton(search: Search, iterations: int) -> None:
-    r"""Steps :math:`-(|H| + \nu I)^{-1} g` down the loss, each with the best of many
-    dampings.
+    r"""Take steps :math:`-(|H| + \nu I)^{-1} g` down the loss.
+
+    Each uses the best of many dampings.
 
     :math:`|H|` has the absolute values of the eigenvalues, so saddles repel (Dauphin et
     al., "Identifying and attacking the saddle point problem in high-dimensional
@@ -274,8 +278,7 @@ METHODS: Mapping[str, Callable[[Search, int], None]] = {
 def minres(
     product: Callable[[Tensor], Tensor], right: Tensor, tolerance: Tensor, most: int
 ) -> Tensor:
-    r"""Minimize :math:`\|Ax - b\|` over growing Krylov spaces, for k symmetric systems
-    at once.
+    r"""Minimize :math:`\|Ax - b\|` over Krylov spaces for k symmetric systems.
 
     Paige and Saunders, "Solution of sparse indefinite systems of linear equations"
     (SIAM Journal on Numerical Analysis 1975). A system is left as it is once its
@@ -330,8 +333,9 @@ def minres(
 
 
 def eigenpairs(rows: Tensor, matrices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The rows (k,) of symmetric matrices (k, P, P) that are finite, eigenvalues and
-    eigenvectors of those.
+    """Return which matrices (k, P, P) are finite, and their eigenpairs.
+
+    These are the rows (k,), the eigenvalues and the eigenvectors.
 
     A network whose Hessian is not finite takes no step, and so is stalled.
     """
@@ -351,8 +355,7 @@ def eigenpairs(rows: Tensor, matrices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def _descend(
     search: Search, directions: Tensor, slopes: Tensor, *, needs_slopes: bool = True
 ) -> None:
-    r"""Move active networks along directions, halving steps until
-    :math:`\frac12\|g\|^2` falls enough.
+    r"""Move active networks, halving steps until :math:`\frac12\|g\|^2` falls enough.
 
     Args:
         search: Changed in place.
@@ -388,8 +391,9 @@ def _descend(
 def _inverse_hessian_times(
     pairs: list[tuple[Tensor, Tensor]], vectors: Tensor
 ) -> Tensor:
-    """The two-loop recursion (Nocedal and Wright 2006, algorithm 7.4); only pairs with
-    curvature count.
+    """Apply the two-loop recursion (Nocedal and Wright 2006, algorithm 7.4).
+
+    Only pairs with curvature count.
     """
     kept = []
     for s, y in pairs:
@@ -412,7 +416,7 @@ def _inverse_hessian_times(
 
 
 def _first_length(search: Search, slopes: Tensor) -> Tensor:
-    """The step (k, 1) along ``-Hg`` that would be best if the gradient were linear."""
+    """Return the best step (k, 1) along ``-Hg`` if the gradient were linear."""
     part = search.part()
     bent = part.products(search.points[search.active], slopes)
     search.pay(part)
@@ -424,9 +428,7 @@ def _first_length(search: Search, slopes: Tensor) -> Tensor:
 def _bent_step(
     search: Search, numbers: Tensor, values: Tensor, vectors: Tensor, damping: Tensor
 ) -> None:
-    """One step of some networks, with more damping (K,) until it lowers the gradient's
-    norm.
-    """
+    """Take a step, with more damping (K,) until the gradient's norm falls."""
     rows = torch.arange(len(numbers), device=numbers.device)
     for _ in range(TRIALS):
         chosen = numbers[rows]
@@ -467,9 +469,7 @@ def _bent_step(
 
 
 def _product(vectors: Tensor, values: Tensor, right: Tensor) -> Tensor:
-    """Matrices given by their eigenvectors and eigenvalues, times a vector each: (k,
-    P).
-    """
+    """Return matrices, given by eigenpairs, times a vector each: (k, P)."""
     return (vectors @ (values * (vectors.mT @ right[..., None])[..., 0])[..., None])[
         ..., 0
     ]
@@ -478,7 +478,7 @@ def _product(vectors: Tensor, values: Tensor, right: Tensor) -> Tensor:
 def _step_down(
     search: Search, numbers: Tensor, values: Tensor, vectors: Tensor
 ) -> Tensor:
-    """One saddle-free Newton step of some networks; which of them it moved, (k,) bool."""
+    """Take one saddle-free Newton step; return which networks moved, (k,) bool."""
     part, points, gradients = (
         search.objective.subset(numbers),
         search.points[numbers],
@@ -516,8 +516,9 @@ def _is_in(numbers: Tensor, like: Tensor) -> Tensor:
 def spectral_norms(
     objective: ReplicaObjective, points: Tensor, seed: int, products: int = 40
 ) -> Tensor:
-    """Lower bounds (K,) of the Hessians' spectral norms by the power method, within a
-    few percent.
+    """Return lower bounds (K,) of the Hessians' spectral norms.
+
+    The power method, within a few percent.
     """
     generator = torch.Generator().manual_seed(seed)
     vector = torch.randn(points.shape[1], generator=generator, dtype=torch.float64).to(

@@ -72,8 +72,9 @@ STALLED = (
 
 @dataclass(frozen=True, kw_only=True)
 class CriticalPoint(Measurement):
-    r"""The result of `find_critical_point`; for `Replicas`, numbers are arrays (K,),
-    arrays have an axis K.
+    r"""The result of `find_critical_point`.
+
+    For `Replicas`, numbers are arrays (K,) and arrays have a leading axis K.
 
     Attributes:
         reached: Whether the gradient's norm at `point` is at most the tolerance. Only
@@ -113,18 +114,21 @@ class CriticalPoint(Measurement):
     replicas: Replicas = field(repr=False)
 
     def network(self, replica: int = 0) -> nn.Module:
-        """A new module at the end of the search, in the dtype of the measurement."""
+        """Return a new module at the end of the search, in the measuring dtype."""
         return self.replicas.network(replica)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types without the networks; see `Measurement.to_dict`."""
+        """Return plain JSON types without the networks.
+
+        See `Measurement.to_dict`.
+        """
         names = [
             part.name for part in dataclasses.fields(self) if part.name != "replicas"
         ]
         return {name: plain(getattr(self, name)) for name in names}
 
     def plot(self) -> Figure:
-        """The gradient's norm against iterations."""
+        """Plot the gradient's norm against iterations."""
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(6.4, 4.2), layout="constrained")
@@ -184,7 +188,7 @@ def _expected(
 
 
 def _trials(call: Call) -> Trials:
-    """Few iterations, of L-BFGS and of what follows it."""
+    """Return trials of few iterations, of L-BFGS and of what follows it."""
     names = "method", "tolerance", "max_iterations", "lbfgs_iterations"
     _check_options(*(call.options[name] for name in names))
     few = [(2, 0), (6, 0), (2, 2)]  # iterations of L-BFGS and of the method behind it
@@ -217,8 +221,7 @@ def find_critical_point(
     max_bytes: float | None = None,
     check: bool = True,
 ) -> CriticalPoint:
-    r"""Move networks from where they are to a point where the gradient of the loss is
-    zero.
+    r"""Move networks to a point where the gradient of the loss is zero.
 
     First L-BFGS minimizes :math:`\frac12 \|g\|^2`, whose gradient :math:`Hg` is exact;
     then Newton's method or Levenberg-Marquardt solve :math:`g = 0`. Every step lowers
@@ -267,9 +270,15 @@ def find_critical_point(
     if chosen in ("levenberg-marquardt", "saddle-free-newton"):
         check_fits(model, parameters, dtype, max_bytes, held=2)
     objective = ReplicaObjective(
-        model, loss, data, parameters=parameters, dtype=dtype,
-        batch_size=batch_size, own_targets=own_targets, check=check,
-    )  # fmt: skip
+        model,
+        loss,
+        data,
+        parameters=parameters,
+        dtype=dtype,
+        batch_size=batch_size,
+        own_targets=own_targets,
+        check=check,
+    )
     objective = verified(objective, model, loss, parameters=parameters, check=check)
     search = Search.start(objective, tolerance)
     if chosen != "saddle-free-newton":

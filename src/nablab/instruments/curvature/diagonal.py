@@ -1,6 +1,4 @@
-r"""The diagonal of the Hessian, and the trace of each parameter's block, from products
-with random signs.
-"""
+r"""The diagonal of the Hessian and its blocks' traces, by random signs."""
 
 from __future__ import annotations
 
@@ -52,7 +50,7 @@ class Diagonal(Measurement):
     products: int
 
     def plot(self) -> Figure:
-        """The trace of each parameter's block, with two standard errors."""
+        """Plot the trace of each parameter's block, with two standard errors."""
         from matplotlib.figure import Figure
 
         layers = self.layers or {"all parameters": float(self.values.sum())}
@@ -64,9 +62,14 @@ class Diagonal(Measurement):
         axes = figure.add_subplot()
         axes.axvline(0, color="#767676", linewidth=0.6)
         axes.errorbar(
-            list(layers.values()), place, xerr=[2 * error for error in errors.values()],
-            fmt="o", markersize=5, color="#0072b2", capsize=3,
-        )  # fmt: skip
+            list(layers.values()),
+            place,
+            xerr=[2 * error for error in errors.values()],
+            fmt="o",
+            markersize=5,
+            color="#0072b2",
+            capsize=3,
+        )
         axes.set_yticks(place, list(layers))
         axes.invert_yaxis()
         axes.set_xlabel(
@@ -96,8 +99,7 @@ def hessian_diagonal(
     batch_size: int | None = None,
     seed: int = 0,
 ) -> Diagonal:
-    r"""The diagonal of the Hessian of the mean loss, and its sum over each parameter
-    tensor.
+    r"""Estimate the diagonal of the mean loss's Hessian, and its sum by parameter.
 
     The estimate is the mean of :math:`v \odot H v` over random signs v (Bekas,
     Kokiopoulou and Saad 2007); the variance of entry i is :math:`\sum_{j \ne i}
@@ -119,7 +121,8 @@ def hessian_diagonal(
         UsageError: Fewer than two samples.
 
     >>> from torch import nn
-    >>> model, inputs = nn.Linear(2, 1, bias=False), torch.diag(torch.tensor([2.0, 1.0]))
+    >>> model = nn.Linear(2, 1, bias=False)
+    >>> inputs = torch.diag(torch.tensor([2.0, 1.0]))
     >>> found = hessian_diagonal(model, "mse", (inputs, torch.ones(2, 1)))
     >>> found.values.tolist(), found.layers
     ([4.0, 1.0], {'weight': 5.0})
@@ -137,8 +140,9 @@ def hessian_diagonal(
 
 
 def diagonal_of(matrix: Matrix, *, samples: int = 30, seed: int = 0) -> Diagonal:
-    """The diagonal of any symmetric matrix that is known by its products; see
-    `hessian_diagonal`.
+    """Estimate the diagonal of a symmetric matrix from products.
+
+    See `hessian_diagonal`.
 
     Args:
         matrix: An operator, a dense symmetric tensor, or anything with ``matrix @

@@ -1,6 +1,4 @@
-"""Replicas whose second derivative cannot be trusted, measured by differences of their
-gradients.
-"""
+"""Replicas measured by differences of gradients, not by second derivatives."""
 
 from __future__ import annotations
 
@@ -26,8 +24,7 @@ from nablab.instruments.curvature.verification import (
 
 
 class ByDifferences(ReplicaObjective):
-    """A `ReplicaObjective` whose Hessian products are central differences of the
-    gradient.
+    """A `ReplicaObjective` with products by central differences of the gradient.
 
     Attributes:
         stretch: Multiplies the steps; products of two stretches differ by what the
@@ -40,7 +37,7 @@ class ByDifferences(ReplicaObjective):
 
     @classmethod
     def of(cls, objective: ReplicaObjective, why: str) -> ByDifferences:
-        """The same networks and data as ``objective``."""
+        """Return the same networks and data as ``objective``."""
         found = cls.__new__(cls)
         found.__dict__.update(objective.__dict__)
         found.stretch, found.why = 1.0, why
@@ -82,8 +79,9 @@ def verified(
     parameters: str | Sequence[str] = "*",
     check: bool = True,
 ) -> ReplicaObjective:
-    """The objective if its second derivative is right, else the same by differences of
-    its gradient.
+    """Return the objective if its second derivative is right.
+
+    Else return the same by differences of its gradient.
 
     One network is looked at, on the first batch; see
     `nablab.instruments.curvature.verification`.
@@ -131,8 +129,9 @@ def verified(
 
 
 def _examined(network: ReplicaObjective, *, differences: bool) -> Verdict:
-    """The verdict on one network with one batch; its `spent` counts the differences
-    only.
+    """Return the verdict on one network with one batch.
+
+    Its `spent` counts the differences only.
     """
     sizes = [shape.numel() for shape in network.base.shapes]
     network.spent = 0.0
@@ -163,7 +162,7 @@ def _examined(network: ReplicaObjective, *, differences: bool) -> Verdict:
 
 
 def _finite_replica(objective: ReplicaObjective) -> Tensor:
-    """The number (1,) of the first network whose loss is finite, or of the first."""
+    """Return the number (1,) of the first network with a finite loss, or 0."""
     for number in range(len(objective)):
         chosen = torch.tensor([number])
         if len(objective) == 1 or bool(objective.subset(chosen).losses().isfinite()):
@@ -184,7 +183,7 @@ def _in_float64(
     loss: Any,
     parameters: str | Sequence[str],
 ) -> ReplicaObjective | None:
-    """One network with one batch in float64, or None where that cannot be had."""
+    """Return one network with one batch in float64, or None if unavailable."""
     if objective.base.dtype == torch.float64:
         return first
     if objective.own_targets:

@@ -1,5 +1,4 @@
-r"""Extreme eigenvalues of the Hessian, each with its residual: thick-restart Lanczos
-(Wu and Simon 2000).
+r"""Extreme eigenvalues of the Hessian: thick-restart Lanczos (Wu and Simon 2000).
 
 The search stops by the residual :math:`\|Hv - \lambda v\|` of every wanted pair, never
 because a Ritz value has stopped to change: in a cluster it seems to stand still long
@@ -96,7 +95,7 @@ class Eigenvalues(Measurement):
     which: Which
 
     def plot(self) -> Figure:
-        """The eigenvalues in order, with their residuals, and where all others lie."""
+        """Plot the eigenvalues with their residuals, and where all others lie."""
         from matplotlib.figure import Figure
         from matplotlib.ticker import MaxNLocator
 
@@ -118,9 +117,15 @@ class Eigenvalues(Measurement):
         ):
             if done.any():
                 axes.errorbar(
-                    place[done], self.values[done], self.residuals[done],
-                    fmt="o", markersize=5, color=color, capsize=3, label=label,
-                )  # fmt: skip
+                    place[done],
+                    self.values[done],
+                    self.residuals[done],
+                    fmt="o",
+                    markersize=5,
+                    color=color,
+                    capsize=3,
+                    label=label,
+                )
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set(xlabel="place in the list", ylabel="eigenvalue")
         axes.spines[["top", "right"]].set_visible(False)
@@ -171,7 +176,7 @@ def hessian_eigenvalues(
     batch_size: int | None = None,
     seed: int = 0,
 ) -> Eigenvalues:
-    """The extreme eigenvalues and eigenvectors of the Hessian of the mean loss.
+    """Compute the extreme eigenvalues and eigenvectors of the mean loss's Hessian.
 
     Args:
         model: Any module, in the mode in which it is measured.
@@ -198,7 +203,8 @@ def hessian_eigenvalues(
             memory.
 
     >>> from torch import nn
-    >>> model, inputs = nn.Linear(2, 1, bias=False), torch.diag(torch.tensor([2.0, 1.0]))
+    >>> model = nn.Linear(2, 1, bias=False)
+    >>> inputs = torch.diag(torch.tensor([2.0, 1.0]))
     >>> found = hessian_eigenvalues(model, "mse", (inputs, torch.ones(2, 1)), count=2)
     >>> found.values.round(5).tolist(), found.converged
     ([4.0, 1.0], True)
@@ -233,8 +239,9 @@ def eigenvalues_of(
     certify: bool = True,
     seed: int = 0,
 ) -> Eigenvalues:
-    """Extreme eigenpairs of any symmetric matrix that is known by its products; see
-    `hessian_eigenvalues`.
+    """Compute extreme eigenpairs of a symmetric matrix from its products.
+
+    See `hessian_eigenvalues`.
 
     Args:
         matrix: An operator of this package, a dense symmetric tensor, or anything with
@@ -287,8 +294,9 @@ class _Search:
         self.certified = False
 
     def converge(self) -> bool:
-        """Grow and restart the basis until every wanted pair has converged, or the
-        products are used up.
+        """Grow and restart the basis until every wanted pair has converged.
+
+        It ends early if the products are used up.
         """
         while True:
             if self._is_due() and self._has_converged():
@@ -302,9 +310,7 @@ class _Search:
             self._step()
 
     def finds_more(self) -> bool:
-        """Start anew in the complement of the wanted vectors; whether a wanted pair had
-        been missed.
-        """
+        """Start again beside the wanted vectors; return whether a pair was missed."""
         krylov = self.krylov
         if krylov.size == self.matrix.shape[0]:
             self._settle()
@@ -334,7 +340,7 @@ class _Search:
         return False
 
     def _settle(self) -> None:
-        """The basis is the whole space: nothing can have been missed."""
+        """Certify the values: the basis is the whole space, so none was missed."""
         values = self._ritz()[0]
         rest = np.delete(values, _select(values, self.count, self.which))
         margin = roundoff_of(self.matrix, self.norm)
@@ -346,7 +352,7 @@ class _Search:
         self.certified = True
 
     def result(self) -> Eigenvalues:
-        """The wanted pairs, each with its residual measured."""
+        """Return the wanted pairs, each with its residual measured."""
         values, rotation, _ = self._ritz()
         wanted = _select(values, self.count, self.which)
         values, rotation = values[wanted], rotation[:, wanted]
@@ -386,8 +392,9 @@ class _Search:
             krylov.inject(random_vector(self.matrix, self.generator))
 
     def _is_due(self) -> bool:
-        """A small eigenproblem each step is nothing beside a product, until the basis
-        is large.
+        """Return whether to solve the small eigenproblem now.
+
+        Beside a product it costs nothing until the basis is large.
         """
         size = self.krylov.size
         return size >= self.needed and (
@@ -425,9 +432,7 @@ class _Search:
     def _bounds(
         self, low: float, high: float, steps: int, ended: int
     ) -> tuple[float, float]:
-        """Where the others lie, from the steps of the sequence that goes on and from
-        those that ended.
-        """
+        """Bound the other eigenvalues from the running and the ended sequences."""
         size = self.matrix.shape[0] - self.needed
         margin = roundoff_of(self.matrix, self.norm)
         # Beside one large eigenvalue the lowest Ritz value is no lower bound yet, so
@@ -442,7 +447,7 @@ class _Search:
     def _chebyshev(
         self, low: float, high: float, steps: int, size: int
     ) -> tuple[float, float]:
-        """What steps from one random start leave to both ends of the spectrum."""
+        """Bound what steps from one random start leave at both ends."""
         if self.which == "smallest":
             most = unseen_beyond(high, min(self.lowest, low), steps, size, CHANCE)
             return -unseen_beyond(
@@ -452,8 +457,9 @@ class _Search:
         return least, unseen_beyond(high, min(self.lowest, least), steps, size, CHANCE)
 
     def _lies_outside(self, low: float, high: float, slack: float) -> bool:
-        """Whether an interval of other eigenvalues reaches beyond those listed by a
-        share of the norm.
+        """Return whether the others' interval reaches beyond those listed.
+
+        A share of the norm is allowed for.
         """
         listed = np.diag(self.krylov.projected)[: self.needed]
         slack = max(slack, self.tolerance) * self.norm
@@ -491,7 +497,7 @@ class _Search:
 
 
 def _select(values: Array, count: int, which: Which) -> NDArray[np.intp]:
-    """Places of the wanted among ascending values, best first."""
+    """Return places of the wanted among ascending values, best first."""
     size = len(values)
     if which == "smallest":
         return np.arange(min(count, size))
@@ -505,7 +511,7 @@ def _select(values: Array, count: int, which: Which) -> NDArray[np.intp]:
 
 
 def _capacity(matrix: Matrix, needed: int) -> int:
-    """Rows of the basis: as many as help, as many as fit."""
+    """Return the rows of the basis: as many as help and as fit."""
     size = int(matrix.shape[0])
     fit = rows_that_fit(matrix) - 2 * needed - 1  # result and products need their own
     if fit < min(size, needed + SMALLEST_SPARE):
@@ -534,10 +540,11 @@ def _check(
         )
     least = 10 * torch.finfo(matrix.dtype).eps
     if not least <= tolerance < 1:
+        finer = ", or measure with dtype=torch.float64"
+        remedy = "" if matrix.dtype == torch.float64 else finer
         raise UsageError(
             f"tolerance={tolerance:g} is impossible in {matrix.dtype}: give "
-            f"{least:.1e} to "
-            f"1{', or measure with dtype=torch.float64.' if matrix.dtype != torch.float64 else '.'}"
+            f"{least:.1e} to 1{remedy}."
         )
     if max_products < needed:
         raise UsageError(

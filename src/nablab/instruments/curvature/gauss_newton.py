@@ -40,8 +40,7 @@ PENALTY = (
 
 
 class GaussNewtonOperator(Operator):
-    r"""The generalized Gauss-Newton matrix :math:`\frac1N\sum_i J_i^\top H_{\ell,i}
-    J_i` of the mean loss.
+    r"""The Gauss-Newton matrix :math:`\frac1N\sum_i J_i^\top H_{\ell,i} J_i`.
 
     :math:`J` is the Jacobian of the outputs in the parameters and :math:`H_\ell` the
     Hessian of the loss in the outputs. It is positive semidefinite for a convex loss by
@@ -98,7 +97,7 @@ class GaussNewtonOperator(Operator):
             self._verify(model, loss, parameters)
 
     def _lacking(self, outputs: Tensor, leaves: dict[str, Tensor]) -> str:
-        """Why the backward pass cannot be differentiated, or nothing."""
+        """Return why the backward pass cannot be differentiated, or nothing."""
         try:
             dual, pulled = self._pulled(outputs, leaves)
             if has_dead_end(pulled):
@@ -121,9 +120,7 @@ class GaussNewtonOperator(Operator):
         self.objective.notes += (note.replace("the gradient", "the outputs", 1),)
 
     def _verify(self, model: nn.Module, loss: Any, parameters: Any) -> None:
-        """Check both derivatives that a product is made of, and the product, on the
-        first batch.
-        """
+        """Check a product and both of its derivatives on the first batch."""
         batch, share = (
             self.objective.batches.items[0],
             self.objective.batches.weights[0],
@@ -171,8 +168,9 @@ class GaussNewtonOperator(Operator):
         objective.spent = before
 
     def _claims(self) -> tuple[Claim, Claim]:
-        """The outputs' derivative in the parameters, and the loss's second in the
-        outputs; one batch.
+        """Return the outputs' derivative and the loss's second in the outputs.
+
+        Both are those of one batch.
         """
         batch = self.objective.batches.items[0]
         leaves = self.objective.leaves()
@@ -244,7 +242,7 @@ class GaussNewtonOperator(Operator):
     def _pulled(
         self, outputs: Tensor, leaves: dict[str, Tensor]
     ) -> tuple[Tensor, list[Tensor]]:
-        """A vector u in the space of the outputs, and J^T u as a function of it."""
+        """Return a vector u in the outputs' space, and J^T u as a function of it."""
         dual = torch.zeros_like(outputs, requires_grad=True)
         inputs = list(leaves.values())
         found = torch.autograd.grad(
@@ -286,8 +284,9 @@ class GaussNewtonOperator(Operator):
         return total
 
     def _push(self, dual: Tensor, pulled: list[Tensor], row: Tensor) -> Tensor:
-        """J v: J^T u is linear in u, and its derivative in u along v is what is asked
-        for.
+        """Return J v.
+
+        J^T u is linear in u, and its derivative in u along v is what is asked for.
         """
         directions = self.objective.unflatten(row).values()
         pairs = [
@@ -305,7 +304,7 @@ class GaussNewtonOperator(Operator):
     def _bent(
         self, slope: Tensor, free: Tensor, target: Tensor, pushed: Tensor
     ) -> Tensor:
-        """The Hessian of the loss in the outputs times a vector of their shape."""
+        """Return the loss's Hessian in the outputs times a vector of their shape."""
         if not self._exact_loss:
             step = (
                 difference_step(free.detach(), pushed)
@@ -324,7 +323,7 @@ class GaussNewtonOperator(Operator):
         )[0]
 
     def _slope(self, outputs: Tensor, target: Tensor) -> Tensor:
-        """The gradient of the loss in the outputs, at outputs."""
+        """Return the gradient of the loss in the outputs, at outputs."""
         free = outputs.detach().requires_grad_()
         return torch.autograd.grad(self.objective.criterion(free, target), free)[0]
 

@@ -53,8 +53,9 @@ MAX_BYTES = 4 * 10**9
 
 @dataclass(frozen=True, kw_only=True)
 class HessianMatrix(Measurement):
-    r"""The result of `hessian_matrix`; for `Replicas`, every array has a leading axis
-    K.
+    r"""The result of `hessian_matrix`.
+
+    For `Replicas`, every array has a leading axis K.
 
     Attributes:
         matrix: float64 (P, P): :math:`(\hat H + \hat H^\top) / 2` of what was computed.
@@ -76,7 +77,7 @@ class HessianMatrix(Measurement):
     method: str
 
     def plot(self) -> Figure:
-        """The entries as colors, by parameter; of replicas, the first."""
+        """Plot the entries as colors, by parameter; of replicas, the first."""
         from matplotlib.colors import SymLogNorm
         from matplotlib.figure import Figure
 
@@ -116,8 +117,9 @@ def _expected(
 
 
 def on_few_samples(call: Call) -> Trials:
-    """Matrices of an eighth and a fourth of the samples; of few samples, the call
-    itself.
+    """Return trial calls with an eighth and a fourth of the samples.
+
+    Of few samples, the trial is the call itself.
     """
     total = sum(call.sets.samples())
     few = max(FEW_SAMPLES, total // FEW_SAMPLES)
@@ -141,7 +143,7 @@ def hessian_matrix(
     max_bytes: float | None = None,
     check: bool = True,
 ) -> HessianMatrix:
-    r"""The exact Hessian of the mean loss over all data, to rounding error.
+    r"""Compute the exact Hessian of the mean loss over all data, to rounding error.
 
     Columns of :math:`H = \nabla^2 f(\theta)` are directional derivatives of the
     gradient, :math:`H e_j = \frac{d}{dt} \nabla f(\theta + t e_j)`, by forward mode
@@ -173,16 +175,23 @@ def hessian_matrix(
             loss has no finite second derivative, or a gradient that is not its
             derivative.
 
-    >>> result = hessian_matrix(nn.Linear(2, 1, bias=False), "mse", (torch.eye(2), torch.ones(2, 1)))
+    >>> model = nn.Linear(2, 1, bias=False)
+    >>> result = hessian_matrix(model, "mse", (torch.eye(2), torch.ones(2, 1)))
     >>> result.matrix
     array([[1., 0.],
            [0., 1.]])
     """
     check_fits(model, parameters, dtype, max_bytes)
     objective = ReplicaObjective(
-        model, loss, data, parameters=parameters, dtype=dtype,
-        batch_size=batch_size, own_targets=own_targets, check=check,
-    )  # fmt: skip
+        model,
+        loss,
+        data,
+        parameters=parameters,
+        dtype=dtype,
+        batch_size=batch_size,
+        own_targets=own_targets,
+        check=check,
+    )
     objective = verified(objective, model, loss, parameters=parameters, check=check)
     way = choose_way(objective, method)
     matrices = objective.points.new_empty(
@@ -210,8 +219,7 @@ def hessian_matrix(
 
 
 def require_finite(matrices: Tensor, numbers: Tensor) -> None:
-    """Refuse Hessians (k, P, P) of the replicas (k,) of these numbers that hold NaN or
-    infinities.
+    """Refuse Hessians (k, P, P) of replicas (k,) that hold NaN or infinities.
 
     Raises:
         UsageError: As the summary says.
@@ -227,8 +235,9 @@ def require_finite(matrices: Tensor, numbers: Tensor) -> None:
 
 
 def symmetrized(matrices: Tensor) -> tuple[Tensor, Tensor]:
-    """The symmetric part of matrices (k, P, P), and the Frobenius norm (k,) of each ``H
-    - H.T``.
+    """Return symmetric parts (k, P, P) and the norms (k,) of ``H - H.T``.
+
+    The norms are Frobenius'.
     """
     differences = (matrices - matrices.mT).flatten(1).norm(dim=1)
     return (matrices + matrices.mT) / 2, differences
@@ -237,8 +246,7 @@ def symmetrized(matrices: Tensor) -> tuple[Tensor, Tensor]:
 def rounding_norm(
     objective: ReplicaObjective, numbers: Tensor, matrices: Tensor, *, seed: int = 0
 ) -> Tensor:
-    r"""How much rounding changes Hessians: an estimate (k,) of :math:`\|\hat H - \tilde
-    H\|_F`.
+    r"""Estimate rounding errors (k,) of Hessians, :math:`\|\hat H - \tilde H\|_F`.
 
     :math:`\tilde H` are the Hessians as double backward passes give them with every
     weight moved by its last digit, up or down by chance: the same loss to rounding,
@@ -279,7 +287,7 @@ def rounding_norm(
 
 
 def _probes(part: ReplicaObjective, seed: int) -> list[tuple[Tensor, Tensor]]:
-    """Random vectors (P,) with random signs (P,) each."""
+    """Draw random vectors (P,) with random signs (P,) each."""
     generator = torch.Generator().manual_seed(seed)
     size, like = part.base.size, part.points
     return [
@@ -297,8 +305,9 @@ def _distances(
     probes: Sequence[tuple[Tensor, Tensor]],
     step: float,
 ) -> Tensor:
-    """The root mean square (k,) over probes of a product less that with weights moved
-    by a share ``step``.
+    """Return distances (k,) to products with weights moved by ``step``.
+
+    The root mean square over probes; the step is a share of each weight.
     """
     total = matrices.new_zeros(len(matrices))
     for vector, signs in probes:
@@ -313,9 +322,7 @@ def _distances(
 
 
 def precision_notes(asymmetry: Tensor, rounding: Tensor) -> tuple[str, ...]:
-    """What to say of Hessians whose error, relative to their norms (k,), is above half
-    of the digits.
-    """
+    """Note Hessians whose relative error (k,) is above half of the digits."""
     worst = float(torch.maximum(asymmetry, rounding).max())
     return (
         (IMPRECISE.format(error=worst),)
@@ -325,7 +332,7 @@ def precision_notes(asymmetry: Tensor, rounding: Tensor) -> tuple[str, ...]:
 
 
 def relative(norms: Tensor, wholes: Tensor) -> Tensor:
-    """Norms as shares of other norms; 0 where both are 0."""
+    """Return norms as shares of other norms; 0 where both are 0."""
     return torch.where(
         wholes > 0, norms / wholes.clamp_min(torch.finfo(wholes.dtype).tiny), norms
     )

@@ -1,6 +1,4 @@
-"""Ways to compute the Hessians of networks, and which of them are right and fast for a
-given model.
-"""
+"""Ways to compute Hessians, and which are right and fast for a given model."""
 
 from __future__ import annotations
 
@@ -77,8 +75,7 @@ class Way:
 
 
 def choose_way(objective: ReplicaObjective, method: str) -> Way:
-    """The method that was asked for, or the fastest that gives this model's
-    derivatives.
+    """Return the requested method, or the fastest that is right for this model.
 
     Args:
         objective: The networks; its products are taken as right (see `verified`).
@@ -117,9 +114,7 @@ def choose_way(objective: ReplicaObjective, method: str) -> Way:
 
 
 def _general_way(objective: ReplicaObjective, notes: tuple[str, ...]) -> Way:
-    """Forward mode if it gives the same as the objective's products, else those
-    products.
-    """
+    """Return forward mode if it matches the products, else the products."""
     differences = isinstance(objective, ByDifferences)
     first = objective.subset(torch.arange(1))
     try:
@@ -140,8 +135,7 @@ def _general_way(objective: ReplicaObjective, notes: tuple[str, ...]) -> Way:
 
 
 def _modes_agree(objective: ReplicaObjective) -> bool:
-    """Whether forward mode gives the objective's derivative of the gradient along a
-    random vector.
+    """Return whether forward mode gives the derivative along a random vector.
 
     A function of the user's own may state a wrong derivative for one of them. A fourth
     of the digits must agree: models that cast to float32 inside have no more than half
@@ -167,8 +161,9 @@ def hessian_blocks(
     points: Tensor | None = None,
     chunk: int | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """The Hessians of all replicas, a few replicas at a time, so that few of them are
-    held at once.
+    """Yield the Hessians of all replicas, a few replicas at a time.
+
+    So few of them are held at once.
 
     Args:
         objective: The networks.
@@ -200,7 +195,7 @@ def hessian_blocks(
 
 
 def _sizes(objective: ReplicaObjective, way: Way, chunk: int | None) -> tuple[int, int]:
-    """Columns and replicas at once."""
+    """Return how many columns and replicas to take at once."""
     size = objective.base.size
     most = max(1, WORKING_BYTES // (2 * size**2 * objective.points.itemsize))
     # dense_hessians cuts its work by itself
@@ -227,7 +222,10 @@ def _sizes(objective: ReplicaObjective, way: Way, chunk: int | None) -> tuple[in
     return columns, min(most, max(1, min(TOGETHER, fits // columns)))
 
 
-# --- the methods: of networks, at points (K, P), so many columns at once; None where one does not apply
+# --- the methods ---
+#
+# Each gives the Hessians of networks at points (K, P), a number of columns at once, or
+# None where it does not apply.
 
 
 def _forward_over_reverse(
@@ -246,8 +244,9 @@ def _forward_over_reverse(
 def _derivatives_along(
     objective: ReplicaObjective, points: Tensor, directions: Tensor
 ) -> Tensor:
-    """The derivatives (K, c, P) of the gradients along directions (c, P), by forward
-    mode.
+    """Return the gradients' derivatives (K, c, P) by forward mode.
+
+    The directions are (c, P).
     """
     flatten, unflatten = objective.base.flatten, objective.base.unflatten
     total = points.new_zeros(len(points), *directions.shape)
@@ -339,7 +338,7 @@ def _dense_matrices(
 
 
 def _looks_dense(objective: ReplicaObjective) -> bool:
-    """Whether model, parameters and batches have the form that the dense method needs."""
+    """Return whether model, parameters and batches suit the dense method."""
     base = objective.base
     layers = dense_layers(base.model)
     separate = not base.is_closure or isinstance(base._module.criterion, Penalized)
@@ -364,8 +363,9 @@ def _looks_dense(objective: ReplicaObjective) -> bool:
 
 
 def _dense_agrees(objective: ReplicaObjective) -> bool | None:
-    """Whether the dense method gives the objective's products on two samples; None if
-    it does not apply.
+    """Return whether the dense method is right on two samples.
+
+    None if it does not apply.
     """
     few = objective.subset(torch.arange(1))
     few.batches = Batches((part_of(objective.batches.items[0], 0, 2),), (2,))

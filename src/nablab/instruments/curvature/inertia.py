@@ -1,6 +1,4 @@
-"""How many eigenvalues of the exact Hessian are positive, zero and negative, and how
-sure that is.
-"""
+"""How many eigenvalues of the exact Hessian are positive, zero and negative."""
 
 from __future__ import annotations
 
@@ -56,8 +54,9 @@ LARGEST_RESIDUAL = 1.0  # ||Hg|| / (||H|| ||g||) cannot exceed it
 
 @dataclass(frozen=True, kw_only=True)
 class Inertia(Measurement):
-    r"""The result of `inertia`; for `Replicas`, numbers are arrays (K,) and arrays have
-    a leading axis K.
+    r"""The result of `inertia`.
+
+    For `Replicas`, numbers are arrays (K,) and arrays have a leading axis K.
 
     Attributes:
         positive: Eigenvalues above the noise floor.
@@ -111,7 +110,7 @@ class Inertia(Measurement):
         )
 
     def is_critical(self, gradient_tolerance: float = 1e-8) -> bool | BoolArray:
-        """Whether the gradient is zero to the tolerance.
+        """Return whether the gradient is zero to the tolerance.
 
         A small `flatness` is no substitute: it says that the gradient lies where the
         Hessian is flat, which makes a local minimum of the gradient's norm, seldom one
@@ -121,8 +120,9 @@ class Inertia(Measurement):
         return bool(verdict) if verdict.ndim == 0 else verdict
 
     def plot(self) -> Figure:
-        """The spectrum with its noise floor; for replicas, the minimal ratio against
-        the loss.
+        """Plot the spectrum with its noise floor.
+
+        For replicas, plot the minimal ratio against the loss.
         """
         from matplotlib.figure import Figure
 
@@ -227,8 +227,7 @@ def inertia(
     max_bytes: float | None = None,
     check: bool = True,
 ) -> Inertia:
-    r"""Count the positive, zero and negative eigenvalues of the exact Hessian of the
-    mean loss.
+    r"""Count the positive, zero and negative eigenvalues of the exact Hessian.
 
     An eigenvalue is zero if its absolute value is at most the noise floor
 
@@ -294,9 +293,15 @@ def inertia(
     _check_options(noise_factor, absolute_floor, neighbors, radii)
     check_fits(model, parameters, dtype, max_bytes, held=1)
     objective = ReplicaObjective(
-        model, loss, data, parameters=parameters, dtype=dtype,
-        batch_size=batch_size, own_targets=own_targets, check=check,
-    )  # fmt: skip
+        model,
+        loss,
+        data,
+        parameters=parameters,
+        dtype=dtype,
+        batch_size=batch_size,
+        own_targets=own_targets,
+        check=check,
+    )
     objective = verified(objective, model, loss, parameters=parameters, check=check)
     way = choose_way(objective, method)
     losses, gradients = objective.losses_and_gradients()
@@ -345,8 +350,9 @@ def inertia(
 
 
 def flatness(matrices: Tensor, gradients: Tensor, eigenvalues: Tensor) -> Tensor:
-    r""":math:`\|Hg\| / (\|H\|_2 \|g\|)` (k,) of matrices (k, P, P) and gradients (k,
-    P); NaN for 0 / 0.
+    r"""Return :math:`\|Hg\| / (\|H\|_2 \|g\|)` (k,), NaN for 0 / 0.
+
+    The matrices are (k, P, P), the gradients (k, P).
     """
     # Gradients are scaled first: the square of 1e-200 is zero.
     directions = gradients / gradients.norm(dim=1, keepdim=True)
@@ -355,7 +361,7 @@ def flatness(matrices: Tensor, gradients: Tensor, eigenvalues: Tensor) -> Tensor
 
 
 def in_threads(function: Callable[[Tensor], Any], matrices: Tensor) -> list[Any]:
-    """``function(matrix)`` of each matrix (k, P, P), each on one thread.
+    """Return ``function(matrix)`` of each (k, P, P), each on one thread.
 
     Small eigenvalue problems gain nothing from threads inside LAPACK: on two cores,
     eight of 571 rows took 12 ms each in a pool of two, 16 ms on one thread, 24 ms on
@@ -376,8 +382,7 @@ def in_threads(function: Callable[[Tensor], Any], matrices: Tensor) -> list[Any]
 def wilson_interval(
     higher: npt.NDArray[Any], trials: int, level: float = 0.95
 ) -> FloatArray:
-    """Wilson's score interval (..., 2) of a share, from counts of ``trials`` (Wilson
-    1927).
+    """Return Wilson's score interval (..., 2) of a share, from counts (Wilson 1927).
 
     >>> wilson_interval(np.array(10), 10).round(3)
     array([0.722, 1.   ])
@@ -427,7 +432,10 @@ def _higher_neighbors(
     radii: Sequence[float],
     seed: int,
 ) -> IntArray:
-    """How many neighbors of each replica at each radius have a higher loss, (K, R)."""
+    """Count each replica's neighbors with a higher loss, (K, R).
+
+    R is the number of radii.
+    """
     generator = torch.Generator().manual_seed(seed)
     higher = torch.zeros(len(objective), len(radii), dtype=torch.int64)
     for _ in range(neighbors):

@@ -1,6 +1,4 @@
-"""What instruments of curvature cost: a few true products, and their own arithmetic on
-a cheap matrix.
-"""
+"""What instruments of curvature cost, from true products and a cheap matrix."""
 
 from __future__ import annotations
 
@@ -74,9 +72,7 @@ class StandInMatrix:
         self._diagonal = torch.from_numpy(values).to(true.device, true.dtype)
 
     def __matmul__(self, vectors: Tensor) -> Tensor:
-        """The product with a vector or a block; for its time it holds what the true
-        product holds.
-        """
+        """Return the product with a vector or block, holding the true one's memory."""
         self._widths.append(1 if vectors.ndim == 1 else vectors.shape[1])
         held = placeholder(
             self.products.bytes * self.rows / self.stands_for, self.device
@@ -148,8 +144,9 @@ def _product(matrix: Operator, vectors: Tensor) -> tuple[Footprint, float]:
 
 
 def _parted(matrix: Operator, one: float, few: float) -> tuple[float, float, float]:
-    """What is taken once, by each block and by each vector, from one vector's and a few
-    vectors' products.
+    """Return the fixed cost, the cost by block and that by vector.
+
+    They follow from one vector's and a few vectors' products.
     """
     # the first product built the graphs, for all others
     if getattr(matrix, "cached", False):
@@ -160,7 +157,7 @@ def _parted(matrix: Operator, one: float, few: float) -> tuple[float, float, flo
 
 
 def spectrum_like(matrix: Operator, rows: int) -> Array:
-    """Eigenvalues (rows,) that are distributed about as those of a matrix.
+    """Return eigenvalues (rows,) distributed about as those of a matrix.
 
     A few steps of Lanczos give nodes and weights of the spectrum's density as a random
     vector sees it (see `spectral_density`). A node stands for its share of the

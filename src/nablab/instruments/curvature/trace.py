@@ -1,5 +1,4 @@
-r"""The trace of the Hessian from products with random vectors, each with its standard
-error.
+r"""The trace of the Hessian from products with random vectors, with its error.
 
 - **Hutchinson** (1989): the mean of :math:`v^\top H v` over random signs v. Its error
   is :math:`\sqrt{2 \sum_{i \ne j} H_{ij}^2 / n}` after n products, large when a few
@@ -79,9 +78,7 @@ class Trace(Measurement):
     parameters: int
 
     def plot(self) -> Figure:
-        """What each test vector says, how their mean settles, and the estimate with two
-        standard errors.
-        """
+        """Plot what each test vector says, their running mean, and the estimate."""
         from matplotlib.figure import Figure
         from matplotlib.ticker import MaxNLocator
 
@@ -90,10 +87,13 @@ class Trace(Measurement):
         axes = figure.add_subplot()
         margin = 2 * self.standard_error
         axes.axhspan(
-            self.value - margin, self.value + margin,
-            color="#0072b2", alpha=0.2, linewidth=0, label="estimate ± 2 standard "
-                                                           "errors",
-        )  # fmt: skip
+            self.value - margin,
+            self.value + margin,
+            color="#0072b2",
+            alpha=0.2,
+            linewidth=0,
+            label="estimate ± 2 standard errors",
+        )
         axes.plot(
             count,
             self.estimates,
@@ -139,7 +139,7 @@ def hessian_trace(
     batch_size: int | None = None,
     seed: int = 0,
 ) -> Trace:
-    """The trace of the Hessian of the mean loss.
+    """Estimate the trace of the Hessian of the mean loss.
 
     Args:
         model: Any module, in the mode in which it is measured.
@@ -158,7 +158,8 @@ def hessian_trace(
         UsageError: An unknown method, too few products, or too little memory.
 
     >>> from torch import nn
-    >>> model, inputs = nn.Linear(2, 1, bias=False), torch.diag(torch.tensor([2.0, 1.0]))
+    >>> model = nn.Linear(2, 1, bias=False)
+    >>> inputs = torch.diag(torch.tensor([2.0, 1.0]))
     >>> found = hessian_trace(model, "mse", (inputs, torch.ones(2, 1)))
     >>> found.value, found.standard_error, found.method
     (5.0, 0.0, 'exact')
@@ -178,8 +179,9 @@ def hessian_trace(
 def trace_of(
     matrix: Matrix, *, method: Method = "xtrace", products: int = 60, seed: int = 0
 ) -> Trace:
-    """The trace of any symmetric matrix that is known by its products; see
-    `hessian_trace`.
+    """Estimate the trace of a symmetric matrix from its products.
+
+    See `hessian_trace`.
 
     Args:
         matrix: An operator, a dense symmetric tensor, or anything with ``matrix @
@@ -270,8 +272,7 @@ def _hutch_plus_plus(
 def _xtrace(
     matrix: Matrix, products: int, generator: torch.Generator
 ) -> tuple[Array, float]:
-    r"""Leave each test vector out of the sketch in turn, and use it for what the sketch
-    misses.
+    r"""Leave each test vector out of the sketch, and use it for what that misses.
 
     The estimates share their sketches, so their scatter alone says too little: up to
     1.45 times, measured over 200 seeds on five spectra; see `_error_of_shared` for what
@@ -299,8 +300,7 @@ def _xtrace(
 
 @dataclass(frozen=True)
 class _LeftOut:
-    r"""What each of k test vectors W says of the trace of A if it is left out of the
-    sketch.
+    r"""What each of k test vectors W says of the trace if the sketch leaves it out.
 
     Without vector i the range is that of :math:`Q (I - s_i s_i^\top)`, with :math:`s_i`
     the normalized column i of :math:`R^{-\top}`, where :math:`A W = Q R`. What is
@@ -353,7 +353,7 @@ class _LeftOut:
         )
 
     def estimates(self) -> Array:
-        """What each says (k,)."""
+        """Return what each says (k,)."""
         known, missed = self._parts()
         return (
             known
@@ -361,8 +361,7 @@ class _LeftOut:
         )
 
     def another(self) -> Array:
-        """What each says if another is left out as well, (k, k) by the other; of low
-        rank, the same.
+        """Return what each says if another is left out as well, (k, k).
 
         Beside s_i, the direction that then leaves the range is the part of s_j that is
         orthogonal to s_i.
@@ -375,9 +374,7 @@ class _LeftOut:
         sine = np.sqrt(np.maximum(1 - cosine**2, 1e-14)) + np.eye(count)
 
         def beside(products: Array) -> Array:
-            """Products (j, i) of every s_j with vectors i, as those (i, j) of its part
-            beside s_i.
-            """
+            """Return products (j, i) as those of s_j's part beside s_i, (i, j)."""
             return (products.T - cosine * np.diag(products)[:, None]) / sine
 
         curved = self.lost.T @ self.inner @ self.lost
@@ -397,9 +394,7 @@ class _LeftOut:
         return found
 
     def _parts(self) -> tuple[Array, Array]:
-        """The trace on the range that is left (k,), and of the test vector what that
-        range misses (k,).
-        """
+        """Return the traces (k,) on the range that is left, and of what it misses."""
         known = np.trace(self.inner) - (self.lost * (self.inner @ self.lost)).sum(0)
         missed = ((self.along - 2 * self.inside) * self.images).sum(0)
         return known, missed + (self.inside * (self.inner @ self.inside)).sum(0)
@@ -410,7 +405,7 @@ def _error_of_mean(estimates: Array) -> float:
 
 
 def _error_of_shared(estimates: Array, change: Array) -> float:
-    r"""The standard error of the mean of leave-one-out estimates.
+    r"""Return the standard error of the mean of leave-one-out estimates.
 
     Given all other vectors, the estimate :math:`X_i` of vector i has the trace as its
     mean. So with :math:`X_i^{(-j)}`, the same without vector j, the covariance of two
@@ -429,16 +424,14 @@ def _error_of_shared(estimates: Array, change: Array) -> float:
 
 
 def _rounding(matrix: Matrix, terms: Array, products: int) -> float:
-    """The error that rounding leaves where the sketch holds the whole range, and
-    nothing scatters.
-    """
+    """Return the rounding error where the sketch holds the whole range."""
     return float(
         math.sqrt(products) * torch.finfo(matrix.dtype).eps * np.abs(terms).sum()
     )
 
 
 def exact_diagonal(matrix: Matrix) -> Array:
-    """The diagonal (P,) by one product for each row."""
+    """Return the diagonal (P,) by one product for each row."""
     size = matrix.shape[0]
     diagonal = torch.empty(size, dtype=torch.float64, device=matrix.device)
     for start in range(0, size, BLOCK):
@@ -454,7 +447,7 @@ def exact_diagonal(matrix: Matrix) -> Array:
 def sign_products(
     matrix: Matrix, count: int, generator: torch.Generator
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Blocks of random signs (P, b) with their products."""
+    """Yield blocks of random signs (P, b) with their products."""
     for start in range(0, count, BLOCK):
         signs = random_signs(matrix, min(BLOCK, count - start), generator)
         image = matrix @ signs
@@ -474,8 +467,9 @@ def _times(matrix: Matrix, vectors: Tensor) -> Tensor:
 
 
 def _inner(left: Tensor, right: Tensor) -> Array:
-    """Inner products of the columns, summed in float64; one by one, for copies take
-    twice the memory.
+    """Return inner products of the columns, summed in float64.
+
+    One by one, for copies take twice the memory.
     """
     products = [
         (one.double() * other.double()).sum()

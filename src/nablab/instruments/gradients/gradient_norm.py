@@ -1,5 +1,4 @@
-r"""Norms of weight gradients: of the whole data, of each layer, each batch and each
-sample.
+r"""Norms of weight gradients: of all data, each layer, each batch and each sample.
 
 The gradient of a batch is the full gradient plus noise. For B samples drawn at random
 :math:`E\|g_B\|^2 = \|g\|^2 + \mathrm{tr}(\Sigma) / B`, so the norm of a minibatch
@@ -97,9 +96,7 @@ class GradientNorm(Measurement):
     noise_scale_error: float
 
     def plot(self) -> Figure:
-        """The norm of each parameter's gradient, and the norms of samples or batches
-        beside the full one.
-        """
+        """Plot the parameters' norms, and those of samples or batches."""
         from matplotlib.figure import Figure as Canvas
         from matplotlib.ticker import NullFormatter
 
@@ -155,7 +152,10 @@ def _expected(
 
 
 def _trials(call: Call) -> Trials:
-    """A few of many batches; else the call itself, which is short."""
+    """Return trials of a few of many batches.
+
+    Of few batches, the trial is the call itself, which is short.
+    """
     samples = call.sets.samples()
     few = (
         [sum(samples[:count]) for count in (2, 3)]
@@ -179,8 +179,7 @@ def gradient_norm(
     dtype: torch.dtype | None = None,
     batch_size: int | None = None,
 ) -> GradientNorm:
-    """Measure the norm of the gradient over all data, per parameter, per batch and per
-    sample.
+    """Measure gradient norms: of all data, per parameter, batch and sample.
 
     Args:
         model: Any module, in the mode in which it is to be measured.
@@ -258,9 +257,7 @@ def gradient_norm(
 
 
 def _batch_pass(objective: Objective) -> tuple[float, Tensor, Floats]:
-    """Mean loss, gradient over all data (P,) and the norms (K,) of the batches' own
-    gradients.
-    """
+    """Return mean loss, gradient (P,) and the batches' own norms (K,)."""
     total, gradient, norms = 0.0, torch.zeros_like(objective.point), []
     for batch, weight in objective.batches:
         value, own = _gradient_of(objective, batch)
@@ -281,8 +278,7 @@ def _gradient_of(objective: Objective, batch: Any) -> tuple[float, Tensor]:
 
 
 class _Spread:
-    """Squared distances of many gradients (of samples or batches) from their mean,
-    taken in as they come.
+    """Squared distances of gradients (of samples or batches) from their mean.
 
     Everything is in units of a power of two near the gradient's norm: squares neither
     overflow nor vanish, and no digit changes.
@@ -313,9 +309,7 @@ class _Spread:
         self._sum += rows.new_tensor(weights) @ rows
 
     def check_mean(self, dtype: torch.dtype) -> None:
-        """Raise `UsageError` unless the mean of the gradients taken is the gradient of
-        the whole.
-        """
+        """Raise `UsageError` unless the gradients' mean is the whole's gradient."""
         apart = self._unit * float(
             (self._sum / sum(self._weights) - self._gradient).norm()
         )
@@ -328,8 +322,9 @@ class _Spread:
             )
 
     def noise(self) -> dict[str, float]:
-        """Trace of the covariance and noise scale with standard errors, from the
-        influence of each unit.
+        """Return covariance trace and noise scale with standard errors.
+
+        The errors come from the influence of each unit.
         """
         units = len(self._weights)
         if units < 2:
@@ -361,9 +356,7 @@ class _Spread:
 def _sample_gradients(
     objective: Objective, counts: Any
 ) -> Iterator[tuple[Tensor, list[float]]]:
-    """The gradients (n, P) of single samples in chunks, with what each counts for in
-    the mean.
-    """
+    """Yield gradients (n, P) of single samples, with their weights in the mean."""
     vectorized = True
     chunk = max(1, HELD // objective.size)
     for batch in objective.batches.items:
@@ -396,7 +389,7 @@ def _sample_gradients(
 
 
 def _alone(objective: Objective, batch: Any, place: int) -> Tensor:
-    """The gradient (P,) of one sample of a batch."""
+    """Return the gradient (P,) of one sample of a batch."""
     try:
         return _gradient_of(objective, part_of(batch, place, place + 1))[1]
     except MISFITS as error:
@@ -412,8 +405,9 @@ def _alone(objective: Objective, batch: Any, place: int) -> Tensor:
 
 
 def _vectorized(objective: Objective, batch: Any, own: Sequence[bool]) -> Tensor:
-    """The gradient (n, P) of every sample of a batch; ``own`` says which tensors have
-    one row per sample.
+    """Return the gradient (n, P) of every sample of a batch.
+
+    ``own`` says which tensors have one row per sample.
     """
     mapped = [
         tensor for tensor, is_own in zip(tensors_in(batch), own, strict=True) if is_own

@@ -1,6 +1,4 @@
-"""Jacobians of a model's outputs in its inputs, sample by sample, from passes over
-whole batches.
-"""
+"""Jacobians of outputs in inputs, sample by sample, from passes over batches."""
 
 from __future__ import annotations
 
@@ -40,9 +38,7 @@ _INDEPENDENCE = {torch.float64: 1e-8}  # relative; other dtypes 1e-3
 
 
 class Jacobian:
-    """The Jacobians of one batch after the other; methods give values and their
-    uncertainty, (n,) each.
-    """
+    """The Jacobians of one batch; methods give values and uncertainty, (n,) each."""
 
     def __init__(self, objective: Objective, of: Of) -> None:
         self.objective, self._of = objective, of
@@ -55,8 +51,9 @@ class Jacobian:
         self.inputs = sum(leaf[0].numel() for leaf in leaves)
 
     def _use_channels_last(self, batch: Any) -> None:
-        """On a CPU, backward passes of convolutions with few channels take half the
-        time in this layout.
+        """Lay images out channels last, where the model runs with that.
+
+        On a CPU, backward passes of convolutions with few channels take half the time.
         """
         objective = self.objective
         if objective.device.type != "cpu" or all(
@@ -77,7 +74,7 @@ class Jacobian:
             self._layout = torch.Tensor.detach
 
     def choose(self, method: Method) -> str:
-        """Which way to take for all entries of the Jacobian."""
+        """Choose the way to all entries of the Jacobian."""
         # a forward-mode pass computes the value again
         forward = 2 * self.inputs < self.outputs + 1
         passes = 2 * self.inputs if forward else self.outputs + 1
@@ -109,7 +106,7 @@ class Jacobian:
         return [self._layout(tensor).requires_grad_() for tensor in found]
 
     def forward(self, batch: Any) -> tuple[list[Tensor], Tensor]:
-        """Inputs that ask for a gradient, and outputs (n, C)."""
+        """Return inputs that ask for a gradient, and outputs (n, C)."""
         leaves = self._leaves(batch)
         with self.objective.quiet(), torch.enable_grad(), _apart():
             outputs = self._evaluate(batch, leaves)
@@ -144,8 +141,9 @@ class Jacobian:
         *,
         last: bool = False,
     ) -> Tensor:
-        """The products (n, D) of each sample's transposed Jacobian with its own row of
-        ``vector`` (n, C).
+        """Return each sample's transposed Jacobian times its row, (n, D).
+
+        The rows are ``vector`` (n, C).
         """
         found = torch.autograd.grad(
             outputs, leaves, vector, retain_graph=not last, materialize_grads=True
@@ -154,7 +152,7 @@ class Jacobian:
         return torch.cat([part.flatten(1) for part in found], dim=1)
 
     def _rows(self, batch: Any) -> Iterator[Tensor]:
-        """Row c (n, D) of every sample's Jacobian, for c = 0 to C - 1."""
+        """Yield row c (n, D) of every sample's Jacobian, for c = 0 to C - 1."""
         leaves, outputs = self.forward(batch)
         count = outputs.shape[1]
         for place in range(count):
@@ -163,9 +161,7 @@ class Jacobian:
             yield self._pull(outputs, leaves, unit, last=place == count - 1)
 
     def _columns(self, batch: Any) -> Iterator[Tensor]:
-        """Column d (n, C) of every sample's Jacobian, for d = 0 to D - 1, in forward
-        mode.
-        """
+        """Yield column d (n, C) of every Jacobian, d = 0 to D - 1, in forward mode."""
         given = variables(split(batch)[0], count_samples(batch))
         for place, variable in enumerate(given):
             for entry in range(variable[0].numel()):
@@ -179,11 +175,11 @@ class Jacobian:
                 self.objective.spent += 2 / 3 * self.share
 
     def frobenius_by_rows(self, batch: Any) -> tuple[Tensor, Tensor]:
-        """Exact, one backward pass per output."""
+        """Compute exact norms by one backward pass per output."""
         return _exact(sum(row.square().sum(dim=1) for row in self._rows(batch)))
 
     def frobenius_by_columns(self, batch: Any) -> tuple[Tensor, Tensor]:
-        """Exact, one forward-mode pass per input."""
+        """Compute exact norms by one forward-mode pass per input."""
         return _exact(
             sum(column.square().sum(dim=1) for column in self._columns(batch))
         )
@@ -191,7 +187,7 @@ class Jacobian:
     def projected(
         self, batch: Any, count: int, generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
-        """From ``count`` random projections, with standard errors."""
+        """Estimate norms from ``count`` random projections, with standard errors."""
         leaves, outputs = self.forward(batch)
         squares = []
         for _ in range(count):
@@ -209,7 +205,10 @@ class Jacobian:
         return norms, errors.nan_to_num(0.0)
 
     def spectral(self, batch: Any) -> tuple[Tensor, Tensor]:
-        """Exact, from the singular values of whole Jacobians, few samples at a time."""
+        """Compute exact norms from the singular values of whole Jacobians.
+
+        A few samples are taken at a time.
+        """
         passes = self._rows if self.choose("exact") == "reverse" else self._columns
         step, length = (
             max(1, HELD // (self.outputs * self.inputs)),
@@ -227,8 +226,9 @@ class Jacobian:
     def power_iteration(
         self, batch: Any, iterations: int, tolerance: float, generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
-        """The largest singular value with the residual's bound: power iteration on J
-        times J^T.
+        """Return the largest singular value with the residual's bound.
+
+        Power iteration on J times J^T.
         """
         leaves, outputs = self.forward(batch)
         vector = torch.randn(
@@ -258,7 +258,7 @@ class Jacobian:
         return value, (residual / (2 * value)).nan_to_num(0.0)
 
     def loss_gradients(self, batch: Any) -> tuple[Tensor, Tensor]:
-        """The norm of the gradient of each sample's loss in its input."""
+        """Return the norm of the gradient of each sample's loss in its input."""
         length = count_samples(batch)
         inputs, target = split(batch)
         leaves = self._leaves(batch)
@@ -277,9 +277,7 @@ class Jacobian:
         return norms, torch.zeros_like(norms)
 
     def check_independence(self) -> None:
-        """Refuse models that mix the samples of a batch, and losses that are no mean
-        over them.
-        """
+        """Refuse models that mix samples, and losses that are not a mean over them."""
         batch = part_of(self.objective.batches.items[0], 0, FEW)
         length = count_samples(batch)
         if length < 2:
@@ -319,9 +317,7 @@ class Jacobian:
 
 @contextmanager
 def _apart() -> Iterator[None]:
-    """Say what it means if the model fails on some samples of a batch, having run on
-    all of them.
-    """
+    """Explain a model that fails on some samples of a batch, not on all."""
     try:
         yield
     except MISFITS as error:
@@ -337,9 +333,7 @@ def _apart() -> Iterator[None]:
 
 
 class _Anchored(nn.Module):
-    """A model beside one parameter of its own: `Objective` asks for one, but inputs are
-    varied here.
-    """
+    """A model beside a parameter of its own, as `Objective` asks for one."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -360,7 +354,7 @@ def prepare(
     dtype: torch.dtype | None,
     batch_size: int | None,
 ) -> Objective:
-    """The model and its data as an `Objective` whose weights are fixed.
+    """Return the model and its data as an `Objective` whose weights are fixed.
 
     Raises:
         UsageError: The data lack targets or inputs that have a derivative; see
@@ -414,12 +408,12 @@ def _varies(tensor: Tensor, length: int) -> bool:
 
 
 def variables(inputs: Any, length: int) -> list[Tensor]:
-    """The floating-point inputs that have one row per sample, detached."""
+    """Return the floating-point inputs that have one row per sample, detached."""
     return [tensor.detach() for tensor in tensors_in(inputs) if _varies(tensor, length)]
 
 
 def flat(outputs: Any, length: int, of: Of) -> Tensor:
-    """Outputs or probabilities as (n, C).
+    """Return outputs or probabilities as (n, C).
 
     Raises:
         UsageError: They are not one tensor with a row per sample, or no logits of

@@ -1,5 +1,4 @@
-"""How far the loss rises near a minimum: three definitions that are all called
-sharpness.
+"""How far the loss rises near a minimum: three definitions of sharpness.
 
 They measure different neighborhoods, and none of them predicts generalization reliably
 (Andriushchenko et al. 2023): Keskar's box depends on how weights are scaled, the
@@ -98,7 +97,7 @@ class Sharpness(Measurement):
     converged: bool
 
     def plot(self) -> Figure:
-        """The search's progress, or the distribution of the rises."""
+        """Plot the search's progress, or the distribution of the rises."""
         from matplotlib.figure import Figure as Canvas
 
         figure = Canvas(figsize=(5.4, 3.3), layout="constrained")
@@ -139,8 +138,11 @@ def _expected(
         return Expected(gradients=2 * draws / 3, numbers=3.0 * size.parameters)
     # L-BFGS-B needs two evaluations a step on average, and keeps ten pairs of vectors.
     steps = iterations or (10 if definition == "keskar" else 20)
-    return Expected(gradients=(2.0 if definition == "keskar" else 1.0) * steps + 1,
-                    numbers=(25.0 + (subspace or 0)) * size.parameters)  # fmt: skip
+    evaluations = 2.0 if definition == "keskar" else 1.0
+    return Expected(
+        gradients=evaluations * steps + 1,
+        numbers=(25.0 + (subspace or 0)) * size.parameters,
+    )
 
 
 def _by_scipy(call: Call) -> bool:
@@ -217,8 +219,9 @@ def sharpness(
 
     >>> model = nn.Linear(1, 1, bias=False)
     >>> _ = model.weight.data.fill_(1.0)
-    >>> found = sharpness(model, "mse", (torch.ones(4, 1), torch.ones(4, 1)), radius=0.1, dtype=torch.float64)
-    >>> round(found.sharpness, 6)  # 100 (0.2^2 - 0) / (1 + 0)
+    >>> batch = (torch.ones(4, 1), torch.ones(4, 1))
+    >>> result = sharpness(model, "mse", batch, radius=0.1, dtype=torch.float64)
+    >>> round(result.sharpness, 6)  # 100 (0.2^2 - 0) / (1 + 0)
     4.0
     """
     # before the model runs
@@ -250,7 +253,7 @@ def _sharpness_of(
     norm: Norm,
     seed: int,
 ) -> Sharpness:
-    """The sharpness of any loss."""
+    """Return the sharpness of any loss."""
     radius = _check_options(definition, norm, radius, iterations, subspace, draws)
     generator = torch.Generator().manual_seed(seed)
     _note_lost_steps(objective, definition, radius, subspace, relative, norm)
@@ -368,9 +371,7 @@ def _remedy(dtype: torch.dtype) -> str:
 
 
 class _Rise:
-    """Minus the loss times a factor, of float64 coordinates in [-1, 1]; notes the
-    largest loss.
-    """
+    """Minus the scaled loss of coordinates in [-1, 1]; notes the largest loss."""
 
     def __init__(
         self, objective: Objective, displacement: Callable[[Tensor], Tensor], pull: Any
@@ -401,9 +402,7 @@ def _keskar(
     subspace: int | None,
     generator: torch.Generator,
 ) -> tuple[list[float], int, float]:
-    """Loss after each iteration, their number, and the share of coordinates at the
-    bound.
-    """
+    """Return losses, iterations, and the share of coordinates at the bound."""
     point = objective.point.double()
     if subspace is None:
         bound = radius * (point.abs() + 1)
@@ -455,8 +454,9 @@ def _adaptive(
     norm: Norm,
     generator: torch.Generator,
 ) -> tuple[list[float], int, float]:
-    """Auto-PGD (Croce and Hein 2020) in the coordinates z / |x|: halve the step where
-    progress stalls.
+    """Run Auto-PGD (Croce and Hein 2020) in the coordinates z / |x|.
+
+    The step is halved where progress stalls.
     """
     point = objective.point.double()
     scale = point.abs()
@@ -520,9 +520,7 @@ def _adaptive(
 
 
 def _checkpoints(iterations: int) -> dict[int, int]:
-    """Where Auto-PGD looks back, with the number of steps since the last time (its
-    section 3).
-    """
+    """Return where Auto-PGD looks back, and the steps since (its section 3)."""
     shares = [0.0, 0.22]
     while shares[-1] < 1:
         shares.append(shares[-1] + max(shares[-1] - shares[-2] - 0.03, 0.06))

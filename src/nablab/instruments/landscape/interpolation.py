@@ -78,8 +78,7 @@ class Interpolation(Measurement):
     def at(
         self, alpha: float, *, metric: str = "loss", data: str | None = None
     ) -> float:
-        """A value at an alpha that was measured, or between two, on the line that joins
-        them.
+        """Return a value at an alpha, on the line that joins those measured.
 
         Raises:
             UsageError: The alpha lies outside what was measured: there is no
@@ -97,14 +96,16 @@ class Interpolation(Measurement):
     def barrier_of(
         self, metric: str = "loss", *, data: str | None = None
     ) -> tuple[float, float]:
-        """The largest rise of a metric above the line between the ends, and where;
-        "error" for accuracy.
+        """Return a metric's largest rise above the line between the ends, and where.
+
+        "error" stands for accuracy.
         """
         return _barrier(self.alphas, self._curve(metric, data))
 
     def plot(self) -> Figure:
-        """The metrics against alpha, a panel each, one line per data set; the two
-        models as dots.
+        """Plot the metrics against alpha, a panel each.
+
+        One line is drawn per data set, and the two models are dots.
         """
         from matplotlib.figure import Figure
 
@@ -158,7 +159,10 @@ def _expected(size: Any, *, count: int = 61, alphas: Any = None, **_: Any) -> Ex
 
 
 def _trials(call: Call) -> Trials:
-    """Two short lines for a long one; else the line itself."""
+    """Return trials of two short lines for a long one.
+
+    Of a short line, the trial is the line itself.
+    """
     asked = _alphas(
         *(call.options[name] for name in ("alphas", "low", "high", "count"))
     )
@@ -356,8 +360,9 @@ def _alphas(
 def _check_function(
     routed: float, own: float, dtype: torch.dtype, *, by: str = "the first model"
 ) -> None:
-    """A model's weights, given to the first model (or to ``predict``), must give that
-    model's loss.
+    """Check that a model's weights give its loss in the first model.
+
+    ``predict`` takes the place of the first model where it is given.
     """
     tolerance = SAME_FUNCTION.get(dtype, 1e-3)
     overflowed = not (math.isfinite(routed) or math.isfinite(own))

@@ -82,8 +82,7 @@ class Matching(Measurement):
     _plan: Permutations = field(repr=False)
 
     def permute(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Tensors of ``model_b`` at any other time of its training, in the new order of
-        units.
+        """Reorder the units in tensors of ``model_b``, of any time of its training.
 
         Args:
             tensors: By name, such as a state dict; names that are not of the model are
@@ -92,7 +91,7 @@ class Matching(Measurement):
         return self._plan.apply(dict(tensors), self.permutations)
 
     def plot(self) -> Figure:
-        """The distance of every parameter from its counterpart, before and after."""
+        """Plot every parameter's distance from its counterpart, before and after."""
         from matplotlib.figure import Figure
 
         names = list(self.distances)
@@ -127,7 +126,10 @@ def _expected(size: Any, *, method: str = "weights", **_: Any) -> Expected:
 
 
 def _trials(call: Call) -> Trials:
-    """The starts that are no random ones; matching activations has no starts."""
+    """Return trials with the starts that are not random.
+
+    Matching activations has no starts.
+    """
     if call.options["method"] == "activations":
         return Trials((1,), (Trial((1,)),))
     restarts = call.options["restarts"]
@@ -136,9 +138,7 @@ def _trials(call: Call) -> Trials:
 
 
 def _arguments(asked: Call, data: Any) -> tuple[Any, ...]:
-    """The network and another one of its architecture, as far from it as independent
-    training leads.
-    """
+    """Return the network and another, as far away as independent training leads."""
     other = copied(asked.model)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -160,8 +160,7 @@ def match_units(
     restarts: int = 3,
     sweeps: int = 100,
 ) -> Matching:
-    r"""Permute the hidden units of ``model_b`` so that it comes as close to ``model_a``
-    as possible.
+    r"""Permute the hidden units of ``model_b`` to bring it close to ``model_a``.
 
     Hidden units have no order of their own: permuting the units of a layer together
     with the columns of the next one changes no output. Two networks may be far apart in
@@ -291,8 +290,9 @@ class _Search:
         self._rounding = 1e-12 * _norm(a) * _norm(b)
 
     def best(self, restarts: int) -> tuple[Orders, int, bool, str]:
-        """The orders with the largest inner product of weights, its sweeps, convergence
-        and start.
+        """Return the orders with the largest inner product of weights.
+
+        The others returned are its sweeps, convergence and start.
         """
         found = []
         for name, start in self._starts(restarts):
@@ -312,9 +312,7 @@ class _Search:
             )
 
     def _greedy(self, groups: list[str]) -> Orders:
-        """Order one group after the other by the weights whose other units are in order
-        already.
-        """
+        """Order groups in turn, by the weights whose other units are ordered."""
         orders: Orders = {}
         for group in groups:
             benefit = self._plan.benefit(group, self._a, self._b, orders)
@@ -336,7 +334,7 @@ class _Search:
     def _gain(
         self, group: str, benefit: Tensor, orders: Orders, order: npt.NDArray[np.int64]
     ) -> float:
-        """How much the value rises with a new order of one group."""
+        """Return how much the value rises with a new order of one group."""
         if group in self._plan.quadratic:  # the group is on both axes of a weight
             return self._value({**orders, group: order}) - self._value(orders)
         rows = np.arange(len(order))
@@ -381,7 +379,7 @@ def _by_activations(
 
 
 def _inputs(model: nn.Module, data: Any) -> list[Any]:
-    """The inputs of every batch, float64, where the model is."""
+    """Return the inputs of every batch, float64, where the model is."""
     device = next(model.parameters()).device
     batches = read_batches(data, device=device, dtype=torch.float64).items
     return [
@@ -424,8 +422,9 @@ def _outputs(model: nn.Module, inputs: Any) -> list[Tensor]:
 
 
 def _quiet_copy(model: nn.Module) -> nn.Module:
-    """A copy to run: hooks stay on the copy, and dropout and batch norm do not depend
-    on the batch.
+    """Return a copy to run, without dropout or statistics of the batch.
+
+    Hooks stay on the copy.
     """
     return copied(model).double().eval()
 
@@ -433,7 +432,7 @@ def _quiet_copy(model: nn.Module) -> nn.Module:
 def _activations(
     model: nn.Module, inputs: Any, plan: Permutations
 ) -> dict[str, Tensor]:
-    """The outputs of the layers that make the units, float64 (n, samples and places)."""
+    """Return the outputs of the units by group, float64 (n, samples and places)."""
     found: dict[str, Tensor] = {}
     handles = []
     for group, name in plan.sources().items():

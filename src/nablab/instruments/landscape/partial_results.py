@@ -22,7 +22,7 @@ SAVE_SECONDS = 10.0  # what a killed process may lose
 
 
 def fingerprint(*parts: Iterable[Any]) -> str:
-    """A hash of arrays, tensors and texts: what a measurement depends on."""
+    """Return a hash of arrays, tensors and texts: what a measurement depends on."""
     digest = hashlib.sha256()
     for part in parts:
         for value in part:
@@ -39,8 +39,9 @@ def fingerprint(*parts: Iterable[Any]) -> str:
 
 
 class PartialResults:
-    """Arrays that fill up from the front, saved now and then; a file is whole at any
-    moment.
+    """Arrays that fill up from the front and are saved in time.
+
+    The file is whole at any moment.
 
     The file is an npz without pickled objects.
 

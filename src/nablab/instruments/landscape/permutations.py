@@ -1,6 +1,4 @@
-"""Which entries of a network's tensors belong to which hidden units, and how to put the
-units in order.
-"""
+"""Which tensor entries belong to which hidden units, and how to order them."""
 
 from __future__ import annotations
 
@@ -96,8 +94,9 @@ ON_CHANNELS = (
 
 
 def find_specification(model: nn.Module) -> dict[str, list[tuple[str, int]]]:
-    """The groups of hidden units of an `nn.Sequential`, each named after the layer that
-    makes them.
+    """Find the groups of hidden units of an `nn.Sequential`.
+
+    Each is named after the layer that makes them.
 
     Raises:
         UsageError: The model is no `nn.Sequential`, holds a layer whose units cannot be
@@ -194,8 +193,7 @@ class _Walk:
 
 
 class Permutations:
-    """A specification held against a model: the sizes of its groups, and what to do
-    with its tensors.
+    """A specification held against a model: group sizes, and what to do with tensors.
 
     Attributes:
         sizes: The number of units by group.
@@ -248,8 +246,9 @@ class Permutations:
     def apply(
         self, tensors: dict[str, Tensor], orders: Mapping[str, npt.NDArray[np.int64]]
     ) -> dict[str, Tensor]:
-        """The tensors with the units of all groups in the given orders; new tensors
-        where anything moves.
+        """Return the tensors with the units of all groups in the given orders.
+
+        They are new where anything moves.
         """
         strange = [name for name in tensors if name not in self._names]
         if strange:
@@ -266,8 +265,7 @@ class Permutations:
         b: dict[str, Tensor],
         orders: Mapping[str, Any],
     ) -> Tensor:
-        """float64 (n, n): the inner product of the weights of unit i of a with those of
-        unit j of b.
+        """Return inner products of weights of units i of a and j of b, float64 (n, n).
 
         Weights that list another group without an order yet do not count.
         """
@@ -287,8 +285,9 @@ class Permutations:
         return total
 
     def sources(self) -> dict[str, str]:
-        """By group, the layer whose outputs are its units: that of its first weight
-        listed along axis 0.
+        """Return, by group, the layer whose outputs are its units.
+
+        It is that of the group's first weight listed along axis 0.
 
         Raises:
             UsageError: A group has none.
@@ -309,7 +308,7 @@ class Permutations:
     def _permuted(
         self, name: str, tensor: Tensor, orders: Mapping[str, Any], but: int
     ) -> Tensor:
-        """The tensor with all its listed axes in order, except axis ``but``."""
+        """Return the tensor with all its listed axes in order, except axis ``but``."""
         for axis, group in self._axes.get(name, []):
             if axis == but or group not in orders:
                 continue

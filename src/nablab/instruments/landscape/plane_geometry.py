@@ -48,8 +48,7 @@ def geometry_of(
     path: Any,
     draw: Callable[[], Floats],
 ) -> Geometry:
-    """The plane of a path, of three models, of given directions, or of those that
-    ``draw`` draws.
+    """Return the plane of a path, of models, of directions, or of ``draw``.
 
     Raises:
         UsageError: Points or models that do not match, or that span no plane.
@@ -137,7 +136,7 @@ def _other_points(
 def grid_axes(
     shown: Floats, extent: float | None, resolution: int
 ) -> tuple[Floats, Floats]:
-    """Evenly spaced coordinates that hold 0 exactly and reach all that is to be shown."""
+    """Return even coordinates that hold 0 exactly and reach all that is shown."""
     if extent is not None or not len(shown):
         half = 1.0 if extent is None else extent
         low, high = np.full(2, -half), np.full(2, half)

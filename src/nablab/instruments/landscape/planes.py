@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,8 +53,7 @@ LEVELS = 18
 
 @dataclass(frozen=True, kw_only=True)
 class LossPlane(Measurement):
-    r"""What `loss_plane` found on the points :math:`\theta + \alpha_i d_1 + \beta_j
-    d_2`.
+    r"""The result of `loss_plane` at :math:`\theta + \alpha_i d_1 + \beta_j d_2`.
 
     Attributes:
         alphas: float64 (R,), along the first direction, ascending; 0 is among them,
@@ -99,8 +99,7 @@ class LossPlane(Measurement):
     def interval(
         self, metric: str = "loss", *, data: str | None = None
     ) -> tuple[Floats, Floats]:
-        """The 95 % confidence interval of the value on all data, at each point, from
-        that on a subset.
+        """Return the 95 % confidence interval at each point, from a subset's values.
 
         Raises:
             UsageError: All data were measured.
@@ -117,8 +116,9 @@ class LossPlane(Measurement):
         return mean - half, mean + half
 
     def plot(self, metric: str = "loss", *, data: str | None = None) -> Figure:
-        """Contours of a metric, logarithmic over decades, with the model and what else
-        lies there.
+        """Plot contours of a metric, logarithmic over decades.
+
+        The model and what else lies there are marked.
 
         The circles around the points of a path show their distance from the plane, to
         scale.
@@ -196,11 +196,12 @@ class LossPlane(Measurement):
 
 
 def nice_numbers(low: float, high: float) -> list[float]:
-    """Round numbers from low to high for a logarithmic scale, about three to nine of
-    them.
+    """Return about three to nine round numbers for a logarithmic scale.
 
-    >>> nice_numbers(0.3, 40), nice_numbers(1e-6, 10)
-    ([0.5, 1.0, 2.0, 5.0, 10.0, 20.0], [1e-06, 1e-05, 0.0001, 0.001, 0.01, 0.1, 1.0, 10.0])
+    >>> nice_numbers(0.3, 40)
+    [0.5, 1.0, 2.0, 5.0, 10.0, 20.0]
+    >>> nice_numbers(1e-6, 10)
+    [1e-06, 1e-05, 0.0001, 0.001, 0.01, 0.1, 1.0, 10.0]
     """
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
     decades = math.log10(high / low)
@@ -228,7 +229,10 @@ def _expected(size: Any, *, resolution: int = 25, **_: Any) -> Expected:
 
 
 def _trials(call: Call) -> Trials:
-    """Two coarse planes for a fine one; else the plane itself."""
+    """Return trials of two coarse planes for a fine one.
+
+    Of a coarse plane, the trial is the plane itself.
+    """
     names = "resolution", "extent", "directions", "through", "path"
     _check_options(*(call.options[name] for name in names))
     resolution = call.options["resolution"]
@@ -315,7 +319,8 @@ def loss_plane(
             path of another length than the parameters, a checkpoint of another plane;
             and what `Objective` raises.
 
-    >>> plane = loss_plane(nn.Linear(2, 1), "mse", (torch.randn(9, 2), torch.randn(9, 1)), resolution=5)
+    >>> batch = (torch.randn(9, 2), torch.randn(9, 1))
+    >>> plane = loss_plane(nn.Linear(2, 1), "mse", batch, resolution=5)
     >>> plane.losses.shape, plane.center
     ((5, 5), (2, 2))
     """
@@ -333,12 +338,15 @@ def loss_plane(
     )
     first = next(iter(objectives.values()))
     point = first.point.double().cpu().numpy()
-    geometry = geometry_of(
-        model, first, point, directions, through, path,
-        lambda: random_directions(
-            model, normalization=normalization, biases=biases, parameters=parameters, seed=seed
-        ),
-    )  # fmt: skip
+    draw = partial(
+        random_directions,
+        model,
+        normalization=normalization,
+        biases=biases,
+        parameters=parameters,
+        seed=seed,
+    )
+    geometry = geometry_of(model, first, point, directions, through, path, draw)
     alphas, betas = grid_axes(geometry.shown, extent, resolution)
     moves = first.unflatten(
         torch.as_tensor(geometry.directions, dtype=first.dtype, device=first.device)
@@ -413,8 +421,9 @@ def _scanned(
     own: Floats,
     checkpoint: str | Path | None,
 ) -> tuple[Floats, Floats, tuple[str, ...]]:
-    """Means and errors at all points, (data sets, measured, R * R), the model's own in
-    its place.
+    """Return means and errors at all points, (data sets, measured, R * R).
+
+    The model's own are in their place.
     """
     one = np.ones(alphas.size * betas.size)
     grid = np.stack(

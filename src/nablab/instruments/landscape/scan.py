@@ -1,5 +1,4 @@
-"""The loss and metrics of a model at many points of a line or plane through weight
-space.
+"""The loss and metrics of a model at many points of a line or plane.
 
 Points are given by coefficients over a few basis points, such as ``(1 - alpha, alpha)``
 over two models, so that a block of points can be measured at once.
@@ -40,8 +39,9 @@ BLOCK_NUMBERS = 2**22  # numbers of weights in a block
 
 
 def accuracy(outputs: Tensor, target: Tensor) -> Tensor:
-    """Share of samples whose largest output is at the target's class; for one output,
-    whose sign is right.
+    """Return the share of samples whose largest output is at the target's class.
+
+    For one output, its sign must be right.
 
     Args:
         outputs: (N, C) scores of classes, or (N,) or (N, 1) logits.
@@ -53,7 +53,7 @@ def accuracy(outputs: Tensor, target: Tensor) -> Tensor:
 
 
 def error(outputs: Tensor, target: Tensor) -> Tensor:
-    """One minus `accuracy`."""
+    """Return one minus `accuracy`."""
     return 1 - accuracy(outputs, target)
 
 
@@ -61,7 +61,7 @@ METRICS: Mapping[str, Metric] = {"accuracy": accuracy, "error": error}
 
 
 def read_metrics(metrics: Metrics, loss: Loss) -> dict[str, Metric]:
-    """Metrics beside the loss, by name.
+    """Return the metrics beside the loss, by name.
 
     Args:
         metrics: Names, or a mapping of names to names or functions ``(outputs, target)
@@ -93,7 +93,7 @@ def read_metrics(metrics: Metrics, loss: Loss) -> dict[str, Metric]:
 
 
 def data_sets(data: Any) -> dict[str, Any]:
-    """The data sets by name; one without a name is called "data".
+    """Return the data sets by name; one without a name is called "data".
 
     A mapping of which no value is a tensor, such as ``{"train": ..., "test": ...}``,
     holds several data sets; any other mapping is one batch.
@@ -108,9 +108,7 @@ def data_sets(data: Any) -> dict[str, Any]:
 
 
 def model_tensors(objective: Objective) -> dict[str, Tensor]:
-    """Every parameter and floating-point buffer of the objective's model, by its name
-    in the model.
-    """
+    """Return the model's parameters and floating-point buffers, by name."""
     rest = {
         name.removeprefix("model."): t
         for name, t in objective.fixed.items()
@@ -123,9 +121,7 @@ def model_tensors(objective: Objective) -> dict[str, Tensor]:
 
 
 def check_match(model_a: nn.Module, model_b: nn.Module) -> None:
-    """Raise the error that names the first tensor which two models do not have in one
-    shape.
-    """
+    """Refuse models that differ in a tensor's shape, naming the first."""
     a, b = (
         dict(m.named_parameters()) | dict(m.named_buffers()) for m in (model_a, model_b)
     )
@@ -145,23 +141,21 @@ def check_match(model_a: nn.Module, model_b: nn.Module) -> None:
 
 
 def points_at_once(numbers: int) -> int:
-    """Points of so many numbers each that are measured at once, where several are."""
+    """Return how many points of this number of entries are measured at once."""
     return max(1, min(BLOCK, BLOCK_NUMBERS // numbers))
 
 
 def blocks_of(
     model: nn.Module, basis: Mapping[str, Tensor]
 ) -> DenseBlocks | ImageBlocks | None:
-    """What measures the model at many points at once, or None for a model that neither
-    kind serves.
-    """
+    """Return what measures the model at many points, or None."""
     return DenseBlocks.of(model, basis) or ImageBlocks.of(model, basis)
 
 
 def by_name(
     values: Floats, sets: Iterable[str], measured: Sequence[str]
 ) -> dict[str, dict[str, Floats]]:
-    """Values (data sets, measured, ...) by data set, then by what was measured."""
+    """Return values (data sets, measured, ...) by data set, then by quantity."""
     return {
         name: dict(zip(measured, own, strict=True))
         for name, own in zip(sets, values, strict=True)
@@ -280,8 +274,9 @@ class Scan:
         return means, errors
 
     def own(self, objective: Objective) -> tuple[Floats, Floats]:
-        """Measure a model at its own weights, through its own objective: (measured,)
-        and standard errors.
+        """Measure a model at its own weights: (measured,) and standard errors.
+
+        Its own objective is used.
         """
         with objective.quiet(), torch.no_grad():
             found = [
@@ -297,8 +292,9 @@ class Scan:
     def check_prediction(
         self, objective: Objective, row: Floats
     ) -> tuple[float, float]:
-        """The losses on the first batch: of the objective's own model, and as predicted
-        at a point (B,).
+        """Return the first batch's losses: the model's own, and as predicted.
+
+        The prediction is at a point (B,).
         """
         with objective.quiet(), torch.no_grad():
             batch = next(iter(objective.batches))[0]
@@ -370,7 +366,7 @@ class Scan:
     # A block of points
 
     def _many(self, objective: Objective, coefficients: Floats, batch: Any) -> Floats:
-        """What is measured on one batch, (measured, K)."""
+        """Return what is measured on one batch, (measured, K)."""
         factors = torch.as_tensor(coefficients, dtype=self._dtype, device=self._device)
         if self._whole:
             losses = vmap(lambda t: objective.batch_loss(t, batch))(
@@ -397,7 +393,7 @@ class Scan:
     def _predictions(
         self, predict: Predictor, factors: Tensor
     ) -> Callable[[Tensor], Tensor]:
-        """What gives the outputs at a block's points: made once for all batches."""
+        """Return what gives outputs at a block's points, made once for all batches."""
         if self._kept is None or not torch.equal(self._kept[0], factors):
             if hasattr(predict, "at_points"):
                 self._kept = factors, predict.at_points(self.basis, factors)
@@ -421,7 +417,7 @@ class Scan:
 def mean_loss(
     loss: Loss, objective: Objective, outputs: Tensor, target: Tensor
 ) -> Tensor:
-    """The mean loss of each of K outputs (K, N, ...), as (K,).
+    """Return the mean loss of each of K outputs (K, N, ...), as (K,).
 
     The two common losses are written out: under vmap cross-entropy took as long as the
     network.
@@ -448,8 +444,7 @@ def _numbers(values: Tensor) -> Floats:
 
 
 def _mean(found: Sequence[Floats], batches: Batches) -> tuple[Floats, Floats]:
-    """The weighted mean of values of batches (measured, K), and its standard error from
-    their spread.
+    """Return batches' weighted mean (measured, K), and its standard error.
 
     The loss, which comes first, weighs by what it is a mean over, such as targets that
     are not ignored; the metrics weigh by samples.

@@ -1,4 +1,4 @@
-"""Losses of a model and a batch: latent noise, differential equations, several outputs."""
+"""Losses of a model and a batch: noise, differential equations, several outputs."""
 
 from __future__ import annotations
 
