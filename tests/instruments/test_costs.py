@@ -20,7 +20,7 @@ from nablab.instruments.base.footprints import counting_bytes
 from nablab.instruments.base.placement import copied
 
 FACTOR = 1.5  # how far an estimate may be off
-# of a comparison of seconds: another program may slow one of its two sides
+# A comparison of seconds is repeated: another program may slow one of its two sides.
 ATTEMPTS = 3
 
 Network = Callable[[], tuple[nn.Module, tuple[Tensor, Tensor]]]

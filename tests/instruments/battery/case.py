@@ -128,7 +128,7 @@ def make(row: Model, *, gradients: bool = True) -> Case:
     every time.
     """
     with warnings.catch_warnings():
-        # of PyTorch, about the forms of models that are tested here
+        # PyTorch warns about the forms of models that are tested here.
         warnings.simplefilter("ignore")
         models = []
         for seed in (7, 8):

@@ -98,7 +98,7 @@ def test_every_copy_of_a_repeated_eigenvalue_is_found():
     assert found.values[:5] == pytest.approx(7, abs=1e-6)
     assert found.values[5] == pytest.approx(3, abs=1e-5)
     alone = eigenvalues_of(matrix(spectrum), count=6, certify=False)
-    # one sequence sees one copy, and others only by rounding
+    # One sequence sees one copy, and others only by rounding.
     assert (alone.values > 6).sum() < 5
     assert any("Not checked for repeated eigenvalues" in note for note in alone.notes)
 
@@ -374,7 +374,7 @@ def test_too_little_memory_is_refused(monkeypatch):
         UsageError, match=r"10 eigenvectors of 200 entries need .* GB.*Ask for fewer"
     ):
         eigenvalues_of(matrix(SPECTRA["network"]), count=10)
-    # with restarts
+    # This search takes restarts.
     assert eigenvalues_of(matrix(SPECTRA["network"]), count=2).converged
 
 

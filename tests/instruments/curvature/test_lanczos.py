@@ -102,7 +102,7 @@ def test_an_invariant_subspace_is_noticed_and_left():
     dense = matrix([2.0] * 30 + [1.0] * 20)
     krylov = Krylov(random_vector(dense, torch.Generator().manual_seed(0)), 10)
     assert krylov.absorb(dense @ krylov.newest) > 0
-    # two distinct eigenvalues: two vectors
+    # There are two distinct eigenvalues, and so two vectors.
     assert krylov.absorb(dense @ krylov.newest) == 0
     assert np.allclose(krylov.ritz()[0], [1, 2])
     krylov.inject(torch.ones(50, dtype=torch.float64))

@@ -129,7 +129,7 @@ def test_ragged_batches_weigh_by_their_samples(kind: type[HessianOperator]) -> N
         matrix(kind(model, loss, (x[a:b], y[a:b]), dtype=torch.float64))
         for a, b in ((0, 5), (5, 7))
     )
-    # an unweighted mean over batches is another matrix
+    # An unweighted mean over batches is another matrix.
     assert (plain - whole).abs().max() > 1e-3
 
 
@@ -240,7 +240,7 @@ def test_batches_that_are_no_mean_are_not_cut(monkeypatch: pytest.MonkeyPatch) -
         nn.Linear(3, 2), lambda output, target: loss(output, target), (x, y)
     )
     assert own.objective.batches.samples == (99,)
-    # weighed by the weights of its targets
+    # This loss weighs by the weights of its targets.
     known = HessianOperator(nn.Linear(3, 2), loss, (x, y))
     assert len(known.objective.batches) > 1
 

@@ -358,7 +358,7 @@ def test_activations_are_those_of_all_batches() -> None:
     x = torch.randn(20, 3, generator=torch.Generator().manual_seed(0))
     whole = match_units(a, b, x, method="activations")
     assert whole.start == "activations"
-    # of two networks, and the comparison of the functions
+    # Two networks are measured, and their functions compared.
     assert whole.gradients == pytest.approx(4 / 3)
     for data in ([(x[:13], 0), (x[13:], 0)], (x, torch.zeros(20, 2)), iter([(x, 0)])):
         found = match_units(a, b, data, method="activations").permutations

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, default_colla
 from nablab.errors import UsageError
 from nablab.instruments.base.surroundings import preserved_generators
 
-# samples per batch that a data set object is read in, unless batch_size says otherwise
+# A data set object is read in batches of this size, unless batch_size says otherwise.
 COLLATED = 1024
 
 
@@ -253,7 +253,7 @@ def _mapped(
     parts = {key: map_tensors(value, change) for key, value in batch.items()}
     if type(batch) is dict or not isinstance(batch, MutableMapping):
         return parts
-    # such as a tokenizer's batch, whose entries are attributes as well
+    # A tokenizer's batch, for example, has its entries as attributes as well.
     same = copy.copy(batch)
     for key, value in parts.items():
         same[key] = value

@@ -281,7 +281,7 @@ class Checks:
         """
         objective = self.objective
         self._checked_loss(batch)
-        # with the buffers as the pass before left them
+        # This pass has the buffers as the pass before left them.
         again = self._checked_loss(batch)
         for name, tensor in pristine.items():
             objective.fixed[name].copy_(tensor)
@@ -342,8 +342,8 @@ class Checks:
                 torch.arange(min(most, count_samples(batch)))
             )
             self.objective.batch_loss(self.objective.values, few)
-        # weights per sample, packed sequences and the like: the whole is always
-        # possible
+        # Weights per sample, packed sequences and the like: the whole is always
+        # possible.
         except MISFITS:
             return batch
         return few
@@ -431,7 +431,7 @@ class Checks:
             return "it cannot be cut" if axis else None
         generator = torch.Generator().manual_seed(0)
         order = torch.randperm(part.length, generator=generator)[:FEW]
-        # two: batch norm refuses a single sample
+        # It takes two, since batch norm refuses a single sample.
         at = max(min(2, len(order) - 1), len(order) // 3)
         whole, pieces = (
             part.select(order),

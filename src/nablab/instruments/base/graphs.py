@@ -47,7 +47,7 @@ def free_memory(device: torch.device) -> int:
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
     except (ValueError, OSError):
-        # macOS does not say; two gigabytes are there on any machine that runs PyTorch
+        # macOS does not say; two gigabytes are there on any machine that runs PyTorch.
         return 2**31
 
 
@@ -65,7 +65,7 @@ def counting_saved_bytes() -> Iterator[dict[str, int]]:
         if storage.data_ptr() not in seen:
             seen.add(storage.data_ptr())
             total["bytes"] += storage.nbytes()
-        # the tensor itself may be the node's own output: a cycle that is never freed
+        # The tensor itself may be the node's own output: a cycle that is never freed.
         return tensor.detach()
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):

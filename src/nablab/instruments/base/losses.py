@@ -119,7 +119,7 @@ class Evaluation(nn.Module):
                 f"({', '.join(LOSSES)}), a function loss(output, target), or "
                 "Closure(function) of (model, batch)."
             )
-        # a loss module is registered here, so its weights move to the dtype, too
+        # A loss module is registered here, so its weights move to the dtype, too.
         self.criterion = loss
 
     @property
@@ -194,7 +194,7 @@ def counter(loss: Any) -> Callable[[Any], float] | None:
 
 
 def _targets_that_count(target: Tensor, ignored: int, weight: Tensor | None) -> float:
-    # probabilities of classes, (N, C, ...): a mean over all but the classes
+    # Probabilities of classes are (N, C, ...): a mean over all but the classes.
     if target.is_floating_point():
         classes = target.shape[1] if target.ndim > 1 else target.numel()
         return target.numel() / max(1, classes)

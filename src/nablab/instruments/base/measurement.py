@@ -16,7 +16,7 @@ from nablab.instruments.base.rehearsals import Rehearsal
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# entries of an array that `to_dict` lists; longer ones give their shape
+# `to_dict` lists arrays of at most so many entries; longer ones give their shape.
 LONGEST = 1_000
 
 
@@ -135,7 +135,7 @@ class Instrument(Generic[P, R]):
     ) -> None:
         self.measure, self.expected, self.rehearse = measure, expected, rehearse
         self.__doc__, self.__name__ = measure.__doc__, measure.__name__
-        # so that signature() and help() show the function's own
+        # With this signature() and help() show the function's own.
         self.__wrapped__ = measure
         self.__module__ = measure.__module__
 

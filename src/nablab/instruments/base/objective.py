@@ -114,9 +114,9 @@ class Objective:
         self._counts = [math.prod(shape) for shape in self.shapes]
         self.size = sum(self._counts)
         self.point = self.flatten(self.values)
-        # names whose places hold something else than `values` and `fixed`
+        # The places of these names hold something else than `values` and `fixed`.
         self._put: set[str] = set()
-        # buffers that a forward pass changes, as they were
+        # These are the buffers that a forward pass changes, as they were.
         self._pristine: Mapping[str, Tensor] = {}
         samples = loss.samples if isinstance(loss, Closure) else None
         self.batches = read_batches(
@@ -177,7 +177,7 @@ class Objective:
         Run it and the backward passes through it in one `quiet`: some models read their
         weights in the backward pass again.
         """
-        # the loss may hold derivatives, in the inputs say
+        # The loss may hold derivatives, in the inputs say.
         with self._placed(tensors), torch.enable_grad():
             value: Tensor = self._module(batch)
             return value
@@ -312,7 +312,7 @@ class Objective:
             try:
                 self._placement.restore()
                 surroundings.restore()
-            # something else than Ctrl-C, such as a timer's signal, came in between
+            # Something else than Ctrl-C, such as a timer's signal, came in between.
             except BaseException:
                 self._placement.restore()
                 surroundings.restore()

@@ -75,7 +75,7 @@ class Placement:
             ]
         self._names = names
         self._saved: list[_Contents] = []
-        # places in lists, made anew by every `open`
+        # Every `open` finds the places in lists again.
         self._listed: dict[str, list[tuple[Any, Any]]] = {}
         self._depth = 0
 
@@ -100,7 +100,7 @@ class Placement:
             place[key] = self._converted_list(place[key], dtype, device)
         for module in self._modules:
             if isinstance(module, nn.Embedding | nn.EmbeddingBag):
-                # sparse gradients have no second derivative
+                # Sparse gradients have no second derivative.
                 module.__dict__["sparse"] = False
 
     def put(self, tensors: Mapping[str, Tensor]) -> None:

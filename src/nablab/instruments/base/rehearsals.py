@@ -23,7 +23,7 @@ from nablab.instruments.base.batches import count_samples, part_of, read_pieces
 from nablab.instruments.base.footprints import Footprint, footprint
 
 BRIEF = 0.5  # seconds; a call that is expected to take less is made
-# a stand-in has this part of the parameters, or as many as its kind needs at least
+# A stand-in has this part of the parameters, or as many as its kind needs at least.
 ROWS_SHARE = 8
 
 
@@ -170,7 +170,7 @@ class Rehearsal:
         return Cost(
             gradients=runs[0][0],
             seconds=min(taken.seconds for _, taken in runs),
-            # arrays are counted in the second only
+            # Arrays are counted in the second only.
             bytes=max(runs[0][1].peak, found.bytes),
         )
 

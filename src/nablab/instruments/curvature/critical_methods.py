@@ -28,14 +28,15 @@ HALVINGS = 30
 PATIENCE = 20
 WORTHWHILE = 0.99
 INNER_PRODUCTS = 300  # of MINRES per Newton step
-# of Levenberg-Marquardt, whose steps along a bent valley are short and many
+# Levenberg-Marquardt's steps along a bent valley are short and many.
 LONG_PATIENCE = 50
 FIRST_DAMPING = 1e-3  # of Levenberg-Marquardt, as a share of ||H||^2
-# dampings in an iteration: twice as much each time, up to 10^12 of the first
+# An iteration tries dampings, twice as much each time, up to 10^12 of the first.
 TRIALS = 40
-# of the step, for the second derivative along it (Transtrum and Sethna 2012)
+# This share of the step serves the second derivative along it (Transtrum and Sethna
+# 2012).
 DIFFERENCE = 0.1
-# of the step's length, twice the correction's; more is not trusted (there, too)
+# A correction of more than half of this share of the step is not trusted (there, too).
 MOST_BENT = 0.75
 # Damping of saddle-free Newton as shares of ||H||^2: the best is found by trying, for a
 # loss costs a hundredth of the Hessian.
@@ -124,7 +125,7 @@ class Search:
         self.stalled |= moved & (norms >= before)
         if len(self.history) - self.began > patience:
             past = self.history[-1 - patience]
-            # never true where the past is NaN
+            # This is never true where the past is NaN.
             self.stalled |= moved & (norms > WORTHWHILE * past)
         self.leave()
 
@@ -450,7 +451,7 @@ def _bent_step(
             * ((ahead - start) / DIFFERENCE - _product(basis, own, velocity))
         )
         acceleration = _product(basis, weights, bend)
-        # false for NaN
+        # NaN makes this false.
         small = 2 * acceleration.norm(dim=1) <= MOST_BENT * velocity.norm(dim=1)
         trial = point + velocity + torch.where(small[:, None], acceleration / 2, 0.0)
         gradients = part.gradients(trial)

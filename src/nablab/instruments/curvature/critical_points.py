@@ -49,7 +49,7 @@ Method = Literal[
     "saddle-free-newton",
 ]
 
-# above, an eigendecomposition per step takes longer than MINRES
+# Above, an eigendecomposition per step takes longer than MINRES.
 DENSE_PARAMETERS = 2_000
 AT_MOST = (
     "At most: a search ends as soon as it gets there, or gets no further. Later "

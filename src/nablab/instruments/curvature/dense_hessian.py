@@ -235,7 +235,7 @@ class _Plan:
                 curved[at] = index.view(p, i, q, j).permute(1, 3, 0, 2)
                 first += len(index)
                 if earlier < later:
-                    # the bias, if there is one, feeds no later unit
+                    # The bias, if there is one, feeds no later unit.
                     linked = widths[later - 1]
                     index = torch.arange(
                         second, second + q * i * p * linked, dtype=torch.int32
@@ -478,7 +478,7 @@ def _tangents(
         out = level.slope.new_zeros(replicas, every, width, samples)
         sums.append(_times(level.weight, outputs[-1]) if outputs else out[:, :0])
         torch.mul(sums[-1], level.slope[:, None], out=out[:, :known])
-        # a unit's own sum, with slope 1
+        # The tangent of a unit's own sum has the slope 1.
         out[:, known:].diagonal(dim1=1, dim2=2).copy_(level.slope.mT)
         outputs.append(out)
     return sums, outputs

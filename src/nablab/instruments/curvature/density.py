@@ -41,10 +41,11 @@ from nablab.instruments.curvature.stand_ins import by_products
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# of the kernel, as a share of the range of the nodes: 100 widths across the picture
+# The kernel's width is a share of the range of the nodes: 100 widths across the
+# picture.
 WIDTH = 0.01
-# kernel widths beyond the outermost nodes: the density there holds all but 6e-7 of its
-# mass
+# So many kernel widths beyond the outermost nodes, the density holds all but 6e-7 of
+# its mass.
 MARGIN = 5.0
 
 

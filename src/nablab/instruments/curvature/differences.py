@@ -107,7 +107,7 @@ def verified(
         fine = _in_float64(objective, first, model, loss, parameters)
         try:
             verdict = _examined(fine or first, differences=fine is not None)
-        # in float64; perhaps not in the dtype of the measurement
+        # It fails in float64; perhaps not in the dtype of the measurement.
         except (RuntimeError, TypeError):
             fine = None
             verdict = _examined(first, differences=False)
@@ -118,7 +118,7 @@ def verified(
         return ByDifferences.of(
             objective, f"this model has no second derivative ({reason})"
         )
-    # the graph, and two products with it
+    # The graph and two products with it take five gradients.
     objective.spent += share * ((fine or first).spent + 5)
     verdict.refuse_asymmetry()
     return (

@@ -47,13 +47,14 @@ Which = Literal["largest", "smallest", "magnitude", "both"]
 # small network's Hessian then need no restart, and re-orthogonalization stays cheap
 # beside the products.
 SPARE_ROWS = 100
-# the largest eigenvalue of a trained network, checked, seldom needs more
+# The largest eigenvalue of a trained network, checked, seldom needs more.
 FIRST_ROWS = 40
 SMALLEST_SPARE = 8  # below this a restart keeps too little to get on
 CHANCE = 1e-3  # that an eigenvalue beyond `others` was missed
-# of the norm: how far beyond the last value the check must bound the others
+# The check must bound the others to this share of the norm beyond the last value.
 CHECK_SLACK = 0.01
-# the check may take this share of the search's products, or CHECK_LEAST if that is more
+# The check may take this share of the search's products, or CHECK_LEAST if that is
+# more.
 CHECK_SHARE = 0.5
 CHECK_LEAST = 20
 
@@ -334,7 +335,7 @@ class _Search:
             self.certified = not self._lies_outside(*self.others, CHECK_SLACK)
             if self.certified:
                 break
-            # the next product starts a sequence from a new random vector
+            # The next product starts a sequence from a new random vector.
             if krylov.coupling == 0:
                 ended, steps = ended + 1, 0
         return False

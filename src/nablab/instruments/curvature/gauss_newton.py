@@ -88,7 +88,7 @@ class GaussNewtonOperator(Operator):
         with self.objective.quiet():
             leaves = self.objective.leaves()
             outputs, target = self._outputs(self.objective.batches.items[0], leaves)
-            # a closure is refused here
+            # A closure is refused here.
             self.objective.criterion(outputs.detach(), target)
             why = self._lacking(outputs, leaves)
         if why:
@@ -128,12 +128,12 @@ class GaussNewtonOperator(Operator):
         fine = in_float64(model, loss, batch, parameters)
         try:
             self._verify_at(fine or self.objective, differences=fine is not None)
-        # a model that casts or a device that lacks float64
+        # A model may cast, or a device may lack float64.
         except (RuntimeError, TypeError):
             if fine is None:
                 raise
             self._verify_at(self.objective, differences=False)
-        # two products and their graph, two differences, a gradient
+        # Two products and their graph, two differences and a gradient were taken.
         self.objective.spent += 8 * share
 
     def _verify_at(self, objective: Objective, *, differences: bool) -> None:

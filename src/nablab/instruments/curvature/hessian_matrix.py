@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FloatArray: TypeAlias = npt.NDArray[np.float64]
-# random vectors; 24 gradients, against some hundreds or thousands for the matrix
+# So many random vectors take 24 gradients, against some hundreds or thousands for the
+# matrix.
 PROBES = 8
 CHECK = 7  # gradients: two products with one graph and a difference, in `verified`
 CHOICE = 6  # gradients: one product by forward mode and one by reverse, in `choose_way`
@@ -46,7 +47,8 @@ IMPRECISE = (
     "and noise_floor count: the loss is computed in few digits somewhere, or a "
     "derivative is wrong."
 )
-# the fewest, and the part of many samples, whose matrix tells what that of all costs
+# Trials take at least so many samples, and this part of many: their matrices tell what
+# that of all costs.
 FEW_SAMPLES = 8
 MAX_BYTES = 4 * 10**9
 
@@ -311,7 +313,7 @@ def _distances(
     """
     total = matrices.new_zeros(len(matrices))
     for vector, signs in probes:
-        # the same for each, so that none depends on the others
+        # The vectors are the same for each, so that none depends on the others.
         vectors = vector.expand_as(part.points)
         # Three times the vector has another mantissa, so that products round anew where
         # points do not move.

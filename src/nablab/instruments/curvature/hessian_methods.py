@@ -35,9 +35,10 @@ Method = Literal[
 # 1.3 times as long as 64, and all 571 took 2.5 times as long: the tangents no longer
 # fit the cache.
 COLUMNS = 64
-# replicas in one batch: half the time per network of one; ten were no faster than four
+# So many replicas in one batch take half the time per network of one; ten were no
+# faster than four.
 TOGETHER = 4
-# the tangents of one chunk take at most this, and an eighth of the free memory
+# The tangents of one chunk take at most this, and an eighth of the free memory.
 WORKING_BYTES = 2**29
 # The dense method and a product by autograd differ by rounding only, or the loss holds
 # a part that the method does not see; a weak penalty is a small part.
@@ -198,7 +199,7 @@ def _sizes(objective: ReplicaObjective, way: Way, chunk: int | None) -> tuple[in
     """Return how many columns and replicas to take at once."""
     size = objective.base.size
     most = max(1, WORKING_BYTES // (2 * size**2 * objective.points.itemsize))
-    # dense_hessians cuts its work by itself
+    # `dense_hessians` cuts its work by itself.
     if way.method in ("dense", "finite-difference"):
         return 1, most
     first = objective.subset(torch.arange(1))
@@ -307,7 +308,7 @@ def _dense(objective: ReplicaObjective, points: Tensor, columns: int) -> Tensor 
     layers = dense_layers(objective.base.model) or ()
     found = _dense_matrices(objective, points, layers)
     units = sum(objective.base.values[layer.weight].shape[0] for layer in layers)
-    # a tangent for each unit instead of each parameter
+    # There is a tangent for each unit instead of each parameter.
     objective.spent += len(points) * (2 * units + 1)
     return found
 
@@ -381,7 +382,7 @@ def _dense_agrees(objective: ReplicaObjective) -> bool | None:
         )
         vector = vector.to(few.points)
         product = few.products(few.points, vector)
-    # a loss that cannot be had of two samples by themselves
+    # The loss of two samples by themselves is unavailable.
     except (RuntimeError, IndexError) as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise

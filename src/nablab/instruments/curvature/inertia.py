@@ -148,7 +148,7 @@ class Inertia(Measurement):
         # What lies far below the floor says nothing: it is drawn at the lower end, as
         # exact zeros are.
         least = floor * 1e-6 if floor > 0 else 1.0
-        # zeros stand to the right of both signs
+        # Zeros stand to the right of both signs.
         first_zero = max(self.positive, self.negative)
         for chosen, color, marker, label in groups:
             ranks = np.arange(1, chosen.sum() + 1) + (

@@ -25,7 +25,7 @@ from nablab.instruments.curvature.matrices import Array, finite_norm
 # A new vector below this many roundoffs of the largest product holds no direction of
 # its own.
 BREAKDOWN = 10.0
-# parameters that a restart mixes at a time, so that it needs no second basis
+# A restart mixes so many parameters at a time, so that it needs no second basis.
 COLUMNS = 1 << 16
 
 

@@ -249,7 +249,7 @@ class HessianOperator(Operator):
             self.objective.batches.weights[0],
         )
         with self.objective.quiet():
-            # a formula is wrong for few samples, too
+            # A formula that is wrong is wrong for few samples, too.
             few = Checks(self.objective).few(batch, FEW_FOR_CHECK)
         share *= (
             min(1.0, FEW_FOR_CHECK / self.objective.batches.samples[0])
@@ -260,7 +260,7 @@ class HessianOperator(Operator):
         with objective.quiet():
             try:
                 graph = _linearized(objective, objective.batches.items[0])
-            # a model that casts or a device that lacks float64
+            # A model may cast, or a device may lack float64.
             except (RuntimeError, TypeError):
                 objective = self.objective
                 graph = _linearized(objective, batch)
@@ -270,7 +270,7 @@ class HessianOperator(Operator):
             )
             spent = objective.spent - before
             objective.spent = before
-        # the graph, and two products with it
+        # The graph and two products with it take five gradients.
         self.objective.spent += share * (spent + 5)
         verdict.refuse_asymmetry()
         if verdict.wrong and may_change:

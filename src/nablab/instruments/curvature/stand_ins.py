@@ -29,7 +29,7 @@ SEARCH = (
     "How many products a search for eigenvalues takes is known when it ends. Expected "
     "are those for a matrix with the spectrum that a few true products show."
 )
-# of a stand-in: of fewer, vectors would stay in the cache where the true ones do not
+# Of fewer rows, vectors would stay in the cache where the true ones do not.
 FEWEST_ROWS = 100_000
 SEVERAL = 3  # vectors in a block that is timed beside a single one
 # Steps of Lanczos on the true matrix, where its spectrum decides how long a search
@@ -37,11 +37,11 @@ SEVERAL = 3  # vectors in a block that is timed beside a single one
 # times those of the search with 8 steps, 0.8 to 1.8 times with 12, most of them within
 # 1.3.
 STEPS = 10
-# eigenvalues at most in a node that stands apart: a random vector sees one as any of
-# these
+# A node that stands apart holds at most so many eigenvalues: a random vector sees one
+# as any of these.
 APART = 3
-# the density of random matrices falls to its ends as a square root (Wigner's
-# semicircle)
+# The density of random matrices falls to its ends as a square root (Wigner's
+# semicircle).
 EDGE = 2 / 3
 
 
@@ -148,7 +148,7 @@ def _parted(matrix: Operator, one: float, few: float) -> tuple[float, float, flo
 
     They follow from one vector's and a few vectors' products.
     """
-    # the first product built the graphs, for all others
+    # The first product built the graphs, for all others.
     if getattr(matrix, "cached", False):
         each = few / SEVERAL
         return max(0.0, one - each), 0.0, each

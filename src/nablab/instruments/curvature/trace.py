@@ -49,9 +49,9 @@ if TYPE_CHECKING:
 
 Method = Literal["hutchinson", "hutch++", "xtrace"]
 
-# products that give a standard error
+# Fewer products give no standard error.
 LEAST = {"hutchinson": 2, "hutch++": 6, "xtrace": 4}
-# vectors multiplied at a time: their common work is shared, their memory stays small
+# So many vectors at a time share their common work, and their memory stays small.
 BLOCK = 16
 
 
@@ -342,7 +342,7 @@ class _LeftOut:
         rank = int((singular > 10 * count * roundoff * singular[0]).sum())
         left, images = left[:, :rank], singular[:rank, None] * right[:rank]
         inner, along = left.T @ inner @ left, left.T @ along
-        # low rank is wholly in the range, whichever vector is left out
+        # A low rank is wholly in the range, whichever vector is left out.
         lost: Array = np.zeros((rank, count))
         if rank == count:
             dual = np.linalg.inv(images).T
@@ -457,7 +457,7 @@ def sign_products(
 
 
 def _times(matrix: Matrix, vectors: Tensor) -> Tensor:
-    # in whose columns blocks are written: joined, they would be held twice
+    # Blocks are written into its columns: joined, they would be held twice.
     image = torch.empty_like(vectors)
     for start in range(0, vectors.shape[1], BLOCK):
         columns = slice(start, start + BLOCK)

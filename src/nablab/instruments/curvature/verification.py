@@ -36,10 +36,10 @@ from nablab.instruments.base.graphs import nodes_behind
 # of many samples add up.
 STEPS = (1e-9, 8e-9, 6.4e-8, 5.12e-7, 4.096e-6)
 AGREEMENT = 1e-4  # of its size: a product that is this near to a difference is right
-# of the whole: parameters whose rows are smaller cannot be told from rounding
+# Parameters whose rows are a smaller share of the whole cannot be told from rounding.
 NEGLIGIBLE = 1e-6
-# differences of two steps are nearer to each other than this share of their gap to a
-# product
+# Differences of two steps are nearer to each other than this share of their gap to a
+# product.
 SETTLED = 0.1
 
 WRONG = (

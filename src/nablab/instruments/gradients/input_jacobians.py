@@ -26,12 +26,12 @@ Method = Literal["auto", "exact", "projections"]
 Of = Literal["logits", "probabilities"]
 
 AT_ONCE = (
-    # samples per forward pass on a CPU: 25 to 100 keep LeNet's activations in the
-    # cache, 1,000 do not
+    # On a CPU, 25 to 100 samples per pass keep LeNet's activations in the cache, 1,000
+    # do not.
     100
 )
 HELD = 2**24  # numbers of Jacobians held at once by the spectral norm
-# an exact Jacobian of more passes is estimated by projections under "auto"
+# An exact Jacobian of more passes is estimated by projections under "auto".
 MOST_PASSES = 256
 FEW = 4  # samples that the checks look at
 _INDEPENDENCE = {torch.float64: 1e-8}  # relative; other dtypes 1e-3
@@ -68,14 +68,14 @@ class Jacobian:
         try:
             leaves, outputs = self.forward(batch)
             torch.autograd.grad(outputs.sum(), leaves, materialize_grads=True)
-        # such as .view() of a tensor in another layout than it expects
+        # A .view() of a tensor, for example, may expect another layout.
         except (RuntimeError, UsageError):
             objective.fixed = before
             self._layout = torch.Tensor.detach
 
     def choose(self, method: Method) -> str:
         """Choose the way to all entries of the Jacobian."""
-        # a forward-mode pass computes the value again
+        # A forward-mode pass computes the value again.
         forward = 2 * self.inputs < self.outputs + 1
         passes = 2 * self.inputs if forward else self.outputs + 1
         if method == "projections" or (method == "auto" and passes > MOST_PASSES):
@@ -200,7 +200,7 @@ class Jacobian:
             squares.append(self._pull(outputs, leaves, vector).square().sum(dim=1))
         stacked = torch.stack(squares).double()
         norms = stacked.mean(dim=0).sqrt()
-        # d sqrt(s) = ds / (2 sqrt(s)); a norm of exactly 0 has no error.
+        # Since d sqrt(s) = ds / (2 sqrt(s)); a norm of exactly 0 has no error.
         errors = stacked.std(dim=0) / math.sqrt(count) / (2 * norms)
         return norms, errors.nan_to_num(0.0)
 
@@ -284,7 +284,7 @@ class Jacobian:
             return
         leaves, outputs = self.forward(batch)
         last = torch.zeros_like(outputs)
-        # unequal: the sum of a softmax has no gradient
+        # The entries are unequal: the sum of a softmax has no gradient.
         last[-1] = torch.linspace(0.5, 1.5, outputs.shape[1])
         leak = float(self._pull(outputs, leaves, last, last=True)[:-1].abs().max())
         if leak:

@@ -200,7 +200,7 @@ def input_sensitivity(
     objective = prepare(
         model, data, of, loss if norm == "loss-gradient" else None, dtype, batch_size
     )
-    # over backward passes too: checkpointed layers read their weights again
+    # It spans backward passes too: checkpointed layers read their weights again.
     with objective.quiet():
         jacobian = Jacobian(objective, of)
         jacobian.check_independence()

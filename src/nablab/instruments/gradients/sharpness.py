@@ -224,7 +224,7 @@ def sharpness(
     >>> round(result.sharpness, 6)  # 100 (0.2^2 - 0) / (1 + 0)
     4.0
     """
-    # before the model runs
+    # Options are checked before the model runs.
     _check_options(definition, norm, radius, iterations, subspace, draws)
     return _sharpness_of(
         Objective(
@@ -411,7 +411,7 @@ def _keskar(
     else:
         size = min(subspace, len(point))
         normal = torch.randn(len(point), size, generator=generator, dtype=torch.float64)
-        # orthonormal, so the pseudo-inverse is the transpose
+        # The basis is orthonormal, so the pseudo-inverse is the transpose.
         basis = torch.linalg.qr(normal)[0].to(point)
         bound = radius * ((basis.T @ point).abs() + 1)
         rise = _Rise(
@@ -432,7 +432,7 @@ def _keskar(
     # default, which would report a sharpness of 0.
     options: Any = {"maxiter": iterations, "ftol": 0.0, "gtol": 0.0}
     bounds = [(-1.0, 1.0)] * size
-    # its stubs do not know a function that returns its gradient, too
+    # SciPy's stubs do not know a function that returns its gradient, too.
     search: Any = minimize
     found = search(
         rise,

@@ -22,9 +22,9 @@ from nablab.instruments.base.rehearsals import (
     stand_in_rows,
 )
 
-# of a stand-in: with 10,000 a search, of 25 vectors, still fits a processor's cache
+# With 10,000 rows a search, of 25 vectors, still fits a processor's cache.
 FEWEST_ROWS = 30_000
-# of one whose bytes are counted, for which Python takes five times as long
+# Where bytes are counted, Python takes five times as long.
 COUNTED_ROWS = 10_000
 
 

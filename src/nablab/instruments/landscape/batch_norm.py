@@ -26,7 +26,7 @@ class _Moments:
 
     @classmethod
     def of(cls, values: Tensor) -> _Moments:
-        # (channels, what the mean is over)
+        # The axes are channels, and what the mean is over.
         columns = values.detach().double().transpose(0, 1).flatten(1)
         mean = columns.mean(1)
         return cls(columns.shape[1], mean, (columns - mean[:, None]).square().sum(1))
@@ -106,7 +106,7 @@ class BatchNormEstimator:
         for name, moments in found.items():
             like = modules[name].running_mean
             assert isinstance(like, Tensor)
-            # as PyTorch keeps it: without bias
+            # PyTorch keeps the variance without bias.
             variance = moments.squares / max(moments.count - 1, 1)
             statistics[f"{name}.running_mean"] = moments.mean.to(like)
             statistics[f"{name}.running_var"] = variance.to(like)

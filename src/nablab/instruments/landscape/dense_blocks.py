@@ -52,7 +52,7 @@ class DenseBlocks:
             has_hooks(module) for module in model.modules()
         ):
             return None
-        # named_children() leaves out a module that stands twice
+        # `named_children` leaves out a module that stands twice.
         children = list(model._modules.items())
         flatten = bool(children) and is_flatten(children[0][1])
         layers: list[_Layer] = []

@@ -74,7 +74,7 @@ class ImageBlocks:
             has_hooks(module) for module in model.modules()
         ):
             return None
-        # named_children() leaves out a module that stands twice
+        # `named_children` leaves out a module that stands twice.
         children = list(model._modules.items())
         if len(children) < 2 or type(children[0][1]) is not nn.Conv2d:
             return None
@@ -131,7 +131,7 @@ class ImageBlocks:
         The first layer takes ``points`` of the K at once.
         """
         first = self._at_basis(inputs)
-        # new memory for every product takes longer
+        # New memory for every product takes longer.
         buffer = inputs.new_empty(points * first[0].numel())
         found = []
         for k in range(0, len(factors), points):

@@ -451,7 +451,7 @@ def _not_finite(model: nn.Module, curve: Floats) -> tuple[str, ...]:
 def _barrier(alphas: Floats, curve: Floats) -> tuple[float, float]:
     inside = (alphas >= 0) & (alphas <= 1)
     alpha, values = alphas[inside], curve[inside]
-    # an end without bounds leaves the barrier undefined
+    # An end without bounds leaves the barrier undefined.
     with np.errstate(invalid="ignore"):
         rise = values - ((1 - alpha) * values[0] + alpha * values[-1])
     rise[[0, -1]] = 0.0

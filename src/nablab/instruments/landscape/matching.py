@@ -39,7 +39,8 @@ SWEEPS = (
     "How many sweeps a start takes is known when it ends. Expected are those for "
     "independent networks."
 )
-# relative distance of outputs in float64; a permutation changes the order of sums only
+# The relative distance of outputs in float64; a permutation changes the order of sums
+# only.
 SAME = 1e-9
 COLORS = {"before": "#767676", "after": "#0072b2"}
 
@@ -233,7 +234,7 @@ def match_units(
             True,
             method,
         )
-    # in the order of the layers again
+    # The groups are in the order of the layers again.
     orders = {group: orders[group] for group in plan.sizes}
     module = copied(model_b)
     _load(

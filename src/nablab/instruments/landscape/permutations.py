@@ -123,8 +123,8 @@ class _Walk:
 
     def __init__(self) -> None:
         self._groups: dict[str, list[tuple[str, int]]] = {}
-        # of the units that arrive at the next layer; those of the input keep their
-        # order
+        # The group of the units that arrive at the next layer; those of the input keep
+        # their order.
         self._group = ""
         self._units = 0
         # "channels", "flattened" (a block of entries per channel) or "features"
@@ -323,7 +323,7 @@ class Permutations:
 
 def _leaves(model: nn.Sequential, prefix: str = "") -> list[tuple[str, nn.Module]]:
     found: list[tuple[str, nn.Module]] = []
-    # named_children would pass over a layer that comes again
+    # `named_children` would pass over a layer that comes again.
     for name, layer in model._modules.items():
         if isinstance(layer, nn.Sequential):
             found += _leaves(layer, f"{prefix}{name}.")

@@ -46,7 +46,8 @@ Floats = npt.NDArray[np.float64]
 Values = dict[str, dict[str, Floats]]
 
 CHUNK = 64  # points between two looks at the clock
-# resolutions; above, the small planes that tell the cost are a third of the points
+# Above these resolutions, the small planes that tell the cost are a third of the
+# points.
 COARSE, FINE = (9, 21)
 LEVELS = 18
 

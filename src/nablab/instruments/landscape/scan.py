@@ -29,9 +29,10 @@ Metric: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 Predictor: TypeAlias = Callable[[dict[str, Tensor], Tensor], Tensor]
 Metrics: TypeAlias = str | Sequence[str] | Mapping[str, str | Metric]
 
-# parameters behind the first layer; above, one network's products fill the processor
+# With more parameters behind the first layer, one network's products fill the
+# processor.
 MOST_DENSE = 100_000
-# parameters times samples; above, vmap on a CPU was slower than a loop
+# With more parameters times samples, vmap on a CPU was slower than a loop.
 MOST_WORK = 3_000_000
 BLOCK = 64  # points per vmap; from 25 to 125 took the same time
 IGNORED = -100  # PyTorch's mark of a sample that does not count
@@ -217,7 +218,7 @@ class Scan:
             o.reads_model for o in objectives.values()
         )
         self._blocks = None if self._whole else blocks_of(model, self.basis)
-        # what was made of the last block's coefficients
+        # It holds what was made of the last block's coefficients.
         self._kept: tuple[Tensor, Any] | None = None
         self._predict = None if self._whole else predict
         self._dtype, self._device = first.dtype, first.device
@@ -240,7 +241,7 @@ class Scan:
             return self._blocks.later_numbers <= MOST_DENSE
         if self._blocks is not None:
             return True
-        # grouped convolutions, and no rule for recurrence
+        # Under vmap, convolutions are grouped, and recurrence has no rule.
         slow = nn.modules.conv._ConvNd | nn.RNNBase
         return self._numbers * self._largest <= MOST_WORK and not any(
             isinstance(m, slow) for m in model.modules()
@@ -456,7 +457,7 @@ def _mean(found: Sequence[Floats], batches: Batches) -> tuple[Floats, Floats]:
         for own, share in zip(batches.weights, batches.sample_weights, strict=True)
     ]
     for values, weight in zip(found, weights, strict=True):
-        # in this order, as Objective.loss adds: the ends are equal to the bit
+        # Objective.loss adds in this order, too: the ends are equal to the bit.
         means += weight * values
     if len(found) < 2:
         return means, np.full_like(means, math.nan)

@@ -12,7 +12,7 @@ import torch
 from nablab.errors import UsageError
 from nablab.instruments.base.batches import Batches, count_samples, part_of, take
 
-# a t interval with 19 degrees of freedom is 7 % wider than with infinitely many
+# A t interval with 19 degrees of freedom is 7 % wider than with infinitely many.
 PIECES = 20
 
 
