@@ -306,10 +306,8 @@ def test_products_that_a_search_will_need_follow_the_spectrum() -> None:
 
         def __init__(self, spectrum: Tensor) -> None:
             super().__init__()
-            self.weight, self.spectrum = (
-                nn.Parameter(torch.ones_like(spectrum)),
-                spectrum,
-            )
+            self.weight = nn.Parameter(torch.ones_like(spectrum))
+            self.spectrum = spectrum
 
         def forward(self, x: Tensor) -> Tensor:
             return (self.spectrum * self.weight.square()).sum() / 2 + 0 * x.sum()

@@ -377,7 +377,7 @@ class Stream(IterableDataset):
         return iter(zip(*common_data(), strict=True))
 
 
-def test_forms_of_data_that_people_have() -> None:
+def test_usual_forms_of_data() -> None:
     (x, y), model = common_data(), small()
     expected = gradient_norm(model, "cross_entropy", (x, y)).norm
     record = Closure(lambda m, batch: F.cross_entropy(m(batch.x), batch.y))

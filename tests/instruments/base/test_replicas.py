@@ -209,7 +209,7 @@ def test_diverged_replicas_are_named():
 
 def test_other_things_are_no_model():
     with pytest.raises(
-        UsageError, match=r"A list is no model. Give a torch.nn.Module, Replicas"
+        UsageError, match=r"A list is not a model. Give a torch.nn.Module, Replicas"
     ):
         ReplicaObjective(networks(), "mse", batch())
 

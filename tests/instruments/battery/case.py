@@ -32,7 +32,7 @@ VALUE, REFUSAL, EITHER = Answer.VALUE, Answer.REFUSAL, Answer.EITHER
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """A row of the table: a form of model that people meet.
+    """A row of the table: a usual form of model.
 
     Attributes:
         build: Makes the model; called under a fixed seed, in float32.
@@ -44,7 +44,7 @@ class Model:
         answers: What single instruments must answer, where that is something else.
         count: What the mean of a batch is over; by default the length of the first
             tensor's first axis.
-        sample: Sample i of a batch as a batch; None where a batch is no list of
+        sample: Sample i of a batch as a batch; None where a batch is not a list of
             samples.
         dtype: The dtype to measure in; None for the parameters' own.
         tolerance: Relative error that the dtype leaves.
@@ -89,7 +89,7 @@ class Case:
 
     @property
     def is_closure(self) -> bool:
-        """Whether outputs and target cannot be had apart."""
+        """Whether outputs and target are inseparable."""
         return isinstance(self.loss, Closure)
 
     def plain_loss(self, model: nn.Module, batch: Any) -> Tensor:

@@ -205,10 +205,8 @@ def _check_trace(found: Any, truth: Truth, case: Case) -> None:
 
 
 def _check_diagonal(found: Any, truth: Truth, case: Case) -> None:
-    right, slack = (
-        truth.hessian.diagonal().numpy(),
-        case.row.tolerance * (1 + truth.norm),
-    )
+    right = truth.hessian.diagonal().numpy()
+    slack = case.row.tolerance * (1 + truth.norm)
     assert found.values.shape == right.shape
     errors = found.standard_errors if not found.exact else np.zeros_like(right)
     away = np.abs(found.values - right) - slack

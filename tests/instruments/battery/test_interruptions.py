@@ -150,7 +150,7 @@ def duration_of(instrument: str, form: str) -> float:
 
 
 def interrupted_after(seconds: float, instrument: str, case: Case) -> bool:
-    """Measure, with a Ctrl-C after so many seconds; whether it ended the call."""
+    """Measure with a Ctrl-C after some seconds; return whether it ended the call."""
     kept = signal.signal(signal.SIGALRM, lambda number, frame: interrupt())
     state = torch.get_rng_state()
     try:

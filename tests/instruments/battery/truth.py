@@ -135,10 +135,8 @@ class Truth:
         for place in range(len(self.point)):
             step = torch.zeros_like(self.point)
             step[place] = STEP
-            ahead, behind = (
-                self.gradient(self.point + step),
-                self.gradient(self.point - step),
-            )
+            ahead = self.gradient(self.point + step)
+            behind = self.gradient(self.point - step)
             columns.append((ahead - behind) / (2 * STEP))
         matrix = torch.stack(columns)
         return (matrix + matrix.T) / 2

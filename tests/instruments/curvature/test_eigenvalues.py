@@ -84,11 +84,9 @@ def test_a_cluster_does_not_stop_early():
     vector, value, before = torch.ones(300, dtype=torch.float64) / 300**0.5, 0.0, 1.0
     while abs(value - before) > 1e-3 * abs(before):
         image = dense @ vector
-        before, value, vector = (
-            value or 1.0,
-            float(vector @ image),
-            image / image.norm(),
-        )
+        before = value or 1.0
+        value = float(vector @ image)
+        vector = image / image.norm()
     assert value < 0.98  # so this spectrum does catch that rule
 
 
@@ -203,17 +201,13 @@ def test_logistic_and_softmax_regression_in_closed_form(classes):
     nn.init.normal_(model.weight, generator=generator)
     outputs = model(inputs).detach()
     if classes == 1:
-        target, loss = (
-            torch.randint(0, 2, (60, 1), generator=generator).double(),
-            "binary_cross_entropy",
-        )
+        target = torch.randint(0, 2, (60, 1), generator=generator).double()
+        loss = "binary_cross_entropy"
         chance = outputs.sigmoid()
         inner = (chance * (1 - chance))[:, :, None]
     else:
-        target, loss = (
-            torch.randint(0, classes, (60,), generator=generator),
-            "cross_entropy",
-        )
+        target = torch.randint(0, classes, (60,), generator=generator)
+        loss = "cross_entropy"
         chance = outputs.softmax(1)
         inner = torch.diag_embed(chance) - chance[:, :, None] * chance[:, None, :]
     closed = (

@@ -177,10 +177,8 @@ class Recurrent(nn.Module):
 class Tied(nn.Module):
     def __init__(self):
         super().__init__()
-        self.first, self.second = (
-            nn.Linear(3, 3, bias=False),
-            nn.Linear(3, 3, bias=False),
-        )
+        self.first = nn.Linear(3, 3, bias=False)
+        self.second = nn.Linear(3, 3, bias=False)
         self.second.weight = self.first.weight
 
     def forward(self, x):

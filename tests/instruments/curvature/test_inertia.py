@@ -295,10 +295,8 @@ class Masked(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.attention, self.head = (
-            nn.MultiheadAttention(2, 1, batch_first=True),
-            nn.Linear(2, 3),
-        )
+        self.attention = nn.MultiheadAttention(2, 1, batch_first=True)
+        self.head = nn.Linear(2, 3)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         return self.head(

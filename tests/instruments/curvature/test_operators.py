@@ -54,10 +54,8 @@ def test_hessian_of_every_kind_of_network(name: str, cache: bool) -> None:
 
 
 def test_linear_regression_has_the_hessian_of_the_textbook() -> None:
-    x, y = (
-        torch.randn(50, 4, dtype=torch.float64),
-        torch.randn(50, 1, dtype=torch.float64),
-    )
+    x = torch.randn(50, 4, dtype=torch.float64)
+    y = torch.randn(50, 1, dtype=torch.float64)
     model = nn.Linear(4, 1, bias=False).double()
     expected = 2 / 50 * x.T @ x
     torch.testing.assert_close(matrix(HessianOperator(model, "mse", (x, y))), expected)
@@ -283,11 +281,9 @@ class Raising(torch.autograd.Function):
 class RaisingConvolution(nn.Module):
     def __init__(self, exact: bool) -> None:
         super().__init__()
-        self.convolution, self.head, self.exact = (
-            nn.Conv2d(2, 3, 3),
-            nn.Linear(48, 2),
-            exact,
-        )
+        self.convolution = nn.Conv2d(2, 3, 3)
+        self.head = nn.Linear(48, 2)
+        self.exact = exact
 
     def forward(self, x: Tensor) -> Tensor:
         hidden = torch.tanh(self.convolution(x))

@@ -119,11 +119,9 @@ class Layered(nn.Module):
     def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
         torch.manual_seed(4)
-        self.first, self.last, self.function = (
-            nn.Linear(3, 5),
-            nn.Linear(5, 2),
-            function,
-        )
+        self.first = nn.Linear(3, 5)
+        self.last = nn.Linear(5, 2)
+        self.function = function
 
     def forward(self, x: Tensor) -> Tensor:
         return self.last(self.function(self.first(x)))

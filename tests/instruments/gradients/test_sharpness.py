@@ -290,7 +290,7 @@ def test_usage_errors() -> None:
         sharpness(model, "mse", data, definition="kesker")  # type: ignore[arg-type]
     with pytest.raises(UsageError, match=r"no norm 'l1'.*linf, l2"):
         sharpness(model, "mse", data, definition="adaptive", norm="l1")  # type: ignore[arg-type]
-    with pytest.raises(UsageError, match=r"radius=0 is no neighborhood"):
+    with pytest.raises(UsageError, match=r"radius=0 is not a neighborhood"):
         sharpness(model, "mse", data, radius=0)
     with pytest.raises(UsageError, match=r"draws=1 is too few: at least 2"):
         sharpness(model, "mse", data, definition="average", draws=1)

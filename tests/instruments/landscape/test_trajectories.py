@@ -231,7 +231,7 @@ def test_running_statistics_are_no_weights() -> None:
     result = trajectory_pca(states)
     assert not [name for name in result.names if "running" in name or "num" in name]
     assert result.notes == (
-        "The running statistics of batch norm are left out: they are no weights.",
+        "The running statistics of batch norm are left out: they are not weights.",
     )
     for state in states:
         state["1.running_mean"] = torch.randn(5)

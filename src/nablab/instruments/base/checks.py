@@ -210,15 +210,17 @@ class Checks:
         )
         if differ:
             what = f"two passes over one batch gave {first:.6g} and {second:.6g}"
-        training = any(module.training for module in self.objective.model.modules())
         remedy = (
-            "Dropout in training mode does this: call model.eval() before measuring."
-            if training
-            else "The model is in evaluation mode, so it is something else: "
+            "The model is in evaluation mode, so it is something else: "
             "torch.nn.functional.dropout called without training=self.training, "
             "noise in the model, or a loss that samples. Draw the noise once, or "
             "from a torch.Generator that the function seeds at every call."
         )
+        if any(module.training for module in self.objective.model.modules()):
+            remedy = (
+                "Dropout in training mode does this: call model.eval() before "
+                "measuring."
+            )
         raise UsageError(f"The forward pass is random: {what}. {remedy}")
 
     def _check_finite(self, first: float) -> None:
@@ -353,10 +355,8 @@ class Checks:
         objective = self.objective
         if objective.is_closure:
             return
-        outputs, target = (
-            objective.batch_outputs(objective.values, batch),
-            split(batch)[1],
-        )
+        outputs = objective.batch_outputs(objective.values, batch)
+        target = split(batch)[1]
         if not isinstance(outputs, Tensor) or not isinstance(target, Tensor):
             return
         with warnings.catch_warnings(), _Broadcasts(outputs, target) as seen:
@@ -433,10 +433,8 @@ class Checks:
         order = torch.randperm(part.length, generator=generator)[:FEW]
         # It takes two, since batch norm refuses a single sample.
         at = max(min(2, len(order) - 1), len(order) // 3)
-        whole, pieces = (
-            part.select(order),
-            [part.select(order[:at]), part.select(order[at:])],
-        )
+        whole = part.select(order)
+        pieces = [part.select(order[:at]), part.select(order[at:])]
         return self._gap(whole, pieces, axis=axis)
 
     def _gap_between_batches(self) -> str | None:
@@ -531,7 +529,8 @@ def check_modules(model: nn.Module, chosen: Sequence[str]) -> None:
 
     Raises:
         UsageError: An embedding with ``max_norm``, which scales its rows down in every
-            forward pass: the loss is no function of the weights that has a derivative.
+            forward pass: the loss is not a function of the weights that has a
+            derivative.
     """
     for name, module in model.named_modules():
         rescales = (
@@ -645,10 +644,8 @@ class _Broadcasts(TorchFunctionMode):
         super().__init__()
         self.found: tuple[int, ...] = ()
         self._shapes = {tuple(output.shape), tuple(target.shape)}
-        shorter, longer = (
-            sorted(self._shapes, key=len)[0],
-            sorted(self._shapes, key=len)[-1],
-        )
+        ordered = sorted(self._shapes, key=len)
+        shorter, longer = ordered[0], ordered[-1]
         self._suspect = (
             len(self._shapes) == 2 and longer == (*shorter, 1) and shorter[-1:] != (1,)
         )

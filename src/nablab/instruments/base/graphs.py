@@ -40,7 +40,7 @@ def has_dead_end(tensors: list[Tensor]) -> bool:
 def free_memory(device: torch.device) -> int:
     """Return the bytes of free memory on a device.
 
-    For the CPU, what the operating system calls available.
+    For the CPU, it is what the operating system calls available.
     """
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])

@@ -31,7 +31,7 @@ class Closure:
     Attributes:
         function: ``function(model, batch)`` gives the mean loss of the batch, a tensor
             without axes. It must reach the network through its first argument.
-        samples: Counts what the mean is over, such as tokens that are no padding;
+        samples: Counts what the mean is over, such as tokens that are not padding;
             batches are weighted by it. By default the length of the batch's first
             tensor.
 

@@ -159,7 +159,7 @@ class Objective:
     def unflatten(self, vector: Tensor) -> dict[str, Tensor]:
         """Return views of ``vector`` (..., P) in the parameters' shapes.
 
-        The inverse of `flatten`.
+        This is the inverse of `flatten`.
         """
         parts = torch.split(vector, self._counts, dim=-1)
         return {
@@ -172,7 +172,7 @@ class Objective:
     def batch_loss(self, tensors: Mapping[str, Tensor], batch: Any) -> Tensor:
         """Return the mean loss of one batch at the given parameters.
 
-        Differentiable and pure.
+        It is differentiable and pure.
 
         Run it and the backward passes through it in one `quiet`: some models read their
         weights in the backward pass again.
@@ -185,7 +185,7 @@ class Objective:
     def batch_outputs(self, tensors: Mapping[str, Tensor], batch: Any) -> Any:
         """Return the model's outputs on a batch ``(inputs, target)``.
 
-        Differentiable and pure.
+        It is differentiable and pure.
         """
         with self._placed(tensors), torch.enable_grad():
             return call(self.model, split(batch)[0])
@@ -325,11 +325,15 @@ class Objective:
     @contextmanager
     def converted(self, dtype: torch.dtype) -> Iterator[None]:
         """Convert the model at its own point to another dtype, inside a `quiet`."""
+
+        def convert(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            return {
+                name: tensor.to(dtype) if tensor.is_floating_point() else tensor
+                for name, tensor in tensors.items()
+            }
+
         kept = self.values, self.fixed
-        self.values, self.fixed = (
-            {n: t.to(dtype) if t.is_floating_point() else t for n, t in tensors.items()}
-            for tensors in kept
-        )
+        self.values, self.fixed = convert(self.values), convert(self.fixed)
         try:
             self._placement.put(
                 {name: self._base(name) for name in self._placement.originals}
@@ -354,11 +358,9 @@ class Objective:
     def _base(self, name: str) -> Tensor:
         """Return the tensor of a name (of `Evaluation`) that a pass starts from."""
         chosen = self.values.get(name.removeprefix("model."))
-        return (
-            chosen
-            if chosen is not None and name.startswith("model.")
-            else self.fixed[name]
-        )
+        if chosen is not None and name.startswith("model."):
+            return chosen
+        return self.fixed[name]
 
     def _copy(self, tensor: Tensor) -> Tensor:
         kind = self.dtype if tensor.is_floating_point() else None
@@ -386,7 +388,7 @@ def measuring_dtype(
         asked: What the caller wants; None for the widest of the parameters' own.
 
     Raises:
-        UsageError: A dtype that is no real floating-point type, or in half precision.
+        UsageError: A dtype that is not real and floating-point, or in half precision.
     """
     if asked is not None:
         if asked not in (torch.float32, torch.float64):

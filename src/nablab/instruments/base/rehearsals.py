@@ -333,11 +333,11 @@ def on_stand_in(
         run: Runs the instrument on it.
     """
 
-    def anew() -> Any:
+    def again() -> Any:
         stand_in.begin()
         return run(stand_in)
 
-    arithmetic = footprint(anew, call.device)
+    arithmetic = footprint(again, call.device)
     gradients, seconds = stand_in.true_cost()
     share = call.parameters / stand_in.rows
     return Cost(

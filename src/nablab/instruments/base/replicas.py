@@ -25,7 +25,7 @@ LossOf: TypeAlias = Callable[[dict[str, Tensor]], Tensor]
 
 ONCE_ONLY = (
     "A function in this model may be differentiated once only (once_differentiable), "
-    "so its exact second derivative cannot be had. HessianOperator and "
+    "so its exact second derivative is unavailable. HessianOperator and "
     "hessian_eigenvalues take differences of gradients instead."
 )
 ONE_BY_ONE = (
@@ -130,15 +130,11 @@ class Replicas:
         return next(t.dtype for t in self.tensors.values() if t.is_floating_point())
 
     def _check_finite(self) -> None:
-        bad = {
-            replica
-            for tensor in self.tensors.values()
-            if tensor.is_floating_point()
-            for replica in (~tensor.reshape(len(tensor), -1).isfinite().all(1))
-            .nonzero()
-            .flatten()
-            .tolist()
-        }
+        bad: set[int] = set()
+        for tensor in self.tensors.values():
+            if tensor.is_floating_point():
+                finite = tensor.reshape(len(tensor), -1).isfinite().all(1)
+                bad.update((~finite).nonzero().flatten().tolist())
         if bad:
             raise UsageError(
                 f"Replicas {', '.join(map(str, sorted(bad)))} of {len(self)} hold "
@@ -194,7 +190,7 @@ class ReplicaObjective:
     ) -> None:
         if not isinstance(model, nn.Module | Replicas):
             raise UsageError(
-                f"A {type(model).__name__} is no model. Give a torch.nn.Module, "
+                f"A {type(model).__name__} is not a model. Give a torch.nn.Module, "
                 "Replicas(module, stacked_tensors), or Replicas.stack(modules)."
             )
         self.single = isinstance(model, nn.Module)
@@ -249,10 +245,8 @@ class ReplicaObjective:
                 },
                 **options,
             )
-            self.base._pristine, self.base.reads_model = (
-                checked._pristine,
-                checked.reads_model,
-            )
+            self.base._pristine = checked._pristine
+            self.base.reads_model = checked.reads_model
             self.base._uses = checked._uses
             if not own_targets:
                 self.batches = checked.batches
@@ -319,14 +313,14 @@ class ReplicaObjective:
     def batch_losses(self, points: Tensor, batch: Any) -> Tensor:
         """Return the losses (K,) on one batch of `batches` at points (K, P).
 
-        Differentiable; call it inside `quiet`.
+        They are differentiable; call it inside `quiet`.
         """
         return self.per_replica(lambda loss, tensors: loss(tensors), points, batch)
 
     def losses(self, points: Tensor | None = None) -> Tensor:
         """Return the losses (K,) over all data at points (K, P).
 
-        Without points, at the replicas' own.
+        Without points, they are the losses at the replicas' own.
         """
         points = self.points if points is None else points
         with self.quiet():
@@ -370,7 +364,7 @@ class ReplicaObjective:
     def products(self, points: Tensor, vectors: Tensor) -> Tensor:
         """Return each replica's Hessian times its row of vectors (K, P).
 
-        A double backward pass.
+        They come from a double backward pass.
         """
         return self.gradients_and_products(points, lambda _: vectors)[1]
 
@@ -482,9 +476,7 @@ class ReplicaObjective:
     def _data_of(self, replica: int) -> Any:
         """Return the batches as one replica sees them.
 
-        An iterator, for a list of tensors would be one batch.
-
-        An iterator, for a list of tensors would be one batch.
+        It is an iterator, for a list of tensors would be one batch.
         """
         return iter([self._seen_by(replica, batch) for batch in self.batches.items])
 

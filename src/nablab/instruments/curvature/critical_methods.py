@@ -298,11 +298,9 @@ def minres(
     w, w_old = torch.zeros_like(right), torch.zeros_like(right)
     residual = start.clone()
     cosine, sine = -torch.ones_like(start), torch.zeros_like(start)
-    delta_bar, epsilon, scale = (
-        torch.zeros_like(start),
-        torch.zeros_like(start),
-        torch.zeros_like(start),
-    )
+    delta_bar = torch.zeros_like(start)
+    epsilon = torch.zeros_like(start)
+    scale = torch.zeros_like(start)
     beta = torch.zeros_like(start)
     running = start > 0
     for _ in range(most):
@@ -433,11 +431,9 @@ def _bent_step(
     rows = torch.arange(len(numbers), device=numbers.device)
     for _ in range(TRIALS):
         chosen = numbers[rows]
-        part, point, start = (
-            search.objective.subset(chosen),
-            search.points[chosen],
-            search.gradients[chosen],
-        )
+        part = search.objective.subset(chosen)
+        point = search.points[chosen]
+        start = search.gradients[chosen]
         own, basis = values[rows], vectors[rows]
         scale = own.abs().amax(dim=1, keepdim=True)
         weights = -own / (
@@ -457,10 +453,8 @@ def _bent_step(
         gradients = part.gradients(trial)
         search.pay(part)
         better = gradients.norm(dim=1) < start.norm(dim=1)  # false for NaN
-        search.points[chosen[better]], search.gradients[chosen[better]] = (
-            trial[better],
-            gradients[better],
-        )
+        search.points[chosen[better]] = trial[better]
+        search.gradients[chosen[better]] = gradients[better]
         damping[chosen] = (damping[chosen] * torch.where(better, 0.2, 2.0)).clamp_min(
             1e-20
         )
@@ -480,11 +474,9 @@ def _step_down(
     search: Search, numbers: Tensor, values: Tensor, vectors: Tensor
 ) -> Tensor:
     """Take one saddle-free Newton step; return which networks moved, (k,) bool."""
-    part, points, gradients = (
-        search.objective.subset(numbers),
-        search.points[numbers],
-        search.gradients[numbers],
-    )
+    part = search.objective.subset(numbers)
+    points = search.points[numbers]
+    gradients = search.gradients[numbers]
     within = (vectors.mT @ gradients[..., None])[..., 0]
     start = part.losses(points)
     lowest, best = start.clone(), points.clone()
@@ -501,10 +493,8 @@ def _step_down(
     new = part.gradients(best)
     search.pay(part)
     moved = (lowest < start) & new.isfinite().all(dim=1)
-    search.points[numbers[moved]], search.gradients[numbers[moved]] = (
-        best[moved],
-        new[moved],
-    )
+    search.points[numbers[moved]] = best[moved]
+    search.gradients[numbers[moved]] = new[moved]
     return moved
 
 
@@ -519,7 +509,7 @@ def spectral_norms(
 ) -> Tensor:
     """Return lower bounds (K,) of the Hessians' spectral norms.
 
-    The power method, within a few percent.
+    The power method brings them within a few percent.
     """
     generator = torch.Generator().manual_seed(seed)
     vector = torch.randn(points.shape[1], generator=generator, dtype=torch.float64).to(

@@ -61,7 +61,7 @@ USED_UP = "iterations used up, at ||Hg|| / (||H|| ||g||) = {flatness:.1e}"
 DIVERGED = "diverged: the loss or its gradient at the start is not finite"
 GRADIENT_FLAT = (
     "gradient-flat: ||Hg|| / (||H|| ||g||) = {flatness:.1e}: a local minimum of ||g|| "
-    "that is no critical point"
+    "that is not a critical point"
 )
 STALLED = (
     "stalled: no step lowers ||g|| further, though ||Hg|| / (||H|| ||g||) = "
@@ -83,7 +83,7 @@ class CriticalPoint(Measurement):
         point: float64 (P,), the chosen parameters at the end.
         loss: The loss there.
         loss_before: The loss at the start.
-        gradient_norm: :math:`\|g\|` there, computed anew.
+        gradient_norm: :math:`\|g\|` there, computed again.
         gradient_norm_before: :math:`\|g\|` at the start.
         flatness: :math:`\|Hg\| / (\|H\|_2 \|g\|)` where the search ended without a
             critical point, else NaN.
@@ -340,7 +340,9 @@ def _reason(reached: bool, stalled: bool, norm: float, flatness: float) -> str:
         return REACHED
     if not np.isfinite(norm):
         return DIVERGED
-    ended = USED_UP if not stalled else GRADIENT_FLAT if flatness <= FLAT else STALLED
+    if not stalled:
+        return USED_UP.format(flatness=flatness)
+    ended = GRADIENT_FLAT if flatness <= FLAT else STALLED
     return ended.format(flatness=flatness)
 
 

@@ -448,10 +448,8 @@ def _blocks(
         second[:, :known] += level.bend[:, None] * sums[later]
         second[:, known:].diagonal(dim1=1, dim2=2).add_(level.bend.mT)
         for earlier in range(later + 1):
-            taken, own = (
-                levels[earlier].inputs,
-                slice(units[earlier], units[earlier + 1]),
-            )
+            taken = levels[earlier].inputs
+            own = slice(units[earlier], units[earlier + 1])
             curved.append(
                 _over_samples(second[:, own], taken[:, :, None] * level.inputs[:, None])
             )

@@ -329,13 +329,12 @@ def density_of(
         signs = random_signs(matrix, min(group, probes - start), generator)
         runs += _quadratures(matrix, signs, steps)
     length = max(len(nodes) for nodes, _, _ in runs)
-    nodes = np.stack(
-        [np.pad(run[0], (0, length - len(run[0])), mode="edge") for run in runs]
-    )
-    weights, residuals = (
-        np.stack([np.pad(run[part], (0, length - len(run[part]))) for run in runs])
-        for part in (1, 2)
-    )
+    # A run that ended early gets nodes of no weight.
+    missing = [(0, length - len(run[0])) for run in runs]
+    padded = list(zip(runs, missing, strict=True))
+    nodes = np.stack([np.pad(run[0], pad, mode="edge") for run, pad in padded])
+    weights = np.stack([np.pad(run[1], pad) for run, pad in padded])
+    residuals = np.stack([np.pad(run[2], pad) for run, pad in padded])
     span = float(nodes.max() - nodes.min())
     scale = float(np.abs(nodes).max()) or 1.0
     # A spectrum of one point has no range; its size then sets the kernel.

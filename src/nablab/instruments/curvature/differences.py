@@ -64,9 +64,8 @@ class ByDifferences(ReplicaObjective):
             1 + points.norm(dim=1, keepdim=True)
         )
         steps = self.stretch * steps / torch.where(lengths > 0, lengths, 1.0)
-        ahead, behind = (
-            self.gradients(points + sign * steps * vectors) for sign in (1, -1)
-        )
+        ahead = self.gradients(points + steps * vectors)
+        behind = self.gradients(points - steps * vectors)
         found: Tensor = (ahead - behind) / (2 * steps)
         return found
 

@@ -409,10 +409,8 @@ class _Search:
 
     def _ritz(self) -> tuple[Array, Array, Array]:
         values, rotation, residuals = self.krylov.ritz()
-        self.lowest, self.highest = (
-            min(self.lowest, values[0]),
-            max(self.highest, values[-1]),
-        )
+        self.lowest = min(self.lowest, values[0])
+        self.highest = max(self.highest, values[-1])
         self.norm = max(self.norm, abs(self.lowest), abs(self.highest))
         return values, rotation, residuals
 

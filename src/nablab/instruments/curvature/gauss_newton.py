@@ -121,10 +121,8 @@ class GaussNewtonOperator(Operator):
 
     def _verify(self, model: nn.Module, loss: Any, parameters: Any) -> None:
         """Check a product and both of its derivatives on the first batch."""
-        batch, share = (
-            self.objective.batches.items[0],
-            self.objective.batches.weights[0],
-        )
+        batch = self.objective.batches.items[0]
+        share = self.objective.batches.weights[0]
         fine = in_float64(model, loss, batch, parameters)
         try:
             self._verify_at(fine or self.objective, differences=fine is not None)
@@ -311,9 +309,8 @@ class GaussNewtonOperator(Operator):
                 if pushed.any()
                 else torch.ones_like(pushed.norm())
             )
-            ahead, behind = (
-                self._slope(free.detach() + h * pushed, target) for h in (step, -step)
-            )
+            ahead = self._slope(free.detach() + step * pushed, target)
+            behind = self._slope(free.detach() - step * pushed, target)
             difference: Tensor = (ahead - behind) / (2 * step)
             return difference
         if not slope.requires_grad:  # the loss is linear in the outputs

@@ -252,7 +252,7 @@ def rounding_norm(
 
     :math:`\tilde H` are the Hessians as double backward passes give them with every
     weight moved by its last digit, up or down by chance: the same loss to rounding,
-    whatever it is, with all rounding errors drawn anew. For a standard normal vector v,
+    whatever it is, with all rounding errors redrawn. For a standard normal vector v,
     :math:`E\|(\hat H - \tilde H) v\|^2 = \|\hat H - \tilde H\|_F^2`; the mean over
     `PROBES` vectors has a relative standard error of about 1/sqrt(2 PROBES) for a
     difference of low rank, and less for one that is noise. Beside rounding, it shows
@@ -315,8 +315,8 @@ def _distances(
     for vector, signs in probes:
         # The vectors are the same for each, so that none depends on the others.
         vectors = vector.expand_as(part.points)
-        # Three times the vector has another mantissa, so that products round anew where
-        # points do not move.
+        # Three times the vector has another mantissa, so that products round otherwise
+        # where points do not move.
         product = part.products(part.points * (1 + step * signs), 3 * vectors) / 3
         difference = product - (matrices @ vectors[..., None])[..., 0]
         total += difference.square().sum(dim=1) / len(probes)
@@ -364,9 +364,8 @@ def check_fits(
     own = dict(module.named_parameters())
     chosen = [own[name] for name in select_parameters(module, parameters)]
     size = sum(parameter.numel() for parameter in chosen)
-    count = (
-        (1 if isinstance(model, nn.Module) else len(model)) if held is None else held
-    )
+    replicas = 1 if isinstance(model, nn.Module) else len(model)
+    count = replicas if held is None else held
     needed = (count + 1) * size**2 * dtype.itemsize
     allowed = (
         max_bytes

@@ -57,8 +57,8 @@ PAST_ARGUMENTS = (
     "such as a penalty on its weights, does this."
 )
 TIED = (
-    "The fast method for dense networks was left: the loss is no sum over the samples "
-    "of a batch, so that samples are tied together."
+    "The fast method for dense networks was left: the loss is not a sum over the "
+    "samples of a batch, so that samples are tied together."
 )
 
 
@@ -366,7 +366,7 @@ def _looks_dense(objective: ReplicaObjective) -> bool:
 def _dense_agrees(objective: ReplicaObjective) -> bool | None:
     """Return whether the dense method is right on two samples.
 
-    None if it does not apply.
+    It is None if the method does not apply.
     """
     few = objective.subset(torch.arange(1))
     few.batches = Batches((part_of(objective.batches.items[0], 0, 2),), (2,))

@@ -112,7 +112,7 @@ class Inertia(Measurement):
     def is_critical(self, gradient_tolerance: float = 1e-8) -> bool | BoolArray:
         """Return whether the gradient is zero to the tolerance.
 
-        A small `flatness` is no substitute: it says that the gradient lies where the
+        A small `flatness` is not a substitute: it says that the gradient lies where the
         Hessian is flat, which makes a local minimum of the gradient's norm, seldom one
         that is zero (Frye et al. 2021).
         """

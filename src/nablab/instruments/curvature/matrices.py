@@ -139,7 +139,7 @@ def check_matrix(matrix: Matrix) -> None:
     ):
         raise UsageError(
             f"A {type(matrix).__name__} of shape {tuple(matrix.shape)} and "
-            f"{matrix.dtype} is no symmetric real matrix. Give a HessianOperator, a "
+            f"{matrix.dtype} is not a symmetric real matrix. Give a HessianOperator, a "
             "GaussNewtonOperator or a square tensor of floating-point numbers."
         )
 

@@ -1,7 +1,7 @@
 r"""Products with the Hessian of a loss, without forming it.
 
 A product costs two gradient evaluations if the graph of the gradient is kept between
-products (`cached`), three if it is built anew (Pearlmutter 1994), and two by finite
+products (`cached`), three if it is built again (Pearlmutter 1994), and two by finite
 differences.
 """
 
@@ -244,10 +244,8 @@ class HessianOperator(Operator):
         self, model: nn.Module, loss: Any, parameters: Any, *, may_change: bool
     ) -> None:
         """Measure by differences if a product is found wrong, or say that it is."""
-        batch, share = (
-            self.objective.batches.items[0],
-            self.objective.batches.weights[0],
-        )
+        batch = self.objective.batches.items[0]
+        share = self.objective.batches.weights[0]
         with self.objective.quiet():
             # A formula that is wrong is wrong for few samples, too.
             few = Checks(self.objective).few(batch, FEW_FOR_CHECK)
@@ -386,7 +384,7 @@ def suit_processor(objective: Objective) -> None:
 
     The products stay the same to rounding. On two cores and LeNet with 2,000 images a
     product took 0.33 s in one batch, 0.21 s in batches of 500 or 200, and 0.17 s
-    channels last as well. Models that allow neither (batches that are no mean over
+    channels last as well. Models that allow neither (batches that are not a mean over
     samples, ``view`` on a convolution's output) keep what was given.
     """
     if objective.device.type != "cpu":

@@ -201,12 +201,10 @@ def trace_of(
     size = matrix.shape[0]
     notes: tuple[str, ...] = ()
     if products >= size:
-        estimates, error, used, name = (
-            np.array([exact_diagonal(matrix).sum()]),
-            0.0,
-            size,
-            "exact",
-        )
+        estimates = np.array([exact_diagonal(matrix).sum()])
+        error = 0.0
+        used = size
+        name = "exact"
         notes = (
             f"Exact: {products} products were allowed and the matrix has {size} rows.",
         )
@@ -469,7 +467,7 @@ def _times(matrix: Matrix, vectors: Tensor) -> Tensor:
 def _inner(left: Tensor, right: Tensor) -> Array:
     """Return inner products of the columns, summed in float64.
 
-    One by one, for copies take twice the memory.
+    They are taken one by one, for copies take twice the memory.
     """
     products = [
         (one.double() * other.double()).sum()

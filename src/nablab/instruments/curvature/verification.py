@@ -97,7 +97,7 @@ class Verdict:
         return self.gap > 0
 
     def refuse_asymmetry(self) -> None:
-        """Refuse a gradient that is no gradient.
+        """Refuse a gradient that is not one.
 
         Raises:
             UsageError: The derivative of the gradient is not symmetric.

@@ -84,7 +84,9 @@ def ratio(part: float, whole: float) -> float:
 
     Infinite for something of nothing, 0 for nothing of nothing.
     """
-    return part / whole if whole else (math.inf if part else 0.0)
+    if whole:
+        return part / whole
+    return math.inf if part else 0.0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -40,7 +40,8 @@ if TYPE_CHECKING:
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 
-HELD = 2**24  # numbers of per-sample gradients held at once: 64 MB in float32
+# Numbers of per-sample gradients held at once: 64 MB in float32.
+GRADIENT_ENTRIES = 2**24
 BLUE, ORANGE, GREEN = "#0072b2", "#d55e00", "#009e73"
 MANY_BATCHES = 10  # of so many, a few tell what all of them cost
 _TOLERANCE = {torch.float64: 1e-8}  # relative; other dtypes 1e-3
@@ -146,7 +147,7 @@ def _expected(
     size: Size, *, per_sample: bool = False, noise: bool = False, **_: Any
 ) -> Expected:
     held = 3.0 * size.parameters + (
-        max(HELD, size.parameters) + size.samples if per_sample else 0
+        max(GRADIENT_ENTRIES, size.parameters) + size.samples if per_sample else 0
     )
     return Expected(gradients=2.0 if per_sample or noise else 1.0, numbers=held)
 
@@ -358,7 +359,7 @@ def _sample_gradients(
 ) -> Iterator[tuple[Tensor, list[float]]]:
     """Yield gradients (n, P) of single samples, with their weights in the mean."""
     vectorized = True
-    chunk = max(1, HELD // objective.size)
+    chunk = max(1, GRADIENT_ENTRIES // objective.size)
     for batch in objective.batches.items:
         length = count_samples(batch)
         own = [

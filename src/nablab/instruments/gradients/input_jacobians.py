@@ -25,12 +25,10 @@ from nablab.instruments.base.objective import Objective
 Method = Literal["auto", "exact", "projections"]
 Of = Literal["logits", "probabilities"]
 
-AT_ONCE = (
-    # On a CPU, 25 to 100 samples per pass keep LeNet's activations in the cache, 1,000
-    # do not.
-    100
-)
-HELD = 2**24  # numbers of Jacobians held at once by the spectral norm
+# On a CPU, 25 to 100 samples per pass keep LeNet's activations in the cache, 1,000 do
+# not.
+AT_ONCE = 100
+JACOBIAN_ENTRIES = 2**24  # numbers of Jacobians held at once by the spectral norm
 # An exact Jacobian of more passes is estimated by projections under "auto".
 MOST_PASSES = 256
 FEW = 4  # samples that the checks look at
@@ -210,10 +208,8 @@ class Jacobian:
         A few samples are taken at a time.
         """
         passes = self._rows if self.choose("exact") == "reverse" else self._columns
-        step, length = (
-            max(1, HELD // (self.outputs * self.inputs)),
-            count_samples(batch),
-        )
+        step = max(1, JACOBIAN_ENTRIES // (self.outputs * self.inputs))
+        length = count_samples(batch)
         share, found = self.share, []
         for start in range(0, length, step):
             part = part_of(batch, start, start + step)
@@ -228,7 +224,7 @@ class Jacobian:
     ) -> tuple[Tensor, Tensor]:
         """Return the largest singular value with the residual's bound.
 
-        Power iteration on J times J^T.
+        It comes from power iteration on J times J^T.
         """
         leaves, outputs = self.forward(batch)
         vector = torch.randn(

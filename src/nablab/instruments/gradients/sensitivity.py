@@ -23,7 +23,7 @@ from nablab.instruments.base.measurement import Expected, Measurement, Size, ins
 from nablab.instruments.base.rehearsals import Call, Trial, Trials, by_trials
 from nablab.instruments.gradients.input_jacobians import (
     AT_ONCE,
-    HELD,
+    JACOBIAN_ENTRIES,
     MOST_PASSES,
     Jacobian,
     Method,
@@ -121,7 +121,8 @@ def _expected(
     ):
         passes = projections
     return Expected(
-        gradients=(1 + passes) / 3, numbers=HELD if norm == "spectral" else size.samples
+        gradients=(1 + passes) / 3,
+        numbers=JACOBIAN_ENTRIES if norm == "spectral" else size.samples,
     )
 
 

@@ -506,13 +506,11 @@ def _adaptive(
             stalled = rises < 0.75 * length or (not halved and best == last_best)
             halved, last_best, rises = stalled, best, 0
             if stalled:
-                step, here, previous, slope, now = (
-                    step / 2,
-                    best_place,
-                    best_place,
-                    best_slope,
-                    best,
-                )
+                step = step / 2
+                here = best_place
+                previous = best_place
+                slope = best_slope
+                now = best
     used = (
         float(best_place.abs().max() if norm == "linf" else best_place.norm()) / radius
     )
@@ -553,7 +551,7 @@ def _check_options(
     radius = RADII[definition] if radius is None else radius
     if not 0 < radius < math.inf:
         raise UsageError(
-            f"radius={radius} is no neighborhood: it must be above 0 and finite."
+            f"radius={radius} is not a neighborhood: it must be above 0 and finite."
         )
     for name, value, least in (
         ("iterations", iterations, 1),

@@ -141,7 +141,7 @@ class DenseBlocks:
 def _combined(factors: Tensor, layer: _Layer) -> tuple[Tensor, Tensor | None]:
     """Return a layer's weights and biases at the points.
 
-    (K, outputs, inputs) and (K, outputs).
+    Their shapes are (K, outputs, inputs) and (K, outputs).
     """
     weight = torch.tensordot(factors, layer.weight, 1)
     return weight, layer.bias if layer.bias is None else torch.tensordot(

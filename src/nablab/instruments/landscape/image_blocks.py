@@ -59,12 +59,10 @@ class ImageBlocks:
         later: Sequence[_Layer],
         basis: Mapping[str, Tensor],
     ) -> None:
-        self._first, self._activation, self._later, self._basis = (
-            first,
-            activation,
-            later,
-            basis,
-        )
+        self._first = first
+        self._activation = activation
+        self._later = later
+        self._basis = basis
         self._pools, self._swaps = pools, swaps
 
     @classmethod
@@ -163,7 +161,7 @@ class ImageBlocks:
     def _start(self, factors: Tensor, first: Tensor, buffer: Tensor) -> Tensor:
         """Return what leaves the first layer, its activation and its pooling.
 
-        (K, N, C, H, W), channels last.
+        It has the shape (K, N, C, H, W), channels last.
         """
         shape = (len(factors), *first.shape[1:])
         hidden = buffer[: math.prod(shape)].view(len(factors), -1)

@@ -210,7 +210,7 @@ def interpolate(
 
     Halfway between two networks the interpolated batch-norm statistics are wrong for
     the interpolated weights: a barrier may be theirs alone. With
-    ``reestimate_batch_norm`` they are collected anew at every alpha, the ends included
+    ``reestimate_batch_norm`` they are collected again at every alpha, the ends included
     (see `BatchNormEstimator`), so that the curve has no jump there.
 
     Source: Goodfellow, Vinyals and Saxe, "Qualitatively characterizing neural network
@@ -247,8 +247,8 @@ def interpolate(
 
     Raises:
         UsageError: The models do not match (the tensor and both shapes are named) or
-            compute different functions of the same tensors; alphas that are no numbers;
-            and what `Objective` raises.
+            compute different functions of the same tensors; alphas that are not
+            numbers; and what `Objective` raises.
 
     >>> a, b = nn.Linear(1, 1), nn.Linear(1, 1)
     >>> result = interpolate(a, b, "mse", (torch.ones(3, 1), torch.ones(3, 1)), count=7)
@@ -422,7 +422,7 @@ def _notes(
             )
     if amend is not None:
         notes.append(
-            "Batch-norm statistics were collected anew at every alpha. With their own "
+            "Batch-norm statistics were collected again at every alpha. With their own "
             f"statistics the models have the losses {float(ends[0.0][0][0]):.6g} and "
             f"{float(ends[1.0][0][0]):.6g}."
         )

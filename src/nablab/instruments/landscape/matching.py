@@ -228,12 +228,10 @@ def match_units(
         search = _Search(plan, a, b, np.random.default_rng(seed), sweeps)
         orders, taken, converged, start = search.best(restarts)
     else:
-        orders, taken, converged, start = (
-            _by_activations(model_a, model_b, batches, plan),
-            1,
-            True,
-            method,
-        )
+        orders = _by_activations(model_a, model_b, batches, plan)
+        taken = 1
+        converged = True
+        start = method
     # The groups are in the order of the layers again.
     orders = {group: orders[group] for group in plan.sizes}
     module = copied(model_b)
@@ -281,13 +279,11 @@ class _Search:
         draw: np.random.Generator,
         sweeps: int,
     ) -> None:
-        self._plan, self._a, self._b, self._draw, self._sweeps = (
-            plan,
-            a,
-            b,
-            draw,
-            sweeps,
-        )
+        self._plan = plan
+        self._a = a
+        self._b = b
+        self._draw = draw
+        self._sweeps = sweeps
         self._rounding = 1e-12 * _norm(a) * _norm(b)
 
     def best(self, restarts: int) -> tuple[Orders, int, bool, str]:
@@ -391,9 +387,8 @@ def _inputs(model: nn.Module, data: Any) -> list[Any]:
 
 def _check_function(model: nn.Module, permuted: nn.Module, inputs: Any) -> None:
     """Raise `UsageError` if reordering units has changed what the network computes."""
-    before, after = (
-        _outputs(_quiet_copy(network), inputs) for network in (model, permuted)
-    )
+    before = _outputs(_quiet_copy(model), inputs)
+    after = _outputs(_quiet_copy(permuted), inputs)
     if not all(bool(one.isfinite().all()) for one in before):
         raise UsageError(
             "The outputs of model_b are NaN or infinite on these data. "

@@ -54,18 +54,16 @@ class PartialResults:
         done: Entries of the last axis that are known.
 
     Raises:
-        UsageError: The file belongs to another measurement or is no such file.
+        UsageError: The file belongs to another measurement or is not such a file.
     """
 
     def __init__(
         self, path: str | Path | None, identity: str, **arrays: npt.NDArray[np.float64]
     ) -> None:
         self.arrays, self.done = arrays, 0
-        self._path, self._identity, self._saved = (
-            Path(path) if path else None,
-            identity,
-            time.monotonic(),
-        )
+        self._path = Path(path) if path else None
+        self._identity = identity
+        self._saved = time.monotonic()
         if self._path and self._path.exists():
             self._load(self._path)
 
@@ -119,7 +117,7 @@ class PartialResults:
         except (OSError, ValueError, KeyError, zipfile.BadZipFile) as problem:
             raise UsageError(
                 f"The checkpoint {path} cannot be read ({type(problem).__name__}): it "
-                "is no unfinished measurement. Give the name of a new file."
+                "is not an unfinished measurement. Give the name of a new file."
             ) from problem
         if str(found["identity"]) != self._identity:
             raise UsageError(

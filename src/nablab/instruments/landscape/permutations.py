@@ -99,8 +99,8 @@ def find_specification(model: nn.Module) -> dict[str, list[tuple[str, int]]]:
     Each is named after the layer that makes them.
 
     Raises:
-        UsageError: The model is no `nn.Sequential`, holds a layer whose units cannot be
-            told, shares weights between layers, or has no hidden layer.
+        UsageError: The model is not an `nn.Sequential`, holds a layer whose units
+            cannot be told, shares weights between layers, or has no hidden layer.
 
     >>> find_specification(nn.Sequential(nn.Linear(1, 3), nn.Tanh(), nn.Linear(3, 1)))
     {'0': [('0.weight', 0), ('0.bias', 0), ('2.weight', 1)]}
@@ -202,10 +202,8 @@ class Permutations:
     """
 
     def __init__(self, model: nn.Module, specification: Specification) -> None:
-        parameters, buffers = (
-            dict(model.named_parameters()),
-            dict(model.named_buffers()),
-        )
+        parameters = dict(model.named_parameters())
+        buffers = dict(model.named_buffers())
         shapes = {
             name: tuple(tensor.shape)
             for name, tensor in {**parameters, **buffers}.items()
@@ -277,10 +275,9 @@ class Permutations:
             others = [other for at, other in self._axes[name] if at != axis]
             if any(other not in orders for other in others):
                 continue
-            own, theirs = (
-                tensor.movedim(axis, 0).reshape(size, -1)
-                for tensor in (a[name], self._permuted(name, b[name], orders, axis))
-            )
+            permuted = self._permuted(name, b[name], orders, axis)
+            own = a[name].movedim(axis, 0).reshape(size, -1)
+            theirs = permuted.movedim(axis, 0).reshape(size, -1)
             total += own @ theirs.T
         return total
 

@@ -75,7 +75,7 @@ def geometry_of(
     found = draw() if directions is None else np.asarray(directions, dtype=np.float64)
     if found.shape != (2, objective.size) or not np.isfinite(found).all():
         raise UsageError(
-            f"directions of the shape {found.shape} are no plane: two finite "
+            f"directions of the shape {found.shape} are not a plane: two finite "
             f"directions of the {objective.size} chosen parameters are needed, in the "
             "model's order."
         )
@@ -149,7 +149,7 @@ def grid_axes(
         low, high = middle - span / 2, middle + span / 2
     step = (high - low) / (resolution - 1)
     zero = np.round(-low / step)
-    alphas, betas = (
-        (np.arange(resolution) - zero[axis]) * step[axis] for axis in (0, 1)
-    )
+    places = np.arange(resolution)
+    alphas = (places - zero[0]) * step[0]
+    betas = (places - zero[1]) * step[1]
     return alphas, betas

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from scipy.special import stdtrit
-from torch import nn
+from torch import Tensor, nn
 
 from nablab.errors import UsageError, unknown
 from nablab.instruments.base.batches import tensors_in
@@ -305,7 +305,7 @@ def loss_plane(
         biases: Of random directions.
         metrics: What is measured beside the loss: ``"accuracy"``, ``"error"``, or
             ``{name: function}``.
-        subset: Measure on so many random samples, with standard errors.
+        subset: Measure on this number of random samples, with standard errors.
         checkpoint: A file to go on from after an interruption; what is there must be of
             the same plane.
         seed: Of random directions and of the subset.
@@ -433,12 +433,10 @@ def _scanned(
     shape = (*own.shape[1:], len(grid))
     identity = ""
     if checkpoint is not None:
-        batches = [
-            t
-            for o in scan.objectives.values()
-            for item in o.batches.items
-            for t in tensors_in(item)
-        ]
+        batches: list[Tensor] = []
+        for objective in scan.objectives.values():
+            for batch in objective.batches.items:
+                batches += tensors_in(batch)
         names = [*scan.objectives, *scan.measured, str(scan.batched)]
         identity = fingerprint(
             scan.basis.values(), [alphas, betas, own[0]], batches, names

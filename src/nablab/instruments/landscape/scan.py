@@ -123,9 +123,8 @@ def model_tensors(objective: Objective) -> dict[str, Tensor]:
 
 def check_match(model_a: nn.Module, model_b: nn.Module) -> None:
     """Refuse models that differ in a tensor's shape, naming the first."""
-    a, b = (
-        dict(m.named_parameters()) | dict(m.named_buffers()) for m in (model_a, model_b)
-    )
+    a = dict(model_a.named_parameters()) | dict(model_a.named_buffers())
+    b = dict(model_b.named_parameters()) | dict(model_b.named_buffers())
     for name in [*a, *b]:
         if name not in a or name not in b:
             where = "second" if name not in b else "first"
@@ -203,17 +202,15 @@ class Scan:
         self.objectives, self.measured = dict(objectives), ("loss", *metrics)
         self.spent = 0.0
         self.notes: tuple[str, ...] = ()
-        self._loss, self.basis, self._metrics, self._amend = (
-            loss,
-            dict(basis),
-            dict(metrics),
-            amend,
-        )
+        self._loss = loss
+        self.basis = dict(basis)
+        self._metrics = dict(metrics)
+        self._amend = amend
         first = next(iter(objectives.values()))
         self._numbers = sum(tensor[0].numel() for tensor in basis.values())
         self._largest = max(max(o.batches.samples) for o in objectives.values())
         # A loss that reads the weights itself, such as a penalty on a model that it
-        # holds, cannot be had from outputs alone.
+        # holds, is unavailable from outputs alone.
         self._whole = isinstance(loss, Closure) or any(
             o.reads_model for o in objectives.values()
         )
@@ -269,9 +266,8 @@ class Scan:
             self._block(coefficients[k : k + self.block])
             for k in range(0, len(coefficients), self.block)
         ]
-        means, errors = (
-            np.concatenate([part[i] for part in parts], axis=-1) for i in (0, 1)
-        )
+        means = np.concatenate([part[0] for part in parts], axis=-1)
+        errors = np.concatenate([part[1] for part in parts], axis=-1)
         return means, errors
 
     def own(self, objective: Objective) -> tuple[Floats, Floats]:

@@ -25,11 +25,9 @@ def nonconvex_share(plane: LossPlane) -> float:
     Second differences give the 2 x 2 Hessian of the plane; clear means a tenth of its
     largest curvature, as Li et al. 2018 color their maps by the ratio of the two.
     """
-    f, a, b = (
-        plane.losses,
-        plane.alphas[1] - plane.alphas[0],
-        plane.betas[1] - plane.betas[0],
-    )
+    f = plane.losses
+    a = plane.alphas[1] - plane.alphas[0]
+    b = plane.betas[1] - plane.betas[0]
     xx = (f[1:-1, 2:] - 2 * f[1:-1, 1:-1] + f[1:-1, :-2]) / a**2
     yy = (f[2:, 1:-1] - 2 * f[1:-1, 1:-1] + f[:-2, 1:-1]) / b**2
     xy = (f[2:, 2:] - f[2:, :-2] - f[:-2, 2:] + f[:-2, :-2]) / (4 * a * b)

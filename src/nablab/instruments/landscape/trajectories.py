@@ -161,10 +161,8 @@ class TrajectoryPCA(Measurement):
         return figure
 
     def _axis_label(self, component: int) -> str:
-        share, walk = (
-            self.explained_variance_ratio[component],
-            self.random_walk[component],
-        )
+        share = self.explained_variance_ratio[component]
+        walk = self.random_walk[component]
         return (
             f"component {component + 1} ({share:.1%} of the variance; random walk "
             f"{walk:.0%})"

@@ -21,7 +21,7 @@ Center = Literal["mean", "first", "last"]
 # Numbers of one float64 block: 32 MB, large enough for a fast matrix product, small
 # beside any path.
 BLOCK = 4_000_000
-# Batch norm's averages of the data are in every state dict, but they are no weights.
+# Batch norm's averages of the data are in every state dict, but they are not weights.
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 
@@ -106,7 +106,7 @@ class Points:
         if left_out:
             self.notes += (
                 "The running statistics of batch norm are left out: they "
-                "are no weights.",
+                "are not weights.",
             )
         return {name: shape for name, shape in usable.items() if name in chosen}
 
@@ -135,11 +135,9 @@ class Points:
 
 def center_of(block: Floats, center: Center) -> Floats:
     """Return what is subtracted from every row of a block (T, columns)."""
-    return np.asarray(
-        block.mean(axis=0)
-        if center == "mean"
-        else block[0 if center == "first" else -1]
-    )
+    if center == "mean":
+        return np.asarray(block.mean(axis=0))
+    return np.asarray(block[0 if center == "first" else -1])
 
 
 def _points_of(run: Any) -> list[Any]:
