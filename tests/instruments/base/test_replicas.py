@@ -5,12 +5,12 @@ from torch.nn import functional as F
 
 from nablab.errors import UsageError
 from nablab.instruments import Closure, Objective
-from nablab.instruments.base.replicas import (
+from nablab.instruments.base.replica_objective import (
     ONE_BY_ONE,
     ForwardDifferentiable,
     ReplicaObjective,
-    Replicas,
 )
+from nablab.instruments.base.replicas import Replicas
 
 
 def networks(count=4, hidden=3, seed=0):

@@ -6,7 +6,8 @@ from torch import nn
 
 from nablab.errors import UsageError
 from nablab.instruments import Closure
-from nablab.instruments.base.replicas import ReplicaObjective, Replicas
+from nablab.instruments.base.replica_objective import ReplicaObjective
+from nablab.instruments.base.replicas import Replicas
 from nablab.instruments.curvature.critical_methods import minres, spectral_norms
 from nablab.instruments.curvature.critical_points import (
     DIVERGED,

@@ -194,7 +194,7 @@ def test_replicas_agree_with_one_at_a_time_in_any_cut(
     whole = measure(networks, x, y, mse)
     # Pieces go from one sample of one replica to several replicas.
     for piece in (1, 800, 3_000, 6_000):
-        monkeypatch.setattr(dense_hessian, "PIECE", piece)
+        monkeypatch.setattr(dense_hessian, "TANGENT_NUMBERS", piece)
         torch.testing.assert_close(
             measure(networks, x, y, mse), whole, rtol=1e-12, atol=1e-14
         )
@@ -206,7 +206,7 @@ def test_replicas_agree_with_one_at_a_time_in_any_cut(
 
 def test_threads_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     networks = build(lambda: models.dense("1-6-5-1", "tanh"), 4)
-    monkeypatch.setattr(dense_hessian, "PIECE", 3_000)
+    monkeypatch.setattr(dense_hessian, "TANGENT_NUMBERS", 3_000)
     before = torch.get_num_threads()
     found = []
     try:

@@ -9,7 +9,8 @@ from torch.nn import functional as F
 
 from nablab.errors import UsageError
 from nablab.instruments import Closure
-from nablab.instruments.base.replicas import ReplicaObjective, Replicas
+from nablab.instruments.base.replica_objective import ReplicaObjective
+from nablab.instruments.base.replicas import Replicas
 from nablab.instruments.curvature.hessian_matrix import hessian_matrix
 from nablab.instruments.curvature.hessian_methods import (
     DOUBLE_BACKWARD,

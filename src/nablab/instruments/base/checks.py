@@ -17,8 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
+from torch import Tensor
 
 from nablab.errors import UsageError
 from nablab.instruments.base.batches import (
@@ -27,6 +26,7 @@ from nablab.instruments.base.batches import (
     map_tensors,
     tensors_in,
 )
+from nablab.instruments.base.call_watchers import AttentionSeen, Broadcasts
 from nablab.instruments.base.losses import Closure, split
 from nablab.instruments.base.surroundings import Generators, seed_all
 
@@ -105,7 +105,7 @@ class Checks:
         objective = self.objective
         batch = objective.batches.items[0]
         before = {name: tensor.clone() for name, tensor in objective.fixed.items()}
-        with _AttentionSeen() as attention:
+        with AttentionSeen() as attention:
             first, drawn = self._seeded_pass(batch, 0)
         if attention.seen:
             self._notes.append(ATTENTION)
@@ -359,7 +359,7 @@ class Checks:
         target = split(batch)[1]
         if not isinstance(outputs, Tensor) or not isinstance(target, Tensor):
             return
-        with warnings.catch_warnings(), _Broadcasts(outputs, target) as seen:
+        with warnings.catch_warnings(), Broadcasts(outputs, target) as seen:
             warnings.simplefilter("ignore")
             objective.criterion(outputs, target)
         if seen.found:
@@ -488,66 +488,6 @@ class Checks:
         return float(self.objective.batch_loss({}, item).detach())
 
 
-def check_parameters(
-    parameters: Mapping[str, nn.Parameter], chosen: Sequence[str]
-) -> None:
-    """Refuse weights that nothing can be measured at.
-
-    Raises:
-        UsageError: A lazy, complex or non-finite parameter, or a call within inference
-            mode.
-    """
-    if torch.is_inference_mode_enabled():
-        raise UsageError(
-            "Instruments need derivatives, and torch.inference_mode() forbids them. "
-            "Measure outside of it; torch.no_grad() does no harm."
-        )
-    for name, parameter in parameters.items():
-        if isinstance(parameter, nn.parameter.UninitializedParameter):
-            raise UsageError(
-                f"The parameter '{name}' has no shape yet: it belongs to a lazy layer. "
-                "Run one batch through the model first."
-            )
-        if parameter.is_complex() and name in chosen:
-            raise UsageError(
-                f"The parameter '{name}' is complex; derivatives here are those of "
-                "real numbers. Keep it as a real tensor with a last axis of 2 "
-                "(torch.view_as_real gives that form) and use "
-                "torch.view_as_complex(parameter) in the forward pass, or choose "
-                "others with parameters=."
-            )
-        if not bool(parameter.isfinite().all()):
-            bad = int((~parameter.isfinite()).sum())
-            raise UsageError(
-                f"The parameter '{name}' holds {bad} values that are NaN or infinite: "
-                "the model has diverged. Measure an earlier checkpoint."
-            )
-
-
-def check_modules(model: nn.Module, chosen: Sequence[str]) -> None:
-    """Refuse layers that write to the weights that are measured.
-
-    Raises:
-        UsageError: An embedding with ``max_norm``, which scales its rows down in every
-            forward pass: the loss is not a function of the weights that has a
-            derivative.
-    """
-    for name, module in model.named_modules():
-        rescales = (
-            isinstance(module, nn.Embedding | nn.EmbeddingBag)
-            and module.max_norm is not None
-        )
-        weight = f"{name}.weight" if name else "weight"
-        if rescales and weight in chosen:
-            raise UsageError(
-                f"The forward pass changes the parameter '{weight}' in place "
-                f"(max_norm={module.max_norm}), so the loss is not a function of the "
-                "weights. Set max_norm=None on that layer to measure, after one "
-                "forward pass that scales its rows, or choose other parameters with "
-                "parameters=."
-            )
-
-
 class _Part:
     """Samples of a batch along the first axis, or the second of tensors with two."""
 
@@ -614,57 +554,3 @@ def _same(a: Tensor, b: Tensor) -> bool:
 
 def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
-
-
-class _AttentionSeen(TorchFunctionMode):
-    """Notes whether fused attention is called inside."""
-
-    seen = False
-
-    def __torch_function__(
-        self,
-        function: Callable[..., Any],
-        types: Any,
-        args: Any = (),
-        kwargs: Any = None,
-    ) -> Any:
-        # The second is a Python function: what it calls is not shown to a mode.
-        fused = (
-            nn.functional.scaled_dot_product_attention,
-            nn.functional.multi_head_attention_forward,
-        )
-        self.seen = self.seen or function in fused
-        return function(*args, **(kwargs or {}))
-
-
-class _Broadcasts(TorchFunctionMode):
-    """Notes whether an output (N, 1) and a target (N,) meet in one operation."""
-
-    def __init__(self, output: Tensor, target: Tensor) -> None:
-        super().__init__()
-        self.found: tuple[int, ...] = ()
-        self._shapes = {tuple(output.shape), tuple(target.shape)}
-        ordered = sorted(self._shapes, key=len)
-        shorter, longer = ordered[0], ordered[-1]
-        self._suspect = (
-            len(self._shapes) == 2 and longer == (*shorter, 1) and shorter[-1:] != (1,)
-        )
-
-    def __torch_function__(
-        self,
-        function: Callable[..., Any],
-        types: Any,
-        args: Any = (),
-        kwargs: Any = None,
-    ) -> Any:
-        result = function(*args, **(kwargs or {}))
-        met = {tuple(part.shape) for part in args if isinstance(part, Tensor)}
-        if (
-            self._suspect
-            and met == self._shapes
-            and isinstance(result, Tensor)
-            and result.ndim >= 2
-        ):
-            shape = tuple(result.shape)
-            self.found = self.found or (() if shape in self._shapes else shape)
-        return result

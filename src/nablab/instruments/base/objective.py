@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from nablab.errors import UsageError, unknown
 from nablab.instruments.base import interrupts
 from nablab.instruments.base.batches import read_batches
-from nablab.instruments.base.checks import Checks, check_modules, check_parameters
+from nablab.instruments.base.checks import Checks
 from nablab.instruments.base.losses import Closure, Evaluation, Loss, call, split
+from nablab.instruments.base.parameter_checks import check_modules, check_parameters
 from nablab.instruments.base.placement import Placement
 from nablab.instruments.base.surroundings import (
     Surroundings,

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from nablab.instruments.base.replicas import ReplicaObjective
+from nablab.instruments.base.replica_objective import ReplicaObjective
 from nablab.instruments.curvature.hessian_matrix import symmetrized
 from nablab.instruments.curvature.hessian_methods import Way, choose_way, hessian_blocks
 from nablab.instruments.curvature.inertia import in_threads

@@ -23,7 +23,8 @@ from nablab.instruments.base.measurement import (
 )
 from nablab.instruments.base.objective import select_parameters
 from nablab.instruments.base.rehearsals import Call, Trial, Trials, by_trials
-from nablab.instruments.base.replicas import ReplicaObjective, Replicas
+from nablab.instruments.base.replica_objective import ReplicaObjective
+from nablab.instruments.base.replicas import Replicas
 from nablab.instruments.curvature.critical_methods import (
     METHODS,
     Search,

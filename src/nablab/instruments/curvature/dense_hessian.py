@@ -55,7 +55,7 @@ ELEMENTWISE = (
 # 300 samples, on one thread: 11.5 ms a network with half as many, 12.1 with these, 12.5
 # with twice as many; on two threads 9.6, 7.9 and 7.9, for small pieces wait for
 # Python's lock.
-PIECE = 2**21
+TANGENT_NUMBERS = 2**21
 
 Loss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 
@@ -246,14 +246,14 @@ class _Plan:
         tangents = sum(
             width * last for width, last in zip(widths, units[1:], strict=True)
         )
-        samples = max(1, min(len(x), PIECE // tangents))
+        samples = max(1, min(len(x), TANGENT_NUMBERS // tangents))
         return cls(
             parameters=parameters,
             units=units,
             curved=_mirrored(curved).to(x.device),
             bent=_mirrored(bent).to(x.device),
             biased=tuple(biased),
-            replicas=max(1, PIECE // (tangents * samples)),
+            replicas=max(1, TANGENT_NUMBERS // (tangents * samples)),
             samples=samples,
         )
 

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from nablab.instruments.base.batches import Batches
-from nablab.instruments.base.replicas import ReplicaObjective, Replicas
+from nablab.instruments.base.replica_objective import ReplicaObjective
+from nablab.instruments.base.replicas import Replicas
 from nablab.instruments.curvature.operators import (
     FINITE_DIFFERENCE,
     digits_of_differences,

@@ -14,7 +14,7 @@ from nablab.errors import UsageError, unknown
 from nablab.instruments.base.batches import Batches, part_of, tensors_in
 from nablab.instruments.base.graphs import free_memory
 from nablab.instruments.base.losses import Penalized, split
-from nablab.instruments.base.replicas import (
+from nablab.instruments.base.replica_objective import (
     ForwardDifferentiable,
     LossOf,
     ReplicaObjective,

@@ -17,7 +17,8 @@ from nablab.errors import UsageError
 from nablab.instruments.base.losses import Loss
 from nablab.instruments.base.measurement import Expected, Measurement, Size, instrument
 from nablab.instruments.base.rehearsals import by_trials
-from nablab.instruments.base.replicas import ReplicaObjective, Replicas
+from nablab.instruments.base.replica_objective import ReplicaObjective
+from nablab.instruments.base.replicas import Replicas
 from nablab.instruments.curvature.differences import verified
 from nablab.instruments.curvature.hessian_matrix import (
     CHECK,
