@@ -23,7 +23,11 @@ from nablab.instruments.curvature.matrices import (
 )
 from nablab.instruments.curvature.operators import Operator
 from nablab.instruments.curvature.stand_ins import by_products
-from nablab.instruments.curvature.trace import BLOCK, exact_diagonal, sign_products
+from nablab.instruments.curvature.trace_estimators import (
+    BLOCK,
+    exact_diagonal,
+    sign_products,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
