@@ -8,7 +8,7 @@ from nablab.errors import UsageError
 from nablab.instruments import Closure
 from nablab.instruments.base.replica_objective import ReplicaObjective
 from nablab.instruments.base.replicas import Replicas
-from nablab.instruments.curvature.critical_methods import minres, spectral_norms
+from nablab.instruments.curvature.critical_methods import spectral_norms
 from nablab.instruments.curvature.critical_points import (
     DIVERGED,
     REACHED,
@@ -16,6 +16,7 @@ from nablab.instruments.curvature.critical_points import (
     find_critical_point,
 )
 from nablab.instruments.curvature.inertia import inertia
+from nablab.instruments.curvature.minres import minres
 
 METHODS = ["newton-minres", "levenberg-marquardt", "gradient-norm"]
 
