@@ -1,4 +1,4 @@
-"""Small networks of every kind that instruments must serve, with data and a loss each."""
+"""Small networks of every kind that instruments serve, with data and a loss each."""
 
 from __future__ import annotations
 

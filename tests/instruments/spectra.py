@@ -52,10 +52,8 @@ def network(*, outputs=3, dtype=torch.float64):
             nn.Tanh(),
             nn.Linear(6, outputs),
         )
-        inputs, target = (
-            torch.randn(50, 4, dtype=torch.float64),
-            torch.randint(0, outputs, (50,)),
-        )
+        inputs = torch.randn(50, 4, dtype=torch.float64)
+        target = torch.randint(0, outputs, (50,))
     return model.to(dtype), inputs.to(dtype), target
 
 

@@ -20,7 +20,7 @@ from nablab.instruments.base.footprints import counting_bytes
 from nablab.instruments.base.placement import copied
 
 FACTOR = 1.5  # how far an estimate may be off
-# of a comparison of seconds: another program may slow one of its two sides
+# A comparison of seconds is repeated: another program may slow one of its two sides.
 ATTEMPTS = 3
 
 Network = Callable[[], tuple[nn.Module, tuple[Tensor, Tensor]]]
@@ -307,10 +307,8 @@ def test_products_that_a_search_will_need_follow_the_spectrum() -> None:
 
         def __init__(self, spectrum: Tensor) -> None:
             super().__init__()
-            self.weight, self.spectrum = (
-                nn.Parameter(torch.ones_like(spectrum)),
-                spectrum,
-            )
+            self.weight = nn.Parameter(torch.ones_like(spectrum))
+            self.spectrum = spectrum
 
         def forward(self, x: Tensor) -> Tensor:
             return (self.spectrum * self.weight.square()).sum() / 2 + 0 * x.sum()

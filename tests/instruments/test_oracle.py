@@ -39,7 +39,7 @@ def theirs(
 
 
 @pytest.mark.parametrize("ragged", [False, True])
-# no layer norm: curvlinops is wrong through it
+# There is no layer norm: curvlinops is wrong through it.
 @pytest.mark.parametrize("name", ["dense", "convolutional"])
 @pytest.mark.parametrize(
     ("kind", "ours"),

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from nablab.instruments.base.losses import Penalized as Penalized
     from nablab.instruments.base.measurement import Measurement as Measurement
     from nablab.instruments.base.objective import Objective as Objective
-    from nablab.instruments.base.replicas import ReplicaObjective as ReplicaObjective
+    from nablab.instruments.base.replica_objective import (
+        ReplicaObjective as ReplicaObjective,
+    )
     from nablab.instruments.base.replicas import Replicas as Replicas
     from nablab.instruments.costs import Cost as Cost
     from nablab.instruments.costs import cost as cost
@@ -122,7 +124,8 @@ __getattr__, __dir__ = lazy_names(
         "base.losses": "Closure Penalized",
         "base.measurement": "Measurement",
         "base.objective": "Objective",
-        "base.replicas": "ReplicaObjective Replicas",
+        "base.replica_objective": "ReplicaObjective",
+        "base.replicas": "Replicas",
         "costs": "Cost cost",
         "counters": "count_labels count_next_tokens",
         "curvature.critical_points": "CriticalPoint find_critical_point",

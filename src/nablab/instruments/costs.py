@@ -22,7 +22,7 @@ SEVERAL_SETS = ("interpolate", "loss_plane")  # they take data sets by name
 
 
 def find_instrument(name: str) -> Instrument[..., Any]:
-    """The instrument of a name, written with underscores or hyphens.
+    """Return the instrument of a name, written with underscores or hyphens.
 
     Raises:
         UsageError: There is none of that name.
@@ -47,8 +47,7 @@ def cost(
     batch_size: int | None = None,
     **options: Any,
 ) -> Cost:
-    """Expected gradient evaluations, seconds and bytes of an instrument, from a
-    rehearsal on this machine.
+    """Foretell an instrument's gradients, seconds and bytes from a rehearsal here.
 
     Instruments of curvature and sharpness make everything ready, a few products with
     the Hessian (or a few gradients), and run their own arithmetic on a stand-in with an
@@ -71,8 +70,8 @@ def cost(
     Raises:
         UsageError: No such instrument or option, or what the call would refuse.
 
-    >>> samples = torch.ones(8, 3), torch.ones(8, 1)
-    >>> estimate = cost("hessian_trace", nn.Linear(3, 1), "mse", samples)
+    >>> batch = (torch.ones(8, 3), torch.ones(8, 1))
+    >>> estimate = cost("hessian_trace", nn.Linear(3, 1), "mse", batch)
     >>> estimate.gradients > 0 and estimate.bytes > 0
     True
     """

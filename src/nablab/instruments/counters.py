@@ -1,6 +1,4 @@
-"""What the mean of a language model's loss is over.
-
-Ready counters for ``Closure(function, samples=...)``.
+"""Counters of a language model's labels, for ``Closure(function, samples=...)``.
 
 Batches are weighed by what their mean is over. For a language model that is the number
 of targets that count, which differs between batches of one size: prompts and padding
@@ -20,7 +18,7 @@ from nablab.instruments.base.losses import IGNORED
 
 
 def count_next_tokens(batch: Any) -> int:
-    """The predicted tokens of a causal language model's batch, such as one of GPT.
+    """Count the predicted tokens of a causal language model's batch, as of GPT.
 
     Args:
         batch: A mapping with ``"labels"``, or a tuple or list that ends with them:
@@ -40,9 +38,7 @@ def count_next_tokens(batch: Any) -> int:
 
 
 def count_labels(batch: Any) -> int:
-    """The labels that count where nothing is shifted.
-
-    Masked language models such as BERT, tagging.
+    """Count the labels where nothing is shifted, as for BERT or tagging.
 
     Args:
         batch: See `count_next_tokens`; labels of any shape.

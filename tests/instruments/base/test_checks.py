@@ -125,7 +125,7 @@ def test_losses_of_ones_own_that_normalize_by_batch_are_refused_over_several() -
         kept = target > 0
         return F.cross_entropy(output[kept], target[kept])
 
-    # the first and the last batch show nothing
+    # The first and the last batch show nothing.
     partly = torch.tensor([1, 1, 1, 1, 0, 2, 0, 1, 2, 2, 2, 2])
     unequal = [(x[k : k + 4], partly[k : k + 4]) for k in (0, 4, 8)]
     for loss, data in ((weighted, batches), (masked, unequal)):
@@ -377,7 +377,7 @@ class Stream(IterableDataset):
         return iter(zip(*common_data(), strict=True))
 
 
-def test_forms_of_data_that_people_have() -> None:
+def test_usual_forms_of_data() -> None:
     (x, y), model = common_data(), small()
     expected = gradient_norm(model, "cross_entropy", (x, y)).norm
     record = Closure(lambda m, batch: F.cross_entropy(m(batch.x), batch.y))

@@ -1,4 +1,4 @@
-"""Ctrl-C at any moment leaves the model, the generators and the switches as they were."""
+"""Ctrl-C at any moment leaves model, generators and switches as they were."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ def test_ragged_batches_weigh_by_their_samples() -> None:
     unweighted = np.mean(
         [Objective(model, loss, (x[a:b], y[a:b])).loss() for a, b in ((0, 5), (5, 7))]
     )
-    # what a plain mean over batches would have given
+    # This is what a plain mean over batches would have given.
     assert abs(unweighted - whole.loss()) > 1e-3
 
 
@@ -109,7 +109,7 @@ def test_nothing_of_the_model_changes(name: str) -> None:
         assert bool((parameter.grad == 1).all())
         assert parameter.requires_grad
     assert not model._forward_hooks
-    # recurrent layers list the tensors of their latest call
+    # Recurrent layers list the tensors of their latest call.
     for module in model.modules():
         for tensor in getattr(module, "_flat_weights", []):
             assert isinstance(tensor, nn.Parameter)

@@ -151,11 +151,9 @@ class Tied(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         torch.manual_seed(1)
-        self.encoder, self.decoder, self.o = (
-            nn.Linear(4, 4),
-            nn.Linear(4, 4),
-            nn.Linear(4, 3),
-        )
+        self.encoder = nn.Linear(4, 4)
+        self.decoder = nn.Linear(4, 4)
+        self.o = nn.Linear(4, 3)
         self.decoder.weight = self.encoder.weight
 
     def forward(self, x: Tensor) -> Tensor:

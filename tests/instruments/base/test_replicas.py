@@ -5,12 +5,12 @@ from torch.nn import functional as F
 
 from nablab.errors import UsageError
 from nablab.instruments import Closure, Objective
-from nablab.instruments.base.replicas import (
+from nablab.instruments.base.replica_objective import (
     ONE_BY_ONE,
     ForwardDifferentiable,
     ReplicaObjective,
-    Replicas,
 )
+from nablab.instruments.base.replicas import Replicas
 
 
 def networks(count=4, hidden=3, seed=0):
@@ -209,7 +209,7 @@ def test_diverged_replicas_are_named():
 
 def test_other_things_are_no_model():
     with pytest.raises(
-        UsageError, match=r"A list is no model. Give a torch.nn.Module, Replicas"
+        UsageError, match=r"A list is not a model. Give a torch.nn.Module, Replicas"
     ):
         ReplicaObjective(networks(), "mse", batch())
 

@@ -1,4 +1,4 @@
-"""What a row of the table of models says, and how it becomes a model, data and a loss."""
+"""What a row of the table of models says, and the model, data and loss it makes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ VALUE, REFUSAL, EITHER = Answer.VALUE, Answer.REFUSAL, Answer.EITHER
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """A row of the table: a form of model that people meet.
+    """A row of the table: a usual form of model.
 
     Attributes:
         build: Makes the model; called under a fixed seed, in float32.
@@ -44,7 +44,7 @@ class Model:
         answers: What single instruments must answer, where that is something else.
         count: What the mean of a batch is over; by default the length of the first
             tensor's first axis.
-        sample: Sample i of a batch as a batch; None where a batch is no list of
+        sample: Sample i of a batch as a batch; None where a batch is not a list of
             samples.
         dtype: The dtype to measure in; None for the parameters' own.
         tolerance: Relative error that the dtype leaves.
@@ -89,7 +89,7 @@ class Case:
 
     @property
     def is_closure(self) -> bool:
-        """Whether outputs and target cannot be had apart."""
+        """Whether outputs and target are inseparable."""
         return isinstance(self.loss, Closure)
 
     def plain_loss(self, model: nn.Module, batch: Any) -> Tensor:
@@ -128,7 +128,7 @@ def make(row: Model, *, gradients: bool = True) -> Case:
     every time.
     """
     with warnings.catch_warnings():
-        # of PyTorch, about the forms of models that are tested here
+        # PyTorch warns about the forms of models that are tested here.
         warnings.simplefilter("ignore")
         models = []
         for seed in (7, 8):

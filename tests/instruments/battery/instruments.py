@@ -125,7 +125,7 @@ def _record(case: Case) -> Any:
 
 
 def _check_history(found: Any, truth: Truth, case: Case) -> None:
-    """It reads gradients of the user's own training step, in the dtype of the weights."""
+    """It reads gradients of the user's training step, in the dtype of the weights."""
     right = float(truth.slope.norm())
     rounding = max(torch.finfo(p.dtype).eps for p in case.model.parameters())
     assert abs(found.norms[0] - right) <= 100 * rounding * (1 + right), (
@@ -205,10 +205,8 @@ def _check_trace(found: Any, truth: Truth, case: Case) -> None:
 
 
 def _check_diagonal(found: Any, truth: Truth, case: Case) -> None:
-    right, slack = (
-        truth.hessian.diagonal().numpy(),
-        case.row.tolerance * (1 + truth.norm),
-    )
+    right = truth.hessian.diagonal().numpy()
+    slack = case.row.tolerance * (1 + truth.norm)
     assert found.values.shape == right.shape
     errors = found.standard_errors if not found.exact else np.zeros_like(right)
     away = np.abs(found.values - right) - slack

@@ -74,7 +74,7 @@ def test_gives_the_truth_or_a_refusal_and_changes_nothing(
 def attempt(instrument: str, case: Case) -> tuple[Any, UsageError | None]:
     """The result of an instrument, or its refusal."""
     with warnings.catch_warnings():
-        # of PyTorch, about the models; the number is what counts
+        # PyTorch warns about the models; the number is what counts.
         warnings.simplefilter("ignore")
         try:
             return INSTRUMENTS[instrument].measure(case), None

@@ -96,7 +96,7 @@ def happen_at_pass(model: nn.Module, number: int, what: Callable[[], None]) -> N
 
 @contextmanager
 def ending_early() -> Iterator[None]:
-    """What an instrument may end with when it is stopped: the error itself, or nothing."""
+    """Let an instrument that is stopped end with the error itself, or nothing."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with suppress(Broken, KeyboardInterrupt, UsageError):
@@ -150,7 +150,7 @@ def duration_of(instrument: str, form: str) -> float:
 
 
 def interrupted_after(seconds: float, instrument: str, case: Case) -> bool:
-    """Measure, with a Ctrl-C after so many seconds; whether it ended the call."""
+    """Measure with a Ctrl-C after some seconds; return whether it ended the call."""
     kept = signal.signal(signal.SIGALRM, lambda number, frame: interrupt())
     state = torch.get_rng_state()
     try:

@@ -25,7 +25,7 @@ from tests.instruments.battery.case import (
     tensors,
 )
 
-# of central differences: errors of 1e-10 from the third derivative and from rounding
+# Central differences have errors of 1e-10 from the third derivative and from rounding.
 STEP = 1e-5
 
 
@@ -48,7 +48,7 @@ class Truth:
             if isinstance(self.case.loss, nn.Module):
                 in_double(self.case.loss)
         for module in self.model.modules():
-            # that form refuses autograd.grad; the function is the same
+            # That form refuses autograd.grad; the function is the same.
             if hasattr(module, "use_reentrant"):
                 module.use_reentrant = False
         self.batches = [doubled(batch) for batch in self.case.batches]
@@ -135,10 +135,8 @@ class Truth:
         for place in range(len(self.point)):
             step = torch.zeros_like(self.point)
             step[place] = STEP
-            ahead, behind = (
-                self.gradient(self.point + step),
-                self.gradient(self.point - step),
-            )
+            ahead = self.gradient(self.point + step)
+            behind = self.gradient(self.point - step)
             columns.append((ahead - behind) / (2 * STEP))
         matrix = torch.stack(columns)
         return (matrix + matrix.T) / 2

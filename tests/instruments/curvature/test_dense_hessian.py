@@ -171,7 +171,7 @@ def test_other_losses() -> None:
         y,
         lambda output, target: (output - target).pow(4).mean() + output.sum() / 7,
     )
-    # no curvature of its own
+    # This loss has no curvature of its own.
     assert_exact(networks, x, y, lambda output, target: (output * target).mean())
     assert_exact(networks, x, y, nn.functional.l1_loss)
 
@@ -192,9 +192,9 @@ def test_replicas_agree_with_one_at_a_time_in_any_cut(
     networks = build(lambda: models.dense("1-6-5-1", "tanh"), 5)
     x, y = points(1, 1)
     whole = measure(networks, x, y, mse)
-    # from one sample of one replica to several replicas
+    # Pieces go from one sample of one replica to several replicas.
     for piece in (1, 800, 3_000, 6_000):
-        monkeypatch.setattr(dense_hessian, "PIECE", piece)
+        monkeypatch.setattr(dense_hessian, "TANGENT_NUMBERS", piece)
         torch.testing.assert_close(
             measure(networks, x, y, mse), whole, rtol=1e-12, atol=1e-14
         )
@@ -206,7 +206,7 @@ def test_replicas_agree_with_one_at_a_time_in_any_cut(
 
 def test_threads_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     networks = build(lambda: models.dense("1-6-5-1", "tanh"), 4)
-    monkeypatch.setattr(dense_hessian, "PIECE", 3_000)
+    monkeypatch.setattr(dense_hessian, "TANGENT_NUMBERS", 3_000)
     before = torch.get_num_threads()
     found = []
     try:
@@ -214,7 +214,7 @@ def test_threads_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
             torch.set_num_threads(threads)
             found.append(measure(networks, *points(1, 1), mse))
             assert torch.get_num_threads() == threads
-            # threads of the caller that are started later
+            # Threads that the caller starts later keep their number.
             with ThreadPoolExecutor(1) as pool:
                 assert pool.submit(torch.get_num_threads).result() == threads
     finally:

@@ -1,4 +1,4 @@
-"""Extreme eigenvalues against prescribed spectra, closed forms, dense truth and SciPy."""
+"""Extreme eigenvalues against prescribed spectra, closed forms, dense truth, SciPy."""
 
 import json
 
@@ -84,11 +84,9 @@ def test_a_cluster_does_not_stop_early():
     vector, value, before = torch.ones(300, dtype=torch.float64) / 300**0.5, 0.0, 1.0
     while abs(value - before) > 1e-3 * abs(before):
         image = dense @ vector
-        before, value, vector = (
-            value or 1.0,
-            float(vector @ image),
-            image / image.norm(),
-        )
+        before = value or 1.0
+        value = float(vector @ image)
+        vector = image / image.norm()
     assert value < 0.98  # so this spectrum does catch that rule
 
 
@@ -98,7 +96,7 @@ def test_every_copy_of_a_repeated_eigenvalue_is_found():
     assert found.values[:5] == pytest.approx(7, abs=1e-6)
     assert found.values[5] == pytest.approx(3, abs=1e-5)
     alone = eigenvalues_of(matrix(spectrum), count=6, certify=False)
-    # one sequence sees one copy, and others only by rounding
+    # One sequence sees one copy, and others only by rounding.
     assert (alone.values > 6).sum() < 5
     assert any("Not checked for repeated eigenvalues" in note for note in alone.notes)
 
@@ -203,17 +201,13 @@ def test_logistic_and_softmax_regression_in_closed_form(classes):
     nn.init.normal_(model.weight, generator=generator)
     outputs = model(inputs).detach()
     if classes == 1:
-        target, loss = (
-            torch.randint(0, 2, (60, 1), generator=generator).double(),
-            "binary_cross_entropy",
-        )
+        target = torch.randint(0, 2, (60, 1), generator=generator).double()
+        loss = "binary_cross_entropy"
         chance = outputs.sigmoid()
         inner = (chance * (1 - chance))[:, :, None]
     else:
-        target, loss = (
-            torch.randint(0, classes, (60,), generator=generator),
-            "cross_entropy",
-        )
+        target = torch.randint(0, classes, (60,), generator=generator)
+        loss = "cross_entropy"
         chance = outputs.softmax(1)
         inner = torch.diag_embed(chance) - chance[:, :, None] * chance[:, None, :]
     closed = (
@@ -326,7 +320,8 @@ def test_measuring_leaves_no_trace():
     [
         (
             {"count": 201},
-            r"count=201 is impossible: the matrix has 200 eigenvalues.* Give 1 to 200\.",
+            r"count=201 is impossible: the matrix has 200 eigenvalues.* "
+            r"Give 1 to 200\.",
         ),
         ({"count": 0}, "count=0 is impossible"),
         (
@@ -373,7 +368,7 @@ def test_too_little_memory_is_refused(monkeypatch):
         UsageError, match=r"10 eigenvectors of 200 entries need .* GB.*Ask for fewer"
     ):
         eigenvalues_of(matrix(SPECTRA["network"]), count=10)
-    # with restarts
+    # This search takes restarts.
     assert eigenvalues_of(matrix(SPECTRA["network"]), count=2).converged
 
 
@@ -393,7 +388,7 @@ def test_the_figure_and_the_record():
 def test_the_interval_of_the_others_holds_them_beside_an_extreme_value(
     extreme: float, dtype: torch.dtype
 ) -> None:
-    """The first random start beside 1e6 sees hardly more than the middle of all others."""
+    """The first random start beside 1e6 hardly sees more than the others' middle."""
     values = torch.linspace(0, 1, 100, dtype=dtype)
     values[50] = extreme
     others = torch.cat([values[:50], values[51:]])

@@ -9,7 +9,8 @@ from torch.nn import functional as F
 
 from nablab.errors import UsageError
 from nablab.instruments import Closure
-from nablab.instruments.base.replicas import ReplicaObjective, Replicas
+from nablab.instruments.base.replica_objective import ReplicaObjective
+from nablab.instruments.base.replicas import Replicas
 from nablab.instruments.curvature.hessian_matrix import hessian_matrix
 from nablab.instruments.curvature.hessian_methods import (
     DOUBLE_BACKWARD,
@@ -80,15 +81,11 @@ def test_networks_agree_with_the_dense_truth(method, activation):
 @pytest.mark.parametrize("method", METHODS)
 def test_linear_regression_has_the_closed_form(method):
     x, y = batch(outputs=1)
-    found = (
-        hessian_matrix(nn.Linear(2, 1).double(), "mse", (x, y), method=method)
-        if method != "dense"
-        else (
-            hessian_matrix(
-                nn.Sequential(nn.Linear(2, 1)).double(), "mse", (x, y), method=method
-            )
-        )
-    )
+    model = nn.Linear(2, 1).double()
+    if method == "dense":
+        # This method reads the layers of an `nn.Sequential`.
+        model = nn.Sequential(model)
+    found = hessian_matrix(model, "mse", (x, y), method=method)
     rows = torch.cat([x, torch.ones(12, 1, dtype=torch.float64)], dim=1)
     assert found.matrix == pytest.approx((2 * rows.T @ rows / 12).numpy(), rel=1e-13)
 
@@ -181,10 +178,8 @@ class Recurrent(nn.Module):
 class Tied(nn.Module):
     def __init__(self):
         super().__init__()
-        self.first, self.second = (
-            nn.Linear(3, 3, bias=False),
-            nn.Linear(3, 3, bias=False),
-        )
+        self.first = nn.Linear(3, 3, bias=False)
+        self.second = nn.Linear(3, 3, bias=False)
         self.second.weight = self.first.weight
 
     def forward(self, x):

@@ -139,7 +139,7 @@ def test_a_unit_without_influence_gives_zeros():
     torch.manual_seed(0)
     module = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1)).double()
     with torch.no_grad():
-        # never active: its 2 weights, bias and outgoing weight do nothing
+        # The unit is never active: its 2 weights, bias and outgoing weight do nothing.
         module[0].bias[1] = -100.0
     data = (
         torch.randn(30, 2, dtype=torch.float64),
@@ -295,10 +295,8 @@ class Masked(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.attention, self.head = (
-            nn.MultiheadAttention(2, 1, batch_first=True),
-            nn.Linear(2, 3),
-        )
+        self.attention = nn.MultiheadAttention(2, 1, batch_first=True)
+        self.head = nn.Linear(2, 3)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         return self.head(

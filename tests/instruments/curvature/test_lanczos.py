@@ -58,13 +58,11 @@ def test_a_converged_eigenvalue_has_no_ghosts(dtype):
 
 
 def test_without_the_second_pass_of_all_vectors_ghosts_would_come():
-    """The three-term recurrence alone, on the same matrix: so the test above can fail."""
+    """The three-term recurrence alone, on the same matrix: the test above can fail."""
     dense = matrix(np.concatenate([[1000.0], np.linspace(0, 1, 119)]))
-    newest, before, coupling = (
-        torch.ones(120, dtype=torch.float64) / 120**0.5,
-        torch.zeros(120),
-        0.0,
-    )
+    newest = torch.ones(120, dtype=torch.float64) / 120**0.5
+    before = torch.zeros(120)
+    coupling = 0.0
     diagonal, off = [], []
     for _ in range(110):
         rest = dense @ newest - coupling * before
@@ -102,7 +100,7 @@ def test_an_invariant_subspace_is_noticed_and_left():
     dense = matrix([2.0] * 30 + [1.0] * 20)
     krylov = Krylov(random_vector(dense, torch.Generator().manual_seed(0)), 10)
     assert krylov.absorb(dense @ krylov.newest) > 0
-    # two distinct eigenvalues: two vectors
+    # There are two distinct eigenvalues, and so two vectors.
     assert krylov.absorb(dense @ krylov.newest) == 0
     assert np.allclose(krylov.ritz()[0], [1, 2])
     krylov.inject(torch.ones(50, dtype=torch.float64))
@@ -191,7 +189,9 @@ def test_random_signs_are_signs_and_differ():
 def test_what_is_no_symmetric_real_matrix_is_refused():
     with pytest.raises(UsageError, match=r"shape \(2, 3\).*no symmetric real matrix"):
         check_matrix(torch.ones(2, 3))
-    with pytest.raises(UsageError, match=r"torch\.int64 is no symmetric real matrix"):
+    with pytest.raises(
+        UsageError, match=r"torch\.int64 is not a symmetric real matrix"
+    ):
         check_matrix(torch.ones(2, 2, dtype=torch.int64))
 
 

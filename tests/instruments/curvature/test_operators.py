@@ -54,10 +54,8 @@ def test_hessian_of_every_kind_of_network(name: str, cache: bool) -> None:
 
 
 def test_linear_regression_has_the_hessian_of_the_textbook() -> None:
-    x, y = (
-        torch.randn(50, 4, dtype=torch.float64),
-        torch.randn(50, 1, dtype=torch.float64),
-    )
+    x = torch.randn(50, 4, dtype=torch.float64)
+    y = torch.randn(50, 1, dtype=torch.float64)
     model = nn.Linear(4, 1, bias=False).double()
     expected = 2 / 50 * x.T @ x
     torch.testing.assert_close(matrix(HessianOperator(model, "mse", (x, y))), expected)
@@ -129,7 +127,7 @@ def test_ragged_batches_weigh_by_their_samples(kind: type[HessianOperator]) -> N
         matrix(kind(model, loss, (x[a:b], y[a:b]), dtype=torch.float64))
         for a, b in ((0, 5), (5, 7))
     )
-    # an unweighted mean over batches is another matrix
+    # An unweighted mean over batches is another matrix.
     assert (plain - whole).abs().max() > 1e-3
 
 
@@ -158,7 +156,7 @@ def test_scipy_finds_its_eigenvalues() -> None:
     np.testing.assert_allclose(np.sort(found), expected.numpy(), rtol=1e-10)
 
 
-def test_a_model_without_a_second_derivative_is_measured_by_differences() -> None:
+def test_without_a_second_derivative_differences_are_taken_and_it_is_said() -> None:
     rough, exact = Sine(exact=False), Sine(exact=True)
     exact.load_state_dict(rough.state_dict())
     data = torch.randn(9, 3), torch.randn(9, 1)
@@ -240,7 +238,7 @@ def test_batches_that_are_no_mean_are_not_cut(monkeypatch: pytest.MonkeyPatch) -
         nn.Linear(3, 2), lambda output, target: loss(output, target), (x, y)
     )
     assert own.objective.batches.samples == (99,)
-    # weighed by the weights of its targets
+    # This loss weighs by the weights of its targets.
     known = HessianOperator(nn.Linear(3, 2), loss, (x, y))
     assert len(known.objective.batches) > 1
 
@@ -283,11 +281,9 @@ class Raising(torch.autograd.Function):
 class RaisingConvolution(nn.Module):
     def __init__(self, exact: bool) -> None:
         super().__init__()
-        self.convolution, self.head, self.exact = (
-            nn.Conv2d(2, 3, 3),
-            nn.Linear(48, 2),
-            exact,
-        )
+        self.convolution = nn.Conv2d(2, 3, 3)
+        self.head = nn.Linear(48, 2)
+        self.exact = exact
 
     def forward(self, x: Tensor) -> Tensor:
         hidden = torch.tanh(self.convolution(x))

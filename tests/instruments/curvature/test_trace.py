@@ -51,7 +51,7 @@ def test_estimates_are_unbiased_and_their_errors_honest(name, method):
 
 
 def test_xtrace_is_leaving_one_out_and_its_error_leaving_two_out():
-    """Against the definition, with an orthonormal basis made anew for each set of
+    """Against the definition, with an orthonormal basis made again for each set of
     vectors.
     """
     dense = matrix(SPECTRA["network"])

@@ -119,11 +119,9 @@ class Layered(nn.Module):
     def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
         torch.manual_seed(4)
-        self.first, self.last, self.function = (
-            nn.Linear(3, 5),
-            nn.Linear(5, 2),
-            function,
-        )
+        self.first = nn.Linear(3, 5)
+        self.last = nn.Linear(5, 2)
+        self.function = function
 
     def forward(self, x: Tensor) -> Tensor:
         return self.last(self.function(self.first(x)))
@@ -180,7 +178,7 @@ def test_hessians_with_a_wrong_second_derivative_are_right(name: str) -> None:
         found.matrix, truth.matrix, atol=1e-8 * np.abs(truth.matrix).max()
     )
     error = np.linalg.norm(found.matrix - truth.matrix) / np.linalg.norm(truth.matrix)
-    # the differences' own error is counted
+    # The differences' own error is counted.
     assert error < 3 * (found.rounding + found.asymmetry)
 
 
@@ -348,7 +346,7 @@ def test_ordinary_networks_raise_no_alarm(name: str, dtype: torch.dtype) -> None
         model = ORDINARY[name]()
         for parameter in model.parameters():
             parameter.data *= (0.03, 1.0, 30.0)[seed % 3]
-        # zeros, as at the rims of digits
+        # There are zeros, as at the rims of digits.
         x = torch.randn(200, 12) * (torch.rand(200, 12) > 0.3)
         operator = HessianOperator(
             model, "cross_entropy", (x, torch.arange(200) % 4), dtype=dtype
@@ -366,7 +364,7 @@ def test_what_the_check_costs() -> None:
         ).objective.spent
         for method in ("double-backward", "finite-difference")
     ]
-    # it takes 16 of the samples
+    # The check takes 16 of the samples.
     assert costs[0] - costs[1] == pytest.approx(7 * 16 / 50)
 
 

@@ -196,15 +196,16 @@ def test_noise_scale_and_its_error_over_fresh_data() -> None:
     with torch.no_grad():
         model.weight.zero_()
     found = []
-    # y = x.(1, 1) + noise, so G = -2 (1, 1) and the rest follows from Gaussian moments
+    # With y = x.(1, 1) + noise, G = -2 (1, 1), and the rest follows from Gaussian
+    # moments.
     for _ in range(40):
         x = torch.randn(400, 2, generator=draw, dtype=torch.float64)
         y = x.sum(1, keepdim=True) + 0.5 * torch.randn(
             400, 1, generator=draw, dtype=torch.float64
         )
         found.append(gradient_norm(model, "mse", (x, y), per_sample=True))
-    # g_i = -2 y_i x_i: E|g_i|^2 = 4 (E[(x1 + x2)^2 |x|^2] + .25 E|x|^2) = 4 (8 + .5),
-    # |G|^2 = 8.
+    # With g_i = -2 y_i x_i, E|g_i|^2 = 4 (E[(x1 + x2)^2 |x|^2] + .25 E|x|^2) = 4 (8 +
+    # .5), and |G|^2 = 8.
     scales = np.array([result.noise_scale for result in found])
     assert scales.mean() == pytest.approx((34 - 8) / 8, rel=0.03)
     assert (

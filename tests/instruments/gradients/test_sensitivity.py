@@ -256,11 +256,9 @@ def test_several_inputs_frozen_weights_and_recurrent_networks() -> None:
 
     torch.manual_seed(0)
     model = Two().double().requires_grad_(False)
-    x, scale, place = (
-        torch.randn(3, 5, 3).double(),
-        torch.rand(3, 1).double(),
-        torch.tensor([0, 4, 2]),
-    )
+    x = torch.randn(3, 5, 3).double()
+    scale = torch.rand(3, 1).double()
+    place = torch.tensor([0, 4, 2])
     result = input_sensitivity(model, {"sequence": x, "scale": scale, "place": place})
     for i in range(3):
         parts = torch.autograd.functional.jacobian(

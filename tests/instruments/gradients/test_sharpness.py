@@ -31,7 +31,7 @@ class Weights(nn.Module):
 
 
 def quadratic(slope: Any, curvature: Any, start: Any) -> Closure:
-    """f(w) = 1 + slope (w - w0) + (w - w0) A (w - w0) / 2; the value at the start is 1."""
+    """Return f(w) = 1 + slope (w - w0) + (w - w0) A (w - w0) / 2, 1 at the start."""
     b, a, w0 = (
         torch.tensor(part, dtype=torch.float64) for part in (slope, curvature, start)
     )
@@ -290,7 +290,7 @@ def test_usage_errors() -> None:
         sharpness(model, "mse", data, definition="kesker")  # type: ignore[arg-type]
     with pytest.raises(UsageError, match=r"no norm 'l1'.*linf, l2"):
         sharpness(model, "mse", data, definition="adaptive", norm="l1")  # type: ignore[arg-type]
-    with pytest.raises(UsageError, match=r"radius=0 is no neighborhood"):
+    with pytest.raises(UsageError, match=r"radius=0 is not a neighborhood"):
         sharpness(model, "mse", data, radius=0)
     with pytest.raises(UsageError, match=r"draws=1 is too few: at least 2"):
         sharpness(model, "mse", data, definition="average", draws=1)

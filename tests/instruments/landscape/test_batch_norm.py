@@ -60,10 +60,8 @@ def test_first_layers_see_all_data_however_they_are_cut(cuts: tuple[int, ...]) -
     """Pooled moments, not a moving average: late batches weigh no more, and their
     differences count.
     """
-    model, (x, y) = (
-        nn.Sequential(nn.Flatten(), nn.BatchNorm1d(72)).double().eval(),
-        images(),
-    )
+    model = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(72)).double().eval()
+    (x, y) = images()
     batches = list(zip(x.split(list(cuts)), y.split(list(cuts)), strict=True))
     if 1 in cuts:
         with pytest.raises(ValueError, match="more than 1 value per channel"):
@@ -89,10 +87,8 @@ def test_a_mean_far_from_zero_loses_no_digits_of_the_variance() -> None:
 def test_the_model_is_not_changed_and_nothing_else_is_set_to_train() -> None:
     model, data = cnn(), images()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    first, second = (
-        batch_norm_statistics(model, data),
-        batch_norm_statistics(model, data),
-    )
+    first = batch_norm_statistics(model, data)
+    second = batch_norm_statistics(model, data)
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert all(
         torch.equal(before[name], tensor) for name, tensor in model.state_dict().items()

@@ -29,10 +29,8 @@ def basis_of(model: nn.Module, points: int = 3) -> dict[str, torch.Tensor]:
 
 
 def check(model: nn.Module, inputs: torch.Tensor) -> None:
-    basis, factors = (
-        basis_of(model),
-        torch.randn(7, 3, generator=torch.Generator().manual_seed(1)).double(),
-    )
+    basis = basis_of(model)
+    factors = torch.randn(7, 3, generator=torch.Generator().manual_seed(1)).double()
     blocks = DenseBlocks.of(model, basis)
     assert blocks is not None
     assert blocks.takes(inputs)

@@ -50,7 +50,7 @@ def test_every_filter_has_the_norm_of_the_models_filter_and_vectors_stay() -> No
                 assert not moves[name].any()
                 continue
             first, second = (moves[name], weight.detach().double())
-            # a transposed convolution has its output channels in the second axis
+            # A transposed convolution has its output channels in the second axis.
             if name == "3.weight":
                 first, second = first.transpose(0, 1), second.transpose(0, 1)
             torch.testing.assert_close(

@@ -98,7 +98,7 @@ def test_where_tiles_are_cut_changes_no_value(
     [
         nn.Sequential(nn.Linear(4, 3)),
         nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten()),
-        # training
+        # Batch norm in training mode depends on the whole batch.
         nn.Sequential(
             nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(8, 2)
         ),

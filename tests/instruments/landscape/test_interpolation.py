@@ -127,10 +127,8 @@ def test_the_ends_do_not_carry_the_rounding_of_blocks() -> None:
 
 
 def test_every_alpha_is_the_loss_of_the_interpolated_model() -> None:
-    a, b = (
-        network(1, norm=True, dtype=torch.float64),
-        network(2, norm=True, dtype=torch.float64),
-    )
+    a = network(1, norm=True, dtype=torch.float64)
+    b = network(2, norm=True, dtype=torch.float64)
     x, y = classes(dtype=torch.float64)
     result = interpolate(a, b, "cross_entropy", (x, y), alphas=[-0.1, 0.3, 1.1])
     np.testing.assert_array_equal(result.alphas, [-0.1, 0, 0.3, 1, 1.1])
@@ -271,10 +269,8 @@ def test_accuracy_of_a_single_logit() -> None:
 
 
 def test_reestimated_statistics_are_those_of_training_mode() -> None:
-    a, b = (
-        network(1, norm=True, dtype=torch.float64),
-        network(2, norm=True, dtype=torch.float64),
-    )
+    a = network(1, norm=True, dtype=torch.float64)
+    b = network(2, norm=True, dtype=torch.float64)
     x, y = classes(200, torch.float64)
     result = interpolate(
         a,

@@ -321,7 +321,7 @@ def test_no_single_layer_can_be_improved_after_convergence() -> None:
 
 
 def test_a_group_on_both_axes_of_a_weight_is_judged_by_the_distance() -> None:
-    """There the assignment is no longer exact: taken at its word, it runs in circles."""
+    """There the assignment is no longer exact: followed blindly, it runs in circles."""
     for seed in range(20):
         a, b = network(Residual, seed), network(Residual, seed + 100)
         result = match_units(a, b, specification=RESIDUAL, restarts=0)
@@ -371,7 +371,7 @@ def test_activations_are_those_of_all_batches() -> None:
     x = torch.randn(20, 3, generator=torch.Generator().manual_seed(0))
     whole = match_units(a, b, x, method="activations")
     assert whole.start == "activations"
-    # of two networks, and the comparison of the functions
+    # Two networks are measured, and their functions compared.
     assert whole.gradients == pytest.approx(4 / 3)
     for data in ([(x[:13], 0), (x[13:], 0)], (x, torch.zeros(20, 2)), iter([(x, 0)])):
         found = match_units(a, b, data, method="activations").permutations
@@ -435,7 +435,7 @@ def test_the_specification_of_a_convolutional_network() -> None:
     assert Permutations(convolutional(), found).sizes == {"0.0": 6, "1.0": 5, "4": 7}
 
 
-# --- bad input ----------------------------------------------------------------
+# --- bad input ------------------------------------------------------------------------
 
 
 def shared() -> nn.Sequential:

@@ -58,10 +58,8 @@ def shifted(model: nn.Sequential, step: np.ndarray) -> nn.Sequential:
 def test_a_quadratic_is_an_exact_paraboloid(batched: bool) -> None:
     matrix = torch.randn(4, 4, generator=torch.Generator().manual_seed(1)).double()
     loss = Closure(lambda model, _: (matrix @ model.vector).square().sum())
-    center, directions = (
-        np.array([1.0, -2, 3, 0.5]),
-        np.random.default_rng(0).normal(size=(2, 4)),
-    )
+    center = np.array([1.0, -2, 3, 0.5])
+    directions = np.random.default_rng(0).normal(size=(2, 4))
     plane = loss_plane(
         Point(*center),
         loss,
@@ -569,7 +567,7 @@ def test_the_model_is_not_touched() -> None:
         ({"through": [network(1), network(1)]}, "two of them are equal"),
         (
             {"directions": np.eye(2, 67)},
-            r"directions of the shape \(2, 67\) are no plane",
+            r"directions of the shape \(2, 67\) are not a plane",
         ),
         ({"directions": np.full((2, 68), np.nan)}, "two finite directions"),
         ({"directions": np.ones((2, 68))}, "parallel or zero"),

@@ -231,7 +231,7 @@ def test_running_statistics_are_no_weights() -> None:
     result = trajectory_pca(states)
     assert not [name for name in result.names if "running" in name or "num" in name]
     assert result.notes == (
-        "The running statistics of batch norm are left out: they are no weights.",
+        "The running statistics of batch norm are left out: they are not weights.",
     )
     for state in states:
         state["1.running_mean"] = torch.randn(5)
@@ -269,7 +269,7 @@ def test_a_straight_line_has_one_component_and_no_second_direction() -> None:
     )
 
 
-# --- the random walk ----------------------------------------------------------
+# --- the random walk ------------------------------------------------------------------
 
 
 def test_the_shares_of_an_endless_walk() -> None:
@@ -338,7 +338,7 @@ def test_a_walk_of_independent_runs_has_as_many_shares_as_points() -> None:
     assert shares[-1] == pytest.approx(0, abs=1e-12)
 
 
-# --- what is handed back ------------------------------------------------------
+# --- what is handed back --------------------------------------------------------------
 
 
 def test_the_result_is_plain_json() -> None:
@@ -371,7 +371,7 @@ def test_the_figure_shows_every_run_with_its_start_and_end() -> None:
     assert len(trajectory_pca(path(), components=1).plot().axes[0].get_lines()) == 3
 
 
-# --- bad input ----------------------------------------------------------------
+# --- bad input ------------------------------------------------------------------------
 
 
 def broken(**tensors: torch.Tensor) -> list[Any]:

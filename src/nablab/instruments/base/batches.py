@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, default_colla
 from nablab.errors import UsageError
 from nablab.instruments.base.surroundings import preserved_generators
 
-# samples per batch that a data set object is read in, unless batch_size says otherwise
+# A data set object is read in batches of this size, unless batch_size says otherwise.
 COLLATED = 1024
 
 
@@ -44,10 +44,7 @@ class Batches:
 
     @cached_property
     def weights(self) -> tuple[float, ...]:
-        """The share of each batch in the mean over all.
-
-        A ragged last batch counts for what it holds.
-        """
+        """The share of each batch in the mean: a ragged one counts what it holds."""
         terms = (
             self.samples
             if self.count is None
@@ -61,8 +58,9 @@ class Batches:
         return tuple(n / self.total for n in self.samples)
 
     def cut(self, size: int) -> Batches:
-        """The same samples in batches of at most ``size``, counted by the first
-        tensor's length.
+        """Cut the samples into batches of at most ``size``.
+
+        The length of the first tensor counts.
         """
         items = [piece for item in self.items for piece in _cut(item, size)]
         return dataclasses.replace(
@@ -72,10 +70,7 @@ class Batches:
         ).without_empty()
 
     def without_empty(self) -> Batches:
-        """The batches that hold something to take a mean over.
-
-        The mean of the others is 0 / 0.
-        """
+        """Leave out batches of nothing: the mean of the others is 0 / 0."""
         if self.count is None:
             return self
         held = [place for place, item in enumerate(self.items) if self.count(item) > 0]
@@ -139,7 +134,7 @@ def read_batches(
 
 
 def read_pieces(data: Any, batch_size: int | None = None) -> list[Any]:
-    """The batches of data of any accepted form, as they are; see `read_batches`.
+    """Return the batches of data of any accepted form, as they are; see `read_batches`.
 
     Raises:
         UsageError: An impossible ``batch_size``, or data that cannot be read or cut.
@@ -156,7 +151,7 @@ def read_pieces(data: Any, batch_size: int | None = None) -> list[Any]:
 
 
 def is_batch(data: Any) -> bool:
-    """Whether ``data`` is one batch rather than an iterable of batches."""
+    """Return whether ``data`` is one batch rather than an iterable of batches."""
     if isinstance(data, Tensor | Mapping | PackedSequence) or _is_record(data):
         return True
     if not isinstance(data, tuple | list) or not data:
@@ -167,7 +162,10 @@ def is_batch(data: Any) -> bool:
 
 
 def tensors_in(batch: Any) -> list[Tensor]:
-    """All tensors of a nested batch, in order; of a packed sequence, its data."""
+    """Return all tensors of a nested batch, in order.
+
+    Of a packed sequence, that is its data.
+    """
     found: list[Tensor] = []
 
     def keep(tensor: Tensor) -> Tensor:
@@ -179,7 +177,7 @@ def tensors_in(batch: Any) -> list[Tensor]:
 
 
 def count_samples(batch: Any) -> int:
-    """The length of the first axis of the batch's first tensor that has an axis."""
+    """Return the length of the first axis of the first tensor that has one."""
     packed = _packed_in(batch)
     if packed is not None:
         return int(packed.batch_sizes[0])
@@ -194,8 +192,7 @@ def count_samples(batch: Any) -> int:
 
 
 def move(batch: Any, device: torch.device, dtype: torch.dtype) -> Any:
-    """The batch with every tensor on ``device`` and every floating-point tensor in
-    ``dtype``.
+    """Return the batch on ``device``, floating-point tensors in ``dtype``.
 
     Tensors that ask for a gradient go on to do so: a physics-informed loss
     differentiates in its inputs.
@@ -211,7 +208,7 @@ def move(batch: Any, device: torch.device, dtype: torch.dtype) -> Any:
 
 
 def part_of(batch: Any, start: int, stop: int) -> Any:
-    """Samples ``start`` to ``stop - 1`` of a batch.
+    """Return samples ``start`` to ``stop - 1``.
 
     Tensors of another length are kept whole.
     """
@@ -219,7 +216,7 @@ def part_of(batch: Any, start: int, stop: int) -> Any:
 
 
 def take(batch: Any, indices: Tensor) -> Any:
-    """The samples of a batch with these indices.
+    """Return the samples of a batch with these indices.
 
     Tensors of another length than the batch are kept whole.
     """
@@ -227,7 +224,7 @@ def take(batch: Any, indices: Tensor) -> Any:
 
 
 def map_tensors(batch: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """The batch with every tensor changed.
+    """Return the batch with every tensor changed.
 
     Other leaves are kept, and so is the batch's type.
     """
@@ -256,7 +253,7 @@ def _mapped(
     parts = {key: map_tensors(value, change) for key, value in batch.items()}
     if type(batch) is dict or not isinstance(batch, MutableMapping):
         return parts
-    # such as a tokenizer's batch, whose entries are attributes as well
+    # A tokenizer's batch, for example, has its entries as attributes as well.
     same = copy.copy(batch)
     for key, value in parts.items():
         same[key] = value
@@ -330,7 +327,7 @@ def _cut(batch: Any, size: int) -> Sequence[Any]:
 
 
 def _generators_of(data: Any) -> tuple[torch.Generator, ...]:
-    """The generators of a data loader and its samplers, which reading it draws from."""
+    """Return the generators that reading a data loader draws from."""
     holders = [data]
     for name in ("sampler", "batch_sampler", "dataset"):
         holders.append(getattr(data, name, None))

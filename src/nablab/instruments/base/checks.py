@@ -1,5 +1,4 @@
-"""What is verified of a model, its loss and its data before anything costly is
-measured.
+"""What is verified of a model, its loss and its data before a costly measurement.
 
 The rule: a property that a number rests on is known, or it is tested at random places
 where a mistake would show, or it is said. Losses of PyTorch are known (see `counter`);
@@ -18,8 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
+from torch import Tensor
 
 from nablab.errors import UsageError
 from nablab.instruments.base.batches import (
@@ -28,6 +26,7 @@ from nablab.instruments.base.batches import (
     map_tensors,
     tensors_in,
 )
+from nablab.instruments.base.call_watchers import AttentionSeen, Broadcasts
 from nablab.instruments.base.losses import Closure, split
 from nablab.instruments.base.surroundings import Generators, seed_all
 
@@ -59,9 +58,7 @@ UNCHECKED_MEAN = (
 
 @dataclass(frozen=True)
 class _Drawn:
-    """What a pass drew: the names of the generators that moved, and where all of them
-    stand after it.
-    """
+    """The generators that a pass moved, and where all of them stand after it."""
 
     names: set[str]
     after: Generators
@@ -108,7 +105,7 @@ class Checks:
         objective = self.objective
         batch = objective.batches.items[0]
         before = {name: tensor.clone() for name, tensor in objective.fixed.items()}
-        with _AttentionSeen() as attention:
+        with AttentionSeen() as attention:
             first, drawn = self._seeded_pass(batch, 0)
         if attention.seen:
             self._notes.append(ATTENTION)
@@ -137,16 +134,14 @@ class Checks:
         )
 
     def samples_are_apart(self) -> bool:
-        """Whether the loss of some samples of the first batch is the mean of its parts'
-        losses.
-        """
+        """Return whether the first batch's loss is the mean of its parts' losses."""
         batch = self.objective.batches.items[0]
         return count_samples(batch) >= 2 and self._gap_of_parts(batch, axis=0) is None
 
     # Passes
 
     def _seeded_pass(self, batch: Any, seed: int) -> tuple[float, _Drawn]:
-        """The loss of a batch, and what it drew."""
+        """Return the loss of a batch, and what it drew."""
         seed_all(seed)
         before = Generators()
         value = self._checked_loss(batch)
@@ -198,9 +193,10 @@ class Checks:
     def _check_random(
         self, first: float, second: float, drawn: _Drawn, again: _Drawn
     ) -> None:
-        """Generators are compared, not losses.
+        """Refuse a model that draws random numbers.
 
-        Dropping a layer with probability 0.1 seldom shows in two.
+        Generators are compared, not losses: dropping a layer with probability 0.1
+        seldom shows in two.
         """
         # What seeds itself the same way every time ends in the same state, whatever the
         # state before.
@@ -209,22 +205,22 @@ class Checks:
         if not draws and not differ:
             return
         what = (
-            f"two passes over one batch gave {first:.6g} and {second:.6g}"
-            if differ
-            else (
-                "it draws from a random generator, though two passes happened to give the "
-                "same loss"
-            )
+            "it draws from a random generator, though two passes happened to give the "
+            "same loss"
         )
-        training = any(module.training for module in self.objective.model.modules())
+        if differ:
+            what = f"two passes over one batch gave {first:.6g} and {second:.6g}"
         remedy = (
-            "Dropout in training mode does this: call model.eval() before measuring."
-            if training
-            else "The model is in evaluation mode, so it is something else: "
+            "The model is in evaluation mode, so it is something else: "
             "torch.nn.functional.dropout called without training=self.training, "
             "noise in the model, or a loss that samples. Draw the noise once, or "
             "from a torch.Generator that the function seeds at every call."
         )
+        if any(module.training for module in self.objective.model.modules()):
+            remedy = (
+                "Dropout in training mode does this: call model.eval() before "
+                "measuring."
+            )
         raise UsageError(f"The forward pass is random: {what}. {remedy}")
 
     def _check_finite(self, first: float) -> None:
@@ -235,9 +231,9 @@ class Checks:
         ]
         if not math.isfinite(first):
             nothing = " and data. Nothing can be measured at such a point."
+            ending = f". {causes[0]}" if causes[0] else nothing
             raise UsageError(
-                f"The loss of the first batch is {first}, with finite weights"
-                f"{'. ' + causes[0] if causes[0] else nothing}"
+                f"The loss of the first batch is {first}, with finite weights{ending}"
             )
         for place, (batch, cause) in enumerate(
             zip(objective.batches.items, causes, strict=True)
@@ -248,7 +244,7 @@ class Checks:
                 )
 
     def _is_finite(self, batch: Any) -> bool:
-        """Whether loss and gradient are finite.
+        """Return whether loss and gradient are finite.
 
         An infinite input of a saturated unit gives 0 * infinity.
         """
@@ -281,13 +277,13 @@ class Checks:
     def _check_buffers_are_idle(
         self, pristine: Mapping[str, Tensor], batch: Any, first: float
     ) -> None:
-        """A counter may count.
+        """Refuse buffers that change the loss; a counter may count.
 
         A buffer that the loss depends on makes every pass another function.
         """
         objective = self.objective
         self._checked_loss(batch)
-        # with the buffers as the pass before left them
+        # This pass has the buffers as the pass before left them.
         again = self._checked_loss(batch)
         for name, tensor in pristine.items():
             objective.fixed[name].copy_(tensor)
@@ -317,8 +313,7 @@ class Checks:
             )
 
     def _check_reach(self, batch: Any) -> bool:
-        """Refuse a loss that reads the model's own tensors instead of those put in
-        their place.
+        """Refuse a loss that reads the model's own tensors, not those put in.
 
         Returns:
             Whether ``loss(output, target)`` reads parameters beside the output, through
@@ -343,32 +338,28 @@ class Checks:
         return bool(objective.criterion(constant, split(few)[1]).requires_grad)
 
     def few(self, batch: Any, most: int = 4) -> Any:
-        """Some samples of a batch, where the loss can be had of some; else the batch."""
+        """Return some samples of a batch if the loss allows it, else the batch."""
         try:
             few = _Part(batch, axis=0).select(
                 torch.arange(min(most, count_samples(batch)))
             )
             self.objective.batch_loss(self.objective.values, few)
-        # weights per sample, packed sequences and the like: the whole is always
-        # possible
+        # Weights per sample, packed sequences and the like: the whole is always
+        # possible.
         except MISFITS:
             return batch
         return few
 
     def _check_broadcast(self, batch: Any) -> None:
-        """A loss of one's own that broadcasts (N, 1) against (N,) is a mean over N x N
-        pairs.
-        """
+        """Refuse (N, 1) against (N,) in a custom loss: a mean over N x N pairs."""
         objective = self.objective
         if objective.is_closure:
             return
-        outputs, target = (
-            objective.batch_outputs(objective.values, batch),
-            split(batch)[1],
-        )
+        outputs = objective.batch_outputs(objective.values, batch)
+        target = split(batch)[1]
         if not isinstance(outputs, Tensor) or not isinstance(target, Tensor):
             return
-        with warnings.catch_warnings(), _Broadcasts(outputs, target) as seen:
+        with warnings.catch_warnings(), Broadcasts(outputs, target) as seen:
             warnings.simplefilter("ignore")
             objective.criterion(outputs, target)
         if seen.found:
@@ -382,7 +373,7 @@ class Checks:
     # A mean over samples
 
     def _check_mean(self) -> None:
-        """The mean over batches must be the loss of all data as one batch."""
+        """Refuse a mean over batches that is not the loss of all data as one batch."""
         objective = self.objective
         closure = objective._module.criterion if objective.is_closure else None
         if isinstance(closure, Closure) and closure.samples is not None:
@@ -411,7 +402,7 @@ class Checks:
             )
 
     def _try(self, find: Callable[[], str | None]) -> tuple[str | None, str | None]:
-        """What a test of the mean found, and why it could not be made."""
+        """Return what a test of the mean found, and why it could not be made."""
         try:
             return find(), None
         except UsageError:
@@ -422,10 +413,7 @@ class Checks:
             ]
 
     def _count_along_second_axis(self) -> None:
-        """Batches of sequences may be laid out (time, sample).
-
-        Then the second axis counts.
-        """
+        """Count samples along the second axis if batches are (time, sample)."""
         objective = self.objective
         if objective.batches.count is not None:
             return  # a known loss counts its targets, whatever their axes are
@@ -437,25 +425,20 @@ class Checks:
         objective.batches.__dict__.pop("weights", None)
 
     def _gap_of_parts(self, batch: Any, *, axis: int) -> str | None:
-        """Cut some samples at random in two.
-
-        How the loss of all differs from the mean of the parts'.
-        """
+        """Cut some samples at random in two; return how far the means differ."""
         part = _Part(batch, axis=axis)
         if part.length < 2:
             return "it cannot be cut" if axis else None
         generator = torch.Generator().manual_seed(0)
         order = torch.randperm(part.length, generator=generator)[:FEW]
-        # two: batch norm refuses a single sample
+        # It takes two, since batch norm refuses a single sample.
         at = max(min(2, len(order) - 1), len(order) // 3)
-        whole, pieces = (
-            part.select(order),
-            [part.select(order[:at]), part.select(order[at:])],
-        )
+        whole = part.select(order)
+        pieces = [part.select(order[:at]), part.select(order[at:])]
         return self._gap(whole, pieces, axis=axis)
 
     def _gap_between_batches(self) -> str | None:
-        """The same for samples of all batches together.
+        """Return the gap of parts for samples of all batches together.
 
         What normalizes may differ between batches only.
         """
@@ -489,9 +472,7 @@ class Checks:
         )
 
     def _losses(self, items: Sequence[Any]) -> tuple[torch.dtype, list[float]]:
-        """The losses of batches in float64, or where the model does not follow, in the
-        measuring dtype.
-        """
+        """Return the losses of batches in float64, or else in the measuring dtype."""
         objective = self.objective
         if objective.dtype != torch.float64:
             try:
@@ -507,69 +488,8 @@ class Checks:
         return float(self.objective.batch_loss({}, item).detach())
 
 
-def check_parameters(
-    parameters: Mapping[str, nn.Parameter], chosen: Sequence[str]
-) -> None:
-    """Refuse weights that nothing can be measured at.
-
-    Raises:
-        UsageError: A lazy, complex or non-finite parameter, or a call within inference
-            mode.
-    """
-    if torch.is_inference_mode_enabled():
-        raise UsageError(
-            "Instruments need derivatives, and torch.inference_mode() forbids them. "
-            "Measure outside of it; torch.no_grad() does no harm."
-        )
-    for name, parameter in parameters.items():
-        if isinstance(parameter, nn.parameter.UninitializedParameter):
-            raise UsageError(
-                f"The parameter '{name}' has no shape yet: it belongs to a lazy layer. "
-                "Run one batch through the model first."
-            )
-        if parameter.is_complex() and name in chosen:
-            raise UsageError(
-                f"The parameter '{name}' is complex; derivatives here are those of "
-                "real numbers. Keep it as a real tensor with a last axis of 2 "
-                "(torch.view_as_real gives that form) and use "
-                "torch.view_as_complex(parameter) in the forward pass, or choose "
-                "others with parameters=."
-            )
-        if not bool(parameter.isfinite().all()):
-            bad = int((~parameter.isfinite()).sum())
-            raise UsageError(
-                f"The parameter '{name}' holds {bad} values that are NaN or infinite: "
-                "the model has diverged. Measure an earlier checkpoint."
-            )
-
-
-def check_modules(model: nn.Module, chosen: Sequence[str]) -> None:
-    """Refuse layers that write to the weights that are measured.
-
-    Raises:
-        UsageError: An embedding with ``max_norm``, which scales its rows down in every
-            forward pass: the loss is no function of the weights that has a derivative.
-    """
-    for name, module in model.named_modules():
-        rescales = (
-            isinstance(module, nn.Embedding | nn.EmbeddingBag)
-            and module.max_norm is not None
-        )
-        weight = f"{name}.weight" if name else "weight"
-        if rescales and weight in chosen:
-            raise UsageError(
-                f"The forward pass changes the parameter '{weight}' in place "
-                f"(max_norm={module.max_norm}), so the loss is not a function of the "
-                "weights. Set max_norm=None on that layer to measure, after one "
-                "forward pass that scales its rows, or choose other parameters with "
-                "parameters=."
-            )
-
-
 class _Part:
-    """Samples of a batch, along the first axis of all tensors or along the second of
-    those that have one.
-    """
+    """Samples of a batch along the first axis, or the second of tensors with two."""
 
     def __init__(self, batch: Any, *, axis: int) -> None:
         self._batch, self._axis = batch, axis
@@ -595,7 +515,7 @@ def _second_length(batch: Any) -> int:
 
 
 def _joined(parts: Sequence[Any]) -> Any | None:
-    """Batches as one; None if their tensors do not go together."""
+    """Return batches as one, or None if their tensors do not go together."""
     columns = [tensors_in(part) for part in parts]
     if len({len(column) for column in columns}) != 1:
         return None
@@ -622,10 +542,7 @@ def _double(batch: Any) -> Any:
 
 
 def _is_torchs(error: Exception) -> bool:
-    """Whether PyTorch raised an error, or an operation in the user's code did.
-
-    Else it is a bug of theirs.
-    """
+    """Return whether PyTorch raised an error, not an operation of the user's code."""
     frames = traceback.extract_tb(error.__traceback__)
     inside = bool(frames) and frames[-1].filename.startswith(TORCH)
     return inside or isinstance(error, RuntimeError | TypeError)
@@ -637,61 +554,3 @@ def _same(a: Tensor, b: Tensor) -> bool:
 
 def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
-
-
-class _AttentionSeen(TorchFunctionMode):
-    """Notes whether fused attention is called inside."""
-
-    seen = False
-
-    def __torch_function__(
-        self,
-        function: Callable[..., Any],
-        types: Any,
-        args: Any = (),
-        kwargs: Any = None,
-    ) -> Any:
-        # The second is a Python function: what it calls is not shown to a mode.
-        fused = (
-            nn.functional.scaled_dot_product_attention,
-            nn.functional.multi_head_attention_forward,
-        )
-        self.seen = self.seen or function in fused
-        return function(*args, **(kwargs or {}))
-
-
-class _Broadcasts(TorchFunctionMode):
-    """Notes whether an output (N, 1) meets a target (N,), or the other way round, in
-    one operation.
-    """
-
-    def __init__(self, output: Tensor, target: Tensor) -> None:
-        super().__init__()
-        self.found: tuple[int, ...] = ()
-        self._shapes = {tuple(output.shape), tuple(target.shape)}
-        shorter, longer = (
-            sorted(self._shapes, key=len)[0],
-            sorted(self._shapes, key=len)[-1],
-        )
-        self._suspect = (
-            len(self._shapes) == 2 and longer == (*shorter, 1) and shorter[-1:] != (1,)
-        )
-
-    def __torch_function__(
-        self,
-        function: Callable[..., Any],
-        types: Any,
-        args: Any = (),
-        kwargs: Any = None,
-    ) -> Any:
-        result = function(*args, **(kwargs or {}))
-        met = {tuple(part.shape) for part in args if isinstance(part, Tensor)}
-        if (
-            self._suspect
-            and met == self._shapes
-            and isinstance(result, Tensor)
-            and result.ndim >= 2
-        ):
-            shape = tuple(result.shape)
-            self.found = self.found or (() if shape in self._shapes else shape)
-        return result

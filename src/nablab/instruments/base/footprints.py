@@ -122,7 +122,7 @@ def counting_bytes(*, arrays: bool = False) -> Iterator[Count]:
 
 
 def _balance(records: Any) -> tuple[int, int]:
-    """The largest and the last sum of what was allocated less what was freed."""
+    """Return the largest and the last sum of what was allocated less what was freed."""
     held = peak = 0
     for record in records:
         if record.kind() == "memory_alloc":

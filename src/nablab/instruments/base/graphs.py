@@ -1,6 +1,4 @@
-"""Autograd's graphs: what they hold, whether they lead anywhere, and the memory that is
-there for them.
-"""
+"""Autograd's graphs: what they hold, where they lead, and the memory for them."""
 
 from __future__ import annotations
 
@@ -14,7 +12,7 @@ from torch import Tensor
 
 
 def nodes_behind(tensors: Iterable[Tensor]) -> Iterator[Any]:
-    """All nodes of the graphs that tensors come from, each once."""
+    """Yield all nodes of the graphs that tensors come from, each once."""
     seen: set[Any] = set()
     waiting = [tensor.grad_fn for tensor in tensors]
     while waiting:
@@ -27,7 +25,7 @@ def nodes_behind(tensors: Iterable[Tensor]) -> Iterator[Any]:
 
 
 def has_dead_end(tensors: list[Tensor]) -> bool:
-    """Whether a graph holds a node that can only raise an error.
+    """Return whether a graph holds a node that can only raise an error.
 
     `torch.autograd.grad` runs just the nodes on the way to its inputs. A
     ``once_differentiable`` function cuts the way and puts its error off it, so the
@@ -40,23 +38,24 @@ def has_dead_end(tensors: list[Tensor]) -> bool:
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes of memory that are free on a device.
+    """Return the bytes of free memory on a device.
 
-    For the CPU, what the operating system calls available.
+    For the CPU, it is what the operating system calls available.
     """
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
     except (ValueError, OSError):
-        # macOS does not say; two gigabytes are there on any machine that runs PyTorch
+        # macOS does not say; two gigabytes are there on any machine that runs PyTorch.
         return 2**31
 
 
 @contextmanager
 def counting_saved_bytes() -> Iterator[dict[str, int]]:
-    """Count the bytes that autograd keeps for the graphs built inside, each storage
-    once.
+    """Count the bytes that autograd keeps for the graphs built inside.
+
+    Each storage counts once.
     """
     seen: set[int] = set()
     total = {"bytes": 0}
@@ -66,7 +65,7 @@ def counting_saved_bytes() -> Iterator[dict[str, int]]:
         if storage.data_ptr() not in seen:
             seen.add(storage.data_ptr())
             total["bytes"] += storage.nbytes()
-        # the tensor itself may be the node's own output: a cycle that is never freed
+        # The tensor itself may be the node's own output: a cycle that is never freed.
         return tensor.detach()
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):

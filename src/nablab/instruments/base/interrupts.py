@@ -1,6 +1,4 @@
-"""Ctrl-C in the middle of a measurement.
-
-What was borrowed is given back before the measurement ends.
+"""Ctrl-C in a measurement: what was borrowed is given back before it ends.
 
 A ``finally`` is not enough: an exception of a signal handler may arrive between any two
 instructions, in the ``finally`` as well. So the first Ctrl-C is held until the
@@ -47,7 +45,7 @@ def guard() -> bool:
     if threading.current_thread() is not threading.main_thread():
         return False
     found = signal.getsignal(signal.SIGINT)
-    # not callable: it is ignored, or ends the process
+    # A handler that is not callable is ignored, or ends the process.
     if found is _on_interrupt or not callable(found):
         return False
     _before = found
@@ -76,7 +74,8 @@ def release() -> None:
 
 def _on_interrupt(number: int, frame: FrameType | None) -> None:
     try:
-        # may only note that a stop was asked for: then the measurement goes on
+        # The handler may only note that a stop was asked for: then the measurement goes
+        # on.
         _before(number, frame)
     except BaseException as error:
         if not _held:

@@ -1,7 +1,4 @@
-"""What a user may call a loss.
-
-A name, a function of output and target, or a closure over model and batch.
-"""
+"""What a user may call a loss: a name, a function, or a closure."""
 
 from __future__ import annotations
 
@@ -29,12 +26,12 @@ IGNORED = -100  # PyTorch's mark of a target that does not count
 class Closure:
     """A loss of a model on a batch of any form.
 
-    Dictionaries, several inputs, several losses.
+    The form may be dictionaries, several inputs or several losses.
 
     Attributes:
         function: ``function(model, batch)`` gives the mean loss of the batch, a tensor
             without axes. It must reach the network through its first argument.
-        samples: Counts what the mean is over, such as tokens that are no padding;
+        samples: Counts what the mean is over, such as tokens that are not padding;
             batches are weighted by it. By default the length of the batch's first
             tensor.
 
@@ -47,8 +44,7 @@ class Closure:
 
 @dataclass(frozen=True, init=False, kw_only=True)
 class Penalized(Closure):
-    r"""A loss of outputs and target plus the penalty :math:`\frac{\lambda}{2}
-    \|\theta\|^2` of weight decay.
+    r"""A loss plus the penalty :math:`\frac{\lambda}{2} \|\theta\|^2` of weight decay.
 
     It is what `torch.optim.Adam` and `torch.optim.SGD` with ``weight_decay`` minimize
     (`torch.optim.AdamW` does not). All parameters count, also those that an instrument
@@ -123,31 +119,28 @@ class Evaluation(nn.Module):
                 f"({', '.join(LOSSES)}), a function loss(output, target), or "
                 "Closure(function) of (model, batch)."
             )
-        # a loss module is registered here, so its weights move to the dtype, too
+        # A loss module is registered here, so its weights move to the dtype, too.
         self.criterion = loss
 
     @property
     def is_closure(self) -> bool:
-        """Whether outputs and targets cannot be had apart."""
+        """Whether outputs and targets are inseparable."""
         return isinstance(self.criterion, Closure)
 
     @property
     def count(self) -> Callable[[Any], float] | None:
-        """Counts what the mean of a batch is over, where the loss is a known one.
-
-        Else None.
-        """
+        """Count the terms of a batch's mean, where the loss is a known one."""
         return counter(self.criterion)
 
     def forward(self, batch: Any) -> Any:
-        """The loss of a batch."""
+        """Return the loss of a batch."""
         if isinstance(self.criterion, Closure):
             return self.criterion.function(self.model, batch)
         inputs, target = split(batch)
         return self.loss_of(call(self.model, inputs), target)
 
     def loss_of(self, output: Any, target: Any) -> Any:
-        """The loss of an output.
+        """Return the loss of an output.
 
         Raises:
             UsageError: The loss needs a tensor and the model gives something else, or
@@ -167,8 +160,7 @@ class Evaluation(nn.Module):
 
 
 def counter(loss: Any) -> Callable[[Any], float] | None:
-    """What the mean of a batch is over, for the losses of PyTorch whose means are
-    known.
+    """Return what counts the terms of PyTorch's known means.
 
     Cross-entropy takes the mean over the targets that are not ignored, and with class
     weights over their weights; losses of pairs of elements take it over elements. So
@@ -202,7 +194,7 @@ def counter(loss: Any) -> Callable[[Any], float] | None:
 
 
 def _targets_that_count(target: Tensor, ignored: int, weight: Tensor | None) -> float:
-    # probabilities of classes, (N, C, ...): a mean over all but the classes
+    # Probabilities of classes are (N, C, ...): a mean over all but the classes.
     if target.is_floating_point():
         classes = target.shape[1] if target.ndim > 1 else target.numel()
         return target.numel() / max(1, classes)
@@ -215,9 +207,13 @@ def _targets_that_count(target: Tensor, ignored: int, weight: Tensor | None) -> 
 # Losses that are means over pairs of elements of output and target: broadcasting them
 # is a mistake.
 _PAIRED_FUNCTIONS = (
-    F.mse_loss, F.l1_loss, F.smooth_l1_loss, F.huber_loss,
-    F.binary_cross_entropy_with_logits, F.binary_cross_entropy,
-)  # fmt: skip
+    F.mse_loss,
+    F.l1_loss,
+    F.smooth_l1_loss,
+    F.huber_loss,
+    F.binary_cross_entropy_with_logits,
+    F.binary_cross_entropy,
+)
 _PAIRED_MODULES = (
     nn.MSELoss,
     nn.L1Loss,
@@ -268,8 +264,10 @@ def _reshaping(output: Tensor, target: Tensor) -> str:
 
 
 def call(model: nn.Module, inputs: Any) -> Any:
-    """``model(inputs)``, ``model(*inputs)`` for a tuple or list, ``model(**inputs)``
-    for a mapping.
+    """Call the model on a batch's inputs.
+
+    That is ``model(inputs)``, ``model(*inputs)`` for a tuple or list, and
+    ``model(**inputs)`` for a mapping.
     """
     if isinstance(inputs, Mapping):
         return model(**inputs)
@@ -279,8 +277,7 @@ def call(model: nn.Module, inputs: Any) -> Any:
 
 
 def split(batch: Any) -> tuple[Any, Any]:
-    """Inputs and target of a batch ``(inputs, target)`` or ``(input, input, ...,
-    target)``.
+    """Split a batch ``(inputs, target)`` or ``(input, input, ..., target)``.
 
     Raises:
         UsageError: The batch has another form.

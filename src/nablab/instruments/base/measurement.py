@@ -16,7 +16,7 @@ from nablab.instruments.base.rehearsals import Rehearsal
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# entries of an array that `to_dict` lists; longer ones give their shape
+# `to_dict` lists arrays of at most so many entries; longer ones give their shape.
 LONGEST = 1_000
 
 
@@ -35,7 +35,7 @@ class Measurement:
     notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields that its ``repr`` shows, as JSON types.
+        """Return the fields that its ``repr`` shows, as JSON types.
 
         Long arrays give ``{"shape": [...]}``.
         """
@@ -47,12 +47,15 @@ class Measurement:
         }
 
     def plot(self) -> Figure:
-        """A matplotlib figure of the result."""
+        """Return a matplotlib figure of the result."""
         raise NotImplementedError(f"{type(self).__name__} has no figure")
 
 
 def plain(value: Any) -> Any:
-    """A value as JSON types: NaN and infinities as None, long arrays as their shape."""
+    """Return a value as JSON types.
+
+    NaN and infinities become None, and long arrays their shape.
+    """
     if isinstance(value, torch.Tensor):
         value = value.detach().cpu().numpy()
     if isinstance(value, np.ndarray):
@@ -132,7 +135,7 @@ class Instrument(Generic[P, R]):
     ) -> None:
         self.measure, self.expected, self.rehearse = measure, expected, rehearse
         self.__doc__, self.__name__ = measure.__doc__, measure.__name__
-        # so that signature() and help() show the function's own
+        # With this signature() and help() show the function's own.
         self.__wrapped__ = measure
         self.__module__ = measure.__module__
 

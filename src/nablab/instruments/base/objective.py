@@ -1,7 +1,4 @@
-"""The mean loss of a model over data as a function of chosen parameters.
-
-What most instruments measure.
-"""
+"""The mean loss of a model over data as a function of chosen parameters."""
 
 from __future__ import annotations
 
@@ -18,8 +15,9 @@ from torch import Tensor, nn
 from nablab.errors import UsageError, unknown
 from nablab.instruments.base import interrupts
 from nablab.instruments.base.batches import read_batches
-from nablab.instruments.base.checks import Checks, check_modules, check_parameters
+from nablab.instruments.base.checks import Checks
 from nablab.instruments.base.losses import Closure, Evaluation, Loss, call, split
+from nablab.instruments.base.parameter_checks import check_modules, check_parameters
 from nablab.instruments.base.placement import Placement
 from nablab.instruments.base.surroundings import (
     Surroundings,
@@ -36,8 +34,7 @@ HALF = (
 
 
 class Objective:
-    r"""The mean loss :math:`f(\theta) = \frac1N \sum_i \ell(\theta; x_i, y_i)` and its
-    gradient.
+    r"""The mean loss :math:`f(\theta) = \frac1N \sum_i \ell(\theta; x_i, y_i)`.
 
     Weights and buffers are copied on construction; for a pass the copies stand in the
     places of the model's own (see `Placement`), and after it the model holds what it
@@ -118,9 +115,9 @@ class Objective:
         self._counts = [math.prod(shape) for shape in self.shapes]
         self.size = sum(self._counts)
         self.point = self.flatten(self.values)
-        # names whose places hold something else than `values` and `fixed`
+        # The places of these names hold something else than `values` and `fixed`.
         self._put: set[str] = set()
-        # buffers that a forward pass changes, as they were
+        # These are the buffers that a forward pass changes, as they were.
         self._pristine: Mapping[str, Tensor] = {}
         samples = loss.samples if isinstance(loss, Closure) else None
         self.batches = read_batches(
@@ -146,7 +143,7 @@ class Objective:
     # Vectors and tensors by name
 
     def flatten(self, tensors: Mapping[str, Tensor]) -> Tensor:
-        """One vector (P,) of tensors by parameter name.
+        """Return one vector (P,) of tensors by parameter name.
 
         Leading axes beyond the parameters' own are kept.
         """
@@ -161,9 +158,9 @@ class Objective:
         return torch.cat(parts, dim=-1)
 
     def unflatten(self, vector: Tensor) -> dict[str, Tensor]:
-        """The inverse of `flatten`.
+        """Return views of ``vector`` (..., P) in the parameters' shapes.
 
-        Views of ``vector`` (..., P) in the parameters' shapes.
+        This is the inverse of `flatten`.
         """
         parts = torch.split(vector, self._counts, dim=-1)
         return {
@@ -174,29 +171,30 @@ class Objective:
     # The function
 
     def batch_loss(self, tensors: Mapping[str, Tensor], batch: Any) -> Tensor:
-        """The mean loss of one batch at the given values of the chosen parameters.
+        """Return the mean loss of one batch at the given parameters.
 
-        Differentiable, pure.
+        It is differentiable and pure.
 
         Run it and the backward passes through it in one `quiet`: some models read their
         weights in the backward pass again.
         """
-        # the loss may hold derivatives, in the inputs say
+        # The loss may hold derivatives, in the inputs say.
         with self._placed(tensors), torch.enable_grad():
             value: Tensor = self._module(batch)
             return value
 
     def batch_outputs(self, tensors: Mapping[str, Tensor], batch: Any) -> Any:
-        """What the model returns on the inputs of a batch ``(inputs, target)``.
+        """Return the model's outputs on a batch ``(inputs, target)``.
 
-        Differentiable, pure.
+        It is differentiable and pure.
         """
         with self._placed(tensors), torch.enable_grad():
             return call(self.model, split(batch)[0])
 
     def place(self, tensors: Mapping[str, Tensor]) -> None:
-        """Put values of parameters and buffers in the model, inside `quiet`, until the
-        next pass does.
+        """Put parameters and buffers in the model until the next pass.
+
+        Call it inside `quiet`.
         """
         interrupts.safe_point()
         given = {f"model.{name}": tensor for name, tensor in tensors.items()}
@@ -215,11 +213,11 @@ class Objective:
 
     @property
     def is_closure(self) -> bool:
-        """Whether outputs and targets cannot be had apart."""
+        """Whether outputs and targets are inseparable."""
         return self._module.is_closure
 
     def criterion(self, outputs: Tensor, target: Tensor) -> Tensor:
-        """The loss of outputs.
+        """Return the loss of outputs.
 
         Raises:
             UsageError: The loss is a closure.
@@ -235,7 +233,7 @@ class Objective:
             return value
 
     def loss(self, vector: Tensor | None = None) -> float:
-        """The mean loss over all data at ``vector`` (P,), or at the model's own point."""
+        """Return the mean loss at ``vector`` (P,), or at the model's own point."""
         tensors = self.values if vector is None else self.unflatten(vector)
         total = 0.0
         with self.quiet():
@@ -245,7 +243,7 @@ class Objective:
         return total
 
     def loss_and_gradient(self, vector: Tensor | None = None) -> tuple[float, Tensor]:
-        """The mean loss over all data and its gradient (P,)."""
+        """Return the mean loss over all data and its gradient (P,)."""
         leaves = self.leaves(vector)
         total, gradient = 0.0, torch.zeros_like(self.point)
         with self.quiet():
@@ -257,11 +255,11 @@ class Objective:
         return total, gradient
 
     def gradient(self, vector: Tensor | None = None) -> Tensor:
-        """The gradient of the mean loss over all data, (P,)."""
+        """Return the gradient of the mean loss over all data, (P,)."""
         return self.loss_and_gradient(vector)[1]
 
     def leaves(self, vector: Tensor | None = None) -> dict[str, Tensor]:
-        """The chosen parameters at ``vector``, as new tensors that ask for a gradient."""
+        """Return parameters at ``vector`` as new tensors that ask for a gradient."""
         tensors = self.values if vector is None else self.unflatten(vector)
         return {
             name: tensor.detach().clone().requires_grad_()
@@ -271,9 +269,9 @@ class Objective:
     def gradients_of(
         self, value: Tensor, leaves: dict[str, Tensor]
     ) -> dict[str, Tensor]:
-        """The gradients of a loss by name.
+        """Return the gradients of a loss by name.
 
-        Call inside the `quiet` in which the loss was computed.
+        Call it inside the `quiet` in which the loss was computed.
 
         Raises:
             UsageError: The loss does not depend on the parameters.
@@ -315,7 +313,7 @@ class Objective:
             try:
                 self._placement.restore()
                 surroundings.restore()
-            # something else than Ctrl-C, such as a timer's signal, came in between
+            # Something else than Ctrl-C, such as a timer's signal, came in between.
             except BaseException:
                 self._placement.restore()
                 surroundings.restore()
@@ -327,14 +325,16 @@ class Objective:
 
     @contextmanager
     def converted(self, dtype: torch.dtype) -> Iterator[None]:
-        """Inside a `quiet`: the model at its own point with all its tensors in another
-        dtype.
-        """
+        """Convert the model at its own point to another dtype, inside a `quiet`."""
+
+        def convert(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            return {
+                name: tensor.to(dtype) if tensor.is_floating_point() else tensor
+                for name, tensor in tensors.items()
+            }
+
         kept = self.values, self.fixed
-        self.values, self.fixed = (
-            {n: t.to(dtype) if t.is_floating_point() else t for n, t in tensors.items()}
-            for tensors in kept
-        )
+        self.values, self.fixed = convert(self.values), convert(self.fixed)
         try:
             self._placement.put(
                 {name: self._base(name) for name in self._placement.originals}
@@ -357,24 +357,20 @@ class Objective:
             yield
 
     def _base(self, name: str) -> Tensor:
-        """What stands in the place of a name (of `Evaluation`) unless a pass gives
-        another value.
-        """
+        """Return the tensor of a name (of `Evaluation`) that a pass starts from."""
         chosen = self.values.get(name.removeprefix("model."))
-        return (
-            chosen
-            if chosen is not None and name.startswith("model.")
-            else self.fixed[name]
-        )
+        if chosen is not None and name.startswith("model."):
+            return chosen
+        return self.fixed[name]
 
     def _copy(self, tensor: Tensor) -> Tensor:
         kind = self.dtype if tensor.is_floating_point() else None
         return tensor.detach().to(self.device, kind, copy=True)
 
     def may_be_cut(self) -> bool:
-        """Whether batches may be cut into pieces.
+        """Return whether batches may be cut.
 
-        The mean is known, and samples do not mix.
+        The mean must be known, and samples must not mix.
         """
         if self.is_closure or self.batches.count is None:
             return False
@@ -386,14 +382,14 @@ class Objective:
 def measuring_dtype(
     parameters: Mapping[str, Tensor], asked: torch.dtype | None
 ) -> tuple[torch.dtype, tuple[str, ...]]:
-    """The dtype to measure in, and a note where it is not the parameters' own.
+    """Return the dtype to measure in, and a note where it is not the parameters' own.
 
     Args:
         parameters: The model's parameters by name.
         asked: What the caller wants; None for the widest of the parameters' own.
 
     Raises:
-        UsageError: A dtype that is no real floating-point type, or in half precision.
+        UsageError: A dtype that is not real and floating-point, or in half precision.
     """
     if asked is not None:
         if asked not in (torch.float32, torch.float64):
@@ -418,8 +414,9 @@ def measuring_dtype(
 def select_parameters(
     model: nn.Module, patterns: str | Sequence[str] = "*"
 ) -> tuple[str, ...]:
-    """Names of the trainable parameters that match any of the glob patterns, in the
-    model's order.
+    """Return the trainable parameters that match any of the glob patterns.
+
+    Names are in the model's order.
 
     Raises:
         UsageError: The model has no trainable parameter, or a pattern matches none.

@@ -75,7 +75,7 @@ class Placement:
             ]
         self._names = names
         self._saved: list[_Contents] = []
-        # places in lists, made anew by every `open`
+        # Every `open` finds the places in lists again.
         self._listed: dict[str, list[tuple[Any, Any]]] = {}
         self._depth = 0
 
@@ -87,7 +87,7 @@ class Placement:
     def open(self, dtype: torch.dtype | None, device: torch.device) -> None:
         """Remember what the modules hold, and convert what has no name.
 
-        Must be followed by `close`.
+        It must be followed by `close`.
         """
         self._depth += 1
         if self._depth > 1:
@@ -100,7 +100,7 @@ class Placement:
             place[key] = self._converted_list(place[key], dtype, device)
         for module in self._modules:
             if isinstance(module, nn.Embedding | nn.EmbeddingBag):
-                # sparse gradients have no second derivative
+                # Sparse gradients have no second derivative.
                 module.__dict__["sparse"] = False
 
     def put(self, tensors: Mapping[str, Tensor]) -> None:
@@ -129,8 +129,9 @@ class Placement:
         self._saved, self._listed, self._depth = [], {}, 0
 
     def reached_past(self, value: Tensor) -> list[str]:
-        """Names of parameters whose own tensors, not those put in their place, the
-        graph of a value reads.
+        """Return the parameters whose own tensors a value's graph reads.
+
+        It should read those put in their place.
         """
         leaves = [
             id(node.variable)
@@ -142,7 +143,7 @@ class Placement:
     def _converted_list(
         self, value: Any, dtype: torch.dtype | None, device: torch.device
     ) -> Any:
-        """A list or dictionary with the tensors in it converted.
+        """Convert the tensors in a list or dictionary.
 
         Those with names get theirs by `put`.
         """
@@ -167,8 +168,9 @@ class Placement:
 
 
 def copied(module: nn.Module) -> nn.Module:
-    """A deep copy of a module, also of one that keeps tensors with a graph (features,
-    normalized weights).
+    """Return a deep copy of a module.
+
+    It may keep tensors with a graph, such as features or normalized weights.
     """
     placement = Placement(module)
     first = next(module.parameters(), torch.zeros(()))
@@ -180,10 +182,7 @@ def copied(module: nn.Module) -> nn.Module:
 
 
 class _Contents:
-    """What a module held.
-
-    Its attributes, its registered tensors, and what stood in its lists.
-    """
+    """What a module held: attributes, registered tensors, and the items of lists."""
 
     def __init__(self, module: nn.Module) -> None:
         self._module = module
@@ -217,7 +216,10 @@ class _Contents:
 
 
 def _tree(root: nn.Module) -> Iterator[nn.Module]:
-    """The module and all below it, each once, those in unregistered lists as well."""
+    """Yield the module and all below it, each once.
+
+    Those in unregistered lists count as well.
+    """
     seen: set[int] = set()
     waiting: list[nn.Module] = [root]
     while waiting:
@@ -250,7 +252,10 @@ def _modules_in(value: Any, depth: int = 0) -> list[nn.Module]:
 
 
 def _tensor_slots(module: nn.Module) -> Iterator[tuple[Slot, Tensor]]:
-    """Every place of a module that holds a tensor: registered, or an attribute."""
+    """Yield every place of a module that holds a tensor.
+
+    It is registered, or an attribute.
+    """
     tables: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
     for table in tables:
         for key, tensor in table.items():
@@ -273,9 +278,9 @@ def _holds_tensor(value: Any, depth: int = 0) -> bool:
 def converted(
     tensor: Tensor, dtype: torch.dtype | None, device: torch.device
 ) -> Tensor:
-    """A copy without a graph.
+    """Return a copy without a graph, in another dtype if it is floating-point.
 
-    A floating-point tensor in another dtype, or in its own if that is None.
+    None keeps its own dtype.
     """
     kind = dtype if tensor.is_floating_point() else None
     return tensor.detach().to(device, kind, copy=True)

@@ -1,6 +1,4 @@
-"""How an instrument's cost is foretold.
-
-By trying small calls, or on a stand-in for what it measures.
+"""How an instrument's cost is foretold: by small calls, or on a stand-in.
 
 No table of factors is kept. What is foretold was done on this machine: either the
 instrument itself, with options that make it short (`Trials`), or its own arithmetic on
@@ -25,7 +23,7 @@ from nablab.instruments.base.batches import count_samples, part_of, read_pieces
 from nablab.instruments.base.footprints import Footprint, footprint
 
 BRIEF = 0.5  # seconds; a call that is expected to take less is made
-# a stand-in has this part of the parameters, or as many as its kind needs at least
+# A stand-in has this part of the parameters, or as many as its kind needs at least.
 ROWS_SHARE = 8
 
 
@@ -78,7 +76,7 @@ class Sets:
         )
 
     def first(self, samples: int) -> Sets:
-        """The first samples of each set."""
+        """Return the first samples of each set."""
         return Sets(
             {name: _first(batches, samples) for name, batches in self.batches.items()},
             self.named,
@@ -97,7 +95,7 @@ def _first(batches: Sequence[Any], samples: int) -> list[Any]:
 
 
 def _length(batch: Any) -> int:
-    """Samples of a batch, or 1 of one that only its closure can count."""
+    """Count the samples of a batch, or 1 if only its closure can count."""
     try:
         return count_samples(batch)
     except UsageError:
@@ -105,9 +103,7 @@ def _length(batch: Any) -> int:
 
 
 def _part(batch: Any, samples: int) -> Any:
-    """The first samples of a batch, or all of one that cannot be cut (packed
-    sequences).
-    """
+    """Return the first samples, or all of a batch that cannot be cut."""
     try:
         return part_of(batch, 0, samples)
     except UsageError:
@@ -140,7 +136,7 @@ class Call:
         return next(self.model.parameters()).device
 
     def options_of(self, function: Callable[..., Any]) -> dict[str, Any]:
-        """Those of the options that a function takes."""
+        """Return those of the options that a function takes."""
         taken = inspect.signature(function).parameters
         return {name: value for name, value in self.options.items() if name in taken}
 
@@ -149,7 +145,7 @@ Arguments = Callable[[Call, Any], tuple[Any, ...]]
 
 
 def model_loss_and_data(call: Call, data: Any) -> tuple[Any, ...]:
-    """What most instruments take."""
+    """Return a call's model, loss and data, which most instruments take."""
     return call.model, call.loss, data
 
 
@@ -166,7 +162,7 @@ class Rehearsal:
     arguments: Arguments = model_loss_and_data
 
     def __call__(self, call: Call) -> Cost:
-        """What a call takes; a short one is its own rehearsal."""
+        """Return what a call takes; a short one is its own rehearsal."""
         found = self.foretell(call)
         if found.seconds >= BRIEF:
             return found
@@ -174,7 +170,7 @@ class Rehearsal:
         return Cost(
             gradients=runs[0][0],
             seconds=min(taken.seconds for _, taken in runs),
-            # arrays are counted in the second only
+            # Arrays are counted in the second only.
             bytes=max(runs[0][1].peak, found.bytes),
         )
 
@@ -199,8 +195,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Trials:
-    """Small calls from which a large one is foretold, by a linear function of their
-    units.
+    """Small calls from which a large one is foretold, linearly in their units.
 
     Attributes:
         units: What the large call does.
@@ -254,7 +249,7 @@ def by_trials(
 
 
 def _tried(call: Call, trial: Trial, arguments: Arguments) -> tuple[float, Footprint]:
-    """Gradients and footprint of a small call."""
+    """Return gradients and footprint of a small call."""
     sets = call.sets if trial.samples is None else call.sets.first(trial.samples)
     options = {**call.options, **trial.options}
     spent = 0.0
@@ -272,8 +267,9 @@ def _tried(call: Call, trial: Trial, arguments: Arguments) -> tuple[float, Footp
 def _extended(
     rows: Sequence[Sequence[float]], values: Sequence[float], whole: Sequence[float]
 ) -> float:
-    """A linear function of units, known at as many places as it has coefficients, at
-    another place.
+    """Return a linear function of units at another place.
+
+    It is known at as many places as it has coefficients.
 
     More units never cost less: noise in the seconds of short calls might say so.
     """
@@ -299,13 +295,11 @@ class StandIn(Protocol):
         """Forget what was counted."""
 
     def true_cost(self) -> tuple[float, float]:
-        """The gradients and seconds that the calls since `begin` would take of the true
-        one.
-        """
+        """Return the true gradients and seconds of the calls since `begin`."""
 
 
 def stand_in_rows(parameters: int, fewest: int) -> int:
-    """Rows of a stand-in for so many parameters."""
+    """Return the rows of a stand-in for a number of parameters."""
     return min(parameters, max(fewest, parameters // ROWS_SHARE))
 
 
@@ -327,8 +321,9 @@ class Prepared:
 def on_stand_in(
     call: Call, prepared: Prepared, stand_in: StandIn, run: Callable[[Any], Any]
 ) -> Cost:
-    """Foretell an instrument that asks a matrix or a loss for its values, from its run
-    on a stand-in.
+    """Foretell an instrument from its run on a stand-in.
+
+    It asks a matrix or a loss for its values.
 
     Args:
         call: The call.
@@ -338,11 +333,11 @@ def on_stand_in(
         run: Runs the instrument on it.
     """
 
-    def anew() -> Any:
+    def again() -> Any:
         stand_in.begin()
         return run(stand_in)
 
-    arithmetic = footprint(anew, call.device)
+    arithmetic = footprint(again, call.device)
     gradients, seconds = stand_in.true_cost()
     share = call.parameters / stand_in.rows
     return Cost(
@@ -355,7 +350,7 @@ def on_stand_in(
 
 
 def placeholder(size: float, device: torch.device) -> torch.Tensor:
-    """Memory that is held and not touched."""
+    """Hold memory that is not touched."""
     return torch.empty(max(0, int(size)), dtype=torch.uint8, device=device)
 
 
@@ -381,7 +376,7 @@ def read_sets(data: Any, batch_size: int | None, *, named: bool) -> Sets:
 
 
 def refuse(reason: str) -> Rehearsal:
-    """For an instrument that takes something else than a model, a loss and data."""
+    """Refuse a cost for what is not a model, a loss and data."""
 
     def foretell(call: Call) -> Cost:
         raise UsageError(reason)

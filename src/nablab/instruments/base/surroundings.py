@@ -1,7 +1,4 @@
-"""What a measurement borrows from the process and gives back.
-
-Generators, kernels, gradients on or off.
-"""
+"""What a measurement borrows and gives back: generators, kernels, autograd's state."""
 
 from __future__ import annotations
 
@@ -50,7 +47,7 @@ class Generators:
             generator.set_state(state)
 
     def differences(self, other: Generators) -> set[str]:
-        """Names of the global generators whose states differ from another moment's."""
+        """Return the global generators whose states differ from another moment's."""
         found = set()
         if not torch.equal(self.torch, other.torch):
             found.add("torch")
@@ -88,9 +85,7 @@ def preserved_generators(
 
 @dataclass(frozen=True)
 class Uses:
-    """What a model's passes use of the process.
-
-    What is not known to be unused counts as used.
+    """What a model's passes use of the process; the unknown counts as used.
 
     Attributes:
         recurrence: It has recurrent layers.
@@ -106,7 +101,7 @@ class Uses:
 
     @classmethod
     def of(cls, model: torch.nn.Module) -> Uses:
-        """What can be known of a model without running it."""
+        """Find what can be known of a model without running it."""
         modules = list(model.modules())
         return cls(
             recurrence=any(isinstance(module, torch.nn.RNNBase) for module in modules),
@@ -170,9 +165,7 @@ class Kernels:
 
 
 class Surroundings:
-    """Generators and kernels together, given back after a measurement and when Ctrl-C
-    ends it.
-    """
+    """Generators and kernels together, given back after a measurement or Ctrl-C."""
 
     def __init__(self, uses: Uses) -> None:
         self._generators = Generators(only_torch=not uses.numpy_or_python)
@@ -195,7 +188,7 @@ class Surroundings:
 
 
 def function_modes() -> int:
-    """How many modes stand between PyTorch's functions and their callers."""
+    """Count the modes between PyTorch's functions and their callers."""
     return int(torch._C._len_torch_function_stack())
 
 

@@ -1,4 +1,1 @@
-"""Second derivatives.
-
-Products, eigenvalues, traces, densities, exact matrices, critical points.
-"""
+"""Second derivatives: products, spectra, traces, exact matrices, critical points."""

@@ -1,5 +1,4 @@
-r"""Methods that drive the gradient of K networks at once to zero, each from its own
-point.
+r"""Methods that drive the gradients of K networks to zero together.
 
 Every step lowers the gradient's norm, so none can run away: L-BFGS on
 :math:`\frac12\|g\|^2`, whose gradient is :math:`Hg`; Newton's method with MINRES;
@@ -15,10 +14,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from nablab.instruments.base.replicas import ReplicaObjective
+from nablab.instruments.base.replica_objective import ReplicaObjective
 from nablab.instruments.curvature.hessian_matrix import symmetrized
 from nablab.instruments.curvature.hessian_methods import Way, choose_way, hessian_blocks
 from nablab.instruments.curvature.inertia import in_threads
+from nablab.instruments.curvature.minres import minres
 
 MEMORY = 20  # pairs that L-BFGS keeps
 SUFFICIENT = 1e-4  # Armijo's constant (Nocedal and Wright 2006, section 3.1)
@@ -29,14 +29,15 @@ HALVINGS = 30
 PATIENCE = 20
 WORTHWHILE = 0.99
 INNER_PRODUCTS = 300  # of MINRES per Newton step
-# of Levenberg-Marquardt, whose steps along a bent valley are short and many
+# Levenberg-Marquardt's steps along a bent valley are short and many.
 LONG_PATIENCE = 50
 FIRST_DAMPING = 1e-3  # of Levenberg-Marquardt, as a share of ||H||^2
-# dampings in an iteration: twice as much each time, up to 10^12 of the first
+# An iteration tries dampings, twice as much each time, up to 10^12 of the first.
 TRIALS = 40
-# of the step, for the second derivative along it (Transtrum and Sethna 2012)
+# This share of the step serves the second derivative along it (Transtrum and Sethna
+# 2012).
 DIFFERENCE = 0.1
-# of the step's length, twice the correction's; more is not trusted (there, too)
+# A correction of more than half of this share of the step is not trusted (there, too).
 MOST_BENT = 0.75
 # Damping of saddle-free Newton as shares of ||H||^2: the best is found by trying, for a
 # loss costs a hundredth of the Hessian.
@@ -73,7 +74,7 @@ class Search:
 
     @classmethod
     def start(cls, objective: ReplicaObjective, tolerance: float) -> Search:
-        """All networks where they are.
+        """Start all networks where they are.
 
         Those without a finite gradient, and those at zero, stay.
         """
@@ -93,7 +94,7 @@ class Search:
         return search
 
     def norms(self) -> Tensor:
-        """The gradients' norms (K,)."""
+        """Return the gradients' norms (K,)."""
         norms: Tensor = self.gradients.norm(dim=1)
         return norms
 
@@ -104,7 +105,7 @@ class Search:
         return self.chosen
 
     def part(self) -> ReplicaObjective:
-        """The objective of the active networks; add its `spent` with `pay`."""
+        """Return the objective of the active networks; add its `spent` with `pay`."""
         return self.objective.subset(self.active)
 
     def pay(self, part: ReplicaObjective) -> None:
@@ -113,8 +114,7 @@ class Search:
         part.spent = 0.0
 
     def record(self, before: Tensor, patience: int = PATIENCE) -> None:
-        """Note the norms after an iteration, and let networks go that are done or make
-        no way.
+        """Note the norms after an iteration; drop networks that are done or stall.
 
         Args:
             before: The norms (K,) before the iteration.
@@ -126,14 +126,12 @@ class Search:
         self.stalled |= moved & (norms >= before)
         if len(self.history) - self.began > patience:
             past = self.history[-1 - patience]
-            # never true where the past is NaN
+            # This is never true where the past is NaN.
             self.stalled |= moved & (norms > WORTHWHILE * past)
         self.leave()
 
     def again(self) -> None:
-        """Move all networks that are not done, those that an earlier method gave up,
-        too.
-        """
+        """Activate all networks that are not done, also those given up earlier."""
         norms = self.norms()
         self.stalled[:] = False
         self.active = ((norms > self.tolerance) & norms.isfinite()).nonzero().flatten()
@@ -146,8 +144,9 @@ class Search:
 
 
 def gradient_norm_descent(search: Search, iterations: int) -> None:
-    r"""L-BFGS on :math:`\frac12\|g\|^2` (Liu and Nocedal 1989), halving steps until
-    Armijo's rule holds.
+    r"""Minimize :math:`\frac12\|g\|^2` by L-BFGS (Liu and Nocedal 1989).
+
+    Steps are halved until Armijo's rule holds.
     """
     if not len(search.active):
         return
@@ -177,8 +176,9 @@ def gradient_norm_descent(search: Search, iterations: int) -> None:
 
 
 def newton_minres(search: Search, iterations: int) -> None:
-    r"""Newton's method on :math:`g = 0` with steps by MINRES and a line search on
-    :math:`\|g\|^2`.
+    r"""Solve :math:`g = 0` by Newton's method with steps by MINRES.
+
+    The line search is on :math:`\|g\|^2`.
 
     Roosta, Liu, Xu and Mahoney, "Newton-MR: inexact Newton method with minimum residual
     sub-problem solver" (EURO Journal on Computational Optimization 2022). MINRES needs
@@ -211,8 +211,9 @@ def newton_minres(search: Search, iterations: int) -> None:
 
 
 def levenberg_marquardt(search: Search, iterations: int) -> None:
-    r"""Steps :math:`-(H^2 + \mu I)^{-1} H g` with the exact Hessian, bent by geodesic
-    acceleration.
+    r"""Take steps :math:`-(H^2 + \mu I)^{-1} H g` with the exact Hessian.
+
+    They are bent by geodesic acceleration.
 
     The plain method (Levenberg 1944, Marquardt 1963) creeps along the curved valleys of
     :math:`\|g\|`. Half of :math:`-(H^2 + \mu I)^{-1} H g_{vv}`, with the second
@@ -238,8 +239,9 @@ def levenberg_marquardt(search: Search, iterations: int) -> None:
 
 
 def saddle_free_newton(search: Search, iterations: int) -> None:
-    r"""Steps :math:`-(|H| + \nu I)^{-1} g` down the loss, each with the best of many
-    dampings.
+    r"""Take steps :math:`-(|H| + \nu I)^{-1} g` down the loss.
+
+    Each uses the best of many dampings.
 
     :math:`|H|` has the absolute values of the eigenvalues, so saddles repel (Dauphin et
     al., "Identifying and attacking the saddle point problem in high-dimensional
@@ -275,67 +277,10 @@ METHODS: Mapping[str, Callable[[Search, int], None]] = {
 }
 
 
-def minres(
-    product: Callable[[Tensor], Tensor], right: Tensor, tolerance: Tensor, most: int
-) -> Tensor:
-    r"""Minimize :math:`\|Ax - b\|` over growing Krylov spaces, for k symmetric systems
-    at once.
-
-    Paige and Saunders, "Solution of sparse indefinite systems of linear equations"
-    (SIAM Journal on Numerical Analysis 1975). A system is left as it is once its
-    residual is below ``tolerance`` times its right side, or once :math:`\|A r\| \le
-    10^{-10} \|A\| \|r\|`: the least-squares solution of a singular system.
-
-    Args:
-        product: The products (k, P) of each matrix with its row.
-        right: The right sides b, (k, P).
-        tolerance: (k,).
-        most: Products at most.
-    """
-    x = torch.zeros_like(right)
-    beta = start = right.norm(dim=1)
-    v_old, v = torch.zeros_like(right), right / start.clamp_min(1e-300)[:, None]
-    w, w_old = torch.zeros_like(right), torch.zeros_like(right)
-    residual = start.clone()
-    cosine, sine = -torch.ones_like(start), torch.zeros_like(start)
-    delta_bar, epsilon, scale = (
-        torch.zeros_like(start),
-        torch.zeros_like(start),
-        torch.zeros_like(start),
-    )
-    beta = torch.zeros_like(start)
-    running = start > 0
-    for _ in range(most):
-        p = product(v)
-        alpha = (v * p).sum(1)
-        p = p - alpha[:, None] * v - beta[:, None] * v_old
-        beta_new = p.norm(dim=1)
-        scale = torch.maximum(
-            scale, (alpha.square() + beta.square() + beta_new.square()).sqrt()
-        )
-        # Rotate the new column of the tridiagonal matrix into the upper triangle.
-        delta = cosine * delta_bar + sine * alpha
-        gamma_bar = sine * delta_bar - cosine * alpha
-        epsilon_new, delta_bar = sine * beta_new, -cosine * beta_new
-        gamma = torch.hypot(gamma_bar, beta_new).clamp_min(1e-300)
-        # ||A r|| / ||r||, before the new column
-        flat = torch.hypot(gamma_bar, delta_bar) <= 1e-10 * scale
-        running &= ~flat
-        cosine, sine = gamma_bar / gamma, beta_new / gamma
-        w_new = (v - epsilon[:, None] * w_old - delta[:, None] * w) / gamma[:, None]
-        x = torch.where(running[:, None], x + (cosine * residual)[:, None] * w_new, x)
-        residual = sine * residual
-        w_old, w, epsilon = w, w_new, epsilon_new
-        running &= (residual.abs() > tolerance * start) & (beta_new > 1e-14 * scale)
-        if not running.any():
-            break
-        v_old, v, beta = v, p / beta_new.clamp_min(1e-300)[:, None], beta_new
-    return x
-
-
 def eigenpairs(rows: Tensor, matrices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The rows (k,) of symmetric matrices (k, P, P) that are finite, eigenvalues and
-    eigenvectors of those.
+    """Return which matrices (k, P, P) are finite, and their eigenpairs.
+
+    These are the rows (k,), the eigenvalues and the eigenvectors.
 
     A network whose Hessian is not finite takes no step, and so is stalled.
     """
@@ -355,8 +300,7 @@ def eigenpairs(rows: Tensor, matrices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def _descend(
     search: Search, directions: Tensor, slopes: Tensor, *, needs_slopes: bool = True
 ) -> None:
-    r"""Move active networks along directions, halving steps until
-    :math:`\frac12\|g\|^2` falls enough.
+    r"""Move active networks, halving steps until :math:`\frac12\|g\|^2` falls enough.
 
     Args:
         search: Changed in place.
@@ -392,7 +336,7 @@ def _descend(
 def _inverse_hessian_times(
     pairs: list[tuple[Tensor, Tensor]], vectors: Tensor
 ) -> Tensor:
-    """The two-loop recursion (Nocedal and Wright 2006, algorithm 7.4).
+    """Apply the two-loop recursion (Nocedal and Wright 2006, algorithm 7.4).
 
     Only pairs with curvature count.
     """
@@ -417,7 +361,7 @@ def _inverse_hessian_times(
 
 
 def _first_length(search: Search, slopes: Tensor) -> Tensor:
-    """The step (k, 1) along ``-Hg`` that would be best if the gradient were linear."""
+    """Return the best step (k, 1) along ``-Hg`` if the gradient were linear."""
     part = search.part()
     bent = part.products(search.points[search.active], slopes)
     search.pay(part)
@@ -429,17 +373,13 @@ def _first_length(search: Search, slopes: Tensor) -> Tensor:
 def _bent_step(
     search: Search, numbers: Tensor, values: Tensor, vectors: Tensor, damping: Tensor
 ) -> None:
-    """One step of some networks, with more damping (K,) until it lowers the gradient's
-    norm.
-    """
+    """Take a step, with more damping (K,) until the gradient's norm falls."""
     rows = torch.arange(len(numbers), device=numbers.device)
     for _ in range(TRIALS):
         chosen = numbers[rows]
-        part, point, start = (
-            search.objective.subset(chosen),
-            search.points[chosen],
-            search.gradients[chosen],
-        )
+        part = search.objective.subset(chosen)
+        point = search.points[chosen]
+        start = search.gradients[chosen]
         own, basis = values[rows], vectors[rows]
         scale = own.abs().amax(dim=1, keepdim=True)
         weights = -own / (
@@ -453,16 +393,14 @@ def _bent_step(
             * ((ahead - start) / DIFFERENCE - _product(basis, own, velocity))
         )
         acceleration = _product(basis, weights, bend)
-        # false for NaN
+        # NaN makes this false.
         small = 2 * acceleration.norm(dim=1) <= MOST_BENT * velocity.norm(dim=1)
         trial = point + velocity + torch.where(small[:, None], acceleration / 2, 0.0)
         gradients = part.gradients(trial)
         search.pay(part)
         better = gradients.norm(dim=1) < start.norm(dim=1)  # false for NaN
-        search.points[chosen[better]], search.gradients[chosen[better]] = (
-            trial[better],
-            gradients[better],
-        )
+        search.points[chosen[better]] = trial[better]
+        search.gradients[chosen[better]] = gradients[better]
         damping[chosen] = (damping[chosen] * torch.where(better, 0.2, 2.0)).clamp_min(
             1e-20
         )
@@ -472,10 +410,7 @@ def _bent_step(
 
 
 def _product(vectors: Tensor, values: Tensor, right: Tensor) -> Tensor:
-    """Matrices given by their eigenvectors and eigenvalues, times a vector each.
-
-    (k, P).
-    """
+    """Return matrices, given by eigenpairs, times a vector each: (k, P)."""
     return (vectors @ (values * (vectors.mT @ right[..., None])[..., 0])[..., None])[
         ..., 0
     ]
@@ -484,12 +419,10 @@ def _product(vectors: Tensor, values: Tensor, right: Tensor) -> Tensor:
 def _step_down(
     search: Search, numbers: Tensor, values: Tensor, vectors: Tensor
 ) -> Tensor:
-    """One saddle-free Newton step of some networks; which of them it moved, (k,) bool."""
-    part, points, gradients = (
-        search.objective.subset(numbers),
-        search.points[numbers],
-        search.gradients[numbers],
-    )
+    """Take one saddle-free Newton step; return which networks moved, (k,) bool."""
+    part = search.objective.subset(numbers)
+    points = search.points[numbers]
+    gradients = search.gradients[numbers]
     within = (vectors.mT @ gradients[..., None])[..., 0]
     start = part.losses(points)
     lowest, best = start.clone(), points.clone()
@@ -506,10 +439,8 @@ def _step_down(
     new = part.gradients(best)
     search.pay(part)
     moved = (lowest < start) & new.isfinite().all(dim=1)
-    search.points[numbers[moved]], search.gradients[numbers[moved]] = (
-        best[moved],
-        new[moved],
-    )
+    search.points[numbers[moved]] = best[moved]
+    search.gradients[numbers[moved]] = new[moved]
     return moved
 
 
@@ -522,8 +453,9 @@ def _is_in(numbers: Tensor, like: Tensor) -> Tensor:
 def spectral_norms(
     objective: ReplicaObjective, points: Tensor, seed: int, products: int = 40
 ) -> Tensor:
-    """Lower bounds (K,) of the Hessians' spectral norms by the power method, within a
-    few percent.
+    """Return lower bounds (K,) of the Hessians' spectral norms.
+
+    The power method brings them within a few percent.
     """
     generator = torch.Generator().manual_seed(seed)
     vector = torch.randn(points.shape[1], generator=generator, dtype=torch.float64).to(

@@ -23,7 +23,8 @@ from nablab.instruments.base.measurement import (
 )
 from nablab.instruments.base.objective import select_parameters
 from nablab.instruments.base.rehearsals import Call, Trial, Trials, by_trials
-from nablab.instruments.base.replicas import ReplicaObjective, Replicas
+from nablab.instruments.base.replica_objective import ReplicaObjective
+from nablab.instruments.base.replicas import Replicas
 from nablab.instruments.curvature.critical_methods import (
     METHODS,
     Search,
@@ -49,7 +50,7 @@ Method = Literal[
     "saddle-free-newton",
 ]
 
-# above, an eigendecomposition per step takes longer than MINRES
+# Above, an eigendecomposition per step takes longer than MINRES.
 DENSE_PARAMETERS = 2_000
 AT_MOST = (
     "At most: a search ends as soon as it gets there, or gets no further. Later "
@@ -61,7 +62,7 @@ USED_UP = "iterations used up, at ||Hg|| / (||H|| ||g||) = {flatness:.1e}"
 DIVERGED = "diverged: the loss or its gradient at the start is not finite"
 GRADIENT_FLAT = (
     "gradient-flat: ||Hg|| / (||H|| ||g||) = {flatness:.1e}: a local minimum of ||g|| "
-    "that is no critical point"
+    "that is not a critical point"
 )
 STALLED = (
     "stalled: no step lowers ||g|| further, though ||Hg|| / (||H|| ||g||) = "
@@ -74,7 +75,7 @@ STALLED = (
 class CriticalPoint(Measurement):
     r"""The result of `find_critical_point`.
 
-    For `Replicas`, numbers are arrays (K,), arrays have an axis K.
+    For `Replicas`, numbers are arrays (K,) and arrays have a leading axis K.
 
     Attributes:
         reached: Whether the gradient's norm at `point` is at most the tolerance. Only
@@ -83,7 +84,7 @@ class CriticalPoint(Measurement):
         point: float64 (P,), the chosen parameters at the end.
         loss: The loss there.
         loss_before: The loss at the start.
-        gradient_norm: :math:`\|g\|` there, computed anew.
+        gradient_norm: :math:`\|g\|` there, computed again.
         gradient_norm_before: :math:`\|g\|` at the start.
         flatness: :math:`\|Hg\| / (\|H\|_2 \|g\|)` where the search ended without a
             critical point, else NaN.
@@ -114,18 +115,21 @@ class CriticalPoint(Measurement):
     replicas: Replicas = field(repr=False)
 
     def network(self, replica: int = 0) -> nn.Module:
-        """A new module at the end of the search, in the dtype of the measurement."""
+        """Return a new module at the end of the search, in the measuring dtype."""
         return self.replicas.network(replica)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types without the networks; see `Measurement.to_dict`."""
+        """Return plain JSON types without the networks.
+
+        See `Measurement.to_dict`.
+        """
         names = [
             part.name for part in dataclasses.fields(self) if part.name != "replicas"
         ]
         return {name: plain(getattr(self, name)) for name in names}
 
     def plot(self) -> Figure:
-        """The gradient's norm against iterations."""
+        """Plot the gradient's norm against iterations."""
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(6.4, 4.2), layout="constrained")
@@ -185,7 +189,7 @@ def _expected(
 
 
 def _trials(call: Call) -> Trials:
-    """Few iterations, of L-BFGS and of what follows it."""
+    """Return trials of few iterations, of L-BFGS and of what follows it."""
     names = "method", "tolerance", "max_iterations", "lbfgs_iterations"
     _check_options(*(call.options[name] for name in names))
     few = [(2, 0), (6, 0), (2, 2)]  # iterations of L-BFGS and of the method behind it
@@ -218,8 +222,7 @@ def find_critical_point(
     max_bytes: float | None = None,
     check: bool = True,
 ) -> CriticalPoint:
-    r"""Move networks from where they are to a point where the gradient of the loss is
-    zero.
+    r"""Move networks to a point where the gradient of the loss is zero.
 
     First L-BFGS minimizes :math:`\frac12 \|g\|^2`, whose gradient :math:`Hg` is exact;
     then Newton's method or Levenberg-Marquardt solve :math:`g = 0`. Every step lowers
@@ -338,7 +341,9 @@ def _reason(reached: bool, stalled: bool, norm: float, flatness: float) -> str:
         return REACHED
     if not np.isfinite(norm):
         return DIVERGED
-    ended = USED_UP if not stalled else GRADIENT_FLAT if flatness <= FLAT else STALLED
+    if not stalled:
+        return USED_UP.format(flatness=flatness)
+    ended = GRADIENT_FLAT if flatness <= FLAT else STALLED
     return ended.format(flatness=flatness)
 
 

@@ -55,7 +55,7 @@ ELEMENTWISE = (
 # 300 samples, on one thread: 11.5 ms a network with half as many, 12.1 with these, 12.5
 # with twice as many; on two threads 9.6, 7.9 and 7.9, for small pieces wait for
 # Python's lock.
-PIECE = 2**21
+TANGENT_NUMBERS = 2**21
 
 Loss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 
@@ -75,14 +75,14 @@ class DenseLayer:
     activations: tuple[nn.Module, ...] = ()
 
     def activate(self, z: Tensor) -> Tensor:
-        """The outputs of the layer."""
+        """Return the outputs of the layer."""
         for module in self.activations:
             z = module(z.clone() if getattr(module, "inplace", False) else z)
         return z
 
 
 def dense_layers(module: nn.Module) -> tuple[DenseLayer, ...] | None:
-    """The layers of a dense network, or None if ``module`` is anything else.
+    """Return the layers of a dense network, or None if ``module`` is anything else.
 
     Recognized are `torch.nn.Sequential`, also nested, of `torch.nn.Linear` and the
     modules of `ELEMENTWISE`, beginning with a linear one, without hooks and without
@@ -127,8 +127,9 @@ def dense_hessians(
     *,
     own_targets: bool = False,
 ) -> Tensor | None:
-    """The Hessians of K dense networks in all their parameters, exact to rounding and
-    exactly symmetric.
+    """Return the Hessians of K dense networks in all their parameters.
+
+    They are exact to rounding, and exactly symmetric.
 
     Rows and columns follow the network's ``named_parameters()``: layer after layer, the
     weight by rows, then the bias. One half is computed and mirrored, so the asymmetry
@@ -150,7 +151,7 @@ def dense_hessians(
         used: inputs with more than two axes, or a loss that ties samples together.
 
     >>> network = nn.Sequential(nn.Linear(1, 1))
-    >>> tensors = {name: p.detach()[None] for name, p in network.named_parameters()}
+    >>> tensors = {name: w.detach()[None] for name, w in network.named_parameters()}
     >>> x = torch.tensor([[1.0], [3.0]])
     >>> dense_hessians(dense_layers(network), tensors, x, x, nn.functional.mse_loss)
     tensor([[[10.,  4.],
@@ -181,13 +182,13 @@ def dense_hessians(
 
 
 def _is_altered(module: nn.Module) -> bool:
-    """Whether calling the module does more than its class says."""
+    """Return whether calling the module does more than its class says."""
     before = module._forward_pre_hooks, module._backward_pre_hooks
     after = module._forward_hooks, module._backward_hooks
     return any(before) or any(after) or "forward" in vars(module)
 
 
-# --- which entry stands where -------------------------------------------------
+# --- which entry stands where ---------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -216,7 +217,7 @@ class _Plan:
 
     @classmethod
     def of(cls, weights: Sequence[Tensor], biased: Sequence[bool], x: Tensor) -> _Plan:
-        """The plan for stacked weights (K, outputs, inputs)."""
+        """Return the plan for stacked weights (K, outputs, inputs)."""
         widths = [weight.shape[1] for weight in weights]
         units = (0, *accumulate(widths))
         places = _places(weights, biased)
@@ -234,7 +235,7 @@ class _Plan:
                 curved[at] = index.view(p, i, q, j).permute(1, 3, 0, 2)
                 first += len(index)
                 if earlier < later:
-                    # the bias, if there is one, feeds no later unit
+                    # The bias, if there is one, feeds no later unit.
                     linked = widths[later - 1]
                     index = torch.arange(
                         second, second + q * i * p * linked, dtype=torch.int32
@@ -245,22 +246,22 @@ class _Plan:
         tangents = sum(
             width * last for width, last in zip(widths, units[1:], strict=True)
         )
-        samples = max(1, min(len(x), PIECE // tangents))
+        samples = max(1, min(len(x), TANGENT_NUMBERS // tangents))
         return cls(
             parameters=parameters,
             units=units,
             curved=_mirrored(curved).to(x.device),
             bent=_mirrored(bent).to(x.device),
             biased=tuple(biased),
-            replicas=max(1, PIECE // (tangents * samples)),
+            replicas=max(1, TANGENT_NUMBERS // (tangents * samples)),
             samples=samples,
         )
 
 
 def _places(weights: Sequence[Tensor], biased: Sequence[bool]) -> list[Tensor]:
-    """For each layer (outputs, inputs + bias).
+    """Return each layer's parameter positions (outputs, inputs + bias).
 
-    The position of each parameter, a bias as the last column.
+    A bias is the last column.
     """
     places, start = [], 0
     for weight, has_bias in zip(weights, biased, strict=True):
@@ -275,14 +276,14 @@ def _places(weights: Sequence[Tensor], biased: Sequence[bool]) -> list[Tensor]:
 
 
 def _mirrored(index: Tensor) -> Tensor:
-    """The lower half, also in place of the upper one.
+    """Return the lower half, also in place of the upper one.
 
     A later layer's parameters come after an earlier's.
     """
     return (index.tril() + index.tril(-1).T).flatten()
 
 
-# --- one piece of work --------------------------------------------------------
+# --- one piece of work ----------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -306,7 +307,7 @@ class _Level:
     bend: Tensor
 
     def part(self, samples: slice) -> _Level:
-        """The same for some of the samples."""
+        """Return the same for some of the samples."""
         cut = (
             tensor[..., samples]
             for tensor in (self.inputs, self.slope, self.delta, self.bend)
@@ -323,10 +324,7 @@ def _fill(
     targets: Tensor,
     loss: Loss,
 ) -> bool:
-    """Compute the Hessians of some replicas into ``out``.
-
-    False if the loss ties samples together.
-    """
+    """Compute Hessians into ``out``; return False if the loss ties samples together."""
     with torch.no_grad():
         inputs, slopes, bends, outputs = _forward(layers, tensors, x)
         gradient, curvature = _loss_derivatives(outputs, targets, loss)
@@ -359,8 +357,9 @@ def _fill(
 def _forward(
     layers: Sequence[DenseLayer], tensors: Mapping[str, Tensor], x: Tensor
 ) -> tuple[list[Tensor], list[Tensor], list[Tensor], Tensor]:
-    """Inputs, slopes and second derivatives of each layer, and the outputs (K, outputs,
-    N).
+    """Return each layer's inputs, slopes and second derivatives, and the outputs.
+
+    Outputs are (K, outputs, N).
     """
     inputs, slopes, bends = [], [], []
     replicas = len(tensors[layers[0].weight])
@@ -383,7 +382,7 @@ def _forward(
 
 
 def _gradient(total: Tensor, variable: Tensor) -> Tensor:
-    """The gradient, zero where ``total`` does not depend on ``variable``.
+    """Return the gradient, zero where ``total`` does not depend on ``variable``.
 
     The graph stays.
     """
@@ -398,8 +397,9 @@ def _gradient(total: Tensor, variable: Tensor) -> Tensor:
 def _loss_derivatives(
     outputs: Tensor, targets: Tensor, loss: Loss
 ) -> tuple[Tensor, Tensor | None]:
-    """The loss's gradient (K, outputs, N) and each sample's curvature (K, outputs,
-    outputs, N).
+    """Return the loss's gradient and each sample's curvature.
+
+    Their shapes are (K, outputs, N) and (K, outputs, outputs, N).
     """
     with torch.enable_grad():
         free = outputs.mT.contiguous().requires_grad_()
@@ -431,8 +431,9 @@ def _loss_derivatives(
 def _blocks(
     levels: Sequence[_Level], curvature: Tensor, units: Sequence[int]
 ) -> tuple[Tensor, Tensor]:
-    """Both terms of all blocks of later with earlier layers, (K, ...), in the order of
-    the plan.
+    """Return both terms of all blocks of later with earlier layers, (K, ...).
+
+    The order is that of the plan.
     """
     sums, outputs = _tangents(levels, units)
     curved, bent = [], [curvature.new_zeros(len(curvature), 1)]
@@ -447,10 +448,8 @@ def _blocks(
         second[:, :known] += level.bend[:, None] * sums[later]
         second[:, known:].diagonal(dim1=1, dim2=2).add_(level.bend.mT)
         for earlier in range(later + 1):
-            taken, own = (
-                levels[earlier].inputs,
-                slice(units[earlier], units[earlier + 1]),
-            )
+            taken = levels[earlier].inputs
+            own = slice(units[earlier], units[earlier + 1])
             curved.append(
                 _over_samples(second[:, own], taken[:, :, None] * level.inputs[:, None])
             )
@@ -465,9 +464,9 @@ def _blocks(
 def _tangents(
     levels: Sequence[_Level], units: Sequence[int]
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """How each layer's sums depend on earlier units, its outputs on those and its own.
+    """Return how layers depend on earlier units: (K, T, width, N).
 
-    (K, T, width, N).
+    Sums depend on earlier units, outputs on those and their own.
     """
     sums: list[Tensor] = []
     outputs: list[Tensor] = []
@@ -477,14 +476,17 @@ def _tangents(
         out = level.slope.new_zeros(replicas, every, width, samples)
         sums.append(_times(level.weight, outputs[-1]) if outputs else out[:, :0])
         torch.mul(sums[-1], level.slope[:, None], out=out[:, :known])
-        # a unit's own sum, with slope 1
+        # The tangent of a unit's own sum has the slope 1.
         out[:, known:].diagonal(dim1=1, dim2=2).copy_(level.slope.mT)
         outputs.append(out)
     return sums, outputs
 
 
 def _times(matrix: Tensor, tangents: Tensor) -> Tensor:
-    """(K, rows, columns) times each tangent (K, T, columns, N): as (K, T, rows, N)."""
+    """Multiply (K, rows, columns) by tangents (K, T, columns, N).
+
+    Returns (K, T, rows, N).
+    """
     replicas, count = tangents.shape[:2]
     spread = matrix[:, None].expand(-1, count, -1, -1).flatten(0, 1)
     product = torch.bmm(spread, tangents.flatten(0, 1))
@@ -492,9 +494,9 @@ def _times(matrix: Tensor, tangents: Tensor) -> Tensor:
 
 
 def _over_samples(left: Tensor, right: Tensor) -> Tensor:
-    """Products of all pairs of rows summed over samples.
+    """Return products of all pairs of rows summed over samples.
 
-    (K, a, b, N) and (K, c, d, N) give (K, a*b*c*d).
+    Rows (K, a, b, N) and (K, c, d, N) give (K, a*b*c*d).
     """
     return torch.bmm(left.flatten(1, 2), right.flatten(1, 2).mT).flatten(1)
 

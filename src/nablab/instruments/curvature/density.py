@@ -1,5 +1,4 @@
-r"""The density of the Hessian's eigenvalues by stochastic Lanczos quadrature, with its
-error.
+r"""The density of the Hessian's eigenvalues by Lanczos quadrature, with its error.
 
 A random sign vector v of length one weighs every eigenvalue with the square of its
 component. Lanczos from v gives the Gauss quadrature of that measure: nodes are the Ritz
@@ -42,10 +41,11 @@ from nablab.instruments.curvature.stand_ins import by_products
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# of the kernel, as a share of the range of the nodes: 100 widths across the picture
+# The kernel's width is a share of the range of the nodes: 100 widths across the
+# picture.
 WIDTH = 0.01
-# kernel widths beyond the outermost nodes: the density there holds all but 6e-7 of its
-# mass
+# So many kernel widths beyond the outermost nodes, the density holds all but 6e-7 of
+# its mass.
 MARGIN = 5.0
 
 
@@ -103,7 +103,7 @@ class SpectralDensity(Measurement):
 
     @property
     def smallest(self) -> tuple[float, float]:
-        """The smallest Ritz value, and its residual and rounding.
+        """The smallest Ritz value, its residual and rounding.
 
         An eigenvalue lies within that.
         """
@@ -114,7 +114,7 @@ class SpectralDensity(Measurement):
 
     @property
     def largest(self) -> tuple[float, float]:
-        """The largest Ritz value, and its residual and rounding.
+        """The largest Ritz value, its residual and rounding.
 
         An eigenvalue lies within that.
         """
@@ -125,8 +125,7 @@ class SpectralDensity(Measurement):
         ) + self.roundoff
 
     def share_above(self, threshold: float, *, within: float = 0.01) -> Share:
-        r"""The share of eigenvalues above a threshold, where the quadrature resolves
-        it.
+        r"""Return the share of eigenvalues above a threshold, where it is resolved.
 
         Two bounds hold for each probe, and the narrower one counts. Chebyshev, Markov
         and Stieltjes: the true weight up to a node lies between the sums of weights
@@ -169,9 +168,7 @@ class SpectralDensity(Measurement):
         )
 
     def spacing(self, threshold: float) -> float:
-        """The mean over probes of the distance between the two nodes around a
-        threshold.
-        """
+        """Return the mean distance between the two nodes around a threshold."""
         gaps = []
         for nodes, weights in zip(self.nodes, self.weights, strict=True):
             held = nodes[weights > 0]
@@ -182,8 +179,9 @@ class SpectralDensity(Measurement):
         return float(np.mean(gaps))
 
     def plot(self) -> Figure:
-        """The density on a logarithmic axis with two standard errors, and the extreme
-        Ritz values.
+        """Plot the density on a logarithmic axis with two standard errors.
+
+        The extreme Ritz values are marked.
         """
         from matplotlib.figure import Figure
 
@@ -254,7 +252,7 @@ def spectral_density(
     batch_size: int | None = None,
     seed: int = 0,
 ) -> SpectralDensity:
-    """The density of the eigenvalues of the Hessian of the mean loss.
+    """Estimate the density of the eigenvalues of the mean loss's Hessian.
 
     Args:
         model: Any module, in the mode in which it is measured.
@@ -275,7 +273,8 @@ def spectral_density(
         UsageError: Fewer than two probes, no step, or too little memory.
 
     >>> from torch import nn
-    >>> model, inputs = nn.Linear(2, 1, bias=False), torch.diag(torch.tensor([2.0, 1.0]))
+    >>> model = nn.Linear(2, 1, bias=False)
+    >>> inputs = torch.diag(torch.tensor([2.0, 1.0]))
     >>> found = spectral_density(model, "mse", (inputs, torch.ones(2, 1)))
     >>> found.nodes.shape, found.share_above(2.0).value
     ((10, 2), 0.5)
@@ -303,7 +302,7 @@ def density_of(
     points: int = 1000,
     seed: int = 0,
 ) -> SpectralDensity:
-    """The density of eigenvalues of any symmetric matrix known by its products.
+    """Estimate the density of eigenvalues of a symmetric matrix from products.
 
     See `spectral_density`.
 
@@ -330,13 +329,12 @@ def density_of(
         signs = random_signs(matrix, min(group, probes - start), generator)
         runs += _quadratures(matrix, signs, steps)
     length = max(len(nodes) for nodes, _, _ in runs)
-    nodes = np.stack(
-        [np.pad(run[0], (0, length - len(run[0])), mode="edge") for run in runs]
-    )
-    weights, residuals = (
-        np.stack([np.pad(run[part], (0, length - len(run[part]))) for run in runs])
-        for part in (1, 2)
-    )
+    # A run that ended early gets nodes of no weight.
+    missing = [(0, length - len(run[0])) for run in runs]
+    padded = list(zip(runs, missing, strict=True))
+    nodes = np.stack([np.pad(run[0], pad, mode="edge") for run, pad in padded])
+    weights = np.stack([np.pad(run[1], pad) for run, pad in padded])
+    residuals = np.stack([np.pad(run[2], pad) for run, pad in padded])
     span = float(nodes.max() - nodes.min())
     scale = float(np.abs(nodes).max()) or 1.0
     # A spectrum of one point has no range; its size then sets the kernel.
@@ -365,8 +363,9 @@ def density_of(
 def _quadratures(
     matrix: Matrix, starts: torch.Tensor, steps: int
 ) -> list[tuple[Array, Array, Array]]:
-    """Nodes, weights and residuals of Lanczos from each column, in lockstep for cheaper
-    products.
+    """Return nodes, weights and residuals of Lanczos from each column.
+
+    They run in lockstep for cheaper products.
     """
     runs = [Krylov(start, steps) for start in starts.T]
     going = runs
@@ -385,7 +384,7 @@ def _quadratures(
 def _on_grid(
     nodes: Array, weights: Array, grid: Array, width: float
 ) -> tuple[Array, Array]:
-    """Density and cumulative distribution of each probe (probes, points)."""
+    """Return each probe's density and distribution function (probes, points)."""
     densities, cumulatives = [], []
     for place, weight in zip(nodes, weights, strict=True):
         kernel = np.exp(-0.5 * ((grid[:, None] - place) / width) ** 2) / (
@@ -400,9 +399,7 @@ def _on_grid(
 def _bounds_above(
     nodes: Array, weights: Array, residuals: Array, threshold: float, roundoff: float
 ) -> tuple[float, float]:
-    """The least and the most weight that one probe's quadrature allows above a
-    threshold.
-    """
+    """Bound the weight above a threshold that one probe's quadrature allows."""
     held = weights > 0
     nodes, weights, residuals = nodes[held], weights[held], residuals[held]
     total = np.concatenate([[0.0], np.cumsum(weights)])
@@ -426,7 +423,7 @@ def _bounds_above(
 
 
 def _group(matrix: Matrix, probes: int, steps: int) -> int:
-    """How many probes run in lockstep."""
+    """Return how many probes run in lockstep."""
     require_rows(
         matrix, steps + 1, "Take fewer steps, or choose some parameters by parameters=."
     )

@@ -1,6 +1,4 @@
-r"""The diagonal of the Hessian, and the trace of each parameter's block, from products
-with random signs.
-"""
+r"""The diagonal of the Hessian and its blocks' traces, by random signs."""
 
 from __future__ import annotations
 
@@ -25,7 +23,11 @@ from nablab.instruments.curvature.matrices import (
 )
 from nablab.instruments.curvature.operators import Operator
 from nablab.instruments.curvature.stand_ins import by_products
-from nablab.instruments.curvature.trace import BLOCK, exact_diagonal, sign_products
+from nablab.instruments.curvature.trace_estimators import (
+    BLOCK,
+    exact_diagonal,
+    sign_products,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -52,7 +54,7 @@ class Diagonal(Measurement):
     products: int
 
     def plot(self) -> Figure:
-        """The trace of each parameter's block, with two standard errors."""
+        """Plot the trace of each parameter's block, with two standard errors."""
         from matplotlib.figure import Figure
 
         layers = self.layers or {"all parameters": float(self.values.sum())}
@@ -101,8 +103,7 @@ def hessian_diagonal(
     batch_size: int | None = None,
     seed: int = 0,
 ) -> Diagonal:
-    r"""The diagonal of the Hessian of the mean loss, and its sum over each parameter
-    tensor.
+    r"""Estimate the diagonal of the mean loss's Hessian, and its sum by parameter.
 
     The estimate is the mean of :math:`v \odot H v` over random signs v (Bekas,
     Kokiopoulou and Saad 2007); the variance of entry i is :math:`\sum_{j \ne i}
@@ -124,7 +125,8 @@ def hessian_diagonal(
         UsageError: Fewer than two samples.
 
     >>> from torch import nn
-    >>> model, inputs = nn.Linear(2, 1, bias=False), torch.diag(torch.tensor([2.0, 1.0]))
+    >>> model = nn.Linear(2, 1, bias=False)
+    >>> inputs = torch.diag(torch.tensor([2.0, 1.0]))
     >>> found = hessian_diagonal(model, "mse", (inputs, torch.ones(2, 1)))
     >>> found.values.tolist(), found.layers
     ([4.0, 1.0], {'weight': 5.0})
@@ -142,7 +144,7 @@ def hessian_diagonal(
 
 
 def diagonal_of(matrix: Matrix, *, samples: int = 30, seed: int = 0) -> Diagonal:
-    """The diagonal of any symmetric matrix that is known by its products.
+    """Estimate the diagonal of a symmetric matrix from products.
 
     See `hessian_diagonal`.
 

@@ -1,6 +1,4 @@
-"""Replicas whose second derivative cannot be trusted, measured by differences of their
-gradients.
-"""
+"""Replicas measured by differences of gradients, not by second derivatives."""
 
 from __future__ import annotations
 
@@ -11,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from nablab.instruments.base.batches import Batches
-from nablab.instruments.base.replicas import ReplicaObjective, Replicas
+from nablab.instruments.base.replica_objective import ReplicaObjective
+from nablab.instruments.base.replicas import Replicas
 from nablab.instruments.curvature.operators import (
     FINITE_DIFFERENCE,
     digits_of_differences,
@@ -26,8 +25,7 @@ from nablab.instruments.curvature.verification import (
 
 
 class ByDifferences(ReplicaObjective):
-    """A `ReplicaObjective` whose Hessian products are central differences of the
-    gradient.
+    """A `ReplicaObjective` with products by central differences of the gradient.
 
     Attributes:
         stretch: Multiplies the steps; products of two stretches differ by what the
@@ -40,7 +38,7 @@ class ByDifferences(ReplicaObjective):
 
     @classmethod
     def of(cls, objective: ReplicaObjective, why: str) -> ByDifferences:
-        """The same networks and data as ``objective``."""
+        """Return the same networks and data as ``objective``."""
         found = cls.__new__(cls)
         found.__dict__.update(objective.__dict__)
         found.stretch, found.why = 1.0, why
@@ -67,9 +65,8 @@ class ByDifferences(ReplicaObjective):
             1 + points.norm(dim=1, keepdim=True)
         )
         steps = self.stretch * steps / torch.where(lengths > 0, lengths, 1.0)
-        ahead, behind = (
-            self.gradients(points + sign * steps * vectors) for sign in (1, -1)
-        )
+        ahead = self.gradients(points + steps * vectors)
+        behind = self.gradients(points - steps * vectors)
         found: Tensor = (ahead - behind) / (2 * steps)
         return found
 
@@ -82,8 +79,9 @@ def verified(
     parameters: str | Sequence[str] = "*",
     check: bool = True,
 ) -> ReplicaObjective:
-    """The objective if its second derivative is right, else the same by differences of
-    its gradient.
+    """Return the objective if its second derivative is right.
+
+    Else return the same by differences of its gradient.
 
     One network is looked at, on the first batch; see
     `nablab.instruments.curvature.verification`.
@@ -109,7 +107,7 @@ def verified(
         fine = _in_float64(objective, first, model, loss, parameters)
         try:
             verdict = _examined(fine or first, differences=fine is not None)
-        # in float64; perhaps not in the dtype of the measurement
+        # It fails in float64; perhaps not in the dtype of the measurement.
         except (RuntimeError, TypeError):
             fine = None
             verdict = _examined(first, differences=False)
@@ -120,7 +118,7 @@ def verified(
         return ByDifferences.of(
             objective, f"this model has no second derivative ({reason})"
         )
-    # the graph, and two products with it
+    # The graph and two products with it take five gradients.
     objective.spent += share * ((fine or first).spent + 5)
     verdict.refuse_asymmetry()
     return (
@@ -131,7 +129,7 @@ def verified(
 
 
 def _examined(network: ReplicaObjective, *, differences: bool) -> Verdict:
-    """The verdict on one network with one batch.
+    """Return the verdict on one network with one batch.
 
     Its `spent` counts the differences only.
     """
@@ -164,7 +162,7 @@ def _examined(network: ReplicaObjective, *, differences: bool) -> Verdict:
 
 
 def _finite_replica(objective: ReplicaObjective) -> Tensor:
-    """The number (1,) of the first network whose loss is finite, or of the first."""
+    """Return the number (1,) of the first network with a finite loss, or 0."""
     for number in range(len(objective)):
         chosen = torch.tensor([number])
         if len(objective) == 1 or bool(objective.subset(chosen).losses().isfinite()):
@@ -185,7 +183,7 @@ def _in_float64(
     loss: Any,
     parameters: str | Sequence[str],
 ) -> ReplicaObjective | None:
-    """One network with one batch in float64, or None where that cannot be had."""
+    """Return one network with one batch in float64, or None if unavailable."""
     if objective.base.dtype == torch.float64:
         return first
     if objective.own_targets:

@@ -1,6 +1,4 @@
-r"""Extreme eigenvalues of the Hessian, each with its residual.
-
-Thick-restart Lanczos (Wu and Simon 2000).
+r"""Extreme eigenvalues of the Hessian: thick-restart Lanczos (Wu and Simon 2000).
 
 The search stops by the residual :math:`\|Hv - \lambda v\|` of every wanted pair, never
 because a Ritz value has stopped to change: in a cluster it seems to stand still long
@@ -49,13 +47,14 @@ Which = Literal["largest", "smallest", "magnitude", "both"]
 # small network's Hessian then need no restart, and re-orthogonalization stays cheap
 # beside the products.
 SPARE_ROWS = 100
-# the largest eigenvalue of a trained network, checked, seldom needs more
+# The largest eigenvalue of a trained network, checked, seldom needs more.
 FIRST_ROWS = 40
 SMALLEST_SPARE = 8  # below this a restart keeps too little to get on
 CHANCE = 1e-3  # that an eigenvalue beyond `others` was missed
-# of the norm: how far beyond the last value the check must bound the others
+# The check must bound the others to this share of the norm beyond the last value.
 CHECK_SLACK = 0.01
-# the check may take this share of the search's products, or CHECK_LEAST if that is more
+# The check may take this share of the search's products, or CHECK_LEAST if that is
+# more.
 CHECK_SHARE = 0.5
 CHECK_LEAST = 20
 
@@ -97,7 +96,7 @@ class Eigenvalues(Measurement):
     which: Which
 
     def plot(self) -> Figure:
-        """The eigenvalues in order, with their residuals, and where all others lie."""
+        """Plot the eigenvalues with their residuals, and where all others lie."""
         from matplotlib.figure import Figure
         from matplotlib.ticker import MaxNLocator
 
@@ -178,7 +177,7 @@ def hessian_eigenvalues(
     batch_size: int | None = None,
     seed: int = 0,
 ) -> Eigenvalues:
-    """The extreme eigenvalues and eigenvectors of the Hessian of the mean loss.
+    """Compute the extreme eigenvalues and eigenvectors of the mean loss's Hessian.
 
     Args:
         model: Any module, in the mode in which it is measured.
@@ -205,7 +204,8 @@ def hessian_eigenvalues(
             memory.
 
     >>> from torch import nn
-    >>> model, inputs = nn.Linear(2, 1, bias=False), torch.diag(torch.tensor([2.0, 1.0]))
+    >>> model = nn.Linear(2, 1, bias=False)
+    >>> inputs = torch.diag(torch.tensor([2.0, 1.0]))
     >>> found = hessian_eigenvalues(model, "mse", (inputs, torch.ones(2, 1)), count=2)
     >>> found.values.round(5).tolist(), found.converged
     ([4.0, 1.0], True)
@@ -240,7 +240,7 @@ def eigenvalues_of(
     certify: bool = True,
     seed: int = 0,
 ) -> Eigenvalues:
-    """Extreme eigenpairs of any symmetric matrix that is known by its products.
+    """Compute extreme eigenpairs of a symmetric matrix from its products.
 
     See `hessian_eigenvalues`.
 
@@ -295,8 +295,9 @@ class _Search:
         self.certified = False
 
     def converge(self) -> bool:
-        """Grow and restart the basis until every wanted pair has converged, or the
-        products are used up.
+        """Grow and restart the basis until every wanted pair has converged.
+
+        It ends early if the products are used up.
         """
         while True:
             if self._is_due() and self._has_converged():
@@ -310,10 +311,7 @@ class _Search:
             self._step()
 
     def finds_more(self) -> bool:
-        """Start anew in the complement of the wanted vectors.
-
-        Whether a wanted pair had been missed.
-        """
+        """Start again beside the wanted vectors; return whether a pair was missed."""
         krylov = self.krylov
         if krylov.size == self.matrix.shape[0]:
             self._settle()
@@ -337,13 +335,13 @@ class _Search:
             self.certified = not self._lies_outside(*self.others, CHECK_SLACK)
             if self.certified:
                 break
-            # the next product starts a sequence from a new random vector
+            # The next product starts a sequence from a new random vector.
             if krylov.coupling == 0:
                 ended, steps = ended + 1, 0
         return False
 
     def _settle(self) -> None:
-        """The basis is the whole space: nothing can have been missed."""
+        """Certify the values: the basis is the whole space, so none was missed."""
         values = self._ritz()[0]
         rest = np.delete(values, _select(values, self.count, self.which))
         margin = roundoff_of(self.matrix, self.norm)
@@ -355,7 +353,7 @@ class _Search:
         self.certified = True
 
     def result(self) -> Eigenvalues:
-        """The wanted pairs, each with its residual measured."""
+        """Return the wanted pairs, each with its residual measured."""
         values, rotation, _ = self._ritz()
         wanted = _select(values, self.count, self.which)
         values, rotation = values[wanted], rotation[:, wanted]
@@ -395,8 +393,9 @@ class _Search:
             krylov.inject(random_vector(self.matrix, self.generator))
 
     def _is_due(self) -> bool:
-        """A small eigenproblem each step is nothing beside a product, until the basis
-        is large.
+        """Return whether to solve the small eigenproblem now.
+
+        Beside a product it costs nothing until the basis is large.
         """
         size = self.krylov.size
         return size >= self.needed and (
@@ -410,10 +409,8 @@ class _Search:
 
     def _ritz(self) -> tuple[Array, Array, Array]:
         values, rotation, residuals = self.krylov.ritz()
-        self.lowest, self.highest = (
-            min(self.lowest, values[0]),
-            max(self.highest, values[-1]),
-        )
+        self.lowest = min(self.lowest, values[0])
+        self.highest = max(self.highest, values[-1])
         self.norm = max(self.norm, abs(self.lowest), abs(self.highest))
         return values, rotation, residuals
 
@@ -434,9 +431,7 @@ class _Search:
     def _bounds(
         self, low: float, high: float, steps: int, ended: int
     ) -> tuple[float, float]:
-        """Where the others lie, from the steps of the sequence that goes on and from
-        those that ended.
-        """
+        """Bound the other eigenvalues from the running and the ended sequences."""
         size = self.matrix.shape[0] - self.needed
         margin = roundoff_of(self.matrix, self.norm)
         # Beside one large eigenvalue the lowest Ritz value is no lower bound yet, so
@@ -451,7 +446,7 @@ class _Search:
     def _chebyshev(
         self, low: float, high: float, steps: int, size: int
     ) -> tuple[float, float]:
-        """What steps from one random start leave to both ends of the spectrum."""
+        """Bound what steps from one random start leave at both ends."""
         if self.which == "smallest":
             most = unseen_beyond(high, min(self.lowest, low), steps, size, CHANCE)
             return -unseen_beyond(
@@ -461,8 +456,9 @@ class _Search:
         return least, unseen_beyond(high, min(self.lowest, least), steps, size, CHANCE)
 
     def _lies_outside(self, low: float, high: float, slack: float) -> bool:
-        """Whether an interval of other eigenvalues reaches beyond those listed by a
-        share of the norm.
+        """Return whether the others' interval reaches beyond those listed.
+
+        A share of the norm is allowed for.
         """
         listed = np.diag(self.krylov.projected)[: self.needed]
         slack = max(slack, self.tolerance) * self.norm
@@ -500,7 +496,7 @@ class _Search:
 
 
 def _select(values: Array, count: int, which: Which) -> NDArray[np.intp]:
-    """Places of the wanted among ascending values, best first."""
+    """Return places of the wanted among ascending values, best first."""
     size = len(values)
     if which == "smallest":
         return np.arange(min(count, size))
@@ -514,7 +510,7 @@ def _select(values: Array, count: int, which: Which) -> NDArray[np.intp]:
 
 
 def _capacity(matrix: Matrix, needed: int) -> int:
-    """Rows of the basis: as many as help, as many as fit."""
+    """Return the rows of the basis: as many as help and as fit."""
     size = int(matrix.shape[0])
     fit = rows_that_fit(matrix) - 2 * needed - 1  # result and products need their own
     if fit < min(size, needed + SMALLEST_SPARE):
@@ -543,11 +539,11 @@ def _check(
         )
     least = 10 * torch.finfo(matrix.dtype).eps
     if not least <= tolerance < 1:
-        double = matrix.dtype == torch.float64
-        finer = "" if double else ", or measure with dtype=torch.float64"
+        finer = ", or measure with dtype=torch.float64"
+        remedy = "" if matrix.dtype == torch.float64 else finer
         raise UsageError(
             f"tolerance={tolerance:g} is impossible in {matrix.dtype}: give "
-            f"{least:.1e} to 1{finer}."
+            f"{least:.1e} to 1{remedy}."
         )
     if max_products < needed:
         raise UsageError(

@@ -40,8 +40,7 @@ PENALTY = (
 
 
 class GaussNewtonOperator(Operator):
-    r"""The generalized Gauss-Newton matrix :math:`\frac1N\sum_i J_i^\top H_{\ell,i}
-    J_i` of the mean loss.
+    r"""The Gauss-Newton matrix :math:`\frac1N\sum_i J_i^\top H_{\ell,i} J_i`.
 
     :math:`J` is the Jacobian of the outputs in the parameters and :math:`H_\ell` the
     Hessian of the loss in the outputs. It is positive semidefinite for a convex loss by
@@ -89,7 +88,7 @@ class GaussNewtonOperator(Operator):
         with self.objective.quiet():
             leaves = self.objective.leaves()
             outputs, target = self._outputs(self.objective.batches.items[0], leaves)
-            # a closure is refused here
+            # A closure is refused here.
             self.objective.criterion(outputs.detach(), target)
             why = self._lacking(outputs, leaves)
         if why:
@@ -98,7 +97,7 @@ class GaussNewtonOperator(Operator):
             self._verify(model, loss, parameters)
 
     def _lacking(self, outputs: Tensor, leaves: dict[str, Tensor]) -> str:
-        """Why the backward pass cannot be differentiated, or nothing."""
+        """Return why the backward pass cannot be differentiated, or nothing."""
         try:
             dual, pulled = self._pulled(outputs, leaves)
             if has_dead_end(pulled):
@@ -121,22 +120,18 @@ class GaussNewtonOperator(Operator):
         self.objective.notes += (note.replace("the gradient", "the outputs", 1),)
 
     def _verify(self, model: nn.Module, loss: Any, parameters: Any) -> None:
-        """Check both derivatives that a product is made of, and the product, on the
-        first batch.
-        """
-        batch, share = (
-            self.objective.batches.items[0],
-            self.objective.batches.weights[0],
-        )
+        """Check a product and both of its derivatives on the first batch."""
+        batch = self.objective.batches.items[0]
+        share = self.objective.batches.weights[0]
         fine = in_float64(model, loss, batch, parameters)
         try:
             self._verify_at(fine or self.objective, differences=fine is not None)
-        # a model that casts or a device that lacks float64
+        # A model may cast, or a device may lack float64.
         except (RuntimeError, TypeError):
             if fine is None:
                 raise
             self._verify_at(self.objective, differences=False)
-        # two products and their graph, two differences, a gradient
+        # Two products and their graph, two differences and a gradient were taken.
         self.objective.spent += 8 * share
 
     def _verify_at(self, objective: Objective, *, differences: bool) -> None:
@@ -171,8 +166,9 @@ class GaussNewtonOperator(Operator):
         objective.spent = before
 
     def _claims(self) -> tuple[Claim, Claim]:
-        """The outputs' derivative in the parameters, and the loss's second in the
-        outputs; one batch.
+        """Return the outputs' derivative and the loss's second in the outputs.
+
+        Both are those of one batch.
         """
         batch = self.objective.batches.items[0]
         leaves = self.objective.leaves()
@@ -244,7 +240,7 @@ class GaussNewtonOperator(Operator):
     def _pulled(
         self, outputs: Tensor, leaves: dict[str, Tensor]
     ) -> tuple[Tensor, list[Tensor]]:
-        """A vector u in the space of the outputs, and J^T u as a function of it."""
+        """Return a vector u in the outputs' space, and J^T u as a function of it."""
         dual = torch.zeros_like(outputs, requires_grad=True)
         inputs = list(leaves.values())
         found = torch.autograd.grad(
@@ -286,8 +282,9 @@ class GaussNewtonOperator(Operator):
         return total
 
     def _push(self, dual: Tensor, pulled: list[Tensor], row: Tensor) -> Tensor:
-        """J v: J^T u is linear in u, and its derivative in u along v is what is asked
-        for.
+        """Return J v.
+
+        J^T u is linear in u, and its derivative in u along v is what is asked for.
         """
         directions = self.objective.unflatten(row).values()
         pairs = [
@@ -305,16 +302,15 @@ class GaussNewtonOperator(Operator):
     def _bent(
         self, slope: Tensor, free: Tensor, target: Tensor, pushed: Tensor
     ) -> Tensor:
-        """The Hessian of the loss in the outputs times a vector of their shape."""
+        """Return the loss's Hessian in the outputs times a vector of their shape."""
         if not self._exact_loss:
             step = (
                 difference_step(free.detach(), pushed)
                 if pushed.any()
                 else torch.ones_like(pushed.norm())
             )
-            ahead, behind = (
-                self._slope(free.detach() + h * pushed, target) for h in (step, -step)
-            )
+            ahead = self._slope(free.detach() + step * pushed, target)
+            behind = self._slope(free.detach() - step * pushed, target)
             difference: Tensor = (ahead - behind) / (2 * step)
             return difference
         if not slope.requires_grad:  # the loss is linear in the outputs
@@ -324,7 +320,7 @@ class GaussNewtonOperator(Operator):
         )[0]
 
     def _slope(self, outputs: Tensor, target: Tensor) -> Tensor:
-        """The gradient of the loss in the outputs, at outputs."""
+        """Return the gradient of the loss in the outputs, at outputs."""
         free = outputs.detach().requires_grad_()
         return torch.autograd.grad(self.objective.criterion(free, target), free)[0]
 

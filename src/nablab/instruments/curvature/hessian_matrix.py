@@ -17,7 +17,8 @@ from nablab.instruments.base.losses import Loss
 from nablab.instruments.base.measurement import Expected, Measurement, Size, instrument
 from nablab.instruments.base.objective import select_parameters
 from nablab.instruments.base.rehearsals import Call, Trial, Trials, by_trials
-from nablab.instruments.base.replicas import ReplicaObjective, Replicas
+from nablab.instruments.base.replica_objective import ReplicaObjective
+from nablab.instruments.base.replicas import Replicas
 from nablab.instruments.curvature.differences import ByDifferences, verified
 from nablab.instruments.curvature.hessian_methods import (
     COLUMNS,
@@ -31,7 +32,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FloatArray: TypeAlias = npt.NDArray[np.float64]
-# random vectors; 24 gradients, against some hundreds or thousands for the matrix
+# So many random vectors take 24 gradients, against some hundreds or thousands for the
+# matrix.
 PROBES = 8
 CHECK = 7  # gradients: two products with one graph and a difference, in `verified`
 CHOICE = 6  # gradients: one product by forward mode and one by reverse, in `choose_way`
@@ -46,7 +48,8 @@ IMPRECISE = (
     "and noise_floor count: the loss is computed in few digits somewhere, or a "
     "derivative is wrong."
 )
-# the fewest, and the part of many samples, whose matrix tells what that of all costs
+# Trials take at least so many samples, and this part of many: their matrices tell what
+# that of all costs.
 FEW_SAMPLES = 8
 MAX_BYTES = 4 * 10**9
 
@@ -77,7 +80,7 @@ class HessianMatrix(Measurement):
     method: str
 
     def plot(self) -> Figure:
-        """The entries as colors, by parameter; of replicas, the first."""
+        """Plot the entries as colors, by parameter; of replicas, the first."""
         from matplotlib.colors import SymLogNorm
         from matplotlib.figure import Figure
 
@@ -117,9 +120,9 @@ def _expected(
 
 
 def on_few_samples(call: Call) -> Trials:
-    """Matrices of an eighth and a fourth of the samples.
+    """Return trial calls with an eighth and a fourth of the samples.
 
-    Of few samples, the call itself.
+    Of few samples, the trial is the call itself.
     """
     total = sum(call.sets.samples())
     few = max(FEW_SAMPLES, total // FEW_SAMPLES)
@@ -143,7 +146,7 @@ def hessian_matrix(
     max_bytes: float | None = None,
     check: bool = True,
 ) -> HessianMatrix:
-    r"""The exact Hessian of the mean loss over all data, to rounding error.
+    r"""Compute the exact Hessian of the mean loss over all data, to rounding error.
 
     Columns of :math:`H = \nabla^2 f(\theta)` are directional derivatives of the
     gradient, :math:`H e_j = \frac{d}{dt} \nabla f(\theta + t e_j)`, by forward mode
@@ -175,8 +178,8 @@ def hessian_matrix(
             loss has no finite second derivative, or a gradient that is not its
             derivative.
 
-    >>> samples = torch.eye(2), torch.ones(2, 1)
-    >>> result = hessian_matrix(nn.Linear(2, 1, bias=False), "mse", samples)
+    >>> model = nn.Linear(2, 1, bias=False)
+    >>> result = hessian_matrix(model, "mse", (torch.eye(2), torch.ones(2, 1)))
     >>> result.matrix
     array([[1., 0.],
            [0., 1.]])
@@ -219,8 +222,7 @@ def hessian_matrix(
 
 
 def require_finite(matrices: Tensor, numbers: Tensor) -> None:
-    """Refuse Hessians (k, P, P) of the replicas (k,) of these numbers that hold NaN or
-    infinities.
+    """Refuse Hessians (k, P, P) of replicas (k,) that hold NaN or infinities.
 
     Raises:
         UsageError: As the summary says.
@@ -236,8 +238,9 @@ def require_finite(matrices: Tensor, numbers: Tensor) -> None:
 
 
 def symmetrized(matrices: Tensor) -> tuple[Tensor, Tensor]:
-    """The symmetric part of matrices (k, P, P), and the Frobenius norm (k,) of each ``H
-    - H.T``.
+    """Return symmetric parts (k, P, P) and the norms (k,) of ``H - H.T``.
+
+    The norms are Frobenius'.
     """
     differences = (matrices - matrices.mT).flatten(1).norm(dim=1)
     return (matrices + matrices.mT) / 2, differences
@@ -246,13 +249,11 @@ def symmetrized(matrices: Tensor) -> tuple[Tensor, Tensor]:
 def rounding_norm(
     objective: ReplicaObjective, numbers: Tensor, matrices: Tensor, *, seed: int = 0
 ) -> Tensor:
-    r"""How much rounding changes Hessians.
-
-    An estimate (k,) of :math:`\|\hat H - \tilde H\|_F`.
+    r"""Estimate rounding errors (k,) of Hessians, :math:`\|\hat H - \tilde H\|_F`.
 
     :math:`\tilde H` are the Hessians as double backward passes give them with every
     weight moved by its last digit, up or down by chance: the same loss to rounding,
-    whatever it is, with all rounding errors drawn anew. For a standard normal vector v,
+    whatever it is, with all rounding errors redrawn. For a standard normal vector v,
     :math:`E\|(\hat H - \tilde H) v\|^2 = \|\hat H - \tilde H\|_F^2`; the mean over
     `PROBES` vectors has a relative standard error of about 1/sqrt(2 PROBES) for a
     difference of low rank, and less for one that is noise. Beside rounding, it shows
@@ -289,7 +290,7 @@ def rounding_norm(
 
 
 def _probes(part: ReplicaObjective, seed: int) -> list[tuple[Tensor, Tensor]]:
-    """Random vectors (P,) with random signs (P,) each."""
+    """Draw random vectors (P,) with random signs (P,) each."""
     generator = torch.Generator().manual_seed(seed)
     size, like = part.base.size, part.points
     return [
@@ -307,15 +308,16 @@ def _distances(
     probes: Sequence[tuple[Tensor, Tensor]],
     step: float,
 ) -> Tensor:
-    """The root mean square (k,) over probes of a product less that with weights moved
-    by a share ``step``.
+    """Return distances (k,) to products with weights moved by ``step``.
+
+    The root mean square over probes; the step is a share of each weight.
     """
     total = matrices.new_zeros(len(matrices))
     for vector, signs in probes:
-        # the same for each, so that none depends on the others
+        # The vectors are the same for each, so that none depends on the others.
         vectors = vector.expand_as(part.points)
-        # Three times the vector has another mantissa, so that products round anew where
-        # points do not move.
+        # Three times the vector has another mantissa, so that products round otherwise
+        # where points do not move.
         product = part.products(part.points * (1 + step * signs), 3 * vectors) / 3
         difference = product - (matrices @ vectors[..., None])[..., 0]
         total += difference.square().sum(dim=1) / len(probes)
@@ -323,9 +325,7 @@ def _distances(
 
 
 def precision_notes(asymmetry: Tensor, rounding: Tensor) -> tuple[str, ...]:
-    """What to say of Hessians whose error, relative to their norms (k,), is above half
-    of the digits.
-    """
+    """Note Hessians whose relative error (k,) is above half of the digits."""
     worst = float(torch.maximum(asymmetry, rounding).max())
     return (
         (IMPRECISE.format(error=worst),)
@@ -335,7 +335,7 @@ def precision_notes(asymmetry: Tensor, rounding: Tensor) -> tuple[str, ...]:
 
 
 def relative(norms: Tensor, wholes: Tensor) -> Tensor:
-    """Norms as shares of other norms; 0 where both are 0."""
+    """Return norms as shares of other norms; 0 where both are 0."""
     return torch.where(
         wholes > 0, norms / wholes.clamp_min(torch.finfo(wholes.dtype).tiny), norms
     )
@@ -365,9 +365,8 @@ def check_fits(
     own = dict(module.named_parameters())
     chosen = [own[name] for name in select_parameters(module, parameters)]
     size = sum(parameter.numel() for parameter in chosen)
-    count = (
-        (1 if isinstance(model, nn.Module) else len(model)) if held is None else held
-    )
+    replicas = 1 if isinstance(model, nn.Module) else len(model)
+    count = replicas if held is None else held
     needed = (count + 1) * size**2 * dtype.itemsize
     allowed = (
         max_bytes

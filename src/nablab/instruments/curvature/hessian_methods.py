@@ -1,6 +1,4 @@
-"""Ways to compute the Hessians of networks, and which of them are right and fast for a
-given model.
-"""
+"""Ways to compute Hessians, and which are right and fast for a given model."""
 
 from __future__ import annotations
 
@@ -16,7 +14,7 @@ from nablab.errors import UsageError, unknown
 from nablab.instruments.base.batches import Batches, part_of, tensors_in
 from nablab.instruments.base.graphs import free_memory
 from nablab.instruments.base.losses import Penalized, split
-from nablab.instruments.base.replicas import (
+from nablab.instruments.base.replica_objective import (
     ForwardDifferentiable,
     LossOf,
     ReplicaObjective,
@@ -37,9 +35,10 @@ Method = Literal[
 # 1.3 times as long as 64, and all 571 took 2.5 times as long: the tangents no longer
 # fit the cache.
 COLUMNS = 64
-# replicas in one batch: half the time per network of one; ten were no faster than four
+# So many replicas in one batch take half the time per network of one; ten were no
+# faster than four.
 TOGETHER = 4
-# the tangents of one chunk take at most this, and an eighth of the free memory
+# The tangents of one chunk take at most this, and an eighth of the free memory.
 WORKING_BYTES = 2**29
 # The dense method and a product by autograd differ by rounding only, or the loss holds
 # a part that the method does not see; a weak penalty is a small part.
@@ -58,8 +57,8 @@ PAST_ARGUMENTS = (
     "such as a penalty on its weights, does this."
 )
 TIED = (
-    "The fast method for dense networks was left: the loss is no sum over the samples "
-    "of a batch, so that samples are tied together."
+    "The fast method for dense networks was left: the loss is not a sum over the "
+    "samples of a batch, so that samples are tied together."
 )
 
 
@@ -77,8 +76,7 @@ class Way:
 
 
 def choose_way(objective: ReplicaObjective, method: str) -> Way:
-    """The method that was asked for, or the fastest that gives this model's
-    derivatives.
+    """Return the requested method, or the fastest that is right for this model.
 
     Args:
         objective: The networks; its products are taken as right (see `verified`).
@@ -117,9 +115,7 @@ def choose_way(objective: ReplicaObjective, method: str) -> Way:
 
 
 def _general_way(objective: ReplicaObjective, notes: tuple[str, ...]) -> Way:
-    """Forward mode if it gives the same as the objective's products, else those
-    products.
-    """
+    """Return forward mode if it matches the products, else the products."""
     differences = isinstance(objective, ByDifferences)
     first = objective.subset(torch.arange(1))
     try:
@@ -140,8 +136,7 @@ def _general_way(objective: ReplicaObjective, notes: tuple[str, ...]) -> Way:
 
 
 def _modes_agree(objective: ReplicaObjective) -> bool:
-    """Whether forward mode gives the objective's derivative of the gradient along a
-    random vector.
+    """Return whether forward mode gives the derivative along a random vector.
 
     A function of the user's own may state a wrong derivative for one of them. A fourth
     of the digits must agree: models that cast to float32 inside have no more than half
@@ -167,8 +162,9 @@ def hessian_blocks(
     points: Tensor | None = None,
     chunk: int | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """The Hessians of all replicas, a few replicas at a time, so that few of them are
-    held at once.
+    """Yield the Hessians of all replicas, a few replicas at a time.
+
+    So few of them are held at once.
 
     Args:
         objective: The networks.
@@ -200,10 +196,10 @@ def hessian_blocks(
 
 
 def _sizes(objective: ReplicaObjective, way: Way, chunk: int | None) -> tuple[int, int]:
-    """Columns and replicas at once."""
+    """Return how many columns and replicas to take at once."""
     size = objective.base.size
     most = max(1, WORKING_BYTES // (2 * size**2 * objective.points.itemsize))
-    # dense_hessians cuts its work by itself
+    # `dense_hessians` cuts its work by itself.
     if way.method in ("dense", "finite-difference"):
         return 1, most
     first = objective.subset(torch.arange(1))
@@ -227,8 +223,10 @@ def _sizes(objective: ReplicaObjective, way: Way, chunk: int | None) -> tuple[in
     return columns, min(most, max(1, min(TOGETHER, fits // columns)))
 
 
-# --- the methods: of networks, at points (K, P), several columns at once; None where
-# one does not apply
+# --- the methods ---
+#
+# Each gives the Hessians of networks at points (K, P), a number of columns at once, or
+# None where it does not apply.
 
 
 def _forward_over_reverse(
@@ -247,8 +245,9 @@ def _forward_over_reverse(
 def _derivatives_along(
     objective: ReplicaObjective, points: Tensor, directions: Tensor
 ) -> Tensor:
-    """The derivatives (K, c, P) of the gradients along directions (c, P), by forward
-    mode.
+    """Return the gradients' derivatives (K, c, P) by forward mode.
+
+    The directions are (c, P).
     """
     flatten, unflatten = objective.base.flatten, objective.base.unflatten
     total = points.new_zeros(len(points), *directions.shape)
@@ -309,7 +308,7 @@ def _dense(objective: ReplicaObjective, points: Tensor, columns: int) -> Tensor 
     layers = dense_layers(objective.base.model) or ()
     found = _dense_matrices(objective, points, layers)
     units = sum(objective.base.values[layer.weight].shape[0] for layer in layers)
-    # a tangent for each unit instead of each parameter
+    # There is a tangent for each unit instead of each parameter.
     objective.spent += len(points) * (2 * units + 1)
     return found
 
@@ -340,7 +339,7 @@ def _dense_matrices(
 
 
 def _looks_dense(objective: ReplicaObjective) -> bool:
-    """Whether model, parameters and batches have the form that the dense method needs."""
+    """Return whether model, parameters and batches suit the dense method."""
     base = objective.base
     layers = dense_layers(base.model)
     separate = not base.is_closure or isinstance(base._module.criterion, Penalized)
@@ -365,9 +364,9 @@ def _looks_dense(objective: ReplicaObjective) -> bool:
 
 
 def _dense_agrees(objective: ReplicaObjective) -> bool | None:
-    """Whether the dense method gives the objective's products on two samples.
+    """Return whether the dense method is right on two samples.
 
-    None if it does not apply.
+    It is None if the method does not apply.
     """
     few = objective.subset(torch.arange(1))
     few.batches = Batches((part_of(objective.batches.items[0], 0, 2),), (2,))
@@ -383,7 +382,7 @@ def _dense_agrees(objective: ReplicaObjective) -> bool | None:
         )
         vector = vector.to(few.points)
         product = few.products(few.points, vector)
-    # a loss that cannot be had of two samples by themselves
+    # The loss of two samples by themselves is unavailable.
     except (RuntimeError, IndexError) as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise

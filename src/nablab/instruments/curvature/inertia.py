@@ -1,6 +1,4 @@
-"""How many eigenvalues of the exact Hessian are positive, zero and negative, and how
-sure that is.
-"""
+"""How many eigenvalues of the exact Hessian are positive, zero and negative."""
 
 from __future__ import annotations
 
@@ -19,7 +17,8 @@ from nablab.errors import UsageError
 from nablab.instruments.base.losses import Loss
 from nablab.instruments.base.measurement import Expected, Measurement, Size, instrument
 from nablab.instruments.base.rehearsals import by_trials
-from nablab.instruments.base.replicas import ReplicaObjective, Replicas
+from nablab.instruments.base.replica_objective import ReplicaObjective
+from nablab.instruments.base.replicas import Replicas
 from nablab.instruments.curvature.differences import verified
 from nablab.instruments.curvature.hessian_matrix import (
     CHECK,
@@ -112,9 +111,9 @@ class Inertia(Measurement):
         )
 
     def is_critical(self, gradient_tolerance: float = 1e-8) -> bool | BoolArray:
-        """Whether the gradient is zero to the tolerance.
+        """Return whether the gradient is zero to the tolerance.
 
-        A small `flatness` is no substitute: it says that the gradient lies where the
+        A small `flatness` is not a substitute: it says that the gradient lies where the
         Hessian is flat, which makes a local minimum of the gradient's norm, seldom one
         that is zero (Frye et al. 2021).
         """
@@ -122,9 +121,9 @@ class Inertia(Measurement):
         return bool(verdict) if verdict.ndim == 0 else verdict
 
     def plot(self) -> Figure:
-        """The spectrum with its noise floor.
+        """Plot the spectrum with its noise floor.
 
-        For replicas, the minimal ratio against the loss.
+        For replicas, plot the minimal ratio against the loss.
         """
         from matplotlib.figure import Figure
 
@@ -150,7 +149,7 @@ class Inertia(Measurement):
         # What lies far below the floor says nothing: it is drawn at the lower end, as
         # exact zeros are.
         least = floor * 1e-6 if floor > 0 else 1.0
-        # zeros stand to the right of both signs
+        # Zeros stand to the right of both signs.
         first_zero = max(self.positive, self.negative)
         for chosen, color, marker, label in groups:
             ranks = np.arange(1, chosen.sum() + 1) + (
@@ -229,8 +228,7 @@ def inertia(
     max_bytes: float | None = None,
     check: bool = True,
 ) -> Inertia:
-    r"""Count the positive, zero and negative eigenvalues of the exact Hessian of the
-    mean loss.
+    r"""Count the positive, zero and negative eigenvalues of the exact Hessian.
 
     An eigenvalue is zero if its absolute value is at most the noise floor
 
@@ -353,8 +351,9 @@ def inertia(
 
 
 def flatness(matrices: Tensor, gradients: Tensor, eigenvalues: Tensor) -> Tensor:
-    r""":math:`\|Hg\| / (\|H\|_2 \|g\|)` (k,) of matrices (k, P, P) and gradients (k,
-    P); NaN for 0 / 0.
+    r"""Return :math:`\|Hg\| / (\|H\|_2 \|g\|)` (k,), NaN for 0 / 0.
+
+    The matrices are (k, P, P), the gradients (k, P).
     """
     # Gradients are scaled first: the square of 1e-200 is zero.
     directions = gradients / gradients.norm(dim=1, keepdim=True)
@@ -363,7 +362,7 @@ def flatness(matrices: Tensor, gradients: Tensor, eigenvalues: Tensor) -> Tensor
 
 
 def in_threads(function: Callable[[Tensor], Any], matrices: Tensor) -> list[Any]:
-    """``function(matrix)`` of each matrix (k, P, P), each on one thread.
+    """Return ``function(matrix)`` of each (k, P, P), each on one thread.
 
     Small eigenvalue problems gain nothing from threads inside LAPACK: on two cores,
     eight of 571 rows took 12 ms each in a pool of two, 16 ms on one thread, 24 ms on
@@ -384,8 +383,7 @@ def in_threads(function: Callable[[Tensor], Any], matrices: Tensor) -> list[Any]
 def wilson_interval(
     higher: npt.NDArray[Any], trials: int, level: float = 0.95
 ) -> FloatArray:
-    """Wilson's score interval (..., 2) of a share, from counts of ``trials`` (Wilson
-    1927).
+    """Return Wilson's score interval (..., 2) of a share, from counts (Wilson 1927).
 
     >>> wilson_interval(np.array(10), 10).round(3)
     array([0.722, 1.   ])
@@ -435,7 +433,10 @@ def _higher_neighbors(
     radii: Sequence[float],
     seed: int,
 ) -> IntArray:
-    """How many neighbors of each replica at each radius have a higher loss, (K, R)."""
+    """Count each replica's neighbors with a higher loss, (K, R).
+
+    R is the number of radii.
+    """
     generator = torch.Generator().manual_seed(seed)
     higher = torch.zeros(len(objective), len(radii), dtype=torch.int64)
     for _ in range(neighbors):

@@ -1,5 +1,4 @@
-r"""Lanczos' method on any symmetric matrix that is known by its products, with full
-re-orthogonalization.
+r"""Lanczos' method with full re-orthogonalization, from products with a matrix.
 
 After :math:`m` products the orthonormal rows of :math:`Q` (m, P) span what they have
 seen, and the small matrix :math:`T = Q A Q^\top` has the Ritz values as eigenvalues.
@@ -26,7 +25,7 @@ from nablab.instruments.curvature.matrices import Array, finite_norm
 # A new vector below this many roundoffs of the largest product holds no direction of
 # its own.
 BREAKDOWN = 10.0
-# parameters that a restart mixes at a time, so that it needs no second basis
+# A restart mixes so many parameters at a time, so that it needs no second basis.
 COLUMNS = 1 << 16
 
 
@@ -80,10 +79,7 @@ class Krylov:
         return self.size == len(self.projected)
 
     def absorb(self, image: Tensor) -> float:
-        """Take the product of the matrix with `newest`.
-
-        Returns the coupling to the next vector.
-        """
+        """Take the product of the matrix with `newest`; return the next coupling."""
         self.scale = max(self.scale, finite_norm(image))
         self.size += 1
         rest, coefficients = self._orthogonalize(image)
@@ -108,8 +104,10 @@ class Krylov:
         self.coupling = 0.0
 
     def ritz(self) -> tuple[Array, Array, Array]:
-        """Ritz values (m,) ascending, coefficients in the basis (m, m) by column,
-        residual norms (m,).
+        """Return Ritz values, coefficients and residual norms.
+
+        Values (m,) are ascending, coefficients in the basis (m, m) are by column, norms
+        are (m,).
         """
         # By PyTorch, for its setting of threads: NumPy's own threads wait on each other
         # on a busy machine.
@@ -121,9 +119,7 @@ class Krylov:
         return values, rotation, np.hypot(self.coupling * np.abs(rotation[-1]), locked)
 
     def restart(self, values: Array, rotation: Array) -> None:
-        """Keep the Ritz vectors with the given coefficients (m, k), and the newest
-        vector.
-        """
+        """Keep the Ritz vectors with coefficients (m, k), and the newest vector."""
         kept = rotation.shape[1]
         defects = np.sqrt((rotation.T**2) @ self.defects[: self.size] ** 2)
         waiting = self.newest.clone()
@@ -145,8 +141,9 @@ class Krylov:
         self.inject(fresh)
 
     def combinations(self, rotation: Array) -> Iterator[tuple[slice, Tensor]]:
-        """Combinations of the basis with coefficients (m, k), as pieces (k, columns)
-        with their place.
+        """Yield combinations of the basis with coefficients (m, k).
+
+        They come as pieces (k, columns) with their place.
         """
         mix = torch.from_numpy(rotation.T.copy()).to(self.vectors)
         for start in range(0, self.vectors.shape[1], COLUMNS):
@@ -172,8 +169,9 @@ class Krylov:
 def beyond_breakdown(
     neglected: float, sequences: int, size: int, chance: float
 ) -> float:
-    r"""How far an eigenvalue may lie from all Ritz values of sequences that ended, but
-    for a stated chance.
+    r"""Bound the distance of all eigenvalues from the Ritz values of ended runs.
+
+    The bound holds but for a stated chance.
 
     A Krylov sequence ends where its coupling :math:`\beta` is no more than rounding: in
     float32, beside a large eigenvalue, that is long before it has seen everything. With
@@ -198,8 +196,9 @@ def beyond_breakdown(
 def unseen_beyond(
     highest: float, lowest: float, steps: int, size: int, chance: float
 ) -> float:
-    r"""The level that no eigenvalue exceeds, but for a stated chance, after Lanczos
-    from a random start.
+    r"""Return a level above all eigenvalues, but for a stated chance.
+
+    The start of Lanczos' method was random.
 
     Let :math:`\mu` be the highest Ritz value after ``steps`` products from a start that
     is uniform on the sphere of ``size`` dimensions. An eigenvalue :math:`\lambda > \mu`
@@ -208,7 +207,7 @@ def unseen_beyond(
 
     .. math::
         c^2 \le \frac{\mu - a}{(\lambda - \mu)\,
-        T_{s-1}\!\left(1 + 2\frac{\lambda - \mu}{\mu - a}\right)^2},
+            T_{s-1}\!\left(1 + 2\frac{\lambda - \mu}{\mu - a}\right)^2},
 
     and the chance of so small a component is at most :math:`\sqrt{2 P c^2 / \pi}`. The
     bound is that of Kaniel and Saad, turned around as Kuczynski and Wozniakowski (1992)

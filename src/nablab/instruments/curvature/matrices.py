@@ -1,7 +1,4 @@
-"""What the iterative instruments need of a matrix.
-
-Its products, and checks before anything costly.
-"""
+"""What the iterative instruments need of a matrix: its products, and checks."""
 
 from __future__ import annotations
 
@@ -30,7 +27,7 @@ MEMORY_SHARE = 0.5  # of the free memory may be filled with vectors
 
 
 class Matrix(Protocol):
-    """A symmetric matrix (P, P): an `Operator`, a dense tensor, or a class of your own."""
+    """A symmetric matrix (P, P): an `Operator`, a dense tensor, or your own class."""
 
     @property
     def shape(self) -> Any:
@@ -45,7 +42,7 @@ class Matrix(Protocol):
         """Where vectors live."""
 
     def __matmul__(self, vectors: Tensor) -> Tensor:
-        """The product with a vector (P,) or a block (P, k)."""
+        """Return the product with a vector (P,) or a block (P, k)."""
 
 
 def curvature(
@@ -58,7 +55,7 @@ def curvature(
     dtype: torch.dtype | None,
     batch_size: int | None,
 ) -> Operator:
-    """The Hessian or the Gauss-Newton matrix as an operator.
+    """Return the Hessian or the Gauss-Newton matrix as an operator.
 
     Raises:
         UsageError: ``operator`` is neither.
@@ -72,21 +69,19 @@ def curvature(
 
 
 def gradients_spent(matrix: Matrix) -> float:
-    """Gradient evaluations that a matrix has cost so far, or 0 for one that does not
-    count them.
-    """
+    """Return a matrix' gradient evaluations so far, or 0 if it counts none."""
     return matrix.objective.spent if isinstance(matrix, Operator) else 0.0
 
 
 def notes_of(matrix: Matrix) -> tuple[str, ...]:
-    """What a matrix has to say of itself."""
+    """Return what a matrix has to say of itself."""
     return matrix.objective.notes if isinstance(matrix, Operator) else ()
 
 
 def random_vector(matrix: Matrix, generator: torch.Generator) -> Tensor:
-    """A standard normal vector (P,).
+    """Draw a standard normal vector (P,).
 
-    Drawn on the CPU, so that every device gets the same.
+    It is drawn on the CPU, so that every device gets the same.
     """
     return torch.randn(matrix.shape[0], generator=generator, dtype=matrix.dtype).to(
         matrix.device
@@ -94,7 +89,7 @@ def random_vector(matrix: Matrix, generator: torch.Generator) -> Tensor:
 
 
 def random_signs(matrix: Matrix, count: int, generator: torch.Generator) -> Tensor:
-    """Rademacher vectors as columns (P, count): every entry 1 or -1; drawn on the CPU."""
+    """Draw Rademacher vectors (P, count) on the CPU: every entry is 1 or -1."""
     bits = torch.randint(
         0, 2, (count, matrix.shape[0]), generator=generator, dtype=torch.int8
     )
@@ -102,7 +97,7 @@ def random_signs(matrix: Matrix, count: int, generator: torch.Generator) -> Tens
 
 
 def rows_that_fit(matrix: Matrix) -> int:
-    """How many vectors of the matrix' size may be held at once."""
+    """Return how many vectors of the matrix' size may be held at once."""
     return int(
         MEMORY_SHARE
         * free_memory(matrix.device)
@@ -111,7 +106,7 @@ def rows_that_fit(matrix: Matrix) -> int:
 
 
 def true_rows(matrix: Matrix) -> int:
-    """The rows of a matrix; of a stand-in, those of the matrix in whose place it is."""
+    """Return a matrix' rows; of a stand-in, those of the true matrix."""
     rows: int = getattr(matrix, "stands_for", matrix.shape[0])
     return rows
 
@@ -144,14 +139,15 @@ def check_matrix(matrix: Matrix) -> None:
     ):
         raise UsageError(
             f"A {type(matrix).__name__} of shape {tuple(matrix.shape)} and "
-            f"{matrix.dtype} is no symmetric real matrix. Give a HessianOperator, a "
+            f"{matrix.dtype} is not a symmetric real matrix. Give a HessianOperator, a "
             "GaussNewtonOperator or a square tensor of floating-point numbers."
         )
 
 
 def roundoff_of(matrix: Matrix, scale: float) -> float:
-    """To how much an eigenvalue of a matrix of norm ``scale`` is known at best, from
-    its dtype.
+    """Return the precision of an eigenvalue of a matrix of norm ``scale``.
+
+    It depends on the matrix' dtype.
     """
     # Rounding of a product adds up over entries as a random walk; ten such lengths are
     # safe.
@@ -159,7 +155,7 @@ def roundoff_of(matrix: Matrix, scale: float) -> float:
 
 
 def finite_norm(image: Tensor) -> float:
-    """The norm of a product.
+    """Return the norm of a product, or raise an error if it is not finite.
 
     Raises:
         UsageError: It is not finite: the loss has no finite second derivative at this

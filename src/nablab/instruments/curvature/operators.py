@@ -1,7 +1,7 @@
 r"""Products with the Hessian of a loss, without forming it.
 
 A product costs two gradient evaluations if the graph of the gradient is kept between
-products (`cached`), three if it is built anew (Pearlmutter 1994), and two by finite
+products (`cached`), three if it is built again (Pearlmutter 1994), and two by finite
 differences.
 """
 
@@ -63,7 +63,7 @@ class Operator:
         self.dtype, self.device = objective.dtype, objective.device
 
     def __matmul__(self, vectors: Tensor) -> Tensor:
-        """The product with a vector (P,) or with each column of a block (P, k)."""
+        """Return the product with a vector (P,) or each column of (P, k)."""
         if vectors.shape[:1] != (self.shape[1],) or vectors.ndim not in (1, 2):
             raise UsageError(
                 f"A block of shape {tuple(vectors.shape)} does not fit a matrix of "
@@ -75,11 +75,11 @@ class Operator:
         return product.reshape(vectors.shape)
 
     def _products(self, rows: Tensor) -> Tensor:
-        """The product with each row of (k, P), as rows."""
+        """Return the product with each row of (k, P), as rows."""
         raise NotImplementedError
 
     def to_scipy(self) -> LinearOperator:
-        """The operator for NumPy vectors and blocks, in its own dtype."""
+        """Return the operator for NumPy vectors and blocks, in its own dtype."""
 
         def product(vectors: Any) -> Any:
             return (self @ torch.from_numpy(np.asarray(vectors))).cpu().numpy()
@@ -123,8 +123,8 @@ class HessianOperator(Operator):
             derivative of the loss.
 
     >>> from torch import nn
-    >>> samples = torch.eye(2), torch.ones(2, 1)
-    >>> H = HessianOperator(nn.Linear(2, 1, bias=False), "mse", samples)
+    >>> model = nn.Linear(2, 1, bias=False)
+    >>> H = HessianOperator(model, "mse", (torch.eye(2), torch.ones(2, 1)))
     >>> H @ torch.tensor([1.0, 0.0])
     tensor([1., 0.])
     """
@@ -172,9 +172,7 @@ class HessianOperator(Operator):
 
     @property
     def gradients_per_product(self) -> float:
-        """What a product with a vector costs by the arithmetic, in gradient
-        evaluations.
-        """
+        """The cost of a product by the arithmetic, in gradient evaluations."""
         return 3.0 if self.method == "double-backward" and not self.cached else 2.0
 
     def _products(self, rows: Tensor) -> Tensor:
@@ -218,9 +216,7 @@ class HessianOperator(Operator):
         return difference
 
     def _usable_method(self) -> Method:
-        """Differences where a product fails, and where autograd would leave out a part
-        without a word.
-        """
+        """Choose differences where autograd fails or would leave out a part."""
         try:
             with self.objective.quiet():
                 graph = self._linearize(self.objective.batches.items[0])
@@ -248,12 +244,10 @@ class HessianOperator(Operator):
         self, model: nn.Module, loss: Any, parameters: Any, *, may_change: bool
     ) -> None:
         """Measure by differences if a product is found wrong, or say that it is."""
-        batch, share = (
-            self.objective.batches.items[0],
-            self.objective.batches.weights[0],
-        )
+        batch = self.objective.batches.items[0]
+        share = self.objective.batches.weights[0]
         with self.objective.quiet():
-            # a formula is wrong for few samples, too
+            # A formula that is wrong is wrong for few samples, too.
             few = Checks(self.objective).few(batch, FEW_FOR_CHECK)
         share *= (
             min(1.0, FEW_FOR_CHECK / self.objective.batches.samples[0])
@@ -264,7 +258,7 @@ class HessianOperator(Operator):
         with objective.quiet():
             try:
                 graph = _linearized(objective, objective.batches.items[0])
-            # a model that casts or a device that lacks float64
+            # A model may cast, or a device may lack float64.
             except (RuntimeError, TypeError):
                 objective = self.objective
                 graph = _linearized(objective, batch)
@@ -274,7 +268,7 @@ class HessianOperator(Operator):
             )
             spent = objective.spent - before
             objective.spent = before
-        # the graph, and two products with it
+        # The graph and two products with it take five gradients.
         self.objective.spent += share * (spent + 5)
         verdict.refuse_asymmetry()
         if verdict.wrong and may_change:
@@ -300,7 +294,7 @@ class HessianOperator(Operator):
 
 
 def _linearized(objective: Objective, batch: Any) -> _Graph:
-    """The gradient of a batch's loss with its graph; call inside `quiet`."""
+    """Return the gradient of a batch's loss with its graph; call inside `quiet`."""
     leaves = objective.leaves()
     value = objective.batch_loss(leaves, batch)
     if not value.requires_grad:
@@ -315,9 +309,9 @@ def _linearized(objective: Objective, batch: Any) -> _Graph:
 def _pulled_back(
     objective: Objective, graph: _Graph, row: Tensor, *, last: bool
 ) -> Tensor:
-    """The product of the Hessian behind a graph with a vector (P,).
+    """Return the product of a graph's Hessian with a vector (P,).
 
-    Call inside `quiet`.
+    Call it inside `quiet`.
     """
     directions = objective.unflatten(row).values()
     pairs = [
@@ -341,8 +335,7 @@ def _pulled_back(
 
 
 def kept_bytes(work: Callable[[], Any]) -> int | None:
-    """The bytes that autograd keeps for what ``work`` builds, or None where it cannot
-    be asked.
+    """Return the bytes that autograd keeps for ``work``, or None if it cannot tell.
 
     Models that call `torch.func` inside do not allow PyTorch's hooks on saved tensors.
     """
@@ -359,7 +352,7 @@ def kept_bytes(work: Callable[[], Any]) -> int | None:
 def in_float64(
     model: nn.Module, loss: Any, batch: Any, parameters: Any
 ) -> Objective | None:
-    """The loss of one batch in float64, or None on a device that lacks it."""
+    """Return the loss of one batch in float64, or None on a device that lacks it."""
     try:
         return Objective(
             model,
@@ -374,7 +367,7 @@ def in_float64(
 
 
 def _claim(objective: Objective, graph: _Graph) -> Claim:
-    """The gradient of a mean loss over one batch, and its products."""
+    """Return the gradient of a mean loss over one batch, and its products."""
     sizes = [shape.numel() for shape in objective.shapes]
     return Claim(
         point=objective.point,
@@ -387,12 +380,11 @@ def _claim(objective: Objective, graph: _Graph) -> Claim:
 
 
 def suit_processor(objective: Objective) -> None:
-    """On a CPU, cut large batches to what the cache holds, and lay images out channels
-    last.
+    """Fit batches to a CPU's cache, and lay images out channels last.
 
     The products stay the same to rounding. On two cores and LeNet with 2,000 images a
     product took 0.33 s in one batch, 0.21 s in batches of 500 or 200, and 0.17 s
-    channels last as well. Models that allow neither (batches that are no mean over
+    channels last as well. Models that allow neither (batches that are not a mean over
     samples, ``view`` on a convolution's output) keep what was given.
     """
     if objective.device.type != "cpu":
@@ -432,7 +424,7 @@ def _lay_channels_last(objective: Objective) -> None:
 
 
 def _twice(objective: Objective, batch: Any) -> Tensor:
-    """The loss of a batch, after a gradient and a gradient of that."""
+    """Return the loss of a batch, after a gradient and a gradient of that."""
     leaves = objective.leaves()
     with objective.quiet():
         value = objective.batch_loss(leaves, batch)
@@ -454,7 +446,7 @@ def _channels_last(tensor: Tensor) -> Tensor:
 
 
 def difference_step(point: Tensor, row: Tensor) -> Tensor:
-    """The length of a central difference along ``row``."""
+    """Return the length of a central difference along ``row``."""
     information = torch.finfo(row.dtype)
     # The cube root of the unit roundoff balances truncation (h^2) and cancellation (eps
     # / h).
@@ -467,5 +459,5 @@ def difference_step(point: Tensor, row: Tensor) -> Tensor:
 
 
 def digits_of_differences(dtype: torch.dtype) -> int:
-    """Digits that central differences leave."""
+    """Return the digits that central differences leave."""
     return 10 if dtype == torch.float64 else 4

@@ -1,7 +1,4 @@
-"""What instruments of curvature cost.
-
-A few true products, and their own arithmetic on a cheap matrix.
-"""
+"""What instruments of curvature cost, from true products and a cheap matrix."""
 
 from __future__ import annotations
 
@@ -32,7 +29,7 @@ SEARCH = (
     "How many products a search for eigenvalues takes is known when it ends. Expected "
     "are those for a matrix with the spectrum that a few true products show."
 )
-# of a stand-in: of fewer, vectors would stay in the cache where the true ones do not
+# Of fewer rows, vectors would stay in the cache where the true ones do not.
 FEWEST_ROWS = 100_000
 SEVERAL = 3  # vectors in a block that is timed beside a single one
 # Steps of Lanczos on the true matrix, where its spectrum decides how long a search
@@ -40,11 +37,11 @@ SEVERAL = 3  # vectors in a block that is timed beside a single one
 # times those of the search with 8 steps, 0.8 to 1.8 times with 12, most of them within
 # 1.3.
 STEPS = 10
-# eigenvalues at most in a node that stands apart: a random vector sees one as any of
-# these
+# A node that stands apart holds at most so many eigenvalues: a random vector sees one
+# as any of these.
 APART = 3
-# the density of random matrices falls to its ends as a square root (Wigner's
-# semicircle)
+# The density of random matrices falls to its ends as a square root (Wigner's
+# semicircle).
 EDGE = 2 / 3
 
 
@@ -75,10 +72,7 @@ class StandInMatrix:
         self._diagonal = torch.from_numpy(values).to(true.device, true.dtype)
 
     def __matmul__(self, vectors: Tensor) -> Tensor:
-        """The product with a vector or a block.
-
-        For its time it holds what the true product holds.
-        """
+        """Return the product with a vector or block, holding the true one's memory."""
         self._widths.append(1 if vectors.ndim == 1 else vectors.shape[1])
         held = placeholder(
             self.products.bytes * self.rows / self.stands_for, self.device
@@ -150,10 +144,11 @@ def _product(matrix: Operator, vectors: Tensor) -> tuple[Footprint, float]:
 
 
 def _parted(matrix: Operator, one: float, few: float) -> tuple[float, float, float]:
-    """What is taken once, by each block and by each vector, from one vector's and a few
-    vectors' products.
+    """Return the fixed cost, the cost by block and that by vector.
+
+    They follow from one vector's and a few vectors' products.
     """
-    # the first product built the graphs, for all others
+    # The first product built the graphs, for all others.
     if getattr(matrix, "cached", False):
         each = few / SEVERAL
         return max(0.0, one - each), 0.0, each
@@ -162,7 +157,7 @@ def _parted(matrix: Operator, one: float, few: float) -> tuple[float, float, flo
 
 
 def spectrum_like(matrix: Operator, rows: int) -> Array:
-    """Eigenvalues (rows,) that are distributed about as those of a matrix.
+    """Return eigenvalues (rows,) distributed about as those of a matrix.
 
     A few steps of Lanczos give nodes and weights of the spectrum's density as a random
     vector sees it (see `spectral_density`). A node stands for its share of the

@@ -1,5 +1,4 @@
-r"""Whether products with a second derivative are what they claim to be, before anything
-is made of them.
+r"""Whether products with a second derivative are what they claim to be.
 
 Formulas of second derivatives can be wrong: PyTorch's own of weight norm is (2.13, on
 the CPU), layer norm's is under `torch.func.vmap`, and a user's
@@ -37,10 +36,10 @@ from nablab.instruments.base.graphs import nodes_behind
 # of many samples add up.
 STEPS = (1e-9, 8e-9, 6.4e-8, 5.12e-7, 4.096e-6)
 AGREEMENT = 1e-4  # of its size: a product that is this near to a difference is right
-# of the whole: parameters whose rows are smaller cannot be told from rounding
+# Parameters whose rows are a smaller share of the whole cannot be told from rounding.
 NEGLIGIBLE = 1e-6
-# differences of two steps are nearer to each other than this share of their gap to a
-# product
+# Differences of two steps are nearer to each other than this share of their gap to a
+# product.
 SETTLED = 0.1
 
 WRONG = (
@@ -98,7 +97,7 @@ class Verdict:
         return self.gap > 0
 
     def refuse_asymmetry(self) -> None:
-        """Refuse a gradient that is no gradient.
+        """Refuse a gradient that is not one.
 
         Raises:
             UsageError: The derivative of the gradient is not symmetric.
@@ -171,8 +170,9 @@ class _Comparison:
 
     @classmethod
     def of(cls, claim: Claim, vector: Tensor, product: Tensor) -> _Comparison:
-        """Take differences until each part of the product is confirmed, or all steps
-        are taken.
+        """Take differences until each part of the product is confirmed.
+
+        It ends when all steps are taken.
         """
         right: Tensor | None = None
         wrong = gaps = torch.zeros(
@@ -209,7 +209,7 @@ class _Comparison:
 
 
 def rounds_inside(tensors: Sequence[Tensor]) -> bool:
-    """Whether the graph of tensors casts to a dtype that is coarser than theirs."""
+    """Return whether the tensors' graph casts to a dtype coarser than theirs."""
     finest = torch.finfo(tensors[0].dtype).eps
     for node in nodes_behind(tensors):
         # Only casts are looked at: of outputs that are not there, other nodes state
@@ -227,7 +227,7 @@ def rounds_inside(tensors: Sequence[Tensor]) -> bool:
 
 
 def _scales(point: Tensor, sizes: Sequence[int]) -> Tensor:
-    """The root mean square of each parameter tensor, for each of its entries (P,)."""
+    """Return the root mean square of its parameter tensor for each entry (P,)."""
     whole = float(point.square().mean().sqrt()) or 1.0
     parts = [
         part.square().mean().sqrt().expand(len(part)) if len(part) else part
@@ -246,8 +246,9 @@ def _norms(vector: Tensor, sizes: Sequence[int]) -> Tensor:
 def _asymmetry(
     vectors: Sequence[Tensor], products: Sequence[Tensor], scale: Tensor
 ) -> float:
-    """The difference of u'Hv and v'Hu beside the length of a product, in units of the
-    weights' scales.
+    """Return the difference of u'Hv and v'Hu beside the length of a product.
+
+    It is measured in units of the weights' scales.
     """
     (u, v), (hu, hv) = vectors, products
     gap = float((u @ hv - v @ hu).abs())

@@ -1,6 +1,4 @@
-"""Gradient norms and update-to-weight ratios of a training loop of your own, at no
-extra gradient.
-"""
+"""Gradient norms and update ratios of your own training loop, at no extra gradient."""
 
 from __future__ import annotations
 
@@ -30,8 +28,7 @@ BLUE, ORANGE = "#0072b2", "#d55e00"
 def update_ratio(
     before: nn.Module | Mapping[str, Tensor], after: nn.Module | Mapping[str, Tensor]
 ) -> dict[str, float]:
-    r"""The update-to-weight ratio :math:`\|\theta' - \theta\| / \|\theta\|` of each
-    parameter.
+    r"""Return :math:`\|\theta' - \theta\| / \|\theta\|` of each parameter.
 
     A rule of thumb calls about 0.001 per step healthy.
 
@@ -83,8 +80,13 @@ def _shape(tensors: Mapping[str, Tensor], name: str) -> str:
 
 
 def ratio(part: float, whole: float) -> float:
-    """``part / whole``; infinite for something of nothing, 0 for nothing of nothing."""
-    return part / whole if whole else (math.inf if part else 0.0)
+    """Return ``part / whole``.
+
+    Infinite for something of nothing, 0 for nothing of nothing.
+    """
+    if whole:
+        return part / whole
+    return math.inf if part else 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +106,7 @@ class GradientHistory(Measurement):
     update_ratios: dict[str, Floats]
 
     def plot(self) -> Figure:
-        """Gradient norms, and update-to-weight ratios where recorded, against steps."""
+        """Plot gradient norms, and update-to-weight ratios where recorded."""
         from matplotlib.figure import Figure as Canvas
 
         ratios = {
@@ -133,8 +135,9 @@ class GradientHistory(Measurement):
 
 
 class GradientMonitor:
-    """Gradient norms and update-to-weight ratios of your own training loop, at no extra
-    gradient.
+    """Gradient norms and update-to-weight ratios of your own training loop.
+
+    They cost no extra gradient.
 
     It reads ``.grad`` and the weights when told to, and leaves nothing in the model.
 
@@ -181,8 +184,9 @@ class GradientMonitor:
         self._ratios: deque[Tensor] = deque(maxlen=keep)
 
     def record(self) -> None:
-        """Read ``.grad``; call it after ``loss.backward()`` and before
-        ``optimizer.step()``.
+        """Read ``.grad``.
+
+        Call it after ``loss.backward()`` and before ``optimizer.step()``.
 
         A parameter without a gradient counts as 0. With a gradient scaler, unscale
         first.
@@ -228,7 +232,7 @@ class GradientMonitor:
         self._before = []
 
     def history(self) -> GradientHistory:
-        """All records that are kept.
+        """Return all records that are kept.
 
         Raises:
             UsageError: Nothing was recorded.

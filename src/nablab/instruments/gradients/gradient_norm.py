@@ -1,6 +1,4 @@
-r"""Norms of weight gradients.
-
-Of the whole data, of each layer, each batch and each sample.
+r"""Norms of weight gradients: of all data, each layer, each batch and each sample.
 
 The gradient of a batch is the full gradient plus noise. For B samples drawn at random
 :math:`E\|g_B\|^2 = \|g\|^2 + \mathrm{tr}(\Sigma) / B`, so the norm of a minibatch
@@ -42,7 +40,8 @@ if TYPE_CHECKING:
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 
-HELD = 2**24  # numbers of per-sample gradients held at once: 64 MB in float32
+# Numbers of per-sample gradients held at once: 64 MB in float32.
+GRADIENT_ENTRIES = 2**24
 BLUE, ORANGE, GREEN = "#0072b2", "#d55e00", "#009e73"
 MANY_BATCHES = 10  # of so many, a few tell what all of them cost
 _TOLERANCE = {torch.float64: 1e-8}  # relative; other dtypes 1e-3
@@ -98,9 +97,7 @@ class GradientNorm(Measurement):
     noise_scale_error: float
 
     def plot(self) -> Figure:
-        """The norm of each parameter's gradient, and the norms of samples or batches
-        beside the full one.
-        """
+        """Plot the parameters' norms, and those of samples or batches."""
         from matplotlib.figure import Figure as Canvas
         from matplotlib.ticker import NullFormatter
 
@@ -150,13 +147,16 @@ def _expected(
     size: Size, *, per_sample: bool = False, noise: bool = False, **_: Any
 ) -> Expected:
     held = 3.0 * size.parameters + (
-        max(HELD, size.parameters) + size.samples if per_sample else 0
+        max(GRADIENT_ENTRIES, size.parameters) + size.samples if per_sample else 0
     )
     return Expected(gradients=2.0 if per_sample or noise else 1.0, numbers=held)
 
 
 def _trials(call: Call) -> Trials:
-    """A few of many batches; else the call itself, which is short."""
+    """Return trials of a few of many batches.
+
+    Of few batches, the trial is the call itself, which is short.
+    """
     samples = call.sets.samples()
     few = (
         [sum(samples[:count]) for count in (2, 3)]
@@ -180,8 +180,7 @@ def gradient_norm(
     dtype: torch.dtype | None = None,
     batch_size: int | None = None,
 ) -> GradientNorm:
-    """Measure the norm of the gradient over all data, per parameter, per batch and per
-    sample.
+    """Measure gradient norms: of all data, per parameter, batch and sample.
 
     Args:
         model: Any module, in the mode in which it is to be measured.
@@ -259,9 +258,7 @@ def gradient_norm(
 
 
 def _batch_pass(objective: Objective) -> tuple[float, Tensor, Floats]:
-    """Mean loss, gradient over all data (P,) and the norms (K,) of the batches' own
-    gradients.
-    """
+    """Return mean loss, gradient (P,) and the batches' own norms (K,)."""
     total, gradient, norms = 0.0, torch.zeros_like(objective.point), []
     for batch, weight in objective.batches:
         value, own = _gradient_of(objective, batch)
@@ -282,8 +279,7 @@ def _gradient_of(objective: Objective, batch: Any) -> tuple[float, Tensor]:
 
 
 class _Spread:
-    """Squared distances of many gradients (of samples or batches) from their mean,
-    taken in as they come.
+    """Squared distances of gradients (of samples or batches) from their mean.
 
     Everything is in units of a power of two near the gradient's norm: squares neither
     overflow nor vanish, and no digit changes.
@@ -314,9 +310,7 @@ class _Spread:
         self._sum += rows.new_tensor(weights) @ rows
 
     def check_mean(self, dtype: torch.dtype) -> None:
-        """Raise `UsageError` unless the mean of the gradients taken is the gradient of
-        the whole.
-        """
+        """Raise `UsageError` unless the gradients' mean is the whole's gradient."""
         apart = self._unit * float(
             (self._sum / sum(self._weights) - self._gradient).norm()
         )
@@ -329,8 +323,9 @@ class _Spread:
             )
 
     def noise(self) -> dict[str, float]:
-        """Trace of the covariance and noise scale with standard errors, from the
-        influence of each unit.
+        """Return covariance trace and noise scale with standard errors.
+
+        The errors come from the influence of each unit.
         """
         units = len(self._weights)
         if units < 2:
@@ -362,11 +357,9 @@ class _Spread:
 def _sample_gradients(
     objective: Objective, counts: Any
 ) -> Iterator[tuple[Tensor, list[float]]]:
-    """The gradients (n, P) of single samples in chunks, with what each counts for in
-    the mean.
-    """
+    """Yield gradients (n, P) of single samples, with their weights in the mean."""
     vectorized = True
-    chunk = max(1, HELD // objective.size)
+    chunk = max(1, GRADIENT_ENTRIES // objective.size)
     for batch in objective.batches.items:
         length = count_samples(batch)
         own = [
@@ -397,7 +390,7 @@ def _sample_gradients(
 
 
 def _alone(objective: Objective, batch: Any, place: int) -> Tensor:
-    """The gradient (P,) of one sample of a batch."""
+    """Return the gradient (P,) of one sample of a batch."""
     try:
         return _gradient_of(objective, part_of(batch, place, place + 1))[1]
     except MISFITS as error:
@@ -413,7 +406,7 @@ def _alone(objective: Objective, batch: Any, place: int) -> Tensor:
 
 
 def _vectorized(objective: Objective, batch: Any, own: Sequence[bool]) -> Tensor:
-    """The gradient (n, P) of every sample of a batch.
+    """Return the gradient (n, P) of every sample of a batch.
 
     ``own`` says which tensors have one row per sample.
     """

@@ -1,6 +1,4 @@
-"""Jacobians of a model's outputs in its inputs, sample by sample, from passes over
-whole batches.
-"""
+"""Jacobians of outputs in inputs, sample by sample, from passes over batches."""
 
 from __future__ import annotations
 
@@ -27,23 +25,18 @@ from nablab.instruments.base.objective import Objective
 Method = Literal["auto", "exact", "projections"]
 Of = Literal["logits", "probabilities"]
 
-AT_ONCE = (
-    # samples per forward pass on a CPU: 25 to 100 keep LeNet's activations in the
-    # cache, 1,000 do not
-    100
-)
-HELD = 2**24  # numbers of Jacobians held at once by the spectral norm
-# an exact Jacobian of more passes is estimated by projections under "auto"
+# On a CPU, 25 to 100 samples per pass keep LeNet's activations in the cache, 1,000 do
+# not.
+AT_ONCE = 100
+JACOBIAN_ENTRIES = 2**24  # numbers of Jacobians held at once by the spectral norm
+# An exact Jacobian of more passes is estimated by projections under "auto".
 MOST_PASSES = 256
 FEW = 4  # samples that the checks look at
 _INDEPENDENCE = {torch.float64: 1e-8}  # relative; other dtypes 1e-3
 
 
 class Jacobian:
-    """The Jacobians of one batch after the other.
-
-    Methods give values and their uncertainty, (n,) each.
-    """
+    """The Jacobians of one batch; methods give values and uncertainty, (n,) each."""
 
     def __init__(self, objective: Objective, of: Of) -> None:
         self.objective, self._of = objective, of
@@ -56,8 +49,9 @@ class Jacobian:
         self.inputs = sum(leaf[0].numel() for leaf in leaves)
 
     def _use_channels_last(self, batch: Any) -> None:
-        """On a CPU, backward passes of convolutions with few channels take half the
-        time in this layout.
+        """Lay images out channels last, where the model runs with that.
+
+        On a CPU, backward passes of convolutions with few channels take half the time.
         """
         objective = self.objective
         if objective.device.type != "cpu" or all(
@@ -72,14 +66,14 @@ class Jacobian:
         try:
             leaves, outputs = self.forward(batch)
             torch.autograd.grad(outputs.sum(), leaves, materialize_grads=True)
-        # such as .view() of a tensor in another layout than it expects
+        # A .view() of a tensor, for example, may expect another layout.
         except (RuntimeError, UsageError):
             objective.fixed = before
             self._layout = torch.Tensor.detach
 
     def choose(self, method: Method) -> str:
-        """Which way to take for all entries of the Jacobian."""
-        # a forward-mode pass computes the value again
+        """Choose the way to all entries of the Jacobian."""
+        # A forward-mode pass computes the value again.
         forward = 2 * self.inputs < self.outputs + 1
         passes = 2 * self.inputs if forward else self.outputs + 1
         if method == "projections" or (method == "auto" and passes > MOST_PASSES):
@@ -110,7 +104,7 @@ class Jacobian:
         return [self._layout(tensor).requires_grad_() for tensor in found]
 
     def forward(self, batch: Any) -> tuple[list[Tensor], Tensor]:
-        """Inputs that ask for a gradient, and outputs (n, C)."""
+        """Return inputs that ask for a gradient, and outputs (n, C)."""
         leaves = self._leaves(batch)
         with self.objective.quiet(), torch.enable_grad(), _apart():
             outputs = self._evaluate(batch, leaves)
@@ -145,8 +139,9 @@ class Jacobian:
         *,
         last: bool = False,
     ) -> Tensor:
-        """The products (n, D) of each sample's transposed Jacobian with its own row of
-        ``vector`` (n, C).
+        """Return each sample's transposed Jacobian times its row, (n, D).
+
+        The rows are ``vector`` (n, C).
         """
         found = torch.autograd.grad(
             outputs, leaves, vector, retain_graph=not last, materialize_grads=True
@@ -155,7 +150,7 @@ class Jacobian:
         return torch.cat([part.flatten(1) for part in found], dim=1)
 
     def _rows(self, batch: Any) -> Iterator[Tensor]:
-        """Row c (n, D) of every sample's Jacobian, for c = 0 to C - 1."""
+        """Yield row c (n, D) of every sample's Jacobian, for c = 0 to C - 1."""
         leaves, outputs = self.forward(batch)
         count = outputs.shape[1]
         for place in range(count):
@@ -164,9 +159,7 @@ class Jacobian:
             yield self._pull(outputs, leaves, unit, last=place == count - 1)
 
     def _columns(self, batch: Any) -> Iterator[Tensor]:
-        """Column d (n, C) of every sample's Jacobian, for d = 0 to D - 1, in forward
-        mode.
-        """
+        """Yield column d (n, C) of every Jacobian, d = 0 to D - 1, in forward mode."""
         given = variables(split(batch)[0], count_samples(batch))
         for place, variable in enumerate(given):
             for entry in range(variable[0].numel()):
@@ -180,11 +173,11 @@ class Jacobian:
                 self.objective.spent += 2 / 3 * self.share
 
     def frobenius_by_rows(self, batch: Any) -> tuple[Tensor, Tensor]:
-        """Exact, one backward pass per output."""
+        """Compute exact norms by one backward pass per output."""
         return _exact(sum(row.square().sum(dim=1) for row in self._rows(batch)))
 
     def frobenius_by_columns(self, batch: Any) -> tuple[Tensor, Tensor]:
-        """Exact, one forward-mode pass per input."""
+        """Compute exact norms by one forward-mode pass per input."""
         return _exact(
             sum(column.square().sum(dim=1) for column in self._columns(batch))
         )
@@ -192,7 +185,7 @@ class Jacobian:
     def projected(
         self, batch: Any, count: int, generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
-        """From ``count`` random projections, with standard errors."""
+        """Estimate norms from ``count`` random projections, with standard errors."""
         leaves, outputs = self.forward(batch)
         squares = []
         for _ in range(count):
@@ -205,17 +198,18 @@ class Jacobian:
             squares.append(self._pull(outputs, leaves, vector).square().sum(dim=1))
         stacked = torch.stack(squares).double()
         norms = stacked.mean(dim=0).sqrt()
-        # d sqrt(s) = ds / (2 sqrt(s)); a norm of exactly 0 has no error.
+        # Since d sqrt(s) = ds / (2 sqrt(s)); a norm of exactly 0 has no error.
         errors = stacked.std(dim=0) / math.sqrt(count) / (2 * norms)
         return norms, errors.nan_to_num(0.0)
 
     def spectral(self, batch: Any) -> tuple[Tensor, Tensor]:
-        """Exact, from the singular values of whole Jacobians, few samples at a time."""
+        """Compute exact norms from the singular values of whole Jacobians.
+
+        A few samples are taken at a time.
+        """
         passes = self._rows if self.choose("exact") == "reverse" else self._columns
-        step, length = (
-            max(1, HELD // (self.outputs * self.inputs)),
-            count_samples(batch),
-        )
+        step = max(1, JACOBIAN_ENTRIES // (self.outputs * self.inputs))
+        length = count_samples(batch)
         share, found = self.share, []
         for start in range(0, length, step):
             part = part_of(batch, start, start + step)
@@ -228,9 +222,9 @@ class Jacobian:
     def power_iteration(
         self, batch: Any, iterations: int, tolerance: float, generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
-        """The largest singular value with the residual's bound.
+        """Return the largest singular value with the residual's bound.
 
-        Power iteration on J times J^T.
+        It comes from power iteration on J times J^T.
         """
         leaves, outputs = self.forward(batch)
         vector = torch.randn(
@@ -260,7 +254,7 @@ class Jacobian:
         return value, (residual / (2 * value)).nan_to_num(0.0)
 
     def loss_gradients(self, batch: Any) -> tuple[Tensor, Tensor]:
-        """The norm of the gradient of each sample's loss in its input."""
+        """Return the norm of the gradient of each sample's loss in its input."""
         length = count_samples(batch)
         inputs, target = split(batch)
         leaves = self._leaves(batch)
@@ -279,16 +273,14 @@ class Jacobian:
         return norms, torch.zeros_like(norms)
 
     def check_independence(self) -> None:
-        """Refuse models that mix the samples of a batch, and losses that are no mean
-        over them.
-        """
+        """Refuse models that mix samples, and losses that are not a mean over them."""
         batch = part_of(self.objective.batches.items[0], 0, FEW)
         length = count_samples(batch)
         if length < 2:
             return
         leaves, outputs = self.forward(batch)
         last = torch.zeros_like(outputs)
-        # unequal: the sum of a softmax has no gradient
+        # The entries are unequal: the sum of a softmax has no gradient.
         last[-1] = torch.linspace(0.5, 1.5, outputs.shape[1])
         leak = float(self._pull(outputs, leaves, last, last=True)[:-1].abs().max())
         if leak:
@@ -321,9 +313,7 @@ class Jacobian:
 
 @contextmanager
 def _apart() -> Iterator[None]:
-    """Say what it means if the model fails on some samples of a batch, having run on
-    all of them.
-    """
+    """Explain a model that fails on some samples of a batch, not on all."""
     try:
         yield
     except MISFITS as error:
@@ -339,10 +329,7 @@ def _apart() -> Iterator[None]:
 
 
 class _Anchored(nn.Module):
-    """A model beside one parameter of its own.
-
-    `Objective` asks for one, but inputs are varied here.
-    """
+    """A model beside a parameter of its own, as `Objective` asks for one."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -363,7 +350,7 @@ def prepare(
     dtype: torch.dtype | None,
     batch_size: int | None,
 ) -> Objective:
-    """The model and its data as an `Objective` whose weights are fixed.
+    """Return the model and its data as an `Objective` whose weights are fixed.
 
     Raises:
         UsageError: The data lack targets or inputs that have a derivative; see
@@ -417,12 +404,12 @@ def _varies(tensor: Tensor, length: int) -> bool:
 
 
 def variables(inputs: Any, length: int) -> list[Tensor]:
-    """The floating-point inputs that have one row per sample, detached."""
+    """Return the floating-point inputs that have one row per sample, detached."""
     return [tensor.detach() for tensor in tensors_in(inputs) if _varies(tensor, length)]
 
 
 def flat(outputs: Any, length: int, of: Of) -> Tensor:
-    """Outputs or probabilities as (n, C).
+    """Return outputs or probabilities as (n, C).
 
     Raises:
         UsageError: They are not one tensor with a row per sample, or no logits of

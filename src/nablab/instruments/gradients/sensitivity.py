@@ -1,6 +1,4 @@
-r"""How strongly outputs react to inputs.
-
-Norms of the input-output Jacobian of every sample.
+r"""How strongly outputs react to inputs: norms of every sample's Jacobian.
 
 The Jacobian of C outputs costs C backward passes for a whole batch, not for each
 sample: samples do not mix, so the gradient of the sum over the batch of output c holds
@@ -25,7 +23,7 @@ from nablab.instruments.base.measurement import Expected, Measurement, Size, ins
 from nablab.instruments.base.rehearsals import Call, Trial, Trials, by_trials
 from nablab.instruments.gradients.input_jacobians import (
     AT_ONCE,
-    HELD,
+    JACOBIAN_ENTRIES,
     MOST_PASSES,
     Jacobian,
     Method,
@@ -75,7 +73,7 @@ class InputSensitivity(Measurement):
     converged: bool = True
 
     def plot(self) -> Figure:
-        """The distribution over samples with the mean and its 95 % interval."""
+        """Plot the distribution over samples with the mean and its 95 % interval."""
         from matplotlib.figure import Figure as Canvas
 
         figure = Canvas(figsize=(5.6, 3.4), layout="constrained")
@@ -123,12 +121,16 @@ def _expected(
     ):
         passes = projections
     return Expected(
-        gradients=(1 + passes) / 3, numbers=HELD if norm == "spectral" else size.samples
+        gradients=(1 + passes) / 3,
+        numbers=JACOBIAN_ENTRIES if norm == "spectral" else size.samples,
     )
 
 
 def _trials(call: Call) -> Trials:
-    """One and two forward passes of many; else the call itself."""
+    """Return trials of one and two forward passes of many.
+
+    Of few passes, the trial is the call itself.
+    """
     total = sum(call.sets.samples())
     few = [AT_ONCE, 2 * AT_ONCE] if total >= MANY * AT_ONCE else [total]
     return Trials((total,), tuple(Trial((count,), samples=count) for count in few))
@@ -154,8 +156,7 @@ def input_sensitivity(
     batch_size: int | None = None,
     seed: int = 0,
 ) -> InputSensitivity:
-    r"""Measure a norm of the Jacobian of the outputs with respect to the input, at
-    every sample.
+    r"""Measure a norm of the outputs' Jacobian in the input, at every sample.
 
     Args:
         model: Any module whose samples do not mix, usually ``model.eval()``; its
@@ -200,7 +201,7 @@ def input_sensitivity(
     objective = prepare(
         model, data, of, loss if norm == "loss-gradient" else None, dtype, batch_size
     )
-    # over backward passes too: checkpointed layers read their weights again
+    # It spans backward passes too: checkpointed layers read their weights again.
     with objective.quiet():
         jacobian = Jacobian(objective, of)
         jacobian.check_independence()
@@ -259,13 +260,10 @@ def _check_options(
     iterations: int,
     loss: Loss | None,
 ) -> None:
-    for kind, value, choices in (
-        ("norm", norm, get_args(Norm)),
-        ("of", of, get_args(Of)),
-        ("method", method, get_args(Method)),
-    ):
-        if value not in choices:
-            raise unknown(kind, value, choices)
+    given = {"norm": (norm, Norm), "of": (of, Of), "method": (method, Method)}
+    for kind, (value, choices) in given.items():
+        if value not in get_args(choices):
+            raise unknown(kind, value, get_args(choices))
     if projections < 2 or iterations < 1:
         raise UsageError(
             f"projections={projections}, iterations={iterations}: at least 2 "

@@ -1,6 +1,4 @@
-"""How far the loss rises near a minimum.
-
-Three definitions that are all called sharpness.
+"""How far the loss rises near a minimum: three definitions of sharpness.
 
 They measure different neighborhoods, and none of them predicts generalization reliably
 (Andriushchenko et al. 2023): Keskar's box depends on how weights are scaled, the
@@ -11,39 +9,36 @@ function, and the Gaussian average sees typical directions, not the worst.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy.optimize import minimize
-from torch import Tensor, nn
+from torch import nn
 
 from nablab.errors import UsageError, unknown
 from nablab.instruments.base.losses import Loss
 from nablab.instruments.base.measurement import Expected, Measurement, Size, instrument
 from nablab.instruments.base.objective import Objective
 from nablab.instruments.base.rehearsals import Call
+from nablab.instruments.gradients.sharpness_searches import (
+    Norm,
+    search_ball,
+    search_box,
+)
 from nablab.instruments.gradients.stand_ins import by_losses
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Definition = Literal["keskar", "average", "adaptive"]
-Norm = Literal["linf", "l2"]
 Floats = npt.NDArray[np.float64]
 
 BLUE, ORANGE = "#0072b2", "#d55e00"
 RADII = {"keskar": 1e-3, "average": 1e-2, "adaptive": 5e-3}
-# The search sees the loss times this over the mean slope across the box, so that the
-# first step reaches the bound in most coordinates. Ten iterations on small tanh
-# networks then found what a hundred did, or more; with 1, or in the weights' own units,
-# up to 3 % less; with the loss as it is, in box units, 75 % less.
-STEEPNESS = 10.0
 SETTLED = 0.01  # converged: the last step raised the rise by less than this share
-AT_BOUND = 1e-6  # relative distance at which a coordinate counts as lying on the bound
 COARSE = 0.01  # of a step may be lost to the rounding of the weights
 LOST = (
     "About {lost:.0%} of a step is lost to the rounding of the weights in {dtype}: "
@@ -56,10 +51,6 @@ HIDDEN = (
 LINE_SEARCH = (
     "How many gradients the line searches take is known when they end: one or two for "
     "each iteration, seldom more."
-)
-CRITICAL = (
-    "The gradient is exactly 0 at the model's point: the search started from a random "
-    "point of the neighborhood instead."
 )
 
 
@@ -99,7 +90,7 @@ class Sharpness(Measurement):
     converged: bool
 
     def plot(self) -> Figure:
-        """The search's progress, or the distribution of the rises."""
+        """Plot the search's progress, or the distribution of the rises."""
         from matplotlib.figure import Figure as Canvas
 
         figure = Canvas(figsize=(5.4, 3.3), layout="constrained")
@@ -140,8 +131,9 @@ def _expected(
         return Expected(gradients=2 * draws / 3, numbers=3.0 * size.parameters)
     # L-BFGS-B needs two evaluations a step on average, and keeps ten pairs of vectors.
     steps = iterations or (10 if definition == "keskar" else 20)
+    evaluations = 2.0 if definition == "keskar" else 1.0
     return Expected(
-        gradients=(2.0 if definition == "keskar" else 1.0) * steps + 1,
+        gradients=evaluations * steps + 1,
         numbers=(25.0 + (subspace or 0)) * size.parameters,
     )
 
@@ -220,12 +212,12 @@ def sharpness(
 
     >>> model = nn.Linear(1, 1, bias=False)
     >>> _ = model.weight.data.fill_(1.0)
-    >>> samples = torch.ones(4, 1), torch.ones(4, 1)
-    >>> found = sharpness(model, "mse", samples, radius=0.1, dtype=torch.float64)
-    >>> round(found.sharpness, 6)  # 100 (0.2^2 - 0) / (1 + 0)
+    >>> batch = (torch.ones(4, 1), torch.ones(4, 1))
+    >>> result = sharpness(model, "mse", batch, radius=0.1, dtype=torch.float64)
+    >>> round(result.sharpness, 6)  # 100 (0.2^2 - 0) / (1 + 0)
     4.0
     """
-    # before the model runs
+    # Options are checked before the model runs.
     _check_options(definition, norm, radius, iterations, subspace, draws)
     return _sharpness_of(
         Objective(
@@ -254,7 +246,7 @@ def _sharpness_of(
     norm: Norm,
     seed: int,
 ) -> Sharpness:
-    """The sharpness of any loss."""
+    """Return the sharpness of any loss."""
     radius = _check_options(definition, norm, radius, iterations, subspace, draws)
     generator = torch.Generator().manual_seed(seed)
     _note_lost_steps(objective, definition, radius, subspace, relative, norm)
@@ -263,10 +255,12 @@ def _sharpness_of(
         return _average(objective, value, radius, draws, relative, generator)
     if definition == "keskar":
         allowed = iterations or 10
-        found, steps, share = _keskar(objective, radius, allowed, subspace, generator)
+        found, steps, share = search_box(
+            objective, radius, allowed, subspace, generator
+        )
     else:
         allowed = iterations or 20
-        found, steps, share = _adaptive(objective, radius, allowed, norm, generator)
+        found, steps, share = search_ball(objective, radius, allowed, norm, generator)
     values = np.maximum.accumulate([value, *found])
     rise = float(values[-1]) - value
     last = float(values[-1] - values[-2]) if len(values) > 1 else math.inf
@@ -371,181 +365,6 @@ def _remedy(dtype: torch.dtype) -> str:
     )
 
 
-class _Rise:
-    """Minus the loss times a factor, of float64 coordinates in [-1, 1].
-
-    Notes the largest loss.
-    """
-
-    def __init__(
-        self, objective: Objective, displacement: Callable[[Tensor], Tensor], pull: Any
-    ) -> None:
-        self._objective, self._displacement, self._pull = objective, displacement, pull
-        self._point = objective.point.double()
-        self.best, self.where, self.factor = -math.inf, np.zeros(0), 1.0
-        self.values: list[float] = []
-
-    def __call__(self, coordinates: Any) -> tuple[float, Any]:
-        step = self._displacement(torch.from_numpy(coordinates).to(self._point))
-        point = (self._point + step).to(self._objective.dtype)
-        value, gradient = self._objective.loss_and_gradient(point)
-        if value > self.best:
-            self.best, self.where = value, coordinates.copy()
-        return -self.factor * value, -self.factor * self._pull(
-            gradient.double()
-        ).cpu().numpy()
-
-    def after_step(self, _: Any) -> None:
-        self.values.append(self.best)
-
-
-def _keskar(
-    objective: Objective,
-    radius: float,
-    iterations: int,
-    subspace: int | None,
-    generator: torch.Generator,
-) -> tuple[list[float], int, float]:
-    """Loss after each iteration, their number, and the share of coordinates at the
-    bound.
-    """
-    point = objective.point.double()
-    if subspace is None:
-        bound = radius * (point.abs() + 1)
-        rise = _Rise(objective, lambda y: bound * y, lambda gradient: bound * gradient)
-        size = len(point)
-    else:
-        size = min(subspace, len(point))
-        normal = torch.randn(len(point), size, generator=generator, dtype=torch.float64)
-        # orthonormal, so the pseudo-inverse is the transpose
-        basis = torch.linalg.qr(normal)[0].to(point)
-        bound = radius * ((basis.T @ point).abs() + 1)
-        rise = _Rise(
-            objective,
-            lambda y: basis @ (bound * y),
-            lambda gradient: bound * (basis.T @ gradient),
-        )
-    start = np.zeros(size)
-    slope = rise(start)[1]
-    if not slope.any():
-        objective.notes += (CRITICAL,)
-        start = (
-            torch.rand(size, generator=generator, dtype=torch.float64).numpy() * 2 - 1
-        )
-        slope = rise(start)[1]
-    rise.factor = STEEPNESS / max(float(np.abs(slope).mean()), 1e-300)
-    # No tolerance ends the search early: gradients near a minimum are below scipy's
-    # default, which would report a sharpness of 0.
-    options: Any = {"maxiter": iterations, "ftol": 0.0, "gtol": 0.0}
-    bounds = [(-1.0, 1.0)] * size
-    # its stubs do not know a function that returns its gradient, too
-    search: Any = minimize
-    found = search(
-        rise,
-        start,
-        jac=True,
-        method="L-BFGS-B",
-        bounds=bounds,
-        callback=rise.after_step,
-        options=options,
-    )
-    share = float(np.mean(np.abs(rise.where) >= 1 - AT_BOUND))
-    return [*rise.values[:-1], rise.best], int(found.nit), share
-
-
-def _adaptive(
-    objective: Objective,
-    radius: float,
-    iterations: int,
-    norm: Norm,
-    generator: torch.Generator,
-) -> tuple[list[float], int, float]:
-    """Auto-PGD (Croce and Hein 2020) in the coordinates z / |x|.
-
-    Halve the step where progress stalls.
-    """
-    point = objective.point.double()
-    scale = point.abs()
-
-    def evaluate(coordinates: Tensor) -> tuple[float, Tensor]:
-        moved = (point + scale * coordinates).to(objective.dtype)
-        found, gradient = objective.loss_and_gradient(moved)
-        return found, scale * gradient.double()
-
-    def ascend(place: Tensor, slope: Tensor, step: float) -> Tensor:
-        direction = (
-            slope.sign() if norm == "linf" else slope / slope.norm().clamp_min(1e-300)
-        )
-        return _project(place + step * direction, radius, norm)
-
-    here = torch.zeros_like(point)
-    now, slope = evaluate(here)
-    if not bool(slope.any()):
-        objective.notes += (CRITICAL,)
-        here = (
-            torch.rand(len(point), generator=generator, dtype=torch.float64).to(point)
-            * 2
-            - 1
-        )
-        here = _project(radius * here, radius, norm)
-        now, slope = evaluate(here)
-    best, best_place, best_slope = now, here, slope
-    previous, step, rises = here, 2 * radius, 0
-    values: list[float] = []
-    checkpoints, last_best, halved = _checkpoints(iterations), best, False
-    for iteration in range(1, iterations + 1):
-        target = ascend(here, slope, step)
-        momentum = 0.75 if iteration > 1 else 1.0
-        following = _project(
-            here + momentum * (target - here) + (1 - momentum) * (here - previous),
-            radius,
-            norm,
-        )
-        previous, here, before = here, following, now
-        now, slope = evaluate(here)
-        rises += now > before
-        if now > best:
-            best, best_place, best_slope = now, here, slope
-        values.append(best)
-        if iteration in checkpoints:
-            length = checkpoints[iteration]
-            stalled = rises < 0.75 * length or (not halved and best == last_best)
-            halved, last_best, rises = stalled, best, 0
-            if stalled:
-                step, here, previous, slope, now = (
-                    step / 2,
-                    best_place,
-                    best_place,
-                    best_slope,
-                    best,
-                )
-    used = (
-        float(best_place.abs().max() if norm == "linf" else best_place.norm()) / radius
-    )
-    return values, iterations, used
-
-
-def _checkpoints(iterations: int) -> dict[int, int]:
-    """Where Auto-PGD looks back, with the number of steps since the last time (its
-    section 3).
-    """
-    shares = [0.0, 0.22]
-    while shares[-1] < 1:
-        shares.append(shares[-1] + max(shares[-1] - shares[-2] - 0.03, 0.06))
-    places = sorted({math.ceil(share * iterations) for share in shares[1:]})
-    return {
-        place: place - before
-        for before, place in zip([0, *places], places, strict=False)
-    }
-
-
-def _project(coordinates: Tensor, radius: float, norm: Norm) -> Tensor:
-    if norm == "linf":
-        return coordinates.clamp(-radius, radius)
-    shrunk: Tensor = coordinates * (radius / coordinates.norm().clamp_min(radius))
-    return shrunk
-
-
 def _check_options(
     definition: str,
     norm: str,
@@ -561,7 +380,7 @@ def _check_options(
     radius = RADII[definition] if radius is None else radius
     if not 0 < radius < math.inf:
         raise UsageError(
-            f"radius={radius} is no neighborhood: it must be above 0 and finite."
+            f"radius={radius} is not a neighborhood: it must be above 0 and finite."
         )
     for name, value, least in (
         ("iterations", iterations, 1),

@@ -1,7 +1,4 @@
-"""What searches for a high loss cost.
-
-A few true losses and gradients, and the search on a cheap function.
-"""
+"""What searches for a high loss cost: a few true losses, and a cheap function."""
 
 from __future__ import annotations
 
@@ -25,9 +22,9 @@ from nablab.instruments.base.rehearsals import (
     stand_in_rows,
 )
 
-# of a stand-in: with 10,000 a search, of 25 vectors, still fits a processor's cache
+# With 10,000 rows a search, of 25 vectors, still fits a processor's cache.
 FEWEST_ROWS = 30_000
-# of one whose bytes are counted, for which Python takes five times as long
+# Where bytes are counted, Python takes five times as long.
 COUNTED_ROWS = 10_000
 
 
@@ -68,7 +65,7 @@ class _True:
 
 
 def _price(true: Objective, work: Callable[[], Any]) -> tuple[_Price, Any]:
-    """What an evaluation of the true loss takes, and what it gives."""
+    """Return what an evaluation of the true loss takes, and what it gives."""
     before, runs, result = true.spent, 0, None
 
     def counted() -> Any:
@@ -125,12 +122,12 @@ class StandInObjective:
         return gradients, sum(count * price.seconds for count, price in counted)
 
     def loss(self, vector: Tensor | None = None) -> float:
-        """The function at ``vector`` (rows,)."""
+        """Return the function at ``vector`` (rows,)."""
         self._losses += 1
         return self._evaluate(vector, self._true.loss)[0]
 
     def loss_and_gradient(self, vector: Tensor | None = None) -> tuple[float, Tensor]:
-        """The function and its gradient (rows,) at ``vector``."""
+        """Return the function and its gradient (rows,) at ``vector``."""
         self._gradients += 1
         return self._evaluate(vector, self._true.slope)
 

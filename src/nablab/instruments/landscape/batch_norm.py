@@ -1,7 +1,4 @@
-"""Batch-norm statistics for given weights.
-
-Running ones belong to the weights they were collected with.
-"""
+"""Batch-norm statistics for given weights, which they belong to."""
 
 from __future__ import annotations
 
@@ -21,9 +18,7 @@ from nablab.instruments.base.placement import copied
 
 @dataclass
 class _Moments:
-    """Count, mean and sum of squared deviations by channel, merged batch by batch (Chan
-    et al. 1979).
-    """
+    """Count, mean and squared deviations by channel, merged (Chan et al. 1979)."""
 
     count: int
     mean: Tensor
@@ -31,7 +26,7 @@ class _Moments:
 
     @classmethod
     def of(cls, values: Tensor) -> _Moments:
-        # (channels, what the mean is over)
+        # The axes are channels, and what the mean is over.
         columns = values.detach().double().transpose(0, 1).flatten(1)
         mean = columns.mean(1)
         return cls(columns.shape[1], mean, (columns - mean[:, None]).square().sum(1))
@@ -89,9 +84,7 @@ class BatchNormEstimator:
         self._evaluation = Evaluation(own, loss) if isinstance(loss, Closure) else None
 
     def __call__(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The running means and variances at weights given by name, by name of their
-        buffers.
-        """
+        """Return running means and variances at weights, by name of their buffers."""
         found: dict[str, _Moments] = {}
         modules = dict(self._model.named_modules())
         handles = [
@@ -113,7 +106,7 @@ class BatchNormEstimator:
         for name, moments in found.items():
             like = modules[name].running_mean
             assert isinstance(like, Tensor)
-            # as PyTorch keeps it: without bias
+            # PyTorch keeps the variance without bias.
             variance = moments.squares / max(moments.count - 1, 1)
             statistics[f"{name}.running_mean"] = moments.mean.to(like)
             statistics[f"{name}.running_var"] = variance.to(like)
@@ -133,7 +126,7 @@ def batch_norm_statistics(
     loss: Loss | None = None,
     batch_size: int | None = None,
 ) -> dict[str, Tensor]:
-    """The running statistics that batch-norm layers should have on given data.
+    """Return the running statistics that batch-norm layers should have on data.
 
     See `BatchNormEstimator`.
 
@@ -150,8 +143,8 @@ def batch_norm_statistics(
         UsageError: No layer has running statistics.
 
     >>> model = nn.Sequential(nn.BatchNorm1d(1))
-    >>> samples = torch.tensor([[1.0], [3.0]]), torch.zeros(2)
-    >>> statistics = batch_norm_statistics(model, samples)
+    >>> batch = (torch.tensor([[1.0], [3.0]]), torch.zeros(2))
+    >>> statistics = batch_norm_statistics(model, batch)
     >>> statistics["0.running_mean"], statistics["0.running_var"]
     (tensor([2.]), tensor([2.]))
     """
@@ -168,7 +161,7 @@ def batch_norm_statistics(
 
 
 def tracks(module: nn.Module) -> bool:
-    """Whether a module is a batch-norm layer that keeps running statistics."""
+    """Return whether a module is a batch-norm layer that keeps running statistics."""
     return isinstance(module, _BatchNorm) and module.running_mean is not None
 
 

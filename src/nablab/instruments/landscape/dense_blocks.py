@@ -27,8 +27,9 @@ class _Layer:
 
 
 class DenseBlocks:
-    r"""An `nn.Sequential` of linear layers and elementwise functions, at points
-    :math:`\sum_b c_b \theta_b`.
+    r"""A dense `nn.Sequential` at points :math:`\sum_b c_b \theta_b`.
+
+    Its layers are linear layers and elementwise functions.
 
     A first layer is linear in its weights: its outputs at all points are combinations
     of those at the B basis points, so it costs B products however many points there
@@ -46,12 +47,12 @@ class DenseBlocks:
 
     @classmethod
     def of(cls, model: nn.Module, basis: Mapping[str, Tensor]) -> DenseBlocks | None:
-        """The blocks of a model, or None if it is another kind of network."""
+        """Return the blocks of a model, or None if it is another kind of network."""
         if type(model) is not nn.Sequential or any(
             has_hooks(module) for module in model.modules()
         ):
             return None
-        # named_children() leaves out a module that stands twice
+        # `named_children` leaves out a module that stands twice.
         children = list(model._modules.items())
         flatten = bool(children) and is_flatten(children[0][1])
         layers: list[_Layer] = []
@@ -78,14 +79,15 @@ class DenseBlocks:
         return cls(layers, flatten) if layers else None
 
     def takes(self, inputs: Any) -> bool:
-        """Whether these are inputs (N, D)."""
+        """Return whether these are inputs (N, D)."""
         if not isinstance(inputs, Tensor):
             return False
         return inputs.ndim == 2 or (self._flatten and inputs.ndim > 2)
 
     def outputs(self, factors: Tensor, inputs: Tensor) -> Tensor:
-        """The outputs (K, N, C) of inputs (N, D) at the points with coefficients
-        ``factors`` (K, B).
+        """Return the outputs (K, N, C) of inputs (N, D).
+
+        The points have the coefficients ``factors`` (K, B).
 
         They are a view of a tensor (K, C, N).
         """
@@ -120,7 +122,7 @@ class DenseBlocks:
         return found.transpose(1, 2)
 
     def _first(self, inputs: Tensor) -> Tensor:
-        """The first layer's outputs at the basis points, (B, H, N)."""
+        """Return the first layer's outputs at the basis points, (B, H, N)."""
         layer = self._layers[0]
         product = torch.matmul(layer.weight, inputs)
         return product if layer.bias is None else product + layer.bias[:, :, None]
@@ -137,7 +139,10 @@ class DenseBlocks:
 
 
 def _combined(factors: Tensor, layer: _Layer) -> tuple[Tensor, Tensor | None]:
-    """A layer's weights (K, outputs, inputs) and biases (K, outputs) at the points."""
+    """Return a layer's weights and biases at the points.
+
+    Their shapes are (K, outputs, inputs) and (K, outputs).
+    """
     weight = torch.tensordot(factors, layer.weight, 1)
     return weight, layer.bias if layer.bias is None else torch.tensordot(
         factors, layer.bias, 1
@@ -149,9 +154,9 @@ def _view(buffer: Tensor, *shape: int) -> Tensor:
 
 
 def elementwise(module: nn.Module) -> Function | None:
-    """What an activation does to values that nobody else needs.
+    """Apply an activation, in place where PyTorch can.
 
-    In place where PyTorch can.
+    Nobody else needs the values.
     """
     if type(module) is nn.LeakyReLU:
         slope = module.negative_slope
@@ -170,12 +175,12 @@ def elementwise(module: nn.Module) -> Function | None:
 
 
 def is_flatten(module: nn.Module) -> bool:
-    """Whether it makes one row of every sample."""
+    """Return whether it makes one row of every sample."""
     return type(module) is nn.Flatten and (module.start_dim, module.end_dim) == (1, -1)
 
 
 def has_hooks(module: nn.Module) -> bool:
-    """Whether calling it does more than its class says."""
+    """Return whether calling it does more than its class says."""
     return bool(module._forward_hooks or module._forward_pre_hooks) or hasattr(
         module, "parametrizations"
     )

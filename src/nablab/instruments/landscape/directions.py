@@ -1,7 +1,4 @@
-"""Directions through weight space.
-
-Random and scaled to the weights, of a path, and through other models.
-"""
+"""Directions through weight space: random, of a path, and through other models."""
 
 from __future__ import annotations
 
@@ -33,7 +30,7 @@ def random_directions(
     parameters: str | Sequence[str] = "*",
     seed: int = 0,
 ) -> Floats:
-    r"""Gaussian directions, scaled to the weights of a model.
+    r"""Draw Gaussian directions, scaled to the weights of a model.
 
     A ReLU network computes the same function when one layer is doubled and the next one
     halved, but a step of unit length is then a smaller change of the one and a larger
@@ -121,7 +118,7 @@ def _norm(tensor: Tensor, axes: tuple[int, ...]) -> Tensor:
 
 
 def _is_transposed(model: nn.Module, name: str) -> bool:
-    """Whether the output channels of a weight are its second axis."""
+    """Return whether the output channels of a weight are its second axis."""
     owner, _, own = name.rpartition(".")
     return own == "weight" and isinstance(model.get_submodule(owner), _ConvTransposeNd)
 
@@ -129,8 +126,7 @@ def _is_transposed(model: nn.Module, name: str) -> bool:
 def directions_through(
     center: npt.ArrayLike, others: Sequence[npt.ArrayLike]
 ) -> tuple[Floats, Floats]:
-    """Orthonormal directions from a point whose plane holds the others (Gram and
-    Schmidt).
+    """Return orthonormal directions from a point to others (Gram and Schmidt).
 
     Args:
         center: A point (P,).
@@ -169,8 +165,9 @@ def directions_through(
 def principal_directions(
     points: Any, *, parameters: str | Sequence[str] = "*"
 ) -> tuple[Floats, Floats]:
-    """The two directions of largest spread of a path around its last point (Li et al.
-    2018, section 7).
+    """Return the two directions of largest spread of a path around its end.
+
+    See Li et al. 2018, section 7.
 
     Args:
         points: As for `trajectory_pca`.
@@ -190,8 +187,9 @@ def principal_directions(
 def project(
     points: npt.ArrayLike, center: npt.ArrayLike, directions: Floats
 ) -> tuple[Floats, Floats]:
-    """Coordinates of points in a plane that need not be orthogonal, and their distances
-    from it.
+    """Return coordinates of points in a plane, and their distances from it.
+
+    The directions need not be orthogonal.
 
     Args:
         points: (T, P).

@@ -1,6 +1,4 @@
-"""Convolutional networks at many points of weight space, where the first layer is
-computed only once.
-"""
+"""Convolutional networks at many points, whose first layer is computed once."""
 
 from __future__ import annotations
 
@@ -31,8 +29,9 @@ DROPOUTS = (nn.Dropout, nn.Dropout2d)
 
 @dataclass(frozen=True)
 class _Layer:
-    """A layer: the names of its tensors in the basis, and what it does (hidden,
-    *tensors) -> hidden.
+    """A layer: its tensors' names in the basis, and its function.
+
+    The function is (hidden, *tensors) -> hidden.
     """
 
     names: tuple[str, ...]
@@ -40,8 +39,7 @@ class _Layer:
 
 
 class ImageBlocks:
-    r"""An `nn.Sequential` that begins with a convolution, at points :math:`\sum_b c_b
-    \theta_b`.
+    r"""A convolutional `nn.Sequential` at points :math:`\sum_b c_b \theta_b`.
 
     A first layer is linear in its weights: its outputs at all points are combinations
     of those at the B basis points. For LeNet, where a convolution of one channel keeps
@@ -61,22 +59,20 @@ class ImageBlocks:
         later: Sequence[_Layer],
         basis: Mapping[str, Tensor],
     ) -> None:
-        self._first, self._activation, self._later, self._basis = (
-            first,
-            activation,
-            later,
-            basis,
-        )
+        self._first = first
+        self._activation = activation
+        self._later = later
+        self._basis = basis
         self._pools, self._swaps = pools, swaps
 
     @classmethod
     def of(cls, model: nn.Module, basis: Mapping[str, Tensor]) -> ImageBlocks | None:
-        """The blocks of a model, or None if it is another kind of network."""
+        """Return the blocks of a model, or None if it is another kind of network."""
         if type(model) is not nn.Sequential or any(
             has_hooks(module) for module in model.modules()
         ):
             return None
-        # named_children() leaves out a module that stands twice
+        # `named_children` leaves out a module that stands twice.
         children = list(model._modules.items())
         if len(children) < 2 or type(children[0][1]) is not nn.Conv2d:
             return None
@@ -98,12 +94,13 @@ class ImageBlocks:
         )
 
     def takes(self, inputs: Any) -> bool:
-        """Whether these are images (N, C, H, W)."""
+        """Return whether these are images (N, C, H, W)."""
         return isinstance(inputs, Tensor) and inputs.ndim == 4
 
     def outputs(self, factors: Tensor, inputs: Tensor) -> Tensor:
-        """The outputs (K, N, C) of images (N, ...) at the points with coefficients
-        ``factors`` (K, B).
+        """Return the outputs (K, N, C) of images (N, ...).
+
+        The points have the coefficients ``factors`` (K, B).
 
         They are a view of a tensor (K, C, N).
         """
@@ -127,11 +124,12 @@ class ImageBlocks:
         tensors: list[list[list[Tensor]]],
         points: int,
     ) -> Tensor:
-        """The outputs (K, C, N) of a few images, ``points`` of the K at once in the
-        first layer.
+        """Return the outputs (K, C, N) of a few images.
+
+        The first layer takes ``points`` of the K at once.
         """
         first = self._at_basis(inputs)
-        # new memory for every product takes longer
+        # New memory for every product takes longer.
         buffer = inputs.new_empty(points * first[0].numel())
         found = []
         for k in range(0, len(factors), points):
@@ -144,9 +142,9 @@ class ImageBlocks:
         return torch.stack(found)
 
     def _at_basis(self, inputs: Tensor) -> Tensor:
-        """The first layer's outputs, (B, positions, N, H, W, C).
+        """Return the first layer's outputs, (B, positions, N, H, W, C).
 
-        Four positions if a pooling follows.
+        There are four positions if a pooling follows.
         """
         layers = zip(*(self._basis[name] for name in self._first.names), strict=True)
         found = torch.stack([self._first.function(inputs, *own) for own in layers])
@@ -161,8 +159,9 @@ class ImageBlocks:
         return apart.reshape(basis, 4, count, height, width, channels)
 
     def _start(self, factors: Tensor, first: Tensor, buffer: Tensor) -> Tensor:
-        """What leaves the first layer, its activation and its pooling, (K, N, C, H, W),
-        channels last.
+        """Return what leaves the first layer, its activation and its pooling.
+
+        It has the shape (K, N, C, H, W), channels last.
         """
         shape = (len(factors), *first.shape[1:])
         hidden = buffer[: math.prod(shape)].view(len(factors), -1)
@@ -178,7 +177,7 @@ class ImageBlocks:
         return hidden[:, 0].permute(0, 1, 4, 2, 3)
 
     def _combined(self, factors: Tensor, layer: _Layer) -> list[list[Tensor]]:
-        """The tensors of a layer at the points: for each of them a list of K."""
+        """Return the tensors of a layer at the points: for each of them a list of K."""
         found = [torch.tensordot(factors, self._basis[name], 1) for name in layer.names]
         return [[_laid_out(tensor) for tensor in tensors] for tensors in found]
 
@@ -186,7 +185,7 @@ class ImageBlocks:
 def _in_threads(
     function: Callable[[Tensor], Tensor], tiles: Sequence[Tensor]
 ) -> list[Tensor]:
-    """The function of every tile, as many at once as PyTorch has threads.
+    """Apply a function to every tile, as many at once as PyTorch has threads.
 
     Products of this size are too small to be shared by threads that wait for each other
     after each of them.
@@ -213,7 +212,7 @@ def _laid_out(tensor: Tensor) -> Tensor:
 
 
 def _layer_of(name: str, module: nn.Module | None) -> _Layer | None:
-    """What a module does, or None if that is not known here."""
+    """Return what a module does, or None if that is not known here."""
     if (
         isinstance(module, nn.Conv2d)
         and type(module) is nn.Conv2d
@@ -254,7 +253,7 @@ def _names(name: str, module: nn.Conv2d | nn.Linear) -> tuple[str, ...]:
 
 
 def _batch_norm(name: str, module: nn.BatchNorm1d | nn.BatchNorm2d) -> _Layer | None:
-    """Batch norm with its running statistics."""
+    """Apply batch norm with its running statistics."""
     if module.training or module.running_mean is None or not module.affine:
         return None
     names = tuple(
@@ -266,7 +265,7 @@ def _batch_norm(name: str, module: nn.BatchNorm1d | nn.BatchNorm2d) -> _Layer | 
 
 
 def _halves(module: nn.Module | None) -> bool:
-    """Whether it is the maximum over windows of 2 x 2 that do not overlap."""
+    """Return whether it is the maximum over windows of 2 x 2 that do not overlap."""
     if type(module) is not nn.MaxPool2d or module.ceil_mode or module.return_indices:
         return False
     plain = {"kernel_size": 2, "stride": 2, "padding": 0, "dilation": 1}
@@ -276,7 +275,8 @@ def _halves(module: nn.Module | None) -> bool:
 
 
 def _halved(x: Tensor) -> Tensor:
-    """Max pooling over 2 x 2; a maximum of views took half the time of PyTorch's own."""
+    """Return the max pooling over 2 x 2."""
+    # A maximum of views took half the time of PyTorch's own.
     height, width = x.shape[2] // 2 * 2, x.shape[3] // 2 * 2
     rows = torch.maximum(x[:, :, 0:height:2], x[:, :, 1:height:2])
     return torch.maximum(rows[..., 0:width:2], rows[..., 1:width:2])

@@ -78,8 +78,7 @@ class Interpolation(Measurement):
     def at(
         self, alpha: float, *, metric: str = "loss", data: str | None = None
     ) -> float:
-        """A value at an alpha that was measured, or between two, on the line that joins
-        them.
+        """Return a value at an alpha, on the line that joins those measured.
 
         Raises:
             UsageError: The alpha lies outside what was measured: there is no
@@ -97,16 +96,16 @@ class Interpolation(Measurement):
     def barrier_of(
         self, metric: str = "loss", *, data: str | None = None
     ) -> tuple[float, float]:
-        """The largest rise of a metric above the line between the ends, and where.
+        """Return a metric's largest rise above the line between the ends, and where.
 
-        "error" for accuracy.
+        "error" stands for accuracy.
         """
         return _barrier(self.alphas, self._curve(metric, data))
 
     def plot(self) -> Figure:
-        """The metrics against alpha, a panel each, one line per data set.
+        """Plot the metrics against alpha, a panel each.
 
-        The two models as dots.
+        One line is drawn per data set, and the two models are dots.
         """
         from matplotlib.figure import Figure
 
@@ -160,7 +159,10 @@ def _expected(size: Any, *, count: int = 61, alphas: Any = None, **_: Any) -> Ex
 
 
 def _trials(call: Call) -> Trials:
-    """Two short lines for a long one; else the line itself."""
+    """Return trials of two short lines for a long one.
+
+    Of a short line, the trial is the line itself.
+    """
     asked = _alphas(
         *(call.options[name] for name in ("alphas", "low", "high", "count"))
     )
@@ -208,7 +210,7 @@ def interpolate(
 
     Halfway between two networks the interpolated batch-norm statistics are wrong for
     the interpolated weights: a barrier may be theirs alone. With
-    ``reestimate_batch_norm`` they are collected anew at every alpha, the ends included
+    ``reestimate_batch_norm`` they are collected again at every alpha, the ends included
     (see `BatchNormEstimator`), so that the curve has no jump there.
 
     Source: Goodfellow, Vinyals and Saxe, "Qualitatively characterizing neural network
@@ -245,8 +247,8 @@ def interpolate(
 
     Raises:
         UsageError: The models do not match (the tensor and both shapes are named) or
-            compute different functions of the same tensors; alphas that are no numbers;
-            and what `Objective` raises.
+            compute different functions of the same tensors; alphas that are not
+            numbers; and what `Objective` raises.
 
     >>> a, b = nn.Linear(1, 1), nn.Linear(1, 1)
     >>> result = interpolate(a, b, "mse", (torch.ones(3, 1), torch.ones(3, 1)), count=7)
@@ -358,8 +360,9 @@ def _alphas(
 def _check_function(
     routed: float, own: float, dtype: torch.dtype, *, by: str = "the first model"
 ) -> None:
-    """A model's weights, given to the first model (or to ``predict``), must give that
-    model's loss.
+    """Check that a model's weights give its loss in the first model.
+
+    ``predict`` takes the place of the first model where it is given.
     """
     tolerance = SAME_FUNCTION.get(dtype, 1e-3)
     overflowed = not (math.isfinite(routed) or math.isfinite(own))
@@ -419,7 +422,7 @@ def _notes(
             )
     if amend is not None:
         notes.append(
-            "Batch-norm statistics were collected anew at every alpha. With their own "
+            "Batch-norm statistics were collected again at every alpha. With their own "
             f"statistics the models have the losses {float(ends[0.0][0][0]):.6g} and "
             f"{float(ends[1.0][0][0]):.6g}."
         )
@@ -448,7 +451,7 @@ def _not_finite(model: nn.Module, curve: Floats) -> tuple[str, ...]:
 def _barrier(alphas: Floats, curve: Floats) -> tuple[float, float]:
     inside = (alphas >= 0) & (alphas <= 1)
     alpha, values = alphas[inside], curve[inside]
-    # an end without bounds leaves the barrier undefined
+    # An end without bounds leaves the barrier undefined.
     with np.errstate(invalid="ignore"):
         rise = values - ((1 - alpha) * values[0] + alpha * values[-1])
     rise[[0, -1]] = 0.0

@@ -39,7 +39,8 @@ SWEEPS = (
     "How many sweeps a start takes is known when it ends. Expected are those for "
     "independent networks."
 )
-# relative distance of outputs in float64; a permutation changes the order of sums only
+# The relative distance of outputs in float64; a permutation changes the order of sums
+# only.
 SAME = 1e-9
 COLORS = {"before": "#767676", "after": "#0072b2"}
 
@@ -82,8 +83,7 @@ class Matching(Measurement):
     _plan: Permutations = field(repr=False)
 
     def permute(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Tensors of ``model_b`` at any other time of its training, in the new order of
-        units.
+        """Reorder the units in tensors of ``model_b``, of any time of its training.
 
         Args:
             tensors: By name, such as a state dict; names that are not of the model are
@@ -110,7 +110,7 @@ class Matching(Measurement):
         return torch.cat([moved[name].reshape(-1) for name in tensors]).numpy()
 
     def plot(self) -> Figure:
-        """The distance of every parameter from its counterpart, before and after."""
+        """Plot every parameter's distance from its counterpart, before and after."""
         from matplotlib.figure import Figure
 
         names = list(self.distances)
@@ -145,7 +145,10 @@ def _expected(size: Any, *, method: str = "weights", **_: Any) -> Expected:
 
 
 def _trials(call: Call) -> Trials:
-    """The starts that are no random ones; matching activations has no starts."""
+    """Return trials with the starts that are not random.
+
+    Matching activations has no starts.
+    """
     if call.options["method"] == "activations":
         return Trials((1,), (Trial((1,)),))
     restarts = call.options["restarts"]
@@ -154,9 +157,7 @@ def _trials(call: Call) -> Trials:
 
 
 def _arguments(asked: Call, data: Any) -> tuple[Any, ...]:
-    """The network and another one of its architecture, as far from it as independent
-    training leads.
-    """
+    """Return the network and another, as far away as independent training leads."""
     other = copied(asked.model)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -178,8 +179,7 @@ def match_units(
     restarts: int = 3,
     sweeps: int = 100,
 ) -> Matching:
-    r"""Permute the hidden units of ``model_b`` so that it comes as close to ``model_a``
-    as possible.
+    r"""Permute the hidden units of ``model_b`` to bring it close to ``model_a``.
 
     Hidden units have no order of their own: permuting the units of a layer together
     with the columns of the next one changes no output. Two networks may be far apart in
@@ -246,13 +246,11 @@ def match_units(
         search = _Search(plan, a, b, np.random.default_rng(seed), sweeps)
         orders, taken, converged, start = search.best(restarts)
     else:
-        orders, taken, converged, start = (
-            _by_activations(model_a, model_b, batches, plan),
-            1,
-            True,
-            method,
-        )
-    # in the order of the layers again
+        orders = _by_activations(model_a, model_b, batches, plan)
+        taken = 1
+        converged = True
+        start = method
+    # The groups are in the order of the layers again.
     orders = {group: orders[group] for group in plan.sizes}
     module = copied(model_b)
     _load(
@@ -299,18 +297,17 @@ class _Search:
         draw: np.random.Generator,
         sweeps: int,
     ) -> None:
-        self._plan, self._a, self._b, self._draw, self._sweeps = (
-            plan,
-            a,
-            b,
-            draw,
-            sweeps,
-        )
+        self._plan = plan
+        self._a = a
+        self._b = b
+        self._draw = draw
+        self._sweeps = sweeps
         self._rounding = 1e-12 * _norm(a) * _norm(b)
 
     def best(self, restarts: int) -> tuple[Orders, int, bool, str]:
-        """The orders with the largest inner product of weights, its sweeps, convergence
-        and start.
+        """Return the orders with the largest inner product of weights.
+
+        The others returned are its sweeps, convergence and start.
         """
         found = []
         for name, start in self._starts(restarts):
@@ -330,9 +327,7 @@ class _Search:
             )
 
     def _greedy(self, groups: list[str]) -> Orders:
-        """Order one group after the other by the weights whose other units are in order
-        already.
-        """
+        """Order groups in turn, by the weights whose other units are ordered."""
         orders: Orders = {}
         for group in groups:
             benefit = self._plan.benefit(group, self._a, self._b, orders)
@@ -354,7 +349,7 @@ class _Search:
     def _gain(
         self, group: str, benefit: Tensor, orders: Orders, order: npt.NDArray[np.int64]
     ) -> float:
-        """How much the value rises with a new order of one group."""
+        """Return how much the value rises with a new order of one group."""
         if group in self._plan.quadratic:  # the group is on both axes of a weight
             return self._value({**orders, group: order}) - self._value(orders)
         rows = np.arange(len(order))
@@ -399,7 +394,7 @@ def _by_activations(
 
 
 def _inputs(model: nn.Module, data: Any) -> list[Any]:
-    """The inputs of every batch, float64, where the model is."""
+    """Return the inputs of every batch, float64, where the model is."""
     device = next(model.parameters()).device
     batches = read_batches(data, device=device, dtype=torch.float64).items
     return [
@@ -410,9 +405,8 @@ def _inputs(model: nn.Module, data: Any) -> list[Any]:
 
 def _check_function(model: nn.Module, permuted: nn.Module, inputs: Any) -> None:
     """Raise `UsageError` if reordering units has changed what the network computes."""
-    before, after = (
-        _outputs(_quiet_copy(network), inputs) for network in (model, permuted)
-    )
+    before = _outputs(_quiet_copy(model), inputs)
+    after = _outputs(_quiet_copy(permuted), inputs)
     if not all(bool(one.isfinite().all()) for one in before):
         raise UsageError(
             "The outputs of model_b are NaN or infinite on these data. "
@@ -442,8 +436,9 @@ def _outputs(model: nn.Module, inputs: Any) -> list[Tensor]:
 
 
 def _quiet_copy(model: nn.Module) -> nn.Module:
-    """A copy to run: hooks stay on the copy, and dropout and batch norm do not depend
-    on the batch.
+    """Return a copy to run, without dropout or statistics of the batch.
+
+    Hooks stay on the copy.
     """
     return copied(model).double().eval()
 
@@ -451,7 +446,7 @@ def _quiet_copy(model: nn.Module) -> nn.Module:
 def _activations(
     model: nn.Module, inputs: Any, plan: Permutations
 ) -> dict[str, Tensor]:
-    """The outputs of the layers that make the units, float64 (n, samples and places)."""
+    """Return the outputs of the units by group, float64 (n, samples and places)."""
     found: dict[str, Tensor] = {}
     handles = []
     for group, name in plan.sources().items():

@@ -22,7 +22,7 @@ SAVE_SECONDS = 10.0  # what a killed process may lose
 
 
 def fingerprint(*parts: Iterable[Any]) -> str:
-    """A hash of arrays, tensors and texts: what a measurement depends on."""
+    """Return a hash of arrays, tensors and texts: what a measurement depends on."""
     digest = hashlib.sha256()
     for part in parts:
         for value in part:
@@ -39,9 +39,9 @@ def fingerprint(*parts: Iterable[Any]) -> str:
 
 
 class PartialResults:
-    """Arrays that fill up from the front, saved now and then.
+    """Arrays that fill up from the front and are saved in time.
 
-    A file is whole at any moment.
+    The file is whole at any moment.
 
     The file is an npz without pickled objects.
 
@@ -54,18 +54,16 @@ class PartialResults:
         done: Entries of the last axis that are known.
 
     Raises:
-        UsageError: The file belongs to another measurement or is no such file.
+        UsageError: The file belongs to another measurement or is not such a file.
     """
 
     def __init__(
         self, path: str | Path | None, identity: str, **arrays: npt.NDArray[np.float64]
     ) -> None:
         self.arrays, self.done = arrays, 0
-        self._path, self._identity, self._saved = (
-            Path(path) if path else None,
-            identity,
-            time.monotonic(),
-        )
+        self._path = Path(path) if path else None
+        self._identity = identity
+        self._saved = time.monotonic()
         if self._path and self._path.exists():
             self._load(self._path)
 
@@ -119,7 +117,7 @@ class PartialResults:
         except (OSError, ValueError, KeyError, zipfile.BadZipFile) as problem:
             raise UsageError(
                 f"The checkpoint {path} cannot be read ({type(problem).__name__}): it "
-                "is no unfinished measurement. Give the name of a new file."
+                "is not an unfinished measurement. Give the name of a new file."
             ) from problem
         if str(found["identity"]) != self._identity:
             raise UsageError(

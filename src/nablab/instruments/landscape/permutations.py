@@ -1,6 +1,4 @@
-"""Which entries of a network's tensors belong to which hidden units, and how to put the
-units in order.
-"""
+"""Which tensor entries belong to which hidden units, and how to order them."""
 
 from __future__ import annotations
 
@@ -96,12 +94,13 @@ ON_CHANNELS = (
 
 
 def find_specification(model: nn.Module) -> dict[str, list[tuple[str, int]]]:
-    """The groups of hidden units of an `nn.Sequential`, each named after the layer that
-    makes them.
+    """Find the groups of hidden units of an `nn.Sequential`.
+
+    Each is named after the layer that makes them.
 
     Raises:
-        UsageError: The model is no `nn.Sequential`, holds a layer whose units cannot be
-            told, shares weights between layers, or has no hidden layer.
+        UsageError: The model is not an `nn.Sequential`, holds a layer whose units
+            cannot be told, shares weights between layers, or has no hidden layer.
 
     >>> find_specification(nn.Sequential(nn.Linear(1, 3), nn.Tanh(), nn.Linear(3, 1)))
     {'0': [('0.weight', 0), ('0.bias', 0), ('2.weight', 1)]}
@@ -124,8 +123,8 @@ class _Walk:
 
     def __init__(self) -> None:
         self._groups: dict[str, list[tuple[str, int]]] = {}
-        # of the units that arrive at the next layer; those of the input keep their
-        # order
+        # The group of the units that arrive at the next layer; those of the input keep
+        # their order.
         self._group = ""
         self._units = 0
         # "channels", "flattened" (a block of entries per channel) or "features"
@@ -194,9 +193,7 @@ class _Walk:
 
 
 class Permutations:
-    """A specification held against a model.
-
-    The sizes of its groups, and what to do with its tensors.
+    """A specification held against a model: group sizes, and what to do with tensors.
 
     Attributes:
         sizes: The number of units by group.
@@ -205,10 +202,8 @@ class Permutations:
     """
 
     def __init__(self, model: nn.Module, specification: Specification) -> None:
-        parameters, buffers = (
-            dict(model.named_parameters()),
-            dict(model.named_buffers()),
-        )
+        parameters = dict(model.named_parameters())
+        buffers = dict(model.named_buffers())
         shapes = {
             name: tuple(tensor.shape)
             for name, tensor in {**parameters, **buffers}.items()
@@ -249,9 +244,9 @@ class Permutations:
     def apply(
         self, tensors: dict[str, Tensor], orders: Mapping[str, npt.NDArray[np.int64]]
     ) -> dict[str, Tensor]:
-        """The tensors with the units of all groups in the given orders.
+        """Return the tensors with the units of all groups in the given orders.
 
-        New tensors where anything moves.
+        They are new where anything moves.
         """
         strange = [name for name in tensors if name not in self._names]
         if strange:
@@ -268,8 +263,7 @@ class Permutations:
         b: dict[str, Tensor],
         orders: Mapping[str, Any],
     ) -> Tensor:
-        """float64 (n, n): the inner product of the weights of unit i of a with those of
-        unit j of b.
+        """Return inner products of weights of units i of a and j of b, float64 (n, n).
 
         Weights that list another group without an order yet do not count.
         """
@@ -281,17 +275,16 @@ class Permutations:
             others = [other for at, other in self._axes[name] if at != axis]
             if any(other not in orders for other in others):
                 continue
-            own, theirs = (
-                tensor.movedim(axis, 0).reshape(size, -1)
-                for tensor in (a[name], self._permuted(name, b[name], orders, axis))
-            )
+            permuted = self._permuted(name, b[name], orders, axis)
+            own = a[name].movedim(axis, 0).reshape(size, -1)
+            theirs = permuted.movedim(axis, 0).reshape(size, -1)
             total += own @ theirs.T
         return total
 
     def sources(self) -> dict[str, str]:
-        """By group, the layer whose outputs are its units.
+        """Return, by group, the layer whose outputs are its units.
 
-        That of its first weight listed along axis 0.
+        It is that of the group's first weight listed along axis 0.
 
         Raises:
             UsageError: A group has none.
@@ -312,7 +305,7 @@ class Permutations:
     def _permuted(
         self, name: str, tensor: Tensor, orders: Mapping[str, Any], but: int
     ) -> Tensor:
-        """The tensor with all its listed axes in order, except axis ``but``."""
+        """Return the tensor with all its listed axes in order, except axis ``but``."""
         for axis, group in self._axes.get(name, []):
             if axis == but or group not in orders:
                 continue
@@ -327,7 +320,7 @@ class Permutations:
 
 def _leaves(model: nn.Sequential, prefix: str = "") -> list[tuple[str, nn.Module]]:
     found: list[tuple[str, nn.Module]] = []
-    # named_children would pass over a layer that comes again
+    # `named_children` would pass over a layer that comes again.
     for name, layer in model._modules.items():
         if isinstance(layer, nn.Sequential):
             found += _leaves(layer, f"{prefix}{name}.")

@@ -48,8 +48,7 @@ def geometry_of(
     path: Any,
     draw: Callable[[], Floats],
 ) -> Geometry:
-    """The plane of a path, of three models, of given directions, or of those that
-    ``draw`` draws.
+    """Return the plane of a path, of models, of directions, or of ``draw``.
 
     Raises:
         UsageError: Points or models that do not match, or that span no plane.
@@ -76,7 +75,7 @@ def geometry_of(
     found = draw() if directions is None else np.asarray(directions, dtype=np.float64)
     if found.shape != (2, objective.size) or not np.isfinite(found).all():
         raise UsageError(
-            f"directions of the shape {found.shape} are no plane: two finite "
+            f"directions of the shape {found.shape} are not a plane: two finite "
             f"directions of the {objective.size} chosen parameters are needed, in the "
             "model's order."
         )
@@ -137,7 +136,7 @@ def _other_points(
 def grid_axes(
     shown: Floats, extent: float | None, resolution: int
 ) -> tuple[Floats, Floats]:
-    """Evenly spaced coordinates that hold 0 exactly and reach all that is to be shown."""
+    """Return even coordinates that hold 0 exactly and reach all that is shown."""
     if extent is not None or not len(shown):
         half = 1.0 if extent is None else extent
         low, high = np.full(2, -half), np.full(2, half)
@@ -150,7 +149,7 @@ def grid_axes(
         low, high = middle - span / 2, middle + span / 2
     step = (high - low) / (resolution - 1)
     zero = np.round(-low / step)
-    alphas, betas = (
-        (np.arange(resolution) - zero[axis]) * step[axis] for axis in (0, 1)
-    )
+    places = np.arange(resolution)
+    alphas = (places - zero[0]) * step[0]
+    betas = (places - zero[1]) * step[1]
     return alphas, betas

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from scipy.special import stdtrit
-from torch import nn
+from torch import Tensor, nn
 
 from nablab.errors import UsageError, unknown
 from nablab.instruments.base.batches import tensors_in
@@ -45,15 +46,15 @@ Floats = npt.NDArray[np.float64]
 Values = dict[str, dict[str, Floats]]
 
 CHUNK = 64  # points between two looks at the clock
-# resolutions; above, the small planes that tell the cost are a third of the points
+# Above these resolutions, the small planes that tell the cost are a third of the
+# points.
 COARSE, FINE = (9, 21)
 LEVELS = 18
 
 
 @dataclass(frozen=True, kw_only=True)
 class LossPlane(Measurement):
-    r"""What `loss_plane` found on the points :math:`\theta + \alpha_i d_1 + \beta_j
-    d_2`.
+    r"""The result of `loss_plane` at :math:`\theta + \alpha_i d_1 + \beta_j d_2`.
 
     Attributes:
         alphas: float64 (R,), along the first direction, ascending; 0 is among them,
@@ -99,8 +100,7 @@ class LossPlane(Measurement):
     def interval(
         self, metric: str = "loss", *, data: str | None = None
     ) -> tuple[Floats, Floats]:
-        """The 95 % confidence interval of the value on all data, at each point, from
-        that on a subset.
+        """Return the 95 % confidence interval at each point, from a subset's values.
 
         Raises:
             UsageError: All data were measured.
@@ -117,8 +117,9 @@ class LossPlane(Measurement):
         return mean - half, mean + half
 
     def plot(self, metric: str = "loss", *, data: str | None = None) -> Figure:
-        """Contours of a metric, logarithmic over decades, with the model and what else
-        lies there.
+        """Plot contours of a metric, logarithmic over decades.
+
+        The model and what else lies there are marked.
 
         The circles around the points of a path show their distance from the plane, to
         scale.
@@ -196,11 +197,12 @@ class LossPlane(Measurement):
 
 
 def nice_numbers(low: float, high: float) -> list[float]:
-    """Round numbers from low to high for a logarithmic scale, about three to nine of
-    them.
+    """Return about three to nine round numbers for a logarithmic scale.
 
-    >>> nice_numbers(0.3, 40), nice_numbers(1e-6, 10)
-    ([0.5, 1.0, 2.0, 5.0, 10.0, 20.0], [1e-06, 1e-05, 0.0001, 0.001, 0.01, 0.1, 1.0, 10.0])
+    >>> nice_numbers(0.3, 40)
+    [0.5, 1.0, 2.0, 5.0, 10.0, 20.0]
+    >>> nice_numbers(1e-6, 10)
+    [1e-06, 1e-05, 0.0001, 0.001, 0.01, 0.1, 1.0, 10.0]
     """
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
     decades = math.log10(high / low)
@@ -228,7 +230,10 @@ def _expected(size: Any, *, resolution: int = 25, **_: Any) -> Expected:
 
 
 def _trials(call: Call) -> Trials:
-    """Two coarse planes for a fine one; else the plane itself."""
+    """Return trials of two coarse planes for a fine one.
+
+    Of a coarse plane, the trial is the plane itself.
+    """
     names = "resolution", "extent", "directions", "through", "path"
     _check_options(*(call.options[name] for name in names))
     resolution = call.options["resolution"]
@@ -300,7 +305,7 @@ def loss_plane(
         biases: Of random directions.
         metrics: What is measured beside the loss: ``"accuracy"``, ``"error"``, or
             ``{name: function}``.
-        subset: Measure on so many random samples, with standard errors.
+        subset: Measure on this number of random samples, with standard errors.
         checkpoint: A file to go on from after an interruption; what is there must be of
             the same plane.
         seed: Of random directions and of the subset.
@@ -315,8 +320,8 @@ def loss_plane(
             path of another length than the parameters, a checkpoint of another plane;
             and what `Objective` raises.
 
-    >>> samples = torch.randn(9, 2), torch.randn(9, 1)
-    >>> plane = loss_plane(nn.Linear(2, 1), "mse", samples, resolution=5)
+    >>> batch = (torch.randn(9, 2), torch.randn(9, 1))
+    >>> plane = loss_plane(nn.Linear(2, 1), "mse", batch, resolution=5)
     >>> plane.losses.shape, plane.center
     ((5, 5), (2, 2))
     """
@@ -334,21 +339,15 @@ def loss_plane(
     )
     first = next(iter(objectives.values()))
     point = first.point.double().cpu().numpy()
-    geometry = geometry_of(
+    draw = partial(
+        random_directions,
         model,
-        first,
-        point,
-        directions,
-        through,
-        path,
-        lambda: random_directions(
-            model,
-            normalization=normalization,
-            biases=biases,
-            parameters=parameters,
-            seed=seed,
-        ),
+        normalization=normalization,
+        biases=biases,
+        parameters=parameters,
+        seed=seed,
     )
+    geometry = geometry_of(model, first, point, directions, through, path, draw)
     alphas, betas = grid_axes(geometry.shown, extent, resolution)
     moves = first.unflatten(
         torch.as_tensor(geometry.directions, dtype=first.dtype, device=first.device)
@@ -423,8 +422,9 @@ def _scanned(
     own: Floats,
     checkpoint: str | Path | None,
 ) -> tuple[Floats, Floats, tuple[str, ...]]:
-    """Means and errors at all points, (data sets, measured, R * R), the model's own in
-    its place.
+    """Return means and errors at all points, (data sets, measured, R * R).
+
+    The model's own are in their place.
     """
     one = np.ones(alphas.size * betas.size)
     grid = np.stack(
@@ -433,12 +433,10 @@ def _scanned(
     shape = (*own.shape[1:], len(grid))
     identity = ""
     if checkpoint is not None:
-        batches = [
-            t
-            for o in scan.objectives.values()
-            for item in o.batches.items
-            for t in tensors_in(item)
-        ]
+        batches: list[Tensor] = []
+        for objective in scan.objectives.values():
+            for batch in objective.batches.items:
+                batches += tensors_in(batch)
         names = [*scan.objectives, *scan.measured, str(scan.batched)]
         identity = fingerprint(
             scan.basis.values(), [alphas, betas, own[0]], batches, names

@@ -1,5 +1,4 @@
-"""The loss and metrics of a model at many points of a line or plane through weight
-space.
+"""The loss and metrics of a model at many points of a line or plane.
 
 Points are given by coefficients over a few basis points, such as ``(1 - alpha, alpha)``
 over two models, so that a block of points can be measured at once.
@@ -30,9 +29,10 @@ Metric: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 Predictor: TypeAlias = Callable[[dict[str, Tensor], Tensor], Tensor]
 Metrics: TypeAlias = str | Sequence[str] | Mapping[str, str | Metric]
 
-# parameters behind the first layer; above, one network's products fill the processor
+# With more parameters behind the first layer, one network's products fill the
+# processor.
 MOST_DENSE = 100_000
-# parameters times samples; above, vmap on a CPU was slower than a loop
+# With more parameters times samples, vmap on a CPU was slower than a loop.
 MOST_WORK = 3_000_000
 BLOCK = 64  # points per vmap; from 25 to 125 took the same time
 IGNORED = -100  # PyTorch's mark of a sample that does not count
@@ -40,9 +40,9 @@ BLOCK_NUMBERS = 2**22  # numbers of weights in a block
 
 
 def accuracy(outputs: Tensor, target: Tensor) -> Tensor:
-    """Share of samples whose largest output is at the target's class.
+    """Return the share of samples whose largest output is at the target's class.
 
-    For one output, whose sign is right.
+    For one output, its sign must be right.
 
     Args:
         outputs: (N, C) scores of classes, or (N,) or (N, 1) logits.
@@ -54,7 +54,7 @@ def accuracy(outputs: Tensor, target: Tensor) -> Tensor:
 
 
 def error(outputs: Tensor, target: Tensor) -> Tensor:
-    """One minus `accuracy`."""
+    """Return one minus `accuracy`."""
     return 1 - accuracy(outputs, target)
 
 
@@ -62,7 +62,7 @@ METRICS: Mapping[str, Metric] = {"accuracy": accuracy, "error": error}
 
 
 def read_metrics(metrics: Metrics, loss: Loss) -> dict[str, Metric]:
-    """Metrics beside the loss, by name.
+    """Return the metrics beside the loss, by name.
 
     Args:
         metrics: Names, or a mapping of names to names or functions ``(outputs, target)
@@ -94,7 +94,7 @@ def read_metrics(metrics: Metrics, loss: Loss) -> dict[str, Metric]:
 
 
 def data_sets(data: Any) -> dict[str, Any]:
-    """The data sets by name; one without a name is called "data".
+    """Return the data sets by name; one without a name is called "data".
 
     A mapping of which no value is a tensor, such as ``{"train": ..., "test": ...}``,
     holds several data sets; any other mapping is one batch.
@@ -109,9 +109,7 @@ def data_sets(data: Any) -> dict[str, Any]:
 
 
 def model_tensors(objective: Objective) -> dict[str, Tensor]:
-    """Every parameter and floating-point buffer of the objective's model, by its name
-    in the model.
-    """
+    """Return the model's parameters and floating-point buffers, by name."""
     rest = {
         name.removeprefix("model."): t
         for name, t in objective.fixed.items()
@@ -124,12 +122,9 @@ def model_tensors(objective: Objective) -> dict[str, Tensor]:
 
 
 def check_match(model_a: nn.Module, model_b: nn.Module) -> None:
-    """Raise the error that names the first tensor which two models do not have in one
-    shape.
-    """
-    a, b = (
-        dict(m.named_parameters()) | dict(m.named_buffers()) for m in (model_a, model_b)
-    )
+    """Refuse models that differ in a tensor's shape, naming the first."""
+    a = dict(model_a.named_parameters()) | dict(model_a.named_buffers())
+    b = dict(model_b.named_parameters()) | dict(model_b.named_buffers())
     for name in [*a, *b]:
         if name not in a or name not in b:
             where = "second" if name not in b else "first"
@@ -146,23 +141,21 @@ def check_match(model_a: nn.Module, model_b: nn.Module) -> None:
 
 
 def points_at_once(numbers: int) -> int:
-    """Points of so many numbers each that are measured at once, where several are."""
+    """Return how many points of this number of entries are measured at once."""
     return max(1, min(BLOCK, BLOCK_NUMBERS // numbers))
 
 
 def blocks_of(
     model: nn.Module, basis: Mapping[str, Tensor]
 ) -> DenseBlocks | ImageBlocks | None:
-    """What measures the model at many points at once, or None for a model that neither
-    kind serves.
-    """
+    """Return what measures the model at many points, or None."""
     return DenseBlocks.of(model, basis) or ImageBlocks.of(model, basis)
 
 
 def by_name(
     values: Floats, sets: Iterable[str], measured: Sequence[str]
 ) -> dict[str, dict[str, Floats]]:
-    """Values (data sets, measured, ...) by data set, then by what was measured."""
+    """Return values (data sets, measured, ...) by data set, then by quantity."""
     return {
         name: dict(zip(measured, own, strict=True))
         for name, own in zip(sets, values, strict=True)
@@ -209,22 +202,20 @@ class Scan:
         self.objectives, self.measured = dict(objectives), ("loss", *metrics)
         self.spent = 0.0
         self.notes: tuple[str, ...] = ()
-        self._loss, self.basis, self._metrics, self._amend = (
-            loss,
-            dict(basis),
-            dict(metrics),
-            amend,
-        )
+        self._loss = loss
+        self.basis = dict(basis)
+        self._metrics = dict(metrics)
+        self._amend = amend
         first = next(iter(objectives.values()))
         self._numbers = sum(tensor[0].numel() for tensor in basis.values())
         self._largest = max(max(o.batches.samples) for o in objectives.values())
         # A loss that reads the weights itself, such as a penalty on a model that it
-        # holds, cannot be had from outputs alone.
+        # holds, is unavailable from outputs alone.
         self._whole = isinstance(loss, Closure) or any(
             o.reads_model for o in objectives.values()
         )
         self._blocks = None if self._whole else blocks_of(model, self.basis)
-        # what was made of the last block's coefficients
+        # It holds what was made of the last block's coefficients.
         self._kept: tuple[Tensor, Any] | None = None
         self._predict = None if self._whole else predict
         self._dtype, self._device = first.dtype, first.device
@@ -247,7 +238,7 @@ class Scan:
             return self._blocks.later_numbers <= MOST_DENSE
         if self._blocks is not None:
             return True
-        # grouped convolutions, and no rule for recurrence
+        # Under vmap, convolutions are grouped, and recurrence has no rule.
         slow = nn.modules.conv._ConvNd | nn.RNNBase
         return self._numbers * self._largest <= MOST_WORK and not any(
             isinstance(m, slow) for m in model.modules()
@@ -275,15 +266,14 @@ class Scan:
             self._block(coefficients[k : k + self.block])
             for k in range(0, len(coefficients), self.block)
         ]
-        means, errors = (
-            np.concatenate([part[i] for part in parts], axis=-1) for i in (0, 1)
-        )
+        means = np.concatenate([part[0] for part in parts], axis=-1)
+        errors = np.concatenate([part[1] for part in parts], axis=-1)
         return means, errors
 
     def own(self, objective: Objective) -> tuple[Floats, Floats]:
-        """Measure a model at its own weights, through its own objective.
+        """Measure a model at its own weights: (measured,) and standard errors.
 
-        (measured,) and standard errors.
+        Its own objective is used.
         """
         with objective.quiet(), torch.no_grad():
             found = [
@@ -299,9 +289,9 @@ class Scan:
     def check_prediction(
         self, objective: Objective, row: Floats
     ) -> tuple[float, float]:
-        """The losses on the first batch.
+        """Return the first batch's losses: the model's own, and as predicted.
 
-        Of the objective's own model, and as predicted at a point (B,).
+        The prediction is at a point (B,).
         """
         with objective.quiet(), torch.no_grad():
             batch = next(iter(objective.batches))[0]
@@ -373,7 +363,7 @@ class Scan:
     # A block of points
 
     def _many(self, objective: Objective, coefficients: Floats, batch: Any) -> Floats:
-        """What is measured on one batch, (measured, K)."""
+        """Return what is measured on one batch, (measured, K)."""
         factors = torch.as_tensor(coefficients, dtype=self._dtype, device=self._device)
         if self._whole:
             losses = vmap(lambda t: objective.batch_loss(t, batch))(
@@ -400,7 +390,7 @@ class Scan:
     def _predictions(
         self, predict: Predictor, factors: Tensor
     ) -> Callable[[Tensor], Tensor]:
-        """What gives the outputs at a block's points: made once for all batches."""
+        """Return what gives outputs at a block's points, made once for all batches."""
         if self._kept is None or not torch.equal(self._kept[0], factors):
             if hasattr(predict, "at_points"):
                 self._kept = factors, predict.at_points(self.basis, factors)
@@ -424,7 +414,7 @@ class Scan:
 def mean_loss(
     loss: Loss, objective: Objective, outputs: Tensor, target: Tensor
 ) -> Tensor:
-    """The mean loss of each of K outputs (K, N, ...), as (K,).
+    """Return the mean loss of each of K outputs (K, N, ...), as (K,).
 
     The two common losses are written out: under vmap cross-entropy took as long as the
     network.
@@ -451,8 +441,7 @@ def _numbers(values: Tensor) -> Floats:
 
 
 def _mean(found: Sequence[Floats], batches: Batches) -> tuple[Floats, Floats]:
-    """The weighted mean of values of batches (measured, K), and its standard error from
-    their spread.
+    """Return batches' weighted mean (measured, K), and its standard error.
 
     The loss, which comes first, weighs by what it is a mean over, such as targets that
     are not ignored; the metrics weigh by samples.
@@ -464,7 +453,7 @@ def _mean(found: Sequence[Floats], batches: Batches) -> tuple[Floats, Floats]:
         for own, share in zip(batches.weights, batches.sample_weights, strict=True)
     ]
     for values, weight in zip(found, weights, strict=True):
-        # in this order, as Objective.loss adds: the ends are equal to the bit
+        # Objective.loss adds in this order, too: the ends are equal to the bit.
         means += weight * values
     if len(found) < 2:
         return means, np.full_like(means, math.nan)

@@ -9,25 +9,25 @@ from nablab.instruments.landscape.planes import LossPlane
 
 
 def largest_rise(line: Interpolation) -> float:
-    """The highest climb of the loss above its lowest so far, alpha from 0 to 1, in
-    units of its start.
+    """Return the loss's highest climb above its lowest so far, alpha from 0 to 1.
+
+    It is in units of the loss at the start.
     """
     losses = line.losses[(line.alphas >= 0) & (line.alphas <= 1)]
     return float((losses - np.minimum.accumulate(losses)).max() / losses[0])
 
 
 def nonconvex_share(plane: LossPlane) -> float:
-    """The share of inner grid points with a clearly negative curvature in some
-    direction of the plane.
+    """Return the share of inner grid points that curve down.
+
+    The curvature is clearly negative in some direction of the plane.
 
     Second differences give the 2 x 2 Hessian of the plane; clear means a tenth of its
     largest curvature, as Li et al. 2018 color their maps by the ratio of the two.
     """
-    f, a, b = (
-        plane.losses,
-        plane.alphas[1] - plane.alphas[0],
-        plane.betas[1] - plane.betas[0],
-    )
+    f = plane.losses
+    a = plane.alphas[1] - plane.alphas[0]
+    b = plane.betas[1] - plane.betas[0]
     xx = (f[1:-1, 2:] - 2 * f[1:-1, 1:-1] + f[1:-1, :-2]) / a**2
     yy = (f[2:, 1:-1] - 2 * f[1:-1, 1:-1] + f[:-2, 1:-1]) / b**2
     xy = (f[2:, 2:] - f[2:, :-2] - f[:-2, 2:] + f[:-2, :-2]) / (4 * a * b)
@@ -36,9 +36,9 @@ def nonconvex_share(plane: LossPlane) -> float:
 
 
 def relative_interval(plane: LossPlane) -> float:
-    """Half the width of the 95 % interval over the loss, the median of the plane.
+    """Return half the 95 % interval over the loss, the median of the plane.
 
-    0 where all data count.
+    It is 0 where all data count.
     """
     if not plane.standard_errors:
         return 0.0

@@ -12,13 +12,12 @@ import torch
 from nablab.errors import UsageError
 from nablab.instruments.base.batches import Batches, count_samples, part_of, take
 
-# a t interval with 19 degrees of freedom is 7 % wider than with infinitely many
+# A t interval with 19 degrees of freedom is 7 % wider than with infinitely many.
 PIECES = 20
 
 
 def random_subset(batches: Batches, size: int, seed: int) -> tuple[list[Any], float]:
-    """Samples drawn without replacement, as at least `PIECES` batches where there are
-    as many samples.
+    """Draw samples without replacement, as at least `PIECES` batches if possible.
 
     Args:
         batches: The data.
@@ -65,7 +64,7 @@ def random_subset(batches: Batches, size: int, seed: int) -> tuple[list[Any], fl
 
 
 def pieces(batch: Any, length: int, count: int) -> Iterator[Any]:
-    """A batch of ``length`` samples cut into ``count`` parts of nearly equal size."""
+    """Cut a batch of ``length`` samples into ``count`` nearly equal parts."""
     edges = np.linspace(0, length, count + 1).round().astype(int).tolist()
     for start, stop in pairwise(edges):
         yield part_of(batch, start, stop)

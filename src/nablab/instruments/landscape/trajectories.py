@@ -1,6 +1,4 @@
-r"""Principal components of a path through weight space, from the Gram matrix of its
-points.
-"""
+r"""Principal components of a path through weight space, by its Gram matrix."""
 
 from __future__ import annotations
 
@@ -91,8 +89,9 @@ class TrajectoryPCA(Measurement):
         return dict(zip(self.labels, np.split(self.coordinates, ends), strict=True))
 
     def directions(self) -> Floats:
-        """The first k components as orthonormal columns, float64 (P, k), in the order
-        of `names`.
+        """Return the first k components as orthonormal columns, float64 (P, k).
+
+        Their entries are in the order of `names`.
 
         They are computed when asked for, by one more pass over the points, which must
         not have changed.
@@ -122,14 +121,14 @@ class TrajectoryPCA(Measurement):
         )
 
     def center_point(self) -> Floats:
-        """The point that was subtracted, float64 (P,), in the order of `names`."""
+        """Return the subtracted point, float64 (P,), in the order of `names`."""
         found = np.empty(self.size)
         for start, block in self._points.raw_blocks():
             found[start : start + block.shape[1]] = center_of(block, self.center)
         return found
 
     def unflatten(self, vector: npt.ArrayLike) -> dict[str, Floats]:
-        """A vector (P,) as arrays by parameter name, in the parameters' shapes."""
+        """Return a vector (P,) as arrays by parameter name, in their shapes."""
         ends = np.cumsum([math.prod(shape) for shape in self.shapes])[:-1]
         parts = np.split(np.asarray(vector, dtype=np.float64), ends)
         return {
@@ -138,8 +137,9 @@ class TrajectoryPCA(Measurement):
         }
 
     def plot(self) -> Figure:
-        """The paths in the first two components, each run in its color, start open and
-        end filled.
+        """Plot the paths in the first two components, one color a run.
+
+        The start is open and the end filled.
         """
         from matplotlib.figure import Figure
 
@@ -161,10 +161,8 @@ class TrajectoryPCA(Measurement):
         return figure
 
     def _axis_label(self, component: int) -> str:
-        share, walk = (
-            self.explained_variance_ratio[component],
-            self.random_walk[component],
-        )
+        share = self.explained_variance_ratio[component]
+        walk = self.random_walk[component]
         return (
             f"component {component + 1} ({share:.1%} of the variance; random walk "
             f"{walk:.0%})"
@@ -282,8 +280,7 @@ def trajectory_pca(
 
 
 def random_walk_shares(lengths: int | Sequence[int], center: Center = "mean") -> Floats:
-    """The explained variance ratios (T-1,) of random walks in infinitely many
-    dimensions, in closed form.
+    """Return a random walk's variance ratios (T-1,) in infinitely many dimensions.
 
     Args:
         lengths: The number of points of a walk, or of several independent walks from
@@ -327,8 +324,9 @@ def random_walk_shares(lengths: int | Sequence[int], center: Center = "mean") ->
 
 
 def _components(gram: Floats) -> tuple[Floats, Floats]:
-    """Variances (T,), largest first, and vectors (T, T), with signs that do not depend
-    on rounding.
+    """Return variances (T,), largest first, and vectors (T, T).
+
+    Signs do not depend on rounding.
     """
     variances, vectors = np.linalg.eigh(gram)
     variances, vectors = variances[::-1].clip(min=0), vectors[:, ::-1]
@@ -344,10 +342,7 @@ def _components(gram: Floats) -> tuple[Floats, Floats]:
 
 
 def _direction_weights(vectors: Floats, variances: Floats) -> Floats:
-    """What to multiply the centered points by for unit directions.
-
-    NaN where there is only rounding.
-    """
+    """Return the points' factors for unit directions; NaN for rounding alone."""
     kept = variances[: vectors.shape[1]]
     noise = len(variances) * np.finfo(np.float64).eps * variances[0]
     scale = np.where(

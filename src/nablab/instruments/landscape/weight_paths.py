@@ -1,6 +1,4 @@
-"""Points in weight space, from arrays, state dicts or files, read block by block in
-float64.
-"""
+"""Points in weight space from arrays, state dicts or files, read in blocks."""
 
 from __future__ import annotations
 
@@ -23,13 +21,12 @@ Center = Literal["mean", "first", "last"]
 # Numbers of one float64 block: 32 MB, large enough for a fast matrix product, small
 # beside any path.
 BLOCK = 4_000_000
-# Batch norm's averages of the data are in every state dict, but they are no weights.
+# Batch norm's averages of the data are in every state dict, but they are not weights.
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 
 class Points:
-    """The points of all runs as a source of float64 blocks (T, columns) that can be
-    read again and again.
+    """The points of all runs as float64 blocks (T, columns), read again at will.
 
     Attributes:
         labels: The name of each run.
@@ -64,15 +61,12 @@ class Points:
             self._check_shapes(place, _shapes(point))
 
     def blocks(self, center: Center) -> Iterator[tuple[int, Floats]]:
-        """(first column, centered block) over all columns."""
+        """Yield (first column, centered block) over all columns."""
         for start, block in self.raw_blocks():
             yield start, np.subtract(block, center_of(block, center), out=block)
 
     def raw_blocks(self) -> Iterator[tuple[int, Floats]]:
-        """(first column, block) over all columns.
-
-        The block's memory is used again for the next.
-        """
+        """Yield (first column, block); the memory is used again for the next."""
         buffer = np.empty(self.total * min(self._columns, self.size))
         start = 0
         for name, shape in self.shapes.items():
@@ -88,7 +82,7 @@ class Points:
             start += count
 
     def name_of(self, place: int) -> str:
-        """Point ``place`` of all, as a user counts: from 0 within its run."""
+        """Name point ``place`` of all as a user counts: from 0 within its run."""
         for label, length in zip(self.labels, self.lengths, strict=True):
             if place < length:
                 return f"Point {place} of run '{label}'" if label else f"Point {place}"
@@ -112,7 +106,7 @@ class Points:
         if left_out:
             self.notes += (
                 "The running statistics of batch norm are left out: they "
-                "are no weights.",
+                "are not weights.",
             )
         return {name: shape for name, shape in usable.items() if name in chosen}
 
@@ -140,12 +134,10 @@ class Points:
 
 
 def center_of(block: Floats, center: Center) -> Floats:
-    """What is subtracted from every row of a block (T, columns)."""
-    return np.asarray(
-        block.mean(axis=0)
-        if center == "mean"
-        else block[0 if center == "first" else -1]
-    )
+    """Return what is subtracted from every row of a block (T, columns)."""
+    if center == "mean":
+        return np.asarray(block.mean(axis=0))
+    return np.asarray(block[0 if center == "first" else -1])
 
 
 def _points_of(run: Any) -> list[Any]:
@@ -169,9 +161,7 @@ def _points_of(run: Any) -> list[Any]:
 
 
 def _shapes(point: Any) -> dict[str, tuple[int, ...]]:
-    """The shapes of a vector, or of the floating-point tensors of a point that has
-    names.
-    """
+    """Return the shapes of a vector, or of a point's floating-point tensors."""
     if isinstance(point, Mapping):
         for name, tensor in point.items():
             if isinstance(tensor, Tensor) and tensor.is_complex():
@@ -203,7 +193,7 @@ def _is_floating(array: Any) -> bool:
 
 
 def _vector(point: Any, name: str) -> Any:
-    """One tensor of a point, flat.
+    """Return one tensor of a point, flat.
 
     That of a file is mapped into memory and read page by page.
     """
@@ -218,8 +208,9 @@ def _vector(point: Any, name: str) -> Any:
 
 
 def _copy(part: Any, row: Floats) -> None:
-    """Convert a part of a vector of any dtype and device into a row, without a copy of
-    the whole.
+    """Convert a part of a vector into a row, without a copy of the whole.
+
+    The vector may be of any dtype and on any device.
     """
     if isinstance(part, Tensor):
         torch.from_numpy(row).copy_(part)

@@ -53,9 +53,17 @@ def gpt(attention: str) -> nn.Module:
     from transformers import GPT2Config, GPT2LMHeadModel
 
     config = GPT2Config(
-        vocab_size=TOKENS, n_positions=STEPS, n_embd=3, n_layer=1, n_head=1, n_inner=2,
-        bos_token_id=0, eos_token_id=0, initializer_range=0.5, use_cache=False,
-    )  # fmt: skip
+        vocab_size=TOKENS,
+        n_positions=STEPS,
+        n_embd=3,
+        n_layer=1,
+        n_head=1,
+        n_inner=2,
+        bos_token_id=0,
+        eos_token_id=0,
+        initializer_range=0.5,
+        use_cache=False,
+    )
     return GPT2LMHeadModel._from_config(config, attn_implementation=attention).eval()
 
 
@@ -63,10 +71,15 @@ def bert(attention: str) -> nn.Module:
     from transformers import BertConfig, BertForSequenceClassification
 
     config = BertConfig(
-        vocab_size=TOKENS, hidden_size=3, num_hidden_layers=1, num_attention_heads=1,
-        intermediate_size=2, max_position_embeddings=STEPS, type_vocab_size=1,
+        vocab_size=TOKENS,
+        hidden_size=3,
+        num_hidden_layers=1,
+        num_attention_heads=1,
+        intermediate_size=2,
+        max_position_embeddings=STEPS,
+        type_vocab_size=1,
         initializer_range=0.5,
-    )  # fmt: skip
+    )
     return BertForSequenceClassification._from_config(
         config, attn_implementation=attention
     ).eval()

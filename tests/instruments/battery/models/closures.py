@@ -1,4 +1,4 @@
-"""Losses of a model and a batch: latent noise, differential equations, several outputs."""
+"""Losses of a model and a batch: noise, differential equations, several outputs."""
 
 from __future__ import annotations
 
@@ -64,11 +64,9 @@ class TwoHeads(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.body, self.size, self.kind = (
-            nn.Linear(3, 2),
-            nn.Linear(2, 1),
-            nn.Linear(2, 2),
-        )
+        self.body = nn.Linear(3, 2)
+        self.size = nn.Linear(2, 1)
+        self.kind = nn.Linear(2, 2)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         hidden = torch.tanh(self.body(x))

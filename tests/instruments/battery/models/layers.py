@@ -65,10 +65,8 @@ class WithEmpty(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.down, self.up = (
-            nn.Parameter(torch.zeros(0, 3)),
-            nn.Parameter(torch.zeros(2, 0)),
-        )
+        self.down = nn.Parameter(torch.zeros(0, 3))
+        self.up = nn.Parameter(torch.zeros(2, 0))
         self.layer = nn.Linear(3, 2)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,6 +1,4 @@
-"""Losses of outputs and targets that are no plain mean over samples, or know more than
-their arguments.
-"""
+"""Losses that are not a plain mean over samples, or know more than their arguments."""
 
 from __future__ import annotations
 

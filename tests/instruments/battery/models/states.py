@@ -41,7 +41,7 @@ class Unregistered(nn.Module):
 
 
 class PlainTensor(nn.Module):
-    """A tensor that is no buffer."""
+    """A tensor that is not a buffer."""
 
     def __init__(self) -> None:
         super().__init__()
