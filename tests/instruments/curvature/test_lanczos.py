@@ -187,7 +187,9 @@ def test_random_signs_are_signs_and_differ():
 
 
 def test_what_is_no_symmetric_real_matrix_is_refused():
-    with pytest.raises(UsageError, match=r"shape \(2, 3\).*no symmetric real matrix"):
+    with pytest.raises(
+        UsageError, match=r"shape \(2, 3\).*not a symmetric real matrix"
+    ):
         check_matrix(torch.ones(2, 3))
     with pytest.raises(
         UsageError, match=r"torch\.int64 is not a symmetric real matrix"

@@ -132,7 +132,14 @@ class Sequences(nn.Module):
         return self.head(self.recurrent(x)[0][:, -1])
 
 
-@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param(nn.LSTM, marks=pytest.mark.slow),
+        pytest.param(nn.GRU, marks=pytest.mark.slow),
+        nn.RNN,
+    ],
+)
 def test_sample_norms_of_sequences_leave_no_tensor_behind(
     kind: type[nn.RNNBase],
 ) -> None:
