@@ -1,6 +1,4 @@
-"""Matrices, models and data with known spectra, for the tests of the iterative
-instruments.
-"""
+"""Matrices, models and data with known spectra, for the iterative instruments."""
 
 import gc
 
@@ -25,9 +23,7 @@ def matrix(spectrum, *, seed=0, dtype=torch.float64):
 
 
 class Point(nn.Module):
-    """A model that is one vector of parameters, with a matrix that goes wherever the
-    vector goes.
-    """
+    """A model that is one vector of parameters, with a matrix that moves along."""
 
     def __init__(self, curvature):
         super().__init__()
@@ -58,9 +54,7 @@ def network(*, outputs=3, dtype=torch.float64):
 
 
 def dense_hessian(model, loss, inputs, target):
-    """The Hessian of the mean loss in float64 by torch.func, as a symmetric NumPy
-    matrix.
-    """
+    """Return the Hessian in float64 by torch.func, a symmetric NumPy matrix."""
     model = model.double()
     shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
 

@@ -92,9 +92,7 @@ SQUARE: tuple[tuple[str, dict[str, Any]], ...] = (  # they hold a matrix
 
 
 def called(name: str, network: Network, options: dict[str, Any]) -> Callable[[], Any]:
-    """A call of an instrument on a network; of one that compares two, on it and another
-    one.
-    """
+    """Call an instrument on a network, or on it and another one."""
     model, data = network()
     other = another(model)
     arguments: dict[str, Any] = {
@@ -225,9 +223,7 @@ def test_the_seconds(
 
 
 def trained(network: Network) -> Network:
-    """The network after some steps: what is measured is seldom a fresh one, whose
-    spectrum has no gap.
-    """
+    """Train the network a little, for a fresh one's spectrum has no gap."""
     model, (x, y) = network()
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     for _ in range(40):

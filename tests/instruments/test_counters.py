@@ -1,6 +1,4 @@
-"""Counters of language models' targets: batches weighed by them give the loss of all
-data at once.
-"""
+"""Counters of language models' targets weigh batches as all data at once."""
 
 from __future__ import annotations
 

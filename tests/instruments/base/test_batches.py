@@ -1,6 +1,4 @@
-"""Every form of data gives the same weighted mean; what cannot be measured is refused
-by name.
-"""
+"""Every form of data gives one weighted mean; the rest is refused by name."""
 
 from __future__ import annotations
 

@@ -283,9 +283,7 @@ def test_a_physics_informed_loss() -> None:
 
 
 class Dropped(nn.Module):
-    """A layer that is left out in one pass of a hundred, drawn from one of three
-    generators.
-    """
+    """A layer left out in one pass of a hundred, drawn from one of three generators."""
 
     def __init__(self, draw: Callable[[], float]) -> None:
         super().__init__()

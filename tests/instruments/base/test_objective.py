@@ -1,6 +1,4 @@
-"""The mean loss as a function of chosen parameters: right, pure, and clear about what
-it refuses.
-"""
+"""The mean loss as a function of parameters: right, pure, clear about refusals."""
 
 from __future__ import annotations
 

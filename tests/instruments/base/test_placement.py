@@ -1,6 +1,4 @@
-"""What tensors put into a model must do: be seen everywhere, in the backward pass too,
-and leave no trace.
-"""
+"""Tensors put into a model are seen everywhere, backward too, and leave no trace."""
 
 from __future__ import annotations
 
@@ -61,9 +59,7 @@ class Checkpointed(nn.Module):
 
 
 class ReadsItsLayerAgain(torch.autograd.Function):
-    """tanh(layer(v)) * v, whose backward pass reads the layer's weights from the layer
-    itself.
-    """
+    """tanh(layer(v)) * v, whose backward pass reads the layer's own weights."""
 
     @staticmethod
     def forward(ctx, v, weight, bias, layer):  # type: ignore[no-untyped-def]
@@ -161,9 +157,7 @@ class Tied(nn.Module):
 
 
 class Listed(nn.Module):
-    """Parameters are read from a list, and a submodule from another that PyTorch does
-    not know.
-    """
+    """Parameters in a list, and a submodule in another that PyTorch does not know."""
 
     def __init__(self) -> None:
         super().__init__()

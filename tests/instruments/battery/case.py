@@ -112,9 +112,7 @@ class Case:
         return float(len(first_tensor(batch)))
 
     def backward(self) -> None:
-        """What a training step does before the optimizer's: gradients of the mean loss
-        in ``.grad``.
-        """
+        """Leave the mean loss's gradients in ``.grad``, as a training step does."""
         self.model.zero_grad()
         total = sum(self.count(batch) for batch in self.batches)
         for batch in self.batches:
@@ -124,9 +122,7 @@ class Case:
 
 
 def make(row: Model, *, gradients: bool = True) -> Case:
-    """Build a row's model, another of other weights, its data and its loss: the same
-    every time.
-    """
+    """Build a row's model, another one, its data and loss, always the same."""
     with warnings.catch_warnings():
         # PyTorch warns about the forms of models that are tested here.
         warnings.simplefilter("ignore")
@@ -201,7 +197,5 @@ doubled = partial(
 
 
 def rows_of(batch: Any, place: int) -> Any:
-    """Sample ``place`` of a batch whose tensors all list samples along their first
-    axis.
-    """
+    """Return sample ``place`` of a batch that lists samples along the first axis."""
     return changed(batch, lambda tensor: tensor[place : place + 1])

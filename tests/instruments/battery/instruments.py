@@ -1,6 +1,4 @@
-"""The table of instruments: how each is called on a case, and how its result is held
-against the truth.
-"""
+"""The table of instruments: their calls, and their results against the truth."""
 
 from __future__ import annotations
 
@@ -414,9 +412,7 @@ def _needs_inputs(row: Model) -> Answer:
 
 
 def _needs_layers(row: Model) -> Answer:
-    """Units are found in an `nn.Sequential`; for other models a specification is asked
-    for.
-    """
+    """Expect a request for a specification of models but `nn.Sequential`."""
     return row.answer if row.matchable else REFUSAL
 
 

@@ -86,9 +86,7 @@ def _of_module(
 
 
 def _inside(label: str, value: Any, seen: set[int]) -> Iterator[tuple[str, Any]]:
-    """What an attribute of a module holds: tables of tensors, modules and hooks, and
-    lists of either.
-    """
+    """Return what an attribute holds: tables of tensors, modules, hooks, lists."""
     if isinstance(value, Tensor):
         yield f"{label}.requires_grad", value.requires_grad
         yield f"{label}.dtype", value.dtype

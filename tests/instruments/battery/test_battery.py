@@ -1,6 +1,4 @@
-"""Every instrument on every form of model: the truth or a refusal in one sentence, and
-nothing changed.
-"""
+"""Every instrument on every form of model: the truth or a refusal, without a trace."""
 
 from __future__ import annotations
 

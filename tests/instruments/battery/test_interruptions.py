@@ -1,6 +1,4 @@
-"""Instruments that end early, by an error of the user's code or by Ctrl-C, leave
-everything as it was.
-"""
+"""Instruments that end early, by an error or Ctrl-C, leave all as it was."""
 
 from __future__ import annotations
 
@@ -82,9 +80,7 @@ def test_a_forward_pass_that_ends_early_changes_nothing(
 
 
 def happen_at_pass(model: nn.Module, number: int, what: Callable[[], None]) -> None:
-    """Let something happen at the end of the model's forward pass of this number, and
-    never again.
-    """
+    """Let something happen once, at the end of this forward pass."""
     passes = iter(range(1, 1_000_000))
 
     def hook(module: nn.Module, inputs: Any, output: Any) -> None:
@@ -115,9 +111,7 @@ def test_ctrl_c_at_any_moment_changes_nothing(form: str) -> None:
 
 
 def interrupt_often(form: str, times: int) -> None:
-    """Interrupt instruments in turn at moments drawn evenly from the time that they
-    take.
-    """
+    """Interrupt instruments in turn, at moments drawn from the time they take."""
     draw = random.Random(f"{form} {times}")
     durations = {instrument: duration_of(instrument, form) for instrument in TIMED}
     struck, broken = 0, []

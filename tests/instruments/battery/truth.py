@@ -30,8 +30,7 @@ STEP = 1e-5
 
 
 class Truth:
-    """The mean loss of a row's model over its data as a function of one vector (P,),
-    float64.
+    """The mean loss of a row's model over its data, of one vector (P,), float64.
 
     Attributes:
         case: Its own model, loss and data.
@@ -95,9 +94,7 @@ class Truth:
         return [float(self._backward([sample], [1.0]).norm()) for sample in samples]
 
     def on_line(self, alpha: float) -> float:
-        """The loss of the model whose parameters and floating-point buffers lie between
-        the two models.
-        """
+        """Return the loss of the model that lies between the two models."""
         self._write(self.point)
         own = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
         far = self.other.state_dict()
@@ -153,9 +150,7 @@ class Truth:
 
     @cached_property
     def gauss_newton(self) -> Tensor:
-        """The Gauss-Newton matrix (P, P): the Jacobian of the outputs by central
-        differences.
-        """
+        """Return the Gauss-Newton matrix (P, P) by central differences."""
         total = torch.zeros_like(self.hessian)
         criterion = (
             CRITERIA[self.case.loss]
@@ -257,9 +252,7 @@ def _trainable(model: nn.Module) -> list[nn.Parameter]:
 
 
 def in_double(model: nn.Module) -> nn.Module:
-    """The model in float64 and complex128, with the tensors and modules that it holds
-    unregistered.
-    """
+    """Return the model in float64 and complex128, with what it holds unregistered."""
     model = model.double()
     for parameter in model.parameters():
         if parameter.is_complex():  # .double() leaves them as they are

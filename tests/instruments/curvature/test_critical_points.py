@@ -101,9 +101,7 @@ def test_the_two_layer_linear_network_has_a_saddle_and_a_valley(method, start, s
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_gradient_flat_point_is_never_called_critical(method):
-    """Of w1 + w1^3 / 3 + w2^2, the gradient's norm is least at the origin, where it is
-    1.
-    """
+    """The gradient's norm of w1 + w1^3 / 3 + w2^2 is least at the origin, 1."""
     found = find(lambda w: w[0] + w[0] ** 3 / 3 + w[1] ** 2, (0.7, 0.4), method=method)
     assert not found.reached
     assert found.reason.startswith("gradient-flat: ||Hg|| / (||H|| ||g||) = ")
@@ -162,9 +160,7 @@ def curve():
 
 
 def ridge(model, batch):
-    """Squared error with weight decay: without it, the best weights of these networks
-    are infinite.
-    """
+    """Return squared error with weight decay, so that the best weights are finite."""
     decay = sum(p.square().sum() for p in model.parameters())
     return (model(batch[0]) - batch[1]).square().mean() + 0.01 * decay
 
@@ -210,9 +206,7 @@ def test_networks_reach_zero_gradient_and_the_certificate_agrees(minima, method)
 
 
 def test_replicas_agree_with_one_at_a_time():
-    """Ten iterations; rounding that differs between a batch and one network grows with
-    every step.
-    """
+    """Ten iterations, for differences in rounding grow with every step."""
     modules, data = networks(), curve()
     options = {"max_iterations": 4, "lbfgs_iterations": 6}
     together = find_critical_point(Replicas.stack(modules), "mse", data, **options)

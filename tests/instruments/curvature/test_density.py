@@ -1,6 +1,4 @@
-"""Spectral densities: mass, the cumulative distribution, honest errors, and what is
-refused.
-"""
+"""Spectral densities: mass, the cumulative distribution, errors, and refusals."""
 
 import json
 
@@ -45,9 +43,7 @@ def test_mass_and_moments(name):
 
 @pytest.mark.parametrize("name", ["uniform", "outliers", "low rank"])
 def test_the_cumulative_distribution_against_the_exact_one(name):
-    """Within the sampling error and one node's weight, which is what a quadrature can
-    do.
-    """
+    """A quadrature is right within the sampling error and one node's weight."""
     spectrum = SPECTRA[name]
     found = density_of(matrix(spectrum), probes=20, steps=60)
     exact = (spectrum[None, :] <= found.grid[:, None] + found.roundoff).mean(1)
@@ -132,9 +128,7 @@ def test_a_share_across_a_gap_holds():
 
 
 def test_bounds_of_a_share_hold_for_each_probe():
-    """The true weight of each probe, from all eigenvectors, lies between the bounds at
-    any threshold.
-    """
+    """Each probe's true weight lies between the bounds at any threshold."""
     for name in ("uniform", "outliers", "low rank"):
         dense = matrix(SPECTRA[name])
         values, vectors = torch.linalg.eigh(dense)

@@ -73,9 +73,7 @@ def test_a_single_parameter():
 
 
 def test_a_cluster_does_not_stop_early():
-    """A power iteration that stops once its value changes by less than 1e-3 ends 2.7 %
-    low here.
-    """
+    """A power iteration that stops at a change of 1e-3 ends 2.7 % low here."""
     spectrum = np.concatenate([[1.0, 0.99], np.linspace(0.5, 0.98, 298)])
     dense = matrix(spectrum)
     found = eigenvalues_of(dense, count=2)
@@ -407,9 +405,7 @@ def test_the_interval_of_the_others_holds_them_beside_an_extreme_value(
 def test_the_others_lie_where_it_is_said_beside_one_large_eigenvalue(
     which: str, dtype: torch.dtype
 ) -> None:
-    """Products in float32 beside 1e6 know the others to 0.1 only, and a sequence ends
-    at once.
-    """
+    """Products in float32 beside 1e6 know the others to 0.1 only."""
     for size, large in ((50, 1e6), (300, -1e6), (40, 30.0)):
         spectrum = torch.linspace(0, 1, size, dtype=torch.float64)
         spectrum[0] = large

@@ -348,9 +348,7 @@ def test_the_figure_names_the_parameters():
 
 
 def held_penalty(strength):
-    """A loss(output, target) that holds the model and penalizes its weights past its
-    arguments.
-    """
+    """Return a loss that penalizes the weights past its arguments."""
     held = {}
 
     def loss(output, target):

@@ -41,9 +41,7 @@ def orthogonal(size, seed=0):
 
 
 def test_a_positive_semidefinite_matrix_of_rank_60_has_no_negative_eigenvalue():
-    """The naive ratio, eigenvalues above 0, reads about .65: half of the 140 zeros are
-    rounded up.
-    """
+    """The naive ratio reads about .65: half of the 140 zeros are rounded up."""
     generator = torch.Generator().manual_seed(0)
     factor = torch.randn(200, 60, generator=generator, dtype=torch.float64)
     found = measure(quadratic(factor @ factor.T), torch.zeros(200))
@@ -289,9 +287,7 @@ class Graph(nn.Module):
 
 
 class Masked(nn.Module):
-    """Attention whose causal mask (T, T) stands in the batch, with as many samples as
-    steps.
-    """
+    """Attention whose causal mask (T, T) stands in the batch, of T samples."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -411,9 +407,7 @@ def test_losses_that_are_others_in_another_order_keep_their_inertia(name: str) -
 
 
 def test_a_point_on_a_kink_is_counted_on_its_side_and_it_is_said() -> None:
-    """The network of the textbook for exclusive or: one unit's input is 1 - 1 for two
-    of the samples.
-    """
+    """For exclusive or, one unit's input is 1 - 1 for two of the samples."""
     model = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 1)).double()
     with torch.no_grad():
         model[0].weight.fill_(1.0)

@@ -1,6 +1,4 @@
-"""Products with the Hessian and the Gauss-Newton matrix against closed forms and dense
-float64 truth.
-"""
+"""Products with the Hessian and the Gauss-Newton matrix against dense truth."""
 
 from __future__ import annotations
 
@@ -262,9 +260,7 @@ def test_a_model_that_needs_its_layout_keeps_it() -> None:
 
 
 class Raising(torch.autograd.Function):
-    """The identity, whose derivative cannot be differentiated: it raises, as some of
-    PyTorch's own do.
-    """
+    """The identity, whose derivative raises an error when it is differentiated."""
 
     @staticmethod
     def forward(context, x: Tensor, depth: int) -> Tensor:  # type: ignore[no-untyped-def, override]

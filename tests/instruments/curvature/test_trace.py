@@ -33,9 +33,7 @@ SPECTRA = {
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("name", SPECTRA)
 def test_estimates_are_unbiased_and_their_errors_honest(name, method):
-    """Over 200 seeds errors divided by their standard errors are standard normal, but
-    for few samples.
-    """
+    """Over 200 seeds, errors over their standard errors are standard normal."""
     dense, truth = matrix(SPECTRA[name]), SPECTRA[name].sum()
     found = [
         trace_of(dense, method=method, products=48, seed=seed) for seed in range(200)
@@ -51,9 +49,7 @@ def test_estimates_are_unbiased_and_their_errors_honest(name, method):
 
 
 def test_xtrace_is_leaving_one_out_and_its_error_leaving_two_out():
-    """Against the definition, with an orthonormal basis made again for each set of
-    vectors.
-    """
+    """By the definition, with a new orthonormal basis for each set of vectors."""
     dense = matrix(SPECTRA["network"])
     found = trace_of(dense, method="xtrace", products=12, seed=3)
     tests = torch.randn(

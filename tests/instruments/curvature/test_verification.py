@@ -1,6 +1,4 @@
-"""Wrong second derivatives are found before anything is measured, and right ones are
-not suspected.
-"""
+"""Wrong second derivatives are found first, and right ones are not suspected."""
 
 from __future__ import annotations
 
@@ -53,9 +51,7 @@ def images() -> tuple[Tensor, Tensor]:
 
 
 class Bent(torch.autograd.Function):
-    """A sine whose first derivative is right and whose second is not: its slope is
-    differentiated wrongly.
-    """
+    """A sine whose first derivative is right and whose second is not."""
 
     @staticmethod
     def forward(context, x: Tensor) -> Tensor:  # type: ignore[no-untyped-def, override]
@@ -79,9 +75,7 @@ class WrongCosine(torch.autograd.Function):
 
 
 class WrongTranspose(torch.autograd.Function):
-    """A sine whose backward pass is not linear in the slope, as far as autograd is
-    told.
-    """
+    """A sine whose backward pass is not linear in the slope, by autograd's account."""
 
     @staticmethod
     def forward(context, x: Tensor) -> Tensor:  # type: ignore[no-untyped-def, override]
@@ -481,9 +475,7 @@ def test_functional_derivatives_inside_the_forward_pass() -> None:
 
 def test_a_model_compiled_without_a_second_derivative() -> None:
     class Compiled(torch.autograd.Function):
-        """What `torch.compile` gives: a backward pass that refuses to be
-        differentiated.
-        """
+        """A backward pass that cannot be differentiated, as from `torch.compile`."""
 
         @staticmethod
         def forward(context, x: Tensor) -> Tensor:  # type: ignore[no-untyped-def, override]

@@ -1,6 +1,4 @@
-"""Gradient norms against closed forms, autograd in plain loops, and the identity of
-gradient noise.
-"""
+"""Gradient norms against closed forms, plain loops, and the identity of noise."""
 
 from __future__ import annotations
 
@@ -163,9 +161,7 @@ def test_sample_norms_of_sequences_leave_no_tensor_behind(
 
 
 def test_the_mean_square_over_minibatches_is_gradient_plus_noise() -> None:
-    """Over all batches of size B drawn without replacement, exactly: |g|^2 + tr(Sigma)
-    (1/B - 1/N).
-    """
+    """Over all batches of size B, exactly: |g|^2 + tr(Sigma) (1/B - 1/N)."""
     model, (x, y) = network(), samples(7)
     full = gradient_norm(model, "mse", (x, y), per_sample=True)
     for size in (1, 2, 5):

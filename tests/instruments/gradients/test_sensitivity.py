@@ -1,6 +1,4 @@
-"""Input sensitivity against closed forms and torch.autograd.functional.jacobian, and
-what it refuses.
-"""
+"""Input sensitivity against closed forms and PyTorch's jacobian, and refusals."""
 
 from __future__ import annotations
 

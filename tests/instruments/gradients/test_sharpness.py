@@ -1,6 +1,4 @@
-"""Sharpness against closed forms on quadratics, against scipy, and under the rescaling
-of ReLU networks.
-"""
+"""Sharpness against closed forms, SciPy, and the rescaling of ReLU networks."""
 
 from __future__ import annotations
 
@@ -216,9 +214,7 @@ def test_adaptive_balls_of_a_linear_and_a_quadratic_loss() -> None:
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_the_adaptive_form_sees_functions_not_scales(norm: Any) -> None:
-    """Multiplying a ReLU unit's inputs by 8 and dividing its output by 8 changes no
-    function.
-    """
+    """A ReLU unit's inputs times 8, its output over 8: the same function."""
     model, scaled, data = network(nn.ReLU), network(nn.ReLU), samples()
     with torch.no_grad():
         scaled[0].weight.mul_(8)

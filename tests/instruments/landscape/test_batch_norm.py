@@ -1,6 +1,4 @@
-"""Batch-norm statistics against PyTorch's own on one batch, closed forms, and
-invariances.
-"""
+"""Batch-norm statistics against PyTorch's own, closed forms, and invariances."""
 
 from __future__ import annotations
 
@@ -57,9 +55,7 @@ def test_one_batch_gives_what_training_mode_keeps_with_momentum_one() -> None:
 
 @pytest.mark.parametrize("cuts", [(12,), (5, 5, 2), (1, 11)])
 def test_first_layers_see_all_data_however_they_are_cut(cuts: tuple[int, ...]) -> None:
-    """Pooled moments, not a moving average: late batches weigh no more, and their
-    differences count.
-    """
+    """Moments are pooled: late batches weigh no more, and differences count."""
     model = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(72)).double().eval()
     (x, y) = images()
     batches = list(zip(x.split(list(cuts)), y.split(list(cuts)), strict=True))

@@ -1,6 +1,4 @@
-"""Dense networks in blocks against calling each network, for every kind of layer that
-they take.
-"""
+"""Dense networks in blocks against calling each network, for every layer."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""Directions: norms by filter, the ReLU rescaling that must not matter, Gaussians,
-planes through points.
-"""
+"""Directions: norms by filter, ReLU rescaling, Gaussians, planes through points."""
 
 from __future__ import annotations
 
@@ -113,9 +111,7 @@ def rescaled(model: nn.Sequential, factor: float) -> nn.Sequential:
 def test_relu_rescaling_of_adjacent_layers_does_not_matter(
     normalization: str, invariant: bool
 ) -> None:
-    """Doubling a layer and halving the next leaves the function, and must leave the
-    plane.
-    """
+    """Doubling a layer and halving the next must leave the plane."""
 
     def moved(model: nn.Sequential) -> torch.Tensor:
         vector = random_directions(model, 1, normalization=normalization, seed=3)[0]  # type: ignore[arg-type]

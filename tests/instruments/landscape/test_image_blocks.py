@@ -1,6 +1,4 @@
-"""Convolutional networks in blocks against calling each network, for every kind of
-layer that they take.
-"""
+"""Convolutional networks in blocks against calling each, for every layer."""
 
 from __future__ import annotations
 

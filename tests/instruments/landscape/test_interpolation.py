@@ -1,6 +1,4 @@
-"""Lines between models: exact ends, closed forms, barriers, batch norm, and what is
-refused.
-"""
+"""Lines between models: exact ends, closed forms, barriers, and refusals."""
 
 from __future__ import annotations
 
@@ -57,9 +55,7 @@ def test_a_convex_quadratic_is_its_closed_form_and_has_no_barrier() -> None:
 
 
 def test_the_barrier_of_a_known_bump() -> None:
-    """sin² between its zeros at 0 and pi rises by 1 at the middle, above whatever
-    straight line.
-    """
+    """sin² between its zeros at 0 and pi rises by 1 at the middle."""
     tilted = Closure(
         lambda model, batch: model.weight.sum().sin() ** 2 + model.weight.sum()
     )
@@ -145,9 +141,7 @@ def test_every_alpha_is_the_loss_of_the_interpolated_model() -> None:
 
 
 class Odd(nn.Module):
-    """No Sequential, a tied weight, and a frozen part: what the fast path does not
-    take.
-    """
+    """Not a Sequential, a tied weight, a frozen part: not for the fast path."""
 
     def __init__(self, seed: int) -> None:
         super().__init__()

@@ -1,5 +1,4 @@
-"""Matching of hidden units: functions kept, permuted copies recovered, every kind of
-layer, other orders " "tried."""
+"""Matching of hidden units: functions kept, permuted copies recovered."""
 
 from __future__ import annotations
 
@@ -30,9 +29,7 @@ def one_thread() -> Iterator[None]:
 
 
 class Residual(nn.Module):
-    """A network that no list of layers describes: its stream adds up, and it needs a
-    specification.
-    """
+    """A network whose stream adds up, so that it needs a specification."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -134,9 +131,7 @@ def case(
 
 
 def network(build: Callable[[], nn.Module], seed: int) -> nn.Module:
-    """A network in eval mode whose norms have statistics, weights and biases of their
-    own.
-    """
+    """Return a network in eval mode whose norms have their own statistics."""
     torch.manual_seed(seed)
     model = build().eval()
     for layer in model.modules():
@@ -201,9 +196,7 @@ def test_a_permuted_copy_is_recovered(case: Any, method: Any, seed: int) -> None
 
 
 def test_a_deep_narrow_network_is_recovered() -> None:
-    """From the order as it is, coordinate descent alone may stop far from the copy;
-    other starts do not.
-    """
+    """Descent from the order as it is may stop far away; other starts do not."""
     starts = set()
     for seed in range(8):
         torch.manual_seed(seed)
@@ -223,9 +216,7 @@ def test_a_deep_narrow_network_is_recovered() -> None:
 
 @pytest.mark.parametrize("backward", [False, True])
 def test_units_of_a_copy_are_found_layer_by_layer(backward: bool) -> None:
-    """Each layer by the weights whose other units are in order already; no descent
-    after it.
-    """
+    """Each layer by the weights whose other units are in order; no descent after."""
     for seed in range(8):
         torch.manual_seed(seed)
         widths = [2, 4, 4, 4, 4, 2]

@@ -1,6 +1,4 @@
-"""Planes: paraboloids, the straight scan, exact models, paths, subsets, checkpoints,
-and what is refused.
-"""
+"""Planes: paraboloids, the straight scan, exact models, paths, and refusals."""
 
 from __future__ import annotations
 
@@ -80,9 +78,7 @@ def test_a_quadratic_is_an_exact_paraboloid(batched: bool) -> None:
 
 @pytest.mark.parametrize("batched", [True, False])
 def test_rows_are_scanned_in_one_sense(batched: bool) -> None:
-    """A serpentine scan that is not undone reverses or shifts every other row of an
-    asymmetric function.
-    """
+    """A serpentine scan would reverse every other row of an asymmetric function."""
     loss = Closure(lambda model, _: 10 * model.vector[0] + 1000 * model.vector[1])
     plane = loss_plane(
         Point(0.0, 0.0),

@@ -1,6 +1,4 @@
-"""Trajectory PCA against NumPy's singular values, closed forms, and itself under what
-must not matter.
-"""
+"""Trajectory PCA against NumPy's singular values, closed forms, and itself."""
 
 from __future__ import annotations
 
@@ -131,9 +129,7 @@ def test_streamed_equals_dense(block: int) -> None:
 
 
 def test_a_large_path_is_never_held_in_float64(monkeypatch: pytest.MonkeyPatch) -> None:
-    """40 points of 200,000 float32 entries: blocks of 100,000 numbers, one of them at a
-    time.
-    """
+    """40 points of 200,000 float32 entries, in blocks of 100,000 numbers."""
     points, size, limit = 40, 200_000, 100_000
     x = torch.randn(points, size, generator=torch.Generator().manual_seed(0))
     held: list[int] = []
@@ -273,9 +269,7 @@ def test_a_straight_line_has_one_component_and_no_second_direction() -> None:
 
 
 def test_the_shares_of_an_endless_walk() -> None:
-    """6/(π j)²: 60.8 and 15.2 %, as Antognini and Sohl-Dickstein (2018) report;
-    8/(π(2j-1))² from an end.
-    """
+    """6/(π j)² gives 60.8 and 15.2 %, as Antognini and Sohl-Dickstein (2018)."""
     index = np.arange(1, 6)
     np.testing.assert_allclose(
         random_walk_shares(20_000)[:5], 6 / (np.pi * index) ** 2, rtol=1e-3

@@ -1,6 +1,4 @@
-"""Transformers: PyTorch's own layers, and GPT and BERT of the `transformers` library
-with random weights.
-"""
+"""Transformers: PyTorch's layers, and GPT and BERT with random weights."""
 
 from __future__ import annotations
 

@@ -48,9 +48,7 @@ def growth() -> nn.Module:
 
 
 def differential_equation(model: nn.Module, batch: tuple[Tensor]) -> Tensor:
-    """u' = -u with u(0) = 1: the residual's derivative is taken inside the forward
-    pass.
-    """
+    """Solve u' = -u, u(0) = 1, with a derivative inside the forward pass."""
     times = batch[0].detach().requires_grad_()
     with torch.enable_grad():
         u = model(times)

@@ -11,9 +11,7 @@ from tests.instruments.battery.models.layers import dense, regression
 
 
 class KeepsFeatures(nn.Module):
-    """Keeps its features and an auxiliary value of the latest pass, which cannot be
-    deep-copied.
-    """
+    """Keeps features of the latest pass, which cannot be deep-copied."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -27,9 +25,7 @@ class KeepsFeatures(nn.Module):
 
 
 class Unregistered(nn.Module):
-    """A plain list of layers, which PyTorch does not see: their weights are no
-    parameters.
-    """
+    """A plain list of layers, whose weights PyTorch does not see."""
 
     def __init__(self) -> None:
         super().__init__()
