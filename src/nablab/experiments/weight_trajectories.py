@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite, nan
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from annotated_types import Ge, Le
 
@@ -27,20 +27,15 @@ from nablab.contract import (
 )
 from nablab.data.fields import TaskField
 from nablab.errors import UsageError
-from nablab.models.fields import NetworkField
+from nablab.models.fields import Activation, NetworkField
 from nablab.settings import NotNegative, Positive, Samples, Steps
+from nablab.training.fields import OptimizerName
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from nablab.instruments.landscape.matching import Matching
-    from nablab.instruments.landscape.trajectories import TrajectoryPCA
-    from nablab.training import Training, WeightRecorder
-    from nablab.training.engine import FloatArray
-
-    # The tensors of a network by name, and T points of a path.
-    Weights = Mapping[str, Tensor]
-    Path = Sequence[Weights]
+    # T points, each the tensors of a network by name.
+    Path = Sequence[Mapping[str, Any]]
 
 # A course's recipe: 45 epochs of 60 steps, and the weights at the start and every 3
 # epochs; 8 runs.
@@ -56,15 +51,11 @@ COURSE: Mapping[str, Any] = {
     "points": 15,
     "seeds": 8,
 }
-# What its deep network had instead: 24 epochs of 469 steps.
 OTHER = {"learning_rate": 1e-3, "batch_size": 128, "steps": 24 * 469, "points": 8}
 STARTS = SHARED, OWN = "one start", "own starts"
 # Runs per figure: as many as there are colors.
 SHOWN = 8
-IN_IMAGES = "test error (1 - accuracy); numbers: final test accuracy"
-UNITS = {"units as trained": "end_distance", "units matched": "end_distance_matched"}
-# What is NaN where a network diverged or its layer never moved.
-METRICS = (
+DESCRIPTION = (
     "explained_variance",
     "explained_variance_of_layer",
     "above_random_walk",
@@ -72,11 +63,10 @@ METRICS = (
     "layer_agreement",
     "share_near_origin",
     "share_near_mean",
-    "end_distance",
-    "end_distance_matched",
-    "matched_share",
-    "matching_gain",
 )
+IN_IMAGES = "test error (1 - accuracy); numbers: final test accuracy"
+UNITS = {"units as trained": "end_distance", "units matched": "end_distance_matched"}
+COMPARISON = ("end_distance", "end_distance_matched", "matched_share", "matching_gain")
 
 
 @dataclass(frozen=True)
@@ -133,10 +123,8 @@ class WeightTrajectories(Experiment):
     target: TaskField = "sinc"
     network: NetworkField = "1-10-20x6-1"
     layer: Annotated[int, Ge(1), Le(1_000)] = 4
-    activation: Literal[
-        "leaky_relu", "relu", "tanh", "sigmoid", "gelu", "silu", "elu"
-    ] = "leaky_relu"
-    optimizer: Literal["Adam", "AdamW", "RMSprop", "SGD"] = "Adam"
+    activation: Activation = "leaky_relu"
+    optimizer: OptimizerName = "Adam"
     learning_rate: Positive = 1e-3
     weight_decay: NotNegative = 0.0
     batch_size: Samples = 50
@@ -162,20 +150,19 @@ class WeightTrajectories(Experiment):
             "explained_variance",
             0.4,
             within="start",
-            sentence="Two components hold at least 40 % of a path's "
-            "variation (Li et al. 2018)",
+            sentence="Two components hold at least 40 % of a path's variation (Li et "
+            "al. 2018)",
         ),
         Claim.at_least(
             "above_random_walk",
             0.0,
             within="start",
             quantity="share held beyond a random walk's",
-            sentence="Two components hold more of a path than of a random "
-            "walk of as many points",
+            sentence="Two components hold more of a path than of a random walk of as "
+            "many points",
             answer=Answer(
-                supported="the path of training is flatter than a "
-                "random walk: two directions hold more "
-                "of it",
+                supported="the path of training is flatter than a random walk: two "
+                "directions hold more of it",
                 refuted="the path of training is no flatter than a random walk",
                 open="whether the path is flatter than a random walk",
             ),
@@ -190,8 +177,8 @@ class WeightTrajectories(Experiment):
             "share_near_origin",
             0.5,
             within="start",
-            sentence="Paths are dense near the origin: most points are "
-            "within half their radius",
+            sentence="Paths are dense near the origin: most points are within half "
+            "their radius",
         ),
         Claim.less(
             "end_distance",
@@ -199,8 +186,8 @@ class WeightTrajectories(Experiment):
             OWN,
             by="start",
             smallest_effect=0.05,
-            sentence="Runs from one start end closer together than runs from "
-            "different starts",
+            sentence="Runs from one start end closer together than runs from different "
+            "starts",
             answer=Answer(
                 supported="runs from one start end closer together than others",
                 refuted="runs from one start end no closer together than others",
@@ -211,15 +198,15 @@ class WeightTrajectories(Experiment):
             "matched_share",
             0.9,
             where={"start": OWN},
-            sentence="Matching the hidden units brings ends of different "
-            "starts a tenth closer",
+            sentence="Matching the hidden units brings ends of different starts a "
+            "tenth closer",
         ),
         Claim.at_least(
             "matching_gain",
             0.0,
             where={"start": OWN},
-            sentence="Matching brings the ends closer by more than it "
-            "brings the starts closer",
+            sentence="Matching brings the ends closer by more than it brings the "
+            "starts closer",
         ),
     )
     reported: ClassVar[tuple[Reported, ...]] = (
@@ -256,50 +243,46 @@ class WeightTrajectories(Experiment):
     )
 
     def validate(self) -> None:
-        """Check that the layer is one of the network's, and that points are steps."""
+        """Check that the network takes the target, and that the layer is one of its."""
         if self.points > self.steps:
             raise UsageError(
-                f"points={self.points} must be at most steps={self.steps}: weights are "
-                "kept after a step."
+                f"points={self.points} is impossible: it must be at most "
+                f"steps={self.steps}."
             )
-        layers = len(models.parse_widths(self.network)) - 1
         self.compared.check(data.task(self.target))
+        layers = len(models.parse_widths(self.network)) - 1
         if self.layer > layers or layers == 1:
             raise UsageError(
                 f"layer={self.layer} is impossible: network={self.network} has "
                 f"{layers} layers, and at least 2 are needed."
             )
 
-    def conditions(self) -> list[Condition]:
-        """Runs from one start, and runs from starts of their own."""
-        return [Condition(start=start) for start in STARTS]
-
     @property
     def compared(self) -> models.Networks:
         """The one network."""
         return models.Networks((self.network,), activation=self.activation)
 
+    def conditions(self) -> list[Condition]:
+        """Runs from one start, and runs from starts of their own."""
+        return [Condition(start=start) for start in STARTS]
+
     def network_of(self, condition: Condition) -> nn.Module:
         """See `Experiment.network_of`."""
-        return self.builder()()
+        return self.builder(None)()
 
     def objective(self, trial: Trial, lab: Seeds) -> tuple[Any, tuple[Tensor, Tensor]]:
         """See `Experiment.objective`."""
         task = data.task(self.target)
         return task.loss, task.prepared()
 
-    def builder(self, start: int | None = None) -> Callable[[], nn.Module]:
-        """Return what builds a network; always the same one if ``start`` is a seed."""
-        build = self.compared.builder(self.network, data.task(self.target))
-        return build if start is None else training.SharedStart(build, start)
-
     def run(self, trials: Trials, lab: Lab) -> None:
         """Train two networks per seed: a run, and a partner to hold it against."""
+        task, runs = data.task(self.target), len(trials)
         shared = trials.condition["start"] == SHARED
         start = lab.shared_seed("shared start") if shared else None
-        task = data.task(self.target)
-        every = self.steps // self.points
-        recorder = training.WeightRecorder(every=every, replicas=len(trials))
+        recorder = training.WeightRecorder(
+            every=self.steps // self.points, replicas=runs
+        )
         # All that is needed of partners.
         ends = training.WeightRecorder(every=self.steps)
         result = lab.train(
@@ -315,7 +298,7 @@ class WeightTrajectories(Experiment):
                 ),
                 prepare=task.prepare,
                 held_out={task.held_out_name: task.held_out()},
-                eval_every=every,
+                eval_every=recorder.every,
                 probes=[recorder, ends],
             ),
             seeds=[
@@ -323,177 +306,126 @@ class WeightTrajectories(Experiment):
             ],
         )
         lab.note(*task.notes)
-        self._keep_all(result, recorder, ends, trials, lab)
-
-    def _keep_all(
-        self,
-        result: Training,
-        recorder: WeightRecorder,
-        ends: WeightRecorder,
-        trials: Trials,
-        lab: Lab,
-    ) -> None:
-        """Record each path, its picture, and how far from it its partner ends."""
-        described: list[tuple[Trial, Weights]] = []
-        for k, trial in enumerate(trials):
-            # Partners come after all runs, in the same order.
-            run, partner = result[k], result[k + len(trials)]
-            path, partner_path = recorder.path(k), ends.path(k + len(trials))
-            undefined = dict.fromkeys(METRICS, nan)
-            lab.record(trial, stop_reason=run.stop_reason, **undefined)
-            self._keep(path, result, k, trial, lab)
-            # The final loss is NaN where a network diverged.
-            if isfinite(run.final) and self._moves(path):
+        curves = result.evaluations
+        shown = 1 - curves["test_accuracy"] if task.data_set else curves["train_loss"]
+        for place, trial in enumerate(trials):
+            path, partner = recorder.path(place), ends.path(place + runs)
+            lab.record(
+                trial,
+                stop_reason=result.stop_reason[place],
+                **dict.fromkeys(DESCRIPTION + COMPARISON, nan),
+            )
+            lab.array(trial, "path", training.path_array(path))
+            lab.array(trial, "shown", shown[place])
+            for name, values in curves.items():
+                lab.array(trial, name, values[place])
+                lab.record(trial, **{name: values[place, -1]})
+            # The loss is NaN where a network diverged.
+            finished, both = (
+                all(isfinite(result.final[k]) for k in networks)
+                for networks in ([place], [place, place + runs])
+            )
+            if finished and self._moves(path):
                 self._describe(path, recorder.steps, trial, lab)
-                described.append((trial, path[-1]))
-            if isfinite(run.final) and isfinite(partner.final):
-                lab.record(trial, **self._compare(path, partner_path))
-        if trials.condition["start"] == OWN:
-            self._keep_orders(described, lab)
+            if both:
+                lab.record(trial, **self._compare(path, partner))
 
-    def _keep(
-        self, path: Path, result: Training, k: int, trial: Trial, lab: Lab
-    ) -> None:
-        """Keep a path, and the losses and accuracies at its points."""
-        lab.array(trial, "path", training.path_array(path))
-        found = {name: values[k] for name, values in result.evaluations.items()}
-        images = "test_accuracy" in found
-        shown = 1 - found["test_accuracy"] if images else found["train_loss"]
-        lab.array(trial, "shown", shown)
-        for name, values in found.items():
-            lab.array(trial, name, values)
-            lab.record(trial, **{name: values[-1]})
+    def builder(self, start: int | None) -> Callable[[], nn.Module]:
+        """What builds one network; always the same one where ``start`` is a seed."""
+        build = self.compared.builder(self.network, data.task(self.target))
+        return build if start is None else training.SharedStart(build, start)
 
     def _describe(self, path: Path, steps: Any, trial: Trial, lab: Lab) -> None:
-        """Record what two components show of the whole network and of one layer."""
+        """Record what two components show of a path, of all weights and of a layer."""
         from scipy.spatial import procrustes
 
-        whole, layer = _pca(path), _pca(path, f"{self._layer_name(path)}.*")
-        share, share_of_layer = (
-            float(pca.explained_variance_ratio[:2].sum()) for pca in (whole, layer)
-        )
+        whole, layer = _pca(path), _pca(path, self._layer_names(path))
+        share = float(whole.explained_variance_ratio[:2].sum())
         errors = whole.relative_projection_error
         in_plane = (whole.coordinates**2).sum(axis=1) ** 0.5
+        disparity = procrustes(whole.coordinates, layer.coordinates)[2]
         lab.record(
             trial,
             explained_variance=share,
-            explained_variance_of_layer=share_of_layer,
+            explained_variance_of_layer=float(layer.explained_variance_ratio[:2].sum()),
             above_random_walk=share - float(whole.random_walk[:2].sum()),
             mean_projection_error=errors.mean(),
-            layer_agreement=1
-            - float(procrustes(whole.coordinates, layer.coordinates)[2]),
-            share_near_origin=_share_near(in_plane),
-            share_near_mean=_share_near(whole.distance),
+            layer_agreement=1 - float(disparity),
+            share_near_origin=_share_within_half(in_plane),
+            share_near_mean=_share_within_half(whole.distance),
         )
-        lab.array(trial, "layer", self._layer_columns(path))
         largest = whole.explained_variance_ratio[:10]
         lab.curve(trial, "projection_error", steps, errors)
         lab.curve(trial, "explained_share", range(1, len(largest) + 1), largest)
 
     def _compare(self, path: Path, partner: Path) -> dict[str, float]:
         """How far two networks are apart, before and after matching their units."""
-        start, start_matched = self._distances(path[0], partner[0])
-        end, end_matched = self._distances(path[-1], partner[-1])
+        distances = []
+        for a, b in ((path[0], partner[0]), (path[-1], partner[-1])):
+            match, tensors = self._match(a, b), (*a.values(), *b.values())
+            size = sum(float(tensor.square().sum()) for tensor in tensors) ** 0.5
+            distances.append(
+                (match.distance_before / size, match.distance_after / size)
+            )
+        (start, start_matched), (end, end_matched) = distances
+        # From one start there is nothing to gain.
+        gain = start_matched / start - end_matched / end if start else nan
         return {
             "end_distance": end,
             "end_distance_matched": end_matched,
             "matched_share": end_matched / end,
-            # There is nothing to gain at one start.
-            "matching_gain": start_matched / start - end_matched / end
-            if start
-            else nan,
+            "matching_gain": gain,
         }
 
-    def _distances(self, first: Weights, second: Weights) -> tuple[float, float]:
-        """Relative distances of two networks: as they are, and with units matched."""
-        match = self._match(first, second)
-        tensors = (*first.values(), *second.values())
-        size = sum(float(tensor.square().sum()) for tensor in tensors) ** 0.5
-        return match.distance_before / size, match.distance_after / size
-
-    def _match(self, *weights: Weights) -> Matching:
-        """Match the hidden units of the second network to those of the first."""
+    def _match(self, *weights: Mapping[str, Any]) -> Any:
         from nablab.instruments import match_units
 
-        first, second = training.build_replicas(self.builder(), [0, 0])
-        for network, own in zip((first, second), weights, strict=True):
+        networks = training.build_replicas(self.builder(None), [0, 0])
+        for network, own in zip(networks, weights, strict=True):
             network.load_state_dict(own)
-        found: Matching = match_units(first, second)
-        return found
-
-    def _keep_orders(self, ends: Sequence[tuple[Trial, Weights]], lab: Lab) -> None:
-        """Keep in which order each path has the hidden units of the first run's end.
-
-        An order says for every column of the matched path which one of the path it is.
-        """
-        for trial, end in ends:
-            goal, goal_end = ends[0]
-            lab.array(trial, "order", self._match(goal_end, end).entry_order(end))
-            # Seeds that are added to a run later have another first run.
-            lab.array(trial, "order_of", [goal.seed])
+        return match_units(*networks)
 
     def _moves(self, path: Path) -> bool:
         """Whether the layer moves at all: the units of a ReLU layer may all be dead."""
-        first, after = self._layer_columns(path)
-        start, end = training.path_array([path[0], path[-1]])[:, first:after]
-        return bool((start != end).any())
+        prefix = self._layer_names(path)[:-1]
+        names = [name for name in path[0] if name.startswith(prefix)]
+        return any(bool((path[0][name] != path[-1][name]).any()) for name in names)
 
-    def _layer_name(self, path: Path) -> str:
-        """What the parameters of the chosen layer have before their last dot."""
-        layers = dict.fromkeys(name.rpartition(".")[0] for name in path[0])
-        return list(layers)[self.layer - 1]
-
-    def _layer_columns(self, path: Path) -> tuple[int, int]:
-        """The first of the layer's columns in a path's array, and the one after it."""
-        layer, columns, before = self._layer_name(path), [], 0
-        for name, tensor in path[0].items():
-            if name.rpartition(".")[0] == layer:
-                columns += [before, before + tensor.numel()]
-            before += tensor.numel()
-        return columns[0], columns[-1]
+    def _layer_names(self, path: Path) -> str:
+        """The parameters of the chosen layer, as a pattern."""
+        layers = list(dict.fromkeys(name.rpartition(".")[0] for name in path[0]))
+        return f"{layers[self.layer - 1]}.*"
 
     def figures(self, records: Records) -> dict[str, Figure]:
-        """The paths, what components hold and miss, and how far apart runs end."""
-        planes = plots.paths(
-            self._planes(records),
-            title="Where training goes",
-            value_label=IN_IMAGES if self.data_sets() else "training loss (MSE)",
-            caption=f"Up to {SHOWN} runs. In the last row units are matched to those "
-            "of the first run's end.",
-        )
-        error = plots.curves(
-            records,
-            "projection_error",
-            color_by="start",
-            panel_by="",
-            log_y=False,
-            y_label="relative projection error",
-            title="What two components miss of each point",
-            caption="Error / distance from the mean point. 0: the point lies in the "
-            "plane.",
-        )
-        ends = plots.dots(
-            plots.metrics_side_by_side(
-                records, UNITS, metric="end_distance", factor="units"
+        """The paths in two dimensions, what components hold, and how runs end apart."""
+        return {
+            "paths": plots.paths(
+                self._planes(records),
+                title="Where training goes",
+                value_label=IN_IMAGES if self.data_sets() else "training loss (MSE)",
+                caption=f"Up to {SHOWN} runs. In the last row units are matched to "
+                "those of the first run's end.",
             ),
-            "end_distance",
-            by="start",
-            panel_by="units",
-            log_y=False,
-            y_label="relative distance",
-            title="How far two runs end from each other",
-            caption="1: the two have as little in common as random vectors.",
-        )
-        for axes in ends.figure.axes:
-            axes.set_ylim(0, 1.1)
-        share = self._shares(records)
-        return {"paths": planes, "share": share, "error": error, "ends": ends}
+            "share": self._shares(records),
+            "error": plots.curves(
+                records,
+                "projection_error",
+                color_by="start",
+                panel_by="",
+                log_y=False,
+                y_label="relative projection error",
+                title="What two components miss of each point",
+                caption="Error / distance from the mean point. 0: the point lies in "
+                "the plane.",
+            ),
+            "ends": _ends(records),
+        }
 
     def _shares(self, records: Records) -> Figure:
-        """What each component holds of a path, beside those of a random walk."""
+        """What each component holds, beside a random walk."""
         from nablab.instruments import random_walk_shares
 
-        share = plots.curves(
+        figure = plots.curves(
             records,
             "explained_share",
             color_by="start",
@@ -504,67 +436,88 @@ class WeightTrajectories(Experiment):
             caption="The dashed line is a random walk of as many points.",
         )
         walk = random_walk_shares(self.steps // (self.steps // self.points) + 1)[:10]
-        share.figure.axes[0].plot(
+        figure.figure.axes[0].plot(
             range(1, len(walk) + 1), walk, color="#767676", ls="--", lw=1.4, zorder=1
         )
-        return share
+        return figure
 
     def _planes(self, records: Records) -> list[plots.Plane]:
-        """A row per kind of start and one of matched units; network and layer."""
+        """A row per kind of start and one with matched units: all weights, a layer."""
         planes = []
-        for title, runs in _rows_of(records).items():
-            seeds: list[Level] = [run.seed for run, _ in runs]
-            first, after = runs[0][0].arrays["layer"]
-            parts = {
-                "whole network": slice(None),
-                f"layer {self.layer}": slice(first, after),
+        for title, runs in self._rows_of(records).items():
+            values: dict[Level, Any] = {r.seed: r.arrays["shown"] for r, _ in runs}
+            ends: dict[Level, str] = {
+                record.seed: f"{100 * record.scalars['test_accuracy']:.1f} %"
+                for record, _ in runs
+                if record.scalars.get("test_accuracy")
             }
-            for part, columns in parts.items():
-                pca = _pca({run.seed: path[:, columns] for run, path in runs})
-                plane = plots.Plane(
-                    f"{title} · {part}",
-                    dict(zip(seeds, pca.paths.values(), strict=True)),
-                    {run.seed: run.arrays["shown"] for run, _ in runs},
-                    tuple(pca.explained_variance_ratio[:2]),
-                    {
-                        run.seed: f"{100 * run.scalars['test_accuracy']:.1f} %"
-                        for run, _ in runs
-                        if run.scalars.get("test_accuracy")
-                    },
+            paths = {record.seed: path for record, path in runs}
+            for part, names in (
+                ("whole network", "*"),
+                (f"layer {self.layer}", self._layer_names(runs[0][1])),
+            ):
+                pca = _pca(paths, names)
+                coordinates = dict(zip(values, pca.paths.values(), strict=True))
+                shares = tuple(pca.explained_variance_ratio[:2])
+                planes.append(
+                    plots.Plane(f"{title} · {part}", coordinates, values, shares, ends)
                 )
-                planes.append(plane)
         return planes
 
+    def _rows_of(self, records: Records) -> dict[str, list[tuple[Record, Path]]]:
+        """The runs that moved, by kind of start, and the own starts matched."""
+        network = self.builder(0)()  # whose parameters a kept path is laid out as
+        runs: list[tuple[Record, Path]] = [
+            (record, training.path_from_array(record.arrays["path"], network))
+            for record in records
+            if "path" in record.arrays and isfinite(record.scalars["train_loss"])
+        ]
+        rows = {
+            start: [
+                (record, path)
+                for record, path in runs
+                if record.condition["start"] == start and self._moves(path)
+            ][:SHOWN]
+            for start in STARTS
+        }
+        if rows[OWN]:
+            _, goal = rows[OWN][0]
+            matches = [(r, p, self._match(goal[-1], p[-1])) for r, p in rows[OWN]]
+            matched: list[tuple[Record, Path]] = [
+                (record, [match.permute(point) for point in path])
+                for record, path, match in matches
+            ]
+            rows[f"{OWN}, matched"] = matched
+        return {title: row for title, row in rows.items() if row}
 
-def _rows_of(records: Records) -> dict[str, list[tuple[Record, FloatArray]]]:
-    """The runs and paths (T, P) in each row of the first figure, without empty rows.
 
-    What diverged or never moved has no layer to show.
-    """
-    rows = {}
-    for start in STARTS:
-        runs = [run for run in records.where(start=start) if "layer" in run.arrays]
-        rows[start] = [(run, run.arrays["path"]) for run in runs[:SHOWN]]
-    goals = [int(run.arrays["order_of"][0]) for run, _ in rows[OWN]]
-    rows[f"{OWN}, matched"] = [
-        (run, path[:, run.arrays["order"]])
-        for (run, path), goal in zip(rows[OWN], goals, strict=True)
-        if goal == goals[0]
-    ]
-    return {title: row for title, row in rows.items() if row}
-
-
-def _share_near(distances: FloatArray) -> float:
-    """Return the share of points within half the largest distance."""
-    return float((distances < distances.max() / 2).mean())
+def _ends(records: Records) -> Figure:
+    """How far two runs end from each other, before and after matching units."""
+    figure = plots.dots(
+        plots.metrics_side_by_side(
+            records, UNITS, metric="end_distance", factor="units"
+        ),
+        "end_distance",
+        by="start",
+        panel_by="units",
+        log_y=False,
+        y_label="relative distance",
+        title="How far two runs end from each other",
+        caption="1: the two have as little in common as random vectors.",
+    )
+    for axes in figure.figure.axes:
+        axes.set_ylim(0, 1.1)
+    return figure
 
 
-def _pca(path: Any, parameters: str = "*") -> TrajectoryPCA:
-    """Project one path, or several by label together, on up to two components."""
+def _share_within_half(radii: Any) -> float:
+    """The share of points that are nearer than half the farthest."""
+    return float((radii < radii.max() / 2).mean())
+
+
+def _pca(path: Any, parameters: str = "*") -> Any:
+    """Two principal components of one path, or of several by seed."""
     from nablab.instruments import trajectory_pca
 
     points = sum(map(len, path.values())) if isinstance(path, dict) else len(path)
-    found: TrajectoryPCA = trajectory_pca(
-        path, parameters=parameters, components=min(2, points - 1)
-    )
-    return found
+    return trajectory_pca(path, parameters=parameters, components=min(2, points - 1))

@@ -320,19 +320,6 @@ def test_a_group_on_both_axes_of_a_weight_is_judged_by_the_distance() -> None:
         assert result.distance_after <= result.distance_before
 
 
-def test_the_order_of_entries_moves_a_row_as_permute_moves_tensors() -> None:
-    model = network(convolutional, 0)
-    moved, _ = shuffled(model, None)
-    result = match_units(model, moved)
-    tensors = dict(moved.named_parameters())
-    row = torch.cat([tensor.detach().reshape(-1) for tensor in tensors.values()])
-    expected = [tensor.reshape(-1) for tensor in result.permute(tensors).values()]
-    order = result.entry_order(tensors)
-    torch.testing.assert_close(row[order], torch.cat(expected).detach())
-    assert sorted(order) == list(range(len(row)))
-    assert (order != np.arange(len(row))).any()
-
-
 def test_other_points_of_the_path_move_with_the_network() -> None:
     model = network(convolutional, 0)
     moved, _ = shuffled(model, None)

@@ -91,24 +91,6 @@ class Matching(Measurement):
         """
         return self._plan.apply(dict(tensors), self.permutations)
 
-    def entry_order(self, tensors: Mapping[str, Tensor]) -> npt.NDArray[np.int64]:
-        """Return `permute` as an order of the entries of all tensors in one row.
-
-        Args:
-            tensors: By name, of the shapes that `permute` takes.
-
-        Returns:
-            int64 (P,): for each entry of the permuted tensors, one after the other,
-            which entry of the given ones it is.
-        """
-        order, before = {}, 0
-        for name, tensor in tensors.items():
-            entries = torch.arange(before, before + tensor.numel())
-            order[name] = entries.reshape(tensor.shape)
-            before += tensor.numel()
-        moved = self.permute(order)
-        return torch.cat([moved[name].reshape(-1) for name in tensors]).numpy()
-
     def plot(self) -> Figure:
         """Plot every parameter's distance from its counterpart, before and after."""
         from matplotlib.figure import Figure
