@@ -279,6 +279,7 @@ def test_an_unwritable_store_is_refused_at_once(
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_without_a_compiler_the_run_goes_on_and_says_so_once(
     nablab: Nablab, tmp_path: Path
 ) -> None:
