@@ -232,6 +232,13 @@ class Run:
         more = f" --keep-weights {in_words(size)}" if size > MOST_BYTES else ""
         return f"{command}{more} --fresh"
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows of the run: the answer, and a row per claim."""
+        from nablab.report.notebook import summary
+
+        page = self.folder.path / "report.html"
+        return summary(self.experiment.question(), self.state, self.verdicts, page)
+
     def view(self) -> RunView:
         """What a report needs to know."""
         from nablab.report.view import RunView
