@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from nablab.contract.conditions import Condition, Level
 from nablab.settings.kinds import YOURS
+from nablab.text.naming import sentence, words
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ Scale = Literal["linear", "log10", "ranks"]
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """One testable sentence over records, with its statistic and smallest effect of
+    """One is_testable sentence over records, with its statistic and smallest effect of
     interest.
 
     Use the constructors: `less`, `greater`, `rises`, `falls`, `correlates`, `at_most`,
@@ -205,11 +206,11 @@ class Claim:
         return cls(kind="equality", metric=metric, by=by, margin=margin, **options)
 
 
-def testable(claim: Claim, conditions: Sequence[Condition]) -> bool:
+def is_testable(claim: Claim, conditions: Sequence[Condition]) -> bool:
     """Whether these conditions have the levels that a claim is about.
 
     >>> claim = Claim.less("error", "deep", "shallow", by="model")
-    >>> testable(claim, [Condition(model="deep"), Condition(model="wide")])
+    >>> is_testable(claim, [Condition(model="deep"), Condition(model="wide")])
     False
     """
     fitting = [condition for condition in conditions if condition.matches(claim.where)]
@@ -237,7 +238,16 @@ def on_own_network(
             continue
         where = tuple(claim.where.items())
         key = (claim.metric, claim.second, where, claim.within)
+        said = _sentence_on_own(claim)
         own.setdefault(
-            key, replace(claim, first=YOURS, sentence="", published=None, answer=None)
+            key, replace(claim, first=YOURS, sentence=said, published=None, answer=None)
         )
     return list(own.values())
+
+
+def _sentence_on_own(claim: Claim) -> str:
+    """Say that the user's network is better, and under which levels."""
+    side = "lower" if claim.sign < 0 else "higher"
+    levels = ", ".join(f"{words(name)} {level}" for name, level in claim.where.items())
+    text = f"{claim.quantity or words(claim.metric)} is {side} for {YOURS} than for "
+    return sentence(f"{text}{claim.second}{f' ({levels})' if levels else ''}")

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from nablab.contract.claims import Claim, Reported, on_own_network, testable
+from nablab.contract.claims import Claim, Reported, is_testable, on_own_network
 from nablab.contract.conditions import Condition, Trial, Trials, grouped
 from nablab.contract.figure import Figure
 from nablab.contract.laboratory import Lab, Seeds
@@ -168,7 +168,7 @@ class Experiment:
         A claim that one network is better than another is made of the user's own, too.
         """
         conditions = self.conditions()
-        claims = [claim for claim in self.claims if testable(claim, conditions)]
+        claims = [claim for claim in self.claims if is_testable(claim, conditions)]
         return (*claims, *on_own_network(claims, conditions))
 
     def configuration(self) -> dict[str, Any]:
