@@ -736,3 +736,14 @@ def test_figures_do_not_depend_on_the_surroundings(
     assert (tmp_path / "theirs.png").read_bytes() == (
         tmp_path / "plain.png"
     ).read_bytes()
+
+
+@pytest.mark.parametrize("device", ["0", "cuda0", "gpu", "meta", ""])
+def test_a_device_that_is_none_is_refused_with_the_choices(
+    nablab_here: Nablab, device: str
+) -> None:
+    words = ["--model", "network.py:three", "--data", "classes.npz", "--device", device]
+    done = nablab_here("measure", "gradient_norm", *words)
+    assert done.returncode == 2
+    assert f"There is no device '{device}'" in done.stderr
+    assert "Choices: cpu, cuda, mps" in done.stderr

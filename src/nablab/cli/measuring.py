@@ -46,6 +46,7 @@ from nablab.instruments.base.measurement import Instrument, Measurement, Size
 from nablab.instruments.costs import Cost, cost, find_instrument
 from nablab.lab.memory import check_memory
 from nablab.plots.frame import matplotlib_as_shipped
+from nablab.runs import check_device
 from nablab.settings.reading import parse
 from nablab.settings.words import in_text, in_words
 from nablab.text.docstrings import entries, summary
@@ -297,6 +298,7 @@ def _prepare(chosen: Instrument[..., Any], request: Request) -> _Prepared:
 
     Hold the network, the data and the loss against each other.
     """
+    check_device(request.device)
     names = _positional(chosen)
     if "model_b" in names and len(request.weights) != 2:
         how = (
