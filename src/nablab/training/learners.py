@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from nablab.errors import UsageError
+from nablab.training.arguments import check_builder
 from nablab.training.engine import Loss
 from nablab.training.moments import Moment
 
@@ -122,6 +123,9 @@ class Minimize(Learner):
     clip_norm: float | None = None
     read: Callable[[nn.Module, Batch], Any] | None = None
 
+    def __post_init__(self) -> None:
+        check_builder(self.build)
+
     def start(self, optimizer: MakeOptimizer) -> State:
         """See `Learner.start`."""
         net = self.build()
@@ -193,3 +197,6 @@ class Supervised:
 
     build: Callable[[], nn.Module]
     loss: Loss = "mse"
+
+    def __post_init__(self) -> None:
+        check_builder(self.build)

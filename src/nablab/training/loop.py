@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from nablab.errors import Interrupted, UsageError
 from nablab.training import checkpoints
+from nablab.training.arguments import check_seeds
 from nablab.training.checkpoints import Checkpoint, UnusableCheckpoint, prefixed, under
 from nablab.training.engine import Engine, FloatArray, Loss
 from nablab.training.history import Goal, History
@@ -214,6 +215,7 @@ def train(
         UsageError: An option that cannot work, found before training.
         Interrupted: ``should_stop`` said so.
     """
+    check_seeds(seeds)
     task = task_of(learner, data, recipe, seeds=seeds, replicas=replicas, device=device)
     run = _Run(task, tuple(recipe.probes), checkpoint, on_note or _logger.info)
     return run.train(on_progress, should_stop)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nablab.errors import UsageError
+from nablab.training.arguments import check_optimizer
 from nablab.training.inputs import Augment, Precision, Prepare
 from nablab.training.metric import Metric
 from nablab.training.optimizers import Adam, Specification
@@ -72,6 +73,7 @@ class Recipe:
     precision: Precision = "float32"
 
     def __post_init__(self) -> None:
+        check_optimizer(self.optimizer)
         if (self.steps is None) == (self.epochs is None):
             raise UsageError("A recipe needs either steps or epochs, one of the two.")
         counts = {

@@ -18,6 +18,7 @@ from nablab.models.factory import output_of
 from nablab.models.last_batch import check_single
 from nablab.models.targets import check_targets
 from nablab.training import checkpoints, choose
+from nablab.training.arguments import check_pair
 from nablab.training.batches import Batches
 from nablab.training.engine import Engine, FloatArray, Loss, accuracy, loss_function
 from nablab.training.history import Goal
@@ -235,6 +236,7 @@ def make_task(
     loss_function(learner.loss)
     recipe.optimizer.check_replicas(len(seeds))
     target = device_named(device)
+    check_pair(data)
     x, y = (torch.as_tensor(part).to(target) for part in data)
     own_labels = recipe.own_labels
     _check_samples(x, y, len(seeds), own_labels)
