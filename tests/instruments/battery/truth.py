@@ -181,23 +181,35 @@ class Truth:
         for batch in self.batches:
             inputs = split(batch)[0]
             parts = inputs if isinstance(inputs, tuple) else (inputs,)
-            found += [
-                self._input_norm([part[i : i + 1] for part in parts])
-                for i in range(len(parts[0]))
-            ]
+            found += [self._input_norm(parts, i) for i in range(len(parts[0]))]
         return found
 
     # Inside
 
-    def _input_norm(self, rows: list[Tensor]) -> float:
-        """The norm of one sample's Jacobian; inputs that are whole numbers are held."""
-        free = tuple(row for row in rows if row.is_floating_point())
+    def _input_norm(self, parts: tuple[Tensor, ...], sample: int) -> float:
+        """The norm of one sample's Jacobian.
+
+        Inputs that are whole numbers are held, and so is what all samples share, such
+        as a mask.
+        """
+        shared = [len(part) != len(parts[0]) for part in parts]
+        rows = [
+            part if held else part[sample : sample + 1]
+            for part, held in zip(parts, shared, strict=True)
+        ]
+        varies = [
+            row.is_floating_point() and not held
+            for row, held in zip(rows, shared, strict=True)
+        ]
+        free = tuple(row for row, one in zip(rows, varies, strict=True) if one)
 
         def outputs(*values: Tensor) -> Tensor:
             remaining = iter(values)
-            found: Tensor = self.model(
-                *(next(remaining) if r.is_floating_point() else r for r in rows)
-            )
+            given = [
+                next(remaining) if one else row
+                for row, one in zip(rows, varies, strict=True)
+            ]
+            found: Tensor = self.model(*given)
             return found
 
         jacobian = torch.autograd.functional.jacobian(outputs, free)
