@@ -19,8 +19,8 @@ from nablab import catalogue
 from nablab.cli import app, streams
 from nablab.cli.main import main
 from nablab.contract import configuration
+from nablab.lab.rehearsal import Estimate
 from nablab.lab.runner import Plan
-from nablab.lab.session import Estimate
 from tests.conftest import Nablab
 
 

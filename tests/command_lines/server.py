@@ -43,7 +43,7 @@ def main() -> None:
 def stub_training() -> None:
     """Let experiments be planned and not trained: what a quick battery has no time for."""
     from nablab import runs
-    from nablab.lab.session import Estimate
+    from nablab.lab.rehearsal import Estimate
 
     rehearse, run_plan = runs.rehearse, runs.run_plan
 

@@ -60,15 +60,34 @@ class Memory:
         return training.derive(purpose, 0)
 
     def train(
-        self, learner: Any, data: Any, recipe: Any, *, seeds: Sequence[int]
+        self,
+        learner: Any,
+        data: Any,
+        recipe: Any,
+        *,
+        seeds: Sequence[int],
+        starts: Sequence[int] | None = None,
     ) -> Any:
         self.asked.append(
-            {"build": learner.build, "data": data, "seeds": seeds, **vars(recipe)}
+            {
+                "build": learner.build,
+                "data": data,
+                "seeds": seeds,
+                "starts": starts,
+                **vars(recipe),
+            }
         )
         if self.precision is not None:
             recipe = dataclasses.replace(recipe, precision=self.precision)
         self.results.append(
-            training.train(learner, data, recipe, seeds=seeds, replicas="sequential")
+            training.train(
+                learner,
+                data,
+                recipe,
+                seeds=seeds,
+                starts=starts,
+                replicas="sequential",
+            )
         )
         return self.results[-1]
 

@@ -16,7 +16,8 @@ from nablab.contract import Condition, Curve, Record, Records, Trials
 from nablab.contract.configuration import resolve
 from nablab.errors import UsageError
 from nablab.experiments.cnn_depth import ALL, COURSES, RECIPES, CnnDepth
-from nablab.lab.session import Notebook, Rehearsal
+from nablab.lab.notebook import Notebook
+from nablab.lab.rehearsal import Rehearsal
 
 SCALARS = {
     *(

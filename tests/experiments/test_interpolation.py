@@ -57,7 +57,7 @@ def weights(module: nn.Module) -> torch.Tensor:
 
 
 def untrained(result: Any, replica: int) -> torch.Tensor:
-    return weights(training.build_replicas(result._build, [result.seeds[replica]])[0])
+    return weights(training.build_replicas(result._build, [result.starts[replica]])[0])
 
 
 def test_the_ends_differ_in_what_they_say(

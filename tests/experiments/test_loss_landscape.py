@@ -19,7 +19,7 @@ from nablab.contract.configuration import parse_overrides, resolve
 from nablab.errors import UsageError
 from nablab.experiments.loss_landscape import NETWORKS, LossLandscape
 from nablab.instruments.landscape.shapes import largest_rise, nonconvex_share
-from nablab.lab.session import Rehearsal
+from nablab.lab.rehearsal import Rehearsal
 from nablab.plots.surfaces import round_numbers
 from tests.experiments.memory import Memory
 

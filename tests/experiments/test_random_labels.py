@@ -18,7 +18,7 @@ from nablab.contract import Condition, Records, Trials
 from nablab.contract.configuration import parse_overrides, resolve
 from nablab.errors import UsageError
 from nablab.experiments.random_labels import RandomLabels
-from nablab.lab.session import Notebook
+from nablab.lab.notebook import Notebook
 
 NETWORK = "flatten-64-bn-64-bn"
 

@@ -23,7 +23,8 @@ from nablab.errors import Interrupted, UsageError
 from nablab.files import atomic
 from nablab.lab import loop_files, loops, reading
 from nablab.lab.contents import Progress
-from nablab.lab.session import Notebook, Session
+from nablab.lab.notebook import Notebook
+from nablab.lab.session import Session
 from nablab.lab.status import read_state
 from nablab.lab.stop import StopToken
 from nablab.lab.store import RunFolder
@@ -709,7 +710,8 @@ import sys
 from nablab import catalogue
 from nablab.contract import Trials
 from nablab.lab.loop_files import Loop
-from nablab.lab.session import Notebook, Rehearsal
+from nablab.lab.notebook import Notebook
+from nablab.lab.rehearsal import Rehearsal
 
 experiment = catalogue.find("perceptron")(dimensions=(3,), steps=500)
 trials = Trials(experiment.conditions()[:1], [0])

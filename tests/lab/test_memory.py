@@ -8,18 +8,18 @@ from pathlib import Path
 import pytest
 
 from nablab.errors import UsageError
-from nablab.lab import memory, session
+from nablab.lab import memory
 
 
 def test_losses_that_cannot_be_held_are_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(memory, "limit_bytes", lambda: 8 * session.COPIES * 5 * 1_000)
-    session.check_history(5, 1_000)
+    monkeypatch.setattr(memory, "limit_bytes", lambda: 8 * memory.COPIES * 5 * 1_000)
+    memory.check_losses(5, 1_000)
     with pytest.raises(
         UsageError, match="The losses of 1,001 steps of 5 replicas would take"
     ):
-        session.check_history(5, 1_001)
+        memory.check_losses(5, 1_001)
 
 
 def test_the_limit_is_the_smallest_of_those_there_are(

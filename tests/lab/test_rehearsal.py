@@ -17,7 +17,8 @@ from torch import nn
 from nablab import training
 from nablab.contract import Condition, Experiment, Lab, Trial, Trials
 from nablab.errors import UsageError
-from nablab.lab.session import Estimate, Notebook, Rehearsal
+from nablab.lab.notebook import Notebook
+from nablab.lab.rehearsal import Estimate, Rehearsal
 from tests.conftest import Nablab
 from tests.toys.toy import Toy
 

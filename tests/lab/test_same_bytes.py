@@ -14,8 +14,8 @@ import torch
 from nablab import catalogue, runs
 from nablab.contract import Condition, Experiment, Lab, Record, Trials
 from nablab.lab.executors import InProcess, ProcessPool
+from nablab.lab.notebook import Notebook
 from nablab.lab.runner import Plan, execute
-from nablab.lab.session import Notebook
 from nablab.lab.store import Store
 
 # what is measured with a clock; all else is computed

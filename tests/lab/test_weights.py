@@ -25,8 +25,8 @@ from nablab.contract import Condition, Experiment, Lab, Record, Trial, Trials
 from nablab.errors import UsageError
 from nablab.lab.executors import ProcessPool
 from nablab.lab.kept_weights import MOST_BYTES, bytes_of, in_words, pack
+from nablab.lab.notebook import Notebook
 from nablab.lab.runner import Plan, execute
-from nablab.lab.session import Notebook
 from nablab.lab.store import Store
 from nablab.lab.trained_weights import Owners
 from nablab.lab.trials import CorruptTrial

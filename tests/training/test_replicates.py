@@ -190,18 +190,57 @@ def test_statistics_of_a_shared_normalization_are_something_that_is_trained() ->
 
 
 def test_starts_that_are_shared_on_purpose_are_neither_noted_nor_refused() -> None:
-    result, notes = fit(training.SharedStart(network, 7), batch_size=4)
+    result, notes = fit(network, starts=[7, 7, 7], batch_size=4)
     assert notes == []
     assert len(set(result.final.tolist())) == 3
-    by_seed = training.SharedStart(network, {1: 7, 2: 7, 3: 8})
-    first = [
-        training.build_replicas(by_seed, [seed])[0][0].weight for seed in (1, 2, 3)
-    ]  # type: ignore[index]
-    expected = [
-        training.build_replicas(network, [start])[0][0].weight for start in (7, 7, 8)
-    ]  # type: ignore[index]
-    assert all(torch.equal(a, b) for a, b in zip(first, expected, strict=True))
-    assert fit(by_seed, seeds=[3], batch_size=4)[1] == []
+    # The losses before any step are those of the first weights.
+    before = result.evaluations["train_loss"][:, 0]
+    assert len(set(before.tolist())) == 1
+    assert fit(network, starts=[8], seeds=[3], batch_size=4)[1] == []
+
+
+def test_a_start_decides_the_weights_and_a_seed_the_order_of_samples() -> None:
+    apart, _ = fit(network, seeds=[1, 2, 1, 2], starts=[7, 7, 8, 8], batch_size=4)
+    before = apart.evaluations["train_loss"][:, 0]
+    assert before[0] == before[1] != before[2] == before[3]
+    alone, _ = fit(network, seeds=[7], batch_size=4)
+    assert alone.evaluations["train_loss"][0, 0] == before[0]
+    assert alone.final[0] not in apart.final
+    same, _ = fit(network, seeds=[1, 2, 1, 2], starts=[1, 2, 1, 2], batch_size=4)
+    usual, _ = fit(network, seeds=[1, 2], batch_size=4)
+    assert same.final[:2].tolist() == usual.final.tolist()
+
+
+def test_a_learner_has_starts_of_its_own_too() -> None:
+    def loss(net: Any, batch: Any, moment: Any) -> Any:
+        return {"loss": (net(batch["x"]) - batch["y"]).square().mean()}
+
+    def train(**options: Any) -> Any:
+        return training.train(
+            training.Minimize(network, loss),
+            {"x": X, "y": X**2},
+            training.Recipe(steps=3, batch_size=4),
+            **options,
+        )
+
+    apart = train(seeds=[1, 2, 3], starts=[7, 7, 8])
+    before = apart.evaluations["train_loss"][:, 0]
+    assert before[0] == before[1] != before[2]
+    assert len(set(apart.final.tolist())) == 3
+
+
+def test_starts_that_make_copies_of_one_trial_are_refused() -> None:
+    with pytest.raises(UsageError, match="copies of one"):
+        fit(network, starts=[7, 7, 7])
+    with pytest.raises(UsageError, match="copies of one"):
+        fit(network, starts=[7, 8, 7])
+    fit(network, starts=[7, 8, 9])
+    with pytest.raises(UsageError, match="2 entries for 3 seeds"):
+        fit(network, starts=[7, 8], batch_size=4)
+    with pytest.raises(UsageError, match="starts=7 cannot be taken"):
+        fit(network, starts=7, batch_size=4)
+    with pytest.raises(UsageError, match="sets the seed of PyTorch"):
+        fit(seeded_by_torch, starts=[7, 8, 9], batch_size=4)
 
 
 def test_equal_seeds_are_equal_on_purpose() -> None:

@@ -14,8 +14,8 @@ from nablab.contract import Condition, shared_levels, text_of
 from nablab.settings.words import in_text
 
 if TYPE_CHECKING:
+    from nablab.lab.rehearsal import Estimate
     from nablab.lab.runner import Plan
-    from nablab.lab.session import Estimate
 
 
 def dry_run_facts(plan: Plan, estimates: Sequence[Estimate]) -> dict[str, Any]:

@@ -59,6 +59,7 @@ class Lab(Seeds, Protocol):
         recipe: Recipe,
         *,
         seeds: Sequence[int],
+        starts: Sequence[int] | None = None,
     ) -> Training:
         """`nablab.training.train` on the lab's device, with its progress, checkpoints
         and stop key.
@@ -66,7 +67,8 @@ class Lab(Seeds, Protocol):
         ``seeds`` are integers from `seed`, one per trial. They say whose weights a
         training leaves: those are kept with the trial, up to a size that the run sets,
         as ``final`` and ``best``; of the trial's second network as ``final-2`` and
-        ``best-2``, and so on.
+        ``best-2``, and so on. ``starts`` are the seeds of the first weights, where
+        these differ from ``seeds``.
         """
         ...
 

@@ -366,11 +366,7 @@ class Interpolation(Experiment):
         weights = "B" if "start" in differs else "A"
         orders = [lab.seed(trial, f"order of {which}", by=()) for trial in trials]
         starts = [lab.seed(trial, f"weights of {weights}", by=()) for trial in trials]
-        # The order of the samples and the first weights have seeds of their own.
-        build = training.SharedStart(
-            self.compared.builder(str(trials.condition["network"]), task),
-            dict(zip(orders, starts, strict=True)),
-        )
+        build = self.compared.builder(str(trials.condition["network"]), task)
         return lab.train(
             training.Supervised(build, "cross_entropy"),
             (images, labels),
@@ -384,6 +380,7 @@ class Interpolation(Experiment):
                 eval_every=steps,
             ),
             seeds=orders,
+            starts=starts,
         )
 
     def _survey(

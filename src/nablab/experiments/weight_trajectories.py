@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite, nan
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
@@ -268,7 +268,7 @@ class WeightTrajectories(Experiment):
 
     def network_of(self, condition: Condition) -> nn.Module:
         """See `Experiment.network_of`."""
-        return self.builder(None)()
+        return self._build()
 
     def objective(self, trial: Trial, lab: Seeds) -> tuple[Any, tuple[Tensor, Tensor]]:
         """See `Experiment.objective`."""
@@ -279,14 +279,16 @@ class WeightTrajectories(Experiment):
         """Train two networks per seed: a run, and a partner to hold it against."""
         task, runs = data.task(self.target), len(trials)
         shared = trials.condition["start"] == SHARED
-        start = lab.shared_seed("shared start") if shared else None
         recorder = training.WeightRecorder(
             every=self.steps // self.points, replicas=runs
         )
+        seeds = [
+            lab.seed(trial, role) for role in ("run", "partner") for trial in trials
+        ]
         # All that is needed of partners.
         ends = training.WeightRecorder(every=self.steps)
         result = lab.train(
-            training.Supervised(self.builder(start), task.loss),
+            training.Supervised(self._build, task.loss),
             task.train(),
             training.Recipe(
                 steps=self.steps,
@@ -301,9 +303,8 @@ class WeightTrajectories(Experiment):
                 eval_every=recorder.every,
                 probes=[recorder, ends],
             ),
-            seeds=[
-                lab.seed(trial, role) for role in ("run", "partner") for trial in trials
-            ],
+            seeds=seeds,
+            starts=[lab.shared_seed("shared start")] * len(seeds) if shared else None,
         )
         lab.note(*task.notes)
         curves = result.evaluations
@@ -330,10 +331,8 @@ class WeightTrajectories(Experiment):
             if both:
                 lab.record(trial, **self._compare(path, partner))
 
-    def builder(self, start: int | None) -> Callable[[], nn.Module]:
-        """What builds one network; always the same one where ``start`` is a seed."""
-        build = self.compared.builder(self.network, data.task(self.target))
-        return build if start is None else training.SharedStart(build, start)
+    def _build(self) -> nn.Module:
+        return self.compared.builder(self.network, data.task(self.target))()
 
     def _describe(self, path: Path, steps: Any, trial: Trial, lab: Lab) -> None:
         """Record what two components show of a path, of all weights and of a layer."""
@@ -380,7 +379,7 @@ class WeightTrajectories(Experiment):
     def _match(self, *weights: Mapping[str, Any]) -> Any:
         from nablab.instruments import match_units
 
-        networks = training.build_replicas(self.builder(None), [0, 0])
+        networks = training.build_replicas(self._build, [0, 0])
         for network, own in zip(networks, weights, strict=True):
             network.load_state_dict(own)
         return match_units(*networks)
@@ -466,7 +465,7 @@ class WeightTrajectories(Experiment):
 
     def _rows_of(self, records: Records) -> dict[str, list[tuple[Record, Path]]]:
         """The runs that moved, by kind of start, and the own starts matched."""
-        network = self.builder(0)()  # whose parameters a kept path is laid out as
+        network = self._build()  # whose parameters a kept path is laid out as
         runs: list[tuple[Record, Path]] = [
             (record, training.path_from_array(record.arrays["path"], network))
             for record in records

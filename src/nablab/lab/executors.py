@@ -25,6 +25,7 @@ from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from nablab import threads
 from nablab.lab.memory import peak_bytes
+from nablab.lab.stop import ask_this_process
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -323,5 +324,6 @@ def _leave_with(parent: int) -> None:
     """End this worker soon after its parent was killed: an idle one would wait forever."""
     while os.getppid() == parent:
         time.sleep(1.0)
+    ask_this_process()
     time.sleep(10.0)  # time for a running step to save its checkpoint
     os._exit(1)

@@ -11,6 +11,7 @@ from pathlib import Path
 from nablab.errors import UsageError
 
 CGROUP = Path("/sys/fs/cgroup/memory.max")
+COPIES = 3  # of the losses: as trained, as recorded, and one while they are worked on
 
 
 def peak_bytes() -> int:
@@ -47,3 +48,17 @@ def check_memory(needed: int, what: str) -> None:
             f"{what} would take {needed / 1e9:,.1f} GB of memory, and this process can "
             f"have {limit / 1e9:,.1f}. Take fewer."
         )
+
+
+def check_losses(replicas: int, steps: int) -> None:
+    """Refuse a training whose losses cannot be held.
+
+    One per replica and step, and copies of them.
+
+    Raises:
+        UsageError: They would not fit into the memory.
+    """
+    check_memory(
+        8 * COPIES * replicas * steps,
+        f"The losses of {steps:,} steps of {replicas} replicas",
+    )

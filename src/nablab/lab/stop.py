@@ -30,13 +30,14 @@ class StopToken:
     Its absence and not its presence: a full disk cannot keep a request from being made,
     and a run whose folder is deleted stops instead of filling it again.
 
+    A worker may live on another machine, so nothing here knows of processes; one whose
+    own process was told to end says `ask_this_process`.
+
     Attributes:
         path: The file; unique to one command, so that an old request stops nothing new.
-        owner: The process that made the token; workers stop, too, when it is gone.
     """
 
     path: Path
-    owner: int
 
     @classmethod
     def create(cls, folder: Path) -> StopToken:
@@ -45,7 +46,7 @@ class StopToken:
         Raises:
             StoreError: The folder cannot be written.
         """
-        token = cls(folder / f"go-{uuid.uuid4().hex[:12]}", os.getpid())
+        token = cls(folder / f"go-{uuid.uuid4().hex[:12]}")
         try:
             token.path.touch()
         except OSError as error:
@@ -59,11 +60,16 @@ class StopToken:
             self.path.unlink(missing_ok=True)
 
     def requested(self) -> bool:
-        """Whether somebody asked to stop, or the process that gave out the work has
-        died.
-        """
-        orphaned = os.getpid() != self.owner and os.getppid() != self.owner
-        return orphaned or _asked_here.is_set() or not self.path.exists()
+        """Whether somebody asked to stop, everybody or this process."""
+        return _asked_here.is_set() or not self.path.exists()
+
+
+def ask_this_process() -> None:
+    """Ask the work of this process to stop, and that of no other.
+
+    It was told to end, or whoever gave it the work is gone.
+    """
+    _asked_here.set()
 
 
 def end_signals() -> list[signal.Signals]:
@@ -115,7 +121,7 @@ def saving_when_told_to_end() -> Iterator[None]:
         return
     numbers = [number for number in end_signals() if number != signal.SIGINT]
     before = {
-        number: signal.signal(number, lambda *_: _asked_here.set())
+        number: signal.signal(number, lambda *_: ask_this_process())
         for number in numbers
     }
     try:

@@ -21,8 +21,8 @@ from nablab.contract import (
 from nablab.errors import NablabError, StoreError, UsageError, raised, unknown
 from nablab.files.atomic import remove_leftovers, store_error
 from nablab.lab.kept_weights import MOST_BYTES, in_words
+from nablab.lab.notebook import Notebook
 from nablab.lab.provenance import provenance
-from nablab.lab.session import Notebook
 from nablab.lab.status import State, read_state
 from nablab.lab.store import RunFolder, default_root
 from nablab.lab.trials import CorruptTrial

@@ -18,8 +18,9 @@ from nablab.lab.executors import (
     with_trial_threads,
 )
 from nablab.lab.kept_weights import MOST_BYTES, bytes_of
+from nablab.lab.rehearsal import Estimate, Rehearsal
 from nablab.lab.runner import Observer, Plan, Report, Silent, execute
-from nablab.lab.session import Estimate, Rehearsal, checkpoint_seconds
+from nablab.lab.session import checkpoint_seconds
 from nablab.lab.stop import shield_resource_tracker
 from nablab.runs.open import open_store
 from nablab.runs.result import MOST_SEEDS, Run

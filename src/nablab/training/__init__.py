@@ -47,7 +47,7 @@ if TYPE_CHECKING:
         Schedule,
         StepDecay,
     )
-    from nablab.training.seeding import SharedStart, build_replicas, derive, generator
+    from nablab.training.seeding import build_replicas, derive, generator
     from nablab.training.sequential import SequentialEngine
     from nablab.training.speed import Speed, measure_speed
     from nablab.training.stacked import StackedPredictor, stacked_predictor
@@ -72,7 +72,7 @@ __getattr__, __dir__ = lazy_names(
         "recording": "WeightRecorder path_array path_from_array",
         "result": "Outcome Training",
         "schedules": "Constant Cosine Exponential Linear Schedule StepDecay",
-        "seeding": "SharedStart build_replicas derive generator",
+        "seeding": "build_replicas derive generator",
         "sequential": "SequentialEngine",
         "speed": "Speed measure_speed",
         "stacked": "StackedPredictor stacked_predictor",
@@ -132,7 +132,6 @@ __all__ = [
     "Score",
     "Sequences",
     "SequentialEngine",
-    "SharedStart",
     "Shuffled",
     "Specification",
     "Speed",

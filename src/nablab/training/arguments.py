@@ -48,19 +48,36 @@ def check_optimizer(optimizer: Any) -> None:
     )
 
 
-def check_seeds(seeds: Any) -> None:
-    """Refuse seeds that are not a sequence of whole numbers, one per trial.
+def check_seeds(seeds: Any, starts: Any = None) -> None:
+    """Refuse seeds that are not a sequence, one per trial.
+
+    Args:
+        seeds: Of the trials.
+        starts: Of their first weights, if not the same.
 
     Raises:
-        UsageError: It is one number, or nothing that has a length.
+        UsageError: It is one number, or nothing that has a length; or there are more of
+            one than of the other.
     """
+    _check_countable("seeds", seeds)
+    if starts is None:
+        return
+    _check_countable("starts", starts)
+    if len(starts) != len(seeds):
+        raise UsageError(
+            f"starts has {len(starts)} entries for {len(seeds)} seeds. Give the seed of "
+            "the first weights once per trial; it may be the same one."
+        )
+
+
+def _check_countable(name: str, seeds: Any) -> None:
     try:
         countable = not isinstance(seeds, str) and len(seeds) >= 0
     except TypeError:
         countable = False
     if not countable:
         raise UsageError(
-            f"seeds={seeds!r} cannot be taken: give one per trial, such as range(3)."
+            f"{name}={seeds!r} cannot be taken: give one per trial, such as range(3)."
         )
 
 

@@ -39,6 +39,7 @@ class LearnerTask:
         data: What is trained on, on the device.
         recipe: How.
         seeds: One per trial.
+        starts: Seeds of the first weights, one per trial.
         hyper: The numbers of each trial.
         sampler: Which samples stand in which batch.
         sets: What is evaluated, by name, one data set per trial each.
@@ -50,6 +51,7 @@ class LearnerTask:
     data: Dataset
     recipe: Recipe
     seeds: tuple[int, ...]
+    starts: tuple[int, ...]
     hyper: tuple[Mapping[str, float], ...]
     sampler: Sampler
     sets: Mapping[str, tuple[Dataset, ...]]
@@ -124,6 +126,7 @@ class LearnerTask:
             networks,
             self.build,
             self.seeds,
+            self.starts,
             training=self,
             varies=lambda: True,  # what a step draws cannot be known
             on_note=on_note,
@@ -167,7 +170,7 @@ class LearnerTask:
             states.append(self._started(len(states)))
             return states[-1].net
 
-        networks = built(start, self.seeds)
+        networks = built(start, self.starts)
         return states, networks
 
     def _started(self, replica: int) -> State:
@@ -206,6 +209,7 @@ class LearnerTask:
             "data": checkpoints.digest(data),
             "device": str(self.device),
             "seeds": list(self.seeds),
+            "starts": list(self.starts),
             "hyper": [dict(own) for own in self.hyper],
             "sampler": self.sampler.text,
             "steps": self.steps,
@@ -240,6 +244,7 @@ def make_learner_task(
     recipe: Recipe,
     *,
     seeds: Sequence[int],
+    starts: Sequence[int],
     replicas: str,
     device: str,
 ) -> LearnerTask:
@@ -265,6 +270,7 @@ def make_learner_task(
         data=samples,
         recipe=recipe,
         seeds=tuple(int(seed) for seed in seeds),
+        starts=tuple(int(start) for start in starts),
         hyper=_hyper(recipe.hyper, len(seeds)),
         sampler=recipe.sampler or Shuffled(len(samples), recipe.batch_size),
         sets=_evaluated(samples, recipe, len(seeds), place),

@@ -71,6 +71,7 @@ def fit(
     data: Pair,
     *,
     seeds: Sequence[int],
+    starts: Sequence[int] | None = None,
     steps: int,
     loss: Loss = "mse",
     optimizer: Specification = Adam(),  # noqa: B008 - immutable
@@ -100,6 +101,8 @@ def fit(
             ``torch.manual_seed(seed)``.
         data: Inputs (N, ...) and targets (N, ...), tensors or arrays.
         seeds: One per replica, for the weights, the order of the samples and dropout.
+        starts: Seeds of the first weights where they are not those of ``seeds``, one
+            per replica; equal ones give equal first weights.
         steps: Optimizer steps, at most.
         loss: ``"mse"``, ``"cross_entropy"`` (integer labels) or a function (output,
             target) -> scalar tensor.
@@ -166,6 +169,7 @@ def fit(
         data,
         recipe,
         seeds=seeds,
+        starts=starts,
         replicas=replicas,
         device=device,
         checkpoint=checkpoint,
@@ -181,6 +185,7 @@ def train(
     recipe: Recipe,
     *,
     seeds: Sequence[int],
+    starts: Sequence[int] | None = None,
     replicas: str = "auto",
     device: str = "cpu",
     checkpoint: Checkpoint | None = None,
@@ -198,6 +203,8 @@ def train(
         recipe: How.
         seeds: One per trial, for the weights, the order of the samples and all that a
             step draws.
+        starts: Seeds of the first weights where they are not those of ``seeds``, one
+            per trial; equal ones give equal first weights.
         replicas: ``"auto"``, ``"batched"`` (as one batch or not at all) or
             ``"sequential"``.
         device: ``"cpu"``, ``"cuda"`` or ``"mps"``.
@@ -215,8 +222,15 @@ def train(
         UsageError: An option that cannot work, found before training.
         Interrupted: ``should_stop`` said so.
     """
-    check_seeds(seeds)
-    task = task_of(learner, data, recipe, seeds=seeds, replicas=replicas, device=device)
+    task = task_of(
+        learner,
+        data,
+        recipe,
+        seeds=seeds,
+        starts=starts,
+        replicas=replicas,
+        device=device,
+    )
     run = _Run(task, tuple(recipe.probes), checkpoint, on_note or _logger.info)
     return run.train(on_progress, should_stop)
 
@@ -230,6 +244,11 @@ class TrainingTask(Protocol):
     @property
     def seeds(self) -> tuple[int, ...]:
         """One per trial."""
+        ...
+
+    @property
+    def starts(self) -> tuple[int, ...]:
+        """The seeds of the first weights, one per trial."""
         ...
 
     @property
@@ -295,6 +314,7 @@ def task_of(
     recipe: Recipe,
     *,
     seeds: Sequence[int],
+    starts: Sequence[int] | None,
     replicas: str,
     device: str,
 ) -> TrainingTask:
@@ -303,9 +323,16 @@ def task_of(
     Raises:
         UsageError: A value that cannot work, with the remedy.
     """
+    check_seeds(seeds, starts)
     make: Any = make_task if isinstance(learner, Supervised) else make_learner_task
     task: TrainingTask = make(
-        learner, data, recipe, seeds=seeds, replicas=replicas, device=device
+        learner,
+        data,
+        recipe,
+        seeds=seeds,
+        starts=seeds if starts is None else starts,
+        replicas=replicas,
+        device=device,
     )
     return task
 
@@ -525,6 +552,7 @@ class _Run:
         return Training(
             engine=engine.name,
             seeds=self._task.seeds,
+            starts=self._task.starts,
             train_loss=history.train_loss,
             evaluations=history.curves(),
             evaluation_steps=np.array(history.evaluation_steps, dtype=np.int64),

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 
 from nablab.errors import UsageError
-from nablab.training.seeding import Built, SharedStart, built, derive
+from nablab.training.seeding import Built, built, derive
 
 RUNNING = ("running_mean", "running_var", "num_batches_tracked")
 FRESH = (
@@ -35,6 +35,7 @@ def check_replicates(
     networks: Sequence[Built],
     build: Callable[[], nn.Module],
     seeds: Sequence[int],
+    starts: Sequence[int],
     *,
     training: Any,
     varies: Callable[[], bool],
@@ -45,9 +46,10 @@ def check_replicates(
     Say where only the rest differs by seed.
 
     Args:
-        networks: What ``build`` made, one per seed.
-        build: Builds one more where there is a single seed.
-        seeds: One per network.
+        networks: What ``build`` made, one per trial.
+        build: Builds one more where there is a single trial.
+        seeds: Of the trials, for all but the first weights.
+        starts: Of the first weights, one per trial; equal ones are equal on purpose.
         training: Stands for the training that they are for; may build anew.
         varies: Whether anything but the first weights depends on the seed: batches,
             labels, dropout.
@@ -59,12 +61,16 @@ def check_replicates(
             would give the same trial.
     """
     _check_apart([network.module for network in networks], training)
-    if isinstance(build, SharedStart):
-        return  # on purpose
-    first, other = networks[0], _another(networks, build, seeds)
+    name = type(networks[0].module).__name__
+    if len(set(starts)) < len(set(zip(starts, seeds, strict=True))) and not varies():
+        raise UsageError(
+            f"Some trials of {name} have one start, and nothing else depends on their "
+            "seeds (all samples at each step, no dropout): they would be copies of one. "
+            "Give each a start of its own, or a batch_size below the number of samples."
+        )
+    first, other = networks[0], _another(networks, build, starts)
     if other is None or not _same(first.module, other.module):
         return
-    name = type(first.module).__name__
     generators = first.generators_equal(other)
     if generators:
         raise UsageError(
@@ -106,15 +112,17 @@ def _states(device: torch.device) -> list[Tensor]:
 
 
 def _another(
-    networks: Sequence[Built], build: Callable[[], nn.Module], seeds: Sequence[int]
+    networks: Sequence[Built], build: Callable[[], nn.Module], starts: Sequence[int]
 ) -> Built | None:
-    """A network of another seed than the first.
+    """A network of another start than the first.
 
-    None where all seeds are one on purpose.
+    None where all starts are one on purpose.
     """
     if len(networks) == 1:
-        return built(build, [derive(seeds[0], "another network")])[0]
-    return next((networks[k] for k, seed in enumerate(seeds) if seed != seeds[0]), None)
+        return built(build, [derive(starts[0], "another network")])[0]
+    return next(
+        (networks[k] for k, start in enumerate(starts) if start != starts[0]), None
+    )
 
 
 def _check_apart(modules: Sequence[nn.Module], training: Any) -> None:

@@ -102,6 +102,7 @@ class Training(Sequence[Outcome]):
     Attributes:
         engine: The engine that trained: ``"fused"``, ``"batched"`` or ``"sequential"``.
         seeds: One per replica.
+        starts: The seeds of the first weights, one per replica.
         train_loss: float64 (K, steps): the loss on the step's batch before each step;
             NaN after a replica ended, and NaN or infinite where it diverged.
         measures: What the steps gave by name, float64 (K, steps) each: `train_loss` as
@@ -130,6 +131,7 @@ class Training(Sequence[Outcome]):
 
     engine: str
     seeds: tuple[int, ...]
+    starts: tuple[int, ...]
     train_loss: FloatArray
     evaluations: dict[str, FloatArray]
     evaluation_steps: npt.NDArray[np.int64]
@@ -202,7 +204,7 @@ class Training(Sequence[Outcome]):
 
         It takes prepared inputs.
         """
-        module = build_replicas(self._build, [self.seeds[replica]])[0]
+        module = build_replicas(self._build, [self.starts[replica]])[0]
         tensors = self.parameters(at=at)
         targets = dict(module.named_parameters()) | dict(module.named_buffers())
         with torch.no_grad():

@@ -74,29 +74,6 @@ def build_replicas(
     return [network.module for network in built(build, seeds)]
 
 
-@dataclass(frozen=True)
-class SharedStart:
-    """Builds networks whose first weights do not follow the seed of their training, on
-    purpose.
-
-    Attributes:
-        build: Builds one network.
-        starts: The seed of the weights, for all, or by the seed of training.
-    """
-
-    build: Callable[[], nn.Module]
-    starts: int | Mapping[int, int]
-
-    def __call__(self) -> nn.Module:
-        """A network; its training's seed is the one that PyTorch was seeded with last."""
-        start = (
-            self.starts
-            if isinstance(self.starts, int)
-            else self.starts[torch.initial_seed()]
-        )
-        return build_replicas(self.build, [start])[0]
-
-
 @contextmanager
 def _own_generators() -> Iterator[None]:
     states = np.random.get_state(), random.getstate()  # noqa: NPY002

@@ -42,6 +42,7 @@ def measure_speed(
     recipe: Recipe,
     *,
     seeds: Sequence[int],
+    starts: Sequence[int] | None = None,
     replicas: str = "auto",
     device: str = "cpu",
     minimum_seconds: float = 0.2,
@@ -54,7 +55,15 @@ def measure_speed(
         UsageError: As `train`.
     """
     began = time.perf_counter()
-    task = task_of(learner, data, recipe, seeds=seeds, replicas=replicas, device=device)
+    task = task_of(
+        learner,
+        data,
+        recipe,
+        seeds=seeds,
+        starts=starts,
+        replicas=replicas,
+        device=device,
+    )
     return _measure(task, began, minimum_seconds)
 
 

@@ -65,6 +65,7 @@ class Task:
     x: Tensor
     y: Tensor
     seeds: tuple[int, ...]
+    starts: tuple[int, ...]
     steps: int
     loss: Loss
     optimizer: Specification
@@ -115,13 +116,14 @@ class Task:
 
         A given ``name`` allows only that one.
         """
-        networks = built(self.build, self.seeds)
+        networks = built(self.build, self.starts)
         modules = [network.module.to(self.x.device) for network in networks]
         self._check_network(modules[0])
         check_replicates(
             networks,
             self.build,
             self.seeds,
+            self.starts,
             training=self,
             varies=lambda: self._varies_by_seed(modules[0]),
             on_note=on_note,
@@ -195,6 +197,7 @@ class Task:
             "data": checkpoints.digest(data),
             "device": str(self.x.device),
             "seeds": list(self.seeds),
+            "starts": list(self.starts),
             "steps": self.steps,
             "loss": self.loss if isinstance(self.loss, str) else _name(self.loss),
             "optimizer": repr(self.optimizer),
@@ -216,6 +219,7 @@ def make_task(
     recipe: Recipe,
     *,
     seeds: Sequence[int],
+    starts: Sequence[int],
     replicas: str,
     device: str,
 ) -> Task:
@@ -255,6 +259,7 @@ def make_task(
         x=x,
         y=y,
         seeds=tuple(int(seed) for seed in seeds),
+        starts=tuple(int(start) for start in starts),
         steps=steps,
         loss=learner.loss,
         optimizer=recipe.optimizer,
