@@ -332,7 +332,10 @@ def _dense_matrices(
             )
         if found is None:
             return None
-        total = weight * found if total is None else total.add_(found, alpha=weight)
+        if total is None:
+            total = found if weight == 1 else found.mul_(weight)
+        else:
+            total.add_(found, alpha=weight)
     if isinstance(loss, Penalized) and total is not None:
         total.diagonal(dim1=1, dim2=2).add_(loss.weight_decay)
     return total
