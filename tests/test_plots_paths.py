@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from matplotlib.colors import LogNorm, to_hex
 
-from nablab.plots.paths import Plane, paths
+from nablab.plots import Plane, paths
 from nablab.plots.style import COLORS
 
 

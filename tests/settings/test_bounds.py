@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any
 
+import annotated_types
 import pytest
-from annotated_types import Ge, Gt, Le, Lt
+from hypothesis import given
+from hypothesis import strategies as st
 
 from nablab.errors import UsageError
 from nablab.settings import Epochs, Factor, NotNegative, Positive, Share, Steps
 from nablab.settings.bounds import OutOfBounds, bounds_in_words
 from nablab.settings.conforming import conform
+from nablab.settings.limits import Ge, Gt, Le, Lt
 from nablab.settings.reading import parse
 from nablab.settings.words import in_words
 
@@ -96,3 +99,27 @@ def test_words(hint: Any, words: str) -> None:
 def test_a_bound_that_only_guards_is_not_told() -> None:
     assert bounds_in_words(Epochs) == "above 0"
     assert bounds_in_words(Annotated[int, Le(512)]) == "at most 512"
+
+
+@pytest.mark.parametrize(
+    ("foreign", "words", "refused"),
+    [
+        (annotated_types.Gt(0), "above 0", 0),
+        (annotated_types.Ge(2), "2 or more", 1),
+        (annotated_types.Lt(9), "below 9", 9),
+        (annotated_types.Le(9), "at most 9", 10),
+        (annotated_types.Interval(ge=0, lt=1), "0 or more and below 1", 1),
+    ],
+)
+def test_bounds_of_annotated_types_are_the_same(
+    foreign: Any, words: str, refused: float
+) -> None:
+    hint = Annotated[float, foreign]
+    assert bounds_in_words(hint) == words
+    with pytest.raises(OutOfBounds):
+        conform(refused, hint, "x")
+
+
+@given(st.from_type(Annotated[int, Gt(2), Le(5)]))
+def test_hypothesis_makes_values_within_the_bounds(value: int) -> None:
+    assert 2 < value <= 5

@@ -5,6 +5,7 @@ from __future__ import annotations
 import typing
 from typing import Any, Literal
 
+import annotated_types  # noqa: F401 (hypothesis looks for bounds only where it is imported)
 from hypothesis import strategies as st
 
 from nablab.settings.bounds import LARGEST_INTEGER
@@ -32,7 +33,7 @@ def values_of(hint: Any) -> st.SearchStrategy[Any]:
         # A comma in a list's text would be two entries.
         return st.from_regex(r"[a-z][a-z0-9-]*", fullmatch=True)
     if plain is float:
-        # Hypothesis reads the bounds of annotated-types. A field never takes NaN.
+        # Hypothesis reads the bounds. A field never takes NaN.
         return st.from_type(hint).filter(lambda value: value == value)
     if plain is int:
         return st.from_type(hint).filter(lambda value: abs(value) <= LARGEST_INTEGER)

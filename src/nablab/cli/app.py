@@ -28,8 +28,8 @@ app = App(
 )
 data_app = App(name="data", help="List and fetch data sets.")
 app.command(data_app)
-output = SafeConsole(highlight=False)
-errors = SafeConsole(stderr=True, highlight=False)
+output = SafeConsole(highlight=False, emoji=False)
+errors = SafeConsole(stderr=True, highlight=False, emoji=False)
 
 Json = Annotated[
     bool, Parameter(name="--json", negative="", help="Print JSON, for programs.")

@@ -7,8 +7,6 @@ from dataclasses import dataclass, replace
 from math import inf, nan
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from annotated_types import Ge, Le
-
 from nablab import data, metrics, models, plots, training
 from nablab.contract import (
     Answer,
@@ -27,7 +25,7 @@ from nablab.contract import (
 from nablab.data.fields import ImagesField
 from nablab.errors import UsageError
 from nablab.models.fields import NetworkList, OwnModelField
-from nablab.settings import Epochs, NotNegative, Pixels, Positive, Samples
+from nablab.settings import Epochs, Ge, Le, NotNegative, Pixels, Positive, Samples
 from nablab.settings.kinds import YOURS
 
 if TYPE_CHECKING:

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from math import log10, nan
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from annotated_types import Ge, Le
-
 from nablab import data, models, plots, training
 from nablab.contract import (
     Answer,
@@ -28,7 +26,7 @@ from nablab.contract import (
 )
 from nablab.data.fields import TaskField
 from nablab.models.fields import Activation, NetworkList, OwnModelField
-from nablab.settings import Distinct, Positive, Samples, Steps
+from nablab.settings import Distinct, Ge, Le, Positive, Samples, Steps
 from nablab.training.fields import OptimizerName
 
 if TYPE_CHECKING:

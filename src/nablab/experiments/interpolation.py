@@ -8,8 +8,6 @@ from itertools import product
 from math import inf, isfinite, nan
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from annotated_types import Ge, Le
-
 from nablab import data, models, plots, training
 from nablab.contract import (
     Answer,
@@ -28,7 +26,7 @@ from nablab.contract import (
 from nablab.data.fields import ImagesField
 from nablab.models.fields import NetworkField
 from nablab.models.images import NETWORKS
-from nablab.settings import Distinct, Epochs, Positive, Samples
+from nablab.settings import Distinct, Epochs, Ge, Le, Positive, Samples
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

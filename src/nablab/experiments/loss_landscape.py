@@ -8,8 +8,6 @@ from functools import partial
 from math import isfinite, nan
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from annotated_types import Ge, Le
-
 from nablab import data, models, plots, training
 from nablab.contract import (
     Answer,
@@ -28,7 +26,7 @@ from nablab.contract import (
 from nablab.data.fields import TaskField
 from nablab.errors import UsageError
 from nablab.models.fields import Activation, NetworkField
-from nablab.settings import Distinct, Positive, Samples, Steps
+from nablab.settings import Distinct, Ge, Le, Positive, Samples, Steps
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -10,8 +10,6 @@ from dataclasses import dataclass, replace
 from math import log10
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from annotated_types import Gt, Le
-
 from nablab import data, models, plots, training
 from nablab.contract import (
     Answer,
@@ -29,7 +27,7 @@ from nablab.contract import (
 )
 from nablab.data.fields import ImagesField
 from nablab.errors import UsageError
-from nablab.settings import Distinct, Epochs, Pixels, Positive, Samples, Share
+from nablab.settings import Distinct, Epochs, Gt, Le, Pixels, Positive, Samples, Share
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from math import isfinite, log10, nan
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from annotated_types import Ge, Le
-
 from nablab import data, metrics, models, plots, training
 from nablab.contract import (
     Answer,
@@ -28,7 +26,7 @@ from nablab.contract import (
 )
 from nablab.data.fields import ImagesField
 from nablab.models.fields import NetworkField, OwnModelField
-from nablab.settings import Epochs, Factor, Positive, Rising, Samples, Steps
+from nablab.settings import Epochs, Factor, Ge, Le, Positive, Rising, Samples, Steps
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

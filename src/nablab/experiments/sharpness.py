@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from math import isfinite, log10, nan
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from annotated_types import Ge, Le
-
 from nablab import data, metrics, models, plots, training
 from nablab.contract import (
     Answer,
@@ -31,6 +29,8 @@ from nablab.models.fields import NetworkField, OwnModelField
 from nablab.settings import (
     Distinct,
     Epochs,
+    Ge,
+    Le,
     NotNegative,
     Positive,
     Rising,

@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from math import nan
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from annotated_types import Ge, Le
-
 from nablab import data, models, plots, training
 from nablab.contract import (
     Answer,
@@ -29,7 +27,7 @@ from nablab.contract import (
 from nablab.data.fields import FunctionField
 from nablab.errors import UsageError
 from nablab.models.fields import Activation, NetworkField
-from nablab.settings import Distinct, NotNegative, Positive
+from nablab.settings import Distinct, Ge, Le, NotNegative, Positive
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -4,32 +4,57 @@ Curves, predictions and dots over conditions and seeds.
 
 Every function takes records and gives a `Figure`: the drawing, a caption that says how
 to read it, and the plotted numbers. Records may be incomplete; what is missing is said
-in the caption. Importing this package imports neither numpy nor matplotlib, and drawing
-never touches pyplot, so there is no global state and nothing to close.
+in the caption. Drawing never touches pyplot, so there is no global state and nothing to
+close. A name is imported when it is first used; files are not called as functions are,
+or the first import of one would hide the other.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from nablab.contract import Figure
-from nablab.plots.critical_points import outcomes, spectra
-from nablab.plots.curves import curves, mean_curve, thin
-from nablab.plots.dots import dots
-from nablab.plots.factors import metrics_side_by_side, side_by_side
-from nablab.plots.frame import canvas, drawing
-from nablab.plots.images import image_rows, mistake_arrays, mistakes
-from nablab.plots.line_panels import LinePanel, line_panels, lines_of
-from nablab.plots.paths import Plane, paths
-from nablab.plots.predictions import predictions
-from nablab.plots.scatters import scatter
-from nablab.plots.style import Style, palette, styles
-from nablab.plots.surfaces import lines, surfaces
-from nablab.plots.trends import trend
-from nablab.statistics.summary import Summary, summarize
+from nablab.importing.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from nablab.plots.critical_points import outcomes, spectra
+    from nablab.plots.curve_figures import curves, mean_curve, thin
+    from nablab.plots.dot_figures import dots
+    from nablab.plots.factors import metrics_side_by_side, side_by_side
+    from nablab.plots.frame import canvas, drawing
+    from nablab.plots.images import image_rows, mistake_arrays, mistakes
+    from nablab.plots.line_panel_figures import LinePanel, line_panels, lines_of
+    from nablab.plots.path_figures import Plane, paths
+    from nablab.plots.prediction_figures import predictions
+    from nablab.plots.scatters import scatter
+    from nablab.plots.style import Style, palette, styles
+    from nablab.plots.surfaces import lines, surfaces
+    from nablab.plots.trends import trend
+
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "critical_points": "outcomes spectra",
+        "curve_figures": "curves mean_curve thin",
+        "dot_figures": "dots",
+        "factors": "metrics_side_by_side side_by_side",
+        "frame": "canvas drawing",
+        "images": "image_rows mistake_arrays mistakes",
+        "line_panel_figures": "LinePanel line_panels lines_of",
+        "path_figures": "Plane paths",
+        "prediction_figures": "predictions",
+        "scatters": "scatter",
+        "style": "Style palette styles",
+        "surfaces": "lines surfaces",
+        "trends": "trend",
+    },
+)
 
 __all__ = [
     "Figure",
     "LinePanel",
     "Plane",
     "Style",
-    "Summary",
     "canvas",
     "curves",
     "dots",
@@ -50,7 +75,6 @@ __all__ = [
     "side_by_side",
     "spectra",
     "styles",
-    "summarize",
     "surfaces",
     "thin",
     "trend",

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from nablab.plots import summarize
 from nablab.report import tables
+from nablab.statistics.summary import summarize
 
 if TYPE_CHECKING:
     from nablab.contract import Experiment, Records, Reported

@@ -15,9 +15,9 @@ from markupsafe import Markup
 
 from nablab.contract import Experiment
 from nablab.contract import configuration as settings
-from nablab.plots import Summary
 from nablab.report import forest, tables
 from nablab.settings.words import in_text
+from nablab.statistics.summary import Summary
 from nablab.text.durations import duration
 from nablab.text.naming import sentence, words
 from nablab.verdicts.answering import bare_claim, shared_scope

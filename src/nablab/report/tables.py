@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from nablab.contract import Condition, Experiment, Level, Record, Records
-from nablab.plots import Summary, summarize
+from nablab.statistics.summary import Summary, summarize
 from nablab.text.naming import words
 
 if TYPE_CHECKING:

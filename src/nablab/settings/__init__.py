@@ -21,12 +21,17 @@ from nablab.settings.bounds import (
     Steps,
 )
 from nablab.settings.kinds import Distinct, Kind, Rising
+from nablab.settings.limits import Ge, Gt, Le, Lt
 
 __all__ = [
     "Distinct",
     "Epochs",
     "Factor",
+    "Ge",
+    "Gt",
     "Kind",
+    "Le",
+    "Lt",
     "NotNegative",
     "Pixels",
     "Positive",

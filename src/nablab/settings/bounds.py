@@ -1,9 +1,7 @@
 """Numbers with bounds: what a field takes, and its messages and words.
 
-Bounds stand beside the type, as those of the package ``annotated-types``: property
-tests (hypothesis) and other tools read them from there, too. Upper bounds that nobody
-would reach are there so that a typing mistake is met as one, before anything of that
-size is made.
+Upper bounds that nobody would reach are there so that a typing mistake is met as one,
+before anything of that size is made.
 
 >>> from nablab.settings.reading import parse
 >>> parse("2e3", Annotated[int, Gt(0), Le(1_000)], "epochs")
@@ -14,13 +12,11 @@ nablab.settings.bounds.OutOfBounds: epochs=2e3 is too large: it must be at most 
 from __future__ import annotations
 
 import math
-import typing
 from collections.abc import Callable
 from typing import Annotated, Any
 
-from annotated_types import Ge, Gt, Le, Lt
-
 from nablab.errors import LONGEST, UsageError
+from nablab.settings.limits import Bound, Ge, Gt, Le, Lt, bounds_of
 
 LARGEST_INTEGER = 2**63 - 1  # NumPy and PyTorch count in 64 bits
 # A bound from here on only guards against typing mistakes, and words leave it out.
@@ -50,7 +46,7 @@ def within_bounds(read: Callable[[], Any], hint: Any, key: str, given: Any) -> A
     Raises:
         OutOfBounds: It does not; the text says between which bounds it must lie.
     """
-    bounds = typing.get_args(hint)[1:]
+    bounds = bounds_of(hint)
     beyond: OutOfBounds | None = None
     try:
         value = read()
@@ -58,11 +54,11 @@ def within_bounds(read: Callable[[], Any], hint: Any, key: str, given: Any) -> A
         # Beyond all fields' bounds: the message names the bound of this one, if it can.
         beyond = error
         value = -math.inf if str(given).lstrip().startswith("-") else math.inf
-        if not any(isinstance(bound, Gt | Ge | Le | Lt) for bound in bounds):
+        if not bounds:
             raise
     for bound in bounds:
-        if isinstance(bound, Le) and value > bound.le:
-            raise too_large(key, given, bound.le)
+        if isinstance(bound, Le) and value > bound.limit:
+            raise too_large(key, given, bound.limit)
     if not all(_holds(bound, value) for bound in bounds):
         raise OutOfBounds(
             f"{key}={shortened(str(given))} is impossible: it must be "
@@ -91,18 +87,18 @@ def bounds_in_words(hint: Any, *, finite: bool = False) -> str:
     >>> bounds_in_words(Share), bounds_in_words(Factor), bounds_in_words(Steps)
     ('from 0 to 1', 'above 0 and at most 1', 'above 0')
     """
-    bounds: tuple[Any, ...] = typing.get_args(hint)[1:]
-    low = next((b.ge for b in bounds if isinstance(b, Ge)), None)
-    limits: list[Any] = [b.le for b in bounds if isinstance(b, Le)]
+    bounds = bounds_of(hint)
+    low = next((b.limit for b in bounds if isinstance(b, Ge)), None)
+    limits = [b.limit for b in bounds if isinstance(b, Le)]
     high = next((limit for limit in limits if limit < GUARD), None)
     if low is not None and high is not None:
         return f"from {low:,} to {high:,}"
     words = [f"{low:,} or more"] if low is not None else []
-    words += [f"above {b.gt:,}" for b in bounds if isinstance(b, Gt)]
+    words += [f"above {b.limit:,}" for b in bounds if isinstance(b, Gt)]
     words += [f"at most {high:,}"] if high is not None else []
     for bound in bounds:
-        if isinstance(bound, Lt) and bound.lt < math.inf:
-            words.append(f"below {bound.lt:,}")
+        if isinstance(bound, Lt) and bound.limit < math.inf:
+            words.append(f"below {bound.limit:,}")
         elif isinstance(bound, Lt) and finite:
             words.append("finite")
     return " and ".join(words)
@@ -113,12 +109,12 @@ def shortened(text: str) -> str:
     return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
 
 
-def _holds(bound: Any, value: Any) -> bool:
-    """Whether a value keeps a bound; what is no bound says nothing of it."""
+def _holds(bound: Bound, value: Any) -> bool:
+    """Return whether a value keeps a bound that is not an upper one of `within_bounds`."""
     if isinstance(bound, Gt):
-        return bool(value > bound.gt)
+        return bool(value > bound.limit)
     if isinstance(bound, Ge):
-        return bool(value >= bound.ge)
+        return bool(value >= bound.limit)
     if isinstance(bound, Lt):
-        return bool(value < bound.lt)
+        return bool(value < bound.limit)
     return True

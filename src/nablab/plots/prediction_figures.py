@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from nablab.contract import Figure, Level, Record, Records
 from nablab.plots import frame
-from nablab.plots.curves import thin
+from nablab.plots.curve_figures import thin
 from nablab.plots.style import INK, Style
 from nablab.text.naming import words
 
