@@ -20,7 +20,7 @@ from nablab.errors import UsageError
 from nablab.experiments.loss_landscape import NETWORKS, LossLandscape
 from nablab.instruments.landscape.shapes import largest_rise, nonconvex_share
 from nablab.lab.rehearsal import Rehearsal
-from nablab.plots.surfaces import round_numbers
+from nablab.plots.surface_figures import round_numbers
 from tests.experiments.memory import Memory
 
 SMALL: dict[str, Any] = {

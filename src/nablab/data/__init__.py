@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from nablab.data.images.labels import corrupt as corrupt
     from nablab.data.images.whitening import Whiten as Whiten
     from nablab.data.images.whitening import center_crop as center_crop
-    from nablab.data.load import load as load
+    from nablab.data.loading import load as load
     from nablab.data.names import check_image_set as check_image_set
     from nablab.data.names import image_set_names as image_set_names
     from nablab.data.names import is_image_set as is_image_set
@@ -47,7 +47,7 @@ __getattr__, __dir__ = lazy_names(
         "images.image_set": "Augment ImageSet Normalize",
         "names": "check_image_set image_set_names is_image_set",
         "images.labels": "Corrupted by_truth corrupt",
-        "load": "load",
+        "loading": "load",
         "tasks": "Task check_batches data_set_of evenly_spaced image_sets image_task task",
         "images.whitening": "Whiten center_crop",
     },

@@ -17,8 +17,15 @@ def lazy_names(
     Args:
         package: The package's ``__name__``.
         homes: By submodule, the names that it gives, separated by spaces.
+
+    Raises:
+        ValueError: When a name is a submodule's too. Importing that submodule sets the
+            package's attribute to the module, and the name would then be one or the
+            other, by who imported what before.
     """
     home = {name: module for module, names in homes.items() for name in names.split()}
+    for name in {module.partition(".")[0] for module in homes} & home.keys():
+        raise ValueError(f"{package}.{name} is a module, so no name can be {name!r}")
 
     def get(name: str) -> Any:
         if name not in home:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from nablab.plots.prediction_figures import predictions
     from nablab.plots.scatters import scatter
     from nablab.plots.style import Style, palette, styles
-    from nablab.plots.surfaces import lines, surfaces
+    from nablab.plots.surface_figures import lines, surfaces
     from nablab.plots.trends import trend
 
 __getattr__, __dir__ = lazy_names(
@@ -45,7 +45,7 @@ __getattr__, __dir__ = lazy_names(
         "prediction_figures": "predictions",
         "scatters": "scatter",
         "style": "Style palette styles",
-        "surfaces": "lines surfaces",
+        "surface_figures": "lines surfaces",
         "trends": "trend",
     },
 )
