@@ -28,6 +28,7 @@ def experiment_facts(experiment: type[Experiment]) -> dict[str, Any]:
         "page": inspect.cleandoc(experiment.__doc__ or ""),
         "presets": {name: dict(preset) for name, preset in experiment.presets.items()},
         "settings": [vars(field) for field in configuration.describe(experiment)],
+        "needs": [plain(one) for one in experiment.needs],
         "undecided": {
             name: lines
             for name in experiment.presets
@@ -71,6 +72,11 @@ def print_experiment(console: Console, experiment: type[Experiment]) -> None:
     console.print(Text("\nSettings (key=value), with their defaults", style="bold"))
     for field in configuration.describe(experiment):
         _print_setting(console, field)
+    _print_points(
+        console,
+        "Needs a finished run that left its weights (--weights-from RUN)",
+        [f"{one.experiment}, its weights '{one.weights}'" for one in experiment.needs],
+    )
     _print_points(console, "Exercises", experiment.exercises)
     _print_points(console, "References", experiment.references)
     console.print(f"\nRun it: nablab run {experiment.name} --preset quick", style="dim")

@@ -25,6 +25,8 @@ from nablab.cli.streams import print_json
 from nablab.errors import UsageError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from nablab.lab.runner import Plan
     from nablab.runs import Run
 
@@ -98,6 +100,7 @@ def run(
     fresh: Annotated[bool, Parameter(negative="")] = False,
     quiet: Annotated[bool, Parameter(negative="")] = False,
     keep_weights: str = "4MB",
+    weights_from: Annotated[tuple[str, ...] | None, Parameter(negative="")] = None,
     as_json: Json = False,
     store: StoreOption = None,
 ) -> int:
@@ -122,20 +125,31 @@ def run(
         quiet: Print the verdicts only.
         keep_weights: What the weights of trained networks may take in each trial, such
             as 20MB; 0 for none.
+        weights_from: A run to take weights from, for an experiment that needs those of
+            another one [default: the finished run that was used last].
     """
     from nablab import runs
 
     plans = _plans(
         _named(tokens, every), preset, seeds, device, replicas, model, keep_weights
     )
+    chosen = weights_from or ()
     if dry_run:
-        return _dry_run(plans, as_json)
+        found = runs.open_store(store)
+        settled = [runs.with_sources(plan, found, chosen) for plan in plans]
+        return _dry_run(settled, as_json)
+    _check_needs(plans, store, chosen)
     code = DONE
     for plan in plans:
         observer = _observer(quiet or as_json)
         try:
             done = runs.run_plan(
-                plan, store=store, jobs=jobs, observer=observer, fresh=fresh
+                plan,
+                store=store,
+                jobs=jobs,
+                observer=observer,
+                fresh=fresh,
+                weights_from=chosen,
             )
         finally:
             observer.close()
@@ -210,6 +224,19 @@ def _plans(
             )
         )
     return plans
+
+
+def _check_needs(
+    plans: Sequence[Plan], store: Path | None, weights_from: Sequence[str]
+) -> None:
+    """Refuse, before any work, plans whose weights no run here or before them leaves."""
+    from nablab import runs
+
+    made: set[str] = set()
+    for plan in plans:
+        if not made.intersection(one.experiment for one in plan.experiment.needs):
+            runs.with_sources(plan, runs.open_store(store), weights_from)
+        made.add(plan.experiment.name)
 
 
 def _dry_run(plans: Sequence[Plan], as_json: bool) -> int:

@@ -21,6 +21,7 @@ from nablab.contract.conditions import (
 from nablab.contract.experiment import TOPICS, Experiment, plain
 from nablab.contract.figure import Figure
 from nablab.contract.laboratory import Lab, Seeds
+from nablab.contract.needs import Needs
 from nablab.contract.records import Curve, Record, Records, Scalar
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "Kind",
     "Lab",
     "Level",
+    "Needs",
     "Published",
     "Record",
     "Records",

@@ -12,6 +12,7 @@ from nablab.contract.claims import Claim, Reported, is_testable, on_own_network
 from nablab.contract.conditions import Condition, Trial, Trials, grouped
 from nablab.contract.figure import Figure
 from nablab.contract.laboratory import Lab, Seeds
+from nablab.contract.needs import Needs
 from nablab.contract.records import Records
 from nablab.errors import UsageError
 from nablab.settings.kinds import data_sets_of, sources_of
@@ -44,6 +45,7 @@ class Experiment:
         topic: Where lists show it: one of `TOPICS`, or a word of your own.
         batch_over: Factors whose levels may train in one batch; the trials of one call
             of `run` then differ by them, too.
+        needs: Weights that it takes from other experiments with `Lab.weights_of`.
         version: Raise it when a change of the code changes the results.
         presets: Field overrides by name; every experiment has ``quick``, ``standard``
             and ``paper``. The key ``seeds`` sets the number of seeds of that preset.
@@ -59,6 +61,7 @@ class Experiment:
     topic: ClassVar[str] = "other"
     version: ClassVar[int] = 1
     batch_over: ClassVar[tuple[str, ...]] = ()
+    needs: ClassVar[tuple[Needs, ...]] = ()
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "quick": {},
         "standard": {},

@@ -6,11 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from nablab.contract.conditions import Trial
+from nablab.contract.needs import Needs
 from nablab.contract.records import Scalar
 
 if TYPE_CHECKING:
     import numpy as np
-    from torch import nn
+    from torch import Tensor, nn
 
     from nablab.training import Learner, Recipe, Supervised, Training
 
@@ -164,6 +165,24 @@ class Lab(Seeds, Protocol):
 
         Raises:
             UsageError: The name or a tensor cannot be kept.
+        """
+        ...
+
+    def weights_of(self, needed: Needs, trial: Trial) -> Mapping[str, Tensor]:
+        """Give the weights that another experiment left, for the trial with this seed.
+
+        Which run they are of was settled before the run began; its id is part of this
+        run's, and a note in the report names it.
+
+        Args:
+            needed: One of the experiment's `Experiment.needs`.
+            trial: The trial that takes them.
+
+        Returns:
+            Tensors on the CPU, by their names in the other experiment's network; copies.
+
+        Raises:
+            UsageError: `Experiment.needs` does not list it, or the run is gone.
         """
         ...
 

@@ -6,14 +6,23 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nablab import seeding
-from nablab.contract import Curve, Experiment, Record, Scalar, Trial, Trials
+from nablab.contract import (
+    Curve,
+    Experiment,
+    Needs,
+    Record,
+    Scalar,
+    Trial,
+    Trials,
+)
 from nablab.errors import UsageError
 from nablab.lab.drafts import Draft, Drafts, Log, last_step
 from nablab.lab.kept_weights import check_name, pack
+from nablab.lab.source_runs import SourceRun
 
 if TYPE_CHECKING:
     import numpy as np
-    from torch import nn
+    from torch import Tensor, nn
 
     from nablab.training import Learner, Recipe, Supervised, Training
 
@@ -40,11 +49,19 @@ class Notebook:
     Args:
         experiment: The configured experiment.
         trials: What it is asked to run.
+        sources: The runs that it may take weights from, by their experiments.
     """
 
-    def __init__(self, experiment: Experiment, trials: Trials) -> None:
+    def __init__(
+        self,
+        experiment: Experiment,
+        trials: Trials,
+        *,
+        sources: Mapping[str, SourceRun] | None = None,
+    ) -> None:
         self._experiment = experiment
         self._trials = trials
+        self._sources = sources or {}
         self._places = {trial: place for place, trial in enumerate(trials)}
         self._drafts: Drafts = {place: Draft() for place in range(len(trials))}
         self.notes: list[str] = []
@@ -150,6 +167,24 @@ class Notebook:
     ) -> None:
         """See `nablab.contract.Lab.weights`."""
         self._draft(trial).weights[check_name(name)] = pack(tensors)
+
+    def weights_of(self, needed: Needs, trial: Trial) -> Mapping[str, Tensor]:
+        """See `nablab.contract.Lab.weights_of`."""
+        name = self._experiment.name
+        if needed not in self._experiment.needs:
+            raise UsageError(
+                f"lab.weights_of: {name} does not list {needed} among its needs, so "
+                "nobody settled which run to take."
+            )
+        source = self._sources.get(needed.experiment)
+        if source is None:
+            raise UsageError(
+                f"lab.weights_of: this lab was given no run of {needed.experiment}."
+            )
+        self.note(
+            f"The weights of {needed.experiment} are those of its run {source.run_id}."
+        )
+        return source.weights(needed, trial)
 
     def note(self, *texts: str) -> None:
         """See `nablab.contract.Lab.note`."""

@@ -14,6 +14,7 @@ from nablab.lab.drafts import Draft
 from nablab.lab.memory import check_losses
 from nablab.lab.notebook import Notebook, check_amount
 from nablab.lab.shortening import Shortened
+from nablab.lab.source_runs import SourceRun
 
 if TYPE_CHECKING:
     from nablab.training import Learner, Probe, Recipe, Supervised, Training
@@ -121,9 +122,10 @@ class Rehearsal(Notebook):
         *,
         device: str,
         replicas: str,
+        sources: Mapping[str, SourceRun] | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        super().__init__(experiment, trials)
+        super().__init__(experiment, trials, sources=sources)
         self._device = device
         self._replicas = replicas
         self.estimate = Estimate()

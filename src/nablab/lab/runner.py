@@ -9,7 +9,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any, Protocol
@@ -19,6 +19,7 @@ from nablab.errors import StoreError
 from nablab.lab.executors import Executor, InProcess, WorkerLost
 from nablab.lab.kept_weights import MOST_BYTES
 from nablab.lab.reading import Damaged
+from nablab.lab.source_runs import SourceRun, run_ids
 from nablab.lab.status import Heartbeat, State, read_state
 from nablab.lab.stop import StopToken, end_signals
 from nablab.lab.store import Identity, RunFolder, Store
@@ -41,6 +42,7 @@ class Plan:
         replicas: ``auto``, ``batched`` or ``sequential``.
         keep_weights: Bytes of the weights that trainings may leave in each trial. It
             decides no number, so it is no part of the identity.
+        sources: The runs that it takes weights from, by their experiments.
     """
 
     experiment: Experiment
@@ -49,6 +51,7 @@ class Plan:
     device: str = "cpu"
     replicas: str = "auto"
     keep_weights: int = MOST_BYTES
+    sources: Mapping[str, SourceRun] = field(default_factory=dict)
 
     @property
     def conditions(self) -> list[Condition]:
@@ -63,7 +66,12 @@ class Plan:
     @property
     def identity(self) -> Identity:
         """What decides the numbers."""
-        return Identity.of(self.experiment, device=self.device, replicas=self.replicas)
+        return Identity.of(
+            self.experiment,
+            device=self.device,
+            replicas=self.replicas,
+            weights_from=run_ids(self.sources),
+        )
 
 
 class Observer(Protocol):
@@ -201,6 +209,7 @@ def _execute(
             plan.replicas,
             stop,
             plan.keep_weights,
+            plan.sources,
         )
         for group, seeds in pending
         # What a kill after the last trial left is cleaned up.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from nablab.lab.kept_weights import MOST_BYTES
 from nablab.lab.memory import check_losses
 from nablab.lab.notebook import Notebook
 from nablab.lab.provenance import Journal
+from nablab.lab.source_runs import SourceRun
 from nablab.lab.stop import StopToken
 from nablab.lab.store import RunFolder
 from nablab.lab.trained_weights import Owners, keep, note_of
@@ -62,6 +63,7 @@ class Session(Notebook):
         notes: What has to be said of these trials before they begin.
         goes_on: Whether another process began these seeds.
         keep_weights: Bytes of the weights that trainings may leave in each trial.
+        sources: See `Notebook`.
     """
 
     def __init__(
@@ -76,11 +78,12 @@ class Session(Notebook):
         notes: Sequence[str] = (),
         goes_on: bool = False,
         keep_weights: int = MOST_BYTES,
+        sources: Mapping[str, SourceRun] | None = None,
     ) -> None:
         # brings NumPy, which `nablab runs` does without
         from nablab.lab.loops import OwnLoops
 
-        super().__init__(experiment, trials)
+        super().__init__(experiment, trials, sources=sources)
         self.notes += notes
         self._folder = folder
         self._stop = stop

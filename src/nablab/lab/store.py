@@ -39,6 +39,8 @@ LONGEST_NAME = 200  # characters of a name that a message repeats
 ID_DIGITS = 10
 # fields of config.json that its hash leaves out
 NO_IDENTITY = ("format", "run_id", "preset")
+# begins the name of a source that is a run, before the name of its experiment
+WEIGHTS_OF = "weights of "
 # what file systems keep at their root, which only root may read
 SYSTEM = ("lost+found",)
 
@@ -72,7 +74,8 @@ class Identity:
         configuration: The resolved fields as plain JSON types.
         device: ``cpu``, ``cuda`` or ``mps``.
         replicas: ``auto``, ``batched`` or ``sequential``.
-        sources: Hashes of the user's files that take part.
+        sources: Hashes of the user's files that take part, and ids of the runs that
+            weights are taken from.
     """
 
     experiment: str
@@ -84,16 +87,38 @@ class Identity:
 
     @classmethod
     def of(
-        cls, experiment: Experiment, *, device: str = "cpu", replicas: str = "auto"
+        cls,
+        experiment: Experiment,
+        *,
+        device: str = "cpu",
+        replicas: str = "auto",
+        weights_from: Mapping[str, str] | None = None,
     ) -> Identity:
-        """The identity of a configured experiment on a device."""
+        """The identity of a configured experiment on a device.
+
+        Args:
+            experiment: The configured experiment.
+            device: ``cpu``, ``cuda`` or ``mps``.
+            replicas: ``auto``, ``batched`` or ``sequential``.
+            weights_from: The ids of the runs that it takes weights from, by their
+                experiments.
+        """
+        runs = {
+            f"{WEIGHTS_OF}{name}": run_id
+            for name, run_id in (weights_from or {}).items()
+        }
         return cls(
             experiment.name,
             experiment.version,
             experiment.configuration(),
             device,
             replicas,
-            {**experiment.sources(), **_own_data(experiment), **_own_code(experiment)},
+            {
+                **experiment.sources(),
+                **_own_data(experiment),
+                **_own_code(experiment),
+                **runs,
+            },
         )
 
     @property

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -18,6 +18,7 @@ from nablab.lab import contents, reading
 from nablab.lab.executors import with_trial_threads
 from nablab.lab.kept_weights import MOST_BYTES
 from nablab.lab.session import Session
+from nablab.lab.source_runs import SourceRun, run_ids
 from nablab.lab.stop import StopToken, saving_when_told_to_end
 from nablab.lab.store import Identity, RunFolder
 from nablab.lab.trials import CorruptTrial
@@ -39,6 +40,7 @@ class Work:
         replicas: How to train replicas.
         stop: The request to stop, to be looked at.
         keep_weights: Bytes of the weights that trainings may leave in each trial.
+        sources: The runs that it takes weights from, by their experiments.
     """
 
     experiment: Experiment
@@ -49,6 +51,7 @@ class Work:
     replicas: str
     stop: StopToken
     keep_weights: int = MOST_BYTES
+    sources: Mapping[str, SourceRun] = field(default_factory=dict)
 
     @property
     def condition(self) -> Condition:
@@ -169,6 +172,7 @@ def _do_locked(work: Work, folder: RunFolder, begin: float) -> Outcome:
             notes=damaged,
             goes_on=bool(begun),
             keep_weights=work.keep_weights,
+            sources=work.sources,
         )
         folder.write_json(_marker(folder, work.condition), {"seeds": seeds})
         try:
@@ -201,7 +205,12 @@ def _check_unchanged(work: Work) -> None:
     A run may take hours, and whoever waits for it edits the model or adds images
     meanwhile.
     """
-    identity = Identity.of(work.experiment, device=work.device, replicas=work.replicas)
+    identity = Identity.of(
+        work.experiment,
+        device=work.device,
+        replicas=work.replicas,
+        weights_from=run_ids(work.sources),
+    )
     if identity.run_id != work.folder.name:
         raise UsageError(
             "your code or data were changed after the run began, so this condition was "

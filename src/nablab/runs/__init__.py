@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from nablab.runs.open import open_run as open_run
     from nablab.runs.open import open_store as open_store
     from nablab.runs.result import Run as Run
+    from nablab.runs.sources import with_sources as with_sources
     from nablab.runs.start import check_device as check_device
     from nablab.runs.start import make_plan as make_plan
     from nablab.runs.start import rehearse as rehearse
@@ -28,6 +29,7 @@ __all__ = [
     "rehearse",
     "run",
     "run_plan",
+    "with_sources",
 ]
 
 __getattr__, __dir__ = lazy_names(
@@ -35,6 +37,7 @@ __getattr__, __dir__ = lazy_names(
     {
         "open": "open_run open_store",
         "result": "Run",
+        "sources": "with_sources",
         "start": "check_device make_plan rehearse run run_plan",
     },
 )

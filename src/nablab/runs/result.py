@@ -24,7 +24,7 @@ from nablab.lab.kept_weights import MOST_BYTES, in_words
 from nablab.lab.notebook import Notebook
 from nablab.lab.provenance import provenance
 from nablab.lab.status import State, read_state
-from nablab.lab.store import RunFolder, default_root
+from nablab.lab.store import WEIGHTS_OF, RunFolder, default_root
 from nablab.lab.trials import CorruptTrial
 from nablab.runs.picking import pick_condition
 
@@ -276,6 +276,9 @@ class Run:
             words += ["--replicas", config.replicas]
         if self.keep_weights != MOST_BYTES:
             words += ["--keep-weights", in_words(self.keep_weights)]
+        for source, value in config.sources.items():
+            if source.startswith(WEIGHTS_OF):
+                words += ["--weights-from", value]
         root = self.folder.path.parent.parent
         # else it was copied out
         its_place = root / self.experiment.name / config.run_id == self.folder.path

@@ -24,6 +24,7 @@ from nablab.lab.session import checkpoint_seconds
 from nablab.lab.stop import shield_resource_tracker
 from nablab.runs.open import open_store
 from nablab.runs.result import MOST_SEEDS, Run
+from nablab.runs.sources import with_sources
 
 REPLICAS = ("auto", "batched", "sequential")
 DEVICES = ("cpu", "cuda", "mps")
@@ -93,6 +94,7 @@ def run(
     observer: Observer | None = None,
     fresh: bool = False,
     keep_weights: str | int = MOST_BYTES,
+    weights_from: str | Sequence[str] = (),
     **overrides: Any,
 ) -> Run:
     """Run an experiment, or what is still missing of it, and write its report.
@@ -116,6 +118,8 @@ def run(
         keep_weights: What the weights that trainings leave may take in each trial, such
             as ``"20MB"`` or a number of bytes; 0 for none. `Run.weights` and
             `Run.model` give them back.
+        weights_from: Runs to take weights from, by id, for an experiment that needs
+            those of another one; the finished run that was used last if none is named.
         **overrides: Fields of the experiment, such as ``steps=2_000``.
 
     Raises:
@@ -132,7 +136,13 @@ def run(
         overrides=overrides,
     )
     return run_plan(
-        plan, store=store, jobs=jobs, executor=executor, observer=observer, fresh=fresh
+        plan,
+        store=store,
+        jobs=jobs,
+        executor=executor,
+        observer=observer,
+        fresh=fresh,
+        weights_from=weights_from,
     )
 
 
@@ -144,10 +154,12 @@ def run_plan(
     executor: Executor | None = None,
     observer: Observer | None = None,
     fresh: bool = False,
+    weights_from: str | Sequence[str] = (),
 ) -> Run:
     """Run a checked plan; see `run`."""
     if jobs != "auto" and jobs < 1:
         raise UsageError(f"jobs={jobs} is impossible: it must be 1 or more, or auto.")
+    plan = with_sources(plan, open_store(store), weights_from)
     checkpoint_seconds()  # a wrong setting is said once and before any work
     _fetch(plan.experiment)
     if jobs != 1:
@@ -221,7 +233,11 @@ def rehearse(
         on_conditions(conditions)
         trials = Trials(conditions, range(plan.seeds))
         lab = Rehearsal(
-            plan.experiment, trials, device=plan.device, replicas=plan.replicas
+            plan.experiment,
+            trials,
+            device=plan.device,
+            replicas=plan.replicas,
+            sources=plan.sources,
         )
         try:
             estimates.append(lab.rehearse())
