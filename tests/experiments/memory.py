@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -90,6 +90,9 @@ class Memory:
             )
         )
         return self.results[-1]
+
+    def each(self, items: Iterable[Any], *, name: str = "") -> Iterator[Any]:
+        return iter(list(items))
 
     def record(self, trial: Trial, **values: Any) -> None:
         for name, value in values.items():

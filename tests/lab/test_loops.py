@@ -220,7 +220,21 @@ def nothing_at_all(lab: Any, tick: Callable[[], None]) -> None:
         lab.record(trial_of(seed), final=walk.go())
 
 
+def item_by_item(lab: Any, tick: Callable[[], None]) -> None:
+    for seed in lab.each((0, 1), name="seeds"):
+        for mark in lab.each("abc"):
+            lab.record(trial_of(seed), **{mark: walker(lab, seed, mark).go()})
+            tick()
+    for _ in lab.each([]):
+        raise AssertionError
+    lab.array(trial_of(1), "after", [1.0])
+    for seed in lab.each((0, 1)):
+        lab.record(trial_of(seed), final=float(seed))
+        tick()
+
+
 SHAPES = [
+    item_by_item,
     one_after_the_other,
     left_early,
     nested,

@@ -19,6 +19,7 @@ from nablab.contract import Condition, Experiment, Lab, Trial, Trials
 from nablab.errors import UsageError
 from nablab.lab.notebook import Notebook
 from nablab.lab.rehearsal import Estimate, Rehearsal
+from nablab.lab.short_training import stretched
 from tests.conftest import Nablab
 from tests.toys.toy import Toy
 
@@ -157,6 +158,23 @@ def left_at_once(lab: Any, clock: Clock) -> None:
         break
 
 
+def item_by_item(lab: Any, clock: Clock) -> None:
+    for item in lab.each(range(30)):
+        clock.work(2 if item == 0 else 0.5)
+    clock.work(0.5)
+
+
+def two_items(lab: Any, clock: Clock) -> None:
+    for item in lab.each("ab"):
+        clock.work(2 if item == "a" else 0.5)
+
+
+def items_with_loops(lab: Any, clock: Clock) -> None:
+    for _ in lab.each(range(20)):
+        for _ in lab.steps(1_000):
+            clock.work(0.05)
+
+
 def a_library(lab: Any, clock: Clock) -> None:
     for seed in (0, 1):
         turns, own_seed = lab.budget(160), lab.seed(trial_of(seed), "weights")
@@ -201,6 +219,9 @@ def a_library_in_a_loop(lab: Any, clock: Clock) -> None:
         (loops_in_loops, 0.1),
         (short_loops, 1.0),
         (left_at_once, 1.0),
+        (item_by_item, 0.2),
+        (two_items, 1.0),
+        (items_with_loops, 0.1),
         (a_library, 0.3),
         (a_library_that_warms_up, 0.1),
         (a_library_with_fixed_costs, 0.1),
@@ -213,6 +234,77 @@ def test_a_few_steps_tell_the_time_of_all(work: Any, most: float) -> None:
     assert estimate.seconds == pytest.approx(wanted, rel=0.02)
     assert spent - 3.5 * (work is a_loop) <= most * wanted + 1e-9
     assert not estimate.run_in_full
+
+
+def test_what_an_earlier_condition_set_up_is_measured_by_one_item() -> None:
+    warm: set[str] = set()
+    taken: list[int] = []
+    for _ in range(2):
+        clock = Clock()
+
+        def work(lab: Any, clock: Clock) -> None:
+            for item in lab.each(range(10), name="networks"):
+                taken.append(item)
+                clock.work(1)
+
+        lab = Rehearsal(
+            Working(work, clock),
+            TRIALS,
+            device="cpu",
+            replicas="auto",
+            warm=warm,
+            clock=clock,
+        )
+        assert lab.rehearse().seconds == pytest.approx(10)
+    assert taken == [0, 1, 0]
+
+
+def test_predictions_are_made_for_a_part_and_reckoned_for_all() -> None:
+    build = lambda: nn.Linear(3, 2)  # noqa: E731
+    x = torch.randn(4_000, 3)
+    recipe = training.Recipe(steps=5)
+    result = training.train(
+        training.Supervised(build), (x, torch.zeros(4_000, 2)), recipe, seeds=[1, 2]
+    )
+    missing: list[float] = []
+    short = stretched(result, 1_000, missing.append)
+    assert short.train_loss.shape == (2, 1_000)
+    assert len(list(short)) == 2
+    outputs = short.predict(x, at="best")
+    whole = result.predict(x, at="best")
+    assert outputs.shape == whole.shape
+    assert torch.equal(outputs[:, :500], whole[:, :500])
+    assert torch.equal(outputs[:, 3_500:], whole[:, :500])
+    assert len(missing) == 1
+    assert missing[0] > 0
+    assert torch.equal(short.predict(x[:100]), result.predict(x[:100]))
+    assert len(missing) == 1
+
+
+@pytest.mark.parametrize("pause", [0.0, 0.3])
+def test_slow_steps_make_a_short_training(
+    pause: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained: list[int] = []
+    usual = training.train
+
+    def watched(*given: Any, **options: Any) -> Any:
+        trained.append(given[2].steps)
+        return usual(*given, **options)
+
+    def speed(*given: Any, **options: Any) -> training.Speed:
+        return training.Speed(pause, 0.0, 0.0, "sequential", 1_000, 100)
+
+    monkeypatch.setattr(training, "train", watched)
+    monkeypatch.setattr(training, "measure_speed", speed)
+    lab = Rehearsal(Toy(), TRIALS, device="cpu", replicas="auto")
+    lab.train(
+        training.Supervised(lambda: nn.Linear(1, 1)),
+        (torch.zeros(4, 1), torch.zeros(4, 1)),
+        training.Recipe(steps=1_000),
+        seeds=[0, 1],
+    )
+    assert trained == [4 if pause else 20]
 
 
 def test_the_estimate_says_what_it_is_of() -> None:

@@ -437,6 +437,37 @@ def test_measured_speed(data):
     assert speed.engine == fit(small, data, seeds=range(3), steps=5).engine
 
 
+class Slow(nn.Module):
+    """Counts how often it is asked."""
+
+    asked = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(1, 1)
+
+    def forward(self, x):
+        type(self).asked += 1
+        return self.layer(x)
+
+
+@pytest.mark.parametrize(("steps", "most"), [(40, 8), (1_000, 130)])
+def test_a_twentieth_of_the_steps_tells_the_speed(monkeypatch, steps, most):
+    monkeypatch.setattr(Slow, "asked", 0)
+    recipe = training.Recipe(steps=steps, eval_every=steps)
+    data = torch.zeros(4, 1), torch.zeros(4, 1)
+    training.measure_speed(
+        training.Supervised(Slow),
+        data,
+        recipe,
+        seeds=[0],
+        replicas="sequential",
+        minimum_seconds=1e9,
+    )
+    evaluations = 2 * 3  # the first one warms up; of training and of nothing else
+    assert steps / 20 <= Slow.asked <= most + evaluations
+
+
 def test_importing_the_package_does_not_import_pytorch():
     import subprocess
     import sys

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from nablab.contract.conditions import Trial
 from nablab.contract.needs import Needs
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from nablab.training import Learner, Recipe, Supervised, Training
+
+Item = TypeVar("Item")
 
 
 class Seeds(Protocol):
@@ -104,6 +106,26 @@ class Lab(Seeds, Protocol):
             UsageError: ``state`` holds something that cannot be saved; the text names
                 the entry.
             Interrupted: The user asked to stop; the loop was saved.
+        """
+        ...
+
+    def each(self, items: Iterable[Item], *, name: str = "") -> Iterator[Item]:
+        """Go through items that each take a while, such as trained networks to measure.
+
+        It is a loop of `steps` with nothing to save: between two items the laboratory
+        shows, stops and saves what was kept, and goes on from there when it is taken
+        up. A dry run takes the first item or two. What the body does with one item must
+        not depend on what it did with another.
+
+        Args:
+            items: What to go through; all are made before the first is given.
+            name: What messages call the loop.
+
+        Yields:
+            Each item; those that are left if the loop is taken up again.
+
+        Raises:
+            Interrupted: The user asked to stop; what is done was saved.
         """
         ...
 

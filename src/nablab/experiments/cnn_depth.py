@@ -421,9 +421,11 @@ class CnnDepth(Experiment):
         seconds = result.seconds / len(trials)
         scored = train.first(TRAIN_SAMPLES)
         logits = result.predict(test.images).cpu()
-        for place, (trial, outcome) in enumerate(zip(trials, result, strict=True)):
+        for trial, outcome, answers in lab.each(
+            zip(trials, result, logits, strict=True)
+        ):
             self._record(trial, outcome, own.epochs, seconds, lab)
-            self._record_answers(trial, outcome, scored, test, logits[place], lab)
+            self._record_answers(trial, outcome, scored, test, answers, lab)
 
     def _record(
         self, trial: Trial, outcome: Outcome, epochs: int, seconds: Any, lab: Lab

@@ -342,7 +342,7 @@ class Interpolation(Experiment):
             TRAIN: task.prepared(self.train_samples),
             TEST: task.prepared(held_out=True),
         }
-        for trial, a, b in zip(trials, first, second, strict=True):
+        for trial, a, b in lab.each(zip(trials, first, second, strict=True)):
             lab.array(trial, "chance", [1 / task.outputs])
             if not (isfinite(a.final) and isfinite(b.final)):
                 lab.record(trial, **dict.fromkeys(METRICS, nan), stop_reason="diverged")

@@ -297,7 +297,7 @@ class LossLandscape(Experiment):
                 for name in SOLUTIONS
             ],
         )
-        for place, trial in enumerate(trials):
+        for place, trial in lab.each(enumerate(trials)):
             first = len(SOLUTIONS) * place
             own = result[first : first + len(SOLUTIONS)]
             lab.array(trial, "constant_loss", [task.constant_loss()])

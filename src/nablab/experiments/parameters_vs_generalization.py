@@ -440,7 +440,7 @@ class ParametersVsGeneralization(Experiment):
         classes = len(train.classes)
         count = max(1, round(float(trials.condition["ratio"]) * len(train)))
         x, x_test = train.normalize(train.images), train.normalize(test.images)
-        for trial in trials:
+        for trial in lab.each(trials):
             own = self._labels(train, trial, lab)
             # The mean is taken off, so that the features need not carry it.
             goal, truth = (

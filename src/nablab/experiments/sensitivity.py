@@ -366,7 +366,7 @@ class Sensitivity(Experiment):
                 f"within most_steps={self.most_steps:,} and are measured as they are."
             )
         test = task.prepared(held_out=True)
-        for trial, outcome in zip(trials, result, strict=True):
+        for trial, outcome in lab.each(zip(trials, result, strict=True)):
             lab.record(
                 trial,
                 train_loss=outcome.final,

@@ -341,7 +341,7 @@ class Sharpness(Experiment):
         inputs, targets = task.prepared()
         places = data.evenly_spaced(len(inputs), self.measured)
         chosen, test = (inputs[places], targets[places]), task.prepared(held_out=True)
-        for trial, outcome in zip(trials, result, strict=True):
+        for trial, outcome in lab.each(zip(trials, result, strict=True)):
             lab.array(trial, "chance", [1 / task.outputs])
             self._record(trial, outcome, chosen, test, lab)
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from nablab import seeding
 from nablab.contract import (
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from nablab.training import Learner, Recipe, Supervised, Training
+
+Item = TypeVar("Item")
 
 
 def check_amount(amount: Any) -> int:
@@ -112,6 +114,12 @@ class Notebook:
 
         check_state(state)
         return iter(range(check_total(total)))
+
+    def each(self, items: Iterable[Item], *, name: str = "") -> Iterator[Item]:
+        """See `nablab.contract.Lab.each`."""
+        found = list(items)
+        for place in self.steps(len(found), state={}, name=name):
+            yield found[place]
 
     def budget(self, amount: int) -> int:
         """See `nablab.contract.Lab.budget`."""

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from nablab.contract import Experiment, Trial, Trials
 from nablab.lab.drafts import Draft
@@ -17,7 +15,9 @@ from nablab.lab.shortening import Shortened
 from nablab.lab.source_runs import SourceRun
 
 if TYPE_CHECKING:
-    from nablab.training import Learner, Probe, Recipe, Supervised, Training
+    from nablab.training import Learner, Recipe, Supervised, Training
+
+Item = TypeVar("Item")
 
 
 @dataclass
@@ -42,78 +42,24 @@ class Estimate:
     run_in_full: bool = False
 
 
-def _short(recipe: Recipe, steps: int, samples: int) -> Recipe:
-    """The recipe for a few steps and small evaluations, which were measured already.
-
-    A schedule is made for all the steps, and a warm-up may be longer than these few.
-    """
-    from nablab.training import Constant
-
-    return dataclasses.replace(
-        recipe,
-        steps=steps,
-        epochs=None,
-        schedule=Constant(),
-        held_out={name: _few(data, samples) for name, data in recipe.held_out.items()},
-        train_samples=samples
-        if recipe.train_samples is None
-        else min(samples, recipe.train_samples),
-    )
-
-
-def _few(data: Any, samples: int) -> Any:
-    """The first of some held-out samples."""
-    import torch
-
-    from nablab.training import OwnLabels, PerTrial, Subset
-
-    if isinstance(data, PerTrial):
-        return PerTrial(tuple(_few(own, samples) for own in data.sets))
-    if isinstance(data, tuple):
-        x, y = data
-        return x[:samples], OwnLabels(y.values[:, :samples]) if isinstance(
-            y, OwnLabels
-        ) else y[:samples]
-    if isinstance(data, Mapping):
-        return {name: tensor[:samples] for name, tensor in data.items()}
-    return Subset(data, torch.arange(min(samples, len(data))))
-
-
-def _stretched(result: Training, steps: int) -> Training:
-    """As long as the whole training, so that the code after it meets the shapes that it
-    expects.
-    """
-    import numpy as np
-
-    missing = steps - result.train_loss.shape[1]
-    losses = np.pad(result.train_loss, ((0, 0), (0, missing)), mode="edge")
-    return dataclasses.replace(result, train_loss=losses)
-
-
-@contextmanager
-def _more_often(probes: Sequence[Probe], times: int) -> Iterator[None]:
-    """Let probes look so many times as often.
-
-    What follows needs as many points from a short training.
-    """
-    usual = {probe: probe.every for probe in probes if "every" in vars(probe)}
-    for probe, every in usual.items():
-        probe.every = max(1, every // times)
-    try:
-        yield
-    finally:
-        for probe, every in usual.items():
-            probe.every = every
-
-
 class Rehearsal(Notebook):
     """The lab of a dry run.
 
     Takes a few measured steps instead of all, and adds up what all would cost.
+
+    Args:
+        experiment: See `Notebook`.
+        trials: See `Notebook`.
+        device: Where to train.
+        replicas: How to train replicas.
+        sources: See `Notebook`.
+        warm: Names of what `each` went through for earlier conditions; it is added to.
+        clock: Seconds.
     """
 
-    # enough for the code after training to have something to work on
-    STEPS, SAMPLES = (20, 256)
+    # Of a training, once its speed is known: enough for the code after it to have
+    # something to work on, and no more than a tenth of a second if steps are slow.
+    MOST_STEPS, FEWEST_STEPS, SECONDS = 20, 4, 0.1
 
     def __init__(
         self,
@@ -123,6 +69,7 @@ class Rehearsal(Notebook):
         device: str,
         replicas: str,
         sources: Mapping[str, SourceRun] | None = None,
+        warm: set[str] | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         super().__init__(experiment, trials, sources=sources)
@@ -130,6 +77,7 @@ class Rehearsal(Notebook):
         self._replicas = replicas
         self.estimate = Estimate()
         self._clock = clock
+        self._warm = set() if warm is None else warm
         self._spent = 0.0  # on what is in the estimate already
         self._shortened = Shortened(clock, self._now, self._add)
 
@@ -144,6 +92,7 @@ class Rehearsal(Notebook):
     ) -> Training:
         """Measure the speed of a few steps, then train for a few."""
         from nablab import training
+        from nablab.lab.short_training import more_often, shortened, stretched
 
         self._shortened.end_call()
         begin = self._clock()
@@ -155,8 +104,10 @@ class Rehearsal(Notebook):
         }
         speed = training.measure_speed(learner, data, recipe, **where)
         check_losses(len(seeds), speed.steps)
-        with _more_often(recipe.probes, max(1, speed.steps // self.STEPS)):
-            short = _short(recipe, min(speed.steps, self.STEPS), self.SAMPLES)
+        few = int(self.SECONDS / max(speed.seconds_per_step, 1e-9))
+        few = max(self.FEWEST_STEPS, min(self.MOST_STEPS, few))
+        with more_often(recipe.probes, max(1, speed.steps // few)):
+            short = shortened(recipe, min(speed.steps, few))
             result = training.train(learner, data, short, on_note=self.note, **where)
         evaluations = 2 + speed.steps // speed.eval_every
         self.estimate.seconds += (
@@ -167,7 +118,7 @@ class Rehearsal(Notebook):
         self.estimate.steps += speed.steps
         self.estimate.may_end_early |= bool(recipe.stop)
         self._spent += self._clock() - begin
-        return _stretched(result, speed.steps)
+        return stretched(result, speed.steps, self._add)
 
     def steps(self, total: int, *, state: Any = None, name: str = "") -> Iterator[int]:
         """Take a few steps of a loop and measure them.
@@ -180,6 +131,19 @@ class Rehearsal(Notebook):
         self.estimate.engine = self.estimate.engine or "own loop"
         self.estimate.steps += check_total(total)
         return self._shortened.steps(check_total(total))
+
+    def each(self, items: Iterable[Item], *, name: str = "") -> Iterator[Item]:
+        """Take the first item or two; the others are reckoned to last as long.
+
+        The first may have to import and set up what the others find: it is measured by
+        itself, unless an earlier condition did the same.
+        """
+        found = list(items)
+        self.estimate.engine = self.estimate.engine or "own loop"
+        enough = 1 if name in self._warm else 2
+        self._warm.add(name)
+        for place in self._shortened.items(len(found), enough):
+            yield found[place]
 
     def budget(self, amount: int) -> int:
         """A small share; what lasts until something is kept, or a loop goes on, is

@@ -228,7 +228,7 @@ def rehearse(
         CodeError: The experiment's code raised an error.
     """
     _fetch(plan.experiment)
-    estimates = []
+    estimates, warm = [], set[str]()
     for conditions in plan.groups:
         on_conditions(conditions)
         trials = Trials(conditions, range(plan.seeds))
@@ -238,6 +238,7 @@ def rehearse(
             device=plan.device,
             replicas=plan.replicas,
             sources=plan.sources,
+            warm=warm,
         )
         try:
             estimates.append(lab.rehearse())

@@ -12,6 +12,7 @@ from nablab.training.loop import TrainingTask, task_of
 from nablab.training.recipe import Recipe
 
 SHORT_SECONDS = 0.1
+STEPS_SHARE = 20  # of the whole training: one step in so many is enough
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,9 @@ def measure_speed(
 
     Probes and checkpoints are not measured.
 
+    It takes steps for ``minimum_seconds``, or a twentieth of the whole training if that
+    is less.
+
     Raises:
         UsageError: As `train`.
     """
@@ -87,7 +91,10 @@ def _measure(task: TrainingTask, began: float, minimum_seconds: float) -> Speed:
     advance(0, 1)
     setup_seconds = time.perf_counter() - began
     taken, count, began = 1, 1, time.perf_counter()
-    while (seconds := time.perf_counter() - began) < minimum_seconds:
+    enough = max(2, task.steps // STEPS_SHARE)
+    while (seconds := time.perf_counter() - began) < minimum_seconds and (
+        taken <= enough
+    ):
         advance(taken, taken + count)
         taken, count = taken + count, count * 2
     evaluation = _seconds(lambda: task.evaluate(engine))
