@@ -328,7 +328,7 @@ def test_a_dry_run_says_what_it_ran_in_full(
     done = nablab_here("run", "arithmetic", "--dry-run")
     assert done.returncode == 0
     assert "run in full" in done.stdout
-    assert "calls none of lab.train, lab.steps and lab.budget" in " ".join(
+    assert "calls none of lab.train, lab.steps, lab.each and lab.budget" in " ".join(
         done.stdout.split()
     )
 
