@@ -665,3 +665,17 @@ def test_wide_parts_say_that_there_is_more_on_a_phone() -> None:
     phone = css[css.index("@media screen and (max-width: 40rem)") :]
     assert re.search(r"\.swipe \{ display: block; \}", phone)
     assert re.search(r"\.scroll \{[^}]*var\(--shade\)", css)
+
+
+def test_an_experiment_that_draws_nothing_gets_plain_figures(
+    records: Records,
+) -> None:
+    class Undrawn(FakeDepth):
+        __doc__ = FakeDepth.__doc__
+        figures = Experiment.figures
+
+    html = render(fake_view(Undrawn(), records))
+    curves = {name for record in records for name in record.curves}
+    drawn = {f"svg-curve-{name.replace('_', '-')}" for name in curves}
+    assert drawn
+    assert all(name in html for name in drawn)

@@ -223,6 +223,10 @@ def test_generated_sentences() -> None:
             Claim.greater("held_out_mse", "a", "b", by="model"),
             "Held-out MSE is higher for a than for b",
         ),
+        (
+            Claim.less("error", 0.9, 0.0, by="momentum"),
+            "Error is lower at momentum 0.9 than at momentum 0",
+        ),
         (Claim.rises("error", by="hidden_units"), "Error rises with hidden units"),
         (Claim.falls("error", by="width"), "Error falls with width"),
         (Claim.correlates("error", "norm"), "Error and norm rise together"),

@@ -140,7 +140,14 @@ class Experiment:
         )
 
     def figures(self, records: Records) -> dict[str, Figure]:
-        """The figures of the report, by name, in order. Records may be incomplete."""
+        """Draw the figures of the report, by name, in order.
+
+        An experiment that does not define it gets plain ones: each curve against steps,
+        and dots over the seeds for each number that a claim is about.
+
+        Args:
+            records: The trials; they may be incomplete.
+        """
         return {}
 
     def baselines(self, records: Records) -> dict[str, Mapping[str, float]]:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from nablab.plots.images import image_rows, mistake_arrays, mistakes
     from nablab.plots.line_panel_figures import LinePanel, line_panels, lines_of
     from nablab.plots.path_figures import Plane, paths
+    from nablab.plots.plain_figures import default_figures
     from nablab.plots.prediction_figures import predictions
     from nablab.plots.scatters import scatter
     from nablab.plots.style import Style, palette, styles
@@ -36,6 +37,7 @@ __getattr__, __dir__ = lazy_names(
     {
         "critical_points": "outcomes spectra",
         "curve_figures": "curves mean_curve thin",
+        "plain_figures": "default_figures",
         "dot_figures": "dots",
         "factors": "metrics_side_by_side side_by_side",
         "frame": "canvas drawing",
@@ -57,6 +59,7 @@ __all__ = [
     "Style",
     "canvas",
     "curves",
+    "default_figures",
     "dots",
     "drawing",
     "image_rows",

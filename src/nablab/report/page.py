@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
+from nablab.contract import Experiment, Figure
 from nablab.files.atomic import write_bytes
-from nablab.plots import Figure
 from nablab.plots.frame import matplotlib_as_shipped
 from nablab.report import exports, prose, sections, tables
 from nablab.report.reported import reported_table
@@ -100,7 +100,7 @@ def _answers(view: RunView, on_trouble: Tell) -> _Answers:
     if len(view.records):
         try:
             with matplotlib_as_shipped():
-                named = _named(view.experiment.figures(view.records))
+                named = _named(_figures_of(view))
             figures = {
                 name: (figure, exports.svg(figure, f"svg-{name}"))
                 for name, figure in named.items()
@@ -114,6 +114,16 @@ def _answers(view: RunView, on_trouble: Tell) -> _Answers:
     for trouble in troubles:
         on_trouble(trouble)
     return _Answers(figures, baselines, troubles)
+
+
+def _figures_of(view: RunView) -> Mapping[str, Figure]:
+    """Those that the experiment draws; plain ones if it does not say how."""
+    if type(view.experiment).figures is not Experiment.figures:
+        return view.experiment.figures(view.records)
+    from nablab.plots import default_figures
+
+    tested = [claim.metric for claim in view.experiment.active_claims()]
+    return default_figures(view.records, tested)
 
 
 def _place(error: BaseException) -> str:

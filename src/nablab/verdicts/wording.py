@@ -20,6 +20,7 @@ from nablab.verdicts.effects import (
     SIDES,
     amount,
     claimed_bound,
+    compared,
     number,
     on_scale,
     quantity,
@@ -212,10 +213,7 @@ def _generated(claim: Claim) -> str:
     metric = quantity(claim)
     if claim.kind == "difference":
         side = COMPARISONS[claim.sign]
-        return (
-            f"{metric[0].upper()}{metric[1:]} is {side} for {claim.first} than for "
-            f"{claim.second}"
-        )
+        return f"{metric[0].upper()}{metric[1:]} is {side} {compared(claim)}"
     if claim.kind == "trend":
         return (
             f"{metric[0].upper()}{metric[1:]} {'rises' if claim.sign > 0 else 'falls'} "
