@@ -26,7 +26,7 @@ class SourceRun:
         path: The run's folder.
         run_id: Its id, which is part of the identity of the run that takes them.
         conditions: Its conditions.
-        command: The command that makes it, for messages.
+        command: The command that makes it, with as many seeds as are needed.
     """
 
     path: Path
@@ -67,8 +67,8 @@ class SourceRun:
         if record is None:
             raise UsageError(
                 f"Seed {trial.seed} needs weights of {name}, which has no finished "
-                f"trial of {condition} with that seed. Its command, with more seeds "
-                f"if need be: {self.command}"
+                f"trial of {condition} with that seed. This runs what is missing: "
+                f"{self.command}"
             )
         if needed.weights in record.weights:
             return record

@@ -41,9 +41,10 @@ def with_sources(
         folder = store.find(reference)
         experiment = folder.config().experiment
         if experiment not in needed:
-            takes = f"takes weights of {', '.join(needed)}" if needed else "takes none"
+            takes = ", ".join(needed) or "no other experiment"
             raise UsageError(
-                f"'{reference}' is a run of {experiment}; {name} {takes}. Leave it out."
+                f"'{reference}' is a run of {experiment}, and {name} takes weights of "
+                f"{takes}. Leave it out."
             )
         if experiment in chosen:
             raise UsageError(
@@ -53,7 +54,9 @@ def with_sources(
         _check_place(folder, store)
         chosen[experiment] = folder
     sources = {
-        experiment: _source(chosen.get(experiment) or _latest(experiment, name, store))
+        experiment: _source(
+            chosen.get(experiment) or _latest(experiment, name, store), plan.seeds
+        )
         for experiment in needed
     }
     for one in plan.experiment.needs:
@@ -82,7 +85,9 @@ def _latest(experiment: str, asking: str, store: Store) -> RunFolder:
     )
 
 
-def _source(folder: RunFolder) -> SourceRun:
+def _source(folder: RunFolder, seeds: int) -> SourceRun:
+    """Describe a run, with the command that gives it as many seeds as are needed."""
     run = open_run(str(folder.path))
     conditions = tuple(run.experiment.conditions())
-    return SourceRun(folder.path, folder.run_id, conditions, run.command)
+    command = replace(run, seeds=max(run.seeds, seeds)).command
+    return SourceRun(folder.path, folder.run_id, conditions, command)
