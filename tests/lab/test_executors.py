@@ -193,7 +193,7 @@ def test_workers_import_nothing_from_the_current_folder(
 
 
 def test_a_run_says_that_workers_help() -> None:
-    from nablab.cli.live import helping
+    from nablab.display.sentences import helping
 
     assert (
         helping(1) == "2 conditions at a time from now on: a worker process helps "

@@ -213,13 +213,12 @@ def _plans(
 
 
 def _dry_run(plans: Sequence[Plan], as_json: bool) -> int:
-    from nablab.cli import live
-    from nablab.cli.dry_run_table import dry_run_facts, print_dry_run
+    from nablab.cli.dry_run_table import dry_run_facts, measuring, print_dry_run
     from nablab.runs import rehearse
 
     facts = []
     for plan in plans:
-        with live.measuring(errors, plan) as say:
+        with measuring(errors, plan) as say:
             facts.append(dry_run_facts(plan, rehearse(plan, on_conditions=say)))
     if as_json:
         print_json(facts)
@@ -230,15 +229,16 @@ def _dry_run(plans: Sequence[Plan], as_json: bool) -> int:
 
 
 def _observer(quiet: bool) -> Any:
-    from nablab.cli import live
+    from nablab.display.live import LiveTable
+    from nablab.display.plain import PlainLines, Quiet
 
     if quiet:
-        return live.Quiet(errors)
-    return live.LiveTable(output) if output.is_terminal else live.PlainLines(output)
+        return Quiet(errors)
+    return LiveTable(output) if output.is_terminal else PlainLines(output)
 
 
 def _print_outcome(done: Run, *, as_json: bool) -> None:
-    from nablab.cli.live import print_verdicts
+    from nablab.cli.verdict_lines import print_verdicts
 
     report_path = done.folder.path / "report.html"
     if as_json:

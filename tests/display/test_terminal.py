@@ -14,15 +14,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from nablab.cli.consoles import SafeConsole
-from nablab.cli.live import (
-    ROOM_FOR_EFFECTS,
-    LiveTable,
-    PlainLines,
-    Quiet,
-    now_text,
-    print_verdicts,
-)
+from nablab.cli.run_table import now_text
+from nablab.cli.verdict_lines import ROOM_FOR_EFFECTS, print_verdicts
+from nablab.display.consoles import SafeConsole
+from nablab.display.live import LiveTable
+from nablab.display.plain import PlainLines, Quiet
 from nablab.lab.runner import Plan
 from nablab.lab.store import RunFolder, Store
 from nablab.runs import make_plan
