@@ -606,6 +606,30 @@ def test_a_loop_shows_how_far_it_is(
     assert progress is not None
     assert (progress.step, progress.steps, progress.replicas) == (1, 1_000, 1)
     assert progress.rate > 0
+    assert not progress.may_end_early
+
+
+@pytest.mark.parametrize("ends_early", [True, False])
+def test_a_training_shows_whether_a_rule_may_end_it(
+    lab_of: Callable[..., Session], tmp_path: Path, ends_early: bool
+) -> None:
+    import torch
+    from torch import nn
+
+    from nablab.training import Recipe, Supervised, Threshold
+
+    x = torch.linspace(-1, 1, 8)[:, None]
+    lab = lab_of()
+    lab.train(
+        Supervised(lambda: nn.Linear(1, 1)),
+        (x, x**2),
+        Recipe(steps=20, stop=[Threshold(1e-30)] if ends_early else []),
+        seeds=[lab.seed(trial_of(seed), "weights") for seed in (0, 1)],
+    )
+    progress = reading.read(next(tmp_path.glob("progress/*.json")), Progress)
+    assert progress is not None
+    assert progress.steps == 20
+    assert progress.may_end_early == ends_early
 
 
 # Two experiments, in processes of their own

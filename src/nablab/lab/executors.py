@@ -298,7 +298,7 @@ class _Worker(SpawnProcess):
     """
 
     @staticmethod
-    def _Popen(process: BaseProcess) -> Any:  # noqa: N802 - the standard library's name
+    def _Popen(process: BaseProcess) -> Any:
         with _without_main():
             return SpawnProcess._Popen(process)
 
