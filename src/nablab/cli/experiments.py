@@ -132,7 +132,7 @@ def run(
         return _dry_run(plans, as_json)
     code = DONE
     for plan in plans:
-        observer = _observer(quiet or as_json)
+        observer = _observer(quiet or as_json, jobs)
         try:
             done = runs.run_plan(
                 plan, store=store, jobs=jobs, observer=observer, fresh=fresh
@@ -228,13 +228,17 @@ def _dry_run(plans: Sequence[Plan], as_json: bool) -> int:
     return DONE
 
 
-def _observer(quiet: bool) -> Any:
+def _observer(quiet: bool, jobs: int | Literal["auto"]) -> Any:
     from nablab.display.live import LiveTable
     from nablab.display.plain import PlainLines, Quiet
 
     if quiet:
         return Quiet(errors)
-    return LiveTable(output) if output.is_terminal else PlainLines(output)
+    # with auto the run says when others help
+    processes = 1 if jobs == "auto" else jobs
+    if output.is_terminal:
+        return LiveTable(output, jobs=processes)
+    return PlainLines(output, jobs=processes)
 
 
 def _print_outcome(done: Run, *, as_json: bool) -> None:

@@ -13,6 +13,13 @@ from rich.table import Table
 from rich.text import Text
 
 from nablab.contract import Condition, levels_of, shared_levels
+from nablab.display.forecast import (
+    Conditions,
+    Forecast,
+    begun_before,
+    pending_trials,
+    seconds_left,
+)
 from nablab.display.sentences import STOPPING, headline, helping, print_damage
 from nablab.text.durations import duration
 
@@ -28,15 +35,15 @@ BAR_WIDTH = 15
 WIDE = 72  # columns from which the rate has room
 ROWS = 12  # conditions shown at once; the rest is counted
 REFRESH_PER_SECOND = 4
-Conditions = tuple[Condition, ...]  # that train in one batch
 STALE_SECONDS = 15.0  # progress this old was left by a process that was killed
 
 
 class LiveTable:
     """An observer with one table that is redrawn in place."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, *, jobs: int = 1) -> None:
         self.console = console
+        self.forecast = Forecast(jobs)
         self._live: Live | None = None
         self._states: dict[Conditions, str] = {}
         self._progress_paths: dict[Path, Conditions] = {}
@@ -45,17 +52,16 @@ class LiveTable:
 
     def started(self, folder: RunFolder, plan: Plan, pending: int) -> None:
         """Print the headline and open the table."""
-        from nablab.lab.work import pending_seeds
-
         print_damage(self.console, folder.damage())
         self.console.print(headline(plan, pending), highlight=False)
         self._seeds = plan.seeds
         self._progress_paths = {
             folder.progress_path(shared_levels(group)): group for group in plan.groups
         }
-        for group in plan.groups:
-            waiting = pending_seeds(folder, group, plan.seeds)[0]
+        trials = pending_trials(folder, plan, pending)
+        for group, waiting in trials.items():
             self._states[group] = "waiting" if waiting else "done before"
+        self.forecast.start(trials, resumed=begun_before(folder, plan))
         if pending:
             self._live = Live(
                 self,
@@ -68,6 +74,7 @@ class LiveTable:
     def finished(self, conditions: Sequence[Condition], outcome: Outcome) -> None:
         """Note how conditions ended."""
         print_damage(self.console, outcome.damage)
+        self.forecast.end(tuple(conditions), outcome)
         self._states[tuple(conditions)] = (
             f"{outcome.state} in {duration(outcome.seconds)}"
         )
@@ -78,6 +85,7 @@ class LiveTable:
 
     def helped(self, workers: int) -> None:
         """Say that further processes work."""
+        self.forecast.help(workers)
         self.console.print(helping(workers), highlight=False)
 
     def close(self) -> None:
@@ -99,13 +107,19 @@ class LiveTable:
             table.add_column("steps/s", justify="right", no_wrap=True, min_width=7)
         for group in self._shown(progress):
             table.add_row(*self._cells(group, progress.get(group)))
-        done = sum(state.startswith("done") for state in self._states.values())
-        foot = (
-            f"{done} of {len(self._states)} conditions done, {self._seeds} seeds each"
-        )
+        return Group(table, Text(self._foot(progress), style="dim"))
+
+    def _foot(self, progress: dict[Conditions, Progress]) -> str:
+        """How far the whole is, in one line where that fits."""
         if self._stopping:
-            foot = STOPPING
-        return Group(table, Text(foot, style="dim"))
+            return STOPPING
+        done = sum(state.startswith("done") for state in self._states.values())
+        left = self.forecast.left(progress)
+        parts = [f"{done} of {len(self._states)} conditions done"]
+        seeds, rest = [f"{self._seeds} seeds each"], [str(left)] if left else []
+        foot = ", ".join([*parts, *seeds, *rest])
+        # the headline says the seeds, too
+        return foot if len(foot) <= self.console.width else ", ".join([*parts, *rest])
 
     def _shown(self, progress: dict[Conditions, Progress]) -> Sequence[Conditions]:
         """The conditions in work first, then those that wait, then the rest.
@@ -126,9 +140,8 @@ class LiveTable:
         if now is None:
             return name, Text(self._states[group], style="dim")
         bar = ProgressBar(total=now.steps, completed=now.step, width=BAR_WIDTH)
-        left = max(0, now.steps - now.step) * now.replicas / max(now.rate, 1e-9)
         loss = "" if now.loss is None else f"{now.loss:.2e}"
-        cells = name, bar, loss, duration(left), f"{now.rate:,.0f}"
+        cells = name, bar, loss, duration(seconds_left(now)), f"{now.rate:,.0f}"
         return cells if self.console.width >= WIDE else cells[:-1]
 
     def _progress(self) -> dict[Conditions, Progress]:

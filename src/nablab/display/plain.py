@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from nablab.contract import Condition
+from nablab.display.forecast import Forecast, begun_before, pending_trials
 from nablab.display.sentences import STOPPING, ending, headline, helping, print_damage
 
 if TYPE_CHECKING:
@@ -19,22 +20,29 @@ if TYPE_CHECKING:
 class PlainLines:
     """An observer that prints a line when something ends: for logs and pipes."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, *, jobs: int = 1) -> None:
         self.console = console
-        self._total = self._ended = 0
+        self.forecast = Forecast(jobs)
+        self._ended = 0
 
     def started(self, folder: RunFolder, plan: Plan, pending: int) -> None:
         """Say what will be run."""
-        self._total = len(plan.groups)
         print_damage(self.console, folder.damage())
+        self.forecast.start(
+            pending_trials(folder, plan, pending), resumed=begun_before(folder, plan)
+        )
         self.console.print(headline(plan, pending), highlight=False)
 
     def finished(self, conditions: Sequence[Condition], outcome: Outcome) -> None:
         """Say how conditions ended."""
         self._ended += 1
         print_damage(self.console, outcome.damage)
+        self.forecast.end(tuple(conditions), outcome)
+        # what a training in work says of itself is old by the time the next line comes
+        left = self.forecast.left({}) if outcome.state == "done" else None
+        more = f"; {left}" if left else ""
         self.console.print(
-            f"[{self._ended}] {ending(conditions, outcome)}",
+            f"[{self._ended}] {ending(conditions, outcome)}{more}",
             highlight=False,
             markup=False,
         )
@@ -45,6 +53,7 @@ class PlainLines:
 
     def helped(self, workers: int) -> None:
         """Say that further processes work."""
+        self.forecast.help(workers)
         self.console.print(helping(workers), highlight=False)
 
     def close(self) -> None:
