@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from nablab.contract import Condition, levels_of, shared_levels
+from nablab.display.choosing import in_terminal
 from nablab.display.forecast import (
     Conditions,
     Forecast,
@@ -39,10 +41,19 @@ STALE_SECONDS = 15.0  # progress this old was left by a process that was killed
 
 
 class LiveTable:
-    """An observer with one table that is redrawn in place."""
+    """An observer with one table that is redrawn in place.
 
-    def __init__(self, console: Console, *, jobs: int = 1) -> None:
+    Args:
+        console: Where to draw.
+        jobs: Number of processes that work.
+        alone: What the user gives to do without helpers.
+    """
+
+    def __init__(
+        self, console: Console, *, jobs: int = 1, alone: str = "--jobs 1"
+    ) -> None:
         self.console = console
+        self.alone = alone
         self.forecast = Forecast(jobs)
         self._live: Live | None = None
         self._states: dict[Conditions, str] = {}
@@ -63,13 +74,7 @@ class LiveTable:
             self._states[group] = "waiting" if waiting else "done before"
         self.forecast.start(trials, resumed=begun_before(folder, plan))
         if pending:
-            self._live = Live(
-                self,
-                console=self.console,
-                refresh_per_second=REFRESH_PER_SECOND,
-                transient=True,
-            )
-            self._live.start()
+            self._open()
 
     def finished(self, conditions: Sequence[Condition], outcome: Outcome) -> None:
         """Note how conditions ended."""
@@ -86,13 +91,26 @@ class LiveTable:
     def helped(self, workers: int) -> None:
         """Say that further processes work."""
         self.forecast.help(workers)
-        self.console.print(helping(workers), highlight=False)
+        self.console.print(helping(workers, self.alone), highlight=False)
 
     def close(self) -> None:
         """Leave the table and free the terminal."""
         if self._live is not None:
             self._live.stop()
             self._live = None
+
+    def _open(self) -> None:
+        """Draw the table from here on."""
+        self._live = Live(
+            self,
+            console=self.console,
+            refresh_per_second=REFRESH_PER_SECOND,
+            transient=True,
+            # what goes to a file or a pipe shall get there
+            redirect_stdout=in_terminal(sys.stdout),
+            redirect_stderr=in_terminal(sys.stderr),
+        )
+        self._live.start()
 
     def __rich__(self) -> RenderableType:
         progress = self._progress()

@@ -18,10 +18,19 @@ if TYPE_CHECKING:
 
 
 class PlainLines:
-    """An observer that prints a line when something ends: for logs and pipes."""
+    """An observer that prints a line when something ends: for logs and pipes.
 
-    def __init__(self, console: Console, *, jobs: int = 1) -> None:
+    Args:
+        console: Where to print.
+        jobs: Number of processes that work.
+        alone: What the user gives to do without helpers.
+    """
+
+    def __init__(
+        self, console: Console, *, jobs: int = 1, alone: str = "--jobs 1"
+    ) -> None:
         self.console = console
+        self.alone = alone
         self.forecast = Forecast(jobs)
         self._ended = 0
 
@@ -54,7 +63,7 @@ class PlainLines:
     def helped(self, workers: int) -> None:
         """Say that further processes work."""
         self.forecast.help(workers)
-        self.console.print(helping(workers), highlight=False)
+        self.console.print(helping(workers, self.alone), highlight=False)
 
     def close(self) -> None:
         """Nothing is left open."""

@@ -28,14 +28,14 @@ def headline(plan: Plan, pending: int) -> str:
     return f"{name} ({escape(plan.preset)}): {size}{done}"
 
 
-def helping(workers: int) -> str:
-    """One line: that further processes work."""
+def helping(workers: int, alone: str = "--jobs 1") -> str:
+    """One line: that further processes work, and what the user gives to do without."""
     processes = (
         "a worker process helps" if workers == 1 else f"{workers} worker processes help"
     )
     return (
-        f"{workers + 1} conditions at a time from now on: {processes} (--jobs 1 "
-        "works without)."
+        f"{workers + 1} conditions at a time from now on: {processes} ({alone} works "
+        "without)."
     )
 
 
