@@ -36,9 +36,11 @@ def test_a_command_stays_as_it_is_given_in_a_terminal() -> None:
 
 def test_an_error_stays_the_same_error() -> None:
     error = StoreError("leave out --fresh", 3)
-    with pytest.raises(StoreError, match="leave out fresh=True") as caught:
-        with told_in_python():
-            raise error
+    with (
+        pytest.raises(StoreError, match="leave out fresh=True") as caught,
+        told_in_python(),
+    ):
+        raise error
     assert caught.value is error
     assert error.args[1] == 3
 
