@@ -705,6 +705,33 @@ def test_ctrl_c_saves_within_two_seconds_and_the_run_goes_on(
     assert trial_bytes(folder) == reference
 
 
+@pytest.mark.usefixtures("_learners")
+def test_a_second_ctrl_c_ends_a_long_step_and_keeps_the_trials_that_were_done(
+    tmp_path: Path, nablab_here: Nablab
+) -> None:
+    words = ("run", "perceptron", "dimensions=3,5", "steps=1", "pause=4", "--seeds=1")
+    process = start(*words, "--jobs=1", cwd=tmp_path)
+    first = wait_for(tmp_path, "runs/perceptron/*/trials/*/trial.json", process)
+    kept, changed = first.read_bytes(), first.stat().st_mtime_ns
+    time.sleep(0.5)  # in the step of the other condition
+    os.killpg(process.pid, signal.SIGINT)
+    time.sleep(0.2)
+    asked = time.monotonic()
+    os.killpg(process.pid, signal.SIGINT)
+    text, _ = process.communicate(timeout=180)
+    assert time.monotonic() - asked < 3
+    assert process.returncode == 130, text
+    assert "Ctrl-C again ends at once" in text
+    assert "Stopped at once. What was done is kept" in text
+    assert "Traceback" not in text
+    folder = first.parents[2]
+    assert read_state(RunFolder(folder)) == "interrupted"
+    assert list(folder.glob("trials/*/trial.json")) == [first]
+    assert nablab_here(*words).returncode == 0
+    assert len(list(folder.glob("trials/*/trial.json"))) == 2
+    assert (first.read_bytes(), first.stat().st_mtime_ns) == (kept, changed)
+
+
 @pytest.mark.slow  # starting workers takes seconds
 @pytest.mark.usefixtures("_learners")
 def test_two_jobs_give_the_same_bytes(

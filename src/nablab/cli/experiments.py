@@ -28,6 +28,11 @@ if TYPE_CHECKING:
     from nablab.lab.runner import Plan
     from nablab.runs import Run
 
+STOPPED_AT_ONCE = (
+    "Stopped at once. What was done is kept, and conditions in work are kept as they "
+    "were last saved. Give the same command again to go on."
+)
+
 
 @app.command(name="list")
 @described
@@ -137,6 +142,10 @@ def run(
             done = runs.run_plan(
                 plan, store=store, jobs=jobs, observer=observer, fresh=fresh
             )
+        except KeyboardInterrupt:
+            observer.close()
+            errors.print(STOPPED_AT_ONCE)
+            return INTERRUPTED
         finally:
             observer.close()
         state = done.state
