@@ -59,9 +59,25 @@ def test_values_that_cannot_be_drawn_are_said() -> None:
             Record(Condition(size=1), 10, {}),
         ]
     )
-    assert "First: 1 trials" in plots.scatter(broken, {"first": "a"}, y="y").caption
-    logarithmic = plots.scatter(records(), {"second": "b"}, y="y", log_x=True)
-    assert "Second: 12 trials" in logarithmic.caption
+    assert "First: 1 trial has" in plots.scatter(broken, {"first": "a"}, y="y").caption
+
+
+def test_values_below_0_have_a_place_on_a_logarithmic_axis() -> None:
+    values = [0.0, -5.0, 1e-3, 10.0, 1e4]
+    wide = Records(
+        Record(Condition(size=1), k, {"a": value, "y": float(k)})
+        for k, value in enumerate(values)
+    )
+    figure = plots.scatter(wide, {"first": "a"}, y="y", log_x=True)
+    (ax,) = figure.figure.axes
+    assert ax.get_xscale() == "symlog"
+    assert sorted(ax.lines[0].get_xdata()) == sorted(values)
+    assert "the axis of first is linear up to 10⁻³ and logarithmic" in figure.caption
+    # twelve trials below 0, of about one size: nothing that a logarithm helps to see
+    plain = plots.scatter(records(), {"second": "b"}, y="y", log_x=True)
+    assert plain.figure.axes[0].get_xscale() == "linear"
+    assert len(plain.figure.axes[0].lines[0].get_xdata()) == 12
+    assert "logarithmic" not in plain.caption
 
 
 @pytest.mark.parametrize("kept", [0, 1, 2])

@@ -98,17 +98,48 @@ class TestNumbers:
         )
         assert [row["value"] for row in rows(figure, series="seed")] == [1.0, 2.0]
 
-    def test_zero_is_drawn_on_a_linear_axis_only(self) -> None:
-        values = trials({0.0: [1.0, 2.0], 0.5: [1.0, 2.0]})
-        assert len(rows(plots.trend(values, "error", x="width"), series="mean")) == 1
-        assert (
-            len(
-                rows(
-                    plots.trend(values, "error", x="width", log_x=False), series="mean"
-                )
-            )
-            == 2
-        )
+    @pytest.mark.parametrize(
+        ("widths", "scale"),
+        [
+            ((1.0, 10.0, 100.0), "log"),
+            ((0.0, 1.0, 10.0, 100.0), "symlog"),
+            ((-10.0, -1.0, 0.0, 100.0), "symlog"),
+            ((0.0, 0.5, 1.0), "linear"),
+            ((0.0,), "linear"),
+        ],
+    )
+    def test_zero_and_below_have_a_place_on_every_axis(
+        self, widths: Sequence[float], scale: str
+    ) -> None:
+        values = trials({width: [1.0, 2.0] for width in widths})
+        for log_x in (True, False):
+            figure = plots.trend(values, "error", x="width", log_x=log_x)
+            (ax,) = figure.figure.axes
+            assert ax.get_xscale() == (scale if log_x else "linear")
+            drawn = [row["width"] for row in rows(figure, series="mean")]
+            assert drawn == sorted(widths)
+            dots = [x for line in ax.lines for x in line.get_xdata()]
+            assert set(dots) == set(widths)
+            said = "To show 0 and below, the horizontal axis is linear up to 1 and"
+            assert (said in figure.caption) == (ax.get_xscale() == "symlog")
+
+    def test_the_ticks_of_an_axis_with_0_are_0_and_powers_of_ten(self) -> None:
+        values = trials({width: [1.0, 2.0] for width in (0.0, 1e-4, 1e-3, 1e-2)})
+        figure = plots.trend(values, "error", x="width")
+        ax = figure.figure.axes[0]
+        figure.figure.draw_without_rendering()
+        low, high = ax.get_xlim()
+        labels = [
+            label.get_text()
+            for place, label in zip(ax.get_xticks(), ax.get_xticklabels(), strict=True)
+            if low <= place <= high
+        ]
+        assert labels == ["0", "10⁻⁴", "10⁻³", "10⁻²"]
+
+    def test_a_width_that_is_infinite_is_said(self) -> None:
+        values = trials({1.0: [1.0, 2.0], math.inf: [1.0, 2.0]})
+        figure = plots.trend(values, "error", x="width")
+        assert "Not drawn, since not finite: 2 values of width." in figure.caption
 
 
 class TestIncomplete:
@@ -125,7 +156,12 @@ class TestIncomplete:
         assert "never reached the threshold" in figure.caption
 
     def test_nan_and_zero_on_a_log_axis_leave_no_mean_and_are_said(self) -> None:
-        for bad in (math.nan, 0.0):
+        reasons = {
+            math.nan: "since not finite: 1 value of error.",
+            0.0: "logarithmic axis: 1 value of error.",
+            -1.0: "logarithmic axis: 1 value of error.",
+        }
+        for bad, reason in reasons.items():
             figure = plots.trend(
                 trials({2.0: [1.0, bad], 4.0: [1.0, 2.0]}),
                 "error",
@@ -133,7 +169,8 @@ class TestIncomplete:
                 log_y=True,
             )
             assert [row["width"] for row in rows(figure, series="mean")] == [4.0]
-            assert "Error: some values cannot be drawn" in figure.caption
+            assert figure.caption.endswith(reason)
+            assert "there is no mean" in figure.caption
 
     def test_a_single_seed_has_no_interval_and_says_so(self) -> None:
         figure = plots.trend(trials({2.0: [1.0], 4.0: [2.0]}), "error", x="width")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing.spawn
 import os
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -192,8 +194,46 @@ def test_workers_import_nothing_from_the_current_folder(
     assert os.environ.get("PYTHONSAFEPATH") == before
 
 
+SCRIPT = """
+import os
+from pathlib import Path
+
+import nablab
+from nablab.lab import executors
+
+with Path("begun.txt").open("a") as begun:
+    begun.write(f"{{os.getpid()}}\\n")
+executors.PATIENCE_SECONDS = 0.0
+run = nablab.run("toy", preset="quick", widths=(2, 3, 4, 5), pause=0.5, jobs={jobs})
+print(run.state, len(run.records), *run.messages)
+"""
+
+
+@pytest.mark.parametrize("jobs", ["2", "'auto'"])
+def test_workers_do_not_begin_the_users_script_again(tmp_path: Path, jobs: str) -> None:
+    (tmp_path / "script.py").write_text(SCRIPT.format(jobs=jobs))
+    done = subprocess.run(
+        [sys.executable, "script.py"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.stdout == "done 12\n"
+    assert done.stderr == ""
+    assert len((tmp_path / "begun.txt").read_text().split()) == 1
+
+
+def test_other_processes_still_know_the_main_program() -> None:
+    for executor in (ProcessPool(1), WithHelpers(2, patience=0.0)):
+        assert list(executor.results(where, [0.0] * 3))
+    facts = multiprocessing.spawn.get_preparation_data("another")
+    assert any(fact.startswith("init_main") for fact in facts)
+
+
 def test_a_run_says_that_workers_help() -> None:
-    from nablab.cli.live import helping
+    from nablab.display.sentences import helping
 
     assert (
         helping(1) == "2 conditions at a time from now on: a worker process helps "

@@ -620,6 +620,30 @@ def test_a_loop_shows_how_far_it_is(
     assert progress is not None
     assert (progress.step, progress.steps, progress.replicas) == (1, 1_000, 1)
     assert progress.rate > 0
+    assert not progress.may_end_early
+
+
+@pytest.mark.parametrize("ends_early", [True, False])
+def test_a_training_shows_whether_a_rule_may_end_it(
+    lab_of: Callable[..., Session], tmp_path: Path, ends_early: bool
+) -> None:
+    import torch
+    from torch import nn
+
+    from nablab.training import Recipe, Supervised, Threshold
+
+    x = torch.linspace(-1, 1, 8)[:, None]
+    lab = lab_of()
+    lab.train(
+        Supervised(lambda: nn.Linear(1, 1)),
+        (x, x**2),
+        Recipe(steps=20, stop=[Threshold(1e-30)] if ends_early else []),
+        seeds=[lab.seed(trial_of(seed), "weights") for seed in (0, 1)],
+    )
+    progress = reading.read(next(tmp_path.glob("progress/*.json")), Progress)
+    assert progress is not None
+    assert progress.steps == 20
+    assert progress.may_end_early == ends_early
 
 
 # Two experiments, in processes of their own
@@ -693,6 +717,33 @@ def test_ctrl_c_saves_within_two_seconds_and_the_run_goes_on(
     assert read_state(RunFolder(folder)) == "interrupted"
     assert nablab_here(*words).returncode == 0
     assert trial_bytes(folder) == reference
+
+
+@pytest.mark.usefixtures("_learners")
+def test_a_second_ctrl_c_ends_a_long_step_and_keeps_the_trials_that_were_done(
+    tmp_path: Path, nablab_here: Nablab
+) -> None:
+    words = ("run", "perceptron", "dimensions=3,5", "steps=1", "pause=4", "--seeds=1")
+    process = start(*words, "--jobs=1", cwd=tmp_path)
+    first = wait_for(tmp_path, "runs/perceptron/*/trials/*/trial.json", process)
+    kept, changed = first.read_bytes(), first.stat().st_mtime_ns
+    time.sleep(0.5)  # in the step of the other condition
+    os.killpg(process.pid, signal.SIGINT)
+    time.sleep(0.2)
+    asked = time.monotonic()
+    os.killpg(process.pid, signal.SIGINT)
+    text, _ = process.communicate(timeout=180)
+    assert time.monotonic() - asked < 3
+    assert process.returncode == 130, text
+    assert "Ctrl-C again ends at once" in text
+    assert "Stopped at once. What was done is kept" in text
+    assert "Traceback" not in text
+    folder = first.parents[2]
+    assert read_state(RunFolder(folder)) == "interrupted"
+    assert list(folder.glob("trials/*/trial.json")) == [first]
+    assert nablab_here(*words).returncode == 0
+    assert len(list(folder.glob("trials/*/trial.json"))) == 2
+    assert (first.read_bytes(), first.stat().st_mtime_ns) == (kept, changed)
 
 
 @pytest.mark.slow  # starting workers takes seconds

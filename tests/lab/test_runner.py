@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import json
 import os
 from pathlib import Path
@@ -229,21 +228,3 @@ def test_a_run_knows_how_it_ended_while_another_process_goes_on() -> None:
     run.folder.write_json("status.json", {**status, **other})
     assert nablab.open_run(str(run.folder.path)).state == "running"
     assert run.state == "done"
-
-
-def test_a_notebook_shows_the_answer_and_a_row_per_claim() -> None:
-    run = run_toy()
-    shown = run._repr_html_()
-    assert run.experiment.question() in html.unescape(shown)
-    assert shown.count("<tr>") == len(run.verdicts) > 0
-    assert run.verdicts[0].outcome in shown
-    assert "report.html" in shown
-    assert "This run is" not in shown
-
-
-def test_what_an_experiment_says_is_text_in_a_notebook() -> None:
-    from nablab.report.notebook import summary
-
-    shown = summary("<script>1</script>?", "interrupted", [], Path("none"))
-    assert "<script>" not in shown
-    assert "This run is interrupted." in shown

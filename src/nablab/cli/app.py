@@ -11,7 +11,7 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from nablab.cli.consoles import SafeConsole
+from nablab.display.consoles import SafeConsole
 from nablab.text.docstrings import entries, summary
 from nablab.version import VERSION
 

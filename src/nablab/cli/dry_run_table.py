@@ -1,11 +1,14 @@
-"""What a dry run found, in the terminal and as JSON."""
+"""What a dry run is at and what it found, in the terminal and as JSON."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -16,6 +19,31 @@ from nablab.settings.words import in_text
 if TYPE_CHECKING:
     from nablab.lab.rehearsal import Estimate
     from nablab.lab.runner import Plan
+
+
+@contextmanager
+def measuring(
+    console: Console, plan: Plan
+) -> Iterator[Callable[[Sequence[Condition]], None]]:
+    """In a terminal: say which condition a dry run is at, in one line that goes away at
+    the end.
+    """
+    if not console.is_terminal:
+        yield lambda _: None
+        return
+    numbers, status = count(1), console.status("")
+
+    def say(conditions: Sequence[Condition]) -> None:
+        place = f"{next(numbers)} of {len(plan.groups)}"
+        status.update(
+            escape(f"Measuring {plan.experiment.name}, {place}: {text_of(conditions)}")
+        )
+        status.start()
+
+    try:
+        yield say
+    finally:
+        status.stop()
 
 
 def dry_run_facts(plan: Plan, estimates: Sequence[Estimate]) -> dict[str, Any]:

@@ -30,6 +30,11 @@ if TYPE_CHECKING:
     from nablab.lab.runner import Plan
     from nablab.runs import Run
 
+STOPPED_AT_ONCE = (
+    "Stopped at once. What was done is kept, and conditions in work are kept as they "
+    "were last saved. Give the same command again to go on."
+)
+
 
 @app.command(name="list")
 @described
@@ -141,7 +146,7 @@ def run(
     _check_needs(plans, store, chosen)
     code = DONE
     for plan in plans:
-        observer = _observer(quiet or as_json)
+        observer = _observer(quiet or as_json, jobs)
         try:
             done = runs.run_plan(
                 plan,
@@ -151,6 +156,10 @@ def run(
                 fresh=fresh,
                 weights_from=chosen,
             )
+        except KeyboardInterrupt:
+            observer.close()
+            errors.print(STOPPED_AT_ONCE)
+            return INTERRUPTED
         finally:
             observer.close()
         state = done.state
@@ -240,13 +249,12 @@ def _check_needs(
 
 
 def _dry_run(plans: Sequence[Plan], as_json: bool) -> int:
-    from nablab.cli import live
-    from nablab.cli.dry_run_table import dry_run_facts, print_dry_run
+    from nablab.cli.dry_run_table import dry_run_facts, measuring, print_dry_run
     from nablab.runs import rehearse
 
     facts = []
     for plan in plans:
-        with live.measuring(errors, plan) as say:
+        with measuring(errors, plan) as say:
             facts.append(dry_run_facts(plan, rehearse(plan, on_conditions=say)))
     if as_json:
         print_json(facts)
@@ -256,16 +264,21 @@ def _dry_run(plans: Sequence[Plan], as_json: bool) -> int:
     return DONE
 
 
-def _observer(quiet: bool) -> Any:
-    from nablab.cli import live
+def _observer(quiet: bool, jobs: int | Literal["auto"]) -> Any:
+    from nablab.display.live import LiveTable
+    from nablab.display.plain import PlainLines, Quiet
 
     if quiet:
-        return live.Quiet(errors)
-    return live.LiveTable(output) if output.is_terminal else live.PlainLines(output)
+        return Quiet(errors)
+    # with auto the run says when others help
+    processes = 1 if jobs == "auto" else jobs
+    if output.is_terminal:
+        return LiveTable(output, jobs=processes)
+    return PlainLines(output, jobs=processes)
 
 
 def _print_outcome(done: Run, *, as_json: bool) -> None:
-    from nablab.cli.live import print_verdicts
+    from nablab.cli.verdict_lines import print_verdicts
 
     report_path = done.folder.path / "report.html"
     if as_json:

@@ -50,7 +50,7 @@ def report(
             folders of runs.
         output_file: Where to write it, for one run [default: into the run's folder].
     """
-    from nablab.cli.live import print_damage
+    from nablab.display.sentences import print_damage
     from nablab.runs import open_run
 
     if not references:
@@ -88,8 +88,8 @@ def compare(
         second: Another.
         output_file: Write an HTML page here, too.
     """
-    from nablab.cli.live import print_damage
     from nablab.cli.run_table import print_comparison
+    from nablab.display.sentences import print_damage
     from nablab.files.atomic import check_output, write_output
     from nablab.runs import open_run
 

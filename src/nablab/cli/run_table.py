@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -11,8 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from nablab.cli.lines import in_lines
-from nablab.cli.live import now_text, print_damage
 from nablab.contract import configuration
+from nablab.display.sentences import print_damage
 from nablab.errors import StoreError, UsageError
 
 if TYPE_CHECKING:
@@ -137,3 +138,15 @@ def print_comparison(console: Console, first: RunView, second: RunView) -> None:
         for row in rows:
             table.add_row(*(Text(str(cell)) for cell in row))
         console.print(table)
+
+
+def now_text(seconds: float) -> str:
+    """A date and time for people, local time."""
+    try:
+        return (
+            time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
+            if seconds
+            else "never"
+        )
+    except (OverflowError, ValueError, OSError):  # a disk may say any time
+        return "?"

@@ -197,6 +197,7 @@ class Progress:
     rate: Annotated[float, Bounds(0, 1e15)]
     time: Seconds
     loss: Number | None = None  # of a training
+    may_end_early: bool = False  # by a stopping rule of the training
 
 
 @dataclass(frozen=True)

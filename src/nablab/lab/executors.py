@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import concurrent.futures
 import functools
-import multiprocessing
 import os
 import queue
 import signal
@@ -20,6 +19,9 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from multiprocessing import spawn
+from multiprocessing.context import SpawnContext, SpawnProcess
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
@@ -45,7 +47,11 @@ LOST = (
 
 
 class Executor(Protocol):
-    """Applies a function to items; both are picklable, and the function does not raise."""
+    """Applies a function to items; both are picklable, and the function does not raise.
+
+    What they are made of lies in modules, not in the main program, which workers do not
+    import.
+    """
 
     def results(
         self, function: Callable[[Item], Result], items: Sequence[Item]
@@ -276,11 +282,51 @@ def _pool(
 ) -> concurrent.futures.ProcessPoolExecutor:
     return concurrent.futures.ProcessPoolExecutor(
         max_workers=workers,
-        # torch's threads do not survive a fork
-        mp_context=multiprocessing.get_context("spawn"),
+        mp_context=_Spawning(),
         initializer=_start_worker,
         initargs=(os.getpid(), engines, prepare),
     )
+
+
+class _Worker(SpawnProcess):
+    """A process that begins without the program that starts it.
+
+    `multiprocessing` imports the program's main file in every process it spawns. A
+    script that calls ``nablab.run`` outside ``if __name__ == "__main__":`` would begin
+    again in each of them, and end them all. Workers need nothing of it: what they are
+    given lies in modules.
+    """
+
+    @staticmethod
+    def _Popen(process: BaseProcess) -> Any:
+        with _without_main():
+            return SpawnProcess._Popen(process)
+
+
+class _Spawning(SpawnContext):
+    """Processes that are not forked: torch's threads do not survive that."""
+
+    Process = _Worker
+
+
+_preparing = threading.Lock()
+
+
+@contextmanager
+def _without_main() -> Iterator[None]:
+    """Processes that are spawned inside are not told of the main program."""
+    with _preparing:
+        told = spawn.get_preparation_data
+
+        def less(name: str) -> dict[str, Any]:
+            facts = told(name)
+            return {k: v for k, v in facts.items() if not k.startswith("init_main")}
+
+        spawn.get_preparation_data = less
+        try:
+            yield
+        finally:
+            spawn.get_preparation_data = told
 
 
 SAFE_PATH = "PYTHONSAFEPATH"

@@ -109,6 +109,7 @@ class Session(Notebook):
             on_save=lambda: self._journal.write(self.notes),
         )
         self._reported = 0.0
+        self._may_end_early = False
         self._keep_weights = keep_weights
         self._owners = Owners(trials)
 
@@ -139,6 +140,7 @@ class Session(Notebook):
         path = self._folder.checkpoint_path(
             self._trials.condition, self._loops.next_number()
         )
+        self._may_end_early = bool(recipe.stop)
         result = training.train(
             learner,
             data,
@@ -216,13 +218,21 @@ class Session(Notebook):
             rate=speed,
             loss=loss,
             replicas=len(self._drafts),
+            may_end_early=self._may_end_early,
         )
 
     def _own_progress(self, step: int, steps: int, rate: float) -> None:
         self._show(step, steps, rate=rate, loss=None, replicas=1)
 
     def _show(
-        self, step: int, steps: int, *, rate: float, loss: float | None, replicas: int
+        self,
+        step: int,
+        steps: int,
+        *,
+        rate: float,
+        loss: float | None,
+        replicas: int,
+        may_end_early: bool = False,
     ) -> None:
         """Write how far the part in work is, for whoever watches."""
         self._journal.tick(self.notes)
@@ -238,6 +248,7 @@ class Session(Notebook):
             "steps": steps,
             "rate": rate,
             "loss": loss,
+            "may_end_early": may_end_early,
             "time": time.time(),
         }
         self._folder.write_json(

@@ -5,11 +5,19 @@ What each ended at, and the spectra of those that got there.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nablab.contract import Condition, Figure, Record, Records
-from nablab.plots.frame import canvas, drawing, name_panel, panel_axes, ticks
+from nablab.plots.frame import (
+    Notes,
+    canvas,
+    drawing,
+    name_panel,
+    panel_axes,
+    ticks,
+)
 
 BLUE, ORANGE, GRAY = "#0072b2", "#d55e00", "#767676"
 CRITICAL, FLAT, OTHER = (
@@ -55,6 +63,7 @@ def outcomes(
     table: dict[str, list[Any]] = {
         name: [] for name in ("condition", "seed", "ended at", x, y)
     }
+    notes = Notes()
     with drawing():
         figure, axes = panel_axes(max(1, len(records.conditions)), height=3.4)
         for ax, condition in zip(axes, records.conditions, strict=False):
@@ -74,6 +83,10 @@ def outcomes(
                     )
                     for column, value in zip(table.values(), row, strict=True):
                         column.append(value)
+                _count_undrawn([r.scalars[x] for r in here], labels[0], True, notes)
+                _count_undrawn(
+                    [r.scalars[y] for r in here], labels[1], bool(line), notes
+                )
                 ax.plot(
                     [r.scalars[x] for r in here],
                     [r.scalars[y] for r in here],
@@ -90,11 +103,19 @@ def outcomes(
             ax.legend(fontsize=8, frameon=True, framealpha=0.85, edgecolor="none")
     return Figure(
         title,
-        caption,
+        notes.caption(caption),
         figure,
         table,
         f"{title}: one mark per network, by what it reached.",
     )
+
+
+def _count_undrawn(
+    values: Sequence[float], label: str, log: bool, notes: Notes
+) -> None:
+    finite = [value for value in values if math.isfinite(value)]
+    below = sum(value <= 0 for value in finite) if log else 0
+    notes.undrawn(label, below=below, not_finite=len(values) - len(finite))
 
 
 def spectra(records: Records) -> Figure:

@@ -48,8 +48,9 @@ def curves(
         curve: Name of the curve.
         color_by: The factor whose levels have colors.
         panel_by: The factor whose levels have panels.
-        log_x: Logarithmic steps; step 0 is then not drawn.
-        log_y: Logarithmic values; values that are not positive are then not drawn.
+        log_x: Logarithmic steps; step 0 is then not drawn, and the caption says so.
+        log_y: Logarithmic values; those that are 0 or negative are then not drawn, and
+            the caption says how many.
         x_label: Label of the horizontal axis, with its unit.
         y_label: Label of the vertical axis, with its unit; the curve's name if empty.
         title: Title; made from the names if empty.
@@ -88,6 +89,8 @@ def curves(
                 where = {panel_by: panel, color_by: level}
                 group_of_runs = _Group(ax, looks[level], table, where, log_x, log_y)
                 kept = group_of_runs.draw_runs(group, points, end, notes)
+                for _, run in group:
+                    _count_undrawn(run, words(curve), log_y, notes)
                 notes.count(
                     frame.listed([panel, level]),
                     len(group),
@@ -138,6 +141,8 @@ class _Group:
         """Draw each run thin; give back those that are whole."""
         kept = []
         for seed, run in group:
+            if self.log_x and len(run.steps) and run.steps[0] <= 0:
+                notes.say("Step 0 has no place on the logarithmic axis.")
             drawn, whole = _drawable(run, log_x=self.log_x, log_y=self.log_y)
             keep = thin(drawn.steps, drawn.values, points, log=self.log_x)
             x, y = drawn.steps[keep], drawn.values[keep]
@@ -149,7 +154,7 @@ class _Group:
             )
             if whole and len(drawn.steps):
                 kept.append(drawn)
-            if len(x) and x[-1] < end:
+            if len(x) and run.steps[-1] < end:
                 self.ax.plot(
                     x[-1:], y[-1:], ".", ms=4, color=self.look.color, alpha=0.7
                 )
@@ -180,6 +185,15 @@ class _Group:
             high=high,
             where=self.where,
         )
+
+
+def _count_undrawn(run: Curve, name: str, log: bool, notes: frame.Notes) -> None:
+    import numpy as np
+
+    values = np.asarray(run.values, float)
+    finite = np.isfinite(values)
+    below = int(np.sum(values[finite] <= 0)) if log else 0
+    notes.undrawn(name, below=below, not_finite=int(np.sum(~finite)))
 
 
 def _drawable(run: Curve, *, log_x: bool, log_y: bool) -> tuple[Curve, bool]:

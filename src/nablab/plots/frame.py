@@ -25,6 +25,7 @@ MOST_POINTS, FEWEST_POINTS = 400, 16
 # Inches. 8 are 768 CSS pixels, so that text of 10 points stays above 8 points at 800
 # pixels.
 WIDE, NARROW = 8.0, 5.6
+SPAN_OF_LOG = 30  # from here on a linear axis would hide the small values
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
@@ -180,13 +181,52 @@ def shortened(text: str, room: int) -> str:
     return f"{text[: room - 1 - tail]}…{text[len(text) - tail :]}"
 
 
-def ticks(axis_of: Axes, which: str, *, log: bool) -> None:
+def around_zero(values: Iterable[float], *, log: bool) -> tuple[bool, float]:
+    """Fit a logarithmic axis to values of which some may be 0 or below.
+
+    >>> around_zero([0.001, 0.1], log=True)
+    (True, 0.0)
+    >>> around_zero([0.0, 0.001, 0.1], log=True)
+    (True, 0.001)
+    >>> around_zero([0.0, 0.5, 1.0], log=True)
+    (False, 0.0)
+
+    Args:
+        values: What the axis shall hold; only finite ones count.
+        log: Whether it shall be logarithmic.
+
+    Returns:
+        Whether it is logarithmic, and up to which size from 0 it is linear, which makes
+        a place for 0 and below: the smallest size there is, or 0 where it need not be
+        linear anywhere. Sizes within a factor of 30 are better seen on an axis that is
+        linear everywhere.
+    """
+    finite = [value for value in values if math.isfinite(value)]
+    if not log or all(value > 0 for value in finite):
+        return log, 0.0
+    sizes = [abs(value) for value in finite if value]
+    if not sizes or max(sizes) <= SPAN_OF_LOG * min(sizes):
+        return False, 0.0
+    return True, min(sizes)
+
+
+def ticks(axis_of: Axes, which: str, *, log: bool, linear: float = 0.0) -> None:
     """Ticks without mathematical markup, so that an SVG holds plain text in the
     reader's font.
+
+    Args:
+        axis_of: The axes, with the data in them.
+        which: ``x`` or ``y``.
+        log: Whether the axis is logarithmic.
+        linear: Up to which size from 0 a logarithmic axis is linear, so that it has a
+            place for 0 and below; see `around_zero`.
     """
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
     axis = axis_of.xaxis if which == "x" else axis_of.yaxis
+    if log and linear:
+        _ticks_around_zero(axis_of, which, linear)
+        return
     if not log:
         axis.set_major_locator(MaxNLocator(5, min_n_ticks=3))
         low, high = axis.get_view_interval()
@@ -214,6 +254,27 @@ def ticks(axis_of: Axes, which: str, *, log: bool) -> None:
     subs = (1.0, 2.0, 5.0) if decades > 0.5 else tuple(float(i) for i in range(1, 10))
     axis.set_major_locator(LogLocator(subs=subs, numticks=12))
     axis.set_major_formatter(FuncFormatter(lambda value, _: short_number(value)))
+
+
+def _ticks_around_zero(axis_of: Axes, which: str, linear: float) -> None:
+    """A tick at 0, and others where the axis is logarithmic."""
+    from matplotlib.ticker import FuncFormatter, NullLocator, SymmetricalLogLocator
+
+    axis = axis_of.xaxis if which == "x" else axis_of.yaxis
+    set_scale = axis_of.set_xscale if which == "x" else axis_of.set_yscale
+    set_scale("symlog", linthresh=linear)
+    # Powers of ten below the linear part would crowd around 0.
+    first = 10.0 ** math.ceil(math.log10(linear) - 1e-9)
+    major = SymmetricalLogLocator(base=10, linthresh=first)
+    major.set_params(numticks=7)
+    axis.set_major_locator(major)
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: _signed_power(value)))
+
+
+def _signed_power(value: float) -> str:
+    """A power of ten, its negative, or 0."""
+    return f"−{power_of_ten(-value)}" if value < 0 else power_of_ten(value)
 
 
 def power_of_ten(value: float) -> str:
@@ -324,6 +385,31 @@ class Notes:
         self._sentences: dict[str, None] = {}
         self._single: list[str] = []
         self._empty: list[str] = []
+        self._below: dict[str, int] = {}
+        self._not_finite: dict[str, int] = {}
+
+    def undrawn(self, name: str, *, below: int = 0, not_finite: int = 0) -> None:
+        """Count values that cannot be drawn.
+
+        Args:
+            name: Of what.
+            below: How many are 0 or negative, on a logarithmic axis.
+            not_finite: How many are NaN or infinite.
+        """
+        for counts, more in ((self._below, below), (self._not_finite, not_finite)):
+            if more:
+                counts[name] = counts.get(name, 0) + more
+
+    def linear(self, axis: str, up_to: float) -> None:
+        """Say up to which size from 0 a logarithmic axis is linear, if it is."""
+        if up_to:
+            exponent = math.log10(up_to)
+            power = exponent == round(exponent) and abs(exponent) > 2
+            size = power_of_ten(up_to) if power else f"{up_to:.2g}"
+            self.say(
+                f"To show 0 and below, {axis} is linear up to {size} and logarithmic "
+                "beyond."
+            )
 
     def say(self, text: str) -> None:
         """Add a sentence once."""
@@ -349,8 +435,27 @@ class Notes:
     def caption(self, *sentences: str) -> str:
         """All sentences as one paragraph."""
         notes = list(self._sentences)
+        if self._below:
+            notes.append(
+                "Not drawn, since 0 and negative numbers have no place on a logarithmic "
+                f"axis: {_counted(self._below)}."
+            )
+        if self._not_finite:
+            notes.append(f"Not drawn, since not finite: {_counted(self._not_finite)}.")
         if self._single:
             notes.append(f"A single seed, so no interval: {', '.join(self._single)}.")
         if self._empty:
             notes.append(f"No runs yet: {', '.join(self._empty)}.")
         return " ".join(s.strip() for s in (*sentences, *notes) if s.strip())
+
+
+def _counted(values: Mapping[str, int]) -> str:
+    """How many values of what.
+
+    >>> _counted({"error": 1, "loss": 1200})
+    '1 value of error, 1,200 values of loss'
+    """
+    return ", ".join(
+        f"{count:,} value{'' if count == 1 else 's'} of {name}"
+        for name, count in values.items()
+    )

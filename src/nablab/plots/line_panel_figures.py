@@ -58,7 +58,7 @@ def line_panels(
     Every seed thin, the mean thick, its 95 % interval a band.
 
     On a logarithmic axis the mean is geometric. Seeds with values that cannot be drawn
-    are left out of it.
+    are left out of it, and the caption says how many values these are.
 
     Args:
         panels: The panels, row by row.
@@ -97,8 +97,9 @@ def line_panels(
                     table.extend(len(x), seed=seed, position=x, value=y, where=where)
                 whole = _drawable(panel, runs)
                 notes.count(
-                    str(label), len(runs), len(whole), f"{panel.title}: not finite"
+                    str(label), len(runs), len(whole), f"{panel.title}: not drawable"
                 )
+                _count_undrawn(panel, runs, notes)
             for end in ends:
                 ax.axvline(end, color=INK, lw=0.5, alpha=0.5, zorder=0)
             ax.set(xlabel=x_label, ylabel=panel.y_label)
@@ -170,6 +171,15 @@ def _drawable(panel: LinePanel, runs: Runs) -> list[tuple[Floats, Floats]]:
         for run in runs.values()
         if np.isfinite(run[1]).all() and (not panel.log or run[1].min() > 0)
     ]
+
+
+def _count_undrawn(panel: LinePanel, runs: Runs, notes: frame.Notes) -> None:
+    import numpy as np
+
+    for _, values in runs.values():
+        finite = np.isfinite(values)
+        below = int(np.sum(values[finite] <= 0)) if panel.log else 0
+        notes.undrawn(panel.title, below=below, not_finite=int(np.sum(~finite)))
 
 
 def _draw(

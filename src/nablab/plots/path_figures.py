@@ -27,7 +27,8 @@ class Plane:
         title: What is drawn in it.
         runs: By label: float64 (T, 2), the points of a run.
         values: By label: float64 (T,), what the color of a point says, such as its
-            loss; positive.
+            loss. A point whose value is not positive or not finite has no color, and
+            the caption says how many these are.
         shares: The share of the variance that each of the two axes holds.
         ends: By label, what to write at the end of a run, such as its accuracy.
     """
@@ -60,6 +61,10 @@ def paths(
     """
     table = frame.Table("panel", "run", "point", "x", "y", "value")
     norm = _scale([values for plane in planes for values in plane.values.values()])
+    notes = frame.Notes()
+    for plane in planes:
+        for values in plane.values.values():
+            _count_uncolored(values, value_label, notes)
     looks = styles(label for plane in planes for label in plane.runs)
     with frame.drawing():
         figure, grid = frame.canvas(
@@ -106,7 +111,15 @@ def paths(
         f"{title}. Lines from start to end in the plane of two components. Panels: "
         f"{drawn}."
     )
-    return Figure(title, f"{caption} {how}".strip(), figure, table.columns, alt)
+    return Figure(title, notes.caption(caption, how), figure, table.columns, alt)
+
+
+def _count_uncolored(values: Floats, label: str, notes: frame.Notes) -> None:
+    import numpy as np
+
+    finite = np.isfinite(values)
+    below = int(np.sum(np.asarray(values)[finite] <= 0))
+    notes.undrawn(label, below=below, not_finite=int(np.sum(~finite)))
 
 
 def _draw(ax: Any, xy: Floats, values: Floats, color: str, norm: Any) -> None:

@@ -42,8 +42,8 @@ def scatter(
             name.
         y: The scalar of the vertical axis.
         color_by: The factor whose levels have colors.
-        log_x: Logarithmic horizontal axes; None: in each panel, when all values are
-            positive and span a factor of 30.
+        log_x: Logarithmic horizontal axes, as in `trend`; None: in each panel, when all
+            values are positive and span a factor of 30.
         y_label: Label of the vertical axis, with its unit; the metric's name if empty.
         title: Title; made from the names if empty.
         caption: What to see; how to read the figure is added.
@@ -57,6 +57,8 @@ def scatter(
             zip(axes, metrics.items(), strict=True)
         ):
             log = _spans_decades(records, metric) if log_x is None else log_x
+            log, linear = frame.around_zero(records.values(metric), log=log)
+            notes.linear(f"the axis of {label}", linear)
             lost = 0
             for level, look in looks.items():
                 own = frame.at(records, color_by, level)
@@ -65,11 +67,7 @@ def scatter(
                     for r in own
                     if {metric, y} <= {*r.scalars}
                 ]
-                shown = [
-                    p
-                    for p in points
-                    if all(map(math.isfinite, p)) and (p[1] > 0 or not log)
-                ]
+                shown = [p for p in points if all(map(math.isfinite, p))]
                 lost += len(points) - len(shown)
                 across, upward = [p[1] for p in shown], [p[2] for p in shown]
                 ax.plot(
@@ -89,11 +87,12 @@ def scatter(
                     y=upward,
                 )
             if lost:
+                having = "trial has" if lost == 1 else "trials have"
                 notes.say(
-                    f"{sentence(label)}: {lost} trials have no value that can be drawn."
+                    f"{sentence(label)}: {lost} {having} no value that can be drawn."
                 )
             _name_with_tau(ax, records, metric, y, label, table)
-            frame.ticks(ax, "x", log=log)
+            frame.ticks(ax, "x", log=log, linear=linear)
             frame.ticks(ax, "y", log=False)
             ax.set_xlabel(label)
             if place % frame.columns_of(len(metrics)) == 0:

@@ -65,7 +65,9 @@ def lines(
                     for record in frame.at(part, color_by, level)
                     if y in record.arrays
                 ]
-                finite = [run for run in runs if np.isfinite(run.arrays[y]).all()]
+                drawable = [
+                    run for run in runs if _count_undrawn(run, y, y_label, notes) == 0
+                ]
                 for run in runs:
                     ax.plot(
                         run.arrays[x],
@@ -90,15 +92,17 @@ def lines(
                         **values,
                     )
                 notes.count(
-                    frame.listed([panel, level]), len(runs), len(finite), "not finite"
+                    frame.listed([panel, level]),
+                    len(runs),
+                    len(drawable),
+                    "not finite or not drawable",
                 )
-                if finite:
+                if drawable:
                     mean = np.exp(
-                        np.mean([np.log(run.arrays[y]) for run in finite], axis=0)
+                        np.mean([np.log(run.arrays[y]) for run in drawable], axis=0)
                     )
-                    ax.plot(
-                        finite[0].arrays[x], mean, color=look.color, ls=look.line, lw=2
-                    )
+                    positions = drawable[0].arrays[x]
+                    ax.plot(positions, mean, color=look.color, ls=look.line, lw=2)
             for end in ends:
                 ax.axvline(end, color=INK, lw=0.5, alpha=0.5, zorder=0)
             frame.name_panel(ax, panel)
@@ -120,6 +124,17 @@ def lines(
         table.columns,
         alt + frame.in_panels(panels),
     )
+
+
+def _count_undrawn(record: Record, name: str, label: str, notes: frame.Notes) -> int:
+    """Note and return how many values of an array a logarithm has no place for."""
+    import numpy as np
+
+    values = np.asarray(record.arrays[name], float)
+    finite = np.isfinite(values)
+    below, not_finite = int(np.sum(values[finite] <= 0)), int(np.sum(~finite))
+    notes.undrawn(label, below=below, not_finite=not_finite)
+    return below + not_finite
 
 
 def surfaces(
@@ -176,6 +191,9 @@ def surfaces(
                 ax.set(xlabel=labels[0], ylabel=labels[1] if ax is axes[0] else "")
                 if not runs:
                     notes.count(frame.listed([row, column]), 0, 0, "")
+                    continue
+                undrawn = _count_undrawn(runs[0], f"{name}_values", value_label, notes)
+                if undrawn == runs[0].arrays[f"{name}_values"].size:
                     continue
                 bar = figure.colorbar(_contours(ax, runs[0], name), ax=ax)
                 bar.set_label(value_label if ax is axes[-1] else "")

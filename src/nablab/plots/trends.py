@@ -17,8 +17,6 @@ from nablab.text.naming import sentence, words
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-SPAN_OF_LOG = 30  # from here on a linear axis would hide the small values
-
 
 @dataclass(frozen=True)
 class _Panel:
@@ -64,7 +62,7 @@ def trend(
     On a logarithmic vertical axis the mean is geometric. Where a value is infinite (a
     threshold never reached) the median stands in and the seed is a triangle at the
     upper edge. Records without ``x`` or without the metric are not drawn; nor are
-    values that the axes cannot show, and the caption says so.
+    values that the axes cannot show, and the caption says how many.
 
     Args:
         records: The trials; factors other than those named here are pooled.
@@ -75,7 +73,9 @@ def trend(
             in the line; without this factor they differ in color.
         panel_by: The factor whose levels have panels; not together with a mapping of
             metrics.
-        log_x: Logarithmic horizontal axis; a value of 0 is then not drawn.
+        log_x: Logarithmic horizontal axis. Where ``x`` is 0 or below in some trials, it
+            is linear up to the smallest other size, so that these have a place too; and
+            all linear if the others span less than a factor of 30.
         log_y: Logarithmic vertical axis; None: in each panel, when all values are
             positive and span a factor of 30.
         horizontal: Baselines and ceilings, value by name, or one such mapping per
@@ -98,11 +98,13 @@ def trend(
         "series", "panel", "metric", color_by, "seed", x, "value", "low", "high"
     )
     notes = frame.Notes()
+    log_x, linear = frame.around_zero(_positions(panels, x), log=log_x)
+    notes.linear("the horizontal axis", linear)
     with frame.drawing():
         figure, axes = frame.panel_axes(len(panels))
         for ax, panel in zip(axes, panels, strict=True):
             vertical_log = _spans_decades(panel) if log_y is None else log_y
-            drawing = _Drawing(ax, x, log_x, vertical_log, table, notes)
+            drawing = _Drawing(ax, x, vertical_log, table, notes)
             for metric in panel.metrics:
                 for level in looks.levels:
                     own = frame.at(panel.records, color_by, level)
@@ -115,7 +117,7 @@ def trend(
                         own, metric, looks.pairs[metric, level], named, spoken[metric]
                     )
             frame.name_panel(ax, "" if isinstance(metrics, Mapping) else panel.title)
-            frame.ticks(ax, "x", log=log_x)
+            frame.ticks(ax, "x", log=log_x, linear=linear)
             frame.ticks(ax, "y", log=vertical_log)
             across(
                 ax,
@@ -125,7 +127,7 @@ def trend(
                 vertical_log,
                 notes,
             )
-            upright(ax, of_panel(vertical, panel.title), log_x, notes)
+            upright(ax, of_panel(vertical, panel.title), log_x and not linear, notes)
             ax.set_xlabel(x_label or words(x))
             if (
                 isinstance(metrics, Mapping)
@@ -204,6 +206,16 @@ def _looks(records: Records, color_by: str, spoken: Mapping[str, str]) -> _Looks
     return found if len(by_name) > 1 else _Looks(levels, legend, [], found.pairs)
 
 
+def _positions(panels: Sequence[_Panel], x: str) -> list[float]:
+    """Where the trials that have one of the metrics stand."""
+    return [
+        _position(record, x)
+        for panel in panels
+        for record in panel.records
+        if any(metric in record.scalars for metric in panel.metrics)
+    ]
+
+
 def _spans_decades(panel: _Panel) -> bool:
     finite = [
         v
@@ -211,7 +223,11 @@ def _spans_decades(panel: _Panel) -> bool:
         for v in panel.records.values(metric)
         if math.isfinite(v)
     ]
-    return bool(finite) and min(finite) > 0 and max(finite) > SPAN_OF_LOG * min(finite)
+    return (
+        bool(finite)
+        and min(finite) > 0
+        and max(finite) > frame.SPAN_OF_LOG * min(finite)
+    )
 
 
 @dataclass(frozen=True)
@@ -220,7 +236,6 @@ class _Drawing:
 
     ax: Axes
     x: str
-    log_x: bool
     log_y: bool
     table: frame.Table
     notes: frame.Notes
@@ -255,10 +270,13 @@ class _Drawing:
             endless = values.count(math.inf)
             self._dots(position, shown, endless, look)
             if len(shown) + endless < len(values):
-                self.notes.say(
-                    f"{sentence(spoken)}: some values cannot be drawn; "
-                    "their points have no mean."
+                finite = sum(map(math.isfinite, values))
+                self.notes.undrawn(
+                    spoken,
+                    below=finite - len(shown),
+                    not_finite=len(values) - finite - endless,
                 )
+                self.notes.say("Where a seed cannot be drawn there is no mean.")
             else:
                 summaries[position] = summarize(values, geometric=self.log_y)
         self._line(summaries, look, where)
@@ -270,11 +288,11 @@ class _Drawing:
         points: dict[float, list[tuple[int, float]]] = {}
         for record in records:
             position = _position(record, self.x)
-            if (
-                metric in record.scalars
-                and math.isfinite(position)
-                and (position > 0 or not self.log_x)
-            ):
+            if metric not in record.scalars:
+                continue
+            if math.isinf(position):
+                self.notes.undrawn(words(self.x), not_finite=1)
+            elif not math.isnan(position):
                 points.setdefault(position, []).append(
                     (record.seed, record.scalars[metric])
                 )

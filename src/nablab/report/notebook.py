@@ -1,11 +1,13 @@
-"""A run as a notebook shows it: the question, the answer, and a row per claim."""
+"""A run in short: for a notebook as HTML, for a Python prompt in a few lines."""
 
 from __future__ import annotations
 
 import html
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 from nablab.text.naming import sentence
 from nablab.verdicts.answering import answer, bare_claim, shared_scope
@@ -13,6 +15,7 @@ from nablab.verdicts.answering import answer, bare_claim, shared_scope
 if TYPE_CHECKING:
     from nablab.verdicts import Verdict
 
+WIDTH = 80  # of a paragraph at a Python prompt
 SIGNS = {"supported": "✓", "refuted": "✗", "inconclusive": "?"}
 
 
@@ -23,7 +26,7 @@ def summary(question: str, state: str, verdicts: Sequence[Verdict], page: Path) 
         question: Of the experiment.
         state: Of the run, as `nablab.runs.Run.state` says it.
         verdicts: Of its claims; none as long as nothing is finished.
-        page: The report, which is named where it exists.
+        page: The report, which is linked where it exists.
     """
     shared = shared_scope(verdicts)
     rows = [_row(verdict, bare_claim(verdict, shared)) for verdict in verdicts]
@@ -34,8 +37,36 @@ def summary(question: str, state: str, verdicts: Sequence[Verdict], page: Path) 
     if state != "done":
         parts.append(f"<p>This run is {html.escape(state)}.</p>")
     if page.exists():
-        parts.append(f"<p>Report: <code>{html.escape(str(page))}</code></p>")
+        parts.append(f"<p>Report: {_link(page)}</p>")
     return f"<div>{''.join(parts)}</div>"
+
+
+def in_lines(heading: str, said: Sequence[str], page: Path) -> str:
+    """Return a few lines of text.
+
+    Args:
+        heading: The first line: what run it is, and how far.
+        said: What follows, a paragraph each: the answer, or what went wrong.
+        page: The report, which is named where it exists.
+    """
+    # A path is copied as a whole, so it is not broken.
+    last = [f"Report: {page}"] if page.exists() else []
+    return "\n".join([heading, *(textwrap.fill(text, WIDTH) for text in said), *last])
+
+
+def _link(page: Path) -> str:
+    """A link to a file that its path can be copied from.
+
+    Notebooks resolve a relative link from their own folder, which is where their
+    program runs; a browser opens no other file from within a notebook's page.
+    """
+    whole, here = page.resolve(), Path.cwd()
+    inside = whole.is_relative_to(here)
+    target = quote(whole.relative_to(here).as_posix()) if inside else whole.as_uri()
+    return (
+        f'<a href="{html.escape(target)}" target="_blank">'
+        f"<code>{html.escape(str(page))}</code></a>"
+    )
 
 
 def _row(verdict: Verdict, claim: str) -> str:

@@ -39,7 +39,7 @@ MOST_SEEDS = 10_000  # of one condition; verdicts gain nothing long before
 REPORT_SECONDS = 120.0  # drawing takes seconds; a machine may be very busy
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Run:
     """A run in the store and all that can be asked of it.
 
@@ -238,6 +238,23 @@ class Run:
 
         page = self.folder.path / "report.html"
         return summary(self.experiment.question(), self.state, self.verdicts, page)
+
+    def __repr__(self) -> str:
+        """What a Python prompt shows: which run it is, how far, and the answer."""
+        from nablab.report.notebook import in_lines
+        from nablab.verdicts.answering import answer
+
+        wanted = len(self.experiment.conditions()) * self.seeds
+        name = f"Run of {self.experiment.name}, {self.folder.path.name}"
+        page = self.folder.path / "report.html"
+        # a prompt and a debugger ask again and again: nothing may break off here
+        try:
+            with _named(f"Judging the run of {self.experiment.name}"):
+                done, said = len(self.records), answer(self.verdicts)
+        except NablabError as error:
+            return in_lines(name, [*self.messages, str(error)], page)
+        heading = f"{name}: {self.state}, {done:,} of {wanted:,} trials"
+        return in_lines(heading, [*self.messages, *([said] if said else [])], page)
 
     def view(self) -> RunView:
         """What a report needs to know."""

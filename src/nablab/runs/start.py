@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from nablab import catalogue, threads
 from nablab.contract import Condition, Experiment, Trials, configuration, text_of
+from nablab.display.choosing import shown
 from nablab.errors import NablabError, UsageError, raised, unknown
 from nablab.lab.executors import (
     Executor,
@@ -25,6 +26,7 @@ from nablab.lab.stop import shield_resource_tracker
 from nablab.runs.open import open_store
 from nablab.runs.result import MOST_SEEDS, Run
 from nablab.runs.sources import with_sources
+from nablab.runs.wording import in_python, told_in_python
 
 REPLICAS = ("auto", "batched", "sequential")
 DEVICES = ("cpu", "cuda", "mps")
@@ -49,7 +51,7 @@ def make_plan(
     experiment = configuration.resolve(experiment_class, preset, dict(overrides or {}))
     if seeds is None:
         seeds = configuration.seeds_of(experiment_class, preset)
-    if not 1 <= seeds <= MOST_SEEDS:
+    if not (is_whole(seeds) and 1 <= seeds <= MOST_SEEDS):
         raise UsageError(
             f"seeds={seeds} is impossible: it must be 1 or more (5 or more for a "
             f"verdict) and at most {MOST_SEEDS:,}."
@@ -57,7 +59,14 @@ def make_plan(
     if replicas not in REPLICAS:
         raise unknown("way to train replicas", replicas, REPLICAS)
     check_device(device)
-    return Plan(experiment, preset, seeds, device, replicas, bytes_of(keep_weights))
+    return Plan(
+        experiment, preset, int(seeds), device, replicas, bytes_of(keep_weights)
+    )
+
+
+def is_whole(number: Any) -> bool:
+    """Whether a value is a whole number; True and False are none here."""
+    return hasattr(number, "__index__") and not isinstance(number, bool)
 
 
 def check_device(device: str) -> None:
@@ -95,6 +104,7 @@ def run(
     fresh: bool = False,
     keep_weights: str | int = MOST_BYTES,
     weights_from: str | Sequence[str] = (),
+    progress: bool | None = None,
     **overrides: Any,
 ) -> Run:
     """Run an experiment, or what is still missing of it, and write its report.
@@ -113,37 +123,46 @@ def run(
             last bit.
         store: The folder of runs; ``NABLAB_STORE`` or ``runs`` if None.
         executor: Where to do the work; overrides ``jobs``.
-        observer: Who is told of the progress.
+        observer: Who is told of the progress; overrides ``progress``.
         fresh: Forget earlier trials of the same run first.
         keep_weights: What the weights that trainings leave may take in each trial, such
             as ``"20MB"`` or a number of bytes; 0 for none. `Run.weights` and
             `Run.model` give them back.
         weights_from: Runs to take weights from, by id, for an experiment that needs
             those of another one; the finished run that was used last if none is named.
+        progress: Show how far the run is: a table that is redrawn in a terminal or a
+            notebook, else a line when a condition ends. None shows it in a terminal or
+            a notebook and nowhere else. In a terminal it goes to standard error.
         **overrides: Fields of the experiment, such as ``steps=2_000``.
 
     Raises:
         UsageError: Something is wrong with the request; nothing was done.
         StoreError: The store cannot be written; what was finished is kept.
     """
-    plan = make_plan(
-        name,
-        preset=preset,
-        seeds=seeds,
-        device=device,
-        replicas=replicas,
-        keep_weights=keep_weights,
-        overrides=overrides,
-    )
-    return run_plan(
-        plan,
-        store=store,
-        jobs=jobs,
-        executor=executor,
-        observer=observer,
-        fresh=fresh,
-        weights_from=weights_from,
-    )
+    with told_in_python():
+        plan = make_plan(
+            name,
+            preset=preset,
+            seeds=seeds,
+            device=device,
+            replicas=replicas,
+            keep_weights=keep_weights,
+            overrides=overrides,
+        )
+        _check_jobs(jobs)
+        # with auto the run says when others help
+        processes = 1 if jobs == "auto" else jobs
+        with shown(False if observer else progress, jobs=processes) as display:
+            done = run_plan(
+                plan,
+                store=store,
+                jobs=jobs,
+                executor=executor,
+                observer=observer or display,
+                fresh=fresh,
+                weights_from=weights_from,
+            )
+    return replace(done, messages=tuple(map(in_python, done.messages)))
 
 
 def run_plan(
@@ -157,8 +176,7 @@ def run_plan(
     weights_from: str | Sequence[str] = (),
 ) -> Run:
     """Run a checked plan; see `run`."""
-    if jobs != "auto" and jobs < 1:
-        raise UsageError(f"jobs={jobs} is impossible: it must be 1 or more, or auto.")
+    _check_jobs(jobs)
     plan = with_sources(plan, open_store(store), weights_from)
     checkpoint_seconds()  # a wrong setting is said once and before any work
     _fetch(plan.experiment)
@@ -184,6 +202,11 @@ def run_plan(
     )
 
 
+def _check_jobs(jobs: Any) -> None:
+    if jobs != "auto" and not (is_whole(jobs) and jobs >= 1):
+        raise UsageError(f"jobs={jobs} is impossible: it must be 1 or more, or auto.")
+
+
 def _executor(
     jobs: int | Literal["auto"], device: str, observer: Observer | None
 ) -> Executor:
@@ -198,7 +221,7 @@ def _executor(
             if count > 1
             else InProcess()
         )
-    return ProcessPool(jobs, prepare=catalogue.scan) if jobs > 1 else InProcess()
+    return ProcessPool(int(jobs), prepare=catalogue.scan) if jobs > 1 else InProcess()
 
 
 def _fetch(experiment: Experiment) -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+# What an estimate is rounded to, in seconds, by how long it is.
+ROUNDED_TO = ((10, 1), (60, 5), (300, 30), (3600, 60), (36000, 300))
+LONG = 3600  # of anything longer
+
 
 def duration(seconds: float) -> str:
     """A time for people.
@@ -16,3 +20,14 @@ def duration(seconds: float) -> str:
         return f"{minutes} min {rest} s" if rest else f"{minutes} min"
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if minutes else f"{hours} h"
+
+
+def roughly(seconds: float) -> str:
+    """An estimated time for people, without digits that nobody can know.
+
+    >>> [roughly(seconds) for seconds in (0.2, 3.7, 33, 75, 700, 7300, 40_000)]
+    ['1 s', '4 s', '35 s', '1 min', '12 min', '2 h', '11 h']
+    """
+    unit = next((unit for below, unit in ROUNDED_TO if seconds < below), LONG)
+    rounded = max(1, round(seconds / unit)) * unit
+    return f"{rounded} s" if rounded < 60 else duration(rounded)

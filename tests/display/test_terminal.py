@@ -14,17 +14,16 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from nablab.cli.consoles import SafeConsole
-from nablab.cli.live import (
-    ROOM_FOR_EFFECTS,
-    LiveTable,
-    PlainLines,
-    Quiet,
-    now_text,
-    print_verdicts,
-)
+from nablab.cli.run_table import now_text
+from nablab.cli.verdict_lines import ROOM_FOR_EFFECTS, print_verdicts
+from nablab.contract import Trial
+from nablab.display.consoles import SafeConsole
+from nablab.display.live import LiveTable
+from nablab.display.plain import PlainLines, Quiet
+from nablab.display.sentences import STOPPING
 from nablab.lab.runner import Plan
 from nablab.lab.store import RunFolder, Store
+from nablab.lab.work import Outcome
 from nablab.runs import make_plan
 from nablab.verdicts import Verdict
 from tests.report.conftest import fake_verdict
@@ -60,11 +59,14 @@ def shown(folder: RunFolder, plan: Plan, content: str) -> str:
     """What the live table shows with this progress file."""
     stream = StringIO()
     table = LiveTable(Console(file=stream, width=100))
-    table.started(folder, plan, 0)  # nothing pending: no thread that draws
-    path = folder.progress_path(plan.conditions[0])
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(content)
-    table.console.print(table)
+    table.started(folder, plan, pending=len(plan.conditions) * plan.seeds)
+    try:
+        path = folder.progress_path(plan.conditions[0])
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(content)
+        table.console.print(table)
+    finally:
+        table.close()
     return stream.getvalue()
 
 
@@ -78,6 +80,64 @@ def test_progress_is_shown(folder: RunFolder, plan: Plan) -> None:
     without = shown(folder, plan, json.dumps(progress(plan, loss=None)))
     assert "4.5 s" in without
     assert "None" not in without
+
+
+def ended(plan: Plan, seconds: float) -> Outcome:
+    trials = tuple(Trial(plan.conditions[0], seed) for seed in range(plan.seeds))
+    return Outcome("done", trials, seconds)
+
+
+@pytest.mark.parametrize(
+    ("width", "foot"),
+    [
+        (80, "1 of 2 conditions done, 3 seeds each, about 8 s left"),
+        (60, "1 of 2 conditions done, 3 seeds each, about 8 s left"),
+        (50, "1 of 2 conditions done, about 8 s left"),
+    ],
+)
+def test_the_table_says_how_long_the_whole_will_go_on(
+    folder: RunFolder, plan: Plan, width: int, foot: str
+) -> None:
+    stream = StringIO()
+    table = LiveTable(Console(file=stream, width=width))
+    table.started(folder, plan, 6)
+    try:
+        table.console.print(table)
+        assert "left" not in stream.getvalue().splitlines()[-1]
+        table.finished(plan.groups[0], ended(plan, 8.0))
+        table.console.print(table)
+        assert stream.getvalue().splitlines()[-1] == foot
+        table.finished(plan.groups[1], ended(plan, 8.0))
+        table.console.print(table)
+        assert "left" not in stream.getvalue().splitlines()[-1]
+        table.stopping()
+        table.console.print(table)
+        assert " ".join(stream.getvalue().split()).endswith(STOPPING)
+    finally:
+        table.close()
+
+
+def test_lines_say_how_long_the_whole_will_go_on(folder: RunFolder, plan: Plan) -> None:
+    stream = StringIO()
+    lines = PlainLines(Console(file=stream, width=80))
+    lines.started(folder, plan, 6)
+    for group in plan.groups:
+        lines.finished(group, ended(plan, 8.0))
+    assert stream.getvalue().splitlines()[1:] == [
+        "[1] width=2: 3 trials in 8.0 s; about 8 s left",
+        "[2] width=4: 3 trials in 8.0 s",
+    ]
+
+
+def test_lines_of_a_run_that_goes_wrong_say_no_time(
+    folder: RunFolder, plan: Plan
+) -> None:
+    stream = StringIO()
+    lines = PlainLines(Console(file=stream, width=80))
+    lines.started(folder, plan, 6)
+    lines.finished(plan.groups[0], Outcome("failed", message="no", seconds=8.0))
+    lines.finished(plan.groups[1], Outcome("interrupted"))
+    assert "left" not in stream.getvalue()
 
 
 @pytest.mark.parametrize(
