@@ -255,6 +255,41 @@ def test_workers_end_at_once_with_ctrl_c_whatever_they_do(
             os.kill(int(file.name.removeprefix("at-work-")), 0)
 
 
+EAGER = """
+import os, signal, sys, threading, time
+from nablab.lab import executors
+from tests.lab.errands import where
+
+def interrupt():
+    # as a terminal does, to all, while the worker imports
+    for _ in range(20):
+        time.sleep(0.02)
+        os.killpg(os.getpid(), signal.SIGINT)
+
+if __name__ == "__main__":
+    heard = []
+    signal.signal(signal.SIGINT, lambda *_: heard.append(1))
+    pool = executors.ProcessPool(1)
+    threading.Thread(target=interrupt).start()
+    print(len(list(pool.results(where, [0.5]))), bool(heard))
+"""
+
+
+def test_a_worker_that_is_starting_is_deaf_to_ctrl_c(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(EAGER)
+    done = subprocess.run(
+        [sys.executable, "script.py"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        start_new_session=True,
+    )
+    assert (done.stdout, done.stderr) == ("1 True\n", "")
+
+
 def test_other_processes_still_know_the_main_program() -> None:
     for executor in (ProcessPool(1), WithHelpers(2, patience=0.0)):
         assert list(executor.results(where, [0.0] * 3))

@@ -315,7 +315,7 @@ class _Worker(SpawnProcess):
 
     @staticmethod
     def _Popen(process: BaseProcess) -> Any:
-        with _without_main():
+        with _without_main(), _ctrl_c_held():
             return SpawnProcess._Popen(process)
 
 
@@ -374,6 +374,23 @@ def _without_main() -> Iterator[None]:
             spawn.get_preparation_data = told
 
 
+@contextmanager
+def _ctrl_c_held() -> Iterator[None]:
+    """Processes that are spawned inside do not hear Ctrl-C until they say so.
+
+    A terminal sends it to them too, and one that is still importing would print a
+    traceback into what is drawn there. This thread hears it at the end.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 SAFE_PATH = "PYTHONSAFEPATH"
 _environment = threading.RLock()
 
@@ -403,6 +420,9 @@ def _start_worker(
     # the parent asks workers to stop by the stop token
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    # held, it would stay so in whatever the user's code starts
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
     # what the user's code starts shall find what it finds otherwise
     os.environ.pop(SAFE_PATH, None)
     threading.Thread(target=_leave_with, args=(parent,), daemon=True).start()
