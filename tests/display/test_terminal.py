@@ -112,7 +112,30 @@ def test_the_table_says_how_long_the_whole_will_go_on(
         assert "left" not in stream.getvalue().splitlines()[-1]
         table.stopping()
         table.console.print(table)
-        assert " ".join(stream.getvalue().split()).endswith(STOPPING)
+        said = stream.getvalue().splitlines()
+        assert said[-1] == STOPPING or (width < 60 and said[-1].endswith("…"))
+    finally:
+        table.close()
+
+
+@pytest.mark.parametrize("width", [30, 60, 100])
+def test_the_table_has_as_many_lines_whatever_it_says(
+    folder: RunFolder, plan: Plan, width: int
+) -> None:
+    table = LiveTable(Console(file=StringIO(), width=width))
+
+    def height() -> int:
+        stream = StringIO()
+        Console(file=stream, width=width).print(table)
+        return len(stream.getvalue().splitlines())
+
+    table.started(folder, plan, 6)
+    try:
+        assert height() == 4  # the names, two conditions, the foot
+        table.finished(plan.groups[0], ended(plan, 8000.0))
+        assert height() == 4
+        table.stopping()
+        assert height() == 4
     finally:
         table.close()
 

@@ -8,6 +8,7 @@ import importlib
 import os
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from nablab import threads
 
@@ -35,3 +36,24 @@ def fail_elsewhere(parent: int) -> int:
 def imported(names: Sequence[str]) -> list[str]:
     """The files from which this process has modules of these names."""
     return [str(importlib.import_module(name).__file__) for name in names]
+
+
+def last(item: tuple[int, Path]) -> None:
+    """In a worker: say that it works, and work for a minute.
+
+    In the process ``item[0]``: wait until a worker says so, then break off as Ctrl-C
+    does.
+    """
+    parent, folder = item
+    if os.getpid() != parent:
+        (folder / f"at-work-{os.getpid()}").touch()
+        time.sleep(60)
+        return
+    wait_for_a_worker(folder)
+    raise KeyboardInterrupt
+
+
+def wait_for_a_worker(folder: Path) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not list(folder.glob("at-work-*")):
+        time.sleep(0.05)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import multiprocessing.spawn
 import os
+import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,7 +27,14 @@ from nablab.lab.executors import (
     with_trial_threads,
 )
 from nablab.runs import start
-from tests.lab.errands import die_elsewhere, fail_elsewhere, imported, where
+from tests.lab.errands import (
+    die_elsewhere,
+    fail_elsewhere,
+    imported,
+    last,
+    wait_for_a_worker,
+    where,
+)
 
 
 def test_short_work_stays_in_this_process() -> None:
@@ -223,6 +233,61 @@ def test_workers_do_not_begin_the_users_script_again(tmp_path: Path, jobs: str) 
     assert done.stdout == "done 12\n"
     assert done.stderr == ""
     assert len((tmp_path / "begun.txt").read_text().split()) == 1
+
+
+@pytest.mark.parametrize("executor", [ProcessPool(2), WithHelpers(2, patience=0.0)])
+def test_workers_end_at_once_with_ctrl_c_whatever_they_do(
+    executor: ProcessPool | WithHelpers, tmp_path: Path
+) -> None:
+    def interrupt() -> None:
+        wait_for_a_worker(tmp_path)
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    if isinstance(executor, ProcessPool):  # else this process works and breaks off
+        threading.Thread(target=interrupt, daemon=True).start()
+    with pytest.raises(KeyboardInterrupt):
+        list(executor.results(last, [(os.getpid(), tmp_path)] * 3))
+    files = list(tmp_path.glob("at-work-*"))
+    assert files
+    assert time.time() - min(file.stat().st_mtime for file in files) < 30
+    for file in files:
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(file.name.removeprefix("at-work-")), 0)
+
+
+EAGER = """
+import os, signal, sys, threading, time
+from nablab.lab import executors
+from tests.lab.errands import where
+
+def interrupt():
+    # as a terminal does, to all, while the worker imports
+    for _ in range(20):
+        time.sleep(0.02)
+        os.killpg(os.getpid(), signal.SIGINT)
+
+if __name__ == "__main__":
+    heard = []
+    signal.signal(signal.SIGINT, lambda *_: heard.append(1))
+    pool = executors.ProcessPool(1)
+    threading.Thread(target=interrupt).start()
+    print(len(list(pool.results(where, [0.5]))), bool(heard))
+"""
+
+
+def test_a_worker_that_is_starting_is_deaf_to_ctrl_c(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(EAGER)
+    done = subprocess.run(
+        [sys.executable, "script.py"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        start_new_session=True,
+    )
+    assert (done.stdout, done.stderr) == ("1 True\n", "")
 
 
 def test_other_processes_still_know_the_main_program() -> None:

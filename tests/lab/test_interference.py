@@ -112,7 +112,7 @@ def test_fresh_on_a_disk_that_cannot_be_written_is_refused_and_deletes_nothing()
         before = trial_bytes(run.folder.path)
         with (
             read_only(disk),
-            pytest.raises(StoreError, match=r"Read-only file system.*--store"),
+            pytest.raises(StoreError, match=r"Read-only file system.*store=FOLDER"),
         ):
             run_toy(store=disk / "runs", fresh=True)
         assert trial_bytes(run.folder.path) == before
@@ -143,7 +143,7 @@ def test_trials_that_may_not_be_read_are_an_answer_and_no_traceback() -> None:
         (run.folder.path / "trials").chmod(0o700)
         with (
             as_nobody(),
-            pytest.raises(StoreError, match=r"Permission denied.*--store"),
+            pytest.raises(StoreError, match=r"Permission denied.*store=FOLDER"),
         ):
             run_toy(store=disk / "runs")
 

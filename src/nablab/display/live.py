@@ -125,7 +125,10 @@ class LiveTable:
             table.add_column("steps/s", justify="right", no_wrap=True, min_width=7)
         for group in self._shown(progress):
             table.add_row(*self._cells(group, progress.get(group)))
-        return Group(table, Text(self._foot(progress), style="dim"))
+        # Always as many lines: rich would leave some behind where two threads draw at
+        # the same time and the table has grown between them.
+        foot = Text(self._foot(progress), "dim", no_wrap=True, overflow="ellipsis")
+        return Group(table, foot)
 
     def _foot(self, progress: dict[Conditions, Progress]) -> str:
         """How far the whole is, in one line where that fits."""

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from nablab.lab.runner import Plan
     from nablab.lab.work import Outcome
 
-STOPPING = "Stopping: finishing the step and saving. Ctrl-C again ends at once."
+# one line at 60 columns
+STOPPING = "Stopping: finishing the step. Ctrl-C again ends at once."
 
 
 def headline(plan: Plan, pending: int) -> str:

@@ -95,13 +95,15 @@ class ProcessPool:
         self, function: Callable[[Item], Result], items: Sequence[Item]
     ) -> Iterator[tuple[Item, Result]]:
         """See `Executor.results`."""
+        spawning = _Spawning()
         with _safe_path():
             pool = _pool(
                 self.jobs,
+                spawning,
                 engines=max(1, threads.cores() // self.jobs),
                 prepare=self.prepare,
             )
-        with pool:
+        with pool, _at_once(spawning):
             with _safe_path():
                 waiting = {pool.submit(function, item): item for item in items}
             for future in concurrent.futures.as_completed(waiting):
@@ -147,9 +149,10 @@ class WithHelpers:
         waiting = deque(items)
         found: queue.SimpleQueue[tuple[Item, Result] | Exception] = queue.SimpleQueue()
         ended = threading.Event()
+        spawning = _Spawning()
         helping = threading.Thread(
             target=self._help,
-            args=(function, waiting, found, ended),
+            args=(function, waiting, found, ended, spawning),
             name="nablab-helpers",
             daemon=True,
         )
@@ -162,6 +165,13 @@ class WithHelpers:
                 ended.set()  # nobody needs to start any more
                 helping.join()
                 yield from _there(found)
+            except KeyboardInterrupt:
+                waiting.clear()
+                ended.set()
+                while helping.is_alive():  # it may be about to start another one
+                    spawning.kill()
+                    helping.join(0.1)
+                raise
             finally:  # whoever took our results may have had enough
                 waiting.clear()
                 ended.set()
@@ -173,6 +183,7 @@ class WithHelpers:
         waiting: deque[Item],
         found: queue.SimpleQueue[tuple[Item, Result] | Exception],
         ended: threading.Event,
+        spawning: _Spawning,
     ) -> None:
         """Once patience is over, let workers do what waits.
 
@@ -185,7 +196,7 @@ class WithHelpers:
             return
         try:
             self.on_start(workers)
-            self._share(workers, function, waiting, found)
+            self._share(workers, function, waiting, found, spawning)
         except Exception as error:
             waiting.clear()
             found.put(
@@ -198,12 +209,13 @@ class WithHelpers:
         function: Callable[[Item], Result],
         waiting: deque[Item],
         found: queue.SimpleQueue[tuple[Item, Result] | Exception],
+        spawning: _Spawning,
     ) -> None:
         engines = max(1, threads.cores() // (workers + 1))
         # from here on this process has its share of the cores only
         threads.give_engines(engines)
         with _safe_path():
-            pool = _pool(workers, engines=engines, prepare=self.prepare)
+            pool = _pool(workers, spawning, engines=engines, prepare=self.prepare)
         with pool:
             busy: dict[concurrent.futures.Future[Result], Item] = {}
             while True:
@@ -278,11 +290,15 @@ def _worker_lost(error: Exception) -> WorkerLost:
 
 
 def _pool(
-    workers: int, *, engines: int, prepare: Callable[[], object] | None
+    workers: int,
+    spawning: _Spawning,
+    *,
+    engines: int,
+    prepare: Callable[[], object] | None,
 ) -> concurrent.futures.ProcessPoolExecutor:
     return concurrent.futures.ProcessPoolExecutor(
         max_workers=workers,
-        mp_context=_Spawning(),
+        mp_context=spawning,
         initializer=_start_worker,
         initargs=(os.getpid(), engines, prepare),
     )
@@ -299,14 +315,43 @@ class _Worker(SpawnProcess):
 
     @staticmethod
     def _Popen(process: BaseProcess) -> Any:
-        with _without_main():
+        with _without_main(), _ctrl_c_held():
             return SpawnProcess._Popen(process)
 
 
 class _Spawning(SpawnContext):
-    """Processes that are not forked: torch's threads do not survive that."""
+    """Processes that are not forked: torch's threads do not survive that.
 
-    Process = _Worker
+    It remembers them, so that they can be ended at once.
+    """
+
+    def __init__(self) -> None:
+        self._started: list[_Worker] = []
+
+    def Process(self, *arguments: Any, **options: Any) -> _Worker:  # type: ignore[override]
+        """Make a process; see `multiprocessing.Process`."""
+        worker = _Worker(*arguments, **options)
+        self._started.append(worker)
+        return worker
+
+    def kill(self) -> None:
+        """End all of them, in the middle of whatever they do."""
+        for worker in self._started:
+            if worker.pid is not None:
+                worker.kill()
+
+
+@contextmanager
+def _at_once(spawning: _Spawning) -> Iterator[None]:
+    """A second Ctrl-C does not wait for the steps of workers, which may last.
+
+    Whatever a killed worker leaves half-written the store knows from what is whole.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        spawning.kill()
+        raise
 
 
 _preparing = threading.Lock()
@@ -327,6 +372,23 @@ def _without_main() -> Iterator[None]:
             yield
         finally:
             spawn.get_preparation_data = told
+
+
+@contextmanager
+def _ctrl_c_held() -> Iterator[None]:
+    """Processes that are spawned inside do not hear Ctrl-C until they say so.
+
+    A terminal sends it to them too, and one that is still importing would print a
+    traceback into what is drawn there. This thread hears it at the end.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 SAFE_PATH = "PYTHONSAFEPATH"
@@ -358,6 +420,9 @@ def _start_worker(
     # the parent asks workers to stop by the stop token
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    # held, it would stay so in whatever the user's code starts
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
     # what the user's code starts shall find what it finds otherwise
     os.environ.pop(SAFE_PATH, None)
     threading.Thread(target=_leave_with, args=(parent,), daemon=True).start()
