@@ -15,7 +15,8 @@ from nablab.statistics.resampling import Design, holm
 from nablab.statistics.small_samples import ALPHA
 from nablab.verdicts.axis import Axis, axis_of
 from nablab.verdicts.effects import effect_text
-from nablab.verdicts.evidence import Evidence, examine
+from nablab.verdicts.evidence import Evidence
+from nablab.verdicts.examining import examine
 from nablab.verdicts.planning import Advice, advise, leans_against
 from nablab.verdicts.wording import method, reason, sentence
 
