@@ -23,9 +23,10 @@ NAMED = 2
 
 
 def answer(verdicts: Sequence[Verdict]) -> str:
-    """The answer, from the claims that say what they mean for the question.
+    """Answer the question in one or two sentences.
 
-    Else from the first claims.
+    The answer is made of the claims that say what they mean for the question; where
+    none does, of the first claims.
 
     Returns:
         One or two sentences; empty without a verdict.
@@ -43,9 +44,7 @@ def answer(verdicts: Sequence[Verdict]) -> str:
 
 
 def shared_scope(verdicts: Sequence[Verdict]) -> dict[str, Level]:
-    """The scope of all claims, where it is one and the same, so that it need be said
-    only once.
-    """
+    """Return the scope of the claims if all share one, so that it is said only once."""
     scopes = [dict(verdict.scope) for verdict in verdicts]
     return (
         scopes[0]
@@ -55,9 +54,9 @@ def shared_scope(verdicts: Sequence[Verdict]) -> dict[str, Level]:
 
 
 def _parts(verdicts: Sequence[Verdict], *outcomes: Outcome) -> list[str]:
-    """The phrases of these outcomes in the order of the claims.
+    """List the phrases of these outcomes in the order of the claims.
 
-    Equal ones once, with all their scopes.
+    Equal phrases appear once, with all their scopes.
     """
     groups: dict[str, list[Verdict]] = {}
     for verdict in verdicts:
@@ -69,7 +68,7 @@ def _parts(verdicts: Sequence[Verdict], *outcomes: Outcome) -> list[str]:
 
 
 def _remark(group: Sequence[Verdict], ambiguous: Mapping[str, Sequence[Level]]) -> str:
-    """In brackets: for which levels this holds, and what it would take to know more.
+    """Say in brackets for which levels this holds, and what it takes to know more.
 
     Args:
         group: The verdicts that say the same.
@@ -125,9 +124,7 @@ def _from_claims(verdicts: Sequence[Verdict]) -> str:
 
 
 def bare_claim(verdict: Verdict, shared: Mapping[str, Level]) -> str:
-    """The claim as a sentence without its period and without the scope that all claims
-    share.
-    """
+    """Write the claim without its period and without the scope that all share."""
     claim = verdict.claim.rstrip(".")
     unnamed = [f"{words(factor)} {level}" for factor, level in verdict.scope.items()]
     suffix = f" ({', '.join(unnamed)})"
@@ -148,7 +145,7 @@ def _levels(verdicts: Sequence[Verdict], factor: str) -> list[Level]:
 
 
 def _joined(phrases: Sequence[str]) -> str:
-    """Phrases as one sentence; some hold commas of their own.
+    """Join phrases to one sentence; some hold commas of their own.
 
     >>> _joined(["one falls", "two rises", "three, too, is open"])
     'one falls; two rises; and three, too, is open'
@@ -158,7 +155,7 @@ def _joined(phrases: Sequence[str]) -> str:
 
 
 def _listed(names: Sequence[str]) -> str:
-    """Words with commas and an "and" before the last.
+    """List words with commas and an "and" before the last.
 
     >>> _listed(["sinc", "sawtooth", "sign_sin"])
     'sinc, sawtooth and sign_sin'

@@ -170,5 +170,5 @@ def _column(rows: Sequence[tuple[float, ...]], index: int) -> Array:
 
 
 def _numbered(labels: Array) -> Groups:
-    """Number labels from 0."""
+    """Give equal labels equal numbers, from 0."""
     return np.unique(labels, return_inverse=True)[1]

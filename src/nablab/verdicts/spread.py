@@ -38,7 +38,7 @@ COARSEST = 100
 
 
 def same_for_all_seeds(side: Iterable[Record], metric: str) -> tuple[float, ...]:
-    """What every one of at least two seeds gave, trial by trial.
+    """Return what every one of at least two seeds gave, trial by trial.
 
     Empty if the seeds differ.
     """
@@ -56,20 +56,23 @@ def same_for_all_seeds(side: Iterable[Record], metric: str) -> tuple[float, ...]
 
 
 def constant(side: Iterable[Record], metric: str) -> float:
-    """The one finite value that all trials of at least two seeds share, else NaN."""
+    """Return the one finite value that all trials share, else NaN.
+
+    It takes at least two seeds.
+    """
     values = set(same_for_all_seeds(side, metric))
     only = values.pop() if len(values) == 1 else math.nan
     return only if math.isfinite(only) else math.nan
 
 
 def only_zero_or_one(sides: Iterable[Sequence[Record]], metric: str) -> bool:
-    """Whether every trial gave 0 or 1: an outcome that happens or not."""
+    """Tell whether every trial gave 0 or 1: an outcome that happens or does not."""
     values = np.concatenate([values_of(side, metric) for side in sides])
     return bool(np.isin(values[~np.isnan(values)], (0.0, 1.0)).all())
 
 
 def no_replicates(sides: Mapping[str, Sequence[Record]], claim: Claim) -> str:
-    """Why seeds that all gave one result are no replicates.
+    """Explain why seeds that all gave one result are not replicates.
 
     Empty if they vary, or may be equal by nature.
 
@@ -98,8 +101,9 @@ def no_replicates(sides: Mapping[str, Sequence[Record]], claim: Claim) -> str:
 def no_spread(
     values: Sequence[Group], names: Sequence[str], claim: Claim, what: str = ""
 ) -> str:
-    """Why means of two sides (or of the only one) cannot be judged where no value
-    varies; else empty.
+    """Explain why means cannot be judged where no value varies; empty if they can.
+
+    There are two sides, or only one.
     """
     arrays = [np.array(list(group.values())) for group in values]
     if sum(
@@ -118,7 +122,7 @@ def no_spread(
 
 
 def constant_ratio(claim: Claim) -> str:
-    """Why paired values that differ by one factor in every seed cannot be judged."""
+    """Explain why pairs that differ by one factor in every seed cannot be judged."""
     return (
         f"Two levels differ by the same factor in {words(claim.metric)} in every seed, "
         f"so how much it varies from seed to seed is not known.{EXACT}"
@@ -128,7 +132,7 @@ def constant_ratio(claim: Claim) -> str:
 def equal_by_nature(
     sides: Mapping[str, Sequence[Record]], claim: Claim
 ) -> tuple[str, ...]:
-    """A sentence for each side whose seeds all gave the same coarse values."""
+    """Write a sentence for each side whose seeds all gave the same coarse values."""
     said = []
     for name, side in sides.items():
         values = same_for_all_seeds(side, claim.metric)
@@ -144,9 +148,9 @@ def equal_by_nature(
 def outliers(
     groups: Sequence[Group], names: Sequence[str], claim: Claim
 ) -> tuple[str, ...]:
-    """A sentence for each side with values far from the rest.
+    """Write a sentence for each side with values far from the rest.
 
-    Few seeds cannot know their mean.
+    A few seeds cannot know the mean of such values.
     """
     said = []
     for name, group in zip(names, groups, strict=True):
@@ -174,7 +178,10 @@ def _far(values: Array) -> Array:
 
 
 def _coarse(value: float) -> bool:
-    """Whether it is infinite or a fraction with a denominator of at most `COARSEST`."""
+    """Tell whether a value is infinite or a fraction with a small denominator.
+
+    At most `COARSEST`.
+    """
     if math.isinf(value):
         return True
     return abs(
