@@ -79,7 +79,7 @@ def judge_anew() -> None:
 
 
 def _configured(folder: Path) -> Experiment:
-    """The experiment as a reference run was configured."""
+    """Return the experiment as a reference run was configured."""
     config = _read(folder / "config.json")
     found = catalogue.find(config["experiment"])
     return configuration.resolve(
@@ -88,7 +88,7 @@ def _configured(folder: Path) -> Experiment:
 
 
 def _records(path: Path, experiment: Experiment) -> Records:
-    """The trials of a tidy table.
+    """Read the trials of a tidy table.
 
     The experiment knows of what type a factor's levels are.
     """
@@ -115,7 +115,7 @@ def _records(path: Path, experiment: Experiment) -> Records:
 
 
 def page(experiment: type[Experiment]) -> str:
-    """The Markdown page of one experiment."""
+    """Write the Markdown page of one experiment."""
     parts = [
         f"# {experiment.question()}",
         f"`nablab run {experiment.name}`",
@@ -148,7 +148,7 @@ def _presets(experiment: type[Experiment]) -> list[tuple[str, str]]:
 
 
 def _references(experiment: type[Experiment]) -> list[str]:
-    """The reference run, and those of other presets."""
+    """Write the section on the reference run and those of other presets."""
     return [part for folder in _folders(experiment) for part in _reference(folder)]
 
 
@@ -163,7 +163,7 @@ def _folders(experiment: type[Experiment]) -> list[Path]:
 
 
 def _reported(experiment: type[Experiment]) -> list[str]:
-    """What others reported, beside the reference run that repeats the setting."""
+    """Write what others reported beside the reference run that repeats the setting."""
     if not experiment.reported:
         return []
     table = table_of(
@@ -173,7 +173,7 @@ def _reported(experiment: type[Experiment]) -> list[str]:
 
 
 def _beside(one: Reported, experiment: type[Experiment]) -> str:
-    """What the first reference run of the same setting measured, with its preset.
+    """Write what the first reference run of the same setting measured, with its preset.
 
     Empty without one.
     """

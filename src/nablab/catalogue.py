@@ -57,7 +57,7 @@ class Entry:
 
 
 def by_topic(entries: Iterable[Entry]) -> dict[str, list[Entry]]:
-    """The entries under their topics: `TOPICS` first, then those of users."""
+    """Group the entries by topic: `TOPICS` first, then those of users."""
     topics: dict[str, list[Entry]] = {topic: [] for topic in TOPICS}
     for entry in entries:
         topics.setdefault(entry.topic, []).append(entry)
@@ -65,7 +65,7 @@ def by_topic(entries: Iterable[Entry]) -> dict[str, list[Entry]]:
 
 
 def scan() -> dict[str, Entry]:
-    """All experiments by name, in alphabetical order."""
+    """Find all experiments by name, in alphabetical order."""
     entries: dict[str, Entry] = {}
     for folder in [BUILT_IN, *_user_folders()]:
         for path in sorted(folder.glob("*.py")):
@@ -75,7 +75,7 @@ def scan() -> dict[str, Entry]:
 
 
 def find(name: str) -> type[Experiment]:
-    """The experiment class of this name.
+    """Return the experiment class of this name.
 
     Raises:
         UsageError: There is none (with the nearest name), or its file cannot be
@@ -97,7 +97,7 @@ def find(name: str) -> type[Experiment]:
 
 
 def _built_in(name: str) -> type[Experiment] | None:
-    """The experiment of nablab's own whose file bears its name, without a scan.
+    """Import nablab's own experiment whose file bears its name, without a scan.
 
     The scan takes the first of a name, too, and its folder is the first.
     """
@@ -142,7 +142,7 @@ def _import(path: Path) -> ModuleType:
 
 
 def _import_user_file(path: Path) -> ModuleType:
-    """The module of a file of the user's, imported again if it was edited."""
+    """Import a file of the user's, again if it was edited."""
     # It brings hashing and a parser, which listing nablab's own does without.
     from nablab.importing import user_code
 

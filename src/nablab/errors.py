@@ -46,8 +46,9 @@ class Interrupted(NablabError):
 def unknown(
     kind: str, name: str, choices: Iterable[str], *, remedy: str = ""
 ) -> UsageError:
-    """Build the error for a name that does not exist, with the nearest one and the
-    choices.
+    """Build the error for a name that does not exist.
+
+    It holds the nearest name and the choices.
 
     >>> print(unknown("preset", "qiuck", ["quick", "standard"]))
     There is no preset 'qiuck'. Did you mean 'quick'? Choices: quick, standard.
@@ -76,8 +77,9 @@ def raised(doing: str, error: BaseException) -> CodeError:
 
 
 def in_short(error: BaseException) -> str:
-    """The kind of an error, the first line of its text, and the place in a user's file
-    where it was raised.
+    """Describe an error in one line: its kind, its first line, and its place.
+
+    The place is the line of a user's file where it was raised.
 
     >>> in_short(SystemExit(0))
     'SystemExit: 0'
@@ -88,9 +90,9 @@ def in_short(error: BaseException) -> str:
 
 
 def place_of(error: BaseException) -> str:
-    """The innermost line of a traceback that is the user's own, in brackets.
+    """Name the innermost line of a traceback that is the user's own, in brackets.
 
-    Else the innermost of all.
+    If no line is the user's, the innermost of all.
     """
     frames = [
         f
@@ -103,9 +105,9 @@ def place_of(error: BaseException) -> str:
 
 
 def _libraries() -> tuple[str, ...]:
-    """Folders of code that is not the user's.
+    """Return the folders of code that is not the user's.
 
-    Nablab itself, installed packages, Python's library.
+    These are nablab itself, installed packages and Python's library.
     """
     folders = [
         HERE,

@@ -99,7 +99,7 @@ class Code:
 
 
 def code_of(path: Path, *, folder: Path, module: str = "") -> Code:
-    """The code that a file leads to.
+    """Read the code that a file leads to.
 
     Args:
         path: The file.
@@ -122,7 +122,7 @@ def code_of(path: Path, *, folder: Path, module: str = "") -> Code:
 
 
 def code_of_class(cls: type) -> Code | None:
-    """The code that a class's file leads to.
+    """Read the code that a class's file leads to.
 
     None for nablab's own, and where there is no file.
 
@@ -146,7 +146,7 @@ def code_of_class(cls: type) -> Code | None:
 
 
 def find_module(name: str, folder: Path) -> Path | None:
-    """The file of a module, looked for in a folder and then as Python does.
+    """Find the file of a module, in a folder first and then as Python does.
 
     Nothing is run.
 
@@ -188,8 +188,7 @@ def importing(folder: Path) -> Iterator[None]:
 
 
 def forget_stale(code: Code) -> None:
-    """Let Python import the code anew where what it imported before is not what the
-    files now hold.
+    """Let Python import the code again where the files have changed.
 
     Python keeps what it imported by name. It would go on with an earlier version of an
     edited file, or take ``parts.py`` of one folder for that of another.
@@ -213,7 +212,10 @@ def forget_stale(code: Code) -> None:
 
 
 def is_loaded(name: str, code: Code) -> bool:
-    """Whether the module of this name was made from just this code, and is still there."""
+    """Tell whether the module of this name was made from exactly this code.
+
+    And whether the module is still there.
+    """
     file = getattr(sys.modules.get(name), "__file__", None)
     return file == str(code.parts[0].path) and _programs.get(name) == code.sha256
 
@@ -239,8 +241,9 @@ def remember(code: Code, program: str = "") -> None:
 
 @contextmanager
 def watching() -> Iterator[dict[str, None]]:
-    """Collect `Code.unseen` of all code that is loaded meanwhile, as the keys of what
-    is yielded.
+    """Collect `Code.unseen` of all code that is loaded meanwhile.
+
+    It is collected as the keys of what is yielded.
     """
     seen: dict[str, None] = {}
     _watchers.append(seen)
@@ -251,7 +254,7 @@ def watching() -> Iterator[dict[str, None]]:
 
 
 def is_installed(path: Path) -> bool:
-    """Whether a file belongs to Python, to an installed package or to nablab."""
+    """Tell whether a file belongs to Python, to an installed package or to nablab."""
     path = Path(os.path.abspath(path))  # noqa: PTH100 - a link in an environment is that environment's
     if {"site-packages", "dist-packages"} & set(path.parts):
         return True
@@ -264,7 +267,7 @@ def _libraries() -> tuple[Path, ...]:
 
 
 def _is_mine(module: object) -> bool:
-    """Whether an imported module is the user's."""
+    """Tell whether an imported module is the user's."""
     file = getattr(module, "__file__", None)
     return file is not None and not is_installed(Path(file))
 
@@ -281,8 +284,9 @@ def _is_stale(name: str, part: Part) -> bool:
 
 
 def _find(name: str, folder: Path, search: Sequence[str] | None) -> ModuleSpec | None:
-    """Find one level of a module's name, at the top (``search`` is None) or inside a
-    package.
+    """Find one level of a module's name.
+
+    At the top ``search`` is None; else the level lies inside a package.
     """
     if search is not None:
         return PathFinder.find_spec(name, search)
@@ -389,7 +393,7 @@ class _Source:
             self._say(readers[0], "reads a file whose name is made while it runs")
 
     def imports(self, module: str, *, is_package: bool) -> Iterator[str]:
-        """The full names of all modules that may be imported.
+        """Yield the full names of all modules that may be imported.
 
         Args:
             module: The name of this file's module.
@@ -454,7 +458,7 @@ class _Source:
         return True
 
     def _files(self, text: str) -> Iterator[Path]:
-        """The files that a text of the source may mean."""
+        """Yield the files that a text of the source may mean."""
         if not text or len(text) > LONGEST_NAME or not text.isprintable():
             return
         for folder in (self._path.parent, Path.cwd()):
@@ -469,7 +473,10 @@ class _Source:
 
 
 def _writes(call: ast.Call) -> bool:
-    """Whether a call of ``open(file, mode)`` or ``path.open(mode)`` opens for writing."""
+    """Tell whether a call of ``open`` opens a file for writing.
+
+    Either ``open(file, mode)`` or ``path.open(mode)``.
+    """
     place = 1 if isinstance(call.func, ast.Name) else 0
     given = [
         *call.args[place : place + 1],
@@ -480,14 +487,14 @@ def _writes(call: ast.Call) -> bool:
 
 
 def _constants(node: ast.AST) -> list[str]:
-    """The texts in an expression, from left to right."""
+    """List the texts in an expression, from left to right."""
     if isinstance(node, ast.Constant):
         return [node.value] if isinstance(node.value, str) else []
     return [text for child in ast.iter_child_nodes(node) for text in _constants(child)]
 
 
 def unseen_note(unseen: Iterable[str]) -> str:
-    """What to tell the user of `Code.unseen`; empty if all was seen."""
+    """Tell the user of `Code.unseen`; empty if all was seen."""
     listed = "; ".join(unseen)
     if not listed:
         return ""

@@ -69,7 +69,7 @@ def check_size(spec: object, parameters: int) -> None:
 
 
 def parameter_count(widths: Widths) -> int:
-    """Number of weights and biases: the sum of (inputs + 1) x outputs over the layers.
+    """Count weights and biases: the sum of (inputs + 1) x outputs over the layers.
 
     Needs no torch.
 
@@ -82,7 +82,7 @@ def parameter_count(widths: Widths) -> int:
 
 
 def dense(widths: Widths, activation: Activation = "leaky_relu") -> nn.Sequential:
-    """A dense network with biases, and an activation after every layer but the last.
+    """Build a dense network with biases, and activations after all layers but the last.
 
     Takes (N, widths[0]) to (N, widths[-1]). Weights start as PyTorch starts
     `torch.nn.Linear`.
@@ -104,7 +104,7 @@ def dense(widths: Widths, activation: Activation = "leaky_relu") -> nn.Sequentia
 
 
 def activation_layer(activation: Activation) -> nn.Module:
-    """A fresh activation layer by its name.
+    """Build a fresh activation layer by its name.
 
     Raises:
         UsageError: A name that does not exist.
@@ -126,8 +126,9 @@ def activation_layer(activation: Activation) -> nn.Module:
 
 
 def sawtooth_network(depth: int) -> nn.Sequential:
-    """The ReLU network of ``depth`` hidden layers of 2 units that equals the sawtooth
-    on [0, 1].
+    """Build the narrow ReLU network that equals the sawtooth on [0, 1].
+
+    It has ``depth`` hidden layers of 2 units.
 
     The tent map is 2·relu(x) - 4·relu(x - 1/2) on [0, 1]. Each hidden layer computes
     both terms, and the sum is folded into the next layer's weights, so the tent map is

@@ -109,7 +109,7 @@ def check_output(module: nn.Module, x: Tensor, expected_shape: Sequence[int]) ->
 
 
 def output_of(module: nn.Module, x: Tensor, *, wanted: str) -> Tensor:
-    """What a network makes of a batch in eval mode, without gradients.
+    """Return a network's output for a batch, in eval mode and without gradients.
 
     Draws no random number.
 
@@ -146,7 +146,7 @@ def output_of(module: nn.Module, x: Tensor, *, wanted: str) -> Tensor:
 
 
 def source_hash(spec: str) -> str:
-    """The SHA-256 of the code that the factory is made of.
+    """Return the SHA-256 of the code that the factory is made of.
 
     Empty where there is no file (a built-in module).
 
@@ -163,8 +163,9 @@ def source_hash(spec: str) -> str:
 
 
 def unseen(spec: str) -> tuple[str, ...]:
-    """What decides the factory's networks but is not covered by `source_hash`, with
-    file and line.
+    """List what decides the factory's networks but is not covered by `source_hash`.
+
+    Each with file and line.
 
     Raises:
         UsageError: As `source_hash`.
@@ -185,7 +186,7 @@ def _code(spec: str) -> user_code.Code | None:
 
 
 def _code_of_module(name: str) -> user_code.Code | None:
-    """The code of a module; None if it is built in.
+    """Return the code of a module; None if it is built in.
 
     Raises:
         ModuleNotFoundError: There is no such module.
@@ -195,7 +196,7 @@ def _code_of_module(name: str) -> user_code.Code | None:
 
 
 def _folder(source: str) -> Path:
-    """Where the imports of a factory's file or module are looked up first."""
+    """Return the folder where a factory's imports are looked up first."""
     return (
         Path(source).expanduser().resolve().parent
         if source.endswith(".py")

@@ -85,7 +85,7 @@ Kind = Literal[
 
 
 def image_networks() -> tuple[str, ...]:
-    """The names of the networks of the catalogue."""
+    """Return the names of the networks of the catalogue."""
     return tuple(NETWORKS)
 
 
@@ -97,8 +97,9 @@ def image_network(
     classes: int = 10,
     activation: Activation = "relu",
 ) -> nn.Sequential:
-    """A network that takes images (N, channels, size, size), float32, to logits (N,
-    classes).
+    """Build a network from images (N, channels, size, size) to logits (N, classes).
+
+    Inputs are float32.
 
     Weights start as PyTorch starts its layers. The result is a plain
     `torch.nn.Sequential`, so that replicas, Hessians and
@@ -142,7 +143,7 @@ def image_network(
 def parameter_count_of(
     spec: str, *, channels: int = 1, size: int = 28, classes: int = 10
 ) -> int:
-    """Number of trainable weights and biases of `image_network`, by formula.
+    """Count the trainable weights and biases of `image_network`, by formula.
 
     Needs no torch.
 
@@ -204,7 +205,7 @@ def _module(layer: _Layer, activation: Activation) -> nn.Module:
 
 
 def _plan(spec: str, channels: int, size: int, classes: int) -> list[_Layer]:
-    """The layers of a name or a notation, with their shapes."""
+    """List the layers of a name or a notation, with their shapes."""
     for name, value in (("channels", channels), ("size", size), ("classes", classes)):
         if not 1 <= value <= MOST:
             raise UsageError(
@@ -233,7 +234,7 @@ def _plan(spec: str, channels: int, size: int, classes: int) -> list[_Layer]:
 def _hidden_of_widths(
     spec: str, tokens: list[str], channels: int, size: int, classes: int
 ) -> list[str]:
-    """The layers between the input and the output width of a dense network."""
+    """List the layers between the input and the output width of a dense network."""
     inputs = channels * size * size
     if int(tokens[0]) != inputs:
         raise UsageError(
@@ -249,7 +250,7 @@ def _hidden_of_widths(
 
 
 def _kind_of(token: str) -> str:
-    """Which pattern the token follows; empty if none."""
+    """Tell which pattern the token follows; empty if none."""
     return next(
         (kind for kind, pattern in _TOKENS.items() if pattern.fullmatch(token)), ""
     )
@@ -298,7 +299,7 @@ class _Walk:
             self._flatten()
 
     def end(self, classes: int) -> list[_Layer]:
-        """All layers, with the output layer."""
+        """Return all layers, with the output layer."""
         self._activate()
         self._flatten()
         return [*self._layers, _Layer("dense", self._units, classes)]

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def network(
     spec: str, *, shape: Sequence[int], outputs: int, activation: Activation = "relu"
 ) -> nn.Sequential:
-    """An untrained network for inputs (N, *shape) and outputs (N, outputs).
+    """Build an untrained network for inputs (N, *shape) and outputs (N, outputs).
 
     Args:
         spec: For inputs of one axis the widths of a dense network, as `dense` takes
@@ -46,7 +46,7 @@ def network(
 def network_builder(
     spec: str, *, shape: Sequence[int], outputs: int, model: str | None = None
 ) -> Callable[[], nn.Module]:
-    """What builds one fresh network.
+    """Return a function that builds one fresh network.
 
     The user's own if there is one, else the one of the notation.
 
@@ -69,11 +69,10 @@ def check_model(
     samples: int = 0,
     batch_sizes: Sequence[int | None] = (),
 ) -> None:
-    """Raise `UsageError` unless a user's network takes inputs (2, *shape) and gives (2,
-    outputs).
+    """Raise `UsageError` unless a user's network fits the inputs and the outputs.
 
-    With ``samples`` and ``batch_sizes`` it must also be trainable on the batches that
-    these give.
+    It must take inputs (2, *shape) and give (2, outputs). With ``samples`` and
+    ``batch_sizes`` it must also be trainable on the batches that these give.
     """
     import torch
 
@@ -91,7 +90,7 @@ def check_network(
     samples: int = 0,
     batch_sizes: Sequence[int | None] = (),
 ) -> int:
-    """The number of parameters of such a network.
+    """Count the parameters of such a network.
 
     Needs no torch, unless a batch is one sample.
 

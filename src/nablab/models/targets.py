@@ -20,8 +20,7 @@ WHOLE = "y = y.astype('int64')"
 
 
 def check_targets(loss: str, output: Tensor, target: Tensor) -> None:
-    """Raise `UsageError` unless a loss of this name takes these outputs and targets as
-    they are meant.
+    """Raise `UsageError` unless a loss takes these outputs and targets as meant.
 
     Args:
         loss: ``cross_entropy`` or ``nll`` for classes; ``mse``, ``l1`` or
@@ -146,7 +145,7 @@ def _whole(target: Tensor) -> bool:
 
 
 def _each(shape: Sequence[int]) -> str:
-    """A shape with N for the number of samples.
+    """Write a shape with N for the number of samples.
 
     >>> _each((30, 3)), _each((30,))
     ('shape (N, 3)', 'shape (N,)')

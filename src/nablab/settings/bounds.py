@@ -41,7 +41,7 @@ class OutOfBounds(UsageError):
 
 
 def within_bounds(read: Callable[[], Any], hint: Any, key: str, given: Any) -> Any:
-    """What is read for a type with bounds, if it lies within them.
+    """Return what is read for a type with bounds, if it lies within them.
 
     Raises:
         OutOfBounds: It does not; the text says between which bounds it must lie.
@@ -70,7 +70,7 @@ def within_bounds(read: Callable[[], Any], hint: Any, key: str, given: Any) -> A
 
 
 def too_large(key: str, given: Any, limit: Any) -> OutOfBounds:
-    """The error for a number above its bound, or as far below zero."""
+    """Build the error for a number above its bound, or as far below zero."""
     if str(given).lstrip().startswith("-"):
         return OutOfBounds(
             f"{key}={shortened(str(given))} is too small: it must be at least "
@@ -82,7 +82,7 @@ def too_large(key: str, given: Any, limit: Any) -> OutOfBounds:
 
 
 def bounds_in_words(hint: Any, *, finite: bool = False) -> str:
-    """Between which bounds a number must lie; empty if it may be any.
+    """Say between which bounds a number must lie; empty if it may be any.
 
     >>> bounds_in_words(Share), bounds_in_words(Factor), bounds_in_words(Steps)
     ('from 0 to 1', 'above 0 and at most 1', 'above 0')
@@ -105,7 +105,7 @@ def bounds_in_words(hint: Any, *, finite: bool = False) -> str:
 
 
 def shortened(text: str) -> str:
-    """A text that fits into a message."""
+    """Cut a text so that it fits into a message."""
     return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 def duration(seconds: float) -> str:
-    """A time for people.
+    """Write a time for human readers.
 
     >>> duration(0.44), duration(9.97), duration(75), duration(120), duration(7300)
     ('0.4 s', '10 s', '1 min 15 s', '2 min', '2 h 1 min')

@@ -47,7 +47,7 @@ class Cost:
     notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types."""
+        """Convert to plain JSON types."""
         return {**vars(self), "notes": list(self.notes)}
 
 
@@ -64,13 +64,13 @@ class Sets:
     named: bool = False
 
     def data(self) -> Any:
-        """What an instrument takes."""
+        """Return what an instrument takes."""
         # Iterators: a list of tensors would be taken for one batch.
         found = {name: iter(batches) for name, batches in self.batches.items()}
         return found if self.named else next(iter(found.values()))
 
     def samples(self) -> tuple[int, ...]:
-        """Samples of each batch, of all sets."""
+        """Count the samples of each batch, of all sets."""
         return tuple(
             _length(batch) for batches in self.batches.values() for batch in batches
         )
