@@ -78,7 +78,7 @@ def _known(
     offline: bool,
     progress: Progress | None,
 ) -> ImageSet:
-    """A split of a known set as it is."""
+    """Load a split of a known set as it is."""
     files = one.files_of(split)
     content = cache.read(one, files, folder=folder, offline=offline, progress=progress)
     images, labels = one.decode([content.files[file.name] for file in files])

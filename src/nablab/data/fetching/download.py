@@ -156,8 +156,7 @@ def _refuse_page(beginning: bytes, response: HTTPResponse) -> None:
 
 
 def _reach(url: str) -> None:
-    """Raise at once if the host is known to be out of reach, and within seconds if it
-    turns out to be.
+    """Raise at once or within seconds if the host is out of reach.
 
     `urlopen` has one timeout for connecting and reading, and gives it to each of a
     host's addresses in turn: behind a firewall that drops packets it would wait for
@@ -211,7 +210,7 @@ def _connect(host: str, port: int) -> None:
 
 
 def _reason(error: BaseException) -> str:
-    """What went wrong, in a few words."""
+    """Tell what went wrong, in a few words."""
     cause = error.reason if isinstance(error, urllib.error.URLError) else error
     if isinstance(error, urllib.error.HTTPError):
         return f"HTTP {error.code} {error.reason}".rstrip()

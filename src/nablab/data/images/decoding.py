@@ -15,7 +15,10 @@ CIFAR_RECORD = 1 + 3 * 32 * 32
 
 
 def idx_split(files: Sequence[bytearray]) -> tuple[Tensor, Tensor]:
-    """Images uint8 (N, 1, H, W) and labels int64 (N,) of an idx file of each.
+    """Decode one idx file of images and one of labels.
+
+    Returns:
+        Images uint8 (N, 1, H, W) and labels int64 (N,).
 
     Raises:
         DataError: A file is no idx file of unsigned bytes.
@@ -25,7 +28,7 @@ def idx_split(files: Sequence[bytearray]) -> tuple[Tensor, Tensor]:
 
 
 def read_idx(content: bytearray) -> np.ndarray:
-    """The array of an idx file (LeCun's format), sharing its memory.
+    """Decode the array of an idx file (LeCun's format), sharing its memory.
 
     Args:
         content: Two zero bytes, the type (8: unsigned byte), the number of dimensions,
@@ -65,11 +68,14 @@ def read_idx(content: bytearray) -> np.ndarray:
 
 
 def read_cifar(batches: Sequence[bytearray]) -> tuple[Tensor, Tensor]:
-    """Images uint8 (N, 3, 32, 32) and labels int64 (N,) of CIFAR-10's binary batches.
+    """Decode CIFAR-10's binary batches.
 
     Args:
         batches: Records of 3,073 bytes: the label, then 1,024 bytes each of red, green
             and blue.
+
+    Returns:
+        Images uint8 (N, 3, 32, 32) and labels int64 (N,).
 
     Raises:
         DataError: A batch is no whole number of records.

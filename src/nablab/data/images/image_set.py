@@ -37,7 +37,7 @@ class Normalize:
     std: tuple[float, ...]
 
     def __call__(self, images: Tensor) -> Tensor:
-        """float32 (..., C, H, W) from uint8 (..., C, H, W), on the same device."""
+        """Convert uint8 (..., C, H, W) to float32 of the same shape, on the same device."""
         pairs = list(zip(self.mean, self.std, strict=True))
         shift = torch.tensor(
             [-m / s if s else 0.0 for m, s in pairs], device=images.device
@@ -68,7 +68,7 @@ class Augment:
             raise UsageError(f"Augment: shift must not be negative, got {self.shift}.")
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """A new batch (N, C, H, W), of the same dtype and on the same device.
+        """Return a new batch (N, C, H, W), of the same dtype and on the same device.
 
         Args:
             images: A batch (N, C, H, W).
@@ -148,13 +148,14 @@ class ImageSet:
 
     @property
     def normalize(self) -> Normalize:
-        """What makes a network's input of a batch, with the training split's mean and
-        deviation.
+        """What makes a network's input of a batch.
+
+        It knows the training split's mean and deviation.
         """
         return Normalize(self.mean, self.std)
 
     def describe(self) -> str:
-        """One paragraph for a report.
+        """Describe the set in one paragraph for a report.
 
         Name, size, memory, source, terms and whom to cite.
 
@@ -176,14 +177,17 @@ class ImageSet:
         return ". ".join(part.rstrip(".") for part in parts if part) + "."
 
     def take(self, indices: Tensor | Sequence[int]) -> ImageSet:
-        """The samples at these places, copied."""
+        """Copy the samples at these places."""
         where = torch.as_tensor(indices)
         return dataclasses.replace(
             self, images=self.images[where], labels=self.labels[where]
         )
 
     def first(self, samples: int) -> ImageSet:
-        """The first ``samples`` samples, or all if there are fewer; shares the memory."""
+        """Return the first ``samples`` samples, or all if there are fewer.
+
+        They share the memory.
+        """
         return dataclasses.replace(
             self, images=self.images[:samples], labels=self.labels[:samples]
         )
@@ -215,7 +219,7 @@ def _channel_names(count: int) -> tuple[str, ...]:
 
 
 def _note(channel: str, std: float) -> str:
-    """What to say of a channel with this deviation over the training images.
+    """Say what a channel's deviation over the training images means.
 
     Nothing if it varies.
     """

@@ -79,7 +79,7 @@ def corrupt(labels: Tensor, share: float, *, classes: int, seed: int) -> Corrupt
 
 
 def by_truth(labels: Tensor, truth: Tensor) -> dict[str, Tensor]:
-    """Labels in parts, for scores of each part.
+    """Split labels by whether they are true, for scores of each part.
 
     What is in no part holds -100, which is counted nowhere.
 

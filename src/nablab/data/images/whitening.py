@@ -28,7 +28,7 @@ class Whiten:
     """
 
     def __call__(self, images: Tensor) -> Tensor:
-        """float32 (..., C, H, W) from uint8 (..., C, H, W), on the same device."""
+        """Convert uint8 (..., C, H, W) to float32 of the same shape, on the same device."""
         values = images.float()
         axes = (-3, -2, -1)
         least = images.shape[-3:].numel() ** -0.5
@@ -41,8 +41,9 @@ class Whiten:
 
 
 def center_crop(images: Tensor, side: int) -> Tensor:
-    """The middle ``side`` x ``side`` pixels of images (N, C, H, W), copied where
-    anything is cut.
+    """Cut out the middle ``side`` x ``side`` pixels of images (N, C, H, W).
+
+    They are copied where anything is cut.
 
     Of an odd rest the larger half is cut at the bottom and on the right.
 

@@ -39,7 +39,7 @@ class Listing:
 
 
 def open_folder(folder: Path, size: int | None, channels: int | None) -> Own:
-    """What a folder holds; the images are decoded when they are asked for.
+    """Read what a folder holds; the images are decoded when they are asked for.
 
     Raises:
         UsageError: There are no classes, a class is empty, the test split has a class
@@ -94,7 +94,7 @@ def _open_folder(folder: Path, size: int | None, channels: int | None) -> Own:
 
 
 def _splits(folder: Path) -> dict[str, Path]:
-    """The folders of the splits; none where the classes lie directly in ``folder``.
+    """Find the folders of the splits; none where the classes lie in ``folder``.
 
     ``train`` is a split if it has subfolders. If it has images only, it is a class
     among others.
@@ -119,7 +119,7 @@ def _splits(folder: Path) -> dict[str, Path]:
 
 
 def _classes(folder: Path) -> tuple[str, ...]:
-    """The names of the subfolders, sorted."""
+    """List the names of the subfolders, sorted."""
     for path in folder.iterdir():
         _check_link(path)
     names = sorted(path.name for path in _folders(folder))
@@ -135,7 +135,7 @@ def _classes(folder: Path) -> tuple[str, ...]:
 
 
 def _list(folder: Path, classes: tuple[str, ...], notes: Sequence[str]) -> Listing:
-    """The image files of every class, sorted by name."""
+    """List the image files of every class, sorted by name."""
     paths: list[Path] = []
     labels: list[int] = []
     others: list[str] = []
@@ -171,9 +171,10 @@ def _list(folder: Path, classes: tuple[str, ...], notes: Sequence[str]) -> Listi
 
 
 def _sort(place: Path, top: Path, others: list[str], below: list[str]) -> list[Path]:
-    """The images of a class.
+    """Find the images of a class.
 
-    Whatever else there is goes to the names of other files and of folders.
+    The names of whatever else there is are added to ``others`` and ``below``, those of
+    other files and of folders.
     """
     images = []
     for path in _entries(place):
@@ -188,7 +189,7 @@ def _sort(place: Path, top: Path, others: list[str], below: list[str]) -> list[P
 
 
 def _beside(folder: Path, read: Sequence[str]) -> list[str]:
-    """A note on what lies beside the folders that are read, if there is anything."""
+    """Note what lies beside the folders that are read, if there is anything."""
     unread = [path for path in _entries(folder) if path.name not in read]
     if not unread:
         return []
@@ -253,7 +254,7 @@ def _different(
 
 
 def _entries(folder: Path) -> list[Path]:
-    """Everything in a folder that is not hidden, by name."""
+    """List everything in a folder that is not hidden, by name."""
     return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
 
 
@@ -267,7 +268,7 @@ def _folders(folder: Path) -> list[Path]:
 
 
 def _is_image(path: Path) -> bool:
-    """Whether it has the name of an image, and is a file or a link that leads nowhere."""
+    """Tell whether it has the name of an image, and is a file or a dangling link."""
     is_file = path.is_file() or (path.is_symlink() and not path.exists())
     return is_file and path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
 
@@ -281,7 +282,7 @@ def _check_link(path: Path) -> None:
 
 
 def _link_of(path: Path) -> str:
-    """Where a link leads, as it is written there: a `Path` would tidy it up."""
+    """Return where a link leads, as it is written there: a `Path` would tidy it up."""
     return in_text(os.readlink(path))  # noqa: PTH115
 
 
@@ -301,7 +302,7 @@ def _counted(folder: Path, top: Path) -> str:
 
 
 def _some(names: Iterable[str]) -> str:
-    """The first few names."""
+    """Write the first few names."""
     names = list(names)
     more = [f"and {len(names) - NAMED:,} more"] if len(names) > NAMED else []
     return ", ".join([*map(in_text, names[:NAMED]), *more])

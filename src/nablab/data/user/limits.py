@@ -22,7 +22,7 @@ CGROUP = Path("/sys/fs/cgroup/memory.max")
 
 
 def memory() -> int:
-    """Bytes that this process may use.
+    """Return how many bytes this process may use.
 
     Those of the machine, of its container, or of its own limit.
     """
@@ -70,7 +70,7 @@ def check_ratio(packed: int, unpacked: int, what: str) -> None:
 
 
 def size(nbytes: int) -> str:
-    """A number of bytes for people, of any size.
+    """Write a number of bytes of any size for human readers.
 
     >>> size(1_125_899_906_842_624), size(6_500_000_000), size(60_008)
     ('1,126 TB', '6.5 GB', '60 kB')

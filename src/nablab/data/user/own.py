@@ -62,8 +62,9 @@ def check_classes(labels: np.ndarray, classes: Sequence[str], where: str) -> Non
 
 
 def check_numbered(labels: np.ndarray, where: str) -> None:
-    """Raise a `UsageError` unless labels are the numbers from 0 without gaps, where
-    classes have no names.
+    """Raise `UsageError` unless labels are the numbers from 0 without gaps.
+
+    It serves where classes have no names.
 
     Args:
         labels: Whole numbers (N,), none of them below 0.
