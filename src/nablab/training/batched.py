@@ -85,8 +85,9 @@ class BatchedEngine:
         return mask_after_divergence(torch.stack(losses).double().cpu().numpy())
 
     def _gradient(self, batch: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Gradients (K, P) and losses (K,) on one batch (K, batch_size) of indices, or
-        on everything.
+        """Compute gradients (K, P) and losses (K,) on one batch, or on everything.
+
+        A batch holds indices (K, batch_size).
         """
         y = self._y
         if batch is None:
@@ -154,8 +155,9 @@ class BatchedEngine:
 
     @torch.no_grad()
     def _rehearse(self) -> None:
-        """One gradient and one prediction on two samples, to learn what `vmap` refuses
-        before training.
+        """Compute one gradient and one prediction on two samples.
+
+        What `vmap` refuses shows before training.
         """
         samples = min(2, len(self._x))
         few = torch.arange(samples, device=self._x.device).expand(

@@ -163,7 +163,7 @@ def _make(name: str, request: Request) -> Engine:
 
 
 def _rounds(request: Request) -> bool:
-    """Whether these are dense networks whose products are to be in bfloat16."""
+    """Tell whether these are dense networks whose products are to be in bfloat16."""
     module, inputs = request.modules[0], request.inputs
     if not inputs.bfloat16 or any(
         isinstance(part, nn.Conv2d) for part in module.modules()
@@ -176,8 +176,9 @@ def _rounds(request: Request) -> bool:
 
 
 def _check_worthwhile(request: Request) -> None:
-    """Raise `Unsupported` where stacking would not be faster than one network after the
-    other.
+    """Raise `Unsupported` where stacking would not be faster.
+
+    It is compared with one network after the other.
     """
     if len(request.modules) < FEWEST_REPLICAS:
         raise Unsupported(f"fewer than {FEWEST_REPLICAS} replicas gain nothing")
@@ -192,8 +193,10 @@ def _check_worthwhile(request: Request) -> None:
 
 
 def _check_faster(request: Request) -> list[str]:
-    """What is to be said of a measurement that the compiled engine for images won
-    against bfloat16.
+    """Check that the compiled engine for images is faster than bfloat16.
+
+    Returns:
+        What is to be said of the measurement.
 
     Raises:
         Unsupported: It was measured to be slower.
@@ -226,7 +229,7 @@ def _check_faster(request: Request) -> list[str]:
 
 
 def _one_replica(name: str, request: Request) -> tuple[Engine, Tensor]:
-    """An engine for a copy of the first replica, and some batches."""
+    """Make an engine for a copy of the first replica, and some batches."""
     part = dataclasses.replace(
         request,
         modules=[copy.deepcopy(request.modules[0])],
@@ -245,7 +248,10 @@ def _one_replica(name: str, request: Request) -> tuple[Engine, Tensor]:
 
 
 def _operations(request: Request) -> int:
-    """Floating-point operations of one replica's forward and backward pass."""
+    """Count the floating-point operations of one replica's passes.
+
+    One forward and one backward pass.
+    """
     module, size = request.modules[0], request.batch_size
     target = request.y[0] if request.own_labels else request.y
     with FlopCounterMode(display=False) as counter:

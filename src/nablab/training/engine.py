@@ -85,19 +85,18 @@ class Engine(Protocol):
         ...
 
     def predict(self, x: Tensor) -> Tensor:
-        """The outputs (K, N, ...) of all replicas for stored samples (N, ...), in eval
-        mode, detached.
+        """Compute the outputs (K, N, ...) of all replicas for stored samples (N, ...).
+
+        In eval mode, detached.
         """
         ...
 
     def parameters(self) -> dict[str, Tensor]:
-        """Stacked copies (K, ...) of the parameters, and of the buffers where modules
-        have any.
-        """
+        """Copy the stacked parameters (K, ...), and buffers where modules have any."""
         ...
 
     def state(self) -> dict[str, Tensor]:
-        """Everything needed to go on, bit for bit: CPU tensors by name."""
+        """Return everything needed to go on, bit for bit: CPU tensors by name."""
         ...
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
@@ -106,8 +105,9 @@ class Engine(Protocol):
 
 
 def loss_function(loss: Loss) -> Callable[[Tensor, Tensor], Tensor]:
-    """The function (output, target) -> scalar for a loss given by name or as a
-    callable.
+    """Return the function (output, target) -> scalar of a loss.
+
+    The loss is given by name or as a callable.
 
     Raises:
         UsageError: There is no loss of this name.
@@ -129,7 +129,7 @@ def loss_function(loss: Loss) -> Callable[[Tensor, Tensor], Tensor]:
 
 
 def mean_squared_error(output: Tensor, target: Tensor) -> Tensor:
-    """The mean of the squared differences over all elements.
+    """Compute the mean of the squared differences over all elements.
 
     Raises:
         UsageError: The shapes differ; PyTorch would broadcast (N, 1) against (N,) to
@@ -148,7 +148,7 @@ NOT_COUNTED = -100  # the label that cross-entropy ignores
 
 
 def accuracy(output: Tensor, labels: Tensor) -> Tensor:
-    """The share of samples whose largest output is that of their label.
+    """Compute the share of samples whose largest output is that of their label.
 
     Labels of -100 are not counted.
 
@@ -166,8 +166,9 @@ def accuracy(output: Tensor, labels: Tensor) -> Tensor:
 
 
 def slices(samples: int, module: nn.Module, *, replicas: int = 1) -> Iterator[slice]:
-    """Cut ``samples`` into slices that ``replicas`` networks like ``module`` take at
-    once.
+    """Cut ``samples`` into slices that ``replicas`` networks can take at once.
+
+    The networks are like ``module``.
     """
     convolves = any(isinstance(part, nn.Conv2d) for part in module.modules())
     size = max(1, (CONVOLVED_AT_ONCE if convolves else PREDICTED_AT_ONCE) // replicas)

@@ -256,7 +256,7 @@ class GradientNorms(Probe):
         return moved / self._norms(self._before)
 
     def _norms(self, tensors: Mapping[str, Tensor]) -> Tensor:
-        """float64 (K, L + 1) of tensors (K, ...) by name."""
+        """Compute float64 (K, L + 1) of tensors (K, ...) by name."""
         squares = [
             tensors[name].double().flatten(1).square().sum(dim=1) for name in self.names
         ]
@@ -267,8 +267,9 @@ class GradientNorms(Probe):
     def _full_gradient(
         self, tensors: Mapping[str, Tensor], among: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """Gradients (K, ...) by name of the mean loss over all samples, or those at the
-        indices ``among``.
+        """Compute the gradients (K, ...), by name, of the mean loss over all samples.
+
+        With ``among``, over those at these indices only.
         """
         samples = len(self._x) if among is None else len(among)
         size = max(
@@ -297,8 +298,9 @@ class GradientNorms(Probe):
     def _estimated_norms(
         self, tensors: Mapping[str, Tensor], sample: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Norms and their standard errors, float64 (K, L + 1), from the products of
-        groups of a sample.
+        """Estimate norms and their standard errors, float64 (K, L + 1), from a sample.
+
+        They come from the products of groups of the sample.
         """
         groups = [
             self._full_gradient(tensors, group)
@@ -337,14 +339,18 @@ class GradientNorms(Probe):
         own_x: bool,
         own_y: bool,
     ) -> dict[str, Tensor]:
-        """Gradients (K, ...) by name; x and y have an axis of replicas where ``own``."""
+        """Compute gradients (K, ...) by name.
+
+        x and y have an axis of replicas where ``own``.
+        """
         x, samples = self._ready(x, own_x), x.shape[1] if own_x else len(x)
         with _threads(samples * sum(tensors[name].numel() for name in self.names)):
             return self._gradients_now(tensors, x, y, own_x, own_y)
 
     def _ready(self, x: Tensor, own_x: bool) -> Tensor:
-        """What the network sees of stored samples (N, ...), or (K, N, ...) where
-        ``own_x``.
+        """Prepare stored samples for the network.
+
+        They are (N, ...), or (K, N, ...) where ``own_x``.
         """
         flat = x.flatten(0, 1) if own_x else x
         ready = laid_out(
@@ -409,7 +415,7 @@ class GradientNorms(Probe):
     # Checkpoints
 
     def state(self) -> dict[str, Tensor]:
-        """All measurements, and the weights of an awaited update."""
+        """Return all measurements, and the weights of an awaited update."""
         state = {
             "steps": torch.tensor(self._steps, dtype=torch.int64),
             "awaited": torch.tensor(self._awaited),
@@ -447,7 +453,7 @@ class GradientNorms(Probe):
 
 
 def _drawn(samples: int, wanted: int | None) -> Tensor | None:
-    """Indices of the samples for an estimate, the same each time.
+    """Draw the indices of the samples for an estimate, the same each time.
 
     None where it would be all of them.
     """
@@ -457,8 +463,9 @@ def _drawn(samples: int, wanted: int | None) -> Tensor | None:
 
 
 def _mean_product(gram: Tensor) -> tuple[Tensor, Tensor]:
-    """The mean product of two different groups and its standard error by the jackknife,
-    (K,) each.
+    """Estimate the mean product of two different groups and its standard error.
+
+    The error is that of the jackknife; both are (K,).
 
     Args:
         gram: Products (K, M, M) of the gradients of M groups of one size.
@@ -474,7 +481,7 @@ def _mean_product(gram: Tensor) -> tuple[Tensor, Tensor]:
 
 @contextmanager
 def _threads(work: float) -> Iterator[None]:
-    """Small work inside on one thread."""
+    """Run small work inside on one thread."""
     before = torch.get_num_threads()
     if work < ONE_THREAD:
         torch.set_num_threads(1)

@@ -76,8 +76,7 @@ class Learner:
         raise NotImplementedError(f"{type(self).__name__} must define step()")
 
     def evaluate(self, state: State, batch: Batch, moment: Moment) -> Values:
-        """Measure a batch of an evaluated set, networks in evaluation mode, without
-        gradients.
+        """Measure a batch of an evaluated set, in evaluation mode, without gradients.
 
         Returns:
             By name, the mean over the batch's samples, or a pair (sum, count) where the
@@ -87,8 +86,9 @@ class Learner:
         return {}
 
     def outputs(self, state: State, batch: Batch, moment: Moment) -> Any:
-        """Compute what the recipe's metrics score, in evaluation mode, without
-        gradients.
+        """Compute what the recipe's metrics score.
+
+        In evaluation mode, without gradients.
         """
         raise UsageError(
             f"{type(self).__name__} says nothing of its outputs, so the recipe's "
@@ -159,7 +159,7 @@ class Minimize(Learner):
     def named_losses(
         self, net: nn.Module, batch: Batch, moment: Moment
     ) -> dict[str, Tensor]:
-        """The loss and what stands beside it, the loss first.
+        """Compute the loss and what stands beside it, the loss first.
 
         Raises:
             UsageError: The function gives no mapping with the entry ``"loss"``, or no

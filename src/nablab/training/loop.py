@@ -282,29 +282,29 @@ class TrainingTask(Protocol):
         ...
 
     def prepare(self, samples: Tensor) -> Tensor:
-        """The network's input of stored samples."""
+        """Return the network's input of stored samples."""
         ...
 
     def rates(self) -> FloatArray:
-        """float64 (steps,): what multiplies the learning rate at each step."""
+        """Return what multiplies the learning rate at each step, float64 (steps,)."""
         ...
 
     def batches(self) -> Any:
-        """Cuts steps into runs of batches; see `Batches`."""
+        """Return what cuts steps into runs of batches; see `Batches`."""
         ...
 
     def engine(
         self, on_note: Callable[[str], None], *, name: str | None = None
     ) -> Engine:
-        """The engine that trains; a given ``name`` allows only that one."""
+        """Choose the engine that trains; a given ``name`` allows only that one."""
         ...
 
     def evaluate(self, engine: Engine) -> dict[str, FloatArray]:
-        """The evaluated curves' values (K,) at the present weights."""
+        """Return the evaluated curves' values (K,) at the present weights."""
         ...
 
     def fingerprint(self, engine: Engine) -> dict[str, Any]:
-        """Everything on which the course of training depends, as JSON types."""
+        """Return everything on which the course of training depends, as JSON types."""
         ...
 
 
@@ -433,7 +433,7 @@ class _Run:
         )
 
     def _events(self) -> None:
-        """Everything that is due at the present step, in an order that never changes."""
+        """Do all that is due at the present step, in an order that never changes."""
         step = self._history.step
         for probe in self._step_probes:
             if step % probe.every == 0:
@@ -458,7 +458,7 @@ class _Run:
         )
 
     def _rules(self) -> tuple[Rule, ...]:
-        """All that watch a curve."""
+        """Return all that watch a curve."""
         converged = self._task.converged
         return self._task.stop + (() if converged is None else (converged,))
 
@@ -522,7 +522,7 @@ class _Run:
         )
 
     def _engine_named(self, name: str) -> Engine:
-        """The engine that wrote the checkpoint: another one would round differently."""
+        """Make the engine that wrote the checkpoint: another rounds differently."""
         if self._engine.name == name:
             return self._engine
         try:

@@ -16,7 +16,7 @@ class Score(Protocol):
         ...
 
     def value(self) -> float:
-        """The score of all that was taken in."""
+        """Return the score of all that was taken in."""
         ...
 
 
@@ -29,7 +29,7 @@ class Metric(Protocol):
         ...
 
     def new(self) -> Score:
-        """An empty score."""
+        """Return an empty score."""
         ...
 
 

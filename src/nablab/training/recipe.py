@@ -94,7 +94,7 @@ class Recipe:
             )
 
     def budget(self, steps_per_epoch: int) -> int:
-        """The number of optimizer steps, at most."""
+        """Return the number of optimizer steps, at most."""
         return (
             self.steps
             if self.steps is not None
@@ -102,7 +102,7 @@ class Recipe:
         )
 
     def changed(self, names: Sequence[str]) -> list[str]:
-        """Those of these options that are not at their defaults."""
+        """Return those of these options that are not at their defaults."""
         plain = Recipe(steps=1)
         return [name for name in names if getattr(self, name) != getattr(plain, name)]
 

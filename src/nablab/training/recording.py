@@ -84,9 +84,9 @@ class WeightRecorder(Probe):
         }
 
     def path(self, replica: int) -> list[dict[str, Tensor]]:
-        """The T points of one replica, each as tensors by name.
+        """Return the T points of one replica, each as tensors by name.
 
-        What `trajectory_pca` takes.
+        `trajectory_pca` takes them.
         """
         return [
             {name: tensor[replica] for name, tensor in point.items()}
@@ -112,7 +112,7 @@ class WeightRecorder(Probe):
             self._keep(context)
 
     def state(self) -> dict[str, Tensor]:
-        """All points so far."""
+        """Return all points so far."""
         return {
             "steps": torch.tensor(self._steps),
             **{f"weights/{n}": t for n, t in self.weights.items()},
@@ -154,7 +154,7 @@ class WeightRecorder(Probe):
 
 
 def path_array(path: Sequence[Mapping[str, Tensor]]) -> npt.NDArray[Any]:
-    """The T points of a path as one array (T, P), for a store.
+    """Stack the T points of a path to one array (T, P), for a store.
 
     `path_from_array` goes back.
     """
@@ -166,7 +166,9 @@ def path_array(path: Sequence[Mapping[str, Tensor]]) -> npt.NDArray[Any]:
 def path_from_array(
     rows: npt.NDArray[Any], module: nn.Module
 ) -> list[dict[str, Tensor]]:
-    """The points (T, P) as tensors by parameter of a module of the same architecture.
+    """Split points (T, P) into tensors by parameter of a module.
+
+    The path is of a module of the same architecture.
 
     Memory is shared.
     """

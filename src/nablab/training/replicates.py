@@ -92,7 +92,10 @@ def check_replicates(
 
 
 def draws_random_numbers(module: nn.Module, x: Tensor) -> bool:
-    """Whether a forward pass in training mode draws random numbers, as dropout does."""
+    """Tell whether a forward pass in training mode draws random numbers.
+
+    With dropout it does.
+    """
     trial = copy.deepcopy(module).train()
     devices = [x.device] if x.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices), torch.no_grad():
@@ -114,7 +117,7 @@ def _states(device: torch.device) -> list[Tensor]:
 def _another(
     networks: Sequence[Built], build: Callable[[], nn.Module], starts: Sequence[int]
 ) -> Built | None:
-    """A network of another start than the first.
+    """Build a network of another start than the first.
 
     None where all starts are one on purpose.
     """
@@ -147,7 +150,7 @@ def _check_apart(modules: Sequence[nn.Module], training: Any) -> None:
 
 
 def _trained(module: nn.Module) -> Iterator[Tensor]:
-    """What training changes: trainable parameters and running statistics.
+    """Yield what training changes: trainable parameters and running statistics.
 
     Frozen parts may be shared. Read from the layers themselves: PyTorch's walk by full
     names takes a tenth of a short training of many networks.
@@ -162,13 +165,13 @@ def _trained(module: nn.Module) -> Iterator[Tensor]:
 
 
 def _name_of(tensor: Tensor, module: nn.Module) -> str:
-    """The name of a parameter or buffer of a network."""
+    """Return the name of a parameter or buffer of a network."""
     named = [*module.named_parameters(), *module.named_buffers()]
     return next(name for name, own in named if own is tensor)
 
 
 def _same(one: nn.Module, other: nn.Module) -> bool:
-    """Whether all parameters and buffers are equal, bit for bit up to NaN."""
+    """Tell whether all parameters and buffers are equal, bit for bit up to NaN."""
     pairs = [dict(m.named_parameters()) | dict(m.named_buffers()) for m in (one, other)]
     if pairs[0].keys() != pairs[1].keys():
         return False

@@ -32,7 +32,10 @@ class Sampler(Protocol):
     text: str
 
     def indices(self, seed: int, batch: int) -> Tensor:
-        """The samples, int64 (n,), of a batch counted from the beginning of training."""
+        """Return the samples, int64 (n,), of a batch.
+
+        Batches are counted from the beginning of training.
+        """
         ...
 
 
@@ -162,7 +165,7 @@ class Folds:
         return self.training(seed)[self._inner.indices(seed, batch)]
 
     def training(self, seed: int) -> Tensor:
-        """The samples that a trial learns from, equally many for every fold.
+        """Return the samples that a trial learns from, equally many for every fold.
 
         One may stay unused.
         """
@@ -174,5 +177,5 @@ class Folds:
         return torch.cat(rest)[: self._fewest]
 
     def validation(self, seed: int) -> Tensor:
-        """The samples of the fold that a trial leaves out."""
+        """Return the samples of the fold that a trial leaves out."""
         return self._parts[self._held_out[seed]]

@@ -18,7 +18,7 @@ from nablab.seeding import derive as derive  # known under this module's name, t
 
 
 def generator(seed: int) -> torch.Generator:
-    """A CPU generator that starts from ``seed``."""
+    """Make a CPU generator that starts from ``seed``."""
     return torch.Generator().manual_seed(seed)
 
 
@@ -36,7 +36,7 @@ class Built:
     states: Mapping[str, int]
 
     def generators_equal(self, other: Built) -> list[str]:
-        """The libraries whose generator stands where it stood for the other network."""
+        """Name the libraries whose generators stand where they stood for the other."""
         return [
             name for name, state in self.states.items() if state == other.states[name]
         ]
@@ -86,7 +86,7 @@ def _own_generators() -> Iterator[None]:
 
 
 def _generator_states() -> dict[str, int]:
-    """What tells two states of each library's generator apart.
+    """Return what tells two states of each library's generator apart.
 
     A hash, as there may be many networks.
     """

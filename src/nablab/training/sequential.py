@@ -183,8 +183,9 @@ class SequentialEngine:
 
     @contextmanager
     def _own_randomness(self, replica: int, *, advance: bool = True) -> Iterator[None]:
-        """Draw from the replica's own generators inside, and leave the global ones as
-        they were.
+        """Draw from the replica's own generators inside.
+
+        The global ones are left as they were.
         """
         before = generator_states(self._x.device)
         set_generator_states(self._generators[replica], self._x.device)

@@ -37,7 +37,15 @@ class StackedPredictor:
         self._engine(1)
 
     def __call__(self, tensors: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
-        """Outputs (K, N, C) for parameters (K, ...) by name and inputs (N, ...)."""
+        """Compute the outputs of K networks.
+
+        Args:
+            tensors: Parameters (K, ...) by name.
+            inputs: (N, ...), prepared as the networks take them.
+
+        Returns:
+            Outputs (K, N, C).
+        """
         flat = self._flat(tensors)
         engine = self._engine(len(flat))
         self._holders.pop(len(flat), None)
@@ -47,8 +55,9 @@ class StackedPredictor:
     def at_points(
         self, basis: Mapping[str, Tensor], factors: Tensor
     ) -> Callable[[Tensor], Tensor]:
-        """What gives the outputs (K, N, C) for inputs (N, ...) at K combinations of B
-        networks.
+        """Return a function of inputs (N, ...) at K combinations of B networks.
+
+        It gives the outputs (K, N, C).
 
         Their first layer is computed for the B networks only, and their weights are
         made once.
@@ -86,8 +95,9 @@ class StackedPredictor:
 
 
 def stacked_predictor(module: nn.Module, x: Tensor) -> StackedPredictor | None:
-    """What computes the outputs of K networks like ``module`` several times as fast as
-    PyTorch.
+    """Return a predictor several times as fast as PyTorch for K networks.
+
+    The networks are like ``module``.
 
     For `nablab.instruments.interpolate` and others that measure many points of weight
     space, for instance.

@@ -76,7 +76,7 @@ class StackedWeights:
             tensor.copy_(torch.where(self.active[:, None], tensor, old))
 
     def by_name(self, weights: Tensor) -> dict[str, Tensor]:
-        """Views of (..., P) weights by parameter name."""
+        """Return views of (..., P) weights by parameter name."""
         parts = torch.split(
             weights, [shape.numel() for shape in self._shapes.values()], dim=-1
         )

@@ -53,7 +53,7 @@ class Rule(Protocol):
         ...
 
     def watch(self, replicas: int) -> Watch:
-        """A fresh memory for so many replicas."""
+        """Return a fresh memory for this number of replicas."""
         ...
 
 
@@ -75,7 +75,7 @@ class Threshold:
     improves: ClassVar[bool] = False
 
     def watch(self, replicas: int) -> Watch:
-        """A fresh memory for so many replicas."""
+        """Return a fresh memory for this number of replicas."""
         return _ThresholdWatch(self.value, self.above)
 
 
@@ -110,7 +110,7 @@ class EarlyStopping:
             )
 
     def watch(self, replicas: int) -> Watch:
-        """A fresh memory for so many replicas."""
+        """Return a fresh memory for this number of replicas."""
         return _PatienceWatch(replicas, self.patience, self.minimum_delta)
 
 
@@ -139,7 +139,7 @@ class Plateau:
             )
 
     def watch(self, replicas: int) -> Watch:
-        """A fresh memory for so many replicas."""
+        """Return a fresh memory for this number of replicas."""
         return _PlateauWatch(replicas, self.window_steps, self.relative_improvement)
 
 

@@ -87,7 +87,7 @@ class Task:
         return [f"{name}_{kind}" for name in self.evaluated for kind in kinds]
 
     def rates(self) -> FloatArray:
-        """float64 (steps,): what multiplies the learning rate at each step."""
+        """Return what multiplies the learning rate at each step, float64 (steps,)."""
         return np.asarray(self.schedule.multipliers(self.steps), dtype=np.float64)
 
     @property
@@ -102,11 +102,11 @@ class Task:
         return Goal(self.best, higher)
 
     def prepare(self, samples: Tensor) -> Tensor:
-        """The network's input of stored samples."""
+        """Return the network's input of stored samples."""
         return self.inputs.ready(samples)
 
     def batches(self) -> Batches:
-        """The order in which each replica sees the samples."""
+        """Return the order in which each replica sees the samples."""
         return Batches(len(self.x), self.batch_size, self.seeds, self.x.device)
 
     def engine(
@@ -144,7 +144,7 @@ class Task:
         )
 
     def _varies_by_seed(self, module: nn.Module) -> bool:
-        """Whether trainings of two seeds differ even where their first weights do not."""
+        """Tell whether trainings of two seeds differ with equal first weights."""
         shuffled = self.batch_size is not None and self.batch_size < len(self.x)
         if (
             shuffled
@@ -168,8 +168,9 @@ class Task:
             )
 
     def evaluate(self, engine: Engine) -> dict[str, FloatArray]:
-        """Each of `metrics` (K,), at the present weights, on the training set and each
-        held-out set.
+        """Compute each of `metrics` (K,), at the present weights, on each set.
+
+        The sets are the training set and each held-out set.
         """
         found: dict[str, FloatArray] = {}
         # sets that share their samples share one prediction
@@ -185,7 +186,7 @@ class Task:
         return found
 
     def fingerprint(self, engine: Engine) -> dict[str, Any]:
-        """Everything on which the course of training depends, as JSON types."""
+        """Return everything on which the course of training depends, as JSON types."""
         data = {"x": self.x, "y": self.y}
         for name, own in self.evaluated.items():
             data |= {f"{name}/x": own.x, f"{name}/y": own.y}
@@ -288,7 +289,7 @@ def make_task(
 def _evaluated(
     pair: Pair, x: Tensor, training_set: Tensor, device: torch.device, replicas: int
 ) -> Evaluated:
-    """A held-out set on the device.
+    """Put a held-out set on the device.
 
     Samples that are the training set's stay one tensor with it.
     """
@@ -307,7 +308,7 @@ def _evaluated(
 def _scored(
     function: Callable[[Tensor, Tensor], Tensor], outputs: Tensor, data: Evaluated
 ) -> FloatArray:
-    """float64 (K,): a loss or a score of each replica's outputs (K, N, ...)."""
+    """Compute a loss or a score of each replica's outputs (K, N, ...), float64 (K,)."""
     values = [
         function(out, data.y[k] if data.own_labels else data.y)
         for k, out in enumerate(outputs)

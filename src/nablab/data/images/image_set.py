@@ -37,7 +37,7 @@ class Normalize:
     std: tuple[float, ...]
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Convert uint8 (..., C, H, W) to float32 of the same shape, on the same device."""
+        """Convert uint8 (..., C, H, W) to float32 of the same shape and device."""
         pairs = list(zip(self.mean, self.std, strict=True))
         shift = torch.tensor(
             [-m / s if s else 0.0 for m, s in pairs], device=images.device

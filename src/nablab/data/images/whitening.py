@@ -28,7 +28,7 @@ class Whiten:
     """
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Convert uint8 (..., C, H, W) to float32 of the same shape, on the same device."""
+        """Convert uint8 (..., C, H, W) to float32 of the same shape and device."""
         values = images.float()
         axes = (-3, -2, -1)
         least = images.shape[-3:].numel() ** -0.5

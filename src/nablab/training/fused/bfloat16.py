@@ -165,7 +165,7 @@ class FusedBfloat16Engine(FusedLayers):
         return self._outputs(data, len(x), rounded)
 
     def _kept_rounded(self, x: Tensor) -> Tensor:
-        """What `_rounded` gives, kept.
+        """Return what `_rounded` gives, and keep it.
 
         Evaluations ask for the same samples again and again.
         """
@@ -178,7 +178,7 @@ class FusedBfloat16Engine(FusedLayers):
         return rounded
 
     def _rounded(self, x: Tensor) -> Tensor:
-        """Stored samples made ready, bfloat16 (N, inputs)."""
+        """Make stored samples ready, as bfloat16 (N, inputs)."""
         features = self._shape.numel()
         found = torch.empty(len(x), features, dtype=torch.bfloat16)
         for part in (

@@ -219,8 +219,9 @@ class FusedEngine(FusedReplicas):
         return data, self._packed
 
     def _pack(self, samples: Tensor, *, ones: bool = False) -> Tensor:
-        """Rows (features, N rounded up to an odd number of vectors), zero behind the
-        samples.
+        """Pack samples into rows, with zeros behind the samples.
+
+        The rows are (features, N rounded up to an odd number of vectors).
         """
         count, features = samples.shape
         stride = (-(-count // self._lanes) | 1) * self._lanes

@@ -207,8 +207,9 @@ class FusedImageEngine(FusedLayers):
             self._basis = rows, factors.to(self._real).contiguous()
 
     def load_weights(self, flat: Tensor) -> None:
-        """Take over weights (K, P) alone, each row as
-        `torch.nn.utils.parameters_to_vector` gives it.
+        """Take over weights (K, P) alone.
+
+        Each row is as `torch.nn.utils.parameters_to_vector` gives it.
         """
         self._basis = None
         super().load_weights(flat)
@@ -255,7 +256,7 @@ class FusedImageEngine(FusedLayers):
 
 
 def _table(prepare: Prepare, x: Tensor, real: torch.dtype) -> Tensor:
-    """What ``prepare`` makes of each byte in each channel, (channels, 256).
+    """Tabulate what ``prepare`` makes of each byte in each channel, (channels, 256).
 
     Raises:
         Unsupported: The samples are no bytes, or a value's result depends on where it

@@ -28,7 +28,7 @@ _INT, _POINTER = ctypes.c_int64, ctypes.c_void_p
 
 
 def structure(name: str, *fields: tuple[str, Any]) -> Any:
-    """A C structure's twin."""
+    """Make a C structure's twin."""
     return type(name, (ctypes.Structure,), {"_fields_": fields})
 
 
@@ -60,8 +60,9 @@ class FusedLayers(FusedReplicas):
         return named
 
     def _outputs(self, data: Any, samples: int, kept: Any, *more: Any) -> Tensor:
-        """The outputs (K, samples, classes) for the kernel's samples and what ``more``
-        it takes.
+        """Compute the outputs (K, samples, classes) for the kernel's samples.
+
+        ``more`` is what else the kernel takes.
 
         ``kept`` is what the samples' structure points to: the threads hold it.
         """
@@ -89,8 +90,9 @@ class FusedLayers(FusedReplicas):
         return outputs
 
     def _describe_layers(self, make: Callable[..., Any]) -> Any:
-        """The kernel's rows, one for each layer, with the places of its weights and
-        biases filled in.
+        """Make the kernel's rows, one for each layer.
+
+        The places of its weights and biases are filled in.
         """
         rows = (make * len(self._layers))()  # type: ignore[operator]
         start = 0
