@@ -1,5 +1,4 @@
-"""Write docs/experiments/*.md from the experiments' docstrings and their reference
-runs.
+"""Write docs/experiments/*.md from the experiments and their reference runs.
 
 ``python tools/write_docs.py`` writes the pages anew. ``--reference RUN`` first copies
 the verdicts, figures and environment of a run in the store to become the reference run

@@ -34,9 +34,7 @@ class DataError(NablabError):
 
 
 class CodeError(NablabError):
-    """Code of the user's or of a library raised an error while it was at work (exit
-    code 1).
-    """
+    """The user's code, or a library's, raised an error at work (exit code 1)."""
 
 
 class Interrupted(NablabError):

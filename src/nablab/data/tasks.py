@@ -40,8 +40,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Task:
-    """A problem: inputs and targets to learn, others to be tested on, and the loss
-    between them.
+    """A problem: inputs and targets to learn, others for tests, and the loss.
 
     Attributes:
         name: What the user wrote.

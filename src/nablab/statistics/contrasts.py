@@ -1,5 +1,4 @@
-"""Contrasts: how large an effect is, between which limits it lies, and how it fares
-against a shift.
+"""Contrasts: an effect, its limits, and its test against a shift.
 
 * `interval_of_mean`: of one sample, without a test.
 * `contrast_means`: difference of two means, independent groups.

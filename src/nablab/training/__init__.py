@@ -1,5 +1,4 @@
-"""Training: one loop, several engines for replicas, optimizers, schedules, stopping
-rules, probes.
+"""Training: one loop, several engines, optimizers, schedules, stopping rules, probes.
 
 A name is imported when it is first used, so that importing this package does not import
 PyTorch.

@@ -29,8 +29,9 @@ from nablab.training.stacked_weights import StackedWeights
 
 
 class BatchedEngine:
-    """K networks as one, for modules without buffers and without randomness in the
-    forward pass.
+    """K networks as one, by `torch.func.vmap`.
+
+    It serves modules without buffers and without randomness in the forward pass.
 
     Args:
         modules: K modules; only their weights are read.

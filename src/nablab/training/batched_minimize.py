@@ -361,8 +361,9 @@ class Given:
 
 
 class _Loss(nn.Module):
-    """A network and its loss as one module, so that tensors can stand in for the
-    weights.
+    """A network and its loss as one module.
+
+    So tensors can stand in for the weights.
     """
 
     def __init__(self, net: nn.Module, learner: Minimize) -> None:

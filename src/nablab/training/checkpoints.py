@@ -1,5 +1,6 @@
-"""Exact checkpoints: one safetensors file, written atomically, that says what it
-belongs to.
+"""Exact checkpoints: one safetensors file that says what it belongs to.
+
+It is written atomically.
 """
 
 from __future__ import annotations

@@ -206,8 +206,9 @@ class Subset:
 
 @dataclass(frozen=True)
 class PerTrial:
-    """One data set for each trial of a training, in the order of the seeds, such as
-    validation folds.
+    """One data set for each trial of a training, in the order of the seeds.
+
+    The trials may learn from validation folds, for example.
     """
 
     sets: tuple[Dataset, ...]

@@ -34,8 +34,9 @@ ONE_THREAD = 1e8
 
 
 class GradientNorms(Probe):
-    r"""Measures the gradient of every replica at chosen steps, on all samples and on a
-    minibatch.
+    r"""Measures the gradient of every replica at chosen steps.
+
+    It is measured on all samples and on a minibatch.
 
     Engines do not hand out their gradients, so each measurement costs one gradient over
     all data for every replica, in eval mode; a minibatch costs its share. Dense

@@ -55,9 +55,7 @@ class Goal:
 
 
 class Best:
-    """The lowest value of a metric per replica, with its step and the weights of that
-    moment.
-    """
+    """The lowest value of a metric per replica, with its step and its weights."""
 
     def __init__(self, replicas: int) -> None:
         self.values = np.full(replicas, np.inf)

@@ -338,9 +338,7 @@ def task_of(
 
 
 class _Run:
-    """One training: the engine, the history and the probes, moved together from event
-    to event.
-    """
+    """One training: engine, history and probes, moved together from event to event."""
 
     def __init__(
         self,

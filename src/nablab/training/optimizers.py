@@ -152,8 +152,9 @@ class SGD(Specification):
 
 @dataclass(frozen=True)
 class RMSprop(Specification):
-    """Gradients divided by the root of their smoothed squares, as
-    `torch.optim.RMSprop`.
+    """Gradients divided by the root of their smoothed squares.
+
+    As `torch.optim.RMSprop`.
     """
 
     learning_rate: Number = 1e-2
@@ -202,8 +203,9 @@ class RMSprop(Specification):
 
 @dataclass(frozen=True)
 class Adam(Specification):
-    """Adam (Kingma and Ba, 2015) with weight decay as an L2 penalty, as
-    `torch.optim.Adam`.
+    """Adam (Kingma and Ba, 2015) with weight decay as an L2 penalty.
+
+    As `torch.optim.Adam`.
     """
 
     learning_rate: Number = 1e-3
@@ -267,8 +269,9 @@ class Adam(Specification):
 
 @dataclass(frozen=True)
 class AdamW(Adam):
-    """Adam with decoupled weight decay (Loshchilov and Hutter, 2019), as
-    `torch.optim.AdamW`.
+    """Adam with decoupled weight decay (Loshchilov and Hutter, 2019).
+
+    As `torch.optim.AdamW`.
     """
 
     weight_decay: Number = 1e-2

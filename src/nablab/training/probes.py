@@ -1,6 +1,4 @@
-"""Probes: code of an experiment that looks at training while it runs, or ends a
-replica.
-"""
+"""Probes: an experiment's code that looks at training, or ends a replica."""
 
 from __future__ import annotations
 

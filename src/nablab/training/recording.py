@@ -19,8 +19,9 @@ from nablab.training.probes import Context, Probe
 
 
 class WeightRecorder(Probe):
-    """Keeps the weights of every replica before training, at every ``every``-th step,
-    and at the end.
+    """Keeps the weights of every replica as training goes on.
+
+    Those before training, at every ``every``-th step, and at the end.
 
     They are kept on the CPU in their own dtype and are part of checkpoints. K replicas
     of P float32 weights at T points take 4·K·T·P bytes. A replica that ended keeps its

@@ -1,5 +1,6 @@
-"""Samplers: which samples stand in which batch, as a function of the seed and the
-batch's number.
+"""Samplers: which samples stand in which batch.
+
+The answer is a function of the seed and the batch's number.
 
 Nothing is drawn from a running generator, so a training's position is its step alone:
 nothing needs saving.

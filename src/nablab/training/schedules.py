@@ -70,8 +70,9 @@ class Exponential:
 
 @dataclass(frozen=True)
 class Linear:
-    """A straight line from ``start`` to ``end``, after an optional linear warm-up
-    (`LinearLR`).
+    """A straight line from ``start`` to ``end``, after an optional linear warm-up.
+
+    PyTorch's is `torch.optim.lr_scheduler.LinearLR`.
     """
 
     start: float = 1.0
@@ -90,8 +91,9 @@ class Linear:
 
 @dataclass(frozen=True)
 class Cosine:
-    """Half a cosine from 1 to ``minimum``, after an optional linear warm-up
-    (`CosineAnnealingLR`).
+    """Half a cosine from 1 to ``minimum``, after an optional linear warm-up.
+
+    PyTorch's is `torch.optim.lr_scheduler.CosineAnnealingLR`.
 
     Loshchilov and Hutter, SGDR, 2017, without restarts.
     """

@@ -1,5 +1,6 @@
-"""PyTorch's generators and the building of networks, from seeds that
-`nablab.seeding.derive` makes.
+"""PyTorch's generators and the building of networks from seeds.
+
+`nablab.seeding.derive` makes the seeds.
 """
 
 from __future__ import annotations

@@ -26,8 +26,9 @@ from nablab.training.seeding import derive
 
 
 class SequentialEngine:
-    """K modules, K PyTorch optimizers and K generators, for modules with dropout or
-    buffers too.
+    """K modules, K PyTorch optimizers and K generators.
+
+    It also serves modules with dropout or buffers.
 
     Args:
         modules: K modules; the engine trains them in place.

@@ -1,5 +1,6 @@
-"""The outputs of many networks of one architecture, from their stacked weights, by the
-compiled engine.
+"""The outputs of many networks of one architecture, by the compiled engine.
+
+They are computed from the networks' stacked weights.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ from nablab.training.optimizers import SGD
 
 
 class StackedPredictor:
-    """Computes the outputs of K networks of one architecture from their stacked
-    weights.
+    """Computes the outputs of K networks of one architecture.
+
+    From their stacked weights.
 
     Args:
         module: The architecture; its weights are not used.

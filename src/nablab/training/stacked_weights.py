@@ -1,5 +1,6 @@
-"""K networks of one architecture as rows of one tensor, and an optimizer step on all of
-them at once.
+"""K networks of one architecture as rows of one tensor.
+
+An optimizer steps on all of them at once.
 """
 
 from __future__ import annotations

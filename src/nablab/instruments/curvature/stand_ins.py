@@ -33,9 +33,9 @@ SEARCH = (
 FEWEST_ROWS = 100_000
 SEVERAL = 3  # vectors in a block that is timed beside a single one
 # Steps of Lanczos on the true matrix, where its spectrum decides how long a search
-# takes. On small networks, fresh and trained, the products so foretold were 0.7 to 2.5
-# times those of the search with 8 steps, 0.8 to 1.8 times with 12, most of them within
-# 1.3.
+# takes. On small networks, fresh and trained, the predicted number of products was 0.7
+# to 2.5 times that of the search with 8 steps, and 0.8 to 1.8 times with 12, most often
+# within 1.3.
 STEPS = 10
 # A node that stands apart holds at most so many eigenvalues: a random vector sees one
 # as any of these.
@@ -196,7 +196,7 @@ def by_products(
     spectrum: bool = False,
     notes: tuple[str, ...] = (),
 ) -> Rehearsal:
-    """Foretell an instrument of curvature.
+    """Make the rehearsal of an instrument of curvature.
 
     Args:
         find: Gives the function of any matrix that the instrument calls, such as
@@ -205,7 +205,7 @@ def by_products(
         notes: See `Cost`.
     """
 
-    def foretell(call: Call) -> Cost:
+    def predict(call: Call) -> Cost:
         made: list[Operator] = []
 
         def prepare() -> Operator:
@@ -238,4 +238,4 @@ def by_products(
         )
         return dataclasses.replace(found, notes=notes)
 
-    return Rehearsal(foretell)
+    return Rehearsal(predict)

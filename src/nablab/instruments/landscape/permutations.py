@@ -163,7 +163,7 @@ class _Walk:
             )
 
     def hidden(self) -> dict[str, list[tuple[str, int]]]:
-        """All groups but the last: the outputs keep their order."""
+        """Return all groups but the last: the outputs keep their order."""
         found = {
             group: entries
             for group, entries in self._groups.items()

@@ -1,5 +1,6 @@
-"""Dense networks in compiled code whose products are bfloat16 on a processor's matrix
-tiles (AMX).
+"""Dense networks in compiled code, with bfloat16 products.
+
+The products are computed on a processor's matrix tiles (AMX).
 
 Beyond small sizes a dense network's step is matrix products and the optimizer's pass
 over all weights. PyTorch takes the tiles too, but passes every result through memory
@@ -57,8 +58,9 @@ _Data = structure(
 
 
 class FusedBfloat16Engine(FusedLayers):
-    """K dense networks trained by compiled code with matrix tiles, for cross-entropy on
-    the CPU.
+    """K dense networks trained by compiled code with matrix tiles.
+
+    For cross-entropy on the CPU.
 
     Args:
         modules: K modules, each a `nn.Sequential` (nested or not) of `nn.Flatten`,

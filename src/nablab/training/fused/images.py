@@ -75,8 +75,9 @@ _Basis = structure(
 
 
 class FusedImageEngine(FusedLayers):
-    """K small networks for images trained by compiled code, for cross-entropy on the
-    CPU.
+    """K small networks for images trained by compiled code.
+
+    For cross-entropy on the CPU.
 
     Args:
         modules: K modules, each a `nn.Sequential` (nested or not) of `nn.Conv2d`,

@@ -33,8 +33,9 @@ def structure(name: str, *fields: tuple[str, Any]) -> Any:
 
 
 class FusedLayers(FusedReplicas):
-    """K networks of convolutions, poolings and dense layers, each layer's weights and
-    then its biases.
+    """K networks of convolutions, poolings and dense layers.
+
+    Each layer's weights are followed by its biases.
     """
 
     _layers: list[ImageLayer]

@@ -52,8 +52,9 @@ class _Job(ctypes.Structure):
 
 
 class FusedReplicas:
-    """The weights of K replicas and their optimizer's two memories, each a tensor (K,
-    stored).
+    """The weights of K replicas and their optimizer's two memories.
+
+    Each is a tensor (K, stored).
 
     Rows are as long as whole vectors of the processor; numbers behind the weights stay
     zero.
