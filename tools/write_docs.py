@@ -1,9 +1,9 @@
 """Write docs/experiments/*.md from the experiments and their reference runs.
 
-``python tools/write_docs.py`` writes the pages anew. ``--reference RUN`` first copies
+``python tools/write_docs.py`` writes the pages again. ``--reference RUN`` first copies
 the verdicts, figures and environment of a run in the store to become the reference run
 of its experiment; a run of another preset than standard becomes a further one.
-``--judge`` answers the claims of all reference runs anew from their stored numbers:
+``--judge`` answers the claims of all reference runs again from their stored numbers:
 after a change of the statistics or of a claim's words. ``--check`` writes nothing and
 fails if a page is not what would be written.
 """
@@ -65,7 +65,7 @@ def copy_reference(reference: str) -> None:
     (target / "run.json").write_text(json.dumps(facts, indent=1) + "\n")
 
 
-def judge_anew() -> None:
+def judge_again() -> None:
     """Write the verdicts of every reference run from its ``scalars.csv``.
 
     Nothing is trained.
@@ -246,7 +246,7 @@ def main() -> int:
     if options.reference:
         copy_reference(options.reference)
     if options.judge:
-        judge_anew()
+        judge_again()
     stale = []
     for entry in catalogue.scan().values():
         if entry.path.parent != catalogue.BUILT_IN or entry.experiment is None:

@@ -3,7 +3,7 @@
 Looks into ``nablab/experiments`` and into the folders named by ``NABLAB_EXPERIMENTS``
 (separated as in ``PATH``). An experiment whose file cannot be imported is listed with
 its error and breaks nothing else. A file of a user's that was edited since it was
-imported is imported anew.
+imported is imported again.
 """
 
 from __future__ import annotations
@@ -152,7 +152,7 @@ def _import_user_file(path: Path) -> ModuleType:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
-        raise ImportError(f"{path} is no Python file")
+        raise ImportError(f"{path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules.setdefault(USER_PACKAGE, ModuleType(USER_PACKAGE))
     user_code.forget_stale(code)

@@ -27,7 +27,7 @@ class StoreError(NablabError):
 
 
 class DataError(NablabError):
-    """A data set cannot be had or read.
+    """A data set is unavailable or cannot be read.
 
     No source answers, a file is damaged, or the disk is full.
     """

@@ -381,11 +381,11 @@ def test_what_it_cannot_serve_is_refused_with_the_reason(make, reason, images):
         ({"inputs": Inputs(prepared, augment=data.Augment(shift=1))}, "augmented"),
         (
             {"inputs": Inputs(lambda x: prepared(x) - prepared(x).mean())},
-            "more than the value",
+            "more than that value",
         ),
         (
             {"inputs": Inputs(lambda x: prepared(x).flip(3) * torch.arange(12))},
-            "more than the value",
+            "more than that value",
         ),
         ({"inputs": Inputs(lambda x: x.float())}, "another dtype"),
         ({"inputs": Inputs()}, "differ in their dtype"),

@@ -487,7 +487,7 @@ def test_a_metric_of_a_learner_without_outputs_is_refused() -> None:
             return {"loss": torch.tensor(math.pi)}
 
     recipe = Recipe(steps=1, metrics={"accuracy": Accuracy()})
-    with pytest.raises(UsageError, match="Silent says nothing of its outputs"):
+    with pytest.raises(UsageError, match="Silent does not define its outputs"):
         train(Silent(), {"x": torch.rand(4, 1)}, recipe, seeds=[1])
 
 

@@ -44,7 +44,7 @@ class Content:
 
     Attributes:
         files: Their content by name.
-        source: Where it came from, for people.
+        source: Where it came from, human-readable.
     """
 
     files: dict[str, bytearray]
@@ -113,8 +113,8 @@ def fetch(
 
     Args:
         name: A set that can be fetched: mnist, fashion-mnist or cifar10.
-        offline: Ask nobody, as with ``NABLAB_OFFLINE=1``: an error unless all files are
-            in the cache.
+        offline: Make no network requests, as with ``NABLAB_OFFLINE=1``: an error unless
+            all files are in the cache.
         progress: Told what happens [default: a bar or lines on standard error].
         tried: Places that were looked at before, with what was wrong, for the error.
 
@@ -421,7 +421,7 @@ def _nowhere(
     It says what was tried, where to put the files, and what else there is.
     """
     what = (
-        "is not on this machine, and no source may be asked (offline)"
+        "is not on this machine, and offline no source is asked"
         if offline
         else "cannot be fetched"
     )

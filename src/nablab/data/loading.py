@@ -42,7 +42,7 @@ def load(
     Raises:
         UsageError: There is no such set or path, or it does not have the form it
             should.
-        DataError: A known set cannot be had, or files are damaged.
+        DataError: A known set is unavailable, or files are damaged.
 
     >>> digits = load("digits", size=28)
     >>> digits.images.shape, digits.images.dtype, digits.classes[:3]

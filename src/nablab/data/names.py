@@ -62,8 +62,8 @@ def check_image_set(spec: str) -> None:
         raise unknown("data set", spec, image_set_names(), remedy=remedy)
     if in_text(spec) != spec:
         raise UsageError(
-            f"The path {in_text(spec)} is no UTF-8, so that no record could name it. "
-            "Rename it, or make a link of another name to it."
+            f"The path {in_text(spec)} is not UTF-8, so no record can name it. Rename "
+            "it, or make a link of another name to it."
         )
     if not Path(spec).expanduser().exists():
         raise UsageError(

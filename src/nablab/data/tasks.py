@@ -118,8 +118,8 @@ class Task:
         Instruments take them.
 
         Args:
-            samples: The first so many, None for all. 60,000 images of 28 x 28 take 188
-                MB.
+            samples: Number of samples, from the first on; None for all. 60,000 images
+                of 28 x 28 take 188 MB.
             held_out: Those of `held_out` instead of the training set.
         """
         x, y = (
@@ -238,7 +238,7 @@ def check_task(spec: str) -> None:
     _check_meaning(spec)
     if samples is not None and samples < 1:
         raise UsageError(
-            f"'{spec}' asks for no image: write a number from 1, or {name} for all."
+            f"'{spec}' asks for no images: write a number from 1, or {name} for all."
         )
 
 

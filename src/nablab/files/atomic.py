@@ -102,7 +102,7 @@ def check_output(path: Path) -> None:
 def _is_stream(path: Path) -> bool:
     """Tell whether a path leads to something that is neither a file nor a folder.
 
-    What is absent is no stream.
+    What is absent is not a stream.
     """
     try:
         mode = path.stat().st_mode

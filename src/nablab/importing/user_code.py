@@ -135,7 +135,7 @@ def code_of_class(cls: type) -> Code | None:
     if file is None or is_installed(Path(file)):
         return None
     code = code_of(Path(file), folder=Path(file).parent, module=name)
-    # a later scan may have made the class anew
+    # a later scan may have made the class again
     current = getattr(module, cls.__name__, cls) is cls
     if name in _programs and not (current and _programs[name] == code.sha256):
         raise UsageError(

@@ -40,8 +40,8 @@ def parse_widths(widths: Widths) -> tuple[int, ...]:
         parsed = list(widths)
     elif not re.fullmatch(r"\d{1,6}(x\d{1,3})?(-\d{1,6}(x\d{1,3})?)*", widths):
         raise UsageError(
-            f"'{widths}' are no widths of layers. Write them as 1-10-10-1 "
-            "or 1-10-20x6-1."
+            f"'{widths}' is not a list of layer widths. Write them as 1-10-10-1 or "
+            "1-10-20x6-1."
         )
     else:
         parsed = []
@@ -50,7 +50,7 @@ def parse_widths(widths: Widths) -> tuple[int, ...]:
             parsed += [int(width)] * int(repeats or 1)
     if len(parsed) < 2 or not all(1 <= width <= MOST_UNITS for width in parsed):
         raise UsageError(
-            f"'{widths}' is no network: it takes an input and an output width at "
+            f"'{widths}' is not a network: it takes an input and an output width at "
             f"least, each from 1 to {MOST_UNITS:,}, such as 1-10-10-1."
         )
     check_size(

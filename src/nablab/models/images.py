@@ -222,7 +222,7 @@ def _plan(spec: str, channels: int, size: int, classes: int) -> list[_Layer]:
     elif tokens[-1] == str(classes):
         raise UsageError(
             f"'{spec}' ends with {classes}, the number of classes, but the output "
-            f"layer is added by itself: leave out the last -{classes}."
+            f"layer is added automatically: leave out the last -{classes}."
         )
     for token in tokens:
         walk.pass_token(token)
@@ -270,7 +270,7 @@ class _Walk:
         """Append what the token says.
 
         Raises:
-            UsageError: It is no layer, or none that can stand here.
+            UsageError: It is not a layer, or none that can stand here.
         """
         kind = _kind_of(token) or self._refuse(token)
         found = _TOKENS[kind].fullmatch(token)
@@ -410,5 +410,5 @@ class _Walk:
         near = difflib.get_close_matches(token, words, n=1, cutoff=0.5)
         hint = f" Did you mean '{near[0]}'?" if near else ""
         raise UsageError(
-            f"'{token}' in '{self._notation}' is no layer.{hint} Layers: {LAYERS}."
+            f"'{token}' in '{self._notation}' is not a layer.{hint} Layers: {LAYERS}."
         )

@@ -26,7 +26,7 @@ MIDDLE, HALF = WIDTH / 2, WIDTH / 2 - 8
 # below.
 ABOVE, BAR, FOOT, LABELS = 5, 14, 25, 36
 CHARACTER = 6.2  # pixels that a letter of a label takes, about
-# a published value farther out than so many times the rest gets an arrow at the edge
+# a published value farther out than this many times the rest gets an arrow at the edge
 FAR = 3.0
 
 

@@ -75,7 +75,7 @@ def contrast_correlation(
     """Test Kendall's tau-b of two metrics over trials that share seeds and conditions.
 
     Trials of one seed share its luck, and trials of one condition share what it is:
-    eight networks with five seeds each are no forty independent trials. If ``x`` and
+    eight networks with five seeds each are not forty independent trials. If ``x`` and
     ``y`` have nothing to do with each other, whole seeds of ``y``, and whole levels of
     each factor, can change places without a trace; the test compares tau with all such
     exchanges. Paired, only levels change places, so what a seed does to both metrics is

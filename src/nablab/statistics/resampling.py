@@ -85,7 +85,7 @@ def agreeing(contrast: Contrast, threshold: float, floor: float) -> Contrast:
     Args:
         contrast: Effect, interval and test.
         threshold: What the effect is tested against.
-        floor: The smallest p-value that so many seeds can reach.
+        floor: The smallest p-value that this number of seeds can reach.
     """
     low, high = min(contrast.low, contrast.effect), max(contrast.high, contrast.effect)
     level = max(ALPHA, floor * (1 + 1e-9))

@@ -1,4 +1,4 @@
-"""Times for people."""
+"""Times for human readers."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ Loss = Literal["mse", "cross_entropy"] | Callable[[Tensor, Tensor], Tensor]
 FloatArray = npt.NDArray[np.float64]
 
 # Bounds the memory of one forward pass without gradients: a 16-channel 28x28 feature
-# map of so many samples takes 0.8 GB in float32, and small dense networks still see
+# map of this many samples takes 0.8 GB in float32, and small dense networks still see
 # large batches.
 PREDICTED_AT_ONCE = 16384
 # Feature maps of more samples leave the cache. On one core, from 128 to 8,192 at once:

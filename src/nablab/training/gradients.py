@@ -19,8 +19,8 @@ from nablab.training.inputs import Prepare, laid_out, layout
 from nablab.training.probes import Context, Probe
 from nablab.training.seeding import generator
 
-# Bounds the memory: so many samples of all replicas together go through a gradient at
-# once.
+# Bounds the memory: this many samples of all replicas together go through a gradient
+# at once.
 AT_ONCE = 16384
 # The same for convolutions, whose feature maps take tens of kilobytes per image.
 IMAGES_AT_ONCE = 1000
@@ -65,8 +65,8 @@ class GradientNorms(Probe):
         own_labels: As given to `fit`.
         prepare: As given to `fit`; applied in parts, so that ``data`` may stay in fewer
             bytes.
-        samples: Estimate the full gradient from so many samples, drawn once; None for
-            all of them.
+        samples: Estimate the full gradient from this many samples, drawn once; None
+            for all of them.
         updates: Whether to measure update-to-weight ratios.
 
     Attributes:

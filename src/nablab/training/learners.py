@@ -91,7 +91,7 @@ class Learner:
         In evaluation mode, without gradients.
         """
         raise UsageError(
-            f"{type(self).__name__} says nothing of its outputs, so the recipe's "
+            f"{type(self).__name__} does not define its outputs, so the recipe's "
             "metrics have nothing to score. Define outputs(state, batch, moment)."
         )
 

@@ -42,7 +42,7 @@ from nablab.training.task import Pair, make_task
 # calls.
 SECONDS_PER_CHUNK = 0.2
 # A first chunk may be slow for reasons of its own, so estimates of the speed are
-# trusted by and by.
+# trusted gradually.
 CHUNK_GROWTH = 8
 
 _logger = logging.getLogger("nablab.training")
@@ -120,7 +120,7 @@ def fit(
         precision: ``"float32"``; ``"bfloat16"`` for products in half the bytes
             (`torch.autocast`); or ``"auto"``: bfloat16 where the hardware multiplies it
             fast.
-        train_samples: The first so many training samples stand for all in evaluations;
+        train_samples: Evaluate on this number of training samples, the first ones;
             None for all.
         held_out: Further data by name, (inputs, targets) each, evaluated as
             ``"<name>_loss"`` and, with cross-entropy, ``"<name>_accuracy"``; the

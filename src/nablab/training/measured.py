@@ -114,7 +114,7 @@ def _read(path: Path, names: set[str]) -> dict[str, float] | None:
 
 
 def _write(path: Path, answer: Mapping[str, object]) -> None:
-    """Keep an answer; where that is impossible, the next training measures anew."""
+    """Keep an answer; where that is impossible, the next training measures again."""
     try:
         atomic.write_bytes(path, json.dumps(answer, indent=1).encode(), durable=False)
     except StoreError:

@@ -31,7 +31,7 @@ class Recipe:
         optimizer: A specification such as `Adam`; each number may be a sequence, one
             per trial.
         schedule: Multiplies the learning rate.
-        train_samples: The first so many training samples stand for all in evaluations;
+        train_samples: Evaluate on this number of training samples, the first ones;
             None for all, 0 for no evaluation on the training set.
         held_out: Further data by name, evaluated as ``"<name>_loss"`` and so on.
         eval_every: Steps between evaluations; None for about 100 evaluations. The state

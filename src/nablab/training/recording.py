@@ -31,7 +31,7 @@ class WeightRecorder(Probe):
         every: Steps between two points.
         parameters: Names or glob patterns of the parameters (and buffers) to keep, such
             as ``"0.*"``.
-        replicas: Keep only the first so many replicas; None for all.
+        replicas: Keep only this many replicas, the first ones; None for all.
 
     Raises:
         UsageError: ``every`` or ``replicas`` is below 1; when training starts, a
@@ -108,7 +108,7 @@ class WeightRecorder(Probe):
         self._keep(context)
 
     def on_train_end(self, context: Context) -> None:
-        """Keep the last weights, if the last step is no multiple of ``every``."""
+        """Keep the last weights, if the last step is not a multiple of ``every``."""
         if self._steps[-1] != context.step:
             self._keep(context)
 

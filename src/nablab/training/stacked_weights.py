@@ -117,7 +117,7 @@ def refuse_unsuitable(module: nn.Module) -> None:
     """Raise `Unsupported` for a module whose weights alone do not say what it computes."""
     if any(True for _ in module.buffers()):
         raise Unsupported(
-            "the network has buffers, such as those of batch normalisation"
+            "the network has buffers, such as those of batch normalization"
         )
     if any(isinstance(part, _DROPOUT) and part.p > 0 for part in module.modules()):
         raise Unsupported(

@@ -87,7 +87,7 @@ class EarlyStopping:
     Prechelt, 1998.
 
     An evaluation improves if it is lower than the best so far by more than
-    ``minimum_delta``; the count starts anew at each improvement.
+    ``minimum_delta``; the count starts again at each improvement.
 
     Attributes:
         metric: An evaluated curve; choose held-out data, never a test set.

@@ -19,8 +19,7 @@ if TYPE_CHECKING:
     from nablab.verdicts.judging import Outcome, Verdict
 
 NAMED = 2
-"""So many claims of one outcome are named where the claims say nothing of the question.
-"""
+"""How many claims of one outcome are named where no claim speaks of the question."""
 
 
 def answer(verdicts: Sequence[Verdict]) -> str:

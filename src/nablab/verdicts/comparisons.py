@@ -108,7 +108,7 @@ def examine_bound(claim: Claim, records: Records, design: Design) -> Evidence | 
         return blank
     x, shift = array(group), claim.sign * claim.smallest_effect
     bound = math.log10(claim.bound) if claim.scale == "log10" else claim.bound
-    # A bound at an end of the scale is no bound of a share: one value beyond it would
+    # A bound at an end of the scale does not bound a share: one value beyond it would
     # settle the claim, though a metric that could also be -1 may show nothing but zeros
     # and ones in five seeds.
     inside = 0 < bound < 1 and 0 < bound + shift < 1

@@ -2,7 +2,7 @@
 
 The unit is the seed. Where a level holds several trials of one seed (a claim over
 several targets, say), their mean (their median for ranks) stands for the seed: trials
-of one seed are no independent evidence.
+of one seed are not independent evidence.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which claims so many seeds cannot decide, whatever they give.
+"""Which claims a number of seeds cannot decide, whatever they give.
 
 Known before anything is trained.
 """

@@ -1,6 +1,6 @@
-"""What so many seeds can show at best: the smallest p-value, and the narrowest limits.
+"""What a number of seeds can show at best: the smallest p-value, the narrowest limits.
 
-A test that deals n values to two groups has so many ways to deal them; if only the one
+A test that deals n values to two groups has a number of ways to do so; if only the one
 at hand is as clear as it is, p is one over that number, and no data can bring it lower.
 So the number of seeds alone says whether a claim can be decided, before anything is
 trained. Only Python's own ``math`` is used: ``nablab show`` answers without loading
@@ -103,8 +103,8 @@ def clearest_limit(claim: Claim, seeds: int, trials: float, z: float) -> float:
 
     Args:
         claim: What is claimed.
-        seeds: So many seeds.
-        trials: So many trials stand in a trend or a correlation.
+        seeds: Number of seeds.
+        trials: Number of trials in a trend or a correlation.
         z: Normal quantile of the interval.
     """
     if claim.kind in ("trend", "correlation"):

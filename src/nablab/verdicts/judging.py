@@ -170,7 +170,7 @@ def _cases(claim: Claim, records: Records, design: Design) -> list[_Case]:
 def _p(evidence: Evidence, p: float) -> float:
     """Return the p-value, or NaN for an examination that is not part of the family.
 
-    A failed or exact examination is no test.
+    A failed or exact examination is not a test.
     """
     return math.nan if evidence.exact or evidence.failure else p
 

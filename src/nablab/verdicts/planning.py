@@ -57,7 +57,7 @@ def advise(
     fewest = _fewest(claim, evidence, level, confidence, against)
     if level <= 1 / (resamples + 1) and not (claim.paired and claim.scale == "ranks"):
         return Advice(
-            text=f"So many claims need more than {resamples} resamples.",
+            text=f"This many claims need more than {resamples} resamples.",
             short="too many claims",
         )
     if fewest is None and evidence.floor(MOST_SEEDS) >= level:

@@ -1,6 +1,6 @@
 """Evidence for a trend along a factor, and for a correlation of two metrics.
 
-Both are Kendall's tau. Trials of one condition are no independent evidence for a
+Both are Kendall's tau. Trials of one condition are not independent evidence for a
 correlation: whole seeds and whole conditions are its units.
 """
 

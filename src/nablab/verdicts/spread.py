@@ -21,9 +21,11 @@ from nablab.text.naming import words
 from nablab.verdicts.values import Group, values_of, whose
 
 FAR = 12.0
-"""An outlier lies so many robust standard deviations (1.4826 times the median distance
-from the median) from the median: 3 % of samples of five normal values have one, and
-under 1 % of samples of seven or more."""
+"""An outlier lies this many robust standard deviations from the median.
+
+One of them is 1.4826 times the median distance from the median. 3 % of samples of five
+normal values have an outlier, and under 1 % of samples of seven or more.
+"""
 
 
 RANKS = " The scale 'ranks' asks what most seeds do."

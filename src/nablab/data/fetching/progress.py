@@ -19,7 +19,7 @@ class Step:
     """Something that a fetch does.
 
     Attributes:
-        text: What, for people.
+        text: What happens, human-readable.
         done: Bytes so far, of a download; None for a message.
         total: Bytes in all, if known.
     """

@@ -267,7 +267,7 @@ def _constant(text: str, spec: str) -> float:
     values = function(np.array([0.0, 1.0]))
     if not np.isfinite(values).all() or values[0] != values[1]:
         raise UsageError(
-            f"'{text.strip()}' is no end of a domain in '{spec}'. Write numbers: "
+            f"'{text.strip()}' is not an end of a domain in '{spec}'. Write numbers: "
             "@-3..3 or @-pi..pi."
         )
     return float(values[0])

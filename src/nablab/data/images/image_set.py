@@ -57,7 +57,7 @@ class Augment:
 
     Attributes:
         shift: Largest shift in pixels, up, down, left and right alike; the same as
-            padding by so many pixels and cropping at a random place.
+            padding by this number of pixels and cropping at a random place.
         flip: Whether half of the images are mirrored left to right.
     """
 
@@ -199,7 +199,7 @@ class ImageSet:
         The rest, and ``samples`` samples drawn by ``seed``.
 
         Raises:
-            UsageError: There are not so many samples, or none would be left.
+            UsageError: There are fewer samples, or none would be left.
         """
         if not 0 < samples < len(self):
             raise UsageError(

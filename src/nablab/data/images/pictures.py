@@ -36,7 +36,7 @@ CLEAR = ("RGBA", "RGBa", "LA", "La", "PA")
 
 # How pixels are stored, by the EXIF field, and what turns them upright.
 ORIENTATION = 0x0112
-UPRIGHT = (0, 1)  # 0 is no value of the standard; cameras write it for "not known"
+UPRIGHT = (0, 1)  # 0 is not a value of the standard; cameras write it for "not known"
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -118,7 +118,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     # the decoders of formats raise anything on a broken file
     except Exception as error:
         what = (
-            "it is no image"
+            "it is not an image"
             if isinstance(error, UnidentifiedImageError)
             else _in_words(error)
         )

@@ -34,8 +34,8 @@ def open_arrays(path: Path, size: int | None, channels: int | None) -> Own:
     """Read what an ``.npz`` file holds; its images are read when they are asked for.
 
     Raises:
-        UsageError: It is damaged or lacks arrays; labels are no whole numbers, outside
-            the classes, or differ in number from the images.
+        UsageError: It is damaged or lacks arrays; labels are not whole numbers,
+            outside the classes, or differ in number from the images.
     """
     pairs = _pairs(path)
     labels = {split: _labels(path, pair) for split, pair in pairs.items()}
@@ -169,7 +169,7 @@ def _check_size(path: Path, name: str, content: NpzFile) -> None:
         raise UsageError(
             f"{what} is damaged: it claims {size_of(claimed)} (shape {shape}, "
             f"{dtype}), and {size_of(member.file_size - start)} are stored. Write the "
-            "file anew."
+            "file again."
         )
     check_fits(claimed, what, "Store smaller or fewer images, as uint8.")
 
@@ -178,7 +178,7 @@ def _header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
     """Read the shape and type that an array's header claims.
 
     Raises:
-        ValueError: It is no header.
+        ValueError: It is not a header.
     """
     readers = {
         (1, 0): np.lib.format.read_array_header_1_0,
@@ -195,7 +195,7 @@ def array_names(path: Path) -> list[str]:
     """List the names of the arrays in an ``.npz`` file.
 
     Raises:
-        UsageError: It is no such file, or it is damaged.
+        UsageError: It is not such a file, or it is damaged.
     """
     with _opened(path) as content:
         return list(content.files)
@@ -206,7 +206,7 @@ def _opened(path: Path) -> Iterator[NpzFile]:
     """Open the file's arrays, which are read when they are asked for."""
     # np.load would take other files for something else
     if not zipfile.is_zipfile(path):
-        raise UsageError(f"{path} is no .npz file, or it is damaged.")
+        raise UsageError(f"{path} is not an .npz file, or it is damaged.")
     with path.open("rb") as file, np.load(file, allow_pickle=False) as content:
         yield content
 

@@ -23,7 +23,7 @@ from nablab.files.places import in_text
 
 # what a folder beside train/ may be, too
 SPLIT_NAMES = ("train", "test", "val", "valid", "validation")
-NAMED = 3  # of the files that are left out, so many are named
+NAMED = 3  # how many of the files that are left out are named
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,7 @@ def _list(folder: Path, classes: tuple[str, ...], notes: Sequence[str]) -> Listi
         labels += [label] * len(images)
     said = [*notes, *_beside(folder, classes)]
     if others:
-        what = "Files that are no images by their names, which were left out"
+        what = "Files that are not images by their names, which were left out"
         said.append(f"{what}: {len(others)} ({_some(others)})")
     if below:
         what = (
@@ -205,7 +205,7 @@ def _beside(folder: Path, read: Sequence[str]) -> list[str]:
 def _check(
     folder: str, states: tuple[State, ...], size: int | None, channels: int | None
 ) -> None:
-    """Raise unless all images can be had in one form, and fit in memory.
+    """Raise unless all images can be brought to one form, and fit in memory.
 
     Only their headers are read.
 
@@ -232,7 +232,7 @@ def _check(
             f"{folder} has {len(states):,} images of {height:,} x {width:,} "
             "pixels, which"
         )
-        remedy = "A smaller size (size=64) or fewer images will do."
+        remedy = "Take a smaller size (size=64) or fewer images."
         check_fits(len(states) * depth * height * width, what, remedy)
 
 
@@ -291,8 +291,8 @@ def _check_links(images: Sequence[Path]) -> None:
     if broken:
         raise UsageError(
             f"{in_text(broken[0])} is a link to {_link_of(broken[0])}, where there is "
-            f"nothing, as {len(broken)} of the {len(images)} images there are. Repair "
-            "the links or remove them."
+            f"nothing; {len(broken)} of the {len(images)} images are such links. "
+            "Repair the links or remove them."
         )
 
 

@@ -80,6 +80,6 @@ def check_numbered(labels: np.ndarray, where: str) -> None:
     raise UsageError(
         f"{where} has the {len(there):,} labels {some}: the class '{lacking}' is "
         "empty. Labels count from 0 without gaps. np.unique(labels, "
-        "return_inverse=True)[1] numbers any labels so; an array classes may keep "
-        "their names."
+        "return_inverse=True)[1] numbers any labels this way; an array classes can "
+        "keep their names."
     )

@@ -50,9 +50,9 @@ ATTENTION = (
     "derivative. Values may differ from the fused kernel's in the last digits."
 )
 UNCHECKED_MEAN = (
-    "It could not be checked that the closure's loss is a mean over the samples of a "
-    "batch ({why}); each batch counts by the length of its first tensor. If the mean "
-    "is over something else, say so: Closure(function, samples=...)."
+    "Whether the closure's loss is a mean over the samples of a batch could not be "
+    "checked ({why}): each batch counts by the length of its first tensor. If the "
+    "mean is over something else, say so: Closure(function, samples=...)."
 )
 
 

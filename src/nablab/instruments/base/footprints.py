@@ -88,7 +88,7 @@ def counting_bytes(*, arrays: bool = False) -> Iterator[Count]:
 
     if torch._C._autograd._profiler_enabled():
         raise UsageError(
-            "What a call costs cannot be told while PyTorch's profiler runs. Ask "
+            "The cost of a call cannot be measured while PyTorch's profiler runs. Ask "
             "before or after."
         )
     found = Count()

@@ -16,7 +16,7 @@ from nablab.instruments.base.rehearsals import Rehearsal
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# `to_dict` lists arrays of at most so many entries; longer ones give their shape.
+# `to_dict` lists arrays of at most this many entries; longer ones give their shape.
 LONGEST = 1_000
 
 

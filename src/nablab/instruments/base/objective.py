@@ -27,9 +27,8 @@ from nablab.instruments.base.surroundings import (
 )
 
 HALF = (
-    "The weights are {dtype}; they were measured in float32, as the function of these "
-    "weights without the rounding in between: steps and differences below the rounding "
-    "of {dtype} would be lost."
+    "The weights are {dtype}, but were measured in float32: in {dtype}, steps and "
+    "differences below its rounding would be lost."
 )
 
 
@@ -425,7 +424,7 @@ def select_parameters(
     trainable = [name for name, parameter in every.items() if parameter.requires_grad]
     if not trainable:
         raise UsageError(
-            f"The model {type(model).__name__} has no parameter that asks for a "
+            f"The model {type(model).__name__} has no parameter that requires a "
             f"gradient{' (all ' + str(len(every)) + ' are frozen)' if every else ''}. "
             "Call requires_grad_(True) on those to be measured."
         )

@@ -318,7 +318,7 @@ class ReplicaObjective:
                     > 1
                 ):
                     raise UsageError(
-                        "The replicas' own targets are ignored in unequal numbers, so "
+                        "The number of ignored targets differs between replicas, so "
                         "batches weigh differently for each replica. Give all data as "
                         "one batch."
                     )

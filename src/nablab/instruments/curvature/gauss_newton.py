@@ -24,13 +24,13 @@ from nablab.instruments.curvature.operators import (
 from nablab.instruments.curvature.verification import Claim, examine, rounds_inside
 
 WRONG_JACOBIAN = (
-    "its derivative of the backward pass is wrong: a product with the Jacobian is "
-    "{gap:.2g} of its size off differences of the outputs"
+    "its derivative of the backward pass is wrong: a product with the Jacobian "
+    "differs by {gap:.2g} of its size from differences of the outputs"
 )
 WRONG_LOSS = (
-    "The loss is bent by central differences of its slope in the outputs, about "
-    "{digits} digits: its own second derivative is wrong, {gap:.2g} of its size off "
-    "them."
+    "The second derivative of the loss in the outputs is taken by central differences "
+    "of its slope, to about {digits} digits: its own is wrong, by {gap:.2g} of its "
+    "size."
 )
 PENALTY = (
     "The loss depends on the parameters also past the outputs (a penalty on weights "

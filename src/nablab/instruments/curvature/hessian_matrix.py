@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FloatArray: TypeAlias = npt.NDArray[np.float64]
-# So many random vectors take 24 gradients, against some hundreds or thousands for the
-# matrix.
+# This many random vectors take 24 gradients, against some hundreds or thousands for
+# the matrix.
 PROBES = 8
 CHECK = 7  # gradients: two products with one graph and a difference, in `verified`
 CHOICE = 6  # gradients: one product by forward mode and one by reverse, in `choose_way`
@@ -48,7 +48,7 @@ IMPRECISE = (
     "and noise_floor count: the loss is computed in few digits somewhere, or a "
     "derivative is wrong."
 )
-# Trials take at least so many samples, and this part of many: their matrices tell what
+# Trials take at least this many samples, and a part of many: their matrices tell what
 # that of all costs.
 FEW_SAMPLES = 8
 MAX_BYTES = 4 * 10**9

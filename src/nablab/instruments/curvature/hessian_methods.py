@@ -35,7 +35,7 @@ Method = Literal[
 # 1.3 times as long as 64, and all 571 took 2.5 times as long: the tangents no longer
 # fit the cache.
 COLUMNS = 64
-# So many replicas in one batch take half the time per network of one; ten were no
+# This many replicas in one batch take half the time per network of one; ten were no
 # faster than four.
 TOGETHER = 4
 # The tangents of one chunk take at most this, and an eighth of the free memory.
@@ -52,12 +52,12 @@ BY_FORWARD_MODE = (
     "differences and is exact; `rounding` is the distance to them."
 )
 PAST_ARGUMENTS = (
-    "The fast method for dense networks was left: it does not give what "
+    "The fast method for dense networks was not used: it does not give what "
     "differentiating the loss gives. A loss that reaches the model past its arguments, "
     "such as a penalty on its weights, does this."
 )
 TIED = (
-    "The fast method for dense networks was left: the loss is not a sum over the "
+    "The fast method for dense networks was not used: the loss is not a sum over the "
     "samples of a batch, so that samples are tied together."
 )
 

@@ -25,7 +25,7 @@ from nablab.instruments.curvature.matrices import Array, finite_norm
 # A new vector below this many roundoffs of the largest product holds no direction of
 # its own.
 BREAKDOWN = 10.0
-# A restart mixes so many parameters at a time, so that it needs no second basis.
+# A restart mixes this many parameters at a time, so that it needs no second basis.
 COLUMNS = 1 << 16
 
 
@@ -43,8 +43,8 @@ class Krylov:
     Args:
         start: The first vector (P,), of any length.
         capacity: Products that fit.
-        first: Memory for so many is taken at once, and for all of them where a further
-            one comes; None takes it for all at once.
+        first: Memory for this many is taken at once, and for all of them where a
+            further one comes; None takes it for all at once.
 
     Attributes:
         vectors: The basis (rows, P) in the dtype of the start; rows up to and including

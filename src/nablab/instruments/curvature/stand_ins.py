@@ -26,8 +26,8 @@ from nablab.instruments.curvature.matrices import Array, curvature, random_vecto
 from nablab.instruments.curvature.operators import Operator
 
 SEARCH = (
-    "How many products a search for eigenvalues takes is known when it ends. Expected "
-    "are those for a matrix with the spectrum that a few true products show."
+    "How many products a search for eigenvalues takes is known only when it ends. The "
+    "estimate is for a matrix with the spectrum that a few true products show."
 )
 # Of fewer rows, vectors would stay in the cache where the true ones do not.
 FEWEST_ROWS = 100_000
@@ -37,7 +37,7 @@ SEVERAL = 3  # vectors in a block that is timed beside a single one
 # to 2.5 times that of the search with 8 steps, and 0.8 to 1.8 times with 12, most often
 # within 1.3.
 STEPS = 10
-# A node that stands apart holds at most so many eigenvalues: a random vector sees one
+# A node that stands apart holds at most this many eigenvalues: a random vector sees one
 # as any of these.
 APART = 3
 # The density of random matrices falls to its ends as a square root (Wigner's

@@ -43,7 +43,7 @@ Integers = npt.NDArray[np.int64]
 # Numbers of per-sample gradients held at once: 64 MB in float32.
 GRADIENT_ENTRIES = 2**24
 BLUE, ORANGE, GREEN = "#0072b2", "#d55e00", "#009e73"
-MANY_BATCHES = 10  # of so many, a few tell what all of them cost
+MANY_BATCHES = 10  # from this many on, a few tell what all of them cost
 _TOLERANCE = {torch.float64: 1e-8}  # relative; other dtypes 1e-3
 SHOWN = 24  # parameters that a figure has room for
 LOOP = (

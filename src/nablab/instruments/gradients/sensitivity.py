@@ -39,7 +39,7 @@ Floats = npt.NDArray[np.float64]
 
 BLUE, ORANGE = "#0072b2", "#d55e00"
 MANY = 6  # forward passes, of which one and two tell what all of them cost
-MOST_ROWS = 64  # up to so many outputs the spectral norm comes from the whole Jacobian
+MOST_ROWS = 64  # up to this many outputs, the spectral norm is that of the Jacobian
 
 
 @dataclass(frozen=True, kw_only=True)

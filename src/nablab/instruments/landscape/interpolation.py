@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 Floats = npt.NDArray[np.float64]
 
-FEW_POINTS = (4, 12)  # of so many points, `MANY_POINTS` and more tell what they cost
+FEW_POINTS = (4, 12)  # these tell what `MANY_POINTS` and more cost
 MANY_POINTS = 36
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#e69f00", "#cc79a7")
 # Relative; other dtypes 1e-3: one loss by two routes. In float64 more than rounding is

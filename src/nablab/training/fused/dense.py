@@ -28,7 +28,7 @@ from nablab.training.fused.replicas import FusedReplicas, check_indices
 from nablab.training.inputs import Inputs
 from nablab.training.optimizers import Specification
 
-# Samples go through the network in tiles of so many bytes per unit. Smaller tiles add
+# Samples go through the network in tiles of this many bytes per unit. Smaller tiles add
 # up partial gradients more often; larger ones leave the cache. Measured from 512 to
 # 8192: docs/engine.md.
 TILE_BYTES = 2048

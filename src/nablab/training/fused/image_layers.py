@@ -74,7 +74,7 @@ def read_image_layers(module: nn.Module, shape: Sequence[int]) -> list[ImageLaye
     [((6, 28, 28), True), ((10, 1, 1), False)]
     """
     if len(shape) not in (1, 3):
-        raise Unsupported(f"samples of shape {tuple(shape)} are no images")
+        raise Unsupported(f"samples of shape {tuple(shape)} are not images")
     now: Shape = (shape[0], 1, 1) if len(shape) == 1 else (shape[0], shape[1], shape[2])
     flat, layers = len(shape) == 1, list[ImageLayer]()
     for name, part in _parts("", module):

@@ -20,7 +20,7 @@ typedef struct {
     int64_t samples, own_labels;
     const uint8_t *bytes;   /* (samples, channels, height, width), with `table`; or null */
     const real *table;      /* (channels, 256): what a byte becomes */
-    const real *numbers;    /* the samples, if they are no bytes */
+    const real *numbers;    /* the samples, if they are not bytes */
     const int64_t *labels;  /* (K or 1, samples) */
     const int64_t *indices; /* (steps, K, batch), or null for all samples in order */
     int64_t batch;

@@ -38,7 +38,7 @@ TILES = (4, 2, 1)  # vectors of samples, as images.c has them
 # better.
 LARGEST_NETWORK = 2_000_000
 
-# a batch is computed in as many parts; so many threads can share one replica
+# a batch is computed in this many parts, so this many threads can share one replica
 _PARTS = 2
 _INT, _POINTER = ctypes.c_int64, ctypes.c_void_p
 _BYTES = 256
@@ -260,7 +260,7 @@ def _table(prepare: Prepare, x: Tensor, real: torch.dtype) -> Tensor:
     """Tabulate what ``prepare`` makes of each byte in each channel, (channels, 256).
 
     Raises:
-        Unsupported: The samples are no bytes, or a value's result depends on where it
+        Unsupported: The samples are not bytes, or a value's result depends on where it
             stands.
     """
     if x.dtype != torch.uint8:
@@ -279,5 +279,5 @@ def _table(prepare: Prepare, x: Tensor, real: torch.dtype) -> Tensor:
     if not torch.equal(table[places, probe.long()], prepare(probe)) or not torch.equal(
         table[places, columns.long()], ready
     ):
-        raise Unsupported("what is made of a value depends on more than the value")
+        raise Unsupported("the preparation of a value depends on more than that value")
     return table
