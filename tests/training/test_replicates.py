@@ -159,7 +159,7 @@ def _fit_own(build: Any, labels: torch.Tensor) -> tuple[Any, list[str]]:
     options: Any = {
         "steps": 3,
         "replicas": "sequential",
-        "own_labels": True,
+        "per_replica_targets": True,
         "on_note": notes.append,
     }
     result = training.fit(build, (X, labels), seeds=[1, 2, 3], **options)

@@ -36,10 +36,10 @@ class BatchedEngine:
     Args:
         modules: K modules; only their weights are read.
         x: Stored samples (N, ...), shared.
-        y: Targets (N, ...), or (K, N, ...) with own labels.
+        y: Targets (N, ...), or (K, N, ...) with per-replica targets.
         loss: Name or function.
         optimizer: Specification.
-        own_labels: Whether each replica has its own targets.
+        per_replica_targets: Whether each replica has its own targets.
         inputs: How stored samples become inputs.
 
     Raises:
@@ -59,7 +59,7 @@ class BatchedEngine:
         *,
         loss: Loss,
         optimizer: Specification,
-        own_labels: bool,
+        per_replica_targets: bool,
         inputs: Inputs = Inputs(),  # noqa: B008 - immutable
     ) -> None:
         if inputs.augment is not None:
@@ -71,7 +71,7 @@ class BatchedEngine:
         self.replicas = len(modules)
         self._module = modules[0]
         self._loss = loss_function(loss)
-        self._x, self._y, self._own_labels = x, y, own_labels
+        self._x, self._y, self._per_replica_targets = x, y, per_replica_targets
         self._gradients: dict[tuple[int | None, int | None], Callable[..., Any]] = {}
         self._rehearse()
 
@@ -101,11 +101,11 @@ class BatchedEngine:
             x = self._inputs.ready(chosen.reshape(*batch.shape, *self._x.shape[1:]))
             y = (
                 y[torch.arange(self.replicas, device=batch.device)[:, None], batch]
-                if self._own_labels
+                if self._per_replica_targets
                 else y[batch]
             )
         x_dim = None if batch is None else 0
-        y_dim = 0 if self._own_labels or batch is not None else None
+        y_dim = 0 if self._per_replica_targets or batch is not None else None
         if (x_dim, y_dim) not in self._gradients:
             function = grad_and_value(self._loss_of)
             self._gradients[x_dim, y_dim] = vmap(

@@ -72,10 +72,10 @@ class Request:
     Attributes:
         modules: K modules of one architecture.
         x: Stored samples (N, ...).
-        y: Targets (N, ...), or (K, N, ...) with own labels.
+        y: Targets (N, ...), or (K, N, ...) with per-replica targets.
         loss: Name or function.
         optimizer: Specification.
-        own_labels: Whether each replica has its own targets.
+        per_replica_targets: Whether each replica has its own targets.
         seeds: One per replica.
         batch_size: Samples per step.
         inputs: How stored samples become inputs.
@@ -86,7 +86,7 @@ class Request:
     y: Tensor
     loss: Loss
     optimizer: Specification
-    own_labels: bool
+    per_replica_targets: bool
     seeds: Sequence[int]
     batch_size: int
     inputs: Inputs = Inputs()  # noqa: RUF009 - immutable
@@ -147,7 +147,7 @@ def _make(name: str, request: Request) -> Engine:
     options: dict[str, Any] = {
         "loss": request.loss,
         "optimizer": request.optimizer,
-        "own_labels": request.own_labels,
+        "per_replica_targets": request.per_replica_targets,
         "inputs": request.inputs,
     }
     if name == "sequential":
@@ -233,7 +233,7 @@ def _one_replica(name: str, request: Request) -> tuple[Engine, Tensor]:
     part = dataclasses.replace(
         request,
         modules=[copy.deepcopy(request.modules[0])],
-        y=request.y[:1] if request.own_labels else request.y,
+        y=request.y[:1] if request.per_replica_targets else request.y,
         optimizer=type(request.optimizer)(),
         seeds=request.seeds[:1],
     )
@@ -253,7 +253,7 @@ def _operations(request: Request) -> int:
     One forward and one backward pass.
     """
     module, size = request.modules[0], request.batch_size
-    target = request.y[0] if request.own_labels else request.y
+    target = request.y[0] if request.per_replica_targets else request.y
     with FlopCounterMode(display=False) as counter:
         output = module(request.inputs.ready(request.x[:size]))
         loss_function(request.loss)(output, target[:size]).backward()  # type: ignore[no-untyped-call]

@@ -46,10 +46,11 @@ class Engine(Protocol):
 
     One loop drives every engine.
 
-    Constructors have the form ``Engine(modules, x, y, *, loss, optimizer, own_labels,
-    inputs)``: K freshly built modules, stored samples ``x`` of shape (N, ...), ``y`` of
-    shape (N, ...) or, with own labels, (K, N, ...), and the `Inputs` that make a
-    network's input of stored samples. One that cannot serve raises `Unsupported`.
+    Constructors have the form ``Engine(modules, x, y, *, loss, optimizer,
+    per_replica_targets, inputs)``: K freshly built modules, stored samples ``x`` of
+    shape (N, ...), ``y`` of shape (N, ...) or, with per-replica targets, (K, N, ...),
+    and the `Inputs` that make a network's input of stored samples. One that cannot
+    serve raises `Unsupported`.
 
     Attributes:
         name: ``"fused"``, ``"fused-bfloat16"``, ``"fused-images"``, ``"batched"`` or

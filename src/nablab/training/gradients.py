@@ -55,14 +55,14 @@ class GradientNorms(Probe):
 
     Args:
         build: Makes one network, as given to `fit`.
-        data: Inputs (N, ...) and targets (N, ...), or (K, N, ...) with own labels, as
-            given to `fit`.
+        data: Inputs (N, ...) and targets (N, ...), or (K, N, ...) with per-replica
+            targets, as given to `fit`.
         every: Steps between measurements; steps 0 and the multiples of it are measured.
         loss: As given to `fit`.
         minibatch: Size of the minibatch whose gradient is measured beside the full one,
             drawn in the order in which `fit` draws batches of that size: for a training
             with this batch size it is the very batch of the next step. None for none.
-        own_labels: As given to `fit`.
+        per_replica_targets: As given to `fit`.
         prepare: As given to `fit`; applied in parts, so that ``data`` may stay in fewer
             bytes.
         samples: Estimate the full gradient from this many samples, drawn once; None
@@ -93,7 +93,7 @@ class GradientNorms(Probe):
         every: int,
         loss: Loss = "mse",
         minibatch: int | None = None,
-        own_labels: bool = False,
+        per_replica_targets: bool = False,
         prepare: Prepare | None = None,
         samples: int | None = None,
         updates: bool = True,
@@ -110,7 +110,7 @@ class GradientNorms(Probe):
         with torch.random.fork_rng(devices=[]):
             self._module = build().eval()
         self._x, self._y = (torch.as_tensor(part) for part in data)
-        self._loss, self._own_labels = loss_function(loss), own_labels
+        self._loss, self._per_replica_targets = loss_function(loss), per_replica_targets
         self._minibatch, self._updates, self._period = minibatch, updates, every
         self.names = tuple(
             name for name, p in self._module.named_parameters() if p.requires_grad
@@ -288,10 +288,12 @@ class GradientNorms(Probe):
             )
             x, y = (
                 self._x[part],
-                self._y[:, part] if self._own_labels else self._y[part],
+                self._y[:, part] if self._per_replica_targets else self._y[part],
             )
             share = len(x) / samples
-            found = self._gradients(tensors, x, y, own_x=False, own_y=self._own_labels)
+            found = self._gradients(
+                tensors, x, y, own_x=False, own_y=self._per_replica_targets
+            )
             for name, gradient in found.items():
                 total[name] += share * gradient
         return total
@@ -328,7 +330,7 @@ class GradientNorms(Probe):
             return self._full_gradient(tensors)
         chosen = indices[0]
         rows = torch.arange(len(chosen), device=chosen.device)[:, None]
-        y = self._y[rows, chosen] if self._own_labels else self._y[chosen]
+        y = self._y[rows, chosen] if self._per_replica_targets else self._y[chosen]
         return self._gradients(tensors, self._x[chosen], y, own_x=True, own_y=True)
 
     def _gradients(

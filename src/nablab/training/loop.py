@@ -77,7 +77,7 @@ def fit(
     optimizer: Specification = Adam(),  # noqa: B008 - immutable
     schedule: Schedule = Constant(),  # noqa: B008 - immutable
     batch_size: int | None = None,
-    own_labels: bool = False,
+    per_replica_targets: bool = False,
     prepare: Prepare | None = None,
     augment: Augment | None = None,
     precision: Precision = "float32",
@@ -111,7 +111,7 @@ def fit(
         schedule: Multiplies the learning rate.
         batch_size: Samples per step, drawn without replacement, reshuffled each epoch,
             the last batch of an epoch smaller; None for all samples at each step.
-        own_labels: The targets are (K, N, ...), one set per replica.
+        per_replica_targets: The targets are (K, N, ...), one set per replica.
         prepare: Makes the network's input of a batch of stored samples, such as
             `nablab.data.Normalize`; applied whenever the network runs, so that the data
             may stay in fewer bytes.
@@ -153,7 +153,7 @@ def fit(
         optimizer=optimizer,
         schedule=schedule,
         batch_size=batch_size,
-        own_labels=own_labels,
+        per_replica_targets=per_replica_targets,
         prepare=prepare,
         augment=augment,
         precision=precision,

@@ -44,7 +44,8 @@ class Recipe:
             learners.
         hyper: Numbers of each trial by name, or one for all; for learners.
         metrics: Scores over whole sets by name; for learners.
-        own_labels: The targets are (K, N, ...), one set per trial; for `Supervised`.
+        per_replica_targets: The targets are (K, N, ...), one set per trial; for
+            `Supervised`.
         prepare: Makes the network's input of a batch of stored samples; for
             `Supervised`.
         augment: (stored samples, generator) to stored samples, before ``prepare``; for
@@ -67,7 +68,7 @@ class Recipe:
     sampler: Sampler | None = None
     hyper: Mapping[str, float | Sequence[float]] = field(default_factory=dict)
     metrics: Mapping[str, Metric] = field(default_factory=dict)
-    own_labels: bool = False
+    per_replica_targets: bool = False
     prepare: Prepare | None = None
     augment: Augment | None = None
     precision: Precision = "float32"
@@ -107,7 +108,7 @@ class Recipe:
         return [name for name in names if getattr(self, name) != getattr(plain, name)]
 
 
-FOR_SUPERVISED = ("own_labels", "prepare", "augment", "precision")
+FOR_SUPERVISED = ("per_replica_targets", "prepare", "augment", "precision")
 FOR_LEARNERS = ("sampler", "hyper", "metrics")
 
 

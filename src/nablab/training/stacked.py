@@ -91,7 +91,7 @@ class StackedPredictor:
                 labels,
                 loss="cross_entropy",
                 optimizer=SGD(),
-                own_labels=False,
+                per_replica_targets=False,
             )
         return self._engines[replicas]
 

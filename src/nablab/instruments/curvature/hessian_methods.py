@@ -320,7 +320,7 @@ def _dense_matrices(
     loss = objective.base._module.criterion
     for batch, weight in objective.batches:
         x, y = split(batch)
-        own = objective.own_targets
+        own = objective.per_replica_targets
         with objective.quiet():
             found = dense_hessians(
                 layers,
@@ -328,7 +328,7 @@ def _dense_matrices(
                 x,
                 y.transpose(0, 1) if own else y,
                 loss.loss if isinstance(loss, Penalized) else objective.base.criterion,
-                own_targets=own,
+                per_replica_targets=own,
             )
         if found is None:
             return None

@@ -51,7 +51,7 @@ _Network = structure(
 _Data = structure(
     "_Data",
     ("samples", _INT),
-    ("own_labels", _INT),
+    ("per_replica_targets", _INT),
     *((name, _POINTER) for name in ("x", "labels", "indices")),
     ("batch", _INT),
 )
@@ -67,10 +67,10 @@ class FusedBfloat16Engine(FusedLayers):
             `nn.Linear`, `nn.ReLU` and `nn.Identity` with float32 weights; only their
             weights are read.
         x: Stored samples (N, ...); they are made ready once and kept in bfloat16.
-        y: Labels, int64 (N,), or (K, N) with own labels.
+        y: Labels, int64 (N,), or (K, N) with per-replica targets.
         loss: ``"cross_entropy"``.
         optimizer: SGD, RMSprop, Adam or AdamW.
-        own_labels: Whether each replica has its own labels.
+        per_replica_targets: Whether each replica has its own labels.
         inputs: How stored samples become inputs; ``inputs.bfloat16`` must be asked for.
 
     Raises:
@@ -89,7 +89,7 @@ class FusedBfloat16Engine(FusedLayers):
         *,
         loss: Loss,
         optimizer: Specification,
-        own_labels: bool,
+        per_replica_targets: bool,
         inputs: Inputs = Inputs(),  # noqa: B008 - immutable
     ) -> None:
         if not inputs.bfloat16:
@@ -99,7 +99,15 @@ class FusedBfloat16Engine(FusedLayers):
         if any(layer.kind != DENSE for layer in self._layers):
             raise Unsupported("the fused kernel for bfloat16 has dense layers only")
         refuse_unsuitable(
-            self._layers, modules, x, y, loss, optimizer, own_labels, inputs, shape
+            self._layers,
+            modules,
+            x,
+            y,
+            loss,
+            optimizer,
+            per_replica_targets,
+            inputs,
+            shape,
         )
         if next(modules[0].parameters()).dtype != torch.float32:
             raise Unsupported("it multiplies in bfloat16, and the weights are float64")
@@ -116,10 +124,10 @@ class FusedBfloat16Engine(FusedLayers):
         self.replicas = len(modules)
         self._inputs, self._shape = inputs, shape
         self._optimizer = OptimizerNumbers(optimizer, self.replicas)
-        self._x, self._y, self._own_labels = (
+        self._x, self._y, self._per_replica_targets = (
             self._rounded(x),
             y.detach().contiguous(),
-            own_labels,
+            per_replica_targets,
         )
         # x keeps its id
         self._seen: list[tuple[Tensor, int, Tensor]] = [(x, x._version, self._x)]
@@ -143,7 +151,9 @@ class FusedBfloat16Engine(FusedLayers):
     def advance(self, rates: FloatArray, batches: Tensor | None) -> FloatArray:
         """See `Engine.advance`."""
         indices = check_indices(batches, len(self._x))
-        data = _Data(samples=len(self._x), own_labels=self._own_labels)
+        data = _Data(
+            samples=len(self._x), per_replica_targets=self._per_replica_targets
+        )
         data.x, data.labels, data.batch = (
             self._x.data_ptr(),
             self._y.data_ptr(),

@@ -63,7 +63,7 @@ _Network = structure(
 _Data = structure(
     "_Data",
     ("samples", _INT),
-    ("own_labels", _INT),
+    ("per_replica_targets", _INT),
     *((name, _POINTER) for name in ("bytes", "table", "numbers", "labels", "indices")),
     ("batch", _INT),
 )
@@ -86,10 +86,10 @@ class FusedImageEngine(FusedLayers):
         x: Stored samples (N, channels, height, width) or (N, features): uint8 with an
             ``inputs.prepare`` that takes each value by itself, or as the network sees
             them.
-        y: Labels, int64 (N,), or (K, N) with own labels.
+        y: Labels, int64 (N,), or (K, N) with per-replica targets.
         loss: ``"cross_entropy"``.
         optimizer: SGD, RMSprop, Adam or AdamW.
-        own_labels: Whether each replica has its own labels.
+        per_replica_targets: Whether each replica has its own labels.
         inputs: How stored samples become inputs.
 
     Raises:
@@ -108,14 +108,22 @@ class FusedImageEngine(FusedLayers):
         *,
         loss: Loss,
         optimizer: Specification,
-        own_labels: bool,
+        per_replica_targets: bool,
         inputs: Inputs = Inputs(),  # noqa: B008 - immutable
     ) -> None:
         self._layers = read_image_layers(modules[0], x.shape[1:])
         parameter = next(modules[0].parameters())
         shape = x.shape[1:]
         refuse_unsuitable(
-            self._layers, modules, x, y, loss, optimizer, own_labels, inputs, shape
+            self._layers,
+            modules,
+            x,
+            y,
+            loss,
+            optimizer,
+            per_replica_targets,
+            inputs,
+            shape,
         )
         if inputs.bfloat16 and not inputs.automatic:
             raise Unsupported("it computes in the precision of the weights")
@@ -143,10 +151,10 @@ class FusedImageEngine(FusedLayers):
             parameter.element_size()
         )
         self._optimizer = OptimizerNumbers(optimizer, self.replicas)
-        self._x, self._y, self._own_labels = (
+        self._x, self._y, self._per_replica_targets = (
             x.detach().contiguous(),
             y.detach().contiguous(),
-            own_labels,
+            per_replica_targets,
         )
         self._basis: tuple[Tensor, Tensor] | None = None
         flat = [
@@ -245,7 +253,11 @@ class FusedImageEngine(FusedLayers):
     def _describe_data(
         self, x: Tensor, y: Tensor, batches: Tensor | None
     ) -> tuple[Any, Any]:
-        data = _Data(samples=len(x), own_labels=self._own_labels, labels=y.data_ptr())
+        data = _Data(
+            samples=len(x),
+            per_replica_targets=self._per_replica_targets,
+            labels=y.data_ptr(),
+        )
         if self._table is not None and x.dtype == torch.uint8:
             data.bytes, data.table = x.data_ptr(), self._table.data_ptr()
         else:

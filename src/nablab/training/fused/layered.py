@@ -111,7 +111,7 @@ def refuse_unsuitable(
     y: Tensor,
     loss: Loss,
     optimizer: Specification,
-    own_labels: bool,
+    per_replica_targets: bool,
     inputs: Inputs,
     shape: Sequence[int],
 ) -> None:
@@ -140,7 +140,9 @@ def refuse_unsuitable(
     if sum(p.numel() for p in parameters) != sum(layer.parameters for layer in layers):
         raise Unsupported("layers share their weights")
     _refuse_labels(
-        y, (*([len(modules)] if own_labels else []), len(x)), layers[-1].outputs[0]
+        y,
+        (*([len(modules)] if per_replica_targets else []), len(x)),
+        layers[-1].outputs[0],
     )
 
 
