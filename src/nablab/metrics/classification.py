@@ -1,6 +1,6 @@
 """What accuracy alone does not say.
 
-The trivial score, the surest mistakes, the score with dropout.
+The trivial score, the most confident errors, the score with dropout.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def outputs(module: nn.Module, x: Tensor) -> Tensor:
     return torch.cat([module(part) for part in parts])
 
 
-def surest_mistakes(
+def most_confident_errors(
     logits: Tensor, labels: Tensor, *, most: int
 ) -> tuple[Tensor, Tensor]:
     """Find the samples a network gets wrong, the most confident errors first.
@@ -51,7 +51,7 @@ def surest_mistakes(
         The samples int64 (M,) and the wrong answers int64 (M,).
 
     >>> logits = torch.tensor([[3.0, 0.0], [0.0, 1.0], [5.0, 0.0]])
-    >>> surest_mistakes(logits, torch.tensor([1, 1, 1]), most=2)
+    >>> most_confident_errors(logits, torch.tensor([1, 1, 1]), most=2)
     (tensor([2, 0]), tensor([0, 0]))
     """
     sureness, answers = logits.float().softmax(dim=1).max(dim=1)

@@ -140,6 +140,11 @@ def image_network(
     return nn.Sequential(*(_module(layer, activation) for layer in layers))
 
 
+def check_image_network(spec: str, *, channels: int, size: int, classes: int) -> None:
+    """Raise `UsageError` where `image_network` would; needs no torch."""
+    _plan(spec, channels, size, classes)
+
+
 def parameter_count_of(
     spec: str, *, channels: int = 1, size: int = 28, classes: int = 10
 ) -> int:

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from nablab.errors import UsageError
-from nablab.models.dense_network import Activation, dense, parameter_count, parse_widths
+from nablab.models.dense_network import Activation, dense, parse_widths
 from nablab.models.factory import check_output, load_factory
-from nablab.models.images import image_network, parameter_count_of
+from nablab.models.images import check_image_network, image_network
 from nablab.models.last_batch import check_single
 
 if TYPE_CHECKING:
@@ -89,10 +89,11 @@ def check_network(
     outputs: int,
     samples: int = 0,
     batch_sizes: Sequence[int | None] = (),
-) -> int:
-    """Count the parameters of such a network.
+) -> None:
+    """Raise `UsageError` unless a network can be built for these inputs and outputs.
 
-    Needs no torch, unless a batch is one sample.
+    With ``samples`` and ``batch_sizes`` it must also be trainable on the batches that
+    these give. Needs no torch, unless a batch is one sample.
 
     Args:
         spec: As in `network`.
@@ -105,24 +106,22 @@ def check_network(
         UsageError: There is no such network, it does not fit the inputs or the outputs,
             or it cannot be trained on a batch of one sample that there will be.
 
-    >>> check_network("1-190-1", shape=(1,), outputs=1)
-    571
     >>> check_network("lenet", shape=(1, 28, 28), outputs=10)
-    61706
+    >>> check_network("1-190-2", shape=(1,), outputs=1)
+    Traceback (most recent call last):
+    nablab.errors.UsageError: The network 1-190-2 must begin with 1 and end with 1, \
+as in 1-9-1.
     """
     if len(shape) > 1:
-        count = parameter_count_of(
-            spec, channels=shape[0], size=shape[-1], classes=outputs
-        )
+        check_image_network(spec, channels=shape[0], size=shape[-1], classes=outputs)
         _check_batches(spec, shape, outputs, samples, batch_sizes)
-        return count
+        return
     widths = parse_widths(spec)
     if widths[0] != shape[0] or widths[-1] != outputs:
         raise UsageError(
             f"The network {spec} must begin with {shape[0]} and end with {outputs}, "
             f"as in {shape[0]}-9-{outputs}."
         )
-    return parameter_count(widths)
 
 
 def _check_batches(

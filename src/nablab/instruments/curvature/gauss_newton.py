@@ -28,9 +28,8 @@ WRONG_JACOBIAN = (
     "differs by {gap:.2g} of its size from differences of the outputs"
 )
 WRONG_LOSS = (
-    "The second derivative of the loss in the outputs is taken by central differences "
-    "of its slope, to about {digits} digits: its own is wrong, by {gap:.2g} of its "
-    "size."
+    "The loss's own second derivative is wrong, by {gap:.2g} of its size, so central "
+    "differences of its slope in the outputs are taken: about {digits} digits."
 )
 PENALTY = (
     "The loss depends on the parameters also past the outputs (a penalty on weights "
