@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 HERE = str(Path(__file__).parent)
-LONGEST = 200  # characters of a name that a message repeats
+LONGEST_NAME = 200  # characters of a name that a message repeats
 TRACEBACK = "NABLAB_TRACEBACK"  # the environment variable that shows tracebacks
 
 
@@ -52,7 +52,7 @@ def unknown(
     There is no preset 'qiuck'. Did you mean 'quick'? Choices: quick, standard.
     """
     choices = list(choices)
-    name = name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…"
+    name = name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…"
     near = difflib.get_close_matches(name, choices, n=1, cutoff=0.5)
     hint = f" Did you mean '{near[0]}'?" if near else ""
     listed = f" Choices: {', '.join(choices)}." if choices else ""

@@ -187,7 +187,7 @@ def test_stored_images_are_prepared_in_parts(
     network: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("nablab.training.gradients.IMAGES_AT_ONCE", 7)
-    monkeypatch.setattr("nablab.training.gradients.AT_ONCE", 24)
+    monkeypatch.setattr("nablab.training.gradients.SAMPLES_AT_ONCE", 24)
     x, y = images(31)
     common: Any = {"loss": "cross_entropy", "prepare": halve}
     probe = GradientNorms(network, (x, y), every=2, minibatch=10, **common)

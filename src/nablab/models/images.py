@@ -67,7 +67,7 @@ LAYERS = (
     "(dropout), 120 (a dense layer of 120 units), 120x2 (two such)"
 )
 # filters or units of one layer, and pixels of a side; more is a typing mistake
-MOST = 100_000
+LARGEST_NUMBER = 100_000
 # Values of one layer for one image: a batch of 64 takes 2.6 GB. ResNets for large
 # photos have 800,000.
 MOST_VALUES = 10_000_000
@@ -212,9 +212,10 @@ def _module(layer: _Layer, activation: Activation) -> nn.Module:
 def _plan(spec: str, channels: int, size: int, classes: int) -> list[_Layer]:
     """List the layers of a name or a notation, with their shapes."""
     for name, value in (("channels", channels), ("size", size), ("classes", classes)):
-        if not 1 <= value <= MOST:
+        if not 1 <= value <= LARGEST_NUMBER:
             raise UsageError(
-                f"{name}={value} is impossible: it must be from 1 to {MOST:,}."
+                f"{name}={value} is impossible: it must be from 1 to "
+                f"{LARGEST_NUMBER:,}."
             )
     notation = NETWORKS.get(spec, spec)
     tokens = notation.split("-")
@@ -320,7 +321,7 @@ class _Walk:
         padding, stride = chosen["p"], chosen["s"]
         if len(re.findall("[ps]", options)) > len(set(re.findall("[ps]", options))):
             raise UsageError(f"'{token}' in '{self._notation}' gives p or s twice.")
-        if not 1 <= filters <= MOST or kernel < 1 or stride < 1:
+        if not 1 <= filters <= LARGEST_NUMBER or kernel < 1 or stride < 1:
             raise UsageError(
                 f"'{token}' in '{self._notation}': filters, kernel and stride must be "
                 "1 or more."
@@ -357,10 +358,10 @@ class _Walk:
         self._side //= window
 
     def _dense(self, token: str, units: int) -> None:
-        if not 1 <= units <= MOST:
+        if not 1 <= units <= LARGEST_NUMBER:
             raise UsageError(
                 f"'{token}' in '{self._notation}': a layer has from 1 to "
-                f"{MOST:,} units."
+                f"{LARGEST_NUMBER:,} units."
             )
         self._activate()
         self._flatten()

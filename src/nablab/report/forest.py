@@ -27,7 +27,7 @@ MIDDLE, HALF = WIDTH / 2, WIDTH / 2 - 8
 ABOVE, BAR, FOOT, LABELS = 5, 14, 25, 36
 CHARACTER = 6.2  # pixels that a letter of a label takes, about
 # a published value farther out than this many times the rest gets an arrow at the edge
-FAR = 3.0
+FARTHEST = 3.0
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def places(verdict: Verdict, axis: Axis) -> Places:
     )
     if axis.published is not None:
         distances["published"] = axis.side * (axis.published - axis.line)
-        if abs(distances["published"]) <= FAR * reach:
+        if abs(distances["published"]) <= FARTHEST * reach:
             reach = max(reach, abs(distances["published"]))
     at = {
         name: MIDDLE + HALF * max(-1.0, min(1.0, d / reach))

@@ -15,7 +15,7 @@ import math
 from collections.abc import Callable
 from typing import Annotated, Any
 
-from nablab.errors import LONGEST, UsageError
+from nablab.errors import LONGEST_NAME, UsageError
 from nablab.settings.limits import Bound, Ge, Gt, Le, Lt, bounds_of
 
 LARGEST_INTEGER = 2**63 - 1  # NumPy and PyTorch count in 64 bits
@@ -106,7 +106,7 @@ def bounds_in_words(hint: Any, *, finite: bool = False) -> str:
 
 def shortened(text: str) -> str:
     """Cut a text so that it fits into a message."""
-    return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
+    return text if len(text) <= LONGEST_NAME else f"{text[: LONGEST_NAME - 1]}…"
 
 
 def _holds(bound: Bound, value: Any) -> bool:

@@ -21,7 +21,7 @@ from nablab.training.seeding import generator
 
 # Bounds the memory: this many samples of all replicas together go through a gradient
 # at once.
-AT_ONCE = 16384
+SAMPLES_AT_ONCE = 16384
 # The same for convolutions, whose feature maps take tens of kilobytes per image.
 IMAGES_AT_ONCE = 1000
 # Groups into which a sample is cut: the differences between them say how sure its norm
@@ -121,7 +121,7 @@ class GradientNorms(Probe):
         )
         self._vectorized, self._at_once = (
             not convolves,
-            IMAGES_AT_ONCE if convolves else AT_ONCE,
+            IMAGES_AT_ONCE if convolves else SAMPLES_AT_ONCE,
         )
         self._prepare, self._layout = prepare, layout(self._module)
         self._sample = _drawn(len(self._x), samples)

@@ -18,7 +18,7 @@ from nablab.text.naming import sentence, words
 if TYPE_CHECKING:
     from nablab.verdicts.judging import Outcome, Verdict
 
-NAMED = 2
+CLAIMS_NAMED = 2
 """How many claims of one outcome are named where no claim speaks of the question."""
 
 
@@ -117,9 +117,9 @@ def _from_claims(verdicts: Sequence[Verdict]) -> str:
             if verdict.outcome == outcome
         ]
         if claims:
-            rest = len(claims) - NAMED
+            rest = len(claims) - CLAIMS_NAMED
             more = f"; and {rest} more" if rest > 0 else ""
-            sentences.append(f"{word}: {'; '.join(claims[:NAMED])}{more}.")
+            sentences.append(f"{word}: {'; '.join(claims[:CLAIMS_NAMED])}{more}.")
     return " ".join(sentences)
 
 

@@ -20,7 +20,7 @@ from nablab.statistics.resampling import Array
 from nablab.text.naming import words
 from nablab.verdicts.values import Group, values_of, whose
 
-FAR = 12.0
+OUTLIER_DISTANCE = 12.0
 """An outlier lies this many robust standard deviations from the median.
 
 One of them is 1.4826 times the median distance from the median. 3 % of samples of five
@@ -173,7 +173,7 @@ def _far(values: Array) -> Array:
     distance = np.abs(values - np.median(values))
     usual = 1.4826 * float(np.median(distance))
     return np.asarray(
-        (distance > FAR * usual)
+        (distance > OUTLIER_DISTANCE * usual)
         if usual > 0 and len(values) > 3
         else np.zeros(len(values), bool)
     )

@@ -30,7 +30,7 @@ from nablab.verdicts.effects import (
 if TYPE_CHECKING:
     from nablab.verdicts.evidence import Evidence
 
-FEW = 30
+FEW_SEEDS = 30
 
 
 def sentence(claim: Claim, scope: Mapping[str, Level]) -> str:
@@ -139,7 +139,7 @@ def method(claim: Claim, evidence: Evidence, family: int, confidence: float) -> 
     if (
         claim.scale != "ranks"
         and claim.kind in ("difference", "bound", "equality")
-        and evidence.seeds < FEW
+        and evidence.seeds < FEW_SEEDS
     ):
         missed = 100 * 0.9**evidence.seeds
         parts.append(

@@ -22,7 +22,7 @@ from nablab.data.fetching.progress import Progress, Step
 CONNECT_SECONDS = 4.0  # a reachable server takes well under one
 STALL_SECONDS = 20.0  # no byte for so long: the connection is dead
 RESUMPTIONS = 5  # after each of which at least one byte must have come
-PIECE = 1 << 18
+BYTES_PER_READ = 1 << 18
 BEGINNING = 64  # bytes that tell a web page from a file
 
 # By host and port ("*": all of them), why it cannot be reached from this process.
@@ -131,7 +131,7 @@ def _receive(url: str, part: Path, progress: Progress, most: int | None) -> None
                     )
                 progress(Step(text, have, total))
                 # what has come; `read` would wait for a whole piece
-                piece = response.read1(PIECE)
+                piece = response.read1(BYTES_PER_READ)
     if total is not None and have < total:
         raise ConnectionError(f"the connection ended after {have:,} of {total:,} bytes")
 

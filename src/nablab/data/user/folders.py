@@ -23,7 +23,7 @@ from nablab.files.places import in_text
 
 # what a folder beside train/ may be, too
 SPLIT_NAMES = ("train", "test", "val", "valid", "validation")
-NAMED = 3  # how many of the files that are left out are named
+FILES_NAMED = 3  # how many of the files that are left out are named
 
 
 @dataclass(frozen=True)
@@ -194,9 +194,9 @@ def _beside(folder: Path, read: Sequence[str]) -> list[str]:
     if not unread:
         return []
     words = [_counted(path, folder) if path.is_dir() else path.name for path in unread]
-    more = ", ..." if len(read) > NAMED else ""
+    more = ", ..." if len(read) > FILES_NAMED else ""
     return [
-        f"Left out, beside {', '.join(map(in_text, read[:NAMED]))}{more} in "
+        f"Left out, beside {', '.join(map(in_text, read[:FILES_NAMED]))}{more} in "
         f"{in_text(folder)}: {_some(words)}"
     ]
 
@@ -304,5 +304,7 @@ def _counted(folder: Path, top: Path) -> str:
 def _some(names: Iterable[str]) -> str:
     """Write the first few names."""
     names = list(names)
-    more = [f"and {len(names) - NAMED:,} more"] if len(names) > NAMED else []
-    return ", ".join([*map(in_text, names[:NAMED]), *more])
+    more = (
+        [f"and {len(names) - FILES_NAMED:,} more"] if len(names) > FILES_NAMED else []
+    )
+    return ", ".join([*map(in_text, names[:FILES_NAMED]), *more])

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from nablab.errors import UsageError
 
-NAMED = 3  # of the labels in a message
+LABELS_NAMED = 3  # of the labels in a message
 
 
 @dataclass(frozen=True)
@@ -74,8 +74,8 @@ def check_numbered(labels: np.ndarray, where: str) -> None:
     if there[0] < 0 or there[-1] == len(there) - 1:
         return
     lacking = int(np.flatnonzero(there != np.arange(len(there)))[0])
-    some = ", ".join(map(str, there[:NAMED])) + (
-        f", ... {there[-1]}" if len(there) > NAMED else ""
+    some = ", ".join(map(str, there[:LABELS_NAMED])) + (
+        f", ... {there[-1]}" if len(there) > LABELS_NAMED else ""
     )
     raise UsageError(
         f"{where} has the {len(there):,} labels {some}: the class '{lacking}' is "

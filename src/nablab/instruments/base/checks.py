@@ -44,7 +44,7 @@ MISFITS = (
     AssertionError,
 )
 TORCH = str(Path(torch.__file__).parent)
-FEW = 64  # samples that the tests of a mean use
+SAMPLES_TESTED = 64  # samples that the tests of a mean use
 ATTENTION = (
     "Attention was computed with PyTorch's math kernel: the fused ones have no second "
     "derivative. Values may differ from the fused kernel's in the last digits."
@@ -430,7 +430,7 @@ class Checks:
         if part.length < 2:
             return "it cannot be cut" if axis else None
         generator = torch.Generator().manual_seed(0)
-        order = torch.randperm(part.length, generator=generator)[:FEW]
+        order = torch.randperm(part.length, generator=generator)[:SAMPLES_TESTED]
         # It takes two, since batch norm refuses a single sample.
         at = max(min(2, len(order) - 1), len(order) // 3)
         whole = part.select(order)
@@ -444,7 +444,7 @@ class Checks:
         """
         few = [
             _Part(item, axis=0).select(torch.arange(min(4, count_samples(item))))
-            for item in self.objective.batches.items[:FEW]
+            for item in self.objective.batches.items[:SAMPLES_TESTED]
         ]
         joined = _joined(few)
         return None if joined is None else self._gap(joined, few, axis=0)

@@ -37,7 +37,7 @@ Method = Literal[
 COLUMNS = 64
 # This many replicas in one batch take half the time per network of one; ten were no
 # faster than four.
-TOGETHER = 4
+REPLICAS_TOGETHER = 4
 # The tangents of one chunk take at most this, and an eighth of the free memory.
 WORKING_BYTES = 2**29
 # The dense method and a product by autograd differ by rounding only, or the loss holds
@@ -220,7 +220,7 @@ def _sizes(objective: ReplicaObjective, way: Way, chunk: int | None) -> tuple[in
     allowed = min(WORKING_BYTES, free_memory(objective.base.device) / 8)
     fits = max(1, int(allowed / max(1, kept)))
     columns = min(chunk or min(COLUMNS, fits), size)
-    return columns, min(most, max(1, min(TOGETHER, fits // columns)))
+    return columns, min(most, max(1, min(REPLICAS_TOGETHER, fits // columns)))
 
 
 # --- the methods ---
