@@ -16,13 +16,14 @@ if TYPE_CHECKING:
     from nablab.training.checkpoints import Checkpoint
     from nablab.training.datasets import Arrays, Dataset, PerTrial, Sequences, Subset
     from nablab.training.engine import Engine, Loss, Unsupported
+    from nablab.training.fitting import fit, train
     from nablab.training.fused.bfloat16 import FusedBfloat16Engine
     from nablab.training.fused.dense import FusedEngine
     from nablab.training.fused.images import FusedImageEngine
     from nablab.training.gradients import GradientNorms
     from nablab.training.inputs import Augment, Inputs, Precision, Prepare
     from nablab.training.learners import Learner, Minimize, State, Supervised
-    from nablab.training.loop import Progress, fit, train
+    from nablab.training.loop import Progress
     from nablab.training.metric import Accuracy, Metric, Score
     from nablab.training.moments import Moment
     from nablab.training.optimizers import (
@@ -65,7 +66,8 @@ __getattr__, __dir__ = lazy_names(
         "fused.images": "FusedImageEngine",
         "gradients": "GradientNorms",
         "inputs": "Augment Inputs Precision Prepare",
-        "loop": "Progress fit train",
+        "fitting": "fit train",
+        "loop": "Progress",
         "optimizers": "SGD Adam AdamW RMSprop Specification optimizer",
         "probes": "Context Probe",
         "recording": "WeightRecorder path_array path_from_array",

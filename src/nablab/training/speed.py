@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from nablab.training.fitting import task_of
 from nablab.training.learners import Learner, Supervised
-from nablab.training.loop import TrainingTask, task_of
+from nablab.training.loop import TrainingTask
 from nablab.training.recipe import Recipe
 
 SHORT_SECONDS = 0.1
