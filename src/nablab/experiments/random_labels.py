@@ -426,7 +426,7 @@ class RandomLabels(Experiment):
                 # The parts are training images: they cost no further prediction.
                 held_out={"test": test}
                 | {
-                    name: (images, training.OwnLabels(part))
+                    name: (images, training.PerReplicaTargets(part))
                     for name, part in parts.items()
                 },
                 eval_every=epoch,

@@ -64,14 +64,14 @@ def _few(data: Any, samples: int) -> Any:
     """The first of some held-out samples."""
     import torch
 
-    from nablab.training import OwnLabels, PerTrial, Subset
+    from nablab.training import PerReplicaTargets, PerTrial, Subset
 
     if isinstance(data, PerTrial):
         return PerTrial(tuple(_few(own, samples) for own in data.sets))
     if isinstance(data, tuple):
         x, y = data
-        return x[:samples], OwnLabels(y.values[:, :samples]) if isinstance(
-            y, OwnLabels
+        return x[:samples], PerReplicaTargets(y.values[:, :samples]) if isinstance(
+            y, PerReplicaTargets
         ) else y[:samples]
     if isinstance(data, Mapping):
         return {name: tensor[:samples] for name, tensor in data.items()}

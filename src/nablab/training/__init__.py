@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from nablab.training.speed import Speed, measure_speed
     from nablab.training.stacked import StackedPredictor, stacked_predictor
     from nablab.training.stopping import EarlyStopping, Plateau, Rule, Threshold
-    from nablab.training.task import OwnLabels
+    from nablab.training.task import PerReplicaTargets
 
 __getattr__, __dir__ = lazy_names(
     __name__,
@@ -84,7 +84,7 @@ __getattr__, __dir__ = lazy_names(
         "moments": "Moment",
         "recipe": "Recipe",
         "samplers": "Bucketed Folds Sampler Shuffled",
-        "task": "OwnLabels",
+        "task": "PerReplicaTargets",
     },
 )
 
@@ -118,7 +118,7 @@ __all__ = [
     "Minimize",
     "Moment",
     "Outcome",
-    "OwnLabels",
+    "PerReplicaTargets",
     "PerTrial",
     "Plateau",
     "Precision",

@@ -87,8 +87,8 @@ def fit(
             None for all.
         held_out: Further data by name, (inputs, targets) each, evaluated as
             ``"<name>_loss"`` and, with cross-entropy, ``"<name>_accuracy"``; the
-            targets may be `OwnLabels`. With cross-entropy a label of -100 is counted
-            nowhere.
+            targets may be `PerReplicaTargets`. With cross-entropy a label of -100 is
+            counted nowhere.
         eval_every: Steps between evaluations; None for about 100 evaluations. The
             weights before training and at the end are evaluated too.
         stop: Rules that end a replica at an evaluation.

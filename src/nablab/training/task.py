@@ -36,7 +36,7 @@ DEVICES = ("cpu", "cuda", "mps")
 
 
 @dataclass(frozen=True, eq=False)
-class OwnLabels:
+class PerReplicaTargets:
     """Targets (K, N, ...) of a held-out set, one set of N per replica."""
 
     values: Any
@@ -295,9 +295,9 @@ def _evaluated(
 
     Samples that are the training set's stay one tensor with it.
     """
-    samples, own = pair[0], isinstance(pair[1], OwnLabels)
+    samples, own = pair[0], isinstance(pair[1], PerReplicaTargets)
     labels = torch.as_tensor(
-        pair[1].values if isinstance(pair[1], OwnLabels) else pair[1]
+        pair[1].values if isinstance(pair[1], PerReplicaTargets) else pair[1]
     ).to(device)
     stored = torch.as_tensor(samples).to(device)
     if stored.data_ptr() == x.data_ptr() and stored.shape == training_set.shape:
