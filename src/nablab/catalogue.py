@@ -144,22 +144,22 @@ def _import(path: Path) -> ModuleType:
 def _import_user_file(path: Path) -> ModuleType:
     """Import a file of the user's, again if it was edited."""
     # It brings hashing and a parser, which listing nablab's own does without.
-    from nablab.importing import user_code
+    from nablab.importing import fresh_imports, user_code
 
     name = f"{USER_PACKAGE}.{path.stem}"
     code = user_code.code_of(path, folder=path.parent)
-    if user_code.is_loaded(name, code):
+    if fresh_imports.is_loaded(name, code):
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise ImportError(f"{path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules.setdefault(USER_PACKAGE, ModuleType(USER_PACKAGE))
-    user_code.forget_stale(code)
+    fresh_imports.forget_stale(code)
     # pickling an experiment needs its module to be found by name
     sys.modules[name] = module
     try:
-        with user_code.importing(path.parent):
+        with fresh_imports.importing(path.parent):
             spec.loader.exec_module(module)
     except BaseException:
         del sys.modules[name]
@@ -169,7 +169,7 @@ def _import_user_file(path: Path) -> ModuleType:
         # are written for them: of two edits within a second Python misses the second.
         sys.path.append(str(path.parent))
         sys.dont_write_bytecode = True
-    user_code.remember(code, program=name)
+    fresh_imports.remember(code, program=name)
     return module
 
 

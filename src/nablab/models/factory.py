@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from nablab.errors import UsageError, in_short, unknown
 from nablab.files.places import is_file, place
-from nablab.importing import user_code
+from nablab.importing import fresh_imports, modules, user_code
 from nablab.text.naming import sentence
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def load_factory(spec: str) -> Callable[[], nn.Module]:
     folder = _folder(_split(spec)[0])
 
     def build() -> nn.Module:
-        with user_code.importing(folder):  # an import may stand inside the factory
+        with fresh_imports.importing(folder):  # an import may stand inside the factory
             return _checked(factory, spec)
 
     return build
@@ -191,7 +191,7 @@ def _code_of_module(name: str) -> user_code.Code | None:
     Raises:
         ModuleNotFoundError: There is no such module.
     """
-    found = user_code.find_module(name, Path.cwd())
+    found = modules.find_module(name, Path.cwd())
     return user_code.code_of(found, folder=Path.cwd(), module=name) if found else None
 
 
@@ -231,25 +231,25 @@ def _load_file(path: Path, spec: str) -> ModuleType:
         raise UsageError(f"'{path}' is not a Python file. {FORM}")
     module = importlib.util.module_from_spec(found)
     code = user_code.code_of(path, folder=path.parent)
-    user_code.forget_stale(code)
+    fresh_imports.forget_stale(code)
     sys.modules[name] = module  # dataclasses and pickle look their module up here
     try:
-        with user_code.importing(path.parent):
+        with fresh_imports.importing(path.parent):
             found.loader.exec_module(module)
     # sys.exit() in a user's file must not end nablab in silence
     except (Exception, SystemExit) as error:
         del sys.modules[name]
         raise _failed("Loading", str(path), error) from error
-    user_code.remember(code)
+    fresh_imports.remember(code)
     return module
 
 
 def _load_module(name: str, spec: str) -> ModuleType:
-    with user_code.importing(Path.cwd()):
+    with fresh_imports.importing(Path.cwd()):
         try:
             code = _code_of_module(name)
             if code:
-                user_code.forget_stale(code)
+                fresh_imports.forget_stale(code)
             module = importlib.import_module(name)
         except ModuleNotFoundError as error:
             if error.name and (name == error.name or name.startswith(f"{error.name}.")):
@@ -261,7 +261,7 @@ def _load_module(name: str, spec: str) -> ModuleType:
         except (Exception, SystemExit) as error:
             raise _failed("Importing", name, error) from error
     if code:
-        user_code.remember(code)
+        fresh_imports.remember(code)
     return module
 
 
