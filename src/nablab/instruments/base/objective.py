@@ -17,6 +17,7 @@ from nablab.instruments.base import interrupts
 from nablab.instruments.base.batches import read_batches
 from nablab.instruments.base.checks import Checks
 from nablab.instruments.base.losses import Closure, Evaluation, Loss, call, split
+from nablab.instruments.base.mean_check import MeanCheck
 from nablab.instruments.base.parameter_checks import check_modules, check_parameters
 from nablab.instruments.base.placement import Placement
 from nablab.instruments.base.surroundings import (
@@ -375,7 +376,7 @@ class Objective:
             return False
         self.spent += 2 / 3 * self.batches.weights[0]
         with self.quiet():
-            return Checks(self).samples_are_apart()
+            return MeanCheck(self).samples_are_apart()
 
 
 def measuring_dtype(

@@ -27,8 +27,7 @@ from nablab.instruments.base.batches import (
     part_of,
     tensors_in,
 )
-from nablab.instruments.base.checks import MISFITS
-from nablab.instruments.base.losses import Closure, Loss
+from nablab.instruments.base.losses import MISFITS, Closure, Loss
 from nablab.instruments.base.measurement import Expected, Measurement, Size, instrument
 from nablab.instruments.base.objective import Objective
 from nablab.instruments.base.rehearsals import Call, Trial, Trials, by_trials

@@ -18,8 +18,7 @@ from nablab.instruments.base.batches import (
     read_batches,
     tensors_in,
 )
-from nablab.instruments.base.checks import MISFITS
-from nablab.instruments.base.losses import Closure, Loss, call, split
+from nablab.instruments.base.losses import MISFITS, Closure, Loss, call, split
 from nablab.instruments.base.objective import Objective
 
 Method = Literal["auto", "exact", "projections"]
