@@ -120,7 +120,7 @@ def _output_error(error: OSError, path: Path) -> UsageError:
 def remove_leftovers(folder: Path, name: str = "*") -> None:
     """Remove the temporary files that killed processes left.
 
-    Those of files called ``name`` (a glob pattern).
+    Only those of files called ``name`` (a glob pattern) are removed.
 
     Only for who alone may write those files at the moment: a write under way would
     fail.

@@ -139,7 +139,7 @@ def load_arrays(
 def _digest(arrays: Arrays, facts: Mapping[str, Any]) -> str:
     """Compute a SHA-256 over the arrays and the facts.
 
-    Of the arrays: names, dtypes, shapes and bytes.
+    The names, dtypes, shapes and bytes of the arrays count.
     """
     total = hashlib.sha256()
     own = {

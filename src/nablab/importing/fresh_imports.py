@@ -69,10 +69,7 @@ def forget_stale(code: Code) -> None:
 
 
 def is_loaded(name: str, code: Code) -> bool:
-    """Tell whether the module of this name was made from exactly this code.
-
-    And whether the module is still there.
-    """
+    """Tell whether the module of this name is imported, from exactly this code."""
     file = getattr(sys.modules.get(name), "__file__", None)
     return file == str(code.parts[0].path) and _programs.get(name) == code.sha256
 

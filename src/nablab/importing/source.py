@@ -143,7 +143,7 @@ class Source:
 def _writes(call: ast.Call) -> bool:
     """Tell whether a call of ``open`` opens a file for writing.
 
-    Either ``open(file, mode)`` or ``path.open(mode)``.
+    It is ``open(file, mode)`` or ``path.open(mode)``.
     """
     place = 1 if isinstance(call.func, ast.Name) else 0
     given = [

@@ -165,7 +165,7 @@ def source_hash(spec: str) -> str:
 def unseen(spec: str) -> tuple[str, ...]:
     """List what decides the factory's networks but is not covered by `source_hash`.
 
-    Each with file and line.
+    Each comes with its file and line.
 
     Raises:
         UsageError: As `source_hash`.

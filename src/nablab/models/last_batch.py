@@ -32,7 +32,7 @@ def check_single(
 ) -> None:
     """Refuse a batch of one sample that the network cannot be trained on.
 
-    A network with batch normalization is such a one.
+    Networks with batch normalization are such.
 
     Statistics over a batch need two values: batch normalization after a dense layer has
     one of each unit, while after a convolution one image has many. So it is tried, on a

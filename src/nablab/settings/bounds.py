@@ -1,7 +1,7 @@
 """Numbers with bounds: what a field takes, and its messages and words.
 
-Upper bounds that nobody would reach are there so that a typing mistake is met as one,
-before anything of that size is made.
+Upper bounds lie far above any use, so that a typing mistake is recognized before
+anything of that size is made.
 
 >>> from nablab.settings.reading import parse
 >>> parse("2e3", Annotated[int, Gt(0), Le(1_000)], "epochs")

@@ -250,7 +250,7 @@ def _one_replica(name: str, request: Request) -> tuple[Engine, Tensor]:
 def _operations(request: Request) -> int:
     """Count the floating-point operations of one replica's passes.
 
-    One forward and one backward pass.
+    They are one forward and one backward pass.
     """
     module, size = request.modules[0], request.batch_size
     target = request.y[0] if request.per_replica_targets else request.y

@@ -1,6 +1,6 @@
 """What an engine is: K networks of one architecture that train side by side.
 
-And the losses that they share.
+The losses that engines share are here, too.
 
 Five engines obey the contract: `SequentialEngine` (plain PyTorch, one network after the
 other; the truth), `BatchedEngine` (stacked weights), and three in compiled code:

@@ -98,7 +98,7 @@ def multiplies_bfloat16_fast(device: torch.device) -> bool:
     """Tell whether the hardware has units for products of bfloat16 matrices.
 
     On a CPU these are AMX tiles; AVX-512 alone gains little and loses precision. On
-    CUDA they are there since compute capability 8.0.
+    CUDA they exist since compute capability 8.0.
     """
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)

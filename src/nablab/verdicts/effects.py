@@ -1,6 +1,6 @@
 """Effects in words: the quantity, how far it moves, in which direction.
 
-And the limits between which it lies.
+An effect comes with the limits between which it lies.
 
 An effect is told in the terms of its claim, "held-out MSE 2.2 times lower for deep than
 for shallow (1.5 to 3.1)", so that nobody has to know which of two numbers was

@@ -17,7 +17,7 @@ from typing import Protocol
 from nablab.data.fetching.download import SourceError, download
 from nablab.data.fetching.progress import Progress
 
-SLACK = 10_000_000  # bytes on the disk that hurt nobody
+SLACK = 10_000_000  # bytes on the disk that do no harm
 
 
 class Source(Protocol):

@@ -153,7 +153,7 @@ def sawtooth(depth: int) -> Function:
     It has 2^(depth-1) teeth (points where it reaches 1) and 2^depth straight pieces. A
     ReLU network with ``depth`` hidden layers of 2 units equals it
     (`nablab.models.sawtooth_network`); one hidden layer needs at least 2^depth - 1
-    units, for n units make at most n + 1 pieces. Telgarsky, "Benefits of depth in
+    units, because n units make at most n + 1 pieces. Telgarsky, "Benefits of depth in
     neural networks", COLT 2016, arXiv:1602.04485.
     """
 

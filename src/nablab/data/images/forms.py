@@ -1,6 +1,6 @@
 """Images in another size or with another number of channels.
 
-And the mean and deviation that they then have.
+The mean and deviation that they then have are computed here, too.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Images in memory: one uint8 tensor with labels.
 
-And what turns a batch of it into a network's input.
+`Normalize` and `Augment` turn a batch of it into a network's input.
 
 The images stay uint8, a quarter of float32, until a batch is made: `Augment` moves and
 flips whole batches, `Normalize` gives float32 on the device where the batch lies.

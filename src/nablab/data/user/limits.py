@@ -17,7 +17,7 @@ PIXELS = 89_478_485
 # photographs are packed 2 to 20 times, scans up to 100; deflate ends at 1,032, on one
 # value
 RATIO = 500
-SMALL = 256_000_000  # bytes; below this, nobody is hurt by a file that unpacks too well
+SMALL = 256_000_000  # bytes; below this, a file that unpacks too well does no harm
 CGROUP = Path("/sys/fs/cgroup/memory.max")
 
 

@@ -194,7 +194,7 @@ def count_samples(batch: Any) -> int:
 def move(batch: Any, device: torch.device, dtype: torch.dtype) -> Any:
     """Return the batch on ``device``, floating-point tensors in ``dtype``.
 
-    Tensors that ask for a gradient go on to do so: a physics-informed loss
+    Tensors that require a gradient still do: a physics-informed loss
     differentiates in its inputs.
     """
 

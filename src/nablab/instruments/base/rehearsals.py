@@ -203,8 +203,8 @@ class Trials:
             proportion to whose units the seconds are.
         bytes_until: Units up to which the bytes grow, too; None where they do not.
         bytes_may_stop: Whether work may be cut into pieces, so that the bytes stop
-            growing nobody knows where: expected is the middle of those of the largest
-            trial and those up to `bytes_until`.
+            growing at an unknown place: the estimate is the middle of those of the
+            largest trial and those up to `bytes_until`.
         notes: See `Cost`.
     """
 

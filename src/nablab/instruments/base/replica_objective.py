@@ -365,7 +365,7 @@ class ReplicaObjective:
     def _data_of(self, replica: int) -> Any:
         """Return the batches as one replica sees them.
 
-        It is an iterator, for a list of tensors would be one batch.
+        It is an iterator, because a list of tensors would be one batch.
         """
         return iter([self._seen_by(replica, batch) for batch in self.batches.items])
 

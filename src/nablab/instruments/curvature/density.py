@@ -136,7 +136,7 @@ class SpectralDensity(Measurement):
 
         Args:
             threshold: Where to divide the spectrum. 0 asks for the sign of the bulk,
-                which is refused but for spectra with a gap there.
+                which is refused except for spectra with a gap there.
             within: The widest interval between the two bounds that is accepted.
 
         Raises:

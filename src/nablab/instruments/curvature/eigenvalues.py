@@ -75,8 +75,8 @@ class Eigenvalues(Measurement):
         tolerance: The largest residual of a converged pair, relative to `norm`.
         pair_converged: Whether each pair reached the tolerance (k,).
         converged: Whether all did.
-        others: The interval that holds every eigenvalue that is not listed, but for a
-            chance of 0.1 % at either end; None without the check.
+        others: The interval that holds every eigenvalue that is not listed, with a
+            probability of error of 0.1 % at either end; None without the check.
         certified: Whether `others` reaches at most 1 % of the norm further out than the
             values do.
         products: Products with the matrix.
@@ -484,7 +484,7 @@ class _Search:
             low, high = self.others
             notes += (
                 f"Eigenvalues that are not listed lie between {low:.6g} and "
-                f"{high:.6g}, with a chance of error of 0.1 % at either end; a "
+                f"{high:.6g}, with a probability of error of 0.1 % at either end; a "
                 "repeated eigenvalue may have been missed up to these limits.",
             )
         if self.others is None and not self.certified:

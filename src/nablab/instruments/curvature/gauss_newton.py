@@ -48,7 +48,7 @@ class GaussNewtonOperator(Operator):
 
     Args:
         model: See `HessianOperator`.
-        loss: A name or ``loss(output, target)``; a `Closure` does not do.
+        loss: A name or ``loss(output, target)``; a `Closure` is not accepted.
         data: Batches (inputs, target).
         parameters: See `HessianOperator`.
         dtype: See `HessianOperator`.

@@ -171,7 +171,7 @@ def beyond_breakdown(
 ) -> float:
     r"""Bound the distance of all eigenvalues from the Ritz values of ended runs.
 
-    The bound holds but for a stated chance.
+    The bound fails with a stated probability at most.
 
     A Krylov sequence ends where its coupling :math:`\beta` is no more than rounding: in
     float32, beside a large eigenvalue, that is long before it has seen everything. With
@@ -196,7 +196,7 @@ def beyond_breakdown(
 def unseen_beyond(
     highest: float, lowest: float, steps: int, size: int, chance: float
 ) -> float:
-    r"""Return a level above all eigenvalues, but for a stated chance.
+    r"""Return a level above all eigenvalues, up to a stated probability of error.
 
     The start of Lanczos' method was random.
 
