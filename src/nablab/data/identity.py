@@ -33,6 +33,9 @@ def source_hash(spec: str) -> str:
     the files themselves. The content of files that have not changed since is not read
     again in one process.
 
+    Args:
+        spec: A name, or the path of a folder or an ``.npz`` file.
+
     Raises:
         UsageError: There is no such set, folder or file, or a part of it cannot be
             read.

@@ -84,6 +84,9 @@ class Task:
         """Return the images of a task of images.
 
         Those of ``"train"`` that are drawn, or of ``"test"``, with class names.
+
+        Args:
+            split: ``"train"`` or ``"test"``.
         """
         return self._images if split == "train" else self._load(split)
 
@@ -255,6 +258,10 @@ def check_images(spec: str) -> None:
 
 def evenly_spaced(total: int, count: int) -> Tensor:
     """Return int64 places at equal distances; samples may come sorted by class.
+
+    Args:
+        total: Number of samples.
+        count: How many places to give at most.
 
     >>> evenly_spaced(10, 4).tolist(), evenly_spaced(2, 5).tolist()
     ([0, 2, 5, 7], [0, 1])

@@ -73,6 +73,9 @@ def parameter_count(widths: Widths) -> int:
 
     Needs no torch.
 
+    Args:
+        widths: Input, hidden and output widths, as in `dense`.
+
     >>> parameter_count("1-190-1")
     571
     """

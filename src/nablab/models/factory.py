@@ -154,6 +154,9 @@ def source_hash(spec: str) -> str:
     that these name; of an installed package the one file. See
     `nablab.importing.user_code`.
 
+    Args:
+        spec: The factory, as ``package.module:factory`` or ``path/to/file.py:factory``.
+
     Raises:
         UsageError: As `load_factory` for a spec without a colon or a missing file or
             module.
@@ -166,6 +169,9 @@ def unseen(spec: str) -> tuple[str, ...]:
     """List what decides the factory's networks but is not covered by `source_hash`.
 
     Each comes with its file and line.
+
+    Args:
+        spec: The factory, as in `source_hash`.
 
     Raises:
         UsageError: As `source_hash`.

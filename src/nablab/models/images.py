@@ -155,6 +155,12 @@ def parameter_count_of(
     (inputs x kernel height x kernel width + 1) x outputs for a convolution, (inputs +
     1) x outputs for a dense layer, 2 per unit or filter for batch norm.
 
+    Args:
+        spec: As in `image_network`.
+        channels: 1 for gray images, 3 for color.
+        size: Pixels of a side.
+        classes: Number of outputs.
+
     >>> parameter_count_of("lenet")
     61706
     """

@@ -73,6 +73,13 @@ def check_model(
 
     It must take inputs (2, *shape) and give (2, outputs). With ``samples`` and
     ``batch_sizes`` it must also be trainable on the batches that these give.
+
+    Args:
+        model: The user's factory, as in `load_factory`.
+        shape: Of one input.
+        outputs: Values per sample.
+        samples: Of the training set.
+        batch_sizes: Samples per step in the trainings to come; None for all.
     """
     import torch
 

@@ -53,6 +53,11 @@ class Inputs:
         """Augment a training batch for one replica at one step.
 
         The result depends on seed and step alone.
+
+        Args:
+            x: Stored samples of the batch.
+            seed: Of the replica.
+            step: The step that the batch is for.
         """
         if self.augment is None:
             return x

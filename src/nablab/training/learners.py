@@ -69,6 +69,11 @@ class Learner:
 
         Learning rates are the schedule's already. Draw random numbers from ``moment``.
 
+        Args:
+            state: What `start` made for this trial.
+            batches: As many as `batches_per_step` says.
+            moment: The step, the trial's numbers and its random numbers.
+
         Returns:
             Scalars by name, the same names at every step; the first one is the loss
             that progress shows. A value that is not finite ends the trial as diverged.
@@ -77,6 +82,11 @@ class Learner:
 
     def evaluate(self, state: State, batch: Batch, moment: Moment) -> Values:
         """Measure a batch of an evaluated set, in evaluation mode, without gradients.
+
+        Args:
+            state: What `start` made for this trial.
+            batch: Samples of the evaluated set.
+            moment: The trial's numbers and its random numbers.
 
         Returns:
             By name, the mean over the batch's samples, or a pair (sum, count) where the
@@ -89,6 +99,11 @@ class Learner:
         """Compute what the recipe's metrics score.
 
         In evaluation mode, without gradients.
+
+        Args:
+            state: What `start` made for this trial.
+            batch: Samples of the evaluated set.
+            moment: The trial's numbers and its random numbers.
         """
         raise UsageError(
             f"{type(self).__name__} does not define its outputs, so the recipe's "

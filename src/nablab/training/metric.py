@@ -12,7 +12,12 @@ class Score(Protocol):
     """A metric while it goes through a set."""
 
     def add(self, outputs: Any, batch: Any) -> None:
-        """Take in a batch: what the learner gives, and the batch itself."""
+        """Take in a batch.
+
+        Args:
+            outputs: What the learner gives for it.
+            batch: The batch itself.
+        """
         ...
 
     def value(self) -> float:

@@ -82,7 +82,12 @@ class Specification:
     def torch_optimizer(
         self, parameters: Iterable[nn.Parameter], replica: int
     ) -> torch.optim.Optimizer:
-        """Build the PyTorch optimizer of one replica."""
+        """Build the PyTorch optimizer of one replica.
+
+        Args:
+            parameters: What it is to change.
+            replica: The replica whose numbers it takes.
+        """
         raise NotImplementedError
 
     def learning_rate_of(self, replica: int) -> float:

@@ -158,6 +158,9 @@ def path_array(path: Sequence[Mapping[str, Tensor]]) -> npt.NDArray[Any]:
     """Stack the T points of a path to one array (T, P), for a store.
 
     `path_from_array` goes back.
+
+    Args:
+        path: T points, each as tensors by name.
     """
     return torch.stack(
         [torch.cat([t.reshape(-1) for t in point.values()]) for point in path]
@@ -167,11 +170,11 @@ def path_array(path: Sequence[Mapping[str, Tensor]]) -> npt.NDArray[Any]:
 def path_from_array(
     rows: npt.NDArray[Any], module: nn.Module
 ) -> list[dict[str, Tensor]]:
-    """Split points (T, P) into tensors by parameter of a module.
+    """Split points (T, P) into tensors by parameter of a module; memory is shared.
 
-    The path is of a module of the same architecture.
-
-    Memory is shared.
+    Args:
+        rows: What `path_array` gave.
+        module: A module of the same architecture.
     """
     parameters = dict(module.named_parameters())
     parts = torch.split(

@@ -62,6 +62,9 @@ class Outcome:
         """Return the curves' values at the first evaluation at or after an epoch's end.
 
         If there is none, where the trial ended.
+
+        Args:
+            epoch: Number of whole epochs.
         """
         later = np.flatnonzero(self.steps >= epoch * self.steps_per_epoch)
         place = int(later[0]) if len(later) else -1
@@ -73,6 +76,11 @@ class Outcome:
         """Return the epoch at whose evaluation a curve first reached a bound.
 
         It may be a fraction; infinity if the curve never reached it.
+
+        Args:
+            curve: The name of an evaluated curve, such as ``"test_accuracy"``.
+            at_least: The bound of a curve that rises.
+            at_most: The bound of a curve that falls.
 
         Raises:
             ValueError: Not exactly one bound is given.
@@ -90,7 +98,12 @@ class Outcome:
         )
 
     def module(self, *, at: At = "final") -> nn.Module:
-        """Return a fresh module with the trial's weights, in evaluation mode."""
+        """Return a fresh module with the trial's weights, in evaluation mode.
+
+        Args:
+            at: ``"final"`` for the weights at the end, ``"best"`` for those of the best
+                evaluation.
+        """
         return self._module(at).eval()
 
 
@@ -177,16 +190,23 @@ class Training(Sequence[Outcome]):
         )
 
     def parameters(self, *, at: At = "final") -> dict[str, Tensor]:
-        """Return stacked parameters (K, ...) by name, and buffers if there are any."""
+        """Return stacked parameters (K, ...) by name, and buffers if there are any.
+
+        Args:
+            at: ``"final"`` for the weights at the end, ``"best"`` for those of each
+                replica's best evaluation.
+        """
         return dict(self._final_tensors if at == "final" else self._best_tensors)
 
     @torch.no_grad()
     def predict(self, x: Tensor, *, at: At = "final") -> Tensor:
-        """Compute the outputs (K, N, ...) of every replica for samples ``x`` (N, ...).
-
-        In eval mode and float32.
+        """Compute the outputs (K, N, ...) of every replica, in eval mode and float32.
 
         The samples are prepared as in training.
+
+        Args:
+            x: Stored samples (N, ...).
+            at: See `parameters`.
         """
         tensors = self.parameters(at=at)
         x = torch.as_tensor(x).to(next(iter(tensors.values())).device)
@@ -204,6 +224,10 @@ class Training(Sequence[Outcome]):
         """Return a fresh module with the weights of one replica.
 
         It is in training mode, as PyTorch leaves it, and takes prepared inputs.
+
+        Args:
+            replica: Its number, from 0.
+            at: See `parameters`.
         """
         module = build_replicas(self._build, [self.starts[replica]])[0]
         tensors = self.parameters(at=at)
@@ -217,9 +241,7 @@ class Training(Sequence[Outcome]):
     def steps_to(self, threshold: float) -> FloatArray:
         """Return the first step whose training loss is at most ``threshold``.
 
-        float64 (K,).
-
-        Infinity if none.
+        float64 (K,); infinity where the loss never got there.
         """
         reached = self.train_loss <= threshold
         return np.where(

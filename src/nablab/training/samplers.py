@@ -35,7 +35,9 @@ class Sampler(Protocol):
     def indices(self, seed: int, batch: int) -> Tensor:
         """Return the samples, int64 (n,), of a batch.
 
-        Batches are counted from the beginning of training.
+        Args:
+            seed: Of the trial.
+            batch: Its number, counted from the beginning of training.
         """
         ...
 

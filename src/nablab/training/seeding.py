@@ -71,6 +71,10 @@ def build_replicas(
 
     The weights are those that PyTorch gives for the seed, whatever the other seeds are;
     the global generators are left as they were.
+
+    Args:
+        build: Makes one untrained network.
+        seeds: One per network.
     """
     return [network.module for network in built(build, seeds)]
 

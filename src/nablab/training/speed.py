@@ -52,6 +52,16 @@ def measure_speed(
 
     Probes and checkpoints are not measured.
 
+    Args:
+        learner: See `train`.
+        data: See `train`.
+        recipe: See `train`.
+        seeds: See `train`.
+        starts: See `train`.
+        replicas: See `train`.
+        device: See `train`.
+        minimum_seconds: Steps are taken for at least this time.
+
     Raises:
         UsageError: As `train`.
     """

@@ -28,6 +28,9 @@ def answer(verdicts: Sequence[Verdict]) -> str:
     The answer is made of the claims that say what they mean for the question; where
     none does, of the first claims.
 
+    Args:
+        verdicts: Those of all claims, in their order.
+
     Returns:
         One or two sentences; empty without a verdict.
     """

@@ -74,13 +74,20 @@ class Target:
         return self.function(np.asarray(x, dtype=np.float64))
 
     def grid(self, points: int | None = None) -> Array:
-        """Return the training inputs in float64, shape (N,)."""
+        """Return the training inputs in float64, shape (N,).
+
+        Args:
+            points: Number of points, instead of the target's own.
+        """
         return np.linspace(self.low, self.high, points or self.points)
 
     def midpoints(self, points: int | None = None) -> Array:
         """Return the held-out inputs in float64, shape (N-1,).
 
         They lie midway between neighboring training inputs.
+
+        Args:
+            points: Number of training points, instead of the target's own.
         """
         grid = self.grid(points)
         return (grid[:-1] + grid[1:]) / 2
@@ -202,6 +209,9 @@ def target(spec: str) -> Target:
     """Return the target that ``spec`` names.
 
     ``spec`` is a known name or an expression, with ``@LOW..HIGH`` and ``@POINTS``.
+
+    Args:
+        spec: Such as ``sinc``, ``sawtooth-3`` or ``sin(x)*x@-3..3@50``.
 
     Raises:
         UsageError: An unknown name, a bad expression, domain or number of points,

@@ -178,7 +178,11 @@ class ImageSet:
         return ". ".join(part.rstrip(".") for part in parts if part) + "."
 
     def take(self, indices: Tensor | Sequence[int]) -> ImageSet:
-        """Copy the samples at these places."""
+        """Copy the samples at these places.
+
+        Args:
+            indices: Places of samples, int64 (n,).
+        """
         where = torch.as_tensor(indices)
         return dataclasses.replace(
             self, images=self.images[where], labels=self.labels[where]
@@ -196,7 +200,14 @@ class ImageSet:
     def hold_out(self, samples: int, *, seed: int) -> tuple[ImageSet, ImageSet]:
         """Cut a validation split off.
 
-        The rest, and ``samples`` samples drawn by ``seed``.
+        It holds samples drawn by a seed; the training split keeps the rest.
+
+        Args:
+            samples: How many to cut off.
+            seed: Decides which.
+
+        Returns:
+            The rest, and the validation split.
 
         Raises:
             UsageError: There are fewer samples, or none would be left.

@@ -46,6 +46,10 @@ def center_crop(images: Tensor, side: int) -> Tensor:
 
     Of an odd rest the larger half is cut at the bottom and on the right.
 
+    Args:
+        images: (N, C, H, W).
+        side: Height and width of what is left.
+
     Raises:
         UsageError: The images are smaller.
 

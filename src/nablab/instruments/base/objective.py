@@ -177,6 +177,10 @@ class Objective:
 
         Run it and the backward passes through it in one `quiet`: some models read their
         weights in the backward pass again.
+
+        Args:
+            tensors: Parameters by name; others stay at the model's own point.
+            batch: One batch of the data.
         """
         # The loss may hold derivatives, in the inputs say.
         with self._placed(tensors), torch.enable_grad():
@@ -259,7 +263,7 @@ class Objective:
         return self.loss_and_gradient(vector)[1]
 
     def leaves(self, vector: Tensor | None = None) -> dict[str, Tensor]:
-        """Return parameters at ``vector`` as new tensors that ask for a gradient."""
+        """Return parameters at ``vector`` as new tensors that require a gradient."""
         tensors = self.values if vector is None else self.unflatten(vector)
         return {
             name: tensor.detach().clone().requires_grad_()

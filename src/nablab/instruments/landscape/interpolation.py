@@ -80,6 +80,11 @@ class Interpolation(Measurement):
     ) -> float:
         """Return a value at an alpha, on the line that joins those measured.
 
+        Args:
+            alpha: 0 is the first model, 1 the second.
+            metric: ``"loss"`` or another one that was measured.
+            data: The data set's name, where there are several.
+
         Raises:
             UsageError: The alpha lies outside what was measured: there is no
                 extrapolation.
@@ -99,6 +104,10 @@ class Interpolation(Measurement):
         """Return a metric's largest rise above the line between the ends, and where.
 
         "error" stands for accuracy.
+
+        Args:
+            metric: ``"loss"``, ``"error"`` or another one that was measured.
+            data: The data set's name, where there are several.
         """
         return _barrier(self.alphas, self._curve(metric, data))
 
