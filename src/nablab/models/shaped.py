@@ -6,9 +6,13 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from nablab.errors import UsageError
-from nablab.models.dense_network import Activation, dense, parse_widths
+from nablab.models.dense_network import Activation, dense, parameter_count, parse_widths
 from nablab.models.factory import check_output, load_factory
-from nablab.models.images import check_image_network, image_network
+from nablab.models.images import (
+    check_image_network,
+    image_network,
+    parameter_count_of,
+)
 from nablab.models.last_batch import check_single
 
 if TYPE_CHECKING:
@@ -129,6 +133,30 @@ as in 1-9-1.
             f"The network {spec} must begin with {shape[0]} and end with {outputs}, "
             f"as in {shape[0]}-9-{outputs}."
         )
+
+
+def count_parameters(spec: str, *, shape: Sequence[int], outputs: int) -> int:
+    """Count the trainable weights and biases of such a network; needs no torch.
+
+    Args:
+        spec: As in `network`.
+        shape: Of one input.
+        outputs: Values per sample.
+
+    Raises:
+        UsageError: As `check_network`.
+
+    >>> count_parameters("1-190-1", shape=(1,), outputs=1)
+    571
+    >>> count_parameters("lenet", shape=(1, 28, 28), outputs=10)
+    61706
+    """
+    check_network(spec, shape=shape, outputs=outputs)
+    if len(shape) > 1:
+        return parameter_count_of(
+            spec, channels=shape[0], size=shape[-1], classes=outputs
+        )
+    return parameter_count(spec)
 
 
 def _check_batches(
