@@ -95,7 +95,7 @@ def engine_threads() -> int:
 def give_engines(count: int) -> None:
     """Set `engine_threads`, from any thread.
 
-    For the rest of this process, or of `borrowed`.
+    It holds for the rest of this process, or of `borrowed`.
     """
     global _given
     _given = count

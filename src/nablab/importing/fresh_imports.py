@@ -110,7 +110,7 @@ def watching() -> Iterator[dict[str, None]]:
 def code_of_class(cls: type) -> Code | None:
     """Read the code that a class's file leads to.
 
-    None for nablab's own, and where there is no file.
+    It is None for nablab's own classes, and where there is no file.
 
     Raises:
         UsageError: The file has been edited since the class was made from it.

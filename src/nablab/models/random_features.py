@@ -74,7 +74,7 @@ def _features(x: Tensor, directions: Tensor) -> Tensor:
 def minimum_norm(features: Tensor, targets: Tensor) -> Tensor:
     r"""Compute the least-squares solution of smallest norm, :math:`\Phi^+ Y`.
 
-    By the singular value decomposition.
+    It is found by the singular value decomposition.
 
     Let samples and features be Gaussian and p of them be used out of more: the expected
     error is :math:`r (1 + p / (n - p - 1))` for p < n - 1 and :math:`b (1 - n / p) + r

@@ -182,7 +182,7 @@ def _difference(
 ) -> str:
     """Compare the second center with the first.
 
-    By a ratio of geometric means, or a difference of means or medians.
+    The result is a ratio of geometric means, or a difference of means or medians.
     """
     pair = [
         side[condition].summaries.get(metric) for side in sides if condition in side

@@ -294,7 +294,7 @@ def condition_tables(
 ) -> list[MetricTable]:
     """Tabulate every metric of every condition, with the baselines of each metric.
 
-    At most three metrics per table.
+    A table has at most three metrics.
     """
     conditions = view.experiment.conditions()
     rows = tables.condition_rows(
@@ -371,7 +371,7 @@ def cell(found: Summary, trials: int) -> tuple[str, str]:
 def configuration(experiment: Experiment) -> list[tuple[str, str, str]]:
     """List the fields of an experiment, nested ones after their parent.
 
-    Each with its key, its value as on the command line, and its meaning.
+    Each comes with its key, its value as on the command line, and its meaning.
     """
     meanings = {doc.name: doc.help for doc in settings.describe(type(experiment))}
     return [

@@ -108,7 +108,7 @@ def contrast_means(x: Array, y: Array, shift: float, design: Design) -> Contrast
 def contrast_pairs(differences: Array, shift: float, design: Design) -> Contrast:
     """Test the mean of paired differences, or of a sample about a constant.
 
-    At least two finite values.
+    There are at least two finite values.
 
     The test flips the signs of ``differences - shift``, which is exact where they are
     symmetric about the shift. (Studentizing would change nothing: the sum of squares is
@@ -137,7 +137,7 @@ def contrast_bound(
 ) -> Contrast:
     """Test the mean of a sample about a constant.
 
-    As `contrast_pairs`, but careful with skewed values.
+    It is `contrast_pairs`, made careful about skewed values.
 
     No second group shows here what is chance, and values that have a mean at the bound
     may well all lie on one side of it: most are small, and the few large ones that

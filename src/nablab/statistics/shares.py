@@ -55,7 +55,7 @@ def contrast_share(
 ) -> Contrast:
     """Test the mean of outcomes between 0 and 1 about a bound.
 
-    As `limits_of_mean`, with the test to match.
+    The interval is that of `limits_of_mean`, with the test to match.
     """
     effect, line = float(values.mean()) - bound, bound + shift
     low, high = limits_of_mean(values, 0.0, 1.0, design)

@@ -89,7 +89,7 @@ class Engine(Protocol):
     def predict(self, x: Tensor) -> Tensor:
         """Compute the outputs (K, N, ...) of all replicas for stored samples (N, ...).
 
-        In eval mode, detached.
+        The networks are in eval mode, and the outputs detached.
         """
         ...
 

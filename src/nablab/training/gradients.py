@@ -270,7 +270,7 @@ class GradientNorms(Probe):
     ) -> dict[str, Tensor]:
         """Compute the gradients (K, ...), by name, of the mean loss over all samples.
 
-        With ``among``, over those at these indices only.
+        With ``among``, the mean is over the samples at these indices only.
         """
         samples = len(self._x) if among is None else len(among)
         size = max(

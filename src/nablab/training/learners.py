@@ -98,7 +98,7 @@ class Learner:
     def outputs(self, state: State, batch: Batch, moment: Moment) -> Any:
         """Compute what the recipe's metrics score.
 
-        In evaluation mode, without gradients.
+        The networks are in evaluation mode, without gradients.
 
         Args:
             state: What `start` made for this trial.

@@ -159,7 +159,7 @@ class SGD(Specification):
 class RMSprop(Specification):
     """Gradients divided by the root of their smoothed squares.
 
-    As `torch.optim.RMSprop`.
+    It is that of `torch.optim.RMSprop`.
     """
 
     learning_rate: Number = 1e-2
@@ -210,7 +210,7 @@ class RMSprop(Specification):
 class Adam(Specification):
     """Adam (Kingma and Ba, 2015) with weight decay as an L2 penalty.
 
-    As `torch.optim.Adam`.
+    It is that of `torch.optim.Adam`.
     """
 
     learning_rate: Number = 1e-3
@@ -276,7 +276,7 @@ class Adam(Specification):
 class AdamW(Adam):
     """Adam with decoupled weight decay (Loshchilov and Hutter, 2019).
 
-    As `torch.optim.AdamW`.
+    It is that of `torch.optim.AdamW`.
     """
 
     weight_decay: Number = 1e-2

@@ -21,7 +21,7 @@ from nablab.training.probes import Context, Probe
 class WeightRecorder(Probe):
     """Keeps the weights of every replica as training goes on.
 
-    Those before training, at every ``every``-th step, and at the end.
+    It keeps those before training, at every ``every``-th step, and at the end.
 
     They are kept on the CPU in their own dtype and are part of checkpoints. K replicas
     of P float32 weights at T points take 4·K·T·P bytes. A replica that ended keeps its

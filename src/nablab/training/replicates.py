@@ -93,10 +93,7 @@ def check_replicates(
 
 
 def draws_random_numbers(module: nn.Module, x: Tensor) -> bool:
-    """Tell whether a forward pass in training mode draws random numbers.
-
-    With dropout it does.
-    """
+    """Tell whether a training pass, as with dropout, draws random numbers."""
     trial = copy.deepcopy(module).train()
     devices = [x.device] if x.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices), torch.no_grad():

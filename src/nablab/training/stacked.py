@@ -19,7 +19,7 @@ from nablab.training.optimizers import SGD
 class StackedPredictor:
     """Computes the outputs of K networks of one architecture.
 
-    From their stacked weights.
+    It takes their stacked weights.
 
     Args:
         module: The architecture; its weights are not used.

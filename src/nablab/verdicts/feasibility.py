@@ -70,7 +70,7 @@ def _cases(
 ) -> Iterator[tuple[Claim, Mapping[str, Level], Sequence[Condition]]]:
     """Yield the tests that a claim makes over these conditions.
 
-    None, one, or one per level of ``within``.
+    There is none, one, or one per level of ``within``.
     """
     chosen = [condition for condition in conditions if condition.matches(claim.where)]
     scopes: list[dict[str, Level]] = [{}]

@@ -182,7 +182,7 @@ def _far(values: Array) -> Array:
 def _coarse(value: float) -> bool:
     """Tell whether a value is infinite or a fraction with a small denominator.
 
-    At most `COARSEST`.
+    The denominator is at most `COARSEST`.
     """
     if math.isinf(value):
         return True

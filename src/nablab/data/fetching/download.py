@@ -1,6 +1,7 @@
 """One file from one address.
 
-With a short wait for the connection, resumed, and told from a login page.
+The wait for the connection is short, a broken download is resumed, and a login page is
+told from the file.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ CGROUP = Path("/sys/fs/cgroup/memory.max")
 def memory() -> int:
     """Return how many bytes this process may use.
 
-    Those of the machine, of its container, or of its own limit.
+    The bound is that of the machine, of its container, or the process's own.
     """
     limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     own, _ = resource.getrlimit(resource.RLIMIT_AS)

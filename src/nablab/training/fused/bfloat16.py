@@ -60,7 +60,7 @@ _Data = structure(
 class FusedBfloat16Engine(FusedLayers):
     """K dense networks trained by compiled code with matrix tiles.
 
-    For cross-entropy on the CPU.
+    It serves cross-entropy on the CPU.
 
     Args:
         modules: K modules, each a `nn.Sequential` (nested or not) of `nn.Flatten`,

@@ -77,7 +77,7 @@ _Basis = structure(
 class FusedImageEngine(FusedLayers):
     """K small networks for images trained by compiled code.
 
-    For cross-entropy on the CPU.
+    It serves cross-entropy on the CPU.
 
     Args:
         modules: K modules, each a `nn.Sequential` (nested or not) of `nn.Conv2d`,
