@@ -140,7 +140,11 @@ def _dense(
 ) -> Callable[[int], object]:
     modules = training.build_replicas(case.build, range(REPLICAS))
     made = engine(
-        modules, *case.data(), loss="mse", optimizer=OPTIMIZER, own_labels=False
+        modules,
+        *case.data(),
+        loss="mse",
+        optimizer=OPTIMIZER,
+        per_replica_targets=False,
     )
     return lambda steps: made.advance(np.ones(steps), None)
 
@@ -161,7 +165,7 @@ def _images(
         y,
         loss="cross_entropy",
         optimizer=OPTIMIZER,
-        own_labels=False,
+        per_replica_targets=False,
         inputs=inputs,
     )
     return lambda steps: made.advance(np.ones(steps), None)

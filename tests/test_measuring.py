@@ -505,7 +505,7 @@ def test_a_file_that_was_cut_off(
     (tmp_path / "data.npz").write_bytes(content[: int(cut * len(content))])
     done = nablab_here("measure", "hessian_trace", *THREE, "--data", "data.npz")
     assert done.returncode == 2
-    assert "data.npz is no .npz file, or it is damaged" in done.stderr
+    assert "data.npz is not an .npz file, or it is damaged" in done.stderr
 
 
 @pytest.mark.parametrize("instrument", ["gradient_norm", "hessian_trace", "sharpness"])

@@ -1,10 +1,9 @@
-"""Write docs/experiments/*.md from the experiments' docstrings and their reference
-runs.
+"""Write docs/experiments/*.md from the experiments and their reference runs.
 
-``python tools/write_docs.py`` writes the pages anew. ``--reference RUN`` first copies
+``python tools/write_docs.py`` writes the pages again. ``--reference RUN`` first copies
 the verdicts, figures and environment of a run in the store to become the reference run
 of its experiment; a run of another preset than standard becomes a further one.
-``--judge`` answers the claims of all reference runs anew from their stored numbers:
+``--judge`` answers the claims of all reference runs again from their stored numbers:
 after a change of the statistics or of a claim's words. ``--check`` writes nothing and
 fails if a page is not what would be written.
 """
@@ -66,7 +65,7 @@ def copy_reference(reference: str) -> None:
     (target / "run.json").write_text(json.dumps(facts, indent=1) + "\n")
 
 
-def judge_anew() -> None:
+def judge_again() -> None:
     """Write the verdicts of every reference run from its ``scalars.csv``.
 
     Nothing is trained.
@@ -79,7 +78,7 @@ def judge_anew() -> None:
 
 
 def _configured(folder: Path) -> Experiment:
-    """The experiment as a reference run was configured."""
+    """Return the experiment as a reference run was configured."""
     config = _read(folder / "config.json")
     found = catalogue.find(config["experiment"])
     return configuration.resolve(
@@ -88,7 +87,7 @@ def _configured(folder: Path) -> Experiment:
 
 
 def _records(path: Path, experiment: Experiment) -> Records:
-    """The trials of a tidy table.
+    """Read the trials of a tidy table.
 
     The experiment knows of what type a factor's levels are.
     """
@@ -115,7 +114,7 @@ def _records(path: Path, experiment: Experiment) -> Records:
 
 
 def page(experiment: type[Experiment]) -> str:
-    """The Markdown page of one experiment."""
+    """Write the Markdown page of one experiment."""
     parts = [
         f"# {experiment.question()}",
         f"`nablab run {experiment.name}`",
@@ -148,7 +147,7 @@ def _presets(experiment: type[Experiment]) -> list[tuple[str, str]]:
 
 
 def _references(experiment: type[Experiment]) -> list[str]:
-    """The reference run, and those of other presets."""
+    """Write the section on the reference run and those of other presets."""
     return [part for folder in _folders(experiment) for part in _reference(folder)]
 
 
@@ -163,7 +162,7 @@ def _folders(experiment: type[Experiment]) -> list[Path]:
 
 
 def _reported(experiment: type[Experiment]) -> list[str]:
-    """What others reported, beside the reference run that repeats the setting."""
+    """Write what others reported beside the reference run that repeats the setting."""
     if not experiment.reported:
         return []
     table = table_of(
@@ -173,7 +172,7 @@ def _reported(experiment: type[Experiment]) -> list[str]:
 
 
 def _beside(one: Reported, experiment: type[Experiment]) -> str:
-    """What the first reference run of the same setting measured, with its preset.
+    """Write what the first reference run of the same setting measured, with its preset.
 
     Empty without one.
     """
@@ -247,7 +246,7 @@ def main() -> int:
     if options.reference:
         copy_reference(options.reference)
     if options.judge:
-        judge_anew()
+        judge_again()
     stale = []
     for entry in catalogue.scan().values():
         if entry.path.parent != catalogue.BUILT_IN or entry.experiment is None:

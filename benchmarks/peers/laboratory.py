@@ -83,7 +83,7 @@ class EngineAlone:
             *self._data,
             loss="mse",
             optimizer=OPTIMIZER,
-            own_labels=False,
+            per_replica_targets=False,
         )
 
     def train(self, steps: int) -> FloatArray:

@@ -3,7 +3,7 @@
 Looks into ``nablab/experiments`` and into the folders named by ``NABLAB_EXPERIMENTS``
 (separated as in ``PATH``). An experiment whose file cannot be imported is listed with
 its error and breaks nothing else. A file of a user's that was edited since it was
-imported is imported anew.
+imported is imported again.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Entry:
 
 
 def by_topic(entries: Iterable[Entry]) -> dict[str, list[Entry]]:
-    """The entries under their topics: `TOPICS` first, then those of users."""
+    """Group the entries by topic: `TOPICS` first, then those of users."""
     topics: dict[str, list[Entry]] = {topic: [] for topic in TOPICS}
     for entry in entries:
         topics.setdefault(entry.topic, []).append(entry)
@@ -65,7 +65,7 @@ def by_topic(entries: Iterable[Entry]) -> dict[str, list[Entry]]:
 
 
 def scan() -> dict[str, Entry]:
-    """All experiments by name, in alphabetical order."""
+    """Find all experiments by name, in alphabetical order."""
     entries: dict[str, Entry] = {}
     for folder in [BUILT_IN, *_user_folders()]:
         for path in sorted(folder.glob("*.py")):
@@ -75,7 +75,7 @@ def scan() -> dict[str, Entry]:
 
 
 def find(name: str) -> type[Experiment]:
-    """The experiment class of this name.
+    """Return the experiment class of this name.
 
     Raises:
         UsageError: There is none (with the nearest name), or its file cannot be
@@ -97,7 +97,7 @@ def find(name: str) -> type[Experiment]:
 
 
 def _built_in(name: str) -> type[Experiment] | None:
-    """The experiment of nablab's own whose file bears its name, without a scan.
+    """Import nablab's own experiment whose file bears its name, without a scan.
 
     The scan takes the first of a name, too, and its folder is the first.
     """
@@ -142,24 +142,24 @@ def _import(path: Path) -> ModuleType:
 
 
 def _import_user_file(path: Path) -> ModuleType:
-    """The module of a file of the user's, imported again if it was edited."""
+    """Import a file of the user's, again if it was edited."""
     # It brings hashing and a parser, which listing nablab's own does without.
-    from nablab.importing import user_code
+    from nablab.importing import fresh_imports, user_code
 
     name = f"{USER_PACKAGE}.{path.stem}"
     code = user_code.code_of(path, folder=path.parent)
-    if user_code.is_loaded(name, code):
+    if fresh_imports.is_loaded(name, code):
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
-        raise ImportError(f"{path} is no Python file")
+        raise ImportError(f"{path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules.setdefault(USER_PACKAGE, ModuleType(USER_PACKAGE))
-    user_code.forget_stale(code)
+    fresh_imports.forget_stale(code)
     # pickling an experiment needs its module to be found by name
     sys.modules[name] = module
     try:
-        with user_code.importing(path.parent):
+        with fresh_imports.importing(path.parent):
             spec.loader.exec_module(module)
     except BaseException:
         del sys.modules[name]
@@ -169,7 +169,7 @@ def _import_user_file(path: Path) -> ModuleType:
         # are written for them: of two edits within a second Python misses the second.
         sys.path.append(str(path.parent))
         sys.dont_write_bytecode = True
-    user_code.remember(code, program=name)
+    fresh_imports.remember(code, program=name)
     return module
 
 

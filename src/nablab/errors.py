@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 HERE = str(Path(__file__).parent)
-LONGEST = 200  # characters of a name that a message repeats
+LONGEST_NAME = 200  # characters of a name that a message repeats
 TRACEBACK = "NABLAB_TRACEBACK"  # the environment variable that shows tracebacks
 
 
@@ -27,16 +27,14 @@ class StoreError(NablabError):
 
 
 class DataError(NablabError):
-    """A data set cannot be had or read.
+    """A data set is unavailable or cannot be read.
 
     No source answers, a file is damaged, or the disk is full.
     """
 
 
 class CodeError(NablabError):
-    """Code of the user's or of a library raised an error while it was at work (exit
-    code 1).
-    """
+    """The user's code, or a library's, raised an error at work (exit code 1)."""
 
 
 class Interrupted(NablabError):
@@ -46,14 +44,15 @@ class Interrupted(NablabError):
 def unknown(
     kind: str, name: str, choices: Iterable[str], *, remedy: str = ""
 ) -> UsageError:
-    """Build the error for a name that does not exist, with the nearest one and the
-    choices.
+    """Build the error for a name that does not exist.
+
+    It holds the nearest name and the choices.
 
     >>> print(unknown("preset", "qiuck", ["quick", "standard"]))
     There is no preset 'qiuck'. Did you mean 'quick'? Choices: quick, standard.
     """
     choices = list(choices)
-    name = name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…"
+    name = name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…"
     near = difflib.get_close_matches(name, choices, n=1, cutoff=0.5)
     hint = f" Did you mean '{near[0]}'?" if near else ""
     listed = f" Choices: {', '.join(choices)}." if choices else ""
@@ -76,8 +75,9 @@ def raised(doing: str, error: BaseException) -> CodeError:
 
 
 def in_short(error: BaseException) -> str:
-    """The kind of an error, the first line of its text, and the place in a user's file
-    where it was raised.
+    """Describe an error in one line: its kind, its first line, and its place.
+
+    The place is the line of a user's file where it was raised.
 
     >>> in_short(SystemExit(0))
     'SystemExit: 0'
@@ -88,9 +88,9 @@ def in_short(error: BaseException) -> str:
 
 
 def place_of(error: BaseException) -> str:
-    """The innermost line of a traceback that is the user's own, in brackets.
+    """Name the innermost line of a traceback that is the user's own, in brackets.
 
-    Else the innermost of all.
+    If no line is the user's, the innermost of all.
     """
     frames = [
         f
@@ -103,9 +103,9 @@ def place_of(error: BaseException) -> str:
 
 
 def _libraries() -> tuple[str, ...]:
-    """Folders of code that is not the user's.
+    """Return the folders of code that is not the user's.
 
-    Nablab itself, installed packages, Python's library.
+    These are nablab itself, installed packages and Python's library.
     """
     folders = [
         HERE,

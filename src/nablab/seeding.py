@@ -13,7 +13,7 @@ import hashlib
 
 
 def derive(*parts: str | int | float) -> int:
-    """A seed from any number of parts.
+    """Derive a seed from any number of parts.
 
     63 bits of a SHA-256 over an unambiguous encoding.
 
@@ -40,7 +40,7 @@ class Stream:
         self._begun = hashlib.sha256(b"".join(_encode(part) for part in parts))
 
     def seed(self, number: int) -> int:
-        """The seed of one number."""
+        """Return the seed of one number."""
         state = self._begun.copy()
         state.update(_encode(number))
         return int.from_bytes(state.digest()[:8], "big") >> 1

@@ -45,19 +45,21 @@ def wait_passively() -> None:
 
 
 def trial_threads(groups: int) -> int:
-    """PyTorch's threads in each trial of a run with so many groups of conditions, its
-    units of work.
+    """Choose the number of PyTorch's threads in each trial of a run.
 
-    With several it is one: worker processes of one thread each, on different groups,
-    never wait for one another.
+    With several groups it is one: worker processes of one thread each, on different
+    groups, never wait for one another.
+
+    Args:
+        groups: Number of groups of conditions, the units of work of a run.
     """
     return THREADS_ALONE if groups == 1 else 1
 
 
 def cores() -> int:
-    """The cores that this process may use.
+    """Count the cores that this process may use.
 
-    Its affinity, and the quota of its container.
+    Its affinity and the quota of its container both limit them.
     """
     count = (
         len(os.sched_getaffinity(0))
@@ -69,9 +71,9 @@ def cores() -> int:
 
 
 def _quota(file: Path) -> float | None:
-    """Cores by a control group's file of the form "quota period", in microseconds.
+    """Read the cores of a control group's file.
 
-    None without a limit.
+    The file holds "quota period", in microseconds. None without a limit.
     """
     try:
         quota, period = file.read_text().split()
@@ -81,7 +83,10 @@ def _quota(file: Path) -> float | None:
 
 
 def engine_threads() -> int:
-    """How many threads nablab's compiled engines may start; it decides no number."""
+    """Return how many threads nablab's compiled engines may start.
+
+    The number of threads changes no result.
+    """
     import torch
 
     return _given or _outside or torch.get_num_threads()
@@ -90,7 +95,7 @@ def engine_threads() -> int:
 def give_engines(count: int) -> None:
     """Set `engine_threads`, from any thread.
 
-    For the rest of this process, or of `borrowed`.
+    It holds for the rest of this process, or of `borrowed`.
     """
     global _given
     _given = count
@@ -98,7 +103,7 @@ def give_engines(count: int) -> None:
 
 @contextmanager
 def borrowed() -> Iterator[None]:
-    """What `give_engines` sets inside is taken back at the end."""
+    """Take back at the end what `give_engines` sets inside."""
     global _given
     before = _given
     try:
@@ -109,8 +114,9 @@ def borrowed() -> Iterator[None]:
 
 @contextmanager
 def fixed(count: int) -> Iterator[None]:
-    """PyTorch computes with ``count`` threads inside, NumPy's and SciPy's linear
-    algebra with one.
+    """Let PyTorch compute with ``count`` threads inside.
+
+    The linear algebra of NumPy and SciPy computes with one.
     """
     global _outside
     import scipy.linalg  # noqa: F401 - brings a library of its own, which must be here to be limited

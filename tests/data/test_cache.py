@@ -259,7 +259,7 @@ def test_fetching_offline_is_refused_unless_all_is_here(
     tiny: known.KnownSet, server: Server, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NABLAB_OFFLINE", "1")
-    with pytest.raises(DataError, match="no source may be asked"):
+    with pytest.raises(DataError, match="offline no source is asked"):
         data.fetch("tiny")
     monkeypatch.setenv("NABLAB_OFFLINE", "0")
     data.fetch("tiny", progress=Said())

@@ -65,7 +65,7 @@ def test_offline_asks_nobody(
     with pytest.raises(DataError) as error:
         data.load("tiny", offline=True)
     monkeypatch.setenv("NABLAB_OFFLINE", "1")
-    with pytest.raises(DataError, match="no source may be asked"):
+    with pytest.raises(DataError, match="offline no source is asked"):
         data.load("tiny")
     assert server.log == []
     assert f"has no {TRAIN_IMAGES}" in str(error.value)

@@ -214,8 +214,8 @@ def test_any_text_gives_numbers_or_a_usage_error(text: str) -> None:
         ("sin(5*pi*x)/x", r"is nan at x = 0"),
         ("x@3..-3", r"The domain 3..-3 of 'x@3..-3' is empty"),
         ("x@1..1", r"is empty"),
-        ("x@0..x", r"'x' is no end of a domain"),
-        ("x@0..1/0", r"'1/0' is no end of a domain"),
+        ("x@0..x", r"'x' is not an end of a domain"),
+        ("x@0..1/0", r"'1/0' is not an end of a domain"),
         (
             "x@1",
             r"'@1' in 'x@1' is neither a domain such as @-3..3 nor a number of points",

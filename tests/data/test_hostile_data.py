@@ -43,7 +43,7 @@ def test_images_below_a_class_folder_are_named(tmp_path: Path) -> None:
     )
     assert f"{below}(cat/more with 40 files)" in notes
     others = (
-        "Files that are no images by their names, which were left out: 2 "
+        "Files that are not images by their names, which were left out: 2 "
         "(cat/photo.heic, dog/pipe)"
     )
     assert others in notes
@@ -74,7 +74,7 @@ def test_links_that_lead_nowhere_are_refused(tmp_path: Path) -> None:
         (tmp_path / "files" / "a" / f"gone{index}.png").symlink_to(tmp_path / "nowhere")
     with pytest.raises(
         UsageError,
-        match=r"a/gone0\.png is a link to .*nowhere, where there is nothing, as 4 of the 6",
+        match=r"a/gone0\.png is a link to .*nowhere, where there is nothing; 4 of the 6",
     ):
         data.load(str(tmp_path / "files"))
     folder_of(tmp_path / "classes", {"a": 2, "b": 2})
@@ -203,7 +203,7 @@ def test_names_that_are_no_utf8_are_read(tmp_path: Path) -> None:
     (strange / "001.png").rename(strange / "002.png")
     assert data.source_hash(str(tmp_path)) != before
     with pytest.raises(
-        UsageError, match=r"caf\\xe9/ is no UTF-8, so that no record could name it"
+        UsageError, match=r"caf\\xe9/ is not UTF-8, so no record can name it"
     ) as error:
         data.load(f"{strange}/")
     str(error.value).encode()
@@ -213,7 +213,7 @@ def test_errors_print_names_that_are_no_utf8(tmp_path: Path) -> None:
     folder_of(tmp_path, {"a": 2, "b": 2})
     (tmp_path / "a" / os.fsdecode(b"\xff.png")).write_bytes(b"no image")
     with pytest.raises(
-        UsageError, match=r"a/\\xff\.png cannot be read: it is no image"
+        UsageError, match=r"a/\\xff\.png cannot be read: it is not an image"
     ):
         data.load(str(tmp_path))
 
@@ -231,7 +231,7 @@ def test_labels_that_are_names_are_refused_at_once(tmp_path: Path) -> None:
     assert str(error.value) == (
         f"{path}: labels has the 2 labels 5, 10000000: the class '0' is empty. Labels "
         "count from 0 without gaps. np.unique(labels, return_inverse=True)[1] numbers "
-        "any labels so; an array classes may keep their names."
+        "any labels this way; an array classes can keep their names."
     )
 
 
@@ -338,7 +338,7 @@ def test_what_does_not_fit_in_memory_is_refused(
     folder_of(tmp_path / "set", {"a": 3, "b": 3}, height=30, width=30)
     with pytest.raises(
         UsageError,
-        match=r"6 images of 30 x 30 pixels, which would take 5 kB .*A smaller size",
+        match=r"6 images of 30 x 30 pixels, which would take 5 kB .*Take a smaller size",
     ):
         data.load(str(tmp_path / "set"))
     assert data.load(str(tmp_path / "set"), size=6).images.shape == (4, 1, 6, 6)

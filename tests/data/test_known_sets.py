@@ -101,10 +101,10 @@ def test_idx_files_of_any_number_of_dimensions(shape: tuple[int, ...]) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "no idx file"),
+        (b"", "not an idx file"),
         (
             b"\0\0\x0d\1" + struct.pack(">I", 1) + b"1234",
-            "no idx file of unsigned bytes: it begins with 00000d01",
+            "not an idx file of unsigned bytes: it begins with 00000d01",
         ),
         (b"\0\0\x08\2" + struct.pack(">I", 1), "does not fit its shape"),
         (b"\0\0\x08\1" + struct.pack(">I", 3) + b"12", "does not fit its shape"),
@@ -124,7 +124,7 @@ def test_cifar_records_are_label_then_red_green_blue() -> None:
     assert images.shape == (3, 3, 32, 32)
     assert images[0].float().mean(dim=(1, 2)).tolist() == [1, 2, 4]
     assert images[1, 1, 7].tolist() == [(1_024 + 7 * 32 + c) % 256 for c in range(32)]
-    with pytest.raises(DataError, match="no whole number of records of 3,073 bytes"):
+    with pytest.raises(DataError, match="not a whole number of records of 3,073 bytes"):
         read_cifar([bytearray(first[:-1])])
 
 

@@ -161,7 +161,8 @@ def test_files_that_are_no_images_are_left_out_and_said(tmp_path: Path) -> None:
     folder_of(tmp_path, {"a": 4, "b": 4})
     (tmp_path / "a" / "labels.csv").write_text("x")
     note = (
-        "Files that are no images by their names, which were left out: 1 (a/labels.csv)"
+        "Files that are not images by their names, which were left out: 1 "
+        "(a/labels.csv)"
     )
     assert note in data.load(str(tmp_path)).notes
 
@@ -187,7 +188,7 @@ def test_folders_that_are_no_data_set(tmp_path: Path) -> None:
             {"a/x/1.png": b"", "b/x/1.png": b""},
         ),
         "broken": (
-            r"a/1\.png cannot be read: it is no image",
+            r"a/1\.png cannot be read: it is not an image",
             {"a/1.png": b"no", "b/1.png": b"no", "test": b""},
         ),
     }
@@ -387,7 +388,7 @@ def test_files_that_are_no_npz_or_lack_arrays(tmp_path: Path) -> None:
         np.save(file, GOOD)
     for name in ("text", "cut", "array"):
         with pytest.raises(
-            UsageError, match=rf"{name}\.npz is no \.npz file, or it is damaged"
+            UsageError, match=rf"{name}\.npz is not an \.npz file, or it is damaged"
         ):
             data.load(str(tmp_path / f"{name}.npz"))
     with pytest.raises(

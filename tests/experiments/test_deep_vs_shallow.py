@@ -223,7 +223,7 @@ def test_equal_sizes_need_no_warning_and_unmatched_ones_get_it(
         (["trio=none"], r"nothing to compare: give at least one network"),
         (["targets=sinc,sinc"], r"targets names sinc twice: give each one once."),
         (["networks=1-5-2"], r"1-5-2 must begin with 1 and end with 1"),
-        (["networks=deep"], r"'deep' are no widths"),
+        (["networks=deep"], r"'deep' is not a list of layer widths"),
         (["steps=0"], r"steps=0 is impossible: it must be above 0"),
         (["learning_rate=-1"], r"learning_rate=-1 is impossible"),
         (["weight_decay=-1"], r"weight_decay=-1 is impossible: it must be 0 or more"),

@@ -332,7 +332,7 @@ def test_only_claims_that_can_be_tested_are_active() -> None:
         (["targets=()"], "targets is too short: give 1 or more."),
         (["networks=deep,deep"], "networks names deep twice: give each one once."),
         (["networks=1-5-2"], "must begin with 1 and end with 1"),
-        (["networks=depp"], "are no widths"),
+        (["networks=depp"], "is not a list of layer widths"),
         (["resolution=24"], "resolution=24 is impossible: it must be odd"),
         (["targets=digits"], "There is no image network 'deep'"),
         (["targets=digits@0", "networks=lenet"], "asks for no image"),

@@ -123,7 +123,7 @@ class TestConfiguration:
                 "ratios=0.0 is impossible: it must be above 0 and at most 100",
             ),
             ({"noise": (1.5,)}, "noise=1.5 is too large: it must be at most 1"),
-            ({"hidden": ("5-x",)}, "are no widths of layers"),
+            ({"hidden": ("5-x",)}, "is not a list of layer widths"),
             ({"data": "minst"}, "Did you mean 'mnist'"),
         ],
     )

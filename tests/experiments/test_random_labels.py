@@ -270,13 +270,13 @@ def test_zhangs_form_cuts_and_whitens() -> None:
 def test_zhangs_networks_have_their_numbers_of_parameters() -> None:
     paper = resolve(RandomLabels, "paper", {})
     counts = [
-        models.check_network(spec, shape=paper.seen.shape, outputs=10)
+        models.count_parameters(spec, shape=paper.seen.shape, outputs=10)
         for spec in paper.networks
     ]
     assert counts == [1_735_178, 1_209_866]
     course = resolve(RandomLabels, "course", {})
     assert (
-        models.check_network(course.networks[0], shape=course.seen.shape, outputs=10)
+        models.count_parameters(course.networks[0], shape=course.seen.shape, outputs=10)
         == 397_510
     )
 

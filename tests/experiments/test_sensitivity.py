@@ -148,7 +148,7 @@ def test_random_labels_are_each_seeds_own(
     lab = lab_of(finished[1], training=RANDOM)
     true = data.task("digits@120").train()[1]
     assert lab.options["data"][1].shape == (3, 120)
-    assert lab.options["own_labels"]
+    assert lab.options["per_replica_targets"]
     shares = [float((own == true).float().mean()) for own in lab.options["data"][1]]
     assert max(shares) < 0.3
     assert not torch.equal(lab.options["data"][1][0], lab.options["data"][1][1])

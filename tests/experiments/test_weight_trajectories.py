@@ -418,7 +418,7 @@ def test_the_course_s_networks(
             ["target=digits"],
             r"begins with 1, but images of 1 x 28 x 28 have 784 values",
         ),
-        (["target=digits", "network=lenet"], r"'lenet' are no widths of layers"),
+        (["target=digits", "network=lenet"], r"'lenet' is not a list of layer widths"),
         (
             ["weight_decay=-1"],
             r"weight_decay=-1 is impossible: it must be 0 or more",

@@ -41,7 +41,7 @@ def test_an_evaluation_is_measured_once_and_the_short_training_takes_few_samples
     )
     monkeypatch.setattr(training, "train", watched(training.train, trained))
     x, y = torch.randn(400, 3), torch.zeros(400, dtype=torch.int64)
-    own = training.OwnLabels(torch.zeros(2, 400, dtype=torch.int64))
+    own = training.PerReplicaTargets(torch.zeros(2, 400, dtype=torch.int64))
     rehearsal = Rehearsal(
         Toy(), Trials([Condition(width=3)], [0, 1]), device="cpu", replicas="auto"
     )

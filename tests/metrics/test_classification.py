@@ -19,19 +19,23 @@ def test_the_surest_mistakes_are_in_the_order_of_their_probability() -> None:
         if int(row.argmax()) != int(label)
     ]
     expected.sort(reverse=True)
-    places, answers = metrics.surest_mistakes(logits, labels, most=7)
+    places, answers = metrics.most_confident_errors(logits, labels, most=7)
     assert places.tolist() == [place for _, place, _ in expected[:7]]
     assert answers.tolist() == [answer for _, _, answer in expected[:7]]
-    assert len(metrics.surest_mistakes(logits, labels, most=100)[0]) == len(expected)
+    assert len(metrics.most_confident_errors(logits, labels, most=100)[0]) == len(
+        expected
+    )
     # The largest logit is not the surest answer: what counts is its share.
     logits = torch.tensor([[100.0, 99.0], [3.0, 0.0]])
-    assert metrics.surest_mistakes(logits, torch.tensor([1, 1]), most=1)[
+    assert metrics.most_confident_errors(logits, torch.tensor([1, 1]), most=1)[
         0
     ].tolist() == [1]
 
 
 def test_nobody_is_wrong() -> None:
-    places, answers = metrics.surest_mistakes(torch.eye(3), torch.arange(3), most=5)
+    places, answers = metrics.most_confident_errors(
+        torch.eye(3), torch.arange(3), most=5
+    )
     assert (len(places), len(answers)) == (0, 0)
 
 

@@ -52,7 +52,7 @@ def test_repeats_are_written_with_x() -> None:
     ["", "1", "1-", "1-a-1", "1-0-1", "1--1", "1-999999-1", [1], [1, 0], "1-5x0"],
 )
 def test_widths_that_are_no_network(widths: object) -> None:
-    with pytest.raises(UsageError, match=r"no widths of layers|no network"):
+    with pytest.raises(UsageError, match=r"not a list of layer widths|not a network"):
         models.parse_widths(widths)  # type: ignore[arg-type]
 
 

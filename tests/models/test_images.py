@@ -236,7 +236,7 @@ def test_a_notation_gives_a_network_that_runs_or_an_error_about_pixels(
         ("", "no image network ''"),
         (
             "conv6k5-pol-120",
-            r"'pol' in 'conv6k5-pol-120' is no layer. Did you mean 'pool'\? Layers: conv",
+            r"'pol' in 'conv6k5-pol-120' is not a layer. Did you mean 'pool'\?",
         ),
         ("conv6-120", "no image network 'conv6-120'"),
         ("784-500-11", "must end with 10, the number of classes, as in 784-500-10"),

@@ -23,7 +23,7 @@ def test_networks_have_the_published_sizes(
     spec: str, shape: tuple[int, ...], outputs: int, parameters: int
 ) -> None:
     network = models.network(spec, shape=shape, outputs=outputs)
-    assert models.check_network(spec, shape=shape, outputs=outputs) == parameters
+    assert models.count_parameters(spec, shape=shape, outputs=outputs) == parameters
     assert sum(p.numel() for p in network.parameters()) == parameters
     assert network(torch.zeros(3, *shape)).shape == (3, outputs)
 
@@ -44,3 +44,5 @@ def test_networks_that_do_not_fit() -> None:
         UsageError, match=r"begins with 783, but images of 1 x 28 x 28 have 784"
     ):
         models.check_network("783-9-10", shape=(1, 28, 28), outputs=10)
+    with pytest.raises(UsageError, match="must begin with 1 and end with 2"):
+        models.count_parameters("1-3-1", shape=(1,), outputs=2)

@@ -246,7 +246,7 @@ def test_dotted_keys_reach_into_nested_dataclasses() -> None:
         ({"widths": "1,x"}, "takes: whole number"),
         ({"widths": 3}, "whole numbers, separated by commas"),
         ({"steps": 10**30}, "too large"),
-        ({"rate": 10**400}, "rate='a number of so many digits' does not fit"),
+        ({"rate": 10**400}, "rate='a very long number' does not fit"),
         ({"interval": (1.0,)}, "it has 1 parts instead of 2"),
         ({"stesp": 1}, "Did you mean 'steps'"),
         ({"steps": 0}, "steps must be positive"),

@@ -35,19 +35,19 @@ class Problem:
         *,
         dtype=torch.float64,
         loss="mse",
-        own_labels=False,
+        per_replica_targets=False,
         replicas=3,
         samples=11,
     ):
-        self.dtype, self.loss, self.own_labels, self.replicas = (
+        self.dtype, self.loss, self.per_replica_targets, self.replicas = (
             dtype,
             loss,
-            own_labels,
+            per_replica_targets,
             replicas,
         )
         draw = torch.Generator().manual_seed(5)
         self.x = torch.randn(samples, 2, generator=draw, dtype=dtype)
-        copies = (replicas,) if own_labels else ()
+        copies = (replicas,) if per_replica_targets else ()
         if loss == "cross_entropy":
             self.y = torch.randint(3, (*copies, samples), generator=draw)
         else:
@@ -67,7 +67,7 @@ class Problem:
             self.y,
             loss=self.loss,
             optimizer=optimizer,
-            own_labels=self.own_labels,
+            per_replica_targets=self.per_replica_targets,
         )
 
     def plain_loop(self, make_optimizer, rates, batches):
@@ -81,7 +81,7 @@ class Problem:
         for k, module in enumerate(modules):
             optimizer = make_optimizer(module.parameters(), k)
             learning_rate = optimizer.param_groups[0]["lr"]
-            y = self.y[k] if self.own_labels else self.y
+            y = self.y[k] if self.per_replica_targets else self.y
             for step, rate in enumerate(rates):
                 chosen = slice(None) if batches is None else batches[step, k]
                 optimizer.param_groups[0]["lr"] = learning_rate * rate

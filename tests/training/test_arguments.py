@@ -32,11 +32,14 @@ def mean(net: nn.Module, batch: Any, moment: Any) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"optimizer": "adam"}, "optimizer='adam' cannot be taken.*training.Adam"),
-        ({"optimizer": torch.optim.Adagrad}, "optimizer=Adagrad cannot.*Learner"),
+        (
+            {"optimizer": "adam"},
+            "optimizer='adam' is not an optimizer spec.*training.Adam",
+        ),
+        ({"optimizer": torch.optim.Adagrad}, "optimizer=Adagrad is not an.*Learner"),
         (
             {"optimizer": torch.optim.Adam(build().parameters())},
-            "optimizer=Adam cannot be taken: give a specification",
+            "optimizer=Adam is not an optimizer specification. Give one",
         ),
         ({"data": DataLoader(TensorDataset(X, Y))}, "pair .*got a DataLoader"),
         ({"data": {"x": X, "y": Y}}, "pair .*got a dict"),
@@ -46,8 +49,8 @@ def mean(net: nn.Module, batch: Any, moment: Any) -> dict[str, torch.Tensor]:
         ({"data": ({"a": X}, Y)}, "x must be one tensor.*a dict of several"),
         ({"build": build()}, "this is Linear itself.*lambda: Linear"),
         ({"build": "mlp"}, "A function that builds .* got a str"),
-        ({"seeds": 3}, r"seeds=3 cannot be taken.*range\(3\)"),
-        ({"seeds": "012"}, "seeds='012' cannot be taken"),
+        ({"seeds": 3}, r"seeds=3 is not a sequence of seeds.*range\(3\)"),
+        ({"seeds": "012"}, "seeds='012' is not a sequence of seeds"),
     ],
 )
 def test_what_a_training_cannot_take(options: dict[str, Any], message: str) -> None:

@@ -119,8 +119,8 @@ def test_in_float64_every_engine_equals_a_plain_pytorch_loop(
 
 
 @pytest.mark.parametrize("batch_size", [None, 4])
-def test_own_labels(engine_class, batch_size, problem):
-    task = problem(own_labels=True)
+def test_per_replica_targets(engine_class, batch_size, problem):
+    task = problem(per_replica_targets=True)
     batches = None if batch_size is None else draw_batches(50, 3, 11, batch_size)
     expected, _ = task.plain_loop(OPTIMIZERS["adam"][1], RATES, batches)
     losses = task.engine(engine_class, Adam(0.01)).advance(RATES, batches)
@@ -129,9 +129,9 @@ def test_own_labels(engine_class, batch_size, problem):
 
 @pytest.mark.parametrize("kind", [BatchedEngine, SequentialEngine])
 @pytest.mark.parametrize("batch_size", [None, 4])
-@pytest.mark.parametrize("own_labels", [False, True])
-def test_cross_entropy(kind, batch_size, own_labels, problem):
-    task = problem(loss="cross_entropy", own_labels=own_labels)
+@pytest.mark.parametrize("per_replica_targets", [False, True])
+def test_cross_entropy(kind, batch_size, per_replica_targets, problem):
+    task = problem(loss="cross_entropy", per_replica_targets=per_replica_targets)
     batches = None if batch_size is None else draw_batches(50, 3, 11, batch_size)
     expected, _ = task.plain_loop(OPTIMIZERS["adam"][1], RATES, batches)
     np.testing.assert_allclose(
@@ -217,7 +217,11 @@ def test_batched_serves_other_architectures(name):
         else torch.randn(shape, dtype=torch.float64)
     )
     y, batches = torch.randint(3, (9,)), draw_batches(20, 3, 9, 4)
-    options = {"loss": "cross_entropy", "optimizer": Adam(0.01), "own_labels": False}
+    options = {
+        "loss": "cross_entropy",
+        "optimizer": Adam(0.01),
+        "per_replica_targets": False,
+    }
     engines = [
         kind(build_replicas(lambda: make().double(), range(3)), x, y, **options)
         for kind in (BatchedEngine, SequentialEngine)
@@ -283,7 +287,7 @@ def test_batched_refuses_what_it_cannot_serve_and_says_why(make, reason):
             torch.randn(4, 3),
             loss="mse",
             optimizer=SGD(),
-            own_labels=False,
+            per_replica_targets=False,
         )
 
 
@@ -295,7 +299,7 @@ def test_dropout_of_probability_zero_is_no_dropout():
         torch.randn(4, 3),
         loss="mse",
         optimizer=SGD(),
-        own_labels=False,
+        per_replica_targets=False,
     )
 
 
@@ -396,7 +400,7 @@ def sequential(seeds):
         y,
         loss="mse",
         optimizer=SGD(0.1, momentum=0.9),
-        own_labels=False,
+        per_replica_targets=False,
         seeds=seeds,
     )
 

@@ -61,14 +61,14 @@ def data(samples, inputs, outputs, *, dtype=torch.float64, replicas=None):
     )
 
 
-def engine(modules, x, y, optimizer=None, *, own_labels=False):
+def engine(modules, x, y, optimizer=None, *, per_replica_targets=False):
     return FusedEngine(
         modules,
         x,
         y,
         loss="mse",
         optimizer=optimizer or Adam(0.01),
-        own_labels=own_labels,
+        per_replica_targets=per_replica_targets,
     )
 
 
@@ -119,13 +119,21 @@ def torch_training(module, x, y, optimizer, *, replica=0, rates, batches=None):
 
 
 def assert_trains_like_torch(
-    modules, x, y, optimizer, *, rates, batches=None, own_labels=False, tolerance=1e-10
+    modules,
+    x,
+    y,
+    optimizer,
+    *,
+    rates,
+    batches=None,
+    per_replica_targets=False,
+    tolerance=1e-10,
 ):
-    ours = engine(modules, x, y, optimizer, own_labels=own_labels)
+    ours = engine(modules, x, y, optimizer, per_replica_targets=per_replica_targets)
     losses = ours.advance(np.array(rates), batches)
     parameters = ours.parameters()
     for k, module in enumerate(modules):
-        labels = y[k] if own_labels else y
+        labels = y[k] if per_replica_targets else y
         truth, trained = torch_training(
             module, x, labels, optimizer, replica=k, rates=rates, batches=batches
         )
@@ -221,13 +229,13 @@ def test_each_replica_has_its_own_numbers():
         assert_trains_like_torch(modules, x, y, optimizer, rates=[1.0] * 5)
 
 
-@pytest.mark.parametrize("own_labels", [False, True])
+@pytest.mark.parametrize("per_replica_targets", [False, True])
 @pytest.mark.parametrize("batch_sizes", [(8, 8, 3), (1, 20), (300,)])
-def test_batches_and_own_labels(monkeypatch, batch_sizes, own_labels):
+def test_batches_and_per_replica_targets(monkeypatch, batch_sizes, per_replica_targets):
     monkeypatch.setattr(fused, "TILE_BYTES", 1024)
-    x, y = data(50, 3, 2, replicas=2 if own_labels else None)
+    x, y = data(50, 3, 2, replicas=2 if per_replica_targets else None)
     modules = [network([3, 7, 2], "tanh", seed=seed) for seed in range(2)]
-    ours = engine(modules, x, y, own_labels=own_labels)
+    ours = engine(modules, x, y, per_replica_targets=per_replica_targets)
     generator = torch.Generator().manual_seed(5)
     batches = [
         torch.randint(50, (1, 2, size), generator=generator) for size in batch_sizes
@@ -241,7 +249,7 @@ def test_batches_and_own_labels(monkeypatch, batch_sizes, own_labels):
         for step, row in enumerate(rows):
             stepper.zero_grad()
             loss = nn.functional.mse_loss(
-                module(x[row]), (y[k] if own_labels else y)[row]
+                module(x[row]), (y[k] if per_replica_targets else y)[row]
             )
             loss.backward()
             stepper.step()
@@ -252,11 +260,11 @@ def test_batches_and_own_labels(monkeypatch, batch_sizes, own_labels):
             )
 
 
-def test_full_batch_with_own_labels():
+def test_full_batch_with_per_replica_targets():
     x, y = data(50, 3, 2, replicas=3)
     modules = [network([3, 7, 2], seed=seed) for seed in range(3)]
     assert_trains_like_torch(
-        modules, x, y, Adam(0.01), rates=[1.0] * 4, own_labels=True
+        modules, x, y, Adam(0.01), rates=[1.0] * 4, per_replica_targets=True
     )
 
 
@@ -494,7 +502,7 @@ def test_refuses_other_losses():
             y,
             loss="cross_entropy",
             optimizer=SGD(),
-            own_labels=False,
+            per_replica_targets=False,
         )
 
 

@@ -75,7 +75,7 @@ def batches_of(size, samples, replicas=3):
 
 def engine_of(build, pair, seeds=(1, 2, 3), optimizer=SGD(0.1), **options):  # noqa: B008
     settings = {
-        "own_labels": False,
+        "per_replica_targets": False,
         "inputs": BFLOAT16,
         "loss": "cross_entropy",
         **options,
@@ -114,7 +114,7 @@ def truth(module, x):
     return x
 
 
-def true_losses(build, pair, seeds, make, batches, own_labels=False):
+def true_losses(build, pair, seeds, make, batches, per_replica_targets=False):
     losses, modules = (
         np.empty((STEPS, len(seeds))),
         [m.double() for m in build_replicas(build, seeds)],
@@ -123,7 +123,7 @@ def true_losses(build, pair, seeds, make, batches, own_labels=False):
         optimizer = make(module.parameters())
         for step, rate in enumerate(RATES):
             chosen = torch.arange(len(pair[0])) if batches is None else batches[step, k]
-            y = (pair[1][k] if own_labels else pair[1])[chosen]
+            y = (pair[1][k] if per_replica_targets else pair[1])[chosen]
             optimizer.zero_grad()
             loss = functional.cross_entropy(
                 truth(module, NORMALIZE(pair[0][chosen]).double()), y
@@ -192,15 +192,22 @@ def test_every_optimizer(name, size):
     np.testing.assert_allclose(engine.advance(RATES, batches), expected, rtol=3e-3)
 
 
-def test_own_labels_and_labels_that_do_not_count():
+def test_per_replica_targets_and_labels_that_do_not_count():
     x, y = pair_of(80)
     own = torch.stack([(y + k) % CLASSES for k in range(3)])
     own[:, ::3] = -100
     batches = batches_of(50, 80)
     expected, _ = true_losses(
-        deep, (x, own), (1, 2, 3), OPTIMIZERS["sgd"][1], batches, own_labels=True
+        deep,
+        (x, own),
+        (1, 2, 3),
+        OPTIMIZERS["sgd"][1],
+        batches,
+        per_replica_targets=True,
     )
-    engine = engine_of(deep, (x, own), optimizer=OPTIMIZERS["sgd"][0], own_labels=True)
+    engine = engine_of(
+        deep, (x, own), optimizer=OPTIMIZERS["sgd"][0], per_replica_targets=True
+    )
     np.testing.assert_allclose(engine.advance(RATES, batches), expected, rtol=2e-4)
 
 

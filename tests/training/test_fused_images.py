@@ -122,7 +122,7 @@ ADAM = Adam(0.01)
 
 def engine_of(build, pair, seeds=(1, 2, 3), optimizer=ADAM, **options):
     settings = {
-        "own_labels": False,
+        "per_replica_targets": False,
         "inputs": Inputs(prepared),
         "loss": "cross_entropy",
         **options,
@@ -132,10 +132,10 @@ def engine_of(build, pair, seeds=(1, 2, 3), optimizer=ADAM, **options):
     )
 
 
-def plain_loop(build, pair, seeds, make_optimizer, batches, own_labels=False):
+def plain_loop(build, pair, seeds, make_optimizer, batches, per_replica_targets=False):
     losses, modules = np.empty((STEPS, len(seeds))), build_replicas(build, seeds)
     for k, module in enumerate(modules):
-        y = pair[1][k] if own_labels else pair[1]
+        y = pair[1][k] if per_replica_targets else pair[1]
         optimizer = make_optimizer(module.parameters())
         for step, rate in enumerate(RATES):
             chosen = torch.arange(SAMPLES) if batches is None else batches[step, k]
@@ -196,7 +196,7 @@ def test_one_replica_with_every_optimizer(name, images, count):
         np.testing.assert_allclose(engine.advance(RATES, batches), expected, rtol=1e-8)
 
 
-def test_own_labels_and_labels_that_do_not_count(images):
+def test_per_replica_targets_and_labels_that_do_not_count(images):
     x, y = images
     own = torch.stack([(y + k) % CLASSES for k in range(3)])
     own[:, ::3] = -100
@@ -205,7 +205,10 @@ def test_own_labels_and_labels_that_do_not_count(images):
         convolutional, (x, own), (1, 2, 3), OPTIMIZERS["sgd"][1], batches, True
     )
     engine = engine_of(
-        convolutional, (x, own), optimizer=OPTIMIZERS["sgd"][0], own_labels=True
+        convolutional,
+        (x, own),
+        optimizer=OPTIMIZERS["sgd"][0],
+        per_replica_targets=True,
     )
     np.testing.assert_allclose(engine.advance(RATES, batches), expected, rtol=1e-9)
 
@@ -381,15 +384,15 @@ def test_what_it_cannot_serve_is_refused_with_the_reason(make, reason, images):
         ({"inputs": Inputs(prepared, augment=data.Augment(shift=1))}, "augmented"),
         (
             {"inputs": Inputs(lambda x: prepared(x) - prepared(x).mean())},
-            "more than the value",
+            "more than that value",
         ),
         (
             {"inputs": Inputs(lambda x: prepared(x).flip(3) * torch.arange(12))},
-            "more than the value",
+            "more than that value",
         ),
         ({"inputs": Inputs(lambda x: x.float())}, "another dtype"),
         ({"inputs": Inputs()}, "differ in their dtype"),
-        ({"own_labels": True}, "are not int64"),
+        ({"per_replica_targets": True}, "are not int64"),
     ],
 )
 def test_what_else_it_refuses(options, reason, images):

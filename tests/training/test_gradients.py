@@ -144,10 +144,14 @@ def test_networks_and_labels_of_their_own_without_vmap() -> None:
             return self.inner(x) * (1.0 if float(x.detach().sum()) < 1e9 else 2.0)
 
     labels = torch.stack([Y, -Y, 2 * Y])
-    options: Any = {"own_labels": True, "data": (X, labels), "steps": 4}
-    fast = GradientNorms(build, (X, labels), every=2, minibatch=6, own_labels=True)
+    options: Any = {"per_replica_targets": True, "data": (X, labels), "steps": 4}
+    fast = GradientNorms(
+        build, (X, labels), every=2, minibatch=6, per_replica_targets=True
+    )
     train(fast, **options)
-    slow = GradientNorms(Looks, (X, labels), every=2, minibatch=6, own_labels=True)
+    slow = GradientNorms(
+        Looks, (X, labels), every=2, minibatch=6, per_replica_targets=True
+    )
     result = train(slow, build=Looks, **options)
     np.testing.assert_allclose(slow.norms, fast.norms, rtol=1e-9)
     np.testing.assert_allclose(slow.minibatch_norms, fast.minibatch_norms, rtol=1e-9)
@@ -183,7 +187,7 @@ def test_stored_images_are_prepared_in_parts(
     network: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("nablab.training.gradients.IMAGES_AT_ONCE", 7)
-    monkeypatch.setattr("nablab.training.gradients.AT_ONCE", 24)
+    monkeypatch.setattr("nablab.training.gradients.SAMPLES_AT_ONCE", 24)
     x, y = images(31)
     common: Any = {"loss": "cross_entropy", "prepare": halve}
     probe = GradientNorms(network, (x, y), every=2, minibatch=10, **common)

@@ -107,10 +107,10 @@ def test_held_out_sets_may_have_labels_of_their_own_per_replica(images, replicas
     counted = torch.where(torch.arange(SAMPLES) % 2 == 0, own, -100)
     result = fit(
         (x, own),
-        own_labels=True,
+        per_replica_targets=True,
         prepare=NORMALIZE,
         replicas=replicas,
-        held_out={"even": (x, training.OwnLabels(counted)), "true": (x, y)},
+        held_out={"even": (x, training.PerReplicaTargets(counted)), "true": (x, y)},
     )
     predicted = result.predict(x).argmax(2)
     even = (predicted == own)[:, ::2].double().mean(1)
@@ -123,10 +123,14 @@ def test_held_out_sets_may_have_labels_of_their_own_per_replica(images, replicas
     )
 
 
-def test_own_labels_of_a_held_out_set_are_one_set_per_replica(images):
+def test_per_replica_targets_of_a_held_out_set_are_one_set_per_replica(images):
     x, y = images
     with pytest.raises(UsageError, match="one set per seed: 3 sets, got 96"):
-        fit((x, y), prepare=NORMALIZE, held_out={"own": (x, training.OwnLabels(y))})
+        fit(
+            (x, y),
+            prepare=NORMALIZE,
+            held_out={"own": (x, training.PerReplicaTargets(y))},
+        )
 
 
 def test_evaluations_may_use_the_first_training_samples_only(images):

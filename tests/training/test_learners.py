@@ -27,7 +27,7 @@ from nablab.training import (
     Learner,
     Minimize,
     Moment,
-    OwnLabels,
+    PerReplicaTargets,
     PerTrial,
     Recipe,
     State,
@@ -471,7 +471,7 @@ def test_options_for_learners_are_refused_for_supervised_and_the_other_way_round
         )
     with pytest.raises(UsageError, match="same number of samples"):
         Arrays(x=x, y=x[:3])
-    labels = OwnLabels(x)
+    labels = PerReplicaTargets(x)
     with pytest.raises(UsageError, match="A learner's data are a data set"):
         train(gan.RingGan(), (x, labels), Recipe(steps=1), seeds=[1])
 
@@ -487,7 +487,7 @@ def test_a_metric_of_a_learner_without_outputs_is_refused() -> None:
             return {"loss": torch.tensor(math.pi)}
 
     recipe = Recipe(steps=1, metrics={"accuracy": Accuracy()})
-    with pytest.raises(UsageError, match="Silent says nothing of its outputs"):
+    with pytest.raises(UsageError, match="Silent does not define its outputs"):
         train(Silent(), {"x": torch.rand(4, 1)}, recipe, seeds=[1])
 
 

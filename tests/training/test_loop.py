@@ -318,9 +318,11 @@ def test_when_all_replicas_ended_training_ends(data):
     assert result.steps_taken.max() < 10
 
 
-def test_own_labels(data):
+def test_per_replica_targets(data):
     labels = torch.stack([data[1], -data[1], 2 * data[1]])
-    together = fit(small, (data[0], labels), seeds=[3, 4, 5], steps=20, own_labels=True)
+    together = fit(
+        small, (data[0], labels), seeds=[3, 4, 5], steps=20, per_replica_targets=True
+    )
     for replica, seed in enumerate([3, 4, 5]):
         alone = fit(small, (data[0], labels[replica]), seeds=[seed], steps=20)
         np.testing.assert_allclose(
@@ -372,7 +374,7 @@ def test_the_global_generator_is_left_alone(data):
             {"stop": [EarlyStopping("val_loss")], "held_out": {}},
             "no evaluated metric 'val_loss'",
         ),
-        ({"own_labels": True}, "one set per seed: 3 sets, got 12"),
+        ({"per_replica_targets": True}, "one set per seed: 3 sets, got 12"),
         ({"schedule": training.Cosine(warmup_steps=9)}, "does not fit into 5 steps"),
     ],
 )

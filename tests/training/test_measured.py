@@ -220,7 +220,7 @@ def test_measuring_leaves_the_replicas_as_they_were(monkeypatch):
         y=torch.arange(40) % 3,
         loss="cross_entropy",
         optimizer=choose_adam(),
-        own_labels=False,
+        per_replica_targets=False,
         seeds=[1],
         batch_size=16,
         inputs=Inputs(bfloat16=True, automatic=True),

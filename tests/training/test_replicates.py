@@ -133,7 +133,7 @@ def test_a_function_that_seeds_itself_is_refused(
 
 @pytest.mark.parametrize("build", [from_a_generator_of_its_own, zeros, of_copies()])
 def test_one_draw_for_all_seeds(build: Any) -> None:
-    with pytest.raises(UsageError, match="the trials would be copies of one"):
+    with pytest.raises(UsageError, match="the trials would be copies of each other"):
         fit(build)
     for varying in (
         {"batch_size": 4},
@@ -159,7 +159,7 @@ def _fit_own(build: Any, labels: torch.Tensor) -> tuple[Any, list[str]]:
     options: Any = {
         "steps": 3,
         "replicas": "sequential",
-        "own_labels": True,
+        "per_replica_targets": True,
         "on_note": notes.append,
     }
     result = training.fit(build, (X, labels), seeds=[1, 2, 3], **options)
@@ -230,14 +230,14 @@ def test_a_learner_has_starts_of_its_own_too() -> None:
 
 
 def test_starts_that_make_copies_of_one_trial_are_refused() -> None:
-    with pytest.raises(UsageError, match="copies of one"):
+    with pytest.raises(UsageError, match="copies of each other"):
         fit(network, starts=[7, 7, 7])
-    with pytest.raises(UsageError, match="copies of one"):
+    with pytest.raises(UsageError, match="copies of each other"):
         fit(network, starts=[7, 8, 7])
     fit(network, starts=[7, 8, 9])
     with pytest.raises(UsageError, match="2 entries for 3 seeds"):
         fit(network, starts=[7, 8], batch_size=4)
-    with pytest.raises(UsageError, match="starts=7 cannot be taken"):
+    with pytest.raises(UsageError, match="starts=7 is not a sequence of seeds"):
         fit(network, starts=7, batch_size=4)
     with pytest.raises(UsageError, match="sets the seed of PyTorch"):
         fit(seeded_by_torch, starts=[7, 8, 9], batch_size=4)

@@ -20,7 +20,7 @@ from nablab.statistics.contrasts import interval_of_mean
 from nablab.statistics.resampling import ALPHA, Contrast, Design, agreeing
 from nablab.statistics.shares import interval_of_two, limits_of_mean
 from nablab.verdicts import Verdict, judge
-from nablab.verdicts.evidence import _cells
+from nablab.verdicts.rank_correlations import _cells
 from tests.verdicts.grid import KINDS, RESAMPLES, correlation
 from tests.verdicts.grid import bound as cell_of_bounds
 from tests.verdicts.simulation import allowed, measure, records_of

@@ -44,7 +44,7 @@ class Content:
 
     Attributes:
         files: Their content by name.
-        source: Where it came from, for people.
+        source: Where it came from, human-readable.
     """
 
     files: dict[str, bytearray]
@@ -52,9 +52,9 @@ class Content:
 
 
 def cache_folder() -> Path:
-    """Where fetched data sets lie.
+    """Return the folder of fetched data sets.
 
-    ``$NABLAB_CACHE/data``, or below the user's cache folder.
+    It is ``$NABLAB_CACHE/data``, or below the user's cache folder.
     """
     if chosen := os.environ.get("NABLAB_CACHE"):
         return Path(chosen).expanduser() / "data"
@@ -113,8 +113,8 @@ def fetch(
 
     Args:
         name: A set that can be fetched: mnist, fashion-mnist or cifar10.
-        offline: Ask nobody, as with ``NABLAB_OFFLINE=1``: an error unless all files are
-            in the cache.
+        offline: Make no network requests, as with ``NABLAB_OFFLINE=1``: an error unless
+            all files are in the cache.
         progress: Told what happens [default: a bar or lines on standard error].
         tried: Places that were looked at before, with what was wrong, for the error.
 
@@ -148,7 +148,9 @@ def fetch(
 
 
 def state_of(known: KnownSet) -> dict[str, object]:
-    """What is on this machine of a data set, by the files' sizes; nothing is read.
+    """Describe what is on this machine of a data set, by the files' sizes.
+
+    No file is read.
 
     Returns:
         ``state`` ("yours", "cached", "incomplete" or "absent"), ``bytes`` on the disk,
@@ -204,7 +206,7 @@ def _from_own_folder(
     folder: Path | None,
     tried: list[tuple[str, str]],
 ) -> Content | None:
-    """The files in the user's folder.
+    """Read the files in the user's folder.
 
     A file that is there with a wrong checksum is refused.
     """
@@ -234,7 +236,7 @@ def _from_own_folder(
 
 
 def _own_places(known: KnownSet, folder: Path | None) -> list[Path]:
-    """Where a user may have put the files.
+    """List the folders where a user may have put the files.
 
     A folder that is named for this set may hold them directly; below ``NABLAB_DATA``,
     which serves all sets, only a folder of the set's own counts: MNIST and
@@ -257,7 +259,7 @@ def _own_places(known: KnownSet, folder: Path | None) -> list[Path]:
 
 
 def _from_cache(known: KnownSet, files: Sequence[File]) -> Content | None:
-    """The files in the cache if all are there and right."""
+    """Read the files in the cache if all are there and right."""
     place = cache_folder() / known.name
     contents: dict[str, bytearray] = {}
     for file in files:
@@ -269,8 +271,9 @@ def _from_cache(known: KnownSet, files: Sequence[File]) -> Content | None:
 
 
 def _read_exactly(path: Path, size: int) -> bytearray | None:
-    """The content in memory that tensors may own and write, or None if the size
-    differs.
+    """Read a file into memory that tensors may own and write.
+
+    None if the size differs.
     """
     if _size(path) != size:
         return None
@@ -284,7 +287,7 @@ def _size(path: Path) -> int:
 
 
 def _mistake(file: File, content: bytes | bytearray) -> str:
-    """What is wrong with a file's content, or nothing."""
+    """Tell what is wrong with a file's content; empty if nothing is."""
     if len(content) != file.size:
         if len(content) > file.size:  # of which one byte too many was read, and no more
             return f"it is too long (more than {file.size:,} bytes)"
@@ -359,7 +362,7 @@ def _is_right(path: Path, file: File, progress: Progress) -> bool:
 
 
 def _cache_lacks(known: KnownSet) -> str:
-    """What is wrong with the cache, for the list of what was tried."""
+    """Tell what is wrong with the cache, for the list of what was tried."""
     place = cache_folder() / known.name
     absent = [file.name for file in known.files if not (place / file.name).is_file()]
     reasons = [f"has no {', '.join(absent)}"] if absent else []
@@ -383,7 +386,7 @@ def _origins(place: Path) -> dict[str, str]:
 
 
 def _origin(place: Path) -> str:
-    """Who served the files of the cache."""
+    """Name who served the files of the cache."""
     return ", ".join(dict.fromkeys(_origins(place).values())) or "the cache"
 
 
@@ -413,12 +416,12 @@ def _alone(known: KnownSet, progress: Progress) -> Iterator[None]:
 def _nowhere(
     known: KnownSet, tried: Sequence[tuple[str, str]], *, offline: bool = False
 ) -> DataError:
-    """The error when nobody serves a data set.
+    """Build the error for a data set that nobody serves.
 
-    What was tried, where to put the files, what else there is.
+    It says what was tried, where to put the files, and what else there is.
     """
     what = (
-        "is not on this machine, and no source may be asked (offline)"
+        "is not on this machine, and offline no source is asked"
         if offline
         else "cannot be fetched"
     )

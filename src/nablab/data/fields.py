@@ -21,7 +21,7 @@ class Images(Kind):
         check_images(text)
 
     def data_sets(self, text: str) -> tuple[str, ...]:
-        """The one set."""
+        """Return the one set."""
         return (text,)
 
 
@@ -53,7 +53,7 @@ class Task(Kind):
         check_task(text)
 
     def data_sets(self, text: str) -> tuple[str, ...]:
-        """The set, if it is one of images."""
+        """Return the set, if it is one of images."""
         from nablab.data.tasks import image_sets
 
         return image_sets([text])

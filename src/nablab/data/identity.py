@@ -25,13 +25,16 @@ State = tuple[str, int, int, int, int]
 
 
 def source_hash(spec: str) -> str:
-    """The SHA-256 of a user's folder (names and contents) or file.
+    """Compute the SHA-256 of a user's folder (names and contents) or file.
 
     Empty for a set known by name.
 
     Links count as what they lead to: a folder of links has the hash of a folder with
     the files themselves. The content of files that have not changed since is not read
     again in one process.
+
+    Args:
+        spec: A name, or the path of a folder or an ``.npz`` file.
 
     Raises:
         UsageError: There is no such set, folder or file, or a part of it cannot be
@@ -57,7 +60,7 @@ def source_hash(spec: str) -> str:
 
 
 def _files(folder: Path, above: tuple[tuple[int, int], ...]) -> Iterator[Path]:
-    """All files below a folder, also those behind links to folders.
+    """Yield all files below a folder, also those behind links to folders.
 
     A link to a folder above is not followed.
 
@@ -77,7 +80,7 @@ def _files(folder: Path, above: tuple[tuple[int, int], ...]) -> Iterator[Path]:
 
 
 def state_of(path: Path) -> State:
-    """What changes with a file's content, without reading it.
+    """Return what changes with a file's content, without reading it.
 
     The second time cannot be set back.
     """
@@ -87,7 +90,7 @@ def state_of(path: Path) -> State:
 
 @lru_cache(maxsize=32)
 def _hash(place: str, states: tuple[State, ...]) -> str:
-    """Of names below ``place`` and contents."""
+    """Compute the SHA-256 of the names below ``place`` and of the contents."""
     total = hashlib.sha256()
     for path, size, *_ in states:
         # As the file system has the name, which need not be text.

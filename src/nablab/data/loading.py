@@ -42,7 +42,7 @@ def load(
     Raises:
         UsageError: There is no such set or path, or it does not have the form it
             should.
-        DataError: A known set cannot be had, or files are damaged.
+        DataError: A known set is unavailable, or files are damaged.
 
     >>> digits = load("digits", size=28)
     >>> digits.images.shape, digits.images.dtype, digits.classes[:3]
@@ -78,7 +78,7 @@ def _known(
     offline: bool,
     progress: Progress | None,
 ) -> ImageSet:
-    """A split of a known set as it is."""
+    """Load a split of a known set as it is."""
     files = one.files_of(split)
     content = cache.read(one, files, folder=folder, offline=offline, progress=progress)
     images, labels = one.decode([content.files[file.name] for file in files])

@@ -10,12 +10,12 @@ from nablab.files.places import in_text
 
 
 def known_set(name: str) -> KnownSet | EmbeddedSet | None:
-    """The known or embedded set of this name; None if there is none."""
+    """Return the known or embedded set of this name; None if there is none."""
     return KNOWN.get(name) or EMBEDDED.get(name)
 
 
 def image_set_names() -> list[str]:
-    """The names that `load` knows.
+    """List the names that `load` knows.
 
     >>> image_set_names()
     ['cifar10', 'fashion-mnist', 'mnist', 'digits']
@@ -24,7 +24,7 @@ def image_set_names() -> list[str]:
 
 
 def train_samples(spec: str) -> int | None:
-    """The number of training images of a set that is known by name; None for others.
+    """Count the training images of a set known by name; None for others.
 
     >>> train_samples("mnist"), train_samples("digits"), train_samples("./mine")
     (60000, 1297, None)
@@ -34,7 +34,7 @@ def train_samples(spec: str) -> int | None:
 
 
 def is_image_set(spec: str) -> bool:
-    """Whether `load` knows this name or finds a folder or an ``.npz`` file there.
+    """Tell whether `load` knows this name or finds a folder or ``.npz`` file there.
 
     Nothing is read.
 
@@ -47,8 +47,9 @@ def is_image_set(spec: str) -> bool:
 
 
 def check_image_set(spec: str) -> None:
-    """Raise a `UsageError` that says what is wrong unless `load` knows this name or
-    path; nothing is read.
+    """Raise `UsageError` unless `load` knows this name or path; nothing is read.
+
+    The error says what is wrong.
 
     >>> check_image_set("minst")  # doctest: +ELLIPSIS
     Traceback (most recent call last):
@@ -61,8 +62,8 @@ def check_image_set(spec: str) -> None:
         raise unknown("data set", spec, image_set_names(), remedy=remedy)
     if in_text(spec) != spec:
         raise UsageError(
-            f"The path {in_text(spec)} is no UTF-8, so that no record could name it. "
-            "Rename it, or make a link of another name to it."
+            f"The path {in_text(spec)} is not UTF-8, so no record can name it. Rename "
+            "it, or make a link of another name to it."
         )
     if not Path(spec).expanduser().exists():
         raise UsageError(
@@ -73,7 +74,7 @@ def check_image_set(spec: str) -> None:
 
 
 def is_path(spec: str) -> bool:
-    """Whether this means a place on the disk.
+    """Tell whether this means a place on the disk.
 
     It has a slash, ends in .npz, or is there and no name.
 

@@ -40,8 +40,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Task:
-    """A problem: inputs and targets to learn, others to be tested on, and the loss
-    between them.
+    """A problem: inputs and targets to learn, others for tests, and the loss.
 
     Attributes:
         name: What the user wrote.
@@ -61,7 +60,7 @@ class Task:
     samples: int | None = None
 
     def train(self) -> Pair:
-        """The training set as stored.
+        """Return the training set as stored.
 
         X and y float32 (N, 1), or uint8 (N, C, H, W) and int64 (N,).
         """
@@ -72,9 +71,9 @@ class Task:
         )
 
     def held_out(self) -> Pair:
-        """Samples that are not trained on.
+        """Return samples that are not trained on.
 
-        The points between those of a function, or the test split.
+        They are the points between those of a function, or the test split.
         """
         if not self.data_set:
             return self._function.held_out()
@@ -82,9 +81,12 @@ class Task:
         return test.images, test.labels
 
     def images(self, split: str = "train") -> ImageSet:
-        """Of a task of images.
+        """Return the images of a task of images.
 
         Those of ``"train"`` that are drawn, or of ``"test"``, with class names.
+
+        Args:
+            split: ``"train"`` or ``"test"``.
         """
         return self._images if split == "train" else self._load(split)
 
@@ -114,13 +116,13 @@ class Task:
         return self._images.normalize if self.data_set else None
 
     def prepared(self, samples: int | None = None, *, held_out: bool = False) -> Pair:
-        """Inputs as a bare network takes them, float32, and their targets.
+        """Return inputs as a bare network takes them, float32, and their targets.
 
-        What instruments take.
+        Instruments take them.
 
         Args:
-            samples: The first so many, None for all. 60,000 images of 28 x 28 take 188
-                MB.
+            samples: Number of samples, from the first on; None for all. 60,000 images
+                of 28 x 28 take 188 MB.
             held_out: Those of `held_out` instead of the training set.
         """
         x, y = (
@@ -139,9 +141,9 @@ class Task:
         return {"mse": "MSE", "cross_entropy": "cross-entropy"}[self.loss]
 
     def constant_loss(self) -> float:
-        """The training loss of the best constant.
+        """Compute the training loss of the best constant.
 
-        The variance of y, or the entropy of the classes (nats).
+        It is the variance of y, or the entropy of the classes (nats).
         """
         y = self.train()[1]
         if self.loss == "mse":
@@ -177,7 +179,7 @@ class Task:
 
 
 def _shuffled(images: ImageSet) -> ImageSet:
-    """In an order that is drawn once and for all."""
+    """Shuffle images in an order that is drawn once and for all."""
     import torch
 
     return images.take(
@@ -186,7 +188,7 @@ def _shuffled(images: ImageSet) -> ImageSet:
 
 
 def task(spec: str, *, size: int = 28, channels: int = 1) -> Task:
-    """The task that ``spec`` names, checked.
+    """Return the task that ``spec`` names, checked.
 
     No set that is known by name is read; a user's own is.
 
@@ -217,7 +219,7 @@ def task(spec: str, *, size: int = 28, channels: int = 1) -> Task:
 
 
 def image_task(spec: str, *, size: int = 28, channels: int = 1) -> Task:
-    """As `task`, for images only.
+    """Return the task of images that ``spec`` names, as `task` does.
 
     Raises:
         UsageError: As `task`, and for a function.
@@ -239,7 +241,7 @@ def check_task(spec: str) -> None:
     _check_meaning(spec)
     if samples is not None and samples < 1:
         raise UsageError(
-            f"'{spec}' asks for no image: write a number from 1, or {name} for all."
+            f"'{spec}' asks for no images: write a number from 1, or {name} for all."
         )
 
 
@@ -256,6 +258,10 @@ def check_images(spec: str) -> None:
 
 def evenly_spaced(total: int, count: int) -> Tensor:
     """Return int64 places at equal distances; samples may come sorted by class.
+
+    Args:
+        total: Number of samples.
+        count: How many places to give at most.
 
     >>> evenly_spaced(10, 4).tolist(), evenly_spaced(2, 5).tolist()
     ([0, 2, 5, 7], [0, 1])
@@ -288,9 +294,9 @@ digits@100: take smaller batches or more images.
 
 
 def image_sets(specs: Iterable[str]) -> tuple[str, ...]:
-    """Those of some tasks that are image sets, as they are written.
+    """Select the image sets among tasks, as they are written.
 
-    What `Experiment.data_sets` gives.
+    `Experiment.data_sets` gives them.
 
     >>> image_sets(["sinc", "mnist", "digits@200", "x*sin(x)@-3..3@50"])
     ('mnist', 'digits@200')
@@ -299,7 +305,7 @@ def image_sets(specs: Iterable[str]) -> tuple[str, ...]:
 
 
 def data_set_of(spec: str) -> str:
-    """The name or path of an image set, without how many of its images are meant.
+    """Return the name or path of an image set, without the number of images meant.
 
     >>> data_set_of("mnist@10000"), data_set_of("./flowers")
     ('mnist', './flowers')
@@ -308,7 +314,7 @@ def data_set_of(spec: str) -> str:
 
 
 def _parts(spec: str) -> tuple[str, int | None]:
-    """The name and the number after the last ``@``, if there is one.
+    """Split a text into the name and the number after the last ``@``, if there is one.
 
     What is on the disk as it is written is a name as a whole.
     """
@@ -321,8 +327,9 @@ def _parts(spec: str) -> tuple[str, int | None]:
 
 
 def _check_meaning(spec: str) -> None:
-    """Refuse ``./d@12`` where there is such a folder, and another one ``./d``, of which
-    12 may be meant.
+    """Refuse ``./d@12`` where there are both such a folder and another one ``./d``.
+
+    12 images of the second may be meant.
     """
     part, _, number = spec.rpartition("@")
     if (
@@ -339,7 +346,7 @@ def _check_meaning(spec: str) -> None:
 
 
 def _means_images(name: str) -> bool:
-    """Whether it is an image set, or looks like one more than like a target.
+    """Tell whether a name is an image set, or looks more like one than like a target.
 
     ``x/2`` has a slash as a path has, so a path that is not there must look like one in
     other ways, too.

@@ -19,9 +19,7 @@ SHOWN = "\N{REPLACEMENT CHARACTER}"
 
 
 class SafeConsole(Console):
-    """A console that shows control characters in text as a sign instead of sending
-    them.
-    """
+    """A console that shows a sign for control characters, instead of sending them."""
 
     def render(
         self, renderable: RenderableType, options: ConsoleOptions | None = None

@@ -106,8 +106,9 @@ class Forecast:
             self._begin()
 
     def _measure_anew(self, begun: float) -> None:
-        """Forget what ended before there was help, once something ends that had it from
-        its begin on.
+        """Forget what ended before there was help.
+
+        This is done once something ends that had help from its beginning.
         """
         if self._helped is not None and begun >= self._helped:
             self._seconds, self._trained, self._helped = 0.0, 0, None
@@ -222,5 +223,5 @@ def pending_trials(
 
 
 def begun_before(folder: RunFolder, plan: Plan) -> set[Conditions]:
-    """The units of work that an earlier command left unfinished."""
+    """Return the units of work that an earlier command left unfinished."""
     return {group for group in plan.groups if folder.checkpoints(shared_levels(group))}

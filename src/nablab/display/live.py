@@ -143,7 +143,7 @@ class LiveTable:
         return foot if len(foot) <= self.console.width else ", ".join([*parts, *rest])
 
     def _shown(self, progress: dict[Conditions, Progress]) -> Sequence[Conditions]:
-        """The conditions in work first, then those that wait, then the rest.
+        """Return the conditions in work, then those that wait, then the rest.
 
         In the experiment's order.
         """

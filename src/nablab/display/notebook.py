@@ -66,7 +66,7 @@ class NotebookTable(LiveTable):
         self._handle.update(_bundle(text), raw=True)
 
     def _text(self) -> str:
-        """What was said so far, and the table as it is now."""
+        """Return what was said so far, and the table as it is now."""
         page = StringIO()
         SafeConsole(file=page, width=WIDTH, force_jupyter=False, highlight=False).print(
             self
@@ -75,7 +75,7 @@ class NotebookTable(LiveTable):
 
 
 def _bundle(text: str) -> dict[str, str]:
-    """The same as text and as HTML, which keeps the columns."""
+    """Give the text as such and as HTML, which keeps the columns."""
     return {
         "text/plain": text,
         "text/html": f'<pre style="line-height: 1.3">{html.escape(text)}</pre>',

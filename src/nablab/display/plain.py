@@ -70,9 +70,7 @@ class PlainLines:
 
 
 class Quiet(PlainLines):
-    """An observer that prints nothing unless something is damaged or the user asks to
-    stop.
-    """
+    """An observer that prints nothing but damage and what answers a request to stop."""
 
     def started(self, folder: RunFolder, plan: Plan, pending: int) -> None:
         """Print what is damaged, else nothing."""

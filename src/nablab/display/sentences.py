@@ -54,7 +54,7 @@ def ending(conditions: Sequence[Condition], outcome: Outcome) -> str:
 
 
 def print_damage(console: Console, texts: Iterable[str]) -> None:
-    """What of the store is damaged, a paragraph each."""
+    """Print what of the store is damaged, a paragraph each."""
     for text in texts:
         console.print(
             f"Damaged: {text}",

@@ -481,7 +481,7 @@ class CnnDepth(Experiment):
         lab.record(
             trial, train_accuracy_dropout_on=dropping, constant_accuracy=constant
         )
-        places, answers = metrics.surest_mistakes(logits, test.labels, most=SHOWN)
+        places, answers = metrics.most_confident_errors(logits, test.labels, most=SHOWN)
         for name, array in plots.mistake_arrays(test, places, answers).items():
             lab.array(trial, name, array)
 

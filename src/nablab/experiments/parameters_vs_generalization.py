@@ -419,7 +419,7 @@ class ParametersVsGeneralization(Experiment):
             (train.images, labels),
             training.Recipe(
                 optimizer=training.Adam(learning_rate=RATE),
-                own_labels=True,
+                per_replica_targets=True,
                 **_options(train, test, self.descent_epochs, BATCH, evaluations=1),
             ),
             seeds=[lab.seed(trial, "weights") for trial in trials],

@@ -420,13 +420,13 @@ class RandomLabels(Experiment):
                     self.optimizer, learning_rate=self.learning_rate, momentum=0.9
                 ),
                 schedule=training.StepDecay(every=epoch, factor=self.decay),
-                own_labels=True,
+                per_replica_targets=True,
                 prepare=self._prepare(task),
                 precision="auto",
                 # The parts are training images: they cost no further prediction.
                 held_out={"test": test}
                 | {
-                    name: (images, training.OwnLabels(part))
+                    name: (images, training.PerReplicaTargets(part))
                     for name, part in parts.items()
                 },
                 eval_every=epoch,

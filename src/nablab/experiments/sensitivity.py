@@ -353,7 +353,7 @@ class Sensitivity(Experiment):
                 augment=augment if condition["training"] == AUGMENTED else None,
                 # Of training: Jacobians are always in float32.
                 precision="auto",
-                own_labels=redrawn,
+                per_replica_targets=redrawn,
                 **self._ending(condition, len(images)),
             ),
             # All conditions start from the same weights: they are compared in pairs.

@@ -1,3 +1,1 @@
-"""Files: written whole or not at all, places that a user names, checkpoints and
-weights.
-"""
+"""Files: written whole or not at all, places, checkpoints and weights."""

@@ -81,8 +81,7 @@ def write_output(path: Path, content: bytes) -> None:
 
 
 def check_output(path: Path) -> None:
-    """Refuse a place where `write_output` cannot write, before the work that makes the
-    content.
+    """Refuse a place where `write_output` cannot write, before the work is done.
 
     Raises:
         UsageError: It is a folder, or another name of a file that is open.
@@ -101,8 +100,9 @@ def check_output(path: Path) -> None:
 
 
 def _is_stream(path: Path) -> bool:
-    """Whether a path leads to something that is neither absent nor a regular file or a
-    folder.
+    """Tell whether a path leads to something that is neither a file nor a folder.
+
+    What is absent is not a stream.
     """
     try:
         mode = path.stat().st_mode
@@ -118,8 +118,9 @@ def _output_error(error: OSError, path: Path) -> UsageError:
 
 
 def remove_leftovers(folder: Path, name: str = "*") -> None:
-    """Remove the temporary files that killed processes left of files called ``name`` (a
-    glob pattern).
+    """Remove the temporary files that killed processes left.
+
+    Only those of files called ``name`` (a glob pattern) are removed.
 
     Only for who alone may write those files at the moment: a write under way would
     fail.

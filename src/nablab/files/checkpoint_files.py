@@ -38,7 +38,7 @@ class UnusableCheckpoint(Exception):
 
 
 def metadata(digest: str, facts: Mapping[str, Any]) -> dict[str, str]:
-    """The record for a file's metadata.
+    """Make the record for a file's metadata.
 
     Args:
         digest: The checksum of the tensors.
@@ -80,8 +80,7 @@ def check(
 def save_arrays(
     path: str | os.PathLike[str], arrays: Arrays, facts: Mapping[str, Any]
 ) -> None:
-    """Write arrays and JSON facts so that at every moment the old or the new file is
-    there in full.
+    """Write arrays and JSON facts so that the old or the new file is always whole.
 
     Args:
         path: The file; its folder is made if absent.
@@ -109,8 +108,7 @@ def save_arrays(
 def load_arrays(
     path: str | os.PathLike[str], fingerprint: Mapping[str, Any]
 ) -> tuple[Arrays, dict[str, Any]]:
-    """Read back what `save_arrays` wrote, if it is whole and its fact ``fingerprint``
-    equals the given one.
+    """Read back what `save_arrays` wrote, if it is whole and of the given fingerprint.
 
     Raises:
         UnusableCheckpoint: It is not.
@@ -139,7 +137,10 @@ def load_arrays(
 
 
 def _digest(arrays: Arrays, facts: Mapping[str, Any]) -> str:
-    """A SHA-256 over names, dtypes, shapes and bytes of the arrays, and over the facts."""
+    """Compute a SHA-256 over the arrays and the facts.
+
+    The names, dtypes, shapes and bytes of the arrays count.
+    """
     total = hashlib.sha256()
     own = {
         name: fact for name, fact in facts.items() if name not in ("format", "digest")

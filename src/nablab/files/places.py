@@ -13,7 +13,9 @@ from pathlib import Path
 
 
 def place(text: str | Path) -> Path:
-    """The path that a user writes, with ``~`` as the home folder where there is one.
+    """Return the path that a user writes, with ``~`` as the home folder.
+
+    Where there is no home folder, ``~`` stays as it is.
 
     >>> place("~no such user/a"), is_file("a" * 10_000)
     (PosixPath('~no such user/a'), False)
@@ -22,19 +24,19 @@ def place(text: str | Path) -> Path:
 
 
 def is_file(text: str | Path) -> bool:
-    """Whether a file is there that can be looked at."""
+    """Tell whether a file is there that can be looked at."""
     return os.path.isfile(place(text))  # noqa: PTH113
 
 
 def is_there(text: str | Path) -> bool:
-    """Whether anything is there that can be looked at."""
+    """Tell whether anything is there that can be looked at."""
     return os.path.exists(place(text))  # noqa: PTH110
 
 
 def in_text(path: str | Path) -> str:
-    r"""A path for people and records.
+    r"""Write a path for human readers and records.
 
-    Bytes that are no UTF-8, as a file's name may have, as ``\xe9``.
+    Bytes that are not UTF-8, as a file's name may have, are written as ``\xe9``.
 
     >>> in_text(b"caf\xe9.png".decode("utf-8", "surrogateescape"))
     'caf\\xe9.png'

@@ -26,7 +26,7 @@ CONVERT = (
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file by name.
+    """Read the tensors of a safetensors file by name.
 
     Raises:
         UsageError: It cannot be read, or it is one of PyTorch's pickles, which could
@@ -99,9 +99,7 @@ def set_weights(
 def _renamed(
     state: dict[str, Tensor], own: Mapping[str, Tensor], path: Path | str
 ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """The weights without the prefixes of wrappers, if it is these that keep them from
-    fitting.
-    """
+    """Remove the prefixes of wrappers, if these keep the weights from fitting."""
     left_out: list[str] = []
     while state and not state.keys() <= own.keys():
         prefix = next(
@@ -151,7 +149,7 @@ def _kind(tensor: Tensor) -> str:
 
 
 def _is_pickle(path: Path) -> bool:
-    """Whether the file is what torch.save writes.
+    """Tell whether the file is what torch.save writes.
 
     A zip archive, or a bare pickle in its older form.
     """

@@ -11,8 +11,7 @@ from typing import Any
 def lazy_names(
     package: str, homes: Mapping[str, str]
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """The ``__getattr__`` and ``__dir__`` of a package that imports a name when it is
-    asked for.
+    """Make ``__getattr__`` and ``__dir__`` of a package that imports on demand.
 
     Args:
         package: The package's ``__name__``.

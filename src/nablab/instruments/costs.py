@@ -47,7 +47,7 @@ def cost(
     batch_size: int | None = None,
     **options: Any,
 ) -> Cost:
-    """Foretell an instrument's gradients, seconds and bytes from a rehearsal here.
+    """Predict an instrument's gradients, seconds and bytes from a rehearsal here.
 
     Instruments of curvature and sharpness make everything ready, a few products with
     the Hessian (or a few gradients), and run their own arithmetic on a stand-in with an

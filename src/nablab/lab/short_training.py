@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nablab.training import Constant, OwnLabels, PerTrial, Probe, Recipe, Subset
+from nablab.training import Constant, PerReplicaTargets, PerTrial, Probe, Recipe, Subset
 from nablab.training.result import At, Training
 
 SAMPLES = 256  # enough for the code after a training to have something to work on
@@ -43,8 +43,8 @@ def _few(data: Any) -> Any:
     if isinstance(data, tuple):
         x, y = data
         few = (
-            OwnLabels(y.values[:, :SAMPLES])
-            if isinstance(y, OwnLabels)
+            PerReplicaTargets(y.values[:, :SAMPLES])
+            if isinstance(y, PerReplicaTargets)
             else y[:SAMPLES]
         )
         return x[:SAMPLES], few

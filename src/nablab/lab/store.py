@@ -30,7 +30,7 @@ from typing import Any
 from nablab.contract import Condition, Experiment, Level, Record, Records
 from nablab.errors import StoreError, UsageError
 from nablab.files.atomic import remove_leftovers
-from nablab.importing import user_code
+from nablab.importing import fresh_imports
 from nablab.lab import contents, files, reading, trials
 from nablab.lab.trials import CorruptTrial
 
@@ -60,7 +60,7 @@ def _own_code(experiment: Experiment) -> dict[str, str]:
 
     Nablab's own have a ``version``.
     """
-    code = user_code.code_of_class(type(experiment))
+    code = fresh_imports.code_of_class(type(experiment))
     return {"the experiment's code": code.sha256} if code else {}
 
 

@@ -13,7 +13,7 @@ from typing import Literal
 
 from nablab.contract import Condition, Experiment, Trial, Trials, shared_levels
 from nablab.errors import Interrupted, NablabError, StoreError, UsageError, in_short
-from nablab.importing import user_code
+from nablab.importing import fresh_imports, user_code
 from nablab.lab import contents, reading
 from nablab.lab.executors import with_trial_threads
 from nablab.lab.kept_weights import MOST_BYTES
@@ -177,9 +177,9 @@ def _do_locked(work: Work, folder: RunFolder, begin: float) -> Outcome:
         folder.write_json(_marker(folder, work.condition), {"seeds": seeds})
         try:
             _check_unchanged(work)
-            own = user_code.code_of_class(type(work.experiment))
+            own = fresh_imports.code_of_class(type(work.experiment))
             with session.journal():
-                with user_code.watching() as unseen:
+                with fresh_imports.watching() as unseen:
                     work.experiment.run(trials, session)
                 if note := user_code.unseen_note(
                     {**dict.fromkeys(own.unseen if own else ()), **unseen}

@@ -11,14 +11,17 @@ if TYPE_CHECKING:
         accuracy_with_dropout as accuracy_with_dropout,
     )
     from nablab.metrics.classification import constant_accuracy as constant_accuracy
+    from nablab.metrics.classification import (
+        most_confident_errors as most_confident_errors,
+    )
     from nablab.metrics.classification import outputs as outputs
-    from nablab.metrics.classification import surest_mistakes as surest_mistakes
 
 __getattr__, __dir__ = lazy_names(
     __name__,
     {
-        "classification": "accuracy_with_dropout constant_accuracy outputs surest_mistakes"
+        "classification": "accuracy_with_dropout constant_accuracy outputs "
+        "most_confident_errors"
     },
 )
 
-__all__ = ["accuracy_with_dropout", "constant_accuracy", "surest_mistakes"]
+__all__ = ["accuracy_with_dropout", "constant_accuracy", "most_confident_errors"]

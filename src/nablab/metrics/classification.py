@@ -1,6 +1,6 @@
 """What accuracy alone does not say.
 
-The trivial score, the surest mistakes, the score with dropout.
+The trivial score, the most confident errors, the score with dropout.
 """
 
 from __future__ import annotations
@@ -14,8 +14,13 @@ BATCH = 1_000
 
 
 def constant_accuracy(train_labels: Tensor, test_labels: Tensor) -> float:
-    """The accuracy on ``test_labels`` of always saying the most frequent class of
-    ``train_labels``.
+    """Score always answering the most frequent training class.
+
+    The accuracy on ``test_labels`` of the most frequent class of ``train_labels``.
+
+    Args:
+        train_labels: int64 (N,).
+        test_labels: int64 (M,).
 
     >>> constant_accuracy(torch.tensor([1, 1, 0]), torch.tensor([0, 1, 0, 0]))
     0.25
@@ -30,12 +35,12 @@ def outputs(module: nn.Module, x: Tensor) -> Tensor:
     return torch.cat([module(part) for part in parts])
 
 
-def surest_mistakes(
+def most_confident_errors(
     logits: Tensor, labels: Tensor, *, most: int
 ) -> tuple[Tensor, Tensor]:
-    """Where a network is wrong, the surest first.
+    """Find the samples a network gets wrong, the most confident errors first.
 
-    By the probability that it gives to its answer.
+    Confidence is the probability that the network gives to its answer.
 
     Args:
         logits: (N, classes).
@@ -46,7 +51,7 @@ def surest_mistakes(
         The samples int64 (M,) and the wrong answers int64 (M,).
 
     >>> logits = torch.tensor([[3.0, 0.0], [0.0, 1.0], [5.0, 0.0]])
-    >>> surest_mistakes(logits, torch.tensor([1, 1, 1]), most=2)
+    >>> most_confident_errors(logits, torch.tensor([1, 1, 1]), most=2)
     (tensor([2, 0]), tensor([0, 0]))
     """
     sureness, answers = logits.float().softmax(dim=1).max(dim=1)
@@ -63,9 +68,9 @@ def accuracy_with_dropout(
     *,
     prepare: Callable[[Tensor], Tensor] | None = None,
 ) -> float:
-    """The accuracy with dropout active and all else in evaluation mode.
+    """Compute the accuracy with dropout active and all else in evaluation mode.
 
-    What a score *while training* shows.
+    This is what a score *while training* shows.
 
     The network's mode is restored, and PyTorch's generator is left as it was: the masks
     come from a fixed seed. Without dropout it is the accuracy in evaluation mode.

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from nablab.models.random_features import minimum_norm as minimum_norm
     from nablab.models.shaped import check_model as check_model
     from nablab.models.shaped import check_network as check_network
+    from nablab.models.shaped import count_parameters as count_parameters
     from nablab.models.shaped import network as network
     from nablab.models.shaped import network_builder as network_builder
 
@@ -41,7 +42,7 @@ __getattr__, __dir__ = lazy_names(
         "images": "image_network image_networks parameter_count_of",
         "networks": "Form Networks",
         "random_features": "RandomFeatures minimum_norm",
-        "shaped": "check_model check_network network network_builder",
+        "shaped": "check_model check_network count_parameters network network_builder",
     },
 )
 
@@ -53,6 +54,7 @@ __all__ = [
     "check_model",
     "check_network",
     "check_output",
+    "count_parameters",
     "dense",
     "image_network",
     "image_networks",

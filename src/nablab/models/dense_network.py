@@ -40,8 +40,8 @@ def parse_widths(widths: Widths) -> tuple[int, ...]:
         parsed = list(widths)
     elif not re.fullmatch(r"\d{1,6}(x\d{1,3})?(-\d{1,6}(x\d{1,3})?)*", widths):
         raise UsageError(
-            f"'{widths}' are no widths of layers. Write them as 1-10-10-1 "
-            "or 1-10-20x6-1."
+            f"'{widths}' is not a list of layer widths. Write them as 1-10-10-1 or "
+            "1-10-20x6-1."
         )
     else:
         parsed = []
@@ -50,7 +50,7 @@ def parse_widths(widths: Widths) -> tuple[int, ...]:
             parsed += [int(width)] * int(repeats or 1)
     if len(parsed) < 2 or not all(1 <= width <= MOST_UNITS for width in parsed):
         raise UsageError(
-            f"'{widths}' is no network: it takes an input and an output width at "
+            f"'{widths}' is not a network: it takes an input and an output width at "
             f"least, each from 1 to {MOST_UNITS:,}, such as 1-10-10-1."
         )
     check_size(
@@ -69,9 +69,12 @@ def check_size(spec: object, parameters: int) -> None:
 
 
 def parameter_count(widths: Widths) -> int:
-    """Number of weights and biases: the sum of (inputs + 1) x outputs over the layers.
+    """Count weights and biases: the sum of (inputs + 1) x outputs over the layers.
 
     Needs no torch.
+
+    Args:
+        widths: Input, hidden and output widths, as in `dense`.
 
     >>> parameter_count("1-190-1")
     571
@@ -82,7 +85,7 @@ def parameter_count(widths: Widths) -> int:
 
 
 def dense(widths: Widths, activation: Activation = "leaky_relu") -> nn.Sequential:
-    """A dense network with biases, and an activation after every layer but the last.
+    """Build a dense network with biases, and activations after all layers but the last.
 
     Takes (N, widths[0]) to (N, widths[-1]). Weights start as PyTorch starts
     `torch.nn.Linear`.
@@ -104,7 +107,7 @@ def dense(widths: Widths, activation: Activation = "leaky_relu") -> nn.Sequentia
 
 
 def activation_layer(activation: Activation) -> nn.Module:
-    """A fresh activation layer by its name.
+    """Build a fresh activation layer by its name.
 
     Raises:
         UsageError: A name that does not exist.
@@ -126,8 +129,9 @@ def activation_layer(activation: Activation) -> nn.Module:
 
 
 def sawtooth_network(depth: int) -> nn.Sequential:
-    """The ReLU network of ``depth`` hidden layers of 2 units that equals the sawtooth
-    on [0, 1].
+    """Build the narrow ReLU network that equals the sawtooth on [0, 1].
+
+    It has ``depth`` hidden layers of 2 units.
 
     The tent map is 2·relu(x) - 4·relu(x - 1/2) on [0, 1]. Each hidden layer computes
     both terms, and the sum is folded into the next layer's weights, so the tent map is

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from nablab.errors import UsageError, in_short, unknown
 from nablab.files.places import is_file, place
-from nablab.importing import user_code
+from nablab.importing import fresh_imports, modules, user_code
 from nablab.text.naming import sentence
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def load_factory(spec: str) -> Callable[[], nn.Module]:
     folder = _folder(_split(spec)[0])
 
     def build() -> nn.Module:
-        with user_code.importing(folder):  # an import may stand inside the factory
+        with fresh_imports.importing(folder):  # an import may stand inside the factory
             return _checked(factory, spec)
 
     return build
@@ -109,7 +109,7 @@ def check_output(module: nn.Module, x: Tensor, expected_shape: Sequence[int]) ->
 
 
 def output_of(module: nn.Module, x: Tensor, *, wanted: str) -> Tensor:
-    """What a network makes of a batch in eval mode, without gradients.
+    """Return a network's output for a batch, in eval mode and without gradients.
 
     Draws no random number.
 
@@ -146,13 +146,16 @@ def output_of(module: nn.Module, x: Tensor, *, wanted: str) -> Tensor:
 
 
 def source_hash(spec: str) -> str:
-    """The SHA-256 of the code that the factory is made of.
+    """Return the SHA-256 of the code that the factory is made of.
 
     Empty where there is no file (a built-in module).
 
     It covers the factory's file, what that imports from beside it, and the data files
     that these name; of an installed package the one file. See
     `nablab.importing.user_code`.
+
+    Args:
+        spec: The factory, as ``package.module:factory`` or ``path/to/file.py:factory``.
 
     Raises:
         UsageError: As `load_factory` for a spec without a colon or a missing file or
@@ -163,8 +166,12 @@ def source_hash(spec: str) -> str:
 
 
 def unseen(spec: str) -> tuple[str, ...]:
-    """What decides the factory's networks but is not covered by `source_hash`, with
-    file and line.
+    """List what decides the factory's networks but is not covered by `source_hash`.
+
+    Each comes with its file and line.
+
+    Args:
+        spec: The factory, as in `source_hash`.
 
     Raises:
         UsageError: As `source_hash`.
@@ -185,17 +192,17 @@ def _code(spec: str) -> user_code.Code | None:
 
 
 def _code_of_module(name: str) -> user_code.Code | None:
-    """The code of a module; None if it is built in.
+    """Return the code of a module; None if it is built in.
 
     Raises:
         ModuleNotFoundError: There is no such module.
     """
-    found = user_code.find_module(name, Path.cwd())
+    found = modules.find_module(name, Path.cwd())
     return user_code.code_of(found, folder=Path.cwd(), module=name) if found else None
 
 
 def _folder(source: str) -> Path:
-    """Where the imports of a factory's file or module are looked up first."""
+    """Return the folder where a factory's imports are looked up first."""
     return (
         Path(source).expanduser().resolve().parent
         if source.endswith(".py")
@@ -230,25 +237,25 @@ def _load_file(path: Path, spec: str) -> ModuleType:
         raise UsageError(f"'{path}' is not a Python file. {FORM}")
     module = importlib.util.module_from_spec(found)
     code = user_code.code_of(path, folder=path.parent)
-    user_code.forget_stale(code)
+    fresh_imports.forget_stale(code)
     sys.modules[name] = module  # dataclasses and pickle look their module up here
     try:
-        with user_code.importing(path.parent):
+        with fresh_imports.importing(path.parent):
             found.loader.exec_module(module)
     # sys.exit() in a user's file must not end nablab in silence
     except (Exception, SystemExit) as error:
         del sys.modules[name]
         raise _failed("Loading", str(path), error) from error
-    user_code.remember(code)
+    fresh_imports.remember(code)
     return module
 
 
 def _load_module(name: str, spec: str) -> ModuleType:
-    with user_code.importing(Path.cwd()):
+    with fresh_imports.importing(Path.cwd()):
         try:
             code = _code_of_module(name)
             if code:
-                user_code.forget_stale(code)
+                fresh_imports.forget_stale(code)
             module = importlib.import_module(name)
         except ModuleNotFoundError as error:
             if error.name and (name == error.name or name.startswith(f"{error.name}.")):
@@ -260,7 +267,7 @@ def _load_module(name: str, spec: str) -> ModuleType:
         except (Exception, SystemExit) as error:
             raise _failed("Importing", name, error) from error
     if code:
-        user_code.remember(code)
+        fresh_imports.remember(code)
     return module
 
 

@@ -31,7 +31,7 @@ class OwnModel(Kind):
         load_factory(text)
 
     def source(self, text: str) -> str:
-        """The hash of its code."""
+        """Return the hash of its code."""
         from nablab.models.factory import source_hash
 
         return source_hash(text)

@@ -67,7 +67,7 @@ LAYERS = (
     "(dropout), 120 (a dense layer of 120 units), 120x2 (two such)"
 )
 # filters or units of one layer, and pixels of a side; more is a typing mistake
-MOST = 100_000
+LARGEST_NUMBER = 100_000
 # Values of one layer for one image: a batch of 64 takes 2.6 GB. ResNets for large
 # photos have 800,000.
 MOST_VALUES = 10_000_000
@@ -85,7 +85,7 @@ Kind = Literal[
 
 
 def image_networks() -> tuple[str, ...]:
-    """The names of the networks of the catalogue."""
+    """Return the names of the networks of the catalogue."""
     return tuple(NETWORKS)
 
 
@@ -97,8 +97,9 @@ def image_network(
     classes: int = 10,
     activation: Activation = "relu",
 ) -> nn.Sequential:
-    """A network that takes images (N, channels, size, size), float32, to logits (N,
-    classes).
+    """Build a network from images (N, channels, size, size) to logits (N, classes).
+
+    Inputs are float32.
 
     Weights start as PyTorch starts its layers. The result is a plain
     `torch.nn.Sequential`, so that replicas, Hessians and
@@ -139,15 +140,26 @@ def image_network(
     return nn.Sequential(*(_module(layer, activation) for layer in layers))
 
 
+def check_image_network(spec: str, *, channels: int, size: int, classes: int) -> None:
+    """Raise `UsageError` where `image_network` would; needs no torch."""
+    _plan(spec, channels, size, classes)
+
+
 def parameter_count_of(
     spec: str, *, channels: int = 1, size: int = 28, classes: int = 10
 ) -> int:
-    """Number of trainable weights and biases of `image_network`, by formula.
+    """Count the trainable weights and biases of `image_network`, by formula.
 
     Needs no torch.
 
     (inputs x kernel height x kernel width + 1) x outputs for a convolution, (inputs +
     1) x outputs for a dense layer, 2 per unit or filter for batch norm.
+
+    Args:
+        spec: As in `image_network`.
+        channels: 1 for gray images, 3 for color.
+        size: Pixels of a side.
+        classes: Number of outputs.
 
     >>> parameter_count_of("lenet")
     61706
@@ -204,11 +216,12 @@ def _module(layer: _Layer, activation: Activation) -> nn.Module:
 
 
 def _plan(spec: str, channels: int, size: int, classes: int) -> list[_Layer]:
-    """The layers of a name or a notation, with their shapes."""
+    """List the layers of a name or a notation, with their shapes."""
     for name, value in (("channels", channels), ("size", size), ("classes", classes)):
-        if not 1 <= value <= MOST:
+        if not 1 <= value <= LARGEST_NUMBER:
             raise UsageError(
-                f"{name}={value} is impossible: it must be from 1 to {MOST:,}."
+                f"{name}={value} is impossible: it must be from 1 to "
+                f"{LARGEST_NUMBER:,}."
             )
     notation = NETWORKS.get(spec, spec)
     tokens = notation.split("-")
@@ -221,7 +234,7 @@ def _plan(spec: str, channels: int, size: int, classes: int) -> list[_Layer]:
     elif tokens[-1] == str(classes):
         raise UsageError(
             f"'{spec}' ends with {classes}, the number of classes, but the output "
-            f"layer is added by itself: leave out the last -{classes}."
+            f"layer is added automatically: leave out the last -{classes}."
         )
     for token in tokens:
         walk.pass_token(token)
@@ -233,7 +246,7 @@ def _plan(spec: str, channels: int, size: int, classes: int) -> list[_Layer]:
 def _hidden_of_widths(
     spec: str, tokens: list[str], channels: int, size: int, classes: int
 ) -> list[str]:
-    """The layers between the input and the output width of a dense network."""
+    """List the layers between the input and the output width of a dense network."""
     inputs = channels * size * size
     if int(tokens[0]) != inputs:
         raise UsageError(
@@ -249,7 +262,7 @@ def _hidden_of_widths(
 
 
 def _kind_of(token: str) -> str:
-    """Which pattern the token follows; empty if none."""
+    """Tell which pattern the token follows; empty if none."""
     return next(
         (kind for kind, pattern in _TOKENS.items() if pattern.fullmatch(token)), ""
     )
@@ -269,7 +282,7 @@ class _Walk:
         """Append what the token says.
 
         Raises:
-            UsageError: It is no layer, or none that can stand here.
+            UsageError: It is not a layer, or none that can stand here.
         """
         kind = _kind_of(token) or self._refuse(token)
         found = _TOKENS[kind].fullmatch(token)
@@ -298,7 +311,7 @@ class _Walk:
             self._flatten()
 
     def end(self, classes: int) -> list[_Layer]:
-        """All layers, with the output layer."""
+        """Return all layers, with the output layer."""
         self._activate()
         self._flatten()
         return [*self._layers, _Layer("dense", self._units, classes)]
@@ -314,7 +327,7 @@ class _Walk:
         padding, stride = chosen["p"], chosen["s"]
         if len(re.findall("[ps]", options)) > len(set(re.findall("[ps]", options))):
             raise UsageError(f"'{token}' in '{self._notation}' gives p or s twice.")
-        if not 1 <= filters <= MOST or kernel < 1 or stride < 1:
+        if not 1 <= filters <= LARGEST_NUMBER or kernel < 1 or stride < 1:
             raise UsageError(
                 f"'{token}' in '{self._notation}': filters, kernel and stride must be "
                 "1 or more."
@@ -351,10 +364,10 @@ class _Walk:
         self._side //= window
 
     def _dense(self, token: str, units: int) -> None:
-        if not 1 <= units <= MOST:
+        if not 1 <= units <= LARGEST_NUMBER:
             raise UsageError(
                 f"'{token}' in '{self._notation}': a layer has from 1 to "
-                f"{MOST:,} units."
+                f"{LARGEST_NUMBER:,} units."
             )
         self._activate()
         self._flatten()
@@ -409,5 +422,5 @@ class _Walk:
         near = difflib.get_close_matches(token, words, n=1, cutoff=0.5)
         hint = f" Did you mean '{near[0]}'?" if near else ""
         raise UsageError(
-            f"'{token}' in '{self._notation}' is no layer.{hint} Layers: {LAYERS}."
+            f"'{token}' in '{self._notation}' is not a layer.{hint} Layers: {LAYERS}."
         )

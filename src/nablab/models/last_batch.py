@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def has_single(samples: int, batch_size: int | None) -> bool:
-    """Whether some batch of an epoch is one sample: the last one, or all of them.
+    """Tell whether some batch of an epoch is one sample: the last one, or all of them.
 
     >>> has_single(51, 50), has_single(51, 25), has_single(51, None), has_single(51, 51)
     (True, True, False, False)
@@ -30,8 +30,9 @@ def check_single(
     batch_size: int | None,
     example: Callable[[], Tensor],
 ) -> None:
-    """Refuse a batch of one sample that the network cannot be trained on, as with batch
-    normalization.
+    """Refuse a batch of one sample that the network cannot be trained on.
+
+    Networks with batch normalization are such.
 
     Statistics over a batch need two values: batch normalization after a dense layer has
     one of each unit, while after a convolution one image has many. So it is tried, on a
@@ -78,7 +79,7 @@ def check_single(
 
 
 def _failure(build: Callable[[], nn.Module], x: Tensor) -> Exception | None:
-    """What a fresh network raises in training mode on a batch."""
+    """Return what a fresh network raises in training mode on a batch."""
     import torch
 
     try:

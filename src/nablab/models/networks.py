@@ -72,7 +72,7 @@ class Networks:
         return (*self.specs, YOURS) if self.own else self.specs
 
     def builder(self, name: str, task: Learned) -> Callable[[], nn.Module]:
-        """What builds one fresh network.
+        """Return a function that builds one fresh network.
 
         Args:
             name: One of `names`.

@@ -38,8 +38,9 @@ class RandomFeatures:
     def fit(
         cls, x: Tensor, targets: Tensor, *, features: int, generator: Generator
     ) -> RandomFeatures:
-        """Draw the directions, Gaussian of variance 1 / inputs, and fit the output by
-        `minimum_norm`.
+        """Draw the directions and fit the output by `minimum_norm`.
+
+        The directions are Gaussian of variance 1 / inputs.
 
         Args:
             x: Samples (N, ...).
@@ -57,7 +58,7 @@ class RandomFeatures:
         return cls(directions, minimum_norm(_features(x, directions), targets))
 
     def __call__(self, x: Tensor) -> Tensor:
-        """The outputs, float64 (N, K), for samples (N, ...)."""
+        """Compute the outputs, float64 (N, K), for samples (N, ...)."""
         import torch
 
         parts = torch.split(x, ROWS_AT_ONCE)
@@ -71,8 +72,9 @@ def _features(x: Tensor, directions: Tensor) -> Tensor:
 
 
 def minimum_norm(features: Tensor, targets: Tensor) -> Tensor:
-    r"""The least-squares solution of smallest norm, :math:`\Phi^+ Y`, by the singular
-    value decomposition.
+    r"""Compute the least-squares solution of smallest norm, :math:`\Phi^+ Y`.
+
+    It is found by the singular value decomposition.
 
     Let samples and features be Gaussian and p of them be used out of more: the expected
     error is :math:`r (1 + p / (n - p - 1))` for p < n - 1 and :math:`b (1 - n / p) + r

@@ -8,7 +8,11 @@ from typing import TYPE_CHECKING
 from nablab.errors import UsageError
 from nablab.models.dense_network import Activation, dense, parameter_count, parse_widths
 from nablab.models.factory import check_output, load_factory
-from nablab.models.images import image_network, parameter_count_of
+from nablab.models.images import (
+    check_image_network,
+    image_network,
+    parameter_count_of,
+)
 from nablab.models.last_batch import check_single
 
 if TYPE_CHECKING:
@@ -18,7 +22,7 @@ if TYPE_CHECKING:
 def network(
     spec: str, *, shape: Sequence[int], outputs: int, activation: Activation = "relu"
 ) -> nn.Sequential:
-    """An untrained network for inputs (N, *shape) and outputs (N, outputs).
+    """Build an untrained network for inputs (N, *shape) and outputs (N, outputs).
 
     Args:
         spec: For inputs of one axis the widths of a dense network, as `dense` takes
@@ -46,7 +50,7 @@ def network(
 def network_builder(
     spec: str, *, shape: Sequence[int], outputs: int, model: str | None = None
 ) -> Callable[[], nn.Module]:
-    """What builds one fresh network.
+    """Return a function that builds one fresh network.
 
     The user's own if there is one, else the one of the notation.
 
@@ -69,11 +73,17 @@ def check_model(
     samples: int = 0,
     batch_sizes: Sequence[int | None] = (),
 ) -> None:
-    """Raise `UsageError` unless a user's network takes inputs (2, *shape) and gives (2,
-    outputs).
+    """Raise `UsageError` unless a user's network fits the inputs and the outputs.
 
-    With ``samples`` and ``batch_sizes`` it must also be trainable on the batches that
-    these give.
+    It must take inputs (2, *shape) and give (2, outputs). With ``samples`` and
+    ``batch_sizes`` it must also be trainable on the batches that these give.
+
+    Args:
+        model: The user's factory, as in `load_factory`.
+        shape: Of one input.
+        outputs: Values per sample.
+        samples: Of the training set.
+        batch_sizes: Samples per step in the trainings to come; None for all.
     """
     import torch
 
@@ -90,10 +100,11 @@ def check_network(
     outputs: int,
     samples: int = 0,
     batch_sizes: Sequence[int | None] = (),
-) -> int:
-    """The number of parameters of such a network.
+) -> None:
+    """Raise `UsageError` unless a network can be built for these inputs and outputs.
 
-    Needs no torch, unless a batch is one sample.
+    With ``samples`` and ``batch_sizes`` it must also be trainable on the batches that
+    these give. Needs no torch, unless a batch is one sample.
 
     Args:
         spec: As in `network`.
@@ -106,24 +117,46 @@ def check_network(
         UsageError: There is no such network, it does not fit the inputs or the outputs,
             or it cannot be trained on a batch of one sample that there will be.
 
-    >>> check_network("1-190-1", shape=(1,), outputs=1)
-    571
     >>> check_network("lenet", shape=(1, 28, 28), outputs=10)
-    61706
+    >>> check_network("1-190-2", shape=(1,), outputs=1)
+    Traceback (most recent call last):
+    nablab.errors.UsageError: The network 1-190-2 must begin with 1 and end with 1, \
+as in 1-9-1.
     """
     if len(shape) > 1:
-        count = parameter_count_of(
-            spec, channels=shape[0], size=shape[-1], classes=outputs
-        )
+        check_image_network(spec, channels=shape[0], size=shape[-1], classes=outputs)
         _check_batches(spec, shape, outputs, samples, batch_sizes)
-        return count
+        return
     widths = parse_widths(spec)
     if widths[0] != shape[0] or widths[-1] != outputs:
         raise UsageError(
             f"The network {spec} must begin with {shape[0]} and end with {outputs}, "
             f"as in {shape[0]}-9-{outputs}."
         )
-    return parameter_count(widths)
+
+
+def count_parameters(spec: str, *, shape: Sequence[int], outputs: int) -> int:
+    """Count the trainable weights and biases of such a network; needs no torch.
+
+    Args:
+        spec: As in `network`.
+        shape: Of one input.
+        outputs: Values per sample.
+
+    Raises:
+        UsageError: As `check_network`.
+
+    >>> count_parameters("1-190-1", shape=(1,), outputs=1)
+    571
+    >>> count_parameters("lenet", shape=(1, 28, 28), outputs=10)
+    61706
+    """
+    check_network(spec, shape=shape, outputs=outputs)
+    if len(shape) > 1:
+        return parameter_count_of(
+            spec, channels=shape[0], size=shape[-1], classes=outputs
+        )
+    return parameter_count(spec)
 
 
 def _check_batches(

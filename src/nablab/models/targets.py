@@ -20,8 +20,7 @@ WHOLE = "y = y.astype('int64')"
 
 
 def check_targets(loss: str, output: Tensor, target: Tensor) -> None:
-    """Raise `UsageError` unless a loss of this name takes these outputs and targets as
-    they are meant.
+    """Raise `UsageError` unless a loss takes these outputs and targets as meant.
 
     Args:
         loss: ``cross_entropy`` or ``nll`` for classes; ``mse``, ``l1`` or
@@ -56,7 +55,7 @@ def _check_classes(loss: str, output: Tensor, target: Tensor) -> None:
             return  # shares of the classes
         raise UsageError(
             f"The targets are numbers with a decimal point ({_kind(target)}); classes "
-            f"for {loss} are whole numbers. Store them so: {WHOLE}."
+            f"for {loss} are whole numbers. Convert them: {WHOLE}."
         )
     if each != places:
         remedy = (
@@ -81,7 +80,7 @@ def _check_range(low: int, high: int, classes: int) -> None:
     message = f"The labels go from {low} to {high}, but the network has {outputs}: "
     if classes == 1:
         raise UsageError(
-            message + "one output per class is needed. If y holds numbers and no "
+            message + "one output per class is needed. If y holds numbers and not "
             "classes, take the loss mse."
         )
     if (low, high) == (1, classes):
@@ -90,7 +89,7 @@ def _check_range(low: int, high: int, classes: int) -> None:
             "Subtract 1 from each."
         )
     raise UsageError(
-        f"{message}labels are from 0 to {classes - 1}. Number the classes so "
+        f"{message}labels are from 0 to {classes - 1}. Number the classes this way "
         "(np.unique(y, return_inverse=True)[1] does), or change the network's last "
         "layer."
     )
@@ -146,7 +145,7 @@ def _whole(target: Tensor) -> bool:
 
 
 def _each(shape: Sequence[int]) -> str:
-    """A shape with N for the number of samples.
+    """Write a shape with N for the number of samples.
 
     >>> _each((30, 3)), _each((30,))
     ('shape (N, 3)', 'shape (N,)')

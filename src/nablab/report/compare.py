@@ -22,7 +22,7 @@ Section = tuple[str, list[str], list[list[str]]]
 
 
 def compare(a: RunView, b: RunView) -> str:
-    """The comparison as one HTML page that stands alone."""
+    """Render the comparison as one HTML page that stands alone."""
     return (
         page.environment()
         .get_template("compare.html.j2")
@@ -46,7 +46,7 @@ class _Side:
 
 
 def compare_rows(a: RunView, b: RunView) -> list[Section]:
-    """Tables of text for page and terminal: (title, header, rows).
+    """Build tables of text for page and terminal: (title, header, rows).
 
     First the settings and the facts of the environment that differ, then the verdicts,
     then one table per metric. What one run lacks is a dash.
@@ -74,7 +74,7 @@ def _title(a: RunView, b: RunView) -> str:
 
 
 def _names(a: RunView, b: RunView) -> tuple[str, str]:
-    """How the runs are called in the headers: by their ids."""
+    """Return the names of the runs in the headers: their ids."""
     return (
         (a.run_id, b.run_id)
         if a.run_id != b.run_id
@@ -180,9 +180,9 @@ def _difference(
     *,
     geometric: bool,
 ) -> str:
-    """The second center against the first.
+    """Compare the second center with the first.
 
-    A ratio of geometric means, a difference of means or medians.
+    The result is a ratio of geometric means, or a difference of means or medians.
     """
     pair = [
         side[condition].summaries.get(metric) for side in sides if condition in side

@@ -28,7 +28,7 @@ FORMULA = ("=", "+", "-", "@", "\t", "\n")
 
 
 def slug(name: str) -> str:
-    """A name that is safe in file names, ids and addresses.
+    """Make a name safe in file names, ids and addresses.
 
     >>> slug("Held-out error / <b>")
     'held-out-error-b'
@@ -37,7 +37,7 @@ def slug(name: str) -> str:
 
 
 def svg(figure: Figure, name: str) -> str:
-    """The figure as SVG that can stand alone or inside a page.
+    """Write the figure as SVG that can stand alone or inside a page.
 
     Text stays text in the system's font. Text and axes take the color of the text
     around (``currentColor``) and the background is transparent, so light and dark pages
@@ -98,7 +98,7 @@ def _own_ids(text: str, prefix: str) -> str:
 
 
 def _rounded(path: str) -> str:
-    """Path data with as many digits as can be seen."""
+    """Round path data to as many digits as can be seen."""
     digits = 1 if len(path) > LONG_PATH else 2
     short = re.sub(
         r"-?\d+\.\d+",
@@ -129,7 +129,7 @@ def _open_tag(text: str, figure: Figure, name: str) -> str:
 
 
 def png(figure: Figure) -> bytes:
-    """The figure as PNG on white, 200 dots per inch, without a date."""
+    """Write the figure as PNG on white, 200 dots per inch, without a date."""
     buffer = io.BytesIO()
     with drawing():
         _settle(figure)
@@ -144,13 +144,14 @@ def png(figure: Figure) -> bytes:
 
 
 def csv_of_columns(table: Mapping[str, Sequence[Any]]) -> str:
-    """Columns of one length as CSV."""
+    """Write columns of one length as CSV."""
     return csv_of_rows(list(table), zip(*table.values(), strict=True))
 
 
 def csv_of_rows(header: Sequence[str], rows: Any) -> str:
-    """Rows as CSV; floats with all their digits, text so that no spreadsheet takes it
-    for a formula.
+    """Write rows as CSV; floats with all their digits.
+
+    Text is written so that no spreadsheet takes it for a formula.
     """
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
@@ -160,8 +161,9 @@ def csv_of_rows(header: Sequence[str], rows: Any) -> str:
 
 
 def _cell(value: Any) -> Any:
-    """Text that would begin a formula (a level, a note, a name from elsewhere) behind
-    an apostrophe.
+    """Put an apostrophe before text that would begin a formula.
+
+    Such text may be a level, a note or a name from elsewhere.
 
     >>> _cell("=1+1"), _cell("-0.5"), _cell(-0.5), _cell("sinc")
     ("'=1+1", '-0.5', -0.5, 'sinc')

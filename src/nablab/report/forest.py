@@ -26,8 +26,8 @@ MIDDLE, HALF = WIDTH / 2, WIDTH / 2 - 8
 # below.
 ABOVE, BAR, FOOT, LABELS = 5, 14, 25, 36
 CHARACTER = 6.2  # pixels that a letter of a label takes, about
-# a published value farther out than so many times the rest gets an arrow at the edge
-FAR = 3.0
+# a published value farther out than this many times the rest gets an arrow at the edge
+FARTHEST = 3.0
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,9 @@ class Places:
 
 
 def places(verdict: Verdict, axis: Axis) -> Places:
-    """Positions on an axis with the deciding line in the middle and the claimed side to
-    the right.
+    """Place a verdict on an axis with the deciding line in the middle.
+
+    The claimed side is to the right.
 
     One scale serves the whole drawing: a distance of ``reach`` is half its width.
     """
@@ -70,7 +71,7 @@ def places(verdict: Verdict, axis: Axis) -> Places:
     )
     if axis.published is not None:
         distances["published"] = axis.side * (axis.published - axis.line)
-        if abs(distances["published"]) <= FAR * reach:
+        if abs(distances["published"]) <= FARTHEST * reach:
             reach = max(reach, abs(distances["published"]))
     at = {
         name: MIDDLE + HALF * max(-1.0, min(1.0, d / reach))
@@ -88,7 +89,7 @@ def places(verdict: Verdict, axis: Axis) -> Places:
 
 
 def drawing(verdict: Verdict, name: str) -> str:
-    """The drawing as SVG for the inside of a page; empty where nothing was measured.
+    """Draw a verdict as SVG for the inside of a page; empty where nothing was measured.
 
     Args:
         verdict: What to draw.
@@ -118,7 +119,7 @@ def drawing(verdict: Verdict, name: str) -> str:
 
 
 def description(verdict: Verdict, axis: Axis) -> str:
-    """What the drawing shows, for those who cannot see it."""
+    """Describe what the drawing shows, for those who cannot see it."""
     half = {"supported": "right of", "refuted": "left of", "inconclusive": "across"}[
         verdict.outcome
     ]
@@ -137,12 +138,12 @@ def description(verdict: Verdict, axis: Axis) -> str:
 
 
 def _text(words: str) -> str:
-    """Words that are safe inside the drawing."""
+    """Escape words for the inside of the drawing."""
     return html.escape(tables.with_minus(words))
 
 
 def _zero(at: Places, axis: Axis) -> Sequence[str]:
-    """A dotted line where the effect is nil, unless that is the line that decides."""
+    """Draw a dotted line where the effect is nil, unless that is the deciding line."""
     if not axis.line:
         return []
     return [
@@ -166,7 +167,7 @@ def _interval(at: Places) -> Sequence[str]:
 
 
 def _arrow(x: float, y: float, direction: int, kind: str = "bar") -> str:
-    """What says that something goes on, or lies, beyond the edge."""
+    """Draw an arrow for what goes on, or lies, beyond the edge."""
     back = x - 5 * direction
     return (
         f'<path class="{kind}" d="M{back:.1f} {y - 4}L{x:.1f} {y}L{back:.1f} {y + 4}"/>'
@@ -186,7 +187,7 @@ def _published(at: Places) -> Sequence[str]:
 
 
 def _labels(at: Places, axis: Axis) -> Sequence[str]:
-    """The line in words below it, and nil where there is room for both."""
+    """Name the line in words below it, and nil where there is room for both."""
     text = axis.line_text if axis.line else axis.zero_text
     found = [
         f'<text x="{MIDDLE:g}" y="{LABELS}" text-anchor="middle">{_text(text)}</text>'

@@ -55,7 +55,7 @@ def in_lines(heading: str, said: Sequence[str], page: Path) -> str:
 
 
 def _link(page: Path) -> str:
-    """A link to a file that its path can be copied from.
+    """Link to a file, by a text from which its path can be copied.
 
     Notebooks resolve a relative link from their own folder, which is where their
     program runs; a browser opens no other file from within a notebook's page.

@@ -70,7 +70,7 @@ def write_report(
 
 
 def render(view: RunView, *, on_trouble: Tell = lambda _: None) -> str:
-    """The whole page as text: inline pictures and styles, no script, nothing to load."""
+    """Render the whole page: inline pictures and styles, no script, nothing to load."""
     return _page(view, _answers(view, on_trouble))
 
 
@@ -127,7 +127,7 @@ def _figures_of(view: RunView) -> Mapping[str, Figure]:
 
 
 def _place(error: BaseException) -> str:
-    """An error with the place where it was raised."""
+    """Describe an error with the place where it was raised."""
     last = traceback.extract_tb(error.__traceback__)[-1]
     return (
         f"{type(error).__name__}: {error} ({Path(last.filename).name}, line "
@@ -136,7 +136,7 @@ def _place(error: BaseException) -> str:
 
 
 def _named(figures: Mapping[str, Figure]) -> dict[str, Figure]:
-    """The figures by names that are unique and safe in files and ids."""
+    """Give the figures names that are unique and safe in files and ids."""
     named: dict[str, Figure] = {}
     for name, figure in figures.items():
         slug = base = exports.slug(name)
@@ -184,7 +184,7 @@ def _page(view: RunView, answers: _Answers) -> str:
 
 @functools.cache
 def environment() -> jinja2.Environment:
-    """The templates; all text is escaped unless it is marked as HTML."""
+    """Load the templates; all text is escaped unless it is marked as HTML."""
     import jinja2
 
     made = jinja2.Environment(
@@ -200,7 +200,7 @@ def environment() -> jinja2.Environment:
 
 
 def _firm(text: str) -> str:
-    """Text in which a power of ten and a count do not break across lines."""
+    """Keep a power of ten, and a count, from breaking across lines."""
     return re.sub(
         r" × |(?<=n) = (?=\d)", lambda found: found[0].replace(" ", "\u00a0"), text
     )

@@ -33,7 +33,7 @@ def render(text: str) -> Markup:
 
 
 def inline(text: str) -> Markup:
-    """One line: `code`, *emphasis* and **weight**; the rest is escaped.
+    """Render one line: `code`, *emphasis* and **weight**; the rest is escaped.
 
     >>> print(inline("`a<b` is *small*"))
     <code>a&lt;b</code> is <em>small</em>
@@ -60,9 +60,9 @@ def _emphasis(part: str) -> str:
 
 
 def _block(block: str) -> Iterator[str]:
-    """One block between blank lines.
+    """Render one block between blank lines.
 
-    An indented block, or a paragraph that a list may follow.
+    It is an indented block, or a paragraph that a list may follow.
     """
     lines = block.split("\n")
     if all(line.startswith("    ") for line in lines) and not _ITEM.match(

@@ -36,8 +36,9 @@ class ReportedTable:
 
 
 def reported_table(experiment: Experiment, records: Records) -> ReportedTable:
-    """Who reported what, in which setting, from how many seeds, and what was measured
-    of it here.
+    """Tabulate what others reported beside what was measured here.
+
+    A row says who reported what, in which setting and from how many seeds.
 
     Args:
         experiment: The configured experiment; its settings say what can be compared.
@@ -48,8 +49,9 @@ def reported_table(experiment: Experiment, records: Records) -> ReportedTable:
 
 
 def table_of(reported: Sequence[Reported], beside: Sequence[str]) -> ReportedTable:
-    """The table of reported values with what stands beside each of them in the last
-    column.
+    """Tabulate reported values.
+
+    What stands beside each of them is in the last column.
     """
     rows = [_row(one, here) for one, here in zip(reported, beside, strict=True)]
     kept = [i for i, _ in enumerate(HEADER) if any(row[i] for row in rows)]
@@ -66,7 +68,7 @@ def _row(one: Reported, here: str) -> tuple[str, ...]:
 
 
 def measured(one: Reported, experiment: Experiment, records: Records) -> str:
-    """The mean over the seeds of what was reported, and from how many.
+    """Write the mean over the seeds of what was reported, and from how many.
 
     Empty if it is not comparable.
     """
@@ -86,5 +88,5 @@ def measured(one: Reported, experiment: Experiment, records: Records) -> str:
 
 
 def comparable(one: Reported, experiment: Experiment) -> bool:
-    """Whether this configuration repeats the setting of a reported value."""
+    """Tell whether this configuration repeats the setting of a reported value."""
     return all(getattr(experiment, name) == value for name, value in one.fields.items())

@@ -42,7 +42,7 @@ STATES = {
 
 
 def summary(view: RunView) -> str:
-    """One sentence: what was run, how much of it, how long the work took and where."""
+    """Say in one sentence what was run, how much of it, how long it took and where."""
     conditions = view.experiment.conditions()
     facts = view.environment
     cores = facts.get("cores")
@@ -68,7 +68,7 @@ def summary(view: RunView) -> str:
 
 
 def _factors(conditions: Sequence[Mapping[str, Any]]) -> str:
-    """The factors with their levels, as text."""
+    """Write the factors with their levels."""
     parts = []
     for name in dict.fromkeys(
         factor for condition in conditions for factor in condition
@@ -88,7 +88,7 @@ def _count(number: int, noun: str) -> str:
 
 
 def banner(view: RunView) -> tuple[str, str] | None:
-    """What stands above all where the run is not complete.
+    """Write what stands above all where the run is not complete.
 
     The state, and what it means for the reader.
     """
@@ -135,19 +135,19 @@ class Row:
 
 
 def headline(view: RunView) -> str:
-    """What was run, in one line; the whole of it stands further down."""
+    """Say what was run in one line; the whole of it stands further down."""
     parts = [view.experiment.name, f"preset {view.preset}", _count(view.seeds, "seed")]
     return ", ".join([*parts, *_dates(view)])
 
 
 def shared(verdicts: Sequence[Verdict]) -> str:
-    """The scope that all claims share, in words; empty if there is none."""
+    """Write the scope that all claims share; empty if there is none."""
     scope = shared_scope(verdicts)
     return ", ".join(f"{words(factor)} {level}" for factor, level in scope.items())
 
 
 def tally(verdicts: Sequence[Verdict]) -> str:
-    """How many claims came out how; empty for fewer than two."""
+    """Count how many claims came out how; empty for fewer than two."""
     if len(verdicts) < 2:
         return ""
     outcomes = [verdict.outcome for verdict in verdicts]
@@ -159,7 +159,7 @@ def tally(verdicts: Sequence[Verdict]) -> str:
 
 
 def verdict_rows(view: RunView) -> list[Row]:
-    """The verdicts in words and drawings, in the order of the claims."""
+    """Write the verdicts in words and drawings, in the order of the claims."""
     scope = shared_scope(view.verdicts)
     return [
         Row(
@@ -176,7 +176,7 @@ def verdict_rows(view: RunView) -> list[Row]:
 
 
 def _details(verdict: Verdict) -> list[tuple[str, str]]:
-    """What a statistician asks, a line each."""
+    """List what a statistician asks, a line each."""
     found = [
         ("Why", tables.with_minus(verdict.reason)),
         ("Method", verdict.method),
@@ -187,9 +187,9 @@ def _details(verdict: Verdict) -> list[tuple[str, str]]:
 
 
 def _dates(view: RunView) -> list[str]:
-    """The day of the run, or the first and the last of them.
+    """Return the day of the run, or the first and the last of them.
 
-    Nothing where it is not known.
+    Empty where it is not known.
     """
     if not view.environment.get("started"):
         return []
@@ -198,7 +198,7 @@ def _dates(view: RunView) -> list[str]:
 
 
 def facts(verdict: Verdict) -> str:
-    """Seeds, p-values and the smallest effect of interest."""
+    """Write the seeds, p-values and the smallest effect of interest."""
     parts = [_count(verdict.seeds, "seed")]
     if verdict.seeds_needed and f"{verdict.seeds_needed} seeds" not in verdict.reason:
         parts.append(f"about {verdict.seeds_needed:,} needed to decide")
@@ -215,7 +215,7 @@ def facts(verdict: Verdict) -> str:
 
 
 def amount(value: float, unit: str) -> str:
-    """An effect of either sign in its unit; a difference of logarithms as a factor.
+    """Write an effect of either sign in its unit; a difference of logs as a factor.
 
     >>> amount(-1.0, "log10 ratio"), amount(0.5, "Cliff's delta"), amount(2.0, "")
     ('10 times lower', "0.5 (Cliff's delta)", '2')
@@ -229,7 +229,7 @@ def amount(value: float, unit: str) -> str:
 
 
 def distance(value: float, unit: str) -> str:
-    """A size in its unit; a difference of logarithms as a factor.
+    """Write a size in its unit; a difference of logarithms as a factor.
 
     >>> distance(-1.0, "log10 ratio"), distance(0.3, "Cliff's delta")
     ('a factor of 10', "0.3 (Cliff's delta)")
@@ -242,7 +242,7 @@ def distance(value: float, unit: str) -> str:
 
 
 def published(verdict: Verdict) -> str:
-    """The published value, the measured one and how far they lie apart.
+    """Write the published value, the measured one and how far they lie apart.
 
     Empty without one.
     """
@@ -292,9 +292,9 @@ class MetricTable:
 def condition_tables(
     view: RunView, baselines: Mapping[str, Mapping[str, float]]
 ) -> list[MetricTable]:
-    """Every metric of every condition, with the baselines of each metric.
+    """Tabulate every metric of every condition, with the baselines of each metric.
 
-    At most three metrics per table.
+    A table has at most three metrics.
     """
     conditions = view.experiment.conditions()
     rows = tables.condition_rows(
@@ -323,7 +323,7 @@ def condition_tables(
 
 
 def shares(names: Sequence[str], most: int) -> list[Sequence[str]]:
-    """The names in as few parts of at most ``most`` as possible, of nearly one size.
+    """Split names into the fewest parts of at most ``most``, of nearly one size.
 
     >>> shares("abcdefg", 3)
     ['abc', 'de', 'fg']
@@ -335,7 +335,7 @@ def shares(names: Sequence[str], most: int) -> list[Sequence[str]]:
 
 
 def heading(metric: str, rows: Sequence[tables.ConditionRow]) -> tuple[str, str]:
-    """A metric's name in words, and what its numbers are.
+    """Write a metric's name, and what its numbers are.
 
     Means, medians, or one value for all seeds.
     """
@@ -352,7 +352,7 @@ def heading(metric: str, rows: Sequence[tables.ConditionRow]) -> tuple[str, str]
 
 
 def cell(found: Summary, trials: int) -> tuple[str, str]:
-    """The center of a metric, and what must be said with it.
+    """Write the center of a metric, and what must be said with it.
 
     Interval, infinite or missing values.
     """
@@ -369,9 +369,9 @@ def cell(found: Summary, trials: int) -> tuple[str, str]:
 
 
 def configuration(experiment: Experiment) -> list[tuple[str, str, str]]:
-    """Per field, nested ones after their parent.
+    """List the fields of an experiment, nested ones after their parent.
 
-    Key, value as on the command line, meaning.
+    Each comes with its key, its value as on the command line, and its meaning.
     """
     meanings = {doc.name: doc.help for doc in settings.describe(type(experiment))}
     return [
@@ -381,7 +381,7 @@ def configuration(experiment: Experiment) -> list[tuple[str, str, str]]:
 
 
 def setting_texts(experiment: Experiment) -> dict[str, str]:
-    """The resolved fields as text, nested ones with dotted keys."""
+    """Write the resolved fields as text, nested ones with dotted keys."""
     found: dict[str, str] = {}
     for key, value in experiment.configuration().items():
         if isinstance(value, Mapping) and value:
@@ -392,7 +392,7 @@ def setting_texts(experiment: Experiment) -> dict[str, str]:
 
 
 def environment(view: RunView) -> dict[str, str]:
-    """The facts of the machine and the versions as text.
+    """Write the facts of the machine and the versions.
 
     The time of work and its dates in words.
     """
@@ -414,5 +414,5 @@ def environment(view: RunView) -> dict[str, str]:
 
 
 def _date(seconds: float) -> str:
-    """A day in UTC."""
+    """Write a day in UTC."""
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d")

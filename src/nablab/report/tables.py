@@ -23,7 +23,7 @@ MISSING = "–"
 
 
 def number(value: Any, digits: int = 3) -> str:
-    """A number as a reader wants it.
+    """Write a number as a reader wants it.
 
     Three digits, commas, powers of ten, a real minus sign.
 
@@ -48,7 +48,7 @@ def number(value: Any, digits: int = 3) -> str:
 
 
 def with_minus(text: str) -> str:
-    """Words whose numbers have a real minus sign; names such as 1-190-1 stay.
+    """Put real minus signs into the numbers of a text; names such as 1-190-1 stay.
 
     >>> with_minus("tau -0.5 of 1-190-1 (-0.7 to -0.1)")
     'tau −0.5 of 1-190-1 (−0.7 to −0.1)'
@@ -57,7 +57,7 @@ def with_minus(text: str) -> str:
 
 
 def interval(low: float, high: float) -> str:
-    """An interval as text; empty where there is none.
+    """Write an interval; empty where there is none.
 
     >>> interval(0.1, 0.25)
     '0.1 to 0.25'
@@ -70,7 +70,7 @@ def interval(low: float, high: float) -> str:
 
 
 def geometric_metrics(experiment: Experiment) -> set[str]:
-    """The metrics that the claims compare on logarithms.
+    """Name the metrics that the claims compare on logarithms.
 
     Their means are geometric everywhere.
     """
@@ -80,7 +80,7 @@ def geometric_metrics(experiment: Experiment) -> set[str]:
 
 
 def factors(conditions: Iterable[Condition]) -> list[str]:
-    """All factors, in the order in which they first occur."""
+    """List all factors, in the order in which they first occur."""
     return list(
         dict.fromkeys(factor for condition in conditions for factor in condition)
     )
@@ -98,8 +98,9 @@ class ConditionRow:
 def condition_rows(
     records: Records, conditions: Sequence[Condition], geometric: set[str]
 ) -> list[ConditionRow]:
-    """One row per planned condition, with those that have no trial yet, in the planned
-    order.
+    """Make one row per planned condition, in the planned order.
+
+    Conditions without a trial yet have a row too.
     """
     everything: dict[Condition, list[Record]] = {
         condition: [] for condition in conditions
@@ -116,7 +117,7 @@ def condition_rows(
 
 
 def trial_rows(records: Records) -> tuple[list[str], list[list[str]]]:
-    """Header and one row per trial: levels, seed, metrics, notes; as text."""
+    """Write a header and one row per trial: levels, seed, metrics, notes; as text."""
     names, metrics = factors(records.conditions), records.metrics
     notes = list(dict.fromkeys(note for record in records for note in record.notes))
     header = [*names, "seed", *map(words, metrics), *map(words, notes)]
@@ -133,7 +134,7 @@ def trial_rows(records: Records) -> tuple[list[str], list[list[str]]]:
 
 
 def scalar_rows(records: Records) -> tuple[list[str], list[list[Any]]]:
-    """Header and tidy rows: levels, seed, metric, value; floats untouched."""
+    """Return a header and tidy rows: levels, seed, metric, value; floats untouched."""
     names = factors(records.conditions)
     rows: list[list[Any]] = [
         [
@@ -156,7 +157,7 @@ VERDICT_COLUMNS = (
 
 
 def verdict_rows(verdicts: Sequence[Verdict]) -> tuple[list[str], list[list[Any]]]:
-    """Header and one row per verdict; empty where there is nothing."""
+    """Return a header and one row per verdict; empty where there is nothing."""
     rows = []
     for verdict in verdicts:
         low, high = verdict.interval or ("", "")
@@ -175,7 +176,7 @@ def verdict_rows(verdicts: Sequence[Verdict]) -> tuple[list[str], list[list[Any]
 
 
 def scope(levels: Mapping[str, Level]) -> str:
-    """Factor levels as text.
+    """Write factor levels as text.
 
     >>> scope({"target": "sinc"})
     'target = sinc'
@@ -184,7 +185,7 @@ def scope(levels: Mapping[str, Level]) -> str:
 
 
 def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Nested settings as dotted keys and text.
+    """Flatten nested settings to dotted keys and text.
 
     >>> flat({"a": {"b": 1}, "c": ["x", "y"]})
     {'a.b': '1', 'c': 'x, y'}

@@ -1,7 +1,7 @@
 """Numbers with bounds: what a field takes, and its messages and words.
 
-Upper bounds that nobody would reach are there so that a typing mistake is met as one,
-before anything of that size is made.
+Upper bounds lie far above any use, so that a typing mistake is recognized before
+anything of that size is made.
 
 >>> from nablab.settings.reading import parse
 >>> parse("2e3", Annotated[int, Gt(0), Le(1_000)], "epochs")
@@ -15,7 +15,7 @@ import math
 from collections.abc import Callable
 from typing import Annotated, Any
 
-from nablab.errors import LONGEST, UsageError
+from nablab.errors import LONGEST_NAME, UsageError
 from nablab.settings.limits import Bound, Ge, Gt, Le, Lt, bounds_of
 
 LARGEST_INTEGER = 2**63 - 1  # NumPy and PyTorch count in 64 bits
@@ -41,7 +41,7 @@ class OutOfBounds(UsageError):
 
 
 def within_bounds(read: Callable[[], Any], hint: Any, key: str, given: Any) -> Any:
-    """What is read for a type with bounds, if it lies within them.
+    """Return what is read for a type with bounds, if it lies within them.
 
     Raises:
         OutOfBounds: It does not; the text says between which bounds it must lie.
@@ -70,7 +70,7 @@ def within_bounds(read: Callable[[], Any], hint: Any, key: str, given: Any) -> A
 
 
 def too_large(key: str, given: Any, limit: Any) -> OutOfBounds:
-    """The error for a number above its bound, or as far below zero."""
+    """Build the error for a number above its bound, or as far below zero."""
     if str(given).lstrip().startswith("-"):
         return OutOfBounds(
             f"{key}={shortened(str(given))} is too small: it must be at least "
@@ -82,7 +82,7 @@ def too_large(key: str, given: Any, limit: Any) -> OutOfBounds:
 
 
 def bounds_in_words(hint: Any, *, finite: bool = False) -> str:
-    """Between which bounds a number must lie; empty if it may be any.
+    """Say between which bounds a number must lie; empty if it may be any.
 
     >>> bounds_in_words(Share), bounds_in_words(Factor), bounds_in_words(Steps)
     ('from 0 to 1', 'above 0 and at most 1', 'above 0')
@@ -105,8 +105,8 @@ def bounds_in_words(hint: Any, *, finite: bool = False) -> str:
 
 
 def shortened(text: str) -> str:
-    """A text that fits into a message."""
-    return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
+    """Cut a text so that it fits into a message."""
+    return text if len(text) <= LONGEST_NAME else f"{text[: LONGEST_NAME - 1]}…"
 
 
 def _holds(bound: Bound, value: Any) -> bool:

@@ -92,14 +92,14 @@ def _conform_scalar(value: Any, hint: Any, key: str) -> Any:
         number = operator.index(value)
         if abs(number) > LARGEST_INTEGER:
             # Python refuses to write out a number of thousands of digits.
-            digits = "-(so many digits)" if number < 0 else "a number of so many digits"
+            digits = "-(a very long number)" if number < 0 else "a very long number"
             raise too_large(key, digits, LARGEST_INTEGER)
         return number
     if hint is float and isinstance(value, numbers.Real) and not truth:
         try:
             decimal = float(value)
         except OverflowError:
-            raise wrong(key, "a number of so many digits", hint) from None
+            raise wrong(key, "a very long number", hint) from None
         if not math.isnan(decimal):
             return decimal
     if hint not in (int, float) and isinstance(value, hint):

@@ -11,7 +11,7 @@ from nablab.errors import UsageError, unknown
 
 
 def fields_of(owner: type) -> dict[str, Any]:
-    """The type of every field of a dataclass, by name."""
+    """Return the type of every field of a dataclass, by name."""
     hints = typing.get_type_hints(owner, include_extras=True)
     return {
         field.name: hints[field.name]
@@ -21,7 +21,7 @@ def fields_of(owner: type) -> dict[str, Any]:
 
 
 def keys_of(owner: type) -> list[str]:
-    """Every key of a dataclass, with those of nested dataclasses."""
+    """List every key of a dataclass, with those of nested dataclasses."""
     keys = []
     for name, hint in fields_of(owner).items():
         nested = dataclasses_of(hint)
@@ -31,7 +31,7 @@ def keys_of(owner: type) -> list[str]:
 
 
 def type_of(owner: type, key: str) -> Any:
-    """The type behind a key that may have dots."""
+    """Return the type behind a key that may have dots."""
     name, _, rest = key.partition(".")
     fields = fields_of(owner)
     if name in fields and not rest:
@@ -43,7 +43,7 @@ def type_of(owner: type, key: str) -> Any:
 
 
 def unknown_key(owner: type, key: str) -> UsageError:
-    """The error for a key that no field has."""
+    """Build the error for a key that no field has."""
     option = OPTIONS.get(key)
     remedy = f"'{key}' is an option of its own: {option}." if option else ""
     return unknown("key", key, keys_of(owner), remedy=remedy)
@@ -62,7 +62,7 @@ OPTIONS = {
 
 
 def members_of(hint: Any) -> tuple[Any, ...]:
-    """The members of a union, from strict to lax; any other type alone."""
+    """List the members of a union, from strict to lax; any other type alone."""
     if typing.get_origin(hint) in (Union, types.UnionType):
         order = [types.NoneType, bool, int, float]
         members = {member: bare(member) for member in typing.get_args(hint)}
@@ -75,12 +75,12 @@ def members_of(hint: Any) -> tuple[Any, ...]:
 
 
 def bare(hint: Any) -> Any:
-    """A type without its bounds."""
+    """Return a type without its bounds."""
     return typing.get_args(hint)[0] if typing.get_origin(hint) is Annotated else hint
 
 
 def dataclasses_of(hint: Any) -> list[type]:
-    """The dataclasses among the members of a type."""
+    """List the dataclasses among the members of a type."""
     found: list[type] = [
         m
         for m in members_of(hint)

@@ -40,11 +40,11 @@ class Kind:
         """Raise `UsageError` for a text that means nothing; no data are read."""
 
     def data_sets(self, text: str) -> tuple[str, ...]:
-        """The data sets that a run with this text reads."""
+        """Name the data sets that a run with this text reads."""
         return ()
 
     def source(self, text: str) -> str:
-        """A hash of the user's files behind the text; empty if there is none."""
+        """Return a hash of the user's files behind the text; empty if there is none."""
         return ""
 
 
@@ -97,13 +97,13 @@ def check_fields(owner: Any) -> None:
 
 
 def data_sets_of(owner: Any) -> tuple[str, ...]:
-    """The data sets that the fields of a dataclass name."""
+    """Name the data sets that the fields of a dataclass name."""
     found = [name for kind, text in _all_kinds(owner) for name in kind.data_sets(text)]
     return tuple(dict.fromkeys(found))
 
 
 def sources_of(owner: Any) -> Mapping[str, str]:
-    """By field: a hash of the user's files that it names."""
+    """Return, by field, a hash of the user's files that it names."""
     return {
         name: kind.source(text)
         for name, hint in fields_of(type(owner)).items()
@@ -113,7 +113,7 @@ def sources_of(owner: Any) -> Mapping[str, str]:
 
 
 def kinds_of(hint: Any, value: Any) -> Iterator[tuple[Kind, str]]:
-    """The kind of every text in a value."""
+    """Yield the kind of every text in a value."""
     if isinstance(value, str):
         for member in members_of(hint):
             kinds = typing.get_args(member)[1:] if _is_annotated(member) else ()

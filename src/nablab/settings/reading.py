@@ -113,8 +113,9 @@ def _unwrap(text: str, *, nested: bool) -> str:
 
 
 def _split(text: str, *, nested: bool) -> list[str]:
-    """Split at commas (or semicolons, for inner tuples without brackets) that no
-    bracket encloses.
+    """Split at commas that no bracket encloses.
+
+    Inner tuples without brackets are separated by semicolons.
     """
     if not text:
         return []

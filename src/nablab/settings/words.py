@@ -34,7 +34,7 @@ _EXAMPLES: dict[Any, str] = {
 
 
 def in_words(hint: Any) -> str:
-    """A type in plain words.
+    """Name a type in plain words.
 
     >>> in_words(tuple[int, ...]), in_words(float | None)
     ('whole numbers, separated by commas', 'number or none')
@@ -63,13 +63,13 @@ def in_words(hint: Any) -> str:
 
 
 def _plural(hint: Any) -> str:
-    """Several values of a type in words."""
+    """Name several values of a type in words."""
     plain = _kind_in_words(hint, "plural") or _PLURAL.get(bare(hint))
     return f"{plain} {bounds_in_words(hint)}".rstrip() if plain else in_words(hint)
 
 
 def _kind_in_words(hint: Any, words: Literal["words", "plural"] = "words") -> str:
-    """What a text means, where its type says it; see `nablab.settings.kinds`."""
+    """Say what a text means, where its type says it; see `nablab.settings.kinds`."""
     found = [
         getattr(part, words)
         for part in typing.get_args(hint)[1:]
@@ -79,7 +79,7 @@ def _kind_in_words(hint: Any, words: Literal["words", "plural"] = "words") -> st
 
 
 def choices_of(hint: Any) -> tuple[str, ...]:
-    """The possible values, where they are a short list."""
+    """List the possible values, where they are few."""
     found: list[str] = []
     for member in map(bare, members_of(hint)):
         if typing.get_origin(member) is Literal:
@@ -98,7 +98,7 @@ def choices_of(hint: Any) -> tuple[str, ...]:
 
 
 def in_text(value: Any) -> str:
-    """A value as the command line writes it; `parse` reads it back."""
+    """Write a value as the command line does; `parse` reads it back."""
     if value is None or isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, (tuple, list)):
@@ -111,7 +111,7 @@ def in_text(value: Any) -> str:
 
 
 def wrong(key: str, value: Any, hint: Any, why: str = "") -> UsageError:
-    """The error for a value that a field does not take."""
+    """Build the error for a value that a field does not take."""
     text = shortened(value if isinstance(value, str) else repr(value))
     shown = f"'{text}'" if isinstance(value, str) else text
     reason = f": {why}" if why else ""

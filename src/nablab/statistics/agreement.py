@@ -39,7 +39,7 @@ def contrast_trend(
     *,
     paired: bool,
 ) -> Contrast:
-    """Kendall's tau-b of ``values`` along ``levels``; infinities are welcome.
+    """Test Kendall's tau-b of ``values`` along ``levels``; infinities are welcome.
 
     Paired, whole seeds are resampled, and values are permuted within a seed. Unpaired,
     trials are resampled within their level and permuted freely. For a shift the
@@ -72,10 +72,10 @@ def contrast_trend(
 def contrast_correlation(
     x: Array, y: Array, cells: Cells, shift: float, design: Design, *, paired: bool
 ) -> Contrast:
-    """Kendall's tau-b of two metrics over trials that share seeds and conditions.
+    """Test Kendall's tau-b of two metrics over trials that share seeds and conditions.
 
     Trials of one seed share its luck, and trials of one condition share what it is:
-    eight networks with five seeds each are no forty independent trials. If ``x`` and
+    eight networks with five seeds each are not forty independent trials. If ``x`` and
     ``y`` have nothing to do with each other, whole seeds of ``y``, and whole levels of
     each factor, can change places without a trace; the test compares tau with all such
     exchanges. Paired, only levels change places, so what a seed does to both metrics is
@@ -137,7 +137,7 @@ class Cells:
         return int(self.conditions.max()) + 1, int(self.seeds.max()) + 1
 
     def ways(self, seeds: int) -> float:
-        """In how many ways levels and so many seeds can change places."""
+        """Count the ways in which levels and this number of seeds can change places."""
         return ways(self.factors, seeds)
 
 
@@ -150,7 +150,7 @@ def _contrast(
     null: tuple[Array, bool],
     units: int,
 ) -> Contrast:
-    """Tau, its interval and its test.
+    """Estimate tau with its interval and its test.
 
     The interval's spread is that of the bootstrap, but no less than that of the test's
     arrangements: a bootstrap of few values can have no spread at all, and the interval
@@ -214,8 +214,7 @@ class _Tau:
 
     @staticmethod
     def numerators(x: Array, shuffled: npt.NDArray[np.float32]) -> Array:
-        """Concordant less discordant pairs (each counted twice) of ``x`` and every row
-        of ``shuffled``.
+        """Count concordant less discordant pairs, each twice, of ``x`` and every row.
 
         A pair with a NaN is neither.
         """
@@ -231,12 +230,12 @@ class _Tau:
 
 
 def _numbered(labels: npt.NDArray[np.generic]) -> Groups:
-    """Labels as numbers from 0."""
+    """Give equal labels equal numbers, from 0."""
     return np.asarray(np.unique(labels, return_inverse=True)[1])
 
 
 def _ranks(values: Array) -> npt.NDArray[np.float32]:
-    """Dense ranks, which single precision holds exactly; NaN stays NaN."""
+    """Compute dense ranks, which single precision holds exactly; NaN stays NaN."""
     known = ~np.isnan(values)
     ranks = np.full(len(values), np.nan, dtype=np.float32)
     ranks[known] = np.unique(values[known], return_inverse=True)[1]
@@ -246,7 +245,7 @@ def _ranks(values: Array) -> npt.NDArray[np.float32]:
 def _exchanges(
     factors: Sequence[int], seeds: int, design: Design
 ) -> tuple[Groups, Groups, bool]:
-    """Orders of the rows and of the columns.
+    """Return orders of the rows and of the columns.
 
     All if at most ``resamples``, else random ones.
 
@@ -278,14 +277,14 @@ def _exchanges(
 
 
 def _weights_of_seeds(seeds: Groups, design: Design) -> Array:
-    """How often each trial stands in each resample of whole seeds."""
+    """Count how often each trial stands in each resample of whole seeds."""
     return bootstrap_counts(int(seeds.max()) + 1, design.resamples, design.seed, 0)[
         :, seeds
     ]
 
 
 def _weights_within(levels: Groups, design: Design) -> Array:
-    """How often each trial stands in each resample within the levels."""
+    """Count how often each trial stands in each resample within the levels."""
     weights = np.empty((design.resamples, len(levels)))
     for stream in range(int(levels.max()) + 1):
         members = np.flatnonzero(levels == stream)
@@ -310,9 +309,9 @@ def _shuffled_within(
 def _null_numerators(
     x: tuple[float, ...], ranks: tuple[float, ...], resamples: int, seed: int
 ) -> Array:
-    """The permutation distribution depends on the values, not on who holds them.
+    """Compute the permutation distribution once for all claims that share it.
 
-    Claims share it.
+    It depends on the values, not on who holds them.
     """
     tiled = np.tile(np.array(ranks, dtype=np.float32), (resamples, 1))
     shuffled = np.random.default_rng([seed, 2]).permuted(tiled, axis=1)

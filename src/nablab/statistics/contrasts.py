@@ -1,5 +1,4 @@
-"""Contrasts: how large an effect is, between which limits it lies, and how it fares
-against a shift.
+"""Contrasts: an effect, its limits, and its test against a shift.
 
 * `interval_of_mean`: of one sample, without a test.
 * `contrast_means`: difference of two means, independent groups.
@@ -45,7 +44,9 @@ def interval_of_mean(
     resamples: int = 9_999,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """Confidence interval of a mean: BCa bootstrap, Student's t below five values.
+    """Estimate a mean's confidence interval: BCa bootstrap, or Student's t.
+
+    Student's t is for fewer than five values.
 
     Of values that are all 0 or 1, it is Clopper and Pearson's interval of their share.
     It holds the mean.
@@ -57,10 +58,9 @@ def interval_of_mean(
         seed: Of the resampling; the same seed gives the same interval.
 
     Returns:
-        The limits, in the units of ``values``. Two NaN where there is no interval:
-            fewer than two values,
-        infinite ones, or values that are all the same, which do not show how much
-        others would differ.
+        The limits, in the units of ``values``. Two NaN where there is no interval: for
+        fewer than two values, for infinite ones, and for values that are all the same,
+        which do not show how much others would differ.
 
     >>> interval_of_mean([3.0, 3.0, 3.0])
     (nan, nan)
@@ -78,8 +78,9 @@ def interval_of_mean(
 
 
 def contrast_means(x: Array, y: Array, shift: float, design: Design) -> Contrast:
-    r"""Mean of ``x`` minus mean of ``y``, independent groups of at least two finite
-    values.
+    r"""Test the mean of ``x`` minus the mean of ``y``, of independent groups.
+
+    Each group has at least two finite values.
 
     The test permutes the studentized statistic :math:`(\bar x - \bar y - \text{shift})
     / \sqrt{s_x^2/m + s_y^2/n}`: exact where the groups are exchangeable after the
@@ -105,9 +106,9 @@ def contrast_means(x: Array, y: Array, shift: float, design: Design) -> Contrast
 
 
 def contrast_pairs(differences: Array, shift: float, design: Design) -> Contrast:
-    """Mean of paired differences, or of a sample about a constant.
+    """Test the mean of paired differences, or of a sample about a constant.
 
-    At least two finite values.
+    There are at least two finite values.
 
     The test flips the signs of ``differences - shift``, which is exact where they are
     symmetric about the shift. (Studentizing would change nothing: the sum of squares is
@@ -134,9 +135,9 @@ def contrast_pairs(differences: Array, shift: float, design: Design) -> Contrast
 def contrast_bound(
     x: Array, bound: float, shift: float, design: Design, *, logarithms: bool = False
 ) -> Contrast:
-    """Mean of a sample about a constant.
+    """Test the mean of a sample about a constant.
 
-    As `contrast_pairs`, and careful with skewed values.
+    It is `contrast_pairs`, made careful about skewed values.
 
     No second group shows here what is chance, and values that have a mean at the bound
     may well all lie on one side of it: most are small, and the few large ones that
@@ -180,8 +181,7 @@ def contrast_bound(
 
 
 def skew_factor(n: float) -> float:
-    """How many times Student's 95 % interval has to be as wide for a mean of skewed
-    values.
+    """Return how many times wider Student's 95 % interval must be for skewed values.
 
     Found by simulation: the factor at which a lognormal mean (sigma = 1) escapes above
     the upper limit in 5 % of samples is 2.38, 2.27, 1.92, 1.60 and 1.47 for 3, 5, 10,
@@ -193,8 +193,9 @@ def skew_factor(n: float) -> float:
 def interval_of_ratio(
     x: Array, y: Array, paired: bool, design: Design
 ) -> tuple[float, float]:
-    """Interval of mean(x) / mean(y) - 1 for positive values, at least two in each
-    group.
+    """Estimate the interval of mean(x) / mean(y) - 1.
+
+    The values are positive, at least two in each group.
     """
     estimate = math.log(np.mean(x) / np.mean(y))
 
@@ -209,7 +210,7 @@ def interval_of_ratio(
 
 
 def _welch(splits: Array, pooled: Array) -> Array:
-    """Welch's t of every split.
+    """Compute Welch's t of every split.
 
     Rows of ``splits`` mark the first group with ones, ``pooled`` is centered.
     """
@@ -232,8 +233,9 @@ def _welch(splits: Array, pooled: Array) -> Array:
 
 
 def contrast_ranks(x: Array, y: Array, shift: float, design: Design) -> Contrast:
-    r"""Cliff's delta, P(x > y) - P(x < y), of independent groups of at least two
-    values.
+    r"""Test Cliff's delta, P(x > y) - P(x < y), of independent groups.
+
+    Each group has at least two values.
 
     The values may be infinite. The interval is Newcombe's score interval (method 5):
     unlike a bootstrap it keeps its width where the groups are completely separated. The
@@ -268,7 +270,9 @@ def contrast_ranks(x: Array, y: Array, shift: float, design: Design) -> Contrast
 
 
 def contrast_signs(signs: Array, shift: float, design: Design) -> Contrast:
-    """Wins minus losses of pairs, as a share: ``signs`` holds 1, -1 and 0 for a tie.
+    """Test wins minus losses of pairs, as a share.
+
+    ``signs`` holds 1 for a win, -1 for a loss and 0 for a tie.
 
     Clopper and Pearson's interval and the exact sign test; a tie is half a win and half
     a loss, rounded against the hypothesis that is tested.
@@ -295,9 +299,9 @@ def contrast_signs(signs: Array, shift: float, design: Design) -> Contrast:
 def newcombe_interval(
     delta: float, m: int, n: int, confidence: float
 ) -> tuple[float, float]:
-    """Score interval of Cliff's delta from groups of ``m`` and ``n``.
+    """Compute the score interval of Cliff's delta from groups of ``m`` and ``n``.
 
-    Never of zero width.
+    It never has zero width.
 
     >>> low, high = newcombe_interval(1.0, 5, 5, 0.95)
     >>> round(low, 2), high
@@ -309,7 +313,7 @@ def newcombe_interval(
 def _planned_error(
     effect: float, shift: float, variance: Callable[[float], float]
 ) -> float:
-    """Standard error for planning.
+    """Compute the standard error for planning.
 
     A share's variance at the threshold differs from that at the effect.
 
@@ -323,12 +327,12 @@ def _planned_error(
 
 
 def _binomial_tail(wins: int, n: int, chance: float) -> float:
-    """P(at least ``wins`` of ``n``)."""
+    """Compute P(at least ``wins`` of ``n``)."""
     return 1.0 if wins <= 0 else float(bdtrc(wins - 1, n, chance))
 
 
 def _brunner_munzel(splits: Array, dominance: Array, shift: float) -> Array:
-    """(delta - shift) over its standard error, for every split."""
+    """Compute (delta - shift) over its standard error, for every split."""
     others = 1 - splits
     m, n = splits[0].sum(), others[0].sum()
     rows = splits * (others @ dominance.T) / n

@@ -75,8 +75,7 @@ class Contrast:
 
 
 def agreeing(contrast: Contrast, threshold: float, floor: float) -> Contrast:
-    """The contrast with an interval that holds its estimate and does not contradict its
-    test.
+    """Stretch an interval to hold its estimate and not to contradict its test.
 
     A bootstrap interval of few values can miss its own estimate, and can leave out a
     threshold that the test does not reject. It is stretched to either; an interval can
@@ -86,7 +85,7 @@ def agreeing(contrast: Contrast, threshold: float, floor: float) -> Contrast:
     Args:
         contrast: Effect, interval and test.
         threshold: What the effect is tested against.
-        floor: The smallest p-value that so many seeds can reach.
+        floor: The smallest p-value that this number of seeds can reach.
     """
     low, high = min(contrast.low, contrast.effect), max(contrast.high, contrast.effect)
     level = max(ALPHA, floor * (1 + 1e-9))
@@ -98,7 +97,7 @@ def agreeing(contrast: Contrast, threshold: float, floor: float) -> Contrast:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down adjustment.
+    """Adjust p-values by Holm's step-down rule.
 
     NaN marks a hypothesis without a test and stays out of the family.
 
@@ -122,7 +121,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def interval_of_means(
     samples: Sequence[Array], signs: Array, estimate: float, design: Design
 ) -> tuple[float, float]:
-    """Interval of the signed sum of the samples' means."""
+    """Estimate the interval of the signed sum of the samples' means."""
     signed = [sign * sample for sign, sample in zip(signs, samples, strict=True)]
 
     def statistic(weights: Sequence[Array]) -> Array:
@@ -139,9 +138,9 @@ def bootstrap(
     estimate: float,
     design: Design,
 ) -> tuple[float, float]:
-    """BCa interval, widened for small samples as Hesterberg 2015 advises.
+    """Compute a BCa interval, widened for small samples as Hesterberg 2015 advises.
 
-    Student's t below five values.
+    Below five values it is Student's t.
 
     A bootstrap interval is too narrow for few values: its spread lacks the factor
     sqrt(n / (n - 1)), and it uses normal quantiles where Student's belong. Both are
@@ -190,7 +189,7 @@ def bootstrap(
 def bca(
     replicates: Array, estimate: float, influences: Sequence[Array], z: float
 ) -> tuple[float, float]:
-    """Bias-corrected and accelerated percentile interval.
+    """Compute the bias-corrected and accelerated percentile interval.
 
     Source: Efron 1987, "Better bootstrap confidence intervals"; for several samples
     Davison and Hinkley 1997, section 5.3.2.
@@ -230,13 +229,13 @@ def bca(
 
 
 def signs_of_pairs(values: Array) -> Array:
-    """Matrix of sign(values[i] - values[j]) that also holds for infinities."""
+    """Compute the matrix of sign(values[i] - values[j]), also for infinities."""
     return (values[:, None] > values).astype(np.float64) - (values[:, None] < values)
 
 
 @lru_cache(maxsize=64)
 def bootstrap_counts(n: int, resamples: int, seed: int, stream: int) -> Array:
-    """How often each of ``n`` values stands in each bootstrap resample.
+    """Count how often each of ``n`` values stands in each bootstrap resample.
 
     Shape (resamples, n).
     """
@@ -250,7 +249,7 @@ def bootstrap_counts(n: int, resamples: int, seed: int, stream: int) -> Array:
 
 @lru_cache(maxsize=32)
 def splits_of(m: int, n: int, resamples: int, seed: int) -> tuple[Array, bool]:
-    """Ways to choose the first ``m`` of ``m + n``.
+    """Return ways to choose the first ``m`` of ``m + n``.
 
     All if at most ``resamples``, else random ones.
     """
@@ -268,7 +267,7 @@ def splits_of(m: int, n: int, resamples: int, seed: int) -> tuple[Array, bool]:
 
 @lru_cache(maxsize=32)
 def sign_flips(n: int, resamples: int, seed: int) -> tuple[Array, bool]:
-    """Assignments of signs: all if at most ``resamples``, else random ones."""
+    """Return assignments of signs: all if at most ``resamples``, else random ones."""
     if 2**n <= resamples:
         return np.array(list(product((1.0, -1.0), repeat=n))), True
     generator = np.random.default_rng([seed, 1, n])
@@ -278,7 +277,7 @@ def sign_flips(n: int, resamples: int, seed: int) -> tuple[Array, bool]:
 def tails(
     observed: float, null: Array, exact: bool, scale: float | None = None
 ) -> tuple[float, float]:
-    """p-values of both tails.
+    """Compute the p-values of both tails.
 
     A random sample counts the data itself (Phipson and Smyth 2010).
 

@@ -21,9 +21,9 @@ from nablab.statistics.resampling import Array, Contrast, Design
 def limits_of_mean(
     values: Array, low: float, high: float, design: Design
 ) -> tuple[float, float]:
-    """Interval of the mean of values that lie between ``low`` and ``high``.
+    """Compute the interval of a mean of values that lie between ``low`` and ``high``.
 
-    Never without width.
+    It never has zero width.
 
     Where every value stands at one of the ends these are Clopper and Pearson's limits
     of a share (1934), elsewhere those of Gaffke (2005, "Three test statistics for a
@@ -53,9 +53,9 @@ def limits_of_mean(
 def contrast_share(
     values: Array, bound: float, shift: float, design: Design
 ) -> Contrast:
-    """Mean of outcomes between 0 and 1 about a bound.
+    """Test the mean of outcomes between 0 and 1 about a bound.
 
-    As `limits_of_mean`, with the test to match.
+    The interval is that of `limits_of_mean`, with the test to match.
     """
     effect, line = float(values.mean()) - bound, bound + shift
     low, high = limits_of_mean(values, 0.0, 1.0, design)
@@ -81,8 +81,9 @@ def contrast_share(
 
 
 def interval_of_two(x: Array, y: Array, design: Design) -> tuple[float, float]:
-    """Interval of the difference of two means of outcomes between 0 and 1, independent
-    groups.
+    """Compute the interval of the difference of two means of outcomes in [0, 1].
+
+    The groups are independent.
 
     Each group's own limits, squared and added (Newcombe 1998, method 10; Zou and Donner
     2008).
@@ -101,8 +102,9 @@ def _at_ends(values: Array, low: float, high: float) -> bool:
 
 
 def _means(values: Array, end: float, design: Design) -> Array:
-    """Random means of the values and one more at an end, with weights that are uniform
-    on the simplex.
+    """Draw random means of the values and one more value at an end.
+
+    Their weights are uniform on the simplex.
     """
     return np.asarray(
         _simplex(len(values) + 1, design.resamples, design.seed)

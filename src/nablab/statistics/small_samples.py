@@ -16,13 +16,15 @@ ALPHA = 0.05
 
 
 def ways(sizes: Sequence[int], seeds: int) -> float:
-    """In how many ways the levels of these factors and so many seeds can change places."""
+    """Count the ways in which levels of factors and seeds can change places."""
     logarithm = sum(math.lgamma(size + 1) for size in (*sizes, seeds))
     return math.exp(min(700.0, logarithm))
 
 
 def score_interval(tau: float, largest: float, c: float) -> tuple[float, float]:
-    """Limits whose distance from tau is at most the error that they themselves would
+    """Solve for the limits that lie one error of their own from tau.
+
+    The distance of a limit from tau is at most the error that the limit itself would
     have.
 
     The variance of tau falls to 0 where the agreement is complete, so the limits solve
@@ -39,20 +41,21 @@ def score_interval(tau: float, largest: float, c: float) -> tuple[float, float]:
 
 
 def spread_without_effect(trials: float) -> float:
-    """Variance of tau of so many independent trials (Kendall 1938)."""
+    """Return the variance of tau of this many independent trials (Kendall 1938)."""
     return 2 * (2 * trials + 5) / (9 * trials * (trials - 1))
 
 
 def score_interval_of_ranks(
     delta: float, m: int, n: int, z: float
 ) -> tuple[float, float]:
-    """Score interval of Cliff's delta from groups of ``m`` and ``n`` (Newcombe 2006,
-    method 5).
+    """Compute the score interval of Cliff's delta (Newcombe 2006, method 5).
+
+    The groups hold ``m`` and ``n`` values.
     """
     theta = (1 + delta) / 2
 
     def excess(candidate: float) -> float:
-        """Squared distance from the estimate less what the interval allows."""
+        """Return the squared distance from the estimate less what is allowed."""
         return (theta - candidate) ** 2 - z**2 * variance_of_share(candidate, m, n)
 
     low = 0.0 if theta == 0 else _bisect(excess, 0.0, theta)
@@ -61,13 +64,19 @@ def score_interval_of_ranks(
 
 
 def variance_of_share(theta: float, m: int, n: int) -> float:
-    """Of the estimated P(x > y), for groups of ``m`` and ``n`` (Newcombe's method 5)."""
+    """Compute the variance of the estimated P(x > y) (Newcombe's method 5).
+
+    The groups hold ``m`` and ``n`` values.
+    """
     overlap = (1 - theta) / (2 - theta) + theta / (1 + theta)
     return theta * (1 - theta) / (m * n) * (1 + ((m + n) / 2 - 1) * overlap)
 
 
 def _bisect(excess: Callable[[float], float], outside: float, inside: float) -> float:
-    """The border between ``outside`` (excess above 0) and ``inside`` (not above 0)."""
+    """Find the border between ``outside`` and ``inside``.
+
+    The excess is above 0 outside, and not above 0 inside.
+    """
     for _ in range(60):
         middle = (outside + inside) / 2
         if excess(middle) > 0:

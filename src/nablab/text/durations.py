@@ -1,4 +1,4 @@
-"""Times for people."""
+"""Times for human readers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ LONG = 3600  # of anything longer
 
 
 def duration(seconds: float) -> str:
-    """A time for people.
+    """Write a time for human readers.
 
     >>> duration(0.44), duration(9.97), duration(75), duration(120), duration(7300)
     ('0.4 s', '10 s', '1 min 15 s', '2 min', '2 h 1 min')
@@ -23,7 +23,7 @@ def duration(seconds: float) -> str:
 
 
 def roughly(seconds: float) -> str:
-    """An estimated time for people, without digits that nobody can know.
+    """Write an estimated time, without digits that nobody can know.
 
     >>> [roughly(seconds) for seconds in (0.2, 3.7, 33, 75, 700, 7300, 40_000)]
     ['1 s', '4 s', '35 s', '1 min', '12 min', '2 h', '11 h']

@@ -6,7 +6,7 @@ ACRONYMS = {"auc", "bleu", "fid", "kid", "mae", "mse", "rmse"}
 
 
 def words(name: str) -> str:
-    """A metric's or factor's name as words.
+    """Write a metric's or factor's name as words.
 
     >>> words("held_out_mse"), words("steps_to_threshold")
     ('held-out MSE', 'steps to threshold')
@@ -18,7 +18,7 @@ def words(name: str) -> str:
 
 
 def sentence(text: str) -> str:
-    """The text with a capital first letter.
+    """Capitalize the first letter of a text.
 
     >>> sentence("held-out MSE")
     'Held-out MSE'

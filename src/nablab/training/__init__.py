@@ -1,5 +1,4 @@
-"""Training: one loop, several engines for replicas, optimizers, schedules, stopping
-rules, probes.
+"""Training: one loop, several engines, optimizers, schedules, stopping rules, probes.
 
 A name is imported when it is first used, so that importing this package does not import
 PyTorch.
@@ -17,13 +16,14 @@ if TYPE_CHECKING:
     from nablab.training.checkpoints import Checkpoint
     from nablab.training.datasets import Arrays, Dataset, PerTrial, Sequences, Subset
     from nablab.training.engine import Engine, Loss, Unsupported
+    from nablab.training.fitting import fit, train
     from nablab.training.fused.bfloat16 import FusedBfloat16Engine
     from nablab.training.fused.dense import FusedEngine
     from nablab.training.fused.images import FusedImageEngine
     from nablab.training.gradients import GradientNorms
     from nablab.training.inputs import Augment, Inputs, Precision, Prepare
     from nablab.training.learners import Learner, Minimize, State, Supervised
-    from nablab.training.loop import Progress, fit, train
+    from nablab.training.loop import Progress
     from nablab.training.metric import Accuracy, Metric, Score
     from nablab.training.moments import Moment
     from nablab.training.optimizers import (
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from nablab.training.speed import Speed, measure_speed
     from nablab.training.stacked import StackedPredictor, stacked_predictor
     from nablab.training.stopping import EarlyStopping, Plateau, Rule, Threshold
-    from nablab.training.task import OwnLabels
+    from nablab.training.task import PerReplicaTargets
 
 __getattr__, __dir__ = lazy_names(
     __name__,
@@ -66,7 +66,8 @@ __getattr__, __dir__ = lazy_names(
         "fused.images": "FusedImageEngine",
         "gradients": "GradientNorms",
         "inputs": "Augment Inputs Precision Prepare",
-        "loop": "Progress fit train",
+        "fitting": "fit train",
+        "loop": "Progress",
         "optimizers": "SGD Adam AdamW RMSprop Specification optimizer",
         "probes": "Context Probe",
         "recording": "WeightRecorder path_array path_from_array",
@@ -83,7 +84,7 @@ __getattr__, __dir__ = lazy_names(
         "moments": "Moment",
         "recipe": "Recipe",
         "samplers": "Bucketed Folds Sampler Shuffled",
-        "task": "OwnLabels",
+        "task": "PerReplicaTargets",
     },
 )
 
@@ -117,7 +118,7 @@ __all__ = [
     "Minimize",
     "Moment",
     "Outcome",
-    "OwnLabels",
+    "PerReplicaTargets",
     "PerTrial",
     "Plateau",
     "Precision",

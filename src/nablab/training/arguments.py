@@ -42,8 +42,8 @@ def check_optimizer(optimizer: Any) -> None:
     kind = optimizer if isinstance(optimizer, type) else type(optimizer)
     said = repr(optimizer) if isinstance(optimizer, str) else kind.__name__
     raise UsageError(
-        f"optimizer={said} cannot be taken: give a specification, such as "
-        "training.Adam(learning_rate=1e-3); there are SGD, RMSprop, Adam and AdamW. "
+        f"optimizer={said} is not an optimizer specification. Give one, such as "
+        "training.Adam(learning_rate=1e-3). There are SGD, RMSprop, Adam and AdamW. "
         "Any other optimizer steps in a Learner of your own."
     )
 
@@ -77,7 +77,8 @@ def _check_countable(name: str, seeds: Any) -> None:
         countable = False
     if not countable:
         raise UsageError(
-            f"{name}={seeds!r} cannot be taken: give one per trial, such as range(3)."
+            f"{name}={seeds!r} is not a sequence of seeds: give one per trial, such as "
+            "range(3)."
         )
 
 

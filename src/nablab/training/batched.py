@@ -29,16 +29,17 @@ from nablab.training.stacked_weights import StackedWeights
 
 
 class BatchedEngine:
-    """K networks as one, for modules without buffers and without randomness in the
-    forward pass.
+    """K networks as one, by `torch.func.vmap`.
+
+    It serves modules without buffers and without randomness in the forward pass.
 
     Args:
         modules: K modules; only their weights are read.
         x: Stored samples (N, ...), shared.
-        y: Targets (N, ...), or (K, N, ...) with own labels.
+        y: Targets (N, ...), or (K, N, ...) with per-replica targets.
         loss: Name or function.
         optimizer: Specification.
-        own_labels: Whether each replica has its own targets.
+        per_replica_targets: Whether each replica has its own targets.
         inputs: How stored samples become inputs.
 
     Raises:
@@ -58,7 +59,7 @@ class BatchedEngine:
         *,
         loss: Loss,
         optimizer: Specification,
-        own_labels: bool,
+        per_replica_targets: bool,
         inputs: Inputs = Inputs(),  # noqa: B008 - immutable
     ) -> None:
         if inputs.augment is not None:
@@ -70,7 +71,7 @@ class BatchedEngine:
         self.replicas = len(modules)
         self._module = modules[0]
         self._loss = loss_function(loss)
-        self._x, self._y, self._own_labels = x, y, own_labels
+        self._x, self._y, self._per_replica_targets = x, y, per_replica_targets
         self._gradients: dict[tuple[int | None, int | None], Callable[..., Any]] = {}
         self._rehearse()
 
@@ -85,8 +86,9 @@ class BatchedEngine:
         return mask_after_divergence(torch.stack(losses).double().cpu().numpy())
 
     def _gradient(self, batch: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Gradients (K, P) and losses (K,) on one batch (K, batch_size) of indices, or
-        on everything.
+        """Compute gradients (K, P) and losses (K,) on one batch, or on everything.
+
+        A batch holds indices (K, batch_size).
         """
         y = self._y
         if batch is None:
@@ -99,11 +101,11 @@ class BatchedEngine:
             x = self._inputs.ready(chosen.reshape(*batch.shape, *self._x.shape[1:]))
             y = (
                 y[torch.arange(self.replicas, device=batch.device)[:, None], batch]
-                if self._own_labels
+                if self._per_replica_targets
                 else y[batch]
             )
         x_dim = None if batch is None else 0
-        y_dim = 0 if self._own_labels or batch is not None else None
+        y_dim = 0 if self._per_replica_targets or batch is not None else None
         if (x_dim, y_dim) not in self._gradients:
             function = grad_and_value(self._loss_of)
             self._gradients[x_dim, y_dim] = vmap(
@@ -154,8 +156,9 @@ class BatchedEngine:
 
     @torch.no_grad()
     def _rehearse(self) -> None:
-        """One gradient and one prediction on two samples, to learn what `vmap` refuses
-        before training.
+        """Compute one gradient and one prediction on two samples.
+
+        What `vmap` refuses shows before training.
         """
         samples = min(2, len(self._x))
         few = torch.arange(samples, device=self._x.device).expand(

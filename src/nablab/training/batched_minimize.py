@@ -131,7 +131,7 @@ class BatchedMinimizeEngine:
         return torch.stack(rows).double().cpu().numpy()
 
     def _gradients(self, step: int, rate: float) -> tuple[Tensor, Tensor]:
-        """Clipped gradients (K, P) and values (K, measures) of a step."""
+        """Compute clipped gradients (K, P) and values (K, measures) of a step."""
         batch = self._batch(step)
         for generator, seed in zip(self._generators, self._seeds, strict=True):
             generator.manual_seed(derive(seed, "step", step))
@@ -152,7 +152,7 @@ class BatchedMinimizeEngine:
     def _one(
         self, weights: Tensor, batch: Any, hyper: Any, drawn: Sequence[Tensor]
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of one trial, and all values."""
+        """Compute the loss of one trial, and all values."""
         step, rate, draws = self._now
         values = self._values(
             weights, batch, Moment(step, self._steps, rate, hyper, Given(draws, drawn))
@@ -160,7 +160,7 @@ class BatchedMinimizeEngine:
         return values["loss"], values
 
     def _batch(self, step: int) -> Any:
-        """The batches of all trials, stacked: tensors (K, n, ...)."""
+        """Stack the batches of all trials: tensors (K, n, ...)."""
         chosen = [
             self._sampler.indices(seed, step).to(self._device) for seed in self._seeds
         ]
@@ -183,14 +183,14 @@ class BatchedMinimizeEngine:
     # Randomness
 
     def _draws_for(self, batch: Any) -> list[Draw]:
-        """What the loss asks for on batches of such shapes."""
+        """Return the random numbers that the loss asks for on batches like this one."""
         key = str([tuple(leaf.shape) for leaf in pytree.tree_leaves(batch)])
         if key not in self._draws:
             self._draws[key] = self._asked_for(batch)
         return self._draws[key]
 
     def _drawn(self, draws: Sequence[Draw]) -> list[Tensor]:
-        """These random numbers for every trial: tensors (K, ...)."""
+        """Draw these random numbers for every trial: tensors (K, ...)."""
         sources = [Drawn(generator, self._device) for generator in self._generators]
         return [
             torch.stack([getattr(source, kind)(shape) for source in sources])
@@ -213,9 +213,9 @@ class BatchedMinimizeEngine:
     def evaluate(
         self, name: str, sets: Sequence[Dataset], metrics: Mapping[str, Metric]
     ) -> dict[str, FloatArray]:
-        """Scores (K,) by name of one set for each trial.
+        """Compute the scores (K,), by name, of one set for each trial.
 
-        What is drawn is the same at each evaluation.
+        The random numbers are the same at each evaluation.
         """
         self._module.eval()
         means = [Means() for _ in sets]
@@ -284,7 +284,7 @@ class BatchedMinimizeEngine:
 
     @torch.no_grad()
     def _rehearse(self) -> None:
-        """One gradient, to learn what `vmap` refuses before training."""
+        """Compute one gradient, to learn what `vmap` refuses before training."""
         self._module.train()
         with warnings.catch_warnings(), preserved(self._device):
             # Operations without a batching rule run in a hidden loop and only warn that
@@ -361,8 +361,9 @@ class Given:
 
 
 class _Loss(nn.Module):
-    """A network and its loss as one module, so that tensors can stand in for the
-    weights.
+    """A network and its loss as one module.
+
+    So tensors can stand in for the weights.
     """
 
     def __init__(self, net: nn.Module, learner: Minimize) -> None:
@@ -371,7 +372,7 @@ class _Loss(nn.Module):
         self._learner = learner
 
     def forward(self, batch: Any, moment: Moment) -> dict[str, Tensor]:
-        """The named losses."""
+        """Compute the named losses."""
         return self._learner.named_losses(self.net, batch, moment)
 
 
@@ -384,5 +385,5 @@ class _Reading(nn.Module):
         self._learner = learner
 
     def forward(self, batch: Any) -> Any:
-        """The outputs for metrics."""
+        """Compute the outputs for metrics."""
         return self._learner.outputs(State(self.net), batch, Moment(0, 0))

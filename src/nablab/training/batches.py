@@ -17,7 +17,7 @@ from nablab.training.seeding import derive, generator
 
 
 def steps_per_epoch(samples: int, batch_size: int) -> int:
-    """Optimizer steps until each sample was seen once; the last batch may be smaller.
+    """Count the steps until each sample was seen once; the last batch may be smaller.
 
     >>> steps_per_epoch(1_000, 300)
     4
@@ -80,7 +80,7 @@ class Batches:
             start += count
 
     def _epoch_order(self, epoch: int) -> Tensor:
-        """The orders (K, N) of one epoch; the latest epoch is kept."""
+        """Return the orders (K, N) of one epoch; the latest epoch is kept."""
         if epoch != self._epoch:
             orders = [
                 torch.randperm(

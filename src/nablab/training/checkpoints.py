@@ -1,5 +1,6 @@
-"""Exact checkpoints: one safetensors file, written atomically, that says what it
-belongs to.
+"""Exact checkpoints: one safetensors file that says what it belongs to.
+
+It is written atomically.
 """
 
 from __future__ import annotations
@@ -45,8 +46,7 @@ def save(
     tensors: Mapping[str, Tensor],
     facts: Mapping[str, Any],
 ) -> None:
-    """Write tensors and JSON facts so that at every moment the old or the new file is
-    there in full.
+    """Write tensors and JSON facts so that the old or the new file is always whole.
 
     Raises:
         StoreError: The folder is not writable or full; the old file is untouched.
@@ -60,8 +60,7 @@ def save(
 def load(
     path: str | os.PathLike[str], fingerprint: Mapping[str, Any]
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read back what `save` wrote, if it is whole and its fact ``fingerprint`` equals
-    the given one.
+    """Read back what `save` wrote, if it is whole and of the given fingerprint.
 
     Raises:
         UnusableCheckpoint: It is not.
@@ -79,9 +78,7 @@ def load(
 
 
 def digest(tensors: Mapping[str, Tensor]) -> str:
-    """A SHA-256 over names, dtypes, shapes and bytes, whatever the order of the
-    mapping.
-    """
+    """Compute a SHA-256 over names, dtypes, shapes and bytes, in any order."""
     total = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         total.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
@@ -90,9 +87,9 @@ def digest(tensors: Mapping[str, Tensor]) -> str:
 
 
 def _in_order(tensor: Tensor) -> Tensor:
-    """The values on the CPU, one after the other as in a fresh tensor.
+    """Return the values on the CPU, one after the other as in a fresh tensor.
 
-    A view wherever they lie so.
+    They are a view wherever they lie so.
     """
     plain = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()
     # An axis of size 1 may have any stride and the tensor still counts as contiguous:
@@ -103,12 +100,12 @@ def _in_order(tensor: Tensor) -> Tensor:
 
 
 def prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors under ``prefix/name``."""
+    """Name the tensors ``prefix/name``."""
     return {f"{prefix}/{name}": tensor for name, tensor in tensors.items()}
 
 
 def under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The inverse of `prefixed`: what lies under ``prefix/``."""
+    """Undo `prefixed`: select what lies under ``prefix/``."""
     return {
         name[len(prefix) + 1 :]: t
         for name, t in tensors.items()

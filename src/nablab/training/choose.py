@@ -72,10 +72,10 @@ class Request:
     Attributes:
         modules: K modules of one architecture.
         x: Stored samples (N, ...).
-        y: Targets (N, ...), or (K, N, ...) with own labels.
+        y: Targets (N, ...), or (K, N, ...) with per-replica targets.
         loss: Name or function.
         optimizer: Specification.
-        own_labels: Whether each replica has its own targets.
+        per_replica_targets: Whether each replica has its own targets.
         seeds: One per replica.
         batch_size: Samples per step.
         inputs: How stored samples become inputs.
@@ -86,7 +86,7 @@ class Request:
     y: Tensor
     loss: Loss
     optimizer: Specification
-    own_labels: bool
+    per_replica_targets: bool
     seeds: Sequence[int]
     batch_size: int
     inputs: Inputs = Inputs()  # noqa: RUF009 - immutable
@@ -147,7 +147,7 @@ def _make(name: str, request: Request) -> Engine:
     options: dict[str, Any] = {
         "loss": request.loss,
         "optimizer": request.optimizer,
-        "own_labels": request.own_labels,
+        "per_replica_targets": request.per_replica_targets,
         "inputs": request.inputs,
     }
     if name == "sequential":
@@ -163,7 +163,7 @@ def _make(name: str, request: Request) -> Engine:
 
 
 def _rounds(request: Request) -> bool:
-    """Whether these are dense networks whose products are to be in bfloat16."""
+    """Tell whether these are dense networks whose products are to be in bfloat16."""
     module, inputs = request.modules[0], request.inputs
     if not inputs.bfloat16 or any(
         isinstance(part, nn.Conv2d) for part in module.modules()
@@ -176,8 +176,9 @@ def _rounds(request: Request) -> bool:
 
 
 def _check_worthwhile(request: Request) -> None:
-    """Raise `Unsupported` where stacking would not be faster than one network after the
-    other.
+    """Raise `Unsupported` where stacking would not be faster.
+
+    It is compared with one network after the other.
     """
     if len(request.modules) < FEWEST_REPLICAS:
         raise Unsupported(f"fewer than {FEWEST_REPLICAS} replicas gain nothing")
@@ -192,8 +193,10 @@ def _check_worthwhile(request: Request) -> None:
 
 
 def _check_faster(request: Request) -> list[str]:
-    """What is to be said of a measurement that the compiled engine for images won
-    against bfloat16.
+    """Check that the compiled engine for images is faster than bfloat16.
+
+    Returns:
+        What is to be said of the measurement.
 
     Raises:
         Unsupported: It was measured to be slower.
@@ -226,11 +229,11 @@ def _check_faster(request: Request) -> list[str]:
 
 
 def _one_replica(name: str, request: Request) -> tuple[Engine, Tensor]:
-    """An engine for a copy of the first replica, and some batches."""
+    """Make an engine for a copy of the first replica, and some batches."""
     part = dataclasses.replace(
         request,
         modules=[copy.deepcopy(request.modules[0])],
-        y=request.y[:1] if request.own_labels else request.y,
+        y=request.y[:1] if request.per_replica_targets else request.y,
         optimizer=type(request.optimizer)(),
         seeds=request.seeds[:1],
     )
@@ -245,9 +248,12 @@ def _one_replica(name: str, request: Request) -> tuple[Engine, Tensor]:
 
 
 def _operations(request: Request) -> int:
-    """Floating-point operations of one replica's forward and backward pass."""
+    """Count the floating-point operations of one replica's passes.
+
+    They are one forward and one backward pass.
+    """
     module, size = request.modules[0], request.batch_size
-    target = request.y[0] if request.own_labels else request.y
+    target = request.y[0] if request.per_replica_targets else request.y
     with FlopCounterMode(display=False) as counter:
         output = module(request.inputs.ready(request.x[:size]))
         loss_function(request.loss)(output, target[:size]).backward()  # type: ignore[no-untyped-call]

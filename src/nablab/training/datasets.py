@@ -24,22 +24,22 @@ class Dataset(Protocol):
     even: bool
 
     def __len__(self) -> int:
-        """How many samples there are."""
+        """Count the samples."""
         ...
 
     def batch(self, indices: Tensor) -> Any:
-        """The samples of int64 indices (n,).
+        """Return the samples of int64 indices (n,).
 
-        Tensors in dictionaries, tuples and lists, samples first.
+        They are tensors in dictionaries, tuples and lists, samples first.
         """
         ...
 
     def to(self, device: torch.device) -> Dataset:
-        """The same on a device."""
+        """Return the same data on a device."""
         ...
 
     def tensors(self) -> dict[str, Tensor]:
-        """All that the samples are made of, by name.
+        """Return all that the samples are made of, by name.
 
         A checkpoint knows its data by them.
         """
@@ -206,13 +206,17 @@ class Subset:
 
 @dataclass(frozen=True)
 class PerTrial:
-    """One data set for each trial of a training, in the order of the seeds, such as
-    validation folds.
+    """One data set for each trial of a training, in the order of the seeds.
+
+    The trials may learn from validation folds, for example.
     """
 
     sets: tuple[Dataset, ...]
 
 
 def in_order(samples: int, batch_size: int, device: torch.device) -> Iterator[Tensor]:
-    """The indices of all samples in order, in batches; the last one may be smaller."""
+    """Yield the indices of all samples in order, in batches.
+
+    The last batch may be smaller.
+    """
     return iter(torch.split(torch.arange(samples, device=device), batch_size))

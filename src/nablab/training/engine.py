@@ -1,5 +1,6 @@
-"""What an engine is: K networks of one architecture that train side by side, and the
-losses they share.
+"""What an engine is: K networks of one architecture that train side by side.
+
+The losses that engines share are here, too.
 
 Five engines obey the contract: `SequentialEngine` (plain PyTorch, one network after the
 other; the truth), `BatchedEngine` (stacked weights), and three in compiled code:
@@ -24,7 +25,7 @@ Loss = Literal["mse", "cross_entropy"] | Callable[[Tensor, Tensor], Tensor]
 FloatArray = npt.NDArray[np.float64]
 
 # Bounds the memory of one forward pass without gradients: a 16-channel 28x28 feature
-# map of so many samples takes 0.8 GB in float32, and small dense networks still see
+# map of this many samples takes 0.8 GB in float32, and small dense networks still see
 # large batches.
 PREDICTED_AT_ONCE = 16384
 # Feature maps of more samples leave the cache. On one core, from 128 to 8,192 at once:
@@ -45,10 +46,11 @@ class Engine(Protocol):
 
     One loop drives every engine.
 
-    Constructors have the form ``Engine(modules, x, y, *, loss, optimizer, own_labels,
-    inputs)``: K freshly built modules, stored samples ``x`` of shape (N, ...), ``y`` of
-    shape (N, ...) or, with own labels, (K, N, ...), and the `Inputs` that make a
-    network's input of stored samples. One that cannot serve raises `Unsupported`.
+    Constructors have the form ``Engine(modules, x, y, *, loss, optimizer,
+    per_replica_targets, inputs)``: K freshly built modules, stored samples ``x`` of
+    shape (N, ...), ``y`` of shape (N, ...) or, with per-replica targets, (K, N, ...),
+    and the `Inputs` that make a network's input of stored samples. One that cannot
+    serve raises `Unsupported`.
 
     Attributes:
         name: ``"fused"``, ``"fused-bfloat16"``, ``"fused-images"``, ``"batched"`` or
@@ -85,19 +87,18 @@ class Engine(Protocol):
         ...
 
     def predict(self, x: Tensor) -> Tensor:
-        """The outputs (K, N, ...) of all replicas for stored samples (N, ...), in eval
-        mode, detached.
+        """Compute the outputs (K, N, ...) of all replicas for stored samples (N, ...).
+
+        The networks are in eval mode, and the outputs detached.
         """
         ...
 
     def parameters(self) -> dict[str, Tensor]:
-        """Stacked copies (K, ...) of the parameters, and of the buffers where modules
-        have any.
-        """
+        """Copy the stacked parameters (K, ...), and buffers where modules have any."""
         ...
 
     def state(self) -> dict[str, Tensor]:
-        """Everything needed to go on, bit for bit: CPU tensors by name."""
+        """Return everything needed to go on, bit for bit: CPU tensors by name."""
         ...
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
@@ -106,8 +107,9 @@ class Engine(Protocol):
 
 
 def loss_function(loss: Loss) -> Callable[[Tensor, Tensor], Tensor]:
-    """The function (output, target) -> scalar for a loss given by name or as a
-    callable.
+    """Return the function (output, target) -> scalar of a loss.
+
+    The loss is given by name or as a callable.
 
     Raises:
         UsageError: There is no loss of this name.
@@ -129,7 +131,7 @@ def loss_function(loss: Loss) -> Callable[[Tensor, Tensor], Tensor]:
 
 
 def mean_squared_error(output: Tensor, target: Tensor) -> Tensor:
-    """The mean of the squared differences over all elements.
+    """Compute the mean of the squared differences over all elements.
 
     Raises:
         UsageError: The shapes differ; PyTorch would broadcast (N, 1) against (N,) to
@@ -148,7 +150,7 @@ NOT_COUNTED = -100  # the label that cross-entropy ignores
 
 
 def accuracy(output: Tensor, labels: Tensor) -> Tensor:
-    """The share of samples whose largest output is that of their label.
+    """Compute the share of samples whose largest output is that of their label.
 
     Labels of -100 are not counted.
 
@@ -166,8 +168,9 @@ def accuracy(output: Tensor, labels: Tensor) -> Tensor:
 
 
 def slices(samples: int, module: nn.Module, *, replicas: int = 1) -> Iterator[slice]:
-    """Cut ``samples`` into slices that ``replicas`` networks like ``module`` take at
-    once.
+    """Cut ``samples`` into slices that ``replicas`` networks can take at once.
+
+    The networks are like ``module``.
     """
     convolves = any(isinstance(part, nn.Conv2d) for part in module.modules())
     size = max(1, (CONVOLVED_AT_ONCE if convolves else PREDICTED_AT_ONCE) // replicas)

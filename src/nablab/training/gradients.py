@@ -19,9 +19,9 @@ from nablab.training.inputs import Prepare, laid_out, layout
 from nablab.training.probes import Context, Probe
 from nablab.training.seeding import generator
 
-# Bounds the memory: so many samples of all replicas together go through a gradient at
-# once.
-AT_ONCE = 16384
+# Bounds the memory: this many samples of all replicas together go through a gradient
+# at once.
+SAMPLES_AT_ONCE = 16384
 # The same for convolutions, whose feature maps take tens of kilobytes per image.
 IMAGES_AT_ONCE = 1000
 # Groups into which a sample is cut: the differences between them say how sure its norm
@@ -34,8 +34,9 @@ ONE_THREAD = 1e8
 
 
 class GradientNorms(Probe):
-    r"""Measures the gradient of every replica at chosen steps, on all samples and on a
-    minibatch.
+    r"""Measures the gradient of every replica at chosen steps.
+
+    It is measured on all samples and on a minibatch.
 
     Engines do not hand out their gradients, so each measurement costs one gradient over
     all data for every replica, in eval mode; a minibatch costs its share. Dense
@@ -54,18 +55,18 @@ class GradientNorms(Probe):
 
     Args:
         build: Makes one network, as given to `fit`.
-        data: Inputs (N, ...) and targets (N, ...), or (K, N, ...) with own labels, as
-            given to `fit`.
+        data: Inputs (N, ...) and targets (N, ...), or (K, N, ...) with per-replica
+            targets, as given to `fit`.
         every: Steps between measurements; steps 0 and the multiples of it are measured.
         loss: As given to `fit`.
         minibatch: Size of the minibatch whose gradient is measured beside the full one,
             drawn in the order in which `fit` draws batches of that size: for a training
             with this batch size it is the very batch of the next step. None for none.
-        own_labels: As given to `fit`.
+        per_replica_targets: As given to `fit`.
         prepare: As given to `fit`; applied in parts, so that ``data`` may stay in fewer
             bytes.
-        samples: Estimate the full gradient from so many samples, drawn once; None for
-            all of them.
+        samples: Estimate the full gradient from this many samples, drawn once; None
+            for all of them.
         updates: Whether to measure update-to-weight ratios.
 
     Attributes:
@@ -92,7 +93,7 @@ class GradientNorms(Probe):
         every: int,
         loss: Loss = "mse",
         minibatch: int | None = None,
-        own_labels: bool = False,
+        per_replica_targets: bool = False,
         prepare: Prepare | None = None,
         samples: int | None = None,
         updates: bool = True,
@@ -109,7 +110,7 @@ class GradientNorms(Probe):
         with torch.random.fork_rng(devices=[]):
             self._module = build().eval()
         self._x, self._y = (torch.as_tensor(part) for part in data)
-        self._loss, self._own_labels = loss_function(loss), own_labels
+        self._loss, self._per_replica_targets = loss_function(loss), per_replica_targets
         self._minibatch, self._updates, self._period = minibatch, updates, every
         self.names = tuple(
             name for name, p in self._module.named_parameters() if p.requires_grad
@@ -120,7 +121,7 @@ class GradientNorms(Probe):
         )
         self._vectorized, self._at_once = (
             not convolves,
-            IMAGES_AT_ONCE if convolves else AT_ONCE,
+            IMAGES_AT_ONCE if convolves else SAMPLES_AT_ONCE,
         )
         self._prepare, self._layout = prepare, layout(self._module)
         self._sample = _drawn(len(self._x), samples)
@@ -256,7 +257,7 @@ class GradientNorms(Probe):
         return moved / self._norms(self._before)
 
     def _norms(self, tensors: Mapping[str, Tensor]) -> Tensor:
-        """float64 (K, L + 1) of tensors (K, ...) by name."""
+        """Compute float64 (K, L + 1) of tensors (K, ...) by name."""
         squares = [
             tensors[name].double().flatten(1).square().sum(dim=1) for name in self.names
         ]
@@ -267,8 +268,9 @@ class GradientNorms(Probe):
     def _full_gradient(
         self, tensors: Mapping[str, Tensor], among: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """Gradients (K, ...) by name of the mean loss over all samples, or those at the
-        indices ``among``.
+        """Compute the gradients (K, ...), by name, of the mean loss over all samples.
+
+        With ``among``, the mean is over the samples at these indices only.
         """
         samples = len(self._x) if among is None else len(among)
         size = max(
@@ -286,10 +288,12 @@ class GradientNorms(Probe):
             )
             x, y = (
                 self._x[part],
-                self._y[:, part] if self._own_labels else self._y[part],
+                self._y[:, part] if self._per_replica_targets else self._y[part],
             )
             share = len(x) / samples
-            found = self._gradients(tensors, x, y, own_x=False, own_y=self._own_labels)
+            found = self._gradients(
+                tensors, x, y, own_x=False, own_y=self._per_replica_targets
+            )
             for name, gradient in found.items():
                 total[name] += share * gradient
         return total
@@ -297,8 +301,9 @@ class GradientNorms(Probe):
     def _estimated_norms(
         self, tensors: Mapping[str, Tensor], sample: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Norms and their standard errors, float64 (K, L + 1), from the products of
-        groups of a sample.
+        """Estimate norms and their standard errors, float64 (K, L + 1), from a sample.
+
+        They come from the products of groups of the sample.
         """
         groups = [
             self._full_gradient(tensors, group)
@@ -325,7 +330,7 @@ class GradientNorms(Probe):
             return self._full_gradient(tensors)
         chosen = indices[0]
         rows = torch.arange(len(chosen), device=chosen.device)[:, None]
-        y = self._y[rows, chosen] if self._own_labels else self._y[chosen]
+        y = self._y[rows, chosen] if self._per_replica_targets else self._y[chosen]
         return self._gradients(tensors, self._x[chosen], y, own_x=True, own_y=True)
 
     def _gradients(
@@ -337,14 +342,18 @@ class GradientNorms(Probe):
         own_x: bool,
         own_y: bool,
     ) -> dict[str, Tensor]:
-        """Gradients (K, ...) by name; x and y have an axis of replicas where ``own``."""
+        """Compute gradients (K, ...) by name.
+
+        x and y have an axis of replicas where ``own``.
+        """
         x, samples = self._ready(x, own_x), x.shape[1] if own_x else len(x)
         with _threads(samples * sum(tensors[name].numel() for name in self.names)):
             return self._gradients_now(tensors, x, y, own_x, own_y)
 
     def _ready(self, x: Tensor, own_x: bool) -> Tensor:
-        """What the network sees of stored samples (N, ...), or (K, N, ...) where
-        ``own_x``.
+        """Prepare stored samples for the network.
+
+        They are (N, ...), or (K, N, ...) where ``own_x``.
         """
         flat = x.flatten(0, 1) if own_x else x
         ready = laid_out(
@@ -409,7 +418,7 @@ class GradientNorms(Probe):
     # Checkpoints
 
     def state(self) -> dict[str, Tensor]:
-        """All measurements, and the weights of an awaited update."""
+        """Return all measurements, and the weights of an awaited update."""
         state = {
             "steps": torch.tensor(self._steps, dtype=torch.int64),
             "awaited": torch.tensor(self._awaited),
@@ -447,7 +456,7 @@ class GradientNorms(Probe):
 
 
 def _drawn(samples: int, wanted: int | None) -> Tensor | None:
-    """Indices of the samples for an estimate, the same each time.
+    """Draw the indices of the samples for an estimate, the same each time.
 
     None where it would be all of them.
     """
@@ -457,8 +466,9 @@ def _drawn(samples: int, wanted: int | None) -> Tensor | None:
 
 
 def _mean_product(gram: Tensor) -> tuple[Tensor, Tensor]:
-    """The mean product of two different groups and its standard error by the jackknife,
-    (K,) each.
+    """Estimate the mean product of two different groups and its standard error.
+
+    The error is that of the jackknife; both are (K,).
 
     Args:
         gram: Products (K, M, M) of the gradients of M groups of one size.
@@ -474,7 +484,7 @@ def _mean_product(gram: Tensor) -> tuple[Tensor, Tensor]:
 
 @contextmanager
 def _threads(work: float) -> Iterator[None]:
-    """Small work inside on one thread."""
+    """Run small work inside on one thread."""
     before = torch.get_num_threads()
     if work < ONE_THREAD:
         torch.set_num_threads(1)

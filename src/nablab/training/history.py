@@ -50,14 +50,12 @@ class Goal:
             )
 
     def lower_is_better(self, metric: str, values: FloatArray) -> FloatArray:
-        """The values of a curve, negated where higher is better."""
+        """Return the values of a curve, negated where higher is better."""
         return -values if metric in self.higher else values
 
 
 class Best:
-    """The lowest value of a metric per replica, with its step and the weights of that
-    moment.
-    """
+    """The lowest value of a metric per replica, with its step and its weights."""
 
     def __init__(self, replicas: int) -> None:
         self.values = np.full(replicas, np.inf)
@@ -84,7 +82,7 @@ class Best:
         self.steps = np.where(improved, step, self.steps)
 
     def state(self) -> Tensors:
-        """For a checkpoint."""
+        """Return the tensors for a checkpoint."""
         numbers = {
             "values": torch.from_numpy(self.values),
             "steps": torch.from_numpy(self.steps),
@@ -150,8 +148,7 @@ class History:
         )
 
     def add_losses(self, losses: FloatArray, measures: Sequence[str] = ()) -> None:
-        """Append what the steps of a chunk gave, and end the replicas that diverged in
-        it.
+        """Append what the steps of a chunk gave; end the replicas that diverged in it.
 
         Args:
             losses: (steps, K), or (steps, K, measures) with the loss first.
@@ -170,7 +167,7 @@ class History:
         self.steps_taken[self.active] = self.step
 
     def end(self, replica: int, reason: str, step: int) -> None:
-        """A replica takes no more steps."""
+        """Let a replica take no more steps."""
         self.active[replica] = False
         self.stop_reason[replica] = reason
         self.steps_taken[replica] = step
@@ -220,37 +217,44 @@ class History:
                 self.end(replica, rule.name, self.step)
 
     def _seen_by(self, rule: Rule, metrics: Mapping[str, FloatArray]) -> FloatArray:
-        """A rule that looks for improvement gets values of which lower is better."""
+        """Return the curve that a rule sees.
+
+        A rule that looks for improvement gets values of which lower is better.
+        """
         values = metrics[rule.metric]
         return (
             self._goal.lower_is_better(rule.metric, values) if rule.improves else values
         )
 
     def measures(self) -> dict[str, FloatArray]:
-        """What the steps gave, (K, steps) by name."""
+        """Return what the steps gave, (K, steps) by name."""
         return {self.loss_name: self.train_loss, **self.beside}
 
     def best_values(self) -> FloatArray:
-        """float64 (K,): the best value of the goal's metric."""
+        """Return the best value of the goal's metric, float64 (K,)."""
         return self._goal.lower_is_better(self._goal.metric, self.best.values)
 
     def curves(self) -> dict[str, FloatArray]:
-        """Each evaluated metric as float64 (K, T)."""
+        """Return each evaluated metric as float64 (K, T)."""
         return {
             name: np.stack([e[name] for e in self.evaluations], axis=1)
             for name in self.evaluations[0]
         }
 
     def goal_of(self, evaluation: Mapping[str, FloatArray]) -> FloatArray:
-        """The goal's metric (K,) in an evaluation; NaN where it is not evaluated."""
+        """Return the goal's metric (K,) in an evaluation.
+
+        NaN where it is not evaluated.
+        """
         missing = np.full(len(self.active), np.nan)
         return evaluation.get(self._goal.metric, missing)
 
     def final(
         self, engine_tensors: Tensors, losses: FloatArray
     ) -> tuple[Tensors, FloatArray]:
-        """The final weights and their training loss, after early stopping restored its
-        best ones.
+        """Return the final weights and their training loss.
+
+        Early stopping has restored its best weights by then.
         """
         losses = np.where(np.array(self.stop_reason) == "diverged", np.nan, losses)
         best = self.best_restored
@@ -266,7 +270,7 @@ class History:
         return engine_tensors, losses
 
     def state(self) -> tuple[Tensors, dict[str, Any]]:
-        """Tensors and JSON facts for a checkpoint."""
+        """Return tensors and JSON facts for a checkpoint."""
         tensors = {
             "train_loss": torch.from_numpy(self.train_loss[:, : self.step].copy()),
             "active": torch.from_numpy(self.active),

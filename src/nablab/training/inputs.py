@@ -46,24 +46,29 @@ class Inputs:
     automatic: bool = False
 
     def ready(self, x: Tensor) -> Tensor:
-        """The network's inputs for stored samples, without augmentation."""
+        """Return the network's inputs for stored samples, without augmentation."""
         return x if self.prepare is None else self.prepare(x)
 
     def augmented(self, x: Tensor, seed: int, step: int) -> Tensor:
-        """A training batch as augmented for one replica at one step.
+        """Augment a training batch for one replica at one step.
 
-        A function of seed and step alone.
+        The result depends on seed and step alone.
+
+        Args:
+            x: Stored samples of the batch.
+            seed: Of the replica.
+            step: The step that the batch is for.
         """
         if self.augment is None:
             return x
         return self.augment(x, generator(derive(seed, "augment", step)))
 
     def autocast(self, device: torch.device) -> AbstractContextManager[None]:
-        """Where the network's forward pass runs."""
+        """Return the context in which the network's forward pass runs."""
         return torch.autocast(device.type, torch.bfloat16, enabled=self.bfloat16)
 
     def text(self) -> str:
-        """All of it in words, for a checkpoint's fingerprint."""
+        """Describe all of it in words, for a checkpoint's fingerprint."""
         return (
             f"prepare={self.prepare!r}, augment={self.augment!r}, "
             f"bfloat16={self.bfloat16}"
@@ -95,10 +100,10 @@ def make_inputs(
 
 
 def multiplies_bfloat16_fast(device: torch.device) -> bool:
-    """Whether the hardware has units for products of bfloat16 matrices.
+    """Tell whether the hardware has units for products of bfloat16 matrices.
 
     On a CPU these are AMX tiles; AVX-512 alone gains little and loses precision. On
-    CUDA they are there since compute capability 8.0.
+    CUDA they exist since compute capability 8.0.
     """
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
@@ -106,9 +111,9 @@ def multiplies_bfloat16_fast(device: torch.device) -> bool:
 
 
 def layout(module: nn.Module) -> torch.memory_format:
-    """The memory layout in which the network runs fastest.
+    """Choose the memory layout in which the network runs fastest.
 
-    Channels last for convolutions in two dimensions.
+    It is channels last for convolutions in two dimensions.
 
     LeNet in batches of 64 to 512 took 0.83 to 0.93 of the time so, on a CPU with
     AVX-512.
@@ -118,7 +123,7 @@ def layout(module: nn.Module) -> torch.memory_format:
 
 
 def laid_out(x: Tensor, memory_format: torch.memory_format) -> Tensor:
-    """``x`` in a memory layout that is meant for batches of images.
+    """Lay out ``x`` in a memory layout that is meant for batches of images.
 
     Others stay as they are.
     """

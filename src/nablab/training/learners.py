@@ -69,6 +69,11 @@ class Learner:
 
         Learning rates are the schedule's already. Draw random numbers from ``moment``.
 
+        Args:
+            state: What `start` made for this trial.
+            batches: As many as `batches_per_step` says.
+            moment: The step, the trial's numbers and its random numbers.
+
         Returns:
             Scalars by name, the same names at every step; the first one is the loss
             that progress shows. A value that is not finite ends the trial as diverged.
@@ -76,8 +81,12 @@ class Learner:
         raise NotImplementedError(f"{type(self).__name__} must define step()")
 
     def evaluate(self, state: State, batch: Batch, moment: Moment) -> Values:
-        """Measure a batch of an evaluated set, networks in evaluation mode, without
-        gradients.
+        """Measure a batch of an evaluated set, in evaluation mode, without gradients.
+
+        Args:
+            state: What `start` made for this trial.
+            batch: Samples of the evaluated set.
+            moment: The trial's numbers and its random numbers.
 
         Returns:
             By name, the mean over the batch's samples, or a pair (sum, count) where the
@@ -87,11 +96,17 @@ class Learner:
         return {}
 
     def outputs(self, state: State, batch: Batch, moment: Moment) -> Any:
-        """Compute what the recipe's metrics score, in evaluation mode, without
-        gradients.
+        """Compute what the recipe's metrics score.
+
+        The networks are in evaluation mode, without gradients.
+
+        Args:
+            state: What `start` made for this trial.
+            batch: Samples of the evaluated set.
+            moment: The trial's numbers and its random numbers.
         """
         raise UsageError(
-            f"{type(self).__name__} says nothing of its outputs, so the recipe's "
+            f"{type(self).__name__} does not define its outputs, so the recipe's "
             "metrics have nothing to score. Define outputs(state, batch, moment)."
         )
 
@@ -159,7 +174,7 @@ class Minimize(Learner):
     def named_losses(
         self, net: nn.Module, batch: Batch, moment: Moment
     ) -> dict[str, Tensor]:
-        """The loss and what stands beside it, the loss first.
+        """Compute the loss and what stands beside it, the loss first.
 
         Raises:
             UsageError: The function gives no mapping with the entry ``"loss"``, or no

@@ -94,21 +94,21 @@ class LearnerTask:
         return {f"{place}_{name}" for place in self.sets for name in better}
 
     def build(self) -> nn.Module:
-        """One fresh network."""
+        """Build one fresh network."""
         return self._started(0).net
 
     def prepare(self, samples: Any) -> Any:
-        """A learner's data sets prepare their batches themselves."""
+        """Return the samples as they are: the learner's data sets prepare them."""
         return samples
 
     def rates(self) -> FloatArray:
-        """float64 (steps,): what multiplies the learning rate at each step."""
+        """Return what multiplies the learning rate at each step, float64 (steps,)."""
         return np.asarray(
             self.recipe.schedule.multipliers(self.steps), dtype=np.float64
         )
 
     def batches(self) -> OwnBatches:
-        """The engine asks the sampler itself."""
+        """Return steps without batches: the engine asks the sampler itself."""
         return OwnBatches(self.steps_per_epoch)
 
     def engine(
@@ -184,7 +184,10 @@ class LearnerTask:
         return state
 
     def evaluate(self, engine: Engine) -> dict[str, FloatArray]:
-        """Scores (K,) by curve name, at the present weights, on each evaluated set."""
+        """Compute the scores (K,), by curve name, at the present weights.
+
+        Each evaluated set is scored.
+        """
         found: dict[str, FloatArray] = {}
         for name, sets in self.sets.items():
             scores = engine.evaluate(name, sets, self.recipe.metrics)  # type: ignore[attr-defined]
@@ -192,7 +195,7 @@ class LearnerTask:
         return found
 
     def fingerprint(self, engine: Engine) -> dict[str, Any]:
-        """Everything on which the course of training depends, as JSON types."""
+        """Return everything on which the course of training depends, as JSON types."""
         data = self.data.tensors()
         for name, sets in self.sets.items():
             for place, own in enumerate(dict.fromkeys(sets)):
@@ -234,7 +237,7 @@ class OwnBatches:
     steps_per_epoch: int
 
     def between(self, start: int, end: int) -> list[tuple[int, int, None]]:
-        """All steps at once."""
+        """Return all steps at once."""
         return [(start, end, None)]
 
 
@@ -338,7 +341,7 @@ def _hyper(
 
 
 def _named(learner: Learner) -> str:
-    """What a learner is, without the addresses of its functions."""
+    """Describe a learner, without the addresses of its functions."""
     fields = {
         name: f"{value.__module__}.{value.__qualname__}"
         if hasattr(value, "__qualname__")

@@ -9,10 +9,9 @@ are cut never changes a number.
 
 from __future__ import annotations
 
-import logging
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -23,29 +22,19 @@ from torch import Tensor, nn
 
 from nablab.errors import Interrupted, UsageError
 from nablab.training import checkpoints
-from nablab.training.arguments import check_seeds
 from nablab.training.checkpoints import Checkpoint, UnusableCheckpoint, prefixed, under
-from nablab.training.engine import Engine, FloatArray, Loss
+from nablab.training.engine import Engine, FloatArray
 from nablab.training.history import Goal, History
-from nablab.training.inputs import Augment, Precision, Prepare
-from nablab.training.learners import Learner, Supervised
-from nablab.training.learning import make_learner_task
-from nablab.training.optimizers import Adam, Specification
 from nablab.training.probes import Context, Probe, overrides
-from nablab.training.recipe import Recipe
 from nablab.training.result import Training
-from nablab.training.schedules import Constant, Schedule
 from nablab.training.stopping import Rule, check_metrics
-from nablab.training.task import Pair, make_task
 
 # A person feels a reaction within 0.2 s as prompt; shorter chunks would only cost
 # calls.
 SECONDS_PER_CHUNK = 0.2
 # A first chunk may be slow for reasons of its own, so estimates of the speed are
-# trusted by and by.
+# trusted gradually.
 CHUNK_GROWTH = 8
-
-_logger = logging.getLogger("nablab.training")
 
 
 @dataclass(frozen=True)
@@ -64,175 +53,6 @@ class Progress:
     steps: int
     replica_steps_per_second: float
     train_loss: float
-
-
-def fit(
-    build: Callable[[], nn.Module],
-    data: Pair,
-    *,
-    seeds: Sequence[int],
-    starts: Sequence[int] | None = None,
-    steps: int,
-    loss: Loss = "mse",
-    optimizer: Specification = Adam(),  # noqa: B008 - immutable
-    schedule: Schedule = Constant(),  # noqa: B008 - immutable
-    batch_size: int | None = None,
-    own_labels: bool = False,
-    prepare: Prepare | None = None,
-    augment: Augment | None = None,
-    precision: Precision = "float32",
-    train_samples: int | None = None,
-    held_out: Mapping[str, Pair] | None = None,
-    eval_every: int | None = None,
-    stop: Sequence[Rule] = (),
-    converged: Rule | None = None,
-    probes: Sequence[Probe] = (),
-    replicas: str = "auto",
-    device: str = "cpu",
-    checkpoint: Checkpoint | None = None,
-    on_progress: Callable[[Progress], None] | None = None,
-    should_stop: Callable[[], bool] | None = None,
-    on_note: Callable[[str], None] | None = None,
-) -> Training:
-    """Train one network per seed, all of one architecture, side by side.
-
-    Args:
-        build: Makes one untrained network; called once per seed, as if after
-            ``torch.manual_seed(seed)``.
-        data: Inputs (N, ...) and targets (N, ...), tensors or arrays.
-        seeds: One per replica, for the weights, the order of the samples and dropout.
-        starts: Seeds of the first weights where they are not those of ``seeds``, one
-            per replica; equal ones give equal first weights.
-        steps: Optimizer steps, at most.
-        loss: ``"mse"``, ``"cross_entropy"`` (integer labels) or a function (output,
-            target) -> scalar tensor.
-        optimizer: A specification such as `Adam`; each number may be a sequence, one
-            per replica.
-        schedule: Multiplies the learning rate.
-        batch_size: Samples per step, drawn without replacement, reshuffled each epoch,
-            the last batch of an epoch smaller; None for all samples at each step.
-        own_labels: The targets are (K, N, ...), one set per replica.
-        prepare: Makes the network's input of a batch of stored samples, such as
-            `nablab.data.Normalize`; applied whenever the network runs, so that the data
-            may stay in fewer bytes.
-        augment: (stored samples, generator) to stored samples, for training batches,
-            before ``prepare``.
-        precision: ``"float32"``; ``"bfloat16"`` for products in half the bytes
-            (`torch.autocast`); or ``"auto"``: bfloat16 where the hardware multiplies it
-            fast.
-        train_samples: The first so many training samples stand for all in evaluations;
-            None for all.
-        held_out: Further data by name, (inputs, targets) each, evaluated as
-            ``"<name>_loss"`` and, with cross-entropy, ``"<name>_accuracy"``; the
-            targets may be `OwnLabels`. With cross-entropy a label of -100 is counted
-            nowhere.
-        eval_every: Steps between evaluations; None for about 100 evaluations. The
-            weights before training and at the end are evaluated too.
-        stop: Rules that end a replica at an evaluation.
-        converged: A rule that only flags, such as `Plateau`.
-        probes: Look at training while it runs.
-        replicas: ``"auto"``, ``"batched"`` (as one batch or not at all) or
-            ``"sequential"``.
-        device: ``"cpu"``, ``"cuda"`` or ``"mps"``.
-        checkpoint: Where to save the state; an interrupted training goes on from there,
-            and ends with the same bytes on the CPU as an uninterrupted one.
-        on_progress: Called at most every 0.2 s or so.
-        should_stop: Asked about every 0.2 s; once true, the state is saved and
-            `Interrupted` raised.
-        on_note: Told each automatic choice and its reason; logged if not given.
-
-    Returns:
-        Curves, stop reasons and weights of all replicas.
-
-    Raises:
-        UsageError: An option that cannot work, found before training.
-        Interrupted: ``should_stop`` said so.
-    """
-    recipe = Recipe(
-        steps=steps,
-        optimizer=optimizer,
-        schedule=schedule,
-        batch_size=batch_size,
-        own_labels=own_labels,
-        prepare=prepare,
-        augment=augment,
-        precision=precision,
-        train_samples=train_samples,
-        held_out=held_out or {},
-        eval_every=eval_every,
-        stop=stop,
-        converged=converged,
-        probes=probes,
-    )
-    return train(
-        Supervised(build, loss),
-        data,
-        recipe,
-        seeds=seeds,
-        starts=starts,
-        replicas=replicas,
-        device=device,
-        checkpoint=checkpoint,
-        on_progress=on_progress,
-        should_stop=should_stop,
-        on_note=on_note,
-    )
-
-
-def train(
-    learner: Learner | Supervised,
-    data: Any,
-    recipe: Recipe,
-    *,
-    seeds: Sequence[int],
-    starts: Sequence[int] | None = None,
-    replicas: str = "auto",
-    device: str = "cpu",
-    checkpoint: Checkpoint | None = None,
-    on_progress: Callable[[Progress], None] | None = None,
-    should_stop: Callable[[], bool] | None = None,
-    on_note: Callable[[str], None] | None = None,
-) -> Training:
-    """Train a learner, one trial per seed, side by side where that is possible.
-
-    Args:
-        learner: `Supervised`, `Minimize`, or a `Learner` of one's own with one network
-            or several.
-        data: For `Supervised` inputs (N, ...) and targets (N, ...); else a `Dataset`,
-            or tensors by name.
-        recipe: How.
-        seeds: One per trial, for the weights, the order of the samples and all that a
-            step draws.
-        starts: Seeds of the first weights where they are not those of ``seeds``, one
-            per trial; equal ones give equal first weights.
-        replicas: ``"auto"``, ``"batched"`` (as one batch or not at all) or
-            ``"sequential"``.
-        device: ``"cpu"``, ``"cuda"`` or ``"mps"``.
-        checkpoint: Where to save the state; an interrupted training goes on from there,
-            and ends with the same bytes on the CPU as an uninterrupted one.
-        on_progress: Called at most every 0.2 s or so.
-        should_stop: Asked about every 0.2 s; once true, the state is saved and
-            `Interrupted` raised.
-        on_note: Told each automatic choice and its reason; logged if not given.
-
-    Returns:
-        Curves, stop reasons and weights of all trials; one `Outcome` each.
-
-    Raises:
-        UsageError: An option that cannot work, found before training.
-        Interrupted: ``should_stop`` said so.
-    """
-    task = task_of(
-        learner,
-        data,
-        recipe,
-        seeds=seeds,
-        starts=starts,
-        replicas=replicas,
-        device=device,
-    )
-    run = _Run(task, tuple(recipe.probes), checkpoint, on_note or _logger.info)
-    return run.train(on_progress, should_stop)
 
 
 class TrainingTask(Protocol):
@@ -282,64 +102,40 @@ class TrainingTask(Protocol):
         ...
 
     def prepare(self, samples: Tensor) -> Tensor:
-        """The network's input of stored samples."""
+        """Return the network's input of stored samples."""
         ...
 
     def rates(self) -> FloatArray:
-        """float64 (steps,): what multiplies the learning rate at each step."""
+        """Return what multiplies the learning rate at each step, float64 (steps,)."""
         ...
 
     def batches(self) -> Any:
-        """Cuts steps into runs of batches; see `Batches`."""
+        """Return what cuts steps into runs of batches; see `Batches`."""
         ...
 
     def engine(
         self, on_note: Callable[[str], None], *, name: str | None = None
     ) -> Engine:
-        """The engine that trains; a given ``name`` allows only that one."""
+        """Choose the engine that trains; a given ``name`` allows only that one."""
         ...
 
     def evaluate(self, engine: Engine) -> dict[str, FloatArray]:
-        """The evaluated curves' values (K,) at the present weights."""
+        """Return the evaluated curves' values (K,) at the present weights."""
         ...
 
     def fingerprint(self, engine: Engine) -> dict[str, Any]:
-        """Everything on which the course of training depends, as JSON types."""
+        """Return everything on which the course of training depends, as JSON types."""
         ...
 
 
-def task_of(
-    learner: Learner | Supervised,
-    data: Any,
-    recipe: Recipe,
-    *,
-    seeds: Sequence[int],
-    starts: Sequence[int] | None,
-    replicas: str,
-    device: str,
-) -> TrainingTask:
-    """Check what is to be trained; see `train`.
+class Loop:
+    """One training: engine, history and probes, moved together from event to event.
 
-    Raises:
-        UsageError: A value that cannot work, with the remedy.
-    """
-    check_seeds(seeds, starts)
-    make: Any = make_task if isinstance(learner, Supervised) else make_learner_task
-    task: TrainingTask = make(
-        learner,
-        data,
-        recipe,
-        seeds=seeds,
-        starts=seeds if starts is None else starts,
-        replicas=replicas,
-        device=device,
-    )
-    return task
-
-
-class _Run:
-    """One training: the engine, the history and the probes, moved together from event
-    to event.
+    Args:
+        task: Checked options and data.
+        probes: Look at the training as it goes on.
+        checkpoint: Where to save the state, and to go on from, if anywhere.
+        on_note: Told each automatic choice and its reason.
     """
 
     def __init__(
@@ -387,6 +183,16 @@ class _Run:
         on_progress: Callable[[Progress], None] | None,
         should_stop: Callable[[], bool] | None,
     ) -> Training:
+        """Train to the end of the budget, or until every replica has ended.
+
+        Args:
+            on_progress: Called at most every 0.2 s or so.
+            should_stop: Asked about every 0.2 s; once true, the state is saved and
+                `Interrupted` raised.
+
+        Raises:
+            Interrupted: ``should_stop`` said so.
+        """
         for probe in self._probes:
             probe.on_train_begin(self._context())
         if not self._history.evaluation_steps:
@@ -433,7 +239,7 @@ class _Run:
         )
 
     def _events(self) -> None:
-        """Everything that is due at the present step, in an order that never changes."""
+        """Do all that is due at the present step, in an order that never changes."""
         step = self._history.step
         for probe in self._step_probes:
             if step % probe.every == 0:
@@ -458,7 +264,7 @@ class _Run:
         )
 
     def _rules(self) -> tuple[Rule, ...]:
-        """All that watch a curve."""
+        """Return all that watch a curve."""
         converged = self._task.converged
         return self._task.stop + (() if converged is None else (converged,))
 
@@ -522,7 +328,7 @@ class _Run:
         )
 
     def _engine_named(self, name: str) -> Engine:
-        """The engine that wrote the checkpoint: another one would round differently."""
+        """Make the engine that wrote the checkpoint: another rounds differently."""
         if self._engine.name == name:
             return self._engine
         try:

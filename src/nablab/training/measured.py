@@ -36,7 +36,9 @@ SECONDS = 0.05  # of each engine in each round, at least one step
 def milliseconds(
     key: str, engines: Mapping[str, Callable[[], tuple[Engine, Tensor]]]
 ) -> dict[str, float]:
-    """Milliseconds per step by engine: from the cache, or measured now and put there.
+    """Return milliseconds per step by engine: from the cache, or measured now.
+
+    What is measured is put into the cache.
 
     Args:
         key: Everything on which the answer depends, beside this machine and PyTorch.
@@ -57,8 +59,9 @@ def milliseconds(
 
 @contextmanager
 def _alone(path: Path) -> Iterator[None]:
-    """Processes that ask at the same time get one answer, or they would train with
-    different engines.
+    """Let processes that ask at the same time wait for one answer.
+
+    Otherwise they would train with different engines.
     """
     lock = filelock.FileLock(path, timeout=LONGEST_SECONDS)
     try:
@@ -75,9 +78,9 @@ def _alone(path: Path) -> Iterator[None]:
 
 
 def folder() -> Path:
-    """Where answers are kept.
+    """Return the folder where answers are kept.
 
-    ``$NABLAB_CACHE/engines``, or below the user's cache folder.
+    It is ``$NABLAB_CACHE/engines``, or below the user's cache folder.
     """
     return (
         Path(os.environ.get("NABLAB_CACHE") or platformdirs.user_cache_dir("nablab"))
@@ -97,7 +100,7 @@ def _digest(key: str) -> str:
 
 
 def _read(path: Path, names: set[str]) -> dict[str, float] | None:
-    """The answer of a file, or None if there is none that can be read."""
+    """Read the answer of a file; None if there is none that can be read."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))["milliseconds"]
         answer = {str(name): float(value) for name, value in found.items()}
@@ -111,7 +114,7 @@ def _read(path: Path, names: set[str]) -> dict[str, float] | None:
 
 
 def _write(path: Path, answer: Mapping[str, object]) -> None:
-    """Keep an answer; where that is impossible, the next training measures anew."""
+    """Keep an answer; where that is impossible, the next training measures again."""
     try:
         atomic.write_bytes(path, json.dumps(answer, indent=1).encode(), durable=False)
     except StoreError:

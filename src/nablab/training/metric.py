@@ -12,11 +12,16 @@ class Score(Protocol):
     """A metric while it goes through a set."""
 
     def add(self, outputs: Any, batch: Any) -> None:
-        """Take in a batch: what the learner gives, and the batch itself."""
+        """Take in a batch.
+
+        Args:
+            outputs: What the learner gives for it.
+            batch: The batch itself.
+        """
         ...
 
     def value(self) -> float:
-        """The score of all that was taken in."""
+        """Return the score of all that was taken in."""
         ...
 
 
@@ -29,7 +34,7 @@ class Metric(Protocol):
         ...
 
     def new(self) -> Score:
-        """An empty score."""
+        """Return an empty score."""
         ...
 
 

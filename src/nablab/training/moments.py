@@ -14,11 +14,11 @@ class Source(Protocol):
     """Gives a step's random numbers."""
 
     def normal(self, shape: tuple[int, ...]) -> Tensor:
-        """Independent standard normal values."""
+        """Draw independent standard normal values."""
         ...
 
     def uniform(self, shape: tuple[int, ...]) -> Tensor:
-        """Independent values from 0 to 1, 1 excluded."""
+        """Draw independent values from 0 to 1, 1 excluded."""
         ...
 
     @property
@@ -51,13 +51,13 @@ class Moment:
     source: Source = field(default_factory=lambda: Drawn(torch.Generator()))
 
     def normal(self, *shape: int) -> Tensor:
-        """Independent standard normal values, float32."""
+        """Draw independent standard normal values, float32."""
         return self.source.normal(shape)
 
     def uniform(self, *shape: int) -> Tensor:
-        """Independent values from 0 to 1, 1 excluded, float32.
+        """Draw independent values from 0 to 1, 1 excluded, float32.
 
-        Below p with probability p.
+        A value lies below p with probability p.
         """
         return self.source.uniform(shape)
 

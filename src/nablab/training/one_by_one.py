@@ -172,9 +172,9 @@ class OneByOneEngine:
     def evaluate(
         self, name: str, sets: Sequence[Dataset], metrics: Mapping[str, Metric]
     ) -> dict[str, FloatArray]:
-        """Scores (K,) by name of one set for each trial.
+        """Compute the scores (K,), by name, of one set for each trial.
 
-        What is drawn is the same at each evaluation.
+        The random numbers are the same at each evaluation.
         """
         with preserved(self._device):
             rows = [
@@ -257,7 +257,7 @@ class Means:
             self._sums[name] = before[0] + total, before[1] + count
 
     def values(self) -> dict[str, float]:
-        """The mean of each name."""
+        """Return the mean of each name."""
         return {
             name: total / count if count else float("nan")
             for name, (total, count) in self._sums.items()

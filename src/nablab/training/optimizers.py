@@ -53,11 +53,11 @@ class Specification:
                 )
 
     def differs_by_replica(self) -> bool:
-        """Whether any number is given per replica."""
+        """Tell whether any number is given per replica."""
         return any(isinstance(value, tuple) for _, value in _numbers(self))
 
     def slots(self) -> tuple[str, ...]:
-        """The names of the tensors that the update keeps between steps."""
+        """Name the tensors that the update keeps between steps."""
         raise NotImplementedError
 
     def update(
@@ -82,11 +82,16 @@ class Specification:
     def torch_optimizer(
         self, parameters: Iterable[nn.Parameter], replica: int
     ) -> torch.optim.Optimizer:
-        """The PyTorch optimizer of one replica."""
+        """Build the PyTorch optimizer of one replica.
+
+        Args:
+            parameters: What it is to change.
+            replica: The replica whose numbers it takes.
+        """
         raise NotImplementedError
 
     def learning_rate_of(self, replica: int) -> float:
-        """The learning rate of one replica, before any schedule."""
+        """Return the learning rate of one replica, before any schedule."""
         return _pick(self.learning_rate, replica)  # type: ignore[attr-defined]
 
 
@@ -111,7 +116,7 @@ class SGD(Specification):
             )
 
     def slots(self) -> tuple[str, ...]:
-        """The velocity, if there is momentum."""
+        """Name the velocity, if there is momentum."""
         return ("momentum",) if _any(self.momentum) else ()
 
     def update(
@@ -122,7 +127,7 @@ class SGD(Specification):
         rate: float,
         count: int,
     ) -> None:
-        """``v = momentum v + g``, ``w -= rate v``.
+        """Set ``v = momentum v + g``, ``w -= rate v``.
 
         With Nesterov ``w -= rate (g + momentum v)``.
         """
@@ -137,7 +142,7 @@ class SGD(Specification):
     def torch_optimizer(
         self, parameters: Iterable[nn.Parameter], replica: int
     ) -> torch.optim.Optimizer:
-        """`torch.optim.SGD` for one replica."""
+        """Build `torch.optim.SGD` for one replica."""
         return torch.optim.SGD(
             parameters,
             lr=self.learning_rate_of(replica),
@@ -152,8 +157,9 @@ class SGD(Specification):
 
 @dataclass(frozen=True)
 class RMSprop(Specification):
-    """Gradients divided by the root of their smoothed squares, as
-    `torch.optim.RMSprop`.
+    """Gradients divided by the root of their smoothed squares.
+
+    It is that of `torch.optim.RMSprop`.
     """
 
     learning_rate: Number = 1e-2
@@ -163,7 +169,7 @@ class RMSprop(Specification):
     weight_decay: Number = 0.0
 
     def slots(self) -> tuple[str, ...]:
-        """The smoothed squares, and the velocity if there is momentum."""
+        """Name the smoothed squares, and the velocity if there is momentum."""
         return ("square", "momentum") if _any(self.momentum) else ("square",)
 
     def update(
@@ -174,7 +180,7 @@ class RMSprop(Specification):
         rate: float,
         count: int,
     ) -> None:
-        """``s = a s + (1 - a) g^2``, ``w -= rate g / (sqrt(s) + epsilon)``."""
+        """Set ``s = a s + (1 - a) g^2``, ``w -= rate g / (sqrt(s) + epsilon)``."""
         _decay_into(gradients, weights, self.weight_decay)
         square = slots["square"].lerp_(
             gradients.square(), 1 - _column(self.smoothing, weights)
@@ -189,7 +195,7 @@ class RMSprop(Specification):
     def torch_optimizer(
         self, parameters: Iterable[nn.Parameter], replica: int
     ) -> torch.optim.Optimizer:
-        """`torch.optim.RMSprop` for one replica."""
+        """Build `torch.optim.RMSprop` for one replica."""
         return torch.optim.RMSprop(
             parameters,
             lr=self.learning_rate_of(replica),
@@ -202,8 +208,9 @@ class RMSprop(Specification):
 
 @dataclass(frozen=True)
 class Adam(Specification):
-    """Adam (Kingma and Ba, 2015) with weight decay as an L2 penalty, as
-    `torch.optim.Adam`.
+    """Adam (Kingma and Ba, 2015) with weight decay as an L2 penalty.
+
+    It is that of `torch.optim.Adam`.
     """
 
     learning_rate: Number = 1e-3
@@ -212,7 +219,7 @@ class Adam(Specification):
     weight_decay: Number = 0.0
 
     def slots(self) -> tuple[str, ...]:
-        """The smoothed gradients and their smoothed squares."""
+        """Name the smoothed gradients and their smoothed squares."""
         return ("mean", "square")
 
     def update(
@@ -223,8 +230,9 @@ class Adam(Specification):
         rate: float,
         count: int,
     ) -> None:
-        """``w -= rate m / (sqrt(s) + epsilon)``, with ``m`` and ``s`` corrected for
-        their start at zero.
+        """Set ``w -= rate m / (sqrt(s) + epsilon)``.
+
+        ``m`` and ``s`` are corrected for their start at zero.
         """
         _decay_into(gradients, weights, self.weight_decay)
         self._step(weights, gradients, slots, rate, count)
@@ -251,7 +259,7 @@ class Adam(Specification):
     def torch_optimizer(
         self, parameters: Iterable[nn.Parameter], replica: int
     ) -> torch.optim.Optimizer:
-        """`torch.optim.Adam` for one replica."""
+        """Build `torch.optim.Adam` for one replica."""
         return torch.optim.Adam(parameters, **self._torch_options(replica))
 
     def _torch_options(self, replica: int) -> dict[str, Any]:
@@ -266,8 +274,9 @@ class Adam(Specification):
 
 @dataclass(frozen=True)
 class AdamW(Adam):
-    """Adam with decoupled weight decay (Loshchilov and Hutter, 2019), as
-    `torch.optim.AdamW`.
+    """Adam with decoupled weight decay (Loshchilov and Hutter, 2019).
+
+    It is that of `torch.optim.AdamW`.
     """
 
     weight_decay: Number = 1e-2
@@ -280,7 +289,7 @@ class AdamW(Adam):
         rate: float,
         count: int,
     ) -> None:
-        """``w -= rate weight_decay w``, then the step of `Adam` without weight decay."""
+        """Set ``w -= rate weight_decay w``, then step as `Adam` without the decay."""
         if _any(self.weight_decay):
             shrink = 1 - _wide(self.learning_rate) * rate * _wide(self.weight_decay)
             weights.mul_(_column(shrink, weights))
@@ -289,12 +298,12 @@ class AdamW(Adam):
     def torch_optimizer(
         self, parameters: Iterable[nn.Parameter], replica: int
     ) -> torch.optim.Optimizer:
-        """`torch.optim.AdamW` for one replica."""
+        """Build `torch.optim.AdamW` for one replica."""
         return torch.optim.AdamW(parameters, **self._torch_options(replica))
 
 
 def optimizer(name: str, **numbers: Number) -> Specification:
-    """The optimizer of this name, for a setting that offers several.
+    """Return the optimizer of this name, for a setting that offers several.
 
     Args:
         name: ``"SGD"``, ``"RMSprop"``, ``"Adam"`` or ``"AdamW"``.
@@ -325,7 +334,7 @@ def _decay_into(gradients: Tensor, weights: Tensor, weight_decay: Number) -> Non
 
 
 def _wide(value: Number) -> Any:
-    """A float, or a float64 column (K, 1) on the CPU.
+    """Return a float, or a float64 column (K, 1) on the CPU.
 
     Step sizes are computed in double precision.
     """
@@ -337,7 +346,7 @@ def _wide(value: Number) -> Any:
 
 
 def _column(value: Any, like: Tensor) -> Any:
-    """A float, or a column (K, 1) with the dtype and on the device of the weights."""
+    """Return a float, or a column (K, 1) with the weights' dtype and device."""
     value = _wide(value)
     return value.to(like) if isinstance(value, Tensor) else value
 
@@ -369,7 +378,7 @@ def _frozen(value: Any) -> Any:
 
 
 def _numbers(spec: Specification) -> Iterator[tuple[str, float | tuple[float, ...]]]:
-    """Each number of a specification by name; the two betas count as two."""
+    """Yield each number of a specification by name; the two betas count as two."""
     for spec_field in dataclasses.fields(spec):
         value = _frozen(getattr(spec, spec_field.name))
         if spec_field.name == "betas":

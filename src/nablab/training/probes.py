@@ -1,6 +1,4 @@
-"""Probes: code of an experiment that looks at training while it runs, or ends a
-replica.
-"""
+"""Probes: an experiment's code that looks at training, or ends a replica."""
 
 from __future__ import annotations
 
@@ -49,20 +47,24 @@ class Probe:
     every: int = 1
 
     def on_train_begin(self, context: Context) -> None:
-        """Before the first step; after a resume, before the next one."""
+        """Run before the first step; after a resume, before the next one."""
 
     def on_step_end(self, context: Context) -> None:
-        """After every ``every`` steps."""
+        """Run after every ``every`` steps."""
 
     def on_epoch_end(self, context: Context) -> None:
-        """After each pass over the training set; a full batch is an epoch of one step."""
+        """Run after each pass over the training set.
+
+        A full batch is an epoch of one step.
+        """
 
     def on_train_end(self, context: Context) -> None:
-        """After the last step, before early stopping restores any weights."""
+        """Run after the last step, before early stopping restores any weights."""
 
     def state(self) -> dict[str, Tensor]:
-        """What a checkpoint must keep so that a resumed training ends with the same
-        findings.
+        """Return what a checkpoint must keep.
+
+        With it a resumed training ends with the same findings.
         """
         return {}
 
@@ -71,5 +73,5 @@ class Probe:
 
 
 def overrides(probe: Probe, method: str) -> bool:
-    """Whether the probe's class defines the method itself."""
+    """Tell whether the probe's class defines the method itself."""
     return getattr(type(probe), method) is not getattr(Probe, method)

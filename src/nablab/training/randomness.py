@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def generator_states(device: torch.device) -> list[Tensor]:
-    """The state of the CPU's generator and, on an accelerator, of the device's."""
+    """Return the states of the CPU's generator and of an accelerator's."""
     states = [torch.get_rng_state()]
     if device.type != "cpu":
         states.append(torch.get_device_module(device).get_rng_state())
@@ -25,7 +25,7 @@ def set_generator_states(states: Sequence[Tensor], device: torch.device) -> None
 
 
 def seeded_generator_states(seed: int, device: torch.device) -> list[Tensor]:
-    """The states that ``torch.manual_seed(seed)`` gives.
+    """Return the states that ``torch.manual_seed(seed)`` gives.
 
     The generators are left as they were.
     """
@@ -48,7 +48,7 @@ def reseed(seed: int, device: torch.device) -> None:
 
 @contextmanager
 def preserved(device: torch.device) -> Iterator[None]:
-    """Whatever is drawn inside, the default generators are left as they were."""
+    """Leave the default generators as they were, whatever is drawn inside."""
     before = generator_states(device)
     try:
         yield

@@ -31,7 +31,7 @@ class Recipe:
         optimizer: A specification such as `Adam`; each number may be a sequence, one
             per trial.
         schedule: Multiplies the learning rate.
-        train_samples: The first so many training samples stand for all in evaluations;
+        train_samples: Evaluate on this number of training samples, the first ones;
             None for all, 0 for no evaluation on the training set.
         held_out: Further data by name, evaluated as ``"<name>_loss"`` and so on.
         eval_every: Steps between evaluations; None for about 100 evaluations. The state
@@ -44,7 +44,8 @@ class Recipe:
             learners.
         hyper: Numbers of each trial by name, or one for all; for learners.
         metrics: Scores over whole sets by name; for learners.
-        own_labels: The targets are (K, N, ...), one set per trial; for `Supervised`.
+        per_replica_targets: The targets are (K, N, ...), one set per trial; for
+            `Supervised`.
         prepare: Makes the network's input of a batch of stored samples; for
             `Supervised`.
         augment: (stored samples, generator) to stored samples, before ``prepare``; for
@@ -67,7 +68,7 @@ class Recipe:
     sampler: Sampler | None = None
     hyper: Mapping[str, float | Sequence[float]] = field(default_factory=dict)
     metrics: Mapping[str, Metric] = field(default_factory=dict)
-    own_labels: bool = False
+    per_replica_targets: bool = False
     prepare: Prepare | None = None
     augment: Augment | None = None
     precision: Precision = "float32"
@@ -94,7 +95,7 @@ class Recipe:
             )
 
     def budget(self, steps_per_epoch: int) -> int:
-        """The number of optimizer steps, at most."""
+        """Return the number of optimizer steps, at most."""
         return (
             self.steps
             if self.steps is not None
@@ -102,12 +103,12 @@ class Recipe:
         )
 
     def changed(self, names: Sequence[str]) -> list[str]:
-        """Those of these options that are not at their defaults."""
+        """Return those of these options that are not at their defaults."""
         plain = Recipe(steps=1)
         return [name for name in names if getattr(self, name) != getattr(plain, name)]
 
 
-FOR_SUPERVISED = ("own_labels", "prepare", "augment", "precision")
+FOR_SUPERVISED = ("per_replica_targets", "prepare", "augment", "precision")
 FOR_LEARNERS = ("sampler", "hyper", "metrics")
 
 

@@ -19,8 +19,9 @@ from nablab.training.probes import Context, Probe
 
 
 class WeightRecorder(Probe):
-    """Keeps the weights of every replica before training, at every ``every``-th step,
-    and at the end.
+    """Keeps the weights of every replica as training goes on.
+
+    It keeps those before training, at every ``every``-th step, and at the end.
 
     They are kept on the CPU in their own dtype and are part of checkpoints. K replicas
     of P float32 weights at T points take 4·K·T·P bytes. A replica that ended keeps its
@@ -30,7 +31,7 @@ class WeightRecorder(Probe):
         every: Steps between two points.
         parameters: Names or glob patterns of the parameters (and buffers) to keep, such
             as ``"0.*"``.
-        replicas: Keep only the first so many replicas; None for all.
+        replicas: Keep only this many replicas, the first ones; None for all.
 
     Raises:
         UsageError: ``every`` or ``replicas`` is below 1; when training starts, a
@@ -84,9 +85,9 @@ class WeightRecorder(Probe):
         }
 
     def path(self, replica: int) -> list[dict[str, Tensor]]:
-        """The T points of one replica, each as tensors by name.
+        """Return the T points of one replica, each as tensors by name.
 
-        What `trajectory_pca` takes.
+        `trajectory_pca` takes them.
         """
         return [
             {name: tensor[replica] for name, tensor in point.items()}
@@ -107,12 +108,12 @@ class WeightRecorder(Probe):
         self._keep(context)
 
     def on_train_end(self, context: Context) -> None:
-        """Keep the last weights, if the last step is no multiple of ``every``."""
+        """Keep the last weights, if the last step is not a multiple of ``every``."""
         if self._steps[-1] != context.step:
             self._keep(context)
 
     def state(self) -> dict[str, Tensor]:
-        """All points so far."""
+        """Return all points so far."""
         return {
             "steps": torch.tensor(self._steps),
             **{f"weights/{n}": t for n, t in self.weights.items()},
@@ -154,9 +155,12 @@ class WeightRecorder(Probe):
 
 
 def path_array(path: Sequence[Mapping[str, Tensor]]) -> npt.NDArray[Any]:
-    """The T points of a path as one array (T, P), for a store.
+    """Stack the T points of a path to one array (T, P), for a store.
 
     `path_from_array` goes back.
+
+    Args:
+        path: T points, each as tensors by name.
     """
     return torch.stack(
         [torch.cat([t.reshape(-1) for t in point.values()]) for point in path]
@@ -166,9 +170,11 @@ def path_array(path: Sequence[Mapping[str, Tensor]]) -> npt.NDArray[Any]:
 def path_from_array(
     rows: npt.NDArray[Any], module: nn.Module
 ) -> list[dict[str, Tensor]]:
-    """The points (T, P) as tensors by parameter of a module of the same architecture.
+    """Split points (T, P) into tensors by parameter of a module; memory is shared.
 
-    Memory is shared.
+    Args:
+        rows: What `path_array` gave.
+        module: A module of the same architecture.
     """
     parameters = dict(module.named_parameters())
     parts = torch.split(

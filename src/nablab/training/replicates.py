@@ -50,7 +50,7 @@ def check_replicates(
         build: Builds one more where there is a single trial.
         seeds: Of the trials, for all but the first weights.
         starts: Of the first weights, one per trial; equal ones are equal on purpose.
-        training: Stands for the training that they are for; may build anew.
+        training: Stands for the training that they are for; may build again.
         varies: Whether anything but the first weights depends on the seed: batches,
             labels, dropout.
         on_note: Told where seeds share their first weights.
@@ -64,9 +64,10 @@ def check_replicates(
     name = type(networks[0].module).__name__
     if len(set(starts)) < len(set(zip(starts, seeds, strict=True))) and not varies():
         raise UsageError(
-            f"Some trials of {name} have one start, and nothing else depends on their "
-            "seeds (all samples at each step, no dropout): they would be copies of one. "
-            "Give each a start of its own, or a batch_size below the number of samples."
+            f"Some trials of {name} share one start, and nothing else depends on their "
+            "seeds (all samples at each step, no dropout): they would be copies of "
+            "each other. Give each a start of its own, or a batch_size below the "
+            "number of samples."
         )
     first, other = networks[0], _another(networks, build, starts)
     if other is None or not _same(first.module, other.module):
@@ -76,23 +77,23 @@ def check_replicates(
         raise UsageError(
             f"The function that builds {name} sets the seed of "
             f"{' and '.join(generators)} itself, so every seed gets the same weights "
-            f"and the seeds are no repetitions. Remove that line. {FRESH}"
+            f"and the trials are not repetitions. Remove that line. {FRESH}"
         )
     if len(networks) > 1 and not varies():
         raise UsageError(
             f"{name} starts from the same weights under every seed, and nothing else "
             "depends on the seed (all samples at each step, no dropout): the trials "
-            f"would be copies of one. {FRESH}"
+            f"would be copies of each other. {FRESH}"
         )
     on_note(
-        f"{name} starts from the same weights under every seed: seeds differ in the "
-        "rest only, such as the order of samples, and intervals say nothing of other "
+        f"{name} starts from the same weights under every seed: seeds differ only in "
+        "the rest, such as the order of samples, and intervals say nothing about other "
         "weights."
     )
 
 
 def draws_random_numbers(module: nn.Module, x: Tensor) -> bool:
-    """Whether a forward pass in training mode draws random numbers, as dropout does."""
+    """Tell whether a training pass, as with dropout, draws random numbers."""
     trial = copy.deepcopy(module).train()
     devices = [x.device] if x.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices), torch.no_grad():
@@ -114,7 +115,7 @@ def _states(device: torch.device) -> list[Tensor]:
 def _another(
     networks: Sequence[Built], build: Callable[[], nn.Module], starts: Sequence[int]
 ) -> Built | None:
-    """A network of another start than the first.
+    """Build a network of another start than the first.
 
     None where all starts are one on purpose.
     """
@@ -147,7 +148,7 @@ def _check_apart(modules: Sequence[nn.Module], training: Any) -> None:
 
 
 def _trained(module: nn.Module) -> Iterator[Tensor]:
-    """What training changes: trainable parameters and running statistics.
+    """Yield what training changes: trainable parameters and running statistics.
 
     Frozen parts may be shared. Read from the layers themselves: PyTorch's walk by full
     names takes a tenth of a short training of many networks.
@@ -162,13 +163,13 @@ def _trained(module: nn.Module) -> Iterator[Tensor]:
 
 
 def _name_of(tensor: Tensor, module: nn.Module) -> str:
-    """The name of a parameter or buffer of a network."""
+    """Return the name of a parameter or buffer of a network."""
     named = [*module.named_parameters(), *module.named_buffers()]
     return next(name for name, own in named if own is tensor)
 
 
 def _same(one: nn.Module, other: nn.Module) -> bool:
-    """Whether all parameters and buffers are equal, bit for bit up to NaN."""
+    """Tell whether all parameters and buffers are equal, bit for bit up to NaN."""
     pairs = [dict(m.named_parameters()) | dict(m.named_buffers()) for m in (one, other)]
     if pairs[0].keys() != pairs[1].keys():
         return False

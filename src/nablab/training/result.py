@@ -55,13 +55,16 @@ class Outcome:
         return self.steps // self.steps_per_epoch
 
     def last(self) -> dict[str, float]:
-        """The evaluated curves' values where the trial ended."""
+        """Return the evaluated curves' values where the trial ended."""
         return {name: float(values[-1]) for name, values in self.curves.items()}
 
     def at(self, *, epoch: int) -> dict[str, float]:
-        """Their values at the first evaluation at or after an epoch's end.
+        """Return the curves' values at the first evaluation at or after an epoch's end.
 
-        If none, where the trial ended.
+        If there is none, where the trial ended.
+
+        Args:
+            epoch: Number of whole epochs.
         """
         later = np.flatnonzero(self.steps >= epoch * self.steps_per_epoch)
         place = int(later[0]) if len(later) else -1
@@ -70,8 +73,14 @@ class Outcome:
     def first_epoch(
         self, curve: str, *, at_least: float | None = None, at_most: float | None = None
     ) -> float:
-        """The epoch, maybe a fraction, at whose evaluation a curve first reached a
-        bound; infinity if never.
+        """Return the epoch at whose evaluation a curve first reached a bound.
+
+        It may be a fraction; infinity if the curve never reached it.
+
+        Args:
+            curve: The name of an evaluated curve, such as ``"test_accuracy"``.
+            at_least: The bound of a curve that rises.
+            at_most: The bound of a curve that falls.
 
         Raises:
             ValueError: Not exactly one bound is given.
@@ -89,7 +98,12 @@ class Outcome:
         )
 
     def module(self, *, at: At = "final") -> nn.Module:
-        """A fresh module with the trial's weights, in evaluation mode."""
+        """Return a fresh module with the trial's weights, in evaluation mode.
+
+        Args:
+            at: ``"final"`` for the weights at the end, ``"best"`` for those of the best
+                evaluation.
+        """
         return self._module(at).eval()
 
 
@@ -176,15 +190,23 @@ class Training(Sequence[Outcome]):
         )
 
     def parameters(self, *, at: At = "final") -> dict[str, Tensor]:
-        """Stacked parameters (K, ...) by name, and buffers where the network has any."""
+        """Return stacked parameters (K, ...) by name, and buffers if there are any.
+
+        Args:
+            at: ``"final"`` for the weights at the end, ``"best"`` for those of each
+                replica's best evaluation.
+        """
         return dict(self._final_tensors if at == "final" else self._best_tensors)
 
     @torch.no_grad()
     def predict(self, x: Tensor, *, at: At = "final") -> Tensor:
-        """The outputs (K, N, ...) of every replica in eval mode and float32, for
-        samples ``x`` (N, ...).
+        """Compute the outputs (K, N, ...) of every replica, in eval mode and float32.
 
         The samples are prepared as in training.
+
+        Args:
+            x: Stored samples (N, ...).
+            at: See `parameters`.
         """
         tensors = self.parameters(at=at)
         x = torch.as_tensor(x).to(next(iter(tensors.values())).device)
@@ -199,10 +221,13 @@ class Training(Sequence[Outcome]):
         return torch.stack(outputs)
 
     def module(self, replica: int, *, at: At = "final") -> nn.Module:
-        """A fresh module with the weights of one replica, in training mode as PyTorch
-        leaves it.
+        """Return a fresh module with the weights of one replica.
 
-        It takes prepared inputs.
+        It is in training mode, as PyTorch leaves it, and takes prepared inputs.
+
+        Args:
+            replica: Its number, from 0.
+            at: See `parameters`.
         """
         module = build_replicas(self._build, [self.starts[replica]])[0]
         tensors = self.parameters(at=at)
@@ -214,9 +239,9 @@ class Training(Sequence[Outcome]):
         return module.to(next(iter(tensors.values())).device)
 
     def steps_to(self, threshold: float) -> FloatArray:
-        """float64 (K,): the first step whose training loss is at most ``threshold``.
+        """Return the first step whose training loss is at most ``threshold``.
 
-        Infinity if none.
+        float64 (K,); infinity where the loss never got there.
         """
         reached = self.train_loss <= threshold
         return np.where(

@@ -1,5 +1,6 @@
-"""Samplers: which samples stand in which batch, as a function of the seed and the
-batch's number.
+"""Samplers: which samples stand in which batch.
+
+The answer is a function of the seed and the batch's number.
 
 Nothing is drawn from a running generator, so a training's position is its step alone:
 nothing needs saving.
@@ -32,7 +33,12 @@ class Sampler(Protocol):
     text: str
 
     def indices(self, seed: int, batch: int) -> Tensor:
-        """The samples, int64 (n,), of a batch counted from the beginning of training."""
+        """Return the samples, int64 (n,), of a batch.
+
+        Args:
+            seed: Of the trial.
+            batch: Its number, counted from the beginning of training.
+        """
         ...
 
 
@@ -162,7 +168,7 @@ class Folds:
         return self.training(seed)[self._inner.indices(seed, batch)]
 
     def training(self, seed: int) -> Tensor:
-        """The samples that a trial learns from, equally many for every fold.
+        """Return the samples that a trial learns from, equally many for every fold.
 
         One may stay unused.
         """
@@ -174,5 +180,5 @@ class Folds:
         return torch.cat(rest)[: self._fewest]
 
     def validation(self, seed: int) -> Tensor:
-        """The samples of the fold that a trial leaves out."""
+        """Return the samples of the fold that a trial leaves out."""
         return self._parts[self._held_out[seed]]

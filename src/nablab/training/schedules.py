@@ -22,8 +22,9 @@ class Schedule(Protocol):
     """
 
     def multipliers(self, steps: int) -> npt.NDArray[np.float64]:
-        """float64 (steps,): what multiplies the learning rate at each of ``steps``
-        steps.
+        """Return what multiplies the learning rate at each of ``steps`` steps.
+
+        float64 (steps,).
         """
         ...
 
@@ -33,7 +34,7 @@ class Constant:
     """The learning rate as it is."""
 
     def multipliers(self, steps: int) -> npt.NDArray[np.float64]:
-        """Ones."""
+        """Return ones."""
         return np.ones(steps)
 
 
@@ -48,7 +49,7 @@ class StepDecay:
         _require_positive("StepDecay", "every", self.every)
 
     def multipliers(self, steps: int) -> npt.NDArray[np.float64]:
-        """``factor ** (step // every)``."""
+        """Return ``factor ** (step // every)``."""
         return np.asarray(
             self.factor ** (np.arange(steps) // self.every), dtype=np.float64
         )
@@ -61,7 +62,7 @@ class Exponential:
     factor: float
 
     def multipliers(self, steps: int) -> npt.NDArray[np.float64]:
-        """``factor ** step``."""
+        """Return ``factor ** step``."""
         return np.asarray(
             self.factor ** np.arange(steps, dtype=np.float64), dtype=np.float64
         )
@@ -69,8 +70,9 @@ class Exponential:
 
 @dataclass(frozen=True)
 class Linear:
-    """A straight line from ``start`` to ``end``, after an optional linear warm-up
-    (`LinearLR`).
+    """A straight line from ``start`` to ``end``, after an optional linear warm-up.
+
+    PyTorch's is `torch.optim.lr_scheduler.LinearLR`.
     """
 
     start: float = 1.0
@@ -78,7 +80,10 @@ class Linear:
     warmup_steps: int = 0
 
     def multipliers(self, steps: int) -> npt.NDArray[np.float64]:
-        """``start + (end - start) * t / T`` over the T steps after the warm-up."""
+        """Return ``start + (end - start) * t / T``.
+
+        T is the number of steps after the warm-up.
+        """
         left = _after_warmup(steps, self.warmup_steps)
         line = self.start + (self.end - self.start) * np.arange(left) / left
         return _warmed_up(line, self.warmup_steps)
@@ -86,8 +91,9 @@ class Linear:
 
 @dataclass(frozen=True)
 class Cosine:
-    """Half a cosine from 1 to ``minimum``, after an optional linear warm-up
-    (`CosineAnnealingLR`).
+    """Half a cosine from 1 to ``minimum``, after an optional linear warm-up.
+
+    PyTorch's is `torch.optim.lr_scheduler.CosineAnnealingLR`.
 
     Loshchilov and Hutter, SGDR, 2017, without restarts.
     """
@@ -96,8 +102,9 @@ class Cosine:
     warmup_steps: int = 0
 
     def multipliers(self, steps: int) -> npt.NDArray[np.float64]:
-        """``minimum + (1 - minimum) * (1 + cos(pi t / T)) / 2`` over the T steps after
-        the warm-up.
+        """Return ``minimum + (1 - minimum) * (1 + cos(pi t / T)) / 2``.
+
+        T is the number of steps after the warm-up.
         """
         left = _after_warmup(steps, self.warmup_steps)
         wave = (1 + np.cos(np.pi * np.arange(left) / left)) / 2
@@ -116,8 +123,9 @@ def _after_warmup(steps: int, warmup_steps: int) -> int:
 def _warmed_up(
     multipliers: npt.NDArray[np.float64], warmup_steps: int
 ) -> npt.NDArray[np.float64]:
-    """Put a line from ``1 / warmup_steps`` up to 1, times the first multiplier, before
-    the others.
+    """Put a line from ``1 / warmup_steps`` up to 1 before the other multipliers.
+
+    The line is multiplied by the first of them.
     """
     if not warmup_steps:
         return multipliers

@@ -1,5 +1,6 @@
-"""PyTorch's generators and the building of networks, from seeds that
-`nablab.seeding.derive` makes.
+"""PyTorch's generators and the building of networks from seeds.
+
+`nablab.seeding.derive` makes the seeds.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from nablab.seeding import derive as derive  # known under this module's name, t
 
 
 def generator(seed: int) -> torch.Generator:
-    """A CPU generator that starts from ``seed``."""
+    """Make a CPU generator that starts from ``seed``."""
     return torch.Generator().manual_seed(seed)
 
 
@@ -36,7 +37,7 @@ class Built:
     states: Mapping[str, int]
 
     def generators_equal(self, other: Built) -> list[str]:
-        """The libraries whose generator stands where it stood for the other network."""
+        """Name the libraries whose generators stand where they stood for the other."""
         return [
             name for name, state in self.states.items() if state == other.states[name]
         ]
@@ -70,6 +71,10 @@ def build_replicas(
 
     The weights are those that PyTorch gives for the seed, whatever the other seeds are;
     the global generators are left as they were.
+
+    Args:
+        build: Makes one untrained network.
+        seeds: One per network.
     """
     return [network.module for network in built(build, seeds)]
 
@@ -86,7 +91,7 @@ def _own_generators() -> Iterator[None]:
 
 
 def _generator_states() -> dict[str, int]:
-    """What tells two states of each library's generator apart.
+    """Return what tells two states of each library's generator apart.
 
     A hash, as there may be many networks.
     """

@@ -26,16 +26,17 @@ from nablab.training.seeding import derive
 
 
 class SequentialEngine:
-    """K modules, K PyTorch optimizers and K generators, for modules with dropout or
-    buffers too.
+    """K modules, K PyTorch optimizers and K generators.
+
+    It also serves modules with dropout or buffers.
 
     Args:
         modules: K modules; the engine trains them in place.
         x: Stored samples (N, ...), shared.
-        y: Targets (N, ...), or (K, N, ...) with own labels.
+        y: Targets (N, ...), or (K, N, ...) with per-replica targets.
         loss: Name or function.
         optimizer: Specification.
-        own_labels: Whether each replica has its own targets.
+        per_replica_targets: Whether each replica has its own targets.
         inputs: How stored samples become inputs.
         seeds: One seed per replica for what its forward passes draw, such as dropout,
             and for augmentation; from its index if not given.
@@ -52,14 +53,14 @@ class SequentialEngine:
         *,
         loss: Loss,
         optimizer: Specification,
-        own_labels: bool,
+        per_replica_targets: bool,
         inputs: Inputs = Inputs(),  # noqa: B008 - immutable
         seeds: Sequence[int] | None = None,
     ) -> None:
         self.replicas = len(modules)
         self._inputs, self._layout = inputs, layout(modules[0])
         self._modules = [m.to(memory_format=self._layout) for m in modules]  # type: ignore[call-overload]
-        self._x, self._y, self._own_labels = x, y, own_labels
+        self._x, self._y, self._per_replica_targets = x, y, per_replica_targets
         self._loss = loss_function(loss)
         self._specification = optimizer
         self._optimizers = [
@@ -90,7 +91,7 @@ class SequentialEngine:
     ) -> FloatArray:
         module, optimizer = self._modules[replica].train(), self._optimizers[replica]
         learning_rate = self._specification.learning_rate_of(replica)
-        targets = self._y[replica] if self._own_labels else self._y
+        targets = self._y[replica] if self._per_replica_targets else self._y
         losses = np.full(len(rates), np.nan)
         augments = self._inputs.augment is not None
         x, y = self._x, targets
@@ -183,8 +184,9 @@ class SequentialEngine:
 
     @contextmanager
     def _own_randomness(self, replica: int, *, advance: bool = True) -> Iterator[None]:
-        """Draw from the replica's own generators inside, and leave the global ones as
-        they were.
+        """Draw from the replica's own generators inside.
+
+        The global ones are left as they were.
         """
         before = generator_states(self._x.device)
         set_generator_states(self._generators[replica], self._x.device)

@@ -11,12 +11,17 @@ Optimizers = Mapping[str, torch.optim.Optimizer]
 
 
 def tensors_of(module: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers by name, those that a state dictionary leaves out as well."""
+    """Return parameters and buffers by name.
+
+    Buffers that a state dictionary leaves out are among them.
+    """
     return dict(module.named_parameters()) | dict(module.named_buffers())
 
 
 def take(module: nn.Module, optimizers: Optimizers) -> dict[str, Tensor]:
-    """Copies of a module's tensors as ``module/<name>``, of optimizers' as ``<own
+    """Copy a module's tensors and those of its optimizers.
+
+    The module's are named ``module/<name>``, an optimizer's ``<own
     name>/<index>/<slot>``.
     """
     state = {

@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from nablab.training.fitting import task_of
 from nablab.training.learners import Learner, Supervised
-from nablab.training.loop import TrainingTask, task_of
+from nablab.training.loop import TrainingTask
 from nablab.training.recipe import Recipe
 
 SHORT_SECONDS = 0.1
@@ -52,8 +53,16 @@ def measure_speed(
 
     Probes and checkpoints are not measured.
 
-    It takes steps for ``minimum_seconds``, or a twentieth of the whole training if that
-    is less.
+    Args:
+        learner: See `train`.
+        data: See `train`.
+        recipe: See `train`.
+        seeds: See `train`.
+        starts: See `train`.
+        replicas: See `train`.
+        device: See `train`.
+        minimum_seconds: Steps are taken for this time, or a twentieth of all steps if
+            these take less.
 
     Raises:
         UsageError: As `train`.

@@ -1,5 +1,6 @@
-"""The outputs of many networks of one architecture, from their stacked weights, by the
-compiled engine.
+"""The outputs of many networks of one architecture, by the compiled engine.
+
+They are computed from the networks' stacked weights.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ from nablab.training.optimizers import SGD
 
 
 class StackedPredictor:
-    """Computes the outputs of K networks of one architecture from their stacked
-    weights.
+    """Computes the outputs of K networks of one architecture.
+
+    It takes their stacked weights.
 
     Args:
         module: The architecture; its weights are not used.
@@ -37,7 +39,15 @@ class StackedPredictor:
         self._engine(1)
 
     def __call__(self, tensors: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
-        """Outputs (K, N, C) for parameters (K, ...) by name and inputs (N, ...)."""
+        """Compute the outputs of K networks.
+
+        Args:
+            tensors: Parameters (K, ...) by name.
+            inputs: (N, ...), prepared as the networks take them.
+
+        Returns:
+            Outputs (K, N, C).
+        """
         flat = self._flat(tensors)
         engine = self._engine(len(flat))
         self._holders.pop(len(flat), None)
@@ -47,8 +57,9 @@ class StackedPredictor:
     def at_points(
         self, basis: Mapping[str, Tensor], factors: Tensor
     ) -> Callable[[Tensor], Tensor]:
-        """What gives the outputs (K, N, C) for inputs (N, ...) at K combinations of B
-        networks.
+        """Return a function of inputs (N, ...) at K combinations of B networks.
+
+        It gives the outputs (K, N, C).
 
         Their first layer is computed for the B networks only, and their weights are
         made once.
@@ -80,14 +91,15 @@ class StackedPredictor:
                 labels,
                 loss="cross_entropy",
                 optimizer=SGD(),
-                own_labels=False,
+                per_replica_targets=False,
             )
         return self._engines[replicas]
 
 
 def stacked_predictor(module: nn.Module, x: Tensor) -> StackedPredictor | None:
-    """What computes the outputs of K networks like ``module`` several times as fast as
-    PyTorch.
+    """Return a predictor several times as fast as PyTorch for K networks.
+
+    The networks are like ``module``.
 
     For `nablab.instruments.interpolate` and others that measure many points of weight
     space, for instance.

@@ -1,5 +1,6 @@
-"""K networks of one architecture as rows of one tensor, and an optimizer step on all of
-them at once.
+"""K networks of one architecture as rows of one tensor.
+
+An optimizer steps on all of them at once.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ class StackedWeights:
             tensor.copy_(torch.where(self.active[:, None], tensor, old))
 
     def by_name(self, weights: Tensor) -> dict[str, Tensor]:
-        """Views of (..., P) weights by parameter name."""
+        """Return views of (..., P) weights by parameter name."""
         parts = torch.split(
             weights, [shape.numel() for shape in self._shapes.values()], dim=-1
         )
@@ -116,7 +117,7 @@ def refuse_unsuitable(module: nn.Module) -> None:
     """Raise `Unsupported` for a module whose weights alone do not say what it computes."""
     if any(True for _ in module.buffers()):
         raise Unsupported(
-            "the network has buffers, such as those of batch normalisation"
+            "the network has buffers, such as those of batch normalization"
         )
     if any(isinstance(part, _DROPOUT) and part.p > 0 for part in module.modules()):
         raise Unsupported(

@@ -1,5 +1,6 @@
-"""Rules that end the training of a replica, evaluated at every evaluation, for each
-replica alone.
+"""Rules that end the training of a replica, for each replica alone.
+
+They are asked at every evaluation.
 
 A rule is a frozen dataclass; `watch` gives its memory for one training, which is a
 function of the evaluations alone, so a resumed training rebuilds it by replaying them.
@@ -53,7 +54,7 @@ class Rule(Protocol):
         ...
 
     def watch(self, replicas: int) -> Watch:
-        """A fresh memory for so many replicas."""
+        """Return a fresh memory for this number of replicas."""
         ...
 
 
@@ -75,17 +76,18 @@ class Threshold:
     improves: ClassVar[bool] = False
 
     def watch(self, replicas: int) -> Watch:
-        """A fresh memory for so many replicas."""
+        """Return a fresh memory for this number of replicas."""
         return _ThresholdWatch(self.value, self.above)
 
 
 @dataclass(frozen=True)
 class EarlyStopping:
-    """Stop after ``patience`` evaluations in a row without an improvement (Prechelt,
-    1998).
+    """Stop after ``patience`` evaluations in a row without an improvement.
+
+    Prechelt, 1998.
 
     An evaluation improves if it is lower than the best so far by more than
-    ``minimum_delta``; the count starts anew at each improvement.
+    ``minimum_delta``; the count starts again at each improvement.
 
     Attributes:
         metric: An evaluated curve; choose held-out data, never a test set.
@@ -110,14 +112,15 @@ class EarlyStopping:
             )
 
     def watch(self, replicas: int) -> Watch:
-        """A fresh memory for so many replicas."""
+        """Return a fresh memory for this number of replicas."""
         return _PatienceWatch(replicas, self.patience, self.minimum_delta)
 
 
 @dataclass(frozen=True)
 class Plateau:
-    """Converged: over the last ``window_steps`` the best loss so far fell by at most a
-    small share.
+    """Converged: over the last ``window_steps`` the best loss hardly fell.
+
+    It fell by at most a small share.
 
     The window must be long. A rule on one small change of the loss between two checks
     stops on the plateaus that networks cross while they learn, and wherever a noisy
@@ -139,7 +142,7 @@ class Plateau:
             )
 
     def watch(self, replicas: int) -> Watch:
-        """A fresh memory for so many replicas."""
+        """Return a fresh memory for this number of replicas."""
         return _PlateauWatch(replicas, self.window_steps, self.relative_improvement)
 
 

@@ -36,7 +36,7 @@ DEVICES = ("cpu", "cuda", "mps")
 
 
 @dataclass(frozen=True, eq=False)
-class OwnLabels:
+class PerReplicaTargets:
     """Targets (K, N, ...) of a held-out set, one set of N per replica."""
 
     values: Any
@@ -48,13 +48,13 @@ class Evaluated:
 
     Attributes:
         x: Stored samples (N, ...).
-        y: Targets (N, ...), or (K, N, ...) with own labels.
-        own_labels: Whether each replica has its own targets.
+        y: Targets (N, ...), or (K, N, ...) with per-replica targets.
+        per_replica_targets: Whether each replica has its own targets.
     """
 
     x: Tensor
     y: Tensor
-    own_labels: bool
+    per_replica_targets: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +71,7 @@ class Task:
     optimizer: Specification
     schedule: Schedule
     batch_size: int | None
-    own_labels: bool
+    per_replica_targets: bool
     inputs: Inputs
     evaluated: dict[str, Evaluated]
     eval_every: int
@@ -87,7 +87,7 @@ class Task:
         return [f"{name}_{kind}" for name in self.evaluated for kind in kinds]
 
     def rates(self) -> FloatArray:
-        """float64 (steps,): what multiplies the learning rate at each step."""
+        """Return what multiplies the learning rate at each step, float64 (steps,)."""
         return np.asarray(self.schedule.multipliers(self.steps), dtype=np.float64)
 
     @property
@@ -102,11 +102,11 @@ class Task:
         return Goal(self.best, higher)
 
     def prepare(self, samples: Tensor) -> Tensor:
-        """The network's input of stored samples."""
+        """Return the network's input of stored samples."""
         return self.inputs.ready(samples)
 
     def batches(self) -> Batches:
-        """The order in which each replica sees the samples."""
+        """Return the order in which each replica sees the samples."""
         return Batches(len(self.x), self.batch_size, self.seeds, self.x.device)
 
     def engine(
@@ -134,7 +134,7 @@ class Task:
             y=self.y,
             loss=self.loss,
             optimizer=self.optimizer,
-            own_labels=self.own_labels,
+            per_replica_targets=self.per_replica_targets,
             seeds=self.seeds,
             batch_size=self.batch_size or len(self.x),
             inputs=self.inputs,
@@ -144,11 +144,11 @@ class Task:
         )
 
     def _varies_by_seed(self, module: nn.Module) -> bool:
-        """Whether trainings of two seeds differ even where their first weights do not."""
+        """Tell whether trainings of two seeds differ with equal first weights."""
         shuffled = self.batch_size is not None and self.batch_size < len(self.x)
         if (
             shuffled
-            or self.own_labels
+            or self.per_replica_targets
             or self.inputs.augment
             or self.optimizer.differs_by_replica()
         ):
@@ -164,12 +164,15 @@ class Task:
                 module, sample, wanted=f"for {self.loss} it must return one tensor"
             )
             check_targets(
-                self.loss, output, self.y.flatten(0, 1) if self.own_labels else self.y
+                self.loss,
+                output,
+                self.y.flatten(0, 1) if self.per_replica_targets else self.y,
             )
 
     def evaluate(self, engine: Engine) -> dict[str, FloatArray]:
-        """Each of `metrics` (K,), at the present weights, on the training set and each
-        held-out set.
+        """Compute each of `metrics` (K,), at the present weights, on each set.
+
+        The sets are the training set and each held-out set.
         """
         found: dict[str, FloatArray] = {}
         # sets that share their samples share one prediction
@@ -185,7 +188,7 @@ class Task:
         return found
 
     def fingerprint(self, engine: Engine) -> dict[str, Any]:
-        """Everything on which the course of training depends, as JSON types."""
+        """Return everything on which the course of training depends, as JSON types."""
         data = {"x": self.x, "y": self.y}
         for name, own in self.evaluated.items():
             data |= {f"{name}/x": own.x, f"{name}/y": own.y}
@@ -203,7 +206,7 @@ class Task:
             "optimizer": repr(self.optimizer),
             "schedule": repr(self.schedule),
             "batch size": self.batch_size,
-            "own labels": self.own_labels,
+            "own labels": self.per_replica_targets,
             "inputs": self.inputs.text(),
             "evaluations": self.eval_every,
             "stopping rules": [repr(rule) for rule in self.stop],
@@ -242,14 +245,14 @@ def make_task(
     target = device_named(device)
     check_pair(data)
     x, y = (torch.as_tensor(part).to(target) for part in data)
-    own_labels = recipe.own_labels
-    _check_samples(x, y, len(seeds), own_labels)
+    per_replica_targets = recipe.per_replica_targets
+    _check_samples(x, y, len(seeds), per_replica_targets)
     first = recipe.train_samples
     if first == 0:
         raise UsageError("train_samples must be at least 1 for Supervised, got 0.")
     training_set = x if first is None else x[:first]
-    labels = y if first is None else y[:, :first] if own_labels else y[:first]
-    evaluated = {"train": Evaluated(training_set, labels, own_labels)}
+    labels = y if first is None else y[:, :first] if per_replica_targets else y[:first]
+    evaluated = {"train": Evaluated(training_set, labels, per_replica_targets)}
     for name, pair in recipe.held_out.items():
         evaluated[name] = _evaluated(pair, x, training_set, target, len(seeds))
     batch_size = recipe.batch_size
@@ -265,7 +268,7 @@ def make_task(
         optimizer=recipe.optimizer,
         schedule=recipe.schedule,
         batch_size=batch_size,
-        own_labels=own_labels,
+        per_replica_targets=per_replica_targets,
         inputs=make_inputs(recipe.prepare, recipe.augment, recipe.precision, target),
         evaluated=evaluated,
         eval_every=recipe.eval_every or max(1, steps // EVALUATIONS),
@@ -288,13 +291,13 @@ def make_task(
 def _evaluated(
     pair: Pair, x: Tensor, training_set: Tensor, device: torch.device, replicas: int
 ) -> Evaluated:
-    """A held-out set on the device.
+    """Put a held-out set on the device.
 
     Samples that are the training set's stay one tensor with it.
     """
-    samples, own = pair[0], isinstance(pair[1], OwnLabels)
+    samples, own = pair[0], isinstance(pair[1], PerReplicaTargets)
     labels = torch.as_tensor(
-        pair[1].values if isinstance(pair[1], OwnLabels) else pair[1]
+        pair[1].values if isinstance(pair[1], PerReplicaTargets) else pair[1]
     ).to(device)
     stored = torch.as_tensor(samples).to(device)
     if stored.data_ptr() == x.data_ptr() and stored.shape == training_set.shape:
@@ -307,9 +310,9 @@ def _evaluated(
 def _scored(
     function: Callable[[Tensor, Tensor], Tensor], outputs: Tensor, data: Evaluated
 ) -> FloatArray:
-    """float64 (K,): a loss or a score of each replica's outputs (K, N, ...)."""
+    """Compute a loss or a score of each replica's outputs (K, N, ...), float64 (K,)."""
     values = [
-        function(out, data.y[k] if data.own_labels else data.y)
+        function(out, data.y[k] if data.per_replica_targets else data.y)
         for k, out in enumerate(outputs)
     ]
     return torch.stack(values).double().cpu().numpy()
@@ -337,12 +340,15 @@ def device_named(name: str) -> torch.device:
     return device
 
 
-def _check_samples(x: Tensor, y: Tensor, replicas: int, own_labels: bool) -> None:
-    if own_labels and len(y) != replicas:
+def _check_samples(
+    x: Tensor, y: Tensor, replicas: int, per_replica_targets: bool
+) -> None:
+    if per_replica_targets and len(y) != replicas:
         raise UsageError(
-            f"With own_labels, y needs one set per seed: {replicas} sets, got {len(y)}."
+            f"With per_replica_targets, y needs one set per seed: {replicas} sets, got "
+            f"{len(y)}."
         )
-    labels = y.shape[1] if own_labels and y.ndim > 1 else len(y)
+    labels = y.shape[1] if per_replica_targets and y.ndim > 1 else len(y)
     if len(x) != labels or not len(x):
         raise UsageError(
             f"Inputs and targets must have the same number of samples, got {len(x)} "

@@ -1,5 +1,6 @@
-"""The answer to an experiment's question in one or two sentences, made from its
-verdicts.
+"""The answer to an experiment's question, made from its verdicts.
+
+It is one or two sentences.
 
 What was decided comes first, what stays open second, with the reason. Every word stands
 in a claim: nothing here knows an experiment, and the same verdicts give the same
@@ -17,15 +18,18 @@ from nablab.text.naming import sentence, words
 if TYPE_CHECKING:
     from nablab.verdicts.judging import Outcome, Verdict
 
-NAMED = 2
-"""So many claims of one outcome are named where the claims say nothing of the question.
-"""
+CLAIMS_NAMED = 2
+"""How many claims of one outcome are named where no claim speaks of the question."""
 
 
 def answer(verdicts: Sequence[Verdict]) -> str:
-    """The answer, from the claims that say what they mean for the question.
+    """Answer the question in one or two sentences.
 
-    Else from the first claims.
+    The answer is made of the claims that say what they mean for the question; where
+    none does, of the first claims.
+
+    Args:
+        verdicts: Those of all claims, in their order.
 
     Returns:
         One or two sentences; empty without a verdict.
@@ -43,9 +47,7 @@ def answer(verdicts: Sequence[Verdict]) -> str:
 
 
 def shared_scope(verdicts: Sequence[Verdict]) -> dict[str, Level]:
-    """The scope of all claims, where it is one and the same, so that it need be said
-    only once.
-    """
+    """Return the scope of the claims if all share one, so that it is said only once."""
     scopes = [dict(verdict.scope) for verdict in verdicts]
     return (
         scopes[0]
@@ -55,9 +57,9 @@ def shared_scope(verdicts: Sequence[Verdict]) -> dict[str, Level]:
 
 
 def _parts(verdicts: Sequence[Verdict], *outcomes: Outcome) -> list[str]:
-    """The phrases of these outcomes in the order of the claims.
+    """List the phrases of these outcomes in the order of the claims.
 
-    Equal ones once, with all their scopes.
+    Equal phrases appear once, with all their scopes.
     """
     groups: dict[str, list[Verdict]] = {}
     for verdict in verdicts:
@@ -69,7 +71,7 @@ def _parts(verdicts: Sequence[Verdict], *outcomes: Outcome) -> list[str]:
 
 
 def _remark(group: Sequence[Verdict], ambiguous: Mapping[str, Sequence[Level]]) -> str:
-    """In brackets: for which levels this holds, and what it would take to know more.
+    """Say in brackets for which levels this holds, and what it takes to know more.
 
     Args:
         group: The verdicts that say the same.
@@ -118,16 +120,14 @@ def _from_claims(verdicts: Sequence[Verdict]) -> str:
             if verdict.outcome == outcome
         ]
         if claims:
-            rest = len(claims) - NAMED
+            rest = len(claims) - CLAIMS_NAMED
             more = f"; and {rest} more" if rest > 0 else ""
-            sentences.append(f"{word}: {'; '.join(claims[:NAMED])}{more}.")
+            sentences.append(f"{word}: {'; '.join(claims[:CLAIMS_NAMED])}{more}.")
     return " ".join(sentences)
 
 
 def bare_claim(verdict: Verdict, shared: Mapping[str, Level]) -> str:
-    """The claim as a sentence without its period and without the scope that all claims
-    share.
-    """
+    """Write the claim without its period and without the scope that all share."""
     claim = verdict.claim.rstrip(".")
     unnamed = [f"{words(factor)} {level}" for factor, level in verdict.scope.items()]
     suffix = f" ({', '.join(unnamed)})"
@@ -148,7 +148,7 @@ def _levels(verdicts: Sequence[Verdict], factor: str) -> list[Level]:
 
 
 def _joined(phrases: Sequence[str]) -> str:
-    """Phrases as one sentence; some hold commas of their own.
+    """Join phrases to one sentence; some hold commas of their own.
 
     >>> _joined(["one falls", "two rises", "three, too, is open"])
     'one falls; two rises; and three, too, is open'
@@ -158,7 +158,7 @@ def _joined(phrases: Sequence[str]) -> str:
 
 
 def _listed(names: Sequence[str]) -> str:
-    """Words with commas and an "and" before the last.
+    """List words with commas and an "and" before the last.
 
     >>> _listed(["sinc", "sawtooth", "sign_sin"])
     'sinc, sawtooth and sign_sin'

@@ -39,12 +39,12 @@ class Axis:
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Axis:
-        """The inverse of ``dataclasses.asdict``."""
+        """Read an axis that ``dataclasses.asdict`` wrote."""
         return cls(**content)
 
 
 def axis_of(claim: Claim, evidence: Evidence) -> Axis | None:
-    """The axis of a claim's effect, or None where nothing was measured."""
+    """Return the axis of a claim's effect, or None where nothing was measured."""
     if evidence.effect is None:
         return None
     return Axis(
@@ -66,7 +66,7 @@ def _zero_text(claim: Claim) -> str:
 
 
 def _published(claim: Claim) -> float | None:
-    """The published value on the axis of the effect.
+    """Place the published value on the axis of the effect.
 
     A metric's level has a place only beside its bound.
     """

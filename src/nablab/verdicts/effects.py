@@ -1,5 +1,6 @@
-"""Effects in words: the quantity, how far it moves and in which direction, and between
-which limits.
+"""Effects in words: the quantity, how far it moves, in which direction.
+
+An effect comes with the limits between which it lies.
 
 An effect is told in the terms of its claim, "held-out MSE 2.2 times lower for deep than
 for shallow (1.5 to 3.1)", so that nobody has to know which of two numbers was
@@ -23,14 +24,14 @@ SIDES = {-1: "below", 1: "above"}
 
 
 def quantity(claim: Claim) -> str:
-    """What the claim is about, in the claim's own words or made from the metric's name."""
+    """Name what the claim is about, in its own words or made from the metric's name."""
     return claim.quantity or words(claim.metric)
 
 
 def effect_text(claim: Claim, evidence: Evidence) -> str:
-    """The quantity, its effect and interval, as a person would say it.
+    """Write the quantity, its effect and interval as a person would say it.
 
-    Empty if there is none.
+    Empty where there is no effect.
     """
     if evidence.effect is None:
         return ""
@@ -55,7 +56,7 @@ def effect_text(claim: Claim, evidence: Evidence) -> str:
 
 
 def compared(claim: Claim) -> str:
-    """Who is held against whom.
+    """Say who is held against whom.
 
     >>> compared(Claim.less("error", "deep", "shallow", by="model"))
     'for deep than for shallow'
@@ -67,7 +68,7 @@ def compared(claim: Claim) -> str:
 
 
 def claimed_bound(claim: Claim) -> str:
-    """The constant of a bound with its direction.
+    """Write the constant of a bound with its direction.
 
     >>> claimed_bound(Claim.at_most("error", 0.5))
     'at most 0.500'
@@ -76,7 +77,7 @@ def claimed_bound(claim: Claim) -> str:
 
 
 def amount(claim: Claim, value: float) -> str:
-    """A difference with its direction: ``0.5 lower``, ``1.5 times higher``."""
+    """Write a difference with its direction: ``0.5 lower``, ``1.5 times higher``."""
     if value == 0:
         return "no difference"
     times = " times" if claim.scale == "log10" else ""
@@ -84,7 +85,7 @@ def amount(claim: Claim, value: float) -> str:
 
 
 def size(claim: Claim, distance: float) -> str:
-    """A distance in the unit of the claim's scale; one of logarithms as a factor."""
+    """Write a distance in the unit of the claim's scale; of logarithms, as a factor."""
     if claim.scale != "log10":
         return number(distance)
     ratio = 10 ** min(distance, 300)
@@ -100,7 +101,7 @@ def size(claim: Claim, distance: float) -> str:
 
 
 def share(claim: Claim, delta: float) -> str:
-    """Cliff's delta as the share of pairs on its side; ties count half."""
+    """Write Cliff's delta as the share of pairs on its side; ties count half."""
     sign = -1 if delta < 0 else 1
     side = (
         f"{SIDES[sign]} {number(claim.bound)}"
@@ -111,12 +112,12 @@ def share(claim: Claim, delta: float) -> str:
 
 
 def percent(effect: float, delta: float) -> float:
-    """Of a delta: the share of pairs, in percent, on the side of ``effect``."""
+    """Convert a delta to the share of pairs, in percent, on the side of ``effect``."""
     return 50 * (1 + (-delta if effect < 0 else delta))
 
 
 def number(value: float, digits: int = 3) -> str:
-    """Three significant digits, or as many as asked for.
+    """Write three significant digits, or as many as asked for.
 
     >>> number(0.01234), number(1234.5), number(0.99941, 4)
     ('0.0123', '1,230', '0.9994')
@@ -132,9 +133,7 @@ def number(value: float, digits: int = 3) -> str:
 
 
 def on_scale(claim: Claim, value: float) -> float:
-    """The mean of a bound whose distance from the bound, on the claim's scale, is
-    ``value``.
-    """
+    """Return the mean that lies ``value`` from the bound, on the claim's scale."""
     return (
         claim.bound * 10 ** min(value, 300)
         if claim.scale == "log10"
@@ -143,7 +142,7 @@ def on_scale(claim: Claim, value: float) -> float:
 
 
 def _at(claim: Claim, level: Level | None) -> str:
-    """A level with the preposition that it takes; a number needs its factor's name."""
+    """Write a level with the preposition it takes; a number needs its factor's name."""
     if isinstance(level, (int, float)) and not isinstance(level, bool):
         return f"at {words(claim.by)} {level:g}"
     return f"for {level}"
@@ -165,9 +164,9 @@ def _equality_text(claim: Claim, evidence: Evidence, *limits: float) -> str:
 
 
 def _tendency_text(claim: Claim, tau: float, *limits: float) -> str:
-    """Of a trend or a correlation.
+    """Describe the effect of a trend or a correlation.
 
-    A direction only where the interval leaves no doubt about it.
+    A direction is named only where the interval leaves no doubt about it.
     """
     other = words(claim.other or claim.by)
     low, high = limits or (tau, tau)
@@ -180,7 +179,7 @@ def _tendency_text(claim: Claim, tau: float, *limits: float) -> str:
 
 
 def _bound_text(claim: Claim, evidence: Evidence, *limits: float) -> str:
-    """The mean beside its bound; no limits where the values do not vary."""
+    """Write the mean beside its bound; no limits where the values do not vary."""
     effect = evidence.effect or 0.0
     if claim.scale == "ranks":
         one, two = sorted(percent(effect, value) for value in limits)
@@ -200,7 +199,7 @@ def _bound_text(claim: Claim, evidence: Evidence, *limits: float) -> str:
 
 
 def _digits(values: Sequence[float], bound: float) -> int:
-    """So many digits that no value looks like the bound without being it.
+    """Count the digits it takes so that no value looks like the bound without being it.
 
     0.9994 is not 0.999.
     """

@@ -1,4 +1,4 @@
-"""Which claims so many seeds cannot decide, whatever they give.
+"""Which claims a number of seeds cannot decide, whatever they give.
 
 Known before anything is trained.
 """
@@ -20,8 +20,7 @@ MOST_SEEDS = 1_000
 
 @dataclass(frozen=True)
 class Undecidable:
-    """A claim that stays inconclusive with a number of seeds, however clear their
-    results are.
+    """A claim that a number of seeds cannot decide, however clear their results are.
 
     Attributes:
         claim: The claim in words.
@@ -39,7 +38,7 @@ def undecidable(
     *,
     confidence: float = 0.95,
 ) -> list[Undecidable]:
-    """The claims that so many seeds cannot decide, in the order of the claims.
+    """List the claims that this number of seeds cannot decide, in their order.
 
     As in `judge`, p-values are held against 0.05 over the number of claims that are
     tested. Holm's correction eases as other claims are decided, so a claim named here
@@ -69,9 +68,9 @@ def undecidable(
 def _cases(
     claim: Claim, conditions: Sequence[Condition]
 ) -> Iterator[tuple[Claim, Mapping[str, Level], Sequence[Condition]]]:
-    """The tests that a claim makes over these conditions.
+    """Yield the tests that a claim makes over these conditions.
 
-    None, one, or one per level of ``within``.
+    There is none, one, or one per level of ``within``.
     """
     chosen = [condition for condition in conditions if condition.matches(claim.where)]
     scopes: list[dict[str, Level]] = [{}]
@@ -85,7 +84,7 @@ def _cases(
 
 
 def _occurs(claim: Claim, conditions: Sequence[Condition]) -> bool:
-    """Whether there is anything to test; exact quantities need no test."""
+    """Tell whether there is anything to test; exact quantities need no test."""
     levels = {condition[claim.by] for condition in conditions if claim.by in condition}
     if claim.kind == "difference":
         return {claim.first, claim.second} <= levels
@@ -97,12 +96,12 @@ def _occurs(claim: Claim, conditions: Sequence[Condition]) -> bool:
 def _decider(
     claim: Claim, conditions: Sequence[Condition], level: float, z: float
 ) -> Callable[[int], bool]:
-    """Whether the clearest possible results of so many seeds would decide a claim."""
+    """Return a test of whether the clearest results of n seeds would decide."""
     floor = floor_of(claim, conditions)
     levels = {condition[claim.by] for condition in conditions if claim.by in condition}
 
     def trials(seeds: int) -> int:
-        """How many trials stand in a trend (one per level and seed) or a correlation."""
+        """Count the trials of a trend (one per level and seed) or of a correlation."""
         if claim.kind == "trend":
             return seeds * len(levels)
         # Exchanged conditions are the units of a paired correlation, however many seeds

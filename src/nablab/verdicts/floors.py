@@ -1,6 +1,6 @@
-"""What so many seeds can show at best: the smallest p-value, and the narrowest limits.
+"""What a number of seeds can show at best: the smallest p-value, the narrowest limits.
 
-A test that deals n values to two groups has so many ways to deal them; if only the one
+A test that deals n values to two groups has a number of ways to do so; if only the one
 at hand is as clear as it is, p is one over that number, and no data can bring it lower.
 So the number of seeds alone says whether a claim can be decided, before anything is
 trained. Only Python's own ``math`` is used: ``nablab show`` answers without loading
@@ -25,8 +25,9 @@ Floor = Callable[[int], float]
 
 
 def floor_of(claim: Claim, conditions: Sequence[Condition]) -> Floor:
-    """The smallest p-value of a claim, over these conditions, as a function of the
-    number of seeds.
+    """Return a claim's smallest possible p-value as a function of the number of seeds.
+
+    It holds over these conditions.
 
     Outcomes that are 0 or 1 may have another one, which depends on the bound.
 
@@ -47,9 +48,9 @@ def floor_of(claim: Claim, conditions: Sequence[Condition]) -> Floor:
 
 
 def floor_of_trend(levels: int, paired: bool) -> Floor:
-    """One over the number of ways to deal the values to the levels.
+    """Return one over the number of ways to deal the values to the levels.
 
-    Within each seed where paired.
+    Paired, they are dealt within each seed.
     """
     if paired:
         return lambda n: math.exp(-n * math.lgamma(levels + 1))
@@ -57,8 +58,9 @@ def floor_of_trend(levels: int, paired: bool) -> Floor:
 
 
 def floor_of_exchanges(sizes: Sequence[int], paired: bool) -> Floor:
-    """One over the number of ways in which levels, and seeds unless paired, can change
-    places.
+    """Return one over the number of ways in which levels and seeds can change places.
+
+    Paired, only the levels change places.
 
     Args:
         sizes: Number of levels of each factor.
@@ -70,8 +72,7 @@ def floor_of_exchanges(sizes: Sequence[int], paired: bool) -> Floor:
 
 
 def crossed(conditions: Sequence[Condition]) -> tuple[list[Condition], tuple[int, ...]]:
-    """Conditions in the order of a table of their factors, and the number of levels of
-    each factor.
+    """Order conditions as a table of their factors; count the levels of each factor.
 
     A factor that follows from another (the course that a network belongs to) has no
     levels of its own. Where the conditions are not all combinations of the levels, they
@@ -96,14 +97,14 @@ def crossed(conditions: Sequence[Condition]) -> tuple[list[Condition], tuple[int
 
 
 def clearest_limit(claim: Claim, seeds: int, trials: float, z: float) -> float:
-    """The inner limit of the interval of data in complete agreement.
+    """Return the inner limit of the interval of data in complete agreement.
 
     Means have no such limit.
 
     Args:
         claim: What is claimed.
-        seeds: So many seeds.
-        trials: So many trials stand in a trend or a correlation.
+        seeds: Number of seeds.
+        trials: Number of trials in a trend or a correlation.
         z: Normal quantile of the interval.
     """
     if claim.kind in ("trend", "correlation"):
@@ -120,5 +121,5 @@ def clearest_limit(claim: Claim, seeds: int, trials: float, z: float) -> float:
 
 
 def _follows(factor: Sequence[object], other: Sequence[object]) -> bool:
-    """Whether the level of ``other`` tells that of ``factor``."""
+    """Tell whether the level of ``other`` determines that of ``factor``."""
     return len(set(zip(other, factor, strict=True))) == len(set(other))

@@ -15,7 +15,8 @@ from nablab.statistics.resampling import Design, holm
 from nablab.statistics.small_samples import ALPHA
 from nablab.verdicts.axis import Axis, axis_of
 from nablab.verdicts.effects import effect_text
-from nablab.verdicts.evidence import Evidence, examine
+from nablab.verdicts.evidence import Evidence
+from nablab.verdicts.examining import examine
 from nablab.verdicts.planning import Advice, advise, leans_against
 from nablab.verdicts.wording import method, reason, sentence
 
@@ -78,12 +79,12 @@ class Verdict:
     advice: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types; NaN and infinity as floats."""
+        """Convert to plain JSON types; NaN and infinity as floats."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Verdict:
-        """The inverse of `to_dict`, also after a detour through JSON."""
+        """Read what `to_dict` wrote, also after a detour through JSON."""
         published, interval, axis = (
             content["published"],
             content["interval"],
@@ -167,7 +168,10 @@ def _cases(claim: Claim, records: Records, design: Design) -> list[_Case]:
 
 
 def _p(evidence: Evidence, p: float) -> float:
-    """A failed or exact examination is no member of the family of tests."""
+    """Return the p-value, or NaN for an examination that is not part of the family.
+
+    A failed or exact examination is not a test.
+    """
     return math.nan if evidence.exact or evidence.failure else p
 
 
@@ -215,7 +219,7 @@ def _verdict(
 
 
 def _answer(claim: Claim, outcome: Outcome) -> str:
-    """What the outcome means for the question, in the words of the claim's author."""
+    """Say what the outcome means for the question, in the claim's own words."""
     if claim.answer is None:
         return ""
     open_ = claim.answer.open

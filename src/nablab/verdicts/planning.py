@@ -38,11 +38,10 @@ class Advice:
 def advise(
     claim: Claim, evidence: Evidence, level: float, confidence: float, resamples: int
 ) -> Advice:
-    """How many seeds decide with 80 % power if effect and spread stay as they are, and
-    that in words.
+    """Estimate how many seeds decide with 80 % power, and say so in words.
 
-    The usual formula for a normal mean, with the correction for Student's quantiles of
-    Guenther 1981.
+    Effect and spread are taken to stay as they are. The formula is the usual one for a
+    normal mean, with the correction for Student's quantiles of Guenther 1981.
 
     Args:
         claim: What is claimed.
@@ -58,7 +57,7 @@ def advise(
     fewest = _fewest(claim, evidence, level, confidence, against)
     if level <= 1 / (resamples + 1) and not (claim.paired and claim.scale == "ranks"):
         return Advice(
-            text=f"So many claims need more than {resamples} resamples.",
+            text=f"This many claims need more than {resamples} resamples.",
             short="too many claims",
         )
     if fewest is None and evidence.floor(MOST_SEEDS) >= level:
@@ -101,7 +100,7 @@ def advise(
 
 
 def _at_least(fewest: int | None, before: str = "", after: str = "") -> Advice:
-    """Advice from the clearest possible data alone."""
+    """Give advice from the clearest possible data alone."""
     if not fewest:
         return Advice(short="too few seeds")
     text = f"{before}It takes at least {fewest} seeds{after}."
@@ -109,7 +108,7 @@ def _at_least(fewest: int | None, before: str = "", after: str = "") -> Advice:
 
 
 def _usual(claim: Claim, evidence: Evidence, level: float, confidence: float) -> float:
-    """The number of seeds of the usual formula.
+    """Compute the number of seeds by the usual formula.
 
     Infinite where the effect lies on the line.
     """
@@ -130,7 +129,7 @@ def _usual(claim: Claim, evidence: Evidence, level: float, confidence: float) ->
 
 
 def _reach_of_bound(z: float, gap: float, evidence: Evidence) -> float:
-    """How far from the line the effect has to be.
+    """Compute how far from the line the effect has to be.
 
     The stand-off for skewed values shrinks with more seeds.
     """
@@ -142,7 +141,7 @@ def _reach_of_bound(z: float, gap: float, evidence: Evidence) -> float:
 
 
 def _out_of_reach(evidence: Evidence, level: float) -> str:
-    """That the clearest data of so many seeds would not have decided either.
+    """Say that the clearest data of this many seeds would not have decided either.
 
     Empty if they would.
     """
@@ -159,7 +158,7 @@ def _out_of_reach(evidence: Evidence, level: float) -> str:
 
 
 def leans_against(claim: Claim, evidence: Evidence) -> bool:
-    """Whether the effect lies on the refuting side of its threshold."""
+    """Tell whether the effect lies on the refuting side of its threshold."""
     if evidence.effect is None:
         return False
     if claim.kind == "equality":
@@ -170,7 +169,7 @@ def leans_against(claim: Claim, evidence: Evidence) -> bool:
 def _fewest(
     claim: Claim, evidence: Evidence, level: float, confidence: float, against: bool
 ) -> int | None:
-    """The smallest number of seeds at which the clearest possible data would decide."""
+    """Find the smallest number of seeds at which the clearest data would decide."""
     threshold = -claim.smallest_effect if against else claim.smallest_effect
     # The exact limits of a share are the same test as its p-value, at their own level.
     level = min(level, (1 - confidence) / 2) if evidence.share else level
@@ -184,7 +183,7 @@ def _fewest(
 
 
 def _trials(claim: Claim, evidence: Evidence, n: int) -> float:
-    """How many trials stand in a trend or correlation of ``n`` seeds."""
+    """Count the trials that stand in a trend or correlation of ``n`` seeds."""
     # Exchanged conditions are the units of a paired correlation, however many seeds
     # there are.
     alone = claim.kind == "correlation" and claim.paired

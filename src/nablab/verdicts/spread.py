@@ -20,10 +20,12 @@ from nablab.statistics.resampling import Array
 from nablab.text.naming import words
 from nablab.verdicts.values import Group, values_of, whose
 
-FAR = 12.0
-"""An outlier lies so many robust standard deviations (1.4826 times the median distance
-from the median) from the median: 3 % of samples of five normal values have one, and
-under 1 % of samples of seven or more."""
+OUTLIER_DISTANCE = 12.0
+"""An outlier lies this many robust standard deviations from the median.
+
+One of them is 1.4826 times the median distance from the median. 3 % of samples of five
+normal values have an outlier, and under 1 % of samples of seven or more.
+"""
 
 
 RANKS = " The scale 'ranks' asks what most seeds do."
@@ -38,7 +40,7 @@ COARSEST = 100
 
 
 def same_for_all_seeds(side: Iterable[Record], metric: str) -> tuple[float, ...]:
-    """What every one of at least two seeds gave, trial by trial.
+    """Return what every one of at least two seeds gave, trial by trial.
 
     Empty if the seeds differ.
     """
@@ -56,20 +58,23 @@ def same_for_all_seeds(side: Iterable[Record], metric: str) -> tuple[float, ...]
 
 
 def constant(side: Iterable[Record], metric: str) -> float:
-    """The one finite value that all trials of at least two seeds share, else NaN."""
+    """Return the one finite value that all trials share, else NaN.
+
+    It takes at least two seeds.
+    """
     values = set(same_for_all_seeds(side, metric))
     only = values.pop() if len(values) == 1 else math.nan
     return only if math.isfinite(only) else math.nan
 
 
 def only_zero_or_one(sides: Iterable[Sequence[Record]], metric: str) -> bool:
-    """Whether every trial gave 0 or 1: an outcome that happens or not."""
+    """Tell whether every trial gave 0 or 1: an outcome that happens or does not."""
     values = np.concatenate([values_of(side, metric) for side in sides])
     return bool(np.isin(values[~np.isnan(values)], (0.0, 1.0)).all())
 
 
 def no_replicates(sides: Mapping[str, Sequence[Record]], claim: Claim) -> str:
-    """Why seeds that all gave one result are no replicates.
+    """Explain why seeds that all gave one result are not replicates.
 
     Empty if they vary, or may be equal by nature.
 
@@ -98,8 +103,9 @@ def no_replicates(sides: Mapping[str, Sequence[Record]], claim: Claim) -> str:
 def no_spread(
     values: Sequence[Group], names: Sequence[str], claim: Claim, what: str = ""
 ) -> str:
-    """Why means of two sides (or of the only one) cannot be judged where no value
-    varies; else empty.
+    """Explain why means cannot be judged where no value varies; empty if they can.
+
+    There are two sides, or only one.
     """
     arrays = [np.array(list(group.values())) for group in values]
     if sum(
@@ -118,7 +124,7 @@ def no_spread(
 
 
 def constant_ratio(claim: Claim) -> str:
-    """Why paired values that differ by one factor in every seed cannot be judged."""
+    """Explain why pairs that differ by one factor in every seed cannot be judged."""
     return (
         f"Two levels differ by the same factor in {words(claim.metric)} in every seed, "
         f"so how much it varies from seed to seed is not known.{EXACT}"
@@ -128,7 +134,7 @@ def constant_ratio(claim: Claim) -> str:
 def equal_by_nature(
     sides: Mapping[str, Sequence[Record]], claim: Claim
 ) -> tuple[str, ...]:
-    """A sentence for each side whose seeds all gave the same coarse values."""
+    """Write a sentence for each side whose seeds all gave the same coarse values."""
     said = []
     for name, side in sides.items():
         values = same_for_all_seeds(side, claim.metric)
@@ -144,9 +150,9 @@ def equal_by_nature(
 def outliers(
     groups: Sequence[Group], names: Sequence[str], claim: Claim
 ) -> tuple[str, ...]:
-    """A sentence for each side with values far from the rest.
+    """Write a sentence for each side with values far from the rest.
 
-    Few seeds cannot know their mean.
+    A few seeds cannot know the mean of such values.
     """
     said = []
     for name, group in zip(names, groups, strict=True):
@@ -167,14 +173,17 @@ def _far(values: Array) -> Array:
     distance = np.abs(values - np.median(values))
     usual = 1.4826 * float(np.median(distance))
     return np.asarray(
-        (distance > FAR * usual)
+        (distance > OUTLIER_DISTANCE * usual)
         if usual > 0 and len(values) > 3
         else np.zeros(len(values), bool)
     )
 
 
 def _coarse(value: float) -> bool:
-    """Whether it is infinite or a fraction with a denominator of at most `COARSEST`."""
+    """Tell whether a value is infinite or a fraction with a small denominator.
+
+    The denominator is at most `COARSEST`.
+    """
     if math.isinf(value):
         return True
     return abs(

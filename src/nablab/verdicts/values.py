@@ -26,19 +26,19 @@ vanish.
 def of_level(
     records: Iterable[Record], claim: Claim, level: Level | None
 ) -> list[Record]:
-    """The records in which the claim's factor stands at ``level``."""
+    """Select the records in which the claim's factor stands at ``level``."""
     return [
         r for r in records if claim.by in r.condition and r.condition[claim.by] == level
     ]
 
 
 def array(group: Group) -> Array:
-    """The values in the order of the seeds."""
+    """Return the values in the order of the seeds."""
     return np.array([group[seed] for seed in sorted(group)], dtype=np.float64)
 
 
 def summary(side: Iterable[Record], metric: str) -> dict[str, float]:
-    """Mean, median, number of values and number of NaN."""
+    """Return the mean, the median, the number of values and the number of NaN."""
     values = values_of(side, metric)
     usable = values[~np.isnan(values)]
     both = np.isposinf(usable).any() and np.isneginf(usable).any()
@@ -53,7 +53,7 @@ def summary(side: Iterable[Record], metric: str) -> dict[str, float]:
 
 
 def relative(a: float, b: float) -> float:
-    """Relative difference to the smaller of the two.
+    """Compute the relative difference to the smaller of the two.
 
     Infinite if it is 0 or the signs differ.
 
@@ -69,13 +69,15 @@ def relative(a: float, b: float) -> float:
 def prepare(
     sides: Mapping[str, Sequence[Record]], claim: Claim
 ) -> tuple[list[Group], tuple[str, ...], str]:
-    """One value per seed on the claim's scale for every side, with caveats, and why it
-    failed if it did.
+    """Reduce every side to one value per seed on the claim's scale.
 
     Args:
         sides: The trials to compare; the name says who they are in messages, empty for
             all.
         claim: Its metric and scale.
+
+    Returns:
+        The values of each side, the caveats, and why it failed, empty if it did not.
     """
     metric, scale = claim.metric, claim.scale
     values = np.concatenate([values_of(side, metric) for side in sides.values()])
@@ -105,7 +107,7 @@ def prepare(
 
 
 def no_order(values: Array, metric: str) -> str:
-    """Why values without a rank order cannot be judged."""
+    """Explain why values without a rank order cannot be judged; empty if they can."""
     same = len(values) > 1 and bool((values == values[0]).all())
     return (
         f"Every trial has the same {words(metric)}, so there is no order to test."
@@ -115,7 +117,7 @@ def no_order(values: Array, metric: str) -> str:
 
 
 def values_of(side: Iterable[Record], metric: str) -> Array:
-    """The metric of every trial that has it."""
+    """Return the metric of every trial that has it."""
     return np.array(
         [record.scalars[metric] for record in side if metric in record.scalars],
         dtype=np.float64,
@@ -123,7 +125,7 @@ def values_of(side: Iterable[Record], metric: str) -> Array:
 
 
 def _empty_side(sides: Mapping[str, Sequence[Record]], claim: Claim) -> str:
-    """Why a side without a single number cannot be judged."""
+    """Explain why a side without a single number cannot be judged."""
     for name, side in sides.items():
         values = values_of(side, claim.metric)
         if not len(values):
@@ -134,7 +136,7 @@ def _empty_side(sides: Mapping[str, Sequence[Record]], claim: Claim) -> str:
 
 
 def _unfit(values: Array, metric: str, scale: Scale) -> str:
-    """Why values cannot be put on the scale."""
+    """Explain why values cannot be put on the scale; empty if they can."""
     if scale == "ranks":
         return ""
     some = f"Some values of {words(metric)}"
@@ -155,7 +157,7 @@ def _unfit(values: Array, metric: str, scale: Scale) -> str:
 def _one_per_seed(
     side: Iterable[Record], metric: str, scale: Scale, floor: float
 ) -> Group:
-    """The seed's value on the scale; NaN if any of its trials is NaN."""
+    """Return each seed's value on the scale; NaN if any of its trials is NaN."""
     by_seed: dict[int, list[float]] = {}
     for record in side:
         if metric in record.scalars:
@@ -176,7 +178,7 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def _median(values: Sequence[float] | Array) -> float:
-    """NaN if any value is NaN, if there is none, or between the two infinities."""
+    """Return the median; NaN for no values, any NaN, or a middle between infinities."""
     ordered = sorted(float(value) for value in values)
     if not ordered or any(math.isnan(value) for value in ordered):
         return math.nan
@@ -198,5 +200,5 @@ def _caveats_of_nan(
 
 
 def whose(claim: Claim, name: str) -> str:
-    """Which trials a sentence speaks of; empty for all."""
+    """Say which trials a sentence speaks of; empty for all."""
     return f" with {claim.by} = {name}" if name else ""

@@ -31,11 +31,11 @@ from nablab.verdicts.effects import (
 if TYPE_CHECKING:
     from nablab.verdicts.evidence import Evidence
 
-FEW = 30
+FEW_SEEDS = 30
 
 
 def sentence(claim: Claim, scope: Mapping[str, Level]) -> str:
-    """The claim in words, with its scope.
+    """Write the claim in words, with its scope.
 
     A sentence of the claim's own may hold the fields first, second, metric, scope and
     level.
@@ -76,7 +76,7 @@ def reason(
     family: int,
     confidence: float,
 ) -> str:
-    """Why the claim got its outcome: where the interval lies, and the p-value.
+    """Say why the claim got its outcome: where the interval lies, and the p-value.
 
     Args:
         claim: What is claimed.
@@ -121,8 +121,7 @@ def reason(
 
 
 def method(claim: Claim, evidence: Evidence, family: int, confidence: float) -> str:
-    """Which statistic, test, interval and correction made the verdict, and what they
-    cannot see.
+    """Name the statistic, test, interval and correction, and what they cannot see.
 
     Args:
         claim: What is claimed.
@@ -141,7 +140,7 @@ def method(claim: Claim, evidence: Evidence, family: int, confidence: float) -> 
     if (
         claim.scale != "ranks"
         and claim.kind in ("difference", "bound", "equality")
-        and evidence.seeds < FEW
+        and evidence.seeds < FEW_SEEDS
     ):
         missed = 100 * 0.9**evidence.seeds
         parts.append(
@@ -152,7 +151,7 @@ def method(claim: Claim, evidence: Evidence, family: int, confidence: float) -> 
 
 
 def _method(claim: Claim, evidence: Evidence) -> tuple[str, str, str]:
-    """Statistic, test and interval."""
+    """Name the statistic, the test and the interval."""
     tau = (
         "Kendall's tau-b",
         "score interval with the spread of bootstrap and permutations",
@@ -233,7 +232,7 @@ def _with(where: str, text: str) -> str:
 
 
 def _line(claim: Claim, evidence: Evidence, *, touching: bool = False) -> str:
-    """The threshold in the words of the effect."""
+    """Write the threshold in the words of the effect."""
     if claim.kind == "equality":
         return f"the margin of {100 * claim.margin:.3g} %"
     if claim.kind == "bound" and claim.scale != "ranks":
@@ -253,7 +252,7 @@ def _line(claim: Claim, evidence: Evidence, *, touching: bool = False) -> str:
 
 
 def threshold_text(claim: Claim) -> str:
-    """What the effect is held against, in short.
+    """Write in short what the effect is held against.
 
     ``1.5 times lower``, ``tau 0.300``, ``0.0500``.
     """
@@ -270,7 +269,9 @@ def threshold_text(claim: Claim) -> str:
 
 
 def _bound_line(claim: Claim) -> str:
-    """The bound; where an effect must reach beyond it to be of interest, how that line
+    """Write the line of a bound.
+
+    Where an effect must reach beyond the bound to be of interest, say how the line
     comes about.
     """
     if not claim.smallest_effect:
@@ -285,7 +286,7 @@ def _bound_line(claim: Claim) -> str:
 
 
 def _side(claim: Claim, evidence: Evidence, supporting: bool) -> str:
-    """Where the whole interval lies, in words."""
+    """Say where the whole interval lies."""
     if claim.kind == "equality":
         return f"{'within' if supporting else 'beyond'} {_line(claim, evidence)}"
     if claim.kind == "bound" and claim.scale != "ranks":
@@ -305,7 +306,7 @@ def _side(claim: Claim, evidence: Evidence, supporting: bool) -> str:
 
 
 def _p_text(p: float) -> str:
-    """With its sign; p-values of a permutation test are never 0.
+    """Write a p-value with its sign; those of a permutation test are never 0.
 
     >>> _p_text(0.0548), _p_text(0.00001)
     ('= 0.055', '< 0.0001')

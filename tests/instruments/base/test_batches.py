@@ -91,10 +91,10 @@ def test_one_batch_or_several() -> None:
 @pytest.mark.parametrize(
     ("data", "text"),
     [
-        ([], "hold no batch"),
+        ([], "contain no batch"),
         (iter([]), "A generator can be read only once"),
         (3, "Data of type int cannot be read"),
-        ((X[:0], Y[:0]), "Batch 0 of the data holds no sample"),
+        ((X[:0], Y[:0]), "Batch 0 of the data contains no sample"),
         (
             [(X, Y), (X, Y.clone().fill_(float("nan")))],
             r"Tensor 1 of batch 1 .* holds 10 values that are NaN",

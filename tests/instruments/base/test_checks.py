@@ -447,7 +447,9 @@ def test_what_fails_in_the_first_pass_is_one_sentence() -> None:
         match=r"batch 1 or its gradient is not finite. Tensor 0 of batch 1 .* 1 values",
     ):
         Objective(small(), "cross_entropy", [(x, y), (other, y)])
-    with pytest.raises(UsageError, match="No target in the data counts"):
+    with pytest.raises(
+        UsageError, match="All targets in the data are marked as ignored"
+    ):
         Objective(small(), "cross_entropy", (x, torch.full_like(y, -100)))
 
 

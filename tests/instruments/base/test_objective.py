@@ -178,7 +178,7 @@ def test_losses_that_are_no_mean_are_refused() -> None:
     [
         (
             lambda m: m.requires_grad_(False),
-            "no parameter that asks for a gradient .all 2 are frozen",
+            "no parameter that requires a gradient .all 2 are frozen",
         ),
         (
             lambda m: m.weight.data.fill_(float("nan")),

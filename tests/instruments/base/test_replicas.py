@@ -72,7 +72,7 @@ def test_each_replica_may_learn_targets_of_its_own(batch_size):
         Replicas.stack(modules),
         "mse",
         (x, targets),
-        own_targets=True,
+        per_replica_targets=True,
         batch_size=batch_size,
     )
     for chosen in (objective, objective.subset(torch.tensor([2, 1]))):
@@ -91,7 +91,9 @@ def test_own_targets_need_a_row_for_each_replica():
         UsageError,
         match=r"target of batch 0 has shape \(10, 2\).*needs \(4, samples, \.\.\.\)",
     ):
-        ReplicaObjective(Replicas.stack(networks()), "mse", (x, y), own_targets=True)
+        ReplicaObjective(
+            Replicas.stack(networks()), "mse", (x, y), per_replica_targets=True
+        )
 
 
 def test_chosen_parameters_vary_and_the_others_stay_each_replicas_own():

@@ -226,7 +226,7 @@ def test_targets_of_their_own() -> None:
     networks = build(lambda: models.dense("1-4-1", "tanh"), 3)
     x, y = points(1, 3)
     own = y.T[..., None].contiguous()
-    found = measure(networks, x, own, mse, own_targets=True)
+    found = measure(networks, x, own, mse, per_replica_targets=True)
     for k, network in enumerate(networks):
         torch.testing.assert_close(
             found[k], truth(network, x, own[k], mse), rtol=1e-11, atol=1e-13

@@ -140,7 +140,11 @@ def test_replicas_with_targets_of_their_own(method):
     modules, (x, _) = [network(seed) for seed in range(3)], batch()
     targets = torch.randn(3, 12, 3, dtype=torch.float64)
     found = hessian_matrix(
-        Replicas.stack(modules), "mse", (x, targets), own_targets=True, method=method
+        Replicas.stack(modules),
+        "mse",
+        (x, targets),
+        per_replica_targets=True,
+        method=method,
     )
     for k, module in enumerate(modules):
         truth = dense_truth(module, squared, (x, targets[k]))

@@ -251,4 +251,4 @@ def test_the_figure_and_the_record():
         json.loads(json.dumps(found.to_dict()))["standard_error"]
         == found.standard_error
     )
-    assert set(METHODS) == set(module.LEAST)
+    assert set(METHODS) == set(module.LEAST_PRODUCTS)

@@ -518,7 +518,7 @@ class Branching(nn.Module):
 def test_models_that_vmap_does_not_take_are_measured_one_by_one() -> None:
     a, b = Branching(), Branching()
     result = interpolate(a, b, "cross_entropy", classes())
-    assert "one by one, for the model does not go through vmap" in result.notes[0]
+    assert "one by one, because the model does not run under vmap" in result.notes[0]
     np.testing.assert_array_equal(
         result.losses,
         interpolate(a, b, "cross_entropy", classes(), batched=False).losses,

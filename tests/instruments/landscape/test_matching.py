@@ -424,7 +424,7 @@ def shared() -> nn.Sequential:
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        (Residual(), r"units of a Residual cannot be told.*specification=\{group"),
+        (Residual(), r"units of a Residual cannot be derived.*specification=\{group"),
         (
             nn.Sequential(nn.Linear(4, 4), nn.Unflatten(1, (2, 2)), nn.Linear(2, 1)),
             r"Layer '1' \(Unflatten",
@@ -588,7 +588,7 @@ def diverged() -> nn.Sequential:
             r"Did you mean 'weights'\? Choices: weights, activations",
         ),
         (dense(), dense(), None, {"method": "activations"}, r"needs data"),
-        (dense(), dense(), [], {"method": "activations"}, r"The data hold no batch"),
+        (dense(), dense(), [], {"method": "activations"}, r"The data contain no batch"),
         (
             dense(),
             dense(),

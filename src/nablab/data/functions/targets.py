@@ -70,23 +70,30 @@ class Target:
     function: Function
 
     def truth(self, x: npt.ArrayLike) -> Array:
-        """The exact values in float64, in the shape of ``x``."""
+        """Compute the exact values in float64, in the shape of ``x``."""
         return self.function(np.asarray(x, dtype=np.float64))
 
     def grid(self, points: int | None = None) -> Array:
-        """The training inputs in float64, shape (N,)."""
+        """Return the training inputs in float64, shape (N,).
+
+        Args:
+            points: Number of points, instead of the target's own.
+        """
         return np.linspace(self.low, self.high, points or self.points)
 
     def midpoints(self, points: int | None = None) -> Array:
-        """The held-out inputs in float64, shape (N-1,).
+        """Return the held-out inputs in float64, shape (N-1,).
 
-        Midway between neighboring training inputs.
+        They lie midway between neighboring training inputs.
+
+        Args:
+            points: Number of training points, instead of the target's own.
         """
         grid = self.grid(points)
         return (grid[:-1] + grid[1:]) / 2
 
     def train(self, points: int | None = None) -> tuple[Tensor, Tensor]:
-        """The training set: x and y, float32, shape (N, 1).
+        """Return the training set: x and y, float32, shape (N, 1).
 
         Args:
             points: Number of points, instead of the target's own.
@@ -94,8 +101,10 @@ class Target:
         return self._tensors(self.grid(points))
 
     def held_out(self, points: int | None = None) -> tuple[Tensor, Tensor]:
-        """The held-out set, float32, shape (N-1, 1), for a training set of ``points``
-        points.
+        """Return the held-out set: x and y, float32, shape (N-1, 1).
+
+        Args:
+            points: Number of training points, instead of the target's own.
         """
         return self._tensors(self.midpoints(points))
 
@@ -138,7 +147,7 @@ def _sign_sin(x: Array) -> Array:
 
 
 def tent(x: Array) -> Array:
-    """The tent map, 2x up to 1/2 and 2 - 2x after it.
+    """Compute the tent map, 2x up to 1/2 and 2 - 2x after it.
 
     Exact in binary floating point on [0, 1].
     """
@@ -146,12 +155,12 @@ def tent(x: Array) -> Array:
 
 
 def sawtooth(depth: int) -> Function:
-    """The tent map composed ``depth`` times on [0, 1].
+    """Compose the tent map ``depth`` times on [0, 1].
 
     It has 2^(depth-1) teeth (points where it reaches 1) and 2^depth straight pieces. A
     ReLU network with ``depth`` hidden layers of 2 units equals it
     (`nablab.models.sawtooth_network`); one hidden layer needs at least 2^depth - 1
-    units, for n units make at most n + 1 pieces. Telgarsky, "Benefits of depth in
+    units, because n units make at most n + 1 pieces. Telgarsky, "Benefits of depth in
     neural networks", COLT 2016, arXiv:1602.04485.
     """
 
@@ -187,7 +196,7 @@ TARGETS = (*_KNOWN, "sawtooth")
 
 
 def sawtooth_depth(name: str) -> int | None:
-    """The number of compositions of a sawtooth target, None for any other target.
+    """Count the compositions of a sawtooth target; None for any other target.
 
     >>> [sawtooth_depth(name) for name in ("sawtooth-7", "sawtooth@0..0.5", "sinc")]
     [7, 4, None]
@@ -197,9 +206,12 @@ def sawtooth_depth(name: str) -> int | None:
 
 
 def target(spec: str) -> Target:
-    """The target that ``spec`` names.
+    """Return the target that ``spec`` names.
 
-    A known name or an expression, with ``@LOW..HIGH`` and ``@POINTS``.
+    ``spec`` is a known name or an expression, with ``@LOW..HIGH`` and ``@POINTS``.
+
+    Args:
+        spec: Such as ``sinc``, ``sawtooth-3`` or ``sin(x)*x@-3..3@50``.
 
     Raises:
         UsageError: An unknown name, a bad expression, domain or number of points,
@@ -265,7 +277,7 @@ def _constant(text: str, spec: str) -> float:
     values = function(np.array([0.0, 1.0]))
     if not np.isfinite(values).all() or values[0] != values[1]:
         raise UsageError(
-            f"'{text.strip()}' is no end of a domain in '{spec}'. Write numbers: "
+            f"'{text.strip()}' is not an end of a domain in '{spec}'. Write numbers: "
             "@-3..3 or @-pi..pi."
         )
     return float(values[0])

@@ -15,25 +15,28 @@ CIFAR_RECORD = 1 + 3 * 32 * 32
 
 
 def idx_split(files: Sequence[bytearray]) -> tuple[Tensor, Tensor]:
-    """Images uint8 (N, 1, H, W) and labels int64 (N,) of an idx file of each.
+    """Decode one idx file of images and one of labels.
+
+    Returns:
+        Images uint8 (N, 1, H, W) and labels int64 (N,).
 
     Raises:
-        DataError: A file is no idx file of unsigned bytes.
+        DataError: A file is not an idx file of unsigned bytes.
     """
     images, labels = (read_idx(content) for content in files)
     return torch.from_numpy(images)[:, None], torch.from_numpy(labels.astype(np.int64))
 
 
 def read_idx(content: bytearray) -> np.ndarray:
-    """The array of an idx file (LeCun's format), sharing its memory.
+    """Decode the array of an idx file (LeCun's format), sharing its memory.
 
     Args:
         content: Two zero bytes, the type (8: unsigned byte), the number of dimensions,
             each dimension as a big-endian 32-bit integer, then the values.
 
     Raises:
-        DataError: It is no idx file of unsigned bytes, or its length does not fit its
-            shape.
+        DataError: It is not an idx file of unsigned bytes, or its length does not fit
+            its shape.
     """
     header = np.frombuffer(content, np.uint8, count=min(4, len(content)))
     if (
@@ -44,7 +47,7 @@ def read_idx(content: bytearray) -> np.ndarray:
         or not header[3]
     ):
         raise DataError(
-            "This is no idx file of unsigned bytes: it begins with "
+            "This is not an idx file of unsigned bytes: it begins with "
             f"{bytes(header).hex()}."
         )
     dimensions = int(header[3])
@@ -65,20 +68,23 @@ def read_idx(content: bytearray) -> np.ndarray:
 
 
 def read_cifar(batches: Sequence[bytearray]) -> tuple[Tensor, Tensor]:
-    """Images uint8 (N, 3, 32, 32) and labels int64 (N,) of CIFAR-10's binary batches.
+    """Decode CIFAR-10's binary batches.
 
     Args:
         batches: Records of 3,073 bytes: the label, then 1,024 bytes each of red, green
             and blue.
 
+    Returns:
+        Images uint8 (N, 3, 32, 32) and labels int64 (N,).
+
     Raises:
-        DataError: A batch is no whole number of records.
+        DataError: A batch is not a whole number of records.
     """
     counts = [divmod(len(batch), CIFAR_RECORD) for batch in batches]
     if any(rest for _, rest in counts):
         raise DataError(
-            "A batch of CIFAR-10 is no whole number of records of "
-            f"{CIFAR_RECORD:,} bytes."
+            f"A batch of CIFAR-10 is not a whole number of records of {CIFAR_RECORD:,} "
+            "bytes."
         )
     total = sum(count for count, _ in counts)
     images = np.empty((total, CIFAR_RECORD - 1), np.uint8)

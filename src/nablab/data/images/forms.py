@@ -1,5 +1,6 @@
-"""Images in another size or with another number of channels, and the mean and deviation
-they then have.
+"""Images in another size or with another number of channels.
+
+The mean and deviation that they then have are computed here, too.
 """
 
 from __future__ import annotations
@@ -44,8 +45,7 @@ def in_form(
     training: Callable[[], ImageSet],
     key: Hashable,
 ) -> ImageSet:
-    """A split in this form, with the mean and deviation that the training split has in
-    it.
+    """Bring a split into a form, with the training split's mean and deviation in it.
 
     Args:
         found: The split as it is.
@@ -71,8 +71,9 @@ def in_form(
 
 
 def has_form(images: Tensor, size: int | None, channels: int | None) -> bool:
-    """Whether images (N, C, H, W) have this height and width and this number of
-    channels.
+    """Tell whether images (N, C, H, W) have this side and number of channels.
+
+    The side is their height and their width.
     """
     return (size is None or tuple(images.shape[2:]) == (size, size)) and channels in (
         None,
@@ -81,7 +82,9 @@ def has_form(images: Tensor, size: int | None, channels: int | None) -> bool:
 
 
 def convert(images: Tensor, size: int | None, channels: int | None) -> Tensor:
-    """uint8 (N, channels, size, size) from uint8 (N, C, H, W); rounded to the nearest.
+    """Resize uint8 (N, C, H, W) to uint8 (N, channels, size, size).
+
+    Values are rounded to the nearest.
 
     Raises:
         UsageError: The images have neither 1 nor 3 channels, and another number is
@@ -112,8 +115,9 @@ def convert(images: Tensor, size: int | None, channels: int | None) -> Tensor:
 
 
 def statistics(images: Tensor) -> Statistics:
-    """Mean and standard deviation of each channel of uint8 images (N, C, H, W), on the
-    scale from 0 to 1.
+    """Compute the mean and standard deviation of each channel of uint8 images.
+
+    The images are (N, C, H, W); the results are on the scale from 0 to 1.
 
     Exact: from the number of pixels of each of the 256 values. Of a channel with one
     value only the deviation is 0, which sums of rounded numbers would miss (3e-18).

@@ -1,5 +1,6 @@
-"""Images in memory: one uint8 tensor with labels, and what turns a batch of it into a
-network's input.
+"""Images in memory: one uint8 tensor with labels.
+
+`Normalize` and `Augment` turn a batch of it into a network's input.
 
 The images stay uint8, a quarter of float32, until a batch is made: `Augment` moves and
 flips whole batches, `Normalize` gives float32 on the device where the batch lies.
@@ -37,7 +38,7 @@ class Normalize:
     std: tuple[float, ...]
 
     def __call__(self, images: Tensor) -> Tensor:
-        """float32 (..., C, H, W) from uint8 (..., C, H, W), on the same device."""
+        """Convert uint8 (..., C, H, W) to float32 of the same shape and device."""
         pairs = list(zip(self.mean, self.std, strict=True))
         shift = torch.tensor(
             [-m / s if s else 0.0 for m, s in pairs], device=images.device
@@ -56,7 +57,7 @@ class Augment:
 
     Attributes:
         shift: Largest shift in pixels, up, down, left and right alike; the same as
-            padding by so many pixels and cropping at a random place.
+            padding by this number of pixels and cropping at a random place.
         flip: Whether half of the images are mirrored left to right.
     """
 
@@ -68,7 +69,7 @@ class Augment:
             raise UsageError(f"Augment: shift must not be negative, got {self.shift}.")
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """A new batch (N, C, H, W), of the same dtype and on the same device.
+        """Return a new batch (N, C, H, W), of the same dtype and on the same device.
 
         Args:
             images: A batch (N, C, H, W).
@@ -148,13 +149,14 @@ class ImageSet:
 
     @property
     def normalize(self) -> Normalize:
-        """What makes a network's input of a batch, with the training split's mean and
-        deviation.
+        """What makes a network's input of a batch.
+
+        It knows the training split's mean and deviation.
         """
         return Normalize(self.mean, self.std)
 
     def describe(self) -> str:
-        """One paragraph for a report.
+        """Describe the set in one paragraph for a report.
 
         Name, size, memory, source, terms and whom to cite.
 
@@ -176,14 +178,21 @@ class ImageSet:
         return ". ".join(part.rstrip(".") for part in parts if part) + "."
 
     def take(self, indices: Tensor | Sequence[int]) -> ImageSet:
-        """The samples at these places, copied."""
+        """Copy the samples at these places.
+
+        Args:
+            indices: Places of samples, int64 (n,).
+        """
         where = torch.as_tensor(indices)
         return dataclasses.replace(
             self, images=self.images[where], labels=self.labels[where]
         )
 
     def first(self, samples: int) -> ImageSet:
-        """The first ``samples`` samples, or all if there are fewer; shares the memory."""
+        """Return the first ``samples`` samples, or all if there are fewer.
+
+        They share the memory.
+        """
         return dataclasses.replace(
             self, images=self.images[:samples], labels=self.labels[:samples]
         )
@@ -191,10 +200,17 @@ class ImageSet:
     def hold_out(self, samples: int, *, seed: int) -> tuple[ImageSet, ImageSet]:
         """Cut a validation split off.
 
-        The rest, and ``samples`` samples drawn by ``seed``.
+        It holds samples drawn by a seed; the training split keeps the rest.
+
+        Args:
+            samples: How many to cut off.
+            seed: Decides which.
+
+        Returns:
+            The rest, and the validation split.
 
         Raises:
-            UsageError: There are not so many samples, or none would be left.
+            UsageError: There are fewer samples, or none would be left.
         """
         if not 0 < samples < len(self):
             raise UsageError(
@@ -215,7 +231,7 @@ def _channel_names(count: int) -> tuple[str, ...]:
 
 
 def _note(channel: str, std: float) -> str:
-    """What to say of a channel with this deviation over the training images.
+    """Say what a channel's deviation over the training images means.
 
     Nothing if it varies.
     """

@@ -22,8 +22,8 @@ class Corrupted(NamedTuple):
 
     Attributes:
         labels: int64 (N,), on the device of the labels that were given.
-        redrawn: bool (N,): which labels were drawn anew; by chance some of them are the
-            old ones.
+        redrawn: bool (N,): which labels were drawn again; by chance some of them are
+            the old ones.
     """
 
     labels: Tensor
@@ -31,7 +31,7 @@ class Corrupted(NamedTuple):
 
 
 def corrupt(labels: Tensor, share: float, *, classes: int, seed: int) -> Corrupted:
-    """Draw each label anew, uniformly over all classes, with probability ``share``.
+    """Draw each label again, uniformly over all classes, with probability ``share``.
 
     A redrawn label is the old one by chance, in one of ``classes`` cases: at share 1
     the labels say nothing about the images, and at share s about s (1 - 1 / classes) of
@@ -47,7 +47,7 @@ def corrupt(labels: Tensor, share: float, *, classes: int, seed: int) -> Corrupt
         seed: Of the draws; the global generator is not touched.
 
     Raises:
-        UsageError: A share outside 0 to 1, or labels that are no class numbers.
+        UsageError: A share outside 0 to 1, or labels that are not class numbers.
 
     >>> zeros = torch.zeros(1000, dtype=torch.int64)
     >>> labels, redrawn = corrupt(zeros, 0.5, classes=10, seed=0)
@@ -79,7 +79,7 @@ def corrupt(labels: Tensor, share: float, *, classes: int, seed: int) -> Corrupt
 
 
 def by_truth(labels: Tensor, truth: Tensor) -> dict[str, Tensor]:
-    """Labels in parts, for scores of each part.
+    """Split labels by whether they are true, for scores of each part.
 
     What is in no part holds -100, which is counted nowhere.
 

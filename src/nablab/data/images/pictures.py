@@ -36,7 +36,7 @@ CLEAR = ("RGBA", "RGBa", "LA", "La", "PA")
 
 # How pixels are stored, by the EXIF field, and what turns them upright.
 ORIENTATION = 0x0112
-UPRIGHT = (0, 1)  # 0 is no value of the standard; cameras write it for "not known"
+UPRIGHT = (0, 1)  # 0 is not a value of the standard; cameras write it for "not known"
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -59,8 +59,9 @@ FRAMES_NOTE = "Images of several frames or pages, of which the first was read"
 def read_images(
     paths: Sequence[Path], size: int | None, channels: int | None
 ) -> tuple[Tensor, tuple[str, ...]]:
-    """Decode image files into one uint8 tensor (N, C, H, W), each in the form that was
-    asked for.
+    """Decode image files into one uint8 tensor (N, C, H, W).
+
+    Each image is brought to the form that was asked for.
 
     Args:
         paths: The files.
@@ -86,7 +87,7 @@ def read_images(
 
 
 def read_form(path: Path) -> tuple[int, int, int]:
-    """Channels, height and width of an image file, from its header.
+    """Read the channels, height and width of an image file from its header.
 
     Raises:
         UsageError: The file cannot be read.
@@ -100,8 +101,9 @@ def read_form(path: Path) -> tuple[int, int, int]:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
-    """An image file; whatever is wrong with it, here or while it is decoded, becomes
-    one error.
+    """Open an image file.
+
+    Whatever is wrong with it, here or while it is decoded, becomes one error.
     """
     try:
         with warnings.catch_warnings():
@@ -116,7 +118,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     # the decoders of formats raise anything on a broken file
     except Exception as error:
         what = (
-            "it is no image"
+            "it is not an image"
             if isinstance(error, UnidentifiedImageError)
             else _in_words(error)
         )
@@ -147,7 +149,7 @@ def _check(path: Path, image: Image.Image) -> None:
 
 
 def _decode(image: Image.Image) -> tuple[Tensor, list[str]]:
-    """uint8 (C, H, W) with 1 or 3 channels, turned upright, and notes."""
+    """Decode to uint8 (C, H, W) with 1 or 3 channels, turned upright, and notes."""
     orientation, valid = _orientation(image)
     notes = [] if valid else [EXIF_NOTE]
     if getattr(image, "is_animated", False):
@@ -166,9 +168,9 @@ def _decode(image: Image.Image) -> tuple[Tensor, list[str]]:
 
 
 def _orientation(image: Image.Image) -> tuple[int, bool]:
-    """The EXIF orientation, 1 (upright) where there is none.
+    """Read the EXIF orientation, 1 (upright) where there is none.
 
-    And False if there is one that is not valid.
+    The second value is False where there is one that is not valid.
     """
     try:
         value = image.getexif().get(ORIENTATION, 1)

@@ -14,8 +14,7 @@ from nablab.errors import UsageError
 
 @dataclass(frozen=True)
 class Whiten:
-    """uint8 images to float32, each minus its own mean and over its own standard
-    deviation.
+    """uint8 images to float32, each whitened by its own mean and deviation.
 
     Mean and deviation are taken over all pixels and channels of the image. The
     deviation counts as at least 1 / sqrt(values); an image of one value everywhere
@@ -28,7 +27,7 @@ class Whiten:
     """
 
     def __call__(self, images: Tensor) -> Tensor:
-        """float32 (..., C, H, W) from uint8 (..., C, H, W), on the same device."""
+        """Convert uint8 (..., C, H, W) to float32 of the same shape and device."""
         values = images.float()
         axes = (-3, -2, -1)
         least = images.shape[-3:].numel() ** -0.5
@@ -41,10 +40,15 @@ class Whiten:
 
 
 def center_crop(images: Tensor, side: int) -> Tensor:
-    """The middle ``side`` x ``side`` pixels of images (N, C, H, W), copied where
-    anything is cut.
+    """Cut out the middle ``side`` x ``side`` pixels of images (N, C, H, W).
+
+    They are copied where anything is cut.
 
     Of an odd rest the larger half is cut at the bottom and on the right.
+
+    Args:
+        images: (N, C, H, W).
+        side: Height and width of what is left.
 
     Raises:
         UsageError: The images are smaller.

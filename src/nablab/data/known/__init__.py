@@ -18,8 +18,9 @@ _Set = TypeVar("_Set", KnownSet, EmbeddedSet)
 
 
 def _all(kind: type[_Set]) -> dict[str, _Set]:
-    """The sets of one kind that the modules of this folder hold, by name, in the order
-    of the modules.
+    """Collect the sets of one kind that the modules of this folder hold, by name.
+
+    They come in the order of the modules.
     """
     modules = [
         import_module(f"{__name__}.{module.name}")

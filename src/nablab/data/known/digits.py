@@ -23,7 +23,7 @@ class Digits(EmbeddedSet):
     """The digits with a split of nablab's: scikit-learn has none."""
 
     def load(self, split: str) -> ImageSet:
-        """A split of the digits; which image is in which is drawn once, by seed 0.
+        """Return a split; which image is in which is drawn once, by seed 0.
 
         The pixels, 0 to 16 in the original, are scaled to 0 to 255.
         """
@@ -65,8 +65,9 @@ DIGITS = Digits(
 
 @cache
 def _all() -> tuple[torch.Tensor, torch.Tensor]:
-    """All images uint8 (1797, 1, 8, 8) and labels int64 (1797,), in scikit-learn's
-    order.
+    """Return all images and labels, in scikit-learn's order.
+
+    Images are uint8 (1797, 1, 8, 8), labels int64 (1797,).
     """
     import numpy as np
     import torch
@@ -81,11 +82,11 @@ def _all() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _table() -> np.ndarray:
-    """64 pixels and the label of each image.
+    """Read 64 pixels and the label of each image.
 
-    Read from scikit-learn's file: importing its loader takes a second or more, half of
-    what a quick preset has. Where a later version keeps the file elsewhere, the loader
-    is used.
+    They come from scikit-learn's file: importing its loader takes a second or more,
+    half of what a quick preset has. Where a later version keeps the file elsewhere, the
+    loader is used.
     """
     import numpy as np
 

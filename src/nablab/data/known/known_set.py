@@ -77,15 +77,18 @@ class KnownSet:
         return sum(file.size for file in self.files)
 
     def files_of(self, split: str) -> tuple[File, ...]:
-        """The canonical files of a split."""
+        """Return the canonical files of a split."""
         by_name = {file.name: file for file in self.files}
         return tuple(by_name[name] for name in self.splits[split])
 
     def decode(self, files: Sequence[bytearray]) -> tuple[Tensor, Tensor]:
-        """Images uint8 (N, C, H, W) and labels int64 (N,) of one split.
+        """Decode the files of one split.
 
         Args:
             files: The content of the split's files, in the order of ``splits``.
+
+        Returns:
+            Images uint8 (N, C, H, W) and labels int64 (N,).
 
         Raises:
             DataError: The bytes are not in the form that the set has.
@@ -95,8 +98,9 @@ class KnownSet:
 
 @dataclass(frozen=True)
 class EmbeddedSet:
-    """A data set of labeled images that comes with a package, so that it is on every
-    machine.
+    """A data set of labeled images that comes with a package.
+
+    So it is on every machine.
 
     Attributes:
         name: What to ask for.
@@ -119,5 +123,5 @@ class EmbeddedSet:
     citation: str
 
     def load(self, split: str) -> ImageSet:
-        """One split of it."""
+        """Return one split of it."""
         raise NotImplementedError(f"{type(self).__name__} must define load()")

@@ -31,11 +31,11 @@ SPLIT_PAIRS = (
 
 
 def open_arrays(path: Path, size: int | None, channels: int | None) -> Own:
-    """What an ``.npz`` file holds; the images are read when they are asked for.
+    """Read what an ``.npz`` file holds; its images are read when they are asked for.
 
     Raises:
-        UsageError: It is damaged or lacks arrays; labels are no whole numbers, outside
-            the classes, or differ in number from the images.
+        UsageError: It is damaged or lacks arrays; labels are not whole numbers,
+            outside the classes, or differ in number from the images.
     """
     pairs = _pairs(path)
     labels = {split: _labels(path, pair) for split, pair in pairs.items()}
@@ -60,8 +60,9 @@ def open_arrays(path: Path, size: int | None, channels: int | None) -> Own:
 
 
 def images_from(array: np.ndarray, where: str) -> Tensor:
-    """uint8 (N, C, H, W) from (N, H, W), (N, C, H, W) or (N, H, W, C), with C of 1 or
-    3.
+    """Convert an array of images to uint8 (N, C, H, W).
+
+    The array is (N, H, W), (N, C, H, W) or (N, H, W, C), with C of 1 or 3.
 
     Whole numbers must lie from 0 to 255, floats from 0 to 1.
 
@@ -94,7 +95,7 @@ def images_from(array: np.ndarray, where: str) -> Tensor:
 
 
 def _bytes(array: np.ndarray, where: str) -> np.ndarray:
-    """The values as uint8."""
+    """Convert the values to uint8."""
     if array.dtype == np.uint8:
         return array
     if array.dtype == np.bool_:
@@ -122,7 +123,7 @@ def _bytes(array: np.ndarray, where: str) -> np.ndarray:
 
 
 def read_array(path: Path, name: str) -> np.ndarray:
-    """One array of the file.
+    """Read one array of the file.
 
     Raises:
         UsageError: The file is damaged, or the array holds Python objects: reading
@@ -149,8 +150,9 @@ def read_array(path: Path, name: str) -> np.ndarray:
 
 
 def _check_size(path: Path, name: str, content: NpzFile) -> None:
-    """Hold what an array claims to be against what the file says of itself, before
-    memory is asked for it.
+    """Check the size that an array claims before memory is asked for it.
+
+    The claim is held against what the file says of itself.
     """
     what = f"{path}: {name}"
     archive = content.zip
@@ -167,16 +169,16 @@ def _check_size(path: Path, name: str, content: NpzFile) -> None:
         raise UsageError(
             f"{what} is damaged: it claims {size_of(claimed)} (shape {shape}, "
             f"{dtype}), and {size_of(member.file_size - start)} are stored. Write the "
-            "file anew."
+            "file again."
         )
     check_fits(claimed, what, "Store smaller or fewer images, as uint8.")
 
 
 def _header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
-    """Shape and type that an array's header claims.
+    """Read the shape and type that an array's header claims.
 
     Raises:
-        ValueError: It is no header.
+        ValueError: It is not a header.
     """
     readers = {
         (1, 0): np.lib.format.read_array_header_1_0,
@@ -190,10 +192,10 @@ def _header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
 
 
 def array_names(path: Path) -> list[str]:
-    """The names of the arrays in an ``.npz`` file.
+    """List the names of the arrays in an ``.npz`` file.
 
     Raises:
-        UsageError: It is no such file, or it is damaged.
+        UsageError: It is not such a file, or it is damaged.
     """
     with _opened(path) as content:
         return list(content.files)
@@ -201,16 +203,16 @@ def array_names(path: Path) -> list[str]:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[NpzFile]:
-    """The file's arrays, which are read when they are asked for."""
+    """Open the file's arrays, which are read when they are asked for."""
     # np.load would take other files for something else
     if not zipfile.is_zipfile(path):
-        raise UsageError(f"{path} is no .npz file, or it is damaged.")
+        raise UsageError(f"{path} is not an .npz file, or it is damaged.")
     with path.open("rb") as file, np.load(file, allow_pickle=False) as content:
         yield content
 
 
 def _pairs(path: Path) -> Mapping[str, tuple[str, str]]:
-    """By split, the names of images and labels."""
+    """Return, by split, the names of its images and labels."""
     names = array_names(path)
     for splits in SPLIT_PAIRS:
         if set(splits["train"]) <= set(names):
@@ -227,7 +229,7 @@ def _pairs(path: Path) -> Mapping[str, tuple[str, str]]:
 
 
 def _labels(path: Path, pair: tuple[str, str]) -> np.ndarray:
-    """Labels int64 (N,) from whole numbers of any type, (N,) or (N, 1)."""
+    """Read labels int64 (N,) from whole numbers of any type, (N,) or (N, 1)."""
     name = pair[1]
     labels = read_array(path, name)
     if labels.ndim == 2 and labels.shape[1] == 1:
@@ -253,8 +255,10 @@ def _labels(path: Path, pair: tuple[str, str]) -> np.ndarray:
 
 
 def _classes(path: Path, training_labels: np.ndarray, where: str) -> tuple[str, ...]:
-    """The names in the array ``classes``, or the numbers up to the largest training
-    label.
+    """Read the names of the classes.
+
+    They stand in the array ``classes``; without it they are the numbers up to the
+    largest training label.
     """
     with _opened(path) as content:
         named = "classes" in content.files

@@ -23,7 +23,7 @@ from nablab.files.places import in_text
 
 # what a folder beside train/ may be, too
 SPLIT_NAMES = ("train", "test", "val", "valid", "validation")
-NAMED = 3  # of the files that are left out, so many are named
+FILES_NAMED = 3  # how many of the files that are left out are named
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Listing:
 
 
 def open_folder(folder: Path, size: int | None, channels: int | None) -> Own:
-    """What a folder holds; the images are decoded when they are asked for.
+    """Read what a folder holds; the images are decoded when they are asked for.
 
     Raises:
         UsageError: There are no classes, a class is empty, the test split has a class
@@ -94,7 +94,7 @@ def _open_folder(folder: Path, size: int | None, channels: int | None) -> Own:
 
 
 def _splits(folder: Path) -> dict[str, Path]:
-    """The folders of the splits; none where the classes lie directly in ``folder``.
+    """Find the folders of the splits; none where the classes lie in ``folder``.
 
     ``train`` is a split if it has subfolders. If it has images only, it is a class
     among others.
@@ -119,7 +119,7 @@ def _splits(folder: Path) -> dict[str, Path]:
 
 
 def _classes(folder: Path) -> tuple[str, ...]:
-    """The names of the subfolders, sorted."""
+    """List the names of the subfolders, sorted."""
     for path in folder.iterdir():
         _check_link(path)
     names = sorted(path.name for path in _folders(folder))
@@ -135,7 +135,7 @@ def _classes(folder: Path) -> tuple[str, ...]:
 
 
 def _list(folder: Path, classes: tuple[str, ...], notes: Sequence[str]) -> Listing:
-    """The image files of every class, sorted by name."""
+    """List the image files of every class, sorted by name."""
     paths: list[Path] = []
     labels: list[int] = []
     others: list[str] = []
@@ -159,7 +159,7 @@ def _list(folder: Path, classes: tuple[str, ...], notes: Sequence[str]) -> Listi
         labels += [label] * len(images)
     said = [*notes, *_beside(folder, classes)]
     if others:
-        what = "Files that are no images by their names, which were left out"
+        what = "Files that are not images by their names, which were left out"
         said.append(f"{what}: {len(others)} ({_some(others)})")
     if below:
         what = (
@@ -171,9 +171,10 @@ def _list(folder: Path, classes: tuple[str, ...], notes: Sequence[str]) -> Listi
 
 
 def _sort(place: Path, top: Path, others: list[str], below: list[str]) -> list[Path]:
-    """The images of a class.
+    """Find the images of a class.
 
-    Whatever else there is goes to the names of other files and of folders.
+    The names of whatever else there is are added to ``others`` and ``below``, those of
+    other files and of folders.
     """
     images = []
     for path in _entries(place):
@@ -188,14 +189,14 @@ def _sort(place: Path, top: Path, others: list[str], below: list[str]) -> list[P
 
 
 def _beside(folder: Path, read: Sequence[str]) -> list[str]:
-    """A note on what lies beside the folders that are read, if there is anything."""
+    """Note what lies beside the folders that are read, if there is anything."""
     unread = [path for path in _entries(folder) if path.name not in read]
     if not unread:
         return []
     words = [_counted(path, folder) if path.is_dir() else path.name for path in unread]
-    more = ", ..." if len(read) > NAMED else ""
+    more = ", ..." if len(read) > FILES_NAMED else ""
     return [
-        f"Left out, beside {', '.join(map(in_text, read[:NAMED]))}{more} in "
+        f"Left out, beside {', '.join(map(in_text, read[:FILES_NAMED]))}{more} in "
         f"{in_text(folder)}: {_some(words)}"
     ]
 
@@ -204,7 +205,7 @@ def _beside(folder: Path, read: Sequence[str]) -> list[str]:
 def _check(
     folder: str, states: tuple[State, ...], size: int | None, channels: int | None
 ) -> None:
-    """Raise unless all images can be had in one form, and fit in memory.
+    """Raise unless all images can be brought to one form, and fit in memory.
 
     Only their headers are read.
 
@@ -231,7 +232,7 @@ def _check(
             f"{folder} has {len(states):,} images of {height:,} x {width:,} "
             "pixels, which"
         )
-        remedy = "A smaller size (size=64) or fewer images will do."
+        remedy = "Take a smaller size (size=64) or fewer images."
         check_fits(len(states) * depth * height * width, what, remedy)
 
 
@@ -253,7 +254,7 @@ def _different(
 
 
 def _entries(folder: Path) -> list[Path]:
-    """Everything in a folder that is not hidden, by name."""
+    """List everything in a folder that is not hidden, by name."""
     return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
 
 
@@ -267,7 +268,7 @@ def _folders(folder: Path) -> list[Path]:
 
 
 def _is_image(path: Path) -> bool:
-    """Whether it has the name of an image, and is a file or a link that leads nowhere."""
+    """Tell whether it has the name of an image, and is a file or a dangling link."""
     is_file = path.is_file() or (path.is_symlink() and not path.exists())
     return is_file and path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
 
@@ -281,7 +282,7 @@ def _check_link(path: Path) -> None:
 
 
 def _link_of(path: Path) -> str:
-    """Where a link leads, as it is written there: a `Path` would tidy it up."""
+    """Return where a link leads, as it is written there: a `Path` would tidy it up."""
     return in_text(os.readlink(path))  # noqa: PTH115
 
 
@@ -290,8 +291,8 @@ def _check_links(images: Sequence[Path]) -> None:
     if broken:
         raise UsageError(
             f"{in_text(broken[0])} is a link to {_link_of(broken[0])}, where there is "
-            f"nothing, as {len(broken)} of the {len(images)} images there are. Repair "
-            "the links or remove them."
+            f"nothing; {len(broken)} of the {len(images)} images are such links. "
+            "Repair the links or remove them."
         )
 
 
@@ -301,7 +302,9 @@ def _counted(folder: Path, top: Path) -> str:
 
 
 def _some(names: Iterable[str]) -> str:
-    """The first few names."""
+    """Write the first few names."""
     names = list(names)
-    more = [f"and {len(names) - NAMED:,} more"] if len(names) > NAMED else []
-    return ", ".join([*map(in_text, names[:NAMED]), *more])
+    more = (
+        [f"and {len(names) - FILES_NAMED:,} more"] if len(names) > FILES_NAMED else []
+    )
+    return ", ".join([*map(in_text, names[:FILES_NAMED]), *more])

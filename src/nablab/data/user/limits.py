@@ -17,14 +17,14 @@ PIXELS = 89_478_485
 # photographs are packed 2 to 20 times, scans up to 100; deflate ends at 1,032, on one
 # value
 RATIO = 500
-SMALL = 256_000_000  # bytes; below this, nobody is hurt by a file that unpacks too well
+SMALL = 256_000_000  # bytes; below this, a file that unpacks too well does no harm
 CGROUP = Path("/sys/fs/cgroup/memory.max")
 
 
 def memory() -> int:
-    """Bytes that this process may use.
+    """Return how many bytes this process may use.
 
-    Those of the machine, of its container, or of its own limit.
+    The bound is that of the machine, of its container, or the process's own.
     """
     limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     own, _ = resource.getrlimit(resource.RLIMIT_AS)
@@ -70,7 +70,7 @@ def check_ratio(packed: int, unpacked: int, what: str) -> None:
 
 
 def size(nbytes: int) -> str:
-    """A number of bytes for people, of any size.
+    """Write a number of bytes of any size for human readers.
 
     >>> size(1_125_899_906_842_624), size(6_500_000_000), size(60_008)
     ('1,126 TB', '6.5 GB', '60 kB')

@@ -64,7 +64,7 @@ def load_own(
 
 
 def count_classes(path: Path, *, size: int | None, channels: int | None) -> int:
-    """The number of classes.
+    """Count the classes.
 
     The images are read, and so checked, once per process and state of the files.
 
@@ -78,7 +78,7 @@ def count_classes(path: Path, *, size: int | None, channels: int | None) -> int:
 
 
 def _open(path: Path, size: int | None, channels: int | None) -> Own:
-    """What is there, without its images."""
+    """Read what is there, without its images."""
     if path.is_dir():
         return open_folder(path, size, channels)
     if path.suffix == ".npz":
@@ -87,9 +87,9 @@ def _open(path: Path, size: int | None, channels: int | None) -> Own:
 
 
 def _places(own: Own, split: str) -> tuple[tuple[str, np.ndarray], bool]:
-    """In which stored split the images of a split lie, and at which places.
+    """Find the stored split and the places in it where the images of a split lie.
 
-    Whether it was cut.
+    The last value tells whether it was cut.
     """
     if "test" in own.labels:
         return (split, np.arange(len(own.labels[split]))), False
@@ -100,8 +100,9 @@ def _places(own: Own, split: str) -> tuple[tuple[str, np.ndarray], bool]:
 def cut(
     labels: np.ndarray, classes: Sequence[str], where: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Indices of a training and a test split with a fifth of each class, the same for
-    the same labels.
+    """Cut indices into a training and a test split with a fifth of each class.
+
+    The same labels give the same splits.
 
     Raises:
         UsageError: A class has one image only.
@@ -122,9 +123,9 @@ def cut(
 
 
 def _statistics(own: Own, training: Tensor | None) -> Statistics:
-    """Mean and deviation of the training split.
+    """Compute the mean and deviation of the training split.
 
-    Computed once per process and state of the files.
+    They are computed once per process and state of the files.
     """
     if own.fingerprint not in _own_statistics:
         if training is None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from nablab.errors import UsageError
 
-NAMED = 3  # of the labels in a message
+LABELS_NAMED = 3  # of the labels in a message
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,9 @@ def check_classes(labels: np.ndarray, classes: Sequence[str], where: str) -> Non
 
 
 def check_numbered(labels: np.ndarray, where: str) -> None:
-    """Raise a `UsageError` unless labels are the numbers from 0 without gaps, where
-    classes have no names.
+    """Raise `UsageError` unless labels are the numbers from 0 without gaps.
+
+    It serves where classes have no names.
 
     Args:
         labels: Whole numbers (N,), none of them below 0.
@@ -73,12 +74,12 @@ def check_numbered(labels: np.ndarray, where: str) -> None:
     if there[0] < 0 or there[-1] == len(there) - 1:
         return
     lacking = int(np.flatnonzero(there != np.arange(len(there)))[0])
-    some = ", ".join(map(str, there[:NAMED])) + (
-        f", ... {there[-1]}" if len(there) > NAMED else ""
+    some = ", ".join(map(str, there[:LABELS_NAMED])) + (
+        f", ... {there[-1]}" if len(there) > LABELS_NAMED else ""
     )
     raise UsageError(
         f"{where} has the {len(there):,} labels {some}: the class '{lacking}' is "
         "empty. Labels count from 0 without gaps. np.unique(labels, "
-        "return_inverse=True)[1] numbers any labels so; an array classes may keep "
-        "their names."
+        "return_inverse=True)[1] numbers any labels this way; an array classes can "
+        "keep their names."
     )

@@ -76,8 +76,8 @@ class Batches:
         held = [place for place, item in enumerate(self.items) if self.count(item) > 0]
         if not held:
             raise UsageError(
-                "No target in the data counts: all of them are to be ignored, so the "
-                "loss is 0 / 0. Give batches with targets."
+                "All targets in the data are marked as ignored, so the loss is 0 / 0. "
+                "Give batches with targets that count."
             )
         items, samples = [self.items[k] for k in held], [self.samples[k] for k in held]
         return dataclasses.replace(self, items=tuple(items), samples=tuple(samples))
@@ -122,13 +122,13 @@ def read_batches(
     moved = tuple(move(piece, device, dtype) for piece in read_pieces(data, batch_size))
     if not moved:
         raise UsageError(
-            "The data hold no batch. A generator can be read only once: give a list, "
-            "or a new one."
+            "The data contain no batch. A generator can be read only once: give a "
+            "list, or a new one."
         )
     counts = tuple((samples or count_samples)(piece) for piece in moved)
     for place, (piece, counted) in enumerate(zip(moved, counts, strict=True)):
         if not counted > 0:
-            raise UsageError(f"Batch {place} of the data holds no sample.")
+            raise UsageError(f"Batch {place} of the data contains no sample.")
         _check_numbers(piece, place)
     return Batches(moved, counts, count)
 
@@ -194,7 +194,7 @@ def count_samples(batch: Any) -> int:
 def move(batch: Any, device: torch.device, dtype: torch.dtype) -> Any:
     """Return the batch on ``device``, floating-point tensors in ``dtype``.
 
-    Tensors that ask for a gradient go on to do so: a physics-informed loss
+    Tensors that require a gradient still do: a physics-informed loss
     differentiates in its inputs.
     """
 
@@ -348,8 +348,8 @@ def describe_not_finite(batch: Any, place: int) -> str:
             bad = int((~tensor.isfinite()).sum())
             return (
                 f"Tensor {index} of batch {place} (shape {tuple(tensor.shape)}) holds "
-                f"{bad} values that are NaN or infinite. Mend or leave out those "
-                "samples."
+                f"{bad} values that are NaN or infinite. Repair those samples or leave "
+                "them out."
             )
     return ""
 

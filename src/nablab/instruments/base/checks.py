@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import traceback
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,39 +20,24 @@ import torch
 from torch import Tensor
 
 from nablab.errors import UsageError
+from nablab.instruments.base.batch_parts import few_samples
 from nablab.instruments.base.batches import (
-    count_samples,
     describe_not_finite,
     map_tensors,
     tensors_in,
 )
 from nablab.instruments.base.call_watchers import AttentionSeen, Broadcasts
-from nablab.instruments.base.losses import Closure, split
+from nablab.instruments.base.losses import MISFITS, split
+from nablab.instruments.base.mean_check import MeanCheck
 from nablab.instruments.base.surroundings import Generators, seed_all
 
 if TYPE_CHECKING:
     from nablab.instruments.base.objective import Objective
 
-# What PyTorch and models raise for data that do not fit; a timer's exception, say, is
-# not among them.
-MISFITS = (
-    RuntimeError,
-    ValueError,
-    TypeError,
-    LookupError,
-    AttributeError,
-    AssertionError,
-)
 TORCH = str(Path(torch.__file__).parent)
-FEW = 64  # samples that the tests of a mean use
 ATTENTION = (
     "Attention was computed with PyTorch's math kernel: the fused ones have no second "
     "derivative. Values may differ from the fused kernel's in the last digits."
-)
-UNCHECKED_MEAN = (
-    "It could not be checked that the closure's loss is a mean over the samples of a "
-    "batch ({why}); each batch counts by the length of its first tensor. If the mean "
-    "is over something else, say so: Closure(function, samples=...)."
 )
 
 
@@ -124,7 +109,8 @@ class Checks:
         self._check_broadcast(batch)
         objective.spent += 2 / 3 * objective.batches.weights[0]
         if len(objective.batches) > 1:
-            self._check_mean()
+            note = MeanCheck(objective).run()
+            self._notes += [note] if note else []
         return Findings(
             tuple(self._notes),
             pristine,
@@ -132,11 +118,6 @@ class Checks:
             frozenset(drawn.names | drawn_again.names),
             loss_reads_model,
         )
-
-    def samples_are_apart(self) -> bool:
-        """Return whether the first batch's loss is the mean of its parts' losses."""
-        batch = self.objective.batches.items[0]
-        return count_samples(batch) >= 2 and self._gap_of_parts(batch, axis=0) is None
 
     # Passes
 
@@ -320,7 +301,7 @@ class Checks:
             a model it holds.
         """
         objective = self.objective
-        few = self.few(batch)
+        few = few_samples(objective, batch)
         value = objective.batch_loss(objective.leaves(), few)
         past = objective._placement.reached_past(value)
         if past:
@@ -336,19 +317,6 @@ class Checks:
         outputs = objective.batch_outputs(objective.leaves(), few)
         constant = map_tensors(outputs, lambda tensor: tensor.detach())
         return bool(objective.criterion(constant, split(few)[1]).requires_grad)
-
-    def few(self, batch: Any, most: int = 4) -> Any:
-        """Return some samples of a batch if the loss allows it, else the batch."""
-        try:
-            few = _Part(batch, axis=0).select(
-                torch.arange(min(most, count_samples(batch)))
-            )
-            self.objective.batch_loss(self.objective.values, few)
-        # Weights per sample, packed sequences and the like: the whole is always
-        # possible.
-        except MISFITS:
-            return batch
-        return few
 
     def _check_broadcast(self, batch: Any) -> None:
         """Refuse (N, 1) against (N,) in a custom loss: a mean over N x N pairs."""
@@ -369,176 +337,6 @@ class Checks:
                 f"against the other to {seen.found}. Reshape the targets, for instance "
                 "with y.unsqueeze(-1), or change the model's last layer."
             )
-
-    # A mean over samples
-
-    def _check_mean(self) -> None:
-        """Refuse a mean over batches that is not the loss of all data as one batch."""
-        objective = self.objective
-        closure = objective._module.criterion if objective.is_closure else None
-        if isinstance(closure, Closure) and closure.samples is not None:
-            return  # the user says what the mean is over
-        batch = objective.batches.items[0]
-        if count_samples(batch) < 2:
-            return
-        problem, failure = self._try(lambda: self._gap_of_parts(batch, axis=0))
-        if problem or failure:
-            if self._try(lambda: self._gap_of_parts(batch, axis=1)) == (None, None):
-                self._count_along_second_axis()
-                return
-        elif objective.batches.count is None:
-            problem, failure = self._try(self._gap_between_batches)
-        if failure and closure is not None:
-            self._notes.append(UNCHECKED_MEAN.format(why=failure))
-            return
-        if failure:
-            problem = f"it cannot be computed for some of them alone ({failure})"
-        if problem:
-            raise UsageError(
-                f"The loss of a batch is not the mean over its samples: {problem}. A "
-                "loss that sums, class weights, ignored targets in a loss of your own, "
-                "or batch statistics do this. Use reduction='mean', give all data as "
-                "one batch, or a Closure whose samples= counts what the mean is over."
-            )
-
-    def _try(self, find: Callable[[], str | None]) -> tuple[str | None, str | None]:
-        """Return what a test of the mean found, and why it could not be made."""
-        try:
-            return find(), None
-        except UsageError:
-            raise
-        except MISFITS as error:
-            return None, (str(error).strip().splitlines() or [type(error).__name__])[0][
-                :120
-            ]
-
-    def _count_along_second_axis(self) -> None:
-        """Count samples along the second axis if batches are (time, sample)."""
-        objective = self.objective
-        if objective.batches.count is not None:
-            return  # a known loss counts its targets, whatever their axes are
-        lengths = [
-            _second_length(item) or count_samples(item)
-            for item in objective.batches.items
-        ]
-        object.__setattr__(objective.batches, "samples", tuple(lengths))
-        objective.batches.__dict__.pop("weights", None)
-
-    def _gap_of_parts(self, batch: Any, *, axis: int) -> str | None:
-        """Cut some samples at random in two; return how far the means differ."""
-        part = _Part(batch, axis=axis)
-        if part.length < 2:
-            return "it cannot be cut" if axis else None
-        generator = torch.Generator().manual_seed(0)
-        order = torch.randperm(part.length, generator=generator)[:FEW]
-        # It takes two, since batch norm refuses a single sample.
-        at = max(min(2, len(order) - 1), len(order) // 3)
-        whole = part.select(order)
-        pieces = [part.select(order[:at]), part.select(order[at:])]
-        return self._gap(whole, pieces, axis=axis)
-
-    def _gap_between_batches(self) -> str | None:
-        """Return the gap of parts for samples of all batches together.
-
-        What normalizes may differ between batches only.
-        """
-        few = [
-            _Part(item, axis=0).select(torch.arange(min(4, count_samples(item))))
-            for item in self.objective.batches.items[:FEW]
-        ]
-        joined = _joined(few)
-        return None if joined is None else self._gap(joined, few, axis=0)
-
-    def _gap(self, whole: Any, pieces: Sequence[Any], *, axis: int) -> str | None:
-        count = self.objective.batches.count or (
-            lambda item: float(_Part(item, axis=axis).length)
-        )
-        terms = [count(piece) for piece in pieces]
-        if not sum(terms):
-            return None
-        dtype, losses = self._losses(
-            [whole, *(p for p, n in zip(pieces, terms, strict=True) if n)]
-        )
-        mean = sum(
-            n * x for n, x in zip([n for n in terms if n], losses[1:], strict=True)
-        ) / sum(terms)
-        relative, absolute = (1e-9, 1e-12) if dtype == torch.float64 else (1e-4, 1e-6)
-        if abs(mean - losses[0]) <= absolute + relative * max(map(abs, losses)):
-            return None
-        number = _Part(whole, axis=axis).length
-        return (
-            f"{losses[0]:.6g} for {number} samples, {mean:.6g} as the mean of "
-            "their parts"
-        )
-
-    def _losses(self, items: Sequence[Any]) -> tuple[torch.dtype, list[float]]:
-        """Return the losses of batches in float64, or else in the measuring dtype."""
-        objective = self.objective
-        if objective.dtype != torch.float64:
-            try:
-                with objective.converted(torch.float64):
-                    return torch.float64, [
-                        self._plain_loss(_double(item)) for item in items
-                    ]
-            except (RuntimeError, TypeError):  # it makes tensors of a dtype of its own
-                pass
-        return objective.dtype, [self._plain_loss(item) for item in items]
-
-    def _plain_loss(self, item: Any) -> float:
-        return float(self.objective.batch_loss({}, item).detach())
-
-
-class _Part:
-    """Samples of a batch along the first axis, or the second of tensors with two."""
-
-    def __init__(self, batch: Any, *, axis: int) -> None:
-        self._batch, self._axis = batch, axis
-        self.length = count_samples(batch) if axis == 0 else _second_length(batch)
-
-    def select(self, indices: Tensor) -> Any:
-        return map_tensors(self._batch, lambda tensor: self._of(tensor, indices))
-
-    def _of(self, tensor: Tensor, indices: Tensor) -> Tensor:
-        for axis in range(self._axis, -1, -1):
-            if tensor.ndim > axis and tensor.shape[axis] == self.length:
-                return (
-                    tensor.detach()
-                    .index_select(axis, indices.to(tensor.device))
-                    .requires_grad_(tensor.requires_grad)
-                )
-        return tensor
-
-
-def _second_length(batch: Any) -> int:
-    first = next((tensor for tensor in tensors_in(batch) if tensor.ndim), None)
-    return int(first.shape[1]) if first is not None and first.ndim > 1 else 0
-
-
-def _joined(parts: Sequence[Any]) -> Any | None:
-    """Return batches as one, or None if their tensors do not go together."""
-    columns = [tensors_in(part) for part in parts]
-    if len({len(column) for column in columns}) != 1:
-        return None
-    together = []
-    for tensors in zip(*columns, strict=True):
-        if any(t.ndim == 0 or t.shape[1:] != tensors[0].shape[1:] for t in tensors):
-            return None
-        together.append(
-            torch.cat([t.detach() for t in tensors]).requires_grad_(
-                tensors[0].requires_grad
-            )
-        )
-    remaining = iter(together)
-    return map_tensors(parts[0], lambda _: next(remaining))
-
-
-def _double(batch: Any) -> Any:
-    def converted(tensor: Tensor) -> Tensor:
-        if not tensor.is_floating_point():
-            return tensor
-        return tensor.detach().double().requires_grad_(tensor.requires_grad)
-
-    return map_tensors(batch, converted)
 
 
 def _is_torchs(error: Exception) -> bool:

@@ -17,7 +17,7 @@ from nablab.errors import UsageError
 SHORT = 0.1  # seconds; below, the first run mostly warms up, so that others follow
 # Runs of short work, of which the fastest counts: more of what takes a millisecond, for
 # another program on the machine takes several at a time.
-FEWEST, MOST, ENOUGH = 3, 30, 0.1  # the last in seconds
+FEWEST_TIMES, MOST_TIMES, ENOUGH_SECONDS = 3, 30, 0.1  # the last in seconds
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,9 @@ def footprint(work: Callable[[], Any], device: torch.device) -> Footprint:
     del result
     if seconds < SHORT:
         times: list[float] = []
-        while len(times) < FEWEST or (sum(times) < ENOUGH and len(times) < MOST):
+        while len(times) < FEWEST_TIMES or (
+            sum(times) < ENOUGH_SECONDS and len(times) < MOST_TIMES
+        ):
             times.append(_timed(work, device)[0])
         seconds = min(times)
     return Footprint(seconds, count.peak, count.kept)
@@ -88,7 +90,7 @@ def counting_bytes(*, arrays: bool = False) -> Iterator[Count]:
 
     if torch._C._autograd._profiler_enabled():
         raise UsageError(
-            "What a call costs cannot be told while PyTorch's profiler runs. Ask "
+            "The cost of a call cannot be measured while PyTorch's profiler runs. Ask "
             "before or after."
         )
     found = Count()

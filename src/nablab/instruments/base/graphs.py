@@ -47,7 +47,7 @@ def free_memory(device: torch.device) -> int:
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
     except (ValueError, OSError):
-        # macOS does not say; two gigabytes are there on any machine that runs PyTorch.
+        # macOS does not say; two gigabytes are free on any machine that runs PyTorch.
         return 2**31
 
 

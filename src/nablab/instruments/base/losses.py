@@ -20,6 +20,16 @@ LOSSES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
     "nll": F.nll_loss,
 }
 IGNORED = -100  # PyTorch's mark of a target that does not count
+# What PyTorch and models raise for data that do not fit; a timer's exception, say, is
+# not among them.
+MISFITS = (
+    RuntimeError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    AssertionError,
+)
 
 
 @dataclass(frozen=True)

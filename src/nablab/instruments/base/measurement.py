@@ -16,8 +16,8 @@ from nablab.instruments.base.rehearsals import Rehearsal
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# `to_dict` lists arrays of at most so many entries; longer ones give their shape.
-LONGEST = 1_000
+# `to_dict` lists arrays of at most this many entries; longer ones give their shape.
+LONGEST_ARRAY = 1_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +61,7 @@ def plain(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         return (
             {"shape": list(value.shape)}
-            if value.size > LONGEST
+            if value.size > LONGEST_ARRAY
             else plain(value.tolist())
         )
     if isinstance(value, np.generic):

@@ -17,6 +17,7 @@ from nablab.instruments.base import interrupts
 from nablab.instruments.base.batches import read_batches
 from nablab.instruments.base.checks import Checks
 from nablab.instruments.base.losses import Closure, Evaluation, Loss, call, split
+from nablab.instruments.base.mean_check import MeanCheck
 from nablab.instruments.base.parameter_checks import check_modules, check_parameters
 from nablab.instruments.base.placement import Placement
 from nablab.instruments.base.surroundings import (
@@ -27,9 +28,8 @@ from nablab.instruments.base.surroundings import (
 )
 
 HALF = (
-    "The weights are {dtype}; they were measured in float32, as the function of these "
-    "weights without the rounding in between: steps and differences below the rounding "
-    "of {dtype} would be lost."
+    "The weights are {dtype}, but were measured in float32: in {dtype}, steps and "
+    "differences below its rounding would be lost."
 )
 
 
@@ -177,6 +177,10 @@ class Objective:
 
         Run it and the backward passes through it in one `quiet`: some models read their
         weights in the backward pass again.
+
+        Args:
+            tensors: Parameters by name; others stay at the model's own point.
+            batch: One batch of the data.
         """
         # The loss may hold derivatives, in the inputs say.
         with self._placed(tensors), torch.enable_grad():
@@ -259,7 +263,7 @@ class Objective:
         return self.loss_and_gradient(vector)[1]
 
     def leaves(self, vector: Tensor | None = None) -> dict[str, Tensor]:
-        """Return parameters at ``vector`` as new tensors that ask for a gradient."""
+        """Return parameters at ``vector`` as new tensors that require a gradient."""
         tensors = self.values if vector is None else self.unflatten(vector)
         return {
             name: tensor.detach().clone().requires_grad_()
@@ -376,7 +380,7 @@ class Objective:
             return False
         self.spent += 2 / 3 * self.batches.weights[0]
         with self.quiet():
-            return Checks(self).samples_are_apart()
+            return MeanCheck(self).samples_are_apart()
 
 
 def measuring_dtype(
@@ -425,7 +429,7 @@ def select_parameters(
     trainable = [name for name, parameter in every.items() if parameter.requires_grad]
     if not trainable:
         raise UsageError(
-            f"The model {type(model).__name__} has no parameter that asks for a "
+            f"The model {type(model).__name__} has no parameter that requires a "
             f"gradient{' (all ' + str(len(every)) + ' are frozen)' if every else ''}. "
             "Call requires_grad_(True) on those to be measured."
         )

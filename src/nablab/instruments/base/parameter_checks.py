@@ -22,7 +22,7 @@ def check_parameters(
     if torch.is_inference_mode_enabled():
         raise UsageError(
             "Instruments need derivatives, and torch.inference_mode() forbids them. "
-            "Measure outside of it; torch.no_grad() does no harm."
+            "Measure outside of it; torch.no_grad() is harmless."
         )
     for name, parameter in parameters.items():
         if isinstance(parameter, nn.parameter.UninitializedParameter):

@@ -1,6 +1,6 @@
-"""How an instrument's cost is foretold: by small calls, or on a stand-in.
+"""How an instrument's cost is predicted: by small calls, or on a stand-in.
 
-No table of factors is kept. What is foretold was done on this machine: either the
+No table of factors is kept. What is predicted was done on this machine: either the
 instrument itself, with options that make it short (`Trials`), or its own arithmetic on
 a `StandIn`: a matrix or a function of fewer parameters that costs next to nothing,
 beside a few true products or gradients. A call that turns out to be short is then made:
@@ -47,7 +47,7 @@ class Cost:
     notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types."""
+        """Convert to plain JSON types."""
         return {**vars(self), "notes": list(self.notes)}
 
 
@@ -64,13 +64,13 @@ class Sets:
     named: bool = False
 
     def data(self) -> Any:
-        """What an instrument takes."""
+        """Return what an instrument takes."""
         # Iterators: a list of tensors would be taken for one batch.
         found = {name: iter(batches) for name, batches in self.batches.items()}
         return found if self.named else next(iter(found.values()))
 
     def samples(self) -> tuple[int, ...]:
-        """Samples of each batch, of all sets."""
+        """Count the samples of each batch, of all sets."""
         return tuple(
             _length(batch) for batches in self.batches.values() for batch in batches
         )
@@ -112,7 +112,7 @@ def _part(batch: Any, samples: int) -> Any:
 
 @dataclass(frozen=True)
 class Call:
-    """A call of an instrument that is to be foretold.
+    """A call of an instrument whose cost is to be predicted.
 
     Attributes:
         measure: The instrument's function.
@@ -154,16 +154,16 @@ class Rehearsal:
     """How what a call takes is found out.
 
     Attributes:
-        foretell: Foretells a long call from something shorter.
+        predict: Predicts the cost of a long call from something shorter.
         arguments: The instrument's arguments, from a call and data.
     """
 
-    foretell: Callable[[Call], Cost]
+    predict: Callable[[Call], Cost]
     arguments: Arguments = model_loss_and_data
 
     def __call__(self, call: Call) -> Cost:
         """Return what a call takes; a short one is its own rehearsal."""
-        found = self.foretell(call)
+        found = self.predict(call)
         if found.seconds >= BRIEF:
             return found
         runs = [_tried(call, Trial(()), self.arguments) for _ in range(2)]
@@ -195,7 +195,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Trials:
-    """Small calls from which a large one is foretold, linearly in their units.
+    """Small calls that predict the cost of a large one, linearly in their units.
 
     Attributes:
         units: What the large call does.
@@ -203,8 +203,8 @@ class Trials:
             proportion to whose units the seconds are.
         bytes_until: Units up to which the bytes grow, too; None where they do not.
         bytes_may_stop: Whether work may be cut into pieces, so that the bytes stop
-            growing nobody knows where: expected is the middle of those of the largest
-            trial and those up to `bytes_until`.
+            growing at an unknown place: the estimate is the middle of those of the
+            largest trial and those up to `bytes_until`.
         notes: See `Cost`.
     """
 
@@ -218,14 +218,14 @@ class Trials:
 def by_trials(
     plan: Callable[[Call], Trials], arguments: Arguments = model_loss_and_data
 ) -> Rehearsal:
-    """Foretell an instrument from small calls.
+    """Make a rehearsal that predicts the cost from small calls.
 
     Args:
         plan: Chooses the small calls.
         arguments: The instrument's arguments for data; by default model, loss and data.
     """
 
-    def foretell(call: Call) -> Cost:
+    def predict(call: Call) -> Cost:
         chosen = plan(call)
         found = [_tried(call, trial, arguments) for trial in chosen.trials]
         rows = [[1.0, *trial.units] for trial in chosen.trials]
@@ -245,7 +245,7 @@ def by_trials(
             gradients=gradients, seconds=seconds, bytes=int(most), notes=chosen.notes
         )
 
-    return Rehearsal(foretell, arguments)
+    return Rehearsal(predict, arguments)
 
 
 def _tried(call: Call, trial: Trial, arguments: Arguments) -> tuple[float, Footprint]:
@@ -321,7 +321,7 @@ class Prepared:
 def on_stand_in(
     call: Call, prepared: Prepared, stand_in: StandIn, run: Callable[[Any], Any]
 ) -> Cost:
-    """Foretell an instrument from its run on a stand-in.
+    """Predict an instrument's cost from its run on a stand-in.
 
     It asks a matrix or a loss for its values.
 
@@ -378,7 +378,7 @@ def read_sets(data: Any, batch_size: int | None, *, named: bool) -> Sets:
 def refuse(reason: str) -> Rehearsal:
     """Refuse a cost for what is not a model, a loss and data."""
 
-    def foretell(call: Call) -> Cost:
+    def predict(call: Call) -> Cost:
         raise UsageError(reason)
 
-    return Rehearsal(foretell)
+    return Rehearsal(predict)

@@ -42,12 +42,12 @@ class ReplicaObjective:
     Args:
         model: `Replicas`, or one module.
         loss: See `Objective`.
-        data: See `Objective`; shared by the replicas unless ``own_targets``.
+        data: See `Objective`; shared by the replicas unless ``per_replica_targets``.
         parameters: See `Objective`.
         dtype: The dtype to measure in.
         batch_size: See `Objective`.
-        own_targets: The target of every batch has shape (K, samples, ...): each replica
-            learns its own.
+        per_replica_targets: The target of every batch has shape (K, samples, ...):
+            each replica learns its own.
         check: See `Objective`.
 
     Attributes:
@@ -74,7 +74,7 @@ class ReplicaObjective:
         parameters: str | Sequence[str] = "*",
         dtype: torch.dtype = torch.float64,
         batch_size: int | None = None,
-        own_targets: bool = False,
+        per_replica_targets: bool = False,
         check: bool = True,
     ) -> None:
         if not isinstance(model, nn.Module | Replicas):
@@ -83,12 +83,12 @@ class ReplicaObjective:
                 "Replicas(module, stacked_tensors), or Replicas.stack(modules)."
             )
         self.single = isinstance(model, nn.Module)
-        self.own_targets = own_targets
+        self.per_replica_targets = per_replica_targets
         replicas = Replicas.stack([model]) if isinstance(model, nn.Module) else model
         device = tensors_of(replicas.module)[
             select_parameters(replicas.module, parameters)[0]
         ].device
-        if own_targets:
+        if per_replica_targets:
             data = _samples_first(data, len(replicas))
         samples = loss.samples if isinstance(loss, Closure) else None
         self.batches = read_batches(
@@ -137,7 +137,7 @@ class ReplicaObjective:
             self.base._pristine = checked._pristine
             self.base.reads_model = checked.reads_model
             self.base._uses = checked._uses
-            if not own_targets:
+            if not per_replica_targets:
                 self.batches = checked.batches
             self.notes = checked.notes + self.notes
         self.spent = 0.0
@@ -153,7 +153,7 @@ class ReplicaObjective:
         part._others = {name: tensor[replicas] for name, tensor in self._others.items()}
         part._batched = self._batched and len(replicas) > 1
         part.spent = 0.0
-        if self.own_targets:
+        if self.per_replica_targets:
             items = tuple(
                 (split(b)[0], split(b)[1][:, replicas]) for b in self.batches.items
             )
@@ -186,8 +186,8 @@ class ReplicaObjective:
 
         chosen = self.base.unflatten(points)
         if self._batched:
-            axes = (None, 1) if self.own_targets else (None,)
-            parts = split(batch) if self.own_targets else (batch,)
+            axes = (None, 1) if self.per_replica_targets else (None,)
+            parts = split(batch) if self.per_replica_targets else (batch,)
             return vmap(one, in_dims=(0, 0, *axes))(chosen, self._others, *parts)
         rows = [
             one(
@@ -304,7 +304,7 @@ class ReplicaObjective:
     def _counted(self, replicas: int) -> Batches:
         """Return the batches with what their means are over."""
         counted = self.base.batches
-        if not self.own_targets:
+        if not self.per_replica_targets:
             return counted
         if len(self.batches) > 1 and counted.count is not None:
             for batch in self.batches.items:
@@ -318,7 +318,7 @@ class ReplicaObjective:
                     > 1
                 ):
                     raise UsageError(
-                        "The replicas' own targets are ignored in unequal numbers, so "
+                        "The number of ignored targets differs between replicas, so "
                         "batches weigh differently for each replica. Give all data as "
                         "one batch."
                     )
@@ -357,7 +357,7 @@ class ReplicaObjective:
         return self.base.quiet()
 
     def _seen_by(self, replica: int, batch: Any) -> Any:
-        if not self.own_targets:
+        if not self.per_replica_targets:
             return batch
         inputs, target = split(batch)
         return inputs, target[:, replica]
@@ -365,7 +365,7 @@ class ReplicaObjective:
     def _data_of(self, replica: int) -> Any:
         """Return the batches as one replica sees them.
 
-        It is an iterator, for a list of tensors would be one batch.
+        It is an iterator, because a list of tensors would be one batch.
         """
         return iter([self._seen_by(replica, batch) for batch in self.batches.items])
 
@@ -424,7 +424,8 @@ def _samples_first(data: Any, replicas: int) -> list[Any]:
         if target.ndim < 2 or len(target) != replicas:
             raise UsageError(
                 f"The target of batch {place} has shape {tuple(target.shape)}; with "
-                f"own_targets it needs ({replicas}, samples, ...): one row per replica."
+                f"per_replica_targets it needs ({replicas}, samples, ...): one row per "
+                "replica."
             )
         turned.append((inputs, target.transpose(0, 1)))
     return turned

@@ -119,7 +119,7 @@ class Kernels:
     Inside a measurement: attention on the math kernel and recurrent layers without
     cuDNN, since the fused ones have no second derivative; no inference-only path of
     `torch.nn.MultiheadAttention`; the reentrant form of activation checkpointing calls
-    its function directly, for it cuts the graph (and so silently gives its layer no
+    its function directly, as it cuts the graph (and so silently gives its layer no
     gradient where the inputs need none) and refuses `torch.autograd.grad`; compiled
     modules run as they were written, for their code has no second derivative.
     """

@@ -99,7 +99,7 @@ class Search:
         return norms
 
     def way(self) -> Way:
-        """How Hessians are computed; chosen at the first call, which notes why."""
+        """Choose how Hessians are computed, at the first call, and note why."""
         if self.chosen is None:
             self.chosen = choose_way(self.objective, "auto")
         return self.chosen

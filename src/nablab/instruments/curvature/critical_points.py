@@ -214,7 +214,7 @@ def find_critical_point(
     parameters: str | Sequence[str] = "*",
     dtype: torch.dtype = torch.float64,
     batch_size: int | None = None,
-    own_targets: bool = False,
+    per_replica_targets: bool = False,
     method: Method = "auto",
     tolerance: float = 1e-8,
     max_iterations: int = 200,
@@ -245,7 +245,7 @@ def find_critical_point(
         parameters: The parameters to move; the gradient is theirs.
         dtype: The dtype to compute in.
         batch_size: Cut batches to bound the memory.
-        own_targets: See `ReplicaObjective`.
+        per_replica_targets: See `ReplicaObjective`.
         method: What follows L-BFGS. ``"levenberg-marquardt"`` takes the exact Hessian
             in every iteration; ``"newton-minres"`` only products with it;
             ``"gradient-norm"`` goes on with L-BFGS; ``"auto"`` is the first for up to
@@ -277,7 +277,7 @@ def find_critical_point(
         parameters=parameters,
         dtype=dtype,
         batch_size=batch_size,
-        own_targets=own_targets,
+        per_replica_targets=per_replica_targets,
         check=check,
     )
     objective = verified(objective, model, loss, parameters=parameters, check=check)

@@ -125,7 +125,7 @@ def dense_hessians(
     y: Tensor,
     loss: Loss,
     *,
-    own_targets: bool = False,
+    per_replica_targets: bool = False,
 ) -> Tensor | None:
     """Return the Hessians of K dense networks in all their parameters.
 
@@ -141,10 +141,10 @@ def dense_hessians(
         tensors: The stacked parameters (K, ...) by name, all of one floating-point
             dtype.
         x: Inputs (N, inputs), shared by the replicas.
-        y: Targets (N, ...), or (K, N, ...) with ``own_targets``.
+        y: Targets (N, ...), or (K, N, ...) with ``per_replica_targets``.
         loss: ``loss(outputs (N, outputs), targets)``, a scalar: a sum over samples of a
             twice differentiable function of each sample's outputs, such as a mean.
-        own_targets: Each replica has targets of its own.
+        per_replica_targets: Each replica has targets of its own.
 
     Returns:
         (K, P, P), or None where this method does not apply and a general one must be
@@ -173,7 +173,7 @@ def dense_hessians(
             own = {name: tensor[piece] for name, tensor in tensors.items()}
             targets = (
                 y[piece]
-                if own_targets
+                if per_replica_targets
                 else y.expand(piece.stop - piece.start, *y.shape)
             )
             return _fill(hessians[piece], plan, layers, own, x, targets, loss)

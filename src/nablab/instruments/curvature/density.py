@@ -44,8 +44,8 @@ if TYPE_CHECKING:
 # The kernel's width is a share of the range of the nodes: 100 widths across the
 # picture.
 WIDTH = 0.01
-# So many kernel widths beyond the outermost nodes, the density holds all but 6e-7 of
-# its mass.
+# Up to this many kernel widths beyond the outermost nodes, the density holds all but
+# 6e-7 of its mass.
 MARGIN = 5.0
 
 
@@ -136,7 +136,7 @@ class SpectralDensity(Measurement):
 
         Args:
             threshold: Where to divide the spectrum. 0 asks for the sign of the bulk,
-                which is refused but for spectra with a gap there.
+                which is refused except for spectra with a gap there.
             within: The widest interval between the two bounds that is accepted.
 
         Raises:

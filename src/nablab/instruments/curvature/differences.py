@@ -186,7 +186,7 @@ def _in_float64(
     """Return one network with one batch in float64, or None if unavailable."""
     if objective.base.dtype == torch.float64:
         return first
-    if objective.own_targets:
+    if objective.per_replica_targets:
         return None
     one = (
         model.select(_finite_replica(objective).tolist())

@@ -75,8 +75,8 @@ class Eigenvalues(Measurement):
         tolerance: The largest residual of a converged pair, relative to `norm`.
         pair_converged: Whether each pair reached the tolerance (k,).
         converged: Whether all did.
-        others: The interval that holds every eigenvalue that is not listed, but for a
-            chance of 0.1 % at either end; None without the check.
+        others: The interval that holds every eigenvalue that is not listed, with a
+            probability of error of 0.1 % at either end; None without the check.
         certified: Whether `others` reaches at most 1 % of the norm further out than the
             values do.
         products: Products with the matrix.
@@ -434,7 +434,7 @@ class _Search:
         """Bound the other eigenvalues from the running and the ended sequences."""
         size = self.matrix.shape[0] - self.needed
         margin = roundoff_of(self.matrix, self.norm)
-        # Beside one large eigenvalue the lowest Ritz value is no lower bound yet, so
+        # Beside one large eigenvalue the lowest Ritz value is not a lower bound yet, so
         # each end is bounded from the other: the largest is known, or it would have
         # been found.
         least, most = self._chebyshev(low, high, steps, size)
@@ -484,8 +484,8 @@ class _Search:
             low, high = self.others
             notes += (
                 f"Eigenvalues that are not listed lie between {low:.6g} and "
-                f"{high:.6g}, but for a chance of 0.1 % at either end; so a repeated "
-                "eigenvalue may have been missed up to there.",
+                f"{high:.6g}, with a probability of error of 0.1 % at either end; a "
+                "repeated eigenvalue may have been missed up to these limits.",
             )
         if self.others is None and not self.certified:
             notes += (

@@ -24,13 +24,12 @@ from nablab.instruments.curvature.operators import (
 from nablab.instruments.curvature.verification import Claim, examine, rounds_inside
 
 WRONG_JACOBIAN = (
-    "its derivative of the backward pass is wrong: a product with the Jacobian is "
-    "{gap:.2g} of its size off differences of the outputs"
+    "its derivative of the backward pass is wrong: a product with the Jacobian "
+    "differs by {gap:.2g} of its size from differences of the outputs"
 )
 WRONG_LOSS = (
-    "The loss is bent by central differences of its slope in the outputs, about "
-    "{digits} digits: its own second derivative is wrong, {gap:.2g} of its size off "
-    "them."
+    "The loss's own second derivative is wrong, by {gap:.2g} of its size, so central "
+    "differences of its slope in the outputs are taken: about {digits} digits."
 )
 PENALTY = (
     "The loss depends on the parameters also past the outputs (a penalty on weights "
@@ -49,7 +48,7 @@ class GaussNewtonOperator(Operator):
 
     Args:
         model: See `HessianOperator`.
-        loss: A name or ``loss(output, target)``; a `Closure` does not do.
+        loss: A name or ``loss(output, target)``; a `Closure` is not accepted.
         data: Batches (inputs, target).
         parameters: See `HessianOperator`.
         dtype: See `HessianOperator`.

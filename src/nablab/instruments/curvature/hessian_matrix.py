@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FloatArray: TypeAlias = npt.NDArray[np.float64]
-# So many random vectors take 24 gradients, against some hundreds or thousands for the
-# matrix.
+# This many random vectors take 24 gradients, against some hundreds or thousands for
+# the matrix.
 PROBES = 8
 CHECK = 7  # gradients: two products with one graph and a difference, in `verified`
 CHOICE = 6  # gradients: one product by forward mode and one by reverse, in `choose_way`
@@ -48,7 +48,7 @@ IMPRECISE = (
     "and noise_floor count: the loss is computed in few digits somewhere, or a "
     "derivative is wrong."
 )
-# Trials take at least so many samples, and this part of many: their matrices tell what
+# Trials take at least this many samples, and a part of many: their matrices tell what
 # that of all costs.
 FEW_SAMPLES = 8
 MAX_BYTES = 4 * 10**9
@@ -140,7 +140,7 @@ def hessian_matrix(
     parameters: str | Sequence[str] = "*",
     dtype: torch.dtype = torch.float64,
     batch_size: int | None = None,
-    own_targets: bool = False,
+    per_replica_targets: bool = False,
     method: Method = "auto",
     chunk: int | None = None,
     max_bytes: float | None = None,
@@ -160,7 +160,7 @@ def hessian_matrix(
         parameters: Names or glob patterns: a diagonal block of the Hessian.
         dtype: The dtype to compute in.
         batch_size: Cut batches to bound the memory.
-        own_targets: See `ReplicaObjective`.
+        per_replica_targets: See `ReplicaObjective`.
         method: ``"auto"`` is ``"dense"`` (see `dense_hessian`) for dense networks
             measured whole, else ``"forward-over-reverse"``, or where an operation of
             the model has no forward-mode derivative ``"double-backward"``, a pass per
@@ -192,7 +192,7 @@ def hessian_matrix(
         parameters=parameters,
         dtype=dtype,
         batch_size=batch_size,
-        own_targets=own_targets,
+        per_replica_targets=per_replica_targets,
         check=check,
     )
     objective = verified(objective, model, loss, parameters=parameters, check=check)

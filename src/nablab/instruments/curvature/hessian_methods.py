@@ -35,9 +35,9 @@ Method = Literal[
 # 1.3 times as long as 64, and all 571 took 2.5 times as long: the tangents no longer
 # fit the cache.
 COLUMNS = 64
-# So many replicas in one batch take half the time per network of one; ten were no
+# This many replicas in one batch take half the time per network of one; ten were no
 # faster than four.
-TOGETHER = 4
+REPLICAS_TOGETHER = 4
 # The tangents of one chunk take at most this, and an eighth of the free memory.
 WORKING_BYTES = 2**29
 # The dense method and a product by autograd differ by rounding only, or the loss holds
@@ -52,12 +52,12 @@ BY_FORWARD_MODE = (
     "differences and is exact; `rounding` is the distance to them."
 )
 PAST_ARGUMENTS = (
-    "The fast method for dense networks was left: it does not give what "
+    "The fast method for dense networks was not used: it does not give what "
     "differentiating the loss gives. A loss that reaches the model past its arguments, "
     "such as a penalty on its weights, does this."
 )
 TIED = (
-    "The fast method for dense networks was left: the loss is not a sum over the "
+    "The fast method for dense networks was not used: the loss is not a sum over the "
     "samples of a batch, so that samples are tied together."
 )
 
@@ -220,7 +220,7 @@ def _sizes(objective: ReplicaObjective, way: Way, chunk: int | None) -> tuple[in
     allowed = min(WORKING_BYTES, free_memory(objective.base.device) / 8)
     fits = max(1, int(allowed / max(1, kept)))
     columns = min(chunk or min(COLUMNS, fits), size)
-    return columns, min(most, max(1, min(TOGETHER, fits // columns)))
+    return columns, min(most, max(1, min(REPLICAS_TOGETHER, fits // columns)))
 
 
 # --- the methods ---
@@ -320,7 +320,7 @@ def _dense_matrices(
     loss = objective.base._module.criterion
     for batch, weight in objective.batches:
         x, y = split(batch)
-        own = objective.own_targets
+        own = objective.per_replica_targets
         with objective.quiet():
             found = dense_hessians(
                 layers,
@@ -328,7 +328,7 @@ def _dense_matrices(
                 x,
                 y.transpose(0, 1) if own else y,
                 loss.loss if isinstance(loss, Penalized) else objective.base.criterion,
-                own_targets=own,
+                per_replica_targets=own,
             )
         if found is None:
             return None

@@ -218,7 +218,7 @@ def inertia(
     parameters: str | Sequence[str] = "*",
     dtype: torch.dtype = torch.float64,
     batch_size: int | None = None,
-    own_targets: bool = False,
+    per_replica_targets: bool = False,
     noise_factor: float = 1.0,
     absolute_floor: float = 0.0,
     neighbors: int = NEIGHBORS,
@@ -272,7 +272,7 @@ def inertia(
         parameters: Names or glob patterns: the inertia of a diagonal block.
         dtype: The dtype to compute in.
         batch_size: Cut batches to bound the memory.
-        own_targets: See `ReplicaObjective`.
+        per_replica_targets: See `ReplicaObjective`.
         noise_factor: c.
         absolute_floor: Added to the noise floor.
         neighbors: Neighbors at each radius; 0 leaves the sampling out.
@@ -300,7 +300,7 @@ def inertia(
         parameters=parameters,
         dtype=dtype,
         batch_size=batch_size,
-        own_targets=own_targets,
+        per_replica_targets=per_replica_targets,
         check=check,
     )
     objective = verified(objective, model, loss, parameters=parameters, check=check)

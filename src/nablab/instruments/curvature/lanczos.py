@@ -25,7 +25,7 @@ from nablab.instruments.curvature.matrices import Array, finite_norm
 # A new vector below this many roundoffs of the largest product holds no direction of
 # its own.
 BREAKDOWN = 10.0
-# A restart mixes so many parameters at a time, so that it needs no second basis.
+# A restart mixes this many parameters at a time, so that it needs no second basis.
 COLUMNS = 1 << 16
 
 
@@ -43,8 +43,8 @@ class Krylov:
     Args:
         start: The first vector (P,), of any length.
         capacity: Products that fit.
-        first: Memory for so many is taken at once, and for all of them where a further
-            one comes; None takes it for all at once.
+        first: Memory for this many is taken at once, and for all of them where a
+            further one comes; None takes it for all at once.
 
     Attributes:
         vectors: The basis (rows, P) in the dtype of the start; rows up to and including
@@ -171,7 +171,7 @@ def beyond_breakdown(
 ) -> float:
     r"""Bound the distance of all eigenvalues from the Ritz values of ended runs.
 
-    The bound holds but for a stated chance.
+    The bound fails with a stated probability at most.
 
     A Krylov sequence ends where its coupling :math:`\beta` is no more than rounding: in
     float32, beside a large eigenvalue, that is long before it has seen everything. With
@@ -196,7 +196,7 @@ def beyond_breakdown(
 def unseen_beyond(
     highest: float, lowest: float, steps: int, size: int, chance: float
 ) -> float:
-    r"""Return a level above all eigenvalues, but for a stated chance.
+    r"""Return a level above all eigenvalues, up to a stated probability of error.
 
     The start of Lanczos' method was random.
 

@@ -17,8 +17,8 @@ from scipy.sparse.linalg import LinearOperator
 from torch import Tensor, nn
 
 from nablab.errors import UsageError
+from nablab.instruments.base.batch_parts import few_samples
 from nablab.instruments.base.batches import Batches, map_tensors, part_of
-from nablab.instruments.base.checks import Checks
 from nablab.instruments.base.graphs import (
     counting_saved_bytes,
     free_memory,
@@ -248,7 +248,7 @@ class HessianOperator(Operator):
         share = self.objective.batches.weights[0]
         with self.objective.quiet():
             # A formula that is wrong is wrong for few samples, too.
-            few = Checks(self.objective).few(batch, FEW_FOR_CHECK)
+            few = few_samples(self.objective, batch, FEW_FOR_CHECK)
         share *= (
             min(1.0, FEW_FOR_CHECK / self.objective.batches.samples[0])
             if few is not batch

@@ -26,20 +26,20 @@ from nablab.instruments.curvature.matrices import Array, curvature, random_vecto
 from nablab.instruments.curvature.operators import Operator
 
 SEARCH = (
-    "How many products a search for eigenvalues takes is known when it ends. Expected "
-    "are those for a matrix with the spectrum that a few true products show."
+    "How many products a search for eigenvalues takes is known only when it ends. The "
+    "estimate is for a matrix with the spectrum that a few true products show."
 )
 # Of fewer rows, vectors would stay in the cache where the true ones do not.
 FEWEST_ROWS = 100_000
-SEVERAL = 3  # vectors in a block that is timed beside a single one
+BLOCK_VECTORS = 3  # vectors in a block that is timed beside a single one
 # Steps of Lanczos on the true matrix, where its spectrum decides how long a search
-# takes. On small networks, fresh and trained, the products so foretold were 0.7 to 2.5
-# times those of the search with 8 steps, 0.8 to 1.8 times with 12, most of them within
-# 1.3.
+# takes. On small networks, fresh and trained, the predicted number of products was 0.7
+# to 2.5 times that of the search with 8 steps, and 0.8 to 1.8 times with 12, most often
+# within 1.3.
 STEPS = 10
-# A node that stands apart holds at most so many eigenvalues: a random vector sees one
+# A node that stands apart holds at most this many eigenvalues: a random vector sees one
 # as any of these.
-APART = 3
+MOST_PER_NODE = 3
 # The density of random matrices falls to its ends as a square root (Wigner's
 # semicircle).
 EDGE = 2 / 3
@@ -116,7 +116,7 @@ class Products:
         """Time a product with one vector and one with a few."""
         generator = torch.Generator().manual_seed(0)
         vectors = torch.randn(
-            SEVERAL, matrix.shape[0], generator=generator, dtype=matrix.dtype
+            BLOCK_VECTORS, matrix.shape[0], generator=generator, dtype=matrix.dtype
         )
         vectors = vectors.to(matrix.device).T
         result = matrix.shape[0] * matrix.dtype.itemsize
@@ -125,7 +125,7 @@ class Products:
         return cls(
             seconds=_parted(matrix, one.seconds, few.seconds),
             gradients=_parted(matrix, spent_on_one, spent_on_few),
-            bytes=max(0, few.peak - SEVERAL * result),
+            bytes=max(0, few.peak - BLOCK_VECTORS * result),
             kept=max(0, one.kept - result),
         )
 
@@ -150,9 +150,9 @@ def _parted(matrix: Operator, one: float, few: float) -> tuple[float, float, flo
     """
     # The first product built the graphs, for all others.
     if getattr(matrix, "cached", False):
-        each = few / SEVERAL
+        each = few / BLOCK_VECTORS
         return max(0.0, one - each), 0.0, each
-    each = max(0.0, (few - one) / (SEVERAL - 1))
+    each = max(0.0, (few - one) / (BLOCK_VECTORS - 1))
     return 0.0, max(0.0, one - each), each
 
 
@@ -171,7 +171,7 @@ def spectrum_like(matrix: Operator, rows: int) -> Array:
         pass
     nodes, rotation, _ = krylov.ritz()
     counts = np.round(rotation[0] ** 2 * rows).astype(int)
-    counts[counts <= APART] = 1
+    counts[counts <= MOST_PER_NODE] = 1
     counts[counts.argmax()] += rows - counts.sum()
     middles = (nodes[1:] + nodes[:-1]) / 2
     lows, highs = np.append(nodes[0], middles), np.append(middles, nodes[-1])
@@ -196,7 +196,7 @@ def by_products(
     spectrum: bool = False,
     notes: tuple[str, ...] = (),
 ) -> Rehearsal:
-    """Foretell an instrument of curvature.
+    """Make the rehearsal of an instrument of curvature.
 
     Args:
         find: Gives the function of any matrix that the instrument calls, such as
@@ -205,7 +205,7 @@ def by_products(
         notes: See `Cost`.
     """
 
-    def foretell(call: Call) -> Cost:
+    def predict(call: Call) -> Cost:
         made: list[Operator] = []
 
         def prepare() -> Operator:
@@ -238,4 +238,4 @@ def by_products(
         )
         return dataclasses.replace(found, notes=notes)
 
-    return Rehearsal(foretell)
+    return Rehearsal(predict)

@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 Method = Literal["hutchinson", "hutch++", "xtrace"]
 
 # Fewer products give no standard error.
-LEAST = {"hutchinson": 2, "hutch++": 6, "xtrace": 4}
+LEAST_PRODUCTS = {"hutchinson": 2, "hutch++": 6, "xtrace": 4}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,10 +209,10 @@ def trace_of(
             f"Exact: {products} products were allowed and the matrix has {size} rows.",
         )
     else:
-        if products < LEAST[method]:
+        if products < LEAST_PRODUCTS[method]:
             raise UsageError(
                 f"products={products} is too few for {method}: a standard error needs "
-                f"at least {LEAST[method]}. 60 is a good start."
+                f"at least {LEAST_PRODUCTS[method]}. 60 is a good start."
             )
         held = {"hutchinson": 2 * BLOCK, "hutch++": products, "xtrace": 2 * products}[
             method

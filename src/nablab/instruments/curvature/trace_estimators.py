@@ -21,7 +21,7 @@ from nablab.instruments.curvature.matrices import (
     random_signs,
 )
 
-# So many vectors at a time share their common work, and their memory stays small.
+# This many vectors at a time share their common work, and their memory stays small.
 BLOCK = 16
 
 

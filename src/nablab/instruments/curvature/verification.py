@@ -43,12 +43,12 @@ NEGLIGIBLE = 1e-6
 SETTLED = 0.1
 
 WRONG = (
-    "its second derivative is wrong: a product with the Hessian is {gap:.2g} of its "
-    "size off differences of the gradient (PyTorch's own formula for weight norm and "
-    "some custom functions do this)"
+    "its second derivative is wrong: a product with the Hessian differs by {gap:.2g} "
+    "of its size from differences of the gradient (PyTorch's own formula for weight "
+    "norm and some custom functions do this)"
 )
 CONTRADICTED = (
-    "The products may be wrong: for {part} one is {gap:.2g} of its size off "
+    "The products may be wrong: for {part} one differs by {gap:.2g} of its size from "
     "differences of the gradient. Leave method= out, which then measures by those "
     "differences."
 )
@@ -105,11 +105,11 @@ class Verdict:
         if self.asymmetry > self.tolerance:
             raise UsageError(
                 "The gradient of this model is not the derivative of its loss: along "
-                "two random directions its derivative is unsymmetric by "
+                "two random directions its derivative is asymmetric by "
                 f"{self.asymmetry:.2g} of its size, so there is no Hessian to measure. "
                 "A torch.autograd.Function with a backward pass of its own does this, "
-                "as straight-through estimators do on purpose. Mend its backward, or "
-                "put the function that you mean to measure in its place."
+                "as straight-through estimators do on purpose. Correct its backward "
+                "pass, or put the function that you mean to measure in its place."
             )
 
 

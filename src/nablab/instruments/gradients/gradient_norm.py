@@ -27,8 +27,7 @@ from nablab.instruments.base.batches import (
     part_of,
     tensors_in,
 )
-from nablab.instruments.base.checks import MISFITS
-from nablab.instruments.base.losses import Closure, Loss
+from nablab.instruments.base.losses import MISFITS, Closure, Loss
 from nablab.instruments.base.measurement import Expected, Measurement, Size, instrument
 from nablab.instruments.base.objective import Objective
 from nablab.instruments.base.rehearsals import Call, Trial, Trials, by_trials
@@ -43,9 +42,9 @@ Integers = npt.NDArray[np.int64]
 # Numbers of per-sample gradients held at once: 64 MB in float32.
 GRADIENT_ENTRIES = 2**24
 BLUE, ORANGE, GREEN = "#0072b2", "#d55e00", "#009e73"
-MANY_BATCHES = 10  # of so many, a few tell what all of them cost
+MANY_BATCHES = 10  # from this many on, a few tell what all of them cost
 _TOLERANCE = {torch.float64: 1e-8}  # relative; other dtypes 1e-3
-SHOWN = 24  # parameters that a figure has room for
+PARAMETERS_SHOWN = 24  # parameters that a figure has room for
 LOOP = (
     "Per-sample gradients were taken one by one: torch.func.vmap cannot run this "
     "model or loss ({why})."
@@ -102,7 +101,9 @@ class GradientNorm(Measurement):
         from matplotlib.ticker import NullFormatter
 
         several = len(self.batch_norms) > 1 or len(self.sample_norms) > 0
-        largest = sorted(self.parts.items(), key=lambda item: -item[1])[:SHOWN]
+        largest = sorted(self.parts.items(), key=lambda item: -item[1])[
+            :PARAMETERS_SHOWN
+        ]
         shown = [name for name in self.parts if name in dict(largest)]
         figure = Canvas(
             figsize=(8.4 if several else 5.2, 1.6 + 0.2 * len(shown)),

@@ -18,8 +18,7 @@ from nablab.instruments.base.batches import (
     read_batches,
     tensors_in,
 )
-from nablab.instruments.base.checks import MISFITS
-from nablab.instruments.base.losses import Closure, Loss, call, split
+from nablab.instruments.base.losses import MISFITS, Closure, Loss, call, split
 from nablab.instruments.base.objective import Objective
 
 Method = Literal["auto", "exact", "projections"]
@@ -27,11 +26,11 @@ Of = Literal["logits", "probabilities"]
 
 # On a CPU, 25 to 100 samples per pass keep LeNet's activations in the cache, 1,000 do
 # not.
-AT_ONCE = 100
+SAMPLES_AT_ONCE = 100
 JACOBIAN_ENTRIES = 2**24  # numbers of Jacobians held at once by the spectral norm
 # An exact Jacobian of more passes is estimated by projections under "auto".
 MOST_PASSES = 256
-FEW = 4  # samples that the checks look at
+SAMPLES_CHECKED = 4  # samples that the checks look at
 _INDEPENDENCE = {torch.float64: 1e-8}  # relative; other dtypes 1e-3
 
 
@@ -40,7 +39,7 @@ class Jacobian:
 
     def __init__(self, objective: Objective, of: Of) -> None:
         self.objective, self._of = objective, of
-        batch = part_of(objective.batches.items[0], 0, FEW)
+        batch = part_of(objective.batches.items[0], 0, SAMPLES_CHECKED)
         self.share = count_samples(batch) / objective.batches.total
         self._layout: Callable[[Tensor], Tensor] = torch.Tensor.detach
         self._use_channels_last(batch)
@@ -274,7 +273,7 @@ class Jacobian:
 
     def check_independence(self) -> None:
         """Refuse models that mix samples, and losses that are not a mean over them."""
-        batch = part_of(self.objective.batches.items[0], 0, FEW)
+        batch = part_of(self.objective.batches.items[0], 0, SAMPLES_CHECKED)
         length = count_samples(batch)
         if length < 2:
             return
@@ -358,7 +357,9 @@ def prepare(
     """
     anchored = _Anchored(model)
     device = anchored.anchor.device
-    size = batch_size or (AT_ONCE if device.type == "cpu" else 10 * AT_ONCE)
+    size = batch_size or (
+        SAMPLES_AT_ONCE if device.type == "cpu" else 10 * SAMPLES_AT_ONCE
+    )
     batches = read_batches(
         data, device=device, dtype=dtype or anchored.anchor.dtype, batch_size=size
     )

@@ -22,9 +22,9 @@ from nablab.instruments.base.losses import Closure, Loss
 from nablab.instruments.base.measurement import Expected, Measurement, Size, instrument
 from nablab.instruments.base.rehearsals import Call, Trial, Trials, by_trials
 from nablab.instruments.gradients.input_jacobians import (
-    AT_ONCE,
     JACOBIAN_ENTRIES,
     MOST_PASSES,
+    SAMPLES_AT_ONCE,
     Jacobian,
     Method,
     Of,
@@ -38,8 +38,8 @@ Norm = Literal["frobenius", "spectral", "loss-gradient"]
 Floats = npt.NDArray[np.float64]
 
 BLUE, ORANGE = "#0072b2", "#d55e00"
-MANY = 6  # forward passes, of which one and two tell what all of them cost
-MOST_ROWS = 64  # up to so many outputs the spectral norm comes from the whole Jacobian
+MANY_PASSES = 6  # forward passes, of which one and two tell what all of them cost
+MOST_ROWS = 64  # up to this many outputs, the spectral norm is that of the Jacobian
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,7 +132,11 @@ def _trials(call: Call) -> Trials:
     Of few passes, the trial is the call itself.
     """
     total = sum(call.sets.samples())
-    few = [AT_ONCE, 2 * AT_ONCE] if total >= MANY * AT_ONCE else [total]
+    few = (
+        [SAMPLES_AT_ONCE, 2 * SAMPLES_AT_ONCE]
+        if total >= MANY_PASSES * SAMPLES_AT_ONCE
+        else [total]
+    )
     return Trials((total,), tuple(Trial((count,), samples=count) for count in few))
 
 

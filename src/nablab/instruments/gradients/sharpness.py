@@ -46,11 +46,11 @@ LOST = (
 )
 HIDDEN = (
     "The rise of {rise:.2g} is within the rounding of the loss ({loss:.4g} in "
-    "{dtype}), and may be no rise. Measure with {remedy}."
+    "{dtype}), and may not be a rise at all. Measure with {remedy}."
 )
 LINE_SEARCH = (
-    "How many gradients the line searches take is known when they end: one or two for "
-    "each iteration, seldom more."
+    "How many gradients the line searches take is known only when they end: one or two "
+    "for each iteration, seldom more."
 )
 
 

@@ -151,7 +151,9 @@ def by_losses(
     arrays: Callable[[Call], bool],
     notes: Callable[[Call], tuple[str, ...]],
 ) -> Rehearsal:
-    """Foretell an instrument that asks for losses and gradients at many points.
+    """Make the rehearsal of an instrument that asks for losses and gradients.
+
+    It asks at many points.
 
     Args:
         find: Gives the function of any objective that the instrument calls.
@@ -159,7 +161,7 @@ def by_losses(
         notes: See `Cost`.
     """
 
-    def foretell(call: Call) -> Cost:
+    def predict(call: Call) -> Cost:
         made: list[Objective] = []
 
         def prepare() -> Objective:
@@ -192,4 +194,4 @@ def by_losses(
         held = taken.kept + int(count.peak * call.parameters / small.rows)
         return dataclasses.replace(found, bytes=max(taken.peak, held))
 
-    return Rehearsal(foretell)
+    return Rehearsal(predict)

@@ -156,7 +156,7 @@ def _view(buffer: Tensor, *shape: int) -> Tensor:
 def elementwise(module: nn.Module) -> Function | None:
     """Apply an activation, in place where PyTorch can.
 
-    Nobody else needs the values.
+    Nothing else needs the values.
     """
     if type(module) is nn.LeakyReLU:
         slope = module.negative_slope

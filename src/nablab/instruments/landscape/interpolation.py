@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 Floats = npt.NDArray[np.float64]
 
-FEW_POINTS = (4, 12)  # of so many points, `MANY_POINTS` and more tell what they cost
+FEW_POINTS = (4, 12)  # these tell what `MANY_POINTS` and more cost
 MANY_POINTS = 36
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#e69f00", "#cc79a7")
 # Relative; other dtypes 1e-3: one loss by two routes. In float64 more than rounding is
@@ -80,6 +80,11 @@ class Interpolation(Measurement):
     ) -> float:
         """Return a value at an alpha, on the line that joins those measured.
 
+        Args:
+            alpha: 0 is the first model, 1 the second.
+            metric: ``"loss"`` or another one that was measured.
+            data: The data set's name, where there are several.
+
         Raises:
             UsageError: The alpha lies outside what was measured: there is no
                 extrapolation.
@@ -99,6 +104,10 @@ class Interpolation(Measurement):
         """Return a metric's largest rise above the line between the ends, and where.
 
         "error" stands for accuracy.
+
+        Args:
+            metric: ``"loss"``, ``"error"`` or another one that was measured.
+            data: The data set's name, where there are several.
         """
         return _barrier(self.alphas, self._curve(metric, data))
 

@@ -36,7 +36,7 @@ UNCHECKED = (
     "compared."
 )
 SWEEPS = (
-    "How many sweeps a start takes is known when it ends. Expected are those for "
+    "How many sweeps a start takes is known only when it ends. The estimate is for "
     "independent networks."
 )
 # The relative distance of outputs in float64; a permutation changes the order of sums

@@ -107,7 +107,7 @@ def find_specification(model: nn.Module) -> dict[str, list[tuple[str, int]]]:
     """
     if not isinstance(model, nn.Sequential):
         raise UsageError(
-            f"The units of a {type(model).__name__} cannot be told from its layers: "
+            f"The units of a {type(model).__name__} cannot be derived from its layers: "
             f"only those of nn.Sequential are found automatically. {REMEDY}"
         )
     leaves = _leaves(model)
@@ -163,7 +163,7 @@ class _Walk:
             )
 
     def hidden(self) -> dict[str, list[tuple[str, int]]]:
-        """All groups but the last: the outputs keep their order."""
+        """Return all groups but the last: the outputs keep their order."""
         found = {
             group: entries
             for group, entries in self._groups.items()
@@ -184,7 +184,7 @@ class _Walk:
             ):
                 raise UsageError(
                     f"Layer '{name}' takes {inputs} inputs, but {self._units} units "
-                    "come before it, and which belongs to which cannot be told. "
+                    "come before it, and which input belongs to which unit is unknown. "
                     f"{REMEDY}"
                 )
             self._groups[self._group].append((f"{name}.weight", 1))
@@ -226,7 +226,7 @@ class Permutations:
             for (name, axis), length in zip(entries, lengths, strict=True):
                 if length % self.sizes[group]:
                     raise UsageError(
-                        f"Axis {axis} of '{name}' has {length} entries, which is no "
+                        f"Axis {axis} of '{name}' has {length} entries, which is not a "
                         f"multiple of the {self.sizes[group]} units of group '{group}'."
                     )
                 if any(axis == taken for taken, _ in self._axes.get(name, [])):

@@ -102,6 +102,10 @@ class LossPlane(Measurement):
     ) -> tuple[Floats, Floats]:
         """Return the 95 % confidence interval at each point, from a subset's values.
 
+        Args:
+            metric: ``"loss"`` or another one that was measured.
+            data: The data set's name, where there are several.
+
         Raises:
             UsageError: All data were measured.
         """
@@ -123,6 +127,10 @@ class LossPlane(Measurement):
 
         The circles around the points of a path show their distance from the plane, to
         scale.
+
+        Args:
+            metric: ``"loss"`` or another one that was measured.
+            data: The data set's name, where there are several.
         """
         from matplotlib.figure import Figure
         from matplotlib.ticker import MaxNLocator

@@ -334,8 +334,8 @@ class Scan:
             ) from problem
         self.batched = False
         self.notes += (
-            "Points were measured one by one, for the model does not go "
-            f"through vmap: {reason}",
+            "Points were measured one by one, because the model does not run under "
+            f"vmap: {reason}",
         )
 
     # One point

@@ -38,7 +38,7 @@ typedef struct {
 } Network;
 
 typedef struct {
-    int64_t samples, own_labels;
+    int64_t samples, per_replica_targets;
     const half_word *x;     /* (samples, inputs) */
     const int64_t *labels;  /* (K or 1, samples) */
     const int64_t *indices; /* (steps, K, batch), or null for all samples in order */
@@ -279,7 +279,7 @@ static double take_step(const Job *job, const Scratch *scratch, int64_t replica,
     const Data *d = job->data;
     const int64_t batch = d->indices ? d->batch : d->samples, from = replica * n->stored;
     const int64_t *index = d->indices ? d->indices + (step * job->replicas + replica) * batch : 0;
-    const int64_t *labels = d->labels + (d->own_labels ? replica : 0) * d->samples;
+    const int64_t *labels = d->labels + (d->per_replica_targets ? replica : 0) * d->samples;
     Optimization o = {.rule = rule_at(job, replica, step), .w = job->parameters + from, .m = job->first + from,
                       .v = job->second + from, .sum = scratch->gradient};
     int64_t counted = 0, chosen[n->slab];

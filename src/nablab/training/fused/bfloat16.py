@@ -1,5 +1,6 @@
-"""Dense networks in compiled code whose products are bfloat16 on a processor's matrix
-tiles (AMX).
+"""Dense networks in compiled code, with bfloat16 products.
+
+The products are computed on a processor's matrix tiles (AMX).
 
 Beyond small sizes a dense network's step is matrix products and the optimizer's pass
 over all weights. PyTorch takes the tiles too, but passes every result through memory
@@ -50,25 +51,26 @@ _Network = structure(
 _Data = structure(
     "_Data",
     ("samples", _INT),
-    ("own_labels", _INT),
+    ("per_replica_targets", _INT),
     *((name, _POINTER) for name in ("x", "labels", "indices")),
     ("batch", _INT),
 )
 
 
 class FusedBfloat16Engine(FusedLayers):
-    """K dense networks trained by compiled code with matrix tiles, for cross-entropy on
-    the CPU.
+    """K dense networks trained by compiled code with matrix tiles.
+
+    It serves cross-entropy on the CPU.
 
     Args:
         modules: K modules, each a `nn.Sequential` (nested or not) of `nn.Flatten`,
             `nn.Linear`, `nn.ReLU` and `nn.Identity` with float32 weights; only their
             weights are read.
         x: Stored samples (N, ...); they are made ready once and kept in bfloat16.
-        y: Labels, int64 (N,), or (K, N) with own labels.
+        y: Labels, int64 (N,), or (K, N) with per-replica targets.
         loss: ``"cross_entropy"``.
         optimizer: SGD, RMSprop, Adam or AdamW.
-        own_labels: Whether each replica has its own labels.
+        per_replica_targets: Whether each replica has its own labels.
         inputs: How stored samples become inputs; ``inputs.bfloat16`` must be asked for.
 
     Raises:
@@ -87,7 +89,7 @@ class FusedBfloat16Engine(FusedLayers):
         *,
         loss: Loss,
         optimizer: Specification,
-        own_labels: bool,
+        per_replica_targets: bool,
         inputs: Inputs = Inputs(),  # noqa: B008 - immutable
     ) -> None:
         if not inputs.bfloat16:
@@ -97,7 +99,15 @@ class FusedBfloat16Engine(FusedLayers):
         if any(layer.kind != DENSE for layer in self._layers):
             raise Unsupported("the fused kernel for bfloat16 has dense layers only")
         refuse_unsuitable(
-            self._layers, modules, x, y, loss, optimizer, own_labels, inputs, shape
+            self._layers,
+            modules,
+            x,
+            y,
+            loss,
+            optimizer,
+            per_replica_targets,
+            inputs,
+            shape,
         )
         if next(modules[0].parameters()).dtype != torch.float32:
             raise Unsupported("it multiplies in bfloat16, and the weights are float64")
@@ -114,10 +124,10 @@ class FusedBfloat16Engine(FusedLayers):
         self.replicas = len(modules)
         self._inputs, self._shape = inputs, shape
         self._optimizer = OptimizerNumbers(optimizer, self.replicas)
-        self._x, self._y, self._own_labels = (
+        self._x, self._y, self._per_replica_targets = (
             self._rounded(x),
             y.detach().contiguous(),
-            own_labels,
+            per_replica_targets,
         )
         # x keeps its id
         self._seen: list[tuple[Tensor, int, Tensor]] = [(x, x._version, self._x)]
@@ -141,7 +151,9 @@ class FusedBfloat16Engine(FusedLayers):
     def advance(self, rates: FloatArray, batches: Tensor | None) -> FloatArray:
         """See `Engine.advance`."""
         indices = check_indices(batches, len(self._x))
-        data = _Data(samples=len(self._x), own_labels=self._own_labels)
+        data = _Data(
+            samples=len(self._x), per_replica_targets=self._per_replica_targets
+        )
         data.x, data.labels, data.batch = (
             self._x.data_ptr(),
             self._y.data_ptr(),
@@ -165,7 +177,7 @@ class FusedBfloat16Engine(FusedLayers):
         return self._outputs(data, len(x), rounded)
 
     def _kept_rounded(self, x: Tensor) -> Tensor:
-        """What `_rounded` gives, kept.
+        """Return what `_rounded` gives, and keep it.
 
         Evaluations ask for the same samples again and again.
         """
@@ -178,7 +190,7 @@ class FusedBfloat16Engine(FusedLayers):
         return rounded
 
     def _rounded(self, x: Tensor) -> Tensor:
-        """Stored samples made ready, bfloat16 (N, inputs)."""
+        """Make stored samples ready, as bfloat16 (N, inputs)."""
         features = self._shape.numel()
         found = torch.empty(len(x), features, dtype=torch.bfloat16)
         for part in (

@@ -51,12 +51,14 @@ _TIMEOUT_SECONDS = 120
 
 
 def load(real: str, source: str = "dense.c") -> ctypes.CDLL:
-    """A kernel's library for ``real`` = ``"float"`` or ``"double"``, compiled if the
-    cache has none.
+    """Load a kernel's library, compiled if the cache has none.
 
     Args:
         real: The type of every number in it.
         source: The kernel's file, beside this one.
+
+    Returns:
+        The library for numbers of type ``real``, ``"float"`` or ``"double"``.
 
     Raises:
         Unsupported: There is no C compiler, or it fails, or its library cannot be
@@ -66,9 +68,9 @@ def load(real: str, source: str = "dense.c") -> ctypes.CDLL:
 
 
 def cache_folder() -> Path:
-    """Where compiled kernels are kept.
+    """Return the folder where compiled kernels are kept.
 
-    ``$NABLAB_CACHE/kernels``, or below the user's cache folder.
+    It is ``$NABLAB_CACHE/kernels``, or below the user's cache folder.
     """
     return (
         Path(os.environ.get("NABLAB_CACHE") or platformdirs.user_cache_dir("nablab"))
@@ -111,8 +113,7 @@ def _compiler() -> list[str]:
 
 
 def _describe(compiler: Sequence[str]) -> tuple[tuple[str, ...], bytes]:
-    """The machine options that the compiler accepts, and its predefined macros under
-    them.
+    """Ask the compiler for the machine options it accepts and its predefined macros.
 
     The macros name the compiler's version and each instruction set that it will use.
     """
@@ -127,7 +128,7 @@ def _describe(compiler: Sequence[str]) -> tuple[tuple[str, ...], bytes]:
 
 
 def _find(folder: Path, key: str) -> Path | None:
-    """A library from the cache whose content is what its name says.
+    """Find a library in the cache whose content is what its name says.
 
     Damaged ones are removed.
     """
@@ -165,7 +166,7 @@ def _build(
 
 
 def _is_writable(folder: Path) -> bool:
-    """Whether the folder is there, made now if need be, and can be written."""
+    """Tell whether the folder is there, made now if need be, and can be written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError:

@@ -41,7 +41,7 @@ typedef struct {
     int64_t stride;
     const real *x, *y;                  /* (samples, inputs) and (K or 1, samples, outputs) */
     const int64_t *indices;             /* (steps, K, batch) */
-    int64_t own_labels;
+    int64_t per_replica_targets;
 } Data;
 
 typedef struct { /* some samples: x with its row of ones, and y */
@@ -141,7 +141,7 @@ static Tile get_tile(const Job *job, const Scratch *scratch, int64_t replica, in
                      int64_t end) {
     const Network *n = job->network;
     const Data *d = job->data;
-    const int64_t inputs = n->width[0], outputs = n->width[n->layers], labels = d->own_labels ? replica : 0;
+    const int64_t inputs = n->width[0], outputs = n->width[n->layers], labels = d->per_replica_targets ? replica : 0;
     const int64_t left = (d->batch ? d->batch : d->samples) - start * LANES, most = (end - start) * LANES;
     Tile tile = {.vectors = end - start, .samples = left < most ? left : most};
     if (d->batch) {

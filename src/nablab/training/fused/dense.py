@@ -28,7 +28,7 @@ from nablab.training.fused.replicas import FusedReplicas, check_indices
 from nablab.training.inputs import Inputs
 from nablab.training.optimizers import Specification
 
-# Samples go through the network in tiles of so many bytes per unit. Smaller tiles add
+# Samples go through the network in tiles of this many bytes per unit. Smaller tiles add
 # up partial gradients more often; larger ones leave the cache. Measured from 512 to
 # 8192: docs/engine.md.
 TILE_BYTES = 2048
@@ -66,7 +66,7 @@ class _Data(ctypes.Structure):
         ("x", _POINTER),
         ("y", _POINTER),
         ("indices", _POINTER),
-        ("own_labels", _INT),
+        ("per_replica_targets", _INT),
     ]
 
 
@@ -78,10 +78,10 @@ class FusedEngine(FusedReplicas):
             `nn.ReLU`, `nn.LeakyReLU`, `nn.Tanh` and `nn.Identity`; only their weights
             are read.
         x: Inputs (N, d), float32 or float64 as the weights.
-        y: Targets (N, outputs), or (K, N, outputs) with own labels.
+        y: Targets (N, outputs), or (K, N, outputs) with per-replica targets.
         loss: ``"mse"``.
         optimizer: SGD, RMSprop, Adam or AdamW.
-        own_labels: Whether each replica has its own targets.
+        per_replica_targets: Whether each replica has its own targets.
         inputs: How stored samples become inputs; here they must be stored as the
             network sees them.
 
@@ -101,7 +101,7 @@ class FusedEngine(FusedReplicas):
         *,
         loss: Loss,
         optimizer: Specification,
-        own_labels: bool,
+        per_replica_targets: bool,
         inputs: Inputs = Inputs(),  # noqa: B008 - immutable
     ) -> None:
         if (
@@ -113,7 +113,9 @@ class FusedEngine(FusedReplicas):
                 "it takes inputs as they are stored, in the precision of the weights"
             )
         self._layers = read_layers(modules[0])
-        _refuse_unsuitable(self._layers, modules, x, y, loss, optimizer, own_labels)
+        _refuse_unsuitable(
+            self._layers, modules, x, y, loss, optimizer, per_replica_targets
+        )
         optimizer.check_replicas(len(modules))
         self._library = compiler.load(REALS[x.dtype])
         self.replicas = len(modules)
@@ -121,10 +123,10 @@ class FusedEngine(FusedReplicas):
         self._lanes = int(self._library.nablab_lanes())
         self._network = self._describe_network(x.element_size())
         self._optimizer = OptimizerNumbers(optimizer, self.replicas)
-        self._x, self._y, self._own_labels = (
+        self._x, self._y, self._per_replica_targets = (
             x.detach().contiguous(),
             y.detach().contiguous(),
-            own_labels,
+            per_replica_targets,
         )
         self._packed: tuple[Tensor, Tensor] | None = None
         flat = torch.stack(
@@ -201,14 +203,16 @@ class FusedEngine(FusedReplicas):
         )
 
     def _describe_data(self, batches: Tensor | None) -> tuple[_Data, Any]:
-        data = _Data(samples=len(self._x), own_labels=self._own_labels)
+        data = _Data(
+            samples=len(self._x), per_replica_targets=self._per_replica_targets
+        )
         indices = check_indices(batches, len(self._x))
         if indices is not None:
             data.batch, data.indices = indices.shape[2], indices.data_ptr()
             data.x, data.y = self._x.data_ptr(), self._y.data_ptr()
             return data, indices
         if self._packed is None:
-            labels = self._y if self._own_labels else self._y[None]
+            labels = self._y if self._per_replica_targets else self._y[None]
             self._packed = (
                 self._pack(self._x, ones=True),
                 torch.stack([self._pack(y) for y in labels]),
@@ -219,8 +223,9 @@ class FusedEngine(FusedReplicas):
         return data, self._packed
 
     def _pack(self, samples: Tensor, *, ones: bool = False) -> Tensor:
-        """Rows (features, N rounded up to an odd number of vectors), zero behind the
-        samples.
+        """Pack samples into rows, with zeros behind the samples.
+
+        The rows are (features, N rounded up to an odd number of vectors).
         """
         count, features = samples.shape
         stride = (-(-count // self._lanes) | 1) * self._lanes
@@ -247,7 +252,7 @@ def _refuse_unsuitable(
     y: Tensor,
     loss: Loss,
     optimizer: Specification,
-    own_labels: bool,
+    per_replica_targets: bool,
 ) -> None:
     parameters = list(modules[0].parameters())
     if any(read_layers(module) != layers for module in modules[1:]):
@@ -272,7 +277,11 @@ def _refuse_unsuitable(
         raise Unsupported(
             f"inputs of shape {tuple(x.shape)} are not (N, {layers[0].inputs})"
         )
-    expected = (*([len(modules)] if own_labels else []), len(x), layers[-1].outputs)
+    expected = (
+        *([len(modules)] if per_replica_targets else []),
+        len(x),
+        layers[-1].outputs,
+    )
     if tuple(y.shape) != expected:
         raise Unsupported(f"targets of shape {tuple(y.shape)} are not {expected}")
     if sum(parameter.numel() for parameter in parameters) > LARGEST_NETWORK:

@@ -34,7 +34,7 @@ class DenseLayer:
 
 
 def read_layers(module: nn.Module) -> list[DenseLayer]:
-    """The layers of a chain of `nn.Linear`, each with the activation that follows it.
+    """Read the layers of a chain of `nn.Linear`, each with the activation after it.
 
     Raises:
         Unsupported: The module holds something else.
@@ -63,7 +63,7 @@ def read_layers(module: nn.Module) -> list[DenseLayer]:
 
 
 def _parts(prefix: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Leaves of nested `nn.Sequential` with their prefixes, without identities."""
+    """Yield the leaves of nested `nn.Sequential` with their prefixes, no identities."""
     if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks:
         raise Unsupported(f"the module '{prefix or type(module).__name__}' has hooks")
     if (
@@ -89,7 +89,7 @@ def _activation(part: nn.Module) -> dict[str, Any]:
 
 
 def kernel_matrices(module: nn.Module, layers: Sequence[DenseLayer]) -> list[Tensor]:
-    """The matrices [W | b] of a module in the kernel's order."""
+    """Return the matrices [W | b] of a module in the kernel's order."""
     named = dict(module.named_parameters())
     matrices = []
     for layer in layers:

@@ -61,8 +61,9 @@ class ImageLayer:
 
 
 def read_image_layers(module: nn.Module, shape: Sequence[int]) -> list[ImageLayer]:
-    """The layers of a network for samples of a shape (channels, height, width) or
-    (features,).
+    """Read the layers of a network for samples of a shape.
+
+    The shape is (channels, height, width) or (features,).
 
     Raises:
         Unsupported: The module holds something else.
@@ -73,7 +74,7 @@ def read_image_layers(module: nn.Module, shape: Sequence[int]) -> list[ImageLaye
     [((6, 28, 28), True), ((10, 1, 1), False)]
     """
     if len(shape) not in (1, 3):
-        raise Unsupported(f"samples of shape {tuple(shape)} are no images")
+        raise Unsupported(f"samples of shape {tuple(shape)} are not images")
     now: Shape = (shape[0], 1, 1) if len(shape) == 1 else (shape[0], shape[1], shape[2])
     flat, layers = len(shape) == 1, list[ImageLayer]()
     for name, part in _parts("", module):
@@ -99,7 +100,7 @@ def read_image_layers(module: nn.Module, shape: Sequence[int]) -> list[ImageLaye
 
 
 def _parts(prefix: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Leaves of nested `nn.Sequential` with their prefixes, without identities."""
+    """Yield the leaves of nested `nn.Sequential` with their prefixes, no identities."""
     if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks:
         raise Unsupported(f"the module '{prefix or type(module).__name__}' has hooks")
     if (

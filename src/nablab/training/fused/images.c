@@ -17,10 +17,10 @@ enum { UNCOUNTED = -100, SPINS = 4000, TOGETHER = 31 };
 
 /* ctypes mirrors these in images.py. */
 typedef struct {
-    int64_t samples, own_labels;
+    int64_t samples, per_replica_targets;
     const uint8_t *bytes;   /* (samples, channels, height, width), with `table`; or null */
     const real *table;      /* (channels, 256): what a byte becomes */
-    const real *numbers;    /* the samples, if they are no bytes */
+    const real *numbers;    /* the samples, if they are not bytes */
     const int64_t *labels;  /* (K or 1, samples) */
     const int64_t *indices; /* (steps, K, batch), or null for all samples in order */
     int64_t batch;
@@ -109,7 +109,7 @@ static double part_gradient(const Job *job, const Scratch *scratch, int64_t repl
     const Data *d = job->data;
     const int64_t batch = batch_size(d), lanes = n->tile * LANES, tiles = (batch + lanes - 1) / lanes;
     const int64_t *index = d->indices ? d->indices + (step * job->replicas + replica) * batch : 0;
-    const int64_t *labels = d->labels + (d->own_labels ? replica : 0) * d->samples;
+    const int64_t *labels = d->labels + (d->per_replica_targets ? replica : 0) * d->samples;
     const real *parameters = job->parameters + replica * n->stored;
     int64_t counted = 0, chosen[VECTORS * LANES];
     double loss = 0;

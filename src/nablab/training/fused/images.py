@@ -38,7 +38,7 @@ TILES = (4, 2, 1)  # vectors of samples, as images.c has them
 # better.
 LARGEST_NETWORK = 2_000_000
 
-# a batch is computed in as many parts; so many threads can share one replica
+# a batch is computed in this many parts, so this many threads can share one replica
 _PARTS = 2
 _INT, _POINTER = ctypes.c_int64, ctypes.c_void_p
 _BYTES = 256
@@ -63,7 +63,7 @@ _Network = structure(
 _Data = structure(
     "_Data",
     ("samples", _INT),
-    ("own_labels", _INT),
+    ("per_replica_targets", _INT),
     *((name, _POINTER) for name in ("bytes", "table", "numbers", "labels", "indices")),
     ("batch", _INT),
 )
@@ -75,8 +75,9 @@ _Basis = structure(
 
 
 class FusedImageEngine(FusedLayers):
-    """K small networks for images trained by compiled code, for cross-entropy on the
-    CPU.
+    """K small networks for images trained by compiled code.
+
+    It serves cross-entropy on the CPU.
 
     Args:
         modules: K modules, each a `nn.Sequential` (nested or not) of `nn.Conv2d`,
@@ -85,10 +86,10 @@ class FusedImageEngine(FusedLayers):
         x: Stored samples (N, channels, height, width) or (N, features): uint8 with an
             ``inputs.prepare`` that takes each value by itself, or as the network sees
             them.
-        y: Labels, int64 (N,), or (K, N) with own labels.
+        y: Labels, int64 (N,), or (K, N) with per-replica targets.
         loss: ``"cross_entropy"``.
         optimizer: SGD, RMSprop, Adam or AdamW.
-        own_labels: Whether each replica has its own labels.
+        per_replica_targets: Whether each replica has its own labels.
         inputs: How stored samples become inputs.
 
     Raises:
@@ -107,14 +108,22 @@ class FusedImageEngine(FusedLayers):
         *,
         loss: Loss,
         optimizer: Specification,
-        own_labels: bool,
+        per_replica_targets: bool,
         inputs: Inputs = Inputs(),  # noqa: B008 - immutable
     ) -> None:
         self._layers = read_image_layers(modules[0], x.shape[1:])
         parameter = next(modules[0].parameters())
         shape = x.shape[1:]
         refuse_unsuitable(
-            self._layers, modules, x, y, loss, optimizer, own_labels, inputs, shape
+            self._layers,
+            modules,
+            x,
+            y,
+            loss,
+            optimizer,
+            per_replica_targets,
+            inputs,
+            shape,
         )
         if inputs.bfloat16 and not inputs.automatic:
             raise Unsupported("it computes in the precision of the weights")
@@ -142,10 +151,10 @@ class FusedImageEngine(FusedLayers):
             parameter.element_size()
         )
         self._optimizer = OptimizerNumbers(optimizer, self.replicas)
-        self._x, self._y, self._own_labels = (
+        self._x, self._y, self._per_replica_targets = (
             x.detach().contiguous(),
             y.detach().contiguous(),
-            own_labels,
+            per_replica_targets,
         )
         self._basis: tuple[Tensor, Tensor] | None = None
         flat = [
@@ -207,8 +216,9 @@ class FusedImageEngine(FusedLayers):
             self._basis = rows, factors.to(self._real).contiguous()
 
     def load_weights(self, flat: Tensor) -> None:
-        """Take over weights (K, P) alone, each row as
-        `torch.nn.utils.parameters_to_vector` gives it.
+        """Take over weights (K, P) alone.
+
+        Each row is as `torch.nn.utils.parameters_to_vector` gives it.
         """
         self._basis = None
         super().load_weights(flat)
@@ -243,7 +253,11 @@ class FusedImageEngine(FusedLayers):
     def _describe_data(
         self, x: Tensor, y: Tensor, batches: Tensor | None
     ) -> tuple[Any, Any]:
-        data = _Data(samples=len(x), own_labels=self._own_labels, labels=y.data_ptr())
+        data = _Data(
+            samples=len(x),
+            per_replica_targets=self._per_replica_targets,
+            labels=y.data_ptr(),
+        )
         if self._table is not None and x.dtype == torch.uint8:
             data.bytes, data.table = x.data_ptr(), self._table.data_ptr()
         else:
@@ -255,10 +269,10 @@ class FusedImageEngine(FusedLayers):
 
 
 def _table(prepare: Prepare, x: Tensor, real: torch.dtype) -> Tensor:
-    """What ``prepare`` makes of each byte in each channel, (channels, 256).
+    """Tabulate what ``prepare`` makes of each byte in each channel, (channels, 256).
 
     Raises:
-        Unsupported: The samples are no bytes, or a value's result depends on where it
+        Unsupported: The samples are not bytes, or a value's result depends on where it
             stands.
     """
     if x.dtype != torch.uint8:
@@ -277,5 +291,5 @@ def _table(prepare: Prepare, x: Tensor, real: torch.dtype) -> Tensor:
     if not torch.equal(table[places, probe.long()], prepare(probe)) or not torch.equal(
         table[places, columns.long()], ready
     ):
-        raise Unsupported("what is made of a value depends on more than the value")
+        raise Unsupported("the preparation of a value depends on more than that value")
     return table

@@ -28,13 +28,14 @@ _INT, _POINTER = ctypes.c_int64, ctypes.c_void_p
 
 
 def structure(name: str, *fields: tuple[str, Any]) -> Any:
-    """A C structure's twin."""
+    """Make a C structure's twin."""
     return type(name, (ctypes.Structure,), {"_fields_": fields})
 
 
 class FusedLayers(FusedReplicas):
-    """K networks of convolutions, poolings and dense layers, each layer's weights and
-    then its biases.
+    """K networks of convolutions, poolings and dense layers.
+
+    Each layer's weights are followed by its biases.
     """
 
     _layers: list[ImageLayer]
@@ -60,8 +61,9 @@ class FusedLayers(FusedReplicas):
         return named
 
     def _outputs(self, data: Any, samples: int, kept: Any, *more: Any) -> Tensor:
-        """The outputs (K, samples, classes) for the kernel's samples and what ``more``
-        it takes.
+        """Compute the outputs (K, samples, classes) for the kernel's samples.
+
+        ``more`` is what else the kernel takes.
 
         ``kept`` is what the samples' structure points to: the threads hold it.
         """
@@ -89,8 +91,9 @@ class FusedLayers(FusedReplicas):
         return outputs
 
     def _describe_layers(self, make: Callable[..., Any]) -> Any:
-        """The kernel's rows, one for each layer, with the places of its weights and
-        biases filled in.
+        """Make the kernel's rows, one for each layer.
+
+        The places of its weights and biases are filled in.
         """
         rows = (make * len(self._layers))()  # type: ignore[operator]
         start = 0
@@ -108,7 +111,7 @@ def refuse_unsuitable(
     y: Tensor,
     loss: Loss,
     optimizer: Specification,
-    own_labels: bool,
+    per_replica_targets: bool,
     inputs: Inputs,
     shape: Sequence[int],
 ) -> None:
@@ -137,7 +140,9 @@ def refuse_unsuitable(
     if sum(p.numel() for p in parameters) != sum(layer.parameters for layer in layers):
         raise Unsupported("layers share their weights")
     _refuse_labels(
-        y, (*([len(modules)] if own_labels else []), len(x)), layers[-1].outputs[0]
+        y,
+        (*([len(modules)] if per_replica_targets else []), len(x)),
+        layers[-1].outputs[0],
     )
 
 

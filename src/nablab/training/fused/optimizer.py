@@ -68,5 +68,5 @@ class OptimizerNumbers:
 def _one_each(
     value: Number, replicas: int
 ) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-    """One float64 per replica."""
+    """Return one float64 per replica."""
     return np.array(np.broadcast_to(np.asarray(value, dtype=np.float64), (replicas,)))

@@ -52,8 +52,9 @@ class _Job(ctypes.Structure):
 
 
 class FusedReplicas:
-    """The weights of K replicas and their optimizer's two memories, each a tensor (K,
-    stored).
+    """The weights of K replicas and their optimizer's two memories.
+
+    Each is a tensor (K, stored).
 
     Rows are as long as whole vectors of the processor; numbers behind the weights stay
     zero.
@@ -119,8 +120,9 @@ class FusedReplicas:
         return losses
 
     def _work(self, threads: int, task: Callable[[int], object]) -> None:
-        """Run ``task`` on this thread and on ``threads - 1`` others, each with the
-        address of its own memory.
+        """Run ``task`` on this thread and on ``threads - 1`` others.
+
+        Each gets the address of its own memory.
 
         ctypes releases the GIL.
         """
@@ -146,8 +148,9 @@ class FusedReplicas:
         self._active[list(replicas)] = False
 
     def load_weights(self, flat: Tensor) -> None:
-        """Take over weights (K, P) alone, each row as
-        `torch.nn.utils.parameters_to_vector` gives it.
+        """Take over weights (K, P) alone.
+
+        Each row is as `torch.nn.utils.parameters_to_vector` gives it.
         """
         self._weights[:, : self._size] = flat
 
@@ -172,7 +175,7 @@ class FusedReplicas:
 
 
 def check_indices(batches: Tensor | None, samples: int) -> Tensor | None:
-    """The batches as the kernels read them: int64, contiguous, on the CPU.
+    """Return the batches as the kernels read them: int64, contiguous, on the CPU.
 
     Raises:
         IndexError: An index is not one of a sample.
