@@ -34,7 +34,7 @@ def in_python(text: str) -> str:
 
 @contextmanager
 def told_in_python() -> Iterator[None]:
-    """Around what a program calls: errors name its arguments."""
+    """Let errors that are raised inside name arguments, as a program gives them."""
     try:
         yield
     except NablabError as error:
