@@ -176,7 +176,10 @@ class Claim:
 
     @classmethod
     def rises(cls, metric: str, *, by: str, **options: Any) -> Claim:
-        """Claim that ``metric`` rises with the numeric factor ``by`` (Kendall's tau)."""
+        """Claim that ``metric`` rises with ``by``, a numeric factor.
+
+        The statistic is Kendall's tau.
+        """
         return cls(kind="trend", metric=metric, sign=1, by=by, **options)
 
     @classmethod
@@ -191,7 +194,10 @@ class Claim:
     def correlates(
         cls, metric: str, other: str, *, sign: Literal[-1, 1] = 1, **options: Any
     ) -> Claim:
-        """Claim that two metrics rise together (sign 1) or oppose each other (sign -1)."""
+        """Claim that two metrics rise together or oppose each other.
+
+        They rise together if ``sign`` is 1, and oppose each other if it is -1.
+        """
         return cls(kind="correlation", metric=metric, other=other, sign=sign, **options)
 
     @classmethod

@@ -142,7 +142,7 @@ def text_of(conditions: Sequence[Condition]) -> str:
 
 
 def levels_of(conditions: Sequence[Condition]) -> dict[str, str]:
-    """Return the levels of each factor as a text; slashes separate several of them."""
+    """Return the levels of each factor as a text, with slashes between them."""
     levels: dict[str, dict[str, None]] = {}
     for condition in conditions:
         for factor, level in condition.items():

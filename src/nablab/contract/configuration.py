@@ -129,7 +129,7 @@ def resolve(
 
 
 def changes(experiment: Experiment, preset: str) -> list[str]:
-    """Return the overrides, as ``key=value``, that make an experiment from its preset."""
+    """Return the overrides ``key=value`` that make an experiment from its preset."""
     return list(_changes(experiment, _preset(type(experiment), preset), prefix=""))
 
 
@@ -166,7 +166,7 @@ def _changes(wanted: Any, given: Any, prefix: str) -> Iterable[str]:
 
 
 def describe(experiment_class: type[Experiment]) -> list[FieldDoc]:
-    """Describe every field of an experiment, in order, nested ones after their parent."""
+    """Describe every field of an experiment, nested ones after their parent."""
     return list(_describe(experiment_class, experiment_class(), prefix=""))
 
 

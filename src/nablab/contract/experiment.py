@@ -87,7 +87,7 @@ class Experiment:
         """Refuse field values that make no sense together.
 
         Raises:
-            UsageError: They make none.
+            UsageError: Some of them contradict each other; the text says which.
         """
 
     def conditions(self) -> list[Condition]:

@@ -206,7 +206,8 @@ class Lab(Seeds, Protocol):
             trial: The trial that takes them.
 
         Returns:
-            Tensors on the CPU, by their names in the other experiment's network; copies.
+            Copies of the tensors, on the CPU, by their names in the other experiment's
+            network.
 
         Raises:
             UsageError: `Experiment.needs` does not list it, or the run is gone.

@@ -84,7 +84,10 @@ class Records(Sequence[Record]):
         return list(dict.fromkeys(record.condition for record in self))
 
     def shared_array(self, name: str) -> npt.NDArray[Any] | None:
-        """Return an array that all trials keep alike, such as trivial scores, or None."""
+        """Return an array that all trials keep alike, such as trivial scores.
+
+        It is None if no trial has one of that name.
+        """
         return next((r.arrays[name] for r in self if name in r.arrays), None)
 
     @property

@@ -84,7 +84,7 @@ class Part:
         environment: Versions, processor, threads, device, git state: see
             `describe_environment`.
         started: When it began, in seconds since the epoch.
-        seconds: How long it worked, as far as it came to write that down.
+        seconds: How long it worked, as of the last time that it wrote this down.
         notes: Automatic choices and caveats.
     """
 
@@ -111,7 +111,10 @@ class Group:
 
 @dataclass(frozen=True)
 class Provenance:
-    """``provenance/<key>.json``: where and how long a condition's trials were trained."""
+    """``provenance/<key>.json``: where and how long trials were trained.
+
+    A file is about the trials of one condition.
+    """
 
     remedy: ClassVar[str] = (
         "Where the trials of this condition were trained is not shown, nor their notes."
@@ -182,7 +185,7 @@ class Marker:
 
 @dataclass(frozen=True)
 class Progress:
-    """``progress/<key>.json``: how far a training, or another loop, of a condition is."""
+    """``progress/<key>.json``: how far a condition's training, or other loop, is."""
 
     remedy: ClassVar[str] = "It is only shown."
 

@@ -161,7 +161,7 @@ def from_plain(drafts: Mapping[int, Any]) -> Drafts:
             curves={name: Curve(*curve) for name, curve in draft["curves"].items()},
             arrays=draft["arrays"],
             logs={name: Log.of(*log) for name, log in draft["logs"].items()},
-            # A loop that an earlier version saved has none of these.
+            # Earlier versions saved loops without these fields.
             weights={
                 name: Packed(array.tobytes())
                 for name, array in draft.get("weights", {}).items()

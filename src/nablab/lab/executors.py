@@ -33,9 +33,9 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 Options = ParamSpec("Options")
 
-# A worker needs some three seconds of a core until it has imported PyTorch. Work that
-# is done in five is better done without; where more is left, the five seconds are
-# little of it.
+# A worker needs about three seconds of a core to import PyTorch. Work that is done in
+# five seconds is better done without workers; where more is left, those five seconds
+# are a small part of it.
 PATIENCE_SECONDS = 5.0
 NO_LIMIT = 1_000_000  # processes
 
@@ -114,7 +114,7 @@ class ProcessPool:
 
 
 class WithHelpers:
-    """Does the work here, and takes workers to help if it lasts.
+    """Does the work here, and starts workers to help if it takes long.
 
     This is what ``--jobs auto`` chooses.
 
@@ -168,11 +168,11 @@ class WithHelpers:
             except KeyboardInterrupt:
                 waiting.clear()
                 ended.set()
-                while helping.is_alive():  # it may be about to start another one
+                while helping.is_alive():  # it may be about to start another worker
                     spawning.kill()
                     helping.join(0.1)
                 raise
-            finally:  # whoever took our results may have had enough
+            finally:  # the caller may have stopped taking results
                 waiting.clear()
                 ended.set()
                 helping.join()
@@ -279,7 +279,7 @@ def _room() -> int:
             for line in lines
             if line.startswith("MemAvailable")
         )
-    except (OSError, StopIteration, ValueError):  # other systems than Linux do not say
+    except (OSError, StopIteration, ValueError):  # systems other than Linux lack it
         return NO_LIMIT
     return free // peak_bytes()
 
@@ -344,7 +344,7 @@ class _Spawning(SpawnContext):
 
 @contextmanager
 def _at_once(spawning: _Spawning) -> Iterator[None]:
-    """Kill the workers at a second Ctrl-C: their steps may last.
+    """Kill the workers at a second Ctrl-C: their steps may take long.
 
     The store tells whatever a killed worker leaves half-written from what is whole.
     """
@@ -421,7 +421,7 @@ def _start_worker(
     # the parent asks workers to stop by the stop token
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    # held, it would stay so in whatever the user's code starts
+    # if Ctrl-C stayed blocked, programs that the user's code starts would not hear it
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
     # programs that the user's code starts must find the modules that they always find
@@ -433,7 +433,10 @@ def _start_worker(
 
 
 def _leave_with(parent: int) -> None:
-    """End this worker soon after its parent was killed: an idle one would wait forever."""
+    """End this worker soon after its parent was killed.
+
+    An idle one would wait forever.
+    """
     while os.getppid() == parent:
         time.sleep(1.0)
     ask_this_process()

@@ -2,10 +2,10 @@
 
 Nothing that the folder names is run to find out.
 
-``git status`` and its kin run programs that a repository's own ``.git/config`` names: a
-file system monitor, hooks, filters of file contents, transports that fetch missing
-objects. A folder that somebody downloaded must not run code because a network is
-trained in it. So git is asked for what its index and its objects hold, with all of
+``git status`` and similar commands run programs that a repository's own ``.git/config``
+names: a file system monitor, hooks, filters of file contents, transports that fetch
+missing objects. A folder that somebody downloaded must not run code because a network
+is trained in it. So git is asked for what its index and its objects hold, with all of
 these switched off, and the files are looked at here.
 """
 

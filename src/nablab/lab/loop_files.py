@@ -2,9 +2,9 @@
 
 A killed run goes on from these files.
 
-The loops of a condition are numbered as they begin. A file holds one loop in work, or
-several finished ones in a row, and is named by the first. So a loop that lasts an hour
-is saved again and again, and thousands of short loops leave a file now and then:
+The loops of a condition are numbered as they begin. A file holds one unfinished loop,
+or several finished ones in a row, and is named by the first. So a loop that takes an
+hour is saved again and again, and thousands of short loops leave a file now and then:
 nothing is written before a save is due. What was not saved is done again, with the same
 result.
 
@@ -46,7 +46,7 @@ class Loop:
             as a whole.
         step: Where it goes on.
         said: What its body said, by the place of the trial.
-        looked: The step and the time when somebody last looked how fast it is.
+        looked: The step and the time at which its speed was last measured.
     """
 
     number: int
@@ -66,8 +66,8 @@ class Loop:
         Raises:
             UsageError: Its state, or what was said, cannot be saved.
         """
-        # A loop in work is written at once; what ended waits, and its objects may
-        # change meanwhile.
+        # An unfinished loop is written at once; one that ended waits, and its objects
+        # may change meanwhile.
         said = states.pack(drafts.plain(self.said), "what was recorded", copies=done)
         return Mark(
             number=self.number,
@@ -117,7 +117,7 @@ class Mark:
     said: Packed
 
     def difference(self, loop: Loop) -> str:
-        """Say what tells the loop from the one that was saved; empty if nothing does."""
+        """Say how the loop differs from the saved one; empty if it does not."""
         pairs = {
             "name": (self.name, loop.name),
             "total": (self.total, loop.total),
@@ -230,7 +230,7 @@ class LoopFiles:
         self._waiting_bytes += mark.nbytes
 
     def save(self, current: Mark | None = None) -> None:
-        """Write what ended since the last save, and the loop in work.
+        """Write the loops that ended since the last save, and the unfinished one.
 
         Raises:
             StoreError: The disk is full or not writable.

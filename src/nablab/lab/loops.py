@@ -39,8 +39,8 @@ class OwnLoops:
         on_note: Told what was chosen automatically.
         on_progress: Told the step, the number of steps and the steps per second, about
             every 0.2 s.
-        on_save: Called before a loop in work is saved, to save what else belongs to
-            that moment.
+        on_save: Called before an unfinished loop is saved, to save what else belongs
+            to that moment.
     """
 
     def __init__(

@@ -62,12 +62,12 @@ class Journal:
         self._written = self._begin
 
     def tick(self, notes: Sequence[str]) -> None:
-        """Write what is known by now if the last time was long enough ago."""
+        """Write what is known so far if the last time was long enough ago."""
         if time.perf_counter() - self._written >= self._every:
             self.write(notes)
 
     def write(self, notes: Sequence[str]) -> None:
-        """Write the group as it is by now, with the notes so far."""
+        """Write the group as it is now, with the notes so far."""
         self._written = time.perf_counter()
         part = Part(
             self._environment, self._started, self._written - self._begin, tuple(notes)
@@ -169,7 +169,7 @@ def provenance(
 
 
 def seconds_of(folder: RunFolder) -> float | None:
-    """Add up the time of work on all groups of a run, those in work included.
+    """Add up the time of work on all groups of a run, unfinished ones included.
 
     Returns:
         Seconds; None where they are not known.

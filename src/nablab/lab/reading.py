@@ -26,9 +26,9 @@ from typing import Any, Literal, NoReturn, TypeVar, Union
 from nablab.errors import StoreError
 from nablab.lab import files
 
-# the largest file here, a trial of many metrics, has some hundred kilobytes
+# the largest file here, a trial with many metrics, has a few hundred kilobytes
 MOST_BYTES = 64 * 2**20
-MOST_DEPTH = 32  # settings of settings: the deepest of ours is 5
+MOST_DEPTH = 32  # of nested settings; those of nablab's experiments reach 5
 MAPPING = typing.get_origin(Mapping[str, Any])
 SHOWN = 60  # characters of a value that a message repeats
 

@@ -152,12 +152,12 @@ class Rehearsal(Notebook):
         whole amount.
         """
         self.estimate.engine = self.estimate.engine or "library's loop"
-        # no library is bound to use up its budget
+        # a library need not use up its budget
         self.estimate.may_end_early |= check_amount(amount) > 1
         return self._shortened.budget(check_amount(amount))
 
     def rehearse(self) -> Estimate:
-        """Run the trials in small and return the estimate of the whole."""
+        """Run a small part of the trials and return the estimate of the whole."""
         begin = self._now()
         self._experiment.run(self._trials, self)
         self._shortened.end_call()

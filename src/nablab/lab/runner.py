@@ -91,7 +91,7 @@ class Observer(Protocol):
         ...
 
     def helped(self, workers: int) -> None:
-        """Hear that worker processes start: the run lasts and has several conditions.
+        """Hear that worker processes start: a run of several conditions takes long.
 
         The call comes from another thread.
         """
@@ -166,10 +166,10 @@ def execute(
         with _stop_on_signals(stop, observer):
             _execute(plan, pending, executor or InProcess(), observer, stop, report)
     except StoreError:
-        _check_not_deleted(folder)  # the reason of whatever could not be written
+        _check_not_deleted(folder)  # why the store could not be written, if it is gone
         raise
     finally:
-        stop.request()  # whoever still works on it has nobody to work for
+        stop.request()  # nobody waits any longer for workers that are still at it
     _check_not_deleted(folder)
     return report
 
@@ -213,7 +213,7 @@ def _execute(
             plan.sources,
         )
         for group, seeds in pending
-        # What a kill after the last trial left is cleaned up.
+        # A process that was killed after its last trial may have left files to remove.
         if seeds or folder.checkpoints(shared_levels(group))
     ]
     trials = len(plan.conditions) * plan.seeds

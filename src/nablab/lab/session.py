@@ -133,7 +133,7 @@ class Session(Notebook):
         """See `nablab.contract.Lab.train`."""
         from nablab import training
 
-        self._loops.save_ended()  # a training may last
+        self._loops.save_ended()  # a training may take long
         if self._stop.requested():
             raise Interrupted("stopped before training")
         check_losses(len(seeds), recipe.steps or 0)
@@ -236,7 +236,7 @@ class Session(Notebook):
         replicas: int,
         may_end_early: bool = False,
     ) -> None:
-        """Write how far the part in work is, for whoever watches."""
+        """Write how far the current part is, for whoever watches."""
         self._journal.tick(self.notes)
         now = time.monotonic()
         if now - self._reported < PROGRESS_SECONDS:

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from statistics import mean
 
-# Of a loop two steps are taken at least, then a twentieth of all, but no more than 0.3 s
-# or 20 steps; of steps so short that 20 of them could not be measured, as many as 0.05 s
-# hold. A dry run must cost a tenth of the run at most.
+# Of a loop two steps are taken at least, then a twentieth of all, but no more than
+# 0.3 s or 20 steps; of steps so short that 20 of them could not be measured, as many as
+# 0.05 s hold. A dry run must cost a tenth of the run at most.
 LOOP_SHARE = 20
 ENOUGH_STEPS = 20
 SHORTEST_SECONDS, LONGEST_SECONDS = 0.05, 0.3
@@ -96,7 +96,9 @@ class Shortened:
         return self._running.next_amount()
 
     def items(self, total: int, enough: int) -> Iterator[int]:
-        """Count the first items; the others are to last as long as the last of these.
+        """Count the first items, and add the time of the others.
+
+        Each of those is taken to last as long as the last that was counted.
 
         Args:
             total: The number of items.

@@ -7,7 +7,7 @@ network, an optimizer, a class of the user's), a dataclass, or a generator of ra
 numbers. What it gives must be made of mappings, lists, tuples, arrays, tensors,
 numbers, strings, truth values and None. Nothing is pickled.
 
-PyTorch is not imported: a tensor can only be met where somebody else has imported it.
+PyTorch is not imported: a tensor can only occur where other code has imported it.
 """
 
 from __future__ import annotations
@@ -383,7 +383,7 @@ def _unpacked_scalar(facts: Any, structure: Any, arrays: Mapping[str, Array]) ->
 
 
 def _unpacked_tensor(facts: Any, structure: Any, arrays: Mapping[str, Array]) -> Any:
-    import torch  # somebody who had imported it saved the tensor
+    import torch  # only code that had imported it can have saved the tensor
 
     tensor = torch.empty(facts["shape"], dtype=getattr(torch, facts["dtype"]))
     if tensor.numel():  # PyTorch cannot view an empty tensor as bytes
@@ -405,7 +405,7 @@ _MAKERS = {
 
 
 def _torch() -> Any:
-    """Return PyTorch if it has been imported: otherwise nothing here can be a tensor."""
+    """Return PyTorch if it has been imported: else nothing here can be a tensor."""
     return sys.modules.get("torch")
 
 

@@ -46,7 +46,7 @@ def state_of(status: Status) -> State:
     here = status.host == socket.gethostname() and status.pid is not None
     if here and (status.process_started or not _STARTS_KNOWN):
         return "running" if _alive(status.pid, status.process_started) else "crashed"
-    # A clock that is ahead must not make a run last for ever.
+    # A clock that is ahead must not make a run seem to go on forever.
     fresh = abs(time.time() - status.heartbeat) < STALE_SECONDS
     return "running" if fresh and (not here or _alive(status.pid, None)) else "crashed"
 

@@ -9,7 +9,7 @@
                            and the weights that were kept
         provenance/        per condition: where and how long its trials were trained,
                            and their notes
-        checkpoints/       of trainings and loops in work; gone when the condition's
+        checkpoints/       of unfinished trainings and loops; gone when the condition's
                            trials are done
         progress/          one small file per condition in training, for whoever watches
         locks/             who works on which condition
@@ -487,7 +487,7 @@ class RunFolder:
         )
 
     def checkpoints(self, condition: Condition) -> list[Path]:
-        """Return the checkpoints of a condition, and the file that names their seeds."""
+        """Return the checkpoints of a condition and the file that names their seeds."""
         key, folder = (
             glob.escape(self.condition_key(condition)),
             self.path / "checkpoints",

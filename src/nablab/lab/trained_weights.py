@@ -49,7 +49,7 @@ class Owners:
             asked.append(trial)
 
     def of(self, seeds: Sequence[int]) -> list[Trial] | None:
-        """Return the trial of each network of a training; None if the seeds leave it open.
+        """Return the trial of each network of a training; None if that is not known.
 
         Args:
             seeds: The seed of each network.
@@ -152,7 +152,7 @@ def _is_final(name: str) -> bool:
 
 
 def _packed(training: Training, replica: int, at: At, left: int) -> Packed | None:
-    """Pack the weights of one network; return None where they take more than is left."""
+    """Pack the weights of one network; return None if they take more than is left."""
     if _size(training, replica) > left + HEADER * len(training.parameters()):
         return None  # of a large network not even a copy is made
     packed = pack(training.module(replica, at=at))

@@ -76,7 +76,11 @@ def write(folder: Path, record: Record, *, run_id: str) -> None:
 
 
 def _write_weights(folder: Path, record: Record) -> dict[str, dict[str, Any]]:
-    """Write each of the weights once; return what ``trial.json`` says of them, by name."""
+    """Write each of the weights once.
+
+    Returns:
+        What ``trial.json`` says of them, by name.
+    """
     found: dict[str, dict[str, Any]] = {}
     by_content: dict[str, dict[str, Any]] = {}
     for name, tensors in record.weights.items():
@@ -221,7 +225,11 @@ def read_facts(folder: Path, run_id: str) -> contents.Trial | None:
 
 
 def _check_place(trial: contents.Trial, folder: Path, run_id: str) -> None:
-    """Refuse a folder that was copied or renamed: it must not pass for another trial."""
+    """Refuse a folder that was copied or renamed: it must not pass as another trial.
+
+    Raises:
+        Misfit: It is not the folder of this trial, or not in its run.
+    """
     if "self" in trial.condition:
         raise reading.Misfit("a factor cannot be called 'self'")
     condition = Condition(**trial.condition)

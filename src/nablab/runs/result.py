@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from nablab.report.view import RunView
     from nablab.verdicts import Verdict
 
-MOST_SEEDS = 10_000  # of one condition; verdicts gain nothing long before
+MOST_SEEDS = 10_000  # of one condition; verdicts stop gaining from seeds long before
 REPORT_SECONDS = 120.0  # drawing takes seconds; a machine may be very busy
 
 
@@ -259,7 +259,7 @@ class Run:
         wanted = len(self.experiment.conditions()) * self.seeds
         name = f"Run of {self.experiment.name}, {self.folder.path.name}"
         page = self.folder.path / "report.html"
-        # a prompt and a debugger ask again and again: nothing may break off here
+        # a prompt and a debugger call this often: it must not raise
         try:
             with _named(f"Judging the run of {self.experiment.name}"):
                 done, said = len(self.records), answer(self.verdicts)
@@ -309,7 +309,7 @@ class Run:
             if source.startswith(WEIGHTS_OF):
                 words += ["--weights-from", value]
         root = self.folder.path.parent.parent
-        # else it was copied out
+        # otherwise the folder was copied elsewhere
         its_place = root / self.experiment.name / config.run_id == self.folder.path
         if its_place and root.resolve() != default_root().resolve():
             words += ["--store", str(root)]

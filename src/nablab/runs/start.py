@@ -151,7 +151,7 @@ def run(
             overrides=overrides,
         )
         _check_jobs(jobs)
-        # with auto the run says when others help
+        # with auto the run tells the display when workers start
         processes = 1 if jobs == "auto" else jobs
         with shown(False if observer else progress, jobs=processes) as display:
             done = run_plan(

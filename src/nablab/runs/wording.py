@@ -1,4 +1,4 @@
-"""Messages name options as the command line has them; a caller from Python has others."""
+"""Messages for Python: they name arguments instead of the command line's options."""
 
 from __future__ import annotations
 
