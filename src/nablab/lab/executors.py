@@ -346,7 +346,8 @@ class _Spawning(SpawnContext):
 def _at_once(spawning: _Spawning) -> Iterator[None]:
     """Kill the workers at a second Ctrl-C: their steps may take long.
 
-    The store tells whatever a killed worker leaves half-written from what is whole.
+    What a killed worker leaves half-written is no danger: the store checks what is
+    whole.
     """
     try:
         yield
@@ -360,7 +361,7 @@ _preparing = threading.Lock()
 
 @contextmanager
 def _without_main() -> Iterator[None]:
-    """Keep the main program from processes that are spawned inside."""
+    """Hide the main program from processes that are spawned inside."""
     with _preparing:
         told = spawn.get_preparation_data
 
@@ -377,7 +378,7 @@ def _without_main() -> Iterator[None]:
 
 @contextmanager
 def _ctrl_c_held() -> Iterator[None]:
-    """Keep Ctrl-C from processes that are spawned inside until they ask for it.
+    """Hold back Ctrl-C from processes that are spawned inside until they ask for it.
 
     A terminal sends it to them too, and one that is still importing would print a
     traceback into what is drawn there. This thread hears it at the end.
@@ -398,7 +399,7 @@ _environment = threading.RLock()
 
 @contextmanager
 def _safe_path() -> Iterator[None]:
-    """Keep Python processes that start inside from modules in the current folder.
+    """Keep processes that start inside from importing modules of the current folder.
 
     `multiprocessing` starts its workers, and a process that watches over them, with
     ``python -c``. That would import whatever is called ``signal.py`` or ``types.py`` in

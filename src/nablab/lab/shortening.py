@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from statistics import mean
 
-# Of a loop two steps are taken at least, then a twentieth of all, but no more than
-# 0.3 s or 20 steps; of steps so short that 20 of them could not be measured, as many as
-# 0.05 s hold. A dry run must cost a tenth of the run at most.
+# A dry run takes at least two steps of a loop, then a twentieth of all, but at most
+# 0.3 s or 20 steps; if steps are so short that 20 of them could not be measured, it
+# takes as many as fit into 0.05 s. It should cost at most a tenth of the run.
 LOOP_SHARE = 20
 ENOUGH_STEPS = 20
 SHORTEST_SECONDS, LONGEST_SECONDS = 0.05, 0.3
