@@ -52,7 +52,7 @@ def test_levels_find_a_condition(wanted: Mapping[str, Any] | str, place: int) ->
         ("width=2, norm=false", "no level of 'norm' 'false'.*Choices: True"),
         (
             "deep",
-            "'deep' is no level. Write factor=level; factors: target, width, "
+            "'deep' is not a level. Write factor=level; factors: target, width, "
             "norm, rate",
         ),
         ({"width": 99}, "no level of 'width' '99'"),

@@ -51,8 +51,8 @@ def test_what_fits_comes_back_typed(tmp_path: Path) -> None:
         ("seconds", "1.5", "'seconds' is \"1.5\"; it must be a number"),
         ("seconds", -0.1, "'seconds' is -0.1; it must be a number from 0 to"),
         ("seconds", 10**400, "'seconds' is 1000"),
-        ("seconds", float("nan"), "it holds NaN, which is no JSON"),
-        ("heartbeat", float("inf"), "it holds Infinity, which is no JSON"),
+        ("seconds", float("nan"), "it holds NaN, which is not JSON"),
+        ("heartbeat", float("inf"), "it holds Infinity, which is not JSON"),
         (
             "state",
             "crashed",
@@ -63,7 +63,7 @@ def test_what_fits_comes_back_typed(tmp_path: Path) -> None:
         ("notes", "a", "'notes' is \"a\"; it must be a list"),
         ("notes", ["a", 3], "'notes[1]' is 3; it must be text"),
         ("notes", {"a": 1}, "'notes' is an object; it must be a list"),
-        ("host", "\ud800", "it holds text that is no Unicode"),
+        ("host", "\ud800", "it holds text that is not Unicode"),
     ],
 )
 def test_a_field_that_does_not_fit_is_named(
@@ -88,14 +88,14 @@ def test_a_missing_field_is_named(tmp_path: Path) -> None:
     ("content", "reason"),
     [
         (b"", "it is empty"),
-        (b"{", "it is no whole JSON"),
+        (b"{", "it is not complete JSON"),
         (b"[1]", "it holds a list of 1 instead of fields in braces"),
         (b"null", "it holds null instead of"),
         (b"[" * 100_000 + b"]" * 100_000, "nested too deeply"),
         (b'{"state": ' + b"[" * 50 + b"]" * 50 + b"}", "nested too deeply"),
         ('{"state": "done"}'.encode("utf-16"), "its text is not UTF-8"),
         (b'{"seconds": 1e999}', "a number too large"),
-        (b'{"seconds": ' + b"9" * 5_000 + b"}", "no whole JSON"),
+        (b'{"seconds": ' + b"9" * 5_000 + b"}", "not complete JSON"),
     ],
 )
 def test_a_file_of_another_form_is_said(
@@ -114,7 +114,7 @@ def test_what_is_no_readable_file_is_said(tmp_path: Path) -> None:
         read(path, contents.Status)
     path.rmdir()
     os.mkfifo(path)  # opening it must not wait for a writer
-    with pytest.raises(Damaged, match="it is no regular file"):
+    with pytest.raises(Damaged, match="it is not a regular file"):
         read(path, contents.Status)
     path.unlink()
     path.symlink_to("nowhere")

@@ -177,12 +177,12 @@ def test_a_damaged_or_missing_config_is_said(folder: RunFolder) -> None:
     (folder.path / "config.json").write_text("{")
     with pytest.raises(
         StoreError,
-        match=r"config.json is damaged: it is no whole JSON.*Remove this file",
+        match=r"config.json is damaged: it is not complete JSON.*Remove this file",
     ):
         folder.config()
     (folder.path / "config.json").unlink()
     with pytest.raises(
-        StoreError, match=r"config.json is missing: this folder is no run"
+        StoreError, match=r"config.json is missing: this folder is not a run"
     ):
         folder.config()
 

@@ -369,7 +369,7 @@ def test_tied_weights_are_kept_under_both_names() -> None:
     "text", ["", "MB", "-1", "1TB", "1e3", "ten", "1 0MB", True, "9" * 16]
 )
 def test_what_is_no_size_is_refused(text: Any) -> None:
-    with pytest.raises(UsageError, match="is no size"):
+    with pytest.raises(UsageError, match="is not a size"):
         bytes_of(text)
 
 
@@ -385,7 +385,7 @@ def test_the_command_line_shows_the_default_that_holds(nablab_here: Nablab) -> N
     assert in_words(MOST_BYTES) in said
     refused = nablab_here("run", "toy", "--keep-weights", "plenty")
     assert refused.returncode == 2
-    assert "no size" in refused.stderr
+    assert "is not a size" in refused.stderr
 
 
 # Damage

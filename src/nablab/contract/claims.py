@@ -58,8 +58,9 @@ class Reported:
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """What a claim means for its experiment's question, as parts of a sentence that can
-    be read aloud.
+    """What a claim means for its experiment's question, as parts of one sentence.
+
+    The sentence can be read aloud.
 
     Attributes:
         supported: What follows if the claim is supported.
@@ -78,8 +79,9 @@ Scale = Literal["linear", "log10", "ranks"]
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """One is_testable sentence over records, with its statistic and smallest effect of
-    interest.
+    """One testable sentence over records, with its statistic.
+
+    It names the smallest effect of interest.
 
     Use the constructors: `less`, `greater`, `rises`, `falls`, `correlates`, `at_most`,
     `at_least`, `equal`.
@@ -98,9 +100,10 @@ class Claim:
         bound: The constant (bound).
         margin: The largest relative difference that counts as equal (equality).
         within: One verdict for every level of this factor, instead of one for all.
-        where: Only records with these levels.
-        paired: Compare the same seed with the same seed. Only where trials of one seed
-            share something that matters (weights, labels, order of batches).
+        where: Only records with these levels count.
+        paired: Compare the same seed with the same seed. This is right only where
+            trials of one seed share something that matters (weights, labels, order of
+            batches).
         exact: The metric is a property of the condition and not of the seed, such as a
             number of parameters: equal values need no test (equality).
         scale: ``linear`` differences; ``log10`` for quantities that span decades (an
@@ -139,8 +142,9 @@ class Claim:
     def less(
         cls, metric: str, first: Level, second: Level, *, by: str, **options: Any
     ) -> Claim:
-        """``metric`` is lower at level ``first`` of factor ``by`` than at level
-        ``second``.
+        """Claim that ``metric`` is lower at ``first`` than at ``second``.
+
+        Both are levels of the factor ``by``.
         """
         return cls(
             kind="difference",
@@ -156,8 +160,9 @@ class Claim:
     def greater(
         cls, metric: str, first: Level, second: Level, *, by: str, **options: Any
     ) -> Claim:
-        """``metric`` is higher at level ``first`` of factor ``by`` than at level
-        ``second``.
+        """Claim that ``metric`` is higher at ``first`` than at ``second``.
+
+        Both are levels of the factor ``by``.
         """
         return cls(
             kind="difference",
@@ -171,43 +176,51 @@ class Claim:
 
     @classmethod
     def rises(cls, metric: str, *, by: str, **options: Any) -> Claim:
-        """``metric`` rises with the numeric factor ``by`` (Kendall's tau)."""
+        """Claim that ``metric`` rises with ``by``, a numeric factor.
+
+        The statistic is Kendall's tau.
+        """
         return cls(kind="trend", metric=metric, sign=1, by=by, **options)
 
     @classmethod
     def falls(cls, metric: str, *, by: str, **options: Any) -> Claim:
-        """``metric`` falls as the numeric factor ``by`` rises (Kendall's tau)."""
+        """Claim that ``metric`` falls as ``by``, a numeric factor, rises.
+
+        The statistic is Kendall's tau.
+        """
         return cls(kind="trend", metric=metric, sign=-1, by=by, **options)
 
     @classmethod
     def correlates(
         cls, metric: str, other: str, *, sign: Literal[-1, 1] = 1, **options: Any
     ) -> Claim:
-        """``metric`` and ``other`` rise together (sign 1) or oppose each other (sign
-        -1).
+        """Claim that two metrics rise together or oppose each other.
+
+        They rise together if ``sign`` is 1, and oppose each other if it is -1.
         """
         return cls(kind="correlation", metric=metric, other=other, sign=sign, **options)
 
     @classmethod
     def at_most(cls, metric: str, bound: float, **options: Any) -> Claim:
-        """The mean of ``metric`` is at most ``bound``."""
+        """Claim that the mean of ``metric`` is at most ``bound``."""
         return cls(kind="bound", metric=metric, sign=-1, bound=bound, **options)
 
     @classmethod
     def at_least(cls, metric: str, bound: float, **options: Any) -> Claim:
-        """The mean of ``metric`` is at least ``bound``."""
+        """Claim that the mean of ``metric`` is at least ``bound``."""
         return cls(kind="bound", metric=metric, sign=1, bound=bound, **options)
 
     @classmethod
     def equal(cls, metric: str, *, by: str, margin: float, **options: Any) -> Claim:
-        """``metric`` differs by at most ``margin`` (relative) between any two levels of
-        ``by``.
+        """Claim that ``metric`` is equal at all levels of ``by``.
+
+        Between any two of them it differs by at most ``margin`` (relative).
         """
         return cls(kind="equality", metric=metric, by=by, margin=margin, **options)
 
 
 def is_testable(claim: Claim, conditions: Sequence[Condition]) -> bool:
-    """Whether these conditions have the levels that a claim is about.
+    """Tell whether these conditions have the levels that a claim is about.
 
     >>> claim = Claim.less("error", "deep", "shallow", by="model")
     >>> is_testable(claim, [Condition(model="deep"), Condition(model="wide")])
@@ -221,10 +234,10 @@ def is_testable(claim: Claim, conditions: Sequence[Condition]) -> bool:
 def on_own_network(
     claims: Sequence[Claim], conditions: Sequence[Condition]
 ) -> list[Claim]:
-    """The same comparisons with the user's own network in the place of the first level.
+    """Make the same comparisons with the user's network in place of the first level.
 
-    A claim that one network is better than another is made of the user's, too, so that it
-    gets a verdict beside the others.
+    A claim that one network is better than another is made of the user's own, too, so
+    that it gets a verdict beside the others.
 
     >>> claim = Claim.less("error", "deep", "shallow", by="model")
     >>> networks = [Condition(model=name) for name in ("deep", "shallow", "yours")]

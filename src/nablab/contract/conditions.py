@@ -35,8 +35,8 @@ class Condition(Mapping[str, Level]):
         return len(self._levels)
 
     def __eq__(self, other: object) -> bool:
-        # Of thousands of trials each is held against each condition: the mapping's own
-        # way takes seconds.
+        # With thousands of trials, each is compared with each condition: the mapping's
+        # own comparison takes seconds.
         return self._levels == (
             other._levels if isinstance(other, Condition) else other
         )
@@ -58,7 +58,7 @@ class Condition(Mapping[str, Level]):
         )[:40].strip("-")
 
     def matches(self, where: Mapping[str, Level]) -> bool:
-        """Whether every factor in ``where`` stands at the given level here."""
+        """Tell whether every factor in ``where`` has the given level here."""
         return all(
             factor in self and self[factor] == level for factor, level in where.items()
         )
@@ -113,12 +113,12 @@ class Trials(Sequence[Trial]):
         return len(self._trials)
 
     def each(self, factor: str) -> tuple[Any, ...]:
-        """The level of a factor in each trial, which is what a number per trial takes."""
+        """Return the level of a factor in each trial, as options per trial take it."""
         return tuple(trial.condition[factor] for trial in self)
 
 
 def shared_levels(conditions: Sequence[Condition]) -> Condition:
-    """The factors, with their levels, in which conditions agree."""
+    """Return the factors in which conditions agree, with their levels."""
     first = conditions[0]
     same = {
         factor: level
@@ -129,9 +129,9 @@ def shared_levels(conditions: Sequence[Condition]) -> Condition:
 
 
 def text_of(conditions: Sequence[Condition]) -> str:
-    """Conditions that train in one batch, in words.
+    """Describe conditions that train in one batch.
 
-    What they share, and the levels of the rest.
+    The text names the levels that they share, and all levels of the other factors.
 
     >>> text_of([Condition(network="small", beta=1), Condition(network="small", beta=4)])
     'network=small, beta=1/4'
@@ -142,7 +142,7 @@ def text_of(conditions: Sequence[Condition]) -> str:
 
 
 def levels_of(conditions: Sequence[Condition]) -> dict[str, str]:
-    """The levels of each factor as a text, several of them apart by slashes."""
+    """Return the levels of each factor as a text, with slashes between them."""
     levels: dict[str, dict[str, None]] = {}
     for condition in conditions:
         for factor, level in condition.items():
@@ -153,8 +153,9 @@ def levels_of(conditions: Sequence[Condition]) -> dict[str, str]:
 def grouped(
     conditions: Sequence[Condition], batch_over: Sequence[str]
 ) -> list[tuple[Condition, ...]]:
-    """The conditions in groups that differ by these factors alone, in the order of
-    their first ones.
+    """Put conditions that differ by these factors alone into groups.
+
+    The groups are in the order of their first conditions.
     """
     groups: dict[tuple[tuple[str, Level], ...], list[Condition]] = {}
     for condition in conditions:

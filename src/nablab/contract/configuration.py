@@ -1,6 +1,6 @@
-"""The configuration of an experiment.
+"""The configuration of an experiment: what its fields are set to.
 
-``key=value`` words checked against its fields' types.
+Words ``key=value`` are checked against the types of the fields.
 
 How values are written on the command line:
 
@@ -104,7 +104,7 @@ def resolve(
 ) -> _E:
     """Build the configured experiment.
 
-    Its defaults, then the preset, then the overrides.
+    It begins with the defaults, takes the preset's values, then the overrides.
 
     Args:
         experiment_class: The experiment.
@@ -129,17 +129,17 @@ def resolve(
 
 
 def changes(experiment: Experiment, preset: str) -> list[str]:
-    """The overrides, as ``key=value`` words, that make ``experiment`` from its preset."""
+    """Return the overrides ``key=value`` that make an experiment from its preset."""
     return list(_changes(experiment, _preset(type(experiment), preset), prefix=""))
 
 
 def seeds_of(experiment_class: type[Experiment], preset: str) -> int:
-    """The number of seeds of a preset."""
+    """Return the number of seeds of a preset."""
     return int(experiment_class.presets[preset].get("seeds", DEFAULT_SEEDS))
 
 
 def _preset(experiment_class: type[_E], preset: str) -> _E:
-    """The experiment with a preset's values.
+    """Build the experiment with a preset's values.
 
     The reserved key ``seeds`` belongs to the run.
     """
@@ -166,7 +166,7 @@ def _changes(wanted: Any, given: Any, prefix: str) -> Iterable[str]:
 
 
 def describe(experiment_class: type[Experiment]) -> list[FieldDoc]:
-    """Every field of an experiment, in order, nested ones after their parent."""
+    """Describe every field of an experiment, nested ones after their parent."""
     return list(_describe(experiment_class, experiment_class(), prefix=""))
 
 

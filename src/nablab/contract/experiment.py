@@ -80,20 +80,22 @@ class Experiment:
 
     @classmethod
     def question(cls) -> str:
-        """The first paragraph of the docstring."""
+        """Return the first paragraph of the docstring."""
         return summary(cls.__doc__)
 
     def validate(self) -> None:
-        """Raise `nablab.errors.UsageError` for field values that make no sense
-        together.
+        """Refuse field values that make no sense together.
+
+        Raises:
+            UsageError: Some of them contradict each other; the text says which.
         """
 
     def conditions(self) -> list[Condition]:
-        """The conditions to run, in the order in which reports show them."""
+        """Return the conditions to run, in the order in which reports show them."""
         raise NotImplementedError(f"{type(self).__name__} must define conditions()")
 
     def groups(self) -> list[tuple[Condition, ...]]:
-        """The conditions in groups that may train in one batch: the units of work."""
+        """Put conditions that may train in one batch into groups: the units of work."""
         return grouped(self.conditions(), self.batch_over)
 
     def run(self, trials: Trials, lab: Lab) -> None:
@@ -101,11 +103,11 @@ class Experiment:
         raise NotImplementedError(f"{type(self).__name__} must define run()")
 
     def network_of(self, condition: Condition) -> nn.Module:
-        """Build a fresh network of a condition, for `nablab.runs.Run.model` to put kept
-        weights into.
+        """Build a fresh network of a condition.
 
-        Optional. It has the names and shapes of what ``lab.train`` was given, whatever
-        its own weights are.
+        `nablab.runs.Run.model` puts kept weights into it. An experiment need not define
+        this. The network has the names and shapes of what ``lab.train`` was given,
+        whatever its own weights are.
 
         Raises:
             UsageError: The experiment does not define it, or trains no network in this
@@ -118,14 +120,13 @@ class Experiment:
         )
 
     def objective(self, trial: Trial, lab: Seeds) -> tuple[Any, tuple[Tensor, Tensor]]:
-        """Give the loss and the samples that the network of a trial was trained on, for
-        ``measure --run``.
+        """Return the loss and the samples that the network of a trial was trained on.
 
-        Optional.
+        ``measure --run`` asks for them. An experiment need not define this.
 
         Args:
             trial: The trial.
-            lab: Gives the seeds that `run` was given.
+            lab: What gives the seeds that `run` was given.
 
         Returns:
             A loss as instruments take it, and inputs, prepared as the network takes
@@ -151,38 +152,39 @@ class Experiment:
         return {}
 
     def baselines(self, records: Records) -> dict[str, Mapping[str, float]]:
-        """Trivial baselines and ceilings.
+        """Give trivial baselines and ceilings.
 
-        Metric, then name of the baseline, then value.
+        Each metric has values by the name of the baseline.
         """
         return {}
 
     def sources(self) -> Mapping[str, str]:
-        """Hashes of a user's files that the results depend on, by name.
+        """Hash the user's files that the results depend on; return the hashes by name.
 
-        Part of the run's identity.
+        They are part of the run's identity.
         """
         return sources_of(self)
 
     def data_sets(self) -> tuple[str, ...]:
-        """The data sets that the run reads, by name or path, as the settings write them
-        (``mnist@10000``).
+        """Name the data sets that the run reads.
 
+        They are given by name or path, as the settings write them (``mnist@10000``).
         They are fetched before the first trial, and the report's title names them.
         """
         return data_sets_of(self)
 
     def active_claims(self) -> tuple[Claim, ...]:
-        """The claims whose levels this configuration runs, and those on the user's network.
+        """Return the claims whose levels this configuration runs.
 
-        A claim that one network is better than another is made of the user's own, too.
+        A claim that one network is better than another is made of the user's own
+        network, too.
         """
         conditions = self.conditions()
         claims = [claim for claim in self.claims if is_testable(claim, conditions)]
         return (*claims, *on_own_network(claims, conditions))
 
     def configuration(self) -> dict[str, Any]:
-        """The resolved fields, as plain JSON types."""
+        """Return the resolved fields, as plain JSON types."""
         return {f.name: plain(getattr(self, f.name)) for f in dataclasses.fields(self)}
 
 

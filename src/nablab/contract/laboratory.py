@@ -24,35 +24,35 @@ class Seeds(Protocol):
     def seed(
         self, trial: Trial, purpose: str, *, by: Sequence[str] | None = None
     ) -> int:
-        """A 63-bit integer from hash(experiment, factors, seed, purpose).
+        """Derive a 63-bit integer from hash(experiment, factors, seed, purpose).
 
         Args:
             trial: The trial.
             purpose: What the randomness is for: ``"weights"``, ``"labels"``.
-            by: The factors that count. None for all: nothing is shared between
+            by: The factors that count. With None all do: nothing is shared between
                 conditions. With ``()`` conditions share the randomness of a seed, for a
                 paired comparison.
         """
         ...
 
     def shared_seed(self, purpose: str) -> int:
-        """The same for all trials of the experiment.
+        """Derive a seed that is the same for all trials of the experiment.
 
-        A split of the data, one common start.
+        It is for a split of the data, or for one common start.
         """
         ...
 
     def rng(
         self, trial: Trial, purpose: str, *, by: Sequence[str] | None = None
     ) -> np.random.Generator:
-        """NumPy's generator that starts from `seed` with the same arguments."""
+        """Make a NumPy generator that starts from `seed` with the same arguments."""
         ...
 
 
 class Lab(Seeds, Protocol):
     """What an experiment sees of the laboratory.
 
-    No store, no device, no executor, no screen.
+    It sees no store, no device, no executor and no screen.
     """
 
     def train(
@@ -64,8 +64,9 @@ class Lab(Seeds, Protocol):
         seeds: Sequence[int],
         starts: Sequence[int] | None = None,
     ) -> Training:
-        """`nablab.training.train` on the lab's device, with its progress, checkpoints
-        and stop key.
+        """Train on the lab's device, as `nablab.training.train` does.
+
+        The lab adds its progress, checkpoints and stop key.
 
         ``seeds`` are integers from `seed`, one per trial. They say whose weights a
         training leaves: those are kept with the trial, up to a size that the run sets,
@@ -80,13 +81,13 @@ class Lab(Seeds, Protocol):
 
         Between two steps the laboratory shows the progress, saves the state about every
         30 seconds, and looks whether the user asked to stop; it then saves, and the
-        same command goes on from there. A dry run takes a few steps and reckons the
-        rest. Loops may follow one another, and may lie in one another.
+        same command goes on from there. A dry run takes a few steps and estimates the
+        rest. Loops may follow one another, and may be nested.
 
         A loop that is taken up again, and one that ended before, finds its ``state`` as
         it was, and what its body kept with `record`, `curve`, `log` and `array`.
         Everything else that the body changes and somebody reads later must be in
-        ``state``; what a step needs it takes from its number.
+        ``state``; whatever else a step needs must follow from its number.
 
         Args:
             total: The steps; the last one is ``total - 1``. The body may ``break``.
@@ -100,7 +101,8 @@ class Lab(Seeds, Protocol):
             name: What messages call the loop.
 
         Yields:
-            0 to ``total - 1``; from where it was left if it is taken up again.
+            The steps 0 to ``total - 1``; the remaining ones if the loop is taken up
+            again.
 
         Raises:
             UsageError: ``state`` holds something that cannot be saved; the text names
@@ -130,16 +132,19 @@ class Lab(Seeds, Protocol):
         ...
 
     def budget(self, amount: int) -> int:
-        """The amount of work to hand to a library's own loop, such as scikit-learn's
-        ``max_iter``.
+        """Return the amount of work to hand to a library's own loop.
 
-        In a run it is ``amount``, in a dry run a small share: the time from this call
-        until something is kept or another loop begins is then taken as many times. So
+        It is for options such as scikit-learn's ``max_iter``. In a run it is
+        ``amount``. In a dry run it is a small share, and the time from this call until
+        something is kept or another loop begins is scaled up to the whole amount. So
         call it just before the library's work, and `record` what came out just after
         it.
 
         Args:
             amount: The whole amount, a whole number of 1 or more.
+
+        Returns:
+            ``amount``, or in a dry run a share of it, 1 or more.
         """
         ...
 
@@ -154,7 +159,7 @@ class Lab(Seeds, Protocol):
     def log(self, trial: Trial, step: int, **values: float) -> None:
         """Keep one point of a curve, or of several by name.
 
-        For loops that find their curves step by step.
+        It is for loops that find their curves step by step.
 
         The steps of a curve count up from 0 or any later number. A loop that is resumed
         by `steps` finds the points that it logged before, so that the curve has no gap
@@ -166,7 +171,7 @@ class Lab(Seeds, Protocol):
         ...
 
     def array(self, trial: Trial, name: str, values: Any) -> None:
-        """Keep an array; numeric, no Python objects."""
+        """Keep an array of numbers; it cannot hold Python objects."""
         ...
 
     def weights(
@@ -180,8 +185,8 @@ class Lab(Seeds, Protocol):
 
         Args:
             trial: The trial.
-            name: Small letters, digits, ``-`` and ``_``. Weights of an earlier call of
-                this name give way.
+            name: Lowercase letters, digits, ``-`` and ``_``. Weights of an earlier call
+                with this name are replaced.
             tensors: Tensors or arrays by name, or a module, whose ``state_dict()`` is
                 taken. They are copied.
 
@@ -193,15 +198,16 @@ class Lab(Seeds, Protocol):
     def weights_of(self, needed: Needs, trial: Trial) -> Mapping[str, Tensor]:
         """Give the weights that another experiment left, for the trial with this seed.
 
-        Which run they are of was settled before the run began; its id is part of this
-        run's, and a note in the report names it.
+        Which run they come from was settled before the run began; its id is part of
+        this run's identity, and a note in the report names it.
 
         Args:
             needed: One of the experiment's `Experiment.needs`.
             trial: The trial that takes them.
 
         Returns:
-            Tensors on the CPU, by their names in the other experiment's network; copies.
+            Copies of the tensors, on the CPU, by their names in the other experiment's
+            network.
 
         Raises:
             UsageError: `Experiment.needs` does not list it, or the run is gone.

@@ -23,7 +23,7 @@ class Needs:
         weights: What they are called there: ``"final"``, ``"best"``, or the name that
             `Lab.weights` was given.
         where: Levels that single out one of its conditions. A factor that both
-            experiments have need not be named: there the trial's own level counts.
+            experiments have need not be named: the trial's own level counts for it.
     """
 
     experiment: str

@@ -51,8 +51,9 @@ class Record:
 
 
 class Records(Sequence[Record]):
-    """The records of a run, ordered by condition as the experiment lists them, then by
-    seed.
+    """The records of a run, in order.
+
+    They are ordered by condition, as the experiment lists them, then by seed.
     """
 
     def __init__(self, records: Iterable[Record]) -> None:
@@ -68,11 +69,11 @@ class Records(Sequence[Record]):
         return iter(self._records)
 
     def where(self, **levels: Level) -> Records:
-        """The records whose condition has all these levels."""
+        """Return the records whose condition has all these levels."""
         return Records(record for record in self if record.condition.matches(levels))
 
     def levels(self, factor: str) -> list[Level]:
-        """The levels of a factor, in the order in which they first occur."""
+        """Return the levels of a factor, in the order in which they first occur."""
         return list(
             dict.fromkeys(r.condition[factor] for r in self if factor in r.condition)
         )
@@ -83,7 +84,10 @@ class Records(Sequence[Record]):
         return list(dict.fromkeys(record.condition for record in self))
 
     def shared_array(self, name: str) -> npt.NDArray[Any] | None:
-        """An array that all trials keep alike, such as trivial scores, or None."""
+        """Return an array that all trials keep alike, such as trivial scores.
+
+        It is None if no trial has one of that name.
+        """
         return next((r.arrays[name] for r in self if name in r.arrays), None)
 
     @property
@@ -94,5 +98,5 @@ class Records(Sequence[Record]):
         )
 
     def values(self, metric: str) -> list[float]:
-        """One value per record that has the metric."""
+        """Return one value per record that has the metric."""
         return [record.scalars[metric] for record in self if metric in record.scalars]

@@ -1,6 +1,6 @@
-"""What the JSON files of the store hold.
+"""What the JSON files of the store hold: fields, types and bounds.
 
-Fields, types and bounds, and what to do when one is damaged.
+Each kind of file also says what to do when one is damaged.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Config:
 
     remedy: ClassVar[str] = (
         "The run cannot be read without it. Remove this file and give the run's "
-        "command again, which writes it anew and keeps every trial."
+        "command again, which writes the file again and keeps every trial."
     )
 
     format: Annotated[int, Bounds(1)]
@@ -48,7 +48,7 @@ class Status:
 
     remedy: ClassVar[str] = (
         "How the last command ended, its number of seeds and its notes are not known; "
-        "the run's command writes it anew."
+        "the run's command writes it again."
     )
 
     state: Literal["running", "done", "failed", "interrupted"]
@@ -68,7 +68,7 @@ class Status:
 class Environment:
     """``environment.json`` of earlier versions.
 
-    The facts of the machine that gave the last command.
+    It holds the facts of the machine that gave the last command.
     """
 
     remedy: ClassVar[str] = "Where the trials ran is not shown."
@@ -84,7 +84,7 @@ class Part:
         environment: Versions, processor, threads, device, git state: see
             `describe_environment`.
         started: When it began, in seconds since the epoch.
-        seconds: How long it worked, as far as it came to write that down.
+        seconds: How long it worked, as of the last time that it wrote this down.
         notes: Automatic choices and caveats.
     """
 
@@ -96,8 +96,9 @@ class Part:
 
 @dataclass(frozen=True)
 class Group:
-    """Seeds of one condition that were trained together, by one process or several in
-    turn.
+    """Seeds of one condition that were trained together.
+
+    One process trained them, or several in turn.
     """
 
     seeds: tuple[Seed, ...]
@@ -110,9 +111,9 @@ class Group:
 
 @dataclass(frozen=True)
 class Provenance:
-    """``provenance/<key>.json``.
+    """``provenance/<key>.json``: where and how long trials were trained.
 
-    Where and how long the trials of a condition were trained.
+    A file is about the trials of one condition.
     """
 
     remedy: ClassVar[str] = (
@@ -129,7 +130,8 @@ class Weights:
     """Weights that were kept with a trial.
 
     Attributes:
-        file: In the trial's folder. Two names of the same weights share one.
+        file: The file's name in the trial's folder. Two names of the same weights share
+            one file.
         bytes: Its size.
         sha256: Its checksum.
     """
@@ -183,10 +185,7 @@ class Marker:
 
 @dataclass(frozen=True)
 class Progress:
-    """``progress/<key>.json``.
-
-    How far the training, or another loop, of a condition is.
-    """
+    """``progress/<key>.json``: how far a condition's training, or other loop, is."""
 
     remedy: ClassVar[str] = "It is only shown."
 
@@ -211,6 +210,6 @@ class Outcome:
 class Verdicts:
     """``verdicts.json``: the answers, for programs; ``nablab runs`` counts them."""
 
-    remedy: ClassVar[str] = "'nablab report' writes it anew from the trials."
+    remedy: ClassVar[str] = "'nablab report' writes it again from the trials."
 
     verdicts: tuple[Outcome, ...]

@@ -38,7 +38,7 @@ class Log:
         if step <= self.last:
             raise UsageError(
                 f"step {step} cannot come after step {self.last}. Steps of a curve "
-                "count up from 0; give what starts anew another name"
+                "count up from 0; give what starts over another name"
             )
         self._values.append(value)
         self._steps.append(step)
@@ -51,7 +51,7 @@ class Log:
         self.last = later.last
 
     def arrays(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-        """Copies of the steps and the values."""
+        """Return copies of the steps and the values."""
         import numpy as np
 
         return np.array(self._steps, dtype=np.int64), np.array(
@@ -60,7 +60,7 @@ class Log:
 
     @classmethod
     def of(cls, steps: npt.NDArray[np.int64], values: npt.NDArray[np.float64]) -> Log:
-        """The inverse of `arrays`."""
+        """Make a log again from what `arrays` returned."""
         log = cls()
         log._steps.frombytes(steps.tobytes())
         log._values.frombytes(values.tobytes())
@@ -70,9 +70,9 @@ class Log:
 
 @dataclass
 class Draft:
-    """What was said of one trial.
+    """What was said of one trial so far.
 
-    See `nablab.contract.Record`, and what is not in a record.
+    Its other attributes are those of a `nablab.contract.Record`.
 
     Attributes:
         logs: Curves that are being logged.
@@ -105,7 +105,7 @@ class Draft:
                 self.logs[name] = log
 
     def all_curves(self) -> dict[str, Curve]:
-        """The curves that were given as a whole, and those that were logged.
+        """Return the curves that were given as a whole, and those that were logged.
 
         Raises:
             UsageError: Two of them have the same name.
@@ -121,7 +121,10 @@ class Draft:
         }
 
     def all_weights(self) -> dict[str, Packed]:
-        """What trainings left, and what the experiment gave, which takes precedence."""
+        """Return what trainings left and what the experiment gave.
+
+        Where both have a name, the experiment's weights count.
+        """
         return self.trained | self.weights
 
 
@@ -129,7 +132,7 @@ Drafts = dict[int, Draft]  # by the place of the trial in its call of `Experimen
 
 
 def plain(drafts: Mapping[int, Draft]) -> dict[int, Any]:
-    """Drafts as mappings, lists, numbers, texts and arrays."""
+    """Turn drafts into mappings, lists, numbers, texts and arrays."""
     return {
         place: {
             "scalars": draft.scalars,
@@ -150,7 +153,7 @@ def plain(drafts: Mapping[int, Draft]) -> dict[int, Any]:
 
 
 def from_plain(drafts: Mapping[int, Any]) -> Drafts:
-    """The inverse of `plain`."""
+    """Make drafts again from what `plain` returned."""
     return {
         place: Draft(
             scalars=draft["scalars"],
@@ -158,7 +161,7 @@ def from_plain(drafts: Mapping[int, Any]) -> Drafts:
             curves={name: Curve(*curve) for name, curve in draft["curves"].items()},
             arrays=draft["arrays"],
             logs={name: Log.of(*log) for name, log in draft["logs"].items()},
-            # A loop that an earlier version saved has none of these.
+            # Earlier versions saved loops without these fields.
             weights={
                 name: Packed(array.tobytes())
                 for name, array in draft.get("weights", {}).items()
@@ -180,7 +183,7 @@ def _as_array(packed: Packed) -> npt.NDArray[np.uint8]:
 
 
 def last_step(layers: Iterable[Mapping[int, Draft]], place: int, name: str) -> int:
-    """The latest step of a logged curve in any of the layers; -1 if there is none."""
+    """Return the latest step of a logged curve in any layer; -1 if there is none."""
     logs = [
         layer[place].logs[name]
         for layer in layers

@@ -18,8 +18,9 @@ PACKAGES = ("torch", "numpy", "scipy", "pandas", "matplotlib")
 
 
 def describe_environment(device: str) -> dict[str, Any]:
-    """The facts that a reader needs to judge or repeat a trial, as they are in this
-    process now.
+    """Collect the facts that a reader needs to judge or repeat a trial.
+
+    They are those of this process, as they are now.
     """
     import torch
 
@@ -31,7 +32,7 @@ def describe_environment(device: str) -> dict[str, Any]:
 
 @functools.cache
 def _lasting() -> dict[str, Any]:
-    """What stays the same while the process lives."""
+    """Collect what stays the same while the process lives."""
     return {
         "nablab": VERSION,
         "python": platform.python_version(),
@@ -44,12 +45,12 @@ def _lasting() -> dict[str, Any]:
 
 @functools.cache
 def _git_state(folder: str) -> str:
-    """As of the first question: the code of this process was loaded by then."""
+    """Return the state at the first call: the process's code was loaded by then."""
     return git_state(Path(folder))
 
 
 def processor() -> str:
-    """The processor's name."""
+    """Return the processor's name."""
     if sys.platform == "linux":
         for line in Path("/proc/cpuinfo").read_text(errors="replace").splitlines():
             if line.startswith("model name"):

@@ -33,9 +33,9 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 Options = ParamSpec("Options")
 
-# A worker needs some three seconds of a core until it has imported PyTorch. Work that
-# is done in five is better done without; where more is left, the five seconds are
-# little of it.
+# A worker needs about three seconds of a core to import PyTorch. Work that is done in
+# five seconds is better done without workers; where more is left, those five seconds
+# are a small part of it.
 PATIENCE_SECONDS = 5.0
 NO_LIMIT = 1_000_000  # processes
 
@@ -49,8 +49,8 @@ LOST = (
 class Executor(Protocol):
     """Applies a function to items; both are picklable, and the function does not raise.
 
-    What they are made of lies in modules, not in the main program, which workers do not
-    import.
+    What they are made of is defined in modules and not in the main program, which
+    workers do not import.
     """
 
     def results(
@@ -114,9 +114,9 @@ class ProcessPool:
 
 
 class WithHelpers:
-    """Does the work here, and takes workers to help if it lasts.
+    """Does the work here, and starts workers to help if it takes long.
 
-    The choice of ``--jobs auto``.
+    This is what ``--jobs auto`` chooses.
 
     Short runs stay in this process; whatever waits after `PATIENCE_SECONDS` is shared
     with worker processes, so that all cores have work. An item that ends in a worker
@@ -162,17 +162,17 @@ class WithHelpers:
                 while (item := _next(waiting)) is not None:
                     found.put((item, function(item)))
                     yield from _there(found)
-                ended.set()  # nobody needs to start any more
+                ended.set()  # no worker needs to start any more
                 helping.join()
                 yield from _there(found)
             except KeyboardInterrupt:
                 waiting.clear()
                 ended.set()
-                while helping.is_alive():  # it may be about to start another one
+                while helping.is_alive():  # it may be about to start another worker
                     spawning.kill()
                     helping.join(0.1)
                 raise
-            finally:  # whoever took our results may have had enough
+            finally:  # the caller may have stopped taking results
                 waiting.clear()
                 ended.set()
                 helping.join()
@@ -185,7 +185,7 @@ class WithHelpers:
         ended: threading.Event,
         spawning: _Spawning,
     ) -> None:
-        """Once patience is over, let workers do what waits.
+        """Let workers do what waits, once patience is over.
 
         What goes wrong is an answer too.
         """
@@ -236,8 +236,9 @@ class WithHelpers:
 def with_trial_threads(
     function: Callable[Concatenate[Any, Options], Result],
 ) -> Callable[Concatenate[Any, Options], Result]:
-    """Let a function, whose first argument has an ``experiment``, compute with its
-    trials' threads.
+    """Let a function compute with the threads of its trials.
+
+    Its first argument has an ``experiment``, whose trials they are.
     """
 
     @functools.wraps(function)
@@ -261,7 +262,7 @@ def _next(waiting: deque[Item]) -> Item | None:
 def _there(
     found: queue.SimpleQueue[tuple[Item, Result] | Exception],
 ) -> Iterator[tuple[Item, Result]]:
-    """All answers that are there; one that says what went wrong is raised."""
+    """Yield all answers that are there; raise the one that says what went wrong."""
     while not found.empty():
         answer = found.get()
         if isinstance(answer, Exception):
@@ -270,7 +271,7 @@ def _there(
 
 
 def _room() -> int:
-    """How many more processes like this one the free memory holds."""
+    """Return how many more processes like this one the free memory holds."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         free = next(
@@ -278,7 +279,7 @@ def _room() -> int:
             for line in lines
             if line.startswith("MemAvailable")
         )
-    except (OSError, StopIteration, ValueError):  # other systems than Linux do not say
+    except (OSError, StopIteration, ValueError):  # systems other than Linux lack it
         return NO_LIMIT
     return free // peak_bytes()
 
@@ -343,9 +344,10 @@ class _Spawning(SpawnContext):
 
 @contextmanager
 def _at_once(spawning: _Spawning) -> Iterator[None]:
-    """A second Ctrl-C does not wait for the steps of workers, which may last.
+    """Kill the workers at a second Ctrl-C: their steps may take long.
 
-    Whatever a killed worker leaves half-written the store knows from what is whole.
+    What a killed worker leaves half-written is no danger: the store checks what is
+    whole.
     """
     try:
         yield
@@ -359,7 +361,7 @@ _preparing = threading.Lock()
 
 @contextmanager
 def _without_main() -> Iterator[None]:
-    """Processes that are spawned inside are not told of the main program."""
+    """Hide the main program from processes that are spawned inside."""
     with _preparing:
         told = spawn.get_preparation_data
 
@@ -376,7 +378,7 @@ def _without_main() -> Iterator[None]:
 
 @contextmanager
 def _ctrl_c_held() -> Iterator[None]:
-    """Processes that are spawned inside do not hear Ctrl-C until they say so.
+    """Hold back Ctrl-C from processes that are spawned inside until they ask for it.
 
     A terminal sends it to them too, and one that is still importing would print a
     traceback into what is drawn there. This thread hears it at the end.
@@ -397,7 +399,7 @@ _environment = threading.RLock()
 
 @contextmanager
 def _safe_path() -> Iterator[None]:
-    """Python processes that start inside do not look for modules in the current folder.
+    """Keep processes that start inside from importing modules of the current folder.
 
     `multiprocessing` starts its workers, and a process that watches over them, with
     ``python -c``. That would import whatever is called ``signal.py`` or ``types.py`` in
@@ -420,10 +422,10 @@ def _start_worker(
     # the parent asks workers to stop by the stop token
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    # held, it would stay so in whatever the user's code starts
+    # if Ctrl-C stayed blocked, programs that the user's code starts would not hear it
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
-    # what the user's code starts shall find what it finds otherwise
+    # programs that the user's code starts must find the modules that they always find
     os.environ.pop(SAFE_PATH, None)
     threading.Thread(target=_leave_with, args=(parent,), daemon=True).start()
     threads.give_engines(engines)
@@ -432,7 +434,10 @@ def _start_worker(
 
 
 def _leave_with(parent: int) -> None:
-    """End this worker soon after its parent was killed: an idle one would wait forever."""
+    """End this worker soon after its parent was killed.
+
+    An idle one would wait forever.
+    """
     while os.getppid() == parent:
         time.sleep(1.0)
     ask_this_process()

@@ -1,6 +1,6 @@
 """The formats of the store's files.
 
-JSON with one spelling, npz with the same bytes every time.
+JSON has one spelling, and an npz file the same bytes every time.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def write_json(path: Path, value: Any, *, durable: bool = True) -> None:
 
 
 def canonical_json(value: Any) -> bytes:
-    """The one JSON text of a value, for hashing."""
+    """Return the one JSON text of a value, for hashing."""
     return json.dumps(
         finite(value), sort_keys=True, separators=(",", ":"), allow_nan=False
     ).encode()
@@ -41,20 +41,21 @@ SEAL = "sha256"
 
 
 def seal(body: Mapping[str, Any]) -> str:
-    """The checksum of a JSON file's fields, whatever their order and the layout of the
-    text.
+    """Return the checksum of a JSON file's fields.
+
+    It does not depend on their order or on the layout of the text.
     """
     return sha256(canonical_json(body))
 
 
 def sealed(value: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields and, last, their checksum."""
+    """Return the fields and, last, their checksum."""
     body = {name: part for name, part in value.items() if name != SEAL}
     return {**body, SEAL: seal(body)}
 
 
 def npz_bytes(arrays: Mapping[str, npt.NDArray[Any]]) -> bytes:
-    """The bytes of an npz file that depend on the arrays alone.
+    """Return the bytes of an npz file that depend on the arrays alone.
 
     `numpy.savez` stamps every member with the time of day, so two equal runs would
     differ.
@@ -75,7 +76,7 @@ def npz_bytes(arrays: Mapping[str, npt.NDArray[Any]]) -> bytes:
 
 
 def sha256(content: bytes) -> str:
-    """The SHA-256 of bytes, in hexadecimal."""
+    """Return the SHA-256 of bytes, in hexadecimal."""
     return hashlib.sha256(content).hexdigest()
 
 

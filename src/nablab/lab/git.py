@@ -1,10 +1,11 @@
-"""The commit of a folder and whether its files differ from it, without running what the
-folder names.
+"""The commit of a folder and whether its files differ from it.
 
-``git status`` and its kin run programs that a repository's own ``.git/config`` names: a
-file system monitor, hooks, filters of file contents, transports that fetch missing
-objects. A folder that somebody downloaded must not run code because a network is
-trained in it. So git is asked for what its index and its objects hold, with all of
+Nothing that the folder names is run to find out.
+
+``git status`` and similar commands run programs that a repository's own ``.git/config``
+names: a file system monitor, hooks, filters of file contents, transports that fetch
+missing objects. A folder that somebody downloaded must not run code because a network
+is trained in it. So git is asked for what its index and its objects hold, with all of
 these switched off, and the files are looked at here.
 """
 
@@ -20,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 SECONDS = 5.0
-# more is not read to find that touched files hold what they held
+# the most that is read to find out whether touched files hold what they held
 MOST_BYTES = 64_000_000
 OFF = (
     "core.fsmonitor=false",
@@ -37,9 +38,9 @@ ENTRY = re.compile(
 
 
 def git_state(folder: Path) -> str:
-    """The commit of the folder, with ``+changes`` when tracked files differ.
+    """Return the commit of the folder, with ``+changes`` when tracked files differ.
 
-    Empty outside a repository.
+    The text is empty outside a repository.
     """
     commit = _git(folder, "rev-parse", "--verify", "--quiet", "HEAD")
     if not commit:
@@ -75,7 +76,7 @@ def git_state(folder: Path) -> str:
 class _Entry:
     """What git's index says of a file.
 
-    Its mode, the name of its content, and what it looked like then.
+    It holds its mode, the name of its content, and what it looked like then.
     """
 
     mode: int
@@ -88,7 +89,11 @@ class _Entry:
 
 
 def _entries(listed: bytes) -> list[_Entry] | None:
-    """The entries of ``git ls-files --stage --debug -z``; None if it looks otherwise."""
+    """Read the output of ``git ls-files --stage --debug -z``.
+
+    Returns:
+        Its entries; None if it has another format.
+    """
     entries, place = [], 0
     while place < len(listed):
         found = ENTRY.match(listed, place)
@@ -111,7 +116,7 @@ def _entries(listed: bytes) -> list[_Entry] | None:
 
 
 def _changed_at(path: Path) -> int:
-    """When a file last changed, in nanoseconds; 0 if it cannot be seen."""
+    """Return when a file last changed, in nanoseconds; 0 if it cannot be seen."""
     try:
         return path.lstat().st_mtime_ns
     except OSError:
@@ -119,7 +124,7 @@ def _changed_at(path: Path) -> int:
 
 
 def _changed(top: Path, entries: list[_Entry], indexed: int) -> bool:
-    """Whether a file holds something else than the index says.
+    """Tell whether a file holds something other than the index says.
 
     One that was only touched does not.
     """
@@ -141,9 +146,9 @@ def _changed(top: Path, entries: list[_Entry], indexed: int) -> bool:
 
 
 def _as_before(entry: _Entry, seen: os.stat_result, indexed: int) -> bool:
-    """Whether kind, size and time are those of the index, and older than it.
+    """Tell whether kind, size and time are as in the index, and the time is older.
 
-    Later ones may hide a change.
+    A file that changed after the index was written may hide a change.
     """
     seconds, nanoseconds = entry.changed
     now = divmod(seen.st_mtime_ns, 10**9)
@@ -158,9 +163,9 @@ def _as_before(entry: _Entry, seen: os.stat_result, indexed: int) -> bool:
 
 
 def _object_name(file: Path, seen: os.stat_result, entry: _Entry) -> str:
-    """The name that git gives the content that is there now.
+    """Return the name that git gives the content that is there now.
 
-    Empty if it is of another kind.
+    It is empty if the file is of another kind.
     """
     if entry.mode == LINK and stat.S_ISLNK(seen.st_mode):
         content = os.fsencode(file.readlink())
@@ -175,7 +180,7 @@ def _object_name(file: Path, seen: os.stat_result, entry: _Entry) -> str:
 
 
 def _git(folder: Path, *words: str) -> bytes | None:
-    """What git prints; None if it fails or takes too long."""
+    """Return what git prints; None if it fails or takes too long."""
     try:
         done = subprocess.run(
             ["git", "-C", str(folder), *_settings(), *words],
@@ -196,8 +201,9 @@ def _settings() -> Iterator[str]:
 
 
 def _environment() -> dict[str, str]:
-    """The user's, without variables that point git elsewhere, and with fetching and
-    writing forbidden.
+    """Return the user's environment, with fetching and writing forbidden.
+
+    Variables that point git elsewhere are left out.
     """
     clean = {
         name: value for name, value in os.environ.items() if not name.startswith("GIT_")

@@ -1,6 +1,6 @@
 """Weights that stay with a trial.
 
-Packed as safetensors while the trial is made, unpacked when asked for.
+They are packed as safetensors while the trial is made, and unpacked when asked for.
 """
 
 from __future__ import annotations
@@ -17,37 +17,36 @@ if TYPE_CHECKING:
 
 MEGABYTE = 10**6
 MOST_BYTES = 4 * MEGABYTE
-"""What the weights that trainings leave may take in each trial, where nobody says
-otherwise.
+"""What the weights that trainings leave may take in each trial by default, in bytes.
 
-The bound is of a trial and not of a run: whatever order trials are run in and by how
-many processes, each keeps the same.
+The bound is one of a trial and not of a run: whatever order trials are run in and by
+how many processes, each keeps the same.
 """
 UNITS = {"": 1, "k": 10**3, "m": MEGABYTE, "g": 10**9}
 
 
 def bytes_of(size: str | int) -> int:
-    """The number of bytes that a text such as ``20MB`` means.
+    """Return the number of bytes that a text such as ``20MB`` means.
 
     >>> bytes_of("20MB"), bytes_of("1.5 GB"), bytes_of(0)
     (20000000, 1500000000, 0)
 
     Raises:
-        UsageError: It is no size.
+        UsageError: It is not a size.
     """
     parts = re.fullmatch(
         r"(\d{1,15}(?:\.\d{1,9})?) ?([kmg]?)b?", str(size).strip().lower()
     )
     if not parts or isinstance(size, bool):
         raise UsageError(
-            f"'{str(size)[:40]}' is no size of weights to keep. Write such as 20MB, or "
-            "0 to keep none."
+            f"'{str(size)[:40]}' is not a size of weights to keep. Write a size such "
+            "as 20MB, or 0 to keep none."
         )
     return round(float(parts[1]) * UNITS[parts[2]])
 
 
 def in_words(size: int) -> str:
-    """Bytes as a text that `bytes_of` reads, never less than they are.
+    """Write bytes as a text that `bytes_of` reads, rounded up.
 
     >>> in_words(4_000_000), in_words(12_340_001), in_words(0)
     ('4MB', '12.35MB', '0MB')
@@ -57,15 +56,15 @@ def in_words(size: int) -> str:
 
 
 def check_name(name: str) -> str:
-    """A name for weights that can stand in a file's name on any system.
+    """Check that weights' name can be part of a file's name on any system; return it.
 
     Raises:
         UsageError: It cannot.
     """
     if not isinstance(name, str) or not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,59}", name):
         raise UsageError(
-            f"Weights cannot be called {name!r:.80}: take small letters, digits, '-' "
-            "and '_', at most 60."
+            f"Weights cannot be called {name!r:.80}: take lowercase letters, digits, "
+            "'-' and '_', at most 60 characters."
         )
     return name
 
@@ -109,7 +108,7 @@ def pack(tensors: Any, what: str = "lab.weights") -> Packed:
         what: Who asks, for messages.
 
     Raises:
-        UsageError: There is none, or one that safetensors cannot hold.
+        UsageError: There are no tensors, or one that safetensors cannot hold.
     """
     import numpy as np
     import torch
@@ -135,7 +134,7 @@ def pack(tensors: Any, what: str = "lab.weights") -> Packed:
         except (TypeError, RuntimeError) as error:
             reason = str(error).partition("\n")[0].rstrip(".")
             raise UsageError(
-                f"{what}: '{name}' is no tensor that can be kept: {reason}."
+                f"{what}: '{name}' is not a tensor that can be kept: {reason}."
             ) from error
     try:
         return Packed(save(named))

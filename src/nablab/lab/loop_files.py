@@ -1,10 +1,10 @@
-"""Loops of an experiment's own.
+"""Loops of an experiment's own: where each stands, and the files that hold this.
 
-Where each stands, and the files from which a killed run goes on.
+A killed run goes on from these files.
 
-The loops of a condition are numbered as they begin. A file holds one loop in work, or
-several finished ones in a row, and is named by the first. So a loop that lasts an hour
-is saved again and again, and thousands of short loops leave a file now and then:
+The loops of a condition are numbered as they begin. A file holds one unfinished loop,
+or several finished ones in a row, and is named by the first. So a loop that takes an
+hour is saved again and again, and thousands of short loops leave a file now and then:
 nothing is written before a save is due. What was not saved is done again, with the same
 result.
 
@@ -29,7 +29,8 @@ from nablab.lab.states import Packed
 from nablab.lab.store import RunFolder
 
 KIND = "loops of an experiment's own"
-# Of finished loops that wait in memory for the next save, and then lie in one file.
+# These bound the finished loops that wait in memory for the next save, and then lie in
+# one file.
 MOST_BYTES, MOST_LOOPS = 64 * 2**20, 10_000
 
 
@@ -45,7 +46,7 @@ class Loop:
             as a whole.
         step: Where it goes on.
         said: What its body said, by the place of the trial.
-        looked: The step and the time when somebody last looked how fast it is.
+        looked: The step and the time at which its speed was last measured.
     """
 
     number: int
@@ -65,8 +66,8 @@ class Loop:
         Raises:
             UsageError: Its state, or what was said, cannot be saved.
         """
-        # A loop in work is written at once; what ended waits, and its objects may
-        # change meanwhile.
+        # An unfinished loop is written at once; one that ended waits, and its objects
+        # may change meanwhile.
         said = states.pack(drafts.plain(self.said), "what was recorded", copies=done)
         return Mark(
             number=self.number,
@@ -97,7 +98,8 @@ class Mark:
         total: See `Loop`.
         parts: The names of the state's parts.
         step: The next step.
-        done: Whether the loop has ended; by ``break`` it may before its last step.
+        done: Whether the loop has ended; with ``break`` it may end before its last
+            step.
         following: The number of the next loop, which another one that is nested in this
             one may take.
         state: What it changed.
@@ -115,7 +117,7 @@ class Mark:
     said: Packed
 
     def difference(self, loop: Loop) -> str:
-        """What tells the loop from the one that was saved; empty if nothing does."""
+        """Say how the loop differs from the saved one; empty if it does not."""
         pairs = {
             "name": (self.name, loop.name),
             "total": (self.total, loop.total),
@@ -129,12 +131,12 @@ class Mark:
         return ", ".join(changed)
 
     def facts(self) -> dict[str, Any]:
-        """As JSON types, without the arrays."""
+        """Return all but the arrays, as JSON types."""
         plain = {name: getattr(self, name) for name in _FACTS}
         return plain | {"state": self.state.structure, "said": self.said.structure}
 
     def arrays(self) -> dict[str, Any]:
-        """The arrays, by names that no other loop uses."""
+        """Return the arrays, by names that no other loop uses."""
         named = {
             f"{self.number}.state.{name}": array
             for name, array in self.state.arrays.items()
@@ -146,7 +148,7 @@ class Mark:
 
     @classmethod
     def of(cls, facts: Mapping[str, Any], arrays: Mapping[str, Any]) -> Mark:
-        """The inverse of `facts` and `arrays`."""
+        """Make a mark again from its `facts` and `arrays`."""
         plain = {name: facts[name] for name in _FACTS}
         return cls(
             **plain,
@@ -174,7 +176,9 @@ _FACTS = ("number", "name", "total", "parts", "step", "done", "following")
 
 
 class LoopFiles:
-    """The checkpoints of a condition's loops; only for who holds the condition's lock.
+    """The checkpoints of a condition's loops.
+
+    Only the holder of the condition's lock may use them.
 
     Args:
         folder: The run.
@@ -197,7 +201,7 @@ class LoopFiles:
         self._waiting_bytes = 0
 
     def find(self, loop: Loop) -> Mark | None:
-        """Where an earlier process left this loop, if that is known and still fits."""
+        """Find where an earlier process left this loop; None if nothing known fits."""
         if loop.number not in self._found:
             self._read(loop)
         mark = self._found.pop(loop.number, None)
@@ -226,7 +230,7 @@ class LoopFiles:
         self._waiting_bytes += mark.nbytes
 
     def save(self, current: Mark | None = None) -> None:
-        """Write what ended since the last save, and the loop in work.
+        """Write the loops that ended since the last save, and the unfinished one.
 
         Raises:
             StoreError: The disk is full or not writable.
@@ -279,8 +283,10 @@ class LoopFiles:
             self._found[one["number"]] = Mark.of(one, arrays)
 
     def _forget_from(self, number: int) -> None:
-        """What came after a loop that is another one now belonged to the old one's
-        results.
+        """Forget the loops from this number on, and delete their checkpoints.
+
+        The loop of this number is another one now, and what came after it belonged to
+        the old one's results.
         """
         self._found.clear()
         for path in self._folder.checkpoints(self._condition):
@@ -294,10 +300,10 @@ class LoopFiles:
 
 
 def check_total(total: Any) -> int:
-    """A number of steps, or the error that says why it is none.
+    """Check a number of steps and return it.
 
     Raises:
-        UsageError: It is no whole number, or below 0.
+        UsageError: It is not a whole number, or is below 0.
     """
     try:
         steps = operator.index(total)

@@ -1,6 +1,6 @@
 """The loops of an experiment's own in a real run.
 
-Between two steps they show, stop and save.
+Between two steps they show how far they are, stop if asked to, and save.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from nablab.lab.loop_files import Loop, LoopFiles, check_state, check_total
 from nablab.lab.stop import StopToken
 from nablab.lab.store import RunFolder
 
-# between two looks at the request to stop: a person feels such a reaction as prompt
+# between two looks at the request to stop: such a reaction feels prompt to a person
 LOOK_SECONDS = 0.2
-# a loop works so many times as long as its last save took, however large its state
+# a loop works this many times as long as its last save took, however large its state is
 SAVING_SHARE = 20
 
 
@@ -27,20 +27,20 @@ class OwnLoops:
     """The loops of some trials, one after the other or one in another.
 
     What an experiment says in a loop's body is kept with the loop, since a loop that is
-    taken up again does not say it again; when the loop ends, it is put to what was said
-    around it.
+    taken up again does not say it again; when the loop ends, it is added to what was
+    said around it.
 
     Args:
         folder: The run.
         trials: What is run.
         drafts: What is said outside all loops, by the place of the trial.
-        stop: The request to stop, to be looked at.
+        stop: The request to stop, to be checked.
         every_seconds: How often to save.
         on_note: Told what was chosen automatically.
         on_progress: Told the step, the number of steps and the steps per second, about
             every 0.2 s.
-        on_save: Called before a loop in work is saved: what else belongs to that
-            moment.
+        on_save: Called before an unfinished loop is saved, to save what else belongs
+            to that moment.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class OwnLoops:
         return self._begun
 
     def next_number(self) -> int:
-        """The number of a loop or training that begins."""
+        """Return the number of a loop or training that begins."""
         self._begun += 1
         return self._begun - 1
 
@@ -98,18 +98,18 @@ class OwnLoops:
         return self._walk(loop)
 
     def draft(self, place: int) -> Draft:
-        """Where to keep what is said of the trial at a place now."""
+        """Return where to keep what is said of the trial at a place now."""
         said = self._open[-1].said if self._open else self._drafts
         if place not in said:
             said[place] = Draft()
         return said[place]
 
     def layers(self) -> list[Drafts]:
-        """Everything that was said so far, the latest last."""
+        """Return everything that was said so far, the latest last."""
         return [self._drafts, *(loop.said for loop in self._open)]
 
     def close_all(self) -> None:
-        """Put together what was said: some iterators may still be held by somebody."""
+        """Put together what was said; some iterators may still be open."""
         while self._open:
             self._close(self._open[-1])
 
@@ -119,15 +119,15 @@ class OwnLoops:
         try:
             for step in range(loop.step, loop.total):
                 yield step
-                # A look at the clock costs 0.05 microseconds. To look every so many
-                # steps would cost less, but then one slow step after many fast ones
-                # could keep a request to stop waiting.
+                # A look at the clock costs 0.05 microseconds. To look only after a
+                # number of steps would cost less, but then one slow step after many
+                # fast ones could keep a request to stop waiting.
                 if clock() >= look_at:
                     look_at = self._look(loop, step + 1)
         except GeneratorExit:
-            # Left by `break` or by an error. It is over here in both cases, and that is
-            # written only if the experiment goes on to another loop. An error about the
-            # state would be heard by nobody now.
+            # The loop was left by `break` or by an error. It is over in both cases, and
+            # that is written only if the experiment goes on to another loop. Nobody
+            # would see an error about the state now.
             with contextlib.suppress(UsageError):
                 self._end(loop, step)
             self._close(loop)
@@ -136,7 +136,7 @@ class OwnLoops:
         self._close(loop)
 
     def _look(self, loop: Loop, step: int) -> float:
-        """Between two steps: show, stop, save; return when to look again."""
+        """Show, stop or save between two steps; return when to look again."""
         now = time.monotonic()
         earlier, then = loop.looked
         self._on_progress(step, loop.total, (step - earlier) / max(now - then, 1e-9))
@@ -172,14 +172,15 @@ class OwnLoops:
             self._files.finish(loop.mark(step, done=True, following=self._begun))
 
     def _close_inner(self, loop: Loop) -> None:
-        """Close what began in a loop's body and was neither ended nor dropped, such as
-        a ``zip``.
+        """Close what began in a loop's body and was neither ended nor dropped.
+
+        A loop that a ``zip`` went through may be left so.
         """
         while loop in self._open and self._open[-1] is not loop:
             self._close(self._open[-1])
 
     def _close(self, loop: Loop) -> None:
-        """Put what a loop's body said to what was said around it."""
+        """Add what a loop's body said to what was said around it."""
         if loop not in self._open:
             return
         place = self._open.index(loop)

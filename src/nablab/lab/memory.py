@@ -15,13 +15,16 @@ COPIES = 3  # of the losses: as trained, as recorded, and one while they are wor
 
 
 def peak_bytes() -> int:
-    """The largest resident set so far, in bytes."""
+    """Return the largest resident set so far, in bytes."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024  # Linux counts in KiB
 
 
 def limit_bytes() -> int:
-    """The most memory that this process can have: the machine's, or less under a limit."""
+    """Return the most memory that this process can have, in bytes.
+
+    It is the machine's, or less under a limit.
+    """
     found = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
     limit = resource.getrlimit(resource.RLIMIT_AS)[0]
     if limit != resource.RLIM_INFINITY:
@@ -40,7 +43,7 @@ def check_memory(needed: int, what: str) -> None:
         what: The subject of a sentence, such as "The losses of 10 steps".
 
     Raises:
-        UsageError: This process can never have so much.
+        UsageError: This process can never have that much.
     """
     limit = limit_bytes()
     if needed > limit:
@@ -53,7 +56,7 @@ def check_memory(needed: int, what: str) -> None:
 def check_losses(replicas: int, steps: int) -> None:
     """Refuse a training whose losses cannot be held.
 
-    One per replica and step, and copies of them.
+    There is one per replica and step, and there are copies of them.
 
     Raises:
         UsageError: They would not fit into the memory.

@@ -30,10 +30,10 @@ Item = TypeVar("Item")
 
 
 def check_amount(amount: Any) -> int:
-    """A number for a foreign loop, or the error that says why it is none.
+    """Check the amount of work for a library's own loop and return it.
 
     Raises:
-        UsageError: It is no whole number above 0.
+        UsageError: It is not a whole number above 0.
     """
     if isinstance(amount, bool) or not hasattr(amount, "__index__") or amount < 1:
         raise UsageError(
@@ -199,7 +199,7 @@ class Notebook:
         self.notes += [text for text in dict.fromkeys(texts) if text not in self.notes]
 
     def records(self) -> list[Record]:
-        """The finished records, in the order of the trials.
+        """Return the finished records, in the order of the trials.
 
         Raises:
             RuntimeError: The experiment recorded nothing for a trial that it was given.
@@ -230,7 +230,7 @@ class Notebook:
         ]
 
     def _draft(self, trial: Trial) -> Draft:
-        """Where to keep what is said of a trial now."""
+        """Return where to keep what is said of a trial now."""
         return self._drafts[self._place(trial)]
 
     def _place(self, trial: Trial) -> int:
@@ -241,5 +241,5 @@ class Notebook:
         return self._places[trial]
 
     def _layers(self) -> list[Drafts]:
-        """Everything that was said so far, the latest last."""
+        """Return everything that was said so far, the latest last."""
         return [self._drafts]

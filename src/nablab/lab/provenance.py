@@ -1,5 +1,4 @@
-"""Where and when trials were trained, how long that took, and what had to be said about
-it.
+"""Where, when and how long trials were trained, and what had to be said about it.
 
 ``provenance/<condition>.json`` holds one entry for each group of seeds that were
 trained together, and in it one part for each process that worked on the group: after a
@@ -29,7 +28,9 @@ FOLDER = "provenance"
 
 
 class Journal:
-    """Writes down a group while it is trained; only for who holds the condition's lock.
+    """Writes down a group while it is trained.
+
+    Only the holder of the condition's lock may use it.
 
     Args:
         folder: The run.
@@ -61,12 +62,12 @@ class Journal:
         self._written = self._begin
 
     def tick(self, notes: Sequence[str]) -> None:
-        """Write what is known by now if the last time was long enough ago."""
+        """Write what is known so far if the last time was long enough ago."""
         if time.perf_counter() - self._written >= self._every:
             self.write(notes)
 
     def write(self, notes: Sequence[str]) -> None:
-        """Write the group as it is by now, with the notes so far."""
+        """Write the group as it is now, with the notes so far."""
         self._written = time.perf_counter()
         part = Part(
             self._environment, self._started, self._written - self._begin, tuple(notes)
@@ -100,9 +101,9 @@ class Provenance:
     notes: list[str] = field(default_factory=list)
 
     def facts(self) -> dict[str, Any]:
-        """The environment as one table.
+        """Return the environment as one table.
 
-        Where trials differ in a fact, each value with its trials.
+        Where trials differ in a fact, each value stands with its number of trials.
         """
         names = dict.fromkeys(
             name for environment, _ in self.environments for name in environment
@@ -121,7 +122,7 @@ class Provenance:
         )
 
     def differing(self) -> list[str]:
-        """The facts that are not the same for all trials."""
+        """Return the names of the facts that are not the same for all trials."""
         first = self.environments[0][0] if self.environments else {}
         names = dict.fromkeys(
             name for environment, _ in self.environments for name in environment
@@ -136,7 +137,7 @@ class Provenance:
 def provenance(
     folder: RunFolder, records: Iterable[Record], units: Sequence[Sequence[Condition]]
 ) -> Provenance:
-    """What is known about the making of these trials of a run.
+    """Collect what is known about the making of these trials of a run.
 
     Args:
         folder: The run.
@@ -168,9 +169,10 @@ def provenance(
 
 
 def seconds_of(folder: RunFolder) -> float | None:
-    """Time of work on all groups of a run, those in work included.
+    """Add up the time of work on all groups of a run, unfinished ones included.
 
-    None where none is known.
+    Returns:
+        Seconds; None where they are not known.
     """
     found = []
     for path in sorted((folder.path / FOLDER).glob("*.json")):
@@ -189,8 +191,9 @@ def seconds_of(folder: RunFolder) -> float | None:
 def _by_unit(
     records: Iterable[Record], unit_of: Mapping[Condition, Condition]
 ) -> dict[Condition, Counter[int]]:
-    """How many trials each seed has in each unit of work, by the levels that its
-    conditions share.
+    """Count the trials of each seed in each unit of work.
+
+    A unit is named by the levels that its conditions share.
     """
     found: dict[Condition, Counter[int]] = {}
     for record in records:
@@ -227,8 +230,10 @@ def _unique(environments: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]
 
 
 def _add_unknown(found: Provenance, folder: RunFolder, trials: int) -> None:
-    """Trials of a nablab that kept the environment of its last command only, or whose
-    file is gone.
+    """Add trials about which no file of their own says anything.
+
+    An earlier nablab kept the environment of its last command only, or the file is
+    gone.
     """
     try:
         environment = folder.environment()
@@ -258,7 +263,7 @@ def _say_differences(found: Provenance) -> None:
 
 
 def _earlier_notes(folder: RunFolder) -> list[str]:
-    """Notes of a nablab that kept them with the command and not with the trials."""
+    """Return notes of a nablab that kept them with the command, not with the trials."""
     try:
         status = folder.status()
     except reading.Damaged:
@@ -271,7 +276,7 @@ def _trials(count: int) -> str:
 
 
 def _without(groups: Sequence[Group], seeds: Sequence[int]) -> list[Group]:
-    """The groups without these seeds.
+    """Return the groups without these seeds.
 
     A trial belongs to the group that trained it last.
     """
@@ -300,9 +305,9 @@ def _plain(group: Group) -> dict[str, Any]:
 
 
 def _groups(folder: RunFolder, condition: Condition) -> Sequence[Group] | None:
-    """The groups of a condition.
+    """Return the groups of a condition.
 
-    None if its file is damaged, of another format or of another condition.
+    It is None if the file is damaged, of another format or of another condition.
     """
     try:
         content = reading.read(

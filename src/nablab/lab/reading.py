@@ -1,10 +1,10 @@
 """Reads JSON files of the store into dataclasses, and says what does not fit.
 
-File, field and reason.
+A message names the file, the field and the reason.
 
 A file of the store may have been cut off, edited, copied from elsewhere or written by
-another program. So nothing of it is believed before its bytes, its checksum, its
-fields, their types and their bounds were looked at. JSON that passes has no number
+another program. So nothing in it is trusted before its bytes, its checksum, its
+fields, their types and their bounds have been checked. JSON that passes has no number
 beyond its bounds, no text that cannot be written again, and little depth.
 """
 
@@ -26,9 +26,9 @@ from typing import Any, Literal, NoReturn, TypeVar, Union
 from nablab.errors import StoreError
 from nablab.lab import files
 
-# the largest file here, a trial of many metrics, has some hundred kilobytes
+# the largest file here, a trial with many metrics, has a few hundred kilobytes
 MOST_BYTES = 64 * 2**20
-MOST_DEPTH = 32  # settings of settings: the deepest of ours is 5
+MOST_DEPTH = 32  # of nested settings; those of nablab's experiments reach 5
 MAPPING = typing.get_origin(Mapping[str, Any])
 SHOWN = 60  # characters of a value that a message repeats
 
@@ -58,8 +58,9 @@ class Bounds:
 
 
 class Spelled:
-    """Marks a number that may be NaN or infinite, which JSON holds as text, for
-    ``Annotated``.
+    """Marks a number that may be NaN or infinite, for ``Annotated``.
+
+    JSON holds such values as text.
     """
 
 
@@ -82,8 +83,9 @@ def read(path: Path, kind: type[T]) -> T | None:
 
 
 def damaged(path: Path, reason: object, kind: type) -> Damaged:
-    """The error that names a file, what is wrong with it, and the remedy that its kind
-    knows.
+    """Make the error for a damaged file.
+
+    It names the file, what is wrong with it, and the remedy that its kind knows.
     """
     return Damaged(
         f"{path} is damaged: {reason}. {getattr(kind, 'remedy', '')}".rstrip()
@@ -93,7 +95,8 @@ def damaged(path: Path, reason: object, kind: type) -> Damaged:
 def read_object(path: Path) -> dict[str, Any] | None:
     """Read the JSON object in a file as it is, with its checksum.
 
-    None if there is no such file.
+    Returns:
+        The object; None if there is no such file.
 
     Raises:
         Misfit: It cannot be read, or holds something else.
@@ -111,7 +114,7 @@ def read_object(path: Path) -> dict[str, Any] | None:
         raise Misfit("it is nested too deeply") from None
     except ValueError:
         raise Misfit(
-            "it is empty" if not content.strip() else "it is no whole JSON"
+            "it is empty" if not content.strip() else "it is not complete JSON"
         ) from None
     if not isinstance(value, dict):
         raise Misfit(f"it holds {_shown(value)} instead of fields in braces")
@@ -123,7 +126,7 @@ def read_bytes(path: Path, *, most: float = math.inf) -> bytes | None:
     """Read a regular file; None if there is nothing of that name.
 
     Raises:
-        Misfit: It cannot be read, is larger than ``most``, or is no regular file.
+        Misfit: It cannot be read, is larger than ``most``, or is not a regular file.
     """
     try:
         # A pipe in place of the file must not make us wait for its writer.
@@ -139,7 +142,7 @@ def read_bytes(path: Path, *, most: float = math.inf) -> bytes | None:
         if not stat.S_ISREG(facts.st_mode):
             raise Misfit(
                 "it is "
-                f"{'a folder' if stat.S_ISDIR(facts.st_mode) else 'no regular file'}"
+                f"{'a folder' if stat.S_ISDIR(facts.st_mode) else 'not a regular file'}"
             )
         if facts.st_size > most:
             raise Misfit(
@@ -154,7 +157,7 @@ def read_bytes(path: Path, *, most: float = math.inf) -> bytes | None:
 
 
 def unsealed(value: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields without their checksum, which must be right where there is one.
+    """Return the fields without their checksum, which must be right if there is one.
 
     Files of earlier versions have none.
 
@@ -211,7 +214,11 @@ def fit(value: Any, hint: Any, field: str = "") -> Any:
 
 @functools.cache
 def _taken_apart(hint: Any) -> tuple[Any, Any, tuple[Any, ...], tuple[Any, ...]]:
-    """A type without its marks, its origin, what is in its brackets, and its marks."""
+    """Take a type hint apart.
+
+    Returns:
+        The type without its marks, its origin, what is in its brackets, and its marks.
+    """
     marks: tuple[Any, ...] = ()
     if typing.get_origin(hint) is typing.Annotated:
         hint, *rest = typing.get_args(hint)
@@ -303,8 +310,9 @@ _WORDS: dict[Any, str] = {
 
 
 def _check_sound(value: Any) -> None:
-    """Refuse depth, numbers beyond floating point, and text that cannot be written
-    again.
+    """Refuse values that could not be written again as they are.
+
+    These are deep nesting, numbers beyond floating point, and text that is not Unicode.
     """
     waiting = [(value, 0)]
     while waiting:
@@ -319,7 +327,7 @@ def _check_sound(value: Any) -> None:
         elif isinstance(part, float) and not math.isfinite(part):
             raise Misfit("it holds a number too large for floating point")
         elif isinstance(part, str) and not _is_unicode(part):
-            raise Misfit(f"it holds text that is no Unicode: {_shown(part)}")
+            raise Misfit(f"it holds text that is not Unicode: {_shown(part)}")
 
 
 def _is_unicode(text: str) -> bool:
@@ -331,11 +339,11 @@ def _is_unicode(text: str) -> bool:
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    raise Misfit(f"it holds {name}, which is no JSON")
+    raise Misfit(f"it holds {name}, which is not JSON")
 
 
 def _shown(value: Any) -> str:
-    """A value in a message: in JSON's spelling, on one line, short."""
+    """Write a value for a message: in JSON's spelling, on one line, short."""
     if isinstance(value, (dict, list)):
         return "an object" if isinstance(value, dict) else f"a list of {len(value)}"
     text = json.dumps(value)

@@ -29,10 +29,10 @@ class Estimate:
         engine: The engine that was chosen; "own loop" or "library's loop" where no
             training is.
         steps: Steps of all trainings (per replica) and loops, if none ends early.
-        may_end_early: A stopping rule, or a library's loop of at most so many turns,
-            may end early.
-        run_in_full: Nothing could be shortened, so that the whole condition was run and
-            thrown away.
+        may_end_early: Whether a stopping rule, or a library's loop that need not use up
+            its budget, may end early.
+        run_in_full: Whether nothing could be shortened, so that the whole condition was
+            run and thrown away.
     """
 
     seconds: float = 0.0
@@ -45,7 +45,7 @@ class Estimate:
 class Rehearsal(Notebook):
     """The lab of a dry run.
 
-    Takes a few measured steps instead of all, and adds up what all would cost.
+    It takes a few measured steps instead of all, and adds up what all would cost.
 
     Args:
         experiment: See `Notebook`.
@@ -57,7 +57,7 @@ class Rehearsal(Notebook):
         clock: Seconds.
     """
 
-    # Of a training, once its speed is known: enough for the code after it to have
+    # Steps of a training, once its speed is known: enough for the code after it to have
     # something to work on, and no more than a tenth of a second if steps are slow.
     MOST_STEPS, FEWEST_STEPS, SECONDS = 20, 4, 0.1
 
@@ -123,7 +123,7 @@ class Rehearsal(Notebook):
     def steps(self, total: int, *, state: Any = None, name: str = "") -> Iterator[int]:
         """Take a few steps of a loop and measure them.
 
-        The others are reckoned to last as long.
+        The others are estimated to last as long.
         """
         from nablab.lab.loop_files import check_state, check_total
 
@@ -133,7 +133,7 @@ class Rehearsal(Notebook):
         return self._shortened.steps(check_total(total))
 
     def each(self, items: Iterable[Item], *, name: str = "") -> Iterator[Item]:
-        """Take the first item or two; the others are reckoned to last as long.
+        """Take the first item or two; the others are estimated to last as long.
 
         The first may have to import and set up what the others find: it is measured by
         itself, unless an earlier condition did the same.
@@ -146,16 +146,18 @@ class Rehearsal(Notebook):
             yield found[place]
 
     def budget(self, amount: int) -> int:
-        """A small share; what lasts until something is kept, or a loop goes on, is
-        reckoned for the whole.
+        """Return a small share of the amount, and measure the work with it.
+
+        The time until something is kept, or a loop goes on, is extrapolated to the
+        whole amount.
         """
         self.estimate.engine = self.estimate.engine or "library's loop"
-        # no library is bound to use up its budget
+        # a library need not use up its budget
         self.estimate.may_end_early |= check_amount(amount) > 1
         return self._shortened.budget(check_amount(amount))
 
     def rehearse(self) -> Estimate:
-        """Run the trials in small and return the estimate of the whole."""
+        """Run a small part of the trials and return the estimate of the whole."""
         begin = self._now()
         self._experiment.run(self._trials, self)
         self._shortened.end_call()
@@ -164,7 +166,7 @@ class Rehearsal(Notebook):
         return self.estimate
 
     def _now(self) -> float:
-        """The time as if all that was cut short had been done."""
+        """Return the time as if all that was cut short had been done."""
         return self._clock() + self.estimate.seconds - self._spent
 
     def _add(self, seconds: float) -> None:

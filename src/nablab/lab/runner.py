@@ -1,5 +1,6 @@
-"""The runner: takes a plan through an executor into the store, and says truly how it
-ended.
+"""The runner takes a plan through an executor into the store.
+
+It says truly how the run ended.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class Plan:
         device: ``cpu``, ``cuda`` or ``mps``.
         replicas: ``auto``, ``batched`` or ``sequential``.
         keep_weights: Bytes of the weights that trainings may leave in each trial. It
-            decides no number, so it is no part of the identity.
+            decides no number, so it is not a part of the identity.
         sources: The runs that it takes weights from, by their experiments.
     """
 
@@ -78,21 +79,21 @@ class Observer(Protocol):
     """Whoever shows a run to the user."""
 
     def started(self, folder: RunFolder, plan: Plan, pending: int) -> None:
-        """The run begins; ``pending`` trials are still to do."""
+        """Hear that the run begins; ``pending`` trials are still to do."""
         ...
 
     def finished(self, conditions: Sequence[Condition], outcome: Outcome) -> None:
-        """Conditions that trained in one batch ended."""
+        """Hear that conditions that trained in one batch ended."""
         ...
 
     def stopping(self) -> None:
-        """The user asked to stop."""
+        """Hear that the user asked to stop."""
         ...
 
     def helped(self, workers: int) -> None:
-        """The run lasts and has several conditions, so worker processes start.
+        """Hear that worker processes start: a run of several conditions takes long.
 
-        Told from another thread.
+        The call comes from another thread.
         """
         ...
 
@@ -120,7 +121,7 @@ class Report:
     Attributes:
         folder: Where it is.
         state: ``done``, ``failed`` or ``interrupted``.
-        messages: What went wrong, for people.
+        messages: What went wrong, for a reader.
     """
 
     folder: RunFolder
@@ -165,10 +166,10 @@ def execute(
         with _stop_on_signals(stop, observer):
             _execute(plan, pending, executor or InProcess(), observer, stop, report)
     except StoreError:
-        _check_not_deleted(folder)  # the reason of whatever could not be written
+        _check_not_deleted(folder)  # why the store could not be written, if it is gone
         raise
     finally:
-        stop.request()  # whoever still works on it has nobody to work for
+        stop.request()  # nobody waits any longer for workers that are still at it
     _check_not_deleted(folder)
     return report
 
@@ -212,7 +213,7 @@ def _execute(
             plan.sources,
         )
         for group, seeds in pending
-        # What a kill after the last trial left is cleaned up.
+        # A process that was killed after its last trial may have left files to remove.
         if seeds or folder.checkpoints(shared_levels(group))
     ]
     trials = len(plan.conditions) * plan.seeds
@@ -231,7 +232,7 @@ def _execute(
 
 
 def _complete(folder: RunFolder, plan: Plan) -> bool:
-    """Whether every trial is there, as far as the names of files tell."""
+    """Tell whether every trial is there, as far as the names of files show."""
     return all(
         (folder.trial_path(condition, seed) / "trial.json").exists()
         for condition in plan.conditions
@@ -250,9 +251,9 @@ def _check_not_deleted(folder: RunFolder) -> None:
 
 @contextlib.contextmanager
 def _said() -> Iterator[None]:
-    """Around work on the store's files.
+    """Turn what the operating system refuses inside into a sentence.
 
-    What the operating system refuses becomes a sentence.
+    It is for work on the store's files.
     """
     try:
         yield
@@ -271,7 +272,7 @@ def _work_off(
     stop: StopToken,
     report: Report,
 ) -> None:
-    """Give out the work; come back to what another process holds until it is done."""
+    """Give out the work, and return to what another process holds until it is done."""
     while items:
         busy: list[Work] = []
         try:
@@ -313,7 +314,7 @@ def _account(
 
 
 def _kept_notes(folder: RunFolder) -> dict[str, Any]:
-    """Notes that an earlier nablab kept with its last command.
+    """Return the notes that an earlier nablab kept with its last command.
 
     They hold for the trials it left.
     """
@@ -339,7 +340,7 @@ def _sweep(folder: RunFolder) -> None:
 def _forget(folder: RunFolder) -> None:
     """Delete all that was run.
 
-    First what would speak of trials that are gone if the rest stays.
+    What speaks of trials goes first, so that it never speaks of trials that are gone.
     """
     for name in ("status.json", "verdicts.json", "report.html", "environment.json"):
         (folder.path / name).unlink(missing_ok=True)
@@ -356,7 +357,7 @@ def _forget(folder: RunFolder) -> None:
             shutil.rmtree(path)
         except FileNotFoundError:
             continue
-        # which names the file in the folder without the folder
+        # the error names the file in the folder without the folder
         except OSError as error:
             raise OSError(
                 error.errno, f"--fresh could not delete it: {error.strerror}", str(path)
@@ -365,7 +366,7 @@ def _forget(folder: RunFolder) -> None:
 
 @contextlib.contextmanager
 def _stop_on_signals(stop: StopToken, observer: Observer) -> Iterator[None]:
-    """The first Ctrl-C, SIGTERM or SIGHUP asks to stop.
+    """Ask to stop at the first Ctrl-C, SIGTERM or SIGHUP.
 
     The second one ends the program at once.
     """

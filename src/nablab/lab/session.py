@@ -31,10 +31,10 @@ PROGRESS_SECONDS = 0.5
 
 
 def checkpoint_seconds() -> float:
-    """Seconds between checkpoints: ``NABLAB_CHECKPOINT_SECONDS``, else 30.
+    """Return the seconds between checkpoints: ``NABLAB_CHECKPOINT_SECONDS``, else 30.
 
     Raises:
-        UsageError: The variable holds no positive number.
+        UsageError: The variable does not hold a positive number.
     """
     text = os.environ.get("NABLAB_CHECKPOINT_SECONDS", "30")
     try:
@@ -51,13 +51,13 @@ def checkpoint_seconds() -> float:
 class Session(Notebook):
     """The lab of some trials in a real run.
 
-    Trains with checkpoints and says how far it is.
+    It trains with checkpoints and says how far it is.
 
     Args:
         experiment: See `Notebook`.
         trials: See `Notebook`.
         folder: The run.
-        stop: The request to stop, to be looked at.
+        stop: The request to stop, to be checked.
         device: Where to train.
         replicas: How to train replicas.
         notes: What has to be said of these trials before they begin.
@@ -80,7 +80,7 @@ class Session(Notebook):
         keep_weights: int = MOST_BYTES,
         sources: Mapping[str, SourceRun] | None = None,
     ) -> None:
-        # brings NumPy, which `nablab runs` does without
+        # imports NumPy, which `nablab runs` does without
         from nablab.lab.loops import OwnLoops
 
         super().__init__(experiment, trials, sources=sources)
@@ -133,7 +133,7 @@ class Session(Notebook):
         """See `nablab.contract.Lab.train`."""
         from nablab import training
 
-        self._loops.save_ended()  # a training may last
+        self._loops.save_ended()  # a training may take long
         if self._stop.requested():
             raise Interrupted("stopped before training")
         check_losses(len(seeds), recipe.steps or 0)
@@ -159,8 +159,9 @@ class Session(Notebook):
         return result
 
     def _keep_trained(self, result: Training) -> None:
-        """Keep the weights that a training leaves, as far as there is room, or say why
-        not.
+        """Keep the weights that a training leaves, as far as there is room.
+
+        A note says why some are not kept.
         """
         owners = self._owners.of(result.seeds)
         if owners is None:
@@ -195,8 +196,9 @@ class Session(Notebook):
 
     @contextmanager
     def journal(self) -> Iterator[None]:
-        """Around the work: where it was done, how long it took and its notes are kept,
-        however it ends.
+        """Keep where the work inside is done, how long it takes, and its notes.
+
+        They are kept however it ends.
         """
         self._journal.write(self.notes)
         try:
@@ -234,7 +236,7 @@ class Session(Notebook):
         replicas: int,
         may_end_early: bool = False,
     ) -> None:
-        """Write how far the part in work is, for whoever watches."""
+        """Write how far the current part is, for whoever watches."""
         self._journal.tick(self.notes)
         now = time.monotonic()
         if now - self._reported < PROGRESS_SECONDS:

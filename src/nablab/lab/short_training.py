@@ -16,7 +16,7 @@ from nablab.training import Constant, PerReplicaTargets, PerTrial, Probe, Recipe
 from nablab.training.result import At, Training
 
 SAMPLES = 256  # enough for the code after a training to have something to work on
-# Of what is predicted, one in so many: a call costs something however few they are.
+# One sample in this many is predicted: a call costs something however few they are.
 PREDICTED = 8
 
 
@@ -55,9 +55,13 @@ def _few(data: Any) -> Any:
 
 @contextmanager
 def more_often(probes: Sequence[Probe], times: int) -> Iterator[None]:
-    """Let probes look so many times as often.
+    """Let probes look more often inside.
 
-    What follows needs as many points from a short training.
+    The code after a short training needs as many points from it as from a whole one.
+
+    Args:
+        probes: What looks at the training.
+        times: How many times as often they look.
     """
     usual = {probe: probe.every for probe in probes if "every" in vars(probe)}
     for probe, every in usual.items():
@@ -98,7 +102,7 @@ def stretched(
 ) -> ShortTraining:
     """Make a short training as long as the whole one.
 
-    So the code after it meets the shapes that it expects.
+    So the code after it gets the shapes that it expects.
     """
     fields = {
         field.name: getattr(result, field.name) for field in dataclasses.fields(result)

@@ -1,7 +1,7 @@
-"""How a dry run leaves out most of a loop, and reckons how long all of it would last.
+"""How a dry run leaves out most of a loop, and estimates how long the whole would last.
 
-The reckoning has a clock that runs on as if all had been done: after each piece that
-was cut short, the time that is missing is added. So pieces may lie in one another.
+The estimate has a clock that runs on as if all had been done: after each piece that was
+cut short, the time that is missing is added. So pieces may be nested.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from statistics import mean
 
-# Of a loop: two steps at least, then a twentieth of all, but no more than 0.3 s or 20
-# steps; of steps so short that 20 of them could not be measured, as many as 0.05 s
-# hold. A dry run shall cost a tenth of the run at most.
+# A dry run takes at least two steps of a loop, then a twentieth of all, but at most
+# 0.3 s or 20 steps; if steps are so short that 20 of them could not be measured, it
+# takes as many as fit into 0.05 s. It should cost at most a tenth of the run.
 LOOP_SHARE = 20
 ENOUGH_STEPS = 20
 SHORTEST_SECONDS, LONGEST_SECONDS = 0.05, 0.3
@@ -36,7 +36,7 @@ class Calls:
         self.began = 0.0
 
     def next_amount(self) -> int:
-        """What to give to the next call."""
+        """Return the amount to give to the next call."""
         return self._share if len(self._with_share) <= len(self._with_one) else 1
 
     def add(self, seconds: float) -> None:
@@ -49,9 +49,7 @@ class Calls:
         kind.append(seconds)
 
     def missing(self) -> float:
-        """Seconds by which all calls so far would have lasted longer with their whole
-        amounts.
-        """
+        """Return how many seconds longer all calls so far would have lasted uncut."""
         if not self._with_share:
             return 0.0
         first, *later = self._with_share
@@ -91,14 +89,21 @@ class Shortened:
         return self._few(total)
 
     def budget(self, amount: int) -> int:
-        """The share of a library's next call, which lasts until `end_call`."""
+        """Return the share of a library's next call, which lasts until `end_call`."""
         self.end_call()
         self._running = self._calls.setdefault(amount, Calls(amount))
         self._running.began = self._now()
         return self._running.next_amount()
 
     def items(self, total: int, enough: int) -> Iterator[int]:
-        """Count so many of some items; the others last as long as the last of these."""
+        """Count the first items, and add the time of the others.
+
+        Each of those is taken to last as long as the last that was counted.
+
+        Args:
+            total: The number of items.
+            enough: How many to count.
+        """
         self.end_call()
         for place in range(total):
             began = self._now()

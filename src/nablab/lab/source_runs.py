@@ -51,7 +51,7 @@ class SourceRun:
 
     @contextmanager
     def _damage_said(self, needed: Needs) -> Iterator[None]:
-        """Around reading: a damaged trial becomes a sentence with the remedy."""
+        """Turn a damaged trial that is read inside into a sentence with the remedy."""
         try:
             yield
         except CorruptTrial as damage:

@@ -1,13 +1,13 @@
 """What a loop saves of the objects that it changes.
 
-Plain data in JSON and arrays, and back, to the last bit.
+Their state becomes plain data in JSON and arrays, and is given back to the last bit.
 
 A part of a state is anything with ``state_dict()`` and ``load_state_dict(...)`` (a
 network, an optimizer, a class of the user's), a dataclass, or a generator of random
 numbers. What it gives must be made of mappings, lists, tuples, arrays, tensors,
 numbers, strings, truth values and None. Nothing is pickled.
 
-PyTorch is not imported: a tensor can only be met where somebody else has imported it.
+PyTorch is not imported: a tensor can only occur where other code has imported it.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Packed:
 
 
 def names_of(state: Any) -> list[str]:
-    """The names of a state's parts: one that is empty for a single object.
+    """Return the names of a state's parts; a single object has one empty name.
 
     Raises:
         UsageError: A part has no state that could be saved and restored.
@@ -119,7 +119,7 @@ def give(state: Any, packed: Packed) -> None:
 
 
 def _parts(state: Any) -> dict[str, Any]:
-    """The objects of a state by name.
+    """Return the objects of a state by name.
 
     A network that is a mapping, too (``nn.ModuleDict``), is one object.
     """
@@ -161,7 +161,7 @@ def _is_generator(part: Any) -> bool:
 
 
 def _taken(part: Any, path: str) -> Any:
-    """The state of one object as plain data.
+    """Return the state of one object as plain data.
 
     Parts inside a dataclass are taken down in their turn.
     """
@@ -244,9 +244,10 @@ def unpack(packed: Packed) -> Any:
 
 
 def _packed(value: Any, path: str, into: Packed) -> Any:
-    """The JSON of a value.
+    """Return the JSON of a value.
 
-    What is no list and no plain value is an object with one telling name.
+    What is neither a list nor a plain value becomes an object whose first name tells
+    its kind.
     """
     kind = type(value)
     if kind in PLAIN:
@@ -304,7 +305,8 @@ def _packed_array(array: Array, path: str, into: Packed) -> dict[str, Any]:
             "can hold numbers, truth values, texts and dates; keep the fields of a "
             "structured array in arrays of their own."
         )
-    # Which way the numbers lie decides how BLAS adds them up, and so the last digits.
+    # The order of the numbers in memory decides how BLAS adds them up, and so the last
+    # digits.
     turned = array.flags.f_contiguous and not array.flags.c_contiguous
     own = np.array(
         array.T if turned else array, order="C", copy=True if into.copies else None
@@ -381,10 +383,10 @@ def _unpacked_scalar(facts: Any, structure: Any, arrays: Mapping[str, Array]) ->
 
 
 def _unpacked_tensor(facts: Any, structure: Any, arrays: Mapping[str, Array]) -> Any:
-    import torch  # somebody who had imported it saved the tensor
+    import torch  # only code that had imported it can have saved the tensor
 
     tensor = torch.empty(facts["shape"], dtype=getattr(torch, facts["dtype"]))
-    if tensor.numel():  # PyTorch does not look at nothing as bytes
+    if tensor.numel():  # PyTorch cannot view an empty tensor as bytes
         data = torch.from_numpy(_unpacked_array(facts["bytes"], structure, arrays))
         tensor.view(-1).view(torch.uint8).copy_(data)
     tensor = tensor.to(facts.get("device", "cpu"))
@@ -403,7 +405,7 @@ _MAKERS = {
 
 
 def _torch() -> Any:
-    """PyTorch if anybody has imported it: else nothing here can be a tensor."""
+    """Return PyTorch if it has been imported: else nothing here can be a tensor."""
     return sys.modules.get("torch")
 
 
@@ -413,7 +415,7 @@ def _is_tensor(value: Any) -> bool:
 
 
 def _kind(value: Any) -> str:
-    """What a value is, for a message.
+    """Say what a value is, for a message.
 
     >>> _kind({1})
     'it is of type set'

@@ -27,7 +27,7 @@ STALE_SECONDS = 60.0  # a loaded cluster file system may lag by tens of seconds
 
 
 def read_state(folder: RunFolder) -> State:
-    """The true state of a run, whatever its last process managed to write.
+    """Return the true state of a run, whatever its last process managed to write.
 
     A damaged status counts as none: `RunFolder.damage` names it, and locks keep two
     processes apart.
@@ -40,13 +40,13 @@ def read_state(folder: RunFolder) -> State:
 
 
 def state_of(status: Status) -> State:
-    """The true state behind what a status says."""
+    """Return the true state behind what a status says."""
     if status.state != "running":
         return status.state
     here = status.host == socket.gethostname() and status.pid is not None
     if here and (status.process_started or not _STARTS_KNOWN):
         return "running" if _alive(status.pid, status.process_started) else "crashed"
-    # A clock that is ahead must not make a run last for ever.
+    # A clock that is ahead must not make a run seem to go on forever.
     fresh = abs(time.time() - status.heartbeat) < STALE_SECONDS
     return "running" if fresh and (not here or _alive(status.pid, None)) else "crashed"
 
@@ -91,7 +91,7 @@ class Heartbeat:
         try:
             self._write(self._state, durable=True)
         except StoreError:
-            if error is None:  # with an error on its way out, that one is the news
+            if error is None:  # an error on its way out matters more than this one
                 raise
 
     def _beat(self) -> None:
@@ -128,8 +128,9 @@ def _alive(pid: int | None, started: str | None) -> bool:
 
 
 def _process_started(pid: int) -> str | None:
-    """The kernel's start time of a process, which tells a reused pid apart (Linux; None
-    elsewhere).
+    """Return the kernel's start time of a process, which tells a reused pid apart.
+
+    It is None on systems other than Linux.
     """
     try:
         text = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")

@@ -1,5 +1,6 @@
-"""A request to stop, which every worker of a run sees, whatever process or machine it
-lives on.
+"""A request to stop that every worker of a run sees.
+
+It does not matter on which machine or in which process the worker lives.
 """
 
 from __future__ import annotations
@@ -24,11 +25,10 @@ _asked_here = threading.Event()  # this process was told to end
 
 @dataclass(frozen=True)
 class StopToken:
-    """A file whose absence asks everybody who holds the token to finish their step and
-    save.
+    """A file whose absence asks all holders of the token to finish their step and save.
 
-    Its absence and not its presence: a full disk cannot keep a request from being made,
-    and a run whose folder is deleted stops instead of filling it again.
+    Its absence asks, and not its presence: so a full disk cannot keep a request from
+    being made, and a run whose folder is deleted stops instead of filling it again.
 
     A worker may live on another machine, so nothing here knows of processes; one whose
     own process was told to end says `ask_this_process`.
@@ -41,7 +41,7 @@ class StopToken:
 
     @classmethod
     def create(cls, folder: Path) -> StopToken:
-        """A new token in a run's folder: whoever holds it may work.
+        """Create a token in a run's folder: whoever holds it may work.
 
         Raises:
             StoreError: The folder cannot be written.
@@ -60,22 +60,22 @@ class StopToken:
             self.path.unlink(missing_ok=True)
 
     def requested(self) -> bool:
-        """Whether somebody asked to stop, everybody or this process."""
+        """Tell whether somebody asked all workers, or this process, to stop."""
         return _asked_here.is_set() or not self.path.exists()
 
 
 def ask_this_process() -> None:
-    """Ask the work of this process to stop, and that of no other.
+    """Ask the work of this process to stop, and that of no other process.
 
-    It was told to end, or whoever gave it the work is gone.
+    The process was told to end, or whoever gave it the work is gone.
     """
     _asked_here.set()
 
 
 def end_signals() -> list[signal.Signals]:
-    """What asks a process to end.
+    """Return the signals that ask a process to end.
 
-    Ctrl-C, a batch system's warning, a closed terminal (not under nohup).
+    They are Ctrl-C, a batch system's warning, and a closed terminal (not under nohup).
     """
     found = [signal.SIGINT, signal.SIGTERM]
     if (
@@ -87,11 +87,10 @@ def end_signals() -> list[signal.Signals]:
 
 
 def shield_resource_tracker() -> None:
-    """Start Python's process that keeps account of pools so that a closed terminal does
-    not end it.
+    """Start Python's resource tracker so that a closed terminal does not end it.
 
-    It ignores Ctrl-C and SIGTERM by itself, but not SIGHUP; without it, workers that
-    end well print errors.
+    This process keeps account of pools. It ignores Ctrl-C and SIGTERM by itself, but
+    not SIGHUP; without it, workers that end well print errors.
     """
     if (
         not hasattr(signal, "SIGHUP")
@@ -108,12 +107,10 @@ def shield_resource_tracker() -> None:
 
 @contextlib.contextmanager
 def saving_when_told_to_end() -> Iterator[None]:
-    """In a worker process.
+    """Let SIGTERM and SIGHUP inside ask to stop, in a worker process.
 
-    SIGTERM and SIGHUP, which batch systems send to all processes, ask to stop.
-
-    The worker finishes its step, saves, sends its answer and leaves, even if nobody
-    gives it leave to.
+    Batch systems send them to all processes. The worker finishes its step, saves, sends
+    its answer and exits, even if nobody tells it to.
     """
     in_worker = multiprocessing.parent_process() is not None
     if not in_worker or threading.current_thread() is not threading.main_thread():

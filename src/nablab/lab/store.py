@@ -9,9 +9,9 @@
                            and the weights that were kept
         provenance/        per condition: where and how long its trials were trained,
                            and their notes
-        checkpoints/       of trainings and loops in work; gone when the condition's
+        checkpoints/       of unfinished trainings and loops; gone when the condition's
                            trials are done
-        progress/          one small file per condition in training, for who watches
+        progress/          one small file per condition in training, for whoever watches
         locks/             who works on which condition
         failures/          the traceback of a condition that raised an error
         verdicts.json, figures/, report.html
@@ -46,7 +46,7 @@ SYSTEM = ("lost+found",)
 
 
 def _own_data(experiment: Experiment) -> dict[str, str]:
-    """Hashes of the user's own data among what the experiment reads."""
+    """Return hashes of the user's own data among what the experiment reads."""
     from nablab.data import data_set_of, source_hash
 
     hashes = {
@@ -56,9 +56,9 @@ def _own_data(experiment: Experiment) -> dict[str, str]:
 
 
 def _own_code(experiment: Experiment) -> dict[str, str]:
-    """The hash of the user's code that defines the experiment.
+    """Return the hash of the user's code that defines the experiment.
 
-    Nablab's own have a ``version``.
+    Nablab's own experiments have a ``version`` instead.
     """
     code = fresh_imports.code_of_class(type(experiment))
     return {"the experiment's code": code.sha256} if code else {}
@@ -94,7 +94,7 @@ class Identity:
         replicas: str = "auto",
         weights_from: Mapping[str, str] | None = None,
     ) -> Identity:
-        """The identity of a configured experiment on a device.
+        """Return the identity of a configured experiment on a device.
 
         Args:
             experiment: The configured experiment.
@@ -127,7 +127,7 @@ class Identity:
         return files.seal(self.to_dict())[:ID_DIGITS]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types."""
+        """Return the fields as plain JSON types."""
         return {
             "experiment": self.experiment,
             "version": self.version,
@@ -169,7 +169,7 @@ class Store:
         return folder
 
     def runs(self) -> list[RunFolder]:
-        """All runs here, the latest used first.
+        """Return all runs here, the latest used first.
 
         Raises:
             StoreError: The store or a folder in it cannot be read.
@@ -184,9 +184,11 @@ class Store:
         return sorted(found, key=lambda run: run.changed, reverse=True)
 
     def find(self, reference: str) -> RunFolder:
-        """The run that a user means.
+        """Find the run that a user means.
 
-        A run id or its beginning, an experiment (its latest run), or a folder.
+        Args:
+            reference: A run id or its beginning, an experiment (its latest run is
+                meant), or a folder.
 
         Raises:
             UsageError: Nothing or more than one run fits.
@@ -224,7 +226,7 @@ class Store:
 
 
 def _folders(parent: Path | str) -> list[str]:
-    """The folders in a folder, by name; none if it does not exist.
+    """Return the folders in a folder, by name; none if it does not exist.
 
     Raises:
         StoreError: It cannot be read.
@@ -258,19 +260,19 @@ class RunFolder:
     # What was asked for
 
     def config(self) -> contents.Config:
-        """The content of ``config.json``.
+        """Return the content of ``config.json``.
 
         Raises:
-            StoreError: It is missing, damaged, or of another id than it says; or a
-                newer nablab wrote it.
+            StoreError: It is missing, damaged, or belongs to another id than it says;
+                or a newer nablab wrote it.
         """
         path = self.path / "config.json"
         try:
             value = reading.read_object(path)
             if value is None:
                 raise StoreError(
-                    f"{path} is missing: this folder is no run, or it was lost. "
-                    "The run's command writes it anew and keeps every trial."
+                    f"{path} is missing: this folder is not a run, or the file was "
+                    "lost. The run's command writes it again and keeps every trial."
                 )
             written = value.get("format")
             if isinstance(written, int) and written > FORMAT:
@@ -281,8 +283,8 @@ class RunFolder:
                 )
             body = reading.unsealed(value)
             config: contents.Config = reading.fit(body, contents.Config)
-            # Whatever an identity holds is under the hash, also what this version does
-            # not know.
+            # Whatever an identity holds is under the hash, including what this version
+            # does not know.
             identity = {
                 name: part for name, part in body.items() if name not in NO_IDENTITY
             }
@@ -300,7 +302,7 @@ class RunFolder:
         return self.config().run_id
 
     def status(self) -> contents.Status | None:
-        """The content of ``status.json``, or None if there is none.
+        """Return the content of ``status.json``, or None if the file is absent.
 
         Raises:
             Damaged: It cannot be read or does not fit.
@@ -308,9 +310,9 @@ class RunFolder:
         return reading.read(self.path / "status.json", contents.Status)
 
     def environment(self) -> Mapping[str, Level]:
-        """The facts in ``environment.json``, which earlier versions wrote.
+        """Return the facts in ``environment.json``, which earlier versions wrote.
 
-        None if there is none.
+        There are none if the file is absent.
 
         Raises:
             Damaged: It cannot be read or does not fit.
@@ -326,7 +328,7 @@ class RunFolder:
         return found.facts
 
     def verdicts(self) -> contents.Verdicts | None:
-        """What ``verdicts.json`` says of each claim, or None if there is none.
+        """Return what ``verdicts.json`` says of each claim, or None if it is absent.
 
         Raises:
             Damaged: It cannot be read or does not fit.
@@ -334,8 +336,9 @@ class RunFolder:
         return reading.read(self.path / "verdicts.json", contents.Verdicts)
 
     def damage(self) -> list[str]:
-        """A sentence for every damaged file beside the trials and ``config.json``,
-        which a report needs.
+        """Return a sentence for every damaged file.
+
+        Trials are not looked at here, nor is ``config.json``, which a report needs.
         """
         found = []
         made = sorted((self.path / "provenance").glob("*.json"))
@@ -349,7 +352,7 @@ class RunFolder:
         return found
 
     def read_json(self, name: str) -> dict[str, Any] | None:
-        """The fields of a JSON file of the run, or None if it is absent or damaged."""
+        """Return the fields of a JSON file of the run; None if absent or damaged."""
         try:
             value = reading.read_object(self.path / name)
             return None if value is None else reading.unsealed(value)
@@ -378,20 +381,20 @@ class RunFolder:
         return trials.condition_key(condition)
 
     def trial_path(self, condition: Condition, seed: int) -> Path:
-        """The folder of one trial."""
+        """Return the folder of one trial."""
         return self.path / "trials" / f"{self.condition_key(condition)}-s{seed}"
 
     def write_trial(self, record: Record) -> None:
         """Keep a finished trial.
 
-        Arrays and weights, then ``trial.json``, which makes it count.
+        Arrays and weights are written first, then ``trial.json``, which makes it count.
         """
         trials.write(
             self.trial_path(record.condition, record.seed), record, run_id=self.run_id
         )
 
     def read_trial(self, condition: Condition, seed: int) -> Record | None:
-        """One trial, or None if it was not finished.
+        """Return one trial, or None if it was not finished.
 
         Raises:
             CorruptTrial: Its files are damaged or another trial's.
@@ -401,8 +404,9 @@ class RunFolder:
         return record and replace(record, condition=condition)
 
     def trials(self) -> Iterator[Record | CorruptTrial]:
-        """All finished trials in the folder, damaged ones as the error that says what
-        is wrong.
+        """Yield all finished trials in the folder.
+
+        For a damaged one it yields the error that says what is wrong.
 
         Raises:
             StoreError: The folder cannot be read, or a newer nablab wrote a trial.
@@ -417,9 +421,9 @@ class RunFolder:
                     yield record
 
     def count_trials(self) -> tuple[int, list[CorruptTrial]]:
-        """How many trials are finished and seem whole, and what is damaged.
+        """Count the trials that are finished and seem whole; name what is damaged.
 
-        Reads no arrays.
+        This reads no arrays.
 
         Raises:
             StoreError: The folder or ``config.json`` cannot be read, or a newer nablab
@@ -436,18 +440,21 @@ class RunFolder:
     def records(
         self, conditions: Sequence[Condition], seeds: int | None = None
     ) -> Records:
-        """The finished, undamaged trials of these conditions; see `survey`."""
+        """Return the finished, undamaged trials of these conditions; see `survey`."""
         return self.survey(conditions, seeds)[0]
 
     def survey(
         self, conditions: Sequence[Condition], seeds: int | None = None
     ) -> tuple[Records, list[CorruptTrial]]:
-        """The finished trials of these conditions, in their order, then by seed, and
-        what is damaged.
+        """Read the trials of these conditions, and find what is damaged.
 
         Args:
             conditions: What the experiment lists.
             seeds: Only seeds below this number; None for all.
+
+        Returns:
+            The finished trials, in the order of the conditions, then by seed; and what
+            is damaged.
         """
         order = {
             self.condition_key(condition): place
@@ -461,7 +468,7 @@ class RunFolder:
                 continue
             place = order.get(self.condition_key(trial.condition))
             if place is not None and (seeds is None or trial.seed < seeds):
-                # Its levels as the experiment has them: JSON lacks infinity.
+                # The levels are taken from the experiment: JSON lacks infinity.
                 found.append(
                     (place, trial.seed, replace(trial, condition=conditions[place]))
                 )
@@ -472,7 +479,7 @@ class RunFolder:
     # Work in progress
 
     def checkpoint_path(self, condition: Condition, part: int) -> Path:
-        """The checkpoint of the ``part``-th training within a condition."""
+        """Return the checkpoint of the ``part``-th training within a condition."""
         return (
             self.path
             / "checkpoints"
@@ -480,9 +487,7 @@ class RunFolder:
         )
 
     def checkpoints(self, condition: Condition) -> list[Path]:
-        """The checkpoints there are of a condition, and the file that says which seeds
-        they are of.
-        """
+        """Return the checkpoints of a condition and the file that names their seeds."""
         key, folder = (
             glob.escape(self.condition_key(condition)),
             self.path / "checkpoints",
@@ -494,7 +499,7 @@ class RunFolder:
     def remove_leftovers(self, condition: Condition) -> None:
         """Remove what a killed process was writing for this condition.
 
-        Only for who holds its lock.
+        Only the holder of its lock may do this.
         """
         key = self.condition_key(condition)
         for folder in self.path.glob(f"trials/{glob.escape(key)}-s*"):
@@ -503,18 +508,18 @@ class RunFolder:
             remove_leftovers(self.path / name, f"{glob.escape(key)}*")
 
     def lock_path(self, condition: Condition) -> Path:
-        """The lock file of a condition."""
+        """Return the lock file of a condition."""
         return self.path / "locks" / f"{self.condition_key(condition)}.lock"
 
     def progress_path(self, condition: Condition) -> Path:
-        """The progress file of a condition."""
+        """Return the progress file of a condition."""
         return self.path / "progress" / f"{self.condition_key(condition)}.json"
 
     def failure_path(self, condition: Condition) -> Path:
-        """The failure file of a condition."""
+        """Return the failure file of a condition."""
         return self.path / "failures" / f"{self.condition_key(condition)}.json"
 
 
 def default_root() -> Path:
-    """Where runs go: ``NABLAB_STORE``, else ``runs`` in the current folder."""
+    """Return where runs go: ``NABLAB_STORE``, else ``runs`` in the current folder."""
     return Path(os.environ.get("NABLAB_STORE") or "runs")

@@ -1,6 +1,6 @@
 """The weights that trainings leave.
 
-Whose they are, what they are called, and how much of them is kept.
+It is settled here whose they are, what they are called, and how much of them is kept.
 """
 
 from __future__ import annotations
@@ -18,15 +18,16 @@ if TYPE_CHECKING:
     from nablab.training.result import At
 
 HEADER = (
-    # bytes that name, kind and shape of a tensor take in a safetensors file, at most
-    # but for odd names
+    # the most bytes that name, kind and shape of a tensor take in a safetensors file,
+    # unless names are very long
     256
 )
 
 
 class Owners:
-    """Remembers which trial asked for which seed, and so whose network a training made
-    of it.
+    """Remembers which trial asked for which seed.
+
+    So it tells whose network a training made from the seed.
 
     Trials of several conditions may share a seed on purpose, so that a seed alone does
     not name its trial.
@@ -48,7 +49,11 @@ class Owners:
             asked.append(trial)
 
     def of(self, seeds: Sequence[int]) -> list[Trial] | None:
-        """The trial of each network of a training; None if the seeds do not tell."""
+        """Return the trial of each network of a training; None if that is not known.
+
+        Args:
+            seeds: The seed of each network.
+        """
         found = self._in_order(seeds) or self._by_seed(seeds)
         if found is None:
             return None
@@ -64,7 +69,7 @@ class Owners:
         return self._asked.get(seed) or self._had.get(seed) or []
 
     def _in_order(self, seeds: Sequence[int]) -> list[Trial] | None:
-        """One network for each trial, as experiments usually train."""
+        """Return all trials if each has one network, as experiments usually train."""
         if len(seeds) != len(self._trials):
             return None
         for trial, seed in zip(self._trials, seeds, strict=True):
@@ -74,8 +79,9 @@ class Owners:
         return list(self._trials)
 
     def _by_seed(self, seeds: Sequence[int]) -> list[Trial] | None:
-        """As many networks of a seed as trials asked for it, in the order in which they
-        did.
+        """Match the networks of each seed with the trials that asked for it, in order.
+
+        There must be as many of the one as of the other.
         """
         networks = Counter(seeds)
         if any(
@@ -95,15 +101,14 @@ def keep(
     draft: Draft,
     most: int,
 ) -> bool:
-    """Keep final and best weights of one network in the draft of its trial, as far as
-    there is room.
+    """Keep final and best weights of one network, as far as there is room.
 
     Args:
         training: What trained it.
-        place: Of the trial among those that are run.
-        replica: Of the network in the training.
+        place: The place of the trial among those that are run.
+        replica: The place of the network in the training.
         layers: Everything that was said so far, the draft too.
-        draft: Where to keep them.
+        draft: The trial's draft, where they are kept.
         most: Bytes that the trial's trainings may take in all.
 
     Returns:
@@ -135,7 +140,7 @@ def keep(
 
 
 def note_of(most: int) -> str:
-    """What to tell the user where something was left out."""
+    """Return what to tell the user where something was left out."""
     return (
         f"Weights beyond {in_words(most)} a trial were not kept. --keep-weights SIZE "
         "keeps more, of trials that are still to be trained."
@@ -147,7 +152,7 @@ def _is_final(name: str) -> bool:
 
 
 def _packed(training: Training, replica: int, at: At, left: int) -> Packed | None:
-    """The weights of one network, or None where they take more than is left."""
+    """Pack the weights of one network; return None if they take more than is left."""
     if _size(training, replica) > left + HEADER * len(training.parameters()):
         return None  # of a large network not even a copy is made
     packed = pack(training.module(replica, at=at))
@@ -155,7 +160,7 @@ def _packed(training: Training, replica: int, at: At, left: int) -> Packed | Non
 
 
 def _size(training: Training, replica: int) -> int:
-    """About how many bytes the weights of one network take in a file, rather too many."""
+    """Estimate, rather too high, the bytes of one network's weights in a file."""
     tensors = training.parameters().values()
     return sum(
         tensor[replica].numel() * tensor.element_size() + HEADER for tensor in tensors
@@ -163,7 +168,7 @@ def _size(training: Training, replica: int) -> int:
 
 
 def _differs(training: Training, replica: int) -> bool:
-    """Whether the best weights are others than the final ones."""
+    """Tell whether the best weights differ from the final ones."""
     final, best = training.parameters(), training.parameters(at="best")
     return any(
         not tensor[replica].equal(best[name][replica]) for name, tensor in final.items()

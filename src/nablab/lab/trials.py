@@ -1,8 +1,9 @@
 """A trial on the disk.
 
-``trial.json``, which is written last and says "done", ``arrays.npz``, and weights.
+It consists of ``trial.json``, which is written last and says "done", ``arrays.npz``,
+and weights.
 
-A trial is believed if all files have the bytes that were written, and if it lies where
+A trial is trusted if all files have the bytes that were written, and if it lies where
 it belongs: in the folder of its condition and seed, in the run that it names.
 """
 
@@ -31,13 +32,11 @@ TRIALS_KEPT = 32
 
 
 class CorruptTrial(reading.Damaged):
-    """A trial's files do not agree with their checksums or their place, or cannot be
-    read.
-    """
+    """A trial's files disagree with their checksums or place, or cannot be read."""
 
 
 def condition_key(condition: Condition) -> str:
-    """A name for files: readable first, unique by the hash at its end."""
+    """Make a name for files: readable first, unique by the hash at its end."""
     digest = files.sha256(files.canonical_json(dict(condition)))[:8]
     return f"{condition.slug}-{digest}"
 
@@ -45,7 +44,7 @@ def condition_key(condition: Condition) -> str:
 def write(folder: Path, record: Record, *, run_id: str) -> None:
     """Keep a finished trial in its folder.
 
-    Arrays and weights, then ``trial.json``, which makes it count.
+    Arrays and weights are written first, then ``trial.json``, which makes it count.
     """
     arrays = {f"array.{name}": values for name, values in record.arrays.items()}
     for name, curve in record.curves.items():
@@ -70,14 +69,18 @@ def write(folder: Path, record: Record, *, run_id: str) -> None:
         body["weights_left_out"] = dict(record.weights_left_out)
     files.write_json(folder / "trial.json", files.sealed(body))
     named = {facts["file"] for facts in weights.values()}
-    # of the damaged trial that this one takes the place of
+    # files of the damaged trial that this one replaces
     for path in folder.glob("weights-*.safetensors"):
         if path.name not in named:
             path.unlink(missing_ok=True)
 
 
 def _write_weights(folder: Path, record: Record) -> dict[str, dict[str, Any]]:
-    """Write each of the weights once; return what ``trial.json`` says of them, by name."""
+    """Write each of the weights once.
+
+    Returns:
+        What ``trial.json`` says of them, by name.
+    """
     found: dict[str, dict[str, Any]] = {}
     by_content: dict[str, dict[str, Any]] = {}
     for name, tensors in record.weights.items():
@@ -151,7 +154,7 @@ class StoredArrays(Mapping[str, Any]):
 
 
 def checked_bytes(path: Path, digest: str) -> bytes:
-    """The bytes of a trial's arrays or weights, after checking its hash.
+    """Return the bytes of a trial's arrays or weights, after checking the file's hash.
 
     Raises:
         CorruptTrial: The file is absent, or is not what was written.
@@ -187,13 +190,14 @@ def load_arrays(path: Path, digest: str) -> dict[str, npt.NDArray[Any]]:
 
 
 def read_facts(folder: Path, run_id: str) -> contents.Trial | None:
-    """Read ``trial.json`` in a trial's folder and hold it against its place.
-
-    None if it is not finished.
+    """Read ``trial.json`` in a trial's folder and check that it belongs there.
 
     Args:
         folder: The trial's folder, whose name says condition and seed.
         run_id: The run that it lies in.
+
+    Returns:
+        What it says; None if the trial is not finished.
 
     Raises:
         CorruptTrial: It is damaged or another trial's.
@@ -221,7 +225,11 @@ def read_facts(folder: Path, run_id: str) -> contents.Trial | None:
 
 
 def _check_place(trial: contents.Trial, folder: Path, run_id: str) -> None:
-    """A folder that was copied or renamed must not pass for another trial."""
+    """Refuse a folder that was copied or renamed: it must not pass as another trial.
+
+    Raises:
+        Misfit: It is not the folder of this trial, or not in its run.
+    """
     if "self" in trial.condition:
         raise reading.Misfit("a factor cannot be called 'self'")
     condition = Condition(**trial.condition)
@@ -236,9 +244,9 @@ def _check_place(trial: contents.Trial, folder: Path, run_id: str) -> None:
 
 
 def check(folder: Path, run_id: str) -> bool:
-    """Whether a trial is finished.
+    """Tell whether a trial is finished.
 
-    Arrays and weights are looked at by their sizes alone, which costs little.
+    Of arrays and weights only the sizes are checked, which costs little.
 
     Raises:
         CorruptTrial: A file is damaged, absent or another trial's.
@@ -267,7 +275,8 @@ def _check_size(path: Path, expected: int | None) -> None:
 def read(folder: Path, run_id: str) -> Record | None:
     """Read a trial's folder and check all of its files.
 
-    None if the trial is not finished.
+    Returns:
+        The record; None if the trial is not finished.
 
     Raises:
         CorruptTrial: A file is damaged, absent or another trial's.

@@ -1,5 +1,6 @@
-"""One piece of work: all pending trials of a group of conditions, done by whoever holds
-its lock.
+"""One piece of work: all pending trials of a group of conditions.
+
+Whoever holds its lock does it.
 """
 
 from __future__ import annotations
@@ -26,19 +27,19 @@ from nablab.lab.trials import CorruptTrial
 
 @dataclass(frozen=True)
 class Work:
-    """What an executor is given.
+    """What an executor is given: conditions that may train in one batch, with seeds.
 
-    Conditions that may train in one batch, with their seeds. Picklable.
+    It is picklable.
 
     Attributes:
         experiment: The configured experiment.
         conditions: What to run: one condition, or those that differ by
             `Experiment.batch_over` alone.
-        seeds: Number of seeds of each that are wanted: 0 to seeds - 1.
+        seeds: Number of seeds that are wanted of each: 0 to seeds - 1.
         folder: The run's folder.
         device: Where to train.
         replicas: How to train replicas.
-        stop: The request to stop, to be looked at.
+        stop: The request to stop, to be checked.
         keep_weights: Bytes of the weights that trainings may leave in each trial.
         sources: The runs that it takes weights from, by their experiments.
     """
@@ -69,7 +70,7 @@ class Outcome:
             be written).
         trained: Trials that were run now.
         seconds: Wall time.
-        message: What went wrong, for people.
+        message: What went wrong, for a reader.
         notes: What was chosen automatically.
         damage: What of the store was damaged and is done again; a part of the notes.
     """
@@ -85,10 +86,12 @@ class Outcome:
 def pending_seeds(
     folder: RunFolder, conditions: Sequence[Condition], seeds: int
 ) -> tuple[list[int], list[str]]:
-    """The seeds that some condition lacks, and a message for every damaged trial among
-    them.
+    """Find the seeds that some condition lacks.
 
-    Conditions that train in one batch run a seed together, whoever of them lacks it.
+    Conditions that train in one batch run a seed together, whichever of them lacks it.
+
+    Returns:
+        The seeds in order, and a message for every damaged trial among them.
     """
     pending: set[int] = set()
     damaged = []
@@ -224,8 +227,9 @@ def _marker(folder: RunFolder, condition: Condition) -> str:
 
 
 def _forget_progress(folder: RunFolder, condition: Condition) -> None:
-    """Remove checkpoints and progress of a finished condition, those of a killed
-    process too.
+    """Remove checkpoints and progress of a finished condition.
+
+    Those that a killed process left are removed, too.
     """
     for path in folder.checkpoints(condition):
         path.unlink(missing_ok=True)
@@ -235,10 +239,10 @@ def _forget_progress(folder: RunFolder, condition: Condition) -> None:
 def _seeds_begun(
     folder: RunFolder, condition: Condition, pending: list[int], damaged: list[str]
 ) -> list[int]:
-    """The seeds of a batch that was interrupted, if any of them is still pending.
+    """Return the seeds of an interrupted batch, if any of them is still pending.
 
-    What says so may be damaged: that is added to ``damaged``, and no seed is taken from
-    it.
+    The file that names them may be damaged: that is added to ``damaged``, and no seed
+    is taken from it.
 
     The whole batch is run again with its checkpoint, even if some of its trials were
     already written: rounding may depend on who shares a batch, and a resumed run must

@@ -18,13 +18,17 @@ T = TypeVar("T")
 
 
 def open_store(root: str | Path | None = None) -> Store:
-    """The store at ``root``, or the default one."""
+    """Return the store at ``root``, or the default one."""
     return Store(Path(root) if root is not None else default_root())
 
 
 def open_run(reference: str, store: str | Path | None = None) -> Run:
-    """Open a run by its id, the beginning of its id, its experiment (the latest run),
-    or its folder.
+    """Open a run of the store.
+
+    Args:
+        reference: Its id, the beginning of its id, its experiment (the latest run is
+            opened), or its folder.
+        store: The folder of runs; ``NABLAB_STORE`` or ``runs`` if None.
 
     Raises:
         UsageError: There is no such run.
@@ -54,7 +58,7 @@ def open_run(reference: str, store: str | Path | None = None) -> Run:
 
 
 def _whole(look: Callable[[], T]) -> T | None:
-    """What a file of the run says, or None if it is damaged.
+    """Return what a file of the run says, or None if it is damaged.
 
     `Run.damage` names it then.
     """

@@ -14,14 +14,14 @@ MOST_SHOWN = 12
 def pick_condition(
     conditions: Sequence[Condition], wanted: Mapping[str, Level] | str
 ) -> Condition:
-    """The one condition that has these levels.
+    """Return the one condition that has these levels.
 
     >>> conditions = [Condition(model="deep", width=2), Condition(model="deep", width=4)]
     >>> pick_condition(conditions, "width=4"), pick_condition(conditions, {"width": 2})
     (Condition(model='deep', width=4), Condition(model='deep', width=2))
 
     Args:
-        conditions: To choose from.
+        conditions: The conditions to choose from.
         wanted: Levels by factor, as many as it takes; or a text such as ``model=deep,
             width=4``.
 
@@ -64,9 +64,10 @@ def pick_condition(
 
 
 def _parse(text: str, factors: Sequence[str]) -> dict[str, Level]:
-    """Levels may hold commas and equal signs.
+    """Read levels from a text such as ``model=deep, width=4``.
 
-    A factor's name with an equal sign begins the next one.
+    A level may hold commas and equal signs. A factor's name with an equal sign begins
+    the next one.
     """
     if not text.strip():
         return {}
@@ -78,7 +79,7 @@ def _parse(text: str, factors: Sequence[str]) -> dict[str, Level]:
         factor, equals, level = part.partition("=")
         if not equals:
             raise UsageError(
-                f"'{part.strip()}' is no level. Write factor=level; factors: "
+                f"'{part.strip()}' is not a level. Write factor=level; factors: "
                 f"{', '.join(factors)}."
             )
         found[factor.strip()] = level.strip()
@@ -86,7 +87,7 @@ def _parse(text: str, factors: Sequence[str]) -> dict[str, Level]:
 
 
 def _is(level: Level, wanted: Level) -> bool:
-    """Whether a level is the wanted one, which may be a text of it."""
+    """Tell whether a level is the wanted one, which may be a text of it."""
     if not isinstance(wanted, str) or isinstance(level, str):
         return level == wanted
     if isinstance(level, bool):

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from nablab.report.view import RunView
     from nablab.verdicts import Verdict
 
-MOST_SEEDS = 10_000  # of one condition; verdicts gain nothing long before
+MOST_SEEDS = 10_000  # of one condition; verdicts stop gaining from seeds long before
 REPORT_SECONDS = 120.0  # drawing takes seconds; a machine may be very busy
 
 
@@ -66,7 +66,9 @@ class Run:
 
     @property
     def state(self) -> State:
-        """``done``, ``running``, ``interrupted``, ``failed``, ``crashed`` or
+        """How far the run is.
+
+        It is ``done``, ``running``, ``interrupted``, ``failed``, ``crashed`` or
         ``incomplete``.
         """
         # another process may go on with the same run
@@ -102,7 +104,9 @@ class Run:
 
     @property
     def scalars(self) -> pd.DataFrame:
-        """Tidy: one row per (factors, seed, metric), with columns ``metric`` and
+        """The numbers of all trials as a tidy table.
+
+        It has one row per (factors, seed, metric), with columns ``metric`` and
         ``value``.
         """
         import pandas as pd
@@ -115,8 +119,12 @@ class Run:
         return pd.DataFrame(rows)
 
     def curves(self, name: str) -> pd.DataFrame:
-        """Tidy: one row per (factors, seed, step) of the curve, with columns ``steps``
-        and ``values``.
+        """Return a curve of all trials as a tidy table.
+
+        It has one row per (factors, seed, step), with columns ``steps`` and ``values``.
+
+        Args:
+            name: The curve, as the experiment called it.
 
         Raises:
             UsageError: No trial has a curve of that name.
@@ -139,13 +147,14 @@ class Run:
     def weights(
         self, condition: Mapping[str, Level] | str, seed: int, name: str = "final"
     ) -> dict[str, Tensor]:
-        """The weights that were kept of a trial, on the CPU, by their names in the
-        network.
+        """Return the weights that were kept of a trial, by their names in the network.
+
+        They are on the CPU.
 
         Args:
             condition: Levels by factor, as many as single it out; or a text such as
                 ``model=deep``.
-            seed: Of the trial, from 0.
+            seed: The trial's seed, counted from 0.
             name: ``"final"``, ``"best"``, ``"final-2"`` for the trial's second network,
                 or what the experiment called them.
 
@@ -183,11 +192,11 @@ class Run:
     def model(
         self, condition: Mapping[str, Level] | str, seed: int, *, at: str = "final"
     ) -> nn.Module:
-        """The trained network of a trial, rebuilt on the CPU in evaluation mode.
+        """Rebuild the trained network of a trial, on the CPU and in evaluation mode.
 
         Args:
             condition: As in `weights`.
-            seed: Of the trial, from 0.
+            seed: The trial's seed, counted from 0.
             at: The name of its weights, as in `weights`.
 
         Raises:
@@ -208,15 +217,16 @@ class Run:
     def objective(
         self, condition: Mapping[str, Level] | str, seed: int
     ) -> tuple[Any, tuple[Tensor, Tensor]]:
-        """The loss and the samples that the network of a trial was trained on, as
-        instruments take them.
+        """Return the loss and the samples that the network of a trial was trained on.
+
+        They have the form in which instruments take them.
 
         Args:
             condition: As in `weights`.
-            seed: Of the trial, from 0.
+            seed: The trial's seed, counted from 0.
 
         Raises:
-            UsageError: The experiment does not say it.
+            UsageError: The experiment does not say what they are.
             CodeError: The user's code raised an error.
         """
         where = pick_condition(self.experiment.conditions(), condition)
@@ -225,29 +235,31 @@ class Run:
             return self.experiment.objective(Trial(where, seed), lab)
 
     def _keeping(self, size: int) -> str:
-        """The command that makes this run anew and keeps so many bytes of weights in
-        each trial.
+        """Return the command that makes this run again and keeps more of the weights.
+
+        Args:
+            size: The bytes of weights to keep in each trial.
         """
         command = replace(self, keep_weights=MOST_BYTES).command
         more = f" --keep-weights {in_words(size)}" if size > MOST_BYTES else ""
         return f"{command}{more} --fresh"
 
     def _repr_html_(self) -> str:
-        """What a notebook shows of the run: the answer, and a row per claim."""
+        """Return what a notebook shows of the run: the answer, and a row per claim."""
         from nablab.report.notebook import summary
 
         page = self.folder.path / "report.html"
         return summary(self.experiment.question(), self.state, self.verdicts, page)
 
     def __repr__(self) -> str:
-        """What a Python prompt shows: which run it is, how far, and the answer."""
+        """Return what a Python prompt shows: which run, how far it is, the answer."""
         from nablab.report.notebook import in_lines
         from nablab.verdicts.answering import answer
 
         wanted = len(self.experiment.conditions()) * self.seeds
         name = f"Run of {self.experiment.name}, {self.folder.path.name}"
         page = self.folder.path / "report.html"
-        # a prompt and a debugger ask again and again: nothing may break off here
+        # a prompt and a debugger call this often: it must not raise
         try:
             with _named(f"Judging the run of {self.experiment.name}"):
                 done, said = len(self.records), answer(self.verdicts)
@@ -257,7 +269,7 @@ class Run:
         return in_lines(heading, [*self.messages, *([said] if said else [])], page)
 
     def view(self) -> RunView:
-        """What a report needs to know."""
+        """Collect what a report needs to know."""
         from nablab.report.view import RunView
 
         config, records = self.folder.config(), self.records
@@ -297,7 +309,7 @@ class Run:
             if source.startswith(WEIGHTS_OF):
                 words += ["--weights-from", value]
         root = self.folder.path.parent.parent
-        # else it was copied out
+        # otherwise the folder was copied elsewhere
         its_place = root / self.experiment.name / config.run_id == self.folder.path
         if its_place and root.resolve() != default_root().resolve():
             words += ["--store", str(root)]
@@ -306,9 +318,11 @@ class Run:
     def write(self, *, on_trouble: Callable[[str], None] = lambda _: None) -> Path:
         """Write verdicts, figures and the report into the run's folder.
 
-        Return the report's path.
+        Args:
+            on_trouble: Told what could not be drawn.
 
-        ``on_trouble`` hears of what could not be drawn.
+        Returns:
+            The report's path.
         """
         from nablab.report.page import write_report
 
@@ -343,7 +357,7 @@ class Run:
 
 @contextmanager
 def _named(doing: str) -> Iterator[None]:
-    """Around an experiment's code, which may raise anything: it becomes one sentence."""
+    """Turn whatever an experiment's code raises inside into one sentence."""
     try:
         yield
     except NablabError:
@@ -354,8 +368,9 @@ def _named(doing: str) -> Iterator[None]:
 
 @contextmanager
 def _alone_with_the_report(folder: RunFolder) -> Iterator[None]:
-    """Hold the report's lock, so that what a killed process was writing there can be
-    removed.
+    """Hold the report's lock inside.
+
+    So what a killed process was writing there can be removed.
     """
     import filelock
 

@@ -23,7 +23,7 @@ def with_sources(
         plan: What is to be run.
         store: Where the other runs are.
         weights_from: Runs to take, one per needed experiment at most, by id or path.
-            Where none is named, it is the finished run that was used last.
+            Where none is named, the finished run that was used last is taken.
 
     Returns:
         The plan with its `Plan.sources`.

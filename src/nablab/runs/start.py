@@ -65,15 +65,15 @@ def make_plan(
 
 
 def is_whole(number: Any) -> bool:
-    """Whether a value is a whole number; True and False are none here."""
+    """Tell whether a value is a whole number; True and False do not count as such."""
     return hasattr(number, "__index__") and not isinstance(number, bool)
 
 
 def check_device(device: str) -> None:
-    """Refuse a device that does not exist or is not here.
+    """Refuse a device that does not exist or that this machine lacks.
 
     Raises:
-        UsageError: With the devices that are here.
+        UsageError: It does; the text names the devices that are here.
     """
     if device not in DEVICES:
         raise unknown("device", device, DEVICES)
@@ -129,7 +129,8 @@ def run(
             as ``"20MB"`` or a number of bytes; 0 for none. `Run.weights` and
             `Run.model` give them back.
         weights_from: Runs to take weights from, by id, for an experiment that needs
-            those of another one; the finished run that was used last if none is named.
+            those of another one. If none is named, the finished run that was used last
+            is taken.
         progress: Show how far the run is: a table that is redrawn in a terminal or a
             notebook, else a line when a condition ends. None shows it in a terminal or
             a notebook and nowhere else. In a terminal it goes to standard error.
@@ -150,7 +151,7 @@ def run(
             overrides=overrides,
         )
         _check_jobs(jobs)
-        # with auto the run says when others help
+        # with auto the run tells the display when workers start
         processes = 1 if jobs == "auto" else jobs
         with shown(False if observer else progress, jobs=processes) as display:
             done = run_plan(
@@ -210,8 +211,10 @@ def _check_jobs(jobs: Any) -> None:
 def _executor(
     jobs: int | Literal["auto"], device: str, observer: Observer | None
 ) -> Executor:
-    """Who works: with ``auto`` helpers for every further core, where several processes
-    gain anything.
+    """Choose who works.
+
+    With ``auto``, helpers take every further core where several processes gain
+    anything.
     """
     if jobs == "auto":
         count = threads.cores() if device == "cpu" else 1
@@ -225,7 +228,7 @@ def _executor(
 
 
 def _fetch(experiment: Experiment) -> None:
-    """Have all data on this machine before any worker starts."""
+    """Fetch all data to this machine before any worker starts."""
     from nablab import data
 
     for name in map(data.data_set_of, experiment.data_sets()):
@@ -241,8 +244,11 @@ def rehearse(
 ) -> list[Estimate]:
     """Measure a few steps of every condition and estimate the whole.
 
-    Conditions that train in one batch are measured together. ``on_conditions`` hears of
-    them before.
+    Conditions that train in one batch are measured together.
+
+    Args:
+        plan: What is to be run.
+        on_conditions: Told the conditions that are measured next.
 
     Returns:
         One estimate for each of `Plan.groups`.

@@ -1,4 +1,4 @@
-"""Messages name options as the command line has them; a caller from Python has others."""
+"""Messages for Python: they name arguments instead of the command line's options."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def in_python(text: str) -> str:
 
 @contextmanager
 def told_in_python() -> Iterator[None]:
-    """Around what a program calls: errors name its arguments."""
+    """Let errors that are raised inside name arguments, as a program gives them."""
     try:
         yield
     except NablabError as error:
