@@ -1,4 +1,4 @@
-"""All that the terminal shows: the commands, the live table, tables and messages."""
+"""Everything the terminal shows: commands, the live table, tables and messages."""
 
 import gc
 

@@ -176,7 +176,7 @@ def run(
 
 
 def _named(tokens: Sequence[str], every: bool) -> Sequence[str]:
-    """The tokens, with the name of every experiment if that is asked for."""
+    """Return the tokens, or the names of all experiments if that is asked for."""
     if not every:
         return tokens
     from nablab import catalogue
