@@ -131,7 +131,7 @@ class LiveTable:
         return Group(table, foot)
 
     def _foot(self, progress: dict[Conditions, Progress]) -> str:
-        """How far the whole is, in one line where that fits."""
+        """Say how far the whole run is, in one line where that fits."""
         if self._stopping:
             return STOPPING
         done = sum(state.startswith("done") for state in self._states.values())
@@ -145,7 +145,7 @@ class LiveTable:
     def _shown(self, progress: dict[Conditions, Progress]) -> Sequence[Conditions]:
         """Return the conditions in work, then those that wait, then the rest.
 
-        In the experiment's order.
+        Each of these is in the experiment's order.
         """
         if len(self._states) <= ROWS:
             return list(self._states)

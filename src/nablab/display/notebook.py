@@ -43,7 +43,7 @@ class NotebookTable(LiveTable):
         )
 
     def close(self) -> None:
-        """Leave what was said."""
+        """Replace the table with what was said."""
         self._ended.set()
         if self._handle is not None:
             self._redrawing.join()
