@@ -70,7 +70,7 @@ def answered(question: Question) -> Table:
     for ask in question.asks:
         try:
             with warnings.catch_warnings():
-                # of old packages about their own future
+                # old packages warn of their own future
                 warnings.simplefilter("ignore")
                 reply = ask.reply()
         except Absent as reason:

@@ -26,7 +26,7 @@ WIDTHS = (50, 100, 200, 300, 500, 700, 1000, 1300, 1600, 2000)
 NOTEBOOK = "notebook loop"
 GIGABYTE = 1e9
 
-# What is run as a user runs it: words after `nablab run`, and the goals for its time.
+# Commands as a user gives them: words after `nablab run`, and the goals for their time.
 COMMANDS: tuple[tuple[tuple[str, ...], tuple[str, str] | None], ...] = (
     (("cnn-depth", "--preset", "fast"), ("20 s", "8 s")),
     (

@@ -63,7 +63,7 @@ def _seconds(race: Race, repeats: int, notes: list[str]) -> dict[str, list[float
         except Absent as reason:
             notes.append(f"No {name} in '{race.label}': {reason}")
     for name, side in sides.items():
-        side.work()  # the first call loads and compiles; it counts for nobody
+        side.work()  # the first call loads and compiles; it is not counted
         if side.share < 1:
             notes.append(
                 f"{race.label}: {name} did {significant(100 * side.share)} % of the "

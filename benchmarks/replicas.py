@@ -1,7 +1,7 @@
 """Replicas trained side by side, against PyTorch loops and JAX.
 
 All sides start from equal weights, and their losses must agree before any clock starts:
-an unequal race is no race. A ratio compares the seconds for 20,000 steps of all
+an unequal race is not a race. A ratio compares the seconds for 20,000 steps of all
 replicas, compilation included.
 """
 
@@ -27,14 +27,14 @@ CHECKED_STEPS = 50
 # Relative to the loss, over all steps and replicas. Measured: up to 5e-5 between the
 # sides as they are (float32 sums in another order); 4e-4 or more on the three deeper
 # networks for an epsilon ten times too large, 4e-3 for a learning rate 1 % too large,
-# 0.05 for a wrong place of epsilon or no bias correction.
+# 0.05 for epsilon in the wrong place or no bias correction.
 TOLERANCE = 3e-4
 
 OURS = "nablab"
 
 
 class UnequalRace(Exception):
-    """Two sides do not compute the same."""
+    """Two sides do not compute the same thing."""
 
 
 @dataclass(frozen=True)

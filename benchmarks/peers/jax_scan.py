@@ -6,7 +6,7 @@ cores (deep network, 300 points, 30 replicas):
 - Features first, :math:`W A` instead of :math:`A W^T`: 42 instead of 98 µs per
   replica-step.
 - One device per core with `pmap`, each with its share of the replicas: 14 instead of 42
-  µs, for one device runs such small operations on one core only. This is the second JAX
+  µs, since one device runs such small operations on one core only. This is the second JAX
   side.
 - At 4,000 points the activations of all replicas leave the cache. One replica after the
   other within each device (`lax.map` in place of `vmap`): 380 instead of 510 µs. At 300
@@ -32,7 +32,7 @@ from nablab.training.engine import FloatArray
 FLAGS = f"--xla_force_host_platform_device_count={usable_cores()}"
 
 MANY_POINTS = 1_000
-# by many points: a call of a second or so either way
+# by whether there are many points: a call takes about a second either way
 STEPS_PER_CALL = {False: 1_000, True: 100}
 
 

@@ -125,7 +125,7 @@ def print_dry_run(console: Console, facts: Mapping[str, Any]) -> None:
     if any(row["run_in_full"] for row in facts["conditions"]):
         more += (
             " What is marked 'run in full' calls none of lab.train, lab.steps, lab.each "
-            "and lab.budget: if it has a loop of its own, nothing of that could be "
+            "and lab.budget: if it has a loop of its own, none of that could be "
             "left out, so it was run to its end and thrown away."
         )
     console.print(

@@ -270,7 +270,7 @@ def _observer(quiet: bool, jobs: int | Literal["auto"]) -> Any:
 
     if quiet:
         return Quiet(errors)
-    # with auto the run says when others help
+    # with auto the run reports when other processes help
     processes = 1 if jobs == "auto" else jobs
     if output.is_terminal:
         return LiveTable(output, jobs=processes)

@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except NablabError as error:
         code = _fail(f"{error}", error, FAILED)
     except OSError as error:
-        # standard output; the store names files
+        # Errors of the store name a file: without one it is standard output.
         if error.errno == errno.ENOSPC and error.filename is None:
             errors.print(what_is_lost(error), markup=False)
             code = FAILED

@@ -137,7 +137,7 @@ def _check_memory(
         sum(p.numel() for p in model.parameters()), sum(len(x) for x, _ in batches), 1
     )
     expected = chosen.expected(size, **{**defaults, **options})
-    # an instrument refuses itself what makes no sense
+    # the instrument itself refuses options that make no sense
     if math.isfinite(expected.numbers):
         check_memory(
             FLOAT_BYTES * int(expected.numbers), f"{chosen.__name__} of this network"

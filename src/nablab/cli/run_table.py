@@ -151,5 +151,5 @@ def now_text(seconds: float) -> str:
             if seconds
             else "never"
         )
-    except (OverflowError, ValueError, OSError):  # a disk may say any time
+    except (OverflowError, ValueError, OSError):  # a disk may report any time
         return "?"

@@ -74,6 +74,6 @@ def notebook_display() -> Callable[..., Any] | None:
     shell = ipython.get_ipython() if ipython is not None else None
     if NOTEBOOK_SHELL not in (base.__name__ for base in type(shell).__mro__):
         return None
-    # by its name, since the checks of types have no IPython
+    # imported by name, since types are checked without IPython
     display: Callable[..., Any] = import_module("IPython.display").display
     return display

@@ -93,7 +93,7 @@ class Forecast:
             if self._trials.pop(conditions, 0) and conditions not in self._resumed:
                 if self._helped is not None and outcome.trained:
                     self._measure_again(self._begun.get(conditions, self._helped))
-                # none where it failed, or where another process did it
+                # there are none where it failed, or where another process did it
                 self._trained += len(outcome.trained)
                 self._seconds += outcome.seconds if outcome.trained else 0.0
             self._begin()

@@ -492,7 +492,7 @@ class RandomLabels(Experiment):
     def figures(self, records: Records) -> dict[str, Figure]:
         """Draw what random labels cost, both splits, and what comes first.
 
-        Both splits are drawn over the training.
+        Both splits are followed through training.
         """
         figures = {"outcome": self._outcome(records)}
         splits = _panels(records, SPLITS)

@@ -356,9 +356,9 @@ class ZeroGradient(Experiment):
             lab.array(trial, "eigenvalues", values)
 
     def stop(self, seed: int) -> int:
-        """Draw the step at which a training ends, in tens.
+        """Choose the step at which a training ends, in tens.
 
-        It is log-uniform up to `steps`.
+        It is drawn log-uniform up to `steps`.
         """
         import numpy as np
 

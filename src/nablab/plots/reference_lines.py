@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 # Value by name for all panels, or one such mapping per panel.
 References = Mapping[str, float] | Mapping[Level, Mapping[str, float]]
 DASHES = (0, (4, 3))
-# A label's ground is the page's color, for the label may cross lines or dots.
+# A label's ground is the page's color, since the label may cross lines or dots.
 GROUND = {"facecolor": PAPER, "edgecolor": "none", "alpha": 0.75, "pad": 1}
 
 

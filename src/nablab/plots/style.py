@@ -9,7 +9,7 @@ from typing import Any
 from nablab.contract import Level
 
 # Stand-ins that the SVG export turns into the page's text and background colors. In a
-# PNG they are as good as black and white.
+# PNG they look black and white.
 INK = "#010203"
 PAPER = "#fdfefd"
 
