@@ -1,4 +1,4 @@
 """How fast the laboratory is, as ratios measured side by side.
 
-``python -m benchmarks`` or ``make bench``.
+Run it by ``python -m benchmarks`` or ``make bench``.
 """

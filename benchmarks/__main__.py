@@ -45,7 +45,7 @@ def main(words: Sequence[str] | None = None) -> None:
 
 
 def say(text: str) -> None:
-    """Progress, beside the output."""
+    """Print progress to standard error, beside the output."""
     print(f"... {text}", file=sys.stderr, flush=True)
 
 

@@ -36,7 +36,7 @@ PACKAGES = {
 def measure(
     *, quick: bool = False, say: Callable[[str], None] = lambda text: None
 ) -> Findings:
-    """Ask everything of everyone.
+    """Ask every question of every tool.
 
     ``quick`` takes two questions of each kind, and one start.
     """
@@ -50,7 +50,7 @@ def measure(
 
 
 def versions() -> Table:
-    """Who is asked."""
+    """List the tools that are asked, and their versions."""
     rows = []
     for tool, package in PACKAGES.items():
         try:
@@ -62,12 +62,15 @@ def versions() -> Table:
 
 
 def answered(question: Question) -> Table:
-    """Ask all, one after the other; who is absent is said below."""
+    """Ask all tools, one after the other.
+
+    The notes say which tools are absent.
+    """
     rows, absent = [], {}
     for ask in question.asks:
         try:
             with warnings.catch_warnings():
-                # of old packages about their own future
+                # old packages warn of their own future
                 warnings.simplefilter("ignore")
                 reply = ask.reply()
         except Absent as reason:
@@ -87,7 +90,7 @@ def answered(question: Question) -> Table:
 
 
 def _shown(distances: Sequence[float]) -> str:
-    """Two significant digits: the median and the largest."""
+    """Write the median and the largest with two significant digits."""
     if not distances:
         return ""
     middle, largest = f"{np.median(distances):.2g}", f"{max(distances):.2g}"

@@ -22,7 +22,7 @@ STEP = 1e-5
 def regression(
     spectrum: Sequence[float] | Floats, dtype: torch.dtype = torch.float32
 ) -> tuple[nn.Module, Data]:
-    r"""Linear regression whose Hessian has the given eigenvalues.
+    r"""Build a linear regression whose Hessian has the given eigenvalues.
 
     The Hessian of the mean squared error is :math:`\frac2N X^\top X`, whatever the
     weights and the targets; the inputs are :math:`X = U \sqrt{N \Lambda / 2}\, V^\top`
@@ -49,7 +49,7 @@ def regression(
 def softmax_regression(
     samples: int = 129, inputs: int = 20, classes: int = 5
 ) -> tuple[nn.Module, Data]:
-    """Softmax regression on Gaussian inputs of unequal length, float32."""
+    """Build a softmax regression on Gaussian inputs of unequal length, float32."""
     torch.manual_seed(0)
     model = nn.Linear(inputs, classes)
     x = (
@@ -60,11 +60,11 @@ def softmax_regression(
 
 
 def softmax_trace(model: nn.Module, inputs: Tensor) -> float:
-    r"""The trace of the Hessian of softmax regression, in float64.
+    r"""Compute the trace of the Hessian of softmax regression, in float64.
 
-    With probabilities p, :math:`\frac1N \sum_n (1 + \lVert x_n \rVert^2) (1 - \lVert
-    p_n \rVert^2)`, from the Kronecker product of :math:`\mathrm{diag}(p) - p p^\top`
-    and the inputs with their 1 for the bias.
+    With probabilities p, it is :math:`\frac1N \sum_n (1 + \lVert x_n \rVert^2) (1 -
+    \lVert p_n \rVert^2)`, from the Kronecker product of :math:`\mathrm{diag}(p) - p
+    p^\top` and the inputs with their 1 for the bias.
     """
     weight, bias = (parameter.detach().double() for parameter in model.parameters())
     probabilities = (inputs.double() @ weight.T + bias).softmax(1)
@@ -73,19 +73,19 @@ def softmax_trace(model: nn.Module, inputs: Tensor) -> float:
 
 
 def cut(data: Data, size: int) -> list[Data]:
-    """Batches of ``size`` samples; the last one has what is left."""
+    """Cut data into batches of ``size`` samples; the last one has what is left."""
     return list(zip(*(part.split(size) for part in data), strict=True))
 
 
 def tanh_network(inputs: int = 10, hidden: int = 100) -> tuple[nn.Module, Data]:
-    """A tanh network with one hidden layer on 100 samples, float32."""
+    """Build a tanh network with one hidden layer, and 100 samples, float32."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(inputs, hidden), nn.Tanh(), nn.Linear(hidden, 1))
     return model.eval(), (torch.randn(100, inputs), torch.randn(100, 1))
 
 
 def dropout_network() -> tuple[nn.Module, Data]:
-    """A tanh network with dropout, left in training mode."""
+    """Build a tanh network with dropout, left in training mode."""
     torch.manual_seed(0)
     model = nn.Sequential(
         nn.Linear(10, 20), nn.Tanh(), nn.Dropout(0.5), nn.Linear(20, 1)
@@ -94,26 +94,27 @@ def dropout_network() -> tuple[nn.Module, Data]:
 
 
 def layer_norm_network() -> tuple[nn.Module, Data]:
-    """Linear, layer norm, linear, float64, with random weights everywhere."""
+    """Build linear, layer norm, linear, float64, with random weights everywhere."""
     torch.manual_seed(0)
     return _randomized(nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.Linear(4, 1)))
 
 
 class Cube(torch.autograd.Function):
-    """The third power with a gradient written by hand, marked as differentiable once
-    only.
+    """The third power with a gradient written by hand.
+
+    It is marked as differentiable once only.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        """The third power."""
+        """Compute the third power."""
         ctx.save_for_backward(x)
         return x**3
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, slope: Tensor) -> Tensor:
-        """Its first derivative."""
+        """Compute its first derivative."""
         (x,) = ctx.saved_tensors
         return 3 * x.square() * slope
 
@@ -122,12 +123,12 @@ class Cubes(nn.Module):
     """`Cube` as a layer."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """The third power of every entry."""
+        """Compute the third power of every entry."""
         return Cube.apply(x)
 
 
 def hand_written_network() -> tuple[nn.Module, Data]:
-    """Linear, `Cube`, linear, float64."""
+    """Build linear, `Cube`, linear, float64."""
     torch.manual_seed(0)
     return _randomized(nn.Sequential(nn.Linear(3, 4), Cubes(), nn.Linear(4, 1)))
 
@@ -144,7 +145,7 @@ def _randomized(model: nn.Module) -> tuple[nn.Module, Data]:
 
 
 def differences(model: nn.Module, loss: Loss, data: Data) -> Tensor:
-    """The Hessian (P, P) by central differences of the gradient.
+    """Compute the Hessian (P, P) by central differences of the gradient.
 
     Nothing is differentiated twice.
     """

@@ -1,6 +1,6 @@
 """Questions about lines and planes through weight space.
 
-Which point does each value belong to.
+They ask which point each value belongs to.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ RESOLUTION = 21
 
 
 def questions(seeds: Sequence[int]) -> list[Question]:
-    """All questions of this file."""
+    """List all questions of this file."""
     return [ends(), cells(), center(), directions(seeds), reach()]
 
 
 def landscapes(
     name: str, model: nn.Module | Sequence[nn.Module], metric: Any, **options: Any
 ) -> Floats:
-    """What a function of loss-landscapes returns, called on copies of the models."""
+    """Call a function of loss-landscapes on copies of the models."""
     tool = peer("loss_landscapes", name="loss-landscapes")
     models = [model] if isinstance(model, nn.Module) else model
     with torch.no_grad():
@@ -42,12 +42,12 @@ def landscapes(
 
 
 def loss_metric(loss: Any, data: Data) -> Any:
-    """The metric of loss-landscapes that is a loss over data."""
+    """Make the metric of loss-landscapes that is a loss over data."""
     return peer("loss_landscapes.metrics", name="loss-landscapes").Loss(loss, *data)
 
 
 def weights_metric() -> Callable[[Any], Floats]:
-    """A metric for loss-landscapes that tells which weights it was called with."""
+    """Make a metric for loss-landscapes that tells which weights it is called with."""
     peer("loss_landscapes", name="loss-landscapes")
 
     def metric(wrapped: Any) -> Floats:
@@ -62,7 +62,7 @@ def weights_metric() -> Callable[[Any], Floats]:
 
 
 def ends() -> Question:
-    """The losses of the two models at the ends of the line between them."""
+    """Ask for the losses of the two models at the ends of the line between them."""
     first, data = tanh_network()
     second = _other(1)
     loss = nn.MSELoss()
@@ -117,22 +117,21 @@ class Plane(nn.Module):
         self.point = nn.Parameter(torch.tensor([a, b], dtype=torch.float64))
 
     def forward(self, x: Tensor) -> Tensor:
-        """The two parameters, for every sample (N, 2)."""
+        """Return the two parameters, for every sample (N, 2)."""
         return self.point.expand(len(x), 2)
 
 
 def quadratic(point: Tensor, _: Tensor | None = None) -> Tensor:
-    """A quadratic without symmetry in the two coordinates, (..., 2) to the mean over
-    what is before them.
+    """Compute a quadratic without symmetry in the two coordinates.
+
+    Points of shape (..., 2) give the mean over their leading axes.
     """
     a, b = point[..., 0], point[..., 1]
     return (a.square() + 10 * (b - 0.3).square()).mean()
 
 
 def cells() -> Question:
-    """The values of a plane through three models, at the points where they are said to
-    be.
-    """
+    """Ask whether the values of a plane through three models lie where they should."""
     models = [Plane(0, 0), Plane(1, 0), Plane(0, 1)]
     data = (torch.zeros(4, 1, dtype=torch.float64), torch.zeros(4, dtype=torch.float64))
     grid = np.arange(STEPS) / STEPS
@@ -197,7 +196,7 @@ def _worst(values: Floats, truth: Floats) -> float:
 
 
 def center() -> Question:
-    """The loss in the middle of a random plane."""
+    """Ask for the loss in the middle of a random plane."""
     model, data = tanh_network()
     loss = nn.MSELoss()
     truth = loss(model(data[0]), data[1]).item()
@@ -253,7 +252,7 @@ def center() -> Question:
 
 
 def directions(seeds: Sequence[int]) -> Question:
-    """Whether random directions favor one orthant."""
+    """Ask whether random directions favor one orthant."""
     model, _ = tanh_network()
     entries = sum(parameter.numel() for parameter in model.parameters())
 
@@ -299,7 +298,7 @@ def directions(seeds: Sequence[int]) -> Question:
 
 
 def reach() -> Question:
-    """How far a random line goes."""
+    """Ask how far a random line goes."""
     model, data = tanh_network()
     own = nn.utils.parameters_to_vector(model.parameters()).detach().double().numpy()
     asked = (0.1, 1.0, 2.0)

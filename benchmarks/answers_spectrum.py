@@ -29,7 +29,7 @@ PRODUCTS = 60  # of the traces
 
 
 def questions(seeds: Sequence[int]) -> list[Question]:
-    """All questions of this file."""
+    """List all questions of this file."""
     spectra = {
         "ten eigenvalues that halve, and 190 below": np.append(
             0.5 ** np.arange(10), np.linspace(0, 0.5**10, 190)
@@ -49,14 +49,14 @@ def questions(seeds: Sequence[int]) -> list[Question]:
 
 
 def pyhessian(model: nn.Module, loss: Any, **data: Any) -> Any:
-    """PyHessian's object for a model, on the processor."""
+    """Make PyHessian's object for a model, on the processor."""
     return peer("pyhessian", name="PyHessian").hessian(model, loss, cuda=False, **data)
 
 
 def eigenthings(
     model: nn.Module, loss: Any, batches: Sequence[Data], **options: Any
 ) -> tuple[Any, Any]:
-    """The package hessian-eigenthings, and its Hessian of a model."""
+    """Import the package hessian-eigenthings, and make its Hessian of a model."""
     tool = peer("hessian_eigenthings", name="hessian-eigenthings")
     return tool, tool.HessianOperator(
         model, batches, tool.supervised_loss(loss), **options
@@ -64,13 +64,13 @@ def eigenthings(
 
 
 def curvlinops(model: nn.Module, loss: Any, batches: Sequence[Data]) -> Any:
-    """The Hessian of a model by curvlinops."""
+    """Make the Hessian of a model by curvlinops."""
     tool = peer("curvlinops", name="curvlinops")
     return tool.HessianLinearOperator(model, loss, list(model.parameters()), batches)
 
 
 def largest(label: str, spectrum: Floats, seeds: Sequence[int]) -> Question:
-    """The five largest eigenvalues."""
+    """Ask for the five largest eigenvalues."""
     count, (model, data), loss = 5, regression(spectrum), nn.MSELoss()
     truth = np.sort(spectrum)[::-1][:count]
 
@@ -171,7 +171,7 @@ def _within(distance: float, error: float) -> str:
 
 
 def traces(seeds: Sequence[int]) -> Question:
-    """The trace with a last batch of one sample."""
+    """Ask for the trace with a last batch of one sample."""
     model, data = softmax_regression()
     batches, loss = cut(data, 64), nn.CrossEntropyLoss()
     truth = softmax_trace(model, data[0])
@@ -251,7 +251,7 @@ def traces(seeds: Sequence[int]) -> Question:
 
 
 def signs() -> Question:
-    """How many eigenvalues are positive."""
+    """Ask how many eigenvalues are positive."""
     count, rank = 200, 60
     spectrum = np.append(np.geomspace(1e-2, 1, rank), np.zeros(count - rank))
     model, data = regression(spectrum)
@@ -327,7 +327,7 @@ def _signs(positive: int, truth: int, says: str) -> Reply:
 
 
 def ghosts(seeds: Sequence[int]) -> Question:
-    """How often a Lanczos process finds one eigenvalue."""
+    """Ask how often a Lanczos process finds one eigenvalue."""
     steps, top = 150, 10.0
     model, data = regression(np.append(np.linspace(0, 1, 399), top))
     loss = nn.MSELoss()
@@ -408,7 +408,7 @@ def ghosts(seeds: Sequence[int]) -> Question:
 
 
 def shares(seeds: Sequence[int]) -> Question:
-    """The share of eigenvalues above a threshold in a gap."""
+    """Ask for the share of eigenvalues above a threshold in a gap."""
     threshold = 0.6
     spectrum = np.concatenate(
         [np.linspace(0, 0.2, 120), np.linspace(0.9, 1.1, 200), np.linspace(2, 3, 80)]

@@ -1,6 +1,7 @@
 """Questions with a trap.
 
-A wrong derivative, a random network, a model that is changed by being measured.
+The traps are a wrong derivative, a random network, and a model that is changed by being
+measured.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ MEASUREMENTS = 50
 
 
 def questions(seeds: Sequence[int]) -> list[Question]:
-    """All questions of this file; none is random."""
+    """List all questions of this file; none is random."""
     return [
         exact(
             "The Hessian through layer norm",
@@ -66,7 +67,7 @@ def questions(seeds: Sequence[int]) -> list[Question]:
 def exact(
     title: str, setting: str, case: tuple[nn.Module, Data], notes: Sequence[str]
 ) -> Question:
-    """The whole Hessian, of each tool from its products with the unit vectors."""
+    """Ask for the whole Hessian, from each tool's products with the unit vectors."""
     model, data = case
     loss, unit = (
         nn.MSELoss(),
@@ -186,14 +187,14 @@ def exact(
 
 
 def functional_hessian(model: nn.Module, data: Data) -> Tensor:
-    """The Hessian (P, P) by `torch.func.hessian`."""
+    """Compute the Hessian (P, P) by `torch.func.hessian`."""
     loss, point = _flat(model, data)
     found: Tensor = torch.func.hessian(loss)(point)
     return found
 
 
 def _flat(model: nn.Module, data: Data) -> tuple[Callable[[Tensor], Tensor], Tensor]:
-    """The mean squared error as a function of one vector, and the vector."""
+    """Return the mean squared error as a function of one vector, and the vector."""
     parameters = dict(model.named_parameters())
 
     def loss(vector: Tensor) -> Tensor:
@@ -208,7 +209,7 @@ def _flat(model: nn.Module, data: Data) -> tuple[Callable[[Tensor], Tensor], Ten
 
 
 def random_network() -> Question:
-    """A network with dropout in training mode, asked twice."""
+    """Ask twice about a network with dropout in training mode."""
     loss = nn.MSELoss()
 
     def twice(ask: Callable[[nn.Module, Data], float], says: str = "nothing") -> Reply:
@@ -291,7 +292,7 @@ def random_network() -> Question:
 
 
 def left_behind() -> Question:
-    """What many measurements leave in memory, and in the model."""
+    """Ask what many measurements leave in memory, and in the model."""
     loss = nn.MSELoss()
 
     def changed(measure: Callable[[nn.Module, Data], object]) -> Reply:
@@ -385,7 +386,7 @@ def _changes(model: nn.Module, before: Tensor) -> list[str]:
 
 
 def _growth(measure: Callable[[], object]) -> tuple[float, float]:
-    """Tensors, and bytes of their memory, that each measurement adds."""
+    """Count the tensors, and the bytes of their memory, that each measurement adds."""
     measure()
     before = _held()
     for _ in range(MEASUREMENTS):
@@ -397,8 +398,9 @@ def _growth(measure: Callable[[], object]) -> tuple[float, float]:
 
 
 def _held() -> tuple[int, int]:
-    """How many tensors Python knows of, and the bytes of their storages, each counted
-    once.
+    """Count the tensors Python knows of, and the bytes of their storages.
+
+    Each storage is counted once.
     """
     gc.collect()
     tensors = [thing for thing in gc.get_objects() if issubclass(type(thing), Tensor)]
@@ -407,9 +409,9 @@ def _held() -> tuple[int, int]:
 
 
 def _storage(tensor: Tensor) -> tuple[int, int] | None:
-    """Address and bytes of a tensor's storage.
+    """Return the address and the bytes of a tensor's storage.
 
-    None for sparse, batched and fake ones, which have none.
+    The result is None for sparse, batched and fake tensors, which have none.
     """
     try:
         storage = tensor.untyped_storage()

@@ -1,6 +1,6 @@
 """A machine that is not idle.
 
-Every engine and the plain PyTorch loop, alone and beside busy processes.
+Every engine and the plain PyTorch loop are timed, alone and beside busy processes.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ SPINNING = "while True: pass"
 
 @contextmanager
 def neighbors(count: int) -> Iterator[None]:
-    """So many processes that each keep a core busy."""
+    """Start this number of processes that each keep a core busy."""
     processes = [
         subprocess.Popen([sys.executable, "-S", "-c", SPINNING]) for _ in range(count)
     ]
@@ -49,7 +49,7 @@ def neighbors(count: int) -> Iterator[None]:
 def measure(
     *, repeats: int, turn_seconds: float, say: Callable[[str], None]
 ) -> Findings:
-    """Seconds of the same work on a quiet and on a busy machine, in turns."""
+    """Time the same work on a quiet and on a busy machine, in turns."""
     rows: list[Sequence[str]] = []
     goals, notes = [], []
     for name, make in _sides().items():
@@ -90,7 +90,7 @@ def measure(
 def _race(
     work: Callable[[int], object], repeats: int, turn_seconds: float
 ) -> tuple[list[float], list[float]]:
-    """Seconds a step, idle and busy, one of each for every round."""
+    """Time a step, idle and busy, once each in every round; in seconds."""
     steps = 1
     while (seconds := _seconds(work, steps)) < turn_seconds / 2:
         steps = max(2 * steps, int(steps * turn_seconds / seconds / 2))

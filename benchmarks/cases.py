@@ -23,8 +23,9 @@ COUNTED_STEPS = 20_000
 
 @dataclass(frozen=True)
 class Case:
-    """One race: replica k starts from seed k, learns sinc on the full batch with Adam
-    at 1e-3.
+    """One race: replica k starts from seed k and learns sinc.
+
+    It trains on the full batch with Adam at 1e-3.
 
     Attributes:
         name: What the table calls the network.
@@ -51,15 +52,15 @@ class Case:
         return f"{self.name} {self.parameters:,} P, {self.points:,} points"
 
     def data(self) -> tuple[Tensor, Tensor]:
-        """Inputs and targets, float32 (N, 1)."""
+        """Return inputs and targets, float32 (N, 1)."""
         return functions.target("sinc").train(self.points)
 
     def build(self) -> nn.Module:
-        """One untrained network."""
+        """Build one untrained network."""
         return dense(self.widths, self.activation)
 
     def modules(self) -> list[nn.Module]:
-        """The K untrained networks, from which every side starts."""
+        """Build the K untrained networks, from which every side starts."""
         return build_replicas(self.build, range(self.replicas))
 
 

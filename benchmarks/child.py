@@ -1,8 +1,8 @@
 """Run one command and print, as JSON, its wall time and peak memory.
 
-A process of its own, and a small one: on Linux the peak of a child counts from that of
-the process that started it, so one started from a program that holds PyTorch would seem
-to hold PyTorch too.
+This is a process of its own, and a small one: on Linux the peak of a child counts from
+that of the process that started it, so one started from a program that holds PyTorch
+would seem to hold PyTorch too.
 """
 
 from __future__ import annotations

@@ -15,8 +15,9 @@ CLASSES = 10
 
 @dataclass(frozen=True)
 class Images:
-    """Training and test images of MNIST's shape, uint8 (N, 1, 28, 28), with labels
-    (N,).
+    """Training and test images of MNIST's shape, with labels.
+
+    The images are uint8 (N, 1, 28, 28), the labels (N,).
 
     Attributes:
         name: Which they are.
@@ -33,7 +34,7 @@ class Images:
     note: str = ""
 
     def first(self, samples: int) -> Images:
-        """The same with the first ``samples`` training images only."""
+        """Return the same with the first ``samples`` training images only."""
         x, y = self.train
         return Images(
             self.name, (x[:samples], y[:samples]), self.test, self.prepare, self.note
@@ -41,7 +42,7 @@ class Images:
 
 
 def load(*, quick: bool) -> Images:
-    """MNIST, or random bytes of its shape where it is not on this machine.
+    """Load MNIST, or random bytes of its shape where it is not on this machine.
 
     ``quick`` takes 1,000 images.
     """
@@ -78,10 +79,10 @@ def load(*, quick: bool) -> Images:
 
 
 def lenet() -> nn.Module:
-    """LeNet for 28 x 28 images: 61,706 parameters."""
+    """Build LeNet for 28 x 28 images: 61,706 parameters."""
     return models.image_network("lenet")
 
 
 def perceptron(hidden: int) -> nn.Module:
-    """784-h-10 on images."""
+    """Build 784-h-10 on images."""
     return models.image_network(f"784-{hidden}-10")

@@ -1,5 +1,6 @@
-"""The image path against the loops that people write, and the presets on images in
-absolute figures.
+"""The image path against common training loops.
+
+The presets on images are given in absolute figures.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ WIDTHS = (50, 100, 200, 300, 500, 700, 1000, 1300, 1600, 2000)
 NOTEBOOK = "notebook loop"
 GIGABYTE = 1e9
 
-# What is run as a user runs it: words after `nablab run`, and the goals for its time.
+# Commands as a user gives them: words after `nablab run`, and the goals for their time.
 COMMANDS: tuple[tuple[tuple[str, ...], tuple[str, str] | None], ...] = (
     (("cnn-depth", "--preset", "fast"), ("20 s", "8 s")),
     (
@@ -52,7 +53,7 @@ QUICK_COMMANDS = ((("cnn-depth", "--preset", "quick"), None),)
 
 
 def measure(*, repeats: int, quick: bool, say: Callable[[str], None]) -> Findings:
-    """The races, then whole runs."""
+    """Run the races, then whole runs."""
     images = load(quick=quick)
     races = [
         _epoch(images, quick),
@@ -75,7 +76,7 @@ def train(
     epochs: int,
     batch_size: int,
 ) -> None:
-    """What an experiment does, without evaluations: the loops have none either."""
+    """Do what an experiment does, without evaluations: the loops have none either."""
     steps = epochs * -(-len(images.train[0]) // batch_size)
     training.fit(
         build,
@@ -185,7 +186,10 @@ def measure_runs(
     commands: Sequence[tuple[tuple[str, ...], tuple[str, str] | None]],
     say: Callable[[str], None],
 ) -> Findings:
-    """Wall time and peak memory of whole commands, once each, into an empty store."""
+    """Measure wall time and peak memory of whole commands.
+
+    Each runs once, into an empty store.
+    """
     rows, goals, notes = [], [], []
     for words, wanted in commands:
         name = " ".join(("nablab run", *words))

@@ -1,6 +1,6 @@
 """Networks and images that the instruments are raced on.
 
-No download, the same on every machine.
+They need no download, and are the same on every machine.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ TRAINING_STEPS = 60
 
 
 def lenet() -> nn.Module:
-    """LeNet for 28 x 28 images: 61,706 parameters."""
+    """Build LeNet for 28 x 28 images: 61,706 parameters."""
     return nn.Sequential(
         nn.Conv2d(1, 6, 5, padding=2),
         nn.ReLU(),
@@ -36,8 +36,9 @@ def lenet() -> nn.Module:
 
 
 def images(count: int = IMAGES) -> tuple[Tensor, Tensor]:
-    """Blurred patterns of ten classes with noise, float32 (N, 1, 28, 28), of MNIST's
-    size and scale.
+    """Draw blurred patterns of ten classes with noise, float32 (N, 1, 28, 28).
+
+    They have MNIST's size and scale.
     """
     generator = torch.Generator().manual_seed(1)
     patterns = F.avg_pool2d(torch.rand(10, 1, 32, 32, generator=generator), 5, 1)
@@ -48,15 +49,19 @@ def images(count: int = IMAGES) -> tuple[Tensor, Tensor]:
 
 
 def trained_lenet() -> tuple[nn.Module, tuple[Tensor, Tensor]]:
-    """LeNet after some steps of Adam on the images, in eval mode, and the images."""
+    """Train LeNet on the images for some steps of Adam, and return both.
+
+    The network is in eval mode.
+    """
     torch.manual_seed(0)
     model, (x, y) = lenet(), images()
     return _train(model, lambda: F.cross_entropy(model(x[:500]), y[:500])), (x, y)
 
 
 def trained_dense() -> tuple[nn.Module, tuple[Tensor, Tensor]]:
-    """A dense network of 10,401 parameters after some steps on sinc, and the 300
-    points.
+    """Train a dense network of 10,401 parameters on sinc for some steps.
+
+    The 300 points come with it.
     """
     torch.manual_seed(0)
     model, (x, y) = (
@@ -67,8 +72,9 @@ def trained_dense() -> tuple[nn.Module, tuple[Tensor, Tensor]]:
 
 
 def trained_perceptron() -> tuple[nn.Module, tuple[Tensor, Tensor]]:
-    """A perceptron of one hidden layer, 10,345 parameters, after some steps on 1,000
-    images as vectors.
+    """Train a perceptron of one hidden layer, 10,345 parameters, for some steps.
+
+    It comes with its data: 1,000 images as vectors.
     """
     torch.manual_seed(0)
     x, y = images(1_000)
@@ -80,7 +86,7 @@ def trained_perceptron() -> tuple[nn.Module, tuple[Tensor, Tensor]]:
 
 
 def small_networks(count: int) -> tuple[list[nn.Module], tuple[Tensor, Tensor]]:
-    """Untrained networks of 571 parameters, and the 300 points of sinc."""
+    """Build untrained networks of 571 parameters, and the 300 points of sinc."""
     networks = []
     for seed in range(count):
         torch.manual_seed(seed)

@@ -1,6 +1,6 @@
-"""Instruments against the tools that people use.
+"""Instruments against the tools in common use.
 
-The same model, the same data, in turns.
+All measure the same model on the same data, in turns.
 
 A side that is measured on a part of the work (a few of a hundred networks) is scaled
 up; the table says so.
@@ -30,7 +30,7 @@ def measure(*, repeats: int, quick: bool, say: Callable[[str], None]) -> Finding
 def measure_races(
     races: Sequence[Race], repeats: int, say: Callable[[str], None]
 ) -> tuple[list[list[str]], list[Goal], list[str]]:
-    """Rows (race, side, seconds, ratio), goals and notes."""
+    """Run the races; return rows (race, side, seconds, ratio), goals and notes."""
     rows: list[list[str]] = []
     goals: list[Goal] = []
     notes: list[str] = []
@@ -63,7 +63,7 @@ def _seconds(race: Race, repeats: int, notes: list[str]) -> dict[str, list[float
         except Absent as reason:
             notes.append(f"No {name} in '{race.label}': {reason}")
     for name, side in sides.items():
-        side.work()  # the first call loads and compiles; it counts for nobody
+        side.work()  # the first call loads and compiles; it is not counted
         if side.share < 1:
             notes.append(
                 f"{race.label}: {name} did {significant(100 * side.share)} % of the "

@@ -23,7 +23,7 @@ OURS, BARE = "nablab, Minimize", "PyTorch loop"
 
 
 def measure(*, repeats: int, steps: int) -> Findings:
-    """Seconds per step of both sides, in turns."""
+    """Time a step of both sides, in turns."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(SAMPLES, 20, generator=generator)
     y = torch.randn(SAMPLES, 1, generator=generator)
@@ -59,7 +59,7 @@ def measure(*, repeats: int, steps: int) -> Findings:
 
 
 def build() -> nn.Module:
-    """A small network, so that the loop weighs most."""
+    """Build a small network, so that the loop weighs most."""
     return nn.Sequential(
         nn.Linear(20, WIDTH),
         nn.ReLU(),
@@ -70,12 +70,12 @@ def build() -> nn.Module:
 
 
 def loss_of(net: nn.Module, batch: Mapping[str, Tensor], moment: Any) -> Any:
-    """The mean squared error, as `Minimize` takes it."""
+    """Compute the mean squared error, as `Minimize` takes it."""
     return {"loss": (net(batch["x"]) - batch["y"]).square().mean()}
 
 
 def by_the_lab(x: Tensor, y: Tensor, steps: int) -> list[float]:
-    """Train by `nablab.training.train`; the loss of every step."""
+    """Train by `nablab.training.train`, and return the loss of every step."""
     result = training.train(
         training.Minimize(build, loss_of),
         {"x": x, "y": y},
@@ -94,7 +94,7 @@ def by_the_lab(x: Tensor, y: Tensor, steps: int) -> list[float]:
 
 
 def by_hand(x: Tensor, y: Tensor, steps: int) -> list[float]:
-    """Train as one would write it down; the loss of every step."""
+    """Train as one would write it down, and return the loss of every step."""
     torch.manual_seed(0)
     net = build()
     optimizer = torch.optim.Adam(net.parameters(), lr=RATE, fused=True)

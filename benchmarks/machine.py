@@ -13,7 +13,7 @@ from nablab.lab.environment import processor
 
 
 def describe() -> Table:
-    """Processor, cores, threads, versions, compiler, load and date."""
+    """Describe processor, cores, threads, versions, compiler, load and date."""
     import torch
 
     facts = {
@@ -35,7 +35,7 @@ def describe() -> Table:
 
 
 def usable_cores() -> int:
-    """Cores that this process may use."""
+    """Count the cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -1,5 +1,6 @@
-"""Wall time and peak memory of whole runs of deep-vs-shallow, each in a process of its
-own.
+"""Wall time and peak memory of whole runs of deep-vs-shallow.
+
+Each run is in a process of its own.
 """
 
 from __future__ import annotations

@@ -94,9 +94,9 @@ def repeated(
 
 
 def refusal(ask: Callable[[], object]) -> Reply:
-    """The beginning of the error that a tool answers with.
+    """Return the beginning of the error that a tool answers with.
 
-    Its answer, if it does not refuse.
+    It is the tool's answer if it does not refuse.
     """
     try:
         # some tools print before they raise
@@ -113,7 +113,7 @@ def refusal(ask: Callable[[], object]) -> Reply:
 
 
 def _counted(words: Sequence[str]) -> str:
-    """What was said, with how often where it differs between starts."""
+    """Join what was said, with how often where it differs between starts."""
     kinds = dict.fromkeys(words)
     if len(kinds) == 1:
         return words[0]

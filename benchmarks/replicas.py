@@ -1,7 +1,7 @@
 """Replicas trained side by side, against PyTorch loops and JAX.
 
 All sides start from equal weights, and their losses must agree before any clock starts:
-an unequal race is no race. A ratio compares the seconds for 20,000 steps of all
+an unequal race is not a race. A ratio compares the seconds for 20,000 steps of all
 replicas, compilation included.
 """
 
@@ -27,14 +27,14 @@ CHECKED_STEPS = 50
 # Relative to the loss, over all steps and replicas. Measured: up to 5e-5 between the
 # sides as they are (float32 sums in another order); 4e-4 or more on the three deeper
 # networks for an epsilon ten times too large, 4e-3 for a learning rate 1 % too large,
-# 0.05 for a wrong place of epsilon or no bias correction.
+# 0.05 for epsilon in the wrong place or no bias correction.
 TOLERANCE = 3e-4
 
 OURS = "nablab"
 
 
 class UnequalRace(Exception):
-    """Two sides do not compute the same."""
+    """Two sides do not compute the same thing."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def measure(
 
 
 def _sides(case: Case, kernel_seconds: float, absent: dict[str, str]) -> list[Side]:
-    """The sides that can take part; why others cannot goes into ``absent``."""
+    """Make the sides that can take part; why others cannot goes into ``absent``."""
     makers: dict[str, Callable[[], Side]] = {
         OURS: lambda: Fit(case, kernel_seconds),
         "engine alone": lambda: EngineAlone(
@@ -128,8 +128,10 @@ def ratios_of_totals(
     compile_seconds: Mapping[str, float],
     replicas: int,
 ) -> dict[str, list[float]]:
-    """Seconds for `COUNTED_STEPS` steps with compilation, over ours of the same round,
-    by side.
+    """Divide each side's seconds for `COUNTED_STEPS` steps by ours.
+
+    The seconds are of the same round and include compilation. The ratios are given by
+    side.
 
     Args:
         seconds: Per replica-step, one value for each round, by side.
@@ -149,8 +151,9 @@ def ratios_of_totals(
 
 
 def check_equal(sides: Sequence[Side]) -> float:
-    """Train every side for a few steps and compare the losses of each step and replica
-    with the first's.
+    """Train every side for a few steps and compare the losses with the first's.
+
+    The losses of each step and replica are compared.
 
     Returns:
         The largest difference, relative to the loss.
@@ -175,9 +178,9 @@ def check_equal(sides: Sequence[Side]) -> float:
 
 
 def _turn(side: Side, turn_seconds: float) -> Callable[[], float]:
-    """A measurement of about ``turn_seconds``.
+    """Make a measurement that takes about ``turn_seconds``.
 
-    Seconds per replica-step of a fresh training.
+    It gives the seconds per replica-step of a fresh training.
     """
 
     def train(steps: int) -> tuple[float, int]:
@@ -269,7 +272,7 @@ def _times_table(races: Sequence[Race], kernel_seconds: Spread) -> Table:
 
 
 def _names(races: Sequence[Race]) -> list[str]:
-    """Every side of any race, once, in order."""
+    """List every side of any race, once, in order."""
     return list(dict.fromkeys(name for race in races for name in race.microseconds))
 
 

@@ -19,7 +19,7 @@ class Failed(Exception):
 
 
 def nablab_command() -> list[str]:
-    """The command beside this Python, or the module where none is installed."""
+    """Find the command beside this Python, or the module where none is installed."""
     script = Path(sys.executable).with_name("nablab")
     return [str(script)] if script.exists() else [sys.executable, "-m", "nablab"]
 

@@ -36,9 +36,9 @@ class Table:
                 )
 
     def text(self) -> str:
-        """The table with aligned columns.
+        """Write the table with aligned columns.
 
-        The first to the left, the others to the right.
+        The first column is aligned to the left, the others to the right.
         """
         lines = [self.columns, *self.rows]
         widths = [max(len(line[i]) for line in lines) for i in range(len(self.columns))]
@@ -49,7 +49,7 @@ class Table:
         )
 
     def markdown(self) -> str:
-        """The same as a Markdown section."""
+        """Write the same as a Markdown section."""
         marks = ["---", *["---:"] * (len(self.columns) - 1)]
         body = [
             "| " + " | ".join(_escaped(line)) + " |"
@@ -68,13 +68,15 @@ class Findings:
 
 
 def goals_table(goals: Iterable[Goal]) -> Table:
-    """All goals, each with what was measured for it."""
+    """List all goals, each with what was measured for it."""
     rows = [(goal.measure, goal.measured, goal.at_least, goal.aim) for goal in goals]
     return Table("Goals", ("measure", "measured", "at least", "aim"), rows)
 
 
 def spread_text(spread: Spread, unit: str = "") -> str:
-    """Three significant digits: the median, and the extremes where they differ from it.
+    """Write the median, and the extremes where they differ from it.
+
+    Numbers have three significant digits.
 
     >>> spread_text(Spread(14.23, 14.0, 15.01), "x")
     '14.2x (14–15)'
@@ -87,7 +89,7 @@ def spread_text(spread: Spread, unit: str = "") -> str:
 
 
 def significant(value: float) -> str:
-    """Three significant digits without an exponent, thousands separated.
+    """Write three significant digits without an exponent, thousands separated.
 
     >>> [significant(value) for value in (0.01234, 1.5, 187.4, 12345.6)]
     ['0.0123', '1.5', '187', '12,346']

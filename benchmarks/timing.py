@@ -1,5 +1,6 @@
-"""Medians of repeats, taken in turns so that a machine that drifts drifts for all
-sides.
+"""Medians of repeats, taken in turns.
+
+A machine that drifts then drifts for all sides.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ class Spread:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Spread:
-        """The spread of at least one value."""
+        """Summarize the spread of at least one value."""
         return cls(statistics.median(values), min(values), max(values))
 
 
@@ -28,7 +29,7 @@ def take_turns(
 ) -> dict[str, list[float]]:
     """Call every measure once per round.
 
-    A B C A B C ..., so values of one round belong together.
+    The order is A B C A B C ..., so values of one round belong together.
     """
     values: dict[str, list[float]] = {name: [] for name in measures}
     for _ in range(repeats):

@@ -369,14 +369,14 @@ CLASSES = np.arange(30) % 3
         (
             INPUTS,
             np.array(["2020-01-01"] * 30, dtype="M8[D]"),
-            "holds datetime64[D], which is no kind",
+            "holds datetime64[D], which is not a kind",
         ),
         (INPUTS, np.float64(1.0), "is a single number"),
         (INPUTS[:, :2], CLASSES, "fails on an input of shape (2, 2)"),
         (
             np.arange(90).reshape(30, 3),
             CLASSES,
-            "if they are no indices, store float32",
+            "if they are not indices, store float32",
         ),
         (INPUTS, CLASSES[:29], "30 inputs and 29 targets"),
     ],

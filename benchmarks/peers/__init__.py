@@ -28,12 +28,13 @@ class Side(Protocol):
     compile_seconds: float
 
     def start(self) -> None:
-        """Back to the untrained networks; outside the clock."""
+        """Go back to the untrained networks; this is outside the clock."""
         ...
 
     def train(self, steps: int) -> FloatArray:
         """Take at least ``steps`` steps from where it is.
 
-        The losses (steps taken, replicas) before each.
+        Returns:
+            The losses (steps taken, replicas), each from before its step.
         """
         ...

@@ -20,11 +20,10 @@ from benchmarks.peers import Absent
 
 
 class PerSample(Dataset[tuple[Tensor, int]]):
-    """What torchvision's MNIST with ``ToTensor`` and ``Normalize`` does for each
-    sample, written out.
+    """What torchvision's MNIST does for each sample, written out.
 
-    A PIL image is made of the bytes, a float tensor of the image, and mean and
-    deviation are applied.
+    It is that with ``ToTensor`` and ``Normalize``: a PIL image is made of the bytes, a
+    float tensor of the image, and mean and deviation are applied.
     """
 
     def __init__(self, images: Tensor, labels: Tensor) -> None:
@@ -46,7 +45,7 @@ def to_tensor(image: Image.Image) -> Tensor:
 
 
 def normalize(tensor: Tensor) -> Tensor:
-    """Mean 0 and deviation 1, as torchvision's ``Normalize``."""
+    """Bring a tensor to mean 0 and deviation 1, as torchvision's ``Normalize``."""
     mean = torch.as_tensor([MEAN], dtype=tensor.dtype).view(-1, 1, 1)
     std = torch.as_tensor([STD], dtype=tensor.dtype).view(-1, 1, 1)
     return tensor.clone().sub_(mean).div_(std)
@@ -55,9 +54,9 @@ def normalize(tensor: Tensor) -> Tensor:
 def notebook_epoch(
     build: Callable[[], nn.Module], images: Images, batch_size: int
 ) -> nn.Module:
-    """One epoch of the usual loop.
+    """Train one epoch of the usual loop.
 
-    DataLoader, per-sample transform, float32, Adam as it comes.
+    It has a DataLoader, a per-sample transform, float32, and Adam as it comes.
     """
     model = build()
     loader = DataLoader(PerSample(*images.train), batch_size=batch_size, shuffle=True)
@@ -75,7 +74,7 @@ def notebook_epoch(
 def notebook_evaluation(
     model: nn.Module, pair: tuple[Tensor, Tensor], batch_size: int
 ) -> tuple[float, float]:
-    """Loss and accuracy by a loop over a DataLoader."""
+    """Compute loss and accuracy by a loop over a DataLoader."""
     model.eval()
     loss, right, samples = 0.0, 0, 0
     for x, y in DataLoader(PerSample(*pair), batch_size=batch_size):
@@ -89,8 +88,9 @@ def notebook_evaluation(
 def lightning_epoch(
     build: Callable[[], nn.Module], images: Images, batch_size: int
 ) -> Callable[[], object]:
-    """One epoch of Lightning's trainer over a TensorDataset in memory, without logs,
-    bars and checkpoints.
+    """Prepare one epoch of Lightning's trainer over a TensorDataset in memory.
+
+    It has no logs, bars or checkpoints.
 
     Raises:
         Absent: It is not installed.
@@ -136,9 +136,9 @@ def lightning_epoch(
 
 
 def keras_epoch(images: Images, batch_size: int) -> Callable[[], object]:
-    """One epoch of LeNet by Keras 3 on JAX, compiled before.
+    """Prepare one epoch of LeNet by Keras 3 on JAX, compiled before.
 
-    Images in memory, channels last as it likes.
+    The images are in memory, with channels last as Keras likes.
 
     Raises:
         Absent: Keras or JAX is not installed, or Keras has started with another

@@ -1,13 +1,12 @@
-r"""JAX: `vmap` over replicas, a scan over the steps, Adam written out, all in one
-compiled call.
+r"""JAX: `vmap` over replicas, a scan over the steps, Adam written out.
 
-Written for JAX's good, by measurement on two cores (deep network, 300 points, 30
-replicas):
+All of it is one compiled call. It is written for JAX's good, by measurement on two
+cores (deep network, 300 points, 30 replicas):
 
 - Features first, :math:`W A` instead of :math:`A W^T`: 42 instead of 98 µs per
   replica-step.
 - One device per core with `pmap`, each with its share of the replicas: 14 instead of 42
-  µs, for one device runs such small operations on one core only. This is the second JAX
+  µs, since one device runs such small operations on one core only. This is the second JAX
   side.
 - At 4,000 points the activations of all replicas leave the cache. One replica after the
   other within each device (`lax.map` in place of `vmap`): 380 instead of 510 µs. At 300
@@ -33,7 +32,7 @@ from nablab.training.engine import FloatArray
 FLAGS = f"--xla_force_host_platform_device_count={usable_cores()}"
 
 MANY_POINTS = 1_000
-# by many points: a call of a second or so either way
+# by whether there are many points: a call takes about a second either way
 STEPS_PER_CALL = {False: 1_000, True: 100}
 
 
@@ -70,13 +69,13 @@ class JaxScan:
         self.compile_seconds = time.perf_counter() - began
 
     def start(self) -> None:
-        """The untrained weights, and zeros for Adam."""
+        """Reset to the untrained weights, and zeros for Adam."""
         zeros = self._jax.tree.map(np.zeros_like, self._initial)
         count = np.zeros(self._shape[:-1], dtype=np.float32)
         self._state: Any = (self._initial, zeros, zeros, count)
 
     def train(self, steps: int) -> FloatArray:
-        """As many whole calls as ``steps`` needs."""
+        """Make as many whole calls as ``steps`` needs."""
         losses: list[Any] = []
         while sum(part.shape[-2] for part in losses) < steps:
             self._state, part = self._compiled(self._state)
@@ -84,7 +83,7 @@ class JaxScan:
         return np.concatenate([_by_replica(np.asarray(part)) for part in losses])
 
     def _stack(self, case: Case) -> list[Any]:
-        """Weights (K, outputs, inputs) and biases (K, outputs, 1) of each layer.
+        """Stack weights (K, outputs, inputs) and biases (K, outputs, 1) of each layer.
 
         K is split by device.
         """
@@ -100,7 +99,9 @@ class JaxScan:
 
 
 def load_jax() -> Any:
-    """JAX on the CPU with one device per core; its first import in the process decides.
+    """Import JAX on the CPU with one device per core.
+
+    Its first import in the process decides.
 
     Raises:
         Absent: It is not installed.
@@ -117,22 +118,23 @@ def load_jax() -> Any:
 
 
 def _by_replica(losses: FloatArray) -> FloatArray:
-    """From (devices, steps, replicas of each), or without devices, to float64 (steps,
-    replicas).
+    """Order losses by step and replica, float64 (steps, replicas).
+
+    They come as (devices, steps, replicas of each), or without devices.
     """
     devices = losses.reshape(-1, *losses.shape[-2:])
     return np.concatenate(list(devices), axis=1).astype(np.float64)
 
 
 def _devices(jax: Any, replicas: int) -> int:
-    """As many devices as share the replicas evenly."""
+    """Find the largest number of devices that share the replicas evenly."""
     return max(n for n in range(1, len(jax.devices()) + 1) if replicas % n == 0)
 
 
 def _chunk(
     jax: Any, case: Case, steps: int, *, one_by_one: bool
 ) -> Callable[[Any], Any]:
-    """The function (state) -> (state, losses (steps, replicas)) that is compiled."""
+    """Make the function (state) -> (state, losses (steps, replicas)) to compile."""
     jnp = jax.numpy
     x, y = (tensor.numpy().T for tensor in case.data())
     slope = 0.01 if case.activation == "leaky_relu" else 0.0
@@ -168,7 +170,7 @@ def _chunk(
 def _adam(
     jax: Any, parameters: Any, gradients: Any, first: Any, second: Any, count: Any
 ) -> Any:
-    """One step of Adam in the order of operations of `torch.optim.Adam`."""
+    """Take one step of Adam in the order of operations of `torch.optim.Adam`."""
     root, each = jax.numpy.sqrt, jax.tree.map
     first = each(lambda m, g: 0.9 * m + 0.1 * g, first, gradients)
     second = each(lambda v, g: 0.999 * v + 0.001 * g * g, second, gradients)

@@ -1,5 +1,7 @@
-"""Our sides: the whole of `nablab.training.fit`, its fast engine alone, and the engine
-without a compiler.
+"""Our sides: `nablab.training.fit`, and its engines alone.
+
+There is the whole of ``fit``, its fast engine alone, and the engine that needs no
+compiler.
 """
 
 from __future__ import annotations
@@ -38,10 +40,10 @@ class Fit:
         self._case, self._data = case, case.data()
 
     def start(self) -> None:
-        """Nothing to do: each training starts afresh, within the clock."""
+        """Do nothing: each training starts afresh, within the clock."""
 
     def train(self, steps: int) -> FloatArray:
-        """A whole training of ``steps`` steps."""
+        """Run a whole training of ``steps`` steps."""
         result = training.fit(
             self._case.build,
             self._data,
@@ -77,7 +79,7 @@ class EngineAlone:
             raise Absent(str(reason)) from reason
 
     def start(self) -> None:
-        """A new engine."""
+        """Make a new engine."""
         self._engine = self._make(
             self._modules,
             *self._data,
@@ -93,10 +95,10 @@ class EngineAlone:
 
 @contextmanager
 def fresh_kernel(repeats: int) -> Iterator[list[float]]:
-    """Compile the kernel into empty caches, leave the last for use, and give the
-    seconds of each.
+    """Compile the kernel into empty caches, and give the seconds of each.
 
-    An empty list if this machine cannot compile it.
+    The last cache is left for use. The list is empty if this machine cannot compile the
+    kernel.
     """
     before = os.environ.get("NABLAB_CACHE")
     with tempfile.TemporaryDirectory(prefix="nablab-bench-") as folder:

@@ -24,7 +24,7 @@ class Network(nn.Module):
         self.activation = activation
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """From (N, inputs) to (N, outputs)."""
+        """Map (N, inputs) to (N, outputs)."""
         for layer in self.layers[:-1]:
             x = self.activation(layer(x))
         out: torch.Tensor = self.layers[-1](x)
@@ -49,7 +49,7 @@ class PlainLoop:
         self.start()
 
     def start(self) -> None:
-        """A new network with the weights of replica 0, and a new optimizer."""
+        """Make a new network with the weights of replica 0, and a new optimizer."""
         activation = (
             nn.LeakyReLU() if self._case.activation == "leaky_relu" else nn.ReLU()
         )
@@ -66,7 +66,7 @@ class PlainLoop:
         )
 
     def train(self, steps: int) -> FloatArray:
-        """The notebook's cell."""
+        """Run the notebook's cell."""
         model, optimizer, criterion = self._model, self._optimizer, nn.MSELoss()
         losses = []
         for _ in range(steps):

@@ -1,6 +1,6 @@
 """The peers of the instruments.
 
-PyHessian, curvlinops, loss-landscapes, and plain PyTorch.
+They are PyHessian, curvlinops, loss-landscapes, and plain PyTorch.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ LOOP_INPUTS = 50  # of a thousand inputs, those that the loop over inputs does
 
 
 def races(*, quick: bool) -> list[Race]:
-    """Every comparison; ``quick`` shrinks the work, not the sides."""
+    """List every comparison; ``quick`` shrinks the work, not the sides."""
     return [
         _hessians(quick),
         _eigenpairs(quick),
@@ -324,7 +324,7 @@ def product_costs(repeats: int) -> Table:
 
 
 def _seconds(work: Any, least: float = 0.2) -> float:
-    """The mean time of a call, over calls of ``least`` seconds in total."""
+    """Time a call: the mean over calls of ``least`` seconds in total."""
     began, calls = time.perf_counter(), 0
     while time.perf_counter() - began < least:
         work()

@@ -22,7 +22,7 @@ app = App(
     help="A laboratory for deep learning: ask a question, train over seeds, get a "
     "verdict.",
     version=VERSION,
-    # Rendering Markdown would load a parser, half of what help may take.
+    # Rendering Markdown loads a parser, which takes half of the time help may take.
     help_format="plaintext",
     help_epilogue="Start with: nablab run deep-vs-shallow --preset quick",
 )

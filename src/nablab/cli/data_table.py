@@ -1,4 +1,7 @@
-"""Data sets in the terminal and as JSON. Imports neither torch nor numpy."""
+"""Data sets in the terminal and as JSON.
+
+This file imports neither torch nor numpy.
+"""
 
 from __future__ import annotations
 
@@ -17,12 +20,15 @@ from nablab.errors import UsageError
 
 
 def set_facts() -> list[dict[str, Any]]:
-    """Everything `nablab data list` knows, as plain JSON types."""
+    """Collect everything `nablab data list` knows, as plain JSON types."""
     return [*map(_facts, KNOWN.values()), *map(_embedded_facts, EMBEDDED.values())]
 
 
 def print_sets(console: Console, facts: list[dict[str, Any]]) -> None:
-    """A row per set, and below it where it lies or how to get it: paths are never cut."""
+    """Print a row per set, and below the table where each lies or how to get it.
+
+    Paths are never cut.
+    """
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
     for title in ("name", "images", "pixels", "size", "license"):
         table.add_column(
@@ -64,7 +70,7 @@ def get(console: Console, name: str) -> None:
 
     Raises:
         UsageError: There is no such set, or it is the user's own.
-        DataError: It cannot be had.
+        DataError: It is unavailable.
     """
     check_image_set(name)
     if is_path(name):
@@ -108,7 +114,7 @@ def _embedded_facts(embedded: EmbeddedSet) -> dict[str, Any]:
 
 
 def _whereabouts(fact: dict[str, Any]) -> str:
-    """Where a set is, or how to get it."""
+    """Say where a set is, or how to get it."""
     states = {
         "embedded": f"is always here: it comes with {fact['source']}",
         "yours": f"is yours, in {fact['folder']}",

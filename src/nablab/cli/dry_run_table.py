@@ -25,8 +25,9 @@ if TYPE_CHECKING:
 def measuring(
     console: Console, plan: Plan
 ) -> Iterator[Callable[[Sequence[Condition]], None]]:
-    """In a terminal: say which condition a dry run is at, in one line that goes away at
-    the end.
+    """Say, in a terminal, which condition a dry run is at.
+
+    It takes one line, which goes away at the end.
     """
     if not console.is_terminal:
         yield lambda _: None
@@ -47,7 +48,7 @@ def measuring(
 
 
 def dry_run_facts(plan: Plan, estimates: Sequence[Estimate]) -> dict[str, Any]:
-    """What a dry run found, as plain JSON types.
+    """Collect what a dry run found, as plain JSON types.
 
     Memory is the peak of this process so far, in bytes.
     """
@@ -84,7 +85,7 @@ def dry_run_facts(plan: Plan, estimates: Sequence[Estimate]) -> dict[str, Any]:
 
 
 def print_dry_run(console: Console, facts: Mapping[str, Any]) -> None:
-    """The configuration, the trials and the estimate."""
+    """Print the configuration, the trials and the estimate."""
     from nablab.text.durations import duration
 
     console.print(
@@ -124,7 +125,7 @@ def print_dry_run(console: Console, facts: Mapping[str, Any]) -> None:
     if any(row["run_in_full"] for row in facts["conditions"]):
         more += (
             " What is marked 'run in full' calls none of lab.train, lab.steps, lab.each "
-            "and lab.budget: if it has a loop of its own, nothing of that could be "
+            "and lab.budget: if it has a loop of its own, none of that could be "
             "left out, so it was run to its end and thrown away."
         )
     console.print(

@@ -20,7 +20,7 @@ from nablab.text.naming import words
 
 
 def experiment_facts(experiment: type[Experiment]) -> dict[str, Any]:
-    """Everything `nablab show` knows, as plain JSON types."""
+    """Collect everything `nablab show` knows, as plain JSON types."""
     return {
         "name": experiment.name,
         "topic": experiment.topic,
@@ -41,9 +41,9 @@ def experiment_facts(experiment: type[Experiment]) -> dict[str, Any]:
 
 
 def print_experiment(console: Console, experiment: type[Experiment]) -> None:
-    """The page of an experiment.
+    """Print the page of an experiment.
 
-    Its docstring, claims, presets, settings, exercises and references.
+    It has the docstring, claims, presets, settings, exercises and references.
     """
     console.print(
         Text(
@@ -96,7 +96,7 @@ def _print_setting(console: Console, field: configuration.FieldDoc) -> None:
 
 
 def _print_points(console: Console, title: str, points: Sequence[str]) -> None:
-    """A list with a title; nothing where there is no point."""
+    """Print a list with a title, or nothing where the list is empty."""
     if not points:
         return
     console.print(Text(f"\n{title}", style="bold"))
@@ -107,12 +107,15 @@ def _print_points(console: Console, title: str, points: Sequence[str]) -> None:
 
 
 def _claims(experiment: type[Experiment]) -> list[str]:
-    """The sentences of the claims, those on levels of a factor once; needs no torch."""
+    """List the sentences of the claims, those on levels of a factor only once.
+
+    This needs no torch.
+    """
     return list(dict.fromkeys(map(_claim, experiment.claims)))
 
 
 def _reported(one: Reported) -> str:
-    """What somebody else reported, on one line."""
+    """Put what somebody else reported on one line."""
     who = one.who + (f" ({one.setting})" if one.setting else "")
     value = one.value if isinstance(one.value, str) else f"{one.value:.4g}"
     seeds = (
@@ -135,5 +138,5 @@ def _claim(claim: Claim) -> str:
 
 
 def _setting(key: str, value: Any) -> str:
-    """A setting of a preset as the command line writes it."""
+    """Write a setting of a preset as the command line does."""
     return f"--seeds {value}" if key == "seeds" else f"{key}={in_text(value)}"

@@ -176,7 +176,7 @@ def run(
 
 
 def _named(tokens: Sequence[str], every: bool) -> Sequence[str]:
-    """The tokens, with the name of every experiment if that is asked for."""
+    """Return the tokens, or the names of all experiments if that is asked for."""
     if not every:
         return tokens
     from nablab import catalogue
@@ -270,7 +270,7 @@ def _observer(quiet: bool, jobs: int | Literal["auto"]) -> Any:
 
     if quiet:
         return Quiet(errors)
-    # with auto the run says when others help
+    # with auto the run reports when other processes help
     processes = 1 if jobs == "auto" else jobs
     if output.is_terminal:
         return LiveTable(output, jobs=processes)

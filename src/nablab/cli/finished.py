@@ -43,7 +43,7 @@ def report(
     output_file: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
     store: StoreOption = None,
 ) -> int:
-    """Write the report of runs anew.
+    """Write the reports of runs again.
 
     Args:
         references: Run ids (or their beginnings), experiments (their latest run), or

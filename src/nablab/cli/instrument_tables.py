@@ -22,7 +22,7 @@ MEASURE_EXAMPLE = (
 def print_instruments(
     console: Console, facts: Sequence[Mapping[str, str]], *, as_json: bool
 ) -> None:
-    """The list of instruments."""
+    """Print the list of instruments."""
     if as_json:
         print_json(facts)
         return
@@ -39,7 +39,7 @@ def print_instruments(
 def print_instrument(
     console: Console, facts: Mapping[str, Any], *, as_json: bool
 ) -> None:
-    """What one instrument does and takes."""
+    """Print what one instrument does and takes."""
     if as_json:
         print_json(facts)
         return
@@ -57,7 +57,7 @@ def print_instrument(
 def print_measurement(
     console: Console, name: str, result: Any, *, as_json: bool
 ) -> None:
-    """The numbers of a measurement, a line each.
+    """Print the numbers of a measurement, a line each.
 
     Long arrays give their shape, range and mean.
     """

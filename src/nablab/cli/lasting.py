@@ -40,9 +40,9 @@ class _Lasting(io.FileIO):
 
 @contextmanager
 def lasting_output() -> Iterator[None]:
-    """Around a command that ends with `SystemExit`.
+    """Let a command that ends with `SystemExit` survive the loss of its output.
 
-    Output may go away, and that is said at the end.
+    The loss is reported at the end.
     """
     make_lasting()
     try:
@@ -70,9 +70,9 @@ def make_lasting() -> None:
 
 
 def lost() -> OSError | None:
-    """Why output was dropped that somebody may miss.
+    """Find why output was dropped that somebody may miss.
 
-    None where all was written or the reader left.
+    It is None where all was written or the reader left.
     """
     raw = _raw(sys.stdout)
     if raw is None:
@@ -101,6 +101,6 @@ def _lasting(stream: TextIO | None, *, line_buffering: bool | None) -> TextIO:
 
 
 def _raw(stream: TextIO | None) -> _Lasting | None:
-    """What lies below a stream; None if that is not one of ours."""
+    """Return what lies below a stream, or None if that is not one of ours."""
     raw = getattr(getattr(stream, "buffer", None), "raw", None)
     return raw if isinstance(raw, _Lasting) else None

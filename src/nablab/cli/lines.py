@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 
 def in_lines(parts: Sequence[str], width: int) -> list[str]:
-    """Words in lines of this width.
+    """Break words into lines of this width.
 
-    One that is longer is broken after commas, else where it must be.
+    A word that is longer is broken after commas, or anywhere if it must be.
 
     >>> in_lines(["steps=8", "targets=sinc,sign_sin,sawtooth"], 16)
     ['steps=8', 'targets=sinc,', 'sign_sin,', 'sawtooth']
@@ -30,7 +30,7 @@ def in_lines(parts: Sequence[str], width: int) -> list[str]:
 def reflow(text: str) -> str:
     r"""Join the lines of each paragraph, so that the terminal wraps them.
 
-    Lists and indented blocks stay.
+    Lists and indented blocks stay as they are.
 
     >>> reflow("one\ntwo\n\n- three\n- four")
     'one two\n\n- three\n- four'
@@ -43,7 +43,7 @@ def reflow(text: str) -> str:
 
 
 def without_quotes(text: str) -> str:
-    """A docstring's words without the backquotes of its markup.
+    """Remove the backquotes of a docstring's markup.
 
     >>> without_quotes("``True`` is what `nablab.run` takes")
     'True is what nablab.run takes'

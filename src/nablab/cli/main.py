@@ -1,5 +1,6 @@
-"""The entry point: parse, call the command, say in a sentence what went wrong, and exit
-with a code.
+"""The entry point: parse, call the command, and exit with a code.
+
+What went wrong is said in a sentence.
 """
 
 from __future__ import annotations
@@ -25,13 +26,14 @@ from nablab.errors import (
     raised,
 )
 
-UNFORESEEN = "This should not happen, please report it:"
+UNFORESEEN = "This should not happen. Please report it:"
 
 
 @lasting_output()
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line and exit with 0 (done), 1 (a run failed), 2 (usage) or 130
-    (interrupted).
+    """Run the command line and exit with a code.
+
+    The code is 0 (done), 1 (a run failed), 2 (usage) or 130 (interrupted).
     """
     make_readable()
     try:
@@ -50,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except NablabError as error:
         code = _fail(f"{error}", error, FAILED)
     except OSError as error:
-        # standard output; the store names files
+        # Errors of the store name a file: without one it is standard output.
         if error.errno == errno.ENOSPC and error.filename is None:
             errors.print(what_is_lost(error), markup=False)
             code = FAILED
@@ -77,7 +79,7 @@ def _command(arguments: Sequence[str] | None) -> int:
 
 
 def _of_the_system(error: OSError) -> str:
-    """What the operating system refused, and where."""
+    """Say what the operating system refused, and where."""
     named = str(error.filename) if error.filename is not None else ""
     place = f" ({named if len(named) <= 200 else named[:200] + '…'})" if named else ""
     return f"{error.strerror or in_short(error)}{place}."

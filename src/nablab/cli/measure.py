@@ -103,7 +103,7 @@ def measure(
 def _kept(
     reference: str | None, condition: str | None, seed: int | None, store: Path | None
 ) -> Kept | None:
-    """The trial whose network is to be measured, if one is named."""
+    """Find the trial whose network is to be measured, if one is named."""
     from nablab.cli.measuring import Kept
     from nablab.runs import open_run
 
@@ -117,8 +117,9 @@ def _kept(
 
 
 def _without_settings(words: tuple[Word, ...]) -> tuple[tuple[Word, ...], list[str]]:
-    """Words of an option that takes several, without the settings that were written
-    after them.
+    """Split the words of an option from the settings that were written after them.
+
+    The option takes several words.
     """
     settings = [word for word in words if _is_setting(str(word)) and not is_there(word)]
     return tuple(word for word in words if word not in settings), [

@@ -1,6 +1,6 @@
-"""The data of a measurement, by name in: targets, images, or arrays in a file.
+"""The data of a measurement, read by name and checked against the network.
 
-Held against the network.
+A name stands for a target, for images, or for arrays in a file.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Pair = tuple[Tensor, Tensor]
 
 
 def read_data(names: Sequence[str]) -> list[Pair]:
-    """The batches of these names: inputs and targets.
+    """Read the batches of these names: inputs and targets.
 
     Raises:
         UsageError: No name, nothing of that name, or a file that cannot be read.
@@ -43,7 +43,7 @@ def read_data(names: Sequence[str]) -> list[Pair]:
 
 
 def as_loss_needs(batches: Sequence[Pair], loss: object) -> list[Pair]:
-    """The batches with whole numbers as decimals where a loss of numbers compares them."""
+    """Turn whole numbers into decimals where a loss of numbers compares them."""
     if loss not in OF_NUMBERS:
         return list(batches)
     return [
@@ -55,8 +55,9 @@ def as_loss_needs(batches: Sequence[Pair], loss: object) -> list[Pair]:
 def check_fit(
     module: nn.Module, loss: object, batches: Sequence[Pair], names: Sequence[str]
 ) -> None:
-    """Try the network on a few samples of every batch, and hold its outputs against the
-    targets.
+    """Try the network on a few samples of every batch.
+
+    Its outputs are held against the targets.
 
     Args:
         module: The network, where it is to be measured.
@@ -87,12 +88,12 @@ def check_fit(
 
 
 def _whole_inputs(x: Tensor) -> str:
-    """What to do about inputs that are whole numbers, which only an embedding takes."""
+    """Say what to do about whole-number inputs, which only an embedding takes."""
     kind = str(x.dtype).removeprefix("torch.")
     return (
         ""
         if x.is_floating_point()
-        else f". The inputs are {kind}: if they are no indices, store float32"
+        else f". The inputs are {kind}: if they are not indices, store float32"
     )
 
 
@@ -122,9 +123,9 @@ def _batch(name: str) -> Pair:
 
 
 def _tensor(array: npt.NDArray[np.generic], where: str) -> Tensor:
-    """An array as PyTorch takes it.
+    """Convert an array into a tensor as PyTorch takes it.
 
-    Whole numbers of any width as int64, as classes and tokens must be.
+    Whole numbers of any width become int64, as classes and tokens must be.
 
     Raises:
         UsageError: Text, dates and the like; or a single number.
@@ -137,7 +138,7 @@ def _tensor(array: npt.NDArray[np.generic], where: str) -> Tensor:
         )
     if array.dtype.kind not in "fiubc":
         raise UsageError(
-            f"{where} holds {array.dtype}, which is no kind of number. Store numbers."
+            f"{where} holds {array.dtype}, which is not a kind of number. Store numbers."
         )
     if not array.ndim:
         raise UsageError(
@@ -155,9 +156,9 @@ def _tensor(array: npt.NDArray[np.generic], where: str) -> Tensor:
 
 
 def _images(name: str) -> ImageSet | None:
-    """The images of ``NAME``, ``NAME:test`` or ``NAME:test@SAMPLES``.
+    """Load the images of ``NAME``, ``NAME:test`` or ``NAME:test@SAMPLES``.
 
-    None if the text names no images.
+    The result is None if the text names no images.
 
     Raises:
         UsageError: A split or a number of samples that does not exist.
@@ -171,7 +172,7 @@ def _images(name: str) -> ImageSet | None:
     found = targets.load(source, split=split)
     if samples and not (samples.isdecimal() and 0 < int(samples[:20]) <= len(found)):
         raise UsageError(
-            f"'@{samples}' in '{name}' is no number of samples from 1 to "
+            f"'@{samples}' in '{name}' is not a number of samples from 1 to "
             f"{len(found):,}."
         )
     return found.first(int(samples)) if samples else found

@@ -67,7 +67,7 @@ class Kept:
     Attributes:
         run: The run.
         condition: Some of its levels, such as ``model=deep``.
-        seed: Of the trial.
+        seed: The trial's seed.
     """
 
     run: Run
@@ -137,7 +137,7 @@ def _check_memory(
         sum(p.numel() for p in model.parameters()), sum(len(x) for x, _ in batches), 1
     )
     expected = chosen.expected(size, **{**defaults, **options})
-    # an instrument refuses itself what makes no sense
+    # the instrument itself refuses options that make no sense
     if math.isfinite(expected.numbers):
         check_memory(
             FLOAT_BYTES * int(expected.numbers), f"{chosen.__name__} of this network"
@@ -145,7 +145,7 @@ def _check_memory(
 
 
 def estimate(request: Request) -> Cost:
-    """What `measure` would cost; see `nablab.instruments.cost`.
+    """Estimate what `measure` would cost; see `nablab.instruments.cost`.
 
     Raises:
         UsageError: As `measure`; or the instrument takes something else than a model, a
@@ -173,7 +173,7 @@ def estimate(request: Request) -> Cost:
 def _in_one_sentence(doing: str) -> Iterator[None]:
     """Turn what the user's code or PyTorch raises into one sentence.
 
-    Nablab's own errors are sentences.
+    Nablab's own errors are sentences already.
     """
     try:
         yield
@@ -184,13 +184,13 @@ def _in_one_sentence(doing: str) -> Iterator[None]:
 
 
 def instrument_facts() -> list[dict[str, str]]:
-    """Name and purpose of every instrument."""
+    """List the name and purpose of every instrument."""
     found = [find_instrument(name) for name in INSTRUMENTS]
     return [{"name": one.__name__, "purpose": _summary(one)} for one in found]
 
 
 def option_facts(name: str) -> dict[str, Any]:
-    """What an instrument does and takes, as plain JSON types."""
+    """Describe what an instrument does and takes, as plain JSON types."""
     chosen = find_instrument(name)
     defaults = inspect.signature(chosen.measure).parameters
     options = [
@@ -211,8 +211,10 @@ def option_facts(name: str) -> dict[str, Any]:
 
 
 def check_figure(path: Path) -> None:
-    """Raise `UsageError` for a picture format that is not written, before anything is
-    measured.
+    """Refuse a picture format that is not written, before anything is measured.
+
+    Raises:
+        UsageError: The format is not written.
     """
     if path.suffix not in FIGURES:
         raise unknown("picture format", path.suffix or str(path), FIGURES)
@@ -240,7 +242,7 @@ SIGNS = {r"\le": "≤", r"\pm": "±", r"\sim": "~", r"\max": "max", r"\|": "||"}
 
 
 def _without_markup(text: str) -> str:
-    r"""A docstring's words without the marks of its markup.
+    r"""Remove the marks of a docstring's markup.
 
     >>> _without_markup(r"``True`` for :math:`\sigma |x_i|`, :math:`\|x\| \le 1`; `A`.")
     'True for sigma |x_i|, ||x|| ≤ 1; A.'
@@ -285,8 +287,9 @@ def _positional(chosen: Instrument[..., Any]) -> list[str]:
 
 @dataclass(frozen=True)
 class _Prepared:
-    """What a request names, by the names of an instrument's arguments, and what must be
-    said of it.
+    """What a request names, by the names of an instrument's arguments.
+
+    It also has what must be said of it.
     """
 
     found: Mapping[str, Any]
@@ -296,7 +299,7 @@ class _Prepared:
 def _prepare(chosen: Instrument[..., Any], request: Request) -> _Prepared:
     """Read what the request names.
 
-    Hold the network, the data and the loss against each other.
+    The network, the data and the loss are held against each other.
     """
     check_device(request.device)
     names = _positional(chosen)
@@ -346,7 +349,7 @@ def _prepare(chosen: Instrument[..., Any], request: Request) -> _Prepared:
 
 
 def _data(request: Request) -> tuple[list[Pair], Any]:
-    """The batches, and the loss that comes with them if they are a trial's own."""
+    """Read the batches, and the loss that comes with them if they are a trial's own."""
     if request.kept is None or request.data:
         return read_data(request.data), None
     loss, pair = request.kept.run.objective(request.kept.condition, request.kept.seed)
@@ -354,8 +357,9 @@ def _data(request: Request) -> tuple[list[Pair], Any]:
 
 
 def _model(request: Request, place: int) -> tuple[nn.Module, tuple[str, ...]]:
-    """The network with the weights of this place among the files, and what must be said
-    of them.
+    """Load the network with the weights of this place among the files.
+
+    What must be said of them comes with it.
     """
     if request.kept is not None:
         kept, name = request.kept, str([*request.weights, Path("final")][place])
@@ -414,7 +418,7 @@ def _options(chosen: Instrument[..., Any], settings: Sequence[str]) -> dict[str,
 
 
 def option_types(chosen: Instrument[..., Any]) -> Mapping[str, Any]:
-    """The types of an instrument's keyword options, by name."""
+    """Return the types of an instrument's keyword options, by name."""
     hints = typing.get_type_hints(chosen.measure)
     parameters = inspect.signature(chosen.measure).parameters.values()
     return {p.name: hints[p.name] for p in parameters if p.kind is p.KEYWORD_ONLY}

@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 
 def run_facts(folder: RunFolder) -> dict[str, Any]:
-    """One line of `nablab runs`, as plain JSON types."""
+    """Collect one line of `nablab runs`, as plain JSON types."""
     from nablab.lab.provenance import seconds_of
     from nablab.lab.status import state_of
 
@@ -71,9 +71,9 @@ def run_facts(folder: RunFolder) -> dict[str, Any]:
 
 
 def print_runs(console: Console, facts: Sequence[Mapping[str, Any]]) -> None:
-    """The runs of the store.
+    """Print the runs of the store.
 
-    Two lines each, or more where they are longer than the terminal is wide.
+    A run takes two lines, or more where they are longer than the terminal is wide.
     """
     if not facts:
         console.print(
@@ -105,9 +105,9 @@ def print_runs(console: Console, facts: Sequence[Mapping[str, Any]]) -> None:
 
 
 def changed_settings(config: Config) -> list[str]:
-    """What a run changed in its preset, as ``key=value`` words.
+    """List what a run changed in its preset, as ``key=value`` words.
 
-    Nothing where its experiment is gone.
+    The list is empty where its experiment is gone.
     """
     from nablab import catalogue
 
@@ -122,7 +122,10 @@ def changed_settings(config: Config) -> list[str]:
 
 
 def print_comparison(console: Console, first: RunView, second: RunView) -> None:
-    """Two runs side by side: what differs, then verdicts, then numbers."""
+    """Print what differs between two runs, then verdicts, then numbers.
+
+    The runs stand side by side.
+    """
     from nablab.report.compare import compare_rows
 
     for title, header, rows in compare_rows(first, second):
@@ -141,12 +144,12 @@ def print_comparison(console: Console, first: RunView, second: RunView) -> None:
 
 
 def now_text(seconds: float) -> str:
-    """A date and time for people, local time."""
+    """Write a date and time in a human-readable form, in local time."""
     try:
         return (
             time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
             if seconds
             else "never"
         )
-    except (OverflowError, ValueError, OSError):  # a disk may say any time
+    except (OverflowError, ValueError, OSError):  # a disk may report any time
         return "?"

@@ -1,5 +1,6 @@
-"""Which claims a number of seeds cannot decide, said in advance in the terminal and as
-JSON.
+"""Which claims a number of seeds cannot decide, said before the run.
+
+The warnings are written for the terminal and as JSON.
 """
 
 from __future__ import annotations
@@ -21,23 +22,24 @@ if TYPE_CHECKING:
 
 
 def too_few(experiment: Experiment, seeds: int) -> list[Undecidable]:
-    """The claims of a configured experiment that so many seeds cannot decide."""
+    """Find the claims of a configured experiment that this many seeds cannot decide."""
     from nablab.verdicts.feasibility import undecidable
 
     return undecidable(experiment.active_claims(), experiment.conditions(), seeds)
 
 
 def undecided_claims(experiment: Experiment, seeds: int) -> list[dict[str, Any]]:
-    """These claims as plain JSON types."""
+    """List these claims as plain JSON types."""
     return [
         {"claim": one.claim, "seeds": one.seeds} for one in too_few(experiment, seeds)
     ]
 
 
 def warnings(experiment: Experiment, preset: str, seeds: int) -> list[str]:
-    """What to tell a user before the run.
+    """Write what to tell a user before the run, a line each.
 
-    Nothing, or which claims will stay open and why, a line each.
+    The lines say which claims will stay open and why; there are none where all can be
+    decided.
     """
     found = too_few(experiment, seeds)
     if not found:
@@ -52,10 +54,10 @@ def warnings(experiment: Experiment, preset: str, seeds: int) -> list[str]:
 
 
 def warnings_of_preset(experiment_class: type[Experiment], preset: str) -> list[str]:
-    """The same for a preset, which is not checked and not run.
+    """Write the same for a preset, which is not checked and not run.
 
     An experiment of the user's own may raise anything where it lists its conditions;
-    that is said.
+    the line then says so.
     """
     seeds = configuration.seeds_of(experiment_class, preset)
     try:
@@ -69,7 +71,7 @@ def warnings_of_preset(experiment_class: type[Experiment], preset: str) -> list[
 
 
 def print_warnings(console: Console, lines: Sequence[str], *, indent: int = 0) -> None:
-    """Which claims stay open; nothing where all can be decided."""
+    """Print which claims stay open, and nothing where all can be decided."""
     for line in lines:
         console.print(
             Padding(Text(without_quotes(line), style="yellow"), (0, 0, 0, indent))

@@ -36,9 +36,9 @@ DRAWN = {"─": "-", "━": "-", "│": "|", "┃": "|", "╸": "-", "╺": "-",
 
 
 def _nearest(sign: str) -> str:
-    """One character in ASCII, or in the few letters that name it.
+    """Write one character in ASCII, or in the few letters that name it.
 
-    ``?`` where there is nothing like it.
+    It becomes ``?`` where there is nothing like it.
 
     >>> "".join(map(_nearest, "‖Hg‖ ≤ ½ · Zoë…"))
     '||Hg|| <= 1/2 * Zoe...'
@@ -81,7 +81,7 @@ _reserved: ContextVar[TextIO | None] = ContextVar("reserved for JSON", default=N
 def only_json(wanted: bool) -> Iterator[None]:
     """Keep standard output for what `print_json` prints.
 
-    All else meanwhile goes to standard error.
+    Everything else goes to standard error meanwhile.
 
     That holds for the user's Python files, for libraries that write to file descriptor
     1, and for worker processes, which inherit it.
@@ -99,9 +99,9 @@ def only_json(wanted: bool) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _own(stream: TextIO) -> Iterator[TextIO]:
-    """A stream that nobody else writes to.
+    """Open a stream that nobody else writes to.
 
-    A copy of descriptor 1, which is standard error for the while.
+    It is a copy of descriptor 1, which is standard error in the meantime.
     """
     if not (_writes_to(stream, 1) and _writes_to(sys.stderr, 2)):
         yield stream  # a test or a notebook put something else there

@@ -25,9 +25,10 @@ ROOM_FOR_EFFECTS = 96
 
 
 def print_verdicts(console: Console, verdicts: Sequence[Verdict]) -> None:
-    """The answer, then one or two lines per claim; its effect only where there is room.
+    """Print the answer, then one or two lines per claim.
 
-    Tests, p-values and reasons are left to the report.
+    The effect of a claim is printed only where there is room. Tests, p-values and
+    reasons are left to the report.
     """
     from nablab.verdicts.answering import answer, bare_claim, shared_scope
 
@@ -49,8 +50,9 @@ def print_verdicts(console: Console, verdicts: Sequence[Verdict]) -> None:
 
 
 def _below(verdict: Verdict, width: int) -> str:
-    """The second line: the effect, and what it would take to decide if that fits as
-    well.
+    """Write the second line: the effect, and what it would take to decide.
+
+    The latter is left out where both do not fit.
     """
     parts = [
         f"{sentence(part)}." for part in (verdict.effect_text, verdict.advice) if part
@@ -60,12 +62,12 @@ def _below(verdict: Verdict, width: int) -> str:
 
 
 def _after(verdict: Verdict) -> str:
-    """What it would take to decide, behind the claim."""
+    """Write what it would take to decide, behind the claim."""
     return f" {sentence(verdict.advice)}." if verdict.advice else ""
 
 
 def _legend(verdicts: Sequence[Verdict], shared: Mapping[str, Level]) -> str:
-    """What the signs mean, how often each occurs, and what all claims share."""
+    """Say what the signs mean, how often each occurs, and what all claims share."""
     outcomes = [verdict.outcome for verdict in verdicts]
     counts = [
         f"{MARKS[kind][0]} {outcomes.count(kind)} {kind}"

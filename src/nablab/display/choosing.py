@@ -23,8 +23,8 @@ def shown(progress: bool | None, *, jobs: int = 1) -> Iterator[Observer | None]:
     """Show a run that is called from Python, on standard error.
 
     Args:
-        progress: Whether to; None does in a notebook, and where both standard output
-            and error are a terminal.
+        progress: Whether to show it; None does so in a notebook, and where both
+            standard output and error are a terminal.
         jobs: Number of processes that work.
     """
     observer = _display(progress, jobs)
@@ -55,7 +55,10 @@ def _display(progress: bool | None, jobs: int) -> PlainLines | Any | None:
 
 
 def in_terminal(stream: Any) -> bool:
-    """Whether a stream goes to a terminal; one that is closed or missing does not."""
+    """Tell whether a stream goes to a terminal.
+
+    A stream that is closed or missing does not.
+    """
     try:
         return bool(stream.isatty())
     except (AttributeError, ValueError):
@@ -63,7 +66,7 @@ def in_terminal(stream: Any) -> bool:
 
 
 def notebook_display() -> Callable[..., Any] | None:
-    """IPython's ``display`` if this program runs in a notebook.
+    """Return IPython's ``display`` if this program runs in a notebook.
 
     IPython is not imported: whoever runs in a notebook has it already.
     """
@@ -71,6 +74,6 @@ def notebook_display() -> Callable[..., Any] | None:
     shell = ipython.get_ipython() if ipython is not None else None
     if NOTEBOOK_SHELL not in (base.__name__ for base in type(shell).__mro__):
         return None
-    # by its name, since the checks of types have no IPython
+    # imported by name, since types are checked without IPython
     display: Callable[..., Any] = import_module("IPython.display").display
     return display

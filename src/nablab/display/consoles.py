@@ -1,4 +1,4 @@
-"""The console that all text for people goes through.
+"""The console that all human-readable text goes through.
 
 No text that it is given can steer the terminal.
 """
@@ -26,7 +26,7 @@ class SafeConsole(Console):
     ) -> Iterable[Segment]:
         """Lay something out; see `rich.console.Console.render`.
 
-        What rich itself steers with stays.
+        What rich itself steers the terminal with stays.
         """
         for segment in super().render(renderable, options):
             if segment.control or not STEERING.search(segment.text):

@@ -23,7 +23,7 @@ Conditions = tuple[Condition, ...]  # that train in one batch: a unit of work
 
 @dataclass(frozen=True)
 class TimeLeft:
-    """An estimate for a person.
+    """An estimate for a reader.
 
     Attributes:
         seconds: Until the last condition ends.
@@ -39,16 +39,16 @@ class TimeLeft:
 
 
 class Forecast:
-    """Reckons how long a run will go on; knows nothing before a condition has ended.
+    """Estimates how long a run will go on, once a condition has ended.
 
-    Conditions that wait are taken to last as long per trial as those that ended. One in
-    work is taken to last as long as that, too, or longer if its training says so. All
-    are dealt out to the processes that work.
+    Before that it knows nothing. Conditions that wait are taken to last as long per
+    trial as those that ended. One in work is taken to last as long as that, too, or
+    longer if its training says so. All are dealt out to the processes that work.
 
-    What an earlier command began is no measure: how long the whole of it took is not
+    What an earlier command began is not a measure: how long the whole of it took is not
     known here. Nor is what ended before processes came to help, since they share the
     cores: how much they gain depends on the trainings, and may be nothing. Until one of
-    theirs has ended, all that is left is reckoned to be done one after the other, which
+    theirs has ended, all that is left is taken to be done one after the other, which
     bounds it.
 
     Args:
@@ -76,7 +76,7 @@ class Forecast:
         *,
         resumed: Collection[Conditions] = (),
     ) -> None:
-        """Take the work.
+        """Take on the work.
 
         Args:
             trials: How many each unit of work has to do, in their order.
@@ -88,24 +88,24 @@ class Forecast:
             self._begin()
 
     def end(self, conditions: Conditions, outcome: Outcome) -> None:
-        """Take that a unit of work ended, however it did."""
+        """Note that a unit of work has ended, however it did."""
         with self._lock:
             if self._trials.pop(conditions, 0) and conditions not in self._resumed:
                 if self._helped is not None and outcome.trained:
-                    self._measure_anew(self._begun.get(conditions, self._helped))
-                # none where it failed, or where another process did it
+                    self._measure_again(self._begun.get(conditions, self._helped))
+                # there are none where it failed, or where another process did it
                 self._trained += len(outcome.trained)
                 self._seconds += outcome.seconds if outcome.trained else 0.0
             self._begin()
 
     def help(self, workers: int) -> None:
-        """Take that so many processes work besides this one."""
+        """Note that this number of processes work besides this one."""
         with self._lock:
             self.jobs = workers + 1
             self._helped = self._clock()
             self._begin()
 
-    def _measure_anew(self, begun: float) -> None:
+    def _measure_again(self, begun: float) -> None:
         """Forget what ended before there was help.
 
         This is done once something ends that had help from its beginning.
@@ -114,7 +114,7 @@ class Forecast:
             self._seconds, self._trained, self._helped = 0.0, 0, None
 
     def left(self, progress: Mapping[Conditions, Progress]) -> TimeLeft | None:
-        """How long the run will go on.
+        """Estimate how long the run will go on.
 
         Args:
             progress: How far the units of work are that said so just now.
@@ -126,9 +126,9 @@ class Forecast:
         with self._lock:
             for conditions in progress:
                 self._begun.setdefault(conditions, now)
-            return self._reckon(progress, now) if self._trained else None
+            return self._estimate(progress, now) if self._trained else None
 
-    def _reckon(
+    def _estimate(
         self, progress: Mapping[Conditions, Progress], now: float
     ) -> TimeLeft | None:
         pace = self._seconds / self._trained
@@ -150,7 +150,7 @@ class Forecast:
         return TimeLeft(seconds, at_most) if seconds > 0 else None
 
     def _begin(self) -> None:
-        """Take it that whoever is free begins with the next."""
+        """Note that whoever is free begins with the next unit of work."""
         now = self._clock()
         working = sum(conditions in self._begun for conditions in self._trials)
         for conditions in self._trials:
@@ -162,7 +162,7 @@ class Forecast:
 
 
 def _left_of(usual: float, progress: Progress | None) -> tuple[float, bool]:
-    """Seconds until a unit in work ends, and whether it may end sooner.
+    """Estimate the seconds until a unit in work ends, and whether it may end sooner.
 
     Args:
         usual: What would be left if it lasts as long as others.
@@ -182,7 +182,7 @@ def _left_of(usual: float, progress: Progress | None) -> tuple[float, bool]:
 
 
 def _dealt_out(waiting: list[float], busy: list[float]) -> float:
-    """When the last process is free, if whoever is free first takes the next.
+    """Find when the last process is free, if whoever is free takes the next.
 
     >>> _dealt_out([2.0, 2.0, 3.0], [1.0, 0.0])
     5.0
@@ -194,7 +194,7 @@ def _dealt_out(waiting: list[float], busy: list[float]) -> float:
 
 
 def seconds_left(progress: Progress) -> float:
-    """How long a training or loop goes on, as fast as it is now."""
+    """Estimate how long a training or loop goes on, as fast as it is now."""
     steps = max(0, progress.steps - progress.step) * progress.replicas
     return steps / max(progress.rate, 1e-9)
 
@@ -202,7 +202,7 @@ def seconds_left(progress: Progress) -> float:
 def pending_trials(
     folder: RunFolder, plan: Plan, pending: int
 ) -> dict[Conditions, int]:
-    """How many trials each unit of work has to do.
+    """Count how many trials each unit of work has to do.
 
     Args:
         folder: The run.

@@ -106,7 +106,7 @@ class LiveTable:
             console=self.console,
             refresh_per_second=REFRESH_PER_SECOND,
             transient=True,
-            # what goes to a file or a pipe shall get there
+            # what goes to a file or a pipe must arrive there
             redirect_stdout=in_terminal(sys.stdout),
             redirect_stderr=in_terminal(sys.stderr),
         )
@@ -125,13 +125,13 @@ class LiveTable:
             table.add_column("steps/s", justify="right", no_wrap=True, min_width=7)
         for group in self._shown(progress):
             table.add_row(*self._cells(group, progress.get(group)))
-        # Always as many lines: rich would leave some behind where two threads draw at
-        # the same time and the table has grown between them.
+        # Always the same number of lines: rich would leave some behind where two
+        # threads draw at the same time and the table has grown between them.
         foot = Text(self._foot(progress), "dim", no_wrap=True, overflow="ellipsis")
         return Group(table, foot)
 
     def _foot(self, progress: dict[Conditions, Progress]) -> str:
-        """How far the whole is, in one line where that fits."""
+        """Say how far the whole run is, in one line where that fits."""
         if self._stopping:
             return STOPPING
         done = sum(state.startswith("done") for state in self._states.values())
@@ -139,13 +139,13 @@ class LiveTable:
         parts = [f"{done} of {len(self._states)} conditions done"]
         seeds, rest = [f"{self._seeds} seeds each"], [str(left)] if left else []
         foot = ", ".join([*parts, *seeds, *rest])
-        # the headline says the seeds, too
+        # the headline gives the seeds, too
         return foot if len(foot) <= self.console.width else ", ".join([*parts, *rest])
 
     def _shown(self, progress: dict[Conditions, Progress]) -> Sequence[Conditions]:
         """Return the conditions in work, then those that wait, then the rest.
 
-        In the experiment's order.
+        Each of these is in the experiment's order.
         """
         if len(self._states) <= ROWS:
             return list(self._states)
@@ -173,7 +173,7 @@ class LiveTable:
             try:
                 now = reading.read(path, contents.Progress)
             except reading.Damaged:
-                # no number of it decides anything: the row shows the state instead
+                # its numbers decide nothing: the row shows the state instead
                 continue
             if now and abs(time.time() - now.time) < STALE_SECONDS:
                 found[group] = now

@@ -16,7 +16,7 @@ from nablab.display.consoles import SafeConsole
 from nablab.display.live import LiveTable
 
 WIDTH = 88  # characters: what a cell shows without a scroll bar
-EVERY_SECONDS = 0.5  # the progress that is shown is no younger
+EVERY_SECONDS = 0.5  # progress is not written more often
 
 
 class NotebookTable(LiveTable):
@@ -43,7 +43,7 @@ class NotebookTable(LiveTable):
         )
 
     def close(self) -> None:
-        """Leave what was said."""
+        """Replace the table with what was said."""
         self._ended.set()
         if self._handle is not None:
             self._redrawing.join()

@@ -66,7 +66,7 @@ class PlainLines:
         self.console.print(helping(workers, self.alone), highlight=False)
 
     def close(self) -> None:
-        """Nothing is left open."""
+        """Do nothing: nothing is left open."""
 
 
 class Quiet(PlainLines):

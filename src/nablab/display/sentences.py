@@ -20,7 +20,7 @@ STOPPING = "Stopping: finishing the step. Ctrl-C again ends at once."
 
 
 def headline(plan: Plan, pending: int) -> str:
-    """One line: what is run."""
+    """Say in one line what is run."""
     conditions = len(plan.conditions)
     trials = conditions * plan.seeds
     done = f", {trials - pending} of them done before" if pending < trials else ""
@@ -30,7 +30,7 @@ def headline(plan: Plan, pending: int) -> str:
 
 
 def helping(workers: int, alone: str = "--jobs 1") -> str:
-    """One line: that further processes work, and what the user gives to do without."""
+    """Say in one line that processes help, and what the user gives to do without."""
     processes = (
         "a worker process helps" if workers == 1 else f"{workers} worker processes help"
     )
@@ -41,7 +41,7 @@ def helping(workers: int, alone: str = "--jobs 1") -> str:
 
 
 def ending(conditions: Sequence[Condition], outcome: Outcome) -> str:
-    """One line: how conditions ended."""
+    """Say in one line how conditions ended."""
     if outcome.state == "done":
         return (
             f"{text_of(conditions)}: {len(outcome.trained)} trials in "

@@ -354,20 +354,20 @@ class CnnDepth(Experiment):
         self.compared.check(form, batch_sizes=[self.batch_size])
 
     def conditions(self) -> list[Condition]:
-        """Every network, with the course that it comes from."""
+        """List every network, with the course that it comes from."""
         return [
             Condition(network=name, course=COURSE.get(name, "none"))
             for name in self.compared.names
         ]
 
     def settings_of(self, name: str) -> CnnDepth:
-        """This configuration with the settings by which a network is trained."""
+        """Return this configuration with the settings a network is trained by."""
         if self.settings == "one":
             return self
         return replace(self, **RECIPES[COURSE[name]])
 
     def split(self, lab: Seeds) -> tuple[ImageSet, ImageSet | None]:
-        """The images to train on, and those that are held out of training, if any."""
+        """Split the images into those to train on and those held out, if any."""
         images = self.task.images("train")
         if not self.validation:
             return images, None
@@ -486,7 +486,10 @@ class CnnDepth(Experiment):
             lab.array(trial, name, array)
 
     def active_claims(self) -> tuple[Claim, ...]:
-        """The claims on networks that are run; what is published is of MNIST."""
+        """Select the claims on networks that are run.
+
+        What is published is of MNIST.
+        """
         names, mnist = self.compared.names, self.data == "mnist"
         claims = []
         for claim in super().active_claims():
@@ -501,14 +504,14 @@ class CnnDepth(Experiment):
         return tuple(claims)
 
     def baselines(self, records: Records) -> dict[str, Mapping[str, float]]:
-        """What always saying the most frequent class of the training images scores."""
+        """Score always saying the most frequent class of the training images."""
         scores = records.values("constant_accuracy")
         if not scores:
             return {}
         return {"test_accuracy": {"always the most frequent class": scores[0]}}
 
     def figures(self, records: Records) -> dict[str, Figure]:
-        """Accuracy by network, epochs and size, and the surest mistakes."""
+        """Draw accuracy by network, epochs and size, and the surest mistakes."""
         accuracy = plots.dots(
             records,
             "test_accuracy",

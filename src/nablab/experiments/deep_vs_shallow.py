@@ -278,7 +278,7 @@ class DeepVsShallow(Experiment):
         compared.check(data.task(self.targets[0]))
 
     def conditions(self) -> list[Condition]:
-        """Every target with every network."""
+        """Combine every target with every network."""
         return [
             Condition(model=name, target=target)
             for target in self.targets
@@ -343,7 +343,7 @@ class DeepVsShallow(Experiment):
             )
 
     def builder(self, name: str) -> Callable[[], nn.Module]:
-        """What builds one fresh network of a condition."""
+        """Return what builds one fresh network of a condition."""
         if name == YOURS and self.model is not None:
             return models.load_factory(self.model)
         widths = self.widths[name]
@@ -367,7 +367,7 @@ class DeepVsShallow(Experiment):
             lab.array(trial, "prediction", predictions[place])
 
     def active_claims(self) -> tuple[Claim, ...]:
-        """The claims whose targets and networks this configuration runs."""
+        """Select the claims whose targets and networks this configuration runs."""
         return tuple(
             claim
             for claim in super().active_claims()
@@ -375,7 +375,10 @@ class DeepVsShallow(Experiment):
         )
 
     def baselines(self, records: Records) -> dict[str, Mapping[str, float]]:
-        """For every target the errors of the mean, a spline and an exact network."""
+        """Collect the errors to compare with, for every target.
+
+        They are those of the mean, a spline and an exact network.
+        """
         errors = {
             f"{spec}: {name}": error
             for spec in self.targets
@@ -384,7 +387,7 @@ class DeepVsShallow(Experiment):
         return {"held_out_mse": errors}
 
     def figures(self, records: Records) -> dict[str, Figure]:
-        """Loss against steps, truth and predictions, and the final errors."""
+        """Draw loss against steps, truth and predictions, and the final errors."""
         means: dict[Level, Mapping[str, float]] = {}
         for spec in self.targets:
             errors = _kept_references(records, spec)
@@ -419,7 +422,10 @@ class DeepVsShallow(Experiment):
 
 
 def _references(target: Target) -> dict[str, float]:
-    """Held-out errors to compare with: the mean, a cubic spline, an exact network."""
+    """Compute held-out errors to compare with.
+
+    They are those of the mean, a cubic spline, and an exact network.
+    """
     import numpy as np
     from scipy.interpolate import CubicSpline
 
@@ -437,7 +443,7 @@ def _references(target: Target) -> dict[str, float]:
 
 
 def _kept_references(records: Records, spec: str) -> dict[str, float]:
-    """What `_references` gave for a target, from the records."""
+    """Read what `_references` gave for a target from the records."""
     errors = records.where(target=spec).shared_array("reference_errors")
     if errors is None:
         return {}
@@ -446,7 +452,7 @@ def _kept_references(records: Records, spec: str) -> dict[str, float]:
 
 
 def _exact(depth: int) -> str:
-    """What the network is called that is the sawtooth of this depth."""
+    """Name the network that is the sawtooth of this depth."""
     return f"exact network, {6 * depth + 1} parameters"
 
 
@@ -455,7 +461,7 @@ def _count(network: nn.Module) -> int:
 
 
 def _errors(predictions: Tensor, y: Tensor) -> Any:
-    """Mean squared error per replica, NaN if it diverged.
+    """Compute the mean squared error per replica, NaN if it diverged.
 
     Args:
         predictions: (K, N, 1).
@@ -469,7 +475,7 @@ def _errors(predictions: Tensor, y: Tensor) -> Any:
 
 
 def _thinned(losses: Any) -> tuple[Any, Any]:
-    """About 500 steps, evenly spaced on a log axis, while the loss is finite."""
+    """Choose about 500 steps, evenly spaced on a log axis, while the loss is finite."""
     import numpy as np
 
     steps = np.unique(np.geomspace(1, len(losses), 500).astype(np.int64)) - 1

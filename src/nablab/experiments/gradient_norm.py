@@ -256,7 +256,7 @@ class GradientNorm(Experiment):
             self.compared.check(task, batch_sizes=[self.batch_size])
 
     def conditions(self) -> list[Condition]:
-        """Every target with every network."""
+        """Combine every target with every network."""
         return [
             Condition(model=name, target=target)
             for target in self.targets
@@ -264,7 +264,7 @@ class GradientNorm(Experiment):
         ]
 
     def active_claims(self) -> tuple[Claim, ...]:
-        """The claims whose target, network and steps this configuration runs."""
+        """Select the claims whose target, network and steps this configuration runs."""
         return tuple(
             claim
             for claim in super().active_claims()
@@ -361,7 +361,7 @@ class GradientNorm(Experiment):
         )
 
     def figures(self, records: Records) -> dict[str, Figure]:
-        """Norms and loss in one figure, then norms and update ratios by layer."""
+        """Draw norms and loss in one figure, then norms and update ratios by layer."""
         images = data.image_sets(self.targets)
         kinds = ["cross-entropy" if t in images else "MSE" for t in self.targets]
         losses = " or ".join(dict.fromkeys(kinds))
@@ -391,7 +391,7 @@ class GradientNorm(Experiment):
 
 
 def _curves(records: Records, *, y_label: str, title: str, caption: str) -> Figure:
-    """Curves by color, with a panel per case."""
+    """Draw curves by color, with a panel per case."""
     return plots.curves(
         records,
         curve="value",
@@ -404,7 +404,7 @@ def _curves(records: Records, *, y_label: str, title: str, caption: str) -> Figu
 
 
 def _by_curve(records: Records, wanted: Callable[[str], bool]) -> Records:
-    """One record per wanted curve, with its name and case as the condition."""
+    """Make one record per wanted curve, with its name and case as the condition."""
     return Records(
         Record(
             Condition(
@@ -423,7 +423,7 @@ def _by_curve(records: Records, wanted: Callable[[str], bool]) -> Records:
 
 
 def _layers(parts: Mapping[str, Any]) -> dict[str, Any]:
-    """Norms by layer: the parameters of one module together."""
+    """Compute norms by layer: the parameters of one module together."""
     import numpy as np
 
     squares: dict[str, Any] = {}
@@ -434,7 +434,7 @@ def _layers(parts: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _three(layers: Mapping[str, Any]) -> dict[str, Any]:
-    """The first, the middle and the last of the layers, or what there is of them."""
+    """Pick the first, the middle and the last layer, or what there is of them."""
     values = list(layers.values())
     names = {
         0: "first layer",
@@ -445,7 +445,7 @@ def _three(layers: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _statistics(steps: Any, norms: Any, minibatch: Any, loss: Any) -> dict[str, float]:
-    """What the claims are about, from one run; NaN if it ended early."""
+    """Compute what the claims are about, from one run; NaN if it ended early."""
     import numpy as np
     from scipy.stats import kendalltau
 

@@ -306,7 +306,7 @@ class Interpolation(Experiment):
         return models.Networks(self.networks)
 
     def conditions(self) -> list[Condition]:
-        """Every network with every pair of ends."""
+        """Combine every network with every pair of ends."""
         return [
             Condition(network=network, ends=ends)
             for network in self.networks
@@ -314,7 +314,10 @@ class Interpolation(Experiment):
         ]
 
     def active_claims(self) -> tuple[Claim, ...]:
-        """The claims whose ends are run; that on batch norm if a network has it."""
+        """Select the claims whose ends are run.
+
+        The claim on batch norm is among them if a network has it.
+        """
         norm = any(map(normalizes, self.networks))
         return tuple(
             claim
@@ -354,7 +357,7 @@ class Interpolation(Experiment):
     def _train(
         self, which: str, differs: Sequence[str], task: Task, trials: Trials, lab: Lab
     ) -> training.Training:
-        """Train one network per seed, the A or B of the two."""
+        """Train one network per seed, end A or B of the line."""
         images, labels = task.train()
         batch_size = self.large_batch if "batch" in differs else self.batch_size
         # Equal steps are as many as small batches take.
@@ -434,7 +437,7 @@ class Interpolation(Experiment):
         lab.array(trial, "matched_loss", matched.losses)
 
     def baselines(self, records: Records) -> dict[str, Mapping[str, float]]:
-        """Chance, and the border of what is called stable."""
+        """Return chance, and the border of what is called stable."""
         found: dict[str, Mapping[str, float]] = {"error_barrier": BORDER}
         chance = records.shared_array("chance")
         if chance is not None:
@@ -443,7 +446,7 @@ class Interpolation(Experiment):
         return found
 
     def figures(self, records: Records) -> dict[str, Figure]:
-        """For each network the whole line and what matching does; then all barriers."""
+        """Draw the line of each network and what matching does; then all barriers."""
         figures = {}
         for network in self.networks:
             part = records.where(network=network)
@@ -465,14 +468,14 @@ class Interpolation(Experiment):
 
 
 def normalizes(network: str) -> bool:
-    """Whether the network has batch norm."""
+    """Tell whether the network has batch norm."""
     return "-bn" in NETWORKS.get(network, network)
 
 
 def _measured(
     a: nn.Module, b: nn.Module, sets: Sets, alphas: Any, *, reestimate: bool
 ) -> Line:
-    """The line through two networks, with batch norm estimated again or not."""
+    """Measure the line through two networks, batch norm estimated again or not."""
     from nablab.instruments import interpolate
 
     return interpolate(
@@ -489,7 +492,10 @@ def _measured(
 
 
 def numbers(line: Line) -> dict[str, float]:
-    """The scalars of a line; accuracies and errors are shares of the test split."""
+    """Compute the scalars of a line.
+
+    Accuracies and errors are shares of the test split.
+    """
     loss_a, loss_b = line.at(0.0), line.at(1.0)
     rises = [
         line.at(end + side) / loss - 1
@@ -521,7 +527,7 @@ def numbers(line: Line) -> dict[str, float]:
 
 
 def _along_the_line(records: Records, network: str) -> Figure:
-    """Loss and accuracy on both splits along the line."""
+    """Draw loss and accuracy on both splits along the line."""
     panels = [
         plots.LinePanel(
             f"{kind}, {split}",
@@ -542,7 +548,7 @@ def _along_the_line(records: Records, network: str) -> Figure:
 
 
 def _matching(records: Records, network: str) -> Figure | None:
-    """What matching the units does, where the ends have other first weights."""
+    """Draw what matching the units does, where the ends have other first weights."""
     before = plots.lines_of(records, "alpha", "train_loss", within=(0.0, 1.0))
     matched = plots.lines_of(records, "matched_alpha", "matched_loss")
     panels = [

@@ -256,7 +256,7 @@ class LossLandscape(Experiment):
             compared.check(task, batch_sizes=[self.batch_size])
 
     def conditions(self) -> list[Condition]:
-        """Every target with every network."""
+        """Combine every target with every network."""
         return [
             Condition(model=name, target=target)
             for target in self.targets
@@ -311,7 +311,7 @@ class LossLandscape(Experiment):
             self._measure_planes(task, solutions, recorder.path(first), trial, lab)
 
     def builder(self, name: str, task: Task) -> Callable[[], nn.Module]:
-        """What builds one fresh network of a condition."""
+        """Return what builds one fresh network of a condition."""
         spec, activation = spec_of(name, task), self.activation
         return lambda: models.network(
             spec, shape=task.shape, outputs=task.outputs, activation=activation
@@ -416,7 +416,7 @@ class LossLandscape(Experiment):
         lab.array(trial, "three_marks", three.models)
 
     def baselines(self, records: Records) -> dict[str, Mapping[str, float]]:
-        """The loss of the mean, and how much two directions hold of a random walk."""
+        """Give the loss of the mean, and what two directions hold of a random walk."""
         from nablab.instruments import random_walk_shares
 
         walk = float(random_walk_shares(self.path_points + 1, "last")[:2].sum())
@@ -435,7 +435,7 @@ class LossLandscape(Experiment):
         }
 
     def figures(self, records: Records) -> dict[str, Figure]:
-        """The two lines, then the three planes of the first seed."""
+        """Draw the two lines, then the three planes of the first seed."""
         figures = {
             "line": _lines(
                 records,
@@ -494,7 +494,7 @@ class LossLandscape(Experiment):
 def _lines(
     records: Records, line: str, *, x_label: str, title: str, caption: str
 ) -> Figure:
-    """The training and the held-out loss along one of the two lines."""
+    """Draw the training and the held-out loss along one of the two lines."""
     kinds = ["cross-entropy" if _scored(record) else "MSE" for record in records]
     return plots.lines(
         records,
@@ -509,7 +509,7 @@ def _lines(
 
 
 def _accuracy_panels(records: Records) -> list[plots.LinePanel]:
-    """The accuracies along both lines, of those targets that have any."""
+    """Collect the accuracies along both lines, of those targets that have any."""
     scored = Records(record for record in records if _scored(record))
     return [
         plots.LinePanel(
@@ -530,10 +530,13 @@ def _accuracy_panels(records: Records) -> list[plots.LinePanel]:
 
 
 def _scored(record: Record) -> bool:
-    """Whether a trial has accuracies, as those of images have."""
+    """Tell whether a trial has accuracies, as those of images have."""
     return "line_train_accuracy" in record.arrays
 
 
 def spec_of(network: str, task: Task) -> str:
-    """The layers of a network; ``deep`` and ``shallow`` are known for functions."""
+    """Return the layers of a network.
+
+    ``deep`` and ``shallow`` are known for functions.
+    """
     return network if task.data_set else NETWORKS.get(network, network)

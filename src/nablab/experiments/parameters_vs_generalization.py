@@ -298,7 +298,7 @@ class ParametersVsGeneralization(Experiment):
             models.parse_widths(f"{PIXELS**2}-{hidden}-10")
 
     def conditions(self) -> list[Condition]:
-        """Networks by size, then two kinds of models through the threshold."""
+        """List networks by size, then two kinds of models through the threshold."""
         through = [
             Condition(part=part, noise=noise, ratio=ratio)
             for part in (DESCENT, FEATURES)
@@ -308,7 +308,7 @@ class ParametersVsGeneralization(Experiment):
         return [*self._sizes(), *through]
 
     def _sizes(self) -> list[Condition]:
-        """The networks, those of one hidden layer first, from small to large."""
+        """List the networks, those of one hidden layer first, from small to large."""
         # Known sets have ten classes; those of your own data are counted.
         known = self.data in data.image_set_names()
         classes = 10 if known or not self.hidden else len(data.load(self.data).classes)
@@ -354,7 +354,7 @@ class ParametersVsGeneralization(Experiment):
         return data.load(self.data, split=split, size=side, channels=1)
 
     def _chosen(self, train: ImageSet, lab: Seeds) -> ImageSet:
-        """The same few images for all seeds and sizes, so that replicas share them."""
+        """Choose the few images of all seeds and sizes, so that replicas share them."""
         if self.samples >= len(train):
             raise UsageError(
                 f"samples={self.samples} is too many: {self.data} has {len(train):,} "
@@ -363,14 +363,14 @@ class ParametersVsGeneralization(Experiment):
         return train.hold_out(self.samples, seed=lab.shared_seed("samples"))[1]
 
     def _labels(self, train: ImageSet, trial: Trial, lab: Seeds) -> Tensor:
-        """The labels of one seed, a share of them drawn anew."""
+        """Return the labels of one seed, a share of them redrawn."""
         share = float(trial.condition["noise"])
         seed = lab.seed(trial, "labels", by=("noise",))
         classes = len(train.classes)
         return data.corrupt(train.labels, share, classes=classes, seed=seed).labels
 
     def _units(self, condition: Condition, classes: int) -> int:
-        """How wide one hidden layer is for the condition's ratio."""
+        """Compute how wide one hidden layer is for the condition's ratio."""
         wanted = float(condition["ratio"]) * self.samples * classes
         return max(1, round(wanted / (self.pixels**2 + 1 + classes)))
 
@@ -462,7 +462,7 @@ class ParametersVsGeneralization(Experiment):
             lab.record(trial, fitted_parameters=count * classes)
 
     def active_claims(self) -> tuple[Claim, ...]:
-        """The claims whose sizes, ratios and noise are run.
+        """Select the claims whose sizes, ratios and noise are run.
 
         Claims on widths are made of the widths that there are; what is published stands
         beside its own setting only.
@@ -486,7 +486,10 @@ class ParametersVsGeneralization(Experiment):
         return tuple(claims)
 
     def baselines(self, records: Records) -> dict[str, Mapping[str, float]]:
-        """Saying the most frequent class, and for losses the shares of the classes."""
+        """Score saying the most frequent class.
+
+        For losses it is the shares of the classes that are said.
+        """
         trivial = records.shared_array("trivial")
         if trivial is None:
             return {}
@@ -494,7 +497,10 @@ class ParametersVsGeneralization(Experiment):
         return {metric: {"the classes' shares": score} for metric, score in scores}
 
     def figures(self, records: Records) -> dict[str, Figure]:
-        """Scores against parameters, and errors through the interpolation threshold."""
+        """Draw scores against parameters, and errors through the threshold.
+
+        It is the interpolation threshold.
+        """
         sizes = Records(record for record in records if "hidden" in record.condition)
         through = Records(record for record in records if "ratio" in record.condition)
         figures = _figures_of_sizes(sizes) if self.hidden else {}
@@ -504,7 +510,7 @@ class ParametersVsGeneralization(Experiment):
 
 
 def _figures_of_sizes(records: Records) -> dict[str, Figure]:
-    """Accuracy, loss and gap against parameters."""
+    """Draw accuracy, loss and gap against parameters."""
     return {
         "sizes": plots.trend(
             records,
@@ -530,7 +536,10 @@ def _figures_of_sizes(records: Records) -> dict[str, Figure]:
 
 
 def _figures_of_descent(records: Records) -> dict[str, Figure]:
-    """The errors through the interpolation threshold, and their analytic twin."""
+    """Draw the errors through the interpolation threshold.
+
+    Their analytic twin is drawn beside.
+    """
     threshold = {"P = N K": 1.0}
     return {
         "descent": plots.trend(
@@ -562,7 +571,7 @@ def _figures_of_descent(records: Records) -> dict[str, Figure]:
 
 
 def _network(hidden: str, train: ImageSet) -> training.Supervised:
-    """A dense network with these hidden layers for these images."""
+    """Build a dense network with these hidden layers for these images."""
     size, classes = train.images.shape[-1], len(train.classes)
     layers = f"{size**2}-{hidden}-{classes}"
     return training.Supervised(
@@ -574,7 +583,7 @@ def _network(hidden: str, train: ImageSet) -> training.Supervised:
 def _scored(
     trials: Trials, result: Training
 ) -> Iterator[tuple[Trial, dict[str, float], Outcome]]:
-    """Each trial with its scores at the last evaluation, NaN if it diverged before."""
+    """Give each trial its scores at the last evaluation, NaN if it diverged before."""
     for place, (trial, outcome) in enumerate(zip(trials, result, strict=True)):
         scores = {
             name: float(values[place, -1])
@@ -584,7 +593,7 @@ def _scored(
 
 
 def _trivial_scores(train: Tensor, test: Tensor, classes: int) -> dict[str, float]:
-    """The scores, by metric, of saying what the training labels alone say."""
+    """Compute, by metric, the scores of saying what the training labels alone say."""
     import torch
 
     shares = torch.bincount(train, minlength=classes).double() / len(train)
@@ -607,7 +616,7 @@ def _options(
     *,
     evaluations: int,
 ) -> dict[str, Any]:
-    """What both parts train with."""
+    """Return the options that both parts train with."""
     steps = epochs * training.steps_per_epoch(len(train), batch_size)
     return {
         "prepare": train.normalize,

@@ -328,9 +328,7 @@ class RandomLabels(Experiment):
     )
 
     def validate(self) -> None:
-        """Check that the early epoch is reached and that every network takes the
-        images.
-        """
+        """Check that the early epoch is reached, and that networks take the images."""
         if self.early_epochs > self.epochs:
             raise UsageError(
                 f"early_epochs={self.early_epochs} must be at most "
@@ -339,7 +337,7 @@ class RandomLabels(Experiment):
         self.compared.check(self.seen, batch_sizes=[self.batch_size])
 
     def conditions(self) -> list[Condition]:
-        """Every network at every share."""
+        """Combine every network with every share."""
         return [
             Condition(network=name, share=share)
             for name in self.compared.names
@@ -347,7 +345,7 @@ class RandomLabels(Experiment):
         ]
 
     def active_claims(self) -> tuple[Claim, ...]:
-        """The claims of the shares that are run, with this margin for chance."""
+        """Select the claims of the shares that are run, with this margin for chance."""
         return tuple(
             replace(claim, bound=-claim.sign * self.chance_margin)
             if claim.metric == "above_chance"
@@ -385,16 +383,16 @@ class RandomLabels(Experiment):
         return "cross_entropy", (self._prepare(task)(images), labels)
 
     def _prepare(self, task: Task) -> Callable[[Tensor], Tensor]:
-        """What makes inputs of images."""
+        """Return what makes inputs of images."""
         return data.Whiten() if self.form == "zhang" else task.images().normalize
 
     def _cropped(self, split: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        """The middle of each image, with the labels."""
+        """Cut out the middle of each image, and keep the labels."""
         images, labels = split
         return data.center_crop(images, self.seen.shape[-1]), labels
 
     def _drawn(self, truth: Tensor, trial: Trial, lab: Seeds) -> Tensor:
-        """The labels of a trial: the share of its condition is redrawn."""
+        """Return the labels of a trial: the share of its condition is redrawn."""
         share, seed = float(trial.condition["share"]), lab.seed(trial, "labels")
         return data.corrupt(truth, share, classes=self.task.outputs, seed=seed).labels
 
@@ -454,7 +452,7 @@ class RandomLabels(Experiment):
                 )
 
     def _scores(self, outcome: Outcome, chance: float) -> dict[str, float]:
-        """What is recorded of one trial."""
+        """Compute what is recorded of one trial."""
         from scipy.stats import kendalltau
 
         early, end = outcome.at(epoch=self.early_epochs), outcome.last()
@@ -481,7 +479,7 @@ class RandomLabels(Experiment):
         }
 
     def baselines(self, records: Records) -> dict[str, Mapping[str, float]]:
-        """Chance, the largest test class, and copying the label of one neighbor."""
+        """Score chance, the largest test class, and copying one neighbor's label."""
         trivial = records.shared_array("trivial")
         chance, largest_class = (nan, nan) if trivial is None else map(float, trivial)
         copied = {
@@ -492,7 +490,10 @@ class RandomLabels(Experiment):
         return {"test_accuracy": scores}
 
     def figures(self, records: Records) -> dict[str, Figure]:
-        """What random labels cost, both splits while training, and what comes first."""
+        """Draw what random labels cost, both splits, and what comes first.
+
+        Both splits are followed through training.
+        """
         figures = {"outcome": self._outcome(records)}
         splits = _panels(records, SPLITS)
         for kind in ("accuracy", "loss"):
@@ -524,7 +525,7 @@ class RandomLabels(Experiment):
         return figures
 
     def _outcome(self, records: Records) -> Figure:
-        """Both accuracies and the epochs until memorized, by share."""
+        """Draw both accuracies and the epochs until memorized, by share."""
         figure = plots.trend(
             records,
             {
@@ -551,7 +552,10 @@ class RandomLabels(Experiment):
 
 
 def _panels(records: Records, panels: Mapping[str, str]) -> Records:
-    """The records once per panel, with the curves of its part as accuracy and loss."""
+    """Repeat the records once per panel.
+
+    The curves of the panel's part become accuracy and loss.
+    """
     panelled = []
     several = len(records.levels("network")) > 1
     for record, (panel, part) in product(records, panels.items()):

@@ -1,5 +1,6 @@
-"""How the sensitivity of outputs to inputs depends on the batch size, the labels and
-augmentation.
+"""How the sensitivity of outputs to inputs depends on training.
+
+The batch size, the labels and augmentation are varied.
 """
 
 from __future__ import annotations
@@ -284,7 +285,7 @@ class Sensitivity(Experiment):
         return models.Networks(() if self.model else (self.network,), self.model)
 
     def conditions(self) -> list[Condition]:
-        """Every batch size in three designs, and three kinds of training."""
+        """List every batch size in three designs, and three kinds of training."""
         sizes = [
             Condition(design=design, training=PLAIN, batch_size=size)
             for design in DESIGNS
@@ -297,7 +298,7 @@ class Sensitivity(Experiment):
         return sizes + kinds
 
     def active_claims(self) -> tuple[Claim, ...]:
-        """Those of the class, and one on the smallest and the largest batch."""
+        """Return the class's claims, and one on the smallest and the largest batch."""
         small, large = self.batch_sizes[0], self.batch_sizes[-1]
         extreme = Claim.greater(
             "sensitivity",
@@ -382,12 +383,12 @@ class Sensitivity(Experiment):
             lab.array(trial, "chance", [1 / task.outputs])
 
     def _redrawn(self, labels: Tensor, trial: Trial, lab: Seeds) -> Tensor:
-        """The labels of a seed, a share of them drawn at random."""
+        """Return the labels of a seed, a share of them drawn at random."""
         classes, seed = self.task.outputs, lab.seed(trial, "labels", by=())
         return data.corrupt(labels, self.corrupted, classes=classes, seed=seed).labels
 
     def _ending(self, condition: Condition, samples: int) -> dict[str, Any]:
-        """When training ends, and how often it is evaluated to know."""
+        """Choose when training ends, and how often it is evaluated to know."""
         epoch = training.steps_per_epoch(samples, int(condition["batch_size"]))
         if condition["design"] == EPOCHS:
             steps = self.epochs * epoch
@@ -414,7 +415,7 @@ class Sensitivity(Experiment):
         }
 
     def baselines(self, records: Records) -> dict[str, Mapping[str, float]]:
-        """Chance."""
+        """Return the score of chance."""
         chance = records.shared_array("chance")
         scores = {"error_detection": 0.5}
         if chance is not None:
@@ -422,7 +423,7 @@ class Sensitivity(Experiment):
         return {metric: {"chance": score} for metric, score in scores.items()}
 
     def figures(self, records: Records) -> dict[str, Figure]:
-        """Sensitivity against batch size, what explains it, and labels."""
+        """Draw sensitivity against batch size, what explains it, and labels."""
         by_size = Records(r for r in records if r.condition["design"] in DESIGNS)
         learned = records.where(design=LEARNED)
         against: Mapping[str, Any] = {"x": "batch_size", "color_by": "design"}
@@ -499,8 +500,9 @@ def _measure(module: nn.Module, x: Tensor, y: Tensor, count: int) -> dict[str, f
 
 
 def _area(scores: Any, wrong: Any) -> float:
-    """The probability that a wrong one scores higher than another (area under the ROC
-    curve), or NaN.
+    """Compute the probability that a wrong one scores higher than another.
+
+    This is the area under the ROC curve, NaN where there is no pair to compare.
     """
     from scipy.stats import mannwhitneyu
 
@@ -513,7 +515,7 @@ def _area(scores: Any, wrong: Any) -> float:
 
 
 def _by_correctness(records: Records) -> Records:
-    """The two means over test inputs, told apart by a factor."""
+    """Give the two means over test inputs, told apart by a factor."""
     return Records(
         Record(
             Condition(**r.condition, inputs=name),

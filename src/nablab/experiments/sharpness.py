@@ -1,5 +1,6 @@
-"""Five measures of how flat a minimum is, by batch size and learning rate, against
-generalization.
+"""Five measures of how flat a minimum is, against generalization.
+
+The batch size and the learning rate are varied.
 """
 
 from __future__ import annotations
@@ -258,7 +259,7 @@ class Sharpness(Experiment):
         return models.Networks(() if self.model else (self.network,), self.model)
 
     def conditions(self) -> list[Condition]:
-        """Every batch size with every learning rate."""
+        """Combine every batch size with every learning rate."""
         return [
             Condition(batch_size=size, learning_rate=rate)
             for rate in self.learning_rates
@@ -266,7 +267,7 @@ class Sharpness(Experiment):
         ]
 
     def active_claims(self) -> tuple[Claim, ...]:
-        """Those of the class, and two on the smallest and the largest batch."""
+        """Return the class's claims, and two on the smallest and the largest batch."""
         small, large = self.batch_sizes[0], self.batch_sizes[-1]
         f1 = self.model is None and self.network == F1
         source = "Keskar et al. 2017, F1 on 60,000 images, batches of 256 and 6,000"
@@ -365,7 +366,7 @@ class Sharpness(Experiment):
         lab.record(trial, **values)
 
     def _measures(self, module: nn.Module, chosen: Pair) -> dict[str, float]:
-        """The five measures, on some of the training images."""
+        """Compute the five measures, on some of the training images."""
         from nablab.instruments import hessian_eigenvalues, hessian_trace, sharpness
 
         at = (module, "cross_entropy", chosen)
@@ -389,14 +390,14 @@ class Sharpness(Experiment):
         return values
 
     def baselines(self, records: Records) -> dict[str, Mapping[str, float]]:
-        """Chance."""
+        """Return the score of chance."""
         chance = records.shared_array("chance")
         if chance is None:
             return {}
         return {"test_accuracy": {"chance": float(chance[0])}}
 
     def figures(self, records: Records) -> dict[str, Figure]:
-        """Every measure by batch size and against the gap, and how training went."""
+        """Draw each measure by batch size, against the gap, and how training went."""
         against: Mapping[str, Any] = {"x": "batch_size", "color_by": "learning_rate"}
         measures = plots.trend(
             records,
@@ -439,7 +440,7 @@ class Sharpness(Experiment):
 
 
 def _scores(module: nn.Module, test: Pair, train_accuracy: float) -> dict[str, float]:
-    """The scores on the test split, and how far they are below the training's."""
+    """Score the test split, and take the gap to the training accuracy."""
     from torch.nn.functional import cross_entropy
 
     images, labels = test

@@ -261,7 +261,7 @@ class WeightTrajectories(Experiment):
         return models.Networks((self.network,), activation=self.activation)
 
     def conditions(self) -> list[Condition]:
-        """Runs from one start, and runs from starts of their own."""
+        """List runs from one start, and runs from starts of their own."""
         return [Condition(start=start) for start in STARTS]
 
     def network_of(self, condition: Condition) -> nn.Module:
@@ -356,7 +356,7 @@ class WeightTrajectories(Experiment):
         lab.curve(trial, "explained_share", range(1, len(largest) + 1), largest)
 
     def _compare(self, path: Path, partner: Path) -> dict[str, float]:
-        """How far two networks are apart, before and after matching their units."""
+        """Measure how far two networks are apart, before and after matching units."""
         distances = []
         for a, b in ((path[0], partner[0]), (path[-1], partner[-1])):
             match, tensors = self._match(a, b), (*a.values(), *b.values())
@@ -383,18 +383,21 @@ class WeightTrajectories(Experiment):
         return match_units(*networks)
 
     def _moves(self, path: Path) -> bool:
-        """Whether the layer moves at all: the units of a ReLU layer may all be dead."""
+        """Tell whether the layer moves at all.
+
+        The units of a ReLU layer may all be dead.
+        """
         prefix = self._layer_names(path)[:-1]
         names = [name for name in path[0] if name.startswith(prefix)]
         return any(bool((path[0][name] != path[-1][name]).any()) for name in names)
 
     def _layer_names(self, path: Path) -> str:
-        """The parameters of the chosen layer, as a pattern."""
+        """Write the parameters of the chosen layer as a pattern."""
         layers = list(dict.fromkeys(name.rpartition(".")[0] for name in path[0]))
         return f"{layers[self.layer - 1]}.*"
 
     def figures(self, records: Records) -> dict[str, Figure]:
-        """The paths in two dimensions, what components hold, and how runs end apart."""
+        """Draw the paths in a plane, what components hold, and how runs end apart."""
         return {
             "paths": plots.paths(
                 self._planes(records),
@@ -419,7 +422,7 @@ class WeightTrajectories(Experiment):
         }
 
     def _shares(self, records: Records) -> Figure:
-        """What each component holds, beside a random walk."""
+        """Draw what each component holds, beside a random walk."""
         from nablab.instruments import random_walk_shares
 
         figure = plots.curves(
@@ -439,7 +442,10 @@ class WeightTrajectories(Experiment):
         return figure
 
     def _planes(self, records: Records) -> list[plots.Plane]:
-        """A row per kind of start and one with matched units: all weights, a layer."""
+        """List the planes of all weights and of a layer, a row per kind of start.
+
+        A further row has matched units.
+        """
         planes = []
         for title, runs in self._rows_of(records).items():
             values: dict[Level, Any] = {r.seed: r.arrays["shown"] for r, _ in runs}
@@ -462,7 +468,7 @@ class WeightTrajectories(Experiment):
         return planes
 
     def _rows_of(self, records: Records) -> dict[str, list[tuple[Record, Path]]]:
-        """The runs that moved, by kind of start, and the own starts matched."""
+        """Collect the runs that moved, by kind of start, and the own starts matched."""
         network = self._build()  # whose parameters a kept path is laid out as
         runs: list[tuple[Record, Path]] = [
             (record, training.path_from_array(record.arrays["path"], network))
@@ -489,7 +495,7 @@ class WeightTrajectories(Experiment):
 
 
 def _ends(records: Records) -> Figure:
-    """How far two runs end from each other, before and after matching units."""
+    """Draw how far two runs end from each other, before and after matching units."""
     figure = plots.dots(
         plots.metrics_side_by_side(
             records, UNITS, metric="end_distance", factor="units"
@@ -508,12 +514,12 @@ def _ends(records: Records) -> Figure:
 
 
 def _share_within_half(radii: Any) -> float:
-    """The share of points that are nearer than half the farthest."""
+    """Compute the share of points that are nearer than half the farthest."""
     return float((radii < radii.max() / 2).mean())
 
 
 def _pca(path: Any, parameters: str = "*") -> Any:
-    """Two principal components of one path, or of several by seed."""
+    """Compute two principal components of one path, or of several by seed."""
     from nablab.instruments import trajectory_pca
 
     points = sum(map(len, path.values())) if isinstance(path, dict) else len(path)

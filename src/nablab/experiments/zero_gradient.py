@@ -238,7 +238,7 @@ class ZeroGradient(Experiment):
                 )
 
     def conditions(self) -> list[Condition]:
-        """Every network, target and activation with every penalty."""
+        """Combine every network, target and activation with every penalty."""
         return [
             Condition(
                 network=network,
@@ -356,14 +356,17 @@ class ZeroGradient(Experiment):
             lab.array(trial, "eigenvalues", values)
 
     def stop(self, seed: int) -> int:
-        """The step at which a training ends, in tens: log-uniform up to `steps`."""
+        """Choose the step at which a training ends, in tens.
+
+        It is drawn log-uniform up to `steps`.
+        """
         import numpy as np
 
         share = float(np.random.default_rng(seed).uniform())
         return round(float(FIRST_STOP * (self.steps / FIRST_STOP) ** share) / 10) * 10
 
     def figures(self, records: Records) -> dict[str, Figure]:
-        """Minimal ratio against loss, how many searches reached zero, and spectra."""
+        """Draw minimal ratio against loss, searches that reached zero, and spectra."""
         ratio = plots.outcomes(
             records,
             "loss",
@@ -388,7 +391,10 @@ class ZeroGradient(Experiment):
 
 
 def penalized(weight_decay: float) -> Loss:
-    """The mean squared error, plus half the penalty on the squared norm of weights."""
+    """Return the mean squared error, penalized unless the weight decay is 0.
+
+    The penalty is half the weight decay times the squared norm of the weights.
+    """
     from nablab.instruments import Penalized
 
     return Penalized("mse", weight_decay) if weight_decay else "mse"
@@ -397,7 +403,9 @@ def penalized(weight_decay: float) -> Loss:
 def _shift(
     replicas: Replicas, reached: Any, eigenvalues: Any, loss: Loss, points: Pair
 ) -> Any:
-    """How far further steps still move the eigenvalues of points that reached zero.
+    """Measure how far further steps still move the eigenvalues of reached points.
+
+    These are the points that reached zero.
 
     Returns:
         float64 (K,); 0 where zero was not reached.
@@ -422,7 +430,7 @@ def _shift(
 
 
 def _stopping_at(stops: Sequence[int]) -> Probe:
-    """A probe that ends each replica at a step of its own."""
+    """Make a probe that ends each replica at a step of its own."""
 
     class Stopping(training.Probe):
         every = 10

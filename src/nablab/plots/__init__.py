@@ -1,6 +1,6 @@
 """The drawing vocabulary of experiments.
 
-Curves, predictions and dots over conditions and seeds.
+It draws curves, predictions and dots over conditions and seeds.
 
 Every function takes records and gives a `Figure`: the drawing, a caption that says how
 to read it, and the plotted numbers. Records may be incomplete; what is missing is said

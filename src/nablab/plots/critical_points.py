@@ -1,6 +1,6 @@
 """Searches for critical points.
 
-What each ended at, and the spectra of those that got there.
+The figures show what each search ended at, and the spectra of those that got there.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def _kind(record: Record) -> str:
 
 
 def _names(records: Records, condition: Condition) -> list[str]:
-    """The levels that tell the condition from the others."""
+    """List the levels that tell the condition from the others."""
     varied = [name for name in condition if len(records.levels(name)) > 1]
     levels = {name: condition[name] for name in varied}
     return [
@@ -56,9 +56,9 @@ def outcomes(
     caption: str,
     line: float = 0.0,
 ) -> Figure:
-    """Two metrics of every trial, by what its search ended at.
+    """Draw two metrics of every trial, by what its search ended at.
 
-    A panel for each condition.
+    There is a panel for each condition.
     """
     table: dict[str, list[Any]] = {
         name: [] for name in ("condition", "seed", "ended at", x, y)
@@ -119,8 +119,9 @@ def _count_undrawn(
 
 
 def spectra(records: Records) -> Figure:
-    """All eigenvalues at the critical points of lowest, middle and highest loss, of
-    each condition.
+    """Draw all eigenvalues at three critical points of each condition.
+
+    These are the points of lowest, middle and highest loss.
     """
     table: dict[str, list[Any]] = {
         name: [] for name in ("condition", "seed", "rank", "eigenvalue")

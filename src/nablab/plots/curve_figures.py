@@ -34,9 +34,10 @@ def curves(
     title: str = "",
     caption: str = "",
 ) -> Figure:
-    """A quantity against steps.
+    """Draw a quantity against steps.
 
-    Every run thin, the mean over seeds thick, its 95 % interval as a band.
+    Every run is a thin line, the mean over seeds a thick one, and its 95 % interval a
+    band.
 
     On a logarithmic axis the mean is geometric. A run that ended early keeps its last
     value in the mean; a run that became NaN or infinite is drawn up to there and left
@@ -197,7 +198,7 @@ def _count_undrawn(run: Curve, name: str, log: bool, notes: frame.Notes) -> None
 
 
 def _drawable(run: Curve, *, log_x: bool, log_y: bool) -> tuple[Curve, bool]:
-    """The part of a run that the axes can show, and whether that is all of it."""
+    """Take the part of a run that the axes can show, and say whether that is all."""
     import numpy as np
 
     steps, values = np.asarray(run.steps), np.asarray(run.values, float)
@@ -211,7 +212,7 @@ def _drawable(run: Curve, *, log_x: bool, log_y: bool) -> tuple[Curve, bool]:
 def thin(
     x: npt.ArrayLike, y: npt.ArrayLike, points: int, *, log: bool = False
 ) -> npt.NDArray[np.int64]:
-    """Indices of about ``points`` values that draw like all of them.
+    """Choose the indices of about ``points`` values that draw like all of them.
 
     The range of ``x`` (ascending; positive if ``log``) is cut into equal stretches, and
     the smallest and the largest ``y`` of each are kept, so that no spike is lost.
@@ -235,7 +236,7 @@ def thin(
 def mean_curve(
     runs: Sequence[Curve], *, log_x: bool = False, log_y: bool = False, grid: int = GRID
 ) -> tuple[Floats, Floats, Floats, Floats]:
-    """Mean over runs on a common grid of steps, with its 95 % interval (Student's t).
+    """Average runs on a common grid of steps, with a 95 % interval (Student's t).
 
     Steps are cut into at most ``grid`` stretches; the first step stands alone. A run
     that ended early keeps its last value. Computed on logarithms if ``log_y``, which

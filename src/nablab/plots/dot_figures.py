@@ -30,9 +30,9 @@ def dots(
     title: str = "",
     caption: str = "",
 ) -> Figure:
-    """Each seed one dot; the mean and its 95 % interval beside.
+    """Draw each seed as one dot, with the mean and its 95 % interval beside.
 
-    Baselines and ceilings as lines.
+    Baselines and ceilings are lines.
 
     On a logarithmic axis the mean is geometric. Infinite values (a threshold never
     reached) are drawn as triangles at the upper edge; a condition that has them shows
@@ -165,15 +165,16 @@ def _column(
 
 
 def _center(values: Sequence[float], log_y: bool) -> tuple[float, float, float]:
-    """Mean and interval (on logarithms if ``log_y``), or the median where values are
-    infinite.
+    """Compute the mean and its interval (on logarithms if ``log_y``).
+
+    Where values are infinite, the median stands in for the mean.
     """
     summary = summarize(values, geometric=log_y)
     return summary.center, summary.low, summary.high
 
 
 def _jitter(seed: int) -> float:
-    """A sideways shift that depends on the seed alone.
+    """Compute a sideways shift that depends on the seed alone.
 
     Multiples of the golden ratio spread evenly.
     """

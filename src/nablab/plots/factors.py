@@ -11,8 +11,9 @@ from nablab.contract import Condition, Record, Records
 def side_by_side(
     records: Records, curves: Mapping[str, str], *, curve: str, factor: str
 ) -> Records:
-    """Several curves of a trial under one name, told apart by a new factor, so that
-    they can have panels.
+    """Bring several curves of a trial under one name, so that they can have panels.
+
+    A new factor tells them apart.
 
     Args:
         records: The trials.
@@ -36,9 +37,9 @@ def side_by_side(
 def metrics_side_by_side(
     records: Records, metrics: Mapping[str, str], *, metric: str, factor: str
 ) -> Records:
-    """Several metrics of a trial under one name, told apart by a new factor.
+    """Bring several metrics of a trial under one name.
 
-    NaN where a trial lacks one.
+    A new factor tells them apart. The value is NaN where a trial lacks a metric.
 
     Args:
         records: The trials.

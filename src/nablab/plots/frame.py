@@ -1,6 +1,6 @@
 """What all drawings share.
 
-Settings, grids of axes, ticks, legends, the table and the caption.
+That is settings, grids of axes, ticks, legends, the table and the caption.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 @contextmanager
 def drawing() -> Iterator[None]:
-    """The matplotlib settings of every figure: for drawing by hand, and for saving."""
+    """Apply the matplotlib settings of every figure, for drawing and for saving."""
     settings: Any = dict(SETTINGS)
     with matplotlib_as_shipped() as mpl, mpl.rc_context(settings):
         yield
@@ -44,10 +44,10 @@ _KEPT = ("backend", "interactive")
 
 @contextmanager
 def matplotlib_as_shipped() -> Iterator[Any]:
-    """The settings that matplotlib comes with, whatever a matplotlibrc, a style or a
-    program has set.
+    """Apply the settings that matplotlib comes with, and give the module itself.
 
-    Gives the module itself.
+    A matplotlibrc, a style or a program may have set others; those are put aside
+    meanwhile.
     """
     mpl = _matplotlib()
     shipped: Any = {
@@ -58,8 +58,9 @@ def matplotlib_as_shipped() -> Iterator[Any]:
 
 
 def _matplotlib() -> Any:
-    """Import matplotlib, whose import fails where ``MPLBACKEND`` names a backend that
-    is not installed.
+    """Import matplotlib, whatever backend ``MPLBACKEND`` names.
+
+    The import fails where that backend is not installed.
 
     A notebook sets it for the commands that it starts, whatever Python these run in.
     Figures here are drawn without any backend.
@@ -81,7 +82,7 @@ def canvas(
     width: float | None = None,
     **options: Any,
 ) -> tuple[Canvas, list[list[Axes]]]:
-    """An empty figure with a grid of axes; call it inside ``with drawing():``.
+    """Make an empty figure with a grid of axes; call it inside ``with drawing():``.
 
     Args:
         rows: Number of rows.
@@ -99,9 +100,10 @@ def canvas(
 
 
 def panel_axes(panels: int, *, height: float = 2.9) -> tuple[Canvas, list[Axes]]:
-    """One axes per panel, up to three in one row or two in each of several.
+    """Make one axes per panel.
 
-    The last row may have a gap.
+    There are up to three in one row, or two in each of several rows. The last row may
+    have a gap.
     """
     columns = columns_of(panels)
     figure, grid = canvas(math.ceil(panels / columns), columns, height=height)
@@ -112,7 +114,7 @@ def panel_axes(panels: int, *, height: float = 2.9) -> tuple[Canvas, list[Axes]]
 
 
 def points_per_line(lines: int, panels: int) -> int:
-    """How many points a line may have.
+    """Compute how many points a line may have.
 
     A band counts as two lines, a panel as 150 points.
     """
@@ -121,14 +123,14 @@ def points_per_line(lines: int, panels: int) -> int:
 
 
 def columns_of(panels: int) -> int:
-    """How many panels stand in a row."""
+    """Compute how many panels stand in a row."""
     return panels if panels <= 3 else 2
 
 
 def panels_of(records: Records, factor: str) -> list[tuple[Level, Records]]:
-    """The levels of the factor with their records.
+    """Split records by the levels of the factor.
 
-    One nameless panel if no record has the factor.
+    There is one nameless panel if no record has the factor.
     """
     levels = records.levels(factor) if factor else []
     return [(level, records.where(**{factor: level})) for level in levels] or [
@@ -137,12 +139,15 @@ def panels_of(records: Records, factor: str) -> list[tuple[Level, Records]]:
 
 
 def styles_of(records: Records, factor: str) -> dict[Level, Style]:
-    """The style of each level; one nameless level if no record has the factor."""
+    """Give each level its style.
+
+    There is one nameless level if no record has the factor.
+    """
     return styles((records.levels(factor) if factor else []) or [""])
 
 
 def at(records: Records, factor: str, level: Level) -> Records:
-    """The records at one level; all of them for the nameless level."""
+    """Select the records at one level; all of them for the nameless level."""
     return (
         records
         if level == "" and not records.levels(factor)
@@ -153,7 +158,7 @@ def at(records: Records, factor: str, level: Level) -> Records:
 def name_panel(ax: Axes, *parts: Level) -> None:
     """Title a panel with the levels it shows.
 
-    On lines of their own, and shortened, where it is narrow.
+    Where the panel is narrow they stand on lines of their own, and are shortened.
     """
     names = [str(part) for part in parts if part != ""]
     place = ax.get_subplotspec()
@@ -170,7 +175,7 @@ def name_panel(ax: Axes, *parts: Level) -> None:
 
 
 def shortened(text: str, room: int) -> str:
-    """The text with its middle left out if it is longer than ``room``.
+    """Leave out the middle of a text that is longer than ``room``.
 
     >>> shortened("x*sin(x)@-3..3@300", 12)
     'x*sin(…3@300'
@@ -211,8 +216,9 @@ def around_zero(values: Iterable[float], *, log: bool) -> tuple[bool, float]:
 
 
 def ticks(axis_of: Axes, which: str, *, log: bool, linear: float = 0.0) -> None:
-    """Ticks without mathematical markup, so that an SVG holds plain text in the
-    reader's font.
+    """Set ticks without mathematical markup.
+
+    An SVG thus holds plain text in the reader's font.
 
     Args:
         axis_of: The axes, with the data in them.
@@ -257,7 +263,7 @@ def ticks(axis_of: Axes, which: str, *, log: bool, linear: float = 0.0) -> None:
 
 
 def _ticks_around_zero(axis_of: Axes, which: str, linear: float) -> None:
-    """A tick at 0, and others where the axis is logarithmic."""
+    """Set a tick at 0, and others where the axis is logarithmic."""
     from matplotlib.ticker import FuncFormatter, NullLocator, SymmetricalLogLocator
 
     axis = axis_of.xaxis if which == "x" else axis_of.yaxis
@@ -273,12 +279,12 @@ def _ticks_around_zero(axis_of: Axes, which: str, linear: float) -> None:
 
 
 def _signed_power(value: float) -> str:
-    """A power of ten, its negative, or 0."""
+    """Write a power of ten, its negative, or 0."""
     return f"−{power_of_ten(-value)}" if value < 0 else power_of_ten(value)
 
 
 def power_of_ten(value: float) -> str:
-    """A power of ten as text.
+    """Write a power of ten as text.
 
     >>> power_of_ten(0.001)
     '10⁻³'
@@ -291,7 +297,7 @@ def power_of_ten(value: float) -> str:
 
 
 def short_number(value: float) -> str:
-    """A tick in few letters: k for thousands from 10,000 on, M for millions.
+    """Write a tick in few letters: k for thousands from 10,000 on, M for millions.
 
     >>> short_number(0.5), short_number(5_000.0), short_number(50_000.0), short_number(2e6)
     ('0.5', '5000', '50k', '2M')
@@ -303,7 +309,7 @@ def short_number(value: float) -> str:
 
 
 def plain_number(value: float) -> str:
-    """A tick with a comma between thousands and a real minus sign.
+    """Write a tick with a comma between thousands and a real minus sign.
 
     >>> plain_number(20000.0), plain_number(-0.5)
     ('20,000', '−0.5')
@@ -315,7 +321,10 @@ def plain_number(value: float) -> str:
 def legend(
     figure: Canvas, entries: Mapping[Level, Style], extra: Sequence[Any] = ()
 ) -> None:
-    """One legend above all panels; none where there is a single nameless entry."""
+    """Draw one legend above all panels.
+
+    There is none where there is a single nameless entry.
+    """
     from matplotlib.lines import Line2D
 
     handles = [
@@ -341,14 +350,14 @@ def legend(
 
 
 def listed(names: Iterable[Level]) -> str:
-    """Names with commas."""
+    """Join names with commas."""
     return ", ".join(str(name) for name in names if name != "")
 
 
 def in_panels(panels: Iterable[tuple[Level, Records]], kind: str = "Panels") -> str:
-    """The names of the panels as a sentence.
+    """Write the names of the panels as a sentence.
 
-    Empty where there is a single nameless one.
+    It is empty where there is a single nameless one.
     """
     names = listed(panel for panel, _ in panels)
     return f" {kind}: {names}." if names else ""
@@ -416,7 +425,7 @@ class Notes:
         self._sentences[text] = None
 
     def has(self, start: str) -> bool:
-        """Whether a sentence with this start was said."""
+        """Tell whether a sentence with this start was said."""
         return any(text.startswith(start) for text in self._sentences)
 
     def count(self, name: str, runs: int, used: int, why: str) -> None:
@@ -433,7 +442,7 @@ class Notes:
             self._single.append(name)
 
     def caption(self, *sentences: str) -> str:
-        """All sentences as one paragraph."""
+        """Join all sentences to one paragraph."""
         notes = list(self._sentences)
         if self._below:
             notes.append(
@@ -450,7 +459,7 @@ class Notes:
 
 
 def _counted(values: Mapping[str, int]) -> str:
-    """How many values of what.
+    """Say how many values of what there are.
 
     >>> _counted({"error": 1, "loss": 1200})
     '1 value of error, 1,200 values of loss'

@@ -26,7 +26,7 @@ def image_rows(
     title: str = "",
     caption: str = "",
 ) -> Figure:
-    """One row of images per level, drawn as they are: gray ones from black to white.
+    """Draw one row of images per level, as they are: gray ones from black to white.
 
     Args:
         rows: By level, its images uint8 (C, H, W) with 1 or 3 channels, each with the
@@ -85,12 +85,12 @@ def image_rows(
 
 
 def _letters(columns: int, size: float) -> int:
-    """How many letters of a font size in points stand below one image."""
+    """Compute how many letters of a font size in points stand below one image."""
     return int(frame.WIDE * 72 / max(columns, 6) / (LETTER * size))
 
 
 def _lines(text: str, room: int) -> list[str]:
-    """The words in lines of at most ``room`` letters."""
+    """Break the words into lines of at most ``room`` letters."""
     words = textwrap.wrap(text, room, break_long_words=False, break_on_hyphens=False)
     return [frame.shortened(line, room) for line in words[:MOST_LINES]] or [""]
 
@@ -98,7 +98,7 @@ def _lines(text: str, room: int) -> list[str]:
 def mistake_arrays(
     images: ImageSet, places: Any, answers: Any
 ) -> dict[str, npt.NDArray[Any]]:
-    """What `mistakes` draws, for an experiment to keep with `Lab.array`.
+    """Collect what `mistakes` draws, for an experiment to keep with `Lab.array`.
 
     Args:
         images: The images that were read.
@@ -121,9 +121,9 @@ def mistake_arrays(
 def mistakes(
     records: Records, *, by: str = "model", title: str = "", caption: str = ""
 ) -> Figure:
-    """What networks got wrong.
+    """Draw what networks got wrong.
 
-    Per level the images of its first trial, with the true class and the answer.
+    A level shows the images of its first trial, with the true class and the answer.
 
     Args:
         records: The trials; they hold what `mistake_arrays` gives.

@@ -1,5 +1,6 @@
-"""Several quantities along one line, a panel each, with the same series in the same
-color.
+"""Several quantities along one line, a panel each.
+
+A series has the same color in all panels.
 """
 
 from __future__ import annotations
@@ -53,9 +54,9 @@ def line_panels(
     title: str = "",
     caption: str = "",
 ) -> Figure:
-    """Each quantity a panel, each series a color.
+    """Draw each quantity in a panel, each series in a color.
 
-    Every seed thin, the mean thick, its 95 % interval a band.
+    Every seed is a thin line, the mean a thick one, and its 95 % interval a band.
 
     On a logarithmic axis the mean is geometric. Seeds with values that cannot be drawn
     are left out of it, and the caption says how many values these are.
@@ -125,7 +126,7 @@ def line_panels(
 
 
 def _tick(ax: Axes, ends: tuple[float, ...]) -> float:
-    """A distance of ticks that puts one on every end, with about five on the axis."""
+    """Choose a distance of ticks that puts one on every end, with about five in all."""
     low, high = ax.get_xlim()
     step = ends[1] - ends[0]
     return step / (
@@ -141,7 +142,7 @@ def lines_of(
     by: str = "ends",
     within: tuple[float, float] = (-math.inf, math.inf),
 ) -> dict[Level, dict[int, tuple[Floats, Floats]]]:
-    """The series of a `LinePanel` from the records that have the arrays.
+    """Collect the series of a `LinePanel` from the records that have the arrays.
 
     Args:
         records: The runs.
@@ -163,7 +164,7 @@ def lines_of(
 
 
 def _drawable(panel: LinePanel, runs: Runs) -> list[tuple[Floats, Floats]]:
-    """The seeds whose values all have a place on the axis."""
+    """Select the seeds whose values all have a place on the axis."""
     import numpy as np
 
     return [

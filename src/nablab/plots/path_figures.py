@@ -1,5 +1,6 @@
-"""Paths in a plane: where runs go, from start to end, in the first two principal
-components.
+"""Paths in a plane: where runs go, from start to end.
+
+The plane is that of the first two principal components.
 """
 
 from __future__ import annotations
@@ -48,8 +49,9 @@ def paths(
     title: str = "Paths",
     caption: str = "",
 ) -> Figure:
-    """Each run a line in a color of its own, with its start, its end and the values of
-    its points.
+    """Draw each run as a line in a color of its own.
+
+    The line has the run's start, its end and the values of its points.
 
     Args:
         planes: The panels, row by row.
@@ -132,7 +134,7 @@ def _draw(ax: Any, xy: Floats, values: Floats, color: str, norm: Any) -> None:
 
 
 def _keys(figure: Any, axes: Sequence[Any], norm: Any, label: str) -> None:
-    """The color bar, and what marks starts and ends."""
+    """Draw the color bar, and the legend of what marks starts and ends."""
     from matplotlib.cm import ScalarMappable
     from matplotlib.lines import Line2D
 

@@ -58,7 +58,7 @@ def _two_factors(records: Records) -> tuple[str, str]:
 
 
 def _is_wide(records: Records, curve: str) -> bool:
-    """Whether all values of a curve are positive and span a factor of 30."""
+    """Tell whether all values of a curve are positive and span a factor of 30."""
     least, most = math.inf, 0.0
     for record in records:
         if curve not in record.curves:

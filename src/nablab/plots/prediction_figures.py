@@ -38,9 +38,10 @@ def predictions(
     title: str = "",
     caption: str = "",
 ) -> Figure:
-    """The truth, and predictions.
+    """Draw the truth, and predictions.
 
-    Each seed thin, their mean thick, one standard deviation as a band.
+    Every seed is a thin line, their mean a thick one, and one standard deviation a
+    band.
 
     The truth has the color of the text. One row of panels per level of ``panel_by`` and
     one column per level of ``color_by``; more than four levels take several rows. The
@@ -105,9 +106,9 @@ def predictions(
 def _grids(
     panels: int, levels: Sequence[Level], x_label: str, y_label: str
 ) -> tuple[Canvas, list[dict[Level, Axes]]]:
-    """Axes by level for every panel, in rows of four.
+    """Lay out axes by level for every panel, in rows of four.
 
-    Labelled at the left and at the foot of each column.
+    They are labelled at the left and at the foot of each column.
     """
     columns = min(COLUMNS, len(levels))
     rows = -(-len(levels) // columns)

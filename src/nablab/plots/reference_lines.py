@@ -1,6 +1,6 @@
 """Dashed lines at known values.
 
-Baselines and ceilings across a panel, thresholds up and down it.
+Baselines and ceilings go across a panel, thresholds up and down it.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 # Value by name for all panels, or one such mapping per panel.
 References = Mapping[str, float] | Mapping[Level, Mapping[str, float]]
 DASHES = (0, (4, 3))
-# A label's ground is the page's color, for the label may cross lines or dots.
+# A label's ground is the page's color, since the label may cross lines or dots.
 GROUND = {"facecolor": PAPER, "edgecolor": "none", "alpha": 0.75, "pad": 1}
 
 
 def of_panel(references: References | None, panel: Level) -> Mapping[str, float]:
-    """The references of one panel, from either form."""
+    """Select the references of one panel, from either form."""
     found: Any = references or {}
     if any(isinstance(value, Mapping) for value in found.values()):
         found = found.get(panel, {})
@@ -40,10 +40,10 @@ def across(
     log_y: bool,
     notes: frame.Notes,
 ) -> None:
-    """Draw labelled horizontal lines, each label at the corner of its line where it
-    hides the fewest dots.
+    """Draw labelled horizontal lines.
 
-    To be called when the data are drawn and the limits of x are set.
+    Each label stands at the corner of its line where it hides the fewest dots. Call
+    this when the data are drawn and the limits of x are set.
     """
     drawable = _drawable(values, log_y, notes)
     table.extend(
@@ -89,7 +89,7 @@ def _label(ax: Axes, name: str, value: float, side: str, vertical: str) -> Text:
 
 
 def _dots(ax: Axes) -> list[tuple[float, float]]:
-    """Where scattered dots and the corners of lines are, in pixels."""
+    """Find where scattered dots and the corners of lines are, in pixels."""
     import numpy as np
     from matplotlib.collections import PathCollection
 
@@ -108,8 +108,9 @@ def _dots(ax: Axes) -> list[tuple[float, float]]:
 def upright(
     ax: Axes, values: Mapping[str, float], log_x: bool, notes: frame.Notes
 ) -> None:
-    """Draw vertical lines, labelled along them from the top, on the side where the axis
-    has more room.
+    """Draw vertical lines, labelled along them from the top.
+
+    The label stands on the side where the axis has more room.
     """
     drawable = _drawable(values, log_x, notes)
     for value in drawable.values():

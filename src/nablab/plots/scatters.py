@@ -1,6 +1,6 @@
 """One metric against another, trial by trial, with Kendall's tau.
 
-What goes together, and what does not.
+The figures show what goes together, and what does not.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ def scatter(
     title: str = "",
     caption: str = "",
 ) -> Figure:
-    """A panel per metric, a dot per trial.
+    """Draw a panel per metric, with a dot per trial.
 
-    The metric across, ``y`` upward, Kendall's tau above.
+    The metric goes across, ``y`` upward, and Kendall's tau stands above.
 
     Tau and its 95 % interval are those of `Claim.correlates` with ``paired=True``:
-    whole seeds are resampled, for trials of one seed are no independent evidence.
+    whole seeds are resampled, since trials of one seed are not independent evidence.
 
     Args:
         records: The trials.

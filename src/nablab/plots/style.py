@@ -9,7 +9,7 @@ from typing import Any
 from nablab.contract import Level
 
 # Stand-ins that the SVG export turns into the page's text and background colors. In a
-# PNG they are as good as black and white.
+# PNG they look black and white.
 INK = "#010203"
 PAPER = "#fdfefd"
 
@@ -64,9 +64,9 @@ class Style:
 
 
 def styles(levels: Iterable[Level]) -> dict[Level, Style]:
-    """One style per level, by order.
+    """Give each level one style, by order.
 
-    Eight colors, then the same colors with other lines and markers.
+    There are eight colors, then the same colors with other lines and markers.
 
     >>> len({(s.color, s.line) for s in styles(range(20)).values()})
     20
@@ -82,7 +82,9 @@ def styles(levels: Iterable[Level]) -> dict[Level, Style]:
 
 
 def palette(levels: Iterable[Level]) -> dict[Level, str]:
-    """One Okabe-Ito color per level, by order; they repeat after eight (see `styles`).
+    """Give each level one Okabe-Ito color, by order.
+
+    The colors repeat after eight (see `styles`).
 
     >>> palette(["deep", "shallow"])
     {'deep': '#0072b2', 'shallow': '#d55e00'}

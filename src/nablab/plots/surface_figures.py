@@ -31,9 +31,9 @@ def lines(
     title: str = "",
     caption: str = "",
 ) -> Figure:
-    """One array against another on a logarithmic axis.
+    """Draw one array against another on a logarithmic axis.
 
-    Every seed thin, their geometric mean thick.
+    Every seed is a thin line, their geometric mean a thick one.
 
     Args:
         records: The runs; all seeds have the same ``x``.
@@ -150,8 +150,9 @@ def surfaces(
     title: str = "",
     caption: str = "",
 ) -> Figure:
-    """Contours of a positive quantity on a plane, logarithmic, of the first seed that
-    has one.
+    """Draw contours of a positive quantity on a plane, with logarithmic levels.
+
+    The values are those of the first seed that has a plane.
 
     The records hold the arrays ``<name>_alphas`` (A,), ``<name>_betas`` (B,),
     ``<name>_values`` (B, A) and, unless ``marks="cross"``, ``<name>_marks`` (T, 2); for
@@ -244,7 +245,9 @@ def _logarithmic(bar: Any) -> None:
 
 
 def round_numbers(low: float, high: float) -> list[float]:
-    """Round numbers from low to high on a logarithmic scale, at most about ten.
+    """Choose round numbers on a logarithmic scale, at most about ten.
+
+    They lie from low to high.
 
     >>> round_numbers(0.3, 40), round_numbers(1e-3, 2e3)
     ([0.5, 1.0, 2.0, 5.0, 10.0, 20.0], [0.001, 0.01, 0.1, 1.0, 10.0, 100.0, 1000.0])

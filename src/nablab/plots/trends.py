@@ -55,9 +55,9 @@ def trend(
     title: str = "",
     caption: str = "",
 ) -> Figure:
-    """Metrics against a number.
+    """Draw metrics against a number.
 
-    Every seed a faint dot, the mean over seeds a line, its 95 % interval a band.
+    Every seed is a faint dot, the mean over seeds a line, and its 95 % interval a band.
 
     On a logarithmic vertical axis the mean is geometric. Where a value is infinite (a
     threshold never reached) the median stands in and the seed is a triangle at the
@@ -173,8 +173,9 @@ def _several(metrics: str | Sequence[str]) -> tuple[str, ...]:
 
 
 def _looks(records: Records, color_by: str, spoken: Mapping[str, str]) -> _Looks:
-    """Colors for the levels and lines for the metrics, or colors for the metrics of a
-    single level.
+    """Choose colors for the levels, and lines for the metrics.
+
+    Where there is a single level, the metrics have colors.
     """
     from matplotlib.lines import Line2D
 
@@ -207,7 +208,7 @@ def _looks(records: Records, color_by: str, spoken: Mapping[str, str]) -> _Looks
 
 
 def _positions(panels: Sequence[_Panel], x: str) -> list[float]:
-    """Where the trials that have one of the metrics stand."""
+    """List where the trials that have one of the metrics stand."""
     return [
         _position(record, x)
         for panel in panels
@@ -284,7 +285,7 @@ class _Drawing:
     def _points(
         self, records: Records, metric: str
     ) -> dict[float, list[tuple[int, float]]]:
-        """Seeds and values at every position that the axis can show, in its order."""
+        """Collect seeds and values at every position the axis can show, in order."""
         points: dict[float, list[tuple[int, float]]] = {}
         for record in records:
             position = _position(record, self.x)
