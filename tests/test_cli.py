@@ -207,7 +207,9 @@ def test_a_narrow_terminal_shows_a_live_table_that_fits(tmp_path: Path) -> None:
 
 
 def test_a_dry_run_in_a_terminal_says_where_it_is(tmp_path: Path) -> None:
-    words = ["-m", "nablab", "run", "toy", "--preset", "quick", "--dry-run"]
+    # So many steps that each condition is measured for longer than a frame lasts.
+    settings = ["--preset", "quick", "steps=1_000_000"]
+    words = ["-m", "nablab", "run", "toy", *settings, "--dry-run"]
     child = pexpect.spawn(
         sys.executable,
         words,

@@ -222,7 +222,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Base]:
         folder.write_json(f"progress/{key}.json", progress)
         folder.write_json(f"failures/{key}.json", {"message": "", "traceback": ""})
         runs.open_run(str(folder.path)).write()
-        (folder.path / "figures").mkdir()
+        (folder.path / "figures").mkdir(exist_ok=True)
         (folder.path / "figures" / "squares.svg").write_text("<svg/>")
         yield Base(store, str(folder.path.relative_to(store)), other.path.name)
 
