@@ -307,6 +307,61 @@ def test_slow_steps_make_a_short_training(
     assert trained == [4 if pause else 20]
 
 
+class Napping(training.Probe):
+    """Takes its time at each look."""
+
+    def __init__(self, every: int, enough: int | None) -> None:
+        self.every, self.enough_looks, self.looks = every, enough, 0
+
+    def on_step_end(self, context: Any) -> None:
+        self.looks += 1
+        time.sleep(0.01)
+
+
+class ByClass(Napping):
+    every = 50
+
+    def __init__(self) -> None:
+        self.looks = 0
+
+
+class Frozen(Napping):
+    """Nothing of it can be changed but what it counts."""
+
+    def __init__(self) -> None:
+        vars(self).update(every=50, looks=0)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "every":
+            raise AttributeError(name)
+        super().__setattr__(name, value)
+
+
+@pytest.mark.parametrize(
+    ("probe", "looks"),
+    [
+        (Napping(50, None), 20),
+        (Napping(50, 2), 2),
+        (Napping(500, None), 2),
+        (ByClass(), 20),
+        (Frozen(), 0),
+    ],
+)
+def test_looks_of_probes_are_part_of_the_estimate(probe: Any, looks: int) -> None:
+    every, before = probe.every, dict(vars(probe))
+    lab = Rehearsal(Toy(), TRIALS, device="cpu", replicas="auto")
+    lab.train(
+        training.Supervised(lambda: nn.Linear(1, 1)),
+        (torch.zeros(4, 1), torch.zeros(4, 1)),
+        training.Recipe(steps=1_000, probes=[probe]),
+        seeds=[0, 1],
+    )
+    assert probe.looks == looks
+    if looks:
+        assert lab.estimate.seconds > 0.01 * (1_000 // every)
+    assert {**vars(probe), "looks": 0} == before
+
+
 def test_the_estimate_says_what_it_is_of() -> None:
     assert rehearsed(one_loop_per_seed)[0].steps == 2_000
     assert rehearsed(one_loop_per_seed)[0].engine == "own loop"

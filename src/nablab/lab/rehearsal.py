@@ -106,14 +106,16 @@ class Rehearsal(Notebook):
         check_losses(len(seeds), speed.steps)
         few = int(self.SECONDS / max(speed.seconds_per_step, 1e-9))
         few = max(self.FEWEST_STEPS, min(self.MOST_STEPS, few))
-        with more_often(recipe.probes, max(1, speed.steps // few)):
-            short = shortened(recipe, min(speed.steps, few))
+        few = min(speed.steps, few)
+        with more_often(recipe.probes, short=few, whole=speed.steps) as looks:
+            short = shortened(recipe, few)
             result = training.train(learner, data, short, on_note=self.note, **where)
         evaluations = 2 + speed.steps // speed.eval_every
         self.estimate.seconds += (
             speed.setup_seconds + speed.seconds_per_step * speed.steps
         )
         self.estimate.seconds += speed.seconds_per_evaluation * evaluations
+        self.estimate.seconds += looks.seconds
         self.estimate.engine = speed.engine
         self.estimate.steps += speed.steps
         self.estimate.may_end_early |= bool(recipe.stop)

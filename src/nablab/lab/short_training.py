@@ -5,14 +5,22 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from nablab.training import Constant, PerReplicaTargets, PerTrial, Probe, Recipe, Subset
+from nablab.training import (
+    Constant,
+    Context,
+    PerReplicaTargets,
+    PerTrial,
+    Probe,
+    Recipe,
+    Subset,
+)
 from nablab.training.result import At, Training
 
 SAMPLES = 256  # enough for the code after a training to have something to work on
@@ -53,24 +61,68 @@ def _few(data: Any) -> Any:
     return Subset(data, torch.arange(min(SAMPLES, len(data))))
 
 
-@contextmanager
-def more_often(probes: Sequence[Probe], times: int) -> Iterator[None]:
-    """Let probes look more often inside.
+@dataclasses.dataclass
+class Looks:
+    """What probes cost.
 
-    The code after a short training needs as many points from it as from a whole one.
+    Attributes:
+        seconds: The estimated time of all their looks at the whole training.
+    """
+
+    seconds: float = 0.0
+
+
+@contextmanager
+def more_often(probes: Sequence[Probe], *, short: int, whole: int) -> Iterator[Looks]:
+    """Let probes look more often inside, and measure how long that takes.
+
+    The code after a short training needs as many points from it as from a whole one,
+    where a probe does not say that fewer are enough.
 
     Args:
         probes: What looks at the training.
-        times: How many times as often they look.
+        short: The steps of the short training.
+        whole: The steps of the whole one.
+
+    Yields:
+        What the looks cost, known at the end.
     """
-    usual = {probe: probe.every for probe in probes if "every" in vars(probe)}
-    for probe, every in usual.items():
-        probe.every = max(1, every // times)
+    looks = Looks()
+    with ExitStack() as stack:
+        for probe in probes:
+            stack.enter_context(_looking(probe, short, whole, looks))
+        yield looks
+
+
+@contextmanager
+def _looking(probe: Probe, short: int, whole: int, looks: Looks) -> Iterator[None]:
+    own = getattr(probe, "__dict__", {})  # of one with slots: none
+    usual, by_class = probe.every, "every" not in own
+    wanted = min(short, max(1, whole // usual), probe.enough_looks or short)
+    spent, look = 0.0, probe.on_step_end
+
+    def timed(context: Context) -> None:
+        nonlocal spent
+        begin = time.perf_counter()
+        look(context)
+        spent += time.perf_counter() - begin
+
+    # A frozen one keeps its pace and is not timed.
+    with suppress(AttributeError):
+        probe.every = short // wanted
+        own["on_step_end"] = timed
+    every = probe.every
     try:
         yield
     finally:
-        for probe, every in usual.items():
-            probe.every = every
+        own.pop("on_step_end", None)
+        with suppress(AttributeError):
+            if by_class:
+                own.pop("every", None)
+            if probe.every != usual:
+                probe.every = usual
+    taken = short // every
+    looks.seconds += spent / taken * (whole // usual) if taken else 0.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)

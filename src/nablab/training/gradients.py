@@ -85,6 +85,8 @@ class GradientNorms(Probe):
     (array([ 0,  5, 10]), (2, 3), ['bias', 'weight'])
     """
 
+    enough_looks = 3
+
     def __init__(
         self,
         build: Callable[[], nn.Module],
@@ -139,9 +141,13 @@ class GradientNorms(Probe):
         self._ratio: list[Tensor] = []
 
     @property
-    def every(self) -> int:  # type: ignore[override]
+    def every(self) -> int:
         """Steps to the next look: one while the step after a measurement is awaited."""
         return 1 if self._awaited else self._period
+
+    @every.setter
+    def every(self, steps: int) -> None:
+        self._period = steps
 
     # What was found
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -42,9 +43,12 @@ class Probe:
     Attributes:
         every: `on_step_end` is called when the number of steps taken is a multiple of
             it.
+        enough_looks: How many looks of a dry run are enough for the code after it, and
+            to know what a look costs. None for as many as there are in the training.
     """
 
     every: int = 1
+    enough_looks: ClassVar[int | None] = None
 
     def on_train_begin(self, context: Context) -> None:
         """Run before the first step; after a resume, before the next one."""
