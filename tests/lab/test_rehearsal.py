@@ -237,15 +237,18 @@ def test_a_few_steps_tell_the_time_of_all(work: Any, most: float) -> None:
 
 
 def test_what_an_earlier_condition_set_up_is_measured_by_one_item() -> None:
-    warm: set[str] = set()
+    warm: set[tuple[str, int]] = set()
     taken: list[int] = []
     for _ in range(2):
         clock = Clock()
 
         def work(lab: Any, clock: Clock) -> None:
-            for item in lab.each(range(10), name="networks"):
+            for item in lab.each(range(10)):
                 taken.append(item)
                 clock.work(1)
+            for item in lab.each(range(100, 110)):
+                taken.append(item)
+                clock.work(2 if item == 100 else 1)
 
         lab = Rehearsal(
             Working(work, clock),
@@ -255,8 +258,9 @@ def test_what_an_earlier_condition_set_up_is_measured_by_one_item() -> None:
             warm=warm,
             clock=clock,
         )
-        assert lab.rehearse().seconds == pytest.approx(10)
-    assert taken == [0, 1, 0]
+        found = lab.rehearse().seconds
+    assert taken == [0, 1, 100, 101, 0, 100]
+    assert found == pytest.approx(10 + 20)  # 100 is the one that lasts
 
 
 def test_predictions_are_made_for_a_part_and_reckoned_for_all() -> None:
@@ -360,6 +364,24 @@ def test_looks_of_probes_are_part_of_the_estimate(probe: Any, looks: int) -> Non
     if looks:
         assert lab.estimate.seconds > 0.01 * (1_000 // every)
     assert {**vars(probe), "looks": 0} == before
+
+
+@pytest.mark.parametrize("every", [1, 7, 300])
+def test_a_probe_that_changes_its_pace_gets_its_own_back(every: int) -> None:
+    def build() -> nn.Module:
+        return nn.Linear(1, 1)
+
+    data = torch.zeros(4, 1), torch.zeros(4, 1)
+    probe = training.GradientNorms(build, data, every=every)
+    for _ in range(2):  # it may be given to a second training
+        lab = Rehearsal(Toy(), TRIALS, device="cpu", replicas="auto")
+        lab.train(
+            training.Supervised(build),
+            data,
+            training.Recipe(steps=1_000, probes=[probe]),
+            seeds=[0, 1],
+        )
+    assert probe._period == every
 
 
 def test_the_estimate_says_what_it_is_of() -> None:

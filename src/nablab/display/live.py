@@ -14,15 +14,15 @@ from rich.table import Table
 from rich.text import Text
 
 from nablab.contract import Condition, levels_of, shared_levels
+from nablab.display.base import Display
 from nablab.display.choosing import in_terminal
 from nablab.display.forecast import (
     Conditions,
-    Forecast,
     begun_before,
     pending_trials,
     seconds_left,
 )
-from nablab.display.sentences import STOPPING, headline, helping, print_damage
+from nablab.display.sentences import STOPPING, headline, print_damage
 from nablab.text.durations import duration
 
 if TYPE_CHECKING:
@@ -40,21 +40,19 @@ REFRESH_PER_SECOND = 4
 STALE_SECONDS = 15.0  # progress this old was left by a process that was killed
 
 
-class LiveTable:
+class LiveTable(Display):
     """An observer with one table that is redrawn in place.
 
     Args:
-        console: Where to draw.
-        jobs: Number of processes that work.
-        alone: What the user gives to do without helpers.
+        console: See `Display`.
+        jobs: See `Display`.
+        alone: See `Display`.
     """
 
     def __init__(
         self, console: Console, *, jobs: int = 1, alone: str = "--jobs 1"
     ) -> None:
-        self.console = console
-        self.alone = alone
-        self.forecast = Forecast(jobs)
+        super().__init__(console, jobs=jobs, alone=alone)
         self._live: Live | None = None
         self._states: dict[Conditions, str] = {}
         self._progress_paths: dict[Path, Conditions] = {}
@@ -87,11 +85,6 @@ class LiveTable:
     def stopping(self) -> None:
         """Say that the request to stop was heard."""
         self._stopping = True
-
-    def helped(self, workers: int) -> None:
-        """Say that further processes work."""
-        self.forecast.help(workers)
-        self.console.print(helping(workers, self.alone), highlight=False)
 
     def close(self) -> None:
         """Leave the table and free the terminal."""

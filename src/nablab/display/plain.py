@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from nablab.contract import Condition
-from nablab.display.forecast import Forecast, begun_before, pending_trials
-from nablab.display.sentences import STOPPING, ending, headline, helping, print_damage
+from nablab.display.base import Display
+from nablab.display.forecast import begun_before, pending_trials
+from nablab.display.sentences import STOPPING, ending, headline, print_damage
 
 if TYPE_CHECKING:
     from nablab.lab.runner import Plan
@@ -17,21 +18,19 @@ if TYPE_CHECKING:
     from nablab.lab.work import Outcome
 
 
-class PlainLines:
+class PlainLines(Display):
     """An observer that prints a line when something ends: for logs and pipes.
 
     Args:
-        console: Where to print.
-        jobs: Number of processes that work.
-        alone: What the user gives to do without helpers.
+        console: See `Display`.
+        jobs: See `Display`.
+        alone: See `Display`.
     """
 
     def __init__(
         self, console: Console, *, jobs: int = 1, alone: str = "--jobs 1"
     ) -> None:
-        self.console = console
-        self.alone = alone
-        self.forecast = Forecast(jobs)
+        super().__init__(console, jobs=jobs, alone=alone)
         self._ended = 0
 
     def started(self, folder: RunFolder, plan: Plan, pending: int) -> None:
@@ -59,11 +58,6 @@ class PlainLines:
     def stopping(self) -> None:
         """Say that the request to stop was heard."""
         self.console.print(STOPPING)
-
-    def helped(self, workers: int) -> None:
-        """Say that further processes work."""
-        self.forecast.help(workers)
-        self.console.print(helping(workers, self.alone), highlight=False)
 
     def close(self) -> None:
         """Do nothing: nothing is left open."""

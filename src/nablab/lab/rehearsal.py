@@ -53,7 +53,8 @@ class Rehearsal(Notebook):
         device: Where to train.
         replicas: How to train replicas.
         sources: See `Notebook`.
-        warm: Names of what `each` went through for earlier conditions; it is added to.
+        warm: The loops of `each` that ran for earlier conditions, by their names and
+            places among these loops; it is added to.
         clock: Seconds.
     """
 
@@ -69,7 +70,7 @@ class Rehearsal(Notebook):
         device: str,
         replicas: str,
         sources: Mapping[str, SourceRun] | None = None,
-        warm: set[str] | None = None,
+        warm: set[tuple[str, int]] | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         super().__init__(experiment, trials, sources=sources)
@@ -78,6 +79,7 @@ class Rehearsal(Notebook):
         self.estimate = Estimate()
         self._clock = clock
         self._warm = set() if warm is None else warm
+        self._loops_of_items = 0
         self._spent = 0.0  # on what is in the estimate already
         self._shortened = Shortened(clock, self._now, self._add)
 
@@ -138,12 +140,14 @@ class Rehearsal(Notebook):
         """Take the first item or two; the others are estimated to last as long.
 
         The first may have to import and set up what the others find: it is measured by
-        itself, unless an earlier condition did the same.
+        itself, unless the same loop ran for an earlier condition.
         """
         found = list(items)
         self.estimate.engine = self.estimate.engine or "own loop"
-        enough = 1 if name in self._warm else 2
-        self._warm.add(name)
+        loop = name, self._loops_of_items
+        self._loops_of_items += 1
+        enough = 1 if loop in self._warm else 2
+        self._warm.add(loop)
         for place in self._shortened.items(len(found), enough):
             yield found[place]
 

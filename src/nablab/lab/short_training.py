@@ -117,9 +117,9 @@ def _looking(probe: Probe, short: int, whole: int, looks: Looks) -> Iterator[Non
     finally:
         own.pop("on_step_end", None)
         with suppress(AttributeError):
-            if by_class:
-                own.pop("every", None)
-            if probe.every != usual:
+            if by_class and "every" in own:
+                del own["every"]  # its class says it again
+            else:
                 probe.every = usual
     taken = short // every
     looks.seconds += spent / taken * (whole // usual) if taken else 0.0

@@ -257,7 +257,7 @@ def rehearse(
         CodeError: The experiment's code raised an error.
     """
     _fetch(plan.experiment)
-    estimates, warm = [], set[str]()
+    estimates, warm = [], set[tuple[str, int]]()
     for conditions in plan.groups:
         on_conditions(conditions)
         trials = Trials(conditions, range(plan.seeds))
