@@ -132,6 +132,16 @@ def test_a_failed_run_exits_with_1_and_says_why(nablab_here: Nablab) -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_answers_of_an_unfinished_run_say_what_they_rest_on(
+    nablab_here: Nablab,
+) -> None:
+    words = ("run", "toy", "--preset", "quick", "widths=2,3,4")
+    unfinished = nablab_here(*words, "fail=4").stdout
+    said = unfinished.index("On 6 of 9 trials, so all of it may change:")
+    assert said < unfinished.index("inconclusive")
+    assert "may change" not in nablab_here(*words).stdout
+
+
 def test_dry_run_measures_and_stores_nothing(
     nablab_here: Nablab, tmp_path: Path
 ) -> None:

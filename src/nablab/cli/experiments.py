@@ -297,6 +297,12 @@ def _print_outcome(done: Run, *, as_json: bool) -> None:
         return
     for message in done.messages:
         say_failure(message)
+    if done.state != "done" and done.verdicts:
+        wanted = len(done.experiment.conditions()) * done.seeds
+        output.print(
+            f"On {len(done.records):,} of {wanted:,} trials, so all of it may change:",
+            highlight=False,
+        )
     print_verdicts(output, done.verdicts)
     if report_path.exists():
         output.print(f"\nReport: {report_path}", markup=False, soft_wrap=True)
