@@ -36,6 +36,12 @@ if TYPE_CHECKING:
     from nablab.data.tasks import image_sets as image_sets
     from nablab.data.tasks import image_task as image_task
     from nablab.data.tasks import task as task
+    from nablab.data.text.bags import multi_hot as multi_hot
+    from nablab.data.text.bags import tf_idf as tf_idf
+    from nablab.data.text.text_set import TextSet as TextSet
+    from nablab.data.text.vocabulary import Encoded as Encoded
+    from nablab.data.text.vocabulary import Vocabulary as Vocabulary
+    from nablab.data.text.words import tokenize as tokenize
 
 __getattr__, __dir__ = lazy_names(
     __name__,
@@ -49,6 +55,10 @@ __getattr__, __dir__ = lazy_names(
         "images.labels": "Corrupted by_truth corrupt",
         "loading": "load",
         "tasks": "Task check_batches data_set_of evenly_spaced image_sets image_task task",
+        "text.bags": "multi_hot tf_idf",
+        "text.text_set": "TextSet",
+        "text.vocabulary": "Encoded Vocabulary",
+        "text.words": "tokenize",
         "images.whitening": "Whiten center_crop",
     },
 )
@@ -57,10 +67,13 @@ __all__ = [
     "TARGETS",
     "Augment",
     "Corrupted",
+    "Encoded",
     "ImageSet",
     "Normalize",
     "Target",
     "Task",
+    "TextSet",
+    "Vocabulary",
     "Whiten",
     "by_truth",
     "center_crop",
@@ -75,9 +88,12 @@ __all__ = [
     "image_task",
     "is_image_set",
     "load",
+    "multi_hot",
     "parse_expression",
     "sawtooth_depth",
     "source_hash",
     "target",
     "task",
+    "tf_idf",
+    "tokenize",
 ]

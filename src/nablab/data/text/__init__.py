@@ -1,0 +1,1 @@
+"""Labeled texts: sets of them, words, vocabularies, and what a network reads."""
