@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from nablab.data.tasks import image_sets as image_sets
     from nablab.data.tasks import image_task as image_task
     from nablab.data.tasks import task as task
+    from nablab.data.text.bags import count_terms as count_terms
     from nablab.data.text.bags import multi_hot as multi_hot
     from nablab.data.text.bags import tf_idf as tf_idf
     from nablab.data.text.text_set import TextSet as TextSet
@@ -55,7 +56,7 @@ __getattr__, __dir__ = lazy_names(
         "images.labels": "Corrupted by_truth corrupt",
         "loading": "load",
         "tasks": "Task check_batches data_set_of evenly_spaced image_sets image_task task",
-        "text.bags": "multi_hot tf_idf",
+        "text.bags": "count_terms multi_hot tf_idf",
         "text.text_set": "TextSet",
         "text.vocabulary": "Encoded Vocabulary",
         "text.words": "tokenize",
@@ -80,6 +81,7 @@ __all__ = [
     "check_batches",
     "check_image_set",
     "corrupt",
+    "count_terms",
     "data_set_of",
     "evenly_spaced",
     "fetch",
