@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from nablab.data.text.bags import count_terms as count_terms
     from nablab.data.text.bags import multi_hot as multi_hot
     from nablab.data.text.bags import tf_idf as tf_idf
+    from nablab.data.text.corpus import Corpus as Corpus
+    from nablab.data.text.corpus import corpus as corpus
     from nablab.data.text.tasks import TextTask as TextTask
     from nablab.data.text.tasks import text_task as text_task
     from nablab.data.text.text_set import TextSet as TextSet
@@ -62,6 +64,7 @@ __getattr__, __dir__ = lazy_names(
         "images.labels": "Corrupted by_truth corrupt",
         "loading": "load load_texts",
         "tasks": "Task check_batches data_set_of evenly_spaced image_sets image_task task",
+        "text.corpus": "Corpus corpus",
         "text.bags": "count_terms multi_hot tf_idf",
         "text.tasks": "TextTask text_task",
         "text.text_set": "TextSet",
@@ -74,6 +77,7 @@ __getattr__, __dir__ = lazy_names(
 __all__ = [
     "TARGETS",
     "Augment",
+    "Corpus",
     "Corrupted",
     "Encoded",
     "ImageSet",
@@ -89,6 +93,7 @@ __all__ = [
     "check_batches",
     "check_image_set",
     "check_text_set",
+    "corpus",
     "corrupt",
     "count_terms",
     "data_set_of",
