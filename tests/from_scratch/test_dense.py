@@ -124,6 +124,18 @@ def test_ten_steps_are_those_of_torchs_optimizer() -> None:
         np.testing.assert_allclose(own, value.numpy(), rtol=0, atol=1e-5)
 
 
+def test_a_rate_of_numpys_own_computes_in_the_type_of_the_weights() -> None:
+    ends = []
+    for rate in (0.1, np.float64(0.1)):
+        network = dense_network(64, 16, 10, np.random.default_rng(3))
+        optimizer = Momentum(network, 0.9)
+        for _ in range(3):
+            train_step(network, optimizer, *batch(8, 8, np.float32), float(rate))
+            optimizer.step(rate)
+        ends.append(network.state_dict()["1.weight"])
+    np.testing.assert_array_equal(*ends)
+
+
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_no_array_of_a_step_leaves_its_type(activation: str, dtype: Any) -> None:
