@@ -88,11 +88,25 @@ class NumpyDigits(Experiment):
     they have 64 bits, and nobody notices: the answers stay right. The condition float64
     shows what it costs and what it gains.
 
-    What to look for. ``seconds`` are those of training one network, without
-    evaluations, with one thread, on the machine at hand. ``float64_cost`` and
-    ``numpy_cost`` are ratios of the fastest of many steps that all ways of computing
-    took by turns, so that what else the machine did matters little. Settings were
-    chosen on 10,000 images held out of MNIST's training split.
+    What to look for. How soon are the test images read, and how far above lies the
+    score on the training images? Which digits are left, and would you read them?
+    ``seconds`` are those of training one network on one thread of the CPU, without
+    evaluations, on the machine at hand. ``float64_cost`` and ``numpy_cost`` are ratios
+    of the fastest of many steps that all ways of computing took by turns: what else the
+    machine did matters little.
+
+    What to expect (standard). The dense network reads 98.3 % of the test images and
+    99.8 % of its training images, the convolutional one 99.3 and 99.9 %. After ten
+    steps the weights of both libraries are 0.00000004 of their length apart. float64
+    takes about twice as long and reads no image more. NumPy is not slower than PyTorch
+    on one thread: nearly all the time goes into products of matrices, which neither
+    library computes in Python. Where a network is tiny, NumPy has less to do around
+    them.
+
+    Settings were chosen on 10,000 images held out of MNIST's training split: 256 units
+    read as well as 384, batches of 64 as well as 32, and a rate that falls in a line
+    better than one that is multiplied after every epoch. On two cores standard takes
+    about ten minutes, paper an hour.
 
     Attributes:
         data: mnist, fashion-mnist, digits, or yours: a folder or a file.npz;
@@ -159,6 +173,7 @@ class NumpyDigits(Experiment):
         # momentum. His weights start larger than these.
         "paper": {
             "data": "mnist@50000",
+            "libraries": (NUMPY,),
             "precisions": (SINGLE,),
             "hidden_units": 100,
             "filters": (20, 40),
@@ -403,10 +418,13 @@ class NumpyDigits(Experiment):
 
     def active_claims(self) -> tuple[Claim, ...]:
         """Select the claims of what is run; times and scores are claimed of MNIST."""
+        mnist = data.data_set_of(self.data) == "mnist"
         return tuple(
-            replace(claim, margin=self.equal_margin)
-            if claim.kind == "equality"
-            else claim
+            replace(
+                claim,
+                margin=self.equal_margin if claim.kind == "equality" else 0.0,
+                published=claim.published if mnist else None,
+            )
             for claim in super().active_claims()
             if self._makes(claim)
         )
@@ -421,9 +439,9 @@ class NumpyDigits(Experiment):
 
     @property
     def _timed(self) -> tuple[float, ...]:
-        """The test accuracies that are claimed and timed: of MNIST, with ReLU."""
-        mnist = self.data == "mnist"
-        return THRESHOLDS if mnist and self.activation == "relu" else ()
+        """The test accuracies that are claimed and timed: of all of MNIST, with ReLU."""
+        claimed = self.data == "mnist" and self.activation == "relu"
+        return THRESHOLDS if claimed else ()
 
     @property
     def task(self) -> Task:
@@ -515,8 +533,8 @@ class NumpyDigits(Experiment):
                 continue
             scores = {
                 f"{split}_{name}": value
-                for split, images in (("train", scored), ("test", test))
-                for name, value in _scores(reader, images).items()
+                for split, seen in (("train", scored), ("test", test))
+                for name, value in _scores(reader, seen).items()
             }
             clock.look(scores["test_accuracy"])
             lab.log(trial, step + 1, seconds=clock.seconds, **scores)
