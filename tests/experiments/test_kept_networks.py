@@ -29,6 +29,7 @@ SMALL: dict[str, tuple[dict[str, Any], str]] = {
         {"steps": 50, "path_points": 5, "alphas": 5, "resolution": 5},
         "train_loss",
     ),
+    "numpy-digits": ({"epochs": 1, "size": 12, "kernel": 3}, "train_loss"),
     "parameters-vs-generalization": (
         {
             "epochs": 1,
