@@ -363,21 +363,22 @@ class Perceptrons(Experiment):
         net = TwoLayers.start(inputs.shape[1], units, rng, self.loss)
         by_sample = trial.condition["training"] == "per sample"
         order = lab.rng(trial, "order", by=())
-        epochs, solved = self.epochs, 0.0
-        for epoch in lab.steps(self.epochs, state={"net": net, "order": order}):
+        passes = Passes()
+        state = {"net": net, "order": order, "passes": passes}
+        for _ in lab.steps(self.epochs, state=state):
             if by_sample:
                 for row in order.permutation(len(inputs)):
                     net.step(inputs[[row]], values[[row]], self.learning_rate)
             else:
                 net.step(inputs, values, self.learning_rate)
+            passes.made += 1
             if np.abs(net.predict(inputs) - values).max() < NEAR:
-                epochs, solved = epoch + 1, 1.0
                 break
         worst = float(np.abs(net.predict(inputs) - values).max())
         lab.record(
             trial,
-            solved=float(worst < NEAR) if solved else 0.0,
-            epochs=epochs if worst < NEAR else np.inf,
+            solved=float(worst < NEAR),
+            epochs=passes.made if worst < NEAR else np.inf,
             largest_error=worst,
         )
 
@@ -467,6 +468,13 @@ class Best:
     """The largest value so far, which a loop keeps when it is taken up again."""
 
     value: float = 0.0
+
+
+@dataclass
+class Passes:
+    """How often a network saw all rows, kept like `Best`."""
+
+    made: int = 0
 
 
 def _thinned(path: list[Any]) -> Any:
