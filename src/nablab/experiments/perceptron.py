@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, Literal
-
-import numpy as np
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from nablab import plots
 from nablab.contract import (
@@ -22,22 +20,18 @@ from nablab.contract import (
     Trial,
     Trials,
 )
-from nablab.errors import UsageError
-from nablab.from_scratch.gates import GATES, with_constant
-from nablab.from_scratch.margins import maximum_margin, separable_points
-from nablab.from_scratch.neurons import Perceptron, SigmoidUnit
-from nablab.from_scratch.two_layers import TwoLayers
 from nablab.settings import Distinct, Ge, Gt, Le, Lt, Positive, Rising, Steps
 
 BOUND, ONE_LAYER, TWO_LAYERS, ZERO = "bound", "one layer", "two layers", "zero input"
 # Four of the eight rows of course D's function; the last one is the input of zeros.
-ZERO_ROWS = np.array([[1.0, 1, 0], [1, 1, 1], [0, 1, 1], [0, 0, 0]])
-ZERO_TARGETS = np.array([1.0, 1, 0, 1])
+ZERO_ROWS = ((1.0, 1.0, 0.0), (1.0, 1.0, 1.0), (0.0, 1.0, 1.0), (0.0, 0.0, 0.0))
+ZERO_TARGETS = (1.0, 1.0, 0.0, 1.0)
 NEAR = 0.1  # an output this close to its target is right beyond doubt
 LINES = 60  # of a boundary that moves, in its figure
 
 Margin = Annotated[float, Gt(0), Lt(1)]
 Hidden = Annotated[int, Ge(1), Le(64)]
+GateName = Literal["and", "or", "nand", "nor", "xor", "not-xor-and"]
 
 
 @dataclass
@@ -104,7 +98,7 @@ class Perceptrons(Experiment):
     name: ClassVar[str] = "perceptron"
     topic: ClassVar[str] = "from scratch"
 
-    margins: Annotated[tuple[Margin, ...], Distinct(), Rising()] = (
+    margins: Annotated[tuple[Margin, ...], Rising(least=0)] = (
         0.02,
         0.05,
         0.1,
@@ -114,11 +108,9 @@ class Perceptrons(Experiment):
     points: Annotated[int, Ge(2), Le(100_000)] = 200
     dimensions: Annotated[int, Ge(1), Le(1_000)] = 2
     passes: Steps = 5_000
-    gates: Annotated[tuple[str, ...], Distinct()] = tuple(GATES)
-    hard_gates: Annotated[tuple[str, ...], Distinct()] = ("xor", "not-xor-and")
-    hidden_units: Annotated[tuple[Hidden, ...], Distinct(), Rising()] = tuple(
-        range(1, 9)
-    )
+    gates: Annotated[tuple[GateName, ...], Distinct()] = get_args(GateName)
+    hard_gates: Annotated[tuple[GateName, ...], Distinct()] = ("xor", "not-xor-and")
+    hidden_units: Annotated[tuple[Hidden, ...], Rising()] = tuple(range(1, 9))
     epochs: Steps = 2_000
     learning_rate: Positive = 2.0
     loss: Literal["cross-entropy", "squared error"] = "cross-entropy"
@@ -256,16 +248,10 @@ class Perceptrons(Experiment):
         "errors, Nature, 1986.",
     )
 
-    def validate(self) -> None:
-        """Check that the gates are known."""
-        for name in (*self.gates, *self.hard_gates):
-            if name not in GATES:
-                raise UsageError(
-                    f"There is no gate '{name}'. Choices: {', '.join(GATES)}."
-                )
-
     def conditions(self) -> list[Condition]:
         """List the four parts of the experiment, one after the other."""
+        from nablab.from_scratch.gates import GATES
+
         bound = [Condition(part=BOUND, margin=margin) for margin in self.margins]
         one_layer = [
             Condition(
@@ -299,6 +285,11 @@ class Perceptrons(Experiment):
 
     def count_mistakes(self, trial: Trial, lab: Lab) -> None:
         """Let a perceptron see random points until it makes no more mistakes."""
+        import numpy as np
+
+        from nablab.from_scratch.margins import maximum_margin, separable_points
+        from nablab.from_scratch.neurons import Perceptron
+
         margin = float(trial.condition["margin"])
         points, classes = separable_points(
             self.points, self.dimensions, margin, lab.rng(trial, "points", by=())
@@ -331,6 +322,9 @@ class Perceptrons(Experiment):
 
     def learn_gate(self, trial: Trial, lab: Lab) -> None:
         """Teach one neuron a gate, and note the most rows that it had right at once."""
+        from nablab.from_scratch.gates import GATES, with_constant
+        from nablab.from_scratch.neurons import Perceptron, SigmoidUnit
+
         gate = GATES[str(trial.condition["gate"])]
         inputs, values = with_constant(gate.inputs), gate.values
         rng = lab.rng(trial, "weights", by=("gate",))
@@ -355,6 +349,11 @@ class Perceptrons(Experiment):
 
     def learn_with_two_layers(self, trial: Trial, lab: Lab) -> None:
         """Teach two layers a gate, from all rows at once or from one after the other."""
+        import numpy as np
+
+        from nablab.from_scratch.gates import GATES
+        from nablab.from_scratch.two_layers import TwoLayers
+
         gate = GATES[str(trial.condition["gate"])]
         inputs, values = gate.inputs, gate.values
         units = int(trial.condition["hidden_units"])
@@ -384,13 +383,19 @@ class Perceptrons(Experiment):
 
     def learn_from_zeros(self, trial: Trial, lab: Lab) -> None:
         """Teach one unit four rows, of which the last one is all zeros."""
-        with_bias = trial.condition["bias"] == "with"
-        inputs = with_constant(ZERO_ROWS) if with_bias else ZERO_ROWS
+        import numpy as np
+
+        from nablab.from_scratch.gates import with_constant
+        from nablab.from_scratch.neurons import SigmoidUnit
+
+        inputs, targets = np.array(ZERO_ROWS), np.array(ZERO_TARGETS)
+        if trial.condition["bias"] == "with":
+            inputs = with_constant(inputs)
         weights = lab.rng(trial, "weights", by=()).normal(size=4)
         unit = SigmoidUnit(weights[: inputs.shape[1]], "squared error")
         best = Best()
         for step in lab.steps(self.epochs, state={"unit": unit, "furthest": best}):
-            unit.step(inputs, ZERO_TARGETS, self.learning_rate)
+            unit.step(inputs, targets, self.learning_rate)
             fourth = float(unit.output(inputs)[3])
             best.value = max(best.value, abs(fourth - 0.5))
             lab.log(trial, step + 1, fourth_output=fourth)
@@ -479,6 +484,8 @@ class Passes:
 
 def _thinned(path: list[Any]) -> Any:
     """Keep the first and last of a neuron's weights, and some between."""
+    import numpy as np
+
     if not path:
         return np.zeros((1, 2))
     places = np.unique(np.linspace(0, len(path) - 1, LINES).round().astype(int))
