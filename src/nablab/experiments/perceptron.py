@@ -48,18 +48,18 @@ class Perceptrons(Experiment):
     A neuron adds up its inputs, each times a weight, and says 1 if the sum is above
     zero. Rosenblatt (1958) let it learn from its mistakes: where its answer is wrong,
     the input is added to the weights, or subtracted from them. Why does this end?
-    Suppose some weights of length 1 part the classes with a margin :math:`\gamma`: no
-    sample is closer to the line between them. Each mistake moves the neuron's weights
-    by at least :math:`\gamma` along these, so after m mistakes they are at least
-    :math:`m \gamma` long. But a mistake is made where weights and sample disagree, and
-    so the squared length grows by at most :math:`R^2`, that of the longest sample: the
-    weights are at most :math:`R \sqrt m` long. Both hold, so :math:`m \le R^2 /
-    \gamma^2` (Novikoff 1962), however many samples there are.
+    Suppose some weights of length 1 part the classes with a margin γ: no sample is
+    closer to the line between them. The neuron starts with weights of zero. Each
+    mistake moves its weights by at least γ along these, so after m mistakes they are at
+    least mγ long. But a mistake is made where weights and sample disagree, and so the
+    squared length grows by at most R², where R is the length of the longest sample: the
+    weights are at most R√m long. Both hold, so m ≤ R²/γ² (Novikoff 1962), however many
+    samples there are. With R = 1 and γ = 0.1 that is 100 mistakes.
 
     Where no line parts the classes, no neuron can be right. For XOR the proof takes
-    four lines. Weights a, b and a bias c would need c < 0 (for 0, 0), a + c > 0 and
-    b + c > 0 (for 1, 0 and 0, 1), and a + b + c < 0 (for 1, 1). The middle two add up
-    to a + b + 2c > 0, the outer two to a + b + 2c < 0. Both cannot be.
+    four lines. Weights a, b and a bias c would need c ≤ 0 (for 0, 0), a + c > 0 and
+    b + c > 0 (for 1, 0 and 0, 1), and a + b + c ≤ 0 (for 1, 1). The middle two add up
+    to a + b + 2c > 0, the outer two to a + b + 2c ≤ 0. Both cannot be.
 
     Two layers can: hidden units bend the plane first, and the last unit draws its line
     there. They learn by backpropagation, and whether they get there depends on where
@@ -77,9 +77,10 @@ class Perceptrons(Experiment):
     the input. Here that unit learns with and without a bias, on four rows of the same
     function (its samples were not published).
 
-    What to expect (standard): mistakes at a tenth of the bound or less; XOR at three
-    rows of four for any single layer; one hidden unit never, two for about two thirds
-    of the starts, four and more for nearly all.
+    What to expect (standard): mistakes at a hundredth of the bound where the gap is
+    narrow (margin 0.02) and at a quarter where it is wide (0.4); XOR with one to three
+    rows of four right for a single layer, never all; one hidden unit never, two for
+    about two thirds of the starts in batches, four and more for nearly all.
 
     Attributes:
         margins: Half of the gap between the classes of random points in the unit ball.
@@ -137,33 +138,6 @@ class Perceptrons(Experiment):
         },
     }
     claims: ClassVar[tuple[Claim, ...]] = (
-        Claim.at_most(
-            "share_of_bound",
-            1.0,
-            where={"part": BOUND},
-            within="margin",
-            quantity="mistakes as a share of R²/γ²",
-            sentence="A perceptron makes at most R²/γ² mistakes",
-            answer=Answer(
-                supported="its mistakes stay under R²/γ²",
-                refuted="it makes more mistakes than the theorem allows",
-                open="whether its mistakes stay under R²/γ²",
-            ),
-        ),
-        Claim.at_most(
-            "share_of_bound",
-            0.5,
-            where={"part": BOUND},
-            quantity="mistakes as a share of R²/γ²",
-            sentence="In a random order it makes less than half of them",
-        ),
-        Claim.falls(
-            "mistakes",
-            by="margin",
-            where={"part": BOUND},
-            smallest_effect=0.2,
-            sentence="Classes that lie further apart cost fewer mistakes",
-        ),
         Claim.at_least(
             "most_rows_right",
             0.999,
@@ -186,8 +160,8 @@ class Perceptrons(Experiment):
             quantity="share of the rows that are right at the best moment",
             sentence="One layer never has all four rows of XOR right",
             answer=Answer(
-                supported="never XOR",
-                refuted="even XOR",
+                supported="it never learns XOR",
+                refuted="it learns XOR",
                 open="whether it never learns XOR",
             ),
         ),
@@ -199,15 +173,43 @@ class Perceptrons(Experiment):
             quantity="share of starts that solve XOR",
             sentence="With more hidden units more starts of two layers solve XOR",
             answer=Answer(
-                supported="two layers do, and more hidden units help",
-                refuted="two layers do, and more hidden units do not help",
-                open="whether more hidden units help two layers",
+                supported="two layers do, more often with more hidden units",
+                refuted="two layers do not do so more often with more hidden units",
+                open="whether two layers do so more often with more hidden units",
             ),
+        ),
+        Claim.at_most(
+            "share_of_bound",
+            1.0,
+            where={"part": BOUND},
+            within="margin",
+            quantity="mistakes as a share of R²/γ²",
+            sentence="A perceptron makes at most R²/γ² mistakes",
+            answer=Answer(
+                supported="the mistakes on the way stay under R²/γ²",
+                refuted="it makes more mistakes than the theorem allows",
+                open="whether the mistakes on the way stay under R²/γ²",
+            ),
+        ),
+        Claim.at_most(
+            "share_of_bound",
+            0.5,
+            where={"part": BOUND},
+            quantity="mistakes as a share of R²/γ²",
+            sentence="In a random order a perceptron makes less than half of R²/γ² "
+            "mistakes",
+        ),
+        Claim.falls(
+            "mistakes",
+            by="margin",
+            where={"part": BOUND},
+            smallest_effect=0.2,
+            sentence="Classes that lie further apart cost fewer mistakes",
         ),
         Claim.at_most(
             "distance_from_half",
             1e-6,
-            where={"part": ZERO, "bias": "without"},
+            where={"part": ZERO, "bias": "without bias"},
             scale="ranks",
             quantity="largest distance of the fourth output from .5",
             published=Published(0.0, "course D: an output of .500", of="metric"),
@@ -215,8 +217,8 @@ class Perceptrons(Experiment):
         ),
         Claim.greater(
             "fourth_output",
-            "with",
-            "without",
+            "with bias",
+            "without bias",
             by="bias",
             where={"part": ZERO},
             smallest_effect=0.1,
@@ -231,7 +233,7 @@ class Perceptrons(Experiment):
             value=0.5,
             seeds=1,
             metric="fourth_output",
-            where={"part": ZERO, "bias": "without"},
+            where={"part": ZERO, "bias": "without bias"},
         ),
     )
     exercises: ClassVar[tuple[str, ...]] = (
@@ -273,7 +275,9 @@ class Perceptrons(Experiment):
             for how in ("batch", "per sample")
             for units in self.hidden_units
         ]
-        zero = [Condition(part=ZERO, bias=bias) for bias in ("without", "with")]
+        zero = [
+            Condition(part=ZERO, bias=bias) for bias in ("without bias", "with bias")
+        ]
         return [*bound, *one_layer, *two_layers, *zero]
 
     def run(self, trials: Trials, lab: Lab) -> None:
@@ -395,7 +399,7 @@ class Perceptrons(Experiment):
         from nablab.from_scratch.neurons import SigmoidUnit
 
         inputs, targets = np.array(ZERO_ROWS), np.array(ZERO_TARGETS)
-        if trial.condition["bias"] == "with":
+        if trial.condition["bias"] == "with bias":
             inputs = with_constant(inputs)
         weights = lab.rng(trial, "weights", by=()).normal(size=4)
         unit = SigmoidUnit(weights[: inputs.shape[1]], "squared error")
@@ -425,7 +429,7 @@ class Perceptrons(Experiment):
                 y_label="mistakes",
                 title="Counted mistakes and the bound",
                 caption="The bound must hold for every order of the samples. A random "
-                "order costs far fewer mistakes.",
+                "order costs far fewer mistakes, above all where the gap is narrow.",
             )
             if self.dimensions == 2:
                 figures["boundary"] = plots.boundaries(
