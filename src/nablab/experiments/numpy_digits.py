@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import inf, isfinite
 from time import perf_counter
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal
 
 from nablab import data, metrics, models, plots
 from nablab.contract import (
@@ -31,9 +31,10 @@ from nablab.settings import Distinct, Epochs, Ge, Gt, Le, Lt, Pixels, Positive, 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from nablab.baselines import TorchLearner
     from nablab.data import ImageSet, Task
     from nablab.from_scratch.dense import Array
-    from nablab.from_scratch.learner import Batches
+    from nablab.from_scratch.learner import Batches, Learner
 
 DENSE: Final = "dense"
 CNN: Final = "cnn"
@@ -56,7 +57,6 @@ STEPS = {
 THRESHOLDS = (0.97, 0.98, 0.99)
 # Training images that are scored, and images that a figure shows.
 TRAIN_SAMPLES, SHOWN = 10_000, 10
-AT_ONCE = 250  # images of one prediction of PyTorch
 # Steps after which the weights of both libraries are compared, and timed steps.
 COMPARED_STEPS, RACED_STEPS = 10, 40
 PLAIN: Mapping[str, Any] = {"library": NUMPY, "precision": SINGLE}
@@ -514,7 +514,7 @@ class NumpyDigits(Experiment):
         self,
         trial: Trial,
         lab: Lab,
-        reader: Reader,
+        reader: Learner | TorchLearner,
         train: ImageSet,
         test: ImageSet,
     ) -> None:
@@ -549,11 +549,12 @@ class NumpyDigits(Experiment):
 
     def _reader(
         self, library: str, precision: str, trial: Trial, lab: Lab, train: ImageSet
-    ) -> Reader:
+    ) -> Learner | TorchLearner:
         """Make what trains, from the first weights of a trial.
 
         Libraries and precisions share them.
         """
+        from nablab.baselines import TorchLearner
         from nablab.from_scratch.convolution import convolutional_network
         from nablab.from_scratch.dense import dense_network
         from nablab.from_scratch.learner import Learner
@@ -584,7 +585,9 @@ class NumpyDigits(Experiment):
                 dtype=precision,
             )
         module = self.network_of(trial.condition)
-        return InTorch(module, network.state_dict(), train, self.momentum)
+        return TorchLearner(
+            module, network.state_dict(), train.normalize, self.momentum
+        )
 
     def _batches(self, trial: Trial, lab: Lab, samples: int) -> Batches:
         """Deal the training images out; all conditions of a seed share the batches."""
@@ -784,82 +787,6 @@ def _from_zero(figure: Figure) -> Figure:
     return figure
 
 
-class Reader(Protocol):
-    """A network that learns to read digits, as `nablab.from_scratch.learner.Learner`.
-
-    Images are uint8 (N, C, H, W), labels int64 (N,), logits (N, classes).
-    """
-
-    def step(self, images: Array, labels: Array, learning_rate: float) -> float:
-        """Learn from one batch, and return its loss."""
-
-    def logits(self, images: Array) -> Array:
-        """Return what the network says of images."""
-
-    def weights(self) -> dict[str, Array]:
-        """Return its weights by name."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return what a step changes."""
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take it back."""
-
-
-class InTorch:
-    """The same network and the same steps, with derivatives that PyTorch finds."""
-
-    def __init__(
-        self,
-        module: nn.Module,
-        weights: Mapping[str, Array],
-        train: ImageSet,
-        momentum: float,
-    ) -> None:
-        import torch
-
-        self.module, self._normalize = module, train.normalize
-        module.load_state_dict({k: torch.tensor(v) for k, v in weights.items()})
-        self.optimizer = torch.optim.SGD(module.parameters(), momentum=momentum)
-
-    def step(self, images: Array, labels: Array, learning_rate: float) -> float:
-        """See `Reader.step`."""
-        import torch
-        from torch.nn.functional import cross_entropy
-
-        x = self._normalize(torch.from_numpy(images))
-        loss = cross_entropy(self.module(x), torch.from_numpy(labels))
-        self.optimizer.param_groups[0]["lr"] = learning_rate
-        self.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        self.optimizer.step()
-        return loss.item()
-
-    def logits(self, images: Array) -> Array:
-        """See `Reader.logits`."""
-        import torch
-
-        with torch.no_grad():
-            parts = torch.split(torch.from_numpy(images), AT_ONCE)
-            return torch.cat([self.module(self._normalize(x)) for x in parts]).numpy()
-
-    def weights(self) -> dict[str, Array]:
-        """See `Reader.weights`."""
-        return {k: v.numpy() for k, v in self.module.state_dict().items()}
-
-    def state_dict(self) -> dict[str, Any]:
-        """See `Reader.state_dict`."""
-        return {
-            "network": self.module.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-        }
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """See `Reader.load_state_dict`."""
-        self.module.load_state_dict(state["network"])
-        self.optimizer.load_state_dict(state["optimizer"])
-
-
 @dataclass
 class Clock:
     """The time that the steps of a training took, on the machine at hand.
@@ -886,7 +813,7 @@ class Clock:
         return {"seconds": self.seconds, **times}
 
 
-def _scores(reader: Reader, images: ImageSet) -> dict[str, float]:
+def _scores(reader: Learner | TorchLearner, images: ImageSet) -> dict[str, float]:
     """Compute loss and accuracy on images."""
     from nablab.from_scratch.dense import softmax_cross_entropy
 
