@@ -110,6 +110,23 @@ def test_a_start_is_solved_if_every_output_is_near_its_target(
     assert any(records.where(part=TWO_LAYERS, hidden_units=8).values("solved"))
 
 
+def test_epochs_are_the_first_after_which_all_rows_are_right(records: Records) -> None:
+    condition = Condition(part=TWO_LAYERS, gate="xor", training="batch", hidden_units=8)
+    inputs, values = GATES["xor"].inputs, GATES["xor"].values
+    solved = [r for r in records.where(**condition) if r.scalars["solved"]]
+    assert solved
+    for record in solved:
+        trials = Trials([condition], [record.seed])
+        by = ("gate", "hidden_units")
+        rng = Notebook(small(), trials).rng(trials[0], "weights", by=by)
+        net = TwoLayers.start(2, 8, rng)
+        errors = []
+        for _ in range(int(record.scalars["epochs"])):
+            net.step(inputs, values, small().learning_rate)
+            errors.append(float(np.abs(net.predict(inputs) - values).max()))
+        assert errors[-1] < NEAR <= min(errors[:-1])
+
+
 def test_without_a_bias_the_output_for_zeros_is_exactly_a_half(
     records: Records,
 ) -> None:
