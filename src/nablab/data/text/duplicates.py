@@ -218,7 +218,7 @@ def _sizes(sets: csr_matrix) -> Numbers:
 
 def _needed(sizes: Numbers, similarity: float) -> Numbers:
     """Compute how many words a text of so many must share with any twin."""
-    # A little less, since 0.55 * 20 is above 11 in floating point.
+    # A little less, since 0.28 * 25 is above 7 in floating point.
     needed: Numbers = np.ceil(sizes * similarity - 1e-9).astype(np.int64)
     return needed
 
