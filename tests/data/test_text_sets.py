@@ -140,6 +140,10 @@ def test_names_are_told_apart_by_what_they_hold() -> None:
         data.load_texts("mnist")
     with pytest.raises(UsageError, match="imdb is a set of texts, and images are"):
         data.load("imdb")
+    with pytest.raises(UsageError, match="imdb is a set of texts, and images are"):
+        data.image_task("imdb@100")
+    with pytest.raises(UsageError, match=r"mine\.csv is a table of texts, and images"):
+        data.image_task("mine.csv")
     with pytest.raises(UsageError, match=r"There is nothing at \./none\.csv"):
         data.load_texts("./none.csv:a,b")
     with pytest.raises(UsageError, match="split"):
