@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from nablab import data
@@ -353,6 +353,9 @@ def test_any_table_is_read_back(
     end: str,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
+    # Python's writer leaves a lone carriage return without quotation marks, and it ends
+    # a line then.
+    assume(quoting == csv.QUOTE_ALL or not any("\r" in text for text, _ in rows))
     name, separator = form
     path = tmp_path_factory.mktemp("tables") / name
     content = as_csv(
