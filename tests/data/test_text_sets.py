@@ -72,6 +72,7 @@ def news(monkeypatch: pytest.MonkeyPatch) -> KnownTexts:
         files=files,
         sources=(),
         samples={"train": 2, "test": 2},
+        notes={"train.csv": "Heard of"},
         editions=(
             dataclasses.replace(
                 edition, file=file_of(edition.file.name, part), samples=2
@@ -298,7 +299,8 @@ def test_news_are_cleaned_and_labels_count_from_0(
     found = data.load_texts("ag-news")
     assert found.texts == ("Peace Talks's end", "Chips Faster chips")
     assert found.labels.tolist() == [0, 3]
-    assert found.notes == ()
+    assert found.notes == ("Heard of",)
+    assert data.load_texts("ag-news", split="test").notes == ()
 
 
 def test_an_edition_is_named_and_changes_the_identity(
@@ -317,7 +319,7 @@ def test_an_edition_is_named_and_changes_the_identity(
     assert (state["state"], state["edition"]) == ("yours", edition.note)
     # the canonical file is preferred as soon as it is there
     (place / "train.csv").write_bytes(as_csv(NEWS))
-    assert data.load_texts("ag-news").notes == ()
+    assert data.load_texts("ag-news").notes == ("Heard of",)
     assert data.source_hash("ag-news") == ""
 
 
@@ -423,7 +425,14 @@ def test_the_real_sets(
     monkeypatch.setenv("NABLAB_DATA", DATA)
     if state_of(known.KNOWN[name])["state"] != "yours":
         pytest.skip(f"NABLAB_DATA has no {name}")
-    for split in ("train", "test"):
-        found = data.load_texts(name, split=split)
+    train, test = (data.load_texts(name, split=split) for split in ("train", "test"))
+    for found in (train, test):
         assert len(found) in sizes
         assert len(found.labels.unique()) == len(found.classes)
+    if len(train) < 120_000:
+        twins = data.find_duplicates(train.texts, test.texts)
+        assert train.notes[-1].startswith(
+            f"{len(twins)} of the {len(test):,} test texts"
+        )
+        same = int(twins.exact.sum())
+        assert f"{same} of them to the letter" in train.notes[-1] or not same
