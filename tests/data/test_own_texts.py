@@ -7,7 +7,7 @@ import gzip
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from nablab import data
@@ -250,6 +250,9 @@ def test_any_table_is_read_back(
     encoding: str,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
+    # Python's writer leaves a lone carriage return without quotation marks, and it ends
+    # a line then.
+    assume(quoting == csv.QUOTE_ALL or not any("\r" in text for text, _ in rows))
     name, separator = form
     if quoting == csv.QUOTE_MINIMAL:
         # Python's writer leaves a carriage return without quotation marks, and then it
