@@ -24,6 +24,8 @@ SMALL = {
     "batch_size=20 large_batch=60 alphas=3 train_samples=20",
     "loss-landscape": "targets=sinc networks=shallow steps=20 resolution=5 alphas=5 "
     "path_points=3 subset=20",
+    "numpy-digits": "data=digits@60 networks=dense size=8 hidden_units=3 epochs=1 "
+    "batch_size=20 evaluations=1",
     "parameters-vs-generalization": "data=digits@60 hidden=3 epochs=1 batch_size=20 "
     "ratios= noise=0 samples=20 descent_epochs=1",
     "perceptron": "points=20 hidden_units=2 epochs=20",
