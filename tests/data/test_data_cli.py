@@ -30,8 +30,8 @@ def shown(width: int) -> list[str]:
 def test_the_list_fits_and_nothing_of_the_table_is_cut(width: int) -> None:
     lines = shown(width)
     assert lines[0].split() == ["name", "samples", "of", "size", "license"]
-    assert [line.split()[0] for line in lines[1:8]] == data_names()
-    assert all(len(line) <= width for line in lines[:9])
+    assert [line.split()[0] for line in lines[1:9]] == data_names()
+    assert all(len(line) <= width for line in lines[:10])
     assert not any("…" in line for line in lines)
     assert lines[2].split()[1:5] == ["60,000", "32x32x3", "184", "MB"]
     assert lines[1].split()[1:3] == ["127,600", "texts"]
@@ -43,6 +43,7 @@ def data_names() -> list[str]:
         "ag-news",
         "cifar10",
         "fashion-mnist",
+        "glove",
         "imdb",
         "mnist",
         "digits",
