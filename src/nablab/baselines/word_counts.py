@@ -70,9 +70,9 @@ def count_vectors(
         )
     met = _meetings(vocabulary.encode(texts), len(vocabulary), window)
     information = _mutual_information(met[len(RESERVED) :, len(RESERVED) :])
-    # A fixed start, so that the same texts give the same bytes.
-    start = np.ones(len(words)) / len(words) ** 0.5
-    left, sizes, _ = svds(information, k=dimensions, v0=start)
+    # A fixed start, so that the same texts give the same bytes. SciPy 1.13 does not yet
+    # have the newer name rng.
+    left, sizes, _ = svds(information, k=dimensions, random_state=0)
     order = np.argsort(-sizes)
     table = left[:, order] * np.sqrt(sizes[order])
     vectors = torch.from_numpy(table.astype(np.float32))

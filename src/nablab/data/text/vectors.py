@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
@@ -31,8 +31,8 @@ class WordVectors:
     """
 
     name: str
-    words: tuple[str, ...]
-    vectors: Tensor
+    words: tuple[str, ...] = field(repr=False)
+    vectors: Tensor = field(repr=False)
     license: str = ""
     citation: str = ""
     source: str = ""
