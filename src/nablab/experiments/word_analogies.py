@@ -48,7 +48,7 @@ NETWORKS: tuple[Network, ...] = ("rnn", "lstm", "gru", "bilstm", "transformer", 
 
 def embeddings_of(network: str) -> Needs:
     """Name what sentiment's networks leave: words with their vectors."""
-    return Needs("sentiment", "words", where={"model": network})
+    return Needs("sentiment", "embedding", where={"network": network, "change": "none"})
 
 
 @dataclass(frozen=True)
@@ -394,8 +394,8 @@ class WordAnalogies(Experiment):
         """Return the vectors of a trial, with all their dimensions."""
         name = str(trial.condition["vectors"])
         if name in self.networks:
-            found = lab.weights_of(embeddings_of(name), trial)
-            return data.WordVectors.of_tensors(name, found)
+            kept = lab.weights_of(embeddings_of(name), trial)
+            return _without_reserved(data.WordVectors.of_tensors(name, kept))
         if name == RANDOM:
             return self._random(trial, lab)
         if name == COUNTS:
@@ -539,6 +539,14 @@ class WordAnalogies(Experiment):
 def _loaded(spec: str) -> WordVectors:
     """Load vectors once per process."""
     return data.load_vectors(spec)
+
+
+def _without_reserved(table: WordVectors) -> WordVectors:
+    """Leave out what stands for padding and for unknown words, which are no words."""
+    from nablab.data.text.vocabulary import RESERVED
+
+    first = len(RESERVED) if table.words[: len(RESERVED)] == RESERVED else 0
+    return replace(table, words=table.words[first:], vectors=table.vectors[first:])
 
 
 @lru_cache(maxsize=8)

@@ -145,8 +145,8 @@ class WordVectors:
         """Return words and vectors as tensors, such as `nablab.contract.Lab.weights` keeps.
 
         Returns:
-            ``vectors`` float32 (V, D), and ``words`` uint8: the words, joined by line
-            breaks, in UTF-8.
+            ``embedding.weight`` float32 (V, D), and ``words`` uint8: the words, joined
+            by line breaks, in UTF-8.
 
         >>> one = WordVectors(name="one", words=("a",), vectors=torch.ones(1, 2))
         >>> WordVectors.of_tensors("one", one.tensors()).words
@@ -154,7 +154,7 @@ class WordVectors:
         """
         joined = bytearray("\n".join(self.words).encode())
         return {
-            "vectors": self.vectors,
+            "embedding.weight": self.vectors,
             "words": torch.frombuffer(joined, dtype=torch.uint8),
         }
 
@@ -165,14 +165,14 @@ class WordVectors:
         Raises:
             UsageError: They are no such tensors.
         """
-        if not {"vectors", "words"} <= tensors.keys():
+        if not {"embedding.weight", "words"} <= tensors.keys():
             raise UsageError(
                 f"{name} holds {', '.join(tensors) or 'nothing'}, and word vectors are "
-                "'vectors' (V, D) with 'words', V words joined by line breaks as uint8."
+                "'embedding.weight' (V, D) with 'words', V words joined by line breaks."
             )
         text = tensors["words"].numpy().tobytes().decode()
         words = tuple(text.split("\n"))
-        return cls(name=name, words=words, vectors=tensors["vectors"].float())
+        return cls(name=name, words=words, vectors=tensors["embedding.weight"].float())
 
     def describe(self) -> str:
         """Describe the vectors in one paragraph for a report.
