@@ -50,7 +50,11 @@ def test_own_file(tmp_path: Path) -> None:
     gender, city = data.load_analogies(str(path))
     assert (gender.name, city.name) == ("gender", "city")
     assert city.questions == (("Rome", "Italy", "Paris", "France"),)
-    path.write_text("man woman king queen\n")
+    path.write_text("man woman\nking queen\n")  # pairs, each with each
+    (pairs,) = data.load_analogies(str(path))
+    both = ("man", "woman", "king", "queen")
+    assert pairs.questions == (both, (*both[2:], *both[:2]))
+    path.write_text("man woman king queen\n\n")
     assert [one.name for one in data.load_analogies(str(path))] == ["mine"]
 
 
@@ -67,8 +71,10 @@ def test_words_are_looked_for_as_written_and_then_in_lower_case(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"man woman king\n", "line 1: 3 words in place of four"),
-        (b"a b c d\na b c d e\n", "line 2: 5 words in place of four"),
+        (b"man woman king\n", "line 1: 3 words in place of 4"),
+        (b"a b c d\na b c d e\n", "line 2: 5 words in place of 4"),
+        (b"a b\nc d e f\n", "line 2: 4 words in place of 2"),
+        (b"a b\n", "has no question"),
         (b"", "has no question"),
         (b": one\n: two\na b c d\n", "The set 'one' of .* has no question"),
         (

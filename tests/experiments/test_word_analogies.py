@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from nablab import data
+from nablab import data, runs
 from nablab.contract import Records, Trials
 from nablab.contract.configuration import resolve
+from nablab.data.text.vocabulary import RESERVED
 from nablab.errors import UsageError
 from nablab.experiments.word_analogies import (
     RANDOM,
@@ -22,6 +23,9 @@ from nablab.experiments.word_analogies import (
 )
 from nablab.lab.notebook import Notebook
 from nablab.metrics import score_analogies
+
+# A file of one's own whose set has the name of one of nablab's.
+OWN = str(Path(data.__file__).parent / "text" / "analogies" / "family.txt")
 
 
 @pytest.fixture(scope="module")
@@ -156,6 +160,45 @@ def test_counted_vectors_and_networks_have_conditions_of_their_own() -> None:
     assert published.where == {"vectors": "glove", "dimensions": 100}
 
 
+def test_embeddings_of_a_network(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = data.load_vectors(str(file))
+    words = (*RESERVED, *table.words)
+    vectors = torch.cat([torch.ones(len(RESERVED), 12), table.vectors])
+    kept = data.WordVectors(name="bilstm", words=words, vectors=vectors).tensors()
+    asked = []
+
+    def weights_of(self: Notebook, needed: Any, trial: Any) -> Any:
+        asked.append(needed)
+        # Such tables are kept in half precision.
+        return {**kept, "embedding.weight": kept["embedding.weight"].half()}
+
+    monkeypatch.setattr(Notebook, "weights_of", weights_of)
+    values = {"sets": ("family",), "networks": ("bilstm",)}
+    experiment = resolve(WordAnalogies, "course-d", values)
+    (group,) = (one for one in experiment.groups() if one[0]["vectors"] == "bilstm")
+    lab = Notebook(experiment, Trials(group, [0]))
+    experiment.run(Trials(group, [0]), lab)
+    (record,) = lab.records()
+    assert asked == [embeddings_of("bilstm")]
+    assert record.scalars["accuracy"] > 0.99
+    assert record.scalars["accuracy_of_four"] > 0.9
+    assert not {*RESERVED} & {
+        *record.arrays["map_words"].tobytes().decode().split("\n")
+    }
+    assert "bilstm" in experiment.figures(Records([record]))["map"].title
+
+
+def test_only_named_networks_need_a_run_of_sentiment(tmp_path: Path) -> None:
+    store = runs.open_store(tmp_path)
+    plain = runs.make_plan("word-analogies", preset="quick")
+    assert runs.with_sources(plain, store).sources == {}
+    with_network = runs.make_plan(
+        "word-analogies", preset="quick", overrides={"networks": ("gru",)}
+    )
+    with pytest.raises(UsageError, match="takes weights of sentiment, and there is no"):
+        runs.with_sources(with_network, store)
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
@@ -167,6 +210,7 @@ def test_counted_vectors_and_networks_have_conditions_of_their_own() -> None:
         ({"dimensions": (50, 10)}, "each larger than the one before"),
         ({"networks": ("lstn",)}, "Did you mean 'lstm'"),
         ({"hands": 0}, "hands=0 is impossible"),
+        ({"sets": ("family", OWN)}, "Two of the sets are called 'family'"),
     ],
 )
 def test_what_makes_no_sense_is_refused(override: dict[str, Any], message: str) -> None:

@@ -81,14 +81,15 @@ class WordAnalogies(Experiment):
     with.
 
     What a seed is. The pairs of a set are dealt to hands, and a seed asks the questions
-    among the pairs of its hand: with ten hands and ten seeds every pair is asked about,
-    and no two seeds share one. With one hand every seed asks all questions.
+    among the pairs of its hand: with 16 hands and 16 seeds every pair is asked about, and
+    no two seeds share one. With one hand every seed asks all questions.
     Counted vectors are made anew for each seed, of texts drawn with replacement.
 
     What to expect (standard): of GloVe in 100 dimensions, the words of the question
-    left out, about 95 % of capitals and 70 % of the other sets; with all words allowed
-    77 % and 10 to 30 %. In 10 dimensions 1 to 15 %. The quick preset counts 8,000 verses,
-    where a fifth of the family questions is right. Time on two cores: standard 20 s.
+    left out, 93 % of capitals and 60 to 70 % of the other sets; with all words allowed
+    71 % and 10 to 25 %. In 10 dimensions fewer than 10 %. The quick preset counts 8,000
+    verses, where a fifth of the family questions is right. Time on two cores: both
+    under a minute.
 
     Attributes:
         vectors: glove, glove@50000 for the first 50,000 words, or your own file: a word
@@ -97,7 +98,7 @@ class WordAnalogies(Experiment):
         networks: Networks of a finished run of sentiment whose embeddings are asked,
             too, such as lstm,gru.
         sets: family, plural, comparative, capital, or your own file: four words a line,
-            with lines such as ": family" between sets.
+            or pairs to ask with each other, with lines such as ": family" between sets.
         dimensions: How many directions of the vectors are kept.
         hands: To how many hands the pairs are dealt; 1 asks all questions at each seed.
         window: How far words may stand apart to be counted.
@@ -122,7 +123,7 @@ class WordAnalogies(Experiment):
     dimensions: Annotated[
         tuple[Annotated[int, Ge(2), Le(10_000)], ...], Rising(least=1)
     ] = (10, 25, 50, 100)
-    hands: Annotated[int, Ge(1), Le(1_000)] = 10
+    hands: Annotated[int, Ge(1), Le(1_000)] = 16
     window: Annotated[int, Ge(1), Le(100)] = 5
     min_count: Annotated[int, Ge(1), Le(1_000_000)] = 5
     queries: tuple[str, ...] = (
@@ -141,9 +142,9 @@ class WordAnalogies(Experiment):
             "queries": ("king", "woman - man + king", "hands - hand + word", "good"),
             "seeds": 8,
         },
-        "standard": {"seeds": 10},
+        "standard": {"seeds": 16},
         # All 400,000 words, as Pennington et al. 2014 ask.
-        "paper": {"vectors": ("glove",), "seeds": 10},
+        "paper": {"vectors": ("glove",), "seeds": 16},
         # Whose vectors are those of a network that reads reviews; see sentiment.
         "course-d": {
             "vectors": (),
@@ -156,7 +157,7 @@ class WordAnalogies(Experiment):
     claims: ClassVar[tuple[Claim, ...]] = (
         Claim.at_least(
             "accuracy",
-            0.5,
+            1 / 3,
             within="set",
             where={"vectors": LEARNED},
             published=Published(
@@ -165,14 +166,14 @@ class WordAnalogies(Experiment):
                 of="metric",
             ),
             quantity="accuracy, the words of the question left out",
-            sentence="More than half of the questions are answered, their own words "
+            sentence="More than a third of the questions are answered, their own words "
             "left out",
             answer=Answer(
-                supported="yes, most questions are answered, if their own words are left "
+                supported="yes, such questions are answered, if their own words are left "
                 "out",
-                refuted="no, most questions are not answered, even if their own words "
+                refuted="no, such questions are seldom answered, even if their own words "
                 "are left out",
-                open="whether most questions are answered",
+                open="whether a third of such questions is answered",
             ),
         ),
         Claim.at_least(
@@ -200,7 +201,7 @@ class WordAnalogies(Experiment):
         ),
         Claim.at_least(
             "gain_of_offset",
-            0.1,
+            0.05,
             within="set",
             where={"vectors": LEARNED},
             quantity="accuracy above that of the third word's neighbor",
@@ -221,12 +222,12 @@ class WordAnalogies(Experiment):
         ),
         Claim.at_least(
             "accuracy",
-            0.5,
+            1 / 3,
             within="set",
             where={"vectors": NETWORK},
             quantity="accuracy, the words of the question left out",
             sentence="The embeddings of a network that reads reviews answer more than "
-            "half of the questions (course D)",
+            "a third of the questions (course D)",
             answer=Answer(
                 supported="yes, of embeddings trained on sentiment, too",
                 refuted="embeddings trained on sentiment do not know analogies",
@@ -274,7 +275,7 @@ class WordAnalogies(Experiment):
         "king?",
         "Capitals lose little when all words are allowed, plurals nearly all. What do "
         "you learn from the neighbors of a plural and of a capital?",
-        "Write a file with ten pairs of your own (four words a line) and run it with "
+        "Write a file with ten pairs of your own (two words a line) and run it with "
         "sets=./mine.txt hands=1. Which relations have a direction, which have none?",
         "How likely is it that vectors which know nothing answer two questions of four "
         "candidates each? And that one of ten students sees that?",
@@ -294,25 +295,25 @@ class WordAnalogies(Experiment):
     )
 
     def validate(self) -> None:
-        """Check that there is something to ask, and that names tell it apart."""
+        """Check that there is something to ask, that names tell it apart, and sums."""
         if not self.learned and not self.networks:
             raise UsageError(
                 "There are no vectors to ask: give vectors=glove@50000, "
                 "texts=king-james or networks=lstm."
             )
-        for kind, names in (("vectors", self.tables), ("sets", list(self._questions))):
-            twice = {name for name in names if names.count(name) > 1}
-            if twice:
-                raise UsageError(
-                    f"Two of the {kind} are called '{twice.pop()}', and reports could "
-                    "not tell them apart. Rename one of the files."
-                )
+        twice = {name for name in self.tables if self.tables.count(name) > 1}
+        if twice:
+            raise UsageError(
+                f"Two of the vectors are called '{twice.pop()}', and reports could not "
+                "tell them apart. Rename one of the files."
+            )
         for query in self.queries:
             if not SUM.fullmatch(query):
                 raise UsageError(
                     f"'{query}' is neither a word nor a sum of words: write spaces "
                     "around the signs, such as 'woman - man + king'."
                 )
+        self.conditions()  # two sets of one name are refused there
 
     @property
     def learned(self) -> list[str]:
@@ -334,8 +335,8 @@ class WordAnalogies(Experiment):
         if len(set(names)) < len(names):
             twice = next(name for name in names if names.count(name) > 1)
             raise UsageError(
-                f"Two of the sets are called '{twice}', and reports could not tell "
-                "them apart. Rename one."
+                f"Two of the sets are called '{twice}', and reports could not tell them "
+                "apart. Rename one of them in its file."
             )
         return {one.name: one for one in found}
 

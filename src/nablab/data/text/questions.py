@@ -2,7 +2,8 @@
 
 family, plural, comparative, capital     nablab's own pairs, each with each
 ./questions.txt                          your own: four words a line, the last one the
-                                         answer; lines such as ": family" begin a set
+                                         answer, or pairs, two words a line, each asked
+                                         with each; lines such as ": family" begin a set
 """
 
 from __future__ import annotations
@@ -114,8 +115,9 @@ def load_analogies(spec: str) -> tuple[AnalogySet, ...]:
 
     Args:
         spec: A name that `analogy_set_names` lists, or the path of your own file: four
-            words a line, and a line ``: name`` before each set, as in word2vec's
-            ``questions-words.txt``. Without such lines all questions are one set.
+            words a line, or two where all pairs are to be asked with each other, and a
+            line ``: name`` before each set, as in word2vec's ``questions-words.txt``.
+            Without such lines all questions are one set.
 
     Raises:
         UsageError: There is no such name or file, or a line has another number of
@@ -148,10 +150,8 @@ def load_analogies(spec: str) -> tuple[AnalogySet, ...]:
 def _own_set(name: str) -> AnalogySet:
     """Make all questions of nablab's own pairs."""
     lines = (FOLDER / f"{name}.txt").read_text("utf-8").splitlines()
-    pairs = [(first, second) for first, second in map(str.split, lines)]
-    return AnalogySet(
-        name, tuple((*one, *other) for one, other in permutations(pairs, 2))
-    )
+    rows = list(enumerate(map(str.split, lines), start=1))
+    return AnalogySet(name, _questions(rows, f"{name}.txt"))
 
 
 @lru_cache(maxsize=4)
@@ -168,7 +168,7 @@ def _read(path: Path, state: State) -> tuple[AnalogySet, ...]:
             f"{error.start:,}. Convert it, such as with 'iconv -f latin1 -t utf-8', if "
             "that is its encoding."
         ) from error
-    sets: dict[str, list[Question]] = {}
+    sets: dict[str, list[tuple[int, list[str]]]] = {}
     name = path.stem
     for number, words in enumerate(map(str.split, lines), start=1):
         if words and words[0].startswith(":"):
@@ -178,21 +178,33 @@ def _read(path: Path, state: State) -> tuple[AnalogySet, ...]:
                 raise UsageError(f"{where}, line {number:,}: the set {problem}.")
             sets[name] = []
         elif words:
-            sets.setdefault(name, []).append(_question(words, where, number))
-    empty = [name for name, questions in sets.items() if not questions]
-    if not sets or empty:
+            sets.setdefault(name, []).append((number, words))
+    found = {name: _questions(rows, where) for name, rows in sets.items()}
+    empty = [name for name, questions in found.items() if not questions]
+    if not found or empty:
         what = f"The set '{empty[0]}' of {where}" if empty else where
-        raise UsageError(f"{what} has no question: four words a line.")
+        raise UsageError(
+            f"{what} has no question: give four words a line, or two pairs or more of "
+            "two words a line."
+        )
     return tuple(
-        AnalogySet(name, tuple(questions), where) for name, questions in sets.items()
+        AnalogySet(name, questions, where) for name, questions in found.items()
     )
 
 
-def _question(words: Sequence[str], where: str, number: int) -> Question:
-    if len(words) != 4:
-        raise UsageError(
-            f"{where}, line {number:,}: {len(words)} words in place of four. A line is a "
-            "question: a is to b as c is to d."
-        )
-    a, b, c, d = words
-    return a, b, c, d
+def _questions(
+    rows: Sequence[tuple[int, list[str]]], where: str
+) -> tuple[Question, ...]:
+    """Make questions of lines of four words, or of pairs, each with each."""
+    size = 2 if rows and len(rows[0][1]) == 2 else 4
+    for number, words in rows:
+        if len(words) != size:
+            raise UsageError(
+                f"{where}, line {number:,}: {len(words)} words in place of {size}. A "
+                "line is a question, 'man woman king queen', or in a set of pairs one "
+                "of them, 'man woman'."
+            )
+    if size == 4:
+        return tuple((a, b, c, d) for _, (a, b, c, d) in rows)
+    pairs = [(first, second) for _, (first, second) in rows]
+    return tuple((*one, *other) for one, other in permutations(pairs, 2))
