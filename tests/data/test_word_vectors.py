@@ -21,6 +21,8 @@ from nablab.data.known.known_vectors import KnownVectors
 from nablab.data.text.vectors import WordVectors
 from nablab.errors import DataError, UsageError
 
+# The tests of this folder run without it.
+FOLDER = os.environ.get("NABLAB_DATA", "")
 ROWS = "the 0.5 -1 2\nof 1e-2 0 3\ncat 4 5 6\n"
 EXPECTED = [[0.5, -1, 2], [0.01, 0, 3], [4, 5, 6]]
 
@@ -243,10 +245,9 @@ def test_glove_comes_from_its_file_the_official_archive_or_an_edition(
 
 @pytest.mark.slow
 def test_the_real_vectors() -> None:
-    folder = os.environ.get("NABLAB_DATA", "")
-    if not folder or not (Path(folder) / "glove").is_dir():
+    if not FOLDER or not (Path(FOLDER) / "glove").is_dir():
         pytest.skip("NABLAB_DATA has no folder glove")
-    table = data.load_vectors("glove@50000")
+    table = data.load_vectors("glove@50000", folder=FOLDER)
     assert (len(table), table.dimensions) == (50_000, 100)
     # -0.038194 -0.24487 0.72812, as the first line of the official file
     torch.testing.assert_close(

@@ -124,7 +124,7 @@ def _shape(one: KnownSet | EmbeddedSet) -> dict[str, list[int]]:
 def _content(fact: dict[str, Any]) -> str:
     """Say what a sample is: the pixels of an image, or the kind of anything else."""
     if "shape" not in fact:
-        return str(fact["kind"])
+        return str(fact["kind"]).removeprefix("word ")  # the column is narrow
     channels, height, width = fact["shape"]
     return f"{height}x{width}" + (f"x{channels}" if channels > 1 else "")
 
