@@ -85,8 +85,8 @@ class WordAnalogies(Experiment):
     Counted vectors are made anew for each seed, of texts drawn with replacement.
 
     What to expect (standard): of GloVe in 100 dimensions, the words of the question
-    left out, 93 % of capitals and 60 to 70 % of the other sets; with all words allowed
-    71 % and 10 to 25 %. In 10 dimensions fewer than 10 %. The quick preset counts 8,000
+    left out, 93 % of capitals and 64 to 71 % of the other sets; with all words allowed
+    69 % and 10 to 31 %. In 10 dimensions fewer than 10 %. The quick preset counts 8,000
     verses, where a fifth of the family questions is right. Time on two cores: both
     under a minute.
 
