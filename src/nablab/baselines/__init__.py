@@ -17,13 +17,22 @@ if TYPE_CHECKING:
     from nablab.baselines.text_classifiers import naive_bayes as naive_bayes
     from nablab.baselines.text_classifiers import nb_svm as nb_svm
     from nablab.baselines.torch_learner import TorchLearner as TorchLearner
+    from nablab.baselines.word_counts import count_vectors as count_vectors
 
 __getattr__, __dir__ = lazy_names(
     __name__,
     {
         "text_classifiers": "Predicted logistic_regression naive_bayes nb_svm",
         "torch_learner": "TorchLearner",
+        "word_counts": "count_vectors",
     },
 )
 
-__all__ = ["Predicted", "TorchLearner", "logistic_regression", "naive_bayes", "nb_svm"]
+__all__ = [
+    "Predicted",
+    "TorchLearner",
+    "count_vectors",
+    "logistic_regression",
+    "naive_bayes",
+    "nb_svm",
+]

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from nablab.plots.style import Style, palette, styles
     from nablab.plots.surface_figures import lines, surfaces
     from nablab.plots.trends import trend
+    from nablab.plots.word_figures import Near, WordMap, neighbor_lists, word_maps
 
 __getattr__, __dir__ = lazy_names(
     __name__,
@@ -51,14 +52,17 @@ __getattr__, __dir__ = lazy_names(
         "style": "Style palette styles",
         "surface_figures": "lines surfaces",
         "trends": "trend",
+        "word_figures": "Near WordMap neighbor_lists word_maps",
     },
 )
 
 __all__ = [
     "Figure",
     "LinePanel",
+    "Near",
     "Plane",
     "Style",
+    "WordMap",
     "boundaries",
     "canvas",
     "curves",
@@ -73,6 +77,7 @@ __all__ = [
     "metrics_side_by_side",
     "mistake_arrays",
     "mistakes",
+    "neighbor_lists",
     "outcomes",
     "palette",
     "paths",
@@ -84,4 +89,5 @@ __all__ = [
     "surfaces",
     "thin",
     "trend",
+    "word_maps",
 ]
