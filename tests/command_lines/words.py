@@ -36,6 +36,8 @@ SMALL = {
     "sharpness": "data=digits@60 network=flatten-3 batch_sizes=20,30 "
     "learning_rates=0.01 epochs=1 measured=10",
     "weight-trajectories": "target=sinc network=1-3-3-1 layer=1 steps=20 points=2",
+    "word-analogies": "vectors= texts=king-james@300 sets=family dimensions=2 "
+    "min_count=2 queries=king",
     "zero-gradient": "networks=1-2-1 targets=sinc@20 weight_decays=0 steps=20 "
     "iterations=2",
     "toy": "steps=20",
