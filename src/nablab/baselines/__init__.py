@@ -1,4 +1,4 @@
-"""Plain methods that a network has to beat: what its scores stand beside.
+"""Plain methods that a network has to beat, and the usual tools beside this lab.
 
 Importing this package costs nothing until a name is used.
 """
@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 from nablab.importing.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from nablab.baselines.skorch_search import GridSearched as GridSearched
+    from nablab.baselines.skorch_search import grid_search_cv as grid_search_cv
     from nablab.baselines.text_classifiers import Predicted as Predicted
     from nablab.baselines.text_classifiers import (
         logistic_regression as logistic_regression,
@@ -19,7 +21,17 @@ if TYPE_CHECKING:
 
 __getattr__, __dir__ = lazy_names(
     __name__,
-    {"text_classifiers": "Predicted logistic_regression naive_bayes nb_svm"},
+    {
+        "skorch_search": "GridSearched grid_search_cv",
+        "text_classifiers": "Predicted logistic_regression naive_bayes nb_svm",
+    },
 )
 
-__all__ = ["Predicted", "logistic_regression", "naive_bayes", "nb_svm"]
+__all__ = [
+    "GridSearched",
+    "Predicted",
+    "grid_search_cv",
+    "logistic_regression",
+    "naive_bayes",
+    "nb_svm",
+]
