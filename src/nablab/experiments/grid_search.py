@@ -58,12 +58,13 @@ SEARCHES = (TRUE, RANDOM, STOPPING, NESTED, SKLEARN) = (
     "GridSearchCV",
 )
 # What is reported of it.
-BEST, NOTHING = "best of the grid", "best of the grid, random labels"
-TRAINED, OUTER, OTHER = "scored on the training data", "nested", "GridSearchCV"
-SOUND, LEAKY = "stopped on a training part", "stopped on the scoring fold"
+BEST, NOTHING = "best point", "best point, random labels"
+TRAINED, OUTER, OTHER = "training score", "nested", "GridSearchCV"
+SOUND, LEAKY = "stopped by another part", "stopped by the scored fold"
 BY_SIZE = {TRUE: (BEST,), RANDOM: (NOTHING,), STOPPING: (SOUND, LEAKY)}
 OF_ALL = {TRUE: (TRAINED,), NESTED: (OUTER,), SKLEARN: (OTHER,)}
 SIZES = (1, 2, 4, 8, 16)
+SAME = 1e-3  # scores that differ by no more are equal
 UNSCORED = -100  # a label that no score counts
 OPTIMISM = "reported accuracy minus accuracy on fresh texts"
 
@@ -178,14 +179,16 @@ class GridSearch(Experiment):
     jobs: Annotated[int, Ge(1), Le(1_000)] = 1
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        # Few texts, so that luck is large beside its spread over ten seeds.
         "quick": {
             "texts": "king-james",
-            "samples": 240,
+            "samples": 120,
             "fresh": 1_000,
             "words": 400,
             "widths": (16,),
-            "learning_rates": (3e-3, 1e-2, 3e-2),
-            "epochs": (8,),
+            "learning_rates": (5e-3, 1e-2, 2e-2),
+            "weight_decays": (0.0, 1e-2),
+            "epochs": (4, 8),
             "seeds": 10,
         },
         "standard": {"seeds": 10},
@@ -199,7 +202,7 @@ class GridSearch(Experiment):
             "weight_decays": (0.0,),
             "epochs": (10, 20),
             "batch_size": 256,
-            "seeds": 5,
+            "seeds": 8,
         },
     }
     claims: ClassVar[tuple[Claim, ...]] = (
@@ -221,13 +224,14 @@ class GridSearch(Experiment):
                 open="whether early stopping on the fold that is scored matters",
             ),
         ),
-        Claim.at_most(
-            "difference",
-            1e-3,
+        Claim.at_least(
+            "agree",
+            0.5,
             where={"protocol": OTHER},
-            quantity="largest difference between scores of the two searches",
-            sentence="GridSearchCV over skorch and this lab's search give every point "
-            "the same score, within a tenth of a point",
+            quantity="share of seeds on which the two searches agree",
+            sentence="On most draws of texts GridSearchCV over skorch and this lab's "
+            "search give all points the same scores, within a tenth of a point, and "
+            "choose the same one",
         ),
         Claim.at_least(
             "times_faster",
@@ -514,11 +518,12 @@ class GridSearch(Experiment):
             for point in self.points
         )
         best, chosen = int(here.mean(1).argmax()), int(there.mean(1).argmax())
+        difference = float(abs(here.mean(1) - there.mean(1)).max())
         lab.record(
             trial,
             **_worth(float(there.mean(1)[chosen]), float(fresh[chosen])),
-            same_choice=float(best == chosen),
-            difference=float(abs(here.mean(1) - there.mean(1)).max()),
+            agree=float(best == chosen and difference <= SAME),
+            difference=difference,
             seconds_here=seconds,
             seconds_there=other.seconds,
             times_faster=other.seconds / seconds,
@@ -542,22 +547,26 @@ class GridSearch(Experiment):
         figures = {
             "optimism": plots.trend(
                 Records(r for r in records if r.condition["protocol"] in by_size),
-                "optimism",
+                {
+                    "optimism": ["optimism"],
+                    "beyond that of one point": ["added_by_choosing"],
+                },
                 x="points",
                 color_by="protocol",
                 log_y=False,
-                horizontal={"honest": 0.0},
                 x_label="points of the grid",
-                y_label="reported minus fresh accuracy",
                 title="The more points, the luckier the best one",
-                caption="Each line is a habit; a grid of one point is no choice.",
+                caption="Optimism is the reported accuracy minus that on fresh texts. "
+                "Left: how far seeds lie apart is mostly due to their texts, which all "
+                "points share. Right: the same without that; a grid of one point is no "
+                "choice.",
             ),
             "grid": plots.trend(
                 self._by_point(at_whole.where(protocol=BEST)),
                 "accuracy",
                 x="learning_rate",
-                color_by="λ",
-                panel_by="hidden_units",
+                color_by="penalty",
+                panel_by="width",
                 log_y=False,
                 x_label="learning rate",
                 y_label="validation accuracy",
@@ -575,11 +584,10 @@ class GridSearch(Experiment):
                 panel_by="",
                 log_y=False,
                 baselines={"honest": 0.0},
-                x_label="",
-                y_label="reported minus fresh accuracy",
+                x_label="what is reported",
                 title=f"Optimism of four habits, {whole} points",
-                caption="Scores on the training data are beyond the scale; see the "
-                "next figure.",
+                caption="Scores on the training data are beyond the scale: the next "
+                "figure has them.",
             ),
             "training": plots.dots(
                 _both_scores(at_whole, (BEST, OUTER, TRAINED)),
@@ -602,8 +610,8 @@ class GridSearch(Experiment):
         return Records(
             Record(
                 Condition(
-                    hidden_units=point.width,
-                    λ=point.weight_decay,
+                    width=f"{point.width} hidden units",
+                    penalty=f"λ = {point.weight_decay:g}",
                     learning_rate=point.learning_rate,
                 ),
                 record.seed,
@@ -853,10 +861,13 @@ def _of_subset(scores: FloatArray, fresh: FloatArray, trial: Trial) -> dict[str,
     """Return what the best of so many points promises, and what it is worth."""
     from nablab.statistics.selection import best_of_subset
 
-    size = int(trial.condition["points"])
-    return _worth(
-        best_of_subset(scores, scores, size), best_of_subset(scores, fresh, size)
+    found, single = (
+        _worth(
+            best_of_subset(scores, scores, size), best_of_subset(scores, fresh, size)
+        )
+        for size in (int(trial.condition["points"]), 1)
     )
+    return {**found, "added_by_choosing": found["optimism"] - single["optimism"]}
 
 
 def _worth(reported: float, fresh: float) -> dict[str, float]:
@@ -920,5 +931,6 @@ def _identity(records: Records) -> Figure:
     )
     (axes,) = figure.figure.axes
     ends = min(records.values("here")), max(records.values("here"))
+    axes.set_title("")  # tau says how ranks agree; here the values do
     axes.plot(ends, ends, color="#767676", ls="--", lw=1.4, zorder=1)
     return figure
