@@ -1,4 +1,4 @@
-"""Plain methods that a network has to beat, and the usual tools beside this lab.
+"""What a result stands beside: plain methods, and the usual tools.
 
 Importing this package costs nothing until a name is used.
 """
@@ -18,18 +18,21 @@ if TYPE_CHECKING:
     )
     from nablab.baselines.text_classifiers import naive_bayes as naive_bayes
     from nablab.baselines.text_classifiers import nb_svm as nb_svm
+    from nablab.baselines.torch_learner import TorchLearner as TorchLearner
 
 __getattr__, __dir__ = lazy_names(
     __name__,
     {
         "skorch_search": "GridSearched grid_search_cv",
         "text_classifiers": "Predicted logistic_regression naive_bayes nb_svm",
+        "torch_learner": "TorchLearner",
     },
 )
 
 __all__ = [
     "GridSearched",
     "Predicted",
+    "TorchLearner",
     "grid_search_cv",
     "logistic_regression",
     "naive_bayes",
