@@ -237,3 +237,13 @@ def test_bad_settings_are_refused(wrong: dict[str, Any], message: str) -> None:
 def test_more_texts_than_there_are_is_said() -> None:
     with pytest.raises(UsageError, match="there are 8,000 training texts"):
         searched(tiny(samples=9_000), TRUE, seeds=1)
+
+
+@pytest.mark.parametrize("scorings", [1, 2])
+def test_a_training_that_a_dry_run_cut_short_is_scored_where_it_ended(
+    scorings: int,
+) -> None:
+    curve = np.random.default_rng(0).random((8, 3, scorings))
+    ended = np.repeat(curve[:, :, -1], 2, axis=0)
+    np.testing.assert_array_equal(tiny()._at_the_end(curve), ended)
+    np.testing.assert_array_equal(tiny()._when_stopped(curve, curve), ended)

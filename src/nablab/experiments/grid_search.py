@@ -745,7 +745,8 @@ class GridSearch(Experiment):
         import numpy as np
 
         every = gcd(*self.epochs)
-        ends = [curve[:, :, epochs // every] for epochs in self.epochs]
+        last = curve.shape[2] - 1  # of a dry run, which does not get to the end
+        ends = [curve[:, :, min(epochs // every, last)] for epochs in self.epochs]
         return np.stack(ends, axis=1).reshape(-1, curve.shape[1])
 
     def _when_stopped(self, curve: FloatArray, watched: FloatArray) -> FloatArray:
@@ -759,8 +760,10 @@ class GridSearch(Experiment):
 
         found = []
         for epochs in self.epochs:
-            seen = watched[:, :, 1 : epochs + 1].reshape(-1, epochs)
-            best = 1 + _best_epoch(seen, self.patience)
+            last = min(epochs, curve.shape[2] - 1)  # see `_at_the_end`
+            begin = min(1, last)
+            seen = watched[:, :, begin : last + 1].reshape(-1, last + 1 - begin)
+            best = begin + _best_epoch(seen, self.patience)
             flat = curve.reshape(len(best), -1)
             found.append(flat[np.arange(len(best)), best].reshape(curve.shape[:2]))
         return np.stack(found, axis=1).reshape(-1, curve.shape[1])
