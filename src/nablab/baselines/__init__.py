@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 from nablab.importing.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from nablab.baselines.skorch_search import GridSearched as GridSearched
+    from nablab.baselines.skorch_search import grid_search_cv as grid_search_cv
     from nablab.baselines.text_classifiers import Predicted as Predicted
     from nablab.baselines.text_classifiers import (
         logistic_regression as logistic_regression,
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 __getattr__, __dir__ = lazy_names(
     __name__,
     {
+        "skorch_search": "GridSearched grid_search_cv",
         "text_classifiers": "Predicted logistic_regression naive_bayes nb_svm",
         "torch_learner": "TorchLearner",
         "word_counts": "count_vectors",
@@ -29,9 +32,11 @@ __getattr__, __dir__ = lazy_names(
 )
 
 __all__ = [
+    "GridSearched",
     "Predicted",
     "TorchLearner",
     "count_vectors",
+    "grid_search_cv",
     "logistic_regression",
     "naive_bayes",
     "nb_svm",
