@@ -63,7 +63,7 @@ def test_the_presets_are_there_and_make_sense(experiment: type[Experiment]) -> N
 
 def test_the_quick_preset_needs_no_download(experiment: type[Experiment]) -> None:
     named = configuration.resolve(experiment, "quick", {}).data_sets()
-    assert {data.data_set_of(spec) for spec in named} <= {"digits"}
+    assert {data.data_set_of(spec) for spec in named} <= {"digits", "king-james"}
 
 
 def test_the_configuration_survives_json_and_pickle(

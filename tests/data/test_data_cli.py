@@ -29,16 +29,25 @@ def shown(width: int) -> list[str]:
 @pytest.mark.parametrize("width", [60, 120])
 def test_the_list_fits_and_nothing_of_the_table_is_cut(width: int) -> None:
     lines = shown(width)
-    assert lines[0].split() == ["name", "images", "pixels", "size", "license"]
-    assert [line.split()[0] for line in lines[1:5]] == data_names()
-    assert all(len(line) <= width for line in lines[:6])
+    assert lines[0].split() == ["name", "samples", "of", "size", "license"]
+    assert [line.split()[0] for line in lines[1:8]] == data_names()
+    assert all(len(line) <= width for line in lines[:9])
     assert not any("…" in line for line in lines)
-    assert lines[1].split()[1:5] == ["60,000", "32x32x3", "184", "MB"]
+    assert lines[2].split()[1:5] == ["60,000", "32x32x3", "184", "MB"]
+    assert lines[1].split()[1:3] == ["127,600", "texts"]
     assert "mnist is not here; 'nablab data get mnist' fetches it" in lines
 
 
 def data_names() -> list[str]:
-    return ["cifar10", "fashion-mnist", "mnist", "digits"]
+    return [
+        "ag-news",
+        "cifar10",
+        "fashion-mnist",
+        "imdb",
+        "mnist",
+        "digits",
+        "king-james",
+    ]
 
 
 def test_getting_says_where_and_the_list_then_says_so(
@@ -86,7 +95,7 @@ def test_what_cannot_be_got(tmp_path: Path) -> None:
 def test_the_command_line(nablab: Nablab) -> None:
     listed = json.loads(nablab("data", "list", "--json").stdout)
     assert [fact["name"] for fact in listed] == data_names()
-    assert {"samples", "shape", "bytes", "state", "folder", "source", "license"} <= set(
+    assert {"samples", "kind", "bytes", "state", "folder", "source", "license"} <= set(
         listed[0]
     )
     assert set(listed[-1]) <= set(listed[0]) | {"state"}

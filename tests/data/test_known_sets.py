@@ -18,6 +18,7 @@ from nablab.data import known
 from nablab.data.images.decoding import read_cifar, read_idx
 from nablab.data.images.forms import convert, statistics
 from nablab.data.known import idx as idx_sets
+from nablab.data.known.known_images import KnownImages
 from nablab.errors import DataError, UsageError
 from tests.data.tiny import idx, tiny_arrays
 
@@ -221,12 +222,21 @@ def test_the_test_split_alone_gets_the_training_splits_statistics(
     assert test.mean == statistics(convert(train_images, 5, None))[0]
 
 
+IMAGES = [one for one in known.KNOWN.values() if isinstance(one, KnownImages)]
+
+
 @pytest.mark.parametrize("one", known.KNOWN.values(), ids=lambda one: one.name)
-def test_what_is_stated_of_a_set_is_consistent(one: known.KnownSet) -> None:
-    assert [
-        file.name for split in ("train", "test") for file in one.files_of(split)
-    ] == [file.name for file in one.files]
-    assert all(len(file.sha256) == 64 and int(file.sha256, 16) for file in one.files)
+def test_what_is_stated_of_files_is_consistent(one: known.KnownSet) -> None:
+    assert [file.name for split in one.splits for file in one.files_of(split)] == [
+        file.name for file in one.files
+    ]
+    files = [*one.files, *(edition.file for edition in one.editions)]
+    assert all(len(file.sha256) == 64 and int(file.sha256, 16) for file in files)
+    assert all((one.kind, one.license, one.citation, one.sources))
+
+
+@pytest.mark.parametrize("one", IMAGES, ids=lambda one: one.name)
+def test_what_is_stated_of_images_is_consistent(one: KnownImages) -> None:
     pixels = one.shape[0] * one.shape[1] * one.shape[2]
     for split in ("train", "test"):
         headers = 16 + 8 if isinstance(one, idx_sets.IdxSet) else 0
@@ -236,12 +246,11 @@ def test_what_is_stated_of_a_set_is_consistent(one: known.KnownSet) -> None:
         )
     assert len(one.classes) == 10
     assert len(one.mean) == len(one.std) == one.shape[0]
-    assert all((one.license, one.citation, one.sources))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("one", known.KNOWN.values(), ids=lambda one: one.name)
-def test_the_stated_facts_are_those_of_the_real_data(one: known.KnownSet) -> None:
+@pytest.mark.parametrize("one", IMAGES, ids=lambda one: one.name)
+def test_the_stated_facts_are_those_of_the_real_data(one: KnownImages) -> None:
     try:
         data.fetch(one.name)
     except DataError as error:

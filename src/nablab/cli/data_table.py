@@ -15,8 +15,8 @@ from rich.text import Text
 from nablab.data.cache import fetch, state_of
 from nablab.data.fetching.progress import file_size
 from nablab.data.known import EMBEDDED, KNOWN, EmbeddedSet, KnownSet
-from nablab.data.names import check_image_set, is_path
-from nablab.errors import UsageError
+from nablab.data.names import is_own
+from nablab.errors import UsageError, unknown
 
 
 def set_facts() -> list[dict[str, Any]]:
@@ -30,16 +30,14 @@ def print_sets(console: Console, facts: list[dict[str, Any]]) -> None:
     Paths are never cut.
     """
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
-    for title in ("name", "images", "pixels", "size", "license"):
+    for title in ("name", "samples", "of", "size", "license"):
         table.add_column(
             title,
-            justify="right" if title in ("images", "size") else "left",
+            justify="right" if title in ("samples", "size") else "left",
             no_wrap=True,
         )
     for fact in facts:
         samples = f"{sum(fact['samples'].values()):,}"
-        channels, height, width = fact["shape"]
-        pixels = f"{height}x{width}" + (f"x{channels}" if channels > 1 else "")
         size = (
             file_size(fact["bytes"] or fact.get("needs", 0))
             if fact["state"] != "embedded"
@@ -49,7 +47,7 @@ def print_sets(console: Console, facts: list[dict[str, Any]]) -> None:
         table.add_row(
             Text(fact["name"], style="cyan"),
             samples,
-            pixels,
+            _content(fact),
             size,
             fact["license"],
             style=style,
@@ -60,7 +58,8 @@ def print_sets(console: Console, facts: list[dict[str, Any]]) -> None:
         line = Text.assemble((f"{fact['name']} ", "cyan"), _whereabouts(fact))
         console.print(line, soft_wrap=True)
     console.print(
-        "\nWherever a data set is asked for, a folder of images or a file.npz will do.",
+        "\nYour own: a folder of images or a file.npz; a table of texts (.csv, .tsv, "
+        ".jsonl) or a folder of .txt files.",
         style="dim",
     )
 
@@ -72,9 +71,10 @@ def get(console: Console, name: str) -> None:
         UsageError: There is no such set, or it is the user's own.
         DataError: It is unavailable.
     """
-    check_image_set(name)
-    if is_path(name):
+    if is_own(name):
         raise UsageError(f"{name} is your own data; there is nothing to fetch.")
+    if name not in KNOWN and name not in EMBEDDED:
+        raise unknown("data set", name, [*KNOWN, *EMBEDDED])
     if name in EMBEDDED:
         console.print(f"{name} comes with {EMBEDDED[name].package} and is always here.")
         return
@@ -87,8 +87,9 @@ def _facts(known: KnownSet) -> dict[str, Any]:
     return {
         "name": known.name,
         "title": known.title,
+        "kind": known.kind,
         "samples": dict(known.samples),
-        "shape": list(known.shape),
+        **_shape(known),
         "needs": known.nbytes,
         **state_of(known),
         "license": known.license,
@@ -101,8 +102,9 @@ def _embedded_facts(embedded: EmbeddedSet) -> dict[str, Any]:
     return {
         "name": embedded.name,
         "title": embedded.title,
+        "kind": embedded.kind,
         "samples": dict(embedded.samples),
-        "shape": list(embedded.shape),
+        **_shape(embedded),
         "bytes": 0,
         "state": "embedded",
         "folder": "",
@@ -113,11 +115,26 @@ def _embedded_facts(embedded: EmbeddedSet) -> dict[str, Any]:
     }
 
 
+def _shape(one: KnownSet | EmbeddedSet) -> dict[str, list[int]]:
+    """Return the shape of a sample, where all samples have one."""
+    shape = getattr(one, "shape", None)
+    return {} if shape is None else {"shape": list(shape)}
+
+
+def _content(fact: dict[str, Any]) -> str:
+    """Say what a sample is: the pixels of an image, or the kind of anything else."""
+    if "shape" not in fact:
+        return str(fact["kind"])
+    channels, height, width = fact["shape"]
+    return f"{height}x{width}" + (f"x{channels}" if channels > 1 else "")
+
+
 def _whereabouts(fact: dict[str, Any]) -> str:
     """Say where a set is, or how to get it."""
     states = {
         "embedded": f"is always here: it comes with {fact['source']}",
-        "yours": f"is yours, in {fact['folder']}",
+        "yours": f"is yours, in {fact['folder']}"
+        + (f"; {fact['edition']}" if fact.get("edition") else ""),
         "cached": f"is in {fact['folder']}, from {fact['source']}",
         "incomplete": f"is in {fact['folder']} in part; 'nablab data get "
         f"{fact['name']}' fetches the rest",

@@ -26,9 +26,12 @@ if TYPE_CHECKING:
     from nablab.data.images.whitening import Whiten as Whiten
     from nablab.data.images.whitening import center_crop as center_crop
     from nablab.data.loading import load as load
+    from nablab.data.loading import load_texts as load_texts
     from nablab.data.names import check_image_set as check_image_set
+    from nablab.data.names import check_text_set as check_text_set
     from nablab.data.names import image_set_names as image_set_names
     from nablab.data.names import is_image_set as is_image_set
+    from nablab.data.names import text_set_names as text_set_names
     from nablab.data.tasks import Task as Task
     from nablab.data.tasks import check_batches as check_batches
     from nablab.data.tasks import data_set_of as data_set_of
@@ -36,8 +39,11 @@ if TYPE_CHECKING:
     from nablab.data.tasks import image_sets as image_sets
     from nablab.data.tasks import image_task as image_task
     from nablab.data.tasks import task as task
+    from nablab.data.text.bags import count_terms as count_terms
     from nablab.data.text.bags import multi_hot as multi_hot
     from nablab.data.text.bags import tf_idf as tf_idf
+    from nablab.data.text.tasks import TextTask as TextTask
+    from nablab.data.text.tasks import text_task as text_task
     from nablab.data.text.text_set import TextSet as TextSet
     from nablab.data.text.vocabulary import Encoded as Encoded
     from nablab.data.text.vocabulary import Vocabulary as Vocabulary
@@ -51,11 +57,13 @@ __getattr__, __dir__ = lazy_names(
         "functions.expressions": "parse_expression",
         "identity": "source_hash",
         "images.image_set": "Augment ImageSet Normalize",
-        "names": "check_image_set image_set_names is_image_set",
+        "names": "check_image_set check_text_set image_set_names is_image_set "
+        "text_set_names",
         "images.labels": "Corrupted by_truth corrupt",
-        "loading": "load",
+        "loading": "load load_texts",
         "tasks": "Task check_batches data_set_of evenly_spaced image_sets image_task task",
-        "text.bags": "multi_hot tf_idf",
+        "text.bags": "count_terms multi_hot tf_idf",
+        "text.tasks": "TextTask text_task",
         "text.text_set": "TextSet",
         "text.vocabulary": "Encoded Vocabulary",
         "text.words": "tokenize",
@@ -73,13 +81,16 @@ __all__ = [
     "Target",
     "Task",
     "TextSet",
+    "TextTask",
     "Vocabulary",
     "Whiten",
     "by_truth",
     "center_crop",
     "check_batches",
     "check_image_set",
+    "check_text_set",
     "corrupt",
+    "count_terms",
     "data_set_of",
     "evenly_spaced",
     "fetch",
@@ -88,12 +99,15 @@ __all__ = [
     "image_task",
     "is_image_set",
     "load",
+    "load_texts",
     "multi_hot",
     "parse_expression",
     "sawtooth_depth",
     "source_hash",
     "target",
     "task",
+    "text_set_names",
+    "text_task",
     "tf_idf",
     "tokenize",
 ]

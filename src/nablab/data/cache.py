@@ -19,8 +19,7 @@ from typing import TYPE_CHECKING
 from nablab.data.fetching.download import SourceError
 from nablab.data.fetching.progress import Progress, Step, file_size, shown
 from nablab.data.fetching.sources import Source, read_plain_or_gzip
-from nablab.data.known import KNOWN, File, KnownSet
-from nablab.data.known.digits import DIGITS
+from nablab.data.known import EMBEDDED, KNOWN, Edition, File, KnownSet
 from nablab.errors import DataError, UsageError, unknown
 from nablab.files import atomic
 
@@ -45,10 +44,12 @@ class Content:
     Attributes:
         files: Their content by name.
         source: Where it came from, human-readable.
+        edition: What stands in place of a canonical file; None for nothing.
     """
 
     files: dict[str, bytearray]
     source: str
+    edition: Edition | None = None
 
 
 def cache_folder() -> Path:
@@ -87,7 +88,11 @@ def read(
             the user's folder has a wrong checksum; or the cache cannot be written.
     """
     tried: list[tuple[str, str]] = []
-    found = _from_own_folder(known, files, folder, tried) or _from_cache(known, files)
+    found = (
+        _from_own_folder(known, files, folder, tried)
+        or _from_cache(known, files)
+        or _from_edition(known, files, folder)
+    )
     if found:
         return found
     fetch(known.name, offline=offline, progress=progress, tried=tried)
@@ -112,7 +117,7 @@ def fetch(
     Of several processes one does the work.
 
     Args:
-        name: A set that can be fetched: mnist, fashion-mnist or cifar10.
+        name: A set that can be fetched, such as mnist.
         offline: Make no network requests, as with ``NABLAB_OFFLINE=1``: an error unless
             all files are in the cache.
         progress: Told what happens [default: a bar or lines on standard error].
@@ -157,18 +162,16 @@ def state_of(known: KnownSet) -> dict[str, object]:
         ``folder``, and ``source``.
     """
     for place in _own_places(known, None):
-        if all(
-            (place / f.name).is_file() or (place / f"{f.name}.gz").is_file()
-            for f in known.files
-        ):
-            present = [path for f in known.files for path in place.glob(f"{f.name}*")]
-            size = sum(path.stat().st_size for path in present)
-            return {
-                "state": "yours",
-                "bytes": size,
-                "folder": str(place),
-                "source": str(place),
-            }
+        if all(_is_there(place, file) for file in known.files):
+            return _yours(place, known.files)
+    if editions := _editions_here(known):
+        replaced = {name for one in editions for name in known.splits[one.split]}
+        files = [file for file in known.files if file.name not in replaced]
+        files += [edition.file for edition in editions]
+        for place in _own_places(known, None):
+            if all(_is_there(place, file) for file in files):
+                notes = "; ".join(edition.note for edition in editions)
+                return {**_yours(place, files), "edition": notes}
     place = cache_folder() / known.name
     whole = [file for file in known.files if _size(place / file.name) == file.size]
     state = (
@@ -183,6 +186,25 @@ def state_of(known: KnownSet) -> dict[str, object]:
         "bytes": sum(file.size for file in whole),
         "folder": str(place),
         "source": _origin(place) if whole else "",
+    }
+
+
+def _editions_here(known: KnownSet) -> list[Edition]:
+    found = (edition_of(known, split) for split in known.splits)
+    return [edition for edition in found if edition is not None]
+
+
+def _yours(place: Path, files: Sequence[File]) -> dict[str, object]:
+    """Describe files of the user's folder."""
+    patterns = [f"{file.name}*" for file in files]
+    patterns += [form.path for file in files for form in file.packagings]
+    present = {path for pattern in patterns for path in place.glob(pattern)}
+    size = sum(path.stat().st_size for path in present if path.is_file())
+    return {
+        "state": "yours",
+        "bytes": size,
+        "folder": str(place),
+        "source": str(place),
     }
 
 
@@ -214,7 +236,7 @@ def _from_own_folder(
         contents: dict[str, bytearray] = {}
         for file in files:
             try:
-                content = read_plain_or_gzip(place / file.name, file.size)
+                content = _in_any_form(place, file)
             except SourceError as error:
                 raise DataError(f"{error}. Replace the file or remove it.") from error
             if content is None:
@@ -232,6 +254,60 @@ def _from_own_folder(
         tried.append(
             (str(place), f"has no {lacks}" if place.exists() else "is not there")
         )
+    return None
+
+
+def _in_any_form(place: Path, file: File) -> bytes | None:
+    """Read a canonical file from a folder, in whichever form it is there.
+
+    Raises:
+        SourceError: It is damaged.
+    """
+    content = read_plain_or_gzip(place / file.name, file.size)
+    for packaging in file.packagings:
+        if content is None and (place / packaging.path).exists():
+            content = packaging.unpack(place / packaging.path)
+    return content
+
+
+def _is_there(place: Path, file: File) -> bool:
+    """Tell whether a folder seems to have a file in some form; nothing is read."""
+    names = [file.name, f"{file.name}.gz", *(form.path for form in file.packagings)]
+    return any((place / name).exists() for name in names)
+
+
+def edition_of(
+    known: KnownSet, split: str, folder: Path | None = None
+) -> Edition | None:
+    """Return what a user's folder has in place of a split's canonical file.
+
+    None where there is no such file, or the canonical one is on this machine. Nothing
+    is read.
+    """
+    files = known.files_of(split)
+    cached = cache_folder() / known.name
+    places = _own_places(known, folder)
+    if all(_size(cached / file.name) == file.size for file in files) or any(
+        all(_is_there(place, file) for file in files) for place in places
+    ):
+        return None
+    for edition in known.editions:
+        if edition.split == split and any(
+            _is_there(place, edition.file) for place in places
+        ):
+            return edition
+    return None
+
+
+def _from_edition(
+    known: KnownSet, files: Sequence[File], folder: Path | None
+) -> Content | None:
+    """Read what the user's folder has in place of the files."""
+    for edition in known.editions:
+        if known.files_of(edition.split) == tuple(files):
+            found = _from_own_folder(known, [edition.file], folder, [])
+            if found:
+                return Content(found.files, found.source, edition)
     return None
 
 
@@ -427,10 +503,15 @@ def _nowhere(
     )
     listed = "\n".join(f"  {label}: {reason}" for label, reason in tried)
     names = ", ".join(file.name for file in known.files)
+    here = " or ".join(
+        f"'{one.name}', {one.title}"
+        for one in EMBEDDED.values()
+        if one.kind == known.kind
+    )
+    instead = f" Without any download there is {here}." if here else ""
     return DataError(
         f"The data set {known.name} {what}. Tried:\n"
         f"{listed}\n"
         f"If you have its files ({names}; as they are or as .gz), put them into a "
-        f"folder FOLDER/{known.name} and set NABLAB_DATA=FOLDER. Without any download "
-        f"there is '{DIGITS.name}', scikit-learn's 8x8 digits."
+        f"folder FOLDER/{known.name} and set NABLAB_DATA=FOLDER.{instead}"
     )

@@ -25,6 +25,24 @@ class Images(Kind):
         return (text,)
 
 
+class Texts(Kind):
+    """Labeled texts by name or path; ``ag-news@10000`` draws 10,000 training texts."""
+
+    words = "labeled texts by name, table or folder"
+    plural = words
+    examples = ("king-james", "king-james@500", "ag-news@1000")
+
+    def check(self, text: str) -> None:
+        """See `Kind.check`."""
+        from nablab.data.text.tasks import check_texts
+
+        check_texts(text)
+
+    def data_sets(self, text: str) -> tuple[str, ...]:
+        """Return the one set."""
+        return (text,)
+
+
 class Function(Kind):
     """A function of one variable by name, or an expression of x."""
 
@@ -59,6 +77,7 @@ class Task(Kind):
         return image_sets([text])
 
 
+TextsField = Annotated[str, Texts()]
 ImagesField = Annotated[str, Images()]
 FunctionField = Annotated[str, Function()]
 TaskField = Annotated[str, Task()]

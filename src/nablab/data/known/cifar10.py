@@ -11,20 +11,21 @@ from typing import TYPE_CHECKING
 
 from nablab.data.fetching.packages import NpmPackage, read_sprites
 from nablab.data.fetching.sources import Archive
-from nablab.data.known.known_set import File, KnownSet
+from nablab.data.known.known_images import KnownImages
+from nablab.data.known.known_set import File
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-class Cifar10(KnownSet):
+class Cifar10(KnownImages):
     """The set in its official binary form.
 
     Batches of records of a label and 3,072 pixels.
     """
 
     def decode(self, files: Sequence[bytearray]) -> tuple[Tensor, Tensor]:
-        """See `KnownSet.decode`."""
+        """See `KnownImages.decode`."""
         from nablab.data.images.decoding import read_cifar  # brings PyTorch
 
         return read_cifar(files)

@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nablab.data.known.known_set import EmbeddedSet
+from nablab.data.known.known_images import EmbeddedImages
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 PIXEL_MAX = 16
 
 
-class Digits(EmbeddedSet):
+class Digits(EmbeddedImages):
     """The digits with a split of nablab's: scikit-learn has none."""
 
     def load(self, split: str) -> ImageSet:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from nablab.data.known.known_set import KnownSet
+from nablab.data.known.known_images import KnownImages
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,11 +20,11 @@ FILES = (TRAIN_IMAGES, TRAIN_LABELS, TEST_IMAGES, TEST_LABELS)
 SAMPLES = {"train": 60_000, "test": 10_000}
 
 
-class IdxSet(KnownSet):
+class IdxSet(KnownImages):
     """A set whose splits are one idx file of images and one of labels."""
 
     def decode(self, files: Sequence[bytearray]) -> tuple[Tensor, Tensor]:
-        """See `KnownSet.decode`."""
+        """See `KnownImages.decode`."""
         from nablab.data.images.decoding import idx_split  # brings PyTorch
 
         return idx_split(files)
