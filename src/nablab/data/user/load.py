@@ -98,22 +98,23 @@ def _places(own: Own, split: str) -> tuple[tuple[str, np.ndarray], bool]:
 
 
 def cut(
-    labels: np.ndarray, classes: Sequence[str], where: str
+    labels: np.ndarray, classes: Sequence[str], where: str, *, noun: str = "image"
 ) -> tuple[np.ndarray, np.ndarray]:
     """Cut indices into a training and a test split with a fifth of each class.
 
     The same labels give the same splits.
 
     Raises:
-        UsageError: A class has one image only.
+        UsageError: A class has one sample only.
     """
     tests = []
     for label, name in enumerate(classes):
         members = np.flatnonzero(labels == label)
         if len(members) < 2:
             raise UsageError(
-                f"{where}: the class '{name}' has one image, and a training and a test "
-                "split need one each. Add images, or give a test split of your own."
+                f"{where}: the class '{name}' has one {noun}, and a training and a "
+                f"test split need one each. Add {noun}s, or give a test split of your "
+                "own."
             )
         # A generator per class: images added to one class do not move those of another.
         order = np.random.default_rng([0, label]).permutation(members)
