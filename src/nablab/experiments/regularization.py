@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import log10
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_args
 
 from nablab import baselines, data, models, plots, training
 from nablab.contract import (
@@ -24,6 +24,7 @@ from nablab.contract import (
     Trials,
 )
 from nablab.data.fields import TextsField
+from nablab.errors import UsageError
 from nablab.models.fields import OwnModelField
 from nablab.settings import (
     Distinct,
@@ -43,18 +44,23 @@ if TYPE_CHECKING:
     from nablab.data import TextSet
     from nablab.training import Outcome, Training
 
-NONE, L2, DROPOUT, STOPPING = "none", "L2", "dropout", "early-stopping"
-SUBGRADIENT, PROXIMAL, BOTH = "L1-subgradient", "L1-proximal", "L1+L2"
-PENALTIES = (SUBGRADIENT, PROXIMAL, L2, BOTH)
-KINDS = (*PENALTIES, DROPOUT, STOPPING)
-PATH, CHOSEN = "path", "chosen"
-# A weight below it looks like a zero in a histogram, and is none.
-NEAR_ZERO = 1e-3
-SPLITS = ("train", "validation", "test")
-
 Kind = Literal[
     "L1-subgradient", "L1-proximal", "L2", "L1+L2", "dropout", "early-stopping"
 ]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+SUBGRADIENT, PROXIMAL, L2, BOTH, DROPOUT, STOPPING = KINDS
+PENALTIES = (SUBGRADIENT, PROXIMAL, L2, BOTH)
+NONE = "none"
+PATH, CHOSEN = "path", "chosen"
+# Kinds whose losses are drawn through training; lines of more hide each other.
+DRAWN = (NONE, PROXIMAL, L2, DROPOUT, STOPPING)
+# A weight below it looks like a zero in a histogram, and is none.
+NEAR_ZERO = 1e-3
+# Weights of the networks that train side by side: each is held five times, as itself,
+# in Adam's two means, and as the best and the last of a training; 0.4 GB in all.
+MOST_NUMBERS = 20_000_000
+SPLITS = ("train", "validation", "test")
+
 Rate = Annotated[float, Gt(0), Lt(1)]
 Words = Annotated[int, Ge(3), Le(200_000)]
 AGAINST_NONE: Mapping[str, Any] = {
@@ -372,8 +378,6 @@ class Regularization(Experiment):
         """Check the network, and that texts are left to train on."""
         task = data.text_task(self.data)
         if self.validation >= task.train_samples:
-            from nablab.errors import UsageError
-
             raise UsageError(
                 f"validation={self.validation} leaves nothing to train on: {self.data} "
                 f"has {task.train_samples:,} training texts. Give fewer."
@@ -416,7 +420,8 @@ class Regularization(Experiment):
     def objective(self, trial: Trial, lab: Seeds) -> tuple[Any, tuple[Tensor, Tensor]]:
         """See `Experiment.objective`."""
         train, _ = self._split(lab)
-        return "cross_entropy", (self._bags(train, train).float(), train.labels)
+        bags = self._bags(train, [train])[0]
+        return "cross_entropy", (bags.float(), train.labels)
 
     def _builder(self, classes: int, rate: float = 0.0) -> Callable[[], nn.Module]:
         build = models.network_builder(
@@ -432,32 +437,32 @@ class Regularization(Experiment):
         texts = data.text_task(self.data).texts()
         return texts.hold_out(self.validation, seed=lab.shared_seed("validation"))
 
-    def _bags(self, train: TextSet, texts: TextSet) -> Tensor:
-        """Tell which words of the training texts stand in texts: uint8 (N, words)."""
+    def _bags(self, train: TextSet, sets: Sequence[TextSet]) -> list[Tensor]:
+        """Tell which frequent words of the training texts stand in the texts of sets.
+
+        Returns:
+            For each set uint8 (N, words), 1 or 0.
+        """
         vocabulary = data.Vocabulary.build(train.texts, size=self.words)
-        return data.multi_hot(vocabulary.encode(texts.texts), self.words)
+        return [
+            data.multi_hot(vocabulary.encode(texts.texts), self.words) for texts in sets
+        ]
 
     def run(self, trials: Trials, lab: Lab) -> None:
         """Train the path of one kind, then choose on the validation texts."""
         train, validation = self._split(lab)
         test = data.text_task(self.data).texts("test")
         lab.note(*train.notes, *test.notes)
-        sets = {
-            name: (self._bags(train, texts), texts.labels)
-            for name, texts in zip(SPLITS, (train, validation, test), strict=True)
-        }
+        texts = train, validation, test
+        bags = self._bags(train, texts)
+        labels = [part.labels for part in texts]
+        sets = dict(zip(SPLITS, zip(bags, labels, strict=True), strict=True))
         kind = str(trials.condition["kind"])
         path = [trial for trial in trials if trial.condition["part"] == PATH]
         path = path or list(trials)
-        # Dropout is a part of the network, so its rates train one after the other.
-        batches = (
-            [[t for t in path if t.condition["strength"] == rate] for rate in self.rates]
-            if kind == DROPOUT
-            else [path]
-        )
         linear = _linear(train, test)
         found: dict[Trial, tuple[dict[str, float], Outcome]] = {}
-        for batch in batches:
+        for batch in self._batches(kind, path, len(train.classes)):
             result = self._trained(kind, batch, sets, len(train.classes), lab)
             for place, trial in enumerate(batch):
                 outcome = result[place]
@@ -474,6 +479,20 @@ class Regularization(Experiment):
                 lab.curve(trial, name, outcome.epochs, values)
             if kind == NONE:
                 lab.array(trial, "trivial", list(linear.values()))
+
+    def _batches(
+        self, kind: str, path: Sequence[Trial], classes: int
+    ) -> list[Sequence[Trial]]:
+        """Cut the networks of a kind into those that train side by side."""
+        # Dropout is a part of the network, so its rates train one after the other.
+        if kind == DROPOUT:
+            rates = {trial.condition["strength"]: None for trial in path}
+            return [[t for t in path if t.condition["strength"] == r] for r in rates]
+        size = sum(part.numel() for part in self._builder(classes)().parameters())
+        together = max(1, MOST_NUMBERS // size)
+        return [
+            path[start : start + together] for start in range(0, len(path), together)
+        ]
 
     def _trained(
         self,
@@ -554,25 +573,26 @@ class Regularization(Experiment):
                 penalized, chosen, "weight of the penalty, lambda", log_x=True
             )
             figures["zeros"] = _zeros(penalized)
-        for kind, label in (
-            (DROPOUT, "probability of dropout"),
-            (STOPPING, "patience in epochs"),
-        ):
-            if own := path.where(kind=kind):
-                figures[kind] = _against_strength(own, chosen, label, log_x=False)
+        if own := path.where(kind=DROPOUT):
+            figures[DROPOUT] = _against_strength(
+                own, chosen, "probability of dropout", log_x=False
+            )
+        if own := path.where(kind=STOPPING):
+            figures[STOPPING] = _against_patience(own)
         figures["time"] = _through_time(chosen)
         return figures
 
 
-def _penalty(kind: str, strengths: Sequence[float]) -> dict[str, Sequence[float]]:
+def _penalty(kind: str, strengths: Sequence[float]) -> dict[str, Any]:
     """Return the optimizer's numbers for a kind, one per network."""
     half = [strength / 2 for strength in strengths]
-    return {
+    numbers: dict[str, dict[str, Any]] = {
         SUBGRADIENT: {"l1": strengths},
         PROXIMAL: {"proximal_l1": strengths},
         L2: {"weight_decay": strengths},
         BOTH: {"proximal_l1": half, "weight_decay": half},
-    }.get(kind, {})
+    }
+    return numbers.get(kind, {})
 
 
 def _weights(result: Training, place: int) -> Tensor:
@@ -648,6 +668,26 @@ def _against_strength(
     )
 
 
+def _against_patience(path: Records) -> Figure:
+    """Draw accuracies and the epochs that were trained against the patience."""
+    return plots.trend(
+        path,
+        {"accuracy": ["train_accuracy", "validation_accuracy"], "epochs": ["epochs"]},
+        x="strength",
+        log_x=False,
+        log_y=False,
+        names={
+            "train_accuracy": "training",
+            "validation_accuracy": "validation",
+            "epochs": "epochs until the stop",
+        },
+        x_label="patience in epochs",
+        title="What patience costs and what it gains",
+        caption="As the weights of the best epoch are taken in any case, waiting "
+        "longer helps only where the validation loss has several valleys.",
+    )
+
+
 def _zeros(penalized: Records) -> Figure:
     """Draw accuracy against weights that are zero, and against those that look so."""
     return plots.scatter(
@@ -677,7 +717,7 @@ def _through_time(chosen: Records) -> Figure:
         )
         for split, title in named.items()
         for record in chosen
-        if f"{split}_loss" in record.curves
+        if record.condition["kind"] in DRAWN and f"{split}_loss" in record.curves
     ]
     figure = plots.curves(
         Records(panelled),

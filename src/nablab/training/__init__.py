@@ -108,6 +108,7 @@ __all__ = [
     "Engine",
     "Exponential",
     "Folds",
+    "FusedBagsEngine",
     "FusedBfloat16Engine",
     "FusedEngine",
     "FusedImageEngine",

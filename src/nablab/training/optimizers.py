@@ -331,7 +331,7 @@ class Adam(Specification):
     def _denominator(
         self, state: Mapping[str, Tensor], group: Mapping[str, Any]
     ) -> Tensor:
-        unbiased = 1 - group["betas"][1] ** float(state["step"])
+        unbiased = float(1 - group["betas"][1] ** float(state["step"]))
         return (state["exp_avg_sq"].sqrt() / unbiased**0.5).add_(group["eps"])
 
     def _torch_options(self, replica: int) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -51,10 +52,7 @@ _Data = structure(
     "_Data",
     ("samples", _INT),
     ("per_replica_targets", _INT),
-    *(
-        (name, _POINTER)
-        for name in ("starts", "places", "values", "labels", "indices")
-    ),
+    *((name, _POINTER) for name in ("starts", "places", "values", "labels", "indices")),
     ("batch", _INT),
 )
 
@@ -76,16 +74,15 @@ class Sparse:
     def __len__(self) -> int:
         return len(self.starts) - 1
 
-    def describe(self) -> ctypes.Structure:
+    def describe(self) -> Any:
         """Make the kernel's structure of these samples."""
-        described: ctypes.Structure = _Data(
+        return _Data(
             samples=len(self),
             starts=self.starts.data_ptr(),
             places=self.places.data_ptr(),
             values=self.values.data_ptr(),
             batch=len(self),
         )
-        return described
 
 
 class FusedBagsEngine(FusedLayers):
@@ -154,7 +151,10 @@ class FusedBagsEngine(FusedLayers):
         self._samples = self._sparse(x, largest_share=LARGEST_SHARE)
         # x keeps its id
         self._seen: list[tuple[Tensor, int, Sparse]] = [(x, x._version, self._samples)]
-        self._y, self._per_replica_targets = y.detach().contiguous(), per_replica_targets
+        self._y, self._per_replica_targets = (
+            y.detach().contiguous(),
+            per_replica_targets,
+        )
         self._optimizer = OptimizerNumbers(optimizer, self.replicas)
         self._seeds = np.array([seed % 2**64 for seed in seeds], dtype=np.uint64)
         self._widths = self._padded(int(self._library.nablab_lanes()))
@@ -180,10 +180,10 @@ class FusedBagsEngine(FusedLayers):
         """See `Engine.advance`."""
         indices = check_indices(batches, len(self._samples))
         data = self._samples.describe()
-        data.per_replica_targets = self._per_replica_targets  # type: ignore[attr-defined]
-        data.labels = self._y.data_ptr()  # type: ignore[attr-defined]
+        data.per_replica_targets = self._per_replica_targets
+        data.labels = self._y.data_ptr()
         if indices is not None:
-            data.indices, data.batch = indices.data_ptr(), indices.shape[2]  # type: ignore[attr-defined]
+            data.indices, data.batch = indices.data_ptr(), indices.shape[2]
         kept = (self._samples, self._y, indices, self._seeds)
         return self._train(rates, data, kept, min(engine_threads(), self.replicas))
 
@@ -221,18 +221,18 @@ class FusedBagsEngine(FusedLayers):
         """Return each layer's outputs, rounded up to whole vectors."""
         return [-(-layer.outputs[0] // lanes) * lanes for layer in self._layers]
 
-    def _describe_rows(self, shares: Sequence[float]) -> ctypes.Array[ctypes.Structure]:
+    def _describe_rows(self, shares: Sequence[float]) -> Any:
         """Make the kernel's rows, one for each layer."""
-        rows: ctypes.Array[ctypes.Structure] = (_Layer * len(self._layers))()
+        rows = (_Layer * len(self._layers))()
         start = 0
         for row, layer, width, share in zip(
             rows, self._layers, self._widths, shares, strict=True
         ):
-            row.inputs, row.outputs = layer.inputs[0], layer.outputs[0]  # type: ignore[attr-defined]
-            row.width, row.relu, row.dropout = width, layer.relu, share  # type: ignore[attr-defined]
-            row.weights = start  # type: ignore[attr-defined]
+            row.inputs, row.outputs = layer.inputs[0], layer.outputs[0]
+            row.width, row.relu, row.dropout = width, layer.relu, share
+            row.weights = start
             start += layer.inputs[0] * width
-            row.bias = start if layer.bias else -1  # type: ignore[attr-defined]
+            row.bias = start if layer.bias else -1
             start += layer.bias * width
         return rows
 
@@ -269,7 +269,7 @@ class FusedBagsEngine(FusedLayers):
             Unsupported: They are more than the largest share.
         """
         counts, places, values = [], [], []
-        for part in x.detach().split(READY_AT_ONCE):
+        for part in torch.split(x.detach(), READY_AT_ONCE):
             ready = self._inputs.ready(part)
             if ready.ndim != 2 or ready.shape[1] != self._features:
                 raise UsageError(
