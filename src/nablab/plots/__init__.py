@@ -17,6 +17,7 @@ from nablab.contract import Figure
 from nablab.importing.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from nablab.plots.boundary_figures import boundaries
     from nablab.plots.critical_points import outcomes, spectra
     from nablab.plots.curve_figures import curves, mean_curve, thin
     from nablab.plots.dot_figures import dots
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 __getattr__, __dir__ = lazy_names(
     __name__,
     {
+        "boundary_figures": "boundaries",
         "critical_points": "outcomes spectra",
         "curve_figures": "curves mean_curve thin",
         "plain_figures": "default_figures",
@@ -57,6 +59,7 @@ __all__ = [
     "LinePanel",
     "Plane",
     "Style",
+    "boundaries",
     "canvas",
     "curves",
     "default_figures",

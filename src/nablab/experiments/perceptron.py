@@ -1,0 +1,477 @@
+"""Neurons in NumPy alone: what one layer can learn, and what takes two."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, ClassVar, Literal
+
+import numpy as np
+
+from nablab import plots
+from nablab.contract import (
+    Answer,
+    Claim,
+    Condition,
+    Experiment,
+    Figure,
+    Lab,
+    Published,
+    Records,
+    Reported,
+    Trial,
+    Trials,
+)
+from nablab.errors import UsageError
+from nablab.from_scratch.gates import GATES, with_constant
+from nablab.from_scratch.margins import maximum_margin, separable_points
+from nablab.from_scratch.neurons import Perceptron, SigmoidUnit
+from nablab.from_scratch.two_layers import TwoLayers
+from nablab.settings import Distinct, Ge, Gt, Le, Lt, Positive, Rising, Steps
+
+BOUND, ONE_LAYER, TWO_LAYERS, ZERO = "bound", "one layer", "two layers", "zero input"
+# Four of the eight rows of course D's function; the last one is the input of zeros.
+ZERO_ROWS = np.array([[1.0, 1, 0], [1, 1, 1], [0, 1, 1], [0, 0, 0]])
+ZERO_TARGETS = np.array([1.0, 1, 0, 1])
+NEAR = 0.1  # an output this close to its target is right beyond doubt
+LINES = 60  # of a boundary that moves, in its figure
+
+Margin = Annotated[float, Gt(0), Lt(1)]
+Hidden = Annotated[int, Ge(1), Le(64)]
+
+
+@dataclass
+class Path:
+    """The weights of a neuron after each of its mistakes."""
+
+    weights: list[Any] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Perceptrons(Experiment):
+    r"""What can one layer of neurons learn?
+
+    A neuron adds up its inputs, each times a weight, and says 1 if the sum is above
+    zero. Rosenblatt (1958) let it learn from its mistakes: where its answer is wrong,
+    the input is added to the weights, or subtracted from them. Why does this end?
+    Suppose some weights of length 1 part the classes with a margin :math:`\gamma`: no
+    sample is closer to the line between them. Each mistake moves the neuron's weights
+    by at least :math:`\gamma` along these, so after m mistakes they are at least
+    :math:`m \gamma` long. But a mistake is made where weights and sample disagree, and
+    so the squared length grows by at most :math:`R^2`, that of the longest sample: the
+    weights are at most :math:`R \sqrt m` long. Both hold, so :math:`m \le R^2 /
+    \gamma^2` (Novikoff 1962), however many samples there are.
+
+    Where no line parts the classes, no neuron can be right. For XOR the proof takes
+    four lines. Weights a, b and a bias c would need c < 0 (for 0, 0), a + c > 0 and
+    b + c > 0 (for 1, 0 and 0, 1), and a + b + c < 0 (for 1, 1). The middle two add up
+    to a + b + 2c > 0, the outer two to a + b + 2c < 0. Both cannot be.
+
+    Two layers can: hidden units bend the plane first, and the last unit draws its line
+    there. They learn by backpropagation, and whether they get there depends on where
+    they start.
+
+    What to look for. How far under the bound are the counted mistakes? A bound must
+    hold for the most unlucky order of samples. Two hidden units suffice for XOR. How
+    many starts find it?
+
+    Course D trained one unit without a bias. After 1,000 steps its outputs for four
+    samples were .952, .997, .060 and .500, and it blamed a vanishing gradient for the
+    fourth. The truth is simpler: the fourth input is all zeros, and without a bias the
+    sum of nothing is 0 whatever the weights are. The output is σ(0) = .5 for ever. Its
+    gradient is not small but zero, since the gradient of a weight is the error times
+    the input. Here that unit learns with and without a bias, on four rows of the same
+    function (its samples were not published).
+
+    What to expect (standard): mistakes at a tenth of the bound or less; XOR at three
+    rows of four for any single layer; one hidden unit never, two for about two thirds
+    of the starts, four and more for nearly all.
+
+    Attributes:
+        margins: Half of the gap between the classes of random points in the unit ball.
+        points: How many points.
+        dimensions: Of a point; the lines are drawn for 2.
+        passes: How often a neuron may see all points, at most.
+        gates: Logic gates for one layer: and, or, nand, nor, xor, not-xor-and.
+        hard_gates: Gates for two layers.
+        hidden_units: Sizes of the hidden layer.
+        epochs: How often two layers may see all rows, at most; also the steps of single
+            units.
+        learning_rate: Of units that follow a gradient.
+        loss: What they make small: cross-entropy, or squared error as in course D.
+    """
+
+    name: ClassVar[str] = "perceptron"
+    topic: ClassVar[str] = "from scratch"
+
+    margins: Annotated[tuple[Margin, ...], Distinct(), Rising()] = (
+        0.02,
+        0.05,
+        0.1,
+        0.2,
+        0.4,
+    )
+    points: Annotated[int, Ge(2), Le(100_000)] = 200
+    dimensions: Annotated[int, Ge(1), Le(1_000)] = 2
+    passes: Steps = 5_000
+    gates: Annotated[tuple[str, ...], Distinct()] = tuple(GATES)
+    hard_gates: Annotated[tuple[str, ...], Distinct()] = ("xor", "not-xor-and")
+    hidden_units: Annotated[tuple[Hidden, ...], Distinct(), Rising()] = tuple(
+        range(1, 9)
+    )
+    epochs: Steps = 2_000
+    learning_rate: Positive = 2.0
+    loss: Literal["cross-entropy", "squared error"] = "cross-entropy"
+
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "quick": {
+            "points": 100,
+            "hard_gates": ("xor",),
+            "hidden_units": (1, 2, 4, 8),
+            "epochs": 500,
+            "seeds": 20,
+        },
+        "standard": {"seeds": 50},
+        # Rosenblatt and Novikoff have no setting; the courses' two layers, many starts.
+        "paper": {"seeds": 200, "epochs": 10_000},
+        "course-d": {
+            "margins": (),
+            "gates": ("not-xor-and",),
+            "hard_gates": ("not-xor-and",),
+            "epochs": 1_000,
+            "learning_rate": 1.0,
+            "loss": "squared error",
+            "seeds": 50,
+        },
+    }
+    claims: ClassVar[tuple[Claim, ...]] = (
+        Claim.at_most(
+            "share_of_bound",
+            1.0,
+            where={"part": BOUND},
+            within="margin",
+            quantity="mistakes as a share of R²/γ²",
+            sentence="A perceptron makes at most R²/γ² mistakes",
+            answer=Answer(
+                supported="its mistakes stay under R²/γ²",
+                refuted="it makes more mistakes than the theorem allows",
+                open="whether its mistakes stay under R²/γ²",
+            ),
+        ),
+        Claim.at_most(
+            "share_of_bound",
+            0.5,
+            where={"part": BOUND},
+            quantity="mistakes as a share of R²/γ²",
+            sentence="In a random order it makes less than half of them",
+        ),
+        Claim.falls(
+            "mistakes",
+            by="margin",
+            where={"part": BOUND},
+            smallest_effect=0.2,
+            sentence="Classes that lie further apart cost fewer mistakes",
+        ),
+        Claim.at_least(
+            "most_rows_right",
+            0.999,
+            where={"part": ONE_LAYER, "separable": "yes"},
+            quantity="share of the rows that are right at the best moment",
+            sentence="One layer learns every gate that a line parts",
+            answer=Answer(
+                supported="one layer learns every gate that a line parts",
+                refuted="one layer misses gates that a line parts",
+                open="whether one layer learns every gate that a line parts",
+            ),
+        ),
+        Claim.at_most(
+            "most_rows_right",
+            0.9,
+            where={"part": ONE_LAYER, "gate": "xor"},
+            quantity="share of the rows that are right at the best moment",
+            sentence="One layer never has all four rows of XOR right",
+            answer=Answer(
+                supported="never XOR",
+                refuted="even XOR",
+                open="whether it never learns XOR",
+            ),
+        ),
+        Claim.rises(
+            "solved",
+            by="hidden_units",
+            where={"part": TWO_LAYERS, "gate": "xor"},
+            smallest_effect=0.1,
+            quantity="share of starts that solve XOR",
+            sentence="With more hidden units more starts of two layers solve XOR",
+            answer=Answer(
+                supported="two layers do, and more hidden units help",
+                refuted="two layers do, and more hidden units do not help",
+                open="whether more hidden units help two layers",
+            ),
+        ),
+        Claim.at_most(
+            "distance_from_half",
+            1e-6,
+            where={"part": ZERO, "bias": "without"},
+            quantity="largest distance of the fourth output from .5",
+            published=Published(0.0, "course D: an output of .500"),
+            sentence="Without a bias the fourth output is σ(0) = .5 at every step",
+        ),
+        Claim.greater(
+            "fourth_output",
+            "with",
+            "without",
+            by="bias",
+            where={"part": ZERO},
+            smallest_effect=0.1,
+            sentence="With a bias the same unit learns the fourth sample",
+        ),
+    )
+    reported: ClassVar[tuple[Reported, ...]] = (
+        Reported(
+            who="course D",
+            setting="one unit without a bias, 1,000 steps, input of zeros",
+            quantity="fourth output",
+            value=0.5,
+            seeds=1,
+            metric="fourth_output",
+            where={"part": ZERO, "bias": "without"},
+        ),
+    )
+    exercises: ClassVar[tuple[str, ...]] = (
+        "Prove that one hidden unit cannot solve XOR, whatever the last unit does.",
+        "Write down weights of two hidden units that solve XOR. Which gates do the "
+        "hidden units compute?",
+        "Take dimensions=50. The bound does not know the dimension. Do the mistakes?",
+        "Take loss='squared error'. Which starts fail now that did not before, and "
+        "what does the factor s (1 - s) have to do with it?",
+    )
+    references: ClassVar[tuple[str, ...]] = (
+        "Rosenblatt, The perceptron: a probabilistic model for information storage and "
+        "organization in the brain, Psychological Review, 1958.",
+        "Novikoff, On convergence proofs on perceptrons, Symposium on the Mathematical "
+        "Theory of Automata, 1962.",
+        "Minsky, Papert, Perceptrons, MIT Press, 1969.",
+        "Rumelhart, Hinton, Williams, Learning representations by back-propagating "
+        "errors, Nature, 1986.",
+    )
+
+    def validate(self) -> None:
+        """Check that the gates are known."""
+        for name in (*self.gates, *self.hard_gates):
+            if name not in GATES:
+                raise UsageError(
+                    f"There is no gate '{name}'. Choices: {', '.join(GATES)}."
+                )
+
+    def conditions(self) -> list[Condition]:
+        """List the four parts of the experiment, one after the other."""
+        bound = [Condition(part=BOUND, margin=margin) for margin in self.margins]
+        one_layer = [
+            Condition(
+                part=ONE_LAYER,
+                gate=name,
+                rule=rule,
+                separable="yes" if GATES[name].separable else "no",
+            )
+            for name in self.gates
+            for rule in ("perceptron", "sigmoid")
+        ]
+        two_layers = [
+            Condition(part=TWO_LAYERS, gate=name, training=how, hidden_units=units)
+            for name in self.hard_gates
+            for how in ("batch", "per sample")
+            for units in self.hidden_units
+        ]
+        zero = [Condition(part=ZERO, bias=bias) for bias in ("without", "with")]
+        return [*bound, *one_layer, *two_layers, *zero]
+
+    def run(self, trials: Trials, lab: Lab) -> None:
+        """See `Experiment.run`."""
+        parts = {
+            BOUND: self.count_mistakes,
+            ONE_LAYER: self.learn_gate,
+            TWO_LAYERS: self.learn_with_two_layers,
+            ZERO: self.learn_from_zeros,
+        }
+        for trial in trials:
+            parts[str(trial.condition["part"])](trial, lab)
+
+    def count_mistakes(self, trial: Trial, lab: Lab) -> None:
+        """Let a perceptron see random points until it makes no more mistakes."""
+        margin = float(trial.condition["margin"])
+        points, classes = separable_points(
+            self.points, self.dimensions, margin, lab.rng(trial, "points", by=())
+        )
+        neuron, path = Perceptron(np.zeros(self.dimensions)), Path()
+        order = lab.rng(trial, "order", by=())
+        state = {"neuron": neuron, "path": path, "order": order}
+        for sweep in lab.steps(self.passes, state=state):
+            before = neuron.mistakes
+            for sample in order.permutation(self.points):
+                if neuron.learn(points[sample], classes[sample]):
+                    path.weights.append(neuron.weights)
+            lab.log(trial, sweep + 1, mistakes=neuron.mistakes)
+            if neuron.mistakes == before:
+                break
+        found = maximum_margin(points, classes)
+        bound = float((np.linalg.norm(points, axis=1).max() / found) ** 2)
+        lab.record(
+            trial,
+            mistakes=neuron.mistakes,
+            bound=bound,
+            share_of_bound=neuron.mistakes / bound,
+            largest_margin=found,
+            separated=float(np.array_equal(neuron.predict(points), classes)),
+        )
+        if self.dimensions == 2:
+            lab.array(trial, "points", points)
+            lab.array(trial, "classes", classes)
+            lab.array(trial, "path", _thinned(path.weights))
+
+    def learn_gate(self, trial: Trial, lab: Lab) -> None:
+        """Teach one neuron a gate, and note the most rows that it had right at once."""
+        gate = GATES[str(trial.condition["gate"])]
+        inputs, values = with_constant(gate.inputs), gate.values
+        rng = lab.rng(trial, "weights", by=("gate",))
+        weights = rng.normal(size=(inputs.shape[1],))
+        neuron = Perceptron(weights)
+        unit = SigmoidUnit(weights, self.loss)
+        by_rule = trial.condition["rule"] == "perceptron"
+        best = Best()
+        state = {"neuron": neuron, "unit": unit, "best": best}
+        for _ in lab.steps(self.epochs, state=state):
+            if by_rule:
+                for x, value in zip(inputs, values, strict=True):
+                    neuron.learn(x, 2 * value - 1)
+                right = neuron.predict(inputs) == 2 * values - 1
+            else:
+                unit.step(inputs, values, self.learning_rate)
+                right = (unit.output(inputs) > 0.5) == (values == 1)
+            best.value = max(best.value, float(right.mean()))
+            if best.value == 1:
+                break
+        lab.record(trial, most_rows_right=best.value)
+
+    def learn_with_two_layers(self, trial: Trial, lab: Lab) -> None:
+        """Teach two layers a gate, from all rows at once or from one after the other."""
+        gate = GATES[str(trial.condition["gate"])]
+        inputs, values = gate.inputs, gate.values
+        units = int(trial.condition["hidden_units"])
+        # Both ways of training start from the same weights.
+        rng = lab.rng(trial, "weights", by=("gate", "hidden_units"))
+        net = TwoLayers.start(inputs.shape[1], units, rng, self.loss)
+        by_sample = trial.condition["training"] == "per sample"
+        order = lab.rng(trial, "order", by=())
+        epochs, solved = self.epochs, 0.0
+        for epoch in lab.steps(self.epochs, state={"net": net, "order": order}):
+            if by_sample:
+                for row in order.permutation(len(inputs)):
+                    net.step(inputs[[row]], values[[row]], self.learning_rate)
+            else:
+                net.step(inputs, values, self.learning_rate)
+            if np.abs(net.predict(inputs) - values).max() < NEAR:
+                epochs, solved = epoch + 1, 1.0
+                break
+        worst = float(np.abs(net.predict(inputs) - values).max())
+        lab.record(
+            trial,
+            solved=float(worst < NEAR) if solved else 0.0,
+            epochs=epochs if worst < NEAR else np.inf,
+            largest_error=worst,
+        )
+
+    def learn_from_zeros(self, trial: Trial, lab: Lab) -> None:
+        """Teach one unit four rows, of which the last one is all zeros."""
+        with_bias = trial.condition["bias"] == "with"
+        inputs = with_constant(ZERO_ROWS) if with_bias else ZERO_ROWS
+        weights = lab.rng(trial, "weights", by=()).normal(size=4)
+        unit = SigmoidUnit(weights[: inputs.shape[1]], "squared error")
+        best = Best()
+        for step in lab.steps(self.epochs, state={"unit": unit, "furthest": best}):
+            unit.step(inputs, ZERO_TARGETS, self.learning_rate)
+            fourth = float(unit.output(inputs)[3])
+            best.value = max(best.value, abs(fourth - 0.5))
+            lab.log(trial, step + 1, fourth_output=fourth)
+        lab.record(
+            trial,
+            fourth_output=float(unit.output(inputs)[3]),
+            distance_from_half=best.value,
+        )
+
+    def figures(self, records: Records) -> dict[str, Figure]:
+        """See `Experiment.figures`."""
+        figures = {}
+        if bound := records.where(part=BOUND):
+            figures["mistakes"] = plots.trend(
+                bound,
+                ("mistakes", "bound"),
+                x="margin",
+                log_y=True,
+                names={"mistakes": "counted mistakes", "bound": "R²/γ²"},
+                x_label="margin that was asked for",
+                y_label="mistakes",
+                title="Counted mistakes and the bound",
+                caption="The bound must hold for every order of the samples. A random "
+                "order costs far fewer mistakes.",
+            )
+            if self.dimensions == 2:
+                figures["boundary"] = plots.boundaries(
+                    bound,
+                    panel_by="margin",
+                    title="The line as it moves, mistake by mistake",
+                    caption="The narrower the gap, the more often the line turns "
+                    "before it fits.",
+                )
+        if two := records.where(part=TWO_LAYERS):
+            figures["solved"] = plots.trend(
+                two,
+                "solved",
+                x="hidden_units",
+                color_by="training",
+                panel_by="gate",
+                log_x=False,
+                log_y=False,
+                x_label="hidden units",
+                y_label="share of starts that solve the gate",
+                title="How many starts succeed",
+                caption="A dot is a start: at 1 it solved the gate, at 0 it did not.",
+            )
+        if one := records.where(part=ONE_LAYER):
+            figures["one-layer"] = plots.dots(
+                one,
+                "most_rows_right",
+                by="gate",
+                panel_by="rule",
+                y_label="share of rows right, at best",
+                title="One layer on logic gates",
+                caption="The gates that no line parts stay below 1.",
+            )
+        if zero := records.where(part=ZERO):
+            figures["zero-input"] = plots.curves(
+                zero,
+                "fourth_output",
+                color_by="bias",
+                panel_by="",
+                log_y=False,
+                x_label="steps",
+                y_label="output for the input of zeros",
+                title="Course D's fourth sample",
+                caption="Without a bias the output is .5 for ever.",
+            )
+        return figures
+
+
+@dataclass
+class Best:
+    """The largest value so far, which a loop keeps when it is taken up again."""
+
+    value: float = 0.0
+
+
+def _thinned(path: list[Any]) -> Any:
+    """Keep the first and last of a neuron's weights, and some between."""
+    if not path:
+        return np.zeros((1, 2))
+    places = np.unique(np.linspace(0, len(path) - 1, LINES).round().astype(int))
+    return np.array([path[place] for place in places])

@@ -1,0 +1,1 @@
+"""Networks in NumPy alone, as a student reads them."""
