@@ -20,6 +20,7 @@ penalty (Yun, Lozano and Yang, Adaptive proximal gradient methods, 2021).
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -332,7 +333,8 @@ class Adam(Specification):
         self, state: Mapping[str, Tensor], group: Mapping[str, Any]
     ) -> Tensor:
         unbiased = float(1 - group["betas"][1] ** float(state["step"]))
-        return (state["exp_avg_sq"].sqrt() / unbiased**0.5).add_(group["eps"])
+        scale = state["exp_avg_sq"].sqrt() / math.sqrt(unbiased)
+        return scale.add_(group["eps"])
 
     def _torch_options(self, replica: int) -> dict[str, Any]:
         return {
