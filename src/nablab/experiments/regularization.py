@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from math import log10
+from math import isnan, log10
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_args
 
 from nablab import baselines, data, models, plots, training
@@ -52,8 +52,6 @@ SUBGRADIENT, PROXIMAL, L2, BOTH, DROPOUT, STOPPING = KINDS
 PENALTIES = (SUBGRADIENT, PROXIMAL, L2, BOTH)
 NONE = "none"
 PATH, CHOSEN = "path", "chosen"
-# Kinds whose losses are drawn through training; lines of more hide each other.
-DRAWN = (NONE, PROXIMAL, L2, DROPOUT, STOPPING)
 # A weight below it looks like a zero in a histogram, and is none.
 NEAR_ZERO = 1e-3
 # Weights of the networks that train side by side: each is held five times, as itself,
@@ -119,6 +117,14 @@ class Regularization(Experiment):
     chosen for each seed by accuracy on validation texts; the test texts decide nothing.
     Penalties count every weight and bias, as PyTorch's weight decay does.
 
+    What to expect on 2,000 news texts (limited, 8 seeds). Without regularization the
+    network knows all training texts and 75.7 % of the test texts. Dropout of 0.8 gives
+    79.6 %, early stopping after six of the 40 epochs 80.2 %. No penalty gains more than
+    half a point for certain: with L1 three quarters of the weights can be exactly 0 at
+    no cost, but that makes nothing better, and from lambda = 0.003 on nothing is
+    learned. Penalties do lower the loss on test texts, from 1.44 to 0.7 with L2. Naive
+    Bayes and logistic regression, which read every word and pair of words, score 84 %.
+
     What to look for. Which of the paths has its best value inside, and not at the weak
     end, where it is no regularization? How many weights can be exactly 0 before
     accuracy falls? Where does the validation loss turn, and what does accuracy do
@@ -165,12 +171,12 @@ class Regularization(Experiment):
         3e-2,
     )
     rates: Annotated[tuple[Rate, ...], Distinct()] = (
-        0.2,
-        0.4,
+        0.3,
         0.5,
         0.6,
         0.7,
         0.8,
+        0.9,
     )
     patiences: Annotated[tuple[Epochs, ...], Distinct()] = (1, 2, 4, 8)
     minimum_delta: NotNegative = 1e-3
@@ -572,7 +578,9 @@ class Regularization(Experiment):
             figures["penalties"] = _against_strength(
                 penalized, chosen, "weight of the penalty, lambda", log_x=True
             )
-            figures["zeros"] = _zeros(penalized)
+            # With none, so that the kinds have the colors of the other figures.
+            none = chosen.where(kind=NONE)
+            figures["zeros"] = _zeros(Records([*none, *penalized]))
         if own := path.where(kind=DROPOUT):
             figures[DROPOUT] = _against_strength(
                 own, chosen, "probability of dropout", log_x=False
@@ -609,8 +617,10 @@ def _scores(outcome: Outcome, weights: Tensor, restored: bool) -> dict[str, floa
 
     Early stopping has restored the weights of the lowest validation loss.
     """
+    import numpy as np
+
     curves = outcome.curves
-    place = int(curves["validation_loss"].argmin()) if restored else -1
+    place = int(np.nanargmin(curves["validation_loss"])) if restored else -1
     scores = {name: float(values[place]) for name, values in curves.items()}
     return {
         **scores,
@@ -626,10 +636,14 @@ def _choose(
 ) -> Trial:
     """Return the trial of a seed that classifies most validation texts rightly.
 
-    Of several the first, which is the weakest.
+    Of several the first, which is the weakest; one that diverged comes last.
     """
-    own = [trial for trial in found if trial.seed == seed]
-    return max(own, key=lambda trial: found[trial][0]["validation_accuracy"])
+
+    def score(trial: Trial) -> float:
+        accuracy = found[trial][0]["validation_accuracy"]
+        return -1.0 if isnan(accuracy) else accuracy
+
+    return max((trial for trial in found if trial.seed == seed), key=score)
 
 
 def _linear(train: TextSet, test: TextSet) -> dict[str, float]:
@@ -717,7 +731,7 @@ def _through_time(chosen: Records) -> Figure:
         )
         for split, title in named.items()
         for record in chosen
-        if record.condition["kind"] in DRAWN and f"{split}_loss" in record.curves
+        if f"{split}_loss" in record.curves
     ]
     figure = plots.curves(
         Records(panelled),
