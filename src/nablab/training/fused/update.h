@@ -44,30 +44,42 @@ INLINE real flush(real value) {
 
 /* Moves a weight towards zero by `by`, and not beyond. In this order a NaN stays one. */
 INLINE real shrunk(real w, real by) {
-    const real size = w < 0 ? -w : w, left = size - by;
-    return left < 0 ? 0 : w < 0 ? -left : left;
+    const real low = w + by, high = w - by; /* for a weight below 0, and for one above */
+    const real negative = low > 0 ? 0 : low, positive = high < 0 ? 0 : high;
+    return w < 0 ? negative : positive;
 }
 
-/* `apply` with an L1 penalty: its subgradient joins the gradient, or its proximal operator follows the step. The
- * step of RMSprop and Adam multiplies with `by`, and so does the operator: it minimizes the same sum of a quadratic
- * and the penalty as the step (Yun et al. 2021). */
+/* The gradient of a weight with its penalties: L2, and L1 by its subgradient. */
+INLINE real penalized(const Rule u, real gradient, real w) {
+    return gradient + u.l2 * w + (w > 0 ? u.l1 : w < 0 ? -u.l1 : 0);
+}
+
+/* `apply` with an L1 penalty, whose proximal operator follows the step. The step of RMSprop and Adam multiplies
+ * with `by`, and so does the operator: it minimizes the same sum of a quadratic and the penalty as the step (Yun
+ * et al. 2021). */
 static void apply_l1(const Rule *rule, real *restrict w, real *restrict m, real *restrict v,
                      const real *restrict gradient, int64_t count) {
     const Rule u = *rule;
-    for (int64_t p = 0; p < count; p++) {
-        const real g = gradient[p] + u.l2 * w[p] + u.l1 * (real)((w[p] > 0) - (w[p] < 0));
-        if (u.rule == SGD) {
+    if (u.rule == SGD) {
+        for (int64_t p = 0; p < count; p++) {
+            const real g = penalized(u, gradient[p], w[p]);
             m[p] = flush(u.b1 * m[p] + g);
             w[p] = shrunk(w[p] - u.lr * (u.now * g + u.past * m[p]), u.shrink);
-            continue;
         }
-        v[p] = flush(u.b2 * v[p] + u.c2 * (g * g));
-        const real by = 1 / ((real)sqrt(v[p]) * (u.rule == RMSPROP ? 1 : u.unbias) + u.epsilon);
-        if (u.rule == RMSPROP) {
+    } else if (u.rule == RMSPROP) {
+        for (int64_t p = 0; p < count; p++) {
+            const real g = penalized(u, gradient[p], w[p]);
+            v[p] = flush(u.b2 * v[p] + u.c2 * (g * g));
+            const real by = 1 / ((real)sqrt(v[p]) + u.epsilon);
             m[p] = flush(u.b1 * m[p] + g * by);
             w[p] = shrunk(w[p] - u.lr * m[p], u.shrink * by);
-        } else {
+        }
+    } else {
+        for (int64_t p = 0; p < count; p++) {
+            const real g = penalized(u, gradient[p], w[p]);
             m[p] = flush(m[p] + u.c1 * (g - m[p]));
+            v[p] = flush(u.b2 * v[p] + u.c2 * (g * g));
+            const real by = 1 / ((real)sqrt(v[p]) * u.unbias + u.epsilon);
             w[p] = shrunk(u.keep * w[p] - u.move * (m[p] * by), u.shrink * by);
         }
     }
