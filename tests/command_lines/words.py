@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from nablab import catalogue, instruments
 from nablab.contract import Experiment, configuration
-from nablab.data.known import KNOWN
+from nablab.data.known import EMBEDDED, KNOWN
 
 INSTRUMENTS = instruments.INSTRUMENTS
 # Small enough that a dry run takes a second or two: the rest of a preset is multiplied,
@@ -26,6 +26,7 @@ SMALL = {
     "path_points=3 subset=20",
     "parameters-vs-generalization": "data=digits@60 hidden=3 epochs=1 batch_size=20 "
     "ratios= noise=0 samples=20 descent_epochs=1",
+    "perceptron": "points=20 hidden_units=2 epochs=20",
     "random-labels": "data=digits@60 networks=flatten-3 shares=0 epochs=1 "
     "batch_size=20",
     "sensitivity": "data=digits@60 network=flatten-3 batch_sizes=20,40 epochs=1 "
@@ -83,6 +84,9 @@ DATA = (
     "digits@0", "digits@1e9", "digits:", "@", ":", "data.npz", "columns.npz",
     "from_one.npz", "text.npz", "cut.npz", "pictures", "x**2@-1..1@10",
     "x@0..1@1000000000000", "9**9**9**9", "sawtooth-99", "mnist",
+    "king-james", "king-james@20", "king-james@9999", "imdb", "ag-news@10",
+    "reviews.csv", "reviews.csv:text,label", "reviews.csv:none,label", "letters",
+    "letters@2", "torn.csv", "one.csv", "verses.tsv:1,2",
 )  # fmt: skip
 
 odd = st.sampled_from([*NUMBERS, *TEXTS, *PLACES]) | st.text(
@@ -250,7 +254,7 @@ def command_lines() -> st.SearchStrategy[list[str]]:
             lambda p: ["compare", *p[0], *p[1]]
         ),
         options(("--json", None)).map(lambda more: ["data", "list", *more]),
-        mostly(st.sampled_from([*KNOWN, "digits"])).map(
+        mostly(st.sampled_from([*KNOWN, *EMBEDDED])).map(
             lambda name: ["data", "get", name]
         ),
         st.lists(odd, max_size=4),

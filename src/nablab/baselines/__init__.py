@@ -1,4 +1,4 @@
-"""Plain methods that a network has to beat: what its scores stand beside.
+"""What a result stands beside: plain methods, and the usual tools.
 
 Importing this package costs nothing until a name is used.
 """
@@ -16,10 +16,14 @@ if TYPE_CHECKING:
     )
     from nablab.baselines.text_classifiers import naive_bayes as naive_bayes
     from nablab.baselines.text_classifiers import nb_svm as nb_svm
+    from nablab.baselines.torch_learner import TorchLearner as TorchLearner
 
 __getattr__, __dir__ = lazy_names(
     __name__,
-    {"text_classifiers": "Predicted logistic_regression naive_bayes nb_svm"},
+    {
+        "text_classifiers": "Predicted logistic_regression naive_bayes nb_svm",
+        "torch_learner": "TorchLearner",
+    },
 )
 
-__all__ = ["Predicted", "logistic_regression", "naive_bayes", "nb_svm"]
+__all__ = ["Predicted", "TorchLearner", "logistic_regression", "naive_bayes", "nb_svm"]

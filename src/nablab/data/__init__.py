@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from nablab.data.text.bags import count_terms as count_terms
     from nablab.data.text.bags import multi_hot as multi_hot
     from nablab.data.text.bags import tf_idf as tf_idf
+    from nablab.data.text.duplicates import Duplicates as Duplicates
+    from nablab.data.text.duplicates import find_duplicates as find_duplicates
     from nablab.data.text.tasks import TextTask as TextTask
     from nablab.data.text.tasks import text_task as text_task
     from nablab.data.text.text_set import TextSet as TextSet
@@ -63,6 +65,7 @@ __getattr__, __dir__ = lazy_names(
         "loading": "load load_texts",
         "tasks": "Task check_batches data_set_of evenly_spaced image_sets image_task task",
         "text.bags": "count_terms multi_hot tf_idf",
+        "text.duplicates": "Duplicates find_duplicates",
         "text.tasks": "TextTask text_task",
         "text.text_set": "TextSet",
         "text.vocabulary": "Encoded Vocabulary",
@@ -75,6 +78,7 @@ __all__ = [
     "TARGETS",
     "Augment",
     "Corrupted",
+    "Duplicates",
     "Encoded",
     "ImageSet",
     "Normalize",
@@ -94,6 +98,7 @@ __all__ = [
     "data_set_of",
     "evenly_spaced",
     "fetch",
+    "find_duplicates",
     "image_set_names",
     "image_sets",
     "image_task",

@@ -74,8 +74,14 @@ def check_image_set(spec: str) -> None:
     """
     if spec in image_set_names():
         return
+    _check_kind(spec, "images")
+    if holds_no_images(spec):
+        raise UsageError(
+            f"{spec} is a table of texts, and images are asked for. Give a folder with "
+            "one subfolder of images per class, a file.npz with arrays images and "
+            f"labels, or a name: {', '.join(image_set_names())}."
+        )
     if not is_path(spec):
-        _check_kind(spec, "images")
         remedy = "Your own data: a folder of images (./folder) or a file.npz."
         raise unknown("data set", spec, image_set_names(), remedy=remedy)
     _check_writable(spec)
@@ -85,6 +91,18 @@ def check_image_set(spec: str) -> None:
             "per class, a file.npz with arrays images and labels, or a name: "
             f"{', '.join(image_set_names())}."
         )
+
+
+def holds_no_images(spec: str) -> bool:
+    """Tell whether this names samples of another kind, or a table; nothing is read.
+
+    >>> [holds_no_images(name) for name in ("imdb", "mnist", "mine.csv:text,label", "x")]
+    [True, False, True, False]
+    """
+    found = known_set(spec)
+    if found is not None:
+        return found.kind != "images"
+    return split_columns(spec)[0].endswith(TABLES)
 
 
 def is_text_set(spec: str) -> bool:
@@ -160,7 +178,7 @@ def is_path(spec: str) -> bool:
 def _check_kind(name: str, kind: str) -> None:
     """Refuse a name that stands for samples of another kind."""
     found = known_set(name)
-    if found is not None:
+    if found is not None and found.kind != kind:
         raise UsageError(
             f"{name} is a set of {found.kind}, and {kind} are asked for. Choices: "
             f"{', '.join(names_of(kind))}, or your own."
