@@ -16,7 +16,7 @@ from torch import nn
 from nablab import data, models, training
 from nablab.contract import Condition, Records, Trial, Trials
 from nablab.contract.configuration import resolve
-from nablab.errors import UsageError
+from nablab.errors import DataError, UsageError
 from nablab.experiments.regularization import (
     BOTH,
     CHOSEN,
@@ -300,3 +300,22 @@ def test_records_of_a_run_that_has_just_begun_can_be_drawn(finished: Any) -> Non
     assert dataclasses.replace(experiment, kinds=()).conditions() == [
         Condition(part=CHOSEN, kind=NONE)
     ]
+
+
+@pytest.mark.slow
+def test_on_all_news_dropout_comes_within_a_point_and_a_half_of_a_linear_model() -> (
+    None
+):
+    """The target of the standard preset, with one seed."""
+    try:
+        data.load_texts("ag-news")
+    except DataError as missing:
+        pytest.skip(f"AG News is not here: {missing}")
+    experiment = resolve(
+        Regularization, "standard", {"kinds": (DROPOUT,), "rates": (0.7,)}
+    )
+    group = experiment.groups()[1]
+    lab = Memory(experiment, Trials(group, [0]))
+    experiment.run(Trials(group, [0]), lab)
+    assert all(r.scalars["above_linear"] > -0.015 for r in lab.records())
+    assert all(r.scalars["test_accuracy"] > 0.88 for r in lab.records())

@@ -117,13 +117,14 @@ class Regularization(Experiment):
     chosen for each seed by accuracy on validation texts; the test texts decide nothing.
     Penalties count every weight and bias, as PyTorch's weight decay does.
 
-    What to expect on 2,000 news texts (limited, 8 seeds). Without regularization the
-    network knows all training texts and 75.7 % of the test texts. Dropout of 0.8 gives
-    79.6 %, early stopping after six of the 40 epochs 80.2 %. No penalty gains more than
-    half a point for certain: with L1 three quarters of the weights can be exactly 0 at
-    no cost, but that makes nothing better, and from lambda = 0.003 on nothing is
-    learned. Penalties do lower the loss on test texts, from 1.44 to 0.7 with L2. Naive
-    Bayes and logistic regression, which read every word and pair of words, score 84 %.
+    What to expect. With 23,000 news texts and 10,000 words (standard, 2 seeds) all of
+    it helps: 85.7 % of the test texts without regularization, 87.0 to 87.8 % with
+    penalties, 88.2 % with early stopping after 3 of 12 epochs, 88.9 % with dropout of
+    0.8; logistic regression on every word and pair of words has 89.1 %. With 2,000
+    texts and 1,000 words (limited, 8 seeds) only dropout and early stopping help: 75.7
+    % without, 79.6 and 80.2 % with them. There L1 makes three quarters of the weights
+    exactly 0 at no cost, but nothing better. From lambda = 0.003 on L1 leaves a network
+    that learns nothing at all. Time on two cores: standard about 4 minutes.
 
     What to look for. Which of the paths has its best value inside, and not at the weak
     end, where it is no regularization? How many weights can be exactly 0 before
@@ -663,7 +664,7 @@ def _against_strength(
     """Draw accuracies against the strength of one kind or of several."""
     none = chosen.where(kind=NONE).values("validation_accuracy")
     line = {"validation, none": sum(none) / len(none)} if none else {}
-    return plots.trend(
+    figure = plots.trend(
         path,
         ["train_accuracy", "validation_accuracy"],
         x="strength",
@@ -680,6 +681,11 @@ def _against_strength(
         if log_x
         else "",
     )
+    for axes in figure.figure.axes:
+        # The interval of few seeds may reach far beyond what an accuracy can be.
+        low, high = axes.get_ylim()
+        axes.set_ylim(max(low, 0.0), min(high, 1.03))
+    return figure
 
 
 def _against_patience(path: Records) -> Figure:
