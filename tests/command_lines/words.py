@@ -20,6 +20,8 @@ SMALL = {
     "cnn-depth": "data=digits@100 networks=conv2k3 epochs=1 batch_size=50 validation=0",
     "deep-vs-shallow": "targets=sinc trio=none networks=1-3-1 steps=50",
     "gradient-norm": "targets=sinc networks=1-3-1 steps=20 measurements=2",
+    "grid-search": "data=king-james samples=60 fresh=50 words=30 widths=2,3 "
+    "learning_rates=0.01 weight_decays=0 epochs=1 folds=3 batch_size=10",
     "interpolation": "data=digits@60 networks=flatten-3 ends=order epochs=1 "
     "batch_size=20 large_batch=60 alphas=3 train_samples=20",
     "loss-landscape": "targets=sinc networks=shallow steps=20 resolution=5 alphas=5 "
@@ -31,6 +33,8 @@ SMALL = {
     "perceptron": "points=20 hidden_units=2 epochs=20",
     "random-labels": "data=digits@60 networks=flatten-3 shares=0 epochs=1 "
     "batch_size=20",
+    "regularization": "data=king-james@300 validation=100 words=50 hidden=3 kinds=L2 "
+    "penalties=0.001 batch_size=50 epochs=1",
     "sensitivity": "data=digits@60 network=flatten-3 batch_sizes=20,40 epochs=1 "
     "steps=2 batch_size=20 most_steps=4 inputs=5",
     "sharpness": "data=digits@60 network=flatten-3 batch_sizes=20,30 "

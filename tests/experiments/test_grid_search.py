@@ -187,7 +187,7 @@ def test_random_labels_are_the_labels_shuffled() -> None:
 
     experiment = tiny()
     lab = Notebook(experiment, Trials(experiment.conditions(), range(1)))
-    texts = _Texts.of(data.text_task(experiment.texts), experiment)
+    texts = _Texts.of(data.text_task(experiment.data), experiment)
     true, random = (
         texts.bags(Trial(Condition(search=search), 0), lab) for search in (TRUE, RANDOM)
     )
@@ -226,7 +226,7 @@ def test_figures_show_what_was_recorded(found: dict[str, Records]) -> None:
         ({"batch_size": 30}, "batches of 30"),
         ({"epochs": (4, 2)}, "each larger than the one before"),
         ({"widths": (4, 4)}, "names 4 twice"),
-        ({"texts": "nowhere"}, "nowhere"),
+        ({"data": "nowhere"}, "nowhere"),
     ],
 )
 def test_bad_settings_are_refused(wrong: dict[str, Any], message: str) -> None:

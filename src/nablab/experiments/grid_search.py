@@ -148,7 +148,7 @@ class GridSearch(Experiment):
     and the one whose effect was clearest was kept. So its effect is on the high side.
 
     Attributes:
-        texts: The texts: ag-news, imdb, king-james, your table or folder.
+        data: The texts: ag-news, imdb, king-james, your table or folder.
         samples: Texts of a trial, drawn anew for each seed: what is split into folds.
         fresh: Texts of the test split, at most, that tell what a network is worth.
         words: Size of the vocabulary: the most frequent words of the training split.
@@ -168,7 +168,7 @@ class GridSearch(Experiment):
     topic: ClassVar[str] = "generalization"
     batch_over: ClassVar[tuple[str, ...]] = ("protocol", "points")
 
-    texts: TextsField = "ag-news"
+    data: TextsField = "ag-news"
     samples: Samples = 1_000
     fresh: Samples = 2_000
     words: Annotated[int, Ge(3), Le(100_000)] = 1_000
@@ -190,7 +190,7 @@ class GridSearch(Experiment):
         # Few texts and points that are about equally good: luck is large beside its
         # spread over ten seeds. How this grid was chosen is said above.
         "quick": {
-            "texts": "king-james",
+            "data": "king-james",
             "samples": 120,
             "fresh": 1_000,
             "words": 400,
@@ -259,7 +259,7 @@ class GridSearch(Experiment):
             value=0.889,
             metric="reported_accuracy",
             where={"protocol": TRAINED},
-            fields={"texts": "ag-news"},
+            fields={"data": "ag-news"},
         ),
         Reported(
             who="Varma and Simon 2006",
@@ -396,7 +396,7 @@ class GridSearch(Experiment):
 
     def run(self, trials: Trials, lab: Lab) -> None:
         """Search the grid on each seed's texts, and score what is found."""
-        task = data.text_task(self.texts)
+        task = data.text_task(self.data)
         lab.note(*task.notes)
         texts = _Texts.of(task, self)
         search = {
@@ -784,7 +784,7 @@ class _Texts:
         train, test = task.texts(), task.texts("test").first(settings.fresh)
         if settings.samples > len(train):
             raise UsageError(
-                f"samples={settings.samples:,} of {settings.texts} are asked for, but "
+                f"samples={settings.samples:,} of {settings.data} are asked for, but "
                 f"there are {len(train):,} training texts. Ask for fewer."
             )
         vocabulary = data.Vocabulary.build(train.texts, size=settings.words)
