@@ -17,6 +17,7 @@ SUBJECTS = (
     "presets",
     "replicas",
     "learners",
+    "penalties",
     "instruments",
     "images",
     "busy",
@@ -102,6 +103,14 @@ def _learners(options: argparse.Namespace) -> Findings:
     return learners.measure(repeats=options.repeats, steps=10_000)
 
 
+def _penalties(options: argparse.Namespace) -> Findings:
+    from benchmarks import penalties
+
+    if options.quick:
+        return penalties.measure(repeats=1, steps=10, seeds=1)
+    return penalties.measure(repeats=options.repeats, steps=300)
+
+
 def _instruments(options: argparse.Namespace) -> Findings:
     from benchmarks import instruments
 
@@ -135,6 +144,7 @@ _MEASURES: dict[str, Callable[[argparse.Namespace], Findings]] = {
     "presets": _presets,
     "replicas": _replicas,
     "learners": _learners,
+    "penalties": _penalties,
     "instruments": _instruments,
     "images": _images,
     "busy": _busy,

@@ -74,6 +74,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for number in range(6):
             pixels = rng.integers(0, 256, size=(8, 8), dtype=np.uint8)
             Image.fromarray(pixels).save(place / "pictures" / name / f"{number}.png")
+    rows = [("good", "pos"), ("bad, dull", "neg")] * 6
+    lines = "".join(f'"{text} {n}",{label}\n' for n, (text, label) in enumerate(rows))
+    (place / "reviews.csv").write_text(f"text,label\n{lines}")
+    (place / "one.csv").write_text("text,label\nfine,pos\nnice,pos\n")
+    (place / "torn.csv").write_text('text,label\n"never closed,pos\nnice,neg\n')
+    for number, (text, label) in enumerate(rows):
+        (place / "letters" / label).mkdir(parents=True, exist_ok=True)
+        (place / "letters" / label / f"{number}.txt").write_text(text)
     (place / "closed").mkdir()
     (place / "closed" / "net.py").write_text(NETWORKS)
     shutil.copy(place / "data.npz", place / "closed" / "data.npz")
@@ -179,6 +187,11 @@ def test_a_thousand_command_lines(whole: Server, words: list[str]) -> None:
         ["run", "toy", "fail=2", "--dry-run"],
         ["run", "random-labels", "model=leaves.py:build", "--dry-run"],
         ["run", "random-labels", "data=" + "f/" * 3_000, "--dry-run"],
+        ["run", "random-labels", "data=king-james@20", "--dry-run"],
+        ["run", "random-labels", "data=reviews.csv:text,label", "--dry-run"],
+        ["run", "random-labels", "data=letters", "--dry-run"],
+        ["measure", "gradient_norm", "--model", "net.py:build", "--data", "imdb"],
+        ["measure", "gradient_norm", "--model", "net.py:build", "--data", "letters"],
     ],
 )
 def test_lines_that_once_hung_or_raised(quick: Server, words: list[str]) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from nablab import catalogue, instruments
 from nablab.contract import Experiment, configuration
-from nablab.data.known import KNOWN
+from nablab.data.known import EMBEDDED, KNOWN
 
 INSTRUMENTS = instruments.INSTRUMENTS
 # Small enough that a dry run takes a second or two: the rest of a preset is multiplied,
@@ -20,19 +20,28 @@ SMALL = {
     "cnn-depth": "data=digits@100 networks=conv2k3 epochs=1 batch_size=50 validation=0",
     "deep-vs-shallow": "targets=sinc trio=none networks=1-3-1 steps=50",
     "gradient-norm": "targets=sinc networks=1-3-1 steps=20 measurements=2",
+    "grid-search": "data=king-james samples=60 fresh=50 words=30 widths=2,3 "
+    "learning_rates=0.01 weight_decays=0 epochs=1 folds=3 batch_size=10",
     "interpolation": "data=digits@60 networks=flatten-3 ends=order epochs=1 "
     "batch_size=20 large_batch=60 alphas=3 train_samples=20",
     "loss-landscape": "targets=sinc networks=shallow steps=20 resolution=5 alphas=5 "
     "path_points=3 subset=20",
+    "numpy-digits": "data=digits@60 networks=dense size=8 hidden_units=3 epochs=1 "
+    "batch_size=20 evaluations=1",
     "parameters-vs-generalization": "data=digits@60 hidden=3 epochs=1 batch_size=20 "
     "ratios= noise=0 samples=20 descent_epochs=1",
+    "perceptron": "points=20 hidden_units=2 epochs=20",
     "random-labels": "data=digits@60 networks=flatten-3 shares=0 epochs=1 "
     "batch_size=20",
+    "regularization": "data=king-james@300 validation=100 words=50 hidden=3 kinds=L2 "
+    "penalties=0.001 batch_size=50 epochs=1",
     "sensitivity": "data=digits@60 network=flatten-3 batch_sizes=20,40 epochs=1 "
     "steps=2 batch_size=20 most_steps=4 inputs=5",
     "sharpness": "data=digits@60 network=flatten-3 batch_sizes=20,30 "
     "learning_rates=0.01 epochs=1 measured=10",
     "weight-trajectories": "target=sinc network=1-3-3-1 layer=1 steps=20 points=2",
+    "word-analogies": "vectors= texts=king-james@300 sets=family dimensions=2 "
+    "min_count=2 queries=king",
     "zero-gradient": "networks=1-2-1 targets=sinc@20 weight_decays=0 steps=20 "
     "iterations=2",
     "toy": "steps=20",
@@ -83,6 +92,9 @@ DATA = (
     "digits@0", "digits@1e9", "digits:", "@", ":", "data.npz", "columns.npz",
     "from_one.npz", "text.npz", "cut.npz", "pictures", "x**2@-1..1@10",
     "x@0..1@1000000000000", "9**9**9**9", "sawtooth-99", "mnist",
+    "king-james", "king-james@20", "king-james@9999", "imdb", "ag-news@10",
+    "reviews.csv", "reviews.csv:text,label", "reviews.csv:none,label", "letters",
+    "letters@2", "torn.csv", "one.csv", "verses.tsv:1,2",
 )  # fmt: skip
 
 odd = st.sampled_from([*NUMBERS, *TEXTS, *PLACES]) | st.text(
@@ -250,7 +262,7 @@ def command_lines() -> st.SearchStrategy[list[str]]:
             lambda p: ["compare", *p[0], *p[1]]
         ),
         options(("--json", None)).map(lambda more: ["data", "list", *more]),
-        mostly(st.sampled_from([*KNOWN, "digits"])).map(
+        mostly(st.sampled_from([*KNOWN, *EMBEDDED])).map(
             lambda name: ["data", "get", name]
         ),
         st.lists(odd, max_size=4),

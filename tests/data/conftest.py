@@ -13,6 +13,7 @@ from nablab.data import known
 from nablab.data.fetching import download
 from tests.data.serving import Server
 from tests.data.tiny import tiny_files, tiny_set
+from tests.data.written import Write
 
 
 @pytest.fixture(autouse=True)
@@ -46,3 +47,16 @@ def tiny(server: Server, monkeypatch: pytest.MonkeyPatch) -> known.KnownSet:
     made = tiny_set(server.address("/set/"))
     monkeypatch.setitem(known.KNOWN, made.name, made)
     return made
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    """Writes a file below the test's folder and returns its path."""
+
+    def make(name: str, content: str | bytes) -> str:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+        return str(path)
+
+    return make

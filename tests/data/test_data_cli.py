@@ -26,15 +26,18 @@ def shown(width: int) -> list[str]:
     return [line.rstrip() for line in stream.getvalue().splitlines()]
 
 
-@pytest.mark.parametrize("width", [60, 120])
+@pytest.mark.parametrize("width", [60, 80, 120])
 def test_the_list_fits_and_nothing_of_the_table_is_cut(width: int) -> None:
     lines = shown(width)
-    assert lines[0].split() == ["name", "samples", "of", "size", "license"]
-    assert [line.split()[0] for line in lines[1:8]] == data_names()
-    assert all(len(line) <= width for line in lines[:9])
+    classes = ["classes"] if width > 60 else []
+    titles = ["name", "samples", "of", *classes, "size", "license"]
+    assert lines[0].split() == titles
+    assert [line.split()[0] for line in lines[1:9]] == data_names()
+    assert all(len(line) <= width for line in lines[:10])
     assert not any("…" in line for line in lines)
-    assert lines[2].split()[1:5] == ["60,000", "32x32x3", "184", "MB"]
-    assert lines[1].split()[1:3] == ["127,600", "texts"]
+    ten, four = (["10"], ["4"]) if classes else ([], [])
+    assert lines[2].split()[1:-3] == ["60,000", "32x32x3", *ten, "184", "MB"]
+    assert lines[1].split()[1:-3] == ["127,600", "texts", *four]
     assert "mnist is not here; 'nablab data get mnist' fetches it" in lines
 
 
@@ -43,6 +46,7 @@ def data_names() -> list[str]:
         "ag-news",
         "cifar10",
         "fashion-mnist",
+        "glove",
         "imdb",
         "mnist",
         "digits",

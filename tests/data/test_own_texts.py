@@ -4,49 +4,17 @@ from __future__ import annotations
 
 import csv
 import gzip
-import io
-import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from nablab import data
-from nablab.data.user import tables
+from nablab.data.user import texts as own_texts
 from nablab.data.user.columns import split_columns
 from nablab.data.user.tables import read_table
-from nablab.errors import UsageError
-
-GOOD = [(f"a good film, number {n}", "good") for n in range(5)]
-BAD = [(f'a "bad" film\nnumber {n}', "bad") for n in range(5)]
-ROWS = [*GOOD, *BAD]
-
-Write = Callable[[str, str | bytes], str]
-
-
-@pytest.fixture
-def write(tmp_path: Path) -> Write:
-    """Writes a file below a folder and returns its path."""
-
-    def make(name: str, content: str | bytes) -> str:
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content.encode() if isinstance(content, str) else content)
-        return str(path)
-
-    return make
-
-
-def as_csv(rows: list[tuple[str, ...]], **options: object) -> str:
-    stream = io.StringIO(newline="")
-    csv.writer(stream, **options).writerows(rows)  # type: ignore[arg-type]
-    return stream.getvalue()
-
-
-def as_json(rows: list[tuple[str, str]], text: str = "text") -> str:
-    return "".join(json.dumps({text: t, "label": y}) + "\n" for t, y in rows)
+from tests.data.written import BAD, GOOD, HEADER, ROWS, Write, as_csv, as_json
 
 
 def pairs(spec: str, split: str | None = None) -> list[tuple[str, str]]:
@@ -61,7 +29,6 @@ def pairs(spec: str, split: str | None = None) -> list[tuple[str, str]]:
     return sorted(found)
 
 
-HEADER = [("text", "label")]
 TABLES: dict[str, tuple[str, str | bytes, str]] = {
     "header": ("a.csv", as_csv(HEADER + ROWS), ""),
     "no header": ("a.csv", as_csv(ROWS), ""),
@@ -87,6 +54,24 @@ TABLES: dict[str, tuple[str, str | bytes, str]] = {
     "utf-16": ("a.csv", as_csv(HEADER + ROWS).encode("utf-16"), ""),
     "json lines": ("a.jsonl", as_json(ROWS), ""),
     "json lines by name": ("a.jsonl", as_json(ROWS, "body"), ":body,label"),
+    "json lines by number": ("a.jsonl", as_json(ROWS, "body"), ":1,2"),
+    "utf-16, big end first": (
+        "a.csv",
+        b"\xfe\xff" + as_csv(HEADER + ROWS).encode("utf-16-be"),
+        "",
+    ),
+    "semicolons, no header": ("a.csv", as_csv(ROWS, delimiter=";"), ""),
+    "mac lines": (
+        "a.csv",
+        as_csv(HEADER + ROWS, quoting=csv.QUOTE_ALL, lineterminator="\r"),
+        "",
+    ),
+    "capitals": ("a.CSV", as_csv(HEADER + ROWS), ":text,label"),
+    "empty rows with semicolons": (
+        "a.csv",
+        "\n\n" + as_csv(HEADER + ROWS, delimiter=";"),
+        "",
+    ),
 }
 
 
@@ -132,6 +117,80 @@ def test_a_folder_per_class_and_tables_per_split(write: Write, tmp_path: Path) -
     assert "a fifth" not in notes
 
 
+def test_columns_of_a_folder_with_tables_can_be_named(
+    write: Write, tmp_path: Path
+) -> None:
+    rows = [("id", "body", "stars"), *(("7", t, y) for t, y in ROWS)]
+    write("d/train.csv", as_csv(rows))
+    write("d/test.csv", as_csv([rows[0], ("8", "new", "bad")]))
+    write("d/val.csv", "not read")
+    spec = f"{tmp_path / 'd'}:body,stars"
+    assert pairs(spec, "train") == sorted(ROWS)
+    assert pairs(spec, "test") == [("new", "bad")]
+    assert any("val.csv" in note for note in data.load_texts(spec).notes)
+    assert len(data.source_hash(spec)) == 64
+
+
+def test_texts_of_files_are_decoded_as_tables_are(write: Write, tmp_path: Path) -> None:
+    for n, content in enumerate(("é\r\nè".encode("utf-16"), b"\xef\xbb\xbf\xc3\xa9\n")):
+        write(f"d/a/{n}.txt", content)
+        write(f"d/b/{n}.txt", f"text {n}")
+    found = [text for text, label in pairs(str(tmp_path / "d")) if label == "a"]
+    assert found == ["é\n", "é\nè"]
+
+
+@pytest.mark.parametrize("label", ["1", "2", "3"])
+def test_numbers_of_columns_are_places_whatever_the_labels_are(
+    label: str, write: Write
+) -> None:
+    # AG News is such a table: no header, classes 1 to 4, the texts behind them.
+    rows = [(label, "title", f"text {n}") for n in range(4)]
+    rows += [(str(n % 2 + 1), "title", f"more {n}") for n in range(4)]
+    path = write("a.csv", as_csv(rows))
+    assert pairs(f"{path}:3,1") == sorted((text, label) for label, _, text in rows)
+    notes = data.load_texts(f"{path}:3,1").notes
+    assert any("the first row is a text" in note for note in notes)
+
+
+def test_quotation_marks_that_enclose_nothing_are_text(write: Write) -> None:
+    rows = [('"oh" no', "1"), ('fine "thing"', "0"), ('"so', "1"), ("ok", "0")]
+    content = "".join(f"{text}\t{label}\n" for text, label in rows)
+    path = write("a.tsv", "sentence\tlabel\n" + content)
+    assert pairs(path) == sorted(rows)
+    assert any("quotation marks" in note for note in data.load_texts(path).notes)
+
+
+def test_a_first_text_of_any_length_is_read(write: Write) -> None:
+    rows = [("word " * 100_000, "a"), ("x", "b"), ("y", "a"), ("z", "b")]
+    assert pairs(write("a.csv", as_csv(rows))) == sorted(rows)
+
+
+def test_what_changes_behind_a_link_is_read_again(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As it is for files that have been left alone for some seconds.
+    monkeypatch.setattr(own_texts, "is_fresh", lambda states: False)
+    for name in ("1", "2"):
+        write(f"d/good/{name}.txt", f"good {name}")
+        write(f"elsewhere/{name}.txt", f"bad {name}")
+    (tmp_path / "d/bad").symlink_to(tmp_path / "elsewhere")
+    path = str(tmp_path / "d")
+    assert ("bad 2", "bad") in pairs(path)
+    write("elsewhere/2.txt", "bad 2, revised")
+    assert ("bad 2, revised", "bad") in pairs(path)
+
+
+def test_names_of_sets_keep_their_dots(write: Write) -> None:
+    path = write("film.reviews.v2.csv.gz", gzip.compress(as_csv(ROWS).encode()))
+    assert data.load_texts(path).name == "film.reviews.v2"
+
+
+def test_texts_that_the_cut_puts_into_both_splits_are_counted(write: Write) -> None:
+    rows = [("the same", label) for label in "ab" for _ in range(5)]
+    notes = data.load_texts(write("a.csv", as_csv(HEADER + rows))).notes
+    assert "Texts that are in both splits: 1" in notes
+
+
 def test_numbers_are_sorted_by_size(write: Write) -> None:
     rows = [(f"text {n}", str(n % 3 * 5)) for n in range(12)]
     assert data.load_texts(write("a.csv", as_csv(rows))).classes == ("0", "5", "10")
@@ -144,223 +203,65 @@ def test_texts_that_other_readers_take_for_missing_are_texts(write: Write) -> No
 
 
 def test_what_was_decided_is_noted(write: Write) -> None:
-    rows = [*ROWS, ("", "good"), ("  ", "bad"), GOOD[0], (BAD[0][0], "good")]
+    rows = [*ROWS, ("", ""), ("", "good"), ("  ", "bad"), GOOD[0], (BAD[0][0], "good")]
     notes = " ".join(data.load_texts(write("a.csv", as_csv(HEADER + rows))).notes)
     assert "the first row names the columns: text, label" in notes
     assert "column 1 has the texts, 2 the labels" in notes
-    assert "left out: 2 (line 17, 18)" in notes
+    assert "empty rows, which were left out: 1 (line 17)" in notes
+    assert "rows without a text, which were left out: 2 (line 18, 19)" in notes
     assert "more than once: 2, 1 of them with different labels" in notes
     assert "a fifth of each class was cut off" in notes
-
-
-def test_a_long_text_is_read(write: Write) -> None:
-    long = "word " * 100_000
-    rows = [*HEADER, (long, "a"), ("x", "b"), ("y", "a"), ("z", "b")]
-    assert long in data.load_texts(write("a.csv", as_csv(rows))).texts + (
-        data.load_texts(write("a.csv", as_csv(rows)), split="test").texts
-    )
 
 
 def test_columns_are_written_after_a_colon(tmp_path: Path) -> None:
     assert split_columns("a.csv:x,y") == ("a.csv", ("x", "y"))
     assert split_columns("~/a b.jsonl.gz:2,1") == ("~/a b.jsonl.gz", ("2", "1"))
-    for plain in ("a.csv", "folder:x,y", "a.csv:x", "imdb", "a.csv:"):
+    assert split_columns("a.csv:x") == ("a.csv", ("x", ""))
+    assert split_columns(f"{tmp_path}:x,y") == (str(tmp_path), ("x", "y"))
+    for plain in ("a.csv", "folder:x,y", "imdb", "imdb:x,y", ":x,y", f"{tmp_path}:x"):
         assert split_columns(plain) == (plain, None)
     odd = tmp_path / "a.csv:x,y"
     odd.write_text("")
     assert split_columns(str(odd)) == (str(odd), None)
 
 
-LATIN = as_csv([*HEADER, *ROWS, ("café", "good")]).encode("latin1")
-THREE = [("1", "x y", "z w"), ("2", "x v", "z u")]
-MANY = [(f"text {n}", f"label {n}") for n in range(9)]
-NUMBERS = [(text, str(n % 2)) for n, (text, _) in enumerate(ROWS)]
-WRONG: dict[str, tuple[dict[str, str | bytes], str, str]] = {
-    "one class": ({"a.csv": as_csv(HEADER + GOOD)}, "a.csv", r"one class only \('good'\)"),
-    "labels that are texts": ({"a.csv": as_csv(MANY)}, "a.csv:1,2", "9 different labels"),
-    "latin1": ({"a.csv": LATIN}, "a.csv", "is not UTF-8: byte 0xe9 in line 17.*iconv"),
-    "utf-16 without a mark": (
-        {"a.csv": as_csv(HEADER + ROWS).encode("utf-16-le")},
-        "a.csv",
-        "zero character in line 1",
-    ),
-    "no such column": (
-        {"a.csv": as_csv(HEADER + ROWS)},
-        "a.csv:txt,label",
-        r"no column 'txt'\. Did you mean 'text'\? Its columns: text, label",
-    ),
-    "no such number": ({"a.csv": as_csv(ROWS)}, "a.csv:1,3", "no column '3'"),
-    "two columns of a name": (
-        {"a.csv": as_csv([("a", "a"), *ROWS])},
-        "a.csv:a,a",
-        "2 columns 'a'",
-    ),
-    "unclear": ({"a.csv": as_csv(THREE)}, "a.csv", "not clear which columns"),
-    "numbers and words": (
-        {"d/train.csv": as_csv(NUMBERS), "d/test.csv": as_csv([*HEADER, *ROWS])},
-        "d",
-        r"labels of .*test\.csv are words, such as 'good'.*are numbers, such as 0",
-    ),
-    "a class of the test split": (
-        {
-            "d/train.csv": as_csv(HEADER + ROWS),
-            "d/test.csv": as_csv([*HEADER, ("x", "fair")]),
-        },
-        "d",
-        "1 texts of a class that the training texts do not have: 'fair'",
-    ),
-    "only empty texts": (
-        {"a.csv": as_csv([*HEADER, ("", "x"), (" ", "y")])},
-        "a.csv",
-        "no row",
-    ),
-    "no label": (
-        {"a.csv": as_csv([*HEADER, *ROWS, ("x", "")])},
-        "a.csv",
-        "line 17 has no label",
-    ),
-    "only a header": ({"a.csv": as_csv(HEADER)}, "a.csv", "no row with a text"),
-    "nothing": ({"a.csv": b""}, "a.csv", "is empty"),
-    "blank": ({"a.csv": b"\n \n"}, "a.csv", "is empty"),
-    "a row too wide": (
-        {"a.csv": as_csv(HEADER + ROWS) + "a, b, c\r\n"},
-        "a.csv",
-        r"line 17: 3 columns in place of 2.*','",
-    ),
-    "an open quotation mark": (
-        {"a.csv": as_csv(HEADER + ROWS) + '"never closed,good\r\n'},
-        "a.csv",
-        "line 17: unexpected end of data.*not closed",
-    ),
-    "a truncated gzip": (
-        {"a.csv.gz": gzip.compress(as_csv(HEADER + ROWS).encode())[:-12]},
-        "a.csv.gz",
-        "is damaged",
-    ),
-    "no gzip": ({"a.csv.gz": b"text,label\n"}, "a.csv.gz", "is damaged"),
-    "no json": ({"a.jsonl": as_json(ROWS) + "{oops\n"}, "a.jsonl", "line 11 is not JSON"),
-    "no object": ({"a.jsonl": "[1, 2]\n"}, "a.jsonl", "line 1 is not an object"),
-    "a key that is missing": (
-        {"a.jsonl": as_json(ROWS) + '{"text": "x"}\n'},
-        "a.jsonl",
-        "line 11 has no 'label'",
-    ),
-    "a text that is a number": (
-        {"a.jsonl": as_json(ROWS) + '{"text": 3, "label": "x"}\n'},
-        "a.jsonl",
-        "line 11: 'text' is 3, which is not a text",
-    ),
-    "a label that is a fraction": (
-        {"a.jsonl": as_json(ROWS) + '{"text": "x", "label": 0.5}\n'},
-        "a.jsonl",
-        "'label' is 0.5, which is not a text or whole number",
-    ),
-    "unclear keys": (
-        {"a.jsonl": '{"a": "x", "b": "y"}\n'},
-        "a.jsonl",
-        "not clear which keys",
-    ),
-    "one text of a class": (
-        {"a.csv": as_csv([*HEADER, *GOOD, ("x", "bad")])},
-        "a.csv",
-        "the class 'bad' has one text",
-    ),
-    "one folder": ({"d/good/1.txt": "x"}, "d", "one subfolder only"),
-    "an empty file": (
-        {"d/good/1.txt": "x", "d/bad/1.txt": " "},
-        "d",
-        r"1\.txt is empty\. Remove it",
-    ),
-    "a folder without texts": (
-        {"d/good/1.txt": "x", "d/bad/1.md": "x"},
-        "d",
-        r"the class 'bad' is empty.*Give it texts \(\.txt\)",
-    ),
-    "a latin1 file": (
-        {"d/good/1.txt": b"caf\xe9", "d/bad/1.txt": "x"},
-        "d",
-        "is not UTF-8: byte 0xe9 at place 3",
-    ),
-    "two tables of a split": (
-        {"d/train.csv": as_csv(ROWS), "d/train.tsv": "x\ty\n"},
-        "d",
-        "several tables of one split",
-    ),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("case", WRONG)
-def test_what_is_wrong_is_said_in_a_sentence(
-    case: str, write: Write, tmp_path: Path
-) -> None:
-    files, spec, message = WRONG[case]
-    for name, content in files.items():
-        write(name, content)
-    with pytest.raises(UsageError, match=f"(?s){message}"):
-        data.load_texts(str(tmp_path / spec))
-
-
-def test_a_link_that_leads_nowhere_is_named(write: Write, tmp_path: Path) -> None:
-    write("d/good/1.txt", "x")
-    write("d/bad/1.txt", "y")
-    (tmp_path / "d/bad/2.txt").symlink_to(tmp_path / "gone")
-    with pytest.raises(UsageError, match="is a link to"):
-        data.load_texts(str(tmp_path / "d"))
-
-
-def test_a_hundred_megabytes_on_one_line_are_refused(
-    write: Write, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(tables, "LONGEST", 10_000)
-    for name, content in (
-        ("a.csv", "text,label\n" + "x" * 20_000 + ",good\n"),
-        ("b.csv", 'text,label\n"' + "x,good\n" * 3_000),
-        ("a.jsonl", '{"text": "' + "x" * 20_000 + '", "label": 1}\n'),
-    ):
-        with pytest.raises(UsageError, match="not closed"):
-            data.load_texts(write(name, content))
-
-
-def test_what_does_not_fit_is_refused_before_it_is_read(
-    write: Write, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from nablab.data.user import limits
-
-    path = write("a.csv.gz", gzip.compress(as_csv(HEADER + ROWS).encode() * 1_000))
-    monkeypatch.setattr(limits, "memory", lambda: 1_000_000)
-    with pytest.raises(UsageError, match=r"would take .* in memory"):
-        data.load_texts(path)
-
-
 texts = st.text(
-    st.characters(codec="utf-8", exclude_characters="\0", exclude_categories=["Cs"]),
-    min_size=1,
-    max_size=12,
+    st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=12
 ).filter(str.strip)
 
 
 @settings(max_examples=60)
 @given(
-    rows=st.lists(st.tuples(texts, st.sampled_from(["yes", "no, not"])), min_size=1),
-    form=st.sampled_from([("a.csv", ","), ("a.csv", ";"), ("a.tsv", "\t")]),
-    quoting=st.sampled_from([csv.QUOTE_ALL, csv.QUOTE_MINIMAL]),
+    rows=st.lists(
+        st.tuples(texts, st.sampled_from(["yes", "no, not", "7"])), min_size=1
+    ),
+    form=st.sampled_from(
+        [("a.csv", ","), ("a.csv", ";"), ("a.csv", "\t"), ("a.tsv", "\t")]
+    ),
+    quoting=st.sampled_from([csv.QUOTE_ALL, csv.QUOTE_MINIMAL, csv.QUOTE_NONNUMERIC]),
     end=st.sampled_from(["\n", "\r\n"]),
+    encoding=st.sampled_from(["utf-8", "utf-8-sig", "utf-16"]),
 )
 def test_any_table_is_read_back(
     rows: list[tuple[str, str]],
     form: tuple[str, str],
     quoting: int,
     end: str,
+    encoding: str,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
+    # Python's writer leaves a lone carriage return without quotation marks, and it ends
+    # a line then.
+    assume(quoting == csv.QUOTE_ALL or not any("\r" in text for text, _ in rows))
     name, separator = form
-    path = tmp_path_factory.mktemp("tables") / name
+    if quoting == csv.QUOTE_MINIMAL:
+        # Python's writer leaves a carriage return without quotation marks, and then it
+        # cannot be told from the end of a row.
+        rows = [(text.replace("\r", "r"), label) for text, label in rows]
     content = as_csv(
-        [("text", "label"), *rows],
-        delimiter=separator,
-        quoting=quoting,
-        lineterminator=end,
+        [*HEADER, *rows], delimiter=separator, quoting=quoting, lineterminator=end
     )
-    path.write_bytes(content.encode())
+    path = tmp_path_factory.mktemp("tables") / name
+    path.write_bytes(content.encode(encoding))
     found = read_table(path, None)
     assert list(zip(found.texts, found.labels, strict=True)) == rows

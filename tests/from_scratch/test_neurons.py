@@ -139,6 +139,33 @@ def test_margins_by_hand() -> None:
 def test_points_lie_in_the_ball_and_outside_the_gap() -> None:
     points, classes = separable_points(200, 2, 0.3, np.random.default_rng(0))
     assert points.shape == (200, 2)
-    assert np.linalg.norm(points, axis=1).max() <= 1
+    assert np.linalg.norm(points, axis=1).max() <= 1 + 1e-12
     assert maximum_margin(points, classes) >= 0.3 - 1e-9
     assert set(classes.tolist()) == {-1.0, 1.0}
+
+
+@pytest.mark.parametrize("dimensions", [1, 2, 5])
+def test_points_are_uniform_outside_the_gap(dimensions: int) -> None:
+    """Against points that are drawn in the whole ball, without those in the gap."""
+    from scipy.stats import ks_2samp
+
+    rng = np.random.default_rng(3)
+    points, classes = separable_points(3_000, dimensions, 0.3, rng)
+    assert abs(classes.mean()) < 0.06
+    cube = rng.uniform(-1, 1, size=(60_000, dimensions))
+    ball = cube[np.linalg.norm(cube, axis=1) <= 1]
+    kept = ball[np.abs(ball[:, 0]) >= 0.3]
+    signed = classes[:, None] * points
+    # the best plane is nearly the one they were drawn with
+    normal = signed.mean(0) / np.linalg.norm(signed.mean(0))
+    assert ks_2samp(signed @ normal, np.abs(kept[:, 0])).pvalue > 1e-3
+    lengths = np.linalg.norm(points, axis=1), np.linalg.norm(kept, axis=1)
+    assert ks_2samp(*lengths).pvalue > 1e-3
+
+
+def test_a_wide_gap_in_many_dimensions_is_drawn_at_once() -> None:
+    points, classes = separable_points(20, 1_000, 0.6, np.random.default_rng(0))
+    assert np.linalg.norm(points, axis=1).max() <= 1 + 1e-12
+    assert maximum_margin(points, classes) >= 0.6 - 1e-9
+    with pytest.raises(ValueError, match="take a smaller one, or fewer dimensions"):
+        separable_points(20, 1_000, 0.9, np.random.default_rng(0))

@@ -144,7 +144,13 @@ def check_bytes(name: str, options: dict[str, Any], network: Network) -> None:
 
 @pytest.mark.usefixtures("foretold")
 @pytest.mark.parametrize(("name", "options"), CALLS, ids=lambda value: str(value))
-@pytest.mark.parametrize("size", ["dense, 940", "convolutional, 1,158"])
+@pytest.mark.parametrize(
+    "size",
+    [
+        "dense, 940",
+        pytest.param("convolutional, 1,158", marks=pytest.mark.slow),
+    ],
+)
 def test_the_bytes_of_small_networks(
     name: str, options: dict[str, Any], size: str
 ) -> None:
@@ -158,7 +164,11 @@ def test_the_bytes_of_small_networks(
     ids=lambda value: str(value),
 )
 @pytest.mark.parametrize(
-    "network", [dense(8, 12, 10), convolutional(1)], ids=["dense", "convolutional"]
+    "network",
+    [
+        pytest.param(dense(8, 12, 10), id="dense"),
+        pytest.param(convolutional(1), id="convolutional", marks=pytest.mark.slow),
+    ],
 )
 def test_the_bytes_of_whole_matrices(
     name: str, options: dict[str, Any], network: Network

@@ -4,11 +4,15 @@ number.
 
 from __future__ import annotations
 
+import dataclasses
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nablab import training
 from nablab.errors import UsageError
 from nablab.training import Bucketed, Folds, Shuffled
 from nablab.training.batches import Batches
@@ -99,7 +103,63 @@ def test_folds_are_apart_and_every_trial_takes_equally_many_steps(
         assert not set(seen) & left[seed - 100]
 
 
+def test_folds_leave_out_several_parts_in_one_order_for_all() -> None:
+    held_out = {5: (0, 2), 6: (1, 3), 7: (4, 0)}
+    sampler = Folds(23, 5, held_out, 4, seed=3, order=8)
+    order = Shuffled(23 - 5 - 5, 4)
+    for seed, left_out in held_out.items():
+        away = torch.cat([sampler.part(fold) for fold in left_out])
+        assert torch.equal(sampler.validation(seed), away)
+        assert not set(sampler.training(seed).tolist()) & set(away.tolist())
+        for batch in range(2 * sampler.batches_per_epoch):
+            # the same places for all, whatever stands there
+            chosen = sampler.training(seed)[order.indices(8, batch)]
+            assert torch.equal(sampler.indices(seed, batch), chosen)
+
+
+@pytest.mark.parametrize("replicas", ["batched", "sequential"])
+@pytest.mark.parametrize("loss", ["mse", "cross_entropy"])
+def test_supervised_learns_from_a_samplers_batches(replicas: str, loss: Any) -> None:
+    """A replica that leaves out a fold is trained as on the other folds alone."""
+    draw = torch.Generator().manual_seed(0)
+    x = torch.randn(30, 4, generator=draw, dtype=torch.float64)
+    y = x[:, :3] if loss == "mse" else x[:, :3].argmax(1)
+    learner = training.Supervised(lambda: torch.nn.Linear(4, 3).double(), loss)
+    held_out = {fold: fold for fold in range(3)}
+    sampler = Folds(30, 3, held_out, 6, seed=3, order=8)
+    recipe = training.Recipe(epochs=2, sampler=sampler)
+    seeds = [0, 1, 2, 1]  # two points of a grid may see the same batches
+    rates = training.SGD(learning_rate=[0.1, 0.1, 0.1, 0.5])
+    found = training.train(
+        learner,
+        (x, y),
+        dataclasses.replace(recipe, optimizer=rates),
+        seeds=seeds,
+        starts=[9] * 4,
+        replicas=replicas,
+    )
+    assert found.steps_per_epoch == 4
+    for replica, seed in enumerate(seeds):
+        kept = sampler.training(seed)
+        alone = training.train(
+            learner,
+            (x[kept], y[kept]),
+            training.Recipe(
+                epochs=2,
+                batch_size=6,
+                optimizer=training.SGD(learning_rate=rates.learning_rate_of(replica)),
+            ),
+            seeds=[8],
+            starts=[9],
+            replicas="sequential",
+        )
+        weight = found.parameters()["weight"][replica]
+        torch.testing.assert_close(weight, alone.parameters()["weight"][0])
+
+
 def test_bad_samplers_are_refused() -> None:
+    with pytest.raises(UsageError, match="are left out"):
+        Folds(9, 3, {1: (0, 1, 2)}, None, seed=0)
     with pytest.raises(UsageError, match="at least 1"):
         Bucketed(torch.ones(3), 0)
     with pytest.raises(UsageError, match="folds of 3 samples"):

@@ -37,6 +37,22 @@ def test_an_improvement_must_exceed_minimum_delta():
     )
 
 
+def test_each_replica_may_have_its_own_patience():
+    rule = EarlyStopping(patience=[1, 3])
+    watch = rule.watch(2)
+    held = [
+        watch.update(row, np.array([value, value])).tolist()
+        for row, value in enumerate([5.0, 4.0, 6.0, 7.0, 8.0])
+    ]
+    assert held[1:4] == [[False, False], [True, False], [True, False]]
+    assert held[4] == [True, True]
+    assert rule == EarlyStopping(patience=(1, 3))
+    with pytest.raises(UsageError, match="patience has 2 values for 3 replicas"):
+        rule.watch(3)
+    with pytest.raises(UsageError, match="patience must be at least 1"):
+        EarlyStopping(patience=[3, 0])
+
+
 def test_a_plateau_is_judged_over_its_whole_window():
     falling = [1 / (1 + row) for row in range(8)]
     assert first_stop(Plateau(30, 0.01), falling) is None

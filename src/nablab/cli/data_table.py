@@ -16,7 +16,9 @@ from nablab.data.cache import fetch, state_of
 from nablab.data.fetching.progress import file_size
 from nablab.data.known import EMBEDDED, KNOWN, EmbeddedSet, KnownSet
 from nablab.data.names import is_own
-from nablab.errors import UsageError, unknown
+from nablab.errors import DataError, UsageError, unknown
+
+WIDE = 72  # characters in which all columns fit
 
 
 def set_facts() -> list[dict[str, Any]]:
@@ -27,13 +29,14 @@ def set_facts() -> list[dict[str, Any]]:
 def print_sets(console: Console, facts: list[dict[str, Any]]) -> None:
     """Print a row per set, and below the table where each lies or how to get it.
 
-    Paths are never cut.
+    Paths are never cut. A narrow terminal does without the number of classes.
     """
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
-    for title in ("name", "samples", "of", "size", "license"):
+    wide = console.width >= WIDE
+    for title in ("name", "samples", "of", *["classes"] * wide, "size", "license"):
         table.add_column(
             title,
-            justify="right" if title in ("samples", "size") else "left",
+            justify="right" if title in ("samples", "classes", "size") else "left",
             no_wrap=True,
         )
     for fact in facts:
@@ -48,6 +51,7 @@ def print_sets(console: Console, facts: list[dict[str, Any]]) -> None:
             Text(fact["name"], style="cyan"),
             samples,
             _content(fact),
+            *[str(len(fact["classes"]) or "")] * wide,
             size,
             fact["license"],
             style=style,
@@ -67,6 +71,8 @@ def print_sets(console: Console, facts: list[dict[str, Any]]) -> None:
 def get(console: Console, name: str) -> None:
     """Fetch a set, unless it is here, and print where it lies.
 
+    An edition in the user's folder is not the set: the canonical files are fetched.
+
     Raises:
         UsageError: There is no such set, or it is the user's own.
         DataError: It is unavailable.
@@ -79,19 +85,31 @@ def get(console: Console, name: str) -> None:
         console.print(f"{name} comes with {EMBEDDED[name].package} and is always here.")
         return
     state = state_of(KNOWN[name])
-    folder = Path(str(state["folder"])) if state["state"] == "yours" else fetch(name)
+    edition = state.get("edition")
+    if state["state"] == "yours" and not edition:
+        folder = Path(str(state["folder"]))
+    else:
+        try:
+            folder = fetch(name)
+        except DataError as error:
+            if not edition:
+                raise
+            raise DataError(
+                f"{error}\nWithout them {name} is what {state['folder']} has: {edition}."
+            ) from error
     console.print(str(folder), markup=False, soft_wrap=True)
 
 
 def _facts(known: KnownSet) -> dict[str, Any]:
+    state: dict[str, Any] = state_of(known)
     return {
         "name": known.name,
         "title": known.title,
         "kind": known.kind,
-        "samples": dict(known.samples),
         **_shape(known),
         "needs": known.nbytes,
-        **state_of(known),
+        **state,
+        "samples": {**known.samples, **state.get("samples", {})},
         "license": known.license,
         "citation": known.citation,
         "classes": list(known.classes),
@@ -124,7 +142,7 @@ def _shape(one: KnownSet | EmbeddedSet) -> dict[str, list[int]]:
 def _content(fact: dict[str, Any]) -> str:
     """Say what a sample is: the pixels of an image, or the kind of anything else."""
     if "shape" not in fact:
-        return str(fact["kind"])
+        return str(fact["kind"]).split()[-1]  # "word vectors" would be wide
     channels, height, width = fact["shape"]
     return f"{height}x{width}" + (f"x{channels}" if channels > 1 else "")
 

@@ -243,7 +243,9 @@ def _check_needs(
 
     made: set[str] = set()
     for plan in plans:
-        if not made.intersection(one.experiment for one in plan.experiment.needs):
+        if not made.intersection(
+            one.experiment for one in plan.experiment.active_needs()
+        ):
             runs.with_sources(plan, runs.open_store(store), weights_from)
         made.add(plan.experiment.name)
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from nablab import data as targets
 from nablab.data import ImageSet
+from nablab.data.names import holds_no_images
 from nablab.data.user.arrays import array_names, read_array
 from nablab.errors import UsageError
 from nablab.files.places import is_file, place
@@ -165,6 +166,8 @@ def _images(name: str) -> ImageSet | None:
     """
     where, _, samples = name.partition("@")
     source, _, split = where.rpartition(":") if ":" in where else (where, "", "train")
+    if holds_no_images(source):
+        targets.check_image_set(source)  # says what it is instead
     if source.endswith(".npz") or not targets.is_image_set(source):
         if difflib.get_close_matches(source, targets.image_set_names(), n=1):
             targets.check_image_set(source)  # a typing mistake: says what was meant

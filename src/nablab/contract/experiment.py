@@ -183,6 +183,10 @@ class Experiment:
         claims = [claim for claim in self.claims if is_testable(claim, conditions)]
         return (*claims, *on_own_network(claims, conditions))
 
+    def active_needs(self) -> tuple[Needs, ...]:
+        """Return those of the `needs` that this configuration takes; all of them here."""
+        return self.needs
+
     def configuration(self) -> dict[str, Any]:
         """Return the resolved fields, as plain JSON types."""
         return {f.name: plain(getattr(self, f.name)) for f in dataclasses.fields(self)}

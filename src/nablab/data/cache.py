@@ -95,7 +95,7 @@ def read(
     )
     if found:
         return found
-    fetch(known.name, offline=offline, progress=progress, tried=tried)
+    fetch(known.name, offline=offline, progress=progress, tried=tried, needed=files)
     content = _from_cache(known, files)
     if content is None:
         raise DataError(
@@ -111,6 +111,7 @@ def fetch(
     offline: bool = False,
     progress: Progress | None = None,
     tried: Sequence[tuple[str, str]] = (),
+    needed: Sequence[File] | None = None,
 ) -> Path:
     """Bring a data set into the cache, unless it is there.
 
@@ -122,27 +123,30 @@ def fetch(
             all files are in the cache.
         progress: Told what happens [default: a bar or lines on standard error].
         tried: Places that were looked at before, with what was wrong, for the error.
+        needed: The files without which it is an error [default: all]. All are asked
+            for.
 
     Returns:
         The folder with the set's files.
 
     Raises:
         UsageError: There is no such set.
-        DataError: No source serves the files or may be asked, or the cache cannot be
+        DataError: No source serves the needed files or may be asked, or the cache cannot be
             written.
     """
     if name not in KNOWN:
         raise unknown("data set to fetch", name, KNOWN)
     known, place = KNOWN[name], cache_folder() / name
     attempts = list(tried)
+    needed = known.files if needed is None else needed
     if offline or os.environ.get("NABLAB_OFFLINE", "") not in ("", "0"):
-        if lacks := _cache_lacks(known):
+        if lacks := _cache_lacks(known, needed):
             raise _nowhere(known, [*attempts, (str(place), lacks)], offline=True)
         return place
     with shown() if progress is None else nullcontext(progress) as say:
         try:
             with _alone(known, say):
-                _fetch_missing(known, place, say, attempts)
+                _fetch_missing(known, needed, place, say, attempts)
         except CacheError:
             shutil.rmtree(_work(known), ignore_errors=True)
             raise
@@ -159,19 +163,23 @@ def state_of(known: KnownSet) -> dict[str, object]:
 
     Returns:
         ``state`` ("yours", "cached", "incomplete" or "absent"), ``bytes`` on the disk,
-        ``folder``, and ``source``.
+        ``folder``, and ``source``; where a user's folder has an edition, ``edition``
+        says which, and ``samples`` how many it has by split.
     """
     for place in _own_places(known, None):
-        if all(_is_there(place, file) for file in known.files):
+        if all(_form_of(place, file) for file in known.files):
             return _yours(place, known.files)
     if editions := _editions_here(known):
         replaced = {name for one in editions for name in known.splits[one.split]}
         files = [file for file in known.files if file.name not in replaced]
         files += [edition.file for edition in editions]
         for place in _own_places(known, None):
-            if all(_is_there(place, file) for file in files):
-                notes = "; ".join(edition.note for edition in editions)
-                return {**_yours(place, files), "edition": notes}
+            if all(_form_of(place, file) for file in files):
+                return {
+                    **_yours(place, files),
+                    "samples": {one.split: one.samples for one in editions},
+                    "edition": "; ".join(one.note for one in editions),
+                }
     place = cache_folder() / known.name
     whole = [file for file in known.files if _size(place / file.name) == file.size]
     state = (
@@ -235,15 +243,13 @@ def _from_own_folder(
     for place in _own_places(known, folder):
         contents: dict[str, bytearray] = {}
         for file in files:
-            try:
-                content = _in_any_form(place, file)
-            except SourceError as error:
-                raise DataError(f"{error}. Replace the file or remove it.") from error
-            if content is None:
+            path = _form_of(place, file)
+            if path is None:
                 continue
+            content = _canonical(path, file)
             if wrong := _mistake(file, content):
                 raise DataError(
-                    f"{place / file.name} is not {known.name}'s: {wrong}. Replace the "
+                    f"{path} is not {known.name}'s: {wrong}. Replace the "
                     "file or remove it; without it, the cache and the public sources "
                     "are used."
                 )
@@ -257,23 +263,36 @@ def _from_own_folder(
     return None
 
 
-def _in_any_form(place: Path, file: File) -> bytes | None:
-    """Read a canonical file from a folder, in whichever form it is there.
+def _form_of(place: Path, file: File) -> Path | None:
+    """Find a canonical file in a folder, in whichever form it is there.
+
+    Nothing is read.
+    """
+    forms = [place / form.path for form in file.packagings]
+    for path in (place / file.name, place / f"{file.name}.gz", *forms):
+        if path.is_file() or (path in forms and path.is_dir()):
+            return path
+    return None
+
+
+def _canonical(path: Path, file: File) -> bytes:
+    """Read the canonical content of a file that is there in some form.
 
     Raises:
-        SourceError: It is damaged.
+        DataError: It is damaged, or cannot be read.
     """
-    content = read_plain_or_gzip(place / file.name, file.size)
-    for packaging in file.packagings:
-        if content is None and (place / packaging.path).exists():
-            content = packaging.unpack(place / packaging.path)
-    return content
-
-
-def _is_there(place: Path, file: File) -> bool:
-    """Tell whether a folder seems to have a file in some form; nothing is read."""
-    names = [file.name, f"{file.name}.gz", *(form.path for form in file.packagings)]
-    return any((place / name).exists() for name in names)
+    packagings = {Path(form.path).name: form for form in file.packagings}
+    try:
+        if path.name in packagings:
+            return packagings[path.name].unpack(path)
+        return read_plain_or_gzip(path.with_name(file.name), file.size) or b""
+    except SourceError as error:
+        raise DataError(f"{error}. Replace the file or remove it.") from error
+    except OSError as error:
+        raise DataError(
+            f"{error.filename or path} cannot be read: {error.strerror}. Make it "
+            "readable, or remove it."
+        ) from error
 
 
 def edition_of(
@@ -288,12 +307,12 @@ def edition_of(
     cached = cache_folder() / known.name
     places = _own_places(known, folder)
     if all(_size(cached / file.name) == file.size for file in files) or any(
-        all(_is_there(place, file) for file in files) for place in places
+        all(_form_of(place, file) for file in files) for place in places
     ):
         return None
     for edition in known.editions:
         if edition.split == split and any(
-            _is_there(place, edition.file) for place in places
+            _form_of(place, edition.file) for place in places
         ):
             return edition
     return None
@@ -302,9 +321,13 @@ def edition_of(
 def _from_edition(
     known: KnownSet, files: Sequence[File], folder: Path | None
 ) -> Content | None:
-    """Read what the user's folder has in place of the files."""
-    for edition in known.editions:
-        if known.files_of(edition.split) == tuple(files):
+    """Read what the user's folder has in place of the files.
+
+    `edition_of` decides, as it does for a run's identity.
+    """
+    for split in known.splits:
+        edition = edition_of(known, split, folder)
+        if edition and known.files_of(split) == tuple(files):
             found = _from_own_folder(known, [edition.file], folder, [])
             if found:
                 return Content(found.files, found.source, edition)
@@ -380,9 +403,17 @@ def _mistake(file: File, content: bytes | bytearray) -> str:
 
 
 def _fetch_missing(
-    known: KnownSet, place: Path, progress: Progress, tried: list[tuple[str, str]]
+    known: KnownSet,
+    needed: Sequence[File],
+    place: Path,
+    progress: Progress,
+    tried: list[tuple[str, str]],
 ) -> None:
-    """Fetch every file that is not in the cache or not right, from source after source."""
+    """Fetch every file that is not in the cache or not right, from source after source.
+
+    Some sources have a part of the files. It is an error if a needed one is lacking in
+    the end.
+    """
     if place.is_dir():
         atomic.remove_leftovers(place)
     missing = {
@@ -404,6 +435,8 @@ def _fetch_missing(
             for name, content in source.fetch(sizes, _work(known), progress):
                 _keep(place, missing[name], content, source)
                 del missing[name]
+            if missing:
+                raise SourceError(f"has no {', '.join(missing)}")
         except SourceError as error:
             # what was downloaded must not be taken for good next time
             if isinstance(error, Refused):
@@ -414,7 +447,9 @@ def _fetch_missing(
             shutil.rmtree(_work(known), ignore_errors=True)
             progress(Step(f"{known.name} is in {place}, verified; from {source.label}"))
             return
-    raise _nowhere(known, tried)
+    if any(file.name in missing for file in needed):
+        raise _nowhere(known, tried, lacking=tuple(missing))
+    progress(Step(f"{known.name} is in {place} without {', '.join(missing)}"))
 
 
 def _keep(place: Path, file: File, content: bytes, source: Source) -> None:
@@ -437,12 +472,12 @@ def _is_right(path: Path, file: File, progress: Progress) -> bool:
     return not wrong
 
 
-def _cache_lacks(known: KnownSet) -> str:
+def _cache_lacks(known: KnownSet, needed: Sequence[File]) -> str:
     """Tell what is wrong with the cache, for the list of what was tried."""
     place = cache_folder() / known.name
-    absent = [file.name for file in known.files if not (place / file.name).is_file()]
+    absent = [file.name for file in needed if not (place / file.name).is_file()]
     reasons = [f"has no {', '.join(absent)}"] if absent else []
-    for file in known.files:
+    for file in needed:
         content = (
             None
             if file.name in absent
@@ -490,7 +525,11 @@ def _alone(known: KnownSet, progress: Progress) -> Iterator[None]:
 
 
 def _nowhere(
-    known: KnownSet, tried: Sequence[tuple[str, str]], *, offline: bool = False
+    known: KnownSet,
+    tried: Sequence[tuple[str, str]],
+    *,
+    lacking: Sequence[str] = (),
+    offline: bool = False,
 ) -> DataError:
     """Build the error for a data set that nobody serves.
 
@@ -502,7 +541,18 @@ def _nowhere(
         else "cannot be fetched"
     )
     listed = "\n".join(f"  {label}: {reason}" for label, reason in tried)
-    names = ", ".join(file.name for file in known.files)
+    wanted = [file for file in known.files if not lacking or file.name in lacking]
+    names = ", ".join(
+        " or ".join((file.name, *(form.path for form in file.packagings)))
+        for file in wanted
+    )
+    splits = [
+        split
+        for split, files in known.splits.items()
+        if lacking and not set(files) & set(lacking)
+    ]
+    part = f"Its {splits[0]} split is in the cache.\n" if splits else ""
+    whose = "the rest" if len(wanted) < len(known.files) else "its files"
     here = " or ".join(
         f"'{one.name}', {one.title}"
         for one in EMBEDDED.values()
@@ -511,7 +561,7 @@ def _nowhere(
     instead = f" Without any download there is {here}." if here else ""
     return DataError(
         f"The data set {known.name} {what}. Tried:\n"
-        f"{listed}\n"
-        f"If you have its files ({names}; as they are or as .gz), put them into a "
+        f"{listed}\n{part}"
+        f"If you have {whose} ({names}; as they are or as .gz), put them into a "
         f"folder FOLDER/{known.name} and set NABLAB_DATA=FOLDER.{instead}"
     )

@@ -1,4 +1,4 @@
-"""Fields of experiments that name what is to be learned: images, functions, or either."""
+"""Fields of experiments that name what is to be learned or asked, by name or path."""
 
 from __future__ import annotations
 
@@ -43,6 +43,45 @@ class Texts(Kind):
         return (text,)
 
 
+class Vectors(Kind):
+    """Word vectors by name or path; ``glove@50000`` takes the first 50,000 words."""
+
+    words = "word vectors by name or file"
+    plural = words
+    examples = ("glove", "glove@50000")
+
+    def check(self, text: str) -> None:
+        """See `Kind.check`."""
+        from nablab.data.names import check_vectors
+
+        check_vectors(text)
+
+    def data_sets(self, text: str) -> tuple[str, ...]:
+        """Return the one set."""
+        return (text,)
+
+
+class Questions(Kind):
+    """Analogy questions by name or path."""
+
+    words = "analogy questions by name or file"
+    plural = words
+    examples = ("family", "capital")
+
+    def check(self, text: str) -> None:
+        """See `Kind.check`."""
+        from nablab.data.text.questions import load_analogies
+
+        load_analogies(text)
+
+    def source(self, text: str) -> str:
+        """Return the hash of the user's file."""
+        from nablab.data.identity import source_hash
+        from nablab.data.text.questions import NAMES
+
+        return "" if text in NAMES else source_hash(text)
+
+
 class Function(Kind):
     """A function of one variable by name, or an expression of x."""
 
@@ -78,6 +117,8 @@ class Task(Kind):
 
 
 TextsField = Annotated[str, Texts()]
+VectorsField = Annotated[str, Vectors()]
+QuestionsField = Annotated[str, Questions()]
 ImagesField = Annotated[str, Images()]
 FunctionField = Annotated[str, Function()]
 TaskField = Annotated[str, Task()]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -56,10 +56,10 @@ def source_hash(spec: str) -> str:
         check_image_set(spec)
     place = Path(path).expanduser()
     try:
-        paths = [place] if place.is_file() else sorted(_files(place, ()))
+        paths = [place] if place.is_file() else sorted(files_below(place, ()))
         states = tuple(state_of(path) for path in paths)
-        fresh = time.time_ns() - max((state[3] for state in states), default=0) < RACY
-        return (_hash.__wrapped__ if fresh else _hash)(str(place), states)
+        hashed = _hash.__wrapped__ if is_fresh(states) else _hash
+        return hashed(str(place), states)
     except OSError as error:
         raise UsageError(
             f"{error.filename or spec} cannot be read: {error.strerror}. Make it "
@@ -76,7 +76,7 @@ def _editions_hash(name: str) -> str:
     return " ".join(edition.file.sha256 for edition in found if edition)
 
 
-def _files(folder: Path, above: tuple[tuple[int, int], ...]) -> Iterator[Path]:
+def files_below(folder: Path, above: tuple[tuple[int, int], ...]) -> Iterator[Path]:
     """Yield all files below a folder, also those behind links to folders.
 
     A link to a folder above is not followed.
@@ -91,7 +91,7 @@ def _files(folder: Path, above: tuple[tuple[int, int], ...]) -> Iterator[Path]:
         return
     for path in folder.iterdir():
         if path.is_dir():
-            yield from _files(path, (*above, here))
+            yield from files_below(path, (*above, here))
         elif path.is_file():
             yield path
 
@@ -103,6 +103,11 @@ def state_of(path: Path) -> State:
     """
     state = path.stat()
     return str(path), state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino
+
+
+def is_fresh(states: Sequence[State]) -> bool:
+    """Tell whether a file was changed so lately that it may change again unseen."""
+    return time.time_ns() - max((state[3] for state in states), default=0) < RACY
 
 
 @lru_cache(maxsize=32)

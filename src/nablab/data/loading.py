@@ -123,7 +123,8 @@ def load_texts(
     content = cache.read(one, files, folder=place, offline=offline, progress=progress)
     (file, data), *_ = content.files.items()
     texts, labels = one.decode(file, bytes(data))
-    note = content.edition.note if content.edition else ""
+    notes = [f"Of {one.name} {content.edition.note}"] if content.edition else []
+    notes += [one.notes[file]] if file in one.notes else []
     return TextSet(
         name=one.name,
         split=split,
@@ -133,7 +134,7 @@ def load_texts(
         license=one.license,
         citation=one.citation,
         source=content.source,
-        notes=(f"Of {one.name} {note}",) if note else (),
+        notes=tuple(notes),
     )
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from nablab.data.known import EMBEDDED, KNOWN, EmbeddedSet, KnownSet, names_of
 from nablab.data.user.columns import TABLES, split_columns
 from nablab.errors import UsageError, unknown
 from nablab.files.places import in_text
+
+VECTOR_FILES = (".txt", ".vec", ".txt.gz", ".vec.gz", ".npz")
+"""How the names of files of word vectors end."""
 
 
 def known_set(name: str) -> KnownSet | EmbeddedSet | None:
@@ -74,8 +78,14 @@ def check_image_set(spec: str) -> None:
     """
     if spec in image_set_names():
         return
+    _check_kind(spec, "images")
+    if holds_no_images(spec):
+        raise UsageError(
+            f"{spec} is a table of texts, and images are asked for. Give a folder with "
+            "one subfolder of images per class, a file.npz with arrays images and "
+            f"labels, or a name: {', '.join(image_set_names())}."
+        )
     if not is_path(spec):
-        _check_kind(spec, "images")
         remedy = "Your own data: a folder of images (./folder) or a file.npz."
         raise unknown("data set", spec, image_set_names(), remedy=remedy)
     _check_writable(spec)
@@ -85,6 +95,18 @@ def check_image_set(spec: str) -> None:
             "per class, a file.npz with arrays images and labels, or a name: "
             f"{', '.join(image_set_names())}."
         )
+
+
+def holds_no_images(spec: str) -> bool:
+    """Tell whether this names samples of another kind, or a table; nothing is read.
+
+    >>> [holds_no_images(name) for name in ("imdb", "mnist", "mine.csv:text,label", "x")]
+    [True, False, True, False]
+    """
+    found = known_set(spec)
+    if found is not None:
+        return found.kind != "images"
+    return split_columns(spec)[0].endswith(TABLES)
 
 
 def is_text_set(spec: str) -> bool:
@@ -129,6 +151,63 @@ def check_text_set(spec: str) -> None:
         )
 
 
+def vector_set_names() -> list[str]:
+    """List the names that `load_vectors` knows.
+
+    >>> vector_set_names()
+    ['glove']
+    """
+    return names_of("word vectors")
+
+
+def vector_parts(spec: str) -> tuple[str, int | None]:
+    """Split a text into the name and the number after the last ``@``, if there is one.
+
+    What is on the disk as it is written is a name as a whole.
+
+    >>> vector_parts("glove@50000"), vector_parts("./mine.vec")
+    (('glove', 50000), ('./mine.vec', None))
+    """
+    found = re.fullmatch(r"(.+)@(\d[\d_]{0,9})", spec)
+    if not found or Path(spec).expanduser().exists():
+        return spec, None
+    return found[1], int(found[2])
+
+
+def check_vectors(spec: str) -> None:
+    """Raise `UsageError` unless `load_vectors` knows this name or path.
+
+    Nothing is read; the error says what is wrong.
+
+    >>> check_vectors("gluve")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    nablab.errors.UsageError: There is no set of word vectors 'gluve'. Did you mean ...
+    """
+    name, most = vector_parts(spec)
+    if most == 0:
+        raise UsageError(
+            f"'{spec}' asks for no words: write a number from 1, or {name} for all."
+        )
+    if name in vector_set_names():
+        return
+    place = Path(name).expanduser()
+    if "/" not in name and not name.endswith(VECTOR_FILES) and not place.exists():
+        _check_kind(name, "word vectors")
+        raise unknown(
+            "set of word vectors",
+            name,
+            vector_set_names(),
+            remedy=f"Your own: a file ({', '.join(VECTOR_FILES)}), such as ./mine.vec.",
+        )
+    _check_writable(name)
+    if not place.exists():
+        raise UsageError(
+            f"There is nothing at {name}. Give a text file with a word and its vector a "
+            "line (.txt, .vec, or so with .gz), an .npz file with words and vectors, or "
+            f"a name: {', '.join(vector_set_names())}."
+        )
+
+
 def is_text_path(spec: str) -> bool:
     """Tell whether a text set means a place on the disk.
 
@@ -160,7 +239,7 @@ def is_path(spec: str) -> bool:
 def _check_kind(name: str, kind: str) -> None:
     """Refuse a name that stands for samples of another kind."""
     found = known_set(name)
-    if found is not None:
+    if found is not None and found.kind != kind:
         raise UsageError(
             f"{name} is a set of {found.kind}, and {kind} are asked for. Choices: "
             f"{', '.join(names_of(kind))}, or your own."

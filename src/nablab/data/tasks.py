@@ -234,7 +234,7 @@ def image_task(spec: str, *, size: int = 28, channels: int = 1) -> Task:
 def check_task(spec: str) -> None:
     """Raise `UsageError` unless ``spec`` names a task; no data are read."""
     name, samples = _parts(spec)
-    if not _means_images(name):
+    if not _means_images(name) and not names.holds_no_images(name):
         _check_target(spec)
         return
     names.check_image_set(name)

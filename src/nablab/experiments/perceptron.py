@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, Literal
-
-import numpy as np
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from nablab import plots
 from nablab.contract import (
@@ -22,22 +20,19 @@ from nablab.contract import (
     Trial,
     Trials,
 )
-from nablab.errors import UsageError
-from nablab.from_scratch.gates import GATES, with_constant
-from nablab.from_scratch.margins import maximum_margin, separable_points
-from nablab.from_scratch.neurons import Perceptron, SigmoidUnit
-from nablab.from_scratch.two_layers import TwoLayers
 from nablab.settings import Distinct, Ge, Gt, Le, Lt, Positive, Rising, Steps
 
 BOUND, ONE_LAYER, TWO_LAYERS, ZERO = "bound", "one layer", "two layers", "zero input"
-# Four of the eight rows of course D's function; the last one is the input of zeros.
-ZERO_ROWS = np.array([[1.0, 1, 0], [1, 1, 1], [0, 1, 1], [0, 0, 0]])
-ZERO_TARGETS = np.array([1.0, 1, 0, 1])
+# Four of the eight rows of course D's function. Its own samples were not published: of
+# all such rows these come nearest to its outputs. The last one is the input of zeros.
+ZERO_ROWS = ((1.0, 1.0, 1.0), (1.0, 0.0, 0.0), (0.0, 1.0, 1.0), (0.0, 0.0, 0.0))
+ZERO_TARGETS = (1.0, 1.0, 0.0, 1.0)
 NEAR = 0.1  # an output this close to its target is right beyond doubt
 LINES = 60  # of a boundary that moves, in its figure
 
 Margin = Annotated[float, Gt(0), Lt(1)]
 Hidden = Annotated[int, Ge(1), Le(64)]
+GateName = Literal["and", "or", "nand", "nor", "xor", "not-xor-and"]
 
 
 @dataclass
@@ -54,18 +49,18 @@ class Perceptrons(Experiment):
     A neuron adds up its inputs, each times a weight, and says 1 if the sum is above
     zero. Rosenblatt (1958) let it learn from its mistakes: where its answer is wrong,
     the input is added to the weights, or subtracted from them. Why does this end?
-    Suppose some weights of length 1 part the classes with a margin :math:`\gamma`: no
-    sample is closer to the line between them. Each mistake moves the neuron's weights
-    by at least :math:`\gamma` along these, so after m mistakes they are at least
-    :math:`m \gamma` long. But a mistake is made where weights and sample disagree, and
-    so the squared length grows by at most :math:`R^2`, that of the longest sample: the
-    weights are at most :math:`R \sqrt m` long. Both hold, so :math:`m \le R^2 /
-    \gamma^2` (Novikoff 1962), however many samples there are.
+    Suppose some weights of length 1 part the classes with a margin γ: no sample is
+    closer to the line between them. The neuron starts with weights of zero. Each
+    mistake moves its weights by at least γ along these, so after m mistakes they are at
+    least mγ long. But a mistake is made where weights and sample disagree, and so the
+    squared length grows by at most R², where R is the length of the longest sample: the
+    weights are at most R√m long. Both hold, so m ≤ R²/γ² (Novikoff 1962), however many
+    samples there are. With R = 1 and γ = 0.1 that is 100 mistakes.
 
     Where no line parts the classes, no neuron can be right. For XOR the proof takes
-    four lines. Weights a, b and a bias c would need c < 0 (for 0, 0), a + c > 0 and
-    b + c > 0 (for 1, 0 and 0, 1), and a + b + c < 0 (for 1, 1). The middle two add up
-    to a + b + 2c > 0, the outer two to a + b + 2c < 0. Both cannot be.
+    four lines. Weights a, b and a bias c would need c ≤ 0 (for 0, 0), a + c > 0 and
+    b + c > 0 (for 1, 0 and 0, 1), and a + b + c ≤ 0 (for 1, 1). The middle two add up
+    to a + b + 2c > 0, the outer two to a + b + 2c ≤ 0. Both cannot be.
 
     Two layers can: hidden units bend the plane first, and the last unit draws its line
     there. They learn by backpropagation, and whether they get there depends on where
@@ -83,9 +78,10 @@ class Perceptrons(Experiment):
     the input. Here that unit learns with and without a bias, on four rows of the same
     function (its samples were not published).
 
-    What to expect (standard): mistakes at a tenth of the bound or less; XOR at three
-    rows of four for any single layer; one hidden unit never, two for about two thirds
-    of the starts, four and more for nearly all.
+    What to expect (standard): mistakes at a hundredth of the bound where the gap is
+    narrow (margin 0.02) and at a quarter where it is wide (0.4); XOR with one to three
+    rows of four right for a single layer, never all; one hidden unit never, two for
+    about two thirds of the starts in batches, four and more for nearly all.
 
     Attributes:
         margins: Half of the gap between the classes of random points in the unit ball.
@@ -98,13 +94,14 @@ class Perceptrons(Experiment):
         epochs: How often two layers may see all rows, at most; also the steps of single
             units.
         learning_rate: Of units that follow a gradient.
-        loss: What they make small: cross-entropy, or squared error as in course D.
+        loss: What they make small: cross-entropy or squared error. The unit that sees
+            course D's samples always takes the squared error, as that did.
     """
 
     name: ClassVar[str] = "perceptron"
     topic: ClassVar[str] = "from scratch"
 
-    margins: Annotated[tuple[Margin, ...], Distinct(), Rising()] = (
+    margins: Annotated[tuple[Margin, ...], Rising(least=0)] = (
         0.02,
         0.05,
         0.1,
@@ -112,13 +109,11 @@ class Perceptrons(Experiment):
         0.4,
     )
     points: Annotated[int, Ge(2), Le(100_000)] = 200
-    dimensions: Annotated[int, Ge(1), Le(1_000)] = 2
+    dimensions: Annotated[int, Ge(1), Le(100)] = 2
     passes: Steps = 5_000
-    gates: Annotated[tuple[str, ...], Distinct()] = tuple(GATES)
-    hard_gates: Annotated[tuple[str, ...], Distinct()] = ("xor", "not-xor-and")
-    hidden_units: Annotated[tuple[Hidden, ...], Distinct(), Rising()] = tuple(
-        range(1, 9)
-    )
+    gates: Annotated[tuple[GateName, ...], Distinct()] = get_args(GateName)
+    hard_gates: Annotated[tuple[GateName, ...], Distinct()] = ("xor", "not-xor-and")
+    hidden_units: Annotated[tuple[Hidden, ...], Rising()] = tuple(range(1, 9))
     epochs: Steps = 2_000
     learning_rate: Positive = 2.0
     loss: Literal["cross-entropy", "squared error"] = "cross-entropy"
@@ -134,48 +129,23 @@ class Perceptrons(Experiment):
         "standard": {"seeds": 50},
         # Rosenblatt and Novikoff have no setting; the courses' two layers, many starts.
         "paper": {"seeds": 200, "epochs": 10_000},
+        # After 1,000 steps at this rate the outputs are .952, .997, .054 and .500; the
+        # course had .952, .997, .060 and .500.
         "course-d": {
             "margins": (),
             "gates": ("not-xor-and",),
             "hard_gates": ("not-xor-and",),
             "epochs": 1_000,
-            "learning_rate": 1.0,
             "loss": "squared error",
             "seeds": 50,
         },
     }
     claims: ClassVar[tuple[Claim, ...]] = (
-        Claim.at_most(
-            "share_of_bound",
-            1.0,
-            where={"part": BOUND},
-            within="margin",
-            quantity="mistakes as a share of R²/γ²",
-            sentence="A perceptron makes at most R²/γ² mistakes",
-            answer=Answer(
-                supported="its mistakes stay under R²/γ²",
-                refuted="it makes more mistakes than the theorem allows",
-                open="whether its mistakes stay under R²/γ²",
-            ),
-        ),
-        Claim.at_most(
-            "share_of_bound",
-            0.5,
-            where={"part": BOUND},
-            quantity="mistakes as a share of R²/γ²",
-            sentence="In a random order it makes less than half of them",
-        ),
-        Claim.falls(
-            "mistakes",
-            by="margin",
-            where={"part": BOUND},
-            smallest_effect=0.2,
-            sentence="Classes that lie further apart cost fewer mistakes",
-        ),
         Claim.at_least(
             "most_rows_right",
             0.999,
             where={"part": ONE_LAYER, "separable": "yes"},
+            scale="ranks",
             quantity="share of the rows that are right at the best moment",
             sentence="One layer learns every gate that a line parts",
             answer=Answer(
@@ -186,13 +156,15 @@ class Perceptrons(Experiment):
         ),
         Claim.at_most(
             "most_rows_right",
-            0.9,
+            0.999,
             where={"part": ONE_LAYER, "gate": "xor"},
+            within="rule",
+            scale="ranks",
             quantity="share of the rows that are right at the best moment",
             sentence="One layer never has all four rows of XOR right",
             answer=Answer(
-                supported="never XOR",
-                refuted="even XOR",
+                supported="it never learns XOR",
+                refuted="it learns XOR",
                 open="whether it never learns XOR",
             ),
         ),
@@ -204,23 +176,52 @@ class Perceptrons(Experiment):
             quantity="share of starts that solve XOR",
             sentence="With more hidden units more starts of two layers solve XOR",
             answer=Answer(
-                supported="two layers do, and more hidden units help",
-                refuted="two layers do, and more hidden units do not help",
-                open="whether more hidden units help two layers",
+                supported="two layers do, more often with more hidden units",
+                refuted="two layers do not do so more often with more hidden units",
+                open="whether two layers do so more often with more hidden units",
             ),
+        ),
+        Claim.at_most(
+            "share_of_bound",
+            1.0,
+            where={"part": BOUND},
+            within="margin",
+            quantity="mistakes as a share of R²/γ²",
+            sentence="A perceptron makes at most R²/γ² mistakes",
+            answer=Answer(
+                supported="the mistakes on the way stay under R²/γ²",
+                refuted="it makes more mistakes than the theorem allows",
+                open="whether the mistakes on the way stay under R²/γ²",
+            ),
+        ),
+        Claim.at_most(
+            "share_of_bound",
+            0.5,
+            where={"part": BOUND},
+            quantity="mistakes as a share of R²/γ²",
+            sentence="In a random order a perceptron makes less than half of R²/γ² "
+            "mistakes",
+        ),
+        Claim.falls(
+            "mistakes",
+            by="margin",
+            where={"part": BOUND},
+            smallest_effect=0.2,
+            sentence="Classes that lie further apart cost fewer mistakes",
         ),
         Claim.at_most(
             "distance_from_half",
             1e-6,
-            where={"part": ZERO, "bias": "without"},
+            where={"part": ZERO, "bias": "without bias"},
+            scale="ranks",
             quantity="largest distance of the fourth output from .5",
-            published=Published(0.0, "course D: an output of .500"),
+            published=Published(0.0, "course D: an output of .500", of="metric"),
             sentence="Without a bias the fourth output is σ(0) = .5 at every step",
         ),
         Claim.greater(
             "fourth_output",
-            "with",
-            "without",
+            "with bias",
+            "without bias",
             by="bias",
             where={"part": ZERO},
             smallest_effect=0.1,
@@ -235,7 +236,7 @@ class Perceptrons(Experiment):
             value=0.5,
             seeds=1,
             metric="fourth_output",
-            where={"part": ZERO, "bias": "without"},
+            where={"part": ZERO, "bias": "without bias"},
         ),
     )
     exercises: ClassVar[tuple[str, ...]] = (
@@ -256,16 +257,10 @@ class Perceptrons(Experiment):
         "errors, Nature, 1986.",
     )
 
-    def validate(self) -> None:
-        """Check that the gates are known."""
-        for name in (*self.gates, *self.hard_gates):
-            if name not in GATES:
-                raise UsageError(
-                    f"There is no gate '{name}'. Choices: {', '.join(GATES)}."
-                )
-
     def conditions(self) -> list[Condition]:
         """List the four parts of the experiment, one after the other."""
+        from nablab.from_scratch.gates import GATES
+
         bound = [Condition(part=BOUND, margin=margin) for margin in self.margins]
         one_layer = [
             Condition(
@@ -283,7 +278,9 @@ class Perceptrons(Experiment):
             for how in ("batch", "per sample")
             for units in self.hidden_units
         ]
-        zero = [Condition(part=ZERO, bias=bias) for bias in ("without", "with")]
+        zero = [
+            Condition(part=ZERO, bias=bias) for bias in ("without bias", "with bias")
+        ]
         return [*bound, *one_layer, *two_layers, *zero]
 
     def run(self, trials: Trials, lab: Lab) -> None:
@@ -299,21 +296,35 @@ class Perceptrons(Experiment):
 
     def count_mistakes(self, trial: Trial, lab: Lab) -> None:
         """Let a perceptron see random points until it makes no more mistakes."""
+        import numpy as np
+
+        from nablab.from_scratch.margins import maximum_margin, separable_points
+        from nablab.from_scratch.neurons import Perceptron
+
         margin = float(trial.condition["margin"])
         points, classes = separable_points(
             self.points, self.dimensions, margin, lab.rng(trial, "points", by=())
         )
         neuron, path = Perceptron(np.zeros(self.dimensions)), Path()
+        drawn = self.dimensions == 2  # else many long vectors would be kept in vain
         order = lab.rng(trial, "order", by=())
         state = {"neuron": neuron, "path": path, "order": order}
         for sweep in lab.steps(self.passes, state=state):
             before = neuron.mistakes
             for sample in order.permutation(self.points):
-                if neuron.learn(points[sample], classes[sample]):
+                wrong = neuron.learn(points[sample], classes[sample])
+                if wrong and drawn:
                     path.weights.append(neuron.weights)
             lab.log(trial, sweep + 1, mistakes=neuron.mistakes)
             if neuron.mistakes == before:
                 break
+        separated = bool(np.array_equal(neuron.predict(points), classes))
+        if not separated:
+            lab.note(
+                f"Margin {margin:g}: some neurons were still wrong after {self.passes:,} "
+                "passes, so their mistakes are fewer than they would become. Raise "
+                "passes."
+            )
         found = maximum_margin(points, classes)
         bound = float((np.linalg.norm(points, axis=1).max() / found) ** 2)
         lab.record(
@@ -322,15 +333,18 @@ class Perceptrons(Experiment):
             bound=bound,
             share_of_bound=neuron.mistakes / bound,
             largest_margin=found,
-            separated=float(np.array_equal(neuron.predict(points), classes)),
+            separated=float(separated),
         )
-        if self.dimensions == 2:
+        if drawn:
             lab.array(trial, "points", points)
             lab.array(trial, "classes", classes)
             lab.array(trial, "path", _thinned(path.weights))
 
     def learn_gate(self, trial: Trial, lab: Lab) -> None:
         """Teach one neuron a gate, and note the most rows that it had right at once."""
+        from nablab.from_scratch.gates import GATES, with_constant
+        from nablab.from_scratch.neurons import Perceptron, SigmoidUnit
+
         gate = GATES[str(trial.condition["gate"])]
         inputs, values = with_constant(gate.inputs), gate.values
         rng = lab.rng(trial, "weights", by=("gate",))
@@ -355,6 +369,11 @@ class Perceptrons(Experiment):
 
     def learn_with_two_layers(self, trial: Trial, lab: Lab) -> None:
         """Teach two layers a gate, from all rows at once or from one after the other."""
+        import numpy as np
+
+        from nablab.from_scratch.gates import GATES
+        from nablab.from_scratch.two_layers import TwoLayers
+
         gate = GATES[str(trial.condition["gate"])]
         inputs, values = gate.inputs, gate.values
         units = int(trial.condition["hidden_units"])
@@ -363,33 +382,40 @@ class Perceptrons(Experiment):
         net = TwoLayers.start(inputs.shape[1], units, rng, self.loss)
         by_sample = trial.condition["training"] == "per sample"
         order = lab.rng(trial, "order", by=())
-        epochs, solved = self.epochs, 0.0
-        for epoch in lab.steps(self.epochs, state={"net": net, "order": order}):
+        passes = Passes()
+        state = {"net": net, "order": order, "passes": passes}
+        for _ in lab.steps(self.epochs, state=state):
             if by_sample:
                 for row in order.permutation(len(inputs)):
                     net.step(inputs[[row]], values[[row]], self.learning_rate)
             else:
                 net.step(inputs, values, self.learning_rate)
+            passes.made += 1
             if np.abs(net.predict(inputs) - values).max() < NEAR:
-                epochs, solved = epoch + 1, 1.0
                 break
         worst = float(np.abs(net.predict(inputs) - values).max())
         lab.record(
             trial,
-            solved=float(worst < NEAR) if solved else 0.0,
-            epochs=epochs if worst < NEAR else np.inf,
+            solved=float(worst < NEAR),
+            epochs=passes.made if worst < NEAR else np.inf,
             largest_error=worst,
         )
 
     def learn_from_zeros(self, trial: Trial, lab: Lab) -> None:
         """Teach one unit four rows, of which the last one is all zeros."""
-        with_bias = trial.condition["bias"] == "with"
-        inputs = with_constant(ZERO_ROWS) if with_bias else ZERO_ROWS
+        import numpy as np
+
+        from nablab.from_scratch.gates import with_constant
+        from nablab.from_scratch.neurons import SigmoidUnit
+
+        inputs, targets = np.array(ZERO_ROWS), np.array(ZERO_TARGETS)
+        if trial.condition["bias"] == "with bias":
+            inputs = with_constant(inputs)
         weights = lab.rng(trial, "weights", by=()).normal(size=4)
         unit = SigmoidUnit(weights[: inputs.shape[1]], "squared error")
         best = Best()
         for step in lab.steps(self.epochs, state={"unit": unit, "furthest": best}):
-            unit.step(inputs, ZERO_TARGETS, self.learning_rate)
+            unit.step(inputs, targets, self.learning_rate)
             fourth = float(unit.output(inputs)[3])
             best.value = max(best.value, abs(fourth - 0.5))
             lab.log(trial, step + 1, fourth_output=fourth)
@@ -413,7 +439,7 @@ class Perceptrons(Experiment):
                 y_label="mistakes",
                 title="Counted mistakes and the bound",
                 caption="The bound must hold for every order of the samples. A random "
-                "order costs far fewer mistakes.",
+                "order costs far fewer mistakes, above all where the gap is narrow.",
             )
             if self.dimensions == 2:
                 figures["boundary"] = plots.boundaries(
@@ -469,8 +495,17 @@ class Best:
     value: float = 0.0
 
 
+@dataclass
+class Passes:
+    """How often a network saw all rows, kept like `Best`."""
+
+    made: int = 0
+
+
 def _thinned(path: list[Any]) -> Any:
     """Keep the first and last of a neuron's weights, and some between."""
+    import numpy as np
+
     if not path:
         return np.zeros((1, 2))
     places = np.unique(np.linspace(0, len(path) - 1, LINES).round().astype(int))

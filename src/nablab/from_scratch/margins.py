@@ -14,7 +14,7 @@ def separable_points(
     """Draw points in the unit ball with a gap between two classes.
 
     A plane through the origin parts them, and none is closer to it than ``margin``:
-    points that are closer are drawn again.
+    they are uniform in what the gap leaves of the ball.
 
     Args:
         count: N.
@@ -24,18 +24,36 @@ def separable_points(
 
     Returns:
         Points (N, d), and classes (N,) of +1 and -1.
+
+    Raises:
+        ValueError: The gap leaves less of the ball than a float can hold.
     """
+    from scipy.special import betaincc, betainccinv
+
     normal = rng.normal(size=dimensions)
     normal /= np.linalg.norm(normal)
-    points = np.zeros((0, dimensions))
-    while len(points) < count:
-        directions = rng.normal(size=(4 * count, dimensions))
-        directions /= np.linalg.norm(directions, axis=1, keepdims=True)
-        radii = rng.random((4 * count, 1)) ** (1 / dimensions)
-        drawn = radii * directions
-        points = np.vstack([points, drawn[np.abs(drawn @ normal) >= margin]])
-    points = points[:count]
-    return points, np.sign(points @ normal)
+    # A point's squared distance from the plane has a beta distribution, here cut off
+    # at the margin. To draw points and drop those in the gap would never end in high
+    # dimensions, where nearly all of the ball lies close to the plane.
+    shape = 1 / 2, (dimensions + 1) / 2
+    left = betaincc(*shape, margin**2)
+    if left < np.finfo(float).tiny:
+        raise ValueError(
+            f"In {dimensions} dimensions a margin of {margin} leaves nothing of the "
+            "ball: take a smaller one, or fewer dimensions."
+        )
+    distances = np.sqrt(betainccinv(*shape, left * (1 - rng.random(count))))
+    # the rounding of the inverse must not put a point into the gap
+    distances = np.clip(distances, margin, 1)
+    classes = rng.choice([-1.0, 1.0], size=count)
+    points = (classes * distances)[:, None] * normal
+    if dimensions > 1:
+        along = rng.normal(size=(count, dimensions))
+        along -= (along @ normal)[:, None] * normal
+        along /= np.linalg.norm(along, axis=1, keepdims=True)
+        radii = rng.random(count) ** (1 / (dimensions - 1))
+        points += (radii * np.sqrt(1 - distances**2))[:, None] * along
+    return points, classes
 
 
 def maximum_margin(points: Array, classes: Array) -> float:

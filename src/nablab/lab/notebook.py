@@ -179,7 +179,7 @@ class Notebook:
     def weights_of(self, needed: Needs, trial: Trial) -> Mapping[str, Tensor]:
         """See `nablab.contract.Lab.weights_of`."""
         name = self._experiment.name
-        if needed not in self._experiment.needs:
+        if needed not in self._experiment.active_needs():
             raise UsageError(
                 f"lab.weights_of: {name} does not list {needed} among its needs, so "
                 "nobody settled which run to take."

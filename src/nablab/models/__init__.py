@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from nablab.models.dense_network import parameter_count as parameter_count
     from nablab.models.dense_network import parse_widths as parse_widths
     from nablab.models.dense_network import sawtooth_network as sawtooth_network
+    from nablab.models.dropout import with_dropout as with_dropout
     from nablab.models.factory import check_output as check_output
     from nablab.models.factory import load_factory as load_factory
     from nablab.models.factory import load_function as load_function
@@ -44,6 +45,7 @@ __getattr__, __dir__ = lazy_names(
     {
         "dense_network": "Activation dense parameter_count parse_widths "
         "sawtooth_network",
+        "dropout": "with_dropout",
         "factory": "check_output load_factory load_function source_hash unseen",
         "images": "image_network image_networks parameter_count_of",
         "networks": "Form Networks",
@@ -84,4 +86,5 @@ __all__ = [
     "sawtooth_network",
     "source_hash",
     "unseen",
+    "with_dropout",
 ]

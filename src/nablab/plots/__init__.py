@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from nablab.plots.surface_figures import lines, surfaces
     from nablab.plots.text_figures import shaded_words
     from nablab.plots.trends import trend
+    from nablab.plots.word_figures import Near, WordMap, neighbor_lists, word_maps
 
 __getattr__, __dir__ = lazy_names(
     __name__,
@@ -53,14 +54,17 @@ __getattr__, __dir__ = lazy_names(
         "style": "Style palette styles",
         "surface_figures": "lines surfaces",
         "trends": "trend",
+        "word_figures": "Near WordMap neighbor_lists word_maps",
     },
 )
 
 __all__ = [
     "Figure",
     "LinePanel",
+    "Near",
     "Plane",
     "Style",
+    "WordMap",
     "boundaries",
     "canvas",
     "curves",
@@ -75,6 +79,7 @@ __all__ = [
     "metrics_side_by_side",
     "mistake_arrays",
     "mistakes",
+    "neighbor_lists",
     "outcomes",
     "palette",
     "paths",
@@ -87,4 +92,5 @@ __all__ = [
     "surfaces",
     "thin",
     "trend",
+    "word_maps",
 ]

@@ -8,6 +8,7 @@ import numpy as np
 
 from nablab.contract import Figure, Records
 from nablab.plots import frame
+from nablab.text.naming import words
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -51,7 +52,9 @@ def boundaries(
         for ax, (level, record) in zip(axes, drawn, strict=False):
             steps = np.atleast_2d(record.arrays[path])
             _draw(ax, record.arrays[points], record.arrays[classes], steps)
-            frame.name_panel(ax, level)
+            # a bare number would not say what it is
+            named = f"{words(panel_by)} {level}" if panel_by else level
+            frame.name_panel(ax, named)
             table.extend(
                 len(steps),
                 where={panel_by or "panel": level, "seed": record.seed},

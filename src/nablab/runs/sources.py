@@ -34,7 +34,9 @@ def with_sources(
         StoreError: The store cannot be read.
     """
     name = plan.experiment.name
-    needed = list(dict.fromkeys(one.experiment for one in plan.experiment.needs))
+    needed = list(
+        dict.fromkeys(one.experiment for one in plan.experiment.active_needs())
+    )
     chosen: dict[str, RunFolder] = {}
     named = [weights_from] if isinstance(weights_from, str) else weights_from
     for reference in named:
@@ -59,7 +61,7 @@ def with_sources(
         )
         for experiment in needed
     }
-    for one in plan.experiment.needs:
+    for one in plan.experiment.active_needs():
         for trial in Trials(plan.conditions, range(plan.seeds)):
             sources[one.experiment].check(one, trial)
     return replace(plan, sources=sources)

@@ -237,6 +237,8 @@ def _fetch(experiment: Experiment) -> None:
                 data.load(name, split=split)
             elif name in data.text_set_names():
                 data.load_texts(name, split=split)
+        if name in data.vector_set_names():
+            data.load_vectors(f"{name}@1")  # all of the file is fetched and checked
 
 
 @with_trial_threads

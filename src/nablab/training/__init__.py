@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from nablab.training.datasets import Arrays, Dataset, PerTrial, Sequences, Subset
     from nablab.training.engine import Engine, Loss, Unsupported
     from nablab.training.fitting import fit, train
+    from nablab.training.fused.bags import FusedBagsEngine
     from nablab.training.fused.bfloat16 import FusedBfloat16Engine
     from nablab.training.fused.dense import FusedEngine
     from nablab.training.fused.images import FusedImageEngine
@@ -62,6 +63,7 @@ __getattr__, __dir__ = lazy_names(
         "checkpoints": "Checkpoint",
         "engine": "Engine Loss Unsupported",
         "fused.dense": "FusedEngine",
+        "fused.bags": "FusedBagsEngine",
         "fused.bfloat16": "FusedBfloat16Engine",
         "fused.images": "FusedImageEngine",
         "gradients": "GradientNorms",
@@ -106,6 +108,7 @@ __all__ = [
     "Engine",
     "Exponential",
     "Folds",
+    "FusedBagsEngine",
     "FusedBfloat16Engine",
     "FusedEngine",
     "FusedImageEngine",

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from nablab.training.samplers import Sampler
 from nablab.training.seeding import derive, generator
 
 
@@ -91,3 +92,47 @@ class Batches:
             self._order = torch.stack(orders).to(self._device)
             self._epoch = epoch
         return self._order
+
+
+class SampledBatches:
+    """The batches of K replicas as a sampler gives them.
+
+    Args:
+        sampler: Says which samples stand in which batch, equally many for each seed.
+        seeds: One seed per replica; equal ones see equal batches.
+        device: Where the indices are needed.
+    """
+
+    def __init__(
+        self, sampler: Sampler, seeds: Sequence[int], device: torch.device
+    ) -> None:
+        self._sampler, self._device = sampler, device
+        # The points of a grid share their batches: each batch is asked for once.
+        self._different = list(dict.fromkeys(seeds))
+        self._places = torch.tensor([self._different.index(seed) for seed in seeds])
+        self.steps_per_epoch = sampler.batches_per_epoch
+
+    def between(self, start: int, end: int) -> Iterator[tuple[int, int, Tensor]]:
+        """Cut the steps ``start`` to ``end`` into runs of equal batch size.
+
+        Yields:
+            (first, last, indices): indices are int64 (last - first, K, batch).
+        """
+        run: list[Tensor] = []
+        for step in range(start, end):
+            batch = self._batch(step)
+            if run and run[0].shape != batch.shape:
+                yield step - len(run), step, self._of_replicas(run)
+                run = []
+            run.append(batch)
+        if run:
+            yield end - len(run), end, self._of_replicas(run)
+
+    def _batch(self, step: int) -> Tensor:
+        """Return what each different seed sees at a step, (seeds, batch)."""
+        return torch.stack(
+            [self._sampler.indices(seed, step) for seed in self._different]
+        )
+
+    def _of_replicas(self, run: list[Tensor]) -> Tensor:
+        return torch.stack(run)[:, self._places].to(self._device)

@@ -18,6 +18,7 @@ from nablab.training import measured
 from nablab.training.batched import BatchedEngine
 from nablab.training.batches import Batches
 from nablab.training.engine import Engine, Loss, Unsupported, loss_function
+from nablab.training.fused.bags import LARGEST_SHARE, FusedBagsEngine
 from nablab.training.fused.bfloat16 import FusedBfloat16Engine
 from nablab.training.fused.dense import FusedEngine
 from nablab.training.fused.images import FusedImageEngine
@@ -27,9 +28,10 @@ from nablab.training.seeding import derive
 from nablab.training.sequential import SequentialEngine
 
 # What each value of the option ``replicas`` tries, in order.
+_COMPILED = ("fused", "fused-bags", "fused-bfloat16", "fused-images")
 ORDERS = {
-    "auto": ("fused", "fused-bfloat16", "fused-images", "batched", "sequential"),
-    "batched": ("fused", "fused-bfloat16", "fused-images", "batched"),
+    "auto": (*_COMPILED, "batched", "sequential"),
+    "batched": (*_COMPILED, "batched"),
     "sequential": ("sequential",),
 }
 
@@ -43,6 +45,7 @@ LEARNERS = {
 # The compiled engines serve one loss each; of the other one nothing is said.
 _LOSS_OF = {
     "fused": "mse",
+    "fused-bags": "cross_entropy",
     "fused-bfloat16": "cross_entropy",
     "fused-images": "cross_entropy",
 }
@@ -63,6 +66,7 @@ SURELY_FUSED = 70_000
 # takes a tenth of a millisecond a step, and there is nothing to gain from rounding.
 FEWEST_ROUNDED = 20_000
 MEASURED_BATCHES = 8
+SEEN = 64  # samples that tell whether the others may be sparse
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,6 +122,8 @@ def choose(
             continue
         if name == "fused-bfloat16" and not _rounds(request):
             continue
+        if name == "fused-bags" and not _is_sparse(request):
+            continue
         try:
             engine = _make(name, request)
             if name == "batched" and "sequential" in order:
@@ -150,8 +156,11 @@ def _make(name: str, request: Request) -> Engine:
         "per_replica_targets": request.per_replica_targets,
         "inputs": request.inputs,
     }
-    if name == "sequential":
+    if name in ("sequential", "fused-bags"):
         options["seeds"] = [derive(seed, "forward") for seed in request.seeds]
+    if name == "fused-bags":
+        return FusedBagsEngine(request.modules, request.x, request.y, **options)
+    if name == "sequential":
         return SequentialEngine(request.modules, request.x, request.y, **options)
     if name == "fused":
         return FusedEngine(request.modules, request.x, request.y, **options)
@@ -173,6 +182,14 @@ def _rounds(request: Request) -> bool:
         not inputs.automatic
         or sum(p.numel() for p in module.parameters()) >= FEWEST_ROUNDED
     )
+
+
+def _is_sparse(request: Request) -> bool:
+    """Tell whether the first samples are vectors that are mostly zero."""
+    if request.x.ndim != 2:
+        return False
+    ready = request.inputs.ready(request.x[:SEEN])
+    return int(ready.count_nonzero()) <= LARGEST_SHARE * ready.numel()
 
 
 def _check_worthwhile(request: Request) -> None:

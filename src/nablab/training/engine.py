@@ -2,10 +2,11 @@
 
 The losses that engines share are here, too.
 
-Five engines obey the contract: `SequentialEngine` (plain PyTorch, one network after the
-other; the truth), `BatchedEngine` (stacked weights), and three in compiled code:
+Six engines obey the contract: `SequentialEngine` (plain PyTorch, one network after the
+other; the truth), `BatchedEngine` (stacked weights), and four in compiled code:
 `FusedEngine` (dense networks, mean squared error), `FusedImageEngine` (networks for
-images) and `FusedBfloat16Engine` (dense ones on matrix tiles).
+images), `FusedBagsEngine` (dense ones for samples that are mostly zero) and
+`FusedBfloat16Engine` (dense ones on matrix tiles).
 """
 
 from __future__ import annotations
@@ -53,8 +54,8 @@ class Engine(Protocol):
     serve raises `Unsupported`.
 
     Attributes:
-        name: ``"fused"``, ``"fused-bfloat16"``, ``"fused-images"``, ``"batched"`` or
-            ``"sequential"``.
+        name: ``"fused"``, ``"fused-bags"``, ``"fused-bfloat16"``, ``"fused-images"``,
+            ``"batched"`` or ``"sequential"``.
         replicas: K.
         measures: The names of what a step gives, the loss first; empty where it is the
             loss alone.

@@ -5,12 +5,23 @@ A specification is a frozen dataclass with the semantics of its namesake in
 `Specification.torch_optimizer` makes the PyTorch optimizer of one replica;
 `Specification.update` performs the same step on all replicas at once, on one tensor (K,
 P) that holds the P weights of each.
+
+An L1 penalty, lambda times the sum of the weights' sizes, has no namesake there. Every
+optimizer takes it in one of two ways. ``l1`` adds its subgradient, lambda sign(w), to
+the gradient: weights then jitter around zero and are hardly ever zero. ``proximal_l1``
+takes the step without the penalty and then its proximal operator, which moves each
+weight towards zero by (learning rate) x lambda, and not beyond: soft thresholding
+(Parikh and Boyd, Proximal algorithms, 2014, section 6.5.2). Where the step divides by a
+scale of each weight (RMSprop, Adam), so does the threshold: with another metric for the
+operator than for the step, what the iteration settles at would not minimize loss plus
+penalty (Yun, Lozano and Yang, Adaptive proximal gradient methods, 2021).
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -94,6 +105,44 @@ class Specification:
         """Return the learning rate of one replica, before any schedule."""
         return _pick(self.learning_rate, replica)  # type: ignore[attr-defined]
 
+    def _shrink(
+        self, weights: Tensor, rate: float, scale: Tensor | float = 1.0
+    ) -> None:
+        """Apply the proximal operator of the L1 penalty to stacked weights (K, P)."""
+        penalty: Number = self.proximal_l1  # type: ignore[attr-defined]
+        if _any(penalty):
+            learning_rate: Number = self.learning_rate  # type: ignore[attr-defined]
+            threshold = _wide(learning_rate) * rate * _wide(penalty)
+            _soften(weights, _column(threshold, weights) / scale)
+
+    def _penalized(
+        self, made: torch.optim.Optimizer, replica: int
+    ) -> torch.optim.Optimizer:
+        """Let a PyTorch optimizer take the L1 penalty of one replica."""
+        added = _pick(self.l1, replica)  # type: ignore[attr-defined]
+        taken = _pick(self.proximal_l1, replica)  # type: ignore[attr-defined]
+
+        def add_sign(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+            for parameter, _group in _moving(optimizer):
+                parameter.grad.add_(parameter.detach().sign(), alpha=added)
+
+        def shrink(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+            for parameter, group in _moving(optimizer):
+                scale = self._denominator(optimizer.state[parameter], group)
+                _soften(parameter.detach(), group["lr"] * taken / scale)
+
+        if added:
+            made.register_step_pre_hook(add_sign)
+        if taken:
+            made.register_step_post_hook(shrink)
+        return made
+
+    def _denominator(
+        self, state: Mapping[str, Tensor], group: Mapping[str, Any]
+    ) -> Tensor | float:
+        """Return what the step of a PyTorch optimizer divided by."""
+        return 1.0
+
 
 @dataclass(frozen=True)
 class SGD(Specification):
@@ -103,6 +152,8 @@ class SGD(Specification):
     momentum: Number = 0.0
     nesterov: bool = False
     weight_decay: Number = 0.0
+    l1: Number = 0.0
+    proximal_l1: Number = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -132,18 +183,20 @@ class SGD(Specification):
         With Nesterov ``w -= rate (g + momentum v)``.
         """
         _decay_into(gradients, weights, self.weight_decay)
+        _sign_into(gradients, weights, self.l1)
         direction = gradients
         if "momentum" in slots:
             momentum = _column(self.momentum, weights)
             velocity = slots["momentum"].mul_(momentum).add_(gradients)
             direction = gradients + momentum * velocity if self.nesterov else velocity
         weights.sub_(direction * _column(_scaled(self.learning_rate, rate), weights))
+        self._shrink(weights, rate)
 
     def torch_optimizer(
         self, parameters: Iterable[nn.Parameter], replica: int
     ) -> torch.optim.Optimizer:
         """Build `torch.optim.SGD` for one replica."""
-        return torch.optim.SGD(
+        made = torch.optim.SGD(
             parameters,
             lr=self.learning_rate_of(replica),
             momentum=_pick(self.momentum, replica),
@@ -153,6 +206,7 @@ class SGD(Specification):
             # network
             fused=True,
         )
+        return self._penalized(made, replica)
 
 
 @dataclass(frozen=True)
@@ -167,6 +221,8 @@ class RMSprop(Specification):
     epsilon: Number = 1e-8
     momentum: Number = 0.0
     weight_decay: Number = 0.0
+    l1: Number = 0.0
+    proximal_l1: Number = 0.0
 
     def slots(self) -> tuple[str, ...]:
         """Name the smoothed squares, and the velocity if there is momentum."""
@@ -182,21 +238,24 @@ class RMSprop(Specification):
     ) -> None:
         """Set ``s = a s + (1 - a) g^2``, ``w -= rate g / (sqrt(s) + epsilon)``."""
         _decay_into(gradients, weights, self.weight_decay)
+        _sign_into(gradients, weights, self.l1)
         square = slots["square"].lerp_(
             gradients.square(), 1 - _column(self.smoothing, weights)
         )
-        direction = gradients / square.sqrt().add_(_column(self.epsilon, weights))
+        scale = square.sqrt().add_(_column(self.epsilon, weights))
+        direction = gradients / scale
         if "momentum" in slots:
             direction = (
                 slots["momentum"].mul_(_column(self.momentum, weights)).add_(direction)
             )
         weights.sub_(direction * _column(_scaled(self.learning_rate, rate), weights))
+        self._shrink(weights, rate, scale)
 
     def torch_optimizer(
         self, parameters: Iterable[nn.Parameter], replica: int
     ) -> torch.optim.Optimizer:
         """Build `torch.optim.RMSprop` for one replica."""
-        return torch.optim.RMSprop(
+        made = torch.optim.RMSprop(
             parameters,
             lr=self.learning_rate_of(replica),
             alpha=_pick(self.smoothing, replica),
@@ -204,6 +263,12 @@ class RMSprop(Specification):
             momentum=_pick(self.momentum, replica),
             weight_decay=_pick(self.weight_decay, replica),
         )
+        return self._penalized(made, replica)
+
+    def _denominator(
+        self, state: Mapping[str, Tensor], group: Mapping[str, Any]
+    ) -> Tensor:
+        return state["square_avg"].sqrt().add_(group["eps"])
 
 
 @dataclass(frozen=True)
@@ -217,6 +282,8 @@ class Adam(Specification):
     betas: tuple[Number, Number] = (0.9, 0.999)
     epsilon: Number = 1e-8
     weight_decay: Number = 0.0
+    l1: Number = 0.0
+    proximal_l1: Number = 0.0
 
     def slots(self) -> tuple[str, ...]:
         """Name the smoothed gradients and their smoothed squares."""
@@ -235,6 +302,7 @@ class Adam(Specification):
         ``m`` and ``s`` are corrected for their start at zero.
         """
         _decay_into(gradients, weights, self.weight_decay)
+        _sign_into(gradients, weights, self.l1)
         self._step(weights, gradients, slots, rate, count)
 
     def _step(
@@ -250,17 +318,23 @@ class Adam(Specification):
         mean = slots["mean"].lerp_(gradients, _column(1 - first, weights))
         square = slots["square"].lerp_(gradients.square(), _column(1 - second, weights))
         scale = square.sqrt().div_(_column((1 - second**count) ** 0.5, weights))
-        weights.sub_(
-            mean.div(scale.add_(_column(self.epsilon, weights))).mul_(
-                _column(step_size, weights)
-            )
-        )
+        scale.add_(_column(self.epsilon, weights))
+        weights.sub_(mean.div(scale).mul_(_column(step_size, weights)))
+        self._shrink(weights, rate, scale)
 
     def torch_optimizer(
         self, parameters: Iterable[nn.Parameter], replica: int
     ) -> torch.optim.Optimizer:
         """Build `torch.optim.Adam` for one replica."""
-        return torch.optim.Adam(parameters, **self._torch_options(replica))
+        made = torch.optim.Adam(parameters, **self._torch_options(replica))
+        return self._penalized(made, replica)
+
+    def _denominator(
+        self, state: Mapping[str, Tensor], group: Mapping[str, Any]
+    ) -> Tensor:
+        unbiased = float(1 - group["betas"][1] ** float(state["step"]))
+        scale = state["exp_avg_sq"].sqrt() / math.sqrt(unbiased)
+        return scale.add_(group["eps"])
 
     def _torch_options(self, replica: int) -> dict[str, Any]:
         return {
@@ -293,13 +367,15 @@ class AdamW(Adam):
         if _any(self.weight_decay):
             shrink = 1 - _wide(self.learning_rate) * rate * _wide(self.weight_decay)
             weights.mul_(_column(shrink, weights))
+        _sign_into(gradients, weights, self.l1)
         self._step(weights, gradients, slots, rate, count)
 
     def torch_optimizer(
         self, parameters: Iterable[nn.Parameter], replica: int
     ) -> torch.optim.Optimizer:
         """Build `torch.optim.AdamW` for one replica."""
-        return torch.optim.AdamW(parameters, **self._torch_options(replica))
+        made = torch.optim.AdamW(parameters, **self._torch_options(replica))
+        return self._penalized(made, replica)
 
 
 def optimizer(name: str, **numbers: Number) -> Specification:
@@ -331,6 +407,26 @@ def optimizer(name: str, **numbers: Number) -> Specification:
 def _decay_into(gradients: Tensor, weights: Tensor, weight_decay: Number) -> None:
     if _any(weight_decay):
         gradients.add_(weights * _column(weight_decay, weights))
+
+
+def _sign_into(gradients: Tensor, weights: Tensor, l1: Number) -> None:
+    if _any(l1):
+        gradients.add_(weights.sign() * _column(l1, weights))
+
+
+def _soften(weights: Tensor, by: Tensor | float) -> None:
+    """Move weights towards zero, and not beyond, in place."""
+    weights.copy_(weights.sign() * (weights.abs() - by).clamp_(min=0))
+
+
+def _moving(
+    optimizer: torch.optim.Optimizer,
+) -> Iterator[tuple[Any, Mapping[str, Any]]]:
+    """Yield the parameters that have a gradient, with their groups."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if parameter.grad is not None:
+                yield parameter, group
 
 
 def _wide(value: Number) -> Any:

@@ -40,8 +40,7 @@ class Recipe:
         stop: Rules that end a trial at an evaluation.
         converged: A rule that only flags, such as `Plateau`.
         probes: Look at training while it runs.
-        sampler: Which samples stand in which batch, instead of ``batch_size``; for
-            learners.
+        sampler: Which samples stand in which batch, instead of ``batch_size``.
         hyper: Numbers of each trial by name, or one for all; for learners.
         metrics: Scores over whole sets by name; for learners.
         per_replica_targets: The targets are (K, N, ...), one set per trial; for
@@ -109,7 +108,7 @@ class Recipe:
 
 
 FOR_SUPERVISED = ("per_replica_targets", "prepare", "augment", "precision")
-FOR_LEARNERS = ("sampler", "hyper", "metrics")
+FOR_LEARNERS = ("hyper", "metrics")
 
 
 def check_fits(recipe: Recipe, options: Sequence[str], whom: str, instead: str) -> None:

@@ -8,6 +8,7 @@ nothing needs saving.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Protocol
 
@@ -129,56 +130,76 @@ class Folds:
     Args:
         samples: N.
         folds: How many.
-        held_out: The fold that each seed leaves out, by seed.
+        held_out: The fold that each seed leaves out, by seed; or several folds, as
+            nested cross-validation does.
         batch_size: Samples of a batch; None for all that are left.
         seed: Decides which samples are in which fold, for all trials.
+        order: Draws one order of places for all trials, as where a library knows
+            nothing of folds; None: each seed has an order of its own.
+
+    Raises:
+        UsageError: There are not so many folds, or nothing is left to train on.
     """
 
     def __init__(
         self,
         samples: int,
         folds: int,
-        held_out: dict[int, int],
+        held_out: Mapping[int, int | tuple[int, ...]],
         batch_size: int | None,
         *,
         seed: int,
+        order: int | None = None,
     ) -> None:
+        left_out = {
+            own: (fold,) if isinstance(fold, int) else fold
+            for own, fold in held_out.items()
+        }
         if not 2 <= folds <= samples or not all(
-            0 <= fold < folds for fold in held_out.values()
+            own and len({*own}) < folds and {*own} <= {*range(folds)}
+            for own in left_out.values()
         ):
             raise UsageError(
                 f"Folds: {folds} folds of {samples} samples, of which "
-                f"{held_out} leave one out."
+                f"{dict(held_out)} are left out."
             )
         self._parts = torch.randperm(samples, generator=generator(seed)).tensor_split(
             folds
         )
-        self._held_out = held_out
-        self._fewest = samples - max(len(part) for part in self._parts)
+        self._left_out, self._order = left_out, order
+        most = max((len({*own}) for own in left_out.values()), default=1)
+        lengths = sorted((len(part) for part in self._parts), reverse=True)
+        self._fewest = samples - sum(lengths[:most])
         # every trial takes equally many steps
         self._inner = Shuffled(self._fewest, batch_size)
         self.batches_per_epoch = self._inner.batches_per_epoch
         self.text = (
             f"{folds} folds by {seed}, {self._inner.text}, held out "
-            f"{sorted(held_out.items())}"
+            f"{sorted(left_out.items())}, order {order}"
         )
 
     def indices(self, seed: int, batch: int) -> Tensor:
         """See `Sampler.indices`."""
-        return self.training(seed)[self._inner.indices(seed, batch)]
+        order = seed if self._order is None else self._order
+        return self.training(seed)[self._inner.indices(order, batch)]
 
     def training(self, seed: int) -> Tensor:
-        """Return the samples that a trial learns from, equally many for every fold.
+        """Return the samples that a trial learns from, equally many for all trials.
 
-        One may stay unused.
+        A few may stay unused: one where folds are of two sizes, and more where some
+        trials leave out more folds than others.
         """
         rest = [
             part
             for fold, part in enumerate(self._parts)
-            if fold != self._held_out[seed]
+            if fold not in self._left_out[seed]
         ]
         return torch.cat(rest)[: self._fewest]
 
     def validation(self, seed: int) -> Tensor:
-        """Return the samples of the fold that a trial leaves out."""
-        return self._parts[self._held_out[seed]]
+        """Return the samples of the folds that a trial leaves out."""
+        return torch.cat([self._parts[fold] for fold in self._left_out[seed]])
+
+    def part(self, fold: int) -> Tensor:
+        """Return the samples of one fold."""
+        return self._parts[fold]

@@ -9,6 +9,7 @@ function of the evaluations alone, so a resumed training rebuilds it by replayin
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
@@ -91,29 +92,42 @@ class EarlyStopping:
 
     Attributes:
         metric: An evaluated curve; choose held-out data, never a test set.
-        patience: Evaluations, not steps.
+        patience: Evaluations, not steps; one number, or one per replica.
         minimum_delta: In units of the metric.
         restore_best: The final weights are those of the lowest evaluation of the
             metric, however the training ends.
     """
 
     metric: str = "held_out_loss"
-    patience: int = 10
+    patience: int | Sequence[int] = 10
     minimum_delta: float = 0.0
     restore_best: bool = True
     name: ClassVar[str] = "early stopping"
     improves: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if self.patience < 1 or self.minimum_delta < 0:
+        if not isinstance(self.patience, int):
+            # A tuple, so that the rule can be compared, hashed and printed.
+            object.__setattr__(self, "patience", tuple(self.patience))
+        if np.min(self.patience) < 1 or self.minimum_delta < 0:
             raise UsageError(
                 "EarlyStopping: patience must be at least 1 and "
                 "minimum_delta not negative."
             )
 
     def watch(self, replicas: int) -> Watch:
-        """Return a fresh memory for this number of replicas."""
-        return _PatienceWatch(replicas, self.patience, self.minimum_delta)
+        """Return a fresh memory for this number of replicas.
+
+        Raises:
+            UsageError: There is another number of patiences than of replicas.
+        """
+        patience = np.atleast_1d(np.asarray(self.patience))
+        if len(patience) not in (1, replicas):
+            raise UsageError(
+                f"EarlyStopping: patience has {len(patience)} values for {replicas} "
+                "replicas. Give one number, or one per seed."
+            )
+        return _PatienceWatch(replicas, patience, self.minimum_delta)
 
 
 @dataclass(frozen=True)
@@ -157,7 +171,9 @@ class _ThresholdWatch:
 
 
 class _PatienceWatch:
-    def __init__(self, replicas: int, patience: int, minimum_delta: float) -> None:
+    def __init__(
+        self, replicas: int, patience: npt.NDArray[np.int64], minimum_delta: float
+    ) -> None:
         self._patience, self._delta = patience, minimum_delta
         self._best = np.full(replicas, np.inf)
         self._waited = np.zeros(replicas, dtype=int)
@@ -166,7 +182,7 @@ class _PatienceWatch:
         improved = values < self._best - self._delta
         self._best = np.where(improved, values, self._best)
         self._waited = np.where(improved, 0, self._waited + 1)
-        return self._waited >= self._patience
+        return np.asarray(self._waited >= self._patience)
 
 
 class _PlateauWatch:

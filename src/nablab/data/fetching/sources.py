@@ -192,6 +192,33 @@ def unpack(packed: Path, size: int) -> bytes:
         raise SourceError(f"{packed} is damaged ({error})") from error
 
 
+def unpack_xz(packed: Path, most: int) -> bytes:
+    """Decompress an xz file.
+
+    Args:
+        packed: The file.
+        most: The bytes that it may unpack to.
+
+    Raises:
+        SourceError: It is damaged or unpacks to more, or this Python cannot read xz.
+        OSError: It cannot be read.
+    """
+    try:
+        import lzma  # not part of every Python: some are built without it
+    except ImportError as error:
+        raise SourceError(
+            f"{packed} cannot be read: this Python was built without the module lzma"
+        ) from error
+    try:
+        with lzma.open(packed) as file:
+            content = file.read(most + 1)
+    except (lzma.LZMAError, EOFError) as error:
+        raise SourceError(f"{packed} is damaged ({error})") from error
+    if len(content) > most:
+        raise SourceError(f"{packed} unpacks to more than {most:,} bytes")
+    return content
+
+
 def packed_most(size: int) -> int:
     """Bound the bytes that a gzip file of this many bytes may have.
 

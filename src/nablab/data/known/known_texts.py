@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 from nablab.data.known.known_set import EmbeddedSet, KnownSet
@@ -13,9 +14,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class KnownTexts(KnownSet):
-    """Labeled texts that are fetched."""
+    """Labeled texts that are fetched.
+
+    Attributes:
+        notes: What a report should tell of the texts of a file, by the file's name.
+    """
 
     kind: ClassVar[str] = "texts"
+
+    notes: Mapping[str, str] = field(default_factory=dict)
 
     def decode(self, name: str, content: bytes) -> tuple[list[str], list[int]]:
         """Decode the file of one split.

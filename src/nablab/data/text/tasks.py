@@ -34,8 +34,12 @@ class TextTask:
     samples: int | None = None
 
     def texts(self, split: str = "train") -> TextSet:
-        """Return the texts of ``"train"`` that are drawn, or those of ``"test"``."""
-        return self._train if split == "train" else self._load("test")
+        """Return the texts of ``"train"`` that are drawn, or those of ``"test"``.
+
+        Raises:
+            UsageError: There is no such split.
+        """
+        return self._train if split == "train" else self._load(split)
 
     @property
     def outputs(self) -> int:

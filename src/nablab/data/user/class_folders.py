@@ -75,7 +75,7 @@ def list_classes(
     top = splits.get("train", folder)
     classes = _classes(top, wanted)
     beside = (
-        _beside(folder, [place.name for place in splits.values()]) if splits else []
+        note_beside(folder, [place.name for place in splits.values()]) if splits else []
     )
     listings = {"train": _list(top, classes, beside, wanted)}
     check_classes(
@@ -90,6 +90,19 @@ def list_classes(
             )
         listings["test"] = _list(test, classes, beside, wanted)
     return classes, listings
+
+
+def note_beside(folder: Path, read: Sequence[str]) -> list[str]:
+    """Note what lies beside the folders that are read, if there is anything."""
+    unread = [path for path in _entries(folder) if path.name not in read]
+    if not unread:
+        return []
+    words = [_counted(path, folder) if path.is_dir() else path.name for path in unread]
+    more = ", ..." if len(read) > FILES_NAMED else ""
+    return [
+        f"Left out, beside {', '.join(map(in_text, read[:FILES_NAMED]))}{more} in "
+        f"{in_text(folder)}: {_some(words)}"
+    ]
 
 
 def _splits(folder: Path, wanted: Wanted) -> dict[str, Path]:
@@ -159,7 +172,7 @@ def _list(
             )
         paths += found
         labels += [label] * len(found)
-    said = [*notes, *_beside(folder, classes)]
+    said = [*notes, *note_beside(folder, classes)]
     if others:
         what = f"Files that are not {wanted.noun} by their names, which were left out"
         said.append(f"{what}: {len(others)} ({_some(others)})")
@@ -190,19 +203,6 @@ def _sort(
             others.append(str(path.relative_to(top)))
     _check_links(found, wanted)
     return found
-
-
-def _beside(folder: Path, read: Sequence[str]) -> list[str]:
-    """Note what lies beside the folders that are read, if there is anything."""
-    unread = [path for path in _entries(folder) if path.name not in read]
-    if not unread:
-        return []
-    words = [_counted(path, folder) if path.is_dir() else path.name for path in unread]
-    more = ", ..." if len(read) > FILES_NAMED else ""
-    return [
-        f"Left out, beside {', '.join(map(in_text, read[:FILES_NAMED]))}{more} in "
-        f"{in_text(folder)}: {_some(words)}"
-    ]
 
 
 def _entries(folder: Path) -> list[Path]:

@@ -55,8 +55,22 @@ def check_fits(nbytes: int, what: str, remedy: str) -> None:
         )
 
 
-def check_ratio(packed: int, unpacked: int, what: str) -> None:
+def check_ratio(
+    packed: int,
+    unpacked: int,
+    what: str,
+    *,
+    noun: str = "images",
+    remedy: str = "If you trust it, store it with np.savez, which does not compress.",
+) -> None:
     """Refuse what is large and unpacks as no real data do.
+
+    Args:
+        packed: Its bytes.
+        unpacked: How many they become.
+        what: Names it, as the subject of a sentence.
+        noun: What it should hold.
+        remedy: What to do about it, a whole sentence.
 
     Raises:
         UsageError: It is a decompression bomb, or holds one and the same value.
@@ -64,8 +78,8 @@ def check_ratio(packed: int, unpacked: int, what: str) -> None:
     if unpacked > SMALL and unpacked > RATIO * packed:
         raise UsageError(
             f"{what} has {size(packed)} and would unpack to {size(unpacked)}, which no "
-            "images do: it holds one value over and over, or it is made to fill the "
-            "memory. If you trust it, store it with np.savez, which does not compress."
+            f"{noun} do: it holds one value over and over, or it is made to fill the "
+            f"memory. {remedy}"
         )
 
 

@@ -7,35 +7,28 @@ texts.
 
 from __future__ import annotations
 
-import csv
 import difflib
-import gzip
-import io
 import json
 import re
-import sys
-import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nablab.data.user.limits import check_fits, memory
+from nablab.data.user.cells import LONGEST, Row, left_out, read_rows, too_long
+from nablab.data.user.columns import TABLES, is_table
+from nablab.data.user.text_files import read_text
 from nablab.errors import UsageError
 from nablab.files.places import in_text
 
 # Names by which a column is known for what it holds.
 TEXT_NAMES = ("text", "texts", "sentence", "review", "content", "comment", "message")
 LABEL_NAMES = ("label", "labels", "class", "category", "target", "sentiment", "topic")
-LONGEST = 10_000_000  # characters of one text; War and Peace has 3 million
-# Bytes in memory for each of the file: the text as read, its rows, and their texts.
-COPIES = 4
-ROWS_NAMED = 3
-NEVER_CLOSED = " Is a quotation mark not closed?"
-WHOLE = re.compile(r"[+-]?\d+")
-
-# A row as a reader gives it: the line where it begins, and its cells by place.
-Row = tuple[int, list[str]]
+OBJECT = '{"text": "...", "label": "..."}'  # a line of .jsonl
+CELLS = 12  # of a row that are listed in a message
+LONGEST_LABEL = 200  # characters; a class's name stands in tables and figures
+# At most 18 digits: Python refuses to read numbers of thousands.
+WHOLE = re.compile(r"[+-]?[0-9]{1,18}")
 
 
 @dataclass
@@ -69,89 +62,40 @@ def read_table(path: Path, columns: tuple[str, str] | None) -> Table:
             the line.
     """
     where = in_text(path)
-    text = _decoded(_content(path), where)
-    kind = path.name.removesuffix(".gz").rpartition(".")[2].lower()
+    if not is_table(path.name):
+        raise UsageError(
+            f"{where} is neither a folder nor a table of texts by its name. Save it as "
+            f"one of these: {', '.join(TABLES)}."
+        )
+    if columns and not all(columns):
+        raise UsageError(
+            f"One column of {where} is named. Name two after the colon: that of the "
+            f"texts and that of the labels, such as {where}:text,label."
+        )
+    text = read_text(path)
+    kind = path.name.lower().removesuffix(".gz").rpartition(".")[2]
     if kind == "jsonl":
         table = _from_objects(text, path, columns)
     else:
-        table = _from_cells(text, path, columns, "\t" if kind == "tsv" else "")
+        table = _from_cells(text, path, columns, kind)
     if not table.texts:
         raise UsageError(f"{where} has no row with a text and a label.")
     return table
 
 
-def _content(path: Path) -> bytes:
-    """Read and unpack a file."""
-    where = in_text(path)
-    remedy = "Split the file, or take fewer rows."
-    try:
-        size = path.stat().st_size
-        check_fits(COPIES * size, where, remedy)
-        if path.suffix == ".gz":
-            # What a gzip file says of its size cannot be relied on: one byte more than
-            # there is room for is read, and no more.
-            room = memory() // (2 * COPIES)
-            with gzip.open(path) as file:
-                content = file.read(room + 1)
-            check_fits(COPIES * len(content), where, remedy)
-        else:
-            content = path.read_bytes()
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise UsageError(f"{where} is damaged ({error}). Pack it again.") from error
-    except OSError as error:
-        raise UsageError(
-            f"{where} cannot be read: {error.strerror}. Make it readable."
-        ) from error
-    if not content.strip():
-        raise UsageError(f"{where} is empty.")
-    return content
-
-
-def _decoded(content: bytes, where: str) -> str:
-    """Decode a file by its byte order mark, or as UTF-8 if it has none."""
-    encoding = "utf-8-sig"
-    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
-        encoding = "utf-16"
-    try:
-        text = content.decode(encoding)
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise UsageError(
-            f"{where} is not {encoding.removesuffix('-sig').upper()}: byte "
-            f"0x{content[error.start]:02x} in line {line:,}. Convert it, such as with "
-            f"'iconv -f latin1 -t utf-8 {where}', if that is its encoding."
-        ) from error
-    if "\0" in text:
-        line = text.count("\n", 0, text.index("\0")) + 1
-        raise UsageError(
-            f"{where} holds a zero character in line {line:,}: it is no text file, or "
-            "UTF-16 without a byte order mark. Convert it with iconv."
-        )
-    return text
-
-
 def _from_cells(
-    text: str, path: Path, columns: tuple[str, str] | None, separator: str
+    text: str, path: Path, columns: tuple[str, str] | None, kind: str
 ) -> Table:
     """Read a table of cells."""
     where = in_text(path)
-    separator = separator or _separator(text)
-    rows = list(_rows(text, where, separator))
-    if not rows:
-        raise UsageError(f"{where} has no rows.")
-    width = len(rows[0][1])
-    for line, cells in rows:
-        if len(cells) != width:
-            raise UsageError(
-                f"{where}, line {line:,}: {len(cells)} columns in place of {width}. A "
-                f"text that holds '{_shown(separator)}' or a line break needs quotation "
-                "marks around it."
-            )
-    table = Table(path)
+    rows, notes = read_rows(text, where, kind)
+    table = Table(path, notes=notes)
     header, text_place, label_place = _places(rows, columns, where)
     if header:
-        names = ", ".join(cell.strip() for cell in rows[0][1])
+        names = _listed([cell.strip() for cell in rows[0][1]])
         table.notes.append(f"{where}: the first row names the columns: {names}")
+    else:
+        table.notes.append(f"{where}: the first row is a text, and names no columns")
     if columns is None:
         found = f"column {text_place + 1} has the texts, {label_place + 1} the labels"
         table.notes.append(f"{where}: {found}")
@@ -163,49 +107,6 @@ def _from_cells(
     return table
 
 
-def _rows(text: str, where: str, separator: str) -> Iterator[Row]:
-    """Yield the rows that are not empty, with the lines in which they begin."""
-    # RFC 4180: quotation marks inside are doubled, and a cell may hold line breaks.
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
-    before = csv.field_size_limit(sys.maxsize)  # the limit is one for the process
-    line = 1
-    try:
-        for cells in reader:
-            if max(map(len, cells), default=0) > LONGEST:
-                raise _too_long(where, line)
-            if any(cell.strip() for cell in cells):
-                yield line, cells
-            line = reader.line_num + 1
-    except csv.Error as error:
-        raise UsageError(
-            f"{where}, line {line:,}: {error}.{NEVER_CLOSED} Inside a cell in quotation "
-            "marks, a quotation mark is written twice."
-        ) from error
-    finally:
-        csv.field_size_limit(before)
-
-
-def _too_long(where: str, line: int) -> UsageError:
-    return UsageError(
-        f"{where}, line {line:,}: a text of more than {LONGEST:,} characters."
-        f"{NEVER_CLOSED}"
-    )
-
-
-def _separator(text: str) -> str:
-    """Return what separates the columns of a ``.csv`` file.
-
-    A comma, unless the first row has none; spreadsheets write semicolons where the
-    comma is the decimal sign.
-    """
-    for separator in (",", ";", "\t"):
-        beginning = io.StringIO(text[:LONGEST], newline="")
-        first = next(csv.reader(beginning, delimiter=separator), [])
-        if len(first) > 1:
-            return separator
-    return ","
-
-
 def _places(
     rows: Sequence[Row], columns: tuple[str, str] | None, where: str
 ) -> tuple[bool, int, int]:
@@ -213,13 +114,24 @@ def _places(
     first = [cell.strip() for cell in rows[0][1]]
     if columns is None:
         return _found_places(rows, first, where)
-    if not any(column in first for column in columns):
-        numbers = [_number(column, len(first)) for column in columns]
-        if None not in numbers:
-            text, label = (number or 0 for number in numbers)
-            return _is_header(rows, text, label), text, label
-    text, label = (_named(column, first, where) for column in columns)
-    return True, text, label
+    numbers = [_number(column, len(first)) for column in columns]
+    if None not in numbers:
+        # Numbers are places, also where a label of the first row is such a number.
+        text, label = (number or 0 for number in numbers)
+        header = _is_header(rows, text, label)
+    else:
+        text, label = (_named(column, first, where) for column in columns)
+        header = True
+    _check_two(text, label, where)
+    return header, text, label
+
+
+def _check_two(text: int, label: int, where: str) -> None:
+    if text == label:
+        raise UsageError(
+            f"Column {text + 1} of {where} cannot hold both the texts and the labels. "
+            "Name two columns after the colon: the texts first, then the labels."
+        )
 
 
 def _number(column: str, width: int) -> int | None:
@@ -230,6 +142,7 @@ def _number(column: str, width: int) -> int | None:
 
 
 def _named(column: str, names: Sequence[str], where: str) -> int:
+    """Return the place of the column with this name or number."""
     if names.count(column) == 1:
         return list(names).index(column)
     if column in names:
@@ -243,7 +156,7 @@ def _named(column: str, names: Sequence[str], where: str) -> int:
     meant = f" Did you mean '{close[0]}'?" if close else ""
     raise UsageError(
         f"{where} has no column '{column}'.{meant} Its columns: "
-        f"{', '.join(names)}. Give two of these names, or numbers from 1 to "
+        f"{_listed(names)}. Give two of these names, or numbers from 1 to "
         f"{len(names)}."
     )
 
@@ -252,6 +165,11 @@ def _found_places(
     rows: Sequence[Row], first: Sequence[str], where: str
 ) -> tuple[bool, int, int]:
     """Find the columns by usual names, or by what two columns hold."""
+    if len(first) < 2:
+        raise UsageError(
+            f"{where} has one column only, and texts and labels need one each. Separate "
+            "columns by commas, semicolons or tabs."
+        )
     lower = [cell.casefold() for cell in first]
     texts = [place for place, cell in enumerate(lower) if cell in TEXT_NAMES]
     labels = [place for place, cell in enumerate(lower) if cell in LABEL_NAMES]
@@ -265,8 +183,8 @@ def _found_places(
             return _is_header(rows, many, few), many, few
     raise UsageError(
         f"It is not clear which columns of {where} hold the texts and the labels. The "
-        f"first row: {_first(first)}. Write them after a colon, by name or by number "
-        f"from 1, such as {where}:{len(first)},1."
+        f"first row: {_listed(first, ' | ')}. Write them after a colon, by name or by "
+        f"number from 1, such as {where}:{len(first)},1."
     )
 
 
@@ -293,26 +211,32 @@ def _from_objects(text: str, path: Path, columns: tuple[str, str] | None) -> Tab
     rows: list[tuple[int, dict[str, object]]] = []
     for line, content in enumerate(text.split("\n"), start=1):
         if len(content) > LONGEST:
-            raise _too_long(where, line)
+            raise too_long(where, line)
         if not content.strip():
             continue
         try:
             row = json.loads(content)
+        except json.JSONDecodeError as error:
+            raise UsageError(
+                f"{where}, line {line:,} is not JSON: {error.msg} at character "
+                f"{error.pos + 1:,}. Each line must be an object such as {OBJECT}."
+            ) from error
         except (ValueError, RecursionError) as error:
             raise UsageError(f"{where}, line {line:,} is not JSON: {error}.") from error
         if not isinstance(row, dict):
             raise UsageError(
-                f"{where}, line {line:,} is not an object such as "
-                '{"text": "...", "label": "..."}.'
+                f"{where}, line {line:,} is not an object such as {OBJECT}."
             )
         rows.append((line, row))
     if not rows:
         raise UsageError(f"{where} has no rows.")
     names = list(rows[0][1])
     table = Table(path)
-    text_name, label_name = columns or _found_names(names, where)
-    for name in (text_name, label_name):
-        _named(name, names, where)
+    text_place, label_place = (
+        _named(name, names, where) for name in columns or _found_names(names, where)
+    )
+    _check_two(text_place, label_place, where)
+    text_name, label_name = names[text_place], names[label_place]
     if columns is None:
         table.notes.append(
             f"{where}: '{text_name}' has the texts, '{label_name}' the labels"
@@ -336,7 +260,7 @@ def _found_names(names: Sequence[str], where: str) -> tuple[str, str]:
         return texts[0], labels[0]
     raise UsageError(
         f"It is not clear which keys of {where} hold the texts and the labels. Its "
-        f"keys: {', '.join(names)}. Write them after a colon, such as "
+        f"keys: {_listed(names)}. Write them after a colon, such as "
         f"{where}:{names[0] if names else 'text'},label."
     )
 
@@ -351,7 +275,7 @@ def _value(
 ) -> str:
     if name not in row:
         raise UsageError(
-            f"{where}, line {line:,} has no '{name}'. Its keys: {', '.join(row)}."
+            f"{where}, line {line:,} has no '{name}'. Its keys: {_listed(list(row))}."
         )
     value = row[name]
     if not isinstance(value, types):
@@ -359,7 +283,21 @@ def _value(
             f"{where}, line {line:,}: '{name}' is {json.dumps(value)[:60]}, which is "
             f"not {words}."
         )
+    if isinstance(value, str) and not value.isascii():
+        _check_whole(value, name, where, line)
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _check_whole(value: str, name: str, where: str, line: int) -> None:
+    """Refuse half of a character, as is left where an emoji was cut in two."""
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        half = f"\\u{ord(value[error.start]):04x}"
+        raise UsageError(
+            f"{where}, line {line:,}: '{name}' holds half of a character, {half}, which "
+            "no file can hold. Remove it."
+        ) from error
 
 
 def _fill(table: Table, pairs: Iterator[tuple[int, str, str]]) -> None:
@@ -374,22 +312,19 @@ def _fill(table: Table, pairs: Iterator[tuple[int, str, str]]) -> None:
         if not text.strip():
             empty.append(line)
             continue
+        if len(label) > LONGEST_LABEL:
+            raise UsageError(
+                f"{where}, line {line:,}: a label of {len(label):,} characters, where "
+                f"{LONGEST_LABEL} are the most. Are these the labels? Columns can be "
+                f"named, such as {where}:text,label."
+            )
         table.texts.append(text)
         table.labels.append(label.strip())
     if empty:
-        lines = ", ".join(f"{line:,}" for line in empty[:ROWS_NAMED])
-        more = ", ..." if len(empty) > ROWS_NAMED else ""
-        table.notes.append(
-            f"{where}: rows without a text, which were left out: {len(empty):,} (line "
-            f"{lines}{more})"
-        )
+        table.notes.append(left_out(where, "rows without a text", empty))
 
 
-def _first(cells: Sequence[str]) -> str:
-    """Show the beginning of a row."""
-    shown = [cell if len(cell) <= 20 else f"{cell[:17]}..." for cell in cells[:6]]
-    return " | ".join(shown) + (" | ..." if len(cells) > len(shown) else "")
-
-
-def _shown(separator: str) -> str:
-    return "tab" if separator == "\t" else separator
+def _listed(cells: Sequence[str], between: str = ", ") -> str:
+    """List the beginnings of the first few cells."""
+    some = [cell if len(cell) <= 20 else f"{cell[:17]}..." for cell in cells[:CELLS]]
+    return between.join([*some, "..."] if len(cells) > CELLS else some)

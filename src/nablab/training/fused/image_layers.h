@@ -34,6 +34,7 @@ typedef struct {
     real *turned, *gradient[PARTS];
     vec *first, *basis; /* all of the first layer's outputs, and as many for each network of a Basis */
     int64_t first_size;
+    int64_t used; /* samples of the tile; the deltas of the lanes behind them are zero */
 } Scratch;
 
 typedef struct {
@@ -321,44 +322,45 @@ static void dense_back(const Network *n, int64_t place, const real *parameters, 
                            .slope = (real)!relu});
 }
 
-/* gradient (rows, inputs) += delta (rows, samples) a (samples, inputs), R rows of V vectors at a time. Lanes
- * behind the last input add zeros to what follows. */
-INLINE void outer_block(const int R, const int V, const real *delta, int64_t samples, const vec *a,
-                        int64_t stride, real *gradient, int64_t inputs) {
+/* gradient (rows, inputs) += delta (rows, samples) a (samples, inputs), R rows of V vectors at a time; a row of
+ * delta has `lanes` places. Lanes behind the last input add zeros to what follows. */
+INLINE void outer_block(const int R, const int V, const real *delta, int64_t lanes, int64_t samples,
+                        const vec *a, int64_t stride, real *gradient, int64_t inputs) {
     vec total[PATCH_ROWS][VECTORS] = {0}, value[VECTORS];
     for (int64_t s = 0; s < samples; s++) {
         UNROLL for (int v = 0; v < V; v++) value[v] = a[s * stride + v];
         UNROLL for (int r = 0; r < R; r++)
-            UNROLL for (int v = 0; v < V; v++) total[r][v] += delta[r * samples + s] * value[v];
+            UNROLL for (int v = 0; v < V; v++) total[r][v] += delta[r * lanes + s] * value[v];
     }
     UNROLL for (int r = 0; r < R; r++)
         UNROLL for (int v = 0; v < V; v++) *(loose *)(gradient + r * inputs + v * LANES) += total[r][v];
 }
 
-INLINE void outer_rows(const int R, const real *delta, int64_t samples, const vec *a, int64_t stride,
-                       real *gradient, int64_t inputs) {
+INLINE void outer_rows(const int R, const real *delta, int64_t lanes, int64_t samples, const vec *a,
+                       int64_t stride, real *gradient, int64_t inputs) {
     int64_t v = 0;
     for (; v + VECTORS <= stride; v += VECTORS)
-        outer_block(R, VECTORS, delta, samples, a + v, stride, gradient + v * LANES, inputs);
-    for (; v < stride; v++) outer_block(R, 1, delta, samples, a + v, stride, gradient + v * LANES, inputs);
+        outer_block(R, VECTORS, delta, lanes, samples, a + v, stride, gradient + v * LANES, inputs);
+    for (; v < stride; v++)
+        outer_block(R, 1, delta, lanes, samples, a + v, stride, gradient + v * LANES, inputs);
 }
 
 static void dense_gradient(const Network *n, int64_t place, const Scratch *scratch, real *gradient) {
     const Layer *l = n->layer + place;
     const Shape from = shape_of(n, place);
-    const int64_t inputs = from.channels * from.height * from.width, samples = n->tile * LANES;
-    const int64_t stride = (inputs + LANES - 1) / LANES;
+    const int64_t inputs = from.channels * from.height * from.width, lanes = n->tile * LANES;
+    const int64_t samples = scratch->used, stride = (inputs + LANES - 1) / LANES;
     const real *a = (const real *)scratch->value[place].at, *delta = (const real *)scratch->delta[place + 1].at;
     for (int64_t s = 0; s < samples; s++) {
         real *turned = scratch->turned + s * stride * LANES;
-        for (int64_t i = 0; i < inputs; i++) turned[i] = a[i * samples + s];
+        for (int64_t i = 0; i < inputs; i++) turned[i] = a[i * lanes + s];
         for (int64_t i = inputs; i < stride * LANES; i++) turned[i] = 0;
     }
     const vec *rows = (const vec *)scratch->turned;
     real *to = gradient + l->weights;
     int64_t o = 0;
     for (; o + PATCH_ROWS <= l->channels; o += PATCH_ROWS)
-        outer_rows(PATCH_ROWS, delta + o * samples, samples, rows, stride, to + o * inputs, inputs);
+        outer_rows(PATCH_ROWS, delta + o * lanes, lanes, samples, rows, stride, to + o * inputs, inputs);
     for (; o < l->channels; o++)
-        outer_rows(1, delta + o * samples, samples, rows, stride, to + o * inputs, inputs);
+        outer_rows(1, delta + o * lanes, lanes, samples, rows, stride, to + o * inputs, inputs);
 }

@@ -79,22 +79,29 @@ static double softmax_delta(const Network *n, const Scratch *scratch, const int6
     return total;
 }
 
-/* The samples of `index`, or of `start` and on where it is null, into the first maps; zeros behind them. */
+/* The samples of `index`, or of `start` and on where it is null, into the first maps. What stands in the lanes
+ * behind them stays, for nobody reads what comes out of these. */
 static void gather(const Network *n, const Data *d, const Maps maps, const int64_t *index, int64_t start,
                    int64_t samples) {
     const int64_t lanes = n->tile * LANES, area = n->height * n->width, size = n->channels * area;
     int64_t from[VECTORS * LANES];
-    for (int64_t s = 0; s < lanes; s++)
-        from[s] = size * (s >= samples ? (index ? index[0] : start) : index ? index[s] : start + s);
+    for (int64_t s = 0; s < samples; s++) from[s] = size * (index ? index[s] : start + s);
+    if (!d->bytes && maps.row == n->width * n->tile && maps.plane == area * n->tile) {
+        /* Sample by sample: to fetch a pixel of each in turn took twice as long with 1,000 inputs. */
+        for (int64_t s = 0; s < samples; s++)
+            for (int64_t pixel = 0; pixel < size; pixel++)
+                ((real *)maps.at)[pixel * lanes + s] = d->numbers[from[s] + pixel];
+        return;
+    }
     for (int64_t c = 0; c < n->channels; c++)
         for (int64_t y = 0; y < n->height; y++)
             for (int64_t x = 0; x < n->width; x++) {
                 real *to = (real *)(maps.at + c * maps.plane + y * maps.row + x * n->tile);
                 const int64_t pixel = c * area + y * n->width + x;
                 if (d->bytes)
-                    for (int64_t s = 0; s < lanes; s++) to[s] = d->table[c * 256 + d->bytes[from[s] + pixel]];
+                    for (int64_t s = 0; s < samples; s++) to[s] = d->table[c * 256 + d->bytes[from[s] + pixel]];
                 else
-                    for (int64_t s = 0; s < lanes; s++) to[s] = d->numbers[from[s] + pixel];
+                    for (int64_t s = 0; s < samples; s++) to[s] = d->numbers[from[s] + pixel];
             }
 }
 
@@ -113,15 +120,17 @@ static double part_gradient(const Job *job, const Scratch *scratch, int64_t repl
     const real *parameters = job->parameters + replica * n->stored;
     int64_t counted = 0, chosen[VECTORS * LANES];
     double loss = 0;
+    Scratch own = *scratch;
     for (int64_t s = 0; s < batch; s++) counted += labels[index ? index[s] : s] != UNCOUNTED;
     memset(gradient, 0, n->stored * sizeof(real));
     for (int64_t tile = tiles * part / PARTS; tile < tiles * (part + 1) / PARTS; tile++) {
         const int64_t start = tile * lanes, samples = batch - start < lanes ? batch - start : lanes;
         for (int64_t s = 0; s < samples; s++) chosen[s] = labels[index ? index[start + s] : start + s];
+        own.used = samples;
         gather(n, d, scratch->value[0], index ? index + start : 0, start, samples);
         forward(n, parameters, scratch, 0);
         loss += softmax_delta(n, scratch, chosen, samples, (real)(1.0 / (double)counted));
-        backward(n, parameters, scratch, gradient);
+        backward(n, parameters, &own, gradient);
     }
     return loss / (double)counted;
 }

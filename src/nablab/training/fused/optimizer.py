@@ -25,6 +25,8 @@ class _Optimizer(ctypes.Structure):
         ("epsilon", _POINTER),
         ("first_decay", _POINTER),
         ("second_decay", _POINTER),
+        ("l1", _POINTER),
+        ("proximal_l1", _POINTER),
     ]
 
 
@@ -49,6 +51,8 @@ class OptimizerNumbers:
             "epsilon": values.get("epsilon", 0.0),
             "first_decay": first,
             "second_decay": second,
+            "l1": values["l1"],
+            "proximal_l1": values["proximal_l1"],
         }
         self._arrays = {
             name: _one_each(value, replicas) for name, value in numbers.items()
