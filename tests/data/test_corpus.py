@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import torch
-
 from nablab import data
 
 
@@ -31,15 +29,3 @@ def test_held_out_texts_are_no_training_texts() -> None:
     assert len(found.train), len(found.scored) == (40, 20)
     assert found.vocabulary == data.Vocabulary.build(rest.texts, size=200)
     assert sorted(found.scored_labels.tolist()) == sorted(held_out.labels.tolist())
-
-
-def test_words_stay_with_their_vectors() -> None:
-    found = data.corpus("king-james@60", 50)
-    table = torch.randn(55, 3)
-    kept = found.with_words(table)
-    words = bytes(kept["words"].tolist()).decode().split("\n")
-    assert tuple(words) == found.vocabulary.words
-    assert kept["embedding.weight"].shape == (50, 3)
-    torch.testing.assert_close(
-        kept["embedding.weight"].float(), table[:50], rtol=1e-3, atol=1e-3
-    )

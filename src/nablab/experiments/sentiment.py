@@ -632,8 +632,7 @@ class Sentiment(Experiment):
                 stop_reason=outcome.stop_reason,
             )
             if condition["change"] == NONE and name != YOURS:
-                table = net.get_parameter("embedding.weight")
-                lab.weights(trial, "embedding", corpus.with_words(table))
+                lab.weights(trial, "embedding", _word_vectors(name, net, corpus))
             self._through_time(trial, lab, net, scored, own.build(name))
             self._attention(trial, lab, net, scored, corpus)
 
@@ -828,6 +827,17 @@ def _parts(change: str) -> tuple[str, str]:
             f"rnn:read=last, with one of the networks {', '.join(NETWORKS)}."
         )
     return name, settings
+
+
+def _word_vectors(name: str, net: nn.Module, corpus: Corpus) -> dict[str, Tensor]:
+    """Return a network's word vectors with their words, as `WordVectors` reads them.
+
+    In float16, which is enough for angles between them.
+    """
+    words = corpus.vocabulary.words
+    table = net.get_parameter("embedding.weight").detach()[: len(words)]
+    kept = data.WordVectors(name=name, words=words, vectors=table).tensors()
+    return kept | {"embedding.weight": table.half()}
 
 
 def _some(texts: Sequences, count: int) -> training.Dataset:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -37,24 +36,6 @@ class Corpus:
     scored_labels: Tensor
     classes: tuple[str, ...]
     notes: tuple[str, ...]
-
-    def with_words(self, table: Tensor) -> Mapping[str, Tensor]:
-        r"""Return word vectors to be kept, and the words that they belong to.
-
-        The words are the bytes of one text in UTF-8, a line per word:
-        ``bytes(words.tolist()).decode().split("\n")``.
-
-        Args:
-            table: (V, D), a row per number; rows without a word are left out.
-
-        Returns:
-            ``"embedding.weight"``, float16, and ``"words"``, uint8.
-        """
-        words = "\n".join(self.vocabulary.words).encode()
-        return {
-            "embedding.weight": table[: len(self.vocabulary)].detach().half(),
-            "words": torch.frombuffer(bytearray(words), dtype=torch.uint8),
-        }
 
 
 def split(spec: str, *, held_out: int = 0, seed: int = 0) -> tuple[TextSet, TextSet]:
