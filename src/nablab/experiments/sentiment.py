@@ -169,7 +169,7 @@ class Sentiment(Experiment):
     word_dropout: Left = 0.1
     start: Literal["default", "orthogonal"] = "default"
     mistake: Literal["none", "loss-over-the-batch"] = "none"
-    learning_rate: Positive = 3e-3
+    learning_rate: Positive = 4e-3
     schedule: Literal["one-cycle", "constant"] = "one-cycle"
     clip_norm: Positive | None = None
     batch_size: Samples = 64
@@ -186,7 +186,9 @@ class Sentiment(Experiment):
             "changes": (f"rnn:{LAST}", f"rnn:{REPAIRED}", f"bilstm:{WRONG}"),
             "words": 3_000,
             "limit": 20,
-            "learning_rate": 8e-3,
+            "dropout": 0.1,
+            "word_dropout": 0.0,
+            "learning_rate": 0.015,
             "batch_size": 128,
             "epochs": 6,
             "seeds": 9,
@@ -240,6 +242,7 @@ class Sentiment(Experiment):
                 )
             ),
             "scored_on": "validation",
+            "seeds": 3,
         },
     }
     claims: ClassVar[tuple[Claim, ...]] = (
