@@ -419,8 +419,8 @@ def test_a_dry_run_refuses_a_state_that_cannot_be_saved() -> None:
 @pytest.mark.parametrize(
     ("name", "settings"),
     [
-        ("perceptron", {"dimensions": (10,), "steps": 300_000}),
-        ("perceptron", {"dimensions": (10,), "steps": 200, "pause": 0.03}),
+        ("rosenblatt", {"dimensions": (10,), "steps": 300_000}),
+        ("rosenblatt", {"dimensions": (10,), "steps": 200, "pause": 0.03}),
         ("grid-search", {"epochs": 320, "samples": 600}),
     ],
 )
