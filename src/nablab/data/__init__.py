@@ -44,6 +44,8 @@ if TYPE_CHECKING:
     from nablab.data.text.bags import count_terms as count_terms
     from nablab.data.text.bags import multi_hot as multi_hot
     from nablab.data.text.bags import tf_idf as tf_idf
+    from nablab.data.text.corpus import Corpus as Corpus
+    from nablab.data.text.corpus import corpus as corpus
     from nablab.data.text.duplicates import Duplicates as Duplicates
     from nablab.data.text.duplicates import find_duplicates as find_duplicates
     from nablab.data.text.questions import AnalogySet as AnalogySet
@@ -71,6 +73,7 @@ __getattr__, __dir__ = lazy_names(
         "images.labels": "Corrupted by_truth corrupt",
         "loading": "load load_texts",
         "tasks": "Task check_batches data_set_of evenly_spaced image_sets image_task task",
+        "text.corpus": "Corpus corpus",
         "text.bags": "count_terms multi_hot tf_idf",
         "text.duplicates": "Duplicates find_duplicates",
         "text.questions": "AnalogySet analogy_set_names load_analogies",
@@ -88,6 +91,7 @@ __all__ = [
     "TARGETS",
     "AnalogySet",
     "Augment",
+    "Corpus",
     "Corrupted",
     "Duplicates",
     "Encoded",
@@ -107,6 +111,7 @@ __all__ = [
     "check_image_set",
     "check_text_set",
     "check_vectors",
+    "corpus",
     "corrupt",
     "count_terms",
     "data_set_of",

@@ -28,11 +28,17 @@ if TYPE_CHECKING:
     from nablab.models.networks import Networks as Networks
     from nablab.models.random_features import RandomFeatures as RandomFeatures
     from nablab.models.random_features import minimum_norm as minimum_norm
+    from nablab.models.sequences import UNKNOWN as UNKNOWN
+    from nablab.models.sequences import Recurrent as Recurrent
+    from nablab.models.sequences import TextClassifier as TextClassifier
+    from nablab.models.sequences import check_text_network as check_text_network
     from nablab.models.shaped import check_model as check_model
     from nablab.models.shaped import check_network as check_network
     from nablab.models.shaped import count_parameters as count_parameters
     from nablab.models.shaped import network as network
     from nablab.models.shaped import network_builder as network_builder
+    from nablab.models.text_cnn import Convolutions as Convolutions
+    from nablab.models.transformer import TransformerEncoder as TransformerEncoder
 
 __getattr__, __dir__ = lazy_names(
     __name__,
@@ -44,18 +50,27 @@ __getattr__, __dir__ = lazy_names(
         "images": "image_network image_networks parameter_count_of",
         "networks": "Form Networks",
         "random_features": "RandomFeatures minimum_norm",
+        "sequences": "UNKNOWN Recurrent TextClassifier check_text_network",
         "shaped": "check_model check_network count_parameters network network_builder",
+        "text_cnn": "Convolutions",
+        "transformer": "TransformerEncoder",
     },
 )
 
 __all__ = [
+    "UNKNOWN",
     "Activation",
+    "Convolutions",
     "Form",
     "Networks",
     "RandomFeatures",
+    "Recurrent",
+    "TextClassifier",
+    "TransformerEncoder",
     "check_model",
     "check_network",
     "check_output",
+    "check_text_network",
     "count_parameters",
     "dense",
     "image_network",

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from nablab.plots.scatters import scatter
     from nablab.plots.style import Style, palette, styles
     from nablab.plots.surface_figures import lines, surfaces
+    from nablab.plots.text_figures import shaded_words
     from nablab.plots.trends import trend
     from nablab.plots.word_figures import Near, WordMap, neighbor_lists, word_maps
 
@@ -49,6 +50,7 @@ __getattr__, __dir__ = lazy_names(
         "path_figures": "Plane paths",
         "prediction_figures": "predictions",
         "scatters": "scatter",
+        "text_figures": "shaded_words",
         "style": "Style palette styles",
         "surface_figures": "lines surfaces",
         "trends": "trend",
@@ -83,6 +85,7 @@ __all__ = [
     "paths",
     "predictions",
     "scatter",
+    "shaded_words",
     "side_by_side",
     "spectra",
     "styles",
