@@ -760,11 +760,11 @@ def test_two_jobs_give_the_same_bytes(
 def test_a_grid_search_gives_the_same_bytes_with_one_job_and_two(
     tmp_path: Path, nablab_here: Nablab
 ) -> None:
-    words = ("run", "grid-search", "--preset", "quick")
+    words = ("run", "fold-search", "--preset", "quick")
     for jobs in ("1", "2"):
         assert nablab_here(*words, "--jobs", jobs, "--store", jobs).returncode == 0
     one, two = (
-        trial_bytes(next(tmp_path.glob(f"{jobs}/grid-search/*"))) for jobs in ("1", "2")
+        trial_bytes(next(tmp_path.glob(f"{jobs}/fold-search/*"))) for jobs in ("1", "2")
     )
     assert len(one) == 8
     assert one == two
