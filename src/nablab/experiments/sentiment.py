@@ -42,7 +42,7 @@ NETWORKS: tuple[Network, ...] = get_args(Network)
 NONE = "none"
 LAST, REPAIRED = "read=last", "read=last+start=orthogonal+clip_norm=1"
 WRONG = "mistake=loss-over-the-batch"
-END = "keep=last"
+FIRST, END = "limit=100", "limit=100+keep=last"
 # What a change of one condition may set: not what all conditions share.
 SHARED = ("data", "networks", "model", "changes", "scored_on", "validation", "words")
 # Half a point is 125 of the 25,000 test reviews; seeds differ by about as much.
@@ -50,7 +50,7 @@ BETTER: Mapping[str, Any] = {"smallest_effect": 0.005, "quantity": "accuracy"}
 DECADES: Mapping[str, Any] = {"scale": "log10", "smallest_effect": 1.0}
 # Texts that are scored while a network learns, at once, and for gradients and attention.
 WATCHED, AT_ONCE, LOOKED_AT = 500, 128, 32
-EVALUATIONS = 6
+EVALUATIONS = 5
 # Words between the end and where the remaining gradient is read off.
 BACK = 50
 
@@ -72,22 +72,23 @@ class Sentiment(Experiment):
 
     The plain recurrent network has a known illness. Read at its last state alone, its
     loss depends on word t through a product of T - t matrices. If each shrinks vectors
-    by a factor of 0.6, then after 50 words 0.6^50, 1e-11, of the gradient is left:
-    nothing is learned of what stood there. LSTM and GRU carry their memory along
-    nearly unchanged. The figure of gradients shows it: the norm of the loss's gradient
-    by the state after each word, against the distance from the end. Two cures are
-    tried: a start with orthogonal matrices, which shrink nothing, with long gradients
-    clipped; and reading all states instead of the last, which gives every word a short
-    way to the loss.
+    by a factor of 0.6, then after 50 words 0.6^50, 1e-11, of the gradient is left, and
+    nothing is learned of what stood there. The figure of gradients shows it: the norm
+    of the loss's gradient by the state after each word, against the distance from the
+    end. An untrained LSTM is no better: its forget gates are half open, and 0.5^50 is
+    less. But a gate's opening is learned. Two cures are tried for the plain network: a
+    start with orthogonal matrices, which shrink nothing, with long gradients clipped;
+    and reading all states instead of the last, which gives every word a short way to
+    the loss.
 
     A batch is padded to its longest review. Padding must not count: a mask keeps it out
     of what is read and out of attention, and the backward half of the BiLSTM starts at
-    the last word of each review, not at the padding. Course D's BiLSTM got 69 % for
-    another reason: its cross-entropy ran over the reviews of a batch, not over the
-    classes. That loss asks which reviews of the batch are the positive ones. It does
-    not change when the same number is added to all scores, so where to draw the line
-    is never learned. The condition with this mistake shows it: the reviews are ranked
-    well (the area under the ROC curve), but cut at the wrong place.
+    the last word of each review, not at the padding. Course D's BiLSTM got 69 %, and
+    its cross-entropy ran over the reviews of a batch, not over the classes. That loss
+    asks which reviews of the batch are the positive ones. It does not change when the
+    same number is added to all scores, so where to draw the line between the classes
+    is never learned. One condition has this mistake. Look at its accuracy, and at the
+    area under the ROC curve, which tells how well texts are ranked whatever the line.
 
     Linear models see no order at all, only which words and word pairs a review has.
     They stand beside: naive Bayes, logistic regression on TF-IDF, and NB-SVM for two
@@ -149,11 +150,12 @@ class Sentiment(Experiment):
         f"rnn:{LAST}",
         f"rnn:{REPAIRED}",
         f"lstm:{LAST}",
+        f"lstm:{FIRST}",
         f"lstm:{END}",
         f"bilstm:{WRONG}",
     )
     words: Annotated[int, Ge(10), Le(1_000_000)] = 20_000
-    limit: Annotated[int, Ge(1), Le(100_000)] = 400
+    limit: Annotated[int, Ge(1), Le(100_000)] = 800
     keep: Literal["first", "last"] = "first"
     read: Literal["last", "max", "mean"] = "max"
     embedding: Count = 32
@@ -167,7 +169,7 @@ class Sentiment(Experiment):
     word_dropout: Left = 0.1
     start: Literal["default", "orthogonal"] = "default"
     mistake: Literal["none", "loss-over-the-batch"] = "none"
-    learning_rate: Positive = 4e-3
+    learning_rate: Positive = 3e-3
     schedule: Literal["one-cycle", "constant"] = "one-cycle"
     clip_norm: Positive | None = None
     batch_size: Samples = 64
@@ -177,19 +179,17 @@ class Sentiment(Experiment):
     precision: Literal["float32", "bfloat16", "auto"] = "auto"
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        # Nine seeds, so that a clear answer is one; without the GRU and the CNN for that.
         "quick": {
-            "data": "king-james@2000",
-            "changes": (
-                f"rnn:{LAST}",
-                f"rnn:{REPAIRED}",
-                f"lstm:{LAST}",
-                f"bilstm:{WRONG}",
-            ),
+            "data": "king-james@1500",
+            "networks": ("rnn", "lstm", "bilstm", "transformer"),
+            "changes": (f"rnn:{LAST}", f"rnn:{REPAIRED}", f"bilstm:{WRONG}"),
             "words": 3_000,
-            "limit": 30,
+            "limit": 20,
             "learning_rate": 8e-3,
             "batch_size": 128,
             "epochs": 6,
+            "seeds": 9,
         },
         "standard": {},
         "paper": {
@@ -236,7 +236,7 @@ class Sentiment(Experiment):
                     "layers=2",
                     "positions=no",
                     "read=mean",
-                    "keep=last",
+                    "limit=200",
                 )
             ),
             "scored_on": "validation",
@@ -334,12 +334,12 @@ class Sentiment(Experiment):
         Claim.greater(
             "accuracy",
             END,
-            NONE,
+            FIRST,
             by="change",
             where={"network": "lstm"},
             paired=True,
             **BETTER,
-            sentence="Of long texts the last words tell more than the first",
+            sentence="The last 100 words of a text tell more than its first 100",
         ),
         Claim.less(
             "accuracy",
@@ -348,24 +348,30 @@ class Sentiment(Experiment):
             by="change",
             where={"network": "bilstm"},
             paired=True,
-            smallest_effect=0.05,
-            quantity="accuracy",
-            published=Published(0.6920, "course D, one seed", of="metric"),
-            sentence="A cross-entropy over the batch costs the BiLSTM five points or "
-            "more",
+            **BETTER,
+            sentence="A cross-entropy over the batch costs the BiLSTM accuracy",
             answer=Answer(
-                supported="a loss over the batch explains a bad BiLSTM",
-                refuted="a loss over the batch does not explain a bad BiLSTM",
-                open="whether a loss over the batch explains a bad BiLSTM",
+                supported="a loss over the batch makes a BiLSTM worse",
+                refuted="a loss over the batch does not make a BiLSTM worse",
+                open="whether a loss over the batch makes a BiLSTM worse",
             ),
         ),
-        Claim.at_least(
-            "ranked_right",
-            0.9,
+        Claim.at_most(
+            "accuracy",
+            0.75,
             where={"network": "bilstm", "change": WRONG},
+            smallest_effect=0.02,
+            published=Published(0.6920, "course D, one seed", of="metric"),
+            sentence="That loss alone explains the course's BiLSTM: at most 75 % are "
+            "right",
+        ),
+        Claim.equal(
+            "ranked_right",
+            by="change",
+            margin=0.02,
+            where={"network": "bilstm"},
             quantity="area under the ROC curve",
-            sentence="It still ranks the texts: only the line between the classes is "
-            "lost",
+            sentence="With the loss over the batch the texts are ranked as well",
         ),
         Claim.greater(
             "accuracy",
@@ -502,6 +508,15 @@ class Sentiment(Experiment):
             Condition(network=name, change=change)
             for name, change in map(_parts, self.changes)
         ]
+
+    def active_claims(self) -> tuple[Claim, ...]:
+        """Select the claims whose conditions are run."""
+        mistaken = f"bilstm:{WRONG}" in self.changes and "bilstm" in self.networks
+        return tuple(
+            claim
+            for claim in super().active_claims()
+            if claim.kind != "equality" or mistaken
+        )
 
     def changed(self, condition: Condition) -> Self:
         """Return the experiment with the settings of one condition.
@@ -668,15 +683,17 @@ class Sentiment(Experiment):
         """Keep attention beside the effect of each word, and how they agree."""
         if not hasattr(getattr(net, "encoder", None), "attention"):
             return
-        taus = []
-        for place in _short(texts).tolist():
-            tokens, attention, effect = _word_by_word(net, texts, place)
-            taus.append(_tau(attention, effect))
-            if len(taus) == 1:
-                words = " ".join(corpus.vocabulary.words[t] for t in tokens)
-                lab.record(trial, text=words)
-                lab.array(trial, "attention", attention)
-                lab.array(trial, "effect", effect)
+        looked_at = [_word_by_word(net, texts, place) for place in _short(texts)]
+        taus = [_tau(attention, effect) for _, attention, effect in looked_at]
+        if looked_at:
+            # The text of which the network knows the most words is drawn.
+            tokens, attention, effect = min(
+                looked_at, key=lambda found: found[0].count(models.UNKNOWN)
+            )
+            words = " ".join(corpus.vocabulary.words[token] for token in tokens)
+            lab.record(trial, text=words)
+            lab.array(trial, "attention", attention)
+            lab.array(trial, "effect", effect)
         known = [tau for tau in taus if tau == tau]
         lab.record(trial, attention_tau=sum(known) / len(known) if known else nan)
 
@@ -741,7 +758,8 @@ SAID = {
     NONE: "all states",
     LAST: "last state",
     REPAIRED: "last state, repaired",
-    END: "last words",
+    FIRST: "first 100 words",
+    END: "last 100 words",
     WRONG: "loss over the batch",
 }
 
@@ -899,13 +917,13 @@ def _state_gradients(net: nn.Module, texts: Sequences) -> Any:
     return norms.mean(0).flip(0).numpy()
 
 
-def _short(texts: Sequences) -> Tensor:
+def _short(texts: Sequences) -> list[int]:
     """Choose texts that a figure has room for, the longest first."""
     import torch
 
     fitting = torch.nonzero((texts.lengths >= 10) & (texts.lengths <= 60))[:, 0].flip(0)
     chosen = torch.linspace(0, max(0, len(fitting) - 1), min(LOOKED_AT, len(fitting)))
-    return fitting[chosen.long()]
+    return fitting[chosen.long()].tolist()
 
 
 def _word_by_word(

@@ -10,7 +10,7 @@ from nablab.plots import frame
 
 COLOR = "#0072b2"
 # Points; letters of the figure's font are as wide as this part of their size.
-SIZE, LETTER, LINE = 10, 0.56, 1.75
+SIZE, LETTER, LINE = 10, 0.62, 1.75
 DARKEST = 0.75  # opacity; words stay readable on it
 
 
