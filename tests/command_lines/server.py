@@ -50,7 +50,7 @@ def stub_training() -> None:
     def quick_rehearse(plan: Any, **options: Any) -> Any:
         if plan.experiment.name == "toy":
             return rehearse(plan, **options)
-        return [Estimate() for _ in plan.conditions]
+        return [Estimate() for _ in plan.groups]
 
     def quick_run(plan: Any, **options: Any) -> Any:
         if plan.experiment.name == "toy":

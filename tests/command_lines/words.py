@@ -37,6 +37,8 @@ SMALL = {
     "penalties=0.001 batch_size=50 epochs=1",
     "sensitivity": "data=digits@60 network=flatten-3 batch_sizes=20,40 epochs=1 "
     "steps=2 batch_size=20 most_steps=4 inputs=5",
+    "sentiment": "data=king-james@100 networks=cnn changes= words=50 limit=5 "
+    "embedding=2 filters=2 batch_size=20 epochs=1",
     "sharpness": "data=digits@60 network=flatten-3 batch_sizes=20,30 "
     "learning_rates=0.01 epochs=1 measured=10",
     "weight-trajectories": "target=sinc network=1-3-3-1 layer=1 steps=20 points=2",

@@ -15,7 +15,7 @@ from nablab import data
 from nablab.data import known
 from nablab.data.fetching import download
 from nablab.data.fetching.progress import Step
-from nablab.data.fetching.sources import Archive, Tree
+from nablab.data.fetching.sources import Archive, Files, Tree
 from nablab.data.known.idx import TEST_IMAGES, TRAIN_IMAGES, TRAIN_LABELS
 from nablab.errors import DataError
 from tests.data.serving import Server
@@ -49,6 +49,18 @@ def test_a_set_is_fetched_once_and_then_read_from_the_cache(
     assert torch.equal(test.images[:, 0], torch.from_numpy(tiny_arrays()[TEST_IMAGES]))
     assert test.source == train.source
     assert len(server.log) == asked
+
+
+def test_files_may_lie_at_an_address_as_they_are(
+    server: Server, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = Files(server.address("/plain/"), packed=False)
+    monkeypatch.setitem(known.KNOWN, "tiny", tiny_set(sources=(source,)))
+    files = tiny_files()
+    server.contents |= {f"/plain/{name}": body for name, body in files.items()}
+    assert data.load("tiny").labels.tolist() == [n % 10 for n in range(30)]
+    assert {path for path, _ in server.log} == {f"/plain/{name}" for name in files}
+    assert names_in(cache) == WHOLE
 
 
 def test_images_may_be_written_to_without_touching_the_cache(

@@ -648,7 +648,7 @@ def test_a_training_shows_whether_a_rule_may_end_it(
 
 # Two experiments, in processes of their own
 
-PERCEPTRON = ("run", "perceptron", "dimensions=3,5", "steps=800", "--seeds", "2")
+ROSENBLATT = ("run", "rosenblatt", "dimensions=3,5", "steps=800", "--seeds", "2")
 SLOWER = 0.0005  # seconds a step: long enough to be hit in the middle on any machine
 
 
@@ -664,7 +664,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("NABLAB_EXPERIMENTS", str(LEARNERS))
         done = nablab.run(
-            "perceptron",
+            "rosenblatt",
             seeds=2,
             jobs=1,
             store=tmp_path_factory.mktemp("reference"),
@@ -677,10 +677,10 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 def test_kill_9_in_the_middle_of_a_loop(
     tmp_path: Path, nablab_here: Nablab, reference: dict[str, bytes]
 ) -> None:
-    words = (*PERCEPTRON, f"pause={SLOWER}", "--jobs", "1")
+    words = (*ROSENBLATT, f"pause={SLOWER}", "--jobs", "1")
     process = start(*words, cwd=tmp_path)
     checkpoint = wait_for(
-        tmp_path, "runs/perceptron/*/checkpoints/*.safetensors", process
+        tmp_path, "runs/rosenblatt/*/checkpoints/*.safetensors", process
     )
     process.kill()
     process.communicate()
@@ -699,10 +699,10 @@ def test_kill_9_in_the_middle_of_a_loop(
 def test_ctrl_c_saves_within_two_seconds_and_the_run_goes_on(
     jobs: str, tmp_path: Path, nablab_here: Nablab, reference: dict[str, bytes]
 ) -> None:
-    words = (*PERCEPTRON, f"pause={SLOWER}", "--jobs", jobs)
+    words = (*ROSENBLATT, f"pause={SLOWER}", "--jobs", jobs)
     # saved by the request to stop alone
     process = start(*words, cwd=tmp_path, checkpoint_seconds=3_600)
-    progress = wait_for(tmp_path, "runs/perceptron/*/progress/*.json", process)
+    progress = wait_for(tmp_path, "runs/rosenblatt/*/progress/*.json", process)
     assert not list(progress.parents[1].glob("checkpoints/*.safetensors"))
     os.killpg(process.pid, signal.SIGINT)
     asked = time.monotonic()
@@ -723,9 +723,9 @@ def test_ctrl_c_saves_within_two_seconds_and_the_run_goes_on(
 def test_a_second_ctrl_c_ends_a_long_step_and_keeps_the_trials_that_were_done(
     tmp_path: Path, nablab_here: Nablab
 ) -> None:
-    words = ("run", "perceptron", "dimensions=3,5", "steps=1", "pause=4", "--seeds=1")
+    words = ("run", "rosenblatt", "dimensions=3,5", "steps=1", "pause=4", "--seeds=1")
     process = start(*words, "--jobs=1", cwd=tmp_path)
-    first = wait_for(tmp_path, "runs/perceptron/*/trials/*/trial.json", process)
+    first = wait_for(tmp_path, "runs/rosenblatt/*/trials/*/trial.json", process)
     kept, changed = first.read_bytes(), first.stat().st_mtime_ns
     time.sleep(0.5)  # in the step of the other condition
     os.killpg(process.pid, signal.SIGINT)
@@ -751,8 +751,8 @@ def test_a_second_ctrl_c_ends_a_long_step_and_keeps_the_trials_that_were_done(
 def test_two_jobs_give_the_same_bytes(
     tmp_path: Path, nablab_here: Nablab, reference: dict[str, bytes]
 ) -> None:
-    assert nablab_here(*PERCEPTRON, f"pause={SLOWER}", "--jobs", "2").returncode == 0
-    assert trial_bytes(next(tmp_path.glob("runs/perceptron/*"))) == reference
+    assert nablab_here(*ROSENBLATT, f"pause={SLOWER}", "--jobs", "2").returncode == 0
+    assert trial_bytes(next(tmp_path.glob("runs/rosenblatt/*"))) == reference
 
 
 @pytest.mark.slow
@@ -760,11 +760,11 @@ def test_two_jobs_give_the_same_bytes(
 def test_a_grid_search_gives_the_same_bytes_with_one_job_and_two(
     tmp_path: Path, nablab_here: Nablab
 ) -> None:
-    words = ("run", "grid-search", "--preset", "quick")
+    words = ("run", "fold-search", "--preset", "quick")
     for jobs in ("1", "2"):
         assert nablab_here(*words, "--jobs", jobs, "--store", jobs).returncode == 0
     one, two = (
-        trial_bytes(next(tmp_path.glob(f"{jobs}/grid-search/*"))) for jobs in ("1", "2")
+        trial_bytes(next(tmp_path.glob(f"{jobs}/fold-search/*"))) for jobs in ("1", "2")
     )
     assert len(one) == 8
     assert one == two
@@ -778,7 +778,7 @@ from nablab.lab.loop_files import Loop
 from nablab.lab.notebook import Notebook
 from nablab.lab.rehearsal import Rehearsal
 
-experiment = catalogue.find("perceptron")(dimensions=(3,), steps=500)
+experiment = catalogue.find("rosenblatt")(dimensions=(3,), steps=500)
 trials = Trials(experiment.conditions()[:1], [0])
 notebook = Notebook(experiment, trials)
 experiment.run(trials, notebook)

@@ -419,9 +419,9 @@ def test_a_dry_run_refuses_a_state_that_cannot_be_saved() -> None:
 @pytest.mark.parametrize(
     ("name", "settings"),
     [
-        ("perceptron", {"dimensions": (10,), "steps": 300_000}),
-        ("perceptron", {"dimensions": (10,), "steps": 200, "pause": 0.03}),
-        ("grid-search", {"epochs": 320, "samples": 600}),
+        ("rosenblatt", {"dimensions": (10,), "steps": 300_000}),
+        ("rosenblatt", {"dimensions": (10,), "steps": 200, "pause": 0.03}),
+        ("fold-search", {"epochs": 320, "samples": 600}),
     ],
 )
 def test_a_dry_run_is_within_a_factor_of_one_and_a_half(
@@ -432,7 +432,7 @@ def test_a_dry_run_is_within_a_factor_of_one_and_a_half(
     monkeypatch.setenv("NABLAB_EXPERIMENTS", str(LEARNERS))
     experiment = catalogue.find(name)(**settings)
     trials = Trials(experiment.conditions()[:1], range(3))
-    if name == "grid-search":  # importing is no part of the estimate
+    if name == "fold-search":  # importing is no part of the estimate
         import sklearn.model_selection
         import sklearn.neural_network
 

@@ -54,6 +54,11 @@ EVALUATIONS = 5
 # Words between the end and where the remaining gradient is read off.
 BACK = 50
 
+FEW_SEEDS = (
+    "a network that is to reach the linear model takes seven seeds or more, and each "
+    "seed costs a quarter of an hour; --seeds gives them."
+)
+
 Count = Annotated[int, Ge(1), Le(4_096)]
 Left = Annotated[float, Ge(0), Lt(1)]
 
@@ -94,13 +99,17 @@ class Sentiment(Experiment):
     They stand beside: naive Bayes, logistic regression on TF-IDF, and NB-SVM for two
     classes. A network that does not beat them has learned nothing that needs a network.
 
-    What to expect.
+    What to expect. Of development, with one seed each, not of a reference run: on the
+    test reviews the plain RNN 86.6 %, the LSTM 87.2, the BiLSTM 87.9 and the GRU 88.7;
+    on 5,000 held-out training reviews, which are about a point easier, the CNN 88.4 and
+    the Transformer 88.8 to 90.0. NB-SVM reads 91.5 % of the test reviews in 15 seconds,
+    and no network here reaches it.
 
     Attention is drawn for one text. Compare it with the second row, which replaces one
     word at a time by the unknown word and shows how far the score moves. Where the two
     differ, attention does not explain (Jain and Wallace 2019).
 
-    Running time on two cores: quick half a minute.
+    Running time on two cores: quick half a minute, standard about an hour.
 
     Attributes:
         data: Labeled texts.
@@ -244,6 +253,12 @@ class Sentiment(Experiment):
             "scored_on": "validation",
             "seeds": 3,
         },
+    }
+    undecided: ClassVar[Mapping[str, str]] = {
+        "standard": FEW_SEEDS,
+        "course-d": FEW_SEEDS,
+        "one-at-a-time": "it is there to choose settings on held-out reviews, and three "
+        "seeds show which differ by much.",
     }
     claims: ClassVar[tuple[Claim, ...]] = (
         Claim.greater(

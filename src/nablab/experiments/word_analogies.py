@@ -153,6 +153,10 @@ class WordAnalogies(Experiment):
             "seeds": 5,
         },
     }
+    undecided: ClassVar[Mapping[str, str]] = {
+        "course-d": "it takes the networks of sentiment's preset course-d, which has "
+        "five seeds.",
+    }
     claims: ClassVar[tuple[Claim, ...]] = (
         Claim.at_least(
             "accuracy",

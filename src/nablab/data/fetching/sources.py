@@ -51,9 +51,15 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class Files:
-    """One gzip file per canonical file, below an address that ends in a slash."""
+    """One file per canonical file, below an address that ends in a slash.
+
+    Attributes:
+        base: The address.
+        packed: Whether each is a gzip file, with the ending ``.gz``.
+    """
 
     base: str
+    packed: bool = True
 
     @property
     def label(self) -> str:
@@ -63,8 +69,13 @@ class Files:
     def fetch(
         self, sizes: Mapping[str, int], work: Path, progress: Progress
     ) -> Iterator[tuple[str, bytes]]:
-        """Download and decompress the files one by one."""
+        """Download the files one by one, and decompress them if they are packed."""
         for name, size in sizes.items():
+            if not self.packed:
+                path = download(f"{self.base}{name}", work, progress, most=size + SLACK)
+                with path.open("rb") as file:
+                    yield name, file.read(size + 1)
+                continue
             packed = download(
                 f"{self.base}{name}.gz", work, progress, most=packed_most(size)
             )
@@ -77,27 +88,6 @@ class Files:
 
 Reader = Callable[[Path, Mapping[str, int]], Iterator[tuple[str, bytes]]]
 """Yields the canonical files of an archive, of those whose names and sizes are given."""
-
-
-@dataclass(frozen=True)
-class PlainFiles:
-    """The canonical files as they are, below an address that ends in a slash."""
-
-    base: str
-
-    @property
-    def label(self) -> str:
-        """The address."""
-        return self.base
-
-    def fetch(
-        self, sizes: Mapping[str, int], work: Path, progress: Progress
-    ) -> Iterator[tuple[str, bytes]]:
-        """Download the files one by one."""
-        for name, size in sizes.items():
-            path = download(f"{self.base}{name}", work, progress, most=size + SLACK)
-            with path.open("rb") as file:
-                yield name, file.read(size + 1)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from nablab.data.fetching.progress import file_size
+from nablab.data.splits import hold_out
 from nablab.errors import UsageError
 
 # deviation in steps of the 255; rounding alone gives a gray value that varies about 0.3
@@ -212,16 +213,7 @@ class ImageSet:
         Raises:
             UsageError: There are fewer samples, or none would be left.
         """
-        if not 0 < samples < len(self):
-            raise UsageError(
-                f"{samples} samples cannot be held out of the {len(self)} of "
-                f"{self.name}: choose from 1 to {len(self) - 1}."
-            )
-        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
-        held_out = dataclasses.replace(
-            self.take(order[:samples].sort().values), split="validation"
-        )
-        return self.take(order[samples:].sort().values), held_out
+        return hold_out(self, samples, seed=seed)
 
 
 def _channel_names(count: int) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ import csv
 import io
 from dataclasses import dataclass
 
-from nablab.data.fetching.sources import PlainFiles
+from nablab.data.fetching.sources import Files
 from nablab.data.known.known_set import Edition, File
 from nablab.data.known.known_texts import KnownTexts
 from nablab.data.text.cleaning import clean
@@ -56,8 +56,9 @@ AG_NEWS = AgNews(
     citation="Zhang, Zhao, LeCun: Character-level Convolutional Networks for Text "
     "Classification, NIPS 2015",
     sources=(
-        PlainFiles(
-            "https://raw.githubusercontent.com/mhjabreel/CharCnn_Keras/master/data/ag_news_csv/"
+        Files(
+            "https://raw.githubusercontent.com/mhjabreel/CharCnn_Keras/master/data/ag_news_csv/",
+            packed=False,
         ),
     ),
     folders=("ag_news", "ag_news_csv", "AG_NEWS"),

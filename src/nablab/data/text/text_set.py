@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nablab.errors import UsageError
+from nablab.data.splits import hold_out
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,13 +93,4 @@ class TextSet:
         Raises:
             UsageError: There are fewer texts, or none would be left.
         """
-        if not 0 < samples < len(self):
-            raise UsageError(
-                f"{samples} texts cannot be held out of the {len(self)} of "
-                f"{self.name}: choose from 1 to {len(self) - 1}."
-            )
-        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
-        held_out = dataclasses.replace(
-            self.take(order[:samples].sort().values), split="validation"
-        )
-        return self.take(order[samples:].sort().values), held_out
+        return hold_out(self, samples, seed=seed, noun="texts")

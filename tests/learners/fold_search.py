@@ -11,7 +11,7 @@ from nablab.contract import Claim, Condition, Experiment, Lab, Trials
 
 
 @dataclass(frozen=True)
-class GridSearch(Experiment):
+class FoldSearch(Experiment):
     """Does a grid search with three folds find a network that tells handwritten digits
     apart?
 

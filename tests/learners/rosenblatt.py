@@ -36,7 +36,7 @@ class Neuron:
 
 
 @dataclass(frozen=True)
-class Perceptron(Experiment):
+class Rosenblatt(Experiment):
     """Does the perceptron make at most as many mistakes as Novikoff's bound allows?
 
     Rosenblatt's rule adds a sample to the weights, with its sign, whenever they have it
