@@ -1,4 +1,4 @@
-"""Analogy questions: nablab's own sets, a user's file, and hands that share no pair."""
+"""Analogy questions: nablab's own sets, a user's file, and folds that share no pair."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ def test_own_sets(name: str) -> None:
     assert words == [word.lower() for word in words]
 
 
-@pytest.mark.parametrize("hands", [1, 2, 10])
-def test_hands_share_no_pair(hands: int) -> None:
+@pytest.mark.parametrize("folds", [1, 2, 10])
+def test_folds_share_no_pair(folds: int) -> None:
     (whole,) = data.load_analogies("capital")
-    dealt = whole.deal(hands, seed=3)
-    assert dealt == whole.deal(hands, seed=3)
-    assert all(not set(a.pairs) & set(b.pairs) for a, b in combinations(dealt, 2))
-    assert {pair for hand in dealt for pair in hand.pairs} == set(whole.pairs)
-    for hand in dealt:
-        assert len(hand) == len(hand.pairs) * (len(hand.pairs) - 1)
-    assert hands > 1 or set(dealt[0].questions) == set(whole.questions)
+    divided = whole.folds(folds, seed=3)
+    assert divided == whole.folds(folds, seed=3)
+    assert all(not set(a.pairs) & set(b.pairs) for a, b in combinations(divided, 2))
+    assert {pair for fold in divided for pair in fold.pairs} == set(whole.pairs)
+    for fold in divided:
+        assert len(fold) == len(fold.pairs) * (len(fold.pairs) - 1)
+    assert folds > 1 or set(divided[0].questions) == set(whole.questions)
 
 
 def test_too_many_hands_are_refused() -> None:
     (whole,) = data.load_analogies("family")
-    with pytest.raises(UsageError, match="cannot be dealt to 900 hands"):
-        whole.deal(900, seed=0)
+    with pytest.raises(UsageError, match="cannot be divided into 900 folds"):
+        whole.folds(900, seed=0)
 
 
 def test_own_file(tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ def own(file: Path, **overrides: Any) -> WordAnalogies:
         "vectors": (str(file),),
         "sets": ("family",),
         "dimensions": (3, 12),
-        "hands": 4,
+        "folds": 4,
         "queries": ("king", "woman - man + king", "unheard"),
         **overrides,
     }
@@ -95,11 +95,11 @@ def test_seeds_ask_about_pairs_of_their_own(
     assert asked == [size * (size - 1) for size in sizes]
     lab = Notebook(experiment, trials := Trials(experiment.groups()[0], [4]))
     experiment.run(trials, lab)
-    assert any("more seeds than hands" in note for note in lab.notes)
+    assert any("more seeds than folds" in note for note in lab.notes)
 
 
 def test_one_hand_asks_everything(file: Path) -> None:
-    records = run(own(file, hands=1, dimensions=(12,)), seeds=1)
+    records = run(own(file, folds=1, dimensions=(12,)), seeds=1)
     table = data.load_vectors(str(file))
     (family,) = data.load_analogies("family")
     whole = score_analogies(table.vectors, family.numbers(table))
@@ -208,7 +208,7 @@ def test_only_named_networks_need_a_run_of_sentiment(tmp_path: Path) -> None:
         ({"queries": ("woman-man +king",)}, "write spaces around the signs"),
         ({"dimensions": (50, 10)}, "each larger than the one before"),
         ({"networks": ("lstn",)}, "Did you mean 'lstm'"),
-        ({"hands": 0}, "hands=0 is impossible"),
+        ({"folds": 0}, "folds=0 is impossible"),
         ({"sets": ("family", OWN)}, "Two of the sets are called 'family'"),
     ],
 )

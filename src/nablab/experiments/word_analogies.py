@@ -79,9 +79,9 @@ class WordAnalogies(Experiment):
     which the vectors are longest. Networks keep the dimensions that they were trained
     with.
 
-    What a seed is. The pairs of a set are dealt to hands, and a seed asks the questions
-    among the pairs of its hand: with 16 hands and 16 seeds every pair is asked about, and
-    no two seeds share one. With one hand every seed asks all questions.
+    What a seed is. The pairs of a set are divided into folds, and a seed asks the questions
+    among the pairs of its fold: with 16 folds and 16 seeds every pair is asked about, and
+    no two seeds share one. With one fold every seed asks all questions.
     Counted vectors are made anew for each seed, of texts drawn with replacement.
 
     What to expect (standard): of GloVe in 100 dimensions, the words of the question
@@ -99,7 +99,7 @@ class WordAnalogies(Experiment):
         sets: family, plural, comparative, capital, or your own file: four words a line,
             or pairs to ask with each other, with lines such as ": family" between sets.
         dimensions: How many directions of the vectors are kept.
-        hands: To how many hands the pairs are dealt; 1 asks all questions at each seed.
+        folds: Into how many folds the pairs are divided; 1 asks all questions at each seed.
         window: How far words may stand apart to be counted.
         min_count: How often a word must occur to be counted.
         queries: What the figure of neighbors shows: words, or sums with spaces around
@@ -122,7 +122,7 @@ class WordAnalogies(Experiment):
     dimensions: Annotated[
         tuple[Annotated[int, Ge(2), Le(10_000)], ...], Rising(least=1)
     ] = (10, 25, 50, 100)
-    hands: Annotated[int, Ge(1), Le(1_000)] = 16
+    folds: Annotated[int, Ge(1), Le(1_000)] = 16
     window: Annotated[int, Ge(1), Le(100)] = 5
     min_count: Annotated[int, Ge(1), Le(1_000_000)] = 5
     queries: tuple[str, ...] = (
@@ -137,7 +137,7 @@ class WordAnalogies(Experiment):
             "vectors": (),
             "texts": "king-james",
             "sets": ("family", "plural"),
-            "hands": 1,
+            "folds": 1,
             "queries": ("king", "woman - man + king", "hands - hand + word", "good"),
             "seeds": 8,
         },
@@ -148,7 +148,7 @@ class WordAnalogies(Experiment):
         "course-d": {
             "vectors": (),
             "networks": ("bilstm",),
-            "hands": 1,
+            "folds": 1,
             "queries": ("king", "woman - man + king", "spain - madrid + rome", "film"),
             "seeds": 5,
         },
@@ -283,7 +283,7 @@ class WordAnalogies(Experiment):
         "Capitals lose little when all words are allowed, plurals nearly all. What do "
         "you learn from the neighbors of a plural and of a capital?",
         "Write a file with ten pairs of your own (two words a line) and run it with "
-        "sets=./mine.txt hands=1. Which relations have a direction, which have none?",
+        "sets=./mine.txt folds=1. Which relations have a direction, which have none?",
         "How likely is it that vectors which know nothing answer two questions of four "
         "candidates each? And that one of ten students sees that?",
     )
@@ -446,18 +446,18 @@ class WordAnalogies(Experiment):
         return data.WordVectors(name=RANDOM, words=words, vectors=vectors)
 
     def _ask(self, trial: Trial, table: WordVectors, lab: Lab) -> None:
-        """Ask the questions of a trial's hand and record the scores."""
+        """Ask the questions of a trial's fold and record the scores."""
         from nablab.metrics import flat_map, score_analogies
 
         whole = self._questions[str(trial.condition["set"])]
-        deal, hand = divmod(trial.seed, self.hands)
-        if deal and self.hands > 1:
+        round_of_seeds, fold = divmod(trial.seed, self.folds)
+        if round_of_seeds and self.folds > 1:
             lab.note(
-                f"There are more seeds than hands ({self.hands}): pairs are asked about "
+                f"There are more seeds than folds ({self.folds}): pairs are asked about "
                 "again in other company, and intervals are narrower than they should be."
             )
-        seed = lab.shared_seed(f"hands of {whole.name}, {deal}")
-        questions = whole.deal(self.hands, seed)[hand]
+        seed = lab.shared_seed(f"folds of {whole.name}, {round_of_seeds}")
+        questions = whole.folds(self.folds, seed)[fold]
         numbers = questions.numbers(table)
         score = score_analogies(table.vectors, numbers)
         third = score_analogies(table.vectors, numbers, rule="third")

@@ -57,34 +57,35 @@ class AnalogySet:
         both = [pair for a, b, c, d in self.questions for pair in ((a, b), (c, d))]
         return tuple(dict.fromkeys(both))
 
-    def deal(self, hands: int, seed: int) -> tuple[AnalogySet, ...]:
-        """Deal the pairs to several hands, each of which asks of its own pairs only.
+    def folds(self, folds: int, seed: int) -> tuple[AnalogySet, ...]:
+        """Divide the pairs into several folds, each of which asks of its own pairs only.
 
-        Questions of one pair are right or wrong together, so hands that share no pair
+        Questions of one pair are right or wrong together, so folds that share no pair
         are independent evidence, and random halves of the questions are not. Questions
-        between pairs of different hands are not asked by any.
+        between pairs of different folds are not asked by any.
 
         Args:
-            hands: How many; one hand has all questions.
+            folds: How many; one fold has all questions.
             seed: Decides who gets which pair.
 
         Raises:
-            UsageError: A hand would have no question.
+            UsageError: A fold would have no question.
         """
         order = list(self.pairs)
         random.Random(seed).shuffle(order)
-        hand_of = {pair: place % hands for place, pair in enumerate(order)}
-        dealt: list[list[Question]] = [[] for _ in range(hands)]
+        fold_of = {pair: place % folds for place, pair in enumerate(order)}
+        divided: list[list[Question]] = [[] for _ in range(folds)]
         for a, b, c, d in self.questions:
-            if hand_of[a, b] == hand_of[c, d]:
-                dealt[hand_of[a, b]].append((a, b, c, d))
-        if not all(dealt):
+            if fold_of[a, b] == fold_of[c, d]:
+                divided[fold_of[a, b]].append((a, b, c, d))
+        if not all(divided):
             raise UsageError(
-                f"The {len(self.pairs):,} pairs of '{self.name}' cannot be dealt to "
-                f"{hands} hands so that each has a question: take fewer hands."
+                f"The {len(self.pairs):,} pairs of '{self.name}' cannot be divided into "
+                f"{folds} folds so that each has a question: take fewer folds."
             )
         return tuple(
-            dataclasses.replace(self, questions=tuple(questions)) for questions in dealt
+            dataclasses.replace(self, questions=tuple(questions))
+            for questions in divided
         )
 
     def known_to(self, vectors: WordVectors) -> AnalogySet:
