@@ -29,7 +29,7 @@ def with_dropout(network: nn.Module, share: float) -> nn.Module:
 
     >>> from nablab.models import dense
     >>> [type(part).__name__ for part in with_dropout(dense((9, 4, 2)), 0.5)[1]]
-    ['ReLU', 'Dropout']
+    ['LeakyReLU', 'Dropout']
     """
     from torch import nn
 

@@ -391,8 +391,8 @@ def optimizer(name: str, **numbers: Number) -> Specification:
 
     >>> optimizer("SGD", learning_rate=0.1, momentum=0.9).momentum
     0.9
-    >>> optimizer("Adam", learning_rate=0.1, momentum=0.9)
-    Adam(learning_rate=0.1, betas=(0.9, 0.999), epsilon=1e-08, weight_decay=0.0)
+    >>> optimizer("Adam", learning_rate=0.1, momentum=0.9).betas
+    (0.9, 0.999)
     """
     kinds: dict[str, Any] = {k.__name__: k for k in (SGD, RMSprop, Adam, AdamW)}
     if name not in kinds:
