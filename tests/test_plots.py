@@ -404,6 +404,7 @@ class TestSvg:
         many = losses([np.exp(rng.normal(0, 1, 20_000)).tolist() for _ in range(40)])
         assert len(exports.svg(plots.curves(many), "many")) < LIMIT
 
+    @pytest.mark.slow
     def test_many_conditions_stay_below_the_limit(self) -> None:
         x, steps = np.linspace(-1, 1, 500), np.arange(500)
         rng = np.random.default_rng(1)

@@ -197,7 +197,7 @@ def test_a_script_in_a_terminal_shows_the_table(tmp_path: Path) -> None:
     assert child.exitstatus == 0
 
 
-@pytest.mark.parametrize("closed", ["1", "2"])
+@pytest.mark.parametrize("closed", ["1", pytest.param("2", marks=pytest.mark.slow)])
 def test_a_script_whose_output_goes_elsewhere_is_silent(
     tmp_path: Path, closed: str
 ) -> None:

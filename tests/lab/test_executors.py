@@ -219,7 +219,7 @@ print(run.state, len(run.records), *run.messages)
 """
 
 
-@pytest.mark.parametrize("jobs", ["2", "'auto'"])
+@pytest.mark.parametrize("jobs", ["2", pytest.param("'auto'", marks=pytest.mark.slow)])
 def test_workers_do_not_begin_the_users_script_again(tmp_path: Path, jobs: str) -> None:
     (tmp_path / "script.py").write_text(SCRIPT.format(jobs=jobs))
     done = subprocess.run(

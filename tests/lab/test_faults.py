@@ -201,6 +201,7 @@ def test_a_signal_to_all_processes_saves_and_says_how_to_go_on(
     assert trial_bytes(folder) == reference
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_when_its_reader_leaves(tmp_path: Path) -> None:
     process = start(*LONG, cwd=tmp_path)
     assert process.stdout is not None

@@ -92,7 +92,8 @@ def test_ctrl_c_stops_within_two_seconds(
     )
 
 
-@pytest.mark.parametrize("name", ["ring-gan", pytest.param("reading", marks=SLOW)])
+@pytest.mark.slow  # in the fast tests this is test_loops'
+@pytest.mark.parametrize("name", ["ring-gan", "reading"])
 def test_two_processes_give_the_bytes_of_one(name: str, tmp_path: Path) -> None:
     runs = [
         nablab.run(name, preset="quick", jobs=jobs, store=tmp_path / str(jobs))

@@ -74,6 +74,7 @@ def test_the_command_of_a_run_makes_the_same_run(nablab: Nablab) -> None:
     assert json.loads(done.stdout)["run"] == first.folder.run_id
 
 
+@pytest.mark.slow
 def test_worker_processes_take_the_same_weights() -> None:
     run("giver")
     one = run("taker")

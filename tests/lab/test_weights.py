@@ -151,6 +151,7 @@ def test_the_same_bytes_by_one_process_and_by_two(tmp_path: Path) -> None:
     assert trial_bytes(one) == trial_bytes(two)
 
 
+@pytest.mark.slow
 def test_two_processes_on_one_store_leave_whole_weights(tmp_path: Path) -> None:
     words = [
         sys.executable,

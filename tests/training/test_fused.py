@@ -560,6 +560,7 @@ def test_a_library_is_compiled_once(fresh_cache, monkeypatch):
     compiler.load("float")
 
 
+@pytest.mark.slow
 def test_an_unwritable_cache_is_no_obstacle(monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("NABLAB_CACHE", str(tmp_path / "file"))

@@ -181,7 +181,7 @@ def chosen(monkeypatch, times, build, **options):
     return result.engine, " ".join(notes), asked
 
 
-@pytest.mark.parametrize("batch_size", [16, None])
+@pytest.mark.parametrize("batch_size", [16, pytest.param(None, marks=pytest.mark.slow)])
 def test_the_faster_engine_trains_and_the_times_are_said(monkeypatch, batch_size):
     slow = {"fused-images": 4.4, "sequential": 3.1}
     engine, note, asked = chosen(monkeypatch, slow, wide, batch_size=batch_size)
