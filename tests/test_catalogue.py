@@ -123,6 +123,20 @@ def test_a_taken_name_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert "is taken by" in catalogue.scan()["mine"].error
 
 
+def test_a_file_called_like_an_experiment_of_nablabs_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NABLAB_EXPERIMENTS", str(tmp_path))
+    own = tmp_path / "random_labels.py"
+    built_in = catalogue.BUILT_IN / "random_labels.py"
+    own.write_text(built_in.read_text(encoding="utf-8"), encoding="utf-8")
+    with pytest.raises(UsageError, match=r"random_labels\.py is called like it"):
+        catalogue.find("random-labels")
+    entries = catalogue.scan()
+    assert entries["random-labels"].path == built_in
+    assert "is taken by" in entries[str(own)].error
+
+
 MINE = """
 from dataclasses import dataclass
 from nablab.contract import Condition, Experiment

@@ -78,10 +78,11 @@ def find(name: str) -> type[Experiment]:
     """Return the experiment class of this name.
 
     Raises:
-        UsageError: There is none (with the nearest name), or its file cannot be
-            imported.
+        UsageError: There is none (with the nearest name), its file cannot be imported,
+            or a file of the user's is called like one of nablab's own.
     """
     if (known := _built_in(name)) is not None:
+        _check_not_hidden(name)
         return known
     entries = scan()
     if name not in entries:
@@ -107,6 +108,20 @@ def _built_in(name: str) -> type[Experiment] | None:
     return next((e for e in _experiments_in(_import(path)) if e.name == name), None)
 
 
+def _check_not_hidden(name: str) -> None:
+    """Refuse a name of nablab's that a file of the user's has, too.
+
+    Whoever wrote that file would otherwise get other numbers than their own.
+    """
+    for folder in _user_folders():
+        path = folder / f"{name.replace('-', '_')}.py"
+        if path.is_file() and path.parent.resolve() != BUILT_IN.resolve():
+            raise UsageError(
+                f"'{name}' is an experiment of nablab's, and {path} is called like it. "
+                "Give that file, and the class in it, another name."
+            )
+
+
 def _user_folders() -> list[Path]:
     named = os.environ.get("NABLAB_EXPERIMENTS", "")
     return [Path(part) for part in named.split(os.pathsep) if part]
@@ -120,13 +135,15 @@ def _add(entries: dict[str, Entry], path: Path) -> None:
     # a user's file may raise anything; the list shows it
     except (Exception, SystemExit) as problem:
         found, error = [], in_short(problem)
+    # The first of a name stays in the list, whatever a later file is called.
+    shown = fallback if fallback not in entries else str(path)
     if not found:
-        entries[fallback] = Entry(fallback, path, None, error)
+        entries[shown] = Entry(shown, path, None, error)
     for experiment in found:
         if experiment.name in entries:
             first = entries[experiment.name].path
-            entries[fallback] = Entry(
-                fallback,
+            entries[shown] = Entry(
+                shown,
                 path,
                 None,
                 f"the name '{experiment.name}' is taken by {first}",
