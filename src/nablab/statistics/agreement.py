@@ -225,7 +225,9 @@ class _Tau:
                 continue
             first, later = shuffled[:, i : i + 1], shuffled[:, i + 1 :]
             order = (first > later).astype(np.int8) - (first < later).astype(np.int8)
-            total += 2 * (order @ signs[i, i + 1 :])
+            # not `@`: some BLAS kernels in single precision raise a false "invalid
+            # value" warning on a product this small
+            total += 2 * np.einsum("bi,i->b", order, signs[i, i + 1 :])
         return total
 
 
