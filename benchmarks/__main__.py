@@ -18,6 +18,7 @@ SUBJECTS = (
     "replicas",
     "learners",
     "penalties",
+    "reviews",
     "instruments",
     "images",
     "busy",
@@ -111,6 +112,14 @@ def _penalties(options: argparse.Namespace) -> Findings:
     return penalties.measure(repeats=options.repeats, steps=300)
 
 
+def _reviews(options: argparse.Namespace) -> Findings:
+    from benchmarks import reviews
+
+    if options.quick:
+        return reviews.measure("king-james@200", repeats=1, steps=2, say=say)
+    return reviews.measure(repeats=min(options.repeats, 3), steps=60, say=say)
+
+
 def _instruments(options: argparse.Namespace) -> Findings:
     from benchmarks import instruments
 
@@ -145,6 +154,7 @@ _MEASURES: dict[str, Callable[[argparse.Namespace], Findings]] = {
     "replicas": _replicas,
     "learners": _learners,
     "penalties": _penalties,
+    "reviews": _reviews,
     "instruments": _instruments,
     "images": _images,
     "busy": _busy,
