@@ -4,12 +4,14 @@ was trained on."""
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from nablab import data
 from nablab.contract import Condition, Records, Trial, Trials
 from nablab.contract.configuration import resolve
 from nablab.errors import UsageError
@@ -232,6 +234,47 @@ def test_figures_show_what_was_recorded(found: dict[str, Records]) -> None:
 def test_bad_settings_are_refused(wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         tiny(**wrong)
+
+
+@pytest.fixture
+def own_network(tmp_path: Path) -> str:
+    file = tmp_path / "net.py"
+    file.write_text(
+        "from torch import nn\n"
+        "def build():\n"
+        "    layers = nn.Linear(100, 5), nn.Tanh(), nn.Linear(5, 4)\n"
+        "    return nn.Sequential(*layers)\n"
+        "def narrow():\n"
+        "    return nn.Linear(100, 3)\n",
+        encoding="utf-8",
+    )
+    return str(file)
+
+
+def test_the_users_network_is_searched_by_both(own_network: str) -> None:
+    experiment = tiny(model=f"{own_network}:build")
+    assert len(experiment.points) == 8
+    assert {point.network for point in experiment.points} == {"yours"}
+    (record,) = searched(experiment, SKLEARN, seeds=1)
+    here, there = record.arrays["here"], record.arrays["there"]
+    assert here.shape == (8, 3)
+    np.testing.assert_allclose(here, there, atol=1e-9)
+    assert len(np.unique(here)) > 2
+    plain = searched(experiment, TRUE, seeds=1)
+    assert "grid" in experiment.figures(plain)
+    assert experiment.sizes == [1, 2, 4, 8]
+
+
+def test_a_network_of_too_few_scores_is_refused(own_network: str) -> None:
+    with pytest.raises(UsageError, match=r"into \(2, 3\); it must return \(2, 4\)"):
+        tiny(model=f"{own_network}:narrow")
+
+
+def test_a_vocabulary_may_have_fewer_words_than_asked_for() -> None:
+    experiment = tiny(words=50_000, fresh=40)
+    texts = _Texts.of(data.text_task("king-james@60"), experiment)
+    assert len(texts.vocabulary) < 50_000
+    assert texts._held(texts.test.texts).shape == (40, 50_000)
 
 
 def test_more_texts_than_there_are_is_said() -> None:

@@ -26,6 +26,7 @@ from nablab.contract import (
 )
 from nablab.data.fields import TextsField
 from nablab.errors import UsageError
+from nablab.models.fields import OwnModelField
 from nablab.settings import (
     Distinct,
     Epochs,
@@ -36,6 +37,7 @@ from nablab.settings import (
     Rising,
     Samples,
 )
+from nablab.settings.kinds import YOURS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -70,9 +72,16 @@ OPTIMISM = "reported accuracy minus accuracy on fresh texts"
 
 
 class Point(NamedTuple):
-    """A point of the grid."""
+    """A point of the grid.
 
-    width: int
+    Attributes:
+        network: Hidden units, or `YOURS`.
+        learning_rate: See the settings of the experiment.
+        weight_decay: The same.
+        epochs: The same.
+    """
+
+    network: int | str
     learning_rate: float
     weight_decay: float
     epochs: int
@@ -153,6 +162,11 @@ class GridSearch(Experiment):
         fresh: Texts of the test split, at most, that tell what a network is worth.
         words: Size of the vocabulary: the most frequent words of the training split.
         widths: Hidden units.
+        model: Your own network instead, package.module:factory or
+            path/to/file.py:factory. It is called as net(x), with float32 (N, words), 1
+            where a text has a word, and gives a score per class. The grid is then one
+            of learning rates, weight decays and epochs. With dropout GridSearchCV
+            draws other random numbers than this lab, and scores differ.
         learning_rates: Learning rates.
         weight_decays: Weights λ of the L2 penalty (λ/2) |w|².
         epochs: Passes over the training folds.
@@ -176,6 +190,7 @@ class GridSearch(Experiment):
         8,
         32,
     )
+    model: OwnModelField = None
     learning_rates: Annotated[tuple[Positive, ...], Rising()] = (1e-3, 3e-3, 1e-2, 3e-2)
     weight_decays: Annotated[tuple[NotNegative, ...], Rising()] = (0.0, 1e-3, 1e-2)
     epochs: Annotated[tuple[Epochs, ...], Rising()] = (10,)
@@ -306,11 +321,24 @@ class GridSearch(Experiment):
                 f"batches of {self.batch_size:,}: nested searches train on "
                 f"{max(least, 0):,} of them."
             )
+        if self.model is not None:
+            models.check_model(
+                self.model,
+                shape=(self.words,),
+                outputs=data.text_task(self.data).outputs,
+                samples=least,
+                batch_sizes=(self.batch_size,),
+            )
+
+    @property
+    def networks(self) -> tuple[int | str, ...]:
+        """Hidden units of each network, or `YOURS`."""
+        return self.widths if self.model is None else (YOURS,)
 
     @property
     def points(self) -> list[Point]:
         """The grid, point by point."""
-        axes = self.widths, self.learning_rates, self.weight_decays, self.epochs
+        axes = self.networks, self.learning_rates, self.weight_decays, self.epochs
         return [Point(*values) for values in product(*axes)]
 
     @property
@@ -503,7 +531,7 @@ class GridSearch(Experiment):
             self._builder(bags),
             (bags.x, bags.y),
             grid={
-                "module__width": self.widths,
+                "module__network": self.networks,
                 "lr": self.learning_rates,
                 "optimizer__weight_decay": self.weight_decays,
                 "max_epochs": epochs,
@@ -519,7 +547,7 @@ class GridSearch(Experiment):
         )
         there = other.of(
             {
-                "module__width": point.width,
+                "module__network": point.network,
                 "lr": point.learning_rate,
                 "optimizer__weight_decay": point.weight_decay,
                 "max_epochs": epochs[self.epochs.index(point.epochs)],
@@ -576,7 +604,7 @@ class GridSearch(Experiment):
                 "accuracy",
                 x="learning_rate",
                 color_by="penalty",
-                panel_by="width",
+                panel_by="network",
                 log_y=False,
                 x_label="learning rate",
                 y_label="validation accuracy",
@@ -620,7 +648,9 @@ class GridSearch(Experiment):
         return Records(
             Record(
                 Condition(
-                    width=f"{point.width} hidden units",
+                    network="your network"
+                    if point.network == YOURS
+                    else f"{point.network} hidden units",
                     penalty=f"λ = {point.weight_decay:g}",
                     learning_rate=point.learning_rate,
                 ),
@@ -645,9 +675,9 @@ class GridSearch(Experiment):
             for fold in range(self.folds)
         ]
 
-    def _builder(self, bags: Bags) -> Callable[[int], nn.Module]:
-        """Return what builds a network of so many hidden units."""
-        return _Builder(bags.x.shape[1], bags.classes)
+    def _builder(self, bags: Bags) -> Callable[[int | str], nn.Module]:
+        """Return what builds a network of so many hidden units, or the user's."""
+        return _Builder(self.words, bags.classes, self.model)
 
     def _sampler(
         self, samples: int, splits: Sequence[Split], parts: int, trial: Trial, lab: Lab
@@ -675,7 +705,7 @@ class GridSearch(Experiment):
         every_epoch: bool = False,
         fresh: bool = True,
     ) -> tuple[dict[str, FloatArray], dict[str, FloatArray]]:
-        """Train all points but for their epochs on all splits, a batch per width.
+        """Train all points but for their epochs on all splits, a batch per network.
 
         Args:
             bags: The texts.
@@ -705,9 +735,9 @@ class GridSearch(Experiment):
             repeated = labels.repeat(len(settings), 1)
             held_out[name] = bags.x, training.PerReplicaTargets(repeated)
         build, found = self._builder(bags), []
-        for width in self.widths:
+        for network in self.networks:
             result = lab.train(
-                training.Supervised(partial(build, width), "cross_entropy"),
+                training.Supervised(partial(build, network), "cross_entropy"),
                 (bags.x, bags.y),
                 training.Recipe(
                     epochs=self.epochs[-1],
@@ -724,7 +754,7 @@ class GridSearch(Experiment):
                 starts=[lab.seed(trial, "weights", by=())] * len(rates),
             )
             found.append(result.evaluations)
-        shape = len(self.widths) * len(settings), len(splits), -1
+        shape = len(self.networks) * len(settings), len(splits), -1
 
         def joined(name: str) -> FloatArray:
             return np.concatenate([own[name] for own in found]).reshape(shape)
@@ -776,6 +806,7 @@ class _Texts:
     train: TextSet
     test: TextSet
     vocabulary: Vocabulary
+    words: int
     samples: int
 
     @classmethod
@@ -788,7 +819,7 @@ class _Texts:
                 f"there are {len(train):,} training texts. Ask for fewer."
             )
         vocabulary = data.Vocabulary.build(train.texts, size=settings.words)
-        return cls(train, test, vocabulary, settings.samples)
+        return cls(train, test, vocabulary, settings.words, settings.samples)
 
     def drawn(self, trial: Trial, lab: Lab) -> TextSet:
         """Return the texts of a trial's seed."""
@@ -814,7 +845,7 @@ class _Texts:
 
     def _held(self, texts: Sequence[str]) -> Tensor:
         numbers = self.vocabulary.encode(texts)
-        return data.multi_hot(numbers, len(self.vocabulary)).float()
+        return data.multi_hot(numbers, self.words).float()
 
     def trivial(self, trial: Trial, lab: Lab) -> dict[str, float]:
         """Score the largest class and naive Bayes on fresh texts."""
@@ -831,13 +862,17 @@ class _Texts:
 
 @dataclass(frozen=True)
 class _Builder:
-    """Builds a network of one hidden layer; can be sent to other processes."""
+    """Builds a network of one hidden layer, or the user's, also in other processes."""
 
     words: int
     classes: int
+    model: str | None
 
-    def __call__(self, width: int) -> nn.Module:
-        return models.dense((self.words, width, self.classes), activation="relu")
+    def __call__(self, network: int | str) -> nn.Module:
+        if self.model is not None:
+            return models.load_factory(self.model)()
+        widths = (self.words, int(network), self.classes)
+        return models.dense(widths, activation="relu")
 
 
 def _names(splits: Sequence[Split]) -> list[int]:
