@@ -16,6 +16,7 @@ from nablab.contract import Condition, Records, Trials
 from nablab.contract.configuration import resolve
 from nablab.experiments.perceptron import (
     BOUND,
+    IMAGES,
     NEAR,
     ONE_LAYER,
     TWO_LAYERS,
@@ -48,13 +49,21 @@ def small(**overrides: Any) -> Perceptrons:
 
 
 def run(experiment: Perceptrons, seeds: Sequence[int] = SEEDS) -> Records:
+    return run_conditions(experiment, experiment.conditions(), seeds)
+
+
+def run_conditions(
+    experiment: Perceptrons,
+    conditions: Iterable[Condition],
+    seeds: Sequence[int] = SEEDS,
+) -> Records:
     def one(condition: Condition) -> Iterable[Any]:
         trials = Trials([condition], seeds)
         lab = Notebook(experiment, trials)
         experiment.run(trials, lab)
         return lab.records()
 
-    return Records(r for condition in experiment.conditions() for r in one(condition))
+    return Records(r for condition in conditions for r in one(condition))
 
 
 @pytest.fixture(scope="module")
@@ -194,3 +203,58 @@ def test_a_start_that_was_done_before_a_kill_keeps_its_numbers(
         go(tmp_path / "killed")
     assert calls == deadline
     assert go(tmp_path / "killed") == expected
+
+
+def images_of(folder: Path, *, classes: int) -> str:
+    """Write small images that a plane parts: class k has a bright row k."""
+    rng = np.random.default_rng(0)
+    arrays = {}
+    for split, count in (("train", 30), ("test", 20)):
+        labels = np.arange(count) % classes
+        images = rng.integers(0, 60, size=(count, 4, 4), dtype=np.uint8)
+        images[np.arange(count), labels] += 150
+        arrays |= {f"x_{split}": images, f"y_{split}": labels}
+    path = folder / "rows.npz"
+    np.savez(path, **arrays)
+    return str(path)
+
+
+def test_a_users_images_are_told_apart_under_the_bound(tmp_path: Path) -> None:
+    own = images_of(tmp_path, classes=3)
+    experiment = small(data=own, image_size=4, margins="", hard_gates="xor")
+    chosen = [c for c in experiment.conditions() if c["part"] == IMAGES]
+    assert [c["class_number"] for c in chosen] == [0, 1, 2]
+    found = run_conditions(experiment, chosen)
+    for record in found:
+        numbers = record.scalars
+        assert numbers["separated"] == 1
+        assert 0 < numbers["mistakes"] <= numbers["bound"]
+        assert numbers["test_accuracy"] > numbers["always_no"]
+        assert record.notes["label"] in {"0", "1", "2"}
+    assert len({record.scalars["mistakes"] for record in found}) > 1
+    figures = experiment.figures(found)
+    assert {"images", "images-accuracy"} <= set(figures)
+    for name in ("images", "images-accuracy"):
+        first, second = figures[name].figure.axes
+        assert first.get_ylim() == second.get_ylim()
+
+
+def test_two_classes_need_one_neuron_and_inseparable_ones_have_no_bound(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "same.npz"
+    images = np.full((8, 2, 2), 100, dtype=np.uint8)
+    labels = np.arange(8) % 2
+    np.savez(path, x_train=images, y_train=labels, x_test=images, y_test=labels)
+    experiment = small(data=str(path), image_size=2, image_passes=7, margins="")
+    chosen = [c for c in experiment.conditions() if c["part"] == IMAGES]
+    assert len(chosen) == 1
+    for record in run_conditions(experiment, chosen):
+        assert record.scalars["largest_margin"] == 0
+        assert record.scalars["separated"] == 0
+        assert "bound" not in record.scalars
+        assert len(record.curves["mistakes"][0]) == 7
+
+
+def test_without_images_there_is_no_such_part() -> None:
+    assert not [c for c in small().conditions() if c["part"] == IMAGES]

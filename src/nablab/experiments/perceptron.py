@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
-from nablab import plots
+from nablab import data, plots
 from nablab.contract import (
     Answer,
     Claim,
@@ -15,14 +15,17 @@ from nablab.contract import (
     Figure,
     Lab,
     Published,
+    Record,
     Records,
     Reported,
     Trial,
     Trials,
 )
+from nablab.data.fields import ImagesField
 from nablab.settings import Distinct, Ge, Gt, Le, Lt, Positive, Rising, Steps
 
 BOUND, ONE_LAYER, TWO_LAYERS, ZERO = "bound", "one layer", "two layers", "zero input"
+IMAGES = "images"
 # Four of the eight rows of course D's function. Its own samples were not published: of
 # all such rows these come nearest to its outputs. The last one is the input of zeros.
 ZERO_ROWS = ((1.0, 1.0, 1.0), (1.0, 0.0, 0.0), (0.0, 1.0, 1.0), (0.0, 0.0, 0.0))
@@ -96,6 +99,10 @@ class Perceptrons(Experiment):
         learning_rate: Of units that follow a gradient.
         loss: What they make small: cross-entropy or squared error. The unit that sees
             course D's samples always takes the squared error, as that did.
+        data: Labeled images, yours or some that are known by name, as a further part:
+            for each class, a neuron that is to tell it from all others.
+        image_size: Height and width to which these are brought.
+        image_passes: How often a neuron may see all of them, at most.
     """
 
     name: ClassVar[str] = "perceptron"
@@ -117,6 +124,9 @@ class Perceptrons(Experiment):
     epochs: Steps = 2_000
     learning_rate: Positive = 2.0
     loss: Literal["cross-entropy", "squared error"] = "cross-entropy"
+    data: ImagesField | None = None
+    image_size: Annotated[int, Ge(1), Le(64)] = 8
+    image_passes: Steps = 500
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "quick": {
@@ -244,6 +254,8 @@ class Perceptrons(Experiment):
         "Write down weights of two hidden units that solve XOR. Which gates do the "
         "hidden units compute?",
         "Take dimensions=50. The bound does not know the dimension. Do the mistakes?",
+        "Take data=digits. Which digits does a plane part from all others? One digit's "
+        "mistakes never end: what does its margin say?",
         "Take loss='squared error'. Which starts fail now that did not before, and "
         "what does the factor s (1 - s) have to do with it?",
     )
@@ -258,7 +270,7 @@ class Perceptrons(Experiment):
     )
 
     def conditions(self) -> list[Condition]:
-        """List the four parts of the experiment, one after the other."""
+        """List the parts of the experiment, one after the other."""
         from nablab.from_scratch.gates import GATES
 
         bound = [Condition(part=BOUND, margin=margin) for margin in self.margins]
@@ -281,7 +293,15 @@ class Perceptrons(Experiment):
         zero = [
             Condition(part=ZERO, bias=bias) for bias in ("without bias", "with bias")
         ]
-        return [*bound, *one_layer, *two_layers, *zero]
+        images = [Condition(part=IMAGES, class_number=k) for k in self._classes()]
+        return [*bound, *one_layer, *two_layers, *zero, *images]
+
+    def _classes(self) -> range:
+        """Return the classes that are told from all others; of two, one is enough."""
+        if self.data is None:
+            return range(0)
+        count = data.image_task(self.data, size=self.image_size).outputs
+        return range(count if count > 2 else 1)
 
     def run(self, trials: Trials, lab: Lab) -> None:
         """See `Experiment.run`."""
@@ -290,6 +310,7 @@ class Perceptrons(Experiment):
             ONE_LAYER: self.learn_gate,
             TWO_LAYERS: self.learn_with_two_layers,
             ZERO: self.learn_from_zeros,
+            IMAGES: self.tell_images_apart,
         }
         for trial in trials:
             parts[str(trial.condition["part"])](trial, lab)
@@ -299,25 +320,13 @@ class Perceptrons(Experiment):
         import numpy as np
 
         from nablab.from_scratch.margins import maximum_margin, separable_points
-        from nablab.from_scratch.neurons import Perceptron
 
         margin = float(trial.condition["margin"])
         points, classes = separable_points(
             self.points, self.dimensions, margin, lab.rng(trial, "points", by=())
         )
-        neuron, path = Perceptron(np.zeros(self.dimensions)), Path()
         drawn = self.dimensions == 2  # else many long vectors would be kept in vain
-        order = lab.rng(trial, "order", by=())
-        state = {"neuron": neuron, "path": path, "order": order}
-        for sweep in lab.steps(self.passes, state=state):
-            before = neuron.mistakes
-            for sample in order.permutation(self.points):
-                wrong = neuron.learn(points[sample], classes[sample])
-                if wrong and drawn:
-                    path.weights.append(neuron.weights)
-            lab.log(trial, sweep + 1, mistakes=neuron.mistakes)
-            if neuron.mistakes == before:
-                break
+        neuron, path = self._taught(trial, lab, points, classes, self.passes, drawn)
         separated = bool(np.array_equal(neuron.predict(points), classes))
         if not separated:
             lab.note(
@@ -339,6 +348,83 @@ class Perceptrons(Experiment):
             lab.array(trial, "points", points)
             lab.array(trial, "classes", classes)
             lab.array(trial, "path", _thinned(path.weights))
+
+    def _taught(
+        self,
+        trial: Trial,
+        lab: Lab,
+        points: Any,
+        classes: Any,
+        passes: int,
+        kept: bool,
+    ) -> tuple[Any, Path]:
+        """Let a perceptron see points in random orders until it makes no more mistakes.
+
+        Args:
+            trial: Whose seed and curve it is.
+            lab: The laboratory.
+            points: float64 (N, inputs).
+            classes: float64 (N,), +1 and -1.
+            passes: Over all points, at most.
+            kept: Whether to keep its weights after each mistake.
+
+        Returns:
+            The neuron, and what was kept.
+        """
+        import numpy as np
+
+        from nablab.from_scratch.neurons import Perceptron
+
+        neuron, path = Perceptron(np.zeros(points.shape[1])), Path()
+        order = lab.rng(trial, "order", by=())
+        state = {"neuron": neuron, "path": path, "order": order}
+        for sweep in lab.steps(passes, state=state):
+            before = neuron.mistakes
+            for sample in order.permutation(len(points)):
+                wrong = neuron.learn(points[sample], classes[sample])
+                if wrong and kept:
+                    path.weights.append(neuron.weights)
+            lab.log(trial, sweep + 1, mistakes=neuron.mistakes)
+            if neuron.mistakes == before:
+                break
+        return neuron, path
+
+    def tell_images_apart(self, trial: Trial, lab: Lab) -> None:
+        """Teach a perceptron to tell one class of images from all others.
+
+        Its inputs are the pixels, from 0 to 1, and a constant for the bias.
+        """
+        import numpy as np
+
+        from nablab.from_scratch.gates import with_constant
+        from nablab.from_scratch.margins import maximum_margin
+
+        task = data.image_task(str(self.data), size=self.image_size)
+        lab.note(*task.notes)
+        chosen = int(trial.condition["class_number"])
+        (points, classes), (unseen, unseen_classes) = (
+            (
+                with_constant(images.flatten(1).double().numpy() / 255),
+                np.where(labels.numpy() == chosen, 1.0, -1.0),
+            )
+            for images, labels in (task.train(), task.held_out())
+        )
+        neuron, _ = self._taught(
+            trial, lab, points, classes, self.image_passes, kept=False
+        )
+        margin = maximum_margin(points, classes)
+        longest = float(np.linalg.norm(points, axis=1).max())
+        found = {"bound": (longest / margin) ** 2} if margin else {}
+        lab.record(
+            trial,
+            mistakes=neuron.mistakes,
+            largest_margin=margin,
+            separated=float(np.array_equal(neuron.predict(points), classes)),
+            test_accuracy=float((neuron.predict(unseen) == unseen_classes).mean()),
+            always_no=float((unseen_classes < 0).mean()),
+            label=task.images().classes[chosen],
+            **found,
+        )
 
     def learn_gate(self, trial: Trial, lab: Lab) -> None:
         """Teach one neuron a gate, and note the most rows that it had right at once."""
@@ -485,6 +571,8 @@ class Perceptrons(Experiment):
                 title="Course D's fourth sample",
                 caption="Without a bias the output is .5 for ever.",
             )
+        if images := records.where(part=IMAGES):
+            figures |= _image_figures(images)
         return figures
 
 
@@ -510,3 +598,54 @@ def _thinned(path: list[Any]) -> Any:
         return np.zeros((1, 2))
     places = np.unique(np.linspace(0, len(path) - 1, LINES).round().astype(int))
     return np.array([path[place] for place in places])
+
+
+def _image_figures(records: Records) -> dict[str, Figure]:
+    """Draw mistakes beside the bound, and the share of unseen images that is right."""
+    mistakes = {"counted mistakes": "mistakes", "R²/γ²": "bound"}
+    shares = {"perceptron": "test_accuracy", "always 'no'": "always_no"}
+    figures = {
+        "images": plots.dots(
+            _by_label(records, mistakes),
+            "value",
+            by="label",
+            panel_by="what",
+            log_y=True,
+            y_label="mistakes",
+            x_label="class against all others",
+            title="Which classes a plane parts from all others",
+            caption="A class without a bound is not parted by any plane from the "
+            "others: its mistakes would never end.",
+        ),
+        "images-accuracy": plots.dots(
+            _by_label(records, shares),
+            "value",
+            by="label",
+            panel_by="what",
+            log_y=False,
+            y_label="test accuracy",
+            x_label="class against all others",
+            title="What a perceptron is worth on unseen images",
+            caption="A neuron that always says 'no' is right for all other classes.",
+        ),
+    }
+    for figure in figures.values():  # both panels show one quantity
+        panels = figure.figure.axes
+        ends = [end for axes in panels for end in axes.get_ylim()]
+        for axes in panels:
+            axes.set_ylim(min(ends), max(ends))
+    return figures
+
+
+def _by_label(records: Records, metrics: Mapping[str, str]) -> Records:
+    """Give each class's values records of their own, under the name of the class."""
+    return Records(
+        Record(
+            Condition(what=what, label=str(record.notes["label"])),
+            record.seed,
+            {"value": record.scalars[metric]},
+        )
+        for what, metric in metrics.items()
+        for record in records
+        if metric in record.scalars
+    )
