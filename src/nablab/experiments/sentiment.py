@@ -917,7 +917,7 @@ def _state_gradients(net: nn.Module, texts: Sequences) -> Any:
     import torch
     from torch.nn.functional import cross_entropy
 
-    from nablab.instruments.gradients.through_time import state_gradient_norms
+    from nablab.instruments import state_gradient_norms
     from nablab.models.sequences import pooled
 
     places = torch.arange(len(texts))[-LOOKED_AT:]

@@ -81,6 +81,9 @@ if TYPE_CHECKING:
     )
     from nablab.instruments.gradients.sharpness import Sharpness as Sharpness
     from nablab.instruments.gradients.sharpness import sharpness as sharpness
+    from nablab.instruments.gradients.through_time import (
+        state_gradient_norms as state_gradient_norms,
+    )
     from nablab.instruments.landscape.interpolation import (
         Interpolation as Interpolation,
     )
@@ -141,6 +144,7 @@ __getattr__, __dir__ = lazy_names(
         "gradients.gradient_norm": "GradientNorm gradient_norm",
         "gradients.sensitivity": "InputSensitivity input_sensitivity",
         "gradients.sharpness": "Sharpness sharpness",
+        "gradients.through_time": "state_gradient_norms",
         "landscape.interpolation": "Interpolation interpolate",
         "landscape.matching": "Matching match_units",
         "landscape.permutations": "find_specification",
@@ -196,6 +200,7 @@ __all__ = [
     "random_walk_shares",
     "sharpness",
     "spectral_density",
+    "state_gradient_norms",
     "trace_of",
     "trajectory_pca",
     "update_ratio",
