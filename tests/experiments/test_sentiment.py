@@ -163,7 +163,7 @@ def test_what_is_recorded(finished: Any) -> None:
     assert "gradient_left_at_end" not in labs[1].scalars[0]
     left = {lab.condition["change"]: lab.scalars[0] for lab in (labs[0], labs[2])}
     assert left[LAST]["gradient_left_at_start"] < 0.1
-    assert left[NONE]["gradient_left_at_start"] > 0.1
+    assert "gradient_left_at_start" not in left[NONE]  # all its states are read
     assert experiment.baselines(records)["accuracy"].keys() == {
         "largest class",
         "naive Bayes",
@@ -337,3 +337,42 @@ def test_imdb_is_read_in_bfloat16_too() -> None:
     )
     (lab,) = run(experiment)
     assert lab.scalars[0]["accuracy"] > 0.7
+
+
+def test_a_network_has_settings_of_its_own_and_a_change_wins() -> None:
+    experiment = small(
+        tuned="transformer:learning_rate=1e-3+dropout=0.4",
+        changes="transformer:dropout=0.2,rnn:read=last",
+    )
+    found = {
+        (c["network"], c["change"]): experiment.changed(c)
+        for c in experiment.conditions()
+    }
+    plain, changed = found["transformer", NONE], found["transformer", "dropout=0.2"]
+    assert (plain.learning_rate, plain.dropout) == (1e-3, 0.4)
+    assert (changed.learning_rate, changed.dropout) == (1e-3, 0.2)
+    assert found["rnn", NONE] == experiment
+    assert found["rnn", LAST].learning_rate == experiment.learning_rate
+
+
+@pytest.mark.parametrize(
+    ("tuned", "message"),
+    [
+        ("transformer:words=99", "tuned: words is the same for all conditions"),
+        ("transfomer:dropout=0.2", "tuned: 'transfomer:dropout=0.2' is none"),
+        ("rnn:dropuot=0.2", "dropuot"),
+    ],
+)
+def test_bad_settings_of_ones_own_are_refused(tuned: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        small(tuned=tuned)
+
+
+def test_what_is_left_of_the_gradient_is_told_of_the_last_state(
+    finished: tuple[Sentiment, list[Keeping], Records],
+) -> None:
+    records = finished[2].where(network="rnn")
+    for change, told in ((NONE, False), (LAST, True)):
+        for record in records.where(change=change):
+            assert "gradient at the end" in record.curves
+            assert ("gradient_left_at_end" in record.scalars) is told
