@@ -10,6 +10,16 @@ from typing import TYPE_CHECKING
 from nablab.importing.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from nablab.baselines.linear_autoencoder import (
+        LinearAutoencoder as LinearAutoencoder,
+    )
+    from nablab.baselines.linear_autoencoder import largest_angle as largest_angle
+    from nablab.baselines.linear_autoencoder import (
+        regularized_optimum as regularized_optimum,
+    )
+    from nablab.baselines.principal import Moments as Moments
+    from nablab.baselines.principal import PrincipalComponents as PrincipalComponents
+    from nablab.baselines.principal import principal_components as principal_components
     from nablab.baselines.skorch_search import GridSearched as GridSearched
     from nablab.baselines.skorch_search import grid_search_cv as grid_search_cv
     from nablab.baselines.text_classifiers import Predicted as Predicted
@@ -24,6 +34,8 @@ if TYPE_CHECKING:
 __getattr__, __dir__ = lazy_names(
     __name__,
     {
+        "linear_autoencoder": "LinearAutoencoder largest_angle regularized_optimum",
+        "principal": "Moments PrincipalComponents principal_components",
         "skorch_search": "GridSearched grid_search_cv",
         "text_classifiers": "Predicted logistic_regression naive_bayes nb_svm",
         "torch_learner": "TorchLearner",
@@ -33,11 +45,17 @@ __getattr__, __dir__ = lazy_names(
 
 __all__ = [
     "GridSearched",
+    "LinearAutoencoder",
+    "Moments",
     "Predicted",
+    "PrincipalComponents",
     "TorchLearner",
     "count_vectors",
     "grid_search_cv",
+    "largest_angle",
     "logistic_regression",
     "naive_bayes",
     "nb_svm",
+    "principal_components",
+    "regularized_optimum",
 ]

@@ -10,6 +10,11 @@ from typing import TYPE_CHECKING
 from nablab.importing.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from nablab.models.autoencoders import Autoencoder as Autoencoder
+    from nablab.models.autoencoders import (
+        convolutional_autoencoder as convolutional_autoencoder,
+    )
+    from nablab.models.autoencoders import dense_autoencoder as dense_autoencoder
     from nablab.models.dense_network import Activation as Activation
     from nablab.models.dense_network import dense as dense
     from nablab.models.dense_network import parameter_count as parameter_count
@@ -43,6 +48,7 @@ if TYPE_CHECKING:
 __getattr__, __dir__ = lazy_names(
     __name__,
     {
+        "autoencoders": "Autoencoder convolutional_autoencoder dense_autoencoder",
         "dense_network": "Activation dense parameter_count parse_widths "
         "sawtooth_network",
         "dropout": "with_dropout",
@@ -60,6 +66,7 @@ __getattr__, __dir__ = lazy_names(
 __all__ = [
     "UNKNOWN",
     "Activation",
+    "Autoencoder",
     "Convolutions",
     "Form",
     "Networks",
@@ -71,8 +78,10 @@ __all__ = [
     "check_network",
     "check_output",
     "check_text_network",
+    "convolutional_autoencoder",
     "count_parameters",
     "dense",
+    "dense_autoencoder",
     "image_network",
     "image_networks",
     "load_factory",

@@ -1,0 +1,119 @@
+"""Principal components: the best that any linear code of a given size can do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from nablab.errors import UsageError
+
+BLOCK = 4_096  # samples that are widened to float64 at once
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """Mean and covariance of samples: all that a linear code's error depends on.
+
+    Attributes:
+        mean: float64 (d,).
+        covariance: float64 (d, d), divided by the number of samples.
+        samples: N.
+    """
+
+    mean: Tensor
+    covariance: Tensor
+    samples: int
+
+    @classmethod
+    def of(cls, x: Tensor) -> Moments:
+        """Compute them in float64, block by block.
+
+        Args:
+            x: (N, d), any real type.
+
+        Raises:
+            UsageError: There are no samples, or not as rows of a matrix.
+
+        >>> Moments.of(torch.tensor([[0.0, 1.0], [2.0, 1.0]])).covariance.tolist()
+        [[1.0, 0.0], [0.0, 0.0]]
+        """
+        if x.ndim != 2 or not len(x):
+            raise UsageError(
+                f"Moments are those of samples (N, d); got the shape {tuple(x.shape)}."
+            )
+        total = torch.zeros(x.shape[1], dtype=torch.float64)
+        for block in x.split(BLOCK):
+            total += block.sum(0, dtype=torch.float64)
+        mean = total / len(x)
+        covariance = torch.zeros(len(mean), len(mean), dtype=torch.float64)
+        for block in x.split(BLOCK):
+            centered = block.double() - mean
+            covariance.addmm_(centered.T, centered)
+        return cls(mean, covariance / len(x), len(x))
+
+    @property
+    def total(self) -> float:
+        """The variance of all coordinates, added up."""
+        return float(self.covariance.trace())
+
+
+@dataclass(frozen=True, eq=False)
+class PrincipalComponents:
+    """Directions of largest variance, the first one first.
+
+    Attributes:
+        mean: float64 (d,).
+        axes: float64 (k, d), orthonormal rows.
+        variances: float64 (k,), falling.
+        total: The variance of all d coordinates, added up.
+    """
+
+    mean: Tensor
+    axes: Tensor
+    variances: Tensor
+    total: float
+
+    def lost(self, count: int) -> float:
+        """Return the smallest squared error that a linear code of ``count`` can have.
+
+        It is added up over coordinates, and a mean over the samples that the components
+        are of (Eckart and Young 1936).
+        """
+        kept = self.variances[:count].clamp(min=0).sum()
+        return max(0.0, self.total - float(kept))
+
+    def reconstruct(self, x: Tensor, count: int) -> Tensor:
+        """Project samples (N, d) on the first ``count`` axes; same type as ``x``."""
+        axes, mean = self.axes[:count].to(x.dtype), self.mean.to(x.dtype)
+        return torch.addmm(mean, (x - mean) @ axes.T, axes)
+
+
+def principal_components(moments: Moments, count: int) -> PrincipalComponents:
+    """Return the leading eigenvectors of the covariance, by LAPACK in float64.
+
+    Args:
+        moments: Of the samples.
+        count: How many, from 1 to d.
+
+    Raises:
+        UsageError: ``count`` is none of these.
+    """
+    from scipy.linalg import eigh
+
+    size = len(moments.mean)
+    if not 1 <= count <= size:
+        raise UsageError(
+            f"{count:,} principal components are asked for; samples of {size:,} "
+            f"coordinates have 1 to {size:,}."
+        )
+    variances, columns = eigh(
+        moments.covariance.numpy(), subset_by_index=[size - count, size - 1]
+    )
+    return PrincipalComponents(
+        mean=moments.mean,
+        axes=torch.from_numpy(columns.T[::-1].copy()),
+        variances=torch.from_numpy(variances[::-1].copy()),
+        total=moments.total,
+    )

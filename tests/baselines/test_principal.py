@@ -1,0 +1,170 @@
+"""Principal components and linear autoencoders: closed forms, other libraries, what
+must not matter.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+
+from nablab.baselines import (
+    LinearAutoencoder,
+    Moments,
+    largest_angle,
+    principal_components,
+    regularized_optimum,
+)
+from nablab.errors import UsageError
+
+
+@pytest.fixture(scope="module")
+def x() -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    mixed = torch.randn(12, 12, generator=generator, dtype=torch.float64)
+    scales = 0.6 ** torch.arange(12)
+    return torch.randn(5_000, 12, generator=generator).double() * scales @ mixed + 3
+
+
+@pytest.fixture(scope="module")
+def moments(x: torch.Tensor) -> Moments:
+    return Moments.of(x)
+
+
+def test_moments_are_numpys_whatever_the_type(x: torch.Tensor) -> None:
+    for samples, tolerance in ((x, 1e-12), (x.float(), 1e-5)):
+        found = Moments.of(samples)
+        np.testing.assert_allclose(found.mean, x.mean(0), rtol=tolerance)
+        np.testing.assert_allclose(
+            found.covariance,
+            np.cov(x.T.numpy(), bias=True),
+            atol=tolerance * found.total,
+        )
+    images = torch.tensor([[0, 255], [255, 255], [3, 1]], dtype=torch.uint8)
+    np.testing.assert_allclose(Moments.of(images).mean, [86, 511 / 3])
+
+
+def test_components_are_those_of_scikit_learn(
+    x: torch.Tensor, moments: Moments
+) -> None:
+    from sklearn.decomposition import PCA
+
+    pca = PCA(5, svd_solver="full").fit(x.numpy())
+    found = principal_components(moments, 5)
+    np.testing.assert_allclose(
+        found.variances * 5_000 / 4_999, pca.explained_variance_, rtol=1e-9
+    )
+    assert largest_angle(found.axes.T, torch.from_numpy(pca.components_.T)) < 1e-5
+    rebuilt = pca.inverse_transform(pca.transform(x.numpy()))
+    np.testing.assert_allclose(found.reconstruct(x, 5), rebuilt, atol=1e-9)
+    measured = float((x - found.reconstruct(x, 5)).square().sum(1).mean())
+    assert measured == pytest.approx(found.lost(5), rel=1e-9)
+    assert found.lost(3) > found.lost(4) > found.lost(5)
+
+
+def test_all_components_lose_nothing(moments: Moments) -> None:
+    found = principal_components(moments, 12)
+    assert found.lost(12) == pytest.approx(0, abs=1e-9 * moments.total)
+    assert found.lost(0) == pytest.approx(moments.total)
+
+
+@pytest.mark.parametrize("count", [0, 13, -1])
+def test_more_components_than_coordinates_are_refused(
+    moments: Moments, count: int
+) -> None:
+    with pytest.raises(UsageError, match="coordinates have 1 to 12"):
+        principal_components(moments, count)
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (4,), (2, 2, 2)])
+def test_moments_need_rows(shape: tuple[int, ...]) -> None:
+    with pytest.raises(UsageError, match="samples"):
+        Moments.of(torch.zeros(shape))
+
+
+def started(seed: int = 0) -> LinearAutoencoder:
+    return LinearAutoencoder.start(12, 4, np.random.default_rng(seed))
+
+
+def test_what_is_lost_is_the_error_on_the_samples(
+    x: torch.Tensor, moments: Moments
+) -> None:
+    net = started()
+    centered = x - moments.mean
+    rebuilt = centered @ net.encoder.T @ net.decoder.T
+    wanted = float((centered - rebuilt).square().sum(1).mean())
+    assert net.lost(moments.covariance) == pytest.approx(wanted, rel=1e-10)
+
+
+def test_alternating_reaches_the_optimum_and_never_goes_below(moments: Moments) -> None:
+    components = principal_components(moments, 4)
+    best, net, losses = components.lost(4), started(), []
+    for _ in range(60):
+        net.alternate(moments.covariance)
+        losses.append(net.lost(moments.covariance))
+    for before, after in pairwise(losses):
+        assert after <= before * (1 + 1e-12)
+    assert losses[-1] / best - 1 < 1e-10
+    assert min(losses) / best - 1 > -1e-12
+    assert largest_angle(net.decoder, components.axes.T) < 1e-3
+
+
+def test_a_preconditioned_step_forgets_how_inputs_are_scaled(moments: Moments) -> None:
+    best = principal_components(moments, 4).lost(4)
+    net = started()
+    for _ in range(150):
+        net.preconditioned_step(moments.covariance, 0.5)
+    assert 0 <= net.lost(moments.covariance) / best - 1 < 1e-8
+    # units of the samples change nothing but the units of the error
+    first, second = started(1), started(1)
+    for _ in range(3):
+        first.preconditioned_step(moments.covariance, 0.5)
+        second.preconditioned_step(moments.covariance * 1e6, 0.5)
+    torch.testing.assert_close(first.decoder, second.decoder)
+    torch.testing.assert_close(first.encoder, second.encoder)
+
+
+def test_the_regularized_optimum_is_where_training_ends(moments: Moments) -> None:
+    components = principal_components(moments, 4)
+    penalty = float(components.variances[2]) / 3
+    wanted = regularized_optimum(components, penalty)
+    net = started()
+    parts = [p.clone().requires_grad_() for p in (net.encoder, net.decoder)]
+    optimizer = torch.optim.LBFGS(
+        parts, max_iter=2_000, tolerance_grad=1e-12, line_search_fn="strong_wolfe"
+    )
+
+    def loss() -> torch.Tensor:
+        optimizer.zero_grad()
+        encoder, decoder = parts
+        rest = torch.eye(12, dtype=torch.float64) - decoder @ encoder
+        lost = (rest @ moments.covariance * rest).sum()
+        total = lost + penalty * (encoder.square().sum() + decoder.square().sum())
+        total.backward()
+        return total
+
+    optimizer.step(loss)
+    product = (parts[1] @ parts[0]).detach()
+    torch.testing.assert_close(
+        product, wanted.decoder @ wanted.encoder, atol=1e-4, rtol=0
+    )
+
+
+def test_a_penalty_above_a_variance_drops_its_axis(moments: Moments) -> None:
+    components = principal_components(moments, 4)
+    between = float(components.variances[1] + components.variances[2]) / 2
+    found = regularized_optimum(components, between)
+    assert [bool(row.any()) for row in found.encoder] == [True, True, False, False]
+    free = regularized_optimum(components, 0.0)
+    assert free.lost(moments.covariance) == pytest.approx(components.lost(4))
+
+
+def test_the_angle_between_planes() -> None:
+    plane = torch.eye(3, dtype=torch.float64)[:, :2]
+    tilted = torch.tensor([[1.0, 0.0], [0.0, 0.5**0.5], [0.0, 0.5**0.5]]).double()
+    assert largest_angle(plane, tilted) == pytest.approx(45)
+    assert (
+        largest_angle(plane, plane @ torch.tensor([[2.0, 1], [0, 3]]).double()) < 1e-5
+    )
