@@ -44,11 +44,11 @@ class Moments:
                 f"Moments are those of samples (N, d); got the shape {tuple(x.shape)}."
             )
         total = torch.zeros(x.shape[1], dtype=torch.float64)
-        for block in x.split(BLOCK):
+        for block in torch.split(x, BLOCK):
             total += block.sum(0, dtype=torch.float64)
         mean = total / len(x)
         covariance = torch.zeros(len(mean), len(mean), dtype=torch.float64)
-        for block in x.split(BLOCK):
+        for block in torch.split(x, BLOCK):
             centered = block.double() - mean
             covariance.addmm_(centered.T, centered)
         return cls(mean, covariance / len(x), len(x))

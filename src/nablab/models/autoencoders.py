@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from itertools import pairwise
 from math import prod
 
-import torch
 from torch import Tensor, nn
 
 from nablab.errors import UsageError
@@ -20,6 +19,7 @@ class Autoencoder(nn.Module):
         encoder: From inputs to codes (N, code).
         decoder: From codes to outputs of the inputs' shape.
 
+    >>> import torch
     >>> net = dense_autoencoder((1, 4, 4), 2)
     >>> x = torch.zeros(3, 1, 4, 4)
     >>> net(x).shape, net.encoder(x).shape
