@@ -17,6 +17,8 @@ INSTRUMENTS = instruments.INSTRUMENTS
 # Small enough that a dry run takes a second or two: the rest of a preset is multiplied,
 # not measured.
 SMALL = {
+    "autoencoder-vs-svd": "data=digits@60 size=4 codes=2 hidden=5 filters=2 epochs=1 "
+    "linear_epochs=1 batch_size=20 solver_steps=3",
     "cnn-depth": "data=digits@100 networks=conv2k3 epochs=1 batch_size=50 validation=0",
     "deep-vs-shallow": "targets=sinc trio=none networks=1-3-1 steps=50",
     "gradient-norm": "targets=sinc networks=1-3-1 steps=20 measurements=2",

@@ -27,6 +27,7 @@ TOPICS = (
     "optimization",
     "generalization",
     "images",
+    "codes",
     "text",
     "generation",
 )

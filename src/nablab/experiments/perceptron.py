@@ -604,13 +604,14 @@ def _image_figures(records: Records) -> dict[str, Figure]:
     """Draw mistakes beside the bound, and the share of unseen images that is right."""
     mistakes = {"counted mistakes": "mistakes", "R²/γ²": "bound"}
     shares = {"perceptron": "test_accuracy", "always 'no'": "always_no"}
-    figures = {
+    return {
         "images": plots.dots(
             _by_label(records, mistakes),
             "value",
             by="label",
             panel_by="what",
             log_y=True,
+            same_y=True,
             y_label="mistakes",
             x_label="class against all others",
             title="Which classes a plane parts from all others",
@@ -623,18 +624,13 @@ def _image_figures(records: Records) -> dict[str, Figure]:
             by="label",
             panel_by="what",
             log_y=False,
+            same_y=True,
             y_label="test accuracy",
             x_label="class against all others",
             title="What a perceptron is worth on unseen images",
             caption="A neuron that always says 'no' is right for all other classes.",
         ),
     }
-    for figure in figures.values():  # both panels show one quantity
-        panels = figure.figure.axes
-        ends = [end for axes in panels for end in axes.get_ylim()]
-        for axes in panels:
-            axes.set_ylim(min(ends), max(ends))
-    return figures
 
 
 def _by_label(records: Records, metrics: Mapping[str, str]) -> Records:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from nablab.importing.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from nablab.models.autoencoders import Autoencoder as Autoencoder
+    from nablab.models.autoencoders import autoencoder as autoencoder
     from nablab.models.autoencoders import (
         convolutional_autoencoder as convolutional_autoencoder,
     )
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 __getattr__, __dir__ = lazy_names(
     __name__,
     {
-        "autoencoders": "Autoencoder convolutional_autoencoder dense_autoencoder",
+        "autoencoders": "autoencoder convolutional_autoencoder dense_autoencoder",
         "dense_network": "Activation dense parameter_count parse_widths "
         "sawtooth_network",
         "dropout": "with_dropout",
@@ -66,7 +66,6 @@ __getattr__, __dir__ = lazy_names(
 __all__ = [
     "UNKNOWN",
     "Activation",
-    "Autoencoder",
     "Convolutions",
     "Form",
     "Networks",
@@ -74,6 +73,7 @@ __all__ = [
     "Recurrent",
     "TextClassifier",
     "TransformerEncoder",
+    "autoencoder",
     "check_model",
     "check_network",
     "check_output",

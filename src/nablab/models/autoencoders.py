@@ -2,54 +2,42 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from itertools import pairwise
-from math import prod
 
-from torch import Tensor, nn
+from torch import nn
 
 from nablab.errors import UsageError
 from nablab.models.dense_network import Activation, activation_layer
 
 
-class Autoencoder(nn.Module):
-    """An encoder and a decoder, called one after the other.
+def autoencoder(encoder: nn.Module, decoder: nn.Module) -> nn.Sequential:
+    """Join both, under the names ``encoder`` and ``decoder``.
+
+    A plain `nn.Sequential`, so that the compiled engines know what it is made of.
 
     Args:
         encoder: From inputs to codes (N, code).
         decoder: From codes to outputs of the inputs' shape.
-
-    >>> import torch
-    >>> net = dense_autoencoder((1, 4, 4), 2)
-    >>> x = torch.zeros(3, 1, 4, 4)
-    >>> net(x).shape, net.encoder(x).shape
-    (torch.Size([3, 1, 4, 4]), torch.Size([3, 2]))
     """
-
-    def __init__(self, encoder: nn.Module, decoder: nn.Module) -> None:
-        super().__init__()
-        self.encoder, self.decoder = encoder, decoder
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return what the code of ``x`` is decoded to."""
-        decoded: Tensor = self.decoder(self.encoder(x))
-        return decoded
+    return nn.Sequential(OrderedDict(encoder=encoder, decoder=decoder))
 
 
 def dense_autoencoder(
-    shape: Sequence[int],
+    inputs: int,
     code: int,
     *,
     hidden: Sequence[int] = (),
     activation: Activation | None = None,
     code_activation: Activation | None = None,
-) -> Autoencoder:
+) -> nn.Sequential:
     """Build an autoencoder of dense layers, the decoder a mirror of the encoder.
 
     Codes and outputs are linear, so that without activations all of it is.
 
     Args:
-        shape: Of one sample, such as (channels, height, width).
+        inputs: Coordinates of a sample.
         code: Coordinates of a code.
         hidden: Units of the encoder's layers before the code.
         activation: After each of them.
@@ -57,25 +45,27 @@ def dense_autoencoder(
 
     Raises:
         UsageError: Layers between inputs and code without an activation.
+
+    >>> net = dense_autoencoder(6, 2)
+    >>> print(*(tuple(part.shape) for part in net.parameters()))
+    (2, 6) (2,) (6, 2) (6,)
     """
     if hidden and activation is None:
         raise UsageError(
             "Dense layers without an activation between them are one layer: name an "
             "activation, or give no hidden layers."
         )
-    widths = (prod(shape), *hidden, code)
+    widths = (inputs, *hidden, code)
     bend = [] if code_activation is None else [activation_layer(code_activation)]
-    return Autoencoder(
-        nn.Sequential(nn.Flatten(), *_layers(widths, activation), *bend),
-        nn.Sequential(
-            *_layers(widths[::-1], activation), nn.Unflatten(1, tuple(shape))
-        ),
+    return autoencoder(
+        nn.Sequential(*_layers(widths, activation), *bend),
+        nn.Sequential(*_layers(widths[::-1], activation)),
     )
 
 
 def convolutional_autoencoder(
     channels: int, size: int, code: int, *, filters: int = 16
-) -> Autoencoder:
+) -> nn.Sequential:
     """Build an autoencoder that halves images twice by convolutions.
 
     The decoder doubles them twice, each pixel becoming four (by strided transposed
@@ -113,7 +103,7 @@ def convolutional_autoencoder(
         nn.ReLU(),
         nn.ConvTranspose2d(filters, channels, 4, stride=2, padding=1),
     )
-    return Autoencoder(encoder, decoder)
+    return autoencoder(encoder, decoder)
 
 
 def _layers(widths: Sequence[int], activation: Activation | None) -> list[nn.Module]:

@@ -24,6 +24,7 @@ def dots(
     by: str = "model",
     panel_by: str = "target",
     log_y: bool | None = None,
+    same_y: bool = False,
     baselines: References | None = None,
     x_label: str = "",
     y_label: str = "",
@@ -45,6 +46,7 @@ def dots(
         panel_by: The factor whose levels have panels.
         log_y: Logarithmic axis; None: when all values are positive and span a factor of
             30.
+        same_y: Whether all panels have the range of the widest one.
         baselines: Value by name for all panels, or one such mapping per level of
             ``panel_by``.
         x_label: Label of the horizontal axis; the factor if empty.
@@ -80,6 +82,11 @@ def dots(
             ax.set_xlabel(x_label or (by if "" not in looks else ""))
         for ax in axes[:: frame.columns_of(len(panels))]:
             ax.set_ylabel(y_label or words(metric))
+        if same_y:
+            ends = [end for ax in axes for end in ax.get_ylim()]
+            for ax in axes:
+                ax.set_ylim(min(ends), max(ends))
+                frame.ticks(ax, "y", log=log_y)
     mean = "geometric mean" if log_y else "mean"
     how = f"Each dot is one seed. Beside the dots: their {mean} and its 95 % interval."
     title = title or sentence(f"{words(metric)} by {by}")

@@ -26,6 +26,8 @@ MOST_POINTS, FEWEST_POINTS = 400, 16
 # pixels.
 WIDE, NARROW = 8.0, 5.6
 SPAN_OF_LOG = 30  # from here on a linear axis would hide the small values
+# of a legend, until it makes the figure taller; inches
+LEGEND_LINES, LEGEND_LINE_HEIGHT = 2, 0.21
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
@@ -323,7 +325,8 @@ def legend(
 ) -> None:
     """Draw one legend above all panels.
 
-    There is none where there is a single nameless entry.
+    There is none where there is a single nameless entry. A legend of more than two
+    lines makes the figure taller, not the panels lower.
     """
     from matplotlib.lines import Line2D
 
@@ -340,6 +343,9 @@ def legend(
     longest = 5.6 * (7 + max(len(str(handle.get_label())) for handle in handles))
     fitting = int(72 * figure.get_figwidth() / longest)
     columns = max(1, min(5, fitting, len(handles)))
+    more = math.ceil(len(handles) / columns) - LEGEND_LINES
+    if more > 0:
+        figure.set_figheight(figure.get_figheight() + more * LEGEND_LINE_HEIGHT)
     figure.legend(
         handles=handles,
         loc="outside upper left",
