@@ -23,6 +23,7 @@ from nablab.experiments.grid_search import (
     OTHER,
     OUTER,
     RANDOM,
+    SAME,
     SKLEARN,
     SOUND,
     STOPPING,
@@ -290,3 +291,11 @@ def test_a_training_that_a_dry_run_cut_short_is_scored_where_it_ended(
     ended = np.repeat(curve[:, :, -1], 2, axis=0)
     np.testing.assert_array_equal(tiny()._at_the_end(curve), ended)
     np.testing.assert_array_equal(tiny()._when_stopped(curve, curve), ended)
+
+
+def test_scores_that_differ_by_one_text_of_a_thousand_are_equal() -> None:
+    scores = np.array([0.768, 0.773, 0.772])
+    other = scores + np.array([0.0, 0.001, 0.0])
+    assert abs(other - scores).max() > 1e-3  # by rounding
+    assert abs(other - scores).max() <= SAME
+    assert SAME < 0.0015
