@@ -13,9 +13,11 @@ import torch
 from nablab.baselines import (
     LinearAutoencoder,
     Moments,
+    filtered_error,
     largest_angle,
     principal_components,
     regularized_optimum,
+    wiener_filter,
 )
 from nablab.errors import UsageError
 
@@ -168,3 +170,42 @@ def test_the_angle_between_planes() -> None:
     assert (
         largest_angle(plane, plane @ torch.tensor([[2.0, 1], [0, 3]]).double()) < 1e-5
     )
+
+
+def test_no_linear_map_of_that_rank_removes_noise_better(
+    x: torch.Tensor, moments: Moments
+) -> None:
+    noise, components = 0.7, principal_components(moments, 4)
+    filtered = wiener_filter(components, noise)
+    best = filtered_error(components, noise)
+
+    def lost(matrix: torch.Tensor) -> float:
+        rest = torch.eye(12, dtype=torch.float64) - matrix
+        blurred = float((rest @ moments.covariance * rest).sum())
+        return blurred + noise**2 * float(matrix.square().sum())
+
+    assert lost(filtered) == pytest.approx(best, rel=1e-10)
+    assert torch.linalg.matrix_rank(filtered) == 4
+    generator = torch.Generator().manual_seed(1)
+    left, values, right = torch.linalg.svd(filtered)
+    for _ in range(50):
+        turn = torch.linalg.qr(
+            torch.eye(12, dtype=torch.float64)
+            + 0.05 * torch.randn(12, 12, generator=generator, dtype=torch.float64)
+        )[0]
+        scales = 1 + 0.05 * torch.randn(12, generator=generator, dtype=torch.float64)
+        assert lost(turn @ left @ torch.diag(values * scales) @ right) > best
+    # as measured on samples
+    centered = x - moments.mean
+    noisy = centered + noise * torch.randn(x.shape, generator=generator).double()
+    measured = float((noisy @ filtered - centered).square().sum(1).mean())
+    assert measured == pytest.approx(best, rel=0.05)
+
+
+def test_without_noise_the_filter_is_the_projection(moments: Moments) -> None:
+    components = principal_components(moments, 4)
+    projection = components.axes.T @ components.axes
+    torch.testing.assert_close(wiener_filter(components, 0.0), projection)
+    assert filtered_error(components, 0.0) == pytest.approx(components.lost(4))
+    with pytest.raises(UsageError, match=r"0 or more; got -0\.1"):
+        wiener_filter(components, -0.1)

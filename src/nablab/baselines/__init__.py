@@ -10,6 +10,10 @@ from typing import TYPE_CHECKING
 from nablab.importing.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from nablab.baselines.images import CenteredImages as CenteredImages
+    from nablab.baselines.images import centered_images as centered_images
+    from nablab.baselines.images import on_rows as on_rows
+    from nablab.baselines.images import squared_error as squared_error
     from nablab.baselines.linear_autoencoder import (
         LinearAutoencoder as LinearAutoencoder,
     )
@@ -19,7 +23,9 @@ if TYPE_CHECKING:
     )
     from nablab.baselines.principal import Moments as Moments
     from nablab.baselines.principal import PrincipalComponents as PrincipalComponents
+    from nablab.baselines.principal import filtered_error as filtered_error
     from nablab.baselines.principal import principal_components as principal_components
+    from nablab.baselines.principal import wiener_filter as wiener_filter
     from nablab.baselines.skorch_search import GridSearched as GridSearched
     from nablab.baselines.skorch_search import grid_search_cv as grid_search_cv
     from nablab.baselines.text_classifiers import Predicted as Predicted
@@ -34,8 +40,10 @@ if TYPE_CHECKING:
 __getattr__, __dir__ = lazy_names(
     __name__,
     {
+        "images": "CenteredImages centered_images on_rows squared_error",
         "linear_autoencoder": "LinearAutoencoder largest_angle regularized_optimum",
-        "principal": "Moments PrincipalComponents principal_components",
+        "principal": "Moments PrincipalComponents filtered_error principal_components "
+        "wiener_filter",
         "skorch_search": "GridSearched grid_search_cv",
         "text_classifiers": "Predicted logistic_regression naive_bayes nb_svm",
         "torch_learner": "TorchLearner",
@@ -44,18 +52,24 @@ __getattr__, __dir__ = lazy_names(
 )
 
 __all__ = [
+    "CenteredImages",
     "GridSearched",
     "LinearAutoencoder",
     "Moments",
     "Predicted",
     "PrincipalComponents",
     "TorchLearner",
+    "centered_images",
     "count_vectors",
+    "filtered_error",
     "grid_search_cv",
     "largest_angle",
     "logistic_regression",
     "naive_bayes",
     "nb_svm",
+    "on_rows",
     "principal_components",
     "regularized_optimum",
+    "squared_error",
+    "wiener_filter",
 ]

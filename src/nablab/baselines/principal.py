@@ -117,3 +117,35 @@ def principal_components(moments: Moments, count: int) -> PrincipalComponents:
         variances=torch.from_numpy(variances[::-1].copy()),
         total=moments.total,
     )
+
+
+def wiener_filter(components: PrincipalComponents, noise: float) -> Tensor:
+    r"""Return the linear map of rank k that removes noise best, float64 (d, d).
+
+    Of :math:`\mathbb{E}\|x - W (x + \sigma e)\|^2` with centered x and white noise e:
+    :math:`W = U \Lambda (\Lambda + \sigma^2)^{-1} U^\top` with the k leading principal
+    axes U and variances :math:`\Lambda` (reduced-rank Wiener filter). It is symmetric.
+
+    Args:
+        components: k of them.
+        noise: Standard deviation of every coordinate's noise, not negative.
+
+    Raises:
+        UsageError: A negative noise.
+    """
+    if noise < 0:
+        raise UsageError(f"Noise has a standard deviation of 0 or more; got {noise:g}.")
+    variances = components.variances.clamp(min=0)
+    shares = variances / (variances + noise**2).clamp(min=1e-300)
+    return components.axes.T * shares @ components.axes
+
+
+def filtered_error(components: PrincipalComponents, noise: float) -> float:
+    r"""Return what `wiener_filter` loses, added up over coordinates.
+
+    :math:`\mathrm{tr} S - \sum_{i \le k} \lambda_i^2 / (\lambda_i + \sigma^2)`, a mean
+    over the samples that the components are of.
+    """
+    variances = components.variances.clamp(min=0)
+    gained = variances.square() / (variances + noise**2).clamp(min=1e-300)
+    return max(0.0, components.total - float(gained.sum()))

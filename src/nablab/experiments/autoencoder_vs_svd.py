@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from math import prod
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_args
 
@@ -44,6 +43,8 @@ from nablab.settings.kinds import YOURS
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from nablab.baselines import CenteredImages
+
 Method = Literal[
     "svd",
     "alternating",
@@ -72,7 +73,7 @@ SAID = {
     YOURS: "your network",
 }
 RATE = 0.8  # of a preconditioned step; at 1 both layers jump at once and overshoot
-SHOWN, AT_ONCE, CURVE = 8, 1_000, 20
+SHOWN, WATCHED, CURVE = 8, 1_000, 20
 SCALE = "mean squared error per pixel, on a scale from 0 to 1"
 
 Size = Annotated[int, Ge(1), Le(100_000)]
@@ -404,8 +405,8 @@ class AutoencoderVsSvd(Experiment):
 
     def run(self, trials: Trials, lab: Lab) -> None:
         """Fit one method with one size of the code."""
-        images = _images(
-            self.data, self.shape, data.source_hash(self.data.partition("@")[0])
+        images = baselines.centered_images(
+            self.data, size=self.size, channels=self.channels
         )
         lab.note(*images.notes)
         method = trials.condition["method"]
@@ -418,20 +419,20 @@ class AutoencoderVsSvd(Experiment):
         else:
             self._train(trials, lab, images)
 
-    def _svd(self, trial: Trial, lab: Lab, images: Images) -> None:
+    def _svd(self, trial: Trial, lab: Lab, images: CenteredImages) -> None:
         """Score the projection on the first components."""
         code = int(trial.condition["code"])
-        components = images.components(code)
+        components = images.leading(code)
         lab.record(
             trial,
             train_mse=images.best(code),
             seconds=images.seconds,
             excess=0.0,
-            **images.scored(lambda x: components.reconstruct(x, code), code),
+            **_scored(lambda x: components.reconstruct(x, code), images, code),
         )
         _show(lab, trial, images, lambda x: components.reconstruct(x, code))
 
-    def _solve(self, trial: Trial, lab: Lab, images: Images) -> None:
+    def _solve(self, trial: Trial, lab: Lab, images: CenteredImages) -> None:
         """Find a linear autoencoder from the covariance alone."""
         code = int(trial.condition["code"])
         covariance, best = images.moments.covariance, images.best(code)
@@ -456,19 +457,19 @@ class AutoencoderVsSvd(Experiment):
         lab.record(trial, seconds=time.perf_counter() - began)
         self._record_linear(trial, lab, images, net)
 
-    def _train(self, trials: Trials, lab: Lab, images: Images) -> None:
+    def _train(self, trials: Trials, lab: Lab, images: CenteredImages) -> None:
         """Train a network per seed by Adam."""
         condition = trials.condition
         method, code = str(condition["method"]), int(condition["code"])
         build = self.builder(condition)
         weight = 0.0
         if method == PENALIZED:
-            smallest = float(images.components(code).variances[code - 1])
+            smallest = float(images.leading(code).variances[code - 1])
             weight = self.penalty * smallest
         whole = method in (CONVOLUTIONAL, YOURS)  # the others take rows of pixels
         train, test = (
             part if whole else part.flatten(1)
-            for part in (images.train, images.test[:AT_ONCE])
+            for part in (images.train, images.test[:WATCHED])
         )
         epochs = self.linear_epochs if method in LINEAR else self.epochs
         steps = epochs * -(-len(train) // self.batch_size)
@@ -484,7 +485,7 @@ class AutoencoderVsSvd(Experiment):
                     weight_decay=2 * weight / images.inputs,
                 ),
                 schedule=training.Linear(warmup_steps=steps // 10),
-                train_samples=AT_ONCE,
+                train_samples=WATCHED,
                 held_out={"test": (test, test)},
                 eval_every=max(1, steps // CURVE),
             ),
@@ -503,13 +504,13 @@ class AutoencoderVsSvd(Experiment):
             if method in LINEAR:
                 self._record_linear(trial, lab, images, _matrices(net), weight)
                 continue
-            forward = _batched(net, self.shape if whole else (images.inputs,))
-            train_mse = images.error(forward, images.train)
+            forward = baselines.on_rows(net, self.shape if whole else (images.inputs,))
+            train_mse = baselines.squared_error(forward, images.train)
             lab.record(
                 trial,
                 train_mse=train_mse,
                 excess=train_mse / images.best(code) - 1,
-                **images.scored(forward, code),
+                **_scored(forward, images, code),
             )
             _show(lab, trial, images, forward)
 
@@ -517,7 +518,7 @@ class AutoencoderVsSvd(Experiment):
         self,
         trial: Trial,
         lab: Lab,
-        images: Images,
+        images: CenteredImages,
         net: baselines.LinearAutoencoder,
         penalty: float = 0.0,
     ) -> None:
@@ -525,7 +526,7 @@ class AutoencoderVsSvd(Experiment):
         import torch
 
         code = int(trial.condition["code"])
-        components = images.components(code)
+        components = images.leading(code)
         train_mse = net.lost(images.moments.covariance) / images.inputs
 
         def forward(x: Tensor) -> Tensor:
@@ -542,7 +543,7 @@ class AutoencoderVsSvd(Experiment):
             excess=max(train_mse / images.best(code) - 1, 1e-16),
             largest_angle=baselines.largest_angle(net.decoder, components.axes.T),
             axes_found=float(cosines.mean()),
-            **images.scored(forward, code),
+            **_scored(forward, images, code),
         )
         if penalty:
             wanted = baselines.regularized_optimum(components, penalty)
@@ -613,98 +614,6 @@ class AutoencoderVsSvd(Experiment):
         return figures
 
 
-@dataclass(frozen=True, eq=False)
-class Images:
-    """Images minus the mean training image, and what is known of the best linear codes.
-
-    Attributes:
-        train: float32 (N, C, H, W).
-        test: float32 (M, C, H, W), minus the same mean.
-        mean: float32 (C, H, W), on a scale from 0 to 1.
-        moments: Of the training images.
-        found: All principal components, by LAPACK.
-        seconds: What moments and components took.
-        notes: What was decided about the data.
-    """
-
-    train: Tensor
-    test: Tensor
-    mean: Tensor
-    moments: baselines.Moments
-    found: baselines.PrincipalComponents
-    seconds: float
-    notes: tuple[str, ...]
-
-    @property
-    def inputs(self) -> int:
-        """Numbers of an image."""
-        return self.mean.numel()
-
-    def components(self, code: int) -> baselines.PrincipalComponents:
-        """Return the first components, about the origin: the images are centered."""
-        import torch
-
-        found = self.found
-        return baselines.PrincipalComponents(
-            mean=torch.zeros_like(found.mean),
-            axes=found.axes[:code],
-            variances=found.variances[:code],
-            total=found.total,
-        )
-
-    def best(self, code: int) -> float:
-        """Return SVD's training error per pixel."""
-        return self.found.lost(code) / self.inputs
-
-    def error(self, forward: Callable[[Tensor], Tensor], images: Tensor) -> float:
-        """Return a mean squared error per pixel; ``forward`` takes rows of pixels."""
-        import torch
-
-        total = 0.0
-        for block in torch.split(images.flatten(1), AT_ONCE):
-            total += float((forward(block) - block).double().square().sum())
-        return total / images.numel()
-
-    def scored(
-        self, forward: Callable[[Tensor], Tensor], code: int
-    ) -> dict[str, float]:
-        """Return the test error, and its ratio to that of SVD."""
-        components = self.components(code)
-        found = self.error(forward, self.test)
-        svd = self.error(lambda x: components.reconstruct(x, code), self.test)
-        return {"test_mse": found, "test_ratio": found / svd}
-
-
-@lru_cache(maxsize=1)
-def _images(spec: str, shape: tuple[int, int, int], source: str) -> Images:
-    """Read and center images, and find their principal components."""
-    channels, size, _ = shape
-    task = data.image_task(spec, size=size, channels=channels)
-    train, test = (part[0].float() / 255 for part in (task.train(), task.held_out()))
-    began = time.perf_counter()
-    moments = baselines.Moments.of(train.flatten(1))
-    found = baselines.principal_components(moments, prod(shape))
-    seconds = time.perf_counter() - began
-    mean = moments.mean.float().reshape(shape)
-    return Images(
-        train.sub_(mean), test.sub_(mean), mean, moments, found, seconds, task.notes
-    )
-
-
-def _batched(net: nn.Module, shape: tuple[int, ...]) -> Callable[[Tensor], Tensor]:
-    """Return a function of rows of pixels."""
-    import torch
-
-    device = next(net.parameters()).device
-
-    def forward(x: Tensor) -> Tensor:
-        with torch.no_grad():
-            out: Tensor = net(x.reshape(len(x), *shape).to(device))
-        return out.flatten(1).cpu()
-
-    return forward
-
-
 def _matrices(net: Any) -> baselines.LinearAutoencoder:
     """Return the matrices of a linear network; centered images leave biases near 0."""
     encoder, decoder = (
@@ -716,17 +625,26 @@ def _matrices(net: Any) -> baselines.LinearAutoencoder:
     )
 
 
+def _scored(
+    forward: Callable[[Tensor], Tensor], images: CenteredImages, code: int
+) -> dict[str, float]:
+    """Return the test error, and its ratio to that of SVD."""
+    components = images.leading(code)
+    found = baselines.squared_error(forward, images.test)
+    svd = baselines.squared_error(
+        lambda x: components.reconstruct(x, code), images.test
+    )
+    return {"test_mse": found, "test_ratio": found / svd}
+
+
 def _show(
-    lab: Lab, trial: Trial, images: Images, forward: Callable[[Tensor], Tensor]
+    lab: Lab, trial: Trial, images: CenteredImages, forward: Callable[[Tensor], Tensor]
 ) -> None:
     """Keep what becomes of the first test images, uint8 (SHOWN, C, H, W)."""
-    import torch
-
     x = images.test[:SHOWN]
     rebuilt = forward(x.flatten(1)).reshape(x.shape)
-    for name, pixels in (("original", x), ("rebuilt", rebuilt)):
-        whole = ((pixels + images.mean) * 255).round().clamp(0, 255)
-        lab.array(trial, name, whole.to(torch.uint8))
+    lab.array(trial, "original", images.pixels(x))
+    lab.array(trial, "rebuilt", images.pixels(rebuilt))
 
 
 def _named(records: Any) -> Records:
