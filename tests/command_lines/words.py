@@ -21,6 +21,8 @@ SMALL = {
     "linear_epochs=1 batch_size=20 solver_steps=3",
     "cnn-depth": "data=digits@100 networks=conv2k3 epochs=1 batch_size=50 validation=0",
     "deep-vs-shallow": "targets=sinc trio=none networks=1-3-1 steps=50",
+    "denoising-autoencoder": "data=digits@60 size=4 code=2 noises=0.2 hidden=5 "
+    "filters=2 epochs=1 batch_size=20",
     "gradient-norm": "targets=sinc networks=1-3-1 steps=20 measurements=2",
     "grid-search": "data=king-james samples=60 fresh=50 words=30 widths=2,3 "
     "learning_rates=0.01 weight_decays=0 epochs=1 folds=3 batch_size=10",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from math import prod
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_args
 
@@ -68,7 +70,10 @@ class DenoisingAutoencoder(Experiment):
     noise that was trained? What does a network trained without noise do to a noisy
     image?
 
-    What to expect. There is no reference run yet.
+    What to expect. There is no reference run yet. On digits (quick) a linear network
+    ends within a percent of the filter. A deep one loses 0.8 of what the filter loses at
+    noise 0.3, and 0.9 of it without noise. Trained without noise, it loses twice as
+    much at noise 0.3 as trained there.
 
     Attributes:
         data: cifar10, mnist, digits, or yours: a folder or a file.npz; cifar10@10000
@@ -77,7 +82,7 @@ class DenoisingAutoencoder(Experiment):
         size: Height and width in pixels to which images are brought.
         code: Numbers in the code.
         noises: Standard deviations σ of the noise, for pixels from 0 to 1. Each network
-            is trained at each of them, and tested at all.
+            is trained at each of them, and tested at all and halfway between.
         networks: What is compared.
         model: Your own network as a further one: package.module:factory or
             path/to/file.py:factory. It takes images (N, channels, size, size), minus
@@ -113,7 +118,7 @@ class DenoisingAutoencoder(Experiment):
             # Without convolutions, which say little on so few pixels.
             "networks": (LINEAR, DEEP),
             "hidden": (64, 32),
-            "epochs": 100,
+            "epochs": 60,
             "batch_size": 64,
             "learning_rate": 1e-2,
             "seeds": 9,
@@ -215,6 +220,12 @@ class DenoisingAutoencoder(Experiment):
         """Of an image: channels, height, width."""
         return self.channels, self.size, self.size
 
+    @property
+    def tested(self) -> list[float]:
+        """Noises of test images: those of training, and halfway between."""
+        between = [(low + high) / 2 for low, high in pairwise(self.noises)]
+        return sorted({*self.noises, *between})
+
     def validate(self) -> None:
         """Check that the code is smaller than an image, and the user's network."""
         inputs = prod(self.shape)
@@ -266,9 +277,12 @@ class DenoisingAutoencoder(Experiment):
                     sentence=f"At noise {last:g} a deep network that was trained at "
                     f"{first:g} loses more than one that was trained at {last:g}",
                     answer=Answer(
-                        supported="but only at the noise that it was trained at",
-                        refuted="whatever the noise that it was trained at",
-                        open="whether it must be trained at that noise",
+                        supported="a network must be trained at the noise that it is "
+                        "to remove",
+                        refuted="a network need not be trained at the noise that it is "
+                        "to remove",
+                        open="whether a network must be trained at the noise that it "
+                        "is to remove",
                     ),
                 )
             )
@@ -344,7 +358,7 @@ class DenoisingAutoencoder(Experiment):
     ) -> None:
         """Score a network at every noise, beside the filter that is best there."""
         own = float(trial.condition["noise"])
-        for noise in self.noises:
+        for noise in self.tested:
             # The same noise for all networks of a seed.
             draw = training.generator(lab.seed(trial, f"noise {noise:g}", by=()))
             noisy = _with_noise(images.test, noise, draw)
@@ -387,7 +401,7 @@ class DenoisingAutoencoder(Experiment):
         """Leave the noise in, at each noise: its variance."""
         return {
             f"mse_at_{noise:g}": {"the noise left in": noise**2}
-            for noise in self.noises
+            for noise in self.tested
             if noise
         }
 
@@ -409,7 +423,16 @@ class DenoisingAutoencoder(Experiment):
                 "best at each noise.",
             ),
             "ratio": plots.dots(
-                records,
+                Records(
+                    dataclasses.replace(
+                        record,
+                        condition=Condition(
+                            network=record.condition["network"],
+                            noise=f"noise {record.condition['noise']:g}",
+                        ),
+                    )
+                    for record in records
+                ),
                 "ratio_at_own_noise",
                 by="network",
                 panel_by="noise",
@@ -425,21 +448,20 @@ class DenoisingAutoencoder(Experiment):
 
     def _by_noise(self, records: Records) -> Records:
         """Give each test noise a record of its own, and the filter a line."""
-        found = []
-        for record in records:
-            for noise in self.noises:
-                for trained, metric in (
-                    (f"trained at {record.condition['noise']:g}", f"mse_at_{noise:g}"),
-                    (FILTER, f"filter_at_{noise:g}"),
-                ):
-                    where = {
-                        "network": record.condition["network"],
-                        "trained": trained,
-                        "tested": noise,
-                    }
-                    scalars = {"error": record.scalars[metric]}
-                    found.append(Record(Condition(**where), record.seed, scalars))
-        return Records({(r.condition, r.seed): r for r in found}.values())
+        found = {}
+        for kind in ("mse", "filter"):
+            for record in records:
+                trained = f"trained at {record.condition['noise']:g}"
+                for noise in self.tested:
+                    where = Condition(
+                        network=record.condition["network"],
+                        trained=trained if kind == "mse" else FILTER,
+                        tested=noise,
+                    )
+                    scalars = {"error": record.scalars[f"{kind}_at_{noise:g}"]}
+                    # The filter is the same whatever a network was trained at.
+                    found[where, record.seed] = Record(where, record.seed, scalars)
+        return Records(found.values())
 
     def _images(self, records: Records) -> dict[str, Figure]:
         """Show test images at the largest noise that was trained."""
