@@ -23,8 +23,10 @@ if TYPE_CHECKING:
     )
     from nablab.baselines.principal import Moments as Moments
     from nablab.baselines.principal import PrincipalComponents as PrincipalComponents
+    from nablab.baselines.principal import ProbabilisticPca as ProbabilisticPca
     from nablab.baselines.principal import filtered_error as filtered_error
     from nablab.baselines.principal import principal_components as principal_components
+    from nablab.baselines.principal import probabilistic_pca as probabilistic_pca
     from nablab.baselines.principal import wiener_filter as wiener_filter
     from nablab.baselines.skorch_search import GridSearched as GridSearched
     from nablab.baselines.skorch_search import grid_search_cv as grid_search_cv
@@ -42,8 +44,8 @@ __getattr__, __dir__ = lazy_names(
     {
         "images": "CenteredImages centered_images on_rows squared_error",
         "linear_autoencoder": "LinearAutoencoder largest_angle regularized_optimum",
-        "principal": "Moments PrincipalComponents filtered_error principal_components "
-        "wiener_filter",
+        "principal": "Moments PrincipalComponents ProbabilisticPca filtered_error "
+        "principal_components probabilistic_pca wiener_filter",
         "skorch_search": "GridSearched grid_search_cv",
         "text_classifiers": "Predicted logistic_regression naive_bayes nb_svm",
         "torch_learner": "TorchLearner",
@@ -58,6 +60,7 @@ __all__ = [
     "Moments",
     "Predicted",
     "PrincipalComponents",
+    "ProbabilisticPca",
     "TorchLearner",
     "centered_images",
     "count_vectors",
@@ -69,6 +72,7 @@ __all__ = [
     "nb_svm",
     "on_rows",
     "principal_components",
+    "probabilistic_pca",
     "regularized_optimum",
     "squared_error",
     "wiener_filter",

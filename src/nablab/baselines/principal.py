@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -149,3 +150,46 @@ def filtered_error(components: PrincipalComponents, noise: float) -> float:
     variances = components.variances.clamp(min=0)
     gained = variances.square() / (variances + noise**2).clamp(min=1e-300)
     return max(0.0, components.total - float(gained.sum()))
+
+
+@dataclass(frozen=True, eq=False)
+class ProbabilisticPca:
+    """Probabilistic principal components: x = W z + mean + noise, all normal.
+
+    Attributes:
+        weights: W, float64 (d, k).
+        variance: Of the noise.
+        log_likelihood: Mean over the samples it is of, in nats.
+    """
+
+    weights: Tensor
+    variance: float
+    log_likelihood: float
+
+
+def probabilistic_pca(components: PrincipalComponents) -> ProbabilisticPca:
+    r"""Return the maximum of the likelihood in closed form (Tipping and Bishop 1999).
+
+    The noise's variance is the mean of those that are left out, and
+    :math:`W = U (\Lambda - \sigma^2)^{1/2}`. A variational autoencoder with linear
+    encoder and decoder has the same optimum, and its bound is tight there (Lucas et al.
+    2019).
+
+    Args:
+        components: Fewer than coordinates.
+
+    Raises:
+        UsageError: Nothing is left out, or has no variance.
+    """
+    count, size = components.axes.shape
+    left = components.lost(count)
+    if count >= size or left <= 0:
+        raise UsageError(
+            f"Probabilistic PCA needs variance beyond its {count:,} components: the "
+            "noise is what is left."
+        )
+    variance = left / (size - count)
+    weights = components.axes.T * (components.variances - variance).clamp(min=0).sqrt()
+    logs = float(components.variances.log().sum()) + (size - count) * math.log(variance)
+    log_likelihood = -0.5 * (size * (math.log(2 * math.pi) + 1) + logs)
+    return ProbabilisticPca(weights, variance, log_likelihood)

@@ -20,6 +20,20 @@ if TYPE_CHECKING:
     from nablab.metrics.classification import outputs as outputs
     from nablab.metrics.flat_maps import FlatMap as FlatMap
     from nablab.metrics.flat_maps import flat_map as flat_map
+    from nablab.metrics.likelihoods import Bernoulli as Bernoulli
+    from nablab.metrics.likelihoods import Gaussian as Gaussian
+    from nablab.metrics.likelihoods import Likelihood as Likelihood
+    from nablab.metrics.likelihoods import Quadrature as Quadrature
+    from nablab.metrics.likelihoods import active_units as active_units
+    from nablab.metrics.likelihoods import check_binary as check_binary
+    from nablab.metrics.likelihoods import divergence as divergence
+    from nablab.metrics.likelihoods import (
+        evidence_by_quadrature as evidence_by_quadrature,
+    )
+    from nablab.metrics.likelihoods import evidence_lower_bound as evidence_lower_bound
+    from nablab.metrics.likelihoods import (
+        importance_weighted_bound as importance_weighted_bound,
+    )
 
 __getattr__, __dir__ = lazy_names(
     __name__,
@@ -28,16 +42,29 @@ __getattr__, __dir__ = lazy_names(
         "classification": "accuracy_with_dropout constant_accuracy outputs "
         "most_confident_errors",
         "flat_maps": "FlatMap flat_map",
+        "likelihoods": "Bernoulli Gaussian Likelihood Quadrature active_units "
+        "check_binary divergence evidence_by_quadrature evidence_lower_bound "
+        "importance_weighted_bound",
     },
 )
 
 __all__ = [
     "AnalogyScore",
+    "Bernoulli",
     "FlatMap",
+    "Gaussian",
+    "Likelihood",
+    "Quadrature",
     "accuracy_with_dropout",
+    "active_units",
     "analogy_answers",
+    "check_binary",
     "constant_accuracy",
+    "divergence",
+    "evidence_by_quadrature",
+    "evidence_lower_bound",
     "flat_map",
+    "importance_weighted_bound",
     "most_confident_errors",
     "score_analogies",
 ]

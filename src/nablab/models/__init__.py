@@ -44,6 +44,10 @@ if TYPE_CHECKING:
     from nablab.models.shaped import network_builder as network_builder
     from nablab.models.text_cnn import Convolutions as Convolutions
     from nablab.models.transformer import TransformerEncoder as TransformerEncoder
+    from nablab.models.variational import (
+        VariationalAutoencoder as VariationalAutoencoder,
+    )
+    from nablab.models.variational import dense_vae as dense_vae
 
 __getattr__, __dir__ = lazy_names(
     __name__,
@@ -60,6 +64,7 @@ __getattr__, __dir__ = lazy_names(
         "shaped": "check_model check_network count_parameters network network_builder",
         "text_cnn": "Convolutions",
         "transformer": "TransformerEncoder",
+        "variational": "VariationalAutoencoder dense_vae",
     },
 )
 
@@ -73,6 +78,7 @@ __all__ = [
     "Recurrent",
     "TextClassifier",
     "TransformerEncoder",
+    "VariationalAutoencoder",
     "autoencoder",
     "check_model",
     "check_network",
@@ -82,6 +88,7 @@ __all__ = [
     "count_parameters",
     "dense",
     "dense_autoencoder",
+    "dense_vae",
     "image_network",
     "image_networks",
     "load_factory",

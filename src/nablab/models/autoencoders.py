@@ -58,8 +58,8 @@ def dense_autoencoder(
     widths = (inputs, *hidden, code)
     bend = [] if code_activation is None else [activation_layer(code_activation)]
     return autoencoder(
-        nn.Sequential(*_layers(widths, activation), *bend),
-        nn.Sequential(*_layers(widths[::-1], activation)),
+        nn.Sequential(*dense_layers(widths, activation), *bend),
+        nn.Sequential(*dense_layers(widths[::-1], activation)),
     )
 
 
@@ -106,7 +106,9 @@ def convolutional_autoencoder(
     return autoencoder(encoder, decoder)
 
 
-def _layers(widths: Sequence[int], activation: Activation | None) -> list[nn.Module]:
+def dense_layers(
+    widths: Sequence[int], activation: Activation | None
+) -> list[nn.Module]:
     """Return dense layers of these widths with activations between them."""
     found: list[nn.Module] = []
     for inputs, outputs in pairwise(widths):
