@@ -38,6 +38,7 @@ def test_the_table_names_all_sides() -> None:
         reviews.OURS,
         reviews.EXACT,
         reviews.NOTEBOOK,
+        reviews.ALONE,
         reviews.CUT,
     ]
     assert goal.measured.endswith("x")
