@@ -172,6 +172,7 @@ def test_claims_are_on_networks_that_are_run() -> None:
         ({"noises": "0.3,0.1"}, "noises"),
         ({"networks": ""}, "name one in networks"),
         ({"size": 10}, "must be a multiple of 4, and it is 10"),
+        ({"size": 512}, "have a covariance of 549.8 GB"),
     ],
 )
 def test_bad_settings_are_refused(wrong: dict[str, Any], message: str) -> None:

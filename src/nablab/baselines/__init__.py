@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from nablab.baselines.principal import Moments as Moments
     from nablab.baselines.principal import PrincipalComponents as PrincipalComponents
     from nablab.baselines.principal import ProbabilisticPca as ProbabilisticPca
+    from nablab.baselines.principal import check_coordinates as check_coordinates
     from nablab.baselines.principal import filtered_error as filtered_error
     from nablab.baselines.principal import principal_components as principal_components
     from nablab.baselines.principal import probabilistic_pca as probabilistic_pca
@@ -44,8 +45,8 @@ __getattr__, __dir__ = lazy_names(
     {
         "images": "CenteredImages centered_images on_rows squared_error",
         "linear_autoencoder": "LinearAutoencoder largest_angle regularized_optimum",
-        "principal": "Moments PrincipalComponents ProbabilisticPca filtered_error "
-        "principal_components probabilistic_pca wiener_filter",
+        "principal": "Moments PrincipalComponents ProbabilisticPca check_coordinates "
+        "filtered_error principal_components probabilistic_pca wiener_filter",
         "skorch_search": "GridSearched grid_search_cv",
         "text_classifiers": "Predicted logistic_regression naive_bayes nb_svm",
         "torch_learner": "TorchLearner",
@@ -63,6 +64,7 @@ __all__ = [
     "ProbabilisticPca",
     "TorchLearner",
     "centered_images",
+    "check_coordinates",
     "count_vectors",
     "filtered_error",
     "grid_search_cv",

@@ -11,6 +11,18 @@ from torch import Tensor
 from nablab.errors import UsageError
 
 BLOCK = 4_096  # samples that are widened to float64 at once
+# A covariance of so many takes 0.2 GB, its eigenvectors three times that and a minute.
+MOST_COORDINATES = 5_000
+
+
+def check_coordinates(count: int) -> None:
+    """Raise `UsageError` if the covariance of so many coordinates is too large."""
+    if count > MOST_COORDINATES:
+        raise UsageError(
+            f"Samples of {count:,} numbers have a covariance of {8e-9 * count**2:,.1f} "
+            f"GB. Up to {MOST_COORDINATES:,} numbers can be analyzed: bring images to a "
+            "smaller size."
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +47,8 @@ class Moments:
             x: (N, d), any real type.
 
         Raises:
-            UsageError: There are no samples, or not as rows of a matrix.
+            UsageError: There are no samples, or not as rows of a matrix, or of too many
+                coordinates.
 
         >>> Moments.of(torch.tensor([[0.0, 1.0], [2.0, 1.0]])).covariance.tolist()
         [[1.0, 0.0], [0.0, 0.0]]
@@ -44,6 +57,7 @@ class Moments:
             raise UsageError(
                 f"Moments are those of samples (N, d); got the shape {tuple(x.shape)}."
             )
+        check_coordinates(x.shape[1])
         total = torch.zeros(x.shape[1], dtype=torch.float64)
         for block in torch.split(x, BLOCK):
             total += block.sum(0, dtype=torch.float64)

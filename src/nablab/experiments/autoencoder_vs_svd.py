@@ -319,6 +319,7 @@ class AutoencoderVsSvd(Experiment):
     def validate(self) -> None:
         """Check that codes are smaller than images, and that networks can be built."""
         inputs = prod(self.shape)
+        baselines.check_coordinates(inputs)
         if self.codes[-1] >= inputs:
             raise UsageError(
                 f"codes={self.codes[-1]:,} is no compression: an image of "

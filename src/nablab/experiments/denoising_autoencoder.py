@@ -229,6 +229,7 @@ class DenoisingAutoencoder(Experiment):
     def validate(self) -> None:
         """Check that the code is smaller than an image, and the user's network."""
         inputs = prod(self.shape)
+        baselines.check_coordinates(inputs)
         if self.code >= inputs:
             raise UsageError(
                 f"code={self.code:,} is no compression: an image of {self.channels} x "
