@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from nablab import data
+from nablab import baselines, data
 from nablab.contract import Condition, Records, Trials
 from nablab.contract.configuration import resolve
 from nablab.errors import UsageError
@@ -100,6 +100,25 @@ def test_linear_networks_end_at_the_optimum(
             steps, excess = record.curves["excess"]
             assert len(steps) == len(excess)
             assert excess[-1] == pytest.approx(record.scalars["excess"], rel=1e-6)
+
+
+def test_what_is_recorded_is_the_error_of_the_network_itself() -> None:
+    class Keeping(Notebook):
+        result: Any = None
+
+        def train(self, *parts: Any, **options: Any) -> Any:
+            self.result = super().train(*parts, **options)
+            return self.result
+
+    experiment = small()
+    trials = Trials([Condition(method=ADAM, code=3)], SEEDS)
+    lab = Keeping(experiment, trials)
+    experiment.run(trials, lab)
+    images = baselines.centered_images("digits@300", size=8, channels=1)
+    for record, outcome in zip(lab.records(), lab.result, strict=True):
+        forward = baselines.on_rows(outcome.module(), (64,))
+        wanted = baselines.squared_error(forward, images.train)
+        assert record.scalars["train_mse"] == pytest.approx(wanted, rel=1e-5)
 
 
 def test_a_penalty_is_that_of_the_closed_form(records: Records) -> None:

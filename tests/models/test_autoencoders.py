@@ -16,6 +16,8 @@ def test_without_activations_all_of_it_is_linear() -> None:
     zero = net(torch.zeros_like(a))
     torch.testing.assert_close(net(a + 2 * b) - zero, net(a) + 2 * net(b) - 3 * zero)
     assert sum(p.numel() for p in net.parameters()) == (6 * 2 + 2) + (2 * 6 + 6)
+    plain = dense_autoencoder(6, 2, bias=False)
+    assert [tuple(p.shape) for p in plain.parameters()] == [(2, 6), (6, 2)]
     bent = dense_autoencoder(6, 2, code_activation="sigmoid")
     codes = bent.encoder(100 * torch.randn(50, 6))
     assert codes.min() >= 0

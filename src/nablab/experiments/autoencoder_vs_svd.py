@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from math import prod
+from math import inf, prod
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_args
 
 from nablab import baselines, data, models, plots, training
@@ -397,7 +397,7 @@ class AutoencoderVsSvd(Experiment):
             )
         bent: Any = "sigmoid" if method == SIGMOID else None
         return lambda: models.dense_autoencoder(
-            prod(self.shape), code, code_activation=bent
+            prod(self.shape), code, code_activation=bent, bias=method not in LINEAR
         )
 
     def network_of(self, condition: Condition) -> nn.Module:
@@ -441,17 +441,17 @@ class AutoencoderVsSvd(Experiment):
             images.inputs, code, lab.rng(trial, "weights", by=("code",))
         )
         alternating = trial.condition["method"] == ALTERNATING
-        began, lost = time.perf_counter(), float("inf")
-        for step in lab.steps(self.solver_steps, state={"net": net}):
+        began, latest = time.perf_counter(), Lost()
+        for step in lab.steps(self.solver_steps, state={"net": net, "lost": latest}):
             if alternating:
                 net.alternate(covariance)
             else:
                 net.preconditioned_step(covariance, RATE)
-            before, lost = lost, net.lost(covariance)
+            before, latest.value = latest.value, net.lost(covariance)
             # Nothing is gained any more that float64 could hold.
-            ended = 0 <= before - lost < 1e-15 * lost
+            ended = 0 <= before - latest.value < 1e-15 * latest.value
             if ended or (step + 1) % max(1, step // CURVE) == 0:
-                excess = lost / images.inputs / best - 1
+                excess = latest.value / images.inputs / best - 1
                 lab.log(trial, step + 1, excess=max(excess, 1e-16))
             if ended:
                 break
@@ -615,8 +615,15 @@ class AutoencoderVsSvd(Experiment):
         return figures
 
 
+@dataclass
+class Lost:
+    """What a solver lost at its latest step, kept when its loop is taken up again."""
+
+    value: float = inf
+
+
 def _matrices(net: Any) -> baselines.LinearAutoencoder:
-    """Return the matrices of a linear network; centered images leave biases near 0."""
+    """Return the matrices of a linear network, which has no biases."""
     encoder, decoder = (
         next(part.weight for part in half if hasattr(part, "weight"))
         for half in (net.encoder, net.decoder)

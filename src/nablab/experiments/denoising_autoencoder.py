@@ -303,6 +303,7 @@ class DenoisingAutoencoder(Experiment):
             self.code,
             hidden=hidden,
             activation="relu" if hidden else None,
+            bias=name != LINEAR,
         )
 
     def network_of(self, condition: Condition) -> nn.Module:

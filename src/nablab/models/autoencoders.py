@@ -31,6 +31,7 @@ def dense_autoencoder(
     hidden: Sequence[int] = (),
     activation: Activation | None = None,
     code_activation: Activation | None = None,
+    bias: bool = True,
 ) -> nn.Sequential:
     """Build an autoencoder of dense layers, the decoder a mirror of the encoder.
 
@@ -42,6 +43,8 @@ def dense_autoencoder(
         hidden: Units of the encoder's layers before the code.
         activation: After each of them.
         code_activation: After the code's own layer.
+        bias: Whether layers have biases; a linear autoencoder of centered samples needs
+            none.
 
     Raises:
         UsageError: Layers between inputs and code without an activation.
@@ -58,8 +61,8 @@ def dense_autoencoder(
     widths = (inputs, *hidden, code)
     bend = [] if code_activation is None else [activation_layer(code_activation)]
     return autoencoder(
-        nn.Sequential(*dense_layers(widths, activation), *bend),
-        nn.Sequential(*dense_layers(widths[::-1], activation)),
+        nn.Sequential(*dense_layers(widths, activation, bias=bias), *bend),
+        nn.Sequential(*dense_layers(widths[::-1], activation, bias=bias)),
     )
 
 
@@ -107,7 +110,7 @@ def convolutional_autoencoder(
 
 
 def dense_layers(
-    widths: Sequence[int], activation: Activation | None
+    widths: Sequence[int], activation: Activation | None, *, bias: bool = True
 ) -> list[nn.Module]:
     """Return dense layers of these widths with activations between them."""
     found: list[nn.Module] = []
@@ -115,5 +118,5 @@ def dense_layers(
         if found:
             assert activation is not None
             found.append(activation_layer(activation))
-        found.append(nn.Linear(inputs, outputs))
+        found.append(nn.Linear(inputs, outputs, bias=bias))
     return found
