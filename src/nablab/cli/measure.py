@@ -48,7 +48,8 @@ def measure(
             and y; several are batches.
         loss: mse, cross_entropy, ... or package.module:function of (output, target)
             [default: by the data].
-        weights: A safetensors file; two or more for instruments that compare networks.
+        weights: A safetensors file, or tensors that torch.save wrote; two or more for
+            instruments that compare networks.
             With --run the names of weights that it kept: final, best, or final-2 of a
             trial's second network [default: final].
         run_reference: Measure a network that this run kept, on what it was trained on:

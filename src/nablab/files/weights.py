@@ -1,14 +1,19 @@
-"""The weights of a measurement, from safetensors files, held against the network.
+"""Weights from files, held against the network: names, shapes, kinds.
 
-Names, shapes, kinds.
+Files are safetensors, or what `torch.save` writes. Of the latter tensors alone are read;
+what could run code is refused, and none of it is run.
 """
 
 from __future__ import annotations
 
-import zipfile
+import pickle
+import struct
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -19,30 +24,71 @@ from nablab.files.places import place
 # What wrappers put before the names of a network's tensors: torch.compile,
 # DataParallel, and FSDP.
 PREFIXES = ("_orig_mod.", "module.", "_fsdp_wrapped_module.")
-CONVERT = (
-    "Convert it once, where you trust the file: from safetensors.torch import "
-    "save_file; save_file(torch.load(PATH, weights_only=True), 'weights.safetensors')."
+# Under which the tensors stand in files that hold more than them.
+NESTED = ("state_dict", "model_state_dict", "model")
+SAVE_STATE = (
+    "Save the tensors alone, where you trust the file: "
+    "torch.save(network.state_dict(), PATH)."
 )
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Read the tensors of a safetensors file by name.
+    """Read the tensors of a file by name.
+
+    Args:
+        path: A safetensors file, or one of `torch.save` with a network's tensors by
+            name, also below one of the names `NESTED`.
 
     Raises:
-        UsageError: It cannot be read, or it is one of PyTorch's pickles, which could
-            run any code.
+        UsageError: It cannot be read, holds something else than tensors, or could run
+            code.
     """
+    if _is_pickle(path):
+        return _read_pickle(path)
     try:
         return load_file(place(path))
     except (OSError, SafetensorError) as error:
-        message = f"The weights '{path}' cannot be read as safetensors"
-        if _is_pickle(path):
-            raise UsageError(
-                f"{message}: this is a file of torch.save, which is not opened, as it "
-                f"could run any code. {CONVERT}"
-            ) from error
         reason = str(error).removeprefix("Error while deserializing ").rstrip(".")
-        raise UsageError(f"{message}: {reason}.") from error
+        raise UsageError(
+            f"The weights '{path}' cannot be read as safetensors: {reason}."
+        ) from error
+
+
+def _read_pickle(path: Path) -> dict[str, Tensor]:
+    """Read what `torch.save` wrote, with PyTorch's reader that runs no code."""
+    try:
+        with warnings.catch_warnings(action="ignore"):  # of what a damaged file asks
+            found: Any = torch.load(place(path), map_location="cpu", weights_only=True)
+    except (
+        pickle.UnpicklingError,
+        OSError,
+        EOFError,
+        RuntimeError,
+        ValueError,
+        LookupError,
+        struct.error,
+    ) as error:
+        if "nsupported" in str(error):  # a class or an operation that is no tensor's
+            raise UsageError(
+                f"The weights '{path}' are not read: the file holds more than tensors "
+                f"and could run any code. Nothing of it was run. {SAVE_STATE}"
+            ) from error
+        raise UsageError(
+            f"The weights '{path}' cannot be read: the file is damaged or cut short."
+        ) from error
+    for name in NESTED:
+        if isinstance(found, Mapping) and isinstance(found.get(name), Mapping):
+            found = found[name]
+    tensors = isinstance(found, Mapping) and all(
+        isinstance(name, str) and isinstance(part, Tensor)
+        for name, part in found.items()
+    )
+    if not tensors or not found:
+        raise UsageError(
+            f"The weights '{path}' are no tensors by name, but "
+            f"{type(found).__name__}. {SAVE_STATE}"
+        )
+    return {name: part.contiguous() for name, part in found.items()}
 
 
 def load_weights(module: nn.Module, path: Path) -> tuple[str, ...]:
@@ -155,7 +201,9 @@ def _is_pickle(path: Path) -> bool:
     """
     try:
         with place(path).open("rb") as file:
-            start = file.read(2)
+            start = file.read(9)
     except OSError:
         return False
-    return (start == b"PK" and zipfile.is_zipfile(place(path))) or start[:1] == b"\x80"
+    if start[8:] == b"{":  # safetensors: a length of eight bytes, then JSON
+        return False
+    return start[:2] == b"PK" or start[:1] == b"\x80"

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from nablab.models.networks import Networks as Networks
     from nablab.models.random_features import RandomFeatures as RandomFeatures
     from nablab.models.random_features import minimum_norm as minimum_norm
+    from nablab.models.resnet import ResNet as ResNet
+    from nablab.models.resnet import resnet18 as resnet18
     from nablab.models.sequences import UNKNOWN as UNKNOWN
     from nablab.models.sequences import Recurrent as Recurrent
     from nablab.models.sequences import TextClassifier as TextClassifier
@@ -60,6 +62,7 @@ __getattr__, __dir__ = lazy_names(
         "images": "image_network image_networks parameter_count_of",
         "networks": "Form Networks",
         "random_features": "RandomFeatures minimum_norm",
+        "resnet": "ResNet resnet18",
         "sequences": "UNKNOWN Recurrent TextClassifier check_text_network",
         "shaped": "check_model check_network count_parameters network network_builder",
         "text_cnn": "Convolutions",
@@ -76,6 +79,7 @@ __all__ = [
     "Networks",
     "RandomFeatures",
     "Recurrent",
+    "ResNet",
     "TextClassifier",
     "TransformerEncoder",
     "VariationalAutoencoder",
@@ -99,6 +103,7 @@ __all__ = [
     "parameter_count",
     "parameter_count_of",
     "parse_widths",
+    "resnet18",
     "sawtooth_network",
     "source_hash",
     "unseen",
