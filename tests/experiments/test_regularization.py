@@ -243,7 +243,7 @@ def test_claims_of_course_d_are_tested_where_lambda_0_is_run() -> None:
 
 
 def test_large_networks_train_in_several_batches() -> None:
-    experiment = resolve(Regularization, "standard", {"words": 100_000})
+    experiment = resolve(Regularization, "standard", {"words": 50_000})
     group = next(g for g in experiment.groups() if g[0]["kind"] == L2)
     path = [t for t in Trials(group, range(8)) if t.condition["part"] == PATH]
     batches = experiment._batches(L2, path, 4)
