@@ -60,7 +60,9 @@ def test_rows_go_through_a_network_of_images() -> None:
 
 
 def test_a_users_file_is_read_again_after_an_edit(tmp_path: Path) -> None:
-    path = tmp_path / "own.npz"
+    folder = tmp_path / "me@home"  # an @ that gives no number of images
+    folder.mkdir()
+    path = folder / "own.npz"
     for value in (10, 200):
         images = np.full((4, 4, 4), value, dtype=np.uint8)
         images[0] = 0

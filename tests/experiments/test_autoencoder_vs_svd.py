@@ -222,6 +222,7 @@ def test_other_networks_are_refused(
         ({"codes": "40", "data": "digits@40"}, "needs more than that many training"),
         ({"methods": ""}, "name one of methods"),
         ({"size": 10}, "must be a multiple of 4, and it is 10"),
+        ({"hidden": ()}, "no layers: give widths in hidden"),
         ({"size": 512}, "have a covariance of 549.8 GB"),
         ({"penalty": 1.0}, "penalty"),
         ({"penalty": -0.1}, "penalty"),

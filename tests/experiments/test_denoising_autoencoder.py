@@ -145,6 +145,12 @@ def test_convolutions_and_the_users_network_get_images(tmp_path: Path) -> None:
         small(model=f"{file}:half")
 
 
+def test_layers_may_be_equally_wide() -> None:
+    net = small(hidden="16,16").builder(DEEP)()
+    sizes = [tuple(part.shape) for part in net.parameters() if part.ndim == 2]
+    assert sizes == [(16, 64), (16, 16), (6, 16), (16, 6), (16, 16), (64, 16)]
+
+
 def test_figures_show_what_was_recorded(records: Records) -> None:
     experiment = small()
     figures = experiment.figures(records)
@@ -172,6 +178,7 @@ def test_claims_are_on_networks_that_are_run() -> None:
         ({"noises": "0.3,0.1"}, "noises"),
         ({"networks": ""}, "name one in networks"),
         ({"size": 10}, "must be a multiple of 4, and it is 10"),
+        ({"hidden": ()}, "no layers: give widths in hidden"),
         ({"size": 512}, "have a covariance of 549.8 GB"),
     ],
 )

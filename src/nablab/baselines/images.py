@@ -80,8 +80,9 @@ def centered_images(spec: str, *, size: int, channels: int) -> CenteredImages:
         size: Height and width to which images are brought.
         channels: 1 or 3.
     """
+    task = data.image_task(spec, size=size, channels=channels)
     # A user's own file may change between two calls in one process.
-    source = data.source_hash(spec.partition("@")[0])
+    source = data.source_hash(task.data_set)
     return _centered_images(spec, (channels, size, size), source)
 
 

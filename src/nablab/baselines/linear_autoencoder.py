@@ -9,6 +9,7 @@ there are.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,6 +40,19 @@ class LinearAutoencoder:
             for shape in ((code, inputs), (inputs, code))
         )
         return cls(first, second)
+
+    @classmethod
+    def of(cls, network: Any) -> LinearAutoencoder:
+        """Take the matrices of a network with one linear layer each way, no biases.
+
+        Args:
+            network: As `nablab.models.dense_autoencoder` builds it.
+        """
+        (encoder,), (decoder,) = (
+            [part.detach().cpu().double() for part in half.parameters()]
+            for half in (network.encoder, network.decoder)
+        )
+        return cls(encoder, decoder)
 
     def lost(self, covariance: Tensor) -> float:
         """Return the mean squared error, added up over coordinates."""

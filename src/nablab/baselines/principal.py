@@ -32,12 +32,10 @@ class Moments:
     Attributes:
         mean: float64 (d,).
         covariance: float64 (d, d), divided by the number of samples.
-        samples: N.
     """
 
     mean: Tensor
     covariance: Tensor
-    samples: int
 
     @classmethod
     def of(cls, x: Tensor) -> Moments:
@@ -66,7 +64,7 @@ class Moments:
         for block in torch.split(x, BLOCK):
             centered = block.double() - mean
             covariance.addmm_(centered.T, centered)
-        return cls(mean, covariance / len(x), len(x))
+        return cls(mean, covariance / len(x))
 
     @property
     def total(self) -> float:

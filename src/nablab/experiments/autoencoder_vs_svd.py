@@ -148,7 +148,7 @@ class AutoencoderVsSvd(Experiment):
     codes: Annotated[tuple[Size, ...], Rising()] = (16, 64)
     methods: Annotated[tuple[Method, ...], Distinct(least=0)] = METHODS
     model: OwnModelField = None
-    hidden: Annotated[tuple[Size, ...], Distinct()] = (512, 256)
+    hidden: tuple[Size, ...] = (512, 256)
     filters: Annotated[int, Ge(1), Le(4_096)] = 16
     penalty: Annotated[NotNegative, Lt(1)] = 0.3
     epochs: Epochs = 30
@@ -328,6 +328,8 @@ class AutoencoderVsSvd(Experiment):
             )
         if not self.conditions():
             raise UsageError("There is nothing to compare: name one of methods.")
+        if not self.hidden:
+            raise UsageError("The deep network has no layers: give widths in hidden.")
         task = data.image_task(self.data, size=self.size, channels=self.channels)
         if self.codes[-1] >= task.train_samples:
             raise UsageError(
@@ -503,7 +505,8 @@ class AutoencoderVsSvd(Experiment):
                 stop_reason=outcome.stop_reason,
             )
             if method in LINEAR:
-                self._record_linear(trial, lab, images, _matrices(net), weight)
+                linear = baselines.LinearAutoencoder.of(net)
+                self._record_linear(trial, lab, images, linear, weight)
                 continue
             forward = baselines.on_rows(net, self.shape if whole else (images.inputs,))
             train_mse = baselines.squared_error(forward, images.train)
@@ -620,17 +623,6 @@ class Lost:
     """What a solver lost at its latest step, kept when its loop is taken up again."""
 
     value: float = inf
-
-
-def _matrices(net: Any) -> baselines.LinearAutoencoder:
-    """Return the matrices of a linear network, which has no biases."""
-    encoder, decoder = (
-        next(part.weight for part in half if hasattr(part, "weight"))
-        for half in (net.encoder, net.decoder)
-    )
-    return baselines.LinearAutoencoder(
-        encoder.detach().cpu().double(), decoder.detach().cpu().double()
-    )
 
 
 def _scored(

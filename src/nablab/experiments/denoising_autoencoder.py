@@ -103,7 +103,7 @@ class DenoisingAutoencoder(Experiment):
     noises: Annotated[tuple[Noise, ...], Rising()] = (0.0, 0.1, 0.3, 0.5)
     networks: Annotated[tuple[Network, ...], Distinct(least=0)] = NETWORKS
     model: OwnModelField = None
-    hidden: Annotated[tuple[Size, ...], Distinct()] = (512, 256)
+    hidden: tuple[Size, ...] = (512, 256)
     filters: Annotated[int, Ge(1), Le(4_096)] = 16
     epochs: Epochs = 30
     batch_size: Samples = 128
@@ -238,6 +238,8 @@ class DenoisingAutoencoder(Experiment):
             )
         if not self.conditions():
             raise UsageError("There is no network to train: name one in networks.")
+        if not self.hidden:
+            raise UsageError("The deep network has no layers: give widths in hidden.")
         data.image_task(self.data, size=self.size, channels=self.channels)
         if CONVOLUTIONAL in self.networks:
             models.convolutional_autoencoder(self.channels, self.size, 1, filters=1)
@@ -384,17 +386,9 @@ class DenoisingAutoencoder(Experiment):
 
     def _excess(self, net: Any, images: CenteredImages, noise: float) -> float:
         """Return the expected training error beyond the filter's, as a share of it."""
-        (encoder,), (decoder,) = (
-            [
-                part.detach().cpu().double()
-                for part in half.parameters()
-                if part.ndim > 1
-            ]
-            for half in (net.encoder, net.decoder)
-        )
-        linear = baselines.LinearAutoencoder(encoder, decoder)
+        linear = baselines.LinearAutoencoder.of(net)
         # Noise passes through both matrices and is independent of the image.
-        passed = noise**2 * float((decoder @ encoder).square().sum())
+        passed = noise**2 * float((linear.decoder @ linear.encoder).square().sum())
         lost = linear.lost(images.moments.covariance) + passed
         best = baselines.filtered_error(images.leading(self.code), noise)
         return max(lost / best - 1, 1e-16)
