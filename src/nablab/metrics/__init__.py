@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from nablab.metrics.classification import (
         accuracy_with_dropout as accuracy_with_dropout,
     )
+    from nablab.metrics.classification import confusion_matrix as confusion_matrix
     from nablab.metrics.classification import constant_accuracy as constant_accuracy
+    from nablab.metrics.classification import largest_losses as largest_losses
     from nablab.metrics.classification import (
         most_confident_errors as most_confident_errors,
     )
@@ -39,8 +41,8 @@ __getattr__, __dir__ = lazy_names(
     __name__,
     {
         "analogies": "AnalogyScore analogy_answers score_analogies",
-        "classification": "accuracy_with_dropout constant_accuracy outputs "
-        "most_confident_errors",
+        "classification": "accuracy_with_dropout confusion_matrix constant_accuracy "
+        "largest_losses most_confident_errors outputs",
         "flat_maps": "FlatMap flat_map",
         "likelihoods": "Bernoulli Gaussian Likelihood Quadrature active_units "
         "check_binary divergence evidence_by_quadrature evidence_lower_bound "
@@ -59,12 +61,14 @@ __all__ = [
     "active_units",
     "analogy_answers",
     "check_binary",
+    "confusion_matrix",
     "constant_accuracy",
     "divergence",
     "evidence_by_quadrature",
     "evidence_lower_bound",
     "flat_map",
     "importance_weighted_bound",
+    "largest_losses",
     "most_confident_errors",
     "score_analogies",
 ]

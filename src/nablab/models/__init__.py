@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from nablab.models.images import image_network as image_network
     from nablab.models.images import image_networks as image_networks
     from nablab.models.images import parameter_count_of as parameter_count_of
+    from nablab.models.inside import activated as activated
+    from nablab.models.inside import first_convolution as first_convolution
+    from nablab.models.inside import outputs_inside as outputs_inside
     from nablab.models.networks import Form as Form
     from nablab.models.networks import Networks as Networks
     from nablab.models.random_features import RandomFeatures as RandomFeatures
@@ -60,6 +63,7 @@ __getattr__, __dir__ = lazy_names(
         "dropout": "with_dropout",
         "factory": "check_output load_factory load_function source_hash unseen",
         "images": "image_network image_networks parameter_count_of",
+        "inside": "activated first_convolution outputs_inside",
         "networks": "Form Networks",
         "random_features": "RandomFeatures minimum_norm",
         "resnet": "ResNet resnet18",
@@ -83,6 +87,7 @@ __all__ = [
     "TextClassifier",
     "TransformerEncoder",
     "VariationalAutoencoder",
+    "activated",
     "autoencoder",
     "check_model",
     "check_network",
@@ -93,6 +98,7 @@ __all__ = [
     "dense",
     "dense_autoencoder",
     "dense_vae",
+    "first_convolution",
     "image_network",
     "image_networks",
     "load_factory",
@@ -100,6 +106,7 @@ __all__ = [
     "minimum_norm",
     "network",
     "network_builder",
+    "outputs_inside",
     "parameter_count",
     "parameter_count_of",
     "parse_widths",
