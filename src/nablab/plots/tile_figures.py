@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 GAP = 0.12  # of a tile's side
-TILE, LINE = 0.42, 0.45  # inches: a tile's side at most, and a panel's title
+LINE = 0.5  # inches: a panel's title and the gap above it
 
 
-def filter_pictures(weights: Any) -> npt.NDArray[Any]:
+def filter_pictures(weights: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Make pictures of a convolution's filters; the filters stay as they are.
 
     All input channels of a filter make one picture: three of them are red, green and
@@ -24,15 +24,15 @@ def filter_pictures(weights: Any) -> npt.NDArray[Any]:
     filter is its white or black, so that filters of small weights are seen, too.
 
     Args:
-        weights: A tensor or array (filters, channels, height, width), of 1 or 3
-            channels; of others the mean over the channels is shown.
+        weights: (filters, channels, height, width), of 1 or 3 channels; of others the
+            mean over the channels is shown.
 
     Returns:
         uint8 (filters, 1 or 3, height, width).
     """
     import numpy as np
 
-    values = np.array(getattr(weights, "detach", lambda: weights)(), dtype=float)
+    values = np.array(weights, dtype=float)
     if values.shape[1] not in (1, 3):
         values = values.mean(axis=1, keepdims=True)
     size = np.abs(values).max(axis=(1, 2, 3), keepdims=True)
@@ -40,20 +40,20 @@ def filter_pictures(weights: Any) -> npt.NDArray[Any]:
     return np.round(127.5 + 127.5 * scaled).astype(np.uint8)
 
 
-def map_pictures(maps: Any) -> npt.NDArray[Any]:
+def map_pictures(maps: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Make pictures of feature maps: each from black at its least to white at its most.
 
     A map that is the same everywhere is black.
 
     Args:
-        maps: A tensor or array (maps, height, width).
+        maps: (maps, height, width).
 
     Returns:
         uint8 (maps, 1, height, width).
     """
     import numpy as np
 
-    values = np.array(getattr(maps, "detach", lambda: maps)(), dtype=float)
+    values = np.array(maps, dtype=float)
     least = values.min(axis=(1, 2), keepdims=True)
     span = values.max(axis=(1, 2), keepdims=True) - least
     scaled = (values - least) / np.where(span > 0, span, 1.0)
@@ -78,7 +78,8 @@ def tiles(
     """
     table = frame.Table("panel", "tile")
     rows = [max(1, math.ceil(len(panel) / columns)) for panel in panels.values()]
-    heights = [count * TILE + LINE for count in rows] or [1.0]
+    # Tiles of all panels are equally large.
+    heights = [count * frame.WIDE / columns + LINE for count in rows] or [1.0]
     with frame.drawing():
         figure, grid = frame.canvas(
             max(1, len(panels)),
