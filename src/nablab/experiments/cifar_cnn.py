@@ -140,7 +140,7 @@ class CifarCnn(Experiment):
     kernels: Annotated[tuple[Kernel, ...], Distinct()] = (3, 5)
     activations: Annotated[tuple[Activation, ...], Distinct()] = ("relu", "elu")
     pools: Annotated[tuple[Pool, ...], Distinct()] = ("max", "mean")
-    epochs: Annotated[tuple[Epochs, ...], Distinct()] = (6, 12)
+    epochs: Annotated[tuple[Epochs, ...], Distinct()] = (10, 20)
     batch_sizes: Annotated[tuple[Samples, ...], Distinct()] = (64, 32)
     learning_rates: Annotated[tuple[Positive, ...], Distinct()] = (1e-3, 3e-3)
     networks: Annotated[tuple[Network, ...], Distinct(least=0)] = NETWORKS
@@ -170,7 +170,7 @@ class CifarCnn(Experiment):
             "seeds": 5,
         },
         # The course names the changes, not their sizes, and not its epochs.
-        "course-d": {"data": "cifar10", "epochs": (10, 20), "seeds": 5},
+        "course-d": {"data": "cifar10", "seeds": 5},
     }
     claims: ClassVar[tuple[Claim, ...]] = (
         Claim.less(
