@@ -50,6 +50,8 @@ if TYPE_CHECKING:
         VariationalAutoencoder as VariationalAutoencoder,
     )
     from nablab.models.variational import dense_vae as dense_vae
+    from nablab.models.whitened import FastConvolutional as FastConvolutional
+    from nablab.models.whitened import whitening_filters as whitening_filters
 
 __getattr__, __dir__ = lazy_names(
     __name__,
@@ -68,6 +70,7 @@ __getattr__, __dir__ = lazy_names(
         "text_cnn": "Convolutions",
         "transformer": "TransformerEncoder",
         "variational": "VariationalAutoencoder dense_vae",
+        "whitened": "FastConvolutional whitening_filters",
     },
 )
 
@@ -75,6 +78,7 @@ __all__ = [
     "UNKNOWN",
     "Activation",
     "Convolutions",
+    "FastConvolutional",
     "Form",
     "Networks",
     "RandomFeatures",
@@ -107,5 +111,6 @@ __all__ = [
     "sawtooth_network",
     "source_hash",
     "unseen",
+    "whitening_filters",
     "with_dropout",
 ]
