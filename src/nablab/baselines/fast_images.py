@@ -40,6 +40,7 @@ class FastImages:
         convolutions: Of each block, 1 or 2.
         activation: After whitening and each batch norm.
         patch: Pixels of a side of the whitening filters.
+        stride: Of the whitening filters, in pixels.
         epochs: Passes over the training images.
         batch_size: Images of a step.
         learning_rate: Of the filters, with `nablab.training.Muon`.
@@ -54,8 +55,9 @@ class FastImages:
     convolutions: tuple[int, ...] = (2, 2, 2)
     activation: Activation = "gelu"
     patch: int = 2
+    stride: int = 1
     epochs: int = 8
-    batch_size: int = 512
+    batch_size: int = 256
     learning_rate: float = 0.24
     momentum: float = 0.6
     others_learning_rate: float = 0.67
@@ -76,6 +78,7 @@ class FastImages:
                 convolutions=self.convolutions,
                 classes=len(train.classes),
                 activation=self.activation,
+                stride=self.stride,
             )
 
         loss = training.CrossEntropy(label_smoothing=self.label_smoothing)
@@ -124,7 +127,7 @@ class FastImages:
 
 # For a test accuracy of so many percent on CIFAR-10.
 BUDGETS: Mapping[int, FastImages] = {
-    80: FastImages(widths=(32, 64, 128), epochs=3),
+    80: FastImages(widths=(64, 128), convolutions=(2, 2), patch=3, stride=2, epochs=3),
     90: FastImages(widths=(64, 128, 256), epochs=6),
     94: FastImages(epochs=16),
 }
