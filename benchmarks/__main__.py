@@ -21,6 +21,7 @@ SUBJECTS = (
     "reviews",
     "instruments",
     "images",
+    "cifar",
     "busy",
     "answers",
 )
@@ -62,6 +63,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--quick", action="store_true", help="one small case, to see that it works"
+    )
+    parser.add_argument(
+        "--long", action="store_true", help="CIFAR-10 to 94 %% too: half an hour"
     )
     parser.add_argument(
         "--output", type=Path, metavar="FILE", help="write the tables as Markdown too"
@@ -134,6 +138,18 @@ def _images(options: argparse.Namespace) -> Findings:
     return images.measure(repeats=repeats, quick=options.quick, say=say)
 
 
+def _cifar(options: argparse.Namespace) -> Findings:
+    from benchmarks import cifar
+
+    if options.quick:
+        return cifar.measure(
+            "digits@256", repeats=1, steps=1, batch=64, budgets=(), say=say
+        )
+    budgets = (80, 90, 94) if options.long else (80, 90)
+    repeats = min(options.repeats, 3)
+    return cifar.measure(repeats=repeats, steps=4, budgets=budgets, say=say)
+
+
 def _busy(options: argparse.Namespace) -> Findings:
     from benchmarks import busy
 
@@ -157,6 +173,7 @@ _MEASURES: dict[str, Callable[[argparse.Namespace], Findings]] = {
     "reviews": _reviews,
     "instruments": _instruments,
     "images": _images,
+    "cifar": _cifar,
     "busy": _busy,
     "answers": _answers,
 }

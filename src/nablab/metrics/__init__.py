@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from nablab.metrics.likelihoods import (
         importance_weighted_bound as importance_weighted_bound,
     )
+    from nablab.metrics.views import mean_over_views as mean_over_views
 
 __getattr__, __dir__ = lazy_names(
     __name__,
@@ -47,6 +48,7 @@ __getattr__, __dir__ = lazy_names(
         "likelihoods": "Bernoulli Gaussian Likelihood Quadrature active_units "
         "check_binary divergence evidence_by_quadrature evidence_lower_bound "
         "importance_weighted_bound",
+        "views": "mean_over_views",
     },
 )
 
@@ -69,6 +71,7 @@ __all__ = [
     "flat_map",
     "importance_weighted_bound",
     "largest_losses",
+    "mean_over_views",
     "most_confident_errors",
     "score_analogies",
 ]

@@ -53,6 +53,8 @@ if TYPE_CHECKING:
         VariationalAutoencoder as VariationalAutoencoder,
     )
     from nablab.models.variational import dense_vae as dense_vae
+    from nablab.models.whitened import FastConvolutional as FastConvolutional
+    from nablab.models.whitened import whitening_filters as whitening_filters
 
 __getattr__, __dir__ = lazy_names(
     __name__,
@@ -72,6 +74,7 @@ __getattr__, __dir__ = lazy_names(
         "text_cnn": "Convolutions",
         "transformer": "TransformerEncoder",
         "variational": "VariationalAutoencoder dense_vae",
+        "whitened": "FastConvolutional whitening_filters",
     },
 )
 
@@ -79,6 +82,7 @@ __all__ = [
     "UNKNOWN",
     "Activation",
     "Convolutions",
+    "FastConvolutional",
     "Form",
     "Networks",
     "RandomFeatures",
@@ -114,5 +118,6 @@ __all__ = [
     "sawtooth_network",
     "source_hash",
     "unseen",
+    "whitening_filters",
     "with_dropout",
 ]
