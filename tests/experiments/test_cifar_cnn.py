@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from nablab import data, models
+from nablab import baselines, data, models
 from nablab.contract import Records, Trials
 from nablab.contract.configuration import resolve
 from nablab.errors import UsageError
@@ -59,8 +59,8 @@ def small(**overrides: Any) -> CifarCnn:
     return resolve(CifarCnn, "quick", {**values, **overrides})
 
 
-def trained(experiment: CifarCnn) -> Records:
-    trials = Trials(experiment.conditions(), SEEDS)
+def trained(experiment: CifarCnn, seeds: Sequence[int] = SEEDS) -> Records:
+    trials = Trials(experiment.conditions(), seeds)
     lab = Notebook(experiment, trials)
     experiment.run(trials, lab)
     return Records(lab.records())
@@ -196,7 +196,7 @@ def test_the_baseline_is_the_most_frequent_class(records: Records) -> None:
 
 def test_claims_tell_the_parameters_and_fit_what_is_run() -> None:
     course = resolve(CifarCnn, "course-d", {}).active_claims()
-    assert len(course) == len(CifarCnn.claims)
+    assert len(course) == len(CifarCnn.claims) - 6  # those on the fast recipe
     assert "13,210 against 82,826 parameters" in course[0].sentence
     assert any(claim.published for claim in course)
     assert not any(claim.published for claim in small().active_claims())
@@ -238,6 +238,50 @@ def test_your_own_network_and_images(tmp_path: Path) -> None:
         small(**own, model=f"{file}:wide")
 
 
+def test_the_fast_recipe_is_scored_with_one_view_and_with_six(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    own = baselines.FastImages(
+        widths=(4, 8),
+        convolutions=(1, 1),
+        patch=3,
+        stride=2,
+        epochs=1,
+        batch_size=60,
+    )
+    monkeypatch.setattr(baselines, "BUDGETS", {80: own})
+    experiment = small(
+        budgets="80", size=16, filters="4", epochs="1", networks="", validation=0
+    )
+    found = trained(experiment, seeds=(0,))
+    assert found.levels("variant") == [SIMPLE, "fast 80"]
+    for record in found.where(variant="fast 80"):
+        scalars = record.scalars
+        gain = scalars["averaged_accuracy"] - scalars["test_accuracy"]
+        assert scalars["averaging_gain"] == pytest.approx(gain)
+        assert scalars["seconds"] > 0
+        assert "validation_accuracy" not in scalars
+        assert record.arrays["filters"].shape == (18, 1, 3, 3)
+        net = experiment.network_of(record.condition)
+        size = sum(part.numel() for part in net.parameters())
+        assert scalars["parameters"] == size
+    figures = experiment.figures(found)
+    assert "The network fast 80" in figures["confusion"].caption
+    assert "fast 80" in figures["filters"].table["panel"]
+    assert experiment.active_claims() == ()  # the budgets are made for CIFAR-10
+
+
+def test_the_budgets_are_claimed_on_cifar10() -> None:
+    claims = resolve(CifarCnn, "fast", {}).active_claims()
+    bounds = [(claim.metric, claim.bound, claim.where["variant"]) for claim in claims]
+    assert bounds == [
+        ("test_accuracy", 0.8, "fast 80"),
+        ("seconds", 90, "fast 80"),
+        ("test_accuracy", 0.9, "fast 90"),
+        ("seconds", 480, "fast 90"),
+    ]
+
+
 def test_filters_of_the_last_convolution() -> None:
     assert _with_filters("conv8k3-bn-pool-conv16k2s2-30", 7) == (
         "conv8k3-bn-pool-conv7k2s2-30"
@@ -248,7 +292,9 @@ def test_filters_of_the_last_convolution() -> None:
     ("wrong", "message"),
     [
         ({"validation": 260}, "validation=260 leaves no image of digits@260"),
-        ({"validation": 0}, "validation=0 is impossible"),
+        ({"validation": 0}, "leaves no images by which to choose the best change"),
+        ({"budgets": "90"}, "for 90 % needs larger images than 8 x 8"),
+        ({"budgets": "91"}, "budgets"),
         ({"layers": "1,1"}, "layers names 1 twice"),
         ({"layers": "4"}, "leaves no pixel"),
         ({"filters": "0"}, "must be from 1 to 4,096"),
