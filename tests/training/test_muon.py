@@ -32,6 +32,19 @@ def test_singular_values_become_about_one_and_directions_stay(
     torch.testing.assert_close(orthogonalized(1e3 * matrix), found)
 
 
+def test_it_is_the_polynomial_applied_again_and_again() -> None:
+    matrix = seeded(4, 9)
+    current = matrix / matrix.norm()
+    for _ in range(5):
+        gram = current @ current.T
+        current = (
+            3.4445 * current - 4.775 * gram @ current + (2.0315 * gram @ gram @ current)
+        )
+    torch.testing.assert_close(orthogonalized(matrix), current)
+    single = orthogonalized(matrix.float())
+    torch.testing.assert_close(single.double(), current, atol=1e-3, rtol=0)
+
+
 def test_nothing_is_made_of_nothing() -> None:
     assert not orthogonalized(torch.zeros(2, 3)).any()
 

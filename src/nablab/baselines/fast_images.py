@@ -127,7 +127,14 @@ class FastImages:
 
 # For a test accuracy of so many percent on CIFAR-10.
 BUDGETS: Mapping[int, FastImages] = {
-    80: FastImages(widths=(64, 128), convolutions=(2, 2), patch=3, stride=2, epochs=3),
+    80: FastImages(
+        widths=(64, 192),
+        convolutions=(2, 2),
+        patch=3,
+        stride=2,
+        epochs=3,
+        batch_size=128,
+    ),
     90: FastImages(widths=(64, 128, 256), epochs=6),
     94: FastImages(epochs=16),
 }
