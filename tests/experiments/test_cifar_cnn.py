@@ -135,6 +135,16 @@ def test_the_choice_is_made_by_validation_images_seed_by_seed(
             assert "test_accuracy" not in own[name].scalars
 
 
+def test_the_test_images_decide_nothing_but_what_peeking_would_add() -> None:
+    scores = {"a": (0.5, 0.45), "b": (0.6, 0.5), "c": (0.55, 0.52)}
+    found = _choice(scores)
+    assert (found["chosen"], found["chosen_by_peeking"]) == ("b", "c")
+    assert (found["validation_accuracy"], found["test_accuracy"]) == (0.6, 0.5)
+    assert found["optimism"] == pytest.approx(0.1)
+    assert found["peeked_accuracy"] == 0.52
+    assert found["peeking_gain"] == pytest.approx(0.02)
+
+
 def test_networks_that_diverged_are_not_chosen() -> None:
     scores = {"a": (0.5, 0.4), "b": (0.9, math.nan)}
     assert _choice(scores)["chosen"] == "a"
