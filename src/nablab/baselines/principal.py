@@ -62,10 +62,7 @@ class Moments:
         >>> Moments.of(torch.tensor([[0.0, 1.0], [2.0, 1.0]])).covariance.tolist()
         [[1.0, 0.0], [0.0, 0.0]]
         """
-        if x.ndim != 2 or not len(x):
-            raise UsageError(
-                f"Moments are those of samples (N, d); got the shape {tuple(x.shape)}."
-            )
+        _check_rows(x)
         check_coordinates(x.shape[1])
         if x.dtype == torch.uint8:
             return cls._of_bytes(x)
@@ -148,8 +145,11 @@ def principal_components(
     >>> principal_components(square, 1).axes.abs().tolist()
     [[1.0, 0.0]]
     """
-    samples = isinstance(source, Tensor) and source.ndim == 2
-    size = source.shape[1] if samples else len(_moments(source).mean)
+    if isinstance(source, Tensor):
+        _check_rows(source)
+        size = source.shape[1]
+    else:
+        size = len(source.mean)
     if not 1 <= count <= size:
         raise UsageError(
             f"{count:,} principal components are asked for; samples of {size:,} "
@@ -171,6 +171,13 @@ def principal_components(
         if pairs is not None:
             return _components(moments.mean, pairs, count, moments.total, note)
     return _by_lapack(moments, count, note)
+
+
+def _check_rows(x: Tensor) -> None:
+    if x.ndim != 2 or not len(x):
+        raise UsageError(
+            f"Moments are those of samples (N, d); got the shape {tuple(x.shape)}."
+        )
 
 
 def _moments(source: Tensor | Moments) -> Moments:
