@@ -235,16 +235,15 @@ def excess(found: PrincipalComponents, x: torch.Tensor, best: float) -> float:
 FALLING = torch.arange(1.0, 701.0, dtype=torch.float64) ** -1.5
 
 
-def test_samples_are_searched_without_their_covariance() -> None:
+def test_samples_in_single_precision_lose_no_digit_of_the_loss() -> None:
     x = spread(2_000, FALLING)
     for samples in (x.float(), x.float() + 1_000):
         found = principal_components(samples, 8)
         assert found.missed > 0, "not searched"
-        assert not found.note
         best = float(Moments.of(samples).covariance.trace())
         best -= float(torch.linalg.eigvalsh(Moments.of(samples).covariance)[-8:].sum())
-        assert abs(excess(found, samples, best)) < 1e-7
-        assert found.missed < 1e-7 * best
+        assert abs(excess(found, samples, best)) < 1e-10
+        assert found.missed < 1e-12 * best
         assert found.lost(8) == pytest.approx(best, rel=1e-5)
         np.testing.assert_allclose(found.mean, samples.double().mean(0), atol=1e-5)
         eye = torch.eye(8, dtype=torch.float64)
@@ -262,20 +261,17 @@ def test_samples_are_searched_without_their_covariance() -> None:
 
 
 @pytest.mark.parametrize(
-    ("variances", "noted"),
+    ("variances", "searched"),
     [
-        (torch.cat([torch.ones(8), torch.full((692,), 1e-4)]), False),  # flat below
-        (
-            torch.cat([torch.ones(60), torch.full((640,), 1e-4)]),
-            False,
-        ),  # cut in a level
-        (torch.cat([torch.ones(9), torch.zeros(691)]), False),  # nearly of that rank
-        (torch.ones(700), True),  # no direction is better
-        (torch.cat([1 + 1e-5 * torch.arange(30), FALLING[30:]]), False),  # a cluster
+        (torch.cat([torch.ones(8), torch.full((692,), 1e-4)]), True),  # flat below
+        (torch.cat([torch.ones(60), torch.full((640,), 1e-4)]), True),  # within a level
+        (torch.cat([torch.ones(9), torch.zeros(691)]), True),  # nearly of that rank
+        (torch.ones(700), False),  # no direction is better
+        (torch.cat([1 + 1e-5 * torch.arange(30), FALLING[30:]]), True),  # a cluster
     ],
 )
 def test_levels_and_ranks_are_decided_exactly(
-    variances: torch.Tensor, noted: bool
+    variances: torch.Tensor, searched: bool
 ) -> None:
     variances = variances.double().sort(descending=True).values
     x = spread(1_400, variances).float()
@@ -283,9 +279,7 @@ def test_levels_and_ranks_are_decided_exactly(
     best = float(variances[8:].sum())
     assert found.lost(8) == pytest.approx(best, rel=1e-5)
     assert abs(excess(found, x, best)) < 1e-5
-    assert bool(found.note) == noted
-    if noted:
-        assert "whole covariance" in found.note
+    assert searched or found.missed == 0
 
 
 @pytest.mark.parametrize("shape", [(50, 700), (700, 3), (1, 5), (2_000, 640)])
@@ -301,20 +295,16 @@ def test_wide_tall_and_constant_samples(shape: tuple[int, int]) -> None:
     np.testing.assert_allclose(found.variances, wanted, rtol=1e-5, atol=1e-12)
 
 
-def test_bytes_are_added_up_without_rounding(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bytes_are_added_up_without_rounding() -> None:
     generator = torch.Generator().manual_seed(0)
     x = torch.randint(0, 256, (3_000, 530), generator=generator, dtype=torch.uint8)
     x[:, 0], x[:, 1] = 255, 0
-    wanted = torch.cov(x.double().T, correction=0)
-    for has_instruction in (True, False):
-        monkeypatch.setattr(
-            torch.cpu, "_is_vnni_supported", lambda has=has_instruction: has
-        )
-        found = Moments.of(x)
-        torch.testing.assert_close(found.covariance, wanted, rtol=1e-12, atol=1e-10)
-        assert torch.equal(found.covariance, found.covariance.T)
-        torch.testing.assert_close(found.mean, x.double().mean(0))
-        assert float(found.covariance[0].abs().max()) < 1e-12
+    found = Moments.of(x)
+    whole = x.long()
+    counted = len(x) * (whole.T @ whole) - torch.outer(whole.sum(0), whole.sum(0))
+    assert torch.equal(found.covariance, counted.double() / len(x) ** 2)
+    assert torch.equal(found.covariance[0], torch.zeros(530, dtype=torch.float64))
+    torch.testing.assert_close(found.mean, x.double().mean(0))
 
 
 def test_the_bound_holds_whatever_the_space() -> None:

@@ -86,7 +86,6 @@ def krylov_pairs(
     *,
     tolerance: float,
     seed: int = 0,
-    start: Tensor | None = None,
 ) -> Pairs | None:
     """Find leading eigenpairs in a block Krylov space that grows until they are good.
 
@@ -94,8 +93,7 @@ def krylov_pairs(
         covariance: float64 (d, d), symmetric, no negative eigenvalues.
         count: How many must be good.
         tolerance: Largest bound of what they miss, as a share of all that they leave.
-        seed: Of the first directions, if none are given.
-        start: float64 (d, m): first directions that are nearly right already.
+        seed: Of the first directions.
 
     Returns:
         ``count + GUARD`` pairs; None if the space would have to grow too large.
@@ -104,8 +102,7 @@ def krylov_pairs(
     limit = int(LARGEST_SHARE * size)
     total = float(covariance.trace())
     generator = torch.Generator().manual_seed(seed)
-    if start is None:
-        start = torch.randn(size, BLOCK, generator=generator, dtype=torch.float64)
+    start = torch.randn(size, BLOCK, generator=generator, dtype=torch.float64)
     block = torch.linalg.qr(start)[0]
     basis, products = block.new_empty(size, 0), block.new_empty(size, 0)
     grown = 2 * wanted  # before it, the pairs are not worth a look

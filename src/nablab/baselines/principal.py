@@ -8,11 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nablab.baselines.krylov import GUARD, Pairs, krylov_pairs
+from nablab.baselines.krylov import GUARD, krylov_pairs
 from nablab.errors import UsageError
 
 BLOCK = 4_096  # samples that are taken at once
-ROWS = 256  # the same where little is done to each number: they stay in the cache
+# Sums of so many products of numbers up to 128 stay below 2^24: exact in float32.
+EXACT_ROWS = 1_024
 COLUMNS = 512  # of a symmetric product that are computed at once
 # A covariance of so many takes 0.2 GB, its eigenvectors three times that and a minute.
 MOST_COORDINATES = 5_000
@@ -20,10 +21,6 @@ MOST_COORDINATES = 5_000
 SMALL = 600
 # What components may miss, as a share of what they lose, and still be called exact.
 EXACT = 1e-12
-# The same for components of samples in float32, whose own rounding is about as large.
-FINE = 1e-7
-PASSES = 4  # over samples, before their whole covariance is computed
-WIDEST = 127  # in int8, the same on both sides of 0
 
 
 def check_coordinates(count: int) -> None:
@@ -75,11 +72,14 @@ class Moments:
     @classmethod
     def _of_bytes(cls, x: Tensor) -> Moments:
         """Add up whole numbers, so that nothing is rounded before the end."""
-        middle = 128
-        whole = (x.to(torch.int16) - middle).to(torch.int8)
-        mean = whole.sum(0, dtype=torch.int64).double() / len(x)
-        covariance = _whole_products(whole) / len(x) - torch.outer(mean, mean)
-        return cls(mean + middle, covariance)
+        middle, count = 128, len(x)
+        sums = x.sum(0, dtype=torch.int64).double() - count * middle
+        products = torch.zeros(len(sums), len(sums), dtype=torch.float64)
+        for block in torch.split(x, EXACT_ROWS):
+            _add_products(products, block.float() - middle)
+        # Whole numbers still; constant coordinates get exactly 0.
+        scaled = count * _mirrored(products) - torch.outer(sums, sums)
+        return cls(sums / count + middle, scaled / count**2)
 
     @property
     def total(self) -> float:
@@ -98,7 +98,6 @@ class PrincipalComponents:
         total: The variance of all d coordinates, added up.
         missed: A bound of how much more variance the best k axes could hold, beyond
             rounding.
-        note: What a reader should know of how they were found.
     """
 
     mean: Tensor
@@ -106,7 +105,6 @@ class PrincipalComponents:
     variances: Tensor
     total: float
     missed: float = 0.0
-    note: str = ""
 
     def lost(self, count: int) -> float:
         """Return the smallest squared error that a linear code of ``count`` can have.
@@ -128,10 +126,10 @@ def principal_components(
 ) -> PrincipalComponents:
     """Return the axes along which samples vary most.
 
-    Moments are taken to all digits of float64. Many float32 samples of many coordinates
-    are faster without their covariance: the loss is then within 1e-7 of the smallest,
-    and `PrincipalComponents.missed` bounds by how much. Where that cannot be reached,
-    the covariance is computed after all, and a note says so.
+    Many coordinates of which few components are wanted are searched through
+    (`nablab.baselines.krylov`) until `PrincipalComponents.missed` is below 1e-12 of the
+    loss; LAPACK does the rest. The covariance of float32 samples is computed in
+    float32.
 
     Args:
         source: Samples (N, d), or their moments.
@@ -145,32 +143,24 @@ def principal_components(
     >>> principal_components(square, 1).axes.abs().tolist()
     [[1.0, 0.0]]
     """
-    if isinstance(source, Tensor):
-        _check_rows(source)
-        size = source.shape[1]
-    else:
-        size = len(source.mean)
+    moments = source if isinstance(source, Moments) else _moments(source)
+    size = len(moments.mean)
     if not 1 <= count <= size:
         raise UsageError(
             f"{count:,} principal components are asked for; samples of {size:,} "
             f"coordinates have 1 to {size:,}."
         )
-    few = size > SMALL and (count + GUARD) * 6 <= size
-    note = ""
-    if few and isinstance(source, Tensor) and _pays(source):
-        found = _of_samples(source, count, seed)
-        if found is not None:
-            return found
-        note = (
-            f"The {count:,} first principal components are too close to the next ones "
-            "for a quick search, so the whole covariance was computed."
-        )
-    moments = _moments(source)
-    if few:
+    if size > SMALL and (count + GUARD) * 6 <= size:
         pairs = krylov_pairs(moments.covariance, count, tolerance=EXACT, seed=seed)
         if pairs is not None:
-            return _components(moments.mean, pairs, count, moments.total, note)
-    return _by_lapack(moments, count, note)
+            return PrincipalComponents(
+                mean=moments.mean,
+                axes=pairs.vectors[:, :count].T.contiguous(),
+                variances=pairs.values[:count].clone(),
+                total=moments.total,
+                missed=pairs.missed(count),
+            )
+    return _by_lapack(moments, count)
 
 
 def _check_rows(x: Tensor) -> None:
@@ -180,16 +170,14 @@ def _check_rows(x: Tensor) -> None:
         )
 
 
-def _moments(source: Tensor | Moments) -> Moments:
-    return source if isinstance(source, Moments) else Moments.of(source)
+def _moments(x: Tensor) -> Moments:
+    if x.dtype == torch.float32 and x.ndim == 2 and len(x):
+        check_coordinates(x.shape[1])
+        return _in_single(x)
+    return Moments.of(x)
 
 
-def _pays(x: Tensor) -> bool:
-    """Tell whether a search in the samples is faster than their covariance."""
-    return x.dtype == torch.float32 and len(x) >= x.shape[1] <= MOST_COORDINATES
-
-
-def _by_lapack(moments: Moments, count: int, note: str) -> PrincipalComponents:
+def _by_lapack(moments: Moments, count: int) -> PrincipalComponents:
     from scipy.linalg import eigh
 
     size = len(moments.mean)
@@ -201,89 +189,22 @@ def _by_lapack(moments: Moments, count: int, note: str) -> PrincipalComponents:
         axes=torch.from_numpy(columns.T[::-1].copy()),
         variances=torch.from_numpy(variances[::-1].copy()),
         total=moments.total,
-        note=note,
     )
 
 
-def _components(
-    mean: Tensor, pairs: Pairs, count: int, total: float, note: str = ""
-) -> PrincipalComponents:
-    return PrincipalComponents(
-        mean=mean,
-        axes=pairs.vectors[:, :count].T.contiguous(),
-        variances=pairs.values[:count].clone(),
-        total=total,
-        missed=pairs.missed(count),
-        note=note,
-    )
+def _in_single(x: Tensor) -> Moments:
+    """Compute moments of float32 samples by products in float32, added up in float64.
 
-
-def _of_samples(x: Tensor, count: int, seed: int) -> PrincipalComponents | None:
-    r"""Search for the axes in samples, float32 (N, d), that are rounded to 8 bits.
-
-    Rounding errors are like noise, which averages out over many samples, so the rounded
-    samples' covariance S has nearly the right axes V. One pass over the samples
-    themselves gives C V, where C is their covariance. So S is corrected to agree with C
-    on all that V spans, and its axes are taken again. What is still wrong is off by
-    products of two small numbers.
-
-    Returns:
-        None if the bound is not small enough after some passes.
+    Products of a block's centered samples are rounded to seven digits, at random. What
+    that turns the leading axes by costs a share of the loss far below 1e-12.
     """
-    # About the mean; what it is off is taken off in the end. The difference of two
-    # floats is rounded once, so samples that are far from 0 lose no digits.
-    shift = _mean(x[:: max(1, len(x) // ROWS)]).float()
-    lowest, highest = torch.zeros_like(shift), torch.zeros_like(shift)
-    sums, squares = (torch.zeros(len(shift), dtype=torch.float64) for _ in range(2))
-    for block in torch.split(x, ROWS):
-        centered = block - shift
-        lowest = torch.minimum(lowest, centered.amin(0))
-        highest = torch.maximum(highest, centered.amax(0))
-        sums += centered.sum(0)
-        squares += centered.square_().sum(0)
-    rest = sums / len(x)
-    mean = shift.double() + rest
-    total = float((squares / len(x) - rest.square()).sum())
-    # Samples in an order of their own may be far from where the sparse ones are.
-    if not math.isfinite(total) or float(rest.square().sum()) > total:
-        return None
-    peaks = torch.maximum(highest, -lowest)
-    scales = (peaks / WIDEST).clamp(min=torch.finfo(torch.float32).tiny)
-    whole = torch.empty(x.shape, dtype=torch.int8)
-    for to, block in zip(torch.split(whole, ROWS), torch.split(x, ROWS), strict=True):
-        to.copy_((block - shift).div_(scales).round_())
-    sketch = _whole_products(whole).div_(len(x))
-    del whole
-    sketch.mul_(scales.double()).mul_(scales.double()[:, None])
-    sketch.sub_(torch.outer(rest, rest))
-    start = None
-    for _ in range(PASSES):
-        rough = krylov_pairs(sketch, count, tolerance=FINE, seed=seed, start=start)
-        if rough is None:
-            return None
-        given = rough.vectors.float()
-        vectors = given.double()
-        products = _covariance_times(x, shift, given)
-        products.sub_(torch.outer(rest, rest @ vectors))
-        pairs = Pairs.of(vectors, products)
-        left = max(0.0, total - float(pairs.values[:count].sum()))
-        if pairs.missed(count) <= FINE * left:
-            return _components(mean, pairs, count, total)
-        wrong = pairs.products - sketch @ pairs.vectors  # (C - S) V
-        half = wrong - pairs.vectors @ (pairs.vectors.T @ wrong) / 2
-        change = half @ pairs.vectors.T
-        sketch.add_(change).add_(change.T)
-        start = pairs.vectors
-    return None
-
-
-def _covariance_times(x: Tensor, shift: Tensor, vectors: Tensor) -> Tensor:
-    """Multiply the covariance about ``shift`` with float32 (d, m), in one pass."""
-    product = torch.zeros(vectors.shape, dtype=torch.float64)
-    for block in torch.split(x, ROWS):
-        centered = block - shift
-        product += centered.T @ (centered @ vectors)
-    return product.div_(len(x))
+    mean = _mean(x)
+    near = mean.float()  # samples minus this lose no digits, however far from 0
+    covariance = torch.zeros(len(mean), len(mean), dtype=torch.float64)
+    for block in torch.split(x, BLOCK):
+        _add_products(covariance, block - near)
+    rest = mean - near.double()
+    return Moments(mean, _mirrored(covariance) / len(x) - torch.outer(rest, rest))
 
 
 def _mean(x: Tensor) -> Tensor:
@@ -303,24 +224,6 @@ def _add_products(to: Tensor, block: Tensor) -> None:
 def _mirrored(upper: Tensor) -> Tensor:
     """Copy the upper half of a matrix to the lower."""
     return torch.triu(upper) + torch.triu(upper, 1).T
-
-
-def _whole_products(x: Tensor) -> Tensor:
-    """Compute X'X of int8 (N, d) without any rounding, in float64 (d, d)."""
-    found = torch.zeros(x.shape[1], x.shape[1], dtype=torch.float64)
-    if torch.cpu._is_vnni_supported():
-        # Sums of 65,536 products of up to 2^14 stay below 2^31.
-        for block in torch.split(x, 2**16):
-            for first in range(0, len(found), COLUMNS):
-                strip = block[:, first : first + COLUMNS].T
-                found[first : first + COLUMNS, first:] += torch._int_mm(
-                    strip, block[:, first:]
-                )
-    else:
-        # Sums of 1,024 such products stay below 2^24, where float32 is exact.
-        for block in torch.split(x, 2**10):
-            _add_products(found, block.float())
-    return _mirrored(found)
 
 
 def wiener_filter(components: PrincipalComponents, noise: float) -> Tensor:
