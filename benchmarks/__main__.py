@@ -19,6 +19,7 @@ SUBJECTS = (
     "learners",
     "penalties",
     "reviews",
+    "svd",
     "instruments",
     "images",
     "cifar",
@@ -124,6 +125,16 @@ def _reviews(options: argparse.Namespace) -> Findings:
     return reviews.measure(repeats=min(options.repeats, 3), steps=60, say=say)
 
 
+def _svd(options: argparse.Namespace) -> Findings:
+    from benchmarks import svd
+
+    if options.quick:
+        return svd.measure(
+            "digits", count=16, code=8, repeats=1, epochs=2, size=8, channels=1, say=say
+        )
+    return svd.measure(repeats=min(options.repeats, 3), say=say)
+
+
 def _instruments(options: argparse.Namespace) -> Findings:
     from benchmarks import instruments
 
@@ -171,6 +182,7 @@ _MEASURES: dict[str, Callable[[argparse.Namespace], Findings]] = {
     "learners": _learners,
     "penalties": _penalties,
     "reviews": _reviews,
+    "svd": _svd,
     "instruments": _instruments,
     "images": _images,
     "cifar": _cifar,
