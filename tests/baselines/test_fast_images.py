@@ -16,7 +16,7 @@ SMALL = dataclasses.replace(
 
 @pytest.fixture(scope="module")
 def train() -> data.ImageSet:
-    return data.image_task("digits@400", size=32, channels=3).images()
+    return data.image_task("digits@300", size=32, channels=3).images()
 
 
 def test_an_epoch_takes_each_image_or_its_mirror_image(train: data.ImageSet) -> None:
@@ -33,7 +33,7 @@ def test_an_epoch_takes_each_image_or_its_mirror_image(train: data.ImageSet) -> 
 
 def test_it_learns_digits_in_four_epochs(train: data.ImageSet) -> None:
     test = data.image_task("digits@400", size=32, channels=3).images("test")
-    test = test.first(150)
+    test = test.first(80)
     notes: list[str] = []
     result = training.train(
         SMALL.learner(train),

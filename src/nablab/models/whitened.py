@@ -25,6 +25,11 @@ from nablab.models.dense_network import Activation, activation_layer
 
 IMAGES_AT_ONCE = 500  # patches of so many in float64 take 50 MB
 
+# Shifts that learn as fast as the output layer cost 0.8 points of accuracy in a training
+# of two short epochs. A parameter of four times the shift makes their learning rate a
+# sixteenth: its gradient and its effect are a quarter each.
+SHIFT_SCALE = 0.25
+
 # Of the running means: with a hundred steps or less a slow average would still hold the
 # statistics of the first ones.
 STATISTICS_MOMENTUM = 0.4
@@ -195,7 +200,7 @@ class BatchShift(nn.Module):
             self.running_mean,
             self.running_var,
             self.ones,
-            self.shift,
+            self.shift * SHIFT_SCALE,
             training=self.training,
             momentum=STATISTICS_MOMENTUM,
         )
