@@ -34,6 +34,12 @@ if TYPE_CHECKING:
     from nablab.metrics.likelihoods import (
         importance_weighted_bound as importance_weighted_bound,
     )
+    from nablab.metrics.likelihoods import (
+        linear_evidence_lower_bound as linear_evidence_lower_bound,
+    )
+    from nablab.metrics.posteriors import InferenceGaps as InferenceGaps
+    from nablab.metrics.posteriors import expected_bound as expected_bound
+    from nablab.metrics.posteriors import inference_gaps as inference_gaps
 
 __getattr__, __dir__ = lazy_names(
     __name__,
@@ -42,9 +48,10 @@ __getattr__, __dir__ = lazy_names(
         "classification": "accuracy_with_dropout constant_accuracy outputs "
         "most_confident_errors",
         "flat_maps": "FlatMap flat_map",
+        "posteriors": "InferenceGaps expected_bound inference_gaps",
         "likelihoods": "Bernoulli Gaussian Likelihood Quadrature active_units "
         "check_binary divergence evidence_by_quadrature evidence_lower_bound "
-        "importance_weighted_bound",
+        "importance_weighted_bound linear_evidence_lower_bound",
     },
 )
 
@@ -53,6 +60,7 @@ __all__ = [
     "Bernoulli",
     "FlatMap",
     "Gaussian",
+    "InferenceGaps",
     "Likelihood",
     "Quadrature",
     "accuracy_with_dropout",
@@ -63,8 +71,11 @@ __all__ = [
     "divergence",
     "evidence_by_quadrature",
     "evidence_lower_bound",
+    "expected_bound",
     "flat_map",
     "importance_weighted_bound",
+    "inference_gaps",
+    "linear_evidence_lower_bound",
     "most_confident_errors",
     "score_analogies",
 ]

@@ -46,9 +46,11 @@ if TYPE_CHECKING:
     from nablab.models.shaped import network_builder as network_builder
     from nablab.models.text_cnn import Convolutions as Convolutions
     from nablab.models.transformer import TransformerEncoder as TransformerEncoder
+    from nablab.models.variational import LinearVae as LinearVae
     from nablab.models.variational import (
         VariationalAutoencoder as VariationalAutoencoder,
     )
+    from nablab.models.variational import code_size as code_size
     from nablab.models.variational import dense_vae as dense_vae
 
 __getattr__, __dir__ = lazy_names(
@@ -67,7 +69,7 @@ __getattr__, __dir__ = lazy_names(
         "shaped": "check_model check_network count_parameters network network_builder",
         "text_cnn": "Convolutions",
         "transformer": "TransformerEncoder",
-        "variational": "VariationalAutoencoder dense_vae",
+        "variational": "LinearVae VariationalAutoencoder code_size dense_vae",
     },
 )
 
@@ -76,6 +78,7 @@ __all__ = [
     "Activation",
     "Convolutions",
     "Form",
+    "LinearVae",
     "Networks",
     "RandomFeatures",
     "Recurrent",
@@ -88,6 +91,7 @@ __all__ = [
     "check_network",
     "check_output",
     "check_text_network",
+    "code_size",
     "convolutional_autoencoder",
     "count_parameters",
     "dense",
