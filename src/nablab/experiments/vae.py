@@ -49,12 +49,13 @@ Model = Literal["dense", "linear"]
 MODELS: tuple[Model, ...] = get_args(Model)
 DENSE, LINEAR = MODELS
 NONE, MEAN_LOSS = "none", "mean-loss"
-SHOWN, SIDE, BETWEEN, CURVE = 4, 15, 10, 40
+SHOWN, SIDE, BETWEEN, CURVE = 4, 15, 10, 20
 # Codes drawn per image for a bound; images at once; training images whose bound is taken.
 DRAWS, AT_ONCE, MOST_SEEN = 8, 1_000, 10_000
 MEASURED = 500  # training images that instruments get
-# Of Adam on the covariance: TODO.
-LINEAR_RATE = 0.02
+# Of Adam on the covariance. Of 0.02, 0.05 and 0.1 the one that came nearest within 600
+# steps on MNIST and on digits, over three seeds each.
+LINEAR_RATE = 0.05
 CLOSE = 0.01  # nats; more than this the quadrature's own error must not be
 
 Size = Annotated[int, Ge(1), Le(100_000)]
@@ -114,8 +115,9 @@ class Vae(Experiment):
             package.module:factory or path/to/file.py:factory. encode(x) takes rows of
             zeros and ones (N, size²) and returns means and logarithms of variances of
             codes, (N, k) each; decode(codes) returns a logit for each pixel, (N, size²).
-        hidden: Units of the encoder's layers, from the image to the code; the decoder
-            mirrors them.
+        hidden: Units of the encoder's layers, from the image to the code.
+        decoder: Units of the decoder's layers, from the code to the image; none for a
+            mirror of the encoder.
         activation: After each of them.
         betas: Weights of the divergence beside sums over pixels; 1 is the bound.
         mean_betas: Weights of the divergence beside means over pixels.
@@ -137,14 +139,17 @@ class Vae(Experiment):
     models: Annotated[tuple[Model, ...], Distinct(least=0)] = MODELS
     model: OwnModelField = None
     hidden: tuple[Size, ...] = (256, 128)
-    activation: Activation = "relu"
+    # One layer more than a mirror was worth 1.3 nats on validation images of MNIST for
+    # an eighth more time, SiLU instead of ReLU 1.5 nats.
+    decoder: tuple[Size, ...] = (128, 128, 256)
+    activation: Activation = "silu"
     betas: Annotated[tuple[Beta, ...], Rising(least=0)] = (0.1, 0.5, 1.0, 2.0, 4.0)
     mean_betas: Annotated[tuple[Beta, ...], Rising(least=0)] = (1e-3, 1.0)
     warmup: Annotated[NotNegative, Lt(1)] = 0.0
     epochs: Epochs = 10
     batch_size: Samples = 128
     learning_rate: Positive = 1e-2
-    linear_steps: Steps = 2_000
+    linear_steps: Steps = 1_500
     draws: Annotated[tuple[Draws, ...], Rising()] = (10, 100)
     scored: Samples = 300
 
@@ -153,15 +158,35 @@ class Vae(Experiment):
             "data": "digits",
             "size": 8,
             "hidden": (64, 32),
+            "decoder": (),
+            "betas": (0.1, 1.0, 4.0),
+            "mean_betas": (1.0,),
+            # A twelfth of the images of MNIST; without a warm-up the code is found late.
+            "warmup": 0.5,
             "epochs": 60,
             "batch_size": 100,
-            "scored": 150,
+            "linear_steps": 600,
+            "scored": 100,
             "seeds": 5,
         },
         "standard": {"seeds": 5},
         "paper": {"epochs": 100, "seeds": 5},
+        # One weight, trained long enough that a test bound above -138 nats is expected.
+        "full": {
+            "models": (DENSE,),
+            "betas": (1.0,),
+            "mean_betas": (),
+            "epochs": 30,
+            "seeds": 5,
+        },
         # Batch size, number of epochs and learning rate are not known.
-        "course-d": {"betas": (1.0,), "mean_betas": (1e-3,), "seeds": 5},
+        "course-d": {
+            "decoder": (),
+            "activation": "relu",
+            "betas": (1.0,),
+            "mean_betas": (1e-3,),
+            "seeds": 5,
+        },
     }
     claims: ClassVar[tuple[Claim, ...]] = (
         Claim.at_least(
@@ -303,7 +328,11 @@ class Vae(Experiment):
         if name == LINEAR:
             return lambda: models.LinearVae(self.inputs, self.code)
         return lambda: models.dense_vae(
-            self.inputs, self.code, hidden=self.hidden, activation=self.activation
+            self.inputs,
+            self.code,
+            hidden=self.hidden,
+            decoder=self.decoder or None,
+            activation=self.activation,
         )
 
     def network_of(self, condition: Condition) -> nn.Module:
@@ -487,7 +516,7 @@ class Vae(Experiment):
             seeds=[lab.seed(trial, "weights", by=("model",)) for trial in trials],
         )
         for trial, outcome in zip(trials, result, strict=True):
-            net = outcome.module().double()
+            net: Any = outcome.module().cpu().double().requires_grad_(False)
             bound = -float(linear_loss(net, {"x": moments.covariance[None]})["loss"])
             below = [pca.log_likelihood + loss for loss in outcome.curves["train_loss"]]
             lab.curve(trial, "below_probabilistic_pca", outcome.steps, below)
@@ -496,7 +525,7 @@ class Vae(Experiment):
                 linear_elbo=bound,
                 probabilistic_pca=pca.log_likelihood,
                 below_probabilistic_pca=pca.log_likelihood - bound,
-                noise_variance=float(net.log_noise.exp()),  # type: ignore[operator]
+                noise_variance=float(net.log_noise.exp()),
                 noise_of_pca=pca.variance,
                 stop_reason=outcome.stop_reason,
             )

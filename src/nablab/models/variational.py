@@ -53,19 +53,23 @@ def dense_vae(
     code: int,
     *,
     hidden: Sequence[int] = (),
+    decoder: Sequence[int] | None = None,
     activation: Activation = "relu",
 ) -> VariationalAutoencoder:
-    """Build one of dense layers, the decoder a mirror of the encoder.
+    """Build one of dense layers.
 
     Args:
         inputs: Coordinates of a sample.
         code: Coordinates of a code.
         hidden: Units of the encoder's layers before the code; none for a linear one.
+        decoder: Units of the decoder's layers, from the code to the sample; None for a
+            mirror of the encoder.
         activation: After each of them.
     """
+    back = tuple(reversed(hidden)) if decoder is None else tuple(decoder)
     return VariationalAutoencoder(
         nn.Sequential(*dense_layers((inputs, *hidden, 2 * code), activation)),
-        nn.Sequential(*dense_layers((code, *reversed(hidden), inputs), activation)),
+        nn.Sequential(*dense_layers((code, *back, inputs), activation)),
     )
 
 
@@ -85,6 +89,9 @@ class LinearVae(nn.Module):
         super().__init__()
         self.encoder = nn.Linear(inputs, code, bias=False)
         self.decoder = nn.Linear(code, inputs, bias=False)
+        # PyTorch's start has columns of length sqrt(inputs / 3): the noise first grows to
+        # explain it, and Adam takes three times as many steps.
+        nn.init.normal_(self.decoder.weight, std=inputs**-0.5)
         self.log_variance = nn.Parameter(torch.zeros(code))
         self.log_noise = nn.Parameter(torch.zeros(1))
 
