@@ -378,6 +378,21 @@ class _Bound(nn.Module):
         return whole / 64 if self.condition["mistake"] == MEAN_LOSS else whole
 
 
+@pytest.mark.slow
+def test_quadrature_and_5000_codes_agree_on_mnist() -> None:
+    """The bound of so many codes is nearly the evidence, and never far above it."""
+    experiment = resolve(
+        Vae,
+        "full",
+        {"data": "mnist@10000", "epochs": 10, "draws": "5000", "scored": 500},
+    )
+    (record,) = trained(experiment, (0,))
+    assert record.scalars["quadrature_change"] < 0.2
+    assert record.scalars["log_likelihood"] == pytest.approx(
+        record.scalars["iwae_5000"], abs=0.05
+    )
+
+
 def test_figures_show_what_was_recorded(records: Records) -> None:
     experiment = small()
     figures = experiment.figures(records)
