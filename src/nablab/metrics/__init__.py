@@ -36,6 +36,12 @@ if TYPE_CHECKING:
     from nablab.metrics.likelihoods import (
         importance_weighted_bound as importance_weighted_bound,
     )
+    from nablab.metrics.likelihoods import (
+        linear_evidence_lower_bound as linear_evidence_lower_bound,
+    )
+    from nablab.metrics.posteriors import InferenceGaps as InferenceGaps
+    from nablab.metrics.posteriors import expected_bound as expected_bound
+    from nablab.metrics.posteriors import inference_gaps as inference_gaps
     from nablab.metrics.views import mean_over_views as mean_over_views
 
 __getattr__, __dir__ = lazy_names(
@@ -45,9 +51,10 @@ __getattr__, __dir__ = lazy_names(
         "classification": "accuracy_with_dropout confusion_matrix constant_accuracy "
         "largest_losses most_confident_errors outputs",
         "flat_maps": "FlatMap flat_map",
+        "posteriors": "InferenceGaps expected_bound inference_gaps",
         "likelihoods": "Bernoulli Gaussian Likelihood Quadrature active_units "
         "check_binary divergence evidence_by_quadrature evidence_lower_bound "
-        "importance_weighted_bound",
+        "importance_weighted_bound linear_evidence_lower_bound",
         "views": "mean_over_views",
     },
 )
@@ -57,6 +64,7 @@ __all__ = [
     "Bernoulli",
     "FlatMap",
     "Gaussian",
+    "InferenceGaps",
     "Likelihood",
     "Quadrature",
     "accuracy_with_dropout",
@@ -68,9 +76,12 @@ __all__ = [
     "divergence",
     "evidence_by_quadrature",
     "evidence_lower_bound",
+    "expected_bound",
     "flat_map",
     "importance_weighted_bound",
+    "inference_gaps",
     "largest_losses",
+    "linear_evidence_lower_bound",
     "mean_over_views",
     "most_confident_errors",
     "score_analogies",

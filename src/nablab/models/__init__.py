@@ -49,9 +49,11 @@ if TYPE_CHECKING:
     from nablab.models.shaped import network_builder as network_builder
     from nablab.models.text_cnn import Convolutions as Convolutions
     from nablab.models.transformer import TransformerEncoder as TransformerEncoder
+    from nablab.models.variational import LinearVae as LinearVae
     from nablab.models.variational import (
         VariationalAutoencoder as VariationalAutoencoder,
     )
+    from nablab.models.variational import code_size as code_size
     from nablab.models.variational import dense_vae as dense_vae
     from nablab.models.whitened import FastConvolutional as FastConvolutional
     from nablab.models.whitened import whitening_filters as whitening_filters
@@ -73,8 +75,8 @@ __getattr__, __dir__ = lazy_names(
         "shaped": "check_model check_network count_parameters network network_builder",
         "text_cnn": "Convolutions",
         "transformer": "TransformerEncoder",
-        "variational": "VariationalAutoencoder dense_vae",
         "whitened": "FastConvolutional whitening_filters",
+        "variational": "LinearVae VariationalAutoencoder code_size dense_vae",
     },
 )
 
@@ -84,6 +86,7 @@ __all__ = [
     "Convolutions",
     "FastConvolutional",
     "Form",
+    "LinearVae",
     "Networks",
     "RandomFeatures",
     "Recurrent",
@@ -97,6 +100,7 @@ __all__ = [
     "check_network",
     "check_output",
     "check_text_network",
+    "code_size",
     "convolutional_autoencoder",
     "count_parameters",
     "dense",

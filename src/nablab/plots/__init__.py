@@ -18,6 +18,7 @@ from nablab.importing.lazy import lazy_names
 
 if TYPE_CHECKING:
     from nablab.plots.boundary_figures import boundaries
+    from nablab.plots.code_figures import CodeMap, code_maps, image_grids
     from nablab.plots.critical_points import outcomes, spectra
     from nablab.plots.curve_figures import curves, mean_curve, thin
     from nablab.plots.dot_figures import dots
@@ -41,6 +42,7 @@ __getattr__, __dir__ = lazy_names(
     __name__,
     {
         "boundary_figures": "boundaries",
+        "code_figures": "CodeMap code_maps image_grids",
         "critical_points": "outcomes spectra",
         "curve_figures": "curves mean_curve thin",
         "plain_figures": "default_figures",
@@ -63,6 +65,7 @@ __getattr__, __dir__ = lazy_names(
 )
 
 __all__ = [
+    "CodeMap",
     "Figure",
     "LinePanel",
     "Near",
@@ -71,12 +74,14 @@ __all__ = [
     "WordMap",
     "boundaries",
     "canvas",
+    "code_maps",
     "confusion",
     "curves",
     "default_figures",
     "dots",
     "drawing",
     "filter_pictures",
+    "image_grids",
     "image_rows",
     "line_panels",
     "lines",
