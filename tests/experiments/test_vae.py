@@ -185,7 +185,7 @@ def test_records_hold_what_was_measured(records: Records) -> None:
         assert values["scored_elbo"] < values["log_likelihood"]
         assert values["iwae_50"] < values["log_likelihood"] + 0.1
         assert values["quadrature_change"] < 0.05
-        assert record.arrays["samples"].shape == (15, 15, 1, 8, 8)
+        assert record.arrays["samples"].shape == (12, 12, 1, 8, 8)
         assert record.arrays["ways"].shape == (4, 10, 1, 8, 8)
         assert (
             record.curves["test_elbo"].values[-1] > record.curves["test_elbo"].values[0]

@@ -49,7 +49,7 @@ Model = Literal["dense", "linear"]
 MODELS: tuple[Model, ...] = get_args(Model)
 DENSE, LINEAR = MODELS
 NONE, MEAN_LOSS = "none", "mean-loss"
-SHOWN, SIDE, BETWEEN, CURVE = 4, 15, 10, 20
+SHOWN, SIDE, BETWEEN, CURVE = 4, 12, 10, 20
 # Codes drawn per image for a bound; images at once; training images whose bound is taken.
 DRAWS, AT_ONCE, MOST_SEEN = 8, 1_000, 10_000
 MEASURED = 500  # training images that instruments get
@@ -869,11 +869,11 @@ def _collapsed(beta: float) -> Claim:
         quantity="units of the code that differ between images",
         sentence="With β = 1 beside the mean over pixels every unit of the code collapses",
         answer=Answer(
-            supported="nothing, if the divergence stands beside a mean over pixels with "
-            "β = 1",
-            refuted="something, even if the divergence stands beside a mean over pixels "
-            "with β = 1",
-            open="whether it holds anything if the divergence stands beside a mean over "
-            "pixels with β = 1",
+            supported="the code holds nothing if the divergence stands beside a mean "
+            "over pixels with β = 1",
+            refuted="the code holds something even if the divergence stands beside a "
+            "mean over pixels with β = 1",
+            open="whether the code holds anything if the divergence stands beside a "
+            "mean over pixels with β = 1",
         ),
     )

@@ -13,6 +13,7 @@ from nablab.plots.style import INK, PAPER, styles
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+GAP = 128  # gray of the lines between images
 MOST_CODES = 3_000  # in all panels; an SVG holds 80 bytes for each
 
 
@@ -105,7 +106,7 @@ def code_maps(
 def image_grids(
     grids: Mapping[Level, npt.NDArray[Any]], *, title: str = "", caption: str = ""
 ) -> Figure:
-    """Draw grids of images, each without gaps as one picture.
+    """Draw grids of images, each as one picture.
 
     Args:
         grids: By the name of a panel, uint8 (rows, columns, C, H, W) with 1 or 3
@@ -113,14 +114,19 @@ def image_grids(
         title: Title.
         caption: What to see.
     """
+    import numpy as np
+
     table = frame.Table("panel", "rows", "columns")
     with frame.drawing():
         figure, axes = frame.panel_axes(max(1, len(grids)), height=3.1)
         for ax in axes:
             ax.set_axis_off()
         for ax, (panel, grid) in zip(axes, grids.items(), strict=False):
-            rows, columns, channels, height, width = grid.shape
-            whole = grid.transpose(0, 3, 1, 4, 2)
+            rows, columns, channels = grid.shape[:3]
+            # A line to the right of each image and below it.
+            parted = np.pad(grid, [(0, 0)] * 3 + [(0, 1)] * 2, constant_values=GAP)
+            height, width = parted.shape[3:]
+            whole = parted.transpose(0, 3, 1, 4, 2)
             whole = whole.reshape(rows * height, columns * width, channels)
             ax.imshow(
                 whole[..., 0] if channels == 1 else whole,
