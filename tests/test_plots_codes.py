@@ -34,11 +34,16 @@ def test_of_many_codes_the_first_are_drawn() -> None:
 
 def test_a_grid_is_one_picture_in_the_order_of_its_rows() -> None:
     grid = np.arange(2 * 3 * 4 * 5, dtype=np.uint8).reshape(2, 3, 1, 4, 5)
-    figure = plots.image_grids({"β = 1": grid, "color": np.zeros((1, 2, 3, 4, 4))})
+    figure = plots.image_grids(
+        {"β = 1": grid, "color": np.zeros((1, 2, 3, 4, 4), np.uint8)}
+    )
     shown = figure.figure.axes[0].images[0].get_array()
-    assert shown.shape == (8, 15)
-    np.testing.assert_array_equal(shown[4:, 5:10], grid[1, 1, 0])
+    # A line of gray to the right of each image and below it.
+    assert shown.shape == (10, 18)
+    np.testing.assert_array_equal(shown[5:9, 6:11], grid[1, 1, 0])
+    assert (shown[4] == 128).all()
+    assert (shown[:, 5] == 128).all()
     assert figure.figure.axes[0].images[0].get_clim() == (0, 255)
-    assert figure.figure.axes[1].images[0].get_array().shape == (4, 8, 3)
+    assert figure.figure.axes[1].images[0].get_array().shape == (5, 10, 3)
     assert figure.table["panel"] == ["β = 1", "color"]
     assert plots.image_grids({}).table["panel"] == []
