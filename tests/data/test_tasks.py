@@ -232,3 +232,17 @@ def test_a_number_that_may_belong_to_the_name_or_not_is_refused(tmp_path: Path) 
         data.image_task(f"{tmp_path}/good@12")
     assert len(data.image_task(f"{tmp_path}/good@12/").images()) == 8
     assert len(data.image_task(f"{tmp_path}/good/@12").images()) == 12
+
+
+def test_gray_images_are_no_color(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (20, 6, 6, 3), np.uint8)
+    labels = np.arange(20) % 2
+    color, gray, equal = (tmp_path / name for name in ("c.npz", "g.npz", "e.npz"))
+    np.savez(color, images=images, labels=labels)
+    np.savez(gray, images=images[..., 0], labels=labels)
+    np.savez(equal, images=images[..., :1].repeat(3, axis=-1), labels=labels)
+    data.check_color(str(color), 3)
+    data.check_color(str(gray), 1)
+    for spec in (str(gray), str(equal), "mnist@100"):
+        with pytest.raises(UsageError, match="are gray"):
+            data.check_color(spec, 3)

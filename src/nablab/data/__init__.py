@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from nablab.data.names import vector_set_names as vector_set_names
     from nablab.data.tasks import Task as Task
     from nablab.data.tasks import check_batches as check_batches
+    from nablab.data.tasks import check_color as check_color
     from nablab.data.tasks import data_set_of as data_set_of
     from nablab.data.tasks import evenly_spaced as evenly_spaced
     from nablab.data.tasks import image_sets as image_sets
@@ -72,7 +73,8 @@ __getattr__, __dir__ = lazy_names(
         "is_image_set text_set_names vector_set_names",
         "images.labels": "Corrupted by_truth corrupt",
         "loading": "load load_texts",
-        "tasks": "Task check_batches data_set_of evenly_spaced image_sets image_task task",
+        "tasks": "Task check_batches check_color data_set_of evenly_spaced image_sets "
+        "image_task task",
         "text.corpus": "Corpus corpus",
         "text.bags": "count_terms multi_hot tf_idf",
         "text.duplicates": "Duplicates find_duplicates",

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from nablab.data.known import EMBEDDED, KNOWN, EmbeddedSet, KnownSet, names_of
+from nablab.data.known.known_images import EmbeddedImages, KnownImages
 from nablab.data.user.columns import TABLES, split_columns
 from nablab.errors import UsageError, unknown
 from nablab.files.places import in_text
@@ -52,6 +53,16 @@ def train_samples(spec: str) -> int | None:
         if edition := edition_of(found, "train"):
             return edition.samples
     return found.samples["train"] if found else None
+
+
+def stored_channels(spec: str) -> int | None:
+    """Tell how many channels the images of a set known by name have; None for others.
+
+    >>> stored_channels("digits"), stored_channels("cifar10"), stored_channels("./mine")
+    (1, 3, None)
+    """
+    found = known_set(spec)
+    return found.shape[0] if isinstance(found, KnownImages | EmbeddedImages) else None
 
 
 def is_image_set(spec: str) -> bool:

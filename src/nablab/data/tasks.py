@@ -293,6 +293,34 @@ digits@100: take smaller batches or more images.
         )
 
 
+def check_color(spec: str, channels: int) -> None:
+    """Raise `UsageError` where color is asked of images that are all gray.
+
+    Three equal channels hold no more than one, at three times the cost. A user's own
+    images are read, those of a set that is known by name are not.
+
+    Args:
+        spec: The images, as `image_task` takes them.
+        channels: That are asked for, 1 or 3.
+
+    >>> check_color("digits", 3)
+    Traceback (most recent call last):
+    nablab.errors.UsageError: The images of digits are gray: with channels=3 their \
+channels would be equal. Take channels=1, or images in color.
+    """
+    if channels == 1:
+        return
+    depth = names.stored_channels(data_set_of(spec))
+    if depth is None:
+        images = image_task(spec, channels=channels).images().images
+        depth = 1 if bool((images[:, :-1] == images[:, 1:]).all()) else channels
+    if depth == 1:
+        raise UsageError(
+            f"The images of {spec} are gray: with channels={channels} their channels "
+            "would be equal. Take channels=1, or images in color."
+        )
+
+
 def image_sets(specs: Iterable[str]) -> tuple[str, ...]:
     """Select the image sets among tasks, as they are written.
 

@@ -331,6 +331,7 @@ class AutoencoderVsSvd(Experiment):
         if not self.hidden:
             raise UsageError("The deep network has no layers: give widths in hidden.")
         task = data.image_task(self.data, size=self.size, channels=self.channels)
+        data.check_color(self.data, self.channels)
         if self.codes[-1] >= task.train_samples:
             raise UsageError(
                 f"codes={self.codes[-1]:,} needs more than that many training images; "

@@ -241,6 +241,7 @@ class DenoisingAutoencoder(Experiment):
         if not self.hidden:
             raise UsageError("The deep network has no layers: give widths in hidden.")
         data.image_task(self.data, size=self.size, channels=self.channels)
+        data.check_color(self.data, self.channels)
         if CONVOLUTIONAL in self.networks:
             models.convolutional_autoencoder(self.channels, self.size, 1, filters=1)
         if self.model is not None:
