@@ -96,6 +96,45 @@ def load_weights(module: nn.Module, path: Path) -> tuple[str, ...]:
     return set_weights(module, read_weights(path), path)
 
 
+def set_trunk_weights(
+    module: nn.Module, tensors: Mapping[str, Tensor], path: Path | str, *, head: str
+) -> tuple[str, ...]:
+    """Give a network weights by name, all but those of its last layer if need be.
+
+    The last layer of a trunk is replaced anyway, so weights may be of a network that
+    tells other classes apart, or has no last layer.
+
+    Args:
+        module: The network.
+        tensors: As in its ``state_dict()``, in any precision.
+        path: Where they are from, for messages.
+        head: The name of the last layer in the network.
+
+    Returns:
+        What was done so that they fit.
+
+    Raises:
+        UsageError: As `set_weights`.
+    """
+    own = module.state_dict()
+    state, notes = _renamed(dict(tensors), own, path)
+    for name in (f"{head}.weight", f"{head}.bias"):
+        if name in own and (name not in state or state[name].shape != own[name].shape):
+            found = state.get(name)
+            there = "is missing" if found is None else f"tells {len(found):,} classes"
+            if name.endswith(".weight"):
+                notes += (
+                    f"The last layer {there} in '{path}'; it is not used, because the "
+                    "target has classes of its own.",
+                )
+            state[name] = own[name]
+    halves = {t.dtype for t in state.values()} & {torch.float16, torch.bfloat16}
+    if halves:
+        kinds = " and ".join(sorted(str(k).removeprefix("torch.") for k in halves))
+        notes += (f"The weights '{path}' are {kinds}; they are converted to float32.",)
+    return notes + set_weights(module, state, path)
+
+
 def set_weights(
     module: nn.Module, tensors: Mapping[str, Tensor], path: Path | str
 ) -> tuple[str, ...]:
