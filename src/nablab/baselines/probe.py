@@ -26,6 +26,7 @@ from nablab.errors import UsageError
 STEPS = 300  # of L-BFGS, at most
 EXACT = 1e-11  # change of the loss at which weights are right to four digits
 NOTHING = 1e-10  # of the largest second moment: a direction that rounding made
+SAME = 1e-12  # of a feature's size: a deviation that rounding made
 
 
 @dataclass(frozen=True)
@@ -71,16 +72,21 @@ def linear_probe(
         tolerance: The change of the loss in a step of L-BFGS at which it ends.
 
     Raises:
-        UsageError: Several penalties and nothing to choose by, or one that is not
-            above 0.
+        UsageError: Several penalties and nothing to choose by, one that is not above 0,
+            or features that are not finite.
     """
     if min(penalties) <= 0:
         raise UsageError(
             f"A penalty of {min(penalties):g} leaves the weights of a probe undecided "
             "where it separates all images: it must be above 0."
         )
-    if len(penalties) > 1 and held_out is None:
+    if len(penalties) > 1 and (held_out is None or not len(held_out[1])):
         raise UsageError("To choose between penalties, give images held out.")
+    if not bool(features.isfinite().all()):
+        raise UsageError(
+            "Some features are not finite: no probe can be fitted on them. Look at the "
+            "weights of the network and at the scale of its inputs."
+        )
     problem = _Problem(features, labels, classes)
     best, score = None, -1.0
     for penalty in sorted(penalties, reverse=True):
@@ -100,7 +106,8 @@ class _Problem:
         x = features.double()
         self.mean, self.std = x.mean(dim=0), x.std(dim=0, correction=0)
         # A feature that is always the same says nothing; it is zero, not infinite.
-        self.std = torch.where(self.std > 0, self.std, torch.inf)
+        varies = self.std > SAME * x.abs().amax(dim=0)
+        self.std = torch.where(varies, self.std, torch.inf)
         x = (x - self.mean) / self.std
         self.directions, self.moments = _principal_directions(x)
         self.x, self.labels = x @ self.directions, labels
@@ -130,7 +137,7 @@ class _Problem:
             value.backward()  # type: ignore[no-untyped-call]
             return value
 
-        optimizer.step(loss)
+        optimizer.step(loss)  # type: ignore[no-untyped-call]
         self.start, self.bias = (scaled / root).detach(), bias.detach()
         weight = self.start @ self.directions.T / self.std
         return LinearProbe(

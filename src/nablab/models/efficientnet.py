@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 # What TensorFlow's networks use, from which the published weights were converted.
@@ -99,7 +98,8 @@ class InvertedBottleneck(nn.Module):
         found = self.relu(self._bn0(self._expand_conv(x))) if self.expands else x
         found = self.relu(self._bn1(self._depthwise_conv(found)))
         found = self._bn2(self._project_conv(found))
-        return x + found if self.shortcut else found
+        added: Tensor = x + found if self.shortcut else found
+        return added
 
 
 class EfficientNetLite0(nn.Module):
@@ -143,15 +143,14 @@ class EfficientNetLite0(nn.Module):
         self._fc = nn.Linear(FEATURES, classes)
         for part in self.modules():
             if isinstance(part, nn.Conv2d):
-                nn.init.kaiming_normal_(
-                    part.weight, mode="fan_out", nonlinearity="relu"
-                )
+                _draw(part)
 
     def features(self, x: Tensor) -> Tensor:
         """Return what the last layer decides by, (N, 1280)."""
         x = self.relu(self._bn0(self._conv_stem(x)))
         x = self.relu(self._bn1(self._conv_head(self._blocks(x))))
-        return x.mean(dim=(2, 3))
+        found: Tensor = x.mean(dim=(2, 3))
+        return found
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits (N, classes)."""
@@ -171,6 +170,18 @@ def efficientnet_lite0(
     4652008
     """
     return EfficientNetLite0(classes, dropout=dropout)
+
+
+def _draw(convolution: nn.Conv2d) -> None:
+    """Draw weights with variance 2 over the outputs that an input reaches.
+
+    PyTorch's own function counts the outputs of all groups. Of a convolution that looks
+    at one channel at a time, an input reaches those of its channel alone; hundreds of
+    times too many would make its weights so small that nothing passes.
+    """
+    height, width = convolution.kernel_size
+    reached = height * width * convolution.out_channels // convolution.groups
+    nn.init.normal_(convolution.weight, std=(2 / reached) ** 0.5)
 
 
 def _batch_norm(channels: int) -> nn.BatchNorm2d:

@@ -39,7 +39,8 @@ class CachedFeatures:
         self._images, self._prepare = images, prepare
         self._bfloat16 = bfloat16
         example = prepare(images[:2])
-        self._net = fold_batch_norms(net, example).to(memory_format=torch.channels_last)
+        folded: Any = fold_batch_norms(net, example)
+        self._net = folded.to(memory_format=torch.channels_last)
         self._there = torch.zeros(len(images), dtype=torch.bool)
         self._kept: Tensor | None = None
 
@@ -47,11 +48,11 @@ class CachedFeatures:
         """Return features float32 (n, D).
 
         Args:
-            places: Of the images, int64 (n,); None for all.
+            places: Of the images, int64 (n,), at least one; None for all.
         """
         if places is None:
             places = torch.arange(len(self._images))
-        missing = places[~self._there[places]].unique()
+        missing = torch.unique(places[~self._there[places]])
         for part in missing.split(BATCH):
             found = self._compute(self._images[part])
             if self._kept is None:

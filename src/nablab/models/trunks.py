@@ -8,7 +8,8 @@ where it is missing, the last child with parameters counts.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -33,13 +34,11 @@ class SmallTrunk(nn.Module):
         self, channels: int, classes: int, *, widths: Sequence[int] = (32, 64, 128)
     ) -> None:
         super().__init__()
-        before = (channels, *widths)
+        steps = pairwise((channels, *widths))
         self.blocks = nn.Sequential(
             *(
                 _block(inputs, outputs, halve=place > 0)
-                for place, (inputs, outputs) in enumerate(
-                    zip(before, widths, strict=False)
-                )
+                for place, (inputs, outputs) in enumerate(steps)
             )
         )
         self.last_block = (f"blocks.{len(widths) - 1}",)
@@ -111,20 +110,22 @@ def head_of(net: nn.Module) -> str:
     >>> head_of(nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)))
     '2'
     """
-    found = [name for name, part in net.named_modules() if isinstance(part, nn.Linear)]
+    parts = dict(net.named_modules())
+    found = [name for name, part in parts.items() if isinstance(part, nn.Linear)]
     if not found:
         raise UsageError(
             f"The network {type(net).__name__} has no linear layer to replace: transfer "
             "learning gives a network a new last layer. End it with nn.Linear."
         )
-    return found[-1]
+    return str(found[-1])
 
 
 def last_block_of(net: nn.Module) -> tuple[str, ...]:
     """Return the names of the parts that stand last before the head, and of the head.
 
     Raises:
-        UsageError: There is no linear layer, or ``last_block`` names what is not there.
+        UsageError: There is no linear layer, ``last_block`` names what is not there, or
+            it is missing and no child has parameters but the one with the head.
     """
     head = head_of(net)
     named = getattr(net, "last_block", None)
@@ -141,7 +142,12 @@ def last_block_of(net: nn.Module) -> tuple[str, ...]:
         for name, part in net.named_children()
         if any(True for _ in part.parameters()) and head.split(".")[0] != name
     ]
-    return (*children[-1:], head)
+    if not children:
+        raise UsageError(
+            f"Which part of {type(net).__name__} is its last block cannot be seen: "
+            "everything stands in one part. Name it: last_block = ('body.3',)."
+        )
+    return (children[-1], head)
 
 
 def check_trunk(net: nn.Module, shape: Sequence[int]) -> int:
@@ -157,7 +163,8 @@ def check_trunk(net: nn.Module, shape: Sequence[int]) -> int:
     kind = type(net).__name__
     if not callable(features):
         raise UsageError(f"The network {kind} has no features: {NEEDED}.")
-    found = output_of(_Features(net), torch.zeros(2, *shape), wanted=NEEDED)
+    x = torch.zeros(2, *shape)
+    found = output_of(_Features(net), x, wanted=NEEDED, kind=kind)
     head = net.get_submodule(head_of(net))
     assert isinstance(head, nn.Linear)
     if found.ndim != 2 or len(found) != 2 or found.shape[1] != head.in_features:
@@ -177,11 +184,15 @@ def replace_head(net: nn.Module, head: nn.Linear) -> nn.Module:
 
 
 @torch.no_grad()
-def settle_statistics(net: nn.Module, batches: Iterator[Tensor]) -> None:
+def settle_statistics(net: nn.Module, batches: Iterable[Tensor]) -> None:
     """Set the running statistics of batch norm to the mean over some batches.
 
     Random weights need this before their features mean anything: the statistics of a
-    fresh network are 0 and 1, whatever comes in.
+    fresh network are 0 and 1, whatever comes in. Leaves it in evaluation mode.
+
+    Args:
+        net: The network.
+        batches: Of its inputs, each of the same size.
     """
     norms = [part for part in net.modules() if isinstance(part, nn.BatchNorm2d)]
     momenta = [part.momentum for part in norms]
