@@ -26,18 +26,24 @@ def shown(width: int) -> list[str]:
     return [line.rstrip() for line in stream.getvalue().splitlines()]
 
 
-@pytest.mark.parametrize("width", [60, 80, 120])
+@pytest.mark.parametrize("width", [60, 70, 80, 120])
 def test_the_list_fits_and_nothing_of_the_table_is_cut(width: int) -> None:
     lines = shown(width)
-    classes = ["classes"] if width > 60 else []
-    titles = ["name", "samples", "of", *classes, "size", "license"]
+    classes = ["classes"] if width > 70 else []
+    sizes = ["size"] if width > 60 else []
+    titles = ["name", "samples", "of", *classes, *sizes, "license"]
     assert lines[0].split() == titles
-    assert [line.split()[0] for line in lines[1:9]] == data_names()
-    assert all(len(line) <= width for line in lines[:10])
+    assert [line.split()[0] for line in lines[1:10]] == data_names()
+    assert all(len(line) <= width for line in lines[:11])
     assert not any("…" in line for line in lines)
     ten, four = (["10"], ["4"]) if classes else ([], [])
-    assert lines[2].split()[1:-3] == ["60,000", "32x32x3", *ten, "184", "MB"]
-    assert lines[1].split()[1:-3] == ["127,600", "texts", *four]
+    size = ["184", "MB"] if sizes else []
+    assert lines[2].split()[1:-3] == ["60,000", "32x32x3", *ten, *size]
+    size = ["31.3", "MB"] if sizes else []
+    assert lines[1].split()[1:-1] == ["127,600", "texts", *four, *size]
+    size = ["18.8", "MB"] if sizes else []
+    weights = ["efficientnet-lite0", "4,652,008", "weights", *size, "Apache", "2.0"]
+    assert lines[3].split() == weights
     assert "mnist is not here; 'nablab data get mnist' fetches it" in lines
 
 
@@ -45,6 +51,7 @@ def data_names() -> list[str]:
     return [
         "ag-news",
         "cifar10",
+        "efficientnet-lite0",
         "fashion-mnist",
         "glove",
         "imdb",

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from nablab.baselines.principal import principal_components as principal_components
     from nablab.baselines.principal import probabilistic_pca as probabilistic_pca
     from nablab.baselines.principal import wiener_filter as wiener_filter
+    from nablab.baselines.probe import LinearProbe as LinearProbe
+    from nablab.baselines.probe import linear_probe as linear_probe
     from nablab.baselines.skorch_search import GridSearched as GridSearched
     from nablab.baselines.skorch_search import grid_search_cv as grid_search_cv
     from nablab.baselines.text_classifiers import Predicted as Predicted
@@ -52,6 +54,7 @@ __getattr__, __dir__ = lazy_names(
         "linear_autoencoder": "LinearAutoencoder largest_angle regularized_optimum",
         "principal": "Moments PrincipalComponents ProbabilisticPca check_coordinates "
         "filtered_error principal_components probabilistic_pca wiener_filter",
+        "probe": "LinearProbe linear_probe",
         "skorch_search": "GridSearched grid_search_cv",
         "text_classifiers": "Predicted logistic_regression naive_bayes nb_svm",
         "torch_learner": "TorchLearner",
@@ -65,6 +68,7 @@ __all__ = [
     "FastImages",
     "GridSearched",
     "LinearAutoencoder",
+    "LinearProbe",
     "Moments",
     "Predicted",
     "PrincipalComponents",
@@ -78,6 +82,7 @@ __all__ = [
     "filtered_error",
     "grid_search_cv",
     "largest_angle",
+    "linear_probe",
     "logistic_regression",
     "naive_bayes",
     "nb_svm",

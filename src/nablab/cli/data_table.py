@@ -18,7 +18,8 @@ from nablab.data.known import EMBEDDED, KNOWN, EmbeddedSet, KnownSet
 from nablab.data.names import is_own
 from nablab.errors import DataError, UsageError, unknown
 
-WIDE = 72  # characters in which all columns fit
+# Characters in which all columns fit, and all but the number of classes.
+WIDE, MEDIUM = 76, 68
 
 
 def set_facts() -> list[dict[str, Any]]:
@@ -29,11 +30,13 @@ def set_facts() -> list[dict[str, Any]]:
 def print_sets(console: Console, facts: list[dict[str, Any]]) -> None:
     """Print a row per set, and below the table where each lies or how to get it.
 
-    Paths are never cut. A narrow terminal does without the number of classes.
+    Paths are never cut. A narrow terminal does without the number of classes, and a
+    narrower one without the size.
     """
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
-    wide = console.width >= WIDE
-    for title in ("name", "samples", "of", *["classes"] * wide, "size", "license"):
+    wide, medium = console.width >= WIDE, console.width >= MEDIUM
+    sizes = ["size"] * medium
+    for title in ("name", "samples", "of", *["classes"] * wide, *sizes, "license"):
         table.add_column(
             title,
             justify="right" if title in ("samples", "classes", "size") else "left",
@@ -52,7 +55,7 @@ def print_sets(console: Console, facts: list[dict[str, Any]]) -> None:
             samples,
             _content(fact),
             *[str(len(fact["classes"]) or "")] * wide,
-            size,
+            *[size] * medium,
             fact["license"],
             style=style,
         )

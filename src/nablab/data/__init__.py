@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from nablab.data.images.labels import Corrupted as Corrupted
     from nablab.data.images.labels import by_truth as by_truth
     from nablab.data.images.labels import corrupt as corrupt
+    from nablab.data.images.resizing import Resize as Resize
     from nablab.data.images.whitening import Whiten as Whiten
     from nablab.data.images.whitening import center_crop as center_crop
     from nablab.data.loading import load as load
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from nablab.data.names import is_image_set as is_image_set
     from nablab.data.names import text_set_names as text_set_names
     from nablab.data.names import vector_set_names as vector_set_names
+    from nablab.data.names import weight_set_names as weight_set_names
     from nablab.data.tasks import Task as Task
     from nablab.data.tasks import check_batches as check_batches
     from nablab.data.tasks import check_color as check_color
@@ -60,6 +62,8 @@ if TYPE_CHECKING:
     from nablab.data.text.vocabulary import Vocabulary as Vocabulary
     from nablab.data.text.words import tokenize as tokenize
     from nablab.data.vector_loading import load_vectors as load_vectors
+    from nablab.data.weight_loading import Pretrained as Pretrained
+    from nablab.data.weight_loading import load_pretrained as load_pretrained
 
 __getattr__, __dir__ = lazy_names(
     __name__,
@@ -70,7 +74,7 @@ __getattr__, __dir__ = lazy_names(
         "identity": "source_hash",
         "images.image_set": "Augment ImageSet Normalize",
         "names": "check_image_set check_text_set check_vectors image_set_names "
-        "is_image_set text_set_names vector_set_names",
+        "is_image_set text_set_names vector_set_names weight_set_names",
         "images.labels": "Corrupted by_truth corrupt",
         "loading": "load load_texts",
         "tasks": "Task check_batches check_color data_set_of evenly_spaced image_sets "
@@ -85,6 +89,8 @@ __getattr__, __dir__ = lazy_names(
         "text.vocabulary": "Encoded Vocabulary",
         "text.words": "tokenize",
         "vector_loading": "load_vectors",
+        "weight_loading": "Pretrained load_pretrained",
+        "images.resizing": "Resize",
         "images.whitening": "Whiten center_crop",
     },
 )
@@ -99,6 +105,8 @@ __all__ = [
     "Encoded",
     "ImageSet",
     "Normalize",
+    "Pretrained",
+    "Resize",
     "Target",
     "Task",
     "TextSet",
@@ -126,6 +134,7 @@ __all__ = [
     "is_image_set",
     "load",
     "load_analogies",
+    "load_pretrained",
     "load_texts",
     "load_vectors",
     "multi_hot",
@@ -139,4 +148,5 @@ __all__ = [
     "tf_idf",
     "tokenize",
     "vector_set_names",
+    "weight_set_names",
 ]

@@ -171,6 +171,15 @@ def vector_set_names() -> list[str]:
     return names_of("word vectors")
 
 
+def weight_set_names() -> list[str]:
+    """List the names that `load_pretrained` knows.
+
+    >>> weight_set_names()
+    ['efficientnet-lite0']
+    """
+    return names_of("network weights")
+
+
 def vector_parts(spec: str) -> tuple[str, int | None]:
     """Split a text into the name and the number after the last ``@``, if there is one.
 

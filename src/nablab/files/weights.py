@@ -24,6 +24,7 @@ from nablab.files.places import place
 # What wrappers put before the names of a network's tensors: torch.compile,
 # DataParallel, and FSDP.
 PREFIXES = ("_orig_mod.", "module.", "_fsdp_wrapped_module.")
+COUNT = ".num_batches_tracked"
 # Under which the tensors stand in files that hold more than them.
 NESTED = ("state_dict", "model_state_dict", "model")
 SAVE_STATE = (
@@ -96,6 +97,47 @@ def load_weights(module: nn.Module, path: Path) -> tuple[str, ...]:
     return set_weights(module, read_weights(path), path)
 
 
+def set_trunk_weights(
+    module: nn.Module, tensors: Mapping[str, Tensor], path: Path | str, *, head: str
+) -> tuple[str, ...]:
+    """Give a network weights by name, all but those of its last layer if need be.
+
+    The last layer of a trunk is replaced anyway, so weights may be of a network that
+    tells other classes apart, or has no last layer.
+
+    Args:
+        module: The network.
+        tensors: As in its ``state_dict()``, in any precision.
+        path: Where they are from, for messages.
+        head: The name of the last layer in the network.
+
+    Returns:
+        What was done so that they fit.
+
+    Raises:
+        UsageError: As `set_weights`.
+    """
+    own = module.state_dict()
+    state, notes = _renamed(dict(tensors), own, path)
+    note = ""
+    for name in (f"{head}.weight", f"{head}.bias"):
+        if name in own and (name not in state or state[name].shape != own[name].shape):
+            there = "is missing"
+            if name in state and state[name].ndim:
+                there = f"tells {len(state[name]):,} classes apart"
+            note = (
+                f"The last layer {there} in '{path}'; it is not used, because the "
+                "target has classes of its own."
+            )
+            state[name] = own[name]
+    notes += (note,) if note else ()
+    halves = {t.dtype for t in state.values()} & {torch.float16, torch.bfloat16}
+    if halves:
+        kinds = " and ".join(sorted(str(k).removeprefix("torch.") for k in halves))
+        notes += (f"The weights '{path}' are {kinds}; they are converted to float32.",)
+    return notes + set_weights(module, state, path)
+
+
 def set_weights(
     module: nn.Module, tensors: Mapping[str, Tensor], path: Path | str
 ) -> tuple[str, ...]:
@@ -114,6 +156,11 @@ def set_weights(
     """
     own = module.state_dict()
     state, notes = _renamed(dict(tensors), own, path)
+    for name in own.keys() - state.keys():
+        # Files from before PyTorch 0.4.1, torchvision's among them, have no such count;
+        # batch norm with a momentum never looks at it.
+        if name.endswith(COUNT) and f"{name.removesuffix(COUNT)}.running_mean" in state:
+            state[name] = own[name]
     kind = type(module).__name__
     missing, extra = (
         sorted(own.keys() - state.keys()),

@@ -21,11 +21,15 @@ if TYPE_CHECKING:
     from nablab.models.dense_network import parse_widths as parse_widths
     from nablab.models.dense_network import sawtooth_network as sawtooth_network
     from nablab.models.dropout import with_dropout as with_dropout
+    from nablab.models.efficientnet import EfficientNetLite0 as EfficientNetLite0
+    from nablab.models.efficientnet import efficientnet_lite0 as efficientnet_lite0
     from nablab.models.factory import check_output as check_output
     from nablab.models.factory import load_factory as load_factory
     from nablab.models.factory import load_function as load_function
     from nablab.models.factory import source_hash as source_hash
     from nablab.models.factory import unseen as unseen
+    from nablab.models.features import CachedFeatures as CachedFeatures
+    from nablab.models.features import fold_batch_norms as fold_batch_norms
     from nablab.models.images import image_network as image_network
     from nablab.models.images import image_networks as image_networks
     from nablab.models.images import parameter_count_of as parameter_count_of
@@ -49,6 +53,14 @@ if TYPE_CHECKING:
     from nablab.models.shaped import network_builder as network_builder
     from nablab.models.text_cnn import Convolutions as Convolutions
     from nablab.models.transformer import TransformerEncoder as TransformerEncoder
+    from nablab.models.trunks import FineTuned as FineTuned
+    from nablab.models.trunks import SmallTrunk as SmallTrunk
+    from nablab.models.trunks import check_trunk as check_trunk
+    from nablab.models.trunks import head_of as head_of
+    from nablab.models.trunks import last_block_of as last_block_of
+    from nablab.models.trunks import moved_statistics as moved_statistics
+    from nablab.models.trunks import replace_head as replace_head
+    from nablab.models.trunks import settle_statistics as settle_statistics
     from nablab.models.variational import LinearVae as LinearVae
     from nablab.models.variational import (
         VariationalAutoencoder as VariationalAutoencoder,
@@ -66,6 +78,8 @@ __getattr__, __dir__ = lazy_names(
         "sawtooth_network",
         "dropout": "with_dropout",
         "factory": "check_output load_factory load_function source_hash unseen",
+        "efficientnet": "EfficientNetLite0 efficientnet_lite0",
+        "features": "CachedFeatures fold_batch_norms",
         "images": "image_network image_networks parameter_count_of",
         "inside": "activated first_convolution outputs_inside",
         "networks": "Form Networks",
@@ -77,20 +91,26 @@ __getattr__, __dir__ = lazy_names(
         "transformer": "TransformerEncoder",
         "whitened": "FastConvolutional whitening_filters",
         "variational": "LinearVae VariationalAutoencoder code_size dense_vae",
+        "trunks": "FineTuned SmallTrunk check_trunk head_of last_block_of "
+        "moved_statistics replace_head settle_statistics",
     },
 )
 
 __all__ = [
     "UNKNOWN",
     "Activation",
+    "CachedFeatures",
     "Convolutions",
+    "EfficientNetLite0",
     "FastConvolutional",
+    "FineTuned",
     "Form",
     "LinearVae",
     "Networks",
     "RandomFeatures",
     "Recurrent",
     "ResNet",
+    "SmallTrunk",
     "TextClassifier",
     "TransformerEncoder",
     "VariationalAutoencoder",
@@ -100,26 +120,34 @@ __all__ = [
     "check_network",
     "check_output",
     "check_text_network",
+    "check_trunk",
     "code_size",
     "convolutional_autoencoder",
     "count_parameters",
     "dense",
     "dense_autoencoder",
     "dense_vae",
+    "efficientnet_lite0",
     "first_convolution",
+    "fold_batch_norms",
+    "head_of",
     "image_network",
     "image_networks",
+    "last_block_of",
     "load_factory",
     "load_function",
     "minimum_norm",
+    "moved_statistics",
     "network",
     "network_builder",
     "outputs_inside",
     "parameter_count",
     "parameter_count_of",
     "parse_widths",
+    "replace_head",
     "resnet18",
     "sawtooth_network",
+    "settle_statistics",
     "source_hash",
     "unseen",
     "whitening_filters",

@@ -108,7 +108,7 @@ def check_output(module: nn.Module, x: Tensor, expected_shape: Sequence[int]) ->
         )
 
 
-def output_of(module: nn.Module, x: Tensor, *, wanted: str) -> Tensor:
+def output_of(module: nn.Module, x: Tensor, *, wanted: str, kind: str = "") -> Tensor:
     """Return a network's output for a batch, in eval mode and without gradients.
 
     Draws no random number.
@@ -119,11 +119,14 @@ def output_of(module: nn.Module, x: Tensor, *, wanted: str) -> Tensor:
         x: A batch of inputs.
         wanted: What it should return, for messages: a sentence without capital and full
             stop.
+        kind: What the network is called in messages [default: its class].
 
     Raises:
         UsageError: It raises an error, or returns something else than a tensor.
     """
     import torch
+
+    kind = kind or type(module).__name__
 
     was_training = {part: part.training for part in module.modules()}
     with torch.random.fork_rng(devices=[]), torch.no_grad():
@@ -131,7 +134,7 @@ def output_of(module: nn.Module, x: Tensor, *, wanted: str) -> Tensor:
             output: Any = module.eval()(x)
         except (Exception, SystemExit) as error:
             raise UsageError(
-                f"The network {type(module).__name__} fails on an input of shape "
+                f"The network {kind} fails on an input of shape "
                 f"{tuple(x.shape)}: {in_short(error)}. {sentence(wanted)}."
             ) from error
         finally:
@@ -139,8 +142,7 @@ def output_of(module: nn.Module, x: Tensor, *, wanted: str) -> Tensor:
                 part.training = training
     if not isinstance(output, torch.Tensor):
         raise UsageError(
-            f"The network {type(module).__name__} returns a "
-            f"{type(output).__name__}; {wanted}."
+            f"The network {kind} returns a {type(output).__name__}; {wanted}."
         )
     return output
 

@@ -48,7 +48,16 @@ class ResNet(nn.Module):
     Args:
         blocks: How many in each of the four stages.
         classes: Number of logits.
+
+    Attributes:
+        last_block: The name of its last block, which fine-tuning may train alone.
+        mean: Of each channel, on the scale from 0 to 1, in the images of ImageNet.
+        std: Likewise; weights of torchvision's expect images minus mean, over std.
     """
+
+    last_block = ("layer4",)
+    mean = (0.485, 0.456, 0.406)
+    std = (0.229, 0.224, 0.225)
 
     def __init__(self, blocks: Sequence[int], classes: int) -> None:
         super().__init__()

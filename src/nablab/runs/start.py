@@ -239,6 +239,8 @@ def _fetch(experiment: Experiment) -> None:
                 data.load_texts(name, split=split)
         if name in data.vector_set_names():
             data.load_vectors(f"{name}@1")  # all of the file is fetched and checked
+        if name in data.weight_set_names():
+            data.load_pretrained(name)
 
 
 @with_trial_threads

@@ -81,7 +81,8 @@ class NamedSet:
     """
 
     kind: ClassVar[str]
-    """What its samples are: ``"images"``, ``"texts"`` or ``"word vectors"``."""
+    """What its samples are: ``"images"``, ``"texts"``, ``"word vectors"`` or
+    ``"network weights"``."""
 
     name: str
     title: str
