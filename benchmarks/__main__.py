@@ -19,8 +19,10 @@ SUBJECTS = (
     "learners",
     "penalties",
     "reviews",
+    "svd",
     "instruments",
     "images",
+    "cifar",
     "busy",
     "answers",
 )
@@ -62,6 +64,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--quick", action="store_true", help="one small case, to see that it works"
+    )
+    parser.add_argument(
+        "--long", action="store_true", help="CIFAR-10 to 94 %% too: half an hour"
     )
     parser.add_argument(
         "--output", type=Path, metavar="FILE", help="write the tables as Markdown too"
@@ -120,6 +125,16 @@ def _reviews(options: argparse.Namespace) -> Findings:
     return reviews.measure(repeats=min(options.repeats, 3), steps=60, say=say)
 
 
+def _svd(options: argparse.Namespace) -> Findings:
+    from benchmarks import svd
+
+    if options.quick:
+        return svd.measure(
+            "digits", count=16, code=8, repeats=1, epochs=2, size=8, channels=1, say=say
+        )
+    return svd.measure(repeats=min(options.repeats, 3), say=say)
+
+
 def _instruments(options: argparse.Namespace) -> Findings:
     from benchmarks import instruments
 
@@ -132,6 +147,18 @@ def _images(options: argparse.Namespace) -> Findings:
 
     repeats = 1 if options.quick else min(options.repeats, 3)
     return images.measure(repeats=repeats, quick=options.quick, say=say)
+
+
+def _cifar(options: argparse.Namespace) -> Findings:
+    from benchmarks import cifar
+
+    if options.quick:
+        return cifar.measure(
+            "digits@256", repeats=1, steps=1, batch=64, budgets=(), say=say
+        )
+    budgets = (80, 90, 94) if options.long else (80, 90)
+    repeats = min(options.repeats, 3)
+    return cifar.measure(repeats=repeats, steps=4, budgets=budgets, say=say)
 
 
 def _busy(options: argparse.Namespace) -> Findings:
@@ -155,8 +182,10 @@ _MEASURES: dict[str, Callable[[argparse.Namespace], Findings]] = {
     "learners": _learners,
     "penalties": _penalties,
     "reviews": _reviews,
+    "svd": _svd,
     "instruments": _instruments,
     "images": _images,
+    "cifar": _cifar,
     "busy": _busy,
     "answers": _answers,
 }

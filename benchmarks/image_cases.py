@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import torch
@@ -15,16 +16,16 @@ CLASSES = 10
 
 @dataclass(frozen=True)
 class Images:
-    """Training and test images of MNIST's shape, with labels.
+    """Training and test images with labels.
 
-    The images are uint8 (N, 1, 28, 28), the labels (N,).
+    The images are uint8 (N, C, H, W), (N, 1, 28, 28) for MNIST, the labels (N,).
 
     Attributes:
         name: Which they are.
         train: Images and labels to train on.
         test: Images and labels to evaluate.
         prepare: uint8 to float32 inputs.
-        note: What to know about them; empty for MNIST.
+        note: What to know about them; empty for real images.
     """
 
     name: str
@@ -33,28 +34,35 @@ class Images:
     prepare: data.Normalize
     note: str = ""
 
-    def first(self, samples: int) -> Images:
-        """Return the same with the first ``samples`` training images only."""
-        x, y = self.train
-        return Images(
-            self.name, (x[:samples], y[:samples]), self.test, self.prepare, self.note
-        )
+    def first(self, samples: int, *, split: str = "train") -> Images:
+        """Return the same with the first ``samples`` images of a split only."""
+        x, y = getattr(self, split)
+        return dataclasses.replace(self, **{split: (x[:samples], y[:samples])})
 
 
-def load(*, quick: bool) -> Images:
-    """Load MNIST, or random bytes of its shape where it is not on this machine.
+# By name: channels, pixels of a side, and how many training and test images there are.
+SETS = {"mnist": (1, 28, (60_000, 10_000)), "cifar10": (3, 32, (50_000, 10_000))}
+TITLES = {"mnist": "MNIST", "cifar10": "CIFAR-10"}
+
+
+def load(name: str = "mnist", *, quick: bool) -> Images:
+    """Load MNIST or CIFAR-10, or random bytes of their shape where they are missing.
 
     ``quick`` takes 1,000 images.
     """
-    train_size, test_size = (1_000, 200) if quick else (60_000, 10_000)
+    channels, side, sizes = SETS[name]
+    train_size, test_size = (1_000, 200) if quick else sizes
     try:
-        sets = [data.load("mnist", split=split) for split in ("train", "test")]
+        sets = [data.load(name, split=split) for split in ("train", "test")]
     except errors.NablabError as error:
         generator = torch.Generator().manual_seed(0)
         pairs = [
             (
                 torch.randint(
-                    256, (size, 1, 28, 28), dtype=torch.uint8, generator=generator
+                    256,
+                    (size, channels, side, side),
+                    dtype=torch.uint8,
+                    generator=generator,
                 ),
                 torch.randint(CLASSES, (size,), generator=generator),
             )
@@ -62,16 +70,17 @@ def load(*, quick: bool) -> Images:
         ]
         reason = str(error).splitlines()[0]
         note = (
-            "Random bytes of MNIST's shape stand for it, since MNIST is not here: "
-            f"{reason}"
+            f"Random bytes of {TITLES[name]}'s shape stand for it, since "
+            f"{TITLES[name]} is not here: {reason}"
         )
-        return Images("random bytes", *pairs, data.Normalize((MEAN,), (STD,)), note)
+        normalize = data.Normalize((MEAN,) * channels, (STD,) * channels)
+        return Images("random bytes", *pairs, normalize, note)
     train, test = (
         part.first(size)
         for part, size in zip(sets, (train_size, test_size), strict=True)
     )
     return Images(
-        "MNIST",
+        TITLES[name],
         (train.images, train.labels),
         (test.images, test.labels),
         train.normalize,
@@ -86,3 +95,8 @@ def lenet() -> nn.Module:
 def perceptron(hidden: int) -> nn.Module:
     """Build 784-h-10 on images."""
     return models.image_network(f"784-{hidden}-10")
+
+
+def simple_convolutional() -> nn.Module:
+    """Build the simple network of cifar-cnn: 82,826 parameters."""
+    return models.image_network("conv32k3p1-pool", channels=3, size=32)

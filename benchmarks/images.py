@@ -13,14 +13,20 @@ from torch import nn
 
 from benchmarks.child import Cost, cost
 from benchmarks.contest import OURS, Race, Side
-from benchmarks.image_cases import Images, lenet, load, perceptron
+from benchmarks.image_cases import (
+    Images,
+    lenet,
+    load,
+    perceptron,
+    simple_convolutional,
+)
 from benchmarks.instruments import measure_races
 from benchmarks.peers import image_loops
 from benchmarks.startup import nablab_command
 from benchmarks.table import Findings, Goal, Table, significant
 from nablab import instruments, training
 
-BATCH, WIDE_BATCH, SCORED = 64, 600, 500
+BATCH, COLOR_BATCH, WIDE_BATCH, SCORED = 64, 32, 600, 500
 SEEDS, EPOCHS, ALPHAS = 5, 10, 61
 WIDTHS = (50, 100, 200, 300, 500, 700, 1000, 1300, 1600, 2000)
 NOTEBOOK = "notebook loop"
@@ -54,14 +60,15 @@ QUICK_COMMANDS = ((("cnn-depth", "--preset", "quick"), None),)
 
 def measure(*, repeats: int, quick: bool, say: Callable[[str], None]) -> Findings:
     """Run the races, then whole runs."""
-    images = load(quick=quick)
+    images, color = load(quick=quick), load("cifar10", quick=quick)
     races = [
         _epoch(images, quick),
+        _color_epoch(color, quick),
         _widths(images, quick),
         _interpolation(images, quick),
     ]
     rows, goals, notes = measure_races(races, repeats, say)
-    notes = [*([images.note] if images.note else []), *notes]
+    notes = [*(each.note for each in (images, color) if each.note), *notes]
     columns = ("measure", "side", "seconds", "nablab is faster by")
     table = Table("Images: how many times faster nablab is", columns, rows, notes)
     runs = measure_runs(QUICK_COMMANDS if quick else COMMANDS, say)
@@ -119,6 +126,28 @@ def _epoch(images: Images, quick: bool) -> Race:
     )
 
 
+def _color_epoch(images: Images, quick: bool) -> Race:
+    """Race the simple network of cifar-cnn."""
+    share = 1.0 if quick else 0.2
+    part = images.first(int(share * len(images.train[0])))
+
+    def ours() -> None:
+        train(simple_convolutional, images, seeds=1, epochs=1, batch_size=COLOR_BATCH)
+
+    def notebook() -> None:
+        image_loops.notebook_epoch(simple_convolutional, part, COLOR_BATCH)
+
+    return Race(
+        f"one epoch of conv32-pool-dense on {len(images.train[0]):,} images "
+        f"({images.name}), batch {COLOR_BATCH}",
+        {
+            OURS: lambda: Side(ours),
+            NOTEBOOK: lambda: Side(notebook, share),
+        },
+        {NOTEBOOK: ("4x", "12x")},
+    )
+
+
 def _widths(images: Images, quick: bool) -> Race:
     widths = WIDTHS[:2] if quick else WIDTHS
     share = 1.0 if quick else 0.1
@@ -171,9 +200,9 @@ def _interpolation(images: Images, quick: bool) -> Race:
 
     def loop() -> None:
         part = share * count
-        for x, y in sets.values():
-            size = int(part * len(x))
-            image_loops.notebook_evaluation(first, (x[:size], y[:size]), SCORED)
+        for split, (x, _) in sets.items():
+            few = images.first(int(part * len(x)), split=split)
+            image_loops.notebook_evaluation(first, few, SCORED, split=split)
 
     return Race(
         f"interpolation of LeNet, {count} alphas, train and test images",

@@ -40,8 +40,22 @@ def few() -> Images:
     return Images("few", (x[:90], y[:90]), (x[90:], y[90:]), normalize)
 
 
-def test_the_notebooks_transform_gives_what_the_whole_batch_gives(few: Images) -> None:
-    samples = image_loops.PerSample(*few.train)
+@pytest.fixture
+def colored() -> Images:
+    """40 images of CIFAR-10's shape, 10 to test."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randint(256, (50, 3, 32, 32), dtype=torch.uint8, generator=generator)
+    y = torch.arange(50) % 10
+    normalize = data.Normalize((0.4, 0.5, 0.6), (0.1, 0.2, 0.3))
+    return Images("colored", (x[:40], y[:40]), (x[40:], y[40:]), normalize)
+
+
+@pytest.mark.parametrize("name", ["few", "colored"])
+def test_the_notebooks_transform_gives_what_the_whole_batch_gives(
+    name: str, request: pytest.FixtureRequest
+) -> None:
+    few: Images = request.getfixturevalue(name)
+    samples = image_loops.PerSample.of(few)
     x = torch.stack([samples[index][0] for index in range(len(samples))])
     torch.testing.assert_close(x, few.prepare(few.train[0]), rtol=1e-5, atol=1e-6)
     assert [samples[index][1] for index in range(12)] == few.train[1][:12].tolist()
@@ -52,7 +66,7 @@ def test_the_notebooks_evaluation_is_right_for_a_last_batch_that_is_smaller(
 ) -> None:
     torch.manual_seed(0)
     model = image_cases.lenet().eval()
-    loss, accuracy = image_loops.notebook_evaluation(model, few.test, batch_size=25)
+    loss, accuracy = image_loops.notebook_evaluation(model, few, batch_size=25)
     with torch.no_grad():
         output = model(few.prepare(few.test[0]))
     assert loss == pytest.approx(
@@ -77,6 +91,7 @@ def test_both_sides_take_the_steps_of_an_epoch(
     monkeypatch.setattr(training, "fit", lambda *a, **o: found.append(fit(*a, **o)))
     images.train(image_cases.lenet, few, seeds=2, epochs=1, batch_size=40)
     assert found[0].train_loss.shape == (2, 3)
+    assert found[0].engine == "fused-images"
     assert np.isfinite(found[0].train_loss).all()
 
 
@@ -87,6 +102,9 @@ def test_without_mnist_random_bytes_stand_for_it_and_it_is_said(
         raise errors.DataError("The data set mnist cannot be fetched.\nTried: nothing")
 
     monkeypatch.setattr(data, "load", refuse)
+    color = image_cases.load("cifar10", quick=True)
+    assert color.train[0].shape == (1_000, 3, 32, 32)
+    assert "CIFAR-10 is not here" in color.note
     found = image_cases.load(quick=True)
     assert found.name == "random bytes"
     assert "MNIST is not here: The data set mnist cannot be fetched." in found.note
@@ -130,9 +148,15 @@ def test_whole_runs_say_time_memory_and_failures(
 
 
 def test_the_quick_benchmark_prints_every_row(
-    few: Images, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    few: Images,
+    colored: Images,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(images, "load", lambda quick: few)
+    def load(name: str = "mnist", *, quick: bool) -> Images:
+        return few if name == "mnist" else colored
+
+    monkeypatch.setattr(images, "load", load)
     monkeypatch.setattr(
         images, "cost", lambda command, **environment: Cost(1.0, 1_000_000, 0, "")
     )
@@ -142,6 +166,7 @@ def test_the_quick_benchmark_prints_every_row(
     printed = capsys.readouterr().out
     for text in (
         "one epoch of LeNet on 90 images",
+        "one epoch of conv32-pool-dense on 40 images (colored), batch 32",
         "2 widths of 784-h-10",
         "interpolation of LeNet",
         "No Keras",

@@ -53,9 +53,9 @@ from tests.conftest import Nablab
     ],
 )
 def test_usage_errors_exit_with_2_and_one_message(
-    nablab: Nablab, tmp_path: Path, words: tuple[str, ...], message: str
+    nablab_here: Nablab, tmp_path: Path, words: tuple[str, ...], message: str
 ) -> None:
-    done = nablab(*words)
+    done = nablab_here(*words)
     assert done.returncode == 2, done.stdout + done.stderr
     assert any(part in done.stderr for part in message.split("|")), done.stderr
     assert "Traceback" not in done.stderr
@@ -115,8 +115,8 @@ def test_run_then_runs_report_compare(
     ).read_text().startswith("<!DOCTYPE html>")
 
 
-def test_json_is_all_that_is_printed(nablab: Nablab, nablab_here: Nablab) -> None:
-    done = nablab("run", "toy", "--preset", "quick", "--json")
+def test_json_is_all_that_is_printed(nablab_here: Nablab) -> None:
+    done = nablab_here("run", "toy", "--preset", "quick", "--json")
     content = json.loads(done.stdout)
     assert content["state"] == "done"
     assert {verdict["outcome"] for verdict in content["verdicts"]}
@@ -474,7 +474,7 @@ def test_figures_that_are_missing_are_said(nablab_here: Nablab) -> None:
     assert json.loads(nablab_here(*words, "--json").stdout)["messages"]
 
 
-@pytest.mark.parametrize("width", [60, 80, 44])
+@pytest.mark.parametrize("width", [pytest.param(60, marks=pytest.mark.slow), 80, 44])
 def test_runs_break_between_words_and_name_their_settings(
     nablab_here: Nablab, monkeypatch: pytest.MonkeyPatch, width: int
 ) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,40 +15,54 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from benchmarks.image_cases import CLASSES, MEAN, STD, Images
+from benchmarks.image_cases import CLASSES, Images
 from benchmarks.peers import Absent
 
 
 class PerSample(Dataset[tuple[Tensor, int]]):
-    """What torchvision's MNIST does for each sample, written out.
+    """What torchvision's MNIST and CIFAR10 do for each sample, written out.
 
     It is that with ``ToTensor`` and ``Normalize``: a PIL image is made of the bytes, a
     float tensor of the image, and mean and deviation are applied.
     """
 
-    def __init__(self, images: Tensor, labels: Tensor) -> None:
-        self._images, self._labels = images[:, 0], labels
+    def __init__(
+        self, pair: tuple[Tensor, Tensor], mean: Sequence[float], std: Sequence[float]
+    ) -> None:
+        images, self._labels = pair
+        # Gray images as (H, W), color images as (H, W, 3).
+        last = images.permute(0, 2, 3, 1).contiguous()
+        self._images = last[..., 0] if images.shape[1] == 1 else last
+        self._mean, self._std = mean, std
+
+    @classmethod
+    def of(cls, images: Images, *, split: str = "train") -> PerSample:
+        """Return those of a split."""
+        pair = images.train if split == "train" else images.test
+        return cls(pair, images.prepare.mean, images.prepare.std)
 
     def __len__(self) -> int:
         return len(self._images)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         image = Image.fromarray(self._images[index].numpy())
-        return normalize(to_tensor(image)), int(self._labels[index])
+        ready = normalize(to_tensor(image), self._mean, self._std)
+        return ready, int(self._labels[index])
 
 
 def to_tensor(image: Image.Image) -> Tensor:
-    """Make a gray PIL image float32 (1, H, W) from 0 to 1, as torchvision does."""
+    """Make a PIL image float32 (C, H, W) from 0 to 1, as torchvision does."""
     array = np.array(image, dtype=np.uint8, copy=True)
-    tensor = torch.from_numpy(array).view(image.size[1], image.size[0], 1)
+    channels = len(image.getbands())
+    tensor = torch.from_numpy(array).view(image.size[1], image.size[0], channels)
     return tensor.permute(2, 0, 1).contiguous().to(torch.float32).div(255)
 
 
-def normalize(tensor: Tensor) -> Tensor:
+def normalize(tensor: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """Bring a tensor to mean 0 and deviation 1, as torchvision's ``Normalize``."""
-    mean = torch.as_tensor([MEAN], dtype=tensor.dtype).view(-1, 1, 1)
-    std = torch.as_tensor([STD], dtype=tensor.dtype).view(-1, 1, 1)
-    return tensor.clone().sub_(mean).div_(std)
+    center = torch.as_tensor(mean, dtype=tensor.dtype).view(-1, 1, 1)
+    width = torch.as_tensor(std, dtype=tensor.dtype).view(-1, 1, 1)
+    return tensor.clone().sub_(center).div_(width)
 
 
 def notebook_epoch(
@@ -59,7 +73,7 @@ def notebook_epoch(
     It has a DataLoader, a per-sample transform, float32, and Adam as it comes.
     """
     model = build()
-    loader = DataLoader(PerSample(*images.train), batch_size=batch_size, shuffle=True)
+    loader = DataLoader(PerSample.of(images), batch_size=batch_size, shuffle=True)
     optimizer = torch.optim.Adam(model.parameters())
     model.train()
     for x, y in loader:
@@ -72,12 +86,13 @@ def notebook_epoch(
 
 @torch.no_grad()
 def notebook_evaluation(
-    model: nn.Module, pair: tuple[Tensor, Tensor], batch_size: int
+    model: nn.Module, images: Images, batch_size: int, *, split: str = "test"
 ) -> tuple[float, float]:
-    """Compute loss and accuracy by a loop over a DataLoader."""
+    """Compute loss and accuracy on a split by a loop over a DataLoader."""
     model.eval()
     loss, right, samples = 0.0, 0, 0
-    for x, y in DataLoader(PerSample(*pair), batch_size=batch_size):
+    samples_of = PerSample.of(images, split=split)
+    for x, y in DataLoader(samples_of, batch_size=batch_size):
         output = model(x)
         loss += functional.cross_entropy(output, y, reduction="sum").item()
         right += (output.argmax(1) == y).sum().item()

@@ -13,12 +13,14 @@ import torch
 from nablab.baselines import (
     LinearAutoencoder,
     Moments,
+    PrincipalComponents,
     filtered_error,
     largest_angle,
     principal_components,
     regularized_optimum,
     wiener_filter,
 )
+from nablab.baselines.krylov import Pairs
 from nablab.errors import UsageError
 
 
@@ -209,3 +211,110 @@ def test_without_noise_the_filter_is_the_projection(moments: Moments) -> None:
     assert filtered_error(components, 0.0) == pytest.approx(components.lost(4))
     with pytest.raises(UsageError, match=r"0 or more; got -0\.1"):
         wiener_filter(components, -0.1)
+
+
+def spread(samples: int, variances: torch.Tensor, *, seed: int = 0) -> torch.Tensor:
+    """Draw float64 (N, d) whose covariance about 0 has such variances, exactly."""
+    generator = torch.Generator().manual_seed(seed)
+    size = len(variances)
+    left, right = (
+        torch.linalg.qr(torch.randn(n, size, generator=generator).double())[0]
+        for n in (samples, size)
+    )
+    left = torch.linalg.qr(left - left.mean(0))[0]
+    return samples**0.5 * left * variances.sqrt() @ right.T
+
+
+def excess(found: PrincipalComponents, x: torch.Tensor, best: float) -> float:
+    """Return how much more than the best is lost on samples, in float64."""
+    x = x.double() - x.double().mean(0)
+    kept = (x @ found.axes.T).square().sum() / len(x)
+    return float(x.square().sum() / len(x) - kept) / best - 1
+
+
+FALLING = torch.arange(1.0, 701.0, dtype=torch.float64) ** -1.5
+
+
+def test_samples_in_single_precision_lose_no_digit_of_the_loss() -> None:
+    x = spread(2_000, FALLING)
+    for samples in (x.float(), x.float() + 1_000):
+        found = principal_components(samples, 8)
+        assert found.missed > 0, "not searched"
+        best = float(Moments.of(samples).covariance.trace())
+        best -= float(torch.linalg.eigvalsh(Moments.of(samples).covariance)[-8:].sum())
+        assert abs(excess(found, samples, best)) < 1e-10
+        assert found.missed < 1e-12 * best
+        assert found.lost(8) == pytest.approx(best, rel=1e-5)
+        np.testing.assert_allclose(found.mean, samples.double().mean(0), atol=1e-5)
+        eye = torch.eye(8, dtype=torch.float64)
+        torch.testing.assert_close(found.axes @ found.axes.T, eye)
+    first = principal_components(x.float(), 8)
+    assert largest_angle(first.axes.T, found.axes.T) < 0.1
+    np.testing.assert_allclose(first.variances, FALLING[:8], rtol=1e-6)
+    again = principal_components(x.float(), 8)
+    assert torch.equal(again.axes, first.axes)
+    # Their moments give the same, to all digits.
+    exact = principal_components(Moments.of(x), 8)
+    np.testing.assert_allclose(exact.variances, FALLING[:8], rtol=1e-11)
+    assert exact.lost(8) == pytest.approx(float(FALLING[8:].sum()), rel=1e-11)
+    assert excess(exact, x, float(FALLING[8:].sum())) < 1e-11
+
+
+@pytest.mark.parametrize(
+    ("variances", "searched"),
+    [
+        (torch.cat([torch.ones(8), torch.full((692,), 1e-4)]), True),  # flat below
+        (torch.cat([torch.ones(60), torch.full((640,), 1e-4)]), True),  # within a level
+        (torch.cat([torch.ones(9), torch.zeros(691)]), True),  # nearly of that rank
+        (torch.ones(700), False),  # no direction is better
+        (torch.cat([1 + 1e-5 * torch.arange(30), FALLING[30:]]), True),  # a cluster
+    ],
+)
+def test_levels_and_ranks_are_decided_exactly(
+    variances: torch.Tensor, searched: bool
+) -> None:
+    variances = variances.double().sort(descending=True).values
+    x = spread(1_400, variances).float()
+    found = principal_components(x, 8)
+    best = float(variances[8:].sum())
+    assert found.lost(8) == pytest.approx(best, rel=1e-5)
+    assert abs(excess(found, x, best)) < 1e-5
+    assert searched or found.missed == 0
+
+
+@pytest.mark.parametrize("shape", [(50, 700), (700, 3), (1, 5), (2_000, 640)])
+def test_wide_tall_and_constant_samples(shape: tuple[int, int]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(shape, generator=generator) * 0.97 ** torch.arange(shape[1])
+    x[:, 1] = 7
+    count = min(3, shape[1])
+    found = principal_components(x, count)
+    values = torch.linalg.svdvals(x.double() - x.double().mean(0)) ** 2 / len(x)
+    wanted = torch.zeros(count, dtype=torch.float64)
+    wanted[: len(values)] = values[:count]
+    np.testing.assert_allclose(found.variances, wanted, rtol=1e-5, atol=1e-12)
+
+
+def test_bytes_are_added_up_without_rounding() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randint(0, 256, (3_000, 530), generator=generator, dtype=torch.uint8)
+    x[:, 0], x[:, 1] = 255, 0
+    found = Moments.of(x)
+    whole = x.long()
+    counted = len(x) * (whole.T @ whole) - torch.outer(whole.sum(0), whole.sum(0))
+    assert torch.equal(found.covariance, counted.double() / len(x) ** 2)
+    assert torch.equal(found.covariance[0], torch.zeros(530, dtype=torch.float64))
+    torch.testing.assert_close(found.mean, x.double().mean(0))
+
+
+def test_the_bound_holds_whatever_the_space() -> None:
+    generator = torch.Generator().manual_seed(0)
+    values = 0.8 ** torch.arange(60, dtype=torch.float64)
+    matrix = torch.diag(values)
+    for error in (0.03, 1e-3, 1e-6):
+        noise = error * torch.randn(60, 20, generator=generator, dtype=torch.float64)
+        basis = torch.linalg.qr(torch.eye(60, dtype=torch.float64)[:, :20] + noise)[0]
+        pairs = Pairs.of(basis, matrix @ basis)
+        missed = float(values[:8].sum() - pairs.values[:8].sum())
+        assert missed <= pairs.missed(8) + 1e-14
+        assert pairs.missed(8) < 30 * missed + 1e-14

@@ -112,7 +112,7 @@ usual = settings(
 )
 
 
-@settings(usual, max_examples=100, derandomize=True)
+@settings(usual, max_examples=60, derandomize=True)
 @given(words=command_lines())
 def test_any_command_line(quick: Server, words: list[str]) -> None:
     check(words, quick.run(words))

@@ -19,6 +19,9 @@ INSTRUMENTS = instruments.INSTRUMENTS
 SMALL = {
     "autoencoder-vs-svd": "data=digits@60 size=4 codes=2 hidden=5 filters=2 epochs=1 "
     "linear_epochs=1 batch_size=20 solver_steps=3",
+    "cifar-cnn": "data=digits@60 size=4 filters=2 kernels=3 layers=1 activations=relu "
+    "pools=max epochs=1 batch_sizes=20 learning_rates=0.01 deep=conv2k3p1 "
+    "networks=deep validation=20",
     "cnn-depth": "data=digits@100 networks=conv2k3 epochs=1 batch_size=50 validation=0",
     "deep-vs-shallow": "targets=sinc trio=none networks=1-3-1 steps=50",
     "denoising-autoencoder": "data=digits@60 size=4 code=2 noises=0.2 hidden=5 "
@@ -45,6 +48,8 @@ SMALL = {
     "embedding=2 filters=2 batch_size=20 epochs=1",
     "sharpness": "data=digits@60 network=flatten-3 batch_sizes=20,30 "
     "learning_rates=0.01 epochs=1 measured=10",
+    "vae": "data=digits@60 size=4 hidden=5 decoder= betas=1 mean_betas=1 epochs=1 "
+    "batch_size=20 linear_steps=3 draws=2 scored=5",
     "weight-trajectories": "target=sinc network=1-3-3-1 layer=1 steps=20 points=2",
     "word-analogies": "vectors= texts=king-james@300 sets=family dimensions=2 "
     "min_count=2 queries=king",

@@ -120,6 +120,22 @@ def test_a_flip_mirrors_left_and_right_exactly_and_half_of_the_images() -> None:
     assert 1_850 < int(mirrored.sum()) < 2_150  # 4.7 standard deviations
 
 
+def test_reflection_brings_in_the_pixels_inside() -> None:
+    images = some(60, 3, 8, 8)
+    moved = Augment(shift=2, border="reflect")(images, seeded(1))
+    padded = torch.nn.functional.pad(images, [2] * 4, mode="reflect")
+    for one, around in zip(moved, padded, strict=True):
+        windows = [around[:, r : r + 8, c : c + 8] for r in range(5) for c in range(5)]
+        assert sum(torch.equal(one, window) for window in windows) == 1
+
+
+def test_impossible_borders_are_refused() -> None:
+    with pytest.raises(UsageError, match="border 'white'"):
+        Augment(shift=1, border="white")  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="shift must be below 4"):
+        Augment(shift=4, border="reflect")(some(2, 3, 4, 5), seeded())
+
+
 def test_a_negative_shift_is_refused() -> None:
     with pytest.raises(UsageError, match="must not be negative, got -1"):
         Augment(shift=-1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import sklearn.metrics
 import torch
 from torch import nn
 
@@ -93,3 +94,22 @@ def test_without_dropout_it_is_the_accuracy_on_prepared_samples() -> None:
 
     assert metrics.accuracy_with_dropout(network, x, y, prepare=prepare) == 0.75
     assert seen == [4]
+
+
+def test_the_hardest_samples_have_the_largest_loss() -> None:
+    logits = torch.randn(50, 3, generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(50) % 3
+    places, losses, answers = metrics.largest_losses(logits, labels, most=50)
+    expected = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
+    torch.testing.assert_close(losses, expected.sort(descending=True).values)
+    torch.testing.assert_close(losses, expected[places])
+    assert torch.equal(answers, logits[places].argmax(1))
+    assert len(metrics.largest_losses(logits, labels, most=4)[0]) == 4
+
+
+def test_confusion_counts_pairs_as_scikit_learn_does() -> None:
+    generator = torch.Generator().manual_seed(0)
+    answers, labels = torch.randint(4, (2, 200), generator=generator)
+    found = metrics.confusion_matrix(answers, labels, classes=5)
+    expected = sklearn.metrics.confusion_matrix(labels, answers, labels=range(5))
+    assert found.tolist() == expected.tolist()

@@ -134,7 +134,8 @@ def test_lenet_is_what_its_notation_says() -> None:
 
 def test_every_layer_of_the_notation_stands_where_it_is_written() -> None:
     network = models.image_network(
-        "conv4k3s2-bn-pool3-drop.25-conv5k1x2-mean-7-bn-drop0.5", activation="tanh"
+        "conv4k3s2-bn-pool3-drop.25-conv5k1x2-mean2-mean-7-bn-drop0.5",
+        activation="tanh",
     )
     expected = nn.Sequential(
         nn.Conv2d(1, 4, 3, stride=2),
@@ -146,6 +147,7 @@ def test_every_layer_of_the_notation_stands_where_it_is_written() -> None:
         nn.Tanh(),
         nn.Conv2d(5, 5, 1),
         nn.Tanh(),
+        nn.AvgPool2d(2),
         nn.AdaptiveAvgPool2d(1),
         nn.Flatten(),
         nn.Linear(5, 7),
@@ -191,7 +193,8 @@ widths = st.builds(
     st.sampled_from(["", "-bn", "x2"]),
 )
 front = st.lists(
-    st.one_of(convolutions, st.sampled_from(["pool", "pool3", "drop0.1"])), max_size=4
+    st.one_of(convolutions, st.sampled_from(["pool", "pool3", "mean2", "drop0.1"])),
+    max_size=4,
 )
 
 
@@ -213,7 +216,7 @@ def test_a_notation_gives_a_network_that_runs_or_an_error_about_pixels(
         numbers = [int(n) for n in re.findall(r"\d+", token)] or [2]
         if token.startswith("conv"):
             side = (side + 2 * numbers[2] - numbers[1]) // numbers[3] + 1
-        elif token.startswith("pool"):
+        elif token.startswith(("pool", "mean")):
             side //= numbers[0]
         if side < 1:
             with pytest.raises(UsageError, match="leaves no pixel"):
@@ -255,6 +258,7 @@ def test_a_notation_gives_a_network_that_runs_or_an_error_about_pixels(
             "pool5-pool5-pool",
             "'pool' in 'pool5-pool5-pool' leaves no pixel: only 1 x 1",
         ),
+        ("mean4-mean4-mean2", "'mean2' in 'mean4-mean4-mean2' leaves no pixel"),
         ("flatten-conv6k5", "needs an image, but a width or flatten comes before it"),
         ("conv6k5-120-pool", "'pool' in .* needs an image"),
         ("120-mean-10", "begins with 120"),

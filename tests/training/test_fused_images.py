@@ -62,10 +62,34 @@ def dense():
     )
 
 
+def smooth():
+    """ELU behind and before every kind of layer; means of windows that leave pixels
+    over.
+    """
+    return nn.Sequential(
+        nn.Conv2d(2, 6, 3, padding=1),
+        nn.ELU(),
+        nn.AvgPool2d(2),
+        nn.Conv2d(6, 5, 2, padding=1),
+        nn.ReLU(),
+        nn.AvgPool2d(3),
+        nn.Conv2d(5, 7, 2, padding=1),
+        nn.ELU(),
+        nn.Conv2d(7, 4, 2),
+        nn.ELU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(4, 9),
+        nn.ELU(),
+        nn.Linear(9, CLASSES),
+    )
+
+
 BUILDS = {
     "convolutional": convolutional,
     "large kernels": large_kernels,
     "dense": dense,
+    "smooth": smooth,
 }
 
 
@@ -213,7 +237,10 @@ def test_per_replica_targets_and_labels_that_do_not_count(images):
     np.testing.assert_allclose(engine.advance(RATES, batches), expected, rtol=1e-9)
 
 
-def test_lenet_in_float32_differs_by_rounding_only():
+@pytest.mark.parametrize(
+    ("network", "activation"), [("lenet", "relu"), ("conv6k5-mean2-conv8k3-30", "elu")]
+)
+def test_networks_in_float32_differ_by_rounding_only(network, activation):
     torch.set_default_dtype(torch.float32)
     digits = data.load("digits", size=28)
     options = {
@@ -225,7 +252,12 @@ def test_lenet_in_float32_differs_by_rounding_only():
     }
     pair = digits.images, digits.labels
     found, plain = (
-        fit(lambda: models.image_network("lenet"), pair, replicas=way, **options)
+        fit(
+            lambda: models.image_network(network, activation=activation),
+            pair,
+            replicas=way,
+            **options,
+        )
         for way in ("auto", "sequential")
     )
     assert (found.engine, plain.engine) == ("fused-images", "sequential")
@@ -234,6 +266,26 @@ def test_lenet_in_float32_differs_by_rounding_only():
         np.testing.assert_allclose(
             found.evaluations[name], curve, rtol=2e-3, err_msg=name
         )
+
+
+def test_elu_in_float32_has_the_precision_of_float32():
+    def build():
+        net = nn.Sequential(nn.Flatten(), nn.Linear(4, 4), nn.ELU(), nn.Linear(4, 4))
+        with torch.no_grad():
+            for layer in (net[1], net[3]):
+                layer.weight.copy_(torch.eye(4))
+                layer.bias.zero_()
+        return net.float()
+
+    near = torch.linspace(-1, 1, 2_000)
+    far = torch.linspace(-200, 20, 2_000)
+    tiny = torch.logspace(-30, -2, 2_000)
+    x = torch.cat([near, far, tiny, -tiny]).float().reshape(-1, 4)
+    pair = x, torch.arange(len(x)) % 4
+    engine = engine_of(build, pair, inputs=Inputs())
+    expected = functional.elu(x.double())
+    for found in engine.predict(x).double():
+        torch.testing.assert_close(found, expected, rtol=4e-7, atol=0)
 
 
 def test_numbers_depend_neither_on_threads_nor_on_neighbors_nor_on_chunks(images):
@@ -357,9 +409,33 @@ def plain_loop_of_numbers(build, pair):
         ),
         (
             lambda: nn.Sequential(
+                nn.AvgPool2d(2, padding=1), nn.Flatten(), nn.Linear(98, 4)
+            ),
+            "windows side by side",
+        ),
+        (
+            lambda: nn.Sequential(
+                nn.AvgPool2d(2, divisor_override=3), nn.Flatten(), nn.Linear(72, 4)
+            ),
+            "windows side by side",
+        ),
+        (
+            lambda: nn.Sequential(
+                nn.Flatten(), nn.Linear(288, 4), nn.ELU(0.5), nn.Linear(4, 4)
+            ),
+            "alpha 1 only",
+        ),
+        (
+            lambda: nn.Sequential(
                 nn.MaxPool2d(2), nn.ReLU(), nn.Flatten(), nn.Linear(72, 4)
             ),
             "ReLU does not follow",
+        ),
+        (
+            lambda: nn.Sequential(
+                nn.AvgPool2d(2), nn.ELU(), nn.Flatten(), nn.Linear(72, 4)
+            ),
+            "ELU does not follow",
         ),
         (
             lambda: nn.Sequential(nn.Linear(12, 4), nn.Flatten(), nn.Linear(96, 4)),

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from nablab import training
 from nablab.errors import UsageError
-from nablab.training import Bucketed, Folds, Shuffled
+from nablab.training import Alternating, Bucketed, Folds, Shuffled
 from nablab.training.batches import Batches
 from nablab.training.samplers import Sampler
 
@@ -164,3 +164,27 @@ def test_bad_samplers_are_refused() -> None:
         Bucketed(torch.ones(3), 0)
     with pytest.raises(UsageError, match="folds of 3 samples"):
         Folds(3, 4, {}, None, seed=0)
+
+
+@given(st.integers(1, 40), st.integers(1, 50))
+def test_alternating_shows_every_sample_in_both_versions_in_two_epochs(
+    samples: int, size: int
+) -> None:
+    sampler = Alternating(samples, size)
+    epochs = [torch.cat(epoch_of(sampler, 5, epoch)) for epoch in range(4)]
+    for epoch in epochs:
+        assert sorted((epoch % samples).tolist()) == list(range(samples))
+    for first in (0, 1, 2):
+        both = torch.cat(epochs[first : first + 2])
+        assert sorted(both.tolist()) == list(range(2 * samples))
+    other = torch.cat(epoch_of(Shuffled(samples, size), 5, 0))
+    assert torch.equal(epochs[0] % samples, other)
+
+
+def test_alternating_draws_which_version_comes_first() -> None:
+    sampler = Alternating(4_000, 4_000)
+    second = sampler.indices(0, 0) >= 4_000
+    assert 1_850 < int(second.sum()) < 2_150  # 4.7 standard deviations
+    assert not torch.equal(second, sampler.indices(1, 0) >= 4_000)
+    with pytest.raises(UsageError, match="at least 1, got 0 and 3"):
+        Alternating(0, 3)

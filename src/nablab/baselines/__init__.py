@@ -10,6 +10,10 @@ from typing import TYPE_CHECKING
 from nablab.importing.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from nablab.baselines.fast_images import BUDGETS as BUDGETS
+    from nablab.baselines.fast_images import FastImages as FastImages
+    from nablab.baselines.fast_images import accuracies as accuracies
+    from nablab.baselines.fast_images import answers as answers
     from nablab.baselines.images import CenteredImages as CenteredImages
     from nablab.baselines.images import centered_images as centered_images
     from nablab.baselines.images import on_rows as on_rows
@@ -45,6 +49,7 @@ if TYPE_CHECKING:
 __getattr__, __dir__ = lazy_names(
     __name__,
     {
+        "fast_images": "BUDGETS FastImages accuracies answers",
         "images": "CenteredImages centered_images on_rows squared_error",
         "linear_autoencoder": "LinearAutoencoder largest_angle regularized_optimum",
         "principal": "Moments PrincipalComponents ProbabilisticPca check_coordinates "
@@ -58,7 +63,9 @@ __getattr__, __dir__ = lazy_names(
 )
 
 __all__ = [
+    "BUDGETS",
     "CenteredImages",
+    "FastImages",
     "GridSearched",
     "LinearAutoencoder",
     "LinearProbe",
@@ -67,6 +74,8 @@ __all__ = [
     "PrincipalComponents",
     "ProbabilisticPca",
     "TorchLearner",
+    "accuracies",
+    "answers",
     "centered_images",
     "check_coordinates",
     "count_vectors",

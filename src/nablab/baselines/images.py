@@ -19,6 +19,7 @@ from nablab.baselines.principal import (
 )
 
 AT_ONCE = 1_000  # images that are scored in one call
+FOUND_AT_FIRST = 256  # components; codes are seldom larger
 
 Forward = Callable[[Tensor], Tensor]
 
@@ -32,7 +33,7 @@ class CenteredImages:
         test: float32 (M, C, H, W), minus the same mean.
         mean: float32 (C, H, W).
         moments: Of the training images, as rows of pixels.
-        components: All of their principal components, about the mean of the moments.
+        components: Their first principal components, about the mean of the moments.
         seconds: What moments and components took.
         notes: What was decided about the data.
     """
@@ -52,7 +53,7 @@ class CenteredImages:
 
     def leading(self, count: int) -> PrincipalComponents:
         """Return the first components, about the origin: these images are centered."""
-        found = self.components
+        found = self._found(count)
         return PrincipalComponents(
             mean=torch.zeros_like(found.mean),
             axes=found.axes[:count],
@@ -62,7 +63,13 @@ class CenteredImages:
 
     def best(self, count: int) -> float:
         """Return the training error per pixel of so many components."""
-        return self.components.lost(count) / self.inputs
+        return self._found(count).lost(count) / self.inputs
+
+    def _found(self, count: int) -> PrincipalComponents:
+        """Return so many components or more."""
+        if count <= len(self.components.variances):
+            return self.components
+        return principal_components(self.moments, count)
 
     def pixels(self, centered: Tensor) -> Tensor:
         """Turn centered images (n, C, H, W) to uint8; what is beyond 0 to 1 is cut."""
@@ -127,10 +134,13 @@ def _centered_images(
 ) -> CenteredImages:
     channels, size, _ = shape
     task = data.image_task(spec, size=size, channels=channels)
-    train, test = (part[0].float() / 255 for part in (task.train(), task.held_out()))
+    pixels = task.train()[0]
+    train, test = (part.float() / 255 for part in (pixels, task.held_out()[0]))
     began = time.perf_counter()
-    moments = Moments.of(train.flatten(1))
-    components = principal_components(moments, prod(shape))
+    # Of whole numbers moments are exact, and faster.
+    whole = Moments.of(pixels.flatten(1))
+    moments = Moments(whole.mean / 255, whole.covariance / 255**2)
+    components = principal_components(moments, min(prod(shape), FOUND_AT_FIRST))
     seconds = time.perf_counter() - began
     mean = moments.mean.float().reshape(shape)
     return CenteredImages(

@@ -611,7 +611,9 @@ class TransferLearning(Experiment):
         self._record(trial, lab, target, logits, float(result.seconds[-1]))
         module = result[0].module(at="best")
         trained = [p.numel() for p in module.parameters() if p.requires_grad]
-        lab.record(trial, trained_parameters=sum(trained), best_step=result[0].best_step)
+        lab.record(
+            trial, trained_parameters=sum(trained), best_step=result[0].best_step
+        )
         if method == DRIFTING:
             assert isinstance(module, models.FineTuned)
             moved = models.moved_statistics(trunk.net, module.net)

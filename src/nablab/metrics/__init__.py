@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from nablab.metrics.classification import (
         accuracy_with_dropout as accuracy_with_dropout,
     )
+    from nablab.metrics.classification import confusion_matrix as confusion_matrix
     from nablab.metrics.classification import constant_accuracy as constant_accuracy
+    from nablab.metrics.classification import largest_losses as largest_losses
     from nablab.metrics.classification import (
         most_confident_errors as most_confident_errors,
     )
@@ -34,17 +36,26 @@ if TYPE_CHECKING:
     from nablab.metrics.likelihoods import (
         importance_weighted_bound as importance_weighted_bound,
     )
+    from nablab.metrics.likelihoods import (
+        linear_evidence_lower_bound as linear_evidence_lower_bound,
+    )
+    from nablab.metrics.posteriors import InferenceGaps as InferenceGaps
+    from nablab.metrics.posteriors import expected_bound as expected_bound
+    from nablab.metrics.posteriors import inference_gaps as inference_gaps
+    from nablab.metrics.views import mean_over_views as mean_over_views
 
 __getattr__, __dir__ = lazy_names(
     __name__,
     {
         "analogies": "AnalogyScore analogy_answers score_analogies",
-        "classification": "accuracy_with_dropout constant_accuracy outputs "
-        "most_confident_errors",
+        "classification": "accuracy_with_dropout confusion_matrix constant_accuracy "
+        "largest_losses most_confident_errors outputs",
         "flat_maps": "FlatMap flat_map",
+        "posteriors": "InferenceGaps expected_bound inference_gaps",
         "likelihoods": "Bernoulli Gaussian Likelihood Quadrature active_units "
         "check_binary divergence evidence_by_quadrature evidence_lower_bound "
-        "importance_weighted_bound",
+        "importance_weighted_bound linear_evidence_lower_bound",
+        "views": "mean_over_views",
     },
 )
 
@@ -53,18 +64,25 @@ __all__ = [
     "Bernoulli",
     "FlatMap",
     "Gaussian",
+    "InferenceGaps",
     "Likelihood",
     "Quadrature",
     "accuracy_with_dropout",
     "active_units",
     "analogy_answers",
     "check_binary",
+    "confusion_matrix",
     "constant_accuracy",
     "divergence",
     "evidence_by_quadrature",
     "evidence_lower_bound",
+    "expected_bound",
     "flat_map",
     "importance_weighted_bound",
+    "inference_gaps",
+    "largest_losses",
+    "linear_evidence_lower_bound",
+    "mean_over_views",
     "most_confident_errors",
     "score_analogies",
 ]

@@ -1,6 +1,7 @@
 """What accuracy alone does not say.
 
-The trivial score, the most confident errors, the score with dropout.
+The trivial score, the most confident errors, the hardest samples, which class is taken
+for which, the score with dropout.
 """
 
 from __future__ import annotations
@@ -59,6 +60,49 @@ def most_confident_errors(
     order = sureness[wrong].argsort(descending=True, stable=True)
     chosen = wrong[order[:most]]
     return chosen, answers[chosen]
+
+
+def largest_losses(
+    logits: Tensor, labels: Tensor, *, most: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Find the samples to whose true class a network gives the least probability.
+
+    Args:
+        logits: (N, classes).
+        labels: int64 (N,).
+        most: How many to give at most.
+
+    Returns:
+        The samples int64 (M,), the largest cross-entropy (nats) first; those
+        cross-entropies float32 (M,); and the answers int64 (M,).
+
+    >>> logits = torch.tensor([[3.0, 0.0], [0.0, 1.0], [5.0, 0.0]])
+    >>> places, losses, answers = largest_losses(logits, torch.tensor([1, 1, 1]), most=2)
+    >>> places.tolist(), answers.tolist(), [round(x, 2) for x in losses.tolist()]
+    ([2, 0], [0, 0], [5.01, 3.05])
+    """
+    losses = nn.functional.cross_entropy(logits.float(), labels, reduction="none")
+    chosen = losses.argsort(descending=True, stable=True)[:most]
+    return chosen, losses[chosen], logits[chosen].argmax(dim=1)
+
+
+def confusion_matrix(answers: Tensor, labels: Tensor, *, classes: int) -> Tensor:
+    """Count how many samples of each class got each answer.
+
+    Args:
+        answers: int64 (N,).
+        labels: int64 (N,).
+        classes: How many there are.
+
+    Returns:
+        int64 (classes, classes): true classes in rows, answers in columns.
+
+    >>> answers, labels = torch.tensor([0, 1, 1]), torch.tensor([0, 0, 1])
+    >>> confusion_matrix(answers, labels, classes=2).tolist()
+    [[1, 1], [0, 1]]
+    """
+    pairs = labels * classes + answers
+    return pairs.bincount(minlength=classes**2).reshape(classes, classes)
 
 
 def accuracy_with_dropout(

@@ -169,11 +169,13 @@ class Quadrature:
             error falls so fast with the distance that it is far smaller.
         at_border: Largest share of any sample's integral in the outermost points; it
             must be small, or the plane is too small.
+        modes: (N, 2): the point with the largest posterior density of each sample.
     """
 
     values: Tensor
     change: float
     at_border: float
+    modes: Tensor
 
 
 @torch.no_grad()
@@ -213,7 +215,8 @@ def evidence_by_quadrature(
     even = (grid % 2 == 0).all(1)
     border = (grid.abs() == half).any(1)
     empty = torch.full((len(x),), -math.inf, dtype=torch.float64)
-    coarse, fine, outside = empty, empty, empty
+    coarse, fine, outside, highest = empty, empty, empty, empty
+    modes = torch.zeros(len(x), 2, dtype=x.dtype)
     for points, inside_coarse, on_border in _blocks(grid, even, border):
         codes = points.to(x.dtype) * spacing
         log_prior = -0.5 * codes.square().sum(1) - LOG_2_PI
@@ -221,13 +224,50 @@ def evidence_by_quadrature(
         fine = torch.logaddexp(fine, table.logsumexp(1))
         coarse = torch.logaddexp(coarse, _part(table, inside_coarse))
         outside = torch.logaddexp(outside, _part(table, on_border))
+        top, place = table.max(1)
+        modes = torch.where((top > highest)[:, None], codes[place], modes)
+        highest = torch.maximum(highest, top)
     values = fine + 2 * math.log(spacing)
     twice = coarse + 2 * math.log(2 * spacing)
     return Quadrature(
         values=values,
         change=float((values - twice).abs().max()),
         at_border=float((outside - fine).exp().max()),
+        modes=modes,
     )
+
+
+def linear_evidence_lower_bound(
+    encoder: Tensor,
+    decoder: Tensor,
+    log_variance: Tensor,
+    log_noise: Tensor,
+    covariance: Tensor,
+) -> Tensor:
+    r"""Return the mean bound of a linear model with normal noise, without sampling.
+
+    With codes :math:`z \sim N(V x, \mathrm{diag}(D))` and samples
+    :math:`x \sim N(W z, \sigma^2)` the expectation over both is a function of the
+    samples' covariance S alone. What is lost is
+    :math:`\mathrm{tr}((1 - W V) S (1 - W V)^\top) + \sum_i D_i |w_i|^2` (Lucas et al.
+    2019).
+
+    Args:
+        encoder: V (k, d).
+        decoder: W (d, k).
+        log_variance: log D (k,), of the codes.
+        log_noise: log of the noise's variance, without axes.
+        covariance: S (d, d), of samples with mean zero.
+    """
+    size = len(covariance)
+    seen = encoder @ covariance  # V S
+    codes = seen @ encoder.T  # covariance of the codes' means
+    gram = decoder.T @ decoder
+    lost = covariance.trace() - 2 * (seen * decoder.T).sum() + (codes * gram).sum()
+    lost = lost + (log_variance.exp() * gram.diagonal()).sum()
+    reconstruction = -0.5 * (lost / log_noise.exp() + size * (LOG_2_PI + log_noise))
+    spread = log_variance.exp() - 1 - log_variance
+    return reconstruction - 0.5 * (codes.diagonal() + spread).sum()
 
 
 def active_units(means: Tensor) -> int:

@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     from nablab.models.images import image_network as image_network
     from nablab.models.images import image_networks as image_networks
     from nablab.models.images import parameter_count_of as parameter_count_of
+    from nablab.models.inside import activated as activated
+    from nablab.models.inside import first_convolution as first_convolution
+    from nablab.models.inside import outputs_inside as outputs_inside
     from nablab.models.networks import Form as Form
     from nablab.models.networks import Networks as Networks
     from nablab.models.random_features import RandomFeatures as RandomFeatures
@@ -58,10 +61,14 @@ if TYPE_CHECKING:
     from nablab.models.trunks import moved_statistics as moved_statistics
     from nablab.models.trunks import replace_head as replace_head
     from nablab.models.trunks import settle_statistics as settle_statistics
+    from nablab.models.variational import LinearVae as LinearVae
     from nablab.models.variational import (
         VariationalAutoencoder as VariationalAutoencoder,
     )
+    from nablab.models.variational import code_size as code_size
     from nablab.models.variational import dense_vae as dense_vae
+    from nablab.models.whitened import FastConvolutional as FastConvolutional
+    from nablab.models.whitened import whitening_filters as whitening_filters
 
 __getattr__, __dir__ = lazy_names(
     __name__,
@@ -74,6 +81,7 @@ __getattr__, __dir__ = lazy_names(
         "efficientnet": "EfficientNetLite0 efficientnet_lite0",
         "features": "CachedFeatures fold_batch_norms",
         "images": "image_network image_networks parameter_count_of",
+        "inside": "activated first_convolution outputs_inside",
         "networks": "Form Networks",
         "random_features": "RandomFeatures minimum_norm",
         "resnet": "ResNet resnet18",
@@ -83,7 +91,8 @@ __getattr__, __dir__ = lazy_names(
         "transformer": "TransformerEncoder",
         "trunks": "FineTuned SmallTrunk check_trunk head_of last_block_of "
         "moved_statistics replace_head settle_statistics",
-        "variational": "VariationalAutoencoder dense_vae",
+        "whitened": "FastConvolutional whitening_filters",
+        "variational": "LinearVae VariationalAutoencoder code_size dense_vae",
     },
 )
 
@@ -93,8 +102,10 @@ __all__ = [
     "CachedFeatures",
     "Convolutions",
     "EfficientNetLite0",
+    "FastConvolutional",
     "FineTuned",
     "Form",
+    "LinearVae",
     "Networks",
     "RandomFeatures",
     "Recurrent",
@@ -103,18 +114,21 @@ __all__ = [
     "TextClassifier",
     "TransformerEncoder",
     "VariationalAutoencoder",
+    "activated",
     "autoencoder",
     "check_model",
     "check_network",
     "check_output",
     "check_text_network",
     "check_trunk",
+    "code_size",
     "convolutional_autoencoder",
     "count_parameters",
     "dense",
     "dense_autoencoder",
     "dense_vae",
     "efficientnet_lite0",
+    "first_convolution",
     "fold_batch_norms",
     "head_of",
     "image_network",
@@ -126,6 +140,7 @@ __all__ = [
     "moved_statistics",
     "network",
     "network_builder",
+    "outputs_inside",
     "parameter_count",
     "parameter_count_of",
     "parse_widths",
@@ -135,5 +150,6 @@ __all__ = [
     "settle_statistics",
     "source_hash",
     "unseen",
+    "whitening_filters",
     "with_dropout",
 ]

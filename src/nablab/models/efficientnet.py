@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import torch
+import math
+
 from torch import Tensor, nn
 
 # What TensorFlow's networks use, from which the published weights were converted.
@@ -143,9 +144,10 @@ class EfficientNetLite0(nn.Module):
         self._fc = nn.Linear(FEATURES, classes)
         for part in self.modules():
             if isinstance(part, nn.Conv2d):
-                nn.init.kaiming_normal_(
-                    part.weight, mode="fan_out", nonlinearity="relu"
-                )
+                # An output channel of a depthwise convolution has one input, which
+                # torch's fan_out does not count: its weights would be far too small.
+                reach = part.out_channels // part.groups * math.prod(part.kernel_size)
+                nn.init.normal_(part.weight, std=math.sqrt(2 / reach))
 
     def features(self, x: Tensor) -> Tensor:
         """Return what the last layer decides by, (N, 1280)."""

@@ -62,9 +62,9 @@ NETWORKS: Mapping[str, str] = {
 
 LAYERS = (
     "conv16k3 (16 filters of 3 x 3 pixels; p1 adds a border of 1, s2 a stride of 2, x2 "
-    "repeats it), pool (maximum over 2 x 2; pool3 over 3 x 3), mean (over all pixels), "
-    "flatten, bn (batch norm, right after a convolution or a width), drop0.5 "
-    "(dropout), 120 (a dense layer of 120 units), 120x2 (two such)"
+    "repeats it), pool (maximum over 2 x 2; pool3 over 3 x 3), mean2 (mean over 2 x 2), "
+    "mean (over all pixels), flatten, bn (batch norm, right after a convolution or a "
+    "width), drop0.5 (dropout), 120 (a dense layer of 120 units), 120x2 (two such)"
 )
 # filters or units of one layer, and pixels of a side; more is a typing mistake
 LARGEST_NUMBER = 100_000
@@ -74,13 +74,23 @@ MOST_VALUES = 10_000_000
 _TOKENS = {
     "conv": re.compile(r"conv(\d{1,6})k(\d{1,3})((?:[ps]\d{1,3})*)(?:x(\d{1,3}))?"),
     "pool": re.compile(r"pool(\d{1,3})?"),
+    "average": re.compile(r"mean(\d{1,3})"),
     "drop": re.compile(r"drop(\d*\.?\d+)"),
     "dense": re.compile(r"(\d{1,6})(?:x(\d{1,3}))?"),
     "plain": re.compile(r"mean|flatten|bn"),
 }
 
 Kind = Literal[
-    "conv", "pool", "mean", "flatten", "bn2d", "bn1d", "drop", "dense", "activation"
+    "conv",
+    "pool",
+    "average",
+    "mean",
+    "flatten",
+    "bn2d",
+    "bn1d",
+    "drop",
+    "dense",
+    "activation",
 ]
 
 
@@ -204,6 +214,8 @@ def _module(layer: _Layer, activation: Activation) -> nn.Module:
         return nn.Linear(layer.inputs, layer.outputs)
     if layer.kind == "pool":
         return nn.MaxPool2d(layer.kernel)
+    if layer.kind == "average":
+        return nn.AvgPool2d(layer.kernel)
     if layer.kind == "bn2d":
         return nn.BatchNorm2d(layer.inputs)
     if layer.kind == "bn1d":
@@ -299,7 +311,9 @@ class _Walk:
             for _ in range(int(groups[1] or 1)):
                 self._dense(token, int(groups[0]))
         elif kind == "pool":
-            self._pool(token, int(groups[0] or 2))
+            self._pool(token, "pool", int(groups[0] or 2))
+        elif kind == "average":
+            self._pool(token, "average", int(groups[0]))
         elif kind == "drop":
             self._drop(token, float(groups[0]))
         elif token == "mean":
@@ -352,7 +366,7 @@ class _Walk:
             )
         self._waits = True
 
-    def _pool(self, token: str, window: int) -> None:
+    def _pool(self, token: str, kind: Literal["pool", "average"], window: int) -> None:
         self._need_pixels(token)
         if window < 1:
             raise UsageError(
@@ -360,7 +374,7 @@ class _Walk:
             )
         if window > self._side:
             self._no_pixel(token, "fewer poolings, padded convolutions")
-        self._layers.append(_Layer("pool", kernel=window))
+        self._layers.append(_Layer(kind, kernel=window))
         self._side //= window
 
     def _dense(self, token: str, units: int) -> None:
@@ -418,7 +432,7 @@ class _Walk:
         )
 
     def _refuse(self, token: str) -> NoReturn:
-        words = ("pool", "mean", "flatten", "bn", "conv16k3", "drop0.5")
+        words = ("pool", "mean", "mean2", "flatten", "bn", "conv16k3", "drop0.5")
         near = difflib.get_close_matches(token, words, n=1, cutoff=0.5)
         hint = f" Did you mean '{near[0]}'?" if near else ""
         raise UsageError(

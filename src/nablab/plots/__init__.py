@@ -18,6 +18,7 @@ from nablab.importing.lazy import lazy_names
 
 if TYPE_CHECKING:
     from nablab.plots.boundary_figures import boundaries
+    from nablab.plots.code_figures import CodeMap, code_maps, image_grids
     from nablab.plots.critical_points import outcomes, spectra
     from nablab.plots.curve_figures import curves, mean_curve, thin
     from nablab.plots.dot_figures import dots
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from nablab.plots.frame import canvas, drawing
     from nablab.plots.images import image_rows, mistake_arrays, mistakes
     from nablab.plots.line_panel_figures import LinePanel, line_panels, lines_of
+    from nablab.plots.matrix_figures import confusion
     from nablab.plots.path_figures import Plane, paths
     from nablab.plots.plain_figures import default_figures
     from nablab.plots.prediction_figures import predictions
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from nablab.plots.style import Style, palette, styles
     from nablab.plots.surface_figures import lines, surfaces
     from nablab.plots.text_figures import shaded_words
+    from nablab.plots.tile_figures import filter_pictures, map_pictures, tiles
     from nablab.plots.trends import trend
     from nablab.plots.word_figures import Near, WordMap, neighbor_lists, word_maps
 
@@ -39,6 +42,7 @@ __getattr__, __dir__ = lazy_names(
     __name__,
     {
         "boundary_figures": "boundaries",
+        "code_figures": "CodeMap code_maps image_grids",
         "critical_points": "outcomes spectra",
         "curve_figures": "curves mean_curve thin",
         "plain_figures": "default_figures",
@@ -47,18 +51,21 @@ __getattr__, __dir__ = lazy_names(
         "frame": "canvas drawing",
         "images": "image_rows mistake_arrays mistakes",
         "line_panel_figures": "LinePanel line_panels lines_of",
+        "matrix_figures": "confusion",
         "path_figures": "Plane paths",
         "prediction_figures": "predictions",
         "scatters": "scatter",
         "text_figures": "shaded_words",
         "style": "Style palette styles",
         "surface_figures": "lines surfaces",
+        "tile_figures": "filter_pictures map_pictures tiles",
         "trends": "trend",
         "word_figures": "Near WordMap neighbor_lists word_maps",
     },
 )
 
 __all__ = [
+    "CodeMap",
     "Figure",
     "LinePanel",
     "Near",
@@ -67,14 +74,19 @@ __all__ = [
     "WordMap",
     "boundaries",
     "canvas",
+    "code_maps",
+    "confusion",
     "curves",
     "default_figures",
     "dots",
     "drawing",
+    "filter_pictures",
+    "image_grids",
     "image_rows",
     "line_panels",
     "lines",
     "lines_of",
+    "map_pictures",
     "mean_curve",
     "metrics_side_by_side",
     "mistake_arrays",
@@ -91,6 +103,7 @@ __all__ = [
     "styles",
     "surfaces",
     "thin",
+    "tiles",
     "trend",
     "word_maps",
 ]

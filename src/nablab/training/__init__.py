@@ -15,18 +15,25 @@ if TYPE_CHECKING:
     from nablab.training.batches import steps_per_epoch
     from nablab.training.checkpoints import Checkpoint
     from nablab.training.datasets import Arrays, Dataset, PerTrial, Sequences, Subset
-    from nablab.training.engine import Engine, Loss, Unsupported
+    from nablab.training.engine import CrossEntropy, Engine, Loss, Unsupported
     from nablab.training.fitting import fit, train
     from nablab.training.fused.bags import FusedBagsEngine
     from nablab.training.fused.bfloat16 import FusedBfloat16Engine
     from nablab.training.fused.dense import FusedEngine
     from nablab.training.fused.images import FusedImageEngine
     from nablab.training.gradients import GradientNorms
-    from nablab.training.inputs import Augment, Inputs, Precision, Prepare
+    from nablab.training.inputs import (
+        Augment,
+        Inputs,
+        Precision,
+        Prepare,
+        convolution_precision,
+    )
     from nablab.training.learners import Learner, Minimize, State, Supervised
     from nablab.training.loop import Progress
     from nablab.training.metric import Accuracy, Metric, Score
     from nablab.training.moments import Moment
+    from nablab.training.muon import Muon
     from nablab.training.optimizers import (
         SGD,
         Adam,
@@ -39,7 +46,7 @@ if TYPE_CHECKING:
     from nablab.training.recipe import Recipe
     from nablab.training.recording import WeightRecorder, path_array, path_from_array
     from nablab.training.result import Outcome, Training
-    from nablab.training.samplers import Bucketed, Folds, Sampler, Shuffled
+    from nablab.training.samplers import Alternating, Bucketed, Folds, Sampler, Shuffled
     from nablab.training.schedules import (
         Constant,
         Cosine,
@@ -61,13 +68,13 @@ __getattr__, __dir__ = lazy_names(
         "batched": "BatchedEngine",
         "batches": "steps_per_epoch",
         "checkpoints": "Checkpoint",
-        "engine": "Engine Loss Unsupported",
+        "engine": "CrossEntropy Engine Loss Unsupported",
         "fused.dense": "FusedEngine",
         "fused.bags": "FusedBagsEngine",
         "fused.bfloat16": "FusedBfloat16Engine",
         "fused.images": "FusedImageEngine",
         "gradients": "GradientNorms",
-        "inputs": "Augment Inputs Precision Prepare",
+        "inputs": "Augment Inputs Precision Prepare convolution_precision",
         "fitting": "fit train",
         "loop": "Progress",
         "optimizers": "SGD Adam AdamW RMSprop Specification optimizer",
@@ -84,8 +91,9 @@ __getattr__, __dir__ = lazy_names(
         "learners": "Learner Minimize State Supervised",
         "metric": "Accuracy Metric Score",
         "moments": "Moment",
+        "muon": "Muon",
         "recipe": "Recipe",
-        "samplers": "Bucketed Folds Sampler Shuffled",
+        "samplers": "Alternating Bucketed Folds Sampler Shuffled",
         "task": "PerReplicaTargets",
     },
 )
@@ -95,6 +103,7 @@ __all__ = [
     "Accuracy",
     "Adam",
     "AdamW",
+    "Alternating",
     "Arrays",
     "Augment",
     "BatchedEngine",
@@ -103,6 +112,7 @@ __all__ = [
     "Constant",
     "Context",
     "Cosine",
+    "CrossEntropy",
     "Dataset",
     "EarlyStopping",
     "Engine",
@@ -120,6 +130,7 @@ __all__ = [
     "Metric",
     "Minimize",
     "Moment",
+    "Muon",
     "Outcome",
     "PerReplicaTargets",
     "PerTrial",
@@ -149,6 +160,7 @@ __all__ = [
     "Unsupported",
     "WeightRecorder",
     "build_replicas",
+    "convolution_precision",
     "derive",
     "fit",
     "generator",

@@ -43,7 +43,7 @@ def check_optimizer(optimizer: Any) -> None:
     said = repr(optimizer) if isinstance(optimizer, str) else kind.__name__
     raise UsageError(
         f"optimizer={said} is not an optimizer specification. Give one, such as "
-        "training.Adam(learning_rate=1e-3). There are SGD, RMSprop, Adam and AdamW. "
+        "training.Adam(learning_rate=1e-3). There are SGD, RMSprop, Adam, AdamW and Muon. "
         "Any other optimizer steps in a Learner of your own."
     )
 

@@ -12,6 +12,7 @@ images), `FusedBagsEngine` (dense ones for samples that are mostly zero) and
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import numpy as np
@@ -19,7 +20,7 @@ import numpy.typing as npt
 from torch import Tensor, nn
 from torch.nn import functional
 
-from nablab.errors import unknown
+from nablab.errors import UsageError, unknown
 from nablab.models.targets import check_equal_shapes
 
 Loss = Literal["mse", "cross_entropy"] | Callable[[Tensor, Tensor], Tensor]
@@ -140,6 +141,44 @@ def mean_squared_error(output: Tensor, target: Tensor) -> Tensor:
     """
     check_equal_shapes("the mean squared error", output.shape, target.shape)
     return functional.mse_loss(output, target)
+
+
+@dataclass(frozen=True)
+class CrossEntropy:
+    """Cross-entropy of logits with labels of which some probability is spread evenly.
+
+    With label smoothing s and C classes the target of the label's class is 1 - s + s/C
+    and that of each other one s/C (Szegedy et al., Rethinking the Inception
+    architecture, 2016, section 7). Without smoothing it is ``"cross_entropy"``, which
+    more engines can compute.
+
+    Attributes:
+        label_smoothing: s, from 0 to below 1.
+
+    >>> import torch
+    >>> CrossEntropy(label_smoothing=0.2)(torch.zeros(1, 2), torch.tensor([0]))
+    tensor(0.6931)
+    """
+
+    label_smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.label_smoothing < 1:
+            raise UsageError(
+                "CrossEntropy: label_smoothing must be from 0 to below 1, got "
+                f"{self.label_smoothing}."
+            )
+
+    def __call__(self, output: Tensor, labels: Tensor) -> Tensor:
+        """Compute the mean over samples of logits (N, C) and int64 labels (N,)."""
+        return functional.cross_entropy(
+            output, labels, label_smoothing=self.label_smoothing
+        )
+
+
+def classifies(loss: Loss) -> bool:
+    """Tell whether a loss is of logits and labels, so that there is an accuracy."""
+    return loss == "cross_entropy" or isinstance(loss, CrossEntropy)
 
 
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {

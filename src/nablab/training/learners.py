@@ -206,8 +206,8 @@ class Supervised:
 
     Attributes:
         build: Makes one untrained network.
-        loss: ``"mse"``, ``"cross_entropy"`` (integer labels) or a function (output,
-            target) -> scalar tensor.
+        loss: ``"mse"``, ``"cross_entropy"`` (integer labels), `CrossEntropy` (the same
+            with label smoothing) or a function (output, target) -> scalar tensor.
     """
 
     build: Callable[[], nn.Module]

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -25,6 +26,7 @@ from nablab.training import checkpoints
 from nablab.training.checkpoints import Checkpoint, UnusableCheckpoint, prefixed, under
 from nablab.training.engine import Engine, FloatArray
 from nablab.training.history import Goal, History
+from nablab.training.kept_memory import kept_memory
 from nablab.training.probes import Context, Probe, overrides
 from nablab.training.result import Training
 from nablab.training.stopping import Rule, check_metrics
@@ -197,6 +199,19 @@ class Loop:
             probe.on_train_begin(self._context())
         if not self._history.evaluation_steps:
             self._evaluate()
+        # Nothing is freed and asked for again but by engines that run PyTorch's layers.
+        large = getattr(self._engine, "large_maps", False)
+        with kept_memory() if large else nullcontext():
+            self._advance_to_the_end(on_progress, should_stop)
+        for probe in self._probes:
+            probe.on_train_end(self._context())
+        return self._result()
+
+    def _advance_to_the_end(
+        self,
+        on_progress: Callable[[Progress], None] | None,
+        should_stop: Callable[[], bool] | None,
+    ) -> None:
         saved = time.monotonic()
         while self._history.step < self._task.steps and self._history.active.any():
             speed = self._advance()
@@ -211,9 +226,6 @@ class Loop:
             ):
                 self._save(self._checkpoint)
                 saved = time.monotonic()
-        for probe in self._probes:
-            probe.on_train_end(self._context())
-        return self._result()
 
     def _advance(self) -> float:
         """Train up to the next event; the speed in replica-steps per second."""

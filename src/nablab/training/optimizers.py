@@ -105,6 +105,10 @@ class Specification:
         """Return the learning rate of one replica, before any schedule."""
         return _pick(self.learning_rate, replica)  # type: ignore[attr-defined]
 
+    def number_of(self, name: str, replica: int) -> float:
+        """Return a number of one replica by its name."""
+        return _pick(getattr(self, name), replica)
+
     def _shrink(
         self, weights: Tensor, rate: float, scale: Tensor | float = 1.0
     ) -> None:

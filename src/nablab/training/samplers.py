@@ -74,6 +74,46 @@ class Shuffled:
         )
 
 
+class Alternating:
+    """One of two versions of each sample, and in the next epoch the other one.
+
+    Stored samples are 2 N: sample i and sample N + i are two versions of one, such as
+    an image and its mirror image. Where chance decides each time, half of the epochs
+    show a sample in the version of the epoch before; here two epochs show every sample
+    in both (Jordan, 94 % on CIFAR-10 in 3.29 seconds, 2024, section 3.6). Which version
+    comes first is drawn for each sample.
+
+    Args:
+        samples: N, half of what is stored.
+        batch_size: Samples of a batch; the last one of an epoch may be smaller.
+    """
+
+    def __init__(self, samples: int, batch_size: int) -> None:
+        if samples < 1 or batch_size < 1:
+            raise UsageError(
+                "Alternating: samples and batch_size must be at least 1, got "
+                f"{samples} and {batch_size}."
+            )
+        self._samples = samples
+        self._shuffled = Shuffled(samples, min(batch_size, samples))
+        self.batches_per_epoch = self._shuffled.batches_per_epoch
+        self.text = f"alternating, {batch_size} of {samples}"
+        self._first = lru_cache(KEPT_ORDERS)(self._drawn)
+
+    def indices(self, seed: int, batch: int) -> Tensor:
+        """See `Sampler.indices`."""
+        chosen = self._shuffled.indices(seed, batch)
+        epoch = batch // self.batches_per_epoch
+        second = (self._first(seed)[chosen] + epoch) % 2
+        return chosen + self._samples * second
+
+    def _drawn(self, seed: int) -> Tensor:
+        """Draw which version of each sample comes first, int64 (N,)."""
+        return torch.randint(
+            2, (self._samples,), generator=generator(derive(seed, "version"))
+        )
+
+
 class Bucketed:
     """Batches of similar lengths, so that little is padded.
 

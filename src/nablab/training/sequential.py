@@ -59,6 +59,7 @@ class SequentialEngine:
     ) -> None:
         self.replicas = len(modules)
         self._inputs, self._layout = inputs, layout(modules[0])
+        self.large_maps = self._layout is torch.channels_last
         self._modules = [m.to(memory_format=self._layout) for m in modules]  # type: ignore[call-overload]
         self._x, self._y, self._per_replica_targets = x, y, per_replica_targets
         self._loss = loss_function(loss)

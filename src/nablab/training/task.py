@@ -20,7 +20,15 @@ from nablab.models.targets import check_targets
 from nablab.training import checkpoints, choose
 from nablab.training.arguments import check_pair
 from nablab.training.batches import Batches, SampledBatches
-from nablab.training.engine import Engine, FloatArray, Loss, accuracy, loss_function
+from nablab.training.engine import (
+    CrossEntropy,
+    Engine,
+    FloatArray,
+    Loss,
+    accuracy,
+    classifies,
+    loss_function,
+)
 from nablab.training.history import Goal
 from nablab.training.inputs import Inputs, make_inputs
 from nablab.training.learners import Supervised
@@ -85,7 +93,7 @@ class Task:
     @property
     def metrics(self) -> list[str]:
         """The names of the evaluated curves."""
-        kinds = ("loss", "accuracy") if self.loss == "cross_entropy" else ("loss",)
+        kinds = ("loss", "accuracy") if classifies(self.loss) else ("loss",)
         return [f"{name}_{kind}" for name in self.evaluated for kind in kinds]
 
     def rates(self) -> FloatArray:
@@ -170,12 +178,13 @@ class Task:
         """Try the network on one sample, and hold its output against the targets."""
         sample = self.inputs.ready(self.x[:1])
         _check_dtypes(module, sample)
-        if isinstance(self.loss, str):
+        loss = "cross_entropy" if classifies(self.loss) else self.loss
+        if isinstance(loss, str):
             output = output_of(
-                module, sample, wanted=f"for {self.loss} it must return one tensor"
+                module, sample, wanted=f"for {loss} it must return one tensor"
             )
             check_targets(
-                self.loss,
+                loss,
                 output,
                 self.y.flatten(0, 1) if self.per_replica_targets else self.y,
             )
@@ -194,7 +203,7 @@ class Task:
             found[f"{name}_loss"] = _scored(
                 loss_function(self.loss), outputs[id(data.x)], data
             )
-            if self.loss == "cross_entropy":
+            if classifies(self.loss):
                 found[f"{name}_accuracy"] = _scored(accuracy, outputs[id(data.x)], data)
         return found
 
@@ -385,5 +394,7 @@ def _check_dtypes(module: nn.Module, x: Tensor) -> None:
 
 
 def _name(function: Callable[..., Any]) -> str:
+    if isinstance(function, CrossEntropy):
+        return repr(function)
     name = getattr(function, "__qualname__", type(function).__name__)
     return f"{getattr(function, '__module__', '')}.{name}"

@@ -11,16 +11,20 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from nablab.data.fetching.progress import file_size
 from nablab.data.splits import hold_out
-from nablab.errors import UsageError
+from nablab.errors import UsageError, unknown
 
 # deviation in steps of the 255; rounding alone gives a gray value that varies about 0.3
 HARDLY = 0.1
+
+# what torch.nn.functional.pad calls them
+BORDERS = {"black": "constant", "reflect": "reflect"}
 
 
 @dataclass(frozen=True)
@@ -54,20 +58,23 @@ class Normalize:
 class Augment:
     """Random shifts and mirror images of whole batches.
 
-    The pixels that come in from outside are black.
-
     Attributes:
         shift: Largest shift in pixels, up, down, left and right alike; the same as
             padding by this number of pixels and cropping at a random place.
         flip: Whether half of the images are mirrored left to right.
+        border: What comes in from outside: ``"black"`` pixels, or those inside
+            mirrored at the edge, ``"reflect"``, so that color images get no bars.
     """
 
     shift: int = 0
     flip: bool = False
+    border: Literal["black", "reflect"] = "black"
 
     def __post_init__(self) -> None:
         if self.shift < 0:
             raise UsageError(f"Augment: shift must not be negative, got {self.shift}.")
+        if self.border not in BORDERS:
+            raise unknown("border", self.border, BORDERS)
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Return a new batch (N, C, H, W), of the same dtype and on the same device.
@@ -84,7 +91,15 @@ class Augment:
             else None
         )
         if self.shift:
-            padded = torch.nn.functional.pad(images, [self.shift] * 4)
+            if self.border == "reflect" and self.shift >= min(height, width):
+                raise UsageError(
+                    f"Augment: images of {height} x {width} pixels cannot be mirrored "
+                    f"{self.shift} pixels beyond their edge; shift must be below "
+                    f"{min(height, width)}."
+                )
+            padded = torch.nn.functional.pad(
+                images, [self.shift] * 4, mode=BORDERS[self.border]
+            )
             # Every window of the padded images as a view; only the drawn ones are
             # copied.
             windows = padded.unfold(2, height, 1).unfold(3, width, 1)

@@ -46,5 +46,10 @@ class KnownWeights(KnownSet):
                 io.BytesIO(content), map_location="cpu", weights_only=True
             )
             return {str(key): tensor.contiguous() for key, tensor in found.items()}
-        except (pickle.UnpicklingError, RuntimeError, EOFError, AttributeError) as error:
+        except (
+            pickle.UnpicklingError,
+            RuntimeError,
+            EOFError,
+            AttributeError,
+        ) as error:
             raise DataError(f"{name} holds something else than weights.") from error

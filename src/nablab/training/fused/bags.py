@@ -21,7 +21,7 @@ from nablab.errors import UsageError
 from nablab.threads import engine_threads
 from nablab.training.engine import FloatArray, Loss, Unsupported
 from nablab.training.fused import compiler
-from nablab.training.fused.image_layers import ImageLayer, read_image_layers
+from nablab.training.fused.image_layers import ELU, ImageLayer, read_image_layers
 from nablab.training.fused.layered import FusedLayers, refuse_unsuitable, structure
 from nablab.training.fused.optimizer import REALS, OptimizerNumbers
 from nablab.training.fused.replicas import check_indices
@@ -130,6 +130,8 @@ class FusedBagsEngine(FusedLayers):
         if any(own != shares[0] for own in shares):
             raise Unsupported("the networks differ in their dropout")
         self._layers: list[ImageLayer] = read_image_layers(plain[0], x.shape[1:])
+        if any(layer.activation == ELU for layer in self._layers):
+            raise Unsupported("the fused kernel for bags has no ELU")
         refuse_unsuitable(
             self._layers,
             plain,

@@ -22,7 +22,7 @@ from nablab.errors import UsageError
 from nablab.threads import engine_threads
 from nablab.training.engine import FloatArray, Loss, Unsupported
 from nablab.training.fused import compiler
-from nablab.training.fused.image_layers import DENSE, read_image_layers
+from nablab.training.fused.image_layers import DENSE, ELU, read_image_layers
 from nablab.training.fused.layered import FusedLayers, refuse_unsuitable, structure
 from nablab.training.fused.optimizer import OptimizerNumbers
 from nablab.training.fused.replicas import check_indices
@@ -98,6 +98,8 @@ class FusedBfloat16Engine(FusedLayers):
         self._layers = read_image_layers(modules[0], shape)
         if any(layer.kind != DENSE for layer in self._layers):
             raise Unsupported("the fused kernel for bfloat16 has dense layers only")
+        if any(layer.activation == ELU for layer in self._layers):
+            raise Unsupported("the fused kernel for bfloat16 has no ELU")
         refuse_unsuitable(
             self._layers,
             modules,
@@ -134,6 +136,7 @@ class FusedBfloat16Engine(FusedLayers):
         self._rows = self._describe_layers(_Layer)
         for row, layer in zip(self._rows, self._layers, strict=True):
             row.inputs, row.outputs = math.prod(layer.inputs), layer.outputs[0]
+            row.relu = layer.relu
         size = sum(layer.parameters for layer in self._layers)
         self._network = _Network(
             layers=len(self._rows),

@@ -6,13 +6,14 @@
  */
 #include "blocks.h"
 
-enum { CONVOLUTION, DENSE, POOLING };
+enum { CONVOLUTION, DENSE, POOLING, AVERAGING };
+enum { LINEAR, RELU, ELU };
 enum { PARTS = 2, TAPS = 5, ROWS = UNITS == 10 ? 6 : 3, MOST_LAYERS = 64 };
 typedef real loose __attribute__((vector_size(VECTOR_BYTES), may_alias, aligned(sizeof(real))));
 
 /* ctypes mirrors both in images.py. */
 typedef struct {
-    int64_t kind, kernel, padding, relu;
+    int64_t kind, kernel, padding, activation;
     int64_t weights, bias;           /* where they start among the parameters; bias -1: none */
     int64_t channels, height, width; /* of the output; a dense layer's units are channels of one pixel */
 } Layer;
@@ -45,6 +46,62 @@ static Shape shape_of(const Network *n, int64_t place) {
     if (!place) return (Shape){n->channels, n->height, n->width};
     const Layer *l = n->layer + place - 1;
     return (Shape){l->channels, l->height, l->width};
+}
+
+/* ---- activations ---------------------------------------------------------------------------------------- */
+
+/* A ReLU is a part of the loops that write its inputs or their deltas; ELU takes a pass of its own over them. */
+static real slope_of(const Layer *l) { return (real)(l->activation != RELU); }
+
+static int activated(const Network *n, int64_t place, int64_t activation) {
+    return place > 0 && n->layer[place - 1].activation == activation;
+}
+
+/* z > 0 ? z : e^z - 1. With z = k ln 2 + r it is 2^k (e^r - 1) + 2^k - 1, and r is at most ln 2 / 2 off zero. */
+INLINE vec elu_of(vec z) {
+    const vec positive = (vec)((mask)z & (z > 0));
+    vec low = z - positive;
+    if (IS_DOUBLE) {
+        for (int lane = 0; lane < LANES; lane++) low[lane] = (real)expm1((double)low[lane]);
+        return positive + low;
+    }
+    const mask far = low < -80; /* e^z is no more than rounding */
+    low = (vec)(((mask)low & ~far) | ((mask)all(-80) & far));
+    const mask k = __builtin_convertvector(low * (real)1.44269504 - (real)0.5, mask);
+    const vec whole = __builtin_convertvector(k, vec);
+    const vec r = low - whole * (real)0.693359375 + whole * (real)2.12194440e-4;
+    vec p = r * (real)(1.0 / 5040) + (real)(1.0 / 720);
+    p = r * p + (real)(1.0 / 120);
+    p = r * p + (real)(1.0 / 24);
+    p = r * p + (real)(1.0 / 6);
+    p = r * p + (real)0.5;
+    p = r * r * p + r;
+    const vec power = (vec)((k + 127) << 23);
+    return positive + (power * p + (power - 1));
+}
+
+/* The outputs of the layer before `place`, through its ELU. */
+static void apply_elu(const Network *n, int64_t place, const Scratch *scratch) {
+    const Shape shape = shape_of(n, place);
+    const Maps maps = scratch->value[place];
+    for (int64_t c = 0; c < shape.channels; c++)
+        for (int64_t y = 0; y < shape.height; y++) {
+            vec *row = maps.at + c * maps.plane + y * maps.row;
+            for (int64_t s = 0; s < shape.width * n->tile; s++) row[s] = elu_of(row[s]);
+        }
+}
+
+/* delta *= elu'(z) = 1 where the output is positive, else the output plus 1. */
+static void apply_elu_slope(const Network *n, int64_t place, const Scratch *scratch) {
+    const Shape shape = shape_of(n, place);
+    const Maps maps = scratch->value[place], delta = scratch->delta[place];
+    for (int64_t c = 0; c < shape.channels; c++)
+        for (int64_t y = 0; y < shape.height; y++) {
+            const vec *value = maps.at + c * maps.plane + y * maps.row;
+            vec *row = delta.at + c * delta.plane + y * delta.row;
+            for (int64_t s = 0; s < shape.width * n->tile; s++)
+                row[s] *= 1 + (vec)((mask)value[s] & (value[s] < 0));
+        }
 }
 
 /* ---- convolutions -------------------------------------------------------------------------------------- */
@@ -112,7 +169,7 @@ static void convolve(const Network *n, int64_t place, const real *parameters, co
                     .planes = from.channels, .kernel = l->kernel, .vectors = l->width * n->tile,
                     .pixel = n->tile, .in = in.at - border + y * in.row, .in_row = in.row,
                     .in_plane = in.plane, .out = out.at + y * out.row, .out_plane = out.plane,
-                    .slope = (real)!l->relu});
+                    .slope = slope_of(l)});
 }
 
 static void convolve_back(const Network *n, int64_t place, const real *parameters, const Scratch *scratch) {
@@ -121,7 +178,7 @@ static void convolve_back(const Network *n, int64_t place, const real *parameter
     const Maps in = scratch->delta[place + 1], out = scratch->delta[place], value = scratch->value[place];
     const int64_t taps = l->kernel * l->kernel;
     const int64_t border = (l->kernel - 1 - l->padding) * (in.row + n->tile);
-    const int relu = place > 0 && n->layer[place - 1].relu;
+    const int relu = activated(n, place, RELU);
     for (int64_t y = 0; y < from.height; y++)
         line((Line){.weight = parameters + l->weights + taps - 1, .w_row = taps,
                     .w_plane = from.channels * taps, .w_tap = -1, .rows = from.channels,
@@ -230,7 +287,7 @@ static void pool_back(const Network *n, int64_t place, const Scratch *scratch) {
     const Maps in = scratch->value[place], out = scratch->value[place + 1];
     const Maps delta = scratch->delta[place], given = scratch->delta[place + 1];
     const int64_t v = n->tile, k = l->kernel;
-    const int relu = place > 0 && n->layer[place - 1].relu;
+    const int relu = activated(n, place, RELU);
     for (int64_t c = 0; c < l->channels; c++)
         for (int64_t y = 0; y < l->height; y++)
             for (int64_t x = 0; x < l->width; x++)
@@ -247,6 +304,43 @@ static void pool_back(const Network *n, int64_t place, const Scratch *scratch) {
                             delta.at[target + ky * delta.row + kx * v] = (vec)(here & (mask)whole);
                             left &= ~here;
                         }
+                }
+}
+
+/* Means of windows. */
+static void average(const Network *n, int64_t place, const Scratch *scratch) {
+    const Layer *l = n->layer + place;
+    const Maps in = scratch->value[place], out = scratch->value[place + 1];
+    const int64_t v = n->tile, k = l->kernel;
+    const real share = (real)1 / (real)(k * k);
+    for (int64_t c = 0; c < l->channels; c++)
+        for (int64_t y = 0; y < l->height; y++)
+            for (int64_t x = 0; x < l->width; x++)
+                for (int64_t s = 0; s < v; s++) {
+                    const vec *corner = in.at + c * in.plane + k * y * in.row + k * x * v + s;
+                    vec total = {0};
+                    for (int64_t ky = 0; ky < k; ky++)
+                        for (int64_t kx = 0; kx < k; kx++) total += corner[ky * in.row + kx * v];
+                    out.at[c * out.plane + y * out.row + x * v + s] = share * total;
+                }
+}
+
+static void average_back(const Network *n, int64_t place, const Scratch *scratch) {
+    const Layer *l = n->layer + place;
+    const Maps in = scratch->value[place], delta = scratch->delta[place], given = scratch->delta[place + 1];
+    const int64_t v = n->tile, k = l->kernel;
+    const real share = (real)1 / (real)(k * k), slope = (real)!activated(n, place, RELU);
+    for (int64_t c = 0; c < l->channels; c++)
+        for (int64_t y = 0; y < l->height; y++)
+            for (int64_t x = 0; x < l->width; x++)
+                for (int64_t s = 0; s < v; s++) {
+                    const int64_t corner = c * in.plane + k * y * in.row + k * x * v + s;
+                    const int64_t target = c * delta.plane + k * y * delta.row + k * x * v + s;
+                    const vec part = share * given.at[c * given.plane + y * given.row + x * v + s];
+                    for (int64_t ky = 0; ky < k; ky++)
+                        for (int64_t kx = 0; kx < k; kx++)
+                            delta.at[target + ky * delta.row + kx * v] =
+                                leak(in.at[corner + ky * in.row + kx * v], part, slope);
                 }
 }
 
@@ -307,14 +401,14 @@ static void dense(const Network *n, int64_t place, const real *parameters, const
                            .bias = l->bias < 0 ? 0 : parameters + l->bias, .rows = l->channels,
                            .columns = inputs, .in = scratch->value[place].at,
                            .out = scratch->value[place + 1], .width = 1, .pixels = 1,
-                           .slope = (real)!l->relu});
+                           .slope = slope_of(l)});
 }
 
 static void dense_back(const Network *n, int64_t place, const real *parameters, const Scratch *scratch) {
     const Layer *l = n->layer + place;
     const Shape from = shape_of(n, place);
     const int64_t inputs = from.channels * from.height * from.width;
-    const int relu = place > 0 && n->layer[place - 1].relu;
+    const int relu = activated(n, place, RELU);
     units(n->tile, (Units){.weight = parameters + l->weights, .w_row = 1, .w_column = inputs, .rows = inputs,
                            .columns = l->channels, .in = scratch->delta[place + 1].at,
                            .sign = relu ? scratch->value[place].at : 0, .out = scratch->delta[place],

@@ -14,17 +14,29 @@ from torch import nn
 
 from nablab.training.engine import Unsupported
 
-CONVOLUTION, DENSE, POOLING = range(3)  # as in images.c
+# as in image_layers.h
+CONVOLUTION, DENSE, POOLING, AVERAGING = range(4)
+LINEAR, RELU, ELU = range(3)
+
+_SERVED = (
+    nn.Conv2d,
+    nn.MaxPool2d,
+    nn.AvgPool2d,
+    nn.Linear,
+    nn.ReLU,
+    nn.ELU,
+    nn.Flatten,
+)
 
 Shape = tuple[int, int, int]  # channels, height, width
 
 
 @dataclass(frozen=True)
 class ImageLayer:
-    """A convolution, a dense layer or a max pooling, with the ReLU that follows it.
+    """A convolution, a dense layer or a pooling, with the activation that follows it.
 
     Attributes:
-        kind: `CONVOLUTION`, `DENSE` or `POOLING`.
+        kind: `CONVOLUTION`, `DENSE`, `POOLING` (maxima) or `AVERAGING`.
         name: The prefix of its parameters' names.
         inputs: Shape of what it takes.
         outputs: Shape of what it gives; a dense layer's units are channels of one
@@ -32,7 +44,7 @@ class ImageLayer:
         kernel: Pixels of a side of its window; 1 for a dense layer.
         padding: Pixels of zeros at each border.
         bias: Whether it has one.
-        relu: Whether a ReLU follows.
+        activation: What follows: `LINEAR`, `RELU` or `ELU`.
     """
 
     kind: int
@@ -42,12 +54,22 @@ class ImageLayer:
     kernel: int = 1
     padding: int = 0
     bias: bool = False
-    relu: bool = False
+    activation: int = LINEAR
+
+    @property
+    def relu(self) -> bool:
+        """Whether a ReLU follows."""
+        return self.activation == RELU
+
+    @property
+    def pools(self) -> bool:
+        """Whether it has no weights."""
+        return self.kind in (POOLING, AVERAGING)
 
     @property
     def weights(self) -> int:
         """Number of weights, without biases."""
-        if self.kind == POOLING:
+        if self.pools:
             return 0
         taps = (
             self.kernel**2 if self.kind == CONVOLUTION else math.prod(self.inputs[1:])
@@ -78,12 +100,17 @@ def read_image_layers(module: nn.Module, shape: Sequence[int]) -> list[ImageLaye
     now: Shape = (shape[0], 1, 1) if len(shape) == 1 else (shape[0], shape[1], shape[2])
     flat, layers = len(shape) == 1, list[ImageLayer]()
     for name, part in _parts("", module):
-        if isinstance(part, nn.ReLU):
-            if not layers or layers[-1].relu or layers[-1].kind == POOLING:
+        if isinstance(part, nn.ReLU | nn.ELU):
+            name = type(part).__name__
+            if not layers or layers[-1].activation or layers[-1].pools:
                 raise Unsupported(
-                    "a ReLU does not follow a convolution or a linear layer"
+                    f"a {name} does not follow a convolution or a linear layer"
                 )
-            layers[-1] = dataclasses.replace(layers[-1], relu=True)
+            if isinstance(part, nn.ELU) and part.alpha != 1:
+                raise Unsupported("it has ELU with alpha 1 only")
+            layers[-1] = dataclasses.replace(
+                layers[-1], activation=RELU if name == "ReLU" else ELU
+            )
             continue
         if isinstance(part, nn.Flatten):
             if (part.start_dim, part.end_dim) != (1, -1):
@@ -94,7 +121,7 @@ def read_image_layers(module: nn.Module, shape: Sequence[int]) -> list[ImageLaye
             raise Unsupported("a linear layer does not follow a Flatten")
         layers.append(_layer(name, part, now))
         now = layers[-1].outputs
-    if not layers or layers[-1].kind != DENSE or layers[-1].relu:
+    if not layers or layers[-1].kind != DENSE or layers[-1].activation:
         raise Unsupported("the network does not end with a linear layer")
     return layers
 
@@ -110,7 +137,7 @@ def _parts(prefix: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
         for name, child in module._modules.items():
             if child is not None:
                 yield from _parts(f"{prefix}{name}.", child)
-    elif type(module) in (nn.Conv2d, nn.MaxPool2d, nn.Linear, nn.ReLU, nn.Flatten):
+    elif type(module) in _SERVED:
         yield prefix, module
     elif type(module) is not nn.Identity:
         raise Unsupported(f"the fused kernel for images has no {type(module).__name__}")
@@ -120,7 +147,11 @@ def _layer(name: str, part: nn.Module, shape: Shape) -> ImageLayer:
     if isinstance(part, nn.Conv2d):
         return _convolution(name, part, shape)
     if isinstance(part, nn.MaxPool2d):
-        return _pooling(name, part, shape)
+        plain = part.dilation == 1 and not part.return_indices
+        return _pooling(POOLING, name, part, shape, plain=plain)
+    if isinstance(part, nn.AvgPool2d):
+        plain = part.divisor_override is None
+        return _pooling(AVERAGING, name, part, shape, plain=plain)
     assert isinstance(part, nn.Linear)
     if part.in_features != math.prod(shape):
         raise Unsupported(
@@ -158,16 +189,23 @@ def _convolution(name: str, part: nn.Conv2d, shape: Shape) -> ImageLayer:
     )
 
 
-def _pooling(name: str, part: nn.MaxPool2d, shape: Shape) -> ImageLayer:
+def _pooling(
+    kind: int,
+    name: str,
+    part: nn.MaxPool2d | nn.AvgPool2d,
+    shape: Shape,
+    *,
+    plain: bool,
+) -> ImageLayer:
     kernel = part.kernel_size
-    known = part.stride == kernel and part.padding == 0 and part.dilation == 1
-    gives_more = part.ceil_mode or part.return_indices
     if (
         not isinstance(kernel, int)
-        or not known
-        or gives_more
+        or not plain
+        or part.stride != kernel
+        or part.padding != 0
+        or part.ceil_mode
         or min(shape[1:]) < kernel
     ):
-        raise Unsupported("it has max pooling of windows side by side only")
+        raise Unsupported("it has pooling of windows side by side only")
     outputs = (shape[0], shape[1] // kernel, shape[2] // kernel)
-    return ImageLayer(POOLING, name, shape, outputs, kernel)
+    return ImageLayer(kind, name, shape, outputs, kernel)

@@ -1,7 +1,7 @@
 /* Small networks for images: all steps of a replica's training in one call.
  *
- * A network is a chain of convolutions, max poolings and dense layers, each but the last with or without a ReLU
- * behind it. The loss is the mean cross-entropy of the softmax over the samples whose label counts.
+ * A network is a chain of convolutions, poolings and dense layers, each but the last with or without a ReLU
+ * or an ELU behind it. The loss is the mean cross-entropy of the softmax over the samples whose label counts.
  *
  * Layout. A pixel is a vector of samples, so loops run over whole vectors whatever the sizes of layers. Pixels
  * of a row lie one after the other: a convolution reads the same row at as many offsets as its kernel is wide.
@@ -32,22 +32,26 @@ typedef struct {
 
 /* From the layer `first` on. */
 static void forward(const Network *n, const real *parameters, const Scratch *scratch, int64_t first) {
-    for (int64_t place = first; place < n->layers; place++)
-        if (n->layer[place].kind == CONVOLUTION) convolve(n, place, parameters, scratch);
-        else if (n->layer[place].kind == DENSE) dense(n, place, parameters, scratch);
-        else pool(n, place, scratch);
+    for (int64_t place = first; place < n->layers; place++) {
+        const int64_t kind = n->layer[place].kind;
+        if (kind == CONVOLUTION) convolve(n, place, parameters, scratch);
+        else if (kind == DENSE) dense(n, place, parameters, scratch);
+        else (kind == POOLING ? pool : average)(n, place, scratch);
+        if (n->layer[place].activation == ELU) apply_elu(n, place + 1, scratch);
+    }
 }
 
 static void backward(const Network *n, const real *parameters, const Scratch *scratch, real *gradient) {
     for (int64_t place = n->layers - 1; place >= 0; place--) {
         const int64_t kind = n->layer[place].kind;
-        if (kind == POOLING) {
-            if (place) pool_back(n, place, scratch);
-            continue;
+        if (kind == POOLING || kind == AVERAGING) {
+            if (place) (kind == POOLING ? pool_back : average_back)(n, place, scratch);
+        } else {
+            (kind == DENSE ? dense_gradient : convolution_gradient)(n, place, scratch, gradient);
+            bias_gradient(n, place, scratch, gradient);
+            if (place) (kind == DENSE ? dense_back : convolve_back)(n, place, parameters, scratch);
         }
-        (kind == DENSE ? dense_gradient : convolution_gradient)(n, place, scratch, gradient);
-        bias_gradient(n, place, scratch, gradient);
-        if (place) (kind == DENSE ? dense_back : convolve_back)(n, place, parameters, scratch);
+        if (activated(n, place, ELU)) apply_elu_slope(n, place, scratch);
     }
 }
 
@@ -259,7 +263,7 @@ typedef struct {
 static void compute_basis(const Network *n, const Basis *b, const Scratch *scratch) {
     Layer first = n->layer[0];
     Network linear = *n;
-    first.relu = 0, linear.layers = 1, linear.layer = &first;
+    first.activation = LINEAR, linear.layers = 1, linear.layer = &first;
     for (int64_t i = 0; i < b->size; i++) {
         forward(&linear, b->parameters + i * n->stored, scratch, 0);
         memcpy(scratch->basis + i * scratch->first_size, scratch->first, scratch->first_size * sizeof(vec));
@@ -268,11 +272,12 @@ static void compute_basis(const Network *n, const Basis *b, const Scratch *scrat
 
 /* The first layer's outputs for a replica, from those of the basis. Borders are zero in all of them. */
 static void combine(const Network *n, const Basis *b, const Scratch *scratch, const real *factors) {
-    const real slope = (real)!n->layer[0].relu;
+    const int elu = n->layer[0].activation == ELU;
+    const real slope = slope_of(n->layer);
     for (int64_t v = 0; v < scratch->first_size; v++) {
         vec total = {0};
         for (int64_t i = 0; i < b->size; i++) total += factors[i] * scratch->basis[i * scratch->first_size + v];
-        scratch->first[v] = leak(total, total, slope);
+        scratch->first[v] = elu ? elu_of(total) : leak(total, total, slope);
     }
 }
 

@@ -48,7 +48,7 @@ _Layer = structure(
     "_Layer",
     *(
         (name, _INT)
-        for name in ("kind", "kernel", "padding", "relu", "weights", "bias")
+        for name in ("kind", "kernel", "padding", "activation", "weights", "bias")
     ),
     *((name, _INT) for name in ("channels", "height", "width")),
 )
@@ -81,8 +81,8 @@ class FusedImageEngine(FusedLayers):
 
     Args:
         modules: K modules, each a `nn.Sequential` (nested or not) of `nn.Conv2d`,
-            `nn.MaxPool2d`, `nn.ReLU`, `nn.Flatten`, `nn.Linear` and `nn.Identity`; only
-            their weights are read.
+            `nn.MaxPool2d`, `nn.AvgPool2d`, `nn.ReLU`, `nn.ELU`, `nn.Flatten`,
+            `nn.Linear` and `nn.Identity`; only their weights are read.
         x: Stored samples (N, channels, height, width) or (N, features): uint8 with an
             ``inputs.prepare`` that takes each value by itself, or as the network sees
             them.
@@ -232,6 +232,7 @@ class FusedImageEngine(FusedLayers):
         rows = self._describe_layers(_Layer)
         for row, layer in zip(rows, self._layers, strict=True):
             row.kind, row.kernel, row.padding = layer.kind, layer.kernel, layer.padding
+            row.activation = layer.activation
             row.channels, row.height, row.width = layer.outputs
         channels, height, width = self._layers[0].inputs
         network = _Network(

@@ -98,7 +98,7 @@ class FusedLayers(FusedReplicas):
         rows = (make * len(self._layers))()  # type: ignore[operator]
         start = 0
         for row, layer in zip(rows, self._layers, strict=True):
-            row.relu, row.weights = layer.relu, start
+            row.weights = start
             row.bias = start + layer.weights if layer.bias else -1
             start += layer.parameters
         return rows
