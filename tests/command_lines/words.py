@@ -48,6 +48,9 @@ SMALL = {
     "embedding=2 filters=2 batch_size=20 epochs=1",
     "sharpness": "data=digits@60 network=flatten-3 batch_sizes=20,30 "
     "learning_rates=0.01 epochs=1 measured=10",
+    "transfer-learning": "data=digits@200 classes=5,6 trunk=small channels=1 widths=3 "
+    "pixels=8 images=2 methods=linear-probe,everything steps=5 batch_size=4 "
+    "source_epochs=1 validation=10 test_images=20",
     "vae": "data=digits@60 size=4 hidden=5 decoder= betas=1 mean_betas=1 epochs=1 "
     "batch_size=20 linear_steps=3 draws=2 scored=5",
     "weight-trajectories": "target=sinc network=1-3-3-1 layer=1 steps=20 points=2",

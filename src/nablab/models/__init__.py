@@ -89,10 +89,10 @@ __getattr__, __dir__ = lazy_names(
         "shaped": "check_model check_network count_parameters network network_builder",
         "text_cnn": "Convolutions",
         "transformer": "TransformerEncoder",
-        "whitened": "FastConvolutional whitening_filters",
-        "variational": "LinearVae VariationalAutoencoder code_size dense_vae",
         "trunks": "FineTuned SmallTrunk check_trunk head_of last_block_of "
         "moved_statistics replace_head settle_statistics",
+        "whitened": "FastConvolutional whitening_filters",
+        "variational": "LinearVae VariationalAutoencoder code_size dense_vae",
     },
 )
 

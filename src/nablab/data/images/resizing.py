@@ -26,13 +26,14 @@ class Resize:
     normalize: Normalize
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Convert uint8 (N, C, H, W) to float32 (N, C, size, size)."""
-        height, width = images.shape[2:]
+        """Convert uint8 (..., C, H, W) to float32 (..., C, size, size)."""
+        height, width = images.shape[-2:]
         if (height, width) != (self.size, self.size):
+            before = images.shape[:-2]
             images = torch.nn.functional.interpolate(
-                images.float(),
+                images.reshape(-1, *images.shape[-3:]).float(),
                 (self.size, self.size),
                 mode="bilinear",
                 antialias=self.size < max(height, width),
-            )
+            ).reshape(*before, self.size, self.size)
         return self.normalize(images)
