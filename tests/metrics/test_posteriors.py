@@ -124,3 +124,27 @@ def test_the_bound_of_a_linear_model_needs_no_samples(x: Tensor) -> None:
     likelihood = metrics.Gaussian(float(net.log_noise.detach().exp()))
     exact = metrics.expected_bound(net, centered, likelihood, *net.encode(centered))
     assert float(found.detach()) == pytest.approx(float(exact.mean()), rel=1e-9)
+
+
+def test_narrow_posteriors_are_integrated_on_finer_grids(x: Tensor) -> None:
+    narrow = 4e-4  # posteriors of a standard deviation of a fiftieth
+
+    class Plane(nn.Module):
+        def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            spread = torch.full_like(x[:, :2], narrow / (1 + narrow)).log()
+            return x[:, :2] / (1 + narrow), spread
+
+        def decode(self, codes: Tensor) -> Tensor:
+            return codes
+
+    x = x[:, :2]
+    likelihood = metrics.Gaussian(narrow)
+    normal = torch.distributions.Normal(0.0, (1 + narrow) ** 0.5)
+    evidence = normal.log_prob(x).sum(1)
+    coarse = metrics.evidence_by_quadrature(Plane(), x, likelihood)
+    assert float((coarse.values - evidence).abs().max()) > 0.05
+    assert coarse.change > metrics.ROUGH
+    found = metrics.inference_gaps(Plane(), x, likelihood, steps=1)
+    assert found.quadrature.change < metrics.ROUGH
+    torch.testing.assert_close(found.quadrature.values, evidence, rtol=0, atol=1e-4)
+    torch.testing.assert_close(found.bound, evidence, rtol=0, atol=1e-4)

@@ -475,7 +475,8 @@ class Vae(Experiment):
             quadrature_change=found.quadrature.change,
             quadrature_at_border=found.quadrature.at_border,
         )
-        if max(found.quadrature.change, found.quadrature.at_border) > CLOSE:
+        rough = found.quadrature.change > metrics.ROUGH
+        if rough or found.quadrature.at_border > CLOSE:
             lab.note(
                 f"The evidence of some test image at {trial.condition} is not exact: a "
                 f"grid twice as coarse changes it by {found.quadrature.change:.2g} nats, "

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from nablab.metrics.likelihoods import (
         linear_evidence_lower_bound as linear_evidence_lower_bound,
     )
+    from nablab.metrics.posteriors import ROUGH as ROUGH
     from nablab.metrics.posteriors import InferenceGaps as InferenceGaps
     from nablab.metrics.posteriors import expected_bound as expected_bound
     from nablab.metrics.posteriors import inference_gaps as inference_gaps
@@ -51,7 +52,7 @@ __getattr__, __dir__ = lazy_names(
         "classification": "accuracy_with_dropout confusion_matrix constant_accuracy "
         "largest_losses most_confident_errors outputs",
         "flat_maps": "FlatMap flat_map",
-        "posteriors": "InferenceGaps expected_bound inference_gaps",
+        "posteriors": "ROUGH InferenceGaps expected_bound inference_gaps",
         "likelihoods": "Bernoulli Gaussian Likelihood Quadrature active_units "
         "check_binary divergence evidence_by_quadrature evidence_lower_bound "
         "importance_weighted_bound linear_evidence_lower_bound",
@@ -60,6 +61,7 @@ __getattr__, __dir__ = lazy_names(
 )
 
 __all__ = [
+    "ROUGH",
     "AnalogyScore",
     "Bernoulli",
     "FlatMap",

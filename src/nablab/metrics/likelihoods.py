@@ -165,17 +165,23 @@ class Quadrature:
 
     Attributes:
         values: float64 (N,): log p(x) of each sample.
-        change: What twice the distance between points would have changed, at most. The
-            error falls so fast with the distance that it is far smaller.
+        changes: float64 (N,): what twice the distance between points would have
+            changed. The error falls so fast with the distance that it is far smaller,
+            where this is below 0.1.
         at_border: Largest share of any sample's integral in the outermost points; it
             must be small, or the plane is too small.
         modes: (N, 2): the point with the largest posterior density of each sample.
     """
 
     values: Tensor
-    change: float
+    changes: Tensor
     at_border: float
     modes: Tensor
+
+    @property
+    def change(self) -> float:
+        """The largest of the changes, in nats."""
+        return float(self.changes.max())
 
 
 @torch.no_grad()
@@ -231,7 +237,7 @@ def evidence_by_quadrature(
     twice = coarse + 2 * math.log(2 * spacing)
     return Quadrature(
         values=values,
-        change=float((values - twice).abs().max()),
+        changes=(values - twice).abs(),
         at_border=float((outside - fine).exp().max()),
         modes=modes,
     )
