@@ -20,6 +20,7 @@ SUBJECTS = (
     "penalties",
     "reviews",
     "svd",
+    "transfer",
     "instruments",
     "images",
     "cifar",
@@ -135,6 +136,14 @@ def _svd(options: argparse.Namespace) -> Findings:
     return svd.measure(repeats=min(options.repeats, 3), say=say)
 
 
+def _transfer(options: argparse.Namespace) -> Findings:
+    from benchmarks import transfer
+
+    if options.quick:
+        return transfer.measure("digits@100", pixels=32, pretrained=False, repeats=1)
+    return transfer.measure(repeats=min(options.repeats, 3))
+
+
 def _instruments(options: argparse.Namespace) -> Findings:
     from benchmarks import instruments
 
@@ -183,6 +192,7 @@ _MEASURES: dict[str, Callable[[argparse.Namespace], Findings]] = {
     "penalties": _penalties,
     "reviews": _reviews,
     "svd": _svd,
+    "transfer": _transfer,
     "instruments": _instruments,
     "images": _images,
     "cifar": _cifar,

@@ -199,9 +199,7 @@ class TestDots:
         ]
         assert (label.get_ha(), label.get_va()) == ("right", "bottom")
 
-    def test_baselines_are_labelled_and_tabled_per_panel(
-        self, records: Records
-    ) -> None:
+    def test_baselines_are_labeled_and_tabled_per_panel(self, records: Records) -> None:
         baselines: Any = {
             "sinc": {"mean of targets": 0.2},
             "sign_sin": {"other mean": 0.9},

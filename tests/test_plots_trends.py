@@ -259,7 +259,7 @@ class TestLooks:
         ] == [("b", 3.5)]
         assert "Panels: a, b." in figure.alt
 
-    def test_reference_lines_are_labelled_and_impossible_ones_are_named(self) -> None:
+    def test_reference_lines_are_labeled_and_impossible_ones_are_named(self) -> None:
         figure = plots.trend(
             trials({2.0: [1.0, 2.0], 50.0: [1.0, 1.5]}),
             "error",

@@ -19,8 +19,8 @@ INSTRUMENTS = instruments.INSTRUMENTS
 SMALL = {
     "autoencoder-vs-svd": "data=digits@60 size=4 codes=2 hidden=5 filters=2 epochs=1 "
     "linear_epochs=1 batch_size=20 solver_steps=3",
-    "cifar-cnn": "data=digits@60 size=4 filters=2 kernels=3 layers=1 activations=relu "
-    "pools=max epochs=1 batch_sizes=20 learning_rates=0.01 deep=conv2k3p1 "
+    "cifar-cnn": "data=digits@60 size=4 channels=1 filters=2 kernels=3 layers=1 "
+    "activations=relu pools=max epochs=1 batch_sizes=20 learning_rates=0.01 deep=conv2k3p1 "
     "networks=deep validation=20",
     "cnn-depth": "data=digits@100 networks=conv2k3 epochs=1 batch_size=50 validation=0",
     "deep-vs-shallow": "targets=sinc trio=none networks=1-3-1 steps=50",

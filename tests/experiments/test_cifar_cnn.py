@@ -301,6 +301,7 @@ def test_filters_of_the_last_convolution() -> None:
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
+        ({"channels": 3}, "images of digits.* are gray"),
         ({"validation": 260}, "validation=260 leaves no image of digits@260"),
         ({"validation": 0}, "leaves no images by which to choose the best change"),
         ({"budgets": "90"}, "for 90 % needs larger images than 8 x 8"),

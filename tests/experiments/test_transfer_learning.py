@@ -120,8 +120,7 @@ def test_only_the_mistake_moves_statistics() -> None:
 def test_the_mistake_is_recorded(records: Records) -> None:
     # 0 where the best step is the first one: nothing had moved
     for record in records.where(method=DRIFTING):
-        moved = record.scalars["statistics_moved"] > 0
-        assert moved is (record.scalars["best_step"] > 0)
+        assert record.scalars["statistics_moved"] > 0
     assert all("statistics_moved" not in r.scalars for r in records.where(method=LAST))
 
 
@@ -151,7 +150,7 @@ def _with_logits(
     KEPT.append(logits["test"])
 
 
-def test_fewer_labelled_images_are_a_part_of_more() -> None:
+def test_fewer_labeled_images_are_a_part_of_more() -> None:
     experiment = small()
     target, places = None, {}
     for count in (3, 6):
@@ -159,7 +158,7 @@ def test_fewer_labelled_images_are_a_part_of_more() -> None:
         lab = Notebook(experiment, trials)
         target = transfer_learning._target(experiment, 0)
         (trial,) = trials
-        places[count] = target.labelled(count, trial, lab)
+        places[count] = target.labeled(count, trial, lab)
         assert target.train.labels[places[count]].bincount().tolist() == [count] * 5
     assert set(places[3].tolist()) < set(places[6].tolist())
 
@@ -210,6 +209,6 @@ def test_bad_settings_are_refused(settings: dict[str, str], message: str) -> Non
         small(**settings)
 
 
-def test_more_labelled_images_than_there_are() -> None:
+def test_more_labeled_images_than_there_are() -> None:
     with pytest.raises(UsageError, match="asks for more than there are"):
         trained(small(images="500", methods=PROBE))

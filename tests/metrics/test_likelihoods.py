@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -195,3 +196,22 @@ def test_quadrature_is_for_two_coordinates() -> None:
     net = models.dense_vae(9, 3)
     with pytest.raises(UsageError, match="of 2 coordinates; these have 3"):
         metrics.evidence_by_quadrature(net, torch.zeros(1, 9), metrics.Bernoulli())
+
+
+@pytest.mark.parametrize(
+    "measure",
+    [
+        lambda *all: metrics.evidence_lower_bound(
+            *all, draws=1, generator=torch.Generator()
+        ),
+        lambda *all: metrics.importance_weighted_bound(
+            *all, draws=1, generator=torch.Generator()
+        ),
+        metrics.evidence_by_quadrature,
+        metrics.inference_gaps,
+    ],
+)
+def test_gray_pixels_have_no_likelihood_of_zeros_and_ones(measure: Any) -> None:
+    net, gray = models.dense_vae(3, 2), torch.tensor([[0.0, 0.5, 1.0]])
+    with pytest.raises(UsageError, match="Binarize them"):
+        measure(net, gray, metrics.Bernoulli())

@@ -399,6 +399,7 @@ class CifarCnn(Experiment):
     def validate(self) -> None:
         """Check that images are left to train on, and that the networks take them."""
         task = self.task
+        data.check_color(self.data, self.channels)
         if len(self.changes) > 1 and not self.validation:
             raise UsageError(
                 "validation=0 leaves no images by which to choose the best change: "

@@ -15,10 +15,22 @@ from nablab.importing.modules import is_installed
 
 LONGEST_NAME = 255  # no file system takes a longer file name
 READERS = {
-    "open", "load", "load_file", "read_text", "read_bytes", "read_csv", "imread",
-    "fromfile", "loadtxt", "genfromtxt", "urlopen", "urlretrieve",
-    "load_state_dict_from_url", "hf_hub_download", "from_pretrained",
-}  # fmt: skip
+    "open",
+    "load",
+    "load_file",
+    "read_text",
+    "read_bytes",
+    "read_csv",
+    "imread",
+    "fromfile",
+    "loadtxt",
+    "genfromtxt",
+    "urlopen",
+    "urlretrieve",
+    "load_state_dict_from_url",
+    "hf_hub_download",
+    "from_pretrained",
+}
 # how their names begin
 WRITERS = ("save", "write", "dump", "to_", "touch", "mkdir", "unlink", "remove")
 

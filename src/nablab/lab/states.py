@@ -35,9 +35,19 @@ PLAIN = (bool, int, float, str, type(None))
 # What safetensors keeps under its own name; other arrays are kept as bytes, with their
 # dtype in the JSON.
 KEPT = {
-    "float64", "float32", "float16", "int64", "int32", "int16", "int8", "uint64",
-    "uint32", "uint16", "uint8", "bool",
-}  # fmt: skip
+    "float64",
+    "float32",
+    "float16",
+    "int64",
+    "int32",
+    "int16",
+    "int8",
+    "uint64",
+    "uint32",
+    "uint16",
+    "uint8",
+    "bool",
+}
 CAN_BE_SAVED = (
     "It can be made of mappings, lists, tuples, NumPy arrays, tensors, numbers, "
     "strings, truth values and None"

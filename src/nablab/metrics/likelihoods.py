@@ -34,6 +34,10 @@ class Likelihood(Protocol):
         """Return log p(x | code), (N, M), of all pairs of x (N, d) and codes (M, d)."""
         ...
 
+    def check(self, x: Tensor) -> None:
+        """Raise `UsageError` for samples (N, d) that have no likelihood of this kind."""
+        ...
+
 
 @dataclass(frozen=True)
 class Bernoulli:
@@ -50,6 +54,10 @@ class Bernoulli:
     def log_table(self, decoded: Tensor, x: Tensor) -> Tensor:
         """See `Likelihood.log_table`."""
         return x @ decoded.T - softplus(decoded).sum(-1)
+
+    def check(self, x: Tensor) -> None:
+        """See `Likelihood.check`."""
+        check_binary(x)
 
 
 @dataclass(frozen=True)
@@ -71,6 +79,9 @@ class Gaussian:
         """See `Likelihood.log_table`."""
         squares = torch.cdist(x, decoded, compute_mode="donot_use_mm_for_euclid_dist")
         return -0.5 * (squares.square() / self.variance + self._constant(x))
+
+    def check(self, x: Tensor) -> None:
+        """See `Likelihood.check`: all real numbers will do."""
 
     def _constant(self, x: Tensor) -> float:
         return x.shape[-1] * (LOG_2_PI + math.log(self.variance))
@@ -116,7 +127,11 @@ def evidence_lower_bound(
         likelihood: Of a sample given its code.
         draws: Codes per sample; the divergence is exact.
         generator: Where their noise comes from.
+
+    Raises:
+        UsageError: The samples have no such likelihood.
     """
+    likelihood.check(x)
     mean, log_variance = net.encode(x)
     total = torch.zeros(len(x), dtype=torch.float64)
     for _ in range(draws):
@@ -146,7 +161,11 @@ def importance_weighted_bound(
         likelihood: Of a sample given its code.
         draws: k.
         generator: Where the codes' noise comes from.
+
+    Raises:
+        UsageError: The samples have no such likelihood.
     """
+    likelihood.check(x)
     mean, log_variance = net.encode(x)
     total = torch.full((len(x),), -math.inf, dtype=torch.float64)
     for _ in range(draws):
@@ -207,8 +226,10 @@ def evidence_by_quadrature(
         spacing: Between points.
 
     Raises:
-        UsageError: A code has another number of coordinates.
+        UsageError: A code has another number of coordinates, or the samples have no
+            such likelihood.
     """
+    likelihood.check(x)
     coordinates = net.encode(x[:1])[0].shape[-1]
     if coordinates != 2:
         raise UsageError(

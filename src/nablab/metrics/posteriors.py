@@ -160,7 +160,11 @@ def expected_bound(
         mean: Of the normal distribution of codes, (N, code) with a small code.
         log_variance: Logarithms of its variances, (N, code).
         nodes: Along each coordinate.
+
+    Raises:
+        UsageError: The samples have no such likelihood.
     """
+    likelihood.check(x)
     size = max(1, AT_ONCE // nodes ** mean.shape[1])
     parts = []
     for place in range(0, len(x), size):

@@ -108,7 +108,7 @@ def _grids(
 ) -> tuple[Canvas, list[dict[Level, Axes]]]:
     """Lay out axes by level for every panel, in rows of four.
 
-    They are labelled at the left and at the foot of each column.
+    They are labeled at the left and at the foot of each column.
     """
     columns = min(COLUMNS, len(levels))
     rows = -(-len(levels) // columns)

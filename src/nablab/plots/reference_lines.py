@@ -40,7 +40,7 @@ def across(
     log_y: bool,
     notes: frame.Notes,
 ) -> None:
-    """Draw labelled horizontal lines.
+    """Draw labeled horizontal lines.
 
     Each label stands at the corner of its line where it hides the fewest dots. Call
     this when the data are drawn and the limits of x are set.
@@ -108,7 +108,7 @@ def _dots(ax: Axes) -> list[tuple[float, float]]:
 def upright(
     ax: Axes, values: Mapping[str, float], log_x: bool, notes: frame.Notes
 ) -> None:
-    """Draw vertical lines, labelled along them from the top.
+    """Draw vertical lines, labeled along them from the top.
 
     The label stands on the side where the axis has more room.
     """

@@ -150,10 +150,25 @@ def scalar_rows(records: Records) -> tuple[list[str], list[list[Any]]]:
 
 
 VERDICT_COLUMNS = (
-    "claim", "scope", "outcome", "effect", "low", "high", "unit", "effect_text",
-    "p_value", "p_adjusted", "seeds", "seeds_needed", "smallest_effect", "published",
-    "published_source", "measured_for_published", "distance", "reason",
-)  # fmt: skip
+    "claim",
+    "scope",
+    "outcome",
+    "effect",
+    "low",
+    "high",
+    "unit",
+    "effect_text",
+    "p_value",
+    "p_adjusted",
+    "seeds",
+    "seeds_needed",
+    "smallest_effect",
+    "published",
+    "published_source",
+    "measured_for_published",
+    "distance",
+    "reason",
+)
 
 
 def verdict_rows(verdicts: Sequence[Verdict]) -> tuple[list[str], list[list[Any]]]:
